@@ -1,0 +1,153 @@
+//! Where things lie under a deployment's store. Names are relative, `/`-separated and made only of `[a-z0-9._-]`.
+//!
+//! ```text
+//! cases/<case>/log/checkpoint                                  signed tree head; the only object that is replaced
+//! cases/<case>/log/seq/<n>.dsse.json                           record n of the case, create-only, n in 10 digits
+//! cases/<case>/collections/<collection>/<stream>/<n>.tar.zst   segment n of a stream, create-only, n in 8 digits
+//! cases/<case>/collections/<collection>/<stream>/manifest.jsonl
+//! deployment/log/...                                           the same for keys, operators, start and stop
+//! ```
+
+use crate::id::{CaseId, CollectionId};
+
+/// The number of a stream within a collection, from 1. Shown as `s1`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct StreamNumber(pub u32);
+
+impl std::fmt::Display for StreamNumber {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "s{}", self.0)
+    }
+}
+
+/// Which log a record is in.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LogName {
+    /// The log of one case.
+    Case(CaseId),
+    /// The log of the deployment: keys, operators, start and stop.
+    Deployment,
+}
+
+impl LogName {
+    /// The folder that holds the log.
+    #[must_use]
+    pub fn folder(&self) -> String {
+        match self {
+            Self::Case(case) => format!("{}/log", case_folder(case)),
+            Self::Deployment => "deployment/log".to_owned(),
+        }
+    }
+
+    /// The object of record `n`.
+    #[must_use]
+    pub fn slot(&self, n: u64) -> String {
+        format!("{}/seq/{n:010}.dsse.json", self.folder())
+    }
+
+    /// The object of the signed tree head.
+    #[must_use]
+    pub fn checkpoint(&self) -> String {
+        format!("{}/checkpoint", self.folder())
+    }
+
+    /// The C2SP origin line of the log: what makes two logs of one key different.
+    #[must_use]
+    pub fn origin(&self, deployment: &str) -> String {
+        match self {
+            Self::Case(case) => format!("exhibit/{deployment}/case/{case}"),
+            Self::Deployment => format!("exhibit/{deployment}/deployment"),
+        }
+    }
+}
+
+/// The folder of a case.
+#[must_use]
+pub fn case_folder(case: &CaseId) -> String {
+    format!("cases/{case}")
+}
+
+/// The folder of one stream.
+#[must_use]
+pub fn stream_folder(case: &CaseId, collection: &CollectionId, stream: StreamNumber) -> String {
+    format!("{}/collections/{collection}/{stream}", case_folder(case))
+}
+
+/// The object of one segment.
+#[must_use]
+pub fn segment(case: &CaseId, collection: &CollectionId, stream: StreamNumber, n: u32) -> String {
+    format!("{}/{n:08}.tar.zst", stream_folder(case, collection, stream))
+}
+
+/// The object of a stream's manifest.
+#[must_use]
+pub fn manifest(case: &CaseId, collection: &CollectionId, stream: StreamNumber) -> String {
+    format!("{}/manifest.jsonl", stream_folder(case, collection, stream))
+}
+
+/// What a name below a case's folder is. Everything that is not one of these does not belong there.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CaseObject {
+    /// `log/checkpoint`
+    Checkpoint,
+    /// `log/seq/<n>.dsse.json`
+    Slot(u64),
+    /// A segment.
+    Segment(CollectionId, StreamNumber, u32),
+    /// A manifest.
+    Manifest(CollectionId, StreamNumber),
+}
+
+impl CaseObject {
+    /// Recognises a name relative to the case's folder; only the exact text that this module writes is accepted.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        let parts: Vec<&str> = name.split('/').collect();
+        match parts.as_slice() {
+            ["log", "checkpoint"] => Some(Self::Checkpoint),
+            ["log", "seq", file] => fixed_number(file.strip_suffix(".dsse.json")?, 10).map(Self::Slot),
+            ["collections", collection, stream, file] => {
+                let collection = collection.parse().ok()?;
+                let digits = stream.strip_prefix('s')?;
+                let number: u32 = digits.parse().ok()?;
+                if number == 0 || number.to_string() != digits {
+                    return None;
+                }
+                let stream = StreamNumber(number);
+                if *file == "manifest.jsonl" {
+                    return Some(Self::Manifest(collection, stream));
+                }
+                let n = fixed_number(file.strip_suffix(".tar.zst")?, 8)?;
+                Some(Self::Segment(collection, stream, u32::try_from(n).ok()?))
+            }
+            _ => None,
+        }
+    }
+}
+
+fn fixed_number(text: &str, digits: usize) -> Option<u64> {
+    (text.len() == digits && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_recognised_and_nothing_else_is() {
+        let case = CaseId::new(1, [2; 10]);
+        let collection = CollectionId::from_digest(&crate::Digest::of(b"x"));
+        let below = |name: String| name.strip_prefix(&format!("{}/", case_folder(&case))).expect("below the case").to_owned();
+        let s = StreamNumber(2);
+        assert_eq!(CaseObject::parse(&below(segment(&case, &collection, s, 7))), Some(CaseObject::Segment(collection.clone(), s, 7)));
+        assert_eq!(CaseObject::parse(&below(manifest(&case, &collection, s))), Some(CaseObject::Manifest(collection.clone(), s)));
+        assert_eq!(CaseObject::parse(&below(LogName::Case(case.clone()).slot(3))), Some(CaseObject::Slot(3)));
+        assert_eq!(CaseObject::parse("log/checkpoint"), Some(CaseObject::Checkpoint));
+        for bad in ["", "log/seq/3.dsse.json", "log/checkpoint/", "../x", "log/seq/+000000003.dsse.json"] {
+            assert_eq!(CaseObject::parse(bad), None, "{bad}");
+        }
+        assert_eq!(CaseObject::parse(&format!("collections/{collection}/s02/manifest.jsonl")), None);
+        assert_eq!(CaseObject::parse(&format!("collections/{collection}/s0/manifest.jsonl")), None);
+    }
+}

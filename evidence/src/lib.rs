@@ -1,0 +1,25 @@
+//! What a court must trust: identifiers, digests, the segment format, the manifest, signed records, the case log and
+//! their verification.
+//!
+//! This crate is pure. It opens no socket and no file, reads no clock, draws no random number and knows no wire
+//! format: bytes, keys and `now` come in as arguments. The offline court tool and the coordinator run this same code.
+//! The normative text of every format here is in `docs/format/`.
+
+pub mod anchor;
+pub mod digest;
+pub mod dsse;
+pub mod id;
+pub mod key;
+pub mod layout;
+pub mod log;
+pub mod manifest;
+pub mod path;
+pub mod record;
+pub mod stream;
+pub mod text;
+pub mod time;
+
+pub use digest::{Digest, Hasher};
+pub use id::{AgentId, CaseId, CollectionId, OrderId};
+pub use path::EvidencePath;
+pub use time::Timestamp;

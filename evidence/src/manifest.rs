@@ -1,0 +1,339 @@
+//! The manifest: JSON Lines that name every item of a stream, its facts and where it lies.
+//!
+//! Line 1 is a `header`. Then, for each segment in order, one `segment` line followed by the `item` lines of the items
+//! whose tar member ends in that segment. Items without a member (missing, denied, devices by record, ...) may stand
+//! after any segment. The last line is `end` with the totals. Every line is one JSON object in UTF-8, at most
+//! [`LINE_BYTES_MAX`] bytes, ended by `\n`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::id::{AgentId, CaseId, CollectionId};
+use crate::layout::StreamNumber;
+use crate::path::EvidencePath;
+use crate::time::{FileTime, Timestamp};
+
+/// Version text in the header.
+pub const FORMAT: &str = "exhibit-manifest/1";
+
+/// The longest line in bytes, newline included. Bounds a reader's memory; the largest real line is a path
+/// (32,768 bytes, base64 and escaped) with its xattrs (at most 64 KiB of values per inode on Linux file systems).
+pub const LINE_BYTES_MAX: usize = 1 << 20;
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "line", rename_all = "kebab-case")]
+pub enum Line {
+    /// The first line.
+    Header(Header),
+    /// A segment of the stream.
+    Segment(Segment),
+    /// An item.
+    Item(Box<Item>),
+    /// The last line.
+    End(End),
+}
+
+/// Which stream of which collection this is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Header {
+    /// [`FORMAT`].
+    pub format: String,
+    /// The case.
+    pub case: CaseId,
+    /// The collection.
+    pub collection: CollectionId,
+    /// The stream within the collection.
+    pub stream: StreamNumber,
+    /// The agent that took it.
+    pub agent: AgentId,
+    /// SHA-256 of the order's envelope.
+    pub order: Digest,
+}
+
+/// A segment of the stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Segment {
+    /// Number within the stream, from 0.
+    pub n: u32,
+    /// Bytes as stored.
+    pub size: u64,
+    /// SHA-256 of the bytes as stored.
+    pub sha256: Digest,
+    /// Where the segment's decompressed bytes begin in the raw stream.
+    pub raw_offset: u64,
+    /// How many decompressed bytes it holds.
+    pub raw_size: u64,
+}
+
+/// What became of an item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// Taken whole.
+    Collected,
+    /// Taken in part; `gaps` or `reason` say what is not there.
+    Partial,
+    /// Taken, but it changed while it was read.
+    ChangedDuringRead,
+    /// Not there.
+    Missing,
+    /// The host refused to give it.
+    Denied,
+    /// Left out by the order, the profile or the host's policy; `reason` says which rule.
+    Skipped,
+    /// Was there when the capture began and went away.
+    Vanished,
+    /// Failed otherwise; `reason` says how.
+    Error,
+}
+
+impl Status {
+    /// All values, in the order of the specification.
+    pub const ALL: [Self; 8] =
+        [Self::Collected, Self::Partial, Self::ChangedDuringRead, Self::Missing, Self::Denied, Self::Skipped, Self::Vanished, Self::Error];
+
+    /// The text used in manifests, on the wire and on screen.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Collected => "collected",
+            Self::Partial => "partial",
+            Self::ChangedDuringRead => "changed-during-read",
+            Self::Missing => "missing",
+            Self::Denied => "denied",
+            Self::Skipped => "skipped",
+            Self::Vanished => "vanished",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// What kind of thing an item is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A regular file, or bytes read from a pseudo file.
+    File,
+    /// A directory (its own metadata, not its content).
+    Directory,
+    /// A symbolic link; `target` holds where it points.
+    Symlink,
+    /// Another name of an item already in this stream; `target` holds that item's member name.
+    Hardlink,
+    /// A block device, by record.
+    BlockDevice,
+    /// A character device, by record.
+    CharDevice,
+    /// A named pipe, by record.
+    Fifo,
+    /// A socket, by record.
+    Socket,
+    /// A record that the capture made itself (JSON Lines unless the name says otherwise).
+    Record,
+    /// Nothing could be determined (for example a missing path).
+    Unknown,
+}
+
+/// One captured thing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Item {
+    /// Number within the stream, from 0, without holes. The item's id is `<collection>.<stream>.<n>`.
+    pub n: u64,
+    /// The capture that took it: `system`, `process`, `network`, `files`, `logs`, ...
+    pub capture: String,
+    /// Where it was on the host, or the name of a made record.
+    pub path: EvidencePath,
+    /// What kind of thing it is.
+    pub kind: Kind,
+    /// What became of it.
+    pub status: Status,
+    /// Why, in words, whenever the status is not `collected`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Logical size in bytes of what was taken (holes and filled gaps included).
+    pub size: u64,
+    /// SHA-256 of the logical content (holes and filled gaps count as zeros). Absent when there is no content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<Digest>,
+    /// Where the tar member lies in the raw stream. Absent for items by record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<Location>,
+    /// Symlink or hard link target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<EvidencePath>,
+    /// The inode's metadata, where there is an inode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub meta: Option<Box<Meta>>,
+    /// Byte ranges of the logical content that could not be read and were filled with zeros.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<Gap>,
+    /// When the taking began and ended.
+    pub taken: Taken,
+    /// How: the system call, file or tool, e.g. `read`, `netlink:sock_diag`.
+    pub method: String,
+    /// Further facts of the capture, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub facts: BTreeMap<String, String>,
+}
+
+/// A member's place in the raw (decompressed) stream: the range is itself a valid tar without end marker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Location {
+    /// Offset of the member's first header block (the pax header where there is one), a multiple of 512.
+    pub offset: u64,
+    /// Bytes from there to the end of the member's padding, a multiple of 512.
+    pub length: u64,
+}
+
+/// An unreadable range of an item's logical content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gap {
+    /// Offset in the logical content.
+    pub offset: u64,
+    /// Length in bytes.
+    pub length: u64,
+    /// Why.
+    pub reason: String,
+}
+
+/// Metadata of an inode, as `statx(2)`, `ioctl_iflags(2)` and `listxattr(2)` gave it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Meta {
+    /// Permission bits with set-id and sticky bits (`0o7777`).
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Inode number.
+    pub ino: u64,
+    /// Number of hard links.
+    pub nlink: u64,
+    /// Major and minor number of the device that holds the inode.
+    pub dev: [u32; 2],
+    /// Major and minor number of the device that the inode is, for device nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rdev: Option<[u32; 2]>,
+    /// Blocks of 512 bytes that are allocated.
+    pub blocks: u64,
+    /// Last change of content.
+    pub mtime: Option<FileTime>,
+    /// Last access, as found before reading.
+    pub atime: Option<FileTime>,
+    /// Last change of the inode.
+    pub ctime: Option<FileTime>,
+    /// Birth, where the file system keeps it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub btime: Option<FileTime>,
+    /// Names of inode flags that are set, e.g. `immutable`, `append`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flags: Vec<String>,
+    /// Extended attributes (ACLs and capabilities among them): name to base64 of the value.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub xattrs: BTreeMap<String, String>,
+}
+
+/// The host's clocks at start and end: claims of the host, never more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Taken {
+    /// Wall clock at the start.
+    pub start: Timestamp,
+    /// Wall clock at the end.
+    pub end: Timestamp,
+    /// CLOCK_MONOTONIC_RAW at the start, nanoseconds since boot.
+    pub mono_start_ns: u64,
+    /// CLOCK_MONOTONIC_RAW at the end.
+    pub mono_end_ns: u64,
+}
+
+/// Totals, last line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct End {
+    /// True when the agent ended the stream itself; false when the coordinator closed what had arrived.
+    pub complete: bool,
+    /// Number of segments.
+    pub segments: u32,
+    /// Bytes of all segments as stored.
+    pub stored_bytes: u64,
+    /// Bytes of the raw stream.
+    pub raw_bytes: u64,
+    /// Number of items.
+    pub items: u64,
+    /// Items per status; statuses with none are left out.
+    pub by_status: BTreeMap<Status, u64>,
+}
+
+impl Line {
+    /// The line's bytes, newline included.
+    ///
+    /// # Errors
+    /// When the line would be longer than [`LINE_BYTES_MAX`].
+    pub fn to_bytes(&self) -> Result<Vec<u8>, String> {
+        let mut bytes = serde_json::to_vec(self).map_err(|e| e.to_string())?;
+        bytes.push(b'\n');
+        if bytes.len() > LINE_BYTES_MAX {
+            return Err(format!("a manifest line of {} bytes: at most {LINE_BYTES_MAX} are allowed", bytes.len()));
+        }
+        Ok(bytes)
+    }
+
+    /// Parses one line, with or without its newline.
+    ///
+    /// # Errors
+    /// A sentence that names what is wrong.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        if bytes.len() > LINE_BYTES_MAX {
+            return Err(format!("a manifest line of {} bytes: at most {LINE_BYTES_MAX} are allowed", bytes.len()));
+        }
+        serde_json::from_slice(bytes).map_err(|e| format!("not a manifest line: {e}"))
+    }
+}
+
+/// An item's id: `<collection>.<stream>.<n>`, e.g. `col-01jd....s1.17`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ItemId {
+    /// The collection.
+    pub collection: CollectionId,
+    /// The stream.
+    pub stream: StreamNumber,
+    /// The item's number in the stream's manifest.
+    pub n: u64,
+}
+
+impl std::fmt::Display for ItemId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}.{}", self.collection, self.stream, self.n)
+    }
+}
+
+impl std::str::FromStr for ItemId {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = || -> Option<Self> {
+            let mut parts = text.split('.');
+            let id = Self {
+                collection: parts.next()?.parse().ok()?,
+                stream: StreamNumber(parts.next()?.strip_prefix('s')?.parse().ok()?),
+                n: parts.next()?.parse().ok()?,
+            };
+            (parts.next().is_none() && id.to_string() == text).then_some(id)
+        };
+        parsed().ok_or_else(|| {
+            format!(
+                "'{}' is not an item id: expected <collection>.s<stream>.<number>, as `exhibit items` prints it",
+                crate::text::escape_bounded(text, 80)
+            )
+        })
+    }
+}

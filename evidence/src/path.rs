@@ -1,0 +1,117 @@
+//! Paths of evidence: bytes, never text. A Linux path is any byte string without NUL; nothing is lost on the way.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// The original path of an item, or the name of a record that a capture made itself.
+/// An original path is absolute (`/etc/passwd`); a made record's name has no leading slash (`sockets.jsonl`).
+///
+/// In JSON it is a string when it is UTF-8, else an object `{"b64": ..., "shown": ...}`, where `b64` holds the bytes
+/// (RFC 4648, padded) and `shown` is for people only.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EvidencePath(Vec<u8>);
+
+impl EvidencePath {
+    /// The longest path in bytes. The kernel's PATH_MAX (4,096) bounds one call, not a tree, so walkers can go deeper.
+    pub const BYTES_MAX: usize = 32_768;
+
+    /// Takes the bytes of a path; `None` when empty, too long or holding NUL.
+    #[must_use]
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Option<Self> {
+        let bytes = bytes.into();
+        (!bytes.is_empty() && bytes.len() <= Self::BYTES_MAX && !bytes.contains(&0)).then_some(Self(bytes))
+    }
+
+    /// The path's bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The name of the tar member that holds this path for a capture: `<capture>/<path without leading slashes>`.
+    #[must_use]
+    pub fn member_name(&self, capture: &str) -> Vec<u8> {
+        let rest = self.0.iter().position(|b| *b != b'/').and_then(|i| self.0.get(i..)).unwrap_or_default();
+        let mut name = Vec::with_capacity(capture.len() + 1 + rest.len());
+        name.extend_from_slice(capture.as_bytes());
+        name.push(b'/');
+        name.extend_from_slice(rest);
+        name
+    }
+}
+
+impl fmt::Display for EvidencePath {
+    /// Escaped for people; not reversible. See [`crate::text::escape_bytes`].
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&crate::text::escape_bytes(&self.0))
+    }
+}
+
+impl fmt::Debug for EvidencePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Repr {
+    Text(String),
+    Bytes {
+        b64: String,
+        #[serde(default)]
+        shown: String,
+    },
+}
+
+impl Serialize for EvidencePath {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match std::str::from_utf8(&self.0) {
+            Ok(text) => s.serialize_str(text),
+            Err(_) => Repr::Bytes { b64: STANDARD.encode(&self.0), shown: self.to_string() }.serialize(s),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for EvidencePath {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        use serde::de::Error as _;
+        let bytes = match Repr::deserialize(d)? {
+            Repr::Text(text) => text.into_bytes(),
+            Repr::Bytes { b64, .. } => {
+                let bytes = STANDARD.decode(b64).map_err(D::Error::custom)?;
+                if std::str::from_utf8(&bytes).is_ok() {
+                    return Err(D::Error::custom("a UTF-8 path is written as a string, not as b64"));
+                }
+                bytes
+            }
+        };
+        Self::new(bytes).ok_or_else(|| D::Error::custom("a path is 1 to 32,768 bytes without NUL"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn json_loses_no_byte(bytes in proptest::collection::vec(1_u8..=255, 1..300)) {
+            let path = EvidencePath::new(bytes).expect("no NUL");
+            let json = serde_json::to_string(&path).expect("serialises");
+            proptest::prop_assert_eq!(serde_json::from_str::<EvidencePath>(&json).expect("own output"), path);
+        }
+    }
+
+    #[test]
+    fn member_names() {
+        let name = |p: &str| String::from_utf8(EvidencePath::new(p).expect("path").member_name("files")).expect("utf-8");
+        assert_eq!(
+            (name("/etc/passwd"), name("//x"), name("table.jsonl")),
+            ("files/etc/passwd".into(), "files/x".into(), "files/table.jsonl".into())
+        );
+    }
+}

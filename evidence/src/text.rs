@@ -1,0 +1,69 @@
+//! Showing untrusted text: names and messages from hosts, peers and stores can hold control characters, terminal
+//! escapes and bidirectional overrides that would forge a line of output.
+
+use std::fmt::Write as _;
+
+fn is_plain(c: char) -> bool {
+    !c.is_control()
+        && c != '\\'
+        && !matches!(c,
+            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}' | '\u{061c}')
+}
+
+/// Escapes text so that it shows on one line and cannot act on a terminal: `\n`, `\x1b`, `\u{202e}`, `\\`.
+#[must_use]
+pub fn escape(text: &str) -> String {
+    escape_bytes(text.as_bytes())
+}
+
+/// [`escape`], cut to at most `chars_max` characters of output, with `...` where something was left out.
+#[must_use]
+pub fn escape_bounded(text: &str, chars_max: usize) -> String {
+    let shown = escape(text);
+    if shown.chars().count() <= chars_max {
+        return shown;
+    }
+    let mut cut: String = shown.chars().take(chars_max.saturating_sub(3)).collect();
+    cut.push_str("...");
+    cut
+}
+
+/// Escapes bytes that should be UTF-8; every byte that is not shows as `\xNN`.
+#[must_use]
+pub fn escape_bytes(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\\' => out.push_str("\\\\"),
+                '\n' => out.push_str("\\n"),
+                '\t' => out.push_str("\\t"),
+                '\r' => out.push_str("\\r"),
+                c if is_plain(c) => out.push(c),
+                c if (c as u32) < 0x80 => {
+                    let _ = write!(out, "\\x{:02x}", c as u32);
+                }
+                c => {
+                    let _ = write!(out, "\\u{{{:x}}}", c as u32);
+                }
+            }
+        }
+        for b in chunk.invalid() {
+            let _ = write!(out, "\\x{b:02x}");
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_reaches_the_terminal() {
+        assert_eq!(escape("a\nb\x1b[2J\u{202e}c\\"), "a\\nb\\x1b[2J\\u{202e}c\\\\");
+        assert_eq!(escape_bytes(b"caf\xe9"), "caf\\xe9");
+        assert_eq!(escape("żółć 日本"), "żółć 日本");
+        assert_eq!(escape_bounded("abcdefghij", 6), "abc...");
+    }
+}
