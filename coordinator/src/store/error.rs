@@ -1,0 +1,99 @@
+//! What can go wrong with a store, by what to do about it.
+
+use std::fmt;
+
+/// What an error asks of whoever sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// The store or the way to it is disturbed: repeat the same call later. A `put` may have happened.
+    Retry,
+    /// The store does not let us: rights, credentials or settings need a person.
+    Denied,
+    /// No room: free space or enlarge the quota. Nothing was overwritten.
+    Full,
+    /// The store holds something else than what was put there: an incident, look before doing anything.
+    Damaged,
+    /// There is no such object. Only this kind means absence.
+    NotFound,
+    /// The name is taken by other content. Nothing was overwritten.
+    Conflict,
+    /// The caller broke the contract: a bug of this program.
+    Bug,
+}
+
+impl Kind {
+    /// A stable word for logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Denied => "denied",
+            Self::Full => "full",
+            Self::Damaged => "damaged",
+            Self::NotFound => "not-found",
+            Self::Conflict => "conflict",
+            Self::Bug => "bug",
+        }
+    }
+}
+
+/// An error of a store: its kind, what happened and what helps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreError {
+    kind: Kind,
+    message: String,
+    remedy: String,
+}
+
+impl StoreError {
+    /// Makes an error. `message` says what was tried and what happened, `remedy` what a person can do.
+    #[must_use]
+    pub fn new(kind: Kind, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), remedy: remedy.into() }
+    }
+
+    pub(crate) fn bug(message: impl Into<String>) -> Self {
+        Self::new(Kind::Bug, message, "this is a defect of the coordinator; please report it with this text")
+    }
+
+    pub(super) fn not_found(name: &str) -> Self {
+        Self::new(Kind::NotFound, format!("there is no object '{name}'"), "nothing to do if it was never written; otherwise an object was lost")
+    }
+
+    pub(super) fn conflict(name: &str) -> Self {
+        Self::new(Kind::Conflict, format!("'{name}' exists with other content"), "nothing was overwritten; find out who wrote it")
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// What happened.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// What a person can do.
+    #[must_use]
+    pub fn remedy(&self) -> &str {
+        &self.remedy
+    }
+
+    /// Puts what was being done in front of the message.
+    #[must_use]
+    pub fn during(mut self, step: &str) -> Self {
+        self.message = format!("{step}: {}", self.message);
+        self
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.message, self.remedy)
+    }
+}
+
+impl std::error::Error for StoreError {}

@@ -1,0 +1,205 @@
+//! Where evidence and logs lie: named objects that are created once and never changed.
+//!
+//! Trust: whoever owns the store can delete and withhold objects, and everything that they delete or alter is found by
+//! the digests and the signed log. They cannot make evidence that verifies.
+
+mod error;
+mod local;
+mod remote;
+
+#[cfg(any(test, feature = "test-support"))]
+pub mod conformance;
+#[cfg(any(test, feature = "test-support"))]
+pub mod faulty;
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use exhibit_evidence::Digest;
+use futures::future::BoxFuture;
+pub use object_store::PutPayload as Payload;
+
+pub use error::{Kind, StoreError};
+pub use local::LocalStore;
+pub use remote::{RemoteStore, S3Settings};
+
+/// What every operation answers with.
+pub type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
+
+/// Entries of one page of a listing, the most that S3 gives at once.
+pub const PAGE_ENTRIES_MAX: usize = 1_000;
+
+/// The longest name: 1,024 bytes is S3's bound for a key.
+pub const NAME_BYTES_MAX: usize = 1_024;
+
+/// The largest object: a segment is bounded far below it, a manifest of ten million items stays below it.
+pub const OBJECT_BYTES_MAX: u64 = 5 << 30;
+
+/// An object store. The contract, which `conformance::run` checks on every backend and wrapper:
+///
+/// - **Names** are those of `exhibit_evidence::layout`: `/`-separated components of `[a-z0-9._-]`, none of them `.` or
+///   `..` or beginning with `.`; anything else is refused as [`Kind::Bug`] before the backend is asked.
+/// - **Retries.** A backend may retry inside one call within its own time limit. After that the caller decides by the
+///   error's [`Kind`]: [`Kind::Retry`] means that the same call may be repeated as it is. After *any* error of a `put`
+///   the write may nevertheless have happened or may still happen; every `put` is therefore safe to repeat.
+/// - **Durability.** When a `put` answers `Ok`, the object survives the loss of power of the machine that holds it.
+/// - **Consistency.** After a `put` answered `Ok`, every later `get`, `size` and `list` by anyone sees it.
+/// - **Concurrency.** All methods may be called at once from any task. Of several `put_new` for one name with
+///   different content exactly one succeeds. Calls to `put_head` for one name must not overlap: the ledger holds a lock.
+/// - **Cancellation.** Dropping a future gives up waiting, not the write: treat it like an error.
+/// - **Absence.** Only [`Kind::NotFound`] means that an object is not there. No other error may be read as absence.
+/// - Nothing is ever deleted through this trait.
+pub trait Store: std::fmt::Debug + Send + Sync + 'static {
+    /// One line for logs and errors: where this store is. Holds no secret.
+    fn describe(&self) -> String;
+
+    /// Creates an object whose content has the digest `sha256` (computed by the caller).
+    /// When the name is taken by the same content, that is success with [`Stored::existed`]: the caller's own earlier
+    /// try. When it is taken by other content, it is [`Kind::Conflict`], and the first content stays.
+    fn put_new<'a>(&'a self, name: &'a str, content: Payload, sha256: Digest) -> Answer<'a, Stored>;
+
+    /// Replaces the one kind of object that may be replaced (a checkpoint), atomically: a reader sees the old or the
+    /// new bytes, whole. At most 64 KiB.
+    fn put_head<'a>(&'a self, name: &'a str, content: Bytes) -> Answer<'a, ()>;
+
+    /// Reads a whole object of at most `bytes_max` bytes; a larger one is [`Kind::Damaged`].
+    fn get<'a>(&'a self, name: &'a str, bytes_max: u64) -> Answer<'a, Bytes>;
+
+    /// Reads exactly the bytes of `range`; a range that reaches beyond the end is [`Kind::Damaged`]. An empty range
+    /// answers with no bytes if the object exists.
+    fn get_range<'a>(&'a self, name: &'a str, range: Range<u64>) -> Answer<'a, Bytes>;
+
+    /// The size of an object in bytes.
+    fn size<'a>(&'a self, name: &'a str) -> Answer<'a, u64>;
+
+    /// One page of the objects below `folder` at any depth, in byte order of their names, at most
+    /// [`PAGE_ENTRIES_MAX`], beginning after the name `after`. A folder that does not exist is empty.
+    fn list<'a>(&'a self, folder: &'a str, after: Option<&'a str>) -> Answer<'a, Page>;
+
+    /// The names of the folders directly below `folder` (last component only), sorted. A folder that does not exist
+    /// has none.
+    fn folders<'a>(&'a self, folder: &'a str) -> Answer<'a, Vec<String>>;
+
+    /// Bytes that can still be written, where the store knows (a local disk); `None` where it does not.
+    fn free_bytes(&self) -> Answer<'_, Option<u64>>;
+}
+
+/// How a `put_new` ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// True when the same content was already there.
+    pub existed: bool,
+    /// The store's version id, where it has one.
+    pub version: Option<String>,
+}
+
+/// An object in a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Full name.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// One page of a listing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Page {
+    /// Objects in byte order of their names.
+    pub entries: Vec<Entry>,
+    /// True when more may follow: ask again with the last name as `after`.
+    pub more: bool,
+}
+
+/// Lists everything below a folder, at most `entries_max` objects; more is [`Kind::Damaged`].
+///
+/// # Errors
+/// As [`Store::list`].
+pub async fn list_all(store: &dyn Store, folder: &str, entries_max: usize) -> Result<Vec<Entry>, StoreError> {
+    let mut all: Vec<Entry> = Vec::new();
+    loop {
+        let after = all.last().map(|e| e.name.clone());
+        let page = store.list(folder, after.as_deref()).await?;
+        let (more, none) = (page.more, page.entries.is_empty());
+        all.extend(page.entries);
+        if all.len() > entries_max {
+            return Err(StoreError::new(
+                Kind::Damaged,
+                format!("'{folder}' holds more than {entries_max} objects"),
+                "look for objects that do not belong there",
+            ));
+        }
+        if !more || none {
+            return Ok(all);
+        }
+    }
+}
+
+/// Checks at start that this store keeps the two promises that everything rests on: it can be written, and a name that
+/// is taken cannot be written again with other content. Two fixed probe objects are used, so that starting often leaves
+/// nothing behind:
+///
+/// 1. `probe/head` is replaced and read back: the store is there, writable and not full.
+/// 2. `probe/create-only` is created with content A (or found with it).
+/// 3. `probe/create-only` is created with content B: this must be refused.
+///
+/// # Errors
+/// [`Kind::Denied`] when the store lets both creations succeed; otherwise what the store answered, with the step named.
+pub async fn self_test(store: &dyn Store) -> Result<(), StoreError> {
+    const HEAD: &str = "probe/head";
+    const SLOT: &str = "probe/create-only";
+    let (a, b) = (Bytes::from_static(b"first\n"), Bytes::from_static(b"second\n"));
+    let at = |step: &'static str| move |e: StoreError| e.during(step);
+    store.put_head(HEAD, a.clone()).await.map_err(at("the start-up test could not write to the store"))?;
+    let back = store.get(HEAD, 64).await.map_err(at("the start-up test could not read back what it wrote"))?;
+    if back != a {
+        return Err(StoreError::new(Kind::Damaged, format!("{}: what was written reads back differently", store.describe()), "use another store"));
+    }
+    let refuse = || {
+        StoreError::new(
+            Kind::Denied,
+            format!("{}: an object that exists can be overwritten; evidence would not be safe here", store.describe()),
+            "use a store that honours create-only writes (If-None-Match: * on S3); switch off what ignores them and try again",
+        )
+    };
+    match store.put_new(SLOT, Payload::from(a.clone()), Digest::of(&a)).await {
+        // Other content under the probe's name means that a creation overwrote it at an earlier start.
+        Err(e) if e.kind() == Kind::Conflict => return Err(refuse()),
+        other => other.map_err(at("the start-up test could not create an object"))?,
+    };
+    match store.put_new(SLOT, Payload::from(b.clone()), Digest::of(&b)).await {
+        Err(e) if e.kind() == Kind::Conflict => {}
+        Err(e) => return Err(e.during("the start-up test could not try a second creation")),
+        Ok(_) => return Err(refuse()),
+    }
+    // The refusal must also be true: the first content is still there.
+    let kept = store.get(SLOT, 64).await.map_err(at("the start-up test could not read back what it created"))?;
+    if kept == a { Ok(()) } else { Err(refuse()) }
+}
+
+/// True when every component of the name is one that `exhibit_evidence::layout` could write.
+fn name_is_valid(name: &str) -> bool {
+    name.len() <= NAME_BYTES_MAX
+        && name.split('/').all(|part| {
+            !part.is_empty()
+                && !part.starts_with('.')
+                && part.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
+        })
+}
+
+fn check_name(name: &str) -> Result<(), StoreError> {
+    if name_is_valid(name) {
+        return Ok(());
+    }
+    let shown = exhibit_evidence::text::escape_bounded(name, 120);
+    Err(StoreError::bug(format!("'{shown}' is not an object name: expected components of [a-z0-9._-] that do not begin with a dot")))
+}
+
+fn digest_of(content: &Payload) -> Digest {
+    let mut hasher = exhibit_evidence::Hasher::new();
+    content.iter().for_each(|bytes| hasher.update(bytes));
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests;
