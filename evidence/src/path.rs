@@ -25,6 +25,15 @@ impl EvidencePath {
         (!bytes.is_empty() && bytes.len() <= Self::BYTES_MAX && !bytes.contains(&0)).then_some(Self(bytes))
     }
 
+    /// Takes the bytes of a path as far as they are one: cut at the first NUL and at [`EvidencePath::BYTES_MAX`]; `?` when
+    /// nothing is left. For names that a kernel gave, where neither can happen and losing the item would be worse.
+    #[must_use]
+    pub fn truncating(bytes: &[u8]) -> Self {
+        let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len()).min(Self::BYTES_MAX);
+        let kept = bytes.get(..end).filter(|b| !b.is_empty()).unwrap_or(b"?");
+        Self(kept.to_vec())
+    }
+
     /// The path's bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {

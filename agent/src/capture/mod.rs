@@ -1,0 +1,210 @@
+//! Captures: what takes evidence. A capture knows how to find things on a host and hands the pipeline readers plus
+//! facts; it never hashes, compresses, sends or writes anything itself.
+//!
+//! # Writing one
+//! One file (or folder) `capture/<name>.rs` with a type that implements [`Capture`], one line in
+//! [`registry::REGISTRY`], its parameters as a table ([`Capture::params`]), so that an order is checked against them
+//! before anything runs. Rules:
+//! - Everything found becomes an item: collected, or with a status and a reason. Nothing is silently skipped.
+//! - Everything read from the host is hostile: bounded, never interpreted by a shell, escaped when shown.
+//! - Long loops that put nothing call [`Output::checkpoint`]; reads of pseudo files are bounded ([`read_pseudo`]).
+//! - Tables are made with [`Table`], which splits them so that memory stays bounded.
+
+mod params;
+mod pseudo;
+pub mod registry;
+mod table;
+
+use std::collections::BTreeMap;
+use std::io;
+
+pub use exhibit_evidence::EvidencePath;
+pub use exhibit_evidence::manifest::{Kind, Meta, Status};
+pub use params::{BadParam, Param, ParamKind, Params};
+pub use pseudo::{PSEUDO_BYTES_MAX, Pseudo, put_pseudo, read_pseudo, read_pseudo_at, status_of};
+pub use table::{TABLE_PART_BYTES_MAX, Table};
+
+pub use crate::clock::Moment;
+
+/// One kind of evidence and the way to take it. Made by its constructor in [`registry::REGISTRY`] for one collection.
+pub trait Capture: Send {
+    /// The name in orders, member names and manifests: `[a-z0-9-]`, at most 32 bytes.
+    fn name(&self) -> &'static str;
+
+    /// The parameters that an order may give, each once. An order with another name or a value that does not parse is
+    /// refused before anything runs.
+    fn params(&self) -> &'static [Param] {
+        &[]
+    }
+
+    /// Takes everything. Runs on the capture thread and may block; waits only inside [`Output`].
+    ///
+    /// # Errors
+    /// [`Stop`]: what [`Output`] returned (pass it on unchanged), or [`Stop::Fatal`] when the capture as a whole cannot
+    /// go on. A failure of one item is not an error: put the item with its status and reason and continue.
+    fn run(&self, params: &Params, out: &mut dyn Output) -> Result<(), Stop>;
+}
+
+/// Where a capture puts what it found. All methods block; there is one capture thread.
+pub trait Output {
+    /// Puts one item: its content into the stream, its line into the manifest. Returns the item's final status, which
+    /// differs from the given one when content could not be read whole. Blocks while budgets or the upload window are
+    /// exhausted.
+    ///
+    /// # Errors
+    /// [`Stop`] when the collection is to end. The item was still recorded as far as it was taken; return at once.
+    fn put(&mut self, item: NewItem, content: Content<'_>) -> Result<Status, Stop>;
+
+    /// Asks whether to go on; waits while the processor budget is exhausted.
+    ///
+    /// # Errors
+    /// [`Stop`] when the collection is to end; return it at once.
+    fn checkpoint(&mut self) -> Result<(), Stop>;
+
+    /// Says what is being worked on, for the progress display. Cheap; any text, it is escaped and cut by the receiver.
+    fn note(&mut self, current: &str);
+
+    /// The host's clocks.
+    fn now(&self) -> Moment;
+
+    /// Records that a program was run (its argument vector, joined with spaces): part of the agent's footprint.
+    fn ran(&mut self, command: String);
+}
+
+/// What a capture says about one item. The pipeline adds number, digest, size, gaps, location and end time.
+#[derive(Debug, Clone)]
+pub struct NewItem {
+    /// Where it is on the host (absolute), or the name of a record that the capture makes (no leading slash).
+    pub path: EvidencePath,
+    /// What it is.
+    pub kind: Kind,
+    /// What became of it so far: [`Status::Collected`] unless the capture already knows better.
+    pub status: Status,
+    /// Why, whenever `status` is not `collected`.
+    pub reason: Option<String>,
+    /// Target of a symbolic link.
+    pub target: Option<EvidencePath>,
+    /// The inode's metadata, where there is an inode.
+    pub meta: Option<Box<Meta>>,
+    /// Device and inode number of a file with several names: its second name becomes a hard link in the stream.
+    pub inode: Option<(u64, u64)>,
+    /// When the taking began.
+    pub started: Moment,
+    /// How: the system call, file or tool, e.g. `read`, `netlink:sock_diag`.
+    pub method: &'static str,
+    /// Further facts by name. They are display text, not content: at most a few KiB in all.
+    pub facts: BTreeMap<String, String>,
+}
+
+impl NewItem {
+    /// An item that is about to be taken, status [`Status::Collected`].
+    #[must_use]
+    pub fn new(path: EvidencePath, kind: Kind, started: Moment, method: &'static str) -> Self {
+        Self {
+            path,
+            kind,
+            status: Status::Collected,
+            reason: None,
+            target: None,
+            meta: None,
+            inode: None,
+            started,
+            method,
+            facts: BTreeMap::new(),
+        }
+    }
+
+    /// A record that the capture makes itself. `name` is made of `[A-Za-z0-9._/-]`, starts with no slash and is never
+    /// taken from the host.
+    #[must_use]
+    pub fn record(name: &str, started: Moment, method: &'static str) -> Self {
+        Self::new(evidence_path(name), Kind::Record, started, method)
+    }
+
+    /// The same with a status and the reason for it.
+    #[must_use]
+    pub fn with_status(mut self, status: Status, reason: impl Into<String>) -> Self {
+        self.status = status;
+        self.reason = Some(reason.into());
+        self
+    }
+
+    /// The same with one fact more.
+    #[must_use]
+    pub fn with_fact(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.facts.insert(name.to_owned(), value.into());
+        self
+    }
+}
+
+/// A path from bytes that the host gave. NUL cannot occur in them and the kernel bounds the length; should either ever
+/// happen, the path is cut there rather than lost.
+#[must_use]
+pub fn evidence_path(bytes: impl AsRef<[u8]>) -> EvidencePath {
+    EvidencePath::truncating(bytes.as_ref())
+}
+
+/// What an item holds.
+pub enum Content<'a> {
+    /// Nothing: a directory or symbolic link (which becomes a member), a device, socket or fifo, or something that could
+    /// not be taken (items by record only).
+    None,
+    /// Bytes in memory.
+    Bytes(&'a [u8]),
+    /// A file or device.
+    Source {
+        /// Logical size at the start. More is not read; less becomes a gap.
+        size: u64,
+        /// Where the data is when the file has holes, sorted and disjoint; holes are neither read nor sent.
+        extents: Option<Vec<Extent>>,
+        /// The bytes.
+        source: &'a mut dyn Source,
+    },
+}
+
+/// A range of a file that holds data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Offset in the logical content.
+    pub offset: u64,
+    /// Length in bytes.
+    pub length: u64,
+}
+
+/// A reader by position. The pipeline turns errors into gaps that it narrows to 4 KiB, and an early end into a gap and
+/// the status `changed-during-read`.
+pub trait Source {
+    /// Reads at an offset, as `pread(2)`: a short count is not the end, 0 is.
+    ///
+    /// # Errors
+    /// What the kernel said. `Interrupted` is retried by the pipeline.
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+
+    /// Called once after the last read: what turned out about the file, e.g. that it changed while it was read.
+    fn after(&mut self) -> Option<(Status, String)> {
+        None
+    }
+}
+
+/// Why a collection or a capture ends before its end.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Stop {
+    /// A responder or the operator of this host asked for it.
+    #[error("cancelled: {0}")]
+    Cancelled(String),
+    /// The order's or the policy's deadline passed.
+    #[error("the deadline passed")]
+    Deadline,
+    /// A limit of the order or of the policy was reached.
+    #[error("limit reached: {0}")]
+    Limit(String),
+    /// The capture cannot go on; other captures still run.
+    #[error("{0}")]
+    Fatal(String),
+}
+
+impl From<BadParam> for Stop {
+    fn from(e: BadParam) -> Self {
+        Self::Fatal(e.to_string())
+    }
+}

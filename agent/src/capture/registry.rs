@@ -1,0 +1,43 @@
+//! Which captures there are, in the order in which a collection runs them.
+
+use super::Capture;
+
+/// Makes a capture.
+pub type Constructor = fn() -> Box<dyn Capture>;
+
+/// Every capture by name, most volatile first. RFC 3227 section 2.1: routing table, ARP cache and connections, then the
+/// process table and memory, kernel state, temporary file systems, disks, logs that stay, physical configuration. A
+/// collection runs its captures in this order, whatever the order in which a responder listed them.
+pub const REGISTRY: &[(&str, Constructor)] = &[
+    // network: sockets, neighbours, routes: gone within seconds
+    // process: ends with the process
+    // system: kernel state, mounts, logins: ends with the boot
+    // logs: rotated away within days
+    // files: stay longest
+];
+
+/// The constructor of a capture and its place in the order of volatility.
+#[must_use]
+pub fn find(name: &str) -> Option<(usize, Constructor)> {
+    REGISTRY.iter().enumerate().find(|(_, (n, _))| *n == name).map(|(place, (_, make))| (place, *make))
+}
+
+/// The names of all captures, most volatile first.
+#[must_use]
+pub fn names() -> Vec<&'static str> {
+    REGISTRY.iter().map(|(name, _)| *name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_capture_is_what_its_line_says() {
+        for (place, (name, make)) in REGISTRY.iter().enumerate() {
+            assert_eq!(make().name(), *name);
+            assert_eq!(find(name).map(|(p, _)| p), Some(place), "listed once");
+            assert!(name.len() <= 32 && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'));
+        }
+    }
+}

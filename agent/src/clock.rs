@@ -1,0 +1,45 @@
+//! The agent's rim: the only module that reads clocks and draws random numbers. Everything else is handed a [`Moment`].
+
+use std::time::Duration;
+
+use exhibit_evidence::Timestamp;
+use rustix::time::{ClockId, clock_gettime};
+
+/// The host's clocks at one moment: claims of the host, recorded as such.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// Wall clock (CLOCK_REALTIME).
+    pub wall: Timestamp,
+    /// CLOCK_MONOTONIC_RAW, nanoseconds since boot; adjusted by nobody.
+    pub mono_ns: u64,
+}
+
+fn nanoseconds(id: ClockId) -> i64 {
+    let t = clock_gettime(id);
+    // 2^63 ns are reached in the year 2262.
+    t.tv_sec.saturating_mul(1_000_000_000).saturating_add(t.tv_nsec)
+}
+
+/// Reads the host's clocks.
+#[must_use]
+pub fn now() -> Moment {
+    Moment { wall: wall(), mono_ns: monotonic().as_nanos() as u64 }
+}
+
+/// The wall clock.
+#[must_use]
+pub fn wall() -> Timestamp {
+    Timestamp::from_unix_ns(nanoseconds(ClockId::Realtime))
+}
+
+/// CLOCK_MONOTONIC_RAW since boot.
+#[must_use]
+pub fn monotonic() -> Duration {
+    Duration::from_nanos(nanoseconds(ClockId::MonotonicRaw).unsigned_abs())
+}
+
+/// Processor time of this process so far, all threads.
+#[must_use]
+pub fn process_cpu() -> Duration {
+    Duration::from_nanos(nanoseconds(ClockId::ProcessCPUTime).unsigned_abs())
+}

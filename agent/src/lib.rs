@@ -1,0 +1,9 @@
+//! The agent: takes evidence on a workload on a signed order and streams it to the coordinator.
+//!
+//! It obeys responders, not the coordinator; it writes nothing to the host but its own state folder; and it does all
+//! of it in memory that is bounded by a formula (`exhibit-agent --explain-memory`).
+#![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
+
+pub mod capture;
+pub mod clock;
