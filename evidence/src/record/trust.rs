@@ -127,6 +127,12 @@ impl KeyRing {
         self.holders.get(&key).filter(|h| !h.revoked).map(|h| (h.name.as_str(), &h.roles, &h.key))
     }
 
+    /// The roles of everything enrolled under a name and not revoked; empty when the name holds no key.
+    #[must_use]
+    pub fn roles_of(&self, name: &str) -> BTreeSet<Role> {
+        self.holders.values().filter(|h| !h.revoked && h.name == name).flat_map(|h| h.roles.iter().copied()).collect()
+    }
+
     /// The digest of the enrolment record of a key.
     #[must_use]
     pub fn enrolment_of(&self, key: KeyId) -> Option<Digest> {
