@@ -1,0 +1,113 @@
+//! `exhibit case`: open, list, show, close.
+
+use exhibit_evidence::record::{self, CaseClosed, CaseOpened};
+use exhibit_evidence::{CaseId, Digest};
+use exhibit_proto::responder::v1::{self as pb};
+use serde_json::{Value, json};
+
+use crate::args::CaseCommand;
+use crate::clock;
+use crate::connection::{Connection, parse_id};
+use crate::exit::{Code, Failure, Result};
+use crate::output::Output;
+use crate::units::show_time;
+
+/// A case as JSON.
+pub fn to_json(case: &pb::Case) -> Value {
+    json!({
+        "case": case.case_id, "title": case.title, "state": case.state, "legal_basis": case.legal_basis, "accountable": case.accountable,
+        "opened_by": case.opened_by, "opened_at": exhibit_evidence::Timestamp::from_unix_ns(case.opened_at_ns).to_string(),
+        "collections": case.collections, "exhibits": case.exhibits, "log_size": case.log_size, "log_root": hex(&case.log_root),
+    })
+}
+
+fn hex(bytes: &[u8]) -> Option<String> {
+    Digest::try_from(bytes).ok().map(|d| d.to_string())
+}
+
+/// Signs a record with the responder's own key.
+pub fn sign<P: record::Predicate>(connection: &Connection, predicate: &P) -> Result<Vec<u8>> {
+    let envelope = record::sign(predicate, connection.evidence_key()).map_err(|e| Failure::new(Code::Usage, e.to_string()))?;
+    Ok(envelope.as_bytes().to_vec())
+}
+
+/// Runs a case command.
+pub async fn run(connection: &mut Connection, command: CaseCommand, out: &Output) -> Result<Code> {
+    match command {
+        CaseCommand::Open { title, legal_basis, accountable } => open(connection, title, legal_basis, accountable, out).await?,
+        CaseCommand::List => {
+            let mut stream = connection.rpc().list_cases(pb::ListCasesRequest {}).await?.into_inner();
+            let mut rows = Vec::new();
+            while let Some(case) = stream.message().await? {
+                let mut row = to_json(&case);
+                if !out.is_json() {
+                    row["opened_at"] = json!(show_time(case.opened_at_ns));
+                }
+                rows.push(row);
+            }
+            out.rows(&[("case", "case"), ("state", "state"), ("opened", "opened_at"), ("collections", "collections"), ("exhibits", "exhibits"), ("title", "title")], &rows)?;
+        }
+        CaseCommand::Show { case } => {
+            let case_id: CaseId = parse_id(&case)?;
+            let case = get(connection, &case_id).await?;
+            show(&to_json(&case), out)?;
+        }
+        CaseCommand::Close { case, reason } => {
+            let case_id: CaseId = parse_id(&case)?;
+            let case = get(connection, &case_id).await?;
+            let record = CaseClosed {
+                case: case_id,
+                predecessor: opened_digest(&case)?,
+                reason,
+                closed_by: connection.name(),
+                closed_at: clock::now(),
+            };
+            let case_closed = sign(connection, &record)?;
+            let case = connection.rpc().close_case(pb::CloseCaseRequest { case_closed }).await?.into_inner();
+            show(&to_json(&case), out)?;
+        }
+    }
+    Ok(Code::Ok)
+}
+
+async fn open(connection: &mut Connection, title: String, legal_basis: String, accountable: Option<String>, out: &Output) -> Result<()> {
+    let now = clock::now();
+    let random = clock::random_10().map_err(|e| Failure::new(Code::Failure, format!("cannot draw random bytes: {e}")))?;
+    let record = CaseOpened {
+        case: CaseId::new(now.unix_ms(), random),
+        deployment: connection.deployment().to_owned(),
+        title,
+        legal_basis,
+        accountable: accountable.unwrap_or_else(|| connection.name()),
+        opened_by: connection.name(),
+        opened_at: now,
+    };
+    let case_opened = sign(connection, &record)?;
+    let case = connection.rpc().open_case(pb::OpenCaseRequest { case_opened }).await?.into_inner();
+    show(&to_json(&case), out)?;
+    out.note(&format!("next: exhibit collect --case {} --agent AGENT --profile triage --reason '...' --watch", case.case_id));
+    Ok(())
+}
+
+/// The newest state of a case.
+pub async fn get(connection: &mut Connection, case: &CaseId) -> Result<pb::Case> {
+    Ok(connection.rpc().get_case(pb::GetCaseRequest { case_id: case.to_string() }).await?.into_inner())
+}
+
+/// The digest of the record that opened a case: what its orders follow from.
+pub fn opened_digest(case: &pb::Case) -> Result<Digest> {
+    Digest::try_from(case.case_opened_sha256.as_slice()).map_err(|e| Failure::new(Code::Failure, format!("the coordinator's answer is unusable: {e}")))
+}
+
+/// Shows one object: JSON, or its fields one a line.
+pub fn show(value: &Value, out: &Output) -> Result<()> {
+    if out.is_json() {
+        return out.object(value);
+    }
+    let Some(map) = value.as_object() else { return Ok(()) };
+    for (key, value) in map.iter().filter(|(_, v)| !v.is_null()) {
+        let text = value.as_str().map_or_else(|| value.to_string(), exhibit_evidence::text::escape);
+        out.line(&format!("{:<14} {text}", key.replace('_', " ")))?;
+    }
+    Ok(())
+}

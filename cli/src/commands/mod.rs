@@ -1,0 +1,45 @@
+//! One file a command; here they are found.
+
+mod agents;
+mod cases;
+mod collect;
+mod items;
+pub mod profiles;
+mod read;
+mod watch;
+
+use clap::CommandFactory as _;
+
+use crate::args::{Args, Command, TokenCommand};
+use crate::connection::Connection;
+use crate::exit::{Code, Result};
+use crate::output::Output;
+
+/// Runs the command.
+pub async fn run(args: Args, out: &Output) -> Result<Code> {
+    let home = args.home.as_deref();
+    match args.command {
+        Command::Profiles(which) => profiles::run(which, out),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Args::command(), "exhibit", &mut std::io::stdout());
+            Ok(Code::Ok)
+        }
+        command => {
+            let mut connection = Connection::open(home).await?;
+            match command {
+                Command::Case(command) => cases::run(&mut connection, command, out).await,
+                Command::Agents(command) => agents::run(&mut connection, command, out).await,
+                Command::Token(TokenCommand::Create { ttl, uses, labels }) => agents::token(&mut connection, ttl, uses, labels, out).await,
+                Command::Collect(command) => collect::run(&mut connection, *command, out).await,
+                Command::Watch(command) => watch::run(&mut connection, command, out).await,
+                Command::Collections(which) => watch::list(&mut connection, which, out).await,
+                Command::Items(command) => items::run(&mut connection, command, out).await,
+                Command::Cat(command) => read::cat(&mut connection, command).await,
+                Command::Get(command) => read::get(&mut connection, command, out).await,
+                Command::Cancel(command) => watch::cancel(&mut connection, command, out).await,
+                Command::Whoami => agents::whoami(&connection, out),
+                Command::Profiles(_) | Command::Completions { .. } => Ok(Code::Ok),
+            }
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! `exhibit watch`, `exhibit collections`, `exhibit cancel`.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
+
+use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::{CaseId, CollectionId, OrderId, Timestamp};
+use exhibit_proto::responder::v1 as pb;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+use crate::args::{CancelArgs, WatchArgs, WhichArgs};
+use crate::connection::{Connection, parse_id};
+use crate::exit::{Code, Result};
+use crate::output::Output;
+use crate::units::{show_bytes, show_time};
+
+/// Columns of a table of collections.
+pub const COLUMNS: [(&str, &str); 8] = [
+    ("collection", "collection"),
+    ("state", "state"),
+    ("host", "hostname"),
+    ("items", "items"),
+    ("raw", "raw_bytes"),
+    ("stored", "stored_bytes"),
+    ("queued (UTC)", "queued_at"),
+    ("reason", "reason"),
+];
+
+/// A collection as JSON.
+pub fn to_json(c: &pb::Collection) -> Value {
+    let time = |ns: i64| (ns != 0).then(|| Timestamp::from_unix_ns(ns).to_string());
+    json!({
+        "collection": c.collection, "order": c.order, "case": c.case_id, "agent": c.agent, "hostname": c.hostname, "state": c.state,
+        "reason": (!c.reason.is_empty()).then_some(&c.reason), "profile": (!c.profile.is_empty()).then_some(&c.profile),
+        "queued_at": time(c.queued_at_ns), "started_at": time(c.started_at_ns), "ended_at": time(c.ended_at_ns),
+        "capture": (!c.capture.is_empty()).then_some(&c.capture), "items": c.items, "raw_bytes": c.raw_bytes, "stored_bytes": c.stored_bytes,
+        "by_status": c.by_status, "streams": c.streams,
+        "exhibit_first": (c.exhibit_count > 0).then_some(c.exhibit_first), "exhibit_count": c.exhibit_count,
+    })
+}
+
+fn is_closed(state: &str) -> bool {
+    !matches!(state, "queued" | "offered" | "running")
+}
+
+fn which(which: &WhichArgs, collections: &[String]) -> Result<pb::ListCollectionsRequest> {
+    let case_id = which.case.as_deref().map(parse_id::<CaseId>).transpose()?.map(|c| c.to_string()).unwrap_or_default();
+    let order = which.order.as_deref().map(parse_id::<OrderId>).transpose()?.map(|o| o.to_string()).unwrap_or_default();
+    let collections = collections.iter().map(|c| parse_id::<CollectionId>(c).map(|c| c.to_string())).collect::<Result<_>>()?;
+    Ok(pb::ListCollectionsRequest { case_id, order, collections })
+}
+
+fn table(collections: &[pb::Collection], out: &Output) -> Result<()> {
+    let rows: Vec<Value> = collections
+        .iter()
+        .map(|c| {
+            let mut row = to_json(c);
+            if !out.is_json() {
+                row["raw_bytes"] = json!(show_bytes(c.raw_bytes));
+                row["stored_bytes"] = json!(show_bytes(c.stored_bytes));
+                row["queued_at"] = json!(show_time(c.queued_at_ns));
+            }
+            row
+        })
+        .collect();
+    out.rows(&COLUMNS, &rows)
+}
+
+/// Lists collections.
+pub async fn list(connection: &mut Connection, args: WhichArgs, out: &Output) -> Result<Code> {
+    let mut stream = connection.rpc().list_collections(which(&args, &[])?).await?.into_inner();
+    let mut found = Vec::new();
+    while let Some(collection) = stream.message().await? {
+        found.push(collection);
+    }
+    table(&found, out)?;
+    Ok(Code::Ok)
+}
+
+/// Cancels collections.
+pub async fn cancel(connection: &mut Connection, args: CancelArgs, out: &Output) -> Result<Code> {
+    let what = which(&WhichArgs { case: None, order: args.order }, &args.collections)?;
+    let request = pb::CancelCollectionsRequest { collections: what.collections, order: what.order, reason: args.reason };
+    let now = connection.rpc().cancel_collections(request).await?.into_inner();
+    table(&now.collections, out)?;
+    Ok(Code::Ok)
+}
+
+/// Follows collections.
+pub async fn run(connection: &mut Connection, args: WatchArgs, out: &Output) -> Result<Code> {
+    let what = which(&args.which, &args.collections)?;
+    follow(connection, what, out).await
+}
+
+/// Follows until all are closed; 2 when one did not end as sealed.
+pub async fn follow(connection: &mut Connection, what: pb::ListCollectionsRequest, out: &Output) -> Result<Code> {
+    let mut stream = connection.rpc().watch_collections(pb::WatchCollectionsRequest { what: Some(what) }).await?.into_inner();
+    let mut latest: BTreeMap<String, pb::Collection> = BTreeMap::new();
+    let mut bars = Bars::new(out);
+    while let Some(collection) = stream.message().await? {
+        if out.is_json() {
+            out.object(&to_json(&collection))?;
+        }
+        bars.show(&collection, latest.get(&collection.collection));
+        latest.insert(collection.collection.clone(), collection);
+    }
+    bars.done();
+    let ended: Vec<pb::Collection> = latest.into_values().collect();
+    if !out.is_json() {
+        table(&ended, out)?;
+    }
+    let all_sealed = !ended.is_empty() && ended.iter().all(|c| c.state == "sealed");
+    Ok(if all_sealed { Code::Ok } else { Code::Incomplete })
+}
+
+/// Progress bars for a person at a terminal; one line a change of state when stderr is a file.
+struct Bars {
+    multi: Option<MultiProgress>,
+    bars: BTreeMap<String, ProgressBar>,
+    lines: bool,
+}
+
+/// More than this many bars do not fit a screen; the others only count.
+const BARS_MAX: usize = 20;
+
+impl Bars {
+    fn new(out: &Output) -> Self {
+        Self { multi: out.is_watched().then(MultiProgress::new), bars: BTreeMap::new(), lines: !out.is_json() && !std::io::stderr().is_terminal() }
+    }
+
+    fn show(&mut self, c: &pb::Collection, before: Option<&pb::Collection>) {
+        let host = escape_bounded(&c.hostname, 24);
+        if self.lines && before.is_none_or(|b| b.state != c.state) {
+            eprintln!("{host} {}: {}{}", c.collection, c.state, if c.reason.is_empty() { String::new() } else { format!(" ({})", escape_bounded(&c.reason, 200)) });
+        }
+        let Some(multi) = &self.multi else { return };
+        if !self.bars.contains_key(&c.collection) {
+            if self.bars.len() >= BARS_MAX {
+                return;
+            }
+            let bar = multi.add(ProgressBar::no_length());
+            bar.enable_steady_tick(std::time::Duration::from_millis(200));
+            self.bars.insert(c.collection.clone(), bar);
+        }
+        let Some(bar) = self.bars.get(&c.collection) else { return };
+        let known = c.expected_raw_bytes > 0;
+        let template = if known {
+            "{prefix:24!} {msg:28!} {bar:24} {binary_bytes:>11}/{binary_total_bytes} {binary_bytes_per_sec:>12} {eta:>4} left"
+        } else {
+            "{prefix:24!} {msg:28!} {spinner} {binary_bytes:>11} {binary_bytes_per_sec:>12} {elapsed:>4}"
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        if known {
+            bar.set_length(c.expected_raw_bytes.max(c.raw_bytes));
+        }
+        bar.set_prefix(host);
+        let doing = if c.capture.is_empty() { c.state.clone() } else { format!("{} {}", c.state, escape_bounded(&c.capture, 12)) };
+        bar.set_message(format!("{doing} {} items", c.items));
+        bar.set_position(c.raw_bytes);
+        if is_closed(&c.state) {
+            bar.finish();
+        }
+    }
+
+    fn done(&mut self) {
+        for bar in self.bars.values() {
+            bar.finish();
+        }
+        if let Some(multi) = &self.multi {
+            let _ = multi.clear();
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The responder's identity in EXHIBIT_HOME and the authenticated connection to the coordinator.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use exhibit_certs::credential::Credential;
+use exhibit_certs::tls;
+use exhibit_evidence::key::SigningKey;
+use exhibit_evidence::text::escape_bounded;
+use exhibit_proto::responder::v1 as pb;
+use exhibit_proto::responder::v1::responder_service_client::ResponderServiceClient;
+use exhibit_proto::transport::client;
+use exhibit_proto::{bounds, version};
+use serde::Deserialize;
+
+use crate::exit::{Code, Failure, Result};
+
+/// `config.toml` in EXHIBIT_HOME.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    /// `HOST:PORT` of the coordinator.
+    coordinator: String,
+}
+
+/// An open connection whose identity the coordinator has confirmed.
+pub struct Connection {
+    rpc: ResponderServiceClient<tonic::transport::Channel>,
+    credential: Credential,
+    address: String,
+    whoami: pb::WhoamiResponse,
+}
+
+fn config_failure(message: String) -> Failure {
+    Failure::new(Code::Config, message)
+}
+
+/// EXHIBIT_HOME, or `exhibit` in the user's configuration folder.
+fn home_folder(given: Option<&Path>) -> Result<PathBuf> {
+    if let Some(path) = given {
+        return Ok(path.to_path_buf());
+    }
+    let base = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".config")));
+    base.map(|b| b.join("exhibit"))
+        .filter(|p| p.is_dir())
+        .ok_or_else(|| config_failure("no identity: EXHIBIT_HOME is not set".to_owned()).hint("export EXHIBIT_HOME=DIR, or give --home DIR, with the folder that you got from your admin"))
+}
+
+fn load_config(home: &Path) -> Result<Config> {
+    let file = home.join("config.toml");
+    let text = std::fs::read_to_string(&file).map_err(|e| {
+        config_failure(format!("cannot read {}: {e}", file.display())).hint("EXHIBIT_HOME must name the folder with your identity and config.toml")
+    })?;
+    // toml's error names line, column and key.
+    toml::from_str(&text).map_err(|e| config_failure(format!("{}: {}", file.display(), e.to_string().trim_end())).hint("the file needs one line: coordinator = \"HOST:PORT\""))
+}
+
+impl Connection {
+    /// Loads the identity, connects, negotiates the protocol version.
+    pub async fn open(home: Option<&Path>) -> Result<Self> {
+        let home = home_folder(home)?;
+        let config = load_config(&home)?;
+        let credential = Credential::load(&home).map_err(|e| config_failure(format!("the identity in {} cannot be used: {e}", home.display())))?;
+        let tls_config = tls::client_config(&credential.tls, &credential.tls_root)
+            .map_err(|e| config_failure(format!("the identity in {} cannot be used: {e}", home.display())))?;
+        let address: client::Address = config.coordinator.parse().map_err(|e| {
+            config_failure(format!("{}: coordinator = '{}': {e}", home.join("config.toml").display(), escape_bounded(&config.coordinator, 120)))
+        })?;
+        let target = client::Target { address, tls: Arc::new(move || Arc::clone(&tls_config)), explain: tls::explain_tls_error };
+        let channel = client::connect(&target, &client::Settings::bulk()).await.map_err(|e| {
+            Failure::new(Code::Unavailable, e.to_string()).hint("check that the coordinator runs, and the address in EXHIBIT_HOME/config.toml")
+        })?;
+        let mut rpc = ResponderServiceClient::new(channel).max_decoding_message_size(bounds::MESSAGE_BYTES_MAX);
+        let whoami = rpc
+            .whoami(pb::WhoamiRequest { protocol_min: version::MIN, protocol_max: version::MAX })
+            .await
+            .map_err(Failure::from)?
+            .into_inner();
+        let connection = Self { rpc, credential, address: config.coordinator, whoami };
+        connection.check_identity()?;
+        Ok(connection)
+    }
+
+    /// The coordinator must be of the deployment that we signed up with: what we sign names it.
+    fn check_identity(&self) -> Result<()> {
+        let ours = &self.credential.anchor.deployment;
+        if self.whoami.deployment != *ours {
+            let theirs = escape_bounded(&self.whoami.deployment, 80);
+            return Err(Failure::new(Code::NotPermitted, format!("the coordinator belongs to deployment '{theirs}', this identity to '{ours}'")));
+        }
+        if self.whoami.name != self.name() {
+            let theirs = escape_bounded(&self.whoami.name, 120);
+            return Err(Failure::new(Code::NotPermitted, format!("the coordinator sees '{theirs}', the identity is '{}'", self.name())));
+        }
+        Ok(())
+    }
+
+    /// The service.
+    pub const fn rpc(&mut self) -> &mut ResponderServiceClient<tonic::transport::Channel> {
+        &mut self.rpc
+    }
+
+    /// The responder's evidence key.
+    pub const fn evidence_key(&self) -> &SigningKey {
+        &self.credential.evidence
+    }
+
+    /// The responder's SPIFFE-style URI.
+    pub fn name(&self) -> String {
+        self.credential.name().to_string()
+    }
+
+    /// The deployment.
+    pub fn deployment(&self) -> &str {
+        &self.credential.anchor.deployment
+    }
+
+    /// `HOST:PORT` as configured.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// What the coordinator said about us.
+    pub const fn whoami(&self) -> &pb::WhoamiResponse {
+        &self.whoami
+    }
+}
+
+/// Parses an id that a person typed.
+pub fn parse_id<T: std::str::FromStr>(text: &str) -> Result<T>
+where
+    T::Err: std::fmt::Display,
+{
+    text.parse().map_err(|e: T::Err| Failure::new(Code::Input, e.to_string()))
+}

@@ -1,0 +1,208 @@
+//! Restoring an item as a file below one folder, and nowhere else.
+//!
+//! Names come from a host that may have been hostile: every component is opened relative to the folder before it,
+//! without following links, and nothing that exists is replaced.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use exhibit_evidence::time::FileTime;
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
+
+use crate::exit::{Code, Failure, Result};
+
+/// What else to restore beside content, names and times.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Extras {
+    /// Extended attributes.
+    pub xattrs: bool,
+    /// Owner, group and the full mode.
+    pub owner: bool,
+}
+
+/// Metadata to put back.
+#[derive(Debug, Clone, Default)]
+pub struct Metadata {
+    /// Mode bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Last change.
+    pub mtime: Option<FileTime>,
+    /// Last access.
+    pub atime: Option<FileTime>,
+    /// Extended attributes, values as bytes.
+    pub xattrs: BTreeMap<String, Vec<u8>>,
+}
+
+/// A folder to restore into.
+#[derive(Debug)]
+pub struct Target {
+    root: OwnedFd,
+    shown: String,
+    extras: Extras,
+}
+
+/// A file that is being restored.
+#[derive(Debug)]
+pub struct Restoring {
+    file: File,
+    shown: String,
+}
+
+fn failed(what: &str, shown: &str, e: io::Error) -> Failure {
+    let code = if e.kind() == io::ErrorKind::PermissionDenied { Code::NotPermitted } else { Code::CannotCreate };
+    let failure = Failure::new(code, format!("cannot {what} {shown}: {e}"));
+    match e.kind() {
+        io::ErrorKind::AlreadyExists => failure.hint("nothing is overwritten: give another --out folder"),
+        _ => failure,
+    }
+}
+
+fn components(name: &[u8]) -> Result<(Vec<&[u8]>, &[u8])> {
+    let mut parts: Vec<&[u8]> = name.split(|b| *b == b'/').filter(|p| !p.is_empty()).collect();
+    if parts.iter().any(|p| *p == b"." || *p == b"..") || name.contains(&0) {
+        return Err(Failure::new(Code::Damaged, format!("the name '{}' would leave the folder", exhibit_evidence::text::escape_bytes(name))));
+    }
+    match parts.pop() {
+        Some(last) => Ok((parts, last)),
+        None => Err(Failure::new(Code::Damaged, "an item without a name")),
+    }
+}
+
+impl Target {
+    /// Opens the folder, making it when it is absent.
+    pub fn open(path: &Path, extras: Extras) -> Result<Self> {
+        let shown = path.display().to_string();
+        std::fs::create_dir_all(path).map_err(|e| failed("make the folder", &shown, e))?;
+        let root = rustix::fs::open(path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| failed("open the folder", &shown, e.into()))?;
+        Ok(Self { root, shown, extras })
+    }
+
+    fn show(&self, name: &[u8]) -> String {
+        format!("{}/{}", self.shown, exhibit_evidence::text::escape_bytes(name))
+    }
+
+    /// Opens the folder of a name, making the ones between. Links are not followed: a link that was restored earlier
+    /// cannot carry a later name away.
+    fn parent(&self, folders: &[&[u8]], shown: &str) -> Result<OwnedFd> {
+        let err = |e: rustix::io::Errno| failed("make the folders of", shown, e.into());
+        let mut at = self.root.try_clone().map_err(|e| failed("open", shown, e))?;
+        for folder in folders {
+            match rustix::fs::mkdirat(&at, *folder, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(e) => return Err(err(e)),
+            }
+            at = rustix::fs::openat(&at, *folder, OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).map_err(err)?;
+        }
+        Ok(at)
+    }
+
+    /// Begins a regular file of `size` bytes; what is not written stays a hole.
+    pub fn file(&self, name: &[u8], size: u64) -> Result<Restoring> {
+        let shown = self.show(name);
+        let (folders, last) = components(name)?;
+        let parent = self.parent(&folders, &shown)?;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&parent, last, flags, Mode::from_raw_mode(0o600)).map_err(|e| failed("write", &shown, e.into()))?;
+        let file = File::from(fd);
+        file.set_len(size).map_err(|e| failed("write", &shown, e))?;
+        Ok(Restoring { file, shown })
+    }
+
+    /// Writes a piece of a file.
+    pub fn write(&self, to: &Restoring, offset: u64, bytes: &[u8]) -> Result<()> {
+        to.file.write_all_at(bytes, offset).map_err(|e| failed("write", &to.shown, e))
+    }
+
+    /// Ends a file: metadata last, so that writing does not change the times again.
+    pub fn finish(&self, restoring: Restoring, meta: &Metadata) -> Result<String> {
+        let Restoring { file, shown } = restoring;
+        if self.extras.xattrs {
+            for (key, value) in &meta.xattrs {
+                rustix::fs::fsetxattr(&file, key.as_str(), value, rustix::fs::XattrFlags::empty())
+                    .map_err(|e| failed(&format!("set the attribute '{}' of", exhibit_evidence::text::escape(key)), &shown, e.into()))?;
+            }
+        }
+        if self.extras.owner {
+            let (uid, gid) = (rustix::fs::Uid::from_raw(meta.uid), rustix::fs::Gid::from_raw(meta.gid));
+            rustix::fs::fchown(&file, Some(uid), Some(gid)).map_err(|e| failed("set the owner of", &shown, e.into()))?;
+        }
+        // Without --owner a restored set-id program must not become one of the person who restores.
+        let mode = if self.extras.owner { meta.mode & 0o7777 } else { meta.mode & 0o777 };
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).map_err(|e| failed("set the mode of", &shown, e.into()))?;
+        rustix::fs::futimens(&file, &timestamps(meta)).map_err(|e| failed("set the times of", &shown, e.into()))?;
+        Ok(shown)
+    }
+
+    /// Makes a directory.
+    pub fn directory(&self, name: &[u8], meta: &Metadata) -> Result<String> {
+        let shown = self.show(name);
+        let (mut folders, last) = components(name)?;
+        folders.push(last);
+        let fd = self.parent(&folders, &shown)?;
+        rustix::fs::futimens(fd.as_fd(), &timestamps(meta)).map_err(|e| failed("set the times of", &shown, e.into()))?;
+        Ok(shown)
+    }
+
+    /// Makes a symbolic link; it may point anywhere, and nothing is ever written through it.
+    pub fn symlink(&self, name: &[u8], target: &[u8], meta: &Metadata) -> Result<String> {
+        let shown = self.show(name);
+        let (folders, last) = components(name)?;
+        let parent = self.parent(&folders, &shown)?;
+        rustix::fs::symlinkat(OsStr::from_bytes(target), &parent, last).map_err(|e| failed("make the link", &shown, e.into()))?;
+        rustix::fs::utimensat(&parent, last, &timestamps(meta), AtFlags::SYMLINK_NOFOLLOW).map_err(|e| failed("set the times of", &shown, e.into()))?;
+        Ok(shown)
+    }
+}
+
+fn timestamps(meta: &Metadata) -> Timestamps {
+    let spec = |t: Option<FileTime>| match t {
+        Some(t) => Timespec { tv_sec: t.s, tv_nsec: t.ns.into() },
+        None => Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+    };
+    Timestamps { last_access: spec(meta.atime), last_modification: spec(meta.mtime) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt as _;
+
+    #[test]
+    fn content_holes_names_and_times_come_back() {
+        let dir = tempfile::tempdir().expect("folder");
+        let target = Target::open(dir.path(), Extras::default()).expect("open");
+        let meta = Metadata { mode: 0o4755, mtime: Some(FileTime { s: -5, ns: 123_456_789 }), ..Metadata::default() };
+        let file = target.file(b"files/a\xff/b\n", 1 << 30).expect("file");
+        target.write(&file, (1 << 30) - 3, b"end").expect("write");
+        target.finish(file, &meta).expect("finish");
+        let path = dir.path().join(OsStr::from_bytes(b"files/a\xff/b\n"));
+        let stat = std::fs::metadata(&path).expect("restored");
+        assert_eq!((stat.len(), stat.mode() & 0o7777, stat.mtime(), stat.mtime_nsec()), (1 << 30, 0o755, -5, 123_456_789));
+        assert!(stat.blocks() < 1_000, "a hole stays a hole");
+    }
+
+    #[test]
+    fn nothing_leaves_the_folder_or_is_replaced() {
+        let dir = tempfile::tempdir().expect("folder");
+        let outside = tempfile::tempdir().expect("folder");
+        let target = Target::open(&dir.path().join("out"), Extras::default()).expect("open");
+        target.symlink(b"files/link", outside.path().as_os_str().as_bytes(), &Metadata::default()).expect("link");
+        assert!(target.file(b"files/link/x", 1).is_err(), "through a restored link");
+        assert!(target.file(b"files/../../x", 1).is_err(), "dot dot");
+        assert!(target.file(b"", 1).is_err(), "no name");
+        let first = target.file(b"files/x", 1).expect("new");
+        target.finish(first, &Metadata::default()).expect("finish");
+        assert!(target.file(b"files/x", 1).is_err(), "exists");
+        assert_eq!(std::fs::read_dir(outside.path()).expect("list").count(), 0);
+    }
+}

@@ -1,0 +1,75 @@
+//! What goes wrong is named, with the file, line, key or port, and with a stable exit code.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use exhibit_tests::{Finished, Fleet};
+
+#[test]
+fn the_coordinator_says_what_is_wrong() {
+    let fleet = Fleet::prepare();
+    let dir = fleet.coordinator_dir();
+    let run = || Finished::of(fleet.program("exhibit-coordinator").arg("run").arg("--dir").arg(&dir));
+    let config = dir.join("config.toml");
+    let good = std::fs::read_to_string(&config).expect("config");
+
+    // A port in use.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("port");
+    let port = taken.local_addr().expect("address").port().to_string();
+    std::fs::write(&config, good.replace("127.0.0.1:0", &format!("127.0.0.1:{port}"))).expect("config");
+    let done = run();
+    assert_eq!(done.code, 69, "{}", done.stderr);
+    assert!(done.stderr.contains(&port), "{}", done.stderr);
+
+    // An unknown key: file, line, key.
+    std::fs::write(&config, format!("{good}\n[wrong]\nkey = 1\n")).expect("config");
+    let done = run();
+    assert_eq!(done.code, 64, "{}", done.stderr);
+    assert!(done.stderr.contains("config.toml") && done.stderr.contains("wrong") && done.stderr.contains("line"), "{}", done.stderr);
+
+    // A key that others can read.
+    std::fs::write(&config, &good).expect("config");
+    let key = dir.join("log.key");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).expect("chmod");
+    let done = run();
+    assert_ne!(done.code, 0);
+    assert!(done.stderr.contains("log.key") && done.stderr.contains("chmod"), "{}", done.stderr);
+
+    // init does not touch what exists.
+    let done = Finished::of(fleet.program("exhibit-coordinator").arg("init").arg("--dir").arg(&dir).args(["--name", "again"]));
+    assert!(done.code != 0 && done.stderr.contains(&dir.display().to_string()), "{}", done.stderr);
+}
+
+#[test]
+fn the_tools_say_what_is_wrong() {
+    let fleet = Fleet::prepare();
+    let exhibit = |args: &[&str]| Finished::of(fleet.program("exhibit").args(args));
+    assert_eq!(exhibit(&["no-such-command"]).code, 64);
+    assert_eq!(exhibit(&["profiles", "show", "no-such-profile"]).code, 64);
+    let nobody = Finished::of(fleet.program("exhibit").args(["case", "list"]).env("EXHIBIT_HOME", "/nowhere"));
+    assert!(nobody.code == 78 && nobody.stderr.contains("/nowhere"), "{}: {}", nobody.code, nobody.stderr);
+    // The coordinator does not run.
+    let down = exhibit(&["case", "list"]);
+    assert_eq!(down.code, 69, "{}", down.stderr);
+    let profile = exhibit(&["profiles", "show", "triage"]).ok().text();
+    for capture in ["system", "process", "network", "files", "logs"] {
+        assert!(profile.lines().any(|l| l == capture), "{profile}");
+    }
+    let unusable = Finished::of(fleet.program("exhibit-verify").arg("/nowhere").arg("--anchor").arg(fleet.anchor()));
+    assert!(unusable.code == 2 && unusable.stderr.contains("/nowhere"), "{}: {}", unusable.code, unusable.stderr);
+    assert_eq!(Finished::of(&mut fleet.program("exhibit-verify")).code, 64);
+    let formula = Finished::of(fleet.program("exhibit-agent").arg("--explain-memory")).ok().text();
+    assert!(formula.contains("segment") && formula.contains("frame"), "{formula}");
+    for program in ["exhibit", "exhibit-agent", "exhibit-coordinator", "exhibit-verify"] {
+        assert!(Finished::of(fleet.program(program).arg("--help")).ok().text().len() > 200, "{program} --help teaches");
+    }
+}
+
+#[test]
+fn secrets_stay_out_of_logs() {
+    let fleet = Fleet::start();
+    let agent = fleet.agent();
+    let case = fleet.open_case();
+    let _ = fleet.collect(&case, &agent, &["--capture", "system"]);
+    let logs = format!("{}{}", fleet.coordinator_log(), agent.process().said());
+    assert!(!logs.contains("PRIVATE KEY") && !logs.contains("exhibit-ed25519-seed"), "{logs}");
+}

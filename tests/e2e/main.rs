@@ -1,0 +1,13 @@
+//! End-to-end scenarios: real processes over real mutual TLS, read back by foreign tools and proven by the verifier.
+//! One file a scenario.
+
+mod collect_files;
+mod errors_are_clear;
+mod fleet_order;
+mod flipped_bytes;
+mod foreign_readers;
+mod kills;
+mod memory;
+mod quickstart;
+mod refusals;
+mod reindex;

@@ -1,0 +1,23 @@
+//! Harness of the end-to-end scenarios: real processes, real certificates, real sockets on loopback.
+//!
+//! ```no_run
+//! let fleet = exhibit_tests::Fleet::start();
+//! let agent = fleet.agent();
+//! let case = fleet.open_case();
+//! let collection = fleet.collect(&case, &agent, &["--capture", "system"]);
+//! fleet.verify(&case).expect_sound();
+//! ```
+
+mod fleet;
+mod process;
+mod source;
+
+pub use fleet::{Agent, Fleet, Verdict};
+pub use process::{Finished, Running, programs, wait_until};
+pub use source::{awkward_tree, tree_facts};
+
+/// True when the slow scenarios are to be left out (`tests/run --quick`).
+#[must_use]
+pub fn is_quick() -> bool {
+    std::env::var_os("EXHIBIT_TESTS_QUICK").is_some()
+}
