@@ -15,7 +15,7 @@ fn a_token_works_once_and_expires() {
     };
     let (first, dir) = enroll("a", &token, &ca);
     let _ = first.ok();
-    for key in std::fs::read_dir(&dir).expect("list").filter_map(Result::ok).filter(|e| e.path().extension().is_some_and(|x| x == "key")) {
+    for key in std::fs::read_dir(&dir).expect("list").filter_map(Result::ok).filter(|e| e.path().extension().is_some_and(|x| x == "key") || e.file_name() == "tls.pem") {
         use std::os::unix::fs::PermissionsExt as _;
         assert_eq!(key.metadata().expect("stat").permissions().mode() & 0o777, 0o600, "{:?}", key.path());
     }
@@ -54,8 +54,9 @@ fn no_or_foreign_certificates_reach_nothing() {
     let _ = enrolled.ok();
     let disguise = fleet.path().join("disguise");
     std::process::Command::new("cp").arg("-r").arg(fleet.home()).arg(&disguise).status().expect("cp");
-    for name in ["tls.key", "tls.pem"] {
-        std::fs::copy(agent_dir.join(name), disguise.join(name)).expect("copy");
+    // The TLS identity and all that must agree with it, but for the coordinator's address.
+    for name in ["tls.pem", "evidence.key", "enrolments"] {
+        let _ = Finished::of(Command::new("cp").arg("-rfT").arg(agent_dir.join(name)).arg(disguise.join(name))).ok();
     }
     let done = Finished::of(fleet.program("exhibit").args(["--json", "case", "list"]).env("EXHIBIT_HOME", &disguise));
     assert_eq!(done.code, 77, "{}{}", done.text(), done.stderr);
