@@ -5,4 +5,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod authz;
 pub mod catalog;
+pub mod clock;
+pub mod ledger;
+pub mod progress;
+pub mod store;

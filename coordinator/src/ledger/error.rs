@@ -1,0 +1,93 @@
+//! What can go wrong with a log, by what to do about it.
+
+use std::fmt;
+
+use crate::store::{self, StoreError};
+
+/// What an error asks of whoever sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// The store is disturbed: repeat the same call later. Some of the records may be in the log already; repeating is safe.
+    Retry,
+    /// The store does not let us.
+    Denied,
+    /// The store is full.
+    Full,
+    /// The log does not match its checkpoint, or holds what must not be there: an incident.
+    Damaged,
+    /// There is another record in the place of this one (a second seal of a collection, for instance).
+    Conflict,
+    /// The record is not signed by a key that may sign it here.
+    Refused,
+    /// A defect of this program.
+    Bug,
+}
+
+impl Kind {
+    /// A stable word for logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Denied => "denied",
+            Self::Full => "full",
+            Self::Damaged => "damaged",
+            Self::Conflict => "conflict",
+            Self::Refused => "refused",
+            Self::Bug => "bug",
+        }
+    }
+}
+
+/// An error of a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LedgerError {
+    kind: Kind,
+    message: String,
+}
+
+impl LedgerError {
+    /// Makes an error; `message` says what was tried, what happened and what helps.
+    #[must_use]
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    /// Something is in the log, or missing from it, that cannot have come from this program.
+    pub(super) fn incident(folder: &str, what: impl fmt::Display) -> Self {
+        Self::new(
+            Kind::Damaged,
+            format!(
+                "the log '{folder}' is not as it was written: {what} (this is an incident: keep the store as it is, run exhibit-verify on it and on a backup)"
+            ),
+        )
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        self.kind
+    }
+}
+
+impl fmt::Display for LedgerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for LedgerError {}
+
+impl From<StoreError> for LedgerError {
+    fn from(e: StoreError) -> Self {
+        let kind = match e.kind() {
+            store::Kind::Retry => Kind::Retry,
+            store::Kind::Denied => Kind::Denied,
+            store::Kind::Full => Kind::Full,
+            // A slot that was listed is gone, or one that was read is another: both are somebody else's doing.
+            store::Kind::Damaged | store::Kind::NotFound | store::Kind::Conflict => Kind::Damaged,
+            store::Kind::Bug => Kind::Bug,
+        };
+        Self::new(kind, e.to_string())
+    }
+}

@@ -1,0 +1,377 @@
+//! One log: recovery when it is opened, and the only way to add to it.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use bytes::Bytes;
+use exhibit_evidence::dsse::{ENVELOPE_BYTES_MAX, Envelope};
+use exhibit_evidence::id::{CollectionId, OrderId};
+use exhibit_evidence::layout::{LogName, StreamNumber};
+use exhibit_evidence::log::Checkpoint;
+use exhibit_evidence::record::{KeyRing, Record};
+use exhibit_evidence::Digest;
+use futures::{StreamExt as _, TryStreamExt as _};
+
+use super::view::Place;
+use super::{Entry, Head, Keys, Kind, LedgerError, RECORDS_MAX, View};
+use crate::store::{self, Payload, Store, list_all};
+
+/// Reads in flight while a log is opened: hides the round trips of a remote store within 16 x 64 KiB of memory.
+const READS_IN_FLIGHT: usize = 16;
+/// A checkpoint is some 300 bytes; witnesses' lines will make it longer.
+const CHECKPOINT_BYTES_MAX: u64 = 16_384;
+
+/// A handle to one open log. Cheap to clone; all clones are the same log.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Arc<dyn Store>,
+    keys: Arc<Keys>,
+    name: LogName,
+    /// Held by the one task that adds records. `view` is only changed under it, and only by what is durable.
+    writer: tokio::sync::Mutex<()>,
+    view: RwLock<View>,
+    /// Size of the newest checkpoint that is known to be published.
+    published: AtomicU64,
+}
+
+impl Ledger {
+    /// Opens a log and brings it in order, whatever an earlier process left:
+    ///
+    /// 1. list the slots: they must be 0, 1, 2, ... without a hole and nothing else
+    /// 2. read the checkpoint; its signature must be this deployment's log key's
+    /// 3. read every slot, verify it under the keys enrolled before it, add it to the tree; at the checkpoint's size
+    ///    the root must be the checkpoint's
+    /// 4. slots after the checkpoint (a process died between slot and checkpoint): publish a checkpoint over them with
+    ///    the same call that [`Ledger::append`] ends with
+    ///
+    /// An empty log is opened without writing anything. `known` is a head that was seen before by other means (a
+    /// catalog, a backup): a log that does not continue it was rolled back.
+    ///
+    /// # Errors
+    /// [`Kind::Damaged`] when slots are missing, altered or not to be trusted; the store's errors otherwise.
+    pub async fn open(store: Arc<dyn Store>, name: LogName, keys: Arc<Keys>, known: Option<Head>) -> Result<Self, LedgerError> {
+        let folder = name.folder();
+        let slots = count_slots(&*store, &name).await?;
+        let checkpoint = read_checkpoint(&*store, &name, &keys).await?;
+        let mut marks: Vec<Head> = checkpoint.iter().map(|c| Head { size: c.size, root: c.root }).chain(known).collect();
+        marks.sort_by_key(|m| m.size);
+        if let Some(newest) = marks.last().filter(|m| m.size > slots) {
+            let what = format!("it had {} records and now has {slots}", newest.size);
+            return Err(LedgerError::incident(&folder, what));
+        }
+        let mut view = View::new(KeyRing::new(&keys.anchor));
+        let mut reads = futures::stream::iter(0..slots)
+            .map(|n| {
+                let (store, slot) = (Arc::clone(&store), name.slot(n));
+                async move { store.get(&slot, ENVELOPE_BYTES_MAX as u64).await.map_err(LedgerError::from) }
+            })
+            .buffered(READS_IN_FLIGHT);
+        while let Some(bytes) = reads.try_next().await? {
+            let n = view.size();
+            let envelope = Envelope::parse(&bytes).map_err(|e| LedgerError::incident(&folder, format!("record {n}: {e}")))?;
+            view.take(&envelope).map_err(|e| LedgerError::incident(&folder, format!("record {n}: {e}")))?;
+            if marks.iter().any(|m| m.size == view.size() && m.root != view.head().root) {
+                return Err(LedgerError::incident(&folder, format!("the first {} records are not those that were signed", view.size())));
+            }
+        }
+        drop(reads);
+        let published = AtomicU64::new(checkpoint.map_or(0, |c| c.size));
+        let inner = Inner { store, keys, name, writer: tokio::sync::Mutex::new(()), view: RwLock::new(view), published };
+        let ledger = Self { inner: Arc::new(inner) };
+        ledger.inner.publish().await?;
+        Ok(ledger)
+    }
+
+    /// Adds records and gives their places. A record that is in the log already (same bytes) keeps its place and is not
+    /// added again, so repeating a call is safe. All of them are verified before the first one is written. When this
+    /// returns, the records and a checkpoint over them are durable. Dropping the future does not stop the work.
+    ///
+    /// # Errors
+    /// [`Kind::Refused`], [`Kind::Conflict`]: nothing was written. Others: the first records may be in the log.
+    pub async fn append(&self, envelopes: Vec<Envelope>) -> Result<Vec<u64>, LedgerError> {
+        self.append_built(move |_| Ok(envelopes)).await
+    }
+
+    /// [`Ledger::append`] with records that are made while nobody else can add any: for what depends on the log's
+    /// content, like the next exhibit number. `build` must not block.
+    ///
+    /// # Errors
+    /// What `build` says (nothing was written then), and as [`Ledger::append`].
+    pub async fn append_built<F>(&self, build: F) -> Result<Vec<u64>, LedgerError>
+    where
+        F: FnOnce(&View) -> Result<Vec<Envelope>, LedgerError> + Send + 'static,
+    {
+        let inner = Arc::clone(&self.inner);
+        // Its own task: a caller that goes away must not leave a checkpoint in flight that lands after a newer one.
+        let work = tokio::spawn(async move {
+            let _only_writer = inner.writer.lock().await;
+            let envelopes = build(&inner.view())?;
+            inner.write(envelopes).await
+        });
+        work.await.unwrap_or_else(|e| Err(LedgerError::new(Kind::Bug, format!("the writer of a log ended badly: {e}"))))
+    }
+
+    /// Adds enrolments that are not in this log yet, in the given order (from the root down).
+    ///
+    /// # Errors
+    /// As [`Ledger::append`].
+    pub async fn ensure_enrolled(&self, enrolments: Vec<Envelope>) -> Result<(), LedgerError> {
+        if enrolments.iter().all(|e| self.find(&e.digest()).is_some()) {
+            return Ok(());
+        }
+        self.append(enrolments).await.map(|_| ())
+    }
+
+    /// Reads record `n` from the store.
+    ///
+    /// # Errors
+    /// [`Kind::Bug`] when the log has no such record, [`Kind::Damaged`] when the store gives other bytes than before.
+    pub async fn read(&self, n: u64) -> Result<Envelope, LedgerError> {
+        let entry = self.entry(n).ok_or_else(|| LedgerError::new(Kind::Bug, format!("the log '{}' has no record {n}", self.inner.name.folder())))?;
+        let envelope = self.inner.read_slot(n).await?;
+        if envelope.digest() != entry.digest {
+            return Err(LedgerError::incident(&self.inner.name.folder(), format!("record {n} was altered")));
+        }
+        Ok(envelope)
+    }
+
+    /// Reads the record with this digest; `None` when it is not in the log.
+    ///
+    /// # Errors
+    /// As [`Ledger::read`].
+    pub async fn read_by_digest(&self, digest: &Digest) -> Result<Option<Envelope>, LedgerError> {
+        match self.find(digest) {
+            Some(n) => self.read(n).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Which log this is.
+    #[must_use]
+    pub fn name(&self) -> &LogName {
+        &self.inner.name
+    }
+
+    /// The log as it is now; nothing is added while the guard lives, so keep it short and never across an `await`.
+    pub fn view(&self) -> RwLockReadGuard<'_, View> {
+        self.inner.view()
+    }
+
+    /// Records in the log.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.view().size()
+    }
+
+    /// The tree's head over everything that is durable.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        self.view().head()
+    }
+
+    /// See [`View::root_at`].
+    #[must_use]
+    pub fn root_at(&self, size: u64) -> Option<Digest> {
+        self.view().root_at(size)
+    }
+
+    /// See [`View::find`].
+    #[must_use]
+    pub fn find(&self, digest: &Digest) -> Option<u64> {
+        self.view().find(digest)
+    }
+
+    /// A copy of the keys that are trusted after the last record.
+    #[must_use]
+    pub fn key_ring(&self) -> KeyRing {
+        self.view().key_ring().clone()
+    }
+
+    /// See [`View::exhibits`].
+    #[must_use]
+    pub fn exhibits(&self) -> u64 {
+        self.view().exhibits()
+    }
+
+    /// Record `n`'s facts.
+    #[must_use]
+    pub fn entry(&self, n: u64) -> Option<Entry> {
+        self.view().entry(n).cloned()
+    }
+
+    /// Facts of the records from `from` on that `matches`, at most `limit`.
+    #[must_use]
+    pub fn entries(&self, from: u64, matches: &dyn Fn(&Entry) -> bool, limit: usize) -> Vec<Entry> {
+        self.view().entries().iter().skip(usize::try_from(from).unwrap_or(usize::MAX)).filter(|e| matches(e)).take(limit).cloned().collect()
+    }
+
+    /// The case-opened record.
+    #[must_use]
+    pub fn case_opened(&self) -> Option<Entry> {
+        self.view().case_opened().cloned()
+    }
+
+    /// The record of an order.
+    #[must_use]
+    pub fn order(&self, order: &OrderId) -> Option<Entry> {
+        self.view().order(order).cloned()
+    }
+
+    /// The seal of a collection.
+    #[must_use]
+    pub fn seal_of(&self, collection: &CollectionId) -> Option<Entry> {
+        self.view().seal_of(collection).cloned()
+    }
+
+    /// The refusal of a collection.
+    #[must_use]
+    pub fn refusal_of(&self, collection: &CollectionId) -> Option<Entry> {
+        self.view().refusal_of(collection).cloned()
+    }
+
+    /// The receipt of a stream.
+    #[must_use]
+    pub fn receipt_of(&self, collection: &CollectionId, stream: StreamNumber) -> Option<Entry> {
+        self.view().receipt_of(collection, stream).cloned()
+    }
+
+    /// The acquisition record of a stream.
+    #[must_use]
+    pub fn acquisition_of(&self, collection: &CollectionId, stream: StreamNumber) -> Option<Entry> {
+        self.view().acquisition_of(collection, stream).cloned()
+    }
+
+    /// True while somebody besides the registry holds this log or writes to it.
+    pub(super) fn is_in_use(&self) -> bool {
+        Arc::strong_count(&self.inner) > 1
+    }
+}
+
+impl Inner {
+    fn view(&self) -> RwLockReadGuard<'_, View> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Order of writes:
+    ///
+    /// 1. for each new record: its slot, create-only - from here on the record is in the log, whatever happens next
+    /// 2. one checkpoint over all slots, also over those of an earlier call that failed before its step 2
+    ///
+    /// A slot that failed but was written is found by the next call: the same record succeeds again, another record
+    /// finds the slot taken, takes what is there into the tree and goes to the next slot.
+    async fn write(&self, envelopes: Vec<Envelope>) -> Result<Vec<u64>, LedgerError> {
+        let new = self.admit(&envelopes)?;
+        for envelope in &new {
+            self.write_slot(envelope).await?;
+        }
+        self.publish().await?;
+        let view = self.view();
+        envelopes.iter().map(|e| view.find(&e.digest()).ok_or_else(|| LedgerError::new(Kind::Bug, "a record that was written is not in the log"))).collect()
+    }
+
+    /// The records that are not in the log yet, each verified under the keys that the log has when its turn comes.
+    fn admit(&self, envelopes: &[Envelope]) -> Result<Vec<Envelope>, LedgerError> {
+        let view = self.view();
+        let (mut new, mut seen, mut places) = (Vec::new(), HashSet::new(), HashSet::new());
+        let mut ring = None;
+        for envelope in envelopes {
+            if view.find(&envelope.digest()).is_some() || !seen.insert(envelope.digest()) {
+                continue;
+            }
+            let ring = ring.get_or_insert_with(|| view.key_ring().clone());
+            let verified = ring.verify(envelope).map_err(|e| LedgerError::new(Kind::Refused, e.to_string()))?;
+            if let Some(place) = Place::of(verified.record()).filter(Place::is_exclusive)
+                && (view.at(&place).is_some() || !places.insert(place))
+            {
+                return Err(taken(verified.record()));
+            }
+            new.push(envelope.clone());
+        }
+        if view.size().saturating_add(new.len() as u64) > RECORDS_MAX {
+            return Err(LedgerError::new(Kind::Refused, format!("the log '{}' is full: it has {} records", self.name.folder(), view.size())));
+        }
+        Ok(new)
+    }
+
+    async fn write_slot(&self, envelope: &Envelope) -> Result<(), LedgerError> {
+        let content = Bytes::copy_from_slice(envelope.as_bytes());
+        loop {
+            let n = self.view().size();
+            match self.store.put_new(&self.name.slot(n), Payload::from(content.clone()), envelope.digest()).await {
+                Ok(_) => return self.take(n, envelope),
+                Err(e) if e.kind() == store::Kind::Conflict => {}
+                Err(e) => return Err(e.into()),
+            }
+            // Another record is there: an earlier try of ours that was reported as failed. It is part of the log now.
+            let there = self.read_slot(n).await?;
+            self.take(n, &there)?;
+            tracing::info!(log = %self.name.folder(), n, "took over a record whose writing had been reported as failed");
+            if n >= RECORDS_MAX {
+                return Err(LedgerError::new(Kind::Bug, "no end of slots"));
+            }
+            // What it said may have changed who may sign, or taken this record's place.
+            if self.admit(std::slice::from_ref(envelope))?.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn take(&self, n: u64, envelope: &Envelope) -> Result<(), LedgerError> {
+        let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+        view.take(envelope).map(|_| ()).map_err(|e| LedgerError::incident(&self.name.folder(), format!("record {n}: {e}")))
+    }
+
+    async fn read_slot(&self, n: u64) -> Result<Envelope, LedgerError> {
+        let bytes = self.store.get(&self.name.slot(n), ENVELOPE_BYTES_MAX as u64).await?;
+        Envelope::parse(&bytes).map_err(|e| LedgerError::incident(&self.name.folder(), format!("record {n}: {e}")))
+    }
+
+    /// Publishes a checkpoint over everything that is in the log, unless that was done.
+    async fn publish(&self) -> Result<(), LedgerError> {
+        let head = self.view().head();
+        if self.published.load(Ordering::Acquire) >= head.size {
+            return Ok(());
+        }
+        let checkpoint = Checkpoint { origin: self.name.origin(&self.keys.anchor.deployment), size: head.size, root: head.root };
+        self.store.put_head(&self.name.checkpoint(), Bytes::from(checkpoint.sign(&self.keys.log))).await?;
+        self.published.store(head.size, Ordering::Release);
+        Ok(())
+    }
+}
+
+fn taken(record: &Record) -> LedgerError {
+    LedgerError::new(Kind::Conflict, format!("another {} record is in the log in this one's place", record.type_name()))
+}
+
+async fn count_slots(store: &dyn Store, name: &LogName) -> Result<u64, LedgerError> {
+    let folder = name.folder();
+    let listed = list_all(store, &format!("{folder}/seq"), RECORDS_MAX as usize).await?;
+    for (n, entry) in listed.iter().enumerate() {
+        if entry.name != name.slot(n as u64) {
+            let found = exhibit_evidence::text::escape_bounded(&entry.name, 200);
+            return Err(LedgerError::incident(&folder, format!("where record {n} is expected there is '{found}'")));
+        }
+    }
+    Ok(listed.len() as u64)
+}
+
+async fn read_checkpoint(store: &dyn Store, name: &LogName, keys: &Keys) -> Result<Option<Checkpoint>, LedgerError> {
+    let folder = name.folder();
+    let bytes = match store.get(&name.checkpoint(), CHECKPOINT_BYTES_MAX).await {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == store::Kind::NotFound => return Ok(None),
+        Err(e) => return Err(e.into()),
+    };
+    let checkpoint = Checkpoint::verify(&bytes, &keys.log.public()).map_err(|e| LedgerError::incident(&folder, e))?;
+    if checkpoint.origin != name.origin(&keys.anchor.deployment) {
+        let origin = exhibit_evidence::text::escape_bounded(&checkpoint.origin, 200);
+        return Err(LedgerError::incident(&folder, format!("its checkpoint is that of another log, '{origin}'")));
+    }
+    Ok(Some(checkpoint))
+}

@@ -1,0 +1,36 @@
+//! The custody logs: one append-only Merkle log per case and one for the deployment, kept as objects of the store.
+//!
+//! ```text
+//! <log>/seq/<n>.dsse.json   record n, create-only: the only thing that a record's place in the log depends on
+//! <log>/checkpoint          the signed tree head, written after the slots that it covers
+//! ```
+//!
+//! Trust: the slots are as good as their signatures, the checkpoint commits to all of them. Whoever owns the store can
+//! withhold the newest records of a log that nobody else has seen; they cannot alter, reorder or drop any other.
+
+mod error;
+mod log;
+mod registry;
+mod view;
+
+use exhibit_evidence::anchor::Anchor;
+use exhibit_evidence::key::SigningKey;
+
+pub use error::{Kind, LedgerError};
+pub use log::Ledger;
+pub use registry::{LOGS_OPEN_MAX, Ledgers};
+pub use view::{Entry, Head, View};
+
+/// What a coordinator needs to keep logs.
+#[derive(Debug)]
+pub struct Keys {
+    /// The deployment's name and root: every record is verified from here.
+    pub anchor: Anchor,
+    /// Signs checkpoints, receipts, seals and access records.
+    pub log: SigningKey,
+}
+
+/// The most records of one log that are kept open: 1,000,000 x about 450 bytes of facts = 450 MB. A case of a thousand
+/// hosts has five thousand.
+pub const RECORDS_MAX: u64 = 1_000_000;
+

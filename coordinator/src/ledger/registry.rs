@@ -1,0 +1,129 @@
+//! All logs of a deployment: each is opened once, on first use.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use exhibit_evidence::anchor::Anchor;
+use exhibit_evidence::dsse::Envelope;
+use exhibit_evidence::id::CaseId;
+use exhibit_evidence::key::{KeyId, SigningKey};
+use exhibit_evidence::layout::LogName;
+use exhibit_evidence::record::Record;
+use tokio::sync::{Mutex, OnceCell};
+
+use super::{Keys, Kind, Ledger, LedgerError};
+use crate::store::Store;
+
+/// Logs that are kept open: a case of 5,000 records takes about 2 MB, so 256 of them half a gigabyte at worst. Beyond
+/// it, logs that nobody uses just now are closed; they are opened again when needed.
+pub const LOGS_OPEN_MAX: usize = 256;
+
+/// A chain has root, issuer or admin, holder; more links than this are a loop.
+const CHAIN_LINKS_MAX: usize = 8;
+
+/// The logs of one deployment. There is one of these per process and store: two would race for the checkpoints.
+#[derive(Debug)]
+pub struct Ledgers {
+    store: Arc<dyn Store>,
+    keys: Arc<Keys>,
+    open: Mutex<HashMap<LogName, Arc<OnceCell<Ledger>>>>,
+}
+
+impl Ledgers {
+    /// Nothing is opened yet.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, keys: Keys) -> Arc<Self> {
+        Arc::new(Self { store, keys: Arc::new(keys), open: Mutex::default() })
+    }
+
+    /// The store that the logs lie in.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// What every record is verified from.
+    #[must_use]
+    pub fn anchor(&self) -> &Anchor {
+        &self.keys.anchor
+    }
+
+    /// The key that signs checkpoints, receipts, seals and access records.
+    #[must_use]
+    pub fn log_key(&self) -> &SigningKey {
+        &self.keys.log
+    }
+
+    /// A log; opened and recovered on first use. A log without records is an empty one; nothing is written for it.
+    ///
+    /// # Errors
+    /// As [`Ledger::open`]; the next call tries again.
+    pub async fn get(&self, name: &LogName) -> Result<Ledger, LedgerError> {
+        let cell = {
+            let mut open = self.open.lock().await;
+            if open.len() >= LOGS_OPEN_MAX && !open.contains_key(name) {
+                // A log that is held anywhere stays: a second handle beside it would race for its checkpoint.
+                open.retain(|_, cell| Arc::strong_count(cell) > 1 || cell.get().is_some_and(Ledger::is_in_use));
+            }
+            Arc::clone(open.entry(name.clone()).or_default())
+        };
+        let opened = cell.get_or_try_init(|| Ledger::open(Arc::clone(&self.store), name.clone(), Arc::clone(&self.keys), None)).await;
+        opened.cloned()
+    }
+
+    /// The deployment's log.
+    ///
+    /// # Errors
+    /// As [`Ledgers::get`].
+    pub async fn deployment(&self) -> Result<Ledger, LedgerError> {
+        self.get(&LogName::Deployment).await
+    }
+
+    /// A case's log.
+    ///
+    /// # Errors
+    /// As [`Ledgers::get`].
+    pub async fn case(&self, case: &CaseId) -> Result<Ledger, LedgerError> {
+        self.get(&LogName::Case(case.clone())).await
+    }
+
+    /// The enrolments that lead to a key, from the one that the root signed down to the key's own.
+    ///
+    /// # Errors
+    /// [`Kind::Refused`] when the key was never enrolled, and as [`Ledgers::get`].
+    pub async fn chain_of(&self, key: KeyId) -> Result<Vec<Envelope>, LedgerError> {
+        let log = self.deployment().await?;
+        let own = log.view().enrolment_of(key).map(|e| e.digest);
+        let mut next = Some(own.ok_or_else(|| LedgerError::new(Kind::Refused, format!("key {key} was never enrolled in this deployment")))?);
+        let mut chain = Vec::new();
+        while let Some(digest) = next {
+            let envelope = log.read_by_digest(&digest).await?;
+            let envelope = envelope.ok_or_else(|| LedgerError::new(Kind::Damaged, format!("enrolment {digest} is not in the deployment's log")))?;
+            next = match Record::from_payload(envelope.unverified_payload()) {
+                Ok(Record::Enrolment(p)) => p.predecessor,
+                _ => return Err(LedgerError::new(Kind::Damaged, format!("record {digest} is not an enrolment"))),
+            };
+            chain.push(envelope);
+            if chain.len() > CHAIN_LINKS_MAX {
+                return Err(LedgerError::new(Kind::Damaged, format!("the enrolments above key {key} do not end")));
+            }
+        }
+        chain.reverse();
+        Ok(chain)
+    }
+
+    /// Copies into a case's log the enrolments of these keys that it lacks: a case is verified without anything outside it.
+    ///
+    /// # Errors
+    /// As [`Ledgers::chain_of`] and [`Ledger::append`].
+    pub async fn ensure_enrolled(&self, case: &CaseId, keys: &[KeyId]) -> Result<(), LedgerError> {
+        let log = self.case(case).await?;
+        let mut enrolments = Vec::new();
+        for key in keys {
+            if log.view().enrolment_of(*key).is_none() {
+                enrolments.extend(self.chain_of(*key).await?);
+            }
+        }
+        log.ensure_enrolled(enrolments).await
+    }
+}

@@ -1,0 +1,200 @@
+//! A store that fails on purpose: before the operation, after it was applied, late, or with altered bytes.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use exhibit_evidence::Digest;
+
+use super::{Answer, Kind, Page, Payload, Store, StoreError, Stored};
+
+/// An operation of the trait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Op {
+    /// `put_new`
+    PutNew,
+    /// `put_head`
+    PutHead,
+    /// `get` and `get_range`
+    Get,
+    /// `size`
+    Size,
+    /// `list` and `folders`
+    List,
+}
+
+impl Op {
+    /// All operations.
+    pub const ALL: [Self; 5] = [Self::PutNew, Self::PutHead, Self::Get, Self::Size, Self::List];
+}
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The operation is not done, the caller gets this kind.
+    Before(Kind),
+    /// The operation is done and the caller gets this kind nevertheless.
+    After(Kind),
+    /// The operation is done after a while.
+    Delay(Duration),
+    /// A read answers without its last byte.
+    Short,
+    /// A read answers with its middle byte flipped.
+    Corrupt,
+}
+
+#[derive(Debug)]
+struct Rule {
+    op: Op,
+    name_has: String,
+    skip: u32,
+    times: u32,
+    fault: Fault,
+}
+
+#[derive(Debug, Default)]
+struct Plan {
+    rules: Vec<Rule>,
+    random: Option<(Digest, u32)>,
+    calls: Vec<(Op, String)>,
+}
+
+/// The wrapper. Cloning shares the plan.
+#[derive(Debug, Clone)]
+pub struct FaultyStore {
+    inner: Arc<dyn Store>,
+    plan: Arc<Mutex<Plan>>,
+}
+
+impl FaultyStore {
+    /// Wraps a store; until told otherwise nothing fails.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Store>) -> Self {
+        Self { inner, plan: Arc::default() }
+    }
+
+    /// Lets the operation fail `times` times on names that contain `name_has`, after it worked `skip` times on them.
+    pub fn fail(&self, op: Op, name_has: &str, skip: u32, times: u32, fault: Fault) {
+        self.plan().rules.push(Rule { op, name_has: name_has.to_owned(), skip, times, fault });
+    }
+
+    /// From now on every call fails with [`Kind::Retry`] with the given chance, half of the time after it was applied.
+    /// The same seed and the same calls fail the same way.
+    pub fn fail_at_random(&self, seed: u64, per_mille: u32) {
+        self.plan().random = Some((Digest::of(&seed.to_le_bytes()), per_mille));
+    }
+
+    /// Nothing fails from now on.
+    pub fn heal(&self) {
+        let mut plan = self.plan();
+        plan.rules.clear();
+        plan.random = None;
+    }
+
+    /// The calls so far, with the names.
+    #[must_use]
+    pub fn calls(&self) -> Vec<(Op, String)> {
+        self.plan().calls.clone()
+    }
+
+    fn plan(&self) -> std::sync::MutexGuard<'_, Plan> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn draw(&self, op: Op, name: &str) -> Option<Fault> {
+        let mut plan = self.plan();
+        plan.calls.push((op, name.to_owned()));
+        if let Some((state, per_mille)) = &mut plan.random {
+            *state = Digest::of(state.as_bytes());
+            let [a, b, c, ..] = *state.as_bytes();
+            if u32::from(u16::from_le_bytes([a, b])) % 1_000 < *per_mille {
+                return Some(if c & 1 == 0 { Fault::Before(Kind::Retry) } else { Fault::After(Kind::Retry) });
+            }
+        }
+        let rule = plan.rules.iter_mut().find(|r| r.op == op && r.times > 0 && name.contains(&r.name_has))?;
+        if rule.skip > 0 {
+            rule.skip -= 1;
+            return None;
+        }
+        rule.times -= 1;
+        Some(rule.fault)
+    }
+
+    async fn apply<T>(&self, op: Op, name: &str, work: Answer<'_, T>) -> Result<(T, Option<Fault>), StoreError> {
+        let injected = |kind| StoreError::new(kind, format!("injected fault at {op:?} '{name}'"), "none: this is a test");
+        let fault = self.draw(op, name);
+        match fault {
+            Some(Fault::Before(kind)) => return Err(injected(kind)),
+            Some(Fault::Delay(time)) => tokio::time::sleep(time).await,
+            _ => {}
+        }
+        let value = work.await;
+        match fault {
+            // Done, or refused for a reason of its own: the caller learns neither.
+            Some(Fault::After(kind)) => Err(injected(kind)),
+            _ => value.map(|v| (v, fault)),
+        }
+    }
+}
+
+fn alter(bytes: Bytes, fault: Option<Fault>) -> Bytes {
+    let mut out = bytes.to_vec();
+    match fault {
+        Some(Fault::Short) => {
+            out.pop();
+        }
+        Some(Fault::Corrupt) => {
+            let middle = out.len() / 2;
+            if let Some(byte) = out.get_mut(middle) {
+                *byte ^= 1;
+            }
+        }
+        _ => return bytes,
+    }
+    Bytes::from(out)
+}
+
+impl Store for FaultyStore {
+    fn describe(&self) -> String {
+        format!("{} with injected faults", self.inner.describe())
+    }
+
+    fn put_new<'a>(&'a self, name: &'a str, content: Payload, sha256: Digest) -> Answer<'a, Stored> {
+        Box::pin(async move { Ok(self.apply(Op::PutNew, name, self.inner.put_new(name, content, sha256)).await?.0) })
+    }
+
+    fn put_head<'a>(&'a self, name: &'a str, content: Bytes) -> Answer<'a, ()> {
+        Box::pin(async move { Ok(self.apply(Op::PutHead, name, self.inner.put_head(name, content)).await?.0) })
+    }
+
+    fn get<'a>(&'a self, name: &'a str, bytes_max: u64) -> Answer<'a, Bytes> {
+        Box::pin(async move {
+            let (bytes, fault) = self.apply(Op::Get, name, self.inner.get(name, bytes_max)).await?;
+            Ok(alter(bytes, fault))
+        })
+    }
+
+    fn get_range<'a>(&'a self, name: &'a str, range: Range<u64>) -> Answer<'a, Bytes> {
+        Box::pin(async move {
+            let (bytes, fault) = self.apply(Op::Get, name, self.inner.get_range(name, range)).await?;
+            Ok(alter(bytes, fault))
+        })
+    }
+
+    fn size<'a>(&'a self, name: &'a str) -> Answer<'a, u64> {
+        Box::pin(async move { Ok(self.apply(Op::Size, name, self.inner.size(name)).await?.0) })
+    }
+
+    fn list<'a>(&'a self, folder: &'a str, after: Option<&'a str>) -> Answer<'a, Page> {
+        Box::pin(async move { Ok(self.apply(Op::List, folder, self.inner.list(folder, after)).await?.0) })
+    }
+
+    fn folders<'a>(&'a self, folder: &'a str) -> Answer<'a, Vec<String>> {
+        Box::pin(async move { Ok(self.apply(Op::List, folder, self.inner.folders(folder)).await?.0) })
+    }
+
+    fn free_bytes(&self) -> Answer<'_, Option<u64>> {
+        self.inner.free_bytes()
+    }
+}

@@ -1,0 +1,144 @@
+//! The local store: its contract, and what is special to a folder of files.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use exhibit_coordinator::store::{Kind, LocalStore, Payload, Store, conformance, self_test};
+use exhibit_evidence::Digest;
+
+async fn put(store: &LocalStore, name: &str, content: &'static [u8]) -> Result<bool, Kind> {
+    store.put_new(name, Payload::from(content), Digest::of(content)).await.map(|s| s.existed).map_err(|e| e.kind())
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::symlink_metadata(path).expect("there").permissions().mode() & 0o7777
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keeps_the_contract() {
+    let dir = tempfile::tempdir().expect("dir");
+    let store = LocalStore::create(&dir.path().join("store")).expect("new store");
+    conformance::run(Arc::new(store.clone()), "suite").await;
+    let free = store.free_bytes().await.expect("free").expect("known");
+    assert!(free > 0);
+    // Nothing half-written stays behind a suite of successes and refusals.
+    let left: Vec<_> = std::fs::read_dir(dir.path().join("store/.staging")).expect("staging").map(|e| e.expect("entry").file_name()).collect();
+    assert_eq!(left, ["lock"]);
+}
+
+#[tokio::test]
+async fn files_and_folders_are_private_and_objects_read_only() {
+    let dir = tempfile::tempdir().expect("dir");
+    let root = dir.path().join("store");
+    let store = LocalStore::create(&root).expect("new store");
+    put(&store, "cases/x/object", b"x").await.expect("written");
+    store.put_head("cases/x/head", bytes::Bytes::from_static(b"h")).await.expect("written");
+    for (path, expected) in [(".", 0o700), ("cases", 0o700), ("cases/x", 0o700), ("cases/x/object", 0o400), ("cases/x/head", 0o600)] {
+        assert_eq!(mode(&root.join(path)), expected, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_is_made_explicitly_and_only_once() {
+    let dir = tempfile::tempdir().expect("dir");
+    assert_eq!(LocalStore::open(dir.path()).expect_err("no store").kind(), Kind::NotFound);
+    assert_eq!(LocalStore::open(&dir.path().join("typo")).expect_err("no store").kind(), Kind::NotFound);
+    assert!(!dir.path().join("typo").exists());
+    drop(LocalStore::create(dir.path()).expect("an empty folder"));
+    assert_eq!(LocalStore::create(dir.path()).expect_err("taken").kind(), Kind::Conflict);
+}
+
+#[tokio::test]
+async fn a_folder_that_others_can_write_is_refused() {
+    let dir = tempfile::tempdir().expect("dir");
+    drop(LocalStore::create(dir.path()).expect("new store"));
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o770)).expect("chmod");
+    let e = LocalStore::open(dir.path()).expect_err("writable for others");
+    assert_eq!(e.kind(), Kind::Denied);
+    assert!(e.remedy().contains("chmod go-w"), "{e}");
+}
+
+#[tokio::test]
+async fn leftovers_are_swept_only_when_nobody_else_has_the_store() {
+    let dir = tempfile::tempdir().expect("dir");
+    let first = LocalStore::create(dir.path()).expect("new store");
+    let leftover = dir.path().join(".staging/4711-0");
+    std::fs::write(&leftover, b"half").expect("write");
+    let second = LocalStore::open(dir.path()).expect("a second user");
+    assert!(leftover.exists(), "it may be the first user's");
+    drop((first, second));
+    let third = LocalStore::open(dir.path()).expect("alone");
+    assert!(!leftover.exists());
+    put(&third, "a", b"x").await.expect("usable");
+}
+
+#[tokio::test]
+async fn a_taken_staging_name_is_passed_over() {
+    let dir = tempfile::tempdir().expect("dir");
+    let store = LocalStore::create(dir.path()).expect("new store");
+    std::fs::write(dir.path().join(format!(".staging/{}-0", std::process::id())), b"other").expect("write");
+    assert_eq!(put(&store, "a", b"x").await, Ok(false));
+    assert_eq!(std::fs::read(dir.path().join("a")).expect("object"), b"x");
+}
+
+#[tokio::test]
+async fn what_is_not_ours_is_an_incident_not_an_absence() {
+    let dir = tempfile::tempdir().expect("dir");
+    let store = LocalStore::create(dir.path()).expect("new store");
+    put(&store, "cases/x/object", b"x").await.expect("written");
+    std::os::unix::fs::symlink("/etc/passwd", dir.path().join("cases/x/link")).expect("link");
+    assert_eq!(store.get("cases/x/link", 10_000).await.expect_err("a link").kind(), Kind::Damaged);
+    assert_eq!(put(&store, "cases/x/link", b"y").await, Err(Kind::Damaged));
+    assert_eq!(store.list("cases", None).await.expect_err("a link").kind(), Kind::Damaged);
+    std::fs::remove_file(dir.path().join("cases/x/link")).expect("remove");
+    std::fs::write(dir.path().join("cases/x/README"), b"hello").expect("write");
+    let e = store.list("cases", None).await.expect_err("a foreign file");
+    assert!(e.kind() == Kind::Damaged && e.message().contains("README"), "{e}");
+}
+
+#[tokio::test]
+async fn an_altered_object_is_a_conflict_for_its_own_writer() {
+    let dir = tempfile::tempdir().expect("dir");
+    let store = LocalStore::create(dir.path()).expect("new store");
+    put(&store, "a/object", b"content").await.expect("written");
+    let path = dir.path().join("a/object");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+    std::fs::write(&path, b"CONTENT").expect("alter");
+    assert_eq!(put(&store, "a/object", b"content").await, Err(Kind::Conflict));
+    assert_eq!(std::fs::read(&path).expect("object"), b"CONTENT", "nothing is overwritten, not even damage");
+}
+
+/// A process that died between the rename and the sync of the folder: the object is there, its writer never heard of it.
+#[tokio::test]
+async fn an_earlier_try_counts_and_is_synced_again() {
+    let dir = tempfile::tempdir().expect("dir");
+    let store = LocalStore::create(dir.path()).expect("new store");
+    std::fs::create_dir(dir.path().join("a")).expect("folder");
+    std::fs::write(dir.path().join("a/object"), b"content").expect("write");
+    assert_eq!(put(&store, "a/object", b"content").await, Ok(true));
+}
+
+/// A full disk in a small tmpfs; needs the right to mount, which test machines in containers often have.
+#[tokio::test]
+async fn a_full_disk_says_so_and_keeps_what_is_there() {
+    let dir = tempfile::tempdir().expect("dir");
+    let mounted = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k,mode=700", "tmpfs"]).arg(dir.path()).output();
+    if !mounted.is_ok_and(|o| o.status.success()) {
+        eprintln!("SKIPPED: this user may not mount a tmpfs");
+        return;
+    }
+    let outcome = async {
+        let store = LocalStore::create(dir.path()).expect("new store");
+        self_test(&store).await.expect("there is room");
+        put(&store, "a/small", b"x").await.expect("there is room");
+        let big = vec![7_u8; 1 << 20];
+        let e = store.put_new("a/big", Payload::from(big.clone()), Digest::of(&big)).await.expect_err("no room");
+        assert_eq!(e.kind(), Kind::Full, "{e}");
+        assert_eq!(store.get("a/big", 1 << 21).await.expect_err("not there").kind(), Kind::NotFound);
+        assert_eq!(put(&store, "a/other", b"y").await, Ok(false), "the failed write gave its room back");
+    }
+    .await;
+    let _ = std::process::Command::new("umount").arg("-l").arg(dir.path()).output();
+    outcome
+}

@@ -1,0 +1,19 @@
+//! What several test programs need.
+#![allow(dead_code, reason = "each test program uses a part")]
+
+pub mod deployment;
+pub mod moto;
+
+use exhibit_coordinator::store::S3Settings;
+
+pub fn s3_settings(port: u16, prefix: &str) -> S3Settings {
+    S3Settings {
+        bucket: "evidence".to_owned(),
+        prefix: prefix.to_owned(),
+        region: "us-east-1".to_owned(),
+        endpoint: Some(format!("http://127.0.0.1:{port}")),
+        allow_http: true,
+        access_key_id: Some("id".to_owned()),
+        secret_access_key: Some("very-secret".to_owned()),
+    }
+}
