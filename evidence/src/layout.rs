@@ -126,6 +126,18 @@ impl CaseObject {
     }
 }
 
+impl std::fmt::Display for CaseObject {
+    /// The name relative to the case's folder: the text that [`CaseObject::parse`] reads.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Checkpoint => f.write_str("log/checkpoint"),
+            Self::Slot(n) => write!(f, "log/seq/{n:010}.dsse.json"),
+            Self::Segment(collection, stream, n) => write!(f, "collections/{collection}/{stream}/{n:08}.tar.zst"),
+            Self::Manifest(collection, stream) => write!(f, "collections/{collection}/{stream}/manifest.jsonl"),
+        }
+    }
+}
+
 fn fixed_number(text: &str, digits: usize) -> Option<u64> {
     (text.len() == digits && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
 }

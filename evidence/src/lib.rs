@@ -14,10 +14,12 @@ pub mod layout;
 pub mod log;
 pub mod manifest;
 pub mod path;
+pub mod profile;
 pub mod record;
 pub mod stream;
 pub mod text;
 pub mod time;
+pub mod verify;
 
 pub use digest::{Digest, Hasher};
 pub use id::{AgentId, CaseId, CollectionId, OrderId};

@@ -1,1 +1,126 @@
-fn main() {}
+//! `exhibit-verify`: proves or disproves a case folder offline, with nothing but the folder and an anchor file that
+//! was obtained on another way. It opens no socket, writes no file and trusts nothing inside the folder.
+
+#![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
+
+mod args;
+mod folder;
+mod text;
+
+use std::io::{self, IsTerminal as _, Write};
+use std::process::ExitCode;
+
+use exhibit_evidence::anchor::Anchor;
+use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::verify::{self, Code, Progress, Report, Verdict};
+
+use crate::args::{Command, Request};
+use crate::folder::Folder;
+
+/// What the program says to the shell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Exit {
+    /// No errors and no warnings.
+    Sound = 0,
+    /// At least one error or warning.
+    Findings = 1,
+    /// The case or the anchor could not be used at all.
+    Unusable = 2,
+    /// The command line was wrong (EX_USAGE).
+    Usage = 64,
+}
+
+fn main() -> ExitCode {
+    let (exit, message) = match args::parse(std::env::args_os()) {
+        Ok(Command::Show(text)) => finish(write_out(text.as_bytes()), Exit::Sound),
+        Ok(Command::Codes) => finish(write_out(codes().as_bytes()), Exit::Sound),
+        Ok(Command::Verify(request)) => match run(&request) {
+            Ok((report, root_key)) => {
+                let exit = if report.verdict == Verdict::Sound { Exit::Sound } else { Exit::Findings };
+                finish(show(&report, &root_key, &request), exit)
+            }
+            Err(message) => (Exit::Unusable, Some(message)),
+        },
+        Err(message) => (Exit::Usage, Some(message)),
+    };
+    if let Some(message) = message {
+        let _ = writeln!(io::stderr(), "{}", message.trim_end());
+    }
+    ExitCode::from(exit as u8)
+}
+
+/// A reader that stopped listening (`| head`) does not change the result; another failure of the output does.
+fn finish(written: io::Result<()>, exit: Exit) -> (Exit, Option<String>) {
+    match written {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            (Exit::Unusable, Some(format!("exhibit-verify: the result could not be written to standard output: {e}")))
+        }
+        _ => (exit, None),
+    }
+}
+
+fn write_out(bytes: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes)?;
+    out.flush()
+}
+
+/// Opens and verifies; an error is a whole message: what, why, what to do.
+fn run(request: &Request) -> Result<(Report, String), String> {
+    let folder = Folder::open(&request.path)?;
+    let anchor = read_anchor(request, &folder)?;
+    let terminal = io::stderr().is_terminal() && !request.quiet;
+    let mut shown = u64::MAX;
+    let report = verify::verify(&folder, &anchor, &request.options, &mut |p| show_progress(p, terminal, &mut shown))
+        .map_err(|e| format!("exhibit-verify: '{}' cannot be listed: {e}\nCheck its permissions; no statement about the case is made.", folder.shown()))?;
+    if terminal {
+        let _ = write!(io::stderr(), "\r\x1b[K");
+    }
+    Ok((report, anchor.root_key.id().to_string()))
+}
+
+fn read_anchor(request: &Request, folder: &Folder) -> Result<Anchor, String> {
+    let path = &request.anchor;
+    let shown = escape_bounded(&path.to_string_lossy(), 300);
+    let remedy = "The anchor is the small JSON file that the deployment's operator hands out on another way than the case.";
+    let real = path.canonicalize().map_err(|e| format!("exhibit-verify: anchor file '{shown}': {e}\n{remedy}"))?;
+    if folder.contains(&real) {
+        return Err(format!(
+            "exhibit-verify: anchor file '{shown}' lies inside the case folder '{}'.\nWhoever can change the case could have put it there, so it proves nothing. {remedy}",
+            folder.shown()
+        ));
+    }
+    let bytes = folder::read_small(&real, 65_536).map_err(|e| format!("exhibit-verify: anchor file '{shown}': {e}\n{remedy}"))?;
+    Anchor::parse(&bytes).map_err(|e| format!("exhibit-verify: anchor file '{shown}': {}\n{remedy}", escape_bounded(&e, 300)))
+}
+
+/// One line that is rewritten whenever another percent was read.
+fn show_progress(p: Progress, terminal: bool, shown: &mut u64) {
+    let percent = p.bytes.saturating_mul(100).checked_div(p.bytes_total).unwrap_or(100).min(100);
+    if terminal && percent != *shown {
+        *shown = percent;
+        let (done, total) = (text::bytes(p.bytes), text::bytes(p.bytes_total));
+        let _ = write!(io::stderr(), "\r\x1b[Kverifying: {percent} % ({done} of {total}, {} items)", p.items);
+    }
+}
+
+fn show(report: &Report, root_key: &str, request: &Request) -> io::Result<()> {
+    if request.json {
+        let mut bytes = serde_json::to_vec(report)?;
+        bytes.push(b'\n');
+        return write_out(&bytes);
+    }
+    write_out(text::render(report, root_key, request.quiet).as_bytes())
+}
+
+/// The registry of codes, for `--codes`.
+fn codes() -> String {
+    let mut out = String::new();
+    for code in Code::ALL {
+        let (severity, blame) = (code.severity().as_str(), code.blame().as_str());
+        out.push_str(&format!("{code}\n  severity  {severity}\n  ask       {blame}\n  found     {}\n  means     {}\n\n", code.found(), code.meaning()));
+    }
+    out
+}

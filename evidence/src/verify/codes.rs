@@ -1,0 +1,282 @@
+//! The registry of finding codes. A code never changes its meaning; codes are only added.
+//! `docs/format/verification.md` shows this table and a test keeps the two equal.
+
+use serde::{Serialize, Serializer};
+
+use super::{Blame, Severity};
+
+macro_rules! codes {
+    ($($name:ident $code:literal $severity:ident $blame:ident $found:literal $meaning:literal)*) => {
+        /// What kind of thing was found.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Code { $(#[doc = $found] $name),* }
+
+        impl Code {
+            /// Every code, in the order of the specification.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The stable text.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $code),* }
+            }
+
+            /// How much a finding of this kind weighs, unless an option says otherwise.
+            #[must_use]
+            pub const fn severity(self) -> Severity {
+                match self { $(Self::$name => Severity::$severity),* }
+            }
+
+            /// Where to ask first.
+            #[must_use]
+            pub const fn blame(self) -> Blame {
+                match self { $(Self::$name => Blame::$blame),* }
+            }
+
+            /// What was found, for an expert.
+            #[must_use]
+            pub const fn found(self) -> &'static str {
+                match self { $(Self::$name => $found),* }
+            }
+
+            /// What it means for the evidence, for counsel.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$name => $meaning),* }
+            }
+        }
+    };
+}
+
+impl Serialize for Code {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(self.as_str())
+    }
+}
+
+impl std::fmt::Display for Code {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+codes! {
+    LogCheckpointMissing "log.checkpoint-missing" Error Store
+        "The object log/checkpoint is not there or cannot be read."
+        "Nothing signed says how long the history of the case is, so records may have been removed from its end."
+    LogCheckpointMalformed "log.checkpoint-malformed" Error Store
+        "log/checkpoint is not a C2SP signed note with a checkpoint of three lines and one signature."
+        "The signed head of the history was altered; the history cannot be shown to be complete."
+    LogCheckpointSignature "log.checkpoint-signature" Error Unknown
+        "No log key that is enrolled in this case and not revoked signed the checkpoint."
+        "The head of the history was not made by the deployment that the anchor names."
+    LogCheckpointOrigin "log.checkpoint-origin" Error Unknown
+        "The checkpoint's first line names another deployment or another case."
+        "The signed head belongs to another history; it proves nothing about this case."
+    LogSlotMissing "log.slot-missing" Error Store
+        "The checkpoint or a later record shows that a record existed which is not there."
+        "A signed statement about the evidence was removed."
+    LogSlotBeyond "log.slot-beyond" Warning Unknown
+        "There are records after the last one that the signed checkpoint covers."
+        "Statements were added that the signed head does not cover: either the coordinator was interrupted and will cover them when it runs again, or somebody added them. They prove nothing yet."
+    LogRoot "log.root" Error Store
+        "The Merkle root over the records is not the root that the checkpoint signs."
+        "The history is not the one that was signed: a record was altered, replaced or reordered."
+    LogExpected "log.expected" Error Operator
+        "The history does not contain the head that was given to this program from outside."
+        "This is not the history, or not a continuation of the history, that was attested earlier on another way."
+    RecordMalformed "record.malformed" Error Store
+        "A slot does not hold a canonical DSSE envelope with a statement of ours, or cannot be read."
+        "A signed statement was altered or replaced by something else."
+    RecordUnknownKey "record.unknown-key" Error Unknown
+        "A record is signed by a key that no earlier record enrols under the anchor."
+        "The statement was not made by anybody whom the deployment vouches for. If every record has this finding, the anchor file belongs to another deployment."
+    RecordSignature "record.signature" Error Store
+        "The signature does not match the record."
+        "The statement was altered after it was signed."
+    RecordRevokedKey "record.revoked-key" Error Unknown
+        "A record was logged after its signer's key was revoked."
+        "The statement may have been made with a stolen key."
+    RecordNotAuthorized "record.not-authorized" Error Unknown
+        "The signer's roles do not allow this record, or it speaks for somebody else."
+        "The statement was made by somebody who was not entitled to make it."
+    RecordUnknownType "record.unknown-type" Error Unknown
+        "The record's type or version is unknown to this program."
+        "A newer program may read this statement; this one cannot vouch for the case while it does not understand it."
+    RecordWrongCase "record.wrong-case" Error Coordinator
+        "A record in this log names another case."
+        "The statement is about another matter and must not be used here."
+    CaseNotOpened "case.not-opened" Error Coordinator
+        "The log holds no valid case-opened record."
+        "Nobody is shown to have opened this case, so no order in it has a basis."
+    CaseOpenedTwice "case.opened-twice" Error Coordinator
+        "The log holds more than one case-opened record."
+        "Two statements say what this case is about; only the first is used."
+    CaseNotFirst "case.not-first" Error Coordinator
+        "A record other than an enrolment or a revocation stands before case-opened."
+        "Something was done in this case before the case existed."
+    CaseClosed "case.closed" Error Operator
+        "A case-closed record is repeated or does not follow from the case-opened record."
+        "It is not clear when, or whether, the case was closed."
+    OrderMalformed "order.malformed" Error Operator
+        "An order repeats an earlier order's id, names an agent twice, or has no targets, no captures, too many of them, or an expiry before its issue."
+        "The order should not have been accepted by anybody; what was collected under it may be challenged."
+    OrderPredecessor "order.predecessor" Error Operator
+        "An order does not follow from the case-opened record of this log."
+        "The order was given for another case."
+    OrderNonce "order.nonce" Error Operator
+        "The tree head that an order carries is not a head that this log had before the order."
+        "The order cannot be placed in time relative to the history of the case."
+    OrderAfterClose "order.after-close" Error Operator
+        "An order was logged after the case was closed."
+        "Evidence was ordered when the case no longer allowed it."
+    OrderOpen "order.open" Note Unknown
+        "A target of an order has no seal record yet."
+        "The collection is still running, or was never closed. With --complete this counts as a warning: a case that is handed over must have an end for every order."
+    ChainOrder "chain.order" Error Coordinator
+        "A refusal, acquisition, receipt or seal names an order that is not in this log before it, or a collection of no order."
+        "Something was done that no order in this case asked for."
+    ChainTarget "chain.target" Error Host
+        "A refusal or acquisition comes from an agent that the order does not name."
+        "Evidence was taken from a host that was not to be collected from."
+    ChainCollection "chain.collection" Error Host
+        "A collection id is not the one that follows from order and agent, or the record names another agent or order than the collection has."
+        "The statement is tied to another execution of the order than it claims."
+    ChainRepeated "chain.repeated" Error Coordinator
+        "There is a second refusal, acquisition, receipt or seal for something that can have only one."
+        "Two statements say different things about the same evidence; only the first is used."
+    ChainAfterSeal "chain.after-seal" Error Coordinator
+        "A refusal, acquisition or receipt was logged after its collection was sealed."
+        "Something was added to a collection after it had been closed."
+    AcquisitionNonce "acquisition.nonce" Error Host
+        "The acquisition repeats another tree head than its order carries."
+        "It is not shown that the evidence was taken after the order was given."
+    AcquisitionReason "acquisition.reason" Error Host
+        "The agent says that it did not finish and does not say why."
+        "A part of what was ordered is missing without an explanation."
+    ReceiptPredecessor "receipt.predecessor" Error Coordinator
+        "A receipt does not follow from its stream's acquisition, or claims or denies the agent's signature wrongly."
+        "What the coordinator says it received is not tied to what the agent says it took."
+    ReceiptManifest "receipt.manifest" Error Coordinator
+        "Receipt and acquisition name different manifests or different totals for the same stream."
+        "The coordinator says that it received something else than the agent says it sent."
+    ReceiptMissing "receipt.missing" Error Coordinator
+        "A sealed collection has an acquisition without a receipt."
+        "The agent signed for evidence that the coordinator never acknowledged; it may be missing."
+    SealPredecessor "seal.predecessor" Error Coordinator
+        "A seal does not follow from the collection's last receipt, refusal or order."
+        "The closing statement does not close what came before it."
+    SealOutcome "seal.outcome" Error Coordinator
+        "The outcome of a seal does not fit the records that came before it, or it has no reason where one is due."
+        "The case says about this collection something that its own records do not support."
+    SealStreams "seal.streams" Error Coordinator
+        "A seal names a stream without a receipt, names one wrongly or twice, or leaves out a stream that has a receipt."
+        "It is not clear which evidence belongs to the sealed collection."
+    SealExhibits "seal.exhibits" Error Coordinator
+        "Exhibit numbers do not begin where the last seal ended, or their count is not the number of items."
+        "Exhibit numbers have a hole or are used twice; an exhibit number may name the wrong item."
+    ManifestMissing "manifest.missing" Error Store
+        "A stream has a receipt but its manifest.jsonl is not there or cannot be read."
+        "The list of what was collected is gone; the stream's content cannot be tied to the signed statements."
+    ManifestDigest "manifest.digest" Error Store
+        "The SHA-256 or size of manifest.jsonl is not what receipt and acquisition state."
+        "The list of what was collected was altered after it was signed."
+    ManifestMalformed "manifest.malformed" Error Coordinator
+        "A line of the manifest is no valid line, is too long, or the file ends in the middle of one."
+        "The list of what was collected cannot be read from here on; the items after this point are not verified."
+    ManifestHeader "manifest.header" Error Coordinator
+        "The header of a manifest names another format, case, collection, stream, agent or order."
+        "The list belongs to another collection than the one it lies in."
+    ManifestOrder "manifest.order" Error Coordinator
+        "Lines of a manifest are not in the specified order, or items or segments are not numbered without holes."
+        "The list of what was collected has holes or repetitions; an item may have been taken out of it."
+    ManifestTotals "manifest.totals" Error Coordinator
+        "The totals in a manifest's last line or in the receipt are not what its lines add up to."
+        "A signed statement about how much was collected is wrong."
+    SegmentMissing "segment.missing" Error Store
+        "A segment that the manifest names is not there or cannot be read."
+        "A part of the evidence is gone."
+    SegmentDigest "segment.digest" Error Store
+        "The SHA-256 or the size of a segment is not what the manifest states."
+        "The stored evidence was altered after it was sealed. Items outside this segment are not affected by this finding."
+    SegmentFrames "segment.frames" Error Store
+        "A segment is not a sequence of zstd frames within the bounds, ended by a seek table that describes them."
+        "This part of the evidence cannot be read as it was written."
+    SegmentRange "segment.range" Error Coordinator
+        "A segment's place or size in the raw stream is not what the manifest states."
+        "The manifest is wrong about where the evidence lies."
+    StreamTar "stream.tar" Error Host
+        "The raw stream is not a tar archive of the specified form."
+        "The content can be opened in more than one way, or not at all; from here on no item of this stream is verified."
+    StreamEnd "stream.end" Error Host
+        "A complete stream has no end marker, or has content after it."
+        "The stream is cut off although it was signed as whole, or something hides after its end."
+    StreamCut "stream.cut" Note Host
+        "A stream that was closed as incomplete has no end marker or ends inside a tar member."
+        "The agent never finished this stream; what it was sending when it stopped is not part of the evidence. The items that the manifest names are whole."
+    StreamUnverified "stream.unverified" Error Unknown
+        "Items could not be compared with the stream because a part of it is missing or unreadable."
+        "Nothing is claimed about the content of these items until an undamaged copy is verified."
+    StreamUnsealed "stream.unsealed" Note Unknown
+        "A collection that is still open has objects that no receipt covers yet."
+        "A collection is running. What it has sent so far is not evidence yet."
+    ItemWithoutMember "item.without-member" Error Coordinator
+        "The manifest names an item with a place in the stream where no tar member begins or ends in that segment."
+        "The list claims evidence that is not in the stream."
+    ItemUnlisted "item.unlisted" Error Coordinator
+        "A tar member has no item in the manifest."
+        "The stream holds something that the signed list does not name; it is not evidence."
+    ItemName "item.name" Error Coordinator
+        "An item's capture and path do not give the name of its tar member."
+        "The content may belong to another file than the list says."
+    ItemKind "item.kind" Error Coordinator
+        "An item is of another kind than its tar member, or its target differs."
+        "The list describes something else than what was taken."
+    ItemSize "item.size" Error Coordinator
+        "An item's size, or length in the stream, is not that of its tar member."
+        "The list is wrong about how much of this item was taken."
+    ItemDigest "item.digest" Error Coordinator
+        "An item's SHA-256 is not that of its content, is absent where there is content, or present where there is none."
+        "The content of this item is not what was signed."
+    ItemMeta "item.meta" Warning Coordinator
+        "Mode, owner, group or modification time differ between the manifest and the tar member."
+        "The two descriptions of this item disagree; the manifest is the signed one."
+    ItemStatus "item.status" Error Host
+        "An item's status does not fit: no reason where one is due, gaps in an item that was taken whole, or nothing taken where the status says it was."
+        "It is not honestly stated whether this item was taken whole."
+    ItemGaps "item.gaps" Error Host
+        "An item's gaps are empty, overlap, are out of order, lie outside its content, or have no reason."
+        "It is not clear which part of this item could not be read."
+    ItemTimes "item.times" Warning Host
+        "The taking of an item ended before it began on the host's monotonic clock."
+        "The host's statement about when this item was taken cannot be true."
+    ItemNotOrdered "item.not-ordered" Error Host
+        "An item comes from a capture that the order does not name."
+        "Something was taken that was not ordered; it may be outside the legal basis."
+    ObjectUnknown "object.unknown" Warning Store
+        "The case folder holds something whose name is not one of the format's."
+        "Somebody put something into the case folder. It is not evidence and no signed statement speaks of it."
+    ObjectNotAFile "object.not-a-file" Warning Store
+        "The case folder holds a symbolic link, a device or another thing that is not a plain file; it was not followed."
+        "The folder is not a faithful copy: parts of it may lie elsewhere, and were not read."
+    ObjectUnaccounted "object.unaccounted" Warning Coordinator
+        "An object has a valid name but no signed record or manifest speaks of it."
+        "It is not evidence: nobody signed for it. It may be the rest of an interrupted upload, or something that was added."
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_say_what_they_mean() {
+        let mut seen = std::collections::BTreeSet::new();
+        for code in Code::ALL {
+            let text = code.as_str();
+            assert!(seen.insert(text), "{text} twice");
+            assert!(text.bytes().all(|b| b.is_ascii_lowercase() || b == b'.' || b == b'-'), "{text}");
+            assert!(code.found().ends_with('.') && code.meaning().ends_with('.'), "{text} is not a sentence");
+            assert!(!code.found().contains('|') && !code.meaning().contains('|'), "{text} would break the table");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The log: every record in its order, the tree over them, and the signed head.
+
+use super::chain::Chain;
+use super::inventory::Inventory;
+use super::{CaseFiles, Code, Counts, Findings, Head, Options, read_bounded};
+use crate::anchor::Anchor;
+use crate::digest::Digest;
+use crate::dsse::{ENVELOPE_BYTES_MAX, Envelope};
+use crate::key::KeyId;
+use crate::layout::{CaseObject, LogName};
+use crate::log::{Checkpoint, Tree};
+use crate::record::{BadRecord, KeyRing, Record, Role, TrustError};
+
+/// The largest checkpoint that is read.
+const CHECKPOINT_BYTES_MAX: u64 = 16_384;
+
+/// Reads the records in order, verifies each with the keys that are enrolled so far, hands it to the chain, and checks
+/// the tree against the signed head. Returns the head if its signature holds.
+pub(super) fn read(
+    files: &dyn CaseFiles,
+    anchor: &Anchor,
+    options: &Options,
+    inventory: &mut Inventory,
+    chain: &mut Chain,
+    counts: &mut Counts,
+    findings: &mut Findings,
+) -> Option<Head> {
+    let mut log = Log { ring: KeyRing::new(anchor), tree: Tree::new(), roots: vec![Tree::new().root()], log_keys: Vec::new() };
+    let slots: Vec<u64> = std::mem::take(&mut inventory.slots).into_keys().collect();
+    let checkpoint = read_checkpoint(files, inventory.checkpoint, findings);
+    let covered = checkpoint.as_ref().map(|(c, _)| c.size);
+    let mut expected = 0_u64;
+    let mut buffer = Vec::new();
+    for n in slots {
+        if n != expected {
+            report_missing(expected, n, findings);
+        }
+        expected = n.saturating_add(1);
+        let object = CaseObject::Slot(n).to_string();
+        if covered.is_some_and(|size| n >= size) {
+            findings.add(Code::LogSlotBeyond, &object, format!("record {n} lies after the checkpoint, which covers {} records", covered.unwrap_or_default()));
+        }
+        counts.records = counts.records.saturating_add(1);
+        log.record(files, n, &object, &mut buffer, chain, counts, findings);
+        if covered == Some(expected) {
+            log.check_root(checkpoint.as_ref(), findings);
+        }
+    }
+    if let Some(size) = covered.filter(|size| *size > expected) {
+        report_missing(expected, size, findings);
+    }
+    if let Some((size, root)) = options.expected {
+        log.check_expected(size, root, findings);
+    }
+    let (checkpoint, bytes) = checkpoint?;
+    if checkpoint.size == 0 {
+        log.check_root(Some(&(checkpoint.clone(), Vec::new())), findings);
+    }
+    if let Some(case) = chain.case() {
+        let origin = LogName::Case(case.clone()).origin(&anchor.deployment);
+        if checkpoint.origin != origin {
+            let shown = crate::text::escape_bounded(&checkpoint.origin, 120);
+            findings.add(Code::LogCheckpointOrigin, CHECKPOINT, format!("the checkpoint is of log '{shown}', this case's log is '{origin}'"));
+        }
+    }
+    let Some(key) = log.signer_of(&bytes) else {
+        let message = format!("none of the {} log keys enrolled in this case signed the checkpoint of {} records", log.log_keys.len(), checkpoint.size);
+        findings.add(Code::LogCheckpointSignature, CHECKPOINT, message);
+        return None;
+    };
+    Some(Head { size: checkpoint.size, root: checkpoint.root, key })
+}
+
+const CHECKPOINT: &str = "log/checkpoint";
+
+fn read_checkpoint(files: &dyn CaseFiles, exists: bool, findings: &mut Findings) -> Option<(Checkpoint, Vec<u8>)> {
+    if !exists {
+        findings.add(Code::LogCheckpointMissing, CHECKPOINT, "there is no log/checkpoint");
+        return None;
+    }
+    let mut bytes = Vec::new();
+    if let Err(e) = read_bounded(files, CHECKPOINT, CHECKPOINT_BYTES_MAX, &mut bytes) {
+        findings.add(Code::LogCheckpointMissing, CHECKPOINT, format!("log/checkpoint cannot be read: {e}"));
+        return None;
+    }
+    match Checkpoint::parse_unverified(&bytes) {
+        Ok(checkpoint) => Some((checkpoint, bytes)),
+        Err(e) => {
+            findings.add(Code::LogCheckpointMalformed, CHECKPOINT, e.to_string());
+            None
+        }
+    }
+}
+
+fn report_missing(from: u64, to: u64, findings: &mut Findings) {
+    let object = CaseObject::Slot(from).to_string();
+    let last = to.saturating_sub(1);
+    let message = if from == last { format!("record {from} is missing") } else { format!("records {from} to {last} are missing") };
+    findings.add(Code::LogSlotMissing, object, message);
+}
+
+struct Log {
+    ring: KeyRing,
+    tree: Tree,
+    /// Root of the tree at each size; 32 bytes per record, so that an order's nonce can be checked.
+    roots: Vec<Digest>,
+    log_keys: Vec<KeyId>,
+}
+
+impl Log {
+    #[allow(clippy::too_many_arguments, reason = "one caller; the alternative is a struct of the same eight things")]
+    fn record(
+        &mut self,
+        files: &dyn CaseFiles,
+        n: u64,
+        object: &str,
+        buffer: &mut Vec<u8>,
+        chain: &mut Chain,
+        counts: &mut Counts,
+        findings: &mut Findings,
+    ) {
+        if let Err(e) = read_bounded(files, object, ENVELOPE_BYTES_MAX as u64, buffer) {
+            findings.add(Code::RecordMalformed, object, format!("record {n} cannot be read: {e}"));
+            return;
+        }
+        self.tree.append(buffer);
+        let envelope = match Envelope::parse(buffer) {
+            Ok(envelope) => envelope,
+            Err(e) => {
+                findings.add(Code::RecordMalformed, object, format!("record {n}: {}", crate::text::escape_bounded(&e.to_string(), 300)));
+                self.roots.push(self.tree.root());
+                return;
+            }
+        };
+        match self.ring.verify(&envelope) {
+            Ok(verified) => {
+                counts.records_verified = counts.records_verified.saturating_add(1);
+                if let Record::Enrolment(p) = verified.record() {
+                    if p.roles.contains(&Role::Log) && !self.log_keys.contains(&p.key.id()) {
+                        self.log_keys.push(p.key.id());
+                    }
+                }
+                chain.add(object, &verified, &self.roots, findings);
+            }
+            Err(e) => {
+                let code = match &e {
+                    TrustError::UnknownKey(_) => Code::RecordUnknownKey,
+                    TrustError::BadSignature(_) => Code::RecordSignature,
+                    TrustError::Revoked(..) => Code::RecordRevokedKey,
+                    TrustError::NotAuthorized { .. } => Code::RecordNotAuthorized,
+                    TrustError::BadRecord(BadRecord::UnknownType(_)) => Code::RecordUnknownType,
+                    TrustError::BadRecord(BadRecord::Malformed(_)) => Code::RecordMalformed,
+                };
+                findings.add(code, object, format!("record {n}: {}", crate::text::escape_bounded(&e.to_string(), 400)));
+            }
+        }
+        self.roots.push(self.tree.root());
+    }
+
+    /// Called when as many records were read as the checkpoint covers.
+    fn check_root(&self, checkpoint: Option<&(Checkpoint, Vec<u8>)>, findings: &mut Findings) {
+        let Some((checkpoint, _)) = checkpoint else { return };
+        if self.tree.size() != checkpoint.size {
+            // A hole was reported already; the root over fewer records says nothing more.
+            return;
+        }
+        let root = self.tree.root();
+        if root != checkpoint.root {
+            let message = format!("the root over {} records is {root}, the checkpoint signs {}", checkpoint.size, checkpoint.root);
+            findings.add(Code::LogRoot, CHECKPOINT, message);
+        }
+    }
+
+    fn check_expected(&self, size: u64, root: Digest, findings: &mut Findings) {
+        match usize::try_from(size).ok().and_then(|n| self.roots.get(n)) {
+            Some(found) if *found == root => {}
+            Some(found) => {
+                findings.add(Code::LogExpected, CHECKPOINT, format!("at {size} records this history has root {found}, expected was {root}"));
+            }
+            None => {
+                let have = self.tree.size();
+                findings.add(Code::LogExpected, CHECKPOINT, format!("this history has {have} records, expected was a head of {size} records"));
+            }
+        }
+    }
+
+    fn signer_of(&self, checkpoint: &[u8]) -> Option<KeyId> {
+        self.log_keys
+            .iter()
+            .copied()
+            .find(|id| self.ring.holder(*id).is_some_and(|(_, _, key)| Checkpoint::verify(checkpoint, key).is_ok()))
+    }
+}

@@ -1,0 +1,132 @@
+//! Verification of one case from its objects and an anchor alone. Normative text: `docs/format/verification.md`.
+//!
+//! The order of the checks is the order of trust: the list of objects, then the log (signatures, tree, signed head),
+//! then what the records say to each other, then every stream against its manifest, then that nothing is left over.
+//!
+//! Memory does not grow with the size of the evidence: a stream is read segment by segment in step with its manifest.
+//! What is kept is one segment (at most [`crate::stream::SEGMENT_BYTES_MAX`]), one zstd frame, one manifest line, 32 bytes per record,
+//! a few hundred bytes per collection and about 40 bytes per segment of the case (for the final account of objects):
+//! a case of 100 GiB has 12,800 segments, half a megabyte.
+//!
+//! What this cannot know: whether the case once had a longer history (give a head that you learned elsewhere as
+//! [`Options::expected`]), and whether a key was revoked in the deployment's log after the case was written.
+
+mod chain;
+mod codes;
+mod finding;
+mod history;
+mod inventory;
+mod item;
+mod lines;
+mod report;
+mod stream;
+
+pub use codes::Code;
+pub use finding::{Blame, Finding, Findings, Severity};
+pub use report::{CaseSummary, CollectionSummary, Counts, Head, Report, Verdict};
+
+use std::io::{self, Read};
+
+use crate::anchor::Anchor;
+use crate::digest::Digest;
+
+/// The objects of one case, wherever they lie. Names are relative to the case folder and `/`-separated.
+pub trait CaseFiles {
+    /// Names every object once, in any order.
+    ///
+    /// # Errors
+    /// When the list may be incomplete. A verification that cannot list the case has no result.
+    fn list(&self, each: &mut dyn FnMut(Entry<'_>)) -> io::Result<()>;
+
+    /// Opens an object that [`CaseFiles::list`] named, from its beginning. It must not follow a symbolic link.
+    ///
+    /// # Errors
+    /// When it cannot be opened; that is a finding, not the end.
+    fn open(&self, name: &str) -> io::Result<Box<dyn Read + '_>>;
+}
+
+/// One object in a list.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    /// Name relative to the case folder; names that are not UTF-8 are given as they are.
+    pub name: &'a [u8],
+    /// Bytes.
+    pub size: u64,
+    /// True for a plain file or stored object, false for a symbolic link, a device, a socket or the like.
+    pub is_file: bool,
+}
+
+/// What a verification is told from outside.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Every order target must have its seal: [`Code::OrderOpen`] and [`Code::StreamUnsealed`] become warnings.
+    pub complete: bool,
+    /// A head (size and root) that was learned on another way, for example from a paper form or an earlier letter: the
+    /// history must contain it.
+    pub expected: Option<(u64, Digest)>,
+}
+
+/// How far a verification has come.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Progress {
+    /// Bytes of segments and records read.
+    pub bytes: u64,
+    /// Bytes that will be read in all.
+    pub bytes_total: u64,
+    /// Items compared.
+    pub items: u64,
+}
+
+/// Verifies a case.
+///
+/// # Errors
+/// Only when the case cannot be listed; everything else is a finding.
+pub fn verify(files: &dyn CaseFiles, anchor: &Anchor, options: &Options, progress: &mut dyn FnMut(Progress)) -> io::Result<Report> {
+    let mut findings = Findings::default();
+    let mut counts = Counts::default();
+    let mut inventory = inventory::Inventory::read(files, &mut findings)?;
+    counts.objects = inventory.objects;
+    let mut state = Progress { bytes: 0, bytes_total: inventory.bytes, items: 0 };
+    progress(state);
+
+    let mut chain = chain::Chain::new(options.complete);
+    let head = history::read(files, anchor, options, &mut inventory, &mut chain, &mut counts, &mut findings);
+    chain.finish(&mut findings);
+
+    for job in chain.jobs() {
+        let tally = stream::verify(files, &job, &mut inventory, &mut findings, &mut |bytes, items| {
+            state.bytes = state.bytes.saturating_add(bytes);
+            state.items = state.items.saturating_add(items);
+            progress(state);
+        });
+        counts.streams = counts.streams.saturating_add(1);
+        counts.segments = counts.segments.saturating_add(tally.segments);
+        counts.items = counts.items.saturating_add(tally.items);
+        counts.items_verified = counts.items_verified.saturating_add(tally.items_verified);
+        counts.raw_bytes = counts.raw_bytes.saturating_add(tally.raw_bytes);
+        counts.stored_bytes = counts.stored_bytes.saturating_add(tally.stored_bytes);
+        chain.add_tally(&job.collection, &tally);
+    }
+    inventory.account(&chain, options.complete, &mut findings);
+
+    let (errors, warnings, _) = findings.counts();
+    Ok(Report {
+        verdict: if errors == 0 && warnings == 0 { Verdict::Sound } else { Verdict::Unsound },
+        case: chain.case_summary(),
+        deployment: anchor.deployment.clone(),
+        checkpoint: head,
+        collections: chain.into_summaries(),
+        counts,
+        findings,
+    })
+}
+
+/// Reads a whole object of at most `bytes_max` bytes into `out`.
+fn read_bounded(files: &dyn CaseFiles, name: &str, bytes_max: u64, out: &mut Vec<u8>) -> io::Result<()> {
+    out.clear();
+    files.open(name)?.take(bytes_max.saturating_add(1)).read_to_end(out)?;
+    if out.len() as u64 > bytes_max {
+        return Err(io::Error::other(format!("it has more than {bytes_max} bytes")));
+    }
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! What a verification returns: the verdict, what was checked, and the findings.
+
+use serde::{Serialize, Serializer};
+
+use super::Findings;
+use crate::digest::Digest;
+use crate::id::{AgentId, CaseId, CollectionId};
+use crate::record::Outcome;
+use crate::time::Timestamp;
+
+/// The result in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Everything that is claimed was checked and holds; there may be notes.
+    Sound,
+    /// There is at least one error or warning.
+    Unsound,
+}
+
+impl Verdict {
+    /// The text used in reports.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sound => "sound",
+            Self::Unsound => "unsound",
+        }
+    }
+}
+
+/// Everything that a verification found out. All texts in it come from verified records but were chosen by people and
+/// hosts: escape them before showing them.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// The result.
+    pub verdict: Verdict,
+    /// The case, from its verified case-opened record.
+    pub case: Option<CaseSummary>,
+    /// The deployment that the anchor names.
+    pub deployment: String,
+    /// The verified head of the history.
+    pub checkpoint: Option<Head>,
+    /// Every collection that an order of the case asked for, by order and agent.
+    pub collections: Vec<CollectionSummary>,
+    /// What was read.
+    pub counts: Counts,
+    /// What was found.
+    #[serde(flatten)]
+    pub findings: Findings,
+}
+
+/// What the case is.
+#[derive(Debug, Clone, Serialize)]
+pub struct CaseSummary {
+    /// The case.
+    pub id: CaseId,
+    /// Its short name.
+    pub title: String,
+    /// The legal basis.
+    pub legal_basis: String,
+    /// Who answers for it.
+    pub accountable: String,
+    /// Who opened it.
+    pub opened_by: String,
+    /// When, by the opener's clock.
+    pub opened_at: Timestamp,
+    /// When it was closed, by the closer's clock.
+    pub closed_at: Option<Timestamp>,
+}
+
+/// A tree head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Head {
+    /// Records.
+    pub size: u64,
+    /// Merkle root.
+    pub root: Digest,
+    /// The log key that signed it.
+    pub key: Digest,
+}
+
+/// One collection.
+#[derive(Debug, Clone, Serialize)]
+pub struct CollectionSummary {
+    /// The collection.
+    pub id: CollectionId,
+    /// The agent.
+    pub agent: AgentId,
+    /// The order's envelope.
+    pub order: Digest,
+    /// The host's name as it described itself in its signed acquisition; cut to 100 characters and escaped.
+    pub host: Option<String>,
+    /// How it ended; absent while it is open.
+    pub outcome: Option<Outcome>,
+    /// Why, where the outcome is not `sealed`; cut to 300 characters and escaped.
+    pub reason: Option<String>,
+    /// When it was sealed, by the coordinator's clock.
+    pub sealed_at: Option<Timestamp>,
+    /// First and last exhibit number.
+    pub exhibits: Option<[u64; 2]>,
+    /// Streams that were verified.
+    pub streams: u32,
+    /// Items in their manifests.
+    pub items: u64,
+    /// Items whose content or record was checked against the stream.
+    pub items_verified: u64,
+    /// Raw (decompressed) bytes read.
+    pub raw_bytes: u64,
+    /// Stored bytes read.
+    pub stored_bytes: u64,
+}
+
+/// What was read in all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Records read from the log.
+    pub records: u64,
+    /// Records whose signature and signer were verified.
+    pub records_verified: u64,
+    /// Streams read.
+    pub streams: u64,
+    /// Segments read.
+    pub segments: u64,
+    /// Items read from manifests.
+    pub items: u64,
+    /// Items compared with the stream.
+    pub items_verified: u64,
+    /// Raw (decompressed) bytes read.
+    pub raw_bytes: u64,
+    /// Bytes of segments as stored.
+    pub stored_bytes: u64,
+    /// Objects in the case folder.
+    pub objects: u64,
+}
+
+impl Serialize for Findings {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap as _;
+        let (errors, warnings, notes) = self.counts();
+        let mut map = s.serialize_map(Some(5))?;
+        map.serialize_entry("errors", &errors)?;
+        map.serialize_entry("warnings", &warnings)?;
+        map.serialize_entry("notes", &notes)?;
+        map.serialize_entry("findings", self.kept())?;
+        map.serialize_entry("findings_left_out", &self.left_out())?;
+        map.end()
+    }
+}

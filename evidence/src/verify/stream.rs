@@ -1,0 +1,410 @@
+//! One stream against its manifest, read together: the next manifest lines are read when the parser reports a member,
+//! so that neither the lines nor the members of a segment are ever held in memory.
+
+use std::collections::BTreeMap;
+
+use super::inventory::Inventory;
+use super::item::About;
+use super::lines::{Lines, NoLine};
+use super::{CaseFiles, Code, Findings, read_bounded};
+use crate::digest::Digest;
+use crate::layout::CaseObject;
+use crate::manifest::{End, FORMAT, Header, Item, Line, Segment, Status};
+use crate::stream::reader::{Member, Parser, Sink};
+use crate::stream::SEGMENT_BYTES_MAX;
+use crate::stream::segment::SegmentDecoder;
+use crate::text::escape_bounded;
+
+pub(super) use super::chain::Job;
+
+/// What was read of a stream.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Tally {
+    pub segments: u64,
+    pub items: u64,
+    pub items_verified: u64,
+    pub raw_bytes: u64,
+    pub stored_bytes: u64,
+}
+
+/// Verifies one stream. `tick` hears the bytes and items of each step.
+pub(super) fn verify(
+    files: &dyn CaseFiles,
+    job: &Job,
+    inventory: &mut Inventory,
+    findings: &mut Findings,
+    tick: &mut dyn FnMut(u64, u64),
+) -> Tally {
+    let manifest = CaseObject::Manifest(job.collection.clone(), job.stream).to_string();
+    if inventory.take_manifest(&job.collection, job.stream).is_none() {
+        findings.add(Code::ManifestMissing, &manifest, format!("stream {}.{} has a receipt and no manifest", job.collection, job.stream));
+        return Tally::default();
+    }
+    let reader = match files.open(&manifest) {
+        Ok(reader) => reader,
+        Err(e) => {
+            findings.add(Code::ManifestMissing, &manifest, format!("the manifest cannot be read: {e}"));
+            return Tally::default();
+        }
+    };
+    let mark = findings.mark();
+    let walk = Walk {
+        about: About { job, findings },
+        lines: Lines::new(reader),
+        manifest,
+        unreadable: false,
+        in_step: true,
+        tally: Tally::default(),
+        stated: Stated::default(),
+        unverified: None,
+    };
+    Reading { files, inventory, parser: Some(Parser::new()), decoder: None, buffer: Vec::new(), walk }.run(mark, tick)
+}
+
+/// Sums over the lines of the manifest, to be compared with its totals.
+#[derive(Debug, Default)]
+struct Stated {
+    segments: u32,
+    stored_bytes: u64,
+    raw_bytes: u64,
+    items: u64,
+    by_status: BTreeMap<Status, u64>,
+}
+
+/// The manifest side: hears of members from the parser and reads the lines that belong to them.
+struct Walk<'a> {
+    about: About<'a>,
+    lines: Lines<'a>,
+    manifest: String,
+    /// A line could not be read: nothing after it is compared.
+    unreadable: bool,
+    /// The parser still sees the stream: members and items can be compared.
+    in_step: bool,
+    tally: Tally,
+    stated: Stated,
+    /// Count, first and last number of items that could not be compared.
+    unverified: Option<(u64, u64, u64)>,
+}
+
+impl Walk<'_> {
+    fn add(&mut self, code: Code, message: impl AsRef<str>) {
+        self.about.findings.add(code, &self.manifest, message);
+    }
+
+    fn next_line(&mut self) -> Option<Line> {
+        if self.unreadable {
+            return None;
+        }
+        let message = match self.lines.next() {
+            Ok(line) => return Some(line),
+            Err(NoLine::End) => "the manifest ends without its last line".to_owned(),
+            Err(NoLine::Io(e)) => format!("the manifest cannot be read on: {e}"),
+            Err(NoLine::Bad(n, e)) => format!("line {n}: {e}"),
+        };
+        self.unreadable = true;
+        self.add(Code::ManifestMalformed, message);
+        None
+    }
+
+    fn header(&mut self) {
+        let Some(line) = self.next_line() else { return };
+        let Line::Header(header) = line else {
+            self.unreadable = true;
+            self.add(Code::ManifestOrder, "the first line is not the header");
+            return;
+        };
+        let job = self.about.job;
+        let expected = Header {
+            format: FORMAT.to_owned(),
+            case: job.case.clone(),
+            collection: job.collection.clone(),
+            stream: job.stream,
+            agent: job.agent.clone(),
+            order: job.order,
+        };
+        if header != expected {
+            let message = format!(
+                "the header is of {} {}.{}, case {}, agent {}, order {}",
+                escape_bounded(&header.format, 40),
+                header.collection,
+                header.stream,
+                header.case,
+                header.agent,
+                header.order
+            );
+            self.add(Code::ManifestHeader, message);
+        }
+    }
+
+    /// Books an item line and checks the rules that need nothing else.
+    fn book(&mut self, item: &Item) {
+        let expected = self.stated.items;
+        if item.n != expected {
+            self.add(Code::ManifestOrder, format!("item {} stands where item {expected} belongs", item.n));
+        }
+        self.stated.items = item.n.saturating_add(1);
+        self.tally.items = self.tally.items.saturating_add(1);
+        let of_status = self.stated.by_status.entry(item.status).or_default();
+        *of_status = of_status.saturating_add(1);
+        self.about.check_alone(item);
+        if item.location.is_none() {
+            self.tally.items_verified = self.tally.items_verified.saturating_add(1);
+        }
+    }
+
+    /// An item whose member was not seen.
+    fn unmatched(&mut self, item: &Item) {
+        if self.in_step {
+            let id = format!("{}.{}.{}", self.about.job.collection, self.about.job.stream, item.n);
+            let offset = item.location.map_or(0, |l| l.offset);
+            let path = escape_bounded(&item.path.to_string(), 300);
+            let message = format!("item {} ('{path}') is stated at offset {offset}, where no member of this segment is", item.n);
+            self.about.findings.add(Code::ItemWithoutMember, id, message);
+        } else {
+            let (count, first, _) = self.unverified.unwrap_or((0, item.n, item.n));
+            self.unverified = Some((count.saturating_add(1), first, item.n));
+        }
+    }
+
+    /// Reads the item lines that are left for a segment; the line after them is kept for the caller.
+    fn rest_of_segment(&mut self) {
+        while let Some(line) = self.next_line() {
+            let Line::Item(item) = line else {
+                self.lines.hold(line);
+                return;
+            };
+            self.book(&item);
+            if item.location.is_some() {
+                self.unmatched(&item);
+            }
+        }
+    }
+
+    fn end(&mut self, end: &End) {
+        let signed = self.about.job.manifest.clone();
+        let sums = &self.stated;
+        let stated = End {
+            complete: self.about.job.agent_signed,
+            segments: sums.segments,
+            stored_bytes: sums.stored_bytes,
+            raw_bytes: sums.raw_bytes,
+            items: sums.items,
+            by_status: sums.by_status.clone(),
+        };
+        if *end != stated {
+            let message = format!("the last line states {}, the lines add up to {}", totals(end), totals(&stated));
+            self.add(Code::ManifestTotals, message);
+        }
+        let receipt = End {
+            complete: stated.complete,
+            segments: signed.segments,
+            stored_bytes: signed.stored_bytes,
+            raw_bytes: signed.raw_bytes,
+            items: signed.items,
+            by_status: signed.by_status,
+        };
+        if receipt != stated {
+            let message = format!("the receipt states {}, the lines add up to {}", totals(&receipt), totals(&stated));
+            self.add(Code::ManifestTotals, message);
+        }
+    }
+}
+
+fn totals(end: &End) -> String {
+    let by_status: Vec<String> = end.by_status.iter().map(|(status, n)| format!("{n} {}", status.as_str())).collect();
+    format!(
+        "{} stream, {} segments, {} stored bytes, {} raw bytes, {} items ({})",
+        if end.complete { "whole" } else { "incomplete" },
+        end.segments,
+        end.stored_bytes,
+        end.raw_bytes,
+        end.items,
+        by_status.join(", ")
+    )
+}
+
+impl Sink for Walk<'_> {
+    /// A member ended: the next item line with a location must be its item.
+    fn end(&mut self, member: &Member) {
+        while let Some(line) = self.next_line() {
+            let Line::Item(item) = line else {
+                self.lines.hold(line);
+                break;
+            };
+            match item.location {
+                Some(location) if location.offset > member.offset => {
+                    // It belongs to a later member, so this member has no item.
+                    self.lines.hold(Line::Item(item));
+                    break;
+                }
+                Some(location) if location.offset < member.offset => {
+                    self.book(&item);
+                    self.unmatched(&item);
+                }
+                Some(_) => {
+                    self.book(&item);
+                    self.about.check_member(&item, member);
+                    self.tally.items_verified = self.tally.items_verified.saturating_add(1);
+                    return;
+                }
+                None => self.book(&item),
+            }
+        }
+        if !self.unreadable {
+            let name = escape_bounded(&crate::text::escape_bytes(&member.head.name), 300);
+            self.add(Code::ItemUnlisted, format!("the member '{name}' at offset {} has no item in its segment", member.offset));
+        }
+    }
+}
+
+/// The segment side: reads, decodes, parses.
+struct Reading<'a, 'f> {
+    files: &'f dyn CaseFiles,
+    inventory: &'f mut Inventory,
+    /// Gone when the stream could not be followed any more.
+    parser: Option<Parser>,
+    /// One zstd context for all segments, made for the first.
+    decoder: Option<SegmentDecoder>,
+    buffer: Vec<u8>,
+    walk: Walk<'a>,
+}
+
+impl Reading<'_, '_> {
+    fn run(mut self, mark: usize, tick: &mut dyn FnMut(u64, u64)) -> Tally {
+        self.walk.header();
+        while let Some(line) = self.walk.next_line() {
+            match line {
+                Line::Segment(facts) => {
+                    let before = (self.walk.tally.stored_bytes, self.walk.tally.items);
+                    self.segment(&facts);
+                    self.walk.rest_of_segment();
+                    let tally = &self.walk.tally;
+                    tick(tally.stored_bytes.saturating_sub(before.0), tally.items.saturating_sub(before.1));
+                }
+                Line::Item(item) => {
+                    self.walk.add(Code::ManifestOrder, format!("item {} stands before the first segment", item.n));
+                    self.walk.book(&item);
+                }
+                Line::End(end) => {
+                    self.walk.end(&end);
+                    self.end_of_stream(end.complete);
+                    break;
+                }
+                Line::Header(_) => {
+                    self.walk.add(Code::ManifestOrder, "a second header");
+                    self.walk.unreadable = true;
+                }
+            }
+        }
+        self.finish(mark)
+    }
+
+    fn segment(&mut self, facts: &Segment) {
+        let job = self.walk.about.job;
+        let name = CaseObject::Segment(job.collection.clone(), job.stream, facts.n).to_string();
+        let walk = &mut self.walk;
+        if facts.n != walk.stated.segments {
+            let message = format!("segment {} stands where segment {} belongs", facts.n, walk.stated.segments);
+            walk.add(Code::ManifestOrder, message);
+        }
+        if facts.raw_offset != walk.stated.raw_bytes {
+            let message = format!("segment {} is stated to begin at {} of the raw stream, the ones before it end at {}", facts.n, facts.raw_offset, walk.stated.raw_bytes);
+            walk.about.findings.add(Code::SegmentRange, &name, message);
+        }
+        walk.stated.segments = facts.n.saturating_add(1);
+        walk.stated.stored_bytes = walk.stated.stored_bytes.saturating_add(facts.size);
+        walk.stated.raw_bytes = walk.stated.raw_bytes.saturating_add(facts.raw_size);
+        if self.inventory.take_segment(&job.collection, job.stream, facts.n).is_none() {
+            let message = format!("segment {} of {} bytes is not there", facts.n, facts.size);
+            return self.lose(Code::SegmentMissing, &name, &message);
+        }
+        if let Err(e) = read_bounded(self.files, &name, SEGMENT_BYTES_MAX as u64, &mut self.buffer) {
+            return self.lose(Code::SegmentMissing, &name, &format!("segment {} cannot be read: {e}", facts.n));
+        }
+        let (size, sha256) = (self.buffer.len() as u64, Digest::of(&self.buffer));
+        let tally = &mut self.walk.tally;
+        tally.segments = tally.segments.saturating_add(1);
+        tally.stored_bytes = tally.stored_bytes.saturating_add(size);
+        if size != facts.size || sha256 != facts.sha256 {
+            let message = format!("stored are {size} bytes with SHA-256 {sha256}, the manifest states {} bytes with {}", facts.size, facts.sha256);
+            self.walk.about.findings.add(Code::SegmentDigest, &name, message);
+        }
+        self.decode(facts, &name);
+    }
+
+    /// Decodes the segment in the buffer and feeds the parser.
+    fn decode(&mut self, facts: &Segment, name: &str) {
+        let decoder = match self.decoder.take().map_or_else(SegmentDecoder::new, Ok) {
+            Ok(decoder) => self.decoder.insert(decoder),
+            Err(e) => return self.lose(Code::SegmentFrames, name, &format!("this program could not decode it: {e}")),
+        };
+        let (parser, walk) = (&mut self.parser, &mut self.walk);
+        let mut raw_size = 0_u64;
+        let mut broken_tar = None;
+        let decoded = decoder.decode(&self.buffer, &mut |raw: &[u8]| {
+            raw_size = raw_size.saturating_add(raw.len() as u64);
+            if raw_size > facts.raw_size {
+                return Err(format!("it holds more than the stated {} raw bytes", facts.raw_size));
+            }
+            if let Some(p) = parser.as_mut() {
+                if let Err(e) = p.push(raw, walk) {
+                    broken_tar = Some(e.to_string());
+                    *parser = None;
+                }
+            }
+            Ok(())
+        });
+        self.walk.tally.raw_bytes = self.walk.tally.raw_bytes.saturating_add(raw_size);
+        if let Some(e) = broken_tar {
+            self.lose(Code::StreamTar, name, &escape_bounded(&e, 400));
+        }
+        match decoded {
+            Ok(_) if raw_size == facts.raw_size => {}
+            Ok(_) => {
+                let message = format!("segment {} holds {raw_size} raw bytes, the manifest states {}", facts.n, facts.raw_size);
+                self.walk.about.findings.add(Code::SegmentRange, name, message);
+            }
+            Err(e) if raw_size > facts.raw_size => self.lose(Code::SegmentRange, name, &escape_bounded(&e.to_string(), 300)),
+            Err(e) => self.lose(Code::SegmentFrames, name, &format!("segment {}: {}", facts.n, escape_bounded(&e.to_string(), 300))),
+        }
+    }
+
+    /// Reports what ended the following of the stream. Later segments are still checked by their digests and frames.
+    fn lose(&mut self, code: Code, object: &str, message: &str) {
+        self.walk.about.findings.add(code, object, message);
+        self.parser = None;
+        self.walk.in_step = false;
+    }
+
+    fn end_of_stream(&mut self, complete: bool) {
+        let Some(parser) = &self.parser else { return };
+        if let Err(e) = parser.finish() {
+            let code = if complete { Code::StreamEnd } else { Code::StreamCut };
+            self.walk.add(code, escape_bounded(&e.to_string(), 300));
+        }
+    }
+
+    fn finish(self, mark: usize) -> Tally {
+        let Walk { about, lines, manifest, unreadable, tally, unverified, .. } = self.walk;
+        let (job, findings) = (about.job, about.findings);
+        if let Some((count, first, last)) = unverified {
+            let message = format!("{count} items of stream {}.{}, from number {first} to {last}, could not be compared with the stream", job.collection, job.stream);
+            findings.add(Code::StreamUnverified, &manifest, message);
+        }
+        match lines.finish() {
+            Ok((sha256, size, more)) => {
+                if sha256 != job.manifest.sha256 || size != job.manifest.size {
+                    let message = format!(
+                        "stored are {size} bytes with SHA-256 {sha256}, the receipt states {} bytes with {}",
+                        job.manifest.size, job.manifest.sha256
+                    );
+                    findings.insert(mark, Code::ManifestDigest, &manifest, message);
+                } else if more && !unreadable {
+                    findings.add(Code::ManifestOrder, &manifest, "the manifest goes on after its last line");
+                }
+            }
+            Err(e) => findings.insert(mark, Code::ManifestMissing, &manifest, format!("the manifest cannot be read on: {e}")),
+        }
+        tally
+    }
+}

@@ -1,0 +1,154 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::error::ErrorKind;
+use clap::{Arg, ArgAction, value_parser};
+use exhibit_evidence::Digest;
+use exhibit_evidence::verify::Options;
+
+/// What was asked for.
+#[derive(Debug)]
+pub enum Command {
+    /// Print this text (help or version).
+    Show(String),
+    /// Print the registry of finding codes.
+    Codes,
+    /// Verify.
+    Verify(Request),
+}
+
+/// A verification.
+#[derive(Debug)]
+pub struct Request {
+    /// The case folder.
+    pub path: PathBuf,
+    /// The anchor file.
+    pub anchor: PathBuf,
+    /// JSON instead of text.
+    pub json: bool,
+    /// Only the verdict, and no progress.
+    pub quiet: bool,
+    /// What the library is told.
+    pub options: Options,
+}
+
+const AFTER_HELP: &str = "\
+WHAT IT DOES
+  Reads every object of the case, checks every signature, every digest and every number, and that nothing is
+  missing and nothing is left over. It needs no network, no database and no other program of Exhibit, and it
+  writes nothing. What it checks is specified in docs/format/verification.md.
+
+THE ANCHOR
+  The anchor file names the deployment and its root key. Get it from the deployment's operator on another way
+  than the case (an earlier letter, a signed form, another person) and never from the folder that is verified:
+  a file that lies inside PATH is refused.
+
+EXIT CODE
+  0   sound: no errors and no warnings (notes are possible)
+  1   there are findings; each says what was found, what it means and where to ask
+  2   PATH or the anchor cannot be used; nothing is said about the case
+  64  the command line is wrong
+
+EXAMPLES
+  exhibit-verify cases/case-01jd5c3v3h0000000000000000 --anchor anchor.json
+  exhibit-verify /media/handover --anchor anchor.json --complete --expect 41:9f86d081...
+  exhibit-verify /media/handover --anchor anchor.json --json > result.json
+  exhibit-verify --codes
+";
+
+fn command() -> clap::Command {
+    clap::Command::new("exhibit-verify")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Verifies a case of evidence offline: signatures, history, every byte, every item.")
+        .after_help(AFTER_HELP)
+        .arg(
+            Arg::new("path")
+                .value_name("PATH")
+                .value_parser(value_parser!(PathBuf))
+                .required_unless_present("codes")
+                .help("The case folder (it contains log/ and collections/), or a copy of it"),
+        )
+        .arg(
+            Arg::new("anchor")
+                .long("anchor")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .required_unless_present("codes")
+                .help("The anchor file, obtained on another way than the case"),
+        )
+        .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print one JSON object instead of text"))
+        .arg(Arg::new("quiet").long("quiet").action(ArgAction::SetTrue).help("Print only the verdict, and no progress"))
+        .arg(
+            Arg::new("complete")
+                .long("complete")
+                .action(ArgAction::SetTrue)
+                .help("Require that every order has ended on every target; without it an open collection is only a note"),
+        )
+        .arg(
+            Arg::new("expect")
+                .long("expect")
+                .value_name("SIZE:ROOT")
+                .value_parser(head)
+                .help("Require that the history contains this head (number of records, ':', root in hexadecimal), as noted elsewhere"),
+        )
+        .arg(
+            Arg::new("codes")
+                .long("codes")
+                .action(ArgAction::SetTrue)
+                .exclusive(true)
+                .help("Print every finding code with its meaning, and end"),
+        )
+}
+
+fn head(text: &str) -> Result<(u64, Digest), String> {
+    let (size, root) = text.split_once(':').ok_or("expected SIZE:ROOT, like 41:<64 hexadecimal characters>")?;
+    let size = size.parse().map_err(|_| "the size before ':' is not a number of records")?;
+    Ok((size, root.parse().map_err(|e: exhibit_evidence::digest::BadDigest| e.to_string())?))
+}
+
+/// Reads the command line; the error is the usage message.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
+    let mut matches = match command().try_get_matches_from(args) {
+        Ok(matches) => matches,
+        Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => return Ok(Command::Show(e.to_string())),
+        Err(e) => return Err(e.to_string()),
+    };
+    if matches.get_flag("codes") {
+        return Ok(Command::Codes);
+    }
+    let options = Options { complete: matches.get_flag("complete"), expected: matches.remove_one("expect") };
+    let (json, quiet) = (matches.get_flag("json"), matches.get_flag("quiet"));
+    match (matches.remove_one("path"), matches.remove_one("anchor")) {
+        (Some(path), Some(anchor)) => Ok(Command::Verify(Request { path, anchor, json, quiet, options })),
+        _ => Err("exhibit-verify: PATH and --anchor FILE are needed; see --help".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Result<Command, String> {
+        parse(line.split(' ').map(OsString::from))
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn what_is_needed_is_asked_for() {
+        assert!(matches!(words("v case --anchor a"), Ok(Command::Verify(r)) if !r.json && !r.options.complete));
+        assert!(matches!(words("v --codes"), Ok(Command::Codes)));
+        assert!(matches!(words("v --help"), Ok(Command::Show(t)) if t.contains("THE ANCHOR")));
+        for bad in ["v", "v case", "v --anchor a", "v case --anchor a --expect 7", "v case --anchor a --expect x:00", "v case --anchor a --nope"] {
+            assert!(words(bad).is_err(), "{bad}");
+        }
+        let root = "ab".repeat(32);
+        let Ok(Command::Verify(request)) = words(&format!("v case --anchor a --complete --expect 7:{root}")) else { panic!("valid") };
+        assert!(request.options.complete && request.options.expected.is_some_and(|(n, d)| n == 7 && d.to_string() == root));
+    }
+}

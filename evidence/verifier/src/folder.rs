@@ -1,0 +1,113 @@
+//! A case folder on a disk, read without following anything that could lead out of it.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::verify::{CaseFiles, Entry};
+
+/// Deepest folder below the case folder that is entered; the format needs three.
+const DEPTH_MAX: usize = 16;
+
+/// An opened case folder.
+#[derive(Debug)]
+pub struct Folder {
+    root: PathBuf,
+}
+
+impl Folder {
+    /// Checks that the path looks like a case folder; the error is a whole message.
+    pub fn open(path: &Path) -> Result<Self, String> {
+        let shown = escape_bounded(&path.to_string_lossy(), 300);
+        let bad = |why: &str, remedy: &str| format!("exhibit-verify: '{shown}': {why}\n{remedy}");
+        let remedy = "Give the folder of one case: it contains 'log' and, when something was collected, 'collections'.";
+        let root = path.canonicalize().map_err(|e| bad(&e.to_string(), remedy))?;
+        if !root.is_dir() {
+            return Err(bad("not a folder", remedy));
+        }
+        let is_folder = |name: &str| fs::symlink_metadata(root.join(name)).is_ok_and(|m| m.is_dir());
+        if is_folder("log") {
+            return Ok(Self { root });
+        }
+        if is_folder("cases") {
+            return Err(bad("this is a whole store, not one case", "Give one of the folders below 'cases'; each is verified by itself."));
+        }
+        Err(bad("not a case folder: it has no folder 'log'", remedy))
+    }
+
+    /// True when a canonical path lies inside.
+    pub fn contains(&self, canonical: &Path) -> bool {
+        canonical.starts_with(&self.root)
+    }
+
+    /// The folder's path for people.
+    pub fn shown(&self) -> String {
+        escape_bounded(&self.root.to_string_lossy(), 300)
+    }
+
+    fn list_folder(&self, folder: &Path, depth: usize, each: &mut dyn FnMut(Entry<'_>)) -> io::Result<Vec<PathBuf>> {
+        let mut below = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            let meta = fs::symlink_metadata(&path)?;
+            if meta.is_dir() && depth < DEPTH_MAX {
+                below.push(path);
+                continue;
+            }
+            let name = path.strip_prefix(&self.root).map_err(io::Error::other)?;
+            each(Entry { name: name.as_os_str().as_encoded_bytes(), size: meta.len(), is_file: meta.is_file() });
+        }
+        Ok(below)
+    }
+}
+
+impl CaseFiles for Folder {
+    fn list(&self, each: &mut dyn FnMut(Entry<'_>)) -> io::Result<()> {
+        let mut folders = vec![(self.root.clone(), 0)];
+        while let Some((folder, depth)) = folders.pop() {
+            let below = self.list_folder(&folder, depth, each)?;
+            folders.extend(below.into_iter().map(|path| (path, depth + 1)));
+        }
+        Ok(())
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn Read + '_>> {
+        Ok(Box::new(open_plain(&self.root.join(name))?))
+    }
+}
+
+/// Opens a plain file read-only. The file that was opened must be the one that the path itself (not a link's target)
+/// named, so that a link that is put there meanwhile is not followed.
+fn open_plain(path: &Path) -> io::Result<File> {
+    let named = fs::symlink_metadata(path)?;
+    if !named.is_file() {
+        return Err(io::Error::other("it is not a plain file"));
+    }
+    let file = File::open(path)?;
+    if !same_file(&named, &file.metadata()?) {
+        return Err(io::Error::other("it was replaced while it was opened"));
+    }
+    Ok(file)
+}
+
+#[cfg(unix)]
+fn same_file(a: &fs::Metadata, b: &fs::Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    a.dev() == b.dev() && a.ino() == b.ino()
+}
+
+#[cfg(not(unix))]
+fn same_file(a: &fs::Metadata, b: &fs::Metadata) -> bool {
+    b.is_file() && a.len() == b.len()
+}
+
+/// Reads a whole file of bounded size.
+pub fn read_small(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_plain(path)?.take(bytes_max + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(io::Error::other(format!("it has more than {bytes_max} bytes")));
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,147 @@
+//! The report for people: the first screen is for counsel, what follows is for an expert.
+
+use std::fmt::Write as _;
+
+use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::verify::{CollectionSummary, Finding, Report, Severity, Verdict};
+
+/// A byte count for people, exact below 1 KiB.
+pub fn bytes(n: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = n as f64;
+    let mut unit = "bytes";
+    for next in units {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = next;
+    }
+    if unit == "bytes" { format!("{n} bytes") } else { format!("{value:.1} {unit}") }
+}
+
+/// "1 item", "2 items".
+fn count(n: u64, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
+fn verdict_line(report: &Report) -> String {
+    let (errors, warnings, notes) = report.findings.counts();
+    match report.verdict {
+        Verdict::Sound if notes == 0 => "SOUND: everything that this case claims was checked and holds.".to_owned(),
+        Verdict::Sound => format!("SOUND: everything that this case claims was checked and holds; there is {} below.", count(notes, "note")),
+        Verdict::Unsound => {
+            format!("NOT SOUND: {}, {}, {}. See the findings below.", count(errors, "error"), count(warnings, "warning"), count(notes, "note"))
+        }
+    }
+}
+
+/// The whole text.
+pub fn render(report: &Report, root_key: &str, quiet: bool) -> String {
+    let mut out = verdict_line(report);
+    out.push('\n');
+    if quiet {
+        return out;
+    }
+    let _ = write_case(&mut out, report);
+    let _ = write_collections(&mut out, &report.collections);
+    let _ = write_findings(&mut out, report);
+    let _ = write_checked(&mut out, report, root_key);
+    out
+}
+
+fn write_case(out: &mut String, report: &Report) -> std::fmt::Result {
+    writeln!(out)?;
+    let Some(case) = &report.case else {
+        return writeln!(out, "Case         unknown: there is no valid record that opens it");
+    };
+    let shown = |text: &str| escape_bounded(text, 300);
+    writeln!(out, "Case         {}", shown(&case.title))?;
+    writeln!(out, "             {}", case.id)?;
+    writeln!(out, "Legal basis  {}", shown(&case.legal_basis))?;
+    writeln!(out, "Accountable  {}", shown(&case.accountable))?;
+    writeln!(out, "Opened       {} by {}", case.opened_at, shown(&case.opened_by))?;
+    if let Some(at) = case.closed_at {
+        writeln!(out, "Closed       {at}")?;
+    }
+    writeln!(out, "Evidence     {}, {} as read from the hosts", count(report.counts.items, "item"), bytes(report.counts.raw_bytes))
+}
+
+fn write_collections(out: &mut String, collections: &[CollectionSummary]) -> std::fmt::Result {
+    writeln!(out, "\nCOLLECTIONS  {}", if collections.is_empty() { "none was ordered" } else { "" }.trim_end())?;
+    for c in collections {
+        let host = c.host.as_deref().map_or_else(|| format!("agent {}", c.agent), |h| format!("host '{h}'"));
+        let outcome = c.outcome.map_or("open", exhibit_evidence::record::Outcome::as_str);
+        writeln!(out, "  {host}: {outcome}")?;
+        writeln!(out, "      {}, {}, agent {}", c.id, count(u64::from(c.streams), "stream"), c.agent)?;
+        let verified = if c.items == c.items_verified { "all verified".to_owned() } else { format!("{} verified", c.items_verified) };
+        let exhibits = c.exhibits.map_or_else(|| "no exhibit numbers".to_owned(), |[a, b]| format!("exhibits {a} to {b}"));
+        writeln!(out, "      {} ({verified}), {}, {exhibits}", count(c.items, "item"), bytes(c.raw_bytes))?;
+        if let Some(at) = c.sealed_at {
+            writeln!(out, "      sealed {at} by the coordinator's clock")?;
+        }
+        if let Some(reason) = &c.reason {
+            writeln!(out, "      reason: {reason}")?;
+        }
+    }
+    Ok(())
+}
+
+fn write_findings(out: &mut String, report: &Report) -> std::fmt::Result {
+    let findings = &report.findings;
+    if findings.kept().is_empty() {
+        return writeln!(out, "\nFINDINGS     none");
+    }
+    writeln!(out, "\nFINDINGS")?;
+    for (i, finding) in findings.kept().iter().enumerate() {
+        write_finding(out, i + 1, finding)?;
+    }
+    if findings.left_out() > 0 {
+        writeln!(out, "  ... and {} more that are not shown", findings.left_out())?;
+    }
+    Ok(())
+}
+
+fn write_finding(out: &mut String, number: usize, finding: &Finding) -> std::fmt::Result {
+    let severity = match finding.severity {
+        Severity::Error => "ERROR",
+        Severity::Warning => "WARNING",
+        Severity::Note => "NOTE",
+    };
+    writeln!(out, "  {number}. {severity}  {}", finding.code)?;
+    writeln!(out, "      means   {}", finding.meaning)?;
+    writeln!(out, "      found   {}", finding.message)?;
+    writeln!(out, "      where   {}", finding.object)?;
+    writeln!(out, "      ask     {}", finding.blame.shown())
+}
+
+fn write_checked(out: &mut String, report: &Report, root_key: &str) -> std::fmt::Result {
+    let c = &report.counts;
+    writeln!(out, "\nWHAT WAS CHECKED (for an expert; specified in docs/format/verification.md)")?;
+    writeln!(out, "  anchor      deployment '{}', root key {root_key}", escape_bounded(&report.deployment, 80))?;
+    match &report.checkpoint {
+        Some(head) => {
+            writeln!(out, "  history     {} of {} verified: signature, signer's authority, chain", c.records_verified, count(c.records, "record"))?;
+            writeln!(out, "              head {}:{}", head.size, head.root)?;
+            writeln!(out, "              signed by log key {}", head.key)?;
+        }
+        None => writeln!(out, "  history     {} of {} verified; no valid signed head", c.records_verified, count(c.records, "record"))?,
+    }
+    let (segments, stored) = (count(c.segments, "segment"), bytes(c.stored_bytes));
+    writeln!(out, "  bytes       {} in {segments} re-hashed and decompressed ({stored} stored)", bytes(c.raw_bytes))?;
+    writeln!(out, "  items       {} of {} compared with the stream: name, kind, size, SHA-256, place", c.items_verified, c.items)?;
+    writeln!(out, "  objects     {} in the folder, each accounted for or reported above", c.objects)?;
+    writeln!(out, "  not shown by this: that no longer history ever existed (compare the head with one noted elsewhere, --expect),")?;
+    writeln!(out, "              and that the hosts told the truth about themselves and their clocks")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_counts_read_well() {
+        assert_eq!([bytes(0), bytes(1023), bytes(1024), bytes(1 << 31)], ["0 bytes", "1023 bytes", "1.0 KiB", "2.0 GiB"]);
+        assert_eq!([count(1, "item"), count(0, "item")], ["1 item", "0 items"]);
+    }
+}
