@@ -6,6 +6,8 @@
 
 pub mod bounds;
 pub mod convert;
+#[cfg(any(feature = "client", feature = "server"))]
+pub mod transport;
 pub mod version;
 
 /// Generated from `exhibit/agent/v1/agent.proto`.
