@@ -10,16 +10,25 @@
 //! - Long loops that put nothing call [`Output::checkpoint`]; reads of pseudo files are bounded ([`read_pseudo`]).
 //! - Tables are made with [`Table`], which splits them so that memory stays bounded.
 
+pub mod files;
+mod live;
+pub mod logs;
+pub mod mounts;
 mod params;
+pub mod process;
 mod pseudo;
 pub mod registry;
 mod table;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod walk;
 
 use std::collections::BTreeMap;
 use std::io;
 
 pub use exhibit_evidence::EvidencePath;
 pub use exhibit_evidence::manifest::{Kind, Meta, Status};
+pub use exhibit_evidence::stream::tar::Extent;
 pub use params::{BadParam, Param, ParamKind, Params};
 pub use pseudo::{PSEUDO_BYTES_MAX, Pseudo, put_pseudo, read_pseudo, read_pseudo_at, status_of};
 pub use table::{TABLE_PART_BYTES_MAX, Table};
@@ -162,14 +171,6 @@ pub enum Content<'a> {
     },
 }
 
-/// A range of a file that holds data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Extent {
-    /// Offset in the logical content.
-    pub offset: u64,
-    /// Length in bytes.
-    pub length: u64,
-}
 
 /// A reader by position. The pipeline turns errors into gaps that it narrows to 4 KiB, and an early end into a gap and
 /// the status `changed-during-read`.
@@ -183,6 +184,11 @@ pub trait Source {
     /// Called once after the last read: what turned out about the file, e.g. that it changed while it was read.
     fn after(&mut self) -> Option<(Status, String)> {
         None
+    }
+
+    /// Called once after [`Source::after`]: facts that only reading could tell, added to the item's.
+    fn facts_after(&mut self) -> BTreeMap<String, String> {
+        BTreeMap::new()
     }
 }
 

@@ -11,9 +11,12 @@ pub type Constructor = fn() -> Box<dyn Capture>;
 pub const REGISTRY: &[(&str, Constructor)] = &[
     // network: sockets, neighbours, routes: gone within seconds
     // process: ends with the process
+    ("process", super::process::Process::boxed),
     // system: kernel state, mounts, logins: ends with the boot
     // logs: rotated away within days
+    ("logs", || Box::new(super::logs::Logs)),
     // files: stay longest
+    ("files", || Box::new(super::files::Files)),
 ];
 
 /// The constructor of a capture and its place in the order of volatility.

@@ -1,0 +1,189 @@
+//! The content of files that only a process still reaches: its program, and what it holds open after deletion.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom, Statx, StatxFlags, openat, statx};
+use rustix::io::Errno;
+
+use super::gather::kind_of;
+use crate::capture::live::{put_absent, refusal};
+use crate::capture::{Content, EvidencePath, Extent, Kind, Meta, NewItem, Output, Source, Status, Stop};
+
+/// Data ranges of a sparse file that are told apart; a file with more is read through.
+const EXTENTS_MAX: usize = 65_536;
+
+/// What may still be taken.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget {
+    /// Largest file.
+    pub file_bytes_max: u64,
+    /// Bytes left for all files of this capture.
+    pub left_bytes: u64,
+}
+
+/// A file to take through a magic link below `/proc/<pid>`.
+pub struct Wanted<'a> {
+    /// The item's path, e.g. `/proc/12/exe`.
+    pub path: EvidencePath,
+    /// `/proc/<pid>`, pinned, and the link below it.
+    pub dir: &'a OwnedFd,
+    pub link: &'a str,
+    pub facts: BTreeMap<String, String>,
+    /// The remote file system that it lies on.
+    pub remote: Option<&'a str>,
+}
+
+/// Takes a file. Returns whether there is now an item with content for it.
+///
+/// Nothing here blocks on a fifo, device or terminal: the link is opened with O_PATH first, which opens nothing, and read
+/// only if that is a regular file.
+///
+/// # Errors
+/// [`Stop`] from the output.
+pub fn take(out: &mut dyn Output, wanted: Wanted<'_>, budget: &mut Budget) -> Result<bool, Stop> {
+    let started = out.now();
+    let Wanted { path, dir, link, facts, remote } = wanted;
+    let mut absent = |status: Status, reason: String, facts: &BTreeMap<String, String>| {
+        let mut item = NewItem::new(path.clone(), Kind::Unknown, started, "open:proc-link").with_status(status, reason);
+        item.facts.clone_from(facts);
+        out.put(item, Content::None).map(|_| false)
+    };
+    if let Some(fs_type) = remote {
+        return absent(Status::Skipped, format!("on a remote file system ({fs_type}): reading could hang and is not this host's evidence"), &facts);
+    }
+    let opened = match open_regular(dir, link) {
+        Ok(opened) => opened,
+        Err(NotOpened::Kernel(e)) => {
+            let (status, reason) = refusal(e);
+            // The link was there when the process was read.
+            let status = if status == Status::Missing { Status::Vanished } else { status };
+            return absent(status, reason, &facts);
+        }
+        Err(NotOpened::Kind(kind)) => return absent(Status::Skipped, format!("not a regular file but {kind}"), &facts),
+    };
+    let size = opened.before.stx_size;
+    if size > budget.file_bytes_max {
+        return absent(Status::Skipped, format!("{size} bytes: above the limit of {} bytes a file (file_max)", budget.file_bytes_max), &facts);
+    }
+    // Holes cost nothing, so allocated blocks count.
+    let cost = size.min(opened.before.stx_blocks.saturating_mul(512));
+    if cost > budget.left_bytes {
+        return absent(Status::Skipped, format!("{cost} bytes: the capture's limit for contents (total_max) is used up"), &facts);
+    }
+    budget.left_bytes = budget.left_bytes.saturating_sub(cost);
+    let mut item = NewItem::new(path, Kind::File, started, "open:proc-link");
+    item.meta = Some(Box::new(meta_of(&opened.before)));
+    item.facts = facts;
+    let extents = extents(&opened);
+    let mut source = opened;
+    out.put(item, Content::Source { size, extents, source: &mut source }).map(|_| true)
+}
+
+/// Puts a record for a process's file that will not be taken.
+pub fn put_skipped(out: &mut dyn Output, path: EvidencePath, reason: &str) -> Result<(), Stop> {
+    let started = out.now();
+    put_absent(out, path, Status::Skipped, reason, started, "none")
+}
+
+enum NotOpened {
+    Kernel(Errno),
+    Kind(&'static str),
+}
+
+impl From<Errno> for NotOpened {
+    fn from(e: Errno) -> Self {
+        Self::Kernel(e)
+    }
+}
+
+struct Opened {
+    file: OwnedFd,
+    before: Statx,
+}
+
+fn stat_fd(file: &OwnedFd) -> Result<Statx, Errno> {
+    statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::BTIME)
+}
+
+fn open_regular(dir: &OwnedFd, link: &str) -> Result<Opened, NotOpened> {
+    let held = openat(dir, link, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let kind = kind_of(&stat_fd(&held)?);
+    if kind != "file" {
+        return Err(NotOpened::Kind(kind));
+    }
+    let again = format!("/proc/self/fd/{}", held.as_raw_fd());
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = match openat(rustix::fs::CWD, again.as_str(), flags | OFlags::NOATIME, Mode::empty()) {
+        // NOATIME is for owners; without it the access time may change, as with any reader.
+        Err(Errno::PERM) => openat(rustix::fs::CWD, again.as_str(), flags, Mode::empty())?,
+        other => other?,
+    };
+    let before = stat_fd(&file)?;
+    Ok(Opened { file, before })
+}
+
+/// The data ranges of a file with holes; `None` when it has none or the file system does not tell.
+fn extents(opened: &Opened) -> Option<Vec<Extent>> {
+    let size = opened.before.stx_size;
+    if opened.before.stx_blocks.saturating_mul(512) >= size {
+        return None;
+    }
+    let mut found = Vec::new();
+    let mut at = 0_u64;
+    while at < size {
+        let data = match rustix::fs::seek(&opened.file, SeekFrom::Data(at)) {
+            Ok(data) => data.min(size),
+            Err(Errno::NXIO) => break,
+            Err(_) => return None,
+        };
+        let hole = rustix::fs::seek(&opened.file, SeekFrom::Hole(data)).ok()?.min(size);
+        if hole > data {
+            found.push(Extent { offset: data, length: hole.saturating_sub(data) });
+        }
+        // A file that changes under us could send the search backwards.
+        if hole <= at || found.len() > EXTENTS_MAX {
+            return if data >= size { Some(found) } else { None };
+        }
+        at = hole;
+    }
+    Some(found)
+}
+
+impl Source for Opened {
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::io::pread(&self.file, buf, offset)?)
+    }
+
+    fn after(&mut self) -> Option<(Status, String)> {
+        let now = match stat_fd(&self.file) {
+            Ok(now) => now,
+            Err(e) => return Some((Status::Partial, format!("its state after reading is not known: {e}"))),
+        };
+        let time = |s: &Statx| (s.stx_mtime.tv_sec, s.stx_mtime.tv_nsec);
+        if now.stx_size != self.before.stx_size {
+            return Some((Status::ChangedDuringRead, format!("size went from {} to {} bytes", self.before.stx_size, now.stx_size)));
+        }
+        (time(&now) != time(&self.before)).then(|| (Status::ChangedDuringRead, "its modification time changed".to_owned()))
+    }
+}
+
+fn meta_of(s: &Statx) -> Meta {
+    let time = |t: rustix::fs::StatxTimestamp| Some(exhibit_evidence::time::FileTime { s: t.tv_sec, ns: t.tv_nsec });
+    Meta {
+        mode: u32::from(s.stx_mode) & 0o7777,
+        uid: s.stx_uid,
+        gid: s.stx_gid,
+        ino: s.stx_ino,
+        nlink: u64::from(s.stx_nlink),
+        dev: [s.stx_dev_major, s.stx_dev_minor],
+        rdev: None,
+        blocks: s.stx_blocks,
+        mtime: time(s.stx_mtime),
+        atime: time(s.stx_atime),
+        ctime: time(s.stx_ctime),
+        btime: if s.stx_mask & StatxFlags::BTIME.bits() == 0 { None } else { time(s.stx_btime) },
+        ..Meta::default()
+    }
+}

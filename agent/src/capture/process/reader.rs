@@ -1,0 +1,99 @@
+//! Reads processes on a thread of its own, because some files of a process (`cmdline`, `maps`, ...) wait for a lock that
+//! a hung process can hold for ever. A process that does not answer in time is recorded as such and left behind with its
+//! thread; the capture goes on.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use super::gather::{Gathered, Plan, gather};
+
+/// How long one process may take. The largest (65,536 open files, 16 MiB of maps) needs about a second.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Most threads left behind, 128 KiB of stack each, before the capture reads no further process.
+const STUCK_MAX: u32 = 16;
+const STACK_BYTES: usize = 256 << 10;
+
+/// What came of asking for a process.
+pub enum Answer {
+    Taken(Box<Gathered>),
+    Refused(Errno),
+    /// It did not answer within [`PATIENCE`].
+    Stuck,
+    /// Too many have not answered.
+    GivenUp,
+}
+
+struct Worker {
+    ask: SyncSender<u32>,
+    answer: Receiver<Result<Gathered, Errno>>,
+}
+
+/// The reader.
+pub struct Reader {
+    plan: Arc<Plan>,
+    worker: Option<Worker>,
+    stuck: u32,
+}
+
+impl Reader {
+    /// A reader that has not started its thread yet.
+    pub fn new(plan: Plan) -> Self {
+        Self { plan: Arc::new(plan), worker: None, stuck: 0 }
+    }
+
+    /// Reads a process; waits at most [`PATIENCE`].
+    pub fn read(&mut self, pid: u32) -> Answer {
+        if self.stuck >= STUCK_MAX {
+            return Answer::GivenUp;
+        }
+        let worker = match self.worker.take().map_or_else(|| start(&self.plan), Some) {
+            Some(worker) => worker,
+            // No thread to be had (a limit of the host): read here and trust that it answers.
+            None => return answer(gather(pid, &self.plan)),
+        };
+        if worker.ask.send(pid).is_err() {
+            return answer(gather(pid, &self.plan));
+        }
+        match worker.answer.recv_timeout(PATIENCE) {
+            Ok(result) => {
+                self.worker = Some(worker);
+                answer(result)
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                self.stuck = self.stuck.saturating_add(1);
+                Answer::Stuck
+            }
+            Err(RecvTimeoutError::Disconnected) => Answer::Refused(Errno::IO),
+        }
+    }
+}
+
+fn answer(result: Result<Gathered, Errno>) -> Answer {
+    match result {
+        Ok(gathered) => Answer::Taken(Box::new(gathered)),
+        Err(e) => Answer::Refused(e),
+    }
+}
+
+/// The thread ends by itself when its channel closes: at the end of the capture, or when it comes back after having
+/// been given up.
+fn start(plan: &Arc<Plan>) -> Option<Worker> {
+    let (ask, asked) = sync_channel::<u32>(1);
+    let (give, answer) = sync_channel(1);
+    let plan = Arc::clone(plan);
+    std::thread::Builder::new()
+        .name("proc-reader".into())
+        .stack_size(STACK_BYTES)
+        .spawn(move || {
+            while let Ok(pid) = asked.recv() {
+                if give.send(gather(pid, &plan)).is_err() {
+                    return;
+                }
+            }
+        })
+        .ok()?;
+    Some(Worker { ask, answer })
+}

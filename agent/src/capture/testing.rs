@@ -1,0 +1,109 @@
+//! An output that keeps items in memory, for tests of captures.
+
+use std::collections::BTreeMap;
+
+use super::{Capture, Content, Moment, NewItem, Output, Params, Status, Stop};
+
+/// An item as it was put.
+#[derive(Debug)]
+pub struct Put {
+    pub item: NewItem,
+    /// The status after reading.
+    pub status: Status,
+    /// The logical content, holes as zeros; `None` for items by record.
+    pub content: Option<Vec<u8>>,
+}
+
+/// The output.
+#[derive(Debug, Default)]
+pub struct Memory {
+    pub puts: Vec<Put>,
+    pub commands: Vec<String>,
+    /// Stop with a cancellation after so many items.
+    pub cancel_after: Option<usize>,
+}
+
+impl Memory {
+    /// Runs a capture with parameters and keeps what it put.
+    pub fn run(capture: &dyn Capture, params: &[(&str, &str)]) -> Self {
+        let values: BTreeMap<String, String> = params.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let params = Params::new(capture.name(), values);
+        params.check(capture.params()).expect("the test's parameters");
+        let mut out = Self::default();
+        capture.run(&params, &mut out).expect("the capture runs to its end");
+        out
+    }
+
+    /// The item of a path.
+    pub fn get(&self, path: &str) -> Option<&Put> {
+        self.puts.iter().find(|p| p.item.path.as_bytes() == path.as_bytes())
+    }
+
+    /// The content of a path's item.
+    pub fn content(&self, path: &str) -> &[u8] {
+        self.get(path).unwrap_or_else(|| panic!("no item {path}")).content.as_deref().unwrap_or_else(|| panic!("{path} has no content"))
+    }
+
+    /// The rows of a table in all its parts.
+    pub fn rows(&self, stem: &str) -> Vec<serde_json::Value> {
+        let (first, prefix) = (format!("{stem}.jsonl"), format!("{stem}."));
+        let parts = self.puts.iter().filter(|p| {
+            let name = String::from_utf8_lossy(p.item.path.as_bytes());
+            *name == *first || name.strip_prefix(&prefix).is_some_and(|r| r.strip_suffix(".jsonl").is_some_and(|n| n.parse::<u32>().is_ok()))
+        });
+        parts
+            .flat_map(|p| p.content.as_deref().unwrap_or_default().split(|b| *b == b'\n').filter(|l| !l.is_empty()))
+            .map(|line| serde_json::from_slice(line).expect("a row is one JSON object"))
+            .collect()
+    }
+}
+
+impl Output for Memory {
+    fn put(&mut self, mut item: NewItem, content: Content<'_>) -> Result<Status, Stop> {
+        if self.cancel_after.is_some_and(|n| self.puts.len() >= n) {
+            return Err(Stop::Cancelled("the test".into()));
+        }
+        assert!(item.status == Status::Collected || item.reason.is_some(), "a status without a reason: {item:?}");
+        let mut status = item.status;
+        let content = match content {
+            Content::None => None,
+            Content::Bytes(bytes) => Some(bytes.to_vec()),
+            Content::Source { size, extents, source } => {
+                let mut all = vec![0; usize::try_from(size).expect("fits")];
+                let ranges = extents.map_or_else(|| vec![(0, size)], |e| e.iter().map(|e| (e.offset, e.length)).collect());
+                for (offset, length) in ranges {
+                    let (mut at, end) = (offset, offset + length);
+                    while at < end {
+                        match source.read_at(at, &mut all[at as usize..end as usize]) {
+                            Ok(0) => break,
+                            Ok(n) => at += n as u64,
+                            Err(e) => panic!("{item:?}: {e}"),
+                        }
+                    }
+                }
+                if let Some((after, reason)) = source.after() {
+                    status = after;
+                    item.reason = Some(reason);
+                }
+                item.facts.extend(source.facts_after());
+                Some(all)
+            }
+        };
+        self.puts.push(Put { item, status, content });
+        Ok(status)
+    }
+
+    fn checkpoint(&mut self) -> Result<(), Stop> {
+        Ok(())
+    }
+
+    fn note(&mut self, _current: &str) {}
+
+    fn now(&self) -> Moment {
+        crate::clock::now()
+    }
+
+    fn ran(&mut self, command: String) {
+        self.commands.push(command);
+    }
+}
