@@ -4,6 +4,9 @@
 #![deny(clippy::undocumented_unsafe_blocks, clippy::multiple_unsafe_ops_per_block)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+pub mod allocator;
+pub mod priority;
+
 use std::io;
 
 /// The kernel's clock discipline, as `adjtimex(2)` reports it with no mode bit set (a pure read).

@@ -1,0 +1,159 @@
+//! The assembler: frames and lines become segments, segments become the manifest's digest and go into the window.
+
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+use bytes::Bytes;
+use exhibit_evidence::Hasher;
+use exhibit_evidence::manifest::{End, Line};
+use exhibit_evidence::record::ManifestRef;
+use exhibit_evidence::stream::SEGMENT_TARGET_BYTES;
+use exhibit_evidence::stream::segment::SegmentBuilder;
+
+use super::lanes::LaneOut;
+use super::{ByStatus, Outcome, Segment, StreamFacts, Window};
+use crate::capture::Moment;
+
+/// What the capture thread says when it has written the last byte.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub items: u64,
+    pub by_status: ByStatus,
+    pub complete: bool,
+    pub reason: Option<String>,
+    pub started: Moment,
+    pub ended: Moment,
+    pub commands: Vec<String>,
+}
+
+pub(super) struct Assembler {
+    pub lanes: Vec<LaneOut>,
+    pub window: Arc<Window>,
+    pub ended: Receiver<Ended>,
+    manifest: Hasher,
+    builder: Option<SegmentBuilder>,
+    lines: Vec<u8>,
+    raw_offset: u64,
+    stored_bytes: u64,
+    segments: u32,
+}
+
+/// Why assembling ended without a stream.
+#[derive(Debug)]
+enum Broken {
+    /// The window was given up: somebody else knows why.
+    GivenUp,
+    /// Ours.
+    Failed(String),
+}
+
+impl Assembler {
+    pub fn new(facts: &StreamFacts, lanes: Vec<LaneOut>, window: Arc<Window>, ended: Receiver<Ended>) -> Result<Self, String> {
+        let lines = Line::Header(facts.header()).to_bytes()?;
+        Ok(Self {
+            lanes,
+            window,
+            ended,
+            manifest: Hasher::new(),
+            builder: None,
+            lines,
+            raw_offset: 0,
+            stored_bytes: 0,
+            segments: 0,
+        })
+    }
+
+    /// Runs until the lanes are done or nobody wants the stream any more.
+    pub fn run(mut self) {
+        crate::budget::step_back();
+        match self.assemble() {
+            Ok(outcome) => self.window.finish(outcome),
+            Err(Broken::GivenUp) => self.window.fail("the stream was given up"),
+            Err(Broken::Failed(why)) => self.window.fail(why),
+        }
+    }
+
+    fn assemble(&mut self) -> Result<Outcome, Broken> {
+        let mut turn = 0_usize;
+        while let Some(lane) = self.lanes.get(turn) {
+            // Frames went to the lanes in turn, so the first lane without one has seen the last.
+            let Ok(packed) = lane.frames.recv() else { break };
+            self.take(&packed.frame, packed.raw_bytes, &packed.lines)?;
+            if let Some(lane) = self.lanes.get(turn) {
+                let _ = lane.empty.send(packed.frame);
+            }
+            turn = turn.saturating_add(1).checked_rem(self.lanes.len()).unwrap_or(0);
+        }
+        // Sent only after the last byte: without it something died on the way, and what came so far is not a stream.
+        let ended = self.ended.try_recv().map_err(|_| Broken::Failed("the pipeline ended before the stream did".to_owned()))?;
+        if self.builder.is_some() || !self.lines.is_empty() {
+            self.cut()?;
+        }
+        self.outcome(ended)
+    }
+
+    fn take(&mut self, frame: &[u8], raw_bytes: usize, lines: &[u8]) -> Result<(), Broken> {
+        if raw_bytes > 0 {
+            if self.builder.as_ref().is_some_and(SegmentBuilder::is_full) {
+                self.cut()?;
+            }
+            let (n, raw_offset) = (self.segments, self.raw_offset);
+            let builder = self.builder.get_or_insert_with(|| SegmentBuilder::new(n, raw_offset));
+            builder.push_frame(frame, raw_bytes).map_err(|e| Broken::Failed(e.to_string()))?;
+            self.raw_offset = self.raw_offset.saturating_add(raw_bytes as u64);
+        }
+        self.lines.extend_from_slice(lines);
+        let together = self.builder.as_ref().map(|b| b.len().saturating_add(self.lines.len()));
+        if together.is_some_and(|bytes| bytes >= SEGMENT_TARGET_BYTES) {
+            self.cut()?;
+        }
+        Ok(())
+    }
+
+    /// Ends the segment under construction and waits for room in the window.
+    fn cut(&mut self) -> Result<(), Broken> {
+        let builder = self.builder.take().ok_or_else(|| Broken::Failed("manifest lines without a segment".to_owned()))?;
+        let built = builder.finish().map_err(|e| Broken::Failed(e.to_string()))?;
+        let segment_line = Line::Segment(built.facts.clone()).to_bytes().map_err(Broken::Failed)?;
+        let mut lines = std::mem::take(&mut self.lines);
+        // The header is the first line of the manifest and stands before the first segment's line.
+        let at = if self.segments == 0 { lines.iter().position(|b| *b == b'\n').map_or(0, |i| i.saturating_add(1)) } else { 0 };
+        lines.splice(at..at, segment_line);
+        self.manifest.update(&lines);
+        self.segments = self.segments.saturating_add(1);
+        self.stored_bytes = self.stored_bytes.saturating_add(built.facts.size);
+        let segment = Segment { facts: built.facts, bytes: Bytes::from(built.bytes), lines: Bytes::from(lines) };
+        if self.window.push(segment) { Ok(()) } else { Err(Broken::GivenUp) }
+    }
+
+    fn outcome(&mut self, ended: Ended) -> Result<Outcome, Broken> {
+        let end = End {
+            complete: true,
+            segments: self.segments,
+            stored_bytes: self.stored_bytes,
+            raw_bytes: self.raw_offset,
+            items: ended.items,
+            by_status: ended.by_status,
+        };
+        let end_line = Line::End(end.clone()).to_bytes().map_err(Broken::Failed)?;
+        self.manifest.update(&end_line);
+        let hasher = std::mem::take(&mut self.manifest);
+        Ok(Outcome {
+            end_line,
+            manifest: ManifestRef {
+                size: hasher.bytes(),
+                sha256: hasher.finish(),
+                segments: end.segments,
+                stored_bytes: end.stored_bytes,
+                raw_bytes: end.raw_bytes,
+                items: end.items,
+                by_status: end.by_status,
+            },
+            complete: ended.complete,
+            reason: ended.reason,
+            started: ended.started,
+            ended: ended.ended,
+            commands: ended.commands,
+        })
+    }
+}

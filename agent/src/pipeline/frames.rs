@@ -1,0 +1,127 @@
+//! The raw stream's end of the pipeline: fills frames and hands them to the lanes in turn.
+
+use std::sync::mpsc::{Receiver, SyncSender};
+
+use exhibit_evidence::stream::FRAME_RAW_BYTES_MAX;
+
+use crate::capture::Stop;
+
+/// A raw frame on its way to a lane, with the manifest lines of the items whose member ends in it.
+#[derive(Debug, Default)]
+pub(super) struct RawFrame {
+    pub raw: Vec<u8>,
+    pub lines: Vec<u8>,
+}
+
+/// One lane as the frame writer sees it.
+#[derive(Debug)]
+pub(super) struct LaneIn {
+    pub frames: SyncSender<RawFrame>,
+    pub empty: Receiver<Vec<u8>>,
+}
+
+/// Cuts the raw stream into frames.
+#[derive(Debug)]
+pub(super) struct FrameWriter {
+    lanes: Vec<LaneIn>,
+    turn: usize,
+    buffer: Vec<u8>,
+    filled: usize,
+    lines: Vec<u8>,
+    lines_since_raw: usize,
+    raw_offset: u64,
+}
+
+/// A frame is handed on early when this many bytes of manifest lines have come together with it.
+const LINES_BYTES_MAX: usize = 256 << 10;
+
+impl FrameWriter {
+    pub fn new(lanes: Vec<LaneIn>) -> Self {
+        Self { lanes, turn: 0, buffer: vec![0; FRAME_RAW_BYTES_MAX], filled: 0, lines: Vec::new(), lines_since_raw: 0, raw_offset: 0 }
+    }
+
+    /// Bytes of the raw stream so far.
+    pub const fn raw_offset(&self) -> u64 {
+        self.raw_offset
+    }
+
+    /// Bytes of lines since the last raw byte: the assembler can cut a segment only where there is raw data.
+    pub const fn lines_since_raw(&self) -> usize {
+        self.lines_since_raw
+    }
+
+    /// Room in the current frame, at least one byte. A full frame is handed on only when more is to follow, so that the
+    /// line of an item that ends exactly with the frame still travels with it.
+    pub fn space(&mut self) -> Result<&mut [u8], Stop> {
+        if self.filled >= FRAME_RAW_BYTES_MAX {
+            self.dispatch()?;
+        }
+        Ok(self.buffer.get_mut(self.filled..).unwrap_or_default())
+    }
+
+    /// Counts bytes that were written into [`FrameWriter::space`] and returns them.
+    pub fn advance(&mut self, count: usize) -> &[u8] {
+        let from = self.filled;
+        self.filled = self.filled.saturating_add(count).min(FRAME_RAW_BYTES_MAX);
+        let count = self.filled.saturating_sub(from);
+        self.raw_offset = self.raw_offset.saturating_add(count as u64);
+        self.lines_since_raw = 0;
+        self.buffer.get(from..self.filled).unwrap_or_default()
+    }
+
+    /// Appends bytes to the raw stream.
+    pub fn write(&mut self, mut bytes: &[u8]) -> Result<(), Stop> {
+        while !bytes.is_empty() {
+            let space = self.space()?;
+            let count = space.len().min(bytes.len());
+            let (now, rest) = bytes.split_at_checked(count).unwrap_or((bytes, &[]));
+            if let Some(slot) = space.get_mut(..count) {
+                slot.copy_from_slice(now);
+            }
+            self.advance(count);
+            bytes = rest;
+        }
+        Ok(())
+    }
+
+    /// Appends zeros to the raw stream.
+    pub fn write_zeros(&mut self, mut count: u64) -> Result<(), Stop> {
+        while count > 0 {
+            let space = self.space()?;
+            let step = usize::try_from(count).unwrap_or(usize::MAX).min(space.len());
+            if let Some(slot) = space.get_mut(..step) {
+                slot.fill(0);
+            }
+            self.advance(step);
+            count = count.saturating_sub(step as u64);
+        }
+        Ok(())
+    }
+
+    /// Adds a manifest line to the frame that holds the last raw byte so far.
+    pub fn line(&mut self, line: &[u8]) -> Result<(), Stop> {
+        self.lines.extend_from_slice(line);
+        self.lines_since_raw = self.lines_since_raw.saturating_add(line.len());
+        if self.lines.len() >= LINES_BYTES_MAX { self.dispatch() } else { Ok(()) }
+    }
+
+    /// Hands on what there is; the lanes end when the writer is dropped.
+    pub fn finish(mut self) -> Result<u64, Stop> {
+        if self.filled > 0 || !self.lines.is_empty() {
+            self.dispatch()?;
+        }
+        Ok(self.raw_offset)
+    }
+
+    fn dispatch(&mut self) -> Result<(), Stop> {
+        let gone = || Stop::Cancelled("the stream was given up".to_owned());
+        let lane = self.lanes.get(self.turn).ok_or_else(gone)?;
+        let fresh = lane.empty.try_recv().unwrap_or_else(|_| vec![0; FRAME_RAW_BYTES_MAX]);
+        let mut raw = std::mem::replace(&mut self.buffer, fresh);
+        raw.truncate(self.filled);
+        lane.frames.send(RawFrame { raw, lines: std::mem::take(&mut self.lines) }).map_err(|_| gone())?;
+        self.filled = 0;
+        self.turn = self.turn.saturating_add(1).checked_rem(self.lanes.len()).unwrap_or(0);
+        Ok(())
+    }
+}

@@ -1,0 +1,79 @@
+//! Compression: each lane is a thread with its own compressor. Frames enter and leave a lane in order.
+
+use std::io;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::thread::JoinHandle;
+
+use exhibit_evidence::stream::FRAME_RAW_BYTES_MAX;
+use exhibit_evidence::stream::segment::FrameCompressor;
+
+use super::frames::{LaneIn, RawFrame};
+
+/// A compressed frame on its way to the assembler.
+#[derive(Debug)]
+pub(super) struct PackedFrame {
+    /// The zstd frame; empty when there was no raw data, only lines.
+    pub frame: Vec<u8>,
+    pub raw_bytes: usize,
+    pub lines: Vec<u8>,
+}
+
+/// One lane as the assembler sees it.
+#[derive(Debug)]
+pub(super) struct LaneOut {
+    pub frames: Receiver<PackedFrame>,
+    pub empty: Sender<Vec<u8>>,
+}
+
+/// zstd level 1: measured as the level at which compression is not slower than what feeds it.
+const LEVEL: i32 = 1;
+
+/// Starts the lanes.
+///
+/// # Errors
+/// When a thread or a compressor cannot be made.
+pub(super) fn start(count: usize) -> io::Result<(Vec<LaneIn>, Vec<LaneOut>, Vec<JoinHandle<()>>)> {
+    let (mut ins, mut outs, mut threads) = (Vec::new(), Vec::new(), Vec::new());
+    for n in 0..count.max(1) {
+        let (raw_in, raw_out) = sync_channel::<RawFrame>(1);
+        let (packed_in, packed_out) = sync_channel::<PackedFrame>(1);
+        let (empty_raw_in, empty_raw_out) = channel::<Vec<u8>>();
+        let (empty_packed_in, empty_packed_out) = channel::<Vec<u8>>();
+        let compressor = FrameCompressor::new(LEVEL).map_err(|e| io::Error::other(e.to_string()))?;
+        let lane = Lane { compressor, raw: raw_out, empty_raw: empty_raw_in, packed: packed_in, empty_packed: empty_packed_out };
+        threads.push(std::thread::Builder::new().name(format!("compress-{n}")).stack_size(512 << 10).spawn(move || lane.run())?);
+        ins.push(LaneIn { frames: raw_in, empty: empty_raw_out });
+        outs.push(LaneOut { frames: packed_out, empty: empty_packed_in });
+    }
+    Ok((ins, outs, threads))
+}
+
+struct Lane {
+    compressor: FrameCompressor,
+    raw: Receiver<RawFrame>,
+    empty_raw: Sender<Vec<u8>>,
+    packed: SyncSender<PackedFrame>,
+    empty_packed: Receiver<Vec<u8>>,
+}
+
+impl Lane {
+    /// Runs until either neighbour is gone.
+    fn run(mut self) {
+        crate::budget::step_back();
+        while let Ok(RawFrame { mut raw, lines }) = self.raw.recv() {
+            let mut frame = self.empty_packed.try_recv().unwrap_or_default();
+            frame.clear();
+            if !raw.is_empty() && self.compressor.compress(&raw, &mut frame).is_err() {
+                // Compression of a buffer into a large enough one fails only when memory is gone. Ending the lane makes the
+                // assembler see a stream without its end, which is never taken for a complete one.
+                return;
+            }
+            let raw_bytes = raw.len();
+            raw.resize(FRAME_RAW_BYTES_MAX, 0);
+            let _ = self.empty_raw.send(raw);
+            if self.packed.send(PackedFrame { frame, raw_bytes, lines }).is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! The output that captures put their items into: numbers them, writes their tar members and their manifest lines.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use base64::Engine as _;
+use exhibit_evidence::manifest::{Gap, Item, Kind, Line, Location, Meta, Status, Taken};
+use exhibit_evidence::stream::reader::HOLE_BYTES_MAX;
+use exhibit_evidence::stream::tar::{self, Head, HeadKind};
+use exhibit_evidence::{Digest, EvidencePath};
+
+use super::content::{Copied, Copy};
+use super::frames::FrameWriter;
+use super::links::Links;
+use super::{ByStatus, Progress};
+use crate::budget::{Control, Pace};
+use crate::capture::{Content, Extent, Moment, NewItem, Output, Source, Stop};
+use crate::clock;
+
+/// State of the capture thread.
+pub(super) struct Taker {
+    pub frames: FrameWriter,
+    pub control: Arc<Control>,
+    pub pace: Pace,
+    pub progress: Arc<Progress>,
+    pub raw_bytes_max: u64,
+    pub capture: String,
+    pub items: u64,
+    pub by_status: ByStatus,
+    pub links: Links,
+    pub commands: Vec<String>,
+    /// Paths that this host's policy does not give.
+    pub denied: globset::GlobSet,
+    /// Bytes of holes so far: a stream may hold only so many.
+    pub holes: u64,
+    /// Items that were left out because the raw limit would have been exceeded.
+    pub over_limit: u64,
+}
+
+/// Programs that are remembered by name for the footprint; captures run a handful.
+const COMMANDS_MAX: usize = 256;
+const COMMAND_CHARS_MAX: usize = 400;
+/// After this many bytes of lines without raw data a small record is put, so that segments can be cut.
+const LINES_WITHOUT_RAW_MAX: usize = 2 << 20;
+/// What is kept free for headers, records and the end of the stream when the raw limit is checked.
+const LIMIT_RESERVE_BYTES: u64 = 64 << 10;
+/// A hole is hashed by both sides at about 1.7 GB/s; beyond this a file's logical size is a trap, not evidence.
+const HOLE_BYTES_PER_ITEM_MAX: u64 = 256 << 30;
+
+/// What is known of an item when its line is written.
+struct Ending {
+    size: u64,
+    sha256: Option<Digest>,
+    location: Option<Location>,
+    gaps: Vec<Gap>,
+}
+
+const BY_RECORD: Ending = Ending { size: 0, sha256: None, location: None, gaps: Vec::new() };
+
+/// A content as the tar writer needs it.
+struct Data<'a> {
+    size: u64,
+    extents: Vec<Extent>,
+    source: &'a mut dyn Source,
+}
+
+impl Data<'_> {
+    fn stored(&self) -> u64 {
+        self.extents.iter().map(|e| e.length).fold(0, u64::saturating_add)
+    }
+
+    fn is_sparse(&self) -> bool {
+        self.stored() < self.size
+    }
+}
+
+struct Memory<'a>(&'a [u8]);
+
+impl Source for Memory<'_> {
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> std::io::Result<usize> {
+        let rest = usize::try_from(offset).ok().and_then(|o| self.0.get(o..)).unwrap_or_default();
+        let count = rest.len().min(buf.len());
+        if let (Some(to), Some(from)) = (buf.get_mut(..count), rest.get(..count)) {
+            to.copy_from_slice(from);
+        }
+        Ok(count)
+    }
+}
+
+impl Output for Taker {
+    fn put(&mut self, mut item: NewItem, content: Content<'_>) -> Result<Status, Stop> {
+        if let Err(stop) = self.pace.cpu(&self.control) {
+            if item.status == Status::Collected {
+                item = item.with_status(Status::Skipped, format!("not taken: {stop}"));
+            }
+            self.record(item, BY_RECORD)?;
+            return Err(stop);
+        }
+        if item.path.as_bytes().starts_with(b"/") && self.denied.is_match(Path::new(OsStr::from_bytes(item.path.as_bytes()))) {
+            item.meta = None;
+            item.facts.clear();
+            return self.record(item.with_status(Status::Skipped, "this host's policy does not give this path"), BY_RECORD);
+        }
+        let status = match content {
+            Content::None => self.put_without_content(item)?,
+            Content::Bytes(bytes) => {
+                let size = bytes.len() as u64;
+                let extents = if size == 0 { Vec::new() } else { vec![Extent { offset: 0, length: size }] };
+                self.put_data(item, Data { size, extents, source: &mut Memory(bytes) })?
+            }
+            Content::Source { size, extents, source } => {
+                let whole = || vec![Extent { offset: 0, length: size }];
+                let extents = tar::tidy_extents(extents.unwrap_or_else(whole), size);
+                self.put_data(item, Data { size, extents, source })?
+            }
+        };
+        self.keep_segments_cuttable()?;
+        Ok(status)
+    }
+
+    fn checkpoint(&mut self) -> Result<(), Stop> {
+        self.pace.cpu(&self.control)
+    }
+
+    fn note(&mut self, current: &str) {
+        self.progress.set_note(current);
+    }
+
+    fn now(&self) -> Moment {
+        clock::now()
+    }
+
+    fn ran(&mut self, command: String) {
+        if self.commands.len() < COMMANDS_MAX {
+            self.commands.push(exhibit_evidence::text::escape_bounded(&command, COMMAND_CHARS_MAX));
+        }
+    }
+}
+
+impl Taker {
+    /// Directories and symbolic links that were taken become members; everything else without content is by record.
+    fn put_without_content(&mut self, item: NewItem) -> Result<Status, Stop> {
+        let name = item.path.member_name(&self.capture);
+        let taken = matches!(item.status, Status::Collected | Status::Partial | Status::ChangedDuringRead);
+        let kind = match (item.kind, &item.target) {
+            (Kind::Directory, _) if taken => HeadKind::Directory,
+            (Kind::Symlink, Some(target)) if taken => HeadKind::Symlink { target: target.as_bytes() },
+            _ => return self.record(item, BY_RECORD),
+        };
+        match headers(&name, &item, kind) {
+            Ok((header, _, simplified)) => {
+                let location = self.member(&header)?;
+                let item = item.clone();
+                self.record(simplified.apply(item), Ending { location: Some(location), ..BY_RECORD })
+            }
+            Err(why) => self.record(item.with_status(Status::Error, why), BY_RECORD),
+        }
+    }
+
+    fn member(&mut self, header: &[u8]) -> Result<Location, Stop> {
+        let offset = self.frames.raw_offset();
+        self.frames.write(header)?;
+        Ok(Location { offset, length: self.frames.raw_offset().saturating_sub(offset) })
+    }
+
+    fn put_data(&mut self, mut item: NewItem, mut data: Data<'_>) -> Result<Status, Stop> {
+        if !matches!(item.kind, Kind::File | Kind::Record) {
+            item.kind = Kind::File;
+        }
+        if let Some(refusal) = self.over_bounds(&data) {
+            return self.record(item.with_status(Status::Skipped, refusal), BY_RECORD);
+        }
+        if let Some(target) = item.inode.and_then(|inode| self.links.member(inode)).map(<[u8]>::to_vec) {
+            return self.put_hardlink(item, &target);
+        }
+        let name = item.path.member_name(&self.capture);
+        let kind = if data.is_sparse() {
+            HeadKind::Sparse { size: data.size, extents: &data.extents }
+        } else {
+            HeadKind::File { size: data.size }
+        };
+        let (header, follows, simplified) = match headers(&name, &item, kind) {
+            Ok(parts) => parts,
+            Err(why) => return self.record(item.with_status(Status::Error, why), BY_RECORD),
+        };
+        let offset = self.frames.raw_offset();
+        self.frames.write(&header)?;
+        drop(header);
+        let mut copy = Copy { frames: &mut self.frames, pace: &mut self.pace, control: &self.control, progress: &self.progress };
+        let copied = copy.run(data.size, &data.extents, data.source)?;
+        self.frames.write_zeros(tar::padding(follows) as u64)?;
+        let location = Location { offset, length: self.frames.raw_offset().saturating_sub(offset) };
+
+        let mut item = simplified.apply(item);
+        judge(&mut item, &copied, data.source.after());
+        if let Some(inode) = item.inode.filter(|_| copied.stop.is_none()) {
+            self.links.remember(inode, &name);
+        }
+        let stop = copied.stop;
+        let ending = Ending { size: data.size, sha256: Some(copied.sha256), location: Some(location), gaps: copied.gaps };
+        let status = self.record(item, ending)?;
+        stop.map_or(Ok(status), Err)
+    }
+
+    /// Why this content is left out, if a limit says so.
+    fn over_bounds(&mut self, data: &Data<'_>) -> Option<String> {
+        let stored = data.stored();
+        let left = self.raw_bytes_max.saturating_sub(self.frames.raw_offset()).saturating_sub(LIMIT_RESERVE_BYTES);
+        if stored > left {
+            self.over_limit = self.over_limit.saturating_add(1);
+            return Some(format!("{stored} bytes: only {left} of the collection's limit of {} raw bytes are left", self.raw_bytes_max));
+        }
+        let holes = data.size.saturating_sub(stored);
+        let together = self.holes.saturating_add(holes);
+        if holes > HOLE_BYTES_PER_ITEM_MAX || together > HOLE_BYTES_MAX {
+            return Some(format!(
+                "a sparse file with {holes} bytes of holes: at most {HOLE_BYTES_PER_ITEM_MAX} in one file and {HOLE_BYTES_MAX} in one stream are taken"
+            ));
+        }
+        self.holes = together;
+        None
+    }
+
+    fn put_hardlink(&mut self, mut item: NewItem, target: &[u8]) -> Result<Status, Stop> {
+        let name = item.path.member_name(&self.capture);
+        item.kind = Kind::Hardlink;
+        match headers(&name, &item, HeadKind::Hardlink { target }) {
+            Ok((header, _, simplified)) => {
+                let location = self.member(&header)?;
+                let mut item = simplified.apply(item);
+                item.target = Some(EvidencePath::truncating(target));
+                self.record(item, Ending { location: Some(location), ..BY_RECORD })
+            }
+            Err(why) => self.record(item.with_status(Status::Error, why), BY_RECORD),
+        }
+    }
+
+    /// Writes an item's line.
+    fn record(&mut self, item: NewItem, ending: Ending) -> Result<Status, Stop> {
+        let end = clock::now();
+        let status = item.status;
+        // Whoever gives a status other than `collected` without saying why still leaves a reason behind.
+        let reason = item.reason.or_else(|| (status != Status::Collected).then(|| status.as_str().to_owned()));
+        let line = Item {
+            n: self.items,
+            capture: self.capture.clone(),
+            path: item.path,
+            kind: item.kind,
+            status,
+            reason,
+            size: ending.size,
+            sha256: ending.sha256,
+            location: ending.location,
+            target: item.target,
+            meta: item.meta,
+            gaps: ending.gaps,
+            taken: Taken {
+                start: item.started.wall,
+                end: end.wall,
+                mono_start_ns: item.started.mono_ns,
+                mono_end_ns: end.mono_ns.max(item.started.mono_ns),
+            },
+            method: item.method.to_owned(),
+            facts: item.facts,
+        };
+        let bytes = to_line(line)?;
+        self.items = self.items.saturating_add(1);
+        let count = self.by_status.entry(status).or_insert(0);
+        *count = count.saturating_add(1);
+        self.progress.items.store(self.items, Ordering::Relaxed);
+        self.progress.raw_bytes.store(self.frames.raw_offset(), Ordering::Relaxed);
+        self.frames.line(&bytes)?;
+        Ok(status)
+    }
+
+    /// Tens of thousands of items by record in a row leave nothing in the raw stream where a segment could end.
+    fn keep_segments_cuttable(&mut self) -> Result<(), Stop> {
+        if self.frames.lines_since_raw() < LINES_WITHOUT_RAW_MAX {
+            return Ok(());
+        }
+        let content = format!("{{\"items_before\":{}}}\n", self.items);
+        let item = NewItem::record(&format!("items-by-record.{}.json", self.items), clock::now(), "count")
+            .with_fact("purpose", "divides a long run of items without content, so that they can be sent");
+        let size = content.len() as u64;
+        let data = Data { size, extents: vec![Extent { offset: 0, length: size }], source: &mut Memory(content.as_bytes()) };
+        self.put_data(item, data).map(drop)
+    }
+}
+
+/// The line's bytes; a line that is too long loses its longest optional parts rather than the item.
+fn to_line(mut item: Item) -> Result<Vec<u8>, Stop> {
+    if let Ok(bytes) = Line::Item(Box::new(item.clone())).to_bytes() {
+        return Ok(bytes);
+    }
+    item.facts = BTreeMap::from([("facts".to_owned(), "left out: the line was too long".to_owned())]);
+    if let Some(meta) = &mut item.meta {
+        meta.xattrs.clear();
+        meta.flags.clear();
+    }
+    item.reason = item.reason.map(|r| exhibit_evidence::text::escape_bounded(&r, 1000));
+    Line::Item(Box::new(item)).to_bytes().map_err(Stop::Fatal)
+}
+
+/// Status and reason after the copy. The capture's own word stands unless something worse turned out.
+fn judge(item: &mut NewItem, copied: &Copied, after: Option<(Status, String)>) {
+    let mut reasons: Vec<String> = item.reason.take().into_iter().collect();
+    let collected = |status| matches!(status, Status::Collected);
+    if copied.ended_early {
+        reasons.push("ended early: the file became shorter while it was read".to_owned());
+        if collected(item.status) {
+            item.status = Status::ChangedDuringRead;
+        }
+    }
+    if let Some((status, reason)) = after {
+        if collected(item.status) {
+            item.status = status;
+        }
+        if !reasons.contains(&reason) {
+            reasons.push(reason);
+        }
+    }
+    if let Some(error) = &copied.error {
+        reasons.push(format!("unreadable ranges: {error}"));
+        item.status = if copied.read == 0 { crate::capture::status_of(error).0 } else { Status::Partial };
+    }
+    if let Some(stop) = &copied.stop {
+        reasons.push(format!("not read to the end: {stop}"));
+        item.status = Status::Partial;
+    }
+    if !reasons.is_empty() {
+        item.reason = Some(reasons.join("; "));
+    }
+}
+
+/// What had to be left out of a tar header, and so is left out of the manifest's metadata too: both say the same.
+enum Simplified {
+    No,
+    Yes(String),
+}
+
+impl Simplified {
+    fn apply(self, mut item: NewItem) -> NewItem {
+        let Self::Yes(why) = self else { return item };
+        if let Some(meta) = &mut item.meta {
+            (meta.mtime, meta.atime, meta.ctime) = (None, None, None);
+            meta.xattrs.clear();
+        }
+        let reason = item.reason.take().map_or(why.clone(), |r| format!("{r}; {why}"));
+        let status = if item.status == Status::Collected { Status::Partial } else { item.status };
+        item.with_status(status, reason)
+    }
+}
+
+/// The member's header bytes and how many data bytes follow.
+fn headers(name: &[u8], item: &NewItem, kind: HeadKind<'_>) -> Result<(Vec<u8>, u64, Simplified), String> {
+    let none = Meta::default();
+    let meta = item.meta.as_deref();
+    let known = meta.unwrap_or(&none);
+    let decode = |text: &String| base64::engine::general_purpose::STANDARD.decode(text).unwrap_or_default();
+    let xattrs: BTreeMap<String, Vec<u8>> = known.xattrs.iter().map(|(name, value)| (name.clone(), decode(value))).collect();
+    let head = Head {
+        name,
+        kind,
+        mode: meta.map_or(0o600, |m| m.mode & 0o7777),
+        uid: known.uid,
+        gid: known.gid,
+        mtime: known.mtime,
+        atime: known.atime,
+        ctime: known.ctime,
+        xattrs: &xattrs,
+    };
+    let mut out = Vec::with_capacity(2048);
+    match tar::encode(&head, &mut out) {
+        Ok(follows) => Ok((out, follows, Simplified::No)),
+        Err(first) => {
+            // Impossible times or attributes of a damaged or hostile file system must not cost the content.
+            let bare = Head { mtime: None, atime: None, ctime: None, xattrs: &BTreeMap::new(), ..head };
+            let follows = tar::encode(&bare, &mut out).map_err(|_| format!("not taken: {first}"))?;
+            Ok((out, follows, Simplified::Yes(format!("times and attributes left out: {first}"))))
+        }
+    }
+}
