@@ -40,19 +40,26 @@ fn home_folder(given: Option<&Path>) -> Result<PathBuf> {
     if let Some(path) = given {
         return Ok(path.to_path_buf());
     }
-    let base = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".config")));
-    base.map(|b| b.join("exhibit"))
-        .filter(|p| p.is_dir())
-        .ok_or_else(|| config_failure("no identity: EXHIBIT_HOME is not set".to_owned()).hint("export EXHIBIT_HOME=DIR, or give --home DIR, with the folder that you got from your admin"))
+    let base = std::env::var_os("XDG_CONFIG_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".config")));
+    base.map(|b| b.join("exhibit")).filter(|p| p.is_dir()).ok_or_else(|| {
+        config_failure("no identity: EXHIBIT_HOME is not set".to_owned())
+            .hint("export EXHIBIT_HOME=DIR, or give --home DIR, with the folder that you got from your admin")
+    })
 }
 
 fn load_config(home: &Path) -> Result<Config> {
     let file = home.join("config.toml");
     let text = std::fs::read_to_string(&file).map_err(|e| {
-        config_failure(format!("cannot read {}: {e}", file.display())).hint("EXHIBIT_HOME must name the folder with your identity and config.toml")
+        config_failure(format!("cannot read {}: {e}", file.display()))
+            .hint("EXHIBIT_HOME must name the folder with your identity and config.toml")
     })?;
     // toml's error names line, column and key.
-    toml::from_str(&text).map_err(|e| config_failure(format!("{}: {}", file.display(), e.to_string().trim_end())).hint("the file needs one line: coordinator = \"HOST:PORT\""))
+    toml::from_str(&text).map_err(|e| {
+        config_failure(format!("{}: {}", file.display(), e.to_string().trim_end()))
+            .hint("the file needs one line: coordinator = \"HOST:PORT\"")
+    })
 }
 
 impl Connection {
@@ -60,15 +67,21 @@ impl Connection {
     pub async fn open(home: Option<&Path>) -> Result<Self> {
         let home = home_folder(home)?;
         let config = load_config(&home)?;
-        let credential = Credential::load(&home).map_err(|e| config_failure(format!("the identity in {} cannot be used: {e}", home.display())))?;
+        let credential =
+            Credential::load(&home).map_err(|e| config_failure(format!("the identity in {} cannot be used: {e}", home.display())))?;
         let tls_config = tls::client_config(&credential.tls, &credential.tls_root)
             .map_err(|e| config_failure(format!("the identity in {} cannot be used: {e}", home.display())))?;
         let address: client::Address = config.coordinator.parse().map_err(|e| {
-            config_failure(format!("{}: coordinator = '{}': {e}", home.join("config.toml").display(), escape_bounded(&config.coordinator, 120)))
+            config_failure(format!(
+                "{}: coordinator = '{}': {e}",
+                home.join("config.toml").display(),
+                escape_bounded(&config.coordinator, 120)
+            ))
         })?;
         let target = client::Target { address, tls: Arc::new(move || Arc::clone(&tls_config)), explain: tls::explain_tls_error };
         let channel = client::connect(&target, &client::Settings::bulk()).await.map_err(|e| {
-            Failure::new(Code::Unavailable, e.to_string()).hint("check that the coordinator runs, and the address in EXHIBIT_HOME/config.toml")
+            Failure::new(Code::Unavailable, e.to_string())
+                .hint("check that the coordinator runs, and the address in EXHIBIT_HOME/config.toml")
         })?;
         let mut rpc = ResponderServiceClient::new(channel).max_decoding_message_size(bounds::MESSAGE_BYTES_MAX);
         let whoami = rpc
@@ -86,7 +99,10 @@ impl Connection {
         let ours = &self.credential.anchor.deployment;
         if self.whoami.deployment != *ours {
             let theirs = escape_bounded(&self.whoami.deployment, 80);
-            return Err(Failure::new(Code::NotPermitted, format!("the coordinator belongs to deployment '{theirs}', this identity to '{ours}'")));
+            return Err(Failure::new(
+                Code::NotPermitted,
+                format!("the coordinator belongs to deployment '{theirs}', this identity to '{ours}'"),
+            ));
         }
         if self.whoami.name != self.name() {
             let theirs = escape_bounded(&self.whoami.name, 120);

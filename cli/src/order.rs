@@ -48,7 +48,7 @@ fn split_unescaped(text: &str) -> Vec<String> {
 /// The captures of a command line: a profile's, then those given one by one. One given by name replaces the profile's.
 pub fn captures(args: &CollectArgs) -> Result<Vec<CaptureSpec>> {
     let mut specs = match &args.profile {
-        Some(name) => crate::commands::profiles::find(name)?,
+        Some(name) => crate::commands::profiles::find(name)?.captures(),
         None => Vec::new(),
     };
     for text in &args.captures {
@@ -64,15 +64,19 @@ pub fn captures(args: &CollectArgs) -> Result<Vec<CaptureSpec>> {
     Ok(specs)
 }
 
-/// The limits of a command line.
-pub const fn limits(args: &CollectArgs) -> Limits {
-    Limits {
-        deadline_s: args.deadline,
-        raw_bytes_max: args.max_bytes,
-        cpu_percent: args.cpu_percent,
-        read_bytes_per_s: args.read_rate,
-        send_bytes_per_s: args.send_rate,
-    }
+/// The limits of a command line; what it does not say, the profile does.
+pub fn limits(args: &CollectArgs) -> Result<Limits> {
+    let base = match &args.profile {
+        Some(name) => crate::commands::profiles::find(name)?.limits,
+        None => Limits::default(),
+    };
+    Ok(Limits {
+        deadline_s: args.deadline.or(base.deadline_s),
+        raw_bytes_max: args.max_bytes.or(base.raw_bytes_max),
+        cpu_percent: args.cpu_percent.or(base.cpu_percent),
+        read_bytes_per_s: args.read_rate.or(base.read_bytes_per_s),
+        send_bytes_per_s: args.send_rate.or(base.send_bytes_per_s),
+    })
 }
 
 /// Splits targets into orders of at most [`Order::TARGETS_MAX`], each agent once.

@@ -45,7 +45,8 @@ impl Output {
             return rows.iter().try_for_each(|row| self.object(row));
         }
         if rows.is_empty() {
-            return Ok(self.note("nothing found"));
+            self.note("nothing found");
+            return Ok(());
         }
         let mut table = Table::new();
         table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
@@ -66,6 +67,9 @@ impl Output {
     /// Reports a failure and gives the exit code.
     pub fn failure(&self, failure: &Failure) -> std::process::ExitCode {
         let mut err = std::io::stderr().lock();
+        if failure.message.is_empty() {
+            return failure.code.into();
+        }
         if self.json {
             let value = serde_json::json!({"error": failure.message, "hint": failure.hint, "exit_code": failure.code as u8});
             let _ = writeln!(err, "{value}");
@@ -79,8 +83,11 @@ impl Output {
     }
 }
 
-/// A broken pipe on stdout is how `| head` ends a program; anything else is a failure to write.
-fn cannot_write(e: &std::io::Error) -> Failure {
+/// A failure to write to stdout. A broken pipe is how `| head` ends a program: no message, and no failure.
+pub fn cannot_write(e: &std::io::Error) -> Failure {
+    if e.kind() == std::io::ErrorKind::BrokenPipe {
+        return Failure::new(crate::exit::Code::Ok, "");
+    }
     Failure::new(crate::exit::Code::CannotCreate, format!("cannot write to standard output: {e}"))
 }
 

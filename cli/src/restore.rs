@@ -70,7 +70,10 @@ fn failed(what: &str, shown: &str, e: io::Error) -> Failure {
 fn components(name: &[u8]) -> Result<(Vec<&[u8]>, &[u8])> {
     let mut parts: Vec<&[u8]> = name.split(|b| *b == b'/').filter(|p| !p.is_empty()).collect();
     if parts.iter().any(|p| *p == b"." || *p == b"..") || name.contains(&0) {
-        return Err(Failure::new(Code::Damaged, format!("the name '{}' would leave the folder", exhibit_evidence::text::escape_bytes(name))));
+        return Err(Failure::new(
+            Code::Damaged,
+            format!("the name '{}' would leave the folder", exhibit_evidence::text::escape_bytes(name)),
+        ));
     }
     match parts.pop() {
         Some(last) => Ok((parts, last)),
@@ -83,7 +86,8 @@ impl Target {
     pub fn open(path: &Path, extras: Extras) -> Result<Self> {
         let shown = path.display().to_string();
         std::fs::create_dir_all(path).map_err(|e| failed("make the folder", &shown, e))?;
-        let root = rustix::fs::open(path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| failed("open the folder", &shown, e.into()))?;
+        let root = rustix::fs::open(path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| failed("open the folder", &shown, e.into()))?;
         Ok(Self { root, shown, extras })
     }
 
@@ -159,7 +163,8 @@ impl Target {
         let (folders, last) = components(name)?;
         let parent = self.parent(&folders, &shown)?;
         rustix::fs::symlinkat(OsStr::from_bytes(target), &parent, last).map_err(|e| failed("make the link", &shown, e.into()))?;
-        rustix::fs::utimensat(&parent, last, &timestamps(meta), AtFlags::SYMLINK_NOFOLLOW).map_err(|e| failed("set the times of", &shown, e.into()))?;
+        rustix::fs::utimensat(&parent, last, &timestamps(meta), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|e| failed("set the times of", &shown, e.into()))?;
         Ok(shown)
     }
 }

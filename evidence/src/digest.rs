@@ -126,7 +126,7 @@ impl Hasher {
 
     /// Adds `count` zero bytes (a hole, or a gap that was filled).
     pub fn update_zeros(&mut self, count: u64) {
-        const ZEROS: [u8; 65_536] = [0; 65_536];
+        static ZEROS: [u8; 65_536] = [0; 65_536];
         let mut left = count;
         while left > 0 {
             let step = left.min(ZEROS.len() as u64);

@@ -47,7 +47,15 @@ pub async fn run(connection: &mut Connection, args: AgentsArgs, out: &Output) ->
                     row
                 })
                 .collect();
-            let columns = [("agent", "agent"), ("state", "state"), ("host", "hostname"), ("labels", "labels"), ("last seen (UTC)", "last_seen"), ("os", "os"), ("version", "version")];
+            let columns = [
+                ("agent", "agent"),
+                ("state", "state"),
+                ("host", "hostname"),
+                ("labels", "labels"),
+                ("last seen (UTC)", "last_seen"),
+                ("os", "os"),
+                ("version", "version"),
+            ];
             out.rows(&columns, &rows)?;
         }
         Some(AgentsCommand::Label { agent, labels }) => {
@@ -69,14 +77,21 @@ pub async fn run(connection: &mut Connection, args: AgentsArgs, out: &Output) ->
 pub async fn token(connection: &mut Connection, ttl_s: u64, uses: u32, labels: Vec<(String, String)>, out: &Output) -> Result<Code> {
     let request = pb::CreateTokenRequest { ttl_s, uses, labels: labels.into_iter().collect() };
     let made = connection.rpc().create_token(request).await?.into_inner();
-    let ca = Digest::try_from(made.ca_sha256.as_slice()).map_err(|e| Failure::new(Code::Failure, format!("the coordinator's answer is unusable: {e}")))?;
+    let ca = Digest::try_from(made.ca_sha256.as_slice())
+        .map_err(|e| Failure::new(Code::Failure, format!("the coordinator's answer is unusable: {e}")))?;
     if out.is_json() {
         let expires_at = Timestamp::from_unix_ns(made.expires_at_ns).to_string();
         out.object(&json!({"token": made.token, "expires_at": expires_at, "uses": uses, "ca_sha256": ca.to_string(), "coordinator": connection.address()}))?;
     } else {
         out.line(&made.token)?;
-        out.note(&format!("works {uses} time(s), until {} UTC; it is not shown again. On the host, as root:", show_time(made.expires_at_ns)));
-        out.note(&format!("  exhibit-agent enroll --coordinator {} --ca-sha256 {ca} --token TOKEN --dir /var/lib/exhibit-agent", connection.address()));
+        out.note(&format!(
+            "works {uses} time(s), until {} UTC; it is not shown again. On the host, as root:",
+            show_time(made.expires_at_ns)
+        ));
+        out.note(&format!(
+            "  exhibit-agent enroll --coordinator {} --ca-sha256 {ca} --token TOKEN --dir /var/lib/exhibit-agent",
+            connection.address()
+        ));
     }
     Ok(Code::Ok)
 }
@@ -84,6 +99,9 @@ pub async fn token(connection: &mut Connection, ttl_s: u64, uses: u32, labels: V
 /// Shows the caller's identity.
 pub fn whoami(connection: &Connection, out: &Output) -> Result<Code> {
     let me = connection.whoami();
-    show(&json!({"name": me.name, "roles": me.roles, "deployment": me.deployment, "coordinator": connection.address(), "coordinator_version": me.version}), out)?;
+    show(
+        &json!({"name": me.name, "roles": me.roles, "deployment": me.deployment, "coordinator": connection.address(), "coordinator_version": me.version}),
+        out,
+    )?;
     Ok(Code::Ok)
 }

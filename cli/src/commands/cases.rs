@@ -45,7 +45,17 @@ pub async fn run(connection: &mut Connection, command: CaseCommand, out: &Output
                 }
                 rows.push(row);
             }
-            out.rows(&[("case", "case"), ("state", "state"), ("opened", "opened_at"), ("collections", "collections"), ("exhibits", "exhibits"), ("title", "title")], &rows)?;
+            out.rows(
+                &[
+                    ("case", "case"),
+                    ("state", "state"),
+                    ("opened", "opened_at"),
+                    ("collections", "collections"),
+                    ("exhibits", "exhibits"),
+                    ("title", "title"),
+                ],
+                &rows,
+            )?;
         }
         CaseCommand::Show { case } => {
             let case_id: CaseId = parse_id(&case)?;
@@ -96,7 +106,8 @@ pub async fn get(connection: &mut Connection, case: &CaseId) -> Result<pb::Case>
 
 /// The digest of the record that opened a case: what its orders follow from.
 pub fn opened_digest(case: &pb::Case) -> Result<Digest> {
-    Digest::try_from(case.case_opened_sha256.as_slice()).map_err(|e| Failure::new(Code::Failure, format!("the coordinator's answer is unusable: {e}")))
+    Digest::try_from(case.case_opened_sha256.as_slice())
+        .map_err(|e| Failure::new(Code::Failure, format!("the coordinator's answer is unusable: {e}")))
 }
 
 /// Shows one object: JSON, or its fields one a line.

@@ -28,13 +28,15 @@ async fn targets(connection: &mut Connection, args: &CollectArgs) -> Result<Vec<
 pub async fn run(connection: &mut Connection, args: CollectArgs, out: &Output) -> Result<Code> {
     let case_id: CaseId = parse_id(&args.case)?;
     let captures = order::captures(&args)?;
+    let limits = order::limits(&args)?;
     let targets = targets(connection, &args).await?;
     let mut collections = Vec::new();
     for batch in order::batches(&targets) {
         let case = cases::get(connection, &case_id).await?;
         let now = clock::now();
         let random = clock::random_10().map_err(|e| Failure::new(Code::Failure, format!("cannot draw random bytes: {e}")))?;
-        let root = Digest::try_from(case.log_root.as_slice()).map_err(|e| Failure::new(Code::Failure, format!("the coordinator's answer is unusable: {e}")))?;
+        let root = Digest::try_from(case.log_root.as_slice())
+            .map_err(|e| Failure::new(Code::Failure, format!("the coordinator's answer is unusable: {e}")))?;
         let record = Order {
             order: OrderId::new(now.unix_ms(), random),
             case: case_id.clone(),
@@ -42,7 +44,7 @@ pub async fn run(connection: &mut Connection, args: CollectArgs, out: &Output) -
             targets: batch,
             profile: args.profile.clone(),
             captures: captures.clone(),
-            limits: order::limits(&args),
+            limits: limits.clone(),
             reason: args.reason.clone(),
             issued_by: connection.name(),
             issued_at: now,

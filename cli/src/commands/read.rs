@@ -49,7 +49,7 @@ struct Stdout {
 
 impl Stdout {
     fn zeros_to(&mut self, offset: u64) -> Result<()> {
-        const ZEROS: [u8; 65_536] = [0; 65_536];
+        static ZEROS: [u8; 65_536] = [0; 65_536];
         while self.at < offset {
             let step = (offset - self.at).min(ZEROS.len() as u64);
             self.put(&ZEROS[..step as usize])?;
@@ -59,7 +59,10 @@ impl Stdout {
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
         self.at += bytes.len() as u64;
-        std::io::stdout().lock().write_all(bytes).map_err(|e| Failure::new(Code::CannotCreate, format!("cannot write to standard output: {e}")))
+        std::io::stdout()
+            .lock()
+            .write_all(bytes)
+            .map_err(|e| Failure::new(Code::CannotCreate, format!("cannot write to standard output: {e}")))
     }
 }
 
@@ -194,7 +197,10 @@ pub async fn cat(connection: &mut Connection, args: CatArgs) -> Result<Code> {
             }
             _ if item.location.is_none() => {
                 let why = item.reason.as_deref().unwrap_or("it is kept by record only");
-                return Err(Failure::new(Code::Incomplete, format!("item {id} is '{}' and has no content: {}", item.status.as_str(), escape_bounded(why, 300))));
+                return Err(Failure::new(
+                    Code::Incomplete,
+                    format!("item {id} is '{}' and has no content: {}", item.status.as_str(), escape_bounded(why, 300)),
+                ));
             }
             _ => {
                 let mut stdout = Stdout { at: 0 };
@@ -282,7 +288,9 @@ async fn restore_one(reading: &mut Reading, target: &Target, id: &ItemId, item: 
         }
     };
     if out.is_json() {
-        out.object(&json!({"item": text, "restored": true, "file": shown, "size": item.size, "sha256": item.sha256, "status": item.status}))?;
+        out.object(
+            &json!({"item": text, "restored": true, "file": shown, "size": item.size, "sha256": item.sha256, "status": item.status}),
+        )?;
     } else {
         out.line(&shown)?;
     }

@@ -126,13 +126,22 @@ const BARS_MAX: usize = 20;
 
 impl Bars {
     fn new(out: &Output) -> Self {
-        Self { multi: out.is_watched().then(MultiProgress::new), bars: BTreeMap::new(), lines: !out.is_json() && !std::io::stderr().is_terminal() }
+        Self {
+            multi: out.is_watched().then(MultiProgress::new),
+            bars: BTreeMap::new(),
+            lines: !out.is_json() && !std::io::stderr().is_terminal(),
+        }
     }
 
     fn show(&mut self, c: &pb::Collection, before: Option<&pb::Collection>) {
         let host = escape_bounded(&c.hostname, 24);
         if self.lines && before.is_none_or(|b| b.state != c.state) {
-            eprintln!("{host} {}: {}{}", c.collection, c.state, if c.reason.is_empty() { String::new() } else { format!(" ({})", escape_bounded(&c.reason, 200)) });
+            eprintln!(
+                "{host} {}: {}{}",
+                c.collection,
+                c.state,
+                if c.reason.is_empty() { String::new() } else { format!(" ({})", escape_bounded(&c.reason, 200)) }
+            );
         }
         let Some(multi) = &self.multi else { return };
         if !self.bars.contains_key(&c.collection) {
