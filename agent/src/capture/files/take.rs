@@ -1,0 +1,185 @@
+//! Taking one file: limits, private keys, opening without a trace, reading as evidence.
+//!
+//! A read can wait for as long as the kernel lets it: for a failing disk, for a user-space server that died, for a
+//! mandatory lock of an old kernel. Remote and user-space file systems are therefore not entered unless asked for, and
+//! everything is opened non-blocking; beyond that, the collection's deadline is what ends it.
+
+use std::os::fd::AsFd;
+
+use super::plan::Limits;
+use crate::capture::walk::inode::Look;
+use crate::capture::walk::rule::Rule;
+use crate::capture::walk::source::FileSource;
+use crate::capture::walk::Found;
+use crate::capture::{Content, Kind, NewItem, Output, Source as _, Status, Stop, evidence_path, status_of};
+
+/// Private keys are looked for in files up to this size.
+const KEY_FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// In so many first bytes.
+const KEY_HEAD_BYTES: usize = 8 << 10;
+
+/// What a file may still use up.
+pub struct Room<'a> {
+    /// Bytes that the capture may still take.
+    pub left: u64,
+    /// The rules that matched, and what each took so far.
+    pub rules: Vec<(&'a Rule, u64)>,
+    /// The capture's limits.
+    pub limits: &'a Limits,
+}
+
+impl Room<'_> {
+    /// Why so many bytes of data are too many, if they are. A file may come in by any rule that has room for it.
+    fn against(&self, bytes: u64) -> Option<String> {
+        if bytes > self.limits.max_size {
+            return Some(format!("{bytes} bytes of data: more than 'max_size' ({})", self.limits.max_size));
+        }
+        if bytes > self.left {
+            return Some(format!("{bytes} bytes of data: 'max_total' ({}) has only {} left", self.limits.max_total, self.left));
+        }
+        let against = |(rule, taken): &(&Rule, u64)| match (rule.max_size, rule.max_total) {
+            (Some(max), _) if bytes > max => Some(format!("{bytes} bytes of data: more than the rule's max_size ({max})")),
+            (_, Some(max)) if taken.saturating_add(bytes) > max => {
+                Some(format!("{bytes} bytes of data: the rule's max_total ({max}) has only {} left", max.saturating_sub(*taken)))
+            }
+            _ => None,
+        };
+        let mut reasons = self.rules.iter().map(against);
+        let first = reasons.next()??;
+        if reasons.any(|r| r.is_none()) { None } else { Some(first) }
+    }
+}
+
+/// What became of a file.
+pub struct Taken {
+    /// Its status.
+    pub status: Status,
+    /// Bytes of data that were read.
+    pub bytes: u64,
+}
+
+/// Fills in what is known about something that is not a regular file: it is never opened for its content.
+pub fn describe(found: &Found<'_>, item: &mut NewItem) {
+    let (meta, facts) = found.look.metadata(found.opened);
+    item.meta = Some(Box::new(meta));
+    item.facts.extend(facts);
+    if found.look.stat.kind == Kind::Symlink {
+        item.method = "readlinkat";
+        match found.look.link_target() {
+            Ok(target) => item.target = Some(evidence_path(target)),
+            Err(e) => {
+                let (status, reason) = status_of(&e);
+                (item.status, item.reason) = (status, Some(format!("its target cannot be read: {reason}")));
+            }
+        }
+    }
+    if let Some(e) = found.unreadable {
+        let (status, reason) = status_of(e);
+        (item.status, item.reason) = (status, Some(format!("its names cannot be read: {reason}")));
+    }
+}
+
+/// Takes a regular file, whatever becomes of it.
+///
+/// # Errors
+/// [`Stop`] from the output.
+pub fn file(found: &Found<'_>, mut item: NewItem, room: &Room<'_>, out: &mut dyn Output) -> Result<Taken, Stop> {
+    let look = found.look;
+    // A file without holes is judged without opening it.
+    let may_have_holes = look.stat.meta.blocks.saturating_mul(512) < look.stat.size;
+    if !may_have_holes && let Some(reason) = room.against(look.stat.size) {
+        return put_without(look, item, Status::Skipped, reason, out);
+    }
+    let (opened, atime) = match look.open_file(found.folder, found.name) {
+        Ok(opened) => opened,
+        Err(e) => {
+            let (status, reason) = status_of(&e);
+            // The inode is there (it was looked at); only its content is not.
+            let status = if status == Status::Missing { Status::Vanished } else { status };
+            return put_without(look, item, status, reason, out);
+        }
+    };
+    let (meta, facts) = look.metadata(Some(opened.as_fd()));
+    item.meta = Some(Box::new(meta));
+    item.facts.extend(facts);
+    if atime {
+        item.facts.insert("atime".into(), "reading may have set it (O_NOATIME was refused)".into());
+    }
+    // The size as of now: a log may have grown since it was looked at.
+    let before = crate::capture::walk::inode::stat(opened.as_fd()).unwrap_or_else(|_| look.stat.clone());
+    let mut source = FileSource::new(opened, before, room.limits.growth);
+    let size = source.size();
+    let extents = source.extents();
+    let data = extents.as_ref().map_or(size, |e| e.iter().fold(0_u64, |sum, e| sum.saturating_add(e.length)));
+    if let Some(reason) = room.against(data) {
+        return put_record(item, Status::Skipped, reason, out);
+    }
+    if !room.limits.private_keys && size <= KEY_FILE_BYTES_MAX && holds_private_key(&mut source) {
+        let reason = "a private key: not taken unless the order says 'private_keys=true'".to_owned();
+        return put_record(item, Status::Skipped, reason, out);
+    }
+    item.method = "pread";
+    if look.stat.meta.nlink > 1 {
+        item.inode = Some(look.stat.inode());
+    }
+    let status = out.put(item, Content::Source { size, extents, source: &mut source })?;
+    Ok(Taken { status, bytes: data })
+}
+
+fn put_without(look: &Look, mut item: NewItem, status: Status, reason: String, out: &mut dyn Output) -> Result<Taken, Stop> {
+    let (meta, facts) = look.metadata(None);
+    item.meta = Some(Box::new(meta));
+    item.facts.extend(facts);
+    put_record(item, status, reason, out)
+}
+
+fn put_record(mut item: NewItem, status: Status, reason: String, out: &mut dyn Output) -> Result<Taken, Stop> {
+    if let Some(meta) = &item.meta
+        && meta.nlink == 0
+    {
+        item.facts.insert("unlinked".into(), "before it was read".into());
+    }
+    let status = out.put(item.with_status(status, reason), Content::None)?;
+    Ok(Taken { status, bytes: 0 })
+}
+
+/// True for files that are keys: they begin with a PEM or PuTTY header, and a private key is among what follows. A
+/// script or a history that merely holds one is taken.
+fn holds_private_key(source: &mut FileSource) -> bool {
+    let mut head = vec![0_u8; KEY_HEAD_BYTES];
+    let count = source.read_at(0, &mut head).unwrap_or(0);
+    is_private_key(head.get(..count).unwrap_or_default())
+}
+
+fn is_private_key(head: &[u8]) -> bool {
+    let begin = head.trim_ascii_start();
+    if begin.starts_with(b"PuTTY-User-Key-File-") {
+        return true;
+    }
+    let header = |line: &[u8]| line.starts_with(b"-----BEGIN ") && line.trim_ascii_end().ends_with(b"PRIVATE KEY-----");
+    begin.starts_with(b"-----BEGIN ") && begin.split(|b| *b == b'\n').any(header)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn private_keys_are_known_by_what_they_are() {
+        for (head, expected) in [
+            ("-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl", true),
+            ("\n-----BEGIN RSA PRIVATE KEY-----\r\nMIIE", true),
+            ("-----BEGIN PRIVATE KEY-----\n", true),
+            ("-----BEGIN ENCRYPTED PRIVATE KEY-----\n", true),
+            ("-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n-----BEGIN EC PRIVATE KEY-----\n", true),
+            ("PuTTY-User-Key-File-3: ssh-ed25519\n", true),
+            ("-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n", false),
+            ("ssh-ed25519 AAAA bob@host\n", false),
+            ("#!/bin/sh\ncat <<E > k\n-----BEGIN OPENSSH PRIVATE KEY-----\n", false),
+            ("", false),
+        ] {
+            assert_eq!(is_private_key(head.as_bytes()), expected, "{head}");
+        }
+    }
+}

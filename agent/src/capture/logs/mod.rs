@@ -1,0 +1,76 @@
+//! Capture `logs`: the logs that are on the host, byte for byte, rotated ones too, each with its class as a fact.
+//!
+//! Logs are written while they are read. The size when a log is opened is what is taken. If it only grew meanwhile, its
+//! first and last 4 KiB (of what was taken) are read a second time; when they are unchanged, the item is `collected` with
+//! the fact `grew_to`, else, or when the size shrank or stayed while times changed, it is `changed-during-read`. Journal
+//! files are written in place and are therefore often the latter; their readers expect that.
+
+pub mod definitions;
+pub mod pointers;
+#[cfg(test)]
+mod tests;
+
+use self::definitions::{CLASSES, rules_of};
+use super::files::collect::collect;
+use super::files::plan::{EXCLUDE, Limits, MAX_FILES, MAX_SIZE, MAX_TOTAL, NEWER_THAN, OLDER_THAN, Plan, REMOTE, parse_list};
+use super::walk::rule::Rule;
+use super::walk::source::Growth;
+use super::{Capture, Output, Param, ParamKind, Params, Stop};
+
+/// Default of `max_size`.
+const MAX_SIZE_DEFAULT: u64 = 2 << 30;
+
+/// Default of `max_total`.
+const MAX_TOTAL_DEFAULT: u64 = 16 << 30;
+
+/// The capture.
+#[derive(Debug, Default)]
+pub struct Logs;
+
+const CLASSES_PARAM: Param = Param {
+    name: "classes",
+    kind: ParamKind::List,
+    help: "Which classes: audit, auth, journal, system, network, security, container, cloud, packages, application, other; default: all.",
+};
+
+const EXTRA: Param = Param { name: "extra", kind: ParamKind::List, help: "Further patterns, e.g. /srv/app/**/*.log; class 'extra'." };
+
+const PARAMS: &[Param] = &[CLASSES_PARAM, EXTRA, EXCLUDE, MAX_SIZE, MAX_FILES, MAX_TOTAL, NEWER_THAN, OLDER_THAN, REMOTE];
+
+impl Capture for Logs {
+    fn name(&self) -> &'static str {
+        "logs"
+    }
+
+    fn params(&self) -> &'static [Param] {
+        PARAMS
+    }
+
+    fn run(&self, params: &Params, out: &mut dyn Output) -> Result<(), Stop> {
+        let limits = Limits::from_params(params, MAX_SIZE_DEFAULT, MAX_TOTAL_DEFAULT, Growth::IsNormal)?;
+        collect(&Plan::new(rules(params)?, params, limits)?, out)
+    }
+}
+
+/// What an order wants: its own patterns first (so that they speak for what they match), then the classes in their
+/// order, what configuration files add to a class before the class `other`.
+fn rules(params: &Params) -> Result<Vec<Rule>, Stop> {
+    let wanted = wanted_classes(params)?;
+    let extra = parse_list(EXTRA.name, params.list(EXTRA.name).unwrap_or_default())?;
+    let mut rules: Vec<Rule> = extra.into_iter().map(|r| r.of_class("extra")).collect();
+    rules.extend(pointers::rules(&wanted));
+    rules.extend(wanted.into_iter().flat_map(rules_of));
+    if rules.is_empty() {
+        return Err(Stop::Fatal("parameter 'classes': the list is empty and there is no 'extra'; write one class a line, for example 'audit'".into()));
+    }
+    Ok(rules)
+}
+
+fn wanted_classes(params: &Params) -> Result<Vec<&'static str>, Stop> {
+    let Some(names) = params.list(CLASSES_PARAM.name) else { return Ok(CLASSES.to_vec()) };
+    if let Some(unknown) = names.iter().find(|n| !CLASSES.contains(n)) {
+        let shown = exhibit_evidence::text::escape_bounded(unknown, 60);
+        return Err(Stop::Fatal(format!("parameter 'classes': '{shown}' is no class of logs; there are {}", CLASSES.join(", "))));
+    }
+    Ok(CLASSES.iter().filter(|c| names.contains(c)).copied().collect())
+}
