@@ -1,18 +1,159 @@
-//! The checked-in vectors.
+//! The vectors in `tests/vectors`: what the writers make, what is checked in and what the verifier says.
+//!
+//! The files are products and are read by other programs. They are written anew only with
+//! `EXHIBIT_WRITE_VECTORS=1 cargo test -p exhibit-evidence --test vectors`, and a change of them is a change of format.
+
 mod support;
 
-use exhibit_evidence::verify::{Options, Verdict};
+use std::collections::BTreeSet;
+use std::fs;
+
+use exhibit_evidence::verify::{Code, Options, Verdict};
 use support::faults::Faults;
-use support::{cases, check, codes};
+use support::tamper::{self, Table, Tampered};
+use support::{Objects, anchor_bytes, cases, check, codes, read_objects, vectors, write_objects};
+
+fn good() -> [(&'static str, Objects); 2] {
+    [("good-1", cases::good_1().objects), ("good-2", cases::good_2(&Faults::default()).objects)]
+}
+
+fn table_bytes(table: &Table) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec_pretty(table).expect("serialises");
+    bytes.push(b'\n');
+    bytes
+}
+
+#[test]
+fn what_is_checked_in_is_what_the_writers_make() {
+    let folder = vectors();
+    let table = table_bytes(&tamper::table());
+    if std::env::var_os("EXHIBIT_WRITE_VECTORS").is_some() {
+        for (name, objects) in good() {
+            let _ = fs::remove_dir_all(folder.join(name));
+            write_objects(&folder.join(name), &objects);
+        }
+        fs::write(folder.join("anchor.json"), anchor_bytes()).expect("writable");
+        fs::write(folder.join("tampered.json"), &table).expect("writable");
+    }
+    for (name, objects) in good() {
+        let found = read_objects(&folder.join(name));
+        let names: BTreeSet<_> = objects.keys().chain(found.keys()).collect();
+        for object in names {
+            assert!(objects.get(object) == found.get(object), "{name}/{object} is not what the writers make");
+        }
+    }
+    assert_eq!(fs::read(folder.join("anchor.json")).expect("anchor"), anchor_bytes());
+    assert!(fs::read(folder.join("tampered.json")).expect("table") == table, "tampered.json is not what the generator makes");
+}
 
 #[test]
 fn good_cases_are_sound() {
     let complete = Options { complete: true, expected: None };
-    for (name, case) in [("good-1", cases::good_1()), ("good-2", cases::good_2(&Faults::default()))] {
-        let report = check(&case.objects, &complete);
+    for (name, objects) in good() {
+        let report = check(&objects, &complete);
         let kept = report.findings.kept();
         assert_eq!(report.verdict, Verdict::Sound, "{name}: {kept:#?}");
-        println!("{name} {:?} {}", report.counts, case.objects.values().map(Vec::len).sum::<usize>());
-        let _ = codes(&report);
+        assert!(kept.iter().all(|f| f.code == Code::StreamCut), "{name}: {kept:#?}");
+        assert_eq!(report.counts.items, report.counts.items_verified);
+        assert_eq!(report.counts.objects as usize, objects.len());
+    }
+}
+
+#[test]
+fn a_head_that_was_noted_elsewhere_is_found_in_the_history() {
+    let (_, objects) = &good()[0];
+    let head = check(objects, &Options::default()).checkpoint.expect("a head");
+    let expected = |size, root| check(objects, &Options { complete: false, expected: Some((size, root)) }).verdict;
+    assert_eq!(expected(head.size, head.root), Verdict::Sound);
+    assert_eq!(expected(head.size + 1, head.root), Verdict::Unsound);
+    assert_eq!(expected(head.size - 1, head.root), Verdict::Unsound);
+}
+
+/// Applies a row of the table and returns the codes that came out.
+fn outcome(case: &Tampered) -> (Verdict, Vec<&'static str>) {
+    let mut objects = good().into_iter().find(|(name, _)| *name == case.base).expect("a base").1;
+    tamper::apply(&mut objects, &case.edits);
+    let report = check(&objects, &case.options());
+    (report.verdict, codes(&report))
+}
+
+#[test]
+fn every_tampering_is_found_with_its_codes() {
+    let table: Table = serde_json::from_slice(&fs::read(vectors().join("tampered.json")).expect("table")).expect("JSON");
+    let mut wrong = Vec::new();
+    for case in table.cases.iter().filter(|c| !c.needs_disk()) {
+        let (verdict, found) = outcome(case);
+        let missing: Vec<_> = case.codes.iter().filter(|c| !found.contains(&c.as_str())).collect();
+        if verdict != Verdict::Unsound || !missing.is_empty() {
+            wrong.push(format!("{}: {verdict:?}, missing {missing:?}, found {found:?}", case.name));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_code_is_reached_by_a_tampering() {
+    let table = tamper::table();
+    let named: BTreeSet<&str> = table.cases.iter().flat_map(|c| &c.codes).map(String::as_str).collect();
+    assert_eq!(table.cases.iter().map(|c| &c.name).collect::<BTreeSet<_>>().len(), table.cases.len(), "names are unique");
+    // Notes do not make a case unsound; good-1 and the test below have them.
+    let notes = [Code::StreamCut, Code::StreamUnsealed];
+    let left: Vec<_> = Code::ALL.iter().filter(|c| !notes.contains(c) && !named.contains(c.as_str())).collect();
+    assert!(left.is_empty(), "no tampering reaches {left:?}");
+}
+
+#[test]
+fn an_open_collection_is_a_note_until_completeness_is_asked_for() {
+    use support::faults::Step;
+    let case = cases::good_2(&Faults { skip: &[Step::Receipt, Step::Seal], ..Faults::default() });
+    let report = check(&case.objects, &Options::default());
+    assert_eq!((report.verdict, codes(&report)), (Verdict::Sound, vec!["order.open", "stream.unsealed"]));
+    let report = check(&case.objects, &Options { complete: true, expected: None });
+    assert_eq!(report.verdict, Verdict::Unsound);
+    // An object that is nobody's is never only a note.
+    let mut objects = case.objects;
+    objects.insert("collections/x".to_owned(), Vec::new());
+    assert_eq!(check(&objects, &Options::default()).verdict, Verdict::Unsound);
+}
+
+/// A small generator (xorshift), so that every run flips the same bytes.
+fn numbers(mut x: u64) -> impl FnMut(usize) -> usize {
+    move |below| {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        (x % below as u64) as usize
+    }
+}
+
+#[test]
+fn any_flipped_byte_anywhere_is_found() {
+    let (_, objects) = &good()[0];
+    let total: usize = objects.values().map(Vec::len).sum();
+    let mut next = numbers(0x0ddb_1a5e_5bad_5eed);
+    for _ in 0..600 {
+        let (mut at, flip) = (next(total), 1 + next(255) as u8);
+        let mut changed = objects.clone();
+        let (name, bytes) = changed
+            .iter_mut()
+            .find(|(_, bytes)| {
+                let here = at < bytes.len();
+                at = if here { at } else { at - bytes.len() };
+                here
+            })
+            .expect("below the total");
+        bytes[at] ^= flip;
+        let name = name.clone();
+        assert_eq!(check(&changed, &Options::default()).verdict, Verdict::Unsound, "{name} byte {at} xor {flip:#x}");
+    }
+}
+
+#[test]
+fn any_removed_object_is_found() {
+    let (_, objects) = &good()[0];
+    for name in objects.keys() {
+        let mut changed = objects.clone();
+        changed.remove(name);
+        assert_eq!(check(&changed, &Options::default()).verdict, Verdict::Unsound, "{name}");
     }
 }

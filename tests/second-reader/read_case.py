@@ -1,0 +1,602 @@
+#!/usr/bin/env python3
+"""A second, independent reader of an Exhibit case.
+
+Written from docs/format alone, with common libraries only: tarfile, zstandard, hashlib, json, base64, cryptography.
+It shares no code with the Rust verifier. It is coarser: it says sound or unsound and why, in words without codes.
+
+    read_case.py CASE_FOLDER --anchor FILE [--complete] [--expect SIZE:ROOT]
+
+Exit code: 0 sound, 1 unsound, 2 the input cannot be used. One stream's raw tar is kept in a temporary file.
+"""
+
+import argparse
+import base64
+import binascii
+import hashlib
+import json
+import os
+import re
+import stat
+import sys
+import tarfile
+import tempfile
+
+import zstandard
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+STATEMENT = "https://in-toto.io/Statement/v1"
+PREFIX = "urn:exhibit:record:"
+TYPES = ("case-opened", "case-closed", "order", "refusal", "acquisition", "receipt", "seal", "access", "enrolment", "revocation")
+ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+ID = r"[0-7][0-9abcdefghjkmnpqrstvwxyz]{25}"
+SLOT = re.compile(r"log/seq/([0-9]{10})\.dsse\.json")
+SEGMENT = re.compile(rf"collections/(col-{ID})/s([1-9][0-9]*)/([0-9]{{8}})\.tar\.zst")
+MANIFEST = re.compile(rf"collections/(col-{ID})/s([1-9][0-9]*)/manifest\.jsonl")
+FRAME_RAW_MAX, SEGMENT_MAX, LINE_MAX, ENVELOPE_MAX = 1 << 20, 10 << 20, 1 << 20, 65_535
+
+
+class Unsound(Exception):
+    """A part of the case cannot be read on; what is wrong is the message."""
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def b64(text):
+    """Strict base64 of RFC 4648: padded, no other characters, no spare bits."""
+    data = base64.b64decode(text, validate=True)
+    if base64.b64encode(data).decode() != text:
+        raise ValueError("not the one base64 form")
+    return data
+
+
+def collection_of(order, agent):
+    text = f"exhibit collection v1\n{order}\n{agent}".encode()
+    value = int.from_bytes(hashlib.sha256(text).digest()[:16], "big")
+    return "col-" + "".join(ALPHABET[(value >> (5 * i)) & 31] for i in range(25, -1, -1))
+
+
+class Tree:
+    """RFC 6962 Merkle tree that keeps the roots of its complete subtrees."""
+
+    def __init__(self):
+        self.size, self.edge = 0, []
+
+    def append(self, entry):
+        node, carry = hashlib.sha256(b"\0" + entry).digest(), self.size
+        while carry & 1:
+            node = hashlib.sha256(b"\1" + self.edge.pop() + node).digest()
+            carry >>= 1
+        self.edge.append(node)
+        self.size += 1
+
+    def root(self):
+        if not self.edge:
+            return sha256(b"")
+        node = self.edge[-1]
+        for left in reversed(self.edge[:-1]):
+            node = hashlib.sha256(b"\1" + left + node).digest()
+        return node.hex()
+
+
+class Case:
+    def __init__(self, folder, anchor, complete, expect):
+        self.folder, self.complete, self.expect = folder, complete, expect
+        self.deployment = anchor["deployment"]
+        root = b64(anchor["root_key"])
+        self.root = sha256(root)
+        self.keys = {self.root: {"key": root, "name": "root", "roles": set(), "enrolment": None, "revoked": False}}
+        self.problems, self.objects, self.used = [], {}, set()
+        self.case = self.opened = self.closed = None
+        self.orders, self.order_ids, self.collections = {}, set(), {}
+        self.next_exhibit, self.roots, self.tree = 1, [sha256(b"")], Tree()
+
+    def problem(self, text):
+        self.problems.append(text)
+
+    # Objects
+
+    def list(self):
+        for path, folders, files in os.walk(self.folder):
+            for name in folders + files:
+                full = os.path.join(path, name)
+                mode = os.lstat(full).st_mode
+                relative = os.path.relpath(full, self.folder)
+                if stat.S_ISDIR(mode):
+                    continue
+                known = relative == "log/checkpoint" or any(p.fullmatch(relative) for p in (SLOT, SEGMENT, MANIFEST))
+                if not stat.S_ISREG(mode) or not known:
+                    self.problem(f"{relative!r} does not belong into a case")
+                else:
+                    self.objects[relative] = full
+
+    def read(self, name, limit):
+        self.used.add(name)
+        if name not in self.objects:
+            raise Unsound(f"{name} is missing")
+        with open(self.objects[name], "rb") as file:
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise Unsound(f"{name} is larger than {limit} bytes")
+        return data
+
+    # Log
+
+    def read_log(self):
+        slots = sorted(int(m.group(1)) for m in map(SLOT.fullmatch, self.objects) if m)
+        if slots != list(range(len(slots))):
+            self.problem("the record numbers have a hole")
+        for n in slots:
+            name = f"log/seq/{n:010}.dsse.json"
+            try:
+                data = self.read(name, ENVELOPE_MAX)
+                self.tree.append(data)
+                kind, body, keyid = self.verify(data)
+                self.record(kind, body, sha256(data), keyid)
+            except (Unsound, KeyError, TypeError, ValueError) as e:
+                self.problem(f"{name}: {type(e).__name__} {e}")
+            self.roots.append(self.tree.root())
+        self.checkpoint()
+        if self.expect:
+            size, _, root = self.expect.partition(":")
+            if int(size) >= len(self.roots) or self.roots[int(size)] != root:
+                self.problem("the expected head is not in the history")
+
+    def checkpoint(self):
+        try:
+            text = self.read("log/checkpoint", 16_384).decode()
+            origin, size, root, empty, signature, rest = text.split("\n")
+            dash, name, blob = signature.split(" ")
+            blob = b64(blob)
+        except (Unsound, ValueError) as e:
+            self.problem(f"log/checkpoint: {e}")
+            return
+        signed = f"{origin}\n{size}\n{root}\n".encode()
+        if empty or rest or dash != "\u2014" or name != origin or size != str(int(size)):
+            self.problem("log/checkpoint is not a signed checkpoint")
+        if origin != f"exhibit/{self.deployment}/case/{self.case}":
+            self.problem("the checkpoint is of another log")
+        if int(size) != self.tree.size or b64(root).hex() != self.tree.root():
+            self.problem("the checkpoint signs another history")
+        for holder in self.keys.values():
+            tag = hashlib.sha256(origin.encode() + b"\n\x01" + holder["key"]).digest()[:4]
+            if "log" in holder["roles"] and not holder["revoked"] and blob[:4] == tag and good(holder["key"], blob[4:], signed):
+                return
+        self.problem("no log key signed the checkpoint")
+
+    def verify(self, data):
+        """Checks envelope, signature and signer; returns record type, predicate and key id."""
+        envelope = json.loads(data)
+        if json.dumps(envelope, separators=(",", ":")).encode() != data or list(envelope) != ["payload", "payloadType", "signatures"]:
+            raise Unsound("the envelope is not in its one form")
+        (signature,) = envelope["signatures"]
+        if list(signature) != ["keyid", "sig"] or envelope["payloadType"] != PAYLOAD_TYPE:
+            raise Unsound("not an envelope of ours")
+        payload, keyid = b64(envelope["payload"]), signature["keyid"]
+        holder = self.keys.get(keyid)
+        if holder is None:
+            raise Unsound(f"signed by the unknown key {keyid}")
+        signed = f"DSSEv1 {len(PAYLOAD_TYPE)} {PAYLOAD_TYPE} {len(payload)} ".encode() + payload
+        if not good(holder["key"], b64(signature["sig"]), signed):
+            raise Unsound("the signature does not hold")
+        if holder["revoked"]:
+            raise Unsound("the key was revoked")
+        statement = json.loads(payload)
+        kind, _, version = statement["predicateType"].removeprefix(PREFIX).partition(":")
+        if statement["_type"] != STATEMENT or kind not in TYPES or version != "v1":
+            raise Unsound(f"unknown record type {statement['predicateType']!r}")
+        body = statement["predicate"]
+        if statement["subject"] != subjects(kind, body):
+            raise Unsound("the subjects do not follow from the predicate")
+        self.authorize(kind, body, keyid, holder)
+        return kind, body, keyid
+
+    def authorize(self, kind, body, keyid, holder):
+        def need(role, name=None):
+            if role not in holder["roles"] or (name is not None and holder["name"] != name):
+                raise Unsound(f"{holder['name']} may not sign this {kind}")
+
+        if kind in ("case-opened", "enrolment", "revocation") and body["deployment"] != self.deployment:
+            raise Unsound("it belongs to another deployment")
+        if kind == "case-opened":
+            need("responder", body["opened_by"])
+        elif kind == "case-closed":
+            need("responder", body["closed_by"])
+        elif kind == "order":
+            need("responder", body["issued_by"])
+        elif kind in ("refusal", "acquisition"):
+            need("agent", f"spiffe://{self.deployment}/agent/{body['agent']}")
+        elif kind in ("receipt", "seal", "access"):
+            need("log")
+        elif kind == "enrolment":
+            known = self.keys.get(sha256(b64(body["key"])))
+            if body.get("predecessor") != holder["enrolment"] or not body["name"].startswith(f"spiffe://{self.deployment}/"):
+                raise Unsound("an enrolment that does not follow from its signer's")
+            if known and (known["name"] != body["name"] or known["revoked"]):
+                raise Unsound("the key has another name already, or was revoked")
+            self.may_manage(keyid, holder, body["roles"])
+        elif kind == "revocation":
+            self.may_manage(keyid, holder, self.keys[body["key"]]["roles"])
+
+    def may_manage(self, keyid, holder, roles):
+        people = {"admin", "responder", "approver", "custodian", "auditor"}
+        allowed = {"agent"} if "issuer" in holder["roles"] else people if "admin" in holder["roles"] else set()
+        if keyid != self.root and (not roles or not set(roles) <= allowed):
+            raise Unsound(f"{holder['name']} may not manage a key with roles {roles}")
+
+    # Chain
+
+    def record(self, kind, body, digest, keyid):
+        if kind == "enrolment":
+            key = b64(body["key"])
+            holder = {"key": key, "name": body["name"], "roles": set(body["roles"]), "enrolment": digest, "revoked": False}
+            self.keys.setdefault(sha256(key), holder)
+            return
+        if kind == "revocation":
+            self.keys[body["key"]]["revoked"] = True
+            return
+        if kind == "case-opened":
+            if self.opened:
+                raise Unsound("the case was opened twice")
+            self.case, self.opened = body["case"], digest
+            return
+        if not self.opened:
+            self.problem(f"a {kind} stands before case-opened")
+        if "case" in body and self.opened and body["case"] != self.case:
+            raise Unsound("the record is of another case")
+        getattr(self, "on_" + kind.replace("-", "_"))(body, digest)
+
+    def on_access(self, body, digest):
+        pass
+
+    def on_case_closed(self, body, digest):
+        if body["predecessor"] != self.opened or self.closed:
+            self.problem("case-closed does not follow from case-opened, or is repeated")
+        self.closed = digest
+
+    def on_order(self, body, digest):
+        nonce, targets, captures = body["nonce"], body["targets"], [c["name"] for c in body["captures"]]
+        if body["predecessor"] != self.opened or self.closed:
+            self.problem("an order does not follow from case-opened, or comes after the end of the case")
+        if not 0 < nonce["size"] < len(self.roots) or self.roots[nonce["size"]] != nonce["root"]:
+            self.problem("an order's nonce is no earlier head of this log")
+        sizes = 1 <= len(targets) <= 1000 and 1 <= len(captures) <= 64 and len(set(targets)) == len(targets)
+        if not sizes or body["order"] in self.order_ids or body["expires_at"] <= body["issued_at"]:
+            self.problem("an order is malformed or repeated")
+        self.order_ids.add(body["order"])
+        self.orders[digest] = {"nonce": nonce, "captures": set(captures)}
+        for agent in targets:
+            fresh = {"order": digest, "agent": agent, "refusal": None, "acquisitions": {}, "receipts": {}, "last": None, "seal": None}
+            self.collections.setdefault(collection_of(digest, agent), fresh)
+
+    def collection(self, body, order):
+        if order not in self.orders:
+            raise Unsound("it names an order that is not in this log before it")
+        expected = collection_of(order, body["agent"])
+        if expected not in self.collections or body["collection"] != expected:
+            raise Unsound("not a target of its order, or under a wrong collection id")
+        return self.collections[expected]
+
+    def not_sealed(self, collection):
+        if collection["seal"]:
+            self.problem("something was logged after its collection's seal")
+
+    def on_refusal(self, body, digest):
+        collection = self.collection(body, body["predecessor"])
+        self.not_sealed(collection)
+        if collection["refusal"]:
+            raise Unsound("refused twice")
+        collection["refusal"] = digest
+
+    def on_acquisition(self, body, digest):
+        collection = self.collection(body, body["predecessor"])
+        self.not_sealed(collection)
+        if body["nonce"] != self.orders[body["predecessor"]]["nonce"]:
+            self.problem("an acquisition repeats another nonce than its order's")
+        if not body["complete"] and not body.get("reason"):
+            self.problem("an acquisition is not complete and does not say why")
+        if body["stream"] in collection["acquisitions"]:
+            raise Unsound("two acquisitions of one stream")
+        collection["acquisitions"][body["stream"]] = (digest, body["complete"], body["manifest"])
+
+    def on_receipt(self, body, digest):
+        collection = self.collections.get(body["collection"])
+        if collection is None:
+            raise Unsound("a receipt for a collection that nobody ordered")
+        self.not_sealed(collection)
+        if body["stream"] in collection["receipts"]:
+            raise Unsound("two receipts of one stream")
+        acquisition = collection["acquisitions"].get(body["stream"])
+        if body["agent_signed"] != (acquisition is not None):
+            self.problem("a receipt claims or denies the agent's signature wrongly")
+        if body["predecessor"] != (acquisition[0] if acquisition else collection["order"]):
+            self.problem("a receipt does not follow from its acquisition or order")
+        if acquisition and acquisition[2] != body["manifest"]:
+            self.problem("receipt and acquisition name different manifests")
+        collection["receipts"][body["stream"]] = (digest, body)
+        collection["last"] = digest
+
+    def on_seal(self, body, digest):
+        collection = self.collection(body, body["order"])
+        if collection["seal"]:
+            raise Unsound("two seals of one collection")
+        collection["seal"] = digest
+        receipts, outcome = collection["receipts"], body["outcome"]
+        if body["predecessor"] != (collection["last"] or collection["refusal"] or body["order"]):
+            self.problem("a seal does not follow from what came before it")
+        whole = any(r["agent_signed"] and collection["acquisitions"].get(n, (0, False))[1] for n, (_, r) in receipts.items())
+        fits = {"sealed": whole, "partial": bool(receipts), "refused": bool(collection["refusal"]) and not receipts}
+        if not fits.get(outcome, not receipts) or (outcome != "sealed" and not body.get("reason")):
+            self.problem(f"the outcome '{outcome}' does not fit the records")
+        if [(s["stream"], s["receipt"]) for s in body["streams"]] != sorted((n, d) for n, (d, _) in receipts.items()):
+            self.problem("a seal does not name the receipts of its streams")
+        items = sum(r["manifest"]["items"] for _, r in receipts.values())
+        if body["exhibit_first"] != self.next_exhibit or body["exhibit_count"] != items:
+            self.problem("exhibit numbers have a hole or do not fit the items")
+        self.next_exhibit = body["exhibit_first"] + body["exhibit_count"]
+
+    # Streams
+
+    def read_streams(self):
+        for name, collection in self.collections.items():
+            if collection["seal"] and set(collection["acquisitions"]) - set(collection["receipts"]):
+                self.problem("an acquisition without a receipt")
+            if not collection["seal"] and self.complete:
+                self.problem(f"collection {name} has no seal")
+            for stream, (_, receipt) in collection["receipts"].items():
+                try:
+                    self.stream(name, stream, collection, receipt)
+                except (Unsound, KeyError, TypeError, ValueError, EOFError, tarfile.TarError, zstandard.ZstdError, binascii.Error) as e:
+                    self.problem(f"{name} s{stream}: {type(e).__name__} {e}")
+
+    def stream(self, name, number, collection, receipt):
+        folder, signed = f"collections/{name}/s{number}", receipt["manifest"]
+        data = self.read(f"{folder}/manifest.jsonl", 1 << 34)
+        if sha256(data) != signed["sha256"] or len(data) != signed["size"]:
+            self.problem(f"{folder}/manifest.jsonl is not what was signed")
+        if not data.endswith(b"\n") or any(len(line) + 1 > LINE_MAX for line in data.split(b"\n")):
+            raise Unsound("a manifest line is cut or too long")
+        header, *body, end = [json.loads(line) for line in data[:-1].split(b"\n")]
+        expected = {"line": "header", "format": "exhibit-manifest/1", "case": receipt["case"], "collection": name}
+        if header != {**expected, "stream": number, "agent": collection["agent"], "order": collection["order"]}:
+            raise Unsound("the manifest's header is of something else")
+        with tempfile.TemporaryFile() as raw:
+            items, ends = self.segments(folder, body, raw)
+            sums = {"segments": len(ends), "stored_bytes": sum(s for s, _ in ends), "raw_bytes": ends[-1][1] if ends else 0, "items": len(items)}
+            sums["by_status"] = {}
+            for _, item in items:
+                sums["by_status"][item["status"]] = sums["by_status"].get(item["status"], 0) + 1
+            if end != {"line": "end", "complete": receipt["agent_signed"], **sums} or any(signed[k] != v for k, v in sums.items()):
+                self.problem("totals do not add up")
+            captures = self.orders[collection["order"]]["captures"]
+            for n, (_, item) in enumerate(items):
+                alone(self.problem, n, item, captures)
+            members(self.problem, raw, ends, items, end["complete"])
+
+    def segments(self, folder, lines, raw):
+        """Writes the raw stream; returns items with their segment, and (stored size, raw end) of each segment."""
+        items, ends, offset = [], [], 0
+        for line in lines:
+            if line["line"] == "item":
+                if not ends:
+                    raise Unsound("an item before the first segment")
+                items.append((len(ends) - 1, line))
+                continue
+            if line["line"] != "segment" or line["n"] != len(ends):
+                raise Unsound("manifest lines are out of order")
+            data = self.read(f"{folder}/{line['n']:08}.tar.zst", SEGMENT_MAX)
+            if sha256(data) != line["sha256"] or len(data) != line["size"] or line["raw_offset"] != offset:
+                self.problem(f"{folder}: segment {line['n']} is not what was signed")
+            size = 0
+            for piece in frames(data):
+                size += len(piece)
+                if size > line["raw_size"]:
+                    raise Unsound("a segment holds more than stated")
+                raw.write(piece)
+            if size != line["raw_size"]:
+                self.problem("a segment holds less than stated")
+            offset += line["raw_size"]
+            ends.append((line["size"], offset))
+        return items, ends
+
+    def account(self):
+        for name in self.objects.keys() - self.used:
+            match = SEGMENT.fullmatch(name) or MANIFEST.fullmatch(name)
+            collection = self.collections.get(match.group(1)) if match else None
+            is_open = collection and not collection["seal"] and int(match.group(2)) not in collection["receipts"]
+            if not is_open or self.complete:
+                self.problem(f"{name} is named by nobody")
+
+
+def good(key, signature, message):
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
+        return True
+    except (InvalidSignature, ValueError):
+        return False
+
+
+def subjects(kind, body):
+    name, digest = {
+        "case-opened": lambda: ("case", sha256(body["case"].encode())),
+        "access": lambda: ("case", sha256(body["case"].encode())),
+        "case-closed": lambda: ("case-opened", body["predecessor"]),
+        "order": lambda: ("case-opened", body["predecessor"]),
+        "refusal": lambda: ("order", body["predecessor"]),
+        "acquisition": lambda: ("manifest.jsonl", body["manifest"]["sha256"]),
+        "receipt": lambda: ("manifest.jsonl", body["manifest"]["sha256"]),
+        "seal": lambda: ("predecessor", body["predecessor"]),
+        "enrolment": lambda: (body["name"], sha256(b64(body["key"]))),
+        "revocation": lambda: ("key", body["key"]),
+    }[kind]()
+    return [{"name": name, "digest": {"sha256": digest}}]
+
+
+def frames(data):
+    """The raw bytes of each frame of a segment, checked against its seek table."""
+    count = int.from_bytes(data[-9:-5], "little")
+    table = 8 + 8 * count + 9
+    if count == 0 or len(data) <= table or data[-5:] != b"\0\xb1\xea\x92\x8f":
+        raise Unsound("no seek table at the end of a segment")
+    head = data[-table:]
+    if head[:8] != (0x184D2A5E).to_bytes(4, "little") + (table - 8).to_bytes(4, "little"):
+        raise Unsound("the seek table is malformed")
+    at = 0
+    for i in range(count):
+        stored, size = (int.from_bytes(head[8 + 8 * i + 4 * k : 12 + 8 * i + 4 * k], "little") for k in (0, 1))
+        frame = data[at : at + stored]
+        facts = zstandard.get_frame_parameters(frame)
+        if facts.content_size != size or not 0 < size <= FRAME_RAW_MAX or at + stored > len(data) - table:
+            raise Unsound("a frame is not what the seek table says")
+        engine = zstandard.ZstdDecompressor().decompressobj()
+        piece = engine.decompress(frame)
+        if len(piece) != size or not engine.eof or engine.unused_data:
+            raise Unsound("a frame is cut or followed by something")
+        yield piece
+        at += stored
+    if at != len(data) - table:
+        raise Unsound("a segment holds something besides its frames")
+
+
+def path_bytes(value):
+    return value.encode() if isinstance(value, str) else b64(value["b64"])
+
+
+def alone(problem, n, item, captures):
+    """The rules for one item line by itself."""
+    status, gaps, taken = item["status"], item.get("gaps", []), item["taken"]
+    if item["n"] != n or item["capture"] not in captures:
+        problem(f"item {n}: numbered wrongly or not ordered")
+    if (status == "collected" and gaps) or (status != "collected" and not item.get("reason")):
+        problem(f"item {n}: status without reason, or gaps in a whole item")
+    at = 0
+    for gap in gaps:
+        if gap["length"] < 1 or gap["offset"] < at or gap["offset"] + gap["length"] > item["size"] or not gap["reason"]:
+            problem(f"item {n}: a gap lies wrongly")
+        at = gap["offset"] + gap["length"]
+    if taken["mono_end_ns"] < taken["mono_start_ns"]:
+        problem(f"item {n}: ended before it began")
+    if "location" not in item:
+        device = item["kind"] in ("block-device", "char-device", "fifo", "socket")
+        if "sha256" in item or item["size"] or (status in ("collected", "changed-during-read") and not device):
+            problem(f"item {n}: claims content that is not in the stream")
+
+
+def members(problem, raw, ends, items, complete):
+    """Every tar member against its item."""
+    located = [(segment, item) for segment, item in items if "location" in item]
+    size, expected = raw.tell(), 0
+    raw.seek(0)
+    try:
+        with tarfile.open(fileobj=raw, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
+            for member in tar:
+                stop = member.offset_data + padded(stored_size(member))
+                if stop > size:
+                    break
+                if expected >= len(located):
+                    problem(f"a member at {member.offset} has no item")
+                    return
+                segment, item = located[expected]
+                if stop > ends[segment][1] or (segment and stop <= ends[segment - 1][1]):
+                    problem(f"item {item['n']} stands after the wrong segment")
+                compare(problem, item, tar, member, stop)
+                expected += 1
+                end = stop
+    except tarfile.ReadError as e:
+        # A stream that was broken off may end inside a header.
+        if complete or expected < len(located):
+            problem(f"the tar cannot be read: {e}")
+    end = 0 if expected == 0 else end
+    if expected < len(located):
+        problem(f"item {located[expected][1]['n']} has no member")
+    raw.seek(end)
+    if complete and raw.read(1025) != bytes(1024):
+        problem("the stream does not end with two zero blocks")
+
+
+def stored_size(member):
+    """Data bytes after the header, sparse map included: the size field of the block, or the pax record."""
+    if not member.isreg():
+        return 0
+    if member.sparse is not None:
+        # tarfile moves offset_data behind the map, so only the data of the ranges is left.
+        return sum(length for _, length in member.sparse)
+    return member.size
+
+
+def padded(size):
+    return (size + 511) // 512 * 512
+
+
+def compare(problem, item, tar, member, stop):
+    def check(ok, what):
+        if not ok:
+            problem(f"item {item['n']}: {what} differs from the tar member")
+
+    name = member.name.encode("utf-8", "surrogateescape")
+    stated = item["capture"].encode() + b"/" + path_bytes(item["path"]).lstrip(b"/")
+    check(name.rstrip(b"/") == stated.rstrip(b"/"), "name")
+    check(item["location"] == {"offset": member.offset, "length": stop - member.offset}, "place")
+    kind = "file" if member.isreg() else "directory" if member.isdir() else "symlink" if member.issym() else "hardlink"
+    check(item["kind"] == kind or (kind == "file" and item["kind"] == "record"), "kind")
+    target = member.linkname.encode("utf-8", "surrogateescape") if kind in ("symlink", "hardlink") else None
+    check((path_bytes(item["target"]) if "target" in item else None) == target, "target")
+    digest, size = None, 0
+    if kind == "file":
+        engine, content = hashlib.sha256(), tar.extractfile(member)
+        while piece := content.read(1 << 20):
+            engine.update(piece)
+            size += len(piece)
+        digest = engine.hexdigest()
+    check(item["size"] == size, "size")
+    check(item.get("sha256") == digest, "SHA-256")
+    meta = item.get("meta")
+    if meta:
+        check((meta["mode"], meta["uid"], meta["gid"]) == (member.mode, member.uid, member.gid), "mode or owner")
+        check(meta["mtime"] is None or meta["mtime"] == member.pax_headers.get("mtime"), "modification time")
+
+
+def verify(folder, anchor, complete=False, expect=None):
+    """What is wrong with a case, as a list of sentences."""
+    case = Case(folder, anchor, complete, expect)
+    case.list()
+    case.read_log()
+    if not case.opened:
+        case.problem("nobody opened the case")
+    case.read_streams()
+    case.account()
+    return case.problems
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("case")
+    parser.add_argument("--anchor", required=True)
+    parser.add_argument("--complete", action="store_true")
+    parser.add_argument("--expect")
+    args = parser.parse_args()
+    folder, anchor_path = os.path.realpath(args.case), os.path.realpath(args.anchor)
+    try:
+        if os.path.commonpath([folder, anchor_path]) == folder:
+            raise ValueError("the anchor lies inside the case")
+        if not os.path.isdir(os.path.join(folder, "log")):
+            raise ValueError(f"{folder} is not a case folder")
+        with open(anchor_path, encoding="utf-8") as file:
+            anchor = json.load(file)
+        if anchor["format"] != "exhibit-anchor/1":
+            raise ValueError("not an anchor of version 1")
+        problems = verify(folder, anchor, args.complete, args.expect)
+    except (OSError, ValueError, KeyError) as e:
+        print(f"unusable: {e}", file=sys.stderr)
+        return 2
+    for problem in problems[:50]:
+        print(f"problem: {ascii(problem)}")
+    print("unsound" if problems else "sound")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
