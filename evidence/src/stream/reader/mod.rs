@@ -311,12 +311,12 @@ impl Parser {
                 fields if fields.flag == flag::PAX => {
                     let records = usize::try_from(fields.size).ok().filter(|s| (1..=PAX_BYTES_MAX).contains(s));
                     let records = records.ok_or(Fault::PaxSize(fields.size))?;
-                    self.collect(Step::Pax { records }, records.next_multiple_of(BLOCK))
+                    self.collect(Step::Pax { records }, records.next_multiple_of(BLOCK));
                 }
-                fields => self.main(Draft::new(fields, &[])?, sink),
+                fields => self.main(Draft::new(fields, &[])?, sink)?,
             },
             Step::Pax { records } => self.collect(Step::Main { records }, BLOCK),
-            Step::Main { .. } if zero => Err(Fault::PaxAlone),
+            Step::Main { .. } if zero => return Err(Fault::PaxAlone),
             Step::Main { records } => {
                 let fields = Fields::parse(block)?;
                 if fields.flag == flag::PAX {
@@ -324,26 +324,24 @@ impl Parser {
                 }
                 let pax = self.held.get(BLOCK..BLOCK.saturating_add(records)).unwrap_or_default();
                 let draft = Draft::new(fields, pax)?;
-                self.main(draft, sink)
+                self.main(draft, sink)?;
             }
-            Step::Map { draft, begins, newlines } => self.map_piece(draft, begins, newlines, sink),
-            Step::SecondZero if zero => {
-                self.state = State::Ended;
-                Ok(())
-            }
-            Step::SecondZero => Err(Fault::HalfEnd),
+            Step::Map { draft, begins, newlines } => self.map_piece(draft, begins, newlines, sink)?,
+            Step::SecondZero if zero => self.state = State::Ended,
+            Step::SecondZero => return Err(Fault::HalfEnd),
         }
+        Ok(())
     }
 
-    fn collect(&mut self, step: Step, more: usize) -> Result<(), Fault> {
+    fn collect(&mut self, step: Step, more: usize) {
         self.state = State::Head { step, want: self.held.len().saturating_add(more) };
-        Ok(())
     }
 
     fn main(&mut self, draft: Draft, sink: &mut dyn Sink) -> Result<(), Fault> {
         if draft.sparse {
             let begins = self.held.len();
-            return self.collect(Step::Map { draft: Box::new(draft), begins, newlines: 0 }, BLOCK);
+            self.collect(Step::Map { draft: Box::new(draft), begins, newlines: 0 }, BLOCK);
+            return Ok(());
         }
         self.settle(draft, 0, sink)
     }
@@ -352,7 +350,7 @@ impl Parser {
     fn map_piece(&mut self, mut draft: Box<Draft>, begins: usize, newlines: u64, sink: &mut dyn Sink) -> Result<(), Fault> {
         let map = self.held.get(begins..).unwrap_or_default();
         let block = map.get(map.len().saturating_sub(BLOCK)..).unwrap_or_default();
-        let newlines = newlines.saturating_add(block.iter().filter(|b| **b == b'\n').count() as u64);
+        let newlines = newlines.saturating_add((block.split(|b| *b == b'\n').count() as u64).saturating_sub(1));
         if head::map_is_complete(map, newlines)? {
             let length = map.len() as u64;
             draft.head.extents = Some(head::parse_map(map, draft.head.size)?);
@@ -361,7 +359,8 @@ impl Parser {
         if draft.stored <= map.len() as u64 {
             return Err(Fault::SparseMap("it is longer than the member"));
         }
-        self.collect(Step::Map { draft, begins, newlines }, BLOCK)
+        self.collect(Step::Map { draft, begins, newlines }, BLOCK);
+        Ok(())
     }
 
     /// The head is complete: is it the one form of what it says?
