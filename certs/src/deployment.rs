@@ -213,8 +213,7 @@ fn require_empty(dir: &Path) -> Result<(), FileError> {
     if dir.join(ANCHOR).exists() {
         return Err(FileError::content(dir, "holds a deployment already; it is never overwritten"));
     }
-    let mut entries =
-        std::fs::read_dir(dir).map_err(|source| FileError::Io { action: "list", path: dir.to_owned(), source })?;
+    let mut entries = std::fs::read_dir(dir).map_err(|source| FileError::Io { action: "list", path: dir.to_owned(), source })?;
     if entries.next().is_some() {
         return Err(FileError::content(
             dir,

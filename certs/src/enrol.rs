@@ -25,14 +25,7 @@ impl Enroller<'_> {
     ///
     /// # Errors
     /// [`BadEnvelope`]
-    pub fn enrol(
-        &self,
-        name: &PeerName,
-        key: PublicKey,
-        roles: &[Role],
-        method: &str,
-        now: Timestamp,
-    ) -> Result<Envelope, BadEnvelope> {
+    pub fn enrol(&self, name: &PeerName, key: PublicKey, roles: &[Role], method: &str, now: Timestamp) -> Result<Envelope, BadEnvelope> {
         let enrolment = Enrolment {
             deployment: name.deployment().to_string(),
             name: name.to_string(),
@@ -107,8 +100,7 @@ pub fn verify_chain(anchor: &Anchor, chain: &[Envelope]) -> Result<KeyRing, BadC
     }
     let mut ring = KeyRing::new(anchor);
     for (i, envelope) in chain.iter().enumerate() {
-        let verified =
-            ring.verify(envelope).map_err(|e| BadChain::Record { number: i + 1, count: chain.len(), why: e.to_string() })?;
+        let verified = ring.verify(envelope).map_err(|e| BadChain::Record { number: i + 1, count: chain.len(), why: e.to_string() })?;
         if !matches!(verified.record(), Record::Enrolment(_)) {
             return Err(BadChain::NotEnrolment(i + 1));
         }

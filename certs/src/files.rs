@@ -226,10 +226,7 @@ mod tests {
         create(&path, b"one", Access::Private).expect("new");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("chmod");
         let error = read_private(&path).expect_err("group can read").to_string();
-        assert_eq!(
-            error,
-            format!("{0} holds a private key and has mode 0640: others can reach it; run: chmod 600 {0}", path.display())
-        );
+        assert_eq!(error, format!("{0} holds a private key and has mode 0640: others can reach it; run: chmod 600 {0}", path.display()));
     }
 
     #[test]

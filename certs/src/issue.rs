@@ -217,7 +217,7 @@ impl Authority {
     pub fn issue_issuing(&self, deployment: &DeploymentName, now: Timestamp) -> Result<Self, IssueError> {
         let key = TlsKey::generate()?;
         let public = SubjectPublicKeyInfo::from_der(key.public_der()).map_err(|_| BadTlsKey::Unreadable)?;
-        let params = ca_params("Exhibit issuing CA", deployment, 0);
+        let params = ca_params("Exhibit issuing CA", &Digest::of(key.public_der()), deployment, 0);
         let issued = self.sign(params, &public, ISSUING_LIFE, now)?;
         Self::new(issued.leaf, key)
     }
@@ -228,7 +228,7 @@ impl Authority {
     /// [`IssueError`]
     pub fn root(deployment: &DeploymentName, evidence_root: &Digest, now: Timestamp) -> Result<Self, IssueError> {
         let key = TlsKey::generate_root()?;
-        let mut params = ca_params("Exhibit root", deployment, 1);
+        let mut params = ca_params("Exhibit root", evidence_root, deployment, 1);
         params.subject_alt_names = vec![uri(&format!("spiffe://{deployment}"))?, uri(&format!("{EVIDENCE_ROOT_PREFIX}{evidence_root}"))?];
         (params.not_before, params.not_after) = (instant(now, BACKDATE, false)?, instant(now, ROOT_LIFE, true)?);
         params.serial_number = Some(SerialNumber::from_slice(&serial()?));
@@ -320,11 +320,14 @@ fn leaf_params(common_name: &str) -> CertificateParams {
     params
 }
 
-fn ca_params(title: &str, deployment: &DeploymentName, path_length: u8) -> CertificateParams {
+/// A CA's subject holds the beginning of a key digest: two CAs never share a subject, so that a certificate of another
+/// deployment of the same name is seen as that, and not as a broken signature.
+fn ca_params(title: &str, key: &Digest, deployment: &DeploymentName, path_length: u8) -> CertificateParams {
     let mut params = CertificateParams::default();
+    let short: String = key.to_string().chars().take(16).collect();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, deployment.as_str());
-    params.distinguished_name.push(DnType::CommonName, title);
+    params.distinguished_name.push(DnType::CommonName, format!("{title} {short}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_length));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params

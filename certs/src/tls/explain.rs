@@ -70,14 +70,16 @@ fn explain_certificate(why: &CertificateError) -> String {
 
 fn explain_alert(alert: AlertDescription) -> String {
     let why = match alert {
-        AlertDescription::CertificateExpired => "it says that our certificate has expired or is not valid yet: renew it or enrol again, and compare the clocks",
+        AlertDescription::CertificateExpired => {
+            "it says that our certificate has expired or is not valid yet: renew it or enrol again, and compare the clocks"
+        }
         AlertDescription::UnknownCA => "it does not know the issuer of our certificate: the credential belongs to another deployment",
         AlertDescription::CertificateRequired => "it requires a client certificate: enrol first",
         AlertDescription::AccessDenied => "our certificate names nobody whom it serves",
         AlertDescription::CertificateRevoked => "our certificate was revoked",
         AlertDescription::UnsupportedCertificate => "our certificate is for another purpose",
         AlertDescription::BadCertificate | AlertDescription::CertificateUnknown | AlertDescription::DecryptError => {
-            "it cannot use our certificate"
+            "it cannot use our certificate; the credential may be damaged or belong to another deployment"
         }
         AlertDescription::ProtocolVersion => "it does not speak TLS 1.3, or we do not",
         AlertDescription::NoApplicationProtocol => "it does not serve what we ask for: is this the coordinator's port?",

@@ -26,8 +26,7 @@ pub fn server_config(identity: &TlsIdentity, root: &CertificateDer<'static>) -> 
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(refused)?
         .with_client_cert_verifier(Arc::new(PeerVerifier { inner, deployment }));
-    let config =
-        builder.with_single_cert(identity.chain().to_vec(), identity.key().private_der()).map_err(refused)?;
+    let config = builder.with_single_cert(identity.chain().to_vec(), identity.key().private_der()).map_err(refused)?;
     Ok(finish(config, ALPN_MAIN))
 }
 

@@ -184,9 +184,10 @@ pub async fn connect(target: &Target, settings: &Settings) -> Result<Channel, Co
         let target = connect_target.clone();
         async move { open(&target, timeout).await.map(TokioIo::new) }
     });
-    endpoint.connect_with_connector(connector).await.map_err(|e| {
-        find_connect_error(&e).unwrap_or_else(|| ConnectError::new(ConnectErrorKind::Unreachable, address, chain_text(&e)))
-    })
+    endpoint
+        .connect_with_connector(connector)
+        .await
+        .map_err(|e| find_connect_error(&e).unwrap_or_else(|| ConnectError::new(ConnectErrorKind::Unreachable, address, chain_text(&e))))
 }
 
 /// One connection: resolve, TCP, TLS, and the server's first bytes.
@@ -194,7 +195,11 @@ async fn open(target: &Target, timeout: Duration) -> Result<TlsStream<TcpStream>
     let address = &target.address;
     let deadline = Instant::now() + timeout;
     let late = |stage: &str| {
-        ConnectError::new(ConnectErrorKind::Unreachable, address, format!("no {stage} within {} s; is a firewall in between?", timeout.as_secs()))
+        ConnectError::new(
+            ConnectErrorKind::Unreachable,
+            address,
+            format!("no {stage} within {} s; is a firewall in between?", timeout.as_secs()),
+        )
     };
     let tcp = timeout_at(deadline, dial(address)).await.map_err(|_| late("TCP connection"))??;
     // Small messages (heartbeats, acknowledgements) must not wait for more to send.
@@ -311,7 +316,20 @@ mod tests {
         for text in ["localhost:7443", "192.0.2.1:1", "[2001:db8::1]:65535", "a.example-corp.test:7443"] {
             assert_eq!(text.parse::<Address>().map(|a| a.to_string()).as_deref(), Ok(text));
         }
-        for text in ["", "localhost", "localhost:", "localhost:0", "localhost:65536", "::1:7443", "[::1]", "[localhost]:1", "a b:1", "h:+1", ":1", "https://h:1"] {
+        for text in [
+            "",
+            "localhost",
+            "localhost:",
+            "localhost:0",
+            "localhost:65536",
+            "::1:7443",
+            "[::1]",
+            "[localhost]:1",
+            "a b:1",
+            "h:+1",
+            ":1",
+            "https://h:1",
+        ] {
             assert!(text.parse::<Address>().is_err(), "{text}");
         }
     }

@@ -47,11 +47,8 @@ where
     if enrolling && !shared.may_enroll(addr.ip()) {
         return Err("too many enrolments from this address; the limit recovers by itself".to_owned());
     }
-    let (config, room) = if enrolling {
-        ((shared.tls.enroll)(), &shared.enroll_connections)
-    } else {
-        ((shared.tls.main)(), &shared.connections)
-    };
+    let (config, room) =
+        if enrolling { ((shared.tls.enroll)(), &shared.enroll_connections) } else { ((shared.tls.main)(), &shared.connections) };
     let Ok(permit) = Arc::clone(room).try_acquire_owned() else {
         return Err("the server has as many connections as it allows".to_owned());
     };
@@ -85,10 +82,10 @@ where
 }
 
 fn tls_error<N>(shared: &Shared<N>, error: &std::io::Error) -> String {
-    error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).map_or_else(
-        || format!("the connection broke during the TLS handshake: {error}"),
-        |tls| (shared.tls.explain)(tls),
-    )
+    error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+        .map_or_else(|| format!("the connection broke during the TLS handshake: {error}"), |tls| (shared.tls.explain)(tls))
 }
 
 impl Accepted {

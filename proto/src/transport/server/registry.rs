@@ -47,8 +47,7 @@ impl ConnectionRegistry {
     #[must_use]
     pub fn connections(&self) -> Vec<(String, SocketAddr)> {
         let table = self.lock();
-        let mut all: Vec<_> =
-            table.by_name.iter().flat_map(|(name, live)| live.values().map(|l| (name.clone(), l.addr))).collect();
+        let mut all: Vec<_> = table.by_name.iter().flat_map(|(name, live)| live.values().map(|l| (name.clone(), l.addr))).collect();
         all.sort();
         all
     }
