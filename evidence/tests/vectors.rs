@@ -1,7 +1,7 @@
 //! The vectors in `tests/vectors`: what the writers make, what is checked in and what the verifier says.
 //!
 //! The files are products and are read by other programs. They are written anew only with
-//! `EXHIBIT_WRITE_VECTORS=1 cargo test -p exhibit-evidence --test vectors`, and a change of them is a change of format.
+//! `EXHIBIT_WRITE_VECTORS=1 cargo test -p exhibit-evidence --test vectors what_is`, and a change of them is a change of format.
 
 mod support;
 

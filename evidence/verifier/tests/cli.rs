@@ -1,0 +1,219 @@
+//! The program as a lawyer's expert uses it: on a folder, from a shell.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn vectors() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors")
+}
+
+fn anchor() -> PathBuf {
+    vectors().join("anchor.json")
+}
+
+/// Runs the program; returns the exit code and what it said.
+fn run(args: &[&str]) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_exhibit-verify")).args(args).output().expect("runs");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (status.code().expect("not killed"), text(stdout), text(stderr))
+}
+
+fn verify(case: &Path, more: &[&str]) -> (i32, String, String) {
+    let anchor = anchor();
+    let mut args = vec![case.to_str().expect("UTF-8"), "--anchor", anchor.to_str().expect("UTF-8")];
+    args.extend(more);
+    run(&args)
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).expect("vector") {
+        let (path, target) = (entry.as_ref().expect("listed").path(), to.join(entry.as_ref().expect("listed").file_name()));
+        if path.is_dir() {
+            fs::create_dir_all(&target).expect("temporary");
+            copy(&path, &target);
+        } else {
+            fs::copy(path, target).expect("temporary");
+        }
+    }
+}
+
+fn good_copy() -> TempDir {
+    let folder = tempfile::tempdir().expect("temporary");
+    copy(&vectors().join("good-1"), folder.path());
+    folder
+}
+
+fn files(folder: &Path, out: &mut Vec<PathBuf>) {
+    let mut entries: Vec<_> = fs::read_dir(folder).expect("folder").map(|e| e.expect("listed").path()).collect();
+    entries.sort();
+    for path in entries {
+        if path.is_dir() { files(&path, out) } else { out.push(path) }
+    }
+}
+
+#[test]
+fn a_sound_case_reads_well() {
+    let (code, out, err) = verify(&vectors().join("good-1"), &["--complete"]);
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    assert!(out.starts_with("SOUND: everything that this case claims was checked and holds"), "{out}");
+    for expected in ["Intrusion on the web tier", "host 'web-1': sealed", "refused", "partial", "exhibits 1 to ", "FINDINGS", "root key "] {
+        assert!(out.contains(expected), "{expected} is not in\n{out}");
+    }
+    let (code, out, _) = verify(&vectors().join("good-1"), &["--quiet"]);
+    assert_eq!((code, out.lines().count()), (0, 1), "{out}");
+}
+
+#[test]
+fn json_is_one_object_with_everything() {
+    let (code, out, _) = verify(&vectors().join("good-1"), &["--json"]);
+    assert_eq!((code, out.lines().count()), (0, 1));
+    let report: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(report["verdict"], "sound");
+    assert_eq!(report["deployment"], "vectors");
+    assert_eq!(report["case"]["title"], "Intrusion on the web tier");
+    assert_eq!(report["checkpoint"]["root"].as_str().map(str::len), Some(64));
+    assert_eq!(report["collections"].as_array().map(Vec::len), Some(4));
+    assert_eq!(report["counts"]["items"], report["counts"]["items_verified"]);
+    assert_eq!(report["errors"], 0);
+    assert!(report["findings"].as_array().is_some_and(|f| f.iter().all(|f| f["code"] == "stream.cut" && f["severity"] == "note")));
+}
+
+#[test]
+fn flipped_bytes_on_a_disk_are_found() {
+    let folder = good_copy();
+    let mut all = Vec::new();
+    files(folder.path(), &mut all);
+    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+    for _ in 0..60 {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        let path = &all[(seed % all.len() as u64) as usize];
+        let good = fs::read(path).expect("readable");
+        let mut bad = good.clone();
+        let at = ((seed >> 20) % good.len() as u64) as usize;
+        bad[at] ^= 0x20;
+        fs::write(path, &bad).expect("writable");
+        let (code, out, err) = verify(folder.path(), &["--json"]);
+        assert_eq!(code, 1, "{} byte {at}: {out}{err}", path.display());
+        fs::write(path, &good).expect("writable");
+    }
+    assert_eq!(verify(folder.path(), &[]).0, 0);
+}
+
+#[test]
+fn a_finding_says_what_it_means_and_whom_to_ask() {
+    let folder = good_copy();
+    fs::write(folder.path().join("evil\x1b[2J\u{202e}name"), b"x").expect("writable");
+    let (code, out, _) = verify(folder.path(), &[]);
+    assert_eq!(code, 1);
+    assert!(out.starts_with("NOT SOUND: 0 errors, 1 warning,"), "{out}");
+    assert!(out.contains("object.unknown") && out.contains("means   Somebody put something") && out.contains("ask     the store"), "{out}");
+    assert!(!out.contains('\x1b') && !out.contains('\u{202e}'), "{out:?}");
+    let (_, out, _) = verify(folder.path(), &["--json"]);
+    assert!(out.contains("evil\\\\x1b"), "{out}");
+}
+
+#[cfg(unix)]
+#[test]
+fn links_are_not_followed() {
+    let folder = good_copy();
+    let mut all = Vec::new();
+    files(&folder.path().join("collections"), &mut all);
+    let segment = all.iter().find(|p| p.to_string_lossy().ends_with(".tar.zst")).expect("there");
+    let outside = tempfile::tempdir().expect("temporary");
+    let moved = outside.path().join("moved");
+    fs::rename(segment, &moved).expect("same file system");
+    std::os::unix::fs::symlink(&moved, segment).expect("link");
+    let (code, out, _) = verify(folder.path(), &["--json"]);
+    assert_eq!(code, 1);
+    assert!(out.contains("object.not-a-file") && out.contains("segment.missing"), "{out}");
+
+    // A linked folder is not entered either: nothing in it counts.
+    let whole = folder.path().join("collections");
+    fs::rename(&whole, outside.path().join("collections")).expect("same file system");
+    std::os::unix::fs::symlink(outside.path().join("collections"), &whole).expect("link");
+    let (code, out, _) = verify(folder.path(), &["--json"]);
+    assert_eq!(code, 1);
+    assert!(out.contains("object.not-a-file") && out.contains("manifest.missing"), "{out}");
+}
+
+#[test]
+fn a_trust_root_from_inside_the_case_is_refused() {
+    let folder = good_copy();
+    let inside = folder.path().join("log/anchor.json");
+    fs::copy(anchor(), &inside).expect("writable");
+    for path in [inside.clone(), folder.path().join("collections/../log/anchor.json")] {
+        let (code, out, err) = run(&[folder.path().to_str().expect("UTF-8"), "--anchor", path.to_str().expect("UTF-8")]);
+        assert_eq!((code, out.as_str()), (2, ""), "{err}");
+        assert!(err.contains("lies inside the case folder") && err.contains("proves nothing"), "{err}");
+    }
+    #[cfg(unix)]
+    {
+        let outside = tempfile::tempdir().expect("temporary");
+        let link = outside.path().join("anchor.json");
+        std::os::unix::fs::symlink(&inside, &link).expect("link");
+        let (code, _, err) = run(&[folder.path().to_str().expect("UTF-8"), "--anchor", link.to_str().expect("UTF-8")]);
+        assert_eq!(code, 2, "{err}");
+    }
+}
+
+#[test]
+fn another_deployments_anchor_vouches_for_nothing() {
+    let folder = tempfile::tempdir().expect("temporary");
+    let path = folder.path().join("anchor.json");
+    let text = fs::read_to_string(anchor()).expect("anchor");
+    // RFC 8032 section 7.1, test 1: somebody else's public key.
+    let start = text.find("root_key\":\"").expect("field") + 11;
+    let other = format!("{}11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo={}", &text[..start], &text[start + 44..]);
+    fs::write(&path, other).expect("writable");
+    let case = vectors().join("good-1");
+    let (code, out, _) = run(&[case.to_str().expect("UTF-8"), "--anchor", path.to_str().expect("UTF-8"), "--json"]);
+    assert_eq!(code, 1);
+    let report: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!((&report["case"], &report["checkpoint"], &report["counts"]["records_verified"]), (&Value::Null, &Value::Null, &0.into()));
+}
+
+#[test]
+fn unusable_input_names_path_cause_and_remedy() {
+    let folder = good_copy();
+    let anchor = anchor();
+    let anchor = anchor.to_str().expect("UTF-8");
+    let here = folder.path().to_str().expect("UTF-8").to_owned();
+    let bad = folder.path().parent().expect("parent").join(format!("{}-bad.json", folder.path().file_name().expect("name").to_string_lossy()));
+    fs::write(&bad, "{}").expect("writable");
+    let store = tempfile::tempdir().expect("temporary");
+    fs::create_dir_all(store.path().join("cases")).expect("writable");
+    for (args, needle) in [
+        (vec![&*format!("{here}/nope"), "--anchor", anchor], "Give the folder of one case"),
+        (vec![&*format!("{here}/log"), "--anchor", anchor], "not a case folder"),
+        (vec![store.path().to_str().expect("UTF-8"), "--anchor", anchor], "whole store"),
+        (vec![&*here, "--anchor", "/nonexistent/anchor.json"], "hands out on another way"),
+        (vec![&*here, "--anchor", bad.to_str().expect("UTF-8")], "not an anchor file"),
+        (vec![&*here, "--anchor", "/"], "not a plain file"),
+    ] {
+        let (code, out, err) = run(&args);
+        assert_eq!((code, out.as_str()), (2, ""), "{args:?}: {err}");
+        assert!(err.contains(needle) && err.starts_with("exhibit-verify: "), "{args:?}: {err}");
+    }
+    fs::remove_file(bad).expect("own file");
+}
+
+#[test]
+fn usage_and_help() {
+    for args in [&[][..], &["x"], &["x", "--anchor", "a", "--frobnicate"], &["x", "--anchor", "a", "--expect", "x"]] {
+        let (code, out, err) = run(args);
+        assert_eq!((code, out.as_str()), (64, ""), "{args:?}: {err}");
+        assert!(err.contains("--help"), "{err}");
+    }
+    let (code, out, _) = run(&["--help"]);
+    assert_eq!(code, 0);
+    assert!(out.contains("EXIT CODE") && out.contains("THE ANCHOR"), "{out}");
+    let (code, out, _) = run(&["--codes"]);
+    assert_eq!(code, 0);
+    assert!(exhibit_evidence::verify::Code::ALL.iter().all(|c| out.contains(c.as_str()) && out.contains(c.meaning())));
+}
