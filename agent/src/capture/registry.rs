@@ -10,6 +10,7 @@ pub type Constructor = fn() -> Box<dyn Capture>;
 /// collection runs its captures in this order, whatever the order in which a responder listed them.
 pub const REGISTRY: &[(&str, Constructor)] = &[
     // network: sockets, neighbours, routes: gone within seconds
+    ("network", super::network::Network::boxed),
     // process: ends with the process
     ("process", super::process::Process::boxed),
     // system: kernel state, mounts, logins: ends with the boot

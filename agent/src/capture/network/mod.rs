@@ -1,0 +1,402 @@
+//! The `network` capture: sockets with their holders, neighbours, routes, rules, links and addresses of every network
+//! namespace, the kernel's text tables, firewall rules, and the resolver's configuration.
+
+mod namespaces;
+mod netlink;
+mod routing;
+mod sockets;
+mod text;
+mod tools;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
+
+use rustix::net::netlink::SOCK_DIAG;
+
+use self::namespaces::{Found, Namespace};
+use self::netlink::{Failure, Netlink};
+use self::sockets::{ASKS, Ask, Socket};
+use super::live::{LARGE_BYTES_MAX, SMALL_BYTES_MAX, names, open_dir, put_absent, put_read, read, read_at, take, words};
+use super::{Capture, Content, Kind, NewItem, Output, Param, ParamKind, Params, Status, Stop, Table, evidence_path};
+
+/// The capture; see the module.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Network;
+
+impl Network {
+    /// For the registry.
+    #[must_use]
+    pub fn boxed() -> Box<dyn Capture> {
+        Box::new(Self)
+    }
+}
+
+const PARAMS: &[Param] = &[
+    Param {
+        name: "sock_diag",
+        kind: ParamKind::Flag,
+        help: "ask the kernel for sockets by netlink, for which it may load its small *_diag modules (default true)",
+    },
+    Param { name: "tools", kind: ParamKind::Flag, help: "run nft, iptables-save, ip6tables-save and ipset of the host (default true)" },
+];
+
+/// Configuration of name resolution, raw.
+const FILES: [&str; 6] =
+    ["/etc/hosts", "/etc/nsswitch.conf", "/etc/resolv.conf", "/run/systemd/resolve/resolv.conf", "/etc/host.conf", "/etc/gai.conf"];
+
+/// Files read from one folder below `/proc/<pid>/net`.
+const NET_FILES_MAX: usize = 1024;
+/// Folders below it that hold tables.
+const NET_FOLDERS: [&str; 6] = ["stat", "vlan", "bonding", "sctp", "netfilter", "dev_snmp6"];
+
+impl Capture for Network {
+    fn name(&self) -> &'static str {
+        "network"
+    }
+
+    fn params(&self) -> &'static [Param] {
+        PARAMS
+    }
+
+    fn run(&self, params: &Params, out: &mut dyn Output) -> Result<(), Stop> {
+        let sock_diag = params.flag("sock_diag", true)?;
+        let run_tools = params.flag("tools", true)?;
+        let modules_before = modules();
+        out.note("holders of sockets");
+        let found = namespaces::find(out)?;
+        let mut opened: Vec<Opened> = found.namespaces.iter().map(|n| Opened::new(n, sock_diag)).collect();
+        sockets(out, &found, &mut opened)?;
+        routing(out, &found, &mut opened)?;
+        for namespace in &found.namespaces {
+            texts(out, namespace)?;
+        }
+        firewall(out, &found, run_tools)?;
+        namespace_list(out, &found, &opened)?;
+        for file in FILES {
+            resolver_file(out, file)?;
+        }
+        footprint(out, &modules_before)
+    }
+}
+
+/// The netlink sockets of one namespace, each with the reason why it is not there.
+struct Opened {
+    diag: Result<Netlink, String>,
+    route: Result<Netlink, String>,
+}
+
+impl Opened {
+    fn new(namespace: &Namespace, sock_diag: bool) -> Self {
+        let open = || {
+            let diag = if sock_diag { Netlink::open(Some(SOCK_DIAG)).map_err(|e| e.to_string()) } else { Err("sock_diag=false in the order".into()) };
+            Self { diag, route: Netlink::open(None).map_err(|e| e.to_string()) }
+        };
+        // A netlink socket belongs to the namespace of the thread that opens it and may be used from any other.
+        let opened = match &namespace.handle {
+            _ if is_own(namespace) => Ok(open()),
+            Ok(handle) => tools::inside(Some(handle), open),
+            Err(e) => Err(e.clone()),
+        };
+        opened.unwrap_or_else(|e| Self { diag: Err(e.clone()), route: Err(e) })
+    }
+}
+
+fn is_own(namespace: &Namespace) -> bool {
+    static OWN: std::sync::OnceLock<Option<u64>> = std::sync::OnceLock::new();
+    let own = OWN.get_or_init(|| super::live::link(rustix::fs::CWD, "/proc/self/ns/net").ok().and_then(|t| super::process::bracketed(&t, b"net")));
+    *own == Some(namespace.inode)
+}
+
+fn enter(namespace: &Namespace) -> Option<&OwnedFd> {
+    if is_own(namespace) { None } else { namespace.handle.as_ref().ok() }
+}
+
+/// All sockets of all namespaces, and those that wait for peers once more by themselves.
+fn sockets(out: &mut dyn Output, found: &Found, opened: &mut [Opened]) -> Result<(), Stop> {
+    let mut all = Table::new("sockets", out.now(), "netlink:sock_diag");
+    let mut listening = Table::new("listening", out.now(), "netlink:sock_diag");
+    let mut problems: Vec<String> = Vec::new();
+    for (namespace, opened) in found.namespaces.iter().zip(opened.iter_mut()) {
+        for ask in ASKS.iter().filter(|a| a.only_if.is_none_or(|p| std::fs::symlink_metadata(p).is_ok())) {
+            out.note(&format!("sockets: {} of namespace {}", ask.name, namespace.inode));
+            let asked = match &opened.diag {
+                Ok(_) => dump_sockets(out, found, namespace.inode, ask, opened, &mut all, &mut listening)?,
+                Err(reason) => Err(reason.clone()),
+            };
+            let Err(reason) = asked else { continue };
+            let problem = format!("{} (family {}) of namespace {}: {reason}", ask.name, ask.family, namespace.inode);
+            let rows = fallback(namespace, ask);
+            let instead = if rows.is_some() { "; taken from the text table instead" } else { "; see the raw text tables" };
+            problems.push(problem + instead);
+            for row in rows.unwrap_or_default() {
+                put_socket(out, found, namespace.inode, row, &mut all, &mut listening)?;
+            }
+        }
+    }
+    if found.holders_cut {
+        problems.push("more holders of sockets than are remembered: some sockets seem to have none".into());
+    }
+    if found.refused > 0 {
+        problems.push(format!("{} processes did not let their descriptors be listed: their sockets seem to have no holder", found.refused));
+    }
+    let problem = (!problems.is_empty()).then(|| (Status::Partial, bounded(&problems)));
+    listening.finish(out, problem.clone())?;
+    all.finish(out, problem).map(drop)
+}
+
+/// At most a few KiB of reasons.
+fn bounded(problems: &[String]) -> String {
+    let shown = problems.iter().take(16).cloned().collect::<Vec<_>>().join("; ");
+    match problems.len().checked_sub(16) {
+        Some(more) if more > 0 => format!("{shown}; and {more} more"),
+        _ => shown,
+    }
+}
+
+fn dump_sockets(
+    out: &mut dyn Output,
+    found: &Found,
+    netns: u64,
+    ask: &Ask,
+    opened: &mut Opened,
+    all: &mut Table,
+    listening: &mut Table,
+) -> Result<Result<(), String>, Stop> {
+    let Ok(diag) = &mut opened.diag else { return Ok(Err("no socket".into())) };
+    let mut not_understood = 0_u64;
+    let dumped = diag.dump(sockets::BY_FAMILY, &sockets::request(ask), &mut |_, payload| match sockets::answer(ask, payload) {
+        Some(socket) => put_socket(out, found, netns, socket, all, listening),
+        None => {
+            not_understood = not_understood.saturating_add(1);
+            Ok(())
+        }
+    });
+    Ok(match dumped {
+        Ok(_) if not_understood > 0 => Err(format!("{not_understood} answers were not understood")),
+        Ok(d) if d.interrupted => Err("the table changed while it was dumped: rows may be missing or twice".into()),
+        Ok(_) => Ok(()),
+        Err(Failure::Kernel(e)) => Err(e.to_string()),
+        Err(Failure::Malformed(what)) => Err(what.to_owned()),
+        Err(Failure::Stop(stop)) => return Err(stop),
+    })
+}
+
+fn put_socket(
+    out: &mut dyn Output,
+    found: &Found,
+    netns: u64,
+    mut socket: Socket,
+    all: &mut Table,
+    listening: &mut Table,
+) -> Result<(), Stop> {
+    socket.netns = netns;
+    socket.holders = found.holders(socket.inode);
+    let unconnected = socket.remote.as_ref().is_some_and(|r| r.port == 0);
+    // UDP and raw sockets without a peer take what comes.
+    if socket.state == "listen" || (unconnected && socket.state == "close" && socket.protocol != "tcp") {
+        listening.row(out, &socket)?;
+    }
+    all.row(out, &socket)
+}
+
+fn fallback(namespace: &Namespace, ask: &Ask) -> Option<Vec<Socket>> {
+    let (_, dir) = namespace.process.as_ref()?;
+    let read = read_at(dir, format!("net/{}", ask.text), LARGE_BYTES_MAX).ok()?;
+    matches!(ask.name, "tcp" | "udp" | "raw" | "unix").then(|| text::table(ask, &read.bytes))
+}
+
+fn routing(out: &mut dyn Output, found: &Found, opened: &mut [Opened]) -> Result<(), Stop> {
+    for dump in routing::DUMPS {
+        let mut table = Table::new(dump.name, out.now(), "netlink:route");
+        let mut problems = Vec::new();
+        for (namespace, opened) in found.namespaces.iter().zip(opened.iter_mut()) {
+            out.note(&format!("{} of namespace {}", dump.name, namespace.inode));
+            let route = match &mut opened.route {
+                Ok(route) => route,
+                Err(reason) => {
+                    problems.push(format!("namespace {}: {reason}", namespace.inode));
+                    continue;
+                }
+            };
+            let answer = dump.request.saturating_sub(2);
+            let dumped = route.dump(dump.request, &dump.payload(), &mut |kind, payload| {
+                if kind == answer { table.row(out, &routing::row(dump, namespace.inode, payload)) } else { Ok(()) }
+            });
+            match dumped {
+                Ok(d) if d.interrupted => problems.push(format!("namespace {}: changed while it was dumped", namespace.inode)),
+                Ok(_) => {}
+                // This kernel has no such table.
+                Err(Failure::Kernel(rustix::io::Errno::OPNOTSUPP)) => {
+                    problems.push(format!("namespace {}: not offered by this kernel", namespace.inode));
+                }
+                Err(Failure::Kernel(e)) => problems.push(format!("namespace {}: {e}", namespace.inode)),
+                Err(Failure::Malformed(what)) => problems.push(format!("namespace {}: {what}", namespace.inode)),
+                Err(Failure::Stop(stop)) => return Err(stop),
+            }
+        }
+        table.finish(out, (!problems.is_empty()).then(|| (Status::Partial, bounded(&problems))))?;
+    }
+    Ok(())
+}
+
+/// The raw text tables of a namespace, through a process that lives in it.
+fn texts(out: &mut dyn Output, namespace: &Namespace) -> Result<(), Stop> {
+    let Some((pid, dir)) = &namespace.process else { return Ok(()) };
+    let facts = BTreeMap::from([("netns".to_owned(), namespace.inode.to_string())]);
+    let started = out.now();
+    let folder = |out: &mut dyn Output, below: &str, must: bool| -> Result<(), Stop> {
+        let at = format!("net{below}");
+        let listed = open_dir(dir, at.as_str()).and_then(|d| Ok((names(&d, NET_FILES_MAX)?, d)));
+        let ((entries, more), folder) = match listed {
+            Ok(listed) => listed,
+            Err(e) if must => {
+                let (status, reason) = super::live::refusal(e);
+                return put_absent(out, evidence_path(format!("/proc/{pid}/{at}")), status, reason, started, "read");
+            }
+            // A table that this kernel or namespace does not have.
+            Err(_) => return Ok(()),
+        };
+        for name in entries {
+            out.checkpoint()?;
+            let begun = out.now();
+            let Ok(file) = super::live::open_at(&folder, name.as_slice()) else {
+                continue;
+            };
+            let is_file = rustix::fs::fstat(&file).is_ok_and(|s| s.st_mode & 0o170_000 == 0o100_000);
+            if !is_file {
+                continue;
+            }
+            let mut path = format!("/proc/{pid}/{at}/").into_bytes();
+            path.extend_from_slice(&name);
+            put_read(out, evidence_path(&path), &super::live::read_fd(file, LARGE_BYTES_MAX), begun, facts.clone())?;
+        }
+        if more {
+            let reason = format!("more than {NET_FILES_MAX} files: the rest was left out");
+            put_absent(out, evidence_path(format!("/proc/{pid}/{at}")), Status::Partial, reason, started, "read")?;
+        }
+        Ok(())
+    };
+    folder(out, "", true)?;
+    for below in NET_FOLDERS {
+        folder(out, &format!("/{below}"), false)?;
+    }
+    Ok(())
+}
+
+/// Firewall rules of each namespace by the host's own programs.
+fn firewall(out: &mut dyn Output, found: &Found, allowed: bool) -> Result<(), Stop> {
+    for tool in tools::TOOLS {
+        for namespace in &found.namespaces {
+            out.checkpoint()?;
+            let started = out.now();
+            let name = if is_own(namespace) { tool.record.to_owned() } else { format!("netns-{}/{}", namespace.inode, tool.record) };
+            let item = NewItem::record(&name, started, "run").with_fact("netns", namespace.inode.to_string());
+            let absent = |status, reason: &str| item.clone().with_status(status, reason);
+            if !allowed {
+                out.put(absent(Status::Skipped, "tools=false in the order"), Content::None)?;
+                continue;
+            }
+            if !tool.only_if.iter().any(|p| std::fs::symlink_metadata(p).is_ok()) {
+                let reason = format!("none of {} exists: the kernel has no such rules, and asking would load them", tool.only_if.join(", "));
+                out.put(absent(Status::Missing, &reason), Content::None)?;
+                continue;
+            }
+            let Some(program) = tools::find(tool.program) else {
+                let reason = format!("{} is not installed in /usr/sbin, /sbin, /usr/bin or /bin", tool.program);
+                out.put(absent(Status::Missing, &reason), Content::None)?;
+                continue;
+            };
+            out.note(&format!("{} in namespace {}", tool.program, namespace.inode));
+            out.ran(std::iter::once(program.as_str()).chain(tool.arguments.iter().copied()).collect::<Vec<_>>().join(" "));
+            let item = item.clone().with_fact("program", &*program);
+            match tools::run(&program, tool.arguments, enter(namespace), tools::PATIENCE) {
+                Ok(outcome) => put_outcome(out, item, &outcome)?,
+                Err(reason) => drop(out.put(item.with_status(Status::Error, reason), Content::None)?),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn put_outcome(out: &mut dyn Output, mut item: NewItem, outcome: &tools::Outcome) -> Result<(), Stop> {
+    let errors = exhibit_evidence::text::escape_bytes(&outcome.stderr);
+    if !errors.is_empty() {
+        item = item.with_fact("stderr", errors.as_str());
+    }
+    if let Some(code) = outcome.code {
+        item = item.with_fact("exit_code", code.to_string());
+    }
+    let problem = if outcome.timed_out {
+        Some("did not end within 10 s and was killed".to_owned())
+    } else if outcome.cut {
+        Some("printed more than 16 MiB and was killed".to_owned())
+    } else if let Some(signal) = outcome.signal {
+        Some(format!("ended by signal {signal}"))
+    } else {
+        outcome.code.filter(|c| *c != 0).map(|c| format!("ended with exit code {c}: {errors}"))
+    };
+    let content = if outcome.stdout.is_empty() && problem.is_some() { Content::None } else { Content::Bytes(&outcome.stdout) };
+    if let Some(problem) = problem {
+        let status = if outcome.stdout.is_empty() { Status::Error } else { Status::Partial };
+        item = item.with_status(status, problem);
+    }
+    out.put(item, content).map(drop)
+}
+
+#[derive(serde::Serialize)]
+struct NamespaceRow<'a> {
+    inode: u64,
+    own: bool,
+    process: Option<u32>,
+    bound: Option<&'a str>,
+    problem: Option<&'a str>,
+}
+
+fn namespace_list(out: &mut dyn Output, found: &Found, opened: &[Opened]) -> Result<(), Stop> {
+    let mut table = Table::new("namespaces", out.now(), "read:/proc");
+    for (namespace, opened) in found.namespaces.iter().zip(opened) {
+        let problem = opened.route.as_ref().err().map(String::as_str);
+        let process = namespace.process.as_ref().map(|(pid, _)| *pid);
+        let row = NamespaceRow { inode: namespace.inode, own: is_own(namespace), process, bound: namespace.bound.as_deref(), problem };
+        table.row(out, &row)?;
+    }
+    let left = found.namespaces_left_out;
+    table.finish(out, (left > 0).then(|| (Status::Partial, format!("{left} namespaces were left out")))).map(drop)
+}
+
+/// `/etc/resolv.conf` is often a link: the link and what it points to are both evidence.
+fn resolver_file(out: &mut dyn Output, path: &str) -> Result<(), Stop> {
+    let started = out.now();
+    let Ok(target) = super::live::link(rustix::fs::CWD, path) else {
+        return take(out, path, SMALL_BYTES_MAX).map(drop);
+    };
+    let mut item = NewItem::new(evidence_path(path), Kind::Symlink, started, "readlink");
+    item.target = Some(evidence_path(&target));
+    out.put(item, Content::None)?;
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::CLOEXEC;
+    let result = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).and_then(|f| super::live::read_fd(f, SMALL_BYTES_MAX));
+    let resolved = std::fs::canonicalize(path).map_or_else(|_| target.clone(), |p| p.into_os_string().into_encoded_bytes());
+    if FILES.iter().any(|f| f.as_bytes() == resolved) {
+        return Ok(());
+    }
+    put_read(out, evidence_path(&resolved), &result, started, BTreeMap::from([("reached_through".to_owned(), path.to_owned())]))
+}
+
+fn modules() -> BTreeSet<Vec<u8>> {
+    let text = read("/proc/modules", LARGE_BYTES_MAX).map(|r| r.bytes).unwrap_or_default();
+    super::live::lines(&text).filter_map(|l| words(l).next()).map(<[u8]>::to_vec).collect()
+}
+
+#[derive(serde::Serialize)]
+struct Footprint {
+    /// Kernel modules that are loaded now and were not when the capture began; most likely because it asked.
+    modules_loaded: Vec<String>,
+}
+
+fn footprint(out: &mut dyn Output, before: &BTreeSet<Vec<u8>>) -> Result<(), Stop> {
+    let started = out.now();
+    let modules_loaded = modules().difference(before).map(|m| exhibit_evidence::text::escape_bytes(m)).collect();
+    super::live::put_json(out, "footprint.json", &Footprint { modules_loaded }, started, "read:/proc/modules")
+}

@@ -1,0 +1,243 @@
+//! Real sockets, compared with what `ss` and `ip` say; parsers on arbitrary bytes.
+
+use std::io::Write as _;
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::*;
+use crate::capture::testing::Memory;
+
+fn capture() -> Memory {
+    Memory::run(&Network, &[("tools", "false")])
+}
+
+fn own_netns() -> u64 {
+    let link = std::fs::read_link("/proc/self/ns/net").expect("link");
+    crate::capture::process::bracketed(link.as_os_str().as_encoded_bytes(), b"net").expect("inode")
+}
+
+fn by_local_port(rows: &[Value], protocol: &str, port: u16) -> Vec<Value> {
+    rows.iter().filter(|r| r["protocol"] == protocol && r["local"]["port"] == port && r["netns"] == own_netns()).cloned().collect()
+}
+
+#[test]
+fn a_listening_socket_has_its_holder() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
+    let port = listener.local_addr().expect("address").port();
+    let out = capture();
+    for table in ["sockets", "listening"] {
+        let rows = by_local_port(&out.rows(table), "tcp", port);
+        assert_eq!(rows.len(), 1, "{table}");
+        assert_eq!((&rows[0]["state"], &rows[0]["local"]["address"]), (&"listen".into(), &"127.0.0.1".into()));
+        assert_eq!(rows[0]["holders"][0]["pid"], std::process::id());
+        assert_eq!(rows[0]["source"], "sock_diag");
+        assert_eq!(rows[0]["uid"], rustix::process::geteuid().as_raw());
+    }
+}
+
+#[test]
+fn queues_and_counters_of_a_connection() {
+    let listener = TcpListener::bind("[::1]:0").expect("listen");
+    let address = listener.local_addr().expect("address");
+    let mut client = TcpStream::connect(address).expect("connect");
+    let (server, _) = listener.accept().expect("accept");
+    client.write_all(b"hello").expect("write");
+    // The bytes lie in the receiver's queue once they can be seen there.
+    assert_eq!(server.peek(&mut [0; 8]).expect("peek"), 5);
+    let rows = by_local_port(&capture().rows("sockets"), "tcp", address.port());
+    let connection = rows.iter().find(|r| r["state"] == "established").expect("the server's end");
+    assert_eq!(connection["receive_queue"], 5);
+    assert_eq!(connection["tcp"]["bytes_received"], 5);
+    assert_eq!(connection["remote"]["port"], client.local_addr().expect("address").port());
+    assert_eq!((&connection["ip_version"], &connection["remote"]["address"]), (&6.into(), &"::1".into()));
+}
+
+#[test]
+fn udp_unix_packet_and_netlink_sockets_are_seen() {
+    use std::os::linux::net::SocketAddrExt as _;
+    let udp = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    let name = format!("exhibit-test-{}", std::process::id());
+    let unix = std::os::unix::net::SocketAddr::from_abstract_name(&name).expect("name");
+    let _unix = std::os::unix::net::UnixListener::bind_addr(&unix).expect("bind");
+    let _netlink = Netlink::open(None).expect("netlink");
+    let out = capture();
+    let rows = out.rows("sockets");
+    assert_eq!(by_local_port(&out.rows("listening"), "udp", udp.local_addr().expect("address").port()).len(), 1);
+    let unix = rows.iter().find(|r| r["name"] == format!("\0{name}")).expect("the unix socket");
+    assert_eq!((&unix["state"], &unix["type"]), (&"listen".into(), &"stream".into()));
+    assert_eq!(unix["holders"][0]["pid"], std::process::id());
+    assert!(rows.iter().any(|r| r["protocol"] == "netlink" && r["holders"][0]["pid"] == std::process::id()));
+}
+
+#[test]
+fn the_text_tables_say_the_same_as_netlink() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
+    let six = UdpSocket::bind("[::1]:0").expect("bind");
+    let (four, six) = (listener.local_addr().expect("address"), six.local_addr().expect("address"));
+    let out = capture();
+    for (name, address, text) in [("tcp", four, "tcp"), ("udp", six, "udp6")] {
+        let ask = ASKS.iter().find(|a| a.text == text).expect("known");
+        let table = std::fs::read(format!("/proc/self/net/{text}")).expect("table");
+        // The UDP socket is gone by now; then its row is in neither.
+        let ours = by_local_port(&out.rows("sockets"), name, address.port());
+        for row in text::table(ask, &table).iter().filter(|r| r.local.as_ref().is_some_and(|l| l.port == address.port())) {
+            let row = serde_json::to_value(row).expect("json");
+            let same = ours.iter().find(|o| o["inode"] == row["inode"]).expect("the same socket");
+            for field in ["local", "remote", "state", "uid", "receive_queue"] {
+                assert_eq!(same[field], row[field], "{field}");
+            }
+        }
+    }
+    assert_eq!(text::table(&ASKS[0], &std::fs::read("/proc/self/net/tcp").expect("table")).iter().filter(|r| r.local.as_ref().is_some_and(|l| l.port == four.port())).count(), 1);
+    let unix = ASKS.iter().find(|a| a.name == "unix").expect("known");
+    let table = std::fs::read("/proc/self/net/unix").expect("table");
+    assert_eq!(text::table(unix, &table).len(), table.split(|b| *b == b'\n').filter(|l| !l.is_empty()).count() - 1);
+}
+
+#[test]
+fn ss_sees_no_listener_that_is_not_here() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
+    let ss = || Command::new("ss").args(["-ltnH"]).output().map(|o| String::from_utf8_lossy(&o.stdout).into_owned());
+    let ports = |text: &str| -> BTreeSet<u16> {
+        text.lines().filter_map(|l| l.split_whitespace().nth(3)?.rsplit(':').next()?.parse().ok()).collect()
+    };
+    let before = ports(&ss().expect("ss (iproute2)"));
+    let rows = capture().rows("listening");
+    let after = ports(&ss().expect("ss"));
+    let ours: BTreeSet<u16> = rows
+        .iter()
+        .filter(|r| r["protocol"] == "tcp" && r["netns"] == own_netns())
+        .filter_map(|r| r["local"]["port"].as_u64())
+        .map(|p| p as u16)
+        .collect();
+    assert!(before.contains(&listener.local_addr().expect("address").port()));
+    // Other tests open and close listeners at the same time: what stood before and after must be here.
+    let missing: Vec<_> = before.intersection(&after).filter(|p| !ours.contains(p)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+fn ip_json(arguments: &[&str]) -> Vec<Value> {
+    let output = Command::new("ip").arg("-j").args(arguments).output().expect("ip (iproute2)");
+    serde_json::from_slice(&output.stdout).unwrap_or_default()
+}
+
+#[test]
+fn links_addresses_and_routes_agree_with_ip() {
+    let out = capture();
+    let own = |table: &str| -> Vec<Value> { out.rows(table).into_iter().filter(|r| r["netns"] == own_netns()).collect() };
+    for theirs in ip_json(&["link"]) {
+        let ours = own("links").into_iter().find(|l| l["name"] == theirs["ifname"]).expect("the same link");
+        assert_eq!((&ours["ifindex"], &ours["mtu"], &ours["address"]), (&theirs["ifindex"], &theirs["mtu"], &theirs["address"]));
+    }
+    let addresses = own("addresses");
+    for link in ip_json(&["addr"]) {
+        for theirs in link["addr_info"].as_array().expect("addresses") {
+            let ours = addresses.iter().find(|a| {
+                a["ifindex"] == link["ifindex"] && (a["local"] == theirs["local"] || (a["local"].is_null() && a["address"] == theirs["local"]))
+            });
+            assert_eq!(ours.expect("the same address")["prefix_bits"], theirs["prefixlen"]);
+        }
+    }
+    for theirs in ip_json(&["route"]).iter().filter(|r| r["gateway"].is_string()) {
+        assert!(own("routes").iter().any(|r| r["gateway"] == theirs["gateway"] && r["table"] == 254), "{theirs}");
+    }
+    let rules = own("rules");
+    for theirs in ip_json(&["rule"]) {
+        // The kernel leaves out a priority of 0.
+        assert!(rules.iter().any(|r| r["priority"].as_u64().unwrap_or(0) == theirs["priority"].as_u64().expect("priority")), "{theirs}");
+    }
+}
+
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn another_network_namespace_is_looked_into() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("making a network namespace needs root: not tested");
+        return;
+    }
+    let script = "ip link set lo up; ip link add dev seen0 type dummy; ip addr add 192.0.2.7/24 dev seen0; echo ready; exec sleep 300";
+    let mut child = Running(Command::new("unshare").args(["-n", "sh", "-c", script]).stdout(Stdio::piped()).spawn().expect("unshare (util-linux)"));
+    let mut ready = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.0.stdout.take().expect("pipe")), &mut ready).expect("line");
+    let out = capture();
+    let pid = child.0.id();
+    let rows = out.rows("namespaces");
+    let namespace = rows.iter().find(|n| n["process"] == pid).expect("its namespace");
+    assert_eq!((&namespace["own"], &namespace["problem"]), (&false.into(), &Value::Null));
+    let inside = |table: &str| -> Vec<Value> { out.rows(table).into_iter().filter(|r| r["netns"] == namespace["inode"]).collect() };
+    assert!(inside("links").iter().any(|l| l["name"] == "lo"));
+    assert!(!inside("sockets").iter().any(|s| s["protocol"] == "tcp"), "nothing of ours is in there");
+    let text = out.content(&format!("/proc/{pid}/net/dev"));
+    assert!(String::from_utf8_lossy(text).contains("lo:"));
+    // The agent itself did not move.
+    assert_eq!(out.rows("namespaces").iter().filter(|n| n["own"] == true).count(), 1);
+    assert_eq!(ip_json(&["link", "show", "dev", "seen0"]).len(), 0);
+}
+
+#[test]
+fn a_tool_is_bounded_in_time_and_output() {
+    let late = tools::run("/bin/sleep", &["300"], None, Duration::from_millis(50)).expect("started");
+    assert!(late.timed_out && late.signal == Some(9), "{late:?}");
+    let yes = tools::find("yes").expect("coreutils");
+    let much = tools::run(&yes, &[], None, tools::PATIENCE).expect("started");
+    assert!(much.cut && much.stdout.len() == 16 << 20);
+    let env = tools::run(&tools::find("env").expect("coreutils"), &[], None, tools::PATIENCE).expect("started");
+    assert_eq!((env.stdout.as_slice(), env.code), (&b"LC_ALL=C\n"[..], Some(0)));
+    assert!(tools::run("/nonexistent", &[], None, tools::PATIENCE).is_err());
+}
+
+#[test]
+fn what_was_not_allowed_or_is_not_there_has_a_reason() {
+    let out = Memory::run(&Network, &[("tools", "false"), ("sock_diag", "false")]);
+    for tool in tools::TOOLS {
+        let put = out.get(tool.record).expect("an item");
+        assert_eq!((put.status, put.item.reason.as_deref()), (Status::Skipped, Some("tools=false in the order")));
+    }
+    let sockets = out.get("sockets.jsonl").expect("a table");
+    assert_eq!(sockets.status, Status::Partial);
+    assert!(sockets.item.reason.as_ref().is_some_and(|r| r.contains("sock_diag=false") && r.contains("text table")));
+    assert!(out.rows("sockets").iter().any(|r| r["source"] == "/proc/net/unix"), "taken from the text instead");
+    assert!(out.commands.is_empty());
+    assert!(!out.content("/etc/hosts").is_empty());
+}
+
+proptest! {
+    #[test]
+    fn answers_survive_any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        for ask in ASKS {
+            let _ = sockets::answer(ask, &bytes);
+            let _ = text::table(ask, &bytes);
+        }
+        for dump in routing::DUMPS {
+            let row = routing::row(dump, 1, &bytes);
+            prop_assert!(serde_json::to_string(&row).is_ok());
+        }
+        let total: usize = netlink::messages(&bytes).flatten().map(|m| m.payload.len() + 16).sum();
+        prop_assert!(total <= bytes.len());
+        let total: usize = netlink::attributes(&bytes).map(|(_, v)| v.len() + 4).sum();
+        prop_assert!(total <= bytes.len());
+    }
+
+    #[test]
+    fn an_attribute_comes_back(kind in 0_u16..0x3fff, value in proptest::collection::vec(any::<u8>(), 0..40)) {
+        let mut bytes = ((value.len() + 4) as u16).to_ne_bytes().to_vec();
+        bytes.extend_from_slice(&kind.to_ne_bytes());
+        bytes.extend_from_slice(&value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes.extend_from_slice(&[4, 0, 9, 0]);
+        let all: Vec<_> = netlink::attributes(&bytes).collect();
+        prop_assert_eq!(all, vec![(kind, value.as_slice()), (9, &[][..])]);
+    }
+}

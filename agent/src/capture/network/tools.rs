@@ -1,0 +1,141 @@
+//! Programs of the host that are run for what no kernel interface serves well: firewall rules. Fixed argument vectors, no
+//! shell, no environment, a time-out and a bound on what they print.
+//!
+//! A program of a suspect host may lie. What it printed is recorded as what it printed; the path that was run is a fact.
+
+use std::io::Read as _;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// How long a program may take.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// Most bytes of its output: about 150,000 rules.
+const STDOUT_BYTES_MAX: u64 = 16 << 20;
+const STDERR_BYTES_MAX: u64 = 4 << 10;
+
+/// A program that may be run.
+#[derive(Debug, Clone, Copy)]
+pub struct Tool {
+    /// The record's name.
+    pub record: &'static str,
+    pub program: &'static str,
+    pub arguments: &'static [&'static str],
+    /// Module directories of which one must exist: without them there are no rules, and running the program would load them.
+    pub only_if: &'static [&'static str],
+}
+
+/// All of them.
+pub const TOOLS: &[Tool] = &[
+    Tool { record: "nftables.json", program: "nft", arguments: &["-j", "list", "ruleset"], only_if: &["/sys/module/nf_tables"] },
+    Tool {
+        record: "iptables-save.txt",
+        program: "iptables-save",
+        arguments: &["-c"],
+        only_if: &["/sys/module/ip_tables", "/sys/module/nf_tables"],
+    },
+    Tool {
+        record: "ip6tables-save.txt",
+        program: "ip6tables-save",
+        arguments: &["-c"],
+        only_if: &["/sys/module/ip6_tables", "/sys/module/nf_tables"],
+    },
+    Tool { record: "ipset.xml", program: "ipset", arguments: &["list", "-output", "xml"], only_if: &["/sys/module/ip_set"] },
+];
+
+/// Where programs are looked for, absolute, in this order.
+const FOLDERS: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
+
+/// Finds a program.
+#[must_use]
+pub fn find(program: &str) -> Option<String> {
+    FOLDERS.iter().map(|f| format!("{f}/{program}")).find(|p| std::fs::metadata(p).is_ok_and(|m| m.is_file()))
+}
+
+/// What came of a run.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+    /// Exit code; `None` when it ended by a signal.
+    pub code: Option<i32>,
+    pub signal: Option<i32>,
+    /// It printed more than the bound and was killed.
+    pub cut: bool,
+    pub timed_out: bool,
+}
+
+/// Runs a program, in a network namespace if one is given.
+///
+/// # Errors
+/// When it could not be started.
+pub fn run(program: &str, arguments: &[&str], netns: Option<&OwnedFd>, patience: Duration) -> Result<Outcome, String> {
+    let mut child = spawn(program, arguments, netns)?;
+    let pidfd = Pid::from_raw(i32::try_from(child.id()).unwrap_or(0)).and_then(|p| pidfd_open(p, PidfdFlags::empty()).ok());
+    let kill = |fd: &Option<OwnedFd>| fd.as_ref().map(|fd| pidfd_send_signal(fd, Signal::KILL));
+    let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else { return Err("no pipe to it".into()) };
+    let (give, taken) = sync_channel(1);
+    let waiter = move || {
+        let errors = std::thread::Builder::new().stack_size(128 << 10).spawn(move || {
+            let mut bytes = Vec::new();
+            let _ = stderr.take(STDERR_BYTES_MAX).read_to_end(&mut bytes);
+            bytes
+        });
+        let mut outcome = Outcome::default();
+        let _ = stdout.take(STDOUT_BYTES_MAX.saturating_add(1)).read_to_end(&mut outcome.stdout);
+        if outcome.stdout.len() as u64 > STDOUT_BYTES_MAX {
+            outcome.cut = true;
+            outcome.stdout.truncate(STDOUT_BYTES_MAX as usize);
+            let _ = child.kill();
+        }
+        if let Ok(status) = child.wait() {
+            (outcome.code, outcome.signal) = (status.code(), status.signal());
+        }
+        outcome.stderr = errors.ok().and_then(|e| e.join().ok()).unwrap_or_default();
+        let _ = give.send(outcome);
+    };
+    std::thread::Builder::new().stack_size(128 << 10).spawn(waiter).map_err(|e| {
+        kill(&pidfd);
+        format!("no thread to wait for it: {e}")
+    })?;
+    match taken.recv_timeout(patience) {
+        Ok(outcome) => Ok(outcome),
+        Err(RecvTimeoutError::Disconnected) => Err("the thread that waited for it ended".into()),
+        Err(RecvTimeoutError::Timeout) => {
+            kill(&pidfd);
+            // Killed, it ends at once unless it hangs in the kernel; then the waiting thread is left behind with it.
+            let mut outcome = taken.recv_timeout(Duration::from_secs(2)).unwrap_or_default();
+            outcome.timed_out = true;
+            Ok(outcome)
+        }
+    }
+}
+
+fn spawn(program: &str, arguments: &[&str], netns: Option<&OwnedFd>) -> Result<Child, String> {
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().env("LC_ALL", "C").current_dir("/");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    inside(netns, move || command.spawn().map_err(|e| format!("starting it: {e}")))?
+}
+
+/// Calls a function on a thread that has entered a network namespace; the thread ends with it, so that no other work of
+/// the agent ever runs there. Without a namespace it is simply called.
+///
+/// # Errors
+/// When the thread or the namespace cannot be had.
+pub fn inside<T: Send>(netns: Option<&OwnedFd>, work: impl FnOnce() -> T + Send) -> Result<T, String> {
+    let Some(netns) = netns else { return Ok(work()) };
+    std::thread::scope(|scope| {
+        let enter = move || {
+            move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network)).map_err(|e| format!("entering the namespace: {e}"))?;
+            Ok(work())
+        };
+        let thread = std::thread::Builder::new().stack_size(256 << 10).spawn_scoped(scope, enter).map_err(|e| e.to_string())?;
+        thread.join().unwrap_or_else(|_| Err("the thread failed".to_owned()))
+    })
+}
