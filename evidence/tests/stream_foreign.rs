@@ -44,7 +44,11 @@ impl Expected {
         let head = Head { name: &self.name, kind, mode: self.mode, uid, gid, mtime: self.mtime, atime, ctime, xattrs: &self.xattrs };
         let data = encode(&head, out).expect("a good head");
         match &self.extents {
-            Some(extents) => extents.iter().for_each(|e| out.extend_from_slice(&content[e.offset as usize..e.end() as usize])),
+            Some(extents) => {
+                for e in extents {
+                    out.extend_from_slice(&content[e.offset as usize..e.end() as usize]);
+                }
+            }
             None => out.extend_from_slice(content),
         }
         out.resize(out.len() + padding(data), 0);
@@ -115,19 +119,21 @@ fn members() -> Vec<Expected> {
 
 fn raw_stream(members: &[Expected]) -> Vec<u8> {
     let mut raw = Vec::new();
-    members.iter().for_each(|m| m.write(&mut raw));
+    for member in members {
+        member.write(&mut raw);
+    }
     raw.extend_from_slice(&END_MARKER);
     raw
 }
 
-/// Segments of the raw stream: frames of uneven size, a segment after every few megabytes.
+/// Segments of the raw stream: frames of uneven size, a segment after every two or three mebibytes.
 fn segments(raw: &[u8]) -> Vec<Built> {
     let mut compressor = FrameCompressor::new(1).expect("level 1");
     let mut done = Vec::new();
     let mut builder = SegmentBuilder::new(0, 0);
     let mut at = 0;
     for frame in raw.chunks(777_777) {
-        if builder.raw_size() > 4 << 20 {
+        if builder.raw_size() > 2 << 20 {
             let next = SegmentBuilder::new(done.len() as u32 + 1, at);
             done.push(std::mem::replace(&mut builder, next).finish().expect("frames"));
         }
@@ -238,7 +244,13 @@ fn gnu_tar_extracts_everything_as_it_was() {
         let stream = bench.path("stream.tar.zst");
         let ids = if is_root() { "--same-owner" } else { "--no-same-owner" };
         let mut tar = Command::new("tar");
-        tar.env("LC_ALL", locale).args(["--zstd", "-x", "-P", "-p", ids, "-f"]).arg(&stream).arg("-C").arg(&root);
+        // A time before 1970 is worth a warning to tar, and is restored. Here a folder's members do not all stand
+        // together, so tar must wait to the end with the times of folders.
+        tar.env("LC_ALL", locale)
+            .args(["--zstd", "-x", "-P", "-p", ids, "--delay-directory-restore", "--warning=no-timestamp", "-f"])
+            .arg(&stream)
+            .arg("-C")
+            .arg(&root);
         if xattrs {
             tar.args(["--xattrs", "--xattrs-include=*"]);
         }
@@ -274,7 +286,7 @@ with tarfile.open(raw, encoding="utf-8", errors="surrogateescape") as tar:
 "#;
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    bytes.iter().flat_map(|b| [b >> 4, b & 15]).filter_map(|nibble| char::from_digit(u32::from(nibble), 16)).collect()
 }
 
 fn python_has(module: &str) -> bool {
@@ -328,9 +340,9 @@ fn python_line(member: &Expected) -> String {
 const PYTHON_SEEKABLE: &str = r#"
 import sys, pyzstd
 with pyzstd.SeekableZstdFile(sys.argv[1], "r") as f:
-    info = f.seek_table_info
+    frames, _, raw_size = f.seek_table_info
     f.seek(int(sys.argv[2]))
-    print(info["frames_number"], info["decompressed_file_size"], f.read(int(sys.argv[3])).hex())
+    print(frames, raw_size, f.read(int(sys.argv[3])).hex())
 "#;
 
 #[test]

@@ -207,7 +207,7 @@ codes! {
         "The manifest is wrong about where the evidence lies."
     StreamTar "stream.tar" Error Host
         "The raw stream is not a tar archive of the specified form."
-        "The content can be opened in more than one way, or not at all; from here on no item of this stream is verified."
+        "The content can be opened in more than one way, or not at all; the items of this segment after this point are not verified."
     StreamEnd "stream.end" Error Host
         "A complete stream has no end marker, or has content after it."
         "The stream is cut off although it was signed as whole, or something hides after its end."

@@ -38,7 +38,11 @@ pub(super) fn read(
         expected = n.saturating_add(1);
         let object = CaseObject::Slot(n).to_string();
         if covered.is_some_and(|size| n >= size) {
-            findings.add(Code::LogSlotBeyond, &object, format!("record {n} lies after the checkpoint, which covers {} records", covered.unwrap_or_default()));
+            findings.add(
+                Code::LogSlotBeyond,
+                &object,
+                format!("record {n} lies after the checkpoint, which covers {} records", covered.unwrap_or_default()),
+            );
         }
         counts.records = counts.records.saturating_add(1);
         log.record(files, n, &object, &mut buffer, chain, counts, findings);
@@ -60,11 +64,19 @@ pub(super) fn read(
         let origin = LogName::Case(case.clone()).origin(&anchor.deployment);
         if checkpoint.origin != origin {
             let shown = crate::text::escape_bounded(&checkpoint.origin, 120);
-            findings.add(Code::LogCheckpointOrigin, CHECKPOINT, format!("the checkpoint is of log '{shown}', this case's log is '{origin}'"));
+            findings.add(
+                Code::LogCheckpointOrigin,
+                CHECKPOINT,
+                format!("the checkpoint is of log '{shown}', this case's log is '{origin}'"),
+            );
         }
     }
     let Some(key) = log.signer_of(&bytes) else {
-        let message = format!("none of the {} log keys enrolled in this case signed the checkpoint of {} records", log.log_keys.len(), checkpoint.size);
+        let message = format!(
+            "none of the {} log keys enrolled in this case signed the checkpoint of {} records",
+            log.log_keys.len(),
+            checkpoint.size
+        );
         findings.add(Code::LogCheckpointSignature, CHECKPOINT, message);
         return None;
     };
@@ -175,11 +187,19 @@ impl Log {
         match usize::try_from(size).ok().and_then(|n| self.roots.get(n)) {
             Some(found) if *found == root => {}
             Some(found) => {
-                findings.add(Code::LogExpected, CHECKPOINT, format!("at {size} records this history has root {found}, expected was {root}"));
+                findings.add(
+                    Code::LogExpected,
+                    CHECKPOINT,
+                    format!("at {size} records this history has root {found}, expected was {root}"),
+                );
             }
             None => {
                 let have = self.tree.size();
-                findings.add(Code::LogExpected, CHECKPOINT, format!("this history has {have} records, expected was a head of {size} records"));
+                findings.add(
+                    Code::LogExpected,
+                    CHECKPOINT,
+                    format!("this history has {have} records, expected was a head of {size} records"),
+                );
             }
         }
     }

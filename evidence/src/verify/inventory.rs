@@ -87,14 +87,19 @@ impl Inventory {
                 if count > 0 {
                     let severity = if complete { Severity::Warning } else { Severity::Note };
                     let folder = format!("collections/{collection}/{stream}");
-                    let message = format!("collection {collection} is open; stream {stream} has {count} objects ({bytes} bytes) without a receipt");
+                    let message =
+                        format!("collection {collection} is open; stream {stream} has {count} objects ({bytes} bytes) without a receipt");
                     findings.add_as(Code::StreamUnsealed, severity, folder, message);
                 }
                 continue;
             }
             for (name, size) in names {
                 let name = name.to_string();
-                findings.add(Code::ObjectUnaccounted, &name, format!("'{name}' ({size} bytes) is named by no signed record and no manifest"));
+                findings.add(
+                    Code::ObjectUnaccounted,
+                    &name,
+                    format!("'{name}' ({size} bytes) is named by no signed record and no manifest"),
+                );
             }
         }
     }

@@ -61,7 +61,8 @@ impl About<'_> {
         let head = &member.head;
         let stated = item.path.member_name(&item.capture);
         // A directory's member may be written with a slash at its end.
-        let plain = |name: &[u8]| if head.kind == MemberKind::Directory { name.strip_suffix(b"/").unwrap_or(name).to_vec() } else { name.to_vec() };
+        let plain =
+            |name: &[u8]| if head.kind == MemberKind::Directory { name.strip_suffix(b"/").unwrap_or(name).to_vec() } else { name.to_vec() };
         if plain(&head.name) != plain(&stated) {
             self.add(item, Code::ItemName, &format!("the member at its place is '{}'", escape_bounded(&escape_bytes(&head.name), 300)));
         }
@@ -82,13 +83,19 @@ impl About<'_> {
         }
         let length = item.location.map_or(0, |l| l.length);
         if item.size != head.size || length != member.length {
-            let message =
-                format!("it is stated with {} bytes in {length} of the stream, the member has {} in {}", item.size, head.size, member.length);
+            let message = format!(
+                "it is stated with {} bytes in {length} of the stream, the member has {} in {}",
+                item.size, head.size, member.length
+            );
             self.add(item, Code::ItemSize, &message);
         }
         if item.sha256 != member.sha256 {
             let shown = |d: Option<crate::Digest>| d.map_or_else(|| "none".to_owned(), |d| d.to_string());
-            self.add(item, Code::ItemDigest, &format!("its stated SHA-256 is {}, its content's is {}", shown(item.sha256), shown(member.sha256)));
+            self.add(
+                item,
+                Code::ItemDigest,
+                &format!("its stated SHA-256 is {}, its content's is {}", shown(item.sha256), shown(member.sha256)),
+            );
         }
         self.check_meta(item, member);
     }
@@ -103,7 +110,11 @@ impl About<'_> {
         }
         if meta.mtime.is_some() && meta.mtime != head.mtime {
             let shown = |t: Option<crate::time::FileTime>| t.map_or_else(|| "none".to_owned(), |t| t.to_string());
-            self.add(item, Code::ItemMeta, &format!("its modification time is stated as {}, the member has {}", shown(meta.mtime), shown(head.mtime)));
+            self.add(
+                item,
+                Code::ItemMeta,
+                &format!("its modification time is stated as {}, the member has {}", shown(meta.mtime), shown(head.mtime)),
+            );
         }
     }
 }

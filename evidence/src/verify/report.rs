@@ -41,7 +41,7 @@ pub struct Report {
     pub deployment: String,
     /// The verified head of the history.
     pub checkpoint: Option<Head>,
-    /// Every collection that an order of the case asked for, by order and agent.
+    /// Every collection that an order of the case asked for, in the order of exhibit numbers; those without come last.
     pub collections: Vec<CollectionSummary>,
     /// What was read.
     pub counts: Counts,

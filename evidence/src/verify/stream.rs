@@ -10,8 +10,8 @@ use super::{CaseFiles, Code, Findings, read_bounded};
 use crate::digest::Digest;
 use crate::layout::CaseObject;
 use crate::manifest::{End, FORMAT, Header, Item, Line, Segment, Status};
-use crate::stream::reader::{Member, Parser, Sink};
 use crate::stream::SEGMENT_BYTES_MAX;
+use crate::stream::reader::{Member, Parser, Sink};
 use crate::stream::segment::SegmentDecoder;
 use crate::text::escape_bounded;
 
@@ -308,7 +308,10 @@ impl Reading<'_, '_> {
             walk.add(Code::ManifestOrder, message);
         }
         if facts.raw_offset != walk.stated.raw_bytes {
-            let message = format!("segment {} is stated to begin at {} of the raw stream, the ones before it end at {}", facts.n, facts.raw_offset, walk.stated.raw_bytes);
+            let message = format!(
+                "segment {} is stated to begin at {} of the raw stream, the ones before it end at {}",
+                facts.n, facts.raw_offset, walk.stated.raw_bytes
+            );
             walk.about.findings.add(Code::SegmentRange, &name, message);
         }
         walk.stated.segments = facts.n.saturating_add(1);
@@ -326,26 +329,58 @@ impl Reading<'_, '_> {
         tally.segments = tally.segments.saturating_add(1);
         tally.stored_bytes = tally.stored_bytes.saturating_add(size);
         if size != facts.size || sha256 != facts.sha256 {
-            let message = format!("stored are {size} bytes with SHA-256 {sha256}, the manifest states {} bytes with {}", facts.size, facts.sha256);
+            let message =
+                format!("stored are {size} bytes with SHA-256 {sha256}, the manifest states {} bytes with {}", facts.size, facts.sha256);
             self.walk.about.findings.add(Code::SegmentDigest, &name, message);
         }
-        self.decode(facts, &name);
+        let begin = if self.parser.is_some() { facts.raw_offset } else { self.resume(facts) };
+        self.decode(facts, &name, begin);
     }
 
-    /// Decodes the segment in the buffer and feeds the parser.
-    fn decode(&mut self, facts: &Segment, name: &str) {
+    /// After a loss, goes on with the first item that begins in this segment: damage to one segment leaves the items of
+    /// the others verifiable. Returns the raw offset from which the stream is followed again.
+    fn resume(&mut self, facts: &Segment) -> u64 {
+        while let Some(line) = self.walk.next_line() {
+            let Line::Item(item) = line else {
+                self.walk.lines.hold(line);
+                break;
+            };
+            match item.location {
+                Some(location) if location.offset >= facts.raw_offset => {
+                    self.walk.lines.hold(Line::Item(item));
+                    self.parser = Some(Parser::at(location.offset));
+                    self.walk.in_step = true;
+                    return location.offset;
+                }
+                Some(_) => {
+                    self.walk.book(&item);
+                    self.walk.unmatched(&item);
+                }
+                None => self.walk.book(&item),
+            }
+        }
+        facts.raw_offset
+    }
+
+    /// Decodes the segment in the buffer and feeds the parser with what lies at `begin` or after it.
+    fn decode(&mut self, facts: &Segment, name: &str, begin: u64) {
         let decoder = match self.decoder.take().map_or_else(SegmentDecoder::new, Ok) {
             Ok(decoder) => self.decoder.insert(decoder),
             Err(e) => return self.lose(Code::SegmentFrames, name, &format!("this program could not decode it: {e}")),
         };
         let (parser, walk) = (&mut self.parser, &mut self.walk);
+        // After a loss: raw bytes before the first whole member are not parsed.
+        let mut skip = begin.saturating_sub(facts.raw_offset) as usize;
         let mut raw_size = 0_u64;
         let mut broken_tar = None;
         let decoded = decoder.decode(&self.buffer, &mut |raw: &[u8]| {
-            raw_size = raw_size.saturating_add(raw.len() as u64);
+            let whole = raw.len();
+            raw_size = raw_size.saturating_add(whole as u64);
             if raw_size > facts.raw_size {
                 return Err(format!("it holds more than the stated {} raw bytes", facts.raw_size));
             }
+            let raw = raw.get(skip..).unwrap_or_default();
+            skip = skip.saturating_sub(whole);
             if let Some(p) = parser.as_mut() {
                 if let Err(e) = p.push(raw, walk) {
                     broken_tar = Some(e.to_string());
@@ -369,7 +404,7 @@ impl Reading<'_, '_> {
         }
     }
 
-    /// Reports what ended the following of the stream. Later segments are still checked by their digests and frames.
+    /// Reports what ended the following of the stream; it is taken up again at the next segment.
     fn lose(&mut self, code: Code, object: &str, message: &str) {
         self.walk.about.findings.add(code, object, message);
         self.parser = None;
@@ -388,7 +423,10 @@ impl Reading<'_, '_> {
         let Walk { about, lines, manifest, unreadable, tally, unverified, .. } = self.walk;
         let (job, findings) = (about.job, about.findings);
         if let Some((count, first, last)) = unverified {
-            let message = format!("{count} items of stream {}.{}, from number {first} to {last}, could not be compared with the stream", job.collection, job.stream);
+            let message = format!(
+                "{count} items of stream {}.{}, from number {first} to {last}, could not be compared with the stream",
+                job.collection, job.stream
+            );
             findings.add(Code::StreamUnverified, &manifest, message);
         }
         match lines.finish() {

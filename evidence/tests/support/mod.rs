@@ -289,7 +289,14 @@ impl Case {
         self.objects.insert(CaseObject::Manifest(collection.clone(), number).to_string(), built.manifest.clone());
     }
 
-    pub fn acquire(&mut self, ordered: &Ordered, agent: u8, number: u32, built: &stream::Built, tweak: &dyn Fn(&mut Acquisition)) -> Digest {
+    pub fn acquire(
+        &mut self,
+        ordered: &Ordered,
+        agent: u8,
+        number: u32,
+        built: &stream::Built,
+        tweak: &dyn Fn(&mut Acquisition),
+    ) -> Digest {
         let wall = self.now();
         let clocks = |wall, mono_ns| Clocks { wall, mono_ns, offset_ns: Some(1_500_000) };
         let mut acquisition = Acquisition {
@@ -312,7 +319,13 @@ impl Case {
             complete: true,
             reason: None,
             manifest: built.totals.clone(),
-            footprint: Footprint { pid: 4242, rss_peak_bytes: 20 << 20, cpu_ms: 300, commands: vec!["nft -j list ruleset".to_owned()], wrote: Vec::new() },
+            footprint: Footprint {
+                pid: 4242,
+                rss_peak_bytes: 20 << 20,
+                cpu_ms: 300,
+                commands: vec!["nft -j list ruleset".to_owned()],
+                wrote: Vec::new(),
+            },
         };
         tweak(&mut acquisition);
         self.sign(&acquisition, AGENT + agent)

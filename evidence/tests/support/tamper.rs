@@ -160,24 +160,49 @@ fn bytes_and_objects(cases: &mut Vec<Tampered>) {
     let copy = |a: &str, b: &str| vec![Edit::Copy { object: a.to_owned(), to: b.to_owned() }];
     let truncate = |a: &str, size: usize| vec![Edit::Truncate { object: a.to_owned(), size }];
 
-    add("segment-magic-flipped", "the first byte of a segment", flip(&first, 0), &["segment.digest", "segment.frames", "stream.unverified"]);
+    add(
+        "segment-magic-flipped",
+        "the first byte of a segment",
+        flip(&first, 0),
+        &["segment.digest", "segment.frames", "stream.unverified"],
+    );
     add("segment-content-flipped", "a byte of compressed content", flip(&first, 700), &["segment.digest"]);
     add("segment-seek-table-flipped", "a byte of the seek table", flip(&first, -12), &["segment.digest", "segment.frames"]);
-    add("segment-cut", "the last byte of a segment removed", truncate(&second, objects[&second].len() - 1), &["segment.digest", "segment.frames"]);
+    add(
+        "segment-cut",
+        "the last byte of a segment removed",
+        truncate(&second, objects[&second].len() - 1),
+        &["segment.digest", "segment.frames"],
+    );
     add("segment-emptied", "a segment of no bytes", truncate(&second, 0), &["segment.digest", "segment.frames"]);
     add("segment-longer", "a byte added to a segment", append(&second, b"\0"), &["segment.digest", "segment.frames"]);
-    add("segment-frame-added", "another zstd frame added to a segment", append(&second, &zstd_frame()), &["segment.digest", "segment.frames"]);
+    add(
+        "segment-frame-added",
+        "another zstd frame added to a segment",
+        append(&second, &zstd_frame()),
+        &["segment.digest", "segment.frames"],
+    );
     add("segment-deleted", "a segment removed", delete(&second), &["segment.missing", "stream.unverified"]);
     add("segments-swapped", "two segments exchanged", swap(&first, &second), &["segment.digest"]);
     add("segment-added", "a copy of a segment under the next number", copy(&first, &in_rich("00000002.tar.zst")), &["object.unaccounted"]);
     add("stream-added", "a stream that nobody signed", copy(&rich, &rich.replace("/s1/", "/s7/")), &["object.unaccounted"]);
     add("manifest-flipped", "a byte in a manifest line", flip(&rich, 900), &["manifest.digest"]);
-    add("manifest-cut", "the last line of a manifest cut in its middle", truncate(&rich, objects[&rich].len() - 20), &["manifest.digest", "manifest.malformed"]);
+    add(
+        "manifest-cut",
+        "the last line of a manifest cut in its middle",
+        truncate(&rich, objects[&rich].len() - 20),
+        &["manifest.digest", "manifest.malformed"],
+    );
     add("manifest-emptied", "a manifest of no bytes", truncate(&rich, 0), &["manifest.digest", "manifest.malformed"]);
     add("manifest-longer", "a line added to a manifest", append(&rich, b"{}\n"), &["manifest.digest"]);
     add("manifest-newline", "an empty line added to a manifest", append(&rich, b"\n"), &["manifest.digest"]);
     add("manifest-deleted", "a manifest removed", delete(&rich), &["manifest.missing", "object.unaccounted"]);
-    add("manifests-swapped", "the manifests of two streams exchanged", swap(&rich, &named("s2/manifest.jsonl", 0)), &["manifest.digest", "manifest.header"]);
+    add(
+        "manifests-swapped",
+        "the manifests of two streams exchanged",
+        swap(&rich, &named("s2/manifest.jsonl", 0)),
+        &["manifest.digest", "manifest.header"],
+    );
     add("checkpoint-deleted", "the signed head removed", delete("log/checkpoint"), &["log.checkpoint-missing"]);
     add("checkpoint-origin-flipped", "a letter of the head's first line", flip("log/checkpoint", 3), &["log.checkpoint-malformed"]);
     add("checkpoint-signature-flipped", "a byte of the head's signature", flip("log/checkpoint", -10), &["log.checkpoint-signature"]);
@@ -194,7 +219,12 @@ fn bytes_and_objects(cases: &mut Vec<Tampered>) {
     add("first-record-deleted", "the first enrolment removed", delete(&slot(0)), &["log.slot-missing", "record.unknown-key"]);
     add("records-swapped", "two records exchanged", swap(&slot(9), &slot(10)), &["log.root"]);
     add("record-added", "a record added after the signed head", copy(&slot(records - 1), &slot(records)), &["log.slot-beyond"]);
-    add("record-far-away", "a record added far after the signed head", copy(&slot(2), &slot(1_000_000)), &["log.slot-beyond", "log.slot-missing"]);
+    add(
+        "record-far-away",
+        "a record added far after the signed head",
+        copy(&slot(2), &slot(1_000_000)),
+        &["log.slot-beyond", "log.slot-missing"],
+    );
     add("object-added", "a file in the case folder", put("notes.txt", b"hello"), &["object.unknown"]);
     add("object-added-deep", "a file beside the records", put("log/seq/0000000001.dsse.json~", b""), &["object.unknown"]);
     add("object-renamed", "a segment under a name in capitals", copy(&first, &first.replace(".tar.zst", ".TAR.ZST")), &["object.unknown"]);
@@ -206,7 +236,12 @@ fn bytes_and_objects(cases: &mut Vec<Tampered>) {
         let again = exhibit_evidence::dsse::Envelope::sign(envelope.unverified_payload().to_vec(), &key(seed)).expect("small");
         put(&slot(n), again.as_bytes())
     };
-    add("record-by-a-stranger", "the order signed again by a key that nobody enrolled", resigned(8, STRANGER), &["record.unknown-key", "log.root"]);
+    add(
+        "record-by-a-stranger",
+        "the order signed again by a key that nobody enrolled",
+        resigned(8, STRANGER),
+        &["record.unknown-key", "log.root"],
+    );
     add("record-by-another-holder", "the order signed again by an agent's key", resigned(8, AGENT), &["record.not-authorized", "log.root"]);
     let root = Digest::of(b"another history");
     add("another-history", "nothing changed, but another head is expected", Vec::new(), &["log.expected"]);
@@ -248,68 +283,100 @@ type Add<'a> = &'a mut dyn FnMut(&str, &str, &[&str], Faults<'_>);
 
 fn log_lies(add: Add<'_>) {
     let with = Faults::default;
-    add("head-of-another-case", "the log key signed the head under another case's name", &["log.checkpoint-origin"], Faults {
-        checkpoint: Some(&|case| case.checkpoint_as("exhibit/vectors/case/other", LOG)),
-        ..with()
-    });
-    add("head-by-another-key", "the head signed by an enrolled key that is no log key", &["log.checkpoint-signature"], Faults {
-        checkpoint: Some(&|case| {
-            let origin = exhibit_evidence::layout::LogName::Case(case.id.clone()).origin(super::DEPLOYMENT);
-            case.checkpoint_as(&origin, ISSUER);
-        }),
-        ..with()
-    });
+    add(
+        "head-of-another-case",
+        "the log key signed the head under another case's name",
+        &["log.checkpoint-origin"],
+        Faults { checkpoint: Some(&|case| case.checkpoint_as("exhibit/vectors/case/other", LOG)), ..with() },
+    );
+    add(
+        "head-by-another-key",
+        "the head signed by an enrolled key that is no log key",
+        &["log.checkpoint-signature"],
+        Faults {
+            checkpoint: Some(&|case| {
+                let origin = exhibit_evidence::layout::LogName::Case(case.id.clone()).origin(super::DEPLOYMENT);
+                case.checkpoint_as(&origin, ISSUER);
+            }),
+            ..with()
+        },
+    );
     add("case-never-opened", "no case-opened record", &["case.not-opened", "case.not-first"], Faults { skip: &[Step::Open], ..with() });
-    add("case-opened-twice", "two case-opened records", &["case.opened-twice"], Faults {
-        at: &|case, _, step| {
-            if step == Step::Enrol {
-                let at = case.now();
-                let again = case_opened(&case.id, "Another title", at);
-                case.sign(&again, RESPONDER);
-            }
+    add(
+        "case-opened-twice",
+        "two case-opened records",
+        &["case.opened-twice"],
+        Faults {
+            at: &|case, _, step| {
+                if step == Step::Enrol {
+                    let at = case.now();
+                    let again = case_opened(&case.id, "Another title", at);
+                    case.sign(&again, RESPONDER);
+                }
+            },
+            ..with()
         },
-        ..with()
-    });
-    add("case-closed-wrongly", "case-closed follows from another record", &["case.closed"], Faults {
-        at: &|case, _, step| {
-            if step == Step::End {
-                close(case, Digest::of(b"another"));
-            }
+    );
+    add(
+        "case-closed-wrongly",
+        "case-closed follows from another record",
+        &["case.closed"],
+        Faults {
+            at: &|case, _, step| {
+                if step == Step::End {
+                    close(case, Digest::of(b"another"));
+                }
+            },
+            ..with()
         },
-        ..with()
-    });
-    add("order-after-close", "an order after the case was closed", &["order.after-close"], Faults {
-        at: &|case, _, step| {
-            if step == Step::Enrol {
-                close(case, case.opened);
-            }
+    );
+    add(
+        "order-after-close",
+        "an order after the case was closed",
+        &["order.after-close"],
+        Faults {
+            at: &|case, _, step| {
+                if step == Step::Enrol {
+                    close(case, case.opened);
+                }
+            },
+            ..with()
         },
-        ..with()
-    });
-    add("record-of-unknown-type", "a record of a version to come", &["record.unknown-type"], Faults {
-        at: &|case, _, step| {
-            if step == Step::Enrol {
-                let payload = br#"{"_type":"https://in-toto.io/Statement/v1","subject":[],"predicateType":"urn:exhibit:record:order:v9","predicate":{}}"#;
-                case.sign_raw(payload, RESPONDER);
-            }
+    );
+    add(
+        "record-of-unknown-type",
+        "a record of a version to come",
+        &["record.unknown-type"],
+        Faults {
+            at: &|case, _, step| {
+                if step == Step::Enrol {
+                    let payload = br#"{"_type":"https://in-toto.io/Statement/v1","subject":[],"predicateType":"urn:exhibit:record:order:v9","predicate":{}}"#;
+                    case.sign_raw(payload, RESPONDER);
+                }
+            },
+            ..with()
         },
-        ..with()
-    });
-    add("record-by-a-revoked-key", "the agent's key was revoked before its acquisition", &["record.revoked-key"], Faults {
-        at: &|case, _, step| {
-            if step == Step::Order {
-                let revocation = Revocation {
-                    deployment: super::DEPLOYMENT.to_owned(),
-                    key: key(AGENT).public().id(),
-                    predecessor: case.enrolment_of(AGENT),
-                    reason: "the host was rebuilt".to_owned(),
-                    revoked_at: case.now(),
-                };
-                case.sign(&revocation, ROOT);
-            }
+    );
+    add(
+        "record-by-a-revoked-key",
+        "the agent's key was revoked before its acquisition",
+        &["record.revoked-key"],
+        Faults {
+            at: &|case, _, step| {
+                if step == Step::Order {
+                    let revocation = Revocation {
+                        deployment: super::DEPLOYMENT.to_owned(),
+                        key: key(AGENT).public().id(),
+                        predecessor: case.enrolment_of(AGENT),
+                        reason: "the host was rebuilt".to_owned(),
+                        revoked_at: case.now(),
+                    };
+                    case.sign(&revocation, ROOT);
+                }
+            },
+            ..with()
         },
-        ..with()
-    });
+    );
 }
 
 fn close(case: &mut super::Case, predecessor: Digest) {
@@ -326,187 +393,346 @@ fn close(case: &mut super::Case, predecessor: Digest) {
 fn record_lies(add: Add<'_>) {
     let with = Faults::default;
     let other = exhibit_evidence::CaseId::new(1, [9; 10]);
-    add("receipt-of-another-case", "a receipt names another case", &["record.wrong-case"], Faults { receipt: &|r| r.case = other.clone(), ..with() });
-    add("order-of-another-case", "an order follows from another case-opened", &["order.predecessor"], Faults {
-        order: &|o| o.predecessor = Digest::of(b"another"),
-        ..with()
-    });
-    add("order-nonce", "an order carries a head that never was", &["order.nonce"], Faults { order: &|o| o.nonce.root = Digest::of(b"no"), ..with() });
-    add("order-future-nonce", "an order carries a head of the future", &["order.nonce"], Faults { order: &|o| o.nonce.size += 5, ..with() });
-    add("order-names-agent-twice", "an order names one agent twice", &["order.malformed"], Faults { order: &|o| o.targets.push(agent_id(0)), ..with() });
-    add("order-repeated", "the same order id used again", &["order.malformed", "order.open"], Faults {
-        at: &|case, _, step| {
-            if step == Step::End {
-                case.order(1, &[0], &["system"], &|_| {});
-            }
+    add(
+        "receipt-of-another-case",
+        "a receipt names another case",
+        &["record.wrong-case"],
+        Faults { receipt: &|r| r.case = other.clone(), ..with() },
+    );
+    add(
+        "order-of-another-case",
+        "an order follows from another case-opened",
+        &["order.predecessor"],
+        Faults { order: &|o| o.predecessor = Digest::of(b"another"), ..with() },
+    );
+    add(
+        "order-nonce",
+        "an order carries a head that never was",
+        &["order.nonce"],
+        Faults { order: &|o| o.nonce.root = Digest::of(b"no"), ..with() },
+    );
+    add(
+        "order-future-nonce",
+        "an order carries a head of the future",
+        &["order.nonce"],
+        Faults { order: &|o| o.nonce.size += 5, ..with() },
+    );
+    add(
+        "order-names-agent-twice",
+        "an order names one agent twice",
+        &["order.malformed"],
+        Faults { order: &|o| o.targets.push(agent_id(0)), ..with() },
+    );
+    add(
+        "order-repeated",
+        "the same order id used again",
+        &["order.malformed", "order.open"],
+        Faults {
+            at: &|case, _, step| {
+                if step == Step::End {
+                    case.order(1, &[0], &["system"], &|_| {});
+                }
+            },
+            ..with()
         },
-        ..with()
-    });
-    add("order-without-end", "an order whose collection never ended, where completeness is asked for", &["order.open"], Faults {
-        at: &|case, _, step| {
-            if step == Step::End {
-                case.order(2, &[0], &["system"], &|_| {});
-            }
+    );
+    add(
+        "order-without-end",
+        "an order whose collection never ended, where completeness is asked for",
+        &["order.open"],
+        Faults {
+            at: &|case, _, step| {
+                if step == Step::End {
+                    case.order(2, &[0], &["system"], &|_| {});
+                }
+            },
+            ..with()
         },
-        ..with()
-    });
-    add("refusal-of-no-order", "a refusal of an order that is not in the log", &["chain.order"], Faults {
-        refusal: &|r| r.predecessor = Digest::of(b"another"),
-        ..with()
-    });
-    add("not-a-target", "an acquisition by an agent that the order does not name", &["chain.target"], Faults {
-        order: &|o| o.targets = vec![agent_id(1)],
-        ..with()
-    });
-    add("another-collection", "a refusal under another collection's id", &["chain.collection"], Faults {
-        refusal: &|r| r.collection = exhibit_evidence::CollectionId::from_digest(&Digest::of(b"another")),
-        ..with()
-    });
-    add("receipt-of-no-collection", "a receipt for a collection that nobody ordered", &["chain.order"], Faults {
-        receipt: &|r| r.collection = exhibit_evidence::CollectionId::from_digest(&Digest::of(b"another")),
-        ..with()
-    });
-    add("sealed-twice", "a second seal", &["chain.repeated"], Faults {
-        at: &|case, order, step| {
-            if let (Step::Seal, Some(order)) = (step, order) {
-                case.seal(order, 0, Outcome::Failed, Some("again"), &[], None, &|_| {});
-            }
+    );
+    add(
+        "refusal-of-no-order",
+        "a refusal of an order that is not in the log",
+        &["chain.order"],
+        Faults { refusal: &|r| r.predecessor = Digest::of(b"another"), ..with() },
+    );
+    add(
+        "not-a-target",
+        "an acquisition by an agent that the order does not name",
+        &["chain.target"],
+        Faults { order: &|o| o.targets = vec![agent_id(1)], ..with() },
+    );
+    add(
+        "another-collection",
+        "a refusal under another collection's id",
+        &["chain.collection"],
+        Faults { refusal: &|r| r.collection = exhibit_evidence::CollectionId::from_digest(&Digest::of(b"another")), ..with() },
+    );
+    add(
+        "receipt-of-no-collection",
+        "a receipt for a collection that nobody ordered",
+        &["chain.order"],
+        Faults { receipt: &|r| r.collection = exhibit_evidence::CollectionId::from_digest(&Digest::of(b"another")), ..with() },
+    );
+    add(
+        "sealed-twice",
+        "a second seal",
+        &["chain.repeated"],
+        Faults {
+            at: &|case, order, step| {
+                if let (Step::Seal, Some(order)) = (step, order) {
+                    case.seal(order, 0, Outcome::Failed, Some("again"), &[], None, &|_| {});
+                }
+            },
+            ..with()
         },
-        ..with()
-    });
-    add("refused-after-seal", "a refusal after the seal", &["chain.after-seal"], Faults {
-        at: &|case, order, step| {
-            if let (Step::Seal, Some(order)) = (step, order) {
-                case.refuse(order, 0, &|_| {});
-            }
+    );
+    add(
+        "refused-after-seal",
+        "a refusal after the seal",
+        &["chain.after-seal"],
+        Faults {
+            at: &|case, order, step| {
+                if let (Step::Seal, Some(order)) = (step, order) {
+                    case.refuse(order, 0, &|_| {});
+                }
+            },
+            ..with()
         },
-        ..with()
-    });
-    add("acquisition-nonce", "an acquisition repeats another nonce", &["acquisition.nonce"], Faults { acquisition: &|a| a.nonce.size = 1, ..with() });
-    add("acquisition-without-reason", "an acquisition that is not complete and does not say why", &["acquisition.reason", "seal.outcome"], Faults {
-        acquisition: &|a| a.complete = false,
-        ..with()
-    });
-    add("receipt-predecessor", "a receipt follows from another record", &["receipt.predecessor"], Faults {
-        receipt: &|r| r.predecessor = Digest::of(b"another"),
-        ..with()
-    });
-    add("receipt-denies-agent", "a receipt says that the agent did not sign", &["receipt.predecessor"], Faults { receipt: &|r| r.agent_signed = false, ..with() });
-    add("receipt-invents-agent", "a receipt says that the agent signed, but it did not", &["receipt.predecessor"], Faults {
-        skip: &[Step::Acquisition],
-        receipt: &|r| r.agent_signed = true,
-        ..with()
-    });
-    add("receipt-of-another-manifest", "receipt and acquisition name different manifests", &["receipt.manifest"], Faults {
-        acquisition: &|a| a.manifest.sha256 = Digest::of(b"another"),
-        ..with()
-    });
-    add("receipt-left-out", "sealed without a receipt", &["receipt.missing", "seal.outcome", "object.unaccounted"], Faults { skip: &[Step::Receipt], ..with() });
-    add("seal-predecessor", "a seal follows from another record", &["seal.predecessor"], Faults { seal: &|s| s.predecessor = Digest::of(b"another"), ..with() });
-    add("seal-outcome", "a collection with evidence closed as failed", &["seal.outcome"], Faults {
-        seal: &|s| {
-            s.outcome = Outcome::Failed;
-            s.reason = Some("nothing arrived".to_owned());
+    );
+    add(
+        "acquisition-nonce",
+        "an acquisition repeats another nonce",
+        &["acquisition.nonce"],
+        Faults { acquisition: &|a| a.nonce.size = 1, ..with() },
+    );
+    add(
+        "acquisition-without-reason",
+        "an acquisition that is not complete and does not say why",
+        &["acquisition.reason", "seal.outcome"],
+        Faults { acquisition: &|a| a.complete = false, ..with() },
+    );
+    add(
+        "receipt-predecessor",
+        "a receipt follows from another record",
+        &["receipt.predecessor"],
+        Faults { receipt: &|r| r.predecessor = Digest::of(b"another"), ..with() },
+    );
+    add(
+        "receipt-denies-agent",
+        "a receipt says that the agent did not sign",
+        &["receipt.predecessor"],
+        Faults { receipt: &|r| r.agent_signed = false, ..with() },
+    );
+    add(
+        "receipt-invents-agent",
+        "a receipt says that the agent signed, but it did not",
+        &["receipt.predecessor"],
+        Faults { skip: &[Step::Acquisition], receipt: &|r| r.agent_signed = true, ..with() },
+    );
+    add(
+        "receipt-of-another-manifest",
+        "receipt and acquisition name different manifests",
+        &["receipt.manifest"],
+        Faults { acquisition: &|a| a.manifest.sha256 = Digest::of(b"another"), ..with() },
+    );
+    add(
+        "receipt-left-out",
+        "sealed without a receipt",
+        &["receipt.missing", "seal.outcome", "object.unaccounted"],
+        Faults { skip: &[Step::Receipt], ..with() },
+    );
+    add(
+        "seal-predecessor",
+        "a seal follows from another record",
+        &["seal.predecessor"],
+        Faults { seal: &|s| s.predecessor = Digest::of(b"another"), ..with() },
+    );
+    add(
+        "seal-outcome",
+        "a collection with evidence closed as failed",
+        &["seal.outcome"],
+        Faults {
+            seal: &|s| {
+                s.outcome = Outcome::Failed;
+                s.reason = Some("nothing arrived".to_owned());
+            },
+            ..with()
         },
-        ..with()
-    });
-    add("seal-without-reason", "a partial seal without a reason", &["seal.outcome"], Faults { seal: &|s| s.outcome = Outcome::Partial, ..with() });
+    );
+    add(
+        "seal-without-reason",
+        "a partial seal without a reason",
+        &["seal.outcome"],
+        Faults { seal: &|s| s.outcome = Outcome::Partial, ..with() },
+    );
     add("seal-leaves-out-stream", "a seal that leaves out a stream", &["seal.streams"], Faults { seal: &|s| s.streams.clear(), ..with() });
-    add("seal-names-another-receipt", "a seal names another receipt", &["seal.streams"], Faults {
-        seal: &|s| s.streams[0].receipt = Digest::of(b"another"),
-        ..with()
-    });
+    add(
+        "seal-names-another-receipt",
+        "a seal names another receipt",
+        &["seal.streams"],
+        Faults { seal: &|s| s.streams[0].receipt = Digest::of(b"another"), ..with() },
+    );
     add("seal-numbers-begin-late", "exhibit numbers begin at 2", &["seal.exhibits"], Faults { seal: &|s| s.exhibit_first = 2, ..with() });
-    add("seal-numbers-too-many", "more exhibit numbers than items", &["seal.exhibits"], Faults { seal: &|s| s.exhibit_count += 1, ..with() });
+    add(
+        "seal-numbers-too-many",
+        "more exhibit numbers than items",
+        &["seal.exhibits"],
+        Faults { seal: &|s| s.exhibit_count += 1, ..with() },
+    );
     let _ = OrderId::PREFIX;
 }
 
 fn manifest_lies(add: Add<'_>) {
     let with = Faults::default;
-    add("manifest-of-another-order", "a manifest's header names another order", &["manifest.header"], Faults {
-        lines: &|lines| {
-            if let Some(Line::Header(h)) = lines.first_mut() {
-                h.order = Digest::of(b"another");
-            }
+    add(
+        "manifest-of-another-order",
+        "a manifest's header names another order",
+        &["manifest.header"],
+        Faults {
+            lines: &|lines| {
+                if let Some(Line::Header(h)) = lines.first_mut() {
+                    h.order = Digest::of(b"another");
+                }
+            },
+            ..with()
         },
-        ..with()
-    });
-    add("manifest-without-header", "no header line", &["manifest.order"], Faults {
-        lines: &|lines| {
-            lines.remove(0);
+    );
+    add(
+        "manifest-without-header",
+        "no header line",
+        &["manifest.order"],
+        Faults {
+            lines: &|lines| {
+                lines.remove(0);
+            },
+            ..with()
         },
-        ..with()
-    });
-    add("manifest-without-end", "no end line", &["manifest.malformed"], Faults {
-        lines: &|lines| {
-            lines.pop();
+    );
+    add(
+        "manifest-without-end",
+        "no end line",
+        &["manifest.malformed"],
+        Faults {
+            lines: &|lines| {
+                lines.pop();
+            },
+            ..with()
         },
-        ..with()
-    });
-    add("manifest-goes-on", "a line after the end line", &["manifest.order"], Faults { lines: &|lines| lines.push(lines[1].clone()), ..with() });
+    );
+    add(
+        "manifest-goes-on",
+        "a line after the end line",
+        &["manifest.order"],
+        Faults { lines: &|lines| lines.push(lines[1].clone()), ..with() },
+    );
     add("item-number-hole", "an item number is left out", &["manifest.order"], Faults { lines: &|lines| item(lines, 3).n = 7, ..with() });
-    add("item-removed", "an item line is left out", &["item.unlisted", "manifest.order", "manifest.totals"], Faults {
-        lines: &|lines| lines.retain(|l| !matches!(l, Line::Item(i) if i.n == 1)),
-        ..with()
-    });
-    add("item-in-wrong-segment", "an item line before its segment", &["manifest.order"], Faults {
-        lines: &|lines| {
-            let at = lines.iter().position(|l| matches!(l, Line::Item(i) if i.n == 0)).expect("there");
-            let line = lines.remove(at);
-            lines.insert(1, line);
+    add(
+        "item-removed",
+        "an item line is left out",
+        &["item.unlisted", "manifest.order", "manifest.totals"],
+        Faults { lines: &|lines| lines.retain(|l| !matches!(l, Line::Item(i) if i.n == 1)), ..with() },
+    );
+    add(
+        "item-in-wrong-segment",
+        "an item line before its segment",
+        &["manifest.order"],
+        Faults {
+            lines: &|lines| {
+                let at = lines.iter().position(|l| matches!(l, Line::Item(i) if i.n == 0)).expect("there");
+                let line = lines.remove(at);
+                lines.insert(1, line);
+            },
+            ..with()
         },
-        ..with()
-    });
-    add("item-too-early", "an item line one segment before its member ends", &["item.without-member", "item.unlisted"], Faults {
-        lines: &|lines| {
-            let at = lines.iter().position(|l| matches!(l, Line::Segment(s) if s.n == 1)).expect("there");
-            lines.swap(at, at + 1);
+    );
+    add(
+        "item-too-early",
+        "an item line one segment before its member ends",
+        &["item.without-member", "item.unlisted"],
+        Faults {
+            lines: &|lines| {
+                let at = lines.iter().position(|l| matches!(l, Line::Segment(s) if s.n == 1)).expect("there");
+                lines.swap(at, at + 1);
+            },
+            ..with()
         },
-        ..with()
-    });
-    add("totals", "the end line counts one item more", &["manifest.totals"], Faults {
-        lines: &|lines| {
-            if let Some(Line::End(e)) = lines.last_mut() {
-                e.items += 1;
-            }
+    );
+    add(
+        "totals",
+        "the end line counts one item more",
+        &["manifest.totals"],
+        Faults {
+            lines: &|lines| {
+                if let Some(Line::End(e)) = lines.last_mut() {
+                    e.items += 1;
+                }
+            },
+            ..with()
         },
-        ..with()
-    });
-    add("receipt-totals", "receipt and acquisition state other totals than the manifest", &["manifest.totals"], Faults {
-        acquisition: &|a| a.manifest.raw_bytes += 1,
-        receipt: &|r| r.manifest.raw_bytes += 1,
-        ..with()
-    });
-    add("not-complete", "an end line that says the stream was broken off, under the agent's signature", &["manifest.totals"], Faults {
-        lines: &|lines| {
-            if let Some(Line::End(e)) = lines.last_mut() {
-                e.complete = false;
-            }
+    );
+    add(
+        "receipt-totals",
+        "receipt and acquisition state other totals than the manifest",
+        &["manifest.totals"],
+        Faults { acquisition: &|a| a.manifest.raw_bytes += 1, receipt: &|r| r.manifest.raw_bytes += 1, ..with() },
+    );
+    add(
+        "not-complete",
+        "an end line that says the stream was broken off, under the agent's signature",
+        &["manifest.totals"],
+        Faults {
+            lines: &|lines| {
+                if let Some(Line::End(e)) = lines.last_mut() {
+                    e.complete = false;
+                }
+            },
+            ..with()
         },
-        ..with()
-    });
-    add("segment-range", "a segment line with another raw offset", &["segment.range"], Faults {
-        lines: &|lines| {
-            if let Some(Line::Segment(s)) = lines.iter_mut().find(|l| matches!(l, Line::Segment(s) if s.n == 1)) {
-                s.raw_offset += 512;
-            }
+    );
+    add(
+        "segment-range",
+        "a segment line with another raw offset",
+        &["segment.range"],
+        Faults {
+            lines: &|lines| {
+                if let Some(Line::Segment(s)) = lines.iter_mut().find(|l| matches!(l, Line::Segment(s) if s.n == 1)) {
+                    s.raw_offset += 512;
+                }
+            },
+            ..with()
         },
-        ..with()
-    });
-    add("segment-raw-size", "a segment line with a smaller raw size", &["segment.range"], Faults {
-        lines: &|lines| {
-            if let Some(Line::Segment(s)) = lines.get_mut(1) {
-                s.raw_size -= 512;
-            }
+    );
+    add(
+        "segment-raw-size",
+        "a segment line with a smaller raw size",
+        &["segment.range"],
+        Faults {
+            lines: &|lines| {
+                if let Some(Line::Segment(s)) = lines.get_mut(1) {
+                    s.raw_size -= 512;
+                }
+            },
+            ..with()
         },
-        ..with()
-    });
-    add("tar-damaged", "a byte of a tar header is wrong in what was signed", &["stream.tar", "stream.unverified"], Faults { raw: Some(&|raw| raw[0] ^= 1), ..with() });
-    add("tar-without-end", "no end marker in a stream that is signed as whole", &["stream.end"], Faults {
-        raw: Some(&|raw| raw.truncate(raw.len() - 1024)),
-        ..with()
-    });
-    add("tar-goes-on", "something after the end marker", &["stream.tar"], Faults { raw: Some(&|raw| raw.extend_from_slice(b"hidden")), ..with() });
+    );
+    add(
+        "tar-damaged",
+        "a byte of a tar header is wrong in what was signed",
+        &["stream.tar", "stream.unverified"],
+        Faults { raw: Some(&|raw| raw[0] ^= 1), ..with() },
+    );
+    add(
+        "tar-without-end",
+        "no end marker in a stream that is signed as whole",
+        &["stream.end"],
+        Faults { raw: Some(&|raw| raw.truncate(raw.len() - 1024)), ..with() },
+    );
+    add(
+        "tar-goes-on",
+        "something after the end marker",
+        &["stream.tar"],
+        Faults { raw: Some(&|raw| raw.extend_from_slice(b"hidden")), ..with() },
+    );
 }
 
 fn item_lies(add: Add<'_>) {
@@ -558,10 +784,15 @@ fn item_lies(add: Add<'_>) {
         i.gaps = vec![Gap { offset: 4_999, length: 2, reason: "read error".to_owned() }];
     });
     lie("item-times", "an item whose taking ended before it began", &["item.times"], 1, |i| i.taken.mono_end_ns = 1);
-    add("item-not-ordered", "an item of a capture that was not ordered", &["item.not-ordered"], Faults {
-        stream: &|s| {
-            s.file("memory", b"/proc/kcore", b"not asked for\n");
+    add(
+        "item-not-ordered",
+        "an item of a capture that was not ordered",
+        &["item.not-ordered"],
+        Faults {
+            stream: &|s| {
+                s.file("memory", b"/proc/kcore", b"not asked for\n");
+            },
+            ..with()
         },
-        ..with()
-    });
+    );
 }

@@ -144,7 +144,9 @@ mod tests {
         assert!(matches!(words("v case --anchor a"), Ok(Command::Verify(r)) if !r.json && !r.options.complete));
         assert!(matches!(words("v --codes"), Ok(Command::Codes)));
         assert!(matches!(words("v --help"), Ok(Command::Show(t)) if t.contains("THE ANCHOR")));
-        for bad in ["v", "v case", "v --anchor a", "v case --anchor a --expect 7", "v case --anchor a --expect x:00", "v case --anchor a --nope"] {
+        for bad in
+            ["v", "v case", "v --anchor a", "v case --anchor a --expect 7", "v case --anchor a --expect x:00", "v case --anchor a --nope"]
+        {
             assert!(words(bad).is_err(), "{bad}");
         }
         let root = "ab".repeat(32);

@@ -73,8 +73,9 @@ fn run(request: &Request) -> Result<(Report, String), String> {
     let anchor = read_anchor(request, &folder)?;
     let terminal = io::stderr().is_terminal() && !request.quiet;
     let mut shown = u64::MAX;
-    let report = verify::verify(&folder, &anchor, &request.options, &mut |p| show_progress(p, terminal, &mut shown))
-        .map_err(|e| format!("exhibit-verify: '{}' cannot be listed: {e}\nCheck its permissions; no statement about the case is made.", folder.shown()))?;
+    let report = verify::verify(&folder, &anchor, &request.options, &mut |p| show_progress(p, terminal, &mut shown)).map_err(|e| {
+        format!("exhibit-verify: '{}' cannot be listed: {e}\nCheck its permissions; no statement about the case is made.", folder.shown())
+    })?;
     if terminal {
         let _ = write!(io::stderr(), "\r\x1b[K");
     }
@@ -120,7 +121,11 @@ fn codes() -> String {
     let mut out = String::new();
     for code in Code::ALL {
         let (severity, blame) = (code.severity().as_str(), code.blame().as_str());
-        out.push_str(&format!("{code}\n  severity  {severity}\n  ask       {blame}\n  found     {}\n  means     {}\n\n", code.found(), code.meaning()));
+        out.push_str(&format!(
+            "{code}\n  severity  {severity}\n  ask       {blame}\n  found     {}\n  means     {}\n\n",
+            code.found(),
+            code.meaning()
+        ));
     }
     out
 }

@@ -29,9 +29,16 @@ fn verdict_line(report: &Report) -> String {
     let (errors, warnings, notes) = report.findings.counts();
     match report.verdict {
         Verdict::Sound if notes == 0 => "SOUND: everything that this case claims was checked and holds.".to_owned(),
-        Verdict::Sound => format!("SOUND: everything that this case claims was checked and holds; there is {} below.", count(notes, "note")),
+        Verdict::Sound => {
+            format!("SOUND: everything that this case claims was checked and holds. See also {} below.", count(notes, "note"))
+        }
         Verdict::Unsound => {
-            format!("NOT SOUND: {}, {}, {}. See the findings below.", count(errors, "error"), count(warnings, "warning"), count(notes, "note"))
+            format!(
+                "NOT SOUND: {}, {}, {}. See the findings below.",
+                count(errors, "error"),
+                count(warnings, "warning"),
+                count(notes, "note")
+            )
         }
     }
 }
@@ -68,7 +75,7 @@ fn write_case(out: &mut String, report: &Report) -> std::fmt::Result {
 }
 
 fn write_collections(out: &mut String, collections: &[CollectionSummary]) -> std::fmt::Result {
-    writeln!(out, "\nCOLLECTIONS  {}", if collections.is_empty() { "none was ordered" } else { "" }.trim_end())?;
+    writeln!(out, "\nCOLLECTIONS{}", if collections.is_empty() { "  none was ordered" } else { "" })?;
     for c in collections {
         let host = c.host.as_deref().map_or_else(|| format!("agent {}", c.agent), |h| format!("host '{h}'"));
         let outcome = c.outcome.map_or("open", exhibit_evidence::record::Outcome::as_str);
@@ -121,7 +128,12 @@ fn write_checked(out: &mut String, report: &Report, root_key: &str) -> std::fmt:
     writeln!(out, "  anchor      deployment '{}', root key {root_key}", escape_bounded(&report.deployment, 80))?;
     match &report.checkpoint {
         Some(head) => {
-            writeln!(out, "  history     {} of {} verified: signature, signer's authority, chain", c.records_verified, count(c.records, "record"))?;
+            writeln!(
+                out,
+                "  history     {} of {} verified: signature, signer's authority, chain",
+                c.records_verified,
+                count(c.records, "record")
+            )?;
             writeln!(out, "              head {}:{}", head.size, head.root)?;
             writeln!(out, "              signed by log key {}", head.key)?;
         }

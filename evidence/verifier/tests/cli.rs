@@ -184,7 +184,8 @@ fn unusable_input_names_path_cause_and_remedy() {
     let anchor = anchor();
     let anchor = anchor.to_str().expect("UTF-8");
     let here = folder.path().to_str().expect("UTF-8").to_owned();
-    let bad = folder.path().parent().expect("parent").join(format!("{}-bad.json", folder.path().file_name().expect("name").to_string_lossy()));
+    let bad =
+        folder.path().parent().expect("parent").join(format!("{}-bad.json", folder.path().file_name().expect("name").to_string_lossy()));
     fs::write(&bad, "{}").expect("writable");
     let store = tempfile::tempdir().expect("temporary");
     fs::create_dir_all(store.path().join("cases")).expect("writable");

@@ -83,15 +83,7 @@ impl Collection {
             raw_bytes: 0,
             stored_bytes: 0,
         };
-        Self {
-            order,
-            summary,
-            refusal: None,
-            acquisitions: BTreeMap::new(),
-            receipts: BTreeMap::new(),
-            last_receipt: None,
-            sealed: false,
-        }
+        Self { order, summary, refusal: None, acquisitions: BTreeMap::new(), receipts: BTreeMap::new(), last_receipt: None, sealed: false }
     }
 
     pub const fn is_open(&self) -> bool {
@@ -122,7 +114,10 @@ impl Collection {
         let name = format!("{}.{}", p.collection, p.stream);
         if p.nonce != at.order.nonce {
             let (size, expected) = (p.nonce.size, at.order.nonce.size);
-            at.add(Code::AcquisitionNonce, format!("the acquisition of {name} carries the head of {size} records, its order that of {expected} (or another root)"));
+            at.add(
+                Code::AcquisitionNonce,
+                format!("the acquisition of {name} carries the head of {size} records, its order that of {expected} (or another root)"),
+            );
         }
         if !p.complete && p.reason.as_deref().is_none_or(str::is_empty) {
             at.add(Code::AcquisitionReason, format!("the acquisition of {name} is not complete and gives no reason"));
@@ -145,7 +140,8 @@ impl Collection {
         match (p.agent_signed, self.acquisitions.get(&p.stream)) {
             (true, Some(acquisition)) => {
                 if p.predecessor != acquisition.digest {
-                    let message = format!("the receipt of {name} follows from record {}, the acquisition is {}", p.predecessor, acquisition.digest);
+                    let message =
+                        format!("the receipt of {name} follows from record {}, the acquisition is {}", p.predecessor, acquisition.digest);
                     at.add(Code::ReceiptPredecessor, message);
                 }
                 if p.manifest != acquisition.manifest {
@@ -157,10 +153,19 @@ impl Collection {
                     at.add(Code::ReceiptManifest, message);
                 }
             }
-            (true, None) => at.add(Code::ReceiptPredecessor, format!("the receipt of {name} says that the agent signed, but no acquisition stands before it")),
-            (false, Some(_)) => at.add(Code::ReceiptPredecessor, format!("the receipt of {name} says that the agent did not sign, but an acquisition stands before it")),
+            (true, None) => at.add(
+                Code::ReceiptPredecessor,
+                format!("the receipt of {name} says that the agent signed, but no acquisition stands before it"),
+            ),
+            (false, Some(_)) => at.add(
+                Code::ReceiptPredecessor,
+                format!("the receipt of {name} says that the agent did not sign, but an acquisition stands before it"),
+            ),
             (false, None) if p.predecessor != self.order => {
-                at.add(Code::ReceiptPredecessor, format!("the receipt of {name} follows from record {}, the order is {}", p.predecessor, self.order));
+                at.add(
+                    Code::ReceiptPredecessor,
+                    format!("the receipt of {name} follows from record {}, the order is {}", p.predecessor, self.order),
+                );
             }
             (false, None) => {}
         }
@@ -206,7 +211,9 @@ impl Collection {
             Outcome::Sealed if !complete => Some("no stream of it was signed by the agent as complete"),
             Outcome::Partial if self.receipts.is_empty() => Some("it has no stream"),
             Outcome::Refused if self.refusal.is_none() => Some("it has no signed refusal"),
-            Outcome::Refused | Outcome::Failed | Outcome::Cancelled | Outcome::Expired if !self.receipts.is_empty() => Some("it has streams"),
+            Outcome::Refused | Outcome::Failed | Outcome::Cancelled | Outcome::Expired if !self.receipts.is_empty() => {
+                Some("it has streams")
+            }
             _ => None,
         };
         if let Some(problem) = problem {
@@ -230,7 +237,10 @@ impl Collection {
             match self.receipts.get(&sealed.stream) {
                 Some(receipt) if receipt.digest == sealed.receipt => {}
                 Some(receipt) => {
-                    let message = format!("the seal of {id} names receipt {} for stream {}, the log has {}", sealed.receipt, sealed.stream, receipt.digest);
+                    let message = format!(
+                        "the seal of {id} names receipt {} for stream {}, the log has {}",
+                        sealed.receipt, sealed.stream, receipt.digest
+                    );
                     at.add(Code::SealStreams, message);
                 }
                 None => at.add(Code::SealStreams, format!("the seal of {id} names stream {}, which has no receipt", sealed.stream)),

@@ -77,7 +77,11 @@ impl Chain {
         let record = verified.record();
         if !matches!(record, Record::CaseOpened(_) | Record::Enrolment(_) | Record::Revocation(_)) && self.opened.is_none() && !self.early {
             self.early = true;
-            findings.add(Code::CaseNotFirst, object, format!("a record of type {} stands before any valid case-opened record", record.type_name()));
+            findings.add(
+                Code::CaseNotFirst,
+                object,
+                format!("a record of type {} stands before any valid case-opened record", record.type_name()),
+            );
         }
         if let (Some(named), Some(case)) = (case_of(record), self.case()) {
             if named != case {
@@ -211,7 +215,11 @@ impl Chain {
         }
         let expected = CollectionId::of(order, agent);
         if !self.collections.contains_key(&expected) {
-            findings.add(Code::ChainTarget, object, format!("the {what} comes from or is about agent {agent}, which is no target of order {order}"));
+            findings.add(
+                Code::ChainTarget,
+                object,
+                format!("the {what} comes from or is about agent {agent}, which is no target of order {order}"),
+            );
             return None;
         }
         if *id != expected {
@@ -260,9 +268,11 @@ impl Chain {
         }
     }
 
-    /// The collections for the report.
+    /// The collections for the report, in the order of their exhibit numbers; those without come last.
     pub fn into_summaries(self) -> Vec<CollectionSummary> {
-        self.collections.into_values().map(Collection::into_summary).collect()
+        let mut out: Vec<_> = self.collections.into_values().map(Collection::into_summary).collect();
+        out.sort_by_key(|c| c.exhibits.map_or(u64::MAX, |[first, _]| first));
+        out
     }
 }
 
