@@ -10,7 +10,10 @@
 //! - Pages are ordered as documented and `after` is exclusive; `limit` is at most [`PAGE_MAX`].
 //! - `Busy` means: nothing is wrong, repeat later. `Damaged` means: a row does not hold what this module writes.
 
+#[cfg(any(test, feature = "test-support"))]
+pub mod conformance;
 mod rows;
+pub mod sqlite;
 
 pub use rows::*;
 

@@ -79,7 +79,7 @@ impl FaultyStore {
         self.plan().rules.push(Rule { op, name_has: name_has.to_owned(), skip, times, fault });
     }
 
-    /// From now on every call fails with [`Kind::Retry`] with the given chance, half of the time after it was applied.
+    /// From now on every write fails with [`Kind::Retry`] with the given chance, half of the time after it was applied.
     /// The same seed and the same calls fail the same way.
     pub fn fail_at_random(&self, seed: u64, per_mille: u32) {
         self.plan().random = Some((Digest::of(&seed.to_le_bytes()), per_mille));
@@ -105,7 +105,7 @@ impl FaultyStore {
     fn draw(&self, op: Op, name: &str) -> Option<Fault> {
         let mut plan = self.plan();
         plan.calls.push((op, name.to_owned()));
-        if let Some((state, per_mille)) = &mut plan.random {
+        if let (Some((state, per_mille)), Op::PutNew | Op::PutHead) = (&mut plan.random, op) {
             *state = Digest::of(state.as_bytes());
             let [a, b, c, ..] = *state.as_bytes();
             if u32::from(u16::from_le_bytes([a, b])) % 1_000 < *per_mille {
