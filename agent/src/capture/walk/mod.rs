@@ -274,11 +274,14 @@ impl<'a> Walk<'a> {
         if look.stat.kind == Kind::Directory {
             return self.directory(entry, step, excluded.next, look, visitor);
         }
-        if step.hits.is_empty() {
-            return self.no_way_in(entry, &step, &look, visitor);
+        if !step.hits.is_empty() {
+            let folder = folder.handle.as_fd();
+            let found = Found { path: &self.path, name: &entry.name, folder, look: &look, opened: None, unreadable: None };
+            if visitor.hit(found, &step.hits)? == Flow::Enough {
+                return Ok(Flow::Enough);
+            }
         }
-        let found = Found { path: &self.path, name: &entry.name, folder: folder.handle.as_fd(), look: &look, opened: None, unreadable: None };
-        visitor.hit(found, &step.hits)
+        if step.next.is_empty() { Ok(Flow::On) } else { self.no_way_in(entry, &step, &look, visitor) }
     }
 
     fn directory(&mut self, entry: &Entry, step: Step, excluded: States, look: Look, visitor: &mut dyn Visitor) -> Result<Flow, Stop> {
@@ -322,6 +325,10 @@ impl<'a> Walk<'a> {
         let Some(folder) = self.stack.last() else { return Ok(Flow::On) };
         let asked = folder.states.asks_for(self.patterns, entry.name.to_bytes());
         if look.stat.kind == Kind::Symlink {
+            if !step.hits.is_empty() {
+                // Told already, as an item of its own.
+                return Ok(Flow::On);
+            }
             if !asked {
                 self.tally.links_passed = self.tally.links_passed.saturating_add(1);
                 return Ok(Flow::On);
@@ -331,7 +338,8 @@ impl<'a> Walk<'a> {
             return visitor.obstacle(obstacle, &concerned(step));
         }
         if entry.literal {
-            return visitor.absent(&self.path, "it is there but is no directory", &concerned(step));
+            let patterns: Vec<u32> = step.next.patterns().collect();
+            return visitor.absent(&self.path, "it is there but is no directory", &patterns);
         }
         Ok(Flow::On)
     }
