@@ -19,6 +19,7 @@ mod params;
 pub mod process;
 mod pseudo;
 pub mod registry;
+pub mod system;
 mod table;
 #[cfg(test)]
 pub(crate) mod testing;

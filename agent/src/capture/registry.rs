@@ -14,6 +14,7 @@ pub const REGISTRY: &[(&str, Constructor)] = &[
     // process: ends with the process
     ("process", super::process::Process::boxed),
     // system: kernel state, mounts, logins: ends with the boot
+    ("system", super::system::System::boxed),
     // logs: rotated away within days
     ("logs", || Box::new(super::logs::Logs)),
     // files: stay longest
