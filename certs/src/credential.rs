@@ -216,6 +216,12 @@ impl Credential {
         self.tls.name()
     }
 
+    /// This party as one that enrols others: an admin enrols people.
+    #[must_use]
+    pub fn enroller(&self) -> enrol::Enroller<'_> {
+        enrol::Enroller { key: &self.evidence, enrolment: self.enrolments.last() }
+    }
+
     /// True when the folder holds a finished credential.
     #[must_use]
     pub fn exists(dir: &Path) -> bool {

@@ -1,5 +1,6 @@
 //! Reading certificates.
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use exhibit_evidence::text::escape_bounded;
@@ -75,7 +76,7 @@ pub fn read(der: &[u8]) -> Result<Facts, BadCertificate> {
         uris: Vec::new(),
         dns: Vec::new(),
         ips: Vec::new(),
-        serial: certificate.raw_serial().iter().map(|b| format!("{b:02x}")).collect(),
+        serial: hex(certificate.raw_serial()),
         not_before: Timestamp::from_unix_s(certificate.validity().not_before.timestamp()),
         not_after: Timestamp::from_unix_s(certificate.validity().not_after.timestamp()),
         sha256: Digest::of(der),
@@ -92,6 +93,13 @@ pub fn read(der: &[u8]) -> Result<Facts, BadCertificate> {
         }
     }
     Ok(facts)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, b| {
+        let _ = write!(text, "{b:02x}");
+        text
+    })
 }
 
 fn ip(bytes: &[u8]) -> Option<IpAddr> {

@@ -169,6 +169,24 @@ fn a_new_issuing_ca_needs_the_root_and_renews_the_server_certificate() {
 }
 
 #[test]
+fn the_first_admin_enrols_people_and_no_agents() {
+    let new = make();
+    let (bob, anchor) = (SigningKey::from_seed(&[8; 32]), &new.deployment.anchor);
+    let name: PeerName = "spiffe://acme/responder/bob".parse().expect("name");
+    let mut chain = new.admin.enrolments.clone();
+    chain.push(new.admin.enroller().enrol(&name, bob.public(), &[Role::Responder], "admin", now()).expect("signed"));
+    enrol::verify_holder(anchor, &chain, &bob.public(), &name).expect("verifies");
+    let agent: PeerName = "spiffe://acme/agent/agt-01hf7yat00zzzzzzzzzzzzzzzz".parse().expect("name");
+    let mut chain = new.admin.enrolments.clone();
+    chain.push(new.admin.enroller().enrol(&agent, bob.public(), &[Role::Agent], "admin", now()).expect("signed"));
+    assert!(enrol::verify_chain(anchor, &chain).is_err());
+    // The person's certificate comes from the issuing CA, for a key that only the person has.
+    let request = TlsKey::generate().expect("key").request().expect("request");
+    let issued = new.deployment.issuing.issue_client(&request, &name, PERSON_LIFE, now()).expect("issued");
+    assert_eq!(issued.facts.not_after, now().plus_s(365 * 86_400));
+}
+
+#[test]
 fn nothing_secret_is_shown() {
     let new = make();
     let shown = format!("{new:?} {:?} {:?}", new.deployment, Seeds::draw().expect("randomness"));

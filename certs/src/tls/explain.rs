@@ -16,10 +16,12 @@ pub fn explain_tls_error(error: &Error) -> String {
         Error::NoCertificatesPresented => {
             "the peer presented no client certificate; it must enrol first (only enrolment works without one)".to_owned()
         }
-        Error::PeerIncompatible(PeerIncompatible::SupportedVersionsExtensionRequired | PeerIncompatible::Tls13RequiredForQuic)
-        | Error::PeerIncompatible(PeerIncompatible::ServerDoesNotSupportTls12Or13 | PeerIncompatible::Tls12NotOfferedOrEnabled) => {
-            "the peer does not speak TLS 1.3, and nothing older is accepted".to_owned()
-        }
+        Error::PeerIncompatible(
+            PeerIncompatible::SupportedVersionsExtensionRequired
+            | PeerIncompatible::Tls13RequiredForQuic
+            | PeerIncompatible::ServerDoesNotSupportTls12Or13
+            | PeerIncompatible::Tls12NotOfferedOrEnabled,
+        ) => "the peer does not speak TLS 1.3, and nothing older is accepted".to_owned(),
         Error::NoApplicationProtocol => {
             "the peer offers neither gRPC (ALPN h2) nor enrolment (ALPN exhibit-enroll/1): it is not a program of this system".to_owned()
         }
@@ -99,10 +101,11 @@ pub fn explain(error: &(dyn StdError + 'static)) -> Option<String> {
         if let Some(tls) = current.downcast_ref::<Error>() {
             return Some(explain_tls_error(tls));
         }
-        if let Some(inner) = current.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
-            if let Some(text) = explain(inner) {
-                return Some(text);
-            }
+        // An I/O error does not name what it wraps as its source, only that one's source.
+        if let Some(inner) = current.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref)
+            && let Some(text) = explain(inner)
+        {
+            return Some(text);
         }
         next = current.source();
     }

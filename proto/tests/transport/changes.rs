@@ -90,6 +90,9 @@ async fn stopping_ends_open_calls_after_the_grace() {
     let address = server.addr.to_string();
     let (_keep, stream) = session(dial(&address, mutual(&new, &agent(&new, now()))).await.expect("connects")).await;
     server.stop.take().expect("running").send(()).expect("running");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let late = dial(&address, mutual(&new, &agent(&new, now()))).await.expect_err("nothing new while the old ends");
+    assert!(late.to_string().contains("refused"), "{late}");
     assert!(ends(stream).await);
     timeout(Duration::from_secs(5), server.task).await.expect("in time").expect("no panic");
     assert!(dial(&address, mutual(&new, &agent(&new, now()))).await.is_err());

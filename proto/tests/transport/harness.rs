@@ -124,7 +124,7 @@ pub struct Server {
 }
 
 /// How long certificates are said to be valid by default.
-const LONG: Duration = Duration::from_secs(3600);
+const LONG: Duration = Duration::from_hours(1);
 
 pub async fn start(new: &NewDeployment, limits: Limits) -> Server {
     start_with(new, limits, LONG).await

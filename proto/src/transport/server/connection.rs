@@ -18,7 +18,7 @@ use tonic::codegen::Service as _;
 use tonic::service::Routes;
 
 use super::registry::Entered;
-use super::{Caller, Limits, Peer, Shared};
+use super::{Caller, ENROLL_STREAMS_MAX, ENROLL_WINDOW_BYTES, Limits, Peer, Shared};
 use crate::transport::{ALPN_ENROLL, ALPN_MAIN};
 
 /// A connection whose handshake is done and who is known.
@@ -93,7 +93,7 @@ impl Accepted {
     pub(super) async fn serve<N>(self, shared: &Arc<Shared<N>>) {
         let Self { io, routes, extensions, entered, life, _permit } = self;
         let service = PerConnection { routes, extensions };
-        let connection = http2(&shared.limits).serve_connection(TokioIo::new(io), service);
+        let connection = http2(&shared.limits, entered.is_none()).serve_connection(TokioIo::new(io), service);
         tokio::pin!(connection);
         let never = tokio::sync::Notify::new();
         let end = entered.as_ref().map_or(&never, |e| &*e.end);
@@ -120,7 +120,7 @@ impl Accepted {
 
 const LIFE_MAX: Duration = Duration::from_hours(30 * 24);
 
-fn http2(limits: &Limits) -> hyper::server::conn::http2::Builder<TokioExecutor> {
+fn http2(limits: &Limits, enrolling: bool) -> hyper::server::conn::http2::Builder<TokioExecutor> {
     let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -131,6 +131,13 @@ fn http2(limits: &Limits) -> hyper::server::conn::http2::Builder<TokioExecutor> 
         .max_header_list_size(limits.header_list_bytes_max)
         .keep_alive_interval(limits.keepalive_interval)
         .keep_alive_timeout(limits.keepalive_timeout);
+    if enrolling {
+        builder
+            .initial_stream_window_size(ENROLL_WINDOW_BYTES)
+            .initial_connection_window_size(ENROLL_WINDOW_BYTES)
+            .max_frame_size(16_384)
+            .max_concurrent_streams(ENROLL_STREAMS_MAX);
+    }
     builder
 }
 

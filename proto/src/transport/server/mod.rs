@@ -36,6 +36,9 @@ pub type ConfigSource = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
 /// Reads who the peer is from the certificates that the handshake has verified, leaf first.
 pub type Identify<N> = Arc<dyn Fn(&[CertificateDer<'static>]) -> Result<Identity<N>, String> + Send + Sync>;
 
+/// Told about every connection that was refused: from where, and why. It must not block.
+pub type Refused = Arc<dyn Fn(SocketAddr, &str) + Send + Sync>;
+
 /// TLS and names. `N` is the type of a peer's name.
 pub struct Tls<N> {
     /// Configuration with client authentication.
@@ -46,8 +49,8 @@ pub struct Tls<N> {
     pub identify: Identify<N>,
     /// Puts a TLS error into words.
     pub explain: fn(&rustls::Error) -> String,
-    /// Told about every connection that was refused and why. It must not block. [`log_refused`] logs them.
-    pub refused: Arc<dyn Fn(SocketAddr, &str) + Send + Sync>,
+    /// Told about every refused connection; [`log_refused`] logs them.
+    pub refused: Refused,
 }
 
 impl<N> Clone for Tls<N> {
@@ -145,7 +148,7 @@ pub struct Limits {
     pub addresses_max: usize,
     /// Bytes that one stream may send unread.
     pub stream_window_bytes: u32,
-    /// Bytes that one connection may send unread.
+    /// Bytes that one connection may send unread. Enrolment connections get [`ENROLL_WINDOW_BYTES`] instead.
     pub connection_window_bytes: u32,
     /// Largest HTTP/2 frame.
     pub frame_bytes_max: u32,
@@ -161,6 +164,11 @@ pub struct Limits {
     pub grace: Duration,
 }
 
+/// What an enrolment connection may send unread: strangers get the smallest window that HTTP/2 knows, and a request fits.
+pub const ENROLL_WINDOW_BYTES: u32 = 65_535;
+/// Calls at once on an enrolment connection.
+pub const ENROLL_STREAMS_MAX: u32 = 4;
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -168,7 +176,7 @@ impl Default for Limits {
             handshakes_max: 512,
             handshakes_per_address_max: 128,
             connections_max: 20_000,
-            connections_per_peer_max: 32,
+            connections_per_peer_max: 16,
             enroll_connections_max: 64,
             enroll_burst: 20,
             enroll_interval: Duration::from_secs(3),
@@ -179,7 +187,7 @@ impl Default for Limits {
             frame_bytes_max: 1 << 20,
             streams_max: 64,
             header_list_bytes_max: 16 << 10,
-            keepalive_interval: Duration::from_secs(60),
+            keepalive_interval: Duration::from_mins(1),
             keepalive_timeout: Duration::from_secs(20),
             grace: Duration::from_secs(10),
         }
@@ -242,17 +250,23 @@ pub async fn serve<N>(
     });
     let mut tasks = JoinSet::new();
     tokio::pin!(shutdown);
-    loop {
-        tokio::select! {
-            () = &mut shutdown => break,
-            // Finished tasks are taken out, or the set would grow for ever.
-            Some(_) = tasks.join_next() => {}
-            accepted = accept(&listener, &handshakes) => {
-                let (tcp, addr, permit) = accepted;
-                begin(&mut tasks, &shared, tcp, addr, permit);
+    {
+        // Kept across turns of the loop, so that a task that ends does not cut a pause short.
+        let accepting = accept(&listener, &handshakes);
+        tokio::pin!(accepting);
+        loop {
+            tokio::select! {
+                () = &mut shutdown => break,
+                // Finished tasks are taken out, or the set would grow for ever.
+                Some(_) = tasks.join_next() => {}
+                (tcp, addr, permit) = &mut accepting => {
+                    accepting.set(accept(&listener, &handshakes));
+                    begin(&mut tasks, &shared, tcp, addr, permit);
+                }
             }
         }
     }
+    // Whoever comes now is refused by the kernel instead of waiting for nobody.
     drop(listener);
     let _ = stop.send(true);
     // Connections end by themselves within the grace; a second more for those that are being cut.
@@ -284,7 +298,7 @@ async fn accept(listener: &TcpListener, handshakes: &Arc<Semaphore>) -> (TcpStre
     }
 }
 
-const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
+const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(50);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 fn begin<N>(tasks: &mut JoinSet<()>, shared: &Arc<Shared<N>>, tcp: TcpStream, addr: SocketAddr, permit: Option<OwnedSemaphorePermit>)
@@ -341,31 +355,55 @@ impl<N> Drop for Pending<N> {
 }
 
 /// A receiver of [`Tls::refused`] that logs refusals, at most [`REFUSALS_LOGGED_MAX`] in ten seconds, so that a stranger
-/// cannot fill the log; how many were left out is logged too.
+/// cannot fill the log; how many were left out is logged with the next one.
 #[must_use]
-pub fn log_refused() -> Arc<dyn Fn(SocketAddr, &str) + Send + Sync> {
-    struct Window {
-        from: Option<Instant>,
-        logged: u32,
-        left_out: u64,
-    }
-    let window = Mutex::new(Window { from: None, logged: 0, left_out: 0 });
+pub fn log_refused() -> Refused {
+    let (started, window) = (Instant::now(), Mutex::new(LogWindow::default()));
     Arc::new(move |addr, why| {
-        let mut window = window.lock().unwrap_or_else(PoisonError::into_inner);
-        if window.from.is_none_or(|from| from.elapsed() >= Duration::from_secs(10)) {
-            if window.left_out > 0 {
-                tracing::warn!(left_out = window.left_out, "more connections were refused than were logged");
-            }
-            *window = Window { from: Some(Instant::now()), logged: 0, left_out: 0 };
-        }
-        if window.logged < REFUSALS_LOGGED_MAX {
-            window.logged += 1;
-            tracing::warn!(peer = %addr, why, "connection refused");
-        } else {
-            window.left_out += 1;
+        let admitted = window.lock().unwrap_or_else(PoisonError::into_inner).admit(started.elapsed());
+        if let Some(left_out) = admitted {
+            tracing::warn!(peer = %addr, why, left_out, "connection refused");
         }
     })
 }
 
 /// Refused connections that are logged in ten seconds.
 pub const REFUSALS_LOGGED_MAX: u32 = 20;
+const LOG_WINDOW: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Default)]
+struct LogWindow {
+    from: Duration,
+    logged: u32,
+    left_out: u64,
+}
+
+impl LogWindow {
+    /// `None` when this one is not logged, else how many were not since the last that was.
+    fn admit(&mut self, now: Duration) -> Option<u64> {
+        if now.saturating_sub(self.from) >= LOG_WINDOW {
+            (self.from, self.logged) = (now, 0);
+        }
+        if self.logged >= REFUSALS_LOGGED_MAX {
+            self.left_out = self.left_out.saturating_add(1);
+            return None;
+        }
+        self.logged += 1;
+        Some(std::mem::take(&mut self.left_out))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_refusals_does_not_fill_the_log() {
+        let mut window = LogWindow::default();
+        let logged = (0..1_000).filter(|_| window.admit(Duration::from_secs(3)).is_some()).count();
+        assert_eq!(logged, 20);
+        assert_eq!(window.admit(Duration::from_secs(9)), None);
+        assert_eq!(window.admit(Duration::from_secs(10)), Some(981));
+        assert_eq!(window.admit(Duration::from_secs(10)), Some(0));
+    }
+}

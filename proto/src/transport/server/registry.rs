@@ -39,7 +39,9 @@ impl ConnectionRegistry {
         let table = self.lock();
         let Some(connections) = table.by_name.get(name) else { return 0 };
         // `notify_one` keeps its permit until the connection's task looks.
-        connections.values().for_each(|live| live.end.notify_one());
+        for live in connections.values() {
+            live.end.notify_one();
+        }
         connections.len()
     }
 
