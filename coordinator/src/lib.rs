@@ -8,6 +8,15 @@
 pub mod authz;
 pub mod catalog;
 pub mod clock;
+pub mod dispatch;
+pub mod enroll;
+pub mod intake;
 pub mod ledger;
+pub mod parts;
+pub mod problem;
 pub mod progress;
+pub mod read;
+pub mod rpc;
+pub mod seal;
+pub mod serve;
 pub mod store;

@@ -1,0 +1,248 @@
+//! Who may call what: one table, everything else denied, asked in one place (a layer in front of every service).
+//!
+//! The table is compared with the services' descriptors by a test: a method without a line, or a line without a method,
+//! fails it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use exhibit_evidence::id::AgentId;
+use exhibit_evidence::record::Role;
+use exhibit_evidence::text::escape_bounded;
+use futures::future::BoxFuture;
+use tonic::codegen::http::{Extensions, Request, Response};
+use tower::{Layer, Service};
+
+/// Who may call a method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Allowed {
+    /// Connections without a client certificate, which reach nothing else.
+    Enrolling,
+    /// Peers whose certificate names an agent that is not revoked.
+    Agent,
+    /// Peers whose certificate names a person with any role.
+    Person,
+    /// Peers whose certificate names a person with one of these roles.
+    PersonAs(&'static [Role]),
+    /// Every peer with a valid certificate.
+    Certified,
+}
+
+use Allowed::{Agent, Certified, Enrolling, Person, PersonAs};
+use Role::{Admin, Auditor, Custodian, Responder};
+
+const READERS: Allowed = PersonAs(&[Responder, Custodian, Auditor]);
+
+/// The table: method path and who may call it.
+pub const TABLE: &[(&str, Allowed)] = &[
+    ("/exhibit.agent.v1.EnrollmentService/Enroll", Enrolling),
+    ("/exhibit.agent.v1.AgentService/Session", Agent),
+    ("/exhibit.agent.v1.AgentService/Upload", Agent),
+    ("/exhibit.agent.v1.AgentService/Renew", Agent),
+    ("/exhibit.responder.v1.ResponderService/Whoami", Person),
+    ("/exhibit.responder.v1.ResponderService/OpenCase", PersonAs(&[Responder])),
+    ("/exhibit.responder.v1.ResponderService/CloseCase", PersonAs(&[Responder])),
+    ("/exhibit.responder.v1.ResponderService/ListCases", READERS),
+    ("/exhibit.responder.v1.ResponderService/GetCase", READERS),
+    ("/exhibit.responder.v1.ResponderService/CreateToken", PersonAs(&[Admin])),
+    ("/exhibit.responder.v1.ResponderService/ListAgents", PersonAs(&[Admin, Responder, Auditor])),
+    ("/exhibit.responder.v1.ResponderService/SetAgentLabels", PersonAs(&[Admin])),
+    ("/exhibit.responder.v1.ResponderService/RevokeAgent", PersonAs(&[Admin])),
+    ("/exhibit.responder.v1.ResponderService/SubmitOrder", PersonAs(&[Responder])),
+    ("/exhibit.responder.v1.ResponderService/CancelCollections", PersonAs(&[Responder])),
+    ("/exhibit.responder.v1.ResponderService/ListCollections", READERS),
+    ("/exhibit.responder.v1.ResponderService/WatchCollections", READERS),
+    ("/exhibit.responder.v1.ResponderService/ListItems", PersonAs(&[Responder, Custodian])),
+    ("/exhibit.responder.v1.ResponderService/ReadItems", PersonAs(&[Responder, Custodian])),
+    ("/grpc.health.v1.Health/Check", Certified),
+    ("/grpc.health.v1.Health/Watch", Certified),
+];
+
+/// An authenticated caller. The layer puts it into the request's extensions; services read it there and nowhere else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Caller {
+    /// Somebody without a certificate, on a connection that may only enrol.
+    Enrolling,
+    /// An agent.
+    Agent(AgentId),
+    /// A person: name (SPIFFE-style URI) and roles by the deployment's enrolments.
+    Person {
+        /// SPIFFE-style URI.
+        name: String,
+        /// Roles of that name's keys that are not revoked.
+        roles: BTreeSet<Role>,
+    },
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Enrolling => f.write_str("a peer without a certificate"),
+            Self::Agent(agent) => write!(f, "agent {agent}"),
+            Self::Person { name, .. } => f.write_str(&escape_bounded(name, 200)),
+        }
+    }
+}
+
+/// Why a call was denied.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{caller} may not call {method}: {cause}")]
+pub struct Denied {
+    /// Who called.
+    pub caller: String,
+    /// What.
+    pub method: String,
+    /// The rule.
+    pub cause: String,
+}
+
+/// Looks a call up in the table.
+///
+/// # Errors
+/// [`Denied`] with the rule that was not met.
+pub fn decide(method: &str, caller: &Caller) -> Result<(), Denied> {
+    let deny = |cause: String| Err(Denied { caller: caller.to_string(), method: escape_bounded(method, 120), cause });
+    let Some((_, allowed)) = TABLE.iter().find(|(path, _)| *path == method) else {
+        return deny("it is not in the authorization table".to_owned());
+    };
+    match (allowed, caller) {
+        (Enrolling, Caller::Enrolling) | (Agent, Caller::Agent(_)) | (Certified, Caller::Agent(_) | Caller::Person { .. }) => Ok(()),
+        (Person, Caller::Person { roles, .. }) if !roles.is_empty() => Ok(()),
+        (PersonAs(any), Caller::Person { roles, .. }) if any.iter().any(|r| roles.contains(r)) => Ok(()),
+        (Person | PersonAs(_), Caller::Person { roles, .. }) if roles.is_empty() => {
+            deny("this name has no key that is enrolled and not revoked; ask an admin to enrol it".to_owned())
+        }
+        (PersonAs(any), Caller::Person { roles, .. }) => {
+            deny(format!("it needs role {}, this name has {}", list(any.iter()), list(roles.iter())))
+        }
+        (Enrolling, _) => deny("it is served only on connections for enrolment (ALPN exhibit-enroll/1)".to_owned()),
+        (_, Caller::Enrolling) => deny("a connection without a client certificate may only enrol".to_owned()),
+        (Agent, _) => deny("it is for agents".to_owned()),
+        (Person | PersonAs(_), _) => deny("it is for people".to_owned()),
+    }
+}
+
+fn list<'a>(roles: impl Iterator<Item = &'a Role>) -> String {
+    roles.map(|r| format!("{r:?}").to_lowercase()).collect::<Vec<_>>().join(" or ")
+}
+
+/// Finds out who the caller is from what the transport knows of the connection.
+pub trait Identify: Send + Sync + 'static {
+    /// The caller.
+    ///
+    /// # Errors
+    /// A status when the peer is nobody that this deployment knows (any more).
+    fn identify(&self, connection: &Extensions) -> Result<Caller, tonic::Status>;
+}
+
+/// The layer that asks the table.
+#[derive(Clone)]
+pub struct AuthzLayer {
+    identify: Arc<dyn Identify>,
+}
+
+impl fmt::Debug for AuthzLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AuthzLayer")
+    }
+}
+
+impl AuthzLayer {
+    /// A layer over this source of identities.
+    #[must_use]
+    pub fn new(identify: Arc<dyn Identify>) -> Self {
+        Self { identify }
+    }
+}
+
+impl<S> Layer<S> for AuthzLayer {
+    type Service = Authz<S>;
+    fn layer(&self, inner: S) -> Authz<S> {
+        Authz { inner, identify: Arc::clone(&self.identify) }
+    }
+}
+
+/// See [`AuthzLayer`].
+#[derive(Clone)]
+pub struct Authz<S> {
+    inner: S,
+    identify: Arc<dyn Identify>,
+}
+
+impl<S> fmt::Debug for Authz<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Authz")
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for Authz<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    R: Default + Send + 'static,
+{
+    type Response = Response<R>;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<Response<R>, S::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let method = request.uri().path().to_owned();
+        let decided = self.identify.identify(request.extensions()).and_then(|caller| match decide(&method, &caller) {
+            Ok(()) => Ok(caller),
+            Err(denied) => {
+                tracing::warn!(target: "authz", caller = %denied.caller, method = %denied.method, cause = %denied.cause, "denied");
+                Err(tonic::Status::permission_denied(denied.to_string()))
+            }
+        });
+        match decided {
+            Ok(caller) => {
+                tracing::debug!(target: "authz", caller = %caller, method, "allowed");
+                request.extensions_mut().insert(caller);
+                Box::pin(self.inner.call(request))
+            }
+            Err(status) => Box::pin(async move { Ok(status.into_http()) }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn person(roles: &[Role]) -> Caller {
+        Caller::Person { name: "spiffe://d/responder/ada".to_owned(), roles: roles.iter().copied().collect() }
+    }
+
+    #[test]
+    fn what_is_not_in_the_table_is_denied_to_everybody() {
+        for caller in [Caller::Enrolling, Caller::Agent(AgentId::new(1, [1; 10])), person(&[Admin, Responder, Custodian, Auditor])] {
+            for method in ["/exhibit.responder.v1.ResponderService/DeleteEverything", "", "/", "/exhibit.agent.v1.AgentService/session"] {
+                assert!(decide(method, &caller).is_err(), "{caller} {method}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_kind_of_caller_reaches_its_own_methods_only() {
+        let agent = Caller::Agent(AgentId::new(1, [1; 10]));
+        let reachable = |caller: &Caller| TABLE.iter().filter(|(m, _)| decide(m, caller).is_ok()).count();
+        assert_eq!(reachable(&Caller::Enrolling), 1);
+        assert_eq!(reachable(&agent), 5);
+        assert_eq!(reachable(&person(&[])), 2, "health only: a name without enrolled keys has no rights");
+        assert_eq!(reachable(&person(&[Admin])), 7);
+        assert_eq!(reachable(&person(&[Auditor])), 8);
+        assert_eq!(reachable(&person(&[Responder])), 14);
+        let denied = decide("/exhibit.responder.v1.ResponderService/RevokeAgent", &person(&[Responder])).expect_err("not an admin");
+        assert_eq!(
+            denied.to_string(),
+            "spiffe://d/responder/ada may not call /exhibit.responder.v1.ResponderService/RevokeAgent: it needs role admin, this name has responder"
+        );
+    }
+}

@@ -1,0 +1,189 @@
+//! Admission of an order: everything that the coordinator can check, before it stands in the case's log.
+
+use std::sync::Arc;
+
+use exhibit_evidence::dsse::Envelope;
+use exhibit_evidence::id::{AgentId, CaseId, CollectionId};
+use exhibit_evidence::layout::StreamNumber;
+use exhibit_evidence::record::{Order, Record};
+use exhibit_evidence::text::escape_bounded;
+
+use super::{bounds, offers};
+use crate::catalog::{CollectionFilter, CollectionRow, OrderRow, PAGE_MAX, State, Totals};
+use crate::clock;
+use crate::ledger::{self, LedgerError};
+use crate::parts::Parts;
+use crate::problem::{Kind, Problem, Result};
+
+/// Admits an order that `caller` submits, and offers its collections to the agents that are connected.
+///
+/// Order of writes:
+/// 1. the signer's enrolment chain into the case's log (repeatable: only what is missing is added);
+/// 2. the order into the case's log (repeatable: the same envelope is added once);
+/// 3. order and collections into the catalog, in one transaction.
+///
+/// Died between 2 and 3: the start-up recovery finds an order without collections and does 3 (and the responder's
+/// repeat of the same order does as well). Nothing was offered before 3.
+///
+/// # Errors
+/// [`Problem`] that names the field and its value.
+pub async fn submit(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Result<(OrderRow, Vec<CollectionRow>)> {
+    let order = verify(parts, caller, envelope).await?;
+    if let Some(known) = parts.catalog.order(order.order.clone()).await? {
+        if known.digest != envelope.digest() {
+            return Err(Problem::new(Kind::Conflict, format!("order: {} was already used for another order", order.order)));
+        }
+        let rows = collections_of(parts, &order, envelope).await?;
+        return Ok((known, rows));
+    }
+    bounds::check(&order, clock::now()).map_err(Problem::invalid)?;
+    check_case(parts, &order).await?;
+    for target in &order.targets {
+        check_target(parts, target).await?;
+    }
+    parts.ledgers.ensure_enrolled(&order.case, &[envelope.keyid()]).await?;
+    append(parts, &order, envelope).await?;
+    let (row, rows) = into_catalog(parts, &order, envelope).await?;
+    tracing::info!(order = %order.order, case = %order.case, targets = rows.len(), by = %escape_bounded(caller, 200), "order admitted");
+    for row in &rows {
+        offers::offer_if_online(parts, row).await;
+    }
+    Ok((row, rows))
+}
+
+/// The order in an envelope, signed by an enrolled responder who is the caller.
+async fn verify(parts: &Parts, caller: &str, envelope: &Envelope) -> Result<Order> {
+    let mut ring = parts.ledgers.deployment().await?.key_ring();
+    let verified = ring.verify(envelope).map_err(|e| Problem::new(Kind::Denied, format!("order: {e}")))?;
+    let Record::Order(order) = verified.record() else {
+        return Err(Problem::invalid(format!("order: a record of type {} is not an order", verified.record().type_name())));
+    };
+    if order.issued_by != caller {
+        let signer = escape_bounded(&order.issued_by, 200);
+        return Err(Problem::new(Kind::Denied, format!("order: signed by {signer}, submitted by {caller}: only its signer may submit it")));
+    }
+    Ok((**order).clone())
+}
+
+async fn check_case(parts: &Parts, order: &Order) -> Result<()> {
+    let case = parts.catalog.case(order.case.clone()).await?;
+    let case = case.ok_or_else(|| Problem::new(Kind::NotFound, format!("case: there is no case {}", order.case)))?;
+    if case.case_closed.is_some() {
+        return Err(Problem::new(Kind::NotNow, format!("case: {} is closed; open another case for further collections", order.case)));
+    }
+    if order.predecessor != case.case_opened {
+        return Err(Problem::invalid(format!(
+            "predecessor: {} is not the case-opened record of {} ({})",
+            order.predecessor, order.case, case.case_opened
+        )));
+    }
+    let ledger = parts.ledgers.case(&order.case).await?;
+    let nonce = &order.nonce;
+    if nonce.size == 0 || ledger.root_at(nonce.size) != Some(nonce.root) {
+        return Err(Problem::invalid(format!(
+            "nonce: the log of {} never had the root {} at size {}; fetch the case again and sign a new order",
+            order.case, nonce.root, nonce.size
+        )));
+    }
+    Ok(())
+}
+
+async fn check_target(parts: &Parts, target: &AgentId) -> Result<()> {
+    match parts.catalog.agent(target.clone()).await? {
+        None => Err(Problem::new(Kind::NotFound, format!("targets: there is no agent {target}"))),
+        Some(agent) if agent.revoked.is_some() => Err(Problem::new(Kind::NotNow, format!("targets: agent {target} is revoked"))),
+        Some(_) => Ok(()),
+    }
+}
+
+/// Appends the order unless the case was closed in the meantime, which only the log's writer lock can tell.
+async fn append(parts: &Parts, order: &Order, envelope: &Envelope) -> Result<()> {
+    let (envelope, case) = (envelope.clone(), order.case.clone());
+    let ledger = parts.ledgers.case(&case).await?;
+    ledger
+        .append_built(move |view| {
+            if view.entries().iter().all(|e| e.kind != "case-closed:v1") {
+                return Ok(vec![envelope]);
+            }
+            Err(LedgerError::new(ledger::Kind::Refused, format!("case: {case} is closed; open another case for further collections")))
+        })
+        .await?;
+    Ok(())
+}
+
+/// Step 3 of [`submit`]; recovery calls it too.
+pub(super) async fn into_catalog(parts: &Parts, order: &Order, envelope: &Envelope) -> Result<(OrderRow, Vec<CollectionRow>)> {
+    let now = clock::now();
+    let digest = envelope.digest();
+    let row = OrderRow {
+        order: order.order.clone(),
+        digest,
+        envelope: envelope.as_bytes().to_vec(),
+        case: order.case.clone(),
+        issued_by: order.issued_by.clone(),
+        profile: order.profile.clone(),
+        expires_at: order.expires_at,
+        admitted_at: now,
+    };
+    let rows: Vec<CollectionRow> = order
+        .targets
+        .iter()
+        .map(|agent| CollectionRow {
+            collection: CollectionId::of(&digest, agent),
+            order: order.order.clone(),
+            order_digest: digest,
+            case: order.case.clone(),
+            agent: agent.clone(),
+            profile: order.profile.clone(),
+            state: State::Queued,
+            reason: Some("waits for the agent to connect".to_owned()),
+            ending: None,
+            cancel: None,
+            stream: StreamNumber(1),
+            queued_at: now,
+            started_at: None,
+            ended_at: None,
+            expires_at: order.expires_at,
+            give_up_at: None,
+            totals: Totals::default(),
+            exhibit_first: 0,
+            exhibit_count: 0,
+            seal: None,
+        })
+        .collect();
+    parts.catalog.add_order(row.clone(), rows.clone()).await?;
+    Ok((row, rows))
+}
+
+async fn collections_of(parts: &Parts, order: &Order, envelope: &Envelope) -> Result<Vec<CollectionRow>> {
+    let mut rows = Vec::with_capacity(order.targets.len());
+    for agent in &order.targets {
+        let id = CollectionId::of(&envelope.digest(), agent);
+        rows.extend(parts.catalog.collection(id).await?);
+    }
+    Ok(rows)
+}
+
+/// The collections that a person names: some by id, or all of an order, or of a case.
+///
+/// # Errors
+/// [`Problem`] when the catalog fails.
+pub async fn select(parts: &Parts, filter: CollectionFilter) -> Result<Vec<CollectionRow>> {
+    let mut all: Vec<CollectionRow> = Vec::new();
+    loop {
+        let page = parts.catalog.collections(filter.clone(), all.last().map(|r| r.collection.clone()), PAGE_MAX).await?;
+        let full = page.len() >= PAGE_MAX as usize;
+        all.extend(page);
+        if !full {
+            return Ok(all);
+        }
+    }
+}
+
+/// Fails when there is no such case.
+///
+/// # Errors
+/// [`Kind::NotFound`]
+pub async fn require_case(parts: &Parts, case: &CaseId) -> Result<crate::catalog::CaseRow> {
+    parts.catalog.case(case.clone()).await?.ok_or_else(|| Problem::new(Kind::NotFound, format!("case_id: there is no case {case}")))
+}

@@ -1,0 +1,117 @@
+//! Opening and closing cases.
+
+use exhibit_evidence::dsse::Envelope;
+use exhibit_evidence::record::{CaseClosed, CaseOpened, Record};
+use exhibit_evidence::text::escape_bounded;
+
+use super::admit::require_case;
+use super::bounds::CLOCK_AHEAD_S_MAX;
+use crate::catalog::CaseRow;
+use crate::clock;
+use crate::parts::Parts;
+use crate::problem::{Kind, Problem, Result};
+
+/// Longest text of a case's fields.
+const TEXT_BYTES_MAX: usize = 1_024;
+
+/// Opens a case.
+///
+/// Order of writes: (1) log key's and responder's enrolments and the record into the case's new log; (2) the catalog.
+/// Died between: the responder's repeat of the same record does 2, and `reindex` finds the log.
+///
+/// # Errors
+/// [`Problem`]
+pub async fn open(parts: &Parts, caller: &str, envelope: &Envelope) -> Result<CaseRow> {
+    let mut ring = parts.ledgers.deployment().await?.key_ring();
+    let verified = ring.verify(envelope).map_err(|e| Problem::new(Kind::Denied, format!("case_opened: {e}")))?;
+    let Record::CaseOpened(opened) = verified.record() else {
+        return Err(Problem::invalid(format!("case_opened: a record of type {} opens no case", verified.record().type_name())));
+    };
+    check_opened(caller, opened)?;
+    if let Some(known) = parts.catalog.case(opened.case.clone()).await? {
+        if known.case_opened == envelope.digest() {
+            return Ok(known);
+        }
+        return Err(Problem::new(Kind::Conflict, format!("case_opened: {} was already opened by another record", opened.case)));
+    }
+    let log_key = parts.ledgers.log_key().public().id();
+    parts.ledgers.ensure_enrolled(&opened.case, &[log_key, envelope.keyid()]).await?;
+    parts.ledgers.case(&opened.case).await?.append(vec![envelope.clone()]).await?;
+    let row = CaseRow {
+        case: opened.case.clone(),
+        title: opened.title.clone(),
+        legal_basis: opened.legal_basis.clone(),
+        accountable: opened.accountable.clone(),
+        opened_by: opened.opened_by.clone(),
+        opened_at: opened.opened_at,
+        case_opened: envelope.digest(),
+        case_closed: None,
+    };
+    parts.catalog.add_case(row.clone()).await?;
+    tracing::info!(case = %row.case, by = %escape_bounded(caller, 200), "case opened");
+    Ok(row)
+}
+
+fn check_opened(caller: &str, opened: &CaseOpened) -> Result<()> {
+    if opened.opened_by != caller {
+        return Err(Problem::new(
+            Kind::Denied,
+            format!("case_opened: signed by {}, sent by {caller}", escape_bounded(&opened.opened_by, 200)),
+        ));
+    }
+    for (field, text) in [("title", &opened.title), ("legal_basis", &opened.legal_basis), ("accountable", &opened.accountable)] {
+        if text.trim().is_empty() || text.len() > TEXT_BYTES_MAX {
+            return Err(Problem::invalid(format!("{field}: {} bytes: expected 1 to {TEXT_BYTES_MAX}", text.len())));
+        }
+    }
+    let now = clock::now();
+    if opened.opened_at > now.plus_s(CLOCK_AHEAD_S_MAX) {
+        return Err(Problem::invalid(format!(
+            "opened_at: {}: more than {CLOCK_AHEAD_S_MAX} s ahead of the coordinator's clock ({now}); set the clock of the machine that signed the record",
+            opened.opened_at
+        )));
+    }
+    Ok(())
+}
+
+/// Closes a case: no further order is accepted; what runs goes on.
+///
+/// Order of writes as in [`open`].
+///
+/// # Errors
+/// [`Problem`]
+pub async fn close(parts: &Parts, caller: &str, envelope: &Envelope) -> Result<CaseRow> {
+    let mut ring = parts.ledgers.deployment().await?.key_ring();
+    let verified = ring.verify(envelope).map_err(|e| Problem::new(Kind::Denied, format!("case_closed: {e}")))?;
+    let Record::CaseClosed(closed) = verified.record() else {
+        return Err(Problem::invalid(format!("case_closed: a record of type {} closes no case", verified.record().type_name())));
+    };
+    let row = require_case(parts, &closed.case).await?;
+    check_closed(caller, closed, &row)?;
+    match row.case_closed {
+        Some(digest) if digest == envelope.digest() => return Ok(row),
+        Some(_) => return Err(Problem::new(Kind::NotNow, format!("case_closed: {} is already closed", closed.case))),
+        None => {}
+    }
+    parts.ledgers.ensure_enrolled(&closed.case, &[envelope.keyid()]).await?;
+    parts.ledgers.case(&closed.case).await?.append(vec![envelope.clone()]).await?;
+    parts.catalog.close_case(closed.case.clone(), envelope.digest()).await?;
+    tracing::info!(case = %row.case, by = %escape_bounded(caller, 200), "case closed");
+    require_case(parts, &closed.case).await
+}
+
+fn check_closed(caller: &str, closed: &CaseClosed, row: &CaseRow) -> Result<()> {
+    if closed.closed_by != caller {
+        return Err(Problem::new(
+            Kind::Denied,
+            format!("case_closed: signed by {}, sent by {caller}", escape_bounded(&closed.closed_by, 200)),
+        ));
+    }
+    if closed.predecessor != row.case_opened {
+        return Err(Problem::invalid(format!("predecessor: {} is not the case-opened record of {}", closed.predecessor, closed.case)));
+    }
+    if closed.reason.trim().is_empty() || closed.reason.len() > TEXT_BYTES_MAX {
+        return Err(Problem::invalid(format!("reason: {} bytes: expected 1 to {TEXT_BYTES_MAX}", closed.reason.len())));
+    }
+    Ok(())
+}

@@ -1,0 +1,283 @@
+//! Offers and their answers, cancels, lost attempts. Every step is a compare-and-change of the collection's row first
+//! and a message second: a message that is lost is sent again when the agent connects.
+
+use std::sync::Arc;
+
+use exhibit_evidence::dsse::Envelope;
+use exhibit_evidence::id::{AgentId, CollectionId};
+use exhibit_evidence::layout::StreamNumber;
+use exhibit_evidence::record::{Order, Outcome, Record};
+use exhibit_evidence::text::escape_bounded;
+
+use super::Outbound;
+use super::admit::select;
+use crate::catalog::{CollectionChange, CollectionFilter, CollectionRow, Ending, State};
+use crate::clock;
+use crate::parts::Parts;
+use crate::problem::{Kind, Problem, Result};
+use crate::seal;
+
+/// States in which the agent has not begun.
+const WAITING: [State; 2] = [State::Queued, State::Offered];
+
+/// How long after an order's deadline an agent has to send what it took.
+pub(super) const GRACE_S: i64 = 600;
+/// The deadline of an order that has none.
+const DEADLINE_S: i64 = 7 * 86_400;
+/// Attempts at a collection before it is closed with what arrived: an agent that dies on every attempt must not be
+/// asked for ever.
+const STREAMS_MAX: u32 = 5;
+
+/// The order of a collection, from the catalog's copy.
+///
+/// # Errors
+/// [`Kind::Damaged`] when the catalog does not hold it.
+pub async fn order_of(parts: &Parts, row: &CollectionRow) -> Result<(Order, Envelope)> {
+    let damaged = |what: &str| {
+        Problem::new(Kind::Damaged, format!("the catalog's copy of order {}: {what}; run 'exhibit-coordinator reindex'", row.order))
+    };
+    let kept = parts.catalog.order(row.order.clone()).await?.ok_or_else(|| damaged("missing"))?;
+    let envelope = Envelope::parse(&kept.envelope).map_err(|e| damaged(&e.to_string()))?;
+    if envelope.digest() != row.order_digest {
+        return Err(damaged("not the admitted one"));
+    }
+    match Record::from_payload(envelope.unverified_payload()) {
+        Ok(Record::Order(order)) => Ok((*order, envelope)),
+        _ => Err(damaged("not an order")),
+    }
+}
+
+/// Offers a collection to its agent's session.
+///
+/// Order: (1) state `offered`; (2) the message. Lost between: offered again when the agent connects.
+///
+/// # Errors
+/// [`Problem`]
+pub async fn offer(parts: &Parts, row: &CollectionRow) -> Result<()> {
+    let (_, order) = order_of(parts, row).await?;
+    let case = parts.catalog.case(row.case.clone()).await?;
+    let case = case.ok_or_else(|| Problem::new(Kind::Damaged, format!("the catalog lacks case {}", row.case)))?;
+    let opened = parts.ledgers.case(&row.case).await?.read_by_digest(&case.case_opened).await?;
+    let opened = opened.ok_or_else(|| Problem::new(Kind::Damaged, format!("the log of {} lacks its case-opened record", row.case)))?;
+    let chain = parts.ledgers.chain_of(order.keyid()).await?;
+    let change = CollectionChange {
+        state: Some(State::Offered),
+        reason: Some(Some("offered to the agent, no answer yet".to_owned())),
+        ..CollectionChange::default()
+    };
+    let Some(row) = parts.catalog.change(row.collection.clone(), WAITING.to_vec(), change).await? else { return Ok(()) };
+    parts.progress.ring(&row.collection);
+    let message = Outbound::Offer {
+        collection: row.collection.clone(),
+        order: order.as_bytes().to_vec(),
+        enrolments: chain.iter().map(|e| e.as_bytes().to_vec()).collect(),
+        case_opened: opened.as_bytes().to_vec(),
+        stream: row.stream.0,
+    };
+    parts.sessions.deliver(&row.agent, message).await;
+    Ok(())
+}
+
+/// [`offer`], for an agent that may not be there; a failure is logged and repeated when the agent connects.
+pub(super) async fn offer_if_online(parts: &Parts, row: &CollectionRow) {
+    if !parts.sessions.is_online(&row.agent) {
+        return;
+    }
+    if let Err(error) = offer(parts, row).await {
+        tracing::warn!(collection = %row.collection, %error, "the collection could not be offered now");
+    }
+}
+
+/// The agent has begun: state `running`. Repeatable; an upload that arrives before the answer counts as the answer.
+///
+/// # Errors
+/// [`Problem`] when the collection is not this agent's or already at its end.
+pub async fn accept(parts: &Parts, agent: &AgentId, collection: &CollectionId) -> Result<CollectionRow> {
+    let row = own(parts, agent, collection).await?;
+    if row.state == State::Running {
+        return Ok(row);
+    }
+    let (order, _) = order_of(parts, &row).await?;
+    let now = clock::now();
+    let deadline_s = order.limits.deadline_s.map_or(DEADLINE_S, |s| s as i64);
+    let change = CollectionChange {
+        state: Some(State::Running),
+        reason: Some(None),
+        started_at: Some(row.started_at.unwrap_or(now)),
+        give_up_at: Some(row.give_up_at.unwrap_or_else(|| now.plus_s(deadline_s).plus_s(GRACE_S))),
+        ..CollectionChange::default()
+    };
+    let changed = parts.catalog.change(collection.clone(), WAITING.to_vec(), change).await?;
+    parts.progress.ring(collection);
+    match changed {
+        Some(row) => {
+            tracing::info!(collection = %collection, agent = %agent, stream = %row.stream, "running");
+            Ok(row)
+        }
+        None => {
+            let row = own(parts, agent, collection).await?;
+            if row.state == State::Running {
+                Ok(row)
+            } else {
+                Err(Problem::new(Kind::NotNow, format!("{collection} is {}", row.state.as_str())))
+            }
+        }
+    }
+}
+
+/// The agent refuses: the record is verified, and the collection ends as refused.
+///
+/// # Errors
+/// [`Problem`] when the record is not this agent's refusal of this collection.
+pub async fn refuse(parts: &Arc<Parts>, agent: &AgentId, collection: &CollectionId, envelope: &Envelope) -> Result<()> {
+    let row = own(parts, agent, collection).await?;
+    let mut ring = parts.ledgers.deployment().await?.key_ring();
+    let verified = ring.verify(envelope).map_err(|e| Problem::new(Kind::Denied, format!("refusal: {e}")))?;
+    let Record::Refusal(refusal) = verified.record() else {
+        return Err(Problem::invalid(format!("refusal: a record of type {} is no refusal", verified.record().type_name())));
+    };
+    if refusal.agent != *agent || refusal.collection != *collection || refusal.predecessor != row.order_digest {
+        return Err(Problem::invalid(format!(
+            "refusal: it names {} of agent {}, expected {collection} of {agent}",
+            refusal.collection, refusal.agent
+        )));
+    }
+    let reason = format!("{}: {}", escape_bounded(&refusal.code, 40), escape_bounded(&refusal.message, 900));
+    let ending = Ending { outcome: Outcome::Refused, reason: Some(reason), refusal: Some(envelope.as_bytes().to_vec()) };
+    // A running collection cannot be refused any more: the agent has taken it up.
+    end(parts, collection, &WAITING, ending).await?;
+    Ok(())
+}
+
+/// Decides a collection's end and begins to write it. `None` when the collection was not in one of `from`.
+///
+/// Order: (1) state `sealing` with the ending in the catalog; (2) `seal::close`, which the timer repeats until it is done.
+///
+/// # Errors
+/// [`Problem`] when step 1 failed.
+pub async fn end(parts: &Arc<Parts>, collection: &CollectionId, from: &[State], ending: Ending) -> Result<Option<CollectionRow>> {
+    let change = CollectionChange { state: Some(State::Sealing), ending: Some(Some(ending)), ..CollectionChange::default() };
+    let changed = parts.catalog.change(collection.clone(), from.to_vec(), change).await?;
+    if changed.is_some() {
+        parts.progress.ring(collection);
+        seal::begin(parts, collection);
+    }
+    Ok(changed)
+}
+
+/// A responder cancels: what waits ends as cancelled; what runs is told to finish with what it has.
+///
+/// # Errors
+/// [`Problem`]
+pub async fn cancel(parts: &Arc<Parts>, row: &CollectionRow, by: &str, reason: &str) -> Result<CollectionRow> {
+    let words = format!("cancelled by {}: {}", escape_bounded(by, 200), escape_bounded(reason, 1_024));
+    let message = || Outbound::Cancel { collection: row.collection.to_string(), reason: escape_bounded(&words, 1_024) };
+    let ending = Ending { outcome: Outcome::Cancelled, reason: Some(words.clone()), refusal: None };
+    if let Some(row) = end(parts, &row.collection, &WAITING, ending).await? {
+        // It may have been offered a moment ago.
+        parts.sessions.send(&row.agent, message());
+        return Ok(row);
+    }
+    let now = clock::now();
+    let give_up_at = row.give_up_at.map_or(now.plus_s(GRACE_S), |at| at.min(now.plus_s(GRACE_S)));
+    let change = CollectionChange {
+        cancel: Some(words.clone()),
+        reason: Some(Some(words.clone())),
+        give_up_at: Some(give_up_at),
+        ..CollectionChange::default()
+    };
+    if row.cancel.is_none() && parts.catalog.change(row.collection.clone(), vec![State::Running], change).await?.is_some() {
+        tracing::info!(collection = %row.collection, by = %escape_bounded(by, 200), "cancel asked");
+    }
+    let now_is = own(parts, &row.agent, &row.collection).await?;
+    if now_is.state == State::Running {
+        parts.sessions.send(&row.agent, message());
+    }
+    parts.progress.ring(&row.collection);
+    Ok(now_is)
+}
+
+/// What an agent that just connected works on, against what the catalog says.
+///
+/// # Errors
+/// [`Problem`]
+pub(super) async fn reconcile(parts: &Arc<Parts>, agent: &AgentId, running: &[CollectionId]) -> Result<()> {
+    let open = select(parts, CollectionFilter { agent: Some(agent.clone()), open: true, ..CollectionFilter::default() }).await?;
+    // Oldest first: `select` gives the newest first.
+    for row in open.iter().rev() {
+        let works_on_it = running.contains(&row.collection);
+        match (row.state, works_on_it) {
+            (State::Queued | State::Offered, true) => {
+                accept(parts, agent, &row.collection).await?;
+            }
+            (State::Queued | State::Offered, false) => offer(parts, row).await?,
+            (State::Running, true) => {
+                if let Some(reason) = &row.cancel {
+                    parts
+                        .sessions
+                        .send(agent, Outbound::Cancel { collection: row.collection.to_string(), reason: escape_bounded(reason, 1_024) });
+                }
+            }
+            (State::Running, false) => lost(parts, row).await?,
+            (State::Sealing | State::Closed(_), _) => {}
+        }
+    }
+    for id in running.iter().filter(|id| open.iter().all(|row| row.collection != **id)) {
+        tell_ended(parts, agent, id).await?;
+    }
+    Ok(())
+}
+
+/// The agent still works on something that is not open here.
+async fn tell_ended(parts: &Parts, agent: &AgentId, id: &CollectionId) -> Result<()> {
+    let message = match parts.catalog.collection(id.clone()).await? {
+        Some(row) if row.agent == *agent => match row.seal {
+            Some(seal) => Outbound::Closed { collection: id.clone(), seal },
+            None => return Ok(()),
+        },
+        _ => Outbound::Cancel { collection: id.to_string(), reason: "the coordinator has no such collection for this agent".to_owned() },
+    };
+    parts.sessions.send(agent, message);
+    Ok(())
+}
+
+/// The process that ran the collection is gone: a new attempt, or the end when there is no sense in one.
+async fn lost(parts: &Arc<Parts>, row: &CollectionRow) -> Result<()> {
+    let why_not = if let Some(cancel) = &row.cancel {
+        Some(cancel.clone())
+    } else if row.stream.0 >= STREAMS_MAX {
+        Some(format!("the agent's process ended {STREAMS_MAX} times before the collection did"))
+    } else if row.expires_at <= clock::now() {
+        Some("the agent's process ended, and the order has expired since".to_owned())
+    } else {
+        None
+    };
+    if let Some(reason) = why_not {
+        let ending = Ending { outcome: Outcome::Partial, reason: Some(reason), refusal: None };
+        end(parts, &row.collection, &[State::Running], ending).await?;
+        return Ok(());
+    }
+    let next = StreamNumber(row.stream.0.saturating_add(1));
+    let change = CollectionChange {
+        state: Some(State::Queued),
+        reason: Some(Some(format!("the agent's process ended; begins again as stream {next}"))),
+        stream: Some(next),
+        ..CollectionChange::default()
+    };
+    if let Some(row) = parts.catalog.change(row.collection.clone(), vec![State::Running], change).await? {
+        tracing::warn!(collection = %row.collection, agent = %row.agent, stream = %next, "the agent's process was lost; another attempt");
+        parts.uploads.cut(&row.collection);
+        parts.progress.forget(&row.collection);
+        offer(parts, &row).await?;
+    }
+    Ok(())
+}
+
+/// A collection of this agent.
+///
+/// # Errors
+/// [`Kind::NotFound`], also for another agent's: an agent learns nothing about others.
+pub async fn own(parts: &Parts, agent: &AgentId, collection: &CollectionId) -> Result<CollectionRow> {
+    let row = parts.catalog.collection(collection.clone()).await?.filter(|row| row.agent == *agent);
+    row.ok_or_else(|| Problem::new(Kind::NotFound, format!("collection: there is no {collection} for this agent")))
+}

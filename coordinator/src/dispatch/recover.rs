@@ -1,0 +1,42 @@
+//! Recovery at start: orders that stand in a log and did not reach the catalog.
+
+use std::sync::Arc;
+
+use exhibit_evidence::record::Record;
+
+use super::admit::into_catalog;
+use crate::catalog::PAGE_MAX;
+use crate::parts::Parts;
+use crate::problem::Result;
+
+/// Entries of a log looked at in one go.
+const ORDERS_MAX: usize = 10_000;
+
+/// Makes the collections of orders whose admission was cut between log and catalog. Only open cases are looked at: an
+/// order cannot be admitted to a closed one. Repeatable.
+///
+/// # Errors
+/// The first problem; the others are found at the next start.
+pub async fn orders_without_collections(parts: &Arc<Parts>) -> Result<u64> {
+    let (mut after, mut made) = (None, 0_u64);
+    loop {
+        let page = parts.catalog.cases(after, PAGE_MAX).await?;
+        let Some(last) = page.last() else { return Ok(made) };
+        after = Some(last.case.clone());
+        for case in page.iter().filter(|c| c.case_closed.is_none()) {
+            let ledger = parts.ledgers.case(&case.case).await?;
+            for entry in ledger.entries(0, &|e| e.kind == "order:v1", ORDERS_MAX) {
+                let Some(id) = entry.order.clone() else { continue };
+                if parts.catalog.order(id).await?.is_some() {
+                    continue;
+                }
+                let envelope = ledger.read(entry.n).await?;
+                if let Ok(Record::Order(order)) = Record::from_payload(envelope.unverified_payload()) {
+                    into_catalog(parts, &order, &envelope).await?;
+                    tracing::warn!(order = %order.order, case = %case.case, "an order in the log had no collections; made them now");
+                    made += 1;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Timers. They hold no state: once a second the catalog is asked whose time has come, so a restart changes nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use exhibit_evidence::record::Outcome;
+
+use super::{Outbound, end};
+use crate::catalog::{Ending, State};
+use crate::clock;
+use crate::parts::Parts;
+use crate::problem::Result;
+use crate::seal;
+
+const TICK: Duration = Duration::from_secs(1);
+/// Collections looked at in one tick; the rest waits for the next.
+const PER_TICK_MAX: u32 = 200;
+
+/// Runs until `stop` says so.
+pub async fn run_timers(parts: Arc<Parts>, mut stop: tokio::sync::watch::Receiver<bool>) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            _ = stop.wait_for(|s| *s) => return,
+        }
+        if let Err(error) = look_at_timers(&parts).await {
+            tracing::warn!(%error, "timers could not be looked at; next try in a second");
+        }
+    }
+}
+
+/// One look: expired orders, collections to give up, ends that are not written yet.
+///
+/// # Errors
+/// When the catalog fails.
+pub async fn look_at_timers(parts: &Arc<Parts>) -> Result<()> {
+    let now = clock::now();
+    for row in parts.catalog.due(now, PER_TICK_MAX).await? {
+        let (outcome, reason) = match row.state {
+            State::Running => (Outcome::Partial, format!("the agent had not finished by {}", row.give_up_at.unwrap_or(now))),
+            _ => (Outcome::Expired, format!("the agent had not begun when the order expired at {}", row.expires_at)),
+        };
+        let reason = row.cancel.clone().unwrap_or(reason);
+        let ending = Ending { outcome, reason: Some(reason.clone()), refusal: None };
+        if end(parts, &row.collection, &[row.state], ending).await?.is_some() {
+            tracing::info!(collection = %row.collection, %reason, "time is up");
+            parts.uploads.cut(&row.collection);
+            parts.sessions.send(&row.agent, Outbound::Cancel { collection: row.collection.to_string(), reason });
+        }
+    }
+    for row in parts.catalog.sealing(PER_TICK_MAX).await? {
+        seal::begin(parts, &row.collection);
+    }
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! What the work modules share: one set per running coordinator.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use exhibit_evidence::dsse::Envelope;
+use exhibit_evidence::id::AgentId;
+use exhibit_evidence::key::SigningKey;
+use exhibit_evidence::record::Role;
+use exhibit_evidence::text::escape_bounded;
+
+use crate::catalog::{IncidentRow, SharedCatalog};
+use crate::clock;
+use crate::dispatch::Sessions;
+use crate::intake::Uploads;
+use crate::ledger::{Ledger, Ledgers};
+use crate::problem::Result;
+use crate::progress::Progress;
+use crate::seal::Sealer;
+use crate::store::Store;
+
+/// Everything that the work modules need.
+pub struct Parts {
+    /// The index.
+    pub catalog: SharedCatalog,
+    /// Evidence and logs.
+    pub store: Arc<dyn Store>,
+    /// The custody logs over the store.
+    pub ledgers: Arc<Ledgers>,
+    /// The deployment's log: keys and roles.
+    pub deployment_log: Ledger,
+    /// Who enrols agents.
+    pub issuing: Issuing,
+    /// Watchers.
+    pub progress: Progress,
+    /// Connected agents.
+    pub sessions: Sessions,
+    /// Uploads that run, and their admission.
+    pub uploads: Uploads,
+    /// Ends being written.
+    pub sealer: Sealer,
+    /// Ends connections of revoked peers; the transport's registry behind a function.
+    pub disconnect: Box<dyn Fn(&str) + Send + Sync>,
+    /// Agents that are revoked; read at every call.
+    pub revoked: Revoked,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Parts({})", self.deployment())
+    }
+}
+
+/// The coordinator's power to enrol agents.
+pub struct Issuing {
+    /// Signs certificates.
+    pub authority: exhibit_certs::issue::Authority,
+    /// The deployment's TLS root certificate, DER.
+    pub tls_root: Vec<u8>,
+    /// Signs enrolment records of agents.
+    pub key: SigningKey,
+    /// The issuer key's own enrolment.
+    pub enrolment: Envelope,
+    /// The deployment's name.
+    pub deployment: exhibit_certs::DeploymentName,
+    /// The anchor file's bytes.
+    pub anchor: Vec<u8>,
+}
+
+/// The agents that are revoked: as many entries as were ever revoked, in memory.
+#[derive(Debug, Default)]
+pub struct Revoked(RwLock<HashSet<AgentId>>);
+
+impl Revoked {
+    /// Adds an agent.
+    pub fn add(&self, agent: AgentId) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(agent);
+    }
+
+    /// True when the agent is revoked.
+    #[must_use]
+    pub fn contains(&self, agent: &AgentId) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).contains(agent)
+    }
+}
+
+impl Parts {
+    /// The deployment's name.
+    #[must_use]
+    pub fn deployment(&self) -> &str {
+        self.issuing.deployment.as_str()
+    }
+
+    /// The name of an agent in certificates and records.
+    #[must_use]
+    pub fn agent_name(&self, agent: &AgentId) -> String {
+        format!("spiffe://{}/agent/{agent}", self.deployment())
+    }
+
+    /// The roles of a person's name.
+    #[must_use]
+    pub fn roles_of(&self, name: &str) -> BTreeSet<Role> {
+        self.deployment_log.view().key_ring().roles_of(name)
+    }
+
+    /// Keeps and logs an incident. That it cannot be kept stops nobody: the log line is there.
+    pub async fn incident(&self, kind: &str, subject: &str, detail: &str) {
+        let detail = escape_bounded(detail, 2_000);
+        tracing::error!(kind, subject, %detail, "incident");
+        let row = IncidentRow { at: clock::now(), kind: kind.to_owned(), subject: subject.to_owned(), detail };
+        if let Err(error) = self.catalog.add_incident(row).await {
+            tracing::error!(%error, "the incident could not be kept in the catalog");
+        }
+    }
+
+    /// Fills the list of revoked agents from the catalog, at start.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub async fn load_revoked(&self) -> Result<()> {
+        let mut after = None;
+        loop {
+            let page = self.catalog.agents(crate::catalog::Labels::new(), after, crate::catalog::PAGE_MAX).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = Some(last.agent.clone());
+            for row in page {
+                // The log decides: a revocation may have been cut before it reached the catalog.
+                let in_log = self.deployment_log.view().key_ring().holder(row.key).is_none();
+                if in_log && row.revoked.is_none() {
+                    self.catalog.revoke_agent(row.agent.clone(), clock::now(), "revoked; the log says why".to_owned()).await?;
+                }
+                if in_log || row.revoked.is_some() {
+                    self.revoked.add(row.agent);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Who watches a collection learns of changes here. Only the newest state is kept: a slow watcher skips what it missed
+//! and never holds anybody up.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use exhibit_evidence::id::{AgentId, CollectionId};
+use tokio::sync::broadcast;
+
+/// Changes that a watcher may be behind; then it looks at everything it watches once, and goes on.
+const BEHIND_MAX: usize = 1_024;
+
+/// What a running collection's agent said last. A claim, for display only.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Live {
+    /// The capture that is running.
+    pub capture: String,
+    /// Items so far.
+    pub items: u64,
+    /// Raw bytes so far.
+    pub raw_bytes: u64,
+    /// Raw bytes expected in all, zero when unknown.
+    pub expected_raw_bytes: u64,
+    /// What is being read now, escaped.
+    pub current: String,
+}
+
+/// The board: what agents say, and a bell that rings when anything about a collection changed.
+#[derive(Debug)]
+pub struct Progress {
+    live: Mutex<HashMap<CollectionId, (AgentId, Live)>>,
+    bell: broadcast::Sender<CollectionId>,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self { live: Mutex::default(), bell: broadcast::Sender::new(BEHIND_MAX) }
+    }
+}
+
+impl Progress {
+    /// Keeps what the agent said. Only collections that run have an entry, so agents and their 64 collections bound it.
+    pub fn say(&self, collection: &CollectionId, agent: &AgentId, live: Live) {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).insert(collection.clone(), (agent.clone(), live));
+        self.ring(collection);
+    }
+
+    /// What the agent said last.
+    #[must_use]
+    pub fn live(&self, collection: &CollectionId) -> Option<Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).get(collection).map(|(_, live)| live.clone())
+    }
+
+    /// True when the entry of this collection is the agent's.
+    #[must_use]
+    pub fn belongs_to(&self, collection: &CollectionId, agent: &AgentId) -> bool {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).get(collection).is_some_and(|(owner, _)| owner == agent)
+    }
+
+    /// Forgets a collection that is closed.
+    pub fn forget(&self, collection: &CollectionId) {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).remove(collection);
+        self.ring(collection);
+    }
+
+    /// Tells watchers that the collection's row changed.
+    pub fn ring(&self, collection: &CollectionId) {
+        // No watcher is no error.
+        let _ = self.bell.send(collection.clone());
+    }
+
+    /// Listens from now on.
+    #[must_use]
+    pub fn listen(&self) -> broadcast::Receiver<CollectionId> {
+        self.bell.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_watcher_hears_and_a_slow_one_is_told_that_it_missed_something() {
+        let progress = Progress::default();
+        let id = CollectionId::from_digest(&exhibit_evidence::Digest::of(b"c"));
+        let mut watcher = progress.listen();
+        let agent = AgentId::new(1, [1; 10]);
+        progress.say(&id, &agent, Live { items: 3, ..Live::default() });
+        assert!(progress.belongs_to(&id, &agent) && !progress.belongs_to(&id, &AgentId::new(1, [2; 10])));
+        assert_eq!(watcher.recv().await.as_ref(), Ok(&id));
+        assert_eq!(progress.live(&id).map(|l| l.items), Some(3));
+        for _ in 0..=BEHIND_MAX {
+            progress.ring(&id);
+        }
+        assert!(matches!(watcher.recv().await, Err(broadcast::error::RecvError::Lagged(_))));
+        progress.forget(&id);
+        assert_eq!(progress.live(&id), None);
+    }
+}

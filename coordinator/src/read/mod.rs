@@ -1,0 +1,74 @@
+//! Reading evidence: first the access is recorded in the case's log, then a byte is served. What is served is checked
+//! again on its way: the manifest against its receipt, each item against its digest.
+
+mod items;
+mod lines;
+
+use std::collections::BTreeMap;
+
+use exhibit_evidence::id::CaseId;
+use exhibit_evidence::record::{self, Access};
+use exhibit_evidence::text::escape_bounded;
+
+use crate::catalog::{CollectionRow, StreamRow, StreamState};
+use crate::clock;
+use crate::ledger::{self, LedgerError};
+use crate::parts::Parts;
+use crate::problem::{Kind, Problem, Result};
+
+pub use items::{Served, read_items};
+pub use lines::{Filter, ListedItem, list_items};
+
+/// Entries of one access record, so that it fits into a log entry: 1,000 item ids of 45 bytes, as base64.
+const WHAT_MAX: usize = 700;
+
+/// Records in each case's log that somebody is about to see something of it.
+///
+/// # Errors
+/// [`Problem`]: then nothing may be served.
+pub(crate) async fn record_access(parts: &Parts, by: &str, action: &str, reason: &str, what: BTreeMap<CaseId, Vec<String>>) -> Result<()> {
+    for (case, names) in what {
+        let mut records = Vec::new();
+        for chunk in names.chunks(WHAT_MAX) {
+            let access = Access {
+                case: case.clone(),
+                by: by.to_owned(),
+                action: action.to_owned(),
+                what: chunk.to_vec(),
+                reason: reason.to_owned(),
+                at: clock::now(),
+            };
+            let signed = record::sign(&access, parts.ledgers.log_key())
+                .map_err(|e| Problem::from(LedgerError::new(ledger::Kind::Bug, format!("access record: {e}"))))?;
+            records.push(signed);
+        }
+        let count = names.len();
+        parts.ledgers.case(&case).await?.append(records).await?;
+        tracing::info!(%case, by = %escape_bounded(by, 200), action, count, "access recorded");
+    }
+    Ok(())
+}
+
+/// The streams of a collection that hold something, in order, each with the exhibit number of its first item (zero
+/// before sealing).
+async fn streams_of(parts: &Parts, row: &CollectionRow) -> Result<Vec<(StreamRow, u64)>> {
+    let mut next = if row.state.is_closed() { row.exhibit_first } else { 0 };
+    let mut out = Vec::new();
+    for stream in parts.catalog.streams(row.collection.clone()).await? {
+        if stream.state == StreamState::Void {
+            continue;
+        }
+        let items = stream.manifest.as_ref().map_or(stream.totals.items, |m| m.items);
+        let first = next;
+        if next > 0 {
+            next = next.saturating_add(items);
+        }
+        out.push((stream, first));
+    }
+    Ok(out)
+}
+
+/// A problem with what is stored, in words for whoever reads.
+fn damaged(what: impl Into<String>) -> Problem {
+    Problem::new(Kind::Damaged, format!("{}; do not use this copy, run exhibit-verify on the case", what.into()))
+}

@@ -1,0 +1,94 @@
+//! The services: they convert, check bounds and call the work modules. Nothing is decided here.
+
+mod agent;
+mod enrollment;
+mod responder;
+
+pub(crate) use agent::Agents;
+pub(crate) use responder::Responders;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use exhibit_certs::name::PeerName;
+use exhibit_proto::agent::v1::agent_service_server::AgentServiceServer;
+use exhibit_proto::agent::v1::enrollment_service_server::EnrollmentServiceServer;
+use exhibit_proto::bounds::MESSAGE_BYTES_MAX;
+use exhibit_proto::responder::v1::responder_service_server::ResponderServiceServer;
+use exhibit_proto::transport::server::{Peer, Services};
+use futures::Stream;
+use tonic::codegen::http::Extensions;
+use tonic::service::Routes;
+use tonic::{Request, Status};
+
+use crate::authz::{AuthzLayer, Caller, Identify};
+use crate::parts::Parts;
+
+/// Answers that may wait for a slow reader, of at most [`MESSAGE_BYTES_MAX`] each.
+const ANSWERS_WAITING_MAX: usize = 8;
+
+/// What streaming methods answer with.
+type Answers<T> = std::pin::Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Reads the caller from the connection; roles come from the deployment's log.
+struct ByCertificate(Arc<Parts>);
+
+impl Identify for ByCertificate {
+    fn identify(&self, connection: &Extensions) -> Result<Caller, Status> {
+        let Some(peer) = connection.get::<Peer<PeerName>>() else { return Ok(Caller::Enrolling) };
+        let Self(parts) = self;
+        if peer.name.deployment() != &parts.issuing.deployment {
+            return Err(Status::unauthenticated(format!("{} belongs to another deployment", peer.name)));
+        }
+        match &peer.name {
+            PeerName::Agent(_, agent) if parts.revoked.contains(agent) => Err(Status::unauthenticated(format!("agent {agent} is revoked"))),
+            PeerName::Agent(_, agent) => Ok(Caller::Agent(agent.clone())),
+            PeerName::Responder(..) => {
+                let name = peer.name.to_string();
+                let roles = parts.roles_of(&name);
+                Ok(Caller::Person { name, roles })
+            }
+            PeerName::Coordinator(..) => Ok(Caller::Person { name: peer.name.to_string(), roles: BTreeSet::new() }),
+        }
+    }
+}
+
+/// All services behind the authorization table, for both kinds of connections.
+#[must_use]
+pub fn services(
+    parts: &Arc<Parts>,
+    health: tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
+) -> Services {
+    let layer = AuthzLayer::new(Arc::new(ByCertificate(Arc::clone(parts))));
+    let agent = AgentServiceServer::new(agent::Agents(Arc::clone(parts)))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let responder = ResponderServiceServer::new(responder::Responders(Arc::clone(parts)))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let enrollment = EnrollmentServiceServer::new(enrollment::Enrollments(Arc::clone(parts)))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let health = health.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let main = Routes::new(agent).add_service(responder).add_service(health);
+    // On a connection for enrolment everything else is not even there; the table would deny it as well.
+    let enroll = Routes::new(enrollment);
+    Services { main: layered(main, &layer), enroll: layered(enroll, &layer) }
+}
+
+fn layered(routes: Routes, layer: &AuthzLayer) -> Routes {
+    Routes::from(routes.into_axum_router().layer(layer.clone()))
+}
+
+/// The caller that the layer put into the request.
+fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+    request.extensions().get::<Caller>().cloned().ok_or_else(|| Status::internal("the authorization layer was passed by"))
+}
+
+/// The name of a person who calls.
+fn person<T>(request: &Request<T>) -> Result<String, Status> {
+    match caller(request)? {
+        Caller::Person { name, .. } => Ok(name),
+        _ => Err(Status::permission_denied("this is for people")),
+    }
+}

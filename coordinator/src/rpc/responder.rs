@@ -1,0 +1,258 @@
+//! `exhibit.responder.v1.ResponderService`.
+
+mod answers;
+mod requests;
+
+use std::sync::Arc;
+
+use exhibit_evidence::id::{AgentId, CaseId};
+use exhibit_evidence::record::Role;
+use exhibit_proto::bounds::{LABELS_MAX, REASON_BYTES_MAX};
+use exhibit_proto::convert::{envelope, id, required, required_text, text};
+use exhibit_proto::responder::v1::responder_service_server::ResponderService;
+use exhibit_proto::responder::v1::{self as wire, read_items_response};
+use exhibit_proto::version;
+use futures::StreamExt as _;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::{ANSWERS_WAITING_MAX, Answers, caller, person};
+use crate::authz::Caller;
+use crate::catalog::{Labels, PAGE_MAX};
+use crate::clock;
+use crate::dispatch::{self, admit, cases};
+use crate::enroll;
+use crate::parts::Parts;
+use crate::problem::Problem;
+use crate::read::{self, Filter, ListedItem, Served};
+
+pub(crate) struct Responders(pub(super) Arc<Parts>);
+
+/// Sends what `work` puts into its channel, then how it ended.
+fn streamed<T, U, F>(work: impl FnOnce(mpsc::Sender<T>) -> F, to_wire: fn(T) -> U) -> Answers<U>
+where
+    T: Send + 'static,
+    U: Send + 'static,
+    F: Future<Output = Result<(), Problem>> + Send + 'static,
+{
+    let (out, waiting) = mpsc::channel(ANSWERS_WAITING_MAX);
+    let (last, ending) = tokio::sync::oneshot::channel();
+    let work = work(out);
+    tokio::spawn(async move {
+        let _ = last.send(work.await);
+    });
+    let ended = futures::stream::once(ending).filter_map(|outcome| async move {
+        match outcome {
+            Ok(Ok(())) => None,
+            Ok(Err(problem)) => Some(Err(Status::from(problem))),
+            Err(_) => Some(Err(Status::internal("the call ended badly"))),
+        }
+    });
+    Box::pin(ReceiverStream::new(waiting).map(move |t| Ok(to_wire(t))).chain(ended))
+}
+
+#[tonic::async_trait]
+impl ResponderService for Responders {
+    type ListCasesStream = Answers<wire::Case>;
+    type ListAgentsStream = Answers<wire::Agent>;
+    type ListCollectionsStream = Answers<wire::Collection>;
+    type WatchCollectionsStream = Answers<wire::Collection>;
+    type ListItemsStream = Answers<wire::Item>;
+    type ReadItemsStream = Answers<wire::ReadItemsResponse>;
+
+    async fn whoami(&self, request: Request<wire::WhoamiRequest>) -> Result<Response<wire::WhoamiResponse>, Status> {
+        let Caller::Person { name, roles } = caller(&request)? else { return Err(Status::permission_denied("this is for people")) };
+        let message = request.into_inner();
+        let protocol =
+            version::negotiate(message.protocol_min, message.protocol_max).map_err(|e| Status::failed_precondition(e.to_string()))?;
+        let words = |role: &Role| serde_json::to_value(role).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
+        Ok(Response::new(wire::WhoamiResponse {
+            name,
+            roles: roles.iter().map(words).collect(),
+            deployment: self.0.deployment().to_owned(),
+            anchor: self.0.issuing.anchor.clone(),
+            wall_ns: clock::now().unix_ns(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol,
+        }))
+    }
+
+    async fn open_case(&self, request: Request<wire::OpenCaseRequest>) -> Result<Response<wire::Case>, Status> {
+        let by = person(&request)?;
+        let record = envelope("case_opened", &request.into_inner().case_opened)?;
+        let row = cases::open(&self.0, &by, &record).await?;
+        Ok(Response::new(answers::case(&self.0, row).await?))
+    }
+
+    async fn close_case(&self, request: Request<wire::CloseCaseRequest>) -> Result<Response<wire::Case>, Status> {
+        let by = person(&request)?;
+        let record = envelope("case_closed", &request.into_inner().case_closed)?;
+        let row = cases::close(&self.0, &by, &record).await?;
+        Ok(Response::new(answers::case(&self.0, row).await?))
+    }
+
+    async fn list_cases(&self, _request: Request<wire::ListCasesRequest>) -> Result<Response<Self::ListCasesStream>, Status> {
+        let parts = Arc::clone(&self.0);
+        let work = |out: mpsc::Sender<wire::Case>| async move {
+            let mut after = None;
+            loop {
+                let page = parts.catalog.cases(after, PAGE_MAX).await?;
+                let Some(last) = page.last() else { return Ok(()) };
+                after = Some(last.case.clone());
+                for row in page {
+                    if out.send(answers::case(&parts, row).await?).await.is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+        };
+        Ok(Response::new(streamed(work, |case| case)))
+    }
+
+    async fn get_case(&self, request: Request<wire::GetCaseRequest>) -> Result<Response<wire::Case>, Status> {
+        let case: CaseId = id("case_id", &request.into_inner().case_id)?;
+        let row = admit::require_case(&self.0, &case).await?;
+        Ok(Response::new(answers::case(&self.0, row).await?))
+    }
+
+    async fn create_token(&self, request: Request<wire::CreateTokenRequest>) -> Result<Response<wire::CreateTokenResponse>, Status> {
+        let by = person(&request)?;
+        let message = request.into_inner();
+        let life_s = if message.ttl_s == 0 { 3_600 } else { message.ttl_s };
+        let labels = requests::labels(message.labels)?;
+        let (token, expires_at) = enroll::create_token(&self.0, &by, life_s, message.uses.max(1), labels).await?;
+        let ca_sha256 = exhibit_evidence::Digest::of(&self.0.issuing.tls_root).as_bytes().to_vec();
+        Ok(Response::new(wire::CreateTokenResponse { token, expires_at_ns: expires_at.unix_ns(), ca_sha256 }))
+    }
+
+    async fn list_agents(&self, request: Request<wire::ListAgentsRequest>) -> Result<Response<Self::ListAgentsStream>, Status> {
+        let labels = requests::labels(request.into_inner().labels)?;
+        let parts = Arc::clone(&self.0);
+        let work = |out: mpsc::Sender<wire::Agent>| async move {
+            let mut after = None;
+            loop {
+                let page = parts.catalog.agents(labels.clone(), after, PAGE_MAX).await?;
+                let Some(last) = page.last() else { return Ok(()) };
+                after = Some(last.agent.clone());
+                for row in page {
+                    if out.send(answers::agent(&parts, row)).await.is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+        };
+        Ok(Response::new(streamed(work, |agent| agent)))
+    }
+
+    async fn set_agent_labels(&self, request: Request<wire::SetAgentLabelsRequest>) -> Result<Response<wire::Agent>, Status> {
+        let by = person(&request)?;
+        let message = request.into_inner();
+        let agent: AgentId = id("agent", &message.agent)?;
+        let labels: Labels = requests::labels(message.labels)?;
+        debug_assert!(labels.len() <= LABELS_MAX);
+        let there = self.0.catalog.set_labels(agent.clone(), labels).await.map_err(Problem::from)?;
+        let row = if there { self.0.catalog.agent(agent.clone()).await.map_err(Problem::from)? } else { None };
+        let row = row.ok_or_else(|| Status::not_found(format!("agent: there is no agent {agent}")))?;
+        tracing::info!(%agent, %by, "labels set");
+        Ok(Response::new(answers::agent(&self.0, row)))
+    }
+
+    async fn revoke_agent(&self, request: Request<wire::RevokeAgentRequest>) -> Result<Response<wire::Agent>, Status> {
+        let by = person(&request)?;
+        let message = request.into_inner();
+        let agent = id("agent", &message.agent)?;
+        let reason = required_text("reason", &message.reason, REASON_BYTES_MAX)?;
+        let row = enroll::revoke(&self.0, &by, &agent, &reason).await?;
+        Ok(Response::new(answers::agent(&self.0, row)))
+    }
+
+    async fn submit_order(&self, request: Request<wire::SubmitOrderRequest>) -> Result<Response<wire::SubmitOrderResponse>, Status> {
+        let by = person(&request)?;
+        let order = envelope("order", &request.into_inner().order)?;
+        let admitted = admit::submit(&self.0, &by, &order).await;
+        let (order, rows) = admitted.inspect_err(|problem| tracing::warn!(%by, %problem, "order refused"))?;
+        let collections = answers::collections(&self.0, rows).await?;
+        Ok(Response::new(wire::SubmitOrderResponse { order: order.order.to_string(), collections }))
+    }
+
+    async fn cancel_collections(
+        &self,
+        request: Request<wire::CancelCollectionsRequest>,
+    ) -> Result<Response<wire::CancelCollectionsResponse>, Status> {
+        let by = person(&request)?;
+        let message = request.into_inner();
+        let reason = required_text("reason", &message.reason, REASON_BYTES_MAX)?;
+        let filter = requests::some_collections("order", &message.order, message.collections)?;
+        let rows = requests::found(&self.0, filter).await?;
+        let mut now = Vec::with_capacity(rows.len());
+        for row in rows {
+            now.push(if row.state.is_closed() { row } else { dispatch::cancel(&self.0, &row, &by, &reason).await? });
+        }
+        Ok(Response::new(wire::CancelCollectionsResponse { collections: answers::collections(&self.0, now).await? }))
+    }
+
+    async fn list_collections(
+        &self,
+        request: Request<wire::ListCollectionsRequest>,
+    ) -> Result<Response<Self::ListCollectionsStream>, Status> {
+        let filter = requests::collection_filter(request.into_inner())?;
+        let parts = Arc::clone(&self.0);
+        let work = |out: mpsc::Sender<wire::Collection>| async move {
+            let mut after = None;
+            loop {
+                let page = parts.catalog.collections(filter.clone(), after, PAGE_MAX).await?;
+                let Some(last) = page.last() else { return Ok(()) };
+                after = Some(last.collection.clone());
+                for row in answers::collections(&parts, page).await? {
+                    if out.send(row).await.is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+        };
+        Ok(Response::new(streamed(work, |row| row)))
+    }
+
+    async fn watch_collections(
+        &self,
+        request: Request<wire::WatchCollectionsRequest>,
+    ) -> Result<Response<Self::WatchCollectionsStream>, Status> {
+        let what = required("what", request.into_inner().what)?;
+        let filter = requests::collection_filter(what)?;
+        let parts = Arc::clone(&self.0);
+        Ok(Response::new(streamed(|out| answers::watch(parts, filter, out), |row| row)))
+    }
+
+    async fn list_items(&self, request: Request<wire::ListItemsRequest>) -> Result<Response<Self::ListItemsStream>, Status> {
+        let by = person(&request)?;
+        let message = request.into_inner();
+        let reason = text("reason", &message.reason, REASON_BYTES_MAX)?;
+        let filter = Filter::new(&message.path_glob, &message.captures, &message.statuses)?;
+        let of = requests::some_collections("case_id", &message.case_id, message.collections)?;
+        let rows = requests::found(&self.0, of).await?;
+        let parts = Arc::clone(&self.0);
+        let work = |out| async move { read::list_items(parts, &by, &reason, rows, filter, out).await };
+        Ok(Response::new(streamed(work, item)))
+    }
+
+    async fn read_items(&self, request: Request<wire::ReadItemsRequest>) -> Result<Response<Self::ReadItemsStream>, Status> {
+        let by = person(&request)?;
+        let message = request.into_inner();
+        let reason = text("reason", &message.reason, REASON_BYTES_MAX)?;
+        let ids = requests::item_ids(&message.items)?;
+        let parts = Arc::clone(&self.0);
+        let work = |out| async move { read::read_items(parts, &by, &reason, ids, out).await };
+        let to_wire = |served| wire::ReadItemsResponse {
+            kind: Some(match served {
+                Served::Item(listed) => read_items_response::Kind::Item(item(listed)),
+                Served::Tar(bytes) => read_items_response::Kind::TarData(bytes),
+            }),
+        };
+        Ok(Response::new(streamed(work, to_wire)))
+    }
+}
+
+fn item(listed: ListedItem) -> wire::Item {
+    wire::Item { item: listed.id.to_string(), exhibit: listed.exhibit, manifest_line: listed.line.into() }
+}

@@ -1,0 +1,183 @@
+//! Answers to people.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use exhibit_evidence::Timestamp;
+use exhibit_evidence::id::{AgentId, CollectionId};
+use exhibit_proto::responder::v1 as wire;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc;
+
+use crate::catalog::{AgentRow, CaseRow, CollectionFilter, CollectionRow, State};
+use crate::dispatch::admit;
+use crate::parts::Parts;
+use crate::problem::{Kind, Problem, Result};
+
+/// Changes of one collection are shown at most this often.
+const SHOW_EVERY: Duration = Duration::from_millis(200);
+/// Everything watched is looked at again this often, whatever the bell says.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+fn ns(time: Option<Timestamp>) -> i64 {
+    time.map_or(0, Timestamp::unix_ns)
+}
+
+pub(super) async fn case(parts: &Parts, row: CaseRow) -> Result<wire::Case> {
+    let head = parts.ledgers.case(&row.case).await?.head();
+    let (counts, exhibits) = parts.catalog.case_counts(row.case.clone()).await?;
+    let mut collections = BTreeMap::new();
+    for (state, count) in counts {
+        *collections.entry(shown_text(&state)).or_insert(0) += count;
+    }
+    Ok(wire::Case {
+        case_id: row.case.to_string(),
+        title: row.title,
+        legal_basis: row.legal_basis,
+        accountable: row.accountable,
+        opened_by: row.opened_by,
+        opened_at_ns: row.opened_at.unix_ns(),
+        state: if row.case_closed.is_some() { "closed" } else { "open" }.to_owned(),
+        case_opened_sha256: row.case_opened.as_bytes().to_vec(),
+        log_size: head.size,
+        log_root: head.root.as_bytes().to_vec(),
+        collections,
+        exhibits,
+    })
+}
+
+/// People see the writing of an end as part of `running`.
+fn shown_text(state: &str) -> String {
+    if state == State::Sealing.as_str() { State::Running.as_str() } else { state }.to_owned()
+}
+
+pub(super) fn agent(parts: &Parts, row: AgentRow) -> wire::Agent {
+    let state = match (&row.revoked, parts.sessions.is_online(&row.agent)) {
+        (Some(_), _) => "revoked",
+        (None, true) => "online",
+        (None, false) => "offline",
+    };
+    wire::Agent {
+        agent: row.agent.to_string(),
+        hostname: row.seen.hostname,
+        labels: row.labels.into_iter().collect(),
+        state: state.to_owned(),
+        last_seen_ns: ns(row.seen.at),
+        version: row.seen.version,
+        kernel: row.seen.kernel,
+        os: row.seen.os,
+        clock_offset_ns: row.seen.clock_offset_ns,
+        enrolled_at_ns: row.enrolled_at.unix_ns(),
+        captures: row.seen.captures,
+    }
+}
+
+/// Collections with what is known of them besides their rows.
+pub(super) async fn collections(parts: &Parts, rows: Vec<CollectionRow>) -> Result<Vec<wire::Collection>> {
+    let mut hostnames: HashMap<AgentId, String> = HashMap::new();
+    let mut out = Vec::with_capacity(rows.len());
+    for row in rows {
+        if !hostnames.contains_key(&row.agent) {
+            let hostname = parts.catalog.agent(row.agent.clone()).await?.map(|a| a.seen.hostname).unwrap_or_default();
+            hostnames.insert(row.agent.clone(), hostname);
+        }
+        let hostname = hostnames.get(&row.agent).cloned().unwrap_or_default();
+        out.push(collection(parts, row, hostname).await?);
+    }
+    Ok(out)
+}
+
+async fn collection(parts: &Parts, row: CollectionRow, hostname: String) -> Result<wire::Collection> {
+    let live = parts.progress.live(&row.collection).unwrap_or_default();
+    let mut totals = row.totals.clone();
+    if matches!(row.state, State::Running | State::Sealing) {
+        for stream in parts.catalog.streams(row.collection.clone()).await? {
+            totals.stored_bytes = totals.stored_bytes.saturating_add(stream.totals.stored_bytes);
+        }
+        totals.items = live.items;
+        totals.raw_bytes = live.raw_bytes;
+    }
+    let streams = if row.started_at.is_some() { row.stream.0 } else { 0 };
+    Ok(wire::Collection {
+        collection: row.collection.to_string(),
+        order: row.order.to_string(),
+        case_id: row.case.to_string(),
+        agent: row.agent.to_string(),
+        hostname,
+        state: shown_text(row.state.as_str()),
+        reason: row.reason.unwrap_or_default(),
+        profile: row.profile.unwrap_or_default(),
+        queued_at_ns: row.queued_at.unix_ns(),
+        started_at_ns: ns(row.started_at),
+        ended_at_ns: ns(row.ended_at),
+        capture: live.capture,
+        items: totals.items,
+        raw_bytes: totals.raw_bytes,
+        stored_bytes: totals.stored_bytes,
+        expected_raw_bytes: live.expected_raw_bytes,
+        by_status: totals.by_status.iter().map(|(status, n)| (status.as_str().to_owned(), *n)).collect(),
+        streams,
+        exhibit_first: row.exhibit_first,
+        exhibit_count: row.exhibit_count,
+        seal: row.seal.unwrap_or_default(),
+        current: live.current,
+    })
+}
+
+/// Sends every collection once, then each that changed, until all are closed or nobody listens.
+pub(super) async fn watch(parts: Arc<Parts>, filter: CollectionFilter, out: mpsc::Sender<wire::Collection>) -> Result<()> {
+    let mut bell = parts.progress.listen();
+    let rows = admit::select(&parts, filter.clone()).await?;
+    if let Some(missing) = filter.only.iter().find(|id| rows.iter().all(|row| row.collection != **id)) {
+        return Err(Problem::new(Kind::NotFound, format!("collections: there is no collection {missing}")));
+    }
+    // What was sent last of each: an unchanged one is not sent again.
+    let mut open: HashMap<CollectionId, Option<wire::Collection>> = rows.iter().map(|row| (row.collection.clone(), None)).collect();
+    let mut changed: HashSet<CollectionId> = open.keys().cloned().collect();
+    loop {
+        for id in changed.drain() {
+            let Some(row) = parts.catalog.collection(id.clone()).await? else { continue };
+            let closed = row.state.is_closed();
+            let Some(now) = collections(&parts, vec![row]).await?.pop() else { continue };
+            if open.get(&id).is_some_and(|sent| sent.as_ref() != Some(&now)) {
+                if out.send(now.clone()).await.is_err() {
+                    return Ok(());
+                }
+                if closed {
+                    open.remove(&id);
+                } else {
+                    open.insert(id, Some(now));
+                }
+            }
+        }
+        if open.is_empty() {
+            return Ok(());
+        }
+        tokio::time::sleep(SHOW_EVERY).await;
+        collect_changes(&mut bell, &open, &mut changed).await;
+        if out.is_closed() {
+            return Ok(());
+        }
+    }
+}
+
+/// Waits for the bell, then takes all that rang.
+async fn collect_changes(
+    bell: &mut tokio::sync::broadcast::Receiver<CollectionId>,
+    open: &HashMap<CollectionId, Option<wire::Collection>>,
+    changed: &mut HashSet<CollectionId>,
+) {
+    let everything = |changed: &mut HashSet<CollectionId>| changed.extend(open.keys().cloned());
+    match tokio::time::timeout(LOOK_EVERY, bell.recv()).await {
+        Ok(Ok(id)) => {
+            changed.extend(open.contains_key(&id).then_some(id));
+        }
+        // Silence, or too much to keep: look at everything once.
+        Ok(Err(RecvError::Lagged(_))) | Err(_) => everything(changed),
+        Ok(Err(RecvError::Closed)) => {}
+    }
+    while let Ok(id) = bell.try_recv() {
+        changed.extend(open.contains_key(&id).then_some(id));
+    }
+}

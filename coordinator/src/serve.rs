@@ -1,0 +1,222 @@
+//! A running coordinator: the parts put together, recovery, timers, the listener, the orderly end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use exhibit_certs::Deployment;
+use exhibit_certs::name::PeerName;
+use exhibit_certs::tls::{HotServer, ServerTls, explain_tls_error, peer_from_certificates};
+use exhibit_proto::agent::v1::agent_service_server::AgentServiceServer;
+use exhibit_proto::responder::v1::responder_service_server::ResponderServiceServer;
+use exhibit_proto::transport::server::{self, ConnectionRegistry};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::catalog::SharedCatalog;
+use crate::clock;
+use crate::dispatch::{self, Sessions};
+use crate::intake::{self, Uploads};
+use crate::ledger::{Keys, Ledgers};
+use crate::parts::{Issuing, Parts, Revoked};
+use crate::problem::{Kind, Problem, Result};
+use crate::progress::Progress;
+use crate::rpc;
+use crate::seal::Sealer;
+use crate::store::Store;
+
+/// How far the clock may be behind the deployment's own records.
+const CLOCK_BEHIND_S_MAX: i64 = 300;
+
+/// What a coordinator is made of.
+#[derive(Debug)]
+pub struct Setup {
+    /// Keys and certificates.
+    pub deployment: Deployment,
+    /// Evidence and logs.
+    pub store: Arc<dyn Store>,
+    /// The index.
+    pub catalog: SharedCatalog,
+    /// Where it listens, bound.
+    pub listener: TcpListener,
+    /// What intake may use.
+    pub intake: intake::Limits,
+    /// What connections may use.
+    pub connections: server::Limits,
+}
+
+/// A coordinator that serves.
+pub struct Running {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Its parts.
+    pub parts: Arc<Parts>,
+    /// Its TLS configuration, to be replaced when the server certificate was renewed.
+    pub tls: Arc<HotServer>,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Running({})", self.addr)
+    }
+}
+
+/// Starts: keys and log are looked at, what an earlier process left undone is taken up, then the port is served.
+///
+/// # Errors
+/// [`Problem`] with what is wrong and what helps.
+pub async fn start(setup: Setup) -> Result<Running> {
+    let Setup { deployment, store, catalog, listener, intake, connections } = setup;
+    let addr = listener.local_addr().map_err(|e| Problem::new(Kind::Failed, format!("the listener has no address: {e}")))?;
+    check_clock(&deployment)?;
+    let tls = ServerTls::new(&deployment.server, &deployment.tls_root).map_err(|e| Problem::new(Kind::Failed, e.to_string()))?;
+    let tls = Arc::new(HotServer::new(tls));
+    let registry = ConnectionRegistry::new();
+    let parts = assemble(deployment, store, catalog, intake, registry.clone()).await?;
+    parts.load_revoked().await?;
+    let (stop, stopping) = watch::channel(false);
+    let task = tokio::spawn(serve(Arc::clone(&parts), Arc::clone(&tls), listener, connections, registry, stopping));
+    Ok(Running { addr, parts, tls, stop, task })
+}
+
+impl Running {
+    /// Stops in order: health says so, uploads and sessions are ended (what was acknowledged is durable), open calls get
+    /// their grace, the port is closed.
+    pub async fn stop(self) {
+        self.stop.send_replace(true);
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "the server ended badly");
+        }
+    }
+}
+
+/// A clock that is behind would make certificates and records that lie in the past.
+fn check_clock(deployment: &Deployment) -> Result<()> {
+    use exhibit_evidence::record::Record;
+    let now = clock::now();
+    let made = match Record::from_payload(deployment.log_enrolment.unverified_payload()) {
+        Ok(Record::Enrolment(e)) => e.enrolled_at,
+        _ => {
+            return Err(Problem::new(
+                Kind::Damaged,
+                "enrolments/log.dsse.json is not an enrolment record; restore the deployment folder from its backup",
+            ));
+        }
+    };
+    if now.plus_s(CLOCK_BEHIND_S_MAX) < made {
+        let message = format!("this machine's clock says {now}, but the deployment was made at {made}; set the clock and start again");
+        return Err(Problem::new(Kind::Failed, message));
+    }
+    Ok(())
+}
+
+async fn assemble(
+    deployment: Deployment,
+    store: Arc<dyn Store>,
+    catalog: SharedCatalog,
+    intake: intake::Limits,
+    registry: ConnectionRegistry,
+) -> Result<Arc<Parts>> {
+    let anchor = serde_json::to_vec_pretty(&deployment.anchor).map_err(|e| Problem::new(Kind::Failed, e.to_string()))?;
+    let log_key = deployment.log_key.public().id();
+    let ledgers = Ledgers::new(Arc::clone(&store), Keys { anchor: deployment.anchor, log: deployment.log_key });
+    let deployment_log = ledgers.deployment().await?;
+    for key in [log_key, deployment.issuer_key.public().id()] {
+        if deployment_log.key_ring().holder(key).is_none() {
+            let message =
+                format!("key {key} of the coordinator is not enrolled in the deployment's log; is this the store of another deployment?");
+            return Err(Problem::new(Kind::Failed, message));
+        }
+    }
+    let issuing = Issuing {
+        authority: deployment.issuing,
+        tls_root: deployment.tls_root.to_vec(),
+        key: deployment.issuer_key,
+        enrolment: deployment.issuer_enrolment,
+        deployment: deployment.name,
+        anchor,
+    };
+    Ok(Arc::new(Parts {
+        catalog,
+        store,
+        ledgers,
+        deployment_log,
+        issuing,
+        progress: Progress::default(),
+        sessions: Sessions::default(),
+        uploads: Uploads::new(intake),
+        sealer: Sealer::default(),
+        disconnect: Box::new(move |name| {
+            registry.disconnect(name);
+        }),
+        revoked: Revoked::default(),
+    }))
+}
+
+async fn serve(
+    parts: Arc<Parts>,
+    tls: Arc<HotServer>,
+    listener: TcpListener,
+    limits: server::Limits,
+    registry: ConnectionRegistry,
+    stopping: watch::Receiver<bool>,
+) {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<AgentServiceServer<rpc::Agents>>().await;
+    health.set_serving::<ResponderServiceServer<rpc::Responders>>().await;
+    let services = rpc::services(&parts, health_service);
+    let timers = tokio::spawn(dispatch::run_timers(Arc::clone(&parts), stopping.clone()));
+    let recovery = tokio::spawn(recover(Arc::clone(&parts)));
+    let mut stop = stopping.clone();
+    let for_end = Arc::clone(&parts);
+    let shutdown = async move {
+        let _ = stop.wait_for(|s| *s).await;
+        health.set_not_serving::<AgentServiceServer<rpc::Agents>>().await;
+        health.set_not_serving::<ResponderServiceServer<rpc::Responders>>().await;
+        for_end.uploads.cut_all();
+        for_end.sessions.cut_all();
+    };
+    server::serve(listener, transport_tls(&tls), services, limits, registry, shutdown).await;
+    recovery.abort();
+    let _ = timers.await;
+    parts.sealer.idle(Duration::from_secs(10)).await;
+}
+
+fn transport_tls(tls: &Arc<HotServer>) -> server::Tls<PeerName> {
+    let (main, enroll) = (Arc::clone(tls), Arc::clone(tls));
+    server::Tls {
+        main: Arc::new(move || Arc::clone(&main.current().main)),
+        enroll: Arc::new(move || Arc::clone(&enroll.current().enroll)),
+        identify: Arc::new(|chain| {
+            let identity = peer_from_certificates(chain).map_err(|e| e.to_string())?;
+            let left_ns = identity.not_after.unix_ns().saturating_sub(clock::now().unix_ns());
+            Ok(server::Identity {
+                name: identity.name,
+                serial: identity.serial,
+                leaf_sha256: identity.leaf_sha256,
+                valid_for: Duration::from_nanos(u64::try_from(left_ns).unwrap_or(0)),
+            })
+        }),
+        explain: explain_tls_error,
+        refused: server::log_refused(),
+    }
+}
+
+/// What an earlier process left between two writes. Until it is done the coordinator serves already: every step is
+/// idempotent, and nothing that is left over can be seen half.
+async fn recover(parts: Arc<Parts>) {
+    loop {
+        match dispatch::orders_without_collections(&parts).await {
+            Ok(_) => return,
+            Err(problem) if problem.is_passing() => tracing::warn!(%problem, "recovery will be tried again"),
+            Err(problem) => {
+                parts.incident("recovery", "orders", &problem.to_string()).await;
+                return;
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+}
