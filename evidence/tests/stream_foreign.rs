@@ -69,12 +69,12 @@ fn members() -> Vec<Expected> {
     let not_utf8 = [&b"files/caf\xe9-"[..], &[0xff; 120]].concat();
     let deep = [&b"files"[..], &b"/0123456789012345678901234567890123456789".repeat(40)].concat();
     let mut sparse = vec![0_u8; 3 << 20];
-    let extents = vec![Extent { offset: 4096, length: 5000 }, Extent { offset: 1 << 20, length: 4096 }];
+    let extents = vec![Extent { offset: 4096, length: 5120 }, Extent { offset: 1 << 20, length: 4096 }];
     for extent in &extents {
         sparse[extent.offset as usize..extent.end() as usize].fill(b's');
     }
-    let mut sparse_to_the_end = vec![0_u8; 1 << 20];
-    sparse_to_the_end[(1 << 20) - 10..].fill(b'e');
+    let mut sparse_to_the_end = vec![0_u8; (1 << 20) + 10];
+    sparse_to_the_end[1 << 20..].fill(b'e');
     let xattrs = BTreeMap::from([
         ("user.plain".to_owned(), b"value".to_vec()),
         ("user.bytes".to_owned(), vec![0, 1, b'\n', 0xff, b'=', b' ']),
@@ -99,7 +99,7 @@ fn members() -> Vec<Expected> {
         Expected { xattrs, ..file(b"files/attributes", b"x".to_vec()) },
         Expected { extents: Some(extents), ..file(b"files/sparse", sparse) },
         Expected {
-            extents: Some(vec![Extent { offset: (1 << 20) - 10, length: 10 }]),
+            extents: Some(vec![Extent { offset: 1 << 20, length: 10 }]),
             ..file(&[&not_utf8[..], b"-sparse"].concat(), sparse_to_the_end)
         },
         Expected { extents: Some(vec![]), ..file(b"files/all-hole", vec![0; 1 << 20]) },
@@ -373,7 +373,7 @@ fn sizes_above_eight_gibibytes() {
     let mut file = fs::File::create(&path).expect("create");
     let mut at = 0;
     let extents = [Extent { offset: 1 << 40, length: DATA }];
-    let kinds = [HeadKind::File { size: DATA }, HeadKind::Sparse { size: 2 << 40, extents: &extents }, HeadKind::File { size: 0 }];
+    let kinds = [HeadKind::File { size: DATA }, HeadKind::Sparse { size: (1 << 40) + DATA, extents: &extents }, HeadKind::File { size: 0 }];
     for (kind, name) in kinds.into_iter().zip([&b"memory/plain"[..], b"memory/sparse", b"memory/after"]) {
         use std::io::{Seek as _, SeekFrom, Write as _};
         let none = BTreeMap::new();
@@ -387,11 +387,11 @@ fn sizes_above_eight_gibibytes() {
     file.set_len(at + 1024).expect("length");
     let listed = run(Command::new("tar").args(["--numeric-owner", "--full-time", "--utc", "-tvf"]).arg(&path));
     let line = |size: u64, name: &str| format!("-rw------- 0/0 {size:>15} 1970-01-01 00:00:00 memory/{name}\n");
-    let expected = [line(DATA, "plain"), line(2 << 40, "sparse"), line(0, "after")].concat();
+    let expected = [line(DATA, "plain"), line((1 << 40) + DATA, "sparse"), line(0, "after")].concat();
     let squeezed = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(squeezed(&String::from_utf8_lossy(&listed)), squeezed(&expected));
     let script = "import sys,tarfile\nfor m in tarfile.open(sys.argv[1]): print(m.name, m.size)";
     let seen = run(Command::new("python3").args(["-c", script]).arg(&path));
-    let expected = format!("memory/plain {DATA}\nmemory/sparse {}\nmemory/after 0\n", 2_u64 << 40);
+    let expected = format!("memory/plain {DATA}\nmemory/sparse {}\nmemory/after 0\n", (1_u64 << 40) + DATA);
     assert_eq!(String::from_utf8_lossy(&seen), expected);
 }

@@ -116,10 +116,10 @@ impl Findings {
     pub(super) fn insert(&mut self, mark: usize, code: Code, object: impl AsRef<str>, message: impl AsRef<str>) {
         let before = self.kept.len();
         self.add(code, object, message);
-        if self.kept.len() > before {
-            if let Some(tail) = self.kept.get_mut(mark..) {
-                tail.rotate_right(1);
-            }
+        if self.kept.len() > before
+            && let Some(tail) = self.kept.get_mut(mark..)
+        {
+            tail.rotate_right(1);
         }
     }
 

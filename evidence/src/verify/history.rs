@@ -147,10 +147,11 @@ impl Log {
         match self.ring.verify(&envelope) {
             Ok(verified) => {
                 counts.records_verified = counts.records_verified.saturating_add(1);
-                if let Record::Enrolment(p) = verified.record() {
-                    if p.roles.contains(&Role::Log) && !self.log_keys.contains(&p.key.id()) {
-                        self.log_keys.push(p.key.id());
-                    }
+                if let Record::Enrolment(p) = verified.record()
+                    && p.roles.contains(&Role::Log)
+                    && !self.log_keys.contains(&p.key.id())
+                {
+                    self.log_keys.push(p.key.id());
                 }
                 chain.add(object, &verified, &self.roots, findings);
             }

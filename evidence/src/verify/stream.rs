@@ -381,11 +381,11 @@ impl Reading<'_, '_> {
             }
             let raw = raw.get(skip..).unwrap_or_default();
             skip = skip.saturating_sub(whole);
-            if let Some(p) = parser.as_mut() {
-                if let Err(e) = p.push(raw, walk) {
-                    broken_tar = Some(e.to_string());
-                    *parser = None;
-                }
+            if let Some(p) = parser.as_mut()
+                && let Err(e) = p.push(raw, walk)
+            {
+                broken_tar = Some(e.to_string());
+                *parser = None;
             }
             Ok(())
         });

@@ -18,6 +18,9 @@ pub enum Step {
     End,
 }
 
+/// A change to one thing.
+pub type Change<'a, T> = &'a dyn Fn(&mut T);
+
 /// Changes to what is done; the default changes nothing.
 pub struct Faults<'a> {
     pub order: &'a dyn Fn(&mut Order),
@@ -28,7 +31,7 @@ pub struct Faults<'a> {
     /// Changes what is captured; digests and totals follow.
     pub stream: &'a dyn Fn(&mut Stream),
     /// Changes the raw tar, end marker included; segments follow, items do not.
-    pub raw: Option<&'a dyn Fn(&mut Vec<u8>)>,
+    pub raw: Option<Change<'a, Vec<u8>>>,
     /// Changes the manifest; its digest follows, totals in receipt and acquisition do not.
     pub lines: &'a dyn Fn(&mut Vec<Line>),
     /// Called after each step.

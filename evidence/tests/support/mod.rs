@@ -357,6 +357,7 @@ impl Case {
     }
 
     /// A seal over streams given as (number, receipt, items).
+    #[allow(clippy::too_many_arguments, reason = "a seal says this much")]
     pub fn seal(
         &mut self,
         ordered: &Ordered,

@@ -162,7 +162,7 @@ impl Stream {
         let mut item = self.item(capture, path, kind);
         item.status = status;
         item.reason = (!reason.is_empty()).then(|| reason.to_owned());
-        item.method = "lstat".to_owned();
+        "lstat".clone_into(&mut item.method);
         self.book(item)
     }
 

@@ -118,14 +118,16 @@ fn show(report: &Report, root_key: &str, request: &Request) -> io::Result<()> {
 
 /// The registry of codes, for `--codes`.
 fn codes() -> String {
+    use std::fmt::Write as _;
     let mut out = String::new();
     for code in Code::ALL {
         let (severity, blame) = (code.severity().as_str(), code.blame().as_str());
-        out.push_str(&format!(
+        let _ = write!(
+            out,
             "{code}\n  severity  {severity}\n  ask       {blame}\n  found     {}\n  means     {}\n\n",
             code.found(),
             code.meaning()
-        ));
+        );
     }
     out
 }

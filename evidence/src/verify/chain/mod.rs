@@ -83,11 +83,11 @@ impl Chain {
                 format!("a record of type {} stands before any valid case-opened record", record.type_name()),
             );
         }
-        if let (Some(named), Some(case)) = (case_of(record), self.case()) {
-            if named != case {
-                findings.add(Code::RecordWrongCase, object, format!("the record names case {named}, this is the log of case {case}"));
-                return;
-            }
+        if let (Some(named), Some(case)) = (case_of(record), self.case())
+            && named != case
+        {
+            findings.add(Code::RecordWrongCase, object, format!("the record names case {named}, this is the log of case {case}"));
+            return;
         }
         let digest = verified.digest();
         match record {
