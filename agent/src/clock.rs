@@ -43,3 +43,16 @@ pub fn monotonic() -> Duration {
 pub fn process_cpu() -> Duration {
     Duration::from_nanos(nanoseconds(ClockId::ProcessCPUTime).unsigned_abs())
 }
+
+/// 32 random bits for the jitter of waits: not secret. When the system has none, the monotonic clock's lowest bits serve.
+#[must_use]
+pub fn random_u32() -> u32 {
+    random::<4>().map_or_else(|| monotonic().subsec_nanos().wrapping_mul(0x9e37_79b1), u32::from_le_bytes)
+}
+
+/// Random bytes; `None` when the system has none.
+#[must_use]
+pub fn random<const N: usize>() -> Option<[u8; N]> {
+    let seed = exhibit_certs::random::seed().ok()?;
+    seed.get(..N)?.try_into().ok()
+}

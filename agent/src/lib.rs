@@ -5,7 +5,17 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+pub mod args;
 pub mod budget;
 pub mod capture;
 pub mod clock;
+pub mod config;
+pub mod custody;
+pub mod enroll;
+pub mod exit;
+pub mod offline;
+pub mod order;
 pub mod pipeline;
+pub mod session;
+pub mod state;
+pub mod upload;

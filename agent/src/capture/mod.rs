@@ -174,7 +174,6 @@ pub enum Content<'a> {
     },
 }
 
-
 /// A reader by position. The pipeline turns errors into gaps that it narrows to 4 KiB, and an early end into a gap and
 /// the status `changed-during-read`.
 pub trait Source {

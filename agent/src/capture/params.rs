@@ -109,8 +109,7 @@ impl Params {
     /// # Errors
     /// [`BadParam`]
     pub fn bytes(&self, name: &str) -> Result<Option<u64>, BadParam> {
-        const UNITS: [(&str, u64); 4] = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
-        self.scaled(name, &UNITS, "a number of bytes like 1048576, 64KiB, 20MiB or 2GiB")
+        self.scaled(name, &BYTE_UNITS, "a number of bytes like 1048576, 64KiB, 20MiB or 2GiB")
     }
 
     /// A time span in seconds, if given.
@@ -118,8 +117,7 @@ impl Params {
     /// # Errors
     /// [`BadParam`]
     pub fn seconds(&self, name: &str) -> Result<Option<u64>, BadParam> {
-        const UNITS: [(&str, u64); 4] = [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400)];
-        self.scaled(name, &UNITS, "a time span like 90, 90s, 15m, 6h or 30d")
+        self.scaled(name, &TIME_UNITS, "a time span like 90, 90s, 15m, 6h or 30d")
     }
 
     /// A flag, or `default` when it is not given.
@@ -136,11 +134,8 @@ impl Params {
     }
 
     fn scaled(&self, name: &str, units: &[(&str, u64)], expected: &str) -> Result<Option<u64>, BadParam> {
-        let Some(text) = self.text(name).map(str::trim) else { return Ok(None) };
-        let (digits, factor) = units.iter().find_map(|(u, f)| text.strip_suffix(u).map(|d| (d.trim_end(), *f))).unwrap_or((text, 1));
-        let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-        let value = if plain { digits.parse::<u64>().ok().and_then(|v| v.checked_mul(factor)) } else { None };
-        value.map(Some).ok_or_else(|| self.expected(name, expected))
+        let Some(text) = self.text(name) else { return Ok(None) };
+        scaled(text, units).map(Some).ok_or_else(|| self.expected(name, expected))
     }
 
     fn expected(&self, name: &str, what: &str) -> BadParam {
@@ -151,6 +146,32 @@ impl Params {
     fn bad(&self, name: &str, problem: impl Into<String>) -> BadParam {
         BadParam { capture: escape_bounded(&self.capture, 40), name: escape_bounded(name, 40), problem: problem.into() }
     }
+}
+
+/// Units of [`ParamKind::Bytes`].
+const BYTE_UNITS: [(&str, u64); 4] = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
+/// Units of [`ParamKind::Seconds`].
+const TIME_UNITS: [(&str, u64); 4] = [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400)];
+
+/// Amounts with units, as the policy file writes them too.
+pub(crate) mod units {
+    /// A number of bytes.
+    pub fn bytes(text: &str) -> Option<u64> {
+        super::scaled(text, &super::BYTE_UNITS)
+    }
+
+    /// A time span in seconds.
+    pub fn seconds(text: &str) -> Option<u64> {
+        super::scaled(text, &super::TIME_UNITS)
+    }
+}
+
+/// A whole number with an optional unit.
+fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let text = text.trim();
+    let (digits, factor) = units.iter().find_map(|(u, f)| text.strip_suffix(u).map(|d| (d.trim_end(), *f))).unwrap_or((text, 1));
+    let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    if plain { digits.parse::<u64>().ok().and_then(|v| v.checked_mul(factor)) } else { None }
 }
 
 #[cfg(test)]

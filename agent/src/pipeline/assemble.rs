@@ -50,17 +50,7 @@ enum Broken {
 impl Assembler {
     pub fn new(facts: &StreamFacts, lanes: Vec<LaneOut>, window: Arc<Window>, ended: Receiver<Ended>) -> Result<Self, String> {
         let lines = Line::Header(facts.header()).to_bytes()?;
-        Ok(Self {
-            lanes,
-            window,
-            ended,
-            manifest: Hasher::new(),
-            builder: None,
-            lines,
-            raw_offset: 0,
-            stored_bytes: 0,
-            segments: 0,
-        })
+        Ok(Self { lanes, window, ended, manifest: Hasher::new(), builder: None, lines, raw_offset: 0, stored_bytes: 0, segments: 0 })
     }
 
     /// Runs until the lanes are done or nobody wants the stream any more.

@@ -58,8 +58,7 @@ impl Copy<'_> {
     /// # Errors
     /// [`Stop`] only when the stream itself was given up; everything else is in [`Copied`].
     pub fn run(&mut self, size: u64, extents: &[Extent], source: &mut dyn Source) -> Result<Copied, Stop> {
-        let mut state =
-            State { hasher: Hasher::new(), gaps: Vec::new(), read: 0, over: None, ended_early: false, error: None, stop: None };
+        let mut state = State { hasher: Hasher::new(), gaps: Vec::new(), read: 0, over: None, ended_early: false, error: None, stop: None };
         for extent in extents {
             self.hole(&mut state, extent.offset);
             self.range(&mut state, extent, size, source)?;

@@ -93,6 +93,7 @@ impl Source for Memory<'_> {
 
 impl Output for Taker {
     fn put(&mut self, mut item: NewItem, content: Content<'_>) -> Result<Status, Stop> {
+        settle(&mut item);
         if let Err(stop) = self.pace.cpu(&self.control) {
             if item.status == Status::Collected {
                 item = item.with_status(Status::Skipped, format!("not taken: {stop}"));
@@ -147,7 +148,7 @@ impl Taker {
         let name = item.path.member_name(&self.capture);
         let taken = matches!(item.status, Status::Collected | Status::Partial | Status::ChangedDuringRead);
         let kind = match (item.kind, &item.target) {
-            (Kind::Directory, _) if taken => HeadKind::Directory,
+            (Kind::Directory, None) if taken => HeadKind::Directory,
             (Kind::Symlink, Some(target)) if taken => HeadKind::Symlink { target: target.as_bytes() },
             _ => return self.record(item, BY_RECORD),
         };
@@ -167,10 +168,11 @@ impl Taker {
         Ok(Location { offset, length: self.frames.raw_offset().saturating_sub(offset) })
     }
 
-    fn put_data(&mut self, mut item: NewItem, mut data: Data<'_>) -> Result<Status, Stop> {
+    fn put_data(&mut self, mut item: NewItem, data: Data<'_>) -> Result<Status, Stop> {
         if !matches!(item.kind, Kind::File | Kind::Record) {
             item.kind = Kind::File;
         }
+        item.target = None;
         if let Some(refusal) = self.over_bounds(&data) {
             return self.record(item.with_status(Status::Skipped, refusal), BY_RECORD);
         }
@@ -197,6 +199,7 @@ impl Taker {
 
         let mut item = simplified.apply(item);
         judge(&mut item, &copied, data.source.after());
+        item.facts.extend(data.source.facts_after());
         if let Some(inode) = item.inode.filter(|_| copied.stop.is_none()) {
             self.links.remember(inode, &name);
         }
@@ -240,11 +243,19 @@ impl Taker {
     }
 
     /// Writes an item's line.
-    fn record(&mut self, item: NewItem, ending: Ending) -> Result<Status, Stop> {
+    fn record(&mut self, mut item: NewItem, ending: Ending) -> Result<Status, Stop> {
         let end = clock::now();
+        let by_record_only = ending.location.is_none()
+            && matches!(item.status, Status::Collected | Status::ChangedDuringRead)
+            && !matches!(item.kind, Kind::BlockDevice | Kind::CharDevice | Kind::Fifo | Kind::Socket);
+        if by_record_only {
+            item.status = Status::Partial;
+            item.reason.get_or_insert_with(|| "only this record of it was taken".to_owned());
+        }
         let status = item.status;
         // Whoever gives a status other than `collected` without saying why still leaves a reason behind.
-        let reason = item.reason.or_else(|| (status != Status::Collected).then(|| status.as_str().to_owned()));
+        let said = item.reason.take().filter(|r| !r.trim().is_empty());
+        let reason = said.or_else(|| (status != Status::Collected).then(|| status.as_str().to_owned())).map(bounded_reason);
         let line = Item {
             n: self.items,
             capture: self.capture.clone(),
@@ -289,6 +300,45 @@ impl Taker {
         let data = Data { size, extents: vec![Extent { offset: 0, length: size }], source: &mut Memory(content.as_bytes()) };
         self.put_data(item, data).map(drop)
     }
+}
+
+/// Brings an item into what the format allows, whatever the capture made of it: no component of a path may lead out of
+/// the folder into which somebody extracts the stream, and a mode holds permission bits only.
+fn settle(item: &mut NewItem) {
+    if let Some(meta) = &mut item.meta {
+        meta.mode &= 0o7777;
+    }
+    let path = item.path.as_bytes();
+    let rest = path.strip_prefix(b"/").unwrap_or(path);
+    if rest.is_empty() || rest.split(|b| *b == b'/').all(|part| !matches!(part, b"" | b"." | b"..")) {
+        return;
+    }
+    let mut clean: Vec<u8> = Vec::with_capacity(path.len());
+    for part in rest.split(|b| *b == b'/').filter(|part| !matches!(*part, b"" | b".")) {
+        if !clean.is_empty() || path.starts_with(b"/") {
+            clean.push(b'/');
+        }
+        clean.extend_from_slice(if part == b".." { b"%2e%2e" } else { part });
+    }
+    if clean.is_empty() {
+        clean.push(b'/');
+    }
+    let shown = exhibit_evidence::text::escape_bounded(&item.path.to_string(), 1000);
+    item.facts.insert("path_as_given".to_owned(), shown);
+    item.path = EvidencePath::truncating(&clean);
+}
+
+/// Reasons are for people and bounded by the format to 4,096 bytes.
+fn bounded_reason(reason: String) -> String {
+    const BYTES_MAX: usize = 4_000;
+    if reason.len() <= BYTES_MAX {
+        return reason;
+    }
+    let mut end = BYTES_MAX;
+    while !reason.is_char_boundary(end) {
+        end = end.saturating_sub(1);
+    }
+    format!("{} ...", reason.get(..end).unwrap_or_default())
 }
 
 /// The line's bytes; a line that is too long loses its longest optional parts rather than the item.

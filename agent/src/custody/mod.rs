@@ -1,0 +1,191 @@
+//! The agent's own statements: who and what it is, and the signed acquisition record of a stream.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use exhibit_evidence::dsse::{BadEnvelope, Envelope};
+use exhibit_evidence::key::SigningKey;
+use exhibit_evidence::layout::StreamNumber;
+use exhibit_evidence::record::{self, Acquisition, Clocks, Footprint, Host, Nonce, Tool};
+use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::{Digest, Hasher};
+
+use crate::capture::{Moment, read_pseudo};
+use crate::clock;
+use crate::pipeline::{Outcome, StreamFacts};
+
+/// Longest text that a host says about itself.
+const TEXT_CHARS_MAX: usize = 255;
+const FILE_BYTES_MAX: usize = 64 << 10;
+
+/// The host as it describes itself, read anew for each collection.
+#[must_use]
+pub fn host() -> Host {
+    let uname = rustix::system::uname();
+    let text = |c: &std::ffi::CStr| bounded(&c.to_string_lossy());
+    let kernel = [uname.sysname(), uname.release(), uname.version(), uname.machine()].map(text).join(" ");
+    Host {
+        hostname: text(uname.nodename()),
+        machine_id: line_of(b"/etc/machine-id"),
+        boot_id: line_of(b"/proc/sys/kernel/random/boot_id").unwrap_or_default(),
+        kernel: bounded(&kernel),
+        os: os_name(),
+    }
+}
+
+/// Kernel release and machine, as the session's hello says them.
+#[must_use]
+pub fn kernel_release() -> String {
+    let uname = rustix::system::uname();
+    bounded(&format!("{} {}", uname.release().to_string_lossy(), uname.machine().to_string_lossy()))
+}
+
+fn bounded(text: &str) -> String {
+    escape_bounded(text.trim(), TEXT_CHARS_MAX)
+}
+
+fn line_of(path: &[u8]) -> Option<String> {
+    let file = read_pseudo(path, FILE_BYTES_MAX).ok()?;
+    let text = String::from_utf8_lossy(&file.bytes);
+    text.lines().next().map(bounded).filter(|l| !l.is_empty())
+}
+
+fn os_name() -> Option<String> {
+    let file = read_pseudo(b"/etc/os-release", FILE_BYTES_MAX).or_else(|_| read_pseudo(b"/usr/lib/os-release", FILE_BYTES_MAX)).ok()?;
+    let text = String::from_utf8_lossy(&file.bytes).into_owned();
+    let value = text.lines().find_map(|l| l.strip_prefix("PRETTY_NAME="))?;
+    Some(bounded(value.trim_matches(['"', '\''])))
+}
+
+/// This program, with the digest of the binary that really runs (also after the file was replaced).
+///
+/// # Errors
+/// When /proc/self/exe cannot be read.
+pub fn tool() -> io::Result<Tool> {
+    use std::io::Read as _;
+    let mut file = std::fs::File::open("/proc/self/exe")?;
+    let mut hasher = Hasher::new();
+    let mut buffer = vec![0_u8; 64 << 10];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => hasher.update(buffer.get(..n).unwrap_or_default()),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(Tool { name: "exhibit-agent".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned(), sha256: hasher.finish() })
+}
+
+/// Numbers of /proc/self/status by key, in KiB or units as the kernel writes them.
+fn own_status() -> BTreeMap<String, u64> {
+    let file = read_pseudo(b"/proc/self/status", FILE_BYTES_MAX).unwrap_or_default();
+    let text = String::from_utf8_lossy(&file.bytes);
+    let number = |rest: &str| rest.split_whitespace().next().and_then(|n| n.parse().ok());
+    text.lines().filter_map(|line| line.split_once(':')).filter_map(|(key, rest)| Some((key.to_owned(), number(rest)?))).collect()
+}
+
+/// Resident memory now, bytes.
+#[must_use]
+pub fn resident_bytes() -> u64 {
+    own_status().get("VmRSS").copied().unwrap_or(0).saturating_mul(1024)
+}
+
+/// What this process used so far. `commands` are the programs that captures ran, `wrote` the files that were written.
+#[must_use]
+pub fn footprint(commands: Vec<String>, wrote: Vec<String>) -> Footprint {
+    Footprint {
+        pid: std::process::id(),
+        rss_peak_bytes: own_status().get("VmHWM").copied().unwrap_or(0).saturating_mul(1024),
+        cpu_ms: u64::try_from(clock::process_cpu().as_millis()).unwrap_or(u64::MAX),
+        commands,
+        wrote,
+    }
+}
+
+/// What an acquisition record needs besides the outcome.
+#[derive(Debug, Clone)]
+pub struct Statement {
+    /// The stream.
+    pub facts: StreamFacts,
+    /// The order's nonce.
+    pub nonce: Nonce,
+    /// This program.
+    pub tool: Tool,
+    /// The coordinator's clock minus the host's, if it was measured.
+    pub offset_ns: Option<i64>,
+    /// Files that the agent wrote.
+    pub wrote: Vec<String>,
+}
+
+/// Signs the acquisition record of a finished stream.
+///
+/// # Errors
+/// [`BadEnvelope::TooLarge`] cannot occur: every list in it is bounded.
+pub fn acquisition(statement: &Statement, outcome: &Outcome, key: &SigningKey) -> Result<Envelope, BadEnvelope> {
+    let clocks = |m: Moment| Clocks { wall: m.wall, mono_ns: m.mono_ns, offset_ns: statement.offset_ns };
+    let record = Acquisition {
+        case: statement.facts.case.clone(),
+        collection: statement.facts.collection.clone(),
+        stream: StreamNumber(statement.facts.stream),
+        agent: statement.facts.agent.clone(),
+        predecessor: statement.facts.order,
+        nonce: statement.nonce.clone(),
+        host: host(),
+        tool: statement.tool.clone(),
+        started: clocks(outcome.started),
+        ended: clocks(outcome.ended),
+        complete: outcome.complete,
+        reason: outcome.reason.clone(),
+        manifest: outcome.manifest.clone(),
+        footprint: footprint(bounded_commands(outcome.commands.clone()), statement.wrote.clone()),
+    };
+    record::sign(&record, key)
+}
+
+/// A record fits into 64 KiB: the commands get at most a third of it.
+fn bounded_commands(mut commands: Vec<String>) -> Vec<String> {
+    const BYTES_MAX: usize = 16 << 10;
+    let mut bytes = 0_usize;
+    let all = commands.len();
+    let kept = commands
+        .iter()
+        .take_while(|c| {
+            bytes = bytes.saturating_add(c.len());
+            bytes <= BYTES_MAX
+        })
+        .count();
+    commands.truncate(kept);
+    if kept < all {
+        commands.push(format!("and {} more", all.saturating_sub(kept)));
+    }
+    commands
+}
+
+/// Digest of the empty tree: the nonce of a collection that no case log asked for.
+#[must_use]
+pub fn empty_nonce() -> Nonce {
+    // RFC 6962 section 2.1: the hash of an empty list is the hash of an empty string.
+    Nonce { size: 0, root: Digest::of(b"") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_and_the_binary_are_described() {
+        let host = host();
+        assert!(!host.hostname.is_empty() && host.boot_id.len() == 36 && host.kernel.starts_with("Linux "), "{host:?}");
+        let tool = tool().expect("own binary");
+        assert_eq!(tool.sha256, Digest::of(&std::fs::read("/proc/self/exe").expect("own binary")));
+        let footprint = footprint(vec!["x".to_owned()], Vec::new());
+        assert!(footprint.rss_peak_bytes >= resident_bytes() / 2 && footprint.pid == std::process::id());
+    }
+
+    #[test]
+    fn a_flood_of_commands_still_fits_a_record() {
+        let commands = bounded_commands(vec!["c".repeat(400); 300]);
+        assert!(commands.len() == 41 && commands.last().is_some_and(|c| c == "and 260 more"));
+    }
+}

@@ -1,0 +1,224 @@
+//! Offers, and the one collection that runs.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use exhibit_evidence::dsse::Envelope;
+use exhibit_evidence::record::{self, Record};
+use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::{CollectionId, Digest, Timestamp};
+use exhibit_proto::agent::v1::{self, OfferReply, SessionRequest, session_request};
+use tokio::sync::mpsc;
+
+use super::link::{request, send};
+use super::{Agent, Event, WAITING_MAX, wire};
+use crate::budget::Control;
+use crate::capture::Stop;
+use crate::clock;
+use crate::custody::Statement;
+use crate::order::{self, Accepted, Code, Context, Offer, Policy, Refused};
+use crate::pipeline::{self, Plan, Progress, StreamFacts, Window};
+use crate::upload::{self, Upload};
+
+/// The collection that runs.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub facts: StreamFacts,
+    pub control: Arc<Control>,
+    window: Arc<Window>,
+    progress: Arc<Progress>,
+    expires_at: Timestamp,
+    shown: Option<v1::Progress>,
+}
+
+impl Running {
+    /// Progress, if there is any since the last message.
+    pub fn progress_message(&mut self) -> Option<v1::Progress> {
+        let (capture, current) = self.progress.current();
+        let message = v1::Progress {
+            collection: self.facts.collection.to_string(),
+            capture,
+            items: self.progress.items.load(Ordering::Relaxed),
+            raw_bytes: self.progress.raw_bytes.load(Ordering::Relaxed),
+            sent_bytes: self.progress.sent_bytes.load(Ordering::Relaxed),
+            expected_raw_bytes: 0,
+            // At most 160 characters of at most 3 bytes.
+            current,
+        };
+        if self.shown.as_ref() == Some(&message) {
+            return None;
+        }
+        self.shown = Some(message.clone());
+        Some(message)
+    }
+}
+
+type Outbox = mpsc::Sender<SessionRequest>;
+
+impl Agent {
+    /// An offer came. What runs or waits already is only answered; everything else waits for its turn, and is checked
+    /// when that has come.
+    pub(super) fn offered(&mut self, message: v1::Offer, outbox: &Outbox) {
+        let (digest, parsed) = wire::offer(&message);
+        let offer = match parsed {
+            Ok(offer) => offer,
+            Err(bad) => {
+                match message.collection.parse() {
+                    Ok(collection) => self.refuse(&collection, digest, &Refused::new(Code::Malformed, bad.to_string()), outbox),
+                    Err(e) => tracing::warn!("an offer without a usable collection id: {e}"),
+                }
+                return;
+            }
+        };
+        if self.running.as_ref().is_some_and(|r| r.facts.collection == offer.collection && r.facts.stream == offer.stream) {
+            send(outbox, reply(&offer.collection, Vec::new()));
+            return;
+        }
+        self.waiting.retain(|w| w.collection != offer.collection);
+        if self.stopping || self.waiting.len() >= WAITING_MAX {
+            tracing::warn!(collection = %offer.collection, "an offer is left with the coordinator: this agent cannot take it now");
+            return;
+        }
+        self.waiting.push_back(offer);
+        self.begin_next(outbox);
+    }
+
+    /// Begins what waits, if nothing runs.
+    pub(super) fn begin_next(&mut self, outbox: &Outbox) {
+        while self.running.is_none() && !self.stopping {
+            let Some(offer) = self.waiting.pop_front() else { return };
+            let accepted = match self.check(&offer) {
+                Ok(accepted) => accepted,
+                Err(refused) => {
+                    self.refuse(&offer.collection, offer.order.digest(), &refused, outbox);
+                    continue;
+                }
+            };
+            match self.begin(accepted) {
+                Ok(()) => send(outbox, reply(&offer.collection, Vec::new())),
+                // The coordinator offers it again when the agent connects the next time.
+                Err(e) => tracing::error!(collection = %offer.collection, "the collection cannot be begun: {e}"),
+            }
+        }
+    }
+
+    fn check(&self, offer: &Offer) -> Result<Accepted, Refused> {
+        // Read anew for each order, so that a change of the policy needs no restart.
+        let policy = Policy::load(&self.parts.policy).map_err(|e| Refused::new(Code::Policy, e.to_string()))?;
+        let context = Context {
+            anchor: &self.parts.credential.anchor,
+            agent: &self.id,
+            policy: &policy,
+            now: clock::wall(),
+            offset_ns: self.offset_ns,
+            finished: self.parts.state.finished(),
+        };
+        order::verify(offer, &context)
+    }
+
+    fn refuse(&self, collection: &CollectionId, order: Digest, refused: &Refused, outbox: &Outbox) {
+        tracing::warn!(%collection, "order refused: {refused}");
+        let record = refused.record(collection.clone(), self.id.clone(), order, clock::wall());
+        match record::sign(&record, &self.key) {
+            Ok(envelope) => send(outbox, reply(collection, envelope.as_bytes().to_vec())),
+            Err(e) => tracing::error!(%collection, "the refusal cannot be signed: {e}"),
+        }
+    }
+
+    fn begin(&mut self, accepted: Accepted) -> std::io::Result<()> {
+        let (order, facts, captures, budget, denied) = accepted.into_parts();
+        let names: Vec<&str> = captures.iter().map(|(c, _)| c.name()).collect();
+        tracing::info!(collection = %facts.collection, case = %facts.case, stream = facts.stream, captures = names.join(","),
+            by = escape_bounded(&order.issued_by, 200), "collecting");
+        let deadline = clock::monotonic().checked_add(Duration::from_secs(budget.deadline_s));
+        let (control, progress) = (Arc::new(Control::new(deadline)), Arc::new(Progress::default()));
+        let send_bytes_per_s = budget.send_bytes_per_s;
+        let window = pipeline::start(Plan {
+            facts: facts.clone(),
+            captures,
+            budget,
+            memory: self.parts.memory,
+            denied,
+            control: Arc::clone(&control),
+            progress: Arc::clone(&progress),
+        })?;
+        let statement = Statement {
+            facts: facts.clone(),
+            nonce: order.nonce,
+            tool: self.parts.tool.clone(),
+            offset_ns: self.offset_ns,
+            wrote: Vec::new(),
+        };
+        let upload = Upload {
+            facts: facts.clone(),
+            instance: self.instance,
+            window: Arc::clone(&window),
+            progress: Arc::clone(&progress),
+            statement,
+            key: Arc::clone(&self.key),
+            send_bytes_per_s,
+            connection: self.connection.subscribe(),
+        };
+        let (events, collection) = (self.events_in.clone(), facts.collection.clone());
+        tokio::spawn(async move {
+            let ended = upload.run().await;
+            // Without the agent nobody needs the news.
+            let _ = events.send(Event::Ended(collection, ended)).await;
+        });
+        self.running = Some(Running { facts, control, window, progress, expires_at: order.expires_at, shown: None });
+        Ok(())
+    }
+
+    /// A collection's upload ended. Order: (1) the state folder, so that a later start knows; (2) memory.
+    pub(super) fn collection_ended(&mut self, collection: &CollectionId, ended: upload::Ended) {
+        let Some(running) = self.running.take_if(|r| r.facts.collection == *collection) else { return };
+        match ended {
+            upload::Ended::Received(_) => {
+                tracing::info!(%collection, items = running.progress.items.load(Ordering::Relaxed), "received whole by the coordinator");
+                self.finished(collection.clone(), running.expires_at);
+            }
+            upload::Ended::GivenUp(why) => tracing::error!(%collection, "given up: {why}"),
+        }
+        drop(running);
+        exhibit_agent_sys::allocator::release_free_memory();
+    }
+
+    fn finished(&mut self, collection: CollectionId, expires_at: Timestamp) {
+        if let Err(e) = self.parts.state.remember(collection, expires_at, clock::wall()) {
+            tracing::error!("a finished collection could not be written down; after a restart its order could be executed again: {e}");
+        }
+    }
+
+    /// A responder cancels. What runs ends with what it has.
+    pub(super) fn cancelled(&mut self, collection: &str, reason: &str) {
+        let reason = escape_bounded(reason, exhibit_proto::bounds::REASON_BYTES_MAX);
+        self.waiting.retain(|w| w.collection.as_str() != collection);
+        if let Some(running) = self.running.as_ref().filter(|r| r.facts.collection.as_str() == collection) {
+            tracing::info!(collection, "cancelled: {reason}");
+            running.control.stop(Stop::Cancelled(reason));
+        }
+    }
+
+    /// The coordinator has closed a collection. If it still runs here, there is nobody left to send it to.
+    pub(super) fn closed(&mut self, collection: &str, seal: &[u8]) {
+        self.waiting.retain(|w| w.collection.as_str() != collection);
+        let outcome = Envelope::parse(seal).ok().and_then(|e| Record::from_payload(e.unverified_payload()).ok());
+        let outcome = match &outcome {
+            Some(Record::Seal(seal)) if seal.collection.as_str() == collection => seal.outcome.as_str(),
+            _ => "unknown",
+        };
+        tracing::info!(collection = escape_bounded(collection, 60), outcome, "closed by the coordinator");
+        if let Some(running) = self.running.as_ref().filter(|r| r.facts.collection.as_str() == collection) {
+            let (id, expires_at) = (running.facts.collection.clone(), running.expires_at);
+            running.control.stop(Stop::Cancelled("closed by the coordinator".to_owned()));
+            running.window.give_up();
+            // The order's one execution on this host was sealed, however it ended.
+            self.finished(id, expires_at);
+        }
+    }
+}
+
+fn reply(collection: &CollectionId, refusal: Vec<u8>) -> SessionRequest {
+    request(session_request::Kind::OfferReply(OfferReply { collection: collection.to_string(), refusal }))
+}

@@ -1,0 +1,159 @@
+//! The agent's state folder: its identity (written by `exhibit_certs`), its lock, and which collections it finished.
+//! Nothing outside this folder is ever written.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use exhibit_certs::files::{self, Access, FileError};
+use exhibit_evidence::{CollectionId, Timestamp};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use serde::{Deserialize, Serialize};
+
+/// Which collections were received whole, kept until their orders have expired.
+const FINISHED_FILE: &str = "finished.json";
+/// Held while a process uses the identity.
+const LOCK_FILE: &str = "lock";
+/// Clocks may be set back by this much without a finished order becoming executable again.
+const MARGIN_S: i64 = 86_400;
+/// At one collection a minute this is a week; the ones that expire last are kept.
+const FINISHED_MAX: usize = 10_000;
+
+/// An open state folder. One process at a time has it.
+#[derive(Debug)]
+pub struct State {
+    dir: PathBuf,
+    finished: BTreeMap<CollectionId, Timestamp>,
+    known: BTreeSet<CollectionId>,
+    _lock: std::os::fd::OwnedFd,
+}
+
+/// Why the state folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Another process of this host uses the identity.
+    #[error("{0} is in use by another exhibit-agent process: one identity runs once; stop the other process first")]
+    InUse(PathBuf),
+    /// The lock cannot be taken.
+    #[error("{0}: {1}")]
+    Lock(PathBuf, std::io::Error),
+    /// A file is unreadable.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The file of finished collections does not hold what it should.
+    #[error("{0}: {1}; it keeps orders from being executed twice: restore it, or move it away if that is certain")]
+    Finished(PathBuf, String),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FinishedFile {
+    format: String,
+    /// Collection to the expiry of its order.
+    finished: BTreeMap<CollectionId, Timestamp>,
+}
+
+const FORMAT: &str = "exhibit-agent-finished/1";
+
+impl State {
+    /// Takes the folder's lock and reads what was finished.
+    ///
+    /// # Errors
+    /// [`StateError`]
+    pub fn open(dir: &Path) -> Result<Self, StateError> {
+        let lock_path = dir.join(LOCK_FILE);
+        let lock_error = |e: rustix::io::Errno| StateError::Lock(lock_path.clone(), e.into());
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let lock = open(&lock_path, flags, Mode::RUSR | Mode::WUSR).map_err(lock_error)?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(StateError::InUse(dir.to_owned())),
+            Err(e) => return Err(lock_error(e)),
+        }
+        let finished = read_finished(&dir.join(FINISHED_FILE))?;
+        let known = finished.keys().cloned().collect();
+        Ok(Self { dir: dir.to_owned(), finished, known, _lock: lock })
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Collections whose orders must not be executed again.
+    #[must_use]
+    pub const fn finished(&self) -> &BTreeSet<CollectionId> {
+        &self.known
+    }
+
+    /// Remembers a finished collection, first in memory, then on disk (written beside, fsynced, renamed).
+    /// When the disk write fails the collection is still remembered by this process, and the next call writes both.
+    ///
+    /// # Errors
+    /// [`FileError`]
+    pub fn remember(&mut self, collection: CollectionId, expires_at: Timestamp, now: Timestamp) -> Result<(), FileError> {
+        self.finished.retain(|_, expiry| expiry.plus_s(MARGIN_S) > now);
+        self.finished.insert(collection, expires_at);
+        while self.finished.len() > FINISHED_MAX {
+            let Some(first) = self.finished.iter().min_by_key(|(_, expiry)| **expiry).map(|(id, _)| id.clone()) else { break };
+            self.finished.remove(&first);
+        }
+        self.known = self.finished.keys().cloned().collect();
+        let file = FinishedFile { format: FORMAT.to_owned(), finished: self.finished.clone() };
+        // A map of texts always serialises.
+        let bytes = serde_json::to_vec(&file).unwrap_or_default();
+        files::replace(&self.dir.join(FINISHED_FILE), &bytes, Access::Private)
+    }
+}
+
+/// Largest file: [`FINISHED_MAX`] entries of about 75 bytes.
+const FILE_BYTES_MAX: usize = 2 << 20;
+
+fn read_finished(path: &Path) -> Result<BTreeMap<CollectionId, Timestamp>, StateError> {
+    let bad = |why: String| StateError::Finished(path.to_owned(), why);
+    let bytes = match crate::capture::read_pseudo(path.as_os_str().as_encoded_bytes(), FILE_BYTES_MAX) {
+        Ok(file) if file.cut => return Err(bad("too large".to_owned())),
+        Ok(file) => file.bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(e) => return Err(bad(e.to_string())),
+    };
+    let file: FinishedFile = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
+    if file.format != FORMAT {
+        return Err(bad(format!("format '{}': expected '{FORMAT}'", exhibit_evidence::text::escape_bounded(&file.format, 40))));
+    }
+    Ok(file.finished)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use exhibit_evidence::Digest;
+
+    fn collection(n: u64) -> CollectionId {
+        CollectionId::from_digest(&Digest::of(&n.to_le_bytes()))
+    }
+
+    #[test]
+    fn what_was_finished_survives_the_process_and_is_forgotten_after_its_expiry() {
+        let dir = tempfile::tempdir().expect("folder");
+        let day = |n: i64| Timestamp::from_unix_s(n * 86_400);
+        let mut state = State::open(dir.path()).expect("opens");
+        assert!(matches!(State::open(dir.path()), Err(StateError::InUse(_))), "one identity runs once");
+        state.remember(collection(1), day(10), day(9)).expect("writes");
+        state.remember(collection(2), day(20), day(9)).expect("writes");
+        drop(state);
+        let mut state = State::open(dir.path()).expect("opens again");
+        assert!(state.finished().contains(&collection(1)) && state.finished().contains(&collection(2)));
+        state.remember(collection(3), day(30), day(12)).expect("writes");
+        assert!(!state.finished().contains(&collection(1)), "its order expired more than a day ago");
+        assert!(state.finished().contains(&collection(2)));
+    }
+
+    #[test]
+    fn a_damaged_memory_is_not_taken_for_an_empty_one() {
+        let dir = tempfile::tempdir().expect("folder");
+        std::fs::write(dir.path().join(FINISHED_FILE), "{\"format\":\"exhibit-agent-finished/1\"").expect("write");
+        let error = State::open(dir.path()).expect_err("refused").to_string();
+        assert!(error.contains(FINISHED_FILE), "{error}");
+    }
+}
