@@ -5,6 +5,12 @@
 //! format: bytes, keys and `now` come in as arguments. The offline court tool and the coordinator run this same code.
 //! The normative text of every format here is in `docs/format/`.
 
+#![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
+
+// Sizes of evidence are 64-bit numbers that also index memory; a 32-bit build would cut them silently.
+const _: () = assert!(usize::BITS == 64, "Exhibit supports 64-bit targets only");
+
 pub mod anchor;
 pub mod digest;
 pub mod dsse;

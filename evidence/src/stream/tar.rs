@@ -66,7 +66,8 @@ pub enum HeadKind<'a> {
     Sparse {
         /// Logical size, holes included.
         size: u64,
-        /// The data ranges: sorted, not empty, not overlapping, within `size`, at most [`EXTENTS_MAX`].
+        /// The data ranges: sorted, not empty, not overlapping, within `size`, on block boundaries (the last may end at
+        /// `size`), at most [`EXTENTS_MAX`]. [`tidy_extents`] makes such.
         extents: &'a [Extent],
     },
     /// A directory.
@@ -120,8 +121,8 @@ pub enum BadHead {
     /// The size is out of bounds.
     #[error("a file of {0} bytes: at most {SIZE_MAX} are allowed")]
     Size(u64),
-    /// The data ranges are not sorted, overlap, are empty or leave the file.
-    #[error("data range {index} of a sparse file is empty, out of order, overlapping or beyond the file's end")]
+    /// The data ranges are not sorted, overlap, are empty, leave the file or are not on block boundaries.
+    #[error("data range {index} of a sparse file is empty, out of order, overlapping, beyond the file's end or not on multiples of 512")]
     Extents {
         /// Which one, from 0.
         index: usize,
@@ -177,18 +178,20 @@ pub const fn padding(data_bytes: u64) -> usize {
     ((BLOCK as u64 - data_bytes % BLOCK as u64) % BLOCK as u64) as usize
 }
 
-/// Makes data ranges as some file system gave them into what [`encode`] accepts: within `size`, sorted, merged where
-/// they touch or overlap, and no more than [`EXTENTS_MAX`], for which the smallest holes become data (they read as
+/// Makes data ranges as some file system gave them into what [`encode`] accepts: within `size`, widened to blocks, sorted,
+/// merged where they touch or overlap, and no more than [`EXTENTS_MAX`], for which the smallest holes become data (they read as
 /// zeros, so the content stays the same).
 #[must_use]
 pub fn tidy_extents(mut extents: Vec<Extent>, size: u64) -> Vec<Extent> {
     extents.sort_unstable();
     let mut tidy: Vec<Extent> = Vec::new();
     for extent in extents {
-        let (start, end) = (extent.offset, extent.end().min(size));
-        if start >= end {
+        if extent.length == 0 || extent.offset >= size {
             continue;
         }
+        let block = BLOCK as u64;
+        let start = extent.offset / block * block;
+        let end = extent.end().min(size).div_ceil(block).saturating_mul(block).min(size);
         match tidy.last_mut() {
             Some(last) if last.end() >= start => last.length = last.length.max(end.saturating_sub(last.offset)),
             _ => tidy.push(Extent { offset: start, length: end.saturating_sub(start) }),
@@ -258,11 +261,13 @@ fn check_extents(size: u64, extents: &[Extent]) -> Result<(), BadHead> {
     if extents.len() > EXTENTS_MAX {
         return Err(BadHead::TooManyExtents(extents.len()));
     }
+    // GNU tar stores each range in whole blocks, others store them without padding: on block boundaries both are the same.
+    let block = BLOCK as u64;
     let mut free_from = 0;
     for (index, extent) in extents.iter().enumerate() {
-        let end = extent.offset.checked_add(extent.length).filter(|end| *end <= size);
+        let end = extent.offset.checked_add(extent.length).filter(|end| *end == size || (*end < size && end.is_multiple_of(block)));
         match end {
-            Some(end) if extent.length > 0 && extent.offset >= free_from => free_from = end,
+            Some(end) if extent.length > 0 && extent.offset >= free_from && extent.offset.is_multiple_of(block) => free_from = end,
             _ => return Err(BadHead::Extents { index }),
         }
     }

@@ -176,26 +176,29 @@ fn sizes_that_lie() {
 fn sparse_maps_that_lie() {
     let many = format!("{}\n", EXTENTS_MAX + 2);
     for (map, realsize, data, code) in [
-        ("2\n0\n5\n10\n0\n", 10, 5, "accepted"),
-        ("2\n0\n5\n10\n0\n", 10, 6, "tar-size"),
-        ("2\n0\n5\n10\n0\n", 10, 0, "tar-size"),
-        ("2\n0\n5\n9\n0\n", 10, 5, "tar-sparse-map"),
-        ("2\n0\n5\n10\n1\n", 10, 5, "tar-sparse-map"),
-        ("3\n5\n2\n0\n2\n10\n0\n", 10, 4, "tar-head"),
-        ("3\n0\n5\n4\n2\n10\n0\n", 10, 7, "tar-head"),
-        ("2\n6\n5\n10\n0\n", 10, 5, "tar-head"),
-        ("2\n0\n0\n10\n0\n", 10, 0, "tar-head"),
-        ("2\n18446744073709551615\n5\n10\n0\n", 10, 5, "tar-head"),
-        ("2\n18446744073709551616\n5\n10\n0\n", 10, 5, "tar-sparse-map"),
-        ("2\n00\n5\n10\n0\n", 10, 5, "tar-sparse-map"),
-        ("2\n0\n5\n10\n0\n7", 10, 5, "tar-form"),
-        ("2\n0\n5\n10\n0\n7\n", 10, 5, "tar-sparse-map"),
-        ("2\n0\n5\n", 10, 5, "tar-sparse-map"),
+        ("2\n512\n512\n1100\n0\n", 1100, 512, "accepted"),
+        ("2\n1024\n76\n1100\n0\n", 1100, 76, "accepted"),
+        ("1\n0\n0\n", 0, 0, "accepted"),
+        ("2\n512\n512\n1100\n0\n", 1100, 513, "tar-size"),
+        ("2\n512\n512\n1100\n0\n", 1100, 0, "tar-size"),
+        ("2\n512\n512\n1099\n0\n", 1100, 512, "tar-sparse-map"),
+        ("2\n512\n512\n1100\n1\n", 1100, 512, "tar-sparse-map"),
+        ("3\n512\n512\n0\n512\n1100\n0\n", 1100, 1024, "tar-head"),
+        ("3\n0\n1024\n512\n512\n1100\n0\n", 1100, 1536, "tar-head"),
+        ("2\n1024\n512\n1100\n0\n", 1100, 512, "tar-head"),
+        ("2\n1\n511\n1100\n0\n", 1100, 511, "tar-head"),
+        ("2\n0\n5\n1100\n0\n", 1100, 5, "tar-head"),
+        ("2\n0\n0\n1100\n0\n", 1100, 0, "tar-head"),
+        ("2\n18446744073709551104\n512\n1100\n0\n", 1100, 512, "tar-head"),
+        ("2\n18446744073709551616\n512\n1100\n0\n", 1100, 512, "tar-sparse-map"),
+        ("2\n00\n512\n1100\n0\n", 1100, 512, "tar-sparse-map"),
+        ("2\n0\n512\n1100\n0\n7", 1100, 512, "tar-form"),
+        ("2\n0\n512\n1100\n0\n7\n", 1100, 512, "tar-sparse-map"),
+        ("2\n0\n512\n", 1100, 512, "tar-sparse-map"),
         ("0\n", 0, 0, "tar-sparse-map"),
         ("x\n", 0, 0, "tar-sparse-map"),
-        ("1\n0\n0\n", 0, 0, "accepted"),
-        (&many, 10, 5, "tar-sparse-map-size"),
-        ("99999999999999999999\n", 10, 5, "tar-sparse-map"),
+        (&many, 1100, 5, "tar-sparse-map-size"),
+        ("99999999999999999999\n", 1100, 5, "tar-sparse-map"),
     ] {
         assert_eq!(fault(&with_map(map, realsize, data)), code, "{map:?}");
     }
@@ -211,10 +214,10 @@ fn sparse_maps_that_lie() {
 
 #[test]
 fn the_largest_map_is_read() {
-    let extents: Vec<Extent> = (0..EXTENTS_MAX as u64).map(|i| Extent { offset: i * 2, length: 1 }).collect();
-    let head = MemberHead { size: 40_000, extents: Some(extents), ..plain(b"f", MemberKind::File) };
-    let mut content = vec![0; 40_000];
-    (0..EXTENTS_MAX).for_each(|i| content[i * 2] = 1);
+    let extents: Vec<Extent> = (0..EXTENTS_MAX as u64).map(|i| Extent { offset: i * 1024, length: 512 }).collect();
+    let head = MemberHead { size: EXTENTS_MAX as u64 * 1024, extents: Some(extents), ..plain(b"f", MemberKind::File) };
+    let mut content = vec![0; EXTENTS_MAX * 1024];
+    content.chunks_mut(1024).for_each(|chunk| chunk[..512].fill(1));
     let kept = parse(&stream(&[Sample { head, content: content.clone() }])).expect("within bounds");
     assert_eq!(kept.ended[0].sha256, Some(Digest::of(&content)));
 }
@@ -267,7 +270,7 @@ fn every_flipped_byte_shows() {
     rich.head.mtime = Some(FileTime { s: -5, ns: 7 });
     rich.head.uid = u32::MAX;
     let mut sparse = file(b"files/s", &[0; 900]);
-    sparse.head.extents = Some(vec![Extent { offset: 100, length: 3 }]);
+    sparse.head.extents = Some(vec![Extent { offset: 512, length: 388 }]);
     let link = Sample { head: MemberHead { target: Some(b"/x".to_vec()), ..plain(b"l", MemberKind::Symlink) }, content: vec![] };
     let good = stream(&[rich, sparse, link]);
     let expected = parse(&good).expect("good").ended;

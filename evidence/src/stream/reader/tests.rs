@@ -106,15 +106,22 @@ fn id() -> impl Strategy<Value = u32> {
 }
 
 fn sparse() -> impl Strategy<Value = Sample> {
-    let ranges = proptest::collection::vec((0..3000_usize, 1..1500_usize), 0..6);
-    (ranges, 0..3000_usize).prop_map(|(ranges, tail)| {
+    let ranges = proptest::collection::vec((0..6_usize, 1..4_usize), 0..6);
+    // The file ends in a hole, or in a range that may end within a block.
+    (ranges, 0..3000_usize, proptest::option::of(1..1500_usize)).prop_map(|(ranges, hole, last)| {
         let (mut content, mut extents) = (Vec::new(), Vec::new());
-        for (hole, length) in ranges {
-            content.resize(content.len() + hole, 0);
+        let mut data = |content: &mut Vec<u8>, length: usize| {
             extents.push(Extent { offset: content.len() as u64, length: length as u64 });
             content.extend((0..length).map(|i| i as u8 | 1));
+        };
+        for (hole, length) in ranges {
+            content.resize(content.len() + hole * BLOCK, 0);
+            data(&mut content, length * BLOCK);
         }
-        content.resize(content.len() + tail, 0);
+        match last {
+            Some(length) => data(&mut content, length),
+            None => content.resize(content.len() + hole, 0),
+        }
         let head = MemberHead { size: content.len() as u64, extents: Some(extents), ..plain(b"", MemberKind::File) };
         Sample { head, content }
     })
@@ -208,9 +215,9 @@ proptest! {
 fn every_byte_is_a_place_to_restart() {
     let mut sparse = file(b"files/sparse", &[0; 3000]);
     sparse.head.extents =
-        Some(vec![Extent { offset: 1, length: 2 }, Extent { offset: 3, length: 1 }, Extent { offset: 2000, length: 700 }]);
-    sparse.content[1..4].fill(7);
-    sparse.content[2000..2700].fill(9);
+        Some(vec![Extent { offset: 512, length: 512 }, Extent { offset: 1024, length: 512 }, Extent { offset: 2048, length: 952 }]);
+    sparse.content[512..1536].fill(7);
+    sparse.content[2048..].fill(9);
     let mut rich = file(&[b"files/".to_vec(), vec![0xe9; 200]].concat(), &[5; 700]);
     rich.head.xattrs.insert("user.a".to_owned(), vec![0; 40]);
     let samples = [rich, sparse, Sample { head: plain(b"files/d", MemberKind::Directory), content: vec![] }, file(b"files/empty", b"")];
