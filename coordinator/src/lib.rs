@@ -8,14 +8,17 @@
 pub mod authz;
 pub mod catalog;
 pub mod clock;
+pub mod config;
 pub mod dispatch;
 pub mod enroll;
+pub mod init;
 pub mod intake;
 pub mod ledger;
 pub mod parts;
 pub mod problem;
 pub mod progress;
 pub mod read;
+pub mod reindex;
 pub mod rpc;
 pub mod seal;
 pub mod serve;

@@ -1,0 +1,399 @@
+//! The coordinator's configuration: one TOML file, read once, refused as a whole when anything in it is wrong.
+//!
+//! A wrong configuration ends the program with exit code 64 before anything is opened. Every key has a default, except
+//! those of an S3 store; [`Config::documented`] writes a file with every key and its meaning.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use exhibit_evidence::text::escape_bounded;
+use serde::Deserialize;
+
+use crate::store::S3Settings;
+
+/// The largest configuration file: the documented one has 5 KB.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Everything that an operator can choose. Paths are relative to the folder of the file.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Address and port for agents and people.
+    pub listen: SocketAddr,
+    /// Names and addresses under which the coordinator is reached; they stand in its server certificate.
+    pub names: Vec<String>,
+    /// Where things lie on this machine.
+    pub paths: Paths,
+    /// Where evidence lies.
+    pub store: StoreConfig,
+    /// Bounds.
+    pub limits: Limits,
+    /// Certificate lifetimes.
+    pub certificates: Certificates,
+    /// Enrolment tokens.
+    pub tokens: Tokens,
+    /// The program's own log.
+    pub log: Log,
+    /// Folder of the file; not a key.
+    #[serde(skip)]
+    pub folder: PathBuf,
+}
+
+/// Where things lie on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Paths {
+    /// Folder with the deployment's keys and certificates.
+    pub deployment: PathBuf,
+    /// The catalog's file.
+    pub catalog: PathBuf,
+}
+
+/// Where evidence lies.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreConfig {
+    /// `local` or `s3`.
+    pub kind: StoreKind,
+    /// Folder of a local store.
+    pub path: PathBuf,
+    /// Bucket of an S3 store.
+    pub bucket: String,
+    /// Prefix of all names in the bucket.
+    pub prefix: String,
+    /// Region of the bucket.
+    pub region: String,
+    /// Endpoint of a store that is not Amazon's.
+    pub endpoint: Option<String>,
+    /// Lets the endpoint be http://.
+    pub dangerous_allow_http: bool,
+    /// Key id; without it the machine's own credentials are used.
+    pub access_key_id: Option<String>,
+    /// File that holds the secret key, one line, mode 0600.
+    pub secret_access_key_file: Option<PathBuf>,
+}
+
+impl fmt::Debug for StoreConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = if self.kind == StoreKind::Local { self.path.display().to_string() } else { self.bucket.clone() };
+        write!(f, "StoreConfig({:?} {place})", self.kind)
+    }
+}
+
+/// The kinds of store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreKind {
+    /// A folder of this machine.
+    Local,
+    /// An S3-compatible bucket.
+    S3,
+}
+
+/// Bounds. Each protects memory, descriptors or disk of the coordinator from its peers.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Connections at once.
+    pub connections_max: u32,
+    /// Uploads at once.
+    pub uploads_max: u32,
+    /// Bytes of segments in memory at once, over all uploads.
+    pub upload_bytes_max: u64,
+    /// Bytes that must stay free in a local store.
+    pub free_bytes_min: u64,
+}
+
+/// Certificate lifetimes.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Certificates {
+    /// Hours that an agent's certificate is valid.
+    pub agent_hours: u32,
+}
+
+/// Enrolment tokens.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tokens {
+    /// Longest life of a token in seconds.
+    pub ttl_s_max: u64,
+}
+
+/// The program's own log, on standard error.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or directives per module.
+    pub level: String,
+    /// `text` or `json`.
+    pub format: LogFormat,
+}
+
+/// The forms of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7420)),
+            names: vec!["localhost".to_owned()],
+            paths: Paths::default(),
+            store: StoreConfig::default(),
+            limits: Limits::default(),
+            certificates: Certificates::default(),
+            tokens: Tokens::default(),
+            log: Log::default(),
+            folder: PathBuf::new(),
+        }
+    }
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        Self { deployment: PathBuf::from("."), catalog: PathBuf::from("catalog.sqlite") }
+    }
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            kind: StoreKind::Local,
+            path: PathBuf::from("store"),
+            bucket: String::new(),
+            prefix: String::new(),
+            region: "us-east-1".to_owned(),
+            endpoint: None,
+            dangerous_allow_http: false,
+            access_key_id: None,
+            secret_access_key_file: None,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections_max: 10_000, uploads_max: 256, upload_bytes_max: 512 << 20, free_bytes_min: 256 << 20 }
+    }
+}
+
+impl Default for Certificates {
+    fn default() -> Self {
+        Self { agent_hours: 24 }
+    }
+}
+
+impl Default for Tokens {
+    fn default() -> Self {
+        Self { ttl_s_max: 604_800 }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+/// Why there is no usable configuration. The text names file, line, key, value and remedy where there are such.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError(String);
+
+impl ConfigError {
+    /// The program's exit code for it (EX_USAGE).
+    pub const EXIT: u8 = 64;
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// Reads and checks a file; nothing else is opened.
+    ///
+    /// # Errors
+    /// [`ConfigError`]
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let shown = escape_bounded(&path.to_string_lossy(), 200);
+        let fail = |why: String| ConfigError(format!("{shown}: {why}"));
+        let meta = std::fs::metadata(path).map_err(|e| fail(format!("cannot read the configuration: {e}")))?;
+        if meta.len() > FILE_BYTES_MAX {
+            return Err(fail(format!("{} bytes: a configuration has at most {FILE_BYTES_MAX}", meta.len())));
+        }
+        let text = std::fs::read(path).map_err(|e| fail(format!("cannot read the configuration: {e}")))?;
+        let text = String::from_utf8(text).map_err(|_| fail("the file is not UTF-8 text".to_owned()))?;
+        let mut config = Self::parse(&text).map_err(|e| ConfigError(format!("{shown}{}", e.0)))?;
+        config.folder = path.parent().map(Path::to_owned).unwrap_or_default();
+        Ok(config)
+    }
+
+    /// Reads and checks a text. Errors begin with `:<line>: `.
+    ///
+    /// # Errors
+    /// [`ConfigError`]
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text).map_err(|e| ConfigError(explain(text, &e)))?;
+        config.check().map_err(|(key, why)| ConfigError(format!(":{}: {key}: {why}", line_of_key(text, key))))?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), (&'static str, String)> {
+        if self.names.is_empty() || self.names.len() > 64 {
+            return Err(("names", format!("{} names: expected 1 to 64 names or addresses under which agents reach the coordinator", self.names.len())));
+        }
+        if let Err(e) = exhibit_certs::issue::ServerNames::parse(&self.names) {
+            return Err(("names", e.to_string()));
+        }
+        let limits = &self.limits;
+        within("limits.connections_max", u64::from(limits.connections_max), 1..1_000_001, "connections")?;
+        within("limits.uploads_max", u64::from(limits.uploads_max), 1..10_001, "uploads")?;
+        within("limits.upload_bytes_max", limits.upload_bytes_max, 32 << 20..(1 << 40) + 1, "bytes (32 MiB to 1 TiB)")?;
+        within("certificates.agent_hours", u64::from(self.certificates.agent_hours), 1..721, "hours")?;
+        within("tokens.ttl_s_max", self.tokens.ttl_s_max, 60..604_801, "seconds")?;
+        if self.log.level.is_empty() || self.log.level.len() > 1_000 {
+            return Err(("log.level", "expected error, warn, info, debug or trace".to_owned()));
+        }
+        self.check_store()
+    }
+
+    fn check_store(&self) -> Result<(), (&'static str, String)> {
+        let store = &self.store;
+        if store.kind == StoreKind::Local {
+            return if store.path.as_os_str().is_empty() { Err(("store.path", "is empty: name a folder".to_owned())) } else { Ok(()) };
+        }
+        if store.bucket.is_empty() {
+            return Err(("store.bucket", "is empty: name the bucket of the s3 store".to_owned()));
+        }
+        if store.endpoint.as_deref().is_some_and(|e| e.starts_with("http://")) && !store.dangerous_allow_http {
+            let why = "is http://, so credentials and evidence would cross the network in the clear: use https://, or set store.dangerous_allow_http = true on a network that you trust";
+            return Err(("store.endpoint", why.to_owned()));
+        }
+        if store.access_key_id.is_some() != store.secret_access_key_file.is_some() {
+            return Err(("store.access_key_id", "access_key_id and secret_access_key_file belong together: set both or neither".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// A path of the configuration, seen from where the program runs.
+    #[must_use]
+    pub fn resolve(&self, path: &Path) -> PathBuf {
+        self.folder.join(path)
+    }
+
+    /// The settings of an S3 store, with the secret read from its file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the secret cannot be read or others can read it.
+    pub fn s3(&self) -> Result<S3Settings, ConfigError> {
+        let secret = self.store.secret_access_key_file.as_ref().map(|p| read_secret(&self.resolve(p))).transpose()?;
+        Ok(S3Settings {
+            bucket: self.store.bucket.clone(),
+            prefix: self.store.prefix.clone(),
+            region: self.store.region.clone(),
+            endpoint: self.store.endpoint.clone(),
+            allow_http: self.store.dangerous_allow_http,
+            access_key_id: self.store.access_key_id.clone(),
+            secret_access_key: secret,
+        })
+    }
+
+    /// The file that `init` writes: every key with its meaning, set to this configuration's values.
+    #[must_use]
+    pub fn documented(&self) -> String {
+        let text = |value: &str| toml::Value::String(value.to_owned()).to_string();
+        let path = |value: &Path| text(&value.to_string_lossy());
+        let maybe = |key: &str, value: Option<String>, example: &str| match value {
+            Some(value) => format!("{key} = {}", text(&value)),
+            None => format!("# {key} = {}", text(example)),
+        };
+        let names = toml::Value::from(self.names.clone()).to_string();
+        let (store, limits) = (&self.store, &self.limits);
+        format!(
+            include_str!("config.template.toml"),
+            listen = text(&self.listen.to_string()),
+            names = names,
+            deployment = path(&self.paths.deployment),
+            catalog = path(&self.paths.catalog),
+            kind = text(if store.kind == StoreKind::Local { "local" } else { "s3" }),
+            path = path(&store.path),
+            bucket = text(&store.bucket),
+            prefix = text(&store.prefix),
+            region = text(&store.region),
+            endpoint = maybe("endpoint", store.endpoint.clone(), "https://s3.example.org"),
+            allow_http = store.dangerous_allow_http,
+            access_key_id = maybe("access_key_id", store.access_key_id.clone(), "id"),
+            secret_file =
+                maybe("secret_access_key_file", store.secret_access_key_file.as_ref().map(|p| p.to_string_lossy().into_owned()), "s3-secret"),
+            connections_max = limits.connections_max,
+            uploads_max = limits.uploads_max,
+            upload_bytes_max = limits.upload_bytes_max,
+            free_bytes_min = limits.free_bytes_min,
+            agent_hours = self.certificates.agent_hours,
+            ttl_s_max = self.tokens.ttl_s_max,
+            level = text(&self.log.level),
+            format = text(if self.log.format == LogFormat::Text { "text" } else { "json" }),
+        )
+    }
+}
+
+fn within(key: &'static str, value: u64, allowed: Range<u64>, unit: &str) -> Result<(), (&'static str, String)> {
+    if allowed.contains(&value) {
+        return Ok(());
+    }
+    Err((key, format!("{value} is out of range: expected {} to {} {unit}", allowed.start, allowed.end.saturating_sub(1))))
+}
+
+/// The reader's own error, with line, key and value.
+fn explain(text: &str, e: &toml::de::Error) -> String {
+    let message = e.message().trim().replace('\n', ", ");
+    let Some(span) = e.span() else { return format!(": {message}") };
+    let line = 1 + text.get(..span.start).unwrap_or(text).matches('\n').count();
+    let shown = text.lines().nth(line - 1).unwrap_or_default().trim();
+    format!(":{line}: {message} in '{}' (compare with the comments that 'exhibit-coordinator init' writes)", escape_bounded(shown, 120))
+}
+
+/// The line of a key like `limits.uploads_max`; 1 when the file does not hold it.
+fn line_of_key(text: &str, key: &str) -> usize {
+    let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
+    let mut current = String::new();
+    for (n, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if let Some(head) = line.strip_prefix('[') {
+            current = head.trim_end_matches(']').trim().to_owned();
+        } else if current == table && line.split('=').next().is_some_and(|k| k.trim() == name) {
+            return n + 1;
+        }
+    }
+    1
+}
+
+fn read_secret(path: &Path) -> Result<String, ConfigError> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let shown = escape_bounded(&path.to_string_lossy(), 200);
+    let fail = |why: String| ConfigError(format!("{shown}: {why}"));
+    let meta = std::fs::metadata(path).map_err(|e| fail(format!("cannot read the store's secret: {e}")))?;
+    if meta.permissions().mode() & 0o077 != 0 {
+        return Err(fail(format!("holds a secret and has mode {:04o}: run: chmod 600 {shown}", meta.permissions().mode() & 0o7777)));
+    }
+    if meta.len() > 4_096 {
+        return Err(fail("a secret key is one short line".to_owned()));
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| fail(format!("cannot read the store's secret: {e}")))?;
+    Ok(text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+use super::*;
+
+fn s3() -> Config {
+    Config {
+        names: vec!["c.example.org".to_owned(), "192.0.2.7".to_owned(), "2001:db8::1".to_owned()],
+        store: StoreConfig {
+            kind: StoreKind::S3,
+            bucket: "evidence".to_owned(),
+            prefix: "a/b".to_owned(),
+            endpoint: Some("http://127.0.0.1:9000".to_owned()),
+            dangerous_allow_http: true,
+            access_key_id: Some("we\"ird\\id".to_owned()),
+            secret_access_key_file: Some(PathBuf::from("secret")),
+            ..StoreConfig::default()
+        },
+        log: Log { level: "debug".to_owned(), format: LogFormat::Json },
+        ..Config::default()
+    }
+}
+
+#[test]
+fn the_documented_file_says_what_it_was_made_from() {
+    for config in [Config::default(), s3()] {
+        assert_eq!(Config::parse(&config.documented()), Ok(config.clone()), "{}", config.documented());
+    }
+    assert_eq!(Config::parse(""), Ok(Config::default()), "an empty file is the default");
+}
+
+/// Every key of the struct is in the documented file, and each has a comment above it.
+#[test]
+fn every_key_is_documented() {
+    let text = s3().documented();
+    let mut keys = Vec::new();
+    let mut before = "";
+    for line in text.lines() {
+        if let Some((key, _)) = line.split_once('=').filter(|_| !line.starts_with('#')) {
+            assert!(before.starts_with('#'), "{key} has no comment");
+            keys.push(key.trim().to_owned());
+        }
+        before = line;
+    }
+    let debug = format!("{:?}", Config { store: StoreConfig::default(), ..Config::default() });
+    for key in debug.split(['{', ',', ' ']).filter_map(|w| w.strip_suffix(':')).filter(|k| !matches!(*k, "folder" | "paths" | "store" | "limits" | "certificates" | "tokens" | "log")) {
+        assert!(keys.iter().any(|k| k == key), "{key} is not in the documented file");
+    }
+    assert_eq!(keys.len(), 2 + 2 + 9 + 4 + 1 + 1 + 2);
+}
+
+#[test]
+fn errors_name_line_key_value_and_remedy() {
+    let cases = [
+        ("listen = \"nowhere\"", ":1: ", "listen"),
+        ("\n\nlisten_on = \"127.0.0.1:1\"", ":3: ", "unknown field `listen_on`"),
+        ("[limits]\nuploads_max = 0", ":2: ", "limits.uploads_max: 0 is out of range: expected 1 to 10000 uploads"),
+        ("[limits]\nuploads_max = \"many\"", ":2: ", "many"),
+        ("[store]\nkind = \"ftp\"", ":2: ", "expected `local` or `s3`"),
+        ("[store]\nkind = \"s3\"", ":1: ", "store.bucket: is empty"),
+        ("[store]\nkind = \"s3\"\nbucket = \"b\"\nendpoint = \"http://x\"", ":4: ", "dangerous_allow_http"),
+        ("[store]\nkind = \"s3\"\nbucket = \"b\"\naccess_key_id = \"x\"", ":4: ", "belong together"),
+        ("names = []", ":1: ", "names: 0 names"),
+        ("names = [\"not a name\"]", ":1: ", "names"),
+        ("[tokens]\n\nttl_s_max = 5", ":3: ", "tokens.ttl_s_max: 5"),
+        ("[certificates]\nagent_hours = 9999", ":2: ", "9999"),
+        ("= 3", ":1: ", "= 3"),
+        ("listen = \"127.0.0.1:1\"\nlisten = \"127.0.0.1:1\"", ":2: ", "duplicate key"),
+    ];
+    for (text, line, words) in cases {
+        let e = Config::parse(text).expect_err(text).to_string();
+        assert!(e.starts_with(line) && e.contains(words), "{text:?}: {e}");
+        assert!(!e.contains('\n'), "{e}");
+    }
+}
+
+#[test]
+fn files_that_cannot_be_read_are_named() {
+    let dir = tempfile::tempdir().expect("dir");
+    let path = dir.path().join("config.toml");
+    let e = Config::load(&path).expect_err("absent").to_string();
+    assert!(e.contains("config.toml") && e.contains("No such file"), "{e}");
+    std::fs::write(&path, b"\xff\xfe").expect("write");
+    assert!(Config::load(&path).expect_err("binary").to_string().contains("UTF-8"));
+    std::fs::write(&path, "[log]\nlevl = \"info\"\n").expect("write");
+    let e = Config::load(&path).expect_err("misspelt").to_string();
+    assert!(e.contains("config.toml:2: ") && e.contains("levl"), "{e}");
+    std::fs::write(&path, "[store]\npath = \"elsewhere\"\n").expect("write");
+    let config = Config::load(&path).expect("good");
+    assert_eq!(config.resolve(&config.store.path), dir.path().join("elsewhere"));
+}
+
+#[test]
+fn a_secret_that_others_can_read_is_refused_and_never_shown() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().expect("dir");
+    let path = dir.path().join("secret");
+    std::fs::write(&path, "very-secret\n").expect("write");
+    let config = Config { folder: dir.path().to_owned(), ..s3() };
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("chmod");
+    let e = config.s3().expect_err("readable").to_string();
+    assert!(e.contains("chmod 600") && !e.contains("very-secret"), "{e}");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+    let settings = config.s3().expect("private");
+    assert_eq!(settings.secret_access_key.as_deref(), Some("very-secret"));
+    assert!(!format!("{settings:?}{config:?}").contains("very-secret"));
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_text_is_handled(text: String) {
+        let _ = Config::parse(&text);
+    }
+}

@@ -1,0 +1,311 @@
+//! `exhibit-coordinator init`: makes a deployment, explicitly and once.
+//!
+//! ```text
+//! D/root/             root keys: needed again only to renew the issuing CA; move them to a safe place
+//! D/issuing, server, issuer.key, log.key, enrolments, tls-root.pem, anchor.json     (see exhibit_certs::deployment)
+//! D/store/            evidence and logs, with the deployment log's first records    (local stores)
+//! D/catalog.sqlite    the index
+//! D/admin/            the first admin's credential, usable as EXHIBIT_HOME
+//! D/config.toml       written last: a folder without it is unfinished
+//! ```
+
+use std::fmt;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use exhibit_certs::deployment::{Deployment, NewDeployment, Params, Seeds};
+use exhibit_certs::issue::ServerNames;
+use exhibit_certs::{DeploymentName, PersonName};
+use exhibit_evidence::layout::LogName;
+use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::{Digest, Timestamp};
+
+use crate::catalog::sqlite::SqliteCatalog;
+use crate::config::{Config, StoreConfig, StoreKind};
+use crate::ledger::{Keys, Ledgers};
+use crate::store::{self, LocalStore, RemoteStore, Store};
+
+/// The configuration file's name in a deployment's folder.
+pub const CONFIG: &str = "config.toml";
+/// The credential folder of the first admin.
+pub const ADMIN: &str = "admin";
+
+/// What the operator chooses.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// Folder of the deployment; it must not exist, or be empty
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// The deployment's name: 1 to 63 characters of a-z 0-9 . -
+    #[arg(long, value_name = "NAME")]
+    pub name: String,
+    /// Address and port that the coordinator listens on
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7420")]
+    pub listen: SocketAddr,
+    /// A name or address under which agents and people reach the coordinator; repeat for several
+    #[arg(long = "host", value_name = "NAME_OR_IP", default_value = "localhost")]
+    pub hosts: Vec<String>,
+    /// Name of the first admin
+    #[arg(long, value_name = "NAME", default_value = "admin")]
+    pub admin: String,
+    /// Where evidence lies: a folder in DIR, or an S3-compatible bucket
+    #[arg(long, value_name = "KIND", default_value = "local", value_parser = ["local", "s3"])]
+    pub store: String,
+    /// Bucket of an s3 store
+    #[arg(long, value_name = "BUCKET", required_if_eq("store", "s3"))]
+    pub s3_bucket: Option<String>,
+    /// Prefix within the bucket
+    #[arg(long, value_name = "PREFIX", default_value = "")]
+    pub s3_prefix: String,
+    /// Region of the bucket
+    #[arg(long, value_name = "REGION", default_value = "us-east-1")]
+    pub s3_region: String,
+    /// Endpoint of an s3 store that is not Amazon's
+    #[arg(long, value_name = "URL")]
+    pub s3_endpoint: Option<String>,
+    /// Lets the endpoint be http://
+    #[arg(long)]
+    pub s3_dangerous_allow_http: bool,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What was made.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Made {
+    /// The deployment's name.
+    pub name: String,
+    /// Its folder.
+    pub dir: PathBuf,
+    /// The configuration file.
+    pub config: PathBuf,
+    /// The anchor: what verifiers trust.
+    pub anchor: PathBuf,
+    /// Folder of the root keys.
+    pub root: PathBuf,
+    /// The first admin's folder, usable as EXHIBIT_HOME.
+    pub admin_home: PathBuf,
+    /// Where evidence lies.
+    pub store: String,
+    /// SHA-256 of the TLS root certificate: what agents are told to expect.
+    pub ca_sha256: Digest,
+    /// Where the coordinator will listen.
+    pub listen: SocketAddr,
+}
+
+/// Why nothing was made, or not all of it. One sentence that says what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InitError {
+    message: String,
+    usage: bool,
+}
+
+impl InitError {
+    fn usage(message: impl fmt::Display) -> Self {
+        Self { message: message.to_string(), usage: true }
+    }
+
+    fn failed(message: impl fmt::Display) -> Self {
+        Self { message: message.to_string(), usage: false }
+    }
+
+    /// The program's exit code for it: 64 for a wrong call (nothing was touched), 1 otherwise.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        if self.usage { 64 } else { 1 }
+    }
+}
+
+impl fmt::Display for InitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for InitError {}
+
+/// Makes a deployment. Order, so that a crash at any point leaves a folder that nothing takes for a deployment:
+///
+/// 1. everything is checked and made in memory; the folder must be new or empty
+/// 2. keys, certificates and anchor
+/// 3. the store is made (local) or reached (s3) and passes its start-up test; it must not hold a deployment
+/// 4. the deployment log's first records: the enrolments of log key, issuer key and first admin; checkpoint
+/// 5. the catalog
+/// 6. the first admin's folder
+/// 7. the configuration - from here on it is a deployment
+///
+/// # Errors
+/// [`InitError`]; after step 2 began, the folder is to be removed and init run again.
+pub async fn run(options: &Options, now: Timestamp) -> Result<Made, InitError> {
+    let config = configuration(options)?;
+    let new = create(options, now)?;
+    refuse_taken(&options.dir)?;
+    let unfinished = |e: &dyn fmt::Display| {
+        InitError::failed(format!("{e}; {} is unfinished: remove it and run init again", shown(&options.dir)))
+    };
+    new.write(&options.dir).map_err(|e| unfinished(&e))?;
+    let dir = std::fs::canonicalize(&options.dir).map_err(|e| unfinished(&e))?;
+    let config = Config { folder: dir.clone(), ..config };
+
+    let store = open_store(&config, true).map_err(|e| unfinished(&e))?;
+    store::self_test(&*store).await.map_err(|e| unfinished(&e))?;
+    let place = store.describe();
+    let ca_sha256 = new.deployment.tls_root_sha256();
+    begin_log(store, &new).await.map_err(|e| unfinished(&e))?;
+
+    let catalog = SqliteCatalog::create(&config.resolve(&config.paths.catalog)).await.map_err(|e| unfinished(&e))?;
+    catalog.close().await;
+
+    let admin_home = dir.join(ADMIN);
+    new.admin.write(&admin_home).map_err(|e| unfinished(&e))?;
+    let host = options.hosts.first().map_or("localhost", String::as_str);
+    let client = client_config(host, options.listen.port());
+    write_new(&admin_home.join(CONFIG), &client, 0o644).map_err(|e| unfinished(&e))?;
+    write_new(&dir.join(CONFIG), &config.documented(), 0o600).map_err(|e| unfinished(&e))?;
+    Ok(Made {
+        name: options.name.clone(),
+        config: dir.join(CONFIG),
+        anchor: dir.join("anchor.json"),
+        root: dir.join("root"),
+        admin_home,
+        store: place,
+        ca_sha256,
+        listen: options.listen,
+        dir,
+    })
+}
+
+/// Opens the store that a configuration names. `new` makes a local one; a store is never made otherwise.
+///
+/// # Errors
+/// One sentence with its remedy.
+pub fn open_store(config: &Config, new: bool) -> Result<Arc<dyn Store>, String> {
+    Ok(match config.store.kind {
+        StoreKind::Local => {
+            let path = config.resolve(&config.store.path);
+            let store = if new { LocalStore::create(&path) } else { LocalStore::open(&path) };
+            Arc::new(store.map_err(|e| e.to_string())?)
+        }
+        StoreKind::S3 => Arc::new(RemoteStore::s3(&config.s3().map_err(|e| e.to_string())?).map_err(|e| e.to_string())?),
+    })
+}
+
+fn configuration(options: &Options) -> Result<Config, InitError> {
+    let store = match options.store.as_str() {
+        "s3" => StoreConfig {
+            kind: StoreKind::S3,
+            bucket: options.s3_bucket.clone().unwrap_or_default(),
+            prefix: options.s3_prefix.clone(),
+            region: options.s3_region.clone(),
+            endpoint: options.s3_endpoint.clone(),
+            dangerous_allow_http: options.s3_dangerous_allow_http,
+            ..StoreConfig::default()
+        },
+        _ => StoreConfig::default(),
+    };
+    let config = Config { listen: options.listen, names: options.hosts.clone(), store, ..Config::default() };
+    // The same check that every start makes: what init writes must be readable.
+    Config::parse(&config.documented()).map_err(|e| InitError::usage(format!("the options do not make a configuration: {e}")))
+}
+
+fn create(options: &Options, now: Timestamp) -> Result<NewDeployment, InitError> {
+    let name: DeploymentName = options.name.parse().map_err(|e| InitError::usage(format!("--name: {e}")))?;
+    let admin: PersonName = options.admin.parse().map_err(|e| InitError::usage(format!("--admin: {e}")))?;
+    let server = ServerNames::parse(&options.hosts).map_err(|e| InitError::usage(format!("--host: {e}")))?;
+    let seeds = Seeds::draw().map_err(InitError::failed)?;
+    exhibit_certs::deployment::create(&Params { name, admin, server }, &seeds, now).map_err(InitError::failed)
+}
+
+/// Only an absent or empty folder is taken.
+fn refuse_taken(dir: &Path) -> Result<(), InitError> {
+    let mut entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(InitError::usage(format!("--dir: cannot look into {}: {e}", shown(dir)))),
+    };
+    if entries.next().is_none() {
+        return Ok(());
+    }
+    let finished = dir.join(CONFIG).exists();
+    let ours = ["root", "issuing", "server", "store"].iter().any(|name| dir.join(name).is_dir());
+    Err(InitError::usage(match (finished, ours || Deployment::exists(dir)) {
+        (true, _) => format!("--dir: {} holds a deployment; nothing was changed (name another folder)", shown(dir)),
+        (false, true) => format!(
+            "--dir: {} holds what an interrupted init left (there is no {CONFIG}); none of it is in use: remove the folder and run init again",
+            shown(dir)
+        ),
+        (false, false) => format!("--dir: {} is not empty; name an empty or a new folder", shown(dir)),
+    }))
+}
+
+async fn begin_log(store: Arc<dyn Store>, new: &NewDeployment) -> Result<(), String> {
+    let listed = store.list(&LogName::Deployment.folder(), None).await.map_err(|e| e.to_string())?;
+    if !listed.entries.is_empty() {
+        return Err(format!("{} holds a deployment already: use another bucket or prefix", store.describe()));
+    }
+    let deployment = &new.deployment;
+    // The registry takes the key by value; the deployment keeps its own.
+    let log = exhibit_evidence::key::SigningKey::from_text(&deployment.log_key.to_text()).ok_or("the log key does not survive its own text")?;
+    let ledgers = Ledgers::new(store, Keys { anchor: deployment.anchor.clone(), log });
+    let mut records = vec![deployment.log_enrolment.clone(), deployment.issuer_enrolment.clone()];
+    records.extend(new.admin.enrolments.iter().cloned());
+    ledgers.deployment().await.map_err(|e| e.to_string())?.append(records).await.map_err(|e| e.to_string())?;
+    Ok(())
+}
+
+fn client_config(host: &str, port: u16) -> String {
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    format!(
+        "# Where the coordinator listens: HOST:PORT. The host must be one of the names in the server's certificate.\ncoordinator = \"{host}:{port}\"\n"
+    )
+}
+
+/// Order: create, write, fsync, fsync of the folder. Never replaces anything.
+fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), String> {
+    let fail = |e: std::io::Error| format!("cannot write {}: {e}", shown(path));
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(fail)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(fail)?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::File::open(folder).and_then(|f| f.sync_all()).map_err(fail)
+}
+
+fn shown(path: &Path) -> String {
+    escape_bounded(&path.to_string_lossy(), 200)
+}
+
+impl Made {
+    /// The report for people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let (config, home, root, anchor) = (shown(&self.config), shown(&self.admin_home), shown(&self.root), shown(&self.anchor));
+        format!(
+            "Deployment '{name}' is made in {dir}.
+
+  configuration     {config}
+  evidence          {store}
+  first admin       {home}
+  anchor            {anchor}
+  root keys         {root}
+  CA SHA-256        {ca}
+
+Next:
+  1. Start it:            exhibit-coordinator run --config {config}
+  2. Use it:              export EXHIBIT_HOME={home}
+  3. Enrol an agent:      exhibit token create
+                          exhibit-agent enroll --coordinator HOST:{port} --ca-sha256 {ca} --token TOKEN --dir DIR
+  4. Move {root} to a safe place that this machine cannot reach. The coordinator runs without it.
+  5. Give the anchor to everybody who will verify evidence, by a way of its own: it never travels with evidence.
+",
+            name = self.name,
+            dir = shown(&self.dir),
+            store = self.store,
+            ca = self.ca_sha256,
+            port = self.listen.port(),
+        )
+    }
+}
