@@ -49,7 +49,8 @@ impl Memory {
         let (first, prefix) = (format!("{stem}.jsonl"), format!("{stem}."));
         let parts = self.puts.iter().filter(|p| {
             let name = String::from_utf8_lossy(p.item.path.as_bytes());
-            *name == *first || name.strip_prefix(&prefix).is_some_and(|r| r.strip_suffix(".jsonl").is_some_and(|n| n.parse::<u32>().is_ok()))
+            *name == *first
+                || name.strip_prefix(&prefix).is_some_and(|r| r.strip_suffix(".jsonl").is_some_and(|n| n.parse::<u32>().is_ok()))
         });
         parts
             .flat_map(|p| p.content.as_deref().unwrap_or_default().split(|b| *b == b'\n').filter(|l| !l.is_empty()))

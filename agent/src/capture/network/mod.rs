@@ -5,10 +5,10 @@ mod namespaces;
 mod netlink;
 mod routing;
 mod sockets;
-mod text;
-mod tools;
 #[cfg(test)]
 mod tests;
+mod text;
+mod tools;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
@@ -90,7 +90,11 @@ struct Opened {
 impl Opened {
     fn new(namespace: &Namespace, sock_diag: bool) -> Self {
         let open = || {
-            let diag = if sock_diag { Netlink::open(Some(SOCK_DIAG)).map_err(|e| e.to_string()) } else { Err("sock_diag=false in the order".into()) };
+            let diag = if sock_diag {
+                Netlink::open(Some(SOCK_DIAG)).map_err(|e| e.to_string())
+            } else {
+                Err("sock_diag=false in the order".into())
+            };
             Self { diag, route: Netlink::open(None).map_err(|e| e.to_string()) }
         };
         // A netlink socket belongs to the namespace of the thread that opens it and may be used from any other.
@@ -105,7 +109,8 @@ impl Opened {
 
 fn is_own(namespace: &Namespace) -> bool {
     static OWN: std::sync::OnceLock<Option<u64>> = std::sync::OnceLock::new();
-    let own = OWN.get_or_init(|| super::live::link(rustix::fs::CWD, "/proc/self/ns/net").ok().and_then(|t| super::process::bracketed(&t, b"net")));
+    let own = OWN
+        .get_or_init(|| super::live::link(rustix::fs::CWD, "/proc/self/ns/net").ok().and_then(|t| super::process::bracketed(&t, b"net")));
     *own == Some(namespace.inode)
 }
 
@@ -166,12 +171,12 @@ fn dump_sockets(
 ) -> Result<Result<(), String>, Stop> {
     let Ok(diag) = &mut opened.diag else { return Ok(Err("no socket".into())) };
     let mut not_understood = 0_u64;
-    let dumped = diag.dump(sockets::BY_FAMILY, &sockets::request(ask), &mut |_, payload| match sockets::answer(ask, payload) {
-        Some(socket) => put_socket(out, found, netns, socket, all, listening),
-        None => {
+    let dumped = diag.dump(sockets::BY_FAMILY, &sockets::request(ask), &mut |_, payload| {
+        let Some(socket) = sockets::answer(ask, payload) else {
             not_understood = not_understood.saturating_add(1);
-            Ok(())
-        }
+            return Ok(());
+        };
+        put_socket(out, found, netns, socket, all, listening)
     });
     Ok(match dumped {
         Ok(_) if not_understood > 0 => Err(format!("{not_understood} answers were not understood")),
@@ -261,16 +266,16 @@ fn texts(out: &mut dyn Output, namespace: &Namespace) -> Result<(), Stop> {
         for name in entries {
             out.checkpoint()?;
             let begun = out.now();
-            let Ok(file) = super::live::open_at(&folder, name.as_slice()) else {
-                continue;
-            };
-            let is_file = rustix::fs::fstat(&file).is_ok_and(|s| s.st_mode & 0o170_000 == 0o100_000);
-            if !is_file {
-                continue;
-            }
             let mut path = format!("/proc/{pid}/{at}/").into_bytes();
             path.extend_from_slice(&name);
-            put_read(out, evidence_path(&path), &super::live::read_fd(file, LARGE_BYTES_MAX), begun, facts.clone())?;
+            let opened = super::live::open_at(&folder, name.as_slice());
+            let is_folder = |f: &OwnedFd| rustix::fs::fstat(f).is_ok_and(|s| s.st_mode & 0o170_000 == 0o040_000);
+            // Folders that hold tables are named in NET_FOLDERS; the others hold knobs and other protocols' inner state.
+            if opened.as_ref().is_ok_and(is_folder) {
+                continue;
+            }
+            let result = opened.and_then(|file| super::live::read_fd(file, LARGE_BYTES_MAX));
+            put_read(out, evidence_path(&path), &result, begun, facts.clone())?;
         }
         if more {
             let reason = format!("more than {NET_FILES_MAX} files: the rest was left out");
@@ -279,6 +284,10 @@ fn texts(out: &mut dyn Output, namespace: &Namespace) -> Result<(), Stop> {
         Ok(())
     };
     folder(out, "", true)?;
+    if is_own(namespace) && rustix::fs::statat(dir, "net/nf_conntrack", rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_err() {
+        let reason = "connection tracking is not loaded, or this kernel has no text table of it (its netlink table is not read yet)";
+        put_absent(out, evidence_path(format!("/proc/{pid}/net/nf_conntrack")), Status::Missing, reason, started, "stat")?;
+    }
     for below in NET_FOLDERS {
         folder(out, &format!("/{below}"), false)?;
     }
@@ -299,7 +308,8 @@ fn firewall(out: &mut dyn Output, found: &Found, allowed: bool) -> Result<(), St
                 continue;
             }
             if !tool.only_if.iter().any(|p| std::fs::symlink_metadata(p).is_ok()) {
-                let reason = format!("none of {} exists: the kernel has no such rules, and asking would load them", tool.only_if.join(", "));
+                let reason =
+                    format!("none of {} exists: the kernel has no such rules, and asking would load them", tool.only_if.join(", "));
                 out.put(absent(Status::Missing, &reason), Content::None)?;
                 continue;
             }

@@ -46,6 +46,9 @@ pub enum Failure<S> {
     Stop(S),
 }
 
+/// What is called with the type and payload of each message.
+pub type Receiver<'a, S> = dyn FnMut(u16, &[u8]) -> Result<(), S> + 'a;
+
 impl<S> From<Errno> for Failure<S> {
     fn from(e: Errno) -> Self {
         Self::Kernel(e)
@@ -62,12 +65,7 @@ impl Netlink {
     }
 
     /// Asks for a dump and hands on each message's type and payload.
-    pub fn dump<S>(
-        &mut self,
-        kind: u16,
-        request: &[u8],
-        each: &mut dyn FnMut(u16, &[u8]) -> Result<(), S>,
-    ) -> Result<Dumped, Failure<S>> {
+    pub fn dump<S>(&mut self, kind: u16, request: &[u8], each: &mut Receiver<'_, S>) -> Result<Dumped, Failure<S>> {
         self.sequence = self.sequence.wrapping_add(1);
         let length = u32::try_from(HEADER_BYTES.saturating_add(request.len())).map_err(|_| Failure::Malformed("request too long"))?;
         let mut message = Vec::with_capacity(length as usize);

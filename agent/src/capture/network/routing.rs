@@ -135,8 +135,7 @@ const RULE: Names = &[
     (22, "ip_protocol", Shape::U8),
 ];
 
-const LINK_HEAD: Head =
-    &[("hardware_type", 2, Shape::U16), ("ifindex", 4, Shape::I32), ("flags", 8, Shape::U32)];
+const LINK_HEAD: Head = &[("hardware_type", 2, Shape::U16), ("ifindex", 4, Shape::I32), ("flags", 8, Shape::U32)];
 const LINK: Names = &[
     (1, "address", Shape::Mac),
     (2, "broadcast", Shape::Mac),
@@ -179,8 +178,7 @@ const LINK: Names = &[
     (61, "all_multicast", Shape::U32),
 ];
 
-const ADDRESS_HEAD: Head =
-    &[("family", 0, Shape::U8), ("prefix_bits", 1, Shape::U8), ("scope", 3, Shape::U8), ("ifindex", 4, Shape::U32)];
+const ADDRESS_HEAD: Head = &[("family", 0, Shape::U8), ("prefix_bits", 1, Shape::U8), ("scope", 3, Shape::U8), ("ifindex", 4, Shape::U32)];
 const ADDRESS: Names = &[
     (1, "address", Shape::Ip),
     (2, "local", Shape::Ip),

@@ -166,8 +166,20 @@ pub struct Tcp {
 #[must_use]
 pub fn state_name(state: u8) -> String {
     const NAMES: [&str; 14] = [
-        "unknown", "established", "syn-sent", "syn-received", "fin-wait-1", "fin-wait-2", "time-wait", "close", "close-wait", "last-ack",
-        "listen", "closing", "new-syn-received", "bound-inactive",
+        "unknown",
+        "established",
+        "syn-sent",
+        "syn-received",
+        "fin-wait-1",
+        "fin-wait-2",
+        "time-wait",
+        "close",
+        "close-wait",
+        "last-ack",
+        "listen",
+        "closing",
+        "new-syn-received",
+        "bound-inactive",
     ];
     NAMES.get(usize::from(state)).map_or_else(|| format!("unknown ({state})"), |n| (*n).to_owned())
 }
@@ -202,9 +214,8 @@ pub fn answer(ask: &Ask, payload: &[u8]) -> Option<Socket> {
 fn inet(p: &[u8]) -> Option<Socket> {
     let family = u8_at(p, 0)?;
     let bytes = if family == AF_INET { 4 } else { 16 };
-    let endpoint = |port_at: usize, at: usize| {
-        Some(Endpoint { address: ip(p.get(at..at.checked_add(bytes)?)?)?, port: be16_at(p, port_at)? })
-    };
+    let endpoint =
+        |port_at: usize, at: usize| Some(Endpoint { address: ip(p.get(at..at.checked_add(bytes)?)?)?, port: be16_at(p, port_at)? });
     let mut s = Socket {
         ip_version: Some(if family == AF_INET { 4 } else { 6 }),
         state: state_name(u8_at(p, 1)?),

@@ -132,7 +132,8 @@ pub fn inside<T: Send>(netns: Option<&OwnedFd>, work: impl FnOnce() -> T + Send)
     let Some(netns) = netns else { return Ok(work()) };
     std::thread::scope(|scope| {
         let enter = move || {
-            move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network)).map_err(|e| format!("entering the namespace: {e}"))?;
+            move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
+                .map_err(|e| format!("entering the namespace: {e}"))?;
             Ok(work())
         };
         let thread = std::thread::Builder::new().stack_size(256 << 10).spawn_scoped(scope, enter).map_err(|e| e.to_string())?;

@@ -51,7 +51,11 @@ pub fn take(out: &mut dyn Output, wanted: Wanted<'_>, budget: &mut Budget) -> Re
         out.put(item, Content::None).map(|_| false)
     };
     if let Some(fs_type) = remote {
-        return absent(Status::Skipped, format!("on a remote file system ({fs_type}): reading could hang and is not this host's evidence"), &facts);
+        return absent(
+            Status::Skipped,
+            format!("on a remote file system ({fs_type}): reading could hang and is not this host's evidence"),
+            &facts,
+        );
     }
     let opened = match open_regular(dir, link) {
         Ok(opened) => opened,
@@ -65,7 +69,11 @@ pub fn take(out: &mut dyn Output, wanted: Wanted<'_>, budget: &mut Budget) -> Re
     };
     let size = opened.before.stx_size;
     if size > budget.file_bytes_max {
-        return absent(Status::Skipped, format!("{size} bytes: above the limit of {} bytes a file (file_max)", budget.file_bytes_max), &facts);
+        return absent(
+            Status::Skipped,
+            format!("{size} bytes: above the limit of {} bytes a file (file_max)", budget.file_bytes_max),
+            &facts,
+        );
     }
     // Holes cost nothing, so allocated blocks count.
     let cost = size.min(opened.before.stx_blocks.saturating_mul(512));

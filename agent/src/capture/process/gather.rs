@@ -71,8 +71,7 @@ pub const RAW: &[Raw] = &[
     raw("auxv", SMALL_BYTES_MAX, false),
 ];
 
-const NAMESPACES: [&str; 10] =
-    ["cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "time", "time_for_children", "user", "uts"];
+const NAMESPACES: [&str; 10] = ["cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "time", "time_for_children", "user", "uts"];
 
 /// What to read.
 #[derive(Debug, Clone, Default)]
@@ -165,7 +164,11 @@ fn interpret(row: &mut Row, name: &str, read: &Read) {
 
 fn stat(row: &mut Row, bytes: &[u8]) {
     let Some(s) = parse::stat(bytes) else {
-        row.problems.push(Problem { what: "stat".into(), status: crate::capture::Status::Error, reason: "not understood; see the raw item".into() });
+        row.problems.push(Problem {
+            what: "stat".into(),
+            status: crate::capture::Status::Error,
+            reason: "not understood; see the raw item".into(),
+        });
         return;
     };
     row.kernel_thread = s.kernel_thread();

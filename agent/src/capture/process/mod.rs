@@ -20,9 +20,9 @@ use rustix::io::Errno;
 
 use self::content::{Budget, Wanted};
 use self::gather::{Gathered, Plan, RAW};
+pub use self::parse::bracketed;
 use self::reader::{Answer, Reader};
 use self::row::{Fd, Row};
-pub use self::parse::bracketed;
 use super::live::{LARGE_BYTES_MAX, Lossless, SMALL_BYTES_MAX, numbers, open_dir, put_read, read, read_at, refusal};
 use super::mounts::{Class, Mounts};
 use super::{Capture, Content, Kind, Moment, NewItem, Output, Param, ParamKind, Params, Status, Stop, Table, evidence_path};
@@ -48,7 +48,11 @@ impl Process {
 
 const PARAMS: &[Param] = &[
     Param { name: "environ", kind: ParamKind::Flag, help: "take the environment of each process, which may hold secrets (default true)" },
-    Param { name: "smaps", kind: ParamKind::Flag, help: "take smaps and smaps_rollup, which hold up large processes while read (default false)" },
+    Param {
+        name: "smaps",
+        kind: ParamKind::Flag,
+        help: "take smaps and smaps_rollup, which hold up large processes while read (default false)",
+    },
     Param { name: "exe", kind: ParamKind::Flag, help: "take the program file of every process, each distinct file once (default true)" },
     Param { name: "deleted", kind: ParamKind::Flag, help: "take files that are open although deleted, memfds among them (default true)" },
     Param { name: "file_max", kind: ParamKind::Bytes, help: "largest program or deleted file that is taken (default 512MiB)" },
@@ -136,6 +140,8 @@ struct Run {
     /// Remote mounts of all namespaces: mount ids are unique on the host.
     remote_by_id: BTreeMap<u64, String>,
     remote_by_dev: BTreeMap<(u32, u32), String>,
+    /// The device of the agent's own root: a host that runs from a remote root can only be read from there.
+    root_dev: Option<(u32, u32)>,
     /// Socket inode, process, descriptor.
     sockets: Vec<(u64, u32, u32)>,
     sockets_cut: bool,
@@ -157,6 +163,7 @@ impl Run {
             mount_namespaces: BTreeSet::new(),
             remote_by_id: BTreeMap::new(),
             remote_by_dev: BTreeMap::new(),
+            root_dev: rustix::fs::stat("/").ok().map(|s| (rustix::fs::major(s.st_dev), rustix::fs::minor(s.st_dev))),
             sockets: Vec::new(),
             sockets_cut: false,
             processes: 0,
@@ -204,7 +211,10 @@ impl Run {
         let result = read_at(dir, "mountinfo", LARGE_BYTES_MAX);
         if let Ok(table) = &result {
             self.mount_namespaces.insert(ns);
-            for mount in Mounts::parse(&table.bytes).all().iter().filter(|m| matches!(m.class, Class::Remote | Class::Trigger)) {
+            for mount in Mounts::parse(&table.bytes).all() {
+                if !matches!(mount.class, Class::Remote | Class::Trigger) || self.root_dev == Some(mount.dev) {
+                    continue;
+                }
                 let fs_type = exhibit_evidence::text::escape_bytes(&mount.fs_type);
                 self.remote_by_id.insert(mount.id, fs_type.clone());
                 self.remote_by_dev.insert(mount.dev, fs_type);
@@ -282,7 +292,15 @@ impl Run {
     }
 
     /// A process of which nothing is known but its number.
-    fn lost(&mut self, out: &mut dyn Output, pid: u32, word: &'static str, status: Status, reason: &str, started: Moment) -> Result<(), Stop> {
+    fn lost(
+        &mut self,
+        out: &mut dyn Output,
+        pid: u32,
+        word: &'static str,
+        status: Status,
+        reason: &str,
+        started: Moment,
+    ) -> Result<(), Stop> {
         self.processes = self.processes.saturating_add(1);
         let item = NewItem::new(evidence_path(format!("/proc/{pid}")), Kind::Unknown, started, "read").with_status(status, reason);
         out.put(item, Content::None)?;
@@ -301,7 +319,8 @@ impl Run {
             let holders = same.iter().map(|(_, pid, fd)| Holder { pid: *pid, fd: *fd }).collect();
             owners.row(out, &Owners { inode: *inode, holders })?;
         }
-        let cut = self.sockets_cut.then(|| (Status::Partial, format!("more than {SOCKETS_MAX} open sockets: the rest is only in the table")));
+        let cut =
+            self.sockets_cut.then(|| (Status::Partial, format!("more than {SOCKETS_MAX} open sockets: the rest is only in the table")));
         owners.finish(out, cut).map(drop)
     }
 }

@@ -121,6 +121,7 @@ pub struct Signals {
 
 /// Memory sizes in KiB.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[expect(clippy::struct_field_names, reason = "the unit is part of each name in the record")]
 pub struct Memory {
     pub vm_peak_kib: Option<u64>,
     pub vm_size_kib: Option<u64>,

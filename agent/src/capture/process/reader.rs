@@ -49,10 +49,9 @@ impl Reader {
         if self.stuck >= STUCK_MAX {
             return Answer::GivenUp;
         }
-        let worker = match self.worker.take().map_or_else(|| start(&self.plan), Some) {
-            Some(worker) => worker,
+        let Some(worker) = self.worker.take().or_else(|| start(&self.plan)) else {
             // No thread to be had (a limit of the host): read here and trust that it answers.
-            None => return answer(gather(pid, &self.plan)),
+            return answer(gather(pid, &self.plan));
         };
         if worker.ask.send(pid).is_err() {
             return answer(gather(pid, &self.plan));

@@ -146,6 +146,7 @@ pub struct Thread {
 
 /// One open file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[expect(clippy::struct_field_names, reason = "the name in the record, as in /proc/<pid>/fd")]
 pub struct Fd {
     pub fd: u32,
     /// What `/proc/<pid>/fd/<n>` says it points to.

@@ -207,8 +207,16 @@ fn the_table_agrees_with_ps() {
     let words: Vec<&str> = ps.split_whitespace().collect();
     let out = Memory::run(&Process, &[]);
     let row = row(&out, pid);
-    let ours = [&row["ppid"], &row["pgid"], &row["sid"], &row["uids"]["effective"], &row["gids"]["effective"], &row["threads_total"], &row["sched"]["nice"]];
-    let ours: Vec<String> = ours.iter().map(|v| v.to_string()).collect();
+    let ours = [
+        &row["ppid"],
+        &row["pgid"],
+        &row["sid"],
+        &row["uids"]["effective"],
+        &row["gids"]["effective"],
+        &row["threads_total"],
+        &row["sched"]["nice"],
+    ];
+    let ours: Vec<String> = ours.iter().map(ToString::to_string).collect();
     assert_eq!(ours, words[..7]);
     assert_eq!(row["comm"], words[7]);
     // Every process that ps sees before and after is in the table.
@@ -262,6 +270,19 @@ fn start_time_is_near_now() {
 }
 
 #[test]
+fn two_hundred_processes_cost_less_than_a_second() {
+    let children: Vec<Running> = (0..200).map(|_| Running(Command::new("/bin/sleep").arg("300").spawn().expect("spawn"))).collect();
+    let before = crate::clock::process_cpu();
+    let out = Memory::run(&Process, &[("exe", "false")]);
+    let spent = crate::clock::process_cpu().saturating_sub(before);
+    let rows = out.rows("table");
+    assert!(children.iter().all(|c| rows.iter().any(|r| r["pid"] == c.0.id())));
+    println!("{} processes, {} items: {spent:?}", rows.len(), out.puts.len());
+    // Unoptimised and beside other tests; optimised it is a small fraction (docs/operations/captures.md).
+    assert!(spent < std::time::Duration::from_secs(3), "{spent:?}");
+}
+
+#[test]
 fn cancelling_stops_at_once() {
     let mut out = Memory { cancel_after: Some(20), ..Memory::default() };
     let stopped = Process.run(&Params::default(), &mut out);
@@ -305,7 +326,11 @@ fn containers_of_known_runtimes() {
     for (path, runtime, pod) in [
         (format!("/docker/{id}"), "docker", false),
         (format!("/system.slice/docker-{id}.scope"), "docker", false),
-        (format!("/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{under}.slice/cri-containerd-{id}.scope"), "containerd", true),
+        (
+            format!("/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{under}.slice/cri-containerd-{id}.scope"),
+            "containerd",
+            true,
+        ),
         (format!("/kubepods.slice/kubepods-pod{under}.slice/crio-{id}.scope"), "cri-o", true),
         (format!("/kubepods/besteffort/pod{uid}/{id}"), "unknown", true),
         (format!("/machine.slice/libpod-{id}.scope/container"), "podman", false),

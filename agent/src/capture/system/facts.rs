@@ -140,18 +140,39 @@ pub struct Hint {
 }
 
 const DMI: [&str; 15] = [
-    "bios_date", "bios_vendor", "bios_version", "board_name", "board_serial", "board_vendor", "board_version", "chassis_asset_tag",
-    "chassis_serial", "chassis_vendor", "product_name", "product_serial", "product_uuid", "product_version", "sys_vendor",
+    "bios_date",
+    "bios_vendor",
+    "bios_version",
+    "board_name",
+    "board_serial",
+    "board_vendor",
+    "board_version",
+    "chassis_asset_tag",
+    "chassis_serial",
+    "chassis_vendor",
+    "product_name",
+    "product_serial",
+    "product_uuid",
+    "product_version",
+    "sys_vendor",
 ];
 
 /// Vendors in the firmware's tables that name a cloud or a hypervisor.
 const CLOUDS: [(&str, &str); 10] = [
-    ("Amazon EC2", "aws"), ("Google", "gcp"), ("Microsoft Corporation", "azure or hyper-v"), ("DigitalOcean", "digitalocean"),
-    ("Hetzner", "hetzner"), ("Alibaba Cloud", "alibaba"), ("OracleCloud.com", "oracle"), ("Scaleway", "scaleway"), ("Vultr", "vultr"),
+    ("Amazon EC2", "aws"),
+    ("Google", "gcp"),
+    ("Microsoft Corporation", "azure or hyper-v"),
+    ("DigitalOcean", "digitalocean"),
+    ("Hetzner", "hetzner"),
+    ("Alibaba Cloud", "alibaba"),
+    ("OracleCloud.com", "oracle"),
+    ("Scaleway", "scaleway"),
+    ("Vultr", "vultr"),
     ("Akamai", "akamai"),
 ];
 
-const CONTAINER_FILES: [&str; 4] = ["/.dockerenv", "/run/.containerenv", "/run/systemd/container", "/var/run/secrets/kubernetes.io/serviceaccount/namespace"];
+const CONTAINER_FILES: [&str; 4] =
+    ["/.dockerenv", "/run/.containerenv", "/run/systemd/container", "/var/run/secrets/kubernetes.io/serviceaccount/namespace"];
 
 /// Who this host is.
 pub fn identity(out: &mut dyn Output) -> Result<(), Stop> {
@@ -243,7 +264,8 @@ pub fn assignments(bytes: &[u8]) -> BTreeMap<String, Lossless> {
     lines(bytes)
         .filter_map(|line| {
             let (key, value) = split_at_byte(line.trim_ascii(), b'=')?;
-            let bare = value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).or_else(|| value.strip_prefix(b"'")?.strip_suffix(b"'"));
+            let bare =
+                value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).or_else(|| value.strip_prefix(b"'")?.strip_suffix(b"'"));
             let named = !key.is_empty() && key.iter().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || *b == b'_');
             named.then(|| (String::from_utf8_lossy(key).into_owned(), Lossless::from(bare.unwrap_or(value))))
         })

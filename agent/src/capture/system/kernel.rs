@@ -27,9 +27,26 @@ struct Kernel {
 }
 
 const TAINTS: [&str; 20] = [
-    "proprietary module", "forced module load", "unsafe SMP", "forced module unload", "machine check", "bad page", "user request", "died",
-    "ACPI override", "warned", "staging module", "firmware workaround", "out-of-tree module", "unsigned module", "soft lockup",
-    "live patched", "auxiliary", "struct randomisation", "in-kernel test", "fwctl",
+    "proprietary module",
+    "forced module load",
+    "unsafe SMP",
+    "forced module unload",
+    "machine check",
+    "bad page",
+    "user request",
+    "died",
+    "ACPI override",
+    "warned",
+    "staging module",
+    "firmware workaround",
+    "out-of-tree module",
+    "unsigned module",
+    "soft lockup",
+    "live patched",
+    "auxiliary",
+    "struct randomisation",
+    "in-kernel test",
+    "fwctl",
 ];
 
 /// The names of taint bits.
@@ -93,10 +110,13 @@ const MODULES_MAX: usize = 16_384;
 pub fn modules(out: &mut dyn Output) -> Result<(), Stop> {
     let mut table = super::table(out, "modules", "read:/proc/modules+/sys/module");
     let mut problems = Vec::new();
-    let listed = read("/proc/modules", LARGE_BYTES_MAX).map(|r| r.bytes).unwrap_or_else(|e| {
-        problems.push(format!("/proc/modules: {e}"));
-        Vec::new()
-    });
+    let listed = match read("/proc/modules", LARGE_BYTES_MAX) {
+        Ok(read) => read.bytes,
+        Err(e) => {
+            problems.push(format!("/proc/modules: {e}"));
+            Vec::new()
+        }
+    };
     let (folders, _) = open_dir(rustix::fs::CWD, "/sys/module").and_then(|d| names(d, MODULES_MAX)).unwrap_or_else(|e| {
         problems.push(format!("/sys/module: {e}"));
         (Vec::new(), false)

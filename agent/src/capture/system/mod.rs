@@ -4,9 +4,9 @@ mod facts;
 mod kernel;
 mod packages;
 mod sysctl;
-mod utmp;
 #[cfg(test)]
 mod tests;
+mod utmp;
 
 use super::live::{LARGE_BYTES_MAX, SMALL_BYTES_MAX, names, open_dir, put_absent, refusal, take};
 use super::{Capture, Kind, NewItem, Output, Param, ParamKind, Params, Status, Stop, Table, evidence_path};
@@ -75,7 +75,6 @@ const RAW: &[&str] = &[
     "/proc/sysvipc/msg",
     "/proc/sysvipc/sem",
     "/proc/sysvipc/shm",
-    "/sys/kernel/debug/tracing/kprobe_events",
     "/sys/kernel/tracing/kprobe_events",
     "/sys/kernel/tracing/uprobe_events",
     "/sys/kernel/tracing/enabled_functions",
@@ -93,7 +92,8 @@ const RAW: &[&str] = &[
 const FILES: &[&str] = &["/etc/machine-id", "/etc/hostname", "/etc/timezone", "/etc/adjtime", "/etc/passwd", "/etc/group"];
 
 /// Folders of `/run` whose files are states of logins and virtual machines, taken raw.
-const FOLDERS: &[&str] = &["/run/systemd/sessions", "/run/systemd/users", "/run/systemd/seats", "/run/systemd/machines", "/run/systemd/inhibit"];
+const FOLDERS: &[&str] =
+    &["/run/systemd/sessions", "/run/systemd/users", "/run/systemd/seats", "/run/systemd/machines", "/run/systemd/inhibit"];
 const FOLDER_FILES_MAX: usize = 10_000;
 
 impl Capture for System {

@@ -49,14 +49,23 @@ pub fn list(out: &mut dyn Output) -> Result<(), Stop> {
     let mut problems = Vec::new();
     let mut managers = 0_u32;
     let mut database = |out: &mut dyn Output, table: &mut Table, path: &str, manager: &'static str, grammar: &Grammar| {
-        let Some(file) = open_regular(path) else { return Ok(()) };
+        let file = match open_regular(path) {
+            Ok(Some(file)) => file,
+            Ok(None) => return Ok(()),
+            Err(problem) => {
+                problems.push(problem);
+                return Ok(());
+            }
+        };
         managers = managers.saturating_add(1);
         stanzas(file, manager, path, grammar, &mut |p| table.row(out, &p)).map(|problem| problems.extend(problem))
     };
     database(out, &mut table, "/var/lib/dpkg/status", "dpkg", &DPKG)?;
     // Distroless images keep one file a package.
     if let Ok((entries, _)) = open_dir(rustix::fs::CWD, "/var/lib/dpkg/status.d").and_then(|d| names(d, ENTRIES_MAX)) {
-        for name in entries.iter().filter(|n| !n.ends_with(b".md5sums")).filter_map(|n| std::str::from_utf8(n).ok()) {
+        for name in entries.iter().filter(|n| !n.ends_with(b".md5sums")) {
+            // A name that is not UTF-8 is no package's: opening its lossy form fails and the problem is said.
+            let name = String::from_utf8_lossy(name);
             database(out, &mut table, &format!("/var/lib/dpkg/status.d/{name}"), "dpkg", &DPKG)?;
         }
     }
@@ -85,10 +94,15 @@ pub fn list(out: &mut dyn Output) -> Result<(), Stop> {
     table.finish(out, problem).map(drop)
 }
 
-fn open_regular(path: &str) -> Option<File> {
-    let fd: OwnedFd = crate::capture::live::open_at(rustix::fs::CWD, path).ok()?;
+/// `None` when there is no such file.
+fn open_regular(path: &str) -> Result<Option<File>, String> {
+    let fd: OwnedFd = match crate::capture::live::open_at(rustix::fs::CWD, path) {
+        Ok(fd) => fd,
+        Err(rustix::io::Errno::NOENT) if !path.contains('\u{fffd}') => return Ok(None),
+        Err(e) => return Err(format!("{path}: {e}")),
+    };
     let file = File::from(fd);
-    file.metadata().is_ok_and(|m| m.is_file()).then_some(file)
+    if file.metadata().is_ok_and(|m| m.is_file()) { Ok(Some(file)) } else { Err(format!("{path}: not a regular file")) }
 }
 
 /// The fields of a database of stanzas: each key as it stands at the beginning of a line, with its separator.

@@ -21,6 +21,7 @@ struct Parameter {
 
 /// Parameters whose reading does something: draws randomness, folds counters.
 const SIDE_EFFECTS: [&str; 2] = ["kernel/random/uuid", "vm/stat_refresh"];
+const OTHER_FILE_SYSTEM: &str = "another file system, not entered: that could mount it";
 /// Rows: a host with a thousand interfaces has about 100,000 parameters.
 const ROWS_MAX: u64 = 262_144;
 const DEPTH_MAX: usize = 16;
@@ -37,6 +38,7 @@ pub fn walk(out: &mut dyn Output) -> Result<(), Stop> {
         Err(e) => return table.finish(out, Some(refusal(e))).map(drop),
     };
     let mut problem = None;
+    let own = statx(&root, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS).map(|s| (s.stx_dev_major, s.stx_dev_minor));
     let mut folders: Vec<Vec<u8>> = vec![Vec::new()];
     while let Some(folder) = folders.pop() {
         out.checkpoint()?;
@@ -45,7 +47,7 @@ pub fn walk(out: &mut dyn Output) -> Result<(), Stop> {
             Ok((entries, _)) => entries,
             Err(e) => {
                 let reason = match e {
-                    Errno::XDEV => (Status::Skipped, "another file system, not entered: that could mount it".to_owned()),
+                    Errno::XDEV => (Status::Skipped, OTHER_FILE_SYSTEM.to_owned()),
                     e => refusal(e),
                 };
                 table.row(out, &absent(&folder, reason))?;
@@ -64,13 +66,16 @@ pub fn walk(out: &mut dyn Output) -> Result<(), Stop> {
             }
             path.extend_from_slice(&name);
             match statx(&root, path.as_slice(), AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT, StatxFlags::BASIC_STATS) {
-                Ok(s) if s.stx_mode & 0o170_000 == 0o040_000 => below.push(path),
+                Ok(s) if s.stx_mode & 0o170_000 == 0o040_000 && own == Ok((s.stx_dev_major, s.stx_dev_minor)) => below.push(path),
+                Ok(s) if s.stx_mode & 0o170_000 == 0o040_000 => {
+                    table.row(out, &absent(&path, (Status::Skipped, OTHER_FILE_SYSTEM.to_owned())))?;
+                }
                 Ok(s) => table.row(out, &parameter(&root, &path, u32::from(s.stx_mode)))?,
                 Err(e) => table.row(out, &absent(&path, refusal(e)))?,
             }
         }
         // Nearest first, in order.
-        if folder.iter().filter(|b| **b == b'/').count() < DEPTH_MAX {
+        if folder.split(|b| *b == b'/').count() <= DEPTH_MAX {
             folders.extend(below.into_iter().rev());
         }
     }

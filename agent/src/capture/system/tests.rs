@@ -22,7 +22,8 @@ fn identity_agrees_with_uname_and_the_files() {
     let mut out = Memory::default();
     facts::identity(&mut out).expect("taken");
     let identity = json(&out, "identity.json");
-    for (field, flag) in [("hostname", "-n"), ("kernel_release", "-r"), ("kernel_version", "-v"), ("machine", "-m"), ("kernel_name", "-s")] {
+    for (field, flag) in [("hostname", "-n"), ("kernel_release", "-r"), ("kernel_version", "-v"), ("machine", "-m"), ("kernel_name", "-s")]
+    {
         assert_eq!(identity[field], said_by("uname", &[flag]), "{field}");
     }
     assert_eq!(identity["boot_id"], std::fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("boot id").trim());
@@ -106,7 +107,8 @@ fn packages_agree_with_dpkg() {
         .filter(|p| p["manager"] == "dpkg")
         .map(|p| ["name", "version", "architecture", "status"].map(|f| p[f].as_str().expect("text").to_owned()).join("|"))
         .collect();
-    let mut theirs: Vec<String> = said_by("dpkg-query", &["-W", "-f", "${Package}|${Version}|${Architecture}|${Status}\\n"]).lines().map(str::to_owned).collect();
+    let mut theirs: Vec<String> =
+        said_by("dpkg-query", &["-W", "-f", "${Package}|${Version}|${Architecture}|${Status}\\n"]).lines().map(str::to_owned).collect();
     ours.sort();
     theirs.sort();
     assert_eq!(ours, theirs);
@@ -121,7 +123,10 @@ fn apk_stanzas() {
         Ok(())
     });
     assert_eq!(problem, Ok(None));
-    assert_eq!(found, [(b"musl".to_vec(), b"1.2.5-r0".to_vec(), b"x86_64".to_vec()), (b"busybox".to_vec(), b"1.36".to_vec(), b"x86_64".to_vec())]);
+    assert_eq!(
+        found,
+        [(b"musl".to_vec(), b"1.2.5-r0".to_vec(), b"x86_64".to_vec()), (b"busybox".to_vec(), b"1.36".to_vec(), b"x86_64".to_vec())]
+    );
 }
 
 /// A record as `login(1)` writes it, laid out by hand from bits/utmp.h.
@@ -191,7 +196,8 @@ proptest! {
 
     #[test]
     fn packages_come_back(names in proptest::collection::vec("[a-z0-9+.-]{1,20}", 1..8)) {
-        let text: String = names.iter().map(|n| format!("Package: {n}\nStatus: install ok installed\nDescription: x\n Package: not this\n\n")).collect();
+        let stanza = |n: &String| format!("Package: {n}\nStatus: install ok installed\nDescription: x\n Package: not this\n\n");
+        let text = names.iter().map(stanza).collect::<Vec<_>>().concat();
         let mut found = Vec::new();
         packages::stanzas(text.as_bytes(), "dpkg", "s", &packages::DPKG, &mut |p| { found.push(String::from_utf8(p.name.0).expect("utf-8")); Ok(()) }).expect("read");
         prop_assert_eq!(found, names);

@@ -38,8 +38,18 @@ pub struct Login {
     pub address: Option<IpAddr>,
 }
 
-const KINDS: [&str; 10] =
-    ["empty", "run-level", "boot-time", "new-time", "old-time", "init-process", "login-process", "user-process", "dead-process", "accounting"];
+const KINDS: [&str; 10] = [
+    "empty",
+    "run-level",
+    "boot-time",
+    "new-time",
+    "old-time",
+    "init-process",
+    "login-process",
+    "user-process",
+    "dead-process",
+    "accounting",
+];
 
 fn array<const N: usize>(record: &[u8], at: usize) -> Option<[u8; N]> {
     record.get(at..at.checked_add(N)?)?.try_into().ok()
