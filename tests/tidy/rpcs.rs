@@ -21,7 +21,7 @@ fn methods_of_the_proto_files() -> BTreeSet<String> {
 #[test]
 fn the_table_and_the_proto_files_agree() {
     let table: BTreeSet<String> =
-        exhibit_coordinator::authz::TABLE.iter().map(|line| line.method.to_owned()).filter(|m| m.starts_with("/exhibit.")).collect();
+        exhibit_coordinator::authz::TABLE.iter().map(|line| line.0.to_owned()).filter(|m| m.starts_with("/exhibit.")).collect();
     let methods = methods_of_the_proto_files();
     let missing: Vec<_> = methods.difference(&table).collect();
     let extra: Vec<_> = table.difference(&methods).collect();
