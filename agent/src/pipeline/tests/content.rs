@@ -1,0 +1,231 @@
+//! What becomes of contents: whole, with holes, linked, shrinking, growing, unreadable.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use exhibit_evidence::manifest::{Gap, Kind, Meta};
+use exhibit_evidence::time::FileTime;
+use rustix::io::Errno;
+
+use super::*;
+use crate::capture::evidence_path;
+
+#[test]
+fn contents_of_all_sizes_keep_their_digests_and_places() {
+    let sizes = [0, 1, 511, 512, 513, (1 << 20) - 512, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 12 << 20];
+    let seen = run(vec![script("files", move |out| {
+        for (n, size) in sizes.into_iter().enumerate() {
+            let data = noise(size, n as u64);
+            assert_eq!(out.put(file(&format!("/bytes/{size}"), out), Content::Bytes(&data))?, Status::Collected);
+            let mut source = Scripted(reader(data), None);
+            let content = Content::Source { size: size as u64, extents: None, source: &mut source };
+            assert_eq!(out.put(file(&format!("/source/{size}"), out), content)?, Status::Collected);
+        }
+        Ok(())
+    })]);
+    assert!(seen.segments.len() >= 3 && seen.outcome.complete && seen.outcome.reason.is_none());
+    for (n, size) in sizes.into_iter().enumerate() {
+        for from in ["bytes", "source"] {
+            let path = format!("/{from}/{size}");
+            assert_eq!(seen.item(&path).sha256, Some(Digest::of(&noise(size, n as u64))), "{path}");
+            assert_eq!(seen.content(&path), noise(size, n as u64), "{path}");
+        }
+    }
+}
+
+#[test]
+fn a_sparse_file_costs_its_data_and_hashes_its_holes() {
+    const SIZE: u64 = 64 << 20;
+    let extents = vec![Extent { offset: 1 << 20, length: 8192 }, Extent { offset: SIZE - 4096, length: 4096 }];
+    let mut logical = vec![0_u8; SIZE as usize];
+    for e in &extents {
+        logical[e.offset as usize..e.end() as usize].copy_from_slice(&noise(e.length as usize, e.offset));
+    }
+    let (given, whole) = (extents.clone(), logical.clone());
+    let seen = run(vec![script("files", move |out| {
+        let data = whole.clone();
+        let mut asked = Vec::new();
+        let mut source = Scripted(
+            |offset: u64, buf: &mut [u8]| {
+                asked.push(offset);
+                reader(data.clone())(offset, buf)
+            },
+            None,
+        );
+        out.put(file("/sparse", out), Content::Source { size: SIZE, extents: Some(given.clone()), source: &mut source })?;
+        drop(source);
+        assert!(asked.iter().all(|o| given.iter().any(|e| (e.offset..e.end()).contains(o))), "holes are not read: {asked:?}");
+        let mut nothing = Scripted(|_: u64, _: &mut [u8]| panic!("nothing to read"), None);
+        out.put(file("/hole", out), Content::Source { size: 5 << 20, extents: Some(Vec::new()), source: &mut nothing })?;
+        Ok(())
+    })]);
+    assert_eq!(seen.item("/sparse").sha256, Some(Digest::of(&logical)));
+    assert_eq!(seen.item("/hole").sha256, Some(Digest::of(&vec![0; 5 << 20])));
+    assert!(seen.outcome.manifest.raw_bytes < 64 << 10, "{}", seen.outcome.manifest.raw_bytes);
+}
+
+#[test]
+fn the_second_name_of_an_inode_is_a_hard_link() {
+    let seen = run(vec![
+        script("logs", |out| {
+            let mut item = file("/var/log/a", out);
+            item.inode = Some((1, 7));
+            out.put(item, Content::Bytes(b"content")).map(drop)
+        }),
+        script("files", |out| {
+            let mut item = file("/var/log/b", out);
+            item.inode = Some((1, 7));
+            out.put(item, Content::Bytes(b"content"))?;
+            let mut other = file("/var/log/c", out);
+            other.inode = Some((2, 7));
+            out.put(other, Content::Bytes(b"content")).map(drop)
+        }),
+    ]);
+    let link = seen.item("/var/log/b");
+    assert_eq!((link.kind, link.size, link.sha256), (Kind::Hardlink, 0, None));
+    assert_eq!(link.target.as_ref().map(|t| t.as_bytes()), Some(&b"logs/var/log/a"[..]));
+    assert_eq!(seen.content("/var/log/c"), b"content");
+}
+
+#[test]
+fn a_file_that_shrinks_is_filled_and_says_so() {
+    let seen = run(vec![script("files", |out| {
+        let mut short = Scripted(reader(noise(10_000, 1)), Some((Status::ChangedDuringRead, "the size changed".to_owned())));
+        let status = out.put(file("/shrunk", out), Content::Source { size: 50_000, extents: None, source: &mut short })?;
+        assert_eq!(status, Status::ChangedDuringRead);
+        // More bytes than announced are not taken: the file grew.
+        let mut grown = Scripted(reader(noise(9_000, 2)), Some((Status::ChangedDuringRead, "it grew".to_owned())));
+        out.put(file("/grown", out), Content::Source { size: 5_000, extents: None, source: &mut grown })?;
+        out.put(file("/after", out), Content::Bytes(b"still in step")).map(drop)
+    })]);
+    let shrunk = seen.item("/shrunk");
+    let mut expected = noise(10_000, 1);
+    expected.resize(50_000, 0);
+    assert_eq!(seen.content("/shrunk"), expected);
+    assert_eq!((shrunk.gaps[0].offset, shrunk.gaps[0].length, shrunk.gaps.len()), (10_000, 40_000, 1));
+    assert!(shrunk.reason.as_ref().is_some_and(|r| r.contains("shorter") && r.contains("the size changed")), "{shrunk:?}");
+    assert_eq!((seen.item("/grown").status, seen.content("/grown")), (Status::ChangedDuringRead, &noise(9_000, 2)[..5_000]));
+    assert_eq!(seen.content("/after"), b"still in step");
+    assert!(seen.outcome.complete, "a changing file does not make a collection partial");
+}
+
+#[test]
+fn unreadable_ranges_are_narrowed_to_pages_and_merged() {
+    const SIZE: usize = 1 << 20;
+    // Two neighbouring pages and a single one fail, whatever else is in the same request.
+    const BAD: [u64; 3] = [5, 6, 100];
+    let seen = run(vec![script("files", |out| {
+        let mut whole = reader(noise(SIZE, 9));
+        let mut interrupted = false;
+        let mut source = Scripted(
+            move |offset: u64, buf: &mut [u8]| {
+                if !interrupted {
+                    interrupted = true;
+                    return Err(Errno::INTR.into());
+                }
+                let pages = offset / 4096..=(offset + buf.len() as u64 - 1) / 4096;
+                if BAD.iter().any(|page| pages.contains(page)) { Err(Errno::IO.into()) } else { whole(offset, buf) }
+            },
+            None,
+        );
+        let status = out.put(file("/bad", out), Content::Source { size: SIZE as u64, extents: None, source: &mut source })?;
+        assert_eq!(status, Status::Partial);
+        let mut denied = Scripted(|_: u64, _: &mut [u8]| Err(Errno::PERM.into()), None);
+        let status = out.put(file("/denied", out), Content::Source { size: 9_000, extents: None, source: &mut denied })?;
+        assert_eq!(status, Status::Denied, "nothing of it could be read");
+        Ok(())
+    })]);
+    let gaps: Vec<(u64, u64)> = seen.item("/bad").gaps.iter().map(|g: &Gap| (g.offset, g.length)).collect();
+    assert_eq!(gaps, [(5 * 4096, 2 * 4096), (100 * 4096, 4096)]);
+    let mut expected = noise(SIZE, 9);
+    BAD.iter().for_each(|p| expected[*p as usize * 4096..(*p as usize + 1) * 4096].fill(0));
+    assert_eq!(seen.content("/bad"), expected);
+    assert_eq!(seen.item("/denied").gaps.iter().map(|g| g.length).sum::<u64>(), 9_000);
+}
+
+#[test]
+fn a_device_full_of_errors_costs_a_bounded_manifest_line() {
+    const SIZE: u64 = 4096 * 4096;
+    let seen = run(vec![script("files", |out| {
+        let every_other = |offset: u64, buf: &mut [u8]| if (offset / 4096) % 2 == 0 || buf.len() > 4096 { Err(Errno::IO.into()) } else { Ok(buf.len()) };
+        let mut source = Scripted(every_other, None);
+        out.put(file("/dev/bad", out), Content::Source { size: SIZE, extents: None, source: &mut source }).map(drop)
+    })]);
+    let gaps = &seen.item("/dev/bad").gaps;
+    assert_eq!(gaps.len(), 1025);
+    assert_eq!(gaps.last().map(|g| g.offset + g.length), Some(SIZE), "the rest is one gap");
+    assert_eq!(seen.item("/dev/bad").status, Status::Partial);
+}
+
+#[test]
+fn a_reader_that_panics_costs_a_gap() {
+    std::panic::set_hook(Box::new(|_| {}));
+    let seen = run(vec![
+        script("files", |out| {
+            let mut source = Scripted(|_: u64, _: &mut [u8]| panic!("on purpose"), None);
+            out.put(file("/x", out), Content::Source { size: 100, extents: None, source: &mut source })?;
+            panic!("on purpose, between two items")
+        }),
+        script("logs", |out| out.put(file("/y", out), Content::Bytes(b"y")).map(drop)),
+    ]);
+    assert_eq!((seen.item("/x").status, seen.item("/x").gaps.len()), (Status::Error, 1));
+    assert_eq!(seen.item("files").status, Status::Error, "the capture itself says that it failed");
+    assert_eq!(seen.content("/y"), b"y", "other captures run");
+    assert!(!seen.outcome.complete);
+}
+
+#[test]
+fn names_metadata_and_kinds_that_the_host_made_up() {
+    let encode = |b: &[u8]| base64::engine::general_purpose::STANDARD.encode(b);
+    let meta = Meta {
+        mode: 0o104_755,
+        uid: 4_000_000_000,
+        gid: 3,
+        mtime: Some(FileTime { s: -5, ns: 7 }),
+        xattrs: BTreeMap::from([("user.a=b%".to_owned(), encode(b"\0\xff"))]),
+        ..Meta::default()
+    };
+    let bad_meta = Meta { mtime: Some(FileTime { s: 0, ns: 2_000_000_000 }), ..meta.clone() };
+    let long = format!("/{}", "n".repeat(5000));
+    let long_name = long.clone();
+    let seen = run(vec![script("files", move |out| {
+        let with_meta = |item: NewItem, meta: &Meta| NewItem { meta: Some(Box::new(meta.clone())), ..item };
+        out.put(with_meta(file("/suid", out), &meta), Content::Bytes(b"x"))?;
+        out.put(with_meta(file("/bad-time", out), &bad_meta), Content::Bytes(b"kept"))?;
+        out.put(file(&long_name, out), Content::Bytes(b"long"))?;
+        out.put(NewItem::new(evidence_path(b"/caf\xe9\n"), Kind::File, out.now(), "read"), Content::Bytes(b"bytes"))?;
+        out.put(file("/a/../b//c/.", out), Content::Bytes(b"dots"))?;
+        for (path, kind, target) in [
+            ("/", Kind::Directory, None),
+            ("/dir", Kind::Directory, None),
+            ("/link", Kind::Symlink, Some("../else\nwhere")),
+            ("/link-without-target", Kind::Symlink, None),
+            ("/null", Kind::CharDevice, None),
+            ("/file-without-content", Kind::File, None),
+        ] {
+            let mut item = NewItem::new(evidence_path(path), kind, out.now(), "lstat");
+            item.target = target.map(evidence_path);
+            out.put(item, Content::None)?;
+        }
+        out.put(file("/gone", out).with_status(Status::Vanished, " "), Content::None).map(drop)
+    })]);
+    let head = |path: &str| {
+        let at = seen.item(path).location.expect("member");
+        seen.members.iter().find(|(m, _)| m.location() == at).expect("member").0.head.clone()
+    };
+    let suid = head("/suid");
+    assert_eq!((suid.mode, suid.uid, suid.mtime), (0o4755, 4_000_000_000, Some(FileTime { s: -5, ns: 7 })));
+    assert_eq!(suid.xattrs, BTreeMap::from([("user.a=b%".to_owned(), b"\0\xff".to_vec())]));
+    let bad = seen.item("/bad-time");
+    assert_eq!((bad.status, seen.content("/bad-time")), (Status::Partial, &b"kept"[..]));
+    assert_eq!(bad.meta.as_ref().map(|m| (m.mtime, m.xattrs.len())), Some((None, 0)), "manifest and tar say the same");
+    assert_eq!(seen.content(&long), b"long");
+    assert_eq!(seen.content("/a/%2e%2e/b/c"), b"dots");
+    assert!(seen.item("/dir").location.is_some() && seen.item("/link").location.is_some());
+    assert_eq!(head("/link").target.as_deref(), Some(&b"../else\nwhere"[..]));
+    assert_eq!((seen.item("/null").status, seen.item("/null").location), (Status::Collected, None));
+    for path in ["/link-without-target", "/file-without-content"] {
+        assert_eq!((seen.item(path).status, seen.item(path).location), (Status::Partial, None), "{path}");
+    }
+    assert_eq!(seen.item("/gone").reason.as_deref(), Some("vanished"));
+}

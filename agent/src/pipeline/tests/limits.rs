@@ -1,0 +1,163 @@
+//! Limits, cancels, back-pressure: nothing is lost in silence and memory stays bounded.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use globset::{Glob, GlobSetBuilder};
+
+use super::*;
+use crate::clock;
+
+#[test]
+fn a_capture_with_zero_items_is_never_success() {
+    let seen = run(vec![
+        script("network", |_| Ok(())),
+        script("process", |_| Err(Stop::Fatal("no /proc".to_owned()))),
+        script("files", |out| out.put(file("/x", out), Content::Bytes(b"x")).map(drop)),
+    ]);
+    assert_eq!((seen.item("network").status, seen.item("process").status), (Status::Missing, Status::Error));
+    assert_eq!(seen.items.len(), 3);
+    assert!(!seen.outcome.complete);
+    assert_eq!(seen.outcome.reason.as_deref(), Some("process: no /proc"));
+}
+
+#[test]
+fn a_cancel_in_the_middle_of_a_file_ends_the_stream_whole() {
+    let mut plan = plan(Vec::new(), Budget::UNLIMITED);
+    let control = Arc::clone(&plan.control);
+    let captures = vec![
+        script("files", move |out| {
+            let control = Arc::clone(&control);
+            let mut source = Scripted(
+                move |offset: u64, buf: &mut [u8]| {
+                    if offset >= 1 << 20 {
+                        control.stop(Stop::Cancelled("the responder changed her mind".to_owned()));
+                    }
+                    buf.fill(7);
+                    Ok(buf.len())
+                },
+                None,
+            );
+            let result = out.put(file("/big", out), Content::Source { size: 30 << 20, extents: None, source: &mut source });
+            assert_eq!(result, Err(Stop::Cancelled("the responder changed her mind".to_owned())));
+            result.map(drop)
+        }),
+        script("logs", |_| panic!("is not begun")),
+    ];
+    plan.captures = captures.into_iter().map(|c| (c, Params::default())).collect();
+    let seen = run_plan(plan);
+    let big = seen.item("/big");
+    assert_eq!((big.status, big.size, big.gaps.len()), (Status::Partial, 30 << 20, 1));
+    assert!(big.gaps[0].offset > 1 << 20 && big.gaps[0].offset + big.gaps[0].length == 30 << 20);
+    assert_eq!(seen.item("logs").status, Status::Skipped);
+    assert!(!seen.outcome.complete && seen.outcome.reason.as_ref().is_some_and(|r| r.contains("changed her mind")));
+}
+
+#[test]
+fn a_deadline_ends_everything_that_is_left() {
+    let deadline = clock::monotonic() + Duration::from_millis(80);
+    let mut plan = plan(
+        vec![
+            script("process", |out| {
+                loop {
+                    out.checkpoint()?;
+                    std::thread::yield_now();
+                }
+            }),
+            script("files", |_| panic!("is not begun")),
+        ],
+        Budget::UNLIMITED,
+    );
+    plan.control = Arc::new(Control::new(Some(deadline)));
+    let seen = run_plan(plan);
+    assert_eq!((seen.item("process").status, seen.item("files").status), (Status::Partial, Status::Skipped));
+    assert!(seen.outcome.reason.as_ref().is_some_and(|r| r.contains("deadline")));
+}
+
+#[test]
+fn the_raw_limit_leaves_out_what_does_not_fit_and_names_it() {
+    let budget = Budget { raw_bytes_max: 3 << 20, ..Budget::UNLIMITED };
+    let seen = run_plan(plan(
+        vec![script("files", |out| {
+            out.put(file("/one", out), Content::Bytes(&noise(1 << 20, 1)))?;
+            let mut never = Scripted(|_: u64, _: &mut [u8]| panic!("is not read"), None);
+            let status = out.put(file("/huge", out), Content::Source { size: 100 << 20, extents: None, source: &mut never })?;
+            assert_eq!(status, Status::Skipped);
+            out.put(file("/two", out), Content::Bytes(&noise(1 << 20, 2))).map(drop)
+        })],
+        budget,
+    ));
+    assert!(seen.outcome.manifest.raw_bytes <= 3 << 20);
+    assert_eq!(seen.item("/two").status, Status::Collected, "what still fits is taken");
+    assert!(!seen.outcome.complete && seen.item("/huge").reason.as_ref().is_some_and(|r| r.contains("3145728")));
+}
+
+#[test]
+fn denied_paths_give_neither_content_nor_metadata() {
+    let mut plan = plan(
+        vec![script("files", |out| {
+            let mut item = file("/home/ann/diary", out).with_fact("owner", "ann");
+            item.meta = Some(Box::default());
+            out.put(item, Content::Bytes(b"dear diary"))?;
+            out.put(NewItem::record("home/table.jsonl", out.now(), "made"), Content::Bytes(b"{}\n")).map(drop)
+        })],
+        Budget::UNLIMITED,
+    );
+    plan.denied = GlobSetBuilder::new().add(Glob::new("/home/**").expect("glob")).build().expect("set");
+    let seen = run_plan(plan);
+    let diary = seen.item("/home/ann/diary");
+    assert_eq!((diary.status, diary.location, diary.sha256, diary.meta.is_none(), diary.facts.len()), (Status::Skipped, None, None, true, 0));
+    assert_eq!(seen.content("home/table.jsonl"), b"{}\n", "what the capture made is not a path of the host");
+}
+
+#[test]
+fn tens_of_thousands_of_items_without_content_still_make_segments_of_bounded_size() {
+    const ITEMS: u64 = 60_000;
+    let seen = run(vec![script("files", |out| {
+        for n in 0..ITEMS {
+            out.put(file(&format!("/proc/{n}/mem"), out).with_status(Status::Denied, "Permission denied"), Content::None)?;
+        }
+        Ok(())
+    })]);
+    assert!(seen.segments.len() >= 2);
+    for segment in &seen.segments {
+        assert!(segment.bytes.len() + segment.lines.len() <= Memory::SEGMENT_BYTES, "{} + {}", segment.bytes.len(), segment.lines.len());
+    }
+    assert_eq!(seen.outcome.manifest.by_status[&Status::Denied], ITEMS);
+}
+
+#[test]
+fn without_acknowledgements_the_capture_waits_and_nothing_piles_up() {
+    let produced = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&produced);
+    let block = noise(1 << 20, 3);
+    let plan = plan(
+        vec![script("files", move |out| {
+            for n in 0..200 {
+                out.put(file(&format!("/{n}"), out), Content::Bytes(&block))?;
+                count.fetch_add(1 << 20, Ordering::SeqCst);
+            }
+            Ok(())
+        })],
+        Budget::UNLIMITED,
+    );
+    let (memory, control) = (plan.memory, Arc::clone(&plan.control));
+    let window = start(plan).expect("threads");
+    // Wait until it stands still.
+    let mut before = u64::MAX;
+    while produced.load(Ordering::SeqCst) != before {
+        before = produced.load(Ordering::SeqCst);
+        control.wait(Duration::from_millis(250)).expect("nobody stops it");
+    }
+    assert_eq!(window.len(), memory.segments_in_flight);
+    let bound = (memory.segments_in_flight + 1) * Memory::SEGMENT_BYTES + memory.workers * Memory::LANE_BYTES;
+    assert!(before >= 8 << 20 && before <= bound as u64, "{before} bytes were taken, {bound} may be in memory");
+    // Nobody wants it any more: every thread ends by itself, which closes the window's other handle.
+    window.give_up();
+    let begin = clock::monotonic();
+    while Arc::strong_count(&window) > 1 {
+        control.wait(Duration::from_millis(5)).expect("nobody stops it");
+        assert!(clock::monotonic() - begin < Duration::from_secs(20), "a thread still holds the window");
+    }
+    assert!(produced.load(Ordering::SeqCst) < 200 << 20);
+}
