@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use exhibit_certs::Deployment;
+use exhibit_certs::deployment::CreateError;
+use exhibit_certs::files::FileError;
 use exhibit_certs::issue::ServerNames;
 use exhibit_certs::tls::HotServer;
 use exhibit_coordinator::catalog::sqlite::SqliteCatalog;
 use exhibit_coordinator::config::{Config, ConfigError, LogFormat};
-use exhibit_coordinator::{clock, init, intake, serve, store};
+use exhibit_coordinator::{clock, init, intake, reindex, serve, store};
 use exhibit_proto::transport::server;
 use tokio::net::TcpListener;
 
@@ -20,12 +22,29 @@ A new deployment:
   exhibit-coordinator init --dir /srv/exhibit --name example --host coordinator.example --listen 0.0.0.0:7420
   exhibit-coordinator run --dir /srv/exhibit
 
-Exit codes: 0 done · 1 failed · 64 wrong usage or configuration · 69 the address cannot be listened on";
+Exit codes:
+  0   done
+  1   failed: the message says what and what helps
+  64  wrong usage or configuration; nothing was opened
+  69  the address is in use or cannot be listened on
+  73  a file could not be written
+  77  permission: a file may not be read, or may be read by others";
+
+/// The program's exit codes, as sysexits.h names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Exit {
+    Failed = 1,
+    Usage = 64,
+    Unavailable = 69,
+    CannotCreate = 73,
+    Permission = 77,
+}
 
 /// Receives, verifies, seals and stores evidence.
 #[derive(Debug, Parser)]
 #[command(name = "exhibit-coordinator", version, about, after_help = AFTER_HELP, max_term_width = 120)]
-struct Args {
+struct Cli {
     #[command(subcommand)]
     command: Command,
 }
@@ -36,23 +55,49 @@ enum Command {
     Init(init::Options),
     /// Serve until SIGTERM or SIGINT.
     Run {
-        /// The deployment's folder.
-        #[arg(long, value_name = "DIR")]
-        dir: PathBuf,
-        /// Write the address that is listened on to this file once it is.
+        #[command(flatten)]
+        place: Place,
+        /// Write the address that is listened on to this file once it is
         #[arg(long, value_name = "FILE")]
         ready_file: Option<PathBuf>,
     },
+    /// Make the catalog anew from the store alone. The coordinator must not run.
+    Reindex {
+        #[command(flatten)]
+        place: Place,
+        /// Print one JSON object instead of text
+        #[arg(long)]
+        json: bool,
+    },
     /// Read the configuration and say whether it can be used.
     CheckConfig {
-        /// The deployment's folder.
-        #[arg(long, value_name = "DIR")]
-        dir: PathBuf,
+        #[command(flatten)]
+        place: Place,
     },
 }
 
-/// EX_UNAVAILABLE: the address cannot be listened on.
-const UNAVAILABLE: u8 = 69;
+/// Where the deployment is.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Place {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The deployment's folder, which holds config.toml
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+impl Place {
+    fn load(&self) -> Result<Config, Failure> {
+        let file = match (&self.config, &self.dir) {
+            (Some(file), _) => file.clone(),
+            (None, Some(dir)) => dir.join(init::CONFIG),
+            (None, None) => return Err(Failure(Exit::Usage as u8, "name the deployment with --config or --dir".to_owned())),
+        };
+        Ok(Config::load(&file)?)
+    }
+}
 
 /// How a command failed: exit code and sentence.
 struct Failure(u8, String);
@@ -63,27 +108,48 @@ impl From<ConfigError> for Failure {
     }
 }
 
+impl From<FileError> for Failure {
+    fn from(e: FileError) -> Self {
+        let exit = match &e {
+            FileError::TooOpen { .. } => Exit::Permission,
+            FileError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => Exit::Permission,
+            _ => Exit::Failed,
+        };
+        Self(exit as u8, e.to_string())
+    }
+}
+
+impl From<CreateError> for Failure {
+    fn from(e: CreateError) -> Self {
+        match e {
+            CreateError::File(e) => e.into(),
+            other => failed(other),
+        }
+    }
+}
+
 fn failed(e: impl std::fmt::Display) -> Failure {
-    Failure(1, e.to_string())
+    Failure(Exit::Failed as u8, e.to_string())
 }
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
-        Ok(args) => args,
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
         Err(e) => {
             let _ = e.print();
-            return if e.use_stderr() { ExitCode::from(ConfigError::EXIT) } else { ExitCode::SUCCESS };
+            return if e.use_stderr() { ExitCode::from(Exit::Usage as u8) } else { ExitCode::SUCCESS };
         }
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(e) => return report(&failed(e)),
+        Err(e) => return report(&failed(format!("the runtime cannot start: {e}"))),
     };
     let done = runtime.block_on(async {
-        match args.command {
+        match cli.command {
             Command::Init(options) => make(&options).await,
-            Command::Run { dir, ready_file } => run(&dir, ready_file.as_deref()).await,
-            Command::CheckConfig { dir } => Config::load(&dir.join(init::CONFIG)).map(|_| println!("usable")).map_err(Failure::from),
+            Command::Run { place, ready_file } => run(&place.load()?, ready_file.as_deref()).await,
+            Command::Reindex { place, json } => make_catalog(&place.load()?, json).await,
+            Command::CheckConfig { place } => place.load().map(|_| println!("the configuration can be used")),
         }
     });
     match done {
@@ -104,24 +170,28 @@ async fn make(options: &init::Options) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn run(dir: &Path, ready_file: Option<&Path>) -> Result<(), Failure> {
-    let config = Config::load(&dir.join(init::CONFIG))?;
-    begin_log(&config);
-    let mut deployment = Deployment::load(&config.resolve(&config.paths.deployment)).map_err(failed)?;
-    let names: Vec<&str> = config.names.iter().map(String::as_str).collect();
-    let names = ServerNames::parse(&names).map_err(|e| Failure(ConfigError::EXIT, format!("config.toml: names: {e}")))?;
+async fn make_catalog(config: &Config, json: bool) -> Result<(), Failure> {
+    begin_log(config);
+    let report = reindex::run(config, clock::now()).await.map_err(failed)?;
+    let text = if json { serde_json::to_string(&report).map_err(failed)? } else { report.text() };
+    println!("{text}");
+    Ok(())
+}
+
+async fn run(config: &Config, ready_file: Option<&Path>) -> Result<(), Failure> {
+    begin_log(config);
     let folder = config.resolve(&config.paths.deployment);
-    if deployment.renew_server(&folder, &names, clock::now()).map_err(failed)? {
+    let mut deployment = Deployment::load(&folder)?;
+    let names = ServerNames::parse(&config.names).map_err(|e| Failure(Exit::Usage as u8, format!("names: {e}")))?;
+    if deployment.renew_server(&folder, &names, clock::now())? {
         tracing::info!("the server certificate was renewed");
     }
     // The port first: a second coordinator or a foreign program is named before anything else is opened.
-    let listener = TcpListener::bind(config.listen).await.map_err(|e| {
-        let remedy = "stop what uses it (ss -ltnp shows it), or change 'listen' in config.toml";
-        Failure(UNAVAILABLE, format!("cannot listen on {}: {e}; {remedy}", config.listen))
-    })?;
-    let store = init::open_store(&config, false).map_err(failed)?;
+    let listener = listen(config).await?;
+    let store = init::open_store(config, false).map_err(failed)?;
     store::self_test(&*store).await.map_err(failed)?;
     let catalog = SqliteCatalog::open(&config.resolve(&config.paths.catalog)).await.map_err(failed)?;
+    let place = store.describe();
     let running = serve::start(serve::Setup {
         deployment,
         store,
@@ -134,19 +204,35 @@ async fn run(dir: &Path, ready_file: Option<&Path>) -> Result<(), Failure> {
             ..intake::Limits::default()
         },
         connections: server::Limits { connections_max: config.limits.connections_max as usize, ..server::Limits::default() },
+        rules: serve::Rules { agent_hours: config.certificates.agent_hours, token_life_s_max: config.tokens.ttl_s_max },
     })
     .await
     .map_err(failed)?;
-    tracing::info!(address = %running.addr, "ready");
+    tracing::info!(address = %running.addr, store = %place, "ready");
     if let Some(file) = ready_file {
-        write_ready(file, &running.addr.to_string()).map_err(|e| failed(format!("cannot write {}: {e}", file.display())))?;
+        let cannot = |e| Failure(Exit::CannotCreate as u8, format!("cannot write {}: {e}", file.display()));
+        write_ready(file, &running.addr.to_string()).map_err(cannot)?;
     }
+    println!("exhibit-coordinator listens on {}", running.addr);
     let renewing = tokio::spawn(renew_daily(folder, names, Arc::clone(&running.tls)));
     wait_for_end().await.map_err(failed)?;
     tracing::info!("stopping: open uploads are cut, what was acknowledged is durable");
     renewing.abort();
     running.stop().await;
     Ok(())
+}
+
+async fn listen(config: &Config) -> Result<TcpListener, Failure> {
+    TcpListener::bind(config.listen).await.map_err(|e| {
+        let (exit, remedy) = match e.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                (Exit::Unavailable, format!("find out what uses it ('ss -ltnp sport = :{}') and stop it", config.listen.port()))
+            }
+            std::io::ErrorKind::PermissionDenied => (Exit::Permission, "a port below 1024 needs CAP_NET_BIND_SERVICE".to_owned()),
+            _ => (Exit::Unavailable, "is it an address of this machine?".to_owned()),
+        };
+        Failure(exit as u8, format!("cannot listen on {}: {e}; {remedy}, or change 'listen' in the configuration", config.listen))
+    })
 }
 
 /// Renames into place, so that who waits for the file never reads half of it.
@@ -158,7 +244,7 @@ fn write_ready(file: &Path, address: &str) -> std::io::Result<()> {
 }
 
 async fn renew_daily(folder: PathBuf, names: ServerNames, tls: Arc<HotServer>) {
-    let mut day = tokio::time::interval(std::time::Duration::from_secs(86_400));
+    let mut day = tokio::time::interval(std::time::Duration::from_hours(24));
     day.tick().await;
     loop {
         day.tick().await;
@@ -192,6 +278,6 @@ fn begin_log(config: &Config) {
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
     match config.log.format {
         LogFormat::Json => builder.json().init(),
-        _ => builder.init(),
+        LogFormat::Text => builder.init(),
     }
 }

@@ -17,6 +17,7 @@ use crate::ledger::{Ledger, Ledgers};
 use crate::problem::Result;
 use crate::progress::Progress;
 use crate::seal::Sealer;
+use crate::serve::Rules;
 use crate::store::Store;
 
 /// Everything that the work modules need.
@@ -65,6 +66,8 @@ pub struct Issuing {
     pub deployment: exhibit_certs::DeploymentName,
     /// The anchor file's bytes.
     pub anchor: Vec<u8>,
+    /// Lifetimes that the operator chose.
+    pub rules: Rules,
 }
 
 /// The agents that are revoked: as many entries as were ever revoked, in memory.
@@ -81,6 +84,14 @@ impl Revoked {
     #[must_use]
     pub fn contains(&self, agent: &AgentId) -> bool {
         self.0.read().unwrap_or_else(PoisonError::into_inner).contains(agent)
+    }
+}
+
+impl Issuing {
+    /// Life of an agent's certificate.
+    #[must_use]
+    pub fn agent_life(&self) -> std::time::Duration {
+        std::time::Duration::from_hours(u64::from(self.rules.agent_hours.max(1)))
     }
 }
 

@@ -44,6 +44,23 @@ pub struct Setup {
     pub intake: intake::Limits,
     /// What connections may use.
     pub connections: server::Limits,
+    /// Lifetimes that the operator chose.
+    pub rules: Rules,
+}
+
+/// Lifetimes that the operator chose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// Hours that an agent's certificate is valid.
+    pub agent_hours: u32,
+    /// Longest life of an enrolment token, seconds.
+    pub token_life_s_max: u64,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { agent_hours: 24, token_life_s_max: *crate::enroll::TOKEN_LIFE_S.end() }
+    }
 }
 
 /// A coordinator that serves.
@@ -69,13 +86,13 @@ impl std::fmt::Debug for Running {
 /// # Errors
 /// [`Problem`] with what is wrong and what helps.
 pub async fn start(setup: Setup) -> Result<Running> {
-    let Setup { deployment, store, catalog, listener, intake, connections } = setup;
+    let Setup { deployment, store, catalog, listener, intake, connections, rules } = setup;
     let addr = listener.local_addr().map_err(|e| Problem::new(Kind::Failed, format!("the listener has no address: {e}")))?;
     check_clock(&deployment)?;
     let tls = ServerTls::new(&deployment.server, &deployment.tls_root).map_err(|e| Problem::new(Kind::Failed, e.to_string()))?;
     let tls = Arc::new(HotServer::new(tls));
     let registry = ConnectionRegistry::new();
-    let parts = assemble(deployment, store, catalog, intake, registry.clone()).await?;
+    let parts = assemble(deployment, store, catalog, (intake, rules), registry.clone()).await?;
     parts.load_revoked().await?;
     let (stop, stopping) = watch::channel(false);
     let task = tokio::spawn(serve(Arc::clone(&parts), Arc::clone(&tls), listener, connections, registry, stopping));
@@ -117,7 +134,7 @@ async fn assemble(
     deployment: Deployment,
     store: Arc<dyn Store>,
     catalog: SharedCatalog,
-    intake: intake::Limits,
+    (intake, rules): (intake::Limits, Rules),
     registry: ConnectionRegistry,
 ) -> Result<Arc<Parts>> {
     let anchor = serde_json::to_vec_pretty(&deployment.anchor).map_err(|e| Problem::new(Kind::Failed, e.to_string()))?;
@@ -138,6 +155,7 @@ async fn assemble(
         enrolment: deployment.issuer_enrolment,
         deployment: deployment.name,
         anchor,
+        rules,
     };
     Ok(Arc::new(Parts {
         catalog,

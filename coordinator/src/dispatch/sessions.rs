@@ -238,7 +238,8 @@ mod tests {
         let (outbox, mut inbox) = mpsc::channel(4);
         let first = sessions.register(&agent(), [1; 16], outbox).await.expect("alone");
         let (other, _other_inbox) = mpsc::channel(4);
-        let (attempt, ()) = tokio::join!(sessions.register(&agent(), [2; 16], other.clone()), async {
+        let id = agent();
+        let (attempt, ()) = tokio::join!(sessions.register(&id, [2; 16], other.clone()), async {
             let Some(Outbound::Ping(n)) = inbox.recv().await else { panic!("expected a ping") };
             sessions.pong(&agent(), first.id, n);
         });

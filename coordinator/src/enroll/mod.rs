@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use exhibit_certs::enrol::{Enroller, verify_proof};
-use exhibit_certs::issue::{AGENT_LIFE, IssueError, Issued, REQUEST_BYTES_MAX};
+use exhibit_certs::issue::{IssueError, Issued, REQUEST_BYTES_MAX};
 use exhibit_certs::name::PeerName;
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::id::AgentId;
@@ -32,8 +32,9 @@ const TOKEN_PREFIX: &str = "exhibit-token-";
 /// # Errors
 /// [`Problem`]
 pub async fn create_token(parts: &Parts, by: &str, life_s: u64, uses: u32, labels: Labels) -> Result<(String, Timestamp)> {
-    if !TOKEN_LIFE_S.contains(&life_s) {
-        return Err(Problem::invalid(format!("ttl_s: {life_s}: expected {} to {}", TOKEN_LIFE_S.start(), TOKEN_LIFE_S.end())));
+    let longest = parts.issuing.rules.token_life_s_max.min(*TOKEN_LIFE_S.end());
+    if life_s < *TOKEN_LIFE_S.start() || life_s > longest {
+        return Err(Problem::invalid(format!("ttl_s: {life_s}: expected {} to {longest}", TOKEN_LIFE_S.start())));
     }
     if uses == 0 || uses > TOKEN_USES_MAX {
         return Err(Problem::invalid(format!("uses: {uses}: expected 1 to {TOKEN_USES_MAX}")));
@@ -117,7 +118,7 @@ pub async fn enroll(parts: &Arc<Parts>, request: &Request) -> Result<Enrolled> {
     };
     let name = PeerName::Agent(issuing.deployment.clone(), agent.clone());
     // The certificate first: it is made in memory, and a bad request must not leave a record.
-    let certificate = issuing.authority.issue_client(&request.tls_csr, &name, AGENT_LIFE, now).map_err(issue_problem)?;
+    let certificate = issuing.authority.issue_client(&request.tls_csr, &name, issuing.agent_life(), now).map_err(issue_problem)?;
     if known.is_none() {
         let enroller = Enroller { key: &issuing.key, enrolment: Some(&issuing.enrolment) };
         let record =
@@ -178,7 +179,7 @@ pub async fn renew(parts: &Parts, agent: &AgentId, tls_csr: &[u8]) -> Result<Iss
         return Err(Problem::new(Kind::Denied, format!("agent {agent} is unknown or revoked")));
     }
     let name = PeerName::Agent(parts.issuing.deployment.clone(), agent.clone());
-    let issued = parts.issuing.authority.issue_client(tls_csr, &name, AGENT_LIFE, clock::now()).map_err(issue_problem)?;
+    let issued = parts.issuing.authority.issue_client(tls_csr, &name, parts.issuing.agent_life(), clock::now()).map_err(issue_problem)?;
     tracing::info!(%agent, not_after = %issued.facts.not_after, "certificate renewed");
     Ok(issued)
 }

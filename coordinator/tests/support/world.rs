@@ -1,0 +1,248 @@
+//! A whole coordinator on loopback with real certificates, a person and agents that speak the real protocol.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use exhibit_certs::credential::{Credential, Pending, TlsIdentity};
+use exhibit_certs::deployment::{self, Deployment};
+use exhibit_certs::issue::ServerNames;
+use exhibit_certs::tls::{HotClient, client_config, enroll_client_config, explain_tls_error};
+use exhibit_certs::{enrol, random};
+use exhibit_coordinator::catalog::sqlite::SqliteCatalog;
+use exhibit_coordinator::ledger::{Keys, Ledgers};
+use exhibit_coordinator::serve::{self, Running, Setup};
+use exhibit_coordinator::store::{LocalStore, Store};
+use exhibit_coordinator::{clock, intake};
+use exhibit_evidence::anchor::Anchor;
+use exhibit_evidence::dsse::Envelope;
+use exhibit_evidence::id::{AgentId, CaseId, CollectionId, OrderId};
+use exhibit_evidence::record::{self, CaptureSpec, CaseOpened, Limits, Nonce, Order};
+use exhibit_evidence::{Digest, Timestamp};
+use exhibit_proto::agent::v1 as wire;
+use exhibit_proto::agent::v1::enrollment_service_client::EnrollmentServiceClient;
+use exhibit_proto::responder::v1 as people;
+use exhibit_proto::responder::v1::responder_service_client::ResponderServiceClient;
+use exhibit_proto::transport::{client, server};
+use tonic::transport::Channel;
+
+pub type People = ResponderServiceClient<Channel>;
+
+pub struct World {
+    pub dir: tempfile::TempDir,
+    pub running: Option<Running>,
+    pub admin: Credential,
+    pub people: People,
+    pub port: u16,
+}
+
+fn sub(dir: &tempfile::TempDir, name: &str) -> PathBuf {
+    dir.path().join(name)
+}
+
+async fn run(dir: &tempfile::TempDir, port: u16) -> Running {
+    let deployment = Deployment::load(&sub(dir, "deployment")).expect("deployment");
+    let store: Arc<dyn Store> = Arc::new(LocalStore::open(&sub(dir, "store")).expect("store"));
+    let catalog = Arc::new(SqliteCatalog::open(&sub(dir, "catalog.sqlite")).await.expect("catalog"));
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.expect("port");
+    let connections = server::Limits { grace: Duration::from_secs(1), ..server::Limits::default() };
+    let setup = Setup { deployment, store, catalog, listener, intake: intake::Limits { free_bytes_min: 0, ..intake::Limits::default() }, connections, rules: serve::Rules::default() };
+    serve::start(setup).await.expect("starts")
+}
+
+pub async fn channel(credential: &Credential, port: u16) -> Result<Channel, String> {
+    let hot = Arc::new(HotClient::new(client_config(&credential.tls, &credential.tls_root).map_err(|e| e.to_string())?));
+    let target = client::Target {
+        address: format!("localhost:{port}").parse().expect("address"),
+        tls: Arc::new(move || hot.current()),
+        explain: explain_tls_error,
+    };
+    client::connect(&target, &client::Settings::bulk()).await.map_err(|e| e.to_string())
+}
+
+impl World {
+    pub async fn start() -> Self {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let params = deployment::Params {
+            name: "test".parse().expect("name"),
+            admin: "ada".parse().expect("name"),
+            server: ServerNames::parse(&["localhost", "127.0.0.1"]).expect("names"),
+        };
+        let seeds = deployment::Seeds::draw().expect("random");
+        let new = deployment::create(&params, &seeds, clock::now()).expect("deployment");
+        new.write(&sub(&dir, "deployment")).expect("written");
+        let store: Arc<dyn Store> = Arc::new(LocalStore::create(&sub(&dir, "store")).expect("store"));
+        drop(SqliteCatalog::create(&sub(&dir, "catalog.sqlite")).await.expect("catalog"));
+        let admin = new.admin;
+        let deployment = Deployment::load(&sub(&dir, "deployment")).expect("deployment");
+        let ledgers = Ledgers::new(store, Keys { anchor: deployment.anchor, log: deployment.log_key });
+        let mut enrolments = vec![deployment.log_enrolment, deployment.issuer_enrolment];
+        enrolments.extend(admin.enrolments.iter().cloned());
+        ledgers.deployment().await.expect("log").append(enrolments).await.expect("enrolled");
+        drop(ledgers);
+        let running = run(&dir, 0).await;
+        let port = running.addr.port();
+        let people = ResponderServiceClient::new(channel(&admin, port).await.expect("connects"));
+        Self { dir, running: Some(running), admin, people, port }
+    }
+
+    /// Stops the coordinator and starts another one over the same store and catalog, on the same port.
+    pub async fn restart(&mut self) {
+        self.stop().await;
+        self.running = Some(run(&self.dir, self.port).await);
+        self.people = ResponderServiceClient::new(channel(&self.admin, self.port).await.expect("connects"));
+    }
+
+    pub async fn stop(&mut self) {
+        if let Some(running) = self.running.take() {
+            let catalog = Arc::clone(&running.parts.catalog);
+            running.stop().await;
+            // Other tasks may hold the catalog for a moment; its lock must be free for the next one.
+            for _ in 0..100 {
+                if Arc::strong_count(&catalog) == 1 {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+
+    pub fn running(&self) -> &Running {
+        self.running.as_ref().expect("runs")
+    }
+
+    pub fn store_dir(&self) -> PathBuf {
+        sub(&self.dir, "store")
+    }
+
+    pub fn anchor(&self) -> Anchor {
+        self.admin.anchor.clone()
+    }
+
+    pub fn me(&self) -> String {
+        self.admin.name().to_string()
+    }
+
+    pub async fn token(&mut self, uses: u32) -> people::CreateTokenResponse {
+        let request = people::CreateTokenRequest { ttl_s: 0, uses, labels: BTreeMap::from([("site".to_owned(), "lab".to_owned())]) };
+        self.people.create_token(request).await.expect("token").into_inner()
+    }
+
+    /// Enrols an agent over the real enrolment port.
+    pub async fn enroll(&mut self, name: &str) -> Credential {
+        let token = self.token(1).await;
+        let dir = sub(&self.dir, name);
+        enroll_with(self.port, &token.token, Digest::try_from(token.ca_sha256.as_slice()).expect("digest"), &dir, name).await.expect("enrolled")
+    }
+
+    pub async fn open_case(&mut self) -> people::Case {
+        let opened = CaseOpened {
+            case: CaseId::new(clock::now().unix_ms(), clock::random()),
+            deployment: "test".to_owned(),
+            title: "a case".to_owned(),
+            legal_basis: "works agreement, section 4".to_owned(),
+            accountable: "A. Lovelace".to_owned(),
+            opened_by: self.me(),
+            opened_at: clock::now(),
+        };
+        let envelope = record::sign(&opened, &self.admin.evidence).expect("small");
+        self.people.open_case(people::OpenCaseRequest { case_opened: envelope.as_bytes().to_vec() }).await.expect("opened").into_inner()
+    }
+
+    pub async fn case(&mut self, case: &people::Case) -> people::Case {
+        self.people.get_case(people::GetCaseRequest { case_id: case.case_id.clone() }).await.expect("case").into_inner()
+    }
+
+    pub fn order(&self, case: &people::Case, targets: &[AgentId]) -> Order {
+        let now = clock::now();
+        Order {
+            order: OrderId::new(now.unix_ms(), clock::random()),
+            case: case.case_id.parse().expect("id"),
+            predecessor: Digest::try_from(case.case_opened_sha256.as_slice()).expect("digest"),
+            targets: targets.to_vec(),
+            profile: None,
+            captures: ["system", "files"].map(|name| CaptureSpec { name: name.to_owned(), params: BTreeMap::new() }).to_vec(),
+            limits: Limits::default(),
+            reason: "suspicion of theft".to_owned(),
+            issued_by: self.me(),
+            issued_at: now,
+            expires_at: now.plus_s(3_600),
+            nonce: Nonce { size: case.log_size, root: Digest::try_from(case.log_root.as_slice()).expect("digest") },
+        }
+    }
+
+    pub fn sign(&self, order: &Order) -> Envelope {
+        record::sign(order, &self.admin.evidence).expect("small")
+    }
+
+    pub async fn submit(&mut self, order: &Envelope) -> Result<people::SubmitOrderResponse, tonic::Status> {
+        self.people.submit_order(people::SubmitOrderRequest { order: order.as_bytes().to_vec() }).await.map(tonic::Response::into_inner)
+    }
+
+    /// Opens a case and submits an order for these agents.
+    pub async fn ordered(&mut self, agents: &[AgentId]) -> (people::Case, Order, Envelope) {
+        let case = self.open_case().await;
+        let order = self.order(&case, agents);
+        let envelope = self.sign(&order);
+        self.submit(&envelope).await.expect("admitted");
+        (case, order, envelope)
+    }
+
+    pub async fn collection(&mut self, id: &CollectionId) -> people::Collection {
+        let request = people::ListCollectionsRequest { collections: vec![id.to_string()], ..people::ListCollectionsRequest::default() };
+        let mut stream = self.people.list_collections(request).await.expect("listed").into_inner();
+        stream.message().await.expect("row").expect("is there")
+    }
+
+    /// Waits until the collection is closed.
+    pub async fn closed(&mut self, id: &CollectionId) -> people::Collection {
+        for _ in 0..300 {
+            let row = self.collection(id).await;
+            if !["queued", "offered", "running"].contains(&row.state.as_str()) {
+                return row;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("not closed: {:?}", self.collection(id).await);
+    }
+
+    pub async fn incidents(&self) -> Vec<String> {
+        self.running().parts.catalog.incidents(100).await.expect("incidents").into_iter().map(|i| format!("{}: {}", i.kind, i.detail)).collect()
+    }
+}
+
+pub async fn enroll_with(port: u16, token: &str, ca: Digest, dir: &std::path::Path, hostname: &str) -> Result<Credential, String> {
+    let pending = Pending::take_up(dir, &random::seed().expect("random")).map_err(|e| e.to_string())?;
+    let csr = pending.tls.request().map_err(|e| e.to_string())?;
+    let proof = enrol::sign_proof(&pending.evidence, &csr, token);
+    let (config, pinned) = enroll_client_config(ca).map_err(|e| e.to_string())?;
+    let target = client::Target {
+        address: format!("localhost:{port}").parse().expect("address"),
+        tls: Arc::new(move || Arc::clone(&config)),
+        explain: explain_tls_error,
+    };
+    let channel = client::connect(&target, &client::Settings::small()).await.map_err(|e| e.to_string())?;
+    let request = wire::EnrollRequest {
+        protocol: Some(wire::ProtocolRange { min: 1, max: 1 }),
+        token: token.to_owned(),
+        tls_csr: csr,
+        evidence_key: pending.evidence.public().as_bytes().to_vec(),
+        proof: proof.to_vec(),
+        hostname: hostname.to_owned(),
+    };
+    let response = EnrollmentServiceClient::new(channel).enroll(request).await.map_err(|s| s.message().to_owned())?.into_inner();
+    let tls = TlsIdentity::from_der(pending.tls.clone(), &response.tls_chain).map_err(|e| e.to_string())?;
+    let anchor = Anchor::parse(&response.anchor)?;
+    let enrolments = response.enrolments.iter().map(|e| Envelope::parse(e).expect("envelope")).collect();
+    Credential::new(anchor, pinned.get().expect("seen"), tls, pending.evidence, enrolments).map_err(|e| e.to_string())
+}
+
+pub fn agent_id(credential: &Credential) -> AgentId {
+    credential.name().agent().expect("an agent").clone()
+}
+
+pub fn now() -> Timestamp {
+    clock::now()
+}
