@@ -1,1 +1,163 @@
-//! Rebuilds the catalog from the store alone.
+//! `exhibit-coordinator reindex`: makes a new catalog from the store alone.
+//!
+//! Logs say what happened, manifests where every segment lies. What only ever lived in the catalog is gone and said so:
+//! see [`LOST`].
+
+mod collections;
+mod rebuild;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use exhibit_certs::Deployment;
+use exhibit_evidence::Timestamp;
+use exhibit_evidence::text::escape_bounded;
+
+pub use rebuild::rebuild;
+
+use crate::catalog::sqlite::{self, SqliteCatalog};
+use crate::config::Config;
+use crate::ledger::{Keys, Ledgers};
+
+/// What no store holds, in words for the operator.
+pub const LOST: [&str; 4] = [
+    "enrolment tokens: make new ones",
+    "labels of agents and what they last said about themselves: set the labels again, the rest comes with their next connection",
+    "uploads that were under way: their collections begin again with a new stream; segments that had arrived stay in the store without a manifest",
+    "requests to cancel, incidents, and the moment at which an order was admitted (the time of its signature is shown instead)",
+];
+
+/// Problems that are listed; more are counted.
+const PROBLEMS_MAX: usize = 1_000;
+
+/// What was found and made.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
+pub struct Report {
+    /// Cases.
+    pub cases: u64,
+    /// Orders.
+    pub orders: u64,
+    /// Collections, all states.
+    pub collections: u64,
+    /// Collections that have no seal yet: they are taken up again.
+    pub unsealed: u64,
+    /// Streams with a receipt.
+    pub streams: u64,
+    /// Segments of those streams.
+    pub segments: u64,
+    /// Agents, revoked ones too.
+    pub agents: u64,
+    /// What did not fit together, for a person to look at.
+    pub problems: Vec<String>,
+    /// Problems in all.
+    pub problem_count: u64,
+}
+
+impl Report {
+    fn problem(&mut self, what: impl fmt::Display) {
+        let what = escape_bounded(&what.to_string(), 1_000);
+        tracing::error!(%what, "reindex");
+        self.problem_count = self.problem_count.saturating_add(1);
+        if self.problems.len() < PROBLEMS_MAX {
+            self.problems.push(what);
+        }
+    }
+
+    /// The report for people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut out = format!(
+            "The catalog was made again from the store: {} cases, {} orders, {} collections ({} of them without a seal), {} streams, {} segments, {} agents.\n",
+            self.cases, self.orders, self.collections, self.unsealed, self.streams, self.segments, self.agents
+        );
+        out.push_str("\nNot in the store, and therefore gone:\n");
+        LOST.iter().for_each(|what| out.push_str(&format!("  - {what}\n")));
+        if self.problem_count > 0 {
+            out.push_str(&format!("\n{} problems (run exhibit-verify on the cases that they name):\n", self.problem_count));
+            self.problems.iter().for_each(|what| out.push_str(&format!("  - {what}\n")));
+        }
+        out
+    }
+}
+
+/// Why there is no new catalog; the old one is as it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReindexError(String);
+
+impl fmt::Display for ReindexError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ReindexError {}
+
+impl ReindexError {
+    fn new(e: impl fmt::Display) -> Self {
+        Self(e.to_string())
+    }
+}
+
+/// Makes a new catalog and puts it in the place of the old one. The coordinator must not run: both hold the same lock.
+///
+/// Order:
+/// 1. lock; remove what an interrupted reindex left
+/// 2. a new catalog beside the old one, filled and closed
+/// 3. the old one's file, then its write-ahead log, are renamed to `.old` - without its file that log is nobody's
+/// 4. the new one is renamed into place; fsync of the folder
+///
+/// A crash before 3 leaves the old catalog, between 3 and 4 none (the coordinator refuses to start and names this
+/// command), after 4 the new one.
+///
+/// # Errors
+/// [`ReindexError`]
+pub async fn run(config: &Config, now: Timestamp) -> Result<Report, ReindexError> {
+    let deployment = Deployment::load(&config.resolve(&config.paths.deployment)).map_err(ReindexError::new)?;
+    let path = config.resolve(&config.paths.catalog);
+    let _lock = sqlite::lock(&path).map_err(ReindexError::new)?;
+    let fresh = beside(&path, ".new");
+    for suffix in ["", "-wal", "-shm", "-journal", ".lock"] {
+        remove(&beside(&fresh, suffix))?;
+    }
+    let store = crate::init::open_store(config, false).map_err(ReindexError)?;
+    let ledgers = Ledgers::new(store, Keys { anchor: deployment.anchor, log: deployment.log_key });
+    let catalog = SqliteCatalog::create(&fresh).await.map_err(ReindexError::new)?;
+    let report = rebuild(&ledgers, &catalog, now).await;
+    catalog.close().await;
+    drop(catalog);
+    let report = report?;
+    swap(&path, &fresh)?;
+    Ok(report)
+}
+
+fn swap(path: &Path, fresh: &Path) -> Result<(), ReindexError> {
+    let fail = |e: std::io::Error| ReindexError(format!("cannot put the new catalog into place: {e}; it is {}", fresh.display()));
+    if beside(fresh, "-wal").exists() {
+        // Closing folds the log into the file; a log that is still there means that it did not.
+        return Err(ReindexError(format!("the new catalog {} was not closed cleanly: run reindex again", fresh.display())));
+    }
+    for suffix in ["", "-wal", "-shm"] {
+        match std::fs::rename(beside(path, suffix), beside(&beside(path, ".old"), suffix)) {
+            Ok(()) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => remove(&beside(&beside(path, ".old"), suffix))?,
+            Err(e) => return Err(fail(e)),
+        }
+    }
+    std::fs::rename(fresh, path).map_err(fail)?;
+    remove(&beside(fresh, ".lock"))?;
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::File::open(folder).and_then(|f| f.sync_all()).map_err(fail)
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn remove(path: &Path) -> Result<(), ReindexError> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(ReindexError(format!("cannot remove {}: {e}", path.display()))),
+        _ => Ok(()),
+    }
+}

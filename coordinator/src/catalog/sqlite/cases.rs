@@ -61,11 +61,12 @@ pub async fn close(c: &mut SqliteConnection, case: CaseId, case_closed: Digest) 
 }
 
 pub async fn counts(c: &mut SqliteConnection, case: CaseId) -> Result<(BTreeMap<String, u64>, u64)> {
-    let rows = sqlx::query("SELECT state, count(*) AS n, sum(exhibit_count) AS exhibits FROM collections WHERE case_id = ?1 GROUP BY state")
-        .bind(case.as_str())
-        .fetch_all(c)
-        .await
-        .map_err(map)?;
+    let rows =
+        sqlx::query("SELECT state, count(*) AS n, sum(exhibit_count) AS exhibits FROM collections WHERE case_id = ?1 GROUP BY state")
+            .bind(case.as_str())
+            .fetch_all(c)
+            .await
+            .map_err(map)?;
     let (mut by_state, mut exhibits) = (BTreeMap::new(), 0_u64);
     for row in &rows {
         by_state.insert(decode::get(row, "state")?, decode::number(row, "n")?);
@@ -107,12 +108,16 @@ pub async fn order(c: &mut SqliteConnection, order: OrderId) -> Result<Option<Or
 }
 
 pub async fn collection(c: &mut SqliteConnection, collection: CollectionId) -> Result<Option<CollectionRow>> {
-    let row = sqlx::query("SELECT * FROM collections WHERE collection = ?1").bind(collection.as_str()).fetch_optional(c).await.map_err(map)?;
+    let row =
+        sqlx::query("SELECT * FROM collections WHERE collection = ?1").bind(collection.as_str()).fetch_optional(c).await.map_err(map)?;
     row.as_ref().map(decode::collection).transpose()
 }
 
 pub async fn collections(
-    c: &mut SqliteConnection, filter: CollectionFilter, after: Option<CollectionId>, limit: u32,
+    c: &mut SqliteConnection,
+    filter: CollectionFilter,
+    after: Option<CollectionId>,
+    limit: u32,
 ) -> Result<Vec<CollectionRow>> {
     let only = if filter.only.is_empty() { None } else { Some(json(&filter.only)?) };
     let rows = sqlx::query(
@@ -157,7 +162,12 @@ pub async fn sealing(c: &mut SqliteConnection, limit: u32) -> Result<Vec<Collect
     rows.iter().map(decode::collection).collect()
 }
 
-pub async fn change(c: &mut SqliteConnection, id: CollectionId, from: Vec<State>, change: CollectionChange) -> Result<Option<CollectionRow>> {
+pub async fn change(
+    c: &mut SqliteConnection,
+    id: CollectionId,
+    from: Vec<State>,
+    change: CollectionChange,
+) -> Result<Option<CollectionRow>> {
     let Some(mut row) = collection(c, id).await?.filter(|row| from.contains(&row.state)) else { return Ok(None) };
     let CollectionChange { state, reason, ending, cancel, stream, started_at, ended_at, give_up_at, totals, exhibits, seal } = change;
     row.state = state.unwrap_or(row.state);
@@ -180,7 +190,8 @@ const INSERT: &str = "INSERT INTO collections (collection, order_id, order_diges
    by_status, exhibit_first, exhibit_count, seal)
  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25)";
 /// The columns up to `profile` are what a collection is and never change; SQLite ignores their binds ?2..?6.
-const UPDATE: &str = "UPDATE collections SET state = ?7, reason = ?8, ending_outcome = ?9, ending_reason = ?10, ending_refusal = ?11, cancel = ?12,
+const UPDATE: &str =
+    "UPDATE collections SET state = ?7, reason = ?8, ending_outcome = ?9, ending_reason = ?10, ending_refusal = ?11, cancel = ?12,
    stream = ?13, queued_at = ?14, started_at = ?15, ended_at = ?16, expires_at = ?17, give_up_at = ?18, items = ?19, raw_bytes = ?20,
    stored_bytes = ?21, by_status = ?22, exhibit_first = ?23, exhibit_count = ?24, seal = ?25 WHERE collection = ?1";
 

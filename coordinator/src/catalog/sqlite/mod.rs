@@ -58,7 +58,9 @@ impl SqliteCatalog {
     pub async fn create(path: &Path) -> Result<Self, CatalogError> {
         match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
             Ok(_) => {}
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => return Err(CatalogError::Conflict(format!("{} exists", shown(path)))),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                return Err(CatalogError::Conflict(format!("{} exists", shown(path))));
+            }
             Err(e) => return Err(CatalogError::Failed(format!("cannot create {}: {e}", shown(path)))),
         }
         Self::connect(path, true).await
@@ -149,7 +151,7 @@ fn shown(path: &Path) -> String {
     exhibit_evidence::text::escape_bounded(&path.to_string_lossy(), 200)
 }
 
-fn lock(path: &Path) -> Result<File, CatalogError> {
+pub(crate) fn lock(path: &Path) -> Result<File, CatalogError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&name);

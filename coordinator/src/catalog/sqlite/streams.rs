@@ -50,7 +50,11 @@ pub async fn one(c: &mut SqliteConnection, collection: CollectionId, stream: Str
 }
 
 pub async fn all(c: &mut SqliteConnection, collection: CollectionId) -> Result<Vec<StreamRow>> {
-    let rows = sqlx::query("SELECT * FROM streams WHERE collection = ?1 ORDER BY stream").bind(collection.as_str()).fetch_all(c).await.map_err(map)?;
+    let rows = sqlx::query("SELECT * FROM streams WHERE collection = ?1 ORDER BY stream")
+        .bind(collection.as_str())
+        .fetch_all(c)
+        .await
+        .map_err(map)?;
     rows.iter().map(decode::stream).collect()
 }
 
@@ -128,13 +132,14 @@ pub async fn finish(c: &mut SqliteConnection, finish: StreamFinish) -> Result<St
 }
 
 pub async fn receive(c: &mut SqliteConnection, collection: CollectionId, stream: StreamNumber, receipt: Digest) -> Result<Step> {
-    let updated = sqlx::query("UPDATE streams SET state = 'received', receipt = ?3 WHERE collection = ?1 AND stream = ?2 AND state = 'finished'")
-        .bind(collection.as_str())
-        .bind(i64::from(stream.0))
-        .bind(blob(receipt))
-        .execute(&mut *c)
-        .await
-        .map_err(map)?;
+    let updated =
+        sqlx::query("UPDATE streams SET state = 'received', receipt = ?3 WHERE collection = ?1 AND stream = ?2 AND state = 'finished'")
+            .bind(collection.as_str())
+            .bind(i64::from(stream.0))
+            .bind(blob(receipt))
+            .execute(&mut *c)
+            .await
+            .map_err(map)?;
     if updated.rows_affected() == 0 {
         let there = one(c, collection, stream).await?;
         let done = there.is_some_and(|s| s.state == StreamState::Received && s.receipt == Some(receipt));
@@ -161,7 +166,13 @@ pub async fn void(c: &mut SqliteConnection, collection: CollectionId, stream: St
     Ok(if updated.rows_affected() == 1 { Step::Done } else { Step::NotNow })
 }
 
-pub async fn segments(c: &mut SqliteConnection, collection: CollectionId, stream: StreamNumber, from: u32, limit: u32) -> Result<Vec<Segment>> {
+pub async fn segments(
+    c: &mut SqliteConnection,
+    collection: CollectionId,
+    stream: StreamNumber,
+    from: u32,
+    limit: u32,
+) -> Result<Vec<Segment>> {
     let rows = sqlx::query("SELECT * FROM segments WHERE collection = ?1 AND stream = ?2 AND n >= ?3 ORDER BY n LIMIT ?4")
         .bind(collection.as_str())
         .bind(i64::from(stream.0))

@@ -1,0 +1,295 @@
+//! Orders, collections and streams of one case.
+
+use std::collections::BTreeMap;
+
+use exhibit_evidence::digest::Hasher;
+use exhibit_evidence::id::{CaseId, CollectionId};
+use exhibit_evidence::layout::{self, StreamNumber};
+use exhibit_evidence::manifest::{LINE_BYTES_MAX, Line, Segment};
+use exhibit_evidence::record::{ManifestRef, Order, Outcome, Receipt, Record, Refusal, Seal};
+use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::Digest;
+
+use super::Report;
+use super::rebuild::Trouble;
+use crate::catalog::{
+    ByStatus, Catalog, CollectionRow, Ending, OrderRow, SegmentCommit, State, StreamFinish, StreamRow, StreamState, Totals,
+};
+use crate::store::{self, Store, list_all};
+
+/// Bytes of a manifest read at once.
+const READ_BYTES: u64 = 4 << 20;
+/// Segments and manifest of one stream: at 8 MiB each this is 8 TiB.
+const OBJECTS_MAX: usize = 1 << 20;
+
+/// What a case's log says, by collection.
+#[derive(Default)]
+pub struct CaseRecords {
+    orders: Vec<(Digest, Vec<u8>, Order)>,
+    refusals: BTreeMap<CollectionId, (Vec<u8>, Refusal)>,
+    acquisitions: BTreeMap<(CollectionId, StreamNumber), Vec<u8>>,
+    receipts: BTreeMap<(CollectionId, StreamNumber), (Digest, Receipt)>,
+    seals: BTreeMap<CollectionId, (Vec<u8>, Seal)>,
+}
+
+impl CaseRecords {
+    /// Sorts a record in. The first one in its place counts, as everywhere.
+    pub fn take(&mut self, digest: Digest, bytes: Vec<u8>, record: Record) {
+        match record {
+            Record::Order(p) => self.orders.push((digest, bytes, *p)),
+            Record::Refusal(p) => {
+                self.refusals.entry(p.collection.clone()).or_insert((bytes, *p));
+            }
+            Record::Acquisition(p) => {
+                self.acquisitions.entry((p.collection.clone(), p.stream)).or_insert(bytes);
+            }
+            Record::Receipt(p) => {
+                self.receipts.entry((p.collection.clone(), p.stream)).or_insert((digest, *p));
+            }
+            Record::Seal(p) => {
+                self.seals.entry(p.collection.clone()).or_insert((bytes, *p));
+            }
+            _ => {}
+        }
+    }
+
+    /// Writes the rows: each order with its collections, then their streams.
+    pub async fn write(self, store: &dyn Store, catalog: &dyn Catalog, case: &CaseId, report: &mut Report) -> Result<(), Trouble> {
+        for (digest, envelope, order) in &self.orders {
+            let mut rows = Vec::with_capacity(order.targets.len());
+            for agent in &order.targets {
+                let collection = CollectionId::of(digest, agent);
+                let mut row = blank(case, order, *digest, agent.clone(), collection);
+                self.describe(store, &mut row).await?;
+                report.unsealed += u64::from(!row.state.is_closed());
+                rows.push(row);
+            }
+            let row = OrderRow {
+                order: order.order.clone(),
+                digest: *digest,
+                envelope: envelope.clone(),
+                case: case.clone(),
+                issued_by: order.issued_by.clone(),
+                profile: order.profile.clone(),
+                expires_at: order.expires_at,
+                admitted_at: order.issued_at,
+            };
+            report.collections += rows.len() as u64;
+            catalog.add_order(row, rows).await?;
+            report.orders += 1;
+        }
+        self.write_streams(store, catalog, case, report).await
+    }
+
+    /// Where the collection stands, by what the log and the store hold.
+    async fn describe(&self, store: &dyn Store, row: &mut CollectionRow) -> Result<(), Trouble> {
+        let received: Vec<&Receipt> =
+            self.receipts.range(of(&row.collection)).map(|(_, (_, receipt))| receipt).collect();
+        if let Some(last) = received.last() {
+            row.stream = last.stream;
+        }
+        row.started_at = received.first().map(|r| r.received_from);
+        let refusal = self.refusals.get(&row.collection);
+        if let Some((bytes, seal)) = self.seals.get(&row.collection) {
+            row.state = State::Closed(seal.outcome);
+            row.reason.clone_from(&seal.reason);
+            row.ended_at = Some(seal.sealed_at);
+            row.totals = sum(received.iter().map(|r| &r.manifest));
+            (row.exhibit_first, row.exhibit_count) = (seal.exhibit_first, seal.exhibit_count);
+            row.seal = Some(bytes.clone());
+        } else if let Some((bytes, refusal)) = refusal {
+            let reason = Some(escape_bounded(&format!("{}: {}", refusal.code, refusal.message), 1_000));
+            row.state = State::Sealing;
+            row.ending = Some(Ending { outcome: Outcome::Refused, reason, refusal: Some(bytes.clone()) });
+        } else if !received.is_empty() {
+            // A receipt is written only while the collection's end is: it is written again. Whether it is `sealed` or
+            // `partial` follows from the streams.
+            let reason = Some("the catalog was made again before the collection was sealed".to_owned());
+            row.state = State::Sealing;
+            row.ending = Some(Ending { outcome: Outcome::Partial, reason, refusal: None });
+        } else {
+            let folder = format!("{}/collections/{}", layout::case_folder(&row.case), row.collection);
+            let numbers = store.folders(&folder).await?;
+            let used = numbers.iter().filter_map(|n| n.strip_prefix('s')?.parse::<u32>().ok()).max().unwrap_or(0);
+            row.stream = StreamNumber(used.saturating_add(1));
+            row.reason = Some("waits for the agent to connect; the catalog was made again".to_owned());
+        }
+        Ok(())
+    }
+
+    async fn write_streams(&self, store: &dyn Store, catalog: &dyn Catalog, case: &CaseId, report: &mut Report) -> Result<(), Trouble> {
+        for ((collection, stream), (digest, receipt)) in &self.receipts {
+            if catalog.collection(collection.clone()).await?.is_none() {
+                report.problem(format!("{collection}: there is a receipt and no order that makes this collection"));
+                continue;
+            }
+            let acquisition = self.acquisitions.get(&(collection.clone(), *stream)).cloned().filter(|_| receipt.agent_signed);
+            match segments(store, case, collection, *stream, &receipt.manifest).await {
+                Ok(segments) => {
+                    report.segments += segments.len() as u64;
+                    write_stream(catalog, receipt, *digest, acquisition, segments).await?;
+                    report.streams += 1;
+                }
+                Err(Trouble::Damaged(what)) => report.problem(format!("{collection} {stream}: {what}")),
+                Err(fatal) => return Err(fatal),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn of(collection: &CollectionId) -> std::ops::RangeInclusive<(CollectionId, StreamNumber)> {
+    (collection.clone(), StreamNumber(0))..=(collection.clone(), StreamNumber(u32::MAX))
+}
+
+fn blank(case: &CaseId, order: &Order, digest: Digest, agent: exhibit_evidence::AgentId, collection: CollectionId) -> CollectionRow {
+    CollectionRow {
+        collection,
+        order: order.order.clone(),
+        order_digest: digest,
+        case: case.clone(),
+        agent,
+        profile: order.profile.clone(),
+        state: State::Queued,
+        reason: None,
+        ending: None,
+        cancel: None,
+        stream: StreamNumber(1),
+        queued_at: order.issued_at,
+        started_at: None,
+        ended_at: None,
+        expires_at: order.expires_at,
+        give_up_at: None,
+        totals: Totals::default(),
+        exhibit_first: 0,
+        exhibit_count: 0,
+        seal: None,
+    }
+}
+
+fn sum<'a>(manifests: impl Iterator<Item = &'a ManifestRef>) -> Totals {
+    let mut totals = Totals { by_status: ByStatus::new(), ..Totals::default() };
+    for manifest in manifests {
+        totals.items = totals.items.saturating_add(manifest.items);
+        totals.raw_bytes = totals.raw_bytes.saturating_add(manifest.raw_bytes);
+        totals.stored_bytes = totals.stored_bytes.saturating_add(manifest.stored_bytes);
+        for (status, count) in &manifest.by_status {
+            let sum = totals.by_status.entry(*status).or_default();
+            *sum = sum.saturating_add(*count);
+        }
+    }
+    totals
+}
+
+/// The same steps that an upload takes, so that the rows cannot differ from those of one.
+async fn write_stream(
+    catalog: &dyn Catalog, receipt: &Receipt, digest: Digest, acquisition: Option<Vec<u8>>, segments: Vec<Segment>,
+) -> Result<(), Trouble> {
+    let (collection, stream) = (receipt.collection.clone(), receipt.stream);
+    let row = StreamRow {
+        collection: collection.clone(),
+        stream,
+        state: StreamState::Open,
+        next_segment: 0,
+        snapshot: Vec::new(),
+        totals: Totals::default(),
+        received_from: receipt.received_from,
+        received_to: receipt.received_to,
+        manifest: None,
+        acquisition: None,
+        receipt: None,
+    };
+    catalog.open_stream(row).await?;
+    let totals = sum(std::iter::once(&receipt.manifest));
+    for segment in segments {
+        let commit = SegmentCommit {
+            collection: collection.clone(),
+            stream,
+            segment,
+            manifest_parts: Vec::new(),
+            snapshot: Vec::new(),
+            totals: totals.clone(),
+            at: receipt.received_to,
+        };
+        catalog.commit_segment(commit).await?;
+    }
+    let finish = StreamFinish {
+        collection: collection.clone(),
+        stream,
+        manifest_parts: Vec::new(),
+        manifest: receipt.manifest.clone(),
+        acquisition,
+        at: receipt.received_to,
+    };
+    catalog.finish_stream(finish).await?;
+    catalog.receive_stream(collection, stream, digest).await?;
+    Ok(())
+}
+
+/// The segments that a stream's manifest names, after the manifest was found to be the one that the receipt names and
+/// every segment to be there in its size. Their content is left to the verifier.
+async fn segments(
+    store: &dyn Store, case: &CaseId, collection: &CollectionId, stream: StreamNumber, manifest: &ManifestRef,
+) -> Result<Vec<Segment>, Trouble> {
+    let name = layout::manifest(case, collection, stream);
+    let segments = read_manifest(store, &name, manifest).await?;
+    let mut there: BTreeMap<String, u64> =
+        list_all(store, &layout::stream_folder(case, collection, stream), OBJECTS_MAX).await?.into_iter().map(|e| (e.name, e.size)).collect();
+    there.remove(&name);
+    for segment in &segments {
+        match there.remove(&layout::segment(case, collection, stream, segment.n)) {
+            Some(size) if size == segment.size => {}
+            Some(size) => return Err(Trouble::Damaged(format!("segment {} has {size} bytes, its manifest says {}", segment.n, segment.size))),
+            None => return Err(Trouble::Damaged(format!("segment {} is missing", segment.n))),
+        }
+    }
+    match there.keys().next() {
+        Some(extra) => Err(Trouble::Damaged(format!("'{}' is not in the manifest", escape_bounded(extra, 200)))),
+        None => Ok(segments),
+    }
+}
+
+async fn read_manifest(store: &dyn Store, name: &str, expected: &ManifestRef) -> Result<Vec<Segment>, Trouble> {
+    let size = match store.size(name).await {
+        Ok(size) => size,
+        Err(e) if e.kind() == store::Kind::NotFound => return Err(Trouble::Damaged("its manifest is missing".to_owned())),
+        Err(e) => return Err(e.into()),
+    };
+    if size != expected.size {
+        return Err(Trouble::Damaged(format!("its manifest has {size} bytes, the receipt says {}", expected.size)));
+    }
+    let (mut hasher, mut rest, mut segments, mut at) = (Hasher::new(), Vec::new(), Vec::new(), 0);
+    while at < size {
+        let end = size.min(at.saturating_add(READ_BYTES));
+        let bytes = store.get_range(name, at..end).await?;
+        hasher.update(&bytes);
+        rest.extend_from_slice(&bytes);
+        at = end;
+        let mut begin = 0;
+        while let Some(length) = rest.get(begin..).unwrap_or_default().iter().position(|b| *b == b'\n') {
+            let line = rest.get(begin..begin + length).unwrap_or_default();
+            segments.extend(segment_of(line)?);
+            begin += length + 1;
+        }
+        rest.drain(..begin);
+        if rest.len() > LINE_BYTES_MAX {
+            return Err(Trouble::Damaged("its manifest holds a line without an end".to_owned()));
+        }
+    }
+    if hasher.finish() != expected.sha256 || !rest.is_empty() {
+        return Err(Trouble::Damaged("its manifest is not the one that the receipt names".to_owned()));
+    }
+    Ok(segments)
+}
+
+/// Item lines, which are nearly all of them, are only recognised: the verifier reads them.
+fn segment_of(line: &[u8]) -> Result<Option<Segment>, Trouble> {
+    if line.starts_with(br#"{"line":"item""#) {
+        return Ok(None);
+    }
+    match Line::parse(line) {
+        Ok(Line::Segment(segment)) => Ok(Some(segment)),
+        Ok(_) => Ok(None),
+        Err(e) => Err(Trouble::Damaged(format!("its manifest: {e}"))),
+    }
+}

@@ -1,0 +1,157 @@
+//! From logs to rows.
+
+use std::collections::BTreeMap;
+
+use exhibit_certs::PeerName;
+use exhibit_evidence::id::{AgentId, CaseId};
+use exhibit_evidence::key::KeyId;
+use exhibit_evidence::record::{Record, Role};
+use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::{Digest, Timestamp};
+
+use super::collections::CaseRecords;
+use super::{ReindexError, Report};
+use crate::catalog::{AgentRow, CaseRow, Catalog, IncidentRow, Labels, Seen};
+use crate::ledger::{self, Ledger, LedgerError, Ledgers};
+
+/// Fills an empty catalog from the store. A case whose log is damaged is left out and reported; a store that is
+/// disturbed ends the whole.
+///
+/// # Errors
+/// [`ReindexError`]
+pub async fn rebuild(ledgers: &Ledgers, catalog: &dyn Catalog, now: Timestamp) -> Result<Report, ReindexError> {
+    let mut report = Report::default();
+    agents(ledgers, catalog, &mut report).await?;
+    let folders = ledgers.store().folders("cases").await.map_err(ReindexError::new)?;
+    for name in folders {
+        let Ok(case) = name.parse::<CaseId>() else {
+            report.problem(format!("'cases/{}' is not a case's folder", escape_bounded(&name, 100)));
+            continue;
+        };
+        match one_case(ledgers, catalog, &case, &mut report).await {
+            Ok(()) => {}
+            Err(Trouble::Damaged(what)) => report.problem(format!("{case}: {what}")),
+            Err(Trouble::Fatal(what)) => return Err(ReindexError(what)),
+        }
+    }
+    for problem in &report.problems {
+        let row = IncidentRow { at: now, kind: "reindex".to_owned(), subject: "store".to_owned(), detail: problem.clone() };
+        catalog.add_incident(row).await.map_err(ReindexError::new)?;
+    }
+    Ok(report)
+}
+
+/// What stops one case, and what stops everything.
+pub(super) enum Trouble {
+    Damaged(String),
+    Fatal(String),
+}
+
+impl From<LedgerError> for Trouble {
+    fn from(e: LedgerError) -> Self {
+        match e.kind() {
+            ledger::Kind::Damaged => Self::Damaged(e.to_string()),
+            _ => Self::Fatal(e.to_string()),
+        }
+    }
+}
+
+impl From<crate::store::StoreError> for Trouble {
+    fn from(e: crate::store::StoreError) -> Self {
+        LedgerError::from(e).into()
+    }
+}
+
+impl From<crate::catalog::CatalogError> for Trouble {
+    fn from(e: crate::catalog::CatalogError) -> Self {
+        match e {
+            // Two records that cannot both be true, for instance one order id in two cases.
+            crate::catalog::CatalogError::Conflict(what) => Self::Damaged(what),
+            other => Self::Fatal(other.to_string()),
+        }
+    }
+}
+
+/// Every record of a log, in order, once more from the store.
+pub(super) async fn records(log: &Ledger) -> Result<Vec<(Digest, Vec<u8>, Record)>, LedgerError> {
+    let mut out = Vec::new();
+    for n in 0..log.size() {
+        let envelope = log.read(n).await?;
+        // Verified when the log was opened; read() has compared the digest.
+        let record = Record::from_payload(envelope.unverified_payload())
+            .map_err(|e| LedgerError::new(ledger::Kind::Damaged, format!("record {n}: {e}")))?;
+        out.push((envelope.digest(), envelope.as_bytes().to_vec(), record));
+    }
+    Ok(out)
+}
+
+async fn agents(ledgers: &Ledgers, catalog: &dyn Catalog, report: &mut Report) -> Result<(), ReindexError> {
+    let log = ledgers.deployment().await.map_err(ReindexError::new)?;
+    let (mut rows, mut by_key) = (BTreeMap::<AgentId, AgentRow>::new(), BTreeMap::<KeyId, AgentId>::new());
+    for (digest, _, record) in records(&log).await.map_err(ReindexError::new)? {
+        match record {
+            Record::Enrolment(p) if p.roles == [Role::Agent] => {
+                let Ok(PeerName::Agent(_, agent)) = p.name.parse::<PeerName>() else {
+                    report.problem(format!("enrolment {digest}: '{}' is not an agent's name", escape_bounded(&p.name, 200)));
+                    continue;
+                };
+                by_key.insert(p.key.id(), agent.clone());
+                let row = AgentRow {
+                    agent: agent.clone(),
+                    key: p.key.id(),
+                    enrolment: digest,
+                    enrolled_at: p.enrolled_at,
+                    labels: Labels::new(),
+                    revoked: None,
+                    alarm: None,
+                    seen: Seen::default(),
+                };
+                // The same identity with a newer key: the last enrolment is the one that counts.
+                rows.insert(agent, row);
+            }
+            Record::Revocation(p) => {
+                if let Some(row) = by_key.get(&p.key).and_then(|agent| rows.get_mut(agent)).filter(|row| row.key == p.key) {
+                    row.revoked.get_or_insert((p.revoked_at, p.reason));
+                }
+            }
+            _ => {}
+        }
+    }
+    for row in rows.into_values() {
+        catalog.add_agent(row).await.map_err(ReindexError::new)?;
+        report.agents += 1;
+    }
+    Ok(())
+}
+
+async fn one_case(ledgers: &Ledgers, catalog: &dyn Catalog, case: &CaseId, report: &mut Report) -> Result<(), Trouble> {
+    let log = ledgers.case(case).await?;
+    let mut found = CaseRecords::default();
+    let (mut opened, mut closed) = (None, None);
+    for (digest, bytes, record) in records(&log).await? {
+        match record {
+            Record::CaseOpened(p) if p.case == *case => opened = opened.or(Some((digest, p))),
+            Record::CaseOpened(_) => return Err(Trouble::Damaged("its log opens another case".to_owned())),
+            Record::CaseClosed(_) => closed = closed.or(Some(digest)),
+            other => found.take(digest, bytes, other),
+        }
+    }
+    let Some((digest, p)) = opened else {
+        // A process died while it opened the case: there is no case, and the next try opens another one.
+        tracing::info!(%case, "a log without a case-opened record is left out");
+        return Ok(());
+    };
+    let row = CaseRow {
+        case: case.clone(),
+        title: p.title,
+        legal_basis: p.legal_basis,
+        accountable: p.accountable,
+        opened_by: p.opened_by,
+        opened_at: p.opened_at,
+        case_opened: digest,
+        case_closed: closed,
+    };
+    catalog.add_case(row).await?;
+    report.cases += 1;
+    found.write(ledgers.store().as_ref(), catalog, case, report).await
+}
