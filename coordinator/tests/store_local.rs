@@ -23,7 +23,8 @@ async fn keeps_the_contract() {
     let free = store.free_bytes().await.expect("free").expect("known");
     assert!(free > 0);
     // Nothing half-written stays behind a suite of successes and refusals.
-    let left: Vec<_> = std::fs::read_dir(dir.path().join("store/.staging")).expect("staging").map(|e| e.expect("entry").file_name()).collect();
+    let left: Vec<_> =
+        std::fs::read_dir(dir.path().join("store/.staging")).expect("staging").map(|e| e.expect("entry").file_name()).collect();
     assert_eq!(left, ["lock"]);
 }
 

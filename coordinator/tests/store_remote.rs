@@ -63,7 +63,12 @@ impl Store for Forgetful {
     fn describe(&self) -> String {
         "forgetful".to_owned()
     }
-    fn put_new<'a>(&'a self, name: &'a str, content: Payload, _: Digest) -> exhibit_coordinator::store::Answer<'a, exhibit_coordinator::store::Stored> {
+    fn put_new<'a>(
+        &'a self,
+        name: &'a str,
+        content: Payload,
+        _: Digest,
+    ) -> exhibit_coordinator::store::Answer<'a, exhibit_coordinator::store::Stored> {
         Box::pin(async move {
             let bytes: Vec<u8> = content.iter().flat_map(|b| b.to_vec()).collect();
             self.0.put_head(name, bytes.into()).await?;
@@ -82,7 +87,11 @@ impl Store for Forgetful {
     fn size<'a>(&'a self, name: &'a str) -> exhibit_coordinator::store::Answer<'a, u64> {
         self.0.size(name)
     }
-    fn list<'a>(&'a self, folder: &'a str, after: Option<&'a str>) -> exhibit_coordinator::store::Answer<'a, exhibit_coordinator::store::Page> {
+    fn list<'a>(
+        &'a self,
+        folder: &'a str,
+        after: Option<&'a str>,
+    ) -> exhibit_coordinator::store::Answer<'a, exhibit_coordinator::store::Page> {
         self.0.list(folder, after)
     }
     fn folders<'a>(&'a self, folder: &'a str) -> exhibit_coordinator::store::Answer<'a, Vec<String>> {

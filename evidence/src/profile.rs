@@ -54,9 +54,8 @@ impl Profile {
     /// A sentence that names line and column.
     pub fn parse(json: &str) -> Result<Self, String> {
         let profile: Self = serde_json::from_str(json).map_err(|e| format!("not a profile: {e}"))?;
-        let name_is_plain = |n: &str| {
-            (1..=32).contains(&n.len()) && n.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        };
+        let name_is_plain =
+            |n: &str| (1..=32).contains(&n.len()) && n.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         if !name_is_plain(&profile.name) {
             return Err(format!("profile name '{}': expected 1 to 32 of a-z 0-9 -", crate::text::escape_bounded(&profile.name, 40)));
         }

@@ -10,4 +10,3 @@ mod kills;
 mod memory;
 mod quickstart;
 mod refusals;
-mod reindex;

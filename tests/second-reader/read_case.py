@@ -556,6 +556,10 @@ def compare(problem, item, tar, member, stop):
     meta = item.get("meta")
     if meta:
         check((meta["mode"], meta["uid"], meta["gid"]) == (member.mode, member.uid, member.gid), "mode or owner")
+        prefix = "SCHILY.xattr."
+        found = {k[len(prefix) :].replace("%3D", "=").replace("%25", "%"): v for k, v in member.pax_headers.items() if k.startswith(prefix)}
+        attributes = {k: base64.b64encode(v.encode("utf-8", "surrogateescape")).decode() for k, v in found.items()}
+        check(not meta.get("xattrs") or meta["xattrs"] == attributes, "an extended attribute")
         check(meta["mtime"] is None or meta["mtime"] == member.pax_headers.get("mtime"), "modification time")
 
 

@@ -1,1 +1,279 @@
-//! Tests.
+//! Each refusal code, from offers that are right in everything else.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use exhibit_evidence::anchor::{Anchor, FORMAT};
+use exhibit_evidence::key::SigningKey;
+use exhibit_evidence::record::{CaptureSpec, CaseOpened, Enrolment, Limits, Nonce, Order, Predicate, Role, sign};
+use exhibit_evidence::{CaseId, OrderId};
+
+use super::*;
+
+const DEPLOYMENT: &str = "acme";
+const NOW_S: i64 = 1_800_000_000;
+
+fn key(n: u8) -> SigningKey {
+    SigningKey::from_seed(&[n; 32])
+}
+
+fn at(s: i64) -> Timestamp {
+    Timestamp::from_unix_s(NOW_S + s)
+}
+
+fn signed<P: Predicate>(predicate: &P, key: &SigningKey) -> Envelope {
+    sign(predicate, key).expect("small")
+}
+
+fn enrolment(name: &str, key: &SigningKey, roles: &[Role], by: &SigningKey, predecessor: Option<Digest>) -> Envelope {
+    let record = Enrolment {
+        deployment: DEPLOYMENT.to_owned(),
+        name: format!("spiffe://{DEPLOYMENT}/{name}"),
+        key: key.public(),
+        roles: roles.to_vec(),
+        predecessor,
+        method: "admin".to_owned(),
+        enrolled_at: at(-90_000),
+    };
+    signed(&record, by)
+}
+
+/// A deployment with one responder, one auditor, one agent and one case.
+struct World {
+    anchor: Anchor,
+    agent: AgentId,
+    policy: Policy,
+    finished: BTreeSet<CollectionId>,
+    offset_ns: Option<i64>,
+    order: Order,
+    signer: SigningKey,
+    enrolments: Vec<Envelope>,
+    case_opened: Envelope,
+}
+
+fn world() -> World {
+    let (root, responder, agent) = (key(1), key(2), AgentId::new(1, [7; 10]));
+    let case = CaseId::new(1, [1; 10]);
+    let by = format!("spiffe://{DEPLOYMENT}/responder/ann");
+    let opened = CaseOpened {
+        case: case.clone(),
+        deployment: DEPLOYMENT.to_owned(),
+        title: "t".to_owned(),
+        legal_basis: "l".to_owned(),
+        accountable: "a".to_owned(),
+        opened_by: by.clone(),
+        opened_at: at(-7200),
+    };
+    let case_opened = signed(&opened, &responder);
+    let order = Order {
+        order: OrderId::new(1, [3; 10]),
+        case,
+        predecessor: case_opened.digest(),
+        targets: vec![AgentId::new(2, [8; 10]), agent.clone()],
+        profile: None,
+        captures: ["files", "network"].map(|n| CaptureSpec { name: n.to_owned(), params: BTreeMap::new() }).to_vec(),
+        limits: Limits::default(),
+        reason: "r".to_owned(),
+        issued_by: by,
+        issued_at: at(-60),
+        expires_at: at(3600),
+        nonce: Nonce { size: 1, root: Digest::of(b"root") },
+    };
+    World {
+        anchor: Anchor { format: FORMAT.to_owned(), deployment: DEPLOYMENT.to_owned(), root_key: root.public() },
+        agent,
+        policy: Policy::default(),
+        finished: BTreeSet::new(),
+        offset_ns: None,
+        order,
+        enrolments: vec![enrolment("responder/ann", &responder, &[Role::Responder], &root, None)],
+        signer: responder,
+        case_opened,
+    }
+}
+
+impl World {
+    fn offer(&self) -> Offer {
+        let order = signed(&self.order, &self.signer);
+        Offer {
+            collection: CollectionId::of(&order.digest(), &self.agent),
+            order,
+            case_opened: self.case_opened.clone(),
+            enrolments: self.enrolments.clone(),
+            stream: 1,
+        }
+    }
+
+    fn verify(&self, offer: &Offer) -> Result<Accepted, Refused> {
+        let context = Context {
+            anchor: &self.anchor,
+            agent: &self.agent,
+            policy: &self.policy,
+            now: at(0),
+            offset_ns: self.offset_ns,
+            finished: &self.finished,
+        };
+        verify(offer, &context)
+    }
+}
+
+/// What is wrong: a change of the world before the offer is made, and of the offer after it.
+type Change = (&'static str, Code, fn(&mut World), fn(&mut Offer));
+
+const NOTHING: fn(&mut Offer) = |_| {};
+
+const TABLE: &[Change] = &[
+    ("the order has expired", Code::Expired, |w| w.order.expires_at = at(0), NOTHING),
+    ("the order is from the future", Code::Clock, |w| w.order.issued_at = at(601), NOTHING),
+    (
+        "it has expired by a clock that is known to be wrong",
+        Code::Clock,
+        |w| {
+            w.order.expires_at = at(-5);
+            w.offset_ns = Some(-3_600_000_000_000);
+        },
+        NOTHING,
+    ),
+    ("other agents are meant", Code::NotATarget, |w| w.order.targets = vec![AgentId::new(9, [9; 10])], NOTHING),
+    ("nobody is meant", Code::NotATarget, |w| w.order.targets.clear(), NOTHING),
+    ("the signer is not enrolled", Code::BadSignature, |w| w.signer = key(9), NOTHING),
+    ("no enrolments came", Code::BadSignature, |_| {}, |o| o.enrolments.clear()),
+    ("another deployment's root", Code::BadSignature, |w| w.anchor.root_key = key(77).public(), NOTHING),
+    (
+        "the signer is no responder",
+        Code::NotAuthorized,
+        |w| w.enrolments = vec![enrolment("responder/ann", &w.signer, &[Role::Auditor], &key(1), None)],
+        NOTHING,
+    ),
+    ("it names another person than its key", Code::NotAuthorized, |w| w.order.issued_by = "spiffe://acme/responder/eve".to_owned(), NOTHING),
+    ("the coordinator itself signs", Code::NotAuthorized, |w| {
+        let log = key(5);
+        w.enrolments = vec![enrolment("coordinator/log", &log, &[Role::Log], &key(1), None)];
+        w.signer = log;
+    }, NOTHING),
+    (
+        "an issuer tries to make a responder",
+        Code::NotAuthorized,
+        |w| {
+            let issuer = key(6);
+            let first = enrolment("coordinator/issuer", &issuer, &[Role::Issuer], &key(1), None);
+            let second = enrolment("responder/ann", &w.signer, &[Role::Responder], &issuer, Some(first.digest()));
+            w.enrolments = vec![first, second];
+        },
+        NOTHING,
+    ),
+    ("the case belongs to another deployment", Code::NotAuthorized, |w| {
+        w.anchor.deployment = "other".to_owned();
+        let record = Enrolment {
+            deployment: "other".to_owned(),
+            name: "spiffe://other/responder/ann".to_owned(),
+            key: w.signer.public(),
+            roles: vec![Role::Responder],
+            predecessor: None,
+            method: "admin".to_owned(),
+            enrolled_at: at(-90_000),
+        };
+        w.order.issued_by.clone_from(&record.name);
+        w.enrolments = vec![signed(&record, &key(1))];
+    }, NOTHING),
+    ("the host does not give this capture", Code::Policy, |w| w.policy.captures = Some(vec!["network".to_owned()]), NOTHING),
+    ("it would be valid too long", Code::Policy, |w| w.policy.order_life_max = 3600, NOTHING),
+    ("the policy's globs are unusable", Code::Policy, |w| w.policy.deny_paths = vec!["/a[".to_owned()], NOTHING),
+    ("it was executed before", Code::Replayed, |w| {
+        let done = w.offer().collection;
+        w.finished.insert(done);
+    }, NOTHING),
+    ("an unknown capture", Code::Unsupported, |w| w.order.captures[0].name = "telepathy".to_owned(), NOTHING),
+    (
+        "an unknown parameter",
+        Code::Unsupported,
+        |w| drop(w.order.captures[0].params.insert("colour".to_owned(), "red".to_owned())),
+        NOTHING,
+    ),
+    ("a capture twice", Code::Malformed, |w| w.order.captures[1].name = "files".to_owned(), NOTHING),
+    ("no capture", Code::Malformed, |w| w.order.captures.clear(), NOTHING),
+    ("another case", Code::Malformed, |w| w.order.case = CaseId::new(2, [2; 10]), NOTHING),
+    ("another case-opened record", Code::Malformed, |_| {}, |o| o.case_opened = o.enrolments[0].clone()),
+    ("a case-opened record that is something else", Code::Malformed, |w| {
+        w.case_opened = w.enrolments[0].clone();
+        w.order.predecessor = w.case_opened.digest();
+    }, NOTHING),
+    ("another collection id", Code::Malformed, |_| {}, |o| o.collection = CollectionId::from_digest(&Digest::of(b"x"))),
+    ("stream zero", Code::Malformed, |_| {}, |o| o.stream = 0),
+    ("the order is a case-opened record", Code::Malformed, |_| {}, |o| o.order = o.case_opened.clone()),
+    ("an order among the enrolments", Code::Malformed, |_| {}, |o| o.enrolments.push(o.order.clone())),
+];
+
+#[test]
+fn what_is_right_is_accepted_in_order_of_volatility() {
+    let world = world();
+    let accepted = world.verify(&world.offer()).expect("accepted");
+    assert_eq!((&accepted.facts().case, accepted.facts().stream), (&world.order.case, 1));
+    let (_, _, captures, ..) = accepted.into_parts();
+    assert_eq!(captures.iter().map(|(c, _)| c.name()).collect::<Vec<_>>(), ["network", "files"]);
+}
+
+#[test]
+fn a_case_that_somebody_else_opened_is_vouched_for_by_the_order() {
+    let mut world = world();
+    let other = CaseOpened { opened_by: "spiffe://acme/responder/bob".to_owned(), ..opened_of(&world) };
+    world.case_opened = signed(&other, &key(40));
+    world.order.predecessor = world.case_opened.digest();
+    assert!(world.verify(&world.offer()).is_ok());
+}
+
+fn opened_of(world: &World) -> CaseOpened {
+    match record::Record::from_payload(world.case_opened.unverified_payload()).expect("record") {
+        record::Record::CaseOpened(opened) => *opened,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn each_wrong_thing_has_its_code() {
+    for (name, code, before, after) in TABLE {
+        let mut world = world();
+        before(&mut world);
+        let mut offer = world.offer();
+        after(&mut offer);
+        match world.verify(&offer) {
+            Ok(_) => panic!("accepted: {name}"),
+            Err(refused) => {
+                assert_eq!(refused.code, *code, "{name}: {refused}");
+                let record = refused.record(offer.collection.clone(), world.agent.clone(), offer.order.digest(), at(0));
+                assert!(record.code == code.as_str() && record.message.len() > 10 && record.message.len() <= 4_000, "{record:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_code_is_in_the_table() {
+    let all = [
+        Code::Expired,
+        Code::NotATarget,
+        Code::BadSignature,
+        Code::NotAuthorized,
+        Code::Policy,
+        Code::Replayed,
+        Code::Clock,
+        Code::Unsupported,
+        Code::Malformed,
+    ];
+    for code in all {
+        assert!(TABLE.iter().any(|(_, c, ..)| *c == code), "{}", code.as_str());
+    }
+}
+
+#[test]
+fn no_flipped_bit_of_an_order_is_accepted() {
+    let world = world();
+    let good = world.offer();
+    let bytes = good.order.as_bytes();
+    for i in (0..bytes.len()).step_by(7) {
+        let mut changed = bytes.to_vec();
+        changed[i] ^= 1;
+        let Ok(order) = Envelope::parse(&changed) else { continue };
+        let collection = CollectionId::of(&order.digest(), &world.agent);
+        assert!(world.verify(&Offer { order, collection, ..good.clone() }).is_err(), "byte {i}");
+    }
+}

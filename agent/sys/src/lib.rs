@@ -1,10 +1,11 @@
 //! The agent's raw kernel interfaces: the only crate of this project that may hold unsafe code.
 //!
-//! Whatever `rustix` offers safely is called there; what remains here are two read-only calls that it does not have.
+//! Whatever `rustix` offers safely is called there; what remains here are the few calls that it does not have.
 #![deny(clippy::undocumented_unsafe_blocks, clippy::multiple_unsafe_ops_per_block)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 pub mod allocator;
+pub mod page_cache;
 pub mod priority;
 
 use std::io;

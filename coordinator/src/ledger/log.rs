@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
+use exhibit_evidence::Digest;
 use exhibit_evidence::dsse::{ENVELOPE_BYTES_MAX, Envelope};
 use exhibit_evidence::id::{CollectionId, OrderId};
 use exhibit_evidence::layout::{LogName, StreamNumber};
 use exhibit_evidence::log::Checkpoint;
 use exhibit_evidence::record::{KeyRing, Record};
-use exhibit_evidence::Digest;
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::view::Place;
@@ -133,7 +133,9 @@ impl Ledger {
     /// # Errors
     /// [`Kind::Bug`] when the log has no such record, [`Kind::Damaged`] when the store gives other bytes than before.
     pub async fn read(&self, n: u64) -> Result<Envelope, LedgerError> {
-        let entry = self.entry(n).ok_or_else(|| LedgerError::new(Kind::Bug, format!("the log '{}' has no record {n}", self.inner.name.folder())))?;
+        let entry = self
+            .entry(n)
+            .ok_or_else(|| LedgerError::new(Kind::Bug, format!("the log '{}' has no record {n}", self.inner.name.folder())))?;
         let envelope = self.inner.read_slot(n).await?;
         if envelope.digest() != entry.digest {
             return Err(LedgerError::incident(&self.inner.name.folder(), format!("record {n} was altered")));
@@ -272,7 +274,10 @@ impl Inner {
         }
         self.publish().await?;
         let view = self.view();
-        envelopes.iter().map(|e| view.find(&e.digest()).ok_or_else(|| LedgerError::new(Kind::Bug, "a record that was written is not in the log"))).collect()
+        envelopes
+            .iter()
+            .map(|e| view.find(&e.digest()).ok_or_else(|| LedgerError::new(Kind::Bug, "a record that was written is not in the log")))
+            .collect()
     }
 
     /// The records that are not in the log yet, each verified under the keys that the log has when its turn comes.
@@ -294,7 +299,10 @@ impl Inner {
             new.push(envelope.clone());
         }
         if view.size().saturating_add(new.len() as u64) > RECORDS_MAX {
-            return Err(LedgerError::new(Kind::Refused, format!("the log '{}' is full: it has {} records", self.name.folder(), view.size())));
+            return Err(LedgerError::new(
+                Kind::Refused,
+                format!("the log '{}' is full: it has {} records", self.name.folder(), view.size()),
+            ));
         }
         Ok(new)
     }

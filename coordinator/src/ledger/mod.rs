@@ -33,4 +33,3 @@ pub struct Keys {
 /// The most records of one log that are kept open: 1,000,000 x about 450 bytes of facts = 450 MB. A case of a thousand
 /// hosts has five thousand.
 pub const RECORDS_MAX: u64 = 1_000_000;
-

@@ -94,11 +94,13 @@ impl Ledgers {
     pub async fn chain_of(&self, key: KeyId) -> Result<Vec<Envelope>, LedgerError> {
         let log = self.deployment().await?;
         let own = log.view().enrolment_of(key).map(|e| e.digest);
-        let mut next = Some(own.ok_or_else(|| LedgerError::new(Kind::Refused, format!("key {key} was never enrolled in this deployment")))?);
+        let mut next =
+            Some(own.ok_or_else(|| LedgerError::new(Kind::Refused, format!("key {key} was never enrolled in this deployment")))?);
         let mut chain = Vec::new();
         while let Some(digest) = next {
             let envelope = log.read_by_digest(&digest).await?;
-            let envelope = envelope.ok_or_else(|| LedgerError::new(Kind::Damaged, format!("enrolment {digest} is not in the deployment's log")))?;
+            let envelope =
+                envelope.ok_or_else(|| LedgerError::new(Kind::Damaged, format!("enrolment {digest} is not in the deployment's log")))?;
             next = match Record::from_payload(envelope.unverified_payload()) {
                 Ok(Record::Enrolment(p)) => p.predecessor,
                 _ => return Err(LedgerError::new(Kind::Damaged, format!("record {digest} is not an enrolment"))),

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
+use exhibit_evidence::Digest;
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::id::{AgentId, CollectionId, OrderId};
 use exhibit_evidence::key::KeyId;
 use exhibit_evidence::layout::StreamNumber;
 use exhibit_evidence::log::Tree;
 use exhibit_evidence::record::{KeyRing, Outcome, Record, TrustError};
-use exhibit_evidence::Digest;
 
 /// A tree head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

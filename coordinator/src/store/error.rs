@@ -57,7 +57,11 @@ impl StoreError {
     }
 
     pub(super) fn not_found(name: &str) -> Self {
-        Self::new(Kind::NotFound, format!("there is no object '{name}'"), "nothing to do if it was never written; otherwise an object was lost")
+        Self::new(
+            Kind::NotFound,
+            format!("there is no object '{name}'"),
+            "nothing to do if it was never written; otherwise an object was lost",
+        )
     }
 
     pub(super) fn conflict(name: &str) -> Self {

@@ -90,7 +90,9 @@ impl LocalStore {
         let staging = root.join(STAGING);
         let meta = match std::fs::metadata(&staging) {
             Ok(meta) if meta.is_dir() => std::fs::metadata(root).map_err(|e| map(&e, "look at", &root.to_string_lossy()))?,
-            Ok(_) => return Err(StoreError::new(Kind::Damaged, format!("{} is not a folder", shown(&staging)), "restore the store's folder")),
+            Ok(_) => {
+                return Err(StoreError::new(Kind::Damaged, format!("{} is not a folder", shown(&staging)), "restore the store's folder"));
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 return Err(StoreError::new(
                     Kind::NotFound,
@@ -181,7 +183,11 @@ impl Inner {
                 if e.kind() == io::ErrorKind::AlreadyExists {
                     // Somebody was faster; NotFound here would mean that the winner vanished again.
                     return self.compare(name, &path, content, sha256)?.ok_or_else(|| {
-                        StoreError::new(Kind::Damaged, format!("'{name}' was there and is gone"), "somebody deletes objects in the store: find out who")
+                        StoreError::new(
+                            Kind::Damaged,
+                            format!("'{name}' was there and is gone"),
+                            "somebody deletes objects in the store: find out who",
+                        )
                     });
                 }
                 return Err(map(&e, "write", name));
@@ -258,7 +264,11 @@ impl Inner {
                 Err(e) => return Err(map(&e, "begin to write", name)),
             }
         }
-        Err(StoreError::new(Kind::Retry, "no free staging name after 1000 tries", "start the coordinator again: it sweeps the staging folder"))
+        Err(StoreError::new(
+            Kind::Retry,
+            "no free staging name after 1000 tries",
+            "start the coordinator again: it sweeps the staging folder",
+        ))
     }
 
     /// Makes the folders above an object and has each of them durable before it is used.
@@ -409,11 +419,19 @@ fn shown(path: &Path) -> String {
 
 fn foreign(name: &str) -> StoreError {
     let shown = exhibit_evidence::text::escape_bounded(name, 200);
-    StoreError::new(Kind::Damaged, format!("'{shown}' is in the store and was not written by this program"), "find out where it comes from, then move it away")
+    StoreError::new(
+        Kind::Damaged,
+        format!("'{shown}' is in the store and was not written by this program"),
+        "find out where it comes from, then move it away",
+    )
 }
 
 fn too_large(name: &str, size: u64, max: u64) -> StoreError {
-    StoreError::new(Kind::Damaged, format!("'{name}' has {size} bytes, at most {max} are expected"), "the object was replaced: compare it with a backup")
+    StoreError::new(
+        Kind::Damaged,
+        format!("'{name}' has {size} bytes, at most {max} are expected"),
+        "the object was replaced: compare it with a backup",
+    )
 }
 
 fn too_short(name: &str, size: u64, end: u64) -> StoreError {
@@ -428,10 +446,14 @@ fn map(e: &io::Error, tried: &str, name: &str) -> StoreError {
         Some(Errno::NOSPC) => (Kind::Full, "free space on the store's disk or move the store to a larger one"),
         Some(Errno::DQUOT | Errno::FBIG) => (Kind::Full, "raise the quota of the coordinator's user"),
         Some(Errno::ACCESS | Errno::PERM) => (Kind::Denied, "give the coordinator's user the right to read and write the store's folder"),
-        Some(Errno::ROFS) => (Kind::Denied, "the file system is mounted read-only: mount it writable, or look in the kernel's log why it was remounted"),
+        Some(Errno::ROFS) => {
+            (Kind::Denied, "the file system is mounted read-only: mount it writable, or look in the kernel's log why it was remounted")
+        }
         Some(Errno::IO | Errno::UCLEAN) => (Kind::Damaged, "the disk reports an error: check it and the kernel's log"),
         Some(Errno::NOENT) => (Kind::Damaged, "a folder of the store vanished: restore it from a backup"),
-        Some(Errno::NOTDIR | Errno::ISDIR | Errno::NAMETOOLONG) => (Kind::Bug, "an object stands where a folder is needed; please report it with this text"),
+        Some(Errno::NOTDIR | Errno::ISDIR | Errno::NAMETOOLONG) => {
+            (Kind::Bug, "an object stands where a folder is needed; please report it with this text")
+        }
         Some(Errno::MFILE | Errno::NFILE) => (Kind::Retry, "raise the limit of open files (LimitNOFILE)"),
         _ => (Kind::Retry, "try again; if it stays, look in the kernel's log"),
     };
@@ -455,7 +477,10 @@ impl Store for LocalStore {
         Box::pin(async move {
             check_name(name)?;
             if content.len() > HEAD_BYTES_MAX {
-                return Err(StoreError::bug(format!("a replaceable object of {} bytes: at most {HEAD_BYTES_MAX} are allowed", content.len())));
+                return Err(StoreError::bug(format!(
+                    "a replaceable object of {} bytes: at most {HEAD_BYTES_MAX} are allowed",
+                    content.len()
+                )));
             }
             let name = name.to_owned();
             self.run(move |inner| inner.put_head(&name, &content)).await
@@ -521,7 +546,8 @@ impl Store for LocalStore {
     fn free_bytes(&self) -> Answer<'_, Option<u64>> {
         Box::pin(async move {
             self.run(|inner| {
-                let stat = rustix::fs::statvfs(&inner.root).map_err(|e| map(&e.into(), "ask for the free space of", &shown(&inner.root)))?;
+                let stat =
+                    rustix::fs::statvfs(&inner.root).map_err(|e| map(&e.into(), "ask for the free space of", &shown(&inner.root)))?;
                 Ok(Some(stat.f_bavail.saturating_mul(stat.f_frsize)))
             })
             .await

@@ -153,7 +153,11 @@ pub async fn self_test(store: &dyn Store) -> Result<(), StoreError> {
     store.put_head(HEAD, a.clone()).await.map_err(at("the start-up test could not write to the store"))?;
     let back = store.get(HEAD, 64).await.map_err(at("the start-up test could not read back what it wrote"))?;
     if back != a {
-        return Err(StoreError::new(Kind::Damaged, format!("{}: what was written reads back differently", store.describe()), "use another store"));
+        return Err(StoreError::new(
+            Kind::Damaged,
+            format!("{}: what was written reads back differently", store.describe()),
+            "use another store",
+        ));
     }
     let refuse = || {
         StoreError::new(
@@ -181,9 +185,7 @@ pub async fn self_test(store: &dyn Store) -> Result<(), StoreError> {
 fn name_is_valid(name: &str) -> bool {
     name.len() <= NAME_BYTES_MAX
         && name.split('/').all(|part| {
-            !part.is_empty()
-                && !part.starts_with('.')
-                && part.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
+            !part.is_empty() && !part.starts_with('.') && part.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
         })
 }
 

@@ -9,7 +9,9 @@ use exhibit_evidence::Digest;
 use futures::TryStreamExt as _;
 use object_store::aws::{AmazonS3Builder, Checksum};
 use object_store::path::Path;
-use object_store::{BackoffConfig, ClientOptions, GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, RetryConfig};
+use object_store::{
+    BackoffConfig, ClientOptions, GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, RetryConfig,
+};
 
 use super::{Answer, Entry, Kind, OBJECT_BYTES_MAX, PAGE_ENTRIES_MAX, Page, Payload, Store, StoreError, Stored, check_name, digest_of};
 
@@ -88,7 +90,8 @@ impl RemoteStore {
         if !settings.prefix.is_empty() {
             check_name(&settings.prefix)?;
         }
-        let client = ClientOptions::new().with_allow_http(settings.allow_http).with_timeout(REQUEST_TIMEOUT).with_connect_timeout(CONNECT_TIMEOUT);
+        let client =
+            ClientOptions::new().with_allow_http(settings.allow_http).with_timeout(REQUEST_TIMEOUT).with_connect_timeout(CONNECT_TIMEOUT);
         let retry = RetryConfig { backoff: BackoffConfig::default(), max_retries: RETRIES_MAX, retry_timeout: RETRY_WITHIN };
         // Over TLS the payload's signature would only hash it a second time: the checksum header has it already.
         let mut builder = if settings.access_key_id.is_none() { AmazonS3Builder::from_env() } else { AmazonS3Builder::new() }
@@ -130,7 +133,8 @@ impl RemoteStore {
 
     fn map(&self, e: &object_store::Error, tried: &str, name: &str) -> StoreError {
         use object_store::Error as E;
-        let message = format!("could not {tried} '{name}' in {}: {}", self.description, exhibit_evidence::text::escape_bounded(&e.to_string(), 600));
+        let message =
+            format!("could not {tried} '{name}' in {}: {}", self.description, exhibit_evidence::text::escape_bounded(&e.to_string(), 600));
         match e {
             E::NotFound { .. } => StoreError::not_found(name),
             E::AlreadyExists { .. } => StoreError::conflict(name),
@@ -184,7 +188,11 @@ impl RemoteStore {
         let mut stream = result.into_stream();
         while let Some(chunk) = stream.try_next().await.map_err(|e| self.map(&e, "read", name))? {
             if (out.len() as u64).saturating_add(chunk.len() as u64) > wanted {
-                return Err(StoreError::new(Kind::Damaged, format!("'{name}': the store sent more than the {wanted} bytes asked for"), "use another store"));
+                return Err(StoreError::new(
+                    Kind::Damaged,
+                    format!("'{name}': the store sent more than the {wanted} bytes asked for"),
+                    "use another store",
+                ));
             }
             out.extend_from_slice(&chunk);
         }
@@ -225,7 +233,10 @@ fn too_short(name: &str, size: u64, end: u64) -> StoreError {
 /// An error without a type of its own: the words of the store are all there is.
 fn generic(message: String) -> StoreError {
     let lower = message.to_lowercase();
-    if ["insufficientstorage", "insufficient storage", "quotaexceeded", "quota exceeded", "507", "xminiostoragefull", "no space left"].iter().any(|w| lower.contains(w)) {
+    if ["insufficientstorage", "insufficient storage", "quotaexceeded", "quota exceeded", "507", "xminiostoragefull", "no space left"]
+        .iter()
+        .any(|w| lower.contains(w))
+    {
         return StoreError::new(Kind::Full, message, "free space in the store or raise its quota");
     }
     if ["nosuchbucket", "invalidbucketname", "permanentredirect", "authorizationheadermalformed"].iter().any(|w| lower.contains(w)) {

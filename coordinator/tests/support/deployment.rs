@@ -120,7 +120,15 @@ pub fn collection(n: u8) -> CollectionId {
 }
 
 pub fn manifest_ref(sha256: Digest, items: u64) -> ManifestRef {
-    ManifestRef { sha256, size: 100, segments: 1, stored_bytes: 10, raw_bytes: 2_048, items, by_status: BTreeMap::from([(Status::Collected, items)]) }
+    ManifestRef {
+        sha256,
+        size: 100,
+        segments: 1,
+        stored_bytes: 10,
+        raw_bytes: 2_048,
+        items,
+        by_status: BTreeMap::from([(Status::Collected, items)]),
+    }
 }
 
 pub fn receipt(n: u8, stream: u32, items: u64) -> Envelope {
@@ -155,7 +163,14 @@ pub fn seal(n: u8, exhibits: (u64, u64)) -> Envelope {
 }
 
 pub fn access(n: u32) -> Envelope {
-    let p = Access { case: case(), by: responder_name(), action: "read".to_owned(), what: vec![format!("item {n}")], reason: "a test".to_owned(), at: at(i64::from(n)) };
+    let p = Access {
+        case: case(),
+        by: responder_name(),
+        action: "read".to_owned(),
+        what: vec![format!("item {n}")],
+        reason: "a test".to_owned(),
+        at: at(i64::from(n)),
+    };
     record::sign(&p, &log_key()).expect("small")
 }
 

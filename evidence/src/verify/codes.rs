@@ -239,7 +239,7 @@ codes! {
         "An item's SHA-256 is not that of its content, is absent where there is content, or present where there is none."
         "The content of this item is not what was signed."
     ItemMeta "item.meta" Warning Coordinator
-        "Mode, owner, group or modification time differ between the manifest and the tar member."
+        "Mode, owner, group, modification time or extended attributes differ between the manifest and the tar member."
         "The two descriptions of this item disagree; the manifest is the signed one."
     ItemStatus "item.status" Error Host
         "An item's status does not fit: no reason where one is due, gaps in an item that was taken whole, or nothing taken where the status says it was."

@@ -1,5 +1,8 @@
 //! The rules for one item: by itself, and against the tar member that the parser saw.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use super::stream::Job;
 use super::{Code, Findings};
 use crate::manifest::{Gap, Item, Kind, Status};
@@ -107,6 +110,11 @@ impl About<'_> {
         if stated != found {
             let message = format!("mode, owner and group are stated as {stated:?}, the member has {found:?}");
             self.add(item, Code::ItemMeta, &message);
+        }
+        // A line that would be too long leaves its attributes out; those that it states must be the member's.
+        let encoded = || head.xattrs.iter().map(|(name, value)| (name, STANDARD.encode(value)));
+        if !meta.xattrs.is_empty() && !encoded().eq(meta.xattrs.iter().map(|(name, value)| (name, value.clone()))) {
+            self.add(item, Code::ItemMeta, "its extended attributes are stated otherwise than the member has them");
         }
         if meta.mtime.is_some() && meta.mtime != head.mtime {
             let shown = |t: Option<crate::time::FileTime>| t.map_or_else(|| "none".to_owned(), |t| t.to_string());

@@ -4,6 +4,7 @@
 
 pub mod cases;
 pub mod faults;
+pub mod lies;
 pub mod stream;
 pub mod tamper;
 

@@ -24,7 +24,16 @@ pub fn collect(plan: &Plan, out: &mut dyn Output) -> Result<(), Stop> {
     let without_openat2 = walk.without_openat2().map(str::to_owned);
     let links = compiled.links.iter().flatten().cloned().collect();
     let tallies = vec![RuleTally::default(); plan.rules.len()];
-    let mut collector = Collector { plan, compiled: &compiled, out, tallies, links, hits: 0, bytes: 0, now_s: started.wall.unix_ns().div_euclid(1_000_000_000) };
+    let mut collector = Collector {
+        plan,
+        compiled: &compiled,
+        out,
+        tallies,
+        links,
+        hits: 0,
+        bytes: 0,
+        now_s: started.wall.unix_ns().div_euclid(1_000_000_000),
+    };
     let tally = walk.run(&mut collector)?;
     collector.put_links()?;
     collector.put_loops()?;
@@ -34,8 +43,10 @@ pub fn collect(plan: &Plan, out: &mut dyn Output) -> Result<(), Stop> {
     let (tallies, hits) = (collector.tallies, collector.hits);
     put_report(plan, &compiled, &tallies, &tally, without_openat2.as_deref(), started, out)?;
     if hits == 0 {
-        let item = NewItem::new(evidence_path("nothing-found"), Kind::Unknown, started, "walk")
-            .with_status(Status::Missing, format!("none of the {} patterns matched anything on this host; see rules.jsonl", plan.rules.len()));
+        let item = NewItem::new(evidence_path("nothing-found"), Kind::Unknown, started, "walk").with_status(
+            Status::Missing,
+            format!("none of the {} patterns matched anything on this host; see rules.jsonl", plan.rules.len()),
+        );
         out.put(item, Content::None)?;
     }
     Ok(())
@@ -93,7 +104,8 @@ impl Collector<'_> {
         }
         let links = patterns.iter().filter_map(|p| self.compiled.links.get(*p as usize)).find(|l| !l.is_empty());
         if let Some(links) = links {
-            let shown: Vec<String> = links.iter().take(4).map(|l| format!("{} -> {}", evidence_path(&l.path), evidence_path(&l.target))).collect();
+            let shown: Vec<String> =
+                links.iter().take(4).map(|l| format!("{} -> {}", evidence_path(&l.path), evidence_path(&l.target))).collect();
             facts.insert("through".to_owned(), shown.join(", "));
         }
         facts
@@ -147,7 +159,8 @@ impl Collector<'_> {
     }
 
     fn put_end(&mut self, path: &[u8]) -> Result<(), Stop> {
-        let reason = format!("{} hits ('max_files'): the walk ended before this path, nothing after it was looked at", self.plan.limits.max_files);
+        let reason =
+            format!("{} hits ('max_files'): the walk ended before this path, nothing after it was looked at", self.plan.limits.max_files);
         let item = NewItem::new(evidence_path("walk-ended"), Kind::Unknown, self.out.now(), "walk")
             .with_status(Status::Skipped, reason)
             .with_fact("at", evidence_path(path).to_string());
@@ -223,7 +236,8 @@ impl Visitor for Collector<'_> {
             }
             let rules = self.rules_of(&[*pattern]);
             let reason = if asked == path { reason.to_owned() } else { format!("{}: {reason}", evidence_path(path)) };
-            let mut item = NewItem::new(evidence_path(&asked), Kind::Unknown, self.out.now(), "openat").with_status(Status::Missing, reason);
+            let mut item =
+                NewItem::new(evidence_path(&asked), Kind::Unknown, self.out.now(), "openat").with_status(Status::Missing, reason);
             item.facts = self.facts(&rules, &[*pattern]);
             self.put(item, Content::None, &rules)?;
         }

@@ -30,8 +30,11 @@ const PATHS: Param = Param {
     help: "Patterns of absolute paths, e.g. /etc/cron*/**; options may stand in front, e.g. [max_size=1MiB] /tmp/**; default: the list of profile triage.",
 };
 
-const PRIVATE_KEYS: Param =
-    Param { name: "private_keys", kind: ParamKind::Flag, help: "Take files that are private keys; default false: recorded with metadata only." };
+const PRIVATE_KEYS: Param = Param {
+    name: "private_keys",
+    kind: ParamKind::Flag,
+    help: "Take files that are private keys; default false: recorded with metadata only.",
+};
 
 const PARAMS: &[Param] = &[PATHS, EXCLUDE, MAX_SIZE, MAX_FILES, MAX_TOTAL, NEWER_THAN, OLDER_THAN, REMOTE, PRIVATE_KEYS];
 

@@ -14,7 +14,8 @@ use crate::capture::{Param, ParamKind, Params, Stop, read_pseudo};
 pub const MAX_SIZE: Param =
     Param { name: "max_size", kind: ParamKind::Bytes, help: "Files with more data are recorded with their metadata but not taken." };
 /// See [`MAX_SIZE`].
-pub const MAX_FILES: Param = Param { name: "max_files", kind: ParamKind::Number, help: "The walk ends after so many hits; default 500000." };
+pub const MAX_FILES: Param =
+    Param { name: "max_files", kind: ParamKind::Number, help: "The walk ends after so many hits; default 500000." };
 /// See [`MAX_SIZE`].
 pub const MAX_TOTAL: Param =
     Param { name: "max_total", kind: ParamKind::Bytes, help: "Once so much was taken, further files that do not fit are recorded only." };
@@ -148,7 +149,8 @@ impl Plan {
                     continue;
                 };
                 let asked = rule.is_literal().then(|| literal_path(&pattern)).flatten();
-                let pattern = if resolved.links.is_empty() { Some(pattern.clone()) } else { pattern.with_prefix(prefix.len(), &resolved.names) };
+                let pattern =
+                    if resolved.links.is_empty() { Some(pattern.clone()) } else { pattern.with_prefix(prefix.len(), &resolved.names) };
                 let Some(pattern) = pattern else { continue };
                 out.patterns.push(pattern);
                 out.rule_of.push(index);

@@ -7,10 +7,10 @@
 use std::os::fd::AsFd;
 
 use super::plan::Limits;
+use crate::capture::walk::Found;
 use crate::capture::walk::inode::Look;
 use crate::capture::walk::rule::Rule;
 use crate::capture::walk::source::FileSource;
-use crate::capture::walk::Found;
 use crate::capture::{Content, Kind, NewItem, Output, Source as _, Status, Stop, evidence_path, status_of};
 
 /// Private keys are looked for in files up to this size.

@@ -11,6 +11,15 @@ use super::*;
 use crate::capture::testing::{Memory, Put};
 use crate::capture::{Kind, Status};
 
+/// Ends a second thread also when an assertion of the first fails.
+struct EndWith<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for EndWith<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
 struct Tree {
     _dir: tempfile::TempDir,
     base: PathBuf,
@@ -71,7 +80,8 @@ fn every_kind_of_name_and_thing() {
     symlink("no such target", tree.base.join("d/link")).expect("link");
     let _socket = std::os::unix::net::UnixListener::bind(tree.base.join("d/socket")).expect("socket");
     mknodat(CWD, tree.base.join("d/fifo"), rustix::fs::FileType::Fifo, Mode::RUSR, 0).expect("fifo");
-    let device = mknodat(CWD, tree.base.join("d/null"), rustix::fs::FileType::CharacterDevice, Mode::RUSR, rustix::fs::makedev(1, 3)).is_ok();
+    let device =
+        mknodat(CWD, tree.base.join("d/null"), rustix::fs::FileType::CharacterDevice, Mode::RUSR, rustix::fs::makedev(1, 3)).is_ok();
     std::fs::create_dir(tree.base.join("d/sub")).expect("folder");
     let memory = tree.files(&["d/*"], &[]);
     assert_eq!(memory.content(&tree.path("d/.hidden")), b"h");
@@ -116,7 +126,10 @@ fn metadata_is_what_the_kernel_says() {
     let real = std::fs::metadata(&path).expect("metadata");
     assert_eq!((meta.mode, meta.uid, meta.gid), (real.mode() & 0o7777, real.uid(), real.gid()));
     assert_eq!((meta.ino, meta.nlink, meta.blocks), (real.ino(), 1, real.blocks()));
-    assert_eq!((u64::from(meta.dev[0]), u64::from(meta.dev[1])), (u64::from(rustix::fs::major(real.dev())), u64::from(rustix::fs::minor(real.dev()))));
+    assert_eq!(
+        (u64::from(meta.dev[0]), u64::from(meta.dev[1])),
+        (u64::from(rustix::fs::major(real.dev())), u64::from(rustix::fs::minor(real.dev())))
+    );
     let mtime = meta.mtime.expect("mtime");
     assert_eq!((mtime.s, i64::from(mtime.ns)), (real.mtime(), real.mtime_nsec()));
     assert_eq!(meta.atime.map(|t| (t.s, i64::from(t.ns))), Some((real.atime(), real.atime_nsec())), "reading left no trace");
@@ -169,7 +182,11 @@ fn hard_links_share_an_inode_and_holes_are_not_read() {
     let inode = |name: &str| tree.put(&memory, name).item.inode;
     assert!(inode("a").is_some() && inode("a") == inode("b"));
     let content = memory.content(&tree.path("sparse"));
-    assert_eq!((content.len(), &content[5 << 20..(5 << 20) + 4]), (8 << 20, b"data".as_slice()), "8 MiB with 4 KiB of data are below 1 MiB");
+    assert_eq!(
+        (content.len(), &content[5 << 20..(5 << 20) + 4]),
+        (8 << 20, b"data".as_slice()),
+        "8 MiB with 4 KiB of data are below 1 MiB"
+    );
 }
 
 #[test]
@@ -275,17 +292,20 @@ fn a_directory_swap_during_the_capture_gives_away_nothing_from_outside() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let (dir, link) = (tree.base.join("w/dir"), tree.base.join("w/link"));
-            while !stop.load(Ordering::Relaxed) {
+            for _ in 0..5_000_000 {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
                 rustix::fs::renameat_with(CWD, &dir, CWD, &link, rustix::fs::RenameFlags::EXCHANGE).expect("exchange");
             }
         });
+        let _end = EndWith(&stop);
         for _ in 0..100 {
             let memory = tree.files(&["w/**"], &[]);
             let secret = memory.puts.iter().any(|p| p.content.as_deref() == Some(b"SECRET") && p.item.path.as_bytes() != b"rules.jsonl");
             assert!(!secret, "{:?}", shown(&memory));
             assert!(memory.puts.iter().all(|p| p.status == Status::Collected || p.item.reason.is_some()));
         }
-        stop.store(true, Ordering::Relaxed);
     });
 }
 

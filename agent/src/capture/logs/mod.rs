@@ -61,7 +61,9 @@ fn rules(params: &Params) -> Result<Vec<Rule>, Stop> {
     rules.extend(pointers::rules(&wanted));
     rules.extend(wanted.into_iter().flat_map(rules_of));
     if rules.is_empty() {
-        return Err(Stop::Fatal("parameter 'classes': the list is empty and there is no 'extra'; write one class a line, for example 'audit'".into()));
+        return Err(Stop::Fatal(
+            "parameter 'classes': the list is empty and there is no 'extra'; write one class a line, for example 'audit'".into(),
+        ));
     }
     Ok(rules)
 }

@@ -34,7 +34,11 @@ pub fn rules(wanted: &[&'static str]) -> Vec<Rule> {
         .filter(|p| wanted.contains(&p.class))
         .flat_map(|p| {
             let config = read_pseudo(p.path.as_bytes(), CONFIG_BYTES_MAX).unwrap_or_default();
-            (p.patterns)(&config.bytes).into_iter().take(POINTERS_MAX).filter_map(|text| Rule::parse(&text).ok()).map(|r| r.of_class(p.class))
+            (p.patterns)(&config.bytes)
+                .into_iter()
+                .take(POINTERS_MAX)
+                .filter_map(|text| Rule::parse(&text).ok())
+                .map(|r| r.of_class(p.class))
         })
         .collect()
 }
@@ -47,7 +51,10 @@ fn of_apiserver(yaml: &[u8]) -> Vec<String> {
         let words = words.strip_prefix(b"-").unwrap_or(words).trim_ascii();
         let words = unquoted(words);
         if let Some(path) = words.strip_prefix(b"--audit-log-path=").and_then(|p| literal(unquoted(p))) {
-            let stem = path.rfind('.').filter(|dot| path.rfind('/').is_some_and(|slash| *dot > slash.saturating_add(1))).and_then(|dot| path.get(..dot));
+            let stem = path
+                .rfind('.')
+                .filter(|dot| path.rfind('/').is_some_and(|slash| *dot > slash.saturating_add(1)))
+                .and_then(|dot| path.get(..dot));
             patterns.extend([format!("{path}*"), format!("{}-*", stem.unwrap_or(&path))]);
         }
         if let Some(path) = words.strip_prefix(b"--audit-policy-file=").and_then(|p| literal(unquoted(p))) {

@@ -35,6 +35,18 @@ fn rotated_logs_are_taken_byte_for_byte_with_their_class() {
     }
 }
 
+/// Ends a writing thread also when an assertion of the reading side fails.
+struct EndWith<'a>(&'a AtomicBool);
+
+impl Drop for EndWith<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What a writing thread writes at most: a test never fills a disk.
+const WRITTEN_BYTES_MAX: usize = 32 << 20;
+
 #[test]
 fn a_log_that_is_appended_to_is_collected_and_is_what_it_was() {
     let line = b"2026-11-23T10:00:00Z host app[1]: a line of a log that is being written\n";
@@ -44,21 +56,25 @@ fn a_log_that_is_appended_to_is_collected_and_is_what_it_was() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut log = File::options().append(true).open(&path).expect("open");
-            while !stop.load(Ordering::Relaxed) {
+            for _ in 0..WRITTEN_BYTES_MAX / line.len() {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
                 log.write_all(line).expect("append");
             }
         });
-        for _ in 0..20 {
+        let _end = EndWith(&stop);
+        for _ in 0..10 {
             let memory = extra(&base, "busy.log");
             let put = memory.get(&path.display().to_string()).expect("item");
             assert_eq!(put.status, Status::Collected, "{:?}", put.item.reason);
             let content = put.content.as_deref().expect("content");
-            assert!(content.len() % line.len() == 0 && content.chunks(line.len()).all(|l| l == line));
+            // The kernel lets a size be seen in the middle of a write that crosses a page: the last line may be begun only.
+            assert!(content.len() >= 20_000 * line.len() && content.chunks(line.len()).all(|l| line.starts_with(l)));
             if let Some(size) = put.item.facts.get("grew_to") {
                 assert!(size.parse::<usize>().expect("number") > content.len());
             }
         }
-        stop.store(true, Ordering::Relaxed);
     });
 }
 
@@ -67,28 +83,28 @@ fn a_log_that_is_truncated_and_refilled_is_said_to_have_changed() {
     let (_dir, base) = tree(&[("t.log", &[b'a'; 300_000])]);
     let path = base.join("t.log");
     let stop = AtomicBool::new(false);
-    let mut honest = 0_u32;
+    let mut changed = 0_u32;
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let log = File::options().write(true).open(&path).expect("open");
-            let mut letter = b'b';
-            while !stop.load(Ordering::Relaxed) {
+            let letters = (b'b'..=b'z').cycle();
+            for letter in letters.take_while(|_| !stop.load(Ordering::Relaxed)) {
+                // The file never holds more than 300,000 bytes.
                 log.set_len(0).expect("truncate");
                 std::os::unix::fs::FileExt::write_all_at(&log, &vec![letter; 300_000], 0).expect("refill");
-                letter = if letter == b'z' { b'a' } else { letter + 1 };
             }
         });
+        let _end = EndWith(&stop);
         for _ in 0..100 {
             let memory = extra(&base, "t.log");
             let put = memory.get(&path.display().to_string()).expect("item");
             let content = put.content.as_deref().expect("content");
             let mixed = content.iter().any(|b| Some(b) != content.first());
             assert!(!mixed || put.status == Status::ChangedDuringRead, "a mixture of two contents passed as one: {:?}", put.status);
-            honest += u32::from(put.status == Status::ChangedDuringRead);
+            changed += u32::from(put.status == Status::ChangedDuringRead);
         }
-        stop.store(true, Ordering::Relaxed);
     });
-    println!("{honest} of 100 reads were marked as changed");
+    println!("{changed} of 100 reads were marked as changed");
 }
 
 #[test]

@@ -133,7 +133,11 @@ fn sockets(out: &mut dyn Output, found: &Found, opened: &mut [Opened]) -> Result
             let Err(reason) = asked else { continue };
             let problem = format!("{} (family {}) of namespace {}: {reason}", ask.name, ask.family, namespace.inode);
             let rows = fallback(namespace, ask);
-            let instead = if rows.is_some() { "; taken from the text table instead" } else { "; see the raw text tables" };
+            let instead = match (&rows, ask.text) {
+                (Some(_), _) => "; taken from the text table instead",
+                (None, "") => "; there is no text table of them",
+                (None, _) => "; see the raw text tables",
+            };
             problems.push(problem + instead);
             for row in rows.unwrap_or_default() {
                 put_socket(out, found, namespace.inode, row, &mut all, &mut listening)?;
@@ -207,9 +211,12 @@ fn put_socket(
 }
 
 fn fallback(namespace: &Namespace, ask: &Ask) -> Option<Vec<Socket>> {
+    if !matches!(ask.name, "tcp" | "udp" | "raw" | "unix") {
+        return None;
+    }
     let (_, dir) = namespace.process.as_ref()?;
     let read = read_at(dir, format!("net/{}", ask.text), LARGE_BYTES_MAX).ok()?;
-    matches!(ask.name, "tcp" | "udp" | "raw" | "unix").then(|| text::table(ask, &read.bytes))
+    Some(text::table(ask, &read.bytes))
 }
 
 fn routing(out: &mut dyn Output, found: &Found, opened: &mut [Opened]) -> Result<(), Stop> {
@@ -296,6 +303,7 @@ fn texts(out: &mut dyn Output, namespace: &Namespace) -> Result<(), Stop> {
 
 /// Firewall rules of each namespace by the host's own programs.
 fn firewall(out: &mut dyn Output, found: &Found, allowed: bool) -> Result<(), Stop> {
+    let functions = if allowed { tools::kernel_functions() } else { None };
     for tool in tools::TOOLS {
         for namespace in &found.namespaces {
             out.checkpoint()?;
@@ -307,9 +315,10 @@ fn firewall(out: &mut dyn Output, found: &Found, allowed: bool) -> Result<(), St
                 out.put(absent(Status::Skipped, "tools=false in the order"), Content::None)?;
                 continue;
             }
-            if !tool.only_if.iter().any(|p| std::fs::symlink_metadata(p).is_ok()) {
+            if functions.as_ref().is_some_and(|f| !tool.only_if.iter().any(|wanted| f.contains(wanted))) {
+                let missing = tool.only_if.join(", ");
                 let reason =
-                    format!("none of {} exists: the kernel has no such rules, and asking would load them", tool.only_if.join(", "));
+                    format!("the running kernel has no such rules (none of {missing} in /proc/kallsyms), and asking would load them");
                 out.put(absent(Status::Missing, &reason), Content::None)?;
                 continue;
             }

@@ -26,7 +26,7 @@ pub struct Ask {
     pub protocol: u8,
     /// In rows: `tcp`, `udp`, `unix`, ...
     pub name: &'static str,
-    /// The file below `/proc/<pid>/net` that says the same in text.
+    /// The file below `/proc/<pid>/net` that says the same in text, or nothing.
     pub text: &'static str,
     /// A path that must exist before this is asked, because asking would load a whole protocol into the kernel.
     pub only_if: Option<&'static str>,
@@ -49,7 +49,7 @@ pub const ASKS: &[Ask] = &[
     ask(AF_NETLINK, 255, "netlink", "netlink", None),
     ask(AF_INET, 132, "sctp", "sctp/eps", Some("/proc/net/sctp")),
     ask(AF_INET6, 132, "sctp", "sctp/eps", Some("/proc/net/sctp")),
-    ask(AF_VSOCK, 0, "vsock", "vsock", Some("/dev/vsock")),
+    ask(AF_VSOCK, 0, "vsock", "", Some("/dev/vsock")),
 ];
 
 /// The request's payload.

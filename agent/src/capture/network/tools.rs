@@ -3,7 +3,9 @@
 //!
 //! A program of a suspect host may lie. What it printed is recorded as what it printed; the path that was run is a fact.
 
-use std::io::Read as _;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, Stdio};
@@ -26,27 +28,54 @@ pub struct Tool {
     pub record: &'static str,
     pub program: &'static str,
     pub arguments: &'static [&'static str],
-    /// Module directories of which one must exist: without them there are no rules, and running the program would load them.
+    /// Functions of the kernel of which one must exist: without them there are no rules, and running the program would load
+    /// the module. `/sys/module` cannot tell, because most built-in code has no folder there.
     pub only_if: &'static [&'static str],
 }
 
+const NF_TABLES: &str = "nf_tables_newrule";
+const IPTABLES: &str = "ipt_do_table";
+const IP6TABLES: &str = "ip6t_do_table";
+const IPSET: &str = "ip_set_type_register";
+
 /// All of them.
 pub const TOOLS: &[Tool] = &[
-    Tool { record: "nftables.json", program: "nft", arguments: &["-j", "list", "ruleset"], only_if: &["/sys/module/nf_tables"] },
-    Tool {
-        record: "iptables-save.txt",
-        program: "iptables-save",
-        arguments: &["-c"],
-        only_if: &["/sys/module/ip_tables", "/sys/module/nf_tables"],
-    },
-    Tool {
-        record: "ip6tables-save.txt",
-        program: "ip6tables-save",
-        arguments: &["-c"],
-        only_if: &["/sys/module/ip6_tables", "/sys/module/nf_tables"],
-    },
-    Tool { record: "ipset.xml", program: "ipset", arguments: &["list", "-output", "xml"], only_if: &["/sys/module/ip_set"] },
+    Tool { record: "nftables.json", program: "nft", arguments: &["-j", "list", "ruleset"], only_if: &[NF_TABLES] },
+    Tool { record: "iptables-save.txt", program: "iptables-save", arguments: &["-c"], only_if: &[IPTABLES, NF_TABLES] },
+    Tool { record: "ip6tables-save.txt", program: "ip6tables-save", arguments: &["-c"], only_if: &[IP6TABLES, NF_TABLES] },
+    Tool { record: "ipset.xml", program: "ipset", arguments: &["list", "-output", "xml"], only_if: &[IPSET] },
 ];
+
+/// Which of the functions above the running kernel has, modules and built-in code alike. `None` when it does not say: then
+/// the programs are run, since rules that are overlooked are worse than a module that is loaded.
+#[must_use]
+pub fn kernel_functions() -> Option<BTreeSet<&'static str>> {
+    let file = crate::capture::live::open_at(rustix::fs::CWD, "/proc/kallsyms").ok()?;
+    functions_in(BufReader::with_capacity(64 << 10, File::from(file).take(SYMBOLS_BYTES_MAX)))
+}
+
+/// About 250,000 symbols of 60 bytes are usual.
+const SYMBOLS_BYTES_MAX: u64 = 256 << 20;
+
+/// Lines `<address> <type> <name>[\t[<module>]]`; any text at all must be there for an answer.
+fn functions_in(mut symbols: impl BufRead) -> Option<BTreeSet<&'static str>> {
+    let mut found = BTreeSet::new();
+    let mut any = false;
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match (&mut symbols).take(4096).read_until(b'\n', &mut line) {
+            Ok(0) => return any.then_some(found),
+            Ok(_) => {}
+            Err(_) => return None,
+        }
+        let Some(name) = crate::capture::live::words(&line).nth(2) else { continue };
+        any = true;
+        if let Some(wanted) = [NF_TABLES, IPTABLES, IP6TABLES, IPSET].into_iter().find(|w| w.as_bytes() == name) {
+            found.insert(wanted);
+        }
+    }
+}
 
 /// Where programs are looked for, absolute, in this order.
 const FOLDERS: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
@@ -139,4 +168,16 @@ pub fn inside<T: Send>(netns: Option<&OwnedFd>, work: impl FnOnce() -> T + Send)
         let thread = std::thread::Builder::new().stack_size(256 << 10).spawn_scoped(scope, enter).map_err(|e| e.to_string())?;
         thread.join().unwrap_or_else(|_| Err("the thread failed".to_owned()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn functions_of_built_in_code_and_modules_are_found() {
+        let text = b"0000 t nf_tables_newrule\nffff T ipt_do_table\t[ip_tables]\n0000 t not_ip6t_do_table\n";
+        assert_eq!(functions_in(&text[..]), Some(BTreeSet::from([NF_TABLES, IPTABLES])));
+        assert_eq!(functions_in(&b""[..]), None);
+    }
 }

@@ -172,7 +172,11 @@ impl Pattern {
     #[must_use]
     pub fn literal_prefix(&self) -> Vec<&[u8]> {
         let inner = self.components.len().saturating_sub(1);
-        self.components.iter().take(inner).map_while(|c| if let Component::Literal(name) = c { Some(name.as_slice()) } else { None }).collect()
+        self.components
+            .iter()
+            .take(inner)
+            .map_while(|c| if let Component::Literal(name) = c { Some(name.as_slice()) } else { None })
+            .collect()
     }
 
     /// The same pattern with its first `names` components replaced by others.
@@ -306,7 +310,8 @@ impl Chars<'_> {
 
     /// What follows a backslash.
     fn escape(&mut self) -> Result<Vec<u8>, String> {
-        const HELP: &str = "write '\\xNN' with two hexadecimal digits, '\\u{NNNN}', '\\n', '\\t', '\\r', or a backslash before a sign like '*'";
+        const HELP: &str =
+            "write '\\xNN' with two hexadecimal digits, '\\u{NNNN}', '\\n', '\\t', '\\r', or a backslash before a sign like '*'";
         match self.next() {
             Some('n') => Ok(vec![b'\n']),
             Some('t') => Ok(vec![b'\t']),
@@ -471,9 +476,7 @@ impl States {
     /// Where the patterns stand in the directory `path` (absolute).
     #[must_use]
     pub fn at_path(patterns: &[Pattern], path: &[u8]) -> Self {
-        path.split(|b| *b == b'/')
-            .filter(|n| !n.is_empty())
-            .fold(Self::start(patterns), |states, name| states.step(patterns, name).next)
+        path.split(|b| *b == b'/').filter(|n| !n.is_empty()).fold(Self::start(patterns), |states, name| states.step(patterns, name).next)
     }
 
     /// True when everything that would be matched from `other` is also matched from here.

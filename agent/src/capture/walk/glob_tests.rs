@@ -101,7 +101,9 @@ fn reference(components: &[Component], names: &[&[u8]]) -> bool {
             let least = usize::from(rest.is_empty());
             (least..=usize::from(*levels).min(names.len())).any(|n| reference(rest, &names[n..]))
         }
-        Some((component, rest)) => names.split_first().is_some_and(|(name, others)| reference_name(component, name) && reference(rest, others)),
+        Some((component, rest)) => {
+            names.split_first().is_some_and(|(name, others)| reference_name(component, name) && reference(rest, others))
+        }
     }
 }
 

@@ -28,7 +28,8 @@ impl Homes {
     /// (LDAP, SSSD) are not in that file; they are found when they lie under `/home`.
     #[must_use]
     pub fn from_passwd(passwd: &[u8]) -> Self {
-        let mut homes = Self { prefixes: vec![any_in(&[b"home".to_vec()]), vec![Component::Literal(b"root".to_vec())]], left_out: Vec::new() };
+        let mut homes =
+            Self { prefixes: vec![any_in(&[b"home".to_vec()]), vec![Component::Literal(b"root".to_vec())]], left_out: Vec::new() };
         let mut by_place: BTreeMap<Vec<Vec<u8>>, BTreeSet<Vec<u8>>> = BTreeMap::new();
         let mut refused = BTreeSet::new();
         for home in passwd.split(|b| *b == b'\n').filter_map(|line| line.split(|b| *b == b':').nth(5)).filter(|h| !h.is_empty()) {
@@ -81,7 +82,8 @@ fn any_in(place: &[Vec<u8>]) -> Vec<Component> {
 /// The names of an absolute path without `.`, `..`; `None` for the root and for what is no plain absolute path.
 fn names_of(path: &[u8]) -> Option<Vec<Vec<u8>>> {
     let names: Vec<Vec<u8>> = path.strip_prefix(b"/")?.split(|b| *b == b'/').filter(|n| !n.is_empty()).map(<[u8]>::to_vec).collect();
-    let plain = !names.is_empty() && names.len() <= 32 && names.iter().all(|n| n != b"." && n != b".." && n.len() <= 255 && !n.contains(&0));
+    let plain =
+        !names.is_empty() && names.len() <= 32 && names.iter().all(|n| n != b"." && n != b".." && n.len() <= 255 && !n.contains(&0));
     plain.then_some(names)
 }
 

@@ -128,8 +128,15 @@ pub const fn kind_of(file_type: FileType) -> Kind {
 
 /// Names of the attributes that `statx(2)` reports.
 fn attribute_names(bits: u64) -> Vec<String> {
-    const NAMES: [(u64, &str); 7] =
-        [(0x4, "compressed"), (0x10, "immutable"), (0x20, "append"), (0x40, "nodump"), (0x800, "encrypted"), (0x0010_0000, "verity"), (0x0020_0000, "dax")];
+    const NAMES: [(u64, &str); 7] = [
+        (0x4, "compressed"),
+        (0x10, "immutable"),
+        (0x20, "append"),
+        (0x40, "nodump"),
+        (0x800, "encrypted"),
+        (0x0010_0000, "verity"),
+        (0x0020_0000, "dax"),
+    ];
     NAMES.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| (*name).to_owned()).collect()
 }
 
@@ -176,7 +183,8 @@ impl Opener {
     /// Finds out whether `openat2(2)` works here.
     #[must_use]
     pub fn new() -> Self {
-        let probe = openat2(rustix::fs::CWD, c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::NO_SYMLINKS);
+        let probe =
+            openat2(rustix::fs::CWD, c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::NO_SYMLINKS);
         Self { without_openat2: probe.err().map(|e| io::Error::from(e).to_string()) }
     }
 

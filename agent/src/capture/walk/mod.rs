@@ -347,7 +347,9 @@ impl<'a> Walk<'a> {
     fn not_looked_at(&self, entry: &Entry, step: &Step, error: &io::Error, visitor: &mut dyn Visitor) -> Result<Flow, Stop> {
         let obstacle = |status, reason| Obstacle { path: &self.path, kind: kind_of(entry.file_type), status, reason, look: None };
         match Errno::from_io_error(error) {
-            Some(Errno::NOENT | Errno::NOTDIR) if entry.literal && !entry.listed => visitor.absent(&self.path, "there is nothing of that name", &concerned(step)),
+            Some(Errno::NOENT | Errno::NOTDIR) if entry.literal && !entry.listed => {
+                visitor.absent(&self.path, "there is nothing of that name", &concerned(step))
+            }
             Some(Errno::NOENT) => {
                 let reason = "it was in the directory's listing and was gone when it was looked at".to_owned();
                 visitor.obstacle(obstacle(Status::Vanished, reason), &concerned(step))

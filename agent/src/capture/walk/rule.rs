@@ -51,7 +51,9 @@ impl Rule {
             Some(Some(rest)) if !rest.is_empty() && !rest.ends_with('/') => {
                 Parsed::InHomes(parse_components(rest).map_err(|problem| BadPattern::new(line, problem))?)
             }
-            Some(_) => return Err(BadPattern::new(line, format!("the variable is followed by a path, for example '{HOME_VARIABLE}/.bashrc'"))),
+            Some(_) => {
+                return Err(BadPattern::new(line, format!("the variable is followed by a path, for example '{HOME_VARIABLE}/.bashrc'")));
+            }
             None if text.starts_with("%%") => {
                 return Err(BadPattern::new(line, format!("an unknown variable; there is only '{HOME_VARIABLE}'")));
             }
@@ -95,11 +97,9 @@ impl Rule {
     pub fn patterns(&self, homes: &Homes) -> Vec<Pattern> {
         match &self.parsed {
             Parsed::Absolute(pattern) => vec![pattern.clone()],
-            Parsed::InHomes(rest) => homes
-                .prefixes
-                .iter()
-                .filter_map(|prefix| Pattern::from_components(prefix.iter().chain(rest).cloned().collect()))
-                .collect(),
+            Parsed::InHomes(rest) => {
+                homes.prefixes.iter().filter_map(|prefix| Pattern::from_components(prefix.iter().chain(rest).cloned().collect())).collect()
+            }
         }
     }
 }

@@ -42,7 +42,7 @@ pub struct FileSource {
     file: OwnedFd,
     before: Stat,
     growth: Growth,
-    /// True when no probed page was in the page cache: what is there after reading came in through us.
+    /// True when nothing of the file was in the page cache: what is there after reading came in through us.
     drop_behind: bool,
     dropped_to: u64,
     head: Sample,
@@ -131,9 +131,10 @@ impl FileSource {
         if !self.drop_behind || (!all && to.saturating_sub(self.dropped_to) < DROP_STEP_BYTES) {
             return;
         }
-        // Advice only: pages that somebody mapped or dirtied meanwhile stay.
-        let length = if all { None } else { NonZeroU64::new(to.saturating_sub(self.dropped_to)) };
-        let _ = fadvise(&self.file, self.dropped_to, length, Advice::DontNeed);
+        // Advice only: pages that somebody mapped or dirtied meanwhile stay. The last call covers the whole file, because
+        // the kernel keeps a large page that reaches beyond the end of a step.
+        let (from, length) = if all { (0, None) } else { (self.dropped_to, NonZeroU64::new(to.saturating_sub(self.dropped_to))) };
+        let _ = fadvise(&self.file, from, length, Advice::DontNeed);
         self.dropped_to = to;
     }
 }
@@ -192,8 +193,14 @@ impl FileSource {
     }
 }
 
-/// True when one of a few pages is already in the page cache, or when that cannot be known.
+/// True when something of the file is already in the page cache, or when that cannot be known.
 fn is_cached(file: &OwnedFd, size: u64) -> bool {
+    exhibit_agent_sys::page_cache::cached_pages(file.as_fd()).map_or_else(|_| seems_cached(file, size), |pages| pages > 0)
+}
+
+/// The same for kernels before 6.5, by asking a few pages whether they could be read without waiting. The question
+/// itself starts a fetch, so a page may seem cached that was not; then pages stay that could have been given back.
+fn seems_cached(file: &OwnedFd, size: u64) -> bool {
     let probes = (size.saturating_sub(1) / PROBE_STEP_BYTES).saturating_add(1).min(PROBES_MAX);
     let step = size / probes.max(1);
     (0..probes).any(|n| {

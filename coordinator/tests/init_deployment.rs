@@ -1,0 +1,181 @@
+//! `init`: what it makes, what it refuses, what it says.
+
+mod support;
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use clap::Parser as _;
+use exhibit_certs::{Credential, Deployment};
+use exhibit_coordinator::catalog::sqlite::SqliteCatalog;
+use exhibit_coordinator::config::Config;
+use exhibit_coordinator::init::{self, Options};
+use exhibit_coordinator::ledger::{Keys, Ledgers};
+use exhibit_coordinator::store::{LocalStore, RemoteStore, Store};
+use exhibit_evidence::Timestamp;
+use exhibit_evidence::layout::LogName;
+use exhibit_evidence::log::Checkpoint;
+
+#[derive(clap::Parser)]
+struct Line {
+    #[command(flatten)]
+    options: Options,
+}
+
+fn options(dir: &Path, more: &[&str]) -> Options {
+    let dir = dir.to_string_lossy().into_owned();
+    let args = ["init", "--dir", &dir, "--name", "example.org"].iter().chain(more);
+    Line::try_parse_from(args).expect("good options").options
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_unix_s(1_800_000_000)
+}
+
+#[tokio::test]
+async fn makes_everything_that_a_start_needs() {
+    let dir = tempfile::tempdir().expect("dir");
+    let d = dir.path().join("d");
+    let made = init::run(&options(&d, &["--listen", "127.0.0.1:9443", "--host", "c.example.org", "--host", "192.0.2.1"]), now()).await.expect("made");
+
+    let config = Config::load(&made.config).expect("a readable configuration");
+    assert_eq!((config.listen.port(), config.names.as_slice()), (9443, ["c.example.org".to_owned(), "192.0.2.1".to_owned()].as_slice()));
+    let deployment = Deployment::load(&config.resolve(&config.paths.deployment)).expect("a deployment");
+    assert_eq!((deployment.tls_root_sha256(), deployment.name.as_str()), (made.ca_sha256, "example.org"));
+    SqliteCatalog::open(&config.resolve(&config.paths.catalog)).await.expect("a catalog").close().await;
+
+    let admin = Credential::load(&made.admin_home).expect("the admin's folder is a credential");
+    assert_eq!(admin.name().to_string(), "spiffe://example.org/responder/admin");
+    let client = std::fs::read_to_string(made.admin_home.join("config.toml")).expect("the client's configuration");
+    assert!(client.ends_with("coordinator = \"c.example.org:9443\"\n"), "{client}");
+
+    let store: Arc<dyn Store> = Arc::new(LocalStore::open(&config.resolve(&config.store.path)).expect("a store"));
+    let note = store.get(&LogName::Deployment.checkpoint(), 10_000).await.expect("a checkpoint");
+    assert_eq!(Checkpoint::verify(&note, &deployment.log_key.public()).expect("signed").size, 3);
+    let log_key = deployment.log_key.public().id();
+    let ledgers = Ledgers::new(store, Keys { anchor: deployment.anchor, log: deployment.log_key });
+    let ring = ledgers.deployment().await.expect("the log verifies").key_ring();
+    for key in [log_key, deployment.issuer_key.public().id(), admin.evidence.public().id()] {
+        assert!(ring.holder(key).is_some());
+    }
+    for private in ["root/tls.pem", "root/evidence.key", "issuing/tls.pem", "server/tls.pem", "issuer.key", "log.key", "admin/tls.pem", "admin/evidence.key", "config.toml", "catalog.sqlite"] {
+        let mode = std::fs::metadata(d.join(private)).unwrap_or_else(|e| panic!("{private}: {e}")).permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{private}");
+    }
+    let text = made.text();
+    for part in ["exhibit-coordinator run --config", "EXHIBIT_HOME=", &made.ca_sha256.to_string(), "safe place"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let json = serde_json::to_value(&made).expect("json");
+    assert_eq!(json["ca_sha256"], made.ca_sha256.to_string());
+}
+
+fn snapshot(dir: &Path) -> Vec<(String, Option<Vec<u8>>)> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(dir).expect("list") {
+        let path = entry.expect("entry").path();
+        let name = path.to_string_lossy().into_owned();
+        if path.is_dir() {
+            all.push((name, None));
+            all.extend(snapshot(&path));
+        } else {
+            all.push((name, Some(std::fs::read(&path).expect("read"))));
+        }
+    }
+    all.sort();
+    all
+}
+
+#[tokio::test]
+async fn refuses_what_is_there_and_changes_nothing() {
+    let dir = tempfile::tempdir().expect("dir");
+    let d = dir.path().join("d");
+    init::run(&options(&d, &[]), now()).await.expect("made");
+    let before = snapshot(&d);
+    let e = init::run(&options(&d, &[]), now()).await.expect_err("twice");
+    assert!(e.exit_code() == 64 && e.to_string().contains("holds a deployment"), "{e}");
+    assert_eq!(snapshot(&d), before);
+
+    let other = dir.path().join("other");
+    std::fs::create_dir(&other).expect("dir");
+    init::run(&options(&other, &[]), now()).await.expect("an empty folder is taken");
+    std::fs::remove_file(other.join("config.toml")).expect("remove");
+    let e = init::run(&options(&other, &[]), now()).await.expect_err("unfinished");
+    assert!(e.exit_code() == 64 && e.to_string().contains("interrupted init"), "{e}");
+
+    let foreign = dir.path().join("foreign");
+    std::fs::create_dir(&foreign).expect("dir");
+    std::fs::write(foreign.join("thesis.txt"), "x").expect("write");
+    let e = init::run(&options(&foreign, &[]), now()).await.expect_err("foreign");
+    assert!(e.exit_code() == 64 && e.to_string().contains("not empty"), "{e}");
+}
+
+/// However far an earlier init came, the folder is recognised as unfinished: every part of what it makes is left alone.
+#[tokio::test]
+async fn every_unfinished_state_is_recognised() {
+    let dir = tempfile::tempdir().expect("dir");
+    let d = dir.path().join("d");
+    init::run(&options(&d, &[]), now()).await.expect("made");
+    // Backwards through the order of writes.
+    let steps: [&[&str]; 6] = [&["config.toml"], &["admin"], &["catalog.sqlite", "catalog.sqlite.lock"], &["store"], &["anchor.json"], &["issuer.key", "log.key"]];
+    for step in steps {
+        for name in step {
+            let path = d.join(name);
+            if path.is_dir() { std::fs::remove_dir_all(&path).expect("remove") } else { std::fs::remove_file(&path).unwrap_or_else(|e| panic!("{name}: {e}")) }
+        }
+        let before = snapshot(&d);
+        let e = init::run(&options(&d, &[]), now()).await.expect_err("unfinished");
+        assert!(e.to_string().contains("interrupted init"), "without {step:?}: {e}");
+        assert_eq!(snapshot(&d), before);
+        assert!(Config::load(&d.join("config.toml")).is_err(), "no start takes it for a deployment");
+    }
+}
+
+#[tokio::test]
+async fn wrong_options_touch_nothing() {
+    let dir = tempfile::tempdir().expect("dir");
+    let d = dir.path().join("d");
+    let with = |name: &str, more: &[&str]| Options { name: name.to_owned(), ..options(&d, more) };
+    for (bad, words) in [
+        (with("Not A Name", &[]), "--name"),
+        (with("ok", &["--admin", "Alex Doe"]), "--admin"),
+        (with("ok", &["--host", "bad name"]), "names"),
+        (with("ok", &["--store", "s3", "--s3-bucket", "b", "--s3-endpoint", "http://127.0.0.1:1"]), "dangerous_allow_http"),
+    ] {
+        let e = init::run(&bad, now()).await.expect_err(words);
+        assert!(e.exit_code() == 64 && e.to_string().contains(words), "{words}: {e}");
+        assert!(!d.exists());
+    }
+    assert!(Line::try_parse_from(["init", "--dir", "x", "--name", "n", "--store", "s3"]).is_err(), "an s3 store needs a bucket");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_s3_store_is_used_once() {
+    let Some(server) = support::moto::start() else {
+        eprintln!("SKIPPED: moto_server is not installed (pip install 'moto[server]')");
+        return;
+    };
+    let dir = tempfile::tempdir().expect("dir");
+    let settings = server.settings("d1");
+    let endpoint = settings.endpoint.clone().expect("endpoint");
+    // The coordinator takes credentials from files or from the machine; here: a program with its own environment.
+    let init = |name: &str| {
+        std::process::Command::new(env!("CARGO_BIN_EXE_exhibit-coordinator"))
+            .env("AWS_ACCESS_KEY_ID", "id")
+            .env("AWS_SECRET_ACCESS_KEY", "secret")
+            .args(["init", "--name", "example.org", "--store", "s3", "--s3-bucket", "evidence", "--s3-prefix", "d1", "--s3-dangerous-allow-http"])
+            .args(["--s3-endpoint", &endpoint])
+            .arg("--dir")
+            .arg(dir.path().join(name))
+            .output()
+            .expect("runs")
+    };
+    let first = init("one");
+    assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
+    let store = RemoteStore::s3(&settings).expect("settings");
+    assert!(store.size(&LogName::Deployment.slot(2)).await.expect("there") > 0);
+    let second = init("two");
+    assert_eq!(second.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&second.stderr).contains("holds a deployment already"), "{}", String::from_utf8_lossy(&second.stderr));
+}
