@@ -198,6 +198,27 @@ fn another_network_namespace_is_looked_into() {
 }
 
 #[test]
+fn firewall_rules_of_another_namespace_are_taken() {
+    if !rustix::process::geteuid().is_root() || tools::find("nft").is_none() {
+        eprintln!("needs root and nft (nftables): not tested");
+        return;
+    }
+    let script = "nft add table inet exhibit_seen && echo ready; exec sleep 300";
+    let mut child =
+        Running(Command::new("unshare").args(["-n", "sh", "-c", script]).stdout(Stdio::piped()).spawn().expect("unshare (util-linux)"));
+    let mut ready = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.0.stdout.take().expect("pipe")), &mut ready).expect("line");
+    assert_eq!(ready, "ready\n");
+    let out = Memory::run(&Network, &[]);
+    let pid = child.0.id();
+    let inode = out.rows("namespaces").iter().find(|n| n["process"] == pid).expect("its namespace")["inode"].clone();
+    let rules = |name: &str| String::from_utf8_lossy(out.content(name)).into_owned();
+    assert!(rules(&format!("netns-{inode}/nftables.json")).contains("exhibit_seen"));
+    assert!(!rules("nftables.json").contains("exhibit_seen"));
+    assert!(out.commands.iter().any(|c| c.ends_with("nft -j list ruleset")));
+}
+
+#[test]
 fn a_tool_is_bounded_in_time_and_output() {
     let late = tools::run("/bin/sleep", &["300"], None, Duration::from_millis(50)).expect("started");
     assert!(late.timed_out && late.signal == Some(9), "{late:?}");
