@@ -25,7 +25,7 @@ struct Line {
 
 fn options(dir: &Path, more: &[&str]) -> Options {
     let dir = dir.to_string_lossy().into_owned();
-    let args = ["init", "--dir", &dir, "--name", "example.org"].iter().chain(more);
+    let args = ["init", "--dir", dir.as_str(), "--name", "example.org"].into_iter().chain(more.iter().copied());
     Line::try_parse_from(args).expect("good options").options
 }
 
@@ -37,7 +37,9 @@ fn now() -> Timestamp {
 async fn makes_everything_that_a_start_needs() {
     let dir = tempfile::tempdir().expect("dir");
     let d = dir.path().join("d");
-    let made = init::run(&options(&d, &["--listen", "127.0.0.1:9443", "--host", "c.example.org", "--host", "192.0.2.1"]), now()).await.expect("made");
+    let made = init::run(&options(&d, &["--listen", "127.0.0.1:9443", "--host", "c.example.org", "--host", "192.0.2.1"]), now())
+        .await
+        .expect("made");
 
     let config = Config::load(&made.config).expect("a readable configuration");
     assert_eq!((config.listen.port(), config.names.as_slice()), (9443, ["c.example.org".to_owned(), "192.0.2.1".to_owned()].as_slice()));
@@ -59,7 +61,18 @@ async fn makes_everything_that_a_start_needs() {
     for key in [log_key, deployment.issuer_key.public().id(), admin.evidence.public().id()] {
         assert!(ring.holder(key).is_some());
     }
-    for private in ["root/tls.pem", "root/evidence.key", "issuing/tls.pem", "server/tls.pem", "issuer.key", "log.key", "admin/tls.pem", "admin/evidence.key", "config.toml", "catalog.sqlite"] {
+    for private in [
+        "root/tls.pem",
+        "root/evidence.key",
+        "issuing/tls.pem",
+        "server/tls.pem",
+        "issuer.key",
+        "log.key",
+        "admin/tls.pem",
+        "admin/evidence.key",
+        "config.toml",
+        "catalog.sqlite",
+    ] {
         let mode = std::fs::metadata(d.join(private)).unwrap_or_else(|e| panic!("{private}: {e}")).permissions().mode() & 0o777;
         assert_eq!(mode, 0o600, "{private}");
     }
@@ -118,11 +131,22 @@ async fn every_unfinished_state_is_recognised() {
     let d = dir.path().join("d");
     init::run(&options(&d, &[]), now()).await.expect("made");
     // Backwards through the order of writes.
-    let steps: [&[&str]; 6] = [&["config.toml"], &["admin"], &["catalog.sqlite", "catalog.sqlite.lock"], &["store"], &["anchor.json"], &["issuer.key", "log.key"]];
+    let steps: [&[&str]; 6] = [
+        &["config.toml"],
+        &["admin"],
+        &["catalog.sqlite", "catalog.sqlite.lock"],
+        &["store"],
+        &["anchor.json"],
+        &["issuer.key", "log.key"],
+    ];
     for step in steps {
         for name in step {
             let path = d.join(name);
-            if path.is_dir() { std::fs::remove_dir_all(&path).expect("remove") } else { std::fs::remove_file(&path).unwrap_or_else(|e| panic!("{name}: {e}")) }
+            if path.is_dir() {
+                std::fs::remove_dir_all(&path).expect("remove");
+            } else {
+                std::fs::remove_file(&path).unwrap_or_else(|e| panic!("{name}: {e}"));
+            }
         }
         let before = snapshot(&d);
         let e = init::run(&options(&d, &[]), now()).await.expect_err("unfinished");
@@ -164,7 +188,18 @@ async fn an_s3_store_is_used_once() {
         std::process::Command::new(env!("CARGO_BIN_EXE_exhibit-coordinator"))
             .env("AWS_ACCESS_KEY_ID", "id")
             .env("AWS_SECRET_ACCESS_KEY", "secret")
-            .args(["init", "--name", "example.org", "--store", "s3", "--s3-bucket", "evidence", "--s3-prefix", "d1", "--s3-dangerous-allow-http"])
+            .args([
+                "init",
+                "--name",
+                "example.org",
+                "--store",
+                "s3",
+                "--s3-bucket",
+                "evidence",
+                "--s3-prefix",
+                "d1",
+                "--s3-dangerous-allow-http",
+            ])
             .args(["--s3-endpoint", &endpoint])
             .arg("--dir")
             .arg(dir.path().join(name))

@@ -29,7 +29,11 @@ fn what_was_there_is_what_comes_back() {
     }
 
     let out = tempfile::tempdir().expect("folder");
-    let ids: Vec<&str> = items.iter().filter(|i| i["kind"] == "file" || i["kind"] == "hardlink" || i["kind"] == "symlink").map(|i| i["id"].as_str().expect("id")).collect();
+    let ids: Vec<&str> = items
+        .iter()
+        .filter(|i| i["kind"] == "file" || i["kind"] == "hardlink" || i["kind"] == "symlink")
+        .map(|i| i["id"].as_str().expect("id"))
+        .collect();
     let mut args = vec!["get", "--xattrs", "--out", out.path().to_str().expect("UTF-8"), "--reason", "test"];
     args.extend(ids);
     let _ = fleet.exhibit(&args).ok();
@@ -37,7 +41,8 @@ fn what_was_there_is_what_comes_back() {
     let restored = out.path().join("files").join(root);
     assert_eq!(tree_facts(&restored), want);
     assert_eq!(std::fs::read_link(restored.join("symlink")).expect("link").as_os_str(), OsStr::from_bytes(b"/nowhere/at all"));
-    let attribute = Finished::of(std::process::Command::new("getfattr").args(["--only-values", "-n", "user.note"]).arg(restored.join("plain.txt")));
+    let attribute =
+        Finished::of(std::process::Command::new("getfattr").args(["--only-values", "-n", "user.note"]).arg(restored.join("plain.txt")));
     assert_eq!(attribute.text(), "kept", "{}", attribute.stderr);
 
     // `cat` writes the same bytes, also through a hard link.

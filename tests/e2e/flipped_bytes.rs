@@ -59,7 +59,17 @@ fn every_change_is_reported() {
             (round, random() % sizes[round])
         } else {
             let mut at = random() % total;
-            let object = sizes.iter().position(|s| if at < *s { true } else { at -= s; false }).expect("within");
+            let object = sizes
+                .iter()
+                .position(|s| {
+                    if at < *s {
+                        true
+                    } else {
+                        at -= s;
+                        false
+                    }
+                })
+                .expect("within");
             (object, at)
         };
         let good = std::fs::read(&objects[object]).expect("read");

@@ -14,7 +14,11 @@ fn tar_zstd_and_python_read_every_stream() {
     let ended = fleet.collect(&case, &agent, &["--capture", &format!("files:paths={}/**", source.path().display())]);
     assert_eq!(ended["state"], "sealed", "{ended}");
     let stream = fleet.case_dir(&case).join("collections").join(ended["collection"].as_str().expect("id")).join("s1");
-    let mut segments: Vec<_> = std::fs::read_dir(&stream).expect("stream").filter_map(|e| e.ok().map(|e| e.path())).filter(|p| p.extension().is_some_and(|e| e == "zst")).collect();
+    let mut segments: Vec<_> = std::fs::read_dir(&stream)
+        .expect("stream")
+        .filter_map(|e| e.ok().map(|e| e.path()))
+        .filter(|p| p.extension().is_some_and(|e| e == "zst"))
+        .collect();
     segments.sort();
     assert!(segments.len() > 1, "20 MB of noise make several segments");
     for segment in &segments {
@@ -32,7 +36,9 @@ fn tar_zstd_and_python_read_every_stream() {
     std::fs::create_dir(&by_tar).expect("folder");
     let _ = Finished::of(Command::new("tar").args(["--zstd", "--xattrs", "-xf"]).arg(&whole).arg("-C").arg(&by_tar)).ok();
     assert_eq!(tree_facts(&by_tar.join("files").join(root)), want);
-    let attribute = Finished::of(Command::new("getfattr").args(["--only-values", "-n", "user.note"]).arg(by_tar.join("files").join(root).join("plain.txt")));
+    let attribute = Finished::of(
+        Command::new("getfattr").args(["--only-values", "-n", "user.note"]).arg(by_tar.join("files").join(root).join("plain.txt")),
+    );
     assert_eq!(attribute.text(), "kept", "{}", attribute.stderr);
 
     let plain = work.path().join("whole.tar");

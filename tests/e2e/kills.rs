@@ -18,7 +18,9 @@ fn slow_source() -> (tempfile::TempDir, Vec<String>) {
 fn begin(fleet: &Fleet, case: &str, agent: &Agent, what: &[String]) -> String {
     let what: Vec<&str> = what.iter().map(String::as_str).collect();
     let collection = fleet.order(case, agent, &what);
-    wait_until(Duration::from_secs(60), "some segments are stored", || fleet.collection(&collection)["stored_bytes"].as_u64().unwrap_or(0) > 8_000_000);
+    wait_until(Duration::from_secs(60), "some segments are stored", || {
+        fleet.collection(&collection)["stored_bytes"].as_u64().unwrap_or(0) > 8_000_000
+    });
     collection
 }
 

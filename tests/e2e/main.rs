@@ -10,3 +10,4 @@ mod kills;
 mod memory;
 mod quickstart;
 mod refusals;
+mod reindex;

@@ -21,12 +21,20 @@ fn the_agent_stays_small_during_triage() {
     let ended = fleet.wait_closed(&collection, Duration::from_secs(300));
     assert_eq!(ended["state"], "sealed", "{ended}\n{}", fleet.coordinator_log());
     let peak = agent.process().status_bytes("VmHWM").expect("status");
-    eprintln!("idle {:.1} MiB, peak {:.1} MiB, coordinator peak {:.1} MiB", idle as f64 / MIB as f64, peak as f64 / MIB as f64, fleet.coordinator_memory("VmHWM") as f64 / MIB as f64);
+    eprintln!(
+        "idle {:.1} MiB, peak {:.1} MiB, coordinator peak {:.1} MiB",
+        idle as f64 / MIB as f64,
+        peak as f64 / MIB as f64,
+        fleet.coordinator_memory("VmHWM") as f64 / MIB as f64
+    );
     assert!(peak <= 48 * MIB, "triage: {} MiB", peak / MIB);
     let _ = fleet.verify(&case).expect_sound();
     let items = fleet.items(&collection);
     for capture in ["network", "process", "system", "logs", "files"] {
         assert!(items.iter().any(|i| i["capture"] == capture && i["status"] == "collected"), "{capture}");
     }
-    assert!(items.iter().all(|i| i["status"] == "collected" || i["reason"].as_str().is_some_and(|r| !r.is_empty())), "every status has its reason");
+    assert!(
+        items.iter().all(|i| i["status"] == "collected" || i["reason"].as_str().is_some_and(|r| !r.is_empty())),
+        "every status has its reason"
+    );
 }

@@ -12,21 +12,37 @@ fn quickstart_shows_the_main_job() {
     }
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("workspace");
     let dir = tempfile::tempdir().expect("folder");
-    let quickstart = |args: &[&str]| Finished::of(Command::new(root.join("deploy/quickstart")).args(args).arg("--dir").arg(dir.path().join("d")).env("EXHIBIT_BIN", programs()));
+    let quickstart = |args: &[&str]| {
+        Finished::of(
+            Command::new(root.join("deploy/quickstart")).args(args).arg("--dir").arg(dir.path().join("d")).env("EXHIBIT_BIN", programs()),
+        )
+    };
     let done = quickstart(&["--keep"]).ok();
     let text = done.text();
     let last: serde_json::Value = serde_json::from_str(text.lines().last().expect("a last line")).expect("JSON");
     assert_eq!(last["verified"], true, "{last}");
     assert_eq!(last["collections"].as_array().map(Vec::len), Some(2), "{last}");
-    assert!(["items", "raw_bytes", "stored_bytes"].iter().all(|k| last[*k].as_u64().is_some_and(|n| n > 100)) && last["seconds"].as_f64().is_some_and(|s| s > 0.0), "{last}");
+    assert!(
+        ["items", "raw_bytes", "stored_bytes"].iter().all(|k| last[*k].as_u64().is_some_and(|n| n > 100))
+            && last["seconds"].as_f64().is_some_and(|s| s > 0.0),
+        "{last}"
+    );
     let store = last["store"].as_str().expect("store");
-    let verified = Finished::of(Command::new(programs().join("exhibit-verify")).arg(store).arg("--anchor").arg(last["anchor"].as_str().expect("anchor"))).ok();
+    let verified = Finished::of(
+        Command::new(programs().join("exhibit-verify")).arg(store).arg("--anchor").arg(last["anchor"].as_str().expect("anchor")),
+    )
+    .ok();
     assert!(!verified.text().is_empty());
     // It still runs: the responder's home works, until it is stopped.
-    let listed = Finished::of(Command::new(programs().join("exhibit")).args(["--json", "case", "list"]).env("EXHIBIT_HOME", last["home"].as_str().expect("home"))).ok();
+    let listed = Finished::of(
+        Command::new(programs().join("exhibit")).args(["--json", "case", "list"]).env("EXHIBIT_HOME", last["home"].as_str().expect("home")),
+    )
+    .ok();
     assert_eq!(listed.json().len(), 1);
     let _ = quickstart(&["--stop"]).ok();
-    let stopped = Finished::of(Command::new(programs().join("exhibit")).args(["--json", "case", "list"]).env("EXHIBIT_HOME", last["home"].as_str().expect("home")));
+    let stopped = Finished::of(
+        Command::new(programs().join("exhibit")).args(["--json", "case", "list"]).env("EXHIBIT_HOME", last["home"].as_str().expect("home")),
+    );
     assert_eq!(stopped.code, 69, "{}", stopped.stderr);
     // A folder with something in it is not touched.
     assert_eq!(quickstart(&[]).code, 1);

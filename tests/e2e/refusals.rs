@@ -10,12 +10,23 @@ fn a_token_works_once_and_expires() {
     let (token, ca) = fleet.token(&[]);
     let enroll = |name: &str, token: &str, ca: &str| {
         let dir = fleet.path().join(name);
-        let done = Finished::of(fleet.program("exhibit-agent").arg("enroll").args(["--coordinator", &fleet.address(), "--ca-sha256", ca, "--token", token]).arg("--dir").arg(&dir));
+        let done = Finished::of(
+            fleet
+                .program("exhibit-agent")
+                .arg("enroll")
+                .args(["--coordinator", &fleet.address(), "--ca-sha256", ca, "--token", token])
+                .arg("--dir")
+                .arg(&dir),
+        );
         (done, dir)
     };
     let (first, dir) = enroll("a", &token, &ca);
     let _ = first.ok();
-    for key in std::fs::read_dir(&dir).expect("list").filter_map(Result::ok).filter(|e| e.path().extension().is_some_and(|x| x == "key") || e.file_name() == "tls.pem") {
+    for key in std::fs::read_dir(&dir)
+        .expect("list")
+        .filter_map(Result::ok)
+        .filter(|e| e.path().extension().is_some_and(|x| x == "key") || e.file_name() == "tls.pem")
+    {
         use std::os::unix::fs::PermissionsExt as _;
         assert_eq!(key.metadata().expect("stat").permissions().mode() & 0o777, 0o600, "{:?}", key.path());
     }
@@ -91,7 +102,9 @@ fn orders_expire_and_revoked_agents_are_cut() {
     agent.restart();
     fleet.wait_online(&agent);
     let _ = fleet.exhibit(&["agents", "revoke", &agent.id, "--reason", "test"]).ok();
-    exhibit_tests::wait_until(std::time::Duration::from_secs(10), "the agent is cut", || fleet.agents().iter().any(|a| a["state"] == "revoked"));
+    exhibit_tests::wait_until(std::time::Duration::from_secs(10), "the agent is cut", || {
+        fleet.agents().iter().any(|a| a["state"] == "revoked")
+    });
     let refused = fleet.exhibit(&["collect", "--case", &case, "--agent", &agent.id, "--capture", "system", "--reason", "x"]);
     assert!(refused.code != 0 && refused.stderr.contains("revoked"), "{}", refused.stderr);
     let _ = fleet.exhibit(&["case", "close", &case, "--reason", "done"]).ok();

@@ -219,7 +219,11 @@ impl Fleet {
     /// When it does not come up.
     #[must_use]
     pub fn agent(&self) -> Agent {
-        let number = std::fs::read_dir(self.path()).expect("list").filter_map(Result::ok).filter(|e| e.file_name().to_string_lossy().starts_with("agent-")).count();
+        let number = std::fs::read_dir(self.path())
+            .expect("list")
+            .filter_map(Result::ok)
+            .filter(|e| e.file_name().to_string_lossy().starts_with("agent-"))
+            .count();
         self.agent_named(&format!("agent-{number}"))
     }
 
@@ -331,8 +335,10 @@ impl Fleet {
     #[must_use]
     pub fn verify_at(&self, folder: &Path) -> Verdict {
         let done = Finished::of(self.program("exhibit-verify").arg(folder).arg("--anchor").arg(self.anchor()).arg("--json"));
-        let report: Value = serde_json::from_slice(&done.stdout).unwrap_or_else(|_| Value::String(format!("{}{}", done.text(), done.stderr)));
-        let errors = report["findings"].as_array().into_iter().flatten().filter(|f| f["severity"] == "error").map(|f| text(f, "code")).collect();
+        let report: Value =
+            serde_json::from_slice(&done.stdout).unwrap_or_else(|_| Value::String(format!("{}{}", done.text(), done.stderr)));
+        let errors =
+            report["findings"].as_array().into_iter().flatten().filter(|f| f["severity"] == "error").map(|f| text(f, "code")).collect();
         Verdict { code: done.code, report, errors }
     }
 }

@@ -16,7 +16,11 @@ pub fn programs() -> PathBuf {
     let exe = std::env::current_exe().expect("the test knows its own path");
     let dir = exe.ancestors().nth(2).expect("target/<profile>/deps").to_path_buf();
     for name in ["exhibit", "exhibit-agent", "exhibit-coordinator", "exhibit-verify"] {
-        assert!(dir.join(name).is_file(), "{} is not built: run cargo build --workspace --bins with the same profile", dir.join(name).display());
+        assert!(
+            dir.join(name).is_file(),
+            "{} is not built: run cargo build --workspace --bins with the same profile",
+            dir.join(name).display()
+        );
     }
     dir
 }

@@ -62,7 +62,8 @@ pub fn tree_facts(root: &Path) -> BTreeMap<Vec<u8>, (u64, i64, i64, String)> {
             if meta.is_dir() {
                 folders.push(entry.path());
             } else if meta.is_file() {
-                let out = std::process::Command::new("openssl").args(["dgst", "-sha256", "-r"]).arg(entry.path()).output().expect("openssl");
+                let out =
+                    std::process::Command::new("openssl").args(["dgst", "-sha256", "-r"]).arg(entry.path()).output().expect("openssl");
                 let digest = String::from_utf8_lossy(&out.stdout).trim_start_matches('\\').chars().take(64).collect();
                 let name = entry.path().strip_prefix(root).expect("below").as_os_str().as_bytes().to_vec();
                 facts.insert(name, (meta.len(), meta.mtime(), meta.mtime_nsec(), digest));

@@ -46,8 +46,16 @@ fn every_field_and_rpc_is_documented() {
         for (at, _) in text.match_indices("  rpc ") {
             let above = text[..at].rsplit("\n\n").next().unwrap_or_default();
             let comment: String = above.lines().rev().take_while(|l| l.trim().starts_with("//")).collect();
-            assert!(comment.contains("Caller") || text.contains("Caller of every method"), "{}: an rpc does not say who may call it", super::shown(&path));
-            assert!(comment.to_lowercase().contains("epeatable"), "{}: an rpc does not say whether it may be repeated: {comment}", super::shown(&path));
+            assert!(
+                comment.contains("Caller") || text.contains("Caller of every method"),
+                "{}: an rpc does not say who may call it",
+                super::shown(&path)
+            );
+            assert!(
+                comment.to_lowercase().contains("epeatable"),
+                "{}: an rpc does not say whether it may be repeated: {comment}",
+                super::shown(&path)
+            );
         }
     }
 }

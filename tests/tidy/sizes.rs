@@ -29,7 +29,8 @@ fn functions(text: &str) -> Vec<(String, usize)> {
         let indent = line.len() - code.len();
         let Some(at) = code.find("fn ") else { continue };
         let before = &code[..at];
-        let is_function = before.split_whitespace().all(|w| matches!(w, "pub" | "const" | "async" | "unsafe" | "extern") || w.starts_with("pub("));
+        let is_function =
+            before.split_whitespace().all(|w| matches!(w, "pub" | "const" | "async" | "unsafe" | "extern") || w.starts_with("pub("));
         if !is_function || code.starts_with("//") {
             continue;
         }
@@ -51,6 +52,10 @@ fn functions_fit_one_screen() {
     let mut used = std::collections::BTreeSet::new();
     for path in super::files(".rs") {
         let file = super::shown(&path);
+        // A table of cases in a test may be long; the file's ceiling holds there too.
+        if file.starts_with("tests/") || file.contains("/tests/") || file.ends_with("/tests.rs") {
+            continue;
+        }
         for (name, length) in functions(&std::fs::read_to_string(&path).expect("readable")) {
             if length <= FUNCTION_LINES_MAX {
                 continue;
@@ -63,13 +68,18 @@ fn functions_fit_one_screen() {
             }
         }
     }
-    assert!(wrong.is_empty(), "functions over {FUNCTION_LINES_MAX} lines (shorten them; the ratchet only goes down):\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "functions over {FUNCTION_LINES_MAX} lines (shorten them; the ratchet only goes down):\n{}",
+        wrong.join("\n")
+    );
     let stale: Vec<&str> = LONGER_TODAY.lines().filter(|l| !l.is_empty() && !used.iter().any(|u| l.starts_with(u))).collect();
     assert!(stale.is_empty(), "no longer long: take these lines out of longer-functions.txt:\n{}", stale.join("\n"));
 }
 
 #[test]
 fn the_measure_measures() {
-    let text = "fn a() {\n    x();\n}\n\nimpl T {\n    pub async fn b(\n        x: u8,\n    ) {\n        y();\n    }\n    fn c(&self);\n}\n";
+    let text =
+        "fn a() {\n    x();\n}\n\nimpl T {\n    pub async fn b(\n        x: u8,\n    ) {\n        y();\n    }\n    fn c(&self);\n}\n";
     assert_eq!(functions(text), vec![("a".to_owned(), 3), ("b".to_owned(), 5)]);
 }

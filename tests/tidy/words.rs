@@ -1,7 +1,8 @@
 //! One noun per thing (`docs/glossary.md`), and the project speaks of itself alone.
 
 /// Words that mean one of ours and must not be used for it in identifiers of our formats and interfaces.
-const NOT_OURS: &[(&str, &str)] = &[("artifact_", "item"), ("chunk_index", "segment"), ("job_id", "order or collection"), ("endpoint_id", "agent")];
+const NOT_OURS: &[(&str, &str)] =
+    &[("artifact_", "item"), ("chunk_index", "segment"), ("job_id", "order or collection"), ("endpoint_id", "agent")];
 
 #[test]
 fn interfaces_use_the_glossarys_words() {
@@ -18,7 +19,22 @@ fn interfaces_use_the_glossarys_words() {
 #[test]
 fn every_word_of_the_design_is_explained() {
     let glossary = std::fs::read_to_string(super::root().join("docs/glossary.md")).expect("docs/glossary.md");
-    for word in ["case", "order", "collection", "capture", "item", "stream", "segment", "manifest", "record", "custody log", "checkpoint", "seal", "anchor", "profile"] {
+    for word in [
+        "case",
+        "order",
+        "collection",
+        "capture",
+        "item",
+        "stream",
+        "segment",
+        "manifest",
+        "record",
+        "custody log",
+        "checkpoint",
+        "seal",
+        "anchor",
+        "profile",
+    ] {
         assert!(glossary.contains(&format!("| {word} |")), "{word} is not explained");
     }
 }

@@ -131,8 +131,11 @@ impl Stream {
         let mut extents = Vec::new();
         for (offset, bytes) in parts {
             content[*offset as usize..*offset as usize + bytes.len()].copy_from_slice(bytes);
+            // A data range is whole blocks, as a file system would report it.
+            let length = (bytes.len() as u64).next_multiple_of(512).min(size - *offset);
             data.extend_from_slice(bytes);
-            extents.push(Extent { offset: *offset, length: bytes.len() as u64 });
+            data.resize(data.len() + length as usize - bytes.len(), 0);
+            extents.push(Extent { offset: *offset, length });
         }
         let mut item = self.item(capture, path, Kind::File);
         item.size = size;
