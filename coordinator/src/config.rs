@@ -252,7 +252,10 @@ impl Config {
 
     fn check(&self) -> Result<(), (&'static str, String)> {
         if self.names.is_empty() || self.names.len() > 64 {
-            return Err(("names", format!("{} names: expected 1 to 64 names or addresses under which agents reach the coordinator", self.names.len())));
+            return Err((
+                "names",
+                format!("{} names: expected 1 to 64 names or addresses under which agents reach the coordinator", self.names.len()),
+            ));
         }
         if let Err(e) = exhibit_certs::issue::ServerNames::parse(&self.names) {
             return Err(("names", e.to_string()));
@@ -282,7 +285,10 @@ impl Config {
             return Err(("store.endpoint", why.to_owned()));
         }
         if store.access_key_id.is_some() != store.secret_access_key_file.is_some() {
-            return Err(("store.access_key_id", "access_key_id and secret_access_key_file belong together: set both or neither".to_owned()));
+            return Err((
+                "store.access_key_id",
+                "access_key_id and secret_access_key_file belong together: set both or neither".to_owned(),
+            ));
         }
         Ok(())
     }
@@ -335,8 +341,11 @@ impl Config {
             endpoint = maybe("endpoint", store.endpoint.clone(), "https://s3.example.org"),
             allow_http = store.dangerous_allow_http,
             access_key_id = maybe("access_key_id", store.access_key_id.clone(), "id"),
-            secret_file =
-                maybe("secret_access_key_file", store.secret_access_key_file.as_ref().map(|p| p.to_string_lossy().into_owned()), "s3-secret"),
+            secret_file = maybe(
+                "secret_access_key_file",
+                store.secret_access_key_file.as_ref().map(|p| p.to_string_lossy().into_owned()),
+                "s3-secret"
+            ),
             connections_max = limits.connections_max,
             uploads_max = limits.uploads_max,
             upload_bytes_max = limits.upload_bytes_max,
@@ -372,7 +381,7 @@ fn line_of_key(text: &str, key: &str) -> usize {
     for (n, line) in text.lines().enumerate() {
         let line = line.trim();
         if let Some(head) = line.strip_prefix('[') {
-            current = head.trim_end_matches(']').trim().to_owned();
+            head.trim_end_matches(']').trim().clone_into(&mut current);
         } else if current == table && line.split('=').next().is_some_and(|k| k.trim() == name) {
             return n + 1;
         }

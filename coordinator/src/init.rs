@@ -145,9 +145,8 @@ pub async fn run(options: &Options, now: Timestamp) -> Result<Made, InitError> {
     let config = configuration(options)?;
     let new = create(options, now)?;
     refuse_taken(&options.dir)?;
-    let unfinished = |e: &dyn fmt::Display| {
-        InitError::failed(format!("{e}; {} is unfinished: remove it and run init again", shown(&options.dir)))
-    };
+    let unfinished =
+        |e: &dyn fmt::Display| InitError::failed(format!("{e}; {} is unfinished: remove it and run init again", shown(&options.dir)));
     new.write(&options.dir).map_err(|e| unfinished(&e))?;
     let dir = std::fs::canonicalize(&options.dir).map_err(|e| unfinished(&e))?;
     let config = Config { folder: dir.clone(), ..config };
@@ -250,7 +249,8 @@ async fn begin_log(store: Arc<dyn Store>, new: &NewDeployment) -> Result<(), Str
     }
     let deployment = &new.deployment;
     // The registry takes the key by value; the deployment keeps its own.
-    let log = exhibit_evidence::key::SigningKey::from_text(&deployment.log_key.to_text()).ok_or("the log key does not survive its own text")?;
+    let log =
+        exhibit_evidence::key::SigningKey::from_text(&deployment.log_key.to_text()).ok_or("the log key does not survive its own text")?;
     let ledgers = Ledgers::new(store, Keys { anchor: deployment.anchor.clone(), log });
     let mut records = vec![deployment.log_enrolment.clone(), deployment.issuer_enrolment.clone()];
     records.extend(new.admin.enrolments.iter().cloned());

@@ -6,7 +6,7 @@
 mod collections;
 mod rebuild;
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use exhibit_certs::Deployment;
@@ -71,10 +71,14 @@ impl Report {
             self.cases, self.orders, self.collections, self.unsealed, self.streams, self.segments, self.agents
         );
         out.push_str("\nNot in the store, and therefore gone:\n");
-        LOST.iter().for_each(|what| out.push_str(&format!("  - {what}\n")));
+        for what in LOST {
+            let _ = writeln!(out, "  - {what}");
+        }
         if self.problem_count > 0 {
-            out.push_str(&format!("\n{} problems (run exhibit-verify on the cases that they name):\n", self.problem_count));
-            self.problems.iter().for_each(|what| out.push_str(&format!("  - {what}\n")));
+            let _ = writeln!(out, "\n{} problems (run exhibit-verify on the cases that they name):", self.problem_count);
+            for what in &self.problems {
+                let _ = writeln!(out, "  - {what}");
+            }
         }
         out
     }

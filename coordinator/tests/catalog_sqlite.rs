@@ -59,7 +59,8 @@ async fn missing_existing_foreign_and_newer_files_are_named() {
     let Err(CatalogError::Failed(e)) = SqliteCatalog::open(&path).await else { panic!("nothing is there") };
     assert!(e.contains("reindex"), "{e}");
     assert!(!path.exists(), "opening makes nothing");
-    std::fs::write(&path, b"this is not a database, and long enough to be looked at as one by the library that reads it.......").expect("write");
+    std::fs::write(&path, b"this is not a database, and long enough to be looked at as one by the library that reads it.......")
+        .expect("write");
     assert!(matches!(SqliteCatalog::open(&path).await, Err(CatalogError::Damaged(_))));
     assert!(matches!(SqliteCatalog::create(&path).await, Err(CatalogError::Conflict(_))));
     std::fs::write(&path, b"").expect("write");

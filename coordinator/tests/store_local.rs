@@ -120,6 +120,15 @@ async fn an_earlier_try_counts_and_is_synced_again() {
     assert_eq!(put(&store, "a/object", b"content").await, Ok(true));
 }
 
+/// Unmounted also when an assertion fails.
+struct Mounted<'a>(&'a Path);
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(self.0).output();
+    }
+}
+
 /// A full disk in a small tmpfs; needs the right to mount, which test machines in containers often have.
 #[tokio::test]
 async fn a_full_disk_says_so_and_keeps_what_is_there() {
@@ -129,17 +138,13 @@ async fn a_full_disk_says_so_and_keeps_what_is_there() {
         eprintln!("SKIPPED: this user may not mount a tmpfs");
         return;
     }
-    let outcome = async {
-        let store = LocalStore::create(dir.path()).expect("new store");
-        self_test(&store).await.expect("there is room");
-        put(&store, "a/small", b"x").await.expect("there is room");
-        let big = vec![7_u8; 1 << 20];
-        let e = store.put_new("a/big", Payload::from(big.clone()), Digest::of(&big)).await.expect_err("no room");
-        assert_eq!(e.kind(), Kind::Full, "{e}");
-        assert_eq!(store.get("a/big", 1 << 21).await.expect_err("not there").kind(), Kind::NotFound);
-        assert_eq!(put(&store, "a/other", b"y").await, Ok(false), "the failed write gave its room back");
-    }
-    .await;
-    let _ = std::process::Command::new("umount").arg("-l").arg(dir.path()).output();
-    outcome
+    let _mounted = Mounted(dir.path());
+    let store = LocalStore::create(dir.path()).expect("new store");
+    self_test(&store).await.expect("there is room");
+    put(&store, "a/small", b"x").await.expect("there is room");
+    let big = vec![7_u8; 1 << 20];
+    let e = store.put_new("a/big", Payload::from(big.clone()), Digest::of(&big)).await.expect_err("no room");
+    assert_eq!(e.kind(), Kind::Full, "{e}");
+    assert_eq!(store.get("a/big", 1 << 21).await.expect_err("not there").kind(), Kind::NotFound);
+    assert_eq!(put(&store, "a/other", b"y").await, Ok(false), "the failed write gave its room back");
 }

@@ -52,7 +52,14 @@ fn case_id(n: u8) -> CaseId {
 }
 
 fn token(n: u32, uses: u32) -> TokenRow {
-    TokenRow { sha256: digest(n), labels: labels(&[("role", "web")]), uses_left: uses, expires_at: at(100), created_by: "alex".to_owned(), created_at: at(1) }
+    TokenRow {
+        sha256: digest(n),
+        labels: labels(&[("role", "web")]),
+        uses_left: uses,
+        expires_at: at(100),
+        created_by: "alex".to_owned(),
+        created_at: at(1),
+    }
 }
 
 async fn tokens(c: &dyn Catalog) {
@@ -92,7 +99,7 @@ fn agent(n: u8) -> AgentRow {
         key: digest(u32::from(n)),
         enrolment: digest(1_000 + u32::from(n)),
         enrolled_at: at(5),
-        labels: labels(&[("env", if n % 2 == 0 { "prod" } else { "test" }), ("role", "web")]),
+        labels: labels(&[("env", if n.is_multiple_of(2) { "prod" } else { "test" }), ("role", "web")]),
         revoked: None,
         alarm: None,
         seen: Seen::default(),
@@ -272,7 +279,12 @@ async fn changes(c: &dyn Catalog) {
     assert_eq!(c.change(id.clone(), vec![], nothing.clone()).await, Ok(None));
     assert_eq!(c.change(id.clone(), vec![State::Queued], nothing).await, Ok(Some(before.clone())), "nothing changes nothing");
     let ending = Ending { outcome: Outcome::Refused, reason: Some("no".to_owned()), refusal: Some(vec![0, 1, 2]) };
-    let totals = Totals { items: 3, raw_bytes: 4, stored_bytes: 5, by_status: BTreeMap::from([(Status::Collected, 2), (Status::ChangedDuringRead, 1)]) };
+    let totals = Totals {
+        items: 3,
+        raw_bytes: 4,
+        stored_bytes: 5,
+        by_status: BTreeMap::from([(Status::Collected, 2), (Status::ChangedDuringRead, 1)]),
+    };
     let change = CollectionChange {
         state: Some(State::Sealing),
         reason: Some(Some("r".to_owned())),
@@ -304,7 +316,12 @@ async fn changes(c: &dyn Catalog) {
     assert_eq!(c.change(id.clone(), vec![State::Offered, State::Queued], change).await, Ok(Some(expected.clone())));
     assert_eq!(c.collection(id.clone()).await, Ok(Some(expected.clone())));
     assert_eq!(c.sealing(10).await, Ok(vec![expected.clone()]));
-    let clear = CollectionChange { reason: Some(None), ending: Some(None), state: Some(State::Closed(Outcome::Refused)), ..CollectionChange::default() };
+    let clear = CollectionChange {
+        reason: Some(None),
+        ending: Some(None),
+        state: Some(State::Closed(Outcome::Refused)),
+        ..CollectionChange::default()
+    };
     let cleared = CollectionRow { reason: None, ending: None, state: State::Closed(Outcome::Refused), ..expected };
     assert_eq!(c.change(id, vec![State::Sealing], clear).await, Ok(Some(cleared)));
     assert_eq!(c.sealing(10).await, Ok(Vec::new()));
@@ -368,7 +385,8 @@ async fn streams(c: &dyn Catalog) {
         assert_eq!(c.commit_segment(commit(&of, n)).await, Ok(Step::NotNow), "a second time");
     }
     let row = c.stream(id.clone(), s1).await.expect("read").expect("there");
-    let expected = StreamRow { next_segment: 3, snapshot: vec![2; 50], totals: commit(&of, 2).totals, received_to: at(83), ..stream_row(&of, 1) };
+    let expected =
+        StreamRow { next_segment: 3, snapshot: vec![2; 50], totals: commit(&of, 2).totals, received_to: at(83), ..stream_row(&of, 1) };
     assert_eq!(row, expected);
     let numbers = |v: Vec<Segment>| v.into_iter().map(|s| s.n).collect::<Vec<_>>();
     assert_eq!(c.segments(id.clone(), s1, 0, 100).await.map(numbers), Ok(vec![0, 1, 2]));

@@ -40,7 +40,11 @@ fn every_key_is_documented() {
         before = line;
     }
     let debug = format!("{:?}", Config { store: StoreConfig::default(), ..Config::default() });
-    for key in debug.split(['{', ',', ' ']).filter_map(|w| w.strip_suffix(':')).filter(|k| !matches!(*k, "folder" | "paths" | "store" | "limits" | "certificates" | "tokens" | "log")) {
+    for key in debug
+        .split(['{', ',', ' '])
+        .filter_map(|w| w.strip_suffix(':'))
+        .filter(|k| !matches!(*k, "folder" | "paths" | "store" | "limits" | "certificates" | "tokens" | "log"))
+    {
         assert!(keys.iter().any(|k| k == key), "{key} is not in the documented file");
     }
     assert_eq!(keys.len(), 2 + 2 + 9 + 4 + 1 + 1 + 2);

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use exhibit_evidence::Digest;
 use exhibit_evidence::digest::Hasher;
 use exhibit_evidence::id::{CaseId, CollectionId};
 use exhibit_evidence::layout::{self, StreamNumber};
 use exhibit_evidence::manifest::{LINE_BYTES_MAX, Line, Segment};
 use exhibit_evidence::record::{ManifestRef, Order, Outcome, Receipt, Record, Refusal, Seal};
 use exhibit_evidence::text::escape_bounded;
-use exhibit_evidence::Digest;
 
 use super::Report;
 use super::rebuild::Trouble;
@@ -83,8 +83,7 @@ impl CaseRecords {
 
     /// Where the collection stands, by what the log and the store hold.
     async fn describe(&self, store: &dyn Store, row: &mut CollectionRow) -> Result<(), Trouble> {
-        let received: Vec<&Receipt> =
-            self.receipts.range(of(&row.collection)).map(|(_, (_, receipt))| receipt).collect();
+        let received: Vec<&Receipt> = self.receipts.range(of(&row.collection)).map(|(_, (_, receipt))| receipt).collect();
         if let Some(last) = received.last() {
             row.stream = last.stream;
         }
@@ -183,7 +182,11 @@ fn sum<'a>(manifests: impl Iterator<Item = &'a ManifestRef>) -> Totals {
 
 /// The same steps that an upload takes, so that the rows cannot differ from those of one.
 async fn write_stream(
-    catalog: &dyn Catalog, receipt: &Receipt, digest: Digest, acquisition: Option<Vec<u8>>, segments: Vec<Segment>,
+    catalog: &dyn Catalog,
+    receipt: &Receipt,
+    digest: Digest,
+    acquisition: Option<Vec<u8>>,
+    segments: Vec<Segment>,
 ) -> Result<(), Trouble> {
     let (collection, stream) = (receipt.collection.clone(), receipt.stream);
     let row = StreamRow {
@@ -229,17 +232,26 @@ async fn write_stream(
 /// The segments that a stream's manifest names, after the manifest was found to be the one that the receipt names and
 /// every segment to be there in its size. Their content is left to the verifier.
 async fn segments(
-    store: &dyn Store, case: &CaseId, collection: &CollectionId, stream: StreamNumber, manifest: &ManifestRef,
+    store: &dyn Store,
+    case: &CaseId,
+    collection: &CollectionId,
+    stream: StreamNumber,
+    manifest: &ManifestRef,
 ) -> Result<Vec<Segment>, Trouble> {
     let name = layout::manifest(case, collection, stream);
     let segments = read_manifest(store, &name, manifest).await?;
-    let mut there: BTreeMap<String, u64> =
-        list_all(store, &layout::stream_folder(case, collection, stream), OBJECTS_MAX).await?.into_iter().map(|e| (e.name, e.size)).collect();
+    let mut there: BTreeMap<String, u64> = list_all(store, &layout::stream_folder(case, collection, stream), OBJECTS_MAX)
+        .await?
+        .into_iter()
+        .map(|e| (e.name, e.size))
+        .collect();
     there.remove(&name);
     for segment in &segments {
         match there.remove(&layout::segment(case, collection, stream, segment.n)) {
             Some(size) if size == segment.size => {}
-            Some(size) => return Err(Trouble::Damaged(format!("segment {} has {size} bytes, its manifest says {}", segment.n, segment.size))),
+            Some(size) => {
+                return Err(Trouble::Damaged(format!("segment {} has {size} bytes, its manifest says {}", segment.n, segment.size)));
+            }
             None => return Err(Trouble::Damaged(format!("segment {} is missing", segment.n))),
         }
     }

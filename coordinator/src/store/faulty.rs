@@ -165,7 +165,7 @@ impl Store for FaultyStore {
     }
 
     fn put_head<'a>(&'a self, name: &'a str, content: Bytes) -> Answer<'a, ()> {
-        Box::pin(async move { Ok(self.apply(Op::PutHead, name, self.inner.put_head(name, content)).await?.0) })
+        Box::pin(async move { self.apply(Op::PutHead, name, self.inner.put_head(name, content)).await.map(|((), _)| ()) })
     }
 
     fn get<'a>(&'a self, name: &'a str, bytes_max: u64) -> Answer<'a, Bytes> {

@@ -8,6 +8,8 @@
 //!
 //! Trust: the file system and its owner can take objects away but not forge what verifies.
 
+mod files;
+
 use std::collections::HashSet;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -19,8 +21,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use exhibit_evidence::{Digest, Hasher};
-use rustix::fs::{FlockOperation, RenameFlags};
+use rustix::fs::FlockOperation;
 use rustix::io::Errno;
+
+use files::{foreign, map, open_object, rename_new, shown, sync_folder, too_large, too_short};
 
 use super::{Answer, Entry, Kind, OBJECT_BYTES_MAX, PAGE_ENTRIES_MAX, Page, Payload, Store, StoreError, Stored, check_name, name_is_valid};
 
@@ -228,6 +232,7 @@ impl Inner {
     }
 
     /// 1. folders as in `put_new`; 2. staging file, fsync; 3. rename over the old one; 4. fsync of the folder.
+    ///
     /// A reader sees the old or the new bytes; so does whoever looks after a crash.
     fn put_head(&self, name: &str, content: &[u8]) -> Result<(), StoreError> {
         self.usable()?;
@@ -377,87 +382,6 @@ impl Inner {
         children.sort_by_cached_key(|(name, is_folder)| if *is_folder { format!("{name}/") } else { name.clone() });
         Ok(children)
     }
-}
-
-fn open_object(name: &str, path: &Path) -> Result<(File, u64), StoreError> {
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    let opened = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path);
-    let file = opened.map_err(|e| match Errno::from_io_error(&e) {
-        Some(Errno::NOENT | Errno::NOTDIR) => StoreError::not_found(name),
-        Some(Errno::LOOP) => foreign(name),
-        _ => map(&e, "open", name),
-    })?;
-    let meta = file.metadata().map_err(|e| map(&e, "look at", name))?;
-    if meta.is_dir() {
-        return Err(StoreError::not_found(name));
-    }
-    if !meta.is_file() {
-        return Err(foreign(name));
-    }
-    Ok((file, meta.len()))
-}
-
-fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    match rustix::fs::renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, RenameFlags::NOREPLACE) {
-        Ok(()) => Ok(()),
-        // Not every file system knows the flag; a hard link is create-only everywhere.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-            std::fs::hard_link(from, to)?;
-            std::fs::remove_file(from)
-        }
-        Err(e) => Err(e.into()),
-    }
-}
-
-fn sync_folder(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
-fn shown(path: &Path) -> String {
-    exhibit_evidence::text::escape_bounded(&path.to_string_lossy(), 200)
-}
-
-fn foreign(name: &str) -> StoreError {
-    let shown = exhibit_evidence::text::escape_bounded(name, 200);
-    StoreError::new(
-        Kind::Damaged,
-        format!("'{shown}' is in the store and was not written by this program"),
-        "find out where it comes from, then move it away",
-    )
-}
-
-fn too_large(name: &str, size: u64, max: u64) -> StoreError {
-    StoreError::new(
-        Kind::Damaged,
-        format!("'{name}' has {size} bytes, at most {max} are expected"),
-        "the object was replaced: compare it with a backup",
-    )
-}
-
-fn too_short(name: &str, size: u64, end: u64) -> StoreError {
-    StoreError::new(Kind::Damaged, format!("'{name}' has {size} bytes, {end} are expected"), "the object was cut: compare it with a backup")
-}
-
-/// What the file system said, as what to do about it.
-fn map(e: &io::Error, tried: &str, name: &str) -> StoreError {
-    let name = exhibit_evidence::text::escape_bounded(name, 200);
-    let message = format!("could not {tried} '{name}': {e}");
-    let (kind, remedy) = match Errno::from_io_error(e) {
-        Some(Errno::NOSPC) => (Kind::Full, "free space on the store's disk or move the store to a larger one"),
-        Some(Errno::DQUOT | Errno::FBIG) => (Kind::Full, "raise the quota of the coordinator's user"),
-        Some(Errno::ACCESS | Errno::PERM) => (Kind::Denied, "give the coordinator's user the right to read and write the store's folder"),
-        Some(Errno::ROFS) => {
-            (Kind::Denied, "the file system is mounted read-only: mount it writable, or look in the kernel's log why it was remounted")
-        }
-        Some(Errno::IO | Errno::UCLEAN) => (Kind::Damaged, "the disk reports an error: check it and the kernel's log"),
-        Some(Errno::NOENT) => (Kind::Damaged, "a folder of the store vanished: restore it from a backup"),
-        Some(Errno::NOTDIR | Errno::ISDIR | Errno::NAMETOOLONG) => {
-            (Kind::Bug, "an object stands where a folder is needed; please report it with this text")
-        }
-        Some(Errno::MFILE | Errno::NFILE) => (Kind::Retry, "raise the limit of open files (LimitNOFILE)"),
-        _ => (Kind::Retry, "try again; if it stays, look in the kernel's log"),
-    };
-    StoreError::new(kind, message, remedy)
 }
 
 impl Store for LocalStore {

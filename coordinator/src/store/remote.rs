@@ -46,7 +46,7 @@ impl std::fmt::Debug for S3Settings {
 }
 
 /// One segment of 16 MiB (twice the target) needs 0.5 Mbit/s to arrive within this.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
+const REQUEST_TIMEOUT: Duration = Duration::from_mins(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Retries inside one call: three within half a minute, then the caller hears of it and decides.
 const RETRIES_MAX: usize = 3;

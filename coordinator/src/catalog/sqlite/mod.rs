@@ -41,7 +41,7 @@ pub struct SqliteCatalog {
     writer: SqlitePool,
     readers: SqlitePool,
     path: PathBuf,
-    _lock: Arc<File>,
+    lock: Arc<File>,
 }
 
 impl std::fmt::Debug for SqliteCatalog {
@@ -105,7 +105,7 @@ impl SqliteCatalog {
             .connect_with(options.read_only(true))
             .await
             .map_err(map)?;
-        Ok(Self { writer, readers, path: path.to_owned(), _lock: Arc::new(lock) })
+        Ok(Self { writer, readers, path: path.to_owned(), lock: Arc::new(lock) })
     }
 
     /// Ends all connections, which folds the write-ahead log into the file.
@@ -121,7 +121,7 @@ impl SqliteCatalog {
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, CatalogError>> + Send + 'static,
     {
-        let (pool, lock) = (self.writer.clone(), Arc::clone(&self._lock));
+        let (pool, lock) = (self.writer.clone(), Arc::clone(&self.lock));
         Box::pin(async move {
             let task = tokio::spawn(async move {
                 let _lock = lock;

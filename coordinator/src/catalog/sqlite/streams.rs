@@ -59,6 +59,7 @@ pub async fn all(c: &mut SqliteConnection, collection: CollectionId) -> Result<V
 }
 
 /// 1. the stream's row, only if it is open and waits for this segment; 2. the segment; 3. the manifest's parts.
+///
 /// One transaction: all of it or nothing.
 pub async fn commit(c: &mut SqliteConnection, commit: SegmentCommit) -> Result<Step> {
     let updated = sqlx::query(
