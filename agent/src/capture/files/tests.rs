@@ -1,7 +1,7 @@
 use std::fs::File;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, symlink};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -91,7 +91,10 @@ fn every_kind_of_name_and_thing() {
     let latin = memory.puts.iter().find(|p| p.item.path.as_bytes() == raw.as_os_str().as_bytes()).expect("non-UTF-8 name");
     assert_eq!(latin.content.as_deref(), Some(b"latin".as_slice()));
     let link = tree.put(&memory, "d/link");
-    assert_eq!((link.item.kind, link.item.target.as_ref().map(|t| t.as_bytes())), (Kind::Symlink, Some(b"no such target".as_slice())));
+    assert_eq!(
+        (link.item.kind, link.item.target.as_ref().map(crate::capture::EvidencePath::as_bytes)),
+        (Kind::Symlink, Some(b"no such target".as_slice()))
+    );
     let mut kinds = vec![("d/socket", Kind::Socket), ("d/fifo", Kind::Fifo), ("d/sub", Kind::Directory)];
     if device {
         kinds.push(("d/null", Kind::CharDevice));
@@ -279,7 +282,10 @@ fn a_link_before_the_wildcard_is_resolved_once_and_told() {
     assert!(put.item.facts["through"].contains("alias -> real"), "{:?}", put.item.facts);
     assert!(memory.get(&tree.path("alias/a.pid")).is_none(), "taken once, under its real name");
     let link = tree.put(&memory, "alias");
-    assert_eq!((link.item.kind, link.item.target.as_ref().map(|t| t.as_bytes())), (Kind::Symlink, Some(b"real".as_slice())));
+    assert_eq!(
+        (link.item.kind, link.item.target.as_ref().map(crate::capture::EvidencePath::as_bytes)),
+        (Kind::Symlink, Some(b"real".as_slice()))
+    );
     assert_eq!(tree.put(&memory, "alias/none").status, Status::Missing, "under the name that was asked for");
 }
 
@@ -417,6 +423,26 @@ fn the_list_of_triage_is_sound() {
     }
 }
 
+/// The whole list on whatever host runs the tests. Slow hosts have much in /tmp, so that is limited here.
+#[test]
+fn triage_of_this_host_is_honest() {
+    let lines = default_paths();
+    let here: Vec<&str> = lines.lines().filter(|l| !l.contains("/tmp/**")).collect();
+    let start = crate::clock::monotonic();
+    let memory = Memory::run(&Files, &[("paths", &here.join("\n")), ("max_size", "1MiB")]);
+    let took = crate::clock::monotonic().saturating_sub(start);
+    let mut paths: Vec<&[u8]> = memory.puts.iter().map(|p| p.item.path.as_bytes()).collect();
+    let items = paths.len();
+    paths.sort_unstable();
+    let twice: Vec<_> = paths.windows(2).filter(|w| w[0] == w[1]).map(|w| String::from_utf8_lossy(w[0])).collect();
+    assert!(twice.is_empty(), "{twice:?}");
+    assert!(memory.puts.iter().all(|p| p.status == Status::Collected || p.item.reason.is_some()));
+    assert_eq!(memory.content("/etc/passwd"), std::fs::read("/etc/passwd").expect("passwd"));
+    let mut by_status = std::collections::BTreeMap::new();
+    memory.puts.iter().for_each(|p| *by_status.entry(p.status.as_str()).or_insert(0) += 1);
+    println!("triage files of this host: {items} items {by_status:?} in {} ms", took.as_millis());
+}
+
 #[test]
 fn twenty_thousand_small_files_in_little_time() {
     let dir = tempfile::tempdir().expect("temporary folder");
@@ -428,12 +454,11 @@ fn twenty_thousand_small_files_in_little_time() {
     }
     let start = crate::clock::monotonic();
     let all = Memory::run(&Files, &[("paths", &format!("{}/**", base.display()))]);
-    let taken = crate::clock::monotonic() - start;
+    let taken = crate::clock::monotonic().saturating_sub(start);
     let start = crate::clock::monotonic();
     let few = Memory::run(&Files, &[("paths", &format!("{}/**/file7.conf", base.display()))]);
-    let searched = crate::clock::monotonic() - start;
+    let searched = crate::clock::monotonic().saturating_sub(start);
     assert_eq!((all.puts.len(), few.puts.len()), (20_000 + 200 + 1, 200 + 1));
     println!("20,000 files taken in {} ms, 200 of 20,000 found in {} ms", taken.as_millis(), searched.as_millis());
     assert!(taken.as_secs() < 60, "even a slow machine does 20,000 files within a minute: {taken:?}");
-    assert!(Path::new("/").exists());
 }

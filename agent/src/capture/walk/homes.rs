@@ -108,9 +108,9 @@ mod tests {
 
     #[test]
     fn many_homes_in_one_place_become_one_pattern() {
-        let passwd: String = (0..5_000).map(|n| format!("u{n}:x:{n}:{n}::/export/home/u{n}:/bin/sh\n")).collect();
+        let passwd = (0..5_000).map(|n| format!("u{n}:x:{n}:{n}::/export/home/u{n}:/bin/sh")).collect::<Vec<_>>().join("\n");
         assert_eq!(shown(&Homes::from_passwd(passwd.as_bytes())), ["home/*", "root", "export/home/*"]);
-        let passwd: String = (0..5_000).map(|n| format!("u{n}:x:{n}:{n}::/place{n}/u:/bin/sh\n")).collect();
+        let passwd = (0..5_000).map(|n| format!("u{n}:x:{n}:{n}::/place{n}/u:/bin/sh")).collect::<Vec<_>>().join("\n");
         let homes = Homes::from_passwd(passwd.as_bytes());
         assert_eq!((homes.prefixes.len(), homes.left_out.len()), (HOMES_MAX, 1));
     }

@@ -55,7 +55,7 @@ fn an_unchanged_file_says_nothing() {
 #[test]
 fn growth_is_normal_for_a_log_and_a_change_for_others() {
     for (growth, expected) in [(Growth::IsNormal, false), (Growth::IsChange, true)] {
-        let one = one(&[b'a'; 20_000]);
+        let one = one(&vec![b'a'; 20_000]);
         wait_a_tick(&one);
         let mut source = source(&one, growth);
         read(&mut source, 0, 20_000);
@@ -69,7 +69,7 @@ fn growth_is_normal_for_a_log_and_a_change_for_others() {
 #[test]
 fn growth_with_a_rewritten_beginning_or_end_is_a_change() {
     for at in [0, 19_999] {
-        let one = one(&[b'a'; 20_000]);
+        let one = one(&vec![b'a'; 20_000]);
         wait_a_tick(&one);
         let mut source = source(&one, Growth::IsNormal);
         for from in (0..20_000).step_by(5_000) {

@@ -233,7 +233,7 @@ fn paths_beyond_path_max_are_found() {
 fn depth_ends_somewhere_and_says_so() {
     let tree = Tree::new(&[]);
     std::fs::create_dir_all(tree.base.join("d/".repeat(170))).expect("folders");
-    let glob = vec!["**"; 6].join("/x*/../").replace("/x*/../", "/*/");
+    let glob = ["**"; 6].join("/*/");
     let mut seen = Seen::default();
     tree.walk(&[&glob], &[], "", &mut seen);
     assert!(seen.obstacles.iter().any(|o| o.1 == Status::Skipped && o.2.contains("deeper than")), "{:?}", seen.obstacles.len());
