@@ -23,7 +23,7 @@ use crate::ledger::{Keys, Ledgers};
 pub const LOST: [&str; 4] = [
     "enrolment tokens: make new ones",
     "labels of agents and what they last said about themselves: set the labels again, the rest comes with their next connection",
-    "uploads that were under way: their collections begin again with a new stream; segments that had arrived stay in the store without a manifest",
+    "where uploads stood: their collections begin again with a new stream; segments that had arrived stay in the store and are kept with the old one",
     "requests to cancel, incidents, and the moment at which an order was admitted (the time of its signature is shown instead)",
 ];
 
