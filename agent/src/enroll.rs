@@ -77,7 +77,7 @@ pub async fn enroll(request: &Request<'_>) -> Result<String, EnrollError> {
     let message = EnrollRequest {
         protocol: Some(ProtocolRange { min: version::MIN, max: version::MAX }),
         token: request.token.to_owned(),
-        tls_csr: csr.to_vec(),
+        tls_csr: csr,
         evidence_key: pending.evidence.public().as_bytes().to_vec(),
         proof: proof.to_vec(),
         hostname: custody::host().hostname,

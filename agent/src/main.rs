@@ -47,7 +47,10 @@ fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("EXHIBIT_LOG").unwrap_or_else(|_| "info".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
     let result = match cli.command {
-        _ if cli.explain_memory => explain_memory(),
+        _ if cli.explain_memory => {
+            print!("{}", Memory::for_processors(processors()).explain());
+            Ok(Exit::Ok)
+        }
         Some(Command::Enroll(args)) => runtime().and_then(|rt| rt.block_on(do_enroll(&args))),
         Some(Command::Run(args)) => runtime().and_then(|rt| rt.block_on(run(args))),
         Some(Command::Collect(args)) => runtime().and_then(|rt| rt.block_on(collect(&args))),
@@ -76,11 +79,6 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 
 fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-fn explain_memory() -> Result<Exit, Failure> {
-    print!("{}", Memory::for_processors(processors()).explain());
-    Ok(Exit::Ok)
 }
 
 fn check_policy(args: &CheckPolicyArgs) -> Result<Exit, Failure> {

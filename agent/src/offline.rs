@@ -18,7 +18,7 @@ use exhibit_evidence::{AgentId, CaseId, CollectionId, Digest};
 use serde::Serialize;
 
 use crate::budget::Control;
-use crate::capture::{Params, registry};
+use crate::capture::{Chosen, Params, registry};
 use crate::clock;
 use crate::custody::{self, Statement};
 use crate::order::Policy;
@@ -141,9 +141,7 @@ pub async fn collect(request: Request<'_>, control: Arc<Control>, progress: Arc<
     })
 }
 
-type Chosen = Vec<(Box<dyn crate::capture::Capture>, Params)>;
-
-fn captures(request: &Request<'_>) -> Result<Chosen, OfflineError> {
+fn captures(request: &Request<'_>) -> Result<Vec<Chosen>, OfflineError> {
     let mut chosen = BTreeMap::new();
     for spec in &request.captures {
         let shown = exhibit_evidence::text::escape_bounded(&spec.name, 40);

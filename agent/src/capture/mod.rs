@@ -83,6 +83,9 @@ pub trait Output {
     fn ran(&mut self, command: String);
 }
 
+/// A capture with the parameters of an order.
+pub type Chosen = (Box<dyn Capture>, Params);
+
 /// What a capture says about one item. The pipeline adds number, digest, size, gaps, location and end time.
 #[derive(Debug, Clone)]
 pub struct NewItem {

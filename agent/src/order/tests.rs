@@ -144,12 +144,22 @@ const TABLE: &[Change] = &[
         |w| w.enrolments = vec![enrolment("responder/ann", &w.signer, &[Role::Auditor], &key(1), None)],
         NOTHING,
     ),
-    ("it names another person than its key", Code::NotAuthorized, |w| w.order.issued_by = "spiffe://acme/responder/eve".to_owned(), NOTHING),
-    ("the coordinator itself signs", Code::NotAuthorized, |w| {
-        let log = key(5);
-        w.enrolments = vec![enrolment("coordinator/log", &log, &[Role::Log], &key(1), None)];
-        w.signer = log;
-    }, NOTHING),
+    (
+        "it names another person than its key",
+        Code::NotAuthorized,
+        |w| w.order.issued_by = "spiffe://acme/responder/eve".to_owned(),
+        NOTHING,
+    ),
+    (
+        "the coordinator itself signs",
+        Code::NotAuthorized,
+        |w| {
+            let log = key(5);
+            w.enrolments = vec![enrolment("coordinator/log", &log, &[Role::Log], &key(1), None)];
+            w.signer = log;
+        },
+        NOTHING,
+    ),
     (
         "an issuer tries to make a responder",
         Code::NotAuthorized,
@@ -161,27 +171,37 @@ const TABLE: &[Change] = &[
         },
         NOTHING,
     ),
-    ("the case belongs to another deployment", Code::NotAuthorized, |w| {
-        w.anchor.deployment = "other".to_owned();
-        let record = Enrolment {
-            deployment: "other".to_owned(),
-            name: "spiffe://other/responder/ann".to_owned(),
-            key: w.signer.public(),
-            roles: vec![Role::Responder],
-            predecessor: None,
-            method: "admin".to_owned(),
-            enrolled_at: at(-90_000),
-        };
-        w.order.issued_by.clone_from(&record.name);
-        w.enrolments = vec![signed(&record, &key(1))];
-    }, NOTHING),
+    (
+        "the case belongs to another deployment",
+        Code::NotAuthorized,
+        |w| {
+            w.anchor.deployment = "other".to_owned();
+            let record = Enrolment {
+                deployment: "other".to_owned(),
+                name: "spiffe://other/responder/ann".to_owned(),
+                key: w.signer.public(),
+                roles: vec![Role::Responder],
+                predecessor: None,
+                method: "admin".to_owned(),
+                enrolled_at: at(-90_000),
+            };
+            w.order.issued_by.clone_from(&record.name);
+            w.enrolments = vec![signed(&record, &key(1))];
+        },
+        NOTHING,
+    ),
     ("the host does not give this capture", Code::Policy, |w| w.policy.captures = Some(vec!["network".to_owned()]), NOTHING),
     ("it would be valid too long", Code::Policy, |w| w.policy.order_life_max = 3600, NOTHING),
     ("the policy's globs are unusable", Code::Policy, |w| w.policy.deny_paths = vec!["/a[".to_owned()], NOTHING),
-    ("it was executed before", Code::Replayed, |w| {
-        let done = w.offer().collection;
-        w.finished.insert(done);
-    }, NOTHING),
+    (
+        "it was executed before",
+        Code::Replayed,
+        |w| {
+            let done = w.offer().collection;
+            w.finished.insert(done);
+        },
+        NOTHING,
+    ),
     ("an unknown capture", Code::Unsupported, |w| w.order.captures[0].name = "telepathy".to_owned(), NOTHING),
     (
         "an unknown parameter",
@@ -193,10 +213,15 @@ const TABLE: &[Change] = &[
     ("no capture", Code::Malformed, |w| w.order.captures.clear(), NOTHING),
     ("another case", Code::Malformed, |w| w.order.case = CaseId::new(2, [2; 10]), NOTHING),
     ("another case-opened record", Code::Malformed, |_| {}, |o| o.case_opened = o.enrolments[0].clone()),
-    ("a case-opened record that is something else", Code::Malformed, |w| {
-        w.case_opened = w.enrolments[0].clone();
-        w.order.predecessor = w.case_opened.digest();
-    }, NOTHING),
+    (
+        "a case-opened record that is something else",
+        Code::Malformed,
+        |w| {
+            w.case_opened = w.enrolments[0].clone();
+            w.order.predecessor = w.case_opened.digest();
+        },
+        NOTHING,
+    ),
     ("another collection id", Code::Malformed, |_| {}, |o| o.collection = CollectionId::from_digest(&Digest::of(b"x"))),
     ("stream zero", Code::Malformed, |_| {}, |o| o.stream = 0),
     ("the order is a case-opened record", Code::Malformed, |_| {}, |o| o.order = o.case_opened.clone()),
@@ -274,6 +299,6 @@ fn no_flipped_bit_of_an_order_is_accepted() {
         changed[i] ^= 1;
         let Ok(order) = Envelope::parse(&changed) else { continue };
         let collection = CollectionId::of(&order.digest(), &world.agent);
-        assert!(world.verify(&Offer { order, collection, ..good.clone() }).is_err(), "byte {i}");
+        assert!(world.verify(&Offer { collection, order, ..good.clone() }).is_err(), "byte {i}");
     }
 }

@@ -12,7 +12,7 @@ use globset::GlobSet;
 use super::policy::Policy;
 use super::{Code, Offer, Refused};
 use crate::budget::Budget;
-use crate::capture::{Capture, Params, registry};
+use crate::capture::{Capture, Chosen, Params, registry};
 use crate::pipeline::StreamFacts;
 
 /// What an order is checked against.
@@ -36,7 +36,7 @@ pub struct Context<'a> {
 pub struct Accepted {
     order: Order,
     facts: StreamFacts,
-    captures: Vec<(Box<dyn Capture>, Params)>,
+    captures: Vec<Chosen>,
     budget: Budget,
     denied: GlobSet,
 }
@@ -68,7 +68,7 @@ impl Accepted {
 
     /// The captures in order of volatility, and the paths that are not given.
     #[must_use]
-    pub fn into_parts(self) -> (Order, StreamFacts, Vec<(Box<dyn Capture>, Params)>, Budget, GlobSet) {
+    pub fn into_parts(self) -> (Order, StreamFacts, Vec<Chosen>, Budget, GlobSet) {
         (self.order, self.facts, self.captures, self.budget, self.denied)
     }
 }
@@ -207,7 +207,7 @@ fn check_times(order: &Order, context: &Context<'_>) -> Result<(), Refused> {
 }
 
 /// The captures in order of volatility.
-fn check_captures(specs: &[CaptureSpec], policy: &Policy) -> Result<Vec<(Box<dyn Capture>, Params)>, Refused> {
+fn check_captures(specs: &[CaptureSpec], policy: &Policy) -> Result<Vec<Chosen>, Refused> {
     let mut chosen: Vec<(usize, Box<dyn Capture>, Params)> = Vec::with_capacity(specs.len());
     for spec in specs {
         let shown = escape_bounded(&spec.name, 40);

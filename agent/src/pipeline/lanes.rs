@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::thread::JoinHandle;
 
 use exhibit_evidence::stream::FRAME_RAW_BYTES_MAX;
 use exhibit_evidence::stream::segment::FrameCompressor;
@@ -32,8 +31,8 @@ const LEVEL: i32 = 1;
 ///
 /// # Errors
 /// When a thread or a compressor cannot be made.
-pub(super) fn start(count: usize) -> io::Result<(Vec<LaneIn>, Vec<LaneOut>, Vec<JoinHandle<()>>)> {
-    let (mut ins, mut outs, mut threads) = (Vec::new(), Vec::new(), Vec::new());
+pub(super) fn start(count: usize) -> io::Result<(Vec<LaneIn>, Vec<LaneOut>)> {
+    let (mut ins, mut outs) = (Vec::new(), Vec::new());
     for n in 0..count.max(1) {
         let (raw_in, raw_out) = sync_channel::<RawFrame>(1);
         let (packed_in, packed_out) = sync_channel::<PackedFrame>(1);
@@ -41,11 +40,12 @@ pub(super) fn start(count: usize) -> io::Result<(Vec<LaneIn>, Vec<LaneOut>, Vec<
         let (empty_packed_in, empty_packed_out) = channel::<Vec<u8>>();
         let compressor = FrameCompressor::new(LEVEL).map_err(|e| io::Error::other(e.to_string()))?;
         let lane = Lane { compressor, raw: raw_out, empty_raw: empty_raw_in, packed: packed_in, empty_packed: empty_packed_out };
-        threads.push(std::thread::Builder::new().name(format!("compress-{n}")).stack_size(512 << 10).spawn(move || lane.run())?);
+        // It ends by itself when either neighbour is gone.
+        std::thread::Builder::new().name(format!("compress-{n}")).stack_size(512 << 10).spawn(move || lane.run())?;
         ins.push(LaneIn { frames: raw_in, empty: empty_raw_out });
         outs.push(LaneOut { frames: packed_out, empty: empty_packed_in });
     }
-    Ok((ins, outs, threads))
+    Ok((ins, outs))
 }
 
 struct Lane {

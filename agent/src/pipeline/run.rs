@@ -14,7 +14,7 @@ use super::links::Links;
 use super::taker::Taker;
 use super::{Memory, Progress, StreamFacts, Window, lanes};
 use crate::budget::{Budget, Control, Pace};
-use crate::capture::{Capture, Content, NewItem, Output, Params, Stop, evidence_path};
+use crate::capture::{Capture, Chosen, Content, NewItem, Output, Params, Stop, evidence_path};
 use crate::clock;
 
 /// Everything that a collection's threads need.
@@ -22,7 +22,7 @@ pub struct Plan {
     /// Which stream this will be.
     pub facts: StreamFacts,
     /// The captures with their parameters, already in order of volatility.
-    pub captures: Vec<(Box<dyn Capture>, Params)>,
+    pub captures: Vec<Chosen>,
     /// What it may use.
     pub budget: Budget,
     /// How much memory it may take.
@@ -42,7 +42,7 @@ pub struct Plan {
 /// When a thread cannot be started; nothing runs then.
 pub fn start(plan: Plan) -> io::Result<Arc<Window>> {
     let window = Arc::new(Window::new(plan.memory.segments_in_flight));
-    let (ins, outs, _lanes) = lanes::start(plan.memory.workers)?;
+    let (ins, outs) = lanes::start(plan.memory.workers)?;
     let (ended_in, ended_out) = channel();
     let assembler = Assembler::new(&plan.facts, outs, Arc::clone(&window), ended_out).map_err(io::Error::other)?;
     // Threads that were started before a later one fails end at once: their channels close when this function returns.
@@ -115,7 +115,7 @@ fn run_one(
     reasons: &mut Vec<String>,
 ) -> Result<(), Stop> {
     let name = capture.name();
-    taker.capture = name.to_owned();
+    name.clone_into(&mut taker.capture);
     taker.progress.set_capture(name);
     let before = taker.items;
     let begun = clock::now();

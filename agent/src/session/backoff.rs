@@ -10,7 +10,7 @@ pub struct Backoff {
 }
 
 /// The longest wait.
-pub const LONGEST: Duration = Duration::from_secs(300);
+pub const LONGEST: Duration = Duration::from_mins(5);
 /// The longest wait while a collection is under way: its host waits with it.
 pub const LONGEST_BUSY: Duration = Duration::from_secs(5);
 const FIRST: Duration = Duration::from_millis(200);

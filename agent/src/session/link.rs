@@ -29,7 +29,7 @@ const RENEW_TIMEOUT: Duration = Duration::from_secs(30);
 /// Messages that wait to be sent.
 const OUTBOX: usize = 16;
 /// A renewal that failed is tried again after this; there are hours left.
-const RENEW_AGAIN: Duration = Duration::from_secs(120);
+const RENEW_AGAIN: Duration = Duration::from_mins(2);
 
 impl Agent {
     /// Runs one session on a fresh connection.
@@ -166,8 +166,7 @@ async fn renew(channel: Channel) -> Result<TlsIdentity, String> {
     let key = TlsKey::generate().map_err(|e| e.to_string())?;
     let tls_csr = key.request().map_err(|e| e.to_string())?;
     let mut client = AgentServiceClient::new(channel).max_decoding_message_size(bounds::MESSAGE_BYTES_MAX);
-    let response =
-        client.renew(RenewRequest { tls_csr: tls_csr.to_vec() }).await.map_err(|s| transport::client::describe(&s))?.into_inner();
+    let response = client.renew(RenewRequest { tls_csr }).await.map_err(|s| transport::client::describe(&s))?.into_inner();
     TlsIdentity::from_der(key, &response.tls_chain).map_err(|e| e.to_string())
 }
 

@@ -207,12 +207,9 @@ impl Agent {
     fn begin_stop(&mut self) {
         self.stopping = true;
         self.waiting.clear();
-        match &self.running {
-            Some(running) => {
-                tracing::info!(collection = %running.facts.collection, "told to end: the running collection is finished with what it has");
-                running.control.stop(Stop::Cancelled("the agent was stopped on its host".to_owned()));
-            }
-            None => tracing::info!("told to end"),
+        tracing::info!(collecting = self.running.is_some(), "told to end; a running collection is finished with what it has");
+        if let Some(running) = &self.running {
+            running.control.stop(Stop::Cancelled("the agent was stopped on its host".to_owned()));
         }
     }
 

@@ -216,7 +216,7 @@ impl Upload {
                 }
                 Some(upload_response::Kind::Done(done)) => {
                     self.check_receipt(&done.receipt);
-                    return Ok(done.receipt.to_vec());
+                    return Ok(done.receipt);
                 }
                 Some(upload_response::Kind::Pause(pause)) => {
                     let why = exhibit_evidence::text::escape_bounded(&pause.reason, bounds::REASON_BYTES_MAX);
@@ -319,19 +319,17 @@ impl Upload {
         outcome: &Outcome,
         acquisition: &mut Option<Envelope>,
     ) -> Result<(), Failure> {
-        let envelope = match acquisition {
-            Some(envelope) => envelope,
-            None => {
-                let signed = custody::acquisition(&self.statement, outcome, &self.key);
-                acquisition.insert(signed.map_err(|e| Failure::Final(format!("the acquisition record cannot be signed: {e}")))?)
-            }
-        };
+        if acquisition.is_none() {
+            let signed = custody::acquisition(&self.statement, outcome, &self.key);
+            *acquisition = Some(signed.map_err(|e| Failure::Final(format!("the acquisition record cannot be signed: {e}")))?);
+        }
+        let signed = acquisition.as_ref().map(|e| e.as_bytes().to_vec()).unwrap_or_default();
         put(outbox, upload_request::Kind::ManifestLines(Bytes::from(outcome.end_line.clone()))).await?;
         let finish = UploadFinish {
             segments: outcome.manifest.segments,
             manifest_sha256: outcome.manifest.sha256.as_bytes().to_vec(),
             manifest_bytes: outcome.manifest.size,
-            acquisition: envelope.as_bytes().to_vec(),
+            acquisition: signed,
         };
         put(outbox, upload_request::Kind::Finish(finish)).await
     }

@@ -8,7 +8,7 @@ use exhibit_evidence::time::FileTime;
 use rustix::io::Errno;
 
 use super::*;
-use crate::capture::evidence_path;
+use crate::capture::{EvidencePath, evidence_path};
 
 #[test]
 fn contents_of_all_sizes_keep_their_digests_and_places() {
@@ -83,7 +83,7 @@ fn the_second_name_of_an_inode_is_a_hard_link() {
     ]);
     let link = seen.item("/var/log/b");
     assert_eq!((link.kind, link.size, link.sha256), (Kind::Hardlink, 0, None));
-    assert_eq!(link.target.as_ref().map(|t| t.as_bytes()), Some(&b"logs/var/log/a"[..]));
+    assert_eq!(link.target.as_ref().map(EvidencePath::as_bytes), Some(&b"logs/var/log/a"[..]));
     assert_eq!(seen.content("/var/log/c"), b"content");
 }
 
@@ -138,7 +138,9 @@ fn unreadable_ranges_are_narrowed_to_pages_and_merged() {
     let gaps: Vec<(u64, u64)> = seen.item("/bad").gaps.iter().map(|g: &Gap| (g.offset, g.length)).collect();
     assert_eq!(gaps, [(5 * 4096, 2 * 4096), (100 * 4096, 4096)]);
     let mut expected = noise(SIZE, 9);
-    BAD.iter().for_each(|p| expected[*p as usize * 4096..(*p as usize + 1) * 4096].fill(0));
+    for page in BAD.map(|p| p as usize) {
+        expected[page * 4096..(page + 1) * 4096].fill(0);
+    }
     assert_eq!(seen.content("/bad"), expected);
     assert_eq!(seen.item("/denied").gaps.iter().map(|g| g.length).sum::<u64>(), 9_000);
 }
@@ -147,7 +149,9 @@ fn unreadable_ranges_are_narrowed_to_pages_and_merged() {
 fn a_device_full_of_errors_costs_a_bounded_manifest_line() {
     const SIZE: u64 = 4096 * 4096;
     let seen = run(vec![script("files", |out| {
-        let every_other = |offset: u64, buf: &mut [u8]| if (offset / 4096) % 2 == 0 || buf.len() > 4096 { Err(Errno::IO.into()) } else { Ok(buf.len()) };
+        let every_other = |offset: u64, buf: &mut [u8]| {
+            if (offset / 4096).is_multiple_of(2) || buf.len() > 4096 { Err(Errno::IO.into()) } else { Ok(buf.len()) }
+        };
         let mut source = Scripted(every_other, None);
         out.put(file("/dev/bad", out), Content::Source { size: SIZE, extents: None, source: &mut source }).map(drop)
     })]);

@@ -162,7 +162,9 @@ fn check(header: &Header, segments: Vec<Arc<Segment>>, outcome: Arc<Outcome>) ->
     assert_eq!((end.items, end.segments, end.raw_bytes), (items.len() as u64, segments.len() as u32, raw_offset));
     assert_eq!(end.stored_bytes, segments.iter().map(|s| s.bytes.len() as u64).sum::<u64>());
     let mut by_status = ByStatus::new();
-    items.iter().for_each(|i| *by_status.entry(i.status).or_default() += 1);
+    for item in &items {
+        *by_status.entry(item.status).or_default() += 1;
+    }
     assert_eq!(end.by_status, by_status);
     assert_eq!((outcome.manifest.sha256, outcome.manifest.size), (Digest::of(&manifest), manifest.len() as u64));
     Seen { outcome, segments, items, members: contents.ended }
