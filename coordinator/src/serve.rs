@@ -227,11 +227,15 @@ fn transport_tls(tls: &Arc<HotServer>) -> server::Tls<PeerName> {
 /// idempotent, and nothing that is left over can be seen half.
 async fn recover(parts: Arc<Parts>) {
     loop {
-        match dispatch::orders_without_collections(&parts).await {
+        let done = match dispatch::orders_without_collections(&parts).await {
+            Ok(_) => dispatch::finished_streams(&parts).await,
+            Err(problem) => Err(problem),
+        };
+        match done {
             Ok(_) => return,
             Err(problem) if problem.is_passing() => tracing::warn!(%problem, "recovery will be tried again"),
             Err(problem) => {
-                parts.incident("recovery", "orders", &problem.to_string()).await;
+                parts.incident("recovery", "start", &problem.to_string()).await;
                 return;
             }
         }

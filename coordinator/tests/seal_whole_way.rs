@@ -28,7 +28,7 @@ async fn an_order_becomes_a_sealed_collection() {
     let credential = world.enroll("web-1").await;
     let mut agent = Agent::new(credential, world.port, 1).await;
     let mut session = agent.session(&[]).await.expect("session");
-    let (case, order, envelope) = world.ordered(&[agent.id.clone()]).await;
+    let (case, order, envelope) = world.ordered(std::slice::from_ref(&agent.id)).await;
     let job = Job::new(&order, &envelope, &agent.id, 1);
 
     let offer = session.offer().await;
@@ -76,7 +76,8 @@ async fn items_are_listed_and_read(world: &mut World, job: &Job) {
 
     let before = world.running().parts.ledgers.case(&job.order.case).await.expect("log").size();
     let ids = [2, 1].map(|n| format!("{}.s1.{n}", job.collection)).to_vec();
-    let mut reading = world.people.read_items(people::ReadItemsRequest { items: ids, reason: "review".to_owned() }).await.expect("read").into_inner();
+    let mut reading =
+        world.people.read_items(people::ReadItemsRequest { items: ids, reason: "review".to_owned() }).await.expect("read").into_inner();
     let mut contents: Vec<Vec<u8>> = Vec::new();
     while let Some(message) = reading.message().await.expect("message") {
         match message.kind.expect("kind") {
@@ -101,7 +102,7 @@ async fn evidence_that_changed_in_the_store_is_not_served_as_evidence() {
     let mut world = World::start().await;
     let credential = world.enroll("web-1").await;
     let mut agent = Agent::new(credential, world.port, 1).await;
-    let (_case, order, envelope) = world.ordered(&[agent.id.clone()]).await;
+    let (_case, order, envelope) = world.ordered(std::slice::from_ref(&agent.id)).await;
     let job = Job::new(&order, &envelope, &agent.id, 1);
     agent.send_all(&job, &job.honest(&files())).await.expect("received");
     world.closed(&job.collection).await;

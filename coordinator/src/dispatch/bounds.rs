@@ -102,6 +102,8 @@ mod tests {
     use exhibit_evidence::id::{AgentId, CaseId, OrderId};
     use exhibit_evidence::record::{CaptureSpec, Limits, Nonce};
 
+    type Change = fn(&mut Order);
+
     fn good() -> Order {
         let now = Timestamp::from_unix_s(1_000_000);
         Order {
@@ -124,7 +126,6 @@ mod tests {
     fn each_bound_is_named() {
         let now = Timestamp::from_unix_s(1_000_000);
         assert_eq!(check(&good(), now), Ok(()));
-        type Change = fn(&mut Order);
         let cases: [(&str, Change); 11] = [
             ("targets", |o| o.targets.clear()),
             ("targets", |o| o.targets.push(AgentId::new(1, [1; 10]))),

@@ -15,7 +15,7 @@ use exhibit_evidence::id::CollectionId;
 use crate::progress::Live;
 
 pub use offers::{accept, cancel, end, offer, order_of, own};
-pub use recover::orders_without_collections;
+pub use recover::{finished_streams, orders_without_collections};
 pub use session::{Hello, begin, run_session};
 pub use sessions::{Cut, Duplicate, Instance, OUTBOX_MESSAGES_MAX, Sessions};
 pub use timers::{look_at_timers, run_timers};

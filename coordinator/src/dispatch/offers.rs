@@ -109,20 +109,12 @@ pub async fn accept(parts: &Parts, agent: &AgentId, collection: &CollectionId) -
     };
     let changed = parts.catalog.change(collection.clone(), WAITING.to_vec(), change).await?;
     parts.progress.ring(collection);
-    match changed {
-        Some(row) => {
-            tracing::info!(collection = %collection, agent = %agent, stream = %row.stream, "running");
-            Ok(row)
-        }
-        None => {
-            let row = own(parts, agent, collection).await?;
-            if row.state == State::Running {
-                Ok(row)
-            } else {
-                Err(Problem::new(Kind::NotNow, format!("{collection} is {}", row.state.as_str())))
-            }
-        }
+    if let Some(row) = changed {
+        tracing::info!(collection = %collection, agent = %agent, stream = %row.stream, "running");
+        return Ok(row);
     }
+    let row = own(parts, agent, collection).await?;
+    if row.state == State::Running { Ok(row) } else { Err(Problem::new(Kind::NotNow, format!("{collection} is {}", row.state.as_str()))) }
 }
 
 /// The agent refuses: the record is verified, and the collection ends as refused.

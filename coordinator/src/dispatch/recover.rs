@@ -1,11 +1,13 @@
-//! Recovery at start: orders that stand in a log and did not reach the catalog.
+//! Recovery at start: orders that stand in a log and did not reach the catalog; streams that were received whole and
+//! whose collection was not ended.
 
 use std::sync::Arc;
 
 use exhibit_evidence::record::Record;
 
-use super::admit::into_catalog;
-use crate::catalog::PAGE_MAX;
+use super::admit::{into_catalog, select};
+use crate::catalog::{CollectionFilter, PAGE_MAX, State, StreamState};
+use crate::intake;
 use crate::parts::Parts;
 use crate::problem::Result;
 
@@ -39,4 +41,24 @@ pub async fn orders_without_collections(parts: &Arc<Parts>) -> Result<u64> {
             }
         }
     }
+}
+
+/// Ends the collections whose current stream was finished by the agent, where the process died before it could write
+/// that down. Repeatable.
+///
+/// # Errors
+/// The first problem; the agents' next uploads, and the next start, find the others.
+pub async fn finished_streams(parts: &Arc<Parts>) -> Result<u64> {
+    let mut ended = 0_u64;
+    for row in select(parts, CollectionFilter { open: true, ..CollectionFilter::default() }).await? {
+        if row.state != State::Running {
+            continue;
+        }
+        if let Some(stream) = parts.catalog.stream(row.collection.clone(), row.stream).await?.filter(|s| s.state == StreamState::Finished) {
+            intake::end_finished(parts, &row, &stream).await?;
+            tracing::warn!(collection = %row.collection, "its stream was whole and it was not ended; ended it now");
+            ended += 1;
+        }
+    }
+    Ok(ended)
 }

@@ -22,7 +22,7 @@ const PROOF_OF_LIFE: Duration = Duration::from_secs(5);
 const DELIVERY: Duration = Duration::from_secs(20);
 
 /// A process that comes back within this time after another process took its place is not a restart: both live.
-const RETURN_WINDOW: Duration = Duration::from_secs(600);
+const RETURN_WINDOW: Duration = Duration::from_mins(10);
 
 /// Random for the life of an agent process.
 pub type Instance = [u8; 16];
@@ -93,10 +93,10 @@ impl Sessions {
     /// # Errors
     /// [`Duplicate`] when the other process gave one.
     pub async fn register(&self, agent: &AgentId, instance: Instance, outbox: mpsc::Sender<Outbound>) -> Result<Registered, Duplicate> {
-        if let Some((rival, ping)) = self.rival(agent, instance) {
-            if answers(rival, ping).await {
-                return Err(Duplicate);
-            }
+        if let Some(rival) = self.rival(agent, instance)
+            && rival.answers().await
+        {
+            return Err(Duplicate);
         }
         let mut state = self.lock();
         let now = Instant::now();
@@ -112,12 +112,12 @@ impl Sessions {
     }
 
     /// The live session of another process, with a ping number for it.
-    fn rival(&self, agent: &AgentId, instance: Instance) -> Option<((mpsc::Sender<Outbound>, watch::Receiver<u64>), u64)> {
+    fn rival(&self, agent: &AgentId, instance: Instance) -> Option<Rival> {
         let mut state = self.lock();
         state.next_id += 1;
         let ping = state.next_id;
         let old = state.live.get(agent).filter(|old| old.instance != instance)?;
-        Some(((old.outbox.clone(), old.pong.subscribe()), ping))
+        Some(Rival { outbox: old.outbox.clone(), pong: old.pong.subscribe(), ping })
     }
 
     /// The session answered a ping.
@@ -204,11 +204,21 @@ impl State {
     }
 }
 
-async fn answers((outbox, mut pong): (mpsc::Sender<Outbound>, watch::Receiver<u64>), ping: u64) -> bool {
-    if outbox.try_send(Outbound::Ping(ping)).is_err() {
-        return false;
+/// The live session of another process, and the number of the ping that it is asked.
+struct Rival {
+    outbox: mpsc::Sender<Outbound>,
+    pong: watch::Receiver<u64>,
+    ping: u64,
+}
+
+impl Rival {
+    async fn answers(mut self) -> bool {
+        let ping = self.ping;
+        if self.outbox.try_send(Outbound::Ping(ping)).is_err() {
+            return false;
+        }
+        tokio::time::timeout(PROOF_OF_LIFE, self.pong.wait_for(|n| *n == ping)).await.is_ok_and(|answer| answer.is_ok())
     }
-    tokio::time::timeout(PROOF_OF_LIFE, pong.wait_for(|n| *n == ping)).await.is_ok_and(|answer| answer.is_ok())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use exhibit_evidence::Timestamp;
 use exhibit_evidence::digest::{Digest, Hasher};
 use exhibit_evidence::manifest::{End, Header, Item, LINE_BYTES_MAX, Line, Segment, Status};
 use exhibit_evidence::record::ManifestRef;
@@ -168,20 +169,52 @@ impl StreamCheck {
         differs("segment_start.raw_size", &announced.raw_size, &raw_size)?;
         let computed =
             Segment { n: announced.n, size: bytes.len() as u64, sha256: announced.sha256, raw_offset: self.raw_offset, raw_size };
-        self.take_lines(lines, Some(&computed), &mut ended.members)?;
+        self.take_segment_lines(&computed, lines, ended)
+    }
+
+    /// The second half of a segment's check: its lines against what was computed.
+    fn take_segment_lines(&mut self, computed: &Segment, lines: &[u8], mut ended: Ended) -> Result<(), BadUpload> {
+        self.take_lines(lines, Some(computed), &mut ended.members)?;
         if let Some(member) = ended.members.front() {
             let at = member.location.offset;
-            return bad(
-                "manifest_lines",
-                format!("segment {}: the member at raw offset {at} ends in it and has no item line", announced.n),
-            );
+            return bad("manifest_lines", format!("segment {}: the member at raw offset {at} ends in it and has no item line", computed.n));
         }
         self.next_segment =
             self.next_segment.checked_add(1).ok_or(BadUpload { field: "segment_start.n", problem: "too many segments".to_owned() })?;
-        self.raw_offset = self.raw_offset.saturating_add(raw_size);
+        self.raw_offset = self.raw_offset.saturating_add(computed.raw_size);
         self.totals.raw_bytes = self.raw_offset;
         self.totals.stored_bytes = self.totals.stored_bytes.saturating_add(computed.size);
         Ok(())
+    }
+
+    /// Takes a segment that lies in the store without lines of its agent (the coordinator died between storing it and
+    /// committing the lines, and the agent did not come back). Everything that the bytes themselves say is computed;
+    /// the lines that are made say plainly what is not known. Gives the segment's facts and the lines.
+    ///
+    /// # Errors
+    /// [`BadUpload`] when the bytes do not continue the stream.
+    pub fn adopt_segment(&mut self, bytes: &[u8], at: Timestamp) -> Result<(Segment, Vec<u8>), BadUpload> {
+        let mut ended = Ended { keep: true, ..Ended::default() };
+        let raw_size = self.decode(bytes, u64::MAX, &mut ended)?;
+        let facts =
+            Segment { n: self.next_segment, size: bytes.len() as u64, sha256: Digest::of(bytes), raw_offset: self.raw_offset, raw_size };
+        let mut lines = Vec::new();
+        let mut push = |line: &Line| match line.to_bytes() {
+            Ok(bytes) => {
+                lines.extend_from_slice(&bytes);
+                Ok(())
+            }
+            Err(e) => bad("manifest_lines", e),
+        };
+        if !self.header_seen {
+            push(&Line::Header(self.header.clone()))?;
+        }
+        push(&Line::Segment(facts.clone()))?;
+        for (n, member) in (self.totals.items..).zip(&ended.adopted) {
+            push(&Line::Item(Box::new(member::adopted(n, member, at)?)))?;
+        }
+        self.take_segment_lines(&facts, &lines, ended)?;
+        Ok((facts, lines))
     }
 
     /// Checks the lines after the last segment and the announced end; gives the whole manifest's facts.
@@ -346,6 +379,9 @@ fn compare_segment(said: &Segment, computed: &Segment) -> Result<(), BadUpload> 
 #[derive(Default)]
 struct Ended {
     members: VecDeque<MemberFacts>,
+    /// Keep the members themselves as well, to make lines of them.
+    keep: bool,
+    adopted: Vec<Member>,
 }
 
 impl Sink for Ended {
@@ -353,6 +389,12 @@ impl Sink for Ended {
         // One more than allowed is enough to be noticed; the rest of the frame must not grow it further.
         if self.members.len() <= MEMBERS_PER_SEGMENT_MAX {
             self.members.push_back(MemberFacts::of(member));
+            if self.keep {
+                self.adopted.push(member.clone());
+            }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::record::{Acquisition, Order, Outcome, Record};
 
-use crate::catalog::{CollectionRow, Ending, State, StreamState};
+use crate::catalog::{CollectionRow, Ending, State, StreamRow, StreamState};
 use crate::dispatch;
 use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
@@ -52,13 +52,7 @@ pub(super) async fn conclude(parts: &Arc<Parts>, row: &CollectionRow) -> Result<
     let stream = parts.catalog.stream(row.collection.clone(), row.stream).await?;
     let stream = stream.ok_or_else(|| Problem::new(Kind::Damaged, format!("the catalog lacks {} {}", row.collection, row.stream)))?;
     if stream.state == StreamState::Finished {
-        let acquisition = stream.acquisition.as_deref().and_then(|bytes| Envelope::parse(bytes).ok());
-        let ending = match acquisition.and_then(|e| Record::from_payload(e.unverified_payload()).ok()) {
-            Some(Record::Acquisition(a)) if a.complete => Ending { outcome: Outcome::Sealed, reason: None, refusal: None },
-            Some(Record::Acquisition(a)) => Ending { outcome: Outcome::Partial, reason: a.reason, refusal: None },
-            _ => Ending { outcome: Outcome::Partial, reason: Some("the agent did not end the stream".to_owned()), refusal: None },
-        };
-        dispatch::end(parts, &row.collection, &[State::Running], ending).await?;
+        end_finished(parts, row, &stream).await?;
     }
     let mut bell = parts.progress.listen();
     loop {
@@ -76,4 +70,16 @@ pub(super) async fn conclude(parts: &Arc<Parts>, row: &CollectionRow) -> Result<
         Problem::new(Kind::Damaged, format!("the log of {} lacks the receipt of {} {}", row.case, row.collection, row.stream))
     })?;
     Ok(ledger.read(receipt.n).await?.as_bytes().to_vec())
+}
+
+/// Ends the running collection of a stream that its agent finished: as the agent signed it.
+pub(crate) async fn end_finished(parts: &Arc<Parts>, row: &CollectionRow, stream: &StreamRow) -> Result<()> {
+    let acquisition = stream.acquisition.as_deref().and_then(|bytes| Envelope::parse(bytes).ok());
+    let ending = match acquisition.and_then(|e| Record::from_payload(e.unverified_payload()).ok()) {
+        Some(Record::Acquisition(a)) if a.complete => Ending { outcome: Outcome::Sealed, reason: None, refusal: None },
+        Some(Record::Acquisition(a)) => Ending { outcome: Outcome::Partial, reason: a.reason, refusal: None },
+        _ => Ending { outcome: Outcome::Partial, reason: Some("the agent did not end the stream".to_owned()), refusal: None },
+    };
+    dispatch::end(parts, &row.collection, &[State::Running], ending).await?;
+    Ok(())
 }

@@ -1,13 +1,14 @@
 //! One item line against the rules and against the tar member that it describes. The rules are those of the offline
 //! verifier (`exhibit_evidence::verify`): what is accepted here must be found sound there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use exhibit_evidence::digest::Digest;
-use exhibit_evidence::manifest::{Gap, Item, Kind, Location, Status};
+use exhibit_evidence::manifest::{Gap, Item, Kind, Location, Status, Taken};
 use exhibit_evidence::stream::reader::{Member, MemberKind};
 use exhibit_evidence::text::{escape_bounded, escape_bytes};
 use exhibit_evidence::time::FileTime;
+use exhibit_evidence::{EvidencePath, Timestamp};
 
 use super::check::{BadUpload, bad};
 
@@ -103,6 +104,47 @@ fn check_gaps(item: &Item) -> Result<(), BadUpload> {
         end = after;
     }
     Ok(())
+}
+
+/// The line of a member whose agent's own line is lost: what the tar says, and that this is all that is known.
+pub(super) fn adopted(n: u64, member: &Member, at: Timestamp) -> Result<Item, BadUpload> {
+    let head = &member.head;
+    let shown = || escape_bounded(&escape_bytes(&head.name), 200);
+    let Some(slash) = head.name.iter().position(|b| *b == b'/') else {
+        return bad("segment_data", format!("member '{}' is in no capture's folder", shown()));
+    };
+    let (capture, rest) = head.name.split_at(slash);
+    let path = EvidencePath::new(rest.get(1..).unwrap_or_default());
+    let (Some(path), Ok(capture)) = (path, std::str::from_utf8(capture)) else {
+        return bad("segment_data", format!("member '{}' has no path", shown()));
+    };
+    let kind = match head.kind {
+        MemberKind::File => Kind::File,
+        MemberKind::Directory => Kind::Directory,
+        MemberKind::Symlink => Kind::Symlink,
+        MemberKind::Hardlink => Kind::Hardlink,
+    };
+    let reason = "the agent's own line about this item was lost when the coordinator stopped; the content is whole, what the tar does not say is not known";
+    Ok(Item {
+        n,
+        capture: capture.to_owned(),
+        path,
+        kind,
+        status: Status::Partial,
+        reason: Some(reason.to_owned()),
+        size: head.size,
+        sha256: member.sha256,
+        location: Some(member.location()),
+        target: head.target.clone().and_then(EvidencePath::new),
+        meta: None,
+        gaps: Vec::new(),
+        taken: Taken { start: at, end: at, mono_start_ns: 0, mono_end_ns: 0 },
+        method: "adopted-by-coordinator".to_owned(),
+        facts: BTreeMap::from([
+            ("path".to_owned(), "as in the tar; whether it began with a slash is not known".to_owned()),
+            ("taken".to_owned(), "before the time given, which is the coordinator's when it took the item over".to_owned()),
+        ]),
+    })
 }
 
 /// Compares a line with the member that ended at its place in the order.

@@ -8,6 +8,7 @@ mod admission;
 mod check;
 mod finish;
 mod member;
+mod pieces;
 mod upload;
 
 use bytes::Bytes;
@@ -19,7 +20,10 @@ use exhibit_evidence::manifest::Segment;
 
 pub use admission::{Limits, Uploads};
 pub use check::{BadUpload, MANIFEST_BYTES_MAX, StreamCheck};
+pub(crate) use finish::end_finished;
+pub(crate) use pieces::parts_of;
 pub use upload::{Upload, open};
+pub(crate) use upload::{empty_stream, restore};
 
 /// First message of an upload.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use exhibit_evidence::id::AgentId;
-use exhibit_evidence::layout;
+use exhibit_evidence::layout::{self, StreamNumber};
 use exhibit_evidence::manifest::{FORMAT, Header, Segment};
 use exhibit_evidence::record::{Order, Outcome};
-use exhibit_evidence::stream::{SEGMENT_BYTES_MAX, SEGMENT_RAW_BYTES_MAX};
 use exhibit_proto::bounds::SEGMENT_MANIFEST_BYTES_MAX;
-use futures::{Stream, StreamExt as _};
+use futures::Stream;
 use tokio::sync::mpsc;
 
 use super::admission::Place;
 use super::check::{BadUpload, StreamCheck};
+use super::pieces::{bad, check_start, next, parts_of, receive};
 use super::{Answer, Finish, Opening, Piece, finish};
 use crate::catalog::{CollectionRow, Ending, SegmentCommit, State, Step, StreamRow, StreamState, Totals};
 use crate::clock;
@@ -28,8 +28,6 @@ use crate::store;
 const STRIKES_MAX: u32 = 3;
 /// Longest wait between two tries to write while an upload is paused.
 const PAUSE_MAX: Duration = Duration::from_secs(15);
-/// Pieces of a manifest in the catalog.
-const PART_BYTES: usize = 1 << 20;
 
 /// An upload that was let in.
 pub struct Upload {
@@ -38,6 +36,7 @@ pub struct Upload {
     pub(super) order: Order,
     /// `None` when the stream is finished already.
     check: Option<StreamCheck>,
+    next_segment: u32,
     place: Place,
 }
 
@@ -48,7 +47,7 @@ impl std::fmt::Debug for Upload {
 }
 
 /// Why an upload ended before its finish.
-enum Stop {
+pub(super) enum Stop {
     /// The agent broke the contract.
     Bad(BadUpload),
     /// Another content under the same number.
@@ -98,20 +97,21 @@ pub async fn open(parts: &Arc<Parts>, agent: &AgentId, opening: &Opening) -> Res
     };
     let place = parts.uploads.take(&row.collection, row.stream).await?;
     let (order, _) = dispatch::order_of(parts, &row).await?;
-    let stream = parts.catalog.open_stream(empty_stream(&row)).await?;
+    let stream = parts.catalog.open_stream(empty_stream(&row, row.stream)).await?;
     let check = match stream.state {
         StreamState::Open => Some(restore(&row, &order, &stream)?),
         StreamState::Finished | StreamState::Received => None,
         StreamState::Void => return Err(Problem::new(Kind::NotNow, format!("stream: {} of {} was closed", stream.stream, row.collection))),
     };
-    Ok(Upload { parts: Arc::clone(parts), row, order, check, place })
+    Ok(Upload { parts: Arc::clone(parts), row, order, check, next_segment: stream.next_segment, place })
 }
 
-fn empty_stream(row: &CollectionRow) -> StreamRow {
+/// A stream of which nothing has arrived.
+pub(crate) fn empty_stream(row: &CollectionRow, stream: StreamNumber) -> StreamRow {
     let now = clock::now();
     StreamRow {
         collection: row.collection.clone(),
-        stream: row.stream,
+        stream,
         state: StreamState::Open,
         next_segment: 0,
         snapshot: Vec::new(),
@@ -124,12 +124,13 @@ fn empty_stream(row: &CollectionRow) -> StreamRow {
     }
 }
 
-fn restore(row: &CollectionRow, order: &Order, stream: &StreamRow) -> Result<StreamCheck> {
+/// The check of a stream as it stands in the catalog.
+pub(crate) fn restore(row: &CollectionRow, order: &Order, stream: &StreamRow) -> Result<StreamCheck> {
     let header = Header {
         format: FORMAT.to_owned(),
         case: row.case.clone(),
         collection: row.collection.clone(),
-        stream: row.stream,
+        stream: stream.stream,
         agent: row.agent.clone(),
         order: row.order_digest,
     };
@@ -149,11 +150,8 @@ fn restore(row: &CollectionRow, order: &Order, stream: &StreamRow) -> Result<Str
 impl Upload {
     /// Where the agent should begin.
     #[must_use]
-    pub fn status(&self) -> Answer {
-        match &self.check {
-            Some(check) => Answer::Status { next_segment: check.next_segment(), finished: false },
-            None => Answer::Status { next_segment: 0, finished: true },
-        }
+    pub const fn status(&self) -> Answer {
+        Answer::Status { next_segment: self.next_segment, finished: self.check.is_none() }
     }
 
     /// Takes pieces until the finish. An end of `pieces` before it is an upload that broke off, however the transport
@@ -445,80 +443,4 @@ fn gone() -> Stop {
 
 fn stopping() -> Problem {
     Problem::new(Kind::Busy, "the coordinator is stopping")
-}
-
-fn bad(field: &'static str, problem: impl Into<String>) -> BadUpload {
-    BadUpload { field, problem: problem.into() }
-}
-
-async fn next<S>(pieces: &mut S) -> Result<Piece, Stop>
-where
-    S: Stream<Item = Result<Piece>> + Unpin + Send,
-{
-    match pieces.next().await {
-        Some(piece) => Ok(piece?),
-        None => {
-            Err(Problem::new(Kind::NotNow, "the upload ended without its finish; what was acknowledged is kept, open it again to go on")
-                .into())
-        }
-    }
-}
-
-fn check_start(announced: &Segment, manifest_bytes: u64, check: &StreamCheck) -> Result<(), BadUpload> {
-    let bound = |field: &'static str, value: u64, max: u64| {
-        if (1..=max).contains(&value) { Ok(()) } else { Err(bad(field, format!("{value}: expected 1 to {max}"))) }
-    };
-    if announced.n > check.next_segment() {
-        return Err(bad("segment_start.n", format!("{}: segment {} comes next", announced.n, check.next_segment())));
-    }
-    bound("segment_start.size", announced.size, SEGMENT_BYTES_MAX as u64)?;
-    bound("segment_start.raw_size", announced.raw_size, SEGMENT_RAW_BYTES_MAX as u64)?;
-    bound("segment_start.manifest_bytes", manifest_bytes, SEGMENT_MANIFEST_BYTES_MAX)
-}
-
-/// Receives what was announced, not a byte more: data, then lines, then the end.
-async fn receive<S>(announced: &Segment, manifest_bytes: u64, pieces: &mut S) -> Result<(Vec<u8>, Vec<u8>), Stop>
-where
-    S: Stream<Item = Result<Piece>> + Unpin + Send,
-{
-    let mut bytes = Vec::with_capacity(announced.size as usize);
-    let mut lines = Vec::new();
-    loop {
-        match next(pieces).await? {
-            Piece::Data(data) => {
-                if !lines.is_empty() {
-                    return Err(bad("segment_data", "data after manifest lines").into());
-                }
-                take(&mut bytes, &data, announced.size, "segment_data")?;
-            }
-            Piece::Lines(more) => take(&mut lines, &more, manifest_bytes, "manifest_lines")?,
-            Piece::End(n) if n != announced.n => {
-                return Err(bad("segment_end.n", format!("{n}: segment {} was begun", announced.n)).into());
-            }
-            Piece::End(_) => break,
-            Piece::Start(..) => return Err(bad("segment_start", "the segment before has not ended").into()),
-            Piece::Finish(_) => return Err(bad("finish", "the last segment has not ended").into()),
-        }
-    }
-    for (field, got, said) in
-        [("segment_start.size", bytes.len() as u64, announced.size), ("segment_start.manifest_bytes", lines.len() as u64, manifest_bytes)]
-    {
-        if got != said {
-            return Err(bad(field, format!("{said} bytes were announced, {got} came")).into());
-        }
-    }
-    Ok((bytes, lines))
-}
-
-fn take(into: &mut Vec<u8>, more: &[u8], announced: u64, field: &'static str) -> Result<(), BadUpload> {
-    let total = into.len().saturating_add(more.len()) as u64;
-    if more.is_empty() || total > announced {
-        return Err(bad(field, format!("a message of {} bytes makes {total}, {announced} were announced", more.len())));
-    }
-    into.extend_from_slice(more);
-    Ok(())
-}
-
-fn parts_of(lines: &[u8]) -> Vec<Vec<u8>> {
-    lines.chunks(PART_BYTES).map(<[u8]>::to_vec).collect()
 }

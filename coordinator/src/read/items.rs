@@ -52,10 +52,10 @@ pub async fn read_items(parts: Arc<Parts>, by: &str, reason: &str, ids: Vec<Item
     for row in rows {
         let Some(mut streams) = wanted.remove(&row.collection) else { continue };
         for (stream, first) in streams_of(&parts, &row).await? {
-            if let Some(numbers) = streams.remove(&stream.stream) {
-                if !serve_stream(&parts, &row, &stream, first, numbers, &out).await? {
-                    return Ok(());
-                }
+            if let Some(numbers) = streams.remove(&stream.stream)
+                && !serve_stream(&parts, &row, &stream, first, numbers, &out).await?
+            {
+                return Ok(());
             }
         }
         if let Some((stream, _)) = streams.pop_first() {

@@ -168,23 +168,20 @@ impl<'a> ManifestWalk<'a> {
     async fn fill(&mut self) -> Result<()> {
         self.buffer.drain(..self.taken);
         self.taken = 0;
-        let more = match (&self.stream.manifest, self.stream.state) {
-            (Some(manifest), StreamState::Received) => {
-                let end = self.position.saturating_add(CHUNK_BYTES).min(manifest.size);
-                if self.position >= end {
-                    None
-                } else {
-                    let name = layout::manifest(&self.row.case, &self.row.collection, self.stream.stream);
-                    let bytes = self.parts.store.get_range(&name, self.position..end).await?;
-                    self.position = end;
-                    Some(bytes)
-                }
+        let more = if let (Some(manifest), StreamState::Received) = (&self.stream.manifest, self.stream.state) {
+            let end = self.position.saturating_add(CHUNK_BYTES).min(manifest.size);
+            if self.position >= end {
+                None
+            } else {
+                let name = layout::manifest(&self.row.case, &self.row.collection, self.stream.stream);
+                let bytes = self.parts.store.get_range(&name, self.position..end).await?;
+                self.position = end;
+                Some(bytes)
             }
-            _ => {
-                let part = self.parts.catalog.manifest_part(self.row.collection.clone(), self.stream.stream, self.position as u32).await?;
-                self.position += 1;
-                part.map(Bytes::from)
-            }
+        } else {
+            let n = self.position as u32;
+            self.position += 1;
+            self.parts.catalog.manifest_part(self.row.collection.clone(), self.stream.stream, n).await?.map(Bytes::from)
         };
         match more {
             Some(bytes) => {

@@ -1,5 +1,6 @@
 //! How a collection ends. One function writes every end, and recovery calls the same one.
 
+mod adopt;
 mod streams;
 
 use std::collections::HashSet;
@@ -82,7 +83,8 @@ async fn note_damage(parts: &Parts, collection: &CollectionId, problem: &Problem
 /// Writes the end of a collection whose ending is decided (state `sealing`).
 ///
 /// Order of writes; each step is idempotent, so that after a death anywhere the whole is done again:
-/// 1. each stream that is still open: with segments, its manifest gets its end line (`complete: false`) and the stream
+/// 1. segments that lie in the store and are not in the catalog (an earlier process died between the two, or the catalog
+///    was made anew) are taken over; each stream that is still open: with segments, its manifest gets its end line (`complete: false`) and the stream
 ///    becomes `finished`; without, `void` (catalog);
 /// 2. each finished stream: manifest object; the stream's objects listed and compared; acquisition (when the agent
 ///    signed one) and receipt in the case's log; `received` in the catalog;
@@ -99,6 +101,7 @@ pub async fn close(parts: &Arc<Parts>, collection: &CollectionId) -> Result<()> 
     let row = parts.catalog.collection(collection.clone()).await?;
     let row = row.ok_or_else(|| Problem::new(Kind::NotFound, format!("there is no {collection}")))?;
     let (State::Sealing, Some(ending)) = (row.state, row.ending.clone()) else { return Ok(()) };
+    adopt::streams_without_rows(parts, &row).await?;
     for stream in parts.catalog.streams(collection.clone()).await? {
         streams::receive(parts, &row, stream).await?;
     }
@@ -212,7 +215,7 @@ impl Facts {
 /// How it ended, by what is there: a stream that the agent signed as complete makes it `sealed`, any other stream
 /// `partial`; without a stream it cannot be either.
 fn outcome(ending: &Ending, kept: &[StreamRow]) -> (Outcome, Option<String>) {
-    let signed: Vec<_> = kept.iter().filter_map(|s| streams::acquisition(s)).collect();
+    let signed: Vec<_> = kept.iter().filter_map(streams::acquisition).collect();
     if signed.iter().any(|a| a.complete) {
         return (Outcome::Sealed, None);
     }

@@ -32,6 +32,7 @@ fn damaged(row: &CollectionRow, stream: &StreamRow, what: impl std::fmt::Display
 
 /// Steps 1 and 2 of [`super::close`] for one stream.
 pub(super) async fn receive(parts: &Arc<Parts>, row: &CollectionRow, stream: StreamRow) -> Result<()> {
+    let stream = if stream.state == StreamState::Open { super::adopt::segments_after(parts, row, stream).await? } else { stream };
     let stream = match stream.state {
         StreamState::Open if stream.next_segment == 0 => {
             parts.catalog.void_stream(row.collection.clone(), stream.stream).await?;
@@ -75,7 +76,9 @@ async fn end_incomplete(parts: &Parts, row: &CollectionRow, stream: StreamRow) -
     };
     let line = Line::End(end).to_bytes().map_err(|e| damaged(row, &stream, e))?;
     let mut hasher = Hasher::new();
-    content.iter().for_each(|part| hasher.update(part));
+    for part in &content {
+        hasher.update(part);
+    }
     hasher.update(&line);
     let manifest = ManifestRef {
         size: hasher.bytes(),
@@ -118,7 +121,9 @@ async fn manifest_parts(parts: &Parts, row: &CollectionRow, stream: &StreamRow) 
 
 fn digest(content: &[Bytes]) -> (exhibit_evidence::Digest, u64) {
     let mut hasher = Hasher::new();
-    content.iter().for_each(|part| hasher.update(part));
+    for part in content {
+        hasher.update(part);
+    }
     let size = hasher.bytes();
     (hasher.finish(), size)
 }

@@ -129,7 +129,9 @@ pub fn make(header: Header, files: &[File], tweak: &dyn Fn(&mut Item), name: &dy
         let built = builder.finish().expect("frames");
         raw_offset += raw.len() as u64;
         lines.extend(line(Line::Segment(built.facts.clone())));
-        items.into_iter().for_each(|i| lines.extend(line(Line::Item(Box::new(i)))));
+        for item in items {
+            lines.extend(line(Line::Item(Box::new(item))));
+        }
         manifest.extend_from_slice(&lines);
         parts.push(Part { facts: built.facts, bytes: built.bytes, lines: std::mem::take(&mut lines) });
     }
@@ -274,6 +276,12 @@ impl Agent {
     /// Sends a stream from the segment that the coordinator asks for to its end; gives the receipt.
     pub async fn send_all(&mut self, job: &Job, made: &Made) -> Result<Vec<u8>, GrpcStatus> {
         let mut upload = self.open(job).await?;
+        if upload.status.finished {
+            return match upload.answer().await? {
+                upload_response::Kind::Done(done) => Ok(done.receipt),
+                other => panic!("expected a receipt, got {other:?}"),
+            };
+        }
         for part in made.parts.iter().skip(upload.status.next_segment as usize) {
             upload.segment(part).await?;
         }

@@ -48,7 +48,15 @@ async fn run(dir: &tempfile::TempDir, port: u16) -> Running {
     let catalog = Arc::new(SqliteCatalog::open(&sub(dir, "catalog.sqlite")).await.expect("catalog"));
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.expect("port");
     let connections = server::Limits { grace: Duration::from_secs(1), ..server::Limits::default() };
-    let setup = Setup { deployment, store, catalog, listener, intake: intake::Limits { free_bytes_min: 0, ..intake::Limits::default() }, connections, rules: serve::Rules::default() };
+    let setup = Setup {
+        deployment,
+        store,
+        catalog,
+        listener,
+        intake: intake::Limits { free_bytes_min: 0, ..intake::Limits::default() },
+        connections,
+        rules: serve::Rules::default(),
+    };
     serve::start(setup).await.expect("starts")
 }
 
@@ -134,7 +142,9 @@ impl World {
     pub async fn enroll(&mut self, name: &str) -> Credential {
         let token = self.token(1).await;
         let dir = sub(&self.dir, name);
-        enroll_with(self.port, &token.token, Digest::try_from(token.ca_sha256.as_slice()).expect("digest"), &dir, name).await.expect("enrolled")
+        enroll_with(self.port, &token.token, Digest::try_from(token.ca_sha256.as_slice()).expect("digest"), &dir, name)
+            .await
+            .expect("enrolled")
     }
 
     pub async fn open_case(&mut self) -> people::Case {
@@ -209,7 +219,15 @@ impl World {
     }
 
     pub async fn incidents(&self) -> Vec<String> {
-        self.running().parts.catalog.incidents(100).await.expect("incidents").into_iter().map(|i| format!("{}: {}", i.kind, i.detail)).collect()
+        self.running()
+            .parts
+            .catalog
+            .incidents(100)
+            .await
+            .expect("incidents")
+            .into_iter()
+            .map(|i| format!("{}: {}", i.kind, i.detail))
+            .collect()
     }
 }
 
