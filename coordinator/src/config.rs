@@ -104,6 +104,8 @@ pub struct Limits {
     pub upload_bytes_max: u64,
     /// Bytes that must stay free in a local store.
     pub free_bytes_min: u64,
+    /// Seconds after an order's deadline, or after a cancel, in which an agent may still send what it took.
+    pub grace_s: u32,
 }
 
 /// Certificate lifetimes.
@@ -182,7 +184,7 @@ impl Default for StoreConfig {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections_max: 10_000, uploads_max: 256, upload_bytes_max: 512 << 20, free_bytes_min: 256 << 20 }
+        Self { connections_max: 10_000, uploads_max: 256, upload_bytes_max: 512 << 20, free_bytes_min: 256 << 20, grace_s: 600 }
     }
 }
 
@@ -264,6 +266,7 @@ impl Config {
         within("limits.connections_max", u64::from(limits.connections_max), 1..1_000_001, "connections")?;
         within("limits.uploads_max", u64::from(limits.uploads_max), 1..10_001, "uploads")?;
         within("limits.upload_bytes_max", limits.upload_bytes_max, 32 << 20..(1 << 40) + 1, "bytes (32 MiB to 1 TiB)")?;
+        within("limits.grace_s", u64::from(limits.grace_s), 1..86_401, "seconds")?;
         within("certificates.agent_hours", u64::from(self.certificates.agent_hours), 1..721, "hours")?;
         within("tokens.ttl_s_max", self.tokens.ttl_s_max, 60..604_801, "seconds")?;
         if self.log.level.is_empty() || self.log.level.len() > 1_000 {
@@ -350,6 +353,7 @@ impl Config {
             uploads_max = limits.uploads_max,
             upload_bytes_max = limits.upload_bytes_max,
             free_bytes_min = limits.free_bytes_min,
+            grace_s = limits.grace_s,
             agent_hours = self.certificates.agent_hours,
             ttl_s_max = self.tokens.ttl_s_max,
             level = text(&self.log.level),

@@ -201,6 +201,7 @@ async fn run(config: &Config, ready_file: Option<&Path>) -> Result<(), Failure> 
             uploads_max: config.limits.uploads_max as usize,
             bytes_in_flight_max: config.limits.upload_bytes_max,
             free_bytes_min: config.limits.free_bytes_min,
+            grace_s: i64::from(config.limits.grace_s),
             ..intake::Limits::default()
         },
         connections: server::Limits { connections_max: config.limits.connections_max as usize, ..server::Limits::default() },

@@ -82,7 +82,7 @@ const LIES: &[(&str, Lie)] = &[
     ("segment_start.raw_size: 209715200:", |j| with_forged(j, &vec![(zeros(1 << 20), 1 << 20); 200])),
     ("segment_data: the tar is not well formed", |j| with_forged(j, &[(zstd::bulk::compress(&[7; 4096], 1).expect("zstd"), 4096)])),
     ("segment_data:", |j| {
-        make(j.header(), &[file("system", "os-release", "x"), file("files", "/../../etc/cron.d/x", "evil")], &|_| {}, &|f| {
+        make(j.header(), &[file("system", "os-release", "NAME=Debian\n"), file("files", "/../../etc/cron.d/x", "evil")], &|_| {}, &|f| {
             EvidencePath::new(f.path.as_bytes()).expect("path").member_name(f.capture)
         })
     }),

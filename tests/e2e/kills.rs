@@ -68,12 +68,14 @@ fn a_killed_agent_starts_a_new_stream_and_the_first_is_kept() {
 fn an_agent_that_never_comes_back_leaves_a_partial_collection() {
     let (_source, mut what) = slow_source();
     what.extend(["--deadline".to_owned(), "10s".to_owned()]);
-    let fleet = Fleet::start();
+    let fleet = Fleet::prepare();
+    fleet.configure("grace_s", "5");
+    fleet.start_coordinator();
     let mut agent = fleet.agent();
     let case = fleet.open_case();
     let collection = begin(&fleet, &case, &agent, &what);
     agent.kill();
-    let ended = fleet.wait_closed(&collection, Duration::from_secs(180));
+    let ended = fleet.wait_closed(&collection, Duration::from_secs(60));
     assert_eq!(ended["state"], "partial", "{ended}\n{}", fleet.coordinator_log());
     assert!(ended["reason"].as_str().is_some_and(|r| !r.is_empty()));
     let _ = fleet.verify(&case).expect_sound();

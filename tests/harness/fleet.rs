@@ -129,6 +129,14 @@ impl Fleet {
         command
     }
 
+    /// Sets a key of the coordinator's configuration; `value` as TOML.
+    ///
+    /// # Panics
+    /// When there is no such key.
+    pub fn configure(&self, key: &str, value: &str) {
+        replace_line(&self.coordinator_dir().join("config.toml"), key, value);
+    }
+
     /// Starts the coordinator on the address that it had before (any free port the first time).
     ///
     /// # Panics
@@ -146,9 +154,9 @@ impl Fleet {
         });
         let port = std::fs::read_to_string(&ready).expect("ready file").trim().rsplit(':').next().expect("port").to_owned();
         *self.address.lock().expect("lock") = format!("localhost:{port}");
-        replace_line(&self.home().join("config.toml"), "coordinator", &format!("localhost:{port}"));
+        replace_line(&self.home().join("config.toml"), "coordinator", &format!("\"localhost:{port}\""));
         // A restart must come back at the same place.
-        replace_line(&self.coordinator_dir().join("config.toml"), "listen", &format!("127.0.0.1:{port}"));
+        replace_line(&self.coordinator_dir().join("config.toml"), "listen", &format!("\"127.0.0.1:{port}\""));
         *self.coordinator.lock().expect("lock") = Some(running);
     }
 
@@ -380,11 +388,11 @@ fn text(value: &Value, key: &str) -> String {
     value[key].as_str().unwrap_or_else(|| panic!("no {key} in {value}")).to_owned()
 }
 
-/// Replaces the value of `key = "..."` in a TOML file.
+/// Replaces the value of `key = ...` in a TOML file; `value` as TOML.
 fn replace_line(file: &Path, key: &str, value: &str) {
     let old = std::fs::read_to_string(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
     let is_key = |line: &str| line.split_once('=').is_some_and(|(k, _)| k.trim() == key);
     assert!(old.lines().any(is_key), "{}: no line {key} =", file.display());
-    let new: String = old.lines().map(|l| if is_key(l) { format!("{key} = \"{value}\"\n") } else { format!("{l}\n") }).collect();
+    let new: String = old.lines().map(|l| if is_key(l) { format!("{key} = {value}\n") } else { format!("{l}\n") }).collect();
     std::fs::write(file, new).expect("write");
 }

@@ -20,8 +20,6 @@ use crate::seal;
 /// States in which the agent has not begun.
 const WAITING: [State; 2] = [State::Queued, State::Offered];
 
-/// How long after an order's deadline an agent has to send what it took.
-pub(super) const GRACE_S: i64 = 600;
 /// The deadline of an order that has none.
 const DEADLINE_S: i64 = 7 * 86_400;
 /// Attempts at a collection before it is closed with what arrived: an agent that dies on every attempt must not be
@@ -104,7 +102,7 @@ pub async fn accept(parts: &Parts, agent: &AgentId, collection: &CollectionId) -
         state: Some(State::Running),
         reason: Some(None),
         started_at: Some(row.started_at.unwrap_or(now)),
-        give_up_at: Some(row.give_up_at.unwrap_or_else(|| now.plus_s(deadline_s).plus_s(GRACE_S))),
+        give_up_at: Some(row.give_up_at.unwrap_or_else(|| now.plus_s(deadline_s).plus_s(parts.uploads.grace_s()))),
         ..CollectionChange::default()
     };
     let changed = parts.catalog.change(collection.clone(), WAITING.to_vec(), change).await?;
@@ -171,7 +169,8 @@ pub async fn cancel(parts: &Arc<Parts>, row: &CollectionRow, by: &str, reason: &
         return Ok(row);
     }
     let now = clock::now();
-    let give_up_at = row.give_up_at.map_or(now.plus_s(GRACE_S), |at| at.min(now.plus_s(GRACE_S)));
+    let grace_ends = now.plus_s(parts.uploads.grace_s());
+    let give_up_at = row.give_up_at.map_or(grace_ends, |at| at.min(grace_ends));
     let change = CollectionChange {
         cancel: Some(words.clone()),
         reason: Some(Some(words.clone())),

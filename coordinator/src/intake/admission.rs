@@ -27,12 +27,14 @@ pub struct Limits {
     pub checks_max: usize,
     /// Bytes that must stay free in the store, where the store knows.
     pub free_bytes_min: u64,
+    /// Seconds after an order's deadline, or after a cancel, in which an agent may still send what it took.
+    pub grace_s: i64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         let processors = std::thread::available_parallelism().map_or(2, usize::from);
-        Self { uploads_max: 256, bytes_in_flight_max: 512 << 20, checks_max: processors, free_bytes_min: 256 << 20 }
+        Self { uploads_max: 256, bytes_in_flight_max: 512 << 20, checks_max: processors, free_bytes_min: 256 << 20, grace_s: 600 }
     }
 }
 
@@ -91,6 +93,12 @@ impl Uploads {
     #[must_use]
     pub const fn free_bytes_min(&self) -> u64 {
         self.limits.free_bytes_min
+    }
+
+    /// Seconds after an order's deadline, or after a cancel, in which an agent may still send what it took.
+    #[must_use]
+    pub const fn grace_s(&self) -> i64 {
+        self.limits.grace_s
     }
 
     /// Takes the place of this stream's upload; an older upload of it is cut first.

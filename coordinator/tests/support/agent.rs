@@ -85,6 +85,22 @@ fn line(line: Line) -> Vec<u8> {
     line.to_bytes().expect("short")
 }
 
+/// Encodes a head whose name our own writer may refuse: `..` is written over a harmless name of the same length.
+fn encode_any_name(head: &tar::Head, raw: &mut Vec<u8>) {
+    let harmless = String::from_utf8_lossy(head.name).replace("..", "xx");
+    let start = raw.len();
+    tar::encode(&tar::Head { name: harmless.as_bytes(), ..*head }, raw).expect("head");
+    if harmless.as_bytes() == head.name {
+        return;
+    }
+    let block = &mut raw[start..];
+    assert!(block.len() == 512 && head.name.len() < 100, "one ustar block");
+    block[..head.name.len()].copy_from_slice(head.name);
+    block[148..156].fill(b' ');
+    let sum: u32 = block.iter().map(|b| u32::from(*b)).sum();
+    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+}
+
 /// Makes a stream of one segment per file, and one with the end marker. `tweak` may change what an item line says,
 /// `name` what its tar member is called.
 pub fn make(header: Header, files: &[File], tweak: &dyn Fn(&mut Item), name: &dyn Fn(&File) -> Vec<u8>) -> Made {
@@ -109,7 +125,7 @@ pub fn make(header: Header, files: &[File], tweak: &dyn Fn(&mut Item), name: &dy
                 ctime: None,
                 xattrs: &xattrs,
             };
-            tar::encode(&head, &mut raw).expect("head");
+            encode_any_name(&head, &mut raw);
             raw.extend_from_slice(&file.content);
             raw.resize(raw.len() + tar::padding(file.content.len() as u64), 0);
             let mut said = item(n as u64, file.capture, file.path);
