@@ -28,7 +28,7 @@ fn main() {
         let cpu_before = cpu_seconds(agent.process().pid());
         let begin = Instant::now();
         let collection = fleet.order(&case, &agent, &["--profile", "triage"]);
-        let ended = fleet.wait_closed(&collection, Duration::from_secs(600));
+        let ended = fleet.wait_closed(&collection, Duration::from_mins(10));
         let took = begin.elapsed().as_secs_f64();
         seconds.push(took);
         let verified = fleet.verify(&case).code == 0;

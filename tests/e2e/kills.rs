@@ -18,7 +18,7 @@ fn slow_source() -> (tempfile::TempDir, Vec<String>) {
 fn begin(fleet: &Fleet, case: &str, agent: &Agent, what: &[String]) -> String {
     let what: Vec<&str> = what.iter().map(String::as_str).collect();
     let collection = fleet.order(case, agent, &what);
-    wait_until(Duration::from_secs(60), "some segments are stored", || {
+    wait_until(Duration::from_mins(1), "some segments are stored", || {
         fleet.collection(&collection)["stored_bytes"].as_u64().unwrap_or(0) > 8_000_000
     });
     collection
@@ -56,7 +56,7 @@ fn a_killed_agent_starts_a_new_stream_and_the_first_is_kept() {
     let collection = begin(&fleet, &case, &agent, &what);
     agent.kill();
     agent.restart();
-    let ended = fleet.wait_closed(&collection, Duration::from_secs(120));
+    let ended = fleet.wait_closed(&collection, Duration::from_mins(2));
     assert!(ended["state"] == "sealed" || ended["state"] == "partial", "{ended}\n{}", fleet.coordinator_log());
     assert_eq!(ended["streams"], 2, "{ended}");
     let _ = fleet.verify(&case).expect_sound();
@@ -75,7 +75,7 @@ fn an_agent_that_never_comes_back_leaves_a_partial_collection() {
     let case = fleet.open_case();
     let collection = begin(&fleet, &case, &agent, &what);
     agent.kill();
-    let ended = fleet.wait_closed(&collection, Duration::from_secs(60));
+    let ended = fleet.wait_closed(&collection, Duration::from_mins(1));
     assert_eq!(ended["state"], "partial", "{ended}\n{}", fleet.coordinator_log());
     assert!(ended["reason"].as_str().is_some_and(|r| !r.is_empty()));
     let _ = fleet.verify(&case).expect_sound();
@@ -89,7 +89,7 @@ fn cancel_keeps_what_was_taken() {
     let case = fleet.open_case();
     let collection = begin(&fleet, &case, &agent, &what);
     let _ = fleet.exhibit(&["cancel", &collection, "--reason", "enough"]).ok();
-    let ended = fleet.wait_closed(&collection, Duration::from_secs(60));
+    let ended = fleet.wait_closed(&collection, Duration::from_mins(1));
     assert_eq!(ended["state"], "partial", "{ended}\n{}", fleet.coordinator_log());
     assert!(!fleet.items(&collection).is_empty());
     let _ = fleet.verify(&case).expect_sound();

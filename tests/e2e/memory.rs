@@ -18,7 +18,7 @@ fn the_agent_stays_small_during_triage() {
     assert!(idle <= 20 * MIB, "idle: {} MiB", idle / MIB);
     let case = fleet.open_case();
     let collection = fleet.order(&case, &agent, &["--profile", "triage"]);
-    let ended = fleet.wait_closed(&collection, Duration::from_secs(300));
+    let ended = fleet.wait_closed(&collection, Duration::from_mins(5));
     assert_eq!(ended["state"], "sealed", "{ended}\n{}", fleet.coordinator_log());
     let peak = agent.process().status_bytes("VmHWM").expect("status");
     eprintln!(

@@ -45,7 +45,7 @@ impl Verdict {
     ///
     /// # Panics
     /// With the findings.
-    #[allow(clippy::must_use_candidate, reason = "an assertion")]
+    #[allow(clippy::must_use_candidate, clippy::return_self_not_must_use, reason = "an assertion")]
     pub fn expect_sound(self) -> Self {
         assert_eq!(self.code, 0, "{:#}", self.report);
         self
@@ -321,7 +321,7 @@ impl Fleet {
     #[must_use]
     pub fn collect(&self, case: &str, agent: &Agent, what: &[&str]) -> Value {
         let collection = self.order(case, agent, what);
-        self.wait_closed(&collection, Duration::from_secs(120))
+        self.wait_closed(&collection, Duration::from_mins(2))
     }
 
     /// The items of a collection.

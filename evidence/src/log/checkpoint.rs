@@ -37,11 +37,11 @@ const BYTES_MAX: usize = 16_384;
 
 /// C2SP signed-note: first four bytes of SHA-256(name || 0x0A || 0x01 || public key); 0x01 is Ed25519.
 fn key_hash(name: &str, key: &PublicKey) -> [u8; 4] {
-    let mut h = Hasher::new();
-    h.update(name.as_bytes());
-    h.update(b"\n\x01");
-    h.update(key.as_bytes());
-    let [a, b, c, d, ..] = *h.finish().as_bytes();
+    let mut hasher = Hasher::new();
+    hasher.update(name.as_bytes());
+    hasher.update(b"\n\x01");
+    hasher.update(key.as_bytes());
+    let [a, b, c, d, ..] = *hasher.finish().as_bytes();
     [a, b, c, d]
 }
 

@@ -176,10 +176,10 @@ impl KeyRing {
         if p.predecessor != holder.enrolment {
             return Err("its predecessor is not the enrolment of the key that signed it");
         }
-        if let Some(known) = self.holders.get(&p.key.id()) {
-            if known.name != p.name || known.revoked {
-                return Err("the key is already enrolled under another name, or was revoked");
-            }
+        if let Some(known) = self.holders.get(&p.key.id())
+            && (known.name != p.name || known.revoked)
+        {
+            return Err("the key is already enrolled under another name, or was revoked");
         }
         self.may_manage(keyid, holder, &p.roles.iter().copied().collect())
     }
