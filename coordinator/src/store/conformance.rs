@@ -12,16 +12,6 @@ use super::{Kind, PAGE_ENTRIES_MAX, Payload, Store, list_all, self_test};
 /// # Panics
 /// At the first promise that the store does not keep.
 pub async fn run(store: Arc<dyn Store>, below: &str) {
-    run_alone(Arc::clone(&store), below).await;
-    one_winner(&store, below).await;
-}
-
-/// The suite without writers that race for one name: for servers that check and store in two steps, which no real store
-/// may, but the S3 server of the tests does.
-///
-/// # Panics
-/// As [`run`].
-pub async fn run_alone(store: Arc<dyn Store>, below: &str) {
     create_only(&*store, below).await;
     pieces(&*store, below).await;
     heads(&*store, below).await;
@@ -31,6 +21,7 @@ pub async fn run_alone(store: Arc<dyn Store>, below: &str) {
     listings(&*store, below).await;
     self_test(&*store).await.expect("the start-up test holds");
     self_test(&*store).await.expect("the start-up test can be repeated");
+    one_winner(&store, below).await;
 }
 
 async fn put(store: &dyn Store, name: &str, content: &[u8]) -> Result<super::Stored, super::StoreError> {
