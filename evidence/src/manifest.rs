@@ -288,7 +288,9 @@ impl Line {
         Ok(bytes)
     }
 
-    /// Parses one line, with or without its newline.
+    /// Parses one line, with or without its newline. There is one text per line: what does not print back the same (spaces,
+    /// another order, `null` for a field that is left out, a loosely written time) is refused, so that no two readers
+    /// can see two manifests.
     ///
     /// # Errors
     /// A sentence that names what is wrong.
@@ -296,7 +298,15 @@ impl Line {
         if bytes.len() > LINE_BYTES_MAX {
             return Err(format!("a manifest line of {} bytes: at most {LINE_BYTES_MAX} are allowed", bytes.len()));
         }
-        serde_json::from_slice(bytes).map_err(|e| format!("not a manifest line: {e}"))
+        let line: Self = serde_json::from_slice(bytes).map_err(|e| format!("not a manifest line: {e}"))?;
+        let text = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+        if line.to_bytes()?.strip_suffix(b"\n") != Some(text) {
+            return Err(format!(
+                "not the one form that this format writes: {}",
+                crate::text::escape_bounded(&String::from_utf8_lossy(bytes), 200)
+            ));
+        }
+        Ok(line)
     }
 }
 

@@ -8,8 +8,8 @@ pub const DATA_BYTES_MAX: usize = 1 << 20;
 pub const READ_BYTES_MAX: usize = 256 << 10;
 /// Largest segment as stored: 8 MiB, one frame over, its seek table.
 pub const SEGMENT_BYTES_MAX: u64 = 10 << 20;
-/// Largest raw size of a segment: what 8 MiB of perfectly compressible data may grow to before the agent cuts.
-pub const SEGMENT_RAW_BYTES_MAX: u64 = 1 << 30;
+/// Largest raw size of a segment: the format's, so that highly compressible data cannot make one segment costly to check.
+pub const SEGMENT_RAW_BYTES_MAX: u64 = exhibit_evidence::stream::SEGMENT_RAW_BYTES_MAX as u64;
 /// Most bytes of manifest lines that go with one segment.
 pub const SEGMENT_MANIFEST_BYTES_MAX: u64 = 64 << 20;
 /// Most enrolment records in one message.

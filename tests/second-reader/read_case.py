@@ -223,7 +223,7 @@ class Case:
 
     def may_manage(self, keyid, holder, roles):
         people = {"admin", "responder", "approver", "custodian", "auditor"}
-        allowed = {"agent"} if "issuer" in holder["roles"] else people if "admin" in holder["roles"] else set()
+        allowed = ({"agent"} if "issuer" in holder["roles"] else set()) | (people if "admin" in holder["roles"] else set())
         if keyid != self.root and (not roles or not set(roles) <= allowed):
             raise Unsound(f"{holder['name']} may not manage a key with roles {roles}")
 

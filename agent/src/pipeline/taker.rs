@@ -176,7 +176,9 @@ impl Taker {
         if let Some(refusal) = self.over_bounds(&data) {
             return self.record(item.with_status(Status::Skipped, refusal), BY_RECORD);
         }
-        if let Some(target) = item.inode.and_then(|inode| self.links.member(inode)).map(<[u8]>::to_vec) {
+        // A manifest line cannot state a longer target; then the content is taken once more.
+        let first_name = item.inode.and_then(|inode| self.links.member(inode)).filter(|name| name.len() <= EvidencePath::BYTES_MAX);
+        if let Some(target) = first_name.map(<[u8]>::to_vec) {
             return self.put_hardlink(item, &target);
         }
         let name = item.path.member_name(&self.capture);
@@ -387,17 +389,25 @@ fn judge(item: &mut NewItem, copied: &Copied, after: Option<(Status, String)>) {
 }
 
 /// What had to be left out of a tar header, and so is left out of the manifest's metadata too: both say the same.
-enum Simplified {
-    No,
-    Yes(String),
+struct Simplified {
+    times: bool,
+    xattrs: bool,
+    why: String,
 }
 
 impl Simplified {
     fn apply(self, mut item: NewItem) -> NewItem {
-        let Self::Yes(why) = self else { return item };
+        let Self { times, xattrs, why } = self;
+        if !times && !xattrs {
+            return item;
+        }
         if let Some(meta) = &mut item.meta {
-            (meta.mtime, meta.atime, meta.ctime) = (None, None, None);
-            meta.xattrs.clear();
+            if times {
+                (meta.mtime, meta.atime, meta.ctime) = (None, None, None);
+            }
+            if xattrs {
+                meta.xattrs.clear();
+            }
         }
         let reason = item.reason.take().map_or(why.clone(), |r| format!("{r}; {why}"));
         let status = if item.status == Status::Collected { Status::Partial } else { item.status };
@@ -424,13 +434,20 @@ fn headers(name: &[u8], item: &NewItem, kind: HeadKind<'_>) -> Result<(Vec<u8>, 
         xattrs: &xattrs,
     };
     let mut out = Vec::with_capacity(2048);
-    match tar::encode(&head, &mut out) {
-        Ok(follows) => Ok((out, follows, Simplified::No)),
-        Err(first) => {
-            // Impossible times or attributes of a damaged or hostile file system must not cost the content.
-            let bare = Head { mtime: None, atime: None, ctime: None, xattrs: &BTreeMap::new(), ..head };
-            let follows = tar::encode(&bare, &mut out).map_err(|_| format!("not taken: {first}"))?;
-            Ok((out, follows, Simplified::Yes(format!("times and attributes left out: {first}"))))
+    let first = match tar::encode(&head, &mut out) {
+        Ok(follows) => return Ok((out, follows, Simplified { times: false, xattrs: false, why: String::new() })),
+        Err(first) => first,
+    };
+    // Impossible attributes or times of a damaged or hostile file system must cost neither the content nor each other.
+    let no_xattrs = BTreeMap::new();
+    for (times, xattrs, what) in [(false, true, "attributes"), (true, false, "times"), (true, true, "times and attributes")] {
+        let mut bare = if times { Head { mtime: None, atime: None, ctime: None, ..head } } else { head };
+        if xattrs {
+            bare.xattrs = &no_xattrs;
+        }
+        if let Ok(follows) = tar::encode(&bare, &mut out) {
+            return Ok((out, follows, Simplified { times, xattrs, why: format!("{what} left out: {first}") }));
         }
     }
+    Err(format!("not taken: {first}"))
 }

@@ -153,13 +153,13 @@ impl Fake {
 
     /// Waits until something is true of what is known.
     pub async fn until(&self, what: &str, condition: impl Fn(&Known) -> bool) {
-        for _ in 0..3000 {
+        for _ in 0..12_000 {
             if condition(&self.known()) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("not within 30 s: {what}");
+        panic!("not within 120 s: {what}");
     }
 
     /// Sends to the newest session, once there is one.

@@ -47,7 +47,7 @@ fn every_key_is_documented() {
     {
         assert!(keys.iter().any(|k| k == key), "{key} is not in the documented file");
     }
-    assert_eq!(keys.len(), 2 + 2 + 9 + 4 + 1 + 1 + 2);
+    assert_eq!(keys.len(), 2 + 2 + 9 + 5 + 1 + 1 + 2);
 }
 
 #[test]

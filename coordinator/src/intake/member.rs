@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use exhibit_evidence::digest::Digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use exhibit_evidence::digest::{Digest, Hasher};
 use exhibit_evidence::manifest::{Gap, Item, Kind, Location, Status, Taken};
 use exhibit_evidence::stream::reader::{Member, MemberKind};
 use exhibit_evidence::text::{escape_bounded, escape_bytes};
@@ -25,6 +27,7 @@ pub(super) struct MemberFacts {
     sha256: Option<Digest>,
     owner: (u32, u32, u32),
     mtime: Option<FileTime>,
+    xattrs: Digest,
     /// Its place in the raw stream.
     pub(super) location: Location,
 }
@@ -40,9 +43,22 @@ impl MemberFacts {
             sha256: member.sha256,
             owner: (head.mode, head.uid, head.gid),
             mtime: head.mtime,
+            xattrs: digest_of_xattrs(head.xattrs.iter().map(|(name, value)| (name.as_str(), STANDARD.encode(value)))),
             location: member.location(),
         }
     }
+}
+
+/// One digest for all attributes, values in base64: of fixed size, and no two lists have the same text.
+fn digest_of_xattrs<'a, V: AsRef<str>>(xattrs: impl Iterator<Item = (&'a str, V)>) -> Digest {
+    let mut hasher = Hasher::new();
+    for (name, value) in xattrs {
+        for part in [name, value.as_ref()] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part.as_bytes());
+        }
+    }
+    hasher.finish()
 }
 
 /// What a line must hold by itself, member or not.
@@ -114,7 +130,9 @@ pub(super) fn adopted(n: u64, member: &Member, at: Timestamp) -> Result<Item, Ba
         return bad("segment_data", format!("member '{}' is in no capture's folder", shown()));
     };
     let (capture, rest) = head.name.split_at(slash);
-    let path = EvidencePath::new(rest.get(1..).unwrap_or_default());
+    // The member of a root directory is the capture's folder itself.
+    let rest = rest.get(1..).filter(|r| !r.is_empty()).unwrap_or(b"/");
+    let path = EvidencePath::new(rest);
     let (Some(path), Ok(capture)) = (path, std::str::from_utf8(capture)) else {
         return bad("segment_data", format!("member '{}' has no path", shown()));
     };
@@ -196,6 +214,11 @@ pub(super) fn compare(item: &Item, said: Location, computed: &MemberFacts) -> Re
     }
     if meta.mtime.is_some() && meta.mtime != computed.mtime {
         return bad("item.meta", format!("item {n}: the line and the tar give different modification times"));
+    }
+    // A line that would be too long leaves its attributes out; those that it states must be the member's.
+    let said = || digest_of_xattrs(meta.xattrs.iter().map(|(name, value)| (name.as_str(), value)));
+    if !meta.xattrs.is_empty() && said() != computed.xattrs {
+        return bad("item.meta", format!("item {n}: the line and the tar give different extended attributes"));
     }
     Ok(())
 }

@@ -145,7 +145,7 @@ impl RemoteStore {
                 StoreError::new(Kind::Denied, message, "this store lacks something that is needed: use another one")
             }
             E::InvalidPath { .. } | E::JoinError { .. } => StoreError::bug(message),
-            _ => generic(message),
+            _ => generic(&e.to_string(), message),
         }
     }
 
@@ -230,16 +230,15 @@ fn too_short(name: &str, size: u64, end: u64) -> StoreError {
     StoreError::new(Kind::Damaged, format!("'{name}' has {size} bytes, {end} are expected"), "the object was cut: look at its versions")
 }
 
-/// An error without a type of its own: the words of the store are all there is.
-fn generic(message: String) -> StoreError {
-    let lower = message.to_lowercase();
-    if ["insufficientstorage", "insufficient storage", "quotaexceeded", "quota exceeded", "507", "xminiostoragefull", "no space left"]
-        .iter()
-        .any(|w| lower.contains(w))
-    {
+/// An error without a type of its own: status and words of the store are all there is. Only what follows the status is
+/// the store's; before it stand names and addresses, which may hold any word or number.
+fn generic(error: &str, message: String) -> StoreError {
+    let said = error.split_once("status code: ").map_or(error, |(_, said)| said).to_lowercase();
+    let holds = |words: &[&str]| words.iter().any(|w| said.contains(w));
+    if said.starts_with("507") || holds(&["insufficientstorage", "quotaexceeded", "quota exceeded", "xminiostoragefull", "no space left"]) {
         return StoreError::new(Kind::Full, message, "free space in the store or raise its quota");
     }
-    if ["nosuchbucket", "invalidbucketname", "permanentredirect", "authorizationheadermalformed"].iter().any(|w| lower.contains(w)) {
+    if holds(&["nosuchbucket", "invalidbucketname", "permanentredirect", "authorizationheadermalformed"]) {
         return StoreError::new(Kind::Denied, message, "check bucket, region and endpoint in [store] of the configuration");
     }
     StoreError::new(Kind::Retry, message, "check the way to the store; the same call is repeated")
@@ -326,5 +325,22 @@ impl Store for RemoteStore {
 
     fn free_bytes(&self) -> Answer<'_, Option<u64>> {
         Box::pin(async { Ok(None) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_in_an_address_is_no_status() {
+        let kind = |error: &str| generic(error, error.to_owned()).kind();
+        let at =
+            "Generic S3 error: Error performing PUT http://127.0.0.1:35507/quotaexceeded/507 in 2ms - Server returned non-2xx status code:";
+        assert_eq!(kind(&format!("{at} 416 Range Not Satisfiable: <Code>InvalidRange</Code>")), Kind::Retry);
+        assert_eq!(kind(&format!("{at} 507 Insufficient Storage: ")), Kind::Full);
+        assert_eq!(kind(&format!("{at} 403 Forbidden: <Code>QuotaExceeded</Code>")), Kind::Full);
+        assert_eq!(kind(&format!("{at} 400 Bad Request: <Code>InvalidBucketName</Code>")), Kind::Denied);
+        assert_eq!(kind("Generic S3 error: connection reset"), Kind::Retry);
     }
 }

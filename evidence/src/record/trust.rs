@@ -164,6 +164,9 @@ impl KeyRing {
                     return Err("it belongs to another deployment");
                 }
                 let target = self.holders.get(&p.key).ok_or("it revokes a key that was never enrolled")?;
+                if target.enrolment != Some(p.predecessor) {
+                    return Err("its predecessor is not the enrolment of the key that it revokes");
+                }
                 self.may_manage(keyid, holder, &target.roles)
             }
         }

@@ -28,8 +28,9 @@ pub const EXTENTS_MAX: usize = 16_384;
 /// The largest logical size of a file: 1 PiB.
 pub const SIZE_MAX: u64 = 1 << 50;
 
-/// The most bytes in the name of an extended attribute (`XATTR_NAME_MAX` of Linux).
-pub const XATTR_NAME_BYTES_MAX: usize = 255;
+/// The most bytes in the name of an extended attribute: 255 (`XATTR_NAME_MAX` of Linux), of which each may be escaped as
+/// `\\xNN`, with some room.
+pub const XATTR_NAME_BYTES_MAX: usize = 1_024;
 
 /// A member to be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -209,8 +209,8 @@ codes! {
         "The raw stream is not a tar archive of the specified form."
         "The content can be opened in more than one way, or not at all; the items of this segment after this point are not verified."
     StreamEnd "stream.end" Error Host
-        "A complete stream has no end marker, or has content after it."
-        "The stream is cut off although it was signed as whole, or something hides after its end."
+        "A complete stream has no end marker."
+        "The stream is cut off although it was signed as whole."
     StreamCut "stream.cut" Note Host
         "A stream that was closed as incomplete has no end marker or ends inside a tar member."
         "The agent never finished this stream; what it was sending when it stopped is not part of the evidence. The items that the manifest names are whole."

@@ -37,6 +37,9 @@ impl About<'_> {
         if let Some(problem) = gaps_problem(&item.gaps, item.size) {
             self.add(item, Code::ItemGaps, problem);
         }
+        if item.path.as_bytes().split(|b| *b == b'/').any(|component| component == b"..") {
+            self.add(item, Code::ItemName, "its path holds a '..' component");
+        }
         if item.taken.mono_end_ns < item.taken.mono_start_ns {
             let message = format!("it was taken from {} to {} ns after boot", item.taken.mono_start_ns, item.taken.mono_end_ns);
             self.add(item, Code::ItemTimes, &message);

@@ -191,6 +191,9 @@ impl Walk<'_> {
             items: sums.items,
             by_status: sums.by_status.clone(),
         };
+        if stated.segments == 0 {
+            self.add(Code::ManifestOrder, "the stream has no segment");
+        }
         if *end != stated {
             let message = format!("the last line states {}, the lines add up to {}", totals(end), totals(&stated));
             self.add(Code::ManifestTotals, message);

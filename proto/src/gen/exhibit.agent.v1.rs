@@ -296,7 +296,7 @@ pub struct SegmentStart {
     /// Offset of the segment's decompressed bytes in the raw stream.
     #[prost(uint64, tag = "4")]
     pub raw_offset: u64,
-    /// Decompressed bytes, at most 1,073,741,824.
+    /// Decompressed bytes, at most 134,217,728.
     #[prost(uint64, tag = "5")]
     pub raw_size: u64,
     /// Bytes of manifest lines that follow (the segment line and its items), at most 67,108,864.

@@ -190,12 +190,18 @@ fn names_metadata_and_kinds_that_the_host_made_up() {
         ..Meta::default()
     };
     let bad_meta = Meta { mtime: Some(FileTime { s: 0, ns: 2_000_000_000 }), ..meta.clone() };
+    // A name of 255 control characters: what the host's name becomes when it is escaped.
+    let wild_name = format!("user.{}", "\\x01".repeat(250));
+    let wild_meta = Meta { xattrs: BTreeMap::from([(wild_name.clone(), "AA==".to_owned())]), ..meta.clone() };
+    let worse_meta = Meta { xattrs: BTreeMap::from([("x".repeat(2000), "AA==".to_owned())]), ..meta.clone() };
     let long = format!("/{}", "n".repeat(5000));
     let long_name = long.clone();
     let seen = run(vec![script("files", move |out| {
         let with_meta = |item: NewItem, meta: &Meta| NewItem { meta: Some(Box::new(meta.clone())), ..item };
         out.put(with_meta(file("/suid", out), &meta), Content::Bytes(b"x"))?;
         out.put(with_meta(file("/bad-time", out), &bad_meta), Content::Bytes(b"kept"))?;
+        out.put(with_meta(file("/wild-attribute", out), &wild_meta), Content::Bytes(b"x"))?;
+        out.put(with_meta(file("/worse-attribute", out), &worse_meta), Content::Bytes(b"x"))?;
         out.put(file(&long_name, out), Content::Bytes(b"long"))?;
         out.put(NewItem::new(evidence_path(b"/caf\xe9\n"), Kind::File, out.now(), "read"), Content::Bytes(b"bytes"))?;
         out.put(file("/a/../b//c/.", out), Content::Bytes(b"dots"))?;
@@ -222,7 +228,12 @@ fn names_metadata_and_kinds_that_the_host_made_up() {
     assert_eq!(suid.xattrs, BTreeMap::from([("user.a=b%".to_owned(), b"\0\xff".to_vec())]));
     let bad = seen.item("/bad-time");
     assert_eq!((bad.status, seen.content("/bad-time")), (Status::Partial, &b"kept"[..]));
-    assert_eq!(bad.meta.as_ref().map(|m| (m.mtime, m.xattrs.len())), Some((None, 0)), "manifest and tar say the same");
+    assert_eq!(bad.meta.as_ref().map(|m| (m.mtime, m.xattrs.len())), Some((None, 1)), "manifest and tar say the same");
+    assert_eq!(seen.item("/wild-attribute").status, Status::Collected);
+    assert_eq!(head("/wild-attribute").xattrs, BTreeMap::from([(wild_name, vec![0])]));
+    let worse = seen.item("/worse-attribute");
+    assert_eq!((worse.status, head("/worse-attribute").mtime), (Status::Partial, suid.mtime), "times do not go with attributes");
+    assert_eq!(worse.meta.as_ref().map(|m| (m.mtime, m.xattrs.len())), Some((suid.mtime, 0)));
     assert_eq!(seen.content(&long), b"long");
     assert_eq!(seen.content("/a/%2e%2e/b/c"), b"dots");
     assert!(seen.item("/dir").location.is_some() && seen.item("/link").location.is_some());

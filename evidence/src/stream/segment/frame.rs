@@ -102,7 +102,8 @@ impl FrameDecoder {
 }
 
 /// The content size that a frame's header states (RFC 8878, section 3.1.1.1). `None` when it is no zstd frame or not of
-/// our form: a dictionary, a checksum, a reserved bit or an absent content size.
+/// our form: a dictionary, a checksum, a reserved bit, an absent content size, or a window above 1 MiB, which common
+/// decoders may refuse for want of memory.
 fn content_size(frame: &[u8]) -> Option<u64> {
     let rest = frame.strip_prefix(&[0x28, 0xb5, 0x2f, 0xfd])?;
     let (descriptor, rest) = rest.split_first()?;
@@ -111,12 +112,49 @@ fn content_size(frame: &[u8]) -> Option<u64> {
     if descriptor & 0x1f != 0 {
         return None;
     }
-    let rest = if single_segment { rest } else { rest.get(1..)? };
+    let rest = if single_segment {
+        rest
+    } else {
+        let (window, rest) = rest.split_first()?;
+        if window_bytes(*window) > FRAME_RAW_BYTES_MAX as u64 {
+            return None;
+        }
+        rest
+    };
     match descriptor >> 6 {
         0 if single_segment => rest.first().map(|b| u64::from(*b)),
         0 => None,
         1 => rest.first_chunk().map(|b| u64::from(u16::from_le_bytes(*b)) + 256),
         2 => rest.first_chunk().map(|b| u64::from(u32::from_le_bytes(*b))),
         _ => rest.first_chunk().map(|b| u64::from_le_bytes(*b)),
+    }
+}
+
+/// The window size that a window descriptor states (RFC 8878, section 3.1.1.1.2): below 2^42.
+fn window_bytes(descriptor: u8) -> u64 {
+    let base = 1_u64 << (10 + (descriptor >> 3));
+    base + base / 8 * u64::from(descriptor & 7)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn window_sizes() {
+        // zstd -b prints 512 KiB windows for level 1; 0x50 is its descriptor: exponent 10, mantissa 0.
+        assert_eq!((window_bytes(0), window_bytes(0x50), window_bytes(0x51)), (1 << 10, 1 << 20, (1 << 20) + (1 << 17)));
+        assert_eq!(window_bytes(0xff), (1 << 41) + 7 * (1 << 38));
+    }
+
+    #[test]
+    fn a_wide_window_is_refused_before_anything_is_decoded() {
+        // Magic, descriptor (content size of 4 bytes), window, content size 3, then one last raw block "abc".
+        let frame = |window: u8| [&[0x28, 0xb5, 0x2f, 0xfd, 0x80, window][..], &[3, 0, 0, 0], &[0x19, 0, 0], b"abc"].concat();
+        let mut decoder = FrameDecoder::new().expect("zstd");
+        assert_eq!(decoder.decode(&frame(0x50), 3).expect("1 MiB"), b"abc");
+        for window in [0x51, 0x90, 0xff] {
+            assert_eq!(decoder.decode(&frame(window), 3), Err(FrameFault::Header), "{window:#x}");
+        }
     }
 }

@@ -61,7 +61,7 @@ fn a_sparse_map_ends_with_the_files_end() {
 fn what_cannot_be_written_says_why() {
     let zero_in = |v: u32| Some(FileTime { s: 0, ns: v });
     let xattrs = |name: &str, len| BTreeMap::from([(name.to_owned(), vec![1; len])]);
-    let (nul, long, huge) = (xattrs("user.\0", 1), xattrs(&"x".repeat(256), 1), xattrs("user.x", PAX_BYTES_MAX));
+    let (nul, long, huge) = (xattrs("user.\0", 1), xattrs(&"x".repeat(XATTR_NAME_BYTES_MAX + 1), 1), xattrs("user.x", PAX_BYTES_MAX));
     let file = HeadKind::File { size: 0 };
     let long_name = vec![b'n'; NAME_BYTES_MAX + 1];
     let names: [&[u8]; 9] = [b"", b"/a", b"a//b", b"a/../b", b"..", b"./a", b"a/", b"a\0b", &long_name];

@@ -122,6 +122,10 @@ impl Collection {
         if !p.complete && p.reason.as_deref().is_none_or(str::is_empty) {
             at.add(Code::AcquisitionReason, format!("the acquisition of {name} is not complete and gives no reason"));
         }
+        if self.receipts.contains_key(&p.stream) {
+            at.add(Code::ChainRepeated, format!("stream {name} already has a receipt, which says that the agent did not sign"));
+            return;
+        }
         if self.acquisitions.contains_key(&p.stream) {
             at.add(Code::ChainRepeated, format!("stream {name} already has an acquisition"));
             return;
