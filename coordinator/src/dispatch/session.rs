@@ -119,9 +119,11 @@ pub async fn run_session<S>(
             message = tokio::time::timeout(SILENCE_MAX, inbound.next()) => match message {
                 Err(_) => break "silent",
                 Ok(None) => break "it ended its session",
+                // An agent that ends or is killed does not say goodbye.
+                Ok(Some(Err(problem))) if problem.kind() == Kind::NotNow => break "the connection was lost",
                 Ok(Some(Err(problem))) => {
                     tracing::warn!(%agent, %problem, "bad message in a session");
-                    break "bad message or connection lost";
+                    break "bad message";
                 }
                 Ok(Some(Ok(message))) => {
                     note_seen(&parts, &agent, &message, &mut seen, &mut kept_at, registered.id).await;

@@ -2,7 +2,9 @@
 //!
 //! A read can wait for as long as the kernel lets it: for a failing disk, for a user-space server that died, for a
 //! mandatory lock of an old kernel. Remote and user-space file systems are therefore not entered unless asked for, and
-//! everything is opened non-blocking; beyond that, the collection's deadline is what ends it.
+//! everything is opened non-blocking. A read that waits all the same cannot be ended from here: some time after the
+//! collection's deadline the coordinator closes the collection as partial with what it has, and the agent leaves the waiting
+//! thread behind and takes the next order.
 
 use std::os::fd::AsFd;
 
