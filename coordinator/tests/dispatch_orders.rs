@@ -183,13 +183,15 @@ async fn what_waits_is_cancelled_and_what_runs_ends_as_partial() {
     let mut session = agent.session(&[]).await.expect("session");
     session.offer().await;
     session.reply(&job.collection, vec![]).await;
-    let made = job.honest(&[file("system", "os-release", "x")]);
+    let made = job.honest(&[file("system", "os-release", "x"), file("files", "/etc/passwd", "y")]);
     let mut upload = agent.open(&job).await.expect("let in");
     upload.segment(&made.parts[0]).await.expect("first");
     world.people.cancel_collections(cancel(&job)).await.expect("asked");
     let Some(session_response::Kind::Cancel(asked)) = session.next().await else { panic!("expected a cancel") };
     assert!(asked.reason.contains("no longer needed"), "{}", asked.reason);
-    upload.segment(&made.parts[1]).await.expect("the rest");
+    for part in &made.parts[1..] {
+        upload.segment(part).await.expect("the rest");
+    }
     let mut acquisition = job.acquisition(&made.manifest);
     acquisition.complete = false;
     acquisition.reason = Some("cancelled".to_owned());

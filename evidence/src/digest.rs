@@ -162,10 +162,20 @@ impl Hasher {
     #[must_use]
     pub fn restore(snapshot: &[u8]) -> Option<Self> {
         let (count, state) = snapshot.split_first_chunk::<8>()?;
+        let bytes = u64::from_le_bytes(*count);
+        // The state holds the chaining value and then the number of whole blocks. A damaged number would overflow when the
+        // hash is finished.
+        let blocks = state.get(32..)?.first_chunk().map(|b| u64::from_le_bytes(*b))?;
+        if bytes > BYTES_MAX || blocks != bytes / 64 {
+            return None;
+        }
         let state = state.try_into().ok()?;
-        Some(Self { state: sha2::Sha256::deserialize(&state).ok()?, bytes: u64::from_le_bytes(*count) })
+        Some(Self { state: sha2::Sha256::deserialize(&state).ok()?, bytes })
     }
 }
+
+/// More than any content: SHA-256 counts bits in 64 bits (FIPS 180-4).
+const BYTES_MAX: u64 = 1 << 60;
 
 #[cfg(test)]
 mod tests {

@@ -109,12 +109,7 @@ impl CaseObject {
             ["log", "seq", file] => fixed_number(file.strip_suffix(".dsse.json")?, 10).map(Self::Slot),
             ["collections", collection, stream, file] => {
                 let collection = collection.parse().ok()?;
-                let digits = stream.strip_prefix('s')?;
-                let number: u32 = digits.parse().ok()?;
-                if number == 0 || number.to_string() != digits {
-                    return None;
-                }
-                let stream = StreamNumber(number);
+                let stream = stream_number(stream)?;
                 if *file == "manifest.jsonl" {
                     return Some(Self::Manifest(collection, stream));
                 }
@@ -124,6 +119,23 @@ impl CaseObject {
             _ => None,
         }
     }
+
+    /// Recognises the name of a folder that objects of a case lie in.
+    #[must_use]
+    pub fn is_folder(name: &str) -> bool {
+        let parts: Vec<&str> = name.split('/').collect();
+        match parts.as_slice() {
+            ["log" | "collections"] | ["log", "seq"] => true,
+            ["collections", collection] => collection.parse::<CollectionId>().is_ok(),
+            ["collections", collection, stream] => collection.parse::<CollectionId>().is_ok() && stream_number(stream).is_some(),
+            _ => false,
+        }
+    }
+}
+
+fn stream_number(text: &str) -> Option<StreamNumber> {
+    let number = text.strip_prefix('s')?.parse().ok().map(StreamNumber)?;
+    (number.0 > 0 && number.to_string() == text).then_some(number)
 }
 
 impl std::fmt::Display for CaseObject {
@@ -158,6 +170,12 @@ mod tests {
         assert_eq!(CaseObject::parse("log/checkpoint"), Some(CaseObject::Checkpoint));
         for bad in ["", "log/seq/3.dsse.json", "log/checkpoint/", "../x", "log/seq/+000000003.dsse.json"] {
             assert_eq!(CaseObject::parse(bad), None, "{bad}");
+        }
+        for folder in ["log", "log/seq", "collections", &format!("collections/{collection}"), &format!("collections/{collection}/s2")] {
+            assert!(CaseObject::is_folder(folder) && CaseObject::parse(folder).is_none(), "{folder}");
+        }
+        for bad in ["", "x", "log/seq/x", "log/checkpoint", "collections/x", &format!("collections/{collection}/s0")] {
+            assert!(!CaseObject::is_folder(bad), "{bad}");
         }
         assert_eq!(CaseObject::parse(&format!("collections/{collection}/s02/manifest.jsonl")), None);
         assert_eq!(CaseObject::parse(&format!("collections/{collection}/s0/manifest.jsonl")), None);

@@ -8,10 +8,10 @@ mod support;
 use std::collections::BTreeSet;
 use std::fs;
 
-use exhibit_evidence::verify::{Code, Options, Verdict};
+use exhibit_evidence::verify::{self, CaseFiles, Code, Entry, EntryKind, Options, Verdict};
 use support::faults::Faults;
 use support::tamper::{self, Table, Tampered};
-use support::{Objects, anchor_bytes, cases, check, codes, read_objects, vectors, write_objects};
+use support::{Memory, Objects, anchor, anchor_bytes, cases, check, codes, read_objects, vectors, write_objects};
 
 fn good() -> [(&'static str, Objects); 2] {
     [("good-1", cases::good_1().objects), ("good-2", cases::good_2(&Faults::default()).objects)]
@@ -96,9 +96,9 @@ fn every_code_is_reached_by_a_tampering() {
     let table = tamper::table();
     let named: BTreeSet<&str> = table.cases.iter().flat_map(|c| &c.codes).map(String::as_str).collect();
     assert_eq!(table.cases.iter().map(|c| &c.name).collect::<BTreeSet<_>>().len(), table.cases.len(), "names are unique");
-    // Notes do not make a case unsound; good-1 and the test below have them.
-    let notes = [Code::StreamCut, Code::StreamUnsealed];
-    let left: Vec<_> = Code::ALL.iter().filter(|c| !notes.contains(c) && !named.contains(c.as_str())).collect();
+    // Notes do not make a case unsound; good-1 and the test below have them. What may not be read is no tampering.
+    let others = [Code::StreamCut, Code::StreamUnsealed, Code::ObjectUnreadable];
+    let left: Vec<_> = Code::ALL.iter().filter(|c| !others.contains(c) && !named.contains(c.as_str())).collect();
     assert!(left.is_empty(), "no tampering reaches {left:?}");
 }
 
@@ -158,6 +158,60 @@ fn damage_to_one_segment_leaves_the_items_of_the_others_verified() {
     // Of four items two have their members in the lost segment; one lies in the other, one is by record.
     assert_eq!((report.counts.items, report.counts.items_verified), (4, 2));
     assert_eq!(codes(&report), ["segment.missing", "stream.unverified"]);
+}
+
+/// A copy of which this user may not read one object.
+struct Closed<'a>(&'a Objects, &'a str);
+
+impl CaseFiles for Closed<'_> {
+    fn list(&self, each: &mut dyn FnMut(Entry<'_>)) -> std::io::Result<()> {
+        Memory(self.0).list(each)
+    }
+
+    fn open(&self, name: &str) -> std::io::Result<Box<dyn std::io::Read + '_>> {
+        if name == self.1 {
+            return Err(std::io::ErrorKind::PermissionDenied.into());
+        }
+        let bytes = self.0.get(name).ok_or(std::io::ErrorKind::NotFound)?;
+        Ok(Box::new(bytes.as_slice()))
+    }
+}
+
+#[test]
+fn what_may_not_be_read_is_not_called_lost() {
+    let (_, objects) = &good()[1];
+    let anchor = anchor();
+    for name in objects.keys() {
+        let report = verify::verify(&Closed(objects, name), &anchor, &Options::default(), &mut |_| {}).expect("listed");
+        assert_eq!(report.verdict, Verdict::Unsound, "{name}");
+        assert!(codes(&report).contains(&"object.unreadable"), "{name}: {:?}", codes(&report));
+    }
+}
+
+#[test]
+fn folders_are_accounted_for() {
+    let (_, objects) = &good()[1];
+    let with = |folder: &'static str, empty| {
+        struct More<'a>(&'a Objects, &'static str, bool);
+        impl CaseFiles for More<'_> {
+            fn list(&self, each: &mut dyn FnMut(Entry<'_>)) -> std::io::Result<()> {
+                each(Entry { name: self.1.as_bytes(), size: 0, kind: EntryKind::Folder { empty: self.2 } });
+                Memory(self.0).list(each)
+            }
+
+            fn open(&self, name: &str) -> std::io::Result<Box<dyn std::io::Read + '_>> {
+                let bytes = self.0.get(name).ok_or(std::io::ErrorKind::NotFound)?;
+                Ok(Box::new(bytes.as_slice()))
+            }
+        }
+        let anchor = anchor();
+        let report = verify::verify(&More(objects, folder, empty), &anchor, &Options::default(), &mut |_| {}).expect("listed");
+        codes(&report)
+    };
+    assert_eq!(with("log/seq", false), Vec::<&str>::new());
+    assert_eq!((with("extra", true), with("log/checkpoint", true)), (vec!["object.unknown"], vec!["object.not-a-file"]));
+    // The note: sound, and said.
+    assert_eq!(with("collections", true), ["object.unknown"]);
 }
 
 #[test]

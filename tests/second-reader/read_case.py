@@ -33,6 +33,7 @@ ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 ID = r"[0-7][0-9abcdefghjkmnpqrstvwxyz]{25}"
 SLOT = re.compile(r"log/seq/([0-9]{10})\.dsse\.json")
 SEGMENT = re.compile(rf"collections/(col-{ID})/s([1-9][0-9]*)/([0-9]{{8}})\.tar\.zst")
+FOLDER = re.compile(rf"log|log/seq|collections|collections/col-{ID}|collections/col-{ID}/s[1-9][0-9]*")
 MANIFEST = re.compile(rf"collections/(col-{ID})/s([1-9][0-9]*)/manifest\.jsonl")
 FRAME_RAW_MAX, SEGMENT_MAX, LINE_MAX, ENVELOPE_MAX = 1 << 20, 10 << 20, 1 << 20, 65_535
 
@@ -106,6 +107,8 @@ class Case:
                 mode = os.lstat(full).st_mode
                 relative = os.path.relpath(full, self.folder)
                 if stat.S_ISDIR(mode):
+                    if not FOLDER.fullmatch(relative):
+                        self.problem(f"the folder {relative!r} does not belong into a case")
                     continue
                 known = relative == "log/checkpoint" or any(p.fullmatch(relative) for p in (SLOT, SEGMENT, MANIFEST))
                 if not stat.S_ISREG(mode) or not known:
@@ -359,7 +362,7 @@ class Case:
             self.problem(f"{folder}/manifest.jsonl is not what was signed")
         if not data.endswith(b"\n") or any(len(line) + 1 > LINE_MAX for line in data.split(b"\n")):
             raise Unsound("a manifest line is cut or too long")
-        header, *body, end = [json.loads(line) for line in data[:-1].split(b"\n")]
+        header, *body, end = [json.loads(line, object_pairs_hook=once) for line in data[:-1].split(b"\n")]
         expected = {"line": "header", "format": "exhibit-manifest/1", "case": receipt["case"], "collection": name}
         if header != {**expected, "stream": number, "agent": collection["agent"], "order": collection["order"]}:
             raise Unsound("the manifest's header is of something else")
@@ -374,6 +377,8 @@ class Case:
             captures = self.orders[collection["order"]]["captures"]
             for n, (_, item) in enumerate(items):
                 alone(self.problem, n, item, captures)
+            for capture in set(captures) - {item["capture"] for _, item in items} if receipt["agent_signed"] else ():
+                self.problem(f"no item of capture {capture!r}")
             members(self.problem, raw, ends, items, end["complete"])
 
     def segments(self, folder, lines, raw):
@@ -449,6 +454,8 @@ def frames(data):
         stored, size = (int.from_bytes(head[8 + 8 * i + 4 * k : 12 + 8 * i + 4 * k], "little") for k in (0, 1))
         frame = data[at : at + stored]
         facts = zstandard.get_frame_parameters(frame)
+        if facts.window_size > FRAME_RAW_MAX or facts.has_checksum or facts.dict_id:
+            raise Unsound("a frame has a wide window, a checksum or a dictionary")
         if facts.content_size != size or not 0 < size <= FRAME_RAW_MAX or at + stored > len(data) - table:
             raise Unsound("a frame is not what the seek table says")
         engine = zstandard.ZstdDecompressor().decompressobj()
@@ -459,6 +466,13 @@ def frames(data):
         at += stored
     if at != len(data) - table:
         raise Unsound("a segment holds something besides its frames")
+
+
+def once(pairs):
+    """A JSON object whose keys stand once."""
+    if len({key for key, _ in pairs}) != len(pairs):
+        raise Unsound("a key stands twice")
+    return dict(pairs)
 
 
 def path_bytes(value):
@@ -488,7 +502,7 @@ def alone(problem, n, item, captures):
 def members(problem, raw, ends, items, complete):
     """Every tar member against its item."""
     located = [(segment, item) for segment, item in items if "location" in item]
-    size, expected = raw.tell(), 0
+    size, expected, links, linkable = raw.tell(), 0, set(), set()
     raw.seek(0)
     try:
         with tarfile.open(fileobj=raw, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
@@ -503,6 +517,15 @@ def members(problem, raw, ends, items, complete):
                 if stop > ends[segment][1] or (segment and stop <= ends[segment - 1][1]):
                     problem(f"item {item['n']} stands after the wrong segment")
                 compare(problem, item, tar, member, stop)
+                parts = member.name.rstrip("/").split("/")
+                if any("/".join(parts[:n]) in links for n in range(1, len(parts) + 1)):
+                    problem(f"item {item['n']} lies at or beneath a symbolic link")
+                if member.islnk() and member.linkname not in linkable:
+                    problem(f"item {item['n']} is a hard link to nothing")
+                if member.issym():
+                    links.add(member.name)
+                if member.isreg() and item.get("meta", {}).get("nlink", 1) > 1:
+                    linkable.add(member.name)
                 expected += 1
                 end = stop
     except tarfile.ReadError as e:

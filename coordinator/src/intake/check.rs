@@ -13,7 +13,7 @@ use exhibit_evidence::Timestamp;
 use exhibit_evidence::digest::{Digest, Hasher};
 use exhibit_evidence::manifest::{End, Header, Item, LINE_BYTES_MAX, Line, Segment, Status};
 use exhibit_evidence::record::ManifestRef;
-use exhibit_evidence::stream::reader::{Member, Parser, Sink};
+use exhibit_evidence::stream::reader::{Linkable, Member, Parser, Sink};
 use exhibit_evidence::stream::segment::{self, DecodeError};
 use exhibit_evidence::text::escape_bounded;
 
@@ -57,6 +57,10 @@ pub struct StreamCheck {
     raw_offset: u64,
     manifest: Hasher,
     totals: Totals,
+    /// Captures that have an item.
+    captures_seen: BTreeSet<String>,
+    /// What a hard link may name.
+    linkable: Linkable,
 }
 
 impl std::fmt::Debug for StreamCheck {
@@ -75,11 +79,13 @@ struct Snapshot {
     raw_offset: u64,
     manifest: Vec<u8>,
     totals: (u64, u64, u64, Vec<(Status, u64)>),
+    captures_seen: BTreeSet<String>,
+    linkable: Linkable,
 }
 
 /// Version of [`Snapshot`]; a change of this, of the parser's or of the hasher's state makes old ones unreadable, and
 /// the agent then begins a new stream.
-const SNAPSHOT_VERSION: u32 = 1;
+const SNAPSHOT_VERSION: u32 = 2;
 
 impl StreamCheck {
     /// The check of a stream of which nothing has arrived. `header` is what its manifest must begin with, `captures`
@@ -95,6 +101,8 @@ impl StreamCheck {
             raw_offset: 0,
             manifest: Hasher::new(),
             totals: Totals::default(),
+            captures_seen: BTreeSet::new(),
+            linkable: Linkable::default(),
         }
     }
 
@@ -110,6 +118,8 @@ impl StreamCheck {
             raw_offset: self.raw_offset,
             manifest: self.manifest.snapshot(),
             totals: (t.items, t.raw_bytes, t.stored_bytes, t.by_status.iter().map(|(s, n)| (*s, *n)).collect()),
+            captures_seen: self.captures_seen.clone(),
+            linkable: self.linkable.clone(),
         };
         serde_json::to_vec(&snapshot).unwrap_or_default()
     }
@@ -131,6 +141,8 @@ impl StreamCheck {
             raw_offset: s.raw_offset,
             manifest: Hasher::restore(&s.manifest)?,
             totals: Totals { items, raw_bytes, stored_bytes, by_status: by_status.into_iter().collect() },
+            captures_seen: s.captures_seen,
+            linkable: s.linkable,
         })
     }
 
@@ -234,6 +246,9 @@ impl StreamCheck {
             return bad("end.complete", "false: an agent ends its stream itself or not at all");
         }
         self.compare_end(&end)?;
+        if let Some(capture) = self.captures.difference(&self.captures_seen).next() {
+            return bad("finish", format!("capture '{capture}' was ordered and has no item, not even one that says why"));
+        }
         let manifest = self.manifest_ref();
         differs("finish.manifest_bytes", &size, &manifest.size)?;
         differs("finish.manifest_sha256", &sha256, &manifest.sha256)?;
@@ -338,6 +353,12 @@ impl StreamCheck {
                 return bad("item.location", format!("item {}: no member of the tar ends here that has no item line yet", item.n));
             };
             member::compare(item, said, &computed)?;
+            if !self.linkable.pass(item) {
+                return bad("item.target", format!("item {}: a hard link to what is no file with several names before it", item.n));
+            }
+        }
+        if !self.captures_seen.contains(&item.capture) {
+            self.captures_seen.insert(item.capture.clone());
         }
         self.totals.items = self.totals.items.saturating_add(1);
         let count = self.totals.by_status.entry(item.status).or_default();

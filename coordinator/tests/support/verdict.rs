@@ -4,7 +4,7 @@
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use exhibit_evidence::verify::{CaseFiles, Entry, Options, Report, Verdict, verify};
+use exhibit_evidence::verify::{CaseFiles, Entry, EntryKind, Options, Report, Verdict, verify};
 
 use super::world::World;
 
@@ -22,7 +22,7 @@ impl CaseFiles for Folder {
     fn list(&self, each: &mut dyn FnMut(Entry<'_>)) -> io::Result<()> {
         walk(&self.0, &mut |path, size| {
             let name = path.strip_prefix(&self.0).expect("below").to_string_lossy().into_owned();
-            each(Entry { name: name.as_bytes(), size, is_file: true });
+            each(Entry { name: name.as_bytes(), size, kind: EntryKind::File });
         })
     }
 

@@ -253,12 +253,21 @@ codes! {
     ItemNotOrdered "item.not-ordered" Error Host
         "An item comes from a capture that the order does not name."
         "Something was taken that was not ordered; it may be outside the legal basis."
+    ItemLink "item.link" Error Host
+        "A hard link names no file that stands before it in its stream."
+        "The content of this item cannot be extracted from the stream by itself."
+    CaptureEmpty "capture.empty" Error Host
+        "A stream that the agent signed has no item of a capture that was ordered."
+        "Nothing was taken by that capture and nothing says why; its absence from the list proves nothing."
     ObjectUnknown "object.unknown" Warning Store
         "The case folder holds something whose name is not one of the format's."
         "Somebody put something into the case folder. It is not evidence and no signed statement speaks of it."
     ObjectNotAFile "object.not-a-file" Warning Store
         "The case folder holds a symbolic link, a device or another thing that is not a plain file; it was not followed."
         "The folder is not a faithful copy: parts of it may lie elsewhere, and were not read."
+    ObjectUnreadable "object.unreadable" Error Unknown
+        "The program that verified was not permitted to read an object."
+        "Nothing is said about this part of the evidence. Verify again as a user who may read the folder, or from a copy."
     ObjectUnaccounted "object.unaccounted" Warning Coordinator
         "An object has a valid name but no signed record or manifest speaks of it."
         "It is not evidence: nobody signed for it. It may be the rest of an interrupted upload, or something that was added."

@@ -2,7 +2,7 @@
 
 use super::chain::Chain;
 use super::inventory::Inventory;
-use super::{CaseFiles, Code, Counts, Findings, Head, Options, read_bounded};
+use super::{CaseFiles, Code, Counts, Findings, Head, Options, read_bounded, unreadable};
 use crate::anchor::Anchor;
 use crate::digest::Digest;
 use crate::dsse::{ENVELOPE_BYTES_MAX, Envelope};
@@ -92,7 +92,7 @@ fn read_checkpoint(files: &dyn CaseFiles, exists: bool, findings: &mut Findings)
     }
     let mut bytes = Vec::new();
     if let Err(e) = read_bounded(files, CHECKPOINT, CHECKPOINT_BYTES_MAX, &mut bytes) {
-        findings.add(Code::LogCheckpointMissing, CHECKPOINT, format!("log/checkpoint cannot be read: {e}"));
+        findings.add(unreadable(&e, Code::LogCheckpointMissing), CHECKPOINT, format!("log/checkpoint cannot be read: {e}"));
         return None;
     }
     match Checkpoint::parse_unverified(&bytes) {
@@ -132,7 +132,7 @@ impl Log {
         findings: &mut Findings,
     ) {
         if let Err(e) = read_bounded(files, object, ENVELOPE_BYTES_MAX as u64, buffer) {
-            findings.add(Code::RecordMalformed, object, format!("record {n} cannot be read: {e}"));
+            findings.add(unreadable(&e, Code::RecordMalformed), object, format!("record {n} cannot be read: {e}"));
             return;
         }
         self.tree.append(buffer);

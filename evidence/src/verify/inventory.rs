@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use super::chain::Chain;
-use super::{CaseFiles, Code, Findings, Severity};
+use super::{CaseFiles, Code, EntryKind, Findings, Severity};
 use crate::id::CollectionId;
 use crate::layout::{CaseObject, StreamNumber};
 use crate::text::escape_bytes;
@@ -36,13 +36,17 @@ impl Inventory {
     pub fn read(files: &dyn CaseFiles, findings: &mut Findings) -> io::Result<Self> {
         let mut out = Self::default();
         files.list(&mut |entry| {
-            out.objects = out.objects.saturating_add(1);
             let shown = escape_bytes(entry.name);
-            if !entry.is_file {
+            let name = std::str::from_utf8(entry.name).ok();
+            if let EntryKind::Folder { empty } = entry.kind {
+                return folder(name, &shown, empty, findings);
+            }
+            out.objects = out.objects.saturating_add(1);
+            if entry.kind != EntryKind::File {
                 findings.add(Code::ObjectNotAFile, &shown, format!("'{shown}' is not a plain file; it was not followed"));
                 return;
             }
-            let Some(object) = std::str::from_utf8(entry.name).ok().and_then(CaseObject::parse) else {
+            let Some(object) = name.and_then(CaseObject::parse) else {
                 findings.add(Code::ObjectUnknown, &shown, format!("'{shown}' ({} bytes) has no name of the case format", entry.size));
                 return;
             };
@@ -102,5 +106,17 @@ impl Inventory {
                 );
             }
         }
+    }
+}
+
+/// A folder is no evidence, but nothing may be in a case that nobody accounts for.
+fn folder(name: Option<&str>, shown: &str, empty: bool, findings: &mut Findings) {
+    if name.and_then(CaseObject::parse).is_some() {
+        findings.add(Code::ObjectNotAFile, shown, format!("'{shown}' is a folder where a file belongs"));
+    } else if !name.is_some_and(CaseObject::is_folder) {
+        findings.add(Code::ObjectUnknown, shown, format!("the folder '{shown}' has no name of the case format"));
+    } else if empty {
+        // What an upload that broke off before its first segment leaves behind.
+        findings.add_as(Code::ObjectUnknown, Severity::Note, shown, format!("the folder '{shown}' is empty"));
     }
 }

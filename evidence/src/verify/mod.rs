@@ -32,7 +32,7 @@ use crate::digest::Digest;
 
 /// The objects of one case, wherever they lie. Names are relative to the case folder and `/`-separated.
 pub trait CaseFiles {
-    /// Names every object once, in any order.
+    /// Names every object once, in any order, and every folder where there are folders.
     ///
     /// # Errors
     /// When the list may be incomplete. A verification that cannot list the case has no result.
@@ -52,8 +52,22 @@ pub struct Entry<'a> {
     pub name: &'a [u8],
     /// Bytes.
     pub size: u64,
-    /// True for a plain file or stored object, false for a symbolic link, a device, a socket or the like.
-    pub is_file: bool,
+    /// What it is.
+    pub kind: EntryKind,
+}
+
+/// What an entry of a list is. Object stores have plain objects only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A plain file or stored object.
+    File,
+    /// A folder.
+    Folder {
+        /// Nothing is in it.
+        empty: bool,
+    },
+    /// A symbolic link, a device, a socket or the like.
+    Other,
 }
 
 /// What a verification is told from outside.
@@ -105,7 +119,7 @@ pub fn verify(files: &dyn CaseFiles, anchor: &Anchor, options: &Options, progres
         counts.items_verified = counts.items_verified.saturating_add(tally.items_verified);
         counts.raw_bytes = counts.raw_bytes.saturating_add(tally.raw_bytes);
         counts.stored_bytes = counts.stored_bytes.saturating_add(tally.stored_bytes);
-        chain.add_tally(&job.collection, &tally);
+        chain.add_tally(&job.collection, job.stream, &tally);
     }
     inventory.account(&chain, options.complete, &mut findings);
 
@@ -119,6 +133,11 @@ pub fn verify(files: &dyn CaseFiles, anchor: &Anchor, options: &Options, progres
         counts,
         findings,
     })
+}
+
+/// The code for an object that cannot be read: lost, or only closed to whoever verifies.
+fn unreadable(e: &io::Error, otherwise: Code) -> Code {
+    if e.kind() == io::ErrorKind::PermissionDenied { Code::ObjectUnreadable } else { otherwise }
 }
 
 /// Reads a whole object of at most `bytes_max` bytes into `out`.

@@ -1,10 +1,13 @@
 //! What a verification returns: the verdict, what was checked, and the findings.
 
+use std::collections::BTreeMap;
+
 use serde::{Serialize, Serializer};
 
 use super::Findings;
 use crate::digest::Digest;
 use crate::id::{AgentId, CaseId, CollectionId};
+use crate::manifest::Status;
 use crate::record::Outcome;
 use crate::time::Timestamp;
 
@@ -103,8 +106,12 @@ pub struct CollectionSummary {
     pub streams: u32,
     /// Items in their manifests.
     pub items: u64,
-    /// Items whose content or record was checked against the stream.
+    /// Items whose content was compared with the stream, or whose record holds by itself where there is no content.
     pub items_verified: u64,
+    /// Items of streams that the agent never signed: that they left the host like this is the coordinator's word alone.
+    pub items_unsigned: u64,
+    /// Items by how they were taken.
+    pub by_status: BTreeMap<Status, u64>,
     /// Raw (decompressed) bytes read.
     pub raw_bytes: u64,
     /// Stored bytes read.

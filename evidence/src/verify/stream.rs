@@ -1,27 +1,29 @@
 //! One stream against its manifest, read together: the next manifest lines are read when the parser reports a member,
 //! so that neither the lines nor the members of a segment are ever held in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
 
 use super::inventory::Inventory;
 use super::item::About;
 use super::lines::{Lines, NoLine};
-use super::{CaseFiles, Code, Findings, read_bounded};
+use super::{CaseFiles, Code, Findings, read_bounded, unreadable};
 use crate::digest::Digest;
 use crate::layout::CaseObject;
 use crate::manifest::{End, FORMAT, Header, Item, Line, Segment, Status};
 use crate::stream::SEGMENT_BYTES_MAX;
-use crate::stream::reader::{Member, Parser, Sink};
+use crate::stream::reader::{Linkable, Member, Parser, Sink};
 use crate::stream::segment::SegmentDecoder;
 use crate::text::escape_bounded;
 
 pub(super) use super::chain::Job;
 
 /// What was read of a stream.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Tally {
     pub segments: u64,
     pub items: u64,
+    pub by_status: BTreeMap<Status, u64>,
     pub items_verified: u64,
     pub raw_bytes: u64,
     pub stored_bytes: u64,
@@ -43,20 +45,24 @@ pub(super) fn verify(
     let reader = match files.open(&manifest) {
         Ok(reader) => reader,
         Err(e) => {
-            findings.add(Code::ManifestMissing, &manifest, format!("the manifest cannot be read: {e}"));
+            findings.add(unreadable(&e, Code::ManifestMissing), &manifest, format!("the manifest cannot be read: {e}"));
             return Tally::default();
         }
     };
     let mark = findings.mark();
     let walk = Walk {
         about: About { job, findings },
-        lines: Lines::new(reader),
+        // A byte more than was signed is enough to show that there is more.
+        lines: Lines::new(Box::new(reader.take(job.manifest.size.saturating_add(1)))),
         manifest,
         unreadable: false,
         in_step: true,
+        lost: false,
         tally: Tally::default(),
         stated: Stated::default(),
         unverified: None,
+        linkable: Linkable::default(),
+        captures: BTreeSet::new(),
     };
     Reading { files, inventory, parser: Some(Parser::new()), decoder: None, buffer: Vec::new(), walk }.run(mark, tick)
 }
@@ -80,10 +86,16 @@ struct Walk<'a> {
     unreadable: bool,
     /// The parser still sees the stream: members and items can be compared.
     in_step: bool,
+    /// A part of the stream could not be followed.
+    lost: bool,
     tally: Tally,
     stated: Stated,
     /// Count, first and last number of items that could not be compared.
     unverified: Option<(u64, u64, u64)>,
+    /// What a hard link may name.
+    linkable: Linkable,
+    /// Captures that have an item.
+    captures: BTreeSet<String>,
 }
 
 impl Walk<'_> {
@@ -146,6 +158,9 @@ impl Walk<'_> {
         self.tally.items = self.tally.items.saturating_add(1);
         let of_status = self.stated.by_status.entry(item.status).or_default();
         *of_status = of_status.saturating_add(1);
+        if !self.captures.contains(&item.capture) {
+            self.captures.insert(item.capture.clone());
+        }
         self.about.check_alone(item);
         if item.location.is_none() {
             self.tally.items_verified = self.tally.items_verified.saturating_add(1);
@@ -163,6 +178,18 @@ impl Walk<'_> {
         } else {
             let (count, first, _) = self.unverified.unwrap_or((0, item.n, item.n));
             self.unverified = Some((count.saturating_add(1), first, item.n));
+        }
+    }
+
+    /// A hard link names a file that stands before it: without it, it has no content.
+    fn check_link(&mut self, item: &Item) {
+        // After a loss the file may have been in what is lost.
+        if !self.linkable.pass(item) && !self.lost {
+            let target = item.target.as_ref().map(ToString::to_string).unwrap_or_default();
+            let shown = escape_bounded(&target, 300);
+            let id = format!("{}.{}.{}", self.about.job.collection, self.about.job.stream, item.n);
+            let message = format!("item {} is a hard link to '{shown}', which is no file with several names before it", item.n);
+            self.about.findings.add(Code::ItemLink, id, message);
         }
     }
 
@@ -191,6 +218,12 @@ impl Walk<'_> {
             items: sums.items,
             by_status: sums.by_status.clone(),
         };
+        // The agent leaves at least one item for each capture, also where it found nothing.
+        let empty = self.about.job.captures.iter().filter(|c| self.about.job.agent_signed && !self.captures.contains(*c));
+        let empty: Vec<String> = empty.map(|c| escape_bounded(c, 80)).collect();
+        if !empty.is_empty() && !self.lost {
+            self.add(Code::CaptureEmpty, format!("no item of: {}", empty.join(", ")));
+        }
         if stated.segments == 0 {
             self.add(Code::ManifestOrder, "the stream has no segment");
         }
@@ -247,6 +280,7 @@ impl Sink for Walk<'_> {
                 Some(_) => {
                     self.book(&item);
                     self.about.check_member(&item, member);
+                    self.check_link(&item);
                     self.tally.items_verified = self.tally.items_verified.saturating_add(1);
                     return;
                 }
@@ -325,7 +359,7 @@ impl Reading<'_, '_> {
             return self.lose(Code::SegmentMissing, &name, &message);
         }
         if let Err(e) = read_bounded(self.files, &name, SEGMENT_BYTES_MAX as u64, &mut self.buffer) {
-            return self.lose(Code::SegmentMissing, &name, &format!("segment {} cannot be read: {e}", facts.n));
+            return self.lose(unreadable(&e, Code::SegmentMissing), &name, &format!("segment {} cannot be read: {e}", facts.n));
         }
         let (size, sha256) = (self.buffer.len() as u64, Digest::of(&self.buffer));
         let tally = &mut self.walk.tally;
@@ -412,6 +446,7 @@ impl Reading<'_, '_> {
         self.walk.about.findings.add(code, object, message);
         self.parser = None;
         self.walk.in_step = false;
+        self.walk.lost = true;
     }
 
     fn end_of_stream(&mut self, complete: bool) {
@@ -423,7 +458,8 @@ impl Reading<'_, '_> {
     }
 
     fn finish(self, mark: usize) -> Tally {
-        let Walk { about, lines, manifest, unreadable, tally, unverified, .. } = self.walk;
+        let Walk { about, lines, manifest, unreadable, mut tally, unverified, stated, .. } = self.walk;
+        tally.by_status = stated.by_status;
         let (job, findings) = (about.job, about.findings);
         if let Some((count, first, last)) = unverified {
             let message = format!(
@@ -435,10 +471,13 @@ impl Reading<'_, '_> {
         match lines.finish() {
             Ok((sha256, size, more)) => {
                 if sha256 != job.manifest.sha256 || size != job.manifest.size {
-                    let message = format!(
-                        "stored are {size} bytes with SHA-256 {sha256}, the receipt states {} bytes with {}",
-                        job.manifest.size, job.manifest.sha256
-                    );
+                    let stored = if size > job.manifest.size {
+                        format!("more than {} bytes", job.manifest.size)
+                    } else {
+                        format!("{size} bytes with SHA-256 {sha256}")
+                    };
+                    let message =
+                        format!("stored are {stored}, the receipt states {} bytes with {}", job.manifest.size, job.manifest.sha256);
                     findings.insert(mark, Code::ManifestDigest, &manifest, message);
                 } else if more && !unreadable {
                     findings.add(Code::ManifestOrder, &manifest, "the manifest goes on after its last line");

@@ -36,7 +36,9 @@ fn rich_stream(case: &CaseId, collection: &CollectionId, order: &Ordered, agent:
     s.file("files", &long, b"a long name\n");
     s.sparse("files", b"/var/lib/sparse.img", 1 << 20, &[(4_096, b"island"), (524_288, &noise(7, 700))]);
     s.symlink("files", b"/etc/localtime", b"/usr/share/zoneinfo/Etc/UTC");
-    s.file("files", b"/srv/first", b"two names\n");
+    if let Some(meta) = &mut s.file("files", b"/srv/first", b"two names\n").meta {
+        meta.nlink = 2;
+    }
     s.hardlink("files", b"/srv/second", b"/srv/first");
     let xattrs = BTreeMap::from([
         ("security.selinux".to_owned(), b"system_u:object_r:etc_t:s0\0".to_vec()),

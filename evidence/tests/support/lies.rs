@@ -552,4 +552,36 @@ fn item_lies(add: Add<'_>) {
             ..with()
         },
     );
+    add(
+        "item-beneath-a-link",
+        "a file beneath a symbolic link: who extracts the stream would write elsewhere",
+        &["stream.tar"],
+        Faults {
+            stream: &|s| {
+                s.symlink("files", b"/etc/d", b"/tmp");
+                s.file("files", b"/etc/d/pwn", b"outside\n");
+            },
+            ..with()
+        },
+    );
+    add(
+        "item-link-to-nothing",
+        "a hard link to a file that is not in the stream",
+        &["item.link"],
+        Faults {
+            stream: &|s| {
+                s.hardlink("files", b"/etc/second", b"/etc/nowhere");
+            },
+            ..with()
+        },
+    );
+    add(
+        "capture-empty",
+        "a capture that was ordered and of which there is no item",
+        &["capture.empty"],
+        Faults {
+            order: &|o| o.captures.push(CaptureSpec { name: "logs".to_owned(), params: std::collections::BTreeMap::new() }),
+            ..with()
+        },
+    );
 }

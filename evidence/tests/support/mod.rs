@@ -18,7 +18,7 @@ use exhibit_evidence::key::{PublicKey, SigningKey};
 use exhibit_evidence::layout::{CaseObject, LogName, StreamNumber};
 use exhibit_evidence::log::{Checkpoint, Tree};
 use exhibit_evidence::record::{self, *};
-use exhibit_evidence::verify::{self, CaseFiles, Entry, Options, Report};
+use exhibit_evidence::verify::{self, CaseFiles, Entry, EntryKind, Options, Report};
 use exhibit_evidence::{AgentId, CaseId, CollectionId, Digest, OrderId, Timestamp};
 
 pub const DEPLOYMENT: &str = "vectors";
@@ -37,7 +37,7 @@ pub struct Memory<'a>(pub &'a Objects);
 impl CaseFiles for Memory<'_> {
     fn list(&self, each: &mut dyn FnMut(Entry<'_>)) -> io::Result<()> {
         for (name, bytes) in self.0 {
-            each(Entry { name: name.as_bytes(), size: bytes.len() as u64, is_file: true });
+            each(Entry { name: name.as_bytes(), size: bytes.len() as u64, kind: EntryKind::File });
         }
         Ok(())
     }

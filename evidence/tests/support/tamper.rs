@@ -202,7 +202,10 @@ fn bytes_and_objects(cases: &mut Vec<Tampered>) {
     );
     add("checkpoint-deleted", "the signed head removed", delete("log/checkpoint"), &["log.checkpoint-missing"]);
     add("checkpoint-origin-flipped", "a letter of the head's first line", flip("log/checkpoint", 3), &["log.checkpoint-malformed"]);
-    add("checkpoint-signature-flipped", "a byte of the head's signature", flip("log/checkpoint", -10), &["log.checkpoint-signature"]);
+    // A place where the changed byte is base64 as well, so that only the signature can tell.
+    let head = &objects["log/checkpoint"];
+    let in_head = (10..60_i64).find(|at| (head[head.len() - *at as usize] ^ 1).is_ascii_alphanumeric()).expect("base64");
+    add("checkpoint-signature-flipped", "a byte of the head's signature", flip("log/checkpoint", -in_head), &["log.checkpoint-signature"]);
     add("checkpoint-longer", "a line added to the head", append("log/checkpoint", b"x\n"), &["log.checkpoint-malformed"]);
     // A place where the changed byte is base64 as well, so that only the signature can tell.
     let letter = (400..800).find(|at| (objects[&slot(8)][*at as usize] ^ 1).is_ascii_alphanumeric()).expect("base64");

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use exhibit_evidence::text::escape_bounded;
-use exhibit_evidence::verify::{CaseFiles, Entry};
+use exhibit_evidence::verify::{CaseFiles, Entry, EntryKind};
 
 /// Deepest folder below the case folder that is entered; the format needs three.
 const DEPTH_MAX: usize = 16;
@@ -48,15 +48,19 @@ impl Folder {
 
     fn list_folder(&self, folder: &Path, depth: usize, each: &mut dyn FnMut(Entry<'_>)) -> io::Result<Vec<PathBuf>> {
         let mut below = Vec::new();
-        for entry in fs::read_dir(folder)? {
+        for entry in fs::read_dir(folder).map_err(|e| at(folder, &e))? {
             let path = entry?.path();
-            let meta = fs::symlink_metadata(&path)?;
-            if meta.is_dir() && depth < DEPTH_MAX {
-                below.push(path);
-                continue;
-            }
+            let meta = fs::symlink_metadata(&path).map_err(|e| at(&path, &e))?;
+            let kind = match meta.file_type() {
+                t if t.is_file() => EntryKind::File,
+                t if t.is_dir() && depth < DEPTH_MAX => EntryKind::Folder { empty: is_empty(&path)? },
+                _ => EntryKind::Other,
+            };
             let name = path.strip_prefix(&self.root).map_err(io::Error::other)?;
-            each(Entry { name: name.as_os_str().as_encoded_bytes(), size: meta.len(), is_file: meta.is_file() });
+            each(Entry { name: name.as_os_str().as_encoded_bytes(), size: meta.len(), kind });
+            if matches!(kind, EntryKind::Folder { .. }) {
+                below.push(path);
+            }
         }
         Ok(below)
     }
@@ -84,11 +88,34 @@ fn open_plain(path: &Path) -> io::Result<File> {
     if !named.is_file() {
         return Err(io::Error::other("it is not a plain file"));
     }
-    let file = File::open(path)?;
+    let file = open_without_waiting(path)?;
     if !same_file(&named, &file.metadata()?) {
         return Err(io::Error::other("it was replaced while it was opened"));
     }
     Ok(file)
+}
+
+/// A pipe that is put in the file's place meanwhile must not make this wait for a writer.
+#[cfg(target_os = "linux")]
+fn open_without_waiting(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    /// `O_NONBLOCK` of Linux (asm-generic/fcntl.h; the same on x86-64 and arm64).
+    const O_NONBLOCK: i32 = 0o4000;
+    File::options().read(true).custom_flags(O_NONBLOCK).open(path)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_without_waiting(path: &Path) -> io::Result<File> {
+    File::open(path)
+}
+
+fn is_empty(folder: &Path) -> io::Result<bool> {
+    Ok(fs::read_dir(folder).map_err(|e| at(folder, &e))?.next().is_none())
+}
+
+/// An error that names the folder which it is about.
+fn at(path: &Path, e: &io::Error) -> io::Error {
+    io::Error::new(e.kind(), format!("'{}': {e}", escape_bounded(&path.to_string_lossy(), 300)))
 }
 
 #[cfg(unix)]

@@ -25,19 +25,22 @@ fn count(n: u64, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
-fn verdict_line(report: &Report) -> String {
+fn verdict_line(report: &Report, quiet: bool) -> String {
+    let below = |what: String| if quiet { String::new() } else { what };
     let (errors, warnings, notes) = report.findings.counts();
     match report.verdict {
         Verdict::Sound if notes == 0 => "SOUND: everything that this case claims was checked and holds.".to_owned(),
         Verdict::Sound => {
-            format!("SOUND: everything that this case claims was checked and holds. See also {} below.", count(notes, "note"))
+            let see = below(format!(" See also {} below.", count(notes, "note")));
+            format!("SOUND: everything that this case claims was checked and holds.{see}")
         }
         Verdict::Unsound => {
             format!(
-                "NOT SOUND: {}, {}, {}. See the findings below.",
+                "NOT SOUND: {}, {}, {}.{}",
                 count(errors, "error"),
                 count(warnings, "warning"),
-                count(notes, "note")
+                count(notes, "note"),
+                below(" See the findings below.".to_owned())
             )
         }
     }
@@ -45,7 +48,7 @@ fn verdict_line(report: &Report) -> String {
 
 /// The whole text.
 pub fn render(report: &Report, root_key: &str, quiet: bool) -> String {
-    let mut out = verdict_line(report);
+    let mut out = verdict_line(report, quiet);
     out.push('\n');
     if quiet {
         return out;
@@ -81,9 +84,17 @@ fn write_collections(out: &mut String, collections: &[CollectionSummary]) -> std
         let outcome = c.outcome.map_or("open", exhibit_evidence::record::Outcome::as_str);
         writeln!(out, "  {host}: {outcome}")?;
         writeln!(out, "      {}, {}, agent {}", c.id, count(u64::from(c.streams), "stream"), c.agent)?;
-        let verified = if c.items == c.items_verified { "all verified".to_owned() } else { format!("{} verified", c.items_verified) };
+        let verified = if c.items == c.items_verified { "all checked".to_owned() } else { format!("{} checked", c.items_verified) };
         let exhibits = c.exhibits.map_or_else(|| "no exhibit numbers".to_owned(), |[a, b]| format!("exhibits {a} to {b}"));
         writeln!(out, "      {} ({verified}), {}, {exhibits}", count(c.items, "item"), bytes(c.raw_bytes))?;
+        let by_status: Vec<String> = c.by_status.iter().map(|(status, n)| format!("{n} {}", status.as_str())).collect();
+        if !by_status.is_empty() {
+            writeln!(out, "      of them {}", by_status.join(", "))?;
+        }
+        if c.items_unsigned > 0 {
+            let items = if c.items_unsigned == c.items { "all of them".to_owned() } else { format!("{} of them", c.items_unsigned) };
+            writeln!(out, "      the agent never signed for {items}: that they left the host like this is the coordinator's word alone")?;
+        }
         if let Some(at) = c.sealed_at {
             writeln!(out, "      sealed {at} by the coordinator's clock")?;
         }
@@ -141,7 +152,12 @@ fn write_checked(out: &mut String, report: &Report, root_key: &str) -> std::fmt:
     }
     let (segments, stored) = (count(c.segments, "segment"), bytes(c.stored_bytes));
     writeln!(out, "  bytes       {} in {segments} re-hashed and decompressed ({stored} stored)", bytes(c.raw_bytes))?;
-    writeln!(out, "  items       {} of {} compared with the stream: name, kind, size, SHA-256, place", c.items_verified, c.items)?;
+    writeln!(
+        out,
+        "  items       {} of {} checked: content against the stream (name, kind, size, SHA-256, place),",
+        c.items_verified, c.items
+    )?;
+    writeln!(out, "              what has no content against the rules for such records")?;
     writeln!(out, "  objects     {} in the folder, each accounted for or reported above", c.objects)?;
     writeln!(out, "  not shown by this: that no longer history ever existed (compare the head with one noted elsewhere, --expect),")?;
     writeln!(out, "              and that the hosts told the truth about themselves and their clocks")

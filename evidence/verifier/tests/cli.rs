@@ -68,6 +68,37 @@ fn a_sound_case_reads_well() {
 }
 
 #[test]
+fn a_manifest_that_goes_on_for_ever_is_read_to_what_was_signed() {
+    let folder = good_copy();
+    let mut objects = Vec::new();
+    files(folder.path(), &mut objects);
+    let manifest = objects.iter().find(|p| p.ends_with("manifest.jsonl")).expect("a manifest");
+    // Sparse: no disk has that much.
+    fs::File::options().write(true).open(manifest).expect("open").set_len(1 << 42).expect("length");
+    let (code, out, _) = verify(folder.path(), &[]);
+    assert!(code == 1 && out.contains("manifest.digest") && out.contains("more than"), "{out}");
+}
+
+#[test]
+fn added_folders_are_reported() {
+    for (name, code) in
+        [("extra", "object.unknown"), ("log/seq/0000000099.dsse.json", "object.not-a-file"), ("collections/x", "object.unknown")]
+    {
+        let folder = good_copy();
+        fs::create_dir_all(folder.path().join(name)).expect("folder");
+        let (exit, out, _) = verify(folder.path(), &[]);
+        assert!(exit == 1 && out.contains(code), "{name}: {out}");
+    }
+}
+
+#[test]
+fn what_no_agent_signed_is_said() {
+    let (_, out, _) = verify(&vectors().join("good-1"), &[]);
+    assert!(out.contains("the agent never signed for all of them"), "{out}");
+    assert!(out.contains("of them ") && out.contains(" collected"), "{out}");
+}
+
+#[test]
 fn json_is_one_object_with_everything() {
     let (code, out, _) = verify(&vectors().join("good-1"), &["--json"]);
     assert_eq!((code, out.lines().count()), (0, 1));

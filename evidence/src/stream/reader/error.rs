@@ -73,6 +73,12 @@ pub enum Fault {
     /// More holes than a stream may have.
     #[error("the holes of the stream's sparse files exceed the limit")]
     Holes,
+    /// A member at or beneath a symbolic link.
+    #[error("the member has the name of a symbolic link that stands before it, or lies beneath one")]
+    BelowLink,
+    /// More symbolic links than a stream may have.
+    #[error("more than {} symbolic links", super::SYMLINKS_MAX)]
+    Links,
     /// Something in the padding.
     #[error("padding after a member's data is not zero")]
     Padding,
@@ -108,6 +114,8 @@ impl Fault {
             Self::Size { .. } => "tar-size",
             Self::Form { .. } => "tar-form",
             Self::Holes => "tar-holes",
+            Self::BelowLink => "tar-below-link",
+            Self::Links => "tar-links",
             Self::Padding => "tar-padding",
             Self::HalfEnd => "tar-half-end",
             Self::AfterEnd => "tar-after-end",

@@ -78,6 +78,25 @@ fn names_that_leave_the_folder() {
 }
 
 #[test]
+fn nothing_comes_beneath_a_link_also_after_a_restart() {
+    let member = |name: &[u8], kind: HeadKind<'_>| {
+        let none = BTreeMap::new();
+        let mut out = Vec::new();
+        let head = Head { name, kind, mode: 0o777, uid: 0, gid: 0, mtime: None, atime: None, ctime: None, xattrs: &none };
+        tar::encode(&head, &mut out).expect("head");
+        out
+    };
+    let link = member(b"files/d", HeadKind::Symlink { target: b"/elsewhere" });
+    let beneath = member(b"files/d/pwn", HeadKind::File { size: 0 });
+    assert_eq!(fault(&[link.clone(), beneath.clone()].concat()), "tar-below-link");
+    assert!(parse(&[beneath.clone(), member(b"files/e", HeadKind::Symlink { target: b"d" }), tar::END_MARKER.to_vec()].concat()).is_ok());
+    let mut parser = Parser::new();
+    parser.push(&link, &mut Ignore).expect("a link");
+    let mut parser = Parser::restore(&parser.snapshot()).expect("own snapshot");
+    assert_eq!(parser.push(&beneath, &mut Ignore).expect_err("beneath").fault, Fault::BelowLink);
+}
+
+#[test]
 fn types_that_streams_do_not_have() {
     // Devices, fifos, contiguous and old-style files, global pax headers, GNU long names, volume labels, multi-volume.
     for flag in *b"3467\0gLKVMSDNX" {

@@ -7,11 +7,13 @@
 
 mod error;
 mod head;
+mod links;
 
 use std::collections::BTreeMap;
 
 pub use error::{Fault, StreamError};
 use head::Draft;
+pub use links::{LINKABLE_MAX, Linkable, SYMLINKS_MAX, Symlinks, name_hash};
 
 use super::tar::{self, Extent, Head, HeadKind, PAX_BYTES_MAX};
 use super::ustar::{BLOCK, Fields, flag};
@@ -149,6 +151,7 @@ impl Default for Limits {
 pub struct Parser {
     limits: Limits,
     holes: u64,
+    links: Symlinks,
     /// Offset in the stream of the first byte of `held`.
     start: u64,
     /// The raw bytes of the current member's head: ustar blocks, pax records, sparse map. Kept until the member ends,
@@ -210,21 +213,15 @@ impl Parser {
 
     /// A parser with other limits.
     #[must_use]
-    pub const fn with_limits(limits: Limits) -> Self {
-        Self { limits, holes: 0, start: 0, held: Vec::new(), again: Vec::new(), state: FIRST, failed: None }
+    pub fn with_limits(limits: Limits) -> Self {
+        Self { limits, holes: 0, links: Symlinks::default(), start: 0, held: Vec::new(), again: Vec::new(), state: FIRST, failed: None }
     }
 
     /// A parser for a range of a stream that begins with a member's first header at this raw offset, as a manifest's
     /// location gives it.
     #[must_use]
-    pub const fn at(raw_offset: u64) -> Self {
-        let mut parser = Self::new_const();
-        parser.start = raw_offset;
-        parser
-    }
-
-    const fn new_const() -> Self {
-        Self::with_limits(Limits { hole_bytes_max: HOLE_BYTES_MAX })
+    pub fn at(raw_offset: u64) -> Self {
+        Self { start: raw_offset, ..Self::new() }
     }
 
     /// Takes the next bytes of the raw stream, any number of them.
@@ -375,6 +372,7 @@ impl Parser {
             let same = self.again.iter().zip(&self.held).take_while(|(a, b)| a == b).count();
             return Err(Fault::Form { at: self.start.saturating_add(same as u64) });
         }
+        self.links.pass(&head.name, head.kind)?;
         let holes = head.size.saturating_sub(data);
         self.holes = self.holes.checked_add(holes).filter(|h| *h <= self.limits.hole_bytes_max).ok_or(Fault::Holes)?;
         sink.begin(&head);

@@ -1,15 +1,18 @@
 //! The parser's state as bytes, so that another process continues a stream where this one stopped.
 //!
 //! Everything that a head says follows from its raw bytes, so a snapshot is those bytes, how much of the member's body
-//! has passed, and the running hash. Restoring parses the head again by the same code that parsed it first.
+//! has passed, the running hash, and what is remembered of the links before. Restoring parses the head again by the same code that parsed it first.
 //!
 //! Layout, integers little-endian: [`MAGIC`], u64 hole limit, u64 holes before this member, u64 raw offset of the member,
-//! u64 body bytes passed, u32 and raw head bytes, u32 and hash state (empty when there is none). It is valid for this
+//! u64 body bytes passed, u32 and raw head bytes, u32 and hash state (empty when there is none),
+//! u32 and 8 bytes for each symbolic link that has passed. It is valid for this
 //! version of the program only and lives in the catalog, never in evidence.
 
-use super::{Hasher, Ignore, Limits, Parser, State};
+use std::collections::BTreeSet;
 
-const MAGIC: &[u8; 8] = b"xhbpars1";
+use super::{Hasher, Ignore, Limits, Parser, SYMLINKS_MAX, State, Symlinks};
+
+const MAGIC: &[u8; 8] = b"xhbpars2";
 
 impl Parser {
     /// The parser's state at any byte of the stream: a few kilobytes for ordinary members, at most about 2 MiB. Empty,
@@ -34,6 +37,9 @@ impl Parser {
             out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
             out.extend_from_slice(bytes);
         }
+        let links = self.links.iter();
+        out.extend_from_slice(&(links.len() as u32).to_le_bytes());
+        links.for_each(|hash| out.extend_from_slice(&hash.to_le_bytes()));
         out
     }
 
@@ -47,11 +53,10 @@ impl Parser {
         let (passed, rest) = number(rest)?;
         let (held, rest) = bytes(rest)?;
         let (hasher, rest) = bytes(rest)?;
-        if !rest.is_empty() {
-            return None;
-        }
+        let links = links(rest)?;
         let mut parser = Self::with_limits(Limits { hole_bytes_max });
         parser.holes = holes;
+        parser.links = links;
         parser.start = start;
         parser.push(held, &mut Ignore).ok()?;
         if parser.start != start || parser.held != held {
@@ -98,6 +103,25 @@ impl super::Body {
             Some(_) => self.place().0,
         }
     }
+}
+
+/// All that is left: a count and as many hashes, ascending and each once.
+fn links(bytes: &[u8]) -> Option<Symlinks> {
+    let (count, mut rest) = bytes.split_first_chunk()?;
+    let count = u32::from_le_bytes(*count) as usize;
+    if count > SYMLINKS_MAX || rest.len() != count.checked_mul(8)? {
+        return None;
+    }
+    let mut hashes = BTreeSet::new();
+    while !rest.is_empty() {
+        let (hash, more) = number(rest)?;
+        if hashes.last().is_some_and(|last| *last >= hash) {
+            return None;
+        }
+        hashes.insert(hash);
+        rest = more;
+    }
+    Some(Symlinks::from_hashes(hashes))
 }
 
 fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {

@@ -80,6 +80,8 @@ impl Collection {
             streams: 0,
             items: 0,
             items_verified: 0,
+            items_unsigned: 0,
+            by_status: BTreeMap::new(),
             raw_bytes: 0,
             stored_bytes: 0,
         };
@@ -284,8 +286,15 @@ impl Collection {
             .collect()
     }
 
-    pub fn add_tally(&mut self, tally: &Tally) {
+    pub fn add_tally(&mut self, stream: StreamNumber, tally: &Tally) {
         let s = &mut self.summary;
+        if self.receipts.get(&stream).is_none_or(|r| !r.agent_signed) {
+            s.items_unsigned = s.items_unsigned.saturating_add(tally.items);
+        }
+        for (status, count) in &tally.by_status {
+            let sum = s.by_status.entry(*status).or_default();
+            *sum = sum.saturating_add(*count);
+        }
         s.streams = s.streams.saturating_add(1);
         s.items = s.items.saturating_add(tally.items);
         s.items_verified = s.items_verified.saturating_add(tally.items_verified);

@@ -262,9 +262,9 @@ impl Chain {
     }
 
     /// Adds what was read of a stream to its collection's summary.
-    pub fn add_tally(&mut self, collection: &CollectionId, tally: &Tally) {
+    pub fn add_tally(&mut self, collection: &CollectionId, stream: StreamNumber, tally: &Tally) {
         if let Some(collection) = self.collections.get_mut(collection) {
-            collection.add_tally(tally);
+            collection.add_tally(stream, tally);
         }
     }
 
