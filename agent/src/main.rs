@@ -193,6 +193,7 @@ async fn collect(args: &CollectArgs) -> Result<Exit, Failure> {
         reason: args.reason.clone(),
         out: &args.out,
         policy: &policy,
+        state: args.dir.as_deref(),
         identity,
         memory: Memory::for_processors(processors()),
     };

@@ -38,6 +38,8 @@ pub struct Request<'a> {
     pub out: &'a Path,
     /// The host's policy: it holds here too.
     pub policy: &'a Policy,
+    /// The state folder of this agent, if the host has one: never collected, nor is `out`.
+    pub state: Option<&'a Path>,
     /// This agent, if the host has one.
     pub identity: Option<(AgentId, &'a SigningKey)>,
     /// Memory.
@@ -116,12 +118,14 @@ pub async fn collect(request: Request<'_>, control: Arc<Control>, progress: Arc<
     write_new(&request.out.join("order.json"), &order)?;
     let facts =
         StreamFacts { case, collection: CollectionId::of(&Digest::of(&order), &agent), stream: 1, agent, order: Digest::of(&order) };
+    let own: Vec<&Path> = [Some(request.out), request.state].into_iter().flatten().collect();
     let plan = Plan {
         facts: facts.clone(),
         captures,
         budget: request.policy.budget(&request.limits),
         memory: request.memory,
         denied,
+        own: pipeline::Own::of(&own),
         control,
         progress,
     };

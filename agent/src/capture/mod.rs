@@ -31,6 +31,7 @@ use std::io;
 pub use exhibit_evidence::EvidencePath;
 pub use exhibit_evidence::manifest::{Kind, Meta, Status};
 pub use exhibit_evidence::stream::tar::Extent;
+use exhibit_evidence::time::FileTime;
 pub(crate) use params::units;
 pub use params::{BadParam, Param, ParamKind, Params};
 pub use pseudo::{PSEUDO_BYTES_MAX, Pseudo, put_pseudo, read_pseudo, read_pseudo_at, status_of};
@@ -101,14 +102,31 @@ pub struct NewItem {
     pub target: Option<EvidencePath>,
     /// The inode's metadata, where there is an inode.
     pub meta: Option<Box<Meta>>,
-    /// Device and inode number of a file with several names: its second name becomes a hard link in the stream.
-    pub inode: Option<(u64, u64)>,
+    /// The inode of a file with several names, as it was when it was opened: a further name becomes a hard link in the
+    /// stream when nothing of this differs.
+    pub inode: Option<InodeState>,
     /// When the taking began.
     pub started: Moment,
     /// How: the system call, file or tool, e.g. `read`, `netlink:sock_diag`.
     pub method: &'static str,
     /// Further facts by name. They are display text, not content: at most a few KiB in all.
     pub facts: BTreeMap<String, String>,
+}
+
+/// An inode and when it last changed. A number alone does not name a file: it is used again after the file is gone, and
+/// the file may have been written between two looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct InodeState {
+    /// Device and number.
+    pub inode: (u64, u64),
+    /// When it was made, where the file system knows.
+    pub btime: Option<FileTime>,
+    /// When content or inode last changed; nobody can set it.
+    pub ctime: Option<FileTime>,
+    /// When the content last changed.
+    pub mtime: Option<FileTime>,
+    /// Bytes.
+    pub size: u64,
 }
 
 impl NewItem {
@@ -212,6 +230,9 @@ pub enum Stop {
     /// The capture cannot go on; other captures still run.
     #[error("{0}")]
     Fatal(String),
+    /// The capture ran to its end and found nothing of what was ordered, and its items say so.
+    #[error("{0}")]
+    Nothing(String),
 }
 
 impl From<BadParam> for Stop {

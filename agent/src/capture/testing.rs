@@ -21,6 +21,8 @@ pub struct Memory {
     pub commands: Vec<String>,
     /// Stop with a cancellation after so many items.
     pub cancel_after: Option<usize>,
+    /// The capture said that it found nothing.
+    pub nothing: bool,
 }
 
 impl Memory {
@@ -30,7 +32,10 @@ impl Memory {
         let params = Params::new(capture.name(), values);
         params.check(capture.params()).expect("the test's parameters");
         let mut out = Self::default();
-        capture.run(&params, &mut out).expect("the capture runs to its end");
+        match capture.run(&params, &mut out) {
+            Err(Stop::Nothing(_)) => out.nothing = true,
+            other => other.expect("the capture runs to its end"),
+        }
         out
     }
 

@@ -14,6 +14,7 @@ mod frames;
 mod lanes;
 mod links;
 pub mod memory;
+mod own;
 mod run;
 mod taker;
 mod window;
@@ -30,6 +31,7 @@ use exhibit_evidence::record::ManifestRef;
 use exhibit_evidence::{AgentId, CaseId, CollectionId, Digest};
 
 pub use memory::Memory;
+pub use own::Own;
 pub use run::{Plan, start};
 pub use window::{Next, Segment, Window};
 

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 
 use exhibit_evidence::manifest::{Kind, Status};
+use exhibit_evidence::stream::reader::Symlinks;
 use exhibit_evidence::stream::tar::END_MARKER;
 
 use super::assemble::{Assembler, Ended};
 use super::frames::FrameWriter;
 use super::links::Links;
+use super::own::Own;
 use super::taker::Taker;
 use super::{Memory, Progress, StreamFacts, Window, lanes};
 use crate::budget::{Budget, Control, Pace};
@@ -29,6 +31,8 @@ pub struct Plan {
     pub memory: Memory,
     /// Paths that this host's policy does not give.
     pub denied: globset::GlobSet,
+    /// What is the agent's own.
+    pub own: Own,
     /// Its switch.
     pub control: Arc<Control>,
     /// Where it shows how far it is.
@@ -73,6 +77,9 @@ fn capture_all(plan: Plan, frames: FrameWriter, ended: &Sender<Ended>) {
         links: Links::default(),
         commands: Vec::new(),
         denied: plan.denied,
+        own: plan.own,
+        symlinks: Symlinks::default(),
+        taken: 0,
         holes: 0,
         over_limit: 0,
     };
@@ -117,7 +124,7 @@ fn run_one(
     let name = capture.name();
     name.clone_into(&mut taker.capture);
     taker.progress.set_capture(name);
-    let before = taker.items;
+    let (before, taken_before) = (taker.items, taker.taken);
     let begun = clock::now();
     let result = match stopped {
         Some(stop) => Err(Stop::Fatal(format!("not begun: {stop}"))),
@@ -126,8 +133,21 @@ fn run_one(
     };
     let nothing = taker.items == before;
     let (status, reason) = match result {
-        Ok(()) if !nothing => return Ok(()),
-        Ok(()) => (Status::Missing, "the capture found nothing".to_owned()),
+        // A capture of which nothing was taken is no success, whatever its items say.
+        Ok(()) if !nothing => {
+            if taker.taken == taken_before {
+                reasons.push(format!("{name}: nothing was taken, see its items"));
+            }
+            return Ok(());
+        }
+        Err(Stop::Nothing(why)) if !nothing => {
+            reasons.push(format!("{name}: {why}"));
+            return Ok(());
+        }
+        Ok(()) | Err(Stop::Nothing(_)) => {
+            reasons.push(format!("{name}: it found nothing"));
+            (Status::Missing, "the capture found nothing".to_owned())
+        }
         Err(Stop::Fatal(why)) if stopped.is_some() => (Status::Skipped, why),
         Err(Stop::Fatal(why)) => {
             reasons.push(format!("{name}: {why}"));

@@ -9,13 +9,14 @@ use std::sync::atomic::Ordering;
 
 use base64::Engine as _;
 use exhibit_evidence::manifest::{Gap, Item, Kind, Line, Location, Meta, Status, Taken};
-use exhibit_evidence::stream::reader::HOLE_BYTES_MAX;
+use exhibit_evidence::stream::reader::{HOLE_BYTES_MAX, MemberKind, Symlinks};
 use exhibit_evidence::stream::tar::{self, Head, HeadKind};
 use exhibit_evidence::{Digest, EvidencePath};
 
 use super::content::{Copied, Copy};
 use super::frames::FrameWriter;
 use super::links::Links;
+use super::own::Own;
 use super::{ByStatus, Progress};
 use crate::budget::{Control, Pace};
 use crate::capture::{Content, Extent, Moment, NewItem, Output, Source, Stop};
@@ -35,6 +36,12 @@ pub(super) struct Taker {
     pub commands: Vec<String>,
     /// Paths that this host's policy does not give.
     pub denied: globset::GlobSet,
+    /// What is the agent's own.
+    pub own: Own,
+    /// Symbolic links in the stream so far: nothing may follow beneath one.
+    pub symlinks: Symlinks,
+    /// Items of which something was taken.
+    pub taken: u64,
     /// Bytes of holes so far: a stream may hold only so many.
     pub holes: u64,
     /// Items that were left out because the raw limit would have been exceeded.
@@ -101,6 +108,10 @@ impl Output for Taker {
             self.record(item, BY_RECORD)?;
             return Err(stop);
         }
+        if self.own.holds(&item) {
+            item.facts.clear();
+            return self.record(item.with_status(Status::Skipped, "the agent's own keys and state are not given"), BY_RECORD);
+        }
         if item.path.as_bytes().starts_with(b"/") && self.denied.is_match(Path::new(OsStr::from_bytes(item.path.as_bytes()))) {
             item.meta = None;
             item.facts.clear();
@@ -152,6 +163,10 @@ impl Taker {
             (Kind::Symlink, Some(target)) if taken => HeadKind::Symlink { target: target.as_bytes() },
             _ => return self.record(item, BY_RECORD),
         };
+        let member_kind = if item.kind == Kind::Symlink { MemberKind::Symlink } else { MemberKind::Directory };
+        if let Some(why) = self.against_name(&name, member_kind) {
+            return self.record(item.with_status(Status::Error, why), BY_RECORD);
+        }
         match headers(&name, &item, kind) {
             Ok((header, _, simplified)) => {
                 let location = self.member(&header)?;
@@ -160,6 +175,13 @@ impl Taker {
             }
             Err(why) => self.record(item.with_status(Status::Error, why), BY_RECORD),
         }
+    }
+
+    /// Why no member of this name may be written: whoever extracts the stream would be led elsewhere. It happens when a
+    /// path was a link when one capture or pattern saw it, and something else for the next.
+    fn against_name(&mut self, name: &[u8], kind: MemberKind) -> Option<String> {
+        let refused = self.symlinks.pass(name, kind).err()?;
+        Some(format!("not taken: {refused}"))
     }
 
     fn member(&mut self, header: &[u8]) -> Result<Location, Stop> {
@@ -182,6 +204,9 @@ impl Taker {
             return self.put_hardlink(item, &target);
         }
         let name = item.path.member_name(&self.capture);
+        if let Some(why) = self.against_name(&name, MemberKind::File) {
+            return self.record(item.with_status(Status::Error, why), BY_RECORD);
+        }
         let kind = if data.is_sparse() {
             HeadKind::Sparse { size: data.size, extents: &data.extents }
         } else {
@@ -202,7 +227,7 @@ impl Taker {
         let mut item = simplified.apply(item);
         judge(&mut item, &copied, data.source.after());
         item.facts.extend(data.source.facts_after());
-        if let Some(inode) = item.inode.filter(|_| copied.stop.is_none()) {
+        if let Some(inode) = item.inode.filter(|_| item.status == Status::Collected && copied.gaps.is_empty() && copied.stop.is_none()) {
             self.links.remember(inode, &name);
         }
         let stop = copied.stop;
@@ -232,6 +257,9 @@ impl Taker {
 
     fn put_hardlink(&mut self, mut item: NewItem, target: &[u8]) -> Result<Status, Stop> {
         let name = item.path.member_name(&self.capture);
+        if let Some(why) = self.against_name(&name, MemberKind::Hardlink) {
+            return self.record(item.with_status(Status::Error, why), BY_RECORD);
+        }
         item.kind = Kind::Hardlink;
         match headers(&name, &item, HeadKind::Hardlink { target }) {
             Ok((header, _, simplified)) => {
@@ -255,6 +283,9 @@ impl Taker {
             item.reason.get_or_insert_with(|| "only this record of it was taken".to_owned());
         }
         let status = item.status;
+        if matches!(status, Status::Collected | Status::Partial | Status::ChangedDuringRead) {
+            self.taken = self.taken.saturating_add(1);
+        }
         // Whoever gives a status other than `collected` without saying why still leaves a reason behind.
         let said = item.reason.take().filter(|r| !r.trim().is_empty());
         let reason = said.or_else(|| (status != Status::Collected).then(|| status.as_str().to_owned())).map(bounded_reason);

@@ -140,6 +140,7 @@ impl Agent {
             budget,
             memory: self.parts.memory,
             denied,
+            own: pipeline::Own::of(&[self.parts.state.dir()]),
             control: Arc::clone(&control),
             progress: Arc::clone(&progress),
         })?;

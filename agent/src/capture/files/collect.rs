@@ -31,6 +31,7 @@ pub fn collect(plan: &Plan, out: &mut dyn Output) -> Result<(), Stop> {
         tallies,
         links,
         hits: 0,
+        found: 0,
         bytes: 0,
         now_s: started.wall.unix_ns().div_euclid(1_000_000_000),
     };
@@ -40,7 +41,7 @@ pub fn collect(plan: &Plan, out: &mut dyn Output) -> Result<(), Stop> {
     if let Some(path) = &tally.ended_at {
         collector.put_end(path)?;
     }
-    let (tallies, hits) = (collector.tallies, collector.hits);
+    let (tallies, hits, found) = (collector.tallies, collector.hits, collector.found);
     put_report(plan, &compiled, &tallies, &tally, without_openat2.as_deref(), started, out)?;
     if hits == 0 {
         let item = NewItem::new(evidence_path("nothing-found"), Kind::Unknown, started, "walk").with_status(
@@ -48,6 +49,9 @@ pub fn collect(plan: &Plan, out: &mut dyn Output) -> Result<(), Stop> {
             format!("none of the {} patterns matched anything on this host; see rules.jsonl", plan.rules.len()),
         );
         out.put(item, Content::None)?;
+    }
+    if found == 0 {
+        return Err(Stop::Nothing("nothing was found that could be taken; see rules.jsonl".to_owned()));
     }
     Ok(())
 }
@@ -60,6 +64,8 @@ struct Collector<'a> {
     /// Links that literal parts of patterns went through and that no pattern matched so far.
     links: BTreeSet<Link>,
     hits: u64,
+    /// Hits of which something was taken.
+    found: u64,
     bytes: u64,
     now_s: i64,
 }
@@ -75,6 +81,12 @@ impl Collector<'_> {
 
     fn rule(&self, index: u32) -> Option<&Rule> {
         self.plan.rules.get(index as usize)
+    }
+
+    /// Counts what was taken, or at least recorded as what it is.
+    fn found(&mut self, status: Status) {
+        let taken = matches!(status, Status::Collected | Status::Partial | Status::ChangedDuringRead);
+        self.found = self.found.saturating_add(u64::from(taken));
     }
 
     fn tally(&mut self, rules: &[u32], count: impl Fn(&mut RuleTally)) {
@@ -187,7 +199,8 @@ impl Visitor for Collector<'_> {
         let limits = &self.plan.limits;
         if found.look.stat.kind != Kind::File {
             take::describe(&found, &mut item);
-            self.put(item, Content::None, &rules)?;
+            let status = self.put(item, Content::None, &rules)?;
+            self.found(status);
             return Ok(Flow::On);
         }
         let room = take::Room {
@@ -198,6 +211,7 @@ impl Visitor for Collector<'_> {
         let taken = take::file(&found, item, &room, self.out)?;
         let Taken { status, bytes } = taken;
         self.bytes = self.bytes.saturating_add(bytes);
+        self.found(status);
         self.tally(&rules, |t| {
             t.count(status);
             t.bytes = t.bytes.saturating_add(bytes);

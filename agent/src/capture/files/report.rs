@@ -55,6 +55,8 @@ enum Row<'a> {
         names_read: u64,
         names_looked_at: u64,
         links_passed: u64,
+        stopped_by_depth: u64,
+        changed_folders: u64,
         #[serde(skip_serializing_if = "Option::is_none")]
         ended_at: Option<EvidencePath>,
         opened_with: &'static str,
@@ -104,6 +106,8 @@ pub fn put_report(
         names_read: walk.names_read,
         names_looked_at: walk.names_looked_at,
         links_passed: walk.links_passed,
+        stopped_by_depth: walk.stopped_by_depth,
+        changed_folders: walk.changed_folders,
         ended_at: walk.ended_at.as_ref().map(evidence_path),
         opened_with: if without_openat2.is_some() { "openat" } else { "openat2" },
         without_openat2,

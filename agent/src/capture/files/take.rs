@@ -6,7 +6,10 @@
 //! collection's deadline the coordinator closes the collection as partial with what it has, and the agent leaves the waiting
 //! thread behind and takes the next order.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
+
+use exhibit_evidence::Digest;
 
 use super::plan::Limits;
 use crate::capture::walk::Found;
@@ -17,6 +20,9 @@ use crate::capture::{Content, Kind, NewItem, Output, Source as _, Status, Stop, 
 
 /// Private keys are looked for in files up to this size.
 const KEY_FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// How a signing key of this project begins (`exhibit_certs`).
+const OWN_KEY_PREFIX: &[u8] = b"exhibit-ed25519-seed-v1:";
 
 /// In so many first bytes.
 const KEY_HEAD_BYTES: usize = 8 << 10;
@@ -65,7 +71,7 @@ pub struct Taken {
 pub fn describe(found: &Found<'_>, item: &mut NewItem) {
     let (meta, facts) = found.look.metadata(found.opened);
     item.meta = Some(Box::new(meta));
-    item.facts.extend(facts);
+    add_facts(item, facts);
     if found.look.stat.kind == Kind::Symlink {
         item.method = "readlinkat";
         match found.look.link_target() {
@@ -80,6 +86,14 @@ pub fn describe(found: &Found<'_>, item: &mut NewItem) {
         let (status, reason) = status_of(e);
         (item.status, item.reason) = (status, Some(format!("its names cannot be read: {reason}")));
     }
+}
+
+/// Adds what the inode says. Attributes that could not be had, or not as they are, leave the item partial.
+fn add_facts(item: &mut NewItem, facts: BTreeMap<String, String>) {
+    if let Some(problem) = facts.get("xattrs") {
+        (item.status, item.reason) = (Status::Partial, Some(format!("extended attributes: {problem}")));
+    }
+    item.facts.extend(facts);
 }
 
 /// Takes a regular file, whatever becomes of it.
@@ -104,12 +118,13 @@ pub fn file(found: &Found<'_>, mut item: NewItem, room: &Room<'_>, out: &mut dyn
     };
     let (meta, facts) = look.metadata(Some(opened.as_fd()));
     item.meta = Some(Box::new(meta));
-    item.facts.extend(facts);
+    add_facts(&mut item, facts);
     if atime {
         item.facts.insert("atime".into(), "reading may have set it (O_NOATIME was refused)".into());
     }
     // The size as of now: a log may have grown since it was looked at.
     let before = crate::capture::walk::inode::stat(opened.as_fd()).unwrap_or_else(|_| look.stat.clone());
+    let state = before.state();
     let mut source = FileSource::new(opened, before, room.limits.growth);
     let size = source.size();
     let extents = source.extents();
@@ -117,13 +132,17 @@ pub fn file(found: &Found<'_>, mut item: NewItem, room: &Room<'_>, out: &mut dyn
     if let Some(reason) = room.against(data) {
         return put_record(item, Status::Skipped, reason, out);
     }
-    if !room.limits.private_keys && size <= KEY_FILE_BYTES_MAX && holds_private_key(&mut source) {
-        let reason = "a private key: not taken unless the order says 'private_keys=true'".to_owned();
-        return put_record(item, Status::Skipped, reason, out);
+    if size <= KEY_FILE_BYTES_MAX
+        && let Some(reason) = against_key(&mut source, room.limits.private_keys)
+    {
+        if let Some(sha256) = sha256(&mut source, size) {
+            item.facts.insert("sha256".into(), sha256.to_string());
+        }
+        return put_record(item, Status::Skipped, reason.to_owned(), out);
     }
     item.method = "pread";
     if look.stat.meta.nlink > 1 {
-        item.inode = Some(look.stat.inode());
+        item.inode = Some(state);
     }
     let status = out.put(item, Content::Source { size, extents, source: &mut source })?;
     Ok(Taken { status, bytes: data })
@@ -146,21 +165,50 @@ fn put_record(mut item: NewItem, status: Status, reason: String, out: &mut dyn O
     Ok(Taken { status, bytes: 0 })
 }
 
-/// True for files that are keys: they begin with a PEM or PuTTY header, and a private key is among what follows. A
-/// script or a history that merely holds one is taken.
-fn holds_private_key(source: &mut FileSource) -> bool {
+/// Why a file is not given because it is a key. The digest of what is left out tells whether it is one that is known.
+fn against_key(source: &mut FileSource, private_keys: bool) -> Option<&'static str> {
     let mut head = vec![0_u8; KEY_HEAD_BYTES];
     let count = source.read_at(0, &mut head).unwrap_or(0);
-    is_private_key(head.get(..count).unwrap_or_default())
+    let head = head.get(..count).unwrap_or_default();
+    if head.starts_with(OWN_KEY_PREFIX) {
+        // With it, whoever may read the case could sign as a party of a deployment.
+        return Some("a signing key of an Exhibit deployment: never taken");
+    }
+    (!private_keys && is_private_key(head)).then_some("a private key: not taken unless the order says 'private_keys=true'")
 }
 
+fn sha256(source: &mut FileSource, size: u64) -> Option<Digest> {
+    let mut content = vec![0_u8; usize::try_from(size).ok()?];
+    let mut filled = 0_usize;
+    while let Some(room) = content.get_mut(filled..).filter(|room| !room.is_empty()) {
+        match source.read_at(filled as u64, room) {
+            Ok(0) | Err(_) => return None,
+            Ok(count) => filled = filled.saturating_add(count),
+        }
+    }
+    Some(Digest::of(&content))
+}
+
+/// True for files that are keys: they begin with PEM or are PuTTY's, and a private key is among what follows. What merely
+/// holds one, or a line that looks like the begin of one, is taken.
 fn is_private_key(head: &[u8]) -> bool {
     let begin = head.trim_ascii_start();
-    if begin.starts_with(b"PuTTY-User-Key-File-") {
-        return true;
+    if let Some(rest) = begin.strip_prefix(b"PuTTY-User-Key-File-") {
+        let numbered = rest.first().is_some_and(u8::is_ascii_digit) && rest.get(1..3) == Some(b": ");
+        return numbered && begin.split(|b| *b == b'\n').any(|line| line.starts_with(b"Encryption: "));
     }
-    let header = |line: &[u8]| line.starts_with(b"-----BEGIN ") && line.trim_ascii_end().ends_with(b"PRIVATE KEY-----");
-    begin.starts_with(b"-----BEGIN ") && begin.split(|b| *b == b'\n').any(header)
+    let mut lines = begin.split(|b| *b == b'\n').map(<[u8]>::trim_ascii_end);
+    if !begin.starts_with(b"-----BEGIN ") {
+        return false;
+    }
+    let header = |line: &[u8]| line.starts_with(b"-----BEGIN ") && line.ends_with(b"PRIVATE KEY-----");
+    lines.by_ref().any(header) && lines.find(|line| !line.is_empty()).is_some_and(is_key_body)
+}
+
+/// The first line after a PEM header: base64 (RFC 7468), or a header of an encrypted key (RFC 1421).
+fn is_key_body(line: &[u8]) -> bool {
+    let base64 = line.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'='));
+    base64 || line.starts_with(b"Proc-Type: ") || line.starts_with(b"DEK-Info: ")
 }
 
 #[cfg(test)]
@@ -172,10 +220,15 @@ mod tests {
         for (head, expected) in [
             ("-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl", true),
             ("\n-----BEGIN RSA PRIVATE KEY-----\r\nMIIE", true),
-            ("-----BEGIN PRIVATE KEY-----\n", true),
-            ("-----BEGIN ENCRYPTED PRIVATE KEY-----\n", true),
-            ("-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n-----BEGIN EC PRIVATE KEY-----\n", true),
-            ("PuTTY-User-Key-File-3: ssh-ed25519\n", true),
+            ("-----BEGIN PRIVATE KEY-----\nMIIE\n", true),
+            ("-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIE\n", true),
+            ("-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n", true),
+            ("-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n-----BEGIN EC PRIVATE KEY-----\nMHc\n", true),
+            ("PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none\n", true),
+            // Scripts that begin like a key.
+            ("PuTTY-User-Key-File-=1;echo hidden\n", false),
+            ("-----BEGIN PRIVATE KEY-----\nrm -rf /tmp/x; echo hidden\n", false),
+            ("-----BEGIN PRIVATE KEY-----\n", false),
             ("-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n", false),
             ("ssh-ed25519 AAAA bob@host\n", false),
             ("#!/bin/sh\ncat <<E > k\n-----BEGIN OPENSSH PRIVATE KEY-----\n", false),

@@ -10,6 +10,7 @@ use rustix::fs::{CWD, Mode, XattrFlags, mknodat};
 use super::*;
 use crate::capture::testing::{Memory, Put};
 use crate::capture::{Kind, Status};
+use exhibit_evidence::Digest;
 
 /// Ends a second thread also when an assertion of the first fails.
 struct EndWith<'a>(&'a std::sync::atomic::AtomicBool);
@@ -212,7 +213,47 @@ fn nothing_found_is_no_success() {
     let tree = Tree::new(&[]);
     let memory = tree.files(&["*.none"], &[]);
     let put = memory.get("nothing-found").expect("an item that says so");
-    assert_eq!((put.status, put.item.kind), (Status::Missing, Kind::Unknown));
+    assert_eq!((put.status, put.item.kind, memory.nothing), (Status::Missing, Kind::Unknown, true));
+    // What is only missing or skipped is nothing either.
+    let tree = Tree::new(&[("big", &[1; 5_000])]);
+    assert!(tree.files(&["absent", "big"], &[("max_size", "1KiB")]).nothing);
+    assert!(!tree.files(&["absent", "big"], &[]).nothing);
+}
+
+#[test]
+fn keys_are_known_by_their_digest_and_ours_are_never_given() {
+    let pem = b"-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----\n";
+    let tree = Tree::new(&[("pem", pem), ("own", b"exhibit-ed25519-seed-v1:AAAA\n"), ("script", b"PuTTY-User-Key-File-=1;id\n")]);
+    for (given, pem_status) in [("false", Status::Skipped), ("true", Status::Collected)] {
+        let memory = tree.files(&["*"], &[("private_keys", given)]);
+        let status = |name: &str| tree.put(&memory, name).status;
+        assert_eq!((status("pem"), status("own"), status("script")), (pem_status, Status::Skipped, Status::Collected));
+        let own = tree.put(&memory, "own");
+        assert_eq!(own.item.facts.get("sha256"), Some(&Digest::of(b"exhibit-ed25519-seed-v1:AAAA\n").to_string()));
+    }
+}
+
+#[test]
+fn names_of_attributes_are_kept_or_it_is_said() {
+    let tree = Tree::new(&[("plain", b"x"), ("bytes", b"x")]);
+    let set = |file: &str, name: &[u8]| {
+        let name = std::ffi::CString::new(name).expect("no NUL");
+        rustix::fs::setxattr(tree.base.join(file), &name, b"v", rustix::fs::XattrFlags::CREATE)
+    };
+    for name in [&b"user.back\\xff"[..], "user.caf\u{e9}\n".as_bytes()] {
+        if set("plain", name).is_err() {
+            eprintln!("this file system has no user attributes");
+            return;
+        }
+    }
+    set("bytes", b"user.\xff").expect("attribute");
+    let memory = tree.files(&["*"], &[]);
+    let plain = tree.put(&memory, "plain");
+    let names: Vec<&str> = plain.item.meta.as_ref().expect("meta").xattrs.keys().map(String::as_str).collect();
+    assert_eq!((plain.status, names), (Status::Collected, vec!["user.back\\xff", "user.caf\u{e9}\n"]));
+    let bytes = tree.put(&memory, "bytes");
+    assert_eq!(bytes.status, Status::Partial);
+    assert!(bytes.item.reason.as_deref().is_some_and(|r| r.contains("not UTF-8")), "{:?}", bytes.item.reason);
 }
 
 #[test]

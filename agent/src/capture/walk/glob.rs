@@ -2,7 +2,7 @@
 //! matched in one walk and every directory is read at most once.
 //!
 //! Syntax, by component: `*` any bytes, `?` one byte, `[a-z]` `[!a-z]` one byte of a set; a component `**` stands for
-//! any number of directories up to [`DEEP_MAX`], `**3` for at most three (as the last component: for everything beneath,
+//! any number of directories, `**3` for at most three (up to [`DEEP_MAX`] can be asked for) (as the last component: for everything beneath,
 //! down to that depth, but not the directory itself). A leading dot is nothing special. `\*` is a star itself; `\xNN`,
 //! `\n`, `\t`, `\r` and `\u{NNNN}` are read as the project's own escaped output writes them, so that a shown path can be
 //! pasted back.
@@ -11,8 +11,11 @@ use std::fmt;
 
 use exhibit_evidence::text::escape_bounded;
 
-/// How many directories `**` stands for at most.
+/// How many directories a `**` with a number stands for at most.
 pub const DEEP_MAX: u8 = 32;
+
+/// A `**` without a number: more than the walk itself goes into, which says so where it stops.
+const DEEP_UNBOUNDED: u8 = u8::MAX;
 
 /// Most components of one pattern.
 pub const COMPONENTS_MAX: usize = 128;
@@ -208,7 +211,7 @@ pub(super) fn parse_components(rest: &str) -> Result<Vec<Component>, String> {
     split_components(rest)
         .into_iter()
         .map(|part| match part.strip_prefix("**") {
-            Some("") => Ok(Component::Deep(DEEP_MAX)),
+            Some("") => Ok(Component::Deep(DEEP_UNBOUNDED)),
             Some(levels) if levels.bytes().all(|b| b.is_ascii_digit()) => match levels.parse::<u8>() {
                 Ok(levels) if (1..=DEEP_MAX).contains(&levels) => Ok(Component::Deep(levels)),
                 _ => Err(format!("'**{levels}': between 1 and {DEEP_MAX} levels are possible, for example '/srv/**4/*.conf'")),
@@ -356,6 +359,8 @@ pub struct Step {
     pub hits: Vec<u32>,
     /// Where the patterns stand inside this name, if it is a directory.
     pub next: States,
+    /// A `**` with a number ends with this name: what lies deeper inside is out of its sight.
+    pub bounded: bool,
 }
 
 impl States {
@@ -429,6 +434,7 @@ impl States {
                     if last {
                         step.hits.push(state.pattern);
                     }
+                    step.bounded |= state.taken.saturating_add(1) >= *levels;
                     step.next.add(patterns, State { taken: state.taken.saturating_add(1), ..*state });
                 }
                 Some(c @ (Component::Literal(_) | Component::Wild(_))) if c.matches(name) => {

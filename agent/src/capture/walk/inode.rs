@@ -11,7 +11,7 @@ use exhibit_evidence::time::FileTime;
 use rustix::fs::{AtFlags, FileType, IFlags, Mode, OFlags, ResolveFlags, StatxFlags, StatxTimestamp, openat, openat2, statx};
 use rustix::io::Errno;
 
-use crate::capture::{Kind, Meta};
+use crate::capture::{InodeState, Kind, Meta};
 
 /// Most bytes of one extended attribute's value; the kernel's own XATTR_SIZE_MAX.
 const XATTR_BYTES_MAX: usize = 64 << 10;
@@ -39,6 +39,13 @@ impl Stat {
     pub fn inode(&self) -> (u64, u64) {
         let [major, minor] = self.meta.dev;
         ((u64::from(major) << 32) | u64::from(minor), self.meta.ino)
+    }
+
+    /// The inode and when it last changed.
+    #[must_use]
+    pub fn state(&self) -> InodeState {
+        let Meta { btime, ctime, mtime, .. } = self.meta;
+        InodeState { inode: self.inode(), btime, ctime, mtime, size: self.size }
     }
 
     /// The later of the times of the last change of content and of the inode, in seconds. The second cannot be set
@@ -337,11 +344,16 @@ fn read_xattrs(handle: BorrowedFd<'_>, open: Option<BorrowedFd<'_>>, into: &mut 
             Some(fd) => rustix::fs::fgetxattr(fd, name, value.as_mut_slice()),
             None => rustix::fs::getxattr(link.as_str(), name, value.as_mut_slice()),
         };
+        // A manifest and a pax header hold text: a name that is none is written escaped, and that is said.
         let shown = exhibit_evidence::text::escape_bytes(name);
+        let key = std::str::from_utf8(name).map(str::to_owned).unwrap_or_else(|_| {
+            problems.push(format!("{shown}: its name is not UTF-8 and stands escaped"));
+            shown.clone()
+        });
         match got {
             Ok(length) if total.saturating_add(length) <= XATTRS_BYTES_MAX => {
                 total = total.saturating_add(length);
-                into.insert(shown, STANDARD.encode(value.get(..length).unwrap_or_default()));
+                into.insert(key, STANDARD.encode(value.get(..length).unwrap_or_default()));
             }
             Ok(length) => problems.push(format!("{shown}: {length} bytes left out, more than {XATTRS_BYTES_MAX} in all")),
             // Removed since it was listed.

@@ -23,6 +23,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use exhibit_evidence::time::FileTime;
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, openat};
 use rustix::io::Errno;
 
@@ -38,6 +39,11 @@ pub const FOLDERS_DEEP_MAX: usize = 160;
 
 /// Names of a directory that are sorted and handled together.
 const BATCH_NAMES: usize = 256;
+
+/// When content and inode of a directory last changed.
+fn changed(handle: &OwnedFd) -> (Option<FileTime>, Option<FileTime>) {
+    inode::stat(handle.as_fd()).map(|s| (s.meta.mtime, s.meta.ctime)).unwrap_or_default()
+}
 
 /// True when a mount may be entered.
 #[must_use]
@@ -128,6 +134,10 @@ pub struct Tally {
     pub names_read: u64,
     /// Links under a `**` that no pattern asked for by name and that were therefore not gone into.
     pub links_passed: u64,
+    /// Directories in which a `**` with a number ended: what lies beneath was not asked for.
+    pub stopped_by_depth: u64,
+    /// Directories whose names changed while they were read: some may be missing or stand twice.
+    pub changed_folders: u64,
     /// Where the walk ended early.
     pub ended_at: Option<Vec<u8>>,
 }
@@ -154,6 +164,10 @@ struct Folder {
     excluded: States,
     /// Length of the path of this directory.
     path_bytes: usize,
+    /// When it had changed last, before its names were read.
+    changed: (Option<FileTime>, Option<FileTime>),
+    /// True when its names were read.
+    listed: bool,
     /// Names still to do, last first.
     pending: Vec<Entry>,
     /// Literal names that were not yet seen.
@@ -207,7 +221,8 @@ impl<'a> Walk<'a> {
 
     fn push(&mut self, handle: OwnedFd, reader: Option<Dir>, states: States, excluded: States, path_bytes: usize) {
         let literals = states.literals(self.patterns).into_iter().map(<[u8]>::to_vec).collect();
-        self.stack.push(Folder { handle, reader, states, excluded, path_bytes, pending: Vec::new(), literals });
+        let (changed, listed) = (changed(&handle), reader.is_some());
+        self.stack.push(Folder { handle, reader, states, excluded, path_bytes, changed, listed, pending: Vec::new(), literals });
     }
 
     /// The next name to handle, from the innermost directory that has one left; `self.path` becomes its path.
@@ -233,7 +248,9 @@ impl<'a> Walk<'a> {
                     }
                 }
             } else if folder.literals.is_empty() {
-                self.stack.pop();
+                if let Some(folder) = self.stack.pop() {
+                    self.leave(&folder, visitor)?;
+                }
             } else {
                 // Names that no listing gave (or that none was needed for): asked for one by one.
                 let names = std::mem::take(&mut folder.literals);
@@ -242,6 +259,20 @@ impl<'a> Walk<'a> {
             }
         }
         Ok(None)
+    }
+
+    /// A directory is done. If names came, went or were renamed in it meanwhile, its listing may have missed some and given
+    /// others twice; renaming the directory itself counts as well.
+    fn leave(&mut self, folder: &Folder, visitor: &mut dyn Visitor) -> Result<(), Stop> {
+        if !folder.listed || changed(&folder.handle) == folder.changed {
+            return Ok(());
+        }
+        self.tally.changed_folders = self.tally.changed_folders.saturating_add(1);
+        let patterns: Vec<u32> = folder.states.patterns().collect();
+        let path = if self.path.is_empty() { b"/" } else { self.path.as_slice() };
+        let reason = "names in it were added, removed or renamed while it was walked: some may be missing or taken twice".to_owned();
+        let obstacle = Obstacle { path, kind: Kind::Directory, status: Status::Partial, reason, look: None };
+        visitor.obstacle(obstacle, &patterns).map(drop)
     }
 
     /// One name: what stands against going there, what it is, whether it is wanted, whether to go in.
@@ -303,6 +334,7 @@ impl<'a> Walk<'a> {
             let obstacle = Obstacle { path: &self.path, kind: Kind::Directory, status, reason, look: Some(&look) };
             visitor.obstacle(obstacle, &concerned(&step))?;
         }
+        self.tally.stopped_by_depth = self.tally.stopped_by_depth.saturating_add(u64::from(step.bounded));
         if !inside {
             return Ok(Flow::On);
         }

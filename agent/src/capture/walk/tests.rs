@@ -72,7 +72,7 @@ impl Tree {
         path.strip_prefix(&self.base).expect("inside").display().to_string()
     }
 
-    fn walk(&self, globs: &[&str], exclude: &[&str], mounts: &str, seen: &mut Seen) -> Tally {
+    fn walk(&self, globs: &[&str], exclude: &[&str], mounts: &str, seen: &mut dyn Visitor) -> Tally {
         let (patterns, excluded) = (self.patterns(globs), self.patterns(exclude));
         let mounts = Mounts::parse(mounts.replace("BASE", &self.base.display().to_string()).as_bytes());
         Walk::new(&patterns, &excluded, &mounts, false).run(seen).expect("the walk ends")
@@ -279,4 +279,48 @@ fn a_link_swapped_in_leads_nowhere() {
             assert!(!seen.hits.iter().any(|p| p.ends_with(b"/secret")), "{:?}", seen.hits);
         }
     });
+}
+
+#[test]
+fn what_is_deep_is_found_and_what_is_out_of_sight_is_counted() {
+    let deep = format!("{}file", "d/".repeat(60));
+    let tree = Tree::new(&[&deep]);
+    let mut seen = Seen::default();
+    let tally = tree.walk(&["**"], &[], "", &mut seen);
+    assert!(seen.hits.iter().any(|h| h.ends_with(deep.as_bytes())), "{} hits", seen.hits.len());
+    assert_eq!(tally.stopped_by_depth, 0);
+    let mut seen = Seen::default();
+    let tally = tree.walk(&["**4"], &[], "", &mut seen);
+    assert_eq!((seen.hits.len(), tally.stopped_by_depth), (4, 1));
+}
+
+/// Renames something in the folder while its names are being walked.
+struct Renames<'a>(&'a Path, Seen);
+
+impl Visitor for Renames<'_> {
+    fn hit(&mut self, found: Found<'_>, patterns: &[u32]) -> Result<Flow, Stop> {
+        if self.1.hits.is_empty() {
+            std::fs::rename(self.0.join("dir/moved"), self.0.join("elsewhere")).expect("renamed");
+        }
+        self.1.hit(found, patterns)
+    }
+    fn obstacle(&mut self, obstacle: Obstacle<'_>, patterns: &[u32]) -> Result<Flow, Stop> {
+        self.1.obstacle(obstacle, patterns)
+    }
+    fn absent(&mut self, path: &[u8], reason: &str, patterns: &[u32]) -> Result<Flow, Stop> {
+        self.1.absent(path, reason, patterns)
+    }
+    fn tick(&mut self, folder: &[u8]) -> Result<(), Stop> {
+        self.1.tick(folder)
+    }
+}
+
+#[test]
+fn a_folder_that_changes_under_the_walk_says_so() {
+    let tree = Tree::new(&["dir/a", "dir/moved", "quiet/b"]);
+    let mut visitor = Renames(&tree.base, Seen::default());
+    let tally = tree.walk(&["dir/*", "quiet/*"], &[], "", &mut visitor);
+    let said: Vec<_> = visitor.1.obstacles.iter().filter(|(_, _, reason)| reason.contains("renamed")).collect();
+    assert_eq!((said.len(), tally.changed_folders), (1, 1), "{said:?}");
+    assert!(said[0].0.ends_with(b"/dir") && said[0].1 == Status::Partial);
 }

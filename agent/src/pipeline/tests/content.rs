@@ -8,7 +8,7 @@ use exhibit_evidence::time::FileTime;
 use rustix::io::Errno;
 
 use super::*;
-use crate::capture::{EvidencePath, evidence_path};
+use crate::capture::{EvidencePath, InodeState, evidence_path};
 
 #[test]
 fn contents_of_all_sizes_keep_their_digests_and_places() {
@@ -64,27 +64,106 @@ fn a_sparse_file_costs_its_data_and_hashes_its_holes() {
     assert!(seen.outcome.manifest.raw_bytes < 64 << 10, "{}", seen.outcome.manifest.raw_bytes);
 }
 
+/// The second of two names of one file.
+fn named(path: &str, out: &dyn Output, state: InodeState) -> NewItem {
+    let meta = Meta { nlink: 2, ..Meta::default() };
+    NewItem { inode: Some(state), meta: Some(Box::new(meta)), ..file(path, out) }
+}
+
+const STATE: InodeState = InodeState { inode: (1, 7), btime: None, ctime: Some(FileTime { s: 5, ns: 0 }), mtime: None, size: 7 };
+
 #[test]
-fn the_second_name_of_an_inode_is_a_hard_link() {
+fn the_second_name_of_a_file_is_a_hard_link_while_nothing_changed() {
     let seen = run(vec![
-        script("logs", |out| {
-            let mut item = file("/var/log/a", out);
-            item.inode = Some((1, 7));
-            out.put(item, Content::Bytes(b"content")).map(drop)
-        }),
+        script("logs", |out| out.put(named("/var/log/a", out, STATE), Content::Bytes(b"content")).map(drop)),
         script("files", |out| {
-            let mut item = file("/var/log/b", out);
-            item.inode = Some((1, 7));
-            out.put(item, Content::Bytes(b"content"))?;
-            let mut other = file("/var/log/c", out);
-            other.inode = Some((2, 7));
-            out.put(other, Content::Bytes(b"content")).map(drop)
+            out.put(named("/var/log/b", out, STATE), Content::Bytes(b"content"))?;
+            // The number was used again, or the file was written in between: it is not what was taken.
+            for (path, other) in [
+                ("/device", InodeState { inode: (2, 7), ..STATE }),
+                ("/ctime", InodeState { ctime: Some(FileTime { s: 5, ns: 1 }), ..STATE }),
+                ("/btime", InodeState { btime: Some(FileTime { s: 9, ns: 0 }), ..STATE }),
+                ("/size", InodeState { size: 8, ..STATE }),
+            ] {
+                out.put(named(path, out, other), Content::Bytes(path.as_bytes()))?;
+            }
+            Ok(())
         }),
     ]);
     let link = seen.item("/var/log/b");
     assert_eq!((link.kind, link.size, link.sha256), (Kind::Hardlink, 0, None));
     assert_eq!(link.target.as_ref().map(EvidencePath::as_bytes), Some(&b"logs/var/log/a"[..]));
-    assert_eq!(seen.content("/var/log/c"), b"content");
+    for path in ["/device", "/ctime", "/btime", "/size"] {
+        assert_eq!((seen.item(path).kind, seen.content(path)), (Kind::File, path.as_bytes()), "{path}");
+    }
+}
+
+#[test]
+fn nothing_is_linked_to_what_was_not_taken_whole() {
+    let seen = run(vec![script("files", |out| {
+        let mut changed = Scripted(reader(b"content".to_vec()), Some((Status::ChangedDuringRead, "mtime".to_owned())));
+        out.put(named("/first", out, STATE), Content::Source { size: 7, extents: None, source: &mut changed })?;
+        out.put(named("/second", out, STATE), Content::Bytes(b"content")).map(drop)
+    })]);
+    assert_eq!((seen.item("/first").status, seen.item("/second").status), (Status::ChangedDuringRead, Status::Collected));
+    assert_eq!((seen.item("/second").kind, seen.content("/second")), (Kind::File, &b"content"[..]));
+}
+
+#[test]
+fn nothing_is_written_beneath_a_link_of_the_stream() {
+    let seen = run(vec![script("files", |out| {
+        let mut link = NewItem::new(evidence_path("/d"), Kind::Symlink, out.now(), "readlinkat");
+        link.target = Some(evidence_path("/elsewhere"));
+        out.put(link, Content::None)?;
+        // The link was replaced by a directory before the next pattern came by.
+        out.put(file("/d/x", out), Content::Bytes(b"x"))?;
+        out.put(file("/dd", out), Content::Bytes(b"y")).map(drop)
+    })]);
+    let refused = seen.item("/d/x");
+    assert_eq!((refused.status, refused.location), (Status::Error, None));
+    assert!(refused.reason.as_deref().is_some_and(|r| r.contains("symbolic link")), "{:?}", refused.reason);
+    assert_eq!(seen.content("/dd"), b"y");
+}
+
+#[test]
+fn the_agents_own_keys_are_never_given() {
+    let dir = tempfile::tempdir().expect("folder");
+    let key = dir.path().canonicalize().expect("path").join("evidence.key");
+    std::fs::write(&key, "secret").expect("key");
+    let inode = std::os::unix::fs::MetadataExt::ino(&key.metadata().expect("stat"));
+    let dev = std::os::unix::fs::MetadataExt::dev(&key.metadata().expect("stat"));
+    let meta = Meta { ino: inode, dev: [rustix::fs::major(dev), rustix::fs::minor(dev)], ..Meta::default() };
+    let path = key.to_str().expect("UTF-8").to_owned();
+    let inside = path.clone();
+    let captures = vec![script("files", move |out| {
+        out.put(file(&inside, out), Content::Bytes(b"secret"))?;
+        let other = NewItem { meta: Some(Box::new(meta.clone())), ..file("/another/name", out) };
+        out.put(other, Content::Bytes(b"secret"))?;
+        out.put(file(&format!("{inside}-not"), out), Content::Bytes(b"secret"))?;
+        out.put(file("/fine", out), Content::Bytes(b"fine")).map(drop)
+    })];
+    let seen = run_plan(Plan { own: Own::of(&[dir.path()]), ..plan(captures, Budget::UNLIMITED) });
+    for path in [path.as_str(), "/another/name", &format!("{path}-not")] {
+        let item = seen.item(path);
+        assert_eq!((item.status, item.location), (Status::Skipped, None), "{path}");
+    }
+    assert_eq!(seen.content("/fine"), b"fine");
+}
+
+#[test]
+fn a_capture_of_which_nothing_was_taken_is_no_success() {
+    let seen = run(vec![
+        script("logs", |out| out.put(file("/gone", out).with_status(Status::Missing, "not there"), Content::None).map(drop)),
+        script("files", |out| {
+            out.put(file("/report", out), Content::Bytes(b"rules"))?;
+            Err(Stop::Nothing("nothing was found".to_owned()))
+        }),
+        script("system", |out| out.put(file("/here", out), Content::Bytes(b"x")).map(drop)),
+    ]);
+    assert!(!seen.outcome.complete);
+    let reason = seen.outcome.reason.clone().expect("a reason");
+    assert!(reason.contains("logs: nothing was taken") && reason.contains("files: nothing was found"), "{reason}");
+    assert_eq!(seen.content("/here"), b"x", "the others still run");
 }
 
 #[test]

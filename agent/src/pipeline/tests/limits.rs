@@ -18,7 +18,7 @@ fn a_capture_with_zero_items_is_never_success() {
     assert_eq!((seen.item("network").status, seen.item("process").status), (Status::Missing, Status::Error));
     assert_eq!(seen.items.len(), 3);
     assert!(!seen.outcome.complete);
-    assert_eq!(seen.outcome.reason.as_deref(), Some("process: no /proc"));
+    assert_eq!(seen.outcome.reason.as_deref(), Some("network: it found nothing; process: no /proc"));
 }
 
 #[test]

@@ -57,6 +57,7 @@ fn plan(captures: Vec<Box<dyn Capture>>, budget: Budget) -> Plan {
         budget,
         memory: Memory { segments_in_flight: 1, workers: 2 },
         denied: globset::GlobSet::empty(),
+        own: Own::default(),
         control: Arc::new(Control::new(None)),
         progress: Arc::new(Progress::default()),
     }
