@@ -31,7 +31,7 @@ impl Own {
             let real = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
             own.folders.push(real.as_os_str().as_bytes().to_vec());
             let files = std::fs::read_dir(&real).into_iter().flatten().take(FILES_MAX).filter_map(Result::ok);
-            own.inodes.extend(files.filter_map(|f| f.metadata().ok()).filter(|m| m.is_file()).map(|m| {
+            own.inodes.extend(files.filter_map(|f| f.metadata().ok()).filter(std::fs::Metadata::is_file).map(|m| {
                 let dev = m.dev();
                 ([rustix::fs::major(dev), rustix::fs::minor(dev)], m.ino())
             }));

@@ -346,10 +346,13 @@ fn read_xattrs(handle: BorrowedFd<'_>, open: Option<BorrowedFd<'_>>, into: &mut 
         };
         // A manifest and a pax header hold text: a name that is none is written escaped, and that is said.
         let shown = exhibit_evidence::text::escape_bytes(name);
-        let key = std::str::from_utf8(name).map(str::to_owned).unwrap_or_else(|_| {
-            problems.push(format!("{shown}: its name is not UTF-8 and stands escaped"));
-            shown.clone()
-        });
+        let key = std::str::from_utf8(name).map_or_else(
+            |_| {
+                problems.push(format!("{shown}: its name is not UTF-8 and stands escaped"));
+                shown.clone()
+            },
+            str::to_owned,
+        );
         match got {
             Ok(length) if total.saturating_add(length) <= XATTRS_BYTES_MAX => {
                 total = total.saturating_add(length);
