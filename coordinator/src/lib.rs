@@ -11,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod dispatch;
 pub mod enroll;
+pub mod incidents;
 pub mod init;
 pub mod intake;
 pub mod ledger;

@@ -12,6 +12,7 @@ use exhibit_evidence::text::escape_bounded;
 use crate::catalog::{IncidentRow, SharedCatalog};
 use crate::clock;
 use crate::dispatch::Sessions;
+use crate::incidents::Recent;
 use crate::intake::Uploads;
 use crate::ledger::{Ledger, Ledgers};
 use crate::problem::Result;
@@ -44,6 +45,8 @@ pub struct Parts {
     pub disconnect: Box<dyn Fn(&str) + Send + Sync>,
     /// Agents that are revoked; read at every call.
     pub revoked: Revoked,
+    /// Incidents that were told lately.
+    pub recent_incidents: Recent,
 }
 
 impl std::fmt::Debug for Parts {
@@ -114,9 +117,11 @@ impl Parts {
         self.deployment_log.view().key_ring().roles_of(name)
     }
 
-    /// Keeps and logs an incident. That it cannot be kept stops nobody: the log line is there.
+    /// Keeps and logs an incident; what repeats itself is only counted. That it cannot be kept stops nobody: the log line is there.
     pub async fn incident(&self, kind: &str, subject: &str, detail: &str) {
-        let detail = escape_bounded(detail, 2_000);
+        let Some(untold) = self.recent_incidents.admit(kind, subject, tokio::time::Instant::now()) else { return };
+        let more = if untold > 0 { format!(" ({untold} of the same before it were not listed)") } else { String::new() };
+        let detail = format!("{}{more}", escape_bounded(detail, 2_000));
         tracing::error!(kind, subject, %detail, "incident");
         let row = IncidentRow { at: clock::now(), kind: kind.to_owned(), subject: subject.to_owned(), detail };
         if let Err(error) = self.catalog.add_incident(row).await {

@@ -171,6 +171,7 @@ async fn assemble(
             registry.disconnect(name);
         }),
         revoked: Revoked::default(),
+        recent_incidents: crate::incidents::Recent::default(),
     }))
 }
 

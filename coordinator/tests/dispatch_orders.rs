@@ -106,6 +106,28 @@ fn retarget(envelope: &Envelope, from: &exhibit_evidence::AgentId, to: &exhibit_
     Envelope::parse(text.replace(&STANDARD.encode(&payload), &changed).as_bytes()).expect("well formed")
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_case_is_closed_once_whoever_comes_second() {
+    let mut world = World::start().await;
+    let case = world.open_case().await;
+    let closing = |reason: &str| CaseClosed {
+        case: case.case_id.parse().expect("id"),
+        predecessor: Digest::try_from(case.case_opened_sha256.as_slice()).expect("digest"),
+        reason: reason.to_owned(),
+        closed_by: world.me(),
+        closed_at: world::now(),
+    };
+    let requests: Vec<_> = (0..8).map(|n| record::sign(&closing(&format!("reason {n}")), &world.admin.evidence).expect("small")).collect();
+    let mut tasks = tokio::task::JoinSet::new();
+    for signed in requests {
+        let mut people = world.people.clone();
+        tasks.spawn(async move { people.close_case(people::CloseCaseRequest { case_closed: signed.as_bytes().to_vec() }).await });
+    }
+    let answers = tasks.join_all().await;
+    assert_eq!(answers.iter().filter(|a| a.is_ok()).count(), 1, "{answers:?}");
+    verdict::sound(&world, case.case_id.as_str());
+}
+
 async fn closed_case_takes_no_order(world: &mut World, case: &people::Case, agent: &Agent) {
     let closed = CaseClosed {
         case: case.case_id.parse().expect("id"),

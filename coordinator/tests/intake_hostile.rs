@@ -343,3 +343,23 @@ async fn another_agents_collection_is_not_there() {
     let job = running_job(&mut world, &agent).await;
     assert_eq!(other.open(&job).await.map(|_| ()).expect_err("not its own").code(), Code::NotFound);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_begins_and_does_not_send_holds_nobody_up() {
+    let mut world = World::start().await;
+    let rogue = world.enroll("rogue").await;
+    let mut rogue = Agent::new(rogue, world.port, 1).await;
+    let honest = world.enroll("honest").await;
+    let mut honest = Agent::new(honest, world.port, 2).await;
+    let mut held = Vec::new();
+    for _ in 0..30 {
+        let job = running_job(&mut world, &rogue).await;
+        let upload = rogue.open(&job).await.expect("let in");
+        upload.start(&Segment { n: 0, size: 10 << 20, sha256: Digest::of(b""), raw_offset: 0, raw_size: 1 << 20 }, 10 << 20).await;
+        held.push(upload);
+    }
+    let job = running_job(&mut world, &honest).await;
+    let sent = tokio::time::timeout(std::time::Duration::from_secs(10), honest.send_all(&job, &job.honest(&files()))).await;
+    let receipt = sent.expect("not held up").expect("received");
+    assert!(!receipt.is_empty());
+}

@@ -10,8 +10,9 @@ pub const READ_BYTES_MAX: usize = 256 << 10;
 pub const SEGMENT_BYTES_MAX: u64 = 10 << 20;
 /// Largest raw size of a segment: the format's, so that highly compressible data cannot make one segment costly to check.
 pub const SEGMENT_RAW_BYTES_MAX: u64 = exhibit_evidence::stream::SEGMENT_RAW_BYTES_MAX as u64;
-/// Most bytes of manifest lines that go with one segment.
-pub const SEGMENT_MANIFEST_BYTES_MAX: u64 = 64 << 20;
+/// Most bytes of manifest lines that go with one segment: an agent cuts a segment when frames and lines together reach
+/// 8 MiB, and at most a frame's lines and one line more come on top.
+pub const SEGMENT_MANIFEST_BYTES_MAX: u64 = 10 << 20;
 /// Most enrolment records in one message.
 pub const ENROLMENTS_MAX: usize = 8;
 /// Longest reason text.

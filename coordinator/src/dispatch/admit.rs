@@ -102,7 +102,7 @@ async fn append(parts: &Parts, order: &Order, envelope: &Envelope) -> Result<()>
     let ledger = parts.ledgers.case(&case).await?;
     ledger
         .append_built(move |view| {
-            if view.entries().iter().all(|e| e.kind != "case-closed:v1") {
+            if view.case_closed().is_none() {
                 return Ok(vec![envelope]);
             }
             Err(LedgerError::new(ledger::Kind::Refused, format!("case: {case} is closed; open another case for further collections")))

@@ -16,6 +16,8 @@ pub const PARAMS_MAX: usize = 64;
 const PARAM_NAME_BYTES_MAX: usize = 63;
 /// Longest deadline.
 const DEADLINE_S_MAX: u64 = 30 * 86_400;
+/// Least send rate: an upload that is slower would hold memory that others wait for.
+const SEND_BYTES_PER_S_MIN: u64 = 1 << 10;
 
 /// Checks what an order says against `now`.
 ///
@@ -55,6 +57,11 @@ pub fn check(order: &Order, now: Timestamp) -> Result<(), String> {
             "reason: {} bytes: expected 1 to {}; say why this is collected",
             order.reason.len(),
             exhibit_proto::bounds::REASON_BYTES_MAX
+        ));
+    }
+    if let Some(rate) = order.limits.send_bytes_per_s.filter(|rate| *rate < SEND_BYTES_PER_S_MIN) {
+        return Err(format!(
+            "limits.send_bytes_per_s: {rate}: expected at least {SEND_BYTES_PER_S_MIN}; a slower upload is not waited for"
         ));
     }
     match order.limits.deadline_s {
@@ -126,7 +133,7 @@ mod tests {
     fn each_bound_is_named() {
         let now = Timestamp::from_unix_s(1_000_000);
         assert_eq!(check(&good(), now), Ok(()));
-        let cases: [(&str, Change); 11] = [
+        let cases: [(&str, Change); 12] = [
             ("targets", |o| o.targets.clear()),
             ("targets", |o| o.targets.push(AgentId::new(1, [1; 10]))),
             ("captures", |o| o.captures.clear()),
@@ -137,6 +144,7 @@ mod tests {
             ("profile", |o| o.profile = Some(String::new())),
             ("reason", |o| o.reason = " ".to_owned()),
             ("limits.deadline_s", |o| o.limits.deadline_s = Some(0)),
+            ("limits.send_bytes_per_s", |o| o.limits.send_bytes_per_s = Some(100)),
             ("issued_at", |o| o.issued_at = Timestamp::from_unix_s(1_000_301)),
             ("expires_at", |o| o.expires_at = Timestamp::from_unix_s(1_000_000)),
             ("expires_at", |o| o.expires_at = Timestamp::from_unix_s(9_000_000)),

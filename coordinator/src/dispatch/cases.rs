@@ -88,16 +88,30 @@ pub async fn close(parts: &Parts, caller: &str, envelope: &Envelope) -> Result<C
     };
     let row = require_case(parts, &closed.case).await?;
     check_closed(caller, closed, &row)?;
-    match row.case_closed {
-        Some(digest) if digest == envelope.digest() => return Ok(row),
-        Some(_) => return Err(Problem::new(Kind::NotNow, format!("case_closed: {} is already closed", closed.case))),
-        None => {}
+    if row.case_closed.is_some() {
+        return already_closed(&row, envelope);
     }
     parts.ledgers.ensure_enrolled(&closed.case, &[envelope.keyid()]).await?;
-    parts.ledgers.case(&closed.case).await?.append(vec![envelope.clone()]).await?;
-    parts.catalog.close_case(closed.case.clone(), envelope.digest()).await?;
+    let ledger = parts.ledgers.case(&closed.case).await?;
+    // Only the log's writer can tell whether another request came first.
+    let record = envelope.clone();
+    ledger.append_built(move |view| Ok(if view.case_closed().is_none() { vec![record] } else { Vec::new() })).await?;
+    let standing = ledger.case_closed().map(|e| e.digest);
+    let standing = standing.ok_or_else(|| Problem::new(Kind::Damaged, format!("the log of {} lacks its end", closed.case)))?;
+    parts.catalog.close_case(closed.case.clone(), standing).await?;
+    if standing != envelope.digest() {
+        return already_closed(&require_case(parts, &closed.case).await?, envelope);
+    }
     tracing::info!(case = %row.case, by = %escape_bounded(caller, 200), "case closed");
     require_case(parts, &closed.case).await
+}
+
+/// The answer to a request that came second: the same record again is success.
+fn already_closed(row: &CaseRow, envelope: &Envelope) -> Result<CaseRow> {
+    if row.case_closed == Some(envelope.digest()) {
+        return Ok(row.clone());
+    }
+    Err(Problem::new(Kind::NotNow, format!("case_closed: {} is already closed", row.case)))
 }
 
 fn check_closed(caller: &str, closed: &CaseClosed, row: &CaseRow) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Recovery at start: orders that stand in a log and did not reach the catalog; streams that were received whole and
+//! Recovery at start: orders and ends of cases that stand in a log and did not reach the catalog; streams that were received whole and
 //! whose collection was not ended.
 
 use std::sync::Arc;
@@ -38,6 +38,10 @@ pub async fn orders_without_collections(parts: &Arc<Parts>) -> Result<u64> {
                     tracing::warn!(order = %order.order, case = %case.case, "an order in the log had no collections; made them now");
                     made += 1;
                 }
+            }
+            if let Some(closed) = ledger.case_closed() {
+                parts.catalog.close_case(case.case.clone(), closed.digest).await?;
+                tracing::warn!(case = %case.case, "a case that its log closes was open in the catalog; closed it now");
             }
         }
     }

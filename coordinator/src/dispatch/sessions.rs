@@ -213,11 +213,12 @@ struct Rival {
 
 impl Rival {
     async fn answers(mut self) -> bool {
-        let ping = self.ping;
-        if self.outbox.try_send(Outbound::Ping(ping)).is_err() {
+        // A full outbox may be a moment's; the ping that is on its way then asks the same.
+        if let Err(mpsc::error::TrySendError::Closed(_)) = self.outbox.try_send(Outbound::Ping(self.ping)) {
             return false;
         }
-        tokio::time::timeout(PROOF_OF_LIFE, self.pong.wait_for(|n| *n == ping)).await.is_ok_and(|answer| answer.is_ok())
+        // Any answer from now on is a sign of life: when several processes ask at once, each waits for the next one.
+        tokio::time::timeout(PROOF_OF_LIFE, self.pong.changed()).await.is_ok_and(|answer| answer.is_ok())
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use exhibit_evidence::id::CollectionId;
+use exhibit_evidence::id::{AgentId, CollectionId};
 use exhibit_evidence::layout::StreamNumber;
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, watch};
 
@@ -21,7 +21,7 @@ pub struct Limits {
     /// Uploads at once; more are asked to come back.
     pub uploads_max: usize,
     /// Bytes of segments and manifest lines in memory at once, over all uploads. One upload holds one segment at a time:
-    /// usually 8 MiB and its lines, at most 10 + 64 MiB.
+    /// usually 8 MiB and its lines, at most 10 + 10 MiB.
     pub bytes_in_flight_max: u64,
     /// Segments that are checked at once; each keeps a processor busy.
     pub checks_max: usize,
@@ -56,6 +56,8 @@ pub struct Uploads {
     uploads: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     checks: Arc<Semaphore>,
+    /// Agents that have an upload: whose turn it is to send a segment.
+    turns: Mutex<HashMap<AgentId, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 /// An upload's place: held as long as it runs.
@@ -86,6 +88,7 @@ impl Uploads {
             uploads: Arc::new(Semaphore::new(limits.uploads_max.max(1))),
             bytes: Arc::new(Semaphore::new(bytes as usize)),
             checks: Arc::new(Semaphore::new(limits.checks_max.max(1))),
+            turns: Mutex::default(),
         }
     }
 
@@ -145,6 +148,17 @@ impl Uploads {
         for slot in self.slots.lock().unwrap_or_else(PoisonError::into_inner).values() {
             slot.cut.send_replace(true);
         }
+    }
+
+    /// Waits until this agent may send a segment: one at a time, over all its uploads, so that no agent holds more than one
+    /// segment's share of the memory that all share.
+    pub(super) async fn turn(&self, agent: &AgentId) -> OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            turns.retain(|known, turn| known == agent || Arc::strong_count(turn) > 1);
+            Arc::clone(turns.entry(agent.clone()).or_default())
+        };
+        turn.lock_owned().await
     }
 
     /// Waits until this many bytes may be held.

@@ -25,7 +25,7 @@ use crate::catalog::Totals;
 pub const MANIFEST_BYTES_MAX: u64 = 512 << 20;
 
 /// Most tar members that may end in one segment. Each is remembered (170 bytes, so 45 MB at most) until its item line is
-/// compared. The item lines of one segment have at most 64 MiB and a line some 300 bytes: honest agents stay below.
+/// compared. The item lines of one segment have at most 10 MiB and a line some 300 bytes: honest agents stay below.
 const MEMBERS_PER_SEGMENT_MAX: usize = 262_144;
 
 /// Why an upload is refused: the field, what it said and what was found. The agent broke the contract; what was

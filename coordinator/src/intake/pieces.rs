@@ -1,5 +1,7 @@
 //! Taking the messages of an upload apart: their order, and that what comes is what was announced.
 
+use std::time::Duration;
+
 use exhibit_evidence::manifest::Segment;
 use exhibit_evidence::stream::{SEGMENT_BYTES_MAX, SEGMENT_RAW_BYTES_MAX};
 use exhibit_proto::bounds::SEGMENT_MANIFEST_BYTES_MAX;
@@ -42,6 +44,9 @@ pub(super) fn check_start(announced: &Segment, manifest_bytes: u64, check: &Stre
     bound("segment_start.manifest_bytes", manifest_bytes, SEGMENT_MANIFEST_BYTES_MAX)
 }
 
+/// Longest wait for the next message of a segment that was begun.
+const IDLE_MAX: Duration = Duration::from_secs(20);
+
 /// Receives what was announced, not a byte more: data, then lines, then the end.
 pub(super) async fn receive<S>(announced: &Segment, manifest_bytes: u64, pieces: &mut S) -> Result<(Vec<u8>, Vec<u8>), Stop>
 where
@@ -50,7 +55,8 @@ where
     let mut bytes = Vec::with_capacity(announced.size as usize);
     let mut lines = Vec::new();
     loop {
-        match next(pieces).await? {
+        let piece = tokio::time::timeout(IDLE_MAX, next(pieces)).await.map_err(|_| idle(announced))??;
+        match piece {
             Piece::Data(data) => {
                 if !lines.is_empty() {
                     return Err(bad("segment_data", "data after manifest lines").into());
@@ -74,6 +80,15 @@ where
         }
     }
     Ok((bytes, lines))
+}
+
+fn idle(announced: &Segment) -> Stop {
+    let why = format!(
+        "segment {}: nothing came for {} s; what was acknowledged is kept, open the upload again to go on",
+        announced.n,
+        IDLE_MAX.as_secs()
+    );
+    Problem::new(Kind::Busy, why).into()
 }
 
 fn take(into: &mut Vec<u8>, more: &[u8], announced: u64, field: &'static str) -> Result<(), BadUpload> {

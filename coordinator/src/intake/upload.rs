@@ -29,6 +29,12 @@ const STRIKES_MAX: u32 = 3;
 /// Longest wait between two tries to write while an upload is paused.
 const PAUSE_MAX: Duration = Duration::from_secs(15);
 
+/// A segment that was begun holds memory that others wait for, so it must come: within this time and what a slow link
+/// needs for its bytes. An agent that was cut off for it goes on where it was.
+const SEGMENT_TIME: Duration = Duration::from_secs(30);
+/// The slowest sender that is waited for: half of the least send rate that an order may give.
+const SEGMENT_BYTES_PER_S_MIN: u64 = 512;
+
 /// An upload that was let in.
 pub struct Upload {
     pub(super) parts: Arc<Parts>,
@@ -195,7 +201,8 @@ impl Upload {
                 }
                 Piece::Lines(lines) => {
                     if trailing.len().saturating_add(lines.len()) as u64 > SEGMENT_MANIFEST_BYTES_MAX {
-                        return Err(bad("manifest_lines", "more than 67108864 bytes after the last segment").into());
+                        let why = format!("more than {SEGMENT_MANIFEST_BYTES_MAX} bytes after the last segment");
+                        return Err(bad("manifest_lines", why).into());
                     }
                     trailing.extend_from_slice(&lines);
                 }
@@ -230,8 +237,11 @@ impl Upload {
         check_start(&announced, manifest_bytes, &check)?;
         self.wait_for_room(announced.size.saturating_add(manifest_bytes), answers).await?;
         let held = announced.size.saturating_add(manifest_bytes);
+        let _turn = self.parts.uploads.turn(&self.row.agent).await;
         let _memory = self.parts.uploads.bytes(held).await.ok_or_else(stopping)?;
-        let (bytes, lines) = receive(&announced, manifest_bytes, pieces).await?;
+        let limit = SEGMENT_TIME.saturating_add(Duration::from_secs(held / SEGMENT_BYTES_PER_S_MIN));
+        let received = tokio::time::timeout(limit, receive(&announced, manifest_bytes, pieces)).await;
+        let (bytes, lines) = received.map_err(|_| too_slow(&announced, limit))??;
         if announced.n < check.next_segment() {
             self.repeated(&announced, &bytes).await?;
             self.say(answers, Answer::Ack(announced.n)).await?;
@@ -435,6 +445,15 @@ impl Upload {
 #[derive(Debug, Default)]
 struct Pauses {
     count: u32,
+}
+
+fn too_slow(announced: &Segment, limit: Duration) -> Stop {
+    let why = format!(
+        "segment {} did not come within {} s; what was acknowledged is kept, open the upload again to go on",
+        announced.n,
+        limit.as_secs()
+    );
+    Problem::new(Kind::Busy, why).into()
 }
 
 fn gone() -> Stop {

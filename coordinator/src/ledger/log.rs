@@ -225,6 +225,12 @@ impl Ledger {
         self.view().order(order).cloned()
     }
 
+    /// The record that closed the case.
+    #[must_use]
+    pub fn case_closed(&self) -> Option<Entry> {
+        self.view().case_closed().cloned()
+    }
+
     /// The seal of a collection.
     #[must_use]
     pub fn seal_of(&self, collection: &CollectionId) -> Option<Entry> {

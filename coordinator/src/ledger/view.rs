@@ -52,6 +52,7 @@ pub struct Entry {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Place {
     CaseOpened,
+    CaseClosed,
     Order(OrderId),
     Refusal(CollectionId),
     Acquisition(CollectionId, StreamNumber),
@@ -65,6 +66,7 @@ impl Place {
     pub(super) fn of(record: &Record) -> Option<Self> {
         Some(match record {
             Record::CaseOpened(_) => Self::CaseOpened,
+            Record::CaseClosed(_) => Self::CaseClosed,
             Record::Order(p) => Self::Order(p.order.clone()),
             Record::Refusal(p) => Self::Refusal(p.collection.clone()),
             Record::Acquisition(p) => Self::Acquisition(p.collection.clone(), p.stream),
@@ -177,6 +179,12 @@ impl View {
     #[must_use]
     pub fn order(&self, order: &OrderId) -> Option<&Entry> {
         self.at(&Place::Order(order.clone()))
+    }
+
+    /// The record that closed the case.
+    #[must_use]
+    pub fn case_closed(&self) -> Option<&Entry> {
+        self.at(&Place::CaseClosed)
     }
 
     /// The seal of a collection.

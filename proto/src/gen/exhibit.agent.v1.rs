@@ -299,7 +299,7 @@ pub struct SegmentStart {
     /// Decompressed bytes, at most 134,217,728.
     #[prost(uint64, tag = "5")]
     pub raw_size: u64,
-    /// Bytes of manifest lines that follow (the segment line and its items), at most 67,108,864.
+    /// Bytes of manifest lines that follow (the segment line and its items), at most 10,485,760.
     #[prost(uint64, tag = "6")]
     pub manifest_bytes: u64,
 }
