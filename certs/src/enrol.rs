@@ -152,7 +152,7 @@ mod tests {
         let first =
             Enroller { key: &root, enrolment: None }.enrol(&issuer_name, issuer.public(), &[Role::Issuer], "init", now).expect("small");
         let enroller = Enroller { key: &issuer, enrolment: Some(&first) };
-        let agent_name = name("spiffe://acme/agent/agt-01hf7yat00zzzzzzzzzzzzzzzz");
+        let agent_name = name(&format!("spiffe://acme/agent/{}", exhibit_evidence::AgentId::of_key(&agent.public().id())));
         let second = enroller.enrol(&agent_name, agent.public(), &[Role::Agent], "token", now).expect("small");
         let chain = [first.clone(), second.clone()];
         assert!(verify_holder(&anchor, &chain, &agent.public(), &agent_name).is_ok());

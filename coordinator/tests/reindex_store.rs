@@ -91,7 +91,8 @@ impl Site {
     }
 
     async fn enrol(&self, n: u8) -> (AgentId, SigningKey) {
-        let (id, key) = (AgentId::new(1, [n; 10]), SigningKey::from_seed(&[n; 32]));
+        let key = SigningKey::from_seed(&[n; 32]);
+        let id = AgentId::of_key(&key.public().id());
         let name = format!("spiffe://test/agent/{id}").parse().expect("name");
         let enrolment = self.deployment.issuer().enrol(&name, key.public(), &[Role::Agent], "token", now()).expect("enrolled");
         self.ledgers.deployment().await.expect("log").append(vec![enrolment]).await.expect("appended");

@@ -118,9 +118,18 @@ id!(
     CollectionId, "collection", "col-"
 );
 id!(
-    /// An enrolled agent.
+    /// An enrolled agent. Derived: see [`AgentId::of_key`].
     AgentId, "agent", "agt-"
 );
+
+impl AgentId {
+    /// The agent that holds an evidence key: its id is a function of the key, so that an order that names an agent names
+    /// its key, and nobody, whoever may enrol keys, can put another key in its place.
+    #[must_use]
+    pub fn of_key(key: &Digest) -> Self {
+        Self::from_digest(key)
+    }
+}
 
 impl CollectionId {
     /// The collection that an order makes on one agent: a function of both, so that an order cannot be executed twice

@@ -56,8 +56,18 @@ def b64(text):
 
 def collection_of(order, agent):
     text = f"exhibit collection v1\n{order}\n{agent}".encode()
-    value = int.from_bytes(hashlib.sha256(text).digest()[:16], "big")
-    return "col-" + "".join(ALPHABET[(value >> (5 * i)) & 31] for i in range(25, -1, -1))
+    return "col-" + base32(hashlib.sha256(text).digest())
+
+
+def agent_id(key):
+    """The agent that holds a key, given by its id in hexadecimal."""
+    return "agt-" + base32(bytes.fromhex(key))
+
+
+def base32(digest):
+    """The first 128 bits of a digest as identifiers write them."""
+    value = int.from_bytes(digest[:16], "big")
+    return "".join(ALPHABET[(value >> (5 * i)) & 31] for i in range(25, -1, -1))
 
 
 class Tree:
@@ -220,6 +230,10 @@ class Case:
                 raise Unsound("an enrolment that does not follow from its signer's")
             if known and (known["name"] != body["name"] or known["revoked"]):
                 raise Unsound("the key has another name already, or was revoked")
+            agents, key = f"spiffe://{self.deployment}/agent/", sha256(b64(body["key"]))
+            is_agent = "agent" in body["roles"] or body["name"].startswith(agents)
+            if is_agent and (body["name"] != agents + agent_id(key) or body["roles"] != ["agent"]):
+                raise Unsound("an agent's name does not follow from its key, or it has other roles")
             self.may_manage(keyid, holder, body["roles"])
         elif kind == "revocation":
             self.may_manage(keyid, holder, self.keys[body["key"]]["roles"])

@@ -28,7 +28,7 @@ pub fn enroll(world: &World, request: EnrollRequest) -> Result<Response<EnrollRe
     if request.token != "good" {
         return Err(Status::permission_denied("the token has expired; ask for a new one with 'exhibit token create'"));
     }
-    let agent = AgentId::new(7, [7; 10]);
+    let agent = AgentId::of_key(&key.id());
     let name: PeerName = format!("spiffe://acme/agent/{agent}").parse().expect("name");
     let d = &world.new.deployment;
     let enrolment = d.issuer().enrol(&name, key, &[Role::Agent], "token", clock::wall()).expect("enrolment");

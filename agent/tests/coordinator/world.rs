@@ -54,8 +54,8 @@ impl World {
         let server = ServerNames::parse(&["localhost", "127.0.0.1"]).expect("names");
         let params = Params { name: "acme".parse().expect("name"), admin: "ann".parse().expect("name"), server };
         let new = deployment::create(&params, &Seeds::draw().expect("randomness"), now).expect("deployment");
-        let agent = AgentId::new(now.unix_ms(), clock::random().expect("randomness"));
         let evidence = SigningKey::from_seed(&random::seed().expect("randomness"));
+        let agent = AgentId::of_key(&evidence.public().id());
         let name: PeerName = format!("spiffe://acme/agent/{agent}").parse().expect("name");
         let d = &new.deployment;
         let enrolment = d.issuer().enrol(&name, evidence.public(), &[Role::Agent], "token", now).expect("enrolment");

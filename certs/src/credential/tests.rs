@@ -19,16 +19,17 @@ fn make() -> NewDeployment {
     deployment::create(&params, &Seeds::draw().expect("randomness"), now()).expect("deployment")
 }
 
-fn agent_name() -> PeerName {
-    "spiffe://acme/agent/agt-01hf7yat00zzzzzzzzzzzzzzzz".parse().expect("name")
+fn agent_name(pending: &Pending) -> PeerName {
+    PeerName::Agent("acme".parse().expect("name"), exhibit_evidence::AgentId::of_key(&pending.evidence.public().id()))
 }
 
 /// What an enrolment's two ends do, without the wire.
 fn enrol_agent(new: &NewDeployment, pending: &Pending) -> Result<Credential, BadIdentity> {
     let deployment = &new.deployment;
     let request = pending.tls.request().expect("request");
-    let issued = deployment.issuing.issue_client(&request, &agent_name(), AGENT_LIFE, now()).expect("issued");
-    let enrolment = deployment.issuer().enrol(&agent_name(), pending.evidence.public(), &[Role::Agent], "token", now()).expect("signed");
+    let issued = deployment.issuing.issue_client(&request, &agent_name(pending), AGENT_LIFE, now()).expect("issued");
+    let enrolment =
+        deployment.issuer().enrol(&agent_name(pending), pending.evidence.public(), &[Role::Agent], "token", now()).expect("signed");
     let tls = TlsIdentity::new(pending.tls.clone(), issued.chain)?;
     let evidence = SigningKey::from_text(&pending.evidence.to_text()).expect("copy");
     let chain = vec![deployment.issuer_enrolment.clone(), enrolment];
@@ -96,7 +97,7 @@ fn an_interrupted_enrolment_is_taken_up_with_the_same_keys() {
     assert_eq!(third.evidence.public(), first.evidence.public());
     Pending::finish(&enrol_agent(&new, &third).expect("again"), &state).expect("finished");
     assert!(!state.join("enrolment.pending").exists());
-    assert_eq!(Credential::load(&state).expect("loaded").name(), &agent_name());
+    assert_eq!(Credential::load(&state).expect("loaded").name(), &agent_name(&third));
     assert!(matches!(Pending::take_up(&state, &[4; 32]), Err(FileError::Exists { .. })), "an enrolled agent does not enrol again");
     assert!(!format!("{third:?}").contains(third.evidence.to_text().trim_end().trim_start_matches("exhibit-ed25519-seed-v1:")));
 }
@@ -116,7 +117,8 @@ fn a_renewal_exchanges_key_and_certificate_in_one_step() {
     let stranger: PeerName = "spiffe://acme/agent/agt-01hf7yat00zzzzzzzzzzzzzzz0".parse().expect("name");
     let other = TlsIdentity::new(key.clone(), renew(&stranger).chain).expect("identity");
     assert!(credential.replace_tls(&state, other).expect_err("another name").to_string().contains("instead of"));
-    let renewed = TlsIdentity::from_der(key.clone(), &renew(&agent_name()).chain).expect("identity");
+    let own = credential.name().clone();
+    let renewed = TlsIdentity::from_der(key.clone(), &renew(&own).chain).expect("identity");
     let serial = renewed.facts().serial.clone();
     credential.replace_tls(&state, renewed).expect("exchanged");
     let loaded = Credential::load(&state).expect("loaded");

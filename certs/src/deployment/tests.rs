@@ -73,7 +73,7 @@ fn it_loads_without_its_root_and_what_it_enrols_verifies() {
     assert_eq!(loaded.anchor, new.deployment.anchor);
     assert_eq!(loaded.tls_root_sha256(), Digest::of(&new.deployment.tls_root));
     let agent = SigningKey::from_seed(&[9; 32]);
-    let name: PeerName = "spiffe://acme/agent/agt-01hf7yat00zzzzzzzzzzzzzzzz".parse().expect("name");
+    let name = PeerName::Agent("acme".parse().expect("name"), exhibit_evidence::AgentId::of_key(&agent.public().id()));
     let enrolment = loaded.issuer().enrol(&name, agent.public(), &[Role::Agent], "token", now()).expect("signed");
     enrol::verify_holder(&loaded.anchor, &[loaded.issuer_enrolment.clone(), enrolment], &agent.public(), &name).expect("verifies");
     let mut ring = KeyRing::new(&loaded.anchor);
@@ -176,7 +176,7 @@ fn the_first_admin_enrols_people_and_no_agents() {
     let mut chain = new.admin.enrolments.clone();
     chain.push(new.admin.enroller().enrol(&name, bob.public(), &[Role::Responder], "admin", now()).expect("signed"));
     enrol::verify_holder(anchor, &chain, &bob.public(), &name).expect("verifies");
-    let agent: PeerName = "spiffe://acme/agent/agt-01hf7yat00zzzzzzzzzzzzzzzz".parse().expect("name");
+    let agent = PeerName::Agent("acme".parse().expect("name"), exhibit_evidence::AgentId::of_key(&bob.public().id()));
     let mut chain = new.admin.enrolments.clone();
     chain.push(new.admin.enroller().enrol(&agent, bob.public(), &[Role::Agent], "admin", now()).expect("signed"));
     assert!(enrol::verify_chain(anchor, &chain).is_err());

@@ -101,7 +101,7 @@ pub async fn enroll(parts: &Arc<Parts>, request: &Request) -> Result<Enrolled> {
     let now = clock::now();
     let proposed = match &known {
         Some(agent) => agent.clone(),
-        None => AgentId::new(now.unix_ms(), clock::random()),
+        None => AgentId::of_key(&key),
     };
     let used = parts.catalog.use_token(Digest::of(request.token.as_bytes()), key, proposed.clone(), now).await?;
     let (agent, labels) = match used {

@@ -38,7 +38,7 @@ pub fn agent_key() -> SigningKey {
 }
 
 pub fn agent() -> AgentId {
-    AgentId::new(1, [5; 10])
+    AgentId::of_key(&agent_key().public().id())
 }
 
 pub fn responder_name() -> String {

@@ -7,6 +7,7 @@ use super::{BadRecord, Enrolment, Record, Role};
 use crate::anchor::Anchor;
 use crate::digest::Digest;
 use crate::dsse::Envelope;
+use crate::id::AgentId;
 use crate::key::{KeyId, PublicKey};
 
 /// A record whose signature was checked against an enrolled key that may sign records of its type.
@@ -178,6 +179,11 @@ impl KeyRing {
         }
         if p.predecessor != holder.enrolment {
             return Err("its predecessor is not the enrolment of the key that signed it");
+        }
+        let agents = format!("spiffe://{}/agent/", self.deployment);
+        let is_agent = p.roles.contains(&Role::Agent) || p.name.starts_with(&agents);
+        if is_agent && (p.name != format!("{agents}{}", AgentId::of_key(&p.key.id())) || p.roles != [Role::Agent]) {
+            return Err("an agent's name holds the id that follows from its key, and it has no other role");
         }
         if let Some(known) = self.holders.get(&p.key.id())
             && (known.name != p.name || known.revoked)

@@ -130,6 +130,20 @@ fn log_lies(add: Add<'_>) {
             ..with()
         },
     );
+    add(
+        "agent-with-another-key",
+        "whoever enrols agents put another key under an agent's name",
+        &["record.not-authorized"],
+        Faults {
+            at: &|case, _, step| {
+                if step == Step::Enrol {
+                    let name = format!("agent/{}", agent_id(0));
+                    case.enrol(super::STRANGER, ISSUER, &name, &[Role::Agent], "token");
+                }
+            },
+            ..with()
+        },
+    );
 }
 
 fn close(case: &mut super::Case, predecessor: Digest) {

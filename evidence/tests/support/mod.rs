@@ -114,7 +114,7 @@ pub fn anchor_bytes() -> Vec<u8> {
 }
 
 pub fn agent_id(n: u8) -> AgentId {
-    AgentId::new(1_768_400_000_000 + u64::from(n), [n; 10])
+    AgentId::of_key(&key(AGENT + n).public().id())
 }
 
 fn name(rest: &str) -> String {
