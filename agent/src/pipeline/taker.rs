@@ -198,8 +198,12 @@ impl Taker {
         if let Some(refusal) = self.over_bounds(&data) {
             return self.record(item.with_status(Status::Skipped, refusal), BY_RECORD);
         }
-        // A manifest line cannot state a longer target; then the content is taken once more.
-        let first_name = item.inode.and_then(|inode| self.links.member(inode)).filter(|name| name.len() <= EvidencePath::BYTES_MAX);
+        // A manifest line cannot state a longer target, and whoever extracts the stream must not be led through a link: then
+        // the content is taken once more.
+        let first_name = item
+            .inode
+            .and_then(|inode| self.links.member(inode))
+            .filter(|name| name.len() <= EvidencePath::BYTES_MAX && !self.symlinks.covers(name));
         if let Some(target) = first_name.map(<[u8]>::to_vec) {
             return self.put_hardlink(item, &target);
         }

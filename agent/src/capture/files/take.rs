@@ -9,14 +9,14 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 
-use exhibit_evidence::Digest;
+use exhibit_evidence::{Digest, Timestamp};
 
 use super::plan::Limits;
 use crate::capture::walk::Found;
 use crate::capture::walk::inode::Look;
 use crate::capture::walk::rule::Rule;
 use crate::capture::walk::source::FileSource;
-use crate::capture::{Content, Kind, NewItem, Output, Source as _, Status, Stop, evidence_path, status_of};
+use crate::capture::{Content, InodeState, Kind, NewItem, Output, Source as _, Status, Stop, evidence_path, status_of};
 
 /// Private keys are looked for in files up to this size.
 const KEY_FILE_BYTES_MAX: u64 = 1 << 20;
@@ -142,10 +142,18 @@ pub fn file(found: &Found<'_>, mut item: NewItem, room: &Room<'_>, out: &mut dyn
     }
     item.method = "pread";
     if look.stat.meta.nlink > 1 {
-        item.inode = Some(state);
+        item.inode = Some(state).filter(|state| is_settled(state, item.started.wall));
     }
     let status = out.put(item, Content::Source { size, extents, source: &mut source })?;
     Ok(Taken { status, bytes: data })
+}
+
+/// Kernels keep the time of a change in steps of up to 10 ms: a file that changed this lately may change again without
+/// showing it.
+fn is_settled(state: &InodeState, now: Timestamp) -> bool {
+    const STEP_NS: i64 = 20_000_000;
+    let changed = state.ctime.map(|t| t.s.saturating_mul(1_000_000_000).saturating_add(i64::from(t.ns)));
+    changed.is_some_and(|ns| now.unix_ns().saturating_sub(ns) > STEP_NS)
 }
 
 fn put_without(look: &Look, mut item: NewItem, status: Status, reason: String, out: &mut dyn Output) -> Result<Taken, Stop> {

@@ -279,7 +279,9 @@ fn unix(p: &[u8]) -> Option<Socket> {
     };
     for (kind, value) in attributes(after(p, 16)) {
         match kind {
-            0 => s.name = Some(Lossless::from(value)),
+            // A path ends with the NUL of its C string; an abstract name begins with one and may hold any byte.
+            0 if value.first() == Some(&0) => s.name = Some(Lossless::from(value)),
+            0 => s.name = Some(Lossless::from(value.strip_suffix(b"\0").unwrap_or(value))),
             1 => {
                 s.more.insert("vfs_inode".into(), u32_at(value, 0)?.to_string());
                 s.more.insert("vfs_dev".into(), u32_at(value, 4)?.to_string());

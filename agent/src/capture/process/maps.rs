@@ -26,6 +26,9 @@ pub struct MappedFile {
     /// For deleted files: the first region's name in `/proc/<pid>/map_files`, through which the content can be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub map_file: Option<String>,
+    /// The path of the item that holds its content, where it was taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub item: Option<String>,
 }
 
 /// Memory that is not backed by a file and may be executed, or that is both writable and executable.
@@ -85,6 +88,7 @@ pub fn summarise(bytes: &[u8]) -> Summary {
                 regions: 1,
                 bytes,
                 map_file: stripped.map(|_| format!("{:x}-{:x}", m.start, m.end)),
+                item: None,
             });
         } else {
             summary.files_left_out = summary.files_left_out.saturating_add(1);

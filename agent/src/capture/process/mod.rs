@@ -54,7 +54,11 @@ const PARAMS: &[Param] = &[
         help: "take smaps and smaps_rollup, which hold up large processes while read (default false)",
     },
     Param { name: "exe", kind: ParamKind::Flag, help: "take the program file of every process, each distinct file once (default true)" },
-    Param { name: "deleted", kind: ParamKind::Flag, help: "take files that are open although deleted, memfds among them (default true)" },
+    Param {
+        name: "deleted",
+        kind: ParamKind::Flag,
+        help: "take files that are open or mapped although deleted, memfds among them (default true)",
+    },
     Param { name: "file_max", kind: ParamKind::Bytes, help: "largest program or deleted file that is taken (default 512MiB)" },
     Param { name: "total_max", kind: ParamKind::Bytes, help: "bytes of all programs and deleted files together (default 8GiB)" },
 ];
@@ -102,6 +106,7 @@ fn plan(params: &Params, out: &mut dyn Output) -> Result<Plan, Stop> {
     let environ = params.flag("environ", true)?;
     let smaps = params.flag("smaps", false)?;
     let mut plan = Plan::default();
+    content::put_skipped(out, evidence_path("/proc/*/numa_maps"), "left out: reading it holds up large processes")?;
     for file in RAW {
         let by_order = match file.name {
             "environ" if !environ => Some("left out by the parameter environ=false"),
@@ -124,6 +129,9 @@ fn plan(params: &Params, out: &mut dyn Output) -> Result<Plan, Stop> {
     }
     Ok(plan)
 }
+
+/// Names under which the kernel shows memory that is shared without a file (`shmem_zero_setup`, System V).
+const SHARED_MEMORY: [&[u8]; 2] = [b"/dev/zero", b"/SYSV"];
 
 /// Major, minor, inode, modification time: what makes a program or deleted file distinct.
 type FileId = (u32, u32, u64, i64, u32);
@@ -182,6 +190,7 @@ impl Run {
         for fd in row.fds.iter_mut().chain(more_fds.iter_mut()) {
             self.open_file(out, &dir, pid, fd)?;
         }
+        self.mapped_files(out, &dir, &mut row)?;
         let gone = row.status == "vanished";
         for (name, result) in &raw {
             put_read(out, evidence_path(format!("/proc/{pid}/{name}")), result, started, BTreeMap::new())?;
@@ -271,6 +280,37 @@ impl Run {
         let wanted = Wanted { path: evidence_path(&path), dir, link: &link, facts, remote };
         fd.item = content::take(out, wanted, &mut self.budget)?.then_some(path);
         self.remember(id, fd.item.clone());
+        Ok(())
+    }
+
+    /// Deleted files that are mapped: a library or program that was injected and unlinked, whose descriptor may be closed.
+    fn mapped_files(&mut self, out: &mut dyn Output, dir: &std::os::fd::OwnedFd, row: &mut Row) -> Result<(), Stop> {
+        let Row { pid, exe, maps: Some(maps), .. } = row else { return Ok(()) };
+        if !self.take_deleted {
+            return Ok(());
+        }
+        for file in &mut maps.files {
+            let Some(range) = file.map_file.clone() else { continue };
+            let [major, minor] = file.dev;
+            let program = exe.as_ref().filter(|e| e.dev == file.dev && e.ino == file.ino).and_then(|e| e.item.clone());
+            let id = (major, minor, file.ino, i64::MIN, 0);
+            if let Some(item) = program.map(Some).or_else(|| self.files.get(&id).cloned()) {
+                file.item = item;
+                continue;
+            }
+            let path = format!("/proc/{pid}/map_files/{range}");
+            if SHARED_MEMORY.iter().any(|name| file.path.0.starts_with(name)) {
+                content::put_skipped(out, evidence_path(&path), "memory that processes share, not a file: part of their memory")?;
+                self.remember(id, None);
+                continue;
+            }
+            let link = format!("map_files/{range}");
+            let facts = BTreeMap::from([("target".to_owned(), exhibit_evidence::text::escape_bytes(&file.path.0))]);
+            let remote = self.remote_by_dev.get(&(major, minor)).map(String::as_str);
+            let wanted = Wanted { path: evidence_path(&path), dir, link: &link, facts, remote };
+            file.item = content::take(out, wanted, &mut self.budget)?.then_some(path);
+            self.remember(id, file.item.clone());
+        }
         Ok(())
     }
 

@@ -391,3 +391,29 @@ proptest! {
         let _ = parse::tty_name(n);
     }
 }
+
+#[test]
+fn what_is_only_mapped_is_taken_as_well() {
+    let dir = tempfile::tempdir().expect("folder");
+    let library = dir.path().join("injected.so");
+    std::fs::write(&library, b"INJECTED LIBRARY").expect("file");
+    let script = "import mmap,os,sys,time\n\
+        f=open(sys.argv[1],'rb'); m=mmap.mmap(f.fileno(),0,prot=mmap.PROT_READ); f.close(); os.unlink(sys.argv[1])\n\
+        d=os.memfd_create('stage'); os.write(d,b'STAGE TWO'); n=mmap.mmap(d,0); os.close(d)\n\
+        print('ready',flush=True); time.sleep(600)";
+    let mut child =
+        Command::new("python3").args(["-c", script]).arg(&library).stdout(std::process::Stdio::piped()).spawn().expect("python3");
+    let mut line = String::new();
+    let stdout = child.stdout.take().expect("piped");
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).expect("ready");
+    let running = Running(child);
+    let out = Memory::run(&Process, &[("exe", "false")]);
+    let row = row(&out, running.0.id());
+    let files = row["maps"]["files"].as_array().expect("files").clone();
+    for (end, content) in [("injected.so", &b"INJECTED LIBRARY"[..]), ("stage", b"STAGE TWO")] {
+        let file = files.iter().find(|f| f["path"].as_str().is_some_and(|p| p.ends_with(end))).expect("mapped");
+        let item = file["item"].as_str().unwrap_or_else(|| panic!("not taken: {file}"));
+        assert_eq!(out.content(item), content, "{item}");
+    }
+    assert_eq!(out.get("/proc/*/numa_maps").expect("said").status, Status::Skipped);
+}

@@ -248,7 +248,15 @@ impl Look {
     /// # Errors
     /// What the kernel said.
     pub fn open_directory(&self) -> io::Result<OwnedFd> {
-        open_without_atime(self.handle.as_fd(), c".", OFlags::DIRECTORY | OFlags::NOFOLLOW).map(|(fd, _)| fd)
+        // By the link of this process: opening "." would ask for the right to search it as well, and its names need only
+        // the right to read.
+        match open_without_atime(rustix::fs::CWD, own_link(self.handle.as_fd()).as_str(), OFlags::DIRECTORY) {
+            // No /proc.
+            Err(e) if e.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => {
+                open_without_atime(self.handle.as_fd(), c".", OFlags::DIRECTORY | OFlags::NOFOLLOW).map(|(fd, _)| fd)
+            }
+            opened => opened.map(|(fd, _)| fd),
+        }
     }
 
     /// Opens the regular file that was looked at, for reading: the same inode, even when the name was given to another
@@ -356,7 +364,9 @@ fn read_xattrs(handle: BorrowedFd<'_>, open: Option<BorrowedFd<'_>>, into: &mut 
         match got {
             Ok(length) if total.saturating_add(length) <= XATTRS_BYTES_MAX => {
                 total = total.saturating_add(length);
-                into.insert(key, STANDARD.encode(value.get(..length).unwrap_or_default()));
+                if into.insert(key, STANDARD.encode(value.get(..length).unwrap_or_default())).is_some() {
+                    problems.push(format!("{shown}: two attributes have this name once it is escaped; one is left out"));
+                }
             }
             Ok(length) => problems.push(format!("{shown}: {length} bytes left out, more than {XATTRS_BYTES_MAX} in all")),
             // Removed since it was listed.

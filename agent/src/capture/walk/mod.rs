@@ -41,8 +41,8 @@ pub const FOLDERS_DEEP_MAX: usize = 160;
 const BATCH_NAMES: usize = 256;
 
 /// When content and inode of a directory last changed.
-fn changed(handle: &OwnedFd) -> (Option<FileTime>, Option<FileTime>) {
-    inode::stat(handle.as_fd()).map(|s| (s.meta.mtime, s.meta.ctime)).unwrap_or_default()
+fn changed(handle: &OwnedFd) -> Option<Changed> {
+    inode::stat(handle.as_fd()).ok().map(|s| (s.meta.mtime, s.meta.ctime))
 }
 
 /// True when a mount may be entered.
@@ -154,6 +154,9 @@ pub struct Walk<'a> {
     stack: Vec<Folder>,
 }
 
+/// Times of the last change of content and inode.
+type Changed = (Option<FileTime>, Option<FileTime>);
+
 /// A directory on the way.
 struct Folder {
     /// For looking names up; an O_PATH handle needs only search permission.
@@ -165,7 +168,7 @@ struct Folder {
     /// Length of the path of this directory.
     path_bytes: usize,
     /// When it had changed last, before its names were read.
-    changed: (Option<FileTime>, Option<FileTime>),
+    changed: Option<Changed>,
     /// True when its names were read.
     listed: bool,
     /// Names still to do, last first.
@@ -264,14 +267,15 @@ impl<'a> Walk<'a> {
     /// A directory is done. If names came, went or were renamed in it meanwhile, its listing may have missed some and given
     /// others twice; renaming the directory itself counts as well.
     fn leave(&mut self, folder: &Folder, visitor: &mut dyn Visitor) -> Result<(), Stop> {
-        if !folder.listed || changed(&folder.handle) == folder.changed {
+        // What cannot be asked is not known to be unchanged.
+        if !folder.listed || folder.changed.is_some_and(|before| changed(&folder.handle) == Some(before)) {
             return Ok(());
         }
         self.tally.changed_folders = self.tally.changed_folders.saturating_add(1);
         let patterns: Vec<u32> = folder.states.patterns().collect();
         let path = if self.path.is_empty() { b"/" } else { self.path.as_slice() };
         let reason = "names in it were added, removed or renamed while it was walked: some may be missing or taken twice".to_owned();
-        let obstacle = Obstacle { path, kind: Kind::Directory, status: Status::Partial, reason, look: None };
+        let obstacle = Obstacle { path, kind: Kind::Directory, status: Status::Error, reason, look: None };
         visitor.obstacle(obstacle, &patterns).map(drop)
     }
 
@@ -290,7 +294,9 @@ impl<'a> Walk<'a> {
         // Before anything touches it: a dead server answers nobody.
         let mount = self.mounts.at(&self.path);
         if let Some(reason) = mount.and_then(|m| self.reason_against(m, &step)) {
-            return visitor.obstacle(obstacle(Kind::Directory, Status::Skipped, reason, None), &concerned());
+            // Single files can be mounted as well.
+            let kind = if entry.file_type == FileType::Unknown { Kind::Directory } else { kind_of(entry.file_type) };
+            return visitor.obstacle(obstacle(kind, Status::Skipped, reason, None), &concerned());
         }
         self.tally.names_looked_at = self.tally.names_looked_at.saturating_add(1);
         let look = match self.opener.look(folder.handle.as_fd(), &entry.name, mount.is_some()) {
