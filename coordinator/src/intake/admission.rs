@@ -56,6 +56,7 @@ pub struct Uploads {
     uploads: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     checks: Arc<Semaphore>,
+    bytes_max: u64,
     /// Agents that have an upload: whose turn it is to send a segment.
     turns: Mutex<HashMap<AgentId, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -88,6 +89,7 @@ impl Uploads {
             uploads: Arc::new(Semaphore::new(limits.uploads_max.max(1))),
             bytes: Arc::new(Semaphore::new(bytes as usize)),
             checks: Arc::new(Semaphore::new(limits.checks_max.max(1))),
+            bytes_max: bytes.saturating_mul(PERMIT_BYTES),
             turns: Mutex::default(),
         }
     }
@@ -165,6 +167,11 @@ impl Uploads {
     pub(super) async fn bytes(&self, count: u64) -> Option<OwnedSemaphorePermit> {
         let permits = u32::try_from(count.div_ceil(PERMIT_BYTES)).ok()?;
         Arc::clone(&self.bytes).acquire_many_owned(permits).await.ok()
+    }
+
+    /// Waits until this many bytes may be held, or all that there are if it is more.
+    pub(crate) async fn share(&self, count: u64) -> Option<OwnedSemaphorePermit> {
+        self.bytes(count.min(self.bytes_max)).await
     }
 
     /// Waits until a check may run.

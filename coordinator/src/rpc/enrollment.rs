@@ -8,6 +8,7 @@ use exhibit_proto::agent::v1::enrollment_service_server::EnrollmentService;
 use exhibit_proto::agent::v1::{EnrollRequest, EnrollResponse};
 use exhibit_proto::bounds::NAME_BYTES_MAX;
 use exhibit_proto::convert::{required, required_text, text};
+use exhibit_proto::transport::server::Caller;
 use exhibit_proto::version;
 use tonic::{Request, Response, Status};
 
@@ -19,6 +20,7 @@ pub(super) struct Enrollments(pub(super) Arc<Parts>);
 #[tonic::async_trait]
 impl EnrollmentService for Enrollments {
     async fn enroll(&self, request: Request<EnrollRequest>) -> Result<Response<EnrollResponse>, Status> {
+        let from = request.extensions().get::<Caller>().map(|c| c.addr.to_string()).unwrap_or_default();
         let message = request.into_inner();
         let protocol = required("protocol", message.protocol)?;
         version::negotiate(protocol.min, protocol.max).map_err(|e| Status::failed_precondition(e.to_string()))?;
@@ -35,7 +37,8 @@ impl EnrollmentService for Enrollments {
             proof: message.proof,
             hostname: text("hostname", &message.hostname, NAME_BYTES_MAX)?,
         };
-        let enrolled = enroll::enroll(&self.0, &request).await.inspect_err(|problem| tracing::warn!(%problem, "enrolment refused"))?;
+        let enrolled =
+            enroll::enroll(&self.0, &request).await.inspect_err(|problem| tracing::warn!(from, %problem, "enrolment refused"))?;
         Ok(Response::new(EnrollResponse {
             agent: enrolled.agent.to_string(),
             tls_chain: enrolled.certificate.chain.iter().map(|c| c.to_vec()).collect(),

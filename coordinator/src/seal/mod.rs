@@ -19,7 +19,7 @@ use crate::ledger::{self, LedgerError, View};
 use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
 
-/// Ends that are written at once: each holds one manifest in memory.
+/// Ends that are written at once. Each holds one manifest in memory for a moment, within what uploads and ends share.
 const AT_ONCE_MAX: usize = 4;
 
 /// Which ends are being written now.

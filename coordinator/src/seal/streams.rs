@@ -43,17 +43,7 @@ pub(super) async fn receive(parts: &Arc<Parts>, row: &CollectionRow, stream: Str
         StreamState::Received | StreamState::Void => return Ok(()),
     };
     let manifest = stream.manifest.clone().ok_or_else(|| damaged(row, &stream, "it is finished and has no manifest"))?;
-    let content = manifest_parts(parts, row, &stream).await?;
-    let (sha256, size) = digest(&content);
-    if (sha256, size) != (manifest.sha256, manifest.size) {
-        let what = format!(
-            "the catalog's manifest is {sha256} of {size} bytes, verified was {} of {}; run 'exhibit-coordinator reindex'",
-            manifest.sha256, manifest.size
-        );
-        return Err(damaged(row, &stream, what));
-    }
-    let name = layout::manifest(&row.case, &row.collection, stream.stream);
-    parts.store.put_new(&name, content.into_iter().collect::<Payload>(), sha256).await?;
+    put_manifest(parts, row, &stream, &manifest).await?;
     compare_objects(parts, row, &stream, &manifest).await?;
     let receipt = log_receipt(parts, row, &stream, manifest).await?;
     match parts.catalog.receive_stream(row.collection.clone(), stream.stream, receipt).await? {
@@ -62,9 +52,27 @@ pub(super) async fn receive(parts: &Arc<Parts>, row: &CollectionRow, stream: Str
     }
 }
 
+/// Makes the manifest's object. It is put in one piece, so it is in memory as a whole for a moment: within the memory that
+/// uploads and ends share.
+async fn put_manifest(parts: &Arc<Parts>, row: &CollectionRow, stream: &StreamRow, manifest: &ManifestRef) -> Result<()> {
+    let stopping = || Problem::new(Kind::Busy, "the coordinator is stopping");
+    let _memory = parts.uploads.share(manifest.size).await.ok_or_else(stopping)?;
+    let content = manifest_parts(parts, row, stream).await?;
+    let (sha256, size) = digest(&content);
+    if (sha256, size) != (manifest.sha256, manifest.size) {
+        let what = format!(
+            "the catalog's manifest is {sha256} of {size} bytes, verified was {} of {}; run 'exhibit-coordinator reindex'",
+            manifest.sha256, manifest.size
+        );
+        return Err(damaged(row, stream, what));
+    }
+    let name = layout::manifest(&row.case, &row.collection, stream.stream);
+    parts.store.put_new(&name, content.into_iter().collect::<Payload>(), sha256).await?;
+    Ok(())
+}
+
 /// Ends a stream for an agent that did not: what arrived is whole up to its last segment.
 async fn end_incomplete(parts: &Parts, row: &CollectionRow, stream: StreamRow) -> Result<StreamRow> {
-    let content = manifest_parts(parts, row, &stream).await?;
     let t = &stream.totals;
     let end = End {
         complete: false,
@@ -75,10 +83,7 @@ async fn end_incomplete(parts: &Parts, row: &CollectionRow, stream: StreamRow) -
         by_status: t.by_status.clone(),
     };
     let line = Line::End(end).to_bytes().map_err(|e| damaged(row, &stream, e))?;
-    let mut hasher = Hasher::new();
-    for part in &content {
-        hasher.update(part);
-    }
+    let mut hasher = hash_parts(parts, row, &stream).await?;
     hasher.update(&line);
     let manifest = ManifestRef {
         size: hasher.bytes(),
@@ -104,6 +109,16 @@ async fn end_incomplete(parts: &Parts, row: &CollectionRow, stream: StreamRow) -
         Some(now) if now.state == StreamState::Finished && (step == Step::Done || now.acquisition.is_some()) => Ok(now),
         _ => Err(Problem::new(Kind::Busy, format!("{} {} moved on while it was being closed", row.collection, stream.stream))),
     }
+}
+
+/// The running digest of a manifest that is not ended, one part in memory at a time.
+async fn hash_parts(parts: &Parts, row: &CollectionRow, stream: &StreamRow) -> Result<Hasher> {
+    let (mut hasher, mut n) = (Hasher::new(), 0_u32);
+    while let Some(part) = parts.catalog.manifest_part(row.collection.clone(), stream.stream, n).await? {
+        hasher.update(&part);
+        n = n.saturating_add(1);
+    }
+    Ok(hasher)
 }
 
 async fn manifest_parts(parts: &Parts, row: &CollectionRow, stream: &StreamRow) -> Result<Vec<Bytes>> {

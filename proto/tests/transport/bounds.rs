@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use exhibit_certs::tls::enroll_client_config;
+use exhibit_proto::agent::v1::EnrollRequest;
+use exhibit_proto::agent::v1::enrollment_service_client::EnrollmentServiceClient;
 use exhibit_proto::transport::client::ConnectErrorKind;
 use exhibit_proto::transport::server::Limits;
 use tokio::io::AsyncReadExt as _;
@@ -72,6 +74,22 @@ async fn enrolments_are_limited_per_address() {
     dial(&address, mutual(&new, &agent(&new, now()))).await.expect("the other door is open");
     tokio::time::sleep(Duration::from_millis(500)).await;
     dial(&address, config).await.expect("after the interval");
+}
+
+#[tokio::test]
+async fn one_enrolment_connection_guesses_few_times() {
+    let new = deployment_at("acme", now());
+    let server = start(&new, Limits::default()).await;
+    let (config, _) = enroll_client_config(pin(&new)).expect("configuration");
+    let channel = dial(&server.addr.to_string(), config).await.expect("connects");
+    let mut answered = 0;
+    for _ in 0..50 {
+        match EnrollmentServiceClient::new(channel.clone()).enroll(EnrollRequest::default()).await {
+            Ok(_) => answered += 1,
+            Err(_) => break,
+        }
+    }
+    assert_eq!(answered, 4);
 }
 
 #[tokio::test]

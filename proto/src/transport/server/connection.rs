@@ -3,7 +3,9 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -14,6 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
+use tonic::Status;
 use tonic::codegen::Service as _;
 use tonic::service::Routes;
 
@@ -92,7 +95,9 @@ impl Accepted {
     /// Serves until the peer leaves, its certificate ends, it is disconnected, or the server stops.
     pub(super) async fn serve<N>(self, shared: &Arc<Shared<N>>) {
         let Self { io, routes, extensions, entered, life, _permit } = self;
-        let service = PerConnection { routes, extensions };
+        let spent = Arc::new(tokio::sync::Notify::new());
+        let calls_left = entered.is_none().then(|| AtomicU32::new(ENROLL_CALLS_MAX));
+        let service = PerConnection { routes, extensions, calls_left, spent: Arc::clone(&spent) };
         let connection = http2(&shared.limits, entered.is_none()).serve_connection(TokioIo::new(io), service);
         tokio::pin!(connection);
         let never = tokio::sync::Notify::new();
@@ -105,6 +110,7 @@ impl Accepted {
             // How a connection ends is the peer's business; the calls on it know what was left unfinished.
             _ = connection.as_mut() => return,
             () = end.notified() => return,
+            () = spent.notified() => {}
             () = expiry => {}
             _ = stopping.wait_for(|stop| *stop) => {}
         }
@@ -145,16 +151,31 @@ fn http2(limits: &Limits, enrolling: bool) -> hyper::server::conn::http2::Builde
 struct PerConnection {
     routes: Routes,
     extensions: Extensions,
+    /// Calls that a stranger may still make on this connection; `None` for those who are known.
+    calls_left: Option<AtomicU32>,
+    /// Told when there is none left.
+    spent: Arc<tokio::sync::Notify>,
 }
+
+/// Calls on one enrolment connection: an agent makes one, and one more for each answer that was lost. Connections are
+/// limited by address, so this limits guesses.
+const ENROLL_CALLS_MAX: u32 = 4;
 
 impl hyper::service::Service<Request<Incoming>> for PerConnection {
     type Response = Response<tonic::body::Body>;
     type Error = Infallible;
-    type Future = <Routes as tonic::codegen::Service<Request<Incoming>>>::Future;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        if let Some(left) = &self.calls_left
+            && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_err()
+        {
+            self.spent.notify_one();
+            let refused = Status::resource_exhausted("too many calls on this connection; connect again");
+            return Box::pin(std::future::ready(Ok(refused.into_http())));
+        }
         request.extensions_mut().extend(self.extensions.clone());
         // A router is always ready; a clone of it shares its routes.
-        self.routes.clone().call(request)
+        Box::pin(self.routes.clone().call(request))
     }
 }
