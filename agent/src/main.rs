@@ -52,9 +52,9 @@ fn main() -> ExitCode {
             print!("{}", Memory::for_processors(processors()).explain());
             Ok(Exit::Ok)
         }
-        Some(Command::Enroll(args)) => runtime().and_then(|rt| rt.block_on(do_enroll(&args))),
-        Some(Command::Run(args)) => runtime().and_then(|rt| rt.block_on(run(args))),
-        Some(Command::Collect(args)) => runtime().and_then(|rt| rt.block_on(collect(&args))),
+        Some(Command::Enroll(args)) => on_runtime(do_enroll(&args)),
+        Some(Command::Run(args)) => on_runtime(run(args)),
+        Some(Command::Collect(args)) => on_runtime(collect(&args)),
         Some(Command::CheckPolicy(args)) => check_policy(&args),
         None => Err(Failure::usage("nothing to do: see exhibit-agent --help")),
     };
@@ -65,6 +65,14 @@ fn main() -> ExitCode {
             exit.into()
         }
     }
+}
+
+/// Runs a command to its end. Nothing that still waits (for a name server, for a read that never returns) keeps the process.
+fn on_runtime(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    let runtime = runtime()?;
+    let done = runtime.block_on(command);
+    runtime.shutdown_background();
+    done
 }
 
 /// One thread for everything that waits, and one, when needed, for name resolution.

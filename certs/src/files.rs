@@ -85,6 +85,27 @@ fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError 
     move |source| FileError::Io { action, path, source }
 }
 
+/// Checks that nobody but its owner, who is root or this process's user, can exchange files in a folder. Others may look
+/// into it: its files protect themselves.
+///
+/// # Errors
+/// [`FileError`]
+pub fn check_folder(path: &Path) -> Result<(), FileError> {
+    let metadata = fs::symlink_metadata(path).map_err(io("look at", path))?;
+    if !metadata.is_dir() {
+        return Err(FileError::content(path, "expected a folder, found something else"));
+    }
+    if metadata.mode() & 0o022 != 0 {
+        return Err(FileError::TooOpen { path: path.to_owned(), mode: metadata.mode() & 0o7777, wanted: 0o700 });
+    }
+    let own = rustix::process::geteuid().as_raw();
+    if metadata.uid() != 0 && metadata.uid() != own {
+        let why = format!("belongs to user {}: it must belong to root or to the user of this process ({own})", metadata.uid());
+        return Err(FileError::content(path, why));
+    }
+    Ok(())
+}
+
 /// Makes a folder of mode 0700. One that is there already must be closed to others.
 ///
 /// # Errors
@@ -96,17 +117,7 @@ pub fn create_folder(path: &Path) -> Result<(), FileError> {
             fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(io("set the mode of", path))?;
             sync_folder(path.parent().unwrap_or(path))
         }
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-            let metadata = fs::metadata(path).map_err(io("look at", path))?;
-            if !metadata.is_dir() {
-                return Err(FileError::content(path, "expected a folder, found a file"));
-            }
-            // Others may look into the folder (its files protect themselves) but must not be able to exchange files in it.
-            if metadata.mode() & 0o022 != 0 {
-                return Err(FileError::TooOpen { path: path.to_owned(), mode: metadata.mode() & 0o7777, wanted: 0o700 });
-            }
-            Ok(())
-        }
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => check_folder(path),
         Err(e) => Err(io("create", path)(e)),
     }
 }

@@ -186,6 +186,7 @@ async fn run(config: &Config, ready_file: Option<&Path>) -> Result<(), Failure> 
     if deployment.renew_server(&folder, &names, clock::now())? {
         tracing::info!("the server certificate was renewed");
     }
+    let connections_max = raise_files(config.limits.connections_max as usize);
     // The port first: a second coordinator or a foreign program is named before anything else is opened.
     let listener = listen(config).await?;
     let store = init::open_store(config, false).map_err(failed)?;
@@ -204,7 +205,7 @@ async fn run(config: &Config, ready_file: Option<&Path>) -> Result<(), Failure> 
             grace_s: i64::from(config.limits.grace_s),
             ..intake::Limits::default()
         },
-        connections: server::Limits { connections_max: config.limits.connections_max as usize, ..server::Limits::default() },
+        connections: server::Limits { connections_max, ..server::Limits::default() },
         rules: serve::Rules { agent_hours: config.certificates.agent_hours, token_life_s_max: config.tokens.ttl_s_max },
     })
     .await
@@ -234,6 +235,25 @@ async fn listen(config: &Config) -> Result<TcpListener, Failure> {
         };
         Failure(exit as u8, format!("cannot listen on {}: {e}; {remedy}, or change 'listen' in the configuration", config.listen))
     })
+}
+
+/// Raises the limit of open files as far as it may be, and gives how many connections then leave enough for the store, the
+/// catalog and the log: strangers who connect must not keep evidence from being written.
+fn raise_files(wanted: usize) -> usize {
+    const RESERVED: u64 = 256;
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let room = usize::try_from(files.saturating_sub(RESERVED.min(files / 2)).max(1)).unwrap_or(usize::MAX);
+    if room < wanted {
+        tracing::warn!(
+            files,
+            connections = room,
+            "fewer connections than limits.connections_max: raise the limit of open files (LimitNOFILE)"
+        );
+    }
+    wanted.min(room)
 }
 
 /// Renames into place, so that who waits for the file never reads half of it.

@@ -88,6 +88,20 @@ pub struct BadPolicy {
 
 const FILE_BYTES_MAX: usize = 1 << 20;
 
+/// What this host allows is for its administrator to say: nobody else may be able to write the file.
+fn check_owner(path: &Path) -> Result<(), String> {
+    use std::os::unix::fs::MetadataExt as _;
+    let Ok(meta) = std::fs::metadata(path) else { return Ok(()) };
+    let (own, mode) = (rustix::process::geteuid().as_raw(), meta.mode() & 0o7777);
+    if meta.uid() != 0 && meta.uid() != own {
+        return Err(format!("belongs to user {}: it must belong to root or to the agent's user; chown it", meta.uid()));
+    }
+    if mode & 0o022 != 0 {
+        return Err(format!("may be written by others (mode {mode:04o}); chmod go-w it"));
+    }
+    Ok(())
+}
+
 impl Policy {
     /// Reads a policy file; one that does not exist is the default policy.
     ///
@@ -95,6 +109,7 @@ impl Policy {
     /// [`BadPolicy`] names file, line and key.
     pub fn load(path: &Path) -> Result<Self, BadPolicy> {
         let bad = |problem: String| BadPolicy { path: path.display().to_string(), problem };
+        check_owner(path).map_err(bad)?;
         match crate::capture::read_pseudo(path.as_os_str().as_encoded_bytes(), FILE_BYTES_MAX) {
             Ok(file) if file.cut => Err(bad(format!("larger than {FILE_BYTES_MAX} bytes"))),
             Ok(file) => Self::parse(&String::from_utf8(file.bytes).map_err(|_| bad("not UTF-8 text".to_owned()))?).map_err(bad),
@@ -254,5 +269,19 @@ mod tests {
         let budget = policy.budget(&greedy);
         assert_eq!((budget.cpu_percent, budget.raw_bytes_max, budget.deadline_s), (Some(50), 1 << 30, 60));
         assert_eq!((budget.read_bytes_per_s, budget.send_bytes_per_s), (Some(1), Some(5000)));
+    }
+
+    #[test]
+    fn a_policy_that_others_may_write_is_none() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().expect("folder");
+        let path = dir.path().join("policy.toml");
+        std::fs::write(&path, "cpu_percent_max = 50\n").expect("write");
+        for (mode, good) in [(0o644, true), (0o600, true), (0o664, false), (0o666, false)] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("mode");
+            let loaded = Policy::load(&path).map(|_| ()).map_err(|e| e.to_string());
+            assert_eq!(loaded.is_ok(), good, "{mode:o}");
+            assert!(good || loaded.is_err_and(|e| e.contains("policy.toml") && e.contains("chmod go-w")), "{mode:o}");
+        }
     }
 }

@@ -23,7 +23,7 @@ mod window;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Mutex, PoisonError};
 
 use exhibit_evidence::manifest::{Header, Status};
@@ -93,6 +93,8 @@ pub struct Progress {
     pub raw_bytes: AtomicU64,
     /// Bytes of segments sent so far.
     pub sent_bytes: AtomicU64,
+    /// The capture thread is done.
+    pub ended: AtomicBool,
     current: Mutex<(String, String)>,
 }
 

@@ -54,7 +54,9 @@ pub fn start(plan: Plan) -> io::Result<Arc<Window>> {
     let thread = std::thread::Builder::new().name("capture".to_owned()).stack_size(CAPTURE_STACK_BYTES);
     thread.spawn(move || {
         crate::budget::step_back();
+        let progress = Arc::clone(&plan.progress);
         capture_all(plan, FrameWriter::new(ins), &ended_in);
+        progress.ended.store(true, std::sync::atomic::Ordering::Relaxed);
     })?;
     Ok(window)
 }

@@ -19,6 +19,7 @@ use crate::clock;
 use crate::custody::Statement;
 use crate::order::{self, Accepted, Code, Context, Offer, Policy, Refused};
 use crate::pipeline::{self, Plan, Progress, StreamFacts, Window};
+use crate::state;
 use crate::upload::{self, Upload};
 
 /// The collection that runs.
@@ -30,9 +31,26 @@ pub(super) struct Running {
     progress: Arc<Progress>,
     expires_at: Timestamp,
     shown: Option<v1::Progress>,
+    /// Since when nothing moves although the collection was told to end, and where it stood.
+    stuck: Option<(Duration, u64, u64)>,
 }
 
+/// A collection that was told to end and in which nothing moves for so long waits for a read that may never return.
+const STUCK_AFTER: Duration = Duration::from_mins(1);
+
 impl Running {
+    /// True when the collection was told to end (cancelled, deadline), all that it made was taken, and for a minute it has
+    /// made nothing more.
+    fn hangs(&mut self, now: Duration) -> bool {
+        let (items, raw) = (self.progress.items.load(Ordering::Relaxed), self.progress.raw_bytes.load(Ordering::Relaxed));
+        let told = self.control.check().is_err() && !self.progress.ended.load(Ordering::Relaxed) && self.window.is_empty();
+        let Some((since, ..)) = self.stuck.filter(|(_, i, r)| told && (*i, *r) == (items, raw)) else {
+            self.stuck = told.then_some((now, items, raw));
+            return false;
+        };
+        now.saturating_sub(since) >= STUCK_AFTER
+    }
+
     /// Progress, if there is any since the last message.
     pub fn progress_message(&mut self) -> Option<v1::Progress> {
         let (capture, current) = self.progress.current();
@@ -95,6 +113,19 @@ impl Agent {
                     continue;
                 }
             };
+            let (collection, expires_at) = (accepted.facts().collection.clone(), accepted.order().expires_at);
+            match self.parts.state.begin(&collection, expires_at, clock::wall()) {
+                Ok(true) => {}
+                Ok(false) => {
+                    let why = format!("it was begun {} times on this host and is not begun again; sign a new order", state::ATTEMPTS_MAX);
+                    self.refuse(&offer.collection, offer.order.digest(), &Refused::new(Code::Replayed, why), outbox);
+                    continue;
+                }
+                Err(e) => {
+                    tracing::error!(%collection, "the collection is not begun: that it is could not be written down: {e}");
+                    continue;
+                }
+            }
             match self.begin(accepted) {
                 Ok(()) => send(outbox, reply(&offer.collection, Vec::new())),
                 // The coordinator offers it again when the agent connects the next time.
@@ -167,7 +198,7 @@ impl Agent {
             // Without the agent nobody needs the news.
             let _ = events.send(Event::Ended(collection, ended)).await;
         });
-        self.running = Some(Running { facts, control, window, progress, expires_at: order.expires_at, shown: None });
+        self.running = Some(Running { facts, control, window, progress, expires_at: order.expires_at, shown: None, stuck: None });
         Ok(())
     }
 
@@ -201,6 +232,17 @@ impl Agent {
         }
     }
 
+    /// A read that never returns (a dead file server, a failing disk) must not keep this agent from other orders: the
+    /// waiting thread is left behind, and the coordinator closes the collection with what it has.
+    pub(super) fn leave_what_hangs(&mut self) {
+        let Some(running) = self.running.as_mut() else { return };
+        if running.hangs(clock::monotonic()) {
+            let (capture, current) = running.progress.current();
+            tracing::error!(collection = %running.facts.collection, capture, current, "told to end, and the capture does not answer: it is left behind");
+            running.window.give_up();
+        }
+    }
+
     /// The coordinator has closed a collection. If it still runs here, there is nobody left to send it to.
     pub(super) fn closed(&mut self, collection: &str, seal: &[u8]) {
         self.waiting.retain(|w| w.collection.as_str() != collection);
@@ -222,4 +264,36 @@ impl Agent {
 
 fn reply(collection: &CollectionId, refusal: Vec<u8>) -> SessionRequest {
     request(session_request::Kind::OfferReply(OfferReply { collection: collection.to_string(), refusal }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use exhibit_evidence::{AgentId, CaseId};
+
+    #[test]
+    fn only_what_was_told_to_end_and_does_not_move_hangs() {
+        let (order, agent) = (Digest::of(b"order"), AgentId::new(1, [1; 10]));
+        let collection = CollectionId::of(&order, &agent);
+        let facts = StreamFacts { case: CaseId::new(1, [2; 10]), collection, stream: 1, agent, order };
+        let (control, progress) = (Arc::new(Control::new(None)), Arc::new(Progress::default()));
+        let mut running = Running {
+            facts,
+            control: Arc::clone(&control),
+            window: Arc::new(Window::new(1)),
+            progress: Arc::clone(&progress),
+            expires_at: Timestamp::from_unix_s(0),
+            shown: None,
+            stuck: None,
+        };
+        let minute = |n: u32| Duration::from_mins(1).saturating_mul(n);
+        assert!(!running.hangs(minute(0)) && !running.hangs(minute(5)), "nobody told it to end");
+        control.stop(Stop::Deadline);
+        assert!(!running.hangs(minute(6)), "first seen now");
+        progress.items.store(1, Ordering::Relaxed);
+        assert!(!running.hangs(minute(7)), "it moved");
+        assert!(running.hangs(minute(8)));
+        progress.ended.store(true, Ordering::Relaxed);
+        assert!(!running.hangs(minute(9)), "it is done, only the upload is not");
+    }
 }

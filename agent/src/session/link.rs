@@ -110,7 +110,10 @@ impl Agent {
                     }
                     self.begin_next(outbox);
                 }
-                _ = heartbeats.tick() => send(outbox, heartbeat(0)),
+                _ = heartbeats.tick() => {
+                    send(outbox, heartbeat(0));
+                    self.leave_what_hangs();
+                }
                 _ = progress.tick(), if self.running.is_some() => {
                     if let Some(message) = self.progress() {
                         send(outbox, message);

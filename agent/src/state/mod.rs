@@ -24,6 +24,8 @@ pub struct State {
     dir: PathBuf,
     finished: BTreeMap<CollectionId, Timestamp>,
     known: BTreeSet<CollectionId>,
+    /// How often a collection was begun, and when its order expires.
+    begun: BTreeMap<CollectionId, (u32, Timestamp)>,
     _lock: std::os::fd::OwnedFd,
 }
 
@@ -50,7 +52,13 @@ struct FinishedFile {
     format: String,
     /// Collection to the expiry of its order.
     finished: BTreeMap<CollectionId, Timestamp>,
+    /// Collection to the number of times that it was begun and the expiry of its order.
+    #[serde(default)]
+    begun: BTreeMap<CollectionId, (u32, Timestamp)>,
 }
+
+/// How often one order is executed on this host at most, whatever a coordinator offers.
+pub const ATTEMPTS_MAX: u32 = 8;
 
 const FORMAT: &str = "exhibit-agent-finished/1";
 
@@ -60,6 +68,7 @@ impl State {
     /// # Errors
     /// [`StateError`]
     pub fn open(dir: &Path) -> Result<Self, StateError> {
+        files::check_folder(dir)?;
         let lock_path = dir.join(LOCK_FILE);
         let lock_error = |e: rustix::io::Errno| StateError::Lock(lock_path.clone(), e.into());
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -69,9 +78,9 @@ impl State {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(StateError::InUse(dir.to_owned())),
             Err(e) => return Err(lock_error(e)),
         }
-        let finished = read_finished(&dir.join(FINISHED_FILE))?;
+        let FinishedFile { finished, begun, .. } = read_finished(&dir.join(FINISHED_FILE))?;
         let known = finished.keys().cloned().collect();
-        Ok(Self { dir: dir.to_owned(), finished, known, _lock: lock })
+        Ok(Self { dir: dir.to_owned(), finished, known, begun, _lock: lock })
     }
 
     /// The folder.
@@ -92,6 +101,7 @@ impl State {
     /// # Errors
     /// [`FileError`]
     pub fn remember(&mut self, collection: CollectionId, expires_at: Timestamp, now: Timestamp) -> Result<(), FileError> {
+        self.begun.remove(&collection);
         self.finished.retain(|_, expiry| expiry.plus_s(MARGIN_S) > now);
         self.finished.insert(collection, expires_at);
         while self.finished.len() > FINISHED_MAX {
@@ -99,29 +109,54 @@ impl State {
             self.finished.remove(&first);
         }
         self.known = self.finished.keys().cloned().collect();
-        let file = FinishedFile { format: FORMAT.to_owned(), finished: self.finished.clone() };
+        self.write()
+    }
+
+    /// Remembers that a collection is begun, first on disk, then nowhere else: gives false, and writes nothing, when it was
+    /// begun [`ATTEMPTS_MAX`] times before. An order is for one execution; a few more are for processes that die.
+    ///
+    /// # Errors
+    /// [`FileError`]: the collection must not be begun.
+    pub fn begin(&mut self, collection: &CollectionId, expires_at: Timestamp, now: Timestamp) -> Result<bool, FileError> {
+        self.begun.retain(|_, (_, expiry)| expiry.plus_s(MARGIN_S) > now);
+        let attempts = self.begun.get(collection).map_or(0, |(n, _)| *n);
+        if attempts >= ATTEMPTS_MAX {
+            return Ok(false);
+        }
+        while self.begun.len() >= FINISHED_MAX {
+            let Some(first) = self.begun.iter().min_by_key(|(_, (_, expiry))| *expiry).map(|(id, _)| id.clone()) else { break };
+            self.begun.remove(&first);
+        }
+        self.begun.insert(collection.clone(), (attempts.saturating_add(1), expires_at));
+        self.write().map(|()| true)
+    }
+
+    fn write(&self) -> Result<(), FileError> {
+        let file = FinishedFile { format: FORMAT.to_owned(), finished: self.finished.clone(), begun: self.begun.clone() };
         // A map of texts always serialises.
         let bytes = serde_json::to_vec(&file).unwrap_or_default();
         files::replace(&self.dir.join(FINISHED_FILE), &bytes, Access::Private)
     }
 }
 
-/// Largest file: [`FINISHED_MAX`] entries of about 75 bytes.
-const FILE_BYTES_MAX: usize = 2 << 20;
+/// Largest file: twice [`FINISHED_MAX`] entries of about 85 bytes.
+const FILE_BYTES_MAX: usize = 4 << 20;
 
-fn read_finished(path: &Path) -> Result<BTreeMap<CollectionId, Timestamp>, StateError> {
+fn read_finished(path: &Path) -> Result<FinishedFile, StateError> {
     let bad = |why: String| StateError::Finished(path.to_owned(), why);
     let bytes = match crate::capture::read_pseudo(path.as_os_str().as_encoded_bytes(), FILE_BYTES_MAX) {
         Ok(file) if file.cut => return Err(bad("too large".to_owned())),
         Ok(file) => file.bytes,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(FinishedFile { format: FORMAT.to_owned(), finished: BTreeMap::new(), begun: BTreeMap::new() });
+        }
         Err(e) => return Err(bad(e.to_string())),
     };
     let file: FinishedFile = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
     if file.format != FORMAT {
         return Err(bad(format!("format '{}': expected '{FORMAT}'", exhibit_evidence::text::escape_bounded(&file.format, 40))));
     }
-    Ok(file.finished)
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -147,6 +182,22 @@ mod tests {
         state.remember(collection(3), day(30), day(12)).expect("writes");
         assert!(!state.finished().contains(&collection(1)), "its order expired more than a day ago");
         assert!(state.finished().contains(&collection(2)));
+    }
+
+    #[test]
+    fn an_order_is_begun_a_few_times_and_no_more() {
+        let dir = tempfile::tempdir().expect("folder");
+        let day = |n: i64| Timestamp::from_unix_s(n * 86_400);
+        for attempt in 0..ATTEMPTS_MAX + 2 {
+            // Each in a process of its own.
+            let mut state = State::open(dir.path()).expect("opens");
+            assert_eq!(state.begin(&collection(1), day(10), day(9)).expect("writes"), attempt < ATTEMPTS_MAX, "{attempt}");
+            assert!(state.begin(&collection(2 + u64::from(attempt)), day(10), day(9)).expect("writes"));
+        }
+        let mut state = State::open(dir.path()).expect("opens");
+        assert!(state.begin(&collection(1), day(20), day(12)).expect("writes"), "forgotten when its order has long expired");
+        state.remember(collection(1), day(20), day(12)).expect("writes");
+        assert!(state.finished().contains(&collection(1)) && !state.begun.contains_key(&collection(1)));
     }
 
     #[test]
