@@ -126,6 +126,7 @@ pub async fn collect(request: Request<'_>, control: Arc<Control>, progress: Arc<
         memory: request.memory,
         denied,
         own: pipeline::Own::of(&own),
+        manifest_bytes_max: exhibit_proto::bounds::MANIFEST_BYTES_MAX,
         control,
         progress,
     };

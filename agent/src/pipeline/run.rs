@@ -33,6 +33,8 @@ pub struct Plan {
     pub denied: globset::GlobSet,
     /// What is the agent's own.
     pub own: Own,
+    /// Largest manifest that the coordinator takes.
+    pub manifest_bytes_max: u64,
     /// Its switch.
     pub control: Arc<Control>,
     /// Where it shows how far it is.
@@ -80,6 +82,8 @@ fn capture_all(plan: Plan, frames: FrameWriter, ended: &Sender<Ended>) {
         commands: Vec::new(),
         denied: plan.denied,
         own: plan.own,
+        manifest_bytes_max: plan.manifest_bytes_max,
+        manifest_bytes: 0,
         symlinks: Symlinks::default(),
         taken: 0,
         holes: 0,

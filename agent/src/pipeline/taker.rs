@@ -38,6 +38,9 @@ pub(super) struct Taker {
     pub denied: globset::GlobSet,
     /// What is the agent's own.
     pub own: Own,
+    /// Largest manifest, and its bytes so far.
+    pub manifest_bytes_max: u64,
+    pub manifest_bytes: u64,
     /// Symbolic links in the stream so far: nothing may follow beneath one.
     pub symlinks: Symlinks,
     /// Items of which something was taken.
@@ -53,6 +56,8 @@ const COMMANDS_MAX: usize = 256;
 const COMMAND_CHARS_MAX: usize = 400;
 /// After this many bytes of lines without raw data a small record is put, so that segments can be cut.
 const LINES_WITHOUT_RAW_MAX: usize = 2 << 20;
+/// What is kept free of the manifest for the lines of segments, of captures that are not begun, and the end.
+const MANIFEST_RESERVE_BYTES: u64 = 16 << 20;
 /// What is kept free for headers, records and the end of the stream when the raw limit is checked.
 const LIMIT_RESERVE_BYTES: u64 = 64 << 10;
 /// A hole is hashed by both sides at about 1.7 GB/s; beyond this a file's logical size is a trap, not evidence.
@@ -315,14 +320,30 @@ impl Taker {
             method: item.method.to_owned(),
             facts: item.facts,
         };
-        let bytes = to_line(line)?;
+        let bytes = to_line(self.leaner(line))?;
+        self.manifest_bytes = self.manifest_bytes.saturating_add(bytes.len() as u64);
         self.items = self.items.saturating_add(1);
         let count = self.by_status.entry(status).or_insert(0);
         *count = count.saturating_add(1);
         self.progress.items.store(self.items, Ordering::Relaxed);
         self.progress.raw_bytes.store(self.frames.raw_offset(), Ordering::Relaxed);
         self.frames.line(&bytes)?;
+        if self.manifest_bytes >= self.manifest_bytes_max.saturating_sub(MANIFEST_RESERVE_BYTES) {
+            return Err(Stop::Limit(format!("the list of items has {} bytes, the most that one collection may have", self.manifest_bytes)));
+        }
         Ok(status)
+    }
+
+    /// From three quarters of the largest manifest on, lines go without attributes and facts: whoever may write files on a
+    /// host must not be able to fill the list with them before the rest is taken. Attributes stand in the stream.
+    fn leaner(&self, mut line: Item) -> Item {
+        if self.manifest_bytes >= self.manifest_bytes_max / 4 * 3 {
+            if let Some(meta) = line.meta.as_mut().filter(|_| line.location.is_some()) {
+                meta.xattrs.clear();
+            }
+            line.facts.clear();
+        }
+        line
     }
 
     /// Tens of thousands of items by record in a row leave nothing in the raw stream where a segment could end.

@@ -172,6 +172,7 @@ impl Agent {
             memory: self.parts.memory,
             denied,
             own: pipeline::Own::of(&[self.parts.state.dir()]),
+            manifest_bytes_max: exhibit_proto::bounds::MANIFEST_BYTES_MAX,
             control: Arc::clone(&control),
             progress: Arc::clone(&progress),
         })?;

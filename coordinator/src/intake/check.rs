@@ -16,13 +16,10 @@ use exhibit_evidence::record::ManifestRef;
 use exhibit_evidence::stream::reader::{Linkable, Member, Parser, Sink};
 use exhibit_evidence::stream::segment::{self, DecodeError};
 use exhibit_evidence::text::escape_bounded;
+use exhibit_proto::bounds::MANIFEST_BYTES_MAX;
 
 use super::member::{self, MemberFacts};
 use crate::catalog::Totals;
-
-/// Largest manifest of one stream. It is held in memory once, when it is put into the store: at some 700 bytes an item
-/// this is about 700,000 items.
-pub const MANIFEST_BYTES_MAX: u64 = 512 << 20;
 
 /// Most tar members that may end in one segment. Each is remembered (170 bytes, so 45 MB at most) until its item line is
 /// compared. The item lines of one segment have at most 10 MiB and a line some 300 bytes: honest agents stay below.

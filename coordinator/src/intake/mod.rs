@@ -19,7 +19,7 @@ use exhibit_evidence::layout::StreamNumber;
 use exhibit_evidence::manifest::Segment;
 
 pub use admission::{Limits, Uploads};
-pub use check::{BadUpload, MANIFEST_BYTES_MAX, StreamCheck};
+pub use check::{BadUpload, StreamCheck};
 pub(crate) use finish::end_finished;
 pub(crate) use pieces::parts_of;
 pub use upload::{Upload, open};

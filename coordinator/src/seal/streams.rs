@@ -9,9 +9,9 @@ use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::layout;
 use exhibit_evidence::manifest::{End, Line};
 use exhibit_evidence::record::{self, Acquisition, ManifestRef, Receipt, Record};
+use exhibit_proto::bounds::MANIFEST_BYTES_MAX;
 
 use crate::catalog::{CollectionRow, PAGE_MAX, Step, StreamFinish, StreamRow, StreamState};
-use crate::intake::MANIFEST_BYTES_MAX;
 use crate::ledger::{self, LedgerError};
 use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};

@@ -164,3 +164,28 @@ fn without_acknowledgements_the_capture_waits_and_nothing_piles_up() {
     }
     assert!(produced.load(Ordering::SeqCst) < 200 << 20);
 }
+
+#[test]
+fn a_list_that_grows_too_long_ends_the_collection_and_not_the_stream() {
+    let mut plan = plan(Vec::new(), Budget::UNLIMITED);
+    plan.manifest_bytes_max = 20 << 20;
+    let captures = vec![
+        script("files", |out| {
+            let xattrs = std::collections::BTreeMap::from([("user.fat".to_owned(), "A".repeat(200_000))]);
+            for n in 0..1_000 {
+                let meta = exhibit_evidence::manifest::Meta { xattrs: xattrs.clone(), ..Default::default() };
+                let item = crate::capture::NewItem { meta: Some(Box::new(meta)), ..file(&format!("/fat/{n}"), out) };
+                out.put(item, Content::Bytes(b"x"))?;
+            }
+            Ok(())
+        }),
+        script("logs", |out| out.put(file("/var/log/after", out), Content::Bytes(b"x")).map(drop)),
+    ];
+    plan.captures = captures.into_iter().map(|c| (c, Params::default())).collect();
+    let seen = run_plan(plan);
+    assert!(!seen.outcome.complete && seen.outcome.manifest.size < 20 << 20);
+    let reason = seen.outcome.reason.clone().expect("a reason");
+    assert!(reason.contains("the list of items has"), "{reason}");
+    // The capture that was not begun has its item all the same.
+    assert!(seen.items.iter().any(|i| i.capture == "logs" && i.status == Status::Skipped));
+}

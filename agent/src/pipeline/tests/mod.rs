@@ -58,6 +58,7 @@ fn plan(captures: Vec<Box<dyn Capture>>, budget: Budget) -> Plan {
         memory: Memory { segments_in_flight: 1, workers: 2 },
         denied: globset::GlobSet::empty(),
         own: Own::default(),
+        manifest_bytes_max: exhibit_proto::bounds::MANIFEST_BYTES_MAX,
         control: Arc::new(Control::new(None)),
         progress: Arc::new(Progress::default()),
     }
