@@ -9,12 +9,17 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::row::{Exe, Fd, Row, Sched, Thread, policy_name};
 use super::{container, maps, parse};
-use crate::capture::live::{LARGE_BYTES_MAX, Lossless, Problem, Read, SMALL_BYTES_MAX, lines, link, number, numbers, open_dir, read_at};
+use crate::capture::live::{Lossless, Problem, Read, SMALL_BYTES_MAX, lines, link, number, numbers, open_dir, read_at};
 
 /// Open files listed in the process's own row; a row stays below about 2 MiB.
 pub const FDS_IN_ROW_MAX: usize = 4096;
-/// Open files looked at per process (about 16 MiB of memory at 200 bytes each); the rest is counted.
+/// Open files looked at per process; the rest is counted.
 pub const FDS_MAX: usize = 65_536;
+/// Bytes of what is kept of them: an ordinary one takes some 200, but whoever owns the process chooses the paths.
+const FDS_BYTES_MAX: usize = 4 << 20;
+/// Bound of a table that grows with one process or one namespace (about 40,000 mappings or mounts): whoever owns it can make
+/// it long, and it is in memory as a whole.
+pub const TABLE_BYTES_MAX: usize = 4 << 20;
 /// Names read from an fd or task folder before giving up counting.
 const NAMES_MAX: usize = 4 << 20;
 /// Lines of fdinfo kept over all open files of a process (about 1.5 MiB).
@@ -46,8 +51,8 @@ pub const RAW: &[Raw] = &[
     raw("statm", SMALL_BYTES_MAX, false),
     raw("cmdline", 4 << 20, false),
     raw("environ", 4 << 20, false),
-    raw("maps", LARGE_BYTES_MAX, false),
-    raw("smaps", LARGE_BYTES_MAX, false),
+    raw("maps", TABLE_BYTES_MAX, false),
+    raw("smaps", TABLE_BYTES_MAX, false),
     raw("smaps_rollup", SMALL_BYTES_MAX, false),
     raw("limits", SMALL_BYTES_MAX, false),
     raw("cgroup", SMALL_BYTES_MAX, true),
@@ -334,17 +339,26 @@ fn fds(dir: &OwnedFd, row: &mut Row) -> Vec<Fd> {
         row.problems.push(Problem::new("fdinfo", *e));
     }
     row.fds_total = listed.len() as u64;
-    row.fds_left_out = listed.len().saturating_sub(FDS_MAX) as u64;
+    let mut bytes = 0_usize;
     let mut more = Vec::new();
     let mut extra_room = EXTRA_LINES_MAX;
-    for n in listed.into_iter().take(FDS_MAX) {
+    for n in listed.iter().copied().take(FDS_MAX) {
         let mut fd = one_fd(&fd_dir, info_dir.as_ref().ok(), n);
         let kept = fd.extra.len().min(extra_room);
         fd.extra_left_out = fd.extra_left_out.saturating_add(fd.extra.len().saturating_sub(kept));
         fd.extra.truncate(kept);
         extra_room = extra_room.saturating_sub(kept);
-        if row.fds.len() < FDS_IN_ROW_MAX { row.fds.push(fd) } else { more.push(fd) }
+        bytes = bytes.saturating_add(size_of::<Fd>()).saturating_add(fd.target.as_ref().map_or(0, |t| t.0.len()));
+        if row.fds.len() < FDS_IN_ROW_MAX {
+            row.fds.push(fd)
+        } else {
+            more.push(fd)
+        }
+        if bytes > FDS_BYTES_MAX {
+            break;
+        }
     }
+    row.fds_left_out = listed.len().saturating_sub(row.fds.len()).saturating_sub(more.len()) as u64;
     row.fds_elsewhere = more.len() as u64;
     more
 }

@@ -10,6 +10,9 @@ use crate::capture::live::{Lossless, lines};
 /// Most files and most suspicious regions listed per process; the raw `maps` item holds all of them.
 const LISTED_MAX: usize = 2048;
 
+/// Bytes of their names: whoever owns the process chooses them.
+const NAMES_BYTES_MAX: usize = 1 << 20;
+
 /// A file that is mapped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MappedFile {
@@ -56,6 +59,7 @@ pub struct Summary {
 #[must_use]
 pub fn summarise(bytes: &[u8]) -> Summary {
     let mut summary = Summary::default();
+    let mut names_bytes = 0_usize;
     let mut index: BTreeMap<(u32, u32, u64, Vec<u8>), usize> = BTreeMap::new();
     for line in lines(bytes) {
         let Some(m) = mapping(line) else {
@@ -75,7 +79,8 @@ pub fn summarise(bytes: &[u8]) -> Summary {
             file.regions = file.regions.saturating_add(1);
             file.bytes = file.bytes.saturating_add(bytes);
             file.executable |= executable;
-        } else if summary.files.len() < LISTED_MAX {
+        } else if summary.files.len() < LISTED_MAX && names_bytes.saturating_add(m.path.len()) <= NAMES_BYTES_MAX {
+            names_bytes = names_bytes.saturating_add(m.path.len());
             let stripped = m.path.strip_suffix(b" (deleted)");
             index.insert(key, summary.files.len());
             summary.files.push(MappedFile {

@@ -19,11 +19,11 @@ use rustix::fs::Statx;
 use rustix::io::Errno;
 
 use self::content::{Budget, Wanted};
-use self::gather::{Gathered, Plan, RAW};
+use self::gather::{Gathered, Plan, RAW, TABLE_BYTES_MAX};
 pub use self::parse::bracketed;
 use self::reader::{Answer, Reader};
 use self::row::{Fd, Row};
-use super::live::{LARGE_BYTES_MAX, Lossless, SMALL_BYTES_MAX, numbers, open_dir, put_read, read, read_at, refusal};
+use super::live::{Lossless, SMALL_BYTES_MAX, lines, numbers, open_dir, put_read, read, read_at, refusal};
 use super::mounts::{Class, Mounts};
 use super::{Capture, Content, Kind, Moment, NewItem, Output, Param, ParamKind, Params, Status, Stop, Table, evidence_path};
 
@@ -217,10 +217,11 @@ impl Run {
             return Ok(());
         }
         let started = out.now();
-        let result = read_at(dir, "mountinfo", LARGE_BYTES_MAX);
+        let result = read_at(dir, "mountinfo", TABLE_BYTES_MAX);
         if let Ok(table) = &result {
             self.mount_namespaces.insert(ns);
-            for mount in Mounts::parse(&table.bytes).all() {
+            // Line by line: a namespace can have tens of thousands.
+            for mount in lines(&table.bytes).flat_map(|line| Mounts::parse(line).all().to_vec()) {
                 if !matches!(mount.class, Class::Remote | Class::Trigger) || self.root_dev == Some(mount.dev) {
                     continue;
                 }
