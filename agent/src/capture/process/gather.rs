@@ -350,9 +350,9 @@ fn fds(dir: &OwnedFd, row: &mut Row) -> Vec<Fd> {
         extra_room = extra_room.saturating_sub(kept);
         bytes = bytes.saturating_add(size_of::<Fd>()).saturating_add(fd.target.as_ref().map_or(0, |t| t.0.len()));
         if row.fds.len() < FDS_IN_ROW_MAX {
-            row.fds.push(fd)
+            row.fds.push(fd);
         } else {
-            more.push(fd)
+            more.push(fd);
         }
         if bytes > FDS_BYTES_MAX {
             break;
