@@ -1,5 +1,6 @@
 //! `exhibit agents`, `exhibit token`, `exhibit whoami`.
 
+use exhibit_evidence::text::escape_bounded;
 use exhibit_evidence::{AgentId, Digest, Timestamp};
 use exhibit_proto::responder::v1 as pb;
 use serde_json::{Value, json};
@@ -18,6 +19,7 @@ fn to_json(agent: &pb::Agent) -> Value {
         "version": agent.version, "kernel": agent.kernel, "os": agent.os,
         "clock_offset_ms": agent.clock_offset_ns / 1_000_000,
         "enrolled_at": Timestamp::from_unix_ns(agent.enrolled_at_ns).to_string(), "captures": agent.captures,
+        "alarm": (!agent.alarm.is_empty()).then_some(&agent.alarm),
     })
 }
 
@@ -57,6 +59,13 @@ pub async fn run(connection: &mut Connection, args: AgentsArgs, out: &Output) ->
                 ("version", "version"),
             ];
             out.rows(&columns, &rows)?;
+            for agent in agents.iter().filter(|a| !a.alarm.is_empty()) {
+                let alarm = escape_bounded(&agent.alarm, 300);
+                out.note(&format!(
+                    "ALARM {}: {alarm}; if it is no restart, revoke it: exhibit agents revoke {0} --reason ...",
+                    agent.agent
+                ));
+            }
         }
         Some(AgentsCommand::Label { agent, labels }) => {
             let agent: AgentId = parse_id(&agent)?;

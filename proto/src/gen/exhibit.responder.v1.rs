@@ -189,6 +189,9 @@ pub struct Agent {
     /// Captures that it can run.
     #[prost(string, repeated, tag = "11")]
     pub captures: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// A standing alarm about its identity, e.g. that two processes use it; empty when there is none.
+    #[prost(string, tag = "12")]
+    pub alarm: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SubmitOrderRequest {

@@ -70,6 +70,7 @@ pub(super) fn agent(parts: &Parts, row: AgentRow) -> wire::Agent {
         clock_offset_ns: row.seen.clock_offset_ns,
         enrolled_at_ns: row.enrolled_at.unix_ns(),
         captures: row.seen.captures,
+        alarm: row.alarm.unwrap_or_default(),
     }
 }
 
