@@ -50,7 +50,7 @@ fn forged(n: u32, raw_offset: u64, frames: &[(Vec<u8>, u32)]) -> (Segment, Vec<u
     bytes.extend((table.len() as u32).to_le_bytes());
     bytes.extend(table);
     let raw_size = frames.iter().map(|(_, raw)| u64::from(*raw)).sum();
-    (Segment { n, size: bytes.len() as u64, sha256: Digest::of(&bytes), raw_offset, raw_size }, bytes)
+    (Segment { n, size: bytes.len() as u64, sha256: Digest::of(&bytes), raw_offset, raw_size, seam: None }, bytes)
 }
 
 fn with_forged(job: &Job, frames: &[(Vec<u8>, u32)]) -> Made {
@@ -355,7 +355,9 @@ async fn an_agent_that_begins_and_does_not_send_holds_nobody_up() {
     for _ in 0..30 {
         let job = running_job(&mut world, &rogue).await;
         let upload = rogue.open(&job).await.expect("let in");
-        upload.start(&Segment { n: 0, size: 10 << 20, sha256: Digest::of(b""), raw_offset: 0, raw_size: 1 << 20 }, 10 << 20).await;
+        upload
+            .start(&Segment { n: 0, size: 10 << 20, sha256: Digest::of(b""), raw_offset: 0, raw_size: 1 << 20, seam: None }, 10 << 20)
+            .await;
         held.push(upload);
     }
     let job = running_job(&mut world, &honest).await;

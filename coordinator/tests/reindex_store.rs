@@ -141,8 +141,14 @@ impl Site {
         let mut manifest = Line::Header(header).to_bytes().expect("line");
         for n in 0..SEGMENTS {
             let content = vec![n as u8; 1_000 + n as usize];
-            let segment =
-                Segment { n, size: content.len() as u64, sha256: Digest::of(&content), raw_offset: u64::from(n) * 2_048, raw_size: 2_048 };
+            let segment = Segment {
+                n,
+                size: content.len() as u64,
+                sha256: Digest::of(&content),
+                raw_offset: u64::from(n) * 2_048,
+                raw_size: 2_048,
+                seam: None,
+            };
             manifest.extend(Line::Segment(segment).to_bytes().expect("line"));
             self.put(&layout::segment(&self.case, &collection, stream, n), content).await;
         }

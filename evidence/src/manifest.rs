@@ -68,6 +68,48 @@ pub struct Segment {
     pub raw_offset: u64,
     /// How many decompressed bytes it holds.
     pub raw_size: u64,
+    /// Set when another process made this segment than the one before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seam: Option<Seam>,
+}
+
+/// Where a stream was taken up again after the agent's process had ended. What stands before it was read by the earlier
+/// process; an item whose member lies across it has the fact [`CONTINUED_AT`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Seam {
+    /// Wall clock of the host when the new process took the stream up.
+    pub at: Timestamp,
+    /// `boot_id` of the kernel under which the stream was begun: with another one now, monotonic clocks before and after
+    /// cannot be compared. At most [`BOOT_ID_BYTES_MAX`] bytes.
+    pub boot_id: String,
+}
+
+/// Longest [`Seam::boot_id`]; the kernel's is 36.
+pub const BOOT_ID_BYTES_MAX: usize = 64;
+
+/// Name of the fact that every item across a seam has: the offset in its content from which the later process read.
+pub const CONTINUED_AT: &str = "continued_at";
+
+/// Whether the items around a [`Seam`] say so: a member that lies across it belongs to an item with [`CONTINUED_AT`], and
+/// no other item claims to be one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Across(Option<u64>);
+
+impl Across {
+    /// Hears of the next segment.
+    pub const fn segment(&mut self, segment: &Segment) {
+        if segment.seam.is_some() {
+            self.0 = Some(segment.raw_offset);
+        }
+    }
+
+    /// Hears of the next item; false when it says something else about the seam than its place does.
+    #[must_use]
+    pub fn item(&self, item: &Item) -> bool {
+        let across = |at: u64| item.location.is_some_and(|l| l.offset < at && at < l.offset.saturating_add(l.length));
+        self.0.is_some_and(across) == item.facts.contains_key(CONTINUED_AT)
+    }
 }
 
 /// What became of an item.

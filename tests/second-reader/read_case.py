@@ -389,8 +389,12 @@ class Case:
             if end != {"line": "end", "complete": receipt["agent_signed"], **sums} or any(signed[k] != v for k, v in sums.items()):
                 self.problem("totals do not add up")
             captures = self.orders[collection["order"]]["captures"]
-            for n, (_, item) in enumerate(items):
+            for n, (segment, item) in enumerate(items):
                 alone(self.problem, n, item, captures)
+                place, seam = item.get("location"), max((at for first, at in self.seams if first <= segment), default=None)
+                across = seam is not None and place is not None and place["offset"] < seam < place["offset"] + place["length"]
+                if across != ("continued_at" in item.get("facts", {})):
+                    self.problem(f"item {n} is not honest about the seam")
             for capture in set(captures) - {item["capture"] for _, item in items} if receipt["agent_signed"] else ():
                 self.problem(f"no item of capture {capture!r}")
             members(self.problem, raw, ends, items, end["complete"])
@@ -398,6 +402,7 @@ class Case:
     def segments(self, folder, lines, raw):
         """Writes the raw stream; returns items with their segment, and (stored size, raw end) of each segment."""
         items, ends, offset = [], [], 0
+        self.seams = []
         for line in lines:
             if line["line"] == "item":
                 if not ends:
@@ -406,6 +411,10 @@ class Case:
                 continue
             if line["line"] != "segment" or line["n"] != len(ends):
                 raise Unsound("manifest lines are out of order")
+            if "seam" in line:
+                self.seams.append((line["n"], line["raw_offset"]))
+                if line["n"] == 0 or set(line["seam"]) != {"at", "boot_id"} or len(line["seam"]["boot_id"].encode()) > 64:
+                    self.problem(f"segment {line['n']} cannot have this seam")
             data = self.read(f"{folder}/{line['n']:08}.tar.zst", SEGMENT_MAX)
             if sha256(data) != line["sha256"] or len(data) != line["size"] or line["raw_offset"] != offset:
                 self.problem(f"{folder}: segment {line['n']} is not what was signed")

@@ -362,7 +362,7 @@ fn commit(of: &CollectionRow, n: u32) -> SegmentCommit {
     SegmentCommit {
         collection: of.collection.clone(),
         stream: StreamNumber(1),
-        segment: Segment { n, size: 100, sha256: digest(n), raw_offset: u64::from(n) * 512, raw_size: 512 },
+        segment: Segment { n, size: 100, sha256: digest(n), raw_offset: u64::from(n) * 512, raw_size: 512, seam: None },
         manifest_parts: vec![vec![n as u8; 3], vec![n as u8; 4]],
         snapshot: vec![n as u8; 50],
         totals: Totals { items: u64::from(n) + 1, raw_bytes: 512, stored_bytes: 100, by_status: BTreeMap::from([(Status::Missing, 1)]) },

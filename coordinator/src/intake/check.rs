@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use exhibit_evidence::Timestamp;
 use exhibit_evidence::digest::{Digest, Hasher};
-use exhibit_evidence::manifest::{End, Header, Item, LINE_BYTES_MAX, Line, Segment, Status};
+use exhibit_evidence::manifest::{Across, BOOT_ID_BYTES_MAX, End, Header, Item, LINE_BYTES_MAX, Line, Segment, Status};
 use exhibit_evidence::record::ManifestRef;
 use exhibit_evidence::stream::reader::{Linkable, Member, Parser, Sink};
 use exhibit_evidence::stream::segment::{self, DecodeError};
@@ -58,6 +58,8 @@ pub struct StreamCheck {
     captures_seen: BTreeSet<String>,
     /// What a hard link may name.
     linkable: Linkable,
+    /// Where the stream was taken up again by a later process.
+    across: Across,
 }
 
 impl std::fmt::Debug for StreamCheck {
@@ -78,11 +80,12 @@ struct Snapshot {
     totals: (u64, u64, u64, Vec<(Status, u64)>),
     captures_seen: BTreeSet<String>,
     linkable: Linkable,
+    across: Across,
 }
 
 /// Version of [`Snapshot`]; a change of this, of the parser's or of the hasher's state makes old ones unreadable, and
 /// the agent then begins a new stream.
-const SNAPSHOT_VERSION: u32 = 2;
+const SNAPSHOT_VERSION: u32 = 3;
 
 impl StreamCheck {
     /// The check of a stream of which nothing has arrived. `header` is what its manifest must begin with, `captures`
@@ -100,6 +103,7 @@ impl StreamCheck {
             totals: Totals::default(),
             captures_seen: BTreeSet::new(),
             linkable: Linkable::default(),
+            across: Across::default(),
         }
     }
 
@@ -117,6 +121,7 @@ impl StreamCheck {
             totals: (t.items, t.raw_bytes, t.stored_bytes, t.by_status.iter().map(|(s, n)| (*s, *n)).collect()),
             captures_seen: self.captures_seen.clone(),
             linkable: self.linkable.clone(),
+            across: self.across,
         };
         serde_json::to_vec(&snapshot).unwrap_or_default()
     }
@@ -140,6 +145,7 @@ impl StreamCheck {
             totals: Totals { items, raw_bytes, stored_bytes, by_status: by_status.into_iter().collect() },
             captures_seen: s.captures_seen,
             linkable: s.linkable,
+            across: s.across,
         })
     }
 
@@ -176,8 +182,14 @@ impl StreamCheck {
         let mut ended = Ended::default();
         let raw_size = self.decode(bytes, announced.raw_size, &mut ended)?;
         differs("segment_start.raw_size", &announced.raw_size, &raw_size)?;
-        let computed =
-            Segment { n: announced.n, size: bytes.len() as u64, sha256: announced.sha256, raw_offset: self.raw_offset, raw_size };
+        let computed = Segment {
+            n: announced.n,
+            size: bytes.len() as u64,
+            sha256: announced.sha256,
+            raw_offset: self.raw_offset,
+            raw_size,
+            seam: None,
+        };
         self.take_segment_lines(&computed, lines, ended)
     }
 
@@ -205,8 +217,14 @@ impl StreamCheck {
     pub fn adopt_segment(&mut self, bytes: &[u8], at: Timestamp) -> Result<(Segment, Vec<u8>), BadUpload> {
         let mut ended = Ended { keep: true, ..Ended::default() };
         let raw_size = self.decode(bytes, u64::MAX, &mut ended)?;
-        let facts =
-            Segment { n: self.next_segment, size: bytes.len() as u64, sha256: Digest::of(bytes), raw_offset: self.raw_offset, raw_size };
+        let facts = Segment {
+            n: self.next_segment,
+            size: bytes.len() as u64,
+            sha256: Digest::of(bytes),
+            raw_offset: self.raw_offset,
+            raw_size,
+            seam: None,
+        };
         let mut lines = Vec::new();
         let mut push = |line: &Line| match line.to_bytes() {
             Ok(bytes) => {
@@ -314,6 +332,7 @@ impl StreamCheck {
                 _ if !self.header_seen => return bad("manifest_lines", "the first line is not the header"),
                 (Line::Segment(said), Some(computed)) => {
                     compare_segment(&said, computed)?;
+                    self.across.segment(&said);
                     segment_due = None;
                 }
                 (Line::Segment(_), None) => return bad("manifest_lines", "a segment line that belongs to no segment"),
@@ -345,6 +364,10 @@ impl StreamCheck {
     fn take_item(&mut self, item: &Item, members: &mut VecDeque<MemberFacts>) -> Result<(), BadUpload> {
         differs("item.n", &item.n, &self.totals.items)?;
         member::check_line(item, &self.captures)?;
+        if !self.across.item(item) {
+            let rule = "an item has it exactly when its member lies across the seam of its stream";
+            return bad("item.facts.continued_at", format!("item {}: {rule}", item.n));
+        }
         if let Some(said) = item.location {
             let Some(computed) = members.pop_front() else {
                 return bad("item.location", format!("item {}: no member of the tar ends here that has no item line yet", item.n));
@@ -383,7 +406,14 @@ fn compare_segment(said: &Segment, computed: &Segment) -> Result<(), BadUpload> 
     differs("segment.size", &said.size, &computed.size)?;
     differs("segment.sha256", &said.sha256, &computed.sha256)?;
     differs("segment.raw_offset", &said.raw_offset, &computed.raw_offset)?;
-    differs("segment.raw_size", &said.raw_size, &computed.raw_size)
+    differs("segment.raw_size", &said.raw_size, &computed.raw_size)?;
+    match &said.seam {
+        Some(_) if said.n == 0 => bad("segment.seam", "a stream cannot be taken up again before its first segment"),
+        Some(seam) if seam.boot_id.len() > BOOT_ID_BYTES_MAX => {
+            bad("segment.seam.boot_id", format!("{} bytes: at most {BOOT_ID_BYTES_MAX} are allowed", seam.boot_id.len()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The members that ended since the last look.

@@ -198,6 +198,7 @@ fn piece_from(message: wire::UploadRequest) -> Result<Piece, BadField> {
                 sha256: digest("segment_start.sha256", &s.sha256)?,
                 raw_offset: s.raw_offset,
                 raw_size: s.raw_size,
+                seam: None,
             },
             s.manifest_bytes,
         ),

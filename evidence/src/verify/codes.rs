@@ -256,6 +256,9 @@ codes! {
     ItemLink "item.link" Error Host
         "A hard link names no file that stands before it in its stream."
         "The content of this item cannot be extracted from the stream by itself."
+    ItemSeam "item.seam" Error Host
+        "An item lies across the seam of a stream and does not say so, or says so and does not, or there is a seam where none can be."
+        "It is not honestly stated which parts of this stream were read before and after the agent's process ended."
     CaptureEmpty "capture.empty" Error Host
         "A stream that the agent signed has no item of a capture that was ordered."
         "Nothing was taken by that capture and nothing says why; its absence from the list proves nothing."

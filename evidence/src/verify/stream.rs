@@ -10,7 +10,7 @@ use super::lines::{Lines, NoLine};
 use super::{CaseFiles, Code, Findings, read_bounded, unreadable};
 use crate::digest::Digest;
 use crate::layout::CaseObject;
-use crate::manifest::{End, FORMAT, Header, Item, Line, Segment, Status};
+use crate::manifest::{Across, BOOT_ID_BYTES_MAX, CONTINUED_AT, End, FORMAT, Header, Item, Line, Segment, Status};
 use crate::stream::SEGMENT_BYTES_MAX;
 use crate::stream::reader::{Linkable, Member, Parser, Sink};
 use crate::stream::segment::SegmentDecoder;
@@ -63,6 +63,7 @@ pub(super) fn verify(
         unverified: None,
         linkable: Linkable::default(),
         captures: BTreeSet::new(),
+        across: Across::default(),
     };
     Reading { files, inventory, parser: Some(Parser::new()), decoder: None, buffer: Vec::new(), walk }.run(mark, tick)
 }
@@ -96,6 +97,8 @@ struct Walk<'a> {
     linkable: Linkable,
     /// Captures that have an item.
     captures: BTreeSet<String>,
+    /// Where the stream was taken up again.
+    across: Across,
 }
 
 impl Walk<'_> {
@@ -162,9 +165,18 @@ impl Walk<'_> {
             self.captures.insert(item.capture.clone());
         }
         self.about.check_alone(item);
+        if !self.across.item(item) {
+            self.check_seam(item);
+        }
         if item.location.is_none() {
             self.tally.items_verified = self.tally.items_verified.saturating_add(1);
         }
+    }
+
+    fn check_seam(&mut self, item: &Item) {
+        let id = format!("{}.{}.{}", self.about.job.collection, self.about.job.stream, item.n);
+        let said = if item.facts.contains_key(CONTINUED_AT) { "says that it does and does not" } else { "does and does not say so" };
+        self.about.findings.add(Code::ItemSeam, id, format!("item {}: whether it lies across a seam: it {said}", item.n));
     }
 
     /// An item whose member was not seen.
@@ -350,6 +362,10 @@ impl Reading<'_, '_> {
                 facts.n, facts.raw_offset, walk.stated.raw_bytes
             );
             walk.about.findings.add(Code::SegmentRange, &name, message);
+        }
+        walk.across.segment(facts);
+        if facts.seam.as_ref().is_some_and(|seam| facts.n == 0 || seam.boot_id.len() > BOOT_ID_BYTES_MAX) {
+            walk.about.findings.add(Code::ItemSeam, &name, format!("segment {} cannot have this seam", facts.n));
         }
         walk.stated.segments = facts.n.saturating_add(1);
         walk.stated.stored_bytes = walk.stated.stored_bytes.saturating_add(facts.size);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use exhibit_evidence::manifest::{Gap, Kind, Line, Status};
+use exhibit_evidence::manifest::{CONTINUED_AT, Gap, Kind, Line, Seam, Status};
 use exhibit_evidence::record::*;
 use exhibit_evidence::{CaseId, CollectionId};
 
@@ -51,7 +51,10 @@ fn rich_stream(case: &CaseId, collection: &CollectionId, order: &Ordered, agent:
     s.by_record("files", b"/dev/sda", Kind::BlockDevice, Status::Collected, "");
     s.by_record("files", b"/mnt/share", Kind::Directory, Status::Skipped, "remote file system (nfs4)");
     let begins = s.raw.len() as u64;
-    s.file("files", b"/var/lib/big.bin", &noise(3, 60_000));
+    // The agent's process ended after the first segment, and the next one read on.
+    let item = s.file("files", b"/var/lib/big.bin", &noise(3, 60_000));
+    let header = item.location.map_or(0, |l| l.length) - 60_000_u64.next_multiple_of(512);
+    item.facts.insert(CONTINUED_AT.to_owned(), (30_000 - header).to_string());
     s.cut_at(begins + 30_000);
     let mut holed = noise(5, 12_288);
     holed[4_096..8_192].fill(0);
@@ -62,7 +65,7 @@ fn rich_stream(case: &CaseId, collection: &CollectionId, order: &Ordered, agent:
     s.by_record("process", b"/proc/812/exe", Kind::File, Status::Vanished, "the process ended");
     s.file("process", b"table.jsonl", b"{\"pid\":1,\"comm\":\"init\"}\n");
     s.by_record("network", b"firewall.jsonl", Kind::Record, Status::Error, "netlink: not supported");
-    s.finish(&|_| {})
+    s.finish(&|lines| seam(lines, 1))
 }
 
 fn small_stream(case: &CaseId, collection: &CollectionId, order: &Ordered, agent: u8, number: u32) -> Stream {
@@ -187,6 +190,13 @@ pub fn good_2(faults: &Faults<'_>) -> Case {
 }
 
 /// Changes one item line.
+/// Says that segment `n` was made by a later process than the one before it.
+pub fn seam(lines: &mut [Line], n: u32) {
+    let segment = lines.iter_mut().find_map(|l| if let Line::Segment(s) = l { Some(s).filter(|s| s.n == n) } else { None });
+    let at = exhibit_evidence::Timestamp::from_unix_s(1_767_323_046);
+    segment.expect("there").seam = Some(Seam { at, boot_id: "6f1c2c0e-5b5f-4a53-9d53-0d8f6a2f8a11".to_owned() });
+}
+
 pub fn item(lines: &mut [Line], n: u64) -> &mut exhibit_evidence::manifest::Item {
     lines
         .iter_mut()

@@ -1,10 +1,10 @@
 //! Rows of the table that need a key: every signature holds, but the statements do not fit each other or the bytes.
 
-use exhibit_evidence::manifest::{Gap, Item, Kind, Line, Status};
+use exhibit_evidence::manifest::{CONTINUED_AT, Gap, Item, Kind, Line, Status};
 use exhibit_evidence::record::*;
 use exhibit_evidence::{Digest, EvidencePath};
 
-use super::cases::{good_2, item};
+use super::cases::{good_2, item, seam};
 use super::faults::{Faults, Step};
 use super::tamper::{Tampered, difference};
 use super::{AGENT, ISSUER, LOG, RESPONDER, ROOT, agent_id, case_opened, key};
@@ -348,6 +348,29 @@ fn record_lies(add: Add<'_>) {
     );
 }
 
+fn seam_lies(add: Add<'_>) {
+    let with = Faults::default;
+    add(
+        "seam-before-all",
+        "a stream that was taken up again before its first segment",
+        &["item.seam"],
+        Faults { lines: &|lines| seam(lines, 0), ..with() },
+    );
+    add(
+        "seam-unsaid",
+        "an item across a seam that does not say so",
+        &["item.seam"],
+        Faults {
+            stream: &|s| {
+                s.file("files", b"/etc/long", &[b'x'; 5_000]);
+                s.cut_at(s.raw.len() as u64 - 2_000);
+            },
+            lines: &|lines| seam(lines, 2),
+            ..with()
+        },
+    );
+}
+
 fn manifest_lies(add: Add<'_>) {
     let with = Faults::default;
     add(
@@ -555,6 +578,10 @@ fn item_lies(add: Add<'_>) {
         i.gaps = vec![Gap { offset: 4_999, length: 2, reason: "read error".to_owned() }];
     });
     lie("item-times", "an item whose taking ended before it began", &["item.times"], 1, |i| i.taken.mono_end_ns = 1);
+    lie("item-continued-nowhere", "an item that says it lies across a seam, without one", &["item.seam"], 1, |i| {
+        i.facts.insert(CONTINUED_AT.to_owned(), "1".to_owned());
+    });
+    seam_lies(add);
     add(
         "item-not-ordered",
         "an item of a capture that was not ordered",

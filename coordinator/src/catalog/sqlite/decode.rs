@@ -183,6 +183,8 @@ pub fn segment(row: &SqliteRow) -> Result<Segment> {
         sha256: digest(row, "sha256")?,
         raw_offset: number(row, "raw_offset")?,
         raw_size: number(row, "raw_size")?,
+        // The manifest's line says it; the row is for finding the object.
+        seam: None,
     })
 }
 

@@ -117,7 +117,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_handled(bytes: Vec<u8>, lines: Vec<u8>, raw_size in 0_u64..10_000) {
-        let announced = Segment { n: 0, size: bytes.len() as u64, sha256: Digest::of(&bytes), raw_offset: 0, raw_size };
+        let announced = Segment { n: 0, size: bytes.len() as u64, sha256: Digest::of(&bytes), raw_offset: 0, raw_size, seam: None };
         prop_assert!(StreamCheck::new(header(), captures()).take_segment(&announced, &bytes, &lines).is_err());
         prop_assert!(StreamCheck::new(header(), captures()).finish(&lines, 0, Digest::of(b""), 0).is_err());
         let _ = StreamCheck::restore(header(), captures(), &bytes);

@@ -237,7 +237,7 @@ impl SegmentBuilder {
             return Err(SegmentError::Frames(0));
         }
         seek::push_table(&frames, &mut bytes);
-        let facts = Segment { n, size: bytes.len() as u64, sha256: Digest::of(&bytes), raw_offset, raw_size };
+        let facts = Segment { n, size: bytes.len() as u64, sha256: Digest::of(&bytes), raw_offset, raw_size, seam: None };
         Ok(Built { bytes, facts })
     }
 }
