@@ -6,7 +6,7 @@ use exhibit_evidence::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 
 /// The host's clocks at one moment: claims of the host, recorded as such.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Moment {
     /// Wall clock (CLOCK_REALTIME).
     pub wall: Timestamp,

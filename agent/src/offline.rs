@@ -127,6 +127,7 @@ pub async fn collect(request: Request<'_>, control: Arc<Control>, progress: Arc<
         denied,
         own: pipeline::Own::of(&own),
         manifest_bytes_max: exhibit_proto::bounds::MANIFEST_BYTES_MAX,
+        key: None,
         control,
         progress,
     };

@@ -40,6 +40,7 @@ pub const TABLE: &[(&str, Allowed)] = &[
     ("/exhibit.agent.v1.EnrollmentService/Enroll", Enrolling),
     ("/exhibit.agent.v1.AgentService/Session", Agent),
     ("/exhibit.agent.v1.AgentService/Upload", Agent),
+    ("/exhibit.agent.v1.AgentService/TakeUp", Agent),
     ("/exhibit.agent.v1.AgentService/Renew", Agent),
     ("/exhibit.responder.v1.ResponderService/Whoami", Person),
     ("/exhibit.responder.v1.ResponderService/OpenCase", PersonAs(&[Responder])),

@@ -211,7 +211,7 @@ async fn pieces_out_of_their_order_are_refused() {
     let credential = world.enroll("web-1").await;
     let mut agent = Agent::new(credential, world.port, 1).await;
     let data = || upload_request::Kind::SegmentData(bytes::Bytes::from_static(b"x"));
-    let end = |n| upload_request::Kind::SegmentEnd(wire::SegmentEnd { n });
+    let end = |n| upload_request::Kind::SegmentEnd(wire::SegmentEnd { n, bookmark: Vec::new() });
     let open = wire::UploadOpen { collection: String::new(), stream: 1, instance: vec![] };
     let cases: [(Vec<upload_request::Kind>, &str); 4] = [
         (vec![data()], "segment_data: no segment was begun"),
@@ -321,7 +321,7 @@ async fn an_upload_without_its_finish_is_not_complete_and_three_lies_end_it() {
     for _ in 0..3 {
         let mut upload = agent.open(&job).await.expect("let in");
         assert_eq!(upload.status.next_segment, 4, "nothing is lost");
-        upload.put(upload_request::Kind::SegmentEnd(wire::SegmentEnd { n: 9 })).await;
+        upload.put(upload_request::Kind::SegmentEnd(wire::SegmentEnd { n: 9, bookmark: Vec::new() })).await;
         upload.answer().await.expect_err("out of order");
     }
     let row = world.closed(&job.collection).await;

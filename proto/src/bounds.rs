@@ -13,6 +13,8 @@ pub const SEGMENT_RAW_BYTES_MAX: u64 = exhibit_evidence::stream::SEGMENT_RAW_BYT
 /// Most bytes of manifest lines that go with one segment: an agent cuts a segment when frames and lines together reach
 /// 8 MiB, and at most a frame's lines and one line more come on top.
 pub const SEGMENT_MANIFEST_BYTES_MAX: u64 = 10 << 20;
+/// Largest bookmark of an agent.
+pub const BOOKMARK_BYTES_MAX: usize = 256 << 10;
 /// Largest manifest of one stream: about a million and a half ordinary lines. It is put into the store in one piece.
 pub const MANIFEST_BYTES_MAX: u64 = 512 << 20;
 /// Most enrolment records in one message.

@@ -35,7 +35,9 @@ use exhibit_evidence::time::FileTime;
 pub(crate) use params::units;
 pub use params::{BadParam, Param, ParamKind, Params};
 pub use pseudo::{PSEUDO_BYTES_MAX, Pseudo, put_pseudo, read_pseudo, read_pseudo_at, status_of};
+use serde::{Deserialize, Serialize};
 pub use table::{TABLE_PART_BYTES_MAX, Table};
+pub use walk::source::Place;
 
 pub use crate::clock::Moment;
 
@@ -56,6 +58,12 @@ pub trait Capture: Send {
     /// [`Stop`]: what [`Output`] returned (pass it on unchanged), or [`Stop::Fatal`] when the capture as a whole cannot
     /// go on. A failure of one item is not an error: put the item with its status and reason and continue.
     fn run(&self, params: &Params, out: &mut dyn Output) -> Result<(), Stop>;
+
+    /// True when what it reads is still there, as it was, for a later process: then a stream that broke off in it is taken
+    /// up, and everything that is in the stream already is passed over. Memory and processes are never the same again.
+    fn reads_again(&self) -> bool {
+        false
+    }
 }
 
 /// Where a capture puts what it found. All methods block; there is one capture thread.
@@ -67,6 +75,12 @@ pub trait Output {
     /// # Errors
     /// [`Stop`] when the collection is to end. The item was still recorded as far as it was taken; return at once.
     fn put(&mut self, item: NewItem, content: Content<'_>) -> Result<Status, Stop>;
+
+    /// The status under which an earlier process of this agent put the item of this path into this stream, if one did:
+    /// `put` would pass over it, and to ask first saves opening it.
+    fn already(&self, _path: &[u8]) -> Option<Status> {
+        None
+    }
 
     /// Asks whether to go on; waits while the processor budget is exhausted.
     ///
@@ -209,6 +223,11 @@ pub trait Source {
         None
     }
 
+    /// How a later process finds this source again and goes on reading; `None` when it cannot.
+    fn place(&self) -> Option<Place> {
+        None
+    }
+
     /// Called once after [`Source::after`]: facts that only reading could tell, added to the item's.
     fn facts_after(&mut self) -> BTreeMap<String, String> {
         BTreeMap::new()
@@ -216,7 +235,7 @@ pub trait Source {
 }
 
 /// Why a collection or a capture ends before its end.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Stop {
     /// A responder or the operator of this host asked for it.
     #[error("cancelled: {0}")]

@@ -27,10 +27,16 @@ pub fn host() -> Host {
     Host {
         hostname: text(uname.nodename()),
         machine_id: line_of(b"/etc/machine-id"),
-        boot_id: line_of(b"/proc/sys/kernel/random/boot_id").unwrap_or_default(),
+        boot_id: boot_id(),
         kernel: bounded(&kernel),
         os: os_name(),
     }
+}
+
+/// `boot_id` of the running kernel, at most 64 bytes; empty where it cannot be read.
+#[must_use]
+pub fn boot_id() -> String {
+    line_of(b"/proc/sys/kernel/random/boot_id").unwrap_or_default().chars().filter(char::is_ascii).take(64).collect()
 }
 
 /// Kernel release and machine, as the session's hello says them.

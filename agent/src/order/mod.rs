@@ -26,6 +26,8 @@ pub struct Offer {
     pub enrolments: Vec<Envelope>,
     /// The stream to send.
     pub stream: u32,
+    /// An earlier process of this agent began it and left a bookmark.
+    pub continues: bool,
 }
 
 /// Why an order is not executed: the stable word in the refusal record.

@@ -100,6 +100,7 @@ impl World {
             case_opened: self.case_opened.clone(),
             enrolments: self.enrolments.clone(),
             stream: 1,
+            continues: false,
         }
     }
 

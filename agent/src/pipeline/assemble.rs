@@ -5,11 +5,13 @@ use std::sync::mpsc::Receiver;
 
 use bytes::Bytes;
 use exhibit_evidence::Hasher;
-use exhibit_evidence::manifest::{End, Line};
+use exhibit_evidence::key::SigningKey;
+use exhibit_evidence::manifest::{End, Line, Seam};
 use exhibit_evidence::record::ManifestRef;
-use exhibit_evidence::stream::SEGMENT_TARGET_BYTES;
 use exhibit_evidence::stream::segment::SegmentBuilder;
+use exhibit_evidence::stream::{FRAME_RAW_BYTES_MAX, SEGMENT_TARGET_BYTES};
 
+use super::bookmark::{Point, TakenUp};
 use super::lanes::LaneOut;
 use super::{ByStatus, Outcome, Segment, StreamFacts, Window};
 use crate::capture::Moment;
@@ -36,6 +38,13 @@ pub(super) struct Assembler {
     raw_offset: u64,
     stored_bytes: u64,
     segments: u32,
+    facts: StreamFacts,
+    /// Signs bookmarks; without it there are none.
+    key: Option<Arc<SigningKey>>,
+    /// For the first segment of a stream that is taken up.
+    seam: Option<Seam>,
+    /// Where the capture thread stood after the last frame.
+    point: Option<Box<Point>>,
 }
 
 /// Why assembling ended without a stream.
@@ -48,9 +57,37 @@ enum Broken {
 }
 
 impl Assembler {
-    pub fn new(facts: &StreamFacts, lanes: Vec<LaneOut>, window: Arc<Window>, ended: Receiver<Ended>) -> Result<Self, String> {
-        let lines = Line::Header(facts.header()).to_bytes()?;
-        Ok(Self { lanes, window, ended, manifest: Hasher::new(), builder: None, lines, raw_offset: 0, stored_bytes: 0, segments: 0 })
+    pub fn new(
+        facts: &StreamFacts,
+        key: Option<Arc<SigningKey>>,
+        from: Option<&TakenUp>,
+        lanes: Vec<LaneOut>,
+        window: Arc<Window>,
+        ended: Receiver<Ended>,
+    ) -> Result<Self, String> {
+        let mut new = Self {
+            lanes,
+            window,
+            ended,
+            manifest: Hasher::new(),
+            builder: None,
+            lines: Vec::new(),
+            raw_offset: 0,
+            stored_bytes: 0,
+            segments: 0,
+            facts: facts.clone(),
+            key,
+            seam: None,
+            point: None,
+        };
+        if let Some(from) = from {
+            new.manifest = from.manifest.clone();
+            (new.segments, new.raw_offset, new.stored_bytes) = (from.segment, from.raw_offset, from.stored_bytes);
+            new.seam = Some(Seam { at: crate::clock::wall(), boot_id: from.point.account.boot_id.clone() });
+        } else {
+            new.lines = Line::Header(facts.header()).to_bytes()?;
+        }
+        Ok(new)
     }
 
     /// Runs until the lanes are done or nobody wants the stream any more.
@@ -68,7 +105,7 @@ impl Assembler {
         while let Some(lane) = self.lanes.get(turn) {
             // Frames went to the lanes in turn, so the first lane without one has seen the last.
             let Ok(packed) = lane.frames.recv() else { break };
-            self.take(&packed.frame, packed.raw_bytes, &packed.lines)?;
+            self.take(&packed.frame, packed.raw_bytes, &packed.lines, packed.point)?;
             if let Some(lane) = self.lanes.get(turn) {
                 let _ = lane.empty.send(packed.frame);
             }
@@ -82,9 +119,9 @@ impl Assembler {
         self.outcome(ended)
     }
 
-    fn take(&mut self, frame: &[u8], raw_bytes: usize, lines: &[u8]) -> Result<(), Broken> {
+    fn take(&mut self, frame: &[u8], raw_bytes: usize, lines: &[u8], point: Option<Box<Point>>) -> Result<(), Broken> {
         if raw_bytes > 0 {
-            if self.builder.as_ref().is_some_and(SegmentBuilder::is_full) {
+            if self.builder.as_ref().is_some_and(SegmentBuilder::is_at_bound) {
                 self.cut()?;
             }
             let (n, raw_offset) = (self.segments, self.raw_offset);
@@ -94,7 +131,11 @@ impl Assembler {
         }
         self.lines.extend_from_slice(lines);
         let together = self.builder.as_ref().map(|b| b.len().saturating_add(self.lines.len()));
-        if together.is_some_and(|bytes| bytes >= SEGMENT_TARGET_BYTES) {
+        // A little more where the stream could not be taken up after this frame.
+        let wait = if point.is_some() || self.key.is_none() { 0 } else { FRAME_RAW_BYTES_MAX / 2 };
+        let enough = SEGMENT_TARGET_BYTES.saturating_add(wait);
+        self.point = point;
+        if together.is_some_and(|bytes| bytes >= enough) {
             self.cut()?;
         }
         Ok(())
@@ -103,7 +144,8 @@ impl Assembler {
     /// Ends the segment under construction and waits for room in the window.
     fn cut(&mut self) -> Result<(), Broken> {
         let builder = self.builder.take().ok_or_else(|| Broken::Failed("manifest lines without a segment".to_owned()))?;
-        let built = builder.finish().map_err(|e| Broken::Failed(e.to_string()))?;
+        let mut built = builder.finish().map_err(|e| Broken::Failed(e.to_string()))?;
+        built.facts.seam = self.seam.take();
         let segment_line = Line::Segment(built.facts.clone()).to_bytes().map_err(Broken::Failed)?;
         let mut lines = std::mem::take(&mut self.lines);
         // The header is the first line of the manifest and stands before the first segment's line.
@@ -112,8 +154,15 @@ impl Assembler {
         self.manifest.update(&lines);
         self.segments = self.segments.saturating_add(1);
         self.stored_bytes = self.stored_bytes.saturating_add(built.facts.size);
-        let segment = Segment { facts: built.facts, bytes: Bytes::from(built.bytes), lines: Bytes::from(lines) };
+        let bookmark = self.bookmark();
+        let segment = Segment { facts: built.facts, bytes: Bytes::from(built.bytes), lines: Bytes::from(lines), bookmark };
         if self.window.push(segment) { Ok(()) } else { Err(Broken::GivenUp) }
+    }
+
+    fn bookmark(&mut self) -> Bytes {
+        let (Some(point), Some(key)) = (self.point.take(), &self.key) else { return Bytes::new() };
+        let at = (self.segments, self.raw_offset, self.stored_bytes);
+        Bytes::from(super::bookmark::write(&self.facts, at, &self.manifest, *point, key))
     }
 
     fn outcome(&mut self, ended: Ended) -> Result<Outcome, Broken> {

@@ -7,6 +7,7 @@ use exhibit_evidence::manifest::Gap;
 use exhibit_evidence::{Digest, Hasher};
 
 use super::Progress;
+use super::bookmark::Point;
 use super::frames::FrameWriter;
 use crate::budget::{Control, Pace};
 use crate::capture::{Extent, Source, Stop};
@@ -32,7 +33,12 @@ pub(super) struct Copy<'a> {
     pub pace: &'a mut Pace,
     pub control: &'a Control,
     pub progress: &'a Progress,
+    /// What a later process needs to go on from here, if it can.
+    pub mark: &'a Mark<'a>,
 }
+
+/// Makes a point of where a copy stands.
+pub(super) type Mark<'a> = dyn Fn(&State, &dyn Source) -> Option<Box<Point>> + 'a;
 
 /// Unreadable ranges are narrowed to pages.
 const PAGE: u64 = 4096;
@@ -41,25 +47,27 @@ const GAPS_MAX: usize = 1024;
 /// Holes are hashed in steps, between which a cancel is noticed.
 const HOLE_STEP: u64 = 16 << 20;
 
-struct State {
-    hasher: Hasher,
-    gaps: Vec<Gap>,
-    read: u64,
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub hasher: Hasher,
+    pub gaps: Vec<Gap>,
+    pub read: u64,
     /// Why nothing more is read from this source.
-    over: Option<String>,
-    ended_early: bool,
-    error: Option<io::Error>,
-    stop: Option<Stop>,
+    pub over: Option<String>,
+    pub ended_early: bool,
+    pub error: Option<io::Error>,
+    pub stop: Option<Stop>,
 }
 
 impl Copy<'_> {
-    /// Copies the data ranges of a source; `extents` are sorted, disjoint and within `size`.
+    /// Copies the data ranges of a source, from where an earlier copy of it stood; `extents` are sorted, disjoint and
+    /// within `size`.
     ///
     /// # Errors
     /// [`Stop`] only when the stream itself was given up; everything else is in [`Copied`].
-    pub fn run(&mut self, size: u64, extents: &[Extent], source: &mut dyn Source) -> Result<Copied, Stop> {
-        let mut state = State { hasher: Hasher::new(), gaps: Vec::new(), read: 0, over: None, ended_early: false, error: None, stop: None };
-        for extent in extents {
+    pub fn run(&mut self, mut state: State, size: u64, extents: &[Extent], source: &mut dyn Source) -> Result<Copied, Stop> {
+        let done = state.hasher.bytes();
+        for extent in extents.iter().filter(|e| e.end() > done) {
             self.hole(&mut state, extent.offset);
             self.range(&mut state, extent, size, source)?;
         }
@@ -83,7 +91,8 @@ impl Copy<'_> {
     fn range(&mut self, state: &mut State, range: &Extent, size: u64, source: &mut dyn Source) -> Result<(), Stop> {
         let end = range.end();
         let mut narrow_until = 0_u64;
-        let mut at = range.offset;
+        // Not its beginning when an earlier process took a part of it.
+        let mut at = range.offset.max(state.hasher.bytes());
         while at < end {
             if state.over.is_none() {
                 self.may_read(state);
@@ -119,6 +128,10 @@ impl Copy<'_> {
 
     /// One read. Returns how far it came: zero when it has to be tried again, smaller.
     fn piece(&mut self, state: &mut State, at: u64, want: u64, narrow_until: &mut u64, source: &mut dyn Source) -> Result<u64, Stop> {
+        if self.frames.is_full() {
+            let point = (self.mark)(state, source);
+            self.frames.end_frame(point)?;
+        }
         let space = self.frames.space()?;
         let count = usize::try_from(want).unwrap_or(usize::MAX).min(space.len());
         let buffer = space.get_mut(..count).unwrap_or_default();

@@ -4,6 +4,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 
 use exhibit_evidence::stream::FRAME_RAW_BYTES_MAX;
 
+use super::bookmark::Point;
 use crate::capture::Stop;
 
 /// A raw frame on its way to a lane, with the manifest lines of the items whose member ends in it.
@@ -11,6 +12,8 @@ use crate::capture::Stop;
 pub(super) struct RawFrame {
     pub raw: Vec<u8>,
     pub lines: Vec<u8>,
+    /// Where the capture thread stands after it, if the stream can be taken up there.
+    pub point: Option<Box<Point>>,
 }
 
 /// One lane as the frame writer sees it.
@@ -36,8 +39,9 @@ pub(super) struct FrameWriter {
 const LINES_BYTES_MAX: usize = 256 << 10;
 
 impl FrameWriter {
-    pub fn new(lanes: Vec<LaneIn>) -> Self {
-        Self { lanes, turn: 0, buffer: vec![0; FRAME_RAW_BYTES_MAX], filled: 0, lines: Vec::new(), lines_since_raw: 0, raw_offset: 0 }
+    /// A writer that continues a raw stream of `raw_offset` bytes.
+    pub fn new(lanes: Vec<LaneIn>, raw_offset: u64) -> Self {
+        Self { lanes, turn: 0, buffer: vec![0; FRAME_RAW_BYTES_MAX], filled: 0, lines: Vec::new(), lines_since_raw: 0, raw_offset }
     }
 
     /// Bytes of the raw stream so far.
@@ -53,8 +57,8 @@ impl FrameWriter {
     /// Room in the current frame, at least one byte. A full frame is handed on only when more is to follow, so that the
     /// line of an item that ends exactly with the frame still travels with it.
     pub fn space(&mut self) -> Result<&mut [u8], Stop> {
-        if self.filled >= FRAME_RAW_BYTES_MAX {
-            self.dispatch()?;
+        if self.is_full() {
+            self.end_frame(None)?;
         }
         Ok(self.buffer.get_mut(self.filled..).unwrap_or_default())
     }
@@ -102,24 +106,36 @@ impl FrameWriter {
     pub fn line(&mut self, line: &[u8]) -> Result<(), Stop> {
         self.lines.extend_from_slice(line);
         self.lines_since_raw = self.lines_since_raw.saturating_add(line.len());
-        if self.lines.len() >= LINES_BYTES_MAX { self.dispatch() } else { Ok(()) }
+        if self.lines.len() >= LINES_BYTES_MAX { self.end_frame(None) } else { Ok(()) }
+    }
+
+    /// True when the frame has no room.
+    pub const fn is_full(&self) -> bool {
+        self.filled >= FRAME_RAW_BYTES_MAX
+    }
+
+    /// True between two items when the frame should end here: few small files then lie across the end of a frame, where a
+    /// stream cannot be taken up.
+    pub const fn is_due(&self) -> bool {
+        self.filled >= FRAME_RAW_BYTES_MAX / 4 * 3 || self.lines.len() >= LINES_BYTES_MAX / 2
     }
 
     /// Hands on what there is; the lanes end when the writer is dropped.
     pub fn finish(mut self) -> Result<u64, Stop> {
         if self.filled > 0 || !self.lines.is_empty() {
-            self.dispatch()?;
+            self.end_frame(None)?;
         }
         Ok(self.raw_offset)
     }
 
-    fn dispatch(&mut self) -> Result<(), Stop> {
+    /// Hands the frame on as it is.
+    pub fn end_frame(&mut self, point: Option<Box<Point>>) -> Result<(), Stop> {
         let gone = || Stop::Cancelled("the stream was given up".to_owned());
         let lane = self.lanes.get(self.turn).ok_or_else(gone)?;
         let fresh = lane.empty.try_recv().unwrap_or_else(|_| vec![0; FRAME_RAW_BYTES_MAX]);
         let mut raw = std::mem::replace(&mut self.buffer, fresh);
         raw.truncate(self.filled);
-        lane.frames.send(RawFrame { raw, lines: std::mem::take(&mut self.lines) }).map_err(|_| gone())?;
+        lane.frames.send(RawFrame { raw, lines: std::mem::take(&mut self.lines), point }).map_err(|_| gone())?;
         self.filled = 0;
         self.turn = self.turn.saturating_add(1).checked_rem(self.lanes.len()).unwrap_or(0);
         Ok(())

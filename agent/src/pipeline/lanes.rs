@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use exhibit_evidence::stream::FRAME_RAW_BYTES_MAX;
 use exhibit_evidence::stream::segment::FrameCompressor;
 
+use super::bookmark::Point;
 use super::frames::{LaneIn, RawFrame};
 
 /// A compressed frame on its way to the assembler.
@@ -15,6 +16,7 @@ pub(super) struct PackedFrame {
     pub frame: Vec<u8>,
     pub raw_bytes: usize,
     pub lines: Vec<u8>,
+    pub point: Option<Box<Point>>,
 }
 
 /// One lane as the assembler sees it.
@@ -60,7 +62,7 @@ impl Lane {
     /// Runs until either neighbour is gone.
     fn run(mut self) {
         crate::budget::step_back();
-        while let Ok(RawFrame { mut raw, lines }) = self.raw.recv() {
+        while let Ok(RawFrame { mut raw, lines, point }) = self.raw.recv() {
             let mut frame = self.empty_packed.try_recv().unwrap_or_default();
             frame.clear();
             if !raw.is_empty() && self.compressor.compress(&raw, &mut frame).is_err() {
@@ -71,7 +73,7 @@ impl Lane {
             let raw_bytes = raw.len();
             raw.resize(FRAME_RAW_BYTES_MAX, 0);
             let _ = self.empty_raw.send(raw);
-            if self.packed.send(PackedFrame { frame, raw_bytes, lines }).is_err() {
+            if self.packed.send(PackedFrame { frame, raw_bytes, lines, point }).is_err() {
                 return;
             }
         }

@@ -9,6 +9,7 @@
 //! to the lanes in turn and are taken back in turn, which keeps their order without a buffer to sort them in.
 
 mod assemble;
+pub mod bookmark;
 mod content;
 mod frames;
 mod lanes;
@@ -32,7 +33,7 @@ use exhibit_evidence::{AgentId, CaseId, CollectionId, Digest};
 
 pub use memory::Memory;
 pub use own::Own;
-pub use run::{Plan, start};
+pub use run::{Plan, start, start_into};
 pub use window::{Next, Segment, Window};
 
 use crate::capture::Moment;

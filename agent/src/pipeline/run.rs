@@ -3,14 +3,16 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Sender, channel};
 
+use exhibit_evidence::key::SigningKey;
 use exhibit_evidence::manifest::{Kind, Status};
-use exhibit_evidence::stream::reader::Symlinks;
 use exhibit_evidence::stream::tar::END_MARKER;
 
 use super::assemble::{Assembler, Ended};
-use super::frames::FrameWriter;
+use super::bookmark::{Account, Passed, Pending, TakenUp};
+use super::frames::{FrameWriter, LaneIn};
 use super::links::Links;
 use super::own::Own;
 use super::taker::Taker;
@@ -35,6 +37,8 @@ pub struct Plan {
     pub own: Own,
     /// Largest manifest that the coordinator takes.
     pub manifest_bytes_max: u64,
+    /// Signs bookmarks for a later process of this agent; without it a stream that breaks off is never taken up.
+    pub key: Option<Arc<SigningKey>>,
     /// Its switch.
     pub control: Arc<Control>,
     /// Where it shows how far it is.
@@ -48,68 +52,107 @@ pub struct Plan {
 /// When a thread cannot be started; nothing runs then.
 pub fn start(plan: Plan) -> io::Result<Arc<Window>> {
     let window = Arc::new(Window::new(plan.memory.segments_in_flight));
+    start_into(plan, None, Arc::clone(&window))?;
+    Ok(window)
+}
+
+/// [`start`] into a window that is there already, from where an earlier process stood.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_into(plan: Plan, from: Option<TakenUp>, window: Arc<Window>) -> io::Result<()> {
     let (ins, outs) = lanes::start(plan.memory.workers)?;
     let (ended_in, ended_out) = channel();
-    let assembler = Assembler::new(&plan.facts, outs, Arc::clone(&window), ended_out).map_err(io::Error::other)?;
+    if let Some(from) = &from {
+        window.begin_at(from.segment);
+    }
+    let assembler = Assembler::new(&plan.facts, plan.key.clone(), from.as_ref(), outs, window, ended_out).map_err(io::Error::other)?;
     // Threads that were started before a later one fails end at once: their channels close when this function returns.
     std::thread::Builder::new().name("assemble".to_owned()).stack_size(STACK_BYTES).spawn(move || assembler.run())?;
     let thread = std::thread::Builder::new().name("capture".to_owned()).stack_size(CAPTURE_STACK_BYTES);
     thread.spawn(move || {
         crate::budget::step_back();
         let progress = Arc::clone(&plan.progress);
-        capture_all(plan, FrameWriter::new(ins), &ended_in);
-        progress.ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        capture_all(plan, from, ins, &ended_in);
+        progress.ended.store(true, Ordering::Relaxed);
     })?;
-    Ok(window)
+    Ok(())
 }
 
 const STACK_BYTES: usize = 512 << 10;
 /// Only touched pages count; captures walk deep trees iteratively, but their libraries may recurse.
 const CAPTURE_STACK_BYTES: usize = 2 << 20;
 
-fn capture_all(plan: Plan, frames: FrameWriter, ended: &Sender<Ended>) {
-    let started = clock::now();
-    let mut taker = Taker {
-        frames,
+/// The capture thread's state at its beginning, and the item that an earlier process left unfinished.
+fn taker(plan: Plan, from: Option<TakenUp>, lanes: Vec<LaneIn>) -> (Taker, Vec<Chosen>, bool, Option<Pending>) {
+    let raw_offset = from.as_ref().map_or(0, |f| f.raw_offset);
+    let (mut account, pending, passed, symlinks) = match from {
+        Some(TakenUp { point, passed, symlinks, .. }) => (point.account, point.pending, passed, symlinks),
+        None => Default::default(),
+    };
+    if account.started.is_none() {
+        account.started = Some(clock::now());
+        account.boot_id = crate::custody::boot_id();
+    }
+    plan.progress.items.store(account.items, Ordering::Relaxed);
+    plan.progress.raw_bytes.store(raw_offset, Ordering::Relaxed);
+    let taker = Taker {
+        frames: FrameWriter::new(lanes, raw_offset),
         control: plan.control,
         pace: Pace::new(&plan.budget),
         progress: plan.progress,
         raw_bytes_max: plan.budget.raw_bytes_max,
         capture: String::new(),
-        items: 0,
-        by_status: super::ByStatus::new(),
+        account,
+        passed,
+        again: false,
         links: Links::default(),
-        commands: Vec::new(),
         denied: plan.denied,
         own: plan.own,
         manifest_bytes_max: plan.manifest_bytes_max,
-        manifest_bytes: 0,
-        symlinks: Symlinks::default(),
-        taken: 0,
-        holes: 0,
-        over_limit: 0,
+        symlinks,
     };
-    let mut reasons = Vec::new();
-    let mut stopped: Option<Stop> = None;
-    for (capture, params) in &plan.captures {
-        if run_one(&mut taker, capture.as_ref(), params, &mut stopped, &mut reasons).is_err() {
+    (taker, plan.captures, plan.key.is_some(), pending)
+}
+
+fn capture_all(plan: Plan, from: Option<TakenUp>, lanes: Vec<LaneIn>, ended: &Sender<Ended>) {
+    let taken_up = from.is_some();
+    let (mut taker, captures, marks, pending) = taker(plan, from, lanes);
+    let first = taker.account.capture;
+    for (place, (capture, params)) in captures.iter().enumerate().skip(first) {
+        capture.name().clone_into(&mut taker.capture);
+        taker.progress.set_capture(capture.name());
+        taker.again = marks && capture.reads_again();
+        if place != first || !taken_up {
+            taker.account.capture = place;
+            (taker.account.items_before, taker.account.taken_before) = (taker.account.items, taker.account.taken);
+        }
+        if place == first
+            && let Some(pending) = pending.clone()
+            && let Err(stop) = taker.finish_pending(pending)
+        {
+            taker.account.stopped = Some(stop);
+        }
+        if run_one(&mut taker, capture.as_ref(), params).is_err() {
             // Not even the item that says so could be written: the stream was given up.
             return;
         }
+        taker.passed = Passed::default();
     }
+    let Taker { mut frames, account, raw_bytes_max, .. } = taker;
+    let Account { items, by_status, commands, mut reasons, stopped, over_limit, started, .. } = account;
     if let Some(stop) = &stopped {
         reasons.insert(0, stop.to_string());
     }
-    if taker.over_limit > 0 {
-        reasons.push(format!("{} items left out: the limit of {} raw bytes", taker.over_limit, taker.raw_bytes_max));
+    if over_limit > 0 {
+        reasons.push(format!("{over_limit} items left out: the limit of {raw_bytes_max} raw bytes"));
     }
-    let Taker { mut frames, items, by_status, commands, .. } = taker;
     let end = Ended {
         items,
         by_status,
         complete: reasons.is_empty(),
         reason: (!reasons.is_empty()).then(|| exhibit_evidence::text::escape_bounded(&reasons.join("; "), 1000)),
-        started,
+        started: started.unwrap_or_else(clock::now),
         ended: clock::now(),
         commands,
     };
@@ -120,56 +163,49 @@ fn capture_all(plan: Plan, frames: FrameWriter, ended: &Sender<Ended>) {
 }
 
 /// Runs one capture. Whatever happens, it leaves at least one item behind.
-fn run_one(
-    taker: &mut Taker,
-    capture: &dyn Capture,
-    params: &Params,
-    stopped: &mut Option<Stop>,
-    reasons: &mut Vec<String>,
-) -> Result<(), Stop> {
+fn run_one(taker: &mut Taker, capture: &dyn Capture, params: &Params) -> Result<(), Stop> {
     let name = capture.name();
-    name.clone_into(&mut taker.capture);
-    taker.progress.set_capture(name);
-    let (before, taken_before) = (taker.items, taker.taken);
     let begun = clock::now();
-    let result = match stopped {
+    let stopped = taker.account.stopped.clone();
+    let result = match &stopped {
         Some(stop) => Err(Stop::Fatal(format!("not begun: {stop}"))),
         None => catch_unwind(AssertUnwindSafe(|| capture.run(params, &mut *taker)))
             .unwrap_or_else(|_| Err(Stop::Fatal("the capture failed inside (a bug; please report it)".to_owned()))),
     };
-    let nothing = taker.items == before;
+    let account = &mut taker.account;
+    let nothing = account.items == account.items_before;
     let (status, reason) = match result {
         // A capture of which nothing was taken is no success, whatever its items say.
         Ok(()) if !nothing => {
-            if taker.taken == taken_before {
-                reasons.push(format!("{name}: nothing was taken, see its items"));
+            if account.taken == account.taken_before {
+                account.reasons.push(format!("{name}: nothing was taken, see its items"));
             }
             return Ok(());
         }
         Err(Stop::Nothing(why)) if !nothing => {
-            reasons.push(format!("{name}: {why}"));
+            account.reasons.push(format!("{name}: {why}"));
             return Ok(());
         }
         Ok(()) | Err(Stop::Nothing(_)) => {
-            reasons.push(format!("{name}: it found nothing"));
+            account.reasons.push(format!("{name}: it found nothing"));
             (Status::Missing, "the capture found nothing".to_owned())
         }
         Err(Stop::Fatal(why)) if stopped.is_some() => (Status::Skipped, why),
         Err(Stop::Fatal(why)) => {
-            reasons.push(format!("{name}: {why}"));
+            account.reasons.push(format!("{name}: {why}"));
             (Status::Error, why)
         }
         Err(stop) => {
             let why = format!("not finished: {stop}");
-            *stopped = Some(stop);
+            account.stopped = Some(stop);
             (Status::Partial, why)
         }
     };
     // `put` refuses once the collection was told to end, but records the item all the same.
     let item = NewItem::new(evidence_path(name), Kind::Unknown, begun, "capture").with_status(status, reason);
-    let items = taker.items;
+    let items = taker.account.items;
     match taker.put(item, Content::None) {
-        Err(stop) if taker.items == items => Err(stop),
+        Err(stop) if taker.account.items == items => Err(stop),
         _ => Ok(()),
     }
 }

@@ -8,16 +8,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use base64::Engine as _;
-use exhibit_evidence::manifest::{Gap, Item, Kind, Line, Location, Meta, Status, Taken};
+use exhibit_evidence::manifest::{CONTINUED_AT, Gap, Item, Kind, Line, Location, Meta, Status, Taken};
 use exhibit_evidence::stream::reader::{HOLE_BYTES_MAX, MemberKind, Symlinks};
 use exhibit_evidence::stream::tar::{self, Head, HeadKind};
-use exhibit_evidence::{Digest, EvidencePath};
+use exhibit_evidence::{Digest, EvidencePath, Hasher};
 
-use super::content::{Copied, Copy};
+use super::Progress;
+use super::bookmark::{self, Account, Draft, Passed, Pending, Point};
+use super::content::{Copied, Copy, State};
 use super::frames::FrameWriter;
 use super::links::Links;
 use super::own::Own;
-use super::{ByStatus, Progress};
 use crate::budget::{Control, Pace};
 use crate::capture::{Content, Extent, Moment, NewItem, Output, Source, Stop};
 use crate::clock;
@@ -30,25 +31,21 @@ pub(super) struct Taker {
     pub progress: Arc<Progress>,
     pub raw_bytes_max: u64,
     pub capture: String,
-    pub items: u64,
-    pub by_status: ByStatus,
+    /// What it counted so far.
+    pub account: Account,
+    /// What an earlier process put into the stream for this capture.
+    pub passed: Passed,
+    /// A later process can take the stream up in this capture.
+    pub again: bool,
     pub links: Links,
-    pub commands: Vec<String>,
     /// Paths that this host's policy does not give.
     pub denied: globset::GlobSet,
     /// What is the agent's own.
     pub own: Own,
-    /// Largest manifest, and its bytes so far.
+    /// Largest manifest.
     pub manifest_bytes_max: u64,
-    pub manifest_bytes: u64,
     /// Symbolic links in the stream so far: nothing may follow beneath one.
     pub symlinks: Symlinks,
-    /// Items of which something was taken.
-    pub taken: u64,
-    /// Bytes of holes so far: a stream may hold only so many.
-    pub holes: u64,
-    /// Items that were left out because the raw limit would have been exceeded.
-    pub over_limit: u64,
 }
 
 /// Programs that are remembered by name for the footprint; captures run a handful.
@@ -90,6 +87,38 @@ impl Data<'_> {
     }
 }
 
+/// A content of which a part may be in the stream.
+struct Contents {
+    size: u64,
+    extents: Vec<Extent>,
+    done: State,
+}
+
+/// A member whose header is in the stream.
+struct Member {
+    name: Vec<u8>,
+    offset: u64,
+    /// Bytes of data that follow the header.
+    follows: u64,
+}
+
+/// What cannot be read any more.
+struct Lost(String);
+
+impl Source for Lost {
+    fn read_at(&mut self, _: u64, _: &mut [u8]) -> std::io::Result<usize> {
+        Err(std::io::Error::other(self.0.clone()))
+    }
+    fn after(&mut self) -> Option<(Status, String)> {
+        Some((Status::Partial, self.0.clone()))
+    }
+}
+
+/// A collection that was told to end is ended by its process; nobody takes it up.
+fn may_mark(account: &Account, control: &Control) -> bool {
+    account.stopped.is_none() && control.check().is_ok()
+}
+
 struct Memory<'a>(&'a [u8]);
 
 impl Source for Memory<'_> {
@@ -106,6 +135,9 @@ impl Source for Memory<'_> {
 impl Output for Taker {
     fn put(&mut self, mut item: NewItem, content: Content<'_>) -> Result<Status, Stop> {
         settle(&mut item);
+        if let Some(status) = self.passed_as(item.path.as_bytes(), item.status) {
+            return Ok(status);
+        }
         if let Err(stop) = self.pace.cpu(&self.control) {
             if item.status == Status::Collected {
                 item = item.with_status(Status::Skipped, format!("not taken: {stop}"));
@@ -117,7 +149,7 @@ impl Output for Taker {
             item.facts.clear();
             return self.record(item.with_status(Status::Skipped, "the agent's own keys and state are not given"), BY_RECORD);
         }
-        if item.path.as_bytes().starts_with(b"/") && self.denied.is_match(Path::new(OsStr::from_bytes(item.path.as_bytes()))) {
+        if self.is_denied(&item) {
             item.meta = None;
             item.facts.clear();
             return self.record(item.with_status(Status::Skipped, "this host's policy does not give this path"), BY_RECORD);
@@ -139,6 +171,10 @@ impl Output for Taker {
         Ok(status)
     }
 
+    fn already(&self, path: &[u8]) -> Option<Status> {
+        self.passed_as(path, Status::Collected)
+    }
+
     fn checkpoint(&mut self) -> Result<(), Stop> {
         self.pace.cpu(&self.control)
     }
@@ -152,8 +188,8 @@ impl Output for Taker {
     }
 
     fn ran(&mut self, command: String) {
-        if self.commands.len() < COMMANDS_MAX {
-            self.commands.push(exhibit_evidence::text::escape_bounded(&command, COMMAND_CHARS_MAX));
+        if self.account.commands.len() < COMMANDS_MAX {
+            self.account.commands.push(exhibit_evidence::text::escape_bounded(&command, COMMAND_CHARS_MAX));
         }
     }
 }
@@ -228,21 +264,89 @@ impl Taker {
         let offset = self.frames.raw_offset();
         self.frames.write(&header)?;
         drop(header);
-        let mut copy = Copy { frames: &mut self.frames, pace: &mut self.pace, control: &self.control, progress: &self.progress };
-        let copied = copy.run(data.size, &data.extents, data.source)?;
-        self.frames.write_zeros(tar::padding(follows) as u64)?;
-        let location = Location { offset, length: self.frames.raw_offset().saturating_sub(offset) };
+        let item = simplified.apply(item);
+        let member = Member { name, offset, follows };
+        let Data { size, extents, source } = data;
+        self.copy_data(item, &member, Contents { size, extents, done: State::default() }, source)
+    }
 
-        let mut item = simplified.apply(item);
-        judge(&mut item, &copied, data.source.after());
-        item.facts.extend(data.source.facts_after());
+    /// Copies a content whose header is in the stream, and writes its line.
+    fn copy_data(&mut self, mut item: NewItem, member: &Member, contents: Contents, source: &mut dyn Source) -> Result<Status, Stop> {
+        let Contents { size, extents, done } = contents;
+        let (draft, ranges) = if self.again && source.place().is_some() {
+            (Some(Arc::new(Draft::of(&item))), Arc::new(extents.iter().map(|e| (e.offset, e.length)).collect()))
+        } else {
+            (None, Arc::default())
+        };
+        let (account, control) = (&self.account, &self.control);
+        let mark = |state: &State, source: &dyn Source| {
+            let item = Arc::clone(draft.as_ref().filter(|_| state.over.is_none() && may_mark(account, control))?);
+            // An error without a number cannot be told to a later process.
+            let error = state.error.as_ref().map(|e| e.raw_os_error().ok_or(())).transpose().ok()?;
+            let (extents, hasher, gaps, place) = (Arc::clone(&ranges), state.hasher.snapshot(), state.gaps.clone(), source.place()?);
+            let pending = Pending { item, offset: member.offset, size, extents, hasher, gaps, read: state.read, error, place };
+            Some(Box::new(Point { account: account.clone(), pending: Some(pending) }))
+        };
+        let (frames, pace, progress) = (&mut self.frames, &mut self.pace, &*self.progress);
+        let mut copy = Copy { frames, pace, control, progress, mark: &mark };
+        let copied = copy.run(done, size, &extents, source)?;
+        self.frames.write_zeros(tar::padding(member.follows) as u64)?;
+        let location = Location { offset: member.offset, length: self.frames.raw_offset().saturating_sub(member.offset) };
+        judge(&mut item, &copied, source.after());
+        item.facts.extend(source.facts_after());
         if let Some(inode) = item.inode.filter(|_| item.status == Status::Collected && copied.gaps.is_empty() && copied.stop.is_none()) {
-            self.links.remember(inode, &name);
+            self.links.remember(inode, &member.name);
         }
         let stop = copied.stop;
-        let ending = Ending { size: data.size, sha256: Some(copied.sha256), location: Some(location), gaps: copied.gaps };
+        let ending = Ending { size, sha256: Some(copied.sha256), location: Some(location), gaps: copied.gaps };
         let status = self.record(item, ending)?;
         stop.map_or(Ok(status), Err)
+    }
+
+    /// Goes on with the item in which an earlier process stopped. The announced number of bytes comes in every case.
+    ///
+    /// # Errors
+    /// [`Stop`]; the item was recorded.
+    pub fn finish_pending(&mut self, pending: Pending) -> Result<(), Stop> {
+        let extents = bookmark::extents_of(&pending);
+        let Pending { item, offset, size, hasher, gaps, read, error, place, .. } = pending;
+        let mut item = item.item();
+        let hasher = Hasher::restore(&hasher).ok_or_else(|| Stop::Fatal("the bookmark is damaged".to_owned()))?;
+        item.facts.insert(CONTINUED_AT.to_owned(), hasher.bytes().to_string());
+        let mut done = State { hasher, gaps, read, error: error.map(std::io::Error::from_raw_os_error), ..State::default() };
+        let denied = self.is_denied(&item).then(|| "this host's policy does not give this path any more".to_owned());
+        let opened = denied.map_or_else(|| place.open(), Err);
+        let (mut file, mut lost);
+        let source: &mut dyn Source = match opened {
+            Ok(found) => {
+                file = found;
+                &mut file
+            }
+            Err(why) => {
+                done.over = Some(format!("not read: {why}"));
+                lost = Lost(why);
+                &mut lost
+            }
+        };
+        let path = item.path.clone();
+        let follows = extents.iter().map(|e| e.length).fold(0, u64::saturating_add);
+        let member = Member { name: path.member_name(&self.capture), offset, follows };
+        let status = self.copy_data(item, &member, Contents { size, extents, done }, source);
+        if let Ok(status) = &status {
+            self.passed.add(path.as_bytes(), *status);
+        }
+        status.map(drop)
+    }
+
+    fn is_denied(&self, item: &NewItem) -> bool {
+        let path = item.path.as_bytes();
+        path.starts_with(b"/") && self.denied.is_match(Path::new(OsStr::from_bytes(path)))
+    }
+
+    /// The status of an item that an earlier process put into the stream. One that is to be put as something else than
+    /// collected (an obstacle on the way) is another item than the one of the same path that was collected.
+    fn passed_as(&self, path: &[u8], status: Status) -> Option<Status> {
+        self.passed.of(path).find(|passed| status == Status::Collected || *passed == status)
     }
 
     /// Why this content is left out, if a limit says so.
@@ -250,17 +354,17 @@ impl Taker {
         let stored = data.stored();
         let left = self.raw_bytes_max.saturating_sub(self.frames.raw_offset()).saturating_sub(LIMIT_RESERVE_BYTES);
         if stored > left {
-            self.over_limit = self.over_limit.saturating_add(1);
+            self.account.over_limit = self.account.over_limit.saturating_add(1);
             return Some(format!("{stored} bytes: only {left} of the collection's limit of {} raw bytes are left", self.raw_bytes_max));
         }
         let holes = data.size.saturating_sub(stored);
-        let together = self.holes.saturating_add(holes);
+        let together = self.account.holes.saturating_add(holes);
         if holes > HOLE_BYTES_PER_ITEM_MAX || together > HOLE_BYTES_MAX {
             return Some(format!(
                 "a sparse file with {holes} bytes of holes: at most {HOLE_BYTES_PER_ITEM_MAX} in one file and {HOLE_BYTES_MAX} in one stream are taken"
             ));
         }
-        self.holes = together;
+        self.account.holes = together;
         None
     }
 
@@ -293,13 +397,13 @@ impl Taker {
         }
         let status = item.status;
         if matches!(status, Status::Collected | Status::Partial | Status::ChangedDuringRead) {
-            self.taken = self.taken.saturating_add(1);
+            self.account.taken = self.account.taken.saturating_add(1);
         }
         // Whoever gives a status other than `collected` without saying why still leaves a reason behind.
         let said = item.reason.take().filter(|r| !r.trim().is_empty());
         let reason = said.or_else(|| (status != Status::Collected).then(|| status.as_str().to_owned())).map(bounded_reason);
         let line = Item {
-            n: self.items,
+            n: self.account.items,
             capture: self.capture.clone(),
             path: item.path,
             kind: item.kind,
@@ -321,15 +425,22 @@ impl Taker {
             facts: item.facts,
         };
         let bytes = to_line(self.leaner(line))?;
-        self.manifest_bytes = self.manifest_bytes.saturating_add(bytes.len() as u64);
-        self.items = self.items.saturating_add(1);
-        let count = self.by_status.entry(status).or_insert(0);
+        self.account.manifest_bytes = self.account.manifest_bytes.saturating_add(bytes.len() as u64);
+        self.account.items = self.account.items.saturating_add(1);
+        let count = self.account.by_status.entry(status).or_insert(0);
         *count = count.saturating_add(1);
-        self.progress.items.store(self.items, Ordering::Relaxed);
+        self.progress.items.store(self.account.items, Ordering::Relaxed);
         self.progress.raw_bytes.store(self.frames.raw_offset(), Ordering::Relaxed);
         self.frames.line(&bytes)?;
-        if self.manifest_bytes >= self.manifest_bytes_max.saturating_sub(MANIFEST_RESERVE_BYTES) {
-            return Err(Stop::Limit(format!("the list of items has {} bytes, the most that one collection may have", self.manifest_bytes)));
+        if self.again && self.frames.is_due() {
+            let marked = may_mark(&self.account, &self.control);
+            self.frames.end_frame(marked.then(|| Box::new(Point { account: self.account.clone(), pending: None })))?;
+        }
+        if self.account.manifest_bytes >= self.manifest_bytes_max.saturating_sub(MANIFEST_RESERVE_BYTES) {
+            return Err(Stop::Limit(format!(
+                "the list of items has {} bytes, the most that one collection may have",
+                self.account.manifest_bytes
+            )));
         }
         Ok(status)
     }
@@ -337,7 +448,7 @@ impl Taker {
     /// From three quarters of the largest manifest on, lines go without attributes and facts: whoever may write files on a
     /// host must not be able to fill the list with them before the rest is taken. Attributes stand in the stream.
     fn leaner(&self, mut line: Item) -> Item {
-        if self.manifest_bytes >= self.manifest_bytes_max / 4 * 3 {
+        if self.account.manifest_bytes >= self.manifest_bytes_max / 4 * 3 {
             if let Some(meta) = line.meta.as_mut().filter(|_| line.location.is_some()) {
                 meta.xattrs.clear();
             }
@@ -351,8 +462,8 @@ impl Taker {
         if self.frames.lines_since_raw() < LINES_WITHOUT_RAW_MAX {
             return Ok(());
         }
-        let content = format!("{{\"items_before\":{}}}\n", self.items);
-        let item = NewItem::record(&format!("items-by-record.{}.json", self.items), clock::now(), "count")
+        let content = format!("{{\"items_before\":{}}}\n", self.account.items);
+        let item = NewItem::record(&format!("items-by-record.{}.json", self.account.items), clock::now(), "count")
             .with_fact("purpose", "divides a long run of items without content, so that they can be sent");
         let size = content.len() as u64;
         let data = Data { size, extents: vec![Extent { offset: 0, length: size }], source: &mut Memory(content.as_bytes()) };

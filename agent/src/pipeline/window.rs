@@ -19,6 +19,8 @@ pub struct Segment {
     pub bytes: Bytes,
     /// The manifest lines that travel with it: the header before segment 0, the segment's line, its items.
     pub lines: Bytes,
+    /// Where the reading stands after it, signed for a later process of this agent; empty when it could not go on here.
+    pub bookmark: Bytes,
 }
 
 /// What comes next for the uploader.
@@ -58,6 +60,11 @@ impl Window {
     #[must_use]
     pub fn new(segments_max: usize) -> Self {
         Self { state: Mutex::default(), space: Condvar::new(), ready: Notify::new(), segments_max: segments_max.max(1) }
+    }
+
+    /// Begins with segment `n`: the ones before it are with the coordinator. Before anything was added.
+    pub fn begin_at(&self, n: u32) {
+        self.lock().first = n;
     }
 
     /// Adds the next segment; blocks while the window is full. False when nobody wants the stream any more.

@@ -18,14 +18,14 @@ use crate::capture::Stop;
 use crate::clock;
 use crate::custody::Statement;
 use crate::order::{self, Accepted, Code, Context, Offer, Policy, Refused};
-use crate::pipeline::{self, Plan, Progress, StreamFacts, Window};
+use crate::pipeline::{self, Plan, Progress, Window};
 use crate::state;
 use crate::upload::{self, Upload};
 
 /// The collection that runs.
 #[derive(Debug)]
 pub(super) struct Running {
-    pub facts: StreamFacts,
+    pub collection: CollectionId,
     pub control: Arc<Control>,
     window: Arc<Window>,
     progress: Arc<Progress>,
@@ -55,7 +55,7 @@ impl Running {
     pub fn progress_message(&mut self) -> Option<v1::Progress> {
         let (capture, current) = self.progress.current();
         let message = v1::Progress {
-            collection: self.facts.collection.to_string(),
+            collection: self.collection.to_string(),
             capture,
             items: self.progress.items.load(Ordering::Relaxed),
             raw_bytes: self.progress.raw_bytes.load(Ordering::Relaxed),
@@ -89,7 +89,7 @@ impl Agent {
                 return;
             }
         };
-        if self.running.as_ref().is_some_and(|r| r.facts.collection == offer.collection && r.facts.stream == offer.stream) {
+        if self.running.as_ref().is_some_and(|r| r.collection == offer.collection) {
             send(outbox, reply(&offer.collection, Vec::new()));
             return;
         }
@@ -126,7 +126,7 @@ impl Agent {
                     continue;
                 }
             }
-            match self.begin(accepted) {
+            match self.begin(accepted, offer.continues) {
                 Ok(()) => send(outbox, reply(&offer.collection, Vec::new())),
                 // The coordinator offers it again when the agent connects the next time.
                 Err(e) => tracing::error!(collection = %offer.collection, "the collection cannot be begun: {e}"),
@@ -157,15 +157,31 @@ impl Agent {
         }
     }
 
-    fn begin(&mut self, accepted: Accepted) -> std::io::Result<()> {
+    fn begin(&mut self, accepted: Accepted, continues: bool) -> std::io::Result<()> {
         let (order, facts, captures, budget, denied) = accepted.into_parts();
-        let names: Vec<&str> = captures.iter().map(|(c, _)| c.name()).collect();
+        let names: Vec<&'static str> = captures.iter().map(|(c, _)| c.name()).collect();
         tracing::info!(collection = %facts.collection, case = %facts.case, stream = facts.stream, captures = names.join(","),
             by = escape_bounded(&order.issued_by, 200), "collecting");
         let deadline = clock::monotonic().checked_add(Duration::from_secs(budget.deadline_s));
         let (control, progress) = (Arc::new(Control::new(deadline)), Arc::new(Progress::default()));
-        let send_bytes_per_s = budget.send_bytes_per_s;
-        let window = pipeline::start(Plan {
+        let window = Arc::new(Window::new(self.parts.memory.segments_in_flight));
+        let upload = Upload {
+            facts: facts.clone(),
+            instance: self.instance,
+            window: Arc::clone(&window),
+            progress: Arc::clone(&progress),
+            statement: Statement {
+                facts: facts.clone(),
+                nonce: order.nonce,
+                tool: self.parts.tool.clone(),
+                offset_ns: self.offset_ns,
+                wrote: Vec::new(),
+            },
+            key: Arc::clone(&self.key),
+            send_bytes_per_s: budget.send_bytes_per_s,
+            connection: self.connection.subscribe(),
+        };
+        let plan = Plan {
             facts: facts.clone(),
             captures,
             budget,
@@ -173,39 +189,41 @@ impl Agent {
             denied,
             own: pipeline::Own::of(&[self.parts.state.dir()]),
             manifest_bytes_max: exhibit_proto::bounds::MANIFEST_BYTES_MAX,
+            key: Some(Arc::clone(&self.key)),
             control: Arc::clone(&control),
             progress: Arc::clone(&progress),
-        })?;
-        let statement = Statement {
-            facts: facts.clone(),
-            nonce: order.nonce,
-            tool: self.parts.tool.clone(),
-            offset_ns: self.offset_ns,
-            wrote: Vec::new(),
         };
-        let upload = Upload {
-            facts: facts.clone(),
-            instance: self.instance,
-            window: Arc::clone(&window),
-            progress: Arc::clone(&progress),
-            statement,
-            key: Arc::clone(&self.key),
-            send_bytes_per_s,
-            connection: self.connection.subscribe(),
+        let (events, collection) = (self.events_in.clone(), facts.collection);
+        // One that is taken up begins when the coordinator has said where.
+        let later = if continues {
+            Some(plan)
+        } else {
+            pipeline::start_into(plan, None, Arc::clone(&window))?;
+            None
         };
-        let (events, collection) = (self.events_in.clone(), facts.collection.clone());
+        self.running = Some(Running {
+            collection: collection.clone(),
+            control,
+            window,
+            progress,
+            expires_at: order.expires_at,
+            shown: None,
+            stuck: None,
+        });
         tokio::spawn(async move {
-            let ended = upload.run().await;
+            let ended = match later {
+                None => upload.run().await,
+                Some(plan) => take_up(upload, plan, &names).await,
+            };
             // Without the agent nobody needs the news.
             let _ = events.send(Event::Ended(collection, ended)).await;
         });
-        self.running = Some(Running { facts, control, window, progress, expires_at: order.expires_at, shown: None, stuck: None });
         Ok(())
     }
 
     /// A collection's upload ended. Order: (1) the state folder, so that a later start knows; (2) memory.
     pub(super) fn collection_ended(&mut self, collection: &CollectionId, ended: upload::Ended) {
-        let Some(running) = self.running.take_if(|r| r.facts.collection == *collection) else { return };
+        let Some(running) = self.running.take_if(|r| r.collection == *collection) else { return };
         match ended {
             upload::Ended::Received(_) => {
                 tracing::info!(%collection, items = running.progress.items.load(Ordering::Relaxed), "received whole by the coordinator");
@@ -227,7 +245,7 @@ impl Agent {
     pub(super) fn cancelled(&mut self, collection: &str, reason: &str) {
         let reason = escape_bounded(reason, exhibit_proto::bounds::REASON_BYTES_MAX);
         self.waiting.retain(|w| w.collection.as_str() != collection);
-        if let Some(running) = self.running.as_ref().filter(|r| r.facts.collection.as_str() == collection) {
+        if let Some(running) = self.running.as_ref().filter(|r| r.collection.as_str() == collection) {
             tracing::info!(collection, "cancelled: {reason}");
             running.control.stop(Stop::Cancelled(reason));
         }
@@ -239,7 +257,7 @@ impl Agent {
         let Some(running) = self.running.as_mut() else { return };
         if running.hangs(clock::monotonic()) {
             let (capture, current) = running.progress.current();
-            tracing::error!(collection = %running.facts.collection, capture, current, "told to end, and the capture does not answer: it is left behind");
+            tracing::error!(collection = %running.collection, capture, current, "told to end, and the capture does not answer: it is left behind");
             running.window.give_up();
         }
     }
@@ -253,13 +271,28 @@ impl Agent {
             _ => "unknown",
         };
         tracing::info!(collection = escape_bounded(collection, 60), outcome, "closed by the coordinator");
-        if let Some(running) = self.running.as_ref().filter(|r| r.facts.collection.as_str() == collection) {
-            let (id, expires_at) = (running.facts.collection.clone(), running.expires_at);
+        if let Some(running) = self.running.as_ref().filter(|r| r.collection.as_str() == collection) {
+            let (id, expires_at) = (running.collection.clone(), running.expires_at);
             running.control.stop(Stop::Cancelled("closed by the coordinator".to_owned()));
             running.window.give_up();
             // The order's one execution on this host was sealed, however it ended.
             self.finished(id, expires_at);
         }
+    }
+}
+
+/// Goes on with the stream of an earlier process, or begins the next one where that cannot be.
+async fn take_up(mut upload: Upload, mut plan: Plan, captures: &[&str]) -> upload::Ended {
+    let from = upload.take_up(captures).await;
+    if from.is_none() {
+        let next = plan.facts.stream.saturating_add(1);
+        plan.facts.stream = next;
+        upload.facts.stream = next;
+        upload.statement.facts.stream = next;
+    }
+    match pipeline::start_into(plan, from, Arc::clone(&upload.window)) {
+        Ok(()) => upload.run().await,
+        Err(e) => upload::Ended::GivenUp(format!("the collection cannot be begun: {e}")),
     }
 }
 
@@ -270,16 +303,15 @@ fn reply(collection: &CollectionId, refusal: Vec<u8>) -> SessionRequest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use exhibit_evidence::{AgentId, CaseId};
+    use exhibit_evidence::AgentId;
 
     #[test]
     fn only_what_was_told_to_end_and_does_not_move_hangs() {
         let (order, agent) = (Digest::of(b"order"), AgentId::new(1, [1; 10]));
         let collection = CollectionId::of(&order, &agent);
-        let facts = StreamFacts { case: CaseId::new(1, [2; 10]), collection, stream: 1, agent, order };
         let (control, progress) = (Arc::new(Control::new(None)), Arc::new(Progress::default()));
         let mut running = Running {
-            facts,
+            collection,
             control: Arc::clone(&control),
             window: Arc::new(Window::new(1)),
             progress: Arc::clone(&progress),

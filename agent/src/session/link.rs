@@ -197,6 +197,6 @@ fn heartbeat(pong: u64) -> SessionRequest {
 
 impl Agent {
     fn hello(&self, now: exhibit_evidence::Timestamp) -> exhibit_proto::agent::v1::Hello {
-        wire::hello(&self.parts.tool, self.instance, self.running.as_ref().map(|r| r.facts.collection.to_string()), now)
+        wire::hello(&self.parts.tool, self.instance, self.running.as_ref().map(|r| r.collection.to_string()), now)
     }
 }

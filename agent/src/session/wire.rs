@@ -38,6 +38,7 @@ pub(super) fn offer(offer: &v1::Offer) -> (Digest, Result<Offer, BadField>) {
             case_opened: convert::envelope("offer.case_opened", &offer.case_opened)?,
             enrolments: convert::envelopes("offer.enrolments", &offer.enrolments)?,
             stream: offer.stream,
+            continues: offer.continues,
         })
     };
     (Digest::of(&offer.order), parse())

@@ -5,6 +5,7 @@
 //! whole manifest, and every attempt that ends otherwise resets its HTTP/2 stream ([`Abort`]).
 
 mod pieces;
+mod take_up;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -298,7 +299,7 @@ impl Upload {
             self.pay(rate, lines.len(), paused).await?;
             put(outbox, upload_request::Kind::ManifestLines(lines)).await?;
         }
-        put(outbox, upload_request::Kind::SegmentEnd(SegmentEnd { n: facts.n })).await
+        put(outbox, upload_request::Kind::SegmentEnd(SegmentEnd { n: facts.n, bookmark: segment.bookmark.to_vec() })).await
     }
 
     /// Waits until so many bytes may be sent.

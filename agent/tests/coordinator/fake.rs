@@ -227,6 +227,7 @@ impl Sink for Contents {
 impl AgentService for Service {
     type SessionStream = Answers<SessionResponse>;
     type UploadStream = Answers<UploadResponse>;
+    type TakeUpStream = Answers<TakeUpResponse>;
 
     async fn session(&self, request: Request<Streaming<SessionRequest>>) -> Result<Response<Self::SessionStream>, Status> {
         let peer = request.extensions().get::<Peer<PeerName>>().cloned();
@@ -287,6 +288,10 @@ impl AgentService for Service {
         }
         tokio::spawn(receive(Arc::clone(&self.known), inbound, answers, fault, peer));
         Ok(Response::new(Box::pin(ReceiverStream::new(waiting).map(Ok))))
+    }
+
+    async fn take_up(&self, _: Request<TakeUpRequest>) -> Result<Response<Self::TakeUpStream>, Status> {
+        Err(Status::failed_precondition("nothing to take up"))
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {

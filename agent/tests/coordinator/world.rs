@@ -132,6 +132,7 @@ impl World {
             enrolments: admin.enrolments.iter().map(bytes).collect(),
             case_opened: bytes(&opened),
             stream: 1,
+            continues: false,
         };
         Ordered { order, envelope, offer }
     }

@@ -349,6 +349,7 @@ fn stream_row(of: &CollectionRow, stream: u32) -> StreamRow {
         state: StreamState::Open,
         next_segment: 0,
         snapshot: vec![1],
+        bookmark: Vec::new(),
         totals: Totals::default(),
         received_from: at(80),
         received_to: at(80),
@@ -365,6 +366,7 @@ fn commit(of: &CollectionRow, n: u32) -> SegmentCommit {
         segment: Segment { n, size: 100, sha256: digest(n), raw_offset: u64::from(n) * 512, raw_size: 512, seam: None },
         manifest_parts: vec![vec![n as u8; 3], vec![n as u8; 4]],
         snapshot: vec![n as u8; 50],
+        bookmark: vec![n as u8; 5],
         totals: Totals { items: u64::from(n) + 1, raw_bytes: 512, stored_bytes: 100, by_status: BTreeMap::from([(Status::Missing, 1)]) },
         at: at(81 + i64::from(n)),
     }
@@ -385,8 +387,14 @@ async fn streams(c: &dyn Catalog) {
         assert_eq!(c.commit_segment(commit(&of, n)).await, Ok(Step::NotNow), "a second time");
     }
     let row = c.stream(id.clone(), s1).await.expect("read").expect("there");
-    let expected =
-        StreamRow { next_segment: 3, snapshot: vec![2; 50], totals: commit(&of, 2).totals, received_to: at(83), ..stream_row(&of, 1) };
+    let expected = StreamRow {
+        next_segment: 3,
+        snapshot: vec![2; 50],
+        bookmark: vec![2; 5],
+        totals: commit(&of, 2).totals,
+        received_to: at(83),
+        ..stream_row(&of, 1)
+    };
     assert_eq!(row, expected);
     let numbers = |v: Vec<Segment>| v.into_iter().map(|s| s.n).collect::<Vec<_>>();
     assert_eq!(c.segments(id.clone(), s1, 0, 100).await.map(numbers), Ok(vec![0, 1, 2]));

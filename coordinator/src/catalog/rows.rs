@@ -353,6 +353,8 @@ pub struct StreamRow {
     pub next_segment: u32,
     /// Intake's state after the last committed segment (parser, digests, counters); opaque here.
     pub snapshot: Vec<u8>,
+    /// The agent's bookmark of the last committed segment; empty when the stream could not be taken up there.
+    pub bookmark: Vec<u8>,
     /// Totals of what is committed.
     pub totals: Totals,
     /// First byte received.
@@ -380,6 +382,8 @@ pub struct SegmentCommit {
     pub manifest_parts: Vec<Vec<u8>>,
     /// Intake's state after it.
     pub snapshot: Vec<u8>,
+    /// The agent's bookmark, empty for none.
+    pub bookmark: Vec<u8>,
     /// Totals after it.
     pub totals: Totals,
     /// When it became durable.

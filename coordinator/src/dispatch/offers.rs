@@ -11,7 +11,7 @@ use exhibit_evidence::text::escape_bounded;
 
 use super::Outbound;
 use super::admit::select;
-use crate::catalog::{CollectionChange, CollectionFilter, CollectionRow, Ending, State};
+use crate::catalog::{CollectionChange, CollectionFilter, CollectionRow, Ending, State, StreamState};
 use crate::clock;
 use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
@@ -71,6 +71,7 @@ pub async fn offer(parts: &Parts, row: &CollectionRow) -> Result<()> {
         enrolments: chain.iter().map(|e| e.as_bytes().to_vec()).collect(),
         case_opened: opened.as_bytes().to_vec(),
         stream: row.stream.0,
+        continues: can_go_on(parts, &row).await?,
     };
     parts.sessions.deliver(&row.agent, message).await;
     Ok(())
@@ -248,20 +249,51 @@ async fn lost(parts: &Arc<Parts>, row: &CollectionRow) -> Result<()> {
         end(parts, &row.collection, &[State::Running], ending).await?;
         return Ok(());
     }
-    let next = StreamNumber(row.stream.0.saturating_add(1));
+    let (next, how) = if can_go_on(parts, row).await? { (row.stream, "goes on with") } else { (after(row.stream), "begins again as") };
     let change = CollectionChange {
         state: Some(State::Queued),
-        reason: Some(Some(format!("the agent's process ended; begins again as stream {next}"))),
+        reason: Some(Some(format!("the agent's process ended; {how} stream {next}"))),
         stream: Some(next),
         ..CollectionChange::default()
     };
     if let Some(row) = parts.catalog.change(row.collection.clone(), vec![State::Running], change).await? {
-        tracing::warn!(collection = %row.collection, agent = %row.agent, stream = %next, "the agent's process was lost; another attempt");
+        tracing::warn!(collection = %row.collection, agent = %row.agent, stream = %next, "the agent's process was lost; another one {how} it");
         parts.uploads.cut(&row.collection);
         parts.progress.forget(&row.collection);
         offer(parts, &row).await?;
     }
     Ok(())
+}
+
+fn after(stream: StreamNumber) -> StreamNumber {
+    StreamNumber(stream.0.saturating_add(1))
+}
+
+/// True when the agent left a bookmark from which its next process may take the stream up.
+async fn can_go_on(parts: &Parts, row: &CollectionRow) -> Result<bool> {
+    let stream = parts.catalog.stream(row.collection.clone(), row.stream).await?;
+    Ok(stream.is_some_and(|s| s.state == StreamState::Open && s.next_segment > 0 && !s.bookmark.is_empty()))
+}
+
+/// True when an agent that was asked to go on with a stream sends the one after it.
+#[must_use]
+pub fn is_next(row: &CollectionRow, stream: StreamNumber) -> bool {
+    let open = matches!(row.state, State::Queued | State::Offered | State::Running);
+    open && row.stream.0 < STREAMS_MAX && stream == after(row.stream)
+}
+
+/// The agent could not take the current stream up and begins the next one. What the current one has stays.
+///
+/// # Errors
+/// [`Problem`]; [`Kind::NotNow`] when the collection moved on meanwhile.
+pub async fn begin_next(parts: &Parts, row: CollectionRow) -> Result<CollectionRow> {
+    let change = CollectionChange { stream: Some(after(row.stream)), ..CollectionChange::default() };
+    let changed = parts.catalog.change(row.collection.clone(), vec![row.state], change).await?;
+    let row = changed.ok_or_else(|| Problem::new(Kind::NotNow, format!("{} moved on; open the upload again", row.collection)))?;
+    tracing::warn!(collection = %row.collection, agent = %row.agent, stream = %row.stream, "the stream before could not be taken up; another attempt");
+    parts.uploads.cut(&row.collection);
+    parts.progress.forget(&row.collection);
+    Ok(row)
 }
 
 /// A collection of this agent.

@@ -9,6 +9,7 @@ mod check;
 mod finish;
 mod member;
 mod pieces;
+mod take_up;
 mod upload;
 
 use bytes::Bytes;
@@ -22,6 +23,7 @@ pub use admission::{Limits, Uploads};
 pub use check::{BadUpload, StreamCheck};
 pub(crate) use finish::end_finished;
 pub(crate) use pieces::parts_of;
+pub use take_up::{Standing, take_up};
 pub use upload::{Upload, open};
 pub(crate) use upload::{empty_stream, restore};
 
@@ -45,8 +47,8 @@ pub enum Piece {
     Data(Bytes),
     /// Manifest lines.
     Lines(Bytes),
-    /// Ends the segment with this number.
-    End(u32),
+    /// Ends the segment with this number, and the agent's bookmark, empty for none.
+    End(u32, Vec<u8>),
     /// Ends the stream.
     Finish(Box<Finish>),
 }

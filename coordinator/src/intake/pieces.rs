@@ -47,14 +47,21 @@ pub(super) fn check_start(announced: &Segment, manifest_bytes: u64, check: &Stre
 /// Longest wait for the next message of a segment that was begun.
 const IDLE_MAX: Duration = Duration::from_secs(20);
 
+/// A segment as it came.
+pub(super) struct Received {
+    pub bytes: Vec<u8>,
+    pub lines: Vec<u8>,
+    pub bookmark: Vec<u8>,
+}
+
 /// Receives what was announced, not a byte more: data, then lines, then the end.
-pub(super) async fn receive<S>(announced: &Segment, manifest_bytes: u64, pieces: &mut S) -> Result<(Vec<u8>, Vec<u8>), Stop>
+pub(super) async fn receive<S>(announced: &Segment, manifest_bytes: u64, pieces: &mut S) -> Result<Received, Stop>
 where
     S: Stream<Item = Result<Piece>> + Unpin + Send,
 {
     let mut bytes = Vec::with_capacity(announced.size as usize);
     let mut lines = Vec::new();
-    loop {
+    let bookmark = loop {
         let piece = tokio::time::timeout(IDLE_MAX, next(pieces)).await.map_err(|_| idle(announced))??;
         match piece {
             Piece::Data(data) => {
@@ -64,14 +71,14 @@ where
                 take(&mut bytes, &data, announced.size, "segment_data")?;
             }
             Piece::Lines(more) => take(&mut lines, &more, manifest_bytes, "manifest_lines")?,
-            Piece::End(n) if n != announced.n => {
+            Piece::End(n, _) if n != announced.n => {
                 return Err(bad("segment_end.n", format!("{n}: segment {} was begun", announced.n)).into());
             }
-            Piece::End(_) => break,
+            Piece::End(_, said) => break said,
             Piece::Start(..) => return Err(bad("segment_start", "the segment before has not ended").into()),
             Piece::Finish(_) => return Err(bad("finish", "the last segment has not ended").into()),
         }
-    }
+    };
     for (field, got, said) in
         [("segment_start.size", bytes.len() as u64, announced.size), ("segment_start.manifest_bytes", lines.len() as u64, manifest_bytes)]
     {
@@ -79,7 +86,7 @@ where
             return Err(bad(field, format!("{said} bytes were announced, {got} came")).into());
         }
     }
-    Ok((bytes, lines))
+    Ok(Received { bytes, lines, bookmark })
 }
 
 fn idle(announced: &Segment) -> Stop {

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 use super::admission::Place;
 use super::check::{BadUpload, StreamCheck};
-use super::pieces::{bad, check_start, next, parts_of, receive};
+use super::pieces::{Received, bad, check_start, next, parts_of, receive};
 use super::{Answer, Finish, Opening, Piece, finish};
 use crate::catalog::{CollectionRow, Ending, SegmentCommit, State, Step, StreamRow, StreamState, Totals};
 use crate::clock;
@@ -81,11 +81,8 @@ impl From<Problem> for Stop {
 /// [`Problem`]
 pub async fn open(parts: &Arc<Parts>, agent: &AgentId, opening: &Opening) -> Result<Upload> {
     let row = dispatch::own(parts, agent, &opening.collection).await?;
-    if parts.sessions.instance(agent).is_some_and(|live| live != opening.instance) {
-        let detail = format!("a process that is not the connected one tried to upload {}", opening.collection);
-        parts.incident("duplicate-identity", agent.as_str(), &detail).await;
-        return Err(Problem::new(Kind::Denied, "instance: another process of this agent is connected; only it may upload"));
-    }
+    only_the_connected(parts, agent, opening).await?;
+    let row = if dispatch::is_next(&row, opening.stream) { dispatch::begin_next(parts, row).await? } else { row };
     if row.stream != opening.stream {
         let said = format!("stream: {}: the current stream of {} is {}", opening.stream, row.collection, row.stream);
         return Err(Problem::new(Kind::NotNow, said));
@@ -112,6 +109,16 @@ pub async fn open(parts: &Arc<Parts>, agent: &AgentId, opening: &Opening) -> Res
     Ok(Upload { parts: Arc::clone(parts), row, order, check, next_segment: stream.next_segment, place })
 }
 
+/// Lets in only the process that is connected: two with one identity are an incident.
+pub(super) async fn only_the_connected(parts: &Parts, agent: &AgentId, opening: &Opening) -> Result<()> {
+    if parts.sessions.instance(agent).is_none_or(|live| live == opening.instance) {
+        return Ok(());
+    }
+    let detail = format!("a process that is not the connected one tried to upload {}", opening.collection);
+    parts.incident("duplicate-identity", agent.as_str(), &detail).await;
+    Err(Problem::new(Kind::Denied, "instance: another process of this agent is connected; only it may upload"))
+}
+
 /// A stream of which nothing has arrived.
 pub(crate) fn empty_stream(row: &CollectionRow, stream: StreamNumber) -> StreamRow {
     let now = clock::now();
@@ -121,6 +128,7 @@ pub(crate) fn empty_stream(row: &CollectionRow, stream: StreamNumber) -> StreamR
         state: StreamState::Open,
         next_segment: 0,
         snapshot: Vec::new(),
+        bookmark: Vec::new(),
         totals: Totals::default(),
         received_from: now,
         received_to: now,
@@ -169,16 +177,21 @@ impl Upload {
     where
         S: Stream<Item = Result<Piece>> + Unpin + Send,
     {
-        let mut cut = self.place.cut.clone();
-        let stopped = tokio::select! {
-            done = self.take_all(&mut pieces, &answers) => done,
-            _ = cut.wait_for(|cut| *cut) => Err(Stop::Problem(Problem::new(Kind::NotNow, "the upload was ended: another took its place, or the collection is closed"))),
-        };
-        match stopped {
+        match self.take_all(&mut pieces, &answers).await {
             Ok(()) => Ok(()),
             Err(Stop::Problem(problem)) => Err(problem),
             Err(Stop::Bad(bad)) => Err(self.refuse(bad, Kind::Invalid).await),
             Err(Stop::Other(bad)) => Err(self.refuse(bad, Kind::Conflict).await),
+        }
+    }
+
+    /// Waits for something, unless the upload is cut. Only waits for others are cut short: a segment that came whole is
+    /// checked, stored and committed, so that whoever takes this place finds nothing stored that the catalog lacks.
+    async fn or_cut<T>(&self, wait: impl Future<Output = T>) -> Result<T, Stop> {
+        let mut cut = self.place.cut.clone();
+        tokio::select! {
+            done = wait => Ok(done),
+            _ = cut.wait_for(|cut| *cut) => Err(ended()),
         }
     }
 
@@ -187,12 +200,13 @@ impl Upload {
         S: Stream<Item = Result<Piece>> + Unpin + Send,
     {
         let Some(mut check) = self.check.take() else {
-            self.say(answers, Answer::Done(finish::conclude(&self.parts, &self.row).await?)).await?;
+            let receipt = self.or_cut(finish::conclude(&self.parts, &self.row)).await??;
+            self.say(answers, Answer::Done(receipt)).await?;
             return Ok(());
         };
         let mut trailing = Vec::new();
         loop {
-            match next(pieces).await? {
+            match self.or_cut(next(pieces)).await?? {
                 Piece::Start(announced, manifest_bytes) => {
                     if !trailing.is_empty() {
                         return Err(bad("segment_start", "manifest lines came after the last segment").into());
@@ -212,7 +226,7 @@ impl Upload {
                     return Ok(());
                 }
                 Piece::Data(_) => return Err(bad("segment_data", "no segment was begun").into()),
-                Piece::End(_) => return Err(bad("segment_end", "no segment was begun").into()),
+                Piece::End(..) => return Err(bad("segment_end", "no segment was begun").into()),
             }
         }
     }
@@ -237,11 +251,11 @@ impl Upload {
         check_start(&announced, manifest_bytes, &check)?;
         self.wait_for_room(announced.size.saturating_add(manifest_bytes), answers).await?;
         let held = announced.size.saturating_add(manifest_bytes);
-        let _turn = self.parts.uploads.turn(&self.row.agent).await;
-        let _memory = self.parts.uploads.bytes(held).await.ok_or_else(stopping)?;
+        let _turn = self.or_cut(self.parts.uploads.turn(&self.row.agent)).await?;
+        let _memory = self.or_cut(self.parts.uploads.bytes(held)).await?.ok_or_else(stopping)?;
         let limit = SEGMENT_TIME.saturating_add(Duration::from_secs(held / SEGMENT_BYTES_PER_S_MIN));
-        let received = tokio::time::timeout(limit, receive(&announced, manifest_bytes, pieces)).await;
-        let (bytes, lines) = received.map_err(|_| too_slow(&announced, limit))??;
+        let received = self.or_cut(tokio::time::timeout(limit, receive(&announced, manifest_bytes, pieces))).await?;
+        let Received { bytes, lines, bookmark } = received.map_err(|_| too_slow(&announced, limit))??;
         if announced.n < check.next_segment() {
             self.repeated(&announced, &bytes).await?;
             self.say(answers, Answer::Ack(announced.n)).await?;
@@ -255,6 +269,7 @@ impl Upload {
             segment: announced.clone(),
             manifest_parts: parts_of(&lines),
             snapshot: check.snapshot(),
+            bookmark,
             totals: check.totals().clone(),
             at: clock::now(),
         };
@@ -403,7 +418,7 @@ impl Upload {
             }
         }
         self.resume(&pauses, answers).await?;
-        Ok(finish::conclude(&self.parts, &self.row).await?)
+        Ok(self.or_cut(finish::conclude(&self.parts, &self.row)).await??)
     }
 
     async fn pause(&self, pauses: &mut Pauses, answers: &mpsc::Sender<Answer>, why: &str) -> Result<(), Stop> {
@@ -412,7 +427,8 @@ impl Upload {
             self.say(answers, Answer::Pause(exhibit_evidence::text::escape_bounded(why, 1_000))).await?;
         }
         pauses.count = pauses.count.saturating_add(1);
-        tokio::time::sleep(Duration::from_millis(100).saturating_mul(1 << pauses.count.min(10)).min(PAUSE_MAX)).await;
+        let wait = Duration::from_millis(100).saturating_mul(1 << pauses.count.min(10)).min(PAUSE_MAX);
+        self.or_cut(tokio::time::sleep(wait)).await?;
         if answers.is_closed() { Err(gone()) } else { Ok(()) }
     }
 
@@ -421,7 +437,7 @@ impl Upload {
     }
 
     async fn say(&self, answers: &mpsc::Sender<Answer>, answer: Answer) -> Result<(), Stop> {
-        answers.send(answer).await.map_err(|_| gone())
+        self.or_cut(answers.send(answer)).await?.map_err(|_| gone())
     }
 
     /// Records that the agent broke the contract; after the third time the collection is closed with what arrived.
@@ -454,6 +470,10 @@ fn too_slow(announced: &Segment, limit: Duration) -> Stop {
         limit.as_secs()
     );
     Problem::new(Kind::Busy, why).into()
+}
+
+fn ended() -> Stop {
+    Stop::Problem(Problem::new(Kind::NotNow, "the upload was ended: another took its place, or the collection is closed"))
 }
 
 fn gone() -> Stop {

@@ -195,6 +195,7 @@ async fn write_stream(
         state: StreamState::Open,
         next_segment: 0,
         snapshot: Vec::new(),
+        bookmark: Vec::new(),
         totals: Totals::default(),
         received_from: receipt.received_from,
         received_to: receipt.received_to,
@@ -211,6 +212,7 @@ async fn write_stream(
             segment,
             manifest_parts: Vec::new(),
             snapshot: Vec::new(),
+            bookmark: Vec::new(),
             totals: totals.clone(),
             at: receipt.received_to,
         };

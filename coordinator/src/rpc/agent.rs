@@ -9,8 +9,8 @@ use exhibit_evidence::layout::StreamNumber;
 use exhibit_evidence::manifest::Segment;
 use exhibit_evidence::text::escape_bounded;
 use exhibit_proto::agent::v1::agent_service_server::AgentService;
-use exhibit_proto::agent::v1::{self as wire, session_request, session_response, upload_request, upload_response};
-use exhibit_proto::bounds::{NAME_BYTES_MAX, REASON_BYTES_MAX};
+use exhibit_proto::agent::v1::{self as wire, session_request, session_response, take_up_response, upload_request, upload_response};
+use exhibit_proto::bounds::{BOOKMARK_BYTES_MAX, NAME_BYTES_MAX, REASON_BYTES_MAX};
 use exhibit_proto::convert::{BadField, bounded, digest, envelope, id, required, text};
 use exhibit_proto::version;
 use futures::StreamExt as _;
@@ -47,6 +47,7 @@ fn agent<T>(request: &Request<T>) -> Result<AgentId, Status> {
 impl AgentService for Agents {
     type SessionStream = Answers<wire::SessionResponse>;
     type UploadStream = Answers<wire::UploadResponse>;
+    type TakeUpStream = Answers<wire::TakeUpResponse>;
 
     async fn session(&self, request: Request<Streaming<wire::SessionRequest>>) -> Result<Response<Self::SessionStream>, Status> {
         let agent = agent(&request)?;
@@ -101,6 +102,23 @@ impl AgentService for Agents {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(waiting).map(|answer| Ok(answer_to(answer))).chain(ended))))
+    }
+
+    async fn take_up(&self, request: Request<wire::TakeUpRequest>) -> Result<Response<Self::TakeUpStream>, Status> {
+        let agent = agent(&request)?;
+        let asked = request.into_inner();
+        let opening = Opening {
+            collection: id("collection", &asked.collection)?,
+            stream: StreamNumber(asked.stream),
+            instance: instance(&asked.instance)?,
+        };
+        let (standing, manifest) = intake::take_up(&self.0, &agent, &opening).await?;
+        let standing =
+            wire::Standing { next_segment: standing.next_segment, bookmark: standing.bookmark, manifest_bytes: standing.manifest_bytes };
+        let say = |kind| wire::TakeUpResponse { kind: Some(kind) };
+        let first = futures::stream::once(async move { Ok(say(take_up_response::Kind::Standing(standing))) });
+        let rest = manifest.map(move |part| part.map(|bytes| say(take_up_response::Kind::Manifest(bytes))).map_err(Status::from));
+        Ok(Response::new(Box::pin(first.chain(rest))))
     }
 
     async fn renew(&self, request: Request<wire::RenewRequest>) -> Result<Response<wire::RenewResponse>, Status> {
@@ -176,8 +194,9 @@ fn outbound_to(message: Outbound) -> wire::SessionResponse {
         Outbound::Welcome { protocol, wall_ns } => {
             session_response::Kind::Welcome(wire::Welcome { protocol, version: env!("CARGO_PKG_VERSION").to_owned(), wall_ns })
         }
-        Outbound::Offer { collection, order, enrolments, case_opened, stream } => {
-            session_response::Kind::Offer(wire::Offer { collection: collection.to_string(), order, enrolments, case_opened, stream })
+        Outbound::Offer { collection, order, enrolments, case_opened, stream, continues } => {
+            let collection = collection.to_string();
+            session_response::Kind::Offer(wire::Offer { collection, order, enrolments, case_opened, stream, continues })
         }
         Outbound::Cancel { collection, reason } => {
             session_response::Kind::Cancel(wire::Cancel { collection, reason: escape_bounded(&reason, REASON_BYTES_MAX) })
@@ -204,7 +223,10 @@ fn piece_from(message: wire::UploadRequest) -> Result<Piece, BadField> {
         ),
         upload_request::Kind::SegmentData(bytes) => Piece::Data(bytes),
         upload_request::Kind::ManifestLines(bytes) => Piece::Lines(bytes),
-        upload_request::Kind::SegmentEnd(end) => Piece::End(end.n),
+        upload_request::Kind::SegmentEnd(end) => {
+            bounded("segment_end.bookmark", end.bookmark.len(), BOOKMARK_BYTES_MAX)?;
+            Piece::End(end.n, end.bookmark)
+        }
         upload_request::Kind::Finish(f) => Piece::Finish(Box::new(Finish {
             segments: f.segments,
             manifest_sha256: Digest::try_from(f.manifest_sha256.as_slice())

@@ -57,6 +57,8 @@ pub(super) async fn segments_after(parts: &Arc<Parts>, row: &CollectionRow, mut 
             segment,
             manifest_parts: parts_of(&lines),
             snapshot: check.snapshot(),
+            // The agent did not say where it stood after what it never heard to be kept.
+            bookmark: Vec::new(),
             totals: check.totals().clone(),
             at,
         };

@@ -370,7 +370,7 @@ impl Upload {
         for chunk in part.lines.chunks(1 << 20) {
             self.put(upload_request::Kind::ManifestLines(Bytes::copy_from_slice(chunk))).await;
         }
-        self.put(upload_request::Kind::SegmentEnd(wire::SegmentEnd { n: part.facts.n })).await;
+        self.put(upload_request::Kind::SegmentEnd(wire::SegmentEnd { n: part.facts.n, bookmark: Vec::new() })).await;
     }
 
     pub async fn segment(&mut self, part: &Part) -> Result<(), GrpcStatus> {

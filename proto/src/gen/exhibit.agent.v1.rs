@@ -221,6 +221,10 @@ pub struct Offer {
     /// The number of the stream to send, from 1. Greater than 1 when an earlier attempt was lost with its process.
     #[prost(uint32, tag = "5")]
     pub stream: u32,
+    /// True when an earlier process began this stream and left a bookmark: ask `TakeUp` for it. An agent that cannot take
+    /// the stream up sends the one with the next number instead.
+    #[prost(bool, tag = "6")]
+    pub continues: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Cancel {
@@ -303,11 +307,57 @@ pub struct SegmentStart {
     #[prost(uint64, tag = "6")]
     pub manifest_bytes: u64,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SegmentEnd {
     /// The segment's number again.
     #[prost(uint32, tag = "1")]
     pub n: u32,
+    /// Where the agent's reading stands after this segment, in its own words and signed by itself, at most 262,144 bytes;
+    /// opaque to the coordinator, kept with the segment's state until the next one comes. Empty when the stream could not be
+    /// taken up from here.
+    #[prost(bytes = "vec", tag = "2")]
+    pub bookmark: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TakeUpRequest {
+    /// The collection.
+    #[prost(string, tag = "1")]
+    pub collection: ::prost::alloc::string::String,
+    /// The stream, from 1.
+    #[prost(uint32, tag = "2")]
+    pub stream: u32,
+    /// The process that asks: Hello.instance of the same process.
+    #[prost(bytes = "vec", tag = "3")]
+    pub instance: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TakeUpResponse {
+    #[prost(oneof = "take_up_response::Kind", tags = "1, 2")]
+    pub kind: ::core::option::Option<take_up_response::Kind>,
+}
+/// Nested message and enum types in `TakeUpResponse`.
+pub mod take_up_response {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        /// First message.
+        #[prost(message, tag = "1")]
+        Standing(super::Standing),
+        /// The next bytes of the manifest so far, at most 1,048,576 of them; they need not end at a line's end.
+        #[prost(bytes, tag = "2")]
+        Manifest(::prost::alloc::vec::Vec<u8>),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Standing {
+    /// The first segment that the coordinator does not have.
+    #[prost(uint32, tag = "1")]
+    pub next_segment: u32,
+    /// SegmentEnd.bookmark of the segment before it.
+    #[prost(bytes = "vec", tag = "2")]
+    pub bookmark: ::prost::alloc::vec::Vec<u8>,
+    /// Bytes of the manifest so far that follow.
+    #[prost(uint64, tag = "3")]
+    pub manifest_bytes: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UploadFinish {
@@ -803,6 +853,33 @@ pub mod agent_service_client {
                 .insert(GrpcMethod::new("exhibit.agent.v1.AgentService", "Upload"));
             self.inner.streaming(req, path, codec).await
         }
+        /// Gives what an agent needs to take up a stream that an earlier process of it began: its own bookmark of the last
+        /// durable segment and the manifest lines so far. FAILED_PRECONDITION when the stream cannot be taken up; the agent then
+        /// begins the next one. Ends an upload of the stream that still runs. Repeatable.
+        pub async fn take_up(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TakeUpRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::TakeUpResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/exhibit.agent.v1.AgentService/TakeUp",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("exhibit.agent.v1.AgentService", "TakeUp"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// Renews the caller's TLS certificate with a new key. Repeatable.
         pub async fn renew(
             &mut self,
@@ -864,6 +941,19 @@ pub mod agent_service_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::UploadRequest>>,
         ) -> std::result::Result<tonic::Response<Self::UploadStream>, tonic::Status>;
+        /// Server streaming response type for the TakeUp method.
+        type TakeUpStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::TakeUpResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Gives what an agent needs to take up a stream that an earlier process of it began: its own bookmark of the last
+        /// durable segment and the manifest lines so far. FAILED_PRECONDITION when the stream cannot be taken up; the agent then
+        /// begins the next one. Ends an upload of the stream that still runs. Repeatable.
+        async fn take_up(
+            &self,
+            request: tonic::Request<super::TakeUpRequest>,
+        ) -> std::result::Result<tonic::Response<Self::TakeUpStream>, tonic::Status>;
         /// Renews the caller's TLS certificate with a new key. Repeatable.
         async fn renew(
             &self,
@@ -1039,6 +1129,52 @@ pub mod agent_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/exhibit.agent.v1.AgentService/TakeUp" => {
+                    #[allow(non_camel_case_types)]
+                    struct TakeUpSvc<T: AgentService>(pub Arc<T>);
+                    impl<
+                        T: AgentService,
+                    > tonic::server::ServerStreamingService<super::TakeUpRequest>
+                    for TakeUpSvc<T> {
+                        type Response = super::TakeUpResponse;
+                        type ResponseStream = T::TakeUpStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TakeUpRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgentService>::take_up(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TakeUpSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

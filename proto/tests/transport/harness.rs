@@ -79,6 +79,7 @@ type Answer<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl AgentService for Small {
     type SessionStream = Answer<SessionResponse>;
     type UploadStream = Answer<UploadResponse>;
+    type TakeUpStream = Answer<TakeUpResponse>;
 
     async fn session(&self, request: Request<Streaming<SessionRequest>>) -> Result<Response<Self::SessionStream>, Status> {
         let guard = OnDrop(self.session_dropped.lock().expect("lock").take());
@@ -91,6 +92,10 @@ impl AgentService for Small {
     }
 
     async fn upload(&self, _: Request<Streaming<UploadRequest>>) -> Result<Response<Self::UploadStream>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn take_up(&self, _: Request<TakeUpRequest>) -> Result<Response<Self::TakeUpStream>, Status> {
         Err(Status::unimplemented("not here"))
     }
 

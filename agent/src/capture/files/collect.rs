@@ -123,6 +123,19 @@ impl Collector<'_> {
         facts
     }
 
+    /// An earlier process put it into the stream: it counts, as far as its inode still tells.
+    fn found_before(&mut self, found: &Found<'_>, status: Status, rules: &[u32]) {
+        self.found(status);
+        let taken = found.look.stat.kind == Kind::File && matches!(status, Status::Collected | Status::Partial | Status::ChangedDuringRead);
+        let stat = &found.look.stat;
+        let bytes = if taken { stat.size.min(stat.meta.blocks.saturating_mul(512)) } else { 0 };
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.tally(rules, |t| {
+            t.count(status);
+            t.bytes = t.bytes.saturating_add(bytes);
+        });
+    }
+
     /// Counts a hit; false when there were enough.
     fn count(&mut self) -> bool {
         let room = self.hits < self.plan.limits.max_files;
@@ -193,6 +206,10 @@ impl Visitor for Collector<'_> {
         }
         if found.look.stat.kind == Kind::Symlink && !self.links.is_empty() {
             self.links.retain(|l| l.path != found.path);
+        }
+        if let Some(status) = self.out.already(found.path) {
+            self.found_before(&found, status, &rules);
+            return Ok(Flow::On);
         }
         let mut item = NewItem::new(evidence_path(found.path), found.look.stat.kind, self.out.now(), "statx");
         item.facts = self.facts(&rules, patterns);

@@ -47,6 +47,10 @@ impl Capture for Files {
         PARAMS
     }
 
+    fn reads_again(&self) -> bool {
+        true
+    }
+
     fn run(&self, params: &Params, out: &mut dyn Output) -> Result<(), Stop> {
         let default = default_paths();
         let lines = params.list(PATHS.name).unwrap_or_else(|| default.lines().collect());

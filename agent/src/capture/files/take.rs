@@ -125,7 +125,7 @@ pub fn file(found: &Found<'_>, mut item: NewItem, room: &Room<'_>, out: &mut dyn
     // The size as of now: a log may have grown since it was looked at.
     let before = crate::capture::walk::inode::stat(opened.as_fd()).unwrap_or_else(|_| look.stat.clone());
     let state = before.state();
-    let mut source = FileSource::new(opened, before, room.limits.growth);
+    let mut source = FileSource::new(opened, before, room.limits.growth).at(found.path);
     let size = source.size();
     let extents = source.extents();
     let data = extents.as_ref().map_or(size, |e| e.iter().fold(0_u64, |sum, e| sum.saturating_add(e.length)));

@@ -46,6 +46,10 @@ impl Capture for Logs {
         PARAMS
     }
 
+    fn reads_again(&self) -> bool {
+        true
+    }
+
     fn run(&self, params: &Params, out: &mut dyn Output) -> Result<(), Stop> {
         let limits = Limits::from_params(params, MAX_SIZE_DEFAULT, MAX_TOTAL_DEFAULT, Growth::IsNormal)?;
         collect(&Plan::new(rules(params)?, params, limits)?, out)

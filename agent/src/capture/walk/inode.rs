@@ -21,7 +21,7 @@ const XATTR_BYTES_MAX: usize = 64 << 10;
 const XATTRS_BYTES_MAX: usize = 256 << 10;
 
 /// Facts about an inode, of `statx(2)`, or of `fstat(2)` where a seccomp filter forbids that.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Stat {
     /// What it is.
     pub kind: Kind,

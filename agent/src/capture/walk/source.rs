@@ -2,15 +2,19 @@
 //! it was found.
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::io::{self, IoSliceMut};
 use std::num::NonZeroU64;
 use std::os::fd::{AsFd, OwnedFd};
 
+use exhibit_evidence::EvidencePath;
 use rustix::fs::{Advice, SeekFrom, fadvise, seek};
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
 
-use super::inode::{Stat, stat};
-use crate::capture::{Extent, Source, Status};
+use serde::{Deserialize, Serialize};
+
+use super::inode::{Opener, Stat, stat};
+use crate::capture::{Extent, Kind, Source, Status};
 
 /// Most data ranges of one sparse file that are kept apart; a file in more pieces is read whole, holes as zeros.
 /// 8,192 x 16 bytes = 128 KiB, and about 330 KiB as text in the stream's sparse map.
@@ -28,8 +32,11 @@ const DROP_STEP_BYTES: u64 = 8 << 20;
 /// Bytes at the start and at the end of what was taken that are read again when a file grew.
 const SAMPLE_BYTES: usize = 4 << 10;
 
+/// Smaller files are never found unfinished by a later process: they are put into the stream between two marks.
+const PLACE_BYTES_MIN: u64 = 64 << 10;
+
 /// What it means when a file grew while it was read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Growth {
     /// The file changed.
     IsChange,
@@ -40,6 +47,8 @@ pub enum Growth {
 /// A regular file, opened, to be read up to the size that it had.
 pub struct FileSource {
     file: OwnedFd,
+    /// Where it is, if a later process may look for it there.
+    path: Option<EvidencePath>,
     before: Stat,
     growth: Growth,
     /// True when nothing of the file was in the page cache: what is there after reading came in through us.
@@ -50,7 +59,50 @@ pub struct FileSource {
     facts: BTreeMap<String, String>,
 }
 
+/// A file as a later process of this agent finds it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    path: EvidencePath,
+    before: Stat,
+    growth: Growth,
+    head: Sample,
+    tail: Sample,
+}
+
+impl Place {
+    /// Opens the file again: the same inode, at the same path, through no link. Whether it changed since it was opened
+    /// first is judged at the end, as if there had been one process.
+    ///
+    /// # Errors
+    /// Why the rest of it cannot be read, for the record.
+    pub fn open(self) -> Result<FileSource, String> {
+        let path = self.path.as_bytes();
+        let no = |e: &io::Error| format!("after the agent's process ended it could not be opened again: {e}");
+        let look = Opener::new().look_path(path).map_err(|e| no(&e))?;
+        let (was, is) = (&self.before, &look.stat);
+        if is.kind != Kind::File || is.inode() != was.inode() || is.meta.btime != was.meta.btime {
+            return Err("after the agent's process ended another file was found at its path".to_owned());
+        }
+        let name = CString::new(path).map_err(|_| no(&Errno::INVAL.into()))?;
+        let (file, _) = look.open_file(rustix::fs::CWD, &name).map_err(|e| no(&e))?;
+        let drop_behind = !is_cached(&file, was.size);
+        Ok(FileSource {
+            file,
+            path: Some(self.path),
+            before: self.before,
+            growth: self.growth,
+            drop_behind,
+            dropped_to: 0,
+            head: self.head,
+            tail: self.tail,
+            facts: BTreeMap::new(),
+        })
+    }
+}
+
 /// Bytes of a range as they were read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Sample {
     offset: u64,
     bytes: Vec<u8>,
@@ -101,6 +153,7 @@ impl FileSource {
         let tail = before.size.saturating_sub(sample as u64);
         Self {
             file,
+            path: None,
             growth,
             drop_behind,
             dropped_to: 0,
@@ -109,6 +162,13 @@ impl FileSource {
             facts: BTreeMap::new(),
             before,
         }
+    }
+
+    /// Says where the file is, so that a later process may go on reading it.
+    #[must_use]
+    pub fn at(mut self, path: &[u8]) -> Self {
+        self.path = EvidencePath::new(path).filter(|_| self.before.size > PLACE_BYTES_MIN);
+        self
     }
 
     /// The size when it was opened.
@@ -160,6 +220,11 @@ impl Source for FileSource {
 
     fn facts_after(&mut self) -> BTreeMap<String, String> {
         std::mem::take(&mut self.facts)
+    }
+
+    fn place(&self) -> Option<Place> {
+        let (path, before) = (self.path.clone()?, self.before.clone());
+        Some(Place { path, before, growth: self.growth, head: self.head.clone(), tail: self.tail.clone() })
     }
 }
 

@@ -3,11 +3,12 @@
 
 mod content;
 mod limits;
+mod taken_up;
 
 use std::io;
 use std::sync::Arc;
 
-use exhibit_evidence::manifest::{Item, Line};
+use exhibit_evidence::manifest::{Across, Item, Line};
 use exhibit_evidence::stream::reader::{Member, Parser, Sink};
 use exhibit_evidence::stream::segment;
 use exhibit_evidence::{AgentId, CaseId, CollectionId, Digest};
@@ -59,6 +60,7 @@ fn plan(captures: Vec<Box<dyn Capture>>, budget: Budget) -> Plan {
         denied: globset::GlobSet::empty(),
         own: Own::default(),
         manifest_bytes_max: exhibit_proto::bounds::MANIFEST_BYTES_MAX,
+        key: None,
         control: Arc::new(Control::new(None)),
         progress: Arc::new(Progress::default()),
     }
@@ -109,9 +111,14 @@ fn run(captures: Vec<Box<dyn Capture>>) -> Seen {
 }
 
 fn run_plan(plan: Plan) -> Seen {
+    run_from(plan, None, Vec::new())
+}
+
+/// Runs on from where an earlier process stood, which made the first segments.
+fn run_from(plan: Plan, from: Option<bookmark::TakenUp>, mut segments: Vec<Arc<Segment>>) -> Seen {
     let header = plan.facts.header();
-    let window = start(plan).expect("threads");
-    let mut segments = Vec::new();
+    let window = Arc::new(Window::new(plan.memory.segments_in_flight));
+    start_into(plan, from, Arc::clone(&window)).expect("threads");
     let outcome = runtime().block_on(async {
         loop {
             let n = segments.len() as u32;
@@ -132,6 +139,7 @@ fn run_plan(plan: Plan) -> Seen {
 fn check(header: &Header, segments: Vec<Arc<Segment>>, outcome: Arc<Outcome>) -> Seen {
     let (mut parser, mut contents, mut manifest) = (Parser::new(), Contents::default(), Vec::new());
     let (mut items, mut paired, mut raw_offset) = (Vec::<Item>::new(), 0, 0);
+    let mut across = Across::default();
     for (n, built) in segments.iter().enumerate() {
         assert_eq!((built.facts.n as usize, built.facts.raw_offset), (n, raw_offset));
         segment::check_facts(&built.facts, &built.bytes).expect("facts");
@@ -143,8 +151,10 @@ fn check(header: &Header, segments: Vec<Arc<Segment>>, outcome: Arc<Outcome>) ->
             assert_eq!(lines.next(), Some(Line::Header(header.clone())));
         }
         assert_eq!(lines.next(), Some(Line::Segment(built.facts.clone())));
+        across.segment(&built.facts);
         for line in lines {
             let Line::Item(item) = line else { panic!("{line:?}") };
+            assert!(across.item(&item), "{item:?}");
             assert_eq!(item.n, items.len() as u64);
             if let Some(location) = item.location {
                 let (member, _) = contents.ended.get(paired).expect("the member of an item line ends in its segment or before");

@@ -167,6 +167,7 @@ pub fn stream(row: &SqliteRow) -> Result<StreamRow> {
         state: StreamState::parse(state).ok_or_else(|| damaged("state", state))?,
         next_segment: number(row, "next_segment")?,
         snapshot: get(row, "snapshot")?,
+        bookmark: get(row, "bookmark")?,
         totals: totals(row)?,
         received_from: time(row, "received_from")?,
         received_to: time(row, "received_to")?,

@@ -28,7 +28,7 @@ use sqlx::{Row as _, SqliteConnection};
 use super::*;
 
 /// The schema, one step a file; `PRAGMA user_version` counts the steps that a catalog has.
-const MIGRATIONS: &[&str] = &[include_str!("../migrations/0001_first.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("../migrations/0001_first.sql"), include_str!("../migrations/0002_bookmark.sql")];
 /// "exhb": tells our files from any other SQLite database.
 const APPLICATION_ID: i64 = 0x6578_6862;
 const READERS: u32 = 4;
@@ -185,7 +185,8 @@ async fn migrate(pool: &SqlitePool, path: &Path, new: bool) -> Result<(), Catalo
     for step in MIGRATIONS.iter().skip(version as usize) {
         sqlx::raw_sql(*step).execute(&mut *tx).await.map_err(map)?;
     }
-    sqlx::raw_sql("PRAGMA application_id = 0x65786862; PRAGMA user_version = 1;").execute(&mut *tx).await.map_err(map)?;
+    let stamp = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {known};");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(stamp)).execute(&mut *tx).await.map_err(map)?;
     tx.commit().await.map_err(map)
 }
 

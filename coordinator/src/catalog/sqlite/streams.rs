@@ -15,8 +15,8 @@ pub async fn open(c: &mut SqliteConnection, row: StreamRow) -> Result<StreamRow>
     let manifest = row.manifest.as_ref().map(json).transpose()?;
     sqlx::query(
         "INSERT INTO streams (collection, stream, state, next_segment, snapshot, items, raw_bytes, stored_bytes, by_status, received_from,
-           received_to, manifest, acquisition, receipt)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) ON CONFLICT DO NOTHING",
+           received_to, manifest, acquisition, receipt, bookmark)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15) ON CONFLICT DO NOTHING",
     )
     .bind(row.collection.as_str())
     .bind(i64::from(row.stream.0))
@@ -32,6 +32,7 @@ pub async fn open(c: &mut SqliteConnection, row: StreamRow) -> Result<StreamRow>
     .bind(manifest)
     .bind(&row.acquisition)
     .bind(row.receipt.map(blob))
+    .bind(&row.bookmark)
     .execute(&mut *c)
     .await
     .map_err(map)?;
@@ -64,7 +65,7 @@ pub async fn all(c: &mut SqliteConnection, collection: CollectionId) -> Result<V
 pub async fn commit(c: &mut SqliteConnection, commit: SegmentCommit) -> Result<Step> {
     let updated = sqlx::query(
         "UPDATE streams SET next_segment = next_segment + 1, snapshot = ?4, items = ?5, raw_bytes = ?6, stored_bytes = ?7, by_status = ?8,
-           received_to = ?9 WHERE collection = ?1 AND stream = ?2 AND state = 'open' AND next_segment = ?3",
+           received_to = ?9, bookmark = ?10 WHERE collection = ?1 AND stream = ?2 AND state = 'open' AND next_segment = ?3",
     )
     .bind(commit.collection.as_str())
     .bind(i64::from(commit.stream.0))
@@ -75,6 +76,7 @@ pub async fn commit(c: &mut SqliteConnection, commit: SegmentCommit) -> Result<S
     .bind(int(commit.totals.stored_bytes)?)
     .bind(json(&commit.totals.by_status)?)
     .bind(commit.at.unix_ns())
+    .bind(&commit.bookmark)
     .execute(&mut *c)
     .await
     .map_err(map)?;

@@ -222,7 +222,13 @@ impl SegmentBuilder {
     /// pass a bound.
     #[must_use]
     pub const fn is_full(&self) -> bool {
-        self.bytes.len() >= SEGMENT_TARGET_BYTES
+        self.bytes.len() >= SEGMENT_TARGET_BYTES || self.is_at_bound()
+    }
+
+    /// True when one more frame could pass a bound of the format.
+    #[must_use]
+    pub const fn is_at_bound(&self) -> bool {
+        self.bytes.len() + FRAME_BYTES_MAX + seek::table_len(SEGMENT_FRAMES_MAX) > SEGMENT_BYTES_MAX
             || self.frames.len() >= SEGMENT_FRAMES_MAX
             || self.raw_size.saturating_add(FRAME_RAW_BYTES_MAX as u64) > SEGMENT_RAW_BYTES_MAX as u64
     }

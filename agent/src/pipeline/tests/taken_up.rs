@@ -1,0 +1,144 @@
+//! A stream that is taken up by a later process, at every place where that can be: the same members, the same digests.
+
+use std::path::Path;
+
+use exhibit_evidence::key::SigningKey;
+use exhibit_evidence::manifest::CONTINUED_AT;
+
+use super::super::bookmark::{Reader, TakenUp};
+use super::*;
+use crate::capture::files::Files;
+
+const KEY: [u8; 32] = [5; 32];
+
+/// Bytes that do not compress.
+fn noise(seed: u64, count: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut out = Vec::with_capacity(count + 8);
+    while out.len() < count {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        out.extend_from_slice(&state.to_le_bytes());
+    }
+    out.truncate(count);
+    out
+}
+
+/// Small files, large ones, a sparse one, links: about 40 MiB.
+fn tree(dir: &Path) {
+    for n in 0..400_u64 {
+        let folder = dir.join(format!("small-{}", n % 7));
+        std::fs::create_dir_all(&folder).expect("folder");
+        std::fs::write(folder.join(format!("{n}.txt")), noise(n + 1, (n * 97 % 40_000) as usize)).expect("file");
+    }
+    for (n, size) in [9 << 20, (3 << 20) + 17, 12 << 20, 100].into_iter().enumerate() {
+        std::fs::write(dir.join(format!("large-{n}.bin")), noise(1_000 + n as u64, size)).expect("file");
+    }
+    let sparse = std::fs::File::create(dir.join("sparse.img")).expect("file");
+    for at in [1_u64 << 20, 40 << 20, 90 << 20] {
+        std::os::unix::fs::FileExt::write_all_at(&sparse, &noise(at, 2 << 20), at).expect("write");
+    }
+    sparse.set_len(100 << 20).expect("length");
+    std::os::unix::fs::symlink("large-0.bin", dir.join("link")).expect("link");
+}
+
+fn files_plan(dir: &Path) -> Plan {
+    let params = [("paths".to_owned(), format!("{}/**", dir.display()))].into();
+    let captures: Vec<(Box<dyn Capture>, Params)> = vec![
+        (
+            script("system", |out| out.put(NewItem::record("a.txt", out.now(), "test"), Content::Bytes(b"once")).map(drop)),
+            Params::default(),
+        ),
+        (Box::new(Files), Params::new("files", params)),
+        (script("tail", |out| out.put(NewItem::record("z.txt", out.now(), "test"), Content::Bytes(b"last")).map(drop)), Params::default()),
+    ];
+    Plan { captures, key: Some(Arc::new(SigningKey::from_seed(&KEY))), ..plan(Vec::new(), Budget::UNLIMITED) }
+}
+
+/// What a coordinator gives a later process that kept these segments.
+fn taken_up(kept: &[Arc<Segment>]) -> Option<TakenUp> {
+    let last = kept.last().filter(|last| !last.bookmark.is_empty())?;
+    let key = SigningKey::from_seed(&KEY).public();
+    let mut reader = Reader::new(&facts(), kept.len() as u32, &last.bookmark, &["system", "files", "tail"], &key).expect("own bookmark");
+    for segment in kept {
+        for piece in segment.lines.chunks(1_000) {
+            reader.manifest(piece).expect("own lines");
+        }
+    }
+    Some(reader.finish().expect("own manifest"))
+}
+
+fn digests(seen: &Seen) -> BTreeMap<String, (Status, u64, Option<Digest>)> {
+    let of = |i: &Item| (format!("{} {}", i.capture, i.path), (i.status, i.size, i.sha256));
+    // The report on the walk counts what this process saw, which differs.
+    seen.items.iter().filter(|i| i.path.as_bytes() != b"rules.jsonl").map(of).collect()
+}
+
+#[test]
+fn at_every_segment_the_digests_are_those_of_an_unbroken_stream() {
+    let dir = tempfile::tempdir().expect("folder");
+    tree(dir.path());
+    let whole = run_plan(files_plan(dir.path()));
+    let want = digests(&whole);
+    assert!(whole.outcome.complete && whole.segments.len() >= 5, "{} segments", whole.segments.len());
+    let (mut taken, mut across) = (0, 0);
+    for kept in 1..whole.segments.len() {
+        let before = whole.segments[..kept].to_vec();
+        let Some(from) = taken_up(&before) else { continue };
+        let again = run_from(files_plan(dir.path()), Some(from), before);
+        assert_eq!(digests(&again), want, "taken up at segment {kept}");
+        assert!(again.outcome.complete, "{:?}", again.outcome.reason);
+        assert_eq!(again.items.len(), want.len() + 1, "each item once");
+        assert!(again.segments[kept].facts.seam.is_some());
+        across += again.items.iter().filter(|i| i.facts.contains_key(CONTINUED_AT)).count();
+        taken += 1;
+    }
+    assert!(taken + 1 >= whole.segments.len() - 1, "{taken} of {} boundaries can be taken up", whole.segments.len() - 1);
+    assert!(across >= 2, "large files lie across");
+}
+
+#[test]
+fn a_file_that_changed_or_went_away_is_said_to_have() {
+    let dir = tempfile::tempdir().expect("folder");
+    std::fs::write(dir.path().join("a.bin"), noise(1, 20 << 20)).expect("file");
+    let whole = run_plan(files_plan(dir.path()));
+    let path = dir.path().join("a.bin");
+    let name = path.to_str().expect("text").to_owned();
+    let before = || whole.segments[..1].to_vec();
+    let size = whole.item(&name).size;
+
+    // Appended to: what was announced is read, and the item says that it changed.
+    let mut file = std::fs::OpenOptions::new().append(true).open(&path).expect("open");
+    std::io::Write::write_all(&mut file, b"more").expect("append");
+    let seen = run_from(files_plan(dir.path()), taken_up(&before()), before());
+    let item = seen.item(&name);
+    assert_eq!((item.status, item.size, item.sha256), (Status::ChangedDuringRead, size, whole.item(&name).sha256));
+
+    // Another file under the same name: the rest is a gap, and the whole is not called whole.
+    std::fs::remove_file(&path).expect("remove");
+    std::fs::write(&path, noise(2, 20 << 20)).expect("file");
+    for gone in [false, true] {
+        if gone {
+            std::fs::remove_file(&path).expect("remove");
+        }
+        let seen = run_from(files_plan(dir.path()), taken_up(&before()), before());
+        let item = seen.item(&name);
+        let from: u64 = item.facts[CONTINUED_AT].parse().expect("a number");
+        assert_eq!((item.status, item.size), (Status::Partial, size), "{item:?}");
+        assert_eq!(item.gaps.iter().map(|g| (g.offset, g.length)).collect::<Vec<_>>(), [(from, size - from)]);
+        assert!(seen.content(&name)[from as usize..].iter().all(|b| *b == 0));
+        assert!(seen.content(&name)[..from as usize] == whole.content(&name)[..from as usize]);
+    }
+}
+
+#[test]
+fn what_cannot_be_read_again_leaves_no_bookmark() {
+    let data = noise(3, 20 << 20);
+    let once = script("process", move |out| {
+        let item = NewItem::record("dump", out.now(), "test");
+        out.put(item, Content::Bytes(&data)).map(drop)
+    });
+    let seen = run_plan(Plan { key: Some(Arc::new(SigningKey::from_seed(&KEY))), ..plan(vec![once], Budget::UNLIMITED) });
+    assert!(seen.segments.len() > 1 && seen.segments.iter().all(|s| s.bookmark.is_empty()));
+}
