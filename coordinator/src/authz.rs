@@ -235,7 +235,7 @@ mod tests {
         let agent = Caller::Agent(AgentId::new(1, [1; 10]));
         let reachable = |caller: &Caller| TABLE.iter().filter(|(m, _)| decide(m, caller).is_ok()).count();
         assert_eq!(reachable(&Caller::Enrolling), 1);
-        assert_eq!(reachable(&agent), 5);
+        assert_eq!(reachable(&agent), 6);
         assert_eq!(reachable(&person(&[])), 2, "health only: a name without enrolled keys has no rights");
         assert_eq!(reachable(&person(&[Admin])), 7);
         assert_eq!(reachable(&person(&[Auditor])), 8);

@@ -76,7 +76,8 @@ fn a_killed_agent_goes_on_in_the_same_stream() {
     }
     assert!(compared >= 3, "{compared} files compared");
     assert!(items.iter().any(|i| i["facts"]["continued_at"].is_string()), "the file in which it was killed says so");
-    let manifest = std::fs::read_to_string(fleet.case_dir(&case).join(format!("collections/{collection}/s1/manifest.jsonl"))).expect("manifest");
+    let manifest =
+        std::fs::read_to_string(fleet.case_dir(&case).join(format!("collections/{collection}/s1/manifest.jsonl"))).expect("manifest");
     assert_eq!(manifest.lines().filter(|l| l.contains("\"seam\"")).count(), 2);
 }
 

@@ -288,28 +288,27 @@ impl Upload {
             raw_size: facts.raw_size,
             manifest_bytes: segment.lines.len() as u64,
         };
+        // A pause begins between segments: the coordinator holds memory for one that was begun.
         paused.wait_for(|p| !*p).await.map_err(|_| closed())?;
         put(outbox, upload_request::Kind::SegmentStart(start)).await?;
         let piece = piece_bytes(self.send_bytes_per_s);
         for data in pieces::of_data(&segment.bytes, piece) {
-            self.pay(rate, data.len(), paused).await?;
+            self.pay(rate, data.len()).await;
             put(outbox, upload_request::Kind::SegmentData(data)).await?;
         }
         for lines in pieces::of_lines(&segment.lines, piece) {
-            self.pay(rate, lines.len(), paused).await?;
+            self.pay(rate, lines.len()).await;
             put(outbox, upload_request::Kind::ManifestLines(lines)).await?;
         }
         put(outbox, upload_request::Kind::SegmentEnd(SegmentEnd { n: facts.n, bookmark: segment.bookmark.to_vec() })).await
     }
 
     /// Waits until so many bytes may be sent.
-    async fn pay(&self, rate: &mut Option<Rate>, bytes: usize, paused: &mut watch::Receiver<bool>) -> Result<(), Failure> {
-        paused.wait_for(|p| !*p).await.map_err(|_| closed())?;
+    async fn pay(&self, rate: &mut Option<Rate>, bytes: usize) {
         if let Some(rate) = rate {
             tokio::time::sleep(rate.take(clock::monotonic(), bytes as u64)).await;
         }
         self.progress.sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        Ok(())
     }
 
     /// Everything is acknowledged: the manifest's last line and the signed end. The record is signed once and sent the

@@ -8,13 +8,14 @@
 //! what was computed.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::mpsc::{channel, sync_channel};
 
 use exhibit_evidence::Timestamp;
 use exhibit_evidence::digest::{Digest, Hasher};
 use exhibit_evidence::manifest::{Across, BOOT_ID_BYTES_MAX, End, Header, Item, LINE_BYTES_MAX, Line, Segment, Status};
 use exhibit_evidence::record::ManifestRef;
 use exhibit_evidence::stream::reader::{Linkable, Member, Parser, Sink};
-use exhibit_evidence::stream::segment::{self, DecodeError};
+use exhibit_evidence::stream::segment::{self, DecodeError, Decoded};
 use exhibit_evidence::text::escape_bounded;
 use exhibit_proto::bounds::MANIFEST_BYTES_MAX;
 
@@ -178,9 +179,16 @@ impl StreamCheck {
         }
         differs("segment_start.raw_offset", &announced.raw_offset, &self.raw_offset)?;
         differs("segment_start.size", &announced.size, &(bytes.len() as u64))?;
-        differs("segment_start.sha256", &announced.sha256, &Digest::of(bytes))?;
         let mut ended = Ended::default();
-        let raw_size = self.decode(bytes, announced.raw_size, &mut ended)?;
+        // The digest of what is stored beside the rest: a segment that is not the announced one is not decoded in vain often.
+        let (sha256, raw_size) = std::thread::scope(|scope| {
+            let digest = scope.spawn(|| Digest::of(bytes));
+            let raw_size = self.decode(bytes, announced.raw_size, &mut ended);
+            (digest.join(), raw_size)
+        });
+        let sha256 = sha256.or_else(|_| bad("segment_start.sha256", "it could not be computed"))?;
+        differs("segment_start.sha256", &announced.sha256, &sha256)?;
+        let raw_size = raw_size?;
         differs("segment_start.raw_size", &announced.raw_size, &raw_size)?;
         let computed = Segment {
             n: announced.n,
@@ -285,7 +293,7 @@ impl StreamCheck {
     fn decode(&mut self, bytes: &[u8], announced_raw: u64, ended: &mut Ended) -> Result<u64, BadUpload> {
         let mut raw_seen = 0_u64;
         let parser = &mut self.parser;
-        let decoded = segment::decode(bytes, &mut |raw: &[u8]| {
+        let mut take = |raw: &[u8]| {
             raw_seen = raw_seen.saturating_add(raw.len() as u64);
             if raw_seen > announced_raw {
                 return bad("segment_start.raw_size", format!("the agent says {announced_raw}, the frames hold more"));
@@ -295,7 +303,8 @@ impl StreamCheck {
                 return bad("segment_data", format!("more than {MEMBERS_PER_SEGMENT_MAX} members end in one segment"));
             }
             Ok(())
-        });
+        };
+        let decoded = decode_beside(bytes, &mut take);
         match decoded {
             Ok(decoded) => Ok(decoded.raw_size),
             Err(DecodeError::Stopped(bad)) => Err(bad),
@@ -414,6 +423,42 @@ fn compare_segment(said: &Segment, computed: &Segment) -> Result<(), BadUpload> 
         }
         _ => Ok(()),
     }
+}
+
+/// Frames that are decoded ahead of the parser: 1 MiB each at most.
+const FRAMES_AHEAD: usize = 2;
+
+/// Decodes the frames on a thread of their own, while this one hashes and parses what came out of it.
+fn decode_beside(bytes: &[u8], take: &mut dyn FnMut(&[u8]) -> Result<(), BadUpload>) -> Result<Decoded, DecodeError<BadUpload>> {
+    let (full_in, full) = sync_channel::<Vec<u8>>(FRAMES_AHEAD);
+    let (empty_in, empty) = channel::<Vec<u8>>();
+    std::thread::scope(|scope| {
+        let decoding = scope.spawn(move || {
+            segment::decode(bytes, &mut |raw: &[u8]| {
+                let mut frame = empty.try_recv().unwrap_or_default();
+                frame.clear();
+                frame.extend_from_slice(raw);
+                full_in.send(frame)
+            })
+        });
+        let mut stopped = None;
+        while let Ok(frame) = full.recv() {
+            if let Err(bad) = take(&frame) {
+                stopped = Some(bad);
+                break;
+            }
+            let _ = empty_in.send(frame);
+        }
+        drop(full);
+        match (stopped, decoding.join()) {
+            (Some(bad), _) => Err(DecodeError::Stopped(bad)),
+            (None, Ok(Ok(decoded))) => Ok(decoded),
+            (None, Ok(Err(DecodeError::Segment(error)))) => Err(DecodeError::Segment(error)),
+            (None, Ok(Err(DecodeError::Stopped(_))) | Err(_)) => {
+                Err(DecodeError::Stopped(BadUpload { field: "segment_data", problem: "decoding it ended badly".to_owned() }))
+            }
+        }
+    })
 }
 
 /// The members that ended since the last look.

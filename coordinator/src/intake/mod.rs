@@ -9,6 +9,7 @@ mod check;
 mod finish;
 mod member;
 mod pieces;
+mod stages;
 mod take_up;
 mod upload;
 

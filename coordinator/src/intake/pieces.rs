@@ -8,7 +8,7 @@ use exhibit_proto::bounds::SEGMENT_MANIFEST_BYTES_MAX;
 use futures::{Stream, StreamExt as _};
 
 use super::Piece;
-use super::check::{BadUpload, StreamCheck};
+use super::check::BadUpload;
 use super::upload::Stop;
 use crate::problem::{Kind, Problem, Result};
 
@@ -32,12 +32,12 @@ where
     }
 }
 
-pub(super) fn check_start(announced: &Segment, manifest_bytes: u64, check: &StreamCheck) -> Result<(), BadUpload> {
+pub(super) fn check_start(announced: &Segment, manifest_bytes: u64, next_segment: u32) -> Result<(), BadUpload> {
     let bound = |field: &'static str, value: u64, max: u64| {
         if (1..=max).contains(&value) { Ok(()) } else { Err(bad(field, format!("{value}: expected 1 to {max}"))) }
     };
-    if announced.n > check.next_segment() {
-        return Err(bad("segment_start.n", format!("{}: segment {} comes next", announced.n, check.next_segment())));
+    if announced.n > next_segment {
+        return Err(bad("segment_start.n", format!("{}: segment {} comes next", announced.n, next_segment)));
     }
     bound("segment_start.size", announced.size, SEGMENT_BYTES_MAX as u64)?;
     bound("segment_start.raw_size", announced.raw_size, SEGMENT_RAW_BYTES_MAX as u64)?;

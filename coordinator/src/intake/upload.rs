@@ -4,36 +4,27 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use exhibit_evidence::id::AgentId;
-use exhibit_evidence::layout::{self, StreamNumber};
-use exhibit_evidence::manifest::{FORMAT, Header, Segment};
+use exhibit_evidence::layout::StreamNumber;
+use exhibit_evidence::manifest::{FORMAT, Header};
 use exhibit_evidence::record::{Order, Outcome};
-use exhibit_proto::bounds::SEGMENT_MANIFEST_BYTES_MAX;
 use futures::Stream;
 use tokio::sync::mpsc;
 
 use super::admission::Place;
 use super::check::{BadUpload, StreamCheck};
-use super::pieces::{Received, bad, check_start, next, parts_of, receive};
+use super::pieces::{bad, parts_of};
 use super::{Answer, Finish, Opening, Piece, finish};
-use crate::catalog::{CollectionRow, Ending, SegmentCommit, State, Step, StreamRow, StreamState, Totals};
+use crate::catalog::{CollectionRow, Ending, State, Step, StreamRow, StreamState, Totals};
 use crate::clock;
 use crate::dispatch;
 use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
-use crate::store;
 
 /// False uploads of one collection after which it is closed with what arrived.
 const STRIKES_MAX: u32 = 3;
 /// Longest wait between two tries to write while an upload is paused.
 const PAUSE_MAX: Duration = Duration::from_secs(15);
-
-/// A segment that was begun holds memory that others wait for, so it must come: within this time and what a slow link
-/// needs for its bytes. An agent that was cut off for it goes on where it was.
-const SEGMENT_TIME: Duration = Duration::from_secs(30);
-/// The slowest sender that is waited for: half of the least send rate that an order may give.
-const SEGMENT_BYTES_PER_S_MIN: u64 = 512;
 
 /// An upload that was let in.
 pub struct Upload {
@@ -187,7 +178,7 @@ impl Upload {
 
     /// Waits for something, unless the upload is cut. Only waits for others are cut short: a segment that came whole is
     /// checked, stored and committed, so that whoever takes this place finds nothing stored that the catalog lacks.
-    async fn or_cut<T>(&self, wait: impl Future<Output = T>) -> Result<T, Stop> {
+    pub(super) async fn or_cut<T>(&self, wait: impl Future<Output = T>) -> Result<T, Stop> {
         let mut cut = self.place.cut.clone();
         tokio::select! {
             done = wait => Ok(done),
@@ -199,179 +190,14 @@ impl Upload {
     where
         S: Stream<Item = Result<Piece>> + Unpin + Send,
     {
-        let Some(mut check) = self.check.take() else {
-            let receipt = self.or_cut(finish::conclude(&self.parts, &self.row)).await??;
-            self.say(answers, Answer::Done(receipt)).await?;
-            return Ok(());
+        let receipt = match self.check.take() {
+            None => self.or_cut(finish::conclude(&self.parts, &self.row)).await??,
+            Some(check) => {
+                let (check, last) = self.take_segments(check, pieces, answers).await?;
+                self.finish(check, last.trailing, last.end, answers).await?
+            }
         };
-        let mut trailing = Vec::new();
-        loop {
-            match self.or_cut(next(pieces)).await?? {
-                Piece::Start(announced, manifest_bytes) => {
-                    if !trailing.is_empty() {
-                        return Err(bad("segment_start", "manifest lines came after the last segment").into());
-                    }
-                    check = self.segment(check, announced, manifest_bytes, pieces, answers).await?;
-                }
-                Piece::Lines(lines) => {
-                    if trailing.len().saturating_add(lines.len()) as u64 > SEGMENT_MANIFEST_BYTES_MAX {
-                        let why = format!("more than {SEGMENT_MANIFEST_BYTES_MAX} bytes after the last segment");
-                        return Err(bad("manifest_lines", why).into());
-                    }
-                    trailing.extend_from_slice(&lines);
-                }
-                Piece::Finish(end) => {
-                    let receipt = self.finish(check, trailing, *end, answers).await?;
-                    self.say(answers, Answer::Done(receipt)).await?;
-                    return Ok(());
-                }
-                Piece::Data(_) => return Err(bad("segment_data", "no segment was begun").into()),
-                Piece::End(..) => return Err(bad("segment_end", "no segment was begun").into()),
-            }
-        }
-    }
-
-    /// Takes one segment.
-    ///
-    /// Order of writes: (1) the object in the store, create-only; (2) segment row, manifest lines, snapshot and counters
-    /// in the catalog, one transaction; (3) the acknowledgement. Died after 1: the agent sends the segment again, the
-    /// store finds the same content. Died after 2: the agent is told the next number. Neither happened: nothing is known
-    /// of the segment, and the agent still has it.
-    async fn segment<S>(
-        &mut self,
-        check: StreamCheck,
-        announced: Segment,
-        manifest_bytes: u64,
-        pieces: &mut S,
-        answers: &mpsc::Sender<Answer>,
-    ) -> Result<StreamCheck, Stop>
-    where
-        S: Stream<Item = Result<Piece>> + Unpin + Send,
-    {
-        check_start(&announced, manifest_bytes, &check)?;
-        self.wait_for_room(announced.size.saturating_add(manifest_bytes), answers).await?;
-        let held = announced.size.saturating_add(manifest_bytes);
-        let _turn = self.or_cut(self.parts.uploads.turn(&self.row.agent)).await?;
-        let _memory = self.or_cut(self.parts.uploads.bytes(held)).await?.ok_or_else(stopping)?;
-        let limit = SEGMENT_TIME.saturating_add(Duration::from_secs(held / SEGMENT_BYTES_PER_S_MIN));
-        let received = self.or_cut(tokio::time::timeout(limit, receive(&announced, manifest_bytes, pieces))).await?;
-        let Received { bytes, lines, bookmark } = received.map_err(|_| too_slow(&announced, limit))??;
-        if announced.n < check.next_segment() {
-            self.repeated(&announced, &bytes).await?;
-            self.say(answers, Answer::Ack(announced.n)).await?;
-            return Ok(check);
-        }
-        let (check, bytes, lines) = self.verify(check, announced.clone(), bytes, lines).await?;
-        self.put(&announced, bytes, answers).await?;
-        let commit = SegmentCommit {
-            collection: self.row.collection.clone(),
-            stream: self.row.stream,
-            segment: announced.clone(),
-            manifest_parts: parts_of(&lines),
-            snapshot: check.snapshot(),
-            bookmark,
-            totals: check.totals().clone(),
-            at: clock::now(),
-        };
-        self.commit(commit, answers).await?;
-        self.say(answers, Answer::Ack(announced.n)).await?;
-        self.parts.progress.ring(&self.row.collection);
-        Ok(check)
-    }
-
-    /// The whole check, on a thread that may be busy.
-    async fn verify(
-        &self,
-        mut check: StreamCheck,
-        announced: Segment,
-        bytes: Vec<u8>,
-        lines: Vec<u8>,
-    ) -> Result<(StreamCheck, Vec<u8>, Vec<u8>), Stop> {
-        let permit = self.parts.uploads.check().await.ok_or_else(stopping)?;
-        let work = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            let outcome = check.take_segment(&announced, &bytes, &lines);
-            (outcome, check, bytes, lines)
-        });
-        let (outcome, check, bytes, lines) =
-            work.await.map_err(|e| Problem::new(Kind::Failed, format!("the check of a segment ended badly: {e}")))?;
-        outcome?;
-        Ok((check, bytes, lines))
-    }
-
-    /// A segment that was acknowledged before: the same again is acknowledged again, anything else is a conflict.
-    async fn repeated(&self, announced: &Segment, bytes: &[u8]) -> Result<(), Stop> {
-        let known =
-            self.parts.catalog.segments(self.row.collection.clone(), self.row.stream, announced.n, 1).await.map_err(Problem::from)?;
-        let sha256 = exhibit_evidence::Digest::of(bytes);
-        match known.first() {
-            Some(known) if known.n == announced.n && known.sha256 == sha256 && known.size == bytes.len() as u64 => Ok(()),
-            Some(known) if known.n == announced.n => Err(Stop::Other(BadUpload {
-                field: "segment_start.sha256",
-                problem: format!(
-                    "segment {}: {sha256} was sent where {} is stored and acknowledged; nothing was overwritten",
-                    announced.n, known.sha256
-                ),
-            })),
-            _ => Err(Problem::new(Kind::Damaged, format!("the catalog lacks segment {} of {}", announced.n, self.row.collection)).into()),
-        }
-    }
-
-    /// Waits, with the agent paused, until the store says that there is room.
-    async fn wait_for_room(&self, bytes: u64, answers: &mpsc::Sender<Answer>) -> Result<(), Stop> {
-        let need = bytes.saturating_add(self.parts.uploads.free_bytes_min());
-        let mut pauses = Pauses::default();
-        loop {
-            match self.parts.store.free_bytes().await {
-                Ok(Some(free)) if free < need => {
-                    self.pause(&mut pauses, answers, &format!("the store has {free} bytes free, {need} are needed")).await?;
-                }
-                // A store that cannot tell will say so when it is full.
-                Ok(_) | Err(_) => return self.resume(&pauses, answers).await,
-            }
-        }
-    }
-
-    async fn put(&self, announced: &Segment, bytes: Vec<u8>, answers: &mpsc::Sender<Answer>) -> Result<(), Stop> {
-        let name = layout::segment(&self.row.case, &self.row.collection, self.row.stream, announced.n);
-        let bytes = Bytes::from(bytes);
-        let mut pauses = Pauses::default();
-        loop {
-            match self.parts.store.put_new(&name, bytes.clone().into(), announced.sha256).await {
-                Ok(_) => return self.resume(&pauses, answers).await,
-                Err(e) if e.kind() == store::Kind::Conflict => {
-                    return Err(Stop::Other(BadUpload {
-                        field: "segment_start.sha256",
-                        problem: format!(
-                            "segment {}: other content was stored under this number by an earlier try; nothing was overwritten",
-                            announced.n
-                        ),
-                    }));
-                }
-                Err(e) if matches!(e.kind(), store::Kind::Retry | store::Kind::Full | store::Kind::Denied) => {
-                    self.pause(&mut pauses, answers, &format!("the store does not take segments now: {e}")).await?;
-                }
-                Err(e) => return Err(Problem::from(e).into()),
-            }
-        }
-    }
-
-    async fn commit(&self, commit: SegmentCommit, answers: &mpsc::Sender<Answer>) -> Result<(), Stop> {
-        let mut pauses = Pauses::default();
-        loop {
-            match self.parts.catalog.commit_segment(commit.clone()).await.map_err(Problem::from) {
-                Ok(Step::Done) => return self.resume(&pauses, answers).await,
-                Ok(Step::NotNow) => {
-                    return Err(Problem::new(
-                        Kind::NotNow,
-                        format!("segment {}: the stream has moved on or was closed; open the upload again", commit.segment.n),
-                    )
-                    .into());
-                }
-                Err(p) if p.is_passing() => self.pause(&mut pauses, answers, &p.to_string()).await?,
-                Err(p) => return Err(p.into()),
-            }
-        }
+        self.say(answers, Answer::Done(receipt)).await
     }
 
     async fn finish(
@@ -421,7 +247,7 @@ impl Upload {
         Ok(self.or_cut(finish::conclude(&self.parts, &self.row)).await??)
     }
 
-    async fn pause(&self, pauses: &mut Pauses, answers: &mpsc::Sender<Answer>, why: &str) -> Result<(), Stop> {
+    pub(super) async fn pause(&self, pauses: &mut Pauses, answers: &mpsc::Sender<Answer>, why: &str) -> Result<(), Stop> {
         if pauses.count == 0 {
             tracing::warn!(collection = %self.row.collection, why, "upload paused");
             self.say(answers, Answer::Pause(exhibit_evidence::text::escape_bounded(why, 1_000))).await?;
@@ -432,11 +258,11 @@ impl Upload {
         if answers.is_closed() { Err(gone()) } else { Ok(()) }
     }
 
-    async fn resume(&self, pauses: &Pauses, answers: &mpsc::Sender<Answer>) -> Result<(), Stop> {
+    pub(super) async fn resume(&self, pauses: &Pauses, answers: &mpsc::Sender<Answer>) -> Result<(), Stop> {
         if pauses.count == 0 { Ok(()) } else { self.say(answers, Answer::Resume).await }
     }
 
-    async fn say(&self, answers: &mpsc::Sender<Answer>, answer: Answer) -> Result<(), Stop> {
+    pub(super) async fn say(&self, answers: &mpsc::Sender<Answer>, answer: Answer) -> Result<(), Stop> {
         self.or_cut(answers.send(answer)).await?.map_err(|_| gone())
     }
 
@@ -459,27 +285,18 @@ impl Upload {
 }
 
 #[derive(Debug, Default)]
-struct Pauses {
+pub(super) struct Pauses {
     count: u32,
 }
 
-fn too_slow(announced: &Segment, limit: Duration) -> Stop {
-    let why = format!(
-        "segment {} did not come within {} s; what was acknowledged is kept, open the upload again to go on",
-        announced.n,
-        limit.as_secs()
-    );
-    Problem::new(Kind::Busy, why).into()
-}
-
-fn ended() -> Stop {
+pub(super) fn ended() -> Stop {
     Stop::Problem(Problem::new(Kind::NotNow, "the upload was ended: another took its place, or the collection is closed"))
 }
 
-fn gone() -> Stop {
+pub(super) fn gone() -> Stop {
     Stop::Problem(Problem::new(Kind::NotNow, "the agent went away"))
 }
 
-fn stopping() -> Problem {
+pub(super) fn stopping() -> Problem {
     Problem::new(Kind::Busy, "the coordinator is stopping")
 }
