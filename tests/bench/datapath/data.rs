@@ -44,7 +44,7 @@ impl Data {
     pub fn compression(&self) -> Range<f64> {
         match self.name {
             "mix" => 2.8..3.3,
-            "logs" => 4.0..4.7,
+            "logs" => 4.2..4.8,
             "random" => 0.99..1.01,
             _ => 1.0..f64::MAX,
         }
@@ -309,16 +309,21 @@ fn log_lines(random: &mut Random, time_us: &mut u64, out: &mut Vec<u8>) {
         let (s, us) = (*time_us / 1_000_000, *time_us % 1_000_000);
         let host = random.pick(&HOSTS);
         let _ = write!(line, "2026-03-{:02}T{:02}:{:02}:{:02}.{us:06}Z {host} ", 1 + s / 86_400 % 28, s / 3600 % 24, s / 60 % 60, s % 60);
-        let n = random.next();
+        let (n, m) = (random.next(), random.next());
         if random.below(10) < 7 {
             let (path, agent) = (random.pick(&PATHS), random.pick(&AGENTS));
             let status = random.pick(&[200, 200, 200, 200, 304, 404, 500]);
             let (a, b, size, ms) = (n >> 8 & 15, n >> 16 & 255, n >> 24 & 0x3fff, n >> 40 & 255);
             let _ = writeln!(
                 line,
-                "nginx[{}]: 10.20.{a}.{b} - - \"GET {path}{} HTTP/1.1\" {status} {size} \"{agent}\" rt=0.{ms:03}",
+                "nginx[{}]: 10.20.{a}.{b} - - \"GET {path}{} HTTP/1.1\" {status} {size} \"{agent}\" rt=0.{ms:03} id={:016x} up=10.30.{}.{}:{} sid={:08x}",
                 900 + (n & 3),
-                n >> 48
+                n >> 48,
+                random.next(),
+                m & 255,
+                m >> 8 & 255,
+                8_000 + (m >> 16 & 1023),
+                m >> 32,
             );
         } else {
             let _ = writeln!(line, "app[{}]: level=info request={:016x} {} ({})", 2_000 + (n & 7), n, random.pick(&MESSAGES), n >> 52);
