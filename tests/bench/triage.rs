@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use exhibit_tests::Fleet;
+use exhibit_tests::{Fleet, Running};
 
 const RUNS: usize = 3;
 const UAC_SECONDS: f64 = 318.0;
@@ -21,11 +21,11 @@ fn main() {
     let agent = fleet.agent();
     std::thread::sleep(Duration::from_secs(2));
     let idle_rss = agent.process().status_bytes("VmRSS").unwrap_or(0);
-    let idle_cpu = idle_cpu_percent(agent.process().pid());
+    let idle_cpu = idle_cpu_percent(agent.process());
     let mut seconds = Vec::new();
     for run in 0..RUNS {
         let case = fleet.open_case();
-        let cpu_before = cpu_seconds(agent.process().pid());
+        let cpu_before = agent.process().cpu_seconds();
         let begin = Instant::now();
         let collection = fleet.order(&case, &agent, &["--profile", "triage"]);
         let ended = fleet.wait_closed(&collection, Duration::from_mins(10));
@@ -35,7 +35,7 @@ fn main() {
         let line = serde_json::json!({
             "bench": "triage", "run": run, "seconds": round(took), "state": ended["state"], "verified": verified, "items": ended["items"],
             "raw_mib": mib(ended["raw_bytes"].as_u64().unwrap_or(0)), "stored_mib": mib(ended["stored_bytes"].as_u64().unwrap_or(0)),
-            "agent_cpu_s": round(cpu_seconds(agent.process().pid()) - cpu_before),
+            "agent_cpu_s": round(agent.process().cpu_seconds() - cpu_before),
             "agent_peak_rss_mib": mib(agent.process().status_bytes("VmHWM").unwrap_or(0)), "agent_idle_rss_mib": mib(idle_rss),
             "agent_idle_cpu_percent": idle_cpu, "coordinator_peak_rss_mib": mib(fleet.coordinator_memory("VmHWM")),
             "peer": "UAC 3.3.0 ir_triage (published)", "peer_seconds": UAC_SECONDS, "ratio_to_peer": round(took / UAC_SECONDS),
@@ -62,20 +62,12 @@ fn mib(bytes: u64) -> f64 {
     round(bytes as f64 / f64::from(1 << 20))
 }
 
-/// User and system time of a process.
-fn cpu_seconds(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let after_name = stat.rsplit(") ").next().unwrap_or_default();
-    let ticks: f64 = after_name.split(' ').skip(11).take(2).filter_map(|t| t.parse::<f64>().ok()).sum();
-    ticks / 100.0
-}
-
 /// Percent of one processor that an idle agent uses, over ten seconds. A tick is 10 ms, so 0.1 % is one tick.
 #[allow(clippy::disallowed_methods, reason = "a benchmark measures time")]
-fn idle_cpu_percent(pid: u32) -> f64 {
-    let before = cpu_seconds(pid);
+fn idle_cpu_percent(process: &Running) -> f64 {
+    let before = process.cpu_seconds();
     std::thread::sleep(Duration::from_secs(10));
-    (cpu_seconds(pid) - before) / 10.0 * 100.0
+    (process.cpu_seconds() - before) / 10.0 * 100.0
 }
 
 #[allow(clippy::disallowed_methods, reason = "a benchmark measures time")]

@@ -186,6 +186,15 @@ impl Fleet {
         self.coordinator.lock().expect("lock").as_ref().expect("the coordinator runs").status_bytes(key).expect("status")
     }
 
+    /// Processor time of the coordinator so far, in seconds: see [`Running::cpu_seconds`].
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn coordinator_cpu_seconds(&self) -> f64 {
+        self.coordinator.lock().expect("lock").as_ref().expect("the coordinator runs").cpu_seconds()
+    }
+
     /// What the coordinator said so far.
     #[must_use]
     pub fn coordinator_log(&self) -> String {
@@ -371,6 +380,15 @@ impl Agent {
     /// Starts the agent's process again.
     pub fn restart(&mut self) {
         self.process = run_agent(&self.bin, &self.dir);
+    }
+
+    /// Makes the agent look for its coordinator at another address, e.g. that of a [`crate::DelayProxy`], from its next
+    /// start on.
+    ///
+    /// # Panics
+    /// When its configuration cannot be written.
+    pub fn connect_through(&self, address: &str) {
+        replace_line(&self.dir.join("agent.toml"), "coordinators", &format!("[\"{address}\"]"));
     }
 
     /// Its process.

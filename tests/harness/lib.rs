@@ -8,10 +8,12 @@
 //! fleet.verify(&case).expect_sound();
 //! ```
 
+mod delay;
 mod fleet;
 mod process;
 mod source;
 
+pub use delay::DelayProxy;
 pub use fleet::{Agent, Fleet, Verdict};
 pub use process::{Finished, Running, programs, wait_until};
 pub use source::{awkward_tree, tree_facts};

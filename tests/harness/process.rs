@@ -131,6 +131,17 @@ impl Running {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// User and system time so far, threads that ended included, in seconds. The kernel counts nanoseconds and shows them
+    /// rounded down to ticks of 10 ms (proc(5), `USER_HZ` is 100 on every Linux that we run on).
+    #[must_use]
+    pub fn cpu_seconds(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        // The name in brackets may hold anything; utime and stime are the 12th and 13th fields after it.
+        let after_name = stat.rsplit(") ").next().unwrap_or_default();
+        let ticks: f64 = after_name.split(' ').skip(11).take(2).filter_map(|t| t.parse::<f64>().ok()).sum();
+        ticks / 100.0
+    }
+
     /// A value of /proc/PID/status in bytes, e.g. `VmHWM`.
     #[must_use]
     pub fn status_bytes(&self, key: &str) -> Option<u64> {
