@@ -6,12 +6,12 @@ pub const MESSAGE_BYTES_MAX: usize = (1 << 20) + (64 << 10);
 pub const DATA_BYTES_MAX: usize = 1 << 20;
 /// Largest piece of tar data in one `ReadItemsResponse`.
 pub const READ_BYTES_MAX: usize = 256 << 10;
-/// Largest segment as stored: 8 MiB, one frame over, its seek table.
+/// Largest segment as stored: the format's bound; agents make them of about 4 MiB.
 pub const SEGMENT_BYTES_MAX: u64 = 10 << 20;
 /// Largest raw size of a segment: the format's, so that highly compressible data cannot make one segment costly to check.
 pub const SEGMENT_RAW_BYTES_MAX: u64 = exhibit_evidence::stream::SEGMENT_RAW_BYTES_MAX as u64;
 /// Most bytes of manifest lines that go with one segment: an agent cuts a segment when frames and lines together reach
-/// 8 MiB, and at most a frame's lines and one line more come on top.
+/// their target, and at most a frame's lines and one line more come on top.
 pub const SEGMENT_MANIFEST_BYTES_MAX: u64 = 10 << 20;
 /// Largest bookmark of an agent.
 pub const BOOKMARK_BYTES_MAX: usize = 256 << 10;

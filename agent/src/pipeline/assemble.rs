@@ -2,19 +2,22 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
 use bytes::Bytes;
 use exhibit_evidence::Hasher;
 use exhibit_evidence::key::SigningKey;
 use exhibit_evidence::manifest::{End, Line, Seam};
 use exhibit_evidence::record::ManifestRef;
+use exhibit_evidence::stream::SEGMENT_TARGET_BYTES;
 use exhibit_evidence::stream::segment::SegmentBuilder;
-use exhibit_evidence::stream::{FRAME_RAW_BYTES_MAX, SEGMENT_TARGET_BYTES};
 
 use super::bookmark::{Point, TakenUp};
-use super::lanes::LaneOut;
-use super::{ByStatus, Outcome, Segment, StreamFacts, Window};
+use super::frames::FRAME_BYTES;
+use super::lanes::Lanes;
+use super::{ByStatus, Memory, Outcome, Segment, StreamFacts, Window};
 use crate::capture::Moment;
+use crate::clock;
 
 /// What the capture thread says when it has written the last byte.
 #[derive(Debug)]
@@ -29,7 +32,7 @@ pub(super) struct Ended {
 }
 
 pub(super) struct Assembler {
-    pub lanes: Vec<LaneOut>,
+    pub lanes: Lanes,
     pub window: Arc<Window>,
     pub ended: Receiver<Ended>,
     manifest: Hasher,
@@ -45,6 +48,8 @@ pub(super) struct Assembler {
     seam: Option<Seam>,
     /// Where the capture thread stood after the last frame.
     point: Option<Box<Point>>,
+    /// When the segment before was handed on.
+    cut_at: Duration,
 }
 
 /// Why assembling ended without a stream.
@@ -61,7 +66,7 @@ impl Assembler {
         facts: &StreamFacts,
         key: Option<Arc<SigningKey>>,
         from: Option<&TakenUp>,
-        lanes: Vec<LaneOut>,
+        lanes: Lanes,
         window: Arc<Window>,
         ended: Receiver<Ended>,
     ) -> Result<Self, String> {
@@ -79,11 +84,12 @@ impl Assembler {
             key,
             seam: None,
             point: None,
+            cut_at: clock::monotonic(),
         };
         if let Some(from) = from {
             new.manifest = from.manifest.clone();
             (new.segments, new.raw_offset, new.stored_bytes) = (from.segment, from.raw_offset, from.stored_bytes);
-            new.seam = Some(Seam { at: crate::clock::wall(), boot_id: from.point.account.boot_id.clone() });
+            new.seam = Some(Seam { at: clock::wall(), boot_id: from.point.account.boot_id.clone() });
         } else {
             new.lines = Line::Header(facts.header()).to_bytes()?;
         }
@@ -102,14 +108,14 @@ impl Assembler {
 
     fn assemble(&mut self) -> Result<Outcome, Broken> {
         let mut turn = 0_usize;
-        while let Some(lane) = self.lanes.get(turn) {
+        while let Some(lane) = self.lanes.outs.get(turn) {
             // Frames went to the lanes in turn, so the first lane without one has seen the last.
             let Ok(packed) = lane.frames.recv() else { break };
             self.take(&packed.frame, packed.raw_bytes, &packed.lines, packed.point)?;
-            if let Some(lane) = self.lanes.get(turn) {
+            if let Some(lane) = self.lanes.outs.get(turn) {
                 let _ = lane.empty.send(packed.frame);
             }
-            turn = turn.saturating_add(1).checked_rem(self.lanes.len()).unwrap_or(0);
+            turn = turn.saturating_add(1).checked_rem(self.lanes.outs.len()).unwrap_or(0);
         }
         // Sent only after the last byte: without it something died on the way, and what came so far is not a stream.
         let ended = self.ended.try_recv().map_err(|_| Broken::Failed("the pipeline ended before the stream did".to_owned()))?;
@@ -125,14 +131,18 @@ impl Assembler {
                 self.cut()?;
             }
             let (n, raw_offset) = (self.segments, self.raw_offset);
-            let builder = self.builder.get_or_insert_with(|| SegmentBuilder::new(n, raw_offset));
+            let window = &self.window;
+            let builder = self.builder.get_or_insert_with(|| {
+                let buffer = window.spare().unwrap_or_else(|| Vec::with_capacity(Memory::SEGMENT_BYTES));
+                SegmentBuilder::with_buffer(n, raw_offset, buffer)
+            });
             builder.push_frame(frame, raw_bytes).map_err(|e| Broken::Failed(e.to_string()))?;
             self.raw_offset = self.raw_offset.saturating_add(raw_bytes as u64);
         }
         self.lines.extend_from_slice(lines);
         let together = self.builder.as_ref().map(|b| b.len().saturating_add(self.lines.len()));
         // A little more where the stream could not be taken up after this frame.
-        let wait = if point.is_some() || self.key.is_none() { 0 } else { FRAME_RAW_BYTES_MAX / 2 };
+        let wait = if point.is_some() || self.key.is_none() { 0 } else { FRAME_BYTES };
         let enough = SEGMENT_TARGET_BYTES.saturating_add(wait);
         self.point = point;
         if together.is_some_and(|bytes| bytes >= enough) {
@@ -156,7 +166,12 @@ impl Assembler {
         self.stored_bytes = self.stored_bytes.saturating_add(built.facts.size);
         let bookmark = self.bookmark();
         let segment = Segment { facts: built.facts, bytes: Bytes::from(built.bytes), lines: Bytes::from(lines), bookmark };
-        if self.window.push(segment) { Ok(()) } else { Err(Broken::GivenUp) }
+        let ready = clock::monotonic();
+        let taken = self.window.push(segment);
+        let now = clock::monotonic();
+        self.lanes.level.hear(now.saturating_sub(self.cut_at), now.saturating_sub(ready));
+        self.cut_at = now;
+        if taken { Ok(()) } else { Err(Broken::GivenUp) }
     }
 
     fn bookmark(&mut self) -> Bytes {

@@ -13,6 +13,7 @@ pub mod bookmark;
 mod content;
 mod frames;
 mod lanes;
+mod level;
 mod links;
 pub mod memory;
 mod own;

@@ -13,6 +13,8 @@ use exhibit_evidence::stream::tar::END_MARKER;
 use super::assemble::{Assembler, Ended};
 use super::bookmark::{Account, Passed, Pending, TakenUp};
 use super::frames::{FrameWriter, LaneIn};
+use super::lanes::Lanes;
+use super::level::Level;
 use super::links::Links;
 use super::own::Own;
 use super::taker::Taker;
@@ -61,12 +63,14 @@ pub fn start(plan: Plan) -> io::Result<Arc<Window>> {
 /// # Errors
 /// As [`start`].
 pub fn start_into(plan: Plan, from: Option<TakenUp>, window: Arc<Window>) -> io::Result<()> {
-    let (ins, outs) = lanes::start(plan.memory.workers)?;
+    let level = Arc::new(Level::new());
+    let (ins, outs) = lanes::start(plan.memory.workers, &level)?;
     let (ended_in, ended_out) = channel();
     if let Some(from) = &from {
         window.begin_at(from.segment);
     }
-    let assembler = Assembler::new(&plan.facts, plan.key.clone(), from.as_ref(), outs, window, ended_out).map_err(io::Error::other)?;
+    let assembler =
+        Assembler::new(&plan.facts, plan.key.clone(), from.as_ref(), Lanes { outs, level }, window, ended_out).map_err(io::Error::other)?;
     // Threads that were started before a later one fails end at once: their channels close when this function returns.
     std::thread::Builder::new().name("assemble".to_owned()).stack_size(STACK_BYTES).spawn(move || assembler.run())?;
     let thread = std::thread::Builder::new().name("capture".to_owned()).stack_size(CAPTURE_STACK_BYTES);

@@ -53,6 +53,8 @@ struct State {
     finished: Option<Arc<Outcome>>,
     failed: Option<String>,
     given_up: bool,
+    /// The buffer of an acknowledged segment.
+    spare: Option<Vec<u8>>,
 }
 
 impl Window {
@@ -106,6 +108,11 @@ impl Window {
         self.ready.notify_one();
     }
 
+    /// A buffer to make a segment in, if one was freed.
+    pub(super) fn spare(&self) -> Option<Vec<u8>> {
+        self.lock().spare.take()
+    }
+
     /// Number of the first segment that is not acknowledged.
     #[must_use]
     pub fn first(&self) -> u32 {
@@ -141,7 +148,15 @@ impl Window {
     pub fn acknowledge(&self, n: u32) -> usize {
         let mut state = self.lock();
         let mut freed = 0_usize;
-        while state.first <= n && state.waiting.pop_front().is_some() {
+        while state.first <= n
+            && let Some(segment) = state.waiting.pop_front()
+        {
+            // The next segment is made in its buffer, unless somebody still looks at it.
+            if let Some(bytes) = Arc::into_inner(segment).map(|s| s.bytes).filter(Bytes::is_unique)
+                && state.spare.is_none()
+            {
+                state.spare = Some(Vec::from(bytes));
+            }
             state.first = state.first.saturating_add(1);
             freed = freed.saturating_add(1);
         }

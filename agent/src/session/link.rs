@@ -15,7 +15,7 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use super::backoff::Backoff;
-use super::{Agent, Event, STOP_GRACE, SessionEnd, stopped, wire};
+use super::{Agent, Event, SessionEnd, stopped, wire};
 use crate::{clock, custody};
 
 /// The coordinator expects something at least every 30 seconds.
@@ -90,13 +90,9 @@ impl Agent {
         };
         let (mut heartbeats, mut progress) = (every(HEARTBEAT_EVERY), every(PROGRESS_EVERY));
         let mut renew_at = self.renew_due();
-        let mut give_up_at: Option<Instant> = None;
         loop {
-            if self.stopping && (self.running.is_none() || give_up_at.is_some_and(|at| Instant::now() >= at)) {
+            if self.may_end() {
                 return SessionEnd::Stopped;
-            }
-            if self.stopping && give_up_at.is_none() {
-                give_up_at = Some(Instant::now() + STOP_GRACE);
             }
             tokio::select! {
                 message = inbound.message() => match message {
@@ -123,7 +119,7 @@ impl Agent {
                     renew_at = Instant::now() + RENEW_AGAIN;
                     self.begin_renewal(channel.clone());
                 }
-                () = tokio::time::sleep_until(give_up_at.unwrap_or(renew_at)), if give_up_at.is_some() => {}
+                () = tokio::time::sleep_until(self.give_up_at.unwrap_or(renew_at)), if self.give_up_at.is_some() => {}
                 () = stopped(stop), if !self.stopping => self.begin_stop(),
             }
         }

@@ -85,6 +85,8 @@ pub struct Agent {
     events_in: mpsc::Sender<Event>,
     events: mpsc::Receiver<Event>,
     stopping: bool,
+    /// When a running collection is left as it is after that.
+    give_up_at: Option<tokio::time::Instant>,
 }
 
 /// What the agent's own tasks report.
@@ -138,6 +140,7 @@ impl Agent {
             events_in,
             events,
             stopping: false,
+            give_up_at: None,
             parts,
         })
     }
@@ -171,7 +174,7 @@ impl Agent {
                 },
                 Err(e) => e.to_string(),
             };
-            if self.stopping && self.running.is_none() {
+            if self.may_end() {
                 return;
             }
             backoff.limit(if self.running.is_some() { backoff::LONGEST_BUSY } else { backoff::LONGEST });
@@ -181,7 +184,7 @@ impl Agent {
                 () = self.idle(wait) => {}
                 () = stopped(&mut stop), if !self.stopping => self.begin_stop(),
             }
-            if self.stopping && self.running.is_none() {
+            if self.may_end() {
                 return;
             }
         }
@@ -203,9 +206,16 @@ impl Agent {
         Target { address, tls: Arc::new(move || tls.current()), explain: tls::explain_tls_error }
     }
 
+    /// Told to end, and nothing runs or the time for it is over: what the coordinator did not get stays on the host, and
+    /// the next process goes on where that stands.
+    fn may_end(&self) -> bool {
+        self.stopping && (self.running.is_none() || self.give_up_at.is_some_and(|at| tokio::time::Instant::now() >= at))
+    }
+
     /// The agent is told to end: nothing new is begun, what runs finishes with what it has.
     fn begin_stop(&mut self) {
         self.stopping = true;
+        self.give_up_at = Some(tokio::time::Instant::now() + STOP_GRACE);
         self.waiting.clear();
         tracing::info!(collecting = self.running.is_some(), "told to end; a running collection is finished with what it has");
         if let Some(running) = &self.running {

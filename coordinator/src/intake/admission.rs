@@ -21,7 +21,7 @@ pub struct Limits {
     /// Uploads at once; more are asked to come back.
     pub uploads_max: usize,
     /// Bytes of segments and manifest lines in memory at once, over all uploads. One upload holds one segment at a time:
-    /// usually 8 MiB and its lines, at most 10 + 10 MiB.
+    /// usually 4 MiB and its lines, at most 10 + 10 MiB; up to three are on their way at once.
     pub bytes_in_flight_max: u64,
     /// Segments that are checked at once; each keeps a processor busy.
     pub checks_max: usize,

@@ -17,14 +17,15 @@ pub const FRAME_RAW_BYTES_MAX: usize = 1 << 20;
 /// The most bytes of one compressed frame: zstd's own worst case for incompressible data (one 256th more).
 pub const FRAME_BYTES_MAX: usize = FRAME_RAW_BYTES_MAX + FRAME_RAW_BYTES_MAX / 256;
 
-/// A segment is full when it holds this many compressed bytes or more.
-pub const SEGMENT_TARGET_BYTES: usize = 8 << 20;
+/// A segment is full when it holds this many compressed bytes or more. Of the memory that an agent may take, small segments
+/// make more that can be on their way at once, which is what a long line needs; each costs its store a sync or a request.
+pub const SEGMENT_TARGET_BYTES: usize = 4 << 20;
 
 /// The most bytes of a stored segment: the target, one frame that did not compress (1 MiB and a little) and the seek
 /// table, rounded up. The wire contract has the same bound.
 pub const SEGMENT_BYTES_MAX: usize = 10 << 20;
 
-/// The most raw bytes in one segment. Highly compressible data would otherwise put hundreds of gibibytes into 8 MiB: this
+/// The most raw bytes in one segment. Highly compressible data would otherwise put hundreds of gibibytes into one: this
 /// bounds the work that one acknowledgement stands for, and what a hostile segment can cost.
 pub const SEGMENT_RAW_BYTES_MAX: usize = 128 << 20;
 

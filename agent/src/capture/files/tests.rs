@@ -477,8 +477,10 @@ fn triage_of_this_host_is_honest() {
     let start = crate::clock::monotonic();
     let memory = Memory::run(&Files, &[("paths", &here.join("\n")), ("max_size", "1MiB")]);
     let took = crate::clock::monotonic().saturating_sub(start);
-    let mut paths: Vec<&[u8]> = memory.puts.iter().map(|p| p.item.path.as_bytes()).collect();
-    let items = paths.len();
+    let items = memory.puts.len();
+    // A folder in which others work while it is read is named once more, as an obstacle.
+    let taken = memory.puts.iter().filter(|p| p.status != Status::Error);
+    let mut paths: Vec<&[u8]> = taken.map(|p| p.item.path.as_bytes()).collect();
     paths.sort_unstable();
     let twice: Vec<_> = paths.windows(2).filter(|w| w[0] == w[1]).map(|w| String::from_utf8_lossy(w[0])).collect();
     assert!(twice.is_empty(), "{twice:?}");

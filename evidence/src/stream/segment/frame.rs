@@ -39,6 +39,17 @@ impl FrameCompressor {
         Ok(Self { context })
     }
 
+    /// Another zstd level from the next frame on.
+    ///
+    /// # Errors
+    /// As [`FrameCompressor::new`].
+    pub fn set_level(&mut self, level: i32) -> Result<(), SegmentError> {
+        if !LEVELS.contains(&level) {
+            return Err(SegmentError::Compressor(format!("compression level {level}: -7 to 19 are allowed")));
+        }
+        self.context.set_compression_level(level).map_err(|e| SegmentError::Compressor(e.to_string()))
+    }
+
     /// Appends one frame made of `raw` (1 byte to [`FRAME_RAW_BYTES_MAX`]) to `out`.
     ///
     /// # Errors

@@ -101,7 +101,7 @@ fn full_segments_stay_within_their_bounds() {
         *byte = (state >> 56) as u8;
     }
     let zeros = vec![0; FRAME_RAW_BYTES_MAX];
-    for (raw, frames) in [(&noise[..], 8), (&zeros, SEGMENT_RAW_BYTES_MAX / FRAME_RAW_BYTES_MAX), (&[1][..], SEGMENT_FRAMES_MAX)] {
+    for (raw, frames) in [(&noise[..], 4), (&zeros, SEGMENT_RAW_BYTES_MAX / FRAME_RAW_BYTES_MAX), (&[1][..], SEGMENT_FRAMES_MAX)] {
         let mut builder = SegmentBuilder::new(0, 0);
         let mut pushed = 0;
         while !builder.is_full() {
