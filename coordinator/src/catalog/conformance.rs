@@ -372,6 +372,18 @@ fn commit(of: &CollectionRow, n: u32) -> SegmentCommit {
     }
 }
 
+fn manifest_ref() -> ManifestRef {
+    ManifestRef {
+        sha256: digest(9),
+        size: 28,
+        segments: 3,
+        stored_bytes: 300,
+        raw_bytes: 1_536,
+        items: 3,
+        by_status: BTreeMap::from([(Status::Missing, 3)]),
+    }
+}
+
 async fn streams(c: &dyn Catalog) {
     let of = collection(&order(1, 2), 2, 50);
     let id = of.collection.clone();
@@ -399,15 +411,7 @@ async fn streams(c: &dyn Catalog) {
     let numbers = |v: Vec<Segment>| v.into_iter().map(|s| s.n).collect::<Vec<_>>();
     assert_eq!(c.segments(id.clone(), s1, 0, 100).await.map(numbers), Ok(vec![0, 1, 2]));
     assert_eq!(c.segments(id.clone(), s1, 1, 1).await, Ok(vec![commit(&of, 1).segment]));
-    let manifest = ManifestRef {
-        sha256: digest(9),
-        size: 28,
-        segments: 3,
-        stored_bytes: 300,
-        raw_bytes: 1_536,
-        items: 3,
-        by_status: BTreeMap::from([(Status::Missing, 3)]),
-    };
+    let manifest = manifest_ref();
     let finish = StreamFinish {
         collection: id.clone(),
         stream: s1,
