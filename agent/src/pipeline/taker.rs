@@ -511,17 +511,19 @@ fn bounded_reason(reason: String) -> String {
 }
 
 /// The line's bytes; a line that is too long loses its longest optional parts rather than the item.
-fn to_line(mut item: Item) -> Result<Vec<u8>, Stop> {
-    if let Ok(bytes) = Line::Item(Box::new(item.clone())).to_bytes() {
+fn to_line(item: Item) -> Result<Vec<u8>, Stop> {
+    let line = Line::Item(Box::new(item));
+    if let Ok(bytes) = line.to_bytes() {
         return Ok(bytes);
     }
+    let Line::Item(mut item) = line else { return Err(Stop::Fatal("an item's line is none".to_owned())) };
     item.facts = BTreeMap::from([("facts".to_owned(), "left out: the line was too long".to_owned())]);
     if let Some(meta) = &mut item.meta {
         meta.xattrs.clear();
         meta.flags.clear();
     }
     item.reason = item.reason.map(|r| exhibit_evidence::text::escape_bounded(&r, 1000));
-    Line::Item(Box::new(item)).to_bytes().map_err(Stop::Fatal)
+    Line::Item(item).to_bytes().map_err(Stop::Fatal)
 }
 
 /// Status and reason after the copy. The capture's own word stands unless something worse turned out.
