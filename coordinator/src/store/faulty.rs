@@ -1,4 +1,4 @@
-//! A store that fails on purpose: before the operation, after it was applied, late, or with altered bytes.
+//! A store that fails on purpose: before the operation, after it was applied, late, never answering, or with altered bytes.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use exhibit_evidence::Digest;
+use tokio::sync::watch;
 
 use super::{Answer, Kind, Page, Payload, Store, StoreError, Stored};
 
@@ -42,6 +43,10 @@ pub enum Fault {
     Short,
     /// A read answers with its middle byte flipped.
     Corrupt,
+    /// The operation is not done and never answers, as for a process that dies before it; [`FaultyStore::died`] says so.
+    DieBefore,
+    /// The operation is done and never answers, as for a process that dies behind it; [`FaultyStore::died`] says so.
+    DieAfter,
 }
 
 #[derive(Debug)]
@@ -65,13 +70,14 @@ struct Plan {
 pub struct FaultyStore {
     inner: Arc<dyn Store>,
     plan: Arc<Mutex<Plan>>,
+    died: watch::Sender<bool>,
 }
 
 impl FaultyStore {
     /// Wraps a store; until told otherwise nothing fails.
     #[must_use]
     pub fn new(inner: Arc<dyn Store>) -> Self {
-        Self { inner, plan: Arc::default() }
+        Self { inner, plan: Arc::default(), died: watch::Sender::new(false) }
     }
 
     /// Lets the operation fail `times` times on names that contain `name_has`, after it worked `skip` times on them.
@@ -96,6 +102,18 @@ impl FaultyStore {
     #[must_use]
     pub fn calls(&self) -> Vec<(Op, String)> {
         self.plan().calls.clone()
+    }
+
+    /// Waits until an operation came that never answers.
+    pub async fn died(&self) {
+        let mut died = self.died.subscribe();
+        // The sender lives as long as `self`.
+        let _ = died.wait_for(|d| *d).await;
+    }
+
+    async fn die<T>(&self) -> Result<T, StoreError> {
+        self.died.send_replace(true);
+        std::future::pending().await
     }
 
     fn plan(&self) -> std::sync::MutexGuard<'_, Plan> {
@@ -126,6 +144,7 @@ impl FaultyStore {
         let fault = self.draw(op, name);
         match fault {
             Some(Fault::Before(kind)) => return Err(injected(kind)),
+            Some(Fault::DieBefore) => return self.die().await,
             Some(Fault::Delay(time)) => tokio::time::sleep(time).await,
             _ => {}
         }
@@ -133,6 +152,7 @@ impl FaultyStore {
         match fault {
             // Done, or refused for a reason of its own: the caller learns neither.
             Some(Fault::After(kind)) => Err(injected(kind)),
+            Some(Fault::DieAfter) => self.die().await,
             _ => value.map(|v| (v, fault)),
         }
     }
