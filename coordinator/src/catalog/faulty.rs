@@ -63,21 +63,11 @@ struct Plan {
     calls: Vec<&'static str>,
 }
 
-/// The wrapper. Cloning shares the plan.
-#[derive(Debug, Clone)]
-pub struct FaultyCatalog {
-    inner: SharedCatalog,
-    plan: Arc<Mutex<Plan>>,
-    died: watch::Sender<bool>,
-}
+/// What is to fail, and what was called. Cloning shares it, also with the wrapper of the process that follows a dead one.
+#[derive(Debug, Clone, Default)]
+pub struct Faults(Arc<Mutex<Plan>>);
 
-impl FaultyCatalog {
-    /// Wraps a catalog; until told otherwise nothing fails.
-    #[must_use]
-    pub fn new(inner: SharedCatalog) -> Self {
-        Self { inner, plan: Arc::default(), died: watch::Sender::new(false) }
-    }
-
+impl Faults {
     /// Lets the method of this name fail `times` times, after it worked `skip` times.
     pub fn fail(&self, op: &str, skip: u32, times: u32, fault: Fault) {
         self.plan().rules.push(Rule { op: op.to_owned(), skip, times, fault });
@@ -102,15 +92,8 @@ impl FaultyCatalog {
         self.plan().calls.clone()
     }
 
-    /// Waits until an operation came that never answers.
-    pub async fn died(&self) {
-        let mut died = self.died.subscribe();
-        // The sender lives as long as `self`.
-        let _ = died.wait_for(|d| *d).await;
-    }
-
     fn plan(&self) -> std::sync::MutexGuard<'_, Plan> {
-        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn draw(&self, op: &'static str) -> Option<Fault> {
@@ -133,10 +116,40 @@ impl FaultyCatalog {
         rule.times -= 1;
         Some(rule.fault.clone())
     }
+}
+
+/// The wrapper. Cloning shares the faults.
+#[derive(Debug, Clone)]
+pub struct FaultyCatalog {
+    inner: SharedCatalog,
+    /// What is to fail.
+    pub faults: Faults,
+    died: watch::Sender<bool>,
+}
+
+impl FaultyCatalog {
+    /// Wraps a catalog; until told otherwise nothing fails.
+    #[must_use]
+    pub fn new(inner: SharedCatalog) -> Self {
+        Self::with(inner, Faults::default())
+    }
+
+    /// Wraps a catalog with these faults.
+    #[must_use]
+    pub fn with(inner: SharedCatalog, faults: Faults) -> Self {
+        Self { inner, faults, died: watch::Sender::new(false) }
+    }
+
+    /// Waits until an operation came that never answers.
+    pub async fn died(&self) {
+        let mut died = self.died.subscribe();
+        // The sender lives as long as `self`.
+        let _ = died.wait_for(|d| *d).await;
+    }
 
     fn apply<'a, T: Send + 'a>(&'a self, op: &'static str, work: Answer<'a, T>) -> Answer<'a, T> {
         Box::pin(async move {
-            let fault = self.draw(op);
+            let fault = self.faults.draw(op);
             match fault {
                 Some(Fault::Before(error)) => return Err(error),
                 Some(Fault::DieBefore) => return self.die().await,
