@@ -11,7 +11,7 @@ use exhibit_evidence::text::escape_bounded;
 
 use crate::catalog::{IncidentRow, SharedCatalog};
 use crate::clock;
-use crate::dispatch::Sessions;
+use crate::dispatch::{Sessions, Unoffered};
 use crate::incidents::Recent;
 use crate::intake::Uploads;
 use crate::ledger::{Ledger, Ledgers};
@@ -37,6 +37,8 @@ pub struct Parts {
     pub progress: Progress,
     /// Connected agents.
     pub sessions: Sessions,
+    /// Collections to be offered again.
+    pub unoffered: Unoffered,
     /// Uploads that run, and their admission.
     pub uploads: Uploads,
     /// Ends being written.

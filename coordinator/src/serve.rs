@@ -165,6 +165,7 @@ async fn assemble(
         issuing,
         progress: Progress::default(),
         sessions: Sessions::default(),
+        unoffered: dispatch::Unoffered::default(),
         uploads: Uploads::new(intake),
         sealer: Sealer::default(),
         disconnect: Box::new(move |name| {

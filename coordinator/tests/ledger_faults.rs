@@ -39,7 +39,7 @@ async fn story(inner: Arc<dyn Store>, op: Op, at: u32, twice: bool, fault: Fault
 
     let batch = || vec![access(1), access(2), access(3)];
     let name = if op == Op::PutHead { "checkpoint" } else { "seq/" };
-    faulty.fail(op, name, at, if twice { 2 } else { 1 }, fault);
+    faulty.faults.fail(op, name, at, if twice { 2 } else { 1 }, fault);
     let e = ledger.append(batch()).await.expect_err(&shown);
     assert_eq!(e.kind(), Kind::Retry, "{shown}: {e}");
     if twice {
@@ -109,7 +109,7 @@ async fn a_disturbed_store_delays_and_loses_nothing() {
         let store: Arc<dyn Store> = Arc::new(faulty.clone());
         let ledger = open(&store).await.expect("opens");
         ledger.append(opening()).await.expect("nothing fails yet");
-        faulty.fail_at_random(seed, 250);
+        faulty.faults.fail_at_random(seed, 250);
         let mut ledger = ledger;
         let mut acknowledged = Vec::new();
         for n in 0..40 {
@@ -136,7 +136,7 @@ async fn a_disturbed_store_delays_and_loses_nothing() {
                 }
             }
         }
-        faulty.heal();
+        faulty.faults.heal();
         ledger.append(vec![access(1_000)]).await.expect("healed");
         let digests = verify_from_bytes(&store, &LogName::Case(case())).await;
         for (place, digest) in acknowledged {
@@ -151,7 +151,7 @@ async fn full_and_denied_are_told_apart() {
         let faulty = FaultyStore::new(Arc::new(RemoteStore::memory()));
         let store: Arc<dyn Store> = Arc::new(faulty.clone());
         let ledger = open(&store).await.expect("opens");
-        faulty.fail(Op::PutNew, "seq/", 2, 1, Fault::Before(kind));
+        faulty.faults.fail(Op::PutNew, "seq/", 2, 1, Fault::Before(kind));
         assert_eq!(ledger.append(opening()).await.expect_err("it fails").kind(), expected);
         ledger.append(opening()).await.expect("room was made");
         assert_eq!(verify_from_bytes(&store, &LogName::Case(case())).await.len(), 5);
@@ -166,10 +166,10 @@ async fn a_read_that_comes_back_altered_opens_nothing() {
         let ledger = open(&store).await.expect("opens");
         ledger.append(opening()).await.expect("appended");
         for name in ["seq/0000000003", "checkpoint"] {
-            faulty.fail(Op::Get, name, 0, 1, fault);
+            faulty.faults.fail(Op::Get, name, 0, 1, fault);
             assert_eq!(open(&store).await.expect_err("altered").kind(), Kind::Damaged, "{name} {fault:?}");
         }
-        faulty.fail(Op::Get, "seq/0000000003", 0, 1, fault);
+        faulty.faults.fail(Op::Get, "seq/0000000003", 0, 1, fault);
         assert_eq!(ledger.read(3).await.expect_err("altered").kind(), Kind::Damaged);
         assert_eq!(open(&store).await.expect("the store itself is well").size(), 5);
     }

@@ -39,7 +39,7 @@ async fn an_empty_log_is_opened_without_a_trace() {
     let store: Arc<dyn Store> = Arc::new(faulty.clone());
     let ledger = open(&store).await;
     assert_eq!((ledger.size(), ledger.head().root, ledger.root_at(0)), (0, Tree::new().root(), Some(Tree::new().root())));
-    assert!(faulty.calls().iter().all(|(op, _)| !matches!(op, Op::PutNew | Op::PutHead)), "{:?}", faulty.calls());
+    assert!(faulty.faults.calls().iter().all(|(op, _)| !matches!(op, Op::PutNew | Op::PutHead)), "{:?}", faulty.faults.calls());
 }
 
 #[tokio::test]
@@ -48,14 +48,14 @@ async fn records_get_consecutive_places_and_one_checkpoint() {
     let store: Arc<dyn Store> = Arc::new(faulty.clone());
     let ledger = open(&store).await;
     assert_eq!(ledger.append(opening()).await.expect("appended"), [0, 1, 2, 3, 4]);
-    let heads = |f: &FaultyStore| f.calls().iter().filter(|(op, _)| *op == Op::PutHead).count();
+    let heads = |f: &FaultyStore| f.faults.calls().iter().filter(|(op, _)| *op == Op::PutHead).count();
     assert_eq!(heads(&faulty), 1, "several records, one checkpoint");
     assert_eq!(ledger.append(vec![order(1).1]).await.expect("appended"), [5]);
     assert_eq!(heads(&faulty), 2);
     let digests = verify_from_bytes(&store, &log()).await;
     assert_eq!(digests.len(), 6);
     // Order of writes: every slot before the checkpoint that covers it.
-    let writes: Vec<Op> = faulty.calls().iter().map(|(op, _)| *op).filter(|op| matches!(op, Op::PutNew | Op::PutHead)).collect();
+    let writes: Vec<Op> = faulty.faults.calls().iter().map(|(op, _)| *op).filter(|op| matches!(op, Op::PutNew | Op::PutHead)).collect();
     assert_eq!(writes, [[Op::PutNew; 5].as_slice(), &[Op::PutHead, Op::PutNew, Op::PutHead]].concat());
 }
 
@@ -86,7 +86,7 @@ async fn what_the_key_ring_does_not_trust_never_reaches_the_store() {
         let e = ledger.append(bad).await.expect_err("refused");
         assert!(e.kind() == Kind::Refused && e.to_string().contains(why), "{e}");
     }
-    assert!(faulty.calls().iter().all(|(op, _)| *op != Op::PutNew), "all records are checked before the first is written");
+    assert!(faulty.faults.calls().iter().all(|(op, _)| *op != Op::PutNew), "all records are checked before the first is written");
     // An agent may not seal, whatever it signs.
     ledger.append(opening()).await.expect("appended");
     let Ok(record::Record::Seal(p)) = record::Record::from_payload(seal(1, (1, 1)).unverified_payload()) else { panic!("a seal") };
@@ -167,7 +167,7 @@ async fn a_caller_that_goes_away_does_not_stop_the_writing() {
     let faulty = FaultyStore::new(memory());
     let store: Arc<dyn Store> = Arc::new(faulty.clone());
     let ledger = open(&store).await;
-    faulty.fail(Op::PutNew, "seq/", 0, 1, exhibit_coordinator::store::faulty::Fault::Delay(std::time::Duration::from_millis(50)));
+    faulty.faults.fail(Op::PutNew, "seq/", 0, 1, exhibit_coordinator::store::faulty::Fault::Delay(std::time::Duration::from_millis(50)));
     let waiting = ledger.append(opening());
     assert!(tokio::time::timeout(std::time::Duration::from_millis(5), waiting).await.is_err(), "still writing");
     // The next writer waits for the abandoned one.
@@ -321,7 +321,13 @@ async fn opening_fails_once_and_not_for_ever() {
     let faulty = FaultyStore::new(memory());
     let store: Arc<dyn Store> = Arc::new(faulty.clone());
     drop(deployed(&store).await);
-    faulty.fail(Op::List, "deployment", 0, 1, exhibit_coordinator::store::faulty::Fault::Before(exhibit_coordinator::store::Kind::Retry));
+    faulty.faults.fail(
+        Op::List,
+        "deployment",
+        0,
+        1,
+        exhibit_coordinator::store::faulty::Fault::Before(exhibit_coordinator::store::Kind::Retry),
+    );
     let ledgers = Ledgers::new(store, deployment::keys());
     assert_eq!(ledgers.deployment().await.expect_err("disturbed").kind(), Kind::Retry);
     assert_eq!(ledgers.deployment().await.expect("again").size(), 4);

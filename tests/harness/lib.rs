@@ -16,7 +16,7 @@ mod source;
 pub use delay::DelayProxy;
 pub use fleet::{Agent, Fleet, Verdict};
 pub use process::{Finished, Running, programs, wait_until};
-pub use source::{awkward_tree, tree_facts};
+pub use source::{awkward_tree, awkward_tree_of, tree_facts};
 
 /// True when the slow scenarios are to be left out (`tests/run --quick`).
 #[must_use]

@@ -6,11 +6,20 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
-/// Fills a folder: plain, empty, large, sparse, hard-linked, linked, attributed, with old times and hostile names.
+/// Fills a folder: plain, empty, large (20 MB that do not compress), sparse (1 GiB), hard-linked, linked, attributed,
+/// with old times and hostile names.
 ///
 /// # Panics
 /// When the file system does not let it.
 pub fn awkward_tree(root: &Path) {
+    awkward_tree_of(root, 20_000_000, 1 << 30);
+}
+
+/// [`awkward_tree`] with so many bytes that do not compress and a sparse file of this length, at least 64 KiB.
+///
+/// # Panics
+/// When the file system does not let it.
+pub fn awkward_tree_of(root: &Path, noise_bytes: usize, sparse_bytes: u64) {
     let write = |name: &[u8], content: &[u8]| {
         let path = root.join(OsStr::from_bytes(name));
         std::fs::create_dir_all(path.parent().expect("parent")).expect("folder");
@@ -24,9 +33,9 @@ pub fn awkward_tree(root: &Path) {
     write("snowman \u{2603}".as_bytes(), b"name in UTF-8");
     let deep = format!("{}/{}", vec!["d".repeat(60); 5].join("/"), "f".repeat(200));
     write(deep.as_bytes(), b"long name");
-    // 20 MB that do not compress: a xorshift sequence, the same in every run.
+    // What does not compress: a xorshift sequence, the same in every run.
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let noise: Vec<u8> = (0..20_000_000 / 8)
+    let noise: Vec<u8> = (0..noise_bytes / 8)
         .flat_map(|_| {
             state ^= state << 13;
             state ^= state >> 7;
@@ -36,9 +45,9 @@ pub fn awkward_tree(root: &Path) {
         .collect();
     write(b"noise.bin", &noise);
     let sparse = std::fs::File::create(root.join("sparse")).expect("file");
-    sparse.set_len(1 << 30).expect("length");
+    sparse.set_len(sparse_bytes).expect("length");
     sparse.write_all_at(b"begin", 0).expect("write");
-    sparse.write_all_at(b"middle", 300 << 20).expect("write");
+    sparse.write_all_at(b"middle", sparse_bytes / 3).expect("write");
     std::fs::hard_link(&plain, root.join("hard link")).expect("link");
     std::os::unix::fs::symlink("/nowhere/at all", root.join("symlink")).expect("link");
     std::process::Command::new("setfattr").args(["-n", "user.note", "-v", "kept"]).arg(&plain).status().expect("setfattr");

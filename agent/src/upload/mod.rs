@@ -182,10 +182,17 @@ impl Upload {
         }
     }
 
+    /// Frees what the coordinator made durable. Said in the log at level debug with the segment's number; with `sending` it
+    /// is the agent's own account of what was promised to it.
+    fn acknowledged(&self, n: u32) {
+        let freed = self.window.acknowledge(n);
+        tracing::debug!(collection = %self.facts.collection, stream = self.facts.stream, segment = n, freed, "acknowledged");
+    }
+
     /// What the coordinator has is freed; what it lacks must still be here.
     fn continue_at(&self, next: u32) -> Result<u32, Failure> {
         if let Some(last) = next.checked_sub(1) {
-            self.window.acknowledge(last);
+            self.acknowledged(last);
         }
         let first = self.window.first();
         if next < first {
@@ -211,8 +218,7 @@ impl Upload {
             let Some(message) = message else { return Err(Failure::Retry("the coordinator ended the connection".to_owned())) };
             match message.kind {
                 Some(upload_response::Kind::Ack(ack)) => {
-                    let freed = self.window.acknowledge(ack.n);
-                    tracing::debug!(segment = ack.n, freed, "acknowledged");
+                    self.acknowledged(ack.n);
                     acked.send_replace(self.window.first());
                 }
                 Some(upload_response::Kind::Done(done)) => {
@@ -280,6 +286,7 @@ impl Upload {
         paused: &mut watch::Receiver<bool>,
     ) -> Result<(), Failure> {
         let facts = &segment.facts;
+        tracing::debug!(collection = %self.facts.collection, stream = self.facts.stream, segment = facts.n, sha256 = %facts.sha256, "sending");
         let start = SegmentStart {
             n: facts.n,
             size: facts.size,

@@ -12,6 +12,8 @@
 
 #[cfg(any(test, feature = "test-support"))]
 pub mod conformance;
+#[cfg(any(test, feature = "test-support"))]
+pub mod faulty;
 mod rows;
 pub mod sqlite;
 

@@ -34,6 +34,10 @@ pub async fn submit(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Re
             return Err(Problem::new(Kind::Conflict, format!("order: {} was already used for another order", order.order)));
         }
         let rows = collections_of(parts, &order, envelope).await?;
+        // The first try may have ended between the catalog and the offers.
+        for row in rows.iter().filter(|row| row.state == State::Queued) {
+            offers::offer_if_online(parts, row).await;
+        }
         return Ok((known, rows));
     }
     bounds::check(&order, clock::now()).map_err(Problem::invalid)?;

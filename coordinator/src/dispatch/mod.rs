@@ -14,7 +14,7 @@ use exhibit_evidence::id::CollectionId;
 
 use crate::progress::Live;
 
-pub use offers::{accept, begin_next, cancel, end, is_next, offer, order_of, own};
+pub use offers::{Unoffered, accept, begin_next, cancel, end, is_next, offer, order_of, own};
 pub use recover::{finished_streams, orders_without_collections};
 pub use session::{Hello, begin, run_session};
 pub use sessions::{Cut, Duplicate, Instance, OUTBOX_MESSAGES_MAX, Sessions};

@@ -1,7 +1,8 @@
 //! Offers and their answers, cancels, lost attempts. Every step is a compare-and-change of the collection's row first
 //! and a message second: a message that is lost is sent again when the agent connects.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::id::{AgentId, CollectionId};
@@ -77,13 +78,47 @@ pub async fn offer(parts: &Parts, row: &CollectionRow) -> Result<()> {
     Ok(())
 }
 
-/// [`offer`], for an agent that may not be there; a failure is logged and repeated when the agent connects.
+/// [`offer`], for an agent that may not be there: it is offered when it connects. A failure is logged, and the timer
+/// repeats it: an agent that stays connected would otherwise never hear of the order.
 pub(super) async fn offer_if_online(parts: &Parts, row: &CollectionRow) {
     if !parts.sessions.is_online(&row.agent) {
         return;
     }
     if let Err(error) = offer(parts, row).await {
         tracing::warn!(collection = %row.collection, %error, "the collection could not be offered now");
+        parts.unoffered.add(row.collection.clone());
+    }
+}
+
+/// Collections whose offer failed while their agent was connected. In memory only: after a restart the agents connect
+/// again and are offered what is open.
+#[derive(Debug, Default)]
+pub struct Unoffered(Mutex<HashSet<CollectionId>>);
+
+/// Most collections that wait for another offer; further ones wait until their agents connect again.
+const UNOFFERED_MAX: usize = 10_000;
+
+impl Unoffered {
+    fn add(&self, collection: CollectionId) {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.len() < UNOFFERED_MAX {
+            waiting.insert(collection);
+        }
+    }
+
+    fn take(&self) -> HashSet<CollectionId> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Offers again what could not be offered. What fails again waits for the next time.
+pub(super) async fn offer_again(parts: &Parts) {
+    for collection in parts.unoffered.take() {
+        match parts.catalog.collection(collection.clone()).await {
+            Ok(Some(row)) if WAITING.contains(&row.state) => offer_if_online(parts, &row).await,
+            Ok(_) => {}
+            Err(_) => parts.unoffered.add(collection),
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use exhibit_evidence::record::Record;
 
 use super::admit::{into_catalog, select};
+use super::offers;
 use crate::catalog::{CollectionFilter, PAGE_MAX, State, StreamState};
 use crate::intake;
 use crate::parts::Parts;
@@ -34,8 +35,12 @@ pub async fn orders_without_collections(parts: &Arc<Parts>) -> Result<u64> {
                 }
                 let envelope = ledger.read(entry.n).await?;
                 if let Ok(Record::Order(order)) = Record::from_payload(envelope.unverified_payload()) {
-                    into_catalog(parts, &order, &envelope).await?;
+                    let (_, rows) = into_catalog(parts, &order, &envelope).await?;
                     tracing::warn!(order = %order.order, case = %case.case, "an order in the log had no collections; made them now");
+                    // Their agents may have connected before there was anything to offer.
+                    for row in &rows {
+                        offers::offer_if_online(parts, row).await;
+                    }
                     made += 1;
                 }
             }

@@ -127,8 +127,13 @@ pub async fn run_session<S>(
                 }
                 Ok(Some(Ok(message))) => {
                     note_seen(&parts, &agent, &message, &mut seen, &mut kept_at, registered.id).await;
+                    let is_reply = matches!(message, Inbound::Reply { .. });
                     if let Err(error) = handle(&parts, &agent, message).await {
                         tracing::warn!(%agent, %error, "an agent's message was not accepted");
+                        // An answer is said once: the agent connects again, is offered the same and answers again.
+                        if is_reply && matches!(error.kind(), Kind::Busy | Kind::Failed) {
+                            break "its answer could not be kept";
+                        }
                     }
                 }
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use exhibit_evidence::record::Outcome;
 
-use super::{Outbound, end};
+use super::{Outbound, end, offers};
 use crate::catalog::{Ending, State};
 use crate::clock;
 use crate::parts::Parts;
@@ -31,7 +31,7 @@ pub async fn run_timers(parts: Arc<Parts>, mut stop: tokio::sync::watch::Receive
     }
 }
 
-/// One look: expired orders, collections to give up, ends that are not written yet.
+/// One look: expired orders, collections to give up, ends that are not written yet, offers that failed.
 ///
 /// # Errors
 /// When the catalog fails.
@@ -53,5 +53,6 @@ pub async fn look_at_timers(parts: &Arc<Parts>) -> Result<()> {
     for row in parts.catalog.sealing(PER_TICK_MAX).await? {
         seal::begin(parts, &row.collection);
     }
+    offers::offer_again(parts).await;
     Ok(())
 }

@@ -40,10 +40,15 @@ impl Default for Limits {
 
 type Key = (CollectionId, StreamNumber);
 
+/// Held while an object of the stream is put, also when nobody waits for the put any more. True when nothing more may
+/// be put, because the end of the collection is being written.
+pub(super) type Writing = Arc<tokio::sync::Mutex<bool>>;
+
 #[derive(Debug)]
 struct Slot {
     cut: watch::Sender<bool>,
     lock: Arc<tokio::sync::Mutex<()>>,
+    writing: Writing,
 }
 
 /// The uploads that run and the budgets that they share.
@@ -66,6 +71,7 @@ pub struct Uploads {
 pub struct Place {
     /// Becomes true when the upload must end.
     pub cut: watch::Receiver<bool>,
+    pub(super) writing: Writing,
     _alone: OwnedMutexGuard<()>,
     _permit: OwnedSemaphorePermit,
 }
@@ -114,27 +120,39 @@ impl Uploads {
         let Ok(permit) = Arc::clone(&self.uploads).try_acquire_owned() else {
             return Err(Problem::new(Kind::Busy, format!("{} uploads run already; try again in a moment", self.limits.uploads_max)));
         };
-        let (lock, cut) = self.replace(&(collection.clone(), stream));
+        let (lock, cut, writing) = self.replace(&(collection.clone(), stream));
         let Ok(alone) = tokio::time::timeout(TAKE_OVER, lock.lock_owned()).await else {
             return Err(Problem::new(Kind::Busy, "the earlier upload of this stream has not ended yet; try again in a moment"));
         };
-        Ok(Place { cut, _alone: alone, _permit: permit })
+        Ok(Place { cut, writing, _alone: alone, _permit: permit })
     }
 
-    fn replace(&self, key: &Key) -> (Arc<tokio::sync::Mutex<()>>, watch::Receiver<bool>) {
+    fn replace(&self, key: &Key) -> (Arc<tokio::sync::Mutex<()>>, watch::Receiver<bool>, Writing) {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         // Slots whose upload has ended are forgotten here, so that their number follows that of the uploads.
-        slots.retain(|k, slot| k == key || Arc::strong_count(&slot.lock) > 1);
+        slots.retain(|k, slot| k == key || Arc::strong_count(&slot.lock) > 1 || Arc::strong_count(&slot.writing) > 1);
         let (cut, receiver) = watch::channel(false);
-        let lock = match slots.remove(key) {
+        let (lock, writing) = match slots.remove(key) {
             Some(old) => {
                 old.cut.send_replace(true);
-                old.lock
+                (old.lock, old.writing)
             }
-            None => Arc::default(),
+            None => Default::default(),
         };
-        slots.insert(key.clone(), Slot { cut, lock: Arc::clone(&lock) });
-        (lock, receiver)
+        slots.insert(key.clone(), Slot { cut, lock: Arc::clone(&lock), writing: Arc::clone(&writing) });
+        (lock, receiver, writing)
+    }
+
+    /// Waits until no object of the collection is being put, and lets none be put from now on. The collection must be past
+    /// `running` in the catalog, so that no upload is let in afterwards.
+    pub(crate) async fn end_writing(&self, collection: &CollectionId) {
+        let writing: Vec<Writing> = {
+            let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            slots.iter().filter(|((id, _), _)| id == collection).map(|(_, slot)| Arc::clone(&slot.writing)).collect()
+        };
+        for writing in writing {
+            *writing.lock().await = true;
+        }
     }
 
     /// Ends all uploads of a collection.

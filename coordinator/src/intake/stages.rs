@@ -54,6 +54,9 @@ struct New {
     totals: Totals,
 }
 
+/// How a put ended.
+type StorePut = std::result::Result<store::Stored, store::StoreError>;
+
 /// What comes after the last segment.
 pub(super) struct Last {
     pub trailing: Vec<u8>,
@@ -261,7 +264,7 @@ impl Upload {
         let bytes = Bytes::from(bytes);
         let mut pauses = Pauses::default();
         loop {
-            match self.parts.store.put_new(&name, bytes.clone().into(), announced.sha256).await {
+            match self.put_once(&name, bytes.clone(), announced.sha256).await? {
                 Ok(_) => return self.resume(&pauses, answers).await,
                 Err(e) if e.kind() == store::Kind::Conflict => {
                     return Err(Stop::Other(BadUpload {
@@ -278,6 +281,22 @@ impl Upload {
                 Err(e) => return Err(Problem::from(e).into()),
             }
         }
+    }
+
+    /// One put, in a task of its own: an upload that is cut ends, what it began to write does not, and the end of the
+    /// collection waits for it. Otherwise the object could appear after the stream's objects were counted.
+    async fn put_once(&self, name: &str, bytes: Bytes, sha256: exhibit_evidence::Digest) -> Result<StorePut, Stop> {
+        let writing = Arc::clone(&self.place.writing).lock_owned().await;
+        if *writing {
+            return Err(Problem::new(Kind::NotNow, "the end of the collection is being written").into());
+        }
+        let (store, name) = (Arc::clone(&self.parts.store), name.to_owned());
+        let put = tokio::spawn(async move {
+            let put = store.put_new(&name, bytes.into(), sha256).await;
+            drop(writing);
+            put
+        });
+        put.await.map_err(|e| Problem::new(Kind::Failed, format!("a write to the store ended badly: {e}")).into())
     }
 
     async fn commit(&self, commit: SegmentCommit, answers: &mpsc::Sender<Answer>) -> Result<(), Stop> {

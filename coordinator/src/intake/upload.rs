@@ -34,7 +34,7 @@ pub struct Upload {
     /// `None` when the stream is finished already.
     check: Option<StreamCheck>,
     next_segment: u32,
-    place: Place,
+    pub(super) place: Place,
 }
 
 impl std::fmt::Debug for Upload {
@@ -90,6 +90,11 @@ pub async fn open(parts: &Arc<Parts>, agent: &AgentId, opening: &Opening) -> Res
         }
     };
     let place = parts.uploads.take(&row.collection, row.stream).await?;
+    // Looked at again behind the place: an end that is decided from here on finds the place and waits for its writes.
+    let now = dispatch::own(parts, agent, &opening.collection).await?;
+    if now.stream != row.stream || (now.state != row.state && !ended) {
+        return Err(Problem::new(Kind::Busy, format!("{} moved on just now; open the upload again", row.collection)));
+    }
     let (order, _) = dispatch::order_of(parts, &row).await?;
     let stream = parts.catalog.open_stream(empty_stream(&row, row.stream)).await?;
     let check = match stream.state {

@@ -5,6 +5,7 @@ mod streams;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::id::CollectionId;
@@ -21,6 +22,9 @@ use crate::problem::{Kind, Problem, Result};
 
 /// Ends that are written at once. Each holds one manifest in memory for a moment, within what uploads and ends share.
 const AT_ONCE_MAX: usize = 4;
+
+/// How long an end waits for puts that have begun before its place is given to another; the timer comes back to it.
+const WRITES_SETTLE: Duration = Duration::from_secs(10);
 
 /// Which ends are being written now.
 #[derive(Debug)]
@@ -39,7 +43,7 @@ impl Default for Sealer {
 
 impl Sealer {
     /// Waits until nothing is being written, but not longer than this.
-    pub async fn idle(&self, at_most: std::time::Duration) {
+    pub async fn idle(&self, at_most: Duration) {
         // All permits at once: whoever writes an end holds one.
         let _ = tokio::time::timeout(at_most, self.permits.acquire_many(AT_ONCE_MAX as u32)).await;
     }
@@ -83,6 +87,7 @@ async fn note_damage(parts: &Parts, collection: &CollectionId, problem: &Problem
 /// Writes the end of a collection whose ending is decided (state `sealing`).
 ///
 /// Order of writes; each step is idempotent, so that after a death anywhere the whole is done again:
+/// 0. puts that uploads have begun are waited for and no more are let begin: what lies in the store is settled;
 /// 1. segments that lie in the store and are not in the catalog (an earlier process died between the two, or the catalog
 ///    was made anew) are taken over; each stream that is still open: with segments, its manifest gets its end line (`complete: false`) and the stream
 ///    becomes `finished`; without, `void` (catalog);
@@ -101,6 +106,9 @@ pub async fn close(parts: &Arc<Parts>, collection: &CollectionId) -> Result<()> 
     let row = parts.catalog.collection(collection.clone()).await?;
     let row = row.ok_or_else(|| Problem::new(Kind::NotFound, format!("there is no {collection}")))?;
     let (State::Sealing, Some(ending)) = (row.state, row.ending.clone()) else { return Ok(()) };
+    let writing = parts.uploads.end_writing(collection);
+    let settled = tokio::time::timeout(WRITES_SETTLE, writing).await;
+    settled.map_err(|_| Problem::new(Kind::Busy, "a write to the store that an upload began has not ended yet"))?;
     adopt::streams_without_rows(parts, &row).await?;
     for stream in parts.catalog.streams(collection.clone()).await? {
         streams::receive(parts, &row, stream).await?;

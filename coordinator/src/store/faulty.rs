@@ -1,4 +1,4 @@
-//! A store that fails on purpose: before the operation, after it was applied, late, or with altered bytes.
+//! A store that fails on purpose: before the operation, after it was applied, late, never answering, or with altered bytes.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use exhibit_evidence::Digest;
+use tokio::sync::watch;
 
 use super::{Answer, Kind, Page, Payload, Store, StoreError, Stored};
 
@@ -42,6 +43,10 @@ pub enum Fault {
     Short,
     /// A read answers with its middle byte flipped.
     Corrupt,
+    /// The operation is not done and never answers, as for a process that dies before it; [`FaultyStore::died`] says so.
+    DieBefore,
+    /// The operation is done and never answers, as for a process that dies behind it; [`FaultyStore::died`] says so.
+    DieAfter,
 }
 
 #[derive(Debug)]
@@ -60,20 +65,11 @@ struct Plan {
     calls: Vec<(Op, String)>,
 }
 
-/// The wrapper. Cloning shares the plan.
-#[derive(Debug, Clone)]
-pub struct FaultyStore {
-    inner: Arc<dyn Store>,
-    plan: Arc<Mutex<Plan>>,
-}
+/// What is to fail, and what was called. Cloning shares it, also with the wrapper of the process that follows a dead one.
+#[derive(Debug, Clone, Default)]
+pub struct Faults(Arc<Mutex<Plan>>);
 
-impl FaultyStore {
-    /// Wraps a store; until told otherwise nothing fails.
-    #[must_use]
-    pub fn new(inner: Arc<dyn Store>) -> Self {
-        Self { inner, plan: Arc::default() }
-    }
-
+impl Faults {
     /// Lets the operation fail `times` times on names that contain `name_has`, after it worked `skip` times on them.
     pub fn fail(&self, op: Op, name_has: &str, skip: u32, times: u32, fault: Fault) {
         self.plan().rules.push(Rule { op, name_has: name_has.to_owned(), skip, times, fault });
@@ -99,7 +95,7 @@ impl FaultyStore {
     }
 
     fn plan(&self) -> std::sync::MutexGuard<'_, Plan> {
-        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn draw(&self, op: Op, name: &str) -> Option<Fault> {
@@ -120,12 +116,48 @@ impl FaultyStore {
         rule.times -= 1;
         Some(rule.fault)
     }
+}
+
+/// The wrapper. Cloning shares the faults.
+#[derive(Debug, Clone)]
+pub struct FaultyStore {
+    inner: Arc<dyn Store>,
+    /// What is to fail.
+    pub faults: Faults,
+    died: watch::Sender<bool>,
+}
+
+impl FaultyStore {
+    /// Wraps a store; until told otherwise nothing fails.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Store>) -> Self {
+        Self::with(inner, Faults::default())
+    }
+
+    /// Wraps a store with these faults.
+    #[must_use]
+    pub fn with(inner: Arc<dyn Store>, faults: Faults) -> Self {
+        Self { inner, faults, died: watch::Sender::new(false) }
+    }
+
+    /// Waits until an operation came that never answers.
+    pub async fn died(&self) {
+        let mut died = self.died.subscribe();
+        // The sender lives as long as `self`.
+        let _ = died.wait_for(|d| *d).await;
+    }
+
+    async fn die<T>(&self) -> Result<T, StoreError> {
+        self.died.send_replace(true);
+        std::future::pending().await
+    }
 
     async fn apply<T>(&self, op: Op, name: &str, work: Answer<'_, T>) -> Result<(T, Option<Fault>), StoreError> {
         let injected = |kind| StoreError::new(kind, format!("injected fault at {op:?} '{name}'"), "none: this is a test");
-        let fault = self.draw(op, name);
+        let fault = self.faults.draw(op, name);
         match fault {
             Some(Fault::Before(kind)) => return Err(injected(kind)),
+            Some(Fault::DieBefore) => return self.die().await,
             Some(Fault::Delay(time)) => tokio::time::sleep(time).await,
             _ => {}
         }
@@ -133,6 +165,7 @@ impl FaultyStore {
         match fault {
             // Done, or refused for a reason of its own: the caller learns neither.
             Some(Fault::After(kind)) => Err(injected(kind)),
+            Some(Fault::DieAfter) => self.die().await,
             _ => value.map(|v| (v, fault)),
         }
     }
@@ -161,7 +194,12 @@ impl Store for FaultyStore {
     }
 
     fn put_new<'a>(&'a self, name: &'a str, content: Payload, sha256: Digest) -> Answer<'a, Stored> {
-        Box::pin(async move { Ok(self.apply(Op::PutNew, name, self.inner.put_new(name, content, sha256)).await?.0) })
+        let (this, name) = (self.clone(), name.to_owned());
+        Box::pin(async move {
+            // As a thread or a far server does: a put that was asked for goes on when nobody waits for it any more.
+            let put = tokio::spawn(async move { this.apply(Op::PutNew, &name, this.inner.put_new(&name, content, sha256)).await });
+            put.await.map_err(|e| StoreError::bug(format!("a put ended badly: {e}")))?.map(|(put, _)| put)
+        })
     }
 
     fn put_head<'a>(&'a self, name: &'a str, content: Bytes) -> Answer<'a, ()> {

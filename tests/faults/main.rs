@@ -1,0 +1,13 @@
+//! The fault suite: networks that break, stores and catalogs that fail, processes that die, in every step of a
+//! collection's way. After each run the faults stop, the collection must end by itself, and everything is checked from
+//! the bytes of the store. `docs/faults.md` says what is tried, what is promised and how to replay a run.
+
+mod checks;
+mod drive;
+mod heard;
+mod late;
+mod plan;
+mod proxy;
+mod seeds;
+mod steps;
+mod world;
