@@ -36,6 +36,9 @@ use tokio::task::JoinHandle;
 
 use crate::proxy::Proxy;
 
+/// Two segments are on their way at once, so that one may break while the next is received.
+pub const MEMORY: Memory = Memory { segments_in_flight: 2, workers: 1 };
+
 /// What every run begins with.
 pub struct Template {
     dir: tempfile::TempDir,
@@ -254,7 +257,7 @@ impl World {
             credential: Credential::load(&dir).expect("credential"),
             coordinators: vec![self.proxy.addr.to_string().parse().expect("address")],
             policy: dir.join("policy.toml"),
-            memory: Memory { segments_in_flight: 1, workers: 1 },
+            memory: MEMORY,
             tool: self.template.tool.clone(),
         };
         let (stop, stopped) = watch::channel(false);
