@@ -29,7 +29,27 @@ pub fn now() -> Moment {
 /// The wall clock.
 #[must_use]
 pub fn wall() -> Timestamp {
-    Timestamp::from_unix_ns(nanoseconds(ClockId::Realtime))
+    let ns = nanoseconds(ClockId::Realtime);
+    #[cfg(feature = "test-support")]
+    let ns = ns.saturating_add(shift::get());
+    Timestamp::from_unix_ns(ns)
+}
+
+/// A wall clock that tests set.
+#[cfg(feature = "test-support")]
+pub mod shift {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    static SHIFT_NS: AtomicI64 = AtomicI64::new(0);
+
+    /// From now on the wall clock of this process is so many seconds ahead of the machine's.
+    pub fn set(seconds: i64) {
+        SHIFT_NS.store(seconds.saturating_mul(1_000_000_000), Ordering::Relaxed);
+    }
+
+    pub(super) fn get() -> i64 {
+        SHIFT_NS.load(Ordering::Relaxed)
+    }
 }
 
 /// CLOCK_MONOTONIC_RAW since boot.

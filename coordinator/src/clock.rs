@@ -11,7 +11,26 @@ pub fn now() -> Timestamp {
         Ok(after) => i64::try_from(after.as_nanos()).unwrap_or(i64::MAX),
         Err(before) => i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |ns| -ns),
     };
+    #[cfg(feature = "test-support")]
+    let ns = ns.saturating_add(shift::get());
     Timestamp::from_unix_ns(ns)
+}
+
+/// A clock that tests set.
+#[cfg(feature = "test-support")]
+pub mod shift {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    static SHIFT_NS: AtomicI64 = AtomicI64::new(0);
+
+    /// From now on the wall clock of this process is so many seconds ahead of the machine's.
+    pub fn set(seconds: i64) {
+        SHIFT_NS.store(seconds.saturating_mul(1_000_000_000), Ordering::Relaxed);
+    }
+
+    pub(super) fn get() -> i64 {
+        SHIFT_NS.load(Ordering::Relaxed)
+    }
 }
 
 /// Bytes from the operating system's generator.

@@ -365,8 +365,9 @@ fn failure(status: &tonic::Status) -> Failure {
         | Code::FailedPrecondition
         | Code::OutOfRange
         | Code::Unimplemented
-        | Code::DataLoss
         | Code::Unauthenticated => Failure::Rejected(why),
+        // Also a damaged store (data loss): the fault is not in what is sent, and what waits here may be the only copy. A
+        // person repairs the store, or the collection's time is up and the coordinator says that it is closed.
         _ => Failure::Retry(why),
     }
 }

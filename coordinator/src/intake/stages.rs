@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::check::{BadUpload, StreamCheck};
 use super::pieces::{Received, bad, check_start, next, parts_of, receive};
-use super::upload::{Pauses, Stop, Upload, gone, stopping};
+use super::upload::{Pauses, Stop, Upload, gone, stopping, waits};
 use super::{Answer, Finish, Piece};
 use crate::catalog::{SegmentCommit, Step, Totals};
 use crate::clock;
@@ -311,7 +311,7 @@ impl Upload {
                     )
                     .into());
                 }
-                Err(p) if p.is_passing() => self.pause(&mut pauses, answers, &p.to_string()).await?,
+                Err(p) if waits(&p) => self.pause(&mut pauses, answers, &p.to_string()).await?,
                 Err(p) => return Err(p.into()),
             }
         }

@@ -244,7 +244,7 @@ impl Upload {
             match self.parts.catalog.finish_stream(commit.clone()).await.map_err(Problem::from) {
                 Ok(Step::Done) => break,
                 Ok(Step::NotNow) => return Err(Problem::new(Kind::NotNow, "finish: the stream was closed; open the upload again").into()),
-                Err(p) if p.is_passing() => self.pause(&mut pauses, answers, &p.to_string()).await?,
+                Err(p) if waits(&p) => self.pause(&mut pauses, answers, &p.to_string()).await?,
                 Err(p) => return Err(p.into()),
             }
         }
@@ -287,6 +287,12 @@ impl Upload {
         }
         Problem::new(kind, bad.to_string())
     }
+}
+
+/// True when the agent is to wait: the catalog cannot now, or a person must free space or give rights. The commit is
+/// repeatable, and an agent that is told to wait need not send the segment again.
+pub(super) const fn waits(problem: &Problem) -> bool {
+    matches!(problem.kind(), Kind::Busy | Kind::Failed)
 }
 
 #[derive(Debug, Default)]

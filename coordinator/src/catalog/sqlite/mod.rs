@@ -23,7 +23,7 @@ use exhibit_evidence::{Digest, Timestamp};
 use futures::future::BoxFuture;
 use rustix::fs::FlockOperation;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Row as _, SqliteConnection};
+use sqlx::{Connection as _, Row as _, SqliteConnection};
 
 use super::*;
 
@@ -116,6 +116,9 @@ impl SqliteCatalog {
 
     /// One write transaction in a task of its own. Order: BEGIN IMMEDIATE, the work, COMMIT (synced); an error of the
     /// work rolls everything back, a lost answer of COMMIT is an error whose effect may have happened.
+    ///
+    /// After an error of the disk the connection is closed and the next write makes a new one: SQLite has then rolled back
+    /// by itself, the driver does not know, and every further transaction of that connection would fail.
     fn write<'a, T, F>(&'a self, work: F) -> Answer<'a, T>
     where
         T: Send + 'static,
@@ -125,10 +128,13 @@ impl SqliteCatalog {
         Box::pin(async move {
             let task = tokio::spawn(async move {
                 let _lock = lock;
-                let mut tx = pool.begin_with("BEGIN IMMEDIATE").await.map_err(map)?;
-                let value = work(&mut tx).await?;
-                tx.commit().await.map_err(map)?;
-                Ok(value)
+                let mut connection = pool.acquire().await.map_err(map)?;
+                let done = transaction(&mut connection, work).await;
+                if matches!(done, Err(CatalogError::Failed(_) | CatalogError::Damaged(_))) {
+                    // Whether closing works does not matter: it is not used again.
+                    let _ = connection.close().await;
+                }
+                done
             });
             task.await.unwrap_or_else(|e| Err(CatalogError::Failed(format!("a write ended badly: {e}"))))
         })
@@ -145,6 +151,16 @@ impl SqliteCatalog {
             work(&mut connection).await
         })
     }
+}
+
+async fn transaction<T, F>(connection: &mut SqliteConnection, work: F) -> Result<T, CatalogError>
+where
+    F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, CatalogError>>,
+{
+    let mut tx = connection.begin_with("BEGIN IMMEDIATE").await.map_err(map)?;
+    let value = work(&mut tx).await?;
+    tx.commit().await.map_err(map)?;
+    Ok(value)
 }
 
 fn shown(path: &Path) -> String {
