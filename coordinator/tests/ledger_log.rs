@@ -48,7 +48,7 @@ async fn records_get_consecutive_places_and_one_checkpoint() {
     let store: Arc<dyn Store> = Arc::new(faulty.clone());
     let ledger = open(&store).await;
     assert_eq!(ledger.append(opening()).await.expect("appended"), [0, 1, 2, 3, 4]);
-    let heads = |f: &FaultyStore| f.calls().iter().filter(|(op, _)| *op == Op::PutHead).count();
+    let heads = |f: &FaultyStore| f.faults.calls().iter().filter(|(op, _)| *op == Op::PutHead).count();
     assert_eq!(heads(&faulty), 1, "several records, one checkpoint");
     assert_eq!(ledger.append(vec![order(1).1]).await.expect("appended"), [5]);
     assert_eq!(heads(&faulty), 2);

@@ -117,13 +117,13 @@ async fn the_start_up_test_names_the_step_that_failed() {
         (Op::PutNew, "probe/create-only", Kind::Denied, "could not create an object"),
     ] {
         let store = FaultyStore::new(Arc::new(RemoteStore::memory()));
-        store.fail(op, name, 0, 1, Fault::Before(kind));
+        store.faults.fail(op, name, 0, 1, Fault::Before(kind));
         let e = self_test(&store).await.expect_err("it fails");
         assert!(e.kind() == kind && e.message().contains(words), "{op:?}: {e}");
         self_test(&store).await.expect("healed");
     }
     let store = FaultyStore::new(Arc::new(RemoteStore::memory()));
-    store.fail(Op::Get, "probe/head", 0, 1, Fault::Corrupt);
+    store.faults.fail(Op::Get, "probe/head", 0, 1, Fault::Corrupt);
     assert_eq!(self_test(&store).await.expect_err("altered").kind(), Kind::Damaged);
 }
 
@@ -131,20 +131,20 @@ async fn the_start_up_test_names_the_step_that_failed() {
 async fn faults_come_as_planned() {
     let store = FaultyStore::new(Arc::new(RemoteStore::memory()));
     let put = |name: &'static str| store.put_new(name, Payload::from_static(b"abcd"), Digest::of(b"abcd"));
-    store.fail(Op::PutNew, "b", 1, 1, Fault::Before(Kind::Retry));
-    store.fail(Op::PutNew, "c", 0, 1, Fault::After(Kind::Retry));
+    store.faults.fail(Op::PutNew, "b", 1, 1, Fault::Before(Kind::Retry));
+    store.faults.fail(Op::PutNew, "c", 0, 1, Fault::After(Kind::Retry));
     put("b1").await.expect("skipped");
     put("b2").await.expect_err("before");
     assert_eq!(store.size("b2").await.expect_err("not applied").kind(), Kind::NotFound);
     put("c1").await.expect_err("after");
     assert_eq!(store.size("c1").await.expect("applied"), 4);
     assert!(put("c1").await.expect("the retry").existed);
-    store.fail(Op::Get, "c1", 0, 1, Fault::Short);
+    store.faults.fail(Op::Get, "c1", 0, 1, Fault::Short);
     assert_eq!(store.get("c1", 10).await.expect("short").len(), 3);
     assert_eq!(store.get("c1", 10).await.expect("whole").len(), 4);
     let outcomes = |seed| async move {
         let store = FaultyStore::new(Arc::new(RemoteStore::memory()));
-        store.fail_at_random(seed, 300);
+        store.faults.fail_at_random(seed, 300);
         let mut out = Vec::new();
         for i in 0..100 {
             out.push(store.put_new(&format!("o{i}"), Payload::from_static(b"x"), Digest::of(b"x")).await.is_ok());
