@@ -1,5 +1,6 @@
 //! What must be true after every run, whatever happened in it: read from the bytes of the store.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -94,23 +95,33 @@ pub fn promises(world: &World, collection: &CollectionId) -> Result<(), String> 
 
 /// The newest stream holds every file of the source with the source's digest.
 fn contents(world: &World, collection: &CollectionId) -> Result<Stored, String> {
-    let root = world.store_dir();
+    let first = layout::stream_folder(world.case(), collection, StreamNumber(1));
+    let streams = world.store_dir().join(first);
+    contents_of(streams.parent().expect("above"), world.template.source.path(), &world.template.facts)
+}
+
+/// Path below the source to size and digest.
+pub type Facts = BTreeMap<Vec<u8>, (u64, String)>;
+
+/// In a collection's folder of the store the newest stream holds every file of the source, as the facts say.
+pub fn contents_of(streams: &Path, source: &Path, facts: &Facts) -> Result<Stored, String> {
     let mut stored = Stored::default();
     let mut newest = Vec::new();
-    for stream in 1.. {
-        let folder = root.join(layout::stream_folder(world.case(), collection, StreamNumber(stream)));
+    // An attempt of which nothing arrived has no folder.
+    for stream in 1..=9 {
+        let folder = streams.join(StreamNumber(stream).to_string());
         if !folder.is_dir() {
-            break;
+            continue;
         }
         walk(&folder, &mut |_, size| stored.bytes += size).map_err(|e| e.to_string())?;
-        let name = layout::manifest(world.case(), collection, StreamNumber(stream));
-        newest = std::fs::read(root.join(&name)).map_err(|e| format!("{name}: {e}"))?;
-        stored.streams = stream;
+        let manifest = folder.join("manifest.jsonl");
+        newest = std::fs::read(&manifest).map_err(|e| format!("{}: {e}", manifest.display()))?;
+        stored.streams += 1;
     }
-    let mut wanted = world.template.facts.clone();
-    let below = format!("{}/", world.template.source.path().display());
+    let mut wanted = facts.clone();
+    let below = format!("{}/", source.display());
     for line in newest.split_inclusive(|b| *b == b'\n') {
-        let Line::Item(item) = Line::parse(line).map_err(|e| e.to_string())? else { continue };
+        let Line::Item(item) = Line::parse(line)? else { continue };
         let Some(name) = item.path.as_bytes().strip_prefix(below.as_bytes()) else { continue };
         if let Some((size, sha256)) = wanted.remove(name) {
             if item.kind == Kind::Hardlink {
@@ -123,7 +134,7 @@ fn contents(world: &World, collection: &CollectionId) -> Result<Stored, String> 
         }
     }
     match wanted.into_keys().next() {
-        Some(name) => Err(format!("no item for {}", String::from_utf8_lossy(&name))),
+        Some(name) => Err(format!("no item for {} in stream {}", String::from_utf8_lossy(&name), stored.streams)),
         None => Ok(stored),
     }
 }

@@ -3,11 +3,16 @@
 //! the bytes of the store. `docs/faults.md` says what is tried, what is promised and how to replay a run.
 
 mod checks;
+mod clocks;
 mod drive;
 mod heard;
+mod kills;
 mod late;
 mod plan;
+mod points;
+mod processes;
 mod proxy;
+mod room;
 mod seeds;
 mod steps;
 mod world;

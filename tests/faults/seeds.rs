@@ -79,7 +79,9 @@ async fn one(template: &Arc<Template>, seed: u64, sum: &Mutex<Sum>) {
         Ok(done)
     });
     let mut sum = sum.lock().expect("lock");
-    faults.iter().for_each(|f| *sum.kinds.entry(kind(f)).or_default() += 1);
+    for fault in &faults {
+        *sum.kinds.entry(kind(fault)).or_default() += 1;
+    }
     match outcome {
         Ok(done) => sum.done.push(done),
         Err(why) => {

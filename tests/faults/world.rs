@@ -34,6 +34,7 @@ use exhibit_proto::transport::server;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::checks::Facts;
 use crate::proxy::Proxy;
 
 /// Two segments are on their way at once, so that one may break while the next is received.
@@ -45,7 +46,7 @@ pub struct Template {
     /// What is collected.
     pub source: tempfile::TempDir,
     /// For every regular file of it, by path below it: its size and digest.
-    pub facts: BTreeMap<Vec<u8>, (u64, String)>,
+    pub facts: Facts,
     case: CaseId,
     tool: Tool,
 }
@@ -291,6 +292,11 @@ impl World {
 
     /// A signed order for the source, and the collection that it will be.
     pub async fn order(&self) -> (Envelope, CollectionId) {
+        self.order_with(Limits::default()).await
+    }
+
+    /// [`World::order`] with limits.
+    pub async fn order_with(&self, limits: Limits) -> (Envelope, CollectionId) {
         let parts = &self.coordinator().running.parts;
         let ledger = parts.ledgers.case(self.case()).await.expect("log");
         let now = clock::now();
@@ -302,7 +308,7 @@ impl World {
             targets: vec![self.agent_id()],
             profile: None,
             captures: vec![CaptureSpec { name: "files".to_owned(), params: BTreeMap::from([("paths".to_owned(), paths)]) }],
-            limits: Limits::default(),
+            limits,
             reason: "a test".to_owned(),
             issued_by: self.admin.name().to_string(),
             issued_at: now,

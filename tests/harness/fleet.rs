@@ -177,6 +177,15 @@ impl Fleet {
         self.coordinator.lock().expect("lock").take().expect("the coordinator runs").terminate()
     }
 
+    /// The coordinator's process id.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn coordinator_pid(&self) -> u32 {
+        self.coordinator.lock().expect("lock").as_ref().expect("the coordinator runs").pid()
+    }
+
     /// Resident and peak memory of the coordinator in bytes.
     ///
     /// # Panics
@@ -304,12 +313,15 @@ impl Fleet {
     /// # Panics
     /// When it is not closed within the limit.
     #[must_use]
+    #[allow(clippy::disallowed_methods, reason = "a test waits for other processes: there is nothing to be woken by")]
     pub fn wait_closed(&self, collection: &str, limit: Duration) -> Value {
         let mut last = Value::Null;
-        wait_until(limit, &format!("collection {collection} is closed; last seen as {last}"), || {
+        let begin = std::time::Instant::now();
+        while matches!(last["state"].as_str(), Some("queued" | "offered" | "running") | None) {
+            assert!(begin.elapsed() < limit, "collection {collection} is not closed within {limit:?}: {last}\n{}", self.coordinator_log());
+            std::thread::sleep(Duration::from_millis(20));
             last = self.collection(collection);
-            !matches!(last["state"].as_str(), Some("queued" | "offered" | "running") | None)
-        });
+        }
         last
     }
 
@@ -363,6 +375,8 @@ impl Fleet {
 fn run_agent(bin: &Path, dir: &Path) -> Running {
     let mut command = Command::new(bin.join("exhibit-agent"));
     command.arg("run").arg("--dir").arg(dir).env_remove("RUST_LOG");
+    // With its own account of what it sends and what is acknowledged to it.
+    command.env("EXHIBIT_LOG", "info,exhibit_agent::upload=debug");
     Running::start(&mut command, &dir.with_extension("log"))
 }
 

@@ -335,7 +335,6 @@ impl Protocol {
         match hand {
             Hand::New | Hand::Ready(_) if !link.up.is_empty() => self.message(state, at, steps),
             Hand::New | Hand::Ready(_) if !link.agent => step("the coordinator sees that a connection is dead".to_owned(), to(Hand::Over)),
-            Hand::New | Hand::Ready(_) | Hand::Over => {}
             Hand::Put(n, good) => {
                 let next = if self.rules.ack_after_commit { Hand::Commit(n) } else { Hand::Ack(n) };
                 step(
@@ -379,7 +378,7 @@ impl Protocol {
                     s.links[at].hand = Hand::Over;
                 }),
             ),
-            Hand::Wait => {}
+            Hand::New | Hand::Ready(_) | Hand::Wait | Hand::Over => {}
         }
     }
 
