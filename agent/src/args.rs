@@ -95,8 +95,8 @@ pub struct CollectArgs {
     /// The host's policy file.
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
-    /// Percent of one processor.
-    #[arg(long)]
+    /// Percent of one processor, at least 1.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub cpu_percent: Option<u32>,
     /// Bytes per second to read, e.g. 50MiB.
     #[arg(long, value_parser = parse_bytes)]
@@ -194,6 +194,14 @@ mod tests {
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
         assert!(Cli::try_parse_from(["exhibit-agent", "collect", "--profile", "triage", "--out", "x"]).is_err(), "--offline is said");
+    }
+
+    #[test]
+    fn no_processor_time_at_all_is_no_limit() {
+        let with = |percent| {
+            Cli::try_parse_from(["exhibit-agent", "collect", "--offline", "--profile", "triage", "--out", "x", "--cpu-percent", percent])
+        };
+        assert!(with("0").is_err() && with("1").is_ok());
     }
 
     #[test]

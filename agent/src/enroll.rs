@@ -36,6 +36,9 @@ pub enum EnrollError {
         "{0} holds an identity already: one folder is one agent; choose another folder, or remove this one if the agent is gone for good"
     )]
     Exists(std::path::PathBuf),
+    /// The folder holds something else.
+    #[error("{0} is not empty (it holds {1}): name a new or an empty folder, which then belongs to this agent alone")]
+    NotEmpty(std::path::PathBuf, String),
     /// A file cannot be written or read.
     #[error(transparent)]
     File(#[from] FileError),
@@ -65,6 +68,7 @@ pub async fn enroll(request: &Request<'_>) -> Result<String, EnrollError> {
     if Credential::exists(request.dir) {
         return Err(EnrollError::Exists(request.dir.to_owned()));
     }
+    own_folder(request.dir)?;
     let key_error = |e: &dyn std::fmt::Display| EnrollError::Key(e.to_string());
     let seed = random::seed().map_err(|e| key_error(&e))?;
     let pending = Pending::take_up(request.dir, &seed)?;
@@ -89,6 +93,31 @@ pub async fn enroll(request: &Request<'_>) -> Result<String, EnrollError> {
     files::replace(&request.dir.join(config::FILE), config::text(request.coordinator).as_bytes(), Access::Private)?;
     Pending::finish(&credential, request.dir)?;
     Ok(credential.name().to_string())
+}
+
+/// What an agent's folder may hold before its identity is finished: what its owner wrote beforehand, and the rest of an
+/// enrolment that broke off.
+const BEFOREHAND: [&str; 7] =
+    [crate::order::policy::FILE, config::FILE, "enrolment.pending", "tls.pem", "evidence.key", "enrolments", "tls-root.pem"];
+
+/// Makes a folder that is there already the agent's own: nothing of others in it, and closed to others.
+fn own_folder(dir: &Path) -> Result<(), EnrollError> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let io = |action, source| FileError::Io { action, path: dir.to_owned(), source };
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        // It is made with its mode.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(io("look into", e).into()),
+    };
+    for entry in entries {
+        let name = entry.map_err(|e| io("look into", e))?.file_name();
+        let ours = name.to_str().is_some_and(|n| BEFOREHAND.contains(&n) || BEFOREHAND.iter().any(|b| n == format!(".{b}.new")));
+        if !ours {
+            return Err(EnrollError::NotEmpty(dir.to_owned(), exhibit_evidence::text::escape_bounded(&name.to_string_lossy(), 80)));
+        }
+    }
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).map_err(|e| io("set the mode of", e).into())
 }
 
 /// The credential, every part of it checked against the pinned root.

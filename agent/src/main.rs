@@ -114,7 +114,7 @@ async fn do_enroll(args: &EnrollArgs) -> Result<Exit, Failure> {
         Err(e) => {
             use exhibit_proto::transport::client::ConnectErrorKind;
             let exit = match &e {
-                EnrollError::Exists(_) => Exit::Usage,
+                EnrollError::Exists(_) | EnrollError::NotEmpty(..) => Exit::Usage,
                 EnrollError::Refused(_) | EnrollError::Answer(_) => Exit::Refused,
                 EnrollError::Connect(c) if c.kind() != ConnectErrorKind::Unreachable => Exit::Refused,
                 _ => Exit::Failed,
@@ -206,7 +206,8 @@ async fn collect(args: &CollectArgs) -> Result<Exit, Failure> {
         memory: Memory::for_processors(processors()),
     };
     let summary = offline::collect(request, control, Arc::new(Progress::default())).await.map_err(|e| {
-        let exit = if matches!(e, offline::OfflineError::Request(_)) { Exit::Usage } else { Exit::Failed };
+        let exit =
+            if matches!(e, offline::OfflineError::Request(_) | offline::OfflineError::Folder(..)) { Exit::Usage } else { Exit::Failed };
         Failure(exit, e.to_string())
     })?;
     let json = serde_json::to_string(&summary).map_err(|e| Failure(Exit::Failed, e.to_string()))?;

@@ -75,12 +75,20 @@ pub enum OfflineError {
     /// The request asks for something that is not there or not allowed.
     #[error("{0}")]
     Request(String),
+    /// The new folder cannot be made.
+    #[error("{}", folder_problem(.0, .1))]
+    Folder(PathBuf, io::Error),
     /// A file cannot be written.
     #[error("{0}: {1}; what was written before is kept, but it is not a complete stream")]
     Write(PathBuf, io::Error),
     /// The pipeline failed.
     #[error("the collection failed: {0}")]
     Failed(String),
+}
+
+fn folder_problem(out: &Path, e: &io::Error) -> String {
+    let remedy = if e.kind() == io::ErrorKind::AlreadyExists { "name a new folder" } else { "name a folder that can be made" };
+    format!("--out {}: {e}; nothing was written: {remedy}", out.display())
 }
 
 #[derive(Serialize)]
@@ -113,7 +121,7 @@ pub async fn collect(request: Request<'_>, control: Arc<Control>, progress: Arc<
         Some((id, _)) => id.clone(),
         None => AgentId::new(now.unix_ms(), clock::random().ok_or_else(no_random)?),
     };
-    std::fs::DirBuilder::new().create(request.out).map_err(|e| OfflineError::Write(request.out.to_owned(), e))?;
+    std::fs::DirBuilder::new().create(request.out).map_err(|e| OfflineError::Folder(request.out.to_owned(), e))?;
     let order = local_order(&request, &case, now)?;
     write_new(&request.out.join("order.json"), &order)?;
     let facts =
@@ -159,6 +167,7 @@ fn captures(request: &Request<'_>) -> Result<Vec<Chosen>, OfflineError> {
         }
         let (capture, params) = (make(), Params::new(&spec.name, spec.params.clone()));
         params.check(capture.params()).map_err(|e| OfflineError::Request(e.to_string()))?;
+        capture.check(&params).map_err(|e| OfflineError::Request(format!("capture '{shown}', {e}")))?;
         chosen.insert(place, (capture, params));
     }
     if chosen.is_empty() {

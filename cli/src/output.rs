@@ -52,7 +52,7 @@ impl Output {
         table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
         table.set_header(columns.iter().map(|(title, _)| title.to_uppercase()));
         for row in rows {
-            table.add_row(columns.iter().map(|(_, key)| cell(&row[*key])));
+            table.add_row(columns.iter().map(|(_, key)| if *key == "reason" { sentence(&row[*key]) } else { cell(&row[*key]) }));
         }
         self.line(&table.lines().map(|l| l.trim_end().to_owned()).collect::<Vec<_>>().join("\n"))
     }
@@ -89,6 +89,11 @@ pub fn cannot_write(e: &std::io::Error) -> Failure {
         return Failure::new(crate::exit::Code::Ok, "");
     }
     Failure::new(crate::exit::Code::CannotCreate, format!("cannot write to standard output: {e}"))
+}
+
+/// A reason was escaped by whoever wrote it.
+fn sentence(value: &serde_json::Value) -> String {
+    value.as_str().map_or_else(|| cell(value), |text| exhibit_evidence::text::one_line(text, 2_000))
 }
 
 fn cell(value: &serde_json::Value) -> String {

@@ -208,16 +208,32 @@ impl Default for Log {
 
 /// Why there is no usable configuration. The text names file, line, key, value and remedy where there are such.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigError(String);
+pub struct ConfigError {
+    text: String,
+    exit: u8,
+}
 
 impl ConfigError {
-    /// The program's exit code for it (EX_USAGE).
-    pub const EXIT: u8 = 64;
+    /// Something is wrong (EX_USAGE).
+    const fn wrong(text: String) -> Self {
+        Self { text, exit: 64 }
+    }
+
+    /// Others could change what this program relies on, or it may not be read (EX_NOPERM).
+    const fn permission(text: String) -> Self {
+        Self { text, exit: 77 }
+    }
+
+    /// The program's exit code for it: 64 for a wrong file, 77 for permissions.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        self.exit
+    }
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
@@ -230,14 +246,14 @@ impl Config {
     /// [`ConfigError`]
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let shown = escape_bounded(&path.to_string_lossy(), 200);
-        let fail = |why: String| ConfigError(format!("{shown}: {why}"));
+        let fail = |why: String| ConfigError::wrong(format!("{shown}: {why}"));
         let meta = std::fs::metadata(path).map_err(|e| fail(format!("cannot read the configuration: {e}")))?;
         if meta.len() > FILE_BYTES_MAX {
             return Err(fail(format!("{} bytes: a configuration has at most {FILE_BYTES_MAX}", meta.len())));
         }
         let text = std::fs::read(path).map_err(|e| fail(format!("cannot read the configuration: {e}")))?;
         let text = String::from_utf8(text).map_err(|_| fail("the file is not UTF-8 text".to_owned()))?;
-        let mut config = Self::parse(&text).map_err(|e| ConfigError(format!("{shown}{}", e.0)))?;
+        let mut config = Self::parse(&text).map_err(|e| ConfigError::wrong(format!("{shown}{}", e.text)))?;
         config.folder = path.parent().map(Path::to_owned).unwrap_or_default();
         Ok(config)
     }
@@ -247,8 +263,8 @@ impl Config {
     /// # Errors
     /// [`ConfigError`]
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|e| ConfigError(explain(text, &e)))?;
-        config.check().map_err(|(key, why)| ConfigError(format!(":{}: {key}: {why}", line_of_key(text, key))))?;
+        let config: Self = toml::from_str(text).map_err(|e| ConfigError::wrong(explain(text, &e)))?;
+        config.check().map_err(|(key, why)| ConfigError::wrong(format!(":{}: {key}: {why}", line_of_key(text, key))))?;
         Ok(config)
     }
 
@@ -269,9 +285,7 @@ impl Config {
         within("limits.grace_s", u64::from(limits.grace_s), 1..86_401, "seconds")?;
         within("certificates.agent_hours", u64::from(self.certificates.agent_hours), 1..721, "hours")?;
         within("tokens.ttl_s_max", self.tokens.ttl_s_max, 60..604_801, "seconds")?;
-        if self.log.level.is_empty() || self.log.level.len() > 1_000 {
-            return Err(("log.level", "expected error, warn, info, debug or trace".to_owned()));
-        }
+        check_level(&self.log.level).map_err(|why| ("log.level", why))?;
         self.check_store()
     }
 
@@ -362,6 +376,19 @@ impl Config {
     }
 }
 
+/// A bare word that is no level would be taken for the name of a module, and everything else would fall silent.
+fn check_level(directives: &str) -> Result<(), String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let is_level = |word: &str| LEVELS.iter().any(|level| word.eq_ignore_ascii_case(level));
+    let bad = directives.split(',').map(str::trim).find(|directive| !is_level(directive.rsplit('=').next().unwrap_or_default().trim()));
+    let expected = "expected off, error, warn, info, debug or trace, or directives per module like info,exhibit_coordinator::store=debug";
+    match bad {
+        Some(bad) => Err(format!("'{}': {expected}", escape_bounded(bad, 60))),
+        None if directives.len() > 1_000 => Err(format!("{} bytes: at most 1000", directives.len())),
+        None => tracing_subscriber::EnvFilter::try_new(directives).map(drop).map_err(|_| expected.to_owned()),
+    }
+}
+
 fn within(key: &'static str, value: u64, allowed: Range<u64>, unit: &str) -> Result<(), (&'static str, String)> {
     if allowed.contains(&value) {
         return Ok(());
@@ -396,7 +423,7 @@ fn line_of_key(text: &str, key: &str) -> usize {
 fn read_secret(path: &Path) -> Result<String, ConfigError> {
     use std::os::unix::fs::PermissionsExt as _;
     let shown = escape_bounded(&path.to_string_lossy(), 200);
-    let fail = |why: String| ConfigError(format!("{shown}: {why}"));
+    let fail = |why: String| ConfigError::wrong(format!("{shown}: {why}"));
     let meta = std::fs::metadata(path).map_err(|e| fail(format!("cannot read the store's secret: {e}")))?;
     if meta.permissions().mode() & 0o077 != 0 {
         return Err(fail(format!("holds a secret and has mode {:04o}: run: chmod 600 {shown}", meta.permissions().mode() & 0o7777)));
@@ -408,5 +435,6 @@ fn read_secret(path: &Path) -> Result<String, ConfigError> {
     Ok(text.trim().to_owned())
 }
 
+mod places;
 #[cfg(test)]
 mod tests;

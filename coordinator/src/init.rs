@@ -17,7 +17,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use exhibit_certs::deployment::{Deployment, NewDeployment, Params, Seeds};
+use exhibit_certs::deployment::{NewDeployment, Params, Seeds};
 use exhibit_certs::issue::ServerNames;
 use exhibit_certs::{DeploymentName, PersonName};
 use exhibit_evidence::layout::LogName;
@@ -102,22 +102,27 @@ pub struct Made {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InitError {
     message: String,
-    usage: bool,
+    exit: u8,
 }
 
 impl InitError {
     fn usage(message: impl fmt::Display) -> Self {
-        Self { message: message.to_string(), usage: true }
+        Self { message: message.to_string(), exit: 64 }
     }
 
     fn failed(message: impl fmt::Display) -> Self {
-        Self { message: message.to_string(), usage: false }
+        Self { message: message.to_string(), exit: 1 }
     }
 
-    /// The program's exit code for it: 64 for a wrong call (nothing was touched), 1 otherwise.
+    fn not_written(message: impl fmt::Display) -> Self {
+        Self { message: message.to_string(), exit: 73 }
+    }
+
+    /// The program's exit code for it: 64 for a wrong call (nothing was touched), 73 when something could not be written, 1
+    /// otherwise.
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
-        if self.usage { 64 } else { 1 }
+        self.exit
     }
 }
 
@@ -145,9 +150,9 @@ pub async fn run(options: &Options, now: Timestamp) -> Result<Made, InitError> {
     let config = configuration(options)?;
     let new = create(options, now)?;
     refuse_taken(&options.dir)?;
-    let unfinished =
-        |e: &dyn fmt::Display| InitError::failed(format!("{e}; {} is unfinished: remove it and run init again", shown(&options.dir)));
-    new.write(&options.dir).map_err(|e| unfinished(&e))?;
+    let unfinished = |e: &dyn fmt::Display| InitError::failed(unfinished(e, &options.dir));
+    let not_written = |e: &dyn fmt::Display| InitError::not_written(self::unfinished(e, &options.dir));
+    new.write(&options.dir).map_err(|e| not_written(&e))?;
     let dir = std::fs::canonicalize(&options.dir).map_err(|e| unfinished(&e))?;
     let config = Config { folder: dir.clone(), ..config };
 
@@ -161,11 +166,11 @@ pub async fn run(options: &Options, now: Timestamp) -> Result<Made, InitError> {
     catalog.close().await;
 
     let admin_home = dir.join(ADMIN);
-    new.admin.write(&admin_home).map_err(|e| unfinished(&e))?;
+    new.admin.write(&admin_home).map_err(|e| not_written(&e))?;
     let host = options.hosts.first().map_or("localhost", String::as_str);
     let client = client_config(host, options.listen.port());
-    write_new(&admin_home.join(CONFIG), &client, 0o644).map_err(|e| unfinished(&e))?;
-    write_new(&dir.join(CONFIG), &config.documented(), 0o600).map_err(|e| unfinished(&e))?;
+    write_new(&admin_home.join(CONFIG), &client, 0o644).map_err(|e| not_written(&e))?;
+    write_new(&dir.join(CONFIG), &config.documented(), 0o600).map_err(|e| not_written(&e))?;
     Ok(Made {
         name: options.name.clone(),
         config: dir.join(CONFIG),
@@ -227,19 +232,46 @@ fn refuse_taken(dir: &Path) -> Result<(), InitError> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(InitError::usage(format!("--dir: cannot look into {}: {e}", shown(dir)))),
     };
-    if entries.next().is_none() {
+    let names: Vec<String> = entries.by_ref().map_while(Result::ok).map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    if names.is_empty() {
         return Ok(());
     }
-    let finished = dir.join(CONFIG).exists();
-    let ours = ["root", "issuing", "server", "store"].iter().any(|name| dir.join(name).is_dir());
-    Err(InitError::usage(match (finished, ours || Deployment::exists(dir)) {
-        (true, _) => format!("--dir: {} holds a deployment; nothing was changed (name another folder)", shown(dir)),
-        (false, true) => format!(
-            "--dir: {} holds what an interrupted init left (there is no {CONFIG}); none of it is in use: remove the folder and run init again",
-            shown(dir)
-        ),
-        (false, false) => format!("--dir: {} is not empty; name an empty or a new folder", shown(dir)),
+    let dir = shown(dir);
+    if let Some(key) = names.iter().find(|name| IDENTITY.contains(&name.as_str())) {
+        return Err(InitError::usage(format!(
+            "--dir: {dir} holds the identity of an agent or of a person ({key}); nothing was changed (name another folder)"
+        )));
+    }
+    if let Some(other) = names.iter().find(|name| !is_ours(name)) {
+        let other = escape_bounded(other, 80);
+        return Err(InitError::usage(format!("--dir: {dir} is not empty (it holds {other}); name an empty or a new folder")));
+    }
+    Err(InitError::usage(if names.iter().any(|name| name == CONFIG) {
+        format!("--dir: {dir} holds a deployment; nothing was changed (name another folder)")
+    } else {
+        format!(
+            "--dir: {dir} holds what an interrupted init left, or a deployment whose {CONFIG} lies elsewhere; name another folder, or remove this one if no coordinator uses it"
+        )
     }))
+}
+
+/// What marks the folder of an agent or of a person.
+const IDENTITY: [&str; 3] = ["evidence.key", "tls.pem", "enrolment.pending"];
+
+/// What init itself makes, finished or not.
+fn is_ours(name: &str) -> bool {
+    const OURS: [&str; 11] =
+        ["root", "issuing", "server", "issuer.key", "log.key", "enrolments", "tls-root.pem", "anchor.json", "store", ADMIN, CONFIG];
+    name.starts_with("catalog.sqlite") || OURS.iter().any(|ours| *ours == name || name == format!(".{ours}.new"))
+}
+
+/// What to do about a folder of which not everything was made; there may be none.
+fn unfinished(e: &dyn fmt::Display, dir: &Path) -> String {
+    if dir.exists() {
+        format!("{e}; {} is unfinished: remove it and run init again", shown(dir))
+    } else {
+        format!("{e}; nothing was made: name a folder that can be made")
+    }
 }
 
 async fn begin_log(store: Arc<dyn Store>, new: &NewDeployment) -> Result<(), String> {
@@ -260,8 +292,10 @@ async fn begin_log(store: Arc<dyn Store>, new: &NewDeployment) -> Result<(), Str
 
 fn client_config(host: &str, port: u16) -> String {
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    let port_note =
+        if port == 0 { "# The coordinator takes a free port at each start: put the one that it prints here in place of 0.\n" } else { "" };
     format!(
-        "# Where the coordinator listens: HOST:PORT. The host must be one of the names in the server's certificate.\ncoordinator = \"{host}:{port}\"\n"
+        "# Where the coordinator listens: HOST:PORT. The host must be one of the names in the server's certificate.\n{port_note}coordinator = \"{host}:{port}\"\n"
     )
 }
 
@@ -305,7 +339,7 @@ Next:
             dir = shown(&self.dir),
             store = self.store,
             ca = self.ca_sha256,
-            port = self.listen.port(),
+            port = if self.listen.port() == 0 { "PORT".to_owned() } else { self.listen.port().to_string() },
         )
     }
 }

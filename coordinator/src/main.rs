@@ -28,7 +28,7 @@ Exit codes:
   64  wrong usage or configuration; nothing was opened
   69  the address is in use or cannot be listened on
   73  a file could not be written
-  77  permission: a file may not be read, or may be read by others";
+  77  permission: a file may not be read, or may be read or written by others";
 
 /// The program's exit codes, as sysexits.h names them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +69,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Read the configuration and say whether it can be used.
+    /// Read the configuration, look at the places that it names, and say whether it can be used.
     CheckConfig {
         #[command(flatten)]
         place: Place,
@@ -89,13 +89,16 @@ struct Place {
 }
 
 impl Place {
-    fn load(&self) -> Result<Config, Failure> {
+    /// Reads the configuration and looks at the places that it names; `with_catalog` unless that is about to be made.
+    fn load(&self, with_catalog: bool) -> Result<Config, Failure> {
         let file = match (&self.config, &self.dir) {
             (Some(file), _) => file.clone(),
             (None, Some(dir)) => dir.join(init::CONFIG),
             (None, None) => return Err(Failure(Exit::Usage as u8, "name the deployment with --config or --dir".to_owned())),
         };
-        Ok(Config::load(&file)?)
+        let config = Config::load(&file)?;
+        config.check_places(&file, with_catalog)?;
+        Ok(config)
     }
 }
 
@@ -104,7 +107,7 @@ struct Failure(u8, String);
 
 impl From<ConfigError> for Failure {
     fn from(e: ConfigError) -> Self {
-        Self(ConfigError::EXIT, e.to_string())
+        Self(e.exit_code(), e.to_string())
     }
 }
 
@@ -147,9 +150,9 @@ fn main() -> ExitCode {
     let done = runtime.block_on(async {
         match cli.command {
             Command::Init(options) => make(&options).await,
-            Command::Run { place, ready_file } => run(&place.load()?, ready_file.as_deref()).await,
-            Command::Reindex { place, json } => make_catalog(&place.load()?, json).await,
-            Command::CheckConfig { place } => place.load().map(|_| println!("the configuration can be used")),
+            Command::Run { place, ready_file } => run(&place.load(true)?, ready_file.as_deref()).await,
+            Command::Reindex { place, json } => make_catalog(&place.load(false)?, json).await,
+            Command::CheckConfig { place } => place.load(true).map(|_| println!("the configuration can be used")),
         }
     });
     match done {

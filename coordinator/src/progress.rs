@@ -29,12 +29,14 @@ pub struct Live {
 #[derive(Debug)]
 pub struct Progress {
     live: Mutex<HashMap<CollectionId, (AgentId, Live)>>,
+    /// Uploads that are paused, and why. One entry per open upload at most.
+    paused: Mutex<HashMap<CollectionId, String>>,
     bell: broadcast::Sender<CollectionId>,
 }
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { live: Mutex::default(), bell: broadcast::Sender::new(BEHIND_MAX) }
+        Self { live: Mutex::default(), paused: Mutex::default(), bell: broadcast::Sender::new(BEHIND_MAX) }
     }
 }
 
@@ -57,8 +59,28 @@ impl Progress {
         self.live.lock().unwrap_or_else(PoisonError::into_inner).get(collection).is_some_and(|(owner, _)| owner == agent)
     }
 
+    /// Keeps why an upload is paused, so that whoever asks for the collection learns it; `None` once it goes on or ended.
+    pub fn pause(&self, collection: &CollectionId, why: Option<String>) {
+        let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = match &why {
+            Some(why) => paused.insert(collection.clone(), why.clone()),
+            None => paused.remove(collection),
+        };
+        drop(paused);
+        if before != why {
+            self.ring(collection);
+        }
+    }
+
+    /// Why the upload of a collection is paused, if it is.
+    #[must_use]
+    pub fn paused(&self, collection: &CollectionId) -> Option<String> {
+        self.paused.lock().unwrap_or_else(PoisonError::into_inner).get(collection).cloned()
+    }
+
     /// Forgets a collection that is closed.
     pub fn forget(&self, collection: &CollectionId) {
+        self.pause(collection, None);
         self.live.lock().unwrap_or_else(PoisonError::into_inner).remove(collection);
         self.ring(collection);
     }
@@ -94,7 +116,12 @@ mod tests {
             progress.ring(&id);
         }
         assert!(matches!(watcher.recv().await, Err(broadcast::error::RecvError::Lagged(_))));
+        let mut watcher = progress.listen();
+        progress.pause(&id, Some("the store is full".to_owned()));
+        progress.pause(&id, Some("the store is full".to_owned()));
+        assert_eq!(progress.paused(&id).as_deref(), Some("the store is full"));
+        assert!(watcher.try_recv().is_ok() && watcher.try_recv().is_err(), "rung once");
         progress.forget(&id);
-        assert_eq!(progress.live(&id), None);
+        assert_eq!((progress.live(&id), progress.paused(&id)), (None, None));
     }
 }

@@ -283,3 +283,101 @@ fn agent_credential(agent: &Agent) -> exhibit_certs::Credential {
     )
     .expect("the same")
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_that_no_agent_has_is_refused_at_once() {
+    let (mut world, mut agent) = world_and_agent().await;
+    let mut session = agent.session(&[]).await.expect("session");
+    let case = world.open_case().await;
+    let mut order = world.order(&case, std::slice::from_ref(&agent.id));
+    order.captures[0].name = "telepathy".to_owned();
+    let signed = world.sign(&order);
+    let status = world.submit(&signed).await.expect_err("no such capture");
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    assert!(status.message().contains("'telepathy'") && status.message().contains("files, system"), "{status}");
+    // Where one agent has it, the other refuses for itself. One that never connected has said nothing.
+    let never_seen = world::agent_id(&world.enroll("web-2").await);
+    order.captures[0].name = "files".to_owned();
+    order.captures.truncate(1);
+    order.targets.push(never_seen.clone());
+    let signed = world.sign(&order);
+    world.submit(&signed).await.expect("one has it");
+    session.offer().await;
+    let case = world.case(&case).await;
+    let mut unknown = world.order(&case, &[never_seen]);
+    unknown.captures[0].name = "telepathy".to_owned();
+    let signed = world.sign(&unknown);
+    world.submit(&signed).await.expect("nobody can say");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_collection_waits_for_is_said_as_it_is() {
+    let (mut world, mut agent) = world_and_agent().await;
+    let case = world.open_case().await;
+    let order = world.order(&case, std::slice::from_ref(&agent.id));
+    let signed = world.sign(&order);
+    let offline = world.submit(&signed).await.expect("admitted").collections.remove(0);
+    assert_eq!((offline.state.as_str(), offline.reason.as_str()), ("queued", "waits for the agent to connect"));
+    let first = Job::new(&order, &signed, &agent.id, 1);
+    let mut session = agent.session(&[]).await.expect("session");
+    session.offer().await;
+    // To an agent that is there it is offered before the responder has the answer.
+    let case = world.case(&case).await;
+    let order = world.order(&case, std::slice::from_ref(&agent.id));
+    let signed = world.sign(&order);
+    let online = world.submit(&signed).await.expect("admitted").collections.remove(0);
+    assert_eq!((online.state.as_str(), online.reason.as_str()), ("offered", "offered to the agent, no answer yet"));
+    session.offer().await;
+    session.reply(&first.collection, vec![]).await;
+    while world.collection(&first.collection).await.state != "running" {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let second = Job::new(&order, &signed, &agent.id, 1);
+    let waits = world.collection(&second.collection).await;
+    assert!(
+        waits.state == "offered" && waits.reason.contains("busy with") && waits.reason.contains(first.collection.as_str()),
+        "{waits:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_store_is_told_to_whoever_asks_and_whoever_watches() {
+    let (mut world, agent) = world_and_agent().await;
+    let (case, order, envelope) = world.ordered(std::slice::from_ref(&agent.id)).await;
+    world.free_bytes_min = 1 << 60;
+    world.restart().await;
+    let mut agent = Agent::new(agent.credential, world.port, 1).await;
+    let job = Job::new(&order, &envelope, &agent.id, 1);
+    let mut session = agent.session(&[]).await.expect("session");
+    session.offer().await;
+    session.reply(&job.collection, vec![]).await;
+    let made = job.honest(&[file("system", "a", "x"), file("files", "/b", "y")]);
+    let upload = agent.open(&job).await.expect("let in");
+    upload.push(&made.parts[0]).await;
+    let what =
+        people::ListCollectionsRequest { collections: vec![job.collection.to_string()], ..people::ListCollectionsRequest::default() };
+    let mut watched =
+        world.people.watch_collections(people::WatchCollectionsRequest { what: Some(what) }).await.expect("watches").into_inner();
+    let paused = loop {
+        let row = tokio::time::timeout(Duration::from_secs(60), watched.message()).await.expect("in time").expect("row").expect("open");
+        if row.reason.contains("paused") {
+            break row;
+        }
+    };
+    assert!(paused.state == "running" && paused.reason.contains("bytes free"), "{paused:?}");
+    assert_eq!(world.collection(&job.collection).await.reason, paused.reason);
+    // The agent goes away: nothing is paused any more.
+    drop((upload, session, watched));
+    while !world.collection(&job.collection).await.reason.is_empty() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // With room it goes on from where it was.
+    world.free_bytes_min = 0;
+    world.restart().await;
+    let mut agent = Agent::new(agent.credential, world.port, 1).await;
+    let session = agent.session(std::slice::from_ref(&job.collection)).await.expect("session");
+    agent.send_all(&job, &made).await.expect("received");
+    assert_eq!(world.closed(&job.collection).await.state, "sealed");
+    drop(session);
+    verdict::sound(&world, case.case_id.as_str());
+}

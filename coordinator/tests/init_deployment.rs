@@ -124,6 +124,22 @@ async fn refuses_what_is_there_and_changes_nothing() {
     assert!(e.exit_code() == 64 && e.to_string().contains("not empty"), "{e}");
 }
 
+#[tokio::test]
+async fn nobodys_identity_is_called_the_rest_of_an_init() {
+    let dir = tempfile::tempdir().expect("dir");
+    let d = dir.path().join("d");
+    init::run(&options(&d, &[]), now()).await.expect("made");
+    // The admin's own folder looks like an agent's: keys, enrolments, an anchor.
+    let home = d.join("admin");
+    let before = snapshot(&home);
+    let e = init::run(&options(&home, &[]), now()).await.expect_err("an identity");
+    assert!(e.exit_code() == 64 && e.to_string().contains("the identity of an agent") && !e.to_string().contains("remove"), "{e}");
+    assert_eq!(snapshot(&home), before);
+    // Where no folder can be made there is none to remove.
+    let e = init::run(&options(Path::new("/proc/d2"), &[]), now()).await.expect_err("not there");
+    assert!(e.exit_code() == 73 && e.to_string().contains("nothing was made") && !e.to_string().contains("remove"), "{e}");
+}
+
 /// However far an earlier init came, the folder is recognised as unfinished: every part of what it makes is left alone.
 #[tokio::test]
 async fn every_unfinished_state_is_recognised() {

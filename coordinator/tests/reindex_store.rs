@@ -365,3 +365,42 @@ async fn what_does_not_fit_together_is_told_and_the_rest_is_restored() {
     assert_eq!(catalog.incidents(10).await.expect("read").len(), 5, "the problems are incidents of the new catalog");
     assert!(report.text().contains("enrolment tokens"));
 }
+
+#[tokio::test]
+async fn hosts_are_known_again_from_what_their_agents_signed() {
+    let dir = tempfile::tempdir().expect("dir");
+    let site = Site::new(dir.path()).await;
+    let (agent, key) = site.enrol(1).await;
+    let (_, digest) = site.order(1, std::slice::from_ref(&agent)).await;
+    let ended = Clocks { wall: now().plus_s(60), mono_ns: 1, offset_ns: None };
+    let manifest = ManifestRef {
+        sha256: Digest::of(b"manifest"),
+        size: 1,
+        segments: 1,
+        stored_bytes: 1,
+        raw_bytes: 1,
+        items: 0,
+        by_status: BTreeMap::new(),
+    };
+    let p = Acquisition {
+        case: site.case.clone(),
+        collection: CollectionId::of(&digest, &agent),
+        stream: StreamNumber(1),
+        agent: agent.clone(),
+        predecessor: digest,
+        nonce: Nonce { size: 1, root: Digest::of(b"root") },
+        host: Host { hostname: "web\n1".to_owned(), machine_id: None, boot_id: "b".to_owned(), kernel: "6.1".to_owned(), os: None },
+        tool: Tool { name: "exhibit-agent".to_owned(), version: "0.1.0".to_owned(), sha256: Digest::of(b"binary") },
+        started: Clocks { wall: now(), ..ended },
+        ended,
+        complete: true,
+        reason: None,
+        manifest,
+        footprint: Footprint { pid: 1, rss_peak_bytes: 1, cpu_ms: 1, commands: vec![], wrote: vec![] },
+    };
+    site.ledgers.ensure_enrolled(&site.case, &[key.public().id()]).await.expect("enrolled");
+    site.log(vec![record::sign(&p, &key).expect("small")]).await;
+    let (_, catalog) = site.reindex().await;
+    let seen = catalog.agent(agent).await.expect("read").expect("there").seen;
+    assert_eq!((seen.hostname.as_str(), seen.kernel.as_str(), seen.at), ("web\\n1", "6.1", Some(now().plus_s(60))));
+}

@@ -19,13 +19,27 @@ pub fn escape(text: &str) -> String {
 /// [`escape`], cut to at most `chars_max` characters of output, with `...` where something was left out.
 #[must_use]
 pub fn escape_bounded(text: &str, chars_max: usize) -> String {
-    let shown = escape(text);
+    cut(escape(text), chars_max)
+}
+
+fn cut(shown: String, chars_max: usize) -> String {
     if shown.chars().count() <= chars_max {
         return shown;
     }
     let mut cut: String = shown.chars().take(chars_max.saturating_sub(3)).collect();
     cut.push_str("...");
     cut
+}
+
+/// A sentence that may quote escaped text already, made fit for one line: what could act on a terminal is escaped, a
+/// backslash is not. Doing it again changes nothing, so a reason may pass through several hands. Cut as
+/// [`escape_bounded`] does.
+///
+/// Not for names: two different ones may look the same.
+#[must_use]
+pub fn one_line(text: &str, chars_max: usize) -> String {
+    let parts: Vec<String> = text.split('\\').map(escape).collect();
+    cut(parts.join("\\"), chars_max)
 }
 
 /// Escapes bytes that should be UTF-8; every byte that is not shows as `\xNN`.
@@ -65,5 +79,13 @@ mod tests {
         assert_eq!(escape_bytes(b"caf\xe9"), "caf\\xe9");
         assert_eq!(escape("żółć 日本"), "żółć 日本");
         assert_eq!(escape_bounded("abcdefghij", 6), "abc...");
+    }
+
+    #[test]
+    fn a_sentence_is_escaped_once_however_often_it_is_passed_on() {
+        let once = one_line("policy: '/x\\x1b' at\ncolumn 1\x1b[2J", 100);
+        assert_eq!(once, "policy: '/x\\x1b' at\\ncolumn 1\\x1b[2J");
+        assert_eq!(one_line(&once, 100), once);
+        assert_eq!(one_line(&one_line("abcdefghij", 6), 6), "abc...");
     }
 }

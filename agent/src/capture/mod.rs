@@ -52,6 +52,15 @@ pub trait Capture: Send {
         &[]
     }
 
+    /// Checks what the table of parameters cannot say: patterns, names of classes. Called with parameters that the table
+    /// holds good, and looks at nothing of the host: a wrong order is refused before anything runs.
+    ///
+    /// # Errors
+    /// A sentence that names the parameter, its value, and what is expected.
+    fn check(&self, _params: &Params) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Takes everything. Runs on the capture thread and may block; waits only inside [`Output`].
     ///
     /// # Errors
@@ -238,7 +247,7 @@ pub trait Source {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Stop {
     /// A responder or the operator of this host asked for it.
-    #[error("cancelled: {0}")]
+    #[error("{0}")]
     Cancelled(String),
     /// The order's or the policy's deadline passed.
     #[error("the deadline passed")]

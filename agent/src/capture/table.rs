@@ -20,13 +20,24 @@ pub struct Table {
     rows: u64,
     rows_in_part: u64,
     bad_rows: u64,
+    facts: Vec<(&'static str, String)>,
 }
 
 impl Table {
     /// A table with no rows. `stem` is the name without `.jsonl`.
     #[must_use]
     pub fn new(stem: &str, started: Moment, method: &'static str) -> Self {
-        Self { stem: stem.to_owned(), method, started, bytes: Vec::new(), parts: 0, rows: 0, rows_in_part: 0, bad_rows: 0 }
+        Self {
+            stem: stem.to_owned(),
+            method,
+            started,
+            bytes: Vec::new(),
+            parts: 0,
+            rows: 0,
+            rows_in_part: 0,
+            bad_rows: 0,
+            facts: Vec::new(),
+        }
     }
 
     /// Adds a row; puts a part when enough rows have come together.
@@ -48,6 +59,11 @@ impl Table {
             self.put_part(out, None)?;
         }
         Ok(())
+    }
+
+    /// Adds a fact to the part that is put next: what a reader of the table should know and is no fault of it.
+    pub fn fact(&mut self, name: &'static str, value: impl Into<String>) {
+        self.facts.push((name, value.into()));
     }
 
     /// Rows so far.
@@ -79,6 +95,9 @@ impl Table {
             n => format!("{}.{n}.jsonl", self.stem),
         };
         let mut item = NewItem::record(&name, self.started, self.method).with_fact("rows", self.rows_in_part.to_string());
+        for (name, value) in self.facts.drain(..) {
+            item = item.with_fact(name, value);
+        }
         if let Some((status, reason)) = problem {
             item = item.with_status(status, reason);
         }

@@ -94,7 +94,7 @@ impl Refused {
             agent,
             predecessor: order,
             code: self.code.as_str().to_owned(),
-            message: exhibit_evidence::text::escape_bounded(&self.message, MESSAGE_CHARS_MAX),
+            message: exhibit_evidence::text::one_line(&self.message, MESSAGE_CHARS_MAX),
             refused_at: now,
         }
     }

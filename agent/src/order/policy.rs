@@ -80,7 +80,7 @@ impl Default for Policy {
 
 /// A policy file that cannot be used. Nothing is collected then: an unreadable policy may forbid anything.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("policy {path}: {problem}")]
+#[error("{path}: {problem}")]
 pub struct BadPolicy {
     path: String,
     problem: String,
@@ -124,7 +124,7 @@ impl Policy {
     /// # Errors
     /// A sentence with line and key.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let policy: Self = toml::from_str(text).map_err(|e| e.to_string().trim_end().to_owned())?;
+        let policy: Self = toml::from_str(text).map_err(|e| explain(text, &e))?;
         policy.denied_paths()?;
         for name in policy.captures.iter().flatten() {
             if crate::capture::registry::find(name).is_none() {
@@ -182,6 +182,15 @@ impl Policy {
             deadline_s: limits.deadline_s.or(defaults.deadline).unwrap_or(u64::MAX).min(self.deadline_max),
         }
     }
+}
+
+/// The reader's error as one sentence with line and text: it goes into the signed refusal.
+fn explain(text: &str, e: &toml::de::Error) -> String {
+    let message = e.message().trim().replace('\n', ", ");
+    let Some(before) = e.span().and_then(|span| text.get(..span.start)) else { return message };
+    let line = before.matches('\n').count();
+    let shown = text.lines().nth(line).unwrap_or_default().trim();
+    format!("line {}: {message} in '{}'", line.saturating_add(1), exhibit_evidence::text::escape_bounded(shown, 120))
 }
 
 #[derive(Deserialize)]

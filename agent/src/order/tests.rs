@@ -122,6 +122,11 @@ type Change = (&'static str, Code, fn(&mut World), fn(&mut Offer));
 
 const NOTHING: fn(&mut Offer) = |_| {};
 
+fn param(world: &mut World, capture: &str, name: &str, value: &str) {
+    let params = BTreeMap::from([(name.to_owned(), value.to_owned())]);
+    world.order.captures = vec![CaptureSpec { name: capture.to_owned(), params }];
+}
+
 const TABLE: &[Change] = &[
     ("the order has expired", Code::Expired, |w| w.order.expires_at = at(0), NOTHING),
     ("the order is from the future", Code::Clock, |w| w.order.issued_at = at(601), NOTHING),
@@ -210,6 +215,12 @@ const TABLE: &[Change] = &[
         |w| drop(w.order.captures[0].params.insert("colour".to_owned(), "red".to_owned())),
         NOTHING,
     ),
+    ("a relative path", Code::Unsupported, |w| param(w, "files", "paths", "etc/passwd"), NOTHING),
+    ("a pattern that is none", Code::Unsupported, |w| param(w, "files", "paths", "/etc/[z"), NOTHING),
+    ("no pattern", Code::Unsupported, |w| param(w, "files", "paths", "\n"), NOTHING),
+    ("an exclusion that is none", Code::Unsupported, |w| param(w, "files", "exclude", "/var/[z"), NOTHING),
+    ("an unknown class of logs", Code::Unsupported, |w| param(w, "logs", "classes", "audit\nnope"), NOTHING),
+    ("a relative pattern of logs", Code::Unsupported, |w| param(w, "logs", "extra", "srv/*.log"), NOTHING),
     ("a capture twice", Code::Malformed, |w| w.order.captures[1].name = "files".to_owned(), NOTHING),
     ("no capture", Code::Malformed, |w| w.order.captures.clear(), NOTHING),
     ("another case", Code::Malformed, |w| w.order.case = CaseId::new(2, [2; 10]), NOTHING),
@@ -270,6 +281,20 @@ fn each_wrong_thing_has_its_code() {
             }
         }
     }
+}
+
+#[test]
+fn a_refusal_is_one_line_and_names_what_is_wrong() {
+    let mut world = world();
+    param(&mut world, "files", "paths", "etc/passwd");
+    let offer = world.offer();
+    let refused = world.verify(&offer).expect_err("relative");
+    assert!(refused.message.contains("paths") && refused.message.contains("'etc/passwd'"), "{refused}");
+    let bad = Policy::parse("captures = []\nfoo = 1\n").expect_err("an unknown key");
+    assert!(bad.starts_with("line 2: ") && bad.contains("foo = 1") && !bad.contains('\n'), "{bad}");
+    let refused = Refused::new(Code::Policy, format!("{bad} in '\\x1b'"));
+    let record = refused.record(offer.collection.clone(), world.agent.clone(), offer.order.digest(), at(0));
+    assert_eq!(record.message, refused.message, "what is one line already is signed as it is");
 }
 
 #[test]

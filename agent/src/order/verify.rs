@@ -226,6 +226,7 @@ fn check_captures(specs: &[CaptureSpec], policy: &Policy) -> Result<Vec<Chosen>,
         let capture = make();
         let params = Params::new(&spec.name, spec.params.clone());
         params.check(capture.params()).map_err(|e| Refused::new(Code::Unsupported, e.to_string()))?;
+        capture.check(&params).map_err(|e| Refused::new(Code::Unsupported, format!("capture '{shown}', {e}")))?;
         chosen.push((place, capture, params));
     }
     chosen.sort_by_key(|(place, ..)| *place);

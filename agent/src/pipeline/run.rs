@@ -155,7 +155,7 @@ fn capture_all(plan: Plan, from: Option<TakenUp>, lanes: Vec<LaneIn>, ended: &Se
         items,
         by_status,
         complete: reasons.is_empty(),
-        reason: (!reasons.is_empty()).then(|| exhibit_evidence::text::escape_bounded(&reasons.join("; "), 1000)),
+        reason: (!reasons.is_empty()).then(|| exhibit_evidence::text::one_line(&reasons.join("; "), 1000)),
         started: started.unwrap_or_else(clock::now),
         ended: clock::now(),
         commands,

@@ -243,7 +243,7 @@ impl Agent {
 
     /// A responder cancels. What runs ends with what it has.
     pub(super) fn cancelled(&mut self, collection: &str, reason: &str) {
-        let reason = escape_bounded(reason, exhibit_proto::bounds::REASON_BYTES_MAX);
+        let reason = exhibit_evidence::text::one_line(reason, exhibit_proto::bounds::REASON_BYTES_MAX);
         self.waiting.retain(|w| w.collection.as_str() != collection);
         if let Some(running) = self.running.as_ref().filter(|r| r.collection.as_str() == collection) {
             tracing::info!(collection, "cancelled: {reason}");

@@ -226,7 +226,7 @@ impl Upload {
                     return Ok(done.receipt);
                 }
                 Some(upload_response::Kind::Pause(pause)) => {
-                    let why = exhibit_evidence::text::escape_bounded(&pause.reason, bounds::REASON_BYTES_MAX);
+                    let why = exhibit_evidence::text::one_line(&pause.reason, bounds::REASON_BYTES_MAX);
                     tracing::warn!(collection = %self.facts.collection, "the coordinator asks for a pause: {why}");
                     paused.send_replace(true);
                 }

@@ -73,6 +73,27 @@ async fn a_token_and_a_pin_make_an_agent_that_connects() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_that_is_there_becomes_the_agents_own_or_is_left_alone() {
+    let world = Arc::new(World::new());
+    let fake = Fake::start(&world).await;
+    let home = tempfile::tempdir().expect("folder");
+    let pin = world.new.deployment.tls_root_sha256();
+    let (mine, foreign) = (home.path().join("mine"), home.path().join("foreign"));
+    let mode = |dir: &std::path::Path| std::fs::metadata(dir).expect("folder").permissions().mode() & 0o777;
+    for (dir, file) in [(&mine, "policy.toml"), (&foreign, "thesis.txt")] {
+        std::fs::create_dir(dir).expect("folder");
+        std::fs::write(dir.join(file), "").expect("written");
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).expect("mode");
+    }
+    let ask = |dir| Request { coordinator: &fake.address, ca_sha256: pin, token: "good", dir };
+    let refused = enroll::enroll(&ask(&foreign)).await.expect_err("somebody else's");
+    assert!(matches!(&refused, EnrollError::NotEmpty(..)) && refused.to_string().contains("thesis.txt"), "{refused}");
+    assert!(mode(&foreign) == 0o755 && std::fs::read_dir(&foreign).expect("folder").count() == 1, "nothing was touched");
+    enroll::enroll(&ask(&mine)).await.expect("enrolled");
+    assert_eq!(mode(&mine), 0o700);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_there_is_said_and_keeps_the_keys_for_the_next_try() {
     let world = Arc::new(World::new());
     let mut fake = Fake::reserve(&world).await;

@@ -135,12 +135,12 @@ impl Bars {
 
     fn show(&mut self, c: &pb::Collection, before: Option<&pb::Collection>) {
         let host = escape_bounded(&c.hostname, 24);
-        if self.lines && before.is_none_or(|b| b.state != c.state) {
+        if self.lines && before.is_none_or(|b| b.state != c.state || b.reason != c.reason) {
             eprintln!(
                 "{host} {}: {}{}",
                 c.collection,
                 c.state,
-                if c.reason.is_empty() { String::new() } else { format!(" ({})", escape_bounded(&c.reason, 200)) }
+                if c.reason.is_empty() { String::new() } else { format!(" ({})", exhibit_evidence::text::one_line(&c.reason, 200)) }
             );
         }
         let Some(multi) = &self.multi else { return };

@@ -65,6 +65,8 @@ fn errors_name_line_key_value_and_remedy() {
         ("names = [\"not a name\"]", ":1: ", "names"),
         ("[tokens]\n\nttl_s_max = 5", ":3: ", "tokens.ttl_s_max: 5"),
         ("[certificates]\nagent_hours = 9999", ":2: ", "9999"),
+        ("[log]\nlevel = \"loud\"", ":2: ", "log.level: 'loud': expected off, error"),
+        ("[log]\nlevel = \"info,exhibit=loud\"", ":2: ", "'exhibit=loud'"),
         ("= 3", ":1: ", "= 3"),
         ("listen = \"127.0.0.1:1\"\nlisten = \"127.0.0.1:1\"", ":2: ", "duplicate key"),
     ];
@@ -89,6 +91,51 @@ fn files_that_cannot_be_read_are_named() {
     std::fs::write(&path, "[store]\npath = \"elsewhere\"\n").expect("write");
     let config = Config::load(&path).expect("good");
     assert_eq!(config.resolve(&config.store.path), dir.path().join("elsewhere"));
+}
+
+#[test]
+fn directives_per_module_are_levels() {
+    for level in ["info", "WARN", "info,exhibit_coordinator::store=debug", "off,tonic=trace"] {
+        let text = format!("[log]\nlevel = \"{level}\"");
+        assert!(Config::parse(&text).is_ok(), "{level}");
+    }
+}
+
+#[test]
+fn places_that_are_not_there_or_open_to_others_are_named_with_their_line() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().expect("dir");
+    let file = dir.path().join("config.toml");
+    let check = |text: &str| {
+        std::fs::write(&file, text).expect("write");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+        Config::load(&file).expect("parses").check_places(&file, true).map_err(|e| (e.exit_code(), e.to_string()))
+    };
+    for (name, made) in [("store", false), ("catalog.sqlite", true)] {
+        let path = dir.path().join(name);
+        if made { std::fs::write(path, "").expect("write") } else { std::fs::create_dir(path).expect("dir") }
+    }
+    assert_eq!(check(""), Ok(()));
+    for (text, line, word) in [
+        ("[store]\npath = \"/nonexist/store\"", ":2: store.path: ", "/nonexist/store"),
+        ("\n[paths]\ncatalog = \"/proc/x\"", ":3: paths.catalog: ", "reindex"),
+        ("[paths]\ndeployment = \"elsewhere\"", ":2: paths.deployment: ", "init"),
+        ("[store]\npath = \"catalog.sqlite\"", ":2: store.path: ", "no folder"),
+    ] {
+        let (exit, said) = check(text).expect_err(text);
+        assert!(exit == 64 && said.contains(&format!("config.toml{line}")) && said.contains(word), "{exit} {said}");
+    }
+    for open in [dir.path().to_owned(), dir.path().join("store")] {
+        let before = std::fs::metadata(&open).expect("there").permissions();
+        std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).expect("chmod");
+        let (exit, said) = check("").expect_err("open to others");
+        assert!(exit == 77 && said.contains("chmod go-w") && said.contains("0777"), "{exit} {said}");
+        std::fs::set_permissions(&open, before).expect("chmod");
+    }
+    std::fs::write(&file, "").expect("write");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666)).expect("chmod");
+    let open = Config::load(&file).expect("parses").check_places(&file, true).expect_err("anybody's");
+    assert!(open.exit_code() == 77 && open.to_string().contains("config.toml can be written"), "{open}");
 }
 
 #[test]

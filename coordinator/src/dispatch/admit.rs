@@ -1,15 +1,16 @@
 //! Admission of an order: everything that the coordinator can check, before it stands in the case's log.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use exhibit_evidence::dsse::Envelope;
-use exhibit_evidence::id::{AgentId, CaseId, CollectionId};
+use exhibit_evidence::id::{CaseId, CollectionId};
 use exhibit_evidence::layout::StreamNumber;
 use exhibit_evidence::record::{Order, Record};
 use exhibit_evidence::text::escape_bounded;
 
 use super::{bounds, offers};
-use crate::catalog::{CollectionFilter, CollectionRow, OrderRow, PAGE_MAX, State, Totals};
+use crate::catalog::{AgentRow, CollectionFilter, CollectionRow, OrderRow, PAGE_MAX, State, Totals};
 use crate::clock;
 use crate::ledger::{self, LedgerError};
 use crate::parts::Parts;
@@ -42,9 +43,7 @@ pub async fn submit(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Re
     }
     bounds::check(&order, clock::now()).map_err(Problem::invalid)?;
     check_case(parts, &order).await?;
-    for target in &order.targets {
-        check_target(parts, target).await?;
-    }
+    check_captures(&order, &targets(parts, &order).await?)?;
     parts.ledgers.ensure_enrolled(&order.case, &[envelope.keyid()]).await?;
     append(parts, &order, envelope).await?;
     let (row, rows) = into_catalog(parts, &order, envelope).await?;
@@ -52,7 +51,8 @@ pub async fn submit(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Re
     for row in &rows {
         offers::offer_if_online(parts, row).await;
     }
-    Ok((row, rows))
+    // As they stand now: some were offered.
+    Ok((row, collections_of(parts, &order, envelope).await?))
 }
 
 /// The order in an envelope, signed by an enrolled responder who is the caller.
@@ -92,11 +92,35 @@ async fn check_case(parts: &Parts, order: &Order) -> Result<()> {
     Ok(())
 }
 
-async fn check_target(parts: &Parts, target: &AgentId) -> Result<()> {
-    match parts.catalog.agent(target.clone()).await? {
-        None => Err(Problem::new(Kind::NotFound, format!("targets: there is no agent {target}"))),
-        Some(agent) if agent.revoked.is_some() => Err(Problem::new(Kind::NotNow, format!("targets: agent {target} is revoked"))),
-        Some(_) => Ok(()),
+/// The agents that an order names: all enrolled, none revoked.
+async fn targets(parts: &Parts, order: &Order) -> Result<Vec<AgentRow>> {
+    let mut agents = Vec::with_capacity(order.targets.len());
+    for target in &order.targets {
+        match parts.catalog.agent(target.clone()).await? {
+            None => return Err(Problem::new(Kind::NotFound, format!("targets: there is no agent {target}"))),
+            Some(agent) if agent.revoked.is_some() => {
+                return Err(Problem::new(Kind::NotNow, format!("targets: agent {target} is revoked")));
+            }
+            Some(agent) => agents.push(agent),
+        }
+    }
+    Ok(agents)
+}
+
+/// A capture that no agent of the order has is a mistake of whoever wrote it. Agents say what they have when they
+/// connect; with none that ever did, only they can tell. Where some have it and others do not, those others refuse.
+fn check_captures(order: &Order, agents: &[AgentRow]) -> Result<()> {
+    let known: BTreeSet<&str> = agents.iter().flat_map(|agent| &agent.seen.captures).map(String::as_str).collect();
+    match order.captures.iter().find(|capture| !known.is_empty() && !known.contains(capture.name.as_str())) {
+        None => Ok(()),
+        Some(capture) => {
+            let names: Vec<&str> = known.into_iter().collect();
+            Err(Problem::invalid(format!(
+                "captures: no agent of this order has a capture '{}'; they have {}",
+                capture.name,
+                names.join(", ")
+            )))
+        }
     }
 }
 

@@ -18,6 +18,8 @@ const PARAM_NAME_BYTES_MAX: usize = 63;
 const DEADLINE_S_MAX: u64 = 30 * 86_400;
 /// Least send rate: an upload that is slower would hold memory that others wait for.
 const SEND_BYTES_PER_S_MIN: u64 = 1 << 10;
+/// Least read rate: an agent takes one order at a time, and one that reads slower keeps it from every other order.
+const READ_BYTES_PER_S_MIN: u64 = 64 << 10;
 
 /// Checks what an order says against `now`.
 ///
@@ -59,15 +61,28 @@ pub fn check(order: &Order, now: Timestamp) -> Result<(), String> {
             exhibit_proto::bounds::REASON_BYTES_MAX
         ));
     }
+    check_rates(order)?;
+    match order.limits.deadline_s {
+        Some(s) if s == 0 || s > DEADLINE_S_MAX => Err(format!("limits.deadline_s: {s}: expected 1 to {DEADLINE_S_MAX}")),
+        _ => Ok(()),
+    }
+}
+
+fn check_rates(order: &Order) -> Result<(), String> {
+    if order.limits.cpu_percent == Some(0) {
+        return Err("limits.cpu_percent: 0: expected at least 1; an agent without processor time never ends".to_owned());
+    }
+    if let Some(rate) = order.limits.read_bytes_per_s.filter(|rate| *rate < READ_BYTES_PER_S_MIN) {
+        return Err(format!(
+            "limits.read_bytes_per_s: {rate}: expected at least {READ_BYTES_PER_S_MIN}; a slower collection keeps the agent from every other order"
+        ));
+    }
     if let Some(rate) = order.limits.send_bytes_per_s.filter(|rate| *rate < SEND_BYTES_PER_S_MIN) {
         return Err(format!(
             "limits.send_bytes_per_s: {rate}: expected at least {SEND_BYTES_PER_S_MIN}; a slower upload is not waited for"
         ));
     }
-    match order.limits.deadline_s {
-        Some(s) if s == 0 || s > DEADLINE_S_MAX => Err(format!("limits.deadline_s: {s}: expected 1 to {DEADLINE_S_MAX}")),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 fn check_targets(order: &Order) -> Result<(), String> {
@@ -133,7 +148,7 @@ mod tests {
     fn each_bound_is_named() {
         let now = Timestamp::from_unix_s(1_000_000);
         assert_eq!(check(&good(), now), Ok(()));
-        let cases: [(&str, Change); 12] = [
+        let cases: [(&str, Change); 14] = [
             ("targets", |o| o.targets.clear()),
             ("targets", |o| o.targets.push(AgentId::new(1, [1; 10]))),
             ("captures", |o| o.captures.clear()),
@@ -144,6 +159,8 @@ mod tests {
             ("profile", |o| o.profile = Some(String::new())),
             ("reason", |o| o.reason = " ".to_owned()),
             ("limits.deadline_s", |o| o.limits.deadline_s = Some(0)),
+            ("limits.cpu_percent", |o| o.limits.cpu_percent = Some(0)),
+            ("limits.read_bytes_per_s", |o| o.limits.read_bytes_per_s = Some(1)),
             ("limits.send_bytes_per_s", |o| o.limits.send_bytes_per_s = Some(100)),
             ("issued_at", |o| o.issued_at = Timestamp::from_unix_s(1_000_301)),
             ("expires_at", |o| o.expires_at = Timestamp::from_unix_s(1_000_000)),

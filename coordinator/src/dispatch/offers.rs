@@ -8,7 +8,7 @@ use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::id::{AgentId, CollectionId};
 use exhibit_evidence::layout::StreamNumber;
 use exhibit_evidence::record::{Order, Outcome, Record};
-use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::text::{escape_bounded, one_line};
 
 use super::Outbound;
 use super::admit::select;
@@ -168,7 +168,7 @@ pub async fn refuse(parts: &Arc<Parts>, agent: &AgentId, collection: &Collection
             refusal.collection, refusal.agent
         )));
     }
-    let reason = format!("{}: {}", escape_bounded(&refusal.code, 40), escape_bounded(&refusal.message, 900));
+    let reason = format!("{}: {}", escape_bounded(&refusal.code, 40), one_line(&refusal.message, 900));
     let ending = Ending { outcome: Outcome::Refused, reason: Some(reason), refusal: Some(envelope.as_bytes().to_vec()) };
     // A running collection cannot be refused any more: the agent has taken it up.
     end(parts, collection, &WAITING, ending).await?;
@@ -196,8 +196,8 @@ pub async fn end(parts: &Arc<Parts>, collection: &CollectionId, from: &[State], 
 /// # Errors
 /// [`Problem`]
 pub async fn cancel(parts: &Arc<Parts>, row: &CollectionRow, by: &str, reason: &str) -> Result<CollectionRow> {
-    let words = format!("cancelled by {}: {}", escape_bounded(by, 200), escape_bounded(reason, 1_024));
-    let message = || Outbound::Cancel { collection: row.collection.to_string(), reason: escape_bounded(&words, 1_024) };
+    let words = format!("cancelled by {}: {}", escape_bounded(by, 200), one_line(reason, 1_024));
+    let message = || Outbound::Cancel { collection: row.collection.to_string(), reason: one_line(&words, 1_024) };
     let ending = Ending { outcome: Outcome::Cancelled, reason: Some(words.clone()), refusal: None };
     if let Some(row) = end(parts, &row.collection, &WAITING, ending).await? {
         // It may have been offered a moment ago.
@@ -242,7 +242,7 @@ pub(super) async fn reconcile(parts: &Arc<Parts>, agent: &AgentId, running: &[Co
                 if let Some(reason) = &row.cancel {
                     parts
                         .sessions
-                        .send(agent, Outbound::Cancel { collection: row.collection.to_string(), reason: escape_bounded(reason, 1_024) });
+                        .send(agent, Outbound::Cancel { collection: row.collection.to_string(), reason: one_line(reason, 1_024) });
                 }
             }
             (State::Running, false) => lost(parts, row).await?,

@@ -8,6 +8,7 @@ use exhibit_evidence::id::AgentId;
 use exhibit_evidence::layout::StreamNumber;
 use exhibit_evidence::manifest::{FORMAT, Header};
 use exhibit_evidence::record::{Order, Outcome};
+use exhibit_evidence::text::one_line;
 use futures::Stream;
 use tokio::sync::mpsc;
 
@@ -173,7 +174,10 @@ impl Upload {
     where
         S: Stream<Item = Result<Piece>> + Unpin + Send,
     {
-        match self.take_all(&mut pieces, &answers).await {
+        let taken = self.take_all(&mut pieces, &answers).await;
+        // This upload holds its place until it is dropped, so nobody else's pause is taken away.
+        self.parts.progress.pause(&self.row.collection, None);
+        match taken {
             Ok(()) => Ok(()),
             Err(Stop::Problem(problem)) => Err(problem),
             Err(Stop::Bad(bad)) => Err(self.refuse(bad, Kind::Invalid).await),
@@ -255,8 +259,9 @@ impl Upload {
     pub(super) async fn pause(&self, pauses: &mut Pauses, answers: &mpsc::Sender<Answer>, why: &str) -> Result<(), Stop> {
         if pauses.count == 0 {
             tracing::warn!(collection = %self.row.collection, why, "upload paused");
-            self.say(answers, Answer::Pause(exhibit_evidence::text::escape_bounded(why, 1_000))).await?;
+            self.say(answers, Answer::Pause(one_line(why, 1_000))).await?;
         }
+        self.parts.progress.pause(&self.row.collection, Some(format!("upload paused: {}", one_line(why, 800))));
         pauses.count = pauses.count.saturating_add(1);
         let wait = Duration::from_millis(100).saturating_mul(1 << pauses.count.min(10)).min(PAUSE_MAX);
         self.or_cut(tokio::time::sleep(wait)).await?;
@@ -264,7 +269,11 @@ impl Upload {
     }
 
     pub(super) async fn resume(&self, pauses: &Pauses, answers: &mpsc::Sender<Answer>) -> Result<(), Stop> {
-        if pauses.count == 0 { Ok(()) } else { self.say(answers, Answer::Resume).await }
+        if pauses.count == 0 {
+            return Ok(());
+        }
+        self.parts.progress.pause(&self.row.collection, None);
+        self.say(answers, Answer::Resume).await
     }
 
     pub(super) async fn say(&self, answers: &mpsc::Sender<Answer>, answer: Answer) -> Result<(), Stop> {
@@ -279,8 +288,7 @@ impl Upload {
         self.parts.incident("false-upload", row.agent.as_str(), &detail).await;
         if strikes >= STRIKES_MAX {
             let reason = format!("the agent's upload was refused {strikes} times, the last time because of {bad}");
-            let ending =
-                Ending { outcome: Outcome::Partial, reason: Some(exhibit_evidence::text::escape_bounded(&reason, 1_000)), refusal: None };
+            let ending = Ending { outcome: Outcome::Partial, reason: Some(one_line(&reason, 1_000)), refusal: None };
             if let Err(error) = dispatch::end(&self.parts, &row.collection, &[State::Running], ending).await {
                 tracing::error!(collection = %row.collection, %error, "the collection could not be closed after false uploads");
             }

@@ -8,7 +8,7 @@ use exhibit_evidence::id::{CaseId, CollectionId};
 use exhibit_evidence::layout::{self, StreamNumber};
 use exhibit_evidence::manifest::{LINE_BYTES_MAX, Line, Segment};
 use exhibit_evidence::record::{ManifestRef, Order, Outcome, Receipt, Record, Refusal, Seal};
-use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::text::{escape_bounded, one_line};
 
 use super::Report;
 use super::rebuild::Trouble;
@@ -97,7 +97,7 @@ impl CaseRecords {
             (row.exhibit_first, row.exhibit_count) = (seal.exhibit_first, seal.exhibit_count);
             row.seal = Some(bytes.clone());
         } else if let Some((bytes, refusal)) = refusal {
-            let reason = Some(escape_bounded(&format!("{}: {}", refusal.code, refusal.message), 1_000));
+            let reason = Some(one_line(&format!("{}: {}", refusal.code, refusal.message), 1_000));
             row.state = State::Sealing;
             row.ending = Some(Ending { outcome: Outcome::Refused, reason, refusal: Some(bytes.clone()) });
         } else if !received.is_empty() {

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use exhibit_certs::PeerName;
 use exhibit_evidence::id::{AgentId, CaseId};
 use exhibit_evidence::key::KeyId;
-use exhibit_evidence::record::{Record, Role};
+use exhibit_evidence::record::{Acquisition, Record, Role};
 use exhibit_evidence::text::escape_bounded;
 use exhibit_evidence::{Digest, Timestamp};
+use exhibit_proto::bounds::NAME_BYTES_MAX;
 
 use super::collections::CaseRecords;
 use super::{ReindexError, Report};
@@ -128,7 +129,11 @@ async fn one_case(ledgers: &Ledgers, catalog: &dyn Catalog, case: &CaseId, repor
     let log = ledgers.case(case).await?;
     let mut found = CaseRecords::default();
     let (mut opened, mut closed) = (None, None);
+    let mut hosts = BTreeMap::<AgentId, Seen>::new();
     for (digest, bytes, record) in records(&log).await? {
+        if let Record::Acquisition(p) = &record {
+            hosts.insert(p.agent.clone(), seen_in(p));
+        }
         match record {
             Record::CaseOpened(p) if p.case == *case => opened = opened.or(Some((digest, p))),
             Record::CaseOpened(_) => return Err(Trouble::Damaged("its log opens another case".to_owned())),
@@ -153,5 +158,26 @@ async fn one_case(ledgers: &Ledgers, catalog: &dyn Catalog, case: &CaseId, repor
     };
     catalog.add_case(row).await?;
     report.cases += 1;
+    for (agent, seen) in hosts {
+        let known = catalog.agent(agent.clone()).await?;
+        if known.is_some_and(|row| row.seen.at < seen.at) {
+            catalog.set_seen(agent, seen).await?;
+        }
+    }
     found.write(ledgers.store().as_ref(), catalog, case, report).await
+}
+
+/// What an agent says about its host in an acquisition that it signed: until it connects again, nothing newer is known.
+fn seen_in(p: &Acquisition) -> Seen {
+    Seen {
+        at: Some(p.ended.wall),
+        hostname: escape_bounded(&p.host.hostname, NAME_BYTES_MAX),
+        version: escape_bounded(&p.tool.version, 64),
+        kernel: escape_bounded(&p.host.kernel, NAME_BYTES_MAX),
+        os: escape_bounded(p.host.os.as_deref().unwrap_or_default(), NAME_BYTES_MAX),
+        boot_id: escape_bounded(&p.host.boot_id, 64),
+        build: Some(p.tool.sha256),
+        clock_offset_ns: 0,
+        captures: Vec::new(),
+    }
 }

@@ -7,7 +7,7 @@ use exhibit_evidence::Digest;
 use exhibit_evidence::id::AgentId;
 use exhibit_evidence::layout::StreamNumber;
 use exhibit_evidence::manifest::Segment;
-use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::text::{escape_bounded, one_line};
 use exhibit_proto::agent::v1::agent_service_server::AgentService;
 use exhibit_proto::agent::v1::{self as wire, session_request, session_response, take_up_response, upload_request, upload_response};
 use exhibit_proto::bounds::{BOOKMARK_BYTES_MAX, NAME_BYTES_MAX, REASON_BYTES_MAX};
@@ -199,7 +199,7 @@ fn outbound_to(message: Outbound) -> wire::SessionResponse {
             session_response::Kind::Offer(wire::Offer { collection, order, enrolments, case_opened, stream, continues })
         }
         Outbound::Cancel { collection, reason } => {
-            session_response::Kind::Cancel(wire::Cancel { collection, reason: escape_bounded(&reason, REASON_BYTES_MAX) })
+            session_response::Kind::Cancel(wire::Cancel { collection, reason: one_line(&reason, REASON_BYTES_MAX) })
         }
         Outbound::Closed { collection, seal } => session_response::Kind::Closed(wire::Closed { collection: collection.to_string(), seal }),
         Outbound::Ping(number) => session_response::Kind::Ping(number),

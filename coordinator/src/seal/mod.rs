@@ -10,7 +10,7 @@ use std::time::Duration;
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::id::CollectionId;
 use exhibit_evidence::record::{self, Outcome, Record, Seal, SealedStream};
-use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::text::one_line;
 use tokio::sync::Semaphore;
 
 use crate::catalog::{ByStatus, CollectionChange, CollectionRow, Ending, State, StreamRow, StreamState, Totals};
@@ -76,7 +76,7 @@ async fn note_damage(parts: &Parts, collection: &CollectionId, problem: &Problem
         return;
     }
     parts.incident("store-damaged", collection.as_str(), &problem.to_string()).await;
-    let reason = Some(Some(escape_bounded(&format!("cannot be sealed: {problem}"), 1_000)));
+    let reason = Some(Some(one_line(&format!("cannot be sealed: {problem}"), 1_000)));
     let change = CollectionChange { reason, ..CollectionChange::default() };
     if let Err(error) = parts.catalog.change(collection.clone(), vec![State::Sealing], change).await {
         tracing::error!(%collection, %error, "why the collection cannot be sealed could not be kept");
@@ -122,23 +122,34 @@ pub async fn close(parts: &Arc<Parts>, collection: &CollectionId) -> Result<()> 
     let Ok(Record::Seal(record)) = Record::from_payload(seal.unverified_payload()) else {
         return Err(Problem::new(Kind::Damaged, format!("the log's seal of {collection} is not a seal")));
     };
+    let totals = sum(&kept);
     let change = CollectionChange {
         state: Some(State::Closed(record.outcome)),
-        reason: Some(record.reason.clone()),
+        reason: Some(reason_shown(parts, &record, &totals)),
         ending: Some(None),
         ended_at: Some(record.sealed_at),
-        totals: Some(sum(&kept)),
+        totals: Some(totals),
         exhibits: Some((record.exhibit_first, record.exhibit_count)),
         seal: Some(seal.as_bytes().to_vec()),
         ..CollectionChange::default()
     };
     parts.catalog.change(collection.clone(), vec![State::Sealing], change).await?;
     let (outcome, items) = (record.outcome.as_str(), record.exhibit_count);
-    tracing::info!(%collection, case = %row.case, outcome, items, reason = %escape_bounded(record.reason.as_deref().unwrap_or_default(), 300), "closed");
+    tracing::info!(%collection, case = %row.case, outcome, items, reason = %one_line(record.reason.as_deref().unwrap_or_default(), 300), "closed");
     parts.uploads.forget(collection);
     parts.progress.forget(collection);
     parts.sessions.send(&row.agent, Outbound::Closed { collection: collection.clone(), seal: seal.as_bytes().to_vec() });
     Ok(())
+}
+
+/// The seal's reason. Who watched the agent's own count and now sees a smaller one learns why.
+fn reason_shown(parts: &Parts, seal: &Seal, totals: &Totals) -> Option<String> {
+    let said = parts.progress.live(&seal.collection).map_or(0, |live| live.items);
+    let reason = seal.reason.as_ref()?;
+    if said <= totals.items {
+        return Some(reason.clone());
+    }
+    Some(format!("{reason}; of {said} items that the agent had taken, {} arrived", totals.items))
 }
 
 async fn log_refusal(parts: &Parts, row: &CollectionRow, refusal: &[u8]) -> Result<()> {
@@ -228,7 +239,7 @@ fn outcome(ending: &Ending, kept: &[StreamRow]) -> (Outcome, Option<String>) {
         return (Outcome::Sealed, None);
     }
     let said = ending.reason.clone().or_else(|| signed.iter().rev().find_map(|a| a.reason.clone()));
-    let reason = Some(escape_bounded(said.as_deref().unwrap_or("the agent did not finish"), 1_000));
+    let reason = Some(one_line(said.as_deref().unwrap_or("the agent did not finish"), 1_000));
     let outcome = match (kept.is_empty(), ending.outcome) {
         (false, _) => Outcome::Partial,
         (true, Outcome::Sealed | Outcome::Partial) => Outcome::Failed,

@@ -263,7 +263,7 @@ impl Agent {
             wall_ns: super::world::now().unix_ns(),
             instance: self.instance.to_vec(),
             running: running.iter().map(ToString::to_string).collect(),
-            captures: vec!["system".to_owned()],
+            captures: vec!["files".to_owned(), "system".to_owned()],
         };
         send.send(wire::SessionRequest { kind: Some(session_request::Kind::Hello(hello)) }).await.expect("open");
         let receive = self.client.session(ReceiverStream::new(messages)).await?.into_inner();

@@ -36,13 +36,15 @@ pub struct World {
     pub admin: Credential,
     pub people: People,
     pub port: u16,
+    /// What the next start asks of the store: with more than any disk has, every upload waits for room.
+    pub free_bytes_min: u64,
 }
 
 fn sub(dir: &tempfile::TempDir, name: &str) -> PathBuf {
     dir.path().join(name)
 }
 
-async fn run(dir: &tempfile::TempDir, port: u16) -> Running {
+async fn run(dir: &tempfile::TempDir, port: u16, free_bytes_min: u64) -> Running {
     let deployment = Deployment::load(&sub(dir, "deployment")).expect("deployment");
     let store: Arc<dyn Store> = Arc::new(LocalStore::open(&sub(dir, "store")).expect("store"));
     let catalog = Arc::new(SqliteCatalog::open(&sub(dir, "catalog.sqlite")).await.expect("catalog"));
@@ -53,7 +55,7 @@ async fn run(dir: &tempfile::TempDir, port: u16) -> Running {
         store,
         catalog,
         listener,
-        intake: intake::Limits { free_bytes_min: 0, ..intake::Limits::default() },
+        intake: intake::Limits { free_bytes_min, ..intake::Limits::default() },
         connections,
         rules: serve::Rules::default(),
     };
@@ -90,16 +92,16 @@ impl World {
         enrolments.extend(admin.enrolments.iter().cloned());
         ledgers.deployment().await.expect("log").append(enrolments).await.expect("enrolled");
         drop(ledgers);
-        let running = run(&dir, 0).await;
+        let running = run(&dir, 0, 0).await;
         let port = running.addr.port();
         let people = ResponderServiceClient::new(channel(&admin, port).await.expect("connects"));
-        Self { dir, running: Some(running), admin, people, port }
+        Self { dir, running: Some(running), admin, people, port, free_bytes_min: 0 }
     }
 
     /// Stops the coordinator and starts another one over the same store and catalog, on the same port.
     pub async fn restart(&mut self) {
         self.stop().await;
-        self.running = Some(run(&self.dir, self.port).await);
+        self.running = Some(run(&self.dir, self.port, self.free_bytes_min).await);
         self.people = ResponderServiceClient::new(channel(&self.admin, self.port).await.expect("connects"));
     }
 

@@ -48,6 +48,31 @@ macro_rules! codes {
     };
 }
 
+impl Code {
+    /// True when a record that is lost or altered is enough to explain a finding of this kind.
+    pub(super) const fn needs_whole_history(self) -> bool {
+        matches!(
+            self,
+            Self::LogCheckpointSignature
+                | Self::RecordUnknownKey
+                | Self::CaseNotOpened
+                | Self::CaseNotFirst
+                | Self::OrderPredecessor
+                | Self::OrderNonce
+                | Self::OrderOpen
+                | Self::ChainOrder
+                | Self::ReceiptPredecessor
+                | Self::ReceiptMissing
+                | Self::SealPredecessor
+                | Self::SealOutcome
+                | Self::SealStreams
+                | Self::SealExhibits
+                | Self::StreamUnsealed
+                | Self::ObjectUnaccounted
+        )
+    }
+}
+
 impl Serialize for Code {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.serialize_str(self.as_str())

@@ -85,12 +85,28 @@ pub struct Finding {
     pub message: String,
     /// What it means for the evidence, for counsel.
     pub meaning: &'static str,
+    /// The finding that this one is a consequence of; `blame` is that one's then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub follows_from: Option<Cause>,
+}
+
+/// A finding that others follow from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Cause {
+    /// Its code.
+    pub code: Code,
+    /// The object that it is about.
+    pub object: String,
 }
 
 /// Collects findings in bounded memory: the first [`Findings::KEPT_MAX`] are kept, all are counted.
 #[derive(Debug, Clone, Default)]
 pub struct Findings {
     kept: Vec<Finding>,
+    /// The first record that is lost or altered: what the others say cannot be whole without it.
+    history: Option<Cause>,
+    /// What the findings that are made now follow from.
+    because: Option<Cause>,
     errors: u64,
     warnings: u64,
     notes: u64,
@@ -105,6 +121,21 @@ impl Findings {
     /// Adds a finding with the severity of its code.
     pub(super) fn add(&mut self, code: Code, object: impl AsRef<str>, message: impl AsRef<str>) {
         self.add_as(code, code.severity(), object, message);
+    }
+
+    /// Adds a finding about a record that is lost or altered; what cannot be shown without the record follows from it.
+    pub(super) fn add_broken_history(&mut self, code: Code, object: impl AsRef<str>, message: impl AsRef<str>) {
+        self.add(code, &object, message);
+        self.history.get_or_insert_with(|| Cause { code, object: bounded(object.as_ref()) });
+    }
+
+    /// Says what the findings from now on follow from.
+    pub(super) fn because(&mut self, cause: Option<Cause>) {
+        self.because = cause;
+    }
+
+    fn cause_of(&self, code: Code) -> Option<Cause> {
+        self.because.as_ref().or_else(|| self.history.as_ref().filter(|_| code.needs_whole_history())).cloned()
     }
 
     /// A place to which a later [`Findings::insert`] can go back.
@@ -132,13 +163,15 @@ impl Findings {
         };
         *count = count.saturating_add(1);
         if self.kept.len() < Self::KEPT_MAX {
+            let follows_from = self.cause_of(code);
             self.kept.push(Finding {
                 code,
                 severity,
-                blame: code.blame(),
+                blame: follows_from.as_ref().map_or(code, |cause| cause.code).blame(),
                 object: bounded(object.as_ref()),
                 message: bounded(message.as_ref()),
                 meaning: code.meaning(),
+                follows_from,
             });
         }
     }

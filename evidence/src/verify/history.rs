@@ -33,7 +33,7 @@ pub(super) fn read(
     let mut buffer = Vec::new();
     for n in slots {
         if n != expected {
-            report_missing(expected, n, findings);
+            report_missing(expected, n, counts, findings);
         }
         expected = n.saturating_add(1);
         let object = CaseObject::Slot(n).to_string();
@@ -51,7 +51,7 @@ pub(super) fn read(
         }
     }
     if let Some(size) = covered.filter(|size| *size > expected) {
-        report_missing(expected, size, findings);
+        report_missing(expected, size, counts, findings);
     }
     if let Some((size, root)) = options.expected {
         log.check_expected(size, root, findings);
@@ -104,11 +104,12 @@ fn read_checkpoint(files: &dyn CaseFiles, exists: bool, findings: &mut Findings)
     }
 }
 
-fn report_missing(from: u64, to: u64, findings: &mut Findings) {
+fn report_missing(from: u64, to: u64, counts: &mut Counts, findings: &mut Findings) {
+    counts.records = counts.records.saturating_add(to.saturating_sub(from));
     let object = CaseObject::Slot(from).to_string();
     let last = to.saturating_sub(1);
     let message = if from == last { format!("record {from} is missing") } else { format!("records {from} to {last} are missing") };
-    findings.add(Code::LogSlotMissing, object, message);
+    findings.add_broken_history(Code::LogSlotMissing, object, message);
 }
 
 struct Log {
@@ -132,14 +133,15 @@ impl Log {
         findings: &mut Findings,
     ) {
         if let Err(e) = read_bounded(files, object, ENVELOPE_BYTES_MAX as u64, buffer) {
-            findings.add(unreadable(&e, Code::RecordMalformed), object, format!("record {n} cannot be read: {e}"));
+            findings.add_broken_history(unreadable(&e, Code::RecordMalformed), object, format!("record {n} cannot be read: {e}"));
             return;
         }
         self.tree.append(buffer);
         let envelope = match Envelope::parse(buffer) {
             Ok(envelope) => envelope,
             Err(e) => {
-                findings.add(Code::RecordMalformed, object, format!("record {n}: {}", crate::text::escape_bounded(&e.to_string(), 300)));
+                let message = format!("record {n}: {}", crate::text::escape_bounded(&e.to_string(), 300));
+                findings.add_broken_history(Code::RecordMalformed, object, message);
                 self.roots.push(self.tree.root());
                 return;
             }
@@ -164,7 +166,12 @@ impl Log {
                     TrustError::BadRecord(BadRecord::UnknownType(_)) => Code::RecordUnknownType,
                     TrustError::BadRecord(BadRecord::Malformed(_)) => Code::RecordMalformed,
                 };
-                findings.add(code, object, format!("record {n}: {}", crate::text::escape_bounded(&e.to_string(), 400)));
+                let message = format!("record {n}: {}", crate::text::escape_bounded(&e.to_string(), 400));
+                if matches!(code, Code::RecordSignature | Code::RecordMalformed) {
+                    findings.add_broken_history(code, object, message);
+                } else {
+                    findings.add(code, object, message);
+                }
             }
         }
         self.roots.push(self.tree.root());

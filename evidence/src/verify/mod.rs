@@ -22,7 +22,7 @@ mod report;
 mod stream;
 
 pub use codes::Code;
-pub use finding::{Blame, Finding, Findings, Severity};
+pub use finding::{Blame, Cause, Finding, Findings, Severity};
 pub use report::{CaseSummary, CollectionSummary, Counts, Head, Report, Verdict};
 
 use std::io::{self, Read};

@@ -106,7 +106,8 @@ pub struct CollectionSummary {
     pub streams: u32,
     /// Items in their manifests.
     pub items: u64,
-    /// Items whose content was compared with the stream, or whose record holds by itself where there is no content.
+    /// Items whose content was compared with the stream and is what was signed, or whose record holds by itself where there
+    /// is no content.
     pub items_verified: u64,
     /// Items of streams that the agent never signed: that they left the host like this is the coordinator's word alone.
     pub items_unsigned: u64,
@@ -121,7 +122,7 @@ pub struct CollectionSummary {
 /// What was read in all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
-    /// Records read from the log.
+    /// Records of the log, those that are missing included.
     pub records: u64,
     /// Records whose signature and signer were verified.
     pub records_verified: u64,
@@ -131,7 +132,7 @@ pub struct Counts {
     pub segments: u64,
     /// Items read from manifests.
     pub items: u64,
-    /// Items compared with the stream.
+    /// Items that were found good: see [`CollectionSummary::items_verified`].
     pub items_verified: u64,
     /// Raw (decompressed) bytes read.
     pub raw_bytes: u64,

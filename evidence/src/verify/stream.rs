@@ -7,7 +7,7 @@ use std::io::Read as _;
 use super::inventory::Inventory;
 use super::item::About;
 use super::lines::{Lines, NoLine};
-use super::{CaseFiles, Code, Findings, read_bounded, unreadable};
+use super::{CaseFiles, Cause, Code, Findings, read_bounded, unreadable};
 use crate::digest::Digest;
 use crate::layout::CaseObject;
 use crate::manifest::{Across, BOOT_ID_BYTES_MAX, CONTINUED_AT, End, FORMAT, Header, Item, Line, Segment, Status};
@@ -57,7 +57,8 @@ pub(super) fn verify(
         manifest,
         unreadable: false,
         in_step: true,
-        lost: false,
+        lost: None,
+        altered: None,
         tally: Tally::default(),
         stated: Stated::default(),
         unverified: None,
@@ -87,8 +88,10 @@ struct Walk<'a> {
     unreadable: bool,
     /// The parser still sees the stream: members and items can be compared.
     in_step: bool,
-    /// A part of the stream could not be followed.
-    lost: bool,
+    /// What first kept a part of the stream from being followed.
+    lost: Option<Cause>,
+    /// Where in the raw stream the last altered segment ends, and what was found about it.
+    altered: Option<(u64, Cause)>,
     tally: Tally,
     stated: Stated,
     /// Count, first and last number of items that could not be compared.
@@ -104,6 +107,15 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn add(&mut self, code: Code, message: impl AsRef<str>) {
         self.about.findings.add(code, &self.manifest, message);
+    }
+
+    /// What is found about a place in the stream that an altered segment holds, or that goes on from one, follows from that.
+    fn because_of_place(&mut self, offset: u64) {
+        self.about.findings.because(self.altered.as_ref().filter(|(end, _)| offset < *end).map(|(_, cause)| cause.clone()));
+    }
+
+    fn because_of_nothing(&mut self) {
+        self.about.findings.because(None);
     }
 
     fn next_line(&mut self) -> Option<Line> {
@@ -164,11 +176,23 @@ impl Walk<'_> {
         if !self.captures.contains(&item.capture) {
             self.captures.insert(item.capture.clone());
         }
+        let errors = self.errors();
         self.about.check_alone(item);
         if !self.across.item(item) {
             self.check_seam(item);
         }
         if item.location.is_none() {
+            self.count_if_good(errors);
+        }
+    }
+
+    fn errors(&self) -> u64 {
+        self.about.findings.counts().0
+    }
+
+    /// Counts an item as verified when no error was added since there were so many.
+    fn count_if_good(&mut self, errors_before: u64) {
+        if self.errors() == errors_before {
             self.tally.items_verified = self.tally.items_verified.saturating_add(1);
         }
     }
@@ -186,7 +210,9 @@ impl Walk<'_> {
             let offset = item.location.map_or(0, |l| l.offset);
             let path = escape_bounded(&item.path.to_string(), 300);
             let message = format!("item {} ('{path}') is stated at offset {offset}, where no member of this segment is", item.n);
+            self.because_of_place(offset);
             self.about.findings.add(Code::ItemWithoutMember, id, message);
+            self.because_of_nothing();
         } else {
             let (count, first, _) = self.unverified.unwrap_or((0, item.n, item.n));
             self.unverified = Some((count.saturating_add(1), first, item.n));
@@ -196,7 +222,7 @@ impl Walk<'_> {
     /// A hard link names a file that stands before it: without it, it has no content.
     fn check_link(&mut self, item: &Item) {
         // After a loss the file may have been in what is lost.
-        if !self.linkable.pass(item) && !self.lost {
+        if !self.linkable.pass(item) && self.lost.is_none() {
             let target = item.target.as_ref().map(ToString::to_string).unwrap_or_default();
             let shown = escape_bounded(&target, 300);
             let id = format!("{}.{}.{}", self.about.job.collection, self.about.job.stream, item.n);
@@ -233,7 +259,7 @@ impl Walk<'_> {
         // The agent leaves at least one item for each capture, also where it found nothing.
         let empty = self.about.job.captures.iter().filter(|c| self.about.job.agent_signed && !self.captures.contains(*c));
         let empty: Vec<String> = empty.map(|c| escape_bounded(c, 80)).collect();
-        if !empty.is_empty() && !self.lost {
+        if !empty.is_empty() && self.lost.is_none() {
             self.add(Code::CaptureEmpty, format!("no item of: {}", empty.join(", ")));
         }
         if stated.segments == 0 {
@@ -290,10 +316,13 @@ impl Sink for Walk<'_> {
                     self.unmatched(&item);
                 }
                 Some(_) => {
+                    let errors = self.errors();
                     self.book(&item);
+                    self.because_of_place(member.offset);
                     self.about.check_member(&item, member);
+                    self.because_of_nothing();
                     self.check_link(&item);
-                    self.tally.items_verified = self.tally.items_verified.saturating_add(1);
+                    self.count_if_good(errors);
                     return;
                 }
                 None => self.book(&item),
@@ -301,7 +330,9 @@ impl Sink for Walk<'_> {
         }
         if !self.unreadable {
             let name = escape_bounded(&crate::text::escape_bytes(&member.head.name), 300);
+            self.because_of_place(member.offset);
             self.add(Code::ItemUnlisted, format!("the member '{name}' at offset {} has no item in its segment", member.offset));
+            self.because_of_nothing();
         }
     }
 }
@@ -385,6 +416,8 @@ impl Reading<'_, '_> {
             let message =
                 format!("stored are {size} bytes with SHA-256 {sha256}, the manifest states {} bytes with {}", facts.size, facts.sha256);
             self.walk.about.findings.add(Code::SegmentDigest, &name, message);
+            let cause = Cause { code: Code::SegmentDigest, object: name.clone() };
+            self.walk.altered = Some((facts.raw_offset.saturating_add(facts.raw_size), cause));
         }
         let begin = if self.parser.is_some() { facts.raw_offset } else { self.resume(facts) };
         self.decode(facts, &name, begin);
@@ -443,6 +476,7 @@ impl Reading<'_, '_> {
             Ok(())
         });
         self.walk.tally.raw_bytes = self.walk.tally.raw_bytes.saturating_add(raw_size);
+        self.walk.because_of_place(facts.raw_offset);
         if let Some(e) = broken_tar {
             self.lose(Code::StreamTar, name, &escape_bounded(&e, 400));
         }
@@ -455,6 +489,7 @@ impl Reading<'_, '_> {
             Err(e) if raw_size > facts.raw_size => self.lose(Code::SegmentRange, name, &escape_bounded(&e.to_string(), 300)),
             Err(e) => self.lose(Code::SegmentFrames, name, &format!("segment {}: {}", facts.n, escape_bounded(&e.to_string(), 300))),
         }
+        self.walk.because_of_nothing();
     }
 
     /// Reports what ended the following of the stream; it is taken up again at the next segment.
@@ -462,7 +497,9 @@ impl Reading<'_, '_> {
         self.walk.about.findings.add(code, object, message);
         self.parser = None;
         self.walk.in_step = false;
-        self.walk.lost = true;
+        let altered = self.walk.altered.as_ref().map(|(_, cause)| cause).filter(|cause| cause.object == object);
+        let cause = altered.cloned().unwrap_or_else(|| Cause { code, object: object.to_owned() });
+        self.walk.lost.get_or_insert(cause);
     }
 
     fn end_of_stream(&mut self, complete: bool) {
@@ -474,7 +511,7 @@ impl Reading<'_, '_> {
     }
 
     fn finish(self, mark: usize) -> Tally {
-        let Walk { about, lines, manifest, unreadable, mut tally, unverified, stated, .. } = self.walk;
+        let Walk { about, lines, manifest, unreadable, mut tally, unverified, stated, lost, .. } = self.walk;
         tally.by_status = stated.by_status;
         let (job, findings) = (about.job, about.findings);
         if let Some((count, first, last)) = unverified {
@@ -482,7 +519,9 @@ impl Reading<'_, '_> {
                 "{count} items of stream {}.{}, from number {first} to {last}, could not be compared with the stream",
                 job.collection, job.stream
             );
+            findings.because(lost);
             findings.add(Code::StreamUnverified, &manifest, message);
+            findings.because(None);
         }
         match lines.finish() {
             Ok((sha256, size, more)) => {

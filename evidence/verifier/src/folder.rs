@@ -22,15 +22,20 @@ impl Folder {
         let shown = escape_bounded(&path.to_string_lossy(), 300);
         let bad = |why: &str, remedy: &str| format!("exhibit-verify: '{shown}': {why}\n{remedy}");
         let remedy = "Give the folder of one case: it contains 'log' and, when something was collected, 'collections'.";
-        let root = path.canonicalize().map_err(|e| bad(&e.to_string(), remedy))?;
+        let closed = |e: &io::Error| bad(&e.to_string(), "Verify as a user who may read the folder, or a copy that you own.");
+        let root = path.canonicalize().map_err(|e| if is_denied(&e) { closed(&e) } else { bad(&e.to_string(), remedy) })?;
         if !root.is_dir() {
             return Err(bad("not a folder", remedy));
         }
-        let is_folder = |name: &str| fs::symlink_metadata(root.join(name)).is_ok_and(|m| m.is_dir());
-        if is_folder("log") {
+        let log = fs::symlink_metadata(root.join("log"));
+        if let Some(e) = log.as_ref().err().filter(|e| is_denied(e)) {
+            return Err(closed(e));
+        }
+        let is_folder = |meta: io::Result<fs::Metadata>| meta.is_ok_and(|m| m.is_dir());
+        if is_folder(log) {
             return Ok(Self { root });
         }
-        if is_folder("cases") {
+        if is_folder(fs::symlink_metadata(root.join("cases"))) {
             return Err(bad("this is a whole store, not one case", "Give one of the folders below 'cases'; each is verified by itself."));
         }
         Err(bad("not a case folder: it has no folder 'log'", remedy))
@@ -107,6 +112,10 @@ fn open_without_waiting(path: &Path) -> io::Result<File> {
 #[cfg(not(target_os = "linux"))]
 fn open_without_waiting(path: &Path) -> io::Result<File> {
     File::open(path)
+}
+
+fn is_denied(e: &io::Error) -> bool {
+    e.kind() == io::ErrorKind::PermissionDenied
 }
 
 fn is_empty(folder: &Path) -> io::Result<bool> {

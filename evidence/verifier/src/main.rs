@@ -33,6 +33,7 @@ enum Exit {
 }
 
 fn main() -> ExitCode {
+    let json = std::env::args_os().any(|arg| arg == "--json");
     let (exit, message) = match args::parse(std::env::args_os()) {
         Ok(Command::Show(text)) => finish(write_out(text.as_bytes()), Exit::Sound),
         Ok(Command::Codes) => finish(write_out(codes().as_bytes()), Exit::Sound),
@@ -46,9 +47,20 @@ fn main() -> ExitCode {
         Err(message) => (Exit::Usage, Some(message)),
     };
     if let Some(message) = message {
-        let _ = writeln!(io::stderr(), "{}", message.trim_end());
+        let _ = writeln!(io::stderr(), "{}", failure(&message, exit, json));
     }
     ExitCode::from(exit as u8)
+}
+
+/// What is printed on standard error when there is no result.
+fn failure(message: &str, exit: Exit, json: bool) -> String {
+    let message = message.trim_end();
+    if !json {
+        return message.to_owned();
+    }
+    let (error, hint) = message.split_once('\n').map_or((message, None), |(error, hint)| (error, Some(hint)));
+    let error = error.strip_prefix("exhibit-verify: ").unwrap_or(error);
+    serde_json::json!({ "error": error, "hint": hint, "exit_code": exit as u8 }).to_string()
 }
 
 /// A reader that stopped listening (`| head`) does not change the result; another failure of the output does.

@@ -84,9 +84,13 @@ fn write_collections(out: &mut String, collections: &[CollectionSummary]) -> std
         let outcome = c.outcome.map_or("open", exhibit_evidence::record::Outcome::as_str);
         writeln!(out, "  {host}: {outcome}")?;
         writeln!(out, "      {}, {}, agent {}", c.id, count(u64::from(c.streams), "stream"), c.agent)?;
-        let verified = if c.items == c.items_verified { "all checked".to_owned() } else { format!("{} checked", c.items_verified) };
+        let verified = match (c.items, c.items_verified) {
+            (0, _) => String::new(),
+            (items, good) if items == good => " (all found good)".to_owned(),
+            (_, good) => format!(" ({good} found good)"),
+        };
         let exhibits = c.exhibits.map_or_else(|| "no exhibit numbers".to_owned(), |[a, b]| format!("exhibits {a} to {b}"));
-        writeln!(out, "      {} ({verified}), {}, {exhibits}", count(c.items, "item"), bytes(c.raw_bytes))?;
+        writeln!(out, "      {}{verified}, {}, {exhibits}", count(c.items, "item"), bytes(c.raw_bytes))?;
         let by_status: Vec<String> = c.by_status.iter().map(|(status, n)| format!("{n} {}", status.as_str())).collect();
         if !by_status.is_empty() {
             writeln!(out, "      of them {}", by_status.join(", "))?;
@@ -130,6 +134,9 @@ fn write_finding(out: &mut String, number: usize, finding: &Finding) -> std::fmt
     writeln!(out, "      means   {}", finding.meaning)?;
     writeln!(out, "      found   {}", finding.message)?;
     writeln!(out, "      where   {}", finding.object)?;
+    if let Some(cause) = &finding.follows_from {
+        writeln!(out, "      from    follows from {} of {}", cause.code, cause.object)?;
+    }
     writeln!(out, "      ask     {}", finding.blame.shown())
 }
 
@@ -154,10 +161,10 @@ fn write_checked(out: &mut String, report: &Report, root_key: &str) -> std::fmt:
     writeln!(out, "  bytes       {} in {segments} re-hashed and decompressed ({stored} stored)", bytes(c.raw_bytes))?;
     writeln!(
         out,
-        "  items       {} of {} checked: content against the stream (name, kind, size, SHA-256, place),",
+        "  items       {} of {} found good: content against the stream (name, kind, size, SHA-256, place),",
         c.items_verified, c.items
     )?;
-    writeln!(out, "              what has no content against the rules for such records")?;
+    writeln!(out, "              what has no content by the rules for such records")?;
     writeln!(out, "  objects     {} in the folder, each accounted for or reported above", c.objects)?;
     writeln!(out, "  not shown by this: that no longer history ever existed (compare the head with one noted elsewhere, --expect),")?;
     writeln!(out, "              and that the hosts told the truth about themselves and their clocks")

@@ -249,3 +249,118 @@ fn usage_and_help() {
     assert_eq!(code, 0);
     assert!(exhibit_evidence::verify::Code::ALL.iter().all(|c| out.contains(c.as_str()) && out.contains(c.meaning())));
 }
+
+/// The findings of a report that weigh as errors.
+fn errors(report: &Value) -> Vec<&Value> {
+    report["findings"].as_array().expect("findings").iter().filter(|f| f["severity"] == "error").collect()
+}
+
+#[test]
+fn what_follows_from_an_altered_segment_says_so() {
+    let folder = good_copy();
+    let mut all = Vec::new();
+    files(&folder.path().join("collections"), &mut all);
+    let segment = all.iter().find(|p| p.to_string_lossy().ends_with(".tar.zst")).expect("there");
+    let good = fs::read(segment).expect("readable");
+    let mut consequences = 0;
+    for at in (0..good.len()).step_by(good.len() / 20 + 1) {
+        let mut bad = good.clone();
+        bad[at] ^= 0x20;
+        fs::write(segment, &bad).expect("writable");
+        let (_, out, _) = verify(folder.path(), &["--json"]);
+        let report: Value = serde_json::from_str(&out).expect("JSON");
+        for error in errors(&report).into_iter().filter(|e| e["code"] != "segment.digest") {
+            assert_eq!(
+                (&error["follows_from"]["code"], &error["blame"]),
+                (&"segment.digest".into(), &"store".into()),
+                "byte {at}: {error}"
+            );
+            consequences += 1;
+        }
+        let (items, verified) = (&report["counts"]["items"], &report["counts"]["items_verified"]);
+        assert!(errors(&report).len() == 1 || items.as_u64() > verified.as_u64(), "byte {at}: {items} items, {verified} found good");
+    }
+    assert!(consequences > 0, "no byte had a consequence");
+    let mut bad = good.clone();
+    bad.truncate(good.len() / 2);
+    fs::write(segment, &bad).expect("writable");
+    let (_, out, _) = verify(folder.path(), &[]);
+    assert!(out.contains("from    follows from segment.digest of collections/"), "{out}");
+}
+
+#[test]
+fn what_follows_from_a_missing_record_says_so() {
+    let folder = good_copy();
+    let mut slots = Vec::new();
+    files(&folder.path().join("log/seq"), &mut slots);
+    for slot in &slots {
+        let good = fs::read(slot).expect("readable");
+        fs::remove_file(slot).expect("own copy");
+        let (code, out, _) = verify(folder.path(), &["--json"]);
+        let report: Value = serde_json::from_str(&out).expect("JSON");
+        assert_eq!((code, report["counts"]["records"].as_u64()), (1, Some(slots.len() as u64)), "{out}");
+        for error in errors(&report).into_iter().filter(|e| e["code"] != "log.slot-missing") {
+            assert_eq!((&error["follows_from"]["code"], &error["blame"]), (&"log.slot-missing".into(), &"store".into()), "{error}");
+        }
+        fs::write(slot, good).expect("writable");
+    }
+    fs::remove_file(&slots[slots.len() / 2]).expect("own copy");
+    let (_, out, _) = verify(folder.path(), &[]);
+    let read = format!("history     {} of {} records verified", slots.len() - 1, slots.len());
+    assert!(out.contains(&read) || out.contains("follows from log.slot-missing"), "{out}");
+}
+
+#[test]
+fn an_open_order_is_named_as_people_name_it() {
+    let folder = good_copy();
+    let mut slots = Vec::new();
+    files(&folder.path().join("log/seq"), &mut slots);
+    // Without one of its seals a case has an open order.
+    let is_seal = |slot: &&PathBuf| {
+        let good = fs::read(slot).expect("readable");
+        fs::remove_file(slot).expect("own copy");
+        let open = verify(folder.path(), &[]).1.contains("order.open");
+        fs::write(slot, good).expect("writable");
+        open
+    };
+    let seal = slots.iter().find(is_seal).expect("a seal");
+    fs::remove_file(seal).expect("own copy");
+    let (_, out, _) = verify(folder.path(), &[]);
+    assert!(out.contains("found   order ord-"), "{out}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_folder_that_may_not_be_entered_is_not_called_something_else() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    use std::os::unix::process::CommandExt as _;
+    let folder = good_copy();
+    let program = tempfile::tempdir().expect("temporary");
+    let (copied, trusted) = (program.path().join("exhibit-verify"), program.path().join("anchor.json"));
+    fs::copy(env!("CARGO_BIN_EXE_exhibit-verify"), &copied).expect("temporary");
+    fs::copy(anchor(), &trusted).expect("temporary");
+    fs::set_permissions(program.path(), fs::Permissions::from_mode(0o755)).expect("own folder");
+    let mut command = Command::new(&copied);
+    command.arg(folder.path()).arg("--anchor").arg(&trusted);
+    // For root nothing is closed, so the program runs as nobody then; for others the folder is closed to themselves.
+    let root = fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0);
+    if root {
+        command.uid(65_534);
+    }
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(if root { 0o700 } else { 0 })).expect("own folder");
+    let done = command.output().expect("runs");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).expect("own folder");
+    let err = String::from_utf8(done.stderr).expect("UTF-8");
+    assert_eq!(done.status.code(), Some(2), "{err}");
+    assert!(err.contains("Permission denied") && err.contains("a user who may read") && !err.contains("no folder 'log'"), "{err}");
+}
+
+#[test]
+fn what_fails_is_json_as_well() {
+    for (args, code) in [(&["/nowhere", "--anchor", "a", "--json"][..], 2), (&["--json"][..], 64)] {
+        let (exit, out, err) = run(args);
+        assert_eq!((exit, out.as_str()), (code, ""), "{err}");
+        let said: Value = serde_json::from_str(&err).expect("one JSON object");
+        assert!(said["exit_code"] == code && said["error"].as_str().is_some_and(|e| e.len() > 10), "{err}");
+    }
+}

@@ -10,7 +10,8 @@ mod tests;
 
 use exhibit_evidence::profile::Profile;
 
-use self::plan::{EXCLUDE, Limits, MAX_FILES, MAX_SIZE, MAX_TOTAL, NEWER_THAN, OLDER_THAN, Plan, REMOTE, parse_list};
+use self::plan::{EXCLUDE, Limits, MAX_FILES, MAX_SIZE, MAX_TOTAL, NEWER_THAN, OLDER_THAN, Plan, REMOTE, check_exclude, parse_list};
+use super::walk::rule::Rule;
 use super::walk::source::Growth;
 use super::{Capture, Output, Param, ParamKind, Params, Stop};
 
@@ -47,21 +48,31 @@ impl Capture for Files {
         PARAMS
     }
 
+    fn check(&self, params: &Params) -> Result<(), String> {
+        rules(params)?;
+        check_exclude(params)
+    }
+
     fn reads_again(&self) -> bool {
         true
     }
 
     fn run(&self, params: &Params, out: &mut dyn Output) -> Result<(), Stop> {
-        let default = default_paths();
-        let lines = params.list(PATHS.name).unwrap_or_else(|| default.lines().collect());
-        let rules = parse_list(PATHS.name, lines)?;
-        if rules.is_empty() {
-            return Err(Stop::Fatal("parameter 'paths': the list is empty; write one pattern a line, for example '/etc/cron*/**'".into()));
-        }
+        let rules = rules(params).map_err(Stop::Fatal)?;
         let mut limits = Limits::from_params(params, MAX_SIZE_DEFAULT, MAX_TOTAL_DEFAULT, Growth::IsChange)?;
         limits.private_keys = params.flag(PRIVATE_KEYS.name, false)?;
         collect::collect(&Plan::new(rules, params, limits)?, out)
     }
+}
+
+fn rules(params: &Params) -> Result<Vec<Rule>, String> {
+    let default = default_paths();
+    let lines = params.list(PATHS.name).unwrap_or_else(|| default.lines().collect());
+    let rules = parse_list(PATHS.name, lines)?;
+    if rules.is_empty() {
+        return Err("parameter 'paths': the list is empty; write one pattern a line, for example '/etc/cron*/**'".to_owned());
+    }
+    Ok(rules)
 }
 
 /// The list of profile `triage`, one pattern a line.

@@ -122,7 +122,7 @@ impl Plan {
     /// [`Stop::Fatal`] when a pattern is none, or when the mount table cannot be read: without it remote file systems
     /// could not be told from local ones, and a dead one would hang the agent.
     pub fn new(rules: Vec<Rule>, params: &Params, limits: Limits) -> Result<Self, Stop> {
-        let exclude = parse_list("exclude", params.list(EXCLUDE.name).unwrap_or_default())?;
+        let exclude = parse_list(EXCLUDE.name, params.list(EXCLUDE.name).unwrap_or_default()).map_err(Stop::Fatal)?;
         let mounts = Mounts::read().map_err(|e| Stop::Fatal(format!("the mount table /proc/self/mountinfo cannot be read: {e}")))?;
         // Without the file, /home and /root remain.
         let passwd = read_pseudo(b"/etc/passwd", PASSWD_BYTES_MAX).unwrap_or_default();
@@ -165,9 +165,17 @@ impl Plan {
 /// Parses a parameter that is a list of patterns.
 ///
 /// # Errors
-/// [`Stop::Fatal`] that names the parameter, the entry, what is wrong and an example.
-pub fn parse_list<'a>(name: &str, lines: impl IntoIterator<Item = &'a str>) -> Result<Vec<Rule>, Stop> {
-    parse_rules(lines).map_err(|e: BadPattern| Stop::Fatal(format!("parameter '{name}': {e}")))
+/// A sentence that names the parameter, the entry, what is wrong and an example.
+pub fn parse_list<'a>(name: &str, lines: impl IntoIterator<Item = &'a str>) -> Result<Vec<Rule>, String> {
+    parse_rules(lines).map_err(|e: BadPattern| format!("parameter '{name}': {e}"))
+}
+
+/// Checks the parameter [`EXCLUDE`].
+///
+/// # Errors
+/// As [`parse_list`].
+pub fn check_exclude(params: &Params) -> Result<(), String> {
+    parse_list(EXCLUDE.name, params.list(EXCLUDE.name).unwrap_or_default()).map(|_| ())
 }
 
 fn literal_path(pattern: &Pattern) -> Option<Vec<u8>> {

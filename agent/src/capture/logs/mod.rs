@@ -12,7 +12,9 @@ mod tests;
 
 use self::definitions::{CLASSES, rules_of};
 use super::files::collect::collect;
-use super::files::plan::{EXCLUDE, Limits, MAX_FILES, MAX_SIZE, MAX_TOTAL, NEWER_THAN, OLDER_THAN, Plan, REMOTE, parse_list};
+use super::files::plan::{
+    EXCLUDE, Limits, MAX_FILES, MAX_SIZE, MAX_TOTAL, NEWER_THAN, OLDER_THAN, Plan, REMOTE, check_exclude, parse_list,
+};
 use super::walk::rule::Rule;
 use super::walk::source::Growth;
 use super::{Capture, Output, Param, ParamKind, Params, Stop};
@@ -46,37 +48,47 @@ impl Capture for Logs {
         PARAMS
     }
 
+    fn check(&self, params: &Params) -> Result<(), String> {
+        asked(params)?;
+        check_exclude(params)
+    }
+
     fn reads_again(&self) -> bool {
         true
     }
 
     fn run(&self, params: &Params, out: &mut dyn Output) -> Result<(), Stop> {
         let limits = Limits::from_params(params, MAX_SIZE_DEFAULT, MAX_TOTAL_DEFAULT, Growth::IsNormal)?;
-        collect(&Plan::new(rules(params)?, params, limits)?, out)
+        collect(&Plan::new(rules(params).map_err(Stop::Fatal)?, params, limits)?, out)
     }
 }
 
 /// What an order wants: its own patterns first (so that they speak for what they match), then the classes in their
 /// order, what configuration files add to a class before the class `other`.
-fn rules(params: &Params) -> Result<Vec<Rule>, Stop> {
-    let wanted = wanted_classes(params)?;
-    let extra = parse_list(EXTRA.name, params.list(EXTRA.name).unwrap_or_default())?;
-    let mut rules: Vec<Rule> = extra.into_iter().map(|r| r.of_class("extra")).collect();
+fn rules(params: &Params) -> Result<Vec<Rule>, String> {
+    let (mut rules, wanted) = asked(params)?;
     rules.extend(pointers::rules(&wanted));
     rules.extend(wanted.into_iter().flat_map(rules_of));
-    if rules.is_empty() {
-        return Err(Stop::Fatal(
-            "parameter 'classes': the list is empty and there is no 'extra'; write one class a line, for example 'audit'".into(),
-        ));
-    }
     Ok(rules)
 }
 
-fn wanted_classes(params: &Params) -> Result<Vec<&'static str>, Stop> {
+/// The order's own patterns and the classes that it wants: what can be said without the host.
+fn asked(params: &Params) -> Result<(Vec<Rule>, Vec<&'static str>), String> {
+    let wanted = wanted_classes(params)?;
+    let extra = parse_list(EXTRA.name, params.list(EXTRA.name).unwrap_or_default())?;
+    if wanted.is_empty() && extra.is_empty() {
+        return Err(
+            "parameter 'classes': the list is empty and there is no 'extra'; write one class a line, for example 'audit'".to_owned()
+        );
+    }
+    Ok((extra.into_iter().map(|r| r.of_class("extra")).collect(), wanted))
+}
+
+fn wanted_classes(params: &Params) -> Result<Vec<&'static str>, String> {
     let Some(names) = params.list(CLASSES_PARAM.name) else { return Ok(CLASSES.to_vec()) };
     if let Some(unknown) = names.iter().find(|n| !CLASSES.contains(n)) {
         let shown = exhibit_evidence::text::escape_bounded(unknown, 60);
-        return Err(Stop::Fatal(format!("parameter 'classes': '{shown}' is no class of logs; there are {}", CLASSES.join(", "))));
+        return Err(format!("parameter 'classes': '{shown}' is no class of logs; there are {}", CLASSES.join(", ")));
     }
     Ok(CLASSES.iter().filter(|c| names.contains(c)).copied().collect())
 }

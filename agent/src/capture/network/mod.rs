@@ -123,22 +123,29 @@ fn sockets(out: &mut dyn Output, found: &Found, opened: &mut [Opened]) -> Result
     let mut all = Table::new("sockets", out.now(), "netlink:sock_diag");
     let mut listening = Table::new("listening", out.now(), "netlink:sock_diag");
     let mut problems: Vec<String> = Vec::new();
+    let mut not_offered: BTreeSet<String> = BTreeSet::new();
     for (namespace, opened) in found.namespaces.iter().zip(opened.iter_mut()) {
         for ask in ASKS.iter().filter(|a| a.only_if.is_none_or(|p| std::fs::symlink_metadata(p).is_ok())) {
             out.note(&format!("sockets: {} of namespace {}", ask.name, namespace.inode));
             let asked = match &opened.diag {
                 Ok(_) => dump_sockets(out, found, namespace.inode, ask, opened, &mut all, &mut listening)?,
-                Err(reason) => Err(reason.clone()),
+                Err(reason) => Err(NotDumped::Failed(reason.clone())),
             };
-            let Err(reason) = asked else { continue };
-            let problem = format!("{} (family {}) of namespace {}: {reason}", ask.name, ask.family, namespace.inode);
+            let Err(failure) = asked else { continue };
             let rows = fallback(namespace, ask);
             let instead = match (&rows, ask.text) {
-                (Some(_), _) => "; taken from the text table instead",
-                (None, "") => "; there is no text table of them",
-                (None, _) => "; see the raw text tables",
+                (Some(_), _) => "taken from the text table instead",
+                (None, "") => "there is no text table of them",
+                (None, _) => "see the raw text tables",
             };
-            problems.push(problem + instead);
+            match failure {
+                // What the kernel does not offer cannot be taken, and what stands in text is taken whole.
+                NotDumped::NotOffered if rows.is_some() || ask.text.is_empty() => {
+                    not_offered.insert(format!("{}: {instead}", ask.shown()));
+                }
+                NotDumped::NotOffered => problems.push(format!("{}: not offered by this kernel; {instead}", shown(ask, namespace))),
+                NotDumped::Failed(reason) => problems.push(format!("{}: {reason}; {instead}", shown(ask, namespace))),
+            }
             for row in rows.unwrap_or_default() {
                 put_socket(out, found, namespace.inode, row, &mut all, &mut listening)?;
             }
@@ -151,8 +158,27 @@ fn sockets(out: &mut dyn Output, found: &Found, opened: &mut [Opened]) -> Result
         problems.push(format!("{} processes did not let their descriptors be listed: their sockets seem to have no holder", found.refused));
     }
     let problem = (!problems.is_empty()).then(|| (Status::Partial, bounded(&problems)));
+    if !not_offered.is_empty() {
+        let text = not_offered.into_iter().collect::<Vec<_>>().join("; ");
+        listening.fact("not_offered_by_kernel", text.as_str());
+        all.fact("not_offered_by_kernel", text);
+    }
     listening.finish(out, problem.clone())?;
     all.finish(out, problem).map(drop)
+}
+
+/// Why sockets of one kind could not be dumped.
+enum NotDumped {
+    /// This kernel cannot be asked for them: the module that answers is not loaded.
+    NotOffered,
+    /// It was asked, and the answer is not whole.
+    Failed(String),
+}
+
+fn shown(ask: &Ask, namespace: &Namespace) -> String {
+    let whose =
+        if is_own(namespace) { "this host's own network namespace".to_owned() } else { format!("network namespace {}", namespace.inode) };
+    format!("{} of {whose}", ask.shown())
 }
 
 /// At most a few KiB of reasons.
@@ -172,8 +198,9 @@ fn dump_sockets(
     opened: &mut Opened,
     all: &mut Table,
     listening: &mut Table,
-) -> Result<Result<(), String>, Stop> {
-    let Ok(diag) = &mut opened.diag else { return Ok(Err("no socket".into())) };
+) -> Result<Result<(), NotDumped>, Stop> {
+    let failed = |why: String| Err(NotDumped::Failed(why));
+    let Ok(diag) = &mut opened.diag else { return Ok(failed("no socket".into())) };
     let mut not_understood = 0_u64;
     let dumped = diag.dump(sockets::BY_FAMILY, &sockets::request(ask), &mut |_, payload| {
         let Some(socket) = sockets::answer(ask, payload) else {
@@ -183,11 +210,13 @@ fn dump_sockets(
         put_socket(out, found, netns, socket, all, listening)
     });
     Ok(match dumped {
-        Ok(_) if not_understood > 0 => Err(format!("{not_understood} answers were not understood")),
-        Ok(d) if d.interrupted => Err("the table changed while it was dumped: rows may be missing or twice".into()),
+        Ok(_) if not_understood > 0 => failed(format!("{not_understood} answers were not understood")),
+        Ok(d) if d.interrupted => failed("the table changed while it was dumped: rows may be missing or twice".into()),
         Ok(_) => Ok(()),
-        Err(Failure::Kernel(e)) => Err(e.to_string()),
-        Err(Failure::Malformed(what)) => Err(what.to_owned()),
+        // No module answers for this kind (sock_diag_rcv_msg, inet_diag_lock_handler).
+        Err(Failure::Kernel(rustix::io::Errno::NOENT)) => Err(NotDumped::NotOffered),
+        Err(Failure::Kernel(e)) => failed(e.to_string()),
+        Err(Failure::Malformed(what)) => failed(what.to_owned()),
         Err(Failure::Stop(stop)) => return Err(stop),
     })
 }

@@ -32,6 +32,18 @@ pub struct Ask {
     pub only_if: Option<&'static str>,
 }
 
+impl Ask {
+    /// For people: `raw sockets over IPv6`, `vsock sockets`.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        match self.family {
+            AF_INET => format!("{} sockets over IPv4", self.name),
+            AF_INET6 => format!("{} sockets over IPv6", self.name),
+            _ => format!("{} sockets", self.name),
+        }
+    }
+}
+
 const fn ask(family: u8, protocol: u8, name: &'static str, text: &'static str, only_if: Option<&'static str>) -> Ask {
     Ask { family, protocol, name, text, only_if }
 }

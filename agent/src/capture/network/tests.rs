@@ -104,6 +104,26 @@ fn the_text_tables_say_the_same_as_netlink() {
     assert_eq!(text::table(unix, &table).len(), table.split(|b| *b == b'\n').filter(|l| !l.is_empty()).count() - 1);
 }
 
+/// A kernel without a module that lists one kind of socket is an ordinary kernel: nothing that it offers is left out.
+#[test]
+fn what_the_kernel_does_not_offer_is_a_fact_and_no_fault() {
+    let out = capture();
+    for table in ["sockets.jsonl", "listening.jsonl"] {
+        let put = out.get(table).expect("a table");
+        let reason = put.item.reason.as_deref().unwrap_or_default();
+        assert!(!reason.contains("No such file") && !reason.contains("os error 2)"), "{table}: {reason}");
+    }
+    let mut raw = Netlink::open(Some(SOCK_DIAG)).expect("netlink");
+    let ask = ASKS.iter().find(|a| a.text == "raw").expect("known");
+    let offered = !matches!(
+        raw.dump(sockets::BY_FAMILY, &sockets::request(ask), &mut |_, _| Ok::<(), Stop>(())),
+        Err(Failure::Kernel(rustix::io::Errno::NOENT))
+    );
+    let facts = &out.get("sockets.jsonl").expect("a table").item.facts;
+    let said = facts.get("not_offered_by_kernel").is_some_and(|f| f.contains("raw sockets over IPv4: taken from the text table"));
+    assert_eq!(said, !offered, "{facts:?}");
+}
+
 #[test]
 fn ss_sees_no_listener_that_is_not_here() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
@@ -240,6 +260,8 @@ fn what_was_not_allowed_or_is_not_there_has_a_reason() {
     let sockets = out.get("sockets.jsonl").expect("a table");
     assert_eq!(sockets.status, Status::Partial);
     assert!(sockets.item.reason.as_ref().is_some_and(|r| r.contains("sock_diag=false") && r.contains("text table")));
+    let reason = sockets.item.reason.as_deref().unwrap_or_default();
+    assert!(reason.contains("tcp sockets over IPv4 of ") && !reason.contains("family"), "{reason}");
     assert!(out.rows("sockets").iter().any(|r| r["source"] == "/proc/net/unix"), "taken from the text instead");
     assert!(out.commands.is_empty());
     assert!(!out.content("/etc/hosts").is_empty());

@@ -112,6 +112,11 @@ pub fn modules(out: &mut dyn Output) -> Result<(), Stop> {
     let mut problems = Vec::new();
     let listed = match read("/proc/modules", LARGE_BYTES_MAX) {
         Ok(read) => read.bytes,
+        // The file is there in every kernel that can load modules (CONFIG_MODULES), also when none is loaded.
+        Err(Errno::NOENT) => {
+            table.fact("modules", "this kernel is built without loadable modules: there is no /proc/modules");
+            Vec::new()
+        }
         Err(e) => {
             problems.push(format!("/proc/modules: {e}"));
             Vec::new()
@@ -159,6 +164,9 @@ pub fn modules(out: &mut dyn Output) -> Result<(), Stop> {
             srcversion: of(name, "srcversion"),
         };
         table.row(out, &row)?;
+    }
+    if table.rows() == 0 && problems.is_empty() && std::fs::symlink_metadata("/proc/modules").is_ok() {
+        table.fact("modules", "no module is loaded");
     }
     table.finish(out, (!problems.is_empty()).then(|| (Status::Partial, problems.join("; ")))).map(drop)
 }

@@ -65,6 +65,23 @@ fn everything_asked_for_is_there_or_has_a_reason() {
     assert_eq!(out.content("/etc/passwd"), std::fs::read("/etc/passwd").expect("passwd"));
 }
 
+/// No modules is an answer, and which one is said: none loaded, or a kernel that cannot load any.
+#[test]
+fn a_table_of_modules_without_rows_says_why() {
+    let mut out = Memory::default();
+    kernel::modules(&mut out).expect("taken");
+    let put = out.get("modules.jsonl").expect("a table");
+    assert_eq!((put.status, &put.item.reason), (Status::Collected, &None));
+    let (rows, said) = (out.rows("modules").len(), put.item.facts.get("modules").map(String::as_str).unwrap_or_default());
+    let can_load = std::fs::exists("/proc/modules").expect("proc");
+    let expected = match (can_load, rows) {
+        (false, _) => said.contains("without loadable modules"),
+        (true, 0) => said == "no module is loaded",
+        (true, _) => said.is_empty(),
+    };
+    assert!(expected, "{rows} rows, {can_load}: {said}");
+}
+
 #[test]
 fn the_mount_table_agrees_with_the_kernel() {
     let mut out = Memory::default();

@@ -77,6 +77,7 @@ pub(super) fn agent(parts: &Parts, row: AgentRow) -> wire::Agent {
 /// Collections with what is known of them besides their rows.
 pub(super) async fn collections(parts: &Parts, rows: Vec<CollectionRow>) -> Result<Vec<wire::Collection>> {
     let mut hostnames: HashMap<AgentId, String> = HashMap::new();
+    let mut busy: HashMap<AgentId, Option<CollectionId>> = HashMap::new();
     let mut out = Vec::with_capacity(rows.len());
     for row in rows {
         if !hostnames.contains_key(&row.agent) {
@@ -84,9 +85,28 @@ pub(super) async fn collections(parts: &Parts, rows: Vec<CollectionRow>) -> Resu
             hostnames.insert(row.agent.clone(), hostname);
         }
         let hostname = hostnames.get(&row.agent).cloned().unwrap_or_default();
-        out.push(collection(parts, row, hostname).await?);
+        let mut reason = row.reason.clone();
+        if row.state == State::Offered {
+            if !busy.contains_key(&row.agent) {
+                busy.insert(row.agent.clone(), running_on(parts, &row.agent).await?);
+            }
+            if let Some(Some(other)) = busy.get(&row.agent) {
+                reason = Some(format!("the agent is busy with {other}; it begins this one afterwards"));
+            }
+        }
+        if let Some(paused) = parts.progress.paused(&row.collection) {
+            reason = Some(reason.map_or_else(|| paused.clone(), |reason| format!("{reason}; {paused}")));
+        }
+        out.push(collection(parts, CollectionRow { reason, ..row }, hostname).await?);
     }
     Ok(out)
+}
+
+/// The collection that an agent works on. It takes one at a time.
+async fn running_on(parts: &Parts, agent: &AgentId) -> Result<Option<CollectionId>> {
+    let open = CollectionFilter { agent: Some(agent.clone()), open: true, ..CollectionFilter::default() };
+    let rows = admit::select(parts, open).await?;
+    Ok(rows.into_iter().find(|row| row.state == State::Running).map(|row| row.collection))
 }
 
 async fn collection(parts: &Parts, row: CollectionRow, hostname: String) -> Result<wire::Collection> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{OrderFacts, shown};
 use crate::digest::Digest;
-use crate::id::{AgentId, CaseId, CollectionId};
+use crate::id::{AgentId, CaseId, CollectionId, OrderId};
 use crate::layout::StreamNumber;
 use crate::record::{Acquisition, ManifestRef, Outcome, Receipt, Seal};
 use crate::verify::stream::Tally;
@@ -203,7 +203,7 @@ impl Collection {
             at.add(Code::SealExhibits, message);
         }
         self.summary.outcome = Some(p.outcome);
-        self.summary.reason = p.reason.as_deref().map(|r| shown(r, 300));
+        self.summary.reason = p.reason.as_deref().map(|r| crate::text::one_line(r, 300));
         self.summary.sealed_at = Some(p.sealed_at);
         let last = p.exhibit_first.saturating_add(p.exhibit_count).saturating_sub(1);
         self.summary.exhibits = (p.exhibit_count > 0).then_some([p.exhibit_first, last]);
@@ -258,10 +258,10 @@ impl Collection {
     }
 
     /// Checks that can only be made when all records were read.
-    pub fn finish(&self, open: Severity, findings: &mut Findings) {
+    pub fn finish(&self, order: &OrderId, open: Severity, findings: &mut Findings) {
         let object = format!("collections/{}", self.summary.id);
         if !self.sealed {
-            let message = format!("order {} on agent {} (collection {}) has no seal", self.order, self.summary.agent, self.summary.id);
+            let message = format!("order {order} on agent {} (collection {}) has no seal", self.summary.agent, self.summary.id);
             findings.add_as(Code::OrderOpen, open, object, message);
             return;
         }

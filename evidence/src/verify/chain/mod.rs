@@ -34,6 +34,7 @@ pub(super) struct Chain {
 /// What later records need to know of an order.
 #[derive(Debug)]
 pub(super) struct OrderFacts {
+    pub id: OrderId,
     pub nonce: Nonce,
     pub captures: BTreeSet<String>,
 }
@@ -180,7 +181,7 @@ impl Chain {
             self.collections.entry(id.clone()).or_insert_with(|| Collection::new(id, agent.clone(), digest));
         }
         let captures = p.captures.iter().map(|c| c.name.clone()).collect();
-        self.orders.insert(digest, OrderFacts { nonce: p.nonce.clone(), captures });
+        self.orders.insert(digest, OrderFacts { id: p.order.clone(), nonce: p.nonce.clone(), captures });
     }
 
     fn order_problems(&self, p: &Order) -> Vec<&'static str> {
@@ -252,7 +253,9 @@ impl Chain {
         }
         let severity = if self.complete { Severity::Warning } else { Severity::Note };
         for collection in self.collections.values() {
-            collection.finish(severity, findings);
+            if let Some(order) = self.orders.get(&collection.order) {
+                collection.finish(&order.id, severity, findings);
+            }
         }
     }
 
