@@ -91,7 +91,8 @@ pub fn cannot_write(e: &std::io::Error) -> Failure {
     Failure::new(crate::exit::Code::CannotCreate, format!("cannot write to standard output: {e}"))
 }
 
-fn cell(value: &serde_json::Value) -> String {
+/// A value in words: what a table's cell and a field show.
+pub fn cell(value: &serde_json::Value) -> String {
     match value {
         serde_json::Value::Null => "-".to_owned(),
         serde_json::Value::String(text) => escape(text),

@@ -238,7 +238,7 @@ pub trait Source {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Stop {
     /// A responder or the operator of this host asked for it.
-    #[error("cancelled: {0}")]
+    #[error("told to end: {0}")]
     Cancelled(String),
     /// The order's or the policy's deadline passed.
     #[error("the deadline passed")]

@@ -80,7 +80,7 @@ impl Default for Policy {
 
 /// A policy file that cannot be used. Nothing is collected then: an unreadable policy may forbid anything.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("policy {path}: {problem}")]
+#[error("{path}: {problem}")]
 pub struct BadPolicy {
     path: String,
     problem: String,
@@ -200,7 +200,7 @@ fn amount<'de, D: Deserializer<'de>>(d: D, read: fn(&str) -> Option<u64>, expect
 }
 
 fn bytes<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
-    amount(d, units::bytes, "a number of bytes like 1048576, \"64KiB\" or \"2GiB\"")
+    amount(d, units::bytes, exhibit_evidence::written::BYTES_EXPECTED)
 }
 
 fn optional_bytes<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
