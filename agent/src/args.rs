@@ -1,11 +1,11 @@
 //! The command line.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use exhibit_evidence::Digest;
 use exhibit_evidence::record::{CaptureSpec, Limits};
+use exhibit_evidence::{profile::Profile, written};
 use exhibit_proto::transport::client::Address;
 
 use crate::capture::units;
@@ -80,7 +80,7 @@ pub struct CollectArgs {
     #[arg(long, required_unless_present = "captures")]
     pub profile: Option<String>,
     /// A capture with parameters (repeatable), as in `exhibit collect`.
-    #[arg(long = "capture", value_name = "NAME[:KEY=VALUE,...]", value_parser = parse_capture)]
+    #[arg(long = "capture", value_name = "NAME[:KEY=VALUE,...]", value_parser = written::capture)]
     pub captures: Vec<CaptureSpec>,
     /// The new folder for the stream. Put it on removable or remote storage: writing to the host's disks overwrites
     /// deleted evidence.
@@ -98,10 +98,10 @@ pub struct CollectArgs {
     /// Percent of one processor, at least 1.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub cpu_percent: Option<u32>,
-    /// Bytes per second to read, e.g. 50MiB.
+    /// Bytes per second to read, e.g. 50M (M is 1,048,576).
     #[arg(long, value_parser = parse_bytes)]
     pub read_rate: Option<u64>,
-    /// Raw bytes to take at most, e.g. 10GiB.
+    /// Raw bytes to take at most, e.g. 10G (G is 1,073,741,824).
     #[arg(long, value_parser = parse_bytes)]
     pub max_bytes: Option<u64>,
     /// End after this time, e.g. 10m.
@@ -121,62 +121,27 @@ pub struct CheckPolicyArgs {
 }
 
 fn parse_bytes(text: &str) -> Result<u64, String> {
-    units::bytes(text).ok_or_else(|| "expected a number of bytes like 1048576, 64KiB or 2GiB".to_owned())
+    units::bytes(text).ok_or_else(|| format!("expected {}", written::BYTES_EXPECTED))
 }
 
 fn parse_seconds(text: &str) -> Result<u64, String> {
     units::seconds(text).ok_or_else(|| "expected a time span like 90, 15m or 6h".to_owned())
 }
 
-/// `NAME` or `NAME:KEY=VALUE,KEY=VALUE`. A key given again adds an entry to a list; `\,` is a comma inside a value.
-fn parse_capture(text: &str) -> Result<CaptureSpec, String> {
-    let (name, rest) = text.split_once(':').unwrap_or((text, ""));
-    let mut params: BTreeMap<String, String> = BTreeMap::new();
-    for pair in split_unescaped(rest) {
-        let (key, value) = pair.split_once('=').ok_or("a parameter is KEY=VALUE")?;
-        if key.is_empty() || value.contains('\n') {
-            return Err("a parameter needs a key, and a value of one line".to_owned());
-        }
-        params.entry(key.to_owned()).and_modify(|list| *list = format!("{list}\n{value}")).or_insert_with(|| value.to_owned());
-    }
-    Ok(CaptureSpec { name: name.to_owned(), params })
-}
-
-fn split_unescaped(text: &str) -> Vec<String> {
-    let mut parts = Vec::new();
-    let mut part = String::new();
-    let mut chars = text.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '\\' => part.push(chars.next().unwrap_or('\\')),
-            ',' => parts.push(std::mem::take(&mut part)),
-            c => part.push(c),
-        }
-    }
-    if !text.is_empty() {
-        parts.push(part);
-    }
-    parts
-}
-
 impl CollectArgs {
-    /// The captures: a profile's, then those given one by one; one given by name replaces the profile's.
+    /// The captures: a profile's, and those given one by one.
     ///
     /// # Errors
-    /// A sentence when there is no such profile.
+    /// A sentence when there is no such profile, or a capture is there twice.
     pub fn specs(&self) -> Result<(Vec<CaptureSpec>, Limits), String> {
-        let (mut specs, mut limits) = match &self.profile {
-            Some(name) => {
-                let profile = exhibit_evidence::profile::Profile::find(name)
-                    .ok_or_else(|| format!("there is no profile '{}'", exhibit_evidence::text::escape_bounded(name, 40)))?;
-                (profile.captures(), profile.limits)
-            }
-            None => (Vec::new(), Limits::default()),
+        let profile = match &self.profile {
+            Some(name) => Some(
+                Profile::find(name).ok_or_else(|| format!("there is no profile '{}'", exhibit_evidence::text::escape_bounded(name, 40)))?,
+            ),
+            None => None,
         };
-        for spec in &self.captures {
-            specs.retain(|s| s.name != spec.name);
-            specs.push(spec.clone());
-        }
+        let specs = written::captures(profile.as_ref(), &self.captures)?;
+        let mut limits = profile.map(|p| p.limits).unwrap_or_default();
         limits.cpu_percent = self.cpu_percent.or(limits.cpu_percent);
         limits.read_bytes_per_s = self.read_rate.or(limits.read_bytes_per_s);
         limits.raw_bytes_max = self.max_bytes.or(limits.raw_bytes_max);
@@ -205,10 +170,17 @@ mod tests {
     }
 
     #[test]
-    fn captures_with_lists_and_commas() {
-        let spec = parse_capture(r"files:paths=/etc/**,paths=/a\,b,deep=true").expect("good");
-        assert_eq!((spec.params["paths"].as_str(), spec.params["deep"].as_str()), ("/etc/**\n/a,b", "true"));
-        assert!(parse_capture("system").expect("good").params.is_empty());
-        assert!(parse_capture("files:x").is_err() && parse_capture("files:=1").is_err());
+    fn a_capture_is_given_once_and_sizes_are_those_of_exhibit() {
+        let parse = |extra: &[&str]| {
+            let args = [&["exhibit-agent", "collect", "--offline", "--out", "x"], extra].concat();
+            match Cli::try_parse_from(args).map(|cli| cli.command) {
+                Ok(Some(Command::Collect(args))) => args,
+                other => panic!("{other:?}"),
+            }
+        };
+        let (specs, limits) = parse(&["--capture", "files:paths=/a", "--max-bytes", "10M"]).specs().expect("good");
+        assert_eq!((specs.len(), limits.raw_bytes_max), (1, Some(10 << 20)));
+        assert!(parse(&["--capture", "files:paths=/a", "--capture", "files:paths=/b"]).specs().is_err());
+        assert!(parse(&["--profile", "triage", "--capture", "files:paths=/b"]).specs().is_err_and(|e| e.contains("triage")));
     }
 }

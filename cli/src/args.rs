@@ -1,9 +1,13 @@
 //! The command line: one registry that makes the parser, the help and the completions.
 
-use clap::{Args as ClapArgs, Parser, Subcommand};
 use std::path::PathBuf;
 
-use crate::units::{parse_bytes, parse_duration_s, parse_label};
+use clap::builder::PossibleValuesParser;
+use clap::{ArgGroup, Args as ClapArgs, Parser, Subcommand};
+use exhibit_evidence::manifest::Status;
+use exhibit_evidence::profile::Profile;
+
+use crate::units::{parse_bytes, parse_duration_s, parse_label, parse_read_rate, parse_send_rate, parse_token_life_s, parse_uses};
 
 const AFTER_HELP: &str = "\
 A first collection:
@@ -11,18 +15,19 @@ A first collection:
   exhibit agents
   exhibit collect --case CASE --agent AGENT --profile triage --reason 'login from unknown address' --watch
   exhibit items --collection COLLECTION --path '/etc/**'
-  exhibit get ITEM --out ./evidence --reason 'compare with the golden image'
+  exhibit get --collection COLLECTION --path '/etc/**' --out ./evidence --reason 'compare with the golden image'
 
 Exit codes: 0 done · 1 failed · 2 a collection did not end as sealed, or an item could not be had · 64 wrong usage ·
 65 unusable input · 69 coordinator not reachable · 73 cannot write here · 74 evidence damaged · 77 not permitted ·
-78 configuration";
+78 configuration · 130 Ctrl-C · 143 asked to end";
 
 /// Collect evidence from running workloads, follow it, read it.
 #[derive(Debug, Parser)]
 #[command(name = "exhibit", version, about, after_help = AFTER_HELP, max_term_width = 120, propagate_version = true)]
 pub struct Args {
-    /// Folder with your identity and the coordinator's address.
-    #[arg(long, env = "EXHIBIT_HOME", global = true, value_name = "DIR")]
+    /// Folder with your identity and the coordinator's address, instead of the one that EXHIBIT_HOME names.
+    // Read from the environment where it is used: clap would count it as an argument and show it in every usage line.
+    #[arg(long, global = true, value_name = "DIR")]
     pub home: Option<PathBuf>,
     /// Print JSON (one object, or one object a line) instead of text.
     #[arg(long, global = true)]
@@ -53,7 +58,7 @@ pub enum Command {
     Items(ItemsArgs),
     /// Write the content of one item to standard output. The reading is recorded in the case's log.
     Cat(CatArgs),
-    /// Restore items as files. The reading is recorded in the case's log.
+    /// Restore items as files, by id or by collection and path. The reading is recorded in the case's log.
     Get(GetArgs),
     /// Stop collections; what was taken so far is sealed as partial.
     Cancel(CancelArgs),
@@ -120,8 +125,11 @@ pub enum AgentsCommand {
         /// The agent.
         agent: String,
         /// Labels.
-        #[arg(value_name = "KEY=VALUE", value_parser = parse_label)]
+        #[arg(value_name = "KEY=VALUE", value_parser = parse_label, required_unless_present = "clear")]
         labels: Vec<(String, String)>,
+        /// Take all labels away.
+        #[arg(long, conflicts_with = "labels")]
+        clear: bool,
     },
     /// Revoke an agent's keys: it is cut off at once.
     Revoke {
@@ -138,11 +146,11 @@ pub enum AgentsCommand {
 pub enum TokenCommand {
     /// Make a token. It is shown once.
     Create {
-        /// How long it works, e.g. 15m, 24h.
-        #[arg(long, default_value = "1h", value_parser = parse_duration_s)]
+        /// How long it works, e.g. 15m, 24h; 60s to 7d.
+        #[arg(long, default_value = "1h", value_parser = parse_token_life_s)]
         ttl: u64,
-        /// How many agents may enrol with it.
-        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        /// How many agents may enrol with it, 1 to 1000.
+        #[arg(long, default_value_t = 1, value_parser = parse_uses)]
         uses: u32,
         /// Label that the enrolled agents get (repeatable).
         #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
@@ -152,24 +160,27 @@ pub enum TokenCommand {
 
 /// An order.
 #[derive(Debug, ClapArgs)]
+#[command(group(ArgGroup::new("from").args(["agents", "labels", "all"]).required(true)))]
+#[command(group(ArgGroup::new("what").args(["profile", "captures"]).required(true).multiple(true)))]
 pub struct CollectArgs {
     /// The case.
     #[arg(long)]
     pub case: String,
     /// Collect from this agent (repeatable).
-    #[arg(long = "agent", value_name = "AGENT", required_unless_present_any = ["labels", "all"])]
+    #[arg(long = "agent", value_name = "AGENT")]
     pub agents: Vec<String>,
     /// Collect from all agents with this label (repeatable: all must match).
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label, conflicts_with = "agents")]
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     pub labels: Vec<(String, String)>,
     /// Collect from every agent that is not revoked.
-    #[arg(long, conflicts_with_all = ["agents", "labels"])]
+    #[arg(long)]
     pub all: bool,
     /// A named list of captures: see `exhibit profiles`.
-    #[arg(long, required_unless_present = "captures")]
+    #[arg(long, value_parser = profile_names())]
     pub profile: Option<String>,
-    /// A capture with parameters (repeatable), e.g. `files:paths=/etc/**,max_size=10M`. A parameter that is a list is given
-    /// several times: `files:paths=/etc/**,paths=/opt/**`. A comma inside a value is written `\,`.
+    /// A capture with parameters (repeatable, each capture once), e.g. `files:paths=/etc/**,max_size=10M`. A parameter that is a
+    /// list is given several times: `files:paths=/etc/**,paths=/opt/**`. A comma inside a value is written `\,`; every other
+    /// backslash belongs to the value. It cannot name a capture that --profile has.
     #[arg(long = "capture", value_name = "NAME[:KEY=VALUE,...]")]
     pub captures: Vec<String>,
     /// Why this is collected; recorded for the court.
@@ -181,20 +192,22 @@ pub struct CollectArgs {
     /// The order may not be begun later than this from now.
     #[arg(long, default_value = "24h", value_parser = parse_duration_s)]
     pub expires: u64,
-    /// Each collection ends as partial after this time.
+    /// Each collection is told to end after this time and is sealed as partial; what was taken by then is still sent, which
+    /// takes its time.
     #[arg(long, value_parser = parse_duration_s)]
     pub deadline: Option<u64>,
-    /// Most raw bytes of each collection.
+    /// Each collection is told to end once about this many raw bytes were taken (10M and 10MiB are 10,485,760) and is sealed as
+    /// partial. What is written at that moment, and the stream's own headers, come on top.
     #[arg(long, value_parser = parse_bytes)]
     pub max_bytes: Option<u64>,
     /// Processor budget on the host, percent of one processor.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=6400))]
     pub cpu_percent: Option<u32>,
-    /// Most bytes a second read on the host.
-    #[arg(long, value_parser = parse_bytes)]
+    /// Most bytes a second read on the host, on average; at least 64K.
+    #[arg(long, value_parser = parse_read_rate)]
     pub read_rate: Option<u64>,
-    /// Most bytes a second sent by the host.
-    #[arg(long, value_parser = parse_bytes)]
+    /// Most bytes a second sent by the host, on average; at least 1K. It does not stretch the deadline.
+    #[arg(long, value_parser = parse_send_rate)]
     pub send_rate: Option<u64>,
 }
 
@@ -211,33 +224,43 @@ pub struct WhichArgs {
 
 /// What to follow.
 #[derive(Debug, ClapArgs)]
+#[command(group(ArgGroup::new("what").args(["collections", "case", "order"]).required(true).multiple(true)))]
 pub struct WatchArgs {
     /// Collections.
-    #[arg(required_unless_present_any = ["case", "order"])]
     pub collections: Vec<String>,
     /// All of a case or an order.
     #[command(flatten)]
     pub which: WhichArgs,
 }
 
-/// Which items.
-#[derive(Debug, ClapArgs)]
-pub struct ItemsArgs {
+/// Items of collections or of a case, and which of them.
+#[derive(Debug, Default, ClapArgs)]
+pub struct SelectArgs {
     /// Items of this collection (repeatable).
-    #[arg(long = "collection", value_name = "COLLECTION", required_unless_present = "case")]
+    #[arg(long = "collection", value_name = "COLLECTION")]
     pub collections: Vec<String>,
     /// Items of all collections of this case.
     #[arg(long)]
     pub case: Option<String>,
-    /// Only paths that match: `*` within a component, `**` across.
-    #[arg(long, value_name = "GLOB")]
-    pub path: Option<String>,
+    /// Only paths that match (repeatable: one of them): `*` within a component, `**` across. A path as it is shown, escapes and
+    /// all, matches itself.
+    #[arg(long = "path", value_name = "GLOB")]
+    pub paths: Vec<String>,
     /// Only this capture (repeatable).
     #[arg(long = "capture", value_name = "NAME")]
     pub captures: Vec<String>,
-    /// Only this status (repeatable), e.g. collected, missing, denied.
-    #[arg(long = "status", value_name = "STATUS")]
+    /// Only this status (repeatable).
+    #[arg(long = "status", value_name = "STATUS", value_parser = PossibleValuesParser::new(Status::ALL.map(Status::as_str)))]
     pub statuses: Vec<String>,
+}
+
+/// Which items.
+#[derive(Debug, ClapArgs)]
+#[command(group(ArgGroup::new("of").args(["collections", "case"]).required(true)))]
+pub struct ItemsArgs {
+    /// Whose, and which.
+    #[command(flatten)]
+    pub select: SelectArgs,
     /// Why; recorded in the case's log.
     #[arg(long, default_value = "not stated")]
     pub reason: String,
@@ -248,6 +271,10 @@ pub struct ItemsArgs {
 pub struct CatArgs {
     /// The item, as `exhibit items` prints it.
     pub item: String,
+    /// Write the bytes as they are to a terminal, too. Without it a terminal gets control characters escaped; a file or a
+    /// pipe always gets the bytes.
+    #[arg(long)]
+    pub raw: bool,
     /// Why; recorded in the case's log.
     #[arg(long, default_value = "not stated")]
     pub reason: String,
@@ -255,11 +282,15 @@ pub struct CatArgs {
 
 /// Items to restore.
 #[derive(Debug, ClapArgs)]
+#[command(group(ArgGroup::new("of").args(["items", "collections", "case"]).required(true)))]
 pub struct GetArgs {
     /// The items, as `exhibit items` prints them.
-    #[arg(required = true)]
     pub items: Vec<String>,
-    /// Folder to restore into; made when absent. Existing files are never overwritten.
+    /// Or all that match.
+    #[command(flatten)]
+    pub select: SelectArgs,
+    /// Folder to restore into; made when absent. Existing files are never overwritten: they are named, and the others are
+    /// restored. A file gets its name once its bytes are there and have their SHA-256.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// Restore extended attributes as well (ACLs and capabilities need privilege).
@@ -275,12 +306,12 @@ pub struct GetArgs {
 
 /// What to cancel.
 #[derive(Debug, ClapArgs)]
+#[command(group(ArgGroup::new("what").args(["collections", "order"]).required(true)))]
 pub struct CancelArgs {
     /// Collections.
-    #[arg(required_unless_present = "order")]
     pub collections: Vec<String>,
     /// All collections of this order.
-    #[arg(long, conflicts_with = "collections")]
+    #[arg(long)]
     pub order: Option<String>,
     /// Why; recorded.
     #[arg(long)]
@@ -303,13 +334,41 @@ pub enum ProfilesCommand {
     /// Show the captures and parameters of one.
     Show {
         /// The profile.
+        #[arg(value_parser = profile_names())]
         name: String,
     },
+}
+
+/// The profiles that there are. The parser wants names that live as long as the program, and is made once.
+fn profile_names() -> PossibleValuesParser {
+    PossibleValuesParser::new(Profile::built_in().into_iter().map(|profile| -> &'static str { profile.name.leak() }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn usage_errors_name_what_is_missing_and_nothing_else() {
+        let said = |args: &[&str]| Args::try_parse_from(args).expect_err("incomplete").to_string();
+        let items = said(&["exhibit", "items"]);
+        assert!(items.contains("--collection <COLLECTION>|--case <CASE>") && !items.contains("--home"), "{items}");
+        let collect = said(&["exhibit", "collect", "--case", "c", "--reason", "r", "--profile", "triage"]);
+        assert!(collect.contains("--agent <AGENT>|--label <KEY=VALUE>|--all"), "{collect}");
+        let cancel = said(&["exhibit", "cancel", "--reason", "r"]);
+        assert!(cancel.contains("COLLECTIONS|--order <ORDER>"), "{cancel}");
+        assert!(said(&["exhibit", "agents", "label", "agt"]).contains("KEY=VALUE"));
+        assert!(said(&["exhibit", "get", "--out", "x"]).contains("--collection <COLLECTION>|--case <CASE>"));
+        assert!(said(&["exhibit", "token", "create", "--uses", "0"]).contains("expected 1 to 1000"));
+        for good in [
+            &["exhibit", "get", "--collection", "c", "--collection", "d", "--path", "/a", "--path", "/b", "--out", "x"][..],
+            &["exhibit", "items", "--case", "c", "--status", "missing"],
+            &["exhibit", "watch", "--case", "c"],
+            &["exhibit", "agents", "label", "agt", "--clear"],
+        ] {
+            Args::try_parse_from(good).unwrap_or_else(|e| panic!("{e}"));
+        }
+    }
 
     #[test]
     fn the_registry_is_sound() {

@@ -29,16 +29,31 @@ pub struct Connection {
     credential: Credential,
     address: String,
     whoami: pb::WhoamiResponse,
+    home: PathBuf,
 }
 
 fn config_failure(message: String) -> Failure {
     Failure::new(Code::Config, message)
 }
 
-/// EXHIBIT_HOME, or `exhibit` in the user's configuration folder.
+/// The message of a connection error names cause and remedy; a hint is for what it cannot know.
+fn cannot_connect(e: &client::ConnectError) -> Failure {
+    let failure = Failure::new(Code::Unavailable, e.to_string());
+    match e.kind() {
+        client::ConnectErrorKind::Unreachable => {
+            failure.hint("check that the coordinator runs, and the address in EXHIBIT_HOME/config.toml")
+        }
+        client::ConnectErrorKind::Protocol => failure.hint("check the address in EXHIBIT_HOME/config.toml"),
+        client::ConnectErrorKind::Identity => failure,
+    }
+}
+
+/// `--home`, EXHIBIT_HOME, or `exhibit` in the user's configuration folder.
 fn home_folder(given: Option<&Path>) -> Result<PathBuf> {
-    if let Some(path) = given {
-        return Ok(path.to_path_buf());
+    let named = given.map(Path::to_path_buf).or_else(|| std::env::var_os("EXHIBIT_HOME").map(PathBuf::from));
+    if let Some(path) = named {
+        let empty = || config_failure("EXHIBIT_HOME is empty".to_owned()).hint("export EXHIBIT_HOME=DIR, or give --home DIR");
+        return Some(path).filter(|p| !p.as_os_str().is_empty()).ok_or_else(empty);
     }
     let base = std::env::var_os("XDG_CONFIG_HOME")
         .map(PathBuf::from)
@@ -79,19 +94,22 @@ impl Connection {
             ))
         })?;
         let target = client::Target { address, tls: Arc::new(move || Arc::clone(&tls_config)), explain: tls::explain_tls_error };
-        let channel = client::connect(&target, &client::Settings::bulk()).await.map_err(|e| {
-            Failure::new(Code::Unavailable, e.to_string())
-                .hint("check that the coordinator runs, and the address in EXHIBIT_HOME/config.toml")
-        })?;
+        let channel = client::connect(&target, &client::Settings::bulk()).await.map_err(|e| cannot_connect(&e))?;
         let mut rpc = ResponderServiceClient::new(channel).max_decoding_message_size(bounds::MESSAGE_BYTES_MAX);
         let whoami = rpc
             .whoami(pb::WhoamiRequest { protocol_min: version::MIN, protocol_max: version::MAX })
             .await
             .map_err(Failure::from)?
             .into_inner();
-        let connection = Self { rpc, credential, address: config.coordinator, whoami };
+        let connection = Self { rpc, credential, address: config.coordinator, whoami, home };
         connection.check_identity()?;
         Ok(connection)
+    }
+
+    /// Connects anew, with the same identity, after the connection was lost.
+    pub async fn reopen(&mut self) -> Result<()> {
+        *self = Self::open(Some(&self.home)).await?;
+        Ok(())
     }
 
     /// The coordinator must be of the deployment that we signed up with: what we sign names it.

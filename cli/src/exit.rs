@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use exhibit_proto::transport::client::describe;
+
 /// How the program ends. `exhibit --help` and `docs/operations/exit-codes.md` list them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -26,6 +28,10 @@ pub enum Code {
     NotPermitted = 77,
     /// The configuration in EXHIBIT_HOME is missing or wrong.
     Config = 78,
+    /// Ended by Ctrl-C (128 + SIGINT), as shells count.
+    Interrupted = 130,
+    /// Ended by SIGTERM (128 + SIGTERM).
+    Terminated = 143,
 }
 
 impl From<Code> for ExitCode {
@@ -43,6 +49,8 @@ pub struct Failure {
     pub message: String,
     /// What to do next.
     pub hint: Option<String>,
+    /// True when something of that name is there already: the others can still be written.
+    pub exists: bool,
 }
 
 /// What commands return.
@@ -51,7 +59,7 @@ pub type Result<T> = std::result::Result<T, Failure>;
 impl Failure {
     /// A failure without a hint.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: None }
+        Self { code, message: message.into(), hint: None, exists: false }
     }
 
     /// Adds what to do next.
@@ -65,29 +73,74 @@ impl Failure {
 impl From<tonic::Status> for Failure {
     fn from(status: tonic::Status) -> Self {
         use tonic::Code as C;
-        let message = exhibit_evidence::text::escape_bounded(status.message(), 2_000);
-        let because = std::error::Error::source(&status).map(|e| format!(": {}", chain(e))).unwrap_or_default();
+        // A status that the coordinator sent has no source; one that has was made here, because the connection broke.
+        if std::error::Error::source(&status).is_some() || status.code() == C::Unavailable {
+            let message = format!("the connection to the coordinator was lost: {}", without_links(&describe(&status)));
+            return Self::new(Code::Unavailable, message)
+                .hint("check that it runs and that the address in EXHIBIT_HOME/config.toml is right");
+        }
+        let message = in_options(&exhibit_evidence::text::escape_bounded(status.message(), 2_000));
         match status.code() {
-            C::Unavailable => Self::new(Code::Unavailable, format!("the coordinator cannot be reached: {message}{because}"))
-                .hint("check that it runs and that the address in EXHIBIT_HOME/config.toml is right"),
             C::PermissionDenied | C::Unauthenticated => Self::new(Code::NotPermitted, message),
             C::InvalidArgument | C::NotFound | C::OutOfRange => Self::new(Code::Input, message),
             C::DataLoss => Self::new(Code::Damaged, message).hint("do not use what was written; verify the case with exhibit-verify"),
-            _ => Self::new(Code::Failure, format!("{message}{because}")),
+            _ => Self::new(Code::Failure, message),
         }
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = exhibit_evidence::text::escape_bounded(&error.to_string(), 500);
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = exhibit_evidence::text::escape_bounded(&cause.to_string(), 500);
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
+/// What the coordinator calls a field, and what a person gave it as.
+const FIELDS: [(&str, &str); 17] = [
+    ("case_closed", "the case"),
+    ("case_id", "--case"),
+    ("case_opened", "the case"),
+    ("captures", "--capture"),
+    ("collections", "COLLECTION"),
+    ("expires_at", "--expires"),
+    ("items", "ITEM"),
+    ("labels", "--label"),
+    ("limits.deadline_s", "--deadline"),
+    ("limits.read_bytes_per_s", "--read-rate"),
+    ("limits.send_bytes_per_s", "--send-rate"),
+    ("path_globs", "--path"),
+    ("profile", "--profile"),
+    ("reason", "--reason"),
+    ("statuses", "--status"),
+    ("targets", "--agent"),
+    ("ttl_s", "--ttl"),
+];
+
+/// The coordinator names the field that is wrong; here it has the name of an option.
+fn in_options(message: &str) -> String {
+    let bare = message.strip_prefix("field ").unwrap_or(message);
+    let option = bare.split_once(": ").and_then(|(field, rest)| FIELDS.iter().find(|(name, _)| *name == field).map(|(_, o)| (o, rest)));
+    option.map_or_else(|| message.to_owned(), |(option, rest)| format!("{option}: {rest}"))
+}
+
+/// Libraries put addresses of their manuals into their errors; a responder has no use for them.
+fn without_links(text: &str) -> String {
+    let kept: Vec<&str> = text.split(": ").filter(|part| !part.starts_with("https://")).collect();
+    kept.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_options_and_links_are_left_out() {
+        assert_eq!(in_options("ttl_s: 1: expected 60"), "--ttl: 1: expected 60");
+        assert_eq!(in_options("field case_id: give one"), "--case: give one");
+        assert_eq!(in_options("something else: x"), "something else: x");
+        assert_eq!(without_links("peer closed: https://docs.rs/rustls/latest: cut"), "peer closed: cut");
     }
-    text
+
+    #[test]
+    fn only_what_the_coordinator_said_is_its_answer() {
+        let said = Failure::from(tonic::Status::internal("a defect"));
+        assert_eq!((said.code, said.message.as_str()), (Code::Failure, "a defect"));
+        let mut broken = tonic::Status::internal("h2 protocol error");
+        broken.set_source(std::sync::Arc::new(std::io::Error::other("reset")));
+        assert_eq!(Failure::from(broken).code, Code::Unavailable);
+    }
 }

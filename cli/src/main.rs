@@ -6,6 +6,7 @@ mod clock;
 mod commands;
 mod connection;
 mod exit;
+mod interrupt;
 mod order;
 mod output;
 mod restore;
@@ -17,8 +18,11 @@ fn main() -> std::process::ExitCode {
     let args = match args::Args::try_parse() {
         Ok(args) => args,
         Err(e) => {
-            let _ = e.print();
             // Help and version are not errors; clap's own code for wrong usage is 2, ours is EX_USAGE.
+            if e.use_stderr() && std::env::args_os().any(|arg| arg == "--json") {
+                return output::Output::new(true).failure(&usage(&e));
+            }
+            let _ = e.print();
             return if e.use_stderr() { exit::Code::Usage.into() } else { std::process::ExitCode::SUCCESS };
         }
     };
@@ -31,4 +35,12 @@ fn main() -> std::process::ExitCode {
         Ok(code) => code.into(),
         Err(failure) => out.failure(&failure),
     }
+}
+
+/// Wrong usage, for a script.
+fn usage(error: &clap::Error) -> exit::Failure {
+    let text = error.render().to_string();
+    let said = text.split("\n\nUsage:").next().unwrap_or(&text).trim_start_matches("error: ");
+    let words: Vec<&str> = said.split_whitespace().collect();
+    exit::Failure::new(exit::Code::Usage, words.join(" ")).hint("--help shows the options")
 }

@@ -96,7 +96,8 @@ fn sentence(value: &serde_json::Value) -> String {
     value.as_str().map_or_else(|| cell(value), |text| exhibit_evidence::text::one_line(text, 2_000))
 }
 
-fn cell(value: &serde_json::Value) -> String {
+/// A value in words: what a table's cell and a field show.
+pub fn cell(value: &serde_json::Value) -> String {
     match value {
         serde_json::Value::Null => "-".to_owned(),
         serde_json::Value::String(text) => escape(text),

@@ -51,16 +51,58 @@ pub struct Target {
     extras: Extras,
 }
 
-/// A file that is being restored.
+/// A file that is being restored. Until [`Target::finish`] it has another name in the same folder, and goes away with this
+/// value: what has the item's name has the item's bytes.
 #[derive(Debug)]
 pub struct Restoring {
     file: File,
+    folder: OwnedFd,
+    /// Name for now; none once it has its own.
+    partial: Option<String>,
+    name: Vec<u8>,
     shown: String,
 }
 
+impl Drop for Restoring {
+    fn drop(&mut self) {
+        if let Some(partial) = self.partial.take() {
+            // What cannot be removed keeps a name that says what it is.
+            let _ = rustix::fs::unlinkat(&self.folder, &partial, AtFlags::empty());
+        }
+    }
+}
+
+impl Restoring {
+    /// Gives the file its name, unless something has it already.
+    fn name(&mut self) -> rustix::io::Result<()> {
+        let Some(partial) = self.partial.take() else { return Ok(()) };
+        let own = OsStr::from_bytes(&self.name);
+        let renamed = rustix::fs::renameat_with(&self.folder, &partial, &self.folder, own, rustix::fs::RenameFlags::NOREPLACE);
+        let done = match renamed {
+            // Not every file system can rename without replacing (NFS); a link does not replace either.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP) => {
+                rustix::fs::linkat(&self.folder, &partial, &self.folder, own, AtFlags::empty())
+                    .and_then(|()| rustix::fs::unlinkat(&self.folder, &partial, AtFlags::empty()))
+            }
+            other => other,
+        };
+        if done.is_err() {
+            self.partial = Some(partial);
+        }
+        done
+    }
+}
+
+/// How files are called that are not whole yet.
+const PARTIAL_PREFIX: &str = ".exhibit-partial-";
+
 fn failed(what: &str, shown: &str, e: io::Error) -> Failure {
-    let code = if e.kind() == io::ErrorKind::PermissionDenied { Code::NotPermitted } else { Code::CannotCreate };
-    let failure = Failure::new(code, format!("cannot {what} {shown}: {e}"));
+    let code = match e.kind() {
+        io::ErrorKind::PermissionDenied => Code::NotPermitted,
+        _ => Code::CannotCreate,
+    };
+    let mut failure = Failure::new(code, format!("cannot {what} {shown}: {e}"));
+    failure.exists = e.kind() == io::ErrorKind::AlreadyExists;
     match e.kind() {
         io::ErrorKind::AlreadyExists => failure.hint("nothing is overwritten: give another --out folder"),
         _ => failure,
@@ -110,16 +152,30 @@ impl Target {
         Ok(at)
     }
 
-    /// Begins a regular file of `size` bytes; what is not written stays a hole.
+    /// Begins a regular file of `size` bytes; what is not written stays a hole. Fails at once when its name is taken.
     pub fn file(&self, name: &[u8], size: u64) -> Result<Restoring> {
         let shown = self.show(name);
         let (folders, last) = components(name)?;
         let parent = self.parent(&folders, &shown)?;
+        let err = |e: rustix::io::Errno| failed("write", &shown, e.into());
+        match rustix::fs::statat(&parent, last, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(rustix::io::Errno::NOENT) => {}
+            Ok(_) => return Err(err(rustix::io::Errno::EXIST)),
+            Err(e) => return Err(err(e)),
+        }
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&parent, last, flags, Mode::from_raw_mode(0o600)).map_err(|e| failed("write", &shown, e.into()))?;
-        let file = File::from(fd);
-        file.set_len(size).map_err(|e| failed("write", &shown, e))?;
-        Ok(Restoring { file, shown })
+        let mut number = 0_u32;
+        let (fd, partial) = loop {
+            let partial = format!("{PARTIAL_PREFIX}{}-{number}", std::process::id());
+            match rustix::fs::openat(&parent, &partial, flags, Mode::from_raw_mode(0o600)) {
+                // Left by a process that was killed, or another one's in a shared folder.
+                Err(rustix::io::Errno::EXIST) if number < 10_000 => number += 1,
+                opened => break (opened.map_err(err)?, partial),
+            }
+        };
+        let restoring = Restoring { file: File::from(fd), folder: parent, partial: Some(partial), name: last.to_vec(), shown };
+        restoring.file.set_len(size).map_err(|e| failed("write", &restoring.shown, e))?;
+        Ok(restoring)
     }
 
     /// Writes a piece of a file.
@@ -127,24 +183,41 @@ impl Target {
         to.file.write_all_at(bytes, offset).map_err(|e| failed("write", &to.shown, e))
     }
 
-    /// Ends a file: metadata last, so that writing does not change the times again.
-    pub fn finish(&self, restoring: Restoring, meta: &Metadata) -> Result<String> {
-        let Restoring { file, shown } = restoring;
+    /// Ends a file whose bytes were checked: metadata, so that writing does not change the times again, and last its name.
+    pub fn finish(&self, mut restoring: Restoring, meta: &Metadata) -> Result<String> {
+        let (file, shown) = (&restoring.file, restoring.shown.clone());
         if self.extras.xattrs {
             for (key, value) in &meta.xattrs {
-                rustix::fs::fsetxattr(&file, key.as_str(), value, rustix::fs::XattrFlags::empty())
+                rustix::fs::fsetxattr(file, key.as_str(), value, rustix::fs::XattrFlags::empty())
                     .map_err(|e| failed(&format!("set the attribute '{}' of", exhibit_evidence::text::escape(key)), &shown, e.into()))?;
             }
         }
         if self.extras.owner {
             let (uid, gid) = (rustix::fs::Uid::from_raw(meta.uid), rustix::fs::Gid::from_raw(meta.gid));
-            rustix::fs::fchown(&file, Some(uid), Some(gid)).map_err(|e| failed("set the owner of", &shown, e.into()))?;
+            rustix::fs::fchown(file, Some(uid), Some(gid)).map_err(|e| failed("set the owner of", &shown, e.into()))?;
         }
         // Without --owner a restored set-id program must not become one of the person who restores.
         let mode = if self.extras.owner { meta.mode & 0o7777 } else { meta.mode & 0o777 };
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).map_err(|e| failed("set the mode of", &shown, e.into()))?;
-        rustix::fs::futimens(&file, &timestamps(meta)).map_err(|e| failed("set the times of", &shown, e.into()))?;
+        rustix::fs::fchmod(file, Mode::from_raw_mode(mode)).map_err(|e| failed("set the mode of", &shown, e.into()))?;
+        rustix::fs::futimens(file, &timestamps(meta)).map_err(|e| failed("set the times of", &shown, e.into()))?;
+        restoring.name().map_err(|e| failed("write", &shown, e.into()))?;
         Ok(shown)
+    }
+
+    /// Makes `name` another name of `existing`, which was restored before.
+    pub fn hard_link(&self, existing: &[u8], name: &[u8]) -> Result<String> {
+        let shown = self.show(name);
+        let (old_folders, old_last) = components(existing)?;
+        let old_parent = self.parent(&old_folders, &shown)?;
+        let (folders, last) = components(name)?;
+        let parent = self.parent(&folders, &shown)?;
+        rustix::fs::linkat(&old_parent, old_last, &parent, last, AtFlags::empty()).map_err(|e| failed("link", &shown, e.into()))?;
+        Ok(shown)
+    }
+
+    /// Makes what was restored survive a power cut.
+    pub fn sync(&self) -> Result<()> {
+        rustix::fs::syncfs(&self.root).map_err(|e| failed("write", &self.shown, e.into()))
     }
 
     /// Makes a directory.
@@ -194,6 +267,37 @@ mod tests {
         let stat = std::fs::metadata(&path).expect("restored");
         assert_eq!((stat.len(), stat.mode() & 0o7777, stat.mtime(), stat.mtime_nsec()), (1 << 30, 0o755, -5, 123_456_789));
         assert!(stat.blocks() < 1_000, "a hole stays a hole");
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            std::fs::read_dir(dir).expect("list").map(|e| e.expect("entry").file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn only_a_finished_file_has_its_name() {
+        let dir = tempfile::tempdir().expect("folder");
+        let target = Target::open(dir.path(), Extras::default()).expect("open");
+        let given_up = target.file(b"a", 3).expect("file");
+        target.write(&given_up, 0, b"bad").expect("write");
+        assert!(names(dir.path()).iter().all(|n| n.starts_with(PARTIAL_PREFIX)), "{:?}", names(dir.path()));
+        // Two at a time, and a leftover of the same name, do not meet.
+        let other = target.file(b"b", 3).expect("file");
+        drop(given_up);
+        target.finish(other, &Metadata::default()).expect("finish");
+        assert_eq!(names(dir.path()), ["b"]);
+        // Somebody takes the name while the file arrives.
+        let late = target.file(b"c", 3).expect("file");
+        std::fs::write(dir.path().join("c"), "theirs").expect("write");
+        assert_eq!(target.finish(late, &Metadata::default()).expect_err("taken").code, Code::CannotCreate);
+        assert_eq!(std::fs::read(dir.path().join("c")).expect("read"), b"theirs");
+        assert_eq!(names(dir.path()), ["b", "c"]);
+        target.hard_link(b"b", b"d/e").expect("link");
+        let inode = |name: &str| std::fs::metadata(dir.path().join(name)).expect("stat").ino();
+        assert_eq!(inode("b"), inode("d/e"));
+        assert!(target.hard_link(b"b", b"c").expect_err("taken").exists);
     }
 
     #[test]

@@ -1,5 +1,9 @@
 //! Durations and sizes as people write and read them.
 
+use std::collections::BTreeMap;
+
+use exhibit_evidence::written;
+
 /// Parses `90s`, `15m`, `24h`, `7d` into seconds.
 pub fn parse_duration_s(text: &str) -> Result<u64, String> {
     let bad = || format!("'{text}' is not a duration: write 90s, 15m, 24h or 7d");
@@ -14,19 +18,36 @@ pub fn parse_duration_s(text: &str) -> Result<u64, String> {
     digits.parse::<u64>().ok().and_then(|n| n.checked_mul(factor)).filter(|n| *n > 0).ok_or_else(bad)
 }
 
-/// Parses `512`, `64K`, `10M`, `10MiB`, `2G`, `1T` (powers of 1,024) into bytes.
+/// Parses a size of at least one byte; [`written::bytes`] is the grammar.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
-    let bad = || format!("'{text}' is not a size: write 512, 64K, 10M, 2G or 1T (powers of 1,024)");
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let factor: u64 = match text[digits.len()..].trim_end_matches("iB").trim_end_matches('B') {
-        "" => 1,
-        "K" | "k" => 1 << 10,
-        "M" => 1 << 20,
-        "G" => 1 << 30,
-        "T" => 1 << 40,
-        _ => return Err(bad()),
-    };
-    digits.parse::<u64>().ok().and_then(|n| n.checked_mul(factor)).filter(|n| *n > 0).ok_or_else(bad)
+    written::bytes(text).filter(|n| *n > 0).ok_or_else(|| format!("'{text}' is not a size: write {}", written::BYTES_EXPECTED))
+}
+
+fn at_least(text: &str, min: u64, why: &str) -> Result<u64, String> {
+    match parse_bytes(text)? {
+        rate if rate < min => Err(format!("expected at least {} a second: {why}", show_bytes(min))),
+        rate => Ok(rate),
+    }
+}
+
+/// Parses bytes a second that the host reads; the bound is the coordinator's.
+pub fn parse_read_rate(text: &str) -> Result<u64, String> {
+    at_least(text, 64 << 10, "a slower collection holds the agent up for every other order")
+}
+
+/// Parses bytes a second that the host sends; the bound is the coordinator's.
+pub fn parse_send_rate(text: &str) -> Result<u64, String> {
+    at_least(text, 1 << 10, "a slower upload is not waited for")
+}
+
+/// Parses how long a token works; the bounds are the coordinator's.
+pub fn parse_token_life_s(text: &str) -> Result<u64, String> {
+    Some(parse_duration_s(text)?).filter(|s| (60..=604_800).contains(s)).ok_or_else(|| "expected 60s to 7d".to_owned())
+}
+
+/// Parses how many agents may use a token; the bounds are the coordinator's.
+pub fn parse_uses(text: &str) -> Result<u32, String> {
+    text.parse().ok().filter(|n| (1..=1_000).contains(n)).ok_or_else(|| "expected 1 to 1000 agents".to_owned())
 }
 
 /// Parses `key=value`.
@@ -35,6 +56,23 @@ pub fn parse_label(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err(format!("'{text}' is not a label: write key=value")),
     }
+}
+
+/// Labels by key. A key that is given twice is a mistake, not a choice.
+pub fn label_map(labels: &[(String, String)]) -> crate::exit::Result<BTreeMap<String, String>> {
+    let mut map = BTreeMap::new();
+    for (key, value) in labels {
+        if let Some(other) = map.insert(key.clone(), value.clone()).filter(|other| other != value) {
+            let shown = exhibit_evidence::text::escape_bounded(&format!("{key}={other} and {key}={value}"), 200);
+            return Err(crate::exit::Failure::new(crate::exit::Code::Usage, format!("{shown}: a label has one value")));
+        }
+    }
+    Ok(map)
+}
+
+/// `1 item`, `2 items`.
+pub fn count(n: u64, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
 }
 
 /// `1.5 GiB`.
@@ -70,10 +108,20 @@ mod tests {
         for bad in ["", "m", "-1m", "1", "0s", "9999999999999999999d", "1w", "é"] {
             assert!(parse_duration_s(bad).is_err(), "{bad}");
         }
-        for bad in ["", "K", "1X", "-5", "99999999T99", "é"] {
+        for bad in ["", "0", "K", "1X", "10MB", "-5", "99999999T99", "é"] {
             assert!(parse_bytes(bad).is_err(), "{bad}");
         }
         assert!(parse_label("=x").is_err());
+        for (text, good) in [("1", false), ("63K", false), ("64K", true), ("10M", true)] {
+            assert_eq!(parse_read_rate(text).is_ok(), good, "{text}");
+        }
+        assert!(parse_send_rate("1023").is_err() && parse_send_rate("1K").is_ok());
+        assert!(parse_token_life_s("59s").is_err() && parse_token_life_s("8d").is_err() && parse_token_life_s("7d").is_ok());
+        assert!(parse_uses("0").is_err() && parse_uses("1001").is_err() && parse_uses("1000").is_ok());
+        let label = |k: &str, v: &str| (k.to_owned(), v.to_owned());
+        assert!(label_map(&[label("a", "1"), label("a", "2")]).is_err());
+        assert_eq!(label_map(&[label("a", "1"), label("a", "1"), label("b", "2")]).expect("good").len(), 2);
+        assert_eq!((count(1, "item", "items"), count(0, "item", "items")), ("1 item".to_owned(), "0 items".to_owned()));
         assert_eq!(show_bytes(1_536), "1.5 KiB");
     }
 }

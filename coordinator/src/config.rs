@@ -313,7 +313,8 @@ impl Config {
     /// A path of the configuration, seen from where the program runs.
     #[must_use]
     pub fn resolve(&self, path: &Path) -> PathBuf {
-        self.folder.join(path)
+        // Through its components: a path of `.` would show in every message as `D/./log.key`.
+        self.folder.join(path).components().collect()
     }
 
     /// The settings of an S3 store, with the secret read from its file.

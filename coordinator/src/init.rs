@@ -200,6 +200,15 @@ pub fn open_store(config: &Config, new: bool) -> Result<Arc<dyn Store>, String> 
 }
 
 fn configuration(options: &Options) -> Result<Config, InitError> {
+    // Checked here and not only with the configuration: the message must name the option, not a line of a file that is not
+    // there yet.
+    ServerNames::parse(&options.hosts).map_err(|e| InitError::usage(format!("--host: {e}")))?;
+    if options.s3_endpoint.as_deref().is_some_and(|e| e.starts_with("http://")) && !options.s3_dangerous_allow_http {
+        return Err(InitError::usage(
+            "--s3-endpoint: is http://, so credentials and evidence would cross the network in the clear: use https://, or give \
+             --s3-dangerous-allow-http on a network that you trust",
+        ));
+    }
     let store = match options.store.as_str() {
         "s3" => StoreConfig {
             kind: StoreKind::S3,

@@ -65,7 +65,7 @@ async fn an_order_becomes_a_sealed_collection() {
 async fn items_are_listed_and_read(world: &mut World, job: &Job) {
     let request = people::ListItemsRequest {
         collections: vec![job.collection.to_string()],
-        path_glob: "/etc/*".to_owned(),
+        path_globs: vec!["/etc/*".to_owned()],
         reason: "review".to_owned(),
         ..people::ListItemsRequest::default()
     };

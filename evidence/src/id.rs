@@ -11,7 +11,7 @@ const BODY_CHARS: usize = 26;
 
 /// Why a text is not an identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{shown}' is not a {kind} id: expected '{prefix}' and 26 characters of 0-9 a-z without i, l, o, u")]
+#[error("'{shown}' is not {kind} id: expected '{prefix}' and 26 characters of 0-9 a-z without i, l, o, u")]
 pub struct BadId {
     kind: &'static str,
     prefix: &'static str,
@@ -107,19 +107,19 @@ macro_rules! id {
 
 id!(
     /// A legal matter.
-    CaseId, "case", "case-"
+    CaseId, "a case", "case-"
 );
 id!(
     /// A responder's signed instruction.
-    OrderId, "order", "ord-"
+    OrderId, "an order", "ord-"
 );
 id!(
     /// One order's execution on one host. Derived: see [`CollectionId::of`].
-    CollectionId, "collection", "col-"
+    CollectionId, "a collection", "col-"
 );
 id!(
     /// An enrolled agent. Derived: see [`AgentId::of_key`].
-    AgentId, "agent", "agt-"
+    AgentId, "an agent", "agt-"
 );
 
 impl AgentId {

@@ -26,6 +26,7 @@ pub mod stream;
 pub mod text;
 pub mod time;
 pub mod verify;
+pub mod written;
 
 pub use digest::{Digest, Hasher};
 pub use id::{AgentId, CaseId, CollectionId, OrderId};

@@ -11,3 +11,4 @@ mod memory;
 mod quickstart;
 mod refusals;
 mod reindex;
+mod responders_hands;

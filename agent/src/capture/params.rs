@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::written;
 
 /// One parameter that a capture understands.
 #[derive(Debug, Clone, Copy)]
@@ -24,7 +25,7 @@ pub enum ParamKind {
     List,
     /// A whole number.
     Number,
-    /// Bytes: a whole number, optionally with `KiB`, `MiB`, `GiB` or `TiB`.
+    /// Bytes, as [`written::bytes`] reads them.
     Bytes,
     /// A time span: a whole number of seconds, optionally with `s`, `m`, `h` or `d`.
     Seconds,
@@ -101,7 +102,7 @@ impl Params {
     /// # Errors
     /// [`BadParam`]
     pub fn number(&self, name: &str) -> Result<Option<u64>, BadParam> {
-        self.scaled(name, &[], "a whole number")
+        self.amount(name, |text| scaled(text, &[]), "a whole number")
     }
 
     /// A number of bytes, if given.
@@ -109,7 +110,7 @@ impl Params {
     /// # Errors
     /// [`BadParam`]
     pub fn bytes(&self, name: &str) -> Result<Option<u64>, BadParam> {
-        self.scaled(name, &BYTE_UNITS, "a number of bytes like 1048576, 64KiB, 20MiB or 2GiB")
+        self.amount(name, units::bytes, written::BYTES_EXPECTED)
     }
 
     /// A time span in seconds, if given.
@@ -117,7 +118,7 @@ impl Params {
     /// # Errors
     /// [`BadParam`]
     pub fn seconds(&self, name: &str) -> Result<Option<u64>, BadParam> {
-        self.scaled(name, &TIME_UNITS, "a time span like 90, 90s, 15m, 6h or 30d")
+        self.amount(name, units::seconds, "a time span like 90, 90s, 15m, 6h or 30d")
     }
 
     /// A flag, or `default` when it is not given.
@@ -133,9 +134,9 @@ impl Params {
         }
     }
 
-    fn scaled(&self, name: &str, units: &[(&str, u64)], expected: &str) -> Result<Option<u64>, BadParam> {
+    fn amount(&self, name: &str, read: impl Fn(&str) -> Option<u64>, expected: &str) -> Result<Option<u64>, BadParam> {
         let Some(text) = self.text(name) else { return Ok(None) };
-        scaled(text, units).map(Some).ok_or_else(|| self.expected(name, expected))
+        read(text).map(Some).ok_or_else(|| self.expected(name, expected))
     }
 
     fn expected(&self, name: &str, what: &str) -> BadParam {
@@ -148,17 +149,12 @@ impl Params {
     }
 }
 
-/// Units of [`ParamKind::Bytes`].
-const BYTE_UNITS: [(&str, u64); 4] = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
 /// Units of [`ParamKind::Seconds`].
 const TIME_UNITS: [(&str, u64); 4] = [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400)];
 
 /// Amounts with units, as the policy file writes them too.
 pub(crate) mod units {
-    /// A number of bytes.
-    pub fn bytes(text: &str) -> Option<u64> {
-        super::scaled(text, &super::BYTE_UNITS)
-    }
+    pub use exhibit_evidence::written::bytes;
 
     /// A time span in seconds.
     pub fn seconds(text: &str) -> Option<u64> {
@@ -194,6 +190,7 @@ mod tests {
     #[test]
     fn values_are_read_as_their_kind_says() {
         assert_eq!(params("size_max", "20MiB").bytes("size_max"), Ok(Some(20 << 20)));
+        assert_eq!(params("size_max", "20M").bytes("size_max"), Ok(Some(20 << 20)));
         assert_eq!(params("size_max", " 7 KiB ").bytes("size_max"), Ok(Some(7 << 10)));
         assert_eq!(params("age", "30d").seconds("age"), Ok(Some(2_592_000)));
         assert_eq!(params("age", "90").seconds("age"), Ok(Some(90)));

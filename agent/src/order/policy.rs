@@ -209,7 +209,7 @@ fn amount<'de, D: Deserializer<'de>>(d: D, read: fn(&str) -> Option<u64>, expect
 }
 
 fn bytes<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
-    amount(d, units::bytes, "a number of bytes like 1048576, \"64KiB\" or \"2GiB\"")
+    amount(d, units::bytes, exhibit_evidence::written::BYTES_EXPECTED)
 }
 
 fn optional_bytes<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {

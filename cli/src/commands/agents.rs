@@ -10,7 +10,7 @@ use crate::commands::cases::show;
 use crate::connection::{Connection, parse_id};
 use crate::exit::{Code, Failure, Result};
 use crate::output::Output;
-use crate::units::show_time;
+use crate::units::{count, label_map, show_time};
 
 fn to_json(agent: &pb::Agent) -> Value {
     json!({
@@ -25,7 +25,7 @@ fn to_json(agent: &pb::Agent) -> Value {
 
 /// All agents that carry the labels.
 pub async fn list(connection: &mut Connection, labels: &[(String, String)]) -> Result<Vec<pb::Agent>> {
-    let request = pb::ListAgentsRequest { labels: labels.iter().cloned().collect() };
+    let request = pb::ListAgentsRequest { labels: label_map(labels)? };
     let mut stream = connection.rpc().list_agents(request).await?.into_inner();
     let mut agents = Vec::new();
     while let Some(agent) = stream.message().await? {
@@ -59,7 +59,7 @@ pub async fn run(connection: &mut Connection, args: AgentsArgs, out: &Output) ->
                 ("version", "version"),
             ];
             out.rows(&columns, &rows)?;
-            for agent in agents.iter().filter(|a| !a.alarm.is_empty()) {
+            for agent in agents.iter().filter(|a| !a.alarm.is_empty() && a.state != "revoked") {
                 let alarm = escape_bounded(&agent.alarm, 300);
                 out.note(&format!(
                     "ALARM {}: {alarm}; if it is no restart, revoke it: exhibit agents revoke {0} --reason ...",
@@ -67,9 +67,9 @@ pub async fn run(connection: &mut Connection, args: AgentsArgs, out: &Output) ->
                 ));
             }
         }
-        Some(AgentsCommand::Label { agent, labels }) => {
+        Some(AgentsCommand::Label { agent, labels, clear: _ }) => {
             let agent: AgentId = parse_id(&agent)?;
-            let request = pb::SetAgentLabelsRequest { agent: agent.to_string(), labels: labels.into_iter().collect() };
+            let request = pb::SetAgentLabelsRequest { agent: agent.to_string(), labels: label_map(&labels)? };
             let agent = connection.rpc().set_agent_labels(request).await?.into_inner();
             show(&to_json(&agent), out)?;
         }
@@ -83,8 +83,8 @@ pub async fn run(connection: &mut Connection, args: AgentsArgs, out: &Output) ->
 }
 
 /// Makes a token.
-pub async fn token(connection: &mut Connection, ttl_s: u64, uses: u32, labels: Vec<(String, String)>, out: &Output) -> Result<Code> {
-    let request = pb::CreateTokenRequest { ttl_s, uses, labels: labels.into_iter().collect() };
+pub async fn token(connection: &mut Connection, ttl_s: u64, uses: u32, labels: &[(String, String)], out: &Output) -> Result<Code> {
+    let request = pb::CreateTokenRequest { ttl_s, uses, labels: label_map(labels)? };
     let made = connection.rpc().create_token(request).await?.into_inner();
     let ca = Digest::try_from(made.ca_sha256.as_slice())
         .map_err(|e| Failure::new(Code::Failure, format!("the coordinator's answer is unusable: {e}")))?;
@@ -94,7 +94,8 @@ pub async fn token(connection: &mut Connection, ttl_s: u64, uses: u32, labels: V
     } else {
         out.line(&made.token)?;
         out.note(&format!(
-            "works {uses} time(s), until {} UTC; it is not shown again. On the host, as root:",
+            "works {}, until {} UTC; it is not shown again. On the host, as root:",
+            count(uses.into(), "time", "times"),
             show_time(made.expires_at_ns)
         ));
         out.note(&format!(

@@ -9,7 +9,7 @@ use crate::args::CaseCommand;
 use crate::clock;
 use crate::connection::{Connection, parse_id};
 use crate::exit::{Code, Failure, Result};
-use crate::output::Output;
+use crate::output::{Output, cell};
 use crate::units::show_time;
 
 /// A case as JSON.
@@ -116,9 +116,9 @@ pub fn show(value: &Value, out: &Output) -> Result<()> {
         return out.object(value);
     }
     let Some(map) = value.as_object() else { return Ok(()) };
+    let width = map.keys().map(String::len).max().unwrap_or(0);
     for (key, value) in map.iter().filter(|(_, v)| !v.is_null()) {
-        let text = value.as_str().map_or_else(|| value.to_string(), exhibit_evidence::text::escape);
-        out.line(&format!("{:<14} {text}", key.replace('_', " ")))?;
+        out.line(&format!("{:<width$}  {}", key.replace('_', " "), cell(value)))?;
     }
     Ok(())
 }

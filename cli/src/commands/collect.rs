@@ -1,5 +1,7 @@
 //! `exhibit collect`: one signed order to many agents.
 
+use std::collections::BTreeSet;
+
 use exhibit_evidence::record::{Nonce, Order};
 use exhibit_evidence::{AgentId, CaseId, Digest, OrderId};
 use exhibit_proto::responder::v1 as pb;
@@ -10,6 +12,7 @@ use crate::commands::{agents, cases, watch};
 use crate::connection::{Connection, parse_id};
 use crate::exit::{Code, Failure, Result};
 use crate::output::Output;
+use crate::units::{count, show_time};
 use crate::{clock, order};
 
 async fn targets(connection: &mut Connection, args: &CollectArgs) -> Result<Vec<AgentId>> {
@@ -55,17 +58,50 @@ pub async fn run(connection: &mut Connection, args: CollectArgs, out: &Output) -
         let accepted = connection.rpc().submit_order(pb::SubmitOrderRequest { order }).await?.into_inner();
         collections.extend(accepted.collections);
     }
-    if args.watch {
-        let ids = collections.into_iter().map(|c| c.collection).collect();
-        return watch::follow(connection, pb::ListCollectionsRequest { collections: ids, ..Default::default() }, out).await;
-    }
-    let rows: Vec<_> = collections.iter().map(watch::to_json).collect();
+    let orders: BTreeSet<String> = collections.iter().map(|c| c.order.clone()).collect();
     if out.is_json() {
-        let orders: std::collections::BTreeSet<&str> = collections.iter().map(|c| c.order.as_str()).collect();
+        let rows: Vec<_> = collections.iter().map(watch::to_json).collect();
         out.object(&json!({"case": case_id, "orders": orders, "collections": rows}))?;
-    } else {
-        out.rows(&watch::COLUMNS, &rows)?;
-        out.note(&format!("follow with: exhibit watch --case {case_id}"));
+    }
+    say_who_is_offline(connection, &collections, args.expires, out).await?;
+    if args.watch {
+        let what = match orders.first() {
+            Some(order) if orders.len() == 1 => pb::ListCollectionsRequest { order: order.clone(), ..Default::default() },
+            _ => pb::ListCollectionsRequest { collections: collections.into_iter().map(|c| c.collection).collect(), ..Default::default() },
+        };
+        return watch::follow(connection, what, out).await;
+    }
+    if !out.is_json() {
+        watch::table(&collections, out)?;
+        let follow: Vec<String> = orders.iter().map(|order| format!("exhibit watch --order {order}")).collect();
+        out.note(&format!("follow with: {}", follow.join("; ")));
     }
     Ok(Code::Ok)
+}
+
+/// Names that fit into one line of a note.
+const OFFLINE_SHOWN_MAX: usize = 10;
+
+/// A collection of an agent that is not connected waits, for as long as the order lives: said before anybody waits with it.
+async fn say_who_is_offline(connection: &mut Connection, collections: &[pb::Collection], expires_s: u64, out: &Output) -> Result<()> {
+    if out.is_json() {
+        return Ok(());
+    }
+    let known = agents::list(connection, &[]).await?;
+    let offline: BTreeSet<&str> = known.iter().filter(|a| a.state == "offline").map(|a| a.agent.as_str()).collect();
+    let waiting: Vec<String> =
+        collections.iter().filter(|c| offline.contains(c.agent.as_str())).map(|c| watch::agent_name(c, true)).collect();
+    if waiting.is_empty() {
+        return Ok(());
+    }
+    let more = if waiting.len() > OFFLINE_SHOWN_MAX { ", ..." } else { "" };
+    let shown: Vec<&str> = waiting.iter().take(OFFLINE_SHOWN_MAX).map(String::as_str).collect();
+    let until = show_time(clock::now().plus_s(i64::try_from(expires_s).unwrap_or(i64::MAX)).unix_ns());
+    out.note(&format!(
+        "{} of {} offline and begin when their agents connect, until {until} UTC: {}{more}",
+        waiting.len(),
+        count(collections.len() as u64, "collection is", "collections are"),
+        shown.join(", ")
+    ));
+    Ok(())
 }

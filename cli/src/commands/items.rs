@@ -1,17 +1,19 @@
 //! `exhibit items`.
 
 use base64::Engine as _;
-use exhibit_evidence::manifest::{Item, Line, Status};
+use exhibit_evidence::manifest::{Item, Line};
+use exhibit_evidence::profile::Profile;
 use exhibit_evidence::text::escape_bounded;
 use exhibit_evidence::{CaseId, CollectionId};
 use exhibit_proto::responder::v1 as pb;
 use serde_json::{Value, json};
 
-use crate::args::ItemsArgs;
+use super::get::kind_name;
+use crate::args::{ItemsArgs, SelectArgs};
 use crate::connection::{Connection, parse_id};
 use crate::exit::{Code, Failure, Result};
 use crate::output::Output;
-use crate::units::show_bytes;
+use crate::units::{count, show_bytes};
 
 /// The manifest line of an item that the coordinator sent.
 pub fn parse(item: &pb::Item) -> Result<Item> {
@@ -38,44 +40,61 @@ fn to_json(item: &pb::Item, parsed: &Item) -> Value {
 }
 
 /// Asks for items; the access is recorded before the first one arrives.
-pub async fn run(connection: &mut Connection, args: ItemsArgs, out: &Output) -> Result<Code> {
-    let collections = args.collections.iter().map(|c| parse_id::<CollectionId>(c).map(|c| c.to_string())).collect::<Result<_>>()?;
-    let case_id = args.case.as_deref().map(parse_id::<CaseId>).transpose()?.map(|c| c.to_string()).unwrap_or_default();
-    if let Some(bad) = args.statuses.iter().find(|s| Status::ALL.iter().all(|known| known.as_str() != s.as_str())) {
-        let known: Vec<&str> = Status::ALL.iter().map(|s| s.as_str()).collect();
-        return Err(Failure::new(Code::Usage, format!("--status '{}' is not one of: {}", escape_bounded(bad, 40), known.join(", "))));
-    }
+pub async fn list(connection: &mut Connection, select: &SelectArgs, reason: &str) -> Result<tonic::Streaming<pb::Item>> {
+    let collections = select.collections.iter().map(|c| parse_id::<CollectionId>(c).map(|c| c.to_string())).collect::<Result<_>>()?;
+    let case_id = select.case.as_deref().map(parse_id::<CaseId>).transpose()?.map(|c| c.to_string()).unwrap_or_default();
     let request = pb::ListItemsRequest {
         collections,
         case_id,
-        path_glob: args.path.unwrap_or_default(),
-        captures: args.captures,
-        statuses: args.statuses,
-        reason: args.reason,
+        path_globs: select.paths.clone(),
+        captures: select.captures.clone(),
+        statuses: select.statuses.clone(),
+        reason: reason.to_owned(),
     };
-    let mut stream = connection.rpc().list_items(request).await?.into_inner();
-    let mut count = 0_u64;
+    Ok(connection.rpc().list_items(request).await?.into_inner())
+}
+
+/// Lists items.
+pub async fn run(connection: &mut Connection, args: ItemsArgs, out: &Output) -> Result<Code> {
+    let mut stream = list(connection, &args.select, &args.reason).await?;
+    let mut found = 0_u64;
     while let Some(item) = stream.message().await? {
         let parsed = parse(&item)?;
         if out.is_json() {
             out.object(&to_json(&item, &parsed))?;
         } else {
-            if count == 0 {
-                out.line(&format!("{:<40} {:<9} {:<19} {:>10} {:<16} PATH", "ITEM", "CAPTURE", "STATUS", "SIZE", "SHA-256"))?;
+            if found == 0 {
+                out.line(&row("ITEM", "CAPTURE", "KIND", "STATUS", "SIZE", "SHA-256 BEGINS", "PATH"))?;
             }
-            let digest = parsed.sha256.map_or_else(|| "-".to_owned(), |d| d.to_string().chars().take(16).collect());
-            let why = parsed.reason.as_deref().map(|r| format!("  ({})", escape_bounded(r, 120))).unwrap_or_default();
-            out.line(&format!(
-                "{:<40} {:<9} {:<19} {:>10} {digest:<16} {}{why}",
-                item.item,
-                escape_bounded(&parsed.capture, 20),
-                parsed.status.as_str(),
-                show_bytes(parsed.size),
-                parsed.path
-            ))?;
+            out.line(&shown(&item, &parsed))?;
         }
-        count += 1;
+        found += 1;
     }
-    out.note(&format!("{count} items"));
+    let known = |name: &String| Profile::built_in().iter().any(|p| p.captures.iter().any(|c| c.name == *name));
+    if found == 0
+        && let Some(unknown) = args.select.captures.iter().find(|name| !known(name))
+    {
+        out.note(&format!("no item is of a capture '{}'; 'exhibit profiles' lists the usual ones", escape_bounded(unknown, 40)));
+    }
+    out.note(&count(found, "item", "items"));
     Ok(Code::Ok)
+}
+
+fn row(item: &str, capture: &str, kind: &str, status: &str, size: &str, sha256: &str, path: &str) -> String {
+    format!("{item:<40} {capture:<9} {kind:<12} {status:<19} {size:>10} {sha256:<16} {path}")
+}
+
+fn shown(item: &pb::Item, parsed: &Item) -> String {
+    let digest = parsed.sha256.map_or_else(|| "-".to_owned(), |d| d.to_string().chars().take(16).collect());
+    let target = parsed.target.as_ref().map(|t| format!(" -> {t}")).unwrap_or_default();
+    let why = parsed.reason.as_deref().map(|r| format!("  ({})", escape_bounded(r, 120))).unwrap_or_default();
+    row(
+        &item.item,
+        &escape_bounded(&parsed.capture, 20),
+        &kind_name(parsed.kind),
+        parsed.status.as_str(),
+        &show_bytes(parsed.size),
+        &digest,
+        &format!("{}{target}{why}", parsed.path),
+    )
 }

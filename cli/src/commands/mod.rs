@@ -3,6 +3,7 @@
 mod agents;
 mod cases;
 mod collect;
+mod get;
 mod items;
 pub mod profiles;
 mod read;
@@ -29,13 +30,13 @@ pub async fn run(args: Args, out: &Output) -> Result<Code> {
             match command {
                 Command::Case(command) => cases::run(&mut connection, command, out).await,
                 Command::Agents(command) => agents::run(&mut connection, command, out).await,
-                Command::Token(TokenCommand::Create { ttl, uses, labels }) => agents::token(&mut connection, ttl, uses, labels, out).await,
+                Command::Token(TokenCommand::Create { ttl, uses, labels }) => agents::token(&mut connection, ttl, uses, &labels, out).await,
                 Command::Collect(command) => collect::run(&mut connection, *command, out).await,
                 Command::Watch(command) => watch::run(&mut connection, command, out).await,
                 Command::Collections(which) => watch::list(&mut connection, which, out).await,
                 Command::Items(command) => items::run(&mut connection, command, out).await,
                 Command::Cat(command) => read::cat(&mut connection, command).await,
-                Command::Get(command) => read::get(&mut connection, command, out).await,
+                Command::Get(command) => get::run(&mut connection, command, out).await,
                 Command::Cancel(command) => watch::cancel(&mut connection, command, out).await,
                 Command::Whoami => agents::whoami(&connection, out),
                 Command::Profiles(_) | Command::Completions { .. } => Ok(Code::Ok),

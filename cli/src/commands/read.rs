@@ -1,25 +1,22 @@
-//! `exhibit cat` and `exhibit get`: the bytes of items, checked against their digests while they arrive.
+//! The bytes of items, checked against their digests while they arrive; `exhibit cat`.
 
-use std::collections::BTreeSet;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 
-use base64::Engine as _;
 use exhibit_evidence::manifest::{Item, ItemId, Kind};
 use exhibit_evidence::stream::reader::{Member, Parser, Sink};
-use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::text::{escape_bounded, escape_bytes};
 use exhibit_proto::responder::v1 as pb;
 use pb::read_items_response::Kind as Answer;
-use serde_json::json;
 
-use crate::args::{CatArgs, GetArgs};
+use crate::args::CatArgs;
 use crate::commands::items;
 use crate::connection::Connection;
 use crate::exit::{Code, Failure, Result};
-use crate::output::Output;
-use crate::restore::{Extras, Metadata, Restoring, Target};
+use crate::output::cannot_write;
 
 /// Where the content of one item goes.
-trait Destination {
+pub trait Destination {
+    /// Takes the next piece.
     fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<()>;
 }
 
@@ -42,12 +39,18 @@ impl Sink for Content<'_> {
     }
 }
 
-/// Standard output, holes written as zeros.
+/// Standard output, holes written as zeros. A terminal gets text in which nothing can act on it.
 struct Stdout {
     at: u64,
+    escape: Option<TerminalText>,
 }
 
 impl Stdout {
+    fn new(raw: bool) -> Self {
+        let escape = !raw && std::io::stdout().is_terminal();
+        Self { at: 0, escape: escape.then(TerminalText::default) }
+    }
+
     fn zeros_to(&mut self, offset: u64) -> Result<()> {
         static ZEROS: [u8; 65_536] = [0; 65_536];
         while self.at < offset {
@@ -59,11 +62,71 @@ impl Stdout {
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
         self.at += bytes.len() as u64;
-        std::io::stdout()
-            .lock()
-            .write_all(bytes)
-            .map_err(|e| Failure::new(Code::CannotCreate, format!("cannot write to standard output: {e}")))
+        let mut stdout = std::io::stdout().lock();
+        match &mut self.escape {
+            Some(text) => stdout.write_all(text.next(bytes).as_bytes()),
+            None => stdout.write_all(bytes),
+        }
+        .map_err(|e| cannot_write(&e))
     }
+
+    /// Holes at the end, and what was held back.
+    fn end(mut self, size: u64) -> Result<()> {
+        self.zeros_to(size)?;
+        let rest = self.escape.take().map(TerminalText::rest).unwrap_or_default();
+        let mut stdout = std::io::stdout().lock();
+        stdout.write_all(rest.as_bytes()).and_then(|()| stdout.flush()).map_err(|e| cannot_write(&e))
+    }
+}
+
+/// Escapes content for a terminal, line by line; a character that arrives in two pieces is put together.
+#[derive(Debug, Default)]
+struct TerminalText {
+    held: Vec<u8>,
+}
+
+impl TerminalText {
+    fn next(&mut self, bytes: &[u8]) -> String {
+        self.held.extend_from_slice(bytes);
+        let whole = self.held.len() - incomplete_tail(&self.held);
+        let held = self.held.split_off(whole);
+        let text = terminal_text(&self.held);
+        self.held = held;
+        text
+    }
+
+    fn rest(self) -> String {
+        terminal_text(&self.held)
+    }
+}
+
+/// Bytes at the end that begin a UTF-8 character and do not end it.
+fn incomplete_tail(bytes: &[u8]) -> usize {
+    for back in 1..=bytes.len().min(3) {
+        let needed = match bytes[bytes.len() - back] {
+            0x80..=0xbf => continue,
+            0xc0..=0xdf => 2,
+            0xe0..=0xef => 3,
+            0xf0..=0xff => 4,
+            _ => 1,
+        };
+        return if needed > back { back } else { 0 };
+    }
+    0
+}
+
+fn terminal_text(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for piece in bytes.split_inclusive(|b| matches!(b, b'\n' | b'\t')) {
+        match piece.split_last() {
+            Some((end @ (b'\n' | b'\t'), line)) => {
+                text.push_str(&escape_bytes(line));
+                text.push(char::from(*end));
+            }
+            _ => text.push_str(&escape_bytes(piece)),
+        }
+    }
+    text
 }
 
 impl Destination for Stdout {
@@ -73,19 +136,8 @@ impl Destination for Stdout {
     }
 }
 
-struct FileDestination<'a> {
-    target: &'a Target,
-    file: Restoring,
-}
-
-impl Destination for FileDestination<'_> {
-    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.target.write(&self.file, offset, bytes)
-    }
-}
-
 /// Takes items without content.
-struct Nowhere;
+pub struct Nowhere;
 
 impl Destination for Nowhere {
     fn write(&mut self, _: u64, _: &[u8]) -> Result<()> {
@@ -93,36 +145,41 @@ impl Destination for Nowhere {
     }
 }
 
-fn parse_item_id(text: &str) -> Result<ItemId> {
+/// Parses an item's id that a person typed or the coordinator sent.
+pub fn parse_item_id(text: &str) -> Result<ItemId> {
     text.parse().map_err(|e| Failure::new(Code::Input, e))
 }
 
 /// The answer stream, with the item that has been announced but not read.
-struct Reading {
+pub struct Reading {
     stream: tonic::Streaming<pb::ReadItemsResponse>,
     next: Option<pb::Item>,
 }
 
 impl Reading {
-    async fn open(connection: &mut Connection, items: Vec<String>, reason: &str) -> Result<Self> {
+    /// Asks for items; the access is recorded before the first one arrives.
+    pub async fn open(connection: &mut Connection, items: Vec<String>, reason: &str) -> Result<Self> {
         let request = pb::ReadItemsRequest { items, reason: reason.to_owned() };
         let stream = connection.rpc().read_items(request).await?.into_inner();
         Ok(Self { stream, next: None })
     }
 
-    async fn next_item(&mut self) -> Result<Option<pb::Item>> {
+    /// The next item. What was not read of the one before is passed over.
+    pub async fn next_item(&mut self) -> Result<Option<pb::Item>> {
         if let Some(item) = self.next.take() {
             return Ok(Some(item));
         }
-        match self.stream.message().await?.and_then(|m| m.kind) {
-            Some(Answer::Item(item)) => Ok(Some(item)),
-            Some(Answer::TarData(_)) => Err(Failure::new(Code::Failure, "the coordinator sent bytes that belong to no item")),
-            None => Ok(None),
+        loop {
+            match self.stream.message().await?.and_then(|m| m.kind) {
+                Some(Answer::Item(item)) => return Ok(Some(item)),
+                Some(Answer::TarData(_)) => {}
+                None => return Ok(None),
+            }
         }
     }
 
     /// Reads the announced item's bytes into `to` and checks them against the manifest line.
-    async fn content(&mut self, id: &str, item: &Item, to: &mut dyn Destination) -> Result<()> {
+    pub async fn content(&mut self, id: &str, item: &Item, to: &mut dyn Destination) -> Result<()> {
         let mut parser = Parser::new();
         let mut content = Content { to, failure: None, member: None };
         loop {
@@ -150,13 +207,14 @@ impl Reading {
     }
 }
 
-fn damaged(id: &str, problem: &str) -> Failure {
+/// Evidence that is not what its manifest says.
+pub fn damaged(id: &str, problem: &str) -> Failure {
     Failure::new(Code::Damaged, format!("item {}: {}", escape_bounded(id, 80), escape_bounded(problem, 400)))
         .hint("do not use it; verify the case with exhibit-verify")
 }
 
 /// The item that holds a hard link's content: same stream, named by the link's target.
-async fn linked_item(connection: &mut Connection, id: &ItemId, item: &Item, reason: &str) -> Result<String> {
+pub async fn linked_item(connection: &mut Connection, id: &ItemId, item: &Item, reason: &str) -> Result<String> {
     let missing = || damaged(&id.to_string(), "the item that it is a hard link to is not in the collection");
     let target = item.target.as_ref().ok_or_else(missing)?;
     let capture = target.as_bytes().split(|b| *b == b'/').next().unwrap_or_default();
@@ -192,8 +250,14 @@ pub async fn cat(connection: &mut Connection, args: CatArgs) -> Result<Code> {
             }
             Kind::Symlink => {
                 let target = item.target.as_ref().map(|t| t.as_bytes().to_vec()).unwrap_or_default();
-                Stdout { at: 0 }.put(&target)?;
+                let mut stdout = Stdout::new(args.raw);
+                stdout.put(&target)?;
+                stdout.end(target.len() as u64)?;
                 return Ok(Code::Ok);
+            }
+            Kind::Directory => {
+                let problem = format!("item {id} is a directory: it has metadata and no content");
+                return Err(Failure::new(Code::Incomplete, problem).hint("exhibit items --path lists what is in it"));
             }
             _ if item.location.is_none() => {
                 let why = item.reason.as_deref().unwrap_or("it is kept by record only");
@@ -203,9 +267,9 @@ pub async fn cat(connection: &mut Connection, args: CatArgs) -> Result<Code> {
                 ));
             }
             _ => {
-                let mut stdout = Stdout { at: 0 };
+                let mut stdout = Stdout::new(args.raw);
                 reading.content(&id.to_string(), &item, &mut stdout).await?;
-                stdout.zeros_to(item.size)?;
+                stdout.end(item.size)?;
                 return Ok(Code::Ok);
             }
         }
@@ -213,86 +277,22 @@ pub async fn cat(connection: &mut Connection, args: CatArgs) -> Result<Code> {
     Err(damaged(&args.item, "a hard link to a hard link"))
 }
 
-fn metadata(item: &Item) -> Metadata {
-    let Some(meta) = &item.meta else { return Metadata { mode: 0o600, ..Metadata::default() } };
-    let decode = |value: &String| base64::engine::general_purpose::STANDARD.decode(value).unwrap_or_default();
-    Metadata {
-        mode: meta.mode,
-        uid: meta.uid,
-        gid: meta.gid,
-        mtime: meta.mtime,
-        atime: meta.atime,
-        xattrs: meta.xattrs.iter().map(|(key, value)| (key.clone(), decode(value))).collect(),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Restores items below a folder: `<capture>/<original path>`, below the collection's id when there are several.
-pub async fn get(connection: &mut Connection, args: GetArgs, out: &Output) -> Result<Code> {
-    let ids = args.items.iter().map(|i| parse_item_id(i)).collect::<Result<Vec<_>>>()?;
-    let several = ids.iter().map(|i| &i.collection).collect::<BTreeSet<_>>().len() > 1;
-    let target = Target::open(&args.out, Extras { xattrs: args.xattrs, owner: args.owner })?;
-    let mut incomplete = false;
-    let mut links = Vec::new();
-    for batch in ids.chunks(exhibit_proto::bounds::READ_ITEMS_MAX) {
-        let mut reading = Reading::open(connection, batch.iter().map(ToString::to_string).collect(), &args.reason).await?;
-        while let Some(announced) = reading.next_item().await? {
-            let item = items::parse(&announced)?;
-            let id = parse_item_id(&announced.item)?;
-            if item.kind == Kind::Hardlink {
-                reading.content(&announced.item, &item, &mut Nowhere).await?;
-                links.push((id, item));
-                continue;
-            }
-            incomplete |= !restore_one(&mut reading, &target, &id, &item, several, out).await?;
+    #[test]
+    fn nothing_acts_on_a_terminal_and_text_stays_text() {
+        let mut text = TerminalText::default();
+        let whole = "żółw\tx\n\x1b]0;owned\x07 日本".as_bytes();
+        let mut shown = String::new();
+        for byte in whole {
+            shown.push_str(&text.next(&[*byte]));
         }
+        shown.push_str(&text.rest());
+        assert_eq!(shown, "żółw\tx\n\\x1b]0;owned\\x07 日本");
+        let mut cut = TerminalText::default();
+        assert_eq!(cut.next(b"a\xff\xe6\x97"), "a\\xff");
+        assert_eq!(cut.rest(), "\\xe6\\x97");
     }
-    for (id, link) in links {
-        let linked = linked_item(connection, &id, &link, &args.reason).await?;
-        let mut reading = Reading::open(connection, vec![linked.clone()], &args.reason).await?;
-        let announced = reading.next_item().await?.ok_or_else(|| damaged(&linked, "it is not there"))?;
-        let mut item = items::parse(&announced)?;
-        item.path = link.path;
-        incomplete |= !restore_one(&mut reading, &target, &id, &item, several, out).await?;
-    }
-    Ok(if incomplete { Code::Incomplete } else { Code::Ok })
-}
-
-/// Restores one item; false when it has no content to restore.
-async fn restore_one(reading: &mut Reading, target: &Target, id: &ItemId, item: &Item, several: bool, out: &Output) -> Result<bool> {
-    let mut name = if several { format!("{}/", id.collection).into_bytes() } else { Vec::new() };
-    name.extend(item.path.member_name(&item.capture));
-    let meta = metadata(item);
-    let text = id.to_string();
-    let shown = match item.kind {
-        Kind::Symlink => {
-            reading.content(&text, item, &mut Nowhere).await?;
-            let to = item.target.as_ref().map(|t| t.as_bytes().to_vec()).unwrap_or_default();
-            target.symlink(&name, &to, &meta)?
-        }
-        Kind::Directory if item.location.is_some() => {
-            reading.content(&text, item, &mut Nowhere).await?;
-            target.directory(&name, &meta)?
-        }
-        _ if item.location.is_none() => {
-            let why = escape_bounded(item.reason.as_deref().unwrap_or("kept by record only"), 300);
-            out.note(&format!("{text}: {} is '{}', nothing to restore: {why}", item.path, item.status.as_str()));
-            if out.is_json() {
-                out.object(&json!({"item": text, "restored": false, "status": item.status, "reason": why}))?;
-            }
-            return Ok(false);
-        }
-        _ => {
-            let mut to = FileDestination { target, file: target.file(&name, item.size)? };
-            reading.content(&text, item, &mut to).await?;
-            target.finish(to.file, &meta)?
-        }
-    };
-    if out.is_json() {
-        out.object(
-            &json!({"item": text, "restored": true, "file": shown, "size": item.size, "sha256": item.sha256, "status": item.status}),
-        )?;
-    } else {
-        out.line(&shown)?;
-    }
-    Ok(true)
 }

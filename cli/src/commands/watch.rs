@@ -1,7 +1,8 @@
 //! `exhibit watch`, `exhibit collections`, `exhibit cancel`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal as _;
+use std::time::Duration;
 
 use exhibit_evidence::text::escape_bounded;
 use exhibit_evidence::{CaseId, CollectionId, OrderId, Timestamp};
@@ -11,9 +12,10 @@ use serde_json::{Value, json};
 
 use crate::args::{CancelArgs, WatchArgs, WhichArgs};
 use crate::connection::{Connection, parse_id};
-use crate::exit::{Code, Result};
+use crate::exit::{Code, Failure, Result};
+use crate::interrupt;
 use crate::output::Output;
-use crate::units::{show_bytes, show_time};
+use crate::units::{count, show_bytes, show_time};
 
 /// Columns of a table of collections.
 pub const COLUMNS: [(&str, &str); 8] = [
@@ -51,7 +53,8 @@ fn which(which: &WhichArgs, collections: &[String]) -> Result<pb::ListCollection
     Ok(pb::ListCollectionsRequest { case_id, order, collections })
 }
 
-fn table(collections: &[pb::Collection], out: &Output) -> Result<()> {
+/// Prints collections.
+pub fn table(collections: &[pb::Collection], out: &Output) -> Result<()> {
     let rows: Vec<Value> = collections
         .iter()
         .map(|c| {
@@ -67,23 +70,33 @@ fn table(collections: &[pb::Collection], out: &Output) -> Result<()> {
     out.rows(&COLUMNS, &rows)
 }
 
-/// Lists collections.
-pub async fn list(connection: &mut Connection, args: WhichArgs, out: &Output) -> Result<Code> {
-    let mut stream = connection.rpc().list_collections(which(&args, &[])?).await?.into_inner();
+async fn listed(connection: &mut Connection, what: &pb::ListCollectionsRequest) -> Result<Vec<pb::Collection>> {
+    let mut stream = connection.rpc().list_collections(what.clone()).await?.into_inner();
     let mut found = Vec::new();
     while let Some(collection) = stream.message().await? {
         found.push(collection);
     }
-    table(&found, out)?;
+    Ok(found)
+}
+
+/// Lists collections.
+pub async fn list(connection: &mut Connection, args: WhichArgs, out: &Output) -> Result<Code> {
+    table(&listed(connection, &which(&args, &[])?).await?, out)?;
     Ok(Code::Ok)
 }
 
 /// Cancels collections.
 pub async fn cancel(connection: &mut Connection, args: CancelArgs, out: &Output) -> Result<Code> {
     let what = which(&WhichArgs { case: None, order: args.order }, &args.collections)?;
+    let before = listed(connection, &what).await?;
     let request = pb::CancelCollectionsRequest { collections: what.collections, order: what.order, reason: args.reason };
     let now = connection.rpc().cancel_collections(request).await?.into_inner();
     table(&now.collections, out)?;
+    let closed = before.iter().filter(|c| is_closed(&c.state)).count() as u64;
+    if closed > 0 {
+        let them = count(closed, "collection was", "collections were");
+        out.note(&format!("{them} closed before: nothing of them is cancelled, they stay as they are"));
+    }
     Ok(Code::Ok)
 }
 
@@ -93,17 +106,52 @@ pub async fn run(connection: &mut Connection, args: WatchArgs, out: &Output) -> 
     follow(connection, what, out).await
 }
 
-/// Follows until all are closed; 2 when one did not end as sealed.
+/// How long a lost coordinator is waited for.
+const RECONNECT_FOR: Duration = Duration::from_mins(2);
+/// Pause between two attempts.
+const RECONNECT_EVERY: Duration = Duration::from_secs(2);
+
+/// Follows until all are closed; 2 when one did not end as sealed. A lost coordinator is waited for: the collections do not
+/// depend on who looks.
+///
+/// # Errors
+/// [`Code::Unavailable`] when it stays away, [`Code::Interrupted`] on Ctrl-C; both say how to go on.
 pub async fn follow(connection: &mut Connection, what: pb::ListCollectionsRequest, out: &Output) -> Result<Code> {
-    let mut stream = connection.rpc().watch_collections(pb::WatchCollectionsRequest { what: Some(what) }).await?.into_inner();
-    let mut latest: BTreeMap<String, pb::Collection> = BTreeMap::new();
-    let mut bars = Bars::new(out);
-    while let Some(collection) = stream.message().await? {
-        if out.is_json() {
-            out.object(&to_json(&collection))?;
+    let named = named(&what);
+    let how = format!("exhibit watch {named}");
+    interrupt::or(follow_all(connection, what, out)).await.map_err(|failure| match failure.code {
+        Code::Unavailable => failure.hint(format!("the collections go on; follow them again with: {how}")),
+        Code::Interrupted | Code::Terminated => {
+            let mut failure = failure;
+            failure.message.push_str("; the collections go on");
+            failure.hint(format!("{how} to follow them again, exhibit cancel {named} --reason '...' to stop them"))
         }
-        bars.show(&collection, latest.get(&collection.collection));
-        latest.insert(collection.collection.clone(), collection);
+        _ => failure,
+    })
+}
+
+/// What is followed, as the command line names it. A case cannot be cancelled as a whole.
+fn named(what: &pb::ListCollectionsRequest) -> String {
+    match what {
+        w if !w.order.is_empty() => format!("--order {}", w.order),
+        w if !w.case_id.is_empty() => format!("--case {}", w.case_id),
+        w => w.collections.join(" "),
+    }
+}
+
+async fn follow_all(connection: &mut Connection, what: pb::ListCollectionsRequest, out: &Output) -> Result<Code> {
+    let mut latest: BTreeMap<String, pb::Collection> = BTreeMap::new();
+    let mut bars = Bars::new(out, &listed(connection, &what).await?);
+    loop {
+        let lost = match listen(connection, &what, &mut latest, &mut bars, out).await {
+            Ok(()) if latest.values().all(|c| is_closed(&c.state)) => break,
+            Ok(()) => Failure::new(Code::Unavailable, "the coordinator ended the connection"),
+            Err(failure) if failure.code == Code::Unavailable => failure,
+            Err(failure) => return Err(failure),
+        };
+        bars.say(&format!("{}; the collections go on, connecting again", lost.message));
+        tokio::time::timeout(RECONNECT_FOR, reconnect(connection)).await.map_err(|_| lost)??;
+        bars.say("connected again");
     }
     bars.done();
     let ended: Vec<pb::Collection> = latest.into_values().collect();
@@ -114,27 +162,84 @@ pub async fn follow(connection: &mut Connection, what: pb::ListCollectionsReques
     Ok(if all_sealed { Code::Ok } else { Code::Incomplete })
 }
 
+/// Takes what the coordinator says until it has nothing more to say.
+async fn listen(
+    connection: &mut Connection,
+    what: &pb::ListCollectionsRequest,
+    latest: &mut BTreeMap<String, pb::Collection>,
+    bars: &mut Bars,
+    out: &Output,
+) -> Result<()> {
+    let request = pb::WatchCollectionsRequest { what: Some(what.clone()) };
+    let mut stream = connection.rpc().watch_collections(request).await?.into_inner();
+    while let Some(collection) = stream.message().await? {
+        if out.is_json() {
+            out.object(&to_json(&collection))?;
+        }
+        bars.show(&collection, latest.get(&collection.collection));
+        latest.insert(collection.collection.clone(), collection);
+    }
+    Ok(())
+}
+
+/// Tries until the coordinator is there; only its absence is waited for.
+async fn reconnect(connection: &mut Connection) -> Result<()> {
+    loop {
+        match connection.reopen().await {
+            Err(failure) if failure.code == Code::Unavailable => tokio::time::sleep(RECONNECT_EVERY).await,
+            other => return other,
+        }
+    }
+}
+
+/// The host that a collection is of, and its agent where the host alone does not tell.
+pub fn agent_name(c: &pb::Collection, ambiguous: bool) -> String {
+    let host = escape_bounded(&c.hostname, 24);
+    match (host.is_empty(), ambiguous) {
+        (true, _) => c.agent.clone(),
+        (false, true) => format!("{host} ({})", c.agent),
+        (false, false) => host,
+    }
+}
+
 /// Progress bars for a person at a terminal; one line a change of state when stderr is a file.
 struct Bars {
     multi: Option<MultiProgress>,
     bars: BTreeMap<String, ProgressBar>,
     lines: bool,
+    /// Host names that several agents have.
+    ambiguous: BTreeSet<String>,
 }
 
 /// More than this many bars do not fit a screen; the others only count.
 const BARS_MAX: usize = 20;
 
 impl Bars {
-    fn new(out: &Output) -> Self {
+    fn new(out: &Output, collections: &[pb::Collection]) -> Self {
+        let mut agents: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for c in collections {
+            agents.entry(&c.hostname).or_default().insert(&c.agent);
+        }
+        let ambiguous = agents.into_iter().filter(|(_, agents)| agents.len() > 1).map(|(host, _)| host.to_owned()).collect();
         Self {
+            ambiguous,
             multi: out.is_watched().then(MultiProgress::new),
             bars: BTreeMap::new(),
             lines: !out.is_json() && !std::io::stderr().is_terminal(),
         }
     }
 
+    /// Tells a person something without tearing the bars.
+    fn say(&self, text: &str) {
+        match &self.multi {
+            Some(multi) => drop(multi.println(text)),
+            None if self.lines => eprintln!("{text}"),
+            None => {}
+        }
+    }
+
     fn show(&mut self, c: &pb::Collection, before: Option<&pb::Collection>) {
-        let host = escape_bounded(&c.hostname, 24);
+        let host = agent_name(c, self.ambiguous.contains(&c.hostname));
         if self.lines && before.is_none_or(|b| b.state != c.state || b.reason != c.reason) {
             eprintln!(
                 "{host} {}: {}{}",
@@ -155,9 +260,9 @@ impl Bars {
         let Some(bar) = self.bars.get(&c.collection) else { return };
         let known = c.expected_raw_bytes > 0;
         let template = if known {
-            "{prefix:24!} {msg:28!} {bar:24} {binary_bytes:>11}/{binary_total_bytes} {binary_bytes_per_sec:>12} {eta:>4} left"
+            "{prefix:32!} {msg:28!} {bar:24} {binary_bytes:>11}/{binary_total_bytes} {binary_bytes_per_sec:>12} {eta:>4} left"
         } else {
-            "{prefix:24!} {msg:28!} {spinner} {binary_bytes:>11} {binary_bytes_per_sec:>12} {elapsed:>4}"
+            "{prefix:32!} {msg:28!} {spinner} {binary_bytes:>11} {binary_bytes_per_sec:>12} for {elapsed}"
         };
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
@@ -167,7 +272,7 @@ impl Bars {
         }
         bar.set_prefix(host);
         let doing = if c.capture.is_empty() { c.state.clone() } else { format!("{} {}", c.state, escape_bounded(&c.capture, 12)) };
-        bar.set_message(format!("{doing} {} items", c.items));
+        bar.set_message(format!("{doing} {}", count(c.items, "item", "items")));
         bar.set_position(c.raw_bytes);
         if is_closed(&c.state) {
             bar.finish();

@@ -28,11 +28,35 @@ const READ_BYTES_PER_S_MIN: u64 = 64 << 10;
 pub fn check(order: &Order, now: Timestamp) -> Result<(), String> {
     check_targets(order)?;
     check_times(order, now)?;
+    check_captures(order)?;
+    if order.profile.as_deref().is_some_and(|p| !is_word(p, 63)) {
+        return Err("profile: expected 1 to 63 characters of a-z 0-9 -".to_owned());
+    }
+    let reason = order.reason.trim().len();
+    if reason == 0 || order.reason.len() > exhibit_proto::bounds::REASON_BYTES_MAX {
+        return Err(format!(
+            "reason: {} bytes: expected 1 to {}; say why this is collected",
+            order.reason.len(),
+            exhibit_proto::bounds::REASON_BYTES_MAX
+        ));
+    }
+    check_rates(order)?;
+    match order.limits.deadline_s {
+        Some(s) if s == 0 || s > DEADLINE_S_MAX => Err(format!("limits.deadline_s: {s}: expected 1 to {DEADLINE_S_MAX}")),
+        _ => Ok(()),
+    }
+}
+
+fn check_captures(order: &Order) -> Result<(), String> {
     let captures = order.captures.len();
     if captures == 0 || captures > Order::CAPTURES_MAX {
         return Err(format!("captures: {captures}: expected 1 to {}", Order::CAPTURES_MAX));
     }
-    for capture in &order.captures {
+    for (n, capture) in order.captures.iter().enumerate() {
+        // Two lists of parameters: an agent could only drop one of them, or guess how they go together.
+        if order.captures.iter().take(n).any(|c| c.name == capture.name) {
+            return Err(format!("captures: '{}' is there twice: put both into one, or send two orders", escape_bounded(&capture.name, 60)));
+        }
         if !is_word(&capture.name, 32) {
             return Err(format!(
                 "captures: '{}' is not a capture's name: expected 1 to 32 characters of a-z 0-9 -",
@@ -50,22 +74,7 @@ pub fn check(order: &Order, now: Timestamp) -> Result<(), String> {
             ));
         }
     }
-    if order.profile.as_deref().is_some_and(|p| !is_word(p, 63)) {
-        return Err("profile: expected 1 to 63 characters of a-z 0-9 -".to_owned());
-    }
-    let reason = order.reason.trim().len();
-    if reason == 0 || order.reason.len() > exhibit_proto::bounds::REASON_BYTES_MAX {
-        return Err(format!(
-            "reason: {} bytes: expected 1 to {}; say why this is collected",
-            order.reason.len(),
-            exhibit_proto::bounds::REASON_BYTES_MAX
-        ));
-    }
-    check_rates(order)?;
-    match order.limits.deadline_s {
-        Some(s) if s == 0 || s > DEADLINE_S_MAX => Err(format!("limits.deadline_s: {s}: expected 1 to {DEADLINE_S_MAX}")),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 fn check_rates(order: &Order) -> Result<(), String> {
@@ -148,7 +157,7 @@ mod tests {
     fn each_bound_is_named() {
         let now = Timestamp::from_unix_s(1_000_000);
         assert_eq!(check(&good(), now), Ok(()));
-        let cases: [(&str, Change); 14] = [
+        let cases: [(&str, Change); 15] = [
             ("targets", |o| o.targets.clear()),
             ("targets", |o| o.targets.push(AgentId::new(1, [1; 10]))),
             ("captures", |o| o.captures.clear()),
@@ -156,6 +165,7 @@ mod tests {
             ("captures", |o| {
                 o.captures[0].params.insert("k".repeat(64), String::new());
             }),
+            ("captures", |o| o.captures.push(o.captures[0].clone())),
             ("profile", |o| o.profile = Some(String::new())),
             ("reason", |o| o.reason = " ".to_owned()),
             ("limits.deadline_s", |o| o.limits.deadline_s = Some(0)),

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use exhibit_evidence::digest::Hasher;
 use exhibit_evidence::layout;
 use exhibit_evidence::manifest::{Item, ItemId, LINE_BYTES_MAX, Line, Status};
-use globset::GlobMatcher;
 use tokio::sync::mpsc;
 
+use super::paths::Paths;
 use super::{damaged, record_access, streams_of};
 use crate::catalog::{CollectionRow, StreamRow, StreamState};
 use crate::parts::Parts;
@@ -17,13 +17,11 @@ use crate::problem::{Problem, Result};
 
 /// Bytes of a manifest that are read in one go.
 const CHUNK_BYTES: u64 = 1 << 20;
-/// Longest glob.
-const GLOB_BYTES_MAX: usize = 4_096;
 
 /// Which items; empty fields do not restrict.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    path: Option<GlobMatcher>,
+    paths: Paths,
     captures: BTreeSet<String>,
     statuses: BTreeSet<Status>,
 }
@@ -33,17 +31,8 @@ impl Filter {
     ///
     /// # Errors
     /// [`Problem`] that names the field.
-    pub fn new(path_glob: &str, captures: &[String], statuses: &[String]) -> Result<Self> {
-        if path_glob.len() > GLOB_BYTES_MAX {
-            return Err(Problem::invalid(format!("path_glob: {} bytes, at most {GLOB_BYTES_MAX} are allowed", path_glob.len())));
-        }
-        let path = match path_glob {
-            "" => None,
-            text => {
-                let glob = globset::GlobBuilder::new(text).literal_separator(true).backslash_escape(true).build();
-                Some(glob.map_err(|e| Problem::invalid(format!("path_glob: {e}")))?.compile_matcher())
-            }
-        };
+    pub fn new(path_globs: &[String], captures: &[String], statuses: &[String]) -> Result<Self> {
+        let paths = Paths::new(path_globs)?;
         let mut wanted = BTreeSet::new();
         for text in statuses {
             let status = Status::ALL.into_iter().find(|s| s.as_str() == text);
@@ -51,14 +40,13 @@ impl Filter {
             let shown = exhibit_evidence::text::escape_bounded(text, 60);
             wanted.insert(status.ok_or_else(|| Problem::invalid(format!("statuses: '{shown}' is none of {}", known())))?);
         }
-        Ok(Self { path, captures: captures.iter().cloned().collect(), statuses: wanted })
+        Ok(Self { paths, captures: captures.iter().cloned().collect(), statuses: wanted })
     }
 
     fn takes(&self, item: &Item) -> bool {
-        use std::os::unix::ffi::OsStrExt as _;
         (self.captures.is_empty() || self.captures.contains(&item.capture))
             && (self.statuses.is_empty() || self.statuses.contains(&item.status))
-            && self.path.as_ref().is_none_or(|glob| glob.is_match(std::path::Path::new(std::ffi::OsStr::from_bytes(item.path.as_bytes()))))
+            && self.paths.takes(&item.path)
     }
 }
 

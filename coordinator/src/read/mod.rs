@@ -3,6 +3,7 @@
 
 mod items;
 mod lines;
+mod paths;
 
 use std::collections::BTreeMap;
 

@@ -228,7 +228,7 @@ impl ResponderService for Responders {
         let by = person(&request)?;
         let message = request.into_inner();
         let reason = text("reason", &message.reason, REASON_BYTES_MAX)?;
-        let filter = Filter::new(&message.path_glob, &message.captures, &message.statuses)?;
+        let filter = Filter::new(&message.path_globs, &message.captures, &message.statuses)?;
         let of = requests::some_collections("case_id", &message.case_id, message.collections)?;
         let rows = requests::found(&self.0, of).await?;
         let parts = Arc::clone(&self.0);

@@ -324,9 +324,10 @@ pub struct ListItemsRequest {
     /// all of this case.
     #[prost(string, tag = "2")]
     pub case_id: ::prost::alloc::string::String,
-    /// Only paths that match this glob (`*` within a component, `**` across), when not empty. At most 4,096 bytes.
-    #[prost(string, tag = "3")]
-    pub path_glob: ::prost::alloc::string::String,
+    /// Only paths that match one of these globs (`*` within a component, `**` across) or are shown exactly like one of them,
+    /// when not empty. `\xNN`, `\n`, `\t`, `\r`, `\u{NNNN}` are read as paths are shown. At most 64, each at most 4,096 bytes.
+    #[prost(string, repeated, tag = "3")]
+    pub path_globs: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Only these captures, when not empty.
     #[prost(string, repeated, tag = "4")]
     pub captures: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,

@@ -29,7 +29,7 @@ pub struct Address {
 
 /// Why a text is not an address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not an address: expected HOST:PORT, with an IPv6 address in brackets, like coordinator.example:7443 or [::1]:7443")]
+#[error("'{0}' is not an address: expected HOST:PORT, with an IPv6 address in brackets, like coordinator.example:7420 or [::1]:7420")]
 pub struct BadAddress(String);
 
 impl FromStr for Address {

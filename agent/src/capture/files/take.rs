@@ -130,7 +130,7 @@ pub fn file(found: &Found<'_>, mut item: NewItem, room: &Room<'_>, out: &mut dyn
     let extents = source.extents();
     let data = extents.as_ref().map_or(size, |e| e.iter().fold(0_u64, |sum, e| sum.saturating_add(e.length)));
     if let Some(reason) = room.against(data) {
-        return put_record(item, Status::Skipped, reason, out);
+        return put_record(item, size, Status::Skipped, reason, out);
     }
     if size <= KEY_FILE_BYTES_MAX
         && let Some(reason) = against_key(&mut source, room.limits.private_keys)
@@ -138,7 +138,7 @@ pub fn file(found: &Found<'_>, mut item: NewItem, room: &Room<'_>, out: &mut dyn
         if let Some(sha256) = sha256(&mut source, size) {
             item.facts.insert("sha256".into(), sha256.to_string());
         }
-        return put_record(item, Status::Skipped, reason.to_owned(), out);
+        return put_record(item, size, Status::Skipped, reason.to_owned(), out);
     }
     item.method = "pread";
     if look.stat.meta.nlink > 1 {
@@ -160,15 +160,17 @@ fn put_without(look: &Look, mut item: NewItem, status: Status, reason: String, o
     let (meta, facts) = look.metadata(None);
     item.meta = Some(Box::new(meta));
     item.facts.extend(facts);
-    put_record(item, status, reason, out)
+    put_record(item, look.stat.size, status, reason, out)
 }
 
-fn put_record(mut item: NewItem, status: Status, reason: String, out: &mut dyn Output) -> Result<Taken, Stop> {
+fn put_record(mut item: NewItem, size_on_host: u64, status: Status, reason: String, out: &mut dyn Output) -> Result<Taken, Stop> {
     if let Some(meta) = &item.meta
         && meta.nlink == 0
     {
         item.facts.insert("unlinked".into(), "before it was read".into());
     }
+    // An item without content has size 0: what the host has is a fact.
+    item.facts.insert("size_on_host".into(), size_on_host.to_string());
     let status = out.put(item.with_status(status, reason), Content::None)?;
     Ok(Taken { status, bytes: 0 })
 }

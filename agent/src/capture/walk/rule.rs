@@ -139,7 +139,7 @@ mod tests {
         for (line, remedy) in [
             ("[max_size=1MiB /tmp", "[max_size=1MiB newer_than=30d] /tmp/**"),
             ("[size=1] /tmp/x", "max_size"),
-            ("[max_size=lots] /tmp/x", "20MiB"),
+            ("[max_size=lots] /tmp/x", "10MiB"),
             ("[big] /tmp/x", "no option"),
             ("%%users.homedir%%", "/.bashrc"),
             ("%%users.homedir%%x", "/.bashrc"),

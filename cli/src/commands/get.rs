@@ -1,0 +1,264 @@
+//! `exhibit get`: items as files. One that cannot be had is said and counted, and the others are restored.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use base64::Engine as _;
+use exhibit_evidence::CollectionId;
+use exhibit_evidence::layout::StreamNumber;
+use exhibit_evidence::manifest::{Item, ItemId, Kind, Status};
+use exhibit_evidence::text::escape_bounded;
+use serde_json::json;
+
+use super::items;
+use super::read::{Destination, Nowhere, Reading, damaged, linked_item, parse_item_id};
+use crate::args::GetArgs;
+use crate::connection::Connection;
+use crate::exit::{Code, Failure, Result};
+use crate::interrupt;
+use crate::output::Output;
+use crate::restore::{Extras, Metadata, Restoring, Target};
+use crate::units::{count, show_bytes};
+
+struct FileDestination<'a> {
+    target: &'a Target,
+    file: Restoring,
+}
+
+impl Destination for FileDestination<'_> {
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.target.write(&self.file, offset, bytes)
+    }
+}
+
+/// What became of the items.
+#[derive(Debug, Default)]
+struct Counts {
+    restored: u64,
+    bytes: u64,
+    exists: u64,
+    by_record: u64,
+    without_content: u64,
+}
+
+impl Counts {
+    fn summary(&self, place: &str) -> String {
+        let mut text = format!("restored {} ({}) below {place}", count(self.restored, "item", "items"), show_bytes(self.bytes));
+        for (n, what) in [
+            (self.exists, "not overwritten: something of that name was there"),
+            (self.by_record, "kept by record only (devices, sockets, pipes)"),
+            (self.without_content, "without content"),
+        ] {
+            if n > 0 {
+                let _ = write!(text, "; {n} {what}");
+            }
+        }
+        text
+    }
+
+    const fn code(&self) -> Code {
+        match self {
+            Self { exists: 1.., .. } => Code::CannotCreate,
+            Self { without_content: 1.., .. } => Code::Incomplete,
+            _ => Code::Ok,
+        }
+    }
+}
+
+/// A member's place: hard links name the member that they are another name of.
+type Member = (CollectionId, StreamNumber, Vec<u8>);
+
+struct Get<'a> {
+    args: &'a GetArgs,
+    target: Target,
+    /// Names begin with the collection when there are several.
+    several: bool,
+    out: &'a Output,
+    counts: Counts,
+    /// Files with several names, and where each was restored.
+    linkable: BTreeMap<Member, Vec<u8>>,
+}
+
+/// Restores items below a folder: `<capture>/<original path>`, below the collection's id when there are several.
+///
+/// # Errors
+/// What stops everything: a lost connection, damaged evidence, a full disk. What was restored before stays.
+pub async fn run(connection: &mut Connection, args: GetArgs, out: &Output) -> Result<Code> {
+    let ids = selected(connection, &args).await?;
+    if ids.is_empty() {
+        out.note("nothing matches");
+        return Ok(Code::Incomplete);
+    }
+    let several = ids.iter().map(|i| &i.collection).collect::<BTreeSet<_>>().len() > 1;
+    let target = Target::open(&args.out, Extras { xattrs: args.xattrs, owner: args.owner })?;
+    let mut get = Get { args: &args, target, several, out, counts: Counts::default(), linkable: BTreeMap::new() };
+    let done = interrupt::or(get.all(connection, &ids)).await;
+    out.note(&get.counts.summary(&args.out.display().to_string()));
+    done.map(|()| get.counts.code())
+}
+
+async fn selected(connection: &mut Connection, args: &GetArgs) -> Result<Vec<ItemId>> {
+    if args.items.is_empty() {
+        let mut stream = items::list(connection, &args.select, &args.reason).await?;
+        let mut ids = Vec::new();
+        while let Some(item) = stream.message().await? {
+            ids.push(parse_item_id(&item.item)?);
+        }
+        return Ok(ids);
+    }
+    let select = &args.select;
+    if !(select.paths.is_empty() && select.captures.is_empty() && select.statuses.is_empty()) {
+        let problem = "--path, --capture and --status choose among the items of --collection or --case, not among items that are named";
+        return Err(Failure::new(Code::Usage, problem));
+    }
+    args.items.iter().map(|i| parse_item_id(i)).collect()
+}
+
+impl Get<'_> {
+    async fn all(&mut self, connection: &mut Connection, ids: &[ItemId]) -> Result<()> {
+        let mut links = Vec::new();
+        for batch in ids.chunks(exhibit_proto::bounds::READ_ITEMS_MAX) {
+            let names = batch.iter().map(ToString::to_string).collect();
+            let mut reading = Reading::open(connection, names, &self.args.reason).await?;
+            while let Some(announced) = reading.next_item().await? {
+                let item = items::parse(&announced)?;
+                let id = parse_item_id(&announced.item)?;
+                if item.kind == Kind::Hardlink && item.location.is_some() {
+                    reading.content(&announced.item, &item, &mut Nowhere).await?;
+                    links.push((id, item));
+                } else {
+                    self.one(&mut reading, &id, &item).await?;
+                }
+            }
+        }
+        for (id, link) in links {
+            self.link(connection, &id, link).await?;
+        }
+        self.target.sync()
+    }
+
+    fn name(&self, id: &ItemId, item: &Item) -> Vec<u8> {
+        let mut name = if self.several { format!("{}/", id.collection).into_bytes() } else { Vec::new() };
+        name.extend(item.path.member_name(&item.capture));
+        name
+    }
+
+    /// Restores one item, or says why not.
+    async fn one(&mut self, reading: &mut Reading, id: &ItemId, item: &Item) -> Result<()> {
+        let name = self.name(id, item);
+        match self.write(reading, id, item, &name).await {
+            Ok(Some(shown)) => {
+                if item.meta.as_ref().is_some_and(|m| m.nlink > 1) && item.kind == Kind::File {
+                    let member = (id.collection.clone(), id.stream, item.path.member_name(&item.capture));
+                    self.linkable.insert(member, name);
+                }
+                self.restored(id, item, &shown, None)
+            }
+            Ok(None) => self.nothing_to_restore(id, item),
+            Err(failure) if failure.exists => self.exists(id, &failure),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Writes one item; nothing when it has no content to write.
+    async fn write(&self, reading: &mut Reading, id: &ItemId, item: &Item, name: &[u8]) -> Result<Option<String>> {
+        if item.location.is_none() {
+            return Ok(None);
+        }
+        let (text, meta) = (id.to_string(), metadata(item));
+        match item.kind {
+            Kind::Symlink => {
+                reading.content(&text, item, &mut Nowhere).await?;
+                let to = item.target.as_ref().map(|t| t.as_bytes().to_vec()).unwrap_or_default();
+                self.target.symlink(name, &to, &meta).map(Some)
+            }
+            Kind::Directory => {
+                reading.content(&text, item, &mut Nowhere).await?;
+                self.target.directory(name, &meta).map(Some)
+            }
+            _ => {
+                let mut to = FileDestination { target: &self.target, file: self.target.file(name, item.size)? };
+                reading.content(&text, item, &mut to).await?;
+                self.target.finish(to.file, &meta).map(Some)
+            }
+        }
+    }
+
+    /// Restores a hard link: as one, if what it is another name of was restored as well, else as a file of its own.
+    async fn link(&mut self, connection: &mut Connection, id: &ItemId, link: Item) -> Result<()> {
+        let target = link.target.as_ref().map(|t| t.as_bytes().to_vec()).unwrap_or_default();
+        let member = (id.collection.clone(), id.stream, target);
+        let name = self.name(id, &link);
+        if let Some(existing) = self.linkable.get(&member) {
+            return match self.target.hard_link(existing, &name) {
+                Ok(shown) => self.restored(id, &link, &shown, Some(&exhibit_evidence::text::escape_bytes(existing))),
+                Err(failure) if failure.exists => self.exists(id, &failure),
+                Err(failure) => Err(failure),
+            };
+        }
+        let linked = linked_item(connection, id, &link, &self.args.reason).await?;
+        let mut reading = Reading::open(connection, vec![linked.clone()], &self.args.reason).await?;
+        let announced = reading.next_item().await?.ok_or_else(|| damaged(&linked, "it is not there"))?;
+        let mut item = items::parse(&announced)?;
+        self.out.note(&format!("{id}: {} is a hard link to {}, which is not restored: it becomes a file of its own", link.path, item.path));
+        item.path = link.path;
+        self.one(&mut reading, id, &item).await?;
+        // Further links to the same file are links to this one.
+        self.linkable.insert(member, name);
+        Ok(())
+    }
+
+    fn restored(&mut self, id: &ItemId, item: &Item, shown: &str, linked_to: Option<&str>) -> Result<()> {
+        self.counts.restored += 1;
+        self.counts.bytes += if linked_to.is_some() { 0 } else { item.size };
+        if self.out.is_json() {
+            return self.out.object(&json!({
+                "item": id.to_string(), "restored": true, "file": shown, "size": item.size, "sha256": item.sha256, "status": item.status,
+                "linked_to": linked_to,
+            }));
+        }
+        self.out.line(shown)
+    }
+
+    fn exists(&mut self, id: &ItemId, failure: &Failure) -> Result<()> {
+        self.counts.exists += 1;
+        self.left_out(id, "exists", &failure.message)
+    }
+
+    fn nothing_to_restore(&mut self, id: &ItemId, item: &Item) -> Result<()> {
+        let kind = kind_name(item.kind);
+        if item.status == Status::Collected {
+            self.counts.by_record += 1;
+            return self.left_out(id, "by-record", &format!("{} is kept by record only ({kind}): there is nothing to restore", item.path));
+        }
+        self.counts.without_content += 1;
+        let why = escape_bounded(item.reason.as_deref().unwrap_or("no reason is given"), 300);
+        self.left_out(id, item.status.as_str(), &format!("{} is '{}', without content: {why}", item.path, item.status.as_str()))
+    }
+
+    fn left_out(&self, id: &ItemId, status: &str, why: &str) -> Result<()> {
+        self.out.note(&format!("{id}: {why}"));
+        if self.out.is_json() {
+            self.out.object(&json!({"item": id.to_string(), "restored": false, "status": status, "reason": why}))?;
+        }
+        Ok(())
+    }
+}
+
+/// A kind in the word that manifests use.
+pub fn kind_name(kind: Kind) -> String {
+    serde_json::to_value(kind).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn metadata(item: &Item) -> Metadata {
+    let Some(meta) = &item.meta else { return Metadata { mode: 0o600, ..Metadata::default() } };
+    let decode = |value: &String| base64::engine::general_purpose::STANDARD.decode(value).unwrap_or_default();
+    Metadata {
+        mode: meta.mode,
+        uid: meta.uid,
+        gid: meta.gid,
+        mtime: meta.mtime,
+        atime: meta.atime,
+        xattrs: meta.xattrs.iter().map(|(key, value)| (key.clone(), decode(value))).collect(),
+    }
+}
