@@ -63,7 +63,7 @@ fn quickstart_that_is_interrupted_leaves_nothing_running() {
     let mut quickstart = Command::new(root.join("deploy/quickstart"));
     quickstart.arg("--dir").arg(&dir).env("EXHIBIT_BIN", programs()).stderr(log).stdout(std::process::Stdio::null()).process_group(0);
     let mut child = quickstart.spawn().expect("starts");
-    exhibit_tests::wait_until(std::time::Duration::from_secs(120), "both agents are started", || dir.join("run/agent-2.pid").exists());
+    exhibit_tests::wait_until(std::time::Duration::from_mins(2), "both agents are started", || dir.join("run/agent-2.pid").exists());
     let pids: Vec<String> = ["agent-1", "agent-2", "coordinator"]
         .map(|name| std::fs::read_to_string(dir.join(format!("run/{name}.pid"))).expect("a pid"))
         .iter()
