@@ -180,8 +180,8 @@ async fn wrong_options_touch_nothing() {
     for (bad, words) in [
         (with("Not A Name", &[]), "--name"),
         (with("ok", &["--admin", "Alex Doe"]), "--admin"),
-        (with("ok", &["--host", "bad name"]), "names"),
-        (with("ok", &["--store", "s3", "--s3-bucket", "b", "--s3-endpoint", "http://127.0.0.1:1"]), "dangerous_allow_http"),
+        (with("ok", &["--host", "bad name"]), "--host"),
+        (with("ok", &["--store", "s3", "--s3-bucket", "b", "--s3-endpoint", "http://127.0.0.1:1"]), "--s3-dangerous-allow-http"),
     ] {
         let e = init::run(&bad, now()).await.expect_err(words);
         assert!(e.exit_code() == 64 && e.to_string().contains(words), "{words}: {e}");

@@ -56,11 +56,9 @@ impl Paths {
     pub fn takes(&self, path: &EvidencePath) -> bool {
         let Some(globs) = &self.globs else { return true };
         let bytes = path.as_bytes();
-        let hit = match std::str::from_utf8(bytes) {
-            Ok(_) => globs.is_match(Path::new(OsStr::from_bytes(bytes))),
-            Err(_) => globs.is_match(as_text(bytes)),
-        };
-        hit || self.shown.contains(&path.to_string())
+        // As bytes, where `?` is one byte; and as text, in which a glob can name bytes that are not UTF-8.
+        let as_bytes = globs.is_match(Path::new(OsStr::from_bytes(bytes)));
+        as_bytes || (std::str::from_utf8(bytes).is_err() && globs.is_match(as_text(bytes))) || self.shown.contains(&path.to_string())
     }
 }
 

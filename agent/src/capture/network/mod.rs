@@ -139,8 +139,8 @@ fn sockets(out: &mut dyn Output, found: &Found, opened: &mut [Opened]) -> Result
                 (None, _) => "see the raw text tables",
             };
             match failure {
-                // What the kernel does not offer cannot be taken, and what stands in text is taken whole.
-                NotDumped::NotOffered if rows.is_some() || ask.text.is_empty() => {
+                // What stands in text is taken whole. Where there is no text either, sockets may be there that nothing shows.
+                NotDumped::NotOffered if rows.is_some() => {
                     not_offered.insert(format!("{}: {instead}", ask.shown()));
                 }
                 NotDumped::NotOffered => problems.push(format!("{}: not offered by this kernel; {instead}", shown(ask, namespace))),
