@@ -53,10 +53,10 @@ pub async fn orders_without_collections(parts: &Arc<Parts>) -> Result<u64> {
 }
 
 /// Ends the collections whose current stream was finished by the agent, where the process died before it could write
-/// that down. Repeatable.
+/// that down, or could not then. Repeatable.
 ///
 /// # Errors
-/// The first problem; the agents' next uploads, and the next start, find the others.
+/// The first problem; the timers find the others.
 pub async fn finished_streams(parts: &Arc<Parts>) -> Result<u64> {
     let mut ended = 0_u64;
     for row in select(parts, CollectionFilter { open: true, ..CollectionFilter::default() }).await? {
@@ -65,7 +65,7 @@ pub async fn finished_streams(parts: &Arc<Parts>) -> Result<u64> {
         }
         if let Some(stream) = parts.catalog.stream(row.collection.clone(), row.stream).await?.filter(|s| s.state == StreamState::Finished) {
             intake::end_finished(parts, &row, &stream).await?;
-            tracing::warn!(collection = %row.collection, "its stream was whole and it was not ended; ended it now");
+            tracing::info!(collection = %row.collection, "its stream was whole and it was not ended; ended it now");
             ended += 1;
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use exhibit_evidence::record::Outcome;
 
-use super::{Outbound, end, offers};
+use super::{Outbound, end, finished_streams, offers};
 use crate::catalog::{Ending, State};
 use crate::clock;
 use crate::parts::Parts;
@@ -16,10 +16,14 @@ const TICK: Duration = Duration::from_secs(1);
 /// Collections looked at in one tick; the rest waits for the next.
 const PER_TICK_MAX: u32 = 200;
 
+/// Ticks between two looks for streams that were received whole and whose collection was not ended.
+const FINISHED_EVERY_TICKS: u32 = 3;
+
 /// Runs until `stop` says so.
 pub async fn run_timers(parts: Arc<Parts>, mut stop: tokio::sync::watch::Receiver<bool>) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut count = 0_u32;
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -27,6 +31,14 @@ pub async fn run_timers(parts: Arc<Parts>, mut stop: tokio::sync::watch::Receive
         }
         if let Err(error) = look_at_timers(&parts).await {
             tracing::warn!(%error, "timers could not be looked at; next try in a second");
+        }
+        count = count.wrapping_add(1);
+        // An agent that was told that its stream is whole has forgotten it: where the end could not be written in that moment,
+        // nobody else would ask again.
+        if count.is_multiple_of(FINISHED_EVERY_TICKS)
+            && let Err(error) = finished_streams(&parts).await
+        {
+            tracing::warn!(%error, "streams that were received whole could not be looked at; next try in some seconds");
         }
     }
 }
