@@ -359,7 +359,7 @@ async fn a_full_store_is_told_to_whoever_asks_and_whoever_watches() {
     let mut watched =
         world.people.watch_collections(people::WatchCollectionsRequest { what: Some(what) }).await.expect("watches").into_inner();
     let paused = loop {
-        let row = tokio::time::timeout(Duration::from_secs(60), watched.message()).await.expect("in time").expect("row").expect("open");
+        let row = tokio::time::timeout(Duration::from_mins(1), watched.message()).await.expect("in time").expect("row").expect("open");
         if row.reason.contains("paused") {
             break row;
         }

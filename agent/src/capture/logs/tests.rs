@@ -117,11 +117,11 @@ fn classes_are_checked_and_narrow_what_is_taken() {
     assert!(CLASSES.iter().all(|c| all.iter().any(|r| r.class == *c)));
     let two = rules_of(&[("classes", "journal\naudit")]).expect("two classes");
     assert!(two.iter().all(|r| r.class == "journal" || r.class == "audit") && two.len() > 5);
-    let text = rules_of(&[("classes", "audits")]).expect_err("unknown").to_string();
+    let text = rules_of(&[("classes", "audits")]).expect_err("unknown");
     assert!(text.contains("'audits'") && text.contains("journal"), "{text}");
-    let text = rules_of(&[("classes", "")]).expect_err("nothing").to_string();
+    let text = rules_of(&[("classes", "")]).expect_err("nothing");
     assert!(text.contains("for example 'audit'"), "{text}");
-    let text = rules_of(&[("extra", "x.log")]).expect_err("relative").to_string();
+    let text = rules_of(&[("extra", "x.log")]).expect_err("relative");
     assert!(text.contains("'extra'"), "{text}");
 }
 
