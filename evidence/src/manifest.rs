@@ -107,8 +107,13 @@ impl Across {
     /// Hears of the next item; false when it says something else about the seam than its place does.
     #[must_use]
     pub fn item(&self, item: &Item) -> bool {
-        let across = |at: u64| item.location.is_some_and(|l| l.offset < at && at < l.offset.saturating_add(l.length));
-        self.0.is_some_and(across) == item.facts.contains_key(CONTINUED_AT)
+        self.lies(item) == item.facts.contains_key(CONTINUED_AT)
+    }
+
+    /// True when the item's member lies across the last seam.
+    #[must_use]
+    pub fn lies(&self, item: &Item) -> bool {
+        self.0.is_some_and(|at| item.location.is_some_and(|l| l.offset < at && at < l.offset.saturating_add(l.length)))
     }
 }
 

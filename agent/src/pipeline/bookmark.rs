@@ -194,6 +194,9 @@ impl Reader {
                 if let Line::Item(item) = line
                     && item.capture == self.capture
                 {
+                    if self.passed.0.len() >= PASSED_MAX {
+                        return Err(format!("more than {PASSED_MAX} items of '{}' are in it", self.capture));
+                    }
                     self.passed.remember(item.path.as_bytes(), item.status);
                     if item.location.is_some() && item.kind == Kind::Symlink {
                         let name = item.path.member_name(&item.capture);
@@ -222,6 +225,9 @@ impl Reader {
         Ok(TakenUp { segment: segments, raw_offset, stored_bytes, manifest, point, passed, symlinks })
     }
 }
+
+/// Most items that a later process remembers while it passes over them: 4 MiB. With more, the next stream is begun.
+const PASSED_MAX: usize = 1 << 18;
 
 /// Paths of the items of one capture that are in the stream already: 16 bytes for each.
 #[derive(Debug, Default)]
@@ -280,6 +286,26 @@ mod tests {
         assert_eq!(passed.of(b"/a").collect::<Vec<_>>(), [Status::Collected, Status::Error]);
         assert_eq!(passed.of(b"/b").collect::<Vec<_>>(), [Status::Denied]);
         assert_eq!(passed.of(b"/c").count(), 0);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_handled(bytes: Vec<u8>, signed: bool) {
+            let key = SigningKey::from_seed(&[1; 32]);
+            let agent = exhibit_evidence::AgentId::new(1, [1; 10]);
+            let order = Digest::of(b"order");
+            let case = exhibit_evidence::CaseId::new(1, [2; 10]);
+            let facts = StreamFacts { case, collection: exhibit_evidence::CollectionId::of(&order, &agent), stream: 1, agent, order };
+            let own = write(&facts, (1, 512, 9), &Hasher::new(), Point::default(), &key);
+            let bookmark = if signed { &own } else { &bytes };
+            match Reader::new(&facts, 1, bookmark, &["files"], &key.public()) {
+                Ok(mut reader) => {
+                    let _ = reader.manifest(&bytes);
+                    proptest::prop_assert!(signed && (bytes.is_empty() || reader.finish().is_err()));
+                }
+                Err(_) => proptest::prop_assert!(!signed),
+            }
+        }
     }
 
     #[test]

@@ -81,7 +81,7 @@ pub async fn offer(parts: &Parts, row: &CollectionRow) -> Result<()> {
 /// [`offer`], for an agent that may not be there: it is offered when it connects. A failure is logged, and the timer
 /// repeats it: an agent that stays connected would otherwise never hear of the order.
 pub(super) async fn offer_if_online(parts: &Parts, row: &CollectionRow) {
-    if !parts.sessions.is_online(&row.agent) {
+    if !parts.sessions.takes_offers(&row.agent) {
         return;
     }
     if let Err(error) = offer(parts, row).await {
@@ -251,6 +251,18 @@ pub(super) async fn reconcile(parts: &Arc<Parts>, agent: &AgentId, running: &[Co
     }
     for id in running.iter().filter(|id| open.iter().all(|row| row.collection != **id)) {
         tell_ended(parts, agent, id).await?;
+    }
+    Ok(())
+}
+
+/// What came while the agent's hello was being compared: it was not offered then.
+///
+/// # Errors
+/// [`Problem`]
+pub(super) async fn offer_waiting(parts: &Parts, agent: &AgentId) -> Result<()> {
+    let open = select(parts, CollectionFilter { agent: Some(agent.clone()), open: true, ..CollectionFilter::default() }).await?;
+    for row in open.iter().rev().filter(|row| row.state == State::Queued) {
+        offer(parts, row).await?;
     }
     Ok(())
 }

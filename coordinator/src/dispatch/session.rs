@@ -98,7 +98,7 @@ pub async fn run_session<S>(
 ) where
     S: Stream<Item = Result<Inbound>> + Unpin + Send,
 {
-    if let Err(error) = offers::reconcile(&parts, &agent, &hello.running).await {
+    if let Err(error) = compare(&parts, &agent, &hello, registered.id).await {
         tracing::warn!(%agent, %error, "the agent's collections could not all be looked at; it is asked to connect again");
         parts.sessions.remove(&agent, registered.id);
         return;
@@ -141,6 +141,14 @@ pub async fn run_session<S>(
     };
     parts.sessions.remove(&agent, registered.id);
     tracing::info!(%agent, why, "session ended");
+}
+
+/// Compares what the agent says that it works on with what is open. Order: (1) the comparison; (2) from here on orders that
+/// come are offered through this session; (3) those that came between are offered.
+async fn compare(parts: &Arc<Parts>, agent: &AgentId, hello: &Hello, session: u64) -> Result<()> {
+    offers::reconcile(parts, agent, &hello.running).await?;
+    parts.sessions.compared(agent, session);
+    offers::offer_waiting(parts, agent).await
 }
 
 /// Ends when the session must. The guard that `wait_for` gives must not live across a wait.

@@ -47,6 +47,8 @@ struct Live {
     outbox: mpsc::Sender<Outbound>,
     cut: watch::Sender<Option<Cut>>,
     pong: watch::Sender<u64>,
+    /// What the agent said that it works on was compared with what is open.
+    compared: bool,
 }
 
 #[derive(Debug, Default)]
@@ -104,7 +106,7 @@ impl Sessions {
         state.next_id += 1;
         let id = state.next_id;
         let (cut, cut_receiver) = watch::channel(None);
-        let live = Live { id, instance, outbox, cut, pong: watch::Sender::new(0) };
+        let live = Live { id, instance, outbox, cut, pong: watch::Sender::new(0), compared: false };
         if let Some(old) = state.live.insert(agent.clone(), live) {
             old.cut.send_replace(Some(Cut::Replaced));
         }
@@ -118,6 +120,20 @@ impl Sessions {
         let ping = state.next_id;
         let old = state.live.get(agent).filter(|old| old.instance != instance)?;
         Some(Rival { outbox: old.outbox.clone(), pong: old.pong.subscribe(), ping })
+    }
+
+    /// What the agent said in its hello was compared with what is open: offers may be sent through this session.
+    pub fn compared(&self, agent: &AgentId, id: u64) {
+        if let Some(live) = self.lock().live.get_mut(agent).filter(|l| l.id == id) {
+            live.compared = true;
+        }
+    }
+
+    /// True when the agent is connected and its hello was compared. What is offered before could be begun at once, and the
+    /// comparison with the older hello would take it for something that a lost process had begun.
+    #[must_use]
+    pub fn takes_offers(&self, agent: &AgentId) -> bool {
+        self.lock().live.get(agent).is_some_and(|l| l.compared)
     }
 
     /// The session answered a ping.

@@ -12,7 +12,7 @@ use std::sync::mpsc::{channel, sync_channel};
 
 use exhibit_evidence::Timestamp;
 use exhibit_evidence::digest::{Digest, Hasher};
-use exhibit_evidence::manifest::{Across, BOOT_ID_BYTES_MAX, End, Header, Item, LINE_BYTES_MAX, Line, Segment, Status};
+use exhibit_evidence::manifest::{Across, BOOT_ID_BYTES_MAX, CONTINUED_AT, End, Header, Item, LINE_BYTES_MAX, Line, Segment, Status};
 use exhibit_evidence::record::ManifestRef;
 use exhibit_evidence::stream::reader::{Linkable, Member, Parser, Sink};
 use exhibit_evidence::stream::segment::{self, DecodeError, Decoded};
@@ -246,7 +246,11 @@ impl StreamCheck {
         }
         push(&Line::Segment(facts.clone()))?;
         for (n, member) in (self.totals.items..).zip(&ended.adopted) {
-            push(&Line::Item(Box::new(member::adopted(n, member, at)?)))?;
+            let mut item = member::adopted(n, member, at)?;
+            if self.across.lies(&item) {
+                item.facts.insert(CONTINUED_AT.to_owned(), "not known: the agent's own line was lost".to_owned());
+            }
+            push(&Line::Item(Box::new(item)))?;
         }
         self.take_segment_lines(&facts, &lines, ended)?;
         Ok((facts, lines))

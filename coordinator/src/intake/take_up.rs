@@ -62,7 +62,9 @@ pub async fn take_up(
     }
     tracing::info!(%agent, collection = %row.collection, stream = %row.stream, segment = stream.next_segment, "a later process takes the stream up");
     let standing = Standing { next_segment: stream.next_segment, bookmark: stream.bookmark, manifest_bytes };
-    let read = futures::stream::unfold((Arc::clone(parts), 0_u32, place), move |(parts, n, place)| {
+    // Only this agent's connected process could add to the stream now, and it waits for this answer.
+    drop(place);
+    let read = futures::stream::unfold((Arc::clone(parts), 0_u32), move |(parts, n)| {
         let (collection, stream) = (row.collection.clone(), row.stream);
         async move {
             if n >= parts_count {
@@ -71,7 +73,7 @@ pub async fn take_up(
             let part = parts.catalog.manifest_part(collection, stream, n).await.map_err(Problem::from);
             let part = part.and_then(|p| p.ok_or_else(|| Problem::new(Kind::Failed, "the manifest so far became shorter")));
             debug_assert!(part.as_ref().is_ok_and(|p| p.len() <= DATA_BYTES_MAX));
-            Some((part, (parts, n.saturating_add(1), place)))
+            Some((part, (parts, n.saturating_add(1))))
         }
     });
     Ok((standing, read))

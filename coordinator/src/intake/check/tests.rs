@@ -1,7 +1,7 @@
 use exhibit_evidence::EvidencePath;
 use exhibit_evidence::id::{AgentId, CaseId, CollectionId};
 use exhibit_evidence::layout::StreamNumber;
-use exhibit_evidence::manifest::{FORMAT, Gap, Kind, Taken};
+use exhibit_evidence::manifest::{FORMAT, Gap, Kind, Seam, Taken};
 use exhibit_evidence::stream::segment::{FrameCompressor, SegmentBuilder};
 use exhibit_evidence::stream::tar;
 use proptest::prelude::*;
@@ -138,6 +138,25 @@ proptest! {
             prop_assert_ne!(check.manifest_ref().sha256, honest.manifest_ref().sha256);
         }
     }
+}
+
+/// The line of the segment in which an item across a seam ends was lost: what is made of it must pass all the same.
+#[test]
+fn what_is_adopted_after_a_seam_says_that_it_lies_across() {
+    let parts = segments(&[vec![7; 5_000]], 1_000, 1);
+    let mut check = StreamCheck::new(header(), captures());
+    let copy = |check: &StreamCheck| StreamCheck::restore(header(), captures(), &check.snapshot()).expect("own snapshot");
+    let mut said = 0;
+    for (facts, bytes) in &parts {
+        let (_, mut lines) = copy(&check).adopt_segment(bytes, Timestamp::from_unix_s(5)).expect("honest bytes, seam or not");
+        if facts.n == 1 {
+            let seam = Some(Seam { at: Timestamp::from_unix_s(4), boot_id: String::new() });
+            lines = line(Line::Segment(Segment { seam, ..facts.clone() }));
+        }
+        said += String::from_utf8_lossy(&lines).matches(CONTINUED_AT).count();
+        check.take_segment(facts, bytes, &lines).expect("passes");
+    }
+    assert!(parts.len() > 3 && said == 1, "{said} items of {} segments", parts.len());
 }
 
 #[test]
