@@ -91,6 +91,9 @@ pub const BOOT_ID_BYTES_MAX: usize = 64;
 /// Name of the fact that every item across a seam has: the offset in its content from which the later process read.
 pub const CONTINUED_AT: &str = "continued_at";
 
+/// [`Item::method`] of what the coordinator described from a stored segment, because the agent's lines of it were lost.
+pub const METHOD_ADOPTED: &str = "adopted-by-coordinator";
+
 /// Whether the items around a [`Seam`] say so: a member that lies across it belongs to an item with [`CONTINUED_AT`], and
 /// no other item claims to be one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

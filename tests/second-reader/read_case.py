@@ -547,7 +547,8 @@ def members(problem, raw, ends, items, complete):
                     problem(f"item {item['n']} is a hard link to nothing")
                 if member.issym():
                     links.add(member.name)
-                if member.isreg() and item.get("meta", {}).get("nlink", 1) > 1:
+                # How many names an adopted file had is not known.
+                if member.isreg() and (item["method"] == "adopted-by-coordinator" or item.get("meta", {}).get("nlink", 1) > 1):
                     linkable.add(member.name)
                 expected += 1
                 end = stop

@@ -9,22 +9,45 @@ use crate::clock;
 /// Shared by the session, the capture thread and the uploader of one collection.
 #[derive(Debug)]
 pub struct Control {
-    stop: Mutex<Option<Stop>>,
+    state: Mutex<State>,
     changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    stop: Option<Stop>,
     /// On the clock of [`clock::monotonic`].
     deadline: Option<Duration>,
+}
+
+impl State {
+    fn check(&self) -> Result<(), Stop> {
+        match (&self.stop, self.deadline) {
+            (Some(why), _) => Err(why.clone()),
+            (None, Some(deadline)) if clock::monotonic() >= deadline => Err(Stop::Deadline),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Control {
     /// A collection that runs until its deadline (a moment of [`clock::monotonic`]), if it has one.
     #[must_use]
     pub const fn new(deadline: Option<Duration>) -> Self {
-        Self { stop: Mutex::new(None), changed: Condvar::new(), deadline }
+        Self { state: Mutex::new(State { stop: None, deadline }), changed: Condvar::new() }
     }
 
     /// Tells the collection to end. The first reason stands.
     pub fn stop(&self, why: Stop) {
-        self.lock().get_or_insert(why);
+        self.lock().stop.get_or_insert(why);
+        self.changed.notify_all();
+    }
+
+    /// Takes from the time until the deadline what an earlier process of the agent used of it.
+    pub fn used(&self, time: Duration) {
+        let mut state = self.lock();
+        state.deadline = state.deadline.map(|at| at.saturating_sub(time));
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -33,7 +56,7 @@ impl Control {
     /// # Errors
     /// The [`Stop`] that was given, or [`Stop::Deadline`].
     pub fn check(&self) -> Result<(), Stop> {
-        self.state(self.lock().as_ref())
+        self.lock().check()
     }
 
     /// Waits, but not longer than until somebody tells the collection to end.
@@ -44,9 +67,9 @@ impl Control {
         let until = clock::monotonic().saturating_add(duration);
         let mut guard = self.lock();
         loop {
-            self.state(guard.as_ref())?;
+            guard.check()?;
             let now = clock::monotonic();
-            let end = self.deadline.map_or(until, |d| until.min(d));
+            let end = guard.deadline.map_or(until, |d| until.min(d));
             if now >= until {
                 return Ok(());
             }
@@ -54,17 +77,9 @@ impl Control {
         }
     }
 
-    fn state(&self, stop: Option<&Stop>) -> Result<(), Stop> {
-        match (stop, self.deadline) {
-            (Some(why), _) => Err(why.clone()),
-            (None, Some(deadline)) if clock::monotonic() >= deadline => Err(Stop::Deadline),
-            _ => Ok(()),
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Stop>> {
-        // The value is replaced whole, so a thread that died while holding the lock left nothing half done.
-        self.stop.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Each value is replaced whole, so a thread that died while holding the lock left nothing half done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -86,5 +101,10 @@ mod tests {
         assert_eq!(thread.join().expect("thread"), Err(Stop::Cancelled("first".into())));
         assert!(clock::monotonic().saturating_sub(begin) < Duration::from_secs(30));
         assert_eq!(Control::new(None).wait(Duration::from_millis(1)), Ok(()));
+
+        let taken_up = Control::new(Some(begin + Duration::from_hours(1)));
+        assert_eq!(taken_up.check(), Ok(()));
+        taken_up.used(Duration::from_hours(1));
+        assert_eq!(taken_up.check(), Err(Stop::Deadline), "an earlier process used it");
     }
 }

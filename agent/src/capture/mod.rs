@@ -85,10 +85,15 @@ pub trait Output {
     /// [`Stop`] when the collection is to end. The item was still recorded as far as it was taken; return at once.
     fn put(&mut self, item: NewItem, content: Content<'_>) -> Result<Status, Stop>;
 
-    /// The status under which an earlier process of this agent put the item of this path into this stream, if one did:
-    /// `put` would pass over it, and to ask first saves opening it.
-    fn already(&self, _path: &[u8]) -> Option<Status> {
+    /// The status under which an earlier process of this agent put the item of this path and inode into this stream, if
+    /// one did: `put` would pass over it, and to ask first saves opening it.
+    fn already(&self, _path: &[u8], _meta: &Meta) -> Option<Status> {
         None
+    }
+
+    /// When the collection began: by the first process, if this one took the stream up.
+    fn began(&self) -> Moment {
+        self.now()
     }
 
     /// Asks whether to go on; waits while the processor budget is exhausted.

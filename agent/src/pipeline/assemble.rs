@@ -141,9 +141,9 @@ impl Assembler {
         }
         self.lines.extend_from_slice(lines);
         let together = self.builder.as_ref().map(|b| b.len().saturating_add(self.lines.len()));
-        // A little more where the stream could not be taken up after this frame.
-        let wait = if point.is_some() || self.key.is_none() { 0 } else { FRAME_BYTES };
-        let enough = SEGMENT_TARGET_BYTES.saturating_add(wait);
+        // A little earlier where the stream can be taken up after this frame: the next one may be no such place.
+        let early = if point.is_some() { FRAME_BYTES } else { 0 };
+        let enough = SEGMENT_TARGET_BYTES.saturating_sub(early);
         self.point = point;
         if together.is_some_and(|bytes| bytes >= enough) {
             self.cut()?;

@@ -197,7 +197,7 @@ impl Reader {
                     if self.passed.0.len() >= PASSED_MAX {
                         return Err(format!("more than {PASSED_MAX} items of '{}' are in it", self.capture));
                     }
-                    self.passed.remember(item.path.as_bytes(), item.status);
+                    self.passed.remember(item.path.as_bytes(), item.meta.as_deref(), item.status);
                     if item.location.is_some() && item.kind == Kind::Symlink {
                         let name = item.path.member_name(&item.capture);
                         self.symlinks.pass(&name, MemberKind::Symlink).map_err(|e| e.to_string())?;
@@ -229,15 +229,28 @@ impl Reader {
 /// Most items that a later process remembers while it passes over them: 4 MiB. With more, the next stream is begun.
 const PASSED_MAX: usize = 1 << 18;
 
-/// Paths of the items of one capture that are in the stream already: 16 bytes for each.
+/// The items of one capture that are in the stream already: 16 bytes for each. An item with an inode is known by path and
+/// inode: what lies at a path now may be another file than the one that was taken there. One without is known by path.
 #[derive(Debug, Default)]
 pub(super) struct Passed(Vec<[u8; 16]>);
 
 impl Passed {
-    /// 120 bits of the path's SHA-256, so that nobody finds two names that are taken for one; then the status.
-    fn entry(path: &[u8], status: Status) -> [u8; 16] {
+    /// 120 bits of SHA-256 over path and inode, so that nobody finds two that are taken for one; then the status. The
+    /// device is left out: its number may be another after a restart of the host.
+    fn entry(path: &[u8], meta: Option<&Meta>, status: Status) -> [u8; 16] {
+        let mut hasher = Hasher::new();
+        hasher.update(path);
+        if let Some(meta) = meta {
+            // No path holds a zero byte.
+            hasher.update(&[0]);
+            hasher.update(&meta.ino.to_le_bytes());
+            if let Some(btime) = meta.btime {
+                hasher.update(&btime.s.to_le_bytes());
+                hasher.update(&btime.ns.to_le_bytes());
+            }
+        }
         let mut entry = [0; 16];
-        for (to, from) in entry.iter_mut().zip(Digest::of(path).as_bytes()) {
+        for (to, from) in entry.iter_mut().zip(hasher.finish().as_bytes()) {
             *to = *from;
         }
         if let Some(last) = entry.last_mut() {
@@ -246,13 +259,13 @@ impl Passed {
         entry
     }
 
-    pub fn remember(&mut self, path: &[u8], status: Status) {
-        self.0.push(Self::entry(path, status));
+    pub fn remember(&mut self, path: &[u8], meta: Option<&Meta>, status: Status) {
+        self.0.push(Self::entry(path, meta, status));
     }
 
     /// Adds one later.
-    pub fn add(&mut self, path: &[u8], status: Status) {
-        let entry = Self::entry(path, status);
+    pub fn add(&mut self, path: &[u8], meta: Option<&Meta>, status: Status) {
+        let entry = Self::entry(path, meta, status);
         let at = self.0.partition_point(|e| *e < entry);
         self.0.insert(at, entry);
     }
@@ -262,9 +275,9 @@ impl Passed {
         self.0.dedup();
     }
 
-    /// The statuses that the items of this path have.
-    pub fn of(&self, path: &[u8]) -> impl Iterator<Item = Status> + '_ {
-        let first = Self::entry(path, Status::Collected);
+    /// The statuses that the items of this path and inode have.
+    pub fn of(&self, path: &[u8], meta: Option<&Meta>) -> impl Iterator<Item = Status> + '_ {
+        let first = Self::entry(path, meta, Status::Collected);
         let from = self.0.partition_point(|e| *e < first);
         let same = move |e: &&[u8; 16]| e.split_last().map(|(_, path)| path) == first.split_last().map(|(_, path)| path);
         let statuses = self.0.get(from..).unwrap_or_default().iter().take_while(same);
@@ -280,12 +293,17 @@ mod tests {
     fn what_passed_is_known_by_path_and_status() {
         let mut passed = Passed::default();
         for (path, status) in [("/b", Status::Denied), ("/a", Status::Collected), ("/a", Status::Error)] {
-            passed.remember(path.as_bytes(), status);
+            passed.remember(path.as_bytes(), None, status);
         }
+        let inode = |ino, s| Meta { ino, btime: Some(exhibit_evidence::time::FileTime { s, ns: 0 }), ..Meta::default() };
+        passed.remember(b"/a", Some(&inode(7, 1)), Status::Partial);
         passed.settle();
-        assert_eq!(passed.of(b"/a").collect::<Vec<_>>(), [Status::Collected, Status::Error]);
-        assert_eq!(passed.of(b"/b").collect::<Vec<_>>(), [Status::Denied]);
-        assert_eq!(passed.of(b"/c").count(), 0);
+        assert_eq!(passed.of(b"/a", None).collect::<Vec<_>>(), [Status::Collected, Status::Error]);
+        assert_eq!(passed.of(b"/b", None).collect::<Vec<_>>(), [Status::Denied]);
+        assert_eq!(passed.of(b"/c", None).count(), 0);
+        assert_eq!(passed.of(b"/a", Some(&inode(7, 1))).collect::<Vec<_>>(), [Status::Partial]);
+        assert_eq!(passed.of(b"/a", Some(&inode(8, 1))).count(), 0, "another file");
+        assert_eq!(passed.of(b"/a", Some(&inode(7, 2))).count(), 0, "the number was used again");
     }
 
     proptest::proptest! {

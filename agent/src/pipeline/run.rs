@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
 
 use exhibit_evidence::key::SigningKey;
 use exhibit_evidence::manifest::{Kind, Status};
@@ -98,6 +99,7 @@ fn taker(plan: Plan, from: Option<TakenUp>, lanes: Vec<LaneIn>) -> (Taker, Vec<C
         account.started = Some(clock::now());
         account.boot_id = crate::custody::boot_id();
     }
+    plan.control.used(used_before(&account));
     plan.progress.items.store(account.items, Ordering::Relaxed);
     plan.progress.raw_bytes.store(raw_offset, Ordering::Relaxed);
     let taker = Taker {
@@ -119,6 +121,16 @@ fn taker(plan: Plan, from: Option<TakenUp>, lanes: Vec<LaneIn>) -> (Taker, Vec<C
     (taker, plan.captures, plan.key.is_some(), pending)
 }
 
+/// How long ago the collection began, as far as the host's clocks tell. After a restart of the host only the wall clock
+/// does, and it may have been set meanwhile: never less than nothing.
+fn used_before(account: &Account) -> Duration {
+    let (Some(started), now) = (account.started, clock::now()) else { return Duration::ZERO };
+    if account.boot_id == crate::custody::boot_id() {
+        return Duration::from_nanos(now.mono_ns.saturating_sub(started.mono_ns));
+    }
+    Duration::from_nanos(u64::try_from(now.wall.unix_ns().saturating_sub(started.wall.unix_ns())).unwrap_or(0))
+}
+
 fn capture_all(plan: Plan, from: Option<TakenUp>, lanes: Vec<LaneIn>, ended: &Sender<Ended>) {
     let taken_up = from.is_some();
     let (mut taker, captures, marks, pending) = taker(plan, from, lanes);
@@ -137,7 +149,7 @@ fn capture_all(plan: Plan, from: Option<TakenUp>, lanes: Vec<LaneIn>, ended: &Se
         {
             taker.account.stopped = Some(stop);
         }
-        if run_one(&mut taker, capture.as_ref(), params).is_err() {
+        if run_one(&mut taker, capture.as_ref(), params, place == first && taken_up).is_err() {
             // Not even the item that says so could be written: the stream was given up.
             return;
         }
@@ -166,12 +178,13 @@ fn capture_all(plan: Plan, from: Option<TakenUp>, lanes: Vec<LaneIn>, ended: &Se
     }
 }
 
-/// Runs one capture. Whatever happens, it leaves at least one item behind.
-fn run_one(taker: &mut Taker, capture: &dyn Capture, params: &Params) -> Result<(), Stop> {
+/// Runs one capture, which an earlier process may have begun. Whatever happens, it leaves at least one item behind.
+fn run_one(taker: &mut Taker, capture: &dyn Capture, params: &Params, begun_before: bool) -> Result<(), Stop> {
     let name = capture.name();
     let begun = clock::now();
     let stopped = taker.account.stopped.clone();
     let result = match &stopped {
+        Some(stop) if begun_before => Err(stop.clone()),
         Some(stop) => Err(Stop::Fatal(format!("not begun: {stop}"))),
         None => catch_unwind(AssertUnwindSafe(|| capture.run(params, &mut *taker)))
             .unwrap_or_else(|_| Err(Stop::Fatal("the capture failed inside (a bug; please report it)".to_owned()))),

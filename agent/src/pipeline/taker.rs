@@ -135,7 +135,7 @@ impl Source for Memory<'_> {
 impl Output for Taker {
     fn put(&mut self, mut item: NewItem, content: Content<'_>) -> Result<Status, Stop> {
         settle(&mut item);
-        if let Some(status) = self.passed_as(item.path.as_bytes(), item.status) {
+        if let Some(status) = self.passed_as(item.path.as_bytes(), item.meta.as_deref(), item.status) {
             return Ok(status);
         }
         if let Err(stop) = self.pace.cpu(&self.control) {
@@ -152,6 +152,9 @@ impl Output for Taker {
         if self.is_denied(&item) {
             item.meta = None;
             item.facts.clear();
+            if let Some(status) = self.passed_as(item.path.as_bytes(), None, Status::Skipped) {
+                return Ok(status);
+            }
             return self.record(item.with_status(Status::Skipped, "this host's policy does not give this path"), BY_RECORD);
         }
         let status = match content {
@@ -171,8 +174,12 @@ impl Output for Taker {
         Ok(status)
     }
 
-    fn already(&self, path: &[u8]) -> Option<Status> {
-        self.passed_as(path, Status::Collected)
+    fn already(&self, path: &[u8], meta: &Meta) -> Option<Status> {
+        self.passed_as(path, Some(meta), Status::Collected)
+    }
+
+    fn began(&self) -> Moment {
+        self.account.started.unwrap_or_else(clock::now)
     }
 
     fn checkpoint(&mut self) -> Result<(), Stop> {
@@ -331,9 +338,10 @@ impl Taker {
         let path = item.path.clone();
         let follows = extents.iter().map(|e| e.length).fold(0, u64::saturating_add);
         let member = Member { name: path.member_name(&self.capture), offset, follows };
+        let meta = item.meta.clone();
         let status = self.copy_data(item, &member, Contents { size, extents, done }, source);
         if let Ok(status) = &status {
-            self.passed.add(path.as_bytes(), *status);
+            self.passed.add(path.as_bytes(), meta.as_deref(), *status);
         }
         status.map(drop)
     }
@@ -345,8 +353,8 @@ impl Taker {
 
     /// The status of an item that an earlier process put into the stream. One that is to be put as something else than
     /// collected (an obstacle on the way) is another item than the one of the same path that was collected.
-    fn passed_as(&self, path: &[u8], status: Status) -> Option<Status> {
-        self.passed.of(path).find(|passed| status == Status::Collected || *passed == status)
+    fn passed_as(&self, path: &[u8], meta: Option<&Meta>, status: Status) -> Option<Status> {
+        self.passed.of(path, meta).find(|passed| status == Status::Collected || *passed == status)
     }
 
     /// Why this content is left out, if a limit says so.
@@ -452,7 +460,7 @@ impl Taker {
             if let Some(meta) = line.meta.as_mut().filter(|_| line.location.is_some()) {
                 meta.xattrs.clear();
             }
-            line.facts.clear();
+            line.facts.retain(|name, _| name == CONTINUED_AT);
         }
         line
     }
@@ -517,7 +525,9 @@ fn to_line(item: Item) -> Result<Vec<u8>, Stop> {
         return Ok(bytes);
     }
     let Line::Item(mut item) = line else { return Err(Stop::Fatal("an item's line is none".to_owned())) };
-    item.facts = BTreeMap::from([("facts".to_owned(), "left out: the line was too long".to_owned())]);
+    // Readers compare this one with the place of the seam.
+    item.facts.retain(|name, _| name == CONTINUED_AT);
+    item.facts.insert("facts".to_owned(), "left out: the line was too long".to_owned());
     if let Some(meta) = &mut item.meta {
         meta.xattrs.clear();
         meta.flags.clear();

@@ -50,6 +50,8 @@ struct State {
     waiting: VecDeque<Arc<Segment>>,
     /// Number of the first segment that waits.
     first: u32,
+    /// Segments that were given to the uploader, or by an earlier process to the coordinator.
+    handed: u32,
     finished: Option<Arc<Outcome>>,
     failed: Option<String>,
     given_up: bool,
@@ -66,7 +68,8 @@ impl Window {
 
     /// Begins with segment `n`: the ones before it are with the coordinator. Before anything was added.
     pub fn begin_at(&self, n: u32) {
-        self.lock().first = n;
+        let mut state = self.lock();
+        (state.first, state.handed) = (n, n);
     }
 
     /// Adds the next segment; blocks while the window is full. False when nobody wants the stream any more.
@@ -119,6 +122,13 @@ impl Window {
         self.lock().first
     }
 
+    /// Segments that can have reached the coordinator: those that [`Window::next`] gave, and those before
+    /// [`Window::begin_at`].
+    #[must_use]
+    pub fn handed(&self) -> u32 {
+        self.lock().handed
+    }
+
     /// Waits for segment `n` or for the end. One uploader waits at a time; cancel safe.
     pub async fn next(&self, n: u32) -> Next {
         loop {
@@ -130,10 +140,11 @@ impl Window {
     }
 
     fn look(&self, n: u32) -> Option<Next> {
-        let state = self.lock();
+        let mut state = self.lock();
         let Some(index) = n.checked_sub(state.first) else { return Some(Next::Gone) };
-        if let Some(segment) = state.waiting.get(index as usize) {
-            return Some(Next::Segment(Arc::clone(segment)));
+        if let Some(segment) = state.waiting.get(index as usize).map(Arc::clone) {
+            state.handed = state.handed.max(n.saturating_add(1));
+            return Some(Next::Segment(segment));
         }
         if let Some(outcome) = &state.finished {
             return Some(Next::Finished(Arc::clone(outcome)));

@@ -221,18 +221,28 @@ impl Agent {
         Ok(())
     }
 
-    /// A collection's upload ended. Order: (1) the state folder, so that a later start knows; (2) memory.
-    pub(super) fn collection_ended(&mut self, collection: &CollectionId, ended: upload::Ended) {
-        let Some(running) = self.running.take_if(|r| r.collection == *collection) else { return };
+    /// A collection's upload ended. Order: (1) the state folder, so that a later start knows; (2) memory. Says why the
+    /// session should begin anew: a hello without the collection is how the coordinator hears that nobody works on it.
+    pub(super) fn collection_ended(&mut self, collection: &CollectionId, ended: upload::Ended) -> Option<&'static str> {
+        let running = self.running.take_if(|r| r.collection == *collection)?;
+        let mut again = None;
         match ended {
             upload::Ended::Received(_) => {
                 tracing::info!(%collection, items = running.progress.items.load(Ordering::Relaxed), "received whole by the coordinator");
                 self.finished(collection.clone(), running.expires_at);
             }
-            upload::Ended::GivenUp(why) => tracing::error!(%collection, "given up: {why}"),
+            // Given up because the coordinator has closed it.
+            upload::Ended::GivenUp(why) if self.parts.state.finished().contains(collection) => {
+                tracing::info!(%collection, "ended: {why}");
+            }
+            upload::Ended::GivenUp(why) => {
+                tracing::error!(%collection, "given up: {why}");
+                again = Some("a collection was given up");
+            }
         }
         drop(running);
         exhibit_agent_sys::allocator::release_free_memory();
+        again.filter(|_| !self.stopping)
     }
 
     fn finished(&mut self, collection: CollectionId, expires_at: Timestamp) {

@@ -226,7 +226,7 @@ impl Agent {
     /// Takes what a task reports; says whether the session should begin anew.
     fn take(&mut self, event: Event) -> Option<&'static str> {
         match event {
-            Event::Ended(collection, ended) => self.collection_ended(&collection, ended),
+            Event::Ended(collection, ended) => return self.collection_ended(&collection, ended),
             Event::Renewed(Ok(identity)) => match self.use_renewed(*identity) {
                 Ok(()) => return Some("the certificate was renewed"),
                 Err(why) => tracing::error!("the renewed certificate cannot be used: {why}"),

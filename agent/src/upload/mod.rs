@@ -191,6 +191,11 @@ impl Upload {
 
     /// What the coordinator has is freed; what it lacks must still be here.
     fn continue_at(&self, next: u32) -> Result<u32, Failure> {
+        // Before anything is freed: what was never sent cannot be there, and what is there is not this stream's.
+        let handed = self.window.handed();
+        if next > handed {
+            return Err(Failure::Final(format!("the coordinator says that it has {next} segments, {handed} were sent")));
+        }
         if let Some(last) = next.checked_sub(1) {
             self.acknowledged(last);
         }
@@ -199,9 +204,6 @@ impl Upload {
             return Err(Failure::Final(format!(
                 "the coordinator asks for segment {next}, which it acknowledged before; the first one here is {first}"
             )));
-        }
-        if next > first {
-            return Err(Failure::Final(format!("the coordinator says that it has {next} segments, {first} were made")));
         }
         Ok(next)
     }

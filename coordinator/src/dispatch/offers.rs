@@ -72,7 +72,7 @@ pub async fn offer(parts: &Parts, row: &CollectionRow) -> Result<()> {
         enrolments: chain.iter().map(|e| e.as_bytes().to_vec()).collect(),
         case_opened: opened.as_bytes().to_vec(),
         stream: row.stream.0,
-        continues: can_go_on(parts, &row).await?,
+        continues: is_begun(parts, &row).await?,
     };
     parts.sessions.deliver(&row.agent, message).await;
     Ok(())
@@ -282,6 +282,11 @@ async fn tell_ended(parts: &Parts, agent: &AgentId, id: &CollectionId) -> Result
 
 /// The process that ran the collection is gone: a new attempt, or the end when there is no sense in one.
 async fn lost(parts: &Arc<Parts>, row: &CollectionRow) -> Result<()> {
+    let stream = parts.catalog.stream(row.collection.clone(), row.stream).await?;
+    if let Some(finished) = stream.as_ref().filter(|s| s.state == StreamState::Finished) {
+        // It ended after its last word: nothing is missing.
+        return crate::intake::end_finished(parts, row, finished).await;
+    }
     let why_not = if let Some(cancel) = &row.cancel {
         Some(cancel.clone())
     } else if row.stream.0 >= STREAMS_MAX {
@@ -296,7 +301,9 @@ async fn lost(parts: &Arc<Parts>, row: &CollectionRow) -> Result<()> {
         end(parts, &row.collection, &[State::Running], ending).await?;
         return Ok(());
     }
-    let (next, how) = if can_go_on(parts, row).await? { (row.stream, "goes on with") } else { (after(row.stream), "begins again as") };
+    // Where the agent left a bookmark, its next process may take the stream up.
+    let goes_on = stream.is_some_and(|s| s.state == StreamState::Open && s.next_segment > 0 && !s.bookmark.is_empty());
+    let (next, how) = if goes_on { (row.stream, "goes on with") } else { (after(row.stream), "begins again as") };
     let change = CollectionChange {
         state: Some(State::Queued),
         reason: Some(Some(format!("the agent's process ended; {how} stream {next}"))),
@@ -316,10 +323,11 @@ fn after(stream: StreamNumber) -> StreamNumber {
     StreamNumber(stream.0.saturating_add(1))
 }
 
-/// True when the agent left a bookmark from which its next process may take the stream up.
-async fn can_go_on(parts: &Parts, row: &CollectionRow) -> Result<bool> {
+/// True when something of the stream is there: an agent that does not know it must ask before it sends. Also when there is
+/// no bookmark: the answer is then that it begins the next stream.
+async fn is_begun(parts: &Parts, row: &CollectionRow) -> Result<bool> {
     let stream = parts.catalog.stream(row.collection.clone(), row.stream).await?;
-    Ok(stream.is_some_and(|s| s.state == StreamState::Open && s.next_segment > 0 && !s.bookmark.is_empty()))
+    Ok(stream.is_some_and(|s| s.state == StreamState::Open && s.next_segment > 0))
 }
 
 /// True when an agent that was asked to go on with a stream sends the one after it.

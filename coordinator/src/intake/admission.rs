@@ -117,12 +117,13 @@ impl Uploads {
     /// # Errors
     /// [`Kind::Busy`] when there are too many uploads, or the older one does not end.
     pub(super) async fn take(&self, collection: &CollectionId, stream: StreamNumber) -> Result<Place> {
-        let Ok(permit) = Arc::clone(&self.uploads).try_acquire_owned() else {
-            return Err(Problem::new(Kind::Busy, format!("{} uploads run already; try again in a moment", self.limits.uploads_max)));
-        };
         let (lock, cut, writing) = self.replace(&(collection.clone(), stream));
         let Ok(alone) = tokio::time::timeout(TAKE_OVER, lock.lock_owned()).await else {
             return Err(Problem::new(Kind::Busy, "the earlier upload of this stream has not ended yet; try again in a moment"));
+        };
+        // After the earlier one has ended: its permit is then free.
+        let Ok(permit) = Arc::clone(&self.uploads).try_acquire_owned() else {
+            return Err(Problem::new(Kind::Busy, format!("{} uploads run already; try again in a moment", self.limits.uploads_max)));
         };
         Ok(Place { cut, writing, _alone: alone, _permit: permit })
     }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use exhibit_evidence::digest::{Digest, Hasher};
-use exhibit_evidence::manifest::{Gap, Item, Kind, Location, Status, Taken};
+use exhibit_evidence::manifest::{Gap, Item, Kind, Location, METHOD_ADOPTED, Status, Taken};
 use exhibit_evidence::stream::reader::{Member, MemberKind};
 use exhibit_evidence::text::{escape_bounded, escape_bytes};
 use exhibit_evidence::time::FileTime;
@@ -157,7 +157,7 @@ pub(super) fn adopted(n: u64, member: &Member, at: Timestamp) -> Result<Item, Ba
         meta: None,
         gaps: Vec::new(),
         taken: Taken { start: at, end: at, mono_start_ns: 0, mono_end_ns: 0 },
-        method: "adopted-by-coordinator".to_owned(),
+        method: METHOD_ADOPTED.to_owned(),
         facts: BTreeMap::from([
             ("path".to_owned(), "as in the tar; whether it began with a slash is not known".to_owned()),
             ("taken".to_owned(), "before the time given, which is the coordinator's when it took the item over".to_owned()),

@@ -43,7 +43,7 @@ struct Checked {
     bytes: Vec<u8>,
     /// `None` for one that was acknowledged before.
     new: Option<New>,
-    _held: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+    held: (OwnedSemaphorePermit, OwnedSemaphorePermit),
 }
 
 /// What is committed with a segment.
@@ -173,7 +173,7 @@ impl Upload {
             let Some(Arrived { announced, received, held }) = arrived else { return Ok(check) };
             let Received { bytes, lines, bookmark } = received;
             let checked = if announced.n < check.next_segment() {
-                Checked { announced, bytes, new: None, _held: held }
+                Checked { announced, bytes, new: None, held }
             } else {
                 let permit = self.parts.uploads.check().await.ok_or_else(stopping)?;
                 let work = tokio::task::spawn_blocking(move || {
@@ -185,7 +185,7 @@ impl Upload {
                 let (new, state, announced, bytes) =
                     work.await.map_err(|e| Problem::new(Kind::Failed, format!("the check of a segment ended badly: {e}")))?;
                 check = state;
-                Checked { announced, bytes, new: Some(new?), _held: held }
+                Checked { announced, bytes, new: Some(new?), held }
             };
             if to.send(checked).await.is_err() {
                 return Ok(check);
@@ -201,9 +201,10 @@ impl Upload {
     /// known of the segment, and the agent still has it. Of the segments behind it in the earlier stages nothing was
     /// written.
     async fn store_all(&self, mut from: mpsc::Receiver<Checked>, answers: &mpsc::Sender<Answer>) -> Result<(), Stop> {
-        while let Some(Checked { announced, bytes, new, _held }) = from.recv().await {
+        while let Some(Checked { announced, bytes, new, held }) = from.recv().await {
             let Some(New { lines, bookmark, snapshot, totals }) = new else {
                 self.repeated(&announced, &bytes).await?;
+                drop((bytes, held));
                 self.say(answers, Answer::Ack(announced.n)).await?;
                 continue;
             };
@@ -220,6 +221,8 @@ impl Upload {
                 at: clock::now(),
             };
             self.commit(commit, answers).await?;
+            // Given back before the agent hears it: one that does not listen holds nothing that others wait for.
+            drop(held);
             self.say(answers, Answer::Ack(n)).await?;
             self.parts.progress.ring(&self.row.collection);
         }

@@ -1,15 +1,15 @@
 //! Gives an agent's new process what it needs to go on with the stream of an earlier one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use exhibit_evidence::id::AgentId;
 use exhibit_evidence::layout;
-use exhibit_proto::bounds::DATA_BYTES_MAX;
-use futures::Stream;
+use tokio::sync::mpsc;
 
 use super::Opening;
-use super::upload::only_the_connected;
-use crate::catalog::{State, StreamState};
+use super::upload::{only_the_connected, restore};
+use crate::catalog::{CollectionRow, State, StreamState};
 use crate::dispatch;
 use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
@@ -26,16 +26,22 @@ pub struct Standing {
     pub manifest_bytes: u64,
 }
 
+/// Bytes of the manifest in one message: over the slowest line that an order may ask for one takes no longer than the agent
+/// waits for it.
+const PIECE_BYTES: usize = 16 << 10;
+/// Pieces that wait for the agent.
+const PIECES_WAITING: usize = 2;
+/// Time for an agent to take a piece.
+const PIECE_TIME: Duration = Duration::from_mins(1);
+/// What is counted for a part of the manifest and its pieces in memory.
+const MEMORY_BYTES: u64 = 2 << 20;
+
 /// Where the stream stands, and its manifest so far. An upload of it that still runs is ended first: a segment that it
 /// has received whole is committed, so the answer holds until this process uploads.
 ///
 /// # Errors
 /// [`Kind::NotNow`] when the stream cannot be taken up; the agent then begins the next one.
-pub async fn take_up(
-    parts: &Arc<Parts>,
-    agent: &AgentId,
-    opening: &Opening,
-) -> Result<(Standing, impl Stream<Item = Result<Vec<u8>>> + Send + use<>)> {
+pub async fn take_up(parts: &Arc<Parts>, agent: &AgentId, opening: &Opening) -> Result<(Standing, mpsc::Receiver<Result<Vec<u8>>>)> {
     let row = dispatch::own(parts, agent, &opening.collection).await?;
     only_the_connected(parts, agent, opening).await?;
     let cannot = |why: String| Problem::new(Kind::NotNow, format!("{} {} cannot be taken up: {why}", row.collection, opening.stream));
@@ -43,10 +49,15 @@ pub async fn take_up(
         return Err(cannot(format!("the collection is {} and its stream is {}", row.state.as_str(), row.stream)));
     }
     let place = parts.uploads.take(&row.collection, row.stream).await?;
+    // The place may have been waited for, and another process may have connected meanwhile.
+    only_the_connected(parts, agent, opening).await?;
     let stream = parts.catalog.stream(row.collection.clone(), row.stream).await?;
     let Some(stream) = stream.filter(|s| s.state == StreamState::Open && s.next_segment > 0 && !s.bookmark.is_empty()) else {
         return Err(cannot("it has no bookmark".to_owned()));
     };
+    let (order, _) = dispatch::order_of(parts, &row).await?;
+    // An upload would end with this, after all has been read again.
+    restore(&row, &order, &stream).map_err(|e| cannot(e.to_string()))?;
     // Stored and never committed: nothing else can be stored under this number, and the agent does not know what it was.
     let next = layout::segment(&row.case, &row.collection, row.stream, stream.next_segment);
     match parts.store.size(&next).await {
@@ -64,17 +75,29 @@ pub async fn take_up(
     let standing = Standing { next_segment: stream.next_segment, bookmark: stream.bookmark, manifest_bytes };
     // Only this agent's connected process could add to the stream now, and it waits for this answer.
     drop(place);
-    let read = futures::stream::unfold((Arc::clone(parts), 0_u32), move |(parts, n)| {
-        let (collection, stream) = (row.collection.clone(), row.stream);
-        async move {
-            if n >= parts_count {
-                return None;
+    let (pieces, waiting) = mpsc::channel(PIECES_WAITING);
+    tokio::spawn(send(Arc::clone(parts), agent.clone(), row, parts_count, pieces));
+    Ok((standing, waiting))
+}
+
+/// Sends the manifest's parts. An agent gets one at a time, as it sends one segment at a time, and within the memory that
+/// all share.
+async fn send(parts: Arc<Parts>, agent: AgentId, row: CollectionRow, parts_count: u32, pieces: mpsc::Sender<Result<Vec<u8>>>) {
+    let _turn = parts.uploads.turn(&agent).await;
+    let Some(_memory) = parts.uploads.share(MEMORY_BYTES).await else { return };
+    for n in 0..parts_count {
+        let part = parts.catalog.manifest_part(row.collection.clone(), row.stream, n).await.map_err(Problem::from);
+        let part = match part.and_then(|p| p.ok_or_else(|| Problem::new(Kind::Failed, "the manifest so far became shorter"))) {
+            Ok(part) => part,
+            Err(problem) => {
+                let _ = tokio::time::timeout(PIECE_TIME, pieces.send(Err(problem))).await;
+                return;
             }
-            let part = parts.catalog.manifest_part(collection, stream, n).await.map_err(Problem::from);
-            let part = part.and_then(|p| p.ok_or_else(|| Problem::new(Kind::Failed, "the manifest so far became shorter")));
-            debug_assert!(part.as_ref().is_ok_and(|p| p.len() <= DATA_BYTES_MAX));
-            Some((part, (parts, n.saturating_add(1))))
+        };
+        for piece in part.chunks(PIECE_BYTES) {
+            if !matches!(tokio::time::timeout(PIECE_TIME, pieces.send(Ok(piece.to_vec()))).await, Ok(Ok(()))) {
+                return;
+            }
         }
-    });
-    Ok((standing, read))
+    }
 }

@@ -24,6 +24,8 @@ use crate::problem::{Kind, Problem, Result};
 
 /// False uploads of one collection after which it is closed with what arrived.
 const STRIKES_MAX: u32 = 3;
+/// Time for an agent to take an answer when many wait for it already.
+pub(super) const ANSWER_TIME: Duration = Duration::from_mins(1);
 /// Longest wait between two tries to write while an upload is paused.
 const PAUSE_MAX: Duration = Duration::from_secs(15);
 
@@ -91,7 +93,9 @@ pub async fn open(parts: &Arc<Parts>, agent: &AgentId, opening: &Opening) -> Res
         }
     };
     let place = parts.uploads.take(&row.collection, row.stream).await?;
-    // Looked at again behind the place: an end that is decided from here on finds the place and waits for its writes.
+    // Both are looked at again behind the place, which may have been waited for: another process may have connected, and an
+    // end that is decided from here on finds the place and waits for its writes.
+    only_the_connected(parts, agent, opening).await?;
     let now = dispatch::own(parts, agent, &opening.collection).await?;
     if now.stream != row.stream || (now.state != row.state && !ended) {
         return Err(Problem::new(Kind::Busy, format!("{} moved on just now; open the upload again", row.collection)));
@@ -276,8 +280,12 @@ impl Upload {
         self.say(answers, Answer::Resume).await
     }
 
+    /// Says something to an agent that listens; one that does not for [`ANSWER_TIME`] is as good as gone.
     pub(super) async fn say(&self, answers: &mpsc::Sender<Answer>, answer: Answer) -> Result<(), Stop> {
-        self.or_cut(answers.send(answer)).await?.map_err(|_| gone())
+        match self.or_cut(tokio::time::timeout(ANSWER_TIME, answers.send(answer))).await? {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(gone()),
+        }
     }
 
     /// Records that the agent broke the contract; after the third time the collection is closed with what arrived.

@@ -20,6 +20,8 @@ pub fn collect(plan: &Plan, out: &mut dyn Output) -> Result<(), Stop> {
     let compiled = plan.compile(&plan.rules);
     let excluded = plan.compile(&plan.exclude).patterns;
     let started = out.now();
+    // Ages are counted from the same moment, however many processes take part.
+    let began_s = out.began().wall.unix_ns().div_euclid(1_000_000_000);
     let walk = Walk::new(&compiled.patterns, &excluded, &plan.mounts, plan.remote);
     let without_openat2 = walk.without_openat2().map(str::to_owned);
     let links = compiled.links.iter().flatten().cloned().collect();
@@ -33,7 +35,7 @@ pub fn collect(plan: &Plan, out: &mut dyn Output) -> Result<(), Stop> {
         hits: 0,
         found: 0,
         bytes: 0,
-        now_s: started.wall.unix_ns().div_euclid(1_000_000_000),
+        now_s: began_s,
     };
     let tally = walk.run(&mut collector)?;
     collector.put_links()?;
@@ -207,7 +209,7 @@ impl Visitor for Collector<'_> {
         if found.look.stat.kind == Kind::Symlink && !self.links.is_empty() {
             self.links.retain(|l| l.path != found.path);
         }
-        if let Some(status) = self.out.already(found.path) {
+        if let Some(status) = self.out.already(found.path, &found.look.stat.meta) {
             self.found_before(&found, status, &rules);
             return Ok(Flow::On);
         }

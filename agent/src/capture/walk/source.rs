@@ -14,6 +14,8 @@ use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
 use serde::{Deserialize, Serialize};
 
 use super::inode::{Opener, Stat, stat};
+use super::may_enter;
+use crate::capture::mounts::Mounts;
 use crate::capture::{Extent, Kind, Source, Status};
 
 /// Most data ranges of one sparse file that are kept apart; a file in more pieces is read whole, holes as zeros.
@@ -79,6 +81,12 @@ impl Place {
     pub fn open(self) -> Result<FileSource, String> {
         let path = self.path.as_bytes();
         let no = |e: &io::Error| format!("after the agent's process ended it could not be opened again: {e}");
+        // A dead file server may lie there now, and a look would wait for it.
+        let mounts = Mounts::read().map_err(|e| no(&e))?;
+        if let Some(mount) = mounts.holding(path).filter(|m| [m.dev.0, m.dev.1] != self.before.meta.dev && !may_enter(m, false)) {
+            let fs = exhibit_evidence::text::escape_bytes(&mount.fs_type);
+            return Err(format!("after the agent's process ended another file system ({fs}) was mounted over its path"));
+        }
         let look = Opener::new().look_path(path).map_err(|e| no(&e))?;
         let (was, is) = (&self.before, &look.stat);
         if is.kind != Kind::File || is.inode() != was.inode() || is.meta.btime != was.meta.btime {

@@ -132,6 +132,57 @@ fn a_file_that_changed_or_went_away_is_said_to_have() {
     }
 }
 
+/// Between two processes a log is rotated, a file is replaced and one appears where there was none: what lies at a known
+/// path now is another file than the one that was taken, and nothing of it is lost.
+#[test]
+fn another_file_at_a_path_that_passed_is_taken_too() {
+    let dir = tempfile::tempdir().expect("folder");
+    let path = |name: &str| dir.path().join(name);
+    for (name, seed, size) in [("a.log", 1, 3_000), ("b.conf", 2, 100), ("z.bin", 3, 20 << 20)] {
+        std::fs::write(path(name), noise(seed, size)).expect("file");
+    }
+    let whole = run_plan(files_plan(dir.path()));
+    let before = whole.segments[..2].to_vec();
+    let from = taken_up(&before).expect("a bookmark within z.bin");
+    std::fs::rename(path("a.log"), path("a.log.1")).expect("rotate");
+    std::fs::write(path("a.log"), b"new log").expect("file");
+    std::fs::write(path("b.new"), b"replaced").expect("file");
+    std::fs::rename(path("b.new"), path("b.conf")).expect("replace");
+    let seen = run_from(files_plan(dir.path()), Some(from), before);
+    let digests = |name: &str| -> Vec<Digest> {
+        let name = path(name);
+        seen.items.iter().filter(|i| i.path.as_bytes() == name.as_os_str().as_encoded_bytes()).filter_map(|i| i.sha256).collect()
+    };
+    assert_eq!(digests("a.log"), [Digest::of(&noise(1, 3_000)), Digest::of(b"new log")]);
+    assert_eq!(digests("a.log.1"), [Digest::of(&noise(1, 3_000))]);
+    assert_eq!(digests("b.conf"), [Digest::of(&noise(2, 100)), Digest::of(b"replaced")]);
+    assert_eq!(digests("z.bin"), [Digest::of(&noise(3, 20 << 20))], "once");
+    let folder = seen.items.iter().filter(|i| i.path.as_bytes() == dir.path().as_os_str().as_encoded_bytes()).count();
+    assert!(folder <= 1, "the folder is the same one");
+}
+
+/// The time that an order gives is that of the collection, not of each process.
+#[test]
+fn the_deadline_does_not_begin_again() {
+    let dir = tempfile::tempdir().expect("folder");
+    std::fs::write(dir.path().join("a.bin"), noise(1, 20 << 20)).expect("file");
+    let whole = run_plan(files_plan(dir.path()));
+    let before = whole.segments[..1].to_vec();
+    let mut from = taken_up(&before).expect("a bookmark");
+    // An hour ago, under another kernel: the machine may be up for less than an hour.
+    let account = &mut from.point.account;
+    account.boot_id = "another".to_owned();
+    let started = account.started.as_mut().expect("begun");
+    started.wall = started.wall.plus_s(-3_600);
+    let deadline = crate::clock::monotonic() + std::time::Duration::from_secs(3_000);
+    let plan = Plan { control: Arc::new(Control::new(Some(deadline))), ..files_plan(dir.path()) };
+    let seen = run_from(plan, Some(from), before);
+    assert!(!seen.outcome.complete, "an hour of fifty minutes was used by the first process");
+    let reasons: Vec<&str> = seen.items.iter().filter_map(|i| i.reason.as_deref()).collect();
+    assert!(reasons.iter().any(|r| r.contains("not finished: the deadline passed")), "{reasons:?}");
+    assert!(reasons.iter().any(|r| r.contains("not begun: the deadline passed")), "the capture after it: {reasons:?}");
+}
+
 #[test]
 fn what_cannot_be_read_again_leaves_no_bookmark() {
     let data = noise(3, 20 << 20);

@@ -214,3 +214,34 @@ fn items_by_record_may_follow_the_last_segment() {
     let trailing = end(2, &[(Status::Partial, 1)]);
     assert_eq!(counts_lie.finish(&trailing, 1, Digest::of(b""), 0).map_err(|e| e.field), Err("end.items"));
 }
+
+/// How many names a file had stands in the agent's line, which was lost: the link after it must not make the segment
+/// unusable, because then the collection would never be closed.
+#[test]
+fn a_file_and_its_hard_link_are_adopted() {
+    let xattrs = std::collections::BTreeMap::new();
+    let mut raw = Vec::new();
+    let mut member = |name: &[u8], kind, content: &[u8]| {
+        let head = tar::Head { name, kind, mode: 0o600, uid: 1, gid: 2, mtime: None, atime: None, ctime: None, xattrs: &xattrs };
+        tar::encode(&head, &mut raw).expect("head");
+        raw.extend_from_slice(content);
+        raw.resize(raw.len() + tar::padding(content.len() as u64), 0);
+    };
+    member(b"files/a", tar::HeadKind::File { size: 3 }, b"abc");
+    member(b"files/b", tar::HeadKind::Hardlink { target: b"files/a" }, b"");
+    let mut compressor = FrameCompressor::new(1).expect("zstd");
+    let mut builder = SegmentBuilder::new(0, 0);
+    builder.compress_frame(&mut compressor, &raw).expect("fits");
+    let built = builder.finish().expect("frames");
+    let mut check = StreamCheck::new(header(), captures());
+    let (segment, lines) = check.adopt_segment(&built.bytes, Timestamp::from_unix_s(5)).expect("a file and its second name");
+    assert_eq!(segment.n, 0);
+    let kinds: Vec<Kind> = lines
+        .split_inclusive(|b| *b == b'\n')
+        .filter_map(|l| match Line::parse(l).expect("a line") {
+            Line::Item(item) => Some(item.kind),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(kinds, [Kind::File, Kind::Hardlink]);
+}

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::{Fault, MemberKind};
 use crate::digest::Digest;
-use crate::manifest::{Item, Kind};
+use crate::manifest::{Item, Kind, METHOD_ADOPTED};
 
 /// The most symbolic links in one stream: their names are remembered, 8 bytes each, and are part of every snapshot.
 pub const SYMLINKS_MAX: usize = 1 << 18;
@@ -68,10 +68,10 @@ pub struct Linkable(BTreeSet<u64>);
 
 impl Linkable {
     /// Looks at the next item that has a member. False when it is a hard link to what is no file with several names among
-    /// the first [`LINKABLE_MAX`] before it.
+    /// the first [`LINKABLE_MAX`] before it. Of an adopted file nobody knows how many names it had: it counts as one.
     pub fn pass(&mut self, item: &Item) -> bool {
         match (item.kind, &item.target) {
-            (Kind::File, _) if self.0.len() < LINKABLE_MAX && item.meta.as_ref().is_some_and(|m| m.nlink > 1) => {
+            (Kind::File, _) if self.0.len() < LINKABLE_MAX && has_names(item) => {
                 self.0.insert(name_hash(&item.path.member_name(&item.capture)));
                 true
             }
@@ -80,6 +80,10 @@ impl Linkable {
             _ => true,
         }
     }
+}
+
+fn has_names(item: &Item) -> bool {
+    item.method == METHOD_ADOPTED || item.meta.as_ref().is_some_and(|m| m.nlink > 1)
 }
 
 #[cfg(test)]
