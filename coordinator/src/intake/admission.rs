@@ -8,6 +8,7 @@ use exhibit_evidence::id::{AgentId, CollectionId};
 use exhibit_evidence::layout::StreamNumber;
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, watch};
 
+use super::tools::Tools;
 use crate::problem::{Kind, Problem, Result};
 
 /// How long an upload waits for the one that it replaces.
@@ -62,6 +63,8 @@ pub struct Uploads {
     bytes: Arc<Semaphore>,
     checks: Arc<Semaphore>,
     bytes_max: u64,
+    /// Buffers and decoders of segments.
+    pub(super) tools: Tools,
     /// Agents that have an upload: whose turn it is to send a segment.
     turns: Mutex<HashMap<AgentId, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -97,6 +100,7 @@ impl Uploads {
             checks: Arc::new(Semaphore::new(limits.checks_max.max(1))),
             bytes_max: bytes.saturating_mul(PERMIT_BYTES),
             turns: Mutex::default(),
+            tools: Tools::new(limits.checks_max.max(1)),
         }
     }
 

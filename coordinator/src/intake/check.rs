@@ -8,18 +8,18 @@
 //! what was computed.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::mpsc::{channel, sync_channel};
 
 use exhibit_evidence::Timestamp;
 use exhibit_evidence::digest::{Digest, Hasher};
 use exhibit_evidence::manifest::{Across, BOOT_ID_BYTES_MAX, CONTINUED_AT, End, Header, Item, LINE_BYTES_MAX, Line, Segment, Status};
 use exhibit_evidence::record::ManifestRef;
 use exhibit_evidence::stream::reader::{Linkable, Member, Parser, Sink};
-use exhibit_evidence::stream::segment::{self, DecodeError, Decoded};
+use exhibit_evidence::stream::segment::DecodeError;
 use exhibit_evidence::text::escape_bounded;
 use exhibit_proto::bounds::MANIFEST_BYTES_MAX;
 
 use super::member::{self, MemberFacts};
+use super::tools::Decoder;
 use crate::catalog::Totals;
 
 /// Most tar members that may end in one segment. Each is remembered (170 bytes, so 45 MB at most) until its item line is
@@ -173,20 +173,14 @@ impl StreamCheck {
     ///
     /// # Errors
     /// [`BadUpload`] names what does not agree.
-    pub fn take_segment(&mut self, announced: &Segment, bytes: &[u8], lines: &[u8]) -> Result<(), BadUpload> {
+    pub(super) fn take_segment(&mut self, decoder: &mut Decoder, announced: &Segment, bytes: &[u8], lines: &[u8]) -> Result<(), BadUpload> {
         if announced.n != self.next_segment {
             return bad("segment_start.n", format!("{}: segment {} comes next", announced.n, self.next_segment));
         }
         differs("segment_start.raw_offset", &announced.raw_offset, &self.raw_offset)?;
         differs("segment_start.size", &announced.size, &(bytes.len() as u64))?;
         let mut ended = Ended::default();
-        // The digest of what is stored beside the rest: a segment that is not the announced one is not decoded in vain often.
-        let (sha256, raw_size) = std::thread::scope(|scope| {
-            let digest = scope.spawn(|| Digest::of(bytes));
-            let raw_size = self.decode(bytes, announced.raw_size, &mut ended);
-            (digest.join(), raw_size)
-        });
-        let sha256 = sha256.or_else(|_| bad("segment_start.sha256", "it could not be computed"))?;
+        let (sha256, raw_size) = self.decode(decoder, bytes, announced.raw_size, &mut ended);
         differs("segment_start.sha256", &announced.sha256, &sha256)?;
         let raw_size = raw_size?;
         differs("segment_start.raw_size", &announced.raw_size, &raw_size)?;
@@ -224,15 +218,10 @@ impl StreamCheck {
     /// [`BadUpload`] when the bytes do not continue the stream.
     pub fn adopt_segment(&mut self, bytes: &[u8], at: Timestamp) -> Result<(Segment, Vec<u8>), BadUpload> {
         let mut ended = Ended { keep: true, ..Ended::default() };
-        let raw_size = self.decode(bytes, u64::MAX, &mut ended)?;
-        let facts = Segment {
-            n: self.next_segment,
-            size: bytes.len() as u64,
-            sha256: Digest::of(bytes),
-            raw_offset: self.raw_offset,
-            raw_size,
-            seam: None,
-        };
+        let mut decoder = Decoder::new(false).or_else(|e| bad("segment_data", e.to_string()))?;
+        let (sha256, raw_size) = self.decode(&mut decoder, bytes, u64::MAX, &mut ended);
+        let (n, size, raw_offset) = (self.next_segment, bytes.len() as u64, self.raw_offset);
+        let facts = Segment { n, size, sha256, raw_offset, raw_size: raw_size?, seam: None };
         let mut lines = Vec::new();
         let mut push = |line: &Line| match line.to_bytes() {
             Ok(bytes) => {
@@ -294,7 +283,7 @@ impl StreamCheck {
         }
     }
 
-    fn decode(&mut self, bytes: &[u8], announced_raw: u64, ended: &mut Ended) -> Result<u64, BadUpload> {
+    fn decode(&mut self, decoder: &mut Decoder, bytes: &[u8], announced_raw: u64, ended: &mut Ended) -> (Digest, Result<u64, BadUpload>) {
         let mut raw_seen = 0_u64;
         let parser = &mut self.parser;
         let mut take = |raw: &[u8]| {
@@ -308,12 +297,13 @@ impl StreamCheck {
             }
             Ok(())
         };
-        let decoded = decode_beside(bytes, &mut take);
-        match decoded {
+        let (sha256, decoded) = decoder.run(bytes, &mut take);
+        let raw_size = match decoded {
             Ok(decoded) => Ok(decoded.raw_size),
             Err(DecodeError::Stopped(bad)) => Err(bad),
             Err(DecodeError::Segment(error)) => bad("segment_data", format!("{} ({})", error, error.code())),
-        }
+        };
+        (sha256, raw_size)
     }
 
     /// Takes manifest lines: with a segment, first its line and then item lines; after the last segment item lines and
@@ -427,42 +417,6 @@ fn compare_segment(said: &Segment, computed: &Segment) -> Result<(), BadUpload> 
         }
         _ => Ok(()),
     }
-}
-
-/// Frames that are decoded ahead of the parser: 1 MiB each at most.
-const FRAMES_AHEAD: usize = 2;
-
-/// Decodes the frames on a thread of their own, while this one hashes and parses what came out of it.
-fn decode_beside(bytes: &[u8], take: &mut dyn FnMut(&[u8]) -> Result<(), BadUpload>) -> Result<Decoded, DecodeError<BadUpload>> {
-    let (full_in, full) = sync_channel::<Vec<u8>>(FRAMES_AHEAD);
-    let (empty_in, empty) = channel::<Vec<u8>>();
-    std::thread::scope(|scope| {
-        let decoding = scope.spawn(move || {
-            segment::decode(bytes, &mut |raw: &[u8]| {
-                let mut frame = empty.try_recv().unwrap_or_default();
-                frame.clear();
-                frame.extend_from_slice(raw);
-                full_in.send(frame)
-            })
-        });
-        let mut stopped = None;
-        while let Ok(frame) = full.recv() {
-            if let Err(bad) = take(&frame) {
-                stopped = Some(bad);
-                break;
-            }
-            let _ = empty_in.send(frame);
-        }
-        drop(full);
-        match (stopped, decoding.join()) {
-            (Some(bad), _) => Err(DecodeError::Stopped(bad)),
-            (None, Ok(Ok(decoded))) => Ok(decoded),
-            (None, Ok(Err(DecodeError::Segment(error)))) => Err(DecodeError::Segment(error)),
-            (None, Ok(Err(DecodeError::Stopped(_))) | Err(_)) => {
-                Err(DecodeError::Stopped(BadUpload { field: "segment_data", problem: "decoding it ended badly".to_owned() }))
-            }
-        }
-    })
 }
 
 /// The members that ended since the last look.

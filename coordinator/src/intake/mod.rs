@@ -11,6 +11,7 @@ mod member;
 mod pieces;
 mod stages;
 mod take_up;
+mod tools;
 mod upload;
 
 use bytes::Bytes;

@@ -9,6 +9,7 @@ use futures::{Stream, StreamExt as _};
 
 use super::Piece;
 use super::check::BadUpload;
+use super::tools::{SegmentBytes, Tools};
 use super::upload::Stop;
 use crate::problem::{Kind, Problem, Result};
 
@@ -49,17 +50,17 @@ const IDLE_MAX: Duration = Duration::from_secs(20);
 
 /// A segment as it came.
 pub(super) struct Received {
-    pub bytes: Vec<u8>,
+    pub bytes: SegmentBytes,
     pub lines: Vec<u8>,
     pub bookmark: Vec<u8>,
 }
 
 /// Receives what was announced, not a byte more: data, then lines, then the end.
-pub(super) async fn receive<S>(announced: &Segment, manifest_bytes: u64, pieces: &mut S) -> Result<Received, Stop>
+pub(super) async fn receive<S>(tools: &Tools, announced: &Segment, manifest_bytes: u64, pieces: &mut S) -> Result<Received, Stop>
 where
     S: Stream<Item = Result<Piece>> + Unpin + Send,
 {
-    let mut bytes = Vec::with_capacity(announced.size as usize);
+    let mut bytes = tools.buffer(announced.size as usize);
     let mut lines = Vec::new();
     let bookmark = loop {
         let piece = tokio::time::timeout(IDLE_MAX, next(pieces)).await.map_err(|_| idle(announced))??;
@@ -68,9 +69,13 @@ where
                 if !lines.is_empty() {
                     return Err(bad("segment_data", "data after manifest lines").into());
                 }
-                take(&mut bytes, &data, announced.size, "segment_data")?;
+                fits(bytes.as_slice().len(), &data, announced.size, "segment_data")?;
+                bytes.extend(&data);
             }
-            Piece::Lines(more) => take(&mut lines, &more, manifest_bytes, "manifest_lines")?,
+            Piece::Lines(more) => {
+                fits(lines.len(), &more, manifest_bytes, "manifest_lines")?;
+                lines.extend_from_slice(&more);
+            }
             Piece::End(n, _) if n != announced.n => {
                 return Err(bad("segment_end.n", format!("{n}: segment {} was begun", announced.n)).into());
             }
@@ -79,9 +84,10 @@ where
             Piece::Finish(_) => return Err(bad("finish", "the last segment has not ended").into()),
         }
     };
-    for (field, got, said) in
-        [("segment_start.size", bytes.len() as u64, announced.size), ("segment_start.manifest_bytes", lines.len() as u64, manifest_bytes)]
-    {
+    for (field, got, said) in [
+        ("segment_start.size", bytes.as_slice().len() as u64, announced.size),
+        ("segment_start.manifest_bytes", lines.len() as u64, manifest_bytes),
+    ] {
         if got != said {
             return Err(bad(field, format!("{said} bytes were announced, {got} came")).into());
         }
@@ -98,12 +104,11 @@ fn idle(announced: &Segment) -> Stop {
     Problem::new(Kind::Busy, why).into()
 }
 
-fn take(into: &mut Vec<u8>, more: &[u8], announced: u64, field: &'static str) -> Result<(), BadUpload> {
-    let total = into.len().saturating_add(more.len()) as u64;
+fn fits(there: usize, more: &[u8], announced: u64, field: &'static str) -> Result<(), BadUpload> {
+    let total = there.saturating_add(more.len()) as u64;
     if more.is_empty() || total > announced {
         return Err(bad(field, format!("a message of {} bytes makes {total}, {announced} were announced", more.len())));
     }
-    into.extend_from_slice(more);
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::check::{BadUpload, StreamCheck};
 use super::pieces::{Received, bad, check_start, next, parts_of, receive};
+use super::tools::SegmentBytes;
 use super::upload::{Pauses, Stop, Upload, gone, stopping, waits};
 use super::{Answer, Finish, Piece};
 use crate::catalog::{SegmentCommit, Step, Totals};
@@ -40,7 +41,7 @@ struct Arrived {
 /// A segment on its way into the store.
 struct Checked {
     announced: Segment,
-    bytes: Vec<u8>,
+    bytes: SegmentBytes,
     /// `None` for one that was acknowledged before.
     new: Option<New>,
     held: (OwnedSemaphorePermit, OwnedSemaphorePermit),
@@ -152,7 +153,8 @@ impl Upload {
         let _turn = self.or_cut(self.parts.uploads.turn(&self.row.agent)).await?;
         let memory = self.or_cut(self.parts.uploads.bytes(bytes)).await?.ok_or_else(stopping)?;
         let limit = SEGMENT_TIME.saturating_add(Duration::from_secs(bytes / SEGMENT_BYTES_PER_S_MIN));
-        let received = self.or_cut(tokio::time::timeout(limit, receive(&announced, manifest_bytes, pieces))).await?;
+        let received =
+            self.or_cut(tokio::time::timeout(limit, receive(&self.parts.uploads.tools, &announced, manifest_bytes, pieces))).await?;
         let received = received.map_err(|_| too_slow(&announced, limit))??;
         Ok(Arrived { announced, received, held: (place, memory) })
     }
@@ -176,14 +178,17 @@ impl Upload {
                 Checked { announced, bytes, new: None, held }
             } else {
                 let permit = self.parts.uploads.check().await.ok_or_else(stopping)?;
+                let tools = &self.parts.uploads.tools;
+                let mut decoder = tools.decoder().map_err(|e| Problem::new(Kind::Failed, format!("a segment cannot be decoded: {e}")))?;
                 let work = tokio::task::spawn_blocking(move || {
                     let _permit = permit;
-                    let outcome = check.take_segment(&announced, &bytes, &lines);
+                    let outcome = check.take_segment(&mut decoder, &announced, bytes.as_slice(), &lines);
                     let new = outcome.map(|()| New { snapshot: check.snapshot(), totals: check.totals().clone(), lines, bookmark });
-                    (new, check, announced, bytes)
+                    (new, check, announced, bytes, decoder)
                 });
-                let (new, state, announced, bytes) =
+                let (new, state, announced, bytes, decoder) =
                     work.await.map_err(|e| Problem::new(Kind::Failed, format!("the check of a segment ended badly: {e}")))?;
+                tools.keep(decoder);
                 check = state;
                 Checked { announced, bytes, new: Some(new?), held }
             };
@@ -203,12 +208,14 @@ impl Upload {
     async fn store_all(&self, mut from: mpsc::Receiver<Checked>, answers: &mpsc::Sender<Answer>) -> Result<(), Stop> {
         while let Some(Checked { announced, bytes, new, held }) = from.recv().await {
             let Some(New { lines, bookmark, snapshot, totals }) = new else {
-                self.repeated(&announced, &bytes).await?;
+                self.repeated(&announced, bytes.as_slice()).await?;
                 drop((bytes, held));
                 self.say(answers, Answer::Ack(announced.n)).await?;
                 continue;
             };
+            let (bytes, buffer) = bytes.into_bytes();
             self.put(&announced, bytes, answers).await?;
+            self.parts.uploads.tools.give_back(buffer);
             let n = announced.n;
             let commit = SegmentCommit {
                 collection: self.row.collection.clone(),
@@ -262,9 +269,8 @@ impl Upload {
         }
     }
 
-    async fn put(&self, announced: &Segment, bytes: Vec<u8>, answers: &mpsc::Sender<Answer>) -> Result<(), Stop> {
+    async fn put(&self, announced: &Segment, bytes: Bytes, answers: &mpsc::Sender<Answer>) -> Result<(), Stop> {
         let name = layout::segment(&self.row.case, &self.row.collection, self.row.stream, announced.n);
-        let bytes = Bytes::from(bytes);
         let mut pauses = Pauses::default();
         loop {
             match self.put_once(&name, bytes.clone(), announced.sha256).await? {

@@ -117,7 +117,8 @@ impl AgentService for Agents {
             wire::Standing { next_segment: standing.next_segment, bookmark: standing.bookmark, manifest_bytes: standing.manifest_bytes };
         let say = |kind| wire::TakeUpResponse { kind: Some(kind) };
         let first = futures::stream::once(async move { Ok(say(take_up_response::Kind::Standing(standing))) });
-        let rest = ReceiverStream::new(manifest).map(move |part| part.map(|bytes| say(take_up_response::Kind::Manifest(bytes))).map_err(Status::from));
+        let rest = ReceiverStream::new(manifest)
+            .map(move |part| part.map(|bytes| say(take_up_response::Kind::Manifest(bytes))).map_err(Status::from));
         Ok(Response::new(Box::pin(first.chain(rest))))
     }
 

@@ -24,7 +24,7 @@ use exhibit_evidence::{Digest, Hasher};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
-use files::{foreign, map, open_object, rename_new, shown, sync_folder, too_large, too_short};
+use files::{foreign, map, open_object, rename_new, shown, sync_folder, too_large, too_short, write_bytes};
 
 use super::{Answer, Entry, Kind, OBJECT_BYTES_MAX, PAGE_ENTRIES_MAX, Page, Payload, Store, StoreError, Stored, check_name, name_is_valid};
 
@@ -174,7 +174,7 @@ impl Inner {
         let folder = self.make_folders(name)?;
         let (mut file, staged) = self.stage(name)?;
         let result = (|| {
-            content.iter().try_for_each(|bytes| file.write_all(bytes))?;
+            content.iter().try_for_each(|bytes| write_bytes(&mut file, bytes))?;
             file.set_permissions(std::fs::Permissions::from_mode(0o400))?;
             self.sync(&file)?;
             drop(file);

@@ -35,6 +35,10 @@ pub const NAME_BYTES_MAX: usize = 1_024;
 /// The largest object: a segment is bounded far below it, a manifest of ten million items stays below it.
 pub const OBJECT_BYTES_MAX: u64 = 5 << 30;
 
+/// A large content whose bytes begin at a multiple of this in memory can be handed to a disk without a copy. 4 KiB serve
+/// every disk of today; on another one the content is copied as any other.
+pub const BLOCK_BYTES: usize = 4_096;
+
 /// An object store. The contract, which `conformance::run` checks on every backend and wrapper:
 ///
 /// - **Names** are those of `exhibit_evidence::layout`: `/`-separated components of `[a-z0-9._-]`, none of them `.` or

@@ -22,6 +22,8 @@ const RUNS: usize = 3;
 /// From Frankfurt to Virginia and back, about.
 const RTT: Duration = Duration::from_millis(80);
 
+const BENCHES: [&str; 5] = ["collect", "size", "agents", "rtt", "sparse"];
+
 /// What is measured how often and how large.
 struct Sizes {
     /// Bytes of mix, logs and random.
@@ -99,8 +101,10 @@ impl Bench {
         if self.quick { &QUICK } else { &FULL }
     }
 
+    /// Of benches and of data those that were named, or all where none was.
     fn wants(&self, bench: &str, data: &str) -> bool {
-        self.words.is_empty() || self.words.iter().any(|w| w == bench || w == data)
+        let (benches, kinds): (Vec<&String>, Vec<&String>) = self.words.iter().partition(|w| BENCHES.contains(&w.as_str()));
+        (benches.is_empty() || benches.iter().any(|w| *w == bench)) && (kinds.is_empty() || kinds.iter().any(|w| *w == data))
     }
 
     /// Each kind of data, against floor and peers.

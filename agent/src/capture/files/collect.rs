@@ -26,17 +26,7 @@ pub fn collect(plan: &Plan, out: &mut dyn Output) -> Result<(), Stop> {
     let without_openat2 = walk.without_openat2().map(str::to_owned);
     let links = compiled.links.iter().flatten().cloned().collect();
     let tallies = vec![RuleTally::default(); plan.rules.len()];
-    let mut collector = Collector {
-        plan,
-        compiled: &compiled,
-        out,
-        tallies,
-        links,
-        hits: 0,
-        found: 0,
-        bytes: 0,
-        now_s: began_s,
-    };
+    let mut collector = Collector { plan, compiled: &compiled, out, tallies, links, hits: 0, found: 0, bytes: 0, now_s: began_s };
     let tally = walk.run(&mut collector)?;
     collector.put_links()?;
     collector.put_loops()?;

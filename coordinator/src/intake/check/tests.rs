@@ -19,6 +19,12 @@ fn header() -> Header {
     }
 }
 
+/// One that decodes beside the parser and one that does not, in turn.
+fn decoder() -> Decoder {
+    static TURN: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+    Decoder::new(TURN.fetch_xor(true, std::sync::atomic::Ordering::Relaxed)).expect("zstd")
+}
+
 fn captures() -> BTreeSet<String> {
     BTreeSet::from(["files".to_owned()])
 }
@@ -101,7 +107,7 @@ proptest! {
         for (facts, bytes) in segments(&contents, frame, per) {
             let (computed, lines) = check.adopt_segment(&bytes, Timestamp::from_unix_s(5)).expect("honest bytes");
             prop_assert_eq!(&computed, &facts);
-            again.take_segment(&facts, &bytes, &lines).expect("its own lines");
+            again.take_segment(&mut decoder(), &facts, &bytes, &lines).expect("its own lines");
             items.extend(lines.split(|b| *b == b'\n').filter_map(|l| match Line::parse(l) {
                 Ok(Line::Item(item)) => Some(item),
                 _ => None,
@@ -118,7 +124,7 @@ proptest! {
     #[test]
     fn any_bytes_are_handled(bytes: Vec<u8>, lines: Vec<u8>, raw_size in 0_u64..10_000) {
         let announced = Segment { n: 0, size: bytes.len() as u64, sha256: Digest::of(&bytes), raw_offset: 0, raw_size, seam: None };
-        prop_assert!(StreamCheck::new(header(), captures()).take_segment(&announced, &bytes, &lines).is_err());
+        prop_assert!(StreamCheck::new(header(), captures()).take_segment(&mut decoder(), &announced, &bytes, &lines).is_err());
         prop_assert!(StreamCheck::new(header(), captures()).finish(&lines, 0, Digest::of(b""), 0).is_err());
         let _ = StreamCheck::restore(header(), captures(), &bytes);
     }
@@ -130,11 +136,11 @@ proptest! {
         let mut changed = lines.clone();
         changed[position.index(lines.len())] ^= 1 << bit;
         let mut check = StreamCheck::new(header(), captures());
-        let taken = check.take_segment(&facts, &bytes, &changed);
+        let taken = check.take_segment(&mut decoder(), &facts, &bytes, &changed);
         // What only the agent can know (a reason, a time) may change; then the manifest's digest is another one.
         if taken.is_ok() {
             let mut honest = StreamCheck::new(header(), captures());
-            honest.take_segment(&facts, &bytes, &lines).expect("honest");
+            honest.take_segment(&mut decoder(), &facts, &bytes, &lines).expect("honest");
             prop_assert_ne!(check.manifest_ref().sha256, honest.manifest_ref().sha256);
         }
     }
@@ -154,7 +160,7 @@ fn what_is_adopted_after_a_seam_says_that_it_lies_across() {
             lines = line(Line::Segment(Segment { seam, ..facts.clone() }));
         }
         said += String::from_utf8_lossy(&lines).matches(CONTINUED_AT).count();
-        check.take_segment(facts, bytes, &lines).expect("passes");
+        check.take_segment(&mut decoder(), facts, bytes, &lines).expect("passes");
     }
     assert!(parts.len() > 3 && said == 1, "{said} items of {} segments", parts.len());
 }
@@ -193,7 +199,7 @@ fn items_by_record_may_follow_the_last_segment() {
     let (facts, bytes) = segments(&[b"x".to_vec()], 100_000, 1).remove(0);
     let mut check = StreamCheck::new(header(), captures());
     let (_, lines) = StreamCheck::new(header(), captures()).adopt_segment(&bytes, Timestamp::from_unix_s(5)).expect("honest");
-    check.take_segment(&facts, &bytes, &lines).expect("honest");
+    check.take_segment(&mut decoder(), &facts, &bytes, &lines).expect("honest");
     let end = |items, by_status: &[(Status, u64)]| {
         line(Line::End(End {
             complete: true,
@@ -210,7 +216,7 @@ fn items_by_record_may_follow_the_last_segment() {
     assert_eq!((manifest.items, manifest.segments, manifest.sha256), (2, 1, Digest::of(&whole)));
 
     let mut counts_lie = StreamCheck::new(header(), captures());
-    counts_lie.take_segment(&facts, &bytes, &lines).expect("honest");
+    counts_lie.take_segment(&mut decoder(), &facts, &bytes, &lines).expect("honest");
     let trailing = end(2, &[(Status::Partial, 1)]);
     assert_eq!(counts_lie.finish(&trailing, 1, Digest::of(b""), 0).map_err(|e| e.field), Err("end.items"));
 }

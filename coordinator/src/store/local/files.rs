@@ -1,17 +1,17 @@
 //! Single steps on files, and what the system's errors mean.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use rustix::fs::RenameFlags;
+use rustix::fs::{OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::super::{Kind, StoreError};
+use super::super::{BLOCK_BYTES, Kind, StoreError};
 
 pub fn open_object(name: &str, path: &Path) -> Result<(File, u64), StoreError> {
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let opened = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path);
     let file = opened.map_err(|e| match Errno::from_io_error(&e) {
         Some(Errno::NOENT | Errno::NOTDIR) => StoreError::not_found(name),
@@ -38,6 +38,43 @@ pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
         }
         Err(e) => Err(e.into()),
     }
+}
+
+/// Smaller contents go through the page cache.
+const DIRECT_BYTES_MIN: usize = 256 << 10;
+
+/// Writes bytes at the file's position. Large contents that lie right in memory go past the page cache, where the file
+/// system allows it (`open(2)`, `O_DIRECT`): they are synced next and not read soon, and copying them into fresh pages
+/// costs more than everything else that is done with them.
+pub fn write_bytes(file: &mut File, bytes: &[u8]) -> io::Result<()> {
+    let mut rest = bytes;
+    let fits = bytes.len() >= DIRECT_BYTES_MIN && bytes.as_ptr().align_offset(BLOCK_BYTES) == 0;
+    // The position is a multiple of a block only at the start.
+    if fits && file.stream_position()? == 0 && set_direct(file, true).is_ok() {
+        while let Some(blocks) = rest.get(..rest.len() / BLOCK_BYTES * BLOCK_BYTES).filter(|b| !b.is_empty()) {
+            match file.write(blocks) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    rest = rest.get(count..).unwrap_or_default();
+                    if !count.is_multiple_of(BLOCK_BYTES) {
+                        break;
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                // This file system or disk wants something else: the page cache takes everything.
+                Err(e) if Errno::from_io_error(&e) == Some(Errno::INVAL) => break,
+                Err(e) => return Err(e),
+            }
+        }
+        set_direct(file, false)?;
+    }
+    file.write_all(rest)
+}
+
+fn set_direct(file: &File, direct: bool) -> io::Result<()> {
+    let flags = rustix::fs::fcntl_getfl(file)?;
+    let wanted = if direct { flags | OFlags::DIRECT } else { flags - OFlags::DIRECT };
+    Ok(rustix::fs::fcntl_setfl(file, wanted)?)
 }
 
 pub fn sync_folder(path: &Path) -> io::Result<()> {
@@ -89,4 +126,32 @@ pub fn map(e: &io::Error, tried: &str, name: &str) -> StoreError {
         _ => (Kind::Retry, "try again; if it stays, look in the kernel's log"),
     };
     StoreError::new(kind, message, remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Around the block and around the least size, well placed in memory and not, on the disk and in memory.
+    #[test]
+    fn what_is_written_past_the_cache_is_what_was_given() {
+        for dir in [tempfile::tempdir(), tempfile::tempdir_in("/dev/shm")] {
+            let dir = dir.expect("folder");
+            let mut memory: Vec<u8> =
+                (0..DIRECT_BYTES_MIN as u32 + 3 * BLOCK_BYTES as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+            let from = memory.as_ptr().align_offset(BLOCK_BYTES);
+            memory.rotate_right(from);
+            for (shift, len) in
+                [(0, 0), (0, 100), (0, DIRECT_BYTES_MIN - 1), (0, DIRECT_BYTES_MIN), (0, DIRECT_BYTES_MIN + 1), (1, DIRECT_BYTES_MIN + 77)]
+            {
+                let bytes = &memory[from + shift..from + shift + len];
+                let path = dir.path().join(format!("{shift}-{len}"));
+                let mut file = File::create_new(&path).expect("create");
+                write_bytes(&mut file, bytes).expect("write");
+                write_bytes(&mut file, b"tail").expect("more of the same content");
+                file.sync_all().expect("sync");
+                assert!(std::fs::read(&path).expect("read") == [bytes, b"tail"].concat(), "{shift} {len}");
+            }
+        }
+    }
 }
