@@ -139,7 +139,7 @@ async fn assemble(
 ) -> Result<Arc<Parts>> {
     let anchor = serde_json::to_vec_pretty(&deployment.anchor).map_err(|e| Problem::new(Kind::Failed, e.to_string()))?;
     let log_key = deployment.log_key.public().id();
-    let ledgers = Ledgers::new(Arc::clone(&store), Keys { anchor: deployment.anchor, log: deployment.log_key });
+    let ledgers = Ledgers::new(Arc::clone(&store), Keys { anchor: deployment.anchor, log: deployment.log_key, witnesses: Vec::new() });
     let deployment_log = ledgers.deployment().await?;
     for key in [log_key, deployment.issuer_key.public().id()] {
         if deployment_log.key_ring().holder(key).is_none() {

@@ -91,7 +91,7 @@ impl Template {
         let store: Arc<dyn Store> = Arc::new(LocalStore::create(&dir.path().join("store")).expect("store"));
         SqliteCatalog::create(&dir.path().join("catalog.sqlite")).await.expect("catalog").close().await;
         let d = Deployment::load(&dir.path().join("deployment")).expect("deployment");
-        let ledgers = Ledgers::new(store, Keys { anchor: d.anchor, log: d.log_key });
+        let ledgers = Ledgers::new(store, Keys { anchor: d.anchor, log: d.log_key, witnesses: Vec::new() });
         let mut enrolments = vec![d.log_enrolment, d.issuer_enrolment];
         enrolments.extend(new.admin.enrolments.iter().cloned());
         ledgers.deployment().await.expect("log").append(enrolments).await.expect("enrolled");

@@ -50,7 +50,7 @@ pub fn anchor() -> Anchor {
 }
 
 pub fn keys() -> Keys {
-    Keys { anchor: anchor(), log: log_key() }
+    Keys { anchor: anchor(), log: log_key(), witnesses: Vec::new() }
 }
 
 pub fn at(s: i64) -> Timestamp {
