@@ -175,6 +175,7 @@ impl Coordinator {
                 intake: intake::Limits { free_bytes_min: 0, ..intake::Limits::default() },
                 connections: server::Limits { grace: Duration::from_secs(1), ..server::Limits::default() },
                 rules: serve::Rules::default(),
+                witnesses: Vec::new(),
             };
             // A process that dies while it starts answers nothing.
             let running = tokio::select! {

@@ -58,6 +58,7 @@ async fn run(dir: &tempfile::TempDir, port: u16, free_bytes_min: u64) -> Running
         intake: intake::Limits { free_bytes_min, ..intake::Limits::default() },
         connections,
         rules: serve::Rules::default(),
+        witnesses: Vec::new(),
     };
     serve::start(setup).await.expect("starts")
 }
