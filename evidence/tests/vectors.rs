@@ -13,8 +13,9 @@ use support::faults::Faults;
 use support::tamper::{self, Table, Tampered};
 use support::{Memory, Objects, anchor, anchor_bytes, cases, check, codes, read_objects, vectors, write_objects};
 
-fn good() -> [(&'static str, Objects); 2] {
-    [("good-1", cases::good_1().objects), ("good-2", cases::good_2(&Faults::default()).objects)]
+fn good() -> [(&'static str, Objects); 3] {
+    let small = cases::good_2(&Faults::default());
+    [("good-1", cases::good_1().objects), ("good-2", small.objects), ("good-3", support::logs::good_3().objects)]
 }
 
 fn table_bytes(table: &Table) -> Vec<u8> {
