@@ -1,5 +1,7 @@
 //! The command line: one registry that makes the parser, the help and the completions.
 
+pub mod custody;
+
 use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
@@ -62,6 +64,12 @@ pub enum Command {
     Get(GetArgs),
     /// Stop collections; what was taken so far is sealed as partial.
     Cancel(CancelArgs),
+    /// Show a custody log, and prove what is in it.
+    #[command(subcommand)]
+    Log(custody::LogCommand),
+    /// Be a witness: vouch, with a key outside the deployment, that its logs are never rewritten.
+    #[command(subcommand)]
+    Witness(custody::WitnessCommand),
     /// List the profiles, or show one.
     Profiles(ProfilesArgs),
     /// Show who you are to the coordinator.

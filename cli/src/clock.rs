@@ -11,8 +11,17 @@ pub fn now() -> Timestamp {
 
 /// Ten random bytes for an id, from the kernel.
 pub fn random_10() -> std::io::Result<[u8; 10]> {
+    random()
+}
+
+/// The seed of a key, from the kernel.
+pub fn random_32() -> std::io::Result<[u8; 32]> {
+    random()
+}
+
+fn random<const N: usize>() -> std::io::Result<[u8; N]> {
     use std::io::Read as _;
-    let mut bytes = [0; 10];
+    let mut bytes = [0; N];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes)
 }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use exhibit_certs::credential::Credential;
 use exhibit_certs::tls;
+use exhibit_evidence::anchor::Anchor;
 use exhibit_evidence::key::SigningKey;
 use exhibit_evidence::text::escape_bounded;
+use exhibit_proto::log::v1::log_service_client::LogServiceClient;
 use exhibit_proto::responder::v1 as pb;
 use exhibit_proto::responder::v1::responder_service_client::ResponderServiceClient;
 use exhibit_proto::transport::client;
@@ -26,6 +28,7 @@ struct Config {
 /// An open connection whose identity the coordinator has confirmed.
 pub struct Connection {
     rpc: ResponderServiceClient<tonic::transport::Channel>,
+    log: LogServiceClient<tonic::transport::Channel>,
     credential: Credential,
     address: String,
     whoami: pb::WhoamiResponse,
@@ -95,13 +98,14 @@ impl Connection {
         })?;
         let target = client::Target { address, tls: Arc::new(move || Arc::clone(&tls_config)), explain: tls::explain_tls_error };
         let channel = client::connect(&target, &client::Settings::bulk()).await.map_err(|e| cannot_connect(&e))?;
+        let log = LogServiceClient::new(channel.clone()).max_decoding_message_size(bounds::MESSAGE_BYTES_MAX);
         let mut rpc = ResponderServiceClient::new(channel).max_decoding_message_size(bounds::MESSAGE_BYTES_MAX);
         let whoami = rpc
             .whoami(pb::WhoamiRequest { protocol_min: version::MIN, protocol_max: version::MAX })
             .await
             .map_err(Failure::from)?
             .into_inner();
-        let connection = Self { rpc, credential, address: config.coordinator, whoami, home };
+        let connection = Self { rpc, log, credential, address: config.coordinator, whoami, home };
         connection.check_identity()?;
         Ok(connection)
     }
@@ -132,6 +136,16 @@ impl Connection {
     /// The service.
     pub const fn rpc(&mut self) -> &mut ResponderServiceClient<tonic::transport::Channel> {
         &mut self.rpc
+    }
+
+    /// The service of the custody logs.
+    pub const fn log_rpc(&mut self) -> &mut LogServiceClient<tonic::transport::Channel> {
+        &mut self.log
+    }
+
+    /// What this identity trusts: the deployment's name and root key.
+    pub const fn anchor(&self) -> &Anchor {
+        &self.credential.anchor
     }
 
     /// The responder's evidence key.

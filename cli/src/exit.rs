@@ -90,21 +90,25 @@ impl From<tonic::Status> for Failure {
 }
 
 /// What the coordinator calls a field, and what a person gave it as.
-const FIELDS: [(&str, &str); 17] = [
+const FIELDS: [(&str, &str); 21] = [
     ("case_closed", "the case"),
     ("case_id", "--case"),
     ("case_opened", "the case"),
     ("captures", "--capture"),
     ("collections", "COLLECTION"),
     ("expires_at", "--expires"),
+    ("from", "--from"),
     ("items", "ITEM"),
     ("labels", "--label"),
     ("limits.deadline_s", "--deadline"),
     ("limits.read_bytes_per_s", "--read-rate"),
     ("limits.send_bytes_per_s", "--send-rate"),
+    ("note", "--note"),
     ("path_globs", "--path"),
     ("profile", "--profile"),
     ("reason", "--reason"),
+    ("record", "--record"),
+    ("size", "--size"),
     ("statuses", "--status"),
     ("targets", "--agent"),
     ("ttl_s", "--ttl"),

@@ -11,6 +11,7 @@ mod order;
 mod output;
 mod restore;
 mod units;
+mod witness;
 
 use clap::Parser as _;
 

@@ -57,6 +57,11 @@ pub const TABLE: &[(&str, Allowed)] = &[
     ("/exhibit.responder.v1.ResponderService/WatchCollections", READERS),
     ("/exhibit.responder.v1.ResponderService/ListItems", PersonAs(&[Responder, Custodian])),
     ("/exhibit.responder.v1.ResponderService/ReadItems", PersonAs(&[Responder, Custodian])),
+    ("/exhibit.log.v1.LogService/ListRecords", READERS),
+    ("/exhibit.log.v1.LogService/GetCheckpoint", READERS),
+    ("/exhibit.log.v1.LogService/ProveRecord", READERS),
+    ("/exhibit.log.v1.LogService/ProveConsistency", READERS),
+    ("/exhibit.log.v1.LogService/AddCosignatures", READERS),
     ("/grpc.health.v1.Health/Check", Certified),
     ("/grpc.health.v1.Health/Watch", Certified),
 ];

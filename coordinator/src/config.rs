@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use exhibit_evidence::log::{WITNESSES_MAX, WitnessKey};
 use exhibit_evidence::text::escape_bounded;
 use serde::Deserialize;
 
@@ -34,6 +35,8 @@ pub struct Config {
     pub certificates: Certificates,
     /// Enrolment tokens.
     pub tokens: Tokens,
+    /// Witnesses.
+    pub witness: Witness,
     /// The program's own log.
     pub log: Log,
     /// Folder of the file; not a key.
@@ -124,6 +127,14 @@ pub struct Tokens {
     pub ttl_s_max: u64,
 }
 
+/// Witnesses: keys outside the deployment that vouch for the custody logs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Witness {
+    /// Keys whose cosignatures are accepted, as `exhibit witness init` prints them.
+    pub keys: Vec<WitnessKey>,
+}
+
 /// The program's own log, on standard error.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -154,6 +165,7 @@ impl Default for Config {
             limits: Limits::default(),
             certificates: Certificates::default(),
             tokens: Tokens::default(),
+            witness: Witness::default(),
             log: Log::default(),
             folder: PathBuf::new(),
         }
@@ -285,6 +297,7 @@ impl Config {
         within("limits.grace_s", u64::from(limits.grace_s), 1..86_401, "seconds")?;
         within("certificates.agent_hours", u64::from(self.certificates.agent_hours), 1..721, "hours")?;
         within("tokens.ttl_s_max", self.tokens.ttl_s_max, 60..604_801, "seconds")?;
+        check_witnesses(&self.witness.keys).map_err(|why| ("witness.keys", why))?;
         check_level(&self.log.level).map_err(|why| ("log.level", why))?;
         self.check_store()
     }
@@ -371,10 +384,25 @@ impl Config {
             grace_s = limits.grace_s,
             agent_hours = self.certificates.agent_hours,
             ttl_s_max = self.tokens.ttl_s_max,
+            witness_keys = toml::Value::from(self.witness.keys.iter().map(ToString::to_string).collect::<Vec<_>>()),
             level = text(&self.log.level),
             format = text(if self.log.format == LogFormat::Text { "text" } else { "json" }),
         )
     }
+}
+
+/// One key under two names would count as two witnesses, and two keys with one id would share a place in the store.
+fn check_witnesses(keys: &[WitnessKey]) -> Result<(), String> {
+    if keys.len() > WITNESSES_MAX {
+        return Err(format!("{} keys: expected at most {WITNESSES_MAX}", keys.len()));
+    }
+    for (n, key) in keys.iter().enumerate() {
+        if let Some(twin) = keys.iter().take(n).find(|k| k.id() == key.id() || k.key() == key.key()) {
+            let (name, twin) = (escape_bounded(key.name(), 128), escape_bounded(twin.name(), 128));
+            return Err(format!("'{name}' is the same key as '{twin}': each witness has a key of its own; take one of them out"));
+        }
+    }
+    Ok(())
 }
 
 /// A bare word that is no level would be taken for the name of a module, and everything else would fall silent.

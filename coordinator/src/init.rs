@@ -292,7 +292,7 @@ async fn begin_log(store: Arc<dyn Store>, new: &NewDeployment) -> Result<(), Str
     // The registry takes the key by value; the deployment keeps its own.
     let log =
         exhibit_evidence::key::SigningKey::from_text(&deployment.log_key.to_text()).ok_or("the log key does not survive its own text")?;
-    let ledgers = Ledgers::new(store, Keys { anchor: deployment.anchor.clone(), log });
+    let ledgers = Ledgers::new(store, Keys { anchor: deployment.anchor.clone(), log, witnesses: Vec::new() });
     let mut records = vec![deployment.log_enrolment.clone(), deployment.issuer_enrolment.clone()];
     records.extend(new.admin.enrolments.iter().cloned());
     ledgers.deployment().await.map_err(|e| e.to_string())?.append(records).await.map_err(|e| e.to_string())?;

@@ -210,6 +210,7 @@ async fn run(config: &Config, ready_file: Option<&Path>) -> Result<(), Failure> 
         },
         connections: server::Limits { connections_max, ..server::Limits::default() },
         rules: serve::Rules { agent_hours: config.certificates.agent_hours, token_life_s_max: config.tokens.ttl_s_max },
+        witnesses: config.witness.keys.clone(),
     })
     .await
     .map_err(failed)?;

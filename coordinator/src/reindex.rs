@@ -124,7 +124,7 @@ pub async fn run(config: &Config, now: Timestamp) -> Result<Report, ReindexError
         remove(&beside(&fresh, suffix))?;
     }
     let store = crate::init::open_store(config, false).map_err(ReindexError)?;
-    let ledgers = Ledgers::new(store, Keys { anchor: deployment.anchor, log: deployment.log_key });
+    let ledgers = Ledgers::new(store, Keys { anchor: deployment.anchor, log: deployment.log_key, witnesses: Vec::new() });
     let catalog = SqliteCatalog::create(&fresh).await.map_err(ReindexError::new)?;
     let report = rebuild(&ledgers, &catalog, now).await;
     catalog.close().await;

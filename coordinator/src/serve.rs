@@ -7,6 +7,7 @@ use std::time::Duration;
 use exhibit_certs::Deployment;
 use exhibit_certs::name::PeerName;
 use exhibit_certs::tls::{HotServer, ServerTls, explain_tls_error, peer_from_certificates};
+use exhibit_evidence::log::WitnessKey;
 use exhibit_proto::agent::v1::agent_service_server::AgentServiceServer;
 use exhibit_proto::responder::v1::responder_service_server::ResponderServiceServer;
 use exhibit_proto::transport::server::{self, ConnectionRegistry};
@@ -46,6 +47,8 @@ pub struct Setup {
     pub connections: server::Limits,
     /// Lifetimes that the operator chose.
     pub rules: Rules,
+    /// Witnesses whose cosignatures are accepted.
+    pub witnesses: Vec<WitnessKey>,
 }
 
 /// Lifetimes that the operator chose.
@@ -86,13 +89,13 @@ impl std::fmt::Debug for Running {
 /// # Errors
 /// [`Problem`] with what is wrong and what helps.
 pub async fn start(setup: Setup) -> Result<Running> {
-    let Setup { deployment, store, catalog, listener, intake, connections, rules } = setup;
+    let Setup { deployment, store, catalog, listener, intake, connections, rules, witnesses } = setup;
     let addr = listener.local_addr().map_err(|e| Problem::new(Kind::Failed, format!("the listener has no address: {e}")))?;
     check_clock(&deployment)?;
     let tls = ServerTls::new(&deployment.server, &deployment.tls_root).map_err(|e| Problem::new(Kind::Failed, e.to_string()))?;
     let tls = Arc::new(HotServer::new(tls));
     let registry = ConnectionRegistry::new();
-    let parts = assemble(deployment, store, catalog, (intake, rules), registry.clone()).await?;
+    let parts = assemble(deployment, store, catalog, (intake, rules, witnesses), registry.clone()).await?;
     parts.load_revoked().await?;
     let (stop, stopping) = watch::channel(false);
     let task = tokio::spawn(serve(Arc::clone(&parts), Arc::clone(&tls), listener, connections, registry, stopping));
@@ -134,12 +137,12 @@ async fn assemble(
     deployment: Deployment,
     store: Arc<dyn Store>,
     catalog: SharedCatalog,
-    (intake, rules): (intake::Limits, Rules),
+    (intake, rules, witnesses): (intake::Limits, Rules, Vec<WitnessKey>),
     registry: ConnectionRegistry,
 ) -> Result<Arc<Parts>> {
     let anchor = serde_json::to_vec_pretty(&deployment.anchor).map_err(|e| Problem::new(Kind::Failed, e.to_string()))?;
     let log_key = deployment.log_key.public().id();
-    let ledgers = Ledgers::new(Arc::clone(&store), Keys { anchor: deployment.anchor, log: deployment.log_key });
+    let ledgers = Ledgers::new(Arc::clone(&store), Keys { anchor: deployment.anchor, log: deployment.log_key, witnesses });
     let deployment_log = ledgers.deployment().await?;
     for key in [log_key, deployment.issuer_key.public().id()] {
         if deployment_log.key_ring().holder(key).is_none() {

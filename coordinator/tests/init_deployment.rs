@@ -56,7 +56,7 @@ async fn makes_everything_that_a_start_needs() {
     let note = store.get(&LogName::Deployment.checkpoint(), 10_000).await.expect("a checkpoint");
     assert_eq!(Checkpoint::verify(&note, &deployment.log_key.public()).expect("signed").size, 3);
     let log_key = deployment.log_key.public().id();
-    let ledgers = Ledgers::new(store, Keys { anchor: deployment.anchor, log: deployment.log_key });
+    let ledgers = Ledgers::new(store, Keys { anchor: deployment.anchor, log: deployment.log_key, witnesses: Vec::new() });
     let ring = ledgers.deployment().await.expect("the log verifies").key_ring();
     for key in [log_key, deployment.issuer_key.public().id(), admin.evidence.public().id()] {
         assert!(ring.holder(key).is_some());

@@ -29,8 +29,8 @@ enum Then {
     DieAndOther,
 }
 
-async fn story(inner: Arc<dyn Store>, op: Op, at: u32, twice: bool, fault: Fault, then: Then) {
-    let shown = format!("{op:?} number {at} {fault:?} {} {then:?}", if twice { "twice" } else { "once" });
+async fn story(inner: Arc<dyn Store>, (op, name): (Op, &str), at: u32, twice: bool, fault: Fault, then: Then) {
+    let shown = format!("{op:?} {name} number {at} {fault:?} {} {then:?}", if twice { "twice" } else { "once" });
     let faulty = FaultyStore::new(inner);
     let store: Arc<dyn Store> = Arc::new(faulty.clone());
     let ledger = open(&store).await.expect("opens");
@@ -38,7 +38,6 @@ async fn story(inner: Arc<dyn Store>, op: Op, at: u32, twice: bool, fault: Fault
     ledger.append(opening()).await.expect("nothing fails yet");
 
     let batch = || vec![access(1), access(2), access(3)];
-    let name = if op == Op::PutHead { "checkpoint" } else { "seq/" };
     faulty.faults.fail(op, name, at, if twice { 2 } else { 1 }, fault);
     let e = ledger.append(batch()).await.expect_err(&shown);
     assert_eq!(e.kind(), Kind::Retry, "{shown}: {e}");
@@ -76,7 +75,7 @@ async fn story(inner: Arc<dyn Store>, op: Op, at: u32, twice: bool, fault: Fault
 
 #[tokio::test]
 async fn every_step_fails_before_and_after() {
-    for (op, steps) in [(Op::PutNew, 3), (Op::PutHead, 1)] {
+    for (op, steps) in [((Op::PutNew, "seq/"), 3), ((Op::PutNew, "tile/"), 1), ((Op::PutHead, "checkpoint"), 1)] {
         for at in 0..steps {
             for fault in [Fault::Before(store::Kind::Retry), Fault::After(store::Kind::Retry)] {
                 for twice in [false, true] {
@@ -92,7 +91,7 @@ async fn every_step_fails_before_and_after() {
 #[tokio::test]
 async fn the_same_on_a_real_folder() {
     for fault in [Fault::Before(store::Kind::Retry), Fault::After(store::Kind::Retry)] {
-        for (op, at) in [(Op::PutNew, 1), (Op::PutHead, 0)] {
+        for (op, at) in [((Op::PutNew, "seq/"), 1), ((Op::PutNew, "tile/"), 0), ((Op::PutHead, "checkpoint"), 0)] {
             for then in [Then::Other, Then::DieAndOther] {
                 let dir = tempfile::tempdir().expect("dir");
                 let store = LocalStore::create(&dir.path().join("store")).expect("new store");

@@ -54,9 +54,9 @@ async fn records_get_consecutive_places_and_one_checkpoint() {
     assert_eq!(heads(&faulty), 2);
     let digests = verify_from_bytes(&store, &log()).await;
     assert_eq!(digests.len(), 6);
-    // Order of writes: every slot before the checkpoint that covers it.
+    // Order of writes: every slot before the tile over it, that before the checkpoint that covers both.
     let writes: Vec<Op> = faulty.faults.calls().iter().map(|(op, _)| *op).filter(|op| matches!(op, Op::PutNew | Op::PutHead)).collect();
-    assert_eq!(writes, [[Op::PutNew; 5].as_slice(), &[Op::PutHead, Op::PutNew, Op::PutHead]].concat());
+    assert_eq!(writes, [[Op::PutNew; 6].as_slice(), &[Op::PutHead, Op::PutNew, Op::PutNew, Op::PutHead]].concat());
 }
 
 #[tokio::test]

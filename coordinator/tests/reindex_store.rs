@@ -60,7 +60,7 @@ impl Site {
         let config = Config::load(&made.config).expect("configuration");
         let load = || Deployment::load(&config.folder).expect("deployment");
         let store: Arc<dyn Store> = Arc::new(LocalStore::open(&config.resolve(&config.store.path)).expect("store"));
-        let ledgers = Ledgers::new(Arc::clone(&store), Keys { anchor: load().anchor, log: load().log_key });
+        let ledgers = Ledgers::new(Arc::clone(&store), Keys { anchor: load().anchor, log: load().log_key, witnesses: Vec::new() });
         let admin = Credential::load(&made.admin_home).expect("admin");
         let case = CaseId::new(1_800_000_000_000, [7; 10]);
         let catalog = config.resolve(&config.paths.catalog);

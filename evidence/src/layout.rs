@@ -3,12 +3,15 @@
 //! ```text
 //! cases/<case>/log/checkpoint                                  signed tree head; the only object that is replaced
 //! cases/<case>/log/seq/<n>.dsse.json                           record n of the case, create-only, n in 10 digits
+//! cases/<case>/log/tile/...                                    C2SP tiles over the records: they follow from them
+//! cases/<case>/log/cosigned/<witness>/<size>                   head that a witness vouches for, size in 10 digits
 //! cases/<case>/collections/<collection>/<stream>/<n>.tar.zst   segment n of a stream, create-only, n in 8 digits
 //! cases/<case>/collections/<collection>/<stream>/manifest.jsonl
 //! deployment/log/...                                           the same for keys, operators, start and stop
 //! ```
 
 use crate::id::{CaseId, CollectionId};
+use crate::log::{Tile, WitnessKey};
 
 /// The number of a stream within a collection, from 1. Shown as `s1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -52,6 +55,24 @@ impl LogName {
         format!("{}/checkpoint", self.folder())
     }
 
+    /// The object of a tile.
+    #[must_use]
+    pub fn tile(&self, tile: &Tile) -> String {
+        format!("{}/{tile}", self.folder())
+    }
+
+    /// The folder of the heads that witnesses vouch for.
+    #[must_use]
+    pub fn cosigned_folder(&self) -> String {
+        format!("{}/cosigned", self.folder())
+    }
+
+    /// The object of the head of `size` records that a witness vouches for.
+    #[must_use]
+    pub fn cosigned(&self, witness: &WitnessKey, size: u64) -> String {
+        format!("{}/{}/{size:010}", self.cosigned_folder(), witness.id())
+    }
+
     /// The C2SP origin line of the log: what makes two logs of one key different.
     #[must_use]
     pub fn origin(&self, deployment: &str) -> String {
@@ -93,6 +114,10 @@ pub enum CaseObject {
     Checkpoint,
     /// `log/seq/<n>.dsse.json`
     Slot(u64),
+    /// `log/tile/...`
+    Tile(Tile),
+    /// `log/cosigned/<witness>/<size>`: the witness by the id of its key, 8 hexadecimal characters.
+    Cosigned(String, u64),
     /// A segment.
     Segment(CollectionId, StreamNumber, u32),
     /// A manifest.
@@ -107,6 +132,10 @@ impl CaseObject {
         match parts.as_slice() {
             ["log", "checkpoint"] => Some(Self::Checkpoint),
             ["log", "seq", file] => fixed_number(file.strip_suffix(".dsse.json")?, 10).map(Self::Slot),
+            ["log", "tile", ..] => Tile::parse(name.strip_prefix("log/")?).map(Self::Tile),
+            ["log", "cosigned", witness, size] if is_key_id(witness) => {
+                fixed_number(size, 10).map(|size| Self::Cosigned((*witness).to_owned(), size))
+            }
             ["collections", collection, stream, file] => {
                 let collection = collection.parse().ok()?;
                 let stream = stream_number(stream)?;
@@ -125,12 +154,18 @@ impl CaseObject {
     pub fn is_folder(name: &str) -> bool {
         let parts: Vec<&str> = name.split('/').collect();
         match parts.as_slice() {
-            ["log" | "collections"] | ["log", "seq"] => true,
+            ["log" | "collections"] | ["log", "seq" | "cosigned"] => true,
+            ["log", "tile", ..] => name.strip_prefix("log/").is_some_and(Tile::is_folder),
+            ["log", "cosigned", witness] => is_key_id(witness),
             ["collections", collection] => collection.parse::<CollectionId>().is_ok(),
             ["collections", collection, stream] => collection.parse::<CollectionId>().is_ok() && stream_number(stream).is_some(),
             _ => false,
         }
     }
+}
+
+fn is_key_id(text: &str) -> bool {
+    text.len() == 8 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn stream_number(text: &str) -> Option<StreamNumber> {
@@ -144,6 +179,8 @@ impl std::fmt::Display for CaseObject {
         match self {
             Self::Checkpoint => f.write_str("log/checkpoint"),
             Self::Slot(n) => write!(f, "log/seq/{n:010}.dsse.json"),
+            Self::Tile(tile) => write!(f, "log/{tile}"),
+            Self::Cosigned(witness, size) => write!(f, "log/cosigned/{witness}/{size:010}"),
             Self::Segment(collection, stream, n) => write!(f, "collections/{collection}/{stream}/{n:08}.tar.zst"),
             Self::Manifest(collection, stream) => write!(f, "collections/{collection}/{stream}/manifest.jsonl"),
         }
@@ -168,6 +205,15 @@ mod tests {
         assert_eq!(CaseObject::parse(&below(manifest(&case, &collection, s))), Some(CaseObject::Manifest(collection.clone(), s)));
         assert_eq!(CaseObject::parse(&below(LogName::Case(case.clone()).slot(3))), Some(CaseObject::Slot(3)));
         assert_eq!(CaseObject::parse("log/checkpoint"), Some(CaseObject::Checkpoint));
+        for good in ["log/tile/0/000", "log/tile/entries/x001/000.p/7", "log/cosigned/0a1b2c3d/0000000012"] {
+            assert_eq!(CaseObject::parse(good).map(|o| o.to_string()).as_deref(), Some(good));
+        }
+        for folder in ["log/tile", "log/tile/0/000.p", "log/cosigned", "log/cosigned/0a1b2c3d"] {
+            assert!(CaseObject::is_folder(folder) && CaseObject::parse(folder).is_none(), "{folder}");
+        }
+        for bad in ["log/tile/0/0", "log/cosigned/0A1b2c3d/0000000012", "log/cosigned/0a1b2c3d/12", "log/cosigned/x/0000000012"] {
+            assert_eq!(CaseObject::parse(bad), None, "{bad}");
+        }
         for bad in ["", "log/seq/3.dsse.json", "log/checkpoint/", "../x", "log/seq/+000000003.dsse.json"] {
             assert_eq!(CaseObject::parse(bad), None, "{bad}");
         }

@@ -13,8 +13,9 @@ use support::faults::Faults;
 use support::tamper::{self, Table, Tampered};
 use support::{Memory, Objects, anchor, anchor_bytes, cases, check, codes, read_objects, vectors, write_objects};
 
-fn good() -> [(&'static str, Objects); 2] {
-    [("good-1", cases::good_1().objects), ("good-2", cases::good_2(&Faults::default()).objects)]
+fn good() -> [(&'static str, Objects); 3] {
+    let small = cases::good_2(&Faults::default());
+    [("good-1", cases::good_1().objects), ("good-2", small.objects), ("good-3", support::logs::good_3().objects)]
 }
 
 fn table_bytes(table: &Table) -> Vec<u8> {
@@ -48,7 +49,7 @@ fn what_is_checked_in_is_what_the_writers_make() {
 
 #[test]
 fn good_cases_are_sound() {
-    let complete = Options { complete: true, expected: None };
+    let complete = Options { complete: true, ..Options::default() };
     for (name, objects) in good() {
         let report = check(&objects, &complete);
         let kept = report.findings.kept();
@@ -63,7 +64,7 @@ fn good_cases_are_sound() {
 fn a_head_that_was_noted_elsewhere_is_found_in_the_history() {
     let (_, objects) = &good()[0];
     let head = check(objects, &Options::default()).checkpoint.expect("a head");
-    let expected = |size, root| check(objects, &Options { complete: false, expected: Some((size, root)) }).verdict;
+    let expected = |size, root| check(objects, &Options { expected: Some((size, root)), ..Options::default() }).verdict;
     assert_eq!(expected(head.size, head.root), Verdict::Sound);
     assert_eq!(expected(head.size + 1, head.root), Verdict::Unsound);
     assert_eq!(expected(head.size - 1, head.root), Verdict::Unsound);
@@ -108,7 +109,7 @@ fn an_open_collection_is_a_note_until_completeness_is_asked_for() {
     let case = cases::good_2(&Faults { skip: &[Step::Receipt, Step::Seal], ..Faults::default() });
     let report = check(&case.objects, &Options::default());
     assert_eq!((report.verdict, codes(&report)), (Verdict::Sound, vec!["order.open", "stream.unsealed"]));
-    let report = check(&case.objects, &Options { complete: true, expected: None });
+    let report = check(&case.objects, &Options { complete: true, ..Options::default() });
     assert_eq!(report.verdict, Verdict::Unsound);
     // An object that is nobody's is never only a note.
     let mut objects = case.objects;

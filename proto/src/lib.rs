@@ -19,6 +19,15 @@ pub mod agent {
     }
 }
 
+/// Generated from `exhibit/log/v1/log.proto`.
+pub mod log {
+    /// Version 1.
+    #[allow(missing_docs, clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction, reason = "generated")]
+    pub mod v1 {
+        include!("gen/exhibit.log.v1.rs");
+    }
+}
+
 /// Generated from `exhibit/responder/v1/responder.proto`.
 pub mod responder {
     /// Version 1.

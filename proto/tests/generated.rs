@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 fn generate(into: &Path) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let files = ["exhibit/agent/v1/agent.proto", "exhibit/responder/v1/responder.proto"];
+    let files = ["exhibit/agent/v1/agent.proto", "exhibit/log/v1/log.proto", "exhibit/responder/v1/responder.proto"];
     let descriptors = protox::compile(files, [root]).expect("the proto files compile");
     std::fs::write(into.join("descriptors.bin"), prost::Message::encode_to_vec(&descriptors)).expect("write descriptors");
     tonic_prost_build::configure()
@@ -30,7 +30,7 @@ fn generated_code_is_current() {
     }
     let fresh = tempfile::tempdir().expect("temporary folder");
     generate(fresh.path());
-    for name in ["exhibit.agent.v1.rs", "exhibit.responder.v1.rs", "descriptors.bin"] {
+    for name in ["exhibit.agent.v1.rs", "exhibit.log.v1.rs", "exhibit.responder.v1.rs", "descriptors.bin"] {
         let want = std::fs::read(fresh.path().join(name)).expect("generated");
         let have = std::fs::read(checked_in.join(name)).expect("checked in");
         assert!(

@@ -12,3 +12,4 @@ mod quickstart;
 mod refusals;
 mod reindex;
 mod responders_hands;
+mod witness;

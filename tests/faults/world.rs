@@ -91,7 +91,7 @@ impl Template {
         let store: Arc<dyn Store> = Arc::new(LocalStore::create(&dir.path().join("store")).expect("store"));
         SqliteCatalog::create(&dir.path().join("catalog.sqlite")).await.expect("catalog").close().await;
         let d = Deployment::load(&dir.path().join("deployment")).expect("deployment");
-        let ledgers = Ledgers::new(store, Keys { anchor: d.anchor, log: d.log_key });
+        let ledgers = Ledgers::new(store, Keys { anchor: d.anchor, log: d.log_key, witnesses: Vec::new() });
         let mut enrolments = vec![d.log_enrolment, d.issuer_enrolment];
         enrolments.extend(new.admin.enrolments.iter().cloned());
         ledgers.deployment().await.expect("log").append(enrolments).await.expect("enrolled");
@@ -175,6 +175,7 @@ impl Coordinator {
                 intake: intake::Limits { free_bytes_min: 0, ..intake::Limits::default() },
                 connections: server::Limits { grace: Duration::from_secs(1), ..server::Limits::default() },
                 rules: serve::Rules::default(),
+                witnesses: Vec::new(),
             };
             // A process that dies while it starts answers nothing.
             let running = tokio::select! {

@@ -62,7 +62,7 @@ def main():
     if table["format"] != "exhibit-tampered/1":
         raise ValueError("not a table of version 1")
     disagreed, checked = [], 0
-    for name in ("good-1", "good-2"):
+    for name in ("good-1", "good-2", "good-3"):
         checked += 1
         problems = verify(os.path.join(vectors, name), anchor, complete=True)
         if problems:
@@ -73,7 +73,8 @@ def main():
             shutil.copytree(os.path.join(vectors, row["base"]), folder, dirs_exist_ok=True)
             for edit in row["edits"]:
                 apply(folder, edit)
-            if not verify(folder, anchor, row.get("complete", False), row.get("expect")):
+            held = [base64.b64decode(note) for note in row.get("held", [])]
+            if not verify(folder, anchor, row.get("complete", False), row.get("expect"), row.get("witnesses", []), held):
                 disagreed.append(row["name"])
     print(json.dumps({"checked": checked, "disagreed": disagreed}))
     return 1 if disagreed else 0

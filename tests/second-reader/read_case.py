@@ -4,7 +4,7 @@
 Written from docs/format alone, with common libraries only: tarfile, zstandard, hashlib, json, base64, cryptography.
 It shares no code with the Rust verifier. It is coarser: it says sound or unsound and why, in words without codes.
 
-    read_case.py CASE_FOLDER --anchor FILE [--complete] [--expect SIZE:ROOT]
+    read_case.py CASE_FOLDER --anchor FILE [--complete] [--expect SIZE:ROOT] [--witness VKEY]... [--held FILE]...
 
 Exit code: 0 sound, 1 unsound, 2 the input cannot be used. One stream's raw tar is kept in a temporary file.
 """
@@ -21,6 +21,7 @@ import sys
 import tarfile
 import tempfile
 
+import tlog
 import zstandard
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -33,7 +34,10 @@ ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 ID = r"[0-7][0-9abcdefghjkmnpqrstvwxyz]{25}"
 SLOT = re.compile(r"log/seq/([0-9]{10})\.dsse\.json")
 SEGMENT = re.compile(rf"collections/(col-{ID})/s([1-9][0-9]*)/([0-9]{{8}})\.tar\.zst")
-FOLDER = re.compile(rf"log|log/seq|collections|collections/col-{ID}|collections/col-{ID}/s[1-9][0-9]*")
+COSIGNED = re.compile(r"log/cosigned/([0-9a-f]{8})/([0-9]{10})")
+TILE = re.compile(r"log/tile/([0-7]|entries)/((?:x[0-9]{3}/)*)([0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?")
+TILE_FOLDER = r"log/tile(?:/(?:[0-7]|entries)(?:/x[0-9]{3})*(?:/[0-9]{3}\.p)?)?"
+FOLDER = re.compile(rf"log|log/seq|log/cosigned|log/cosigned/[0-9a-f]{{8}}|{TILE_FOLDER}|collections|collections/col-{ID}|collections/col-{ID}/s[1-9][0-9]*")
 MANIFEST = re.compile(rf"collections/(col-{ID})/s([1-9][0-9]*)/manifest\.jsonl")
 FRAME_RAW_MAX, SEGMENT_MAX, LINE_MAX, ENVELOPE_MAX = 1 << 20, 10 << 20, 1 << 20, 65_535
 
@@ -94,8 +98,9 @@ class Tree:
 
 
 class Case:
-    def __init__(self, folder, anchor, complete, expect):
+    def __init__(self, folder, anchor, complete, expect, witnesses=(), held=()):
         self.folder, self.complete, self.expect = folder, complete, expect
+        self.witnesses, self.held, self.leaves = [tlog.Key(w) for w in witnesses], held, []
         self.deployment = anchor["deployment"]
         root = b64(anchor["root_key"])
         self.root = sha256(root)
@@ -120,7 +125,7 @@ class Case:
                     if not FOLDER.fullmatch(relative):
                         self.problem(f"the folder {relative!r} does not belong into a case")
                     continue
-                known = relative == "log/checkpoint" or any(p.fullmatch(relative) for p in (SLOT, SEGMENT, MANIFEST))
+                known = relative == "log/checkpoint" or any(p.fullmatch(relative) for p in (SLOT, SEGMENT, MANIFEST, COSIGNED, TILE))
                 if not stat.S_ISREG(mode) or not known:
                     self.problem(f"{relative!r} does not belong into a case")
                 else:
@@ -147,12 +152,15 @@ class Case:
             try:
                 data = self.read(name, ENVELOPE_MAX)
                 self.tree.append(data)
+                self.leaves.append(tlog.leaf(data))
                 kind, body, keyid = self.verify(data)
                 self.record(kind, body, sha256(data), keyid)
             except (Unsound, KeyError, TypeError, ValueError) as e:
                 self.problem(f"{name}: {type(e).__name__} {e}")
             self.roots.append(self.tree.root())
         self.checkpoint()
+        self.tiles()
+        self.heads()
         if self.expect:
             size, _, root = self.expect.partition(":")
             if int(size) >= len(self.roots) or self.roots[int(size)] != root:
@@ -161,10 +169,12 @@ class Case:
     def checkpoint(self):
         try:
             text = self.read("log/checkpoint", 16_384).decode()
-            origin, size, root, empty, signature, rest = text.split("\n")
+            tlog.parse(text.encode())
+            origin, size, root, empty, signature, *rest = text.split("\n")
+            rest = rest.pop()
             dash, name, blob = signature.split(" ")
             blob = b64(blob)
-        except (Unsound, ValueError) as e:
+        except (Unsound, tlog.Bad, ValueError, IndexError) as e:
             self.problem(f"log/checkpoint: {e}")
             return
         signed = f"{origin}\n{size}\n{root}\n".encode()
@@ -179,6 +189,50 @@ class Case:
             if "log" in holder["roles"] and not holder["revoked"] and blob[:4] == tag and good(holder["key"], blob[4:], signed):
                 return
         self.problem("no log key signed the checkpoint")
+
+    def tiles(self):
+        """Every tile that is there must be what the records give; those of earlier sizes are cut from the newest ones."""
+        rows = [self.leaves]
+        while len(rows[-1]) >= 256:
+            rows.append([tlog.root(rows[-1][n : n + 256]) for n in range(0, len(rows[-1]) - 255, 256)])
+        for name in [n for n in self.objects if TILE.fullmatch(n)]:
+            layer, groups, last, width = TILE.fullmatch(name).groups()
+            index, width = int((groups + last).replace("x", "").replace("/", "")), int(width or 256)
+            level = 0 if layer == "entries" else int(layer)
+            row = rows[level] if level < len(rows) else []
+            expected = row[index * 256 : index * 256 + width]
+            try:
+                data = self.read(name, 256 * 65_537)
+                found = [tlog.leaf(e) for e in tlog.entries(data)] if layer == "entries" else [data[i : i + 32] for i in range(0, len(data), 32)]
+                if "log/" + tlog.tile_path(layer, index, width) != name or len(expected) != width or found != expected:
+                    self.problem(f"{name} is not what the records give")
+            except (Unsound, tlog.Bad) as e:
+                self.problem(f"{name}: {e}")
+
+    def heads(self):
+        """What is signed about other heads must be part of this history; every given witness must have signed the newest."""
+        origin = f"exhibit/{self.deployment}/case/{self.case}"
+        keys = [h["key"] for h in self.keys.values() if "log" in h["roles"] and not h["revoked"]]
+        log_keys = [tlog.Key(vkey(origin, 1, key)) for key in keys]
+        vouching, notes = set(), [(f"held checkpoint {n}", note, None) for n, note in enumerate(self.held)]
+        for name in [n for n in self.objects if COSIGNED.fullmatch(n)] + ["log/checkpoint"]:
+            size = COSIGNED.fullmatch(name)
+            notes.append((name, self.read(name, 16_384) if name in self.objects else b"", int(size.group(2)) if size else None))
+        for name, note, said in notes:
+            try:
+                log, size, root = tlog.checkpoint(note)
+            except (tlog.Bad, ValueError) as e:
+                self.problem(f"{name}: {e}")
+                continue
+            by = {w.name for w in self.witnesses if signed(w, note)}
+            if log != origin or said not in (None, size) or not (by or any(signed(k, note) for k in log_keys)):
+                self.problem(f"{name} is no head of this log")
+            elif size >= len(self.roots) or self.roots[size] != root.hex():
+                self.problem(f"{name} is a head of another history")
+            elif size == self.tree.size:
+                vouching |= by
+        if len(vouching) < len(self.witnesses):
+            self.problem("not every witness cosigned the newest head")
 
     def verify(self, data):
         """Checks envelope, signature and signer; returns record type, predicate and key id."""
@@ -610,9 +664,23 @@ def compare(problem, item, tar, member, stop):
         check(meta["mtime"] is None or meta["mtime"] == member.pax_headers.get("mtime"), "modification time")
 
 
-def verify(folder, anchor, complete=False, expect=None):
+def vkey(name, kind, key):
+    """A verifier key as C2SP signed-note writes it."""
+    raw = bytes([kind]) + key
+    return f"{name}+{hashlib.sha256(name.encode() + bytes([10]) + raw).digest()[:4].hex()}+{base64.b64encode(raw).decode()}"
+
+
+def signed(key, note):
+    try:
+        key.time(note)
+        return True
+    except (tlog.Bad, ValueError):
+        return False
+
+
+def verify(folder, anchor, complete=False, expect=None, witnesses=(), held=()):
     """What is wrong with a case, as a list of sentences."""
-    case = Case(folder, anchor, complete, expect)
+    case = Case(folder, anchor, complete, expect, witnesses, held)
     case.list()
     case.read_log()
     if not case.opened:
@@ -628,6 +696,8 @@ def main():
     parser.add_argument("--anchor", required=True)
     parser.add_argument("--complete", action="store_true")
     parser.add_argument("--expect")
+    parser.add_argument("--witness", action="append", default=[])
+    parser.add_argument("--held", action="append", default=[])
     args = parser.parse_args()
     folder, anchor_path = os.path.realpath(args.case), os.path.realpath(args.anchor)
     try:
@@ -639,8 +709,8 @@ def main():
             anchor = json.load(file)
         if anchor["format"] != "exhibit-anchor/1":
             raise ValueError("not an anchor of version 1")
-        problems = verify(folder, anchor, args.complete, args.expect)
-    except (OSError, ValueError, KeyError) as e:
+        problems = verify(folder, anchor, args.complete, args.expect, args.witness, [tlog.read(path) for path in args.held])
+    except (OSError, ValueError, KeyError, tlog.Bad) as e:
         print(f"unusable: {e}", file=sys.stderr)
         return 2
     for problem in problems[:50]:

@@ -5,9 +5,11 @@ mod cases;
 mod collect;
 mod get;
 mod items;
+mod log;
 pub mod profiles;
 mod read;
 mod watch;
+mod witness;
 
 use clap::CommandFactory as _;
 
@@ -21,6 +23,7 @@ pub async fn run(args: Args, out: &Output) -> Result<Code> {
     let home = args.home.as_deref();
     match args.command {
         Command::Profiles(which) => profiles::run(which, out),
+        Command::Witness(command) => witness::run(home, command, out).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "exhibit", &mut std::io::stdout());
             Ok(Code::Ok)
@@ -38,8 +41,9 @@ pub async fn run(args: Args, out: &Output) -> Result<Code> {
                 Command::Cat(command) => read::cat(&mut connection, command).await,
                 Command::Get(command) => get::run(&mut connection, command, out).await,
                 Command::Cancel(command) => watch::cancel(&mut connection, command, out).await,
+                Command::Log(command) => log::run(&mut connection, command, out).await,
                 Command::Whoami => agents::whoami(&connection, out),
-                Command::Profiles(_) | Command::Completions { .. } => Ok(Code::Ok),
+                Command::Profiles(_) | Command::Witness(_) | Command::Completions { .. } => Ok(Code::Ok),
             }
         }
     }

@@ -9,7 +9,7 @@ use exhibit_evidence::Digest;
 use exhibit_evidence::dsse::{ENVELOPE_BYTES_MAX, Envelope};
 use exhibit_evidence::id::{CollectionId, OrderId};
 use exhibit_evidence::layout::{LogName, StreamNumber};
-use exhibit_evidence::log::Checkpoint;
+use exhibit_evidence::log::{Checkpoint, NOTE_BYTES_MAX};
 use exhibit_evidence::record::{KeyRing, Record};
 use futures::{StreamExt as _, TryStreamExt as _};
 
@@ -18,24 +18,22 @@ use super::{Entry, Head, Keys, Kind, LedgerError, RECORDS_MAX, View};
 use crate::store::{self, Payload, Store, list_all};
 
 /// Reads in flight while a log is opened: hides the round trips of a remote store within 16 x 64 KiB of memory.
-const READS_IN_FLIGHT: usize = 16;
-/// A checkpoint is some 300 bytes; witnesses' lines will make it longer.
-const CHECKPOINT_BYTES_MAX: u64 = 16_384;
+pub(super) const READS_IN_FLIGHT: usize = 16;
 
 /// A handle to one open log. Cheap to clone; all clones are the same log.
 #[derive(Debug, Clone)]
 pub struct Ledger {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Inner {
-    store: Arc<dyn Store>,
-    keys: Arc<Keys>,
-    name: LogName,
-    /// Held by the one task that adds records. `view` is only changed under it, and only by what is durable.
-    writer: tokio::sync::Mutex<()>,
-    view: RwLock<View>,
+pub(super) struct Inner {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) keys: Arc<Keys>,
+    pub(super) name: LogName,
+    /// Held by the one task that adds records or cosignatures. `view` is only changed under it, and only by what is durable.
+    pub(super) writer: tokio::sync::Mutex<()>,
+    pub(super) view: RwLock<View>,
     /// Size of the newest checkpoint that is known to be published.
     published: AtomicU64,
 }
@@ -47,8 +45,9 @@ impl Ledger {
     /// 2. read the checkpoint; its signature must be this deployment's log key's
     /// 3. read every slot, verify it under the keys enrolled before it, add it to the tree; at the checkpoint's size
     ///    the root must be the checkpoint's
-    /// 4. slots after the checkpoint (a process died between slot and checkpoint): publish a checkpoint over them with
-    ///    the same call that [`Ledger::append`] ends with
+    /// 4. tiles that the checkpoint promises and that are gone, or were never made, are made again from the slots
+    /// 5. slots after the checkpoint (a process died between slot and checkpoint): publish tiles and a checkpoint over them
+    ///    with the same call that [`Ledger::append`] ends with
     ///
     /// An empty log is opened without writing anything. `known` is a head that was seen before by other means (a
     /// catalog, a backup): a log that does not continue it was rolled back.
@@ -84,6 +83,7 @@ impl Ledger {
         let published = AtomicU64::new(checkpoint.map_or(0, |c| c.size));
         let inner = Inner { store, keys, name, writer: tokio::sync::Mutex::new(()), view: RwLock::new(view), published };
         let ledger = Self { inner: Arc::new(inner) };
+        ledger.inner.restore_tiles().await?;
         ledger.inner.publish().await?;
         Ok(ledger)
     }
@@ -262,14 +262,20 @@ impl Ledger {
 }
 
 impl Inner {
-    fn view(&self) -> RwLockReadGuard<'_, View> {
+    pub(super) fn view(&self) -> RwLockReadGuard<'_, View> {
         self.view.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Size of the newest checkpoint that is known to be published.
+    pub(super) fn published(&self) -> u64 {
+        self.published.load(Ordering::Acquire)
     }
 
     /// Order of writes:
     ///
     /// 1. for each new record: its slot, create-only - from here on the record is in the log, whatever happens next
-    /// 2. one checkpoint over all slots, also over those of an earlier call that failed before its step 2
+    /// 2. the tiles over all slots, create-only, also over those of an earlier call that failed before
+    /// 3. one checkpoint over all of it
     ///
     /// A slot that failed but was written is found by the next call: the same record succeeds again, another record
     /// finds the slot taken, takes what is there into the tree and goes to the next slot.
@@ -341,17 +347,18 @@ impl Inner {
         view.take(envelope).map(|_| ()).map_err(|e| LedgerError::incident(&self.name.folder(), format!("record {n}: {e}")))
     }
 
-    async fn read_slot(&self, n: u64) -> Result<Envelope, LedgerError> {
+    pub(super) async fn read_slot(&self, n: u64) -> Result<Envelope, LedgerError> {
         let bytes = self.store.get(&self.name.slot(n), ENVELOPE_BYTES_MAX as u64).await?;
         Envelope::parse(&bytes).map_err(|e| LedgerError::incident(&self.name.folder(), format!("record {n}: {e}")))
     }
 
-    /// Publishes a checkpoint over everything that is in the log, unless that was done.
+    /// Publishes tiles and then a checkpoint over everything that is in the log, unless that was done.
     async fn publish(&self) -> Result<(), LedgerError> {
         let head = self.view().head();
-        if self.published.load(Ordering::Acquire) >= head.size {
+        if self.published() >= head.size {
             return Ok(());
         }
+        self.write_tiles(head.size).await?;
         let checkpoint = Checkpoint { origin: self.name.origin(&self.keys.anchor.deployment), size: head.size, root: head.root };
         self.store.put_head(&self.name.checkpoint(), Bytes::from(checkpoint.sign(&self.keys.log))).await?;
         self.published.store(head.size, Ordering::Release);
@@ -377,7 +384,7 @@ async fn count_slots(store: &dyn Store, name: &LogName) -> Result<u64, LedgerErr
 
 async fn read_checkpoint(store: &dyn Store, name: &LogName, keys: &Keys) -> Result<Option<Checkpoint>, LedgerError> {
     let folder = name.folder();
-    let bytes = match store.get(&name.checkpoint(), CHECKPOINT_BYTES_MAX).await {
+    let bytes = match store.get(&name.checkpoint(), NOTE_BYTES_MAX as u64).await {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == store::Kind::NotFound => return Ok(None),
         Err(e) => return Err(e.into()),

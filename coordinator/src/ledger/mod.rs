@@ -1,8 +1,10 @@
 //! The custody logs: one append-only Merkle log per case and one for the deployment, kept as objects of the store.
 //!
 //! ```text
-//! <log>/seq/<n>.dsse.json   record n, create-only: the only thing that a record's place in the log depends on
-//! <log>/checkpoint          the signed tree head, written after the slots that it covers
+//! <log>/seq/<n>.dsse.json          record n, create-only: the only thing that a record's place in the log depends on
+//! <log>/tile/...                   the tree as C2SP tiles, create-only, written after the slots that they follow from
+//! <log>/checkpoint                 the signed tree head, written after the slots and tiles that it covers
+//! <log>/cosigned/<witness>/<size>  a head with the cosignature of a witness, create-only
 //! ```
 //!
 //! Trust: the slots are as good as their signatures, the checkpoint commits to all of them. Whoever owns the store can
@@ -10,14 +12,19 @@
 
 mod error;
 mod log;
+mod proofs;
 mod registry;
+mod tiles;
 mod view;
+mod witness;
 
 use exhibit_evidence::anchor::Anchor;
 use exhibit_evidence::key::SigningKey;
+use exhibit_evidence::log::WitnessKey;
 
 pub use error::{Kind, LedgerError};
 pub use log::Ledger;
+pub use proofs::{Proof, ProofOf};
 pub use registry::{LOGS_OPEN_MAX, Ledgers};
 pub use view::{Entry, Head, View};
 
@@ -28,6 +35,8 @@ pub struct Keys {
     pub anchor: Anchor,
     /// Signs checkpoints, receipts, seals and access records.
     pub log: SigningKey,
+    /// Whose cosignatures are accepted; at most `exhibit_evidence::log::WITNESSES_MAX`.
+    pub witnesses: Vec<WitnessKey>,
 }
 
 /// The most records of one log that are kept open: 1,000,000 x about 450 bytes of facts = 450 MB. A case of a thousand

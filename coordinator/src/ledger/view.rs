@@ -7,7 +7,7 @@ use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::id::{AgentId, CollectionId, OrderId};
 use exhibit_evidence::key::KeyId;
 use exhibit_evidence::layout::StreamNumber;
-use exhibit_evidence::log::Tree;
+use exhibit_evidence::log::{Tile, Tiler, Tree, leaf_hash};
 use exhibit_evidence::record::{KeyRing, Outcome, Record, TrustError};
 
 /// A tree head.
@@ -86,6 +86,9 @@ impl Place {
 #[derive(Debug, Clone)]
 pub struct View {
     tree: Tree,
+    tiler: Tiler,
+    /// Tiles that became full and are not known to be in the store yet: 8 KiB for every 256 records since the last checkpoint.
+    full: Vec<(Tile, Vec<u8>)>,
     ring: KeyRing,
     entries: Vec<Entry>,
     by_digest: HashMap<Digest, u64>,
@@ -95,13 +98,25 @@ pub struct View {
 
 impl View {
     pub(super) fn new(ring: KeyRing) -> Self {
-        Self { tree: Tree::new(), ring, entries: Vec::new(), by_digest: HashMap::new(), by_place: HashMap::new(), exhibits: 0 }
+        Self {
+            tree: Tree::new(),
+            tiler: Tiler::new(),
+            full: Vec::new(),
+            ring,
+            entries: Vec::new(),
+            by_digest: HashMap::new(),
+            by_place: HashMap::new(),
+            exhibits: 0,
+        }
     }
 
     /// Takes the record that is in the next slot: verifies it under the keys so far and adds it to the tree.
     pub(super) fn take(&mut self, envelope: &Envelope) -> Result<&Entry, TrustError> {
         let verified = self.ring.verify(envelope)?;
-        self.tree.append(envelope.as_bytes());
+        let leaf = leaf_hash(envelope.as_bytes());
+        self.tree.append_hash(leaf);
+        let full = &mut self.full;
+        self.tiler.append(leaf, &mut |tile, bytes| full.push((tile, bytes)));
         let n = self.tree.size().saturating_sub(1);
         let entry = facts(n, verified.digest(), self.tree.root(), verified.keyid(), verified.record());
         self.by_digest.entry(entry.digest).or_insert(n);
@@ -112,6 +127,16 @@ impl View {
         let at = self.entries.len();
         self.entries.push(entry);
         Ok(&self.entries[at])
+    }
+
+    /// The tiles that became full since the last checkpoint, and the incomplete ones, with their bytes.
+    pub(super) fn tiles(&self) -> Vec<(Tile, Vec<u8>)> {
+        self.full.iter().cloned().chain(self.tiler.partial()).collect()
+    }
+
+    /// The tiles that are full in a tree of `size` records are in the store.
+    pub(super) fn tiles_are_stored(&mut self, size: u64) {
+        self.full.retain(|(tile, _)| Tile::of(tile.layer(), tile.index(), size).is_none_or(|t| !t.is_full()));
     }
 
     pub(super) fn at(&self, place: &Place) -> Option<&Entry> {

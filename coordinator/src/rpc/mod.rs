@@ -2,6 +2,7 @@
 
 mod agent;
 mod enrollment;
+mod log;
 mod responder;
 
 pub(crate) use agent::Agents;
@@ -14,6 +15,7 @@ use exhibit_certs::name::PeerName;
 use exhibit_proto::agent::v1::agent_service_server::AgentServiceServer;
 use exhibit_proto::agent::v1::enrollment_service_server::EnrollmentServiceServer;
 use exhibit_proto::bounds::MESSAGE_BYTES_MAX;
+use exhibit_proto::log::v1::log_service_server::LogServiceServer;
 use exhibit_proto::responder::v1::responder_service_server::ResponderServiceServer;
 use exhibit_proto::transport::server::{Peer, Services};
 use futures::Stream;
@@ -66,11 +68,14 @@ pub fn services(
     let responder = ResponderServiceServer::new(responder::Responders(Arc::clone(parts)))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let logs = LogServiceServer::new(log::Logs(Arc::clone(parts)))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let enrollment = EnrollmentServiceServer::new(enrollment::Enrollments(Arc::clone(parts)))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let health = health.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let main = Routes::new(agent).add_service(responder).add_service(health);
+    let main = Routes::new(agent).add_service(responder).add_service(logs).add_service(health);
     // On a connection for enrolment everything else is not even there; the table would deny it as well.
     let enroll = Routes::new(enrollment);
     Services { main: layered(main, &layer), enroll: layered(enroll, &layer) }

@@ -10,7 +10,7 @@ use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::id::{AgentId, CaseId, CollectionId, OrderId};
 use exhibit_evidence::key::SigningKey;
 use exhibit_evidence::layout::{LogName, StreamNumber};
-use exhibit_evidence::log::{Checkpoint, Tree};
+use exhibit_evidence::log::{Checkpoint, Layer, Tile, Tiler, Tree, WitnessKey, bundle_entries, cosign, hash_tiles, leaf_hash};
 use exhibit_evidence::manifest::Status;
 use exhibit_evidence::record::{self, *};
 use exhibit_evidence::{Digest, Timestamp};
@@ -50,7 +50,7 @@ pub fn anchor() -> Anchor {
 }
 
 pub fn keys() -> Keys {
-    Keys { anchor: anchor(), log: log_key() }
+    Keys { anchor: anchor(), log: log_key(), witnesses: vec![witness(90).0, witness(91).0] }
 }
 
 pub fn at(s: i64) -> Timestamp {
@@ -181,14 +181,57 @@ pub fn opening() -> Vec<Envelope> {
     all
 }
 
-/// Reads a log's bytes as a stranger would: slots without holes, each record trusted, the checkpoint over all of them.
+/// The witness that the logs of these tests know, and its key.
+pub fn witness(n: u8) -> (WitnessKey, SigningKey) {
+    let key = key(n);
+    (WitnessKey::new(&format!("counsel.example/w{n}"), key.public()).expect("a name"), key)
+}
+
+/// A checkpoint with the cosignature of a witness.
+pub fn cosigned(note: &[u8], (witness, key): &(WitnessKey, SigningKey), time_s: u64) -> exhibit_evidence::log::Note {
+    let mut note = exhibit_evidence::log::Note::parse(note).expect("a note");
+    let line = cosign(&Checkpoint::of(&note).expect("a checkpoint"), witness, key, time_s);
+    note.signatures.push(line);
+    note
+}
+
+/// Every tile is what the records give, and those of the signed head are there.
+async fn verify_tiles(store: &Arc<dyn Store>, name: &LogName, names: &[String], leaves: &[Digest]) {
+    let (mut tiler, mut expected) = (Tiler::new(), BTreeMap::new());
+    for leaf in leaves {
+        tiler.append(*leaf, &mut |tile, bytes| {
+            expected.insert(tile, bytes);
+        });
+        expected.extend(tiler.partial());
+    }
+    for object in names {
+        let tile = Tile::parse(object.strip_prefix(&format!("{}/", name.folder())).expect("inside")).expect("a tile");
+        let bytes = store.get(object, tile.bytes_max()).await.expect("tile");
+        if tile.layer() == Layer::Entries {
+            let first = (tile.index() * 256) as usize;
+            let hashes: Vec<Digest> = bundle_entries(&bytes).expect("whole").into_iter().map(|(_, hash)| hash).collect();
+            assert_eq!(hashes, leaves[first..first + tile.width() as usize], "{object}");
+        } else {
+            assert!(expected.get(&tile).is_some_and(|e| *e == bytes), "{object} is not what the records give");
+        }
+    }
+    let bundles = (0..leaves.len() as u64 / 256).map(|n| Tile::of(Layer::Entries, n, leaves.len() as u64).expect("full"));
+    for tile in hash_tiles(leaves.len() as u64).chain(bundles) {
+        assert!(names.contains(&name.tile(&tile)), "{tile} is missing");
+    }
+}
+
+/// Reads a log's bytes as a stranger would: slots without holes, each record trusted, the checkpoint over all of them, the
+/// tiles what they give.
 /// Gives the digests of the records in order.
 pub async fn verify_from_bytes(store: &Arc<dyn Store>, name: &LogName) -> Vec<Digest> {
     let listed = list_all(&**store, &name.folder(), 100_000).await.expect("list");
     let mut names: Vec<String> = listed.into_iter().map(|e| e.name).collect();
     let checkpoint_name = name.checkpoint();
     assert!(names.contains(&checkpoint_name), "no checkpoint among {names:?}");
-    names.retain(|n| *n != checkpoint_name);
+    let tiles: Vec<String> = names.iter().filter(|n| n.contains("/tile/")).cloned().collect();
+    names.retain(|n| n.contains("/seq/"));
+    let mut leaves = Vec::new();
     let note = store.get(&checkpoint_name, 10_000).await.expect("checkpoint");
     let checkpoint = Checkpoint::verify(&note, &log_key().public()).expect("signed by the log key");
     assert_eq!(checkpoint.origin, name.origin(NAME));
@@ -199,9 +242,11 @@ pub async fn verify_from_bytes(store: &Arc<dyn Store>, name: &LogName) -> Vec<Di
         let envelope = Envelope::parse(&bytes).expect("an envelope");
         ring.verify(&envelope).expect("trusted");
         tree.append(&bytes);
+        leaves.push(leaf_hash(&bytes));
         digests.push(envelope.digest());
     }
     assert_eq!((checkpoint.size, checkpoint.root), (tree.size(), tree.root()), "the checkpoint covers everything");
+    verify_tiles(store, name, &tiles, &leaves).await;
     let distinct: std::collections::BTreeSet<_> = digests.iter().collect();
     assert_eq!(distinct.len(), digests.len(), "a record is in the log twice");
     digests

@@ -58,6 +58,7 @@ async fn run(dir: &tempfile::TempDir, port: u16, free_bytes_min: u64) -> Running
         intake: intake::Limits { free_bytes_min, ..intake::Limits::default() },
         connections,
         rules: serve::Rules::default(),
+        witnesses: Vec::new(),
     };
     serve::start(setup).await.expect("starts")
 }
@@ -87,7 +88,7 @@ impl World {
         drop(SqliteCatalog::create(&sub(&dir, "catalog.sqlite")).await.expect("catalog"));
         let admin = new.admin;
         let deployment = Deployment::load(&sub(&dir, "deployment")).expect("deployment");
-        let ledgers = Ledgers::new(store, Keys { anchor: deployment.anchor, log: deployment.log_key });
+        let ledgers = Ledgers::new(store, Keys { anchor: deployment.anchor, log: deployment.log_key, witnesses: Vec::new() });
         let mut enrolments = vec![deployment.log_enrolment, deployment.issuer_enrolment];
         enrolments.extend(admin.enrolments.iter().cloned());
         ledgers.deployment().await.expect("log").append(enrolments).await.expect("enrolled");

@@ -1,13 +1,15 @@
-//! Signed tree heads: C2SP tlog-checkpoint inside a C2SP signed note with one Ed25519 signature.
+//! Signed tree heads: C2SP tlog-checkpoint inside a C2SP signed note. The log's own signature (Ed25519) comes first;
+//! cosignatures of witnesses may follow.
 //!
 //! ```text
-//! <origin>\n<size, decimal>\n<root, base64>\n\n— <key name> <base64 of 4-byte key hash and signature>\n
+//! <origin>\n<size, decimal>\n<root, base64>\n\n— <origin> <base64 of 4-byte key id and signature>\n
 //! ```
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::digest::{Digest, Hasher};
+use super::note::{Note, Signature, key_id};
+use crate::digest::Digest;
 use crate::key::{PublicKey, SigningKey};
 
 /// A tree head.
@@ -32,31 +34,29 @@ pub enum BadCheckpoint {
     BadSignature(Digest),
 }
 
-/// The largest checkpoint in bytes.
-const BYTES_MAX: usize = 16_384;
-
-/// C2SP signed-note: first four bytes of SHA-256(name || 0x0A || 0x01 || public key); 0x01 is Ed25519.
-fn key_hash(name: &str, key: &PublicKey) -> [u8; 4] {
-    let mut hasher = Hasher::new();
-    hasher.update(name.as_bytes());
-    hasher.update(b"\n\x01");
-    hasher.update(key.as_bytes());
-    let [a, b, c, d, ..] = *hasher.finish().as_bytes();
-    [a, b, c, d]
-}
+/// The type byte of Ed25519 in signed-note.
+pub(super) const ED25519: u8 = 1;
 
 impl Checkpoint {
-    fn text(&self) -> String {
+    /// The text that log and witnesses sign: origin, size and root, each line with its newline.
+    #[must_use]
+    pub fn text(&self) -> String {
         format!("{}\n{}\n{}\n", self.origin, self.size, STANDARD.encode(self.root.as_bytes()))
     }
 
     /// Signs the tree head. The key's name is the origin.
     #[must_use]
     pub fn sign(&self, key: &SigningKey) -> Vec<u8> {
+        self.signed_note(key).to_bytes()
+    }
+
+    /// [`Checkpoint::sign`], to which cosignatures can be added.
+    #[must_use]
+    pub fn signed_note(&self, key: &SigningKey) -> Note {
         let text = self.text();
-        let mut blob = key_hash(&self.origin, &key.public()).to_vec();
-        blob.extend_from_slice(&key.sign(text.as_bytes()));
-        format!("{text}\n\u{2014} {} {}\n", self.origin, STANDARD.encode(blob)).into_bytes()
+        let key_id = key_id(&self.origin, ED25519, key.public().as_bytes());
+        let bytes = key.sign(text.as_bytes()).to_vec();
+        Note { text, signatures: vec![Signature { name: self.origin.clone(), key_id, bytes }] }
     }
 
     /// Reads a checkpoint without trusting it, to learn its origin and size.
@@ -64,18 +64,19 @@ impl Checkpoint {
     /// # Errors
     /// [`BadCheckpoint::Malformed`]
     pub fn parse_unverified(bytes: &[u8]) -> Result<Self, BadCheckpoint> {
-        Self::split(bytes).map(|(checkpoint, _)| checkpoint)
+        let note = Note::parse(bytes).map_err(|e| BadCheckpoint::Malformed(e.0))?;
+        Self::of(&note)
     }
 
-    fn split(bytes: &[u8]) -> Result<(Self, Vec<u8>), BadCheckpoint> {
+    /// The checkpoint that a note holds, without trusting it.
+    ///
+    /// # Errors
+    /// [`BadCheckpoint::Malformed`] when the text is not three lines, or the first signature is not by the log's name.
+    pub fn of(note: &Note) -> Result<Self, BadCheckpoint> {
         use BadCheckpoint::Malformed;
-        if bytes.len() > BYTES_MAX {
-            return Err(Malformed("larger than 16384 bytes"));
-        }
-        let text = std::str::from_utf8(bytes).map_err(|_| Malformed("not UTF-8"))?;
-        let lines: Vec<&str> = text.split('\n').collect();
-        let [origin, size, root, "", signature, ""] = lines.as_slice() else {
-            return Err(Malformed("expected origin, size, root, an empty line and one signature line"));
+        let lines: Vec<&str> = note.text.split('\n').collect();
+        let [origin, size, root, ""] = lines.as_slice() else {
+            return Err(Malformed("expected origin, size, root, an empty line and signature lines"));
         };
         let size: u64 = size.parse().ok().filter(|n: &u64| n.to_string() == *size).ok_or(Malformed("the size is not a decimal number"))?;
         let root = STANDARD
@@ -83,27 +84,30 @@ impl Checkpoint {
             .ok()
             .and_then(|r| Digest::try_from(r.as_slice()).ok())
             .ok_or(Malformed("the root is not base64 of 32 bytes"))?;
-        let blob = signature
-            .strip_prefix("\u{2014} ")
-            .and_then(|rest| rest.strip_prefix(origin))
-            .and_then(|rest| rest.strip_prefix(' '))
-            .and_then(|b64| STANDARD.decode(b64).ok())
-            .ok_or(Malformed("the signature line is not by the log's own name"))?;
-        Ok((Self { origin: (*origin).to_owned(), size, root }, blob))
+        if note.signatures.first().is_none_or(|s| s.name != *origin) {
+            return Err(Malformed("the first signature line is not by the log's own name"));
+        }
+        Ok(Self { origin: (*origin).to_owned(), size, root })
     }
 
-    /// Reads a checkpoint and checks its signature.
+    /// Reads a checkpoint and checks its log's signature. Other signatures, of witnesses, are not looked at.
     ///
     /// # Errors
     /// [`BadCheckpoint`]
     pub fn verify(bytes: &[u8], key: &PublicKey) -> Result<Self, BadCheckpoint> {
-        let (checkpoint, blob) = Self::split(bytes)?;
-        let bad = BadCheckpoint::BadSignature(key.id());
-        let (hash, signature) = blob.split_first_chunk::<4>().ok_or(BadCheckpoint::Malformed("the signature is too short"))?;
-        if *hash != key_hash(&checkpoint.origin, key) || !key.verifies(checkpoint.text().as_bytes(), signature) {
-            return Err(bad);
-        }
-        Ok(checkpoint)
+        let note = Note::parse(bytes).map_err(|e| BadCheckpoint::Malformed(e.0))?;
+        Self::verify_note(&note, key)
+    }
+
+    /// [`Checkpoint::verify`] of a note that was read already.
+    ///
+    /// # Errors
+    /// [`BadCheckpoint`]
+    pub fn verify_note(note: &Note, key: &PublicKey) -> Result<Self, BadCheckpoint> {
+        let checkpoint = Self::of(note)?;
+        let id = key_id(&checkpoint.origin, ED25519, key.as_bytes());
+        let first = note.signatures.first().filter(|s| s.key_id == id && key.verifies(note.text.as_bytes(), &s.bytes));
+        if first.is_some() { Ok(checkpoint) } else { Err(BadCheckpoint::BadSignature(key.id())) }
     }
 }
 

@@ -2,16 +2,17 @@
 
 use crate::digest::{Digest, Hasher};
 
-/// The hash of one entry.
+/// The hash of one entry: SHA-256 over a zero byte and the entry.
 #[must_use]
-fn leaf_hash(entry: &[u8]) -> Digest {
+pub fn leaf_hash(entry: &[u8]) -> Digest {
     let mut h = Hasher::new();
     h.update(&[0]);
     h.update(entry);
     h.finish()
 }
 
-fn node_hash(left: &Digest, right: &Digest) -> Digest {
+/// The hash of a node: SHA-256 over a byte of one and the hashes of its children.
+pub(super) fn node_hash(left: &Digest, right: &Digest) -> Digest {
     let mut h = Hasher::new();
     h.update(&[1]);
     h.update(left.as_bytes());
@@ -42,7 +43,12 @@ impl Tree {
 
     /// Appends an entry. O(log n) hashes at worst, two on average.
     pub fn append(&mut self, entry: &[u8]) {
-        let mut hash = leaf_hash(entry);
+        self.append_hash(leaf_hash(entry));
+    }
+
+    /// Appends an entry by its [`leaf_hash`].
+    pub fn append_hash(&mut self, leaf: Digest) {
+        let mut hash = leaf;
         let mut carry = self.size;
         while carry & 1 == 1 {
             if let Some(left) = self.edge.pop() {

@@ -90,7 +90,7 @@ codes! {
         "The object log/checkpoint is not there or cannot be read."
         "Nothing signed says how long the history of the case is, so records may have been removed from its end."
     LogCheckpointMalformed "log.checkpoint-malformed" Error Store
-        "log/checkpoint is not a C2SP signed note with a checkpoint of three lines and one signature."
+        "log/checkpoint is not a C2SP signed note with a checkpoint of three lines, signed by the log first."
         "The signed head of the history was altered; the history cannot be shown to be complete."
     LogCheckpointSignature "log.checkpoint-signature" Error Unknown
         "No log key that is enrolled in this case and not revoked signed the checkpoint."
@@ -110,6 +110,18 @@ codes! {
     LogExpected "log.expected" Error Operator
         "The history does not contain the head that was given to this program from outside."
         "This is not the history, or not a continuation of the history, that was attested earlier on another way."
+    LogForked "log.forked" Error Operator
+        "The history does not contain a head that this log's key signed, or that a witness vouches for."
+        "There were two histories: this one is cut back, rewritten, or made for another audience. The signed head that it lacks proves it."
+    LogTile "log.tile" Warning Store
+        "A tile or entry bundle below log/tile is not what the records give, or lies beyond them."
+        "The records themselves are not affected; but a program that reads the tiles instead of the records would see another history."
+    WitnessRequired "witness.required" Error Operator
+        "Fewer of the given witnesses than required cosigned the checkpoint of this case."
+        "That nobody was shown another history rests on the deployment's word alone, at least for the records after the newest cosigned head."
+    WitnessMalformed "witness.malformed" Warning Store
+        "An object below log/cosigned, or a checkpoint that was given from outside, is no checkpoint of this log that its key or a given witness signed."
+        "It proves nothing, neither for nor against this history."
     RecordMalformed "record.malformed" Error Store
         "A slot does not hold a canonical DSSE envelope with a statement of ours, or cannot be read."
         "A signed statement was altered or replaced by something else."

@@ -2,20 +2,18 @@
 
 use super::chain::Chain;
 use super::inventory::Inventory;
-use super::{CaseFiles, Code, Counts, Findings, Head, Options, read_bounded, unreadable};
+use super::{CaseFiles, Code, Counts, Findings, Head, Options, Witnessed, read_bounded, tiles, unreadable, witness};
 use crate::anchor::Anchor;
 use crate::digest::Digest;
 use crate::dsse::{ENVELOPE_BYTES_MAX, Envelope};
 use crate::key::KeyId;
 use crate::layout::{CaseObject, LogName};
-use crate::log::{Checkpoint, Tree};
+use crate::log::{Checkpoint, NOTE_BYTES_MAX, Note, Tree, leaf_hash};
 use crate::record::{BadRecord, KeyRing, Record, Role, TrustError};
 
-/// The largest checkpoint that is read.
-const CHECKPOINT_BYTES_MAX: u64 = 16_384;
-
 /// Reads the records in order, verifies each with the keys that are enrolled so far, hands it to the chain, and checks
-/// the tree against the signed head. Returns the head if its signature holds.
+/// the tree against the signed head and whatever else is signed about it. Returns the head if its signature holds, and
+/// what the witnesses vouch for.
 pub(super) fn read(
     files: &dyn CaseFiles,
     anchor: &Anchor,
@@ -24,8 +22,8 @@ pub(super) fn read(
     chain: &mut Chain,
     counts: &mut Counts,
     findings: &mut Findings,
-) -> Option<Head> {
-    let mut log = Log { ring: KeyRing::new(anchor), tree: Tree::new(), roots: vec![Tree::new().root()], log_keys: Vec::new() };
+) -> (Option<Head>, Vec<Witnessed>) {
+    let mut log = Log::new(anchor);
     let slots: Vec<u64> = std::mem::take(&mut inventory.slots).into_keys().collect();
     let checkpoint = read_checkpoint(files, inventory.checkpoint, findings);
     let covered = checkpoint.as_ref().map(|(c, _)| c.size);
@@ -56,31 +54,15 @@ pub(super) fn read(
     if let Some((size, root)) = options.expected {
         log.check_expected(size, root, findings);
     }
-    let (checkpoint, bytes) = checkpoint?;
-    if checkpoint.size == 0 {
-        log.check_root(Some(&(checkpoint.clone(), Vec::new())), findings);
+    if log.tree.size() == expected && log.leaves.len() as u64 == expected {
+        tiles::check(files, &log.leaves, &inventory.tiles, findings);
     }
-    if let Some(case) = chain.case() {
-        let origin = LogName::Case(case.clone()).origin(&anchor.deployment);
-        if checkpoint.origin != origin {
-            let shown = crate::text::escape_bounded(&checkpoint.origin, 120);
-            findings.add(
-                Code::LogCheckpointOrigin,
-                CHECKPOINT,
-                format!("the checkpoint is of log '{shown}', this case's log is '{origin}'"),
-            );
-        }
-    }
-    let Some(key) = log.signer_of(&bytes) else {
-        let message = format!(
-            "none of the {} log keys enrolled in this case signed the checkpoint of {} records",
-            log.log_keys.len(),
-            checkpoint.size
-        );
-        findings.add(Code::LogCheckpointSignature, CHECKPOINT, message);
-        return None;
-    };
-    Some(Head { size: checkpoint.size, root: checkpoint.root, key })
+    let origin = chain.case().map(|case| LogName::Case(case.clone()).origin(&anchor.deployment));
+    let head = checkpoint.as_ref().and_then(|(checkpoint, bytes)| log.head(checkpoint, bytes, origin.as_deref(), findings));
+    let note = head.and_then(|_| checkpoint.and_then(|(_, bytes)| Note::parse(&bytes).ok()));
+    let heads = witness::Heads { roots: &log.roots, origin: origin.as_deref(), signed_by_log: &|note| log.signer_of_note(note).is_some() };
+    let witnesses = witness::check(files, options, &heads, note.as_ref(), &inventory.cosigned, findings);
+    (head, witnesses)
 }
 
 const CHECKPOINT: &str = "log/checkpoint";
@@ -91,7 +73,7 @@ fn read_checkpoint(files: &dyn CaseFiles, exists: bool, findings: &mut Findings)
         return None;
     }
     let mut bytes = Vec::new();
-    if let Err(e) = read_bounded(files, CHECKPOINT, CHECKPOINT_BYTES_MAX, &mut bytes) {
+    if let Err(e) = read_bounded(files, CHECKPOINT, NOTE_BYTES_MAX as u64, &mut bytes) {
         findings.add(unreadable(&e, Code::LogCheckpointMissing), CHECKPOINT, format!("log/checkpoint cannot be read: {e}"));
         return None;
     }
@@ -117,10 +99,39 @@ struct Log {
     tree: Tree,
     /// Root of the tree at each size; 32 bytes per record, so that an order's nonce can be checked.
     roots: Vec<Digest>,
+    /// The hash of each record that could be read: what the tiles are made of.
+    leaves: Vec<Digest>,
     log_keys: Vec<KeyId>,
 }
 
 impl Log {
+    fn new(anchor: &Anchor) -> Self {
+        let tree = Tree::new();
+        Self { ring: KeyRing::new(anchor), roots: vec![tree.root()], tree, leaves: Vec::new(), log_keys: Vec::new() }
+    }
+
+    /// The signed head, when it is of this log and by its key.
+    fn head(&self, checkpoint: &Checkpoint, bytes: &[u8], origin: Option<&str>, findings: &mut Findings) -> Option<Head> {
+        if checkpoint.size == 0 {
+            self.check_root(Some(&(checkpoint.clone(), Vec::new())), findings);
+        }
+        if let Some(origin) = origin.filter(|origin| checkpoint.origin != **origin) {
+            let shown = crate::text::escape_bounded(&checkpoint.origin, 120);
+            let message = format!("the checkpoint is of log '{shown}', this case's log is '{origin}'");
+            findings.add(Code::LogCheckpointOrigin, CHECKPOINT, message);
+        }
+        let Some(key) = Note::parse(bytes).ok().and_then(|note| self.signer_of_note(&note)) else {
+            let message = format!(
+                "none of the {} log keys enrolled in this case signed the checkpoint of {} records",
+                self.log_keys.len(),
+                checkpoint.size
+            );
+            findings.add(Code::LogCheckpointSignature, CHECKPOINT, message);
+            return None;
+        };
+        Some(Head { size: checkpoint.size, root: checkpoint.root, key })
+    }
+
     #[allow(clippy::too_many_arguments, reason = "one caller; the alternative is a struct of the same eight things")]
     fn record(
         &mut self,
@@ -136,7 +147,9 @@ impl Log {
             findings.add_broken_history(unreadable(&e, Code::RecordMalformed), object, format!("record {n} cannot be read: {e}"));
             return;
         }
-        self.tree.append(buffer);
+        let leaf = leaf_hash(buffer);
+        self.tree.append_hash(leaf);
+        self.leaves.push(leaf);
         let envelope = match Envelope::parse(buffer) {
             Ok(envelope) => envelope,
             Err(e) => {
@@ -212,10 +225,8 @@ impl Log {
         }
     }
 
-    fn signer_of(&self, checkpoint: &[u8]) -> Option<KeyId> {
-        self.log_keys
-            .iter()
-            .copied()
-            .find(|id| self.ring.holder(*id).is_some_and(|(_, _, key)| Checkpoint::verify(checkpoint, key).is_ok()))
+    /// The log key of this case that signed a checkpoint first.
+    fn signer_of_note(&self, note: &Note) -> Option<KeyId> {
+        self.log_keys.iter().copied().find(|id| self.ring.holder(*id).is_some_and(|(_, _, key)| Checkpoint::verify_note(note, key).is_ok()))
     }
 }

@@ -1,12 +1,13 @@
 //! Which objects the case folder holds, and which of them somebody signed for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use super::chain::Chain;
 use super::{CaseFiles, Code, EntryKind, Findings, Severity};
 use crate::id::CollectionId;
 use crate::layout::{CaseObject, StreamNumber};
+use crate::log::Tile;
 use crate::text::escape_bytes;
 
 /// The list of objects. Segments and slots are kept as numbers; what is used by a check is taken out of the list, and
@@ -17,6 +18,10 @@ pub(super) struct Inventory {
     pub checkpoint: bool,
     /// Record slots and their sizes.
     pub slots: BTreeMap<u64, u64>,
+    /// Tiles over the records.
+    pub tiles: BTreeSet<Tile>,
+    /// Heads that witnesses vouch for: key id and size.
+    pub cosigned: BTreeSet<(String, u64)>,
     /// Streams.
     streams: BTreeMap<(CollectionId, StreamNumber), StreamObjects>,
     /// Objects in all.
@@ -50,8 +55,16 @@ impl Inventory {
                 findings.add(Code::ObjectUnknown, &shown, format!("'{shown}' ({} bytes) has no name of the case format", entry.size));
                 return;
             };
-            out.bytes = out.bytes.saturating_add(entry.size);
+            if !matches!(object, CaseObject::Tile(_) | CaseObject::Cosigned(..)) {
+                out.bytes = out.bytes.saturating_add(entry.size);
+            }
             match object {
+                CaseObject::Tile(tile) => {
+                    out.tiles.insert(tile);
+                }
+                CaseObject::Cosigned(witness, size) => {
+                    out.cosigned.insert((witness, size));
+                }
                 CaseObject::Checkpoint => out.checkpoint = true,
                 CaseObject::Slot(n) => {
                     out.slots.insert(n, entry.size);

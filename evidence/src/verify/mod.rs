@@ -4,12 +4,12 @@
 //! then what the records say to each other, then every stream against its manifest, then that nothing is left over.
 //!
 //! Memory does not grow with the size of the evidence: a stream is read segment by segment in step with its manifest.
-//! What is kept is one segment (at most [`crate::stream::SEGMENT_BYTES_MAX`]), one zstd frame, one manifest line, 32 bytes per record,
+//! What is kept is one segment (at most [`crate::stream::SEGMENT_BYTES_MAX`]), one zstd frame, one manifest line, 64 bytes per record,
 //! a few hundred bytes per collection and about 40 bytes per segment of the case (for the final account of objects):
 //! a case of 100 GiB has 12,800 segments, half a megabyte.
 //!
 //! What this cannot know: whether the case once had a longer history (give a head that you learned elsewhere as
-//! [`Options::expected`]), and whether a key was revoked in the deployment's log after the case was written.
+//! [`Options::expected`], a checkpoint that a witness kept as [`Options::held`], or require witnesses), and whether a key was revoked in the deployment's log after the case was written.
 
 mod chain;
 mod codes;
@@ -20,15 +20,18 @@ mod item;
 mod lines;
 mod report;
 mod stream;
+mod tiles;
+mod witness;
 
 pub use codes::Code;
 pub use finding::{Blame, Cause, Finding, Findings, Severity};
-pub use report::{CaseSummary, CollectionSummary, Counts, Head, Report, Verdict};
+pub use report::{CaseSummary, CollectionSummary, Counts, Head, Report, Verdict, Witnessed};
 
 use std::io::{self, Read};
 
 use crate::anchor::Anchor;
 use crate::digest::Digest;
+use crate::log::{Note, WitnessKey};
 
 /// The objects of one case, wherever they lie. Names are relative to the case folder and `/`-separated.
 pub trait CaseFiles {
@@ -71,13 +74,19 @@ pub enum EntryKind {
 }
 
 /// What a verification is told from outside.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Options {
     /// Every order target must have its seal: [`Code::OrderOpen`] and [`Code::StreamUnsealed`] become warnings.
     pub complete: bool,
     /// A head (size and root) that was learned on another way, for example from a paper form or an earlier letter: the
     /// history must contain it.
     pub expected: Option<(u64, Digest)>,
+    /// Witnesses whose cosignatures count.
+    pub witnesses: Vec<WitnessKey>,
+    /// How many of them must have cosigned the checkpoint of the case; otherwise [`Code::WitnessRequired`].
+    pub witnesses_required: usize,
+    /// Checkpoints that were kept elsewhere, by a witness for example: what is signed in them must be part of the history.
+    pub held: Vec<Note>,
 }
 
 /// How far a verification has come.
@@ -104,7 +113,7 @@ pub fn verify(files: &dyn CaseFiles, anchor: &Anchor, options: &Options, progres
     progress(state);
 
     let mut chain = chain::Chain::new(options.complete);
-    let head = history::read(files, anchor, options, &mut inventory, &mut chain, &mut counts, &mut findings);
+    let (head, witnesses) = history::read(files, anchor, options, &mut inventory, &mut chain, &mut counts, &mut findings);
     chain.finish(&mut findings);
 
     for job in chain.jobs() {
@@ -129,6 +138,7 @@ pub fn verify(files: &dyn CaseFiles, anchor: &Anchor, options: &Options, progres
         case: chain.case_summary(),
         deployment: anchor.deployment.clone(),
         checkpoint: head,
+        witnesses,
         collections: chain.into_summaries(),
         counts,
         findings,

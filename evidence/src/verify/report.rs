@@ -44,6 +44,8 @@ pub struct Report {
     pub deployment: String,
     /// The verified head of the history.
     pub checkpoint: Option<Head>,
+    /// For each witness that was asked for the newest head of this history that it vouches for, if any.
+    pub witnesses: Vec<Witnessed>,
     /// Every collection that an order of the case asked for, in the order of exhibit numbers; those without come last.
     pub collections: Vec<CollectionSummary>,
     /// What was read.
@@ -81,6 +83,17 @@ pub struct Head {
     pub root: Digest,
     /// The log key that signed it.
     pub key: Digest,
+}
+
+/// What a witness vouches for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Witnessed {
+    /// The witness's name.
+    pub witness: String,
+    /// Records of the newest head of this history that it cosigned; absent when there is none.
+    pub size: Option<u64>,
+    /// When it did, by its clock.
+    pub at: Option<Timestamp>,
 }
 
 /// One collection.

@@ -19,6 +19,8 @@ pub fn lies(cases: &mut Vec<Tampered>) {
             base: "good-2".to_owned(),
             complete: false,
             expect: None,
+            witnesses: Vec::new(),
+            held: Vec::new(),
             edits: difference(&good, &good_2(&faults).objects),
             codes: codes.iter().map(|c| (*c).to_owned()).collect(),
         });

@@ -5,6 +5,7 @@
 pub mod cases;
 pub mod faults;
 pub mod lies;
+pub mod logs;
 pub mod stream;
 pub mod tamper;
 
@@ -392,6 +393,12 @@ impl Case {
     pub fn checkpoint(&mut self) {
         let origin = LogName::Case(self.id.clone()).origin(DEPLOYMENT);
         self.checkpoint_as(&origin, LOG);
+    }
+
+    /// The head as it is now, with the log's signature.
+    pub fn head(&self) -> Checkpoint {
+        let origin = LogName::Case(self.id.clone()).origin(DEPLOYMENT);
+        Checkpoint { origin, size: self.tree.size(), root: self.tree.root() }
     }
 
     pub fn checkpoint_as(&mut self, origin: &str, seed: u8) {

@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use exhibit_evidence::Digest;
+use exhibit_evidence::log::{Note, WitnessKey};
 use exhibit_evidence::verify::Options;
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +32,12 @@ pub struct Tampered {
     /// `--expect`
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expect: Option<String>,
+    /// `--witness`; all of them are required.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub witnesses: Vec<String>,
+    /// Base64 of checkpoints for `--held`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<String>,
     /// Done in order.
     pub edits: Vec<Edit>,
     /// Codes that must be found; others may be as well.
@@ -65,7 +72,15 @@ impl Tampered {
             let (size, root) = text.split_once(':').expect("SIZE:ROOT");
             (size.parse().expect("number"), root.parse().expect("digest"))
         });
-        Options { complete: self.complete, expected }
+        let witnesses: Vec<WitnessKey> = self.witnesses.iter().map(|w| w.parse().expect("a witness key")).collect();
+        let note = |b64: &String| Note::parse(&STANDARD.decode(b64).expect("base64")).expect("a note");
+        Options {
+            complete: self.complete,
+            expected,
+            witnesses_required: witnesses.len(),
+            witnesses,
+            held: self.held.iter().map(note).collect(),
+        }
     }
 
     /// True when it needs a disk.
@@ -121,6 +136,7 @@ pub fn table() -> Table {
     let mut cases = Vec::new();
     bytes_and_objects(&mut cases);
     super::lies::lies(&mut cases);
+    super::logs::logs(&mut cases);
     Table { format: "exhibit-tampered/1".to_owned(), cases }
 }
 
@@ -145,6 +161,8 @@ fn bytes_and_objects(cases: &mut Vec<Tampered>) {
             base: "good-1".to_owned(),
             complete: false,
             expect: None,
+            witnesses: Vec::new(),
+            held: Vec::new(),
             edits,
             codes: codes.iter().map(|c| (*c).to_owned()).collect(),
         });

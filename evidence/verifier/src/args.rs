@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, value_parser};
 use exhibit_evidence::Digest;
+use exhibit_evidence::log::WitnessKey;
 use exhibit_evidence::verify::Options;
 
 /// What was asked for.
@@ -30,7 +31,9 @@ pub struct Request {
     pub json: bool,
     /// Only the verdict, and no progress.
     pub quiet: bool,
-    /// What the library is told.
+    /// Files with checkpoints that were kept elsewhere.
+    pub held: Vec<PathBuf>,
+    /// What the library is told; without the held checkpoints.
     pub options: Options,
 }
 
@@ -45,6 +48,13 @@ THE ANCHOR
   than the case (an earlier letter, a signed form, another person) and never from the folder that is verified:
   a file that lies inside PATH is refused.
 
+WITNESSES
+  Whoever holds the deployment's log key could sign a second, other history, or cut this one back. A witness is a
+  key of somebody outside (counsel, a regulator) that vouches for one history only. With --witness KEY the cosignatures of
+  that witness are checked, and as many as --witnesses-required says (all, when it is not given) must have cosigned the
+  checkpoint of the case. With --held FILE a checkpoint that was kept elsewhere, best the witness's own copy, must be part
+  of this history: that is how a log that was cut back or rewritten together with its signatures is found.
+
 EXIT CODE
   0   sound: no errors and no warnings (notes are possible)
   1   there are findings; each says what was found, what it means and where to ask
@@ -55,6 +65,7 @@ EXAMPLES
   exhibit-verify cases/case-01jd5c3v3h0000000000000000 --anchor anchor.json
   exhibit-verify /media/handover --anchor anchor.json --complete --expect 41:9f86d081...
   exhibit-verify /media/handover --anchor anchor.json --json > result.json
+  exhibit-verify /media/handover --anchor anchor.json --witness 'counsel.example/w+3f2a...+BD...' --held seen.checkpoint
   exhibit-verify --codes
 ";
 
@@ -93,6 +104,7 @@ fn command() -> clap::Command {
                 .value_parser(head)
                 .help("Require that the history contains this head (number of records, ':', root in hexadecimal), as noted elsewhere"),
         )
+        .args(witness_args())
         .arg(
             Arg::new("codes")
                 .long("codes")
@@ -100,6 +112,44 @@ fn command() -> clap::Command {
                 .exclusive(true)
                 .help("Print every finding code with its meaning, and end"),
         )
+}
+
+fn witness_args() -> [Arg; 3] {
+    [
+        Arg::new("witness")
+            .long("witness")
+            .value_name("KEY")
+            .action(ArgAction::Append)
+            .value_parser(|text: &str| text.parse::<WitnessKey>())
+            .help("Count the cosignatures of this witness (repeatable); KEY as 'exhibit witness init' prints it"),
+        Arg::new("required")
+            .long("witnesses-required")
+            .value_name("N")
+            .value_parser(value_parser!(u8).range(0..=16))
+            .requires("witness")
+            .help("How many of the given witnesses must have cosigned the checkpoint; all of them when not given"),
+        Arg::new("held")
+            .long("held")
+            .value_name("FILE")
+            .action(ArgAction::Append)
+            .value_parser(value_parser!(PathBuf))
+            .help("A checkpoint that was kept elsewhere, by a witness for example (repeatable): the history must contain it"),
+    ]
+}
+
+/// The witnesses, and how many must have cosigned.
+fn witnesses(matches: &mut clap::ArgMatches) -> Result<(Vec<WitnessKey>, usize), String> {
+    let witnesses: Vec<WitnessKey> = matches.remove_many("witness").map(Iterator::collect).unwrap_or_default();
+    for (n, witness) in witnesses.iter().enumerate() {
+        if witnesses.iter().take(n).any(|w| w.key() == witness.key()) {
+            return Err("exhibit-verify: --witness: one key is given twice; each witness has a key of its own".to_owned());
+        }
+    }
+    let required = matches.remove_one::<u8>("required").map_or(witnesses.len(), usize::from);
+    if required > witnesses.len() {
+        return Err(format!("exhibit-verify: --witnesses-required {required}: only {} given with --witness", witnesses.len()));
+    }
+    Ok((witnesses, required))
 }
 
 fn head(text: &str) -> Result<(u64, Digest), String> {
@@ -118,10 +168,13 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String
     if matches.get_flag("codes") {
         return Ok(Command::Codes);
     }
-    let options = Options { complete: matches.get_flag("complete"), expected: matches.remove_one("expect") };
+    let (witnesses, witnesses_required) = witnesses(&mut matches)?;
+    let held: Vec<PathBuf> = matches.remove_many("held").map(Iterator::collect).unwrap_or_default();
+    let (complete, expected) = (matches.get_flag("complete"), matches.remove_one("expect"));
+    let options = Options { complete, expected, witnesses, witnesses_required, held: Vec::new() };
     let (json, quiet) = (matches.get_flag("json"), matches.get_flag("quiet"));
     match (matches.remove_one("path"), matches.remove_one("anchor")) {
-        (Some(path), Some(anchor)) => Ok(Command::Verify(Request { path, anchor, json, quiet, options })),
+        (Some(path), Some(anchor)) => Ok(Command::Verify(Request { path, anchor, json, quiet, held, options })),
         _ => Err("exhibit-verify: PATH and --anchor FILE are needed; see --help".to_owned()),
     }
 }
@@ -148,6 +201,10 @@ mod tests {
             ["v", "v case", "v --anchor a", "v case --anchor a --expect 7", "v case --anchor a --expect x:00", "v case --anchor a --nope"]
         {
             assert!(words(bad).is_err(), "{bad}");
+        }
+        let key = "w.example+1+BAAA";
+        for bad in [format!("v case --anchor a --witness {key}"), "v case --anchor a --witnesses-required 1".to_owned()] {
+            assert!(words(&bad).is_err(), "{bad}");
         }
         let root = "ab".repeat(32);
         let Ok(Command::Verify(request)) = words(&format!("v case --anchor a --complete --expect 7:{root}")) else { panic!("valid") };

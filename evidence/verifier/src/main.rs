@@ -9,11 +9,13 @@ mod folder;
 mod text;
 
 use std::io::{self, IsTerminal as _, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use exhibit_evidence::anchor::Anchor;
+use exhibit_evidence::log::{NOTE_BYTES_MAX, Note};
 use exhibit_evidence::text::escape_bounded;
-use exhibit_evidence::verify::{self, Code, Progress, Report, Verdict};
+use exhibit_evidence::verify::{self, Code, Options, Progress, Report, Verdict};
 
 use crate::args::{Command, Request};
 use crate::folder::Folder;
@@ -83,9 +85,10 @@ fn write_out(bytes: &[u8]) -> io::Result<()> {
 fn run(request: &Request) -> Result<(Report, String), String> {
     let folder = Folder::open(&request.path)?;
     let anchor = read_anchor(request, &folder)?;
+    let options = Options { held: read_held(request, &folder)?, ..request.options.clone() };
     let terminal = io::stderr().is_terminal() && !request.quiet;
     let mut shown = u64::MAX;
-    let report = verify::verify(&folder, &anchor, &request.options, &mut |p| show_progress(p, terminal, &mut shown)).map_err(|e| {
+    let report = verify::verify(&folder, &anchor, &options, &mut |p| show_progress(p, terminal, &mut shown)).map_err(|e| {
         format!("exhibit-verify: '{}' cannot be listed: {e}\nCheck its permissions; no statement about the case is made.", folder.shown())
     })?;
     if terminal {
@@ -107,6 +110,22 @@ fn read_anchor(request: &Request, folder: &Folder) -> Result<Anchor, String> {
     }
     let bytes = folder::read_small(&real, 65_536).map_err(|e| format!("exhibit-verify: anchor file '{shown}': {e}\n{remedy}"))?;
     Anchor::parse(&bytes).map_err(|e| format!("exhibit-verify: anchor file '{shown}': {}\n{remedy}", escape_bounded(&e, 300)))
+}
+
+/// Checkpoints that were kept elsewhere. One from inside the case proves nothing.
+fn read_held(request: &Request, folder: &Folder) -> Result<Vec<Note>, String> {
+    let remedy = "It is a checkpoint that was kept on another way than the case, for example by a witness in its folder 'seen'.";
+    let one = |path: &PathBuf| {
+        let fail =
+            |why: String| format!("exhibit-verify: held checkpoint '{}': {why}\n{remedy}", escape_bounded(&path.to_string_lossy(), 300));
+        let real = path.canonicalize().map_err(|e| fail(e.to_string()))?;
+        if folder.contains(&real) {
+            return Err(fail("it lies inside the case folder".to_owned()));
+        }
+        let bytes = folder::read_small(&real, NOTE_BYTES_MAX as u64).map_err(|e| fail(e.to_string()))?;
+        Note::parse(&bytes).map_err(|e| fail(e.to_string()))
+    };
+    request.held.iter().map(one).collect()
 }
 
 /// One line that is rewritten whenever another percent was read.

@@ -157,6 +157,13 @@ fn write_checked(out: &mut String, report: &Report, root_key: &str) -> std::fmt:
         }
         None => writeln!(out, "  history     {} of {} verified; no valid signed head", c.records_verified, count(c.records, "record"))?,
     }
+    for w in &report.witnesses {
+        let name = escape_bounded(&w.witness, 128);
+        match (w.size, &w.at) {
+            (Some(size), Some(at)) => writeln!(out, "  witness     '{name}' vouches for the first {}, at {at}", count(size, "record"))?,
+            _ => writeln!(out, "  witness     '{name}' vouches for no head of this history")?,
+        }
+    }
     let (segments, stored) = (count(c.segments, "segment"), bytes(c.stored_bytes));
     writeln!(out, "  bytes       {} in {segments} re-hashed and decompressed ({stored} stored)", bytes(c.raw_bytes))?;
     writeln!(

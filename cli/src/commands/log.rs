@@ -1,0 +1,236 @@
+//! `exhibit log`: show, prove, consistency, cosigned. What comes from the coordinator is verified here.
+
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use exhibit_certs::files::{self, Access, FileError};
+use exhibit_evidence::CaseId;
+use exhibit_evidence::Digest;
+use exhibit_evidence::dsse::Envelope;
+use exhibit_evidence::layout::LogName;
+use exhibit_evidence::log::{Checkpoint, ConsistencyProof, InclusionProof, Tree, leaf_hash, verify_consistency, verify_inclusion};
+use exhibit_evidence::record::{KeyRing, Record};
+use exhibit_evidence::text::escape_bounded;
+use exhibit_proto::log::v1 as pb;
+use serde_json::{Value, json};
+
+use crate::args::custody::{LogCommand, OfArgs};
+use crate::connection::{Connection, parse_id};
+use crate::exit::{Code, Failure, Result};
+use crate::output::Output;
+use crate::witness::log_key;
+
+/// Runs a log command.
+pub async fn run(connection: &mut Connection, command: LogCommand, out: &Output) -> Result<Code> {
+    match command {
+        LogCommand::Show { of, from } => show(connection, &of, from, out).await?,
+        LogCommand::Prove { of, record, size, out: file, record_out } => {
+            let (proof, envelope) = prove(connection, &of, record, size).await?;
+            if let Some(path) = &record_out {
+                write_new(path, &envelope)?;
+            }
+            give(
+                &proof.to_bytes(),
+                file.as_deref(),
+                out,
+                &json!({"record": record, "hashes": hashes(&proof.hashes), "checkpoint": text(&proof.checkpoint)}),
+            )?;
+        }
+        LogCommand::Consistency { of, from: (from, root), to, out: file } => {
+            let log = name(&of)?;
+            let (proof, _, head) = consistency(connection, &log, from, to).await?;
+            check_old(connection, &log, (from, root), &head, &proof).await?;
+            let value = json!({"from": from, "to": head.size, "root": head.root.to_string(), "hashes": hashes(&proof.hashes), "checkpoint": text(&proof.checkpoint)});
+            give(&proof.to_bytes(), file.as_deref(), out, &value)?;
+        }
+        LogCommand::Cosigned { of, note } => {
+            let bytes = files::read(&note).map_err(|e| Failure::new(Code::Input, format!("--note: {e}")))?;
+            let witnesses = submit(connection, &name(&of)?, bytes).await?;
+            let shown: Vec<String> = witnesses.iter().map(|w| escape_bounded(w, 128)).collect();
+            if out.is_json() {
+                out.object(&json!({"witnesses": witnesses}))?;
+            } else {
+                out.line(&format!("kept: cosignature of {}", shown.join(", ")))?;
+            }
+        }
+    }
+    Ok(Code::Ok)
+}
+
+/// The log that is meant.
+fn name(of: &OfArgs) -> Result<LogName> {
+    match &of.case {
+        Some(case) => Ok(LogName::Case(parse_id::<CaseId>(case)?)),
+        None => Ok(LogName::Deployment),
+    }
+}
+
+/// How the coordinator is told which log.
+pub fn wire_name(log: &LogName) -> String {
+    match log {
+        LogName::Case(case) => case.to_string(),
+        LogName::Deployment => String::new(),
+    }
+}
+
+/// A signed head from the coordinator, verified under the anchor: note, head, enrolment of its key.
+fn verified(connection: &Connection, log: &LogName, checkpoint: Option<pb::Checkpoint>) -> Result<(Vec<u8>, Checkpoint, Vec<u8>)> {
+    let checkpoint = checkpoint.ok_or_else(|| Failure::new(Code::Failure, "the coordinator's answer has no checkpoint"))?;
+    let key = log_key(connection.anchor(), &checkpoint.log_enrolment)?;
+    let head = Checkpoint::verify(&checkpoint.note, &key).map_err(|e| Failure::new(Code::Damaged, e.to_string()))?;
+    let origin = log.origin(connection.deployment());
+    if head.origin != origin {
+        let shown = escape_bounded(&head.origin, 120);
+        return Err(Failure::new(Code::Damaged, format!("the coordinator gave a checkpoint of log '{shown}' for '{origin}'")));
+    }
+    Ok((checkpoint.note, head, checkpoint.log_enrolment))
+}
+
+/// The newest head, or that of `size` records.
+pub async fn checkpoint(connection: &mut Connection, log: &LogName, size: u64) -> Result<(Vec<u8>, Checkpoint, Vec<u8>)> {
+    let request = pb::GetCheckpointRequest { case_id: wire_name(log), size };
+    let answer = connection.log_rpc().get_checkpoint(request).await?.into_inner();
+    verified(connection, log, Some(answer))
+}
+
+/// A consistency proof as the coordinator gives it, with the enrolment of the log key and the later head. Only the head is
+/// verified: what the proof begins at is for whoever remembers it.
+pub async fn consistency(
+    connection: &mut Connection,
+    log: &LogName,
+    from: u64,
+    to: u64,
+) -> Result<(ConsistencyProof, Vec<u8>, Checkpoint)> {
+    let request = pb::ProveConsistencyRequest { case_id: wire_name(log), from, to };
+    let answer = connection.log_rpc().prove_consistency(request).await?.into_inner();
+    let hashes = digests(&answer.hashes)?;
+    let (checkpoint, head, enrolment) = verified(connection, log, answer.checkpoint)?;
+    Ok((ConsistencyProof { old: from, hashes, checkpoint }, enrolment, head))
+}
+
+/// Gives the coordinator a cosigned checkpoint; the witnesses that it knew.
+pub async fn submit(connection: &mut Connection, log: &LogName, note: Vec<u8>) -> Result<Vec<String>> {
+    let request = pb::AddCosignaturesRequest { case_id: wire_name(log), note };
+    Ok(connection.log_rpc().add_cosignatures(request).await?.into_inner().witnesses)
+}
+
+/// The earlier head is the one that the caller noted, or else the one that the coordinator signs now.
+async fn check_old(
+    connection: &mut Connection,
+    log: &LogName,
+    from: (u64, Option<Digest>),
+    head: &Checkpoint,
+    proof: &ConsistencyProof,
+) -> Result<()> {
+    let root = match from {
+        (0, _) => Digest::of(b""),
+        (_, Some(root)) => root,
+        (size, None) => checkpoint(connection, log, size).await?.1.root,
+    };
+    verify_consistency((from.0, &root), (head.size, &head.root), &proof.hashes).map_err(|_| {
+        let message = format!("the head of {} records does not continue the head {}:{root}", head.size, from.0);
+        Failure::new(Code::Damaged, message).hint("the log was rewritten since that head was noted, or the head is of another log")
+    })
+}
+
+async fn prove(connection: &mut Connection, of: &OfArgs, n: u64, size: u64) -> Result<(InclusionProof, Vec<u8>)> {
+    let log = name(of)?;
+    let answer = connection.log_rpc().prove_record(pb::ProveRecordRequest { case_id: wire_name(&log), n, size }).await?.into_inner();
+    let hashes = digests(&answer.hashes)?;
+    let (checkpoint, head, _) = verified(connection, &log, answer.checkpoint)?;
+    let request = pb::ListRecordsRequest { case_id: wire_name(&log), from: n, limit: 1 };
+    let record = connection.log_rpc().list_records(request).await?.into_inner().message().await?;
+    let envelope = record.filter(|r| r.n == n).map(|r| r.envelope).unwrap_or_default();
+    verify_inclusion(leaf_hash(&envelope), n, head.size, &hashes, &head.root)
+        .map_err(|e| Failure::new(Code::Damaged, format!("record {n}: {e}")))?;
+    Ok((InclusionProof { index: n, hashes, checkpoint }, envelope))
+}
+
+async fn show(connection: &mut Connection, of: &OfArgs, from: u64, out: &Output) -> Result<()> {
+    let log = name(of)?;
+    let (_, head, _) = checkpoint(connection, &log, 0).await?;
+    let request = pb::ListRecordsRequest { case_id: wire_name(&log), from: 0, limit: head.size };
+    let mut stream = connection.log_rpc().list_records(request).await?.into_inner();
+    let (mut ring, mut tree, mut rows) = (KeyRing::new(connection.anchor()), Tree::new(), Vec::new());
+    while let Some(record) = stream.message().await? {
+        if record.n != tree.size() {
+            return Err(Failure::new(Code::Damaged, format!("the coordinator gave record {} where {} is due", record.n, tree.size())));
+        }
+        tree.append(&record.envelope);
+        let row = row(&mut ring, record.n, &record.envelope)?;
+        if record.n < from {
+            continue;
+        }
+        if out.is_json() { out.object(&row)? } else { rows.push(row) }
+    }
+    if (tree.size(), tree.root()) != (head.size, head.root) {
+        return Err(Failure::new(Code::Damaged, format!("the records are not those that the head of {} records signs", head.size)));
+    }
+    if !out.is_json() {
+        out.rows(&[("n", "n"), ("type", "type"), ("signer", "signer"), ("about", "about"), ("sha256", "sha256")], &rows)?;
+        out.note(&format!("{} records, each verified; head {}:{}", head.size, head.size, head.root));
+    }
+    Ok(())
+}
+
+fn row(ring: &mut KeyRing, n: u64, bytes: &[u8]) -> Result<Value> {
+    let bad = |e: String| Failure::new(Code::Damaged, format!("record {n}: {}", escape_bounded(&e, 300)));
+    let envelope = Envelope::parse(bytes).map_err(|e| bad(e.to_string()))?;
+    let signer = ring.holder(envelope.keyid()).map(|(name, ..)| name.to_owned());
+    let verified = ring.verify(&envelope).map_err(|e| bad(e.to_string()))?;
+    let statement: Value = serde_json::from_slice(envelope.unverified_payload()).map_err(|e| bad(e.to_string()))?;
+    let record = verified.record();
+    Ok(json!({
+        "n": n, "type": record.type_name(), "signer": signer, "keyid": envelope.keyid().to_string(), "about": about(record),
+        "sha256": envelope.digest().to_string(), "record": statement["predicate"],
+    }))
+}
+
+/// What a record is about, in a word.
+fn about(record: &Record) -> String {
+    match record {
+        Record::CaseOpened(p) => p.title.clone(),
+        Record::CaseClosed(p) => p.reason.clone(),
+        Record::Order(p) => p.order.to_string(),
+        Record::Refusal(p) => p.collection.to_string(),
+        Record::Acquisition(p) => format!("{} {}", p.collection, p.stream),
+        Record::Receipt(p) => format!("{} {}", p.collection, p.stream),
+        Record::Seal(p) => format!("{} {:?}", p.collection, p.outcome).to_lowercase(),
+        Record::Access(p) => format!("{} by {}", p.action, p.by),
+        Record::Enrolment(p) => p.name.clone(),
+        Record::Revocation(p) => p.key.to_string(),
+    }
+}
+
+fn digests(hashes: &[Vec<u8>]) -> Result<Vec<Digest>> {
+    let all = hashes.iter().take(65).map(|h| Digest::try_from(h.as_slice())).collect::<std::result::Result<Vec<_>, _>>();
+    all.ok().filter(|h| h.len() <= 64).ok_or_else(|| Failure::new(Code::Failure, "the coordinator's answer is no proof"))
+}
+
+fn hashes(hashes: &[Digest]) -> Vec<String> {
+    hashes.iter().map(|h| STANDARD.encode(h.as_bytes())).collect()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Writes a proof to a new file or to standard output.
+pub fn give(bytes: &[u8], file: Option<&Path>, out: &Output, value: &Value) -> Result<()> {
+    if let Some(path) = file {
+        write_new(path, bytes)?;
+        if !out.is_json() {
+            return out.line(&format!("written: {}", path.display()));
+        }
+    }
+    // Every line of it was checked: base64, numbers, and the names of log and witnesses without control characters.
+    if out.is_json() { out.object(value) } else { out.line(text(bytes).trim_end_matches('\n')) }
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    files::create(path, bytes, Access::Public).map_err(|e| {
+        let failure = Failure::new(Code::CannotCreate, e.to_string());
+        if matches!(e, FileError::Exists { .. }) { failure.hint("name a new file") } else { failure }
+    })
+}

@@ -1,0 +1,171 @@
+//! `exhibit witness`: init, cosign, show.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::Path;
+
+use exhibit_certs::files;
+use exhibit_evidence::layout::LogName;
+use exhibit_evidence::log::{Checkpoint, ConsistencyProof, NOTE_BYTES_MAX, Plan, Tile};
+use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::{CaseId, Timestamp};
+use exhibit_proto::responder::v1 as pb;
+use serde_json::{Value, json};
+
+use crate::args::custody::{CosignArgs, WitnessCommand};
+use crate::clock;
+use crate::commands::log;
+use crate::connection::{Connection, parse_id};
+use crate::exit::{Code, Failure, Result};
+use crate::output::Output;
+use crate::witness::{self, Done, Witness};
+
+/// Records of a case folder that are looked at for the enrolment of its log key.
+const ENROLMENTS_LOOKED_AT: u64 = 64;
+
+/// Runs a witness command.
+pub async fn run(home: Option<&Path>, command: WitnessCommand, out: &Output) -> Result<Code> {
+    match command {
+        WitnessCommand::Init { dir, name, anchor } => {
+            let anchor = files::read(&anchor).map_err(|e| Failure::new(Code::Input, format!("--anchor: {e}")))?;
+            let seed = clock::random_32().map_err(|e| Failure::new(Code::Failure, format!("cannot draw random bytes: {e}")))?;
+            let public = witness::init(&dir, &name, &anchor, &seed)?;
+            if out.is_json() {
+                out.object(&json!({"witness": public.name(), "key": public.to_string(), "dir": dir.display().to_string()}))?;
+            } else {
+                out.line(&public.to_string())?;
+                out.note(&format!(
+                    "next: the coordinator's config.toml gets [witness] keys = [\"{public}\"], verifiers --witness '{public}'"
+                ));
+            }
+        }
+        WitnessCommand::Show { dir } => {
+            let witness = Witness::open(&dir)?;
+            let rows: Vec<Value> = witness.all_seen()?.iter().map(head_json).collect();
+            if out.is_json() {
+                return out.object(&json!({"witness": witness.public.to_string(), "seen": rows})).map(|()| Code::Ok);
+            }
+            out.note(&witness.public.to_string());
+            out.rows(&[("log", "log"), ("records", "size"), ("cosigned", "cosigned_at"), ("root", "root")], &rows)?;
+        }
+        WitnessCommand::Cosign(args) => return cosign(home, args, out).await,
+    }
+    Ok(Code::Ok)
+}
+
+fn head_json(seen: &exhibit_evidence::log::Cosigned) -> Value {
+    let at = Timestamp::from_unix_s(i64::try_from(seen.time_s).unwrap_or(i64::MAX));
+    json!({"log": seen.checkpoint.origin, "size": seen.checkpoint.size, "root": seen.checkpoint.root.to_string(), "cosigned_at": at.to_string()})
+}
+
+async fn cosign(home: Option<&Path>, args: CosignArgs, out: &Output) -> Result<Code> {
+    let witness = Witness::open(&args.dir)?;
+    let offline = match (&args.folder, &args.request) {
+        (Some(folder), _) => Some(from_folder(&witness, folder)?),
+        (None, Some(request)) => {
+            let bytes = files::read(request).map_err(|e| Failure::new(Code::Input, format!("--request: {e}")))?;
+            let proof = ConsistencyProof::parse(&bytes).map_err(|e| Failure::new(Code::Input, format!("--request: {e}")))?;
+            let path = args.log_enrolment.as_deref().unwrap_or(request);
+            Some((proof, files::read(path).map_err(|e| Failure::new(Code::Input, format!("--log-enrolment: {e}")))?))
+        }
+        (None, None) => None,
+    };
+    if let Some((proof, enrolment)) = offline {
+        let done = witness.cosign(&proof, &witness.log_key(&enrolment)?, clock::now())?;
+        let mut value = head_json(&done.cosigned);
+        value["checkpoint"] = json!(String::from_utf8_lossy(&done.note));
+        log::give(&done.note, args.out.as_deref(), out, &value)?;
+        return Ok(Code::Ok);
+    }
+    let mut connection = Connection::open(home).await?;
+    let mut worst = Code::Ok;
+    for name in logs(&mut connection, &args).await? {
+        match from_coordinator(&mut connection, &witness, &name).await {
+            Ok(Some(done)) => report(&done, out)?,
+            Ok(None) => out.note(&format!("{}: no records yet", name.origin(&witness.anchor.deployment))),
+            // The other logs are cosigned nevertheless: one that was rewritten must not hide them.
+            Err(failure) if args.all || args.cases.len() > 1 => {
+                worst = failure.code;
+                let _ = out.failure(&failure);
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(worst)
+}
+
+fn report(done: &Done, out: &Output) -> Result<()> {
+    let mut value = head_json(&done.cosigned);
+    value["before"] = json!(done.before);
+    if out.is_json() {
+        return out.object(&value);
+    }
+    let (log, size) = (escape_bounded(&done.cosigned.checkpoint.origin, 200), done.cosigned.checkpoint.size);
+    out.line(&format!("cosigned: {log} at {size} records (before: {})", done.before))
+}
+
+async fn logs(connection: &mut Connection, args: &CosignArgs) -> Result<Vec<LogName>> {
+    let mut names = Vec::new();
+    if args.all || args.deployment {
+        names.push(LogName::Deployment);
+    }
+    for case in &args.cases {
+        names.push(LogName::Case(parse_id::<CaseId>(case)?));
+    }
+    if args.all {
+        let mut stream = connection.rpc().list_cases(pb::ListCasesRequest {}).await?.into_inner();
+        while let Some(case) = stream.message().await? {
+            names.push(LogName::Case(parse_id::<CaseId>(&case.case_id)?));
+        }
+    }
+    Ok(names)
+}
+
+/// Asks for the newest head and the proof that it continues what was seen, cosigns, and gives it back.
+async fn from_coordinator(connection: &mut Connection, witness: &Witness, name: &LogName) -> Result<Option<Done>> {
+    let seen = witness.seen(&name.origin(&witness.anchor.deployment))?.map_or(0, |s| s.checkpoint.size);
+    let (note, head, enrolment) = log::checkpoint(connection, name, 0).await?;
+    if head.size == 0 {
+        return Ok(None);
+    }
+    let (proof, enrolment) = if head.size < seen {
+        // No proof can lead there; the witness says so and keeps the head.
+        (ConsistencyProof { old: seen, hashes: Vec::new(), checkpoint: note }, enrolment)
+    } else {
+        let (proof, enrolment, _) = log::consistency(connection, name, seen, 0).await?;
+        (proof, enrolment)
+    };
+    let done = witness.cosign(&proof, &witness.log_key(&enrolment)?, clock::now())?;
+    log::submit(connection, name, done.note.clone()).await?;
+    Ok(Some(done))
+}
+
+/// The newest head of a case folder and the proof that it continues what was seen, made of the folder's tiles.
+fn from_folder(witness: &Witness, folder: &Path) -> Result<(ConsistencyProof, Vec<u8>)> {
+    let bad = |what: String| Failure::new(Code::Input, format!("{}: {what}", folder.display()));
+    let checkpoint = read(&folder.join("log/checkpoint"), NOTE_BYTES_MAX as u64).map_err(&bad)?;
+    let head = Checkpoint::parse_unverified(&checkpoint).map_err(|e| bad(e.to_string()))?;
+    let old = witness.seen(&head.origin)?.map_or(0, |s| s.checkpoint.size);
+    let mut hashes = Vec::new();
+    if let Some(plan) = Plan::consistency(old, head.size) {
+        let mut tiles: BTreeMap<Tile, Vec<u8>> = BTreeMap::new();
+        for tile in plan.tiles() {
+            tiles.insert(tile, read(&folder.join("log").join(tile.to_string()), tile.bytes_max()).map_err(&bad)?);
+        }
+        hashes = plan.build(&|tile| tiles.get(tile).map(Vec::as_slice)).map_err(|e| bad(e.to_string()))?;
+    }
+    for n in 0..ENROLMENTS_LOOKED_AT.min(head.size) {
+        let record = read(&folder.join(format!("log/seq/{n:010}.dsse.json")), 65_535).map_err(&bad)?;
+        if witness.log_key(&record).is_ok() {
+            return Ok((ConsistencyProof { old, hashes, checkpoint }, record));
+        }
+    }
+    Err(bad("none of its first records enrols a log key under this witness's anchor".to_owned()))
+}
+
+fn read(path: &Path, bytes_max: u64) -> std::result::Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(|e| format!("{}: {e}", path.display()))?;
+    if bytes.len() as u64 > bytes_max { Err(format!("{}: it has more than {bytes_max} bytes", path.display())) } else { Ok(bytes) }
+}

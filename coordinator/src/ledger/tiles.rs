@@ -1,0 +1,124 @@
+//! The tiles of a log: derived from the slots, written before the checkpoint that promises them, made again when they are
+//! gone.
+//!
+//! An append of one record writes one tile (the incomplete one of level 0, at most 8 KiB); every 256th one also a tile of
+//! the level above and the entry bundle. A full tile is never written again. The incomplete entry bundle is written only
+//! when the case is closed: it would cost up to 255 records at every append, and its records lie in their slots.
+
+use std::sync::PoisonError;
+
+use bytes::Bytes;
+use exhibit_evidence::Digest;
+use exhibit_evidence::log::{Layer, TILE_WIDTH, Tile, put_in_bundle};
+use futures::{StreamExt as _, TryStreamExt as _};
+
+use super::log::{Inner, READS_IN_FLIGHT};
+use super::{Kind, LedgerError};
+use crate::store::{self, Payload};
+
+impl Inner {
+    /// Writes the tiles of the tree of `size` records that are not known to be there: the full ones with their bundles
+    /// first, then the incomplete ones. Each write may be repeated.
+    pub(super) async fn write_tiles(&self, size: u64) -> Result<(), LedgerError> {
+        let (tiles, closing) = {
+            let view = self.view();
+            let is_new = |n: u64| (self.published()..size).contains(&n);
+            (view.tiles(), view.case_closed().is_some_and(|e| is_new(e.n)))
+        };
+        for (tile, bytes) in tiles {
+            let full_of_entries = tile.is_full() && tile.layer() == Layer::Hashes(0);
+            if let Some(bundle) = full_of_entries.then(|| Tile::of(Layer::Entries, tile.index(), size)).flatten() {
+                self.write_bundle(bundle).await?;
+            }
+            self.write_tile(&tile, Bytes::from(bytes)).await?;
+        }
+        let last = Tile::of(Layer::Entries, size / TILE_WIDTH, size).filter(|_| closing);
+        if let Some(bundle) = last {
+            self.write_bundle(bundle).await?;
+        }
+        self.view.write().unwrap_or_else(PoisonError::into_inner).tiles_are_stored(size);
+        Ok(())
+    }
+
+    /// Looks for the tiles that the published checkpoint promises and makes those again that are gone. The content of
+    /// those that are there is not read: every proof that is made of them is checked before it is given away.
+    pub(super) async fn restore_tiles(&self) -> Result<(), LedgerError> {
+        let (size, head) = (self.published(), self.view().size());
+        let promised = self.view().tiles().into_iter().filter(|(tile, _)| {
+            let now = Tile::of(tile.layer(), tile.index(), size);
+            now == Some(*tile)
+        });
+        let promised: Vec<(Tile, Vec<u8>)> = promised.collect();
+        let missing: Vec<(Tile, Option<Vec<u8>>)> = futures::stream::iter(promised)
+            .map(|(tile, bytes)| async move {
+                let mut missing = Vec::new();
+                if tile.is_full() && tile.layer() == Layer::Hashes(0) {
+                    let bundle = Tile::of(Layer::Entries, tile.index(), head);
+                    if let Some(bundle) = bundle
+                        && !self.has(&bundle, None).await?
+                    {
+                        missing.push((bundle, None));
+                    }
+                }
+                if !self.has(&tile, Some(bytes.len() as u64)).await? {
+                    missing.push((tile, Some(bytes)));
+                }
+                Ok::<_, LedgerError>(missing)
+            })
+            .buffered(READS_IN_FLIGHT)
+            .try_concat()
+            .await?;
+        if !missing.is_empty() {
+            tracing::info!(log = %self.name.folder(), tiles = missing.len(), "making tiles that are not there");
+        }
+        for (tile, bytes) in missing {
+            match bytes {
+                Some(bytes) => self.write_tile(&tile, Bytes::from(bytes)).await?,
+                None => self.write_bundle(tile).await?,
+            }
+        }
+        self.view.write().unwrap_or_else(PoisonError::into_inner).tiles_are_stored(size);
+        Ok(())
+    }
+
+    async fn has(&self, tile: &Tile, size: Option<u64>) -> Result<bool, LedgerError> {
+        match self.store.size(&self.name.tile(tile)).await {
+            Ok(found) if size.is_none_or(|size| size == found) => Ok(true),
+            Ok(found) => Err(LedgerError::incident(&self.name.folder(), format!("'{tile}' has {found} bytes"))),
+            Err(e) if e.kind() == store::Kind::NotFound => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    async fn write_tile(&self, tile: &Tile, bytes: Bytes) -> Result<(), LedgerError> {
+        let digest = Digest::of(&bytes);
+        match self.store.put_new(&self.name.tile(tile), Payload::from(bytes), digest).await {
+            Ok(_) => Ok(()),
+            Err(e) if e.kind() == store::Kind::Conflict => {
+                Err(LedgerError::incident(&self.name.folder(), format!("'{tile}' is there and is not what the records give")))
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Writes an entry bundle from the slots. They are read back, so that no record has to stay in memory.
+    async fn write_bundle(&self, bundle: Tile) -> Result<(), LedgerError> {
+        let first = bundle.index().saturating_mul(TILE_WIDTH);
+        let mut reads = futures::stream::iter(first..first.saturating_add(bundle.width()))
+            .map(|n| async move {
+                let envelope = self.read_slot(n).await?;
+                let known = self.view().entry(n).map(|e| e.digest);
+                if known == Some(envelope.digest()) {
+                    return Ok(envelope);
+                }
+                Err(LedgerError::incident(&self.name.folder(), format!("record {n} was altered")))
+            })
+            .buffered(READS_IN_FLIGHT);
+        let mut bytes = Vec::new();
+        while let Some(envelope) = reads.try_next().await? {
+            put_in_bundle(&mut bytes, envelope.as_bytes())
+                .ok_or_else(|| LedgerError::new(Kind::Bug, "a record is longer than an entry of a log can be"))?;
+        }
+        self.write_tile(&bundle, Bytes::from(bytes)).await
+    }
+}

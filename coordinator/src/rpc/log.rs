@@ -1,0 +1,109 @@
+//! `exhibit.log.v1.LogService`.
+
+use std::sync::Arc;
+
+use exhibit_evidence::Digest;
+use exhibit_evidence::id::CaseId;
+use exhibit_evidence::log::{NOTE_BYTES_MAX, Note};
+use exhibit_evidence::text::escape_bounded;
+use exhibit_proto::convert::{BadField, bounded, id};
+use exhibit_proto::log::v1 as wire;
+use exhibit_proto::log::v1::log_service_server::LogService;
+use futures::StreamExt as _;
+use tonic::{Request, Response, Status};
+
+use super::{Answers, person};
+use crate::dispatch::admit;
+use crate::ledger::{self, Ledger, ProofOf};
+use crate::parts::Parts;
+use crate::problem::{Problem, Result};
+
+/// Records read ahead of a slow reader.
+const RECORDS_AHEAD: usize = 8;
+
+pub(crate) struct Logs(pub(super) Arc<Parts>);
+
+impl Logs {
+    /// The log of a case that exists, or the deployment's.
+    async fn ledger(&self, case_id: &str) -> Result<Ledger> {
+        if case_id.is_empty() {
+            return Ok(self.0.deployment_log.clone());
+        }
+        let case: CaseId = id("case_id", case_id)?;
+        admit::require_case(&self.0, &case).await?;
+        Ok(self.0.ledgers.case(&case).await?)
+    }
+
+    async fn checkpoint(log: &Ledger, note: Vec<u8>) -> Result<wire::Checkpoint> {
+        Ok(wire::Checkpoint { note, log_enrolment: log.log_enrolment().await?.as_bytes().to_vec() })
+    }
+
+    async fn prove(&self, case_id: &str, what: ProofOf, size: u64) -> Result<wire::Proof> {
+        let log = self.ledger(case_id).await?;
+        let proved = log.prove(what, size).await;
+        if let Err(e) = proved.as_ref().map_err(ledger::LedgerError::kind)
+            && e == ledger::Kind::Damaged
+        {
+            let why = proved.as_ref().err().map(ToString::to_string).unwrap_or_default();
+            self.0.incident("log", &log.name().folder(), &why).await;
+        }
+        let proof = proved?;
+        let hashes = proof.hashes.iter().map(|h: &Digest| h.as_bytes().to_vec()).collect();
+        Ok(wire::Proof { hashes, checkpoint: Some(Self::checkpoint(&log, proof.checkpoint).await?) })
+    }
+}
+
+#[tonic::async_trait]
+impl LogService for Logs {
+    type ListRecordsStream = Answers<wire::LogRecord>;
+
+    async fn list_records(&self, request: Request<wire::ListRecordsRequest>) -> Result<Response<Self::ListRecordsStream>, Status> {
+        let message = request.into_inner();
+        let log = self.ledger(&message.case_id).await?;
+        let limit = if message.limit == 0 { u64::MAX } else { message.limit };
+        let end = message.from.saturating_add(limit).min(log.size());
+        let records = futures::stream::iter(message.from..end)
+            .map(move |n| {
+                let log = log.clone();
+                async move {
+                    let envelope = log.read(n).await.map_err(|e| Status::from(Problem::from(e)))?;
+                    Ok(wire::LogRecord { n, envelope: envelope.as_bytes().to_vec() })
+                }
+            })
+            .buffered(RECORDS_AHEAD);
+        Ok(Response::new(Box::pin(records)))
+    }
+
+    async fn get_checkpoint(&self, request: Request<wire::GetCheckpointRequest>) -> Result<Response<wire::Checkpoint>, Status> {
+        let message = request.into_inner();
+        let log = self.ledger(&message.case_id).await?;
+        let size = if message.size == 0 { log.published() } else { message.size };
+        let note = log.checkpoint(size).await.map_err(Problem::from)?;
+        Ok(Response::new(Self::checkpoint(&log, note).await?))
+    }
+
+    async fn prove_record(&self, request: Request<wire::ProveRecordRequest>) -> Result<Response<wire::Proof>, Status> {
+        let message = request.into_inner();
+        Ok(Response::new(self.prove(&message.case_id, ProofOf::Record(message.n), message.size).await?))
+    }
+
+    async fn prove_consistency(&self, request: Request<wire::ProveConsistencyRequest>) -> Result<Response<wire::Proof>, Status> {
+        let message = request.into_inner();
+        Ok(Response::new(self.prove(&message.case_id, ProofOf::Head(message.from), message.to).await?))
+    }
+
+    async fn add_cosignatures(
+        &self,
+        request: Request<wire::AddCosignaturesRequest>,
+    ) -> Result<Response<wire::AddCosignaturesResponse>, Status> {
+        let by = person(&request)?;
+        let message = request.into_inner();
+        bounded("note", message.note.len(), NOTE_BYTES_MAX)?;
+        let note = Note::parse(&message.note).map_err(|e| BadField { field: "note", problem: e.to_string() })?;
+        let log = self.ledger(&message.case_id).await?;
+        let witnesses = log.add_cosignatures(note).await.map_err(Problem::from)?;
+        let shown = escape_bounded(&witnesses.join(", "), 200);
+        tracing::info!(log = %log.name().folder(), witnesses = %shown, %by, "cosignatures taken");
+        Ok(Response::new(wire::AddCosignaturesResponse { witnesses }))
+    }
+}
