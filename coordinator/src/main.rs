@@ -17,6 +17,11 @@ use exhibit_coordinator::{clock, init, intake, reindex, serve, store};
 use exhibit_proto::transport::server;
 use tokio::net::TcpListener;
 
+/// It keeps freed memory for some seconds instead of giving it back to the kernel at once: whatever comes in passes through
+/// four fresh buffers, and to touch a page for the first time costs more than to copy it.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 const AFTER_HELP: &str = "\
 A new deployment:
   exhibit-coordinator init --dir /srv/exhibit --name example --host coordinator.example --listen 0.0.0.0:7420

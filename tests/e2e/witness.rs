@@ -120,6 +120,10 @@ fn an_operator_who_cuts_the_log_back_is_found() {
     assert_eq!(o.fleet.terminate_coordinator(), 0);
     let before = o.dir.path().join("before");
     copy(&folder, &before);
+    let catalog = ["catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm"];
+    for file in catalog.iter().filter(|file| o.fleet.coordinator_dir().join(file).exists()) {
+        copy(&o.fleet.coordinator_dir().join(file), &o.dir.path().join(file));
+    }
     o.fleet.start_coordinator();
     let _ = o.fleet.exhibit(&["case", "close", &case, "--reason", "done"]).ok();
     let _ = o.cosign(&["--case", &case]).ok();
@@ -138,7 +142,16 @@ fn an_operator_who_cuts_the_log_back_is_found() {
     let refused = o.cosign(&["--case", &case]);
     assert!(refused.code == 74 && refused.stderr.contains("NOT COSIGNED"), "{}", refused.stderr);
     assert_eq!(o.kept("refused").len(), 1);
-    // The operator goes on from there, and the new history is longer: a fork.
+    // The operator cuts the catalog back as well and goes on from there: a fork.
+    assert_eq!(o.fleet.terminate_coordinator(), 0);
+    for file in catalog {
+        let (there, kept) = (o.fleet.coordinator_dir().join(file), o.dir.path().join(file));
+        let _ = std::fs::remove_file(&there);
+        if kept.exists() {
+            copy(&kept, &there);
+        }
+    }
+    o.fleet.start_coordinator();
     let _ = o.fleet.exhibit(&["case", "close", &case, "--reason", "another end"]).ok();
     let refused = o.cosign(&["--case", &case]);
     assert!(refused.code == 74 && refused.stderr.contains("NOT COSIGNED"), "{}", refused.stderr);

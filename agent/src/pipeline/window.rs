@@ -55,8 +55,8 @@ struct State {
     finished: Option<Arc<Outcome>>,
     failed: Option<String>,
     given_up: bool,
-    /// The buffer of an acknowledged segment.
-    spare: Option<Vec<u8>>,
+    /// Buffers of acknowledged segments.
+    spare: Vec<Vec<u8>>,
 }
 
 impl Window {
@@ -106,6 +106,7 @@ impl Window {
         let mut state = self.lock();
         state.given_up = true;
         state.waiting.clear();
+        state.spare.clear();
         drop(state);
         self.space.notify_all();
         self.ready.notify_one();
@@ -113,7 +114,7 @@ impl Window {
 
     /// A buffer to make a segment in, if one was freed.
     pub(super) fn spare(&self) -> Option<Vec<u8>> {
-        self.lock().spare.take()
+        self.lock().spare.pop()
     }
 
     /// Number of the first segment that is not acknowledged.
@@ -162,11 +163,12 @@ impl Window {
         while state.first <= n
             && let Some(segment) = state.waiting.pop_front()
         {
-            // The next segment is made in its buffer, unless somebody still looks at it.
+            // A later segment is made in its buffer, unless somebody still looks at it. There are never more buffers than a
+            // full window and the segment under construction have: to touch a fresh one costs as much as to fill it.
             if let Some(bytes) = Arc::into_inner(segment).map(|s| s.bytes).filter(Bytes::is_unique)
-                && state.spare.is_none()
+                && state.waiting.len().saturating_add(state.spare.len()) < self.segments_max
             {
-                state.spare = Some(Vec::from(bytes));
+                state.spare.push(Vec::from(bytes));
             }
             state.first = state.first.saturating_add(1);
             freed = freed.saturating_add(1);

@@ -72,6 +72,9 @@ enum Failure {
 const REJECTIONS_MAX: u32 = 8;
 /// Messages between the sender and HTTP/2: at most this many pieces are in memory twice.
 const OUTBOX: usize = 2;
+/// Bytes of a segment in one message. Both sides copy a message into a fresh buffer; one that is larger than what the
+/// C library's allocator serves from its heap is mapped, touched and unmapped each time.
+const MESSAGE_BYTES: usize = 64 << 10;
 /// Time for the first answer.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(30);
 /// After the connection broke under the sender: time for the reason to arrive.
@@ -300,7 +303,7 @@ impl Upload {
         // A pause begins between segments: the coordinator holds memory for one that was begun.
         paused.wait_for(|p| !*p).await.map_err(|_| closed())?;
         put(outbox, upload_request::Kind::SegmentStart(start)).await?;
-        let piece = piece_bytes(self.send_bytes_per_s);
+        let piece = piece_bytes(self.send_bytes_per_s).min(MESSAGE_BYTES);
         for data in pieces::of_data(&segment.bytes, piece) {
             self.pay(rate, data.len()).await;
             put(outbox, upload_request::Kind::SegmentData(data)).await?;
