@@ -243,8 +243,8 @@ mod tests {
         assert_eq!(reachable(&agent), 6);
         assert_eq!(reachable(&person(&[])), 2, "health only: a name without enrolled keys has no rights");
         assert_eq!(reachable(&person(&[Admin])), 7);
-        assert_eq!(reachable(&person(&[Auditor])), 8);
-        assert_eq!(reachable(&person(&[Responder])), 14);
+        assert_eq!(reachable(&person(&[Auditor])), 13);
+        assert_eq!(reachable(&person(&[Responder])), 19);
         let denied = decide("/exhibit.responder.v1.ResponderService/RevokeAgent", &person(&[Responder])).expect_err("not an admin");
         assert_eq!(
             denied.to_string(),

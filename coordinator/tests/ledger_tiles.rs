@@ -205,7 +205,7 @@ async fn cosignatures_of_configured_witnesses_are_kept_and_published() {
     let early = Checkpoint { origin, size: 6, root: Digest::of(b"other") }.sign(&log_key());
     for note in [forged, early] {
         let e = ledger.add_cosignatures(cosigned(&note, &witness(90), 10)).await.expect_err("no head of this log");
-        assert!(e.kind() == Kind::Refused && e.to_string().contains("never had that head"), "{e}");
+        assert!(e.kind() == Kind::Damaged && e.to_string().contains("that is not in it"), "its own key signed it: {e}");
     }
     assert_eq!(ledger.add_cosignatures(cosigned(&note, &witness(90), 10)).await, Ok(vec!["counsel.example/w90".to_owned()]));
     assert_eq!(ledger.add_cosignatures(cosigned(&note, &witness(91), 20)).await, Ok(vec!["counsel.example/w91".to_owned()]));
@@ -222,6 +222,27 @@ async fn cosignatures_of_configured_witnesses_are_kept_and_published() {
     assert_eq!(again.checkpoint(5).await, Ok(published.to_bytes()));
     assert!(witness(90).0.verify(&Note::parse(&again.checkpoint(6).await.expect("signed")).expect("note")).is_err());
     assert!(again.add_cosignatures(cosigned(&note, &witness(90), 40)).await.is_ok(), "of an earlier head");
+}
+
+/// Slots and checkpoint are those of last week, and what a witness vouched for since lies there still.
+#[tokio::test]
+async fn a_log_that_lacks_what_a_witness_vouched_for_is_not_opened() {
+    let store = memory();
+    let ledger = open(&store).await;
+    ledger.append(opening()).await.expect("appended");
+    ledger.append(vec![access(1)]).await.expect("appended");
+    let note = cosigned(&ledger.checkpoint(6).await.expect("published"), &witness(90), 10);
+    ledger.add_cosignatures(note).await.expect("taken");
+    let rolled_back = memory();
+    let again = open(&rolled_back).await;
+    again.append(opening()).await.expect("appended");
+    assert!(open(&rolled_back).await.size() == 5);
+    let name = log().cosigned(&witness(90).0, 6);
+    let bytes = store.get(&name, 20_000).await.expect("there");
+    let digest = Digest::of(&bytes);
+    rolled_back.put_new(&name, bytes.into(), digest).await.expect("put");
+    let e = try_open(&rolled_back).await.expect_err("it had six");
+    assert!(e.kind() == Kind::Damaged && e.to_string().contains("it had 6 records and now has 5"), "{e}");
 }
 
 #[tokio::test]

@@ -13,8 +13,8 @@ use crate::clock;
 use crate::pipeline::bookmark::{Reader, TakenUp};
 use crate::session::backoff::{Backoff, LONGEST_BUSY};
 
-/// Longest wait for the next piece of the manifest.
-const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest wait for the next piece of the manifest: the coordinator first waits for memory that all its agents share.
+const PIECE_TIMEOUT: Duration = Duration::from_mins(2);
 
 impl Upload {
     /// Gets what is needed to go on with the stream; `None` when it cannot be taken up and the next one is to be sent.

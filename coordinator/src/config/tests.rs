@@ -43,11 +43,11 @@ fn every_key_is_documented() {
     for key in debug
         .split(['{', ',', ' '])
         .filter_map(|w| w.strip_suffix(':'))
-        .filter(|k| !matches!(*k, "folder" | "paths" | "store" | "limits" | "certificates" | "tokens" | "log"))
+        .filter(|k| !matches!(*k, "folder" | "paths" | "store" | "limits" | "certificates" | "tokens" | "log" | "witness"))
     {
         assert!(keys.iter().any(|k| k == key), "{key} is not in the documented file");
     }
-    assert_eq!(keys.len(), 2 + 2 + 9 + 5 + 1 + 1 + 2);
+    assert_eq!(keys.len(), 2 + 2 + 9 + 5 + 1 + 1 + 2 + 1);
 }
 
 #[test]

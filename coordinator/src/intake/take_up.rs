@@ -34,7 +34,12 @@ const PIECES_WAITING: usize = 2;
 /// Time for an agent to take a piece.
 const PIECE_TIME: Duration = Duration::from_mins(1);
 /// What is counted for a part of the manifest and its pieces in memory.
-const MEMORY_BYTES: u64 = 2 << 20;
+const MEMORY_BYTES: u64 = (1 << 20) + (64 << 10);
+/// Time for an earlier answer to this agent to end.
+const TURN_TIME: Duration = Duration::from_secs(10);
+/// Time for the whole answer, besides what a slow line needs for its bytes: it holds memory that others wait for.
+const TIME: Duration = Duration::from_mins(2);
+const BYTES_PER_S_MIN: u64 = 1_024;
 
 /// Where the stream stands, and its manifest so far. An upload of it that still runs is ended first: a segment that it
 /// has received whole is committed, so the answer holds until this process uploads.
@@ -51,6 +56,9 @@ pub async fn take_up(parts: &Arc<Parts>, agent: &AgentId, opening: &Opening) -> 
     let place = parts.uploads.take(&row.collection, row.stream).await?;
     // The place may have been waited for, and another process may have connected meanwhile.
     only_the_connected(parts, agent, opening).await?;
+    // One answer at a time for one agent: each reads the whole manifest.
+    let turn = tokio::time::timeout(TURN_TIME, parts.uploads.turn(agent)).await;
+    let turn = turn.map_err(|_| Problem::new(Kind::Busy, "this agent is being answered already; try again in a moment"))?;
     let stream = parts.catalog.stream(row.collection.clone(), row.stream).await?;
     let Some(stream) = stream.filter(|s| s.state == StreamState::Open && s.next_segment > 0 && !s.bookmark.is_empty()) else {
         return Err(cannot("it has no bookmark".to_owned()));
@@ -76,14 +84,22 @@ pub async fn take_up(parts: &Arc<Parts>, agent: &AgentId, opening: &Opening) -> 
     // Only this agent's connected process could add to the stream now, and it waits for this answer.
     drop(place);
     let (pieces, waiting) = mpsc::channel(PIECES_WAITING);
-    tokio::spawn(send(Arc::clone(parts), agent.clone(), row, parts_count, pieces));
+    let parts = Arc::clone(parts);
+    tokio::spawn(async move {
+        let _turn = turn;
+        let time = TIME.saturating_add(Duration::from_secs(manifest_bytes / BYTES_PER_S_MIN));
+        tokio::select! {
+            () = send(&parts, row, parts_count, &pieces) => {}
+            // The agent went away: nothing may wait for it.
+            () = pieces.closed() => {}
+            () = tokio::time::sleep(time) => {}
+        }
+    });
     Ok((standing, waiting))
 }
 
-/// Sends the manifest's parts. An agent gets one at a time, as it sends one segment at a time, and within the memory that
-/// all share.
-async fn send(parts: Arc<Parts>, agent: AgentId, row: CollectionRow, parts_count: u32, pieces: mpsc::Sender<Result<Vec<u8>>>) {
-    let _turn = parts.uploads.turn(&agent).await;
+/// Sends the manifest's parts, within the memory that all share.
+async fn send(parts: &Parts, row: CollectionRow, parts_count: u32, pieces: &mpsc::Sender<Result<Vec<u8>>>) {
     let Some(_memory) = parts.uploads.share(MEMORY_BYTES).await else { return };
     for n in 0..parts_count {
         let part = parts.catalog.manifest_part(row.collection.clone(), row.stream, n).await.map_err(Problem::from);

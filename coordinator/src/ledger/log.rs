@@ -50,7 +50,7 @@ impl Ledger {
     ///    with the same call that [`Ledger::append`] ends with
     ///
     /// An empty log is opened without writing anything. `known` is a head that was seen before by other means (a
-    /// catalog, a backup): a log that does not continue it was rolled back.
+    /// catalog, a backup), and so are those that witnesses cosigned: a log that does not continue them was rolled back.
     ///
     /// # Errors
     /// [`Kind::Damaged`] when slots are missing, altered or not to be trusted; the store's errors otherwise.
@@ -59,6 +59,7 @@ impl Ledger {
         let slots = count_slots(&*store, &name).await?;
         let checkpoint = read_checkpoint(&*store, &name, &keys).await?;
         let mut marks: Vec<Head> = checkpoint.iter().map(|c| Head { size: c.size, root: c.root }).chain(known).collect();
+        marks.extend(super::witness::newest_cosigned(&*store, &name, &keys).await?);
         marks.sort_by_key(|m| m.size);
         if let Some(newest) = marks.last().filter(|m| m.size > slots) {
             let what = format!("it had {} records and now has {slots}", newest.size);

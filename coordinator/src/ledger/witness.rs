@@ -2,10 +2,11 @@
 
 use bytes::Bytes;
 use exhibit_evidence::Digest;
+use exhibit_evidence::layout::LogName;
 use exhibit_evidence::log::{Checkpoint, Cosigned, NOTE_BYTES_MAX, Note, Signature, WitnessKey};
 
 use super::log::Inner;
-use super::{Kind, Ledger, LedgerError};
+use super::{Head, Keys, Kind, Ledger, LedgerError, RECORDS_MAX};
 use crate::store::{self, Payload};
 
 impl Ledger {
@@ -29,6 +30,25 @@ impl Ledger {
     }
 }
 
+/// The newest head that each witness cosigned, as far as this log's own key signed it too. What else lies there is for a
+/// verifier to judge.
+pub(super) async fn newest_cosigned(store: &dyn store::Store, name: &LogName, keys: &Keys) -> Result<Vec<Head>, LedgerError> {
+    let folder = name.cosigned_folder();
+    let mut heads = Vec::new();
+    for witness in store.folders(&folder).await? {
+        // Sizes have ten digits in names, so the last one is the largest.
+        let listed = store::list_all(store, &format!("{folder}/{witness}"), RECORDS_MAX as usize).await?;
+        let Some(newest) = listed.last() else { continue };
+        let bytes = store.get(&newest.name, NOTE_BYTES_MAX as u64).await?;
+        let note = Note::parse(&bytes).ok();
+        let checkpoint = note.and_then(|note| Checkpoint::verify_note(&note, &keys.log.public()).ok());
+        if let Some(c) = checkpoint.filter(|c| c.origin == name.origin(&keys.anchor.deployment)) {
+            heads.push(Head { size: c.size, root: c.root });
+        }
+    }
+    Ok(heads)
+}
+
 impl Inner {
     async fn add_cosignatures(&self, note: &Note) -> Result<Vec<String>, LedgerError> {
         let refuse = |why: String| LedgerError::new(Kind::Refused, format!("note: {why}"));
@@ -37,8 +57,17 @@ impl Inner {
         if checkpoint.origin != origin {
             return Err(refuse(format!("it is a checkpoint of another log than '{origin}'")));
         }
-        if checkpoint.size > self.published() || self.view().root_at(checkpoint.size) != Some(checkpoint.root) {
-            return Err(refuse(format!("this log never had that head of {} records", checkpoint.size)));
+        if self.view().root_at(checkpoint.size) != Some(checkpoint.root) {
+            // Its own key signed this head: records were taken away since, or the key is in other hands.
+            let have = self.view().size();
+            let what = format!(
+                "its key signed a head of {} records that is not in it (it has {have}); a witness holds that head",
+                checkpoint.size
+            );
+            return Err(LedgerError::incident(&self.name.folder(), what));
+        }
+        if checkpoint.size > self.published() {
+            return Err(LedgerError::new(Kind::Conflict, "note: its head is not published yet; try again in a moment"));
         }
         let cosigned: Vec<(&WitnessKey, Cosigned)> =
             self.keys.witnesses.iter().filter_map(|w| w.verify(note).ok().map(|c| (w, c))).collect();
@@ -53,7 +82,11 @@ impl Inner {
         if checkpoint.size == self.published() {
             let mut note = checkpoint.signed_note(&self.keys.log);
             note.signatures.extend(self.cosignatures(&checkpoint).await?);
-            self.store.put_head(&self.name.checkpoint(), Bytes::from(note.to_bytes())).await?;
+            let (name, bytes) = (self.name.checkpoint(), Bytes::from(note.to_bytes()));
+            // Whoever repeats what is there must not cost the log's writers a write.
+            if self.store.get(&name, NOTE_BYTES_MAX as u64).await.ok().as_ref() != Some(&bytes) {
+                self.store.put_head(&name, bytes).await?;
+            }
         }
         Ok(cosigned.into_iter().map(|(w, _)| w.name().to_owned()).collect())
     }

@@ -14,9 +14,9 @@ use tonic::{Request, Response, Status};
 
 use super::{Answers, person};
 use crate::dispatch::admit;
-use crate::ledger::{self, Ledger, ProofOf};
+use crate::ledger::{self, Ledger, LedgerError, ProofOf};
 use crate::parts::Parts;
-use crate::problem::{Problem, Result};
+use crate::problem::Result;
 
 /// Records read ahead of a slow reader.
 const RECORDS_AHEAD: usize = 8;
@@ -38,16 +38,19 @@ impl Logs {
         Ok(wire::Checkpoint { note, log_enrolment: log.log_enrolment().await?.as_bytes().to_vec() })
     }
 
+    /// What the log answered; what it says to be an incident is kept as one.
+    async fn told<T>(&self, log: &Ledger, answer: std::result::Result<T, LedgerError>) -> Result<T> {
+        if let Err(e) = answer.as_ref()
+            && e.kind() == ledger::Kind::Damaged
+        {
+            self.0.incident("log", &log.name().folder(), &e.to_string()).await;
+        }
+        Ok(answer?)
+    }
+
     async fn prove(&self, case_id: &str, what: ProofOf, size: u64) -> Result<wire::Proof> {
         let log = self.ledger(case_id).await?;
-        let proved = log.prove(what, size).await;
-        if let Err(e) = proved.as_ref().map_err(ledger::LedgerError::kind)
-            && e == ledger::Kind::Damaged
-        {
-            let why = proved.as_ref().err().map(ToString::to_string).unwrap_or_default();
-            self.0.incident("log", &log.name().folder(), &why).await;
-        }
-        let proof = proved?;
+        let proof = self.told(&log, log.prove(what, size).await).await?;
         let hashes = proof.hashes.iter().map(|h: &Digest| h.as_bytes().to_vec()).collect();
         Ok(wire::Proof { hashes, checkpoint: Some(Self::checkpoint(&log, proof.checkpoint).await?) })
     }
@@ -62,11 +65,12 @@ impl LogService for Logs {
         let log = self.ledger(&message.case_id).await?;
         let limit = if message.limit == 0 { u64::MAX } else { message.limit };
         let end = message.from.saturating_add(limit).min(log.size());
+        let parts = Arc::clone(&self.0);
         let records = futures::stream::iter(message.from..end)
             .map(move |n| {
-                let log = log.clone();
+                let (log, logs) = (log.clone(), Self(Arc::clone(&parts)));
                 async move {
-                    let envelope = log.read(n).await.map_err(|e| Status::from(Problem::from(e)))?;
+                    let envelope = logs.told(&log, log.read(n).await).await?;
                     Ok(wire::LogRecord { n, envelope: envelope.as_bytes().to_vec() })
                 }
             })
@@ -78,7 +82,7 @@ impl LogService for Logs {
         let message = request.into_inner();
         let log = self.ledger(&message.case_id).await?;
         let size = if message.size == 0 { log.published() } else { message.size };
-        let note = log.checkpoint(size).await.map_err(Problem::from)?;
+        let note = self.told(&log, log.checkpoint(size).await).await?;
         Ok(Response::new(Self::checkpoint(&log, note).await?))
     }
 
@@ -101,7 +105,7 @@ impl LogService for Logs {
         bounded("note", message.note.len(), NOTE_BYTES_MAX)?;
         let note = Note::parse(&message.note).map_err(|e| BadField { field: "note", problem: e.to_string() })?;
         let log = self.ledger(&message.case_id).await?;
-        let witnesses = log.add_cosignatures(note).await.map_err(Problem::from)?;
+        let witnesses = self.told(&log, log.add_cosignatures(note).await).await?;
         let shown = escape_bounded(&witnesses.join(", "), 200);
         tracing::info!(log = %log.name().folder(), witnesses = %shown, %by, "cosignatures taken");
         Ok(Response::new(wire::AddCosignaturesResponse { witnesses }))

@@ -54,6 +54,9 @@ impl Code {
         matches!(
             self,
             Self::LogCheckpointSignature
+                | Self::LogExpected
+                | Self::LogForked
+                | Self::WitnessRequired
                 | Self::RecordUnknownKey
                 | Self::CaseNotOpened
                 | Self::CaseNotFirst
