@@ -19,7 +19,7 @@ use tonic::Code;
 use world::World;
 
 async fn world_and_agent() -> (World, Agent) {
-    let mut world = World::start().await;
+    let mut world = Box::pin(World::start()).await;
     let credential = world.enroll("web-1").await;
     let agent = Agent::new(credential, world.port, 1).await;
     (world, agent)

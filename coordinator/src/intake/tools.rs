@@ -177,8 +177,8 @@ mod tests {
         let tools = Tools::new(2);
         for round in 0..3 {
             let mut bytes = tools.buffer(100_000);
-            bytes.extend(&[round; 60_000]);
-            bytes.extend(&[9; 40_000]);
+            bytes.extend(&vec![round; 60_000]);
+            bytes.extend(&vec![9; 40_000]);
             assert_eq!(bytes.as_slice().as_ptr().align_offset(BLOCK_BYTES), 0);
             assert_eq!((bytes.as_slice().len(), bytes.as_slice()[0], bytes.as_slice()[99_999]), (100_000, round, 9));
             let (segment, whole) = bytes.into_bytes();

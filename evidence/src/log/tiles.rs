@@ -322,10 +322,10 @@ mod tests {
     #[test]
     fn bundles_are_read_as_they_were_written() {
         let mut bundle = Vec::new();
-        for entry in [b"".as_slice(), b"one", &[7; 65_535]] {
+        for entry in [b"".as_slice(), b"one", &vec![7; 65_535]] {
             put_in_bundle(&mut bundle, entry).expect("short enough");
         }
-        assert!(put_in_bundle(&mut bundle, &[0; 65_536]).is_none());
+        assert!(put_in_bundle(&mut bundle, &vec![0; 65_536]).is_none());
         let entries = bundle_entries(&bundle).expect("whole");
         assert_eq!(entries.iter().map(|(e, _)| e.len()).collect::<Vec<_>>(), [0, 3, 65_535]);
         assert_eq!(bundle_entries(&bundle[..bundle.len() - 1]), None);

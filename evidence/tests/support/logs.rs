@@ -73,7 +73,9 @@ fn remade(case: &Case, keep: usize, change: &dyn Fn(&mut Objects)) -> Objects {
     change(&mut objects);
     tiles(&mut objects);
     let mut tree = exhibit_evidence::log::Tree::new();
-    slots(&objects).iter().for_each(|record| tree.append(record));
+    for record in slots(&objects) {
+        tree.append(&record);
+    }
     let head = Checkpoint { size: tree.size(), root: tree.root(), ..case.head() };
     objects.insert("log/checkpoint".to_owned(), head.sign(&key(LOG)));
     objects

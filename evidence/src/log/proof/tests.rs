@@ -77,6 +77,7 @@ fn a_proof_reads_few_tiles_and_has_few_hashes() {
 
 /// RFC 6962 section 2.1.3: the tree of seven leaves d0 to d6 and its proofs, by the letters of the drawing.
 #[test]
+#[allow(clippy::many_single_char_names, reason = "the names of the RFC's picture")]
 fn the_example_of_rfc_6962() {
     let (tiles, _) = tree(7);
     let [a, b, c, d, e, f, j] = [0, 1, 2, 3, 4, 5, 6].map(leaf);
