@@ -270,6 +270,12 @@ pub fn give(bytes: &[u8], file: Option<&Path>, out: &Output, value: &Value) -> R
     if out.is_json() { out.object(value) } else { out.line(text(bytes).trim_end_matches('\n')) }
 }
 
+/// Checks that a new file can be made there, and leaves nothing.
+pub fn check_new(path: &Path) -> Result<()> {
+    write_new(path, b"")?;
+    files::remove(path).map_err(|e| Failure::new(Code::CannotCreate, e.to_string()))
+}
+
 fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
     files::create(path, bytes, Access::Public).map_err(|e| {
         let failure = Failure::new(Code::CannotCreate, e.to_string());
@@ -298,5 +304,17 @@ mod tests {
         let status = |text: &str| tonic::Status::invalid_argument(text);
         assert_eq!(sized_by("--to", status("size: 9: the newest covers 4")).message, "--to: 9: the newest covers 4");
         assert_eq!(sized_by("--to", status("from: 9: no")).message, "--from: 9: no");
+    }
+
+    #[test]
+    fn whether_a_file_can_be_made_is_known_before() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("note");
+        check_new(&path).expect("free");
+        check_new(&path).expect("nothing was left");
+        std::fs::write(&path, b"x").expect("written");
+        assert_eq!(check_new(&path).expect_err("there").code, Code::CannotCreate);
+        assert_eq!(std::fs::read(&path).expect("there"), b"x");
+        assert_eq!(check_new(&dir.path().join("none/note")).expect_err("no folder").code, Code::CannotCreate);
     }
 }
