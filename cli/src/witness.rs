@@ -6,7 +6,12 @@
 //! | `witness.vkey` | 0644 | name and public key, one line |
 //! | `anchor.json` | 0644 | the deployment's anchor |
 //! | `seen/<SHA-256 of the log's name>` | 0644 | per log the newest checkpoint that was cosigned, with the cosignature |
-//! | `refused/<SHA-256 of the checkpoint>` | 0644 | checkpoints that do not continue what was seen: proof of a rewritten log |
+//! | `refused/<SHA-256 of the checkpoint>` | 0644 | a checkpoint that was not cosigned, as it was given |
+//! | `refused/<the same>.seen` | 0644 | what this witness had seen of the log then |
+//! | `refused/<the same>.proof` | 0644 | the proof that came with the checkpoint |
+//!
+//! Files in `refused` are never written again. A second refusal of the same checkpoint that has something else to keep gets
+//! `.2.seen`, `.2.proof` and so on.
 //!
 //! Order of each cosignature, under a lock that no second process of this witness gets: read what was seen, check, write
 //! what is cosigned now (fsync of file and folder), and only then give it away.
@@ -31,6 +36,8 @@ const ANCHOR: &str = "anchor.json";
 const SEEN: &str = "seen";
 const REFUSED: &str = "refused";
 const LOCK: &str = "lock";
+/// Files that are kept beside one refused checkpoint, of each kind.
+const KEPT_MAX: usize = 1_000;
 
 /// A witness's folder, locked.
 pub struct Witness {
@@ -41,6 +48,15 @@ pub struct Witness {
     /// Where trust in log keys begins.
     pub anchor: Anchor,
     _lock: File,
+}
+
+/// Where a head comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The coordinator says now that it is the newest one.
+    Coordinator,
+    /// A file that somebody gave: it may be old, honestly.
+    Given,
 }
 
 /// What was cosigned.
@@ -114,9 +130,14 @@ impl Witness {
 
     /// What was cosigned last of a log.
     pub fn seen(&self, origin: &str) -> Result<Option<Cosigned>> {
+        Ok(self.memory(origin)?.map(|(seen, _)| seen))
+    }
+
+    /// What was cosigned last of a log, and its bytes.
+    fn memory(&self, origin: &str) -> Result<Option<(Cosigned, Vec<u8>)>> {
         let path = self.seen_file(origin);
         match files::read(&path) {
-            Ok(bytes) => self.read_seen(&path, &bytes, Some(origin)).map(Some),
+            Ok(bytes) => Ok(Some((self.read_seen(&path, &bytes, Some(origin))?, bytes))),
             Err(e) if e.is_not_found() => Ok(None),
             Err(e) => Err(failed(&e)),
         }
@@ -152,22 +173,51 @@ impl Witness {
         log_key(&self.anchor, enrolment)
     }
 
-    /// Checks that a head continues what was seen of its log, remembers it, and cosigns it.
-    pub fn cosign(&self, request: &ConsistencyProof, log_key: &PublicKey, now: Timestamp) -> Result<Done> {
+    /// Checks that a head continues what was seen of its log, remembers it, and cosigns it. The head that was seen last gets
+    /// the cosignature again that it has, wherever its proof begins.
+    pub fn cosign(&self, request: &ConsistencyProof, log_key: &PublicKey, source: Source, now: Timestamp) -> Result<Done> {
         let note = Note::parse(&request.checkpoint).map_err(|e| Failure::new(Code::Input, e.to_string()))?;
         let head = Checkpoint::verify_note(&note, log_key).map_err(|e| Failure::new(Code::Damaged, e.to_string()))?;
         let shown = escape_bounded(&head.origin, 200);
-        if !head.origin.starts_with(&format!("exhibit/{}/", self.anchor.deployment)) || head.size == 0 {
-            return Err(Failure::new(
-                Code::Input,
-                format!("'{shown}' has no records, or is no log of deployment '{}'", self.anchor.deployment),
-            ));
+        if !head.origin.starts_with(&format!("exhibit/{}/", self.anchor.deployment)) {
+            return Err(Failure::new(Code::Input, format!("'{shown}' is no log of deployment '{}'", self.anchor.deployment)));
         }
-        let seen = self.seen(&head.origin)?;
-        let before = seen.as_ref().map_or(0, |s| s.checkpoint.size);
+        let memory = self.memory(&head.origin)?;
+        let before = memory.as_ref().map_or(0, |(seen, _)| seen.checkpoint.size);
+        let seen_bytes = memory.as_ref().map(|(_, bytes)| bytes.as_slice());
+        if head.size > before && self.public.verify(&note).is_ok() {
+            return Err(self.refuse(request, seen_bytes, &Why::Forgot { signed: head.size, before }, &shown));
+        }
         if head.size < before {
-            return Err(self.refuse(request, &format!("log '{shown}' has {} records; this witness vouched for {before}", head.size)));
+            return Err(match source {
+                Source::Coordinator => self.refuse(request, seen_bytes, &Why::Older { size: head.size, before }, &shown),
+                Source::Given => Failure::new(
+                    Code::Input,
+                    format!(
+                        "the head of {} records of log '{shown}' is older than what this witness saw ({before} records); nothing to cosign; give it a newer head",
+                        head.size
+                    ),
+                ),
+            });
         }
+        if head.size == 0 {
+            return Err(Failure::new(Code::Input, format!("'{shown}' has no records")));
+        }
+        match memory {
+            Some((seen, note)) if seen.checkpoint == head => return Ok(Done { cosigned: seen, before, note }),
+            Some(_) if head.size == before => {
+                return Err(self.refuse(request, seen_bytes, &Why::TwoHistories { size: before }, &shown));
+            }
+            _ => {}
+        }
+        self.check_proof(request, memory.as_ref().map(|(seen, bytes)| (seen, bytes.as_slice())), &head)?;
+        self.sign(note, head, memory.map(|(seen, _)| seen), now)
+    }
+
+    /// That a head of more records continues what was seen.
+    fn check_proof(&self, request: &ConsistencyProof, memory: Option<(&Cosigned, &[u8])>, head: &Checkpoint) -> Result<()> {
+        let shown = escape_bounded(&head.origin, 200);
+        let (before, root) = memory.map_or_else(|| (0, Digest::of(b"")), |(s, _)| (s.checkpoint.size, s.checkpoint.root));
         if request.old != before {
             return Err(Failure::new(
                 Code::Input,
@@ -175,19 +225,18 @@ impl Witness {
             )
             .hint(format!("exhibit log consistency --from {before}")));
         }
-        let root = seen.as_ref().map_or_else(|| Digest::of(b""), |s| s.checkpoint.root);
-        if verify_consistency((before, &root), (head.size, &head.root), &request.hashes).is_err() {
-            let what = format!(
-                "the head of {} records of log '{shown}' does not continue the head of {before} that this witness vouched for",
-                head.size
-            );
-            return Err(self.refuse(request, &what));
-        }
+        verify_consistency((before, &root), (head.size, &head.root), &request.hashes)
+            .map_err(|_| self.refuse(request, memory.map(|(_, bytes)| bytes), &Why::BadProof { size: head.size, before }, &shown))
+    }
+
+    /// Remembers a head that was checked, then signs it.
+    fn sign(&self, note: Note, head: Checkpoint, seen: Option<Cosigned>, now: Timestamp) -> Result<Done> {
         let time_s = u64::try_from(now.unix_ns() / 1_000_000_000).unwrap_or(0);
         if let Some(last) = seen.as_ref().filter(|s| s.time_s > time_s) {
             let message = format!("this machine's clock says {now}, but this witness signed at {} s already", last.time_s);
             return Err(Failure::new(Code::Failure, message).hint("set the clock"));
         }
+        let before = seen.map_or(0, |s| s.checkpoint.size);
         let signature = cosign(&head, &self.public, &self.key, time_s);
         let log = note.signatures.into_iter().take(1);
         let note = Note { text: note.text, signatures: log.chain([signature.clone()]).collect() }.to_bytes();
@@ -195,16 +244,84 @@ impl Witness {
         Ok(Done { cosigned: Cosigned { checkpoint: head, time_s, signature }, before, note })
     }
 
-    /// A log that does not continue is proof that two histories were signed: both heads are kept.
-    fn refuse(&self, request: &ConsistencyProof, what: &str) -> Failure {
-        let path = self.dir.join(REFUSED).join(Digest::of(&request.checkpoint).to_string());
-        let kept = match files::create(&path, &request.checkpoint, Access::Public) {
-            Ok(()) | Err(FileError::Exists { .. }) => format!("kept as {}", path.display()),
-            Err(e) => format!("it could not be kept: {e}"),
+    /// Keeps the head, its proof and the memory of that moment: the memory goes on with the next head that is cosigned.
+    fn refuse(&self, request: &ConsistencyProof, seen: Option<&[u8]>, why: &Why, log: &str) -> Failure {
+        let name = Digest::of(&request.checkpoint).to_string();
+        let keep = || -> std::result::Result<PathBuf, FileError> {
+            if let Some(seen) = seen {
+                self.keep(&name, ".seen", seen)?;
+            }
+            self.keep(&name, ".proof", &request.to_bytes())?;
+            self.keep(&name, "", &request.checkpoint)
         };
-        Failure::new(Code::Damaged, format!("NOT COSIGNED: {what}; the log was cut back, rewritten or forked ({kept})")).hint(
-            "both heads bear the log's signature and prove it together: keep the witness's folder, and tell whoever answers for the case",
-        )
+        let kept = match keep() {
+            Ok(path) => format!("kept as {}, with what stands beside it", path.display()),
+            Err(e) => format!("not everything could be kept: {e}"),
+        };
+        Failure::new(Code::Damaged, format!("NOT COSIGNED: log '{log}': {} ({kept})", why.message())).hint(why.hint())
+    }
+
+    /// Writes a file of a refusal. One of that name with other content stays, be it an earlier refusal's or half of one: the
+    /// next name is taken.
+    fn keep(&self, name: &str, suffix: &str, bytes: &[u8]) -> std::result::Result<PathBuf, FileError> {
+        let path = |n: usize| self.dir.join(REFUSED).join(if n == 1 { format!("{name}{suffix}") } else { format!("{name}.{n}{suffix}") });
+        for n in 1..=KEPT_MAX {
+            match files::create(&path(n), bytes, Access::Public) {
+                Ok(()) => return Ok(path(n)),
+                Err(FileError::Exists { path }) if files::read(&path).is_ok_and(|there| there == bytes) => return Ok(path),
+                Err(FileError::Exists { .. }) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Err(FileError::Exists { path: path(KEPT_MAX) })
+    }
+}
+
+/// Why a head is not cosigned.
+enum Why {
+    /// Two signed heads of the same size differ: the only refusal that is proof by itself.
+    TwoHistories { size: u64 },
+    /// The coordinator's newest head has fewer records than the one that was seen.
+    Older { size: u64, before: u64 },
+    /// Nothing shows that the head continues what was seen; why, nobody can tell from it.
+    BadProof { size: u64, before: u64 },
+    /// The head bears this witness's own signature, and it does not remember.
+    Forgot { signed: u64, before: u64 },
+}
+
+impl Why {
+    fn message(&self) -> String {
+        match self {
+            Self::TwoHistories { size } => {
+                format!(
+                    "the head of {size} records is another one than the head of {size} that this witness vouched for: there are two histories"
+                )
+            }
+            Self::Older { size, before } => {
+                format!("the coordinator shows an older head than this witness saw: {size} records, this witness saw {before}")
+            }
+            Self::BadProof { size, before } => format!(
+                "from {before} to {size} records the proof does not hold: the log was rewritten, or what was given is damaged or incomplete"
+            ),
+            Self::Forgot { signed, before } => {
+                format!("this witness signed {signed} records, its memory says {before}: its folder was restored from an older backup")
+            }
+        }
+    }
+
+    const fn hint(&self) -> &'static str {
+        match self {
+            Self::TwoHistories { .. } => {
+                "both heads bear the log's signature and prove it together: keep the witness's folder, and tell whoever answers for the case"
+            }
+            Self::Older { .. } => {
+                "keep the witness's folder, and ask whoever runs the coordinator: its store was put back to an older state, or the log was cut back"
+            }
+            Self::BadProof { .. } => "get the proof again from the coordinator and keep both files",
+            Self::Forgot { .. } => {
+                "restore the newest backup of the witness's folder; when there is none, make another witness: this one forgot"
+            }
+        }
     }
 }
 

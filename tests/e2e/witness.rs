@@ -141,7 +141,7 @@ fn an_operator_who_cuts_the_log_back_is_found() {
     o.fleet.start_coordinator();
     let refused = o.cosign(&["--case", &case]);
     assert!(refused.code == 74 && refused.stderr.contains("NOT COSIGNED"), "{}", refused.stderr);
-    assert_eq!(o.kept("refused").len(), 1);
+    assert_eq!(o.kept("refused").len(), 3, "the head, its proof, and what was seen");
     // The operator cuts the catalog back as well and goes on from there: a fork.
     assert_eq!(o.fleet.terminate_coordinator(), 0);
     for file in catalog {

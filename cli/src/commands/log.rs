@@ -74,8 +74,14 @@ pub fn wire_name(log: &LogName) -> String {
     }
 }
 
-/// A signed head from the coordinator, verified under the anchor: note, head, enrolment of its key.
-fn verified(connection: &Connection, log: &LogName, checkpoint: Option<pb::Checkpoint>) -> Result<(Vec<u8>, Checkpoint, Vec<u8>)> {
+/// A signed head from the coordinator, verified under the anchor and of the size that was asked for, unless that is 0: note,
+/// head, enrolment of its key.
+fn verified(
+    connection: &Connection,
+    log: &LogName,
+    size: u64,
+    checkpoint: Option<pb::Checkpoint>,
+) -> Result<(Vec<u8>, Checkpoint, Vec<u8>)> {
     let checkpoint = checkpoint.ok_or_else(|| Failure::new(Code::Failure, "the coordinator's answer has no checkpoint"))?;
     let key = log_key(connection.anchor(), &checkpoint.log_enrolment)?;
     let head = Checkpoint::verify(&checkpoint.note, &key).map_err(|e| Failure::new(Code::Damaged, e.to_string()))?;
@@ -84,14 +90,32 @@ fn verified(connection: &Connection, log: &LogName, checkpoint: Option<pb::Check
         let shown = escape_bounded(&head.origin, 120);
         return Err(Failure::new(Code::Damaged, format!("the coordinator gave a checkpoint of log '{shown}' for '{origin}'")));
     }
+    check_size(size, head.size)?;
     Ok((checkpoint.note, head, checkpoint.log_enrolment))
+}
+
+/// A head of another size is no answer; 0 asks for the newest one.
+fn check_size(asked: u64, given: u64) -> Result<()> {
+    if asked == 0 || asked == given {
+        return Ok(());
+    }
+    Err(Failure::new(Code::Damaged, format!("the coordinator gave the head of {given} records, but that of {asked} was asked for")))
+}
+
+/// The coordinator calls the size of a head `size`; here it was given as another option.
+fn sized_by(option: &str, status: tonic::Status) -> Failure {
+    let mut failure = Failure::from(status);
+    if let Some(rest) = failure.message.strip_prefix("--size: ") {
+        failure.message = format!("{option}: {rest}");
+    }
+    failure
 }
 
 /// The newest head, or that of `size` records.
 pub async fn checkpoint(connection: &mut Connection, log: &LogName, size: u64) -> Result<(Vec<u8>, Checkpoint, Vec<u8>)> {
     let request = pb::GetCheckpointRequest { case_id: wire_name(log), size };
     let answer = connection.log_rpc().get_checkpoint(request).await?.into_inner();
-    verified(connection, log, Some(answer))
+    verified(connection, log, size, Some(answer))
 }
 
 /// A consistency proof as the coordinator gives it, with the enrolment of the log key and the later head. Only the head is
@@ -103,9 +127,9 @@ pub async fn consistency(
     to: u64,
 ) -> Result<(ConsistencyProof, Vec<u8>, Checkpoint)> {
     let request = pb::ProveConsistencyRequest { case_id: wire_name(log), from, to };
-    let answer = connection.log_rpc().prove_consistency(request).await?.into_inner();
+    let answer = connection.log_rpc().prove_consistency(request).await.map_err(|e| sized_by("--to", e))?.into_inner();
     let hashes = digests(&answer.hashes)?;
-    let (checkpoint, head, enrolment) = verified(connection, log, answer.checkpoint)?;
+    let (checkpoint, head, enrolment) = verified(connection, log, to, answer.checkpoint)?;
     Ok((ConsistencyProof { old: from, hashes, checkpoint }, enrolment, head))
 }
 
@@ -138,7 +162,7 @@ async fn prove(connection: &mut Connection, of: &OfArgs, n: u64, size: u64) -> R
     let log = name(of)?;
     let answer = connection.log_rpc().prove_record(pb::ProveRecordRequest { case_id: wire_name(&log), n, size }).await?.into_inner();
     let hashes = digests(&answer.hashes)?;
-    let (checkpoint, head, _) = verified(connection, &log, answer.checkpoint)?;
+    let (checkpoint, head, _) = verified(connection, &log, size, answer.checkpoint)?;
     let request = pb::ListRecordsRequest { case_id: wire_name(&log), from: n, limit: 1 };
     let record = connection.log_rpc().list_records(request).await?.into_inner().message().await?;
     let envelope = record.filter(|r| r.n == n).map(|r| r.envelope).unwrap_or_default();
@@ -150,13 +174,19 @@ async fn prove(connection: &mut Connection, of: &OfArgs, n: u64, size: u64) -> R
 async fn show(connection: &mut Connection, of: &OfArgs, from: u64, out: &Output) -> Result<()> {
     let log = name(of)?;
     let (_, head, _) = checkpoint(connection, &log, 0).await?;
-    let request = pb::ListRecordsRequest { case_id: wire_name(&log), from: 0, limit: head.size };
-    let mut stream = connection.log_rpc().list_records(request).await?.into_inner();
     let (mut ring, mut tree, mut rows) = (KeyRing::new(connection.anchor()), Tree::new(), Vec::new());
-    while let Some(record) = stream.message().await? {
-        if record.n != tree.size() {
-            return Err(Failure::new(Code::Damaged, format!("the coordinator gave record {} where {} is due", record.n, tree.size())));
+    // Of an empty log nothing is asked for: no limit is what 0 means there.
+    let mut stream = match head.size {
+        0 => None,
+        limit => {
+            let request = pb::ListRecordsRequest { case_id: wire_name(&log), from: 0, limit };
+            Some(connection.log_rpc().list_records(request).await?.into_inner())
         }
+    };
+    while let Some(stream) = &mut stream
+        && let Some(record) = stream.message().await?
+    {
+        check_next(record.n, tree.size(), head.size)?;
         tree.append(&record.envelope);
         let row = row(&mut ring, record.n, &record.envelope)?;
         if record.n < from {
@@ -172,6 +202,18 @@ async fn show(connection: &mut Connection, of: &OfArgs, from: u64, out: &Output)
         out.note(&format!("{} records, each verified; head {}:{}", head.size, head.size, head.root));
     }
     Ok(())
+}
+
+/// Records come in order, and end where the head does.
+fn check_next(n: u64, due: u64, size: u64) -> Result<()> {
+    let wrong = if n >= size {
+        format!("the coordinator gave record {n}; the head signs {size} records")
+    } else if n != due {
+        format!("the coordinator gave record {n} where {due} is due")
+    } else {
+        return Ok(());
+    };
+    Err(Failure::new(Code::Damaged, wrong))
 }
 
 fn row(ring: &mut KeyRing, n: u64, bytes: &[u8]) -> Result<Value> {
@@ -228,9 +270,51 @@ pub fn give(bytes: &[u8], file: Option<&Path>, out: &Output, value: &Value) -> R
     if out.is_json() { out.object(value) } else { out.line(text(bytes).trim_end_matches('\n')) }
 }
 
+/// Checks that a new file can be made there, and leaves nothing.
+pub fn check_new(path: &Path) -> Result<()> {
+    write_new(path, b"")?;
+    files::remove(path).map_err(|e| Failure::new(Code::CannotCreate, e.to_string()))
+}
+
 fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
     files::create(path, bytes, Access::Public).map_err(|e| {
         let failure = Failure::new(Code::CannotCreate, e.to_string());
         if matches!(e, FileError::Exists { .. }) { failure.hint("name a new file") } else { failure }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_of_another_size_are_none() {
+        assert!(check_size(0, 7).is_ok() && check_size(7, 7).is_ok());
+        let failure = check_size(5, 7).expect_err("another");
+        assert_eq!(failure.code, Code::Damaged);
+        assert!(failure.message.contains("head of 7 records") && failure.message.contains("that of 5"), "{}", failure.message);
+        assert!(check_next(0, 0, 1).is_ok());
+        for (n, due, size) in [(0, 0, 0), (1, 1, 1), (2, 1, 3), (0, 1, 3)] {
+            assert_eq!(check_next(n, due, size).expect_err("out of place").code, Code::Damaged);
+        }
+    }
+
+    #[test]
+    fn the_option_that_was_given_is_named() {
+        let status = |text: &str| tonic::Status::invalid_argument(text);
+        assert_eq!(sized_by("--to", status("size: 9: the newest covers 4")).message, "--to: 9: the newest covers 4");
+        assert_eq!(sized_by("--to", status("from: 9: no")).message, "--from: 9: no");
+    }
+
+    #[test]
+    fn whether_a_file_can_be_made_is_known_before() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("note");
+        check_new(&path).expect("free");
+        check_new(&path).expect("nothing was left");
+        std::fs::write(&path, b"x").expect("written");
+        assert_eq!(check_new(&path).expect_err("there").code, Code::CannotCreate);
+        assert_eq!(std::fs::read(&path).expect("there"), b"x");
+        assert_eq!(check_new(&dir.path().join("none/note")).expect_err("no folder").code, Code::CannotCreate);
+    }
 }

@@ -18,7 +18,7 @@ use crate::commands::log;
 use crate::connection::{Connection, parse_id};
 use crate::exit::{Code, Failure, Result};
 use crate::output::Output;
-use crate::witness::{self, Done, Witness};
+use crate::witness::{self, Done, Source, Witness};
 
 /// Records of a case folder that are looked at for the enrolment of its log key.
 const ENROLMENTS_LOOKED_AT: u64 = 64;
@@ -71,27 +71,37 @@ async fn cosign(home: Option<&Path>, args: CosignArgs, out: &Output) -> Result<C
         (None, None) => None,
     };
     if let Some((proof, enrolment)) = offline {
-        let done = witness.cosign(&proof, &witness.log_key(&enrolment)?, clock::now())?;
+        let log_key = witness.log_key(&enrolment)?;
+        // Before the memory goes on: a signature that cannot be given away is of no use.
+        args.out.as_deref().map_or(Ok(()), log::check_new)?;
+        let done = witness.cosign(&proof, &log_key, Source::Given, clock::now())?;
         let mut value = head_json(&done.cosigned);
         value["checkpoint"] = json!(String::from_utf8_lossy(&done.note));
         log::give(&done.note, args.out.as_deref(), out, &value)?;
         return Ok(Code::Ok);
     }
     let mut connection = Connection::open(home).await?;
-    let mut worst = Code::Ok;
-    for name in logs(&mut connection, &args).await? {
+    let names = logs(&mut connection, &args).await?;
+    let several = names.len() > 1;
+    let mut code = Code::Ok;
+    for name in names {
         match from_coordinator(&mut connection, &witness, &name).await {
             Ok(Some(done)) => report(&done, out)?,
             Ok(None) => out.note(&format!("{}: no records yet", name.origin(&witness.anchor.deployment))),
             // The other logs are cosigned nevertheless: one that was rewritten must not hide them.
-            Err(failure) if args.all || args.cases.len() > 1 => {
-                worst = failure.code;
+            Err(failure) if several => {
+                code = worse(code, failure.code);
                 let _ = out.failure(&failure);
             }
             Err(failure) => return Err(failure),
         }
     }
-    Ok(worst)
+    Ok(code)
+}
+
+/// How a run over several logs ends: a refusal, or damage, is never hidden by what fails after it.
+fn worse(so_far: Code, next: Code) -> Code {
+    if so_far == Code::Damaged || next == Code::Ok { so_far } else { next }
 }
 
 fn report(done: &Done, out: &Output) -> Result<()> {
@@ -125,7 +135,7 @@ async fn logs(connection: &mut Connection, args: &CosignArgs) -> Result<Vec<LogN
 async fn from_coordinator(connection: &mut Connection, witness: &Witness, name: &LogName) -> Result<Option<Done>> {
     let seen = witness.seen(&name.origin(&witness.anchor.deployment))?.map_or(0, |s| s.checkpoint.size);
     let (note, head, enrolment) = log::checkpoint(connection, name, 0).await?;
-    if head.size == 0 {
+    if (head.size, seen) == (0, 0) {
         return Ok(None);
     }
     let (proof, enrolment) = if head.size < seen {
@@ -135,7 +145,7 @@ async fn from_coordinator(connection: &mut Connection, witness: &Witness, name: 
         let (proof, enrolment, _) = log::consistency(connection, name, seen, 0).await?;
         (proof, enrolment)
     };
-    let done = witness.cosign(&proof, &witness.log_key(&enrolment)?, clock::now())?;
+    let done = witness.cosign(&proof, &witness.log_key(&enrolment)?, Source::Coordinator, clock::now())?;
     log::submit(connection, name, done.note.clone()).await?;
     Ok(Some(done))
 }
@@ -168,4 +178,18 @@ fn read(path: &Path, bytes_max: u64) -> std::result::Result<Vec<u8>, String> {
     let file = std::fs::File::open(path).map_err(|e| format!("{}: {e}", path.display()))?;
     file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(|e| format!("{}: {e}", path.display()))?;
     if bytes.len() as u64 > bytes_max { Err(format!("{}: it has more than {bytes_max} bytes", path.display())) } else { Ok(bytes) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_not_hidden_by_what_fails_after_it() {
+        let end = |codes: &[Code]| codes.iter().fold(Code::Ok, |so_far, next| worse(so_far, *next));
+        assert_eq!(end(&[]), Code::Ok);
+        assert_eq!(end(&[Code::Damaged, Code::Unavailable]), Code::Damaged);
+        assert_eq!(end(&[Code::Input, Code::Damaged, Code::Input]), Code::Damaged);
+        assert_eq!(end(&[Code::Input, Code::Ok]), Code::Input);
+    }
 }

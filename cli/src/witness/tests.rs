@@ -44,35 +44,145 @@ fn a_witness_remembers_before_it_answers() {
     let dir = tempfile::tempdir().expect("dir");
     let witness = made(&dir.path().join("w"));
     let log = key(2).public();
-    let done = witness.cosign(&request("a", 0, 5), &log, at(10)).expect("the first head");
+    let done = witness.cosign(&request("a", 0, 5), &log, Source::Given, at(10)).expect("the first head");
     assert_eq!((done.before, done.cosigned.checkpoint.size), (0, 5));
     let note = Note::parse(&done.note).expect("a note");
     assert_eq!(witness.public.verify(&note).map(|c| c.time_s), Ok(10));
     assert_eq!(witness.seen(ORIGIN).expect("memory").map(|s| s.checkpoint.size), Some(5));
-    let done = witness.cosign(&request("a", 5, 9), &log, at(20)).expect("continues");
+    let done = witness.cosign(&request("a", 5, 9), &log, Source::Given, at(20)).expect("continues");
     assert_eq!((done.before, done.cosigned.checkpoint.size), (5, 9));
-    assert!(witness.cosign(&request("a", 9, 9), &log, at(30)).is_ok(), "the same head at a later time");
+    assert!(witness.cosign(&request("a", 9, 9), &log, Source::Given, at(30)).is_ok(), "the same head at a later time");
     // Not a lie, only a proof from somewhere else.
-    assert_eq!(witness.cosign(&request("a", 5, 12), &log, at(40)).expect_err("from elsewhere").code, Code::Input);
-    assert_eq!(witness.cosign(&request("a", 9, 12), &log, at(5)).expect_err("clock").code, Code::Failure);
-    assert_eq!(witness.cosign(&request("a", 9, 12), &key(3).public(), at(50)).expect_err("another key").code, Code::Damaged);
+    assert_eq!(witness.cosign(&request("a", 5, 12), &log, Source::Given, at(40)).expect_err("from elsewhere").code, Code::Input);
+    assert_eq!(witness.cosign(&request("a", 9, 12), &log, Source::Given, at(5)).expect_err("clock").code, Code::Failure);
+    assert_eq!(witness.cosign(&request("a", 9, 12), &key(3).public(), Source::Given, at(50)).expect_err("another key").code, Code::Damaged);
     assert_eq!(witness.all_seen().expect("memory").len(), 1);
 }
 
+/// Everything in `refused`, by name.
+fn refused(dir: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
+    let entries = std::fs::read_dir(dir.join("w/refused")).expect("there").map(|e| e.expect("entry").path());
+    entries.map(|p| (p.file_name().expect("name").to_string_lossy().into_owned(), std::fs::read(&p).expect("kept"))).collect()
+}
+
+fn words(failure: &Failure) -> String {
+    format!("{} {}", failure.message, failure.hint.as_deref().unwrap_or_default())
+}
+
 #[test]
-fn a_log_that_was_rewritten_forked_or_cut_back_is_refused_and_kept() {
+fn only_two_heads_of_one_size_are_called_two_histories() {
     let dir = tempfile::tempdir().expect("dir");
     let witness = made(&dir.path().join("w"));
     let log = key(2).public();
-    witness.cosign(&request("a", 0, 9), &log, at(10)).expect("the first head");
-    let cut = ConsistencyProof { old: 9, hashes: Vec::new(), ..request("a", 0, 6) };
-    for (n, bad) in [request("b", 9, 9), request("b", 9, 14), cut].into_iter().enumerate() {
-        let failure = witness.cosign(&bad, &log, at(20)).expect_err("refused");
+    witness.cosign(&request("a", 0, 9), &log, Source::Given, at(10)).expect("the first head");
+    let cosign = |request: &ConsistencyProof, source| witness.cosign(request, &log, source, at(20)).expect_err("not cosigned");
+
+    // A copy of last week, honestly given: nothing is claimed, nothing is kept.
+    let older = ConsistencyProof { old: 9, hashes: Vec::new(), ..request("a", 0, 6) };
+    let failure = cosign(&older, Source::Given);
+    assert_eq!(failure.code, Code::Input);
+    let said = "is older than what this witness saw (9 records); nothing to cosign; give it a newer head";
+    assert!(failure.message.contains(said) && !words(&failure).contains("prove"), "{}", words(&failure));
+    assert!(refused(dir.path()).is_empty());
+    // The same from the coordinator: it cannot have forgotten, but one head is no proof.
+    let failure = cosign(&older, Source::Coordinator);
+    assert!(failure.code == Code::Damaged && failure.message.starts_with("NOT COSIGNED"), "{}", failure.message);
+    assert!(failure.message.contains("the coordinator shows an older head than this witness saw"), "{}", failure.message);
+    assert!(!words(&failure).contains("prove"), "{}", words(&failure));
+
+    // A proof of a true log that was damaged on its way looks like that of another log.
+    let mut damaged = request("a", 9, 14);
+    damaged.hashes.pop();
+    for bad in [damaged, request("b", 9, 14)] {
+        let failure = cosign(&bad, Source::Coordinator);
         assert!(failure.code == Code::Damaged && failure.message.starts_with("NOT COSIGNED"), "{}", failure.message);
-        assert_eq!(std::fs::read_dir(dir.path().join("w/refused")).expect("there").count(), n + 1);
+        let said = "the proof does not hold: the log was rewritten, or what was given is damaged or incomplete";
+        assert!(failure.message.contains(said), "{}", failure.message);
+        let said = words(&failure);
+        assert!(said.contains("get the proof again from the coordinator and keep both files") && !said.contains("prove"), "{said}");
+    }
+
+    // Whatever the proof says: two signed heads of one size.
+    for old in [9, 0] {
+        let failure = cosign(&ConsistencyProof { old, ..request("b", 9, 9) }, Source::Given);
+        assert!(failure.code == Code::Damaged && failure.message.starts_with("NOT COSIGNED"), "{}", failure.message);
+        assert!(failure.message.contains("two histories") && words(&failure).contains("prove it together"), "{}", words(&failure));
     }
     assert_eq!(witness.seen(ORIGIN).expect("memory").map(|s| s.checkpoint.size), Some(9));
-    assert!(witness.cosign(&request("a", 9, 14), &log, at(30)).is_ok(), "the true log goes on");
+    assert!(witness.cosign(&request("a", 9, 14), &log, Source::Given, at(30)).is_ok(), "the true log goes on");
+}
+
+#[test]
+fn a_refusal_keeps_the_head_its_proof_and_what_was_seen() {
+    let dir = tempfile::tempdir().expect("dir");
+    let witness = made(&dir.path().join("w"));
+    let log = key(2).public();
+    let seen = witness.cosign(&request("a", 0, 9), &log, Source::Given, at(10)).expect("the first head").note;
+    let bad = request("b", 9, 14);
+    let refuse = |bad: &ConsistencyProof| witness.cosign(bad, &log, Source::Given, at(20)).expect_err("refused");
+    let _ = refuse(&bad);
+    let name = Digest::of(&bad.checkpoint).to_string();
+    let file = |suffix: &str| format!("{name}{suffix}");
+    let first = [(file(""), bad.checkpoint.clone()), (file(".proof"), bad.to_bytes()), (file(".seen"), seen.clone())];
+    assert_eq!(refused(dir.path()), first.clone().into());
+    assert_eq!(ConsistencyProof::parse(&bad.to_bytes()).as_ref(), Ok(&bad), "the hashes are read back");
+    let _ = refuse(&bad);
+    assert_eq!(refused(dir.path()), first.clone().into(), "the same is kept once");
+
+    // The memory goes on; the same head is refused again, with another proof and against another memory.
+    let later = witness.cosign(&request("a", 9, 12), &log, Source::Given, at(30)).expect("goes on").note;
+    let again = ConsistencyProof { checkpoint: bad.checkpoint.clone(), ..request("a", 12, 14) };
+    let _ = witness.cosign(&again, &log, Source::Given, at(40)).expect_err("refused");
+    let second = [(file(".2.proof"), again.to_bytes()), (file(".2.seen"), later)];
+    assert_eq!(refused(dir.path()), first.into_iter().chain(second).collect());
+
+    // Half a file that a crash left hides nothing.
+    let fork = request("c", 12, 12);
+    let name = Digest::of(&fork.checkpoint).to_string();
+    std::fs::write(dir.path().join("w/refused").join(&name), &fork.checkpoint[..9]).expect("half");
+    let failure = witness.cosign(&fork, &log, Source::Given, at(50)).expect_err("refused");
+    assert!(failure.message.contains(&format!("{name}.2")), "{}", failure.message);
+    assert_eq!(refused(dir.path())[&format!("{name}.2")], fork.checkpoint);
+}
+
+#[test]
+fn the_head_that_was_seen_gets_the_cosignature_that_it_has() {
+    let dir = tempfile::tempdir().expect("dir");
+    let witness = made(&dir.path().join("w"));
+    let log = key(2).public();
+    witness.cosign(&request("a", 0, 5), &log, Source::Given, at(10)).expect("the first head");
+    let asked = request("a", 5, 9);
+    let given = witness.cosign(&asked, &log, Source::Given, at(20)).expect("continues").note;
+    for (old, time) in [(5, 30), (0, 30), (9, 30), (7, 1)] {
+        let again = ConsistencyProof { old, ..asked.clone() };
+        let done = witness.cosign(&again, &log, Source::Given, at(time)).expect("again");
+        assert_eq!((done.note, done.cosigned.time_s, done.before), (given.clone(), 20, 9));
+    }
+}
+
+#[test]
+fn a_witness_that_was_put_back_knows_its_own_signature() {
+    let dir = tempfile::tempdir().expect("dir");
+    let witness = made(&dir.path().join("w"));
+    let log = key(2).public();
+    let first = witness.cosign(&request("a", 0, 5), &log, Source::Given, at(10)).expect("the first head").note;
+    let signed = witness.cosign(&request("a", 5, 9), &log, Source::Given, at(20)).expect("continues").note;
+    std::fs::write(witness.seen_file(ORIGIN), &first).expect("an older backup");
+    // Its proof holds, and the head bears what the witness signed itself.
+    let back = ConsistencyProof { checkpoint: signed, ..request("a", 5, 9) };
+    for source in [Source::Coordinator, Source::Given] {
+        let failure = witness.cosign(&back, &log, source, at(30)).expect_err("refused");
+        let said = "this witness signed 9 records, its memory says 5: its folder was restored from an older backup";
+        assert!(failure.code == Code::Damaged && failure.message.contains(said), "{}", failure.message);
+    }
+    assert_eq!(refused(dir.path()).len(), 3);
+    assert_eq!(witness.seen(ORIGIN).expect("memory").map(|s| s.checkpoint.size), Some(5));
+    // A line in its name that it never signed says nothing.
+    let mut note = Note::parse(&request("a", 5, 9).checkpoint).expect("a note");
+    let line = cosign(&Checkpoint::parse_unverified(&first).expect("a head"), &witness.public, &key(9), 10);
+    note.signatures.push(line);
+    let foreign = ConsistencyProof { checkpoint: note.to_bytes(), ..request("a", 5, 9) };
+    assert!(witness.cosign(&foreign, &log, Source::Given, at(30)).is_ok());
 }
 
 #[test]
@@ -80,14 +190,14 @@ fn an_altered_memory_vouches_for_nothing() {
     let dir = tempfile::tempdir().expect("dir");
     let witness = made(&dir.path().join("w"));
     let log = key(2).public();
-    witness.cosign(&request("a", 0, 9), &log, at(10)).expect("the first head");
+    witness.cosign(&request("a", 0, 9), &log, Source::Given, at(10)).expect("the first head");
     let path = witness.seen_file(ORIGIN);
     let good = std::fs::read(&path).expect("memory");
     for at in [0, 20, good.len() - 5] {
         let mut bytes = good.clone();
         bytes[at] ^= 1;
         std::fs::write(&path, &bytes).expect("altered");
-        assert_eq!(witness.cosign(&request("a", 9, 12), &log, self::at(20)).expect_err("altered").code, Code::Damaged);
+        assert_eq!(witness.cosign(&request("a", 9, 12), &log, Source::Given, self::at(20)).expect_err("altered").code, Code::Damaged);
     }
 }
 
