@@ -175,7 +175,7 @@ impl Agent {
                 nonce: order.nonce,
                 tool: self.parts.tool.clone(),
                 offset_ns: self.offset_ns,
-                wrote: Vec::new(),
+                wrote: self.parts.state.writes(),
             },
             key: Arc::clone(&self.key),
             send_bytes_per_s: budget.send_bytes_per_s,

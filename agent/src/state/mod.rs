@@ -89,6 +89,14 @@ impl State {
         &self.dir
     }
 
+    /// The files that an agent writes on its host while it collects, for the record of what it did there.
+    #[must_use]
+    pub fn writes(&self) -> Vec<String> {
+        [FINISHED_FILE, LOCK_FILE]
+            .map(|file| exhibit_evidence::text::escape_bounded(&self.dir.join(file).to_string_lossy(), 1_000))
+            .to_vec()
+    }
+
     /// Collections whose orders must not be executed again.
     #[must_use]
     pub const fn finished(&self) -> &BTreeSet<CollectionId> {
