@@ -116,7 +116,7 @@ codes! {
     LogForked "log.forked" Error Operator
         "The history does not contain a head that this log's key signed, or that a witness vouches for."
         "There were two histories: this one is cut back, rewritten, or made for another audience. The signed head that it lacks proves it."
-    LogTile "log.tile" Warning Store
+    LogTile "log.tile" Error Store
         "A tile or entry bundle below log/tile is not what the records give, or lies beyond them."
         "The records themselves are not affected; but a program that reads the tiles instead of the records would see another history."
     WitnessRequired "witness.required" Error Operator
