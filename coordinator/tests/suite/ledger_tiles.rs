@@ -1,10 +1,9 @@
 //! Tiles, proofs and cosignatures of the custody log: what is written and when, that it can be made again, and that
 //! nothing is given away that does not hold.
 
-mod support;
-
 use std::sync::Arc;
 
+use crate::support::deployment::{self, access, case, cosigned, log_key, opening, verify_from_bytes, witness};
 use exhibit_coordinator::ledger::{Kind, Ledger, LedgerError, ProofOf};
 use exhibit_coordinator::store::faulty::{Fault, FaultyStore, Op};
 use exhibit_coordinator::store::{self, LocalStore, RemoteStore, Store};
@@ -12,7 +11,6 @@ use exhibit_evidence::Digest;
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::layout::LogName;
 use exhibit_evidence::log::{Checkpoint, Note, leaf_hash, verify_consistency, verify_inclusion};
-use support::deployment::{self, access, case, cosigned, log_key, opening, verify_from_bytes, witness};
 
 fn log() -> LogName {
     LogName::Case(case())

@@ -1,7 +1,6 @@
 //! The adapter for object stores in memory and against an S3 server, and the wrapper that fails.
 
-mod support;
-
+use crate::support;
 use std::sync::Arc;
 
 use exhibit_coordinator::store::faulty::{Fault, FaultyStore, Op};

@@ -1,9 +1,8 @@
 //! The custody log: what it accepts, what it answers, and what it finds when it is opened again.
 
-mod support;
-
 use std::sync::Arc;
 
+use crate::support::deployment::{self, access, case, enrolments, opening, order, receipt, seal, verify_from_bytes};
 use exhibit_coordinator::ledger::{Kind, Ledger, Ledgers};
 use exhibit_coordinator::store::faulty::{FaultyStore, Op};
 use exhibit_coordinator::store::{LocalStore, RemoteStore, Store};
@@ -12,7 +11,6 @@ use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::layout::{LogName, StreamNumber};
 use exhibit_evidence::log::Tree;
 use exhibit_evidence::record::{self, Role};
-use support::deployment::{self, access, case, enrolments, opening, order, receipt, seal, verify_from_bytes};
 
 fn log() -> LogName {
     LogName::Case(case())

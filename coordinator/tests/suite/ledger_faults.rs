@@ -1,16 +1,14 @@
 //! Every step of adding to a log fails, before and after it was applied, and the process dies there or goes on. In the end
 //! the log is read from its bytes as a stranger would: nothing lost that was acknowledged, nothing twice, no hole.
 
-mod support;
-
 use std::sync::Arc;
 
+use crate::support::deployment::{self, access, case, opening, verify_from_bytes};
 use exhibit_coordinator::ledger::{Kind, Ledger, LedgerError};
 use exhibit_coordinator::store::faulty::{Fault, FaultyStore, Op};
 use exhibit_coordinator::store::{self, LocalStore, RemoteStore, Store};
 use exhibit_evidence::Digest;
 use exhibit_evidence::layout::LogName;
-use support::deployment::{self, access, case, opening, verify_from_bytes};
 
 async fn open(store: &Arc<dyn Store>) -> Result<Ledger, LedgerError> {
     Ledger::open(Arc::clone(store), LogName::Case(case()), Arc::new(deployment::keys()), None).await

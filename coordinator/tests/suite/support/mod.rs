@@ -1,8 +1,10 @@
-//! What several test programs need.
-#![allow(dead_code, reason = "each test program uses a part")]
+//! What several tests need.
 
+pub mod agent;
 pub mod deployment;
 pub mod moto;
+pub mod verdict;
+pub mod world;
 
 use exhibit_coordinator::store::S3Settings;
 

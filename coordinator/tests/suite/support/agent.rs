@@ -1,5 +1,4 @@
 //! A small agent that can lie.
-#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -35,15 +34,6 @@ pub struct Made {
     pub parts: Vec<Part>,
     pub trailing: Vec<u8>,
     pub manifest: ManifestRef,
-}
-
-impl Made {
-    /// What the whole manifest is after somebody changed the lines.
-    pub fn remake_manifest(&mut self) {
-        let all: Vec<u8> = self.parts.iter().flat_map(|p| p.lines.clone()).chain(self.trailing.clone()).collect();
-        self.manifest.sha256 = Digest::of(&all);
-        self.manifest.size = all.len() as u64;
-    }
 }
 
 pub struct File {

@@ -1,15 +1,11 @@
 //! Who reaches what, over real connections; and how peers come in and are put out.
 
-#[path = "support/agent.rs"]
-mod agent;
-#[path = "support/world.rs"]
-mod world;
-
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent::{Agent, Job};
+use crate::support::agent::{Agent, Job};
+use crate::support::world::{self, World};
 use exhibit_certs::deployment;
 use exhibit_certs::issue::ServerNames;
 use exhibit_coordinator::authz::TABLE;
@@ -21,7 +17,6 @@ use exhibit_proto::responder::v1::responder_service_client::ResponderServiceClie
 use exhibit_proto::transport::client;
 use prost::Message as _;
 use tonic::Code;
-use world::World;
 
 #[test]
 fn every_rpc_has_a_line_and_every_line_an_rpc() {

@@ -1,5 +1,4 @@
 //! A whole coordinator on loopback with real certificates, a person and agents that speak the real protocol.
-#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,7 +1,5 @@
 //! A catalog that is made again from the store says what the lost one said, as far as any store can know.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

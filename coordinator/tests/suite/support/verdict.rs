@@ -1,5 +1,4 @@
 //! The public verifier's verdict on a case folder.
-#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};

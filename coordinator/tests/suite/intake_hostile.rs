@@ -1,19 +1,13 @@
 //! What an agent may send and what is said about it: each lie is refused with the field and the value, what was
 //! acknowledged stays, and an honest upload of the same stream goes on where the lie began.
 
-#[path = "support/agent.rs"]
-mod agent;
-#[path = "support/verdict.rs"]
-mod verdict;
-#[path = "support/world.rs"]
-mod world;
-
-use agent::{Agent, Job, Made, Part, file, make};
+use crate::support::agent::{self, Agent, Job, Made, Part, file, make};
+use crate::support::verdict;
+use crate::support::world::World;
 use exhibit_evidence::manifest::{Item, Line, Segment, Status};
 use exhibit_evidence::{Digest, EvidencePath};
 use exhibit_proto::agent::v1::{self as wire, upload_request, upload_response};
 use tonic::Code;
-use world::World;
 
 fn files() -> Vec<agent::File> {
     vec![file("system", "os-release", "NAME=Debian\n"), file("files", "/etc/passwd", "root\n"), file("files", "/etc/group", "root:x:0:\n")]

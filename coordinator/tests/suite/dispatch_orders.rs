@@ -1,22 +1,16 @@
 //! Orders: which are admitted, and every way in which a collection can end without being whole.
 
-#[path = "support/agent.rs"]
-mod agent;
-#[path = "support/verdict.rs"]
-mod verdict;
-#[path = "support/world.rs"]
-mod world;
-
+use crate::support::verdict;
 use std::time::Duration;
 
-use agent::{Agent, Job, file};
+use crate::support::agent::{Agent, Job, file};
+use crate::support::world::{self, World};
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::record::{self, CaseClosed, Order, Refusal};
 use exhibit_evidence::{Digest, Timestamp};
 use exhibit_proto::agent::v1::session_response;
 use exhibit_proto::responder::v1 as people;
 use tonic::Code;
-use world::World;
 
 async fn world_and_agent() -> (World, Agent) {
     let mut world = Box::pin(World::start()).await;

@@ -1,16 +1,10 @@
 //! Nothing that was acknowledged is lost, whoever dies, and nothing that was stored is forgotten.
 
-#[path = "support/agent.rs"]
-mod agent;
-#[path = "support/verdict.rs"]
-mod verdict;
-#[path = "support/world.rs"]
-mod world;
-
-use agent::{Agent, Job, file};
+use crate::support::agent::{self, Agent, Job, file};
+use crate::support::verdict;
+use crate::support::world::World;
 use exhibit_coordinator::catalog::State;
 use exhibit_evidence::layout::{self, StreamNumber};
-use world::World;
 
 fn files() -> Vec<agent::File> {
     // A member that spans several frames, so that a restart falls into its middle.

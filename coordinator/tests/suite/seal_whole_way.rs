@@ -1,18 +1,12 @@
 //! From an order to a sealed collection, with the public verifier's verdict at the end.
 
-#[path = "support/agent.rs"]
-mod agent;
-#[path = "support/verdict.rs"]
-mod verdict;
-#[path = "support/world.rs"]
-mod world;
-
-use agent::{Agent, Job, file};
+use crate::support::agent::{self, Agent, Job, file};
+use crate::support::verdict;
+use crate::support::world::World;
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::record::{Outcome, Record};
 use exhibit_proto::responder::v1 as people;
 use exhibit_proto::responder::v1::read_items_response;
-use world::World;
 
 fn files() -> Vec<agent::File> {
     vec![

@@ -1,7 +1,6 @@
 //! `init`: what it makes, what it refuses, what it says.
 
-mod support;
-
+use crate::support;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;

@@ -1,0 +1,18 @@
+//! One program for all tests of the coordinator, because linking the coordinator takes longer than most of them.
+
+mod support;
+
+mod catalog_faulty;
+mod catalog_sqlite;
+mod dispatch_orders;
+mod init_deployment;
+mod intake_hostile;
+mod intake_resume;
+mod ledger_faults;
+mod ledger_log;
+mod ledger_tiles;
+mod reindex_store;
+mod rpc_authz;
+mod seal_whole_way;
+mod store_local;
+mod store_remote;
