@@ -221,7 +221,8 @@ fn sign(request: &Request<'_>, facts: &StreamFacts, outcome: &Outcome) -> Result
         facts: facts.clone(),
         nonce: custody::empty_nonce(),
         tool: custody::tool().map_err(|e| OfflineError::Failed(format!("/proc/self/exe: {e}")))?,
-        offset_ns: None,
+        offset_at_start_ns: None,
+        offset_ns: tokio::sync::watch::channel(None).1,
         wrote: vec![request.out.display().to_string()],
     };
     let envelope = custody::acquisition(&statement, outcome, key).map_err(|e| OfflineError::Failed(e.to_string()))?;

@@ -194,6 +194,9 @@ pub struct CollectArgs {
     /// Why this is collected; recorded for the court.
     #[arg(long)]
     pub reason: String,
+    /// The legal basis of this order, where it is another or a narrower one than the case's.
+    #[arg(long)]
+    pub legal_basis: Option<String>,
     /// Follow until all collections are closed.
     #[arg(long)]
     pub watch: bool,

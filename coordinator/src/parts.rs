@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use exhibit_evidence::dsse::Envelope;
-use exhibit_evidence::id::AgentId;
+use exhibit_evidence::id::{AgentId, CaseId};
 use exhibit_evidence::key::SigningKey;
 use exhibit_evidence::record::Role;
 use exhibit_evidence::text::escape_bounded;
@@ -12,7 +12,7 @@ use exhibit_evidence::text::escape_bounded;
 use crate::catalog::{IncidentRow, SharedCatalog};
 use crate::clock;
 use crate::dispatch::{Sessions, Unoffered};
-use crate::incidents::Recent;
+use crate::incidents::{Recent, Recorded};
 use crate::intake::Uploads;
 use crate::ledger::{Ledger, Ledgers};
 use crate::problem::Result;
@@ -49,6 +49,8 @@ pub struct Parts {
     pub revoked: Revoked,
     /// Incidents that were told lately.
     pub recent_incidents: Recent,
+    /// Incidents that were written into a log lately.
+    pub recorded_incidents: Recorded,
 }
 
 impl std::fmt::Debug for Parts {
@@ -119,13 +121,15 @@ impl Parts {
         self.deployment_log.view().key_ring().roles_of(name)
     }
 
-    /// Keeps and logs an incident; what repeats itself is only counted. That it cannot be kept stops nobody: the log line is there.
-    pub async fn incident(&self, kind: &str, subject: &str, detail: &str) {
+    /// Keeps an incident; what repeats itself is only counted. The timers write it into the log of its case, or the
+    /// deployment's. That it cannot be kept stops nobody: the program's own log has a line of it.
+    pub async fn incident(&self, case: Option<&CaseId>, kind: &str, subject: &str, detail: &str) {
         let Some(untold) = self.recent_incidents.admit(kind, subject, tokio::time::Instant::now()) else { return };
         let more = if untold > 0 { format!(" ({untold} of the same before it were not listed)") } else { String::new() };
         let detail = format!("{}{more}", escape_bounded(detail, 2_000));
         tracing::error!(kind, subject, %detail, "incident");
-        let row = IncidentRow { at: clock::now(), kind: kind.to_owned(), subject: subject.to_owned(), detail };
+        let mut row = IncidentRow::new(clock::now(), case.cloned(), kind, subject, detail);
+        row.count = untold.saturating_add(1);
         if let Err(error) = self.catalog.add_incident(row).await {
             tracing::error!(%error, "the incident could not be kept in the catalog");
         }

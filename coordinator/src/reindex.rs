@@ -24,7 +24,7 @@ pub const LOST: [&str; 4] = [
     "enrolment tokens: make new ones",
     "labels of agents and what they last said about themselves: set the labels again, the rest comes with their next connection",
     "where uploads stood: their collections begin again with a new stream; segments that had arrived stay in the store and are kept with the old one",
-    "requests to cancel, incidents, and the moment at which an order was admitted (the time of its signature is shown instead)",
+    "requests to cancel, incidents that no log has (those of the last hour, where the same was logged before), and the moment at which an order was admitted (the time of its signature is shown instead)",
 ];
 
 /// Problems that are listed; more are counted.

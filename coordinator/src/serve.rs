@@ -176,6 +176,7 @@ async fn assemble(
         }),
         revoked: Revoked::default(),
         recent_incidents: crate::incidents::Recent::default(),
+        recorded_incidents: crate::incidents::Recorded::default(),
     }))
 }
 
@@ -240,7 +241,7 @@ async fn recover(parts: Arc<Parts>) {
             Ok(_) => return,
             Err(problem) if problem.is_passing() => tracing::warn!(%problem, "recovery will be tried again"),
             Err(problem) => {
-                parts.incident("recovery", "start", &problem.to_string()).await;
+                parts.incident(None, "recovery", "start", &problem.to_string()).await;
                 return;
             }
         }

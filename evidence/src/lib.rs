@@ -15,6 +15,7 @@ pub mod anchor;
 pub mod digest;
 pub mod dsse;
 pub mod id;
+mod json;
 pub mod key;
 pub mod layout;
 pub mod log;

@@ -69,7 +69,7 @@ pub struct Segment {
     /// How many decompressed bytes it holds.
     pub raw_size: u64,
     /// Set when another process made this segment than the one before.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::json::present", skip_serializing_if = "Option::is_none")]
     pub seam: Option<Seam>,
 }
 
@@ -204,21 +204,21 @@ pub struct Item {
     /// What became of it.
     pub status: Status,
     /// Why, in words, whenever the status is not `collected`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::json::present", skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Logical size in bytes of what was taken (holes and filled gaps included).
     pub size: u64,
     /// SHA-256 of the logical content (holes and filled gaps count as zeros). Absent when there is no content.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::json::present", skip_serializing_if = "Option::is_none")]
     pub sha256: Option<Digest>,
     /// Where the tar member lies in the raw stream. Absent for items by record.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::json::present", skip_serializing_if = "Option::is_none")]
     pub location: Option<Location>,
     /// Symlink or hard link target.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::json::present", skip_serializing_if = "Option::is_none")]
     pub target: Option<EvidencePath>,
     /// The inode's metadata, where there is an inode.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::json::present", skip_serializing_if = "Option::is_none")]
     pub meta: Option<Box<Meta>>,
     /// Byte ranges of the logical content that could not be read and were filled with zeros.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -271,7 +271,7 @@ pub struct Meta {
     /// Major and minor number of the device that holds the inode.
     pub dev: [u32; 2],
     /// Major and minor number of the device that the inode is, for device nodes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::json::present", skip_serializing_if = "Option::is_none")]
     pub rdev: Option<[u32; 2]>,
     /// Blocks of 512 bytes that are allocated.
     pub blocks: u64,
@@ -282,7 +282,7 @@ pub struct Meta {
     /// Last change of the inode.
     pub ctime: Option<FileTime>,
     /// Birth, where the file system keeps it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::json::present", skip_serializing_if = "Option::is_none")]
     pub btime: Option<FileTime>,
     /// Names of inode flags that are set, e.g. `immutable`, `append`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

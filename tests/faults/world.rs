@@ -310,6 +310,7 @@ impl World {
             profile: None,
             captures: vec![CaptureSpec { name: "files".to_owned(), params: BTreeMap::from([("paths".to_owned(), paths)]) }],
             limits,
+            legal_basis: "works agreement, section 4".to_owned(),
             reason: "a test".to_owned(),
             issued_by: self.admin.name().to_string(),
             issued_at: now,

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREFIX = "urn:exhibit:record:"
-TYPES = ("case-opened", "case-closed", "order", "refusal", "acquisition", "receipt", "seal", "access", "enrolment", "revocation")
+TYPES = ("case-opened", "case-closed", "order", "refusal", "acquisition", "receipt", "seal", "access", "incident", "enrolment", "revocation")
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 ID = r"[0-7][0-9abcdefghjkmnpqrstvwxyz]{25}"
 SLOT = re.compile(r"log/seq/([0-9]{10})\.dsse\.json")
@@ -266,7 +266,7 @@ class Case:
             if role not in holder["roles"] or (name is not None and holder["name"] != name):
                 raise Unsound(f"{holder['name']} may not sign this {kind}")
 
-        if kind in ("case-opened", "enrolment", "revocation") and body["deployment"] != self.deployment:
+        if kind in ("case-opened", "incident", "enrolment", "revocation") and body["deployment"] != self.deployment:
             raise Unsound("it belongs to another deployment")
         if kind == "case-opened":
             need("responder", body["opened_by"])
@@ -276,7 +276,7 @@ class Case:
             need("responder", body["issued_by"])
         elif kind in ("refusal", "acquisition"):
             need("agent", f"spiffe://{self.deployment}/agent/{body['agent']}")
-        elif kind in ("receipt", "seal", "access"):
+        elif kind in ("receipt", "seal", "access", "incident"):
             need("log")
         elif kind == "enrolment":
             known = self.keys.get(sha256(b64(body["key"])))
@@ -322,6 +322,10 @@ class Case:
 
     def on_access(self, body, digest):
         pass
+
+    def on_incident(self, body, digest):
+        if "case" not in body:
+            self.problem("an incident without a case stands in a case's log")
 
     def on_case_closed(self, body, digest):
         if body["predecessor"] != self.opened or self.closed:
@@ -505,6 +509,7 @@ def subjects(kind, body):
     name, digest = {
         "case-opened": lambda: ("case", sha256(body["case"].encode())),
         "access": lambda: ("case", sha256(body["case"].encode())),
+        "incident": lambda: ("about", sha256(body["about"].encode())),
         "case-closed": lambda: ("case-opened", body["predecessor"]),
         "order": lambda: ("case-opened", body["predecessor"]),
         "refusal": lambda: ("order", body["predecessor"]),

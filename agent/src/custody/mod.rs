@@ -9,6 +9,8 @@ use exhibit_evidence::layout::StreamNumber;
 use exhibit_evidence::record::{self, Acquisition, Clocks, Footprint, Host, Nonce, Tool};
 use exhibit_evidence::text::escape_bounded;
 use exhibit_evidence::{Digest, Hasher};
+use serde::Deserialize;
+use tokio::sync::watch;
 
 use crate::capture::{Moment, read_pseudo};
 use crate::clock;
@@ -17,6 +19,8 @@ use crate::pipeline::{Outcome, StreamFacts};
 /// Longest text that a host says about itself.
 const TEXT_CHARS_MAX: usize = 255;
 const FILE_BYTES_MAX: usize = 64 << 10;
+/// cloud-init keeps some tens of kilobytes there.
+const INSTANCE_BYTES_MAX: usize = 256 << 10;
 
 /// The host as it describes itself, read anew for each collection.
 #[must_use]
@@ -30,7 +34,55 @@ pub fn host() -> Host {
         boot_id: boot_id(),
         kernel: bounded(&kernel),
         os: os_name(),
+        hardware: hardware(),
+        cloud: cloud(),
     }
+}
+
+/// What the firmware says: the files of /sys/class/dmi/id that tell one machine, or one cloud instance, from another.
+fn hardware() -> BTreeMap<String, String> {
+    let names = ["sys_vendor", "product_name", "product_uuid", "product_serial", "board_asset_tag", "chassis_asset_tag"];
+    let said = |name: &str| Some((name.to_owned(), line_of(format!("/sys/class/dmi/id/{name}").as_bytes())?));
+    names.into_iter().filter_map(said).collect()
+}
+
+/// The standard part of what cloud-init keeps of the instance. Its secrets are in another file, which is not read.
+#[derive(Default, Deserialize)]
+struct InstanceData {
+    #[serde(default)]
+    v1: Option<StandardData>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct StandardData {
+    cloud_name: Option<String>,
+    cloud_id: Option<String>,
+    platform: Option<String>,
+    subplatform: Option<String>,
+    region: Option<String>,
+    availability_zone: Option<String>,
+    instance_id: Option<String>,
+}
+
+fn cloud() -> BTreeMap<String, String> {
+    read_pseudo(b"/run/cloud-init/instance-data.json", INSTANCE_BYTES_MAX).map(|file| instance(&file.bytes)).unwrap_or_default()
+}
+
+fn instance(json: &[u8]) -> BTreeMap<String, String> {
+    // Written by whoever started the machine, so that anything may stand there; what is no such document says nothing.
+    let Ok(InstanceData { v1: Some(v1) }) = serde_json::from_slice(json) else { return BTreeMap::new() };
+    let fields = [
+        ("cloud_name", v1.cloud_name),
+        ("cloud_id", v1.cloud_id),
+        ("platform", v1.platform),
+        ("subplatform", v1.subplatform),
+        ("region", v1.region),
+        ("availability_zone", v1.availability_zone),
+        ("instance_id", v1.instance_id),
+    ];
+    let said = |(name, text): (&str, Option<String>)| Some((name.to_owned(), bounded(&text?))).filter(|(_, text)| !text.is_empty());
+    fields.into_iter().filter_map(said).collect()
 }
 
 /// `boot_id` of the running kernel, at most 64 bytes; empty where it cannot be read.
@@ -118,8 +170,10 @@ pub struct Statement {
     pub nonce: Nonce,
     /// This program.
     pub tool: Tool,
-    /// The coordinator's clock minus the host's, if it was measured.
-    pub offset_ns: Option<i64>,
+    /// The coordinator's clock minus the host's when the collection began, if it was measured.
+    pub offset_at_start_ns: Option<i64>,
+    /// The same as measured last.
+    pub offset_ns: watch::Receiver<Option<i64>>,
     /// Files that the agent wrote.
     pub wrote: Vec<String>,
 }
@@ -129,7 +183,7 @@ pub struct Statement {
 /// # Errors
 /// [`BadEnvelope::TooLarge`] cannot occur: every list in it is bounded.
 pub fn acquisition(statement: &Statement, outcome: &Outcome, key: &SigningKey) -> Result<Envelope, BadEnvelope> {
-    let clocks = |m: Moment| Clocks { wall: m.wall, mono_ns: m.mono_ns, offset_ns: statement.offset_ns };
+    let clocks = |m: Moment, offset_ns| Clocks { wall: m.wall, mono_ns: m.mono_ns, offset_ns };
     let record = Acquisition {
         case: statement.facts.case.clone(),
         collection: statement.facts.collection.clone(),
@@ -139,8 +193,8 @@ pub fn acquisition(statement: &Statement, outcome: &Outcome, key: &SigningKey) -
         nonce: statement.nonce.clone(),
         host: host(),
         tool: statement.tool.clone(),
-        started: clocks(outcome.started),
-        ended: clocks(outcome.ended),
+        started: clocks(outcome.started, statement.offset_at_start_ns),
+        ended: clocks(outcome.ended, *statement.offset_ns.borrow()),
         complete: outcome.complete,
         reason: outcome.reason.clone(),
         manifest: outcome.manifest.clone(),
@@ -193,5 +247,19 @@ mod tests {
     fn a_flood_of_commands_still_fits_a_record() {
         let commands = bounded_commands(vec!["c".repeat(400); 300]);
         assert!(commands.len() == 41 && commands.last().is_some_and(|c| c == "and 260 more"));
+    }
+
+    #[test]
+    fn what_the_cloud_said_is_taken_from_a_document_that_anybody_may_have_written() {
+        let json = br#"{"ds": {"meta_data": {"x": [1]}}, "v1": {"cloud_name": "aws", "region": "eu-west-1\n\u001b[2J", "instance_id": null,
+            "availability_zone": "", "unknown": {"a": 1}}}"#;
+        let said = instance(json);
+        assert_eq!(said.keys().map(String::as_str).collect::<Vec<_>>(), ["cloud_name", "region"]);
+        assert!(said["cloud_name"] == "aws" && !said["region"].contains('\u{1b}') && !said["region"].contains('\n'), "{said:?}");
+        for bad in [&b""[..], b"[]", b"{\"v1\": 7}", b"{\"v1\": {\"region\": {}}}", b"{}", b"\xff"] {
+            assert!(instance(bad).is_empty());
+        }
+        let long = format!(r#"{{"v1": {{"region": "{}"}}}}"#, "x".repeat(100_000));
+        assert!(instance(long.as_bytes())["region"].len() <= 4 * TEXT_CHARS_MAX);
     }
 }

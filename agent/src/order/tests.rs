@@ -72,6 +72,7 @@ fn world() -> World {
         profile: None,
         captures: ["files", "network"].map(|n| CaptureSpec { name: n.to_owned(), params: BTreeMap::new() }).to_vec(),
         limits: Limits::default(),
+        legal_basis: "works agreement, section 4".to_owned(),
         reason: "r".to_owned(),
         issued_by: by,
         issued_at: at(-60),

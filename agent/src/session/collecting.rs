@@ -142,7 +142,7 @@ impl Agent {
             agent: &self.id,
             policy: &policy,
             now: clock::wall(),
-            offset_ns: self.offset_ns,
+            offset_ns: *self.offset_ns.borrow(),
             finished: self.parts.state.finished(),
         };
         order::verify(offer, &context)
@@ -174,7 +174,8 @@ impl Agent {
                 facts: facts.clone(),
                 nonce: order.nonce,
                 tool: self.parts.tool.clone(),
-                offset_ns: self.offset_ns,
+                offset_at_start_ns: *self.offset_ns.borrow(),
+                offset_ns: self.offset_ns.subscribe(),
                 wrote: self.parts.state.writes(),
             },
             key: Arc::clone(&self.key),

@@ -28,6 +28,8 @@ const WELCOME_TIMEOUT: Duration = Duration::from_secs(20);
 const RENEW_TIMEOUT: Duration = Duration::from_secs(30);
 /// Messages that wait to be sent.
 const OUTBOX: usize = 16;
+/// Oldest answer about the clock from which the difference is taken: it is off by at most half of this.
+const CLOCK_ANSWER_NS_MAX: i64 = 2_000_000_000;
 /// A renewal that failed is tried again after this; there are hours left.
 const RENEW_AGAIN: Duration = Duration::from_mins(2);
 
@@ -67,13 +69,19 @@ impl Agent {
             return Err("the coordinator's first message is not its welcome".to_owned());
         };
         version::negotiate(welcome.protocol, welcome.protocol).map_err(|e| e.to_string())?;
-        // Its clock was read somewhere between our two readings: the middle is off by at most half the round trip.
-        let middle = sent_at.unix_ns() / 2 + clock::wall().unix_ns() / 2;
-        let offset_ns = welcome.wall_ns.saturating_sub(middle);
-        self.offset_ns = Some(offset_ns);
+        let offset_ns = self.measure(sent_at.unix_ns(), welcome.wall_ns);
         let server = escape_bounded(&welcome.version, 64);
         tracing::info!(agent = %self.id, server, offset_ms = offset_ns / 1_000_000, "connected");
         Ok(())
+    }
+
+    /// How far the coordinator's clock is ahead of ours, from an answer to something that we sent at `sent_ns`. Its clock was
+    /// read somewhere between our two readings: the middle is off by at most half the round trip.
+    fn measure(&self, sent_ns: i64, theirs_ns: i64) -> i64 {
+        let middle = sent_ns / 2 + clock::wall().unix_ns() / 2;
+        let offset_ns = theirs_ns.saturating_sub(middle);
+        self.offset_ns.send_replace(Some(offset_ns));
+        offset_ns
     }
 
     async fn serve(
@@ -131,6 +139,13 @@ impl Agent {
             Some(session_response::Kind::Cancel(cancel)) => self.cancelled(&cancel.collection, &cancel.reason),
             Some(session_response::Kind::Closed(closed)) => self.closed(&closed.collection, &closed.seal),
             Some(session_response::Kind::Ping(number)) => send(outbox, heartbeat(number)),
+            Some(session_response::Kind::Clock(answer)) => {
+                let age_ns = clock::wall().unix_ns().saturating_sub(answer.heard_ns);
+                // An answer that was long on its way, or a clock that was set meanwhile, says nothing.
+                if (0..=CLOCK_ANSWER_NS_MAX).contains(&age_ns) {
+                    self.measure(answer.heard_ns, answer.wall_ns);
+                }
+            }
             Some(session_response::Kind::Welcome(_)) => tracing::warn!("the coordinator welcomed twice"),
             // A later version may say more.
             None => {}

@@ -77,8 +77,8 @@ pub struct Agent {
     tls: Arc<HotClient>,
     /// Random for the life of the process.
     instance: [u8; 16],
-    /// The coordinator's clock minus ours.
-    offset_ns: Option<i64>,
+    /// The coordinator's clock minus ours, as measured last.
+    offset_ns: watch::Sender<Option<i64>>,
     running: Option<Running>,
     waiting: VecDeque<Offer>,
     connection: watch::Sender<Option<Channel>>,
@@ -133,7 +133,7 @@ impl Agent {
             key: Arc::new(key),
             tls: Arc::new(tls),
             instance: clock::random().ok_or(StartError::Random)?,
-            offset_ns: None,
+            offset_ns: watch::Sender::new(None),
             running: None,
             waiting: VecDeque::new(),
             connection: watch::Sender::new(None),

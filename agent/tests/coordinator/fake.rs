@@ -54,6 +54,8 @@ pub struct Known {
     pub hellos: Vec<Hello>,
     pub replies: Vec<OfferReply>,
     pub heartbeats: Vec<Heartbeat>,
+    /// What the coordinator's clock, asked during a session, is ahead of the machine's.
+    pub clock_ahead_ns: i64,
     pub progress: Vec<Progress>,
     pub faults: VecDeque<Fault>,
     pub attempts: u32,
@@ -239,6 +241,7 @@ impl AgentService for Service {
         let welcome = Welcome { protocol: 1, version: "fake".to_owned(), wall_ns: clock::wall().unix_ns() };
         outbox.try_send(SessionResponse { kind: Some(session_response::Kind::Welcome(welcome)) }).expect("room");
         let known = Arc::clone(&self.known);
+        let clock_answers = outbox.clone();
         {
             let mut known = known.lock().expect("lock");
             known.hellos.push(hello);
@@ -250,7 +253,12 @@ impl AgentService for Service {
                 let mut known = known.lock().expect("lock");
                 match message.kind {
                     Some(session_request::Kind::OfferReply(reply)) => known.replies.push(reply),
-                    Some(session_request::Kind::Heartbeat(heartbeat)) => known.heartbeats.push(heartbeat),
+                    Some(session_request::Kind::Heartbeat(heartbeat)) => {
+                        let wall_ns = clock::wall().unix_ns() + known.clock_ahead_ns;
+                        let answer = session_response::Kind::Clock(Clock { wall_ns, heard_ns: heartbeat.wall_ns });
+                        let _ = clock_answers.try_send(SessionResponse { kind: Some(answer) });
+                        known.heartbeats.push(heartbeat);
+                    }
                     Some(session_request::Kind::Progress(progress)) => known.progress.push(progress),
                     Some(session_request::Kind::Hello(_)) | None => panic!("a second hello"),
                 }

@@ -177,3 +177,26 @@ async fn what_is_sent_stays_inside_its_rate() {
     assert!(seconds > 3.0 / 2.0 - 0.2, "3 MiB at 2 MiB/s took {seconds} s");
     agent.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clocks_are_compared_while_a_collection_runs() {
+    const AHEAD_NS: i64 = 5_000_000_000;
+    let world = Arc::new(World::new());
+    let dir = tempfile::tempdir().expect("folder");
+    std::fs::write(dir.path().join("x"), noise(3 << 20, 1)).expect("written");
+    let fake = Fake::start(&world).await;
+    let agent = world.start(&fake.address);
+    let ordered = world.order(files_below(dir.path()), |o| o.limits.send_bytes_per_s = Some(2 << 20));
+    fake.say(session_response::Kind::Offer(ordered.offer.clone())).await;
+    fake.until("the start", |k| !k.replies.is_empty()).await;
+    // The host's clock is set back, or the coordinator's forward: it is asked again long before the stream is sent.
+    fake.known().clock_ahead_ns = AHEAD_NS;
+    fake.say(session_response::Kind::Ping(7)).await;
+    fake.until("the finish", |k| k.finish.is_some()).await;
+    let acquisition = Envelope::parse(&fake.known().finish.as_ref().expect("finished").acquisition).expect("envelope");
+    let verified = world.key_ring().verify(&acquisition).expect("signed by the agent");
+    let Record::Acquisition(record) = verified.record() else { panic!("{verified:?}") };
+    let (started, ended) = (record.started.offset_ns.expect("measured"), record.ended.offset_ns.expect("measured"));
+    assert!(started.abs() < AHEAD_NS / 5 && (ended - AHEAD_NS).abs() < AHEAD_NS / 5, "{started} {ended}");
+    agent.end().await;
+}

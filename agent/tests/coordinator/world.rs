@@ -117,6 +117,7 @@ impl World {
             profile: None,
             captures,
             limits: Limits::default(),
+            legal_basis: "works agreement, section 4".to_owned(),
             reason: "test".to_owned(),
             issued_by: admin.name().to_string(),
             issued_at: now,

@@ -48,6 +48,7 @@ pub async fn run(connection: &mut Connection, args: CollectArgs, out: &Output) -
             profile: args.profile.clone(),
             captures: captures.clone(),
             limits: limits.clone(),
+            legal_basis: args.legal_basis.clone().unwrap_or_else(|| case.legal_basis.clone()),
             reason: args.reason.clone(),
             issued_by: connection.name(),
             issued_at: now,

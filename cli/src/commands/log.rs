@@ -240,6 +240,7 @@ fn about(record: &Record) -> String {
         Record::Receipt(p) => format!("{} {}", p.collection, p.stream),
         Record::Seal(p) => format!("{} {:?}", p.collection, p.outcome).to_lowercase(),
         Record::Access(p) => format!("{} by {}", p.action, p.by),
+        Record::Incident(p) => format!("{}: {}", p.kind, p.about),
         Record::Enrolment(p) => p.name.clone(),
         Record::Revocation(p) => p.key.to_string(),
     }

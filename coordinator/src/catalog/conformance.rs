@@ -473,9 +473,25 @@ async fn one_commit(catalog: &SharedCatalog) {
 }
 
 async fn incidents(c: &dyn Catalog) {
-    let row = |n: i64| IncidentRow { at: at(n), kind: "store-damaged".to_owned(), subject: "s".to_owned(), detail: format!("d{n}") };
+    let row = |n: i64, case: Option<u8>| {
+        let case = case.map(|n| CaseId::new(1, [n; 10]));
+        IncidentRow { count: n.unsigned_abs() + 1, ..IncidentRow::new(at(n), case, "store-damaged", "s", format!("d{n}")) }
+    };
     for n in 0..3 {
-        c.add_incident(row(n)).await.expect("kept");
+        c.add_incident(row(n, None)).await.expect("kept");
     }
-    assert_eq!(c.incidents(2).await, Ok(vec![row(2), row(1)]), "newest first");
+    assert_eq!(c.incidents(2).await, Ok(vec![row(2, None), row(1, None)]), "newest first");
+    c.add_incident(row(3, Some(7))).await.expect("kept");
+    c.add_incident(IncidentRow { logged: true, ..row(4, Some(8)) }).await.expect("kept");
+    let groups = c.unlogged_incidents(10).await.expect("read");
+    let [first, second] = groups.as_slice() else { panic!("two groups: {groups:?}") };
+    assert_eq!((&first.newest, first.first_at), (&IncidentRow { count: 6, ..row(2, None) }, at(0)), "summed, with the newest words");
+    assert_eq!(second.newest, row(3, Some(7)), "a case's are apart");
+    c.add_incident(row(5, None)).await.expect("kept");
+    c.incidents_logged(first.clone()).await.expect("marked");
+    c.incidents_logged(first.clone()).await.expect("once more");
+    let groups = c.unlogged_incidents(10).await.expect("read");
+    let left: Vec<&IncidentRow> = groups.iter().map(|g| &g.newest).collect();
+    assert_eq!(left, [&row(3, Some(7)), &row(5, None)], "what came since is not marked");
+    assert!(c.incidents(10).await.expect("read").iter().filter(|i| i.logged).count() == 4);
 }

@@ -28,7 +28,7 @@ pub enum Fault {
 }
 
 /// The operations that change something, by the names of their methods.
-pub const WRITES: [&str; 17] = [
+pub const WRITES: [&str; 18] = [
     "add_token",
     "use_token",
     "add_agent",
@@ -46,6 +46,7 @@ pub const WRITES: [&str; 17] = [
     "receive_stream",
     "void_stream",
     "add_incident",
+    "incidents_logged",
 ];
 
 #[derive(Debug)]
@@ -268,6 +269,12 @@ impl Catalog for FaultyCatalog {
     }
     fn incidents(&self, limit: u32) -> Answer<'_, Vec<IncidentRow>> {
         self.apply("incidents", self.inner.incidents(limit))
+    }
+    fn unlogged_incidents(&self, limit: u32) -> Answer<'_, Vec<UnloggedIncidents>> {
+        self.apply("unlogged_incidents", self.inner.unlogged_incidents(limit))
+    }
+    fn incidents_logged(&self, incidents: UnloggedIncidents) -> Answer<'_, ()> {
+        self.apply("incidents_logged", self.inner.incidents_logged(incidents))
     }
     fn healthy(&self) -> Answer<'_, ()> {
         self.apply("healthy", self.inner.healthy())

@@ -147,6 +147,10 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
     fn add_incident(&self, incident: IncidentRow) -> Answer<'_, ()>;
     /// The newest incidents first.
     fn incidents(&self, limit: u32) -> Answer<'_, Vec<IncidentRow>>;
+    /// The incidents that no log has yet, by case, kind and subject, the oldest first.
+    fn unlogged_incidents(&self, limit: u32) -> Answer<'_, Vec<UnloggedIncidents>>;
+    /// A log has these now; what came since is not among them.
+    fn incidents_logged(&self, incidents: UnloggedIncidents) -> Answer<'_, ()>;
 
     // ---- upkeep ----
 

@@ -412,12 +412,37 @@ pub struct StreamFinish {
 pub struct IncidentRow {
     /// When.
     pub at: Timestamp,
-    /// A stable word, e.g. `duplicate-identity`, `hostile-upload`, `store-damaged`.
+    /// The case that it concerns.
+    pub case: Option<CaseId>,
+    /// A stable word, e.g. `duplicate-identity`, `false-upload`, `store-damaged`.
     pub kind: String,
     /// Whom or what it is about (an id).
     pub subject: String,
     /// In words, escaped.
     pub detail: String,
+    /// How many alike the row stands for, at least 1.
+    pub count: u64,
+    /// Whether a log has it already.
+    pub logged: bool,
+}
+
+impl IncidentRow {
+    /// One incident that no log has yet.
+    #[must_use]
+    pub fn new(at: Timestamp, case: Option<CaseId>, kind: &str, subject: &str, detail: String) -> Self {
+        Self { at, case, kind: kind.to_owned(), subject: subject.to_owned(), detail, count: 1, logged: false }
+    }
+}
+
+/// Incidents of one kind about one subject that no log has yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnloggedIncidents {
+    /// The newest of them; `count` is the sum of all.
+    pub newest: IncidentRow,
+    /// When the oldest was.
+    pub first_at: Timestamp,
+    /// Up to which row they go.
+    pub up_to: i64,
 }
 
 /// Result of a step that only the right state allows.

@@ -32,19 +32,23 @@ pub fn check(order: &Order, now: Timestamp) -> Result<(), String> {
     if order.profile.as_deref().is_some_and(|p| !is_word(p, 63)) {
         return Err("profile: expected 1 to 63 characters of a-z 0-9 -".to_owned());
     }
-    let reason = order.reason.trim().len();
-    if reason == 0 || order.reason.len() > exhibit_proto::bounds::REASON_BYTES_MAX {
-        return Err(format!(
-            "reason: {} bytes: expected 1 to {}; say why this is collected",
-            order.reason.len(),
-            exhibit_proto::bounds::REASON_BYTES_MAX
-        ));
-    }
+    check_words(order)?;
     check_rates(order)?;
     match order.limits.deadline_s {
         Some(s) if s == 0 || s > DEADLINE_S_MAX => Err(format!("limits.deadline_s: {s}: expected 1 to {DEADLINE_S_MAX}")),
         _ => Ok(()),
     }
+}
+
+fn check_words(order: &Order) -> Result<(), String> {
+    let words =
+        [("reason", &order.reason, "say why this is collected"), ("legal_basis", &order.legal_basis, "say on what right this rests")];
+    for (field, text, remedy) in words {
+        if text.trim().is_empty() || text.len() > exhibit_proto::bounds::REASON_BYTES_MAX {
+            return Err(format!("{field}: {} bytes: expected 1 to {}; {remedy}", text.len(), exhibit_proto::bounds::REASON_BYTES_MAX));
+        }
+    }
+    Ok(())
 }
 
 fn check_captures(order: &Order) -> Result<(), String> {
@@ -145,6 +149,7 @@ mod tests {
             profile: Some("triage".to_owned()),
             captures: vec![CaptureSpec { name: "system".to_owned(), params: std::collections::BTreeMap::new() }],
             limits: Limits::default(),
+            legal_basis: "works agreement, section 4".to_owned(),
             reason: "suspicion".to_owned(),
             issued_by: "spiffe://d/responder/ada".to_owned(),
             issued_at: now,

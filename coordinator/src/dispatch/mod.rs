@@ -61,6 +61,13 @@ pub enum Outbound {
     },
     /// Answer at once with this number.
     Ping(u64),
+    /// Answer to a heartbeat: our clock, and the agent's as the heartbeat said it.
+    Clock {
+        /// Our wall clock.
+        wall_ns: i64,
+        /// The agent's.
+        heard_ns: i64,
+    },
 }
 
 /// What an agent's session says to the coordinator, after its hello.

@@ -81,7 +81,7 @@ async fn alarm(parts: &Parts, agent: &AgentId, known: bool, detail: &str) {
         tracing::warn!(%agent, detail, "the alarm about this identity stands already");
         return;
     }
-    parts.incident("duplicate-identity", agent.as_str(), detail).await;
+    parts.incident(None, "duplicate-identity", agent.as_str(), detail).await;
     if let Err(error) = parts.catalog.set_alarm(agent.clone(), Some(detail.to_owned())).await {
         tracing::error!(%agent, %error, "the alarm could not be kept");
     }
@@ -127,6 +127,10 @@ pub async fn run_session<S>(
                 }
                 Ok(Some(Ok(message))) => {
                     note_seen(&parts, &agent, &message, &mut seen, &mut kept_at, registered.id).await;
+                    if let Inbound::Heartbeat { wall_ns, .. } = message {
+                        // Nothing rests on it: an outbox that is full has more urgent things.
+                        let _ = outbox.try_send(Outbound::Clock { wall_ns: clock::now().unix_ns(), heard_ns: wall_ns });
+                    }
                     let is_reply = matches!(message, Inbound::Reply { .. });
                     if let Err(error) = handle(&parts, &agent, message).await {
                         tracing::warn!(%agent, %error, "an agent's message was not accepted");
@@ -179,13 +183,9 @@ async fn handle(parts: &Arc<Parts>, agent: &AgentId, message: Inbound) -> Result
         Inbound::Reply { collection, refusal: None } => offers::accept(parts, agent, &collection).await.map(|_| ()),
         Inbound::Reply { collection, refusal: Some(envelope) } => match offers::refuse(parts, agent, &collection, &envelope).await {
             Err(problem) if problem.kind() == Kind::Invalid || problem.kind() == Kind::Denied => {
-                parts
-                    .incident(
-                        "bad-refusal",
-                        collection.as_str(),
-                        &format!("agent {agent}: {problem}; record {}", Digest::of(envelope.as_bytes())),
-                    )
-                    .await;
+                let detail = format!("agent {agent}: {problem}; record {}", Digest::of(envelope.as_bytes()));
+                let case = offers::own(parts, agent, &collection).await.ok().map(|row| row.case);
+                parts.incident(case.as_ref(), "bad-refusal", collection.as_str(), &detail).await;
                 Err(problem)
             }
             other => other,

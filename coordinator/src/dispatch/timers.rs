@@ -8,6 +8,7 @@ use exhibit_evidence::record::Outcome;
 use super::{Outbound, end, finished_streams, offers};
 use crate::catalog::{Ending, State};
 use crate::clock;
+use crate::incidents;
 use crate::parts::Parts;
 use crate::problem::Result;
 use crate::seal;
@@ -39,6 +40,9 @@ pub async fn run_timers(parts: Arc<Parts>, mut stop: tokio::sync::watch::Receive
             && let Err(error) = finished_streams(&parts).await
         {
             tracing::warn!(%error, "streams that were received whole could not be looked at; next try in some seconds");
+        }
+        if let Err(error) = incidents::record(&parts).await {
+            tracing::warn!(%error, "incidents could not be written into their log; next try in a second");
         }
     }
 }

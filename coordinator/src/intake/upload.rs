@@ -116,7 +116,7 @@ pub(super) async fn only_the_connected(parts: &Parts, agent: &AgentId, opening: 
         return Ok(());
     }
     let detail = format!("a process that is not the connected one tried to upload {}", opening.collection);
-    parts.incident("duplicate-identity", agent.as_str(), &detail).await;
+    parts.incident(None, "duplicate-identity", agent.as_str(), &detail).await;
     Err(Problem::new(Kind::Denied, "instance: another process of this agent is connected; only it may upload"))
 }
 
@@ -293,7 +293,7 @@ impl Upload {
         let row = &self.row;
         let strikes = self.parts.uploads.strike(&row.collection);
         let detail = format!("collection {} {} of agent {}: {bad}", row.collection, row.stream, row.agent);
-        self.parts.incident("false-upload", row.agent.as_str(), &detail).await;
+        self.parts.incident(Some(&row.case), "false-upload", row.agent.as_str(), &detail).await;
         if strikes >= STRIKES_MAX {
             let reason = format!("the agent's upload was refused {strikes} times, the last time because of {bad}");
             let ending = Ending { outcome: Outcome::Partial, reason: Some(one_line(&reason, 1_000)), refusal: None };

@@ -271,7 +271,7 @@ fn facts(n: u64, digest: Digest, root: Digest, keyid: KeyId, record: &Record) ->
         }
         Record::Enrolment(p) => entry.key = Some(p.key.id()),
         Record::Revocation(p) => entry.key = Some(p.key),
-        Record::CaseOpened(_) | Record::CaseClosed(_) | Record::Access(_) => {}
+        Record::CaseOpened(_) | Record::CaseClosed(_) | Record::Access(_) | Record::Incident(_) => {}
     }
     entry
 }

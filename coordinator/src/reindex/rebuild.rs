@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use exhibit_certs::PeerName;
 use exhibit_evidence::id::{AgentId, CaseId};
 use exhibit_evidence::key::KeyId;
-use exhibit_evidence::record::{Acquisition, Record, Role};
+use exhibit_evidence::record::{Acquisition, Incident, Record, Role};
 use exhibit_evidence::text::escape_bounded;
 use exhibit_evidence::{Digest, Timestamp};
 use exhibit_proto::bounds::NAME_BYTES_MAX;
@@ -36,7 +36,7 @@ pub async fn rebuild(ledgers: &Ledgers, catalog: &dyn Catalog, now: Timestamp) -
         }
     }
     for problem in &report.problems {
-        let row = IncidentRow { at: now, kind: "reindex".to_owned(), subject: "store".to_owned(), detail: problem.clone() };
+        let row = IncidentRow::new(now, None, "reindex", "store", problem.clone());
         catalog.add_incident(row).await.map_err(ReindexError::new)?;
     }
     Ok(report)
@@ -110,6 +110,7 @@ async fn agents(ledgers: &Ledgers, catalog: &dyn Catalog, report: &mut Report) -
                 // The same identity with a newer key: the last enrolment is the one that counts.
                 rows.insert(agent, row);
             }
+            Record::Incident(p) => catalog.add_incident(incident(*p)).await.map_err(ReindexError::new)?,
             Record::Revocation(p) => {
                 if let Some(row) = by_key.get(&p.key).and_then(|agent| rows.get_mut(agent)).filter(|row| row.key == p.key) {
                     row.revoked.get_or_insert((p.revoked_at, p.reason));
@@ -125,6 +126,10 @@ async fn agents(ledgers: &Ledgers, catalog: &dyn Catalog, report: &mut Report) -
     Ok(())
 }
 
+fn incident(p: Incident) -> IncidentRow {
+    IncidentRow { at: p.last_at, case: p.case, kind: p.kind, subject: p.about, detail: p.detail, count: p.count, logged: true }
+}
+
 async fn one_case(ledgers: &Ledgers, catalog: &dyn Catalog, case: &CaseId, report: &mut Report) -> Result<(), Trouble> {
     let log = ledgers.case(case).await?;
     let mut found = CaseRecords::default();
@@ -138,6 +143,7 @@ async fn one_case(ledgers: &Ledgers, catalog: &dyn Catalog, case: &CaseId, repor
             Record::CaseOpened(p) if p.case == *case => opened = opened.or(Some((digest, p))),
             Record::CaseOpened(_) => return Err(Trouble::Damaged("its log opens another case".to_owned())),
             Record::CaseClosed(_) => closed = closed.or(Some(digest)),
+            Record::Incident(p) => catalog.add_incident(incident(*p)).await?,
             other => found.take(digest, bytes, other),
         }
     }

@@ -204,6 +204,7 @@ fn outbound_to(message: Outbound) -> wire::SessionResponse {
         }
         Outbound::Closed { collection, seal } => session_response::Kind::Closed(wire::Closed { collection: collection.to_string(), seal }),
         Outbound::Ping(number) => session_response::Kind::Ping(number),
+        Outbound::Clock { wall_ns, heard_ns } => session_response::Kind::Clock(wire::Clock { wall_ns, heard_ns }),
     };
     wire::SessionResponse { kind: Some(kind) }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use exhibit_evidence::Digest;
 use exhibit_evidence::id::CaseId;
+use exhibit_evidence::layout::LogName;
 use exhibit_evidence::log::{NOTE_BYTES_MAX, Note};
 use exhibit_evidence::text::escape_bounded;
 use exhibit_proto::convert::{BadField, bounded, id};
@@ -43,7 +44,11 @@ impl Logs {
         if let Err(e) = answer.as_ref()
             && e.kind() == ledger::Kind::Damaged
         {
-            self.0.incident("log", &log.name().folder(), &e.to_string()).await;
+            let case = match log.name() {
+                LogName::Case(case) => Some(case),
+                LogName::Deployment => None,
+            };
+            self.0.incident(case, "log", &log.name().folder(), &e.to_string()).await;
         }
         Ok(answer?)
     }

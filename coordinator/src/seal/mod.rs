@@ -75,7 +75,8 @@ async fn note_damage(parts: &Parts, collection: &CollectionId, problem: &Problem
     if !locked(&parts.sealer.damaged).insert(collection.clone()) {
         return;
     }
-    parts.incident("store-damaged", collection.as_str(), &problem.to_string()).await;
+    let case = parts.catalog.collection(collection.clone()).await.ok().flatten().map(|row| row.case);
+    parts.incident(case.as_ref(), "store-damaged", collection.as_str(), &problem.to_string()).await;
     let reason = Some(Some(one_line(&format!("cannot be sealed: {problem}"), 1_000)));
     let change = CollectionChange { reason, ..CollectionChange::default() };
     if let Err(error) = parts.catalog.change(collection.clone(), vec![State::Sealing], change).await {

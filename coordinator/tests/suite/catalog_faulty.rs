@@ -9,7 +9,7 @@ use exhibit_coordinator::catalog::{Catalog, CatalogError, IncidentRow, conforman
 use exhibit_evidence::Timestamp;
 
 fn incident(n: i64) -> IncidentRow {
-    IncidentRow { at: Timestamp::from_unix_s(n), kind: "k".to_owned(), subject: "s".to_owned(), detail: "d".to_owned() }
+    IncidentRow::new(Timestamp::from_unix_s(n), None, "k", "s", "d".to_owned())
 }
 
 async fn faulty(dir: &tempfile::TempDir) -> FaultyCatalog {

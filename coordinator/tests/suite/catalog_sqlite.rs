@@ -8,7 +8,7 @@ use exhibit_coordinator::catalog::{Catalog, CatalogError, IncidentRow, conforman
 use exhibit_evidence::Timestamp;
 
 fn incident(n: i64) -> IncidentRow {
-    IncidentRow { at: Timestamp::from_unix_s(n), kind: "k".to_owned(), subject: "s".to_owned(), detail: "d".to_owned() }
+    IncidentRow::new(Timestamp::from_unix_s(n), None, "k", "s", "d".to_owned())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

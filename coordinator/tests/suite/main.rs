@@ -5,6 +5,7 @@ mod support;
 mod catalog_faulty;
 mod catalog_sqlite;
 mod dispatch_orders;
+mod incidents;
 mod init_deployment;
 mod intake_hostile;
 mod intake_resume;

@@ -108,6 +108,7 @@ impl Site {
             profile: Some("triage".to_owned()),
             captures: vec![CaptureSpec { name: "system".to_owned(), params: BTreeMap::new() }],
             limits: Limits::default(),
+            legal_basis: "works agreement, section 4".to_owned(),
             reason: "a test".to_owned(),
             issued_by: self.admin.name().to_string(),
             issued_at: now().plus_s(i64::from(n)),
@@ -296,7 +297,7 @@ async fn it_can_be_repeated_and_keeps_the_old_catalog() {
     site.seal(digest, &agent, Some(receipt), Outcome::Partial, (1, 4)).await;
 
     let old = SqliteCatalog::open(&site.catalog).await.expect("opens");
-    let incident = IncidentRow { at: now(), kind: "old".to_owned(), subject: "s".to_owned(), detail: "d".to_owned() };
+    let incident = IncidentRow::new(now(), None, "old", "s", "d".to_owned());
     old.add_incident(incident.clone()).await.expect("kept");
     let e = reindex::run(&site.config, now()).await.expect_err("the coordinator runs");
     assert!(e.to_string().contains("another coordinator is running"), "{e}");
@@ -387,7 +388,15 @@ async fn hosts_are_known_again_from_what_their_agents_signed() {
         agent: agent.clone(),
         predecessor: digest,
         nonce: Nonce { size: 1, root: Digest::of(b"root") },
-        host: Host { hostname: "web\n1".to_owned(), machine_id: None, boot_id: "b".to_owned(), kernel: "6.1".to_owned(), os: None },
+        host: Host {
+            hostname: "web\n1".to_owned(),
+            machine_id: None,
+            boot_id: "b".to_owned(),
+            kernel: "6.1".to_owned(),
+            os: None,
+            hardware: std::collections::BTreeMap::new(),
+            cloud: std::collections::BTreeMap::new(),
+        },
         tool: Tool { name: "exhibit-agent".to_owned(), version: "0.1.0".to_owned(), sha256: Digest::of(b"binary") },
         started: Clocks { wall: now(), ..ended },
         ended,

@@ -103,6 +103,9 @@ macro_rules! records {
         pub enum Record { $($variant(Box<$variant>)),* }
 
         impl Record {
+            /// The types of all records of version 1; each has a schema in `docs/format/schemas`.
+            pub const TYPES: &'static [&'static str] = &[$(<$variant as Predicate>::TYPE),*];
+
             /// Reads a statement; the caller has verified the signature or only shows the result.
             ///
             /// # Errors
@@ -130,4 +133,4 @@ macro_rules! records {
     };
 }
 
-records!(CaseOpened, CaseClosed, Order, Refusal, Acquisition, Receipt, Seal, Access, Enrolment, Revocation);
+records!(CaseOpened, CaseClosed, Order, Refusal, Acquisition, Receipt, Seal, Access, Incident, Enrolment, Revocation);

@@ -79,12 +79,14 @@ pub struct Order {
     /// The agents that are to execute it, each once.
     pub targets: Vec<AgentId>,
     /// The name of the profile that the captures came from, if they did.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::json::present", skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
     /// What to capture.
     pub captures: Vec<CaptureSpec>,
     /// Limits for each collection.
     pub limits: Limits,
+    /// The legal basis of this order, in the words of the person responsible: the case's, or a narrower one.
+    pub legal_basis: String,
     /// Why this is collected.
     pub reason: String,
     /// The responder (SPIFFE-style URI).
@@ -137,19 +139,19 @@ pub struct CaptureSpec {
 #[serde(deny_unknown_fields)]
 pub struct Limits {
     /// Seconds from acceptance until the collection ends as partial.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::json::present", skip_serializing_if = "Option::is_none")]
     pub deadline_s: Option<u64>,
     /// Raw bytes that may be taken in all.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::json::present", skip_serializing_if = "Option::is_none")]
     pub raw_bytes_max: Option<u64>,
     /// Percent of one processor (200 = two processors).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::json::present", skip_serializing_if = "Option::is_none")]
     pub cpu_percent: Option<u32>,
     /// Bytes per second read from files and devices.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::json::present", skip_serializing_if = "Option::is_none")]
     pub read_bytes_per_s: Option<u64>,
     /// Bytes per second sent to the coordinator.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::json::present", skip_serializing_if = "Option::is_none")]
     pub send_bytes_per_s: Option<u64>,
 }
 
@@ -205,7 +207,7 @@ pub struct Acquisition {
     /// True when every capture ran to its end; false when a limit, a deadline or a cancel cut the collection short.
     pub complete: bool,
     /// What cut it short.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::json::present", skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// The stream's manifest, which names every segment and item.
     pub manifest: ManifestRef,
@@ -247,15 +249,23 @@ pub struct Host {
     /// `uname -n`.
     pub hostname: String,
     /// /etc/machine-id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::json::present", skip_serializing_if = "Option::is_none")]
     pub machine_id: Option<String>,
     /// /proc/sys/kernel/random/boot_id.
     pub boot_id: String,
     /// `uname -srvm`.
     pub kernel: String,
     /// PRETTY_NAME of /etc/os-release.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::json::present", skip_serializing_if = "Option::is_none")]
     pub os: Option<String>,
+    /// What the firmware says of the machine (/sys/class/dmi/id), by the kernel's names: `sys_vendor`, `product_name`,
+    /// `product_uuid`, `product_serial`, `board_asset_tag`, `chassis_asset_tag`. Clouds put their instance's id there.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub hardware: BTreeMap<String, String>,
+    /// What the cloud said to the machine when it started, as cloud-init keeps it: `cloud_name`, `region`,
+    /// `availability_zone`, `instance_id` and others of its standard names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub cloud: BTreeMap<String, String>,
 }
 
 /// A program.
@@ -279,7 +289,7 @@ pub struct Clocks {
     /// CLOCK_MONOTONIC_RAW, nanoseconds.
     pub mono_ns: u64,
     /// The coordinator's clock minus the host's, as the agent measured it (nanoseconds); absent when it did not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::json::present", skip_serializing_if = "Option::is_none")]
     pub offset_ns: Option<i64>,
 }
 
@@ -380,7 +390,7 @@ pub struct Seal {
     /// How it ended.
     pub outcome: Outcome,
     /// Why, whenever the outcome is not `sealed`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::json::present", skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Every stream of the collection that is kept, by its receipt.
     pub streams: Vec<SealedStream>,
@@ -435,6 +445,37 @@ impl Predicate for Access {
     }
 }
 
+/// Something that must not happen was noticed. Signed by the coordinator; in the log of the case that it concerns, else in
+/// that of the deployment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Incident {
+    /// The deployment.
+    pub deployment: String,
+    /// The case that it concerns.
+    #[serde(default, deserialize_with = "crate::json::present", skip_serializing_if = "Option::is_none")]
+    pub case: Option<CaseId>,
+    /// A stable word, e.g. `duplicate-identity`, `false-upload`, `store-damaged`.
+    pub kind: String,
+    /// Whom or what it is about: an id, or a place.
+    pub about: String,
+    /// The newest of them in words.
+    pub detail: String,
+    /// How many of this kind about this were noticed in that time; at least 1.
+    pub count: u64,
+    /// When the first of them was (coordinator's clock).
+    pub first_at: Timestamp,
+    /// When the last of them was (coordinator's clock).
+    pub last_at: Timestamp,
+}
+
+impl Predicate for Incident {
+    const TYPE: &'static str = "incident:v1";
+    fn subjects(&self) -> Vec<Subject> {
+        about("about", &self.about)
+    }
+}
+
 /// What a key may sign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -470,7 +511,7 @@ pub struct Enrolment {
     /// What it may sign.
     pub roles: Vec<Role>,
     /// The predecessor: the enrolment of the key that signs this one; absent when the root signs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::json::present", skip_serializing_if = "Option::is_none")]
     pub predecessor: Option<Digest>,
     /// How the holder proved who it is: `init`, `token`, `admin`.
     pub method: String,

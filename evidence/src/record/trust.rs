@@ -159,6 +159,12 @@ impl KeyRing {
             Record::Refusal(p) => agent(p.agent.as_str()),
             Record::Acquisition(p) => agent(p.agent.as_str()),
             Record::Receipt(_) | Record::Seal(_) | Record::Access(_) => need(Role::Log, "only the coordinator's log key may sign it"),
+            Record::Incident(p) => {
+                if p.deployment != self.deployment {
+                    return Err("it belongs to another deployment");
+                }
+                need(Role::Log, "only the coordinator's log key may sign it")
+            }
             Record::Enrolment(p) => self.authorize_enrolment(p, keyid, holder),
             Record::Revocation(p) => {
                 if p.deployment != self.deployment {

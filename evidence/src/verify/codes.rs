@@ -58,6 +58,7 @@ impl Code {
                 | Self::LogForked
                 | Self::WitnessRequired
                 | Self::RecordUnknownKey
+                | Self::RecordNotAuthorized
                 | Self::CaseNotOpened
                 | Self::CaseNotFirst
                 | Self::OrderPredecessor
@@ -158,6 +159,9 @@ codes! {
     CaseClosed "case.closed" Error Operator
         "A case-closed record is repeated or does not follow from the case-opened record."
         "It is not clear when, or whether, the case was closed."
+    CaseIncident "case.incident" Note Operator
+        "The coordinator recorded that it noticed something that must not happen."
+        "Nothing is wrong with the evidence for this reason alone; what the record says should be explained."
     OrderMalformed "order.malformed" Error Operator
         "An order repeats an earlier order's id, names an agent twice, or has no targets, no captures, too many of them, or an expiry before its issue."
         "The order should not have been accepted by anybody; what was collected under it may be challenged."

@@ -100,6 +100,7 @@ pub fn good_1() -> Case {
     let receipt = case.receipt(&first, 2, 1, None, &broken, &|_| {});
     case.seal(&first, 2, Outcome::Partial, Some("the agent stopped answering"), &[(1, receipt, broken.totals.items)], None, &|_| {});
     access(&mut case, &web);
+    incident(&mut case);
 
     let second = case.order(2, &[2], &["system", "files"], &keep);
     let again = Case::collection(&second, 2);
@@ -117,8 +118,21 @@ pub fn good_1() -> Case {
         closed_at: case.now(),
     };
     case.sign(&closed, super::RESPONDER);
+    revoke(&mut case, super::AGENT);
     case.checkpoint();
     case
+}
+
+/// The root revokes a key, as the log says from here on.
+pub fn revoke(case: &mut Case, holder: u8) {
+    let revocation = Revocation {
+        deployment: super::DEPLOYMENT.to_owned(),
+        key: super::key(holder).public().id(),
+        predecessor: case.enrolment_of(holder),
+        reason: "the host was rebuilt".to_owned(),
+        revoked_at: case.now(),
+    };
+    case.sign(&revocation, super::ROOT);
 }
 
 /// Stores a whole stream and its acquisition, receipt and seal.
@@ -142,6 +156,21 @@ fn access(case: &mut Case, collection: &CollectionId) {
         at: case.now(),
     };
     case.sign(&access, super::LOG);
+}
+
+fn incident(case: &mut Case) {
+    let at = case.now();
+    let incident = Incident {
+        deployment: super::DEPLOYMENT.to_owned(),
+        case: Some(case.id.clone()),
+        kind: "false-upload".to_owned(),
+        about: super::agent_id(1).to_string(),
+        detail: "segment 1: the digest announced is not that of its bytes".to_owned(),
+        count: 2,
+        first_at: at,
+        last_at: at.plus_s(1),
+    };
+    case.sign(&incident, super::LOG);
 }
 
 /// `good-2`, the smallest whole case: one order, two targets of which one refuses, one stream of two segments. Faults

@@ -4,10 +4,10 @@ use exhibit_evidence::manifest::{CONTINUED_AT, Gap, Item, Kind, Line, Status};
 use exhibit_evidence::record::*;
 use exhibit_evidence::{Digest, EvidencePath};
 
-use super::cases::{good_2, item, seam};
+use super::cases::{good_2, item, revoke, seam};
 use super::faults::{Faults, Step};
 use super::tamper::{Tampered, difference};
-use super::{AGENT, ISSUER, LOG, RESPONDER, ROOT, agent_id, case_opened, key};
+use super::{AGENT, ISSUER, LOG, RESPONDER, agent_id, case_opened};
 
 /// What somebody with a key can do: every signature holds, but the statements do not fit each other or the bytes.
 pub fn lies(cases: &mut Vec<Tampered>) {
@@ -99,6 +99,30 @@ fn log_lies(add: Add<'_>) {
         },
     );
     add(
+        "incident-of-no-case",
+        "an incident that names no case stands in a case's log",
+        &["record.wrong-case"],
+        Faults {
+            at: &|case, _, step| {
+                if step == Step::Enrol {
+                    let at = case.now();
+                    let incident = Incident {
+                        deployment: super::DEPLOYMENT.to_owned(),
+                        case: None,
+                        kind: "recovery".to_owned(),
+                        about: "start".to_owned(),
+                        detail: "tried again".to_owned(),
+                        count: 1,
+                        first_at: at,
+                        last_at: at,
+                    };
+                    case.sign(&incident, LOG);
+                }
+            },
+            ..with()
+        },
+    );
+    add(
         "record-of-unknown-type",
         "a record of a version to come",
         &["record.unknown-type"],
@@ -119,14 +143,7 @@ fn log_lies(add: Add<'_>) {
         Faults {
             at: &|case, _, step| {
                 if step == Step::Order {
-                    let revocation = Revocation {
-                        deployment: super::DEPLOYMENT.to_owned(),
-                        key: key(AGENT).public().id(),
-                        predecessor: case.enrolment_of(AGENT),
-                        reason: "the host was rebuilt".to_owned(),
-                        revoked_at: case.now(),
-                    };
-                    case.sign(&revocation, ROOT);
+                    revoke(case, AGENT);
                 }
             },
             ..with()

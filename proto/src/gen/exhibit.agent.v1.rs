@@ -168,7 +168,7 @@ pub struct Progress {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SessionResponse {
-    #[prost(oneof = "session_response::Kind", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "session_response::Kind", tags = "1, 2, 3, 4, 5, 6")]
     pub kind: ::core::option::Option<session_response::Kind>,
 }
 /// Nested message and enum types in `SessionResponse`.
@@ -190,7 +190,19 @@ pub mod session_response {
         /// Asks for a heartbeat at once; the number comes back in Heartbeat.pong.
         #[prost(uint64, tag = "5")]
         Ping(u64),
+        /// Answer to each heartbeat, so that the agent knows how its host's clock differs when it signs.
+        #[prost(message, tag = "6")]
+        Clock(super::Clock),
     }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Clock {
+    /// The coordinator's wall clock when it sent this.
+    #[prost(int64, tag = "1")]
+    pub wall_ns: i64,
+    /// The heartbeat's wall_ns.
+    #[prost(int64, tag = "2")]
+    pub heard_ns: i64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Welcome {

@@ -1,10 +1,10 @@
-//! Tokens, agents, incidents.
+//! Tokens and agents.
 
 use exhibit_evidence::id::AgentId;
 use exhibit_evidence::{Digest, Timestamp};
 use sqlx::SqliteConnection;
 
-use super::super::{AgentRow, CatalogError, IncidentRow, Labels, Seen, TokenRow, TokenUse};
+use super::super::{AgentRow, CatalogError, Labels, Seen, TokenRow, TokenUse};
 use super::{blob, decode, json, map, page, same};
 
 type Result<T> = std::result::Result<T, CatalogError>;
@@ -170,21 +170,4 @@ pub async fn revoke(c: &mut SqliteConnection, agent: AgentId, at: Timestamp, rea
         .await
         .map_err(map)?;
     Ok(one(c, agent).await?.is_some())
-}
-
-pub async fn add_incident(c: &mut SqliteConnection, incident: IncidentRow) -> Result<()> {
-    sqlx::query("INSERT INTO incidents (at, kind, subject, detail) VALUES (?1, ?2, ?3, ?4)")
-        .bind(incident.at.unix_ns())
-        .bind(&incident.kind)
-        .bind(&incident.subject)
-        .bind(&incident.detail)
-        .execute(c)
-        .await
-        .map_err(map)?;
-    Ok(())
-}
-
-pub async fn incidents(c: &mut SqliteConnection, limit: u32) -> Result<Vec<IncidentRow>> {
-    let rows = sqlx::query("SELECT * FROM incidents ORDER BY id DESC LIMIT ?1").bind(page(limit)).fetch_all(c).await.map_err(map)?;
-    rows.iter().map(decode::incident).collect()
 }

@@ -190,5 +190,13 @@ pub fn segment(row: &SqliteRow) -> Result<Segment> {
 }
 
 pub fn incident(row: &SqliteRow) -> Result<IncidentRow> {
-    Ok(IncidentRow { at: time(row, "at")?, kind: get(row, "kind")?, subject: get(row, "subject")?, detail: get(row, "detail")? })
+    Ok(IncidentRow {
+        at: time(row, "at")?,
+        case: get::<Option<&str>>(row, "case_id")?.map(|c| c.parse().map_err(|e| damaged("case_id", e))).transpose()?,
+        kind: get(row, "kind")?,
+        subject: get(row, "subject")?,
+        detail: get(row, "detail")?,
+        count: number(row, "count")?,
+        logged: get(row, "logged")?,
+    })
 }

@@ -7,6 +7,7 @@
 mod agents;
 mod cases;
 mod decode;
+mod incidents;
 mod streams;
 
 use std::collections::BTreeMap;
@@ -28,7 +29,11 @@ use sqlx::{Connection as _, Row as _, SqliteConnection};
 use super::*;
 
 /// The schema, one step a file; `PRAGMA user_version` counts the steps that a catalog has.
-const MIGRATIONS: &[&str] = &[include_str!("../migrations/0001_first.sql"), include_str!("../migrations/0002_bookmark.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../migrations/0001_first.sql"),
+    include_str!("../migrations/0002_bookmark.sql"),
+    include_str!("../migrations/0003_incidents.sql"),
+];
 /// "exhb": tells our files from any other SQLite database.
 const APPLICATION_ID: i64 = 0x6578_6862;
 const READERS: u32 = 4;
@@ -342,10 +347,16 @@ impl Catalog for SqliteCatalog {
         self.read(move |c| Box::pin(streams::manifest_part(c, collection, stream, n)))
     }
     fn add_incident(&self, incident: IncidentRow) -> Answer<'_, ()> {
-        self.write(move |c| Box::pin(agents::add_incident(c, incident)))
+        self.write(move |c| Box::pin(incidents::add(c, incident)))
     }
     fn incidents(&self, limit: u32) -> Answer<'_, Vec<IncidentRow>> {
-        self.read(move |c| Box::pin(agents::incidents(c, limit)))
+        self.read(move |c| Box::pin(incidents::newest(c, limit)))
+    }
+    fn unlogged_incidents(&self, limit: u32) -> Answer<'_, Vec<UnloggedIncidents>> {
+        self.read(move |c| Box::pin(incidents::unlogged(c, limit)))
+    }
+    fn incidents_logged(&self, incidents: UnloggedIncidents) -> Answer<'_, ()> {
+        self.write(move |c| Box::pin(incidents::logged(c, incidents)))
     }
     fn healthy(&self) -> Answer<'_, ()> {
         Box::pin(async move {

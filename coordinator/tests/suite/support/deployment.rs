@@ -106,6 +106,7 @@ pub fn order(n: u8) -> (OrderId, Envelope) {
         profile: Some("triage".to_owned()),
         captures: vec![CaptureSpec { name: "system".to_owned(), params: BTreeMap::new() }],
         limits: Limits::default(),
+        legal_basis: "works agreement, section 4".to_owned(),
         reason: "a test".to_owned(),
         issued_by: responder_name(),
         issued_at: at(2),

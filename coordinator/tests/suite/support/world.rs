@@ -177,6 +177,7 @@ impl World {
             profile: None,
             captures: ["system", "files"].map(|name| CaptureSpec { name: name.to_owned(), params: BTreeMap::new() }).to_vec(),
             limits: Limits::default(),
+            legal_basis: "works agreement, section 4".to_owned(),
             reason: "suspicion of theft".to_owned(),
             issued_by: self.me(),
             issued_at: now,

@@ -15,7 +15,7 @@ use super::{CaseSummary, Code, CollectionSummary, Findings, Severity};
 use crate::digest::Digest;
 use crate::id::{AgentId, CaseId, CollectionId, OrderId};
 use crate::layout::StreamNumber;
-use crate::record::{CaseClosed, CaseOpened, Nonce, Order, Record, Verified};
+use crate::record::{CaseClosed, CaseOpened, Incident, Nonce, Order, Record, Verified};
 use crate::text::escape_bounded;
 
 /// The custody chain as far as it was read.
@@ -119,6 +119,7 @@ impl Chain {
                     self.next_exhibit = collection.seal(p, next, &mut at).unwrap_or(next);
                 }
             }
+            Record::Incident(p) => incident(object, p, findings),
             Record::Access(_) | Record::Enrolment(_) | Record::Revocation(_) => {}
         }
     }
@@ -279,6 +280,16 @@ impl Chain {
     }
 }
 
+fn incident(object: &str, p: &Incident, findings: &mut Findings) {
+    let times =
+        if p.count > 1 { format!(", {} times from {} to {}", p.count, p.first_at, p.last_at) } else { format!(", at {}", p.last_at) };
+    let what = format!("{}: {}{times}: {}", shown(&p.kind, 60), shown(&p.about, 100), shown(&p.detail, 1_000));
+    findings.add(Code::CaseIncident, object, what);
+    if p.case.is_none() {
+        findings.add(Code::RecordWrongCase, object, "the incident names no case; it belongs into the deployment's log");
+    }
+}
+
 fn case_of(record: &Record) -> Option<&CaseId> {
     match record {
         Record::CaseClosed(p) => Some(&p.case),
@@ -287,6 +298,7 @@ fn case_of(record: &Record) -> Option<&CaseId> {
         Record::Receipt(p) => Some(&p.case),
         Record::Seal(p) => Some(&p.case),
         Record::Access(p) => Some(&p.case),
+        Record::Incident(p) => p.case.as_ref(),
         // A second case-opened has its own code; the others name no case.
         Record::CaseOpened(_) | Record::Refusal(_) | Record::Enrolment(_) | Record::Revocation(_) => None,
     }

@@ -1,11 +1,15 @@
 //! Which incidents are worth a row and a log line: some of each kind about a subject in a minute, and then how many of the
 //! same came since. A peer that repeats itself must fill neither the catalog nor the log.
 
+mod records;
+
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+pub use records::{Recorded, record};
 
 /// Length of the window in which incidents of a kind about a subject are counted.
 const WINDOW: Duration = Duration::from_mins(1);

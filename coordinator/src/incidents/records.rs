@@ -1,0 +1,127 @@
+//! Incidents as signed records: in the log of the case that they concern, else in the deployment's. So they are handed over
+//! with the evidence, and outlive the catalog.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use exhibit_evidence::record::{self, Incident};
+use tokio::time::Instant;
+
+use crate::catalog::{IncidentRow, UnloggedIncidents};
+use crate::ledger::{self, LedgerError};
+use crate::parts::Parts;
+use crate::problem::Result;
+
+/// One kind about one subject is written into a log at once, and then once in this time, with how many came: a log has a
+/// bounded number of records, and whoever can cause incidents must not be able to fill it.
+const EVERY: Duration = Duration::from_hours(1);
+/// Kinds and subjects looked at in one round.
+const ROUND_MAX: u32 = 1_000;
+/// Kinds and subjects that are remembered; beyond, all are forgotten, and may be written again earlier.
+const REMEMBERED_MAX: usize = 4_096;
+
+type Subject = (Option<String>, String, String);
+
+/// What was written into a log in the last hour.
+#[derive(Debug, Default)]
+pub struct Recorded(Mutex<HashMap<Subject, Instant>>);
+
+impl Recorded {
+    fn subject(row: &IncidentRow) -> Subject {
+        (row.case.as_ref().map(ToString::to_string), row.kind.clone(), row.subject.clone())
+    }
+
+    fn is_due(&self, row: &IncidentRow, now: Instant) -> bool {
+        let recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        recorded.get(&Self::subject(row)).is_none_or(|at| now.duration_since(*at) >= EVERY)
+    }
+
+    fn note(&self, row: &IncidentRow, now: Instant) {
+        let mut recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if recorded.len() >= REMEMBERED_MAX {
+            recorded.retain(|_, at| now.duration_since(*at) < EVERY);
+            if recorded.len() >= REMEMBERED_MAX {
+                recorded.clear();
+            }
+        }
+        recorded.insert(Self::subject(row), now);
+    }
+}
+
+/// Writes the incidents that no log has yet, as far as it is their time.
+///
+/// Order, for each kind and subject:
+///
+/// 1. the record, in its log
+/// 2. the catalog: a log has them
+///
+/// A process that dies between the two writes the same bytes again, which the log has already, or, when more came
+/// meanwhile, one record more whose times begin at the same incident.
+///
+/// # Errors
+/// When the catalog or the deployment's log fails: what is not written waits for the next call.
+pub async fn record(parts: &Parts) -> Result<()> {
+    for incidents in parts.catalog.unlogged_incidents(ROUND_MAX).await? {
+        let now = Instant::now();
+        if parts.recorded_incidents.is_due(&incidents.newest, now) {
+            append(parts, &incidents).await?;
+            parts.recorded_incidents.note(&incidents.newest, now);
+            parts.catalog.incidents_logged(incidents).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn append(parts: &Parts, incidents: &UnloggedIncidents) -> Result<()> {
+    let row = &incidents.newest;
+    let incident = Incident {
+        deployment: parts.deployment().to_owned(),
+        case: row.case.clone(),
+        kind: row.kind.clone(),
+        about: row.subject.clone(),
+        detail: row.detail.clone(),
+        count: row.count,
+        first_at: incidents.first_at.min(row.at),
+        last_at: row.at,
+    };
+    let envelope = record::sign(&incident, parts.ledgers.log_key())
+        .map_err(|e| LedgerError::new(ledger::Kind::Bug, format!("incident record: {e}")))?;
+    if let Some(case) = &row.case {
+        let appended = match parts.ledgers.case(case).await {
+            Ok(log) => log.append(vec![envelope.clone()]).await.map(|_| ()),
+            Err(e) => Err(e),
+        };
+        match appended {
+            Ok(()) => return Ok(()),
+            // The case's log may be what the incident is about: then the deployment's has to hold it.
+            Err(e) if matches!(e.kind(), ledger::Kind::Damaged | ledger::Kind::Refused) => {
+                tracing::error!(%case, error = %e, "an incident goes into the deployment's log, because the case's does not take it");
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+    parts.deployment_log.append(vec![envelope]).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use exhibit_evidence::Timestamp;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_kind_about_one_subject_is_due_once_an_hour() {
+        let recorded = Recorded::default();
+        let row = |subject: &str| IncidentRow::new(Timestamp::from_unix_s(1), None, "k", subject, "d".to_owned());
+        assert!(recorded.is_due(&row("a"), Instant::now()));
+        recorded.note(&row("a"), Instant::now());
+        assert!(!recorded.is_due(&row("a"), Instant::now()) && recorded.is_due(&row("b"), Instant::now()));
+        tokio::time::advance(EVERY).await;
+        assert!(recorded.is_due(&row("a"), Instant::now()));
+        for n in 0..3 * REMEMBERED_MAX {
+            recorded.note(&row(&n.to_string()), Instant::now());
+        }
+        assert!(recorded.0.lock().expect("lock").len() <= REMEMBERED_MAX);
+    }
+}
