@@ -276,10 +276,13 @@ pub struct Meta {
     /// Blocks of 512 bytes that are allocated.
     pub blocks: u64,
     /// Last change of content.
+    #[serde(deserialize_with = "crate::json::nullable")]
     pub mtime: Option<FileTime>,
     /// Last access, as found before reading.
+    #[serde(deserialize_with = "crate::json::nullable")]
     pub atime: Option<FileTime>,
     /// Last change of the inode.
+    #[serde(deserialize_with = "crate::json::nullable")]
     pub ctime: Option<FileTime>,
     /// Birth, where the file system keeps it.
     #[serde(default, deserialize_with = "crate::json::present", skip_serializing_if = "Option::is_none")]

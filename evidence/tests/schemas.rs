@@ -52,9 +52,12 @@ fn samples() -> BTreeMap<String, Vec<String>> {
 fn accepted(schema: &str, what: &str, text: &str) -> Option<bool> {
     match schema {
         "envelope.v1.json" => Some(Envelope::parse(text.as_bytes()).is_ok()),
-        "manifest-line.v1.json" => Some(serde_json::from_str::<Line>(text).is_ok_and(|line| match line {
-            Line::Header(header) => header.format == exhibit_evidence::manifest::FORMAT,
-            _ => true,
+        // What a path object shows is made of its bytes, by a rule that no schema holds.
+        "manifest-line.v1.json" if what.contains(".shown = \"") => None,
+        // A line has one form; the order of fields and the spaces aside, which a schema does not see.
+        "manifest-line.v1.json" => Some(serde_json::from_str::<Line>(text).is_ok_and(|line| {
+            let known = !matches!(&line, Line::Header(header) if header.format != exhibit_evidence::manifest::FORMAT);
+            known && serde_json::to_value(&line).ok() == serde_json::from_str(text).ok()
         })),
         _ => match Record::from_payload(text.as_bytes()) {
             Ok(_) => Some(true),

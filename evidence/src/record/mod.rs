@@ -86,6 +86,7 @@ pub fn sign<P: Predicate>(predicate: &P, key: &SigningKey) -> Result<Envelope, B
 
 fn decode<P: Predicate>(payload: &[u8]) -> Result<P, BadRecord> {
     let statement: Statement<P> = serde_json::from_slice(payload).map_err(|e| BadRecord::Malformed(e.to_string()))?;
+    crate::json::objects_are_objects(payload, &statement).map_err(BadRecord::Malformed)?;
     if statement.statement_type != STATEMENT_TYPE {
         return Err(BadRecord::Malformed("_type is not an in-toto Statement v1".to_owned()));
     }
