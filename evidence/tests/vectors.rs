@@ -224,3 +224,92 @@ fn any_removed_object_is_found() {
         assert_eq!(check(&changed, &Options::default()).verdict, Verdict::Unsound, "{name}");
     }
 }
+
+/// A thief has the coordinator's log key, and nothing else: it can invent that something arrived, and a head over it. It can
+/// neither order nor speak for an agent, and nothing that a witness vouched for can be taken back.
+#[test]
+fn a_stolen_log_key_makes_receipts_and_heads_and_no_more() {
+    use exhibit_evidence::record::{Acquisition, Order, Record};
+    use support::faults::Step;
+    use support::{AGENT, LOG, RESPONDER};
+
+    let last = |case: &support::Case, kind: &str| {
+        let records = case.objects.iter().filter(|(name, _)| name.starts_with("log/seq/")).map(|(_, bytes)| bytes);
+        let parsed = records.filter_map(|b| exhibit_evidence::dsse::Envelope::parse(b).ok());
+        let all: Vec<Record> = parsed.filter_map(|e| Record::from_payload(e.unverified_payload()).ok()).collect();
+        all.into_iter().rfind(|r| r.type_name() == kind).expect("one of them")
+    };
+    let order = |case: &support::Case| -> Order {
+        let Record::Order(order) = last(case, "order:v1") else { panic!("an order") };
+        Order { order: exhibit_evidence::id::OrderId::new(7, [7; 10]), nonce: case.nonce(), ..*order }
+    };
+    let forged = |at: &dyn Fn(&mut support::Case)| {
+        let faults = Faults {
+            at: &|case, _, step| {
+                if step == Step::End {
+                    at(case);
+                }
+            },
+            ..Faults::default()
+        };
+        let report = check(&cases::good_2(&faults).objects, &Options::default());
+        (report.verdict, codes(&report))
+    };
+    let refused = (Verdict::Unsound, vec!["record.not-authorized"]);
+    assert_eq!(
+        forged(&|case| {
+            let order = order(case);
+            case.sign(&order, LOG);
+        }),
+        refused,
+        "no order"
+    );
+    // The same words with the responder's key are an order: what is refused above is the key.
+    assert_eq!(
+        forged(&|case| {
+            let order = order(case);
+            case.sign(&order, RESPONDER);
+        }),
+        (Verdict::Sound, vec!["order.open"])
+    );
+    let acquisition = |case: &support::Case| -> Acquisition {
+        let Record::Acquisition(p) = last(case, "acquisition:v1") else { panic!("an acquisition") };
+        Acquisition { stream: exhibit_evidence::layout::StreamNumber(2), ..*p }
+    };
+    assert_eq!(
+        forged(&|case| {
+            let p = acquisition(case);
+            case.sign(&p, LOG);
+        }),
+        refused,
+        "no acquisition"
+    );
+    assert_eq!(
+        forged(&|case| {
+            let p = acquisition(case);
+            case.sign(&p, AGENT + 1);
+        }),
+        refused,
+        "nor another agent's"
+    );
+
+    // A receipt for a stream that no agent signed for is the thief's to make, and is shown as what it is.
+    let invented = cases::good_2(&Faults {
+        skip: &[Step::Acquisition],
+        seal: &|seal| (seal.outcome, seal.reason) = (exhibit_evidence::record::Outcome::Partial, Some("the agent was lost".to_owned())),
+        ..Faults::default()
+    });
+    let report = check(&invented.objects, &Options::default());
+    let unsigned: u64 = report.collections.iter().map(|c| c.items_unsigned).sum();
+    assert!(unsigned > 0 && unsigned == report.counts.items, "{:#?}", report.findings);
+
+    // And so is a head: cut back before what a witness vouches for, it is found by whoever asks for the witness.
+    let table = tamper::table();
+    for (name, verdict) in [("last-records-gone", Verdict::Unsound), ("log-rewritten", Verdict::Unsound)] {
+        let case = table.cases.iter().find(|c| c.name == name).expect("a row");
+        assert_eq!(outcome(case).0, verdict, "{name}");
+        let mut objects = good().into_iter().find(|(base, _)| *base == case.base).expect("a base").1;
+        tamper::apply(&mut objects, &case.edits);
+        assert_eq!(check(&objects, &Options::default()).verdict, Verdict::Sound, "{name}: without a witness nothing shows it");
+    }
+}
