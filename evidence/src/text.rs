@@ -85,11 +85,17 @@ pub(crate) struct Decimal {
 }
 
 impl Decimal {
-    pub(crate) fn of(number: u64) -> Self {
-        let mut bytes = [0; 20];
-        digits(&mut bytes, number);
-        let from = 19_usize.saturating_sub(number.checked_ilog10().unwrap_or(0) as usize);
-        Self { bytes, from }
+    pub(crate) fn of(mut number: u64) -> Self {
+        let mut new = Self { bytes: [0; 20], from: 20 };
+        for place in new.bytes.iter_mut().rev() {
+            *place = b'0' + (number % 10) as u8;
+            number /= 10;
+            new.from -= 1;
+            if number == 0 {
+                break;
+            }
+        }
+        new
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8] {

@@ -171,6 +171,12 @@ impl FileTimeText {
 }
 
 impl FileTime {
+    /// True when the text form reads back as this time.
+    pub(crate) const fn has_text(self) -> bool {
+        // Of a whole second, the text is a sign and a number that must fit 64 bits.
+        self.ns < 1_000_000_000 && !(self.s == i64::MIN && self.ns == 0)
+    }
+
     pub(crate) fn text(self) -> FileTimeText {
         let (whole, fraction) = match (self.s, self.ns) {
             (s, ns) if s >= 0 || ns == 0 => (s.unsigned_abs(), ns),
@@ -277,6 +283,15 @@ mod tests {
         fn file_time_round_trips(s in -(1_i64 << 60)..(1_i64 << 60), ns in 0_u32..1_000_000_000) {
             let t = FileTime { s, ns };
             proptest::prop_assert_eq!(t.to_string().parse::<FileTime>(), Ok(t));
+        }
+
+        #[test]
+        fn a_file_time_has_a_text_when_it_reads_back(s: i64, ns: u32, seconds in 0..4, parts in 0..4) {
+            let t = FileTime {
+                s: match seconds { 0 => i64::MIN, 1 => i64::MIN + 1, 2 => i64::MAX, _ => s },
+                ns: match parts { 0 => 0, 1 => 999_999_999, 2 => 1_000_000_000, _ => ns },
+            };
+            proptest::prop_assert_eq!(t.has_text(), t.to_string().parse::<FileTime>() == Ok(t));
         }
 
         #[test]
