@@ -124,7 +124,7 @@ impl Assembler {
 
     /// Takes a frame; gives its buffer back.
     fn take(&mut self, packed: PackedFrame) -> Result<Vec<u8>, Broken> {
-        let PackedFrame { frame, raw_bytes, lines, point } = packed;
+        let PackedFrame { frame, raw_bytes, lines, point, cut } = packed;
         if raw_bytes > 0 {
             if self.builder.as_ref().is_some_and(SegmentBuilder::is_at_bound) {
                 self.cut()?;
@@ -144,7 +144,7 @@ impl Assembler {
         let early = if point.is_some() { FRAME_BYTES } else { 0 };
         let enough = SEGMENT_TARGET_BYTES.saturating_sub(early);
         self.point = point;
-        if together.is_some_and(|bytes| bytes >= enough) {
+        if together.is_some_and(|bytes| cut || bytes >= enough) {
             self.cut()?;
         }
         Ok(frame)

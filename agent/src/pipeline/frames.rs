@@ -114,11 +114,20 @@ impl FrameWriter {
 
     /// Hands the frame on as it is.
     pub fn end_frame(&mut self, point: Option<Box<Point>>) -> Result<(), Stop> {
+        self.hand_on(point, false)
+    }
+
+    /// Hands the frame on as it is, to be sent without waiting for more: nothing more comes for a while.
+    pub fn cut(&mut self, point: Option<Box<Point>>) -> Result<(), Stop> {
+        self.hand_on(point, true)
+    }
+
+    fn hand_on(&mut self, point: Option<Box<Point>>, cut: bool) -> Result<(), Stop> {
         // Frames of one capture have about as many lines each.
         let more = Vec::with_capacity(self.lines.len());
         let lines = std::mem::replace(&mut self.lines, more);
         let filled = std::mem::take(&mut self.filled);
-        let handed = self.lanes.hand_on(RawFrame { raw: std::mem::take(&mut self.buffer), filled, lines, point });
+        let handed = self.lanes.hand_on(RawFrame { raw: std::mem::take(&mut self.buffer), filled, lines, point, cut });
         let gone = handed.is_none();
         // A whole buffer in any case: what is written after the stream was given up goes nowhere, but it must have a place.
         self.buffer = handed.unwrap_or_else(|| vec![0; FRAME_BYTES]);

@@ -23,6 +23,8 @@ pub(super) struct RawFrame {
     pub lines: Vec<u8>,
     /// Where the capture thread stands after it, if the stream can be taken up there.
     pub point: Option<Box<Point>>,
+    /// The segment ends with it.
+    pub cut: bool,
 }
 
 /// A compressed frame on its way to the assembler.
@@ -33,6 +35,7 @@ pub(super) struct PackedFrame {
     pub raw_bytes: usize,
     pub lines: Vec<u8>,
     pub point: Option<Box<Point>>,
+    pub cut: bool,
 }
 
 /// Where the assembler gets the next frame of the stream.
@@ -167,7 +170,7 @@ impl Packer {
     /// enough one fails only when memory is gone. Whoever gives up then makes the assembler see a stream without its end,
     /// which is never taken for a complete one.
     fn pack(&mut self, raw: RawFrame, mut frame: Vec<u8>) -> Option<(PackedFrame, Vec<u8>)> {
-        let RawFrame { raw, filled, lines, point } = raw;
+        let RawFrame { raw, filled, lines, point, cut } = raw;
         frame.clear();
         let level = self.level.now();
         if level != self.used && self.compressor.set_level(level).is_ok() {
@@ -177,7 +180,7 @@ impl Packer {
         if !content.is_empty() {
             self.compressor.compress(content, &mut frame).ok()?;
         }
-        Some((PackedFrame { frame, raw_bytes: content.len(), lines, point }, raw))
+        Some((PackedFrame { frame, raw_bytes: content.len(), lines, point, cut }, raw))
     }
 }
 
