@@ -19,9 +19,9 @@ impl Memory {
     pub const BASE_BYTES: usize = 16 << 20;
     /// One segment with its manifest lines: cut when both together reach the target, so at most one frame above it.
     pub const SEGMENT_BYTES: usize = SEGMENT_TARGET_BYTES + FRAME_BYTES;
-    /// One compressing thread: frames raw and compressed, five in all, and the compressor's own tables. The capture thread has
-    /// one raw and four compressed (in making, two on their way, one with the assembler), a lane three raw (waiting, being
-    /// compressed, given back) and two compressed.
+    /// One compressing thread: five frames and the compressor's own tables. The capture thread has one raw frame and four
+    /// compressed ones (in making, two on their way, one with the assembler); a lane two raw ones (waiting, being compressed) and
+    /// three compressed ones (in making, on its way, with the assembler).
     pub const LANE_BYTES: usize = 5 * FRAME_BYTES + (2 << 20);
 
     /// The promise: at most this much in `triage`.
