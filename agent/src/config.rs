@@ -52,7 +52,7 @@ pub fn text(coordinator: &Address) -> String {
          # What this host allows. A relative path is below this folder; `exhibit-agent check-policy --print` shows every key.\n\
          # policy = \"policy.toml\"\n\n\
          # Memory while collecting (exhibit-agent --explain-memory): complete segments that wait to be acknowledged, and\n\
-         # threads that compress. Not set: 4, and the number of processors up to 2.\n\
+         # threads that compress, the reading one included. Not set: 4, and the number of processors up to 2.\n\
          # segments_in_flight = 4\n\
          # workers = 2\n"
     )

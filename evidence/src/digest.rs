@@ -48,28 +48,41 @@ impl TryFrom<&[u8]> for Digest {
 impl FromStr for Digest {
     type Err = BadDigest;
     fn from_str(text: &str) -> Result<Self, BadDigest> {
-        let bad = || BadDigest(crate::text::escape_bounded(text, 80));
+        const NONE: u8 = 0xff;
         let nibble = |b: u8| match b {
-            b'0'..=b'9' => Ok(b - b'0'),
-            b'a'..=b'f' => Ok(b - b'a' + 10),
-            _ => Err(bad()),
+            b'0'..=b'9' => b - b'0',
+            b'a'..=b'f' => b - b'a' + 10,
+            _ => NONE,
         };
-        if text.len() != 64 {
-            return Err(bad());
-        }
-        let mut out = [0_u8; 32];
+        let (mut out, mut seen) = ([0_u8; 32], 0);
         for (slot, pair) in out.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
             if let [high, low] = pair {
-                *slot = (nibble(*high)? << 4) | nibble(*low)?;
+                let (high, low) = (nibble(*high), nibble(*low));
+                seen |= high | low;
+                *slot = (high << 4) | low;
             }
         }
-        Ok(Self(out))
+        if text.len() == 64 && seen != NONE { Ok(Self(out)) } else { Err(BadDigest(crate::text::escape_bounded(text, 80))) }
+    }
+}
+
+impl Digest {
+    /// The text form. A manifest has one a line, so not by the formatting machinery of the standard library, byte by byte.
+    fn text(&self) -> [u8; 2 * Self::LEN] {
+        let mut text = [0; 2 * Self::LEN];
+        let letter = |nibble: u8| if nibble < 10 { b'0' + nibble } else { b'a' - 10 + nibble };
+        for (pair, byte) in text.chunks_exact_mut(2).zip(self.0) {
+            if let [high, low] = pair {
+                (*high, *low) = (letter(byte >> 4), letter(byte & 15));
+            }
+        }
+        text
     }
 }
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+        f.write_str(std::str::from_utf8(&self.text()).unwrap_or_default())
     }
 }
 
@@ -81,14 +94,13 @@ impl fmt::Debug for Digest {
 
 impl serde::Serialize for Digest {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
+        s.serialize_str(std::str::from_utf8(&self.text()).unwrap_or_default())
     }
 }
 
 impl<'de> serde::Deserialize<'de> for Digest {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = <std::borrow::Cow<'de, str> as serde::Deserialize>::deserialize(d)?;
-        text.parse().map_err(serde::de::Error::custom)
+        crate::parsed::parsed(d)
     }
 }
 

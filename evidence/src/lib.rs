@@ -20,6 +20,7 @@ pub mod key;
 pub mod layout;
 pub mod log;
 pub mod manifest;
+mod parsed;
 pub mod path;
 pub mod profile;
 pub mod record;

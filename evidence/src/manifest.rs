@@ -327,17 +327,41 @@ pub struct End {
     pub by_status: BTreeMap<Status, u64>,
 }
 
+/// What a line of a file has; a longer one costs a copy.
+const LINE_BYTES_USUAL: usize = 1 << 10;
+
+/// Refuses a length, newline included, that no line may have.
+fn within(length: usize) -> Result<(), String> {
+    if length <= LINE_BYTES_MAX {
+        return Ok(());
+    }
+    Err(format!("a manifest line of {length} bytes: at most {LINE_BYTES_MAX} are allowed"))
+}
+
+/// Compares what is written with bytes that are there already, without keeping it: what is still to come of them.
+struct Same<'a>(&'a [u8]);
+
+impl std::io::Write for Same<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 = self.0.strip_prefix(bytes).ok_or(std::io::ErrorKind::InvalidData)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 impl Line {
     /// The line's bytes, newline included.
     ///
     /// # Errors
     /// When the line would be longer than [`LINE_BYTES_MAX`].
     pub fn to_bytes(&self) -> Result<Vec<u8>, String> {
-        let mut bytes = serde_json::to_vec(self).map_err(|e| e.to_string())?;
+        let mut bytes = Vec::with_capacity(LINE_BYTES_USUAL);
+        serde_json::to_writer(&mut bytes, self).map_err(|e| e.to_string())?;
         bytes.push(b'\n');
-        if bytes.len() > LINE_BYTES_MAX {
-            return Err(format!("a manifest line of {} bytes: at most {LINE_BYTES_MAX} are allowed", bytes.len()));
-        }
+        within(bytes.len())?;
         Ok(bytes)
     }
 
@@ -358,12 +382,11 @@ impl Line {
     /// # Errors
     /// A sentence that names what is wrong.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        if bytes.len() > LINE_BYTES_MAX {
-            return Err(format!("a manifest line of {} bytes: at most {LINE_BYTES_MAX} are allowed", bytes.len()));
-        }
-        let line = Self::read(bytes).map_err(|e| format!("not a manifest line: {e}"))?;
         let text = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-        if line.to_bytes()?.strip_suffix(b"\n") != Some(text) {
+        within(text.len().saturating_add(1))?;
+        let line = Self::read(bytes).map_err(|e| format!("not a manifest line: {e}"))?;
+        let mut rest = Same(text);
+        if serde_json::to_writer(&mut rest, &line).is_err() || !rest.0.is_empty() {
             return Err(format!(
                 "not the one form that this format writes: {}",
                 crate::text::escape_bounded(&String::from_utf8_lossy(bytes), 200)

@@ -4,6 +4,8 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The original path of an item, or the name of a record that a capture made itself.
@@ -65,40 +67,55 @@ impl fmt::Debug for EvidencePath {
     }
 }
 
+/// A path that is no text.
 #[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum Repr {
-    Text(String),
-    Bytes {
-        b64: String,
-        #[serde(default)]
-        shown: String,
-    },
+struct Repr {
+    b64: String,
+    #[serde(default)]
+    shown: String,
 }
 
 impl Serialize for EvidencePath {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         match std::str::from_utf8(&self.0) {
             Ok(text) => s.serialize_str(text),
-            Err(_) => Repr::Bytes { b64: STANDARD.encode(&self.0), shown: self.to_string() }.serialize(s),
+            Err(_) => Repr { b64: STANDARD.encode(&self.0), shown: self.to_string() }.serialize(s),
         }
     }
 }
 
 impl<'de> Deserialize<'de> for EvidencePath {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        use serde::de::Error as _;
-        let bytes = match Repr::deserialize(d)? {
-            Repr::Text(text) => text.into_bytes(),
-            Repr::Bytes { b64, .. } => {
-                let bytes = STANDARD.decode(b64).map_err(D::Error::custom)?;
-                if std::str::from_utf8(&bytes).is_ok() {
-                    return Err(D::Error::custom("a UTF-8 path is written as a string, not as b64"));
-                }
-                bytes
-            }
-        };
-        Self::new(bytes).ok_or_else(|| D::Error::custom("a path is 1 to 32,768 bytes without NUL"))
+        d.deserialize_any(PathVisitor)
+    }
+}
+
+struct PathVisitor;
+
+impl PathVisitor {
+    fn path<E: Error>(bytes: impl Into<Vec<u8>>) -> Result<EvidencePath, E> {
+        EvidencePath::new(bytes).ok_or_else(|| E::custom("a path is 1 to 32,768 bytes without NUL"))
+    }
+}
+
+impl<'de> Visitor<'de> for PathVisitor {
+    type Value = EvidencePath;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a path: a string, or an object with 'b64' and 'shown'")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<EvidencePath, E> {
+        Self::path(text)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<EvidencePath, A::Error> {
+        let Repr { b64, .. } = Repr::deserialize(MapAccessDeserializer::new(map))?;
+        let bytes = STANDARD.decode(b64).map_err(A::Error::custom)?;
+        if std::str::from_utf8(&bytes).is_ok() {
+            return Err(A::Error::custom("a UTF-8 path is written as a string, not as b64"));
+        }
+        Self::path(bytes)
     }
 }
 

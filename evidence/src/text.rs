@@ -69,9 +69,52 @@ pub fn escape_bytes(bytes: &[u8]) -> String {
     out
 }
 
+/// Writes a number right-aligned, with leading zeros. A manifest line has six times and its member's headers three dozen
+/// numbers, and the formatting machinery of the standard library takes most of the time that writing them would.
+pub(crate) fn digits(out: &mut [u8], mut number: u64) {
+    for place in out.iter_mut().rev() {
+        *place = b'0' + (number % 10) as u8;
+        number /= 10;
+    }
+}
+
+/// A number in decimal digits.
+pub(crate) struct Decimal {
+    bytes: [u8; 20],
+    from: usize,
+}
+
+impl Decimal {
+    pub(crate) fn of(mut number: u64) -> Self {
+        let mut new = Self { bytes: [0; 20], from: 20 };
+        for place in new.bytes.iter_mut().rev() {
+            *place = b'0' + (number % 10) as u8;
+            number /= 10;
+            new.from -= 1;
+            if number == 0 {
+                break;
+            }
+        }
+        new
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(self.from..).unwrap_or_default()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn numbers_are_written_as_the_standard_library_does(number: u64, shift in 0_u32..64) {
+            let number = number >> shift;
+            let text = Decimal::of(number);
+            proptest::prop_assert_eq!(text.as_bytes(), number.to_string().into_bytes());
+        }
+    }
 
     #[test]
     fn nothing_reaches_the_terminal() {

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::text::{Decimal, digits};
+
 /// A point in UTC, nanoseconds since 1970, of a clock that is named where the value is used.
 /// Text form: RFC 3339 with nine fractional digits and `Z`, e.g. `2026-11-23T10:00:00.000000000Z`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,13 +72,12 @@ impl Timestamp {
     }
 }
 
-/// Writes a number that is not negative right-aligned, with leading zeros. A manifest has six times a line, and the
-/// formatting machinery of the standard library takes most of the time that writing them would.
-fn digits(out: &mut [u8], mut number: i64) {
-    for place in out.iter_mut().rev() {
-        *place = b'0' + (number % 10) as u8;
-        number /= 10;
-    }
+/// A number in decimal digits, with leading zeros or without; no digits at all are zero.
+fn number(digits: &[u8]) -> Option<u64> {
+    digits.iter().try_fold(0_u64, |value, digit| match digit {
+        b'0'..=b'9' => value.checked_mul(10)?.checked_add(u64::from(digit - b'0')),
+        _ => None,
+    })
 }
 
 impl Timestamp {
@@ -89,7 +90,7 @@ impl Timestamp {
         let fields =
             [(0..4, year), (5..7, month), (8..10, day), (11..13, tod / 3600), (14..16, tod / 60 % 60), (17..19, tod % 60), (20..29, ns)];
         for (range, number) in fields {
-            digits(text.get_mut(range).unwrap_or_default(), number);
+            digits(text.get_mut(range).unwrap_or_default(), number as u64);
         }
         text
     }
@@ -111,9 +112,8 @@ impl FromStr for Timestamp {
     type Err = BadTimestamp;
     fn from_str(text: &str) -> Result<Self, BadTimestamp> {
         let bad = || BadTimestamp(crate::text::escape_bounded(text, 60));
-        let number = |range: std::ops::Range<usize>| {
-            text.get(range).filter(|t| t.bytes().all(|b| b.is_ascii_digit())).and_then(|t| t.parse::<i64>().ok()).ok_or_else(bad)
-        };
+        let number =
+            |range: std::ops::Range<usize>| text.as_bytes().get(range).and_then(number).and_then(|n| i64::try_from(n).ok()).ok_or_else(bad);
         if text.len() != 30 {
             return Err(bad());
         }
@@ -128,14 +128,13 @@ impl FromStr for Timestamp {
 
 impl serde::Serialize for Timestamp {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
+        s.serialize_str(std::str::from_utf8(&self.text()).unwrap_or_default())
     }
 }
 
 impl<'de> serde::Deserialize<'de> for Timestamp {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = <std::borrow::Cow<'de, str> as serde::Deserialize>::deserialize(d)?;
-        text.parse().map_err(serde::de::Error::custom)
+        crate::parsed::parsed(d)
     }
 }
 
@@ -150,17 +149,55 @@ pub struct FileTime {
     pub ns: u32,
 }
 
+/// The text form of a [`FileTime`]: a sign, 19 digits, a point and nine digits at most.
+pub(crate) struct FileTimeText {
+    bytes: [u8; 32],
+    len: usize,
+}
+
+impl FileTimeText {
+    /// The text.
+    pub(crate) fn as_str(&self) -> &str {
+        self.bytes.get(..self.len).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default()
+    }
+
+    fn push(&mut self, more: &[u8]) {
+        let end = self.len.saturating_add(more.len());
+        if let Some(room) = self.bytes.get_mut(self.len..end) {
+            room.copy_from_slice(more);
+            self.len = end;
+        }
+    }
+}
+
+impl FileTime {
+    /// True when the text form reads back as this time.
+    pub(crate) const fn has_text(self) -> bool {
+        // Of a whole second, the text is a sign and a number that must fit 64 bits.
+        self.ns < 1_000_000_000 && !(self.s == i64::MIN && self.ns == 0)
+    }
+
+    pub(crate) fn text(self) -> FileTimeText {
+        let (whole, fraction) = match (self.s, self.ns) {
+            (s, ns) if s >= 0 || ns == 0 => (s.unsigned_abs(), ns),
+            // -1 s + 0.25 s is written -0.75.
+            (s, ns) => ((s + 1).unsigned_abs(), 1_000_000_000_u32.saturating_sub(ns)),
+        };
+        let mut text = FileTimeText { bytes: [0; 32], len: 0 };
+        if self.s < 0 {
+            text.push(b"-");
+        }
+        text.push(Decimal::of(whole).as_bytes());
+        let mut part = *b".000000000";
+        digits(part.get_mut(1..).unwrap_or_default(), u64::from(fraction));
+        text.push(&part);
+        text
+    }
+}
+
 impl fmt::Display for FileTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.s >= 0 || self.ns == 0 {
-            let mut fraction = *b".000000000";
-            digits(fraction.get_mut(1..).unwrap_or_default(), i64::from(self.ns));
-            fmt::Display::fmt(&self.s, f)?;
-            return f.write_str(std::str::from_utf8(&fraction).unwrap_or_default());
-        }
-        // -1 s + 0.25 s is written -0.75.
-        let whole = (self.s + 1).unsigned_abs();
-        write!(f, "-{}.{:09}", whole, 1_000_000_000_u32.saturating_sub(self.ns))
+        f.write_str(self.text().as_str())
     }
 }
 
@@ -168,13 +205,16 @@ impl FromStr for FileTime {
     type Err = BadTimestamp;
     fn from_str(text: &str) -> Result<Self, BadTimestamp> {
         let bad = || BadTimestamp(crate::text::escape_bounded(text, 60));
-        let (negative, digits) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
-        let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-        if whole.is_empty() || fraction.len() > 9 || !whole.bytes().chain(fraction.bytes()).all(|b| b.is_ascii_digit()) {
+        let bytes = text.as_bytes();
+        let (negative, bytes) = bytes.strip_prefix(b"-").map_or((false, bytes), |rest| (true, rest));
+        let point = bytes.iter().position(|b| *b == b'.').unwrap_or(bytes.len());
+        let (whole, fraction) = bytes.split_at_checked(point).ok_or_else(bad)?;
+        let fraction = fraction.strip_prefix(b".").unwrap_or_default();
+        if whole.is_empty() || fraction.len() > 9 {
             return Err(bad());
         }
-        let whole: i64 = whole.parse().map_err(|_| bad())?;
-        let ns = fraction.bytes().chain(std::iter::repeat(b'0')).take(9).fold(0_u32, |ns, digit| ns * 10 + u32::from(digit - b'0'));
+        let whole = number(whole).and_then(|n| i64::try_from(n).ok()).ok_or_else(bad)?;
+        let ns = number(fraction).ok_or_else(bad)? as u32 * 10_u32.pow(9 - fraction.len() as u32);
         Ok(match (negative, ns) {
             (false, _) => Self { s: whole, ns },
             (true, 0) => Self { s: -whole, ns: 0 },
@@ -185,14 +225,13 @@ impl FromStr for FileTime {
 
 impl serde::Serialize for FileTime {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
+        s.serialize_str(self.text().as_str())
     }
 }
 
 impl<'de> serde::Deserialize<'de> for FileTime {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = <std::borrow::Cow<'de, str> as serde::Deserialize>::deserialize(d)?;
-        text.parse().map_err(serde::de::Error::custom)
+        crate::parsed::parsed(d)
     }
 }
 
@@ -230,9 +269,29 @@ mod tests {
         }
 
         #[test]
+        fn file_time_is_what_the_standard_library_would_write(s: i64, ns in 0_u32..1_000_000_000, whole: bool) {
+            let ns = if whole { 0 } else { ns };
+            let expected = if s >= 0 || ns == 0 {
+                format!("{s}.{ns:09}")
+            } else {
+                format!("-{}.{:09}", (s + 1).unsigned_abs(), 1_000_000_000 - ns)
+            };
+            proptest::prop_assert_eq!(FileTime { s, ns }.to_string(), expected);
+        }
+
+        #[test]
         fn file_time_round_trips(s in -(1_i64 << 60)..(1_i64 << 60), ns in 0_u32..1_000_000_000) {
             let t = FileTime { s, ns };
             proptest::prop_assert_eq!(t.to_string().parse::<FileTime>(), Ok(t));
+        }
+
+        #[test]
+        fn a_file_time_has_a_text_when_it_reads_back(s: i64, ns: u32, seconds in 0..4, parts in 0..4) {
+            let t = FileTime {
+                s: match seconds { 0 => i64::MIN, 1 => i64::MIN + 1, 2 => i64::MAX, _ => s },
+                ns: match parts { 0 => 0, 1 => 999_999_999, 2 => 1_000_000_000, _ => ns },
+            };
+            proptest::prop_assert_eq!(t.has_text(), t.to_string().parse::<FileTime>() == Ok(t));
         }
 
         #[test]

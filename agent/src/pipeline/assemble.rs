@@ -14,7 +14,8 @@ use exhibit_evidence::stream::segment::SegmentBuilder;
 
 use super::bookmark::{Point, TakenUp};
 use super::frames::FRAME_BYTES;
-use super::lanes::Lanes;
+use super::lanes::{LanesOut, PackedFrame};
+use super::level::Level;
 use super::{ByStatus, Memory, Outcome, Segment, StreamFacts, Window};
 use crate::capture::Moment;
 use crate::clock;
@@ -32,7 +33,9 @@ pub(super) struct Ended {
 }
 
 pub(super) struct Assembler {
-    pub lanes: Lanes,
+    /// Taken out while the assembler runs.
+    pub lanes: Option<LanesOut>,
+    level: Arc<Level>,
     pub window: Arc<Window>,
     pub ended: Receiver<Ended>,
     manifest: Hasher,
@@ -66,12 +69,13 @@ impl Assembler {
         facts: &StreamFacts,
         key: Option<Arc<SigningKey>>,
         from: Option<&TakenUp>,
-        lanes: Lanes,
+        lanes: LanesOut,
         window: Arc<Window>,
         ended: Receiver<Ended>,
     ) -> Result<Self, String> {
         let mut new = Self {
-            lanes,
+            level: Arc::clone(&lanes.level),
+            lanes: Some(lanes),
             window,
             ended,
             manifest: Hasher::new(),
@@ -107,25 +111,20 @@ impl Assembler {
     }
 
     fn assemble(&mut self) -> Result<Outcome, Broken> {
-        let mut turn = 0_usize;
-        while let Some(lane) = self.lanes.outs.get(turn) {
-            // Frames went to the lanes in turn, so the first lane without one has seen the last.
-            let Ok(packed) = lane.frames.recv() else { break };
-            self.take(&packed.frame, packed.raw_bytes, &packed.lines, packed.point)?;
-            if let Some(lane) = self.lanes.outs.get(turn) {
-                let _ = lane.empty.send(packed.frame);
-            }
-            turn = turn.saturating_add(1).checked_rem(self.lanes.outs.len()).unwrap_or(0);
-        }
+        let lost = || Broken::Failed("the pipeline ended before the stream did".to_owned());
+        let lanes = self.lanes.take().ok_or_else(lost)?;
+        while lanes.take_next(lost(), |packed| self.take(packed))? {}
         // Sent only after the last byte: without it something died on the way, and what came so far is not a stream.
-        let ended = self.ended.try_recv().map_err(|_| Broken::Failed("the pipeline ended before the stream did".to_owned()))?;
+        let ended = self.ended.try_recv().map_err(|_| lost())?;
         if self.builder.is_some() || !self.lines.is_empty() {
             self.cut()?;
         }
         self.outcome(ended)
     }
 
-    fn take(&mut self, frame: &[u8], raw_bytes: usize, lines: &[u8], point: Option<Box<Point>>) -> Result<(), Broken> {
+    /// Takes a frame; gives its buffer back.
+    fn take(&mut self, packed: PackedFrame) -> Result<Vec<u8>, Broken> {
+        let PackedFrame { frame, raw_bytes, lines, point, cut } = packed;
         if raw_bytes > 0 {
             if self.builder.as_ref().is_some_and(SegmentBuilder::is_at_bound) {
                 self.cut()?;
@@ -136,19 +135,19 @@ impl Assembler {
                 let buffer = window.spare().unwrap_or_else(|| Vec::with_capacity(Memory::SEGMENT_BYTES));
                 SegmentBuilder::with_buffer(n, raw_offset, buffer)
             });
-            builder.push_frame(frame, raw_bytes).map_err(|e| Broken::Failed(e.to_string()))?;
+            builder.push_frame(&frame, raw_bytes).map_err(|e| Broken::Failed(e.to_string()))?;
             self.raw_offset = self.raw_offset.saturating_add(raw_bytes as u64);
         }
-        self.lines.extend_from_slice(lines);
+        self.lines.extend_from_slice(&lines);
         let together = self.builder.as_ref().map(|b| b.len().saturating_add(self.lines.len()));
         // A little earlier where the stream can be taken up after this frame: the next one may be no such place.
         let early = if point.is_some() { FRAME_BYTES } else { 0 };
         let enough = SEGMENT_TARGET_BYTES.saturating_sub(early);
         self.point = point;
-        if together.is_some_and(|bytes| bytes >= enough) {
+        if together.is_some_and(|bytes| cut || bytes >= enough) {
             self.cut()?;
         }
-        Ok(())
+        Ok(frame)
     }
 
     /// Ends the segment under construction and waits for room in the window.
@@ -169,7 +168,7 @@ impl Assembler {
         let ready = clock::monotonic();
         let taken = self.window.push(segment);
         let now = clock::monotonic();
-        self.lanes.level.hear(now.saturating_sub(self.cut_at), now.saturating_sub(ready));
+        self.level.hear(now.saturating_sub(self.cut_at), now.saturating_sub(ready));
         self.cut_at = now;
         if taken { Ok(()) } else { Err(Broken::GivenUp) }
     }

@@ -275,6 +275,11 @@ impl Passed {
         self.0.dedup();
     }
 
+    /// True when no earlier process put anything in.
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The statuses that the items of this path and inode have.
     pub fn of(&self, path: &[u8], meta: Option<&Meta>) -> impl Iterator<Item = Status> + '_ {
         let first = Self::entry(path, meta, Status::Collected);

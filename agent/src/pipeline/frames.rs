@@ -1,31 +1,13 @@
-//! The raw stream's end of the pipeline: fills frames and hands them to the lanes in turn.
-
-use std::sync::mpsc::{Receiver, SyncSender};
+//! The raw stream's end of the pipeline: fills frames and hands them on to be compressed.
 
 use super::bookmark::Point;
+use super::lanes::{LanesIn, RawFrame};
 use crate::capture::Stop;
-
-/// A raw frame on its way to a lane, with the manifest lines of the items whose member ends in it.
-#[derive(Debug, Default)]
-pub(super) struct RawFrame {
-    pub raw: Vec<u8>,
-    pub lines: Vec<u8>,
-    /// Where the capture thread stands after it, if the stream can be taken up there.
-    pub point: Option<Box<Point>>,
-}
-
-/// One lane as the frame writer sees it.
-#[derive(Debug)]
-pub(super) struct LaneIn {
-    pub frames: SyncSender<RawFrame>,
-    pub empty: Receiver<Vec<u8>>,
-}
 
 /// Cuts the raw stream into frames.
 #[derive(Debug)]
 pub(super) struct FrameWriter {
-    lanes: Vec<LaneIn>,
-    turn: usize,
+    lanes: LanesIn,
     buffer: Vec<u8>,
     filled: usize,
     lines: Vec<u8>,
@@ -42,8 +24,8 @@ const LINES_BYTES_MAX: usize = 256 << 10;
 
 impl FrameWriter {
     /// A writer that continues a raw stream of `raw_offset` bytes.
-    pub fn new(lanes: Vec<LaneIn>, raw_offset: u64) -> Self {
-        Self { lanes, turn: 0, buffer: vec![0; FRAME_BYTES], filled: 0, lines: Vec::new(), lines_since_raw: 0, raw_offset }
+    pub fn new(lanes: LanesIn, raw_offset: u64) -> Self {
+        Self { lanes, buffer: vec![0; FRAME_BYTES], filled: 0, lines: Vec::new(), lines_since_raw: 0, raw_offset }
     }
 
     /// Bytes of the raw stream so far.
@@ -132,14 +114,23 @@ impl FrameWriter {
 
     /// Hands the frame on as it is.
     pub fn end_frame(&mut self, point: Option<Box<Point>>) -> Result<(), Stop> {
-        let gone = || Stop::Cancelled("the stream was given up".to_owned());
-        let lane = self.lanes.get(self.turn).ok_or_else(gone)?;
-        let fresh = lane.empty.try_recv().unwrap_or_else(|_| vec![0; FRAME_BYTES]);
-        let mut raw = std::mem::replace(&mut self.buffer, fresh);
-        raw.truncate(self.filled);
-        lane.frames.send(RawFrame { raw, lines: std::mem::take(&mut self.lines), point }).map_err(|_| gone())?;
-        self.filled = 0;
-        self.turn = self.turn.saturating_add(1).checked_rem(self.lanes.len()).unwrap_or(0);
-        Ok(())
+        self.hand_on(point, false)
+    }
+
+    /// Hands the frame on as it is, to be sent without waiting for more: nothing more comes for a while.
+    pub fn cut(&mut self, point: Option<Box<Point>>) -> Result<(), Stop> {
+        self.hand_on(point, true)
+    }
+
+    fn hand_on(&mut self, point: Option<Box<Point>>, cut: bool) -> Result<(), Stop> {
+        // Frames of one capture have about as many lines each.
+        let more = Vec::with_capacity(self.lines.len());
+        let lines = std::mem::replace(&mut self.lines, more);
+        let filled = std::mem::take(&mut self.filled);
+        let handed = self.lanes.hand_on(RawFrame { raw: std::mem::take(&mut self.buffer), filled, lines, point, cut });
+        let gone = handed.is_none();
+        // A whole buffer in any case: what is written after the stream was given up goes nowhere, but it must have a place.
+        self.buffer = handed.unwrap_or_else(|| vec![0; FRAME_BYTES]);
+        if gone { Err(Stop::Cancelled("the stream was given up".to_owned())) } else { Ok(()) }
     }
 }

@@ -10,7 +10,7 @@ use super::frames::FRAME_BYTES;
 pub struct Memory {
     /// Complete segments that wait for their acknowledgement, not counting the one under construction.
     pub segments_in_flight: usize,
-    /// Threads that compress.
+    /// Threads that compress; the capture thread is the first.
     pub workers: usize,
 }
 
@@ -19,9 +19,10 @@ impl Memory {
     pub const BASE_BYTES: usize = 16 << 20;
     /// One segment with its manifest lines: cut when both together reach the target, so at most one frame above it.
     pub const SEGMENT_BYTES: usize = SEGMENT_TARGET_BYTES + FRAME_BYTES;
-    /// One lane: a frame being filled or waiting, a frame being compressed, its compressed form (twice) and the compressor's
-    /// own tables.
-    pub const LANE_BYTES: usize = 4 * FRAME_BYTES + (2 << 20);
+    /// One compressing thread: five frames and the compressor's own tables. The capture thread has one raw frame and four
+    /// compressed ones (in making, two on their way, one with the assembler); a lane two raw ones (waiting, being compressed) and
+    /// three compressed ones (in making, on its way, with the assembler).
+    pub const LANE_BYTES: usize = 5 * FRAME_BYTES + (2 << 20);
 
     /// The promise: at most this much in `triage`.
     pub const PROMISE_BYTES: usize = 48 << 20;
@@ -47,11 +48,11 @@ impl Memory {
     pub fn explain(&self) -> String {
         let mib = |bytes: usize| format!("{}", bytes as f64 / f64::from(1 << 20));
         format!(
-            "memory = base + (segments_in_flight + 1) x segment + workers x lane\n\
+            "memory = base + (segments_in_flight + 1) x segment + workers x compress\n\
              \x20      = {} MiB + ({} + 1) x {} MiB + {} x {} MiB = {} MiB at most while collecting\n\
              base     the program, TLS and HTTP/2 buffers, tables of captures (20 MiB at most when idle)\n\
              segment  {} MiB of frames and manifest lines, cut at most one frame ({} MiB) above that; one more is under construction\n\
-             lane     raw and compressed frames on their way through one compressing thread, and its tables\n",
+             compress raw and compressed frames on their way through one compressing thread, and its tables\n",
             mib(Self::BASE_BYTES),
             self.segments_in_flight,
             mib(Self::SEGMENT_BYTES),

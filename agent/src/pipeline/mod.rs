@@ -1,12 +1,16 @@
 //! The pipeline: captures -> tar and SHA-256 -> raw frames -> compression -> segments -> window.
 //!
 //! ```text
-//! capture thread          lanes (one thread each)      assembler thread         session's thread
-//! Taker ── raw frame ──>  FrameCompressor ── frame ──> SegmentBuilder ──> Window ──> Uploader
-//!      <── empty buffer ──                <── empty ──                <── freed by acknowledgement
+//! capture thread                                       assembler thread         session's thread
+//! Taker, FrameCompressor ───────────────── frame ────> SegmentBuilder ──> Window ──> Uploader
+//!      │                                 <── empty ──                <── freed by acknowledgement
+//!      │                  lanes (one thread each)        │
+//!      └── raw frame ──>  FrameCompressor ── frame ──────┘
+//!      <── empty buffer ──               <── empty ──
 //! ```
-//! Every arrow is bounded, so a slow peer holds the capture thread back and memory stays what [`memory`] says. Frames go
-//! to the lanes in turn and are taken back in turn, which keeps their order without a buffer to sort them in.
+//! Every arrow is bounded, so a slow peer holds the capture thread back and memory stays what [`memory`] says. The capture
+//! thread compresses a frame itself when no lane can take it at once, and tells the assembler, in order, where each comes
+//! from.
 
 mod assemble;
 pub mod bookmark;

@@ -13,9 +13,8 @@ use exhibit_evidence::stream::tar::END_MARKER;
 
 use super::assemble::{Assembler, Ended};
 use super::bookmark::{Account, Passed, Pending, TakenUp};
-use super::frames::{FrameWriter, LaneIn};
-use super::lanes::Lanes;
-use super::level::Level;
+use super::frames::FrameWriter;
+use super::lanes::LanesIn;
 use super::links::Links;
 use super::own::Own;
 use super::taker::Taker;
@@ -64,14 +63,12 @@ pub fn start(plan: Plan) -> io::Result<Arc<Window>> {
 /// # Errors
 /// As [`start`].
 pub fn start_into(plan: Plan, from: Option<TakenUp>, window: Arc<Window>) -> io::Result<()> {
-    let level = Arc::new(Level::new());
-    let (ins, outs) = lanes::start(plan.memory.workers, &level)?;
+    let (ins, outs) = lanes::start(plan.memory.workers)?;
     let (ended_in, ended_out) = channel();
     if let Some(from) = &from {
         window.begin_at(from.segment);
     }
-    let assembler =
-        Assembler::new(&plan.facts, plan.key.clone(), from.as_ref(), Lanes { outs, level }, window, ended_out).map_err(io::Error::other)?;
+    let assembler = Assembler::new(&plan.facts, plan.key.clone(), from.as_ref(), outs, window, ended_out).map_err(io::Error::other)?;
     // Threads that were started before a later one fails end at once: their channels close when this function returns.
     std::thread::Builder::new().name("assemble".to_owned()).stack_size(STACK_BYTES).spawn(move || assembler.run())?;
     let thread = std::thread::Builder::new().name("capture".to_owned()).stack_size(CAPTURE_STACK_BYTES);
@@ -89,7 +86,7 @@ const STACK_BYTES: usize = 512 << 10;
 const CAPTURE_STACK_BYTES: usize = 2 << 20;
 
 /// The capture thread's state at its beginning, and the item that an earlier process left unfinished.
-fn taker(plan: Plan, from: Option<TakenUp>, lanes: Vec<LaneIn>) -> (Taker, Vec<Chosen>, bool, Option<Pending>) {
+fn taker(plan: Plan, from: Option<TakenUp>, lanes: LanesIn) -> (Taker, Vec<Chosen>, bool, Option<Pending>) {
     let raw_offset = from.as_ref().map_or(0, |f| f.raw_offset);
     let (mut account, pending, passed, symlinks) = match from {
         Some(TakenUp { point, passed, symlinks, .. }) => (point.account, point.pending, passed, symlinks),
@@ -117,6 +114,7 @@ fn taker(plan: Plan, from: Option<TakenUp>, lanes: Vec<LaneIn>) -> (Taker, Vec<C
         own: plan.own,
         manifest_bytes_max: plan.manifest_bytes_max,
         symlinks,
+        header: Vec::new(),
     };
     (taker, plan.captures, plan.key.is_some(), pending)
 }
@@ -131,7 +129,7 @@ fn used_before(account: &Account) -> Duration {
     Duration::from_nanos(u64::try_from(now.wall.unix_ns().saturating_sub(started.wall.unix_ns())).unwrap_or(0))
 }
 
-fn capture_all(plan: Plan, from: Option<TakenUp>, lanes: Vec<LaneIn>, ended: &Sender<Ended>) {
+fn capture_all(plan: Plan, from: Option<TakenUp>, lanes: LanesIn, ended: &Sender<Ended>) {
     let taken_up = from.is_some();
     let (mut taker, captures, marks, pending) = taker(plan, from, lanes);
     let first = taker.account.capture;

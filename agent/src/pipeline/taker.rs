@@ -46,6 +46,8 @@ pub(super) struct Taker {
     pub manifest_bytes_max: u64,
     /// Symbolic links in the stream so far: nothing may follow beneath one.
     pub symlinks: Symlinks,
+    /// The header of a member on its way into the stream.
+    pub header: Vec<u8>,
 }
 
 /// Programs that are remembered by name for the footprint; captures run a handful.
@@ -59,6 +61,9 @@ const MANIFEST_RESERVE_BYTES: u64 = 16 << 20;
 const LIMIT_RESERVE_BYTES: u64 = 64 << 10;
 /// A hole is hashed by both sides at about 1.7 GB/s; beyond this a file's logical size is a trap, not evidence.
 const HOLE_BYTES_PER_ITEM_MAX: u64 = 256 << 30;
+
+/// Capacity that the buffer for headers keeps from one member to the next.
+const HEADER_BYTES_KEPT: usize = 64 << 10;
 
 /// What is known of an item when its line is written.
 struct Ending {
@@ -215,10 +220,9 @@ impl Taker {
         if let Some(why) = self.against_name(&name, member_kind) {
             return self.record(item.with_status(Status::Error, why), BY_RECORD);
         }
-        match headers(&name, &item, kind) {
-            Ok((header, _, simplified)) => {
-                let location = self.member(&header)?;
-                let item = item.clone();
+        match self.headers(&name, &item, kind) {
+            Ok((_, simplified)) => {
+                let location = self.member()?;
                 self.record(simplified.apply(item), Ending { location: Some(location), ..BY_RECORD })
             }
             Err(why) => self.record(item.with_status(Status::Error, why), BY_RECORD),
@@ -232,9 +236,23 @@ impl Taker {
         Some(format!("not taken: {refused}"))
     }
 
-    fn member(&mut self, header: &[u8]) -> Result<Location, Stop> {
+    /// The member's header bytes, into the buffer for them, and how many data bytes follow.
+    fn headers(&mut self, name: &[u8], item: &NewItem, kind: HeadKind<'_>) -> Result<(u64, Simplified), String> {
+        self.header.clear();
+        headers(name, item, kind, &mut self.header)
+    }
+
+    fn write_header(&mut self) -> Result<(), Stop> {
+        self.frames.write(&self.header)?;
+        // Only an inode with large attributes has more.
+        self.header.clear();
+        self.header.shrink_to(HEADER_BYTES_KEPT);
+        Ok(())
+    }
+
+    fn member(&mut self) -> Result<Location, Stop> {
         let offset = self.frames.raw_offset();
-        self.frames.write(header)?;
+        self.write_header()?;
         Ok(Location { offset, length: self.frames.raw_offset().saturating_sub(offset) })
     }
 
@@ -264,13 +282,12 @@ impl Taker {
         } else {
             HeadKind::File { size: data.size }
         };
-        let (header, follows, simplified) = match headers(&name, &item, kind) {
+        let (follows, simplified) = match self.headers(&name, &item, kind) {
             Ok(parts) => parts,
             Err(why) => return self.record(item.with_status(Status::Error, why), BY_RECORD),
         };
         let offset = self.frames.raw_offset();
-        self.frames.write(&header)?;
-        drop(header);
+        self.write_header()?;
         let item = simplified.apply(item);
         let member = Member { name, offset, follows };
         let Data { size, extents, source } = data;
@@ -348,12 +365,15 @@ impl Taker {
 
     fn is_denied(&self, item: &NewItem) -> bool {
         let path = item.path.as_bytes();
-        path.starts_with(b"/") && self.denied.is_match(Path::new(OsStr::from_bytes(path)))
+        !self.denied.is_empty() && path.starts_with(b"/") && self.denied.is_match(Path::new(OsStr::from_bytes(path)))
     }
 
     /// The status of an item that an earlier process put into the stream. One that is to be put as something else than
     /// collected (an obstacle on the way) is another item than the one of the same path that was collected.
     fn passed_as(&self, path: &[u8], meta: Option<&Meta>, status: Status) -> Option<Status> {
+        if self.passed.is_empty() {
+            return None;
+        }
         self.passed.of(path, meta).find(|passed| status == Status::Collected || *passed == status)
     }
 
@@ -382,9 +402,9 @@ impl Taker {
             return self.record(item.with_status(Status::Error, why), BY_RECORD);
         }
         item.kind = Kind::Hardlink;
-        match headers(&name, &item, HeadKind::Hardlink { target }) {
-            Ok((header, _, simplified)) => {
-                let location = self.member(&header)?;
+        match self.headers(&name, &item, HeadKind::Hardlink { target }) {
+            Ok((_, simplified)) => {
+                let location = self.member()?;
                 let mut item = simplified.apply(item);
                 item.target = Some(EvidencePath::truncating(target));
                 self.record(item, Ending { location: Some(location), ..BY_RECORD })
@@ -594,8 +614,8 @@ impl Simplified {
     }
 }
 
-/// The member's header bytes and how many data bytes follow.
-fn headers(name: &[u8], item: &NewItem, kind: HeadKind<'_>) -> Result<(Vec<u8>, u64, Simplified), String> {
+/// Appends the member's header bytes; how many data bytes follow.
+fn headers(name: &[u8], item: &NewItem, kind: HeadKind<'_>, out: &mut Vec<u8>) -> Result<(u64, Simplified), String> {
     let none = Meta::default();
     let meta = item.meta.as_deref();
     let known = meta.unwrap_or(&none);
@@ -612,9 +632,8 @@ fn headers(name: &[u8], item: &NewItem, kind: HeadKind<'_>) -> Result<(Vec<u8>, 
         ctime: known.ctime,
         xattrs: &xattrs,
     };
-    let mut out = Vec::with_capacity(2048);
-    let first = match tar::encode(&head, &mut out) {
-        Ok(follows) => return Ok((out, follows, Simplified { times: false, xattrs: false, why: String::new() })),
+    let first = match tar::encode(&head, out) {
+        Ok(follows) => return Ok((follows, Simplified { times: false, xattrs: false, why: String::new() })),
         Err(first) => first,
     };
     // Impossible attributes or times of a damaged or hostile file system must cost neither the content nor each other.
@@ -624,8 +643,8 @@ fn headers(name: &[u8], item: &NewItem, kind: HeadKind<'_>) -> Result<(Vec<u8>, 
         if xattrs {
             bare.xattrs = &no_xattrs;
         }
-        if let Ok(follows) = tar::encode(&bare, &mut out) {
-            return Ok((out, follows, Simplified { times, xattrs, why: format!("{what} left out: {first}") }));
+        if let Ok(follows) = tar::encode(&bare, out) {
+            return Ok((follows, Simplified { times, xattrs, why: format!("{what} left out: {first}") }));
         }
     }
     Err(format!("not taken: {first}"))

@@ -27,7 +27,7 @@ pub(super) struct MemberFacts {
     sha256: Option<Digest>,
     owner: (u32, u32, u32),
     mtime: Option<FileTime>,
-    xattrs: Digest,
+    xattrs: Option<Digest>,
     /// Its place in the raw stream.
     pub(super) location: Location,
 }
@@ -49,8 +49,10 @@ impl MemberFacts {
     }
 }
 
-/// One digest for all attributes, values in base64: of fixed size, and no two lists have the same text.
-fn digest_of_xattrs<'a, V: AsRef<str>>(xattrs: impl Iterator<Item = (&'a str, V)>) -> Digest {
+/// One digest for all attributes, values in base64: of fixed size, and no two lists have the same text. None for none.
+fn digest_of_xattrs<'a, V: AsRef<str>>(xattrs: impl Iterator<Item = (&'a str, V)>) -> Option<Digest> {
+    let mut xattrs = xattrs.peekable();
+    xattrs.peek()?;
     let mut hasher = Hasher::new();
     for (name, value) in xattrs {
         for part in [name, value.as_ref()] {
@@ -58,7 +60,7 @@ fn digest_of_xattrs<'a, V: AsRef<str>>(xattrs: impl Iterator<Item = (&'a str, V)
             hasher.update(part.as_bytes());
         }
     }
-    hasher.finish()
+    Some(hasher.finish())
 }
 
 /// What a line must hold by itself, member or not.

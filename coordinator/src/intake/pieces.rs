@@ -61,7 +61,8 @@ where
     S: Stream<Item = Result<Piece>> + Unpin + Send,
 {
     let mut bytes = tools.buffer(announced.size as usize);
-    let mut lines = Vec::new();
+    // Both were announced, bounded and waited for.
+    let mut lines = Vec::with_capacity(manifest_bytes as usize);
     let bookmark = loop {
         let piece = tokio::time::timeout(IDLE_MAX, next(pieces)).await.map_err(|_| idle(announced))??;
         match piece {

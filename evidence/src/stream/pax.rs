@@ -1,5 +1,7 @@
 //! Records of a pax extended header: `<length> <key>=<value>\n`, the length counting itself.
 
+use crate::text::Decimal;
+
 /// Appends one record.
 pub(super) fn push_record(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     // The length counts its own digits: grow until it is right (at most twice).
@@ -8,7 +10,7 @@ pub(super) fn push_record(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     while length != rest.saturating_add(digits(length)) {
         length = rest.saturating_add(digits(length));
     }
-    out.extend_from_slice(length.to_string().as_bytes());
+    out.extend_from_slice(Decimal::of(length as u64).as_bytes());
     out.push(b' ');
     out.extend_from_slice(key);
     out.push(b'=');

@@ -156,7 +156,7 @@ pub fn encode(head: &Head<'_>, out: &mut Vec<u8>) -> Result<u64, BadHead> {
         _ => 0,
     };
     let stored = data.saturating_add(map.len() as u64);
-    let mut records = Vec::new();
+    let mut records = Vec::with_capacity(256);
     push_records(head, stored, &mut records);
     if records.len() > PAX_BYTES_MAX {
         return Err(BadHead::PaxTooLarge(records.len()));
@@ -237,7 +237,7 @@ fn check(head: &Head<'_>) -> Result<(), BadHead> {
     }
     for (time, name) in [(head.mtime, "mtime"), (head.atime, "atime"), (head.ctime, "ctime")] {
         // What does not read back is not written: the text form is the only full one.
-        if time.is_some_and(|t| t.ns >= 1_000_000_000 || t.to_string().parse() != Ok(t)) {
+        if time.is_some_and(|t| !t.has_text()) {
             return Err(BadHead::Time(name));
         }
     }
@@ -318,7 +318,7 @@ fn push_records(head: &Head<'_>, stored: u64, out: &mut Vec<u8>) {
     }
     for (time, key) in [(head.mtime, &b"mtime"[..]), (head.atime, b"atime"), (head.ctime, b"ctime")] {
         if let Some(time) = time {
-            push_record(out, key, time.to_string().as_bytes());
+            push_record(out, key, time.text().as_str().as_bytes());
         }
     }
     if let Some(size) = sparse_size {
@@ -342,9 +342,9 @@ fn main_block(head: &Head<'_>, stored: u64) -> [u8; BLOCK] {
     };
     let sparse = matches!(head.kind, HeadKind::Sparse { .. });
     // A reader that does not know sparse files must not take the map and the data for the file.
-    let name = if sparse { [SPARSE_PREFIX, head.name].concat() } else { head.name.to_vec() };
+    let prefixed = if sparse { [SPARSE_PREFIX, head.name].concat() } else { Vec::new() };
     Fields {
-        name: &name,
+        name: if sparse { &prefixed } else { head.name },
         mode: head.mode,
         uid: small(head.uid),
         gid: small(head.gid),

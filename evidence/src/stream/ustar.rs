@@ -63,6 +63,16 @@ fn put(block: &mut [u8; BLOCK], (at, len): (usize, usize), bytes: &[u8]) {
     }
 }
 
+/// Octal digits, as many as the field has room for before its NUL. The caller keeps to the field's largest value.
+fn put_octal(block: &mut [u8; BLOCK], (at, len): (usize, usize), mut value: u64) {
+    if let Some(field) = block.get_mut(at..at.saturating_add(len).saturating_sub(1)) {
+        for place in field.iter_mut().rev() {
+            *place = b'0' + (value & 7) as u8;
+            value >>= 3;
+        }
+    }
+}
+
 fn field(block: &[u8; BLOCK], (at, len): (usize, usize)) -> &[u8] {
     block.get(at..at.saturating_add(len)).unwrap_or_default()
 }
@@ -103,23 +113,25 @@ impl<'a> Fields<'a> {
     pub(super) fn to_block(self) -> [u8; BLOCK] {
         let mut block = [0; BLOCK];
         put(&mut block, NAME, self.name);
-        put(&mut block, MODE, format!("{:07o}", self.mode).as_bytes());
-        put(&mut block, UID, format!("{:07o}", self.uid).as_bytes());
-        put(&mut block, GID, format!("{:07o}", self.gid).as_bytes());
+        put_octal(&mut block, MODE, u64::from(self.mode));
+        put_octal(&mut block, UID, u64::from(self.uid));
+        put_octal(&mut block, GID, u64::from(self.gid));
         if self.size <= OCTAL_11_MAX {
-            put(&mut block, SIZE, format!("{:011o}", self.size).as_bytes());
+            put_octal(&mut block, SIZE, self.size);
         } else {
             put(&mut block, SIZE, &[0x80, 0, 0, 0]);
             put(&mut block, (SIZE.0 + 4, 8), &self.size.to_be_bytes());
         }
-        put(&mut block, MTIME, format!("{:011o}", self.mtime).as_bytes());
+        put_octal(&mut block, MTIME, self.mtime);
         put(&mut block, TYPE, &[self.flag]);
         put(&mut block, LINK, self.link);
         put(&mut block, MAGIC, MAGIC_VALUE);
         put(&mut block, DEVICE_MAJOR, b"0000000");
         put(&mut block, DEVICE_MINOR, b"0000000");
         let sum = checksum(&block);
-        put(&mut block, CHECKSUM, format!("{sum:06o}\0 ").as_bytes());
+        // Six digits, NUL, space.
+        put_octal(&mut block, (CHECKSUM.0, CHECKSUM.1 - 1), u64::from(sum));
+        put(&mut block, (CHECKSUM.0 + CHECKSUM.1 - 1, 1), b" ");
         block
     }
 

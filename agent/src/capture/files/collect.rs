@@ -26,7 +26,8 @@ pub fn collect(plan: &Plan, out: &mut dyn Output) -> Result<(), Stop> {
     let without_openat2 = walk.without_openat2().map(str::to_owned);
     let links = compiled.links.iter().flatten().cloned().collect();
     let tallies = vec![RuleTally::default(); plan.rules.len()];
-    let mut collector = Collector { plan, compiled: &compiled, out, tallies, links, hits: 0, found: 0, bytes: 0, now_s: began_s };
+    let mut collector =
+        Collector { plan, compiled: &compiled, out, tallies, links, hits: 0, found: 0, bytes: 0, now_s: began_s, buffer: Vec::new() };
     let tally = walk.run(&mut collector)?;
     collector.put_links()?;
     collector.put_loops()?;
@@ -60,6 +61,8 @@ struct Collector<'a> {
     found: u64,
     bytes: u64,
     now_s: i64,
+    /// For the first bytes of files, see [`take::file`].
+    buffer: Vec<u8>,
 }
 
 impl Collector<'_> {
@@ -150,9 +153,7 @@ impl Collector<'_> {
             item.facts.insert("role".into(), "a link on the way of a pattern".into());
             match opener.look_path(&link.path) {
                 Ok(look) if look.stat.kind == Kind::Symlink => {
-                    let (meta, facts) = look.metadata(None);
-                    item.meta = Some(Box::new(meta));
-                    item.facts.extend(facts);
+                    item.meta = Some(Box::new(look.metadata(None, &mut item.facts)));
                 }
                 Ok(_) => item = item.with_status(Status::Vanished, "it was a link before the walk and is none after it"),
                 Err(e) => {
@@ -217,7 +218,7 @@ impl Visitor for Collector<'_> {
             rules: rules.iter().filter_map(|r| Some((self.plan.rules.get(*r as usize)?, self.tallies.get(*r as usize)?.bytes))).collect(),
             limits,
         };
-        let taken = take::file(&found, item, &room, self.out)?;
+        let taken = take::file(&found, item, &room, &mut self.buffer, self.out)?;
         let Taken { status, bytes } = taken;
         self.bytes = self.bytes.saturating_add(bytes);
         self.found(status);
@@ -239,9 +240,7 @@ impl Visitor for Collector<'_> {
             item.facts.insert("rules".into(), rules.len().to_string());
         }
         if let Some(look) = obstacle.look {
-            let (meta, facts) = look.metadata(None);
-            item.meta = Some(Box::new(meta));
-            item.facts.extend(facts);
+            item.meta = Some(Box::new(look.metadata(None, &mut item.facts)));
             if look.stat.kind == Kind::Symlink {
                 item.target = look.link_target().ok().map(evidence_path);
                 self.links.retain(|l| l.path != obstacle.path);

@@ -6,14 +6,13 @@
 //! collection's deadline the coordinator closes the collection as partial with what it has, and the agent leaves the waiting
 //! thread behind and takes the next order.
 
-use std::collections::BTreeMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use exhibit_evidence::{Digest, Timestamp};
 
 use super::plan::Limits;
 use crate::capture::walk::Found;
-use crate::capture::walk::inode::Look;
+use crate::capture::walk::inode::{Look, XATTRS_FACT};
 use crate::capture::walk::rule::Rule;
 use crate::capture::walk::source::FileSource;
 use crate::capture::{Content, InodeState, Kind, NewItem, Output, Source as _, Status, Stop, evidence_path, status_of};
@@ -69,9 +68,7 @@ pub struct Taken {
 
 /// Fills in what is known about something that is not a regular file: it is never opened for its content.
 pub fn describe(found: &Found<'_>, item: &mut NewItem) {
-    let (meta, facts) = found.look.metadata(found.opened);
-    item.meta = Some(Box::new(meta));
-    add_facts(item, facts);
+    add_metadata(found.look, found.opened, item);
     if found.look.stat.kind == Kind::Symlink {
         item.method = "readlinkat";
         match found.look.link_target() {
@@ -89,18 +86,18 @@ pub fn describe(found: &Found<'_>, item: &mut NewItem) {
 }
 
 /// Adds what the inode says. Attributes that could not be had, or not as they are, leave the item partial.
-fn add_facts(item: &mut NewItem, facts: BTreeMap<String, String>) {
-    if let Some(problem) = facts.get("xattrs") {
+fn add_metadata(look: &Look, opened: Option<BorrowedFd<'_>>, item: &mut NewItem) {
+    item.meta = Some(Box::new(look.metadata(opened, &mut item.facts)));
+    if let Some(problem) = item.facts.get(XATTRS_FACT) {
         (item.status, item.reason) = (Status::Partial, Some(format!("extended attributes: {problem}")));
     }
-    item.facts.extend(facts);
 }
 
-/// Takes a regular file, whatever becomes of it.
+/// Takes a regular file, whatever becomes of it. `buffer` is used from one file to the next.
 ///
 /// # Errors
 /// [`Stop`] from the output.
-pub fn file(found: &Found<'_>, mut item: NewItem, room: &Room<'_>, out: &mut dyn Output) -> Result<Taken, Stop> {
+pub fn file(found: &Found<'_>, mut item: NewItem, room: &Room<'_>, buffer: &mut Vec<u8>, out: &mut dyn Output) -> Result<Taken, Stop> {
     let look = found.look;
     // A file without holes is judged without opening it.
     let may_have_holes = look.stat.meta.blocks.saturating_mul(512) < look.stat.size;
@@ -116,9 +113,7 @@ pub fn file(found: &Found<'_>, mut item: NewItem, room: &Room<'_>, out: &mut dyn
             return put_without(look, item, status, reason, out);
         }
     };
-    let (meta, facts) = look.metadata(Some(opened.as_fd()));
-    item.meta = Some(Box::new(meta));
-    add_facts(&mut item, facts);
+    add_metadata(look, Some(opened.as_fd()), &mut item);
     if atime {
         item.facts.insert("atime".into(), "reading may have set it (O_NOATIME was refused)".into());
     }
@@ -133,7 +128,7 @@ pub fn file(found: &Found<'_>, mut item: NewItem, room: &Room<'_>, out: &mut dyn
         return put_record(item, size, Status::Skipped, reason, out);
     }
     if size <= KEY_FILE_BYTES_MAX
-        && let Some(reason) = against_key(&mut source, room.limits.private_keys)
+        && let Some(reason) = against_key(source.look_at_begin(KEY_HEAD_BYTES, std::mem::take(buffer)), room.limits.private_keys)
     {
         if let Some(sha256) = sha256(&mut source, size) {
             item.facts.insert("sha256".into(), sha256.to_string());
@@ -145,6 +140,7 @@ pub fn file(found: &Found<'_>, mut item: NewItem, room: &Room<'_>, out: &mut dyn
         item.inode = Some(state).filter(|state| is_settled(state, item.started.wall));
     }
     let status = out.put(item, Content::Source { size, extents, source: &mut source })?;
+    *buffer = source.into_buffer();
     Ok(Taken { status, bytes: data })
 }
 
@@ -157,9 +153,7 @@ fn is_settled(state: &InodeState, now: Timestamp) -> bool {
 }
 
 fn put_without(look: &Look, mut item: NewItem, status: Status, reason: String, out: &mut dyn Output) -> Result<Taken, Stop> {
-    let (meta, facts) = look.metadata(None);
-    item.meta = Some(Box::new(meta));
-    item.facts.extend(facts);
+    item.meta = Some(Box::new(look.metadata(None, &mut item.facts)));
     put_record(item, look.stat.size, status, reason, out)
 }
 
@@ -176,10 +170,7 @@ fn put_record(mut item: NewItem, size_on_host: u64, status: Status, reason: Stri
 }
 
 /// Why a file is not given because it is a key. The digest of what is left out tells whether it is one that is known.
-fn against_key(source: &mut FileSource, private_keys: bool) -> Option<&'static str> {
-    let mut head = vec![0_u8; KEY_HEAD_BYTES];
-    let count = source.read_at(0, &mut head).unwrap_or(0);
-    let head = head.get(..count).unwrap_or_default();
+fn against_key(head: &[u8], private_keys: bool) -> Option<&'static str> {
     if head.starts_with(OWN_KEY_PREFIX) {
         // With it, whoever may read the case could sign as a party of a deployment.
         return Some("a signing key of an Exhibit deployment: never taken");

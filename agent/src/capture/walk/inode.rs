@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use exhibit_evidence::time::FileTime;
 use rustix::fs::{AtFlags, FileType, IFlags, Mode, OFlags, ResolveFlags, StatxFlags, StatxTimestamp, openat, openat2, statx};
 use rustix::io::Errno;
+use rustix::path::DecInt;
 
 use crate::capture::{InodeState, Kind, Meta};
 
@@ -19,6 +21,9 @@ const XATTR_BYTES_MAX: usize = 64 << 10;
 /// Most bytes of all values of one inode: with base64 (4/3) they still fit into a manifest line (1 MiB) together with the
 /// longest path.
 const XATTRS_BYTES_MAX: usize = 256 << 10;
+
+/// Name of the fact that says which extended attributes could not be had.
+pub const XATTRS_FACT: &str = "xattrs";
 
 /// Facts about an inode, of `statx(2)`, or of `fstat(2)` where a seccomp filter forbids that.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -177,6 +182,8 @@ pub struct Look {
     pub handle: OwnedFd,
     /// What the kernel says about it.
     pub stat: Stat,
+    /// See [`Opener`].
+    links: Option<Arc<OwnedFd>>,
 }
 
 /// Opens names one at a time, never through a link.
@@ -184,6 +191,9 @@ pub struct Look {
 pub struct Opener {
     /// Why `openat2(2)` is not used, if it is not.
     pub without_openat2: Option<String>,
+    /// The folder of this process's links to its open files (`/proc/self/fd`), where there is one. Opened once: to find it
+    /// anew costs more than to open most files.
+    links: Option<Arc<OwnedFd>>,
 }
 
 impl Opener {
@@ -192,7 +202,8 @@ impl Opener {
     pub fn new() -> Self {
         let probe =
             openat2(rustix::fs::CWD, c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::NO_SYMLINKS);
-        Self { without_openat2: probe.err().map(|e| io::Error::from(e).to_string()) }
+        let links = openat(rustix::fs::CWD, c"/proc/self/fd", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        Self { without_openat2: probe.err().map(|e| io::Error::from(e).to_string()), links: links.ok().map(Arc::new) }
     }
 
     /// Looks at a name in a directory. `crosses` says that the mount table has something mounted there; otherwise a
@@ -216,7 +227,7 @@ impl Opener {
             }
         };
         let stat = stat(handle.as_fd())?;
-        Ok(Look { handle, stat })
+        Ok(Look { handle, stat, links: self.links.clone() })
     }
 
     /// Looks at an absolute path that should hold no link before its last name.
@@ -232,7 +243,7 @@ impl Opener {
             openat2(rustix::fs::CWD, path, flags, Mode::empty(), resolve)?
         };
         let stat = stat(handle.as_fd())?;
-        Ok(Look { handle, stat })
+        Ok(Look { handle, stat, links: self.links.clone() })
     }
 }
 
@@ -243,6 +254,12 @@ impl Default for Opener {
 }
 
 impl Look {
+    /// Opens the inode by this process's link to it; `ENOENT` without /proc.
+    fn open_link(&self, extra: OFlags) -> io::Result<(OwnedFd, bool)> {
+        let links = self.links.as_ref().ok_or(Errno::NOENT)?;
+        open_without_atime(links, DecInt::from_fd(self.handle.as_fd()).as_c_str(), extra)
+    }
+
     /// Opens the directory that was looked at, for reading its names; and whether its access time may change by that.
     ///
     /// # Errors
@@ -250,7 +267,7 @@ impl Look {
     pub fn open_directory(&self) -> io::Result<OwnedFd> {
         // By the link of this process: opening "." would ask for the right to search it as well, and its names need only
         // the right to read.
-        match open_without_atime(rustix::fs::CWD, own_link(self.handle.as_fd()).as_str(), OFlags::DIRECTORY) {
+        match self.open_link(OFlags::DIRECTORY) {
             // No /proc.
             Err(e) if e.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => {
                 open_without_atime(self.handle.as_fd(), c".", OFlags::DIRECTORY | OFlags::NOFOLLOW).map(|(fd, _)| fd)
@@ -265,7 +282,7 @@ impl Look {
     /// # Errors
     /// What the kernel said; `ESTALE` when the name had to be opened again (no /proc here) and had changed hands.
     pub fn open_file(&self, folder: BorrowedFd<'_>, name: &CStr) -> io::Result<(OwnedFd, bool)> {
-        match open_without_atime(rustix::fs::CWD, own_link(self.handle.as_fd()).as_str(), OFlags::NONBLOCK) {
+        match self.open_link(OFlags::NONBLOCK) {
             // No /proc: by name again, and the same inode or nothing.
             Err(e) if e.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => {
                 let (file, atime) = open_without_atime(folder, name, OFlags::NONBLOCK | OFlags::NOFOLLOW)?;
@@ -283,12 +300,11 @@ impl Look {
         Ok(rustix::fs::readlinkat(&self.handle, c"", Vec::new())?.into_bytes())
     }
 
-    /// The inode's metadata with its extended attributes, and facts about what of it could not be had. `open` is the file
+    /// The inode's metadata with its extended attributes; adds facts, among them what could not be had. `open` is the file
     /// opened for reading, if it is; inode flags need it.
     #[must_use]
-    pub fn metadata(&self, open: Option<BorrowedFd<'_>>) -> (Meta, BTreeMap<String, String>) {
+    pub fn metadata(&self, open: Option<BorrowedFd<'_>>, facts: &mut BTreeMap<String, String>) -> Meta {
         let mut meta = self.stat.meta.clone();
-        let mut facts = BTreeMap::new();
         if let Some(flags) = open.and_then(|fd| rustix::fs::ioctl_getflags(fd).ok()) {
             for name in flag_names(flags) {
                 if !meta.flags.iter().any(|known| known == name) {
@@ -300,9 +316,9 @@ impl Look {
             facts.insert("mount".into(), id.to_string());
         }
         if let Err(problem) = read_xattrs(self.handle.as_fd(), open, &mut meta.xattrs) {
-            facts.insert("xattrs".into(), problem);
+            facts.insert(XATTRS_FACT.into(), problem);
         }
-        (meta, facts)
+        meta
     }
 }
 
@@ -325,18 +341,20 @@ fn open_without_atime(folder: impl AsFd, name: impl rustix::path::Arg + Copy, ex
 
 /// Reads all extended attributes. The error is a text for the record: which could not be had, and why.
 fn read_xattrs(handle: BorrowedFd<'_>, open: Option<BorrowedFd<'_>>, into: &mut BTreeMap<String, String>) -> Result<(), String> {
-    let link = own_link(handle);
+    let link = if open.is_none() { own_link(handle) } else { String::new() };
     // The calls for open files refuse O_PATH handles; the link leads to the same inode, also where it is itself a link.
     let names = |list: &mut [u8]| match open {
         Some(fd) => rustix::fs::flistxattr(fd, list),
         None => rustix::fs::listxattr(link.as_str(), list),
     };
     // Most files have none or a few; the largest list that the kernel gives is 64 KiB.
-    let mut list = vec![0_u8; 512];
-    let mut listed = names(&mut list);
+    let (mut few, mut many) = ([0_u8; 512], Vec::new());
+    let mut list = few.as_mut_slice();
+    let mut listed = names(list);
     if listed == Err(Errno::RANGE) {
-        list.resize(XATTR_BYTES_MAX, 0);
-        listed = names(&mut list);
+        many.resize(XATTR_BYTES_MAX, 0);
+        list = many.as_mut_slice();
+        listed = names(list);
     }
     let length = match listed {
         Ok(length) => length,

@@ -58,6 +58,8 @@ pub struct FileSource {
     dropped_to: u64,
     head: Sample,
     tail: Sample,
+    /// The first bytes, when they were looked at before they are taken.
+    begin: Vec<u8>,
     facts: BTreeMap<String, String>,
 }
 
@@ -104,6 +106,7 @@ impl Place {
             dropped_to: 0,
             head: self.head,
             tail: self.tail,
+            begin: Vec::new(),
             facts: BTreeMap::new(),
         })
     }
@@ -167,6 +170,7 @@ impl FileSource {
             dropped_to: 0,
             head: Sample::new(0, sample),
             tail: Sample::new(tail, sample),
+            begin: Vec::new(),
             facts: BTreeMap::new(),
             before,
         }
@@ -177,6 +181,38 @@ impl FileSource {
     pub fn at(mut self, path: &[u8]) -> Self {
         self.path = EvidencePath::new(path).filter(|_| self.before.size > PLACE_BYTES_MIN);
         self
+    }
+
+    /// Reads the first `count` bytes, not beyond the size, into a buffer that is kept: what is looked at here is what will
+    /// be taken, and most files are read once that way. No bytes when they cannot be read. Once a file.
+    pub fn look_at_begin(&mut self, count: usize, mut buffer: Vec<u8>) -> &[u8] {
+        buffer.resize(usize::try_from(self.before.size).unwrap_or(usize::MAX).min(count), 0);
+        let got = loop {
+            match pread(&self.file, buffer.as_mut_slice(), 0) {
+                Err(Errno::INTR) => {}
+                got => break got.unwrap_or(0),
+            }
+        };
+        buffer.truncate(got);
+        self.begin = buffer;
+        &self.begin
+    }
+
+    /// Gives the buffer of [`FileSource::look_at_begin`] back.
+    #[must_use]
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.begin
+    }
+
+    /// Reads what [`FileSource::look_at_begin`] did not.
+    fn read(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let kept = usize::try_from(offset).ok().and_then(|at| self.begin.get(at..)).unwrap_or_default();
+        let count = kept.len().min(buf.len());
+        match (buf.get_mut(..count), kept.get(..count)) {
+            (Some(to), Some(from)) if count > 0 => to.copy_from_slice(from),
+            _ => return Ok(pread(&self.file, buf, offset)?),
+        }
+        Ok(count)
     }
 
     /// The size when it was opened.
@@ -209,7 +245,7 @@ impl FileSource {
 
 impl Source for FileSource {
     fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let count = pread(&self.file, &mut *buf, offset)?;
+        let count = self.read(offset, buf)?;
         let read = buf.get(..count).unwrap_or_default();
         self.head.keep(offset, read);
         self.tail.keep(offset, read);

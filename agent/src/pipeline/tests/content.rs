@@ -64,6 +64,29 @@ fn a_sparse_file_costs_its_data_and_hashes_its_holes() {
     assert!(seen.outcome.manifest.raw_bytes < 64 << 10, "{}", seen.outcome.manifest.raw_bytes);
 }
 
+#[test]
+fn what_stands_before_a_large_hole_is_sent_before_the_hole_is_hashed() {
+    const SIZE: u64 = 300 << 20;
+    let window = start(plan(
+        vec![script("files", |out| {
+            let mut source = Scripted(|_: u64, buf: &mut [u8]| Ok(buf.len()), None);
+            let extents = vec![Extent { offset: 0, length: 4096 }, Extent { offset: SIZE - 4096, length: 4096 }];
+            out.put(file("/sparse", out), Content::Source { size: SIZE, extents: Some(extents), source: &mut source }).map(drop)
+        })],
+        Budget::UNLIMITED,
+    ))
+    .expect("threads");
+    let next = |n| match runtime().block_on(window.next(n)) {
+        Next::Segment(segment) => segment,
+        other => panic!("{other:?}"),
+    };
+    let has_line = |segment: &Segment| String::from_utf8_lossy(&segment.lines).contains("\"path\":\"/sparse\"");
+    let first = next(0);
+    assert!((4096..16 << 10).contains(&first.facts.raw_size) && !has_line(&first), "{first:?}");
+    window.acknowledge(0);
+    assert!(has_line(&next(1)));
+}
+
 /// The second of two names of one file.
 fn named(path: &str, out: &dyn Output, state: InodeState) -> NewItem {
     let meta = Meta { nlink: 2, ..Meta::default() };

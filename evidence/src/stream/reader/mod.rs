@@ -160,6 +160,8 @@ pub struct Parser {
     /// Scratch for writing the head again.
     again: Vec<u8>,
     state: State,
+    /// The head is that of a snapshot, whose hash has passed the holes already.
+    restoring: bool,
     failed: Option<StreamError>,
 }
 
@@ -214,7 +216,8 @@ impl Parser {
     /// A parser with other limits.
     #[must_use]
     pub fn with_limits(limits: Limits) -> Self {
-        Self { limits, holes: 0, links: Symlinks::default(), start: 0, held: Vec::new(), again: Vec::new(), state: FIRST, failed: None }
+        let (held, again) = (Vec::new(), Vec::new());
+        Self { limits, holes: 0, links: Symlinks::default(), start: 0, held, again, state: FIRST, restoring: false, failed: None }
     }
 
     /// A parser for a range of a stream that begins with a member's first header at this raw offset, as a manifest's
@@ -378,7 +381,10 @@ impl Parser {
         sink.begin(&head);
         let hasher = (head.kind == MemberKind::File).then(Hasher::new);
         let padding = tar::padding(data) as u64;
-        let body = Body { head, hasher, data, padding, passed: 0, extent: 0, extent_passed: 0 };
+        let mut body = Body { head, hasher, data, padding, passed: 0, extent: 0, extent_passed: 0 };
+        if !self.restoring {
+            body.pass_hole();
+        }
         let over = body.is_over();
         self.state = State::Body(Box::new(body));
         if over {
@@ -431,11 +437,11 @@ impl Body {
         let (logical, room) = self.place();
         let (bytes, rest) = raw.split_at(usize::try_from(room).unwrap_or(usize::MAX).min(raw.len()));
         if let Some(hasher) = &mut self.hasher {
-            hasher.update_zeros(logical.saturating_sub(hasher.bytes()));
             hasher.update(bytes);
         }
         sink.data(logical, bytes);
         self.advance(bytes.len() as u64);
+        self.pass_hole();
         Ok(rest)
     }
 
@@ -448,6 +454,15 @@ impl Body {
                 self.extent = self.extent.saturating_add(1);
                 self.extent_passed = 0;
             }
+        }
+    }
+
+    /// Hashes the hole before the next data byte as soon as it is known: whoever sends the stream may be hashing the same
+    /// zeros now, and then neither waits for the other.
+    fn pass_hole(&mut self) {
+        let (logical, _) = self.place();
+        if let (Some(hasher), true) = (&mut self.hasher, self.head.extents.is_some()) {
+            hasher.update_zeros(logical.saturating_sub(hasher.bytes()));
         }
     }
 }

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use super::{Hasher, Ignore, Limits, Parser, SYMLINKS_MAX, State, Symlinks};
 
-const MAGIC: &[u8; 8] = b"xhbpars2";
+const MAGIC: &[u8; 8] = b"xhbpars3";
 
 impl Parser {
     /// The parser's state at any byte of the stream: a few kilobytes for ordinary members, at most about 2 MiB. Empty,
@@ -58,7 +58,9 @@ impl Parser {
         parser.holes = holes;
         parser.links = links;
         parser.start = start;
+        parser.restoring = true;
         parser.push(held, &mut Ignore).ok()?;
+        parser.restoring = false;
         if parser.start != start || parser.held != held {
             return None;
         }
@@ -92,14 +94,10 @@ impl super::Body {
         Some(())
     }
 
-    /// How many bytes of logical content the hash has seen at this place: up to the end of the last data byte.
+    /// How many bytes of logical content the hash has seen at this place: up to the next data byte.
     fn hashed(&self) -> u64 {
         match &self.head.extents {
             None => self.passed.min(self.data),
-            Some(_) if self.passed == 0 => 0,
-            Some(extents) if self.extent_passed == 0 => {
-                self.extent.checked_sub(1).and_then(|i| extents.get(i)).map_or(0, super::Extent::end)
-            }
             Some(_) => self.place().0,
         }
     }
