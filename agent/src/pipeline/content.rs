@@ -46,7 +46,7 @@ const PAGE: u64 = 4096;
 const GAPS_MAX: usize = 1024;
 /// Holes are hashed in steps, between which a cancel is noticed.
 const HOLE_STEP: u64 = 16 << 20;
-/// Before a hole of this size, what there is goes to the coordinator: it then hashes the same zeros at the same time.
+/// Before a hole of this size that data follows, what there is goes to the coordinator: it then hashes the same zeros at the same time.
 const HOLE_LARGE: u64 = 256 << 20;
 
 #[derive(Debug, Default)]
@@ -70,20 +70,21 @@ impl Copy<'_> {
     pub fn run(&mut self, mut state: State, size: u64, extents: &[Extent], source: &mut dyn Source) -> Result<Copied, Stop> {
         let done = state.hasher.bytes();
         for extent in extents.iter().filter(|e| e.end() > done) {
-            self.hole(&mut state, extent.offset, source)?;
+            // Only where data follows: a member must not end in a segment without its item's line, which needs the digest.
+            if extent.offset.saturating_sub(state.hasher.bytes()) >= HOLE_LARGE {
+                let point = (self.mark)(&state, source);
+                self.frames.cut(point)?;
+            }
+            self.hole(&mut state, extent.offset);
             self.range(&mut state, extent, size, source)?;
         }
-        self.hole(&mut state, size, source)?;
+        self.hole(&mut state, size);
         let State { hasher, gaps, read, ended_early, error, stop, .. } = state;
         Ok(Copied { sha256: hasher.finish(), gaps, read, ended_early, error, stop })
     }
 
     /// Hashes the zeros of a hole that ends at `until`.
-    fn hole(&mut self, state: &mut State, until: u64, source: &dyn Source) -> Result<(), Stop> {
-        if until.saturating_sub(state.hasher.bytes()) >= HOLE_LARGE {
-            let point = (self.mark)(state, source);
-            self.frames.cut(point)?;
-        }
+    fn hole(&mut self, state: &mut State, until: u64) {
         while state.hasher.bytes() < until {
             let step = until.saturating_sub(state.hasher.bytes()).min(HOLE_STEP);
             state.hasher.update_zeros(step);
@@ -92,7 +93,6 @@ impl Copy<'_> {
                 state.stop = self.pace.cpu(self.control).err();
             }
         }
-        Ok(())
     }
 
     fn range(&mut self, state: &mut State, range: &Extent, size: u64, source: &mut dyn Source) -> Result<(), Stop> {
