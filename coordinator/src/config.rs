@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 
 use exhibit_evidence::log::{WITNESSES_MAX, WitnessKey};
 use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::timestamp::Anchors;
 use serde::Deserialize;
 
+use crate::stamp::Authority;
 use crate::store::S3Settings;
 
 /// The largest configuration file: the documented one has 5 KB.
@@ -37,6 +39,8 @@ pub struct Config {
     pub tokens: Tokens,
     /// Witnesses.
     pub witness: Witness,
+    /// Timestamp authorities.
+    pub timestamp: Vec<TimestampAuthority>,
     /// The program's own log.
     pub log: Log,
     /// Folder of the file; not a key.
@@ -135,6 +139,31 @@ pub struct Witness {
     pub keys: Vec<WitnessKey>,
 }
 
+/// A timestamp authority (RFC 3161).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TimestampAuthority {
+    /// The name that its tokens have in the case.
+    pub name: String,
+    /// Where it answers.
+    pub url: String,
+    /// File with the root certificates that its tokens must lead to.
+    pub ca: PathBuf,
+    /// Where its revocation lists are.
+    #[serde(default)]
+    pub crls: Vec<String>,
+    /// For one case at most one token in so many seconds.
+    #[serde(default = "default_interval")]
+    pub interval_s: u32,
+}
+
+const fn default_interval() -> u32 {
+    300
+}
+
+/// Timestamp authorities that a deployment may have.
+const AUTHORITIES_MAX: usize = 8;
+
 /// The program's own log, on standard error.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -166,6 +195,7 @@ impl Default for Config {
             certificates: Certificates::default(),
             tokens: Tokens::default(),
             witness: Witness::default(),
+            timestamp: Vec::new(),
             log: Log::default(),
             folder: PathBuf::new(),
         }
@@ -298,8 +328,48 @@ impl Config {
         within("certificates.agent_hours", u64::from(self.certificates.agent_hours), 1..721, "hours")?;
         within("tokens.ttl_s_max", self.tokens.ttl_s_max, 60..604_801, "seconds")?;
         check_witnesses(&self.witness.keys).map_err(|why| ("witness.keys", why))?;
+        self.check_authorities()?;
         check_level(&self.log.level).map_err(|why| ("log.level", why))?;
         self.check_store()
+    }
+
+    fn check_authorities(&self) -> Result<(), (&'static str, String)> {
+        if self.timestamp.len() > AUTHORITIES_MAX {
+            return Err(("timestamp.name", format!("{} authorities: expected at most {AUTHORITIES_MAX}", self.timestamp.len())));
+        }
+        for (n, authority) in self.timestamp.iter().enumerate() {
+            let _ = make_authority(authority, Anchors::default())?;
+            within("timestamp.interval_s", u64::from(authority.interval_s), 1..86_401, "seconds")?;
+            if self.timestamp.iter().take(n).any(|earlier| earlier.name == authority.name) {
+                return Err(("timestamp.name", format!("'{}' is the name of two authorities; each has its own", authority.name)));
+            }
+        }
+        Ok(())
+    }
+
+    /// The configured timestamp authorities, with the roots read from their files.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when a file cannot be read or holds no certificate.
+    pub fn authorities(&self) -> Result<Vec<Authority>, ConfigError> {
+        let one = |authority: &TimestampAuthority| {
+            let path = self.resolve(&authority.ca);
+            let shown = escape_bounded(&path.to_string_lossy(), 200);
+            let fail = |why: String| {
+                ConfigError::wrong(format!(
+                    "timestamp.ca: {shown}: {why}; it holds the root certificate of authority '{}' in PEM",
+                    authority.name
+                ))
+            };
+            let meta = std::fs::metadata(&path).map_err(|e| fail(e.to_string()))?;
+            if meta.len() > FILE_BYTES_MAX {
+                return Err(fail(format!("{} bytes: at most {FILE_BYTES_MAX}", meta.len())));
+            }
+            let bytes = std::fs::read(&path).map_err(|e| fail(e.to_string()))?;
+            let anchors = Anchors::parse(&bytes).map_err(|e| fail(e.to_string()))?;
+            make_authority(authority, anchors).map_err(|(key, why)| ConfigError::wrong(format!("{key}: {why}")))
+        };
+        self.timestamp.iter().map(one).collect()
     }
 
     fn check_store(&self) -> Result<(), (&'static str, String)> {
@@ -385,10 +455,35 @@ impl Config {
             agent_hours = self.certificates.agent_hours,
             ttl_s_max = self.tokens.ttl_s_max,
             witness_keys = toml::Value::from(self.witness.keys.iter().map(ToString::to_string).collect::<Vec<_>>()),
+            timestamps = self.timestamp.iter().map(documented_authority).collect::<String>(),
             level = text(&self.log.level),
             format = text(if self.log.format == LogFormat::Text { "text" } else { "json" }),
         )
     }
+}
+
+fn documented_authority(authority: &TimestampAuthority) -> String {
+    let text = |value: &str| toml::Value::String(value.to_owned());
+    format!(
+        "[[timestamp]]\nname = {}\nurl = {}\nca = {}\ncrls = {}\ninterval_s = {}\n\n",
+        text(&authority.name),
+        text(&authority.url),
+        text(&authority.ca.to_string_lossy()),
+        toml::Value::from(authority.crls.clone()),
+        authority.interval_s
+    )
+}
+
+fn make_authority(config: &TimestampAuthority, anchors: Anchors) -> Result<Authority, (&'static str, String)> {
+    let interval = std::time::Duration::from_secs(u64::from(config.interval_s));
+    Authority::new(&config.name, &config.url, anchors, &config.crls, interval).map_err(|e| {
+        let key = match e.key {
+            "name" => "timestamp.name",
+            "crls" => "timestamp.crls",
+            _ => "timestamp.url",
+        };
+        (key, e.why)
+    })
 }
 
 /// One key under two names would count as two witnesses, and two keys with one id would share a place in the store.
@@ -441,7 +536,7 @@ fn line_of_key(text: &str, key: &str) -> usize {
     for (n, line) in text.lines().enumerate() {
         let line = line.trim();
         if let Some(head) = line.strip_prefix('[') {
-            head.trim_end_matches(']').trim().clone_into(&mut current);
+            head.trim_matches(['[', ']']).trim().clone_into(&mut current);
         } else if current == table && line.split('=').next().is_some_and(|k| k.trim() == name) {
             return n + 1;
         }

@@ -23,4 +23,5 @@ pub mod reindex;
 pub mod rpc;
 pub mod seal;
 pub mod serve;
+pub mod stamp;
 pub mod store;

@@ -190,6 +190,7 @@ async fn run(config: &Config, ready_file: Option<&Path>) -> Result<(), Failure> 
     begin_log(config);
     let folder = config.resolve(&config.paths.deployment);
     let mut deployment = Deployment::load(&folder)?;
+    let authorities = config.authorities()?;
     let names = ServerNames::parse(&config.names).map_err(|e| Failure(Exit::Usage as u8, format!("names: {e}")))?;
     if deployment.renew_server(&folder, &names, clock::now())? {
         tracing::info!("the server certificate was renewed");
@@ -216,6 +217,7 @@ async fn run(config: &Config, ready_file: Option<&Path>) -> Result<(), Failure> 
         connections: server::Limits { connections_max, ..server::Limits::default() },
         rules: serve::Rules { agent_hours: config.certificates.agent_hours, token_life_s_max: config.tokens.ttl_s_max },
         witnesses: config.witness.keys.clone(),
+        authorities,
     })
     .await
     .map_err(failed)?;

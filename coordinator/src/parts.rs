@@ -41,6 +41,8 @@ pub struct Parts {
     pub unoffered: Unoffered,
     /// Uploads that run, and their admission.
     pub uploads: Uploads,
+    /// Timestamp authorities.
+    pub authorities: Vec<crate::stamp::Authority>,
     /// Ends being written.
     pub sealer: Sealer,
     /// Ends connections of revoked peers; the transport's registry behind a function.

@@ -25,6 +25,7 @@ use crate::problem::{Kind, Problem, Result};
 use crate::progress::Progress;
 use crate::rpc;
 use crate::seal::Sealer;
+use crate::stamp::{self, Authority};
 use crate::store::Store;
 
 /// How far the clock may be behind the deployment's own records.
@@ -49,6 +50,8 @@ pub struct Setup {
     pub rules: Rules,
     /// Witnesses whose cosignatures are accepted.
     pub witnesses: Vec<WitnessKey>,
+    /// Timestamp authorities, each with a name of its own.
+    pub authorities: Vec<Authority>,
 }
 
 /// Lifetimes that the operator chose.
@@ -89,13 +92,13 @@ impl std::fmt::Debug for Running {
 /// # Errors
 /// [`Problem`] with what is wrong and what helps.
 pub async fn start(setup: Setup) -> Result<Running> {
-    let Setup { deployment, store, catalog, listener, intake, connections, rules, witnesses } = setup;
+    let Setup { deployment, store, catalog, listener, intake, connections, rules, witnesses, authorities } = setup;
     let addr = listener.local_addr().map_err(|e| Problem::new(Kind::Failed, format!("the listener has no address: {e}")))?;
     check_clock(&deployment)?;
     let tls = ServerTls::new(&deployment.server, &deployment.tls_root).map_err(|e| Problem::new(Kind::Failed, e.to_string()))?;
     let tls = Arc::new(HotServer::new(tls));
     let registry = ConnectionRegistry::new();
-    let parts = assemble(deployment, store, catalog, (intake, rules, witnesses), registry.clone()).await?;
+    let parts = assemble(deployment, store, catalog, (intake, rules, witnesses, authorities), registry.clone()).await?;
     parts.load_revoked().await?;
     let (stop, stopping) = watch::channel(false);
     let task = tokio::spawn(serve(Arc::clone(&parts), Arc::clone(&tls), listener, connections, registry, stopping));
@@ -137,7 +140,7 @@ async fn assemble(
     deployment: Deployment,
     store: Arc<dyn Store>,
     catalog: SharedCatalog,
-    (intake, rules, witnesses): (intake::Limits, Rules, Vec<WitnessKey>),
+    (intake, rules, witnesses, authorities): (intake::Limits, Rules, Vec<WitnessKey>, Vec<Authority>),
     registry: ConnectionRegistry,
 ) -> Result<Arc<Parts>> {
     let anchor = serde_json::to_vec_pretty(&deployment.anchor).map_err(|e| Problem::new(Kind::Failed, e.to_string()))?;
@@ -170,6 +173,7 @@ async fn assemble(
         sessions: Sessions::default(),
         unoffered: dispatch::Unoffered::default(),
         uploads: Uploads::new(intake),
+        authorities,
         sealer: Sealer::default(),
         disconnect: Box::new(move |name| {
             registry.disconnect(name);
@@ -193,6 +197,7 @@ async fn serve(
     health.set_serving::<ResponderServiceServer<rpc::Responders>>().await;
     let services = rpc::services(&parts, health_service);
     let timers = tokio::spawn(dispatch::run_timers(Arc::clone(&parts), stopping.clone()));
+    let stamping = tokio::spawn(stamp::run(Arc::clone(&parts), stopping.clone()));
     let recovery = tokio::spawn(recover(Arc::clone(&parts)));
     let mut stop = stopping.clone();
     let for_end = Arc::clone(&parts);
@@ -206,6 +211,7 @@ async fn serve(
     server::serve(listener, transport_tls(&tls), services, limits, registry, shutdown).await;
     recovery.abort();
     let _ = timers.await;
+    let _ = stamping.await;
     parts.sealer.idle(Duration::from_secs(10)).await;
 }
 

@@ -7,6 +7,8 @@
 //! cases/<case>/log/cosigned/<witness>/<size>                   head that a witness vouches for, size in 10 digits
 //! cases/<case>/collections/<collection>/<stream>/<n>.tar.zst   segment n of a stream, create-only, n in 8 digits
 //! cases/<case>/collections/<collection>/<stream>/manifest.jsonl
+//! cases/<case>/timestamps/<size>.checkpoint                    head of `size` records that was stamped, create-only
+//! cases/<case>/timestamps/<size>.<authority>.tsq|.tsr|.<n>.crl request, reply and CRLs of an authority, create-only
 //! deployment/log/...                                           the same for keys, operators, start and stop
 //! ```
 
@@ -107,6 +109,84 @@ pub fn manifest(case: &CaseId, collection: &CollectionId, stream: StreamNumber) 
     format!("{}/manifest.jsonl", stream_folder(case, collection, stream))
 }
 
+/// The object of a case that has to do with a timestamp over the head of `size` records.
+#[must_use]
+pub fn timestamp(case: &CaseId, size: u64, file: &TimestampFile) -> String {
+    format!("{}/{}", case_folder(case), CaseObject::Timestamp(size, file.clone()))
+}
+
+/// What an object in `timestamps/` is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TimestampFile {
+    /// `<size>.checkpoint`: the bytes that are stamped.
+    Checkpoint,
+    /// `<size>.<authority>.tsq`
+    Request(AuthorityName),
+    /// `<size>.<authority>.tsr`
+    Reply(AuthorityName),
+    /// `<size>.<authority>.<n>.crl`, n from 0.
+    Crl(AuthorityName, u8),
+}
+
+impl TimestampFile {
+    /// CRLs that are kept with one token.
+    pub const CRLS_MAX: u8 = 4;
+
+    fn parse(name: &str) -> Option<(u64, Self)> {
+        let parts: Vec<&str> = name.split('.').collect();
+        let size = fixed_number(parts.first()?, 10)?;
+        let file = match parts.get(1..)? {
+            ["checkpoint"] => Self::Checkpoint,
+            [authority, "tsq"] => Self::Request(authority.parse().ok()?),
+            [authority, "tsr"] => Self::Reply(authority.parse().ok()?),
+            [authority, n, "crl"] => {
+                Self::Crl(authority.parse().ok()?, fixed_number(n, 1).filter(|n| *n < u64::from(Self::CRLS_MAX))? as u8)
+            }
+            _ => return None,
+        };
+        Some((size, file))
+    }
+}
+
+impl std::fmt::Display for TimestampFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Checkpoint => f.write_str("checkpoint"),
+            Self::Request(authority) => write!(f, "{authority}.tsq"),
+            Self::Reply(authority) => write!(f, "{authority}.tsr"),
+            Self::Crl(authority, n) => write!(f, "{authority}.{n}.crl"),
+        }
+    }
+}
+
+/// The name under which a deployment knows a timestamp authority: 1 to 32 of `[a-z0-9-]`, not beginning with `-`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AuthorityName(String);
+
+impl AuthorityName {
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for AuthorityName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::str::FromStr for AuthorityName {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let good =
+            (1..=32).contains(&text.len()) && !text.starts_with('-') && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+        let bad = || format!("'{}' is no name of an authority: expected 1 to 32 of a-z, 0-9 and -", crate::text::escape_bounded(text, 60));
+        good.then(|| Self(text.to_owned())).ok_or_else(bad)
+    }
+}
+
 /// What a name below a case's folder is. Everything that is not one of these does not belong there.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CaseObject {
@@ -118,6 +198,8 @@ pub enum CaseObject {
     Tile(Tile),
     /// `log/cosigned/<witness>/<size>`: the witness by the id of its key, 8 hexadecimal characters.
     Cosigned(String, u64),
+    /// Something in `timestamps/`, about the head of so many records.
+    Timestamp(u64, TimestampFile),
     /// A segment.
     Segment(CollectionId, StreamNumber, u32),
     /// A manifest.
@@ -136,6 +218,7 @@ impl CaseObject {
             ["log", "cosigned", witness, size] if is_key_id(witness) => {
                 fixed_number(size, 10).map(|size| Self::Cosigned((*witness).to_owned(), size))
             }
+            ["timestamps", file] => TimestampFile::parse(file).map(|(size, file)| Self::Timestamp(size, file)),
             ["collections", collection, stream, file] => {
                 let collection = collection.parse().ok()?;
                 let stream = stream_number(stream)?;
@@ -154,7 +237,7 @@ impl CaseObject {
     pub fn is_folder(name: &str) -> bool {
         let parts: Vec<&str> = name.split('/').collect();
         match parts.as_slice() {
-            ["log" | "collections"] | ["log", "seq" | "cosigned"] => true,
+            ["log" | "collections" | "timestamps"] | ["log", "seq" | "cosigned"] => true,
             ["log", "tile", ..] => name.strip_prefix("log/").is_some_and(Tile::is_folder),
             ["log", "cosigned", witness] => is_key_id(witness),
             ["collections", collection] => collection.parse::<CollectionId>().is_ok(),
@@ -181,6 +264,7 @@ impl std::fmt::Display for CaseObject {
             Self::Slot(n) => write!(f, "log/seq/{n:010}.dsse.json"),
             Self::Tile(tile) => write!(f, "log/{tile}"),
             Self::Cosigned(witness, size) => write!(f, "log/cosigned/{witness}/{size:010}"),
+            Self::Timestamp(size, file) => write!(f, "timestamps/{size:010}.{file}"),
             Self::Segment(collection, stream, n) => write!(f, "collections/{collection}/{stream}/{n:08}.tar.zst"),
             Self::Manifest(collection, stream) => write!(f, "collections/{collection}/{stream}/manifest.jsonl"),
         }
@@ -210,6 +294,15 @@ mod tests {
         }
         for folder in ["log/tile", "log/tile/0/000.p", "log/cosigned", "log/cosigned/0a1b2c3d"] {
             assert!(CaseObject::is_folder(folder) && CaseObject::parse(folder).is_none(), "{folder}");
+        }
+        for good in ["timestamps/0000000012.checkpoint", "timestamps/0000000012.tsa-1.tsr", "timestamps/0000000012.a.3.crl"] {
+            assert_eq!(CaseObject::parse(good).map(|o| o.to_string()).as_deref(), Some(good));
+        }
+        assert!(CaseObject::is_folder("timestamps"));
+        for bad in
+            ["timestamps/12.checkpoint", "timestamps/0000000012.-a.tsq", "timestamps/0000000012.a.4.crl", "timestamps/0000000012.A.tsr"]
+        {
+            assert_eq!(CaseObject::parse(bad), None, "{bad}");
         }
         for bad in ["log/tile/0/0", "log/cosigned/0A1b2c3d/0000000012", "log/cosigned/0a1b2c3d/12", "log/cosigned/x/0000000012"] {
             assert_eq!(CaseObject::parse(bad), None, "{bad}");

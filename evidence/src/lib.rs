@@ -27,6 +27,7 @@ pub mod record;
 pub mod stream;
 pub mod text;
 pub mod time;
+pub mod timestamp;
 pub mod verify;
 pub mod written;
 

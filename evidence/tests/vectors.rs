@@ -10,12 +10,18 @@ use std::fs;
 
 use exhibit_evidence::verify::{self, CaseFiles, Code, Entry, EntryKind, Options, Verdict};
 use support::faults::Faults;
+use support::stamps::{self, How};
 use support::tamper::{self, Table, Tampered};
 use support::{Memory, Objects, anchor, anchor_bytes, cases, check, codes, read_objects, vectors, write_objects};
 
-fn good() -> [(&'static str, Objects); 3] {
+fn good() -> [(&'static str, Objects); 4] {
     let small = cases::good_2(&Faults::default());
-    [("good-1", cases::good_1().objects), ("good-2", small.objects), ("good-3", support::logs::good_3().objects)]
+    [
+        ("good-1", cases::good_1().objects),
+        ("good-2", small.objects),
+        ("good-3", support::logs::good_3().objects),
+        ("good-4", stamps::good_4(&stamps::How::default()).objects),
+    ]
 }
 
 fn table_bytes(table: &Table) -> Vec<u8> {
@@ -98,7 +104,14 @@ fn every_code_is_reached_by_a_tampering() {
     let named: BTreeSet<&str> = table.cases.iter().flat_map(|c| &c.codes).map(String::as_str).collect();
     assert_eq!(table.cases.iter().map(|c| &c.name).collect::<BTreeSet<_>>().len(), table.cases.len(), "names are unique");
     // Notes do not make a case unsound; good-1 and the test below have them. What may not be read is no tampering.
-    let others = [Code::CaseIncident, Code::StreamCut, Code::StreamUnsealed, Code::ObjectUnreadable];
+    let others = [
+        Code::CaseIncident,
+        Code::StreamCut,
+        Code::StreamUnsealed,
+        Code::ObjectUnreadable,
+        Code::TimestampUnrecorded,
+        Code::TimestampFailed,
+    ];
     let left: Vec<_> = Code::ALL.iter().filter(|c| !others.contains(c) && !named.contains(c.as_str())).collect();
     assert!(left.is_empty(), "no tampering reaches {left:?}");
 }
@@ -117,6 +130,52 @@ fn an_open_collection_is_a_note_until_completeness_is_asked_for() {
     assert_eq!(check(&objects, &Options::default()).verdict, Verdict::Unsound);
 }
 
+#[test]
+fn collections_lie_between_trusted_moments() {
+    let mut timestamp_anchors = stamps::root("alpha");
+    timestamp_anchors.extend(stamps::root("beta"));
+    let options = Options { timestamp_anchors, timestamps_required: 2, complete: true, ..Options::default() };
+    let case = stamps::good_4(&How::default());
+    let report = check(&case.objects, &options);
+    assert_eq!((report.verdict, codes(&report)), (Verdict::Sound, Vec::new()));
+    let [first, alpha, beta] = &report.timestamps[..] else { panic!("{:?}", report.timestamps) };
+    assert_eq!((first.authority.as_str(), alpha.authority.as_str(), beta.authority.as_str()), ("alpha", "alpha", "beta"));
+    let trust = alpha.trust.as_ref().expect("believed");
+    assert!(trust.signer == "Alpha tsa" && trust.crl_made.is_some() && trust.valid[0] <= alpha.time && alpha.time <= trust.valid[1]);
+    let time = &report.collections[0].trusted_time;
+    let at = |bound: &Option<verify::Bound>| bound.clone().map(|b| b.at).expect("a moment");
+    // The accuracy that the tokens state, one second, widens the sandwich.
+    assert_eq!(at(&time.not_before), first.time.plus_s(-1));
+    assert_eq!(at(&time.acquired_before), alpha.time.min(beta.time).plus_s(1));
+    assert_eq!(at(&time.sealed_before), at(&time.acquired_before));
+    // Without roots nothing is believed, and nothing is wrong.
+    let report = check(&case.objects, &Options::default());
+    assert_eq!((report.verdict, report.timestamps.len()), (Verdict::Sound, 3));
+    assert!(report.timestamps.iter().all(|t| t.trust.is_none()) && report.collections[0].trusted_time == verify::Sandwich::default());
+    // Of one authority alone the other's tokens are noted, not held against the case.
+    let one = Options { timestamp_anchors: stamps::root("beta"), timestamps_required: 1, ..Options::default() };
+    let report = check(&case.objects, &one);
+    assert_eq!((report.verdict, codes(&report)), (Verdict::Sound, vec!["timestamp.untrusted"]));
+    // Both stamp the seal, only `alpha` stamped what the agent repeats.
+    assert_eq!(report.collections[0].trusted_time.not_before, None);
+}
+
+#[test]
+fn a_token_that_lies_there_before_its_record_counts_and_is_noted() {
+    let case = stamps::good_4(&How { none: true, ..How::default() });
+    let whole = stamps::good_4(&How::default());
+    let size = format!("timestamps/{:010}.", stamps::last_size(&whole.objects));
+    let mut objects = case.objects;
+    objects.extend(whole.objects.into_iter().filter(|(name, _)| name.starts_with(&size)));
+    let options = Options { timestamp_anchors: stamps::root("alpha"), timestamps_required: 1, ..Options::default() };
+    let report = check(&objects, &options);
+    assert_eq!((report.verdict, codes(&report)), (Verdict::Sound, vec!["timestamp.failed", "timestamp.unrecorded", "timestamp.untrusted"]));
+    assert!(report.collections[0].trusted_time.sealed_before.is_some());
+    // A request without a reply is what an interruption leaves.
+    objects.retain(|name, _| !name.starts_with(&size) || name.ends_with(".tsq"));
+    assert_eq!(codes(&check(&objects, &Options::default())), ["timestamp.failed", "timestamp.unrecorded"]);
+}
+
 /// A small generator (xorshift), so that every run flips the same bytes.
 fn numbers(mut x: u64) -> impl FnMut(usize) -> usize {
     move |below| {
@@ -129,23 +188,24 @@ fn numbers(mut x: u64) -> impl FnMut(usize) -> usize {
 
 #[test]
 fn any_flipped_byte_anywhere_is_found() {
-    let (_, objects) = &good()[0];
-    let total: usize = objects.values().map(Vec::len).sum();
-    let mut next = numbers(0x0ddb_1a5e_5bad_5eed);
-    for _ in 0..600 {
-        let (mut at, flip) = (next(total), 1 + next(255) as u8);
-        let mut changed = objects.clone();
-        let (name, bytes) = changed
-            .iter_mut()
-            .find(|(_, bytes)| {
-                let here = at < bytes.len();
-                at = if here { at } else { at - bytes.len() };
-                here
-            })
-            .expect("below the total");
-        bytes[at] ^= flip;
-        let name = name.clone();
-        assert_eq!(check(&changed, &Options::default()).verdict, Verdict::Unsound, "{name} byte {at} xor {flip:#x}");
+    for (_, objects) in [&good()[0], &good()[3]] {
+        let total: usize = objects.values().map(Vec::len).sum();
+        let mut next = numbers(0x0ddb_1a5e_5bad_5eed);
+        for _ in 0..600 {
+            let (mut at, flip) = (next(total), 1 + next(255) as u8);
+            let mut changed = objects.clone();
+            let (name, bytes) = changed
+                .iter_mut()
+                .find(|(_, bytes)| {
+                    let here = at < bytes.len();
+                    at = if here { at } else { at - bytes.len() };
+                    here
+                })
+                .expect("below the total");
+            bytes[at] ^= flip;
+            let name = name.clone();
+            assert_eq!(check(&changed, &Options::default()).verdict, Verdict::Unsound, "{name} byte {at} xor {flip:#x}");
+        }
     }
 }
 
@@ -217,8 +277,8 @@ fn folders_are_accounted_for() {
 
 #[test]
 fn any_removed_object_is_found() {
-    let (_, objects) = &good()[0];
-    for name in objects.keys() {
+    let cases = [&good()[0], &good()[3]];
+    for (objects, name) in cases.into_iter().flat_map(|(_, objects)| objects.keys().map(move |name| (objects, name))) {
         let mut changed = objects.clone();
         changed.remove(name);
         assert_eq!(check(&changed, &Options::default()).verdict, Verdict::Unsound, "{name}");

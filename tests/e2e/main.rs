@@ -12,4 +12,5 @@ mod quickstart;
 mod refusals;
 mod reindex;
 mod responders_hands;
+mod timestamps;
 mod witness;

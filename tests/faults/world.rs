@@ -176,6 +176,7 @@ impl Coordinator {
                 connections: server::Limits { grace: Duration::from_secs(1), ..server::Limits::default() },
                 rules: serve::Rules::default(),
                 witnesses: Vec::new(),
+                authorities: Vec::new(),
             };
             // A process that dies while it starts answers nothing.
             let running = tokio::select! {

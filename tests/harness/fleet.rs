@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::authority::Authority;
 use crate::process::{Finished, Running, programs, wait_until};
 
 /// A deployment in a temporary folder.
@@ -135,6 +136,19 @@ impl Fleet {
     /// When there is no such key.
     pub fn configure(&self, key: &str, value: &str) {
         replace_line(&self.coordinator_dir().join("config.toml"), key, value);
+    }
+
+    /// Adds a timestamp authority to the configuration, with a token a second at most.
+    ///
+    /// # Panics
+    /// When the file cannot be written.
+    pub fn add_authority(&self, authority: &Authority, name: &str) {
+        let file = self.coordinator_dir().join("config.toml");
+        let mut text = std::fs::read_to_string(&file).expect("configuration");
+        let (url, crl, root) = (authority.url(), authority.crl(), authority.file("root.pem"));
+        let root = root.display();
+        text += &format!("\n[[timestamp]]\nname = \"{name}\"\nurl = \"{url}\"\nca = \"{root}\"\ncrls = [\"{crl}\"]\ninterval_s = 1\n");
+        std::fs::write(file, text).expect("written");
     }
 
     /// Starts the coordinator on the address that it had before (any free port the first time).

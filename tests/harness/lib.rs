@@ -8,11 +8,13 @@
 //! fleet.verify(&case).expect_sound();
 //! ```
 
+mod authority;
 mod delay;
 mod fleet;
 mod process;
 mod source;
 
+pub use authority::{Answers, Authority};
 pub use delay::DelayProxy;
 pub use fleet::{Agent, Fleet, Verdict};
 pub use process::{Finished, Running, programs, wait_until};

@@ -62,9 +62,15 @@ def main():
     if table["format"] != "exhibit-tampered/1":
         raise ValueError("not a table of version 1")
     disagreed, checked = [], 0
-    for name in ("good-1", "good-2", "good-3"):
+
+    def root(authority):
+        with open(os.path.join(vectors, "timestamps", authority, "root.pem"), "rb") as file:
+            return file.read()
+
+    for name in ("good-1", "good-2", "good-3", "good-4"):
         checked += 1
-        problems = verify(os.path.join(vectors, name), anchor, complete=True)
+        both = [root("alpha"), root("beta")] if name == "good-4" else []
+        problems = verify(os.path.join(vectors, name), anchor, complete=True, roots=both, required=len(both))
         if problems:
             disagreed.append(f"{name}: {ascii(problems[:5])}")
     for row in table["cases"]:
@@ -74,7 +80,8 @@ def main():
             for edit in row["edits"]:
                 apply(folder, edit)
             held = [base64.b64decode(note) for note in row.get("held", [])]
-            if not verify(folder, anchor, row.get("complete", False), row.get("expect"), row.get("witnesses", []), held):
+            roots = [root(authority) for authority in row.get("timestamp_anchors", [])]
+            if not verify(folder, anchor, row.get("complete", False), row.get("expect"), row.get("witnesses", []), held, roots, row.get("timestamps_required", 0)):
                 disagreed.append(row["name"])
     print(json.dumps({"checked": checked, "disagreed": disagreed}))
     return 1 if disagreed else 0

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """A second, independent reader of an Exhibit case.
 
-Written from docs/format alone, with common libraries only: tarfile, zstandard, hashlib, json, base64, cryptography.
+Written from docs/format alone, with common libraries only: tarfile, zstandard, hashlib, json, base64, cryptography, asn1crypto.
 It shares no code with the Rust verifier. It is coarser: it says sound or unsound and why, in words without codes.
 
     read_case.py CASE_FOLDER --anchor FILE [--complete] [--expect SIZE:ROOT] [--witness VKEY]... [--held FILE]...
+                 [--timestamp-anchor FILE]... [--timestamps-required N]
 
 Exit code: 0 sound, 1 unsound, 2 the input cannot be used. One stream's raw tar is kept in a temporary file.
 """
@@ -21,6 +22,7 @@ import sys
 import tarfile
 import tempfile
 
+import stamps
 import tlog
 import zstandard
 from cryptography.exceptions import InvalidSignature
@@ -29,7 +31,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREFIX = "urn:exhibit:record:"
-TYPES = ("case-opened", "case-closed", "order", "refusal", "acquisition", "receipt", "seal", "access", "incident", "enrolment", "revocation")
+TYPES = ("case-opened", "case-closed", "order", "refusal", "acquisition", "receipt", "seal", "access", "incident", "enrolment", "revocation", "timestamp", "timestamp-failed")
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 ID = r"[0-7][0-9abcdefghjkmnpqrstvwxyz]{25}"
 SLOT = re.compile(r"log/seq/([0-9]{10})\.dsse\.json")
@@ -37,7 +39,7 @@ SEGMENT = re.compile(rf"collections/(col-{ID})/s([1-9][0-9]*)/([0-9]{{8}})\.tar\
 COSIGNED = re.compile(r"log/cosigned/([0-9a-f]{8})/([0-9]{10})")
 TILE = re.compile(r"log/tile/([0-7]|entries)/((?:x[0-9]{3}/)*)([0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?")
 TILE_FOLDER = r"log/tile(?:/(?:[0-7]|entries)(?:/x[0-9]{3})*(?:/[0-9]{3}\.p)?)?"
-FOLDER = re.compile(rf"log|log/seq|log/cosigned|log/cosigned/[0-9a-f]{{8}}|{TILE_FOLDER}|collections|collections/col-{ID}|collections/col-{ID}/s[1-9][0-9]*")
+FOLDER = re.compile(rf"log|log/seq|log/cosigned|log/cosigned/[0-9a-f]{{8}}|{TILE_FOLDER}|timestamps|collections|collections/col-{ID}|collections/col-{ID}/s[1-9][0-9]*")
 MANIFEST = re.compile(rf"collections/(col-{ID})/s([1-9][0-9]*)/manifest\.jsonl")
 FRAME_RAW_MAX, SEGMENT_MAX, LINE_MAX, ENVELOPE_MAX = 1 << 20, 10 << 20, 1 << 20, 65_535
 
@@ -98,7 +100,8 @@ class Tree:
 
 
 class Case:
-    def __init__(self, folder, anchor, complete, expect, witnesses=(), held=()):
+    def __init__(self, folder, anchor, complete, expect, witnesses=(), held=(), roots=(), required=0):
+        self.stamps = stamps.Stamps(self, roots, required)
         self.folder, self.complete, self.expect = folder, complete, expect
         self.witnesses, self.held, self.leaves = [tlog.Key(w) for w in witnesses], held, []
         self.deployment = anchor["deployment"]
@@ -125,7 +128,7 @@ class Case:
                     if not FOLDER.fullmatch(relative):
                         self.problem(f"the folder {relative!r} does not belong into a case")
                     continue
-                known = relative == "log/checkpoint" or any(p.fullmatch(relative) for p in (SLOT, SEGMENT, MANIFEST, COSIGNED, TILE))
+                known = relative == "log/checkpoint" or any(p.fullmatch(relative) for p in (SLOT, SEGMENT, MANIFEST, COSIGNED, TILE, stamps.NAME))
                 if not stat.S_ISREG(mode) or not known:
                     self.problem(f"{relative!r} does not belong into a case")
                 else:
@@ -155,6 +158,8 @@ class Case:
                 self.leaves.append(tlog.leaf(data))
                 kind, body, keyid = self.verify(data)
                 self.record(kind, body, sha256(data), keyid)
+                if kind not in ("access", "timestamp", "timestamp-failed"):
+                    self.stamps.last = n
             except (Unsound, KeyError, TypeError, ValueError) as e:
                 self.problem(f"{name}: {type(e).__name__} {e}")
             self.roots.append(self.tree.root())
@@ -214,6 +219,7 @@ class Case:
         origin = f"exhibit/{self.deployment}/case/{self.case}"
         keys = [h["key"] for h in self.keys.values() if "log" in h["roles"] and not h["revoked"]]
         log_keys = [tlog.Key(vkey(origin, 1, key)) for key in keys]
+        self.stamps.check(log_keys)
         vouching, notes = set(), [(f"held checkpoint {n}", note, None) for n, note in enumerate(self.held)]
         for name in [n for n in self.objects if COSIGNED.fullmatch(n)] + ["log/checkpoint"]:
             size = COSIGNED.fullmatch(name)
@@ -276,7 +282,7 @@ class Case:
             need("responder", body["issued_by"])
         elif kind in ("refusal", "acquisition"):
             need("agent", f"spiffe://{self.deployment}/agent/{body['agent']}")
-        elif kind in ("receipt", "seal", "access", "incident"):
+        elif kind in ("receipt", "seal", "access", "incident", "timestamp", "timestamp-failed"):
             need("log")
         elif kind == "enrolment":
             known = self.keys.get(sha256(b64(body["key"])))
@@ -326,6 +332,12 @@ class Case:
     def on_incident(self, body, digest):
         if "case" not in body:
             self.problem("an incident without a case stands in a case's log")
+
+    def on_timestamp(self, body, digest):
+        self.stamps.stamped(body)
+
+    def on_timestamp_failed(self, body, digest):
+        self.stamps.head_is_known(body)
 
     def on_case_closed(self, body, digest):
         if body["predecessor"] != self.opened or self.closed:
@@ -516,6 +528,8 @@ def subjects(kind, body):
         "acquisition": lambda: ("manifest.jsonl", body["manifest"]["sha256"]),
         "receipt": lambda: ("manifest.jsonl", body["manifest"]["sha256"]),
         "seal": lambda: ("predecessor", body["predecessor"]),
+        "timestamp": lambda: ("checkpoint", body["checkpoint"]),
+        "timestamp-failed": lambda: ("case-opened", body["predecessor"]),
         "enrolment": lambda: (body["name"], sha256(b64(body["key"]))),
         "revocation": lambda: ("key", body["key"]),
     }[kind]()
@@ -683,9 +697,9 @@ def signed(key, note):
         return False
 
 
-def verify(folder, anchor, complete=False, expect=None, witnesses=(), held=()):
+def verify(folder, anchor, complete=False, expect=None, witnesses=(), held=(), roots=(), required=0):
     """What is wrong with a case, as a list of sentences."""
-    case = Case(folder, anchor, complete, expect, witnesses, held)
+    case = Case(folder, anchor, complete, expect, witnesses, held, roots, required)
     case.list()
     case.read_log()
     if not case.opened:
@@ -703,6 +717,8 @@ def main():
     parser.add_argument("--expect")
     parser.add_argument("--witness", action="append", default=[])
     parser.add_argument("--held", action="append", default=[])
+    parser.add_argument("--timestamp-anchor", action="append", default=[])
+    parser.add_argument("--timestamps-required", type=int, default=0)
     args = parser.parse_args()
     folder, anchor_path = os.path.realpath(args.case), os.path.realpath(args.anchor)
     try:
@@ -714,7 +730,8 @@ def main():
             anchor = json.load(file)
         if anchor["format"] != "exhibit-anchor/1":
             raise ValueError("not an anchor of version 1")
-        problems = verify(folder, anchor, args.complete, args.expect, args.witness, [tlog.read(path) for path in args.held])
+        held, roots = ([tlog.read(path) for path in paths] for paths in (args.held, args.timestamp_anchor))
+        problems = verify(folder, anchor, args.complete, args.expect, args.witness, held, roots, args.timestamps_required)
     except (OSError, ValueError, KeyError, tlog.Bad) as e:
         print(f"unusable: {e}", file=sys.stderr)
         return 2

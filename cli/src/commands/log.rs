@@ -241,6 +241,8 @@ fn about(record: &Record) -> String {
         Record::Seal(p) => format!("{} {:?}", p.collection, p.outcome).to_lowercase(),
         Record::Access(p) => format!("{} by {}", p.action, p.by),
         Record::Incident(p) => format!("{}: {}", p.kind, p.about),
+        Record::Stamped(p) => format!("{} records stamped by {} at {}", p.size, p.authority, p.time),
+        Record::NotStamped(p) => format!("{} records not stamped by {}: {}", p.size, p.authority, p.code),
         Record::Enrolment(p) => p.name.clone(),
         Record::Revocation(p) => p.key.to_string(),
     }

@@ -22,6 +22,7 @@ impl Config {
         if with_catalog {
             look.plain_file("paths.catalog", &self.resolve(&self.paths.catalog), "it is made again by 'exhibit-coordinator reindex'")?;
         }
+        let _ = self.authorities()?;
         match self.store.kind {
             StoreKind::Local => look.folder("store.path", &self.resolve(&self.store.path), "a store is made by 'exhibit-coordinator init'"),
             StoreKind::S3 => self.s3().map(|_| ()),

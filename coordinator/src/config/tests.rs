@@ -43,11 +43,26 @@ fn every_key_is_documented() {
     for key in debug
         .split(['{', ',', ' '])
         .filter_map(|w| w.strip_suffix(':'))
-        .filter(|k| !matches!(*k, "folder" | "paths" | "store" | "limits" | "certificates" | "tokens" | "log" | "witness"))
+        .filter(|k| !matches!(*k, "folder" | "paths" | "store" | "limits" | "certificates" | "tokens" | "log" | "witness" | "timestamp"))
     {
         assert!(keys.iter().any(|k| k == key), "{key} is not in the documented file");
     }
     assert_eq!(keys.len(), 2 + 2 + 9 + 5 + 1 + 1 + 2 + 1);
+}
+
+#[test]
+fn timestamp_authorities_are_read_and_written_back() {
+    let text = "[[timestamp]]\nname = \"a\"\nurl = \"http://tsa.example/\"\nca = \"a.pem\"\n\n[[timestamp]]\nname = \"b\"\nurl = \"https://b.example/\"\nca = \"b.pem\"\ncrls = [\"http://b.example/crl\"]\ninterval_s = 7\n";
+    let config = Config::parse(text).expect("good");
+    assert_eq!((config.timestamp.len(), config.timestamp[0].interval_s, config.timestamp[1].interval_s), (2, 300, 7));
+    assert_eq!(Config::parse(&config.documented()).map(|c| c.timestamp), Ok(config.timestamp.clone()));
+    // The roots are read when the program starts: what is not there is named.
+    let e = config.authorities().expect_err("no file").to_string();
+    assert!(e.starts_with("timestamp.ca: a.pem: ") && e.contains("authority 'a'"), "{e}");
+    let dir = tempfile::tempdir().expect("folder");
+    std::fs::write(dir.path().join("a.pem"), "nothing").expect("written");
+    let e = Config { folder: dir.path().to_owned(), ..config }.authorities().expect_err("no certificate").to_string();
+    assert!(e.contains("there is no certificate in it"), "{e}");
 }
 
 #[test]
@@ -57,6 +72,9 @@ fn errors_name_line_key_value_and_remedy() {
         ("\n\nlisten_on = \"127.0.0.1:1\"", ":3: ", "unknown field `listen_on`"),
         ("[limits]\nuploads_max = 0", ":2: ", "limits.uploads_max: 0 is out of range: expected 1 to 10000 uploads"),
         ("[limits]\nuploads_max = \"many\"", ":2: ", "many"),
+        ("[[timestamp]]\nname = \"A\"\nurl = \"http://x\"\nca = \"x\"", ":2: ", "timestamp.name: 'A' is no name of an authority"),
+        ("[[timestamp]]\nname = \"a\"\nurl = \"x\"\nca = \"x\"", ":3: ", "timestamp.url: 'x'"),
+        ("[[timestamp]]\nname = \"a\"\nurl = \"http://x\"", ":1: ", "missing field `ca`"),
         ("[store]\nkind = \"ftp\"", ":2: ", "expected `local` or `s3`"),
         ("[store]\nkind = \"s3\"", ":1: ", "store.bucket: is empty"),
         ("[store]\nkind = \"s3\"\nbucket = \"b\"\nendpoint = \"http://x\"", ":4: ", "dangerous_allow_http"),

@@ -12,6 +12,7 @@ use exhibit_evidence::layout::{LogName, StreamNumber};
 use exhibit_evidence::log::{Checkpoint, NOTE_BYTES_MAX};
 use exhibit_evidence::record::{KeyRing, Record};
 use futures::{StreamExt as _, TryStreamExt as _};
+use tokio::sync::broadcast;
 
 use super::view::Place;
 use super::{Entry, Head, Keys, Kind, LedgerError, RECORDS_MAX, View};
@@ -36,6 +37,8 @@ pub(super) struct Inner {
     pub(super) view: RwLock<View>,
     /// Size of the newest checkpoint that is known to be published.
     published: AtomicU64,
+    /// Told the name whenever a checkpoint was published.
+    grown: broadcast::Sender<LogName>,
 }
 
 impl Ledger {
@@ -55,6 +58,17 @@ impl Ledger {
     /// # Errors
     /// [`Kind::Damaged`] when slots are missing, altered or not to be trusted; the store's errors otherwise.
     pub async fn open(store: Arc<dyn Store>, name: LogName, keys: Arc<Keys>, known: Option<Head>) -> Result<Self, LedgerError> {
+        Self::open_telling(store, name, keys, known, broadcast::Sender::new(1)).await
+    }
+
+    /// [`Ledger::open`], with somebody who is told when it grows.
+    pub(super) async fn open_telling(
+        store: Arc<dyn Store>,
+        name: LogName,
+        keys: Arc<Keys>,
+        known: Option<Head>,
+        grown: broadcast::Sender<LogName>,
+    ) -> Result<Self, LedgerError> {
         let folder = name.folder();
         let slots = count_slots(&*store, &name).await?;
         let checkpoint = read_checkpoint(&*store, &name, &keys).await?;
@@ -82,7 +96,7 @@ impl Ledger {
         }
         drop(reads);
         let published = AtomicU64::new(checkpoint.map_or(0, |c| c.size));
-        let inner = Inner { store, keys, name, writer: tokio::sync::Mutex::new(()), view: RwLock::new(view), published };
+        let inner = Inner { store, keys, name, writer: tokio::sync::Mutex::new(()), view: RwLock::new(view), published, grown };
         let ledger = Self { inner: Arc::new(inner) };
         ledger.inner.restore_tiles().await?;
         ledger.inner.publish().await?;
@@ -363,6 +377,8 @@ impl Inner {
         let checkpoint = Checkpoint { origin: self.name.origin(&self.keys.anchor.deployment), size: head.size, root: head.root };
         self.store.put_head(&self.name.checkpoint(), Bytes::from(checkpoint.sign(&self.keys.log))).await?;
         self.published.store(head.size, Ordering::Release);
+        // Nobody listens where nothing is stamped.
+        let _ = self.grown.send(self.name.clone());
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use exhibit_evidence::id::CaseId;
 use exhibit_evidence::key::{KeyId, SigningKey};
 use exhibit_evidence::layout::LogName;
 use exhibit_evidence::record::Record;
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::{Mutex, OnceCell, broadcast};
 
 use super::{Keys, Kind, Ledger, LedgerError};
 use crate::store::Store;
@@ -27,19 +27,29 @@ pub struct Ledgers {
     store: Arc<dyn Store>,
     keys: Arc<Keys>,
     open: Mutex<HashMap<LogName, Arc<OnceCell<Ledger>>>>,
+    grown: broadcast::Sender<LogName>,
 }
+
+/// Names of grown logs that wait for a slow listener, who then has to look at all logs: about 100 bytes each.
+const GROWN_MAX: usize = 4_096;
 
 impl Ledgers {
     /// Nothing is opened yet.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, keys: Keys) -> Arc<Self> {
-        Arc::new(Self { store, keys: Arc::new(keys), open: Mutex::default() })
+        Arc::new(Self { store, keys: Arc::new(keys), open: Mutex::default(), grown: broadcast::Sender::new(GROWN_MAX) })
     }
 
     /// The store that the logs lie in.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    /// From now on, the name of each log whenever it has a new checkpoint.
+    #[must_use]
+    pub fn grown(&self) -> broadcast::Receiver<LogName> {
+        self.grown.subscribe()
     }
 
     /// What every record is verified from.
@@ -67,7 +77,8 @@ impl Ledgers {
             }
             Arc::clone(open.entry(name.clone()).or_default())
         };
-        let opened = cell.get_or_try_init(|| Ledger::open(Arc::clone(&self.store), name.clone(), Arc::clone(&self.keys), None)).await;
+        let telling = || Ledger::open_telling(Arc::clone(&self.store), name.clone(), Arc::clone(&self.keys), None, self.grown.clone());
+        let opened = cell.get_or_try_init(telling).await;
         opened.cloned()
     }
 

@@ -46,6 +46,8 @@ pub struct Entry {
     pub outcome: Option<Outcome>,
     /// First exhibit number and how many (seals only).
     pub exhibits: (u64, u64),
+    /// Authority and stamped size (`timestamp` and `timestamp-failed` only).
+    pub stamped: Option<(Box<str>, u64)>,
 }
 
 /// The places of a case log that can be taken once.
@@ -58,6 +60,9 @@ pub(super) enum Place {
     Acquisition(CollectionId, StreamNumber),
     Receipt(CollectionId, StreamNumber),
     Seal(CollectionId),
+    /// A token of an authority over the head of so many records, and that it gave none.
+    Stamped(Box<str>, u64),
+    NotStamped(Box<str>, u64),
     /// Not exclusive: a key may be enrolled again in the same words of another day; the first one is found.
     Enrolment(KeyId),
 }
@@ -72,6 +77,8 @@ impl Place {
             Record::Acquisition(p) => Self::Acquisition(p.collection.clone(), p.stream),
             Record::Receipt(p) => Self::Receipt(p.collection.clone(), p.stream),
             Record::Seal(p) => Self::Seal(p.collection.clone()),
+            Record::Stamped(p) => Self::Stamped(p.authority.as_str().into(), p.size),
+            Record::NotStamped(p) => Self::NotStamped(p.authority.as_str().into(), p.size),
             Record::Enrolment(p) => Self::Enrolment(p.key.id()),
             _ => return None,
         })
@@ -257,6 +264,7 @@ fn facts(n: u64, digest: Digest, root: Digest, keyid: KeyId, record: &Record) ->
         key: None,
         outcome: None,
         exhibits: (0, 0),
+        stamped: None,
     };
     match record {
         Record::Order(p) => entry.order = Some(p.order.clone()),
@@ -271,6 +279,8 @@ fn facts(n: u64, digest: Digest, root: Digest, keyid: KeyId, record: &Record) ->
         }
         Record::Enrolment(p) => entry.key = Some(p.key.id()),
         Record::Revocation(p) => entry.key = Some(p.key),
+        Record::Stamped(p) => entry.stamped = Some((p.authority.as_str().into(), p.size)),
+        Record::NotStamped(p) => entry.stamped = Some((p.authority.as_str().into(), p.size)),
         Record::CaseOpened(_) | Record::CaseClosed(_) | Record::Access(_) | Record::Incident(_) => {}
     }
     entry

@@ -15,5 +15,6 @@ mod ledger_tiles;
 mod reindex_store;
 mod rpc_authz;
 mod seal_whole_way;
+mod stamp_faults;
 mod store_local;
 mod store_remote;

@@ -2,9 +2,11 @@
 //! predicate is one of ours; `predicateType` names it and its version. Version 1 of a predicate never changes.
 
 mod predicates;
+mod stamped;
 mod trust;
 
 pub use predicates::*;
+pub use stamped::{NotStamped, Stamped};
 pub use trust::{KeyRing, TrustError, Verified};
 
 use std::collections::BTreeMap;
@@ -134,4 +136,4 @@ macro_rules! records {
     };
 }
 
-records!(CaseOpened, CaseClosed, Order, Refusal, Acquisition, Receipt, Seal, Access, Incident, Enrolment, Revocation);
+records!(CaseOpened, CaseClosed, Order, Refusal, Acquisition, Receipt, Seal, Access, Incident, Enrolment, Revocation, Stamped, NotStamped);

@@ -158,7 +158,9 @@ impl KeyRing {
             Record::Order(p) => need(Role::Responder, "only a responder's key may sign it").and_then(|()| named(&p.issued_by)),
             Record::Refusal(p) => agent(p.agent.as_str()),
             Record::Acquisition(p) => agent(p.agent.as_str()),
-            Record::Receipt(_) | Record::Seal(_) | Record::Access(_) => need(Role::Log, "only the coordinator's log key may sign it"),
+            Record::Receipt(_) | Record::Seal(_) | Record::Access(_) | Record::Stamped(_) | Record::NotStamped(_) => {
+                need(Role::Log, "only the coordinator's log key may sign it")
+            }
             Record::Incident(p) => {
                 if p.deployment != self.deployment {
                     return Err("it belongs to another deployment");

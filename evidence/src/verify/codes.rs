@@ -57,6 +57,8 @@ impl Code {
                 | Self::LogExpected
                 | Self::LogForked
                 | Self::WitnessRequired
+                | Self::TimestampRecord
+                | Self::TimestampRequired
                 | Self::RecordUnknownKey
                 | Self::RecordNotAuthorized
                 | Self::CaseNotOpened
@@ -126,6 +128,51 @@ codes! {
     WitnessMalformed "witness.malformed" Warning Store
         "An object below log/cosigned, or a checkpoint that was given from outside, is no checkpoint of this log that its key or a given witness signed."
         "It proves nothing, neither for nor against this history."
+    TimestampMissing "timestamp.missing" Error Store
+        "An object that a timestamp record names is not there or cannot be read."
+        "Proof of when this history existed was removed; other timestamps may still show it."
+    TimestampAltered "timestamp.altered" Error Store
+        "A stamped head, request, reply or CRL is not the one whose digest the timestamp record states."
+        "Proof of when this history existed was altered; it does not count."
+    TimestampCheckpoint "timestamp.checkpoint" Error Store
+        "A stamped head is no checkpoint of this log of that size, signed by its key."
+        "What the authority saw is not shown to be this history; the timestamps over it do not count."
+    TimestampMalformed "timestamp.malformed" Error Store
+        "A request or reply is not RFC 3161 in DER, or the reply holds no token."
+        "It shows nothing about time."
+    TimestampImprint "timestamp.imprint" Error Coordinator
+        "A timestamp is over other bytes than the head that it lies beside."
+        "The authority saw something else at that time; the timestamp says nothing about this history."
+    TimestampNonce "timestamp.nonce" Error Coordinator
+        "A timestamp does not repeat the nonce of its request."
+        "It may be an answer to another, earlier question; it does not count."
+    TimestampSignature "timestamp.signature" Error Unknown
+        "The signature of a timestamp does not hold, or it names another certificate than the one that signed."
+        "The timestamp is forged or damaged; no authority vouches for its time."
+    TimestampPurpose "timestamp.purpose" Error Unknown
+        "The certificate that signed a timestamp is not one for timestamps alone."
+        "Somebody signed who was not entitled to state times; it does not count."
+    TimestampValidity "timestamp.validity" Error Unknown
+        "A certificate of a timestamp was not valid at the time that the timestamp states."
+        "The time is not one at which this authority could sign; it does not count. That a certificate has expired since is no finding."
+    TimestampRevoked "timestamp.revoked" Error Operator
+        "A CRL says that a certificate of a timestamp was revoked in a way that makes the timestamp worthless."
+        "The key may have been in other hands, so the time may be invented; it does not count."
+    TimestampUntrusted "timestamp.untrusted" Note Operator
+        "A timestamp does not lead to any of the roots that were given."
+        "Nobody whom the verifier was told to believe vouches for this time; it does not count. Give its authority's root, obtained on another way than the case, if it is to count."
+    TimestampRecord "timestamp.record" Error Coordinator
+        "A timestamp record, or one about a failure, does not fit: it names a head that this log did not have before it, a second token of one authority over one head, or another time or serial number than its token."
+        "What the coordinator says about the time is not what the authority said."
+    TimestampUnrecorded "timestamp.unrecorded" Note Coordinator
+        "There are objects of a timestamp that no record speaks of."
+        "The coordinator was interrupted before it could record it, or somebody added it. A token in it counts only if it is good in itself."
+    TimestampFailed "timestamp.failed" Note Operator
+        "An authority gave no token for a head, and has not given one since."
+        "From that head on, this authority does not show when the history existed."
+    TimestampRequired "timestamp.required" Error Operator
+        "The last records of this case are stamped under fewer of the given roots than required."
+        "That these records existed by a certain time rests on the deployment's word, or on fewer authorities than were asked for."
     RecordMalformed "record.malformed" Error Store
         "A slot does not hold a canonical DSSE envelope with a statement of ours, or cannot be read."
         "A signed statement was altered or replaced by something else."

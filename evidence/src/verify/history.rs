@@ -2,7 +2,9 @@
 
 use super::chain::Chain;
 use super::inventory::Inventory;
-use super::{CaseFiles, Code, Counts, Findings, Head, Options, Witnessed, read_bounded, tiles, unreadable, witness};
+use super::{
+    CaseFiles, Code, Counts, Findings, Head, Options, TimestampSummary, Witnessed, read_bounded, tiles, timestamps, unreadable, witness,
+};
 use crate::anchor::Anchor;
 use crate::digest::Digest;
 use crate::dsse::{ENVELOPE_BYTES_MAX, Envelope};
@@ -11,9 +13,18 @@ use crate::layout::{CaseObject, LogName};
 use crate::log::{Checkpoint, NOTE_BYTES_MAX, Note, Tree, leaf_hash};
 use crate::record::{BadRecord, KeyRing, Record, Role, TrustError};
 
+/// What is known about a history.
+pub(super) struct Known {
+    /// The head, if its signature holds.
+    pub head: Option<Head>,
+    /// What the witnesses vouch for.
+    pub witnesses: Vec<Witnessed>,
+    /// The timestamps over its heads.
+    pub timestamps: Vec<TimestampSummary>,
+}
+
 /// Reads the records in order, verifies each with the keys that are enrolled so far, hands it to the chain, and checks
-/// the tree against the signed head and whatever else is signed about it. Returns the head if its signature holds, and
-/// what the witnesses vouch for.
+/// the tree against the signed head and whatever else is signed about it.
 pub(super) fn read(
     files: &dyn CaseFiles,
     anchor: &Anchor,
@@ -22,7 +33,7 @@ pub(super) fn read(
     chain: &mut Chain,
     counts: &mut Counts,
     findings: &mut Findings,
-) -> (Option<Head>, Vec<Witnessed>) {
+) -> Known {
     let mut log = Log::new(anchor);
     let slots: Vec<u64> = std::mem::take(&mut inventory.slots).into_keys().collect();
     let checkpoint = read_checkpoint(files, inventory.checkpoint, findings);
@@ -62,7 +73,8 @@ pub(super) fn read(
     let note = head.and_then(|_| checkpoint.and_then(|(_, bytes)| Note::parse(&bytes).ok()));
     let heads = witness::Heads { roots: &log.roots, origin: origin.as_deref(), signed_by_log: &|note| log.signer_of_note(note).is_some() };
     let witnesses = witness::check(files, options, &heads, note.as_ref(), &inventory.cosigned, findings);
-    (head, witnesses)
+    let timestamps = timestamps::check(files, options, &heads, &inventory.timestamps, chain, findings);
+    Known { head, witnesses, timestamps }
 }
 
 const CHECKPOINT: &str = "log/checkpoint";

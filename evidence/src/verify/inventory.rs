@@ -6,7 +6,7 @@ use std::io;
 use super::chain::Chain;
 use super::{CaseFiles, Code, EntryKind, Findings, Severity};
 use crate::id::CollectionId;
-use crate::layout::{CaseObject, StreamNumber};
+use crate::layout::{CaseObject, StreamNumber, TimestampFile};
 use crate::log::Tile;
 use crate::text::escape_bytes;
 
@@ -22,6 +22,8 @@ pub(super) struct Inventory {
     pub tiles: BTreeSet<Tile>,
     /// Heads that witnesses vouch for: key id and size.
     pub cosigned: BTreeSet<(String, u64)>,
+    /// What lies in `timestamps/`.
+    pub timestamps: BTreeSet<(u64, TimestampFile)>,
     /// Streams.
     streams: BTreeMap<(CollectionId, StreamNumber), StreamObjects>,
     /// Objects in all.
@@ -55,7 +57,7 @@ impl Inventory {
                 findings.add(Code::ObjectUnknown, &shown, format!("'{shown}' ({} bytes) has no name of the case format", entry.size));
                 return;
             };
-            if !matches!(object, CaseObject::Tile(_) | CaseObject::Cosigned(..)) {
+            if !matches!(object, CaseObject::Tile(_) | CaseObject::Cosigned(..) | CaseObject::Timestamp(..)) {
                 out.bytes = out.bytes.saturating_add(entry.size);
             }
             match object {
@@ -64,6 +66,9 @@ impl Inventory {
                 }
                 CaseObject::Cosigned(witness, size) => {
                     out.cosigned.insert((witness, size));
+                }
+                CaseObject::Timestamp(size, file) => {
+                    out.timestamps.insert((size, file));
                 }
                 CaseObject::Checkpoint => out.checkpoint = true,
                 CaseObject::Slot(n) => {

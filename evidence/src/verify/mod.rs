@@ -21,17 +21,21 @@ mod lines;
 mod report;
 mod stream;
 mod tiles;
+mod timestamps;
 mod witness;
 
 pub use codes::Code;
 pub use finding::{Blame, Cause, Finding, Findings, Severity};
-pub use report::{CaseSummary, CollectionSummary, Counts, Head, Report, Verdict, Witnessed};
+pub use report::{
+    Bound, CaseSummary, CollectionSummary, Counts, Head, Report, Sandwich, TimestampSummary, TimestampTrust, Verdict, Witnessed,
+};
 
 use std::io::{self, Read};
 
 use crate::anchor::Anchor;
 use crate::digest::Digest;
 use crate::log::{Note, WitnessKey};
+use crate::timestamp;
 
 /// The objects of one case, wherever they lie. Names are relative to the case folder and `/`-separated.
 pub trait CaseFiles {
@@ -87,6 +91,10 @@ pub struct Options {
     pub witnesses_required: usize,
     /// Checkpoints that were kept elsewhere, by a witness for example: what is signed in them must be part of the history.
     pub held: Vec<Note>,
+    /// Roots of timestamp authorities. Without any, tokens are checked in themselves and nothing is believed.
+    pub timestamp_anchors: timestamp::Anchors,
+    /// Under how many of these roots the case must be stamped; otherwise [`Code::TimestampRequired`].
+    pub timestamps_required: usize,
 }
 
 /// How far a verification has come.
@@ -113,7 +121,8 @@ pub fn verify(files: &dyn CaseFiles, anchor: &Anchor, options: &Options, progres
     progress(state);
 
     let mut chain = chain::Chain::new(options.complete);
-    let (head, witnesses) = history::read(files, anchor, options, &mut inventory, &mut chain, &mut counts, &mut findings);
+    let history::Known { head, witnesses, timestamps } =
+        history::read(files, anchor, options, &mut inventory, &mut chain, &mut counts, &mut findings);
     chain.finish(&mut findings);
 
     for job in chain.jobs() {
@@ -139,6 +148,7 @@ pub fn verify(files: &dyn CaseFiles, anchor: &Anchor, options: &Options, progres
         deployment: anchor.deployment.clone(),
         checkpoint: head,
         witnesses,
+        timestamps,
         collections: chain.into_summaries(),
         counts,
         findings,

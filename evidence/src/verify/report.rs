@@ -46,6 +46,8 @@ pub struct Report {
     pub checkpoint: Option<Head>,
     /// For each witness that was asked for the newest head of this history that it vouches for, if any.
     pub witnesses: Vec<Witnessed>,
+    /// Every timestamp in the case whose token could be read, by size and authority.
+    pub timestamps: Vec<TimestampSummary>,
     /// Every collection that an order of the case asked for, in the order of exhibit numbers; those without come last.
     pub collections: Vec<CollectionSummary>,
     /// What was read.
@@ -96,6 +98,62 @@ pub struct Witnessed {
     pub at: Option<Timestamp>,
 }
 
+/// A timestamp.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TimestampSummary {
+    /// The object with the reply.
+    pub object: String,
+    /// The name that the deployment gave the authority.
+    pub authority: String,
+    /// Records of the head that it covers.
+    pub size: u64,
+    /// The place of the `timestamp` record; absent when none speaks of it.
+    pub record: Option<u64>,
+    /// The token's time.
+    pub time: Timestamp,
+    /// By how much it may be off, in nanoseconds, where the token says so.
+    pub accuracy_ns: Option<u64>,
+    /// Serial number, hexadecimal.
+    pub serial: String,
+    /// Policy, dotted numbers.
+    pub policy: String,
+    /// Whom it is believed under; absent when it is not, or when no root was given.
+    pub trust: Option<TimestampTrust>,
+}
+
+/// Why a timestamp is believed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TimestampTrust {
+    /// SHA-256 of the root certificate that was given.
+    pub anchor: Digest,
+    /// The name in the authority's certificate.
+    pub signer: String,
+    /// First and last moment of that certificate; it is judged at the token's time.
+    pub valid: [Timestamp; 2],
+    /// When the newest CRL of its issuer was made that was looked at; absent when there was none and nothing was checked.
+    pub crl_made: Option<Timestamp>,
+}
+
+/// A moment that a trusted timestamp gives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Bound {
+    /// The moment, with the accuracy that the token states already counted.
+    pub at: Timestamp,
+    /// The object with the token.
+    pub object: String,
+}
+
+/// Between which moments a collection lies, by trusted timestamps alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Sandwich {
+    /// Its acquisitions were signed after this: they repeat a head that holds the record of this token.
+    pub not_before: Option<Bound>,
+    /// Its acquisitions were signed, and so all was read, before this.
+    pub acquired_before: Option<Bound>,
+    /// It was sealed before this.
+    pub sealed_before: Option<Bound>,
+}
+
 /// One collection.
 #[derive(Debug, Clone, Serialize)]
 pub struct CollectionSummary {
@@ -113,6 +171,8 @@ pub struct CollectionSummary {
     pub reason: Option<String>,
     /// When it was sealed, by the coordinator's clock.
     pub sealed_at: Option<Timestamp>,
+    /// Trusted time.
+    pub trusted_time: Sandwich,
     /// First and last exhibit number.
     pub exhibits: Option<[u64; 2]>,
     /// Streams that were verified.

@@ -68,7 +68,7 @@ fn rich_stream(case: &CaseId, collection: &CollectionId, order: &Ordered, agent:
     s.finish(&|lines| seam(lines, 1))
 }
 
-fn small_stream(case: &CaseId, collection: &CollectionId, order: &Ordered, agent: u8, number: u32) -> Stream {
+pub fn small_stream(case: &CaseId, collection: &CollectionId, order: &Ordered, agent: u8, number: u32) -> Stream {
     let mut s = Stream::new(case, collection, number, agent, order.digest);
     s.file("system", b"identity.jsonl", b"{\"hostname\":\"app-1\"}\n");
     s.file("files", b"/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n");

@@ -21,6 +21,8 @@ pub fn lies(cases: &mut Vec<Tampered>) {
             expect: None,
             witnesses: Vec::new(),
             held: Vec::new(),
+            timestamp_anchors: Vec::new(),
+            timestamps_required: 0,
             edits: difference(&good, &good_2(&faults).objects),
             codes: codes.iter().map(|c| (*c).to_owned()).collect(),
         });

@@ -95,6 +95,8 @@ pub fn logs(cases: &mut Vec<Tampered>) {
             expect: None,
             witnesses: if with_witness { vec![witness.to_string()] } else { Vec::new() },
             held: if with_held { vec![held.clone()] } else { Vec::new() },
+            timestamp_anchors: Vec::new(),
+            timestamps_required: 0,
             edits,
             codes: codes.iter().map(|c| (*c).to_owned()).collect(),
         });

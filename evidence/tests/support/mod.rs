@@ -6,6 +6,7 @@ pub mod cases;
 pub mod faults;
 pub mod lies;
 pub mod logs;
+pub mod stamps;
 pub mod stream;
 pub mod tamper;
 

@@ -4,6 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use exhibit_evidence::Digest;
 use exhibit_evidence::log::{Note, WitnessKey};
+use exhibit_evidence::timestamp::Anchors;
 use exhibit_evidence::verify::Options;
 use serde::{Deserialize, Serialize};
 
@@ -38,10 +39,21 @@ pub struct Tampered {
     /// Base64 of checkpoints for `--held`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held: Vec<String>,
+    /// `--timestamp-anchor`: the roots of these authorities, `tests/vectors/timestamps/<name>/root.pem`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub timestamp_anchors: Vec<String>,
+    /// `--timestamps-required`
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub timestamps_required: usize,
     /// Done in order.
     pub edits: Vec<Edit>,
     /// Codes that must be found; others may be as well.
     pub codes: Vec<String>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's interface")]
+const fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 /// One change to the objects of a case.
@@ -80,6 +92,11 @@ impl Tampered {
             witnesses_required: witnesses.len(),
             witnesses,
             held: self.held.iter().map(note).collect(),
+            timestamp_anchors: self.timestamp_anchors.iter().fold(Anchors::default(), |mut all, name| {
+                all.extend(super::stamps::root(name));
+                all
+            }),
+            timestamps_required: self.timestamps_required,
         }
     }
 
@@ -137,6 +154,7 @@ pub fn table() -> Table {
     bytes_and_objects(&mut cases);
     super::lies::lies(&mut cases);
     super::logs::logs(&mut cases);
+    super::stamps::stamps(&mut cases);
     Table { format: "exhibit-tampered/1".to_owned(), cases }
 }
 
@@ -163,6 +181,8 @@ fn bytes_and_objects(cases: &mut Vec<Tampered>) {
             expect: None,
             witnesses: Vec::new(),
             held: Vec::new(),
+            timestamp_anchors: Vec::new(),
+            timestamps_required: 0,
             edits,
             codes: codes.iter().map(|c| (*c).to_owned()).collect(),
         });

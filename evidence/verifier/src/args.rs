@@ -33,7 +33,9 @@ pub struct Request {
     pub quiet: bool,
     /// Files with checkpoints that were kept elsewhere.
     pub held: Vec<PathBuf>,
-    /// What the library is told; without the held checkpoints.
+    /// Files with roots of timestamp authorities.
+    pub timestamp_anchors: Vec<PathBuf>,
+    /// What the library is told; without the roots and the held checkpoints.
     pub options: Options,
 }
 
@@ -55,6 +57,13 @@ WITNESSES
   checkpoint of the case. With --held FILE a checkpoint that was kept elsewhere, best the witness's own copy, must be part
   of this history: that is how a log that was cut back or rewritten together with its signatures is found.
 
+TIMESTAMPS
+  A timestamp authority (RFC 3161) signed that it saw a head of the history at a time. Its root certificate is believed only
+  from outside: --timestamp-anchor FILE, PEM, repeatable; blocks of X509 CRL in it are used as well. Certificates are judged
+  at the token's own time, so that they have expired since does no harm (openssl ts -verify needs -attime for that). With
+  roots given, each collection is shown between two moments: after which it was taken, and before which it was taken and
+  sealed. With --timestamps-required N the records must be stamped under N of the given roots.
+
 EXIT CODE
   0   sound: no errors and no warnings (notes are possible)
   1   there are findings; each says what was found, what it means and where to ask
@@ -66,6 +75,7 @@ EXAMPLES
   exhibit-verify /media/handover --anchor anchor.json --complete --expect 41:9f86d081...
   exhibit-verify /media/handover --anchor anchor.json --json > result.json
   exhibit-verify /media/handover --anchor anchor.json --witness 'counsel.example/w+3f2a...+BD...' --held seen.checkpoint
+  exhibit-verify /media/handover --anchor anchor.json --timestamp-anchor tsa-root.pem --timestamps-required 1
   exhibit-verify --codes
 ";
 
@@ -105,6 +115,7 @@ fn command() -> clap::Command {
                 .help("Require that the history contains this head (number of records, ':', root in hexadecimal), as noted elsewhere"),
         )
         .args(witness_args())
+        .args(timestamp_args())
         .arg(
             Arg::new("codes")
                 .long("codes")
@@ -134,6 +145,23 @@ fn witness_args() -> [Arg; 3] {
             .action(ArgAction::Append)
             .value_parser(value_parser!(PathBuf))
             .help("A checkpoint that was kept elsewhere, by a witness for example (repeatable): the history must contain it"),
+    ]
+}
+
+fn timestamp_args() -> [Arg; 2] {
+    [
+        Arg::new("timestamp-anchor")
+            .long("timestamp-anchor")
+            .value_name("FILE")
+            .action(ArgAction::Append)
+            .value_parser(value_parser!(PathBuf))
+            .help("Root certificate of a timestamp authority, obtained on another way than the case (repeatable)"),
+        Arg::new("timestamps-required")
+            .long("timestamps-required")
+            .value_name("N")
+            .value_parser(value_parser!(u8).range(0..=16))
+            .requires("timestamp-anchor")
+            .help("Under how many of the given roots the last records must be stamped; 0 when not given"),
     ]
 }
 
@@ -170,11 +198,13 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String
     }
     let (witnesses, witnesses_required) = witnesses(&mut matches)?;
     let held: Vec<PathBuf> = matches.remove_many("held").map(Iterator::collect).unwrap_or_default();
+    let timestamp_anchors: Vec<PathBuf> = matches.remove_many("timestamp-anchor").map(Iterator::collect).unwrap_or_default();
+    let timestamps_required = matches.remove_one::<u8>("timestamps-required").map_or(0, usize::from);
     let (complete, expected) = (matches.get_flag("complete"), matches.remove_one("expect"));
-    let options = Options { complete, expected, witnesses, witnesses_required, held: Vec::new() };
+    let options = Options { complete, expected, witnesses, witnesses_required, timestamps_required, ..Options::default() };
     let (json, quiet) = (matches.get_flag("json"), matches.get_flag("quiet"));
     match (matches.remove_one("path"), matches.remove_one("anchor")) {
-        (Some(path), Some(anchor)) => Ok(Command::Verify(Request { path, anchor, json, quiet, held, options })),
+        (Some(path), Some(anchor)) => Ok(Command::Verify(Request { path, anchor, json, quiet, held, timestamp_anchors, options })),
         _ => Err("exhibit-verify: PATH and --anchor FILE are needed; see --help".to_owned()),
     }
 }
@@ -197,9 +227,15 @@ mod tests {
         assert!(matches!(words("v case --anchor a"), Ok(Command::Verify(r)) if !r.json && !r.options.complete));
         assert!(matches!(words("v --codes"), Ok(Command::Codes)));
         assert!(matches!(words("v --help"), Ok(Command::Show(t)) if t.contains("THE ANCHOR")));
-        for bad in
-            ["v", "v case", "v --anchor a", "v case --anchor a --expect 7", "v case --anchor a --expect x:00", "v case --anchor a --nope"]
-        {
+        for bad in [
+            "v",
+            "v case",
+            "v --anchor a",
+            "v case --anchor a --expect 7",
+            "v case --anchor a --expect x:00",
+            "v case --anchor a --nope",
+            "v case --anchor a --timestamps-required 1",
+        ] {
             assert!(words(bad).is_err(), "{bad}");
         }
         let key = "w.example+1+BAAA";

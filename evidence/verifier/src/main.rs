@@ -15,10 +15,14 @@ use std::process::ExitCode;
 use exhibit_evidence::anchor::Anchor;
 use exhibit_evidence::log::{NOTE_BYTES_MAX, Note};
 use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::timestamp::Anchors;
 use exhibit_evidence::verify::{self, Code, Options, Progress, Report, Verdict};
 
 use crate::args::{Command, Request};
 use crate::folder::Folder;
+
+/// A file of roots with some CRLs.
+const TIMESTAMP_ANCHOR_BYTES_MAX: u64 = 16 << 20;
 
 /// What the program says to the shell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +89,8 @@ fn write_out(bytes: &[u8]) -> io::Result<()> {
 fn run(request: &Request) -> Result<(Report, String), String> {
     let folder = Folder::open(&request.path)?;
     let anchor = read_anchor(request, &folder)?;
-    let options = Options { held: read_held(request, &folder)?, ..request.options.clone() };
+    let timestamp_anchors = read_timestamp_anchors(request, &folder)?;
+    let options = Options { held: read_held(request, &folder)?, timestamp_anchors, ..request.options.clone() };
     let terminal = io::stderr().is_terminal() && !request.quiet;
     let mut shown = u64::MAX;
     let report = verify::verify(&folder, &anchor, &options, &mut |p| show_progress(p, terminal, &mut shown)).map_err(|e| {
@@ -110,6 +115,23 @@ fn read_anchor(request: &Request, folder: &Folder) -> Result<Anchor, String> {
     }
     let bytes = folder::read_small(&real, 65_536).map_err(|e| format!("exhibit-verify: anchor file '{shown}': {e}\n{remedy}"))?;
     Anchor::parse(&bytes).map_err(|e| format!("exhibit-verify: anchor file '{shown}': {}\n{remedy}", escape_bounded(&e, 300)))
+}
+
+/// Roots of timestamp authorities. One from inside the case proves nothing.
+fn read_timestamp_anchors(request: &Request, folder: &Folder) -> Result<Anchors, String> {
+    let remedy = "It is the root certificate of a timestamp authority in PEM, obtained from the authority and not with the case.";
+    let mut all = Anchors::default();
+    for path in &request.timestamp_anchors {
+        let fail =
+            |why: String| format!("exhibit-verify: timestamp anchor '{}': {why}\n{remedy}", escape_bounded(&path.to_string_lossy(), 300));
+        let real = path.canonicalize().map_err(|e| fail(e.to_string()))?;
+        if folder.contains(&real) {
+            return Err(fail("it lies inside the case folder".to_owned()));
+        }
+        let bytes = folder::read_small(&real, TIMESTAMP_ANCHOR_BYTES_MAX).map_err(|e| fail(e.to_string()))?;
+        all.extend(Anchors::parse(&bytes).map_err(|e| fail(e.to_string()))?);
+    }
+    Ok(all)
 }
 
 /// Checkpoints that were kept elsewhere. One from inside the case proves nothing.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use exhibit_evidence::text::escape_bounded;
-use exhibit_evidence::verify::{CollectionSummary, Finding, Report, Severity, Verdict};
+use exhibit_evidence::verify::{Bound, CollectionSummary, Finding, Report, Sandwich, Severity, TimestampSummary, Verdict};
 
 /// A byte count for people, exact below 1 KiB.
 pub fn bytes(n: u64) -> String {
@@ -102,8 +102,43 @@ fn write_collections(out: &mut String, collections: &[CollectionSummary]) -> std
         if let Some(at) = c.sealed_at {
             writeln!(out, "      sealed {at} by the coordinator's clock")?;
         }
+        write_time(out, &c.trusted_time)?;
         if let Some(reason) = &c.reason {
             writeln!(out, "      reason: {reason}")?;
+        }
+    }
+    Ok(())
+}
+
+/// The time sandwich: what trusted timestamps say, whatever any clock of the deployment said.
+fn write_time(out: &mut String, time: &Sandwich) -> std::fmt::Result {
+    let shown = |bound: &Option<Bound>| bound.as_ref().map(|b| format!("{} ({})", b.at, b.object));
+    let (after, taken, sealed) = (shown(&time.not_before), shown(&time.acquired_before), shown(&time.sealed_before));
+    if let Some(after) = &after {
+        writeln!(out, "      trusted time: taken after   {after}")?;
+    }
+    if let Some(taken) = &taken {
+        writeln!(out, "      trusted time: taken before  {taken}")?;
+    }
+    if let Some(sealed) = &sealed {
+        writeln!(out, "      trusted time: sealed before {sealed}")?;
+    }
+    if after.is_none() && (taken.is_some() || sealed.is_some()) {
+        writeln!(out, "      trusted time: no timestamp shows after what moment it was taken")?;
+    }
+    Ok(())
+}
+
+fn write_timestamps(out: &mut String, timestamps: &[TimestampSummary]) -> std::fmt::Result {
+    for t in timestamps {
+        writeln!(out, "  timestamp   '{}' saw the first {} at {}", t.authority, count(t.size, "record"), t.time)?;
+        match &t.trust {
+            None => writeln!(out, "              not believed: it leads to no root that was given (--timestamp-anchor); {}", t.object)?,
+            Some(trust) => {
+                let [_, until] = trust.valid;
+                let revocation = trust.crl_made.map_or_else(|| "not checked, no CRL".to_owned(), |at| format!("no, by the CRL of {at}"));
+                writeln!(out, "              by '{}', valid until {}; revoked: {revocation}", escape_bounded(&trust.signer, 100), until)?;
+            }
         }
     }
     Ok(())
@@ -164,6 +199,7 @@ fn write_checked(out: &mut String, report: &Report, root_key: &str) -> std::fmt:
             _ => writeln!(out, "  witness     '{name}' vouches for no head of this history")?,
         }
     }
+    write_timestamps(out, &report.timestamps)?;
     let (segments, stored) = (count(c.segments, "segment"), bytes(c.stored_bytes));
     writeln!(out, "  bytes       {} in {segments} re-hashed and decompressed ({stored} stored)", bytes(c.raw_bytes))?;
     writeln!(

@@ -58,6 +58,7 @@ async fn run(dir: &tempfile::TempDir, port: u16, free_bytes_min: u64) -> Running
         connections,
         rules: serve::Rules::default(),
         witnesses: Vec::new(),
+        authorities: Vec::new(),
     };
     serve::start(setup).await.expect("starts")
 }

@@ -2,19 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{OrderFacts, shown};
+use super::{OrderFacts, Token, shown};
 use crate::digest::Digest;
 use crate::id::{AgentId, CaseId, CollectionId, OrderId};
 use crate::layout::StreamNumber;
 use crate::record::{Acquisition, ManifestRef, Outcome, Receipt, Seal};
 use crate::verify::stream::Tally;
-use crate::verify::{Code, CollectionSummary, Findings, Severity};
+use crate::verify::{Bound, Code, CollectionSummary, Findings, Sandwich, Severity};
 
 /// What a rule needs besides the collection.
 pub(in crate::verify) struct Context<'a> {
     pub object: &'a str,
     pub findings: &'a mut Findings,
     pub order: &'a OrderFacts,
+    /// The record's place in the log.
+    pub n: u64,
 }
 
 impl Context<'_> {
@@ -33,6 +35,8 @@ pub(in crate::verify) struct Collection {
     receipts: BTreeMap<StreamNumber, ReceiptFacts>,
     last_receipt: Option<Digest>,
     sealed: bool,
+    /// Places of the last acquisition and of the seal.
+    places: (Option<u64>, Option<u64>),
 }
 
 #[derive(Debug)]
@@ -76,6 +80,7 @@ impl Collection {
             outcome: None,
             reason: None,
             sealed_at: None,
+            trusted_time: Sandwich::default(),
             exhibits: None,
             streams: 0,
             items: 0,
@@ -85,7 +90,16 @@ impl Collection {
             raw_bytes: 0,
             stored_bytes: 0,
         };
-        Self { order, summary, refusal: None, acquisitions: BTreeMap::new(), receipts: BTreeMap::new(), last_receipt: None, sealed: false }
+        Self {
+            order,
+            summary,
+            refusal: None,
+            acquisitions: BTreeMap::new(),
+            receipts: BTreeMap::new(),
+            last_receipt: None,
+            sealed: false,
+            places: (None, None),
+        }
     }
 
     pub const fn is_open(&self) -> bool {
@@ -132,6 +146,7 @@ impl Collection {
             at.add(Code::ChainRepeated, format!("stream {name} already has an acquisition"));
             return;
         }
+        self.places.0 = Some(at.n);
         self.summary.host = Some(shown(&p.host.hostname, 100));
         self.acquisitions.insert(p.stream, AcquisitionFacts { digest, complete: p.complete, manifest: p.manifest.clone() });
     }
@@ -188,6 +203,7 @@ impl Collection {
             return None;
         }
         self.sealed = true;
+        self.places.1 = Some(at.n);
         let expected = self.last_receipt.or(self.refusal).unwrap_or(self.order);
         if p.predecessor != expected {
             at.add(Code::SealPredecessor, format!("the seal of {id} follows from record {}, expected was {expected}", p.predecessor));
@@ -300,6 +316,20 @@ impl Collection {
         s.items_verified = s.items_verified.saturating_add(tally.items_verified);
         s.raw_bytes = s.raw_bytes.saturating_add(tally.raw_bytes);
         s.stored_bytes = s.stored_bytes.saturating_add(tally.stored_bytes);
+    }
+
+    /// The time sandwich. Below: only a token whose record is *in* the head that the agent repeated was there before it; a
+    /// token over that head may have been made later. Above: a token over any head that holds the record.
+    pub fn place_in_time(&mut self, nonce_size: u64, tokens: &[Token]) {
+        let (acquired, sealed) = self.places;
+        let before = tokens.iter().filter(|t| acquired.is_some() && t.record.is_some_and(|n| n < nonce_size)).max_by_key(|t| t.earliest);
+        let after = |place: Option<u64>| tokens.iter().filter(|t| place.is_some_and(|n| n < t.size)).min_by_key(|t| t.latest);
+        let above = |token: &Token| Bound { at: token.latest, object: token.object.clone() };
+        self.summary.trusted_time = Sandwich {
+            not_before: before.map(|t| Bound { at: t.earliest, object: t.object.clone() }),
+            acquired_before: after(acquired).map(above),
+            sealed_before: after(sealed).map(above),
+        };
     }
 
     pub fn into_summary(self) -> CollectionSummary {

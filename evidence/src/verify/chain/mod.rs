@@ -4,11 +4,14 @@
 //! State is bounded by what the log names: a few hundred bytes per order target and stream. Access records leave none.
 
 mod collection;
+mod stamps;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) use collection::Job;
 use collection::{Collection, Context};
+use stamps::Stamps;
+pub(super) use stamps::Token;
 
 use super::stream::Tally;
 use super::{CaseSummary, Code, CollectionSummary, Findings, Severity};
@@ -29,6 +32,10 @@ pub(super) struct Chain {
     order_ids: BTreeSet<OrderId>,
     collections: BTreeMap<CollectionId, Collection>,
     next_exhibit: u64,
+    /// The place of the record that is being added.
+    n: u64,
+    /// What was recorded about timestamps.
+    pub stamps: Stamps,
 }
 
 /// What later records need to know of an order.
@@ -50,6 +57,8 @@ impl Chain {
             order_ids: BTreeSet::new(),
             collections: BTreeMap::new(),
             next_exhibit: 1,
+            n: 0,
+            stamps: Stamps::default(),
         }
     }
 
@@ -76,6 +85,7 @@ impl Chain {
     /// Adds a verified record. `roots` holds the tree's root at every size up to this record.
     pub fn add(&mut self, object: &str, verified: &Verified, roots: &[Digest], findings: &mut Findings) {
         let record = verified.record();
+        self.n = roots.len().saturating_sub(1) as u64;
         if !matches!(record, Record::CaseOpened(_) | Record::Enrolment(_) | Record::Revocation(_)) && self.opened.is_none() && !self.early {
             self.early = true;
             findings.add(
@@ -91,6 +101,7 @@ impl Chain {
             return;
         }
         let digest = verified.digest();
+        self.stamps.see(self.n, record);
         match record {
             Record::CaseOpened(p) => self.case_opened(object, digest, p, findings),
             Record::CaseClosed(p) => self.case_closed(object, p, findings),
@@ -120,6 +131,8 @@ impl Chain {
                 }
             }
             Record::Incident(p) => incident(object, p, findings),
+            Record::Stamped(p) => self.stamps.stamped(object, self.n, p, self.opened.as_ref().map(|(d, _)| *d), roots, findings),
+            Record::NotStamped(p) => self.stamps.failed(object, p, self.opened.as_ref().map(|(d, _)| *d), roots, findings),
             Record::Access(_) | Record::Enrolment(_) | Record::Revocation(_) => {}
         }
     }
@@ -244,7 +257,15 @@ impl Chain {
             return None;
         };
         let order = self.orders.get(&collection.order)?;
-        Some((collection, Context { object, findings, order }))
+        Some((collection, Context { object, findings, order, n: self.n }))
+    }
+
+    /// Says of every collection between which moments it lies.
+    pub fn place_in_time(&mut self, tokens: &[Token]) {
+        for collection in self.collections.values_mut() {
+            let nonce = self.orders.get(&collection.order).map_or(0, |order| order.nonce.size);
+            collection.place_in_time(nonce, tokens);
+        }
     }
 
     /// Checks that can only be made when all records were read.
@@ -299,6 +320,8 @@ fn case_of(record: &Record) -> Option<&CaseId> {
         Record::Seal(p) => Some(&p.case),
         Record::Access(p) => Some(&p.case),
         Record::Incident(p) => p.case.as_ref(),
+        Record::Stamped(p) => Some(&p.case),
+        Record::NotStamped(p) => Some(&p.case),
         // A second case-opened has its own code; the others name no case.
         Record::CaseOpened(_) | Record::Refusal(_) | Record::Enrolment(_) | Record::Revocation(_) => None,
     }

@@ -1,0 +1,24 @@
+//! Trusted time: asks timestamp authorities to stamp the heads of the case logs, verifies what they answer, keeps it.
+//!
+//! **What is stamped.** For each case and authority the head right after the last record that is not itself about
+//! timestamps. So a token's own record never asks for another token, and while nothing else happens the head to be stamped
+//! stays the same, however often an authority fails. One token covers every record before it; records that come close
+//! together share one.
+//!
+//! **When.** Soon after a change, but for one case and authority at most one token in [`Authority::interval`]; where a seal,
+//! an order or the begin or end of a case waits, in a tenth of it.
+//!
+//! **Where the state is.** In the store and the log alone: what is to be done follows from the records, and what was begun
+//! from the objects in `timestamps/`. A new process goes through the cases once and takes up the same steps.
+//!
+//! A bag's tag manifest, or anything else with a SHA-256, is stamped with [`Authority::ask`]; it knows nothing of logs.
+
+mod authority;
+mod desk;
+mod heads;
+mod queue;
+
+pub use authority::{Answer, Authority, AuthorityError, NoToken};
+pub use desk::{Desk, Failed};
+pub use heads::{Due, due};
+pub use queue::run;

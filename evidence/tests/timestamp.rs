@@ -1,0 +1,180 @@
+//! Timestamps against `openssl` as the authority: what it makes is read and believed, what is wrong with it is named.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use exhibit_evidence::Digest;
+use exhibit_evidence::timestamp::{Anchors, Crl, Reply, Request, Revocation, TimestampError};
+
+struct Authority(tempfile::TempDir);
+
+impl Authority {
+    fn new(algorithm: &str) -> Self {
+        let authority = Self(tempfile::tempdir().expect("folder"));
+        authority.run("make", &[algorithm, "Test Authority"]);
+        authority
+    }
+
+    fn run(&self, what: &str, args: &[&str]) {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/authority/authority.sh");
+        let done = Command::new(script).arg(what).arg(self.0.path()).args(args).output().expect("bash and openssl are needed (tests/run)");
+        assert!(done.status.success(), "{what}: {}", String::from_utf8_lossy(&done.stderr));
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn read(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.path(name)).expect("made")
+    }
+
+    fn anchors(&self) -> Anchors {
+        Anchors::parse(&self.read("root.pem")).expect("a root")
+    }
+
+    /// Another certificate, for a stated time where there is one.
+    fn issue(&self, extensions: &str, name: &str, dates: &[&str]) {
+        self.run("issue", &[&[extensions, name], dates].concat());
+    }
+
+    /// The reply of one of its certificates.
+    fn stamp(&self, certificate: &str, request: &Request) -> Vec<u8> {
+        std::fs::write(self.path("query"), request.to_der()).expect("written");
+        let (query, reply) = (self.path("query"), self.path("reply"));
+        self.run("reply", &[certificate, &query.display().to_string(), &reply.display().to_string()]);
+        self.read("reply")
+    }
+
+    /// The same token by another certificate.
+    fn resign(&self, certificate: &str, reply: &[u8]) -> Vec<u8> {
+        std::fs::write(self.path("in"), reply).expect("written");
+        let (from, to) = (self.path("in"), self.path("out"));
+        self.run("resign", &[certificate, &from.display().to_string(), &to.display().to_string()]);
+        self.read("out")
+    }
+}
+
+fn request() -> Request {
+    Request::new(Digest::of(b"a head"), 0xfedc_ba98_7654_3210)
+}
+
+fn refused(reply: &[u8], anchors: &Anchors, crls: &[Crl]) -> TimestampError {
+    Reply::parse(reply).and_then(|r| r.verify(anchors, crls)).expect_err("not believed")
+}
+
+#[test]
+fn tokens_of_every_kind_of_key_are_believed() {
+    for algorithm in ["rsa", "p256", "p384"] {
+        let authority = Authority::new(algorithm);
+        let bytes = authority.stamp("tsa", &request());
+        let reply = Reply::parse(&bytes).unwrap_or_else(|e| panic!("{algorithm}: {e}"));
+        reply.answers(&request()).expect("it is the answer");
+        let trusted = reply.verify(&authority.anchors(), &[]).unwrap_or_else(|e| panic!("{algorithm}: {e}"));
+        assert_eq!((trusted.signer(), trusted.revocation()), ("Test Authority tsa", &Revocation::NotChecked));
+        assert_eq!((reply.accuracy_ns(), reply.policy(), reply.serial()), (Some(1_000_000_000), "1.2.3.4.1", "02"));
+        assert!(trusted.valid().0 <= reply.time() && reply.time() < trusted.valid().1);
+        let other = Authority::new("p256");
+        assert!(matches!(refused(&bytes, &other.anchors(), &[]), TimestampError::Untrusted(_)));
+        assert!(matches!(refused(&bytes, &Anchors::default(), &[]), TimestampError::Untrusted(_)));
+    }
+}
+
+#[test]
+fn an_answer_to_another_question_is_none() {
+    let authority = Authority::new("p256");
+    let reply = Reply::parse(&authority.stamp("tsa", &request())).expect("a reply");
+    let other = Request { imprint: Digest::of(b"another head"), ..request() };
+    assert!(matches!(reply.answers(&other), Err(TimestampError::Imprint { .. })));
+    assert!(matches!(reply.answers(&Request { nonce: 7, ..request() }), Err(TimestampError::Nonce(_))));
+}
+
+#[test]
+fn every_flipped_byte_is_noticed() {
+    let authority = Authority::new("p256");
+    let (good, anchors) = (authority.stamp("tsa", &request()), authority.anchors());
+    let facts = |reply: &Reply| (reply.time(), reply.serial().to_owned(), reply.policy().to_owned(), reply.accuracy_ns());
+    let expected = facts(&Reply::parse(&good).expect("good"));
+    let mut unnoticed = Vec::new();
+    for at in 0..good.len() {
+        let mut bytes = good.clone();
+        bytes[at] ^= 0x01;
+        if let Ok(reply) = Reply::parse(&bytes)
+            && reply.answers(&request()).is_ok()
+            && reply.verify(&anchors, &[]).is_ok()
+        {
+            assert_eq!(facts(&reply), expected, "byte {at}");
+            unnoticed.push(at);
+        }
+    }
+    // What no signature covers and nobody relies on: status 0 or 1, versions, the list of digests, parameters of algorithms.
+    assert!(unnoticed.len() < 40, "{} of {}: {unnoticed:?}", unnoticed.len(), good.len());
+}
+
+#[test]
+fn a_token_outlives_its_certificate_and_not_the_other_way_round() {
+    let authority = Authority::new("p256");
+    authority.issue("tsa", "old", &["20200101000000Z", "20210101000000Z"]);
+    let late = refused(&authority.stamp("old", &request()), &authority.anchors(), &[]);
+    assert!(matches!(&late, TimestampError::Validity(why) if why.contains("to 2021-01-01T00:00:00")), "{late}");
+    // No reader's clock plays a part: the functions have none. What openssl says after expiry is in tests/e2e/timestamps.rs.
+}
+
+#[test]
+fn who_may_not_state_times_is_not_believed() {
+    let authority = Authority::new("p256");
+    let good = authority.stamp("tsa", &request());
+    for (extensions, why) in [("plain", "no extended key usage"), ("soft", "not critical")] {
+        authority.issue(extensions, extensions, &[]);
+        let e = refused(&authority.resign(extensions, &good), &authority.anchors(), &[]);
+        assert!(matches!(&e, TimestampError::Purpose(text) if text.contains(why)), "{extensions}: {e}");
+    }
+    // The way of signing is not the reason: the same with the right certificate is good.
+    let again = Reply::parse(&authority.resign("tsa", &good)).expect("a reply");
+    assert!(again.verify(&authority.anchors(), &[]).is_ok());
+}
+
+#[test]
+fn revocation_counts_as_rfc_3161_says() {
+    let harmless = Authority::new("p256");
+    let reply = harmless.stamp("tsa", &request());
+    let crl = |a: &Authority| vec![Crl::parse(&a.read("crl.der")).expect("a CRL")];
+    let trusted = Reply::parse(&reply).and_then(|r| r.verify(&harmless.anchors(), &crl(&harmless))).expect("not revoked");
+    assert!(matches!(trusted.revocation(), Revocation::Good(_)));
+    // Another authority's list says nothing.
+    let other = Authority::new("p256");
+    let trusted = Reply::parse(&reply).and_then(|r| r.verify(&harmless.anchors(), &crl(&other))).expect("not revoked");
+    assert_eq!(trusted.revocation(), &Revocation::NotChecked);
+
+    // A second later than the token, so that the order of times is plain.
+    std::thread::sleep(std::time::Duration::from_millis(1_100));
+    harmless.run("revoke", &["tsa", "superseded"]);
+    let kept = Reply::parse(&reply).and_then(|r| r.verify(&harmless.anchors(), &crl(&harmless))).expect("earlier tokens stay");
+    assert!(matches!(kept.revocation(), Revocation::Good(_)));
+    let stolen = Authority::new("p256");
+    let reply = stolen.stamp("tsa", &request());
+    stolen.run("revoke", &["tsa", "keyCompromise"]);
+    let e = refused(&reply, &stolen.anchors(), &crl(&stolen));
+    assert!(matches!(&e, TimestampError::Revoked(why) if why.contains("KeyCompromise")), "{e}");
+    // Newer lists come with the roots.
+    let mut file = stolen.read("root.pem");
+    file.extend_from_slice(&stolen.read("crl.pem"));
+    let anchors = Anchors::parse(&file).expect("root and list");
+    assert!(matches!(refused(&reply, &anchors, &[]), TimestampError::Revoked(_)));
+}
+
+#[test]
+fn files_that_hold_no_roots_are_refused_with_a_reason() {
+    let authority = Authority::new("p256");
+    let pem = String::from_utf8(authority.read("root.pem")).expect("PEM");
+    for (bad, why) in [
+        (String::new(), "no certificate in it"),
+        (pem.replace("END CERT", "END DOG"), "not closed"),
+        (pem.replace("CERTIFICATE", "PRIVATE KEY"), "'PRIVATE KEY'"),
+        (pem.replacen("MII", "!!!", 1), "not base64"),
+    ] {
+        let e = Anchors::parse(bad.as_bytes()).expect_err(why);
+        assert!(e.to_string().contains(why), "{e}");
+    }
+    assert!(Anchors::parse(&[0x30, 0x00]).is_err() && Anchors::parse(&[0xff; 9]).is_err());
+}

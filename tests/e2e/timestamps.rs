@@ -1,0 +1,184 @@
+//! Trusted time from a real authority (openssl over HTTP on loopback) to the verifier, and what foreign programs say to it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use exhibit_tests::{Answers, Authority, Finished, Fleet, wait_until};
+use serde_json::Value;
+
+/// The records of one type in a case's log.
+fn records(fleet: &Fleet, case: &str, kind: &str) -> Vec<Value> {
+    let shown = fleet.exhibit(&["log", "show", "--case", case, "--json"]).ok().json();
+    shown.into_iter().filter(|r| r["type"] == kind).map(|r| r["record"].clone()).collect()
+}
+
+/// Waits until so many authorities stamped a head of at least `size` records.
+fn wait_stamped(fleet: &Fleet, case: &str, authorities: usize, size: u64) {
+    wait_until(Duration::from_secs(30), "the head is stamped", || {
+        records(fleet, case, "timestamp:v1").iter().filter(|r| r["size"].as_u64() >= Some(size)).count() >= authorities
+    });
+}
+
+/// The size of the log after the last record that is not about timestamps.
+fn last_of_substance(fleet: &Fleet, case: &str) -> u64 {
+    let shown = fleet.exhibit(&["log", "show", "--case", case, "--json"]).ok().json();
+    let last = shown.iter().rev().find(|r| !r["type"].as_str().unwrap_or_default().starts_with("timestamp")).expect("records");
+    last["n"].as_u64().expect("number") + 1
+}
+
+fn verify(fleet: &Fleet, case: &str, roots: &[&Authority], more: &[&str]) -> (i32, Value) {
+    let mut command = fleet.program("exhibit-verify");
+    command.arg(fleet.case_dir(case)).arg("--anchor").arg(fleet.anchor()).arg("--json").args(more);
+    for authority in roots {
+        command.arg("--timestamp-anchor").arg(authority.file("root.pem"));
+    }
+    let done = Finished::of(&mut command);
+    (done.code, serde_json::from_slice(&done.stdout).unwrap_or_else(|_| done.stderr.clone().into()))
+}
+
+/// The objects in `timestamps/` that end so.
+fn objects(fleet: &Fleet, case: &str, end: &str) -> Vec<PathBuf> {
+    let list = std::fs::read_dir(fleet.case_dir(case).join("timestamps")).expect("folder");
+    let mut all: Vec<PathBuf> = list.map(|e| e.expect("entry").path()).filter(|p| p.to_string_lossy().ends_with(end)).collect();
+    all.sort();
+    all
+}
+
+/// `openssl ts -verify` of a stored token over its stored head; true when it accepts.
+fn openssl_accepts(reply: &Path, root: &Path, more: &[&str]) -> bool {
+    let name = reply.file_name().and_then(|n| n.to_str()).expect("name");
+    let head = reply.with_file_name(format!("{}.checkpoint", &name[..10]));
+    let query = reply.with_extension("tsq");
+    let run = |args: &[&std::ffi::OsStr]| {
+        let mut command = Command::new("openssl");
+        command.args(["ts", "-verify", "-in"]).arg(reply).arg("-CAfile").arg(root).args(more).args(args);
+        command.output().expect("openssl").status.success()
+    };
+    let by_data = run(&["-data".as_ref(), head.as_os_str()]);
+    let by_query = run(&["-queryfile".as_ref(), query.as_os_str()]);
+    assert_eq!(by_data, by_query, "{name}");
+    by_data
+}
+
+#[test]
+fn a_collection_lies_between_trusted_moments_and_foreign_programs_agree() {
+    let (one, two, fleet) = (Authority::start("p256"), Authority::start("rsa"), Fleet::prepare());
+    fleet.add_authority(&one, "one");
+    fleet.add_authority(&two, "two");
+    fleet.start_coordinator();
+    let case = fleet.open_case();
+    wait_stamped(&fleet, &case, 2, 1);
+    let agent = fleet.agent();
+    let closed = fleet.collect(&case, &agent, &["--capture", "system"]);
+    assert_eq!(closed["state"], "sealed");
+    let sealed = last_of_substance(&fleet, &case);
+    wait_stamped(&fleet, &case, 2, sealed);
+
+    let (code, report) = verify(&fleet, &case, &[&one, &two], &["--complete", "--timestamps-required", "2"]);
+    assert_eq!((code, report["verdict"].as_str()), (0, Some("sound")), "{report:#}");
+    let time = &report["collections"][0]["trusted_time"];
+    let at = |key: &str| time[key]["at"].as_str().unwrap_or_else(|| panic!("no {key} in {time}")).to_owned();
+    assert!(at("not_before") < at("acquired_before") && at("acquired_before") <= at("sealed_before"), "{time}");
+    assert!(report["timestamps"].as_array().is_some_and(|t| t.iter().all(|t| t["trust"]["crl_made"].is_string())), "{report:#}");
+    let mut command = fleet.program("exhibit-verify");
+    command.arg(fleet.case_dir(&case)).arg("--anchor").arg(fleet.anchor()).arg("--timestamp-anchor").arg(one.file("root.pem"));
+    let text = Finished::of(&mut command).ok().text();
+    assert!(text.contains("trusted time: taken after") && text.contains("trusted time: sealed before"), "{text}");
+
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("second-reader/foreign_tsr.py");
+    for (authority, name) in [(&one, "one"), (&two, "two")] {
+        let replies = objects(&fleet, &case, &format!(".{name}.tsr"));
+        assert!(replies.len() >= 2, "{replies:?}");
+        for reply in &replies {
+            assert!(openssl_accepts(reply, &authority.file("root.pem"), &[]), "{}", reply.display());
+            // Trail of Bits' rfc3161-client is nobody of ours.
+            let mut command = Command::new("python3");
+            let said = Finished::of(command.arg("-B").arg(&script).arg(reply).arg(authority.file("root.pem"))).ok().text();
+            assert!(said.starts_with("good"), "{said}");
+        }
+    }
+    // A token's own record asks for no token: nothing more happens by itself.
+    let (asked, size) = (one.asked(), fleet.exhibit(&["case", "show", &case, "--json"]).ok().json()[0]["log_size"].clone());
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!((one.asked(), &fleet.exhibit(&["case", "show", &case, "--json"]).ok().json()[0]["log_size"]), (asked, &size));
+    assert!(records(&fleet, &case, "timestamp-failed:v1").is_empty());
+}
+
+#[test]
+fn an_authority_that_is_down_costs_no_seal_and_is_asked_again_after_a_restart() {
+    let (authority, fleet) = (Authority::start("p256"), Fleet::prepare());
+    fleet.add_authority(&authority, "one");
+    authority.answer(Answers::Nothing);
+    fleet.start_coordinator();
+    let case = fleet.open_case();
+    let agent = fleet.agent();
+    assert_eq!(fleet.collect(&case, &agent, &["--capture", "system"])["state"], "sealed");
+    wait_until(Duration::from_secs(20), "the failure is recorded", || {
+        let last = last_of_substance(&fleet, &case);
+        records(&fleet, &case, "timestamp-failed:v1").iter().any(|r| r["code"] == "unreachable" && r["size"].as_u64() == Some(last))
+    });
+    let (code, report) = verify(&fleet, &case, &[&authority], &["--timestamps-required", "1"]);
+    let codes = |report: &Value| report["findings"].as_array().expect("list").iter().map(|f| f["code"].clone()).collect::<Vec<_>>();
+    assert_eq!((code, codes(&report)), (1, vec!["timestamp.failed".into(), "timestamp.required".into()]), "{report:#}");
+    // It fails again and again; the log does not grow by it.
+    let failed = records(&fleet, &case, "timestamp-failed:v1").len();
+    let asked = authority.asked();
+    wait_until(Duration::from_secs(20), "it is asked again", || authority.asked() > asked);
+    assert_eq!(records(&fleet, &case, "timestamp-failed:v1").len(), failed);
+    fleet.kill_coordinator();
+    authority.answer(Answers::Honestly);
+    fleet.start_coordinator();
+    wait_stamped(&fleet, &case, 1, last_of_substance(&fleet, &case));
+    let (code, report) = verify(&fleet, &case, &[&authority], &["--timestamps-required", "1"]);
+    assert_eq!((code, codes(&report)), (0, Vec::new()), "{report:#}");
+}
+
+#[test]
+fn lying_authorities_are_refused_each_with_its_reason() {
+    let fleet = Fleet::prepare();
+    let lies = [
+        ("imprint", Answers::AnotherImprint),
+        ("nonce", Answers::AnotherNonce),
+        ("signature", Answers::AlteredSignature),
+        ("validity", Answers::By("old")),
+        ("purpose", Answers::ForcedBy("plain")),
+    ];
+    let authorities: Vec<Authority> = lies.iter().map(|_| Authority::start("p256")).collect();
+    for (authority, (code, how)) in authorities.iter().zip(lies) {
+        authority.issue("tsa", "old", &["20200101000000Z", "20210101000000Z"]);
+        authority.issue("plain", "plain", &[]);
+        authority.answer(how);
+        fleet.add_authority(authority, code);
+    }
+    fleet.start_coordinator();
+    let case = fleet.open_case();
+    wait_until(Duration::from_secs(30), "every lie is recorded", || records(&fleet, &case, "timestamp-failed:v1").len() >= lies.len());
+    for record in records(&fleet, &case, "timestamp-failed:v1") {
+        assert_eq!(record["code"], record["authority"], "{record}");
+    }
+    assert!(records(&fleet, &case, "timestamp:v1").is_empty() && objects(&fleet, &case, ".tsr").is_empty());
+    let (code, report) = verify(&fleet, &case, &[&authorities[0]], &[]);
+    assert_eq!(code, 0, "{report:#}");
+}
+
+#[test]
+fn a_token_is_good_after_its_certificate_expired() {
+    let (authority, fleet) = (Authority::start("p256"), Fleet::prepare());
+    let date = |when: &str| Finished::of(Command::new("date").args(["-u", "-d", when, "+%Y%m%d%H%M%SZ"])).ok().text().trim().to_owned();
+    authority.issue("tsa", "brief", &[&date("-1 hour"), &date("+8 seconds")]);
+    authority.answer(Answers::By("brief"));
+    fleet.add_authority(&authority, "one");
+    fleet.start_coordinator();
+    let case = fleet.open_case();
+    wait_stamped(&fleet, &case, 1, 1);
+    let reply = objects(&fleet, &case, ".one.tsr").pop().expect("a token");
+    let root = authority.file("root.pem");
+    // The trap: openssl judges by today's clock unless it is told the time of the token.
+    wait_until(Duration::from_secs(20), "the certificate expires", || !openssl_accepts(&reply, &root, &[]));
+    let (code, report) = verify(&fleet, &case, &[&authority], &["--timestamps-required", "1"]);
+    assert_eq!(code, 0, "{report:#}");
+    let made = report["timestamps"][0]["time"].as_str().expect("a time");
+    let epoch = Finished::of(Command::new("date").args(["-d", made, "+%s"])).ok().text().trim().to_owned();
+    assert!(openssl_accepts(&reply, &root, &["-attime", &epoch]), "{made}");
+}
