@@ -31,6 +31,7 @@ impl Enroller<'_> {
             name: name.to_string(),
             key,
             roles: roles.to_vec(),
+            cases: None,
             predecessor: self.enrolment.map(Envelope::digest),
             method: method.to_owned(),
             enrolled_at: now,

@@ -25,7 +25,7 @@ mod witness;
 
 pub use codes::Code;
 pub use finding::{Blame, Cause, Finding, Findings, Severity};
-pub use report::{CaseSummary, CollectionSummary, Counts, Head, Report, Verdict, Witnessed};
+pub use report::{CaseSummary, CollectionSummary, Counts, Disposed, Head, Report, Verdict, Witnessed};
 
 use std::io::{self, Read};
 

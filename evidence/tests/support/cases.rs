@@ -68,7 +68,7 @@ fn rich_stream(case: &CaseId, collection: &CollectionId, order: &Ordered, agent:
     s.finish(&|lines| seam(lines, 1))
 }
 
-fn small_stream(case: &CaseId, collection: &CollectionId, order: &Ordered, agent: u8, number: u32) -> Stream {
+pub fn small_stream(case: &CaseId, collection: &CollectionId, order: &Ordered, agent: u8, number: u32) -> Stream {
     let mut s = Stream::new(case, collection, number, agent, order.digest);
     s.file("system", b"identity.jsonl", b"{\"hostname\":\"app-1\"}\n");
     s.file("files", b"/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n");
@@ -122,21 +122,29 @@ pub fn good_1() -> Case {
 }
 
 /// Stores a whole stream and its acquisition, receipt and seal.
-fn whole(case: &mut Case, order: &Ordered, agent: u8, number: u32, built: &Built, before: &[(u32, exhibit_evidence::Digest, u64)]) {
+pub fn whole(
+    case: &mut Case,
+    order: &Ordered,
+    agent: u8,
+    number: u32,
+    built: &Built,
+    before: &[(u32, exhibit_evidence::Digest, u64)],
+) -> exhibit_evidence::Digest {
     let collection = Case::collection(order, agent);
     case.put(&collection, number, built);
     let acquisition = case.acquire(order, agent, number, built, &|_| {});
     let receipt = case.receipt(order, agent, number, Some(acquisition), built, &|_| {});
     let mut streams = before.to_vec();
     streams.push((number, receipt, built.totals.items));
-    case.seal(order, agent, Outcome::Sealed, None, &streams, None, &|_| {});
+    case.seal(order, agent, Outcome::Sealed, None, &streams, None, &|_| {})
 }
 
 fn access(case: &mut Case, collection: &CollectionId) {
     let access = Access {
         case: case.id.clone(),
+        predecessor: case.opened,
         by: responder_name(),
-        action: "read".to_owned(),
+        action: Action::View,
         what: vec![format!("{collection}.s1.2")],
         reason: "first look".to_owned(),
         at: case.now(),

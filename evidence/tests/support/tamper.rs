@@ -137,6 +137,7 @@ pub fn table() -> Table {
     bytes_and_objects(&mut cases);
     super::lies::lies(&mut cases);
     super::logs::logs(&mut cases);
+    super::custody::lies(&mut cases);
     Table { format: "exhibit-tampered/1".to_owned(), cases }
 }
 

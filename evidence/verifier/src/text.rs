@@ -105,6 +105,10 @@ fn write_collections(out: &mut String, collections: &[CollectionSummary]) -> std
         if let Some(reason) = &c.reason {
             writeln!(out, "      reason: {reason}")?;
         }
+        if let Some(disposed) = &c.disposed {
+            writeln!(out, "      destroyed {} on a custodian's request and a second person's approval", disposed.at)?;
+            writeln!(out, "      certificate: record {}", disposed.certificate)?;
+        }
     }
     Ok(())
 }

@@ -84,6 +84,7 @@ impl Collection {
             by_status: BTreeMap::new(),
             raw_bytes: 0,
             stored_bytes: 0,
+            disposed: None,
         };
         Self { order, summary, refusal: None, acquisitions: BTreeMap::new(), receipts: BTreeMap::new(), last_receipt: None, sealed: false }
     }
