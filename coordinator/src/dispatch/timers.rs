@@ -40,6 +40,9 @@ pub async fn run_timers(parts: Arc<Parts>, mut stop: tokio::sync::watch::Receive
         {
             tracing::warn!(%error, "streams that were received whole could not be looked at; next try in some seconds");
         }
+        if count.is_multiple_of(FINISHED_EVERY_TICKS) {
+            crate::custody::finish_due(&parts);
+        }
     }
 }
 

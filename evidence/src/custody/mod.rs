@@ -86,6 +86,8 @@ struct Asked {
     by: String,
     collections: Vec<CollectionId>,
     approval: Option<Digest>,
+    /// The end of retention when it was approved: what is promised afterwards cannot save what is being destroyed.
+    retained_until: Option<Timestamp>,
     certificate: Option<Digest>,
 }
 
@@ -194,6 +196,12 @@ impl State {
             Some(Unfinished { disposal: *disposal, approval, collections: self.totals(&asked.collections) })
         };
         self.disposals.iter().filter_map(due).collect()
+    }
+
+    /// The certificate of the disposal that an approval decided.
+    #[must_use]
+    pub fn certificate_of(&self, approval: &Digest) -> Option<Digest> {
+        self.disposals.values().find(|asked| asked.approval == Some(*approval)).and_then(|asked| asked.certificate)
     }
 
     /// The disposals that were asked for and not approved.
@@ -362,7 +370,8 @@ impl State {
             require(self.fate(id) == Fate::Kept, Rule::Collection, || format!("{id} is destroyed, or its destruction was approved"))?;
         }
         let collections = p.seals.iter().map(|s| s.collection.clone()).collect();
-        self.disposals.insert(digest, Asked { by: p.requested_by.clone(), collections, approval: None, certificate: None });
+        self.disposals
+            .insert(digest, Asked { by: p.requested_by.clone(), collections, approval: None, retained_until: None, certificate: None });
         Ok(())
     }
 
@@ -377,10 +386,12 @@ impl State {
             require(!self.is_held(id), Rule::Held, || format!("{id} is under a hold"))?;
             require(self.fate(id) == Fate::Kept, Rule::Collection, || format!("{id} is destroyed, or its destruction was approved"))?;
         }
-        self.past_retention(p.approved_at)?;
+        let until = self.retained_until();
+        past_retention(until, p.approved_at)?;
         let collections = asked.collections.clone();
         if let Some(asked) = self.disposals.get_mut(&p.predecessor) {
             asked.approval = Some(digest);
+            asked.retained_until = until;
         }
         for id in collections {
             if let Some(kept) = self.collections.get_mut(&id) {
@@ -388,11 +399,6 @@ impl State {
             }
         }
         Ok(())
-    }
-
-    fn past_retention(&self, at: Timestamp) -> Result<(), Breach> {
-        let until = self.retained_until().filter(|until| at < *until);
-        until.map_or(Ok(()), |until| breach(Rule::Retained, format!("the case is to be kept until {until}, this is of {at}")))
     }
 
     fn totals(&self, collections: &[CollectionId]) -> Vec<DestroyedCollection> {
@@ -415,7 +421,7 @@ impl State {
         require(p.collections == expected, Rule::Certificate, || {
             "it certifies something else than what was approved and received".to_owned()
         })?;
-        self.past_retention(p.destroyed_at)?;
+        past_retention(asked.retained_until, p.destroyed_at)?;
         if let Some(asked) = self.disposals.get_mut(&p.disposal) {
             asked.certificate = Some(digest);
         }
@@ -426,6 +432,11 @@ impl State {
         }
         Ok(())
     }
+}
+
+fn past_retention(until: Option<Timestamp>, at: Timestamp) -> Result<(), Breach> {
+    let early = until.filter(|until| at < *until);
+    early.map_or(Ok(()), |until| breach(Rule::Retained, format!("is of {at}, and the case is to be kept until {until}")))
 }
 
 /// A reason is text of a person: there, and bounded.

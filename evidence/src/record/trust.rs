@@ -84,6 +84,12 @@ impl Rights {
         Self(vec![(roles.into_iter().collect(), None)])
     }
 
+    /// Rights that hold in some cases only.
+    #[must_use]
+    pub fn limited(roles: impl IntoIterator<Item = Role>, cases: impl IntoIterator<Item = CaseId>) -> Self {
+        Self(vec![(roles.into_iter().collect(), Some(cases.into_iter().collect()))])
+    }
+
     /// Adds what an enrolment gives.
     fn add(&mut self, p: &Enrolment) {
         let right = (p.roles.iter().copied().collect(), p.cases.as_ref().map(|c| c.iter().cloned().collect()));
