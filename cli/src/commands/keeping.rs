@@ -4,9 +4,12 @@
 use std::path::Path;
 
 use exhibit_evidence::custody::{History, Period, Row, picture};
+use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::layout::LogName;
 use exhibit_evidence::log::Checkpoint;
-use exhibit_evidence::record::{Approval, Disposal, Hold, HoldReleased, Predicate, Release, Retention, SealedCollection, Transfer};
+use exhibit_evidence::record::{
+    Approval, Disposal, Hold, HoldReleased, Predicate, Release, Retention, SealedCollection, Transfer, Verified,
+};
 use exhibit_evidence::text::escape_bounded;
 use exhibit_evidence::{CaseId, CollectionId, Digest, Timestamp};
 use exhibit_proto::responder::v1 as pb;
@@ -24,7 +27,7 @@ use crate::units::show_time;
 /// The history of a case, every record verified and all of them under the newest head.
 async fn history(connection: &mut Connection, case: &CaseId) -> Result<(History, Checkpoint)> {
     let mut history = History::default();
-    let mut each = |n: u64, verified: &exhibit_evidence::record::Verified, _: &exhibit_evidence::dsse::Envelope| {
+    let mut each = |n: u64, verified: &Verified, _: &Envelope| -> Result<()> {
         history.add(n, verified);
         Ok(())
     };

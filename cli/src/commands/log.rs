@@ -206,7 +206,7 @@ pub async fn read_all(
 
 async fn show(connection: &mut Connection, of: &OfArgs, from: u64, out: &Output) -> Result<()> {
     let mut rows = Vec::new();
-    let mut each = |n: u64, verified: &Verified, envelope: &Envelope| {
+    let mut each = |n: u64, verified: &Verified, envelope: &Envelope| -> Result<()> {
         let row = row(n, verified, envelope)?;
         if n >= from {
             if out.is_json() { out.object(&row)? } else { rows.push(row) }

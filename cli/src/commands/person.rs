@@ -231,7 +231,7 @@ struct Person {
 
 async fn people(connection: &mut Connection) -> Result<Vec<Person>> {
     let mut people: Vec<Person> = Vec::new();
-    let mut each = |_: u64, verified: &Verified, envelope: &Envelope| {
+    let mut each = |_: u64, verified: &Verified, envelope: &Envelope| -> Result<()> {
         match verified.record() {
             Record::Enrolment(p) if p.name.parse::<PeerName>().is_ok_and(|n| n.responder().is_some()) => {
                 let right = (p.roles.clone(), p.cases.clone());
