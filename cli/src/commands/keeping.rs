@@ -222,7 +222,9 @@ pub async fn custody(connection: &mut Connection, case: &CaseId, svg: Option<&Pa
     let rows: Vec<_> = history.rows().iter().map(row).collect();
     out.rows(&[("n", "n"), ("when", "when"), ("what", "what"), ("by", "by"), ("about", "about"), ("reason", "reason")], &rows)?;
     out.line("")?;
-    let periods: Vec<_> = history.periods().iter().map(period).collect();
+    let mut sorted: Vec<&Period> = history.periods().iter().collect();
+    sorted.sort_by_key(|p| &p.collection);
+    let periods: Vec<_> = sorted.into_iter().map(period).collect();
     let columns = [
         ("collection", "collection"),
         ("from", "from"),
@@ -246,8 +248,11 @@ pub async fn custody(connection: &mut Connection, case: &CaseId, svg: Option<&Pa
     Ok(())
 }
 
+/// A name by its last part; the coordinator's parts are all the coordinator.
 fn short(name: &str) -> &str {
-    name.rsplit('/').next().unwrap_or(name)
+    let mut parts = name.rsplit('/');
+    let last = parts.next().unwrap_or(name);
+    if parts.next() == Some("coordinator") { "coordinator" } else { last }
 }
 
 fn row(row: &Row) -> serde_json::Value {
@@ -272,6 +277,7 @@ mod tests {
     #[test]
     fn names_are_shown_by_their_last_part() {
         assert_eq!(short("spiffe://acme/responder/grace"), "grace");
+        assert_eq!(short("spiffe://acme/coordinator/log"), "coordinator");
         assert_eq!(short("grace"), "grace");
     }
 }

@@ -64,7 +64,7 @@ fn signer_of(record: &Record) -> Option<(&str, Timestamp)> {
 /// [`Problem`]; [`Kind::Busy`] in step 3 means that the decision stands and is carried out as soon as that is possible.
 pub async fn submit(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Result<Submitted> {
     let mut ring = parts.ledgers.deployment().await?.key_ring();
-    let verified = ring.verify(envelope).map_err(|e| Problem::new(Kind::Denied, format!("record: {e}")))?;
+    let verified = ring.verify(envelope).map_err(|e| Problem::new(Kind::Denied, e.to_string()))?;
     let record = verified.record().clone();
     let kind = record.type_name();
     let (Some((signer, at)), Some(case)) = (signer_of(&record), record.case().cloned()) else {
@@ -72,13 +72,13 @@ pub async fn submit(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Re
     };
     if signer != caller {
         let signer = escape_bounded(signer, 200);
-        return Err(Problem::new(Kind::Denied, format!("record: signed by {signer}, sent by {caller}: only its signer may send it")));
+        return Err(Problem::new(Kind::Denied, format!("a record signed by {signer} was sent by {caller}: only its signer may send it")));
     }
     admit::require_case(parts, &case).await?;
     let now = clock::now();
     if at > now.plus_s(CLOCK_AHEAD_S_MAX) {
         return Err(Problem::invalid(format!(
-            "record: dated {at}, more than {CLOCK_AHEAD_S_MAX} s ahead of the coordinator's clock ({now}); set the clock of the machine that signed it"
+            "the record is dated {at}, more than {CLOCK_AHEAD_S_MAX} s ahead of the coordinator's clock ({now}); set the clock of the machine that signed it"
         )));
     }
     if let Record::Release(p) = &record
@@ -129,7 +129,7 @@ fn problem(breach: &Breach) -> Problem {
         Rule::TransferRelease | Rule::TransferAcceptance | Rule::DisposalRequest | Rule::SecondPerson => Kind::Denied,
         Rule::Predecessor | Rule::Held | Rule::Retained => Kind::NotNow,
     };
-    Problem::new(kind, format!("record: {breach}"))
+    Problem::new(kind, format!("not taken: {breach}"))
 }
 
 /// Refuses collections that were destroyed, or are about to be.

@@ -102,7 +102,7 @@ impl History {
             Record::CaseClosed(p) => (p.closed_at, p.closed_by.as_str(), p.case.to_string(), Some(p.reason.as_str())),
             Record::Order(p) => {
                 let captures: Vec<&str> = p.captures.iter().map(|c| c.name.as_str()).collect();
-                let what = format!("{} on {} hosts: {}", p.order, p.targets.len(), captures.join(", "));
+                let what = format!("{} on {}: {}", p.order, count(p.targets.len(), "host"), captures.join(", "));
                 (p.issued_at, p.issued_by.as_str(), what, Some(p.reason.as_str()))
             }
             Record::Refusal(p) => (p.refused_at, signer, p.collection.to_string(), Some(p.message.as_str())),
@@ -115,7 +115,13 @@ impl History {
                 (p.ended.wall, signer, what, p.reason.as_deref())
             }
             Record::Receipt(p) => {
-                let what = format!("{}.{}: {} segments, {} bytes", p.collection, p.stream, p.manifest.segments, p.manifest.stored_bytes);
+                let what = format!(
+                    "{}.{}: {}, {} bytes",
+                    p.collection,
+                    p.stream,
+                    count(p.manifest.segments as usize, "segment"),
+                    p.manifest.stored_bytes
+                );
                 (p.received_to, signer, what, None)
             }
             Record::Seal(p) => {
@@ -186,11 +192,20 @@ fn custody_facts<'a>(record: &'a Record, signer: &'a str) -> Option<(Timestamp, 
         }
         Record::Destruction(p) => {
             let sum = |of: fn(&crate::record::DestroyedCollection) -> u64| p.collections.iter().fold(0_u64, |n, d| n.saturating_add(of(d)));
-            let what = format!("{} collections, {} objects, {} bytes destroyed", p.collections.len(), sum(|d| d.objects), sum(|d| d.bytes));
+            let what = format!(
+                "{}, {} objects, {} bytes destroyed",
+                count(p.collections.len(), "collection"),
+                sum(|d| d.objects),
+                sum(|d| d.bytes)
+            );
             (p.destroyed_at, signer, what, None)
         }
         _ => return None,
     })
+}
+
+fn count(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
 
 fn names(collections: &[CollectionId]) -> String {
