@@ -153,7 +153,7 @@ fn bar(out: &mut String, axis: &Axis, period: &Period, y: u64, fill: &str) {
     out.push_str("</g>\n");
 }
 
-/// Accesses, transfers and destructions below the bars.
+/// Accesses, retention, transfers and destructions below the bars.
 fn marks(out: &mut String, axis: &Axis, history: &History, rows: u64) {
     let y = TOP + rows * ROW + 6;
     for row in history.rows().iter().filter(|r| r.problem.is_none()) {
@@ -161,6 +161,7 @@ fn marks(out: &mut String, axis: &Axis, history: &History, rows: u64) {
         let shape = match row.event {
             "access" => format!(r##"<line x1="{x}" y1="{y}" x2="{x}" y2="{}" stroke="#000000"/>"##, y + 9),
             "transfer" => format!(r##"<path d="M{x} {y} l5 9 l-10 0 z" fill="#b35000"/>"##),
+            "retention" => format!(r##"<circle cx="{x}" cy="{}" r="4" fill="none" stroke="#007a5e" stroke-width="2"/>"##, y + 5),
             "destruction" => format!(r##"<path d="M{} {y} l9 9 m0 -9 l-9 9" stroke="#b00020" stroke-width="2"/>"##, x.saturating_sub(4)),
             _ => continue,
         };
@@ -184,7 +185,7 @@ fn key(out: &mut String, custodians: &[&str], top: u64, left_out: usize) {
     let actions = Action::ALL.map(Action::as_str).join(", ");
     let _ = writeln!(
         out,
-        r#"<text x="50" y="{y}">below the bars: stroke = access ({actions}) · triangle = transfer · cross = destruction</text>"#
+        r#"<text x="50" y="{y}">below the bars: stroke = access ({actions}) · ring = retention set · triangle = transfer · cross = destruction</text>"#
     );
     if left_out > 0 {
         let _ = writeln!(out, r#"<text x="50" y="{}">{left_out} more collections are not drawn; the table has them</text>"#, y + 22);
