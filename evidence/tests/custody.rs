@@ -297,3 +297,62 @@ fn a_record_without_effect_is_shown_as_one() {
     assert!(log.history.state().unfinished().is_empty());
     assert_eq!(log.history.periods().len(), 3, "arriving, sealed, held");
 }
+
+/// The payloads of the custody records of the good case.
+fn payloads() -> &'static [Vec<u8>] {
+    static ONCE: std::sync::LazyLock<Vec<Vec<u8>>> = std::sync::LazyLock::new(made);
+    &ONCE
+}
+
+fn made() -> Vec<Vec<u8>> {
+    let case = support::custody::good_5(&support::custody::Lies::default());
+    let slots = case.objects.iter().filter(|(name, _)| name.starts_with("log/seq/"));
+    slots.map(|(_, bytes)| exhibit_evidence::dsse::Envelope::parse(bytes).expect("good").unverified_payload().to_vec()).collect()
+}
+
+/// Writes a record of custody again; `None` for another one.
+fn again(record: &Record) -> Option<Vec<u8>> {
+    let key = key(LOG);
+    let envelope = match record {
+        Record::Access(p) => record::sign(&**p, &key),
+        Record::Hold(p) => record::sign(&**p, &key),
+        Record::HoldReleased(p) => record::sign(&**p, &key),
+        Record::Retention(p) => record::sign(&**p, &key),
+        Record::Release(p) => record::sign(&**p, &key),
+        Record::Transfer(p) => record::sign(&**p, &key),
+        Record::Disposal(p) => record::sign(&**p, &key),
+        Record::Approval(p) => record::sign(&**p, &key),
+        Record::Destruction(p) => record::sign(&**p, &key),
+        Record::Enrolment(p) => record::sign(&**p, &key),
+        _ => return None,
+    };
+    Some(envelope.expect("small").unverified_payload().to_vec())
+}
+
+#[test]
+fn records_are_read_as_they_were_written() {
+    let mut kinds = std::collections::BTreeSet::new();
+    for payload in payloads() {
+        let record = Record::from_payload(payload).expect("good");
+        if let Some(written) = again(&record) {
+            assert_eq!(&written, payload, "{}", record.type_name());
+            kinds.insert(record.type_name());
+        }
+    }
+    assert_eq!(kinds.len(), 10, "{kinds:?}");
+}
+
+proptest! {
+    /// What was altered is refused, or is another record that is written as it is read; nothing panics.
+    #[test]
+    fn altered_payloads_are_refused_or_read(which in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let mut payload = which.get(payloads()).clone();
+        let at = at.index(payload.len());
+        payload[at] = byte;
+        if let Ok(record) = Record::from_payload(&payload) {
+            if let Some(written) = again(&record) {
+                prop_assert_eq!(Record::from_payload(&written), Ok(record));
+            }
+        }
+    }
+}
