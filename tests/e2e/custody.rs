@@ -80,7 +80,9 @@ fn five_people_keep_a_case_to_its_end() {
     fleet.start_coordinator();
     let gone = rita.run(&["items", "--collection", &first, "--reason", "once more"]);
     assert!(gone.code != 0 && gone.stderr.contains("was destroyed at"), "{}", gone.stderr);
-    assert!(!rita.run(&["items", "--collection", &second, "--reason", "once more"]).ok().json().is_empty());
+    let there = rita.run(&["items", "--collection", &second, "--reason", "once more"]).ok().json();
+    assert_eq!(rita.run(&["items", "--case", &case, "--reason", "all that is left"]).ok().json(), there);
+    assert!(!there.is_empty());
 
     // Who is revoked is out, and what they signed stays.
     let _ = fleet.exhibit(&["person", "revoke", "dan", "--reason", "left"]).ok();

@@ -17,6 +17,7 @@ use exhibit_evidence::{CaseId, Timestamp};
 
 pub use destroy::{Condemned, finish_due, recover};
 
+use crate::catalog::CollectionRow;
 use crate::clock;
 use crate::dispatch::admit;
 use crate::ledger::{self, LedgerError, View};
@@ -130,6 +131,20 @@ fn problem(breach: &Breach) -> Problem {
         Rule::Predecessor | Rule::Held | Rule::Retained => Kind::NotNow,
     };
     Problem::new(kind, format!("not taken: {breach}"))
+}
+
+/// Leaves out collections that were destroyed, or are about to be: for whoever asks for all of a case.
+///
+/// # Errors
+/// When a log cannot be read.
+pub(crate) async fn only_kept(parts: &Parts, rows: Vec<CollectionRow>) -> Result<Vec<CollectionRow>> {
+    let mut kept = Vec::with_capacity(rows.len());
+    for row in rows {
+        if parts.ledgers.case(&row.case).await?.view().custody().fate(&row.collection) == Fate::Kept {
+            kept.push(row);
+        }
+    }
+    Ok(kept)
 }
 
 /// Refuses collections that were destroyed, or are about to be.

@@ -277,9 +277,11 @@ impl ResponderService for Responders {
         let message = request.into_inner();
         let reason = required_text("reason", &message.reason, REASON_BYTES_MAX)?;
         let filter = Filter::new(&message.path_globs, &message.captures, &message.statuses)?;
+        let whole_case = !message.case_id.is_empty();
         let of = requests::some_collections("case_id", &message.case_id, message.collections)?;
         let rows = requests::found(&self.0, of).await?;
         in_cases("/exhibit.responder.v1.ResponderService/ListItems", &who, &rows)?;
+        let rows = if whole_case { custody::only_kept(&self.0, rows).await? } else { rows };
         let parts = Arc::clone(&self.0);
         let work = |out| async move { read::list_items(parts, &by, &reason, rows, filter, out).await };
         Ok(Response::new(streamed(work, item)))
