@@ -28,9 +28,8 @@ pub async fn enroll(parts: &Parts, by: &str, envelope: &Envelope, tls_csr: &[u8]
         let signer = escape_bounded(verified.signer(), 200);
         return Err(Problem::new(Kind::Denied, format!("enrolment: signed by {signer}, sent by {by}: only its signer may send it")));
     }
-    let name = match p.name.parse::<PeerName>() {
-        Ok(name @ PeerName::Responder(..)) => name,
-        _ => return Err(Problem::invalid(format!("enrolment: '{}' is not a person's name", escape_bounded(&p.name, 200)))),
+    let Ok(name @ PeerName::Responder(..)) = p.name.parse::<PeerName>() else {
+        return Err(Problem::invalid(format!("enrolment: '{}' is not a person's name", escape_bounded(&p.name, 200))));
     };
     check_cases(parts, p).await?;
     if tls_csr.len() > REQUEST_BYTES_MAX {

@@ -286,7 +286,7 @@ fn access_lies(add: Add<'_>) {
         &["access.not-authorized"],
         Lies { access: elsewhere, ..with() },
     );
-    let mute: &dyn Fn(&mut Access) = &|a| a.reason = "  ".to_owned();
+    let mute: &dyn Fn(&mut Access) = &|a| "  ".clone_into(&mut a.reason);
     add("access-without-reason", "an access for no reason", &["custody.reason"], Lies { access: mute, ..with() });
     let long: &dyn Fn(&mut Access) = &|a| a.reason = "x".repeat(REASON_BYTES_MAX + 1);
     add("access-with-a-long-reason", "a reason of 1025 bytes", &["custody.reason"], Lies { access: long, ..with() });
