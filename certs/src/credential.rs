@@ -158,6 +158,12 @@ impl TlsIdentity {
     }
 }
 
+/// A certificate from DER bytes as they came over the wire; what they are is checked where they are used.
+#[must_use]
+pub fn certificate(der: Vec<u8>) -> CertificateDer<'static> {
+    CertificateDer::from(der)
+}
+
 /// Certificates of a PEM text.
 pub(crate) fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, BadIdentity> {
     CertificateDer::pem_slice_iter(text)

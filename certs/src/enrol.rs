@@ -1,5 +1,6 @@
 //! Enrolment: how a key gets a name. Records are signed here; the wire is elsewhere.
 
+use exhibit_evidence::CaseId;
 use exhibit_evidence::anchor::Anchor;
 use exhibit_evidence::dsse::{BadEnvelope, Envelope};
 use exhibit_evidence::key::{PublicKey, SigningKey};
@@ -26,11 +27,27 @@ impl Enroller<'_> {
     /// # Errors
     /// [`BadEnvelope`]
     pub fn enrol(&self, name: &PeerName, key: PublicKey, roles: &[Role], method: &str, now: Timestamp) -> Result<Envelope, BadEnvelope> {
+        self.enrol_in(name, key, (roles, None), method, now)
+    }
+
+    /// [`Enroller::enrol`] with roles that hold in some cases only.
+    ///
+    /// # Errors
+    /// [`BadEnvelope`]
+    pub fn enrol_in(
+        &self,
+        name: &PeerName,
+        key: PublicKey,
+        (roles, cases): (&[Role], Option<Vec<CaseId>>),
+        method: &str,
+        now: Timestamp,
+    ) -> Result<Envelope, BadEnvelope> {
         let enrolment = Enrolment {
             deployment: name.deployment().to_string(),
             name: name.to_string(),
             key,
             roles: roles.to_vec(),
+            cases,
             predecessor: self.enrolment.map(Envelope::digest),
             method: method.to_owned(),
             enrolled_at: now,

@@ -1,6 +1,8 @@
 //! The command line: one registry that makes the parser, the help and the completions.
 
 pub mod custody;
+pub mod keeping;
+pub mod person;
 
 use std::path::PathBuf;
 
@@ -9,14 +11,16 @@ use clap::{ArgGroup, Args as ClapArgs, Parser, Subcommand};
 use exhibit_evidence::manifest::Status;
 use exhibit_evidence::profile::Profile;
 
-use crate::units::{parse_bytes, parse_duration_s, parse_label, parse_read_rate, parse_send_rate, parse_token_life_s, parse_uses};
+use crate::units::{
+    parse_bytes, parse_duration_s, parse_label, parse_read_rate, parse_reason, parse_send_rate, parse_token_life_s, parse_until, parse_uses,
+};
 
 const AFTER_HELP: &str = "\
 A first collection:
   exhibit case open --title 'Web server, suspicious login' --legal-basis 'Incident response policy 4.2' --accountable 'Head of security'
   exhibit agents
   exhibit collect --case CASE --agent AGENT --profile triage --reason 'login from unknown address' --watch
-  exhibit items --collection COLLECTION --path '/etc/**'
+  exhibit items --collection COLLECTION --path '/etc/**' --reason 'compare with the golden image'
   exhibit get --collection COLLECTION --path '/etc/**' --out ./evidence --reason 'compare with the golden image'
 
 Exit codes: 0 done · 1 failed · 2 a collection did not end as sealed, or an item could not be had · 64 wrong usage ·
@@ -67,6 +71,15 @@ pub enum Command {
     /// Show a custody log, and prove what is in it.
     #[command(subcommand)]
     Log(custody::LogCommand),
+    /// Hand the custody of a case from one custodian to another; both sign.
+    #[command(subcommand)]
+    Transfer(keeping::TransferCommand),
+    /// Destroy evidence for good: a custodian asks, a second person approves.
+    #[command(subcommand)]
+    Dispose(keeping::DisposeCommand),
+    /// Enrol people, give them roles, take keys away.
+    #[command(subcommand)]
+    Person(person::PersonCommand),
     /// Be a witness: vouch, with a key outside the deployment, that its logs are never rewritten.
     #[command(subcommand)]
     Witness(custody::WitnessCommand),
@@ -109,6 +122,48 @@ pub enum CaseCommand {
         case: String,
         /// Why.
         #[arg(long)]
+        reason: String,
+    },
+    /// Show the whole chain of custody: who ordered, took, received, saw, held, handed over and destroyed what, and who had it in
+    /// which period. Every record is verified.
+    Custody {
+        /// The case.
+        case: String,
+        /// Draw the periods as a picture into this new file.
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
+    },
+    /// Put a hold on a case, or on some of its collections: nothing that it covers can be destroyed.
+    Hold {
+        /// The case.
+        case: String,
+        /// Only this collection (repeatable); the whole case, with what is still to come, when not given.
+        #[arg(long = "collection", value_name = "COLLECTION")]
+        collections: Vec<String>,
+        /// Why; recorded.
+        #[arg(long, value_parser = parse_reason)]
+        reason: String,
+    },
+    /// Release a hold.
+    ReleaseHold {
+        /// The case.
+        case: String,
+        /// The hold, as `exhibit case hold` and `exhibit case custody` name it: the record's SHA-256 or its number.
+        #[arg(long, value_name = "RECORD")]
+        hold: String,
+        /// Why; recorded.
+        #[arg(long, value_parser = parse_reason)]
+        reason: String,
+    },
+    /// Promise to keep a case until a day. It can be moved later, never earlier.
+    Retain {
+        /// The case.
+        case: String,
+        /// Nothing of the case may be destroyed before: YYYY-MM-DD (its beginning, UTC) or a whole time as records write it.
+        #[arg(long, value_name = "DAY", value_parser = parse_until)]
+        until: exhibit_evidence::Timestamp,
+        /// Why; recorded.
+        #[arg(long, value_parser = parse_reason)]
         reason: String,
     },
 }
@@ -272,8 +327,8 @@ pub struct ItemsArgs {
     /// Whose, and which.
     #[command(flatten)]
     pub select: SelectArgs,
-    /// Why; recorded in the case's log.
-    #[arg(long, default_value = "not stated")]
+    /// Why, in your own words; recorded in the case's log before you see anything.
+    #[arg(long, value_parser = parse_reason)]
     pub reason: String,
 }
 
@@ -286,8 +341,8 @@ pub struct CatArgs {
     /// pipe always gets the bytes.
     #[arg(long)]
     pub raw: bool,
-    /// Why; recorded in the case's log.
-    #[arg(long, default_value = "not stated")]
+    /// Why, in your own words; recorded in the case's log before you see anything.
+    #[arg(long, value_parser = parse_reason)]
     pub reason: String,
 }
 
@@ -310,8 +365,8 @@ pub struct GetArgs {
     /// Restore owner and full mode as well (needs privilege).
     #[arg(long)]
     pub owner: bool,
-    /// Why; recorded in the case's log.
-    #[arg(long, default_value = "not stated")]
+    /// Why, in your own words; recorded in the case's log before you see anything.
+    #[arg(long, value_parser = parse_reason)]
     pub reason: String,
 }
 
@@ -362,18 +417,24 @@ mod tests {
     #[test]
     fn usage_errors_name_what_is_missing_and_nothing_else() {
         let said = |args: &[&str]| Args::try_parse_from(args).expect_err("incomplete").to_string();
-        let items = said(&["exhibit", "items"]);
+        let items = said(&["exhibit", "items", "--reason", "r"]);
         assert!(items.contains("--collection <COLLECTION>|--case <CASE>") && !items.contains("--home"), "{items}");
         let collect = said(&["exhibit", "collect", "--case", "c", "--reason", "r", "--profile", "triage"]);
         assert!(collect.contains("--agent <AGENT>|--label <KEY=VALUE>|--all"), "{collect}");
         let cancel = said(&["exhibit", "cancel", "--reason", "r"]);
         assert!(cancel.contains("COLLECTIONS|--order <ORDER>"), "{cancel}");
+        // Nobody sees evidence without saying why.
+        for read in [&["exhibit", "items", "--case", "c"][..], &["exhibit", "cat", "i"], &["exhibit", "get", "i", "--out", "x"]] {
+            assert!(said(read).contains("--reason <REASON>"));
+        }
+        assert!(said(&["exhibit", "cat", "i", "--reason", " "]).contains("reason"));
+        assert!(said(&["exhibit", "case", "retain", "c", "--until", "2030-02-31", "--reason", "r"]).contains("YYYY-MM-DD"));
         assert!(said(&["exhibit", "agents", "label", "agt"]).contains("KEY=VALUE"));
-        assert!(said(&["exhibit", "get", "--out", "x"]).contains("--collection <COLLECTION>|--case <CASE>"));
+        assert!(said(&["exhibit", "get", "--out", "x", "--reason", "r"]).contains("--collection <COLLECTION>|--case <CASE>"));
         assert!(said(&["exhibit", "token", "create", "--uses", "0"]).contains("expected 1 to 1000"));
         for good in [
-            &["exhibit", "get", "--collection", "c", "--collection", "d", "--path", "/a", "--path", "/b", "--out", "x"][..],
-            &["exhibit", "items", "--case", "c", "--status", "missing"],
+            &["exhibit", "get", "--collection", "c", "--collection", "d", "--path", "/a", "--path", "/b", "--out", "x", "--reason", "r"][..],
+            &["exhibit", "items", "--case", "c", "--status", "missing", "--reason", "r"],
             &["exhibit", "watch", "--case", "c"],
             &["exhibit", "agents", "label", "agt", "--clear"],
         ] {

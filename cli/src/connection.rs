@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use exhibit_certs::credential::Credential;
+use exhibit_certs::enrol::Enroller;
 use exhibit_certs::tls;
 use exhibit_evidence::anchor::Anchor;
 use exhibit_evidence::key::SigningKey;
@@ -151,6 +152,11 @@ impl Connection {
     /// The responder's evidence key.
     pub const fn evidence_key(&self) -> &SigningKey {
         &self.credential.evidence
+    }
+
+    /// This person as one that enrols others.
+    pub fn enroller(&self) -> Enroller<'_> {
+        self.credential.enroller()
     }
 
     /// The responder's SPIFFE-style URI.

@@ -96,6 +96,21 @@ pub fn show_time(unix_ns: i64) -> String {
     text.get(..19).unwrap_or(&text).replace('T', " ")
 }
 
+/// A reason of a person: something in it, at most 1,024 bytes.
+pub fn parse_reason(text: &str) -> Result<String, String> {
+    let most = exhibit_evidence::record::REASON_BYTES_MAX;
+    if text.trim().is_empty() || text.len() > most {
+        return Err(format!("a reason of {} bytes: say in 1 to {most} why; it is recorded", text.trim().len()));
+    }
+    Ok(text.to_owned())
+}
+
+/// A day (its beginning, UTC), or a whole time as records write it.
+pub fn parse_until(text: &str) -> Result<exhibit_evidence::Timestamp, String> {
+    let whole = if text.len() == 10 { format!("{text}T00:00:00.000000000Z") } else { text.to_owned() };
+    whole.parse().map_err(|_| format!("'{}': expected YYYY-MM-DD, e.g. 2031-12-31", exhibit_evidence::text::escape_bounded(text, 40)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,13 +3,12 @@
 //! The table is compared with the services' descriptors by a test: a method without a line, or a line without a method,
 //! fails it.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use exhibit_evidence::id::AgentId;
-use exhibit_evidence::record::Role;
+use exhibit_evidence::id::{AgentId, CaseId};
+use exhibit_evidence::record::{Rights, Role};
 use exhibit_evidence::text::escape_bounded;
 use futures::future::BoxFuture;
 use tonic::codegen::http::{Extensions, Request, Response};
@@ -31,9 +30,12 @@ pub enum Allowed {
 }
 
 use Allowed::{Agent, Certified, Enrolling, Person, PersonAs};
-use Role::{Admin, Auditor, Custodian, Responder};
+use Role::{Admin, Approver, Auditor, Custodian, Responder};
 
-const READERS: Allowed = PersonAs(&[Responder, Custodian, Auditor]);
+/// Who may see what there is and what happened, without content.
+const READERS: Allowed = PersonAs(&[Responder, Custodian, Auditor, Approver]);
+/// The same, and admins for the deployment's own log: see [`decide_in_case`].
+const LOG_READERS: Allowed = PersonAs(&[Responder, Custodian, Auditor, Approver, Admin]);
 
 /// The table: method path and who may call it.
 pub const TABLE: &[(&str, Allowed)] = &[
@@ -51,16 +53,19 @@ pub const TABLE: &[(&str, Allowed)] = &[
     ("/exhibit.responder.v1.ResponderService/ListAgents", PersonAs(&[Admin, Responder, Auditor])),
     ("/exhibit.responder.v1.ResponderService/SetAgentLabels", PersonAs(&[Admin])),
     ("/exhibit.responder.v1.ResponderService/RevokeAgent", PersonAs(&[Admin])),
+    ("/exhibit.responder.v1.ResponderService/EnrollPerson", PersonAs(&[Admin])),
+    ("/exhibit.responder.v1.ResponderService/RevokePerson", PersonAs(&[Admin])),
+    ("/exhibit.responder.v1.ResponderService/SubmitRecord", PersonAs(&[Responder, Custodian, Approver])),
     ("/exhibit.responder.v1.ResponderService/SubmitOrder", PersonAs(&[Responder])),
     ("/exhibit.responder.v1.ResponderService/CancelCollections", PersonAs(&[Responder])),
     ("/exhibit.responder.v1.ResponderService/ListCollections", READERS),
     ("/exhibit.responder.v1.ResponderService/WatchCollections", READERS),
     ("/exhibit.responder.v1.ResponderService/ListItems", PersonAs(&[Responder, Custodian])),
     ("/exhibit.responder.v1.ResponderService/ReadItems", PersonAs(&[Responder, Custodian])),
-    ("/exhibit.log.v1.LogService/ListRecords", READERS),
-    ("/exhibit.log.v1.LogService/GetCheckpoint", READERS),
-    ("/exhibit.log.v1.LogService/ProveRecord", READERS),
-    ("/exhibit.log.v1.LogService/ProveConsistency", READERS),
+    ("/exhibit.log.v1.LogService/ListRecords", LOG_READERS),
+    ("/exhibit.log.v1.LogService/GetCheckpoint", LOG_READERS),
+    ("/exhibit.log.v1.LogService/ProveRecord", LOG_READERS),
+    ("/exhibit.log.v1.LogService/ProveConsistency", LOG_READERS),
     ("/exhibit.log.v1.LogService/AddCosignatures", READERS),
     ("/grpc.health.v1.Health/Check", Certified),
     ("/grpc.health.v1.Health/Watch", Certified),
@@ -73,12 +78,12 @@ pub enum Caller {
     Enrolling,
     /// An agent.
     Agent(AgentId),
-    /// A person: name (SPIFFE-style URI) and roles by the deployment's enrolments.
+    /// A person: name (SPIFFE-style URI) and rights by the deployment's enrolments.
     Person {
         /// SPIFFE-style URI.
         name: String,
-        /// Roles of that name's keys that are not revoked.
-        roles: BTreeSet<Role>,
+        /// Rights of that name's keys that are not revoked.
+        rights: Rights,
     },
 }
 
@@ -115,18 +120,54 @@ pub fn decide(method: &str, caller: &Caller) -> Result<(), Denied> {
     };
     match (allowed, caller) {
         (Enrolling, Caller::Enrolling) | (Agent, Caller::Agent(_)) | (Certified, Caller::Agent(_) | Caller::Person { .. }) => Ok(()),
-        (Person, Caller::Person { roles, .. }) if !roles.is_empty() => Ok(()),
-        (PersonAs(any), Caller::Person { roles, .. }) if any.iter().any(|r| roles.contains(r)) => Ok(()),
-        (Person | PersonAs(_), Caller::Person { roles, .. }) if roles.is_empty() => {
-            deny("this name has no key that is enrolled and not revoked; ask an admin to enrol it".to_owned())
-        }
-        (PersonAs(any), Caller::Person { roles, .. }) => {
-            deny(format!("it needs role {}, this name has {}", list(any.iter()), list(roles.iter())))
+        (Person | PersonAs(_), Caller::Person { rights, .. }) => {
+            let roles = rights.roles();
+            match allowed {
+                _ if roles.is_empty() => deny("this name has no key that is enrolled and not revoked; ask an admin to enrol it".to_owned()),
+                PersonAs(any) if !any.iter().any(|r| roles.contains(r)) => {
+                    deny(format!("it needs role {}, this name has {}", list(any.iter()), list(roles.iter())))
+                }
+                _ => Ok(()),
+            }
         }
         (Enrolling, _) => deny("it is served only on connections for enrolment (ALPN exhibit-enroll/1)".to_owned()),
         (_, Caller::Enrolling) => deny("a connection without a client certificate may only enrol".to_owned()),
         (Agent, _) => deny("it is for agents".to_owned()),
         (Person | PersonAs(_), _) => deny("it is for people".to_owned()),
+    }
+}
+
+/// [`decide`] for one case: the role must hold there. That of an admin holds in none, for it is for people and agents.
+/// Every service that shows or does something in a case asks this, with the method that it serves.
+///
+/// # Errors
+/// [`Denied`]; it does not say whether there is such a case.
+pub fn decide_in_case(method: &str, caller: &Caller, case: &CaseId) -> Result<(), Denied> {
+    decide(method, caller)?;
+    let deny = |cause: String| Err(Denied { caller: caller.to_string(), method: escape_bounded(method, 120), cause });
+    let Caller::Person { rights, .. } = caller else { return deny("cases are for people".to_owned()) };
+    let any = match TABLE.iter().find(|(path, _)| *path == method) {
+        Some((_, PersonAs(any))) => *any,
+        _ => return deny("its line in the authorization table names no roles".to_owned()),
+    };
+    let roles = rights.in_case(case);
+    if any.iter().any(|r| *r != Admin && roles.contains(r)) {
+        return Ok(());
+    }
+    let needed: Vec<&Role> = any.iter().filter(|r| **r != Admin).collect();
+    deny(format!("it needs role {} in case {case}; ask an admin ('exhibit person allow')", list(needed.into_iter())))
+}
+
+/// [`decide`] for what belongs to no case: a role that is limited to cases does not count.
+///
+/// # Errors
+/// [`Denied`]
+pub fn decide_outside_cases(method: &str, caller: &Caller) -> Result<(), Denied> {
+    match caller {
+        Caller::Person { name, rights } => {
+            decide(method, &Caller::Person { name: name.clone(), rights: Rights::everywhere(rights.unlimited()) })
+        }
+        other => decide(method, other),
     }
 }
 
@@ -223,7 +264,7 @@ mod tests {
     use super::*;
 
     fn person(roles: &[Role]) -> Caller {
-        Caller::Person { name: "spiffe://d/responder/ada".to_owned(), roles: roles.iter().copied().collect() }
+        Caller::Person { name: "spiffe://d/responder/ada".to_owned(), rights: Rights::everywhere(roles.iter().copied()) }
     }
 
     #[test]
@@ -242,13 +283,31 @@ mod tests {
         assert_eq!(reachable(&Caller::Enrolling), 1);
         assert_eq!(reachable(&agent), 6);
         assert_eq!(reachable(&person(&[])), 2, "health only: a name without enrolled keys has no rights");
-        assert_eq!(reachable(&person(&[Admin])), 7);
+        assert_eq!(reachable(&person(&[Admin])), 13);
         assert_eq!(reachable(&person(&[Auditor])), 13);
-        assert_eq!(reachable(&person(&[Responder])), 19);
+        assert_eq!(reachable(&person(&[Approver])), 13);
+        assert_eq!(reachable(&person(&[Responder])), 20);
         let denied = decide("/exhibit.responder.v1.ResponderService/RevokeAgent", &person(&[Responder])).expect_err("not an admin");
         assert_eq!(
             denied.to_string(),
             "spiffe://d/responder/ada may not call /exhibit.responder.v1.ResponderService/RevokeAgent: it needs role admin, this name has responder"
         );
+    }
+
+    #[test]
+    fn a_role_that_is_limited_to_cases_reaches_no_other() {
+        let [here, there] = [1, 2].map(|n| CaseId::new(n, [1; 10]));
+        let limited = Caller::Person { name: "spiffe://d/responder/eve".to_owned(), rights: Rights::limited([Custodian], [here.clone()]) };
+        let [read, list] = ["ReadItems", "ListCases"].map(|m| format!("/exhibit.responder.v1.ResponderService/{m}"));
+        assert!(decide_in_case(&read, &limited, &here).is_ok());
+        let denied = decide_in_case(&read, &limited, &there).expect_err("another case");
+        assert!(denied.cause.contains(&format!("role responder or custodian in case {there}")), "{denied}");
+        assert!(decide(&list, &limited).is_ok() && decide_outside_cases(&list, &limited).is_err());
+        // An admin manages people and agents, and sees no case.
+        let records = "/exhibit.log.v1.LogService/ListRecords";
+        let admin = person(&[Admin]);
+        assert!(decide_outside_cases(records, &admin).is_ok() && decide_in_case(records, &admin, &here).is_err());
+        assert!(decide_in_case(records, &person(&[Auditor]), &here).is_ok());
+        assert!(decide_in_case("/exhibit.responder.v1.ResponderService/Whoami", &limited, &here).is_err());
     }
 }

@@ -1,6 +1,6 @@
 //! The coordinator: receives, verifies, seals, stores and shows evidence.
 //!
-//! `rpc` converts and calls; `intake`, `dispatch`, `seal`, `enroll` and `read` do the work; `catalog`, `store` and
+//! `rpc` converts and calls; `intake`, `dispatch`, `seal`, `enroll`, `read` and `custody` do the work; `catalog`, `store` and
 //! `ledger` keep. `authz` is one table and is asked in one place.
 
 #![forbid(unsafe_code)]
@@ -9,6 +9,7 @@ pub mod authz;
 pub mod catalog;
 pub mod clock;
 pub mod config;
+pub mod custody;
 pub mod dispatch;
 pub mod enroll;
 pub mod incidents;

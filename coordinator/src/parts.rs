@@ -1,16 +1,17 @@
 //! What the work modules share: one set per running coordinator.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::id::{AgentId, CaseId};
 use exhibit_evidence::key::SigningKey;
-use exhibit_evidence::record::Role;
+use exhibit_evidence::record::Rights;
 use exhibit_evidence::text::escape_bounded;
 
 use crate::catalog::{IncidentRow, SharedCatalog};
 use crate::clock;
+use crate::custody::Condemned;
 use crate::dispatch::{Sessions, Unoffered};
 use crate::incidents::{Recent, Recorded};
 use crate::intake::Uploads;
@@ -45,6 +46,8 @@ pub struct Parts {
     pub authorities: Vec<crate::stamp::Authority>,
     /// Ends being written.
     pub sealer: Sealer,
+    /// Disposals that are approved and not finished.
+    pub condemned: Condemned,
     /// Ends connections of revoked peers; the transport's registry behind a function.
     pub disconnect: Box<dyn Fn(&str) + Send + Sync>,
     /// Agents that are revoked; read at every call.
@@ -117,10 +120,10 @@ impl Parts {
         format!("spiffe://{}/agent/{agent}", self.deployment())
     }
 
-    /// The roles of a person's name.
+    /// The rights of a person's name.
     #[must_use]
-    pub fn roles_of(&self, name: &str) -> BTreeSet<Role> {
-        self.deployment_log.view().key_ring().roles_of(name)
+    pub fn rights_of(&self, name: &str) -> Rights {
+        self.deployment_log.view().key_ring().rights_of(name)
     }
 
     /// Keeps an incident; what repeats itself is only counted. The timers write it into the log of its case, or the

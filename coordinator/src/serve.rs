@@ -175,6 +175,7 @@ async fn assemble(
         uploads: Uploads::new(intake),
         authorities,
         sealer: Sealer::default(),
+        condemned: crate::custody::Condemned::default(),
         disconnect: Box::new(move |name| {
             registry.disconnect(name);
         }),
@@ -240,7 +241,10 @@ fn transport_tls(tls: &Arc<HotServer>) -> server::Tls<PeerName> {
 async fn recover(parts: Arc<Parts>) {
     loop {
         let done = match dispatch::orders_without_collections(&parts).await {
-            Ok(_) => dispatch::finished_streams(&parts).await,
+            Ok(_) => match dispatch::finished_streams(&parts).await {
+                Ok(_) => crate::custody::recover(&parts).await,
+                Err(problem) => Err(problem),
+            },
             Err(problem) => Err(problem),
         };
         match done {

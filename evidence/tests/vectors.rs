@@ -14,13 +14,14 @@ use support::stamps::{self, How};
 use support::tamper::{self, Table, Tampered};
 use support::{Memory, Objects, anchor, anchor_bytes, cases, check, codes, read_objects, vectors, write_objects};
 
-fn good() -> [(&'static str, Objects); 4] {
+fn good() -> [(&'static str, Objects); 5] {
     let small = cases::good_2(&Faults::default());
     [
         ("good-1", cases::good_1().objects),
         ("good-2", small.objects),
         ("good-3", support::logs::good_3().objects),
         ("good-4", stamps::good_4(&stamps::How::default()).objects),
+        ("good-5", support::custody::good_5(&support::custody::Lies::default()).objects),
     ]
 }
 
@@ -60,7 +61,7 @@ fn good_cases_are_sound() {
         let report = check(&objects, &complete);
         let kept = report.findings.kept();
         assert_eq!(report.verdict, Verdict::Sound, "{name}: {kept:#?}");
-        assert!(kept.iter().all(|f| matches!(f.code, Code::StreamCut | Code::CaseIncident)), "{name}: {kept:#?}");
+        assert!(kept.iter().all(|f| matches!(f.code, Code::StreamCut | Code::CaseIncident | Code::DisposalDone)), "{name}: {kept:#?}");
         assert_eq!(report.counts.items, report.counts.items_verified);
         assert_eq!(report.counts.objects as usize, objects.len());
     }
@@ -107,6 +108,7 @@ fn every_code_is_reached_by_a_tampering() {
     let others = [
         Code::CaseIncident,
         Code::StreamCut,
+        Code::DisposalDone,
         Code::StreamUnsealed,
         Code::ObjectUnreadable,
         Code::TimestampUnrecorded,

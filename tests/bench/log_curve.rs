@@ -25,8 +25,9 @@ fn case() -> CaseId {
 fn access(n: u64) -> Envelope {
     let p = Access {
         case: case(),
+        predecessor: Digest::of(b"case"),
         by: "spiffe://bench/responder/alex".to_owned(),
-        action: "read".to_owned(),
+        action: record::Action::View,
         what: vec![format!("item {n}")],
         reason: "measure".to_owned(),
         at: Timestamp::from_unix_s(n as i64),
@@ -40,6 +41,7 @@ fn enrolment() -> Envelope {
         name: "spiffe://bench/coordinator/log".to_owned(),
         key: key(2).public(),
         roles: vec![Role::Log],
+        cases: None,
         predecessor: None::<Digest>,
         method: "init".to_owned(),
         enrolled_at: Timestamp::from_unix_s(1),

@@ -48,7 +48,7 @@ fn what_was_there_is_what_comes_back() {
     // `cat` writes the same bytes, also through a hard link.
     for name in ["/plain.txt", "/hard link"] {
         let item = items.iter().find(|i| i["path"].as_str().is_some_and(|p| p.ends_with(name))).expect("the plain file under both names");
-        assert_eq!(fleet.exhibit(&["cat", item["id"].as_str().expect("id")]).ok().stdout, b"hello\n");
+        assert_eq!(fleet.exhibit(&["cat", item["id"].as_str().expect("id"), "--reason", "test"]).ok().stdout, b"hello\n");
     }
     // Reading was recorded, and the case is still sound.
     let report = fleet.verify(&case).expect_sound().report;
@@ -66,13 +66,13 @@ fn filters_and_formats() {
     let ended = fleet.collect(&case, &agent, &["--capture", &paths]);
     let collection = ended["collection"].as_str().expect("id");
     assert_eq!(ended["state"], "sealed", "{ended}");
-    let missing = fleet.exhibit(&["items", "--collection", collection, "--status", "missing"]).ok().json();
+    let missing = fleet.exhibit(&["items", "--collection", collection, "--status", "missing", "--reason", "test"]).ok().json();
     assert_eq!(missing.len(), 1, "{missing:#?}");
     assert!(missing[0]["reason"].as_str().is_some_and(|r| !r.is_empty()) && missing[0]["sha256"].is_null());
-    let by_glob = fleet.exhibit(&["items", "--case", &case, "--path", "**/plain.*"]).ok().json();
+    let by_glob = fleet.exhibit(&["items", "--case", &case, "--path", "**/plain.*", "--reason", "test"]).ok().json();
     assert_eq!(by_glob.len(), 1, "{by_glob:#?}");
-    assert_eq!(fleet.exhibit(&["items", "--collection", collection, "--capture", "network"]).ok().json().len(), 0);
-    let nothing = fleet.exhibit(&["cat", missing[0]["id"].as_str().expect("id")]);
+    assert_eq!(fleet.exhibit(&["items", "--collection", collection, "--capture", "network", "--reason", "test"]).ok().json().len(), 0);
+    let nothing = fleet.exhibit(&["cat", missing[0]["id"].as_str().expect("id"), "--reason", "test"]);
     assert_eq!(nothing.code, 2, "{}", nothing.stderr);
 }
 

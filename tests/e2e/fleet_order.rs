@@ -21,7 +21,7 @@ fn one_command_collects_from_a_fleet() {
     assert_eq!(report["collections"].as_array().map(Vec::len), Some(5), "{report:#}");
     // Exhibit numbers have no holes.
     let mut numbers: Vec<u64> =
-        fleet.exhibit(&["items", "--case", &case]).ok().json().iter().filter_map(|i| i["exhibit"].as_u64()).collect();
+        fleet.exhibit(&["items", "--case", &case, "--reason", "test"]).ok().json().iter().filter_map(|i| i["exhibit"].as_u64()).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>());
 }

@@ -2,6 +2,7 @@
 //! One file a scenario.
 
 mod collect_files;
+mod custody;
 mod errors_are_clear;
 mod fleet_order;
 mod flipped_bytes;

@@ -74,7 +74,7 @@ fn what_get_cannot_restore_is_said_and_the_rest_is_restored() {
     std::fs::write(place.join("empty"), "mine").expect("write");
     let out_arg = out.path().to_str().expect("UTF-8");
 
-    let done = text(&fleet, &["get", "--collection", &collection, "--out", out_arg]);
+    let done = text(&fleet, &["get", "--collection", &collection, "--out", out_arg, "--reason", "test"]);
     assert_eq!(done.code, 73, "{}", done.stderr);
     assert_eq!(std::fs::read(place.join("empty")).expect("read"), b"mine", "never overwritten");
     assert_eq!(std::fs::metadata(place.join("noise.bin")).expect("after the one that exists").len(), 20_000_000);
@@ -87,13 +87,13 @@ fn what_get_cannot_restore_is_said_and_the_rest_is_restored() {
     let other = tempfile::tempdir().expect("folder");
     let shown = |name: &str| format!("{}/{name}", source.path().display());
     let paths = [shown("caf\\xe9 latin-1"), shown("line\\nbreak\\x1b[31m"), shown("fifo"), shown("caf\\xe9*")];
-    let mut args = vec!["get", "--collection", &collection, "--out", other.path().to_str().expect("UTF-8")];
+    let mut args = vec!["get", "--collection", &collection, "--out", other.path().to_str().expect("UTF-8"), "--reason", "test"];
     args.extend(paths.iter().flat_map(|p| ["--path", p.as_str()]));
     let done = fleet.exhibit(&args).ok();
     let restored: Vec<bool> = done.json().iter().map(|v| v["restored"].as_bool().expect("said")).collect();
     assert_eq!((restored.len(), restored.iter().filter(|r| **r).count()), (3, 2), "{}", done.text());
     assert_eq!(files_below(other.path()).len(), 2);
-    let mixed = fleet.exhibit(&["get", &format!("{collection}.s1.0"), "--path", "/x", "--out", out_arg]);
+    let mixed = fleet.exhibit(&["get", &format!("{collection}.s1.0"), "--path", "/x", "--out", out_arg, "--reason", "test"]);
     assert_eq!(mixed.code, 64, "{}", mixed.stderr);
 }
 
@@ -106,7 +106,7 @@ fn a_file_has_its_name_only_with_the_right_bytes() {
     let out = tempfile::tempdir().expect("folder");
     let get = |out: &Path| {
         let mut command = fleet.program("exhibit");
-        command.args(["get", "--collection", &collection, "--path", &noise, "--out"]).arg(out);
+        command.args(["get", "--reason", "test", "--collection", &collection, "--path", &noise, "--out"]).arg(out);
         command
     };
 
@@ -151,10 +151,10 @@ fn cat_is_kind_to_pipes_and_terminals() {
 
     let piped = shell(format!("set -o pipefail; {program} cat {} | head -n 1", id("/long")));
     assert_eq!((piped.code, piped.text().as_str(), piped.stderr.as_str()), (0, "line\n", ""));
-    let folder = text(&fleet, &["cat", &id("/folder")]);
+    let folder = text(&fleet, &["cat", &id("/folder"), "--reason", "test"]);
     assert!(folder.code == 2 && folder.stderr.contains("directory"), "{}: {}", folder.code, folder.stderr);
     let hostile = id("/hostile");
-    assert_eq!(text(&fleet, &["cat", &hostile]).ok().stdout, b"a\x1b]0;owned\x07b\n", "a file gets the bytes");
+    assert_eq!(text(&fleet, &["cat", &hostile, "--reason", "test"]).ok().stdout, b"a\x1b]0;owned\x07b\n", "a file gets the bytes");
     let on_terminal = shell(format!("script -qec '{program} cat {hostile}' /dev/null")).ok().text();
     assert!(on_terminal.contains("a\\x1b]0;owned\\x07b") && !on_terminal.contains('\x1b'), "{on_terminal:?}");
     let raw = shell(format!("script -qec '{program} cat --raw {hostile}' /dev/null")).ok().text();
@@ -214,7 +214,7 @@ fn answers_are_for_people_and_mistakes_have_their_options_names() {
     let fleet = Fleet::start();
     let agent = fleet.agent();
     let case = fleet.open_case();
-    let usage = fleet.exhibit(&["items"]);
+    let usage = fleet.exhibit(&["items", "--reason", "test"]);
     let error: serde_json::Value = serde_json::from_str(usage.stderr.trim()).expect("JSON");
     assert_eq!((usage.code, error["exit_code"].as_u64()), (64, Some(64)), "{error}");
     assert!(error["error"].as_str().is_some_and(|e| e.contains("--collection")), "{error}");
@@ -242,6 +242,6 @@ fn answers_are_for_people_and_mistakes_have_their_options_names() {
     assert_eq!(watched[0]["collections"][0]["collection"], watched.last().expect("lines")["collection"]);
     let table = text(&fleet, &collect).ok().text();
     assert!(table.contains("0 B") && !table.contains('Z'), "{table}");
-    let items = text(&fleet, &["items", "--case", &case, "--capture", "bogus"]).ok();
+    let items = text(&fleet, &["items", "--case", &case, "--capture", "bogus", "--reason", "test"]).ok();
     assert!(items.stderr.contains("bogus") && items.stderr.contains("0 items"), "{}", items.stderr);
 }

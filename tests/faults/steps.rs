@@ -51,7 +51,7 @@ fn store_faults(op: store::Op) -> Vec<store::Fault> {
             [&before[..], &after[..], &[delay, Fault::DieBefore, Fault::DieAfter]].concat()
         }
         store::Op::Get => [&before[..], &[delay, Fault::DieBefore, Fault::Short, Fault::Corrupt]].concat(),
-        store::Op::Size | store::Op::List => [&before[..], &[delay, Fault::DieBefore]].concat(),
+        store::Op::Size | store::Op::List | store::Op::Destroy => [&before[..], &[delay, Fault::DieBefore]].concat(),
     }
 }
 

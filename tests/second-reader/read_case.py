@@ -22,6 +22,7 @@ import sys
 import tarfile
 import tempfile
 
+import custody
 import stamps
 import tlog
 import zstandard
@@ -31,7 +32,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREFIX = "urn:exhibit:record:"
-TYPES = ("case-opened", "case-closed", "order", "refusal", "acquisition", "receipt", "seal", "access", "incident", "enrolment", "revocation", "timestamp", "timestamp-failed")
+TYPES = ("case-opened", "case-closed", "order", "refusal", "acquisition", "receipt", "seal", "access", "incident", "enrolment", "revocation", "timestamp", "timestamp-failed") + custody.TYPES
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 ID = r"[0-7][0-9abcdefghjkmnpqrstvwxyz]{25}"
 SLOT = re.compile(r"log/seq/([0-9]{10})\.dsse\.json")
@@ -107,10 +108,11 @@ class Case:
         self.deployment = anchor["deployment"]
         root = b64(anchor["root_key"])
         self.root = sha256(root)
-        self.keys = {self.root: {"key": root, "name": "root", "roles": set(), "enrolment": None, "revoked": False}}
+        self.keys = {self.root: {"key": root, "name": "root", "roles": set(), "rights": [], "enrolments": [], "revoked": False}}
         self.problems, self.objects, self.used = [], {}, set()
         self.case = self.opened = self.closed = None
         self.orders, self.order_ids, self.collections = {}, set(), {}
+        self.custody = custody.Custody(self)
         self.next_exhibit, self.roots, self.tree = 1, [sha256(b"")], Tree()
 
     def problem(self, text):
@@ -269,7 +271,7 @@ class Case:
 
     def authorize(self, kind, body, keyid, holder):
         def need(role, name=None):
-            if role not in holder["roles"] or (name is not None and holder["name"] != name):
+            if role not in rights_in(holder, body.get("case")) or (name is not None and holder["name"] != name):
                 raise Unsound(f"{holder['name']} may not sign this {kind}")
 
         if kind in ("case-opened", "incident", "enrolment", "revocation") and body["deployment"] != self.deployment:
@@ -282,11 +284,16 @@ class Case:
             need("responder", body["issued_by"])
         elif kind in ("refusal", "acquisition"):
             need("agent", f"spiffe://{self.deployment}/agent/{body['agent']}")
-        elif kind in ("receipt", "seal", "access", "incident", "timestamp", "timestamp-failed"):
+        elif kind in ("receipt", "seal", "access", "destruction", "incident", "timestamp", "timestamp-failed"):
             need("log")
+        elif kind in custody.SIGNERS:
+            field, roles = custody.SIGNERS[kind]
+            if not roles & rights_in(holder, body["case"]) or holder["name"] != body[field]:
+                raise Unsound(f"{holder['name']} may not sign this {kind}")
         elif kind == "enrolment":
             known = self.keys.get(sha256(b64(body["key"])))
-            if body.get("predecessor") != holder["enrolment"] or not body["name"].startswith(f"spiffe://{self.deployment}/"):
+            follows = body["predecessor"] in holder["enrolments"] if "predecessor" in body else not holder["enrolments"]
+            if not follows or not body["name"].startswith(f"spiffe://{self.deployment}/"):
                 raise Unsound("an enrolment that does not follow from its signer's")
             if known and (known["name"] != body["name"] or known["revoked"]):
                 raise Unsound("the key has another name already, or was revoked")
@@ -294,8 +301,14 @@ class Case:
             is_agent = "agent" in body["roles"] or body["name"].startswith(agents)
             if is_agent and (body["name"] != agents + agent_id(key) or body["roles"] != ["agent"]):
                 raise Unsound("an agent's name does not follow from its key, or it has other roles")
-            self.may_manage(keyid, holder, body["roles"])
+            if "cases" in body:
+                limited = set(body["roles"]) <= {"responder", "approver", "custodian", "auditor"}
+                if not limited or not 1 <= len(body["cases"]) <= 200:
+                    raise Unsound("a role that cannot be limited to cases, or no cases")
+            self.may_manage(keyid, holder, set(body["roles"]) | (known["roles"] if known else set()))
         elif kind == "revocation":
+            if body["predecessor"] not in self.keys[body["key"]]["enrolments"]:
+                raise Unsound("a revocation that does not follow from the key's enrolment")
             self.may_manage(keyid, holder, self.keys[body["key"]]["roles"])
 
     def may_manage(self, keyid, holder, roles):
@@ -309,8 +322,11 @@ class Case:
     def record(self, kind, body, digest, keyid):
         if kind == "enrolment":
             key = b64(body["key"])
-            holder = {"key": key, "name": body["name"], "roles": set(body["roles"]), "enrolment": digest, "revoked": False}
-            self.keys.setdefault(sha256(key), holder)
+            fresh = {"key": key, "name": body["name"], "roles": set(), "rights": [], "enrolments": [], "revoked": False}
+            holder = self.keys.setdefault(sha256(key), fresh)
+            holder["roles"] |= set(body["roles"])
+            holder["rights"].append((set(body["roles"]), body.get("cases")))
+            holder["enrolments"].append(digest)
             return
         if kind == "revocation":
             self.keys[body["key"]]["revoked"] = True
@@ -324,10 +340,15 @@ class Case:
             self.problem(f"a {kind} stands before case-opened")
         if "case" in body and self.opened and body["case"] != self.case:
             raise Unsound("the record is of another case")
-        getattr(self, "on_" + kind.replace("-", "_"))(body, digest)
+        if kind in custody.TYPES or kind == "access":
+            self.custody.take(kind, body, digest)
+        else:
+            getattr(self, "on_" + kind.replace("-", "_"))(body, digest)
 
-    def on_access(self, body, digest):
-        pass
+    def roles_of(self, name, case):
+        """What a name may do in a case, by all its keys."""
+        keys = [h for h in self.keys.values() if h["name"] == name and not h["revoked"]]
+        return set().union(*(rights_in(holder, case) for holder in keys))
 
     def on_incident(self, body, digest):
         if "case" not in body:
@@ -429,11 +450,13 @@ class Case:
 
     def read_streams(self):
         for name, collection in self.collections.items():
+            if self.custody.fate(name) == "condemned":
+                self.problem(f"{name} is being destroyed, and there is no certificate")
             if collection["seal"] and set(collection["acquisitions"]) - set(collection["receipts"]):
                 self.problem("an acquisition without a receipt")
             if not collection["seal"] and self.complete:
                 self.problem(f"collection {name} has no seal")
-            for stream, (_, receipt) in collection["receipts"].items():
+            for stream, (_, receipt) in collection["receipts"].items() if self.custody.fate(name) == "kept" else ():
                 try:
                     self.stream(name, stream, collection, receipt)
                 except (Unsound, KeyError, TypeError, ValueError, EOFError, tarfile.TarError, zstandard.ZstdError, binascii.Error) as e:
@@ -504,6 +527,8 @@ class Case:
         for name in self.objects.keys() - self.used:
             match = SEGMENT.fullmatch(name) or MANIFEST.fullmatch(name)
             collection = self.collections.get(match.group(1)) if match else None
+            if match and self.custody.fate(match.group(1)) == "condemned":
+                continue
             is_open = collection and not collection["seal"] and int(match.group(2)) not in collection["receipts"]
             if not is_open or self.complete:
                 self.problem(f"{name} is named by nobody")
@@ -520,7 +545,6 @@ def good(key, signature, message):
 def subjects(kind, body):
     name, digest = {
         "case-opened": lambda: ("case", sha256(body["case"].encode())),
-        "access": lambda: ("case", sha256(body["case"].encode())),
         "incident": lambda: ("about", sha256(body["about"].encode())),
         "case-closed": lambda: ("case-opened", body["predecessor"]),
         "order": lambda: ("case-opened", body["predecessor"]),
@@ -530,10 +554,16 @@ def subjects(kind, body):
         "seal": lambda: ("predecessor", body["predecessor"]),
         "timestamp": lambda: ("checkpoint", body["checkpoint"]),
         "timestamp-failed": lambda: ("case-opened", body["predecessor"]),
+        **{kind: (lambda name=name: (name, body["predecessor"])) for kind, name in custody.SUBJECTS.items()},
         "enrolment": lambda: (body["name"], sha256(b64(body["key"]))),
         "revocation": lambda: ("key", body["key"]),
     }[kind]()
     return [{"name": name, "digest": {"sha256": digest}}]
+
+
+def rights_in(holder, case):
+    """The roles of a key in a case; those that hold everywhere where no case is named."""
+    return set().union(*(roles for roles, cases in holder["rights"] if cases is None or case in cases))
 
 
 def frames(data):

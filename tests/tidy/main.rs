@@ -1,6 +1,7 @@
 //! The rules of the house, as tests: what a rule in prose would lose, these keep.
 
 mod arrows;
+mod destroys;
 mod pages;
 mod rpcs;
 mod sizes;

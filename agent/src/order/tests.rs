@@ -30,6 +30,7 @@ fn enrolment(name: &str, key: &SigningKey, roles: &[Role], by: &SigningKey, pred
         name: format!("spiffe://{DEPLOYMENT}/{name}"),
         key: key.public(),
         roles: roles.to_vec(),
+        cases: None,
         predecessor,
         method: "admin".to_owned(),
         enrolled_at: at(-90_000),
@@ -90,6 +91,29 @@ fn world() -> World {
         signer: responder,
         case_opened,
     }
+}
+
+/// The signer's role holds in this case only.
+fn limit_to(w: &mut World, case: CaseId) {
+    let record = Enrolment {
+        deployment: DEPLOYMENT.to_owned(),
+        name: format!("spiffe://{DEPLOYMENT}/responder/ann"),
+        key: w.signer.public(),
+        roles: vec![Role::Responder],
+        cases: Some(vec![case]),
+        predecessor: None,
+        method: "admin".to_owned(),
+        enrolled_at: at(-90_000),
+    };
+    w.enrolments = vec![signed(&record, &key(1))];
+}
+
+#[test]
+fn a_role_that_is_limited_to_the_orders_case_is_enough() {
+    let mut w = world();
+    let case = w.order.case.clone();
+    limit_to(&mut w, case);
+    assert!(w.verify(&w.offer()).is_ok());
 }
 
 impl World {
@@ -178,6 +202,7 @@ const TABLE: &[Change] = &[
         },
         NOTHING,
     ),
+    ("its signer's role is for another case", Code::NotAuthorized, |w| limit_to(w, CaseId::new(9, [9; 10])), NOTHING),
     (
         "the case belongs to another deployment",
         Code::NotAuthorized,
@@ -188,6 +213,7 @@ const TABLE: &[Change] = &[
                 name: "spiffe://other/responder/ann".to_owned(),
                 key: w.signer.public(),
                 roles: vec![Role::Responder],
+                cases: None,
                 predecessor: None,
                 method: "admin".to_owned(),
                 enrolled_at: at(-90_000),

@@ -5,6 +5,7 @@ use exhibit_evidence::{CaseId, Digest};
 use exhibit_proto::responder::v1::{self as pb};
 use serde_json::{Value, json};
 
+use super::keeping;
 use crate::args::CaseCommand;
 use crate::clock;
 use crate::connection::{Connection, parse_id};
@@ -76,6 +77,10 @@ pub async fn run(connection: &mut Connection, command: CaseCommand, out: &Output
             let case = connection.rpc().close_case(pb::CloseCaseRequest { case_closed }).await?.into_inner();
             show(&to_json(&case), out)?;
         }
+        CaseCommand::Custody { case, svg } => keeping::custody(connection, &parse_id(&case)?, svg.as_deref(), out).await?,
+        CaseCommand::Hold { case, collections, reason } => keeping::hold(connection, &parse_id(&case)?, &collections, reason, out).await?,
+        CaseCommand::ReleaseHold { case, hold, reason } => keeping::release_hold(connection, &parse_id(&case)?, &hold, reason, out).await?,
+        CaseCommand::Retain { case, until, reason } => keeping::retain(connection, &parse_id(&case)?, until, reason, out).await?,
     }
     Ok(Code::Ok)
 }

@@ -7,6 +7,7 @@ use base64::Engine as _;
 use exhibit_evidence::CollectionId;
 use exhibit_evidence::layout::StreamNumber;
 use exhibit_evidence::manifest::{Item, ItemId, Kind, Status};
+use exhibit_evidence::record::Action;
 use exhibit_evidence::text::escape_bounded;
 use serde_json::json;
 
@@ -119,7 +120,7 @@ impl Get<'_> {
         let mut links = Vec::new();
         for batch in ids.chunks(exhibit_proto::bounds::READ_ITEMS_MAX) {
             let names = batch.iter().map(ToString::to_string).collect();
-            let mut reading = Reading::open(connection, names, &self.args.reason).await?;
+            let mut reading = Reading::open(connection, names, Action::Download, &self.args.reason).await?;
             while let Some(announced) = reading.next_item().await? {
                 let item = items::parse(&announced)?;
                 let id = parse_item_id(&announced.item)?;
@@ -197,7 +198,7 @@ impl Get<'_> {
             };
         }
         let linked = linked_item(connection, id, &link, &self.args.reason).await?;
-        let mut reading = Reading::open(connection, vec![linked.clone()], &self.args.reason).await?;
+        let mut reading = Reading::open(connection, vec![linked.clone()], Action::Download, &self.args.reason).await?;
         let announced = reading.next_item().await?.ok_or_else(|| damaged(&linked, "it is not there"))?;
         let mut item = items::parse(&announced)?;
         self.out.note(&format!("{id}: {} is a hard link to {}, which is not restored: it becomes a file of its own", link.path, item.path));

@@ -10,7 +10,7 @@ use exhibit_evidence::Digest;
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::layout::LogName;
 use exhibit_evidence::log::{Checkpoint, ConsistencyProof, InclusionProof, Tree, leaf_hash, verify_consistency, verify_inclusion};
-use exhibit_evidence::record::{KeyRing, Record};
+use exhibit_evidence::record::{KeyRing, Record, Verified};
 use exhibit_evidence::text::escape_bounded;
 use exhibit_proto::log::v1 as pb;
 use serde_json::{Value, json};
@@ -171,15 +171,20 @@ async fn prove(connection: &mut Connection, of: &OfArgs, n: u64, size: u64) -> R
     Ok((InclusionProof { index: n, hashes, checkpoint }, envelope))
 }
 
-async fn show(connection: &mut Connection, of: &OfArgs, from: u64, out: &Output) -> Result<()> {
-    let log = name(of)?;
-    let (_, head, _) = checkpoint(connection, &log, 0).await?;
-    let (mut ring, mut tree, mut rows) = (KeyRing::new(connection.anchor()), Tree::new(), Vec::new());
+/// Reads a log to its newest signed head. Every record is verified under the anchor and handed to `each`, and all of them
+/// together are those that the head signs; only when this has returned is that known of any.
+pub async fn read_all(
+    connection: &mut Connection,
+    log: &LogName,
+    each: &mut dyn FnMut(u64, &Verified, &Envelope) -> Result<()>,
+) -> Result<Checkpoint> {
+    let (_, head, _) = checkpoint(connection, log, 0).await?;
+    let (mut ring, mut tree) = (KeyRing::new(connection.anchor()), Tree::new());
     // Of an empty log nothing is asked for: no limit is what 0 means there.
     let mut stream = match head.size {
         0 => None,
         limit => {
-            let request = pb::ListRecordsRequest { case_id: wire_name(&log), from: 0, limit };
+            let request = pb::ListRecordsRequest { case_id: wire_name(log), from: 0, limit };
             Some(connection.log_rpc().list_records(request).await?.into_inner())
         }
     };
@@ -188,15 +193,27 @@ async fn show(connection: &mut Connection, of: &OfArgs, from: u64, out: &Output)
     {
         check_next(record.n, tree.size(), head.size)?;
         tree.append(&record.envelope);
-        let row = row(&mut ring, record.n, &record.envelope)?;
-        if record.n < from {
-            continue;
-        }
-        if out.is_json() { out.object(&row)? } else { rows.push(row) }
+        let bad = |e: String| Failure::new(Code::Damaged, format!("record {}: {}", record.n, escape_bounded(&e, 300)));
+        let envelope = Envelope::parse(&record.envelope).map_err(|e| bad(e.to_string()))?;
+        let verified = ring.verify(&envelope).map_err(|e| bad(e.to_string()))?;
+        each(record.n, &verified, &envelope)?;
     }
     if (tree.size(), tree.root()) != (head.size, head.root) {
         return Err(Failure::new(Code::Damaged, format!("the records are not those that the head of {} records signs", head.size)));
     }
+    Ok(head)
+}
+
+async fn show(connection: &mut Connection, of: &OfArgs, from: u64, out: &Output) -> Result<()> {
+    let mut rows = Vec::new();
+    let mut each = |n: u64, verified: &Verified, envelope: &Envelope| -> Result<()> {
+        let row = row(n, verified, envelope)?;
+        if n >= from {
+            if out.is_json() { out.object(&row)? } else { rows.push(row) }
+        }
+        Ok(())
+    };
+    let head = read_all(connection, &name(of)?, &mut each).await?;
     if !out.is_json() {
         out.rows(&[("n", "n"), ("type", "type"), ("signer", "signer"), ("about", "about"), ("sha256", "sha256")], &rows)?;
         out.note(&format!("{} records, each verified; head {}:{}", head.size, head.size, head.root));
@@ -216,15 +233,12 @@ fn check_next(n: u64, due: u64, size: u64) -> Result<()> {
     Err(Failure::new(Code::Damaged, wrong))
 }
 
-fn row(ring: &mut KeyRing, n: u64, bytes: &[u8]) -> Result<Value> {
+fn row(n: u64, verified: &Verified, envelope: &Envelope) -> Result<Value> {
     let bad = |e: String| Failure::new(Code::Damaged, format!("record {n}: {}", escape_bounded(&e, 300)));
-    let envelope = Envelope::parse(bytes).map_err(|e| bad(e.to_string()))?;
-    let signer = ring.holder(envelope.keyid()).map(|(name, ..)| name.to_owned());
-    let verified = ring.verify(&envelope).map_err(|e| bad(e.to_string()))?;
     let statement: Value = serde_json::from_slice(envelope.unverified_payload()).map_err(|e| bad(e.to_string()))?;
     let record = verified.record();
     Ok(json!({
-        "n": n, "type": record.type_name(), "signer": signer, "keyid": envelope.keyid().to_string(), "about": about(record),
+        "n": n, "type": record.type_name(), "signer": verified.signer(), "keyid": envelope.keyid().to_string(), "about": about(record),
         "sha256": envelope.digest().to_string(), "record": statement["predicate"],
     }))
 }
@@ -243,6 +257,14 @@ fn about(record: &Record) -> String {
         Record::Incident(p) => format!("{}: {}", p.kind, p.about),
         Record::Stamped(p) => format!("{} records stamped by {} at {}", p.size, p.authority, p.time),
         Record::NotStamped(p) => format!("{} records not stamped by {}: {}", p.size, p.authority, p.code),
+        Record::Hold(p) => p.reason.clone(),
+        Record::HoldReleased(p) => format!("hold {}", p.predecessor),
+        Record::Retention(p) => format!("until {}", p.until),
+        Record::Release(p) => format!("to {}", p.to),
+        Record::Transfer(p) => format!("by {}", p.received_by),
+        Record::Disposal(p) => format!("{} collections", p.seals.len()),
+        Record::Approval(p) => p.predecessor.to_string(),
+        Record::Destruction(p) => format!("{} collections", p.collections.len()),
         Record::Enrolment(p) => p.name.clone(),
         Record::Revocation(p) => p.key.to_string(),
     }
@@ -279,7 +301,8 @@ pub fn check_new(path: &Path) -> Result<()> {
     files::remove(path).map_err(|e| Failure::new(Code::CannotCreate, e.to_string()))
 }
 
-fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+/// Makes a new file.
+pub fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
     files::create(path, bytes, Access::Public).map_err(|e| {
         let failure = Failure::new(Code::CannotCreate, e.to_string());
         if matches!(e, FileError::Exists { .. }) { failure.hint("name a new file") } else { failure }

@@ -5,7 +5,9 @@ mod cases;
 mod collect;
 mod get;
 mod items;
+mod keeping;
 mod log;
+mod person;
 pub mod profiles;
 mod read;
 mod watch;
@@ -24,6 +26,7 @@ pub async fn run(args: Args, out: &Output) -> Result<Code> {
     match args.command {
         Command::Profiles(which) => profiles::run(which, out),
         Command::Witness(command) => witness::run(home, command, out).await,
+        Command::Person(command) => person::run(home, command, out).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "exhibit", &mut std::io::stdout());
             Ok(Code::Ok)
@@ -41,9 +44,11 @@ pub async fn run(args: Args, out: &Output) -> Result<Code> {
                 Command::Cat(command) => read::cat(&mut connection, command).await,
                 Command::Get(command) => get::run(&mut connection, command, out).await,
                 Command::Cancel(command) => watch::cancel(&mut connection, command, out).await,
+                Command::Transfer(command) => keeping::transfer(&mut connection, command, out).await,
+                Command::Dispose(command) => keeping::dispose(&mut connection, command, out).await,
                 Command::Log(command) => log::run(&mut connection, command, out).await,
                 Command::Whoami => agents::whoami(&connection, out),
-                Command::Profiles(_) | Command::Witness(_) | Command::Completions { .. } => Ok(Code::Ok),
+                Command::Profiles(_) | Command::Witness(_) | Command::Person(_) | Command::Completions { .. } => Ok(Code::Ok),
             }
         }
     }

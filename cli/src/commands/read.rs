@@ -3,6 +3,7 @@
 use std::io::{IsTerminal as _, Write as _};
 
 use exhibit_evidence::manifest::{Item, ItemId, Kind};
+use exhibit_evidence::record::Action;
 use exhibit_evidence::stream::reader::{Member, Parser, Sink};
 use exhibit_evidence::text::{escape_bounded, escape_bytes};
 use exhibit_proto::responder::v1 as pb;
@@ -158,8 +159,8 @@ pub struct Reading {
 
 impl Reading {
     /// Asks for items; the access is recorded before the first one arrives.
-    pub async fn open(connection: &mut Connection, items: Vec<String>, reason: &str) -> Result<Self> {
-        let request = pb::ReadItemsRequest { items, reason: reason.to_owned() };
+    pub async fn open(connection: &mut Connection, items: Vec<String>, action: Action, reason: &str) -> Result<Self> {
+        let request = pb::ReadItemsRequest { items, reason: reason.to_owned(), action: action.to_string() };
         let stream = connection.rpc().read_items(request).await?.into_inner();
         Ok(Self { stream, next: None })
     }
@@ -240,7 +241,7 @@ pub async fn cat(connection: &mut Connection, args: CatArgs) -> Result<Code> {
     let mut id = parse_item_id(&args.item)?;
     // Twice at most: a hard link's content is that of the item that it names.
     for _ in 0..2 {
-        let mut reading = Reading::open(connection, vec![id.to_string()], &args.reason).await?;
+        let mut reading = Reading::open(connection, vec![id.to_string()], Action::View, &args.reason).await?;
         let announced = reading.next_item().await?.ok_or_else(|| Failure::new(Code::Input, format!("there is no item {id}")))?;
         let item = items::parse(&announced)?;
         match item.kind {

@@ -226,6 +226,7 @@ fn a_log_key_must_be_enrolled_by_the_anchors_root() {
             name: "spiffe://test/coordinator/log".to_owned(),
             key: key(2).public(),
             roles: vec![role],
+            cases: None,
             predecessor: None,
             method: "init".to_owned(),
             enrolled_at: at(1),

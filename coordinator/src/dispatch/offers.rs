@@ -58,7 +58,7 @@ pub async fn offer(parts: &Parts, row: &CollectionRow) -> Result<()> {
     let case = case.ok_or_else(|| Problem::new(Kind::Damaged, format!("the catalog lacks case {}", row.case)))?;
     let opened = parts.ledgers.case(&row.case).await?.read_by_digest(&case.case_opened).await?;
     let opened = opened.ok_or_else(|| Problem::new(Kind::Damaged, format!("the log of {} lacks its case-opened record", row.case)))?;
-    let chain = parts.ledgers.chain_of(order.keyid()).await?;
+    let chain = parts.ledgers.chain_in(order.keyid(), &row.case).await?;
     let change = CollectionChange {
         state: Some(State::Offered),
         reason: Some(Some("offered to the agent, no answer yet".to_owned())),

@@ -44,6 +44,9 @@ pub async fn run_timers(parts: Arc<Parts>, mut stop: tokio::sync::watch::Receive
         if let Err(error) = incidents::record(&parts).await {
             tracing::warn!(%error, "incidents could not be written into their log; next try in a second");
         }
+        if count.is_multiple_of(FINISHED_EVERY_TICKS) {
+            crate::custody::finish_due(&parts);
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! How agents come in and go out: tokens, enrolment, renewal, revocation.
 
+pub mod people;
+
 use std::sync::Arc;
 
 use exhibit_certs::enrol::{Enroller, verify_proof};

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use exhibit_evidence::Digest;
 use exhibit_evidence::anchor::Anchor;
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::id::CaseId;
 use exhibit_evidence::key::{KeyId, SigningKey};
 use exhibit_evidence::layout::LogName;
-use exhibit_evidence::record::Record;
+use exhibit_evidence::record::{Enrolment, Predicate as _, Record};
 use tokio::sync::{Mutex, OnceCell, broadcast};
 
 use super::{Keys, Kind, Ledger, LedgerError};
@@ -105,8 +106,53 @@ impl Ledgers {
     pub async fn chain_of(&self, key: KeyId) -> Result<Vec<Envelope>, LedgerError> {
         let log = self.deployment().await?;
         let own = log.view().enrolment_of(key).map(|e| e.digest);
-        let mut next =
-            Some(own.ok_or_else(|| LedgerError::new(Kind::Refused, format!("key {key} was never enrolled in this deployment")))?);
+        let own = own.ok_or_else(|| LedgerError::new(Kind::Refused, format!("key {key} was never enrolled in this deployment")))?;
+        self.chain_to(&log, own).await
+    }
+
+    /// All enrolments of a key that hold in a case, each with those that lead to it, in an order in which they verify. What
+    /// holds in other cases only is left out: it is not this case's business.
+    ///
+    /// # Errors
+    /// As [`Ledgers::chain_of`]; [`Kind::Refused`] when there are too many for an order to carry.
+    pub async fn chain_in(&self, key: KeyId, case: &CaseId) -> Result<Vec<Envelope>, LedgerError> {
+        self.chain_without(key, case, &|_| false).await
+    }
+
+    /// [`Ledgers::chain_in`] without those that `have` says are there; those need not be read.
+    async fn chain_without(
+        &self,
+        key: KeyId,
+        case: &CaseId,
+        have: &(dyn Fn(&Digest) -> bool + Sync),
+    ) -> Result<Vec<Envelope>, LedgerError> {
+        let log = self.deployment().await?;
+        let own = log.entries(0, &|e| e.kind == Enrolment::TYPE && e.key == Some(key), usize::MAX);
+        if own.is_empty() {
+            return Err(LedgerError::new(Kind::Refused, format!("key {key} was never enrolled in this deployment")));
+        }
+        let mut all: Vec<Envelope> = Vec::new();
+        for entry in own.into_iter().filter(|e| !have(&e.digest)) {
+            let envelope = log.read(entry.n).await?;
+            if !matches!(Record::from_payload(envelope.unverified_payload()), Ok(Record::Enrolment(p)) if p.holds_in(case)) {
+                continue;
+            }
+            for link in self.chain_to(&log, entry.digest).await? {
+                if !all.contains(&link) {
+                    all.push(link);
+                }
+            }
+        }
+        if all.len() > CHAIN_LINKS_MAX {
+            let message =
+                format!("key {key} has {} enrolments for {case}, at most {CHAIN_LINKS_MAX} can be used; enrol a new key", all.len());
+            return Err(LedgerError::new(Kind::Refused, message));
+        }
+        Ok(all)
+    }
+
+    async fn chain_to(&self, log: &Ledger, own: Digest) -> Result<Vec<Envelope>, LedgerError> {
+        let mut next = Some(own);
         let mut chain = Vec::new();
         while let Some(digest) = next {
             let envelope = log.read_by_digest(&digest).await?;
@@ -118,7 +164,7 @@ impl Ledgers {
             };
             chain.push(envelope);
             if chain.len() > CHAIN_LINKS_MAX {
-                return Err(LedgerError::new(Kind::Damaged, format!("the enrolments above key {key} do not end")));
+                return Err(LedgerError::new(Kind::Damaged, format!("the enrolments above {own} do not end")));
             }
         }
         chain.reverse();
@@ -133,9 +179,7 @@ impl Ledgers {
         let log = self.case(case).await?;
         let mut enrolments = Vec::new();
         for key in keys {
-            if log.view().enrolment_of(*key).is_none() {
-                enrolments.extend(self.chain_of(*key).await?);
-            }
+            enrolments.extend(self.chain_without(*key, case, &|digest| log.find(digest).is_some()).await?);
         }
         log.ensure_enrolled(enrolments).await
     }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use exhibit_evidence::Digest;
+use exhibit_evidence::custody::State;
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::id::{AgentId, CollectionId, OrderId};
 use exhibit_evidence::key::KeyId;
@@ -101,6 +102,7 @@ pub struct View {
     by_digest: HashMap<Digest, u64>,
     by_place: HashMap<Place, u64>,
     exhibits: u64,
+    custody: State,
 }
 
 impl View {
@@ -114,6 +116,7 @@ impl View {
             by_digest: HashMap::new(),
             by_place: HashMap::new(),
             exhibits: 0,
+            custody: State::default(),
         }
     }
 
@@ -131,9 +134,17 @@ impl View {
             self.by_place.entry(place).or_insert(n);
         }
         self.exhibits = self.exhibits.saturating_add(entry.exhibits.1);
+        // A record that breaks a rule of custody stays in the log and has no effect; the verifier says so.
+        let _ = self.custody.take(verified.digest(), verified.record());
         let at = self.entries.len();
         self.entries.push(entry);
         Ok(&self.entries[at])
+    }
+
+    /// Holds, retention, custody and disposals, as the records of this log make them.
+    #[must_use]
+    pub const fn custody(&self) -> &State {
+        &self.custody
     }
 
     /// The tiles that became full since the last checkpoint, and the incomplete ones, with their bytes.
@@ -281,7 +292,7 @@ fn facts(n: u64, digest: Digest, root: Digest, keyid: KeyId, record: &Record) ->
         Record::Revocation(p) => entry.key = Some(p.key),
         Record::Stamped(p) => entry.stamped = Some((p.authority.as_str().into(), p.size)),
         Record::NotStamped(p) => entry.stamped = Some((p.authority.as_str().into(), p.size)),
-        Record::CaseOpened(_) | Record::CaseClosed(_) | Record::Access(_) | Record::Incident(_) => {}
+        _ => {}
     }
     entry
 }

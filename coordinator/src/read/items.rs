@@ -7,6 +7,7 @@ use bytes::Bytes;
 use exhibit_evidence::id::CollectionId;
 use exhibit_evidence::layout::{self, StreamNumber};
 use exhibit_evidence::manifest::{Item, ItemId, Segment};
+use exhibit_evidence::record::Action;
 use exhibit_evidence::stream::reader::{Member, Parser, Sink};
 use exhibit_evidence::stream::segment::RangeReader;
 use exhibit_proto::bounds::READ_BYTES_MAX;
@@ -15,6 +16,7 @@ use tokio::sync::mpsc;
 use super::lines::{ListedItem, ManifestWalk};
 use super::{damaged, record_access, streams_of};
 use crate::catalog::{CollectionRow, PAGE_MAX, StreamRow};
+use crate::custody::require_kept;
 use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
 
@@ -34,7 +36,13 @@ type Wanted = BTreeMap<CollectionId, BTreeMap<StreamNumber, BTreeSet<u64>>>;
 /// # Errors
 /// [`Problem`]: [`Kind::NotFound`] for an item that is not there, [`Kind::Damaged`] when what is stored is not what was
 /// received; the reader must then throw away the item that was being served.
-pub async fn read_items(parts: Arc<Parts>, by: &str, reason: &str, ids: Vec<ItemId>, out: mpsc::Sender<Served>) -> Result<()> {
+pub async fn read_items(
+    parts: Arc<Parts>,
+    by: &str,
+    (action, reason): (Action, &str),
+    ids: Vec<ItemId>,
+    out: mpsc::Sender<Served>,
+) -> Result<()> {
     let mut wanted = Wanted::new();
     for id in &ids {
         wanted.entry(id.collection.clone()).or_default().entry(id.stream).or_default().insert(id.n);
@@ -48,7 +56,10 @@ pub async fn read_items(parts: Arc<Parts>, by: &str, reason: &str, ids: Vec<Item
         what.entry(row.case.clone()).or_default().extend(names);
         rows.push(row);
     }
-    record_access(&parts, by, "read", reason, what).await?;
+    for row in &rows {
+        require_kept(&parts, &row.case, std::iter::once(&row.collection)).await?;
+    }
+    record_access(&parts, by, action, reason, what).await?;
     for row in rows {
         let Some(mut streams) = wanted.remove(&row.collection) else { continue };
         for (stream, first) in streams_of(&parts, &row).await? {

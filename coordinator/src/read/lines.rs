@@ -7,11 +7,13 @@ use bytes::Bytes;
 use exhibit_evidence::digest::Hasher;
 use exhibit_evidence::layout;
 use exhibit_evidence::manifest::{Item, ItemId, LINE_BYTES_MAX, Line, Status};
+use exhibit_evidence::record::Action;
 use tokio::sync::mpsc;
 
 use super::paths::Paths;
 use super::{damaged, record_access, streams_of};
 use crate::catalog::{CollectionRow, StreamRow, StreamState};
+use crate::custody::require_kept;
 use crate::parts::Parts;
 use crate::problem::{Problem, Result};
 
@@ -77,7 +79,10 @@ pub async fn list_items(
     for row in &rows {
         what.entry(row.case.clone()).or_default().push(row.collection.to_string());
     }
-    record_access(&parts, by, "list", reason, what).await?;
+    for row in &rows {
+        require_kept(&parts, &row.case, std::iter::once(&row.collection)).await?;
+    }
+    record_access(&parts, by, Action::List, reason, what).await?;
     for row in &rows {
         for (stream, first) in streams_of(&parts, row).await? {
             let mut walk = ManifestWalk::new(&parts, row, &stream);

@@ -8,7 +8,7 @@ mod paths;
 use std::collections::BTreeMap;
 
 use exhibit_evidence::id::CaseId;
-use exhibit_evidence::record::{self, Access};
+use exhibit_evidence::record::{self, Access, Action};
 use exhibit_evidence::text::escape_bounded;
 
 use crate::catalog::{CollectionRow, StreamRow, StreamState};
@@ -23,18 +23,35 @@ pub use lines::{Filter, ListedItem, list_items};
 /// Entries of one access record, so that it fits into a log entry: 1,000 item ids of 45 bytes, as base64.
 const WHAT_MAX: usize = 700;
 
-/// Records in each case's log that somebody is about to see something of it.
+/// Records in each case's log that somebody is about to see something of it. Order:
+///
+/// 1. the reader's enrolments into the case's log, so that the verifier sees by what right
+/// 2. the access records
+/// 3. a checkpoint over them is published - only when this has returned may the first byte be served
+///
+/// Dropped anywhere: nothing was served, and at most an access is recorded that did not happen.
 ///
 /// # Errors
 /// [`Problem`]: then nothing may be served.
-pub(crate) async fn record_access(parts: &Parts, by: &str, action: &str, reason: &str, what: BTreeMap<CaseId, Vec<String>>) -> Result<()> {
+pub(crate) async fn record_access(
+    parts: &Parts,
+    by: &str,
+    action: Action,
+    reason: &str,
+    what: BTreeMap<CaseId, Vec<String>>,
+) -> Result<()> {
+    let keys = parts.deployment_log.view().key_ring().keys_of(by);
     for (case, names) in what {
+        parts.ledgers.ensure_enrolled(&case, &keys).await?;
+        let ledger = parts.ledgers.case(&case).await?;
+        let opened = ledger.case_opened().ok_or_else(|| Problem::new(Kind::Damaged, format!("the log of {case} does not open it")))?;
         let mut records = Vec::new();
         for chunk in names.chunks(WHAT_MAX) {
             let access = Access {
                 case: case.clone(),
+                predecessor: opened.digest,
                 by: by.to_owned(),
-                action: action.to_owned(),
+                action,
                 what: chunk.to_vec(),
                 reason: reason.to_owned(),
                 at: clock::now(),
@@ -44,8 +61,8 @@ pub(crate) async fn record_access(parts: &Parts, by: &str, action: &str, reason:
             records.push(signed);
         }
         let count = names.len();
-        parts.ledgers.case(&case).await?.append(records).await?;
-        tracing::info!(%case, by = %escape_bounded(by, 200), action, count, "access recorded");
+        ledger.append(records).await?;
+        tracing::info!(%case, by = %escape_bounded(by, 200), %action, count, "access recorded");
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use exhibit_evidence::Digest;
+use exhibit_evidence::custody::{Fate, State as Custody};
 use exhibit_evidence::digest::Hasher;
 use exhibit_evidence::id::{CaseId, CollectionId};
 use exhibit_evidence::layout::{self, StreamNumber};
@@ -54,7 +55,13 @@ impl CaseRecords {
     }
 
     /// Writes the rows: each order with its collections, then their streams.
-    pub async fn write(self, store: &dyn Store, catalog: &dyn Catalog, case: &CaseId, report: &mut Report) -> Result<(), Trouble> {
+    pub async fn write(
+        self,
+        store: &dyn Store,
+        catalog: &dyn Catalog,
+        (case, custody): (&CaseId, &Custody),
+        report: &mut Report,
+    ) -> Result<(), Trouble> {
         for (digest, envelope, order) in &self.orders {
             let mut rows = Vec::with_capacity(order.targets.len());
             for agent in &order.targets {
@@ -78,7 +85,7 @@ impl CaseRecords {
             catalog.add_order(row, rows).await?;
             report.orders += 1;
         }
-        self.write_streams(store, catalog, case, report).await
+        self.write_streams(store, catalog, (case, custody), report).await
     }
 
     /// Where the collection stands, by what the log and the store hold.
@@ -116,8 +123,18 @@ impl CaseRecords {
         Ok(())
     }
 
-    async fn write_streams(&self, store: &dyn Store, catalog: &dyn Catalog, case: &CaseId, report: &mut Report) -> Result<(), Trouble> {
+    async fn write_streams(
+        &self,
+        store: &dyn Store,
+        catalog: &dyn Catalog,
+        (case, custody): (&CaseId, &Custody),
+        report: &mut Report,
+    ) -> Result<(), Trouble> {
         for ((collection, stream), (digest, receipt)) in &self.receipts {
+            // What was destroyed, or is being destroyed, has no streams any more; its log says what there was.
+            if custody.fate(collection) != Fate::Kept {
+                continue;
+            }
             if catalog.collection(collection.clone()).await?.is_none() {
                 report.problem(format!("{collection}: there is a receipt and no order that makes this collection"));
                 continue;

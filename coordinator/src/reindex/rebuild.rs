@@ -170,7 +170,8 @@ async fn one_case(ledgers: &Ledgers, catalog: &dyn Catalog, case: &CaseId, repor
             catalog.set_seen(agent, seen).await?;
         }
     }
-    found.write(ledgers.store().as_ref(), catalog, case, report).await
+    let custody = log.view().custody().clone();
+    found.write(ledgers.store().as_ref(), catalog, (case, &custody), report).await
 }
 
 /// What an agent says about its host in an acquisition that it signed: until it connects again, nothing newer is known.

@@ -13,11 +13,12 @@ use exhibit_proto::log::v1::log_service_server::LogService;
 use futures::StreamExt as _;
 use tonic::{Request, Response, Status};
 
-use super::{Answers, person};
+use super::{Answers, caller, in_case, outside_cases, person};
+use crate::authz::Caller;
 use crate::dispatch::admit;
 use crate::ledger::{self, Ledger, LedgerError, ProofOf};
 use crate::parts::Parts;
-use crate::problem::Result;
+use crate::problem::{Problem, Result};
 
 /// Records read ahead of a slow reader.
 const RECORDS_AHEAD: usize = 8;
@@ -26,13 +27,15 @@ pub(crate) struct Logs(pub(super) Arc<Parts>);
 
 impl Logs {
     /// The log of a case that exists, or the deployment's.
-    async fn ledger(&self, case_id: &str) -> Result<Ledger> {
+    async fn ledger(&self, method: &str, by: &Caller, case_id: &str) -> Result<Ledger, Status> {
         if case_id.is_empty() {
+            outside_cases(method, by)?;
             return Ok(self.0.deployment_log.clone());
         }
         let case: CaseId = id("case_id", case_id)?;
+        in_case(method, by, &case)?;
         admit::require_case(&self.0, &case).await?;
-        Ok(self.0.ledgers.case(&case).await?)
+        Ok(self.0.ledgers.case(&case).await.map_err(Problem::from)?)
     }
 
     async fn checkpoint(log: &Ledger, note: Vec<u8>) -> Result<wire::Checkpoint> {
@@ -53,8 +56,8 @@ impl Logs {
         Ok(answer?)
     }
 
-    async fn prove(&self, case_id: &str, what: ProofOf, size: u64) -> Result<wire::Proof> {
-        let log = self.ledger(case_id).await?;
+    async fn prove(&self, (method, by): (&str, &Caller), case_id: &str, what: ProofOf, size: u64) -> Result<wire::Proof, Status> {
+        let log = self.ledger(method, by, case_id).await?;
         let proof = self.told(&log, log.prove(what, size).await).await?;
         let hashes = proof.hashes.iter().map(|h: &Digest| h.as_bytes().to_vec()).collect();
         Ok(wire::Proof { hashes, checkpoint: Some(Self::checkpoint(&log, proof.checkpoint).await?) })
@@ -66,8 +69,9 @@ impl LogService for Logs {
     type ListRecordsStream = Answers<wire::LogRecord>;
 
     async fn list_records(&self, request: Request<wire::ListRecordsRequest>) -> Result<Response<Self::ListRecordsStream>, Status> {
+        let by = caller(&request)?;
         let message = request.into_inner();
-        let log = self.ledger(&message.case_id).await?;
+        let log = self.ledger("/exhibit.log.v1.LogService/ListRecords", &by, &message.case_id).await?;
         let limit = if message.limit == 0 { u64::MAX } else { message.limit };
         let end = message.from.saturating_add(limit).min(log.size());
         let parts = Arc::clone(&self.0);
@@ -84,32 +88,37 @@ impl LogService for Logs {
     }
 
     async fn get_checkpoint(&self, request: Request<wire::GetCheckpointRequest>) -> Result<Response<wire::Checkpoint>, Status> {
+        let by = caller(&request)?;
         let message = request.into_inner();
-        let log = self.ledger(&message.case_id).await?;
+        let log = self.ledger("/exhibit.log.v1.LogService/GetCheckpoint", &by, &message.case_id).await?;
         let size = if message.size == 0 { log.published() } else { message.size };
         let note = self.told(&log, log.checkpoint(size).await).await?;
         Ok(Response::new(Self::checkpoint(&log, note).await?))
     }
 
     async fn prove_record(&self, request: Request<wire::ProveRecordRequest>) -> Result<Response<wire::Proof>, Status> {
+        let by = caller(&request)?;
         let message = request.into_inner();
-        Ok(Response::new(self.prove(&message.case_id, ProofOf::Record(message.n), message.size).await?))
+        let who = ("/exhibit.log.v1.LogService/ProveRecord", &by);
+        Ok(Response::new(self.prove(who, &message.case_id, ProofOf::Record(message.n), message.size).await?))
     }
 
     async fn prove_consistency(&self, request: Request<wire::ProveConsistencyRequest>) -> Result<Response<wire::Proof>, Status> {
+        let by = caller(&request)?;
         let message = request.into_inner();
-        Ok(Response::new(self.prove(&message.case_id, ProofOf::Head(message.from), message.to).await?))
+        let who = ("/exhibit.log.v1.LogService/ProveConsistency", &by);
+        Ok(Response::new(self.prove(who, &message.case_id, ProofOf::Head(message.from), message.to).await?))
     }
 
     async fn add_cosignatures(
         &self,
         request: Request<wire::AddCosignaturesRequest>,
     ) -> Result<Response<wire::AddCosignaturesResponse>, Status> {
-        let by = person(&request)?;
+        let (by, who) = (person(&request)?, caller(&request)?);
         let message = request.into_inner();
         bounded("note", message.note.len(), NOTE_BYTES_MAX)?;
         let note = Note::parse(&message.note).map_err(|e| BadField { field: "note", problem: e.to_string() })?;
-        let log = self.ledger(&message.case_id).await?;
+        let log = self.ledger("/exhibit.log.v1.LogService/AddCosignatures", &who, &message.case_id).await?;
         let witnesses = self.told(&log, log.add_cosignatures(note).await).await?;
         let shown = escape_bounded(&witnesses.join(", "), 200);
         tracing::info!(log = %log.name().folder(), witnesses = %shown, %by, "cosignatures taken");

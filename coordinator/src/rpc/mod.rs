@@ -8,10 +8,11 @@ mod responder;
 pub(crate) use agent::Agents;
 pub(crate) use responder::Responders;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use exhibit_certs::name::PeerName;
+use exhibit_evidence::id::CaseId;
+use exhibit_evidence::record::Rights;
 use exhibit_proto::agent::v1::agent_service_server::AgentServiceServer;
 use exhibit_proto::agent::v1::enrollment_service_server::EnrollmentServiceServer;
 use exhibit_proto::bounds::MESSAGE_BYTES_MAX;
@@ -23,7 +24,7 @@ use tonic::codegen::http::Extensions;
 use tonic::service::Routes;
 use tonic::{Request, Status};
 
-use crate::authz::{AuthzLayer, Caller, Identify};
+use crate::authz::{self, AuthzLayer, Caller, Denied, Identify};
 use crate::parts::Parts;
 
 /// Answers that may wait for a slow reader, of at most [`MESSAGE_BYTES_MAX`] each.
@@ -47,10 +48,10 @@ impl Identify for ByCertificate {
             PeerName::Agent(_, agent) => Ok(Caller::Agent(agent.clone())),
             PeerName::Responder(..) => {
                 let name = peer.name.to_string();
-                let roles = parts.roles_of(&name);
-                Ok(Caller::Person { name, roles })
+                let rights = parts.rights_of(&name);
+                Ok(Caller::Person { name, rights })
             }
-            PeerName::Coordinator(..) => Ok(Caller::Person { name: peer.name.to_string(), roles: BTreeSet::new() }),
+            PeerName::Coordinator(..) => Ok(Caller::Person { name: peer.name.to_string(), rights: Rights::default() }),
         }
     }
 }
@@ -96,4 +97,21 @@ fn person<T>(request: &Request<T>) -> Result<String, Status> {
         Caller::Person { name, .. } => Ok(name),
         _ => Err(Status::permission_denied("this is for people")),
     }
+}
+
+/// Refuses a caller whose roles do not reach into the case.
+fn in_case(method: &str, caller: &Caller, case: &CaseId) -> Result<(), Status> {
+    refused(authz::decide_in_case(method, caller, case))
+}
+
+/// Refuses a caller whose roles are limited to cases.
+fn outside_cases(method: &str, caller: &Caller) -> Result<(), Status> {
+    refused(authz::decide_outside_cases(method, caller))
+}
+
+fn refused(decided: Result<(), Denied>) -> Result<(), Status> {
+    decided.map_err(|denied| {
+        tracing::warn!(target: "authz", caller = %denied.caller, method = %denied.method, cause = %denied.cause, "denied");
+        Status::permission_denied(denied.to_string())
+    })
 }

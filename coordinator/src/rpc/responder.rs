@@ -3,12 +3,13 @@
 mod answers;
 mod requests;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use exhibit_evidence::id::{AgentId, CaseId};
 use exhibit_evidence::record::Role;
 use exhibit_proto::bounds::{LABELS_MAX, REASON_BYTES_MAX};
-use exhibit_proto::convert::{envelope, id, required, required_text, text};
+use exhibit_proto::convert::{envelope, id, required, required_text};
 use exhibit_proto::responder::v1::responder_service_server::ResponderService;
 use exhibit_proto::responder::v1::{self as wire, read_items_response};
 use exhibit_proto::version;
@@ -17,15 +18,24 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{ANSWERS_WAITING_MAX, Answers, caller, person};
-use crate::authz::Caller;
-use crate::catalog::{Labels, PAGE_MAX};
+use super::{ANSWERS_WAITING_MAX, Answers, caller, in_case, person};
+use crate::authz::{self, Caller};
+use crate::catalog::{CollectionRow, Labels, PAGE_MAX};
 use crate::clock;
+use crate::custody;
 use crate::dispatch::{self, admit, cases};
-use crate::enroll;
+use crate::enroll::{self, people};
 use crate::parts::Parts;
 use crate::problem::Problem;
 use crate::read::{self, Filter, ListedItem, Served};
+
+const LIST_CASES: &str = "/exhibit.responder.v1.ResponderService/ListCases";
+const LIST_COLLECTIONS: &str = "/exhibit.responder.v1.ResponderService/ListCollections";
+
+/// [`in_case`] for the cases of collections.
+fn in_cases(method: &str, caller: &Caller, rows: &[CollectionRow]) -> Result<(), Status> {
+    rows.iter().map(|row| &row.case).collect::<BTreeSet<_>>().into_iter().try_for_each(|case| in_case(method, caller, case))
+}
 
 pub(crate) struct Responders(pub(super) Arc<Parts>);
 
@@ -62,14 +72,14 @@ impl ResponderService for Responders {
     type ReadItemsStream = Answers<wire::ReadItemsResponse>;
 
     async fn whoami(&self, request: Request<wire::WhoamiRequest>) -> Result<Response<wire::WhoamiResponse>, Status> {
-        let Caller::Person { name, roles } = caller(&request)? else { return Err(Status::permission_denied("this is for people")) };
+        let Caller::Person { name, rights } = caller(&request)? else { return Err(Status::permission_denied("this is for people")) };
         let message = request.into_inner();
         let protocol =
             version::negotiate(message.protocol_min, message.protocol_max).map_err(|e| Status::failed_precondition(e.to_string()))?;
         let words = |role: &Role| serde_json::to_value(role).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
         Ok(Response::new(wire::WhoamiResponse {
             name,
-            roles: roles.iter().map(words).collect(),
+            roles: rights.roles().iter().map(words).collect(),
             deployment: self.0.deployment().to_owned(),
             anchor: self.0.issuing.anchor.clone(),
             wall_ns: clock::now().unix_ns(),
@@ -92,7 +102,8 @@ impl ResponderService for Responders {
         Ok(Response::new(answers::case(&self.0, row).await?))
     }
 
-    async fn list_cases(&self, _request: Request<wire::ListCasesRequest>) -> Result<Response<Self::ListCasesStream>, Status> {
+    async fn list_cases(&self, request: Request<wire::ListCasesRequest>) -> Result<Response<Self::ListCasesStream>, Status> {
+        let by = caller(&request)?;
         let parts = Arc::clone(&self.0);
         let work = |out: mpsc::Sender<wire::Case>| async move {
             let mut after = None;
@@ -100,7 +111,7 @@ impl ResponderService for Responders {
                 let page = parts.catalog.cases(after, PAGE_MAX).await?;
                 let Some(last) = page.last() else { return Ok(()) };
                 after = Some(last.case.clone());
-                for row in page {
+                for row in page.into_iter().filter(|row| authz::decide_in_case(LIST_CASES, &by, &row.case).is_ok()) {
                     if out.send(answers::case(&parts, row).await?).await.is_err() {
                         return Ok(());
                     }
@@ -111,7 +122,9 @@ impl ResponderService for Responders {
     }
 
     async fn get_case(&self, request: Request<wire::GetCaseRequest>) -> Result<Response<wire::Case>, Status> {
+        let by = caller(&request)?;
         let case: CaseId = id("case_id", &request.into_inner().case_id)?;
+        in_case("/exhibit.responder.v1.ResponderService/GetCase", &by, &case)?;
         let row = admit::require_case(&self.0, &case).await?;
         Ok(Response::new(answers::case(&self.0, row).await?))
     }
@@ -167,6 +180,34 @@ impl ResponderService for Responders {
         Ok(Response::new(answers::agent(&self.0, row)))
     }
 
+    async fn enroll_person(&self, request: Request<wire::EnrollPersonRequest>) -> Result<Response<wire::EnrollPersonResponse>, Status> {
+        let by = person(&request)?;
+        let message = request.into_inner();
+        let enrolment = envelope("enrolment", &message.enrolment)?;
+        let (certificate, chain) = people::enroll(&self.0, &by, &enrolment, &message.tls_csr).await?;
+        Ok(Response::new(wire::EnrollPersonResponse {
+            tls_chain: certificate.map(|c| c.chain.iter().map(|der| der.as_ref().to_vec()).collect()).unwrap_or_default(),
+            enrolments: chain.iter().map(|e| e.as_bytes().to_vec()).collect(),
+            tls_root: self.0.issuing.tls_root.clone(),
+        }))
+    }
+
+    async fn revoke_person(&self, request: Request<wire::RevokePersonRequest>) -> Result<Response<wire::RevokePersonResponse>, Status> {
+        let by = person(&request)?;
+        let revocation = envelope("revocation", &request.into_inner().revocation)?;
+        let name = people::revoke(&self.0, &by, &revocation).await?;
+        Ok(Response::new(wire::RevokePersonResponse { name }))
+    }
+
+    async fn submit_record(&self, request: Request<wire::SubmitRecordRequest>) -> Result<Response<wire::SubmitRecordResponse>, Status> {
+        let by = person(&request)?;
+        let record = envelope("record", &request.into_inner().record)?;
+        let done = custody::submit(&self.0, &by, &record).await;
+        let done = done.inspect_err(|problem| tracing::warn!(%by, %problem, "custody record refused"))?;
+        let certificate = done.certificate.map(|e| e.as_bytes().to_vec()).unwrap_or_default();
+        Ok(Response::new(wire::SubmitRecordResponse { n: done.n, log_size: done.log_size, certificate }))
+    }
+
     async fn submit_order(&self, request: Request<wire::SubmitOrderRequest>) -> Result<Response<wire::SubmitOrderResponse>, Status> {
         let by = person(&request)?;
         let order = envelope("order", &request.into_inner().order)?;
@@ -180,11 +221,13 @@ impl ResponderService for Responders {
         &self,
         request: Request<wire::CancelCollectionsRequest>,
     ) -> Result<Response<wire::CancelCollectionsResponse>, Status> {
+        let who = caller(&request)?;
         let by = person(&request)?;
         let message = request.into_inner();
         let reason = required_text("reason", &message.reason, REASON_BYTES_MAX)?;
         let filter = requests::some_collections("order", &message.order, message.collections)?;
         let rows = requests::found(&self.0, filter).await?;
+        in_cases("/exhibit.responder.v1.ResponderService/CancelCollections", &who, &rows)?;
         let mut now = Vec::with_capacity(rows.len());
         for row in rows {
             now.push(if row.state.is_closed() { row } else { dispatch::cancel(&self.0, &row, &by, &reason).await? });
@@ -196,6 +239,7 @@ impl ResponderService for Responders {
         &self,
         request: Request<wire::ListCollectionsRequest>,
     ) -> Result<Response<Self::ListCollectionsStream>, Status> {
+        let by = caller(&request)?;
         let filter = requests::collection_filter(request.into_inner())?;
         let parts = Arc::clone(&self.0);
         let work = |out: mpsc::Sender<wire::Collection>| async move {
@@ -204,6 +248,7 @@ impl ResponderService for Responders {
                 let page = parts.catalog.collections(filter.clone(), after, PAGE_MAX).await?;
                 let Some(last) = page.last() else { return Ok(()) };
                 after = Some(last.collection.clone());
+                let page = page.into_iter().filter(|row| authz::decide_in_case(LIST_COLLECTIONS, &by, &row.case).is_ok()).collect();
                 for row in answers::collections(&parts, page).await? {
                     if out.send(row).await.is_err() {
                         return Ok(());
@@ -218,31 +263,44 @@ impl ResponderService for Responders {
         &self,
         request: Request<wire::WatchCollectionsRequest>,
     ) -> Result<Response<Self::WatchCollectionsStream>, Status> {
+        let by = caller(&request)?;
         let what = required("what", request.into_inner().what)?;
         let filter = requests::collection_filter(what)?;
+        let rows = admit::select(&self.0, filter.clone()).await?;
+        in_cases("/exhibit.responder.v1.ResponderService/WatchCollections", &by, &rows)?;
         let parts = Arc::clone(&self.0);
         Ok(Response::new(streamed(|out| answers::watch(parts, filter, out), |row| row)))
     }
 
     async fn list_items(&self, request: Request<wire::ListItemsRequest>) -> Result<Response<Self::ListItemsStream>, Status> {
-        let by = person(&request)?;
+        let (by, who) = (person(&request)?, caller(&request)?);
         let message = request.into_inner();
-        let reason = text("reason", &message.reason, REASON_BYTES_MAX)?;
+        let reason = required_text("reason", &message.reason, REASON_BYTES_MAX)?;
         let filter = Filter::new(&message.path_globs, &message.captures, &message.statuses)?;
+        let whole_case = !message.case_id.is_empty();
         let of = requests::some_collections("case_id", &message.case_id, message.collections)?;
         let rows = requests::found(&self.0, of).await?;
+        in_cases("/exhibit.responder.v1.ResponderService/ListItems", &who, &rows)?;
+        let rows = if whole_case { custody::only_kept(&self.0, rows).await? } else { rows };
         let parts = Arc::clone(&self.0);
         let work = |out| async move { read::list_items(parts, &by, &reason, rows, filter, out).await };
         Ok(Response::new(streamed(work, item)))
     }
 
     async fn read_items(&self, request: Request<wire::ReadItemsRequest>) -> Result<Response<Self::ReadItemsStream>, Status> {
-        let by = person(&request)?;
+        let (by, who) = (person(&request)?, caller(&request)?);
         let message = request.into_inner();
-        let reason = text("reason", &message.reason, REASON_BYTES_MAX)?;
+        let reason = required_text("reason", &message.reason, REASON_BYTES_MAX)?;
+        let action = requests::reading(&message.action)?;
         let ids = requests::item_ids(&message.items)?;
+        let only = ids.iter().map(|id| id.collection.clone()).collect::<BTreeSet<_>>();
+        let mut rows = Vec::with_capacity(only.len());
+        for collection in only {
+            rows.extend(self.0.catalog.collection(collection).await.map_err(Problem::from)?);
+        }
+        in_cases("/exhibit.responder.v1.ResponderService/ReadItems", &who, &rows)?;
         let parts = Arc::clone(&self.0);
-        let work = |out| async move { read::read_items(parts, &by, &reason, ids, out).await };
+        let work = |out| async move { read::read_items(parts, &by, (action, &reason), ids, out).await };
         let to_wire = |served| wire::ReadItemsResponse {
             kind: Some(match served {
                 Served::Item(listed) => read_items_response::Kind::Item(item(listed)),

@@ -22,6 +22,7 @@ pub async fn run(store: Arc<dyn Store>, below: &str) {
     self_test(&*store).await.expect("the start-up test holds");
     self_test(&*store).await.expect("the start-up test can be repeated");
     one_winner(&store, below).await;
+    destruction(&*store, below).await;
 }
 
 async fn put(store: &dyn Store, name: &str, content: &[u8]) -> Result<super::Stored, super::StoreError> {
@@ -127,6 +128,28 @@ async fn listings(store: &dyn Store, below: &str) {
     assert_eq!(rest.entries.first().map(|e| &e.name), expected.get(3), "after {cut}");
     assert_eq!(store.folders(&root).await.expect("folders"), ["a", "ab", "many"]);
     assert_eq!(list_all(store, &root, 10).await.expect_err("bounded").kind(), Kind::Damaged);
+}
+
+/// What is destroyed is gone for every call, nothing else is, and doing it again is success.
+async fn destruction(store: &dyn Store, below: &str) {
+    let folder = format!("{below}/destroy");
+    let [first, second, other] = ["a/s1/0", "a/s1/1", "b/0"].map(|n| format!("{folder}/{n}"));
+    for name in [&first, &second, &other] {
+        put(store, name, b"evidence").await.expect("write");
+    }
+    store.destroy(&first).await.expect("destroyed");
+    assert_eq!(store.get(&first, 100).await.expect_err("gone").kind(), Kind::NotFound);
+    assert_eq!(store.size(&first).await.expect_err("gone").kind(), Kind::NotFound);
+    assert_eq!(store.get(&second, 100).await.expect("its neighbour stays"), Bytes::from_static(b"evidence"));
+    store.destroy(&first).await.expect("again is success");
+    store.destroy(&second).await.expect("destroyed");
+    assert_eq!(store.folders(&folder).await.expect("folders"), ["b"], "no empty folder is left");
+    let left: Vec<String> = list_all(store, &folder, 10).await.expect("list").into_iter().map(|e| e.name).collect();
+    assert_eq!(left, [other]);
+    store.destroy(&second).await.expect("again is success, its folder gone as well");
+    store.destroy(&format!("{below}/never/was")).await.expect("what never was is gone");
+    put(store, &first, b"another").await.expect("the name is free again");
+    assert_eq!(store.destroy("../x").await.expect_err("a bad name").kind(), Kind::Bug);
 }
 
 /// Of several writers of one name exactly one wins, and the object is the winner's.

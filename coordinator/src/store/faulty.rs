@@ -23,11 +23,13 @@ pub enum Op {
     Size,
     /// `list` and `folders`
     List,
+    /// `destroy`
+    Destroy,
 }
 
 impl Op {
     /// All operations.
-    pub const ALL: [Self; 5] = [Self::PutNew, Self::PutHead, Self::Get, Self::Size, Self::List];
+    pub const ALL: [Self; 6] = [Self::PutNew, Self::PutHead, Self::Get, Self::Size, Self::List, Self::Destroy];
 }
 
 /// What goes wrong.
@@ -230,6 +232,10 @@ impl Store for FaultyStore {
 
     fn folders<'a>(&'a self, folder: &'a str) -> Answer<'a, Vec<String>> {
         Box::pin(async move { Ok(self.apply(Op::List, folder, self.inner.folders(folder)).await?.0) })
+    }
+
+    fn destroy<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move { self.apply(Op::Destroy, name, self.inner.destroy(name)).await.map(|((), _)| ()) })
     }
 
     fn free_bytes(&self) -> Answer<'_, Option<u64>> {

@@ -247,6 +247,38 @@ impl Inner {
         self.sync_dir(&folder).map_err(|e| map(&e, "make durable", name))
     }
 
+    /// 1. unlink; 2. fsync of the folder - only now the object is gone for good; 3. folders above that are empty now are
+    ///    removed, the parent of each is synced. A crash leaves the object, or an empty folder.
+    fn destroy(&self, name: &str) -> Result<(), StoreError> {
+        self.usable()?;
+        let path = self.path(name);
+        match std::fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+            Err(e) => return Err(map(&e, "destroy", name)),
+        }
+        let mut folder = path.parent();
+        while let Some(here) = folder.filter(|f| *f != self.root) {
+            match self.sync_existing(here) {
+                Ok(()) => {}
+                Err(e) => return Err(map(&e, "make durable the destruction of", name)),
+            }
+            self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(here);
+            match std::fs::remove_dir(here) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                // Something else lies in it: it stays, as do those above.
+                Err(_) => break,
+            }
+            folder = here.parent();
+        }
+        folder.map_or(Ok(()), |f| self.sync_existing(f)).map_err(|e| map(&e, "make durable the destruction of", name))
+    }
+
+    fn sync_existing(&self, folder: &Path) -> io::Result<()> {
+        if folder.is_dir() { self.sync_dir(folder) } else { Ok(()) }
+    }
+
     fn usable(&self) -> Result<(), StoreError> {
         if self.sync_failed.load(Ordering::Acquire) {
             return Err(StoreError::new(
@@ -464,6 +496,14 @@ impl Store for LocalStore {
                 Ok(names)
             })
             .await
+        })
+    }
+
+    fn destroy<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move {
+            check_name(name)?;
+            let name = name.to_owned();
+            self.run(move |inner| inner.destroy(&name)).await
         })
     }
 

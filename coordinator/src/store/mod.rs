@@ -52,7 +52,8 @@ pub const BLOCK_BYTES: usize = 4_096;
 ///   different content exactly one succeeds. Calls to `put_head` for one name must not overlap: the ledger holds a lock.
 /// - **Cancellation.** Dropping a future gives up waiting, not the write: treat it like an error.
 /// - **Absence.** Only [`Kind::NotFound`] means that an object is not there. No other error may be read as absence.
-/// - Nothing is ever deleted through this trait.
+/// - **Destruction.** Only [`Store::destroy`] removes anything, and only `custody::destroy` calls it, on a disposal that two
+///   people signed. A store that keeps old versions keeps them: whoever owns it must let them expire.
 pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// One line for logs and errors: where this store is. Holds no secret.
     fn describe(&self) -> String;
@@ -83,6 +84,11 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// The names of the folders directly below `folder` (last component only), sorted. A folder that does not exist
     /// has none.
     fn folders<'a>(&'a self, folder: &'a str) -> Answer<'a, Vec<String>>;
+
+    /// Removes an object for good, folders that become empty included. One that is not there is success: the caller's own
+    /// earlier try. When it answers `Ok` the removal survives the loss of power, and no later call sees the object. Nothing may
+    /// be written below the same folder at the same time.
+    fn destroy<'a>(&'a self, name: &'a str) -> Answer<'a, ()>;
 
     /// Bytes that can still be written, where the store knows (a local disk); `None` where it does not.
     fn free_bytes(&self) -> Answer<'_, Option<u64>>;

@@ -138,9 +138,11 @@ impl RemoteStore {
         match e {
             E::NotFound { .. } => StoreError::not_found(name),
             E::AlreadyExists { .. } => StoreError::conflict(name),
-            E::PermissionDenied { .. } | E::Unauthenticated { .. } => {
-                StoreError::new(Kind::Denied, message, "check the credentials and what they may do: read, write and list, never delete")
-            }
+            E::PermissionDenied { .. } | E::Unauthenticated { .. } => StoreError::new(
+                Kind::Denied,
+                message,
+                "check the credentials and what they may do: read, write and list; delete only where disposal is meant to work",
+            ),
             E::NotImplemented { .. } | E::NotSupported { .. } | E::UnknownConfigurationKey { .. } => {
                 StoreError::new(Kind::Denied, message, "this store lacks something that is needed: use another one")
             }
@@ -320,6 +322,26 @@ impl Store for RemoteStore {
             let mut names: Vec<String> = listed.common_prefixes.iter().filter_map(|p| p.filename().map(str::to_owned)).collect();
             names.sort_unstable();
             Ok(names)
+        })
+    }
+
+    fn destroy<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move {
+            check_name(name)?;
+            match self.inner.delete(&self.path(name)).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(e) => return Err(self.map(&e, "destroy", name)),
+            }
+            // The store's answer is not believed alone.
+            match self.head(name).await {
+                Err(e) if e.kind() == Kind::NotFound => Ok(()),
+                Err(e) => Err(e),
+                Ok(_) => Err(StoreError::new(
+                    Kind::Denied,
+                    format!("'{name}' is still in {} after it was deleted", self.description),
+                    "look for a lock or a retention of the store itself on this object",
+                )),
+            }
         })
     }
 

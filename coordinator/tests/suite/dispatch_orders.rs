@@ -69,7 +69,9 @@ async fn orders_that_do_not_hold_are_refused_with_their_field() {
     assert!(world.submit(&signed).await.expect_err("wrong case").message().starts_with("predecessor"));
     // Signed by an agent's key, by a key that nobody knows, changed after it was signed, no envelope at all.
     let by_agent = record::sign(&good, &stranger.evidence).expect("small");
-    assert!(world.submit(&by_agent).await.expect_err("an agent").message().contains("only a responder's key may sign it"));
+    assert!(
+        world.submit(&by_agent).await.expect_err("an agent").message().contains("only the key of a responder of this case may sign it")
+    );
     let unknown = exhibit_evidence::key::SigningKey::from_seed(&[77; 32]);
     let by_nobody = record::sign(&good, &unknown).expect("small");
     assert!(world.submit(&by_nobody).await.expect_err("nobody").message().contains("not enrolled"));

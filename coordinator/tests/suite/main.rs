@@ -4,6 +4,8 @@ mod support;
 
 mod catalog_faulty;
 mod catalog_sqlite;
+mod custody_access;
+mod custody_disposal;
 mod dispatch_orders;
 mod incidents;
 mod init_deployment;

@@ -70,8 +70,12 @@ async fn items_are_listed_and_read(world: &mut World, job: &Job) {
 
     let before = world.running().parts.ledgers.case(&job.order.case).await.expect("log").size();
     let ids = [2, 1].map(|n| format!("{}.s1.{n}", job.collection)).to_vec();
-    let mut reading =
-        world.people.read_items(people::ReadItemsRequest { items: ids, reason: "review".to_owned() }).await.expect("read").into_inner();
+    let mut reading = world
+        .people
+        .read_items(people::ReadItemsRequest { items: ids, reason: "review".to_owned(), action: "view".to_owned() })
+        .await
+        .expect("read")
+        .into_inner();
     let mut contents: Vec<Vec<u8>> = Vec::new();
     while let Some(message) = reading.message().await.expect("message") {
         match message.kind.expect("kind") {
@@ -86,7 +90,11 @@ async fn items_are_listed_and_read(world: &mut World, job: &Job) {
     assert_eq!(contents.len(), 2);
     let log = world.running().parts.ledgers.case(&job.order.case).await.expect("log");
     assert_eq!(log.size(), before + 1, "one access record");
-    let missing = people::ReadItemsRequest { items: vec![format!("{}.s1.99", job.collection)], reason: String::new() };
+    let missing = people::ReadItemsRequest {
+        items: vec![format!("{}.s1.99", job.collection)],
+        reason: "review".to_owned(),
+        action: "download".to_owned(),
+    };
     let mut reading = world.people.read_items(missing).await.expect("stream").into_inner();
     assert_eq!(reading.message().await.expect_err("no such item").code(), tonic::Code::NotFound);
 }
@@ -106,7 +114,11 @@ async fn evidence_that_changed_in_the_store_is_not_served_as_evidence() {
     bytes[20] ^= 1;
     std::fs::remove_file(&path).expect("removed");
     std::fs::write(&path, bytes).expect("altered");
-    let request = people::ReadItemsRequest { items: vec![format!("{}.s1.1", job.collection)], reason: "review".to_owned() };
+    let request = people::ReadItemsRequest {
+        items: vec![format!("{}.s1.1", job.collection)],
+        reason: "review".to_owned(),
+        action: "view".to_owned(),
+    };
     let mut reading = world.people.read_items(request).await.expect("stream").into_inner();
     let status = loop {
         match reading.message().await {

@@ -93,6 +93,9 @@ impl Store for Forgetful {
     fn folders<'a>(&'a self, folder: &'a str) -> exhibit_coordinator::store::Answer<'a, Vec<String>> {
         self.0.folders(folder)
     }
+    fn destroy<'a>(&'a self, name: &'a str) -> exhibit_coordinator::store::Answer<'a, ()> {
+        self.0.destroy(name)
+    }
     fn free_bytes(&self) -> exhibit_coordinator::store::Answer<'_, Option<u64>> {
         self.0.free_bytes()
     }

@@ -1,13 +1,15 @@
 //! Records: signed statements in a custody log. A record is a DSSE envelope around an in-toto Statement v1 whose
 //! predicate is one of ours; `predicateType` names it and its version. Version 1 of a predicate never changes.
 
+mod custody;
 mod predicates;
 mod stamped;
 mod trust;
 
+pub use custody::*;
 pub use predicates::*;
 pub use stamped::{NotStamped, Stamped};
-pub use trust::{KeyRing, TrustError, Verified};
+pub use trust::{KeyRing, Rights, TrustError, Verified};
 
 use std::collections::BTreeMap;
 
@@ -136,4 +138,54 @@ macro_rules! records {
     };
 }
 
-records!(CaseOpened, CaseClosed, Order, Refusal, Acquisition, Receipt, Seal, Access, Incident, Enrolment, Revocation, Stamped, NotStamped);
+records!(
+    CaseOpened,
+    CaseClosed,
+    Order,
+    Refusal,
+    Acquisition,
+    Receipt,
+    Seal,
+    Access,
+    Incident,
+    Hold,
+    HoldReleased,
+    Retention,
+    Release,
+    Transfer,
+    Disposal,
+    Approval,
+    Destruction,
+    Enrolment,
+    Revocation,
+    Stamped,
+    NotStamped,
+);
+
+impl Record {
+    /// The case that a record names; `None` where it names none.
+    #[must_use]
+    pub const fn case(&self) -> Option<&crate::id::CaseId> {
+        Some(match self {
+            Self::CaseOpened(p) => &p.case,
+            Self::CaseClosed(p) => &p.case,
+            Self::Order(p) => &p.case,
+            Self::Acquisition(p) => &p.case,
+            Self::Receipt(p) => &p.case,
+            Self::Seal(p) => &p.case,
+            Self::Access(p) => &p.case,
+            Self::Hold(p) => &p.case,
+            Self::HoldReleased(p) => &p.case,
+            Self::Retention(p) => &p.case,
+            Self::Release(p) => &p.case,
+            Self::Transfer(p) => &p.case,
+            Self::Disposal(p) => &p.case,
+            Self::Approval(p) => &p.case,
+            Self::Destruction(p) => &p.case,
+            Self::Stamped(p) => &p.case,
+            Self::NotStamped(p) => &p.case,
+            Self::Incident(p) => return p.case.as_ref(),
+            Self::Refusal(_) | Self::Enrolment(_) | Self::Revocation(_) => return None,
+        })
+    }
+}

@@ -7,7 +7,7 @@ use super::{BadRecord, Enrolment, Record, Role};
 use crate::anchor::Anchor;
 use crate::digest::Digest;
 use crate::dsse::Envelope;
-use crate::id::AgentId;
+use crate::id::{AgentId, CaseId};
 use crate::key::{KeyId, PublicKey};
 
 /// A record whose signature was checked against an enrolled key that may sign records of its type.
@@ -73,12 +73,60 @@ pub enum TrustError {
     BadRecord(#[from] BadRecord),
 }
 
+/// What a key or a name may do, and in which cases.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rights(Vec<(BTreeSet<Role>, Option<BTreeSet<CaseId>>)>);
+
+impl Rights {
+    /// Rights that hold in every case.
+    #[must_use]
+    pub fn everywhere(roles: impl IntoIterator<Item = Role>) -> Self {
+        Self(vec![(roles.into_iter().collect(), None)])
+    }
+
+    /// Rights that hold in some cases only.
+    #[must_use]
+    pub fn limited(roles: impl IntoIterator<Item = Role>, cases: impl IntoIterator<Item = CaseId>) -> Self {
+        Self(vec![(roles.into_iter().collect(), Some(cases.into_iter().collect()))])
+    }
+
+    /// Adds what an enrolment gives.
+    fn add(&mut self, p: &Enrolment) {
+        let right = (p.roles.iter().copied().collect(), p.cases.as_ref().map(|c| c.iter().cloned().collect()));
+        if !self.0.contains(&right) {
+            self.0.push(right);
+        }
+    }
+
+    /// The roles in any case at all.
+    #[must_use]
+    pub fn roles(&self) -> BTreeSet<Role> {
+        self.0.iter().flat_map(|(roles, _)| roles.iter().copied()).collect()
+    }
+
+    /// The roles in a case.
+    #[must_use]
+    pub fn in_case(&self, case: &CaseId) -> BTreeSet<Role> {
+        let here = |cases: &Option<BTreeSet<CaseId>>| cases.as_ref().is_none_or(|c| c.contains(case));
+        self.0.iter().filter(|(_, cases)| here(cases)).flat_map(|(roles, _)| roles.iter().copied()).collect()
+    }
+
+    /// The roles that hold everywhere.
+    #[must_use]
+    pub fn unlimited(&self) -> BTreeSet<Role> {
+        self.0.iter().filter(|(_, cases)| cases.is_none()).flat_map(|(roles, _)| roles.iter().copied()).collect()
+    }
+}
+
 #[derive(Debug, Clone)]
 struct Holder {
     key: PublicKey,
     name: String,
+    /// All roles, wherever they hold.
     roles: BTreeSet<Role>,
-    enrolment: Option<Digest>,
+    rights: Rights,
+    /// Its enrolments, the first one first; the root has none.
+    enrolments: Vec<Digest>,
     revoked: bool,
 }
 
@@ -95,7 +143,14 @@ impl KeyRing {
     #[must_use]
     pub fn new(anchor: &Anchor) -> Self {
         let root = anchor.root_key.id();
-        let holder = Holder { key: anchor.root_key, name: "root".to_owned(), roles: BTreeSet::new(), enrolment: None, revoked: false };
+        let holder = Holder {
+            key: anchor.root_key,
+            name: "root".to_owned(),
+            roles: BTreeSet::new(),
+            rights: Rights::default(),
+            enrolments: Vec::new(),
+            revoked: false,
+        };
         Self { deployment: anchor.deployment.clone(), root, holders: BTreeMap::from([(root, holder)]) }
     }
 
@@ -128,56 +183,54 @@ impl KeyRing {
         self.holders.get(&key).filter(|h| !h.revoked).map(|h| (h.name.as_str(), &h.roles, &h.key))
     }
 
-    /// The roles of everything enrolled under a name and not revoked; empty when the name holds no key.
+    /// What everything enrolled under a name and not revoked may do; nothing when the name holds no key.
     #[must_use]
-    pub fn roles_of(&self, name: &str) -> BTreeSet<Role> {
-        self.holders.values().filter(|h| !h.revoked && h.name == name).flat_map(|h| h.roles.iter().copied()).collect()
+    pub fn rights_of(&self, name: &str) -> Rights {
+        Rights(self.holders.values().filter(|h| !h.revoked && h.name == name).flat_map(|h| h.rights.0.iter().cloned()).collect())
     }
 
-    /// The digest of the enrolment record of a key.
+    /// The keys that are enrolled under a name and not revoked.
+    #[must_use]
+    pub fn keys_of(&self, name: &str) -> Vec<KeyId> {
+        self.holders.iter().filter(|(_, h)| !h.revoked && h.name == name).map(|(id, _)| *id).collect()
+    }
+
+    /// The digest of the first enrolment record of a key.
     #[must_use]
     pub fn enrolment_of(&self, key: KeyId) -> Option<Digest> {
-        self.holders.get(&key).and_then(|h| h.enrolment)
+        self.holders.get(&key).and_then(|h| h.enrolments.first().copied())
     }
 
     fn authorize(&self, record: &Record, keyid: KeyId, holder: &Holder) -> Result<(), &'static str> {
         let need = |role: Role, why: &'static str| if holder.roles.contains(&role) { Ok(()) } else { Err(why) };
-        let named = |name: &str| if holder.name == name { Ok(()) } else { Err("it names another signer than the key's holder") };
         let agent = |id: &str| {
             need(Role::Agent, "only an agent's key may sign it")?;
-            named(&format!("spiffe://{}/agent/{id}", self.deployment))
+            named(holder, &format!("spiffe://{}/agent/{id}", self.deployment))
         };
         match record {
-            Record::CaseOpened(p) => {
-                if p.deployment != self.deployment {
-                    return Err("it belongs to another deployment");
-                }
-                need(Role::Responder, "only a responder's key may sign it").and_then(|()| named(&p.opened_by))
-            }
-            Record::CaseClosed(p) => need(Role::Responder, "only a responder's key may sign it").and_then(|()| named(&p.closed_by)),
-            Record::Order(p) => need(Role::Responder, "only a responder's key may sign it").and_then(|()| named(&p.issued_by)),
             Record::Refusal(p) => agent(p.agent.as_str()),
             Record::Acquisition(p) => agent(p.agent.as_str()),
-            Record::Receipt(_) | Record::Seal(_) | Record::Access(_) | Record::Stamped(_) | Record::NotStamped(_) => {
-                need(Role::Log, "only the coordinator's log key may sign it")
-            }
-            Record::Incident(p) => {
-                if p.deployment != self.deployment {
-                    return Err("it belongs to another deployment");
-                }
-                need(Role::Log, "only the coordinator's log key may sign it")
-            }
+            Record::Incident(p) if p.deployment != self.deployment => Err("it belongs to another deployment"),
+            Record::Receipt(_)
+            | Record::Seal(_)
+            | Record::Access(_)
+            | Record::Destruction(_)
+            | Record::Incident(_)
+            | Record::Stamped(_)
+            | Record::NotStamped(_) => need(Role::Log, "only the coordinator's log key may sign it"),
             Record::Enrolment(p) => self.authorize_enrolment(p, keyid, holder),
             Record::Revocation(p) => {
                 if p.deployment != self.deployment {
                     return Err("it belongs to another deployment");
                 }
                 let target = self.holders.get(&p.key).ok_or("it revokes a key that was never enrolled")?;
-                if target.enrolment != Some(p.predecessor) {
-                    return Err("its predecessor is not the enrolment of the key that it revokes");
+                if !target.enrolments.contains(&p.predecessor) {
+                    return Err("its predecessor is not an enrolment of the key that it revokes");
                 }
                 self.may_manage(keyid, holder, &target.roles)
             }
+            Record::CaseOpened(p) if p.deployment != self.deployment => Err("it belongs to another deployment"),
+            _ => authorize_person(record, holder),
         }
     }
 
@@ -185,29 +238,39 @@ impl KeyRing {
         if p.deployment != self.deployment || !p.name.starts_with(&format!("spiffe://{}/", self.deployment)) {
             return Err("it belongs to another deployment");
         }
-        if p.predecessor != holder.enrolment {
-            return Err("its predecessor is not the enrolment of the key that signed it");
+        if p.predecessor.map_or(!holder.enrolments.is_empty(), |d| !holder.enrolments.contains(&d)) {
+            return Err("its predecessor is not an enrolment of the key that signed it");
         }
         let agents = format!("spiffe://{}/agent/", self.deployment);
         let is_agent = p.roles.contains(&Role::Agent) || p.name.starts_with(&agents);
         if is_agent && (p.name != format!("{agents}{}", AgentId::of_key(&p.key.id())) || p.roles != [Role::Agent]) {
             return Err("an agent's name holds the id that follows from its key, and it has no other role");
         }
-        if let Some(known) = self.holders.get(&p.key.id())
-            && (known.name != p.name || known.revoked)
-        {
-            return Err("the key is already enrolled under another name, or was revoked");
+        let mut roles: BTreeSet<Role> = p.roles.iter().copied().collect();
+        if let Some(cases) = &p.cases {
+            if cases.is_empty() || cases.len() > Enrolment::CASES_MAX {
+                return Err("it names no case, or more than 200");
+            }
+            if roles.contains(&Role::Admin) || !roles.is_subset(&PEOPLE) {
+                return Err("only the roles of people who work on cases can be limited to cases");
+            }
         }
-        self.may_manage(keyid, holder, &p.roles.iter().copied().collect())
+        if let Some(known) = self.holders.get(&p.key.id()) {
+            if known.name != p.name || known.revoked {
+                return Err("the key is already enrolled under another name, or was revoked");
+            }
+            // Whoever adds to a key must be entitled to all that it has.
+            roles.extend(&known.roles);
+        }
+        self.may_manage(keyid, holder, &roles)
     }
 
     /// The root manages every key, an issuer agents, an admin people.
     fn may_manage(&self, keyid: KeyId, holder: &Holder, roles: &BTreeSet<Role>) -> Result<(), &'static str> {
-        let people = [Role::Admin, Role::Responder, Role::Approver, Role::Custodian, Role::Auditor];
-        let all_of = |allowed: &[Role]| !roles.is_empty() && roles.iter().all(|r| allowed.contains(r));
+        let all_of = |allowed: &BTreeSet<Role>| !roles.is_empty() && roles.is_subset(allowed);
         if keyid == self.root
-            || (holder.roles.contains(&Role::Issuer) && all_of(&[Role::Agent]))
-            || (holder.roles.contains(&Role::Admin) && all_of(&people))
+            || (holder.roles.contains(&Role::Issuer) && all_of(&BTreeSet::from([Role::Agent])))
+            || (holder.roles.contains(&Role::Admin) && all_of(&PEOPLE))
         {
             Ok(())
         } else {
@@ -218,13 +281,19 @@ impl KeyRing {
     fn apply(&mut self, record: &Record, digest: Digest) {
         match record {
             Record::Enrolment(p) => {
-                self.holders.entry(p.key.id()).or_insert_with(|| Holder {
+                let holder = self.holders.entry(p.key.id()).or_insert_with(|| Holder {
                     key: p.key,
                     name: p.name.clone(),
-                    roles: p.roles.iter().copied().collect(),
-                    enrolment: Some(digest),
+                    roles: BTreeSet::new(),
+                    rights: Rights::default(),
+                    enrolments: Vec::new(),
                     revoked: false,
                 });
+                holder.roles.extend(&p.roles);
+                holder.rights.add(p);
+                if !holder.enrolments.contains(&digest) {
+                    holder.enrolments.push(digest);
+                }
             }
             Record::Revocation(p) => {
                 if let Some(holder) = self.holders.get_mut(&p.key) {
@@ -234,4 +303,38 @@ impl KeyRing {
             _ => {}
         }
     }
+}
+
+/// The roles that an admin gives to people.
+static PEOPLE: std::sync::LazyLock<BTreeSet<Role>> =
+    std::sync::LazyLock::new(|| BTreeSet::from([Role::Admin, Role::Responder, Role::Approver, Role::Custodian, Role::Auditor]));
+
+fn named(holder: &Holder, name: &str) -> Result<(), &'static str> {
+    if holder.name == name { Ok(()) } else { Err("it names another signer than the key's holder") }
+}
+
+/// What people sign: each has the role in the case that the record names, and signs in the own name.
+fn authorize_person(record: &Record, holder: &Holder) -> Result<(), &'static str> {
+    const RESPONDER: (&[Role], &str) = (&[Role::Responder], "only the key of a responder of this case may sign it");
+    const CUSTODIAN: (&[Role], &str) = (&[Role::Custodian], "only the key of a custodian of this case may sign it");
+    let ((any, why), name) = match record {
+        Record::CaseOpened(p) => (RESPONDER, &p.opened_by),
+        Record::CaseClosed(p) => (RESPONDER, &p.closed_by),
+        Record::Order(p) => (RESPONDER, &p.issued_by),
+        Record::Hold(p) => {
+            ((&[Role::Custodian, Role::Responder][..], "only the key of a custodian or responder of this case may sign it"), &p.placed_by)
+        }
+        Record::HoldReleased(p) => (CUSTODIAN, &p.released_by),
+        Record::Retention(p) => (CUSTODIAN, &p.set_by),
+        Record::Release(p) => (CUSTODIAN, &p.released_by),
+        Record::Transfer(p) => (CUSTODIAN, &p.received_by),
+        Record::Disposal(p) => (CUSTODIAN, &p.requested_by),
+        Record::Approval(p) => ((&[Role::Approver][..], "only the key of an approver of this case may sign it"), &p.approved_by),
+        _ => return Err("nobody may sign it"),
+    };
+    let roles = record.case().map(|case| holder.rights.in_case(case)).unwrap_or_default();
+    if !any.iter().any(|r| roles.contains(r)) {
+        return Err(why);
+    }
+    named(holder, name)
 }

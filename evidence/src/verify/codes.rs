@@ -75,6 +75,13 @@ impl Code {
                 | Self::SealExhibits
                 | Self::StreamUnsealed
                 | Self::ObjectUnaccounted
+                | Self::AccessNotAuthorized
+                | Self::CustodyPredecessor
+                | Self::CustodyCollection
+                | Self::TransferRelease
+                | Self::DisposalRequest
+                | Self::DisposalCertificate
+                | Self::DisposalUnfinished
         )
     }
 }
@@ -353,6 +360,51 @@ codes! {
     CaptureEmpty "capture.empty" Error Host
         "A stream that the agent signed has no item of a capture that was ordered."
         "Nothing was taken by that capture and nothing says why; its absence from the list proves nothing."
+    AccessNotAuthorized "access.not-authorized" Error Coordinator
+        "An access record names somebody who has no role in this case that allows reading evidence."
+        "Evidence was shown to somebody who was not entitled to see it, or the statement about who saw it is wrong."
+    CustodyPredecessor "custody.predecessor" Error Operator
+        "An access, hold, retention, release, transfer, disposal or approval does not follow from the record that it must follow from."
+        "The statement is tied to nothing in this case and has no effect."
+    CustodyReason "custody.reason" Error Operator
+        "An access, hold, retention, release, transfer, disposal or approval has no reason, or one of more than 1024 bytes."
+        "Nobody can say why this was done; the statement has no effect."
+    CustodyCollection "custody.collection" Error Operator
+        "A hold or disposal names a collection that the case does not have, that is not sealed under the seal that it names, that it names twice, or that was already condemned or destroyed."
+        "It is not clear what the statement is about; it has no effect."
+    RetentionShortened "retention.shortened" Error Operator
+        "A retention record does not move the end of retention later."
+        "Somebody tried to let evidence be destroyed earlier than was promised; the earlier promise stands."
+    TransferRelease "transfer.release" Error Operator
+        "Custody was offered by somebody who did not have it, or to the same person."
+        "The chain of custody has a link that nobody could give; it has no effect."
+    TransferAcceptance "transfer.acceptance" Error Operator
+        "Custody was accepted by somebody to whom it was not offered."
+        "The chain of custody has a link that nobody was to receive; it has no effect."
+    DisposalRequest "disposal.request" Error Operator
+        "A disposal was asked for by somebody who did not have custody."
+        "Somebody tried to have evidence destroyed that was not theirs to dispose of; the request has no effect."
+    DisposalSecondPerson "disposal.second-person" Error Operator
+        "A disposal was approved by the person who asked for it."
+        "Nobody else agreed that the evidence may be destroyed; the approval has no effect."
+    DisposalHeld "disposal.held" Error Operator
+        "A disposal was approved while a hold covered what it names."
+        "Evidence was to be destroyed that had to be kept; the approval has no effect."
+    DisposalRetained "disposal.retained" Error Operator
+        "A disposal was approved or carried out before the end of retention."
+        "Evidence was to be destroyed before its time; the statement has no effect."
+    DisposalCertificate "disposal.certificate" Error Coordinator
+        "A certificate of destruction fits no approved disposal, or certifies something else than was approved and received."
+        "The destruction of evidence is claimed without the decision for it; the certificate has no effect."
+    DisposalUnfinished "disposal.unfinished" Warning Coordinator
+        "A disposal was approved and there is no certificate of destruction."
+        "The evidence is being destroyed; parts of it may be gone. Nothing is said about what is left. When the coordinator runs, it finishes and certifies."
+    DisposalRemains "disposal.remains" Error Store
+        "There is an object of a collection whose destruction is certified."
+        "Evidence that was said to be destroyed is still there, or was put back."
+    DisposalDone "disposal.done" Note Operator
+        "A collection was destroyed as a custodian asked and a second person approved; the certificate is in the log."
+        "This evidence no longer exists, and its content cannot be verified any more. Its history can: who took it, who saw it, who decided."
     ObjectUnknown "object.unknown" Warning Store
         "The case folder holds something whose name is not one of the format's."
         "Somebody put something into the case folder. It is not evidence and no signed statement speaks of it."

@@ -11,7 +11,7 @@ use crate::dsse::{ENVELOPE_BYTES_MAX, Envelope};
 use crate::key::KeyId;
 use crate::layout::{CaseObject, LogName};
 use crate::log::{Checkpoint, NOTE_BYTES_MAX, Note, Tree, leaf_hash};
-use crate::record::{BadRecord, KeyRing, Record, Role, TrustError};
+use crate::record::{Access, BadRecord, KeyRing, READERS, Record, Role, TrustError};
 
 /// What is known about a history.
 pub(super) struct Known {
@@ -180,6 +180,9 @@ impl Log {
                 {
                     self.log_keys.push(p.key.id());
                 }
+                if let Record::Access(p) = verified.record() {
+                    self.check_reader(object, p, findings);
+                }
                 chain.add(object, &verified, &self.roots, findings);
             }
             Err(e) => {
@@ -200,6 +203,16 @@ impl Log {
             }
         }
         self.roots.push(self.tree.root());
+    }
+
+    /// Whoever is said to have read must have been entitled to read in this case.
+    fn check_reader(&self, object: &str, p: &Access, findings: &mut Findings) {
+        let roles = self.ring.rights_of(&p.by).in_case(&p.case);
+        if !READERS.iter().any(|role| roles.contains(role)) {
+            let by = crate::text::escape_bounded(&p.by, 200);
+            let message = format!("'{by}' is said to {} evidence and has no role in this case that allows it", p.action);
+            findings.add(Code::AccessNotAuthorized, object, message);
+        }
     }
 
     /// Called when as many records were read as the checkpoint covers.

@@ -5,6 +5,7 @@ use std::io;
 
 use super::chain::Chain;
 use super::{CaseFiles, Code, EntryKind, Findings, Severity};
+use crate::custody::Fate;
 use crate::id::CollectionId;
 use crate::layout::{CaseObject, StreamNumber, TimestampFile};
 use crate::log::Tile;
@@ -98,6 +99,11 @@ impl Inventory {
     /// Reports what no check has used. Objects of a collection that is still open are only noted.
     pub fn account(self, chain: &Chain, complete: bool, findings: &mut Findings) {
         for ((collection, stream), objects) in self.streams {
+            let fate = chain.fate(&collection);
+            if matches!(fate, Fate::Condemned { .. }) {
+                // Some may be gone and some be left; that it is not finished is said already.
+                continue;
+            }
             let open = chain.is_open(&collection) && !chain.has_receipt(&collection, stream);
             let names = objects
                 .manifest
@@ -117,6 +123,11 @@ impl Inventory {
             }
             for (name, size) in names {
                 let name = name.to_string();
+                if let Fate::Destroyed { certificate, .. } = fate {
+                    let message = format!("'{name}' ({size} bytes) is there, although record {certificate} certifies its destruction");
+                    findings.add(Code::DisposalRemains, &name, message);
+                    continue;
+                }
                 findings.add(
                     Code::ObjectUnaccounted,
                     &name,

@@ -27,7 +27,7 @@ mod witness;
 pub use codes::Code;
 pub use finding::{Blame, Cause, Finding, Findings, Severity};
 pub use report::{
-    Bound, CaseSummary, CollectionSummary, Counts, Head, Report, Sandwich, TimestampSummary, TimestampTrust, Verdict, Witnessed,
+    Bound, CaseSummary, CollectionSummary, Counts, Disposed, Head, Report, Sandwich, TimestampSummary, TimestampTrust, Verdict, Witnessed,
 };
 
 use std::io::{self, Read};

@@ -154,6 +154,15 @@ pub struct Sandwich {
     pub sealed_before: Option<Bound>,
 }
 
+/// The end of a collection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Disposed {
+    /// When, by the coordinator's clock.
+    pub at: Timestamp,
+    /// The `destruction` record.
+    pub certificate: Digest,
+}
+
 /// One collection.
 #[derive(Debug, Clone, Serialize)]
 pub struct CollectionSummary {
@@ -190,6 +199,8 @@ pub struct CollectionSummary {
     pub raw_bytes: u64,
     /// Stored bytes read.
     pub stored_bytes: u64,
+    /// When it was destroyed and by which certificate; absent while it is kept. Its items are then not verified.
+    pub disposed: Option<Disposed>,
 }
 
 /// What was read in all.

@@ -136,21 +136,29 @@ pub fn revoke(case: &mut Case, holder: u8) {
 }
 
 /// Stores a whole stream and its acquisition, receipt and seal.
-fn whole(case: &mut Case, order: &Ordered, agent: u8, number: u32, built: &Built, before: &[(u32, exhibit_evidence::Digest, u64)]) {
+pub fn whole(
+    case: &mut Case,
+    order: &Ordered,
+    agent: u8,
+    number: u32,
+    built: &Built,
+    before: &[(u32, exhibit_evidence::Digest, u64)],
+) -> exhibit_evidence::Digest {
     let collection = Case::collection(order, agent);
     case.put(&collection, number, built);
     let acquisition = case.acquire(order, agent, number, built, &|_| {});
     let receipt = case.receipt(order, agent, number, Some(acquisition), built, &|_| {});
     let mut streams = before.to_vec();
     streams.push((number, receipt, built.totals.items));
-    case.seal(order, agent, Outcome::Sealed, None, &streams, None, &|_| {});
+    case.seal(order, agent, Outcome::Sealed, None, &streams, None, &|_| {})
 }
 
 fn access(case: &mut Case, collection: &CollectionId) {
     let access = Access {
         case: case.id.clone(),
+        predecessor: case.opened,
         by: responder_name(),
-        action: "read".to_owned(),
+        action: Action::View,
         what: vec![format!("{collection}.s1.2")],
         reason: "first look".to_owned(),
         at: case.now(),

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test program uses another part")]
 
 pub mod cases;
+pub mod custody;
 pub mod faults;
 pub mod lies;
 pub mod logs;
@@ -119,7 +120,7 @@ pub fn agent_id(n: u8) -> AgentId {
     AgentId::of_key(&key(AGENT + n).public().id())
 }
 
-fn name(rest: &str) -> String {
+pub fn name(rest: &str) -> String {
     format!("spiffe://{DEPLOYMENT}/{rest}")
 }
 
@@ -223,11 +224,17 @@ impl Case {
     }
 
     pub fn enrol(&mut self, seed: u8, by: u8, rest: &str, roles: &[Role], method: &str) {
+        self.enrol_in(seed, by, rest, roles, method, None);
+    }
+
+    /// [`Case::enrol`] with roles that hold in these cases only.
+    pub fn enrol_in(&mut self, seed: u8, by: u8, rest: &str, roles: &[Role], method: &str, cases: Option<Vec<CaseId>>) {
         let enrolment = Enrolment {
             deployment: DEPLOYMENT.to_owned(),
             name: name(rest),
             key: key(seed).public(),
             roles: roles.to_vec(),
+            cases,
             predecessor: self.enrolments.get(&by).copied(),
             method: method.to_owned(),
             enrolled_at: self.now(),

@@ -155,6 +155,7 @@ pub fn table() -> Table {
     super::lies::lies(&mut cases);
     super::logs::logs(&mut cases);
     super::stamps::stamps(&mut cases);
+    super::custody::lies(&mut cases);
     Table { format: "exhibit-tampered/1".to_owned(), cases }
 }
 

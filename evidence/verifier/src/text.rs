@@ -90,7 +90,11 @@ fn write_collections(out: &mut String, collections: &[CollectionSummary]) -> std
             (_, good) => format!(" ({good} found good)"),
         };
         let exhibits = c.exhibits.map_or_else(|| "no exhibit numbers".to_owned(), |[a, b]| format!("exhibits {a} to {b}"));
-        writeln!(out, "      {}{verified}, {}, {exhibits}", count(c.items, "item"), bytes(c.raw_bytes))?;
+        if c.disposed.is_some() {
+            writeln!(out, "      nothing of it is left to verify, {exhibits}")?;
+        } else {
+            writeln!(out, "      {}{verified}, {}, {exhibits}", count(c.items, "item"), bytes(c.raw_bytes))?;
+        }
         let by_status: Vec<String> = c.by_status.iter().map(|(status, n)| format!("{n} {}", status.as_str())).collect();
         if !by_status.is_empty() {
             writeln!(out, "      of them {}", by_status.join(", "))?;
@@ -105,6 +109,10 @@ fn write_collections(out: &mut String, collections: &[CollectionSummary]) -> std
         write_time(out, &c.trusted_time)?;
         if let Some(reason) = &c.reason {
             writeln!(out, "      reason: {reason}")?;
+        }
+        if let Some(disposed) = &c.disposed {
+            writeln!(out, "      destroyed {} on a custodian's request and a second person's approval", disposed.at)?;
+            writeln!(out, "      certificate: record {}", disposed.certificate)?;
         }
     }
     Ok(())

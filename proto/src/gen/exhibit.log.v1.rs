@@ -166,7 +166,7 @@ pub mod log_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// The records of a log, in order. Caller: responder, custodian, auditor. Repeatable.
+        /// The records of a log, in order. Caller: responder, custodian, auditor, approver. Repeatable.
         pub async fn list_records(
             &mut self,
             request: impl tonic::IntoRequest<super::ListRecordsRequest>,
@@ -191,7 +191,7 @@ pub mod log_service_client {
                 .insert(GrpcMethod::new("exhibit.log.v1.LogService", "ListRecords"));
             self.inner.server_streaming(req, path, codec).await
         }
-        /// A signed head of a log, and what its key is vouched for with. Caller: responder, custodian, auditor. Repeatable.
+        /// A signed head of a log, and what its key is vouched for with. Caller: responder, custodian, auditor, approver. Repeatable.
         pub async fn get_checkpoint(
             &mut self,
             request: impl tonic::IntoRequest<super::GetCheckpointRequest>,
@@ -213,7 +213,7 @@ pub mod log_service_client {
                 .insert(GrpcMethod::new("exhibit.log.v1.LogService", "GetCheckpoint"));
             self.inner.unary(req, path, codec).await
         }
-        /// Proves that a record is in a log. Caller: responder, custodian, auditor. Repeatable.
+        /// Proves that a record is in a log. Caller: responder, custodian, auditor, approver. Repeatable.
         pub async fn prove_record(
             &mut self,
             request: impl tonic::IntoRequest<super::ProveRecordRequest>,
@@ -235,7 +235,7 @@ pub mod log_service_client {
                 .insert(GrpcMethod::new("exhibit.log.v1.LogService", "ProveRecord"));
             self.inner.unary(req, path, codec).await
         }
-        /// Proves that a log continues an earlier head of itself. Caller: responder, custodian, auditor. Repeatable.
+        /// Proves that a log continues an earlier head of itself. Caller: responder, custodian, auditor, approver. Repeatable.
         pub async fn prove_consistency(
             &mut self,
             request: impl tonic::IntoRequest<super::ProveConsistencyRequest>,
@@ -259,7 +259,7 @@ pub mod log_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// Takes a checkpoint with cosignatures of configured witnesses. Caller: responder, custodian, auditor. Repeatable: the
+        /// Takes a checkpoint with cosignatures of configured witnesses. Caller: responder, custodian, auditor, approver. Repeatable: the
         /// first cosignature of a witness over a head stays.
         pub async fn add_cosignatures(
             &mut self,
@@ -306,7 +306,7 @@ pub mod log_service_server {
             >
             + std::marker::Send
             + 'static;
-        /// The records of a log, in order. Caller: responder, custodian, auditor. Repeatable.
+        /// The records of a log, in order. Caller: responder, custodian, auditor, approver. Repeatable.
         async fn list_records(
             &self,
             request: tonic::Request<super::ListRecordsRequest>,
@@ -314,22 +314,22 @@ pub mod log_service_server {
             tonic::Response<Self::ListRecordsStream>,
             tonic::Status,
         >;
-        /// A signed head of a log, and what its key is vouched for with. Caller: responder, custodian, auditor. Repeatable.
+        /// A signed head of a log, and what its key is vouched for with. Caller: responder, custodian, auditor, approver. Repeatable.
         async fn get_checkpoint(
             &self,
             request: tonic::Request<super::GetCheckpointRequest>,
         ) -> std::result::Result<tonic::Response<super::Checkpoint>, tonic::Status>;
-        /// Proves that a record is in a log. Caller: responder, custodian, auditor. Repeatable.
+        /// Proves that a record is in a log. Caller: responder, custodian, auditor, approver. Repeatable.
         async fn prove_record(
             &self,
             request: tonic::Request<super::ProveRecordRequest>,
         ) -> std::result::Result<tonic::Response<super::Proof>, tonic::Status>;
-        /// Proves that a log continues an earlier head of itself. Caller: responder, custodian, auditor. Repeatable.
+        /// Proves that a log continues an earlier head of itself. Caller: responder, custodian, auditor, approver. Repeatable.
         async fn prove_consistency(
             &self,
             request: tonic::Request<super::ProveConsistencyRequest>,
         ) -> std::result::Result<tonic::Response<super::Proof>, tonic::Status>;
-        /// Takes a checkpoint with cosignatures of configured witnesses. Caller: responder, custodian, auditor. Repeatable: the
+        /// Takes a checkpoint with cosignatures of configured witnesses. Caller: responder, custodian, auditor, approver. Repeatable: the
         /// first cosignature of a witness over a head stays.
         async fn add_cosignatures(
             &self,

@@ -194,6 +194,57 @@ pub struct Agent {
     pub alarm: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EnrollPersonRequest {
+    /// Signed enrolment record of a person's key.
+    #[prost(bytes = "vec", tag = "1")]
+    pub enrolment: ::prost::alloc::vec::Vec<u8>,
+    /// PKCS #10 request for the person's TLS certificate; empty when only rights are added.
+    #[prost(bytes = "vec", tag = "2")]
+    pub tls_csr: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EnrollPersonResponse {
+    /// Certificate chain for TLS, leaf first, DER, at most 4; empty when none was asked for.
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub tls_chain: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// Enrolment records from the root to the person's key, at most 8.
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub enrolments: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// The deployment's TLS root certificate, DER.
+    #[prost(bytes = "vec", tag = "3")]
+    pub tls_root: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokePersonRequest {
+    /// Signed revocation record of a person's key.
+    #[prost(bytes = "vec", tag = "1")]
+    pub revocation: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokePersonResponse {
+    /// Whose key it was: SPIFFE-style URI.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SubmitRecordRequest {
+    /// Signed record, at most 65,535 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub record: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SubmitRecordResponse {
+    /// Its place in the case's log.
+    #[prost(uint64, tag = "1")]
+    pub n: u64,
+    /// Records in the case's log now.
+    #[prost(uint64, tag = "2")]
+    pub log_size: u64,
+    /// When the record approved a disposal: the signed certificate of destruction.
+    #[prost(bytes = "vec", tag = "3")]
+    pub certificate: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SubmitOrderRequest {
     /// Signed order record.
     #[prost(bytes = "vec", tag = "1")]
@@ -334,7 +385,7 @@ pub struct ListItemsRequest {
     /// Only these statuses, when not empty.
     #[prost(string, repeated, tag = "5")]
     pub statuses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// Why, in the caller's words; recorded. At most 1,024 bytes.
+    /// Why, in the caller's words; recorded. 1 to 1,024 bytes.
     #[prost(string, tag = "6")]
     pub reason: ::prost::alloc::string::String,
 }
@@ -355,9 +406,12 @@ pub struct ReadItemsRequest {
     /// Item ids, 1 to 10,000.
     #[prost(string, repeated, tag = "1")]
     pub items: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// Why, in the caller's words; recorded. At most 1,024 bytes.
+    /// Why, in the caller's words; recorded. 1 to 1,024 bytes.
     #[prost(string, tag = "2")]
     pub reason: ::prost::alloc::string::String,
+    /// What for; recorded: "view", "download", "export" or "verify".
+    #[prost(string, tag = "3")]
+    pub action: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReadItemsResponse {
@@ -528,7 +582,7 @@ pub mod responder_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// Lists cases, newest first. Caller: responder, custodian, auditor. Repeatable.
+        /// Lists cases, newest first. Caller: responder, custodian, auditor, approver. Repeatable.
         pub async fn list_cases(
             &mut self,
             request: impl tonic::IntoRequest<super::ListCasesRequest>,
@@ -555,7 +609,7 @@ pub mod responder_service_client {
                 );
             self.inner.server_streaming(req, path, codec).await
         }
-        /// One case. Caller: responder, custodian, auditor. Repeatable.
+        /// One case. Caller: responder, custodian, auditor, approver. Repeatable.
         pub async fn get_case(
             &mut self,
             request: impl tonic::IntoRequest<super::GetCaseRequest>,
@@ -693,6 +747,98 @@ pub mod responder_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// Enrols a person, or adds to what a person's key may do. Caller: the admin who signed the enrolment. Repeatable.
+        pub async fn enroll_person(
+            &mut self,
+            request: impl tonic::IntoRequest<super::EnrollPersonRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::EnrollPersonResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/exhibit.responder.v1.ResponderService/EnrollPerson",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "exhibit.responder.v1.ResponderService",
+                        "EnrollPerson",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Revokes a person's key: what it signs from now on is not accepted. Caller: the admin who signed the revocation. Repeatable.
+        pub async fn revoke_person(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RevokePersonRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokePersonResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/exhibit.responder.v1.ResponderService/RevokePerson",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "exhibit.responder.v1.ResponderService",
+                        "RevokePerson",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Adds a signed record of custody to its case's log: hold, hold-released, retention, release, transfer, disposal, approval.
+        /// The approval of a disposal is carried out before this answers. Caller: the person who signed it, with the role that the
+        /// record needs in the case. Repeatable: the same record is accepted once.
+        pub async fn submit_record(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SubmitRecordRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SubmitRecordResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/exhibit.responder.v1.ResponderService/SubmitRecord",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "exhibit.responder.v1.ResponderService",
+                        "SubmitRecord",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         /// Submits a signed order. Caller: the responder who signed it. Repeatable: the same order is accepted once.
         pub async fn submit_order(
             &mut self,
@@ -753,7 +899,7 @@ pub mod responder_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// Lists collections, newest first. Caller: responder, custodian, auditor. Repeatable.
+        /// Lists collections, newest first. Caller: responder, custodian, auditor, approver. Repeatable.
         pub async fn list_collections(
             &mut self,
             request: impl tonic::IntoRequest<super::ListCollectionsRequest>,
@@ -783,7 +929,7 @@ pub mod responder_service_client {
                 );
             self.inner.server_streaming(req, path, codec).await
         }
-        /// Follows collections until all of them are closed. Caller: responder, custodian, auditor. Repeatable.
+        /// Follows collections until all of them are closed. Caller: responder, custodian, auditor, approver. Repeatable.
         pub async fn watch_collections(
             &mut self,
             request: impl tonic::IntoRequest<super::WatchCollectionsRequest>,
@@ -905,12 +1051,12 @@ pub mod responder_service_server {
             >
             + std::marker::Send
             + 'static;
-        /// Lists cases, newest first. Caller: responder, custodian, auditor. Repeatable.
+        /// Lists cases, newest first. Caller: responder, custodian, auditor, approver. Repeatable.
         async fn list_cases(
             &self,
             request: tonic::Request<super::ListCasesRequest>,
         ) -> std::result::Result<tonic::Response<Self::ListCasesStream>, tonic::Status>;
-        /// One case. Caller: responder, custodian, auditor. Repeatable.
+        /// One case. Caller: responder, custodian, auditor, approver. Repeatable.
         async fn get_case(
             &self,
             request: tonic::Request<super::GetCaseRequest>,
@@ -944,6 +1090,32 @@ pub mod responder_service_server {
             &self,
             request: tonic::Request<super::RevokeAgentRequest>,
         ) -> std::result::Result<tonic::Response<super::Agent>, tonic::Status>;
+        /// Enrols a person, or adds to what a person's key may do. Caller: the admin who signed the enrolment. Repeatable.
+        async fn enroll_person(
+            &self,
+            request: tonic::Request<super::EnrollPersonRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::EnrollPersonResponse>,
+            tonic::Status,
+        >;
+        /// Revokes a person's key: what it signs from now on is not accepted. Caller: the admin who signed the revocation. Repeatable.
+        async fn revoke_person(
+            &self,
+            request: tonic::Request<super::RevokePersonRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokePersonResponse>,
+            tonic::Status,
+        >;
+        /// Adds a signed record of custody to its case's log: hold, hold-released, retention, release, transfer, disposal, approval.
+        /// The approval of a disposal is carried out before this answers. Caller: the person who signed it, with the role that the
+        /// record needs in the case. Repeatable: the same record is accepted once.
+        async fn submit_record(
+            &self,
+            request: tonic::Request<super::SubmitRecordRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SubmitRecordResponse>,
+            tonic::Status,
+        >;
         /// Submits a signed order. Caller: the responder who signed it. Repeatable: the same order is accepted once.
         async fn submit_order(
             &self,
@@ -966,7 +1138,7 @@ pub mod responder_service_server {
             >
             + std::marker::Send
             + 'static;
-        /// Lists collections, newest first. Caller: responder, custodian, auditor. Repeatable.
+        /// Lists collections, newest first. Caller: responder, custodian, auditor, approver. Repeatable.
         async fn list_collections(
             &self,
             request: tonic::Request<super::ListCollectionsRequest>,
@@ -980,7 +1152,7 @@ pub mod responder_service_server {
             >
             + std::marker::Send
             + 'static;
-        /// Follows collections until all of them are closed. Caller: responder, custodian, auditor. Repeatable.
+        /// Follows collections until all of them are closed. Caller: responder, custodian, auditor, approver. Repeatable.
         async fn watch_collections(
             &self,
             request: tonic::Request<super::WatchCollectionsRequest>,
@@ -1482,6 +1654,144 @@ pub mod responder_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RevokeAgentSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/exhibit.responder.v1.ResponderService/EnrollPerson" => {
+                    #[allow(non_camel_case_types)]
+                    struct EnrollPersonSvc<T: ResponderService>(pub Arc<T>);
+                    impl<
+                        T: ResponderService,
+                    > tonic::server::UnaryService<super::EnrollPersonRequest>
+                    for EnrollPersonSvc<T> {
+                        type Response = super::EnrollPersonResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::EnrollPersonRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ResponderService>::enroll_person(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = EnrollPersonSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/exhibit.responder.v1.ResponderService/RevokePerson" => {
+                    #[allow(non_camel_case_types)]
+                    struct RevokePersonSvc<T: ResponderService>(pub Arc<T>);
+                    impl<
+                        T: ResponderService,
+                    > tonic::server::UnaryService<super::RevokePersonRequest>
+                    for RevokePersonSvc<T> {
+                        type Response = super::RevokePersonResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RevokePersonRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ResponderService>::revoke_person(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RevokePersonSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/exhibit.responder.v1.ResponderService/SubmitRecord" => {
+                    #[allow(non_camel_case_types)]
+                    struct SubmitRecordSvc<T: ResponderService>(pub Arc<T>);
+                    impl<
+                        T: ResponderService,
+                    > tonic::server::UnaryService<super::SubmitRecordRequest>
+                    for SubmitRecordSvc<T> {
+                        type Response = super::SubmitRecordResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SubmitRecordRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ResponderService>::submit_record(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SubmitRecordSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

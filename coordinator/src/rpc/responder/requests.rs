@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use exhibit_evidence::manifest::ItemId;
+use exhibit_evidence::record::Action;
 use exhibit_evidence::text::escape_bounded;
 use exhibit_proto::bounds::{IDS_MAX, LABEL_BYTES_MAX, LABELS_MAX, READ_ITEMS_MAX};
 use exhibit_proto::convert::{BadField, bounded, id};
@@ -78,6 +79,15 @@ pub(super) async fn found(parts: &Parts, filter: CollectionFilter) -> Result<Vec
     }
 }
 
+/// What items are read for: everything but listing.
+pub(super) fn reading(text: &str) -> Result<Action, BadField> {
+    match text.parse() {
+        Ok(Action::List) => Err(BadField { field: "action", problem: "'list': reading is view, download, export or verify".to_owned() }),
+        Ok(action) => Ok(action),
+        Err(problem) => Err(BadField { field: "action", problem }),
+    }
+}
+
 /// Item ids, 1 to 10,000.
 pub(super) fn item_ids(texts: &[String]) -> Result<Vec<ItemId>, BadField> {
     if texts.is_empty() {
@@ -101,6 +111,7 @@ mod tests {
         assert!(labels((0..33).map(|i| (format!("k{i}"), "v".to_owned())).collect()).is_err());
         assert!(some_collections("order", "", vec![]).is_err());
         assert!(some_collections("order", "ord-01hf7yat00zzzzzzzzzzzzzzzz", vec!["col-01hf7yat00zzzzzzzzzzzzzzzz".to_owned()]).is_err());
+        assert!(reading("view").is_ok() && ["", "list", "View", "read"].iter().all(|text| reading(text).is_err()));
         assert!(item_ids(&[]).is_err());
         assert!(item_ids(&["col-01hf7yat00zzzzzzzzzzzzzzzz.s1.3".to_owned()]).is_ok());
     }

@@ -63,6 +63,7 @@ pub fn enrolment(name: &str, key: &SigningKey, roles: &[Role], by: &SigningKey, 
         name: format!("spiffe://{NAME}/{name}"),
         key: key.public(),
         roles: roles.to_vec(),
+        cases: None,
         predecessor,
         method: "init".to_owned(),
         enrolled_at: at(0),
@@ -166,8 +167,9 @@ pub fn seal(n: u8, exhibits: (u64, u64)) -> Envelope {
 pub fn access(n: u32) -> Envelope {
     let p = Access {
         case: case(),
+        predecessor: case_opened().digest(),
         by: responder_name(),
-        action: "read".to_owned(),
+        action: record::Action::View,
         what: vec![format!("item {n}")],
         reason: "a test".to_owned(),
         at: at(i64::from(n)),

@@ -13,12 +13,13 @@ use exhibit_certs::{enrol, random};
 use exhibit_coordinator::catalog::sqlite::SqliteCatalog;
 use exhibit_coordinator::ledger::{Keys, Ledgers};
 use exhibit_coordinator::serve::{self, Running, Setup};
+use exhibit_coordinator::store::faulty::{Faults, FaultyStore};
 use exhibit_coordinator::store::{LocalStore, Store};
 use exhibit_coordinator::{clock, intake};
 use exhibit_evidence::anchor::Anchor;
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::id::{AgentId, CaseId, CollectionId, OrderId};
-use exhibit_evidence::record::{self, CaptureSpec, CaseOpened, Limits, Nonce, Order};
+use exhibit_evidence::record::{self, CaptureSpec, CaseOpened, Limits, Nonce, Order, Role};
 use exhibit_evidence::{Digest, Timestamp};
 use exhibit_proto::agent::v1 as wire;
 use exhibit_proto::agent::v1::enrollment_service_client::EnrollmentServiceClient;
@@ -35,6 +36,8 @@ pub struct World {
     pub admin: Credential,
     pub people: People,
     pub port: u16,
+    /// What fails in the store; shared with the processes to come.
+    pub faults: Faults,
     /// What the next start asks of the store: with more than any disk has, every upload waits for room.
     pub free_bytes_min: u64,
 }
@@ -43,9 +46,10 @@ fn sub(dir: &tempfile::TempDir, name: &str) -> PathBuf {
     dir.path().join(name)
 }
 
-async fn run(dir: &tempfile::TempDir, port: u16, free_bytes_min: u64) -> Running {
+async fn run(dir: &tempfile::TempDir, port: u16, free_bytes_min: u64, faults: &Faults) -> Running {
     let deployment = Deployment::load(&sub(dir, "deployment")).expect("deployment");
     let store: Arc<dyn Store> = Arc::new(LocalStore::open(&sub(dir, "store")).expect("store"));
+    let store: Arc<dyn Store> = Arc::new(FaultyStore::with(store, faults.clone()));
     let catalog = Arc::new(SqliteCatalog::open(&sub(dir, "catalog.sqlite")).await.expect("catalog"));
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.expect("port");
     let connections = server::Limits { grace: Duration::from_secs(1), ..server::Limits::default() };
@@ -93,16 +97,17 @@ impl World {
         enrolments.extend(admin.enrolments.iter().cloned());
         ledgers.deployment().await.expect("log").append(enrolments).await.expect("enrolled");
         drop(ledgers);
-        let running = run(&dir, 0, 0).await;
+        let faults = Faults::default();
+        let running = run(&dir, 0, 0, &faults).await;
         let port = running.addr.port();
         let people = ResponderServiceClient::new(channel(&admin, port).await.expect("connects"));
-        Self { dir, running: Some(running), admin, people, port, free_bytes_min: 0 }
+        Self { dir, running: Some(running), admin, people, port, faults, free_bytes_min: 0 }
     }
 
     /// Stops the coordinator and starts another one over the same store and catalog, on the same port.
     pub async fn restart(&mut self) {
         self.stop().await;
-        self.running = Some(run(&self.dir, self.port, self.free_bytes_min).await);
+        self.running = Some(run(&self.dir, self.port, self.free_bytes_min, &self.faults).await);
         self.people = ResponderServiceClient::new(channel(&self.admin, self.port).await.expect("connects"));
     }
 
@@ -148,6 +153,24 @@ impl World {
         enroll_with(self.port, &token.token, Digest::try_from(token.ca_sha256.as_slice()).expect("digest"), &dir, name)
             .await
             .expect("enrolled")
+    }
+
+    /// Enrols a person as people are enrolled: own keys, an admin's signature, a certificate from the coordinator.
+    pub async fn person(&mut self, name: &str, roles: &[Role], cases: Option<Vec<CaseId>>) -> (Credential, People) {
+        let name: exhibit_certs::PeerName = format!("spiffe://test/responder/{name}").parse().expect("name");
+        let pending = Pending::take_up(&sub(&self.dir, name.short()), &random::seed().expect("random")).expect("keys");
+        let enrolment = self.admin.enroller().enrol_in(&name, pending.evidence.public(), (roles, cases), "admin", clock::now());
+        let request = people::EnrollPersonRequest {
+            enrolment: enrolment.expect("small").as_bytes().to_vec(),
+            tls_csr: pending.tls.request().expect("request"),
+        };
+        let made = self.people.enroll_person(request).await.expect("enrolled").into_inner();
+        let tls = TlsIdentity::from_der(pending.tls, &made.tls_chain).expect("certificate");
+        let chain = made.enrolments.iter().map(|e| Envelope::parse(e).expect("envelope")).collect();
+        let root = exhibit_certs::credential::certificate(made.tls_root);
+        let credential = Credential::new(self.anchor(), root, tls, pending.evidence, chain).expect("fits");
+        let people = ResponderServiceClient::new(channel(&credential, self.port).await.expect("connects"));
+        (credential, people)
     }
 
     pub async fn open_case(&mut self) -> people::Case {

@@ -89,6 +89,7 @@ impl Collection {
             by_status: BTreeMap::new(),
             raw_bytes: 0,
             stored_bytes: 0,
+            disposed: None,
         };
         Self {
             order,

@@ -1,7 +1,9 @@
 //! What the records of a case say to each other: the case is opened first, every order follows from it, every
 //! collection follows from an order, every stream has its receipt, every collection at most one seal.
 //!
-//! State is bounded by what the log names: a few hundred bytes per order target and stream. Access records leave none.
+//! What is done with evidence afterwards follows the rules of [`crate::custody`].
+//!
+//! State is bounded by what the log names: a few hundred bytes per order target, stream, hold and disposal. Access records leave none.
 
 mod collection;
 mod stamps;
@@ -14,7 +16,8 @@ use stamps::Stamps;
 pub(super) use stamps::Token;
 
 use super::stream::Tally;
-use super::{CaseSummary, Code, CollectionSummary, Findings, Severity};
+use super::{CaseSummary, Code, CollectionSummary, Disposed, Findings, Severity};
+use crate::custody::{Breach, Fate, Rule, State};
 use crate::digest::Digest;
 use crate::id::{AgentId, CaseId, CollectionId, OrderId};
 use crate::layout::StreamNumber;
@@ -31,6 +34,7 @@ pub(super) struct Chain {
     orders: BTreeMap<Digest, OrderFacts>,
     order_ids: BTreeSet<OrderId>,
     collections: BTreeMap<CollectionId, Collection>,
+    custody: State,
     next_exhibit: u64,
     /// The place of the record that is being added.
     n: u64,
@@ -56,6 +60,7 @@ impl Chain {
             orders: BTreeMap::new(),
             order_ids: BTreeSet::new(),
             collections: BTreeMap::new(),
+            custody: State::default(),
             next_exhibit: 1,
             n: 0,
             stamps: Stamps::default(),
@@ -94,9 +99,11 @@ impl Chain {
                 format!("a record of type {} stands before any valid case-opened record", record.type_name()),
             );
         }
-        if let (Some(named), Some(case)) = (case_of(record), self.case())
+        if let (Some(named), Some(case)) = (record.case(), self.case())
             && named != case
+            && !matches!(record, Record::CaseOpened(_))
         {
+            // A second case-opened has its own code.
             findings.add(Code::RecordWrongCase, object, format!("the record names case {named}, this is the log of case {case}"));
             return;
         }
@@ -133,8 +140,19 @@ impl Chain {
             Record::Incident(p) => incident(object, p, findings),
             Record::Stamped(p) => self.stamps.stamped(object, self.n, p, self.opened.as_ref().map(|(d, _)| *d), roots, findings),
             Record::NotStamped(p) => self.stamps.failed(object, p, self.opened.as_ref().map(|(d, _)| *d), roots, findings),
-            Record::Access(_) | Record::Enrolment(_) | Record::Revocation(_) => {}
+            Record::Enrolment(_) | Record::Revocation(_) => return,
+            // The others are the custody rules' alone.
+            _ => {}
         }
+        if let Err(breach) = self.custody.take(digest, record) {
+            let message = format!("the {} record {}", record.type_name().split(':').next().unwrap_or_default(), breach.message);
+            findings.add(code_of(&breach), object, message);
+        }
+    }
+
+    /// What became of a collection.
+    pub fn fate(&self, collection: &CollectionId) -> Fate {
+        self.custody.fate(collection)
     }
 
     fn case_opened(&mut self, object: &str, digest: Digest, p: &CaseOpened, findings: &mut Findings) {
@@ -279,11 +297,29 @@ impl Chain {
                 collection.finish(&order.id, severity, findings);
             }
         }
+        for id in self.collections.keys() {
+            let object = format!("collections/{id}");
+            match self.custody.fate(id) {
+                Fate::Kept => {}
+                Fate::Condemned { approval } => {
+                    let message = format!("the destruction of {id} was approved (record {approval}) and has no certificate");
+                    findings.add(Code::DisposalUnfinished, object, message);
+                }
+                Fate::Destroyed { at, certificate } => {
+                    findings.add(
+                        Code::DisposalDone,
+                        object,
+                        format!("{id} was destroyed at {at}; the certificate is record {certificate}"),
+                    );
+                }
+            }
+        }
     }
 
-    /// The streams to verify: every one that has a receipt.
+    /// The streams to verify: every one that has a receipt and that nobody decided to destroy.
     pub fn jobs(&self) -> Vec<Job> {
-        self.collections.values().filter_map(|c| Some(c.jobs(&self.orders.get(&c.order)?.captures))).flatten().collect()
+        let kept = self.collections.iter().filter(|(id, _)| self.custody.fate(id) == Fate::Kept);
+        kept.filter_map(|(_, c)| Some(c.jobs(&self.orders.get(&c.order)?.captures))).flatten().collect()
     }
 
     /// Adds what was read of a stream to its collection's summary.
@@ -295,7 +331,15 @@ impl Chain {
 
     /// The collections for the report, in the order of their exhibit numbers; those without come last.
     pub fn into_summaries(self) -> Vec<CollectionSummary> {
-        let mut out: Vec<_> = self.collections.into_values().map(Collection::into_summary).collect();
+        let custody = self.custody;
+        let summary = |(id, collection): (CollectionId, Collection)| {
+            let disposed = match custody.fate(&id) {
+                Fate::Destroyed { at, certificate } => Some(Disposed { at, certificate }),
+                _ => None,
+            };
+            CollectionSummary { disposed, ..collection.into_summary() }
+        };
+        let mut out: Vec<_> = self.collections.into_iter().map(summary).collect();
         out.sort_by_key(|c| c.exhibits.map_or(u64::MAX, |[first, _]| first));
         out
     }
@@ -311,19 +355,19 @@ fn incident(object: &str, p: &Incident, findings: &mut Findings) {
     }
 }
 
-fn case_of(record: &Record) -> Option<&CaseId> {
-    match record {
-        Record::CaseClosed(p) => Some(&p.case),
-        Record::Order(p) => Some(&p.case),
-        Record::Acquisition(p) => Some(&p.case),
-        Record::Receipt(p) => Some(&p.case),
-        Record::Seal(p) => Some(&p.case),
-        Record::Access(p) => Some(&p.case),
-        Record::Incident(p) => p.case.as_ref(),
-        Record::Stamped(p) => Some(&p.case),
-        Record::NotStamped(p) => Some(&p.case),
-        // A second case-opened has its own code; the others name no case.
-        Record::CaseOpened(_) | Record::Refusal(_) | Record::Enrolment(_) | Record::Revocation(_) => None,
+const fn code_of(breach: &Breach) -> Code {
+    match breach.rule {
+        Rule::Predecessor => Code::CustodyPredecessor,
+        Rule::Reason => Code::CustodyReason,
+        Rule::Collection => Code::CustodyCollection,
+        Rule::RetentionShortened => Code::RetentionShortened,
+        Rule::TransferRelease => Code::TransferRelease,
+        Rule::TransferAcceptance => Code::TransferAcceptance,
+        Rule::DisposalRequest => Code::DisposalRequest,
+        Rule::SecondPerson => Code::DisposalSecondPerson,
+        Rule::Held => Code::DisposalHeld,
+        Rule::Retained => Code::DisposalRetained,
+        Rule::Certificate => Code::DisposalCertificate,
     }
 }
 

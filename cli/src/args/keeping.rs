@@ -1,0 +1,62 @@
+//! Arguments of `exhibit transfer` and `exhibit dispose`.
+
+use clap::{ArgGroup, Subcommand};
+
+use crate::units::parse_reason;
+
+/// Transfer commands.
+#[derive(Debug, Subcommand)]
+pub enum TransferCommand {
+    /// Offer the custody of a case. It stays yours until the other one accepts; a new offer takes the place of an old one.
+    Offer {
+        /// The case.
+        case: String,
+        /// Who is to receive it: a custodian of the case, by name.
+        #[arg(long, value_name = "NAME")]
+        to: String,
+        /// Why; recorded.
+        #[arg(long, value_parser = parse_reason)]
+        reason: String,
+    },
+    /// Accept the custody that is offered to you. Verify the case first, and say what you found.
+    Accept {
+        /// The case.
+        case: String,
+        /// What you found, e.g. that exhibit-verify called it sound, with which head; recorded.
+        #[arg(long, value_parser = parse_reason)]
+        reason: String,
+    },
+}
+
+/// Disposal commands.
+#[derive(Debug, Subcommand)]
+pub enum DisposeCommand {
+    /// Ask for the destruction of sealed collections. Nothing is destroyed before a second person approves.
+    #[command(group(ArgGroup::new("what").args(["collections", "all"]).required(true)))]
+    Request {
+        /// The case.
+        case: String,
+        /// This collection (repeatable).
+        #[arg(long = "collection", value_name = "COLLECTION")]
+        collections: Vec<String>,
+        /// Every sealed collection of the case, at most 300.
+        #[arg(long)]
+        all: bool,
+        /// Why, and on whose authority; recorded.
+        #[arg(long, value_parser = parse_reason)]
+        reason: String,
+    },
+    /// Approve a disposal that somebody else asked for. The evidence is destroyed at once, for good. Its history stays, with a
+    /// certificate.
+    Approve {
+        /// The case.
+        case: String,
+        /// The request, as `exhibit case custody` names it: the record's SHA-256. Its whole text is needed: nobody should destroy
+        /// evidence by a slip.
+        #[arg(long, value_name = "SHA256")]
+        disposal: exhibit_evidence::Digest,
+        /// Why; recorded.
+        #[arg(long, value_parser = parse_reason)]
+        reason: String,
+    },
+}

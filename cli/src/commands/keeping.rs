@@ -1,0 +1,283 @@
+//! What happens to evidence after it was taken: `exhibit case custody|hold|release-hold|retain`, `exhibit transfer`, `exhibit dispose`.
+//! People's records are signed here, with the own key; what they follow from is read from the case's verified log.
+
+use std::path::Path;
+
+use exhibit_evidence::custody::{History, Period, Row, picture};
+use exhibit_evidence::dsse::Envelope;
+use exhibit_evidence::layout::LogName;
+use exhibit_evidence::log::Checkpoint;
+use exhibit_evidence::record::{
+    Approval, Disposal, Hold, HoldReleased, Predicate, Release, Retention, SealedCollection, Transfer, Verified,
+};
+use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::{CaseId, CollectionId, Digest, Timestamp};
+use exhibit_proto::responder::v1 as pb;
+use serde_json::json;
+
+use super::cases::{show, sign};
+use super::log;
+use crate::args::keeping::{DisposeCommand, TransferCommand};
+use crate::clock;
+use crate::connection::{Connection, parse_id};
+use crate::exit::{Code, Failure, Result};
+use crate::output::Output;
+use crate::units::show_time;
+
+/// The history of a case, every record verified and all of them under the newest head.
+async fn history(connection: &mut Connection, case: &CaseId) -> Result<(History, Checkpoint)> {
+    let mut history = History::default();
+    let mut each = |n: u64, verified: &Verified, _: &Envelope| -> Result<()> {
+        history.add(n, verified);
+        Ok(())
+    };
+    let head = log::read_all(connection, &LogName::Case(case.clone()), &mut each).await?;
+    Ok((history, head))
+}
+
+/// The case-opened record: what most records follow from.
+fn opened(history: &History) -> Result<Digest> {
+    let first = history.rows().iter().find(|r| r.event == "case-opened");
+    first.map(|r| r.record).ok_or_else(|| Failure::new(Code::Damaged, "the log of this case does not open it"))
+}
+
+/// Sends a signed record and shows what became of it.
+async fn submit<P: Predicate>(connection: &mut Connection, what: &str, predicate: &P, out: &Output) -> Result<pb::SubmitRecordResponse> {
+    let record = sign(connection, predicate)?;
+    let digest = Digest::of(&record);
+    let done = connection.rpc().submit_record(pb::SubmitRecordRequest { record }).await?.into_inner();
+    let mut value = json!({"record": digest.to_string(), "type": what, "n": done.n, "log_size": done.log_size});
+    if !done.certificate.is_empty() {
+        value["certificate"] = json!(Digest::of(&done.certificate).to_string());
+    }
+    show(&value, out)?;
+    Ok(done)
+}
+
+/// Puts a hold on a case or on collections.
+pub async fn hold(connection: &mut Connection, case: &CaseId, collections: &[String], reason: String, out: &Output) -> Result<()> {
+    let (history, _) = history(connection, case).await?;
+    let record = Hold {
+        case: case.clone(),
+        predecessor: opened(&history)?,
+        collections: collections.iter().map(|c| parse_id(c)).collect::<Result<_>>()?,
+        reason,
+        placed_by: connection.name(),
+        placed_at: clock::now(),
+    };
+    submit(connection, "hold", &record, out).await?;
+    out.note(
+        "nothing that it covers can be destroyed until a custodian releases it: exhibit case release-hold CASE --hold RECORD --reason ...",
+    );
+    Ok(())
+}
+
+/// Releases a hold.
+pub async fn release_hold(connection: &mut Connection, case: &CaseId, hold: &str, reason: String, out: &Output) -> Result<()> {
+    let (history, _) = history(connection, case).await?;
+    let standing = history.state().holds();
+    let row = history.rows().iter().find(|r| r.event == "hold" && (r.n.to_string() == hold || r.record.to_string() == hold));
+    let Some(row) = row.filter(|r| standing.contains(&r.record)) else {
+        let shown: Vec<String> = standing.iter().map(Digest::to_string).collect();
+        let shown = if shown.is_empty() { "none stands".to_owned() } else { format!("these stand: {}", shown.join(", ")) };
+        return Err(Failure::new(Code::Input, format!("--hold: '{}' is no hold that stands; {shown}", escape_bounded(hold, 80))));
+    };
+    let predecessor = row.record;
+    let record = HoldReleased { case: case.clone(), predecessor, reason, released_by: connection.name(), released_at: clock::now() };
+    submit(connection, "hold-released", &record, out).await?;
+    Ok(())
+}
+
+/// Sets or moves the end of retention.
+pub async fn retain(connection: &mut Connection, case: &CaseId, until: Timestamp, reason: String, out: &Output) -> Result<()> {
+    let (history, _) = history(connection, case).await?;
+    if let Some(before) = history.state().retained_until().filter(|before| until <= *before) {
+        let message = format!("--until: the case is to be kept until {before} already, and retention is never shortened");
+        return Err(Failure::new(Code::Input, message));
+    }
+    let predecessor = history.state().retention_predecessor().map_or_else(|| opened(&history), Ok)?;
+    let record = Retention { case: case.clone(), predecessor, until, reason, set_by: connection.name(), set_at: clock::now() };
+    submit(connection, "retention", &record, out).await?;
+    Ok(())
+}
+
+/// Runs a transfer command.
+pub async fn transfer(connection: &mut Connection, command: TransferCommand, out: &Output) -> Result<Code> {
+    match command {
+        TransferCommand::Offer { case, to, reason } => {
+            let case: CaseId = parse_id(&case)?;
+            let (history, _) = history(connection, &case).await?;
+            let predecessor = history.state().release_predecessor().map_or_else(|| opened(&history), Ok)?;
+            let to = full_name(connection, &to);
+            let record = Release { case: case.clone(), predecessor, to, reason, released_by: connection.name(), released_at: clock::now() };
+            submit(connection, "release", &record, out).await?;
+            out.note(&format!("custody stays yours until it is accepted: exhibit transfer accept {case} --reason '...'"));
+        }
+        TransferCommand::Accept { case, reason } => {
+            let case: CaseId = parse_id(&case)?;
+            let (history, _) = history(connection, &case).await?;
+            let me = connection.name();
+            let Some((predecessor, to)) = history.state().offer() else {
+                return Err(
+                    Failure::new(Code::Input, format!("nobody offers the custody of {case}")).hint("exhibit transfer offer, as who has it")
+                );
+            };
+            if to != me {
+                let to = escape_bounded(to, 200);
+                return Err(Failure::new(Code::NotPermitted, format!("the custody of {case} is offered to {to}, you are {me}")));
+            }
+            let record = Transfer { case, predecessor, reason, received_by: me, received_at: clock::now() };
+            submit(connection, "transfer", &record, out).await?;
+        }
+    }
+    Ok(Code::Ok)
+}
+
+/// A person's name as records write it.
+pub fn full_name(connection: &Connection, name: &str) -> String {
+    if name.contains("://") { name.to_owned() } else { format!("spiffe://{}/responder/{name}", connection.deployment()) }
+}
+
+/// Runs a disposal command.
+pub async fn dispose(connection: &mut Connection, command: DisposeCommand, out: &Output) -> Result<Code> {
+    match command {
+        DisposeCommand::Request { case, collections, all, reason } => {
+            request(connection, &parse_id(&case)?, (&collections, all), reason, out).await?;
+        }
+        DisposeCommand::Approve { case, disposal, reason } => {
+            let case: CaseId = parse_id(&case)?;
+            let (history, _) = history(connection, &case).await?;
+            if !history.state().asked().contains(&disposal) {
+                let message = format!("--disposal: {disposal} is no request of {case} that waits for an approval");
+                return Err(Failure::new(Code::Input, message).hint(format!("exhibit case custody {case}")));
+            }
+            let record =
+                Approval { case: case.clone(), predecessor: disposal, reason, approved_by: connection.name(), approved_at: clock::now() };
+            let done = submit(connection, "approval", &record, out).await?;
+            if done.certificate.is_empty() {
+                out.note("approved; the destruction is not finished yet, the coordinator goes on with it");
+            } else {
+                let text = String::from_utf8_lossy(&done.certificate);
+                out.note(&format!("destroyed; the certificate is in the case's log: {}", escape_bounded(&text, 60)));
+            }
+        }
+    }
+    Ok(Code::Ok)
+}
+
+async fn request(connection: &mut Connection, case: &CaseId, (named, all): (&[String], bool), reason: String, out: &Output) -> Result<()> {
+    let (history, _) = history(connection, case).await?;
+    let state = history.state();
+    let mut wanted: Vec<CollectionId> = if all { state.disposable() } else { named.iter().map(|c| parse_id(c)).collect::<Result<_>>()? };
+    wanted.sort_unstable();
+    wanted.dedup();
+    if wanted.is_empty() || wanted.len() > Disposal::SEALS_MAX {
+        let message = format!("{} collections can be disposed of here: 1 to {} are possible at once", wanted.len(), Disposal::SEALS_MAX);
+        return Err(Failure::new(Code::Input, message));
+    }
+    // Said here, before anything is signed; the coordinator decides again when it is approved.
+    let held: Vec<&str> = wanted.iter().filter(|c| state.is_held(c)).map(CollectionId::as_str).collect();
+    if !held.is_empty() {
+        return Err(Failure::new(Code::NotPermitted, format!("under a hold: {}", held.join(", ")))
+            .hint(format!("exhibit case custody {case} shows the holds")));
+    }
+    if let Some(until) = state.retained_until().filter(|until| clock::now() < *until) {
+        return Err(Failure::new(Code::NotPermitted, format!("the case is to be kept until {until}")));
+    }
+    let sealed = |collection: CollectionId| match state.seal_of(&collection) {
+        Some(seal) => Ok(SealedCollection { collection, seal }),
+        None => Err(Failure::new(Code::Input, format!("{collection} is not sealed, or not of this case"))),
+    };
+    let record = Disposal {
+        case: case.clone(),
+        predecessor: opened(&history)?,
+        seals: wanted.into_iter().map(sealed).collect::<Result<_>>()?,
+        reason,
+        requested_by: connection.name(),
+        requested_at: clock::now(),
+    };
+    submit(connection, "disposal", &record, out).await?;
+    out.note(&format!(
+        "nothing is destroyed yet. Somebody else, as approver: exhibit dispose approve {case} --disposal RECORD --reason '...'"
+    ));
+    Ok(())
+}
+
+/// Shows the whole chain of custody, and draws it.
+pub async fn custody(connection: &mut Connection, case: &CaseId, svg: Option<&Path>, out: &Output) -> Result<()> {
+    let (history, head) = history(connection, case).await?;
+    if let Some(path) = svg {
+        log::write_new(path, picture(&history, clock::now()).as_bytes())?;
+        out.note(&format!("drawn: {}", path.display()));
+    }
+    let state = history.state();
+    if out.is_json() {
+        return out.object(&json!({
+            "case": case.to_string(), "head": {"size": head.size, "root": head.root.to_string()}, "rows": history.rows(),
+            "periods": history.periods(), "holds": state.holds(), "retained_until": state.retained_until(),
+            "custodian": state.custodian(), "offer": state.offer().map(|(record, to)| json!({"record": record, "to": to})),
+            "disposals_to_approve": state.asked(),
+        }));
+    }
+    let rows: Vec<_> = history.rows().iter().map(row).collect();
+    out.rows(&[("n", "n"), ("when", "when"), ("what", "what"), ("by", "by"), ("about", "about"), ("reason", "reason")], &rows)?;
+    out.line("")?;
+    let mut sorted: Vec<&Period> = history.periods().iter().collect();
+    sorted.sort_by_key(|p| &p.collection);
+    let periods: Vec<_> = sorted.into_iter().map(period).collect();
+    let columns = [
+        ("collection", "collection"),
+        ("from", "from"),
+        ("to", "to"),
+        ("custodian", "custodian"),
+        ("storage", "storage"),
+        ("hold", "hold"),
+        ("kept until", "until"),
+    ];
+    out.rows(&columns, &periods)?;
+    for hold in state.holds() {
+        out.note(&format!("a hold stands: record {hold}"));
+    }
+    if let Some((record, to)) = state.offer() {
+        out.note(&format!("custody is offered to {}: record {record}", escape_bounded(to, 200)));
+    }
+    for disposal in state.asked() {
+        out.note(&format!("waits for a second person's approval: disposal {disposal}"));
+    }
+    out.note(&format!("{} records, each verified; head {}:{}; times are claims of whoever signed", head.size, head.size, head.root));
+    Ok(())
+}
+
+/// A name by its last part; the coordinator's parts are all the coordinator.
+fn short(name: &str) -> &str {
+    let mut parts = name.rsplit('/');
+    let last = parts.next().unwrap_or(name);
+    if parts.next() == Some("coordinator") { "coordinator" } else { last }
+}
+
+fn row(row: &Row) -> serde_json::Value {
+    let event = if row.problem.is_some() { format!("{} (no effect)", row.event) } else { row.event.to_owned() };
+    let reason = row.problem.as_ref().map(|p| format!("breaks a rule: {p}")).or_else(|| row.reason.clone());
+    json!({"n": row.n, "when": show_time(row.at.unix_ns()), "what": event, "by": short(&row.by), "about": row.what, "reason": reason})
+}
+
+fn period(p: &Period) -> serde_json::Value {
+    let moment = |m: exhibit_evidence::custody::Moment| format!("{} (record {})", show_time(m.at.unix_ns()), m.n);
+    json!({
+        "collection": p.collection.as_str(), "from": moment(p.from), "to": p.to.map_or_else(|| "now".to_owned(), moment),
+        "custodian": short(&p.custodian), "storage": p.storage.as_str(), "hold": if p.held { "yes" } else { "no" },
+        "until": p.retained_until.map(|t| show_time(t.unix_ns())),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_shown_by_their_last_part() {
+        assert_eq!(short("spiffe://acme/responder/grace"), "grace");
+        assert_eq!(short("spiffe://acme/coordinator/log"), "coordinator");
+        assert_eq!(short("grace"), "grace");
+    }
+}

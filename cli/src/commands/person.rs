@@ -1,0 +1,305 @@
+//! `exhibit person`: how people come in. The new person makes keys and a request, an admin signs the enrolment, the person takes
+//! the answer. Request and answer hold no secret; both are checked on both sides, and nothing rests on the way that they took.
+
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use exhibit_certs::credential::{Credential, Pending, TlsIdentity};
+use exhibit_certs::enrol::{sign_proof, verify_proof};
+use exhibit_certs::files;
+use exhibit_certs::name::PeerName;
+use exhibit_evidence::anchor::Anchor;
+use exhibit_evidence::dsse::Envelope;
+use exhibit_evidence::key::PublicKey;
+use exhibit_evidence::layout::LogName;
+use exhibit_evidence::record::{Enrolment, Record, Revocation, Role, Verified};
+use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::{CaseId, Digest};
+use exhibit_proto::responder::v1 as pb;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::cases::{show, sign};
+use super::keeping::full_name;
+use super::log;
+use crate::args::person::PersonCommand;
+use crate::clock;
+use crate::connection::{Connection, parse_id};
+use crate::exit::{Code, Failure, Result};
+use crate::output::Output;
+
+/// Largest request or answer that is read: 8 enrolments and 4 certificates, as base64.
+const FILE_BYTES_MAX: usize = 1 << 20;
+
+const REQUEST: &str = "exhibit-person-request/1";
+const ANSWER: &str = "exhibit-person-answer/1";
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request {
+    format: String,
+    /// SPIFFE-style URI.
+    name: String,
+    /// The evidence key.
+    key: PublicKey,
+    /// PKCS #10, base64.
+    tls_csr: String,
+    /// The evidence key's signature over request and name, base64.
+    proof: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Answer {
+    format: String,
+    /// `HOST:PORT`.
+    coordinator: String,
+    /// Certificates, leaf first, base64.
+    tls_chain: Vec<String>,
+    /// The TLS root, base64.
+    tls_root: String,
+    /// Enrolment records from the root down, base64.
+    enrolments: Vec<String>,
+}
+
+/// Runs a person command.
+pub async fn run(home: Option<&Path>, command: PersonCommand, out: &Output) -> Result<Code> {
+    match command {
+        PersonCommand::Request { name, dir, anchor, out: file } => request(&name, &dir, &anchor, &file, out)?,
+        PersonCommand::Accept { answer, dir, anchor } => accept(&answer, &dir, &anchor, out)?,
+        PersonCommand::Enroll { request, roles, cases, out: file } => {
+            let mut connection = Connection::open(home).await?;
+            enroll(&mut connection, &request, (&roles, &cases), &file, out).await?;
+        }
+        PersonCommand::Allow { name, roles, cases } => {
+            let mut connection = Connection::open(home).await?;
+            allow(&mut connection, &name, (&roles, &cases), out).await?;
+        }
+        PersonCommand::Revoke { name, reason } => {
+            let mut connection = Connection::open(home).await?;
+            revoke(&mut connection, &name, &reason, out).await?;
+        }
+        PersonCommand::List => {
+            let mut connection = Connection::open(home).await?;
+            list(&mut connection, out).await?;
+        }
+    }
+    Ok(Code::Ok)
+}
+
+fn input(what: &str, e: impl std::fmt::Display) -> Failure {
+    Failure::new(Code::Input, format!("{what}: {}", escape_bounded(&e.to_string(), 400)))
+}
+
+fn read_anchor(path: &Path) -> Result<Anchor> {
+    let bytes = files::read(path).map_err(|e| input("--anchor", e))?;
+    Anchor::parse(&bytes).map_err(|e| input("--anchor", e))
+}
+
+fn read_json<T: for<'de> Deserialize<'de>>(path: &Path, what: &str) -> Result<T> {
+    let bytes = files::read(path).map_err(|e| input(what, e))?;
+    if bytes.len() > FILE_BYTES_MAX {
+        return Err(input(what, format!("{} has {} bytes, at most {FILE_BYTES_MAX} are expected", path.display(), bytes.len())));
+    }
+    serde_json::from_slice(&bytes).map_err(|e| input(what, e))
+}
+
+fn decode(what: &str, text: &str) -> Result<Vec<u8>> {
+    STANDARD.decode(text).map_err(|e| input(what, e))
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let mut bytes = serde_json::to_vec_pretty(value).map_err(|e| Failure::new(Code::Failure, e.to_string()))?;
+    bytes.push(b'\n');
+    log::write_new(path, &bytes)
+}
+
+/// Order: keys into the folder, then the request. A repeat takes up the same keys.
+fn request(name: &str, dir: &Path, anchor: &Path, file: &Path, out: &Output) -> Result<()> {
+    let anchor = read_anchor(anchor)?;
+    let name: PeerName =
+        format!("spiffe://{}/responder/{name}", anchor.deployment).parse().map_err(|e: exhibit_certs::name::BadName| input("--name", e))?;
+    let seed = clock::random_32().map_err(|e| Failure::new(Code::Failure, format!("cannot draw random bytes: {e}")))?;
+    let pending = Pending::take_up(dir, &seed).map_err(|e| Failure::new(Code::CannotCreate, e.to_string()))?;
+    let csr = pending.tls.request().map_err(|e| Failure::new(Code::Failure, e.to_string()))?;
+    let proof = sign_proof(&pending.evidence, &csr, &name.to_string());
+    let key = pending.evidence.public();
+    let request =
+        Request { format: REQUEST.to_owned(), name: name.to_string(), key, tls_csr: STANDARD.encode(&csr), proof: STANDARD.encode(proof) };
+    write_json(file, &request)?;
+    show(&json!({"name": name.to_string(), "key": key.id().to_string(), "request": file.display().to_string()}), out)?;
+    out.note("send the request to an admin, and read out the key to them on another way; they run: exhibit person enroll REQUEST --role ROLE --out ANSWER");
+    Ok(())
+}
+
+fn roles_of(texts: &[String]) -> Result<Vec<Role>> {
+    let mut roles: Vec<Role> =
+        texts.iter().map(|t| serde_json::from_value(json!(t)).map_err(|e| input("--role", e))).collect::<Result<_>>()?;
+    roles.sort_unstable();
+    roles.dedup();
+    Ok(roles)
+}
+
+fn cases_of(texts: &[String]) -> Result<Option<Vec<CaseId>>> {
+    let mut cases: Vec<CaseId> = texts.iter().map(|t| parse_id(t)).collect::<Result<_>>()?;
+    cases.sort_unstable();
+    cases.dedup();
+    if cases.len() > Enrolment::CASES_MAX {
+        return Err(input("--case", format!("{} cases: at most {} in one enrolment", cases.len(), Enrolment::CASES_MAX)));
+    }
+    Ok((!cases.is_empty()).then_some(cases))
+}
+
+fn signed(connection: &Connection, name: &PeerName, key: PublicKey, (roles, cases): (&[String], &[String])) -> Result<Vec<u8>> {
+    let (roles, cases) = (roles_of(roles)?, cases_of(cases)?);
+    let record = connection.enroller().enrol_in(name, key, (&roles, cases), "admin", clock::now());
+    Ok(record.map_err(|e| Failure::new(Code::Usage, e.to_string()))?.as_bytes().to_vec())
+}
+
+async fn enroll(connection: &mut Connection, file: &Path, rights: (&[String], &[String]), answer: &Path, out: &Output) -> Result<()> {
+    let request: Request = read_json(file, "REQUEST")?;
+    if request.format != REQUEST {
+        return Err(input("REQUEST", format!("format '{}': expected {REQUEST}", request.format)));
+    }
+    let (csr, proof) = (decode("REQUEST: tls_csr", &request.tls_csr)?, decode("REQUEST: proof", &request.proof)?);
+    if !verify_proof(&request.key, &csr, &request.name, &proof) {
+        return Err(input("REQUEST", "it was altered on its way: the key's signature does not hold; ask for another one"));
+    }
+    let name: PeerName = request.name.parse().map_err(|e: exhibit_certs::name::BadName| input("REQUEST: name", e))?;
+    if name.responder().is_none() || name.deployment().as_str() != connection.deployment() {
+        return Err(input("REQUEST: name", format!("{name} is no person of deployment '{}'", connection.deployment())));
+    }
+    log::check_new(answer)?;
+    let enrolment = signed(connection, &name, request.key, rights)?;
+    let made = connection.rpc().enroll_person(pb::EnrollPersonRequest { enrolment, tls_csr: csr }).await?.into_inner();
+    let all = |list: &[Vec<u8>]| list.iter().map(|bytes| STANDARD.encode(bytes)).collect();
+    let given = Answer {
+        format: ANSWER.to_owned(),
+        coordinator: connection.address().to_owned(),
+        tls_chain: all(&made.tls_chain),
+        tls_root: STANDARD.encode(&made.tls_root),
+        enrolments: all(&made.enrolments),
+    };
+    write_json(answer, &given)?;
+    let key = request.key.id().to_string();
+    show(
+        &json!({"name": name.to_string(), "key": key, "roles": rights.0, "cases": rights.1, "answer": answer.display().to_string()}),
+        out,
+    )?;
+    out.note("if this is not the key that the person read out to you, revoke it now: exhibit person revoke NAME --reason ...");
+    out.note("give the answer to the person, who runs: exhibit person accept ANSWER --dir DIR --anchor ANCHOR");
+    Ok(())
+}
+
+/// Order: the coordinator's address, then the credential (anchor last, which marks it as finished), then the pending keys go.
+fn accept(file: &Path, dir: &Path, anchor: &Path, out: &Output) -> Result<()> {
+    let anchor = read_anchor(anchor)?;
+    let answer: Answer = read_json(file, "ANSWER")?;
+    if answer.format != ANSWER {
+        return Err(input("ANSWER", format!("format '{}': expected {ANSWER}", answer.format)));
+    }
+    let _: exhibit_proto::transport::client::Address =
+        answer.coordinator.parse().map_err(|e| input("ANSWER: coordinator", format!("{e}")))?;
+    let pending = Pending::take_up(dir, &clock::random_32().map_err(|e| Failure::new(Code::Failure, e.to_string()))?)
+        .map_err(|e| Failure::new(Code::CannotCreate, e.to_string()))?;
+    let chain = answer.tls_chain.iter().map(|t| decode("ANSWER: tls_chain", t)).collect::<Result<Vec<_>>>()?;
+    let tls = TlsIdentity::from_der(pending.tls, &chain).map_err(|e| input("ANSWER: tls_chain", e))?;
+    let enrolments =
+        answer.enrolments.iter().map(|t| Envelope::parse(&decode("ANSWER: enrolments", t)?).map_err(|e| input("ANSWER: enrolments", e)));
+    let enrolments = enrolments.collect::<Result<Vec<_>>>()?;
+    let root = exhibit_certs::credential::certificate(decode("ANSWER: tls_root", &answer.tls_root)?);
+    // Checks everything against the anchor that the person got elsewhere.
+    let credential = Credential::new(anchor, root, tls, pending.evidence, enrolments).map_err(|e| input("ANSWER", e))?;
+    let config = format!("# Where the coordinator listens: HOST:PORT.\ncoordinator = \"{}\"\n", answer.coordinator);
+    files::replace(&dir.join("config.toml"), config.as_bytes(), files::Access::Public)
+        .and_then(|()| Pending::finish(&credential, dir))
+        .map_err(|e| Failure::new(Code::CannotCreate, e.to_string()))?;
+    show(&json!({"name": credential.name().to_string(), "home": dir.display().to_string(), "coordinator": answer.coordinator}), out)?;
+    out.note(&format!("next: export EXHIBIT_HOME={} && exhibit whoami", dir.display()));
+    Ok(())
+}
+
+/// Everybody who is enrolled, from the deployment's verified log.
+struct Person {
+    name: String,
+    key: PublicKey,
+    enrolment: Digest,
+    rights: Vec<(Vec<Role>, Option<Vec<CaseId>>)>,
+    revoked: bool,
+}
+
+async fn people(connection: &mut Connection) -> Result<Vec<Person>> {
+    let mut people: Vec<Person> = Vec::new();
+    let mut each = |_: u64, verified: &Verified, envelope: &Envelope| -> Result<()> {
+        match verified.record() {
+            Record::Enrolment(p) if p.name.parse::<PeerName>().is_ok_and(|n| n.responder().is_some()) => {
+                let right = (p.roles.clone(), p.cases.clone());
+                match people.iter_mut().find(|known| known.key == p.key) {
+                    Some(known) => known.rights.push(right),
+                    None => people.push(Person {
+                        name: p.name.clone(),
+                        key: p.key,
+                        enrolment: envelope.digest(),
+                        rights: vec![right],
+                        revoked: false,
+                    }),
+                }
+            }
+            Record::Revocation(p) => {
+                people.iter_mut().filter(|known| known.key.id() == p.key).for_each(|known| known.revoked = true);
+            }
+            _ => {}
+        }
+        Ok(())
+    };
+    log::read_all(connection, &LogName::Deployment, &mut each).await?;
+    Ok(people)
+}
+
+async fn keys_of(connection: &mut Connection, name: &str) -> Result<Vec<Person>> {
+    let name = full_name(connection, name);
+    let found: Vec<Person> = people(connection).await?.into_iter().filter(|p| p.name == name && !p.revoked).collect();
+    if found.is_empty() {
+        let message = format!("'{}' has no key that is enrolled and not revoked", escape_bounded(&name, 200));
+        return Err(Failure::new(Code::Input, message).hint("exhibit person list"));
+    }
+    Ok(found)
+}
+
+async fn allow(connection: &mut Connection, name: &str, rights: (&[String], &[String]), out: &Output) -> Result<()> {
+    for person in keys_of(connection, name).await? {
+        let peer: PeerName = person.name.parse().map_err(|e: exhibit_certs::name::BadName| input("NAME", e))?;
+        let enrolment = signed(connection, &peer, person.key, rights)?;
+        connection.rpc().enroll_person(pb::EnrollPersonRequest { enrolment, tls_csr: Vec::new() }).await?;
+        show(&json!({"name": person.name, "key": person.key.id().to_string(), "roles": rights.0, "cases": rights.1}), out)?;
+    }
+    Ok(())
+}
+
+async fn revoke(connection: &mut Connection, name: &str, reason: &str, out: &Output) -> Result<()> {
+    for person in keys_of(connection, name).await? {
+        let revocation = Revocation {
+            deployment: connection.deployment().to_owned(),
+            key: person.key.id(),
+            predecessor: person.enrolment,
+            reason: reason.to_owned(),
+            revoked_at: clock::now(),
+        };
+        let revocation = sign(connection, &revocation)?;
+        connection.rpc().revoke_person(pb::RevokePersonRequest { revocation }).await?;
+        show(&json!({"name": person.name, "key": person.key.id().to_string(), "state": "revoked"}), out)?;
+    }
+    Ok(())
+}
+
+async fn list(connection: &mut Connection, out: &Output) -> Result<()> {
+    let mut rows = Vec::new();
+    for person in people(connection).await? {
+        let state = if person.revoked { "revoked" } else { "enrolled" };
+        for (roles, cases) in &person.rights {
+            rows.push(json!({"name": person.name, "roles": roles, "cases": cases, "state": state, "key": person.key.id().to_string()}));
+        }
+    }
+    out.rows(&[("name", "name"), ("roles", "roles"), ("cases", "cases"), ("state", "state"), ("key", "key")], &rows)
+}

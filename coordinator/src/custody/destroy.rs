@@ -1,0 +1,144 @@
+//! The one place where evidence is destroyed: what a custodian asked for and a second person approved.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use exhibit_evidence::custody::Unfinished;
+use exhibit_evidence::dsse::Envelope;
+use exhibit_evidence::id::{CaseId, CollectionId};
+use exhibit_evidence::layout;
+use exhibit_evidence::record::{self, Destruction};
+use exhibit_evidence::{Digest, text::escape_bounded};
+
+use crate::catalog::PAGE_MAX;
+use crate::clock;
+use crate::ledger::{self, LedgerError};
+use crate::parts::Parts;
+use crate::problem::{Kind, Problem, Result};
+use crate::store::Store;
+
+/// Cases with a disposal that is approved and not finished, and the lock under which one is carried out. Memory only: the logs
+/// know, and [`recover`] reads them at start.
+#[derive(Debug, Default)]
+pub struct Condemned {
+    cases: Mutex<BTreeSet<CaseId>>,
+    one_at_a_time: tokio::sync::Mutex<()>,
+}
+
+impl Condemned {
+    fn cases(&self) -> std::sync::MutexGuard<'_, BTreeSet<CaseId>> {
+        self.cases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Carries out every approved disposal of a case that is not finished, and gives the certificate of the one that `approval`
+/// decided. The happy path and recovery are this one function. Order of writes, for each disposal:
+///
+/// 1. (before the call) its approval is in the log, under a checkpoint: from here on nothing can take it back
+/// 2. every object below the folder of each collection is destroyed in the order of the names, so that a stream's segments
+///    go first and its manifest last: what is left is named by it
+/// 3. the folders are listed again: they must be empty
+/// 4. the certificate (`destruction`) into the log, under a checkpoint
+///
+/// Died, or failed, anywhere: the next call begins at 2 again, and destroying what is gone is success. Between 1 and 4 nothing
+/// of these collections is served, and the verifier says that the disposal is not finished.
+pub(super) async fn finish(parts: &Arc<Parts>, case: &CaseId, approval: Option<Digest>) -> Result<Option<Envelope>> {
+    parts.condemned.cases().insert(case.clone());
+    let (task, of) = (Arc::clone(parts), case.clone());
+    // Its own task: a caller that goes away does not stop what was decided.
+    let work = tokio::spawn(async move { finish_all(&task, &of).await });
+    work.await.unwrap_or_else(|e| Err(Problem::new(Kind::Failed, format!("the destruction ended badly: {e}"))))?;
+    let ledger = parts.ledgers.case(case).await?;
+    let Some(approval) = approval else { return Ok(None) };
+    let certificate = ledger.view().custody().certificate_of(&approval);
+    match certificate {
+        Some(digest) => Ok(ledger.read_by_digest(&digest).await?),
+        None => Ok(None),
+    }
+}
+
+async fn finish_all(parts: &Parts, case: &CaseId) -> Result<()> {
+    let _one = parts.condemned.one_at_a_time.lock().await;
+    let ledger = parts.ledgers.case(case).await?;
+    let due: Vec<Unfinished> = ledger.view().custody().unfinished();
+    for disposal in due {
+        for destroyed in &disposal.collections {
+            destroy_collection(&*parts.store, case, &destroyed.collection).await?;
+        }
+        let certificate = Destruction {
+            case: case.clone(),
+            predecessor: disposal.approval,
+            disposal: disposal.disposal,
+            collections: disposal.collections,
+            destroyed_at: clock::now(),
+        };
+        let signed = record::sign(&certificate, parts.ledgers.log_key())
+            .map_err(|e| Problem::from(LedgerError::new(ledger::Kind::Bug, format!("destruction record: {e}"))))?;
+        ledger.append(vec![signed]).await?;
+        let count = certificate.collections.len();
+        tracing::warn!(%case, disposal = %certificate.disposal, count, "collections destroyed and certified");
+    }
+    parts.condemned.cases().remove(case);
+    Ok(())
+}
+
+/// Steps 2 and 3 for one collection. Uploads of it cannot run: it is sealed.
+async fn destroy_collection(store: &dyn Store, case: &CaseId, collection: &CollectionId) -> Result<()> {
+    let folder = format!("{}/collections/{collection}", layout::case_folder(case));
+    let mut last = None;
+    loop {
+        let page = store.list(&folder, None).await?;
+        let Some(first) = page.entries.first().map(|e| e.name.clone()) else { return Ok(()) };
+        if last.as_ref() == Some(&first) {
+            let shown = escape_bounded(&first, 200);
+            return Err(Problem::new(Kind::Failed, format!("'{shown}' was destroyed and is still listed in {}", store.describe())));
+        }
+        for entry in &page.entries {
+            store.destroy(&entry.name).await?;
+        }
+        last = Some(first);
+    }
+}
+
+/// At start: finds in the logs what an earlier process was destroying and finishes it. Repeatable.
+///
+/// # Errors
+/// The first problem; a log that cannot be opened is reported where it is used, and left out here.
+pub async fn recover(parts: &Arc<Parts>) -> Result<u64> {
+    let mut after = None;
+    loop {
+        let page = parts.catalog.cases(after, PAGE_MAX).await?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.case.clone());
+        for row in &page {
+            match parts.ledgers.case(&row.case).await {
+                Ok(ledger) if !ledger.view().custody().unfinished().is_empty() => {
+                    parts.condemned.cases().insert(row.case.clone());
+                }
+                Ok(_) => {}
+                Err(error) => tracing::error!(case = %row.case, %error, "a log could not be looked at for disposals"),
+            }
+        }
+    }
+    let due: Vec<CaseId> = parts.condemned.cases().iter().cloned().collect();
+    for case in &due {
+        finish(parts, case, None).await?;
+    }
+    Ok(due.len() as u64)
+}
+
+/// From the timers: tries again, in a task of its own, what could not be finished. Nothing happens while one is at work.
+pub fn finish_due(parts: &Arc<Parts>) {
+    let due: Vec<CaseId> = parts.condemned.cases().iter().cloned().collect();
+    if due.is_empty() || parts.condemned.one_at_a_time.try_lock().is_err() {
+        return;
+    }
+    let parts = Arc::clone(parts);
+    tokio::spawn(async move {
+        for case in due {
+            if let Err(error) = finish(&parts, &case, None).await {
+                tracing::warn!(%case, %error, "an approved disposal is not finished; next try in some seconds");
+            }
+        }
+    });
+}

@@ -1,0 +1,166 @@
+//! What people do with evidence after it was taken: holds, retention, transfer, disposal. The rules are
+//! `exhibit_evidence::custody`; here they are asked under the log's writer lock, and what an approval decides is carried out.
+//!
+//! There is no state besides the logs: a restart, or a catalog that was made again, changes nothing.
+
+mod destroy;
+
+use std::sync::Arc;
+
+use exhibit_evidence::Digest;
+use exhibit_evidence::custody::{Breach, Fate, Rule};
+use exhibit_evidence::dsse::Envelope;
+use exhibit_evidence::id::CollectionId;
+use exhibit_evidence::record::{Record, Role};
+use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::{CaseId, Timestamp};
+
+pub use destroy::{Condemned, finish_due, recover};
+
+use crate::catalog::CollectionRow;
+use crate::clock;
+use crate::dispatch::admit;
+use crate::ledger::{self, LedgerError, View};
+use crate::parts::Parts;
+use crate::problem::{Kind, Problem, Result};
+
+/// How far a person's clock may be ahead, seconds; behind is allowed, for a record may be signed and sent later.
+const CLOCK_AHEAD_S_MAX: i64 = 300;
+
+/// What became of a record that was submitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Submitted {
+    /// Its place in the case's log.
+    pub n: u64,
+    /// Records in the log now.
+    pub log_size: u64,
+    /// The certificate, when the record approved a disposal and nothing is left of it.
+    pub certificate: Option<Envelope>,
+}
+
+/// Who a custody record says that it is from, and when; `None` for a record of another kind.
+fn signer_of(record: &Record) -> Option<(&str, Timestamp)> {
+    Some(match record {
+        Record::Hold(p) => (&p.placed_by, p.placed_at),
+        Record::HoldReleased(p) => (&p.released_by, p.released_at),
+        Record::Retention(p) => (&p.set_by, p.set_at),
+        Record::Release(p) => (&p.released_by, p.released_at),
+        Record::Transfer(p) => (&p.received_by, p.received_at),
+        Record::Disposal(p) => (&p.requested_by, p.requested_at),
+        Record::Approval(p) => (&p.approved_by, p.approved_at),
+        _ => return None,
+    })
+}
+
+/// Takes a signed custody record of `caller` into its case's log, and carries out what it decides.
+///
+/// Order of writes:
+/// 1. the signer's enrolments into the case's log (only what is missing);
+/// 2. the record into the case's log, if the rules allow it at that moment;
+/// 3. for an approval: what [`destroy`] does.
+///
+/// Died between 2 and 3: [`recover`] does 3 at the next start. The same record again is success.
+///
+/// # Errors
+/// [`Problem`]; [`Kind::Busy`] in step 3 means that the decision stands and is carried out as soon as that is possible.
+pub async fn submit(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Result<Submitted> {
+    let mut ring = parts.ledgers.deployment().await?.key_ring();
+    let verified = ring.verify(envelope).map_err(|e| Problem::new(Kind::Denied, e.to_string()))?;
+    let record = verified.record().clone();
+    let kind = record.type_name();
+    let (Some((signer, at)), Some(case)) = (signer_of(&record), record.case().cloned()) else {
+        return Err(Problem::invalid(format!("record: one of type {kind} is not submitted here")));
+    };
+    if signer != caller {
+        let signer = escape_bounded(signer, 200);
+        return Err(Problem::new(Kind::Denied, format!("a record signed by {signer} was sent by {caller}: only its signer may send it")));
+    }
+    admit::require_case(parts, &case).await?;
+    let now = clock::now();
+    if at > now.plus_s(CLOCK_AHEAD_S_MAX) {
+        return Err(Problem::invalid(format!(
+            "the record is dated {at}, more than {CLOCK_AHEAD_S_MAX} s ahead of the coordinator's clock ({now}); set the clock of the machine that signed it"
+        )));
+    }
+    if let Record::Release(p) = &record
+        && !parts.rights_of(&p.to).in_case(&case).contains(&Role::Custodian)
+    {
+        let to = escape_bounded(&p.to, 200);
+        return Err(Problem::invalid(format!("to: {to} is no custodian in this case; ask an admin ('exhibit person allow')")));
+    }
+    parts.ledgers.ensure_enrolled(&case, &[envelope.keyid()]).await?;
+    let ledger = parts.ledgers.case(&case).await?;
+    let digest = envelope.digest();
+    allowed(&ledger.view(), digest, &record, now)?;
+    let (signed, checked) = (envelope.clone(), record.clone());
+    ledger
+        .append_built(move |view| {
+            // Under the writer's lock nothing can come between this look and the record.
+            allowed(view, digest, &checked, now).map_err(|p| LedgerError::new(ledger::Kind::Refused, p.to_string()))?;
+            Ok(vec![signed])
+        })
+        .await?;
+    let n = ledger.find(&digest).ok_or_else(|| Problem::new(Kind::Damaged, format!("the log of {case} lacks what was written")))?;
+    tracing::info!(%case, kind, by = %escape_bounded(caller, 200), n, "custody record taken");
+    let certificate = match record {
+        Record::Approval(_) => destroy::finish(parts, &case, Some(digest)).await?,
+        _ => None,
+    };
+    Ok(Submitted { n, log_size: ledger.size(), certificate })
+}
+
+/// True to the rules, and by the coordinator's own clock for what must not come too early: a signer could date it later.
+fn allowed(view: &View, digest: Digest, record: &Record, now: Timestamp) -> Result<()> {
+    if view.find(&digest).is_some() {
+        return Ok(());
+    }
+    let custody = view.custody();
+    custody.check(digest, record).map_err(|breach| problem(&breach))?;
+    match (record, custody.retained_until()) {
+        (Record::Approval(_), Some(until)) if now < until => {
+            Err(Problem::new(Kind::NotNow, format!("the case is to be kept until {until}, it is {now} now")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn problem(breach: &Breach) -> Problem {
+    let kind = match breach.rule {
+        Rule::Reason | Rule::Collection | Rule::Certificate | Rule::RetentionShortened => Kind::Invalid,
+        Rule::TransferRelease | Rule::TransferAcceptance | Rule::DisposalRequest | Rule::SecondPerson => Kind::Denied,
+        Rule::Predecessor | Rule::Held | Rule::Retained => Kind::NotNow,
+    };
+    Problem::new(kind, format!("not taken: {breach}"))
+}
+
+/// Leaves out collections that were destroyed, or are about to be: for whoever asks for all of a case.
+///
+/// # Errors
+/// When a log cannot be read.
+pub(crate) async fn only_kept(parts: &Parts, rows: Vec<CollectionRow>) -> Result<Vec<CollectionRow>> {
+    let mut kept = Vec::with_capacity(rows.len());
+    for row in rows {
+        if parts.ledgers.case(&row.case).await?.view().custody().fate(&row.collection) == Fate::Kept {
+            kept.push(row);
+        }
+    }
+    Ok(kept)
+}
+
+/// Refuses collections that were destroyed, or are about to be.
+///
+/// # Errors
+/// [`Kind::NotFound`] with the record that says so.
+pub(crate) async fn require_kept<'a>(parts: &Parts, case: &CaseId, collections: impl Iterator<Item = &'a CollectionId>) -> Result<()> {
+    let ledger = parts.ledgers.case(case).await?;
+    let view = ledger.view();
+    for id in collections {
+        let said = match view.custody().fate(id) {
+            Fate::Kept => continue,
+            Fate::Condemned { approval } => format!("{id} is being destroyed; the approval is record {approval}"),
+            Fate::Destroyed { at, certificate } => format!("{id} was destroyed at {at}; the certificate is record {certificate}"),
+        };
+        return Err(Problem::new(Kind::NotFound, said));
+    }
+    Ok(())
+}

@@ -1,0 +1,99 @@
+//! How people come in and go out. An admin signs; the coordinator checks, logs, and issues the certificate for TLS.
+
+use exhibit_certs::issue::{Issued, PERSON_LIFE, REQUEST_BYTES_MAX};
+use exhibit_certs::name::PeerName;
+use exhibit_evidence::dsse::Envelope;
+use exhibit_evidence::record::{Enrolment, Record, Revocation};
+use exhibit_evidence::text::escape_bounded;
+
+use super::issue_problem;
+use crate::clock;
+use crate::parts::Parts;
+use crate::problem::{Kind, Problem, Result};
+
+/// Enrols a person's key, or adds to its rights; with a request, issues a certificate. Gives the enrolments that lead to the key.
+///
+/// Order of writes: (1) the record in the deployment's log; (2) the answer. Died in between, or the answer was lost: the same
+/// call again gives another certificate for the same key and name.
+///
+/// # Errors
+/// [`Problem`]
+pub async fn enroll(parts: &Parts, by: &str, envelope: &Envelope, tls_csr: &[u8]) -> Result<(Option<Issued>, Vec<Envelope>)> {
+    let log = parts.ledgers.deployment().await?;
+    let verified = log.key_ring().verify(envelope).map_err(|e| Problem::new(Kind::Denied, format!("enrolment: {e}")))?;
+    let Record::Enrolment(p) = verified.record() else {
+        return Err(Problem::invalid(format!("enrolment: a record of type {} enrols nobody", verified.record().type_name())));
+    };
+    if verified.signer() != by {
+        let signer = escape_bounded(verified.signer(), 200);
+        return Err(Problem::new(Kind::Denied, format!("enrolment: signed by {signer}, sent by {by}: only its signer may send it")));
+    }
+    let Ok(name @ PeerName::Responder(..)) = p.name.parse::<PeerName>() else {
+        return Err(Problem::invalid(format!("enrolment: '{}' is not a person's name", escape_bounded(&p.name, 200))));
+    };
+    check_cases(parts, p).await?;
+    if tls_csr.len() > REQUEST_BYTES_MAX {
+        return Err(Problem::invalid(format!("tls_csr: {} bytes, at most {REQUEST_BYTES_MAX} are allowed", tls_csr.len())));
+    }
+    if tls_csr.is_empty() && log.key_ring().holder(p.key.id()).is_none() {
+        return Err(Problem::invalid("tls_csr: this key is new, so the person needs a certificate as well"));
+    }
+    // The certificate first: it is made in memory, and a bad request must not leave a record.
+    let issue = || parts.issuing.authority.issue_client(tls_csr, &name, PERSON_LIFE, clock::now()).map_err(issue_problem);
+    let certificate = if tls_csr.is_empty() { None } else { Some(issue()?) };
+    log.append(vec![envelope.clone()]).await?;
+    tracing::warn!(person = %name, roles = ?p.roles, limited = p.cases.is_some(), by = %escape_bounded(by, 200), "person enrolled");
+    Ok((certificate, parts.ledgers.chain_of(p.key.id()).await?))
+}
+
+/// The cases exist, and none would have more enrolments of this key than an order can carry.
+async fn check_cases(parts: &Parts, p: &Enrolment) -> Result<()> {
+    for case in p.cases.iter().flatten() {
+        crate::dispatch::admit::require_case(parts, case).await?;
+        if parts.deployment_log.key_ring().holder(p.key.id()).is_some() {
+            let have = parts.ledgers.chain_in(p.key.id(), case).await?.len();
+            if have >= exhibit_proto::bounds::ENROLMENTS_MAX {
+                return Err(Problem::new(
+                    Kind::NotNow,
+                    format!("cases: key {} has {have} enrolments for {case} already; enrol a new key", p.key.id()),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Takes a signed revocation of a person's key: nothing that it signs is accepted any more, and a name without keys is cut off.
+///
+/// Order of writes: (1) the record in the deployment's log; (2) the connections. Repeating it is success.
+///
+/// # Errors
+/// [`Problem`]
+pub async fn revoke(parts: &Parts, by: &str, envelope: &Envelope) -> Result<String> {
+    let log = parts.ledgers.deployment().await?;
+    let verified = log.key_ring().verify(envelope).map_err(|e| Problem::new(Kind::Denied, format!("revocation: {e}")))?;
+    let Record::Revocation(p) = verified.record() else {
+        return Err(Problem::invalid(format!("revocation: a record of type {} revokes nothing", verified.record().type_name())));
+    };
+    if verified.signer() != by {
+        let signer = escape_bounded(verified.signer(), 200);
+        return Err(Problem::new(Kind::Denied, format!("revocation: signed by {signer}, sent by {by}: only its signer may send it")));
+    }
+    check_reason(p)?;
+    let name = log.key_ring().holder(p.key).map(|(name, ..)| name.to_owned());
+    log.append(vec![envelope.clone()]).await?;
+    let Some(name) = name else { return Ok(String::new()) };
+    if log.key_ring().keys_of(&name).is_empty() {
+        (parts.disconnect)(&name);
+    }
+    tracing::warn!(person = %escape_bounded(&name, 200), key = %p.key, by = %escape_bounded(by, 200), "a person's key was revoked");
+    Ok(name)
+}
+
+fn check_reason(p: &Revocation) -> Result<()> {
+    let bytes = p.reason.len();
+    if p.reason.trim().is_empty() || bytes > exhibit_proto::bounds::REASON_BYTES_MAX {
+        return Err(Problem::invalid(format!("reason: {bytes} bytes: expected 1 to {}", exhibit_proto::bounds::REASON_BYTES_MAX)));
+    }
+    Ok(())
+}

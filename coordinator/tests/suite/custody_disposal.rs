@@ -1,0 +1,327 @@
+//! Destruction needs two people and nothing that stands against it; it survives its own interruption at every step.
+
+use std::time::Duration;
+
+use crate::support::agent::{Agent, Job, file};
+use crate::support::verdict;
+use crate::support::world::{People, World};
+use exhibit_certs::Credential;
+use exhibit_coordinator::clock;
+use exhibit_coordinator::store::Kind;
+use exhibit_coordinator::store::faulty::{Fault, Op};
+use exhibit_evidence::dsse::Envelope;
+use exhibit_evidence::id::{CaseId, CollectionId};
+use exhibit_evidence::record::{self, *};
+use exhibit_evidence::verify::Verdict;
+use exhibit_evidence::{Digest, Timestamp};
+use exhibit_proto::responder::v1 as people;
+use tonic::Code;
+
+/// A person with a connection.
+struct Someone {
+    credential: Credential,
+    rpc: People,
+}
+
+impl Someone {
+    async fn new(world: &mut World, name: &str, roles: &[Role]) -> Self {
+        let (credential, rpc) = world.person(name, roles, None).await;
+        Self { credential, rpc }
+    }
+
+    fn name(&self) -> String {
+        self.credential.name().to_string()
+    }
+
+    async fn submit<P: Predicate>(&mut self, predicate: &P) -> Result<(Digest, people::SubmitRecordResponse), tonic::Status> {
+        let envelope = record::sign(predicate, &self.credential.evidence).expect("small");
+        let request = people::SubmitRecordRequest { record: envelope.as_bytes().to_vec() };
+        Ok((envelope.digest(), self.rpc.submit_record(request).await?.into_inner()))
+    }
+
+    async fn reconnect(&mut self, world: &World) {
+        let channel = crate::support::world::channel(&self.credential, world.port).await.expect("connects");
+        self.rpc = People::new(channel);
+    }
+}
+
+/// A case with sealed collections, a custodian and an approver.
+struct Story {
+    world: World,
+    case: CaseId,
+    opened: Digest,
+    collections: Vec<(CollectionId, Digest)>,
+    cora: Someone,
+    ben: Someone,
+}
+
+impl Story {
+    async fn new(count: usize) -> Self {
+        let mut world = World::start().await;
+        let credential = world.enroll("web-1").await;
+        let mut agent = Agent::new(credential, world.port, 1).await;
+        let mut session = agent.session(&[]).await.expect("session");
+        let opened = world.open_case().await;
+        let mut collections = Vec::new();
+        for _ in 0..count {
+            let case = world.case(&opened).await;
+            let order = world.order(&case, std::slice::from_ref(&agent.id));
+            let envelope = world.sign(&order);
+            world.submit(&envelope).await.expect("admitted");
+            let job = Job::new(&order, &envelope, &agent.id, 1);
+            session.offer().await;
+            session.reply(&job.collection, vec![]).await;
+            let files = [file("system", "os-release", "NAME=Debian\n"), file("files", "/etc/passwd", "root:x:0:0::/root:/bin/sh\n")];
+            agent.send_all(&job, &job.honest(&files)).await.expect("received");
+            let seal = session.closed().await.seal;
+            collections.push((job.collection, Digest::of(&seal)));
+        }
+        let cora = Someone::new(&mut world, "cora", &[Role::Custodian]).await;
+        let ben = Someone::new(&mut world, "ben", &[Role::Approver]).await;
+        let case = opened.case_id.parse().expect("id");
+        let opened = Digest::try_from(opened.case_opened_sha256.as_slice()).expect("digest");
+        Self { world, case, opened, collections, cora, ben }
+    }
+
+    fn disposal(&self, of: usize, by: String) -> Disposal {
+        let (collection, seal) = self.collections[of].clone();
+        Disposal {
+            case: self.case.clone(),
+            predecessor: self.opened,
+            seals: vec![SealedCollection { collection, seal }],
+            reason: "decision 12".to_owned(),
+            requested_by: by,
+            requested_at: clock::now(),
+        }
+    }
+
+    fn approval(&self, of: Digest, by: String) -> Approval {
+        Approval { case: self.case.clone(), predecessor: of, reason: "checked".to_owned(), approved_by: by, approved_at: clock::now() }
+    }
+
+    async fn ask(&mut self, of: usize) -> Digest {
+        let disposal = self.disposal(of, self.cora.name());
+        self.cora.submit(&disposal).await.expect("asked").0
+    }
+
+    async fn approve(&mut self, of: Digest) -> Result<people::SubmitRecordResponse, tonic::Status> {
+        let approval = self.approval(of, self.ben.name());
+        Ok(self.ben.submit(&approval).await?.1)
+    }
+
+    /// What is left of a collection on the disk.
+    fn objects(&self, of: usize) -> usize {
+        let folder =
+            self.world.store_dir().join("cases").join(self.case.as_str()).join("collections").join(self.collections[of].0.as_str());
+        let listed = std::process::Command::new("find").arg(folder).args(["-type", "f"]).output().expect("find");
+        listed.stdout.iter().filter(|b| **b == b'\n').count()
+    }
+
+    /// The verdict and the codes of what was found.
+    fn verdict(&self) -> (Verdict, Vec<&'static str>) {
+        let report = verdict::report(&self.world, self.case.as_str(), true);
+        let mut codes: Vec<_> = report.findings.kept().iter().map(|f| f.code.as_str()).collect();
+        codes.dedup();
+        (report.verdict, codes)
+    }
+
+    /// Waits until the disposal of a collection has its certificate.
+    async fn certified(&self, of: usize) {
+        for _ in 0..200 {
+            let ledger = self.world.running().parts.ledgers.case(&self.case).await.expect("log");
+            if matches!(ledger.view().custody().fate(&self.collections[of].0), exhibit_evidence::custody::Fate::Destroyed { .. }) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("not certified");
+    }
+}
+
+fn code<T>(result: Result<T, tonic::Status>) -> Code {
+    result.map(|_| ()).expect_err("refused").code()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_people_and_nothing_that_stands_against_it() {
+    let mut s = Story::new(2).await;
+    let (case, opened) = (s.case.clone(), s.opened);
+    let hold = Hold {
+        case: case.clone(),
+        predecessor: opened,
+        collections: Vec::new(),
+        reason: "litigation".to_owned(),
+        placed_by: s.cora.name(),
+        placed_at: clock::now(),
+    };
+    let (hold, _) = s.cora.submit(&hold).await.expect("held");
+    let disposal = s.ask(0).await;
+    assert_eq!(code(s.approve(disposal).await), Code::FailedPrecondition, "a hold stands");
+    // Also for the next process, and for a catalog that was made again: holds are in the log.
+    s.world.restart().await;
+    s.cora.reconnect(&s.world).await;
+    s.ben.reconnect(&s.world).await;
+    assert_eq!(code(s.approve(disposal).await), Code::FailedPrecondition, "a hold stands after a restart");
+
+    let retention = |until: Timestamp, predecessor: Digest, by: String| Retention {
+        case: case.clone(),
+        predecessor,
+        until,
+        reason: "policy".to_owned(),
+        set_by: by,
+        set_at: clock::now(),
+    };
+    let until = clock::now().plus_s(2);
+    let (first, _) = s.cora.submit(&retention(until, opened, s.cora.name())).await.expect("kept");
+    let earlier = retention(until.plus_s(-1), first, s.cora.name());
+    assert_eq!(code(s.cora.submit(&earlier).await), Code::InvalidArgument, "never earlier");
+    let released = HoldReleased {
+        case: case.clone(),
+        predecessor: hold,
+        reason: "settled".to_owned(),
+        released_by: s.cora.name(),
+        released_at: clock::now(),
+    };
+    s.cora.submit(&released).await.expect("released");
+    assert_eq!(code(s.cora.submit(&HoldReleased { reason: "again".to_owned(), ..released }).await), Code::FailedPrecondition);
+    assert_eq!(code(s.approve(disposal).await), Code::FailedPrecondition, "retention has not ended");
+    // Dating it later does not help.
+    let dated = Approval { approved_at: until.plus_s(60), ..s.approval(disposal, s.ben.name()) };
+    assert_eq!(code(s.ben.submit(&dated).await), Code::FailedPrecondition);
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
+
+    // The custodian alone is not enough, nor is an approver who asked, nor a name that is not the signer's.
+    let own = s.approval(disposal, s.cora.name());
+    assert_eq!(code(s.cora.submit(&own).await), Code::PermissionDenied);
+    let lent = s.approval(disposal, s.cora.name());
+    assert_eq!(code(s.ben.submit(&lent).await), Code::PermissionDenied);
+    let mut both = Someone::new(&mut s.world, "both", &[Role::Custodian, Role::Approver]).await;
+    let asked = s.disposal(1, both.name());
+    let (asked, _) = both.submit(&asked).await.expect("asked");
+    let alone = s.approval(asked, both.name());
+    assert_eq!(code(both.submit(&alone).await), Code::PermissionDenied);
+    let elsewhere = s.disposal(1, both.name());
+    assert_eq!(code(s.cora.submit(&elsewhere).await), Code::PermissionDenied, "somebody else's name");
+    let (whole, verdict) = (s.objects(0), s.verdict().0);
+    assert_eq!((whole > 1, verdict), (true, Verdict::Sound));
+
+    let done = s.approve(disposal).await.expect("destroyed");
+    let certificate = Envelope::parse(&done.certificate).expect("certificate");
+    assert!(
+        matches!(Record::from_payload(certificate.unverified_payload()), Ok(Record::Destruction(p)) if p.collections[0].objects == whole as u64)
+    );
+    assert_eq!((s.objects(0), s.objects(1)), (0, whole));
+    assert_eq!(s.verdict(), (Verdict::Sound, vec!["disposal.done"]));
+    // Nothing of it is served any more, and a hold comes too late; the other collection is there.
+    let read = |of: usize| people::ReadItemsRequest {
+        items: vec![format!("{}.s1.0", s.collections[of].0)],
+        reason: "x".to_owned(),
+        action: "view".to_owned(),
+    };
+    let mut gone = s.world.people.read_items(read(0)).await.expect("stream").into_inner();
+    let status = gone.message().await.expect_err("gone");
+    assert!(status.code() == Code::NotFound && status.message().contains("was destroyed at"), "{status}");
+    let mut there = s.world.people.read_items(read(1)).await.expect("stream").into_inner();
+    assert!(there.message().await.expect("served").is_some());
+    let late = Hold {
+        case: case.clone(),
+        predecessor: opened,
+        collections: vec![s.collections[0].0.clone()],
+        reason: "late".to_owned(),
+        placed_by: s.cora.name(),
+        placed_at: clock::now(),
+    };
+    assert_eq!(code(s.cora.submit(&late).await), Code::InvalidArgument);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn custody_passes_only_between_those_who_sign() {
+    let mut s = Story::new(1).await;
+    let mut dan = Someone::new(&mut s.world, "dan", &[Role::Custodian]).await;
+    let (case, cora_name, dan_name) = (s.case.clone(), s.cora.name(), dan.name());
+    let offer = |to: String, predecessor: Digest, by: String| Release {
+        case: case.clone(),
+        predecessor,
+        to,
+        reason: "to the legal department".to_owned(),
+        released_by: by,
+        released_at: clock::now(),
+    };
+    let (to_ben, to_dan) = (offer(s.ben.name(), s.opened, s.cora.name()), offer(dan.name(), s.opened, s.cora.name()));
+    let accept = |predecessor: Digest, by: String| Transfer {
+        case: case.clone(),
+        predecessor,
+        reason: "sound".to_owned(),
+        received_by: by,
+        received_at: clock::now(),
+    };
+    assert_eq!(code(s.cora.submit(&to_ben).await), Code::InvalidArgument, "no custodian");
+    let (offered, _) = s.cora.submit(&to_dan).await.expect("offered");
+    let by_cora = accept(offered, cora_name.clone());
+    assert_eq!(code(s.cora.submit(&by_cora).await), Code::PermissionDenied, "offered to somebody else");
+    let by_dan = accept(offered, dan.name());
+    let (taken, first) = dan.submit(&by_dan).await.expect("accepted");
+    assert_eq!(dan.submit(&by_dan).await.expect("the same again").1.n, first.n);
+    let again = Release { predecessor: taken, ..to_dan.clone() };
+    assert_eq!(code(s.cora.submit(&again).await), Code::PermissionDenied, "she gave it away");
+    let ask = s.disposal(0, cora_name.clone());
+    assert_eq!(code(s.cora.submit(&ask).await), Code::PermissionDenied, "only who has it may dispose of it");
+    let back = offer(cora_name, taken, dan_name);
+    dan.submit(&back).await.expect("offered back");
+    assert_eq!(s.verdict().0, Verdict::Sound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_destruction_that_is_interrupted_is_finished_at_every_step() {
+    // What fails, after how many of its calls worked, and whether it happened nevertheless.
+    let places = [
+        (Op::Destroy, "/00000000.tar.zst", 0),
+        (Op::Destroy, "/manifest.jsonl", 0),
+        (Op::List, "/collections/", 0),
+        (Op::List, "/collections/", 1),
+        // The approval takes the first slot and head, the certificate the second.
+        (Op::PutNew, "/log/seq/", 1),
+        (Op::PutNew, "/log/tile/", 1),
+        (Op::PutHead, "/log/checkpoint", 1),
+    ];
+    let faults = [Fault::Before(Kind::Retry), Fault::After(Kind::Retry)];
+    let mut s = Story::new(places.len() * faults.len()).await;
+    let mut of = 0;
+    for (op, name, skip) in places {
+        for fault in faults {
+            let shown = format!("{op:?} {name} {skip} {fault:?}");
+            let disposal = s.ask(of).await;
+            // Whoever approved before stands in the case's log already, so that the calls can be counted.
+            let keys = [s.ben.credential.evidence.public().id()];
+            s.world.running().parts.ledgers.ensure_enrolled(&s.case, &keys).await.expect("enrolled");
+            s.world.faults.fail(op, name, skip, 1_000_000, fault);
+            let status = s.approve(disposal).await.map(|_| ()).expect_err(&shown);
+            assert_eq!(status.code(), Code::Unavailable, "{shown}: {status}");
+            // The process ends here; the next one finds it in the log.
+            s.world.stop().await;
+            let (_, codes) = s.verdict();
+            // What failed last but happened is the head over the certificate: then it is finished already.
+            let finished = op == Op::PutHead && fault == Fault::After(Kind::Retry);
+            let due = if finished { "disposal.done" } else { "disposal.unfinished" };
+            assert!(codes.contains(&due) || codes.contains(&"log.slot-beyond"), "{shown}: {codes:?}");
+            s.world.faults.heal();
+            s.world.restart().await;
+            s.certified(of).await;
+            assert_eq!((s.objects(of), s.verdict()), (0, (Verdict::Sound, vec!["disposal.done"])), "{shown}");
+            s.cora.reconnect(&s.world).await;
+            s.ben.reconnect(&s.world).await;
+            of += 1;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_destruction_that_fails_goes_on_without_anybody_asking() {
+    let mut s = Story::new(1).await;
+    let disposal = s.ask(0).await;
+    s.world.faults.fail(Op::Destroy, "/manifest.jsonl", 0, 1, Fault::Before(Kind::Retry));
+    assert_eq!(code(s.approve(disposal).await), Code::Unavailable);
+    assert_eq!(s.objects(0), 1);
+    s.certified(0).await;
+    assert_eq!((s.objects(0), s.verdict()), (0, (Verdict::Sound, vec!["disposal.done"])));
+}

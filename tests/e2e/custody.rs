@@ -1,0 +1,197 @@
+//! Five people keep one case: it is collected, looked at, held, kept, handed over, and a part of it is destroyed. Each has own
+//! keys that nobody else ever held, and a certificate; what they may not do is refused.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use exhibit_tests::{Finished, Fleet};
+use serde_json::Value;
+
+/// A person with an identity of their own.
+struct Person<'a> {
+    fleet: &'a Fleet,
+    home: PathBuf,
+}
+
+impl<'a> Person<'a> {
+    /// As people come in: own keys, a request, the admin's answer.
+    fn enrolled(fleet: &'a Fleet, name: &str, rights: &[&str]) -> Self {
+        let home = fleet.path().join(name);
+        let (request, answer) = (home.with_extension("request"), home.with_extension("answer"));
+        let shown = |path: &Path| path.display().to_string();
+        let (dir, anchor) = (shown(&home), shown(&fleet.anchor()));
+        let (request, answer) = (shown(&request), shown(&answer));
+        let asked =
+            fleet.exhibit(&["person", "request", "--name", name, "--dir", &dir, "--anchor", &anchor, "--out", &request]).ok().json();
+        let enroll = [&["person", "enroll", &request, "--out", &answer][..], rights].concat();
+        let given = fleet.exhibit(&enroll).ok().json();
+        assert_eq!(asked[0]["key"], given[0]["key"], "both see the same key");
+        let _ = fleet.exhibit(&["person", "accept", &answer, "--dir", &dir, "--anchor", &anchor]).ok();
+        for file in [&request, &answer] {
+            let text = std::fs::read_to_string(file).expect("file");
+            assert!(!text.contains("PRIVATE") && !text.contains("exhibit-ed25519-seed"), "no secret travels");
+        }
+        Self { fleet, home }
+    }
+
+    fn run(&self, args: &[&str]) -> Finished {
+        self.fleet.exhibit(&[&["--home", self.home.to_str().expect("UTF-8")], args].concat())
+    }
+}
+
+fn text(value: &Value, key: &str) -> String {
+    value[key].as_str().unwrap_or_else(|| panic!("no {key} in {value}")).to_owned()
+}
+
+#[test]
+fn five_people_keep_a_case_to_its_end() {
+    let fleet = Fleet::start();
+    let agent = fleet.agent();
+    let rita = Person::enrolled(&fleet, "rita", &["--role", "responder"]);
+    let opened = rita.run(&["case", "open", "--title", "Web <tier> & \"logs\"", "--legal-basis", "policy 4.2"]).ok().json();
+    let case = text(&opened[0], "case");
+    let here = ["--case", case.as_str()];
+    let cora = Person::enrolled(&fleet, "cora", &[&["--role", "custodian"][..], &here].concat());
+    let dan = Person::enrolled(&fleet, "dan", &[&["--role", "custodian"][..], &here].concat());
+    let ben = Person::enrolled(&fleet, "ben", &[&["--role", "approver"][..], &here].concat());
+    let audrey = Person::enrolled(&fleet, "audrey", &["--role", "auditor"]);
+    assert_eq!(fleet.exhibit(&["person", "list"]).ok().json().len(), 6, "with the first admin");
+
+    let [first, second] = collect_twice(&fleet, &rita, &case, &agent.id);
+    looked_at(&rita, &audrey, &first);
+    held_and_kept(&rita, &cora, &case, &first);
+    handed_over(&cora, &dan, &case);
+    let certificate = destroyed(&fleet, &dan, &ben, &case, &first);
+
+    let verdict = fleet.verify(&case).expect_sound();
+    let gone = |c: &Value| c["disposed"]["certificate"].as_str().map(str::to_owned);
+    let collections = verdict.report["collections"].as_array().expect("collections");
+    let found: Vec<_> = collections.iter().map(|c| (text(c, "id"), gone(c))).collect();
+    assert!(found.contains(&(first.clone(), Some(certificate))) && found.contains(&(second.clone(), None)), "{found:?}");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("second-reader/read_case.py");
+    let _ = Finished::of(Command::new("python3").arg("-B").arg(script).arg(fleet.case_dir(&case)).arg("--anchor").arg(fleet.anchor())).ok();
+    whole_chain(&fleet, &audrey, &case, [&first, &second]);
+
+    // A catalog that is made again knows it from the log.
+    assert_eq!(fleet.terminate_coordinator(), 0);
+    let reindex = Finished::of(fleet.program("exhibit-coordinator").arg("reindex").arg("--dir").arg(fleet.coordinator_dir())).ok();
+    assert!(!reindex.text().contains("problems"), "{}", reindex.text());
+    fleet.start_coordinator();
+    let gone = rita.run(&["items", "--collection", &first, "--reason", "once more"]);
+    assert!(gone.code != 0 && gone.stderr.contains("was destroyed at"), "{}", gone.stderr);
+    let there = rita.run(&["items", "--collection", &second, "--reason", "once more"]).ok().json();
+    assert_eq!(rita.run(&["items", "--case", &case, "--reason", "all that is left"]).ok().json(), there);
+    assert!(!there.is_empty());
+
+    // Who is revoked is out, and what they signed stays.
+    let _ = fleet.exhibit(&["person", "revoke", "dan", "--reason", "left"]).ok();
+    assert_ne!(dan.run(&["case", "show", &case]).code, 0);
+    let _ = fleet.verify(&case).expect_sound();
+}
+
+fn collect_twice(fleet: &Fleet, rita: &Person<'_>, case: &str, agent: &str) -> [String; 2] {
+    let source = tempfile::tempdir().expect("folder");
+    std::fs::write(source.path().join("note.txt"), b"hello\n").expect("written");
+    let capture = format!("files:paths={}/**", source.path().display());
+    [(); 2].map(|()| {
+        let args = ["collect", "--case", case, "--agent", agent, "--capture", &capture, "--reason", "suspicious login"];
+        let made = rita.run(&args).ok().json();
+        let collection = text(&made[0]["collections"][0], "collection");
+        let closed = fleet.wait_closed(&collection, Duration::from_mins(1));
+        assert_eq!(closed["state"], "sealed", "{closed}");
+        collection
+    })
+}
+
+fn looked_at(rita: &Person<'_>, audrey: &Person<'_>, collection: &str) {
+    let items = rita.run(&["items", "--collection", collection, "--path", "**/note.txt", "--reason", "what is there"]).ok().json();
+    let item = text(&items[0], "id");
+    assert_eq!(rita.run(&["cat", &item, "--reason", "read the note"]).ok().stdout, b"hello\n");
+    let out = rita.home.with_extension("out");
+    let _ = rita.run(&["get", &item, "--out", out.to_str().expect("UTF-8"), "--reason", "for the report"]).ok();
+    assert_eq!(rita.run(&["cat", &item]).code, 64, "not without a reason");
+    assert_eq!(audrey.run(&["cat", &item, "--reason", "curious"]).code, 77, "an auditor reads the log and no evidence");
+}
+
+fn held_and_kept(rita: &Person<'_>, cora: &Person<'_>, case: &str, collection: &str) {
+    let _ = cora.run(&["case", "hold", case, "--collection", collection, "--reason", "litigation is expected"]).ok();
+    let refused = cora.run(&["dispose", "request", case, "--collection", collection, "--reason", "x"]);
+    assert!(refused.code == 77 && refused.stderr.contains("under a hold"), "{}", refused.stderr);
+    let soon = exhibit_evidence::Timestamp::from_unix_s(unix_s() + 3).to_string();
+    let _ = cora.run(&["case", "retain", case, "--until", &soon, "--reason", "policy 4"]).ok();
+    assert_eq!(cora.run(&["case", "retain", case, "--until", "2020-01-01", "--reason", "shorter"]).code, 65);
+    assert_eq!(rita.run(&["case", "retain", case, "--until", "2090-01-01", "--reason", "not my part"]).code, 77);
+}
+
+fn handed_over(cora: &Person<'_>, dan: &Person<'_>, case: &str) {
+    assert_eq!(dan.run(&["transfer", "accept", case, "--reason", "sound"]).code, 65, "nobody offers it");
+    let _ = cora.run(&["transfer", "offer", case, "--to", "dan", "--reason", "to the legal department"]).ok();
+    assert_eq!(cora.run(&["transfer", "accept", case, "--reason", "mine"]).code, 77);
+    let _ = dan.run(&["transfer", "accept", case, "--reason", "verified, sound"]).ok();
+    assert_eq!(cora.run(&["transfer", "offer", case, "--to", "dan", "--reason", "again"]).code, 77);
+}
+
+/// The certificate's digest.
+fn destroyed(fleet: &Fleet, dan: &Person<'_>, ben: &Person<'_>, case: &str, collection: &str) -> String {
+    let chain = dan.run(&["case", "custody", case]).ok().json().remove(0);
+    let hold = chain["holds"][0].as_str().expect("a hold").to_owned();
+    let _ = dan.run(&["case", "release-hold", case, "--hold", &hold, "--reason", "settled"]).ok();
+    exhibit_tests::wait_until(Duration::from_secs(10), "retention ends", || {
+        dan.run(&["dispose", "request", case, "--collection", collection, "--reason", "decision 12"]).code == 0
+    });
+    let chain = ben.run(&["case", "custody", case]).ok().json().remove(0);
+    let disposal = chain["disposals_to_approve"][0].as_str().expect("a request").to_owned();
+    assert_eq!(dan.run(&["dispose", "approve", case, "--disposal", &disposal, "--reason", "mine"]).code, 77, "not by who asked");
+    assert!(fleet.case_dir(case).join("collections").join(collection).exists());
+    let done = ben.run(&["dispose", "approve", case, "--disposal", &disposal, "--reason", "checked"]).ok().json();
+    assert!(!fleet.case_dir(case).join("collections").join(collection).exists());
+    text(&done[0], "certificate")
+}
+
+fn whole_chain(fleet: &Fleet, audrey: &Person<'_>, case: &str, collections: [&str; 2]) {
+    let svg = fleet.path().join("custody.svg");
+    let chain = audrey.run(&["case", "custody", case, "--svg", svg.to_str().expect("UTF-8")]).ok().json().remove(0);
+    let events: Vec<String> = chain["rows"].as_array().expect("rows").iter().map(|r| text(r, "event")).collect();
+    let kinds = [
+        "case-opened",
+        "order",
+        "acquisition",
+        "receipt",
+        "seal",
+        "access",
+        "hold",
+        "retention",
+        "release",
+        "transfer",
+        "hold-released",
+        "disposal",
+        "approval",
+        "destruction",
+    ];
+    assert!(kinds.iter().all(|k| events.iter().any(|e| e == k)), "{events:?}");
+    assert!(chain["rows"].as_array().expect("rows").iter().all(|r| r["problem"].is_null()), "{chain}");
+    for (i, collection) in collections.iter().enumerate() {
+        let periods: Vec<&Value> =
+            chain["periods"].as_array().expect("periods").iter().filter(|p| p["collection"] == **collection).collect();
+        assert!(periods.len() >= 4 && periods.windows(2).all(|w| w[0]["to"] == w[1]["from"]), "{periods:#?}");
+        assert_eq!(periods.last().expect("one")["to"].is_null(), i == 1, "only what was destroyed has an end");
+        assert!(text(periods.last().expect("one"), "custodian").ends_with("/dan"));
+    }
+    // The picture is XML that other programs read.
+    let check = "import sys,xml.dom.minidom as m; d=m.parse(sys.argv[1]); print(len(d.getElementsByTagName('rect')))";
+    let rects: usize = Finished::of(Command::new("python3").args(["-c", check]).arg(&svg)).ok().text().trim().parse().expect("a number");
+    assert!(rects > 8);
+    let table =
+        Finished::of(audrey.fleet.program("exhibit").args(["--home", audrey.home.to_str().expect("UTF-8"), "case", "custody", case])).ok();
+    assert!(table.text().contains("destruction") && table.text().contains("CUSTODIAN"), "{}", table.text());
+    if let Some(keep) = std::env::var_os("EXHIBIT_KEEP_PICTURE") {
+        let _ = std::fs::copy(&svg, keep);
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "a moment soon, for a real coordinator")]
+fn unix_s() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(0)
+}
