@@ -6,6 +6,7 @@ mod clock;
 mod commands;
 mod connection;
 mod exit;
+mod handoff;
 mod interrupt;
 mod order;
 mod output;

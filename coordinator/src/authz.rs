@@ -57,6 +57,7 @@ pub const TABLE: &[(&str, Allowed)] = &[
     ("/exhibit.responder.v1.ResponderService/WatchCollections", READERS),
     ("/exhibit.responder.v1.ResponderService/ListItems", PersonAs(&[Responder, Custodian])),
     ("/exhibit.responder.v1.ResponderService/ReadItems", PersonAs(&[Responder, Custodian])),
+    ("/exhibit.responder.v1.ResponderService/ExportCase", PersonAs(&[Responder, Custodian])),
     ("/exhibit.log.v1.LogService/ListRecords", READERS),
     ("/exhibit.log.v1.LogService/GetCheckpoint", READERS),
     ("/exhibit.log.v1.LogService/ProveRecord", READERS),
@@ -244,7 +245,7 @@ mod tests {
         assert_eq!(reachable(&person(&[])), 2, "health only: a name without enrolled keys has no rights");
         assert_eq!(reachable(&person(&[Admin])), 7);
         assert_eq!(reachable(&person(&[Auditor])), 13);
-        assert_eq!(reachable(&person(&[Responder])), 19);
+        assert_eq!(reachable(&person(&[Responder])), 20);
         let denied = decide("/exhibit.responder.v1.ResponderService/RevokeAgent", &person(&[Responder])).expect_err("not an admin");
         assert_eq!(
             denied.to_string(),

@@ -1,6 +1,7 @@
 //! One file a command; here they are found.
 
 mod agents;
+mod anchor;
 mod cases;
 mod collect;
 mod get;
@@ -24,6 +25,7 @@ pub async fn run(args: Args, out: &Output) -> Result<Code> {
     match args.command {
         Command::Profiles(which) => profiles::run(which, out),
         Command::Witness(command) => witness::run(home, command, out).await,
+        Command::Anchor(command) => anchor::run(home, command, out),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "exhibit", &mut std::io::stdout());
             Ok(Code::Ok)
@@ -42,8 +44,9 @@ pub async fn run(args: Args, out: &Output) -> Result<Code> {
                 Command::Get(command) => get::run(&mut connection, command, out).await,
                 Command::Cancel(command) => watch::cancel(&mut connection, command, out).await,
                 Command::Log(command) => log::run(&mut connection, command, out).await,
+                Command::Export(command) => crate::handoff::export(&mut connection, command, out).await,
                 Command::Whoami => agents::whoami(&connection, out),
-                Command::Profiles(_) | Command::Witness(_) | Command::Completions { .. } => Ok(Code::Ok),
+                Command::Anchor(_) | Command::Profiles(_) | Command::Witness(_) | Command::Completions { .. } => Ok(Code::Ok),
             }
         }
     }

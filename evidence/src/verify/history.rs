@@ -12,8 +12,7 @@ use crate::log::{Checkpoint, NOTE_BYTES_MAX, Note, Tree, leaf_hash};
 use crate::record::{BadRecord, KeyRing, Record, Role, TrustError};
 
 /// Reads the records in order, verifies each with the keys that are enrolled so far, hands it to the chain, and checks
-/// the tree against the signed head and whatever else is signed about it. Returns the head if its signature holds, and
-/// what the witnesses vouch for.
+/// the tree against the signed head and whatever else is signed about it.
 pub(super) fn read(
     files: &dyn CaseFiles,
     anchor: &Anchor,
@@ -22,7 +21,7 @@ pub(super) fn read(
     chain: &mut Chain,
     counts: &mut Counts,
     findings: &mut Findings,
-) -> (Option<Head>, Vec<Witnessed>) {
+) -> History {
     let mut log = Log::new(anchor);
     let slots: Vec<u64> = std::mem::take(&mut inventory.slots).into_keys().collect();
     let checkpoint = read_checkpoint(files, inventory.checkpoint, findings);
@@ -62,7 +61,21 @@ pub(super) fn read(
     let note = head.and_then(|_| checkpoint.and_then(|(_, bytes)| Note::parse(&bytes).ok()));
     let heads = witness::Heads { roots: &log.roots, origin: origin.as_deref(), signed_by_log: &|note| log.signer_of_note(note).is_some() };
     let witnesses = witness::check(files, options, &heads, note.as_ref(), &inventory.cosigned, findings);
-    (head, witnesses)
+    History { head, witnesses, ring: log.ring, size: log.tree.size(), root: log.tree.root() }
+}
+
+/// What the log turned out to be.
+pub(super) struct History {
+    /// The signed head, if its signature holds.
+    pub head: Option<Head>,
+    /// What the witnesses vouch for.
+    pub witnesses: Vec<Witnessed>,
+    /// The keys that are trusted after the last record.
+    pub ring: KeyRing,
+    /// Records that were read.
+    pub size: u64,
+    /// Root of the tree over them.
+    pub root: Digest,
 }
 
 const CHECKPOINT: &str = "log/checkpoint";

@@ -80,6 +80,7 @@ impl Tampered {
             witnesses_required: witnesses.len(),
             witnesses,
             held: self.held.iter().map(note).collect(),
+            left_out: Vec::new(),
         }
     }
 

@@ -1,7 +1,8 @@
 //! What the records of a case say to each other: the case is opened first, every order follows from it, every
 //! collection follows from an order, every stream has its receipt, every collection at most one seal.
 //!
-//! State is bounded by what the log names: a few hundred bytes per order target and stream. Access records leave none.
+//! State is bounded by what the log names: a few hundred bytes per order target and stream. Access records leave none but
+//! the names of those who exported the case.
 
 mod collection;
 
@@ -29,6 +30,8 @@ pub(super) struct Chain {
     order_ids: BTreeSet<OrderId>,
     collections: BTreeMap<CollectionId, Collection>,
     next_exhibit: u64,
+    /// Who exported the case, by their names.
+    exporters: BTreeSet<String>,
 }
 
 /// What later records need to know of an order.
@@ -50,7 +53,27 @@ impl Chain {
             order_ids: BTreeSet::new(),
             collections: BTreeMap::new(),
             next_exhibit: 1,
+            exporters: BTreeSet::new(),
         }
+    }
+
+    /// Leaves the evidence of collections out: it is not in this copy by choice.
+    pub fn leave_out(&mut self, ids: &[CollectionId]) {
+        for id in ids {
+            if let Some(collection) = self.collections.get_mut(id) {
+                collection.leave_out();
+            }
+        }
+    }
+
+    /// The collections that orders of this log ask for, in the order of their ids.
+    pub fn collections(&self) -> impl Iterator<Item = &CollectionId> {
+        self.collections.keys()
+    }
+
+    /// True when the log holds an access record for an export by this person.
+    pub fn was_exported_by(&self, name: &str) -> bool {
+        self.exporters.contains(name)
     }
 
     /// The case, once its case-opened record was verified.
@@ -120,6 +143,9 @@ impl Chain {
                 }
             }
             Record::Incident(p) => incident(object, p, findings),
+            Record::Access(p) if p.action == "export" => {
+                self.exporters.insert(p.by.clone());
+            }
             Record::Access(_) | Record::Enrolment(_) | Record::Revocation(_) => {}
         }
     }
