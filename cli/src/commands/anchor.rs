@@ -9,7 +9,9 @@ use qrcode::{Color, EcLevel, QrCode};
 use serde_json::json;
 
 use crate::args::handoff::AnchorCommand;
+use crate::clock;
 use crate::connection::own_anchor;
+use crate::document::{self, Block, Document, Language, Value};
 use crate::exit::{Code, Failure, Result};
 use crate::output::Output;
 
@@ -23,8 +25,15 @@ pub fn run(home: Option<&Path>, command: AnchorCommand, out: &Output) -> Result<
         }
         None => own_anchor(home)?,
     };
-    let _ = pdf;
     let text = one_line(&anchor)?;
+    if let Some(path) = pdf {
+        let made = document::pdf(&as_document(&anchor, &text)?)?;
+        files::create(&path, &made, files::Access::Public).map_err(|e| Failure::new(Code::CannotCreate, e.to_string()))?;
+        if !out.is_json() {
+            out.line(&format!("written: {}", path.display()))?;
+            return Ok(Code::Ok);
+        }
+    }
     if out.is_json() {
         out.object(&json!({"anchor": anchor, "root_key_sha256": anchor.root_key.id()}))?;
         return Ok(Code::Ok);
@@ -51,8 +60,37 @@ fn grouped(text: &str) -> String {
     chars.chunks(4).map(|four| four.iter().collect::<String>()).collect::<Vec<_>>().join(" ")
 }
 
+/// The sheet for the paper form, in both languages.
+fn as_document(anchor: &Anchor, text: &str) -> Result<Document> {
+    let (dark, width) = qr(text)?;
+    let key = key_text(text);
+    let mut blocks = Vec::new();
+    for l in Language::ALL {
+        let use_of = l.pick(
+            "Whoever verifies a bag of this deployment needs this anchor and must get it on another way than the bag: on paper, signed, or from another person. An anchor that comes with the evidence proves nothing. The QR code holds the anchor file.",
+            "Quiconque vérifie un dossier de ce déploiement a besoin de cette ancre et doit l'obtenir par une autre voie que le dossier : sur papier, signée, ou d'une autre personne. Une ancre livrée avec les preuves ne prouve rien. Le code QR contient le fichier d'ancre.",
+        );
+        blocks.push(Block::Paragraph(use_of.to_owned()));
+    }
+    blocks.push(Block::Fields(vec![
+        ("Deployment / Déploiement".to_owned(), Value::text(&anchor.deployment)),
+        ("Root key / Clé racine (Ed25519, base64)".to_owned(), Value::exact(grouped(key))),
+        ("SHA-256".to_owned(), Value::exact(grouped(&anchor.root_key.id().to_string()))),
+        ("anchor.json".to_owned(), Value::exact(text)),
+    ]));
+    blocks.push(Block::Code(dark, width));
+    blocks.push(Block::Lines(["Name, position / Nom, fonction", "Place, date / Lieu, date", "Signature"].map(str::to_owned).to_vec()));
+    let title = "Trust anchor / Ancre de confiance".to_owned();
+    let footer = format!("{} · {}", anchor.deployment, anchor.root_key.id());
+    Ok(Document { language: Language::En, title, footer, made_at_s: clock::now().unix_ns() / 1_000_000_000, blocks })
+}
+
+fn key_text(text: &str) -> &str {
+    text.split("\"root_key\":\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or_default()
+}
+
 fn sheet(anchor: &Anchor, text: &str) -> Result<String> {
-    let key = text.split("\"root_key\":\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or_default();
+    let key = key_text(text);
     let id = anchor.root_key.id().to_string();
     Ok(format!(
         "TRUST ANCHOR of the deployment '{}'\n\n\

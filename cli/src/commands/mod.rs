@@ -1,10 +1,10 @@
 //! One file a command; here they are found.
 
 mod agents;
-mod anchor;
+pub mod anchor;
 mod cases;
 mod collect;
-mod get;
+pub mod get;
 mod items;
 mod log;
 pub mod profiles;

@@ -110,7 +110,10 @@ mod tests {
             ],
         };
         let html = html(&document);
-        assert!(!html.contains("<script") && !html.contains("\" onload") && !html.contains('\u{202e}') && !html.contains('\u{1b}'), "{html}");
+        assert!(
+            !html.contains("<script") && !html.contains("\" onload") && !html.contains('\u{202e}') && !html.contains('\u{1b}'),
+            "{html}"
+        );
         assert_eq!(html.matches("&lt;script&gt;").count(), 9);
     }
 }

@@ -56,7 +56,8 @@ fn metadata(document: &Document) -> Metadata {
     let text = Timestamp::from_unix_s(document.made_at_s).to_string();
     let part = |range: std::ops::Range<usize>| text.get(range).and_then(|p| p.parse::<u16>().ok()).unwrap_or_default();
     let small = |range| u8::try_from(part(range)).unwrap_or_default();
-    let date = DateTime::new(part(0..4)).month(small(5..7)).day(small(8..10)).hour(small(11..13)).minute(small(14..16)).second(small(17..19));
+    let date =
+        DateTime::new(part(0..4)).month(small(5..7)).day(small(8..10)).hour(small(11..13)).minute(small(14..16)).second(small(17..19));
     Metadata::new()
         .title(plain(&document.title))
         .language(document.language.tag().to_owned())

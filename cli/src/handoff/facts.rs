@@ -2,7 +2,6 @@
 //! verification's findings name it.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use exhibit_evidence::anchor::Anchor;
 use exhibit_evidence::bag::Description;
@@ -14,7 +13,7 @@ use exhibit_evidence::record::{Acquisition, CaseClosed, KeyRing, Order, Receipt,
 use exhibit_evidence::verify::{CollectionSummary, Report};
 use exhibit_evidence::{Digest, Timestamp};
 
-use super::place::cannot;
+use super::place::{Place, cannot};
 use crate::exit::Result;
 
 /// A record and its place in the log.
@@ -88,7 +87,11 @@ pub struct Facts {
 
 impl Facts {
     /// Reads the log of the case that was fetched.
-    pub fn read(case: &Path, anchor: &Anchor, report: Report, description: Description) -> Result<Self> {
+    pub fn read(place: &Place, anchor: &Anchor, report: Report, description: Description) -> Result<Self> {
+        let cosigned = place.arrived.keys().filter_map(|name| match CaseObject::parse(name) {
+            Some(CaseObject::Cosigned(witness, size)) => Some((witness, size)),
+            _ => None,
+        });
         let mut facts = Self {
             report,
             description,
@@ -101,12 +104,12 @@ impl Facts {
             handlings: Vec::new(),
             parties: Vec::new(),
             closed: None,
-            cosigned: Vec::new(),
+            cosigned: cosigned.collect(),
             tiles: BTreeMap::new(),
         };
         let (mut ring, mut tiler, mut tiles) = (KeyRing::new(anchor), Tiler::new(), BTreeMap::new());
         for n in 0..facts.description.head.size {
-            let path = case.join(CaseObject::Slot(n).to_string());
+            let path = place.object(&CaseObject::Slot(n).to_string());
             let bytes = std::fs::read(&path).map_err(|e| cannot("read", &path, &e))?;
             tiler.append(leaf_hash(&bytes), &mut |tile, bytes| drop(tiles.insert(tile, bytes)));
             if bytes.len() <= ENVELOPE_BYTES_MAX

@@ -49,18 +49,31 @@ fn submission(l: Language, facts: &Facts) -> Vec<(String, Value)> {
         field(l.pick("Case number", "Numéro d'affaire"), Value::exact(&facts.description.case)),
         field(l.pick("Offense / case type", "Infraction / nature de l'affaire"), text(case.map(|c| c.title.as_str()))),
         field(l.pick("Legal basis", "Fondement juridique"), text(case.map(|c| c.legal_basis.as_str()))),
-        field(l.pick("Submitting officer (name, ID no.)", "Agent remettant (nom, matricule)"), Value::text(party(&facts.description.exported_by))),
+        field(
+            l.pick("Submitting officer (name, ID no.)", "Agent remettant (nom, matricule)"),
+            Value::text(party(&facts.description.exported_by)),
+        ),
         field(l.pick("Victim", "Victime"), Value::Blank),
         field(l.pick("Suspect", "Suspect"), Value::Blank),
-        field(l.pick("Date / time seized (host's clock)", "Date / heure de saisie (horloge de l'hôte)"), seized.map_or(Value::Blank, |at| Value::text(moment(at)))),
+        field(
+            l.pick("Date / time seized (host's clock)", "Date / heure de saisie (horloge de l'hôte)"),
+            seized.map_or(Value::Blank, |at| Value::text(moment(at))),
+        ),
         field(l.pick("Location of seizure", "Lieu de la saisie"), Value::text(hosts.join(", "))),
     ]
 }
 
 fn items(l: Language, facts: &Facts) -> Block {
     let row = |(n, c): (usize, &CollectionSummary)| {
-        let os = facts.acquisitions_of(&c.id).next().map(|a| format!("{}, {}", a.record.host.kernel, a.record.host.os.clone().unwrap_or_default()));
-        let condition = if c.left_out { l.pick("NOT IN THIS BAG, left out by choice", "ABSENTE DE CE DOSSIER, exclue par choix") } else { outcome(l, c.outcome) };
+        let os = facts
+            .acquisitions_of(&c.id)
+            .next()
+            .map(|a| format!("{}, {}", a.record.host.kernel, a.record.host.os.clone().unwrap_or_default()));
+        let condition = if c.left_out {
+            l.pick("NOT IN THIS BAG, left out by choice", "ABSENTE DE CE DOSSIER, exclue par choix")
+        } else {
+            outcome(l, c.outcome)
+        };
         let description = format!(
             "{}: {} {}; {}; {}; {}: {condition}",
             l.pick("Digital evidence of host", "Preuves numériques de l'hôte"),
@@ -84,7 +97,8 @@ fn items(l: Language, facts: &Facts) -> Block {
 fn digital(l: Language, facts: &Facts, c: &CollectionSummary) -> Vec<(String, Value)> {
     let mut fields = Vec::new();
     if let Some(order) = facts.order_of(c) {
-        let text = format!("{} ({} {}, {})", order.record.order, l.pick("record", "enregistrement"), order.n, moment(order.record.issued_at));
+        let text =
+            format!("{} ({} {}, {})", order.record.order, l.pick("record", "enregistrement"), order.n, moment(order.record.issued_at));
         fields.push(field(l.pick("Order", "Ordre"), Value::exact(text)));
         let classes = order.record.captures.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ");
         fields.push(field(l.pick("Classes of evidence", "Catégories de preuves"), Value::text(classes)));
@@ -92,15 +106,31 @@ fn digital(l: Language, facts: &Facts, c: &CollectionSummary) -> Vec<(String, Va
     for at in facts.acquisitions_of(&c.id) {
         let a = &at.record;
         let machine = a.host.machine_id.clone().unwrap_or_default();
-        fields.push(field(l.pick("Machine id, boot id", "Identifiant machine, démarrage"), Value::exact(format!("{machine} {}", a.host.boot_id))));
+        fields.push(field(
+            l.pick("Machine id, boot id", "Identifiant machine, démarrage"),
+            Value::exact(format!("{machine} {}", a.host.boot_id)),
+        ));
         let (start, end) = (moment(a.started.wall), moment(a.ended.wall));
         let offset = a.ended.offset_ns.map_or_else(|| "-".to_owned(), |ns| format!("{} ms", ns / 1_000_000));
-        fields.push(field(l.pick("Start, end, clock offset", "Début, fin, écart d'horloge"), Value::text(format!("{start}, {end}, {offset}"))));
-        fields.push(field(l.pick("Acquiring program, SHA-256", "Programme d'acquisition, SHA-256"), Value::exact(format!("{} {} {}", a.tool.name, a.tool.version, a.tool.sha256))));
+        fields.push(field(
+            l.pick("Start, end, clock offset", "Début, fin, écart d'horloge"),
+            Value::text(format!("{start}, {end}, {offset}")),
+        ));
+        fields.push(field(
+            l.pick("Acquiring program, SHA-256", "Programme d'acquisition, SHA-256"),
+            Value::exact(format!("{} {} {}", a.tool.name, a.tool.version, a.tool.sha256)),
+        ));
     }
     for at in facts.receipts_of(&c.id) {
         let r = &at.record;
-        let text = format!("{} ({} {}, {} {})", r.manifest.sha256, r.stream, show_bytes(r.manifest.stored_bytes), l.pick("record", "enregistrement"), at.n);
+        let text = format!(
+            "{} ({} {}, {} {})",
+            r.manifest.sha256,
+            r.stream,
+            show_bytes(r.manifest.stored_bytes),
+            l.pick("record", "enregistrement"),
+            at.n
+        );
         fields.push(field(l.pick("SHA-256 of the manifest", "SHA-256 du manifeste"), Value::exact(text)));
     }
     if let Some(seal) = facts.seal_of(&c.id) {
@@ -115,7 +145,10 @@ fn anchors(l: Language, facts: &Facts) -> Vec<(String, Value)> {
         field(l.pick("Log head (records : root)", "Tête du journal (nombre : racine)"), Value::exact(head(facts))),
         field(l.pick("SHA-256 of the root key", "SHA-256 de la clé racine"), Value::exact(facts.root_key)),
         field(l.pick("Key that signs the bag (SHA-256)", "Clé signant le dossier (SHA-256)"), Value::exact(facts.description.key)),
-        field(l.pick("SHA-256 of tagmanifest-sha256.txt (copy it by hand)", "SHA-256 de tagmanifest-sha256.txt (à recopier)"), Value::Blank),
+        field(
+            l.pick("SHA-256 of tagmanifest-sha256.txt (copy it by hand)", "SHA-256 de tagmanifest-sha256.txt (à recopier)"),
+            Value::Blank,
+        ),
         field(l.pick("Time stamps (authority, time)", "Horodatages (autorité, heure)"), Value::Blank),
         field(l.pick("Storage lock (mode, until)", "Verrou de stockage (mode, échéance)"), Value::Blank),
         field(l.pick("Recipient's key, when encrypted", "Clé du destinataire, si chiffré"), Value::Blank),
@@ -146,9 +179,8 @@ fn transfers(l: Language, facts: &Facts) -> Vec<Block> {
 }
 
 fn disposal(l: Language) -> Vec<Block> {
-    let blank = |names: &[(&'static str, &'static str)]| {
-        Block::Fields(names.iter().map(|(en, fr)| field(l.pick(en, fr), Value::Blank)).collect())
-    };
+    let blank =
+        |names: &[(&'static str, &'static str)]| Block::Fields(names.iter().map(|(en, fr)| field(l.pick(en, fr), Value::Blank)).collect());
     let heading = |en: &'static str, fr: &'static str| Block::Heading(1, l.pick(en, fr).to_owned());
     vec![
         heading("Final disposal authority", "Autorisation de destination finale"),

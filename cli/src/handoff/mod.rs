@@ -1,9 +1,17 @@
 //! Handing a case over: fetched as it is stored, verified, described for people and programs, signed, and only then named.
 
+mod envelope;
+mod exhibits;
+mod facts;
 mod fetch;
 mod folder;
+mod form;
+mod ontology;
 mod place;
+mod report;
+mod statements;
 mod tags;
+mod words;
 
 use std::collections::BTreeSet;
 
@@ -21,8 +29,14 @@ use crate::exit::{Code, Failure, Result};
 use crate::output::Output;
 use crate::units::{count, show_bytes};
 
+use crate::document::{Document, Language, html, pdf};
+
+use facts::Facts;
 use folder::Folder;
 use place::{Place, What};
+
+/// The steps to verify a bag with foreign programs. `{{...}}` is filled in.
+const VERIFY: &str = include_str!("VERIFY.md");
 
 /// Exports a case.
 ///
@@ -45,6 +59,7 @@ pub async fn export(connection: &mut Connection, args: ExportArgs, out: &Output)
         case: case.to_string(),
         collections: collections.clone(),
     };
+    let recipients = envelope::recipients(&args.recipients)?;
     let mut place = Place::open(&args.out, &what)?;
     if !place.arrived.is_empty() {
         out.note(&format!("going on: {} are here already", count(place.arrived.len() as u64, "object", "objects")));
@@ -60,13 +75,51 @@ pub async fn export(connection: &mut Connection, args: ExportArgs, out: &Output)
     place.clear_derived()?;
     let report = verified(connection, &place, &fetched)?;
     let description = describe(connection, &args, case, &report, &fetched)?;
-    let verdict = if report.verdict == Verdict::Sound { "sound" } else { "NOT SOUND: see the documents" };
-    let title = report.case.as_ref().map_or("", |c| c.title.as_str());
-    let sealed = tags::write(&place, &description, &tags::Info { title, verdict }, connection.evidence_key())?;
+    let facts = Facts::read(&place, connection.anchor(), report, description)?;
+    derive(&place, &facts, args.expand)?;
+    let verdict = if facts.report.verdict == Verdict::Sound { "sound" } else { "NOT SOUND: see the documents" };
+    let title = facts.report.case.as_ref().map_or("", |c| c.title.as_str());
+    let sealed = tags::write(&place, &facts.description, &tags::Info { title, verdict }, connection.evidence_key())?;
     let bytes = place.arrived.values().fold(0_u64, |sum, o| sum.saturating_add(o.size));
     let objects = place.arrived.len() as u64;
-    place.finish()?;
-    say(&args, &report, &description, (objects, bytes), &sealed.to_string(), out)
+    if recipients.is_empty() {
+        place.finish()?;
+    } else {
+        place.sync()?;
+        envelope::seal(place, facts.description.case.as_str(), &recipients)?;
+    }
+    say(&args, &facts, (objects, bytes), &sealed.to_string(), out)
+}
+
+/// Makes what is made of the case: proofs, CASE, documents, lists, steps to verify.
+fn derive(place: &Place, facts: &Facts, expand: bool) -> Result<()> {
+    let failed = |e: serde_json::Error| Failure::new(Code::Failure, format!("{}: {e}", ontology::FILE));
+    let checkpoint = std::fs::read(place.object("log/checkpoint")).map_err(|e| place::cannot("read", place.bag(), &e))?;
+    let proven = facts.seals.iter().map(|s| s.n).chain(facts.handlings.iter().filter(|h| h.action == "export").map(|h| h.n));
+    for n in proven {
+        if let Some(proof) = facts.proof(n, &checkpoint) {
+            place.write(&format!("proofs/{n:010}.tlog-proof"), &proof.to_bytes())?;
+        }
+    }
+    place.write(ontology::FILE, &ontology::case(facts).map_err(failed)?)?;
+    let steps = VERIFY.replace("{{CASE}}", facts.description.case.as_str()).replace("{{DEPLOYMENT}}", &facts.description.deployment);
+    place.write("VERIFY.md", steps.as_bytes())?;
+    type Make = fn(Language, &Facts) -> Document;
+    let documents: [(&str, Make); 4] = [
+        ("report", report::report),
+        ("chain-of-custody", form::form),
+        ("certificate-902-14", statements::certificate),
+        ("statement-27037", statements::handling),
+    ];
+    for language in Language::ALL {
+        for (name, make) in &documents {
+            let document = make(language, facts);
+            let file = |ending: &str| format!("documents/{name}.{}.{ending}", language.tag());
+            place.write(&file("html"), html(&document).as_bytes())?;
+            place.write(&file("pdf"), &pdf(&document)?)?;
+        }
+    }
+    exhibits::write(place, facts, expand)
 }
 
 /// The collections of the log whose evidence is not here.
@@ -131,20 +184,16 @@ fn describe(connection: &Connection, args: &ExportArgs, case: CaseId, report: &R
     })
 }
 
-fn say(
-    args: &ExportArgs,
-    report: &Report,
-    description: &Description,
-    (objects, bytes): (u64, u64),
-    sealed: &str,
-    out: &Output,
-) -> Result<Code> {
+fn say(args: &ExportArgs, facts: &Facts, (objects, bytes): (u64, u64), sealed: &str, out: &Output) -> Result<Code> {
+    let (report, description) = (&facts.report, &facts.description);
     let sound = report.verdict == Verdict::Sound;
-    let place = args.out.display().to_string();
+    let encrypted = !args.recipients.is_empty();
+    let place = format!("{}{}", args.out.display(), if encrypted { ".tar.age" } else { "" });
     if out.is_json() {
         out.object(&json!({
             "bag": place, "case": description.case, "objects": objects, "bytes": bytes, "left_out": description.left_out,
             "log_size": description.head.size, "log_root": description.head.root, "tagmanifest_sha256": sealed, "verdict": report.verdict,
+            "recipients": args.recipients,
         }))?;
     } else {
         let (head, files) = (&description.head, count(objects, "object", "objects"));
@@ -157,7 +206,12 @@ fn say(
         if open > 0 {
             out.note(&format!("{} still open: what they bring later is not in this bag", count(open, "collection is", "collections are")));
         }
-        out.note(&format!("next: exhibit-verify {place} --anchor anchor.json; exhibit anchor print gives the sheet for the paper form"));
+        let next = if encrypted {
+            "the recipient opens it with age -d and tar".to_owned()
+        } else {
+            format!("exhibit-verify {place} --anchor anchor.json")
+        };
+        out.note(&format!("next: {next}; exhibit anchor print gives the sheet for the paper form"));
     }
     if sound {
         return Ok(Code::Ok);

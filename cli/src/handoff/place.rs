@@ -14,7 +14,7 @@ use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 
-use exhibit_certs::files::{self, Access};
+use exhibit_certs::files;
 use exhibit_evidence::Digest;
 use serde::{Deserialize, Serialize};
 

@@ -39,14 +39,18 @@ fn case(l: Language, facts: &Facts) -> Vec<Block> {
         fields.push(field(l.pick("Case number", "Numéro d'affaire"), Value::exact(&case.id)));
         fields.push(field(l.pick("Legal basis", "Fondement juridique"), Value::text(&case.legal_basis)));
         fields.push(field(l.pick("Accountable person", "Personne responsable"), Value::text(&case.accountable)));
-        fields.push(field(l.pick("Opened by", "Ouverte par"), Value::text(format!("{}, {}", party(&case.opened_by), moment(case.opened_at)))));
+        fields.push(field(
+            l.pick("Opened by", "Ouverte par"),
+            Value::text(format!("{}, {}", party(&case.opened_by), moment(case.opened_at))),
+        ));
     }
     if let Some(closed) = &facts.closed {
         let text = format!("{}, {}: {}", party(&closed.record.closed_by), moment(closed.record.closed_at), closed.record.reason);
         fields.push(field(l.pick("Closed by", "Close par"), Value::text(text)));
     }
     let d = &facts.description;
-    fields.push(field(l.pick("Handed over by", "Remise par"), Value::text(format!("{}, {}", party(&d.exported_by), moment(d.exported_at)))));
+    fields
+        .push(field(l.pick("Handed over by", "Remise par"), Value::text(format!("{}, {}", party(&d.exported_by), moment(d.exported_at)))));
     fields.push(field(l.pick("Reason", "Motif"), Value::text(&d.reason)));
     vec![Block::Heading(1, l.pick("1. The case", "1. L'affaire").to_owned()), Block::Fields(fields)]
 }
@@ -56,13 +60,22 @@ fn verification(l: Language, facts: &Facts) -> Vec<Block> {
     let (errors, warnings, notes) = report.findings.counts();
     let mut fields = vec![
         field(l.pick("Verdict", "Verdict"), Value::text(verdict(l, facts))),
-        field(l.pick("Findings", "Constats"), Value::text(match l {
-            Language::En => format!("{errors} errors, {warnings} warnings, {notes} notes"),
-            Language::Fr => format!("{errors} erreurs, {warnings} avertissements, {notes} remarques"),
-        })),
-        field(l.pick("Records verified", "Enregistrements vérifiés"), Value::text(format!("{} / {}", counts.records_verified, counts.records))),
+        field(
+            l.pick("Findings", "Constats"),
+            Value::text(match l {
+                Language::En => format!("{errors} errors, {warnings} warnings, {notes} notes"),
+                Language::Fr => format!("{errors} erreurs, {warnings} avertissements, {notes} remarques"),
+            }),
+        ),
+        field(
+            l.pick("Records verified", "Enregistrements vérifiés"),
+            Value::text(format!("{} / {}", counts.records_verified, counts.records)),
+        ),
         field(l.pick("Items verified", "Éléments vérifiés"), Value::text(format!("{} / {}", counts.items_verified, counts.items))),
-        field(l.pick("Evidence read", "Preuves lues"), Value::text(format!("{} ({})", show_bytes(counts.raw_bytes), show_bytes(counts.stored_bytes)))),
+        field(
+            l.pick("Evidence read", "Preuves lues"),
+            Value::text(format!("{} ({})", show_bytes(counts.raw_bytes), show_bytes(counts.stored_bytes))),
+        ),
         field(l.pick("Log head (records : root)", "Tête du journal (nombre : racine)"), Value::exact(head(facts))),
         field(l.pick("Key of the log", "Clé du journal"), report.checkpoint.as_ref().map_or(Value::Blank, |c| Value::exact(c.key))),
         field(l.pick("Deployment", "Déploiement"), Value::text(&report.deployment)),
@@ -92,7 +105,10 @@ fn findings(l: Language, facts: &Facts) -> Vec<Block> {
     if kept.is_empty() {
         return Vec::new();
     }
-    let rows = kept.iter().take(ROWS_MAX).map(|f| vec![Value::exact(f.code), Value::text(f.severity.as_str()), Value::text(format!("{} {}", f.meaning, f.message))]);
+    let rows = kept
+        .iter()
+        .take(ROWS_MAX)
+        .map(|f| vec![Value::exact(f.code), Value::text(f.severity.as_str()), Value::text(format!("{} {}", f.meaning, f.message))]);
     let columns = vec![
         (l.pick("Code", "Code").to_owned(), 0.22),
         (l.pick("Weight", "Poids").to_owned(), 0.12),
@@ -133,7 +149,8 @@ fn evidence(l: Language, facts: &Facts, c: &CollectionSummary) -> Vec<Block> {
         fields.push(field(l.pick("What was ordered", "Objet de l'ordre"), Value::text(captures)));
     }
     if c.left_out {
-        fields.push(field(l.pick("In this bag", "Dans ce dossier"), Value::text(l.pick("NO: left out by choice", "NON : exclue par choix"))));
+        fields
+            .push(field(l.pick("In this bag", "Dans ce dossier"), Value::text(l.pick("NO: left out by choice", "NON : exclue par choix"))));
     } else {
         let status: Vec<String> = c.by_status.iter().map(|(status, n)| format!("{n} {}", status.as_str())).collect();
         fields.push(field(l.pick("Items", "Éléments"), Value::text(format!("{} ({})", c.items, status.join(", ")))));
@@ -156,7 +173,10 @@ fn taken(l: Language, facts: &Facts, at: &super::facts::At<exhibit_evidence::rec
     };
     let os = a.host.os.clone().unwrap_or_default();
     let mut fields = vec![
-        field(l.pick("Host, by its own account", "Hôte, selon lui-même"), Value::text(format!("{}, {os}, {}", a.host.hostname, a.host.kernel))),
+        field(
+            l.pick("Host, by its own account", "Hôte, selon lui-même"),
+            Value::text(format!("{}, {os}, {}", a.host.hostname, a.host.kernel)),
+        ),
         field(l.pick("Taken", "Prise"), Value::text(format!("{} - {}", moment(a.started.wall), moment(a.ended.wall)))),
         field(
             l.pick("Offset of the host's clock", "Écart de l'horloge de l'hôte"),
@@ -179,14 +199,28 @@ fn taken(l: Language, facts: &Facts, at: &super::facts::At<exhibit_evidence::rec
 fn footprint(l: Language, f: &exhibit_evidence::record::Footprint) -> String {
     let (memory, seconds) = (show_bytes(f.rss_peak_bytes), f.cpu_ms as f64 / 1_000.0);
     match l {
-        Language::En => format!("process {}, at most {memory} of memory, {seconds:.1} s of processor time, files written: {}", f.pid, f.wrote.join(", ")),
-        Language::Fr => format!("processus {}, au plus {memory} de mémoire, {seconds:.1} s de processeur, fichiers écrits : {}", f.pid, f.wrote.join(", ")),
+        Language::En => format!(
+            "process {}, at most {memory} of memory, {seconds:.1} s of processor time, files written: {}",
+            f.pid,
+            f.wrote.join(", ")
+        ),
+        Language::Fr => format!(
+            "processus {}, au plus {memory} de mémoire, {seconds:.1} s de processeur, fichiers écrits : {}",
+            f.pid,
+            f.wrote.join(", ")
+        ),
     }
 }
 
 fn handlings(l: Language, facts: &Facts) -> Vec<Block> {
     let row = |h: &super::facts::Handling| {
-        vec![Value::text(h.n.to_string()), Value::text(moment(h.at)), Value::text(party(&h.by)), Value::text(format!("{} ({})", h.action, h.count)), Value::text(&h.reason)]
+        vec![
+            Value::text(h.n.to_string()),
+            Value::text(moment(h.at)),
+            Value::text(party(&h.by)),
+            Value::text(format!("{} ({})", h.action, h.count)),
+            Value::text(&h.reason),
+        ]
     };
     let columns = vec![
         (l.pick("Record", "Enreg.").to_owned(), 0.1),

@@ -81,7 +81,10 @@ pub fn certificate(language: Language, facts: &Facts) -> Document {
     document(
         l,
         facts,
-        l.pick("Certificate of authenticity (in the manner of FRE 902(13), 902(14))", "Certificat d'authenticité (selon FRE 902(13), 902(14))"),
+        l.pick(
+            "Certificate of authenticity (in the manner of FRE 902(13), 902(14))",
+            "Certificat d'authenticité (selon FRE 902(13), 902(14))",
+        ),
         blocks,
     )
 }

@@ -16,8 +16,13 @@ pub fn moment(at: Timestamp) -> String {
 /// How a collection ended, in words.
 pub fn outcome(language: Language, outcome: Option<Outcome>) -> &'static str {
     match outcome {
-        Some(Outcome::Sealed) => language.pick("sealed: taken whole, or with a stated reason for what is not there", "scellée : prise en entier, ou avec le motif de ce qui manque"),
-        Some(Outcome::Partial) => language.pick("partial: what arrived was verified and kept", "partielle : ce qui est arrivé a été vérifié et conservé"),
+        Some(Outcome::Sealed) => language.pick(
+            "sealed: taken whole, or with a stated reason for what is not there",
+            "scellée : prise en entier, ou avec le motif de ce qui manque",
+        ),
+        Some(Outcome::Partial) => {
+            language.pick("partial: what arrived was verified and kept", "partielle : ce qui est arrivé a été vérifié et conservé")
+        }
         Some(Outcome::Refused) => language.pick("refused by the host's agent", "refusée par l'agent de l'hôte"),
         Some(Outcome::Failed) => language.pick("failed: nothing usable arrived", "échouée : rien d'utilisable n'est arrivé"),
         Some(Outcome::Cancelled) => language.pick("cancelled before anything arrived", "annulée avant toute arrivée"),
@@ -69,13 +74,7 @@ pub fn document(language: Language, facts: &Facts, title: &str, blocks: Vec<crat
         head(facts),
         moment(facts.description.exported_at),
     );
-    Document {
-        language,
-        title: title.to_owned(),
-        footer,
-        made_at_s: facts.description.exported_at.unix_ns() / 1_000_000_000,
-        blocks,
-    }
+    Document { language, title: title.to_owned(), footer, made_at_s: facts.description.exported_at.unix_ns() / 1_000_000_000, blocks }
 }
 
 /// Names and values.
