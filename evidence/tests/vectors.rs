@@ -8,14 +8,24 @@ mod support;
 use std::collections::BTreeSet;
 use std::fs;
 
-use exhibit_evidence::verify::{self, CaseFiles, Code, Entry, EntryKind, Options, Verdict};
+use exhibit_evidence::verify::{self, CaseFiles, Code, Entry, EntryKind, Options, Report, Verdict};
+use support::bags::{Making, bag, check_bag};
 use support::faults::Faults;
 use support::tamper::{self, Table, Tampered};
 use support::{Memory, Objects, anchor, anchor_bytes, cases, check, codes, read_objects, vectors, write_objects};
 
-fn good() -> [(&'static str, Objects); 3] {
+fn good() -> [(&'static str, Objects); 4] {
     let small = cases::good_2(&Faults::default());
-    [("good-1", cases::good_1().objects), ("good-2", small.objects), ("good-3", support::logs::good_3().objects)]
+    [
+        ("good-1", cases::good_1().objects),
+        ("good-2", small.objects),
+        ("good-3", support::logs::good_3().objects),
+        ("bag-1", bag(&Making::default())),
+    ]
+}
+
+fn check_any(name: &str, objects: &Objects, options: &Options) -> Report {
+    if name.starts_with("bag-") { check_bag(objects, options) } else { check(objects, options) }
 }
 
 fn table_bytes(table: &Table) -> Vec<u8> {
@@ -51,12 +61,48 @@ fn what_is_checked_in_is_what_the_writers_make() {
 fn good_cases_are_sound() {
     let complete = Options { complete: true, ..Options::default() };
     for (name, objects) in good() {
-        let report = check(&objects, &complete);
+        let report = check_any(name, &objects, &complete);
         let kept = report.findings.kept();
         assert_eq!(report.verdict, Verdict::Sound, "{name}: {kept:#?}");
         assert!(kept.iter().all(|f| matches!(f.code, Code::StreamCut | Code::CaseIncident)), "{name}: {kept:#?}");
         assert_eq!(report.counts.items, report.counts.items_verified);
-        assert_eq!(report.counts.objects as usize, objects.len());
+        let of_case = objects.keys().filter(|n| !name.starts_with("bag-") || n.starts_with("data/")).count();
+        assert_eq!(report.counts.objects as usize, of_case);
+    }
+}
+
+#[test]
+fn what_a_bag_leaves_out_is_said_and_not_missing() {
+    let objects = bag(&Making { left_out: true, ..Making::default() });
+    let report = check_bag(&objects, &Options { complete: true, ..Options::default() });
+    assert_eq!((report.verdict, codes(&report)), (Verdict::Sound, vec!["bag.left-out"]), "{:#?}", report.findings.kept());
+    let summary = report.bag.expect("a bag");
+    assert!(summary.signed && summary.left_out.len() == 1);
+    assert!(report.collections.iter().all(|c| c.left_out && c.items == 0));
+    // What is said to be left out and is there nevertheless is no note.
+    let (_, whole) = &good()[3];
+    let mut both = whole.clone();
+    both.insert("bag.json".to_owned(), objects["bag.json"].clone());
+    support::bags::seal(&mut both, support::RESPONDER);
+    assert!(codes(&check_bag(&both, &Options::default())).contains(&"bag.description"));
+}
+
+#[test]
+fn any_removed_added_or_flipped_file_of_a_bag_is_found() {
+    let (_, objects) = &good()[3];
+    let mut next = numbers(0x00ba_9000_0000_0001);
+    for name in objects.keys() {
+        let mut changed = objects.clone();
+        changed.remove(name);
+        assert_eq!(check_bag(&changed, &Options::default()).verdict, Verdict::Unsound, "{name} removed");
+        let mut changed = objects.clone();
+        changed.insert(format!("{name}x"), Vec::new());
+        assert_eq!(check_bag(&changed, &Options::default()).verdict, Verdict::Unsound, "{name}x added");
+        let mut changed = objects.clone();
+        let bytes = changed.get_mut(name).expect("there");
+        let (at, flip) = (next(bytes.len()), 1 + next(255) as u8);
+        bytes[at] ^= flip;
+        assert_eq!(check_bag(&changed, &Options::default()).verdict, Verdict::Unsound, "{name} byte {at} xor {flip:#x}");
     }
 }
 
@@ -74,7 +120,7 @@ fn a_head_that_was_noted_elsewhere_is_found_in_the_history() {
 fn outcome(case: &Tampered) -> (Verdict, Vec<&'static str>) {
     let mut objects = good().into_iter().find(|(name, _)| *name == case.base).expect("a base").1;
     tamper::apply(&mut objects, &case.edits);
-    let report = check(&objects, &case.options());
+    let report = check_any(&case.base, &objects, &case.options());
     (report.verdict, codes(&report))
 }
 
@@ -98,7 +144,7 @@ fn every_code_is_reached_by_a_tampering() {
     let named: BTreeSet<&str> = table.cases.iter().flat_map(|c| &c.codes).map(String::as_str).collect();
     assert_eq!(table.cases.iter().map(|c| &c.name).collect::<BTreeSet<_>>().len(), table.cases.len(), "names are unique");
     // Notes do not make a case unsound; good-1 and the test below have them. What may not be read is no tampering.
-    let others = [Code::CaseIncident, Code::StreamCut, Code::StreamUnsealed, Code::ObjectUnreadable];
+    let others = [Code::CaseIncident, Code::StreamCut, Code::StreamUnsealed, Code::ObjectUnreadable, Code::BagLeftOut];
     let left: Vec<_> = Code::ALL.iter().filter(|c| !others.contains(c) && !named.contains(c.as_str())).collect();
     assert!(left.is_empty(), "no tampering reaches {left:?}");
 }

@@ -62,7 +62,7 @@ def main():
     if table["format"] != "exhibit-tampered/1":
         raise ValueError("not a table of version 1")
     disagreed, checked = [], 0
-    for name in ("good-1", "good-2", "good-3"):
+    for name in ("good-1", "good-2", "good-3", "bag-1"):
         checked += 1
         problems = verify(os.path.join(vectors, name), anchor, complete=True)
         if problems:

@@ -4,7 +4,7 @@
 Written from docs/format alone, with common libraries only: tarfile, zstandard, hashlib, json, base64, cryptography.
 It shares no code with the Rust verifier. It is coarser: it says sound or unsound and why, in words without codes.
 
-    read_case.py CASE_FOLDER --anchor FILE [--complete] [--expect SIZE:ROOT] [--witness VKEY]... [--held FILE]...
+    read_case.py CASE_FOLDER_OR_BAG --anchor FILE [--complete] [--expect SIZE:ROOT] [--witness VKEY]... [--held FILE]...
 
 Exit code: 0 sound, 1 unsound, 2 the input cannot be used. One stream's raw tar is kept in a temporary file.
 """
@@ -21,6 +21,7 @@ import sys
 import tarfile
 import tempfile
 
+import read_bag
 import tlog
 import zstandard
 from cryptography.exceptions import InvalidSignature
@@ -109,6 +110,7 @@ class Case:
         self.case = self.opened = self.closed = None
         self.orders, self.order_ids, self.collections = {}, set(), {}
         self.next_exhibit, self.roots, self.tree = 1, [sha256(b"")], Tree()
+        self.left_out, self.exporters = set(), set()
 
     def problem(self, text):
         self.problems.append(text)
@@ -321,7 +323,8 @@ class Case:
         getattr(self, "on_" + kind.replace("-", "_"))(body, digest)
 
     def on_access(self, body, digest):
-        pass
+        if body["action"] == "export":
+            self.exporters.add(body["by"])
 
     def on_incident(self, body, digest):
         if "case" not in body:
@@ -421,7 +424,7 @@ class Case:
                 self.problem("an acquisition without a receipt")
             if not collection["seal"] and self.complete:
                 self.problem(f"collection {name} has no seal")
-            for stream, (_, receipt) in collection["receipts"].items():
+            for stream, (_, receipt) in collection["receipts"].items() if name not in self.left_out else ():
                 try:
                     self.stream(name, stream, collection, receipt)
                 except (Unsound, KeyError, TypeError, ValueError, EOFError, tarfile.TarError, zstandard.ZstdError, binascii.Error) as e:
@@ -684,8 +687,13 @@ def signed(key, note):
 
 
 def verify(folder, anchor, complete=False, expect=None, witnesses=(), held=()):
-    """What is wrong with a case, as a list of sentences."""
-    case = Case(folder, anchor, complete, expect, witnesses, held)
+    """What is wrong with a case or a bag, as a list of sentences."""
+    if os.path.isdir(os.path.join(folder, "data")):
+        return read_bag.verify(folder, anchor, complete, expect, witnesses, held)
+    return verify_case(Case(folder, anchor, complete, expect, witnesses, held))
+
+
+def verify_case(case):
     case.list()
     case.read_log()
     if not case.opened:
@@ -708,8 +716,8 @@ def main():
     try:
         if os.path.commonpath([folder, anchor_path]) == folder:
             raise ValueError("the anchor lies inside the case")
-        if not os.path.isdir(os.path.join(folder, "log")):
-            raise ValueError(f"{folder} is not a case folder")
+        if not any(os.path.isdir(os.path.join(folder, name)) for name in ("log", "data")):
+            raise ValueError(f"{folder} is neither a case folder nor a bag")
         with open(anchor_path, encoding="utf-8") as file:
             anchor = json.load(file)
         if anchor["format"] != "exhibit-anchor/1":

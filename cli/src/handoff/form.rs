@@ -44,7 +44,7 @@ fn submission(l: Language, facts: &Facts) -> Vec<(String, Value)> {
     let case = facts.report.case.as_ref();
     let text = |value: Option<&str>| value.map_or(Value::Blank, Value::text);
     let seized = facts.acquisitions.iter().map(|a| a.record.started.wall).min();
-    let hosts: Vec<String> = facts.report.collections.iter().map(host).collect();
+    let hosts: Vec<String> = facts.report.collections.iter().map(host).collect::<std::collections::BTreeSet<_>>().into_iter().collect();
     vec![
         field(l.pick("Case number", "Numéro d'affaire"), Value::exact(&facts.description.case)),
         field(l.pick("Offense / case type", "Infraction / nature de l'affaire"), text(case.map(|c| c.title.as_str()))),

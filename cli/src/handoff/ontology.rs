@@ -105,7 +105,8 @@ fn parties(facts: &Facts) -> Vec<Value> {
 fn collection_nodes(facts: &Facts, c: &CollectionSummary) -> Vec<Value> {
     let agent = c.agent.as_str();
     let machine = facts.acquisitions_of(&c.id).find_map(|a| a.record.host.machine_id.clone()).unwrap_or_else(|| agent.to_owned());
-    let facet = json!({"@id": id("device", c.id.as_str()), "@type": "uco-observable:DeviceFacet", "uco-observable:serialNumber": text(&machine)});
+    let facet =
+        json!({"@id": id("device", c.id.as_str()), "@type": "uco-observable:DeviceFacet", "uco-observable:serialNumber": text(&machine)});
     vec![
         json!({
             "@id": id("host", c.id.as_str()), "@type": "uco-observable:ObservableObject",

@@ -138,6 +138,7 @@ pub fn table() -> Table {
     bytes_and_objects(&mut cases);
     super::lies::lies(&mut cases);
     super::logs::logs(&mut cases);
+    super::bags::bags(&mut cases);
     Table { format: "exhibit-tampered/1".to_owned(), cases }
 }
 
