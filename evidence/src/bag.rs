@@ -107,12 +107,10 @@ impl Description {
     }
 }
 
-/// True for the files that no manifest can name: the tag manifest, its signature, and the time stamps over it.
+/// True for the files that no manifest can name: the tag manifest and its signature.
 #[must_use]
 pub fn is_outside_manifests(name: &str) -> bool {
-    name == TAG_MANIFEST
-        || name == SIGNATURE
-        || (name.starts_with(&format!("{TAG_MANIFEST}.")) && name.ends_with(".tsr") && !name.contains('/'))
+    name == TAG_MANIFEST || name == SIGNATURE
 }
 
 /// SHA-256 and SHA-512 of one file, computed together.
@@ -185,18 +183,6 @@ mod tests {
             assert!(parse_manifest_line(bad, 64).is_err(), "{bad}");
         }
         assert!(parse_manifest_line(&format!("{}  y", "A".repeat(64)), 64).is_err());
-    }
-
-    #[test]
-    fn what_no_manifest_names_is_little() {
-        for outside in ["tagmanifest-sha256.txt", "tagmanifest-sha256.txt.sig", "tagmanifest-sha256.txt.1.tsr"] {
-            assert!(is_outside_manifests(outside), "{outside}");
-        }
-        for inside in
-            ["tagmanifest-sha512.txt", "tagmanifest-sha256.txt.sig.txt", "x/tagmanifest-sha256.txt", "tagmanifest-sha256.txt./a.tsr"]
-        {
-            assert!(!is_outside_manifests(inside), "{inside}");
-        }
     }
 
     #[test]

@@ -20,7 +20,14 @@ impl Handoff {
     pub fn new() -> Self {
         let source = tempfile::tempdir().expect("folder");
         // What does not compress, so that there are two segments.
-        let noise: Vec<u8> = (0..5_000_000_u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8 ^ (i * i >> 7) as u8).collect();
+        let mut x = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = || {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            x as u8
+        };
+        let noise: Vec<u8> = (0..5_000_000).map(|_| next()).collect();
         std::fs::write(source.path().join("noise.bin"), noise).expect("written");
         std::fs::write(source.path().join("app.log"), "first line\nsecond line\n").expect("written");
         std::fs::write(source.path().join("<img src=x>\u{202e}\n.log"), "hostile name\n").expect("written");

@@ -6,7 +6,7 @@ import os
 import re
 
 DECLARATION = b"BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n"
-OUTSIDE = re.compile(r"tagmanifest-sha256\.txt(\.sig|\.[^/]*\.tsr)?")
+OUTSIDE = re.compile(r"tagmanifest-sha256\.txt(\.sig)?")
 FIELDS = {"format", "deployment", "case", "head", "collections", "left_out", "exported_by", "key", "exported_at", "reason", "tool"}
 
 

@@ -199,7 +199,7 @@ impl Lines {
     fn open(stream: &Stream<'_>) -> Result<Self> {
         let name = CaseObject::Manifest(stream.collection.clone(), stream.number).to_string();
         let path = stream.place.object(&name);
-        let file = File::open(&path).map_err(|e| cannot("read", &path, &e))?;
+        let file = File::open(&path).map_err(|e| damaged(format!("{name}: {e}")))?;
         Ok(Self { reader: BufReader::new(file), buffer: Vec::new(), name })
     }
 

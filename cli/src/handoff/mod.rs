@@ -119,7 +119,15 @@ fn derive(place: &Place, facts: &Facts, expand: bool) -> Result<()> {
             place.write(&file("pdf"), &pdf(&document)?)?;
         }
     }
-    exhibits::write(place, facts, expand)
+    match exhibits::write(place, facts, expand) {
+        // What is damaged cannot be listed. The bag is made nevertheless, and its report says what is wrong.
+        Err(failure) if failure.code == Code::Damaged && facts.report.verdict == Verdict::Unsound => {
+            place.remove("load-file")?;
+            place.remove("expanded")?;
+            place.write("load-file/NOT-MADE.txt", format!("{}\n", failure.message).as_bytes())
+        }
+        done => done,
+    }
 }
 
 /// The collections of the log whose evidence is not here.

@@ -183,6 +183,15 @@ impl Place {
         fs::write(&path, bytes).map_err(|e| cannot("write", &path, &e))
     }
 
+    /// Removes a folder of the bag that was made here; one that is not there is no error.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        let path = self.partial.join(name);
+        match fs::remove_dir_all(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(cannot("remove", &path, &e)),
+            _ => Ok(()),
+        }
+    }
+
     /// Removes what an earlier run may have made of the case: it is made anew.
     pub fn clear_derived(&self) -> Result<()> {
         let failed = |e: &std::io::Error| cannot("clear", &self.partial, e);

@@ -28,6 +28,7 @@ pub fn report(language: Language, facts: &Facts) -> Document {
         blocks.extend(evidence(l, facts, collection));
     }
     blocks.extend(handlings(l, facts));
+    blocks.extend(keys(l, facts));
     blocks.extend(limits(l));
     document(l, facts, l.pick("Evidence report", "Rapport sur les preuves"), blocks)
 }
@@ -249,6 +250,28 @@ fn handlings(l: Language, facts: &Facts) -> Vec<Block> {
     blocks
 }
 
+fn keys(l: Language, facts: &Facts) -> Vec<Block> {
+    let row = |p: &super::facts::Party| {
+        let roles: Vec<String> = p.roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
+        vec![Value::text(party(&p.name)), Value::text(roles.join(", ")), Value::exact(p.key)]
+    };
+    let columns = vec![
+        (l.pick("Name", "Nom").to_owned(), 0.34),
+        (l.pick("Roles", "Rôles").to_owned(), 0.16),
+        (l.pick("SHA-256 of the key", "SHA-256 de la clé").to_owned(), 0.5),
+    ];
+    let rows: Vec<_> = facts.parties.iter().take(ROWS_MAX).map(row).collect();
+    let more = facts.parties.len().saturating_sub(ROWS_MAX) as u64;
+    let mut blocks = vec![
+        Block::Heading(1, l.pick("5. Who signs in this log", "5. Qui signe dans ce journal").to_owned()),
+        Block::Table(Table { columns, rows, row_height_min: 0.0 }),
+    ];
+    if more > 0 {
+        blocks.push(rest(l, more));
+    }
+    blocks
+}
+
 fn limits(l: Language) -> Vec<Block> {
     let texts = [
         (
@@ -268,7 +291,7 @@ fn limits(l: Language) -> Vec<Block> {
             "Les heures sont celles des horloges indiquées. Ce sont des affirmations, sauf si un horodatage ou un témoin les confirme.",
         ),
     ];
-    let mut blocks = vec![Block::Heading(1, l.pick("5. What this report does not show", "5. Ce que ce rapport ne montre pas").to_owned())];
+    let mut blocks = vec![Block::Heading(1, l.pick("6. What this report does not show", "6. Ce que ce rapport ne montre pas").to_owned())];
     blocks.extend(texts.map(|(en, fr)| Block::Paragraph(l.pick(en, fr).to_owned())));
     blocks
 }

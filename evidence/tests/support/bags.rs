@@ -6,7 +6,7 @@ use exhibit_evidence::bag::*;
 use exhibit_evidence::log::Checkpoint;
 use exhibit_evidence::record::{Access, Nonce, Tool};
 use exhibit_evidence::verify::{self, Options, Report};
-use exhibit_evidence::{Digest, Timestamp};
+use exhibit_evidence::{CollectionId, Digest, Timestamp};
 
 use super::faults::Faults;
 use super::tamper::{Edit, Tampered, difference};
@@ -43,7 +43,7 @@ pub fn bag(making: &Making<'_>) -> Objects {
     case.checkpoint();
     let Checkpoint { size, root, .. } = case.head();
     let of_collections = |name: &str| name.split('/').nth(1).filter(|_| name.starts_with("collections/")).map(str::to_owned);
-    let mut all: Vec<_> = case.objects.keys().filter_map(|n| of_collections(n)).map(|id| id.parse().expect("an id")).collect();
+    let mut all: Vec<CollectionId> = case.objects.keys().filter_map(|n| of_collections(n)).map(|id| id.parse().expect("an id")).collect();
     all.sort();
     all.dedup();
     let (collections, left_out) = if making.left_out { (Vec::new(), all) } else { (all, Vec::new()) };
@@ -132,7 +132,7 @@ pub fn bags(cases: &mut Vec<Tampered>) {
     add("bag-payload-added", "a file in the payload", put("data/note.txt"), &["bag.file-unlisted", "object.unknown"]);
     add("bag-segment-flipped", "a byte of a segment", flip(&segment, 700), &["bag.file-digest", "segment.digest"]);
     add("bag-segment-deleted", "a segment removed", delete(&segment), &["bag.file-missing", "segment.missing"]);
-    add("bag-manifest-flipped", "a digest in the payload manifest", flip(MANIFEST_SHA512, 5), &["bag.file-digest", "bag.manifest"]);
+    add("bag-manifest-flipped", "a digest in the payload manifest", flip(MANIFEST_SHA512, 5), &["bag.file-digest"]);
     add("bag-manifest-deleted", "a payload manifest removed", delete(MANIFEST_SHA256), &["bag.manifest", "bag.file-missing"]);
     add("bag-tag-manifest-flipped", "a digest in the tag manifest", flip(TAG_MANIFEST, 5), &["bag.signature"]);
     add(
