@@ -42,10 +42,9 @@ pub fn bag(making: &Making<'_>) -> Objects {
     }
     case.checkpoint();
     let Checkpoint { size, root, .. } = case.head();
-    let of_collections = |name: &str| name.split('/').nth(1).filter(|_| name.starts_with("collections/")).map(str::to_owned);
-    let mut all: Vec<CollectionId> = case.objects.keys().filter_map(|n| of_collections(n)).map(|id| id.parse().expect("an id")).collect();
+    let report = super::check(&case.objects, &Options::default());
+    let mut all: Vec<CollectionId> = report.collections.into_iter().map(|c| c.id).collect();
     all.sort();
-    all.dedup();
     let (collections, left_out) = if making.left_out { (Vec::new(), all) } else { (all, Vec::new()) };
     let mut description = Description {
         format: FORMAT.to_owned(),
