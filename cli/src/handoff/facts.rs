@@ -9,7 +9,7 @@ use exhibit_evidence::dsse::{ENVELOPE_BYTES_MAX, Envelope};
 use exhibit_evidence::id::CollectionId;
 use exhibit_evidence::layout::CaseObject;
 use exhibit_evidence::log::{InclusionProof, Plan, Tile, Tiler, leaf_hash};
-use exhibit_evidence::record::{Acquisition, CaseClosed, KeyRing, Order, Receipt, Record, Refusal, Role, Seal};
+use exhibit_evidence::record::{Acquisition, CaseClosed, Incident, KeyRing, Order, Receipt, Record, Refusal, Role, Seal};
 use exhibit_evidence::verify::{CollectionSummary, Report};
 use exhibit_evidence::{Digest, Timestamp};
 
@@ -76,6 +76,8 @@ pub struct Facts {
     pub seals: Vec<At<Seal>>,
     /// Who read, listed or exported.
     pub handlings: Vec<Handling>,
+    /// What must not happen and was noticed.
+    pub incidents: Vec<At<Incident>>,
     /// Keys.
     pub parties: Vec<Party>,
     /// How the case was closed, if it was.
@@ -102,6 +104,7 @@ impl Facts {
             refusals: Vec::new(),
             seals: Vec::new(),
             handlings: Vec::new(),
+            incidents: Vec::new(),
             parties: Vec::new(),
             closed: None,
             cosigned: cosigned.collect(),
@@ -131,6 +134,7 @@ impl Facts {
             Record::Receipt(p) => self.receipts.push(At { n, digest, record: *p }),
             Record::Refusal(p) => self.refusals.push(At { n, digest, record: *p }),
             Record::Seal(p) => self.seals.push(At { n, digest, record: *p }),
+            Record::Incident(p) => self.incidents.push(At { n, digest, record: *p }),
             Record::CaseClosed(p) => self.closed = Some(At { n, digest, record: *p }),
             Record::Access(p) => {
                 let (by, action, reason) = (p.by, p.action, p.reason);

@@ -110,6 +110,18 @@ fn digital(l: Language, facts: &Facts, c: &CollectionSummary) -> Vec<(String, Va
             l.pick("Machine id, boot id", "Identifiant machine, démarrage"),
             Value::exact(format!("{machine} {}", a.host.boot_id)),
         ));
+        let named = |facts: &std::collections::BTreeMap<String, String>| {
+            facts.iter().map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ")
+        };
+        let (cloud, hardware) = (named(&a.host.cloud), named(&a.host.hardware));
+        fields.push(field(
+            l.pick("Instance, account, region", "Instance, compte, région"),
+            if cloud.is_empty() { Value::Blank } else { Value::text(cloud) },
+        ));
+        fields.push(field(
+            l.pick("Model, serial number", "Modèle, numéro de série"),
+            if hardware.is_empty() { Value::Blank } else { Value::text(hardware) },
+        ));
         let (start, end) = (moment(a.started.wall), moment(a.ended.wall));
         let offset = a.ended.offset_ns.map_or_else(|| "-".to_owned(), |ns| format!("{} ms", ns / 1_000_000));
         fields.push(field(

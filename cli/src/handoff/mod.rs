@@ -9,6 +9,7 @@ mod form;
 mod ontology;
 mod place;
 mod report;
+mod schemas;
 mod statements;
 mod tags;
 mod words;
@@ -104,6 +105,9 @@ fn derive(place: &Place, facts: &Facts, expand: bool) -> Result<()> {
     place.write(ontology::FILE, &ontology::case(facts).map_err(failed)?)?;
     let steps = VERIFY.replace("{{CASE}}", facts.description.case.as_str()).replace("{{DEPLOYMENT}}", &facts.description.deployment);
     place.write("VERIFY.md", steps.as_bytes())?;
+    for (name, content) in schemas::ALL {
+        place.write(&format!("schemas/{name}"), content.as_bytes())?;
+    }
     type Make = fn(Language, &Facts) -> Document;
     let documents: [(&str, Make); 4] = [
         ("report", report::report),

@@ -28,6 +28,7 @@ pub fn report(language: Language, facts: &Facts) -> Document {
         blocks.extend(evidence(l, facts, collection));
     }
     blocks.extend(handlings(l, facts));
+    blocks.extend(incidents(l, facts));
     blocks.extend(keys(l, facts));
     blocks.extend(limits(l));
     document(l, facts, l.pick("Evidence report", "Rapport sur les preuves"), blocks)
@@ -145,6 +146,7 @@ fn evidence(l: Language, facts: &Facts, c: &CollectionSummary) -> Vec<Block> {
         let (n, o) = (order.n, &order.record);
         fields.push(field(l.pick("Ordered by", "Ordonnée par"), Value::text(format!("{}, {}", party(&o.issued_by), moment(o.issued_at)))));
         fields.push(field(l.pick("Order", "Ordre"), Value::exact(format!("{} ({} {n})", o.order, l.pick("record", "enregistrement")))));
+        fields.push(field(l.pick("Legal basis of the order", "Fondement juridique de l'ordre"), Value::text(&o.legal_basis)));
         fields.push(field(l.pick("Ordered because", "Motif de l'ordre"), Value::text(&o.reason)));
         let captures = o.captures.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ");
         fields.push(field(l.pick("What was ordered", "Objet de l'ordre"), Value::text(captures)));
@@ -246,6 +248,34 @@ fn handlings(l: Language, facts: &Facts) -> Vec<Block> {
     ];
     if skipped > 0 {
         blocks.push(rest(l, skipped as u64));
+    }
+    blocks
+}
+
+/// What the coordinator noticed and put into this log; nothing when there is nothing.
+fn incidents(l: Language, facts: &Facts) -> Vec<Block> {
+    if facts.incidents.is_empty() {
+        return Vec::new();
+    }
+    let row = |at: &super::facts::At<exhibit_evidence::record::Incident>| {
+        let i = &at.record;
+        let what = format!("{} ({}): {}", i.kind, i.about, i.detail);
+        vec![Value::text(at.n.to_string()), Value::text(moment(i.last_at)), Value::text(i.count.to_string()), Value::text(what)]
+    };
+    let columns = vec![
+        (l.pick("Record", "Enreg.").to_owned(), 0.1),
+        (l.pick("When", "Quand").to_owned(), 0.18),
+        (l.pick("How often", "Nombre").to_owned(), 0.12),
+        (l.pick("What", "Quoi (en anglais)").to_owned(), 0.6),
+    ];
+    let rows = facts.incidents.iter().take(ROWS_MAX).map(row).collect();
+    let mut blocks = vec![
+        Block::Heading(1, l.pick("Incidents in this log", "Incidents dans ce journal").to_owned()),
+        Block::Table(Table { columns, rows, row_height_min: 0.0 }),
+    ];
+    let more = facts.incidents.len().saturating_sub(ROWS_MAX) as u64;
+    if more > 0 {
+        blocks.push(rest(l, more));
     }
     blocks
 }
