@@ -1,6 +1,7 @@
 //! A case is handed over: the bag's own VERIFY.md, run to the letter with foreign programs, accepts it, and so does our
 //! verifier. What was left out is said; a broken export goes on; age opens what was encrypted.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -64,7 +65,7 @@ pub fn run_verify_md(page: &str, bag: &Path, root_key: &str, work: &Path) -> (i3
         match line {
             "```bash" => {
                 in_block = true;
-                script.push_str(&format!("echo '@@ {}' >&2\n", heading.replace('\'', "")));
+                let _ = writeln!(script, "echo '@@ {}' >&2", heading.replace('\'', ""));
             }
             "```" => in_block = false,
             _ if in_block => {

@@ -92,6 +92,9 @@ pub async fn export(connection: &mut Connection, args: ExportArgs, out: &Output)
     say(&args, &facts, (objects, bytes), &sealed.to_string(), out)
 }
 
+/// What makes a document.
+type Make = fn(Language, &Facts) -> Document;
+
 /// Makes what is made of the case: proofs, CASE, documents, lists, steps to verify.
 fn derive(place: &Place, facts: &Facts, expand: bool) -> Result<()> {
     let failed = |e: serde_json::Error| Failure::new(Code::Failure, format!("{}: {e}", ontology::FILE));
@@ -108,7 +111,6 @@ fn derive(place: &Place, facts: &Facts, expand: bool) -> Result<()> {
     for (name, content) in schemas::ALL {
         place.write(&format!("schemas/{name}"), content.as_bytes())?;
     }
-    type Make = fn(Language, &Facts) -> Document;
     let documents: [(&str, Make); 4] = [
         ("report", report::report),
         ("chain-of-custody", form::form),

@@ -428,7 +428,7 @@ pub struct Access {
     pub case: CaseId,
     /// Who (SPIFFE-style URI of the authenticated peer).
     pub by: String,
-    /// `read`, `list`, `verify`.
+    /// `read`, `list`, `verify`, `export`.
     pub action: String,
     /// The items, as item ids; or collection ids for a list.
     pub what: Vec<String>,

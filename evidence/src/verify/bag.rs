@@ -201,13 +201,11 @@ impl<'a> Bag<'a> {
     fn check_files(&mut self, files: &Files, findings: &mut Findings, tick: &mut dyn FnMut(u64)) {
         for (name, digests) in files {
             let shown = escape_bounded(name, 300);
-            match self.found.get_mut(name) {
-                Some(found) => found.listed = true,
-                None => {
-                    findings.add(Code::BagFileMissing, &shown, format!("'{shown}' is named by a manifest of the bag and is not there"));
-                    continue;
-                }
-            }
+            let Some(found) = self.found.get_mut(name) else {
+                findings.add(Code::BagFileMissing, &shown, format!("'{shown}' is named by a manifest of the bag and is not there"));
+                continue;
+            };
+            found.listed = true;
             let sums = self.files.open(name).and_then(|reader| sums(reader, tick));
             let (sha256, sha512) = match sums {
                 Ok(sums) => sums.finish(),
