@@ -114,6 +114,6 @@ mod tests {
             !html.contains("<script") && !html.contains("\" onload") && !html.contains('\u{202e}') && !html.contains('\u{1b}'),
             "{html}"
         );
-        assert_eq!(html.matches("&lt;script&gt;").count(), 9);
+        assert_eq!(html.matches("&lt;script&gt;").count(), 10);
     }
 }

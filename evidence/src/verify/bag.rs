@@ -110,7 +110,6 @@ impl<'a> Bag<'a> {
             let shown = escape_bytes(entry.name);
             let in_payload = entry.name.starts_with(PAYLOAD.as_bytes());
             match (entry.kind, std::str::from_utf8(entry.name)) {
-                (EntryKind::Folder { .. }, _) => {}
                 (EntryKind::Other, _) if !in_payload => {
                     findings.add(Code::ObjectNotAFile, &shown, format!("'{shown}' is not a plain file; it was not followed"));
                 }
@@ -120,7 +119,7 @@ impl<'a> Bag<'a> {
                 (EntryKind::File, Err(_)) => {
                     findings.add(Code::BagFileUnlisted, &shown, format!("'{shown}' is named by no manifest of the bag"));
                 }
-                (EntryKind::Other, _) => {}
+                (EntryKind::Folder { .. } | EntryKind::Other, _) => {}
             }
         })?;
         Ok(Self { files, found })

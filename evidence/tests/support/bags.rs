@@ -129,7 +129,7 @@ pub fn bags(cases: &mut Vec<Tampered>) {
     add("bag-document-deleted", "a document removed", delete("documents/report.html"), &["bag.file-missing"]);
     add("bag-file-added", "a file beside the payload that no manifest names", put("documents/note.html"), &["bag.file-unlisted"]);
     add("bag-payload-added", "a file in the payload", put("data/note.txt"), &["bag.file-unlisted", "object.unknown"]);
-    add("bag-segment-flipped", "a byte of a segment", flip(&segment, 700), &["bag.file-digest", "segment.digest"]);
+    add("bag-segment-flipped", "a byte of a segment", flip(&segment, 100), &["bag.file-digest", "segment.digest"]);
     add("bag-segment-deleted", "a segment removed", delete(&segment), &["bag.file-missing", "segment.missing"]);
     add("bag-manifest-flipped", "a digest in the payload manifest", flip(MANIFEST_SHA512, 5), &["bag.file-digest"]);
     add("bag-manifest-deleted", "a payload manifest removed", delete(MANIFEST_SHA256), &["bag.manifest", "bag.file-missing"]);
