@@ -1,6 +1,7 @@
 //! The command line: one registry that makes the parser, the help and the completions.
 
 pub mod custody;
+pub mod handoff;
 pub mod keeping;
 pub mod person;
 
@@ -83,6 +84,12 @@ pub enum Command {
     /// Be a witness: vouch, with a key outside the deployment, that its logs are never rewritten.
     #[command(subcommand)]
     Witness(custody::WitnessCommand),
+    /// Hand a case over: a signed bag with the evidence as it is stored, its whole log, documents, and steps to verify it without
+    /// any program of ours. Recorded in the case's log.
+    Export(handoff::ExportArgs),
+    /// Print the trust anchor for the signed paper form.
+    #[command(subcommand)]
+    Anchor(handoff::AnchorCommand),
     /// List the profiles, or show one.
     Profiles(ProfilesArgs),
     /// Show who you are to the coordinator.

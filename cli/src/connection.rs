@@ -81,6 +81,13 @@ fn load_config(home: &Path) -> Result<Config> {
     })
 }
 
+/// The anchor of the identity, without asking anybody.
+pub fn own_anchor(home: Option<&Path>) -> Result<Anchor> {
+    let home = home_folder(home)?;
+    let credential = Credential::load(&home);
+    Ok(credential.map_err(|e| config_failure(format!("the identity in {} cannot be used: {e}", home.display())))?.anchor)
+}
+
 impl Connection {
     /// Loads the identity, connects, negotiates the protocol version.
     pub async fn open(home: Option<&Path>) -> Result<Self> {

@@ -90,7 +90,7 @@ impl From<tonic::Status> for Failure {
 }
 
 /// What the coordinator calls a field, and what a person gave it as.
-const FIELDS: [(&str, &str); 21] = [
+const FIELDS: [(&str, &str); 22] = [
     ("case_closed", "the case"),
     ("case_id", "--case"),
     ("case_opened", "the case"),
@@ -99,6 +99,7 @@ const FIELDS: [(&str, &str); 21] = [
     ("expires_at", "--expires"),
     ("from", "--from"),
     ("items", "ITEM"),
+    ("key", "your evidence key"),
     ("labels", "--label"),
     ("limits.deadline_s", "--deadline"),
     ("limits.read_bytes_per_s", "--read-rate"),

@@ -204,6 +204,18 @@ impl Target {
         Ok(shown)
     }
 
+    /// [`Target::finish`] under a name that was not known when the file was begun.
+    pub fn finish_as(&self, mut restoring: Restoring, name: &[u8], meta: &Metadata) -> Result<String> {
+        let shown = self.show(name);
+        let (folders, last) = components(name)?;
+        let folder = self.parent(&folders, &shown)?;
+        if let Some(partial) = &restoring.partial {
+            rustix::fs::renameat(&restoring.folder, partial, &folder, partial).map_err(|e| failed("write", &shown, e.into()))?;
+        }
+        (restoring.folder, restoring.name, restoring.shown) = (folder, last.to_vec(), shown);
+        self.finish(restoring, meta)
+    }
+
     /// Makes `name` another name of `existing`, which was restored before.
     pub fn hard_link(&self, existing: &[u8], name: &[u8]) -> Result<String> {
         let shown = self.show(name);

@@ -62,6 +62,7 @@ pub const TABLE: &[(&str, Allowed)] = &[
     ("/exhibit.responder.v1.ResponderService/WatchCollections", READERS),
     ("/exhibit.responder.v1.ResponderService/ListItems", PersonAs(&[Responder, Custodian])),
     ("/exhibit.responder.v1.ResponderService/ReadItems", PersonAs(&[Responder, Custodian])),
+    ("/exhibit.responder.v1.ResponderService/ExportCase", PersonAs(&[Responder, Custodian])),
     ("/exhibit.log.v1.LogService/ListRecords", LOG_READERS),
     ("/exhibit.log.v1.LogService/GetCheckpoint", LOG_READERS),
     ("/exhibit.log.v1.LogService/ProveRecord", LOG_READERS),

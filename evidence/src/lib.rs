@@ -12,6 +12,7 @@
 const _: () = assert!(usize::BITS == 64, "Exhibit supports 64-bit targets only");
 
 pub mod anchor;
+pub mod bag;
 pub mod custody;
 pub mod digest;
 pub mod dsse;

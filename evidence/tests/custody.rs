@@ -349,10 +349,10 @@ proptest! {
         let mut payload = which.get(payloads()).clone();
         let at = at.index(payload.len());
         payload[at] = byte;
-        if let Ok(record) = Record::from_payload(&payload) {
-            if let Some(written) = again(&record) {
-                prop_assert_eq!(Record::from_payload(&written), Ok(record));
-            }
+        if let Ok(record) = Record::from_payload(&payload)
+            && let Some(written) = again(&record)
+        {
+            prop_assert_eq!(Record::from_payload(&written), Ok(record));
         }
     }
 }

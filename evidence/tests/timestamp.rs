@@ -147,6 +147,7 @@ fn revocation_counts_as_rfc_3161_says() {
     assert_eq!(trusted.revocation(), &Revocation::NotChecked);
 
     // A second later than the token, so that the order of times is plain.
+    #[allow(clippy::disallowed_methods, reason = "the wall clock itself is what is waited for")]
     std::thread::sleep(std::time::Duration::from_millis(1_100));
     harmless.run("revoke", &["tsa", "superseded"]);
     let kept = Reply::parse(&reply).and_then(|r| r.verify(&harmless.anchors(), &crl(&harmless))).expect("earlier tokens stay");

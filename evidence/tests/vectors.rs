@@ -8,13 +8,14 @@ mod support;
 use std::collections::BTreeSet;
 use std::fs;
 
-use exhibit_evidence::verify::{self, CaseFiles, Code, Entry, EntryKind, Options, Verdict};
+use exhibit_evidence::verify::{self, CaseFiles, Code, Entry, EntryKind, Options, Report, Verdict};
+use support::bags::{Making, bag, check_bag};
 use support::faults::Faults;
 use support::stamps::{self, How};
 use support::tamper::{self, Table, Tampered};
 use support::{Memory, Objects, anchor, anchor_bytes, cases, check, codes, read_objects, vectors, write_objects};
 
-fn good() -> [(&'static str, Objects); 5] {
+fn good() -> [(&'static str, Objects); 6] {
     let small = cases::good_2(&Faults::default());
     [
         ("good-1", cases::good_1().objects),
@@ -22,7 +23,12 @@ fn good() -> [(&'static str, Objects); 5] {
         ("good-3", support::logs::good_3().objects),
         ("good-4", stamps::good_4(&stamps::How::default()).objects),
         ("good-5", support::custody::good_5(&support::custody::Lies::default()).objects),
+        ("bag-1", bag(&Making::default())),
     ]
+}
+
+fn check_any(name: &str, objects: &Objects, options: &Options) -> Report {
+    if name.starts_with("bag-") { check_bag(objects, options) } else { check(objects, options) }
 }
 
 fn table_bytes(table: &Table) -> Vec<u8> {
@@ -58,12 +64,48 @@ fn what_is_checked_in_is_what_the_writers_make() {
 fn good_cases_are_sound() {
     let complete = Options { complete: true, ..Options::default() };
     for (name, objects) in good() {
-        let report = check(&objects, &complete);
+        let report = check_any(name, &objects, &complete);
         let kept = report.findings.kept();
         assert_eq!(report.verdict, Verdict::Sound, "{name}: {kept:#?}");
         assert!(kept.iter().all(|f| matches!(f.code, Code::StreamCut | Code::CaseIncident | Code::DisposalDone)), "{name}: {kept:#?}");
         assert_eq!(report.counts.items, report.counts.items_verified);
-        assert_eq!(report.counts.objects as usize, objects.len());
+        let of_case = objects.keys().filter(|n| !name.starts_with("bag-") || n.starts_with("data/")).count();
+        assert_eq!(report.counts.objects as usize, of_case);
+    }
+}
+
+#[test]
+fn what_a_bag_leaves_out_is_said_and_not_missing() {
+    let objects = bag(&Making { left_out: true, ..Making::default() });
+    let report = check_bag(&objects, &Options { complete: true, ..Options::default() });
+    assert_eq!((report.verdict, codes(&report)), (Verdict::Sound, vec!["bag.left-out"]), "{:#?}", report.findings.kept());
+    let summary = report.bag.expect("a bag");
+    assert!(summary.signed && !summary.left_out.is_empty());
+    assert!(report.collections.iter().all(|c| c.left_out && c.items == 0));
+    // What is said to be left out and is there nevertheless is no note.
+    let (_, whole) = &good()[3];
+    let mut both = whole.clone();
+    both.insert("bag.json".to_owned(), objects["bag.json"].clone());
+    support::bags::seal(&mut both, support::RESPONDER);
+    assert!(codes(&check_bag(&both, &Options::default())).contains(&"bag.description"));
+}
+
+#[test]
+fn any_removed_added_or_flipped_file_of_a_bag_is_found() {
+    let (_, objects) = &good()[3];
+    let mut next = numbers(0x00ba_9000_0000_0001);
+    for name in objects.keys() {
+        let mut changed = objects.clone();
+        changed.remove(name);
+        assert_eq!(check_bag(&changed, &Options::default()).verdict, Verdict::Unsound, "{name} removed");
+        let mut changed = objects.clone();
+        changed.insert(format!("{name}x"), Vec::new());
+        assert_eq!(check_bag(&changed, &Options::default()).verdict, Verdict::Unsound, "{name}x added");
+        let mut changed = objects.clone();
+        let bytes = changed.get_mut(name).expect("there");
+        let (at, flip) = (next(bytes.len()), 1 + next(255) as u8);
+        bytes[at] ^= flip;
+        assert_eq!(check_bag(&changed, &Options::default()).verdict, Verdict::Unsound, "{name} byte {at} xor {flip:#x}");
     }
 }
 
@@ -81,7 +123,7 @@ fn a_head_that_was_noted_elsewhere_is_found_in_the_history() {
 fn outcome(case: &Tampered) -> (Verdict, Vec<&'static str>) {
     let mut objects = good().into_iter().find(|(name, _)| *name == case.base).expect("a base").1;
     tamper::apply(&mut objects, &case.edits);
-    let report = check(&objects, &case.options());
+    let report = check_any(&case.base, &objects, &case.options());
     (report.verdict, codes(&report))
 }
 
@@ -108,6 +150,7 @@ fn every_code_is_reached_by_a_tampering() {
     let others = [
         Code::CaseIncident,
         Code::StreamCut,
+        Code::BagLeftOut,
         Code::DisposalDone,
         Code::StreamUnsealed,
         Code::ObjectUnreadable,
@@ -174,7 +217,7 @@ fn a_token_that_lies_there_before_its_record_counts_and_is_noted() {
     assert_eq!((report.verdict, codes(&report)), (Verdict::Sound, vec!["timestamp.failed", "timestamp.unrecorded", "timestamp.untrusted"]));
     assert!(report.collections[0].trusted_time.sealed_before.is_some());
     // A request without a reply is what an interruption leaves.
-    objects.retain(|name, _| !name.starts_with(&size) || name.ends_with(".tsq"));
+    objects.retain(|name, _| !name.starts_with(&size) || name.split('.').next_back() == Some("tsq"));
     assert_eq!(codes(&check(&objects, &Options::default())), ["timestamp.failed", "timestamp.unrecorded"]);
 }
 

@@ -7,6 +7,8 @@ mod errors_are_clear;
 mod fleet_order;
 mod flipped_bytes;
 mod foreign_readers;
+mod handoff;
+mod handoff_mutations;
 mod kills;
 mod memory;
 mod quickstart;

@@ -4,7 +4,7 @@
 Written from docs/format alone, with common libraries only: tarfile, zstandard, hashlib, json, base64, cryptography, asn1crypto.
 It shares no code with the Rust verifier. It is coarser: it says sound or unsound and why, in words without codes.
 
-    read_case.py CASE_FOLDER --anchor FILE [--complete] [--expect SIZE:ROOT] [--witness VKEY]... [--held FILE]...
+    read_case.py CASE_FOLDER_OR_BAG --anchor FILE [--complete] [--expect SIZE:ROOT] [--witness VKEY]... [--held FILE]...
                  [--timestamp-anchor FILE]... [--timestamps-required N]
 
 Exit code: 0 sound, 1 unsound, 2 the input cannot be used. One stream's raw tar is kept in a temporary file.
@@ -23,6 +23,7 @@ import tarfile
 import tempfile
 
 import custody
+import read_bag
 import stamps
 import tlog
 import zstandard
@@ -114,6 +115,7 @@ class Case:
         self.orders, self.order_ids, self.collections = {}, set(), {}
         self.custody = custody.Custody(self)
         self.next_exhibit, self.roots, self.tree = 1, [sha256(b"")], Tree()
+        self.left_out, self.exporters = set(), set()
 
     def problem(self, text):
         self.problems.append(text)
@@ -340,6 +342,8 @@ class Case:
             self.problem(f"a {kind} stands before case-opened")
         if "case" in body and self.opened and body["case"] != self.case:
             raise Unsound("the record is of another case")
+        if kind == "access" and body["action"] == "export":
+            self.exporters.add(body["by"])
         if kind in custody.TYPES or kind == "access":
             self.custody.take(kind, body, digest)
         else:
@@ -456,7 +460,7 @@ class Case:
                 self.problem("an acquisition without a receipt")
             if not collection["seal"] and self.complete:
                 self.problem(f"collection {name} has no seal")
-            for stream, (_, receipt) in collection["receipts"].items() if self.custody.fate(name) == "kept" else ():
+            for stream, (_, receipt) in collection["receipts"].items() if name not in self.left_out and self.custody.fate(name) == "kept" else ():
                 try:
                     self.stream(name, stream, collection, receipt)
                 except (Unsound, KeyError, TypeError, ValueError, EOFError, tarfile.TarError, zstandard.ZstdError, binascii.Error) as e:
@@ -728,8 +732,13 @@ def signed(key, note):
 
 
 def verify(folder, anchor, complete=False, expect=None, witnesses=(), held=(), roots=(), required=0):
-    """What is wrong with a case, as a list of sentences."""
-    case = Case(folder, anchor, complete, expect, witnesses, held, roots, required)
+    """What is wrong with a case or a bag, as a list of sentences."""
+    if os.path.isdir(os.path.join(folder, "data")):
+        return read_bag.verify(folder, anchor, complete, expect, witnesses, held, roots, required)
+    return verify_case(Case(folder, anchor, complete, expect, witnesses, held, roots, required))
+
+
+def verify_case(case):
     case.list()
     case.read_log()
     if not case.opened:
@@ -754,8 +763,8 @@ def main():
     try:
         if os.path.commonpath([folder, anchor_path]) == folder:
             raise ValueError("the anchor lies inside the case")
-        if not os.path.isdir(os.path.join(folder, "log")):
-            raise ValueError(f"{folder} is not a case folder")
+        if not any(os.path.isdir(os.path.join(folder, name)) for name in ("log", "data")):
+            raise ValueError(f"{folder} is neither a case folder nor a bag")
         with open(anchor_path, encoding="utf-8") as file:
             anchor = json.load(file)
         if anchor["format"] != "exhibit-anchor/1":

@@ -1,9 +1,10 @@
 //! One file a command; here they are found.
 
 mod agents;
+pub mod anchor;
 mod cases;
 mod collect;
-mod get;
+pub mod get;
 mod items;
 mod keeping;
 mod log;
@@ -27,6 +28,7 @@ pub async fn run(args: Args, out: &Output) -> Result<Code> {
         Command::Profiles(which) => profiles::run(which, out),
         Command::Witness(command) => witness::run(home, command, out).await,
         Command::Person(command) => person::run(home, command, out).await,
+        Command::Anchor(command) => anchor::run(home, command, out),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "exhibit", &mut std::io::stdout());
             Ok(Code::Ok)
@@ -47,8 +49,11 @@ pub async fn run(args: Args, out: &Output) -> Result<Code> {
                 Command::Transfer(command) => keeping::transfer(&mut connection, command, out).await,
                 Command::Dispose(command) => keeping::dispose(&mut connection, command, out).await,
                 Command::Log(command) => log::run(&mut connection, command, out).await,
+                Command::Export(command) => crate::handoff::export(&mut connection, command, out).await,
                 Command::Whoami => agents::whoami(&connection, out),
-                Command::Profiles(_) | Command::Witness(_) | Command::Person(_) | Command::Completions { .. } => Ok(Code::Ok),
+                Command::Anchor(_) | Command::Profiles(_) | Command::Witness(_) | Command::Person(_) | Command::Completions { .. } => {
+                    Ok(Code::Ok)
+                }
             }
         }
     }

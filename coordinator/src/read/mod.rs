@@ -1,6 +1,7 @@
 //! Reading evidence: first the access is recorded in the case's log, then a byte is served. What is served is checked
 //! again on its way: the manifest against its receipt, each item against its digest.
 
+mod export;
 mod items;
 mod lines;
 mod paths;
@@ -17,6 +18,7 @@ use crate::ledger::{self, LedgerError};
 use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
 
+pub use export::{ExportRequest, Exported, export_case};
 pub use items::{Served, read_items};
 pub use lines::{Filter, ListedItem, list_items};
 

@@ -11,7 +11,7 @@ use exhibit_evidence::record::Role;
 use exhibit_proto::bounds::{LABELS_MAX, REASON_BYTES_MAX};
 use exhibit_proto::convert::{envelope, id, required, required_text};
 use exhibit_proto::responder::v1::responder_service_server::ResponderService;
-use exhibit_proto::responder::v1::{self as wire, read_items_response};
+use exhibit_proto::responder::v1::{self as wire, export_case_response, read_items_response};
 use exhibit_proto::version;
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
@@ -27,7 +27,7 @@ use crate::dispatch::{self, admit, cases};
 use crate::enroll::{self, people};
 use crate::parts::Parts;
 use crate::problem::Problem;
-use crate::read::{self, Filter, ListedItem, Served};
+use crate::read::{self, Exported, Filter, ListedItem, Served};
 
 const LIST_CASES: &str = "/exhibit.responder.v1.ResponderService/ListCases";
 const LIST_COLLECTIONS: &str = "/exhibit.responder.v1.ResponderService/ListCollections";
@@ -70,6 +70,7 @@ impl ResponderService for Responders {
     type WatchCollectionsStream = Answers<wire::Collection>;
     type ListItemsStream = Answers<wire::Item>;
     type ReadItemsStream = Answers<wire::ReadItemsResponse>;
+    type ExportCaseStream = Answers<wire::ExportCaseResponse>;
 
     async fn whoami(&self, request: Request<wire::WhoamiRequest>) -> Result<Response<wire::WhoamiResponse>, Status> {
         let Caller::Person { name, rights } = caller(&request)? else { return Err(Status::permission_denied("this is for people")) };
@@ -305,6 +306,25 @@ impl ResponderService for Responders {
             kind: Some(match served {
                 Served::Item(listed) => read_items_response::Kind::Item(item(listed)),
                 Served::Tar(bytes) => read_items_response::Kind::TarData(bytes),
+            }),
+        };
+        Ok(Response::new(streamed(work, to_wire)))
+    }
+
+    async fn export_case(&self, request: Request<wire::ExportCaseRequest>) -> Result<Response<Self::ExportCaseStream>, Status> {
+        let (by, who) = (person(&request)?, caller(&request)?);
+        let wanted = requests::export(request.into_inner())?;
+        in_case("/exhibit.responder.v1.ResponderService/ExportCase", &who, &wanted.case)?;
+        let parts = Arc::clone(&self.0);
+        let work = |out| async move { read::export_case(parts, &by, wanted, out).await };
+        let to_wire = |exported| wire::ExportCaseResponse {
+            kind: Some(match exported {
+                Exported::Head { checkpoint, size, collections } => {
+                    let collections = collections.iter().map(ToString::to_string).collect();
+                    export_case_response::Kind::Head(wire::ExportHead { checkpoint, size, collections })
+                }
+                Exported::Object { name, size } => export_case_response::Kind::Object(wire::ExportedObject { name, size }),
+                Exported::Data(bytes) => export_case_response::Kind::Data(bytes),
             }),
         };
         Ok(Response::new(streamed(work, to_wire)))

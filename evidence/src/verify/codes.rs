@@ -82,6 +82,9 @@ impl Code {
                 | Self::DisposalRequest
                 | Self::DisposalCertificate
                 | Self::DisposalUnfinished
+                | Self::BagDescription
+                | Self::BagSigner
+                | Self::BagAccess
         )
     }
 }
@@ -417,6 +420,36 @@ codes! {
     ObjectUnaccounted "object.unaccounted" Warning Coordinator
         "An object has a valid name but no signed record or manifest speaks of it."
         "It is not evidence: nobody signed for it. It may be the rest of an interrupted upload, or something that was added."
+    BagDeclaration "bag.declaration" Error Store
+        "bagit.txt is not there or is not the declaration of BagIt 1.0 in UTF-8."
+        "Programs that read bags will refuse this one. The evidence in it is checked all the same."
+    BagDescription "bag.description" Error Operator
+        "bag.json is not there, is malformed, or does not fit what is in the bag: another deployment, case, head or list of collections."
+        "What the bag says about itself is not true of what is in it."
+    BagManifest "bag.manifest" Error Store
+        "A manifest of the bag is not there, is malformed, names a file twice or a place where its files do not lie, or the two payload manifests name different files."
+        "The list of what was handed over cannot be relied on."
+    BagFileMissing "bag.file-missing" Error Store
+        "A manifest of the bag names a file that is not there or cannot be read."
+        "Something was taken out of the bag after it was made."
+    BagFileDigest "bag.file-digest" Error Store
+        "The SHA-256 or SHA-512 of a file is not what the bag's manifest states."
+        "The file was altered after the bag was made. Do not rely on it if it is a document; if it is evidence, further findings say what is affected."
+    BagFileUnlisted "bag.file-unlisted" Warning Store
+        "The bag holds a file that none of its manifests names."
+        "Somebody put something into the bag after it was made. Common programs for bags do not notice this outside the payload."
+    BagSignature "bag.signature" Error Store
+        "tagmanifest-sha256.txt.sig is not there or is not the signature over tagmanifest-sha256.txt by the key that bag.json names."
+        "Nobody vouches that the bag is as it was handed over. The evidence has signatures of its own, which are checked by themselves."
+    BagSigner "bag.signer" Error Operator
+        "The key that bag.json names is not enrolled in the case's log, was revoked, belongs to another person, or may not sign a handoff."
+        "The bag was signed by somebody who was not entitled to hand this case over, or not by the person whom it names."
+    BagAccess "bag.access" Warning Coordinator
+        "The log in the bag holds no access record for an export by the person who signed the bag."
+        "It is not recorded that this copy was made, so the history of who held the evidence has a hole."
+    BagLeftOut "bag.left-out" Note Operator
+        "The evidence of a collection was left out of the bag by choice of the person who exported it."
+        "This evidence exists and is not in this bag. It is not missing: ask for it if it matters."
 }
 
 #[cfg(test)]

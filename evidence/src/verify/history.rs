@@ -13,16 +13,6 @@ use crate::layout::{CaseObject, LogName};
 use crate::log::{Checkpoint, NOTE_BYTES_MAX, Note, Tree, leaf_hash};
 use crate::record::{Access, BadRecord, KeyRing, READERS, Record, Role, TrustError};
 
-/// What is known about a history.
-pub(super) struct Known {
-    /// The head, if its signature holds.
-    pub head: Option<Head>,
-    /// What the witnesses vouch for.
-    pub witnesses: Vec<Witnessed>,
-    /// The timestamps over its heads.
-    pub timestamps: Vec<TimestampSummary>,
-}
-
 /// Reads the records in order, verifies each with the keys that are enrolled so far, hands it to the chain, and checks
 /// the tree against the signed head and whatever else is signed about it.
 pub(super) fn read(
@@ -33,7 +23,7 @@ pub(super) fn read(
     chain: &mut Chain,
     counts: &mut Counts,
     findings: &mut Findings,
-) -> Known {
+) -> History {
     let mut log = Log::new(anchor);
     let slots: Vec<u64> = std::mem::take(&mut inventory.slots).into_keys().collect();
     let checkpoint = read_checkpoint(files, inventory.checkpoint, findings);
@@ -74,7 +64,23 @@ pub(super) fn read(
     let heads = witness::Heads { roots: &log.roots, origin: origin.as_deref(), signed_by_log: &|note| log.signer_of_note(note).is_some() };
     let witnesses = witness::check(files, options, &heads, note.as_ref(), &inventory.cosigned, findings);
     let timestamps = timestamps::check(files, options, &heads, &inventory.timestamps, chain, findings);
-    Known { head, witnesses, timestamps }
+    History { head, witnesses, timestamps, ring: log.ring, size: log.tree.size(), root: log.tree.root() }
+}
+
+/// What the log turned out to be.
+pub(super) struct History {
+    /// The signed head, if its signature holds.
+    pub head: Option<Head>,
+    /// What the witnesses vouch for.
+    pub witnesses: Vec<Witnessed>,
+    /// The timestamps of the case.
+    pub timestamps: Vec<TimestampSummary>,
+    /// The keys that are trusted after the last record.
+    pub ring: KeyRing,
+    /// Records that were read.
+    pub size: u64,
+    /// Root of the tree over them.
+    pub root: Digest,
 }
 
 const CHECKPOINT: &str = "log/checkpoint";

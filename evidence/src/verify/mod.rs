@@ -11,6 +11,7 @@
 //! What this cannot know: whether the case once had a longer history (give a head that you learned elsewhere as
 //! [`Options::expected`], a checkpoint that a witness kept as [`Options::held`], or require witnesses), and whether a key was revoked in the deployment's log after the case was written.
 
+mod bag;
 mod chain;
 mod codes;
 mod finding;
@@ -24,16 +25,19 @@ mod tiles;
 mod timestamps;
 mod witness;
 
+pub use bag::verify_bag;
 pub use codes::Code;
 pub use finding::{Blame, Cause, Finding, Findings, Severity};
 pub use report::{
-    Bound, CaseSummary, CollectionSummary, Counts, Disposed, Head, Report, Sandwich, TimestampSummary, TimestampTrust, Verdict, Witnessed,
+    BagSummary, Bound, CaseSummary, CollectionSummary, Counts, Disposed, Head, Report, Sandwich, TimestampSummary, TimestampTrust, Verdict,
+    Witnessed,
 };
 
 use std::io::{self, Read};
 
 use crate::anchor::Anchor;
 use crate::digest::Digest;
+use crate::id::CollectionId;
 use crate::log::{Note, WitnessKey};
 use crate::timestamp;
 
@@ -95,6 +99,9 @@ pub struct Options {
     pub timestamp_anchors: timestamp::Anchors,
     /// Under how many of these roots the case must be stamped; otherwise [`Code::TimestampRequired`].
     pub timestamps_required: usize,
+    /// Collections whose evidence was left out of this copy by choice, in the order of their ids: it is neither looked for
+    /// nor said to be missing. [`verify_bag`] takes them from the bag's description and nowhere else.
+    pub left_out: Vec<CollectionId>,
 }
 
 /// How far a verification has come.
@@ -114,19 +121,57 @@ pub struct Progress {
 /// Only when the case cannot be listed; everything else is a finding.
 pub fn verify(files: &dyn CaseFiles, anchor: &Anchor, options: &Options, progress: &mut dyn FnMut(Progress)) -> io::Result<Report> {
     let mut findings = Findings::default();
+    let case = check_case(files, anchor, options, &mut findings, progress)?;
+    Ok(case.report(anchor, findings))
+}
+
+/// A case that was read, before the last word on it.
+struct Checked {
+    chain: chain::Chain,
+    history: history::History,
+    counts: Counts,
+    progress: Progress,
+}
+
+impl Checked {
+    fn report(self, anchor: &Anchor, findings: Findings) -> Report {
+        let (errors, warnings, _) = findings.counts();
+        Report {
+            verdict: if errors == 0 && warnings == 0 { Verdict::Sound } else { Verdict::Unsound },
+            bag: None,
+            case: self.chain.case_summary(),
+            deployment: anchor.deployment.clone(),
+            checkpoint: self.history.head,
+            witnesses: self.history.witnesses,
+            timestamps: self.history.timestamps,
+            collections: self.chain.into_summaries(),
+            counts: self.counts,
+            findings,
+        }
+    }
+}
+
+/// Everything that is to be checked of a case.
+fn check_case(
+    files: &dyn CaseFiles,
+    anchor: &Anchor,
+    options: &Options,
+    findings: &mut Findings,
+    progress: &mut dyn FnMut(Progress),
+) -> io::Result<Checked> {
     let mut counts = Counts::default();
-    let mut inventory = inventory::Inventory::read(files, &mut findings)?;
+    let mut inventory = inventory::Inventory::read(files, findings)?;
     counts.objects = inventory.objects;
     let mut state = Progress { bytes: 0, bytes_total: inventory.bytes, items: 0 };
     progress(state);
 
     let mut chain = chain::Chain::new(options.complete);
-    let history::Known { head, witnesses, timestamps } =
-        history::read(files, anchor, options, &mut inventory, &mut chain, &mut counts, &mut findings);
-    chain.finish(&mut findings);
+    let history = history::read(files, anchor, options, &mut inventory, &mut chain, &mut counts, findings);
+    chain.finish(findings);
+    chain.leave_out(&options.left_out);
 
     for job in chain.jobs() {
-        let tally = stream::verify(files, &job, &mut inventory, &mut findings, &mut |bytes, items| {
+        let tally = stream::verify(files, &job, &mut inventory, findings, &mut |bytes, items| {
             state.bytes = state.bytes.saturating_add(bytes);
             state.items = state.items.saturating_add(items);
             progress(state);
@@ -139,20 +184,8 @@ pub fn verify(files: &dyn CaseFiles, anchor: &Anchor, options: &Options, progres
         counts.stored_bytes = counts.stored_bytes.saturating_add(tally.stored_bytes);
         chain.add_tally(&job.collection, job.stream, &tally);
     }
-    inventory.account(&chain, options.complete, &mut findings);
-
-    let (errors, warnings, _) = findings.counts();
-    Ok(Report {
-        verdict: if errors == 0 && warnings == 0 { Verdict::Sound } else { Verdict::Unsound },
-        case: chain.case_summary(),
-        deployment: anchor.deployment.clone(),
-        checkpoint: head,
-        witnesses,
-        timestamps,
-        collections: chain.into_summaries(),
-        counts,
-        findings,
-    })
+    inventory.account(&chain, options.complete, findings);
+    Ok(Checked { chain, history, counts, progress: state })
 }
 
 /// The code for an object that cannot be read: lost, or only closed to whoever verifies.

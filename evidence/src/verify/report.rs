@@ -38,6 +38,9 @@ impl Verdict {
 pub struct Report {
     /// The result.
     pub verdict: Verdict,
+    /// The bag that the case came in, if it did and says what it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bag: Option<BagSummary>,
     /// The case, from its verified case-opened record.
     pub case: Option<CaseSummary>,
     /// The deployment that the anchor names.
@@ -55,6 +58,27 @@ pub struct Report {
     /// What was found.
     #[serde(flatten)]
     pub findings: Findings,
+}
+
+/// What a bag says about itself, and what was read of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct BagSummary {
+    /// Who signed for it.
+    pub exported_by: String,
+    /// When, by that person's clock.
+    pub exported_at: Timestamp,
+    /// Why.
+    pub reason: String,
+    /// The key that signs.
+    pub key: Digest,
+    /// True when that key's signature holds and the key may sign a handoff.
+    pub signed: bool,
+    /// Collections that were left out by choice.
+    pub left_out: Vec<CollectionId>,
+    /// Files of the payload that the manifests name.
+    pub payload_files: u64,
+    /// Other files that the tag manifest names.
+    pub tag_files: u64,
 }
 
 /// What the case is.
@@ -184,6 +208,9 @@ pub struct CollectionSummary {
     pub trusted_time: Sandwich,
     /// First and last exhibit number.
     pub exhibits: Option<[u64; 2]>,
+    /// True when its evidence is not in this copy by choice.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub left_out: bool,
     /// Streams that were verified.
     pub streams: u32,
     /// Items in their manifests.

@@ -2,6 +2,7 @@
 //! is checked in under `tests/vectors` and read there by two programs.
 #![allow(dead_code, reason = "each test program uses another part")]
 
+pub mod bags;
 pub mod cases;
 pub mod custody;
 pub mod faults;

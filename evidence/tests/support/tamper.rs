@@ -97,6 +97,7 @@ impl Tampered {
                 all
             }),
             timestamps_required: self.timestamps_required,
+            left_out: Vec::new(),
         }
     }
 
@@ -156,6 +157,7 @@ pub fn table() -> Table {
     super::logs::logs(&mut cases);
     super::stamps::stamps(&mut cases);
     super::custody::lies(&mut cases);
+    super::bags::bags(&mut cases);
     Table { format: "exhibit-tampered/1".to_owned(), cases }
 }
 

@@ -7,6 +7,7 @@ use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, value_parser};
 use exhibit_evidence::Digest;
 use exhibit_evidence::log::WitnessKey;
+use exhibit_evidence::verify::Code;
 use exhibit_evidence::verify::Options;
 
 /// What was asked for.
@@ -16,14 +17,16 @@ pub enum Command {
     Show(String),
     /// Print the registry of finding codes.
     Codes,
+    /// Say what one code means and what to do about it.
+    Explain(Code),
     /// Verify.
-    Verify(Request),
+    Verify(Box<Request>),
 }
 
 /// A verification.
 #[derive(Debug)]
 pub struct Request {
-    /// The case folder.
+    /// The case folder or bag.
     pub path: PathBuf,
     /// The anchor file.
     pub anchor: PathBuf,
@@ -42,7 +45,8 @@ pub struct Request {
 const AFTER_HELP: &str = "\
 WHAT IT DOES
   Reads every object of the case, checks every signature, every digest and every number, and that nothing is
-  missing and nothing is left over. It needs no network, no database and no other program of Exhibit, and it
+  missing and nothing is left over. Of a bag (what 'exhibit export' makes) it checks as well who signed it and every
+  file in it, those included that common programs for bags pass over. It needs no network, no database and no other program of Exhibit, and it
   writes nothing. What it checks is specified in docs/format/verification.md.
 
 THE ANCHOR
@@ -76,6 +80,8 @@ EXAMPLES
   exhibit-verify /media/handover --anchor anchor.json --json > result.json
   exhibit-verify /media/handover --anchor anchor.json --witness 'counsel.example/w+3f2a...+BD...' --held seen.checkpoint
   exhibit-verify /media/handover --anchor anchor.json --timestamp-anchor tsa-root.pem --timestamps-required 1
+  exhibit-verify /media/bag --anchor anchor.json --complete
+  exhibit-verify explain segment.digest
   exhibit-verify --codes
 ";
 
@@ -84,12 +90,20 @@ fn command() -> clap::Command {
         .version(env!("CARGO_PKG_VERSION"))
         .about("Verifies a case of evidence offline: signatures, history, every byte, every item.")
         .after_help(AFTER_HELP)
+        .args_conflicts_with_subcommands(true)
+        .subcommand_negates_reqs(true)
+        .disable_help_subcommand(true)
+        .subcommand(
+            clap::Command::new("explain")
+                .about("Says what a finding code means and what to do about it")
+                .arg(Arg::new("code").value_name("CODE").required(true).value_parser(code).help("The code, as a finding shows it")),
+        )
         .arg(
             Arg::new("path")
                 .value_name("PATH")
                 .value_parser(value_parser!(PathBuf))
                 .required_unless_present("codes")
-                .help("The case folder (it contains log/ and collections/), or a copy of it"),
+                .help("The case folder (it contains log/ and collections/) or the bag (it contains data/), or a copy of it"),
         )
         .arg(
             Arg::new("anchor")
@@ -123,6 +137,19 @@ fn command() -> clap::Command {
                 .exclusive(true)
                 .help("Print every finding code with its meaning, and end"),
         )
+}
+
+fn code(text: &str) -> Result<Code, String> {
+    let known = Code::ALL.iter().find(|code| code.as_str() == text.trim());
+    known.copied().ok_or_else(|| {
+        let area = text.split('.').next().unwrap_or_default();
+        let near: Vec<&str> = Code::ALL.iter().map(|c| c.as_str()).filter(|c| c.split('.').next() == Some(area)).collect();
+        if near.is_empty() {
+            "there is no such code; --codes lists all".to_owned()
+        } else {
+            format!("there is no such code; there are {}", near.join(", "))
+        }
+    })
 }
 
 fn witness_args() -> [Arg; 3] {
@@ -193,6 +220,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String
         Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => return Ok(Command::Show(e.to_string())),
         Err(e) => return Err(e.to_string()),
     };
+    if let Some(code) = matches.subcommand_matches("explain").and_then(|m| m.get_one::<Code>("code")) {
+        return Ok(Command::Explain(*code));
+    }
     if matches.get_flag("codes") {
         return Ok(Command::Codes);
     }
@@ -204,7 +234,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String
     let options = Options { complete, expected, witnesses, witnesses_required, timestamps_required, ..Options::default() };
     let (json, quiet) = (matches.get_flag("json"), matches.get_flag("quiet"));
     match (matches.remove_one("path"), matches.remove_one("anchor")) {
-        (Some(path), Some(anchor)) => Ok(Command::Verify(Request { path, anchor, json, quiet, held, timestamp_anchors, options })),
+        (Some(path), Some(anchor)) => {
+            Ok(Command::Verify(Box::new(Request { path, anchor, json, quiet, held, timestamp_anchors, options })))
+        }
         _ => Err("exhibit-verify: PATH and --anchor FILE are needed; see --help".to_owned()),
     }
 }
@@ -226,6 +258,9 @@ mod tests {
     fn what_is_needed_is_asked_for() {
         assert!(matches!(words("v case --anchor a"), Ok(Command::Verify(r)) if !r.json && !r.options.complete));
         assert!(matches!(words("v --codes"), Ok(Command::Codes)));
+        assert!(matches!(words("v explain bag.signer"), Ok(Command::Explain(Code::BagSigner))));
+        assert!(words("v explain bag.x").is_err_and(|e| e.contains("bag.file-unlisted")));
+        assert!(words("v explain").is_err() && words("v explain nonsense").is_err_and(|e| e.contains("--codes")));
         assert!(matches!(words("v --help"), Ok(Command::Show(t)) if t.contains("THE ANCHOR")));
         for bad in [
             "v",

@@ -1,27 +1,38 @@
-//! A case folder on a disk, read without following anything that could lead out of it.
+//! A case folder or a bag on a disk, read without following anything that could lead out of it.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use exhibit_evidence::bag;
 use exhibit_evidence::text::escape_bounded;
 use exhibit_evidence::verify::{CaseFiles, Entry, EntryKind};
 
-/// Deepest folder below the case folder that is entered; the format needs three.
+/// Deepest folder below the given one that is entered; a case in a bag needs six.
 const DEPTH_MAX: usize = 16;
 
-/// An opened case folder.
+/// What a folder holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holds {
+    /// A case as it is stored.
+    Case,
+    /// A case as it was handed over.
+    Bag,
+}
+
+/// An opened folder.
 #[derive(Debug)]
 pub struct Folder {
     root: PathBuf,
+    holds: Holds,
 }
 
 impl Folder {
-    /// Checks that the path looks like a case folder; the error is a whole message.
+    /// Checks that the path looks like a case folder or a bag; the error is a whole message.
     pub fn open(path: &Path) -> Result<Self, String> {
         let shown = escape_bounded(&path.to_string_lossy(), 300);
         let bad = |why: &str, remedy: &str| format!("exhibit-verify: '{shown}': {why}\n{remedy}");
-        let remedy = "Give the folder of one case: it contains 'log' and, when something was collected, 'collections'.";
+        let remedy = "Give the folder of one case (it contains 'log' and, when something was collected, 'collections') or a bag (it contains 'data').";
         let closed = |e: &io::Error| bad(&e.to_string(), "Verify as a user who may read the folder, or a copy that you own.");
         let root = path.canonicalize().map_err(|e| if is_denied(&e) { closed(&e) } else { bad(&e.to_string(), remedy) })?;
         if !root.is_dir() {
@@ -33,12 +44,24 @@ impl Folder {
         }
         let is_folder = |meta: io::Result<fs::Metadata>| meta.is_ok_and(|m| m.is_dir());
         if is_folder(log) {
-            return Ok(Self { root });
+            return Ok(Self { root, holds: Holds::Case });
+        }
+        // Any one is enough: the others may be what was taken away.
+        let has = |name: &str| fs::symlink_metadata(root.join(name)).is_ok();
+        if [bag::BAGIT, bag::TAG_MANIFEST, bag::DESCRIPTION].iter().any(|name| has(name))
+            || is_folder(fs::symlink_metadata(root.join("data/log")))
+        {
+            return Ok(Self { root, holds: Holds::Bag });
         }
         if is_folder(fs::symlink_metadata(root.join("cases"))) {
             return Err(bad("this is a whole store, not one case", "Give one of the folders below 'cases'; each is verified by itself."));
         }
-        Err(bad("not a case folder: it has no folder 'log'", remedy))
+        Err(bad("neither a case folder (it has no folder 'log') nor a bag (it has no bagit.txt)", remedy))
+    }
+
+    /// What it holds.
+    pub const fn holds(&self) -> Holds {
+        self.holds
     }
 
     /// True when a canonical path lies inside.

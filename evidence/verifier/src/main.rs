@@ -1,4 +1,4 @@
-//! `exhibit-verify`: proves or disproves a case folder offline, with nothing but the folder and an anchor file that
+//! `exhibit-verify`: proves or disproves a case folder or a bag offline, with nothing but the folder and an anchor file that
 //! was obtained on another way. It opens no socket, writes no file and trusts nothing inside the folder.
 
 #![forbid(unsafe_code)]
@@ -19,7 +19,7 @@ use exhibit_evidence::timestamp::Anchors;
 use exhibit_evidence::verify::{self, Code, Options, Progress, Report, Verdict};
 
 use crate::args::{Command, Request};
-use crate::folder::Folder;
+use crate::folder::{Folder, Holds};
 
 /// A file of roots with some CRLs.
 const TIMESTAMP_ANCHOR_BYTES_MAX: u64 = 16 << 20;
@@ -43,6 +43,7 @@ fn main() -> ExitCode {
     let (exit, message) = match args::parse(std::env::args_os()) {
         Ok(Command::Show(text)) => finish(write_out(text.as_bytes()), Exit::Sound),
         Ok(Command::Codes) => finish(write_out(codes().as_bytes()), Exit::Sound),
+        Ok(Command::Explain(code)) => finish(write_out(text::explain(code).as_bytes()), Exit::Sound),
         Ok(Command::Verify(request)) => match run(&request) {
             Ok((report, root_key)) => {
                 let exit = if report.verdict == Verdict::Sound { Exit::Sound } else { Exit::Findings };
@@ -93,7 +94,12 @@ fn run(request: &Request) -> Result<(Report, String), String> {
     let options = Options { held: read_held(request, &folder)?, timestamp_anchors, ..request.options.clone() };
     let terminal = io::stderr().is_terminal() && !request.quiet;
     let mut shown = u64::MAX;
-    let report = verify::verify(&folder, &anchor, &options, &mut |p| show_progress(p, terminal, &mut shown)).map_err(|e| {
+    let mut progress = |p: Progress| show_progress(p, terminal, &mut shown);
+    let report = match folder.holds() {
+        Holds::Case => verify::verify(&folder, &anchor, &options, &mut progress),
+        Holds::Bag => verify::verify_bag(&folder, &anchor, &options, &mut progress),
+    };
+    let report = report.map_err(|e| {
         format!("exhibit-verify: '{}' cannot be listed: {e}\nCheck its permissions; no statement about the case is made.", folder.shown())
     })?;
     if terminal {
@@ -109,7 +115,7 @@ fn read_anchor(request: &Request, folder: &Folder) -> Result<Anchor, String> {
     let real = path.canonicalize().map_err(|e| format!("exhibit-verify: anchor file '{shown}': {e}\n{remedy}"))?;
     if folder.contains(&real) {
         return Err(format!(
-            "exhibit-verify: anchor file '{shown}' lies inside the case folder '{}'.\nWhoever can change the case could have put it there, so it proves nothing. {remedy}",
+            "exhibit-verify: anchor file '{shown}' lies inside '{}', which it is to vouch for.\nWhoever can change the case could have put it there, so it proves nothing. {remedy}",
             folder.shown()
         ));
     }

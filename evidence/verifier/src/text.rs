@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use exhibit_evidence::text::escape_bounded;
-use exhibit_evidence::verify::{Bound, CollectionSummary, Finding, Report, Sandwich, Severity, TimestampSummary, Verdict};
+use exhibit_evidence::verify::{Blame, Bound, Code, CollectionSummary, Finding, Report, Sandwich, Severity, TimestampSummary, Verdict};
 
 /// A byte count for people, exact below 1 KiB.
 pub fn bytes(n: u64) -> String {
@@ -30,6 +30,10 @@ fn verdict_line(report: &Report, quiet: bool) -> String {
     let (errors, warnings, notes) = report.findings.counts();
     match report.verdict {
         Verdict::Sound if notes == 0 => "SOUND: everything that this case claims was checked and holds.".to_owned(),
+        Verdict::Sound if left_out(report) > 0 => {
+            let what = count(left_out(report) as u64, "collection");
+            format!("SOUND: everything in this bag was checked and holds. The evidence of {what} is not in this bag, by choice.")
+        }
         Verdict::Sound => {
             let see = below(format!(" See also {} below.", count(notes, "note")));
             format!("SOUND: everything that this case claims was checked and holds.{see}")
@@ -46,6 +50,34 @@ fn verdict_line(report: &Report, quiet: bool) -> String {
     }
 }
 
+fn left_out(report: &Report) -> usize {
+    report.bag.as_ref().map_or(0, |bag| bag.left_out.len())
+}
+
+/// What a code means, for `explain`.
+pub fn explain(code: Code) -> String {
+    let next = match code.blame() {
+        Blame::Store => {
+            "Compare with another copy of the case and verify that one. Ask whoever kept or carried this copy, and keep it as it is."
+        }
+        Blame::Coordinator => "Ask the deployment's operator for the coordinator's own account of it. Another copy will show the same.",
+        Blame::Host => {
+            "Ask who is responsible for the host and its agent. Another copy will show the same; the order may be repeated on the host."
+        }
+        Blame::Operator => "Ask the person whom the finding names, or the deployment's operator, and have the answer in writing.",
+        Blame::Unknown => {
+            "Begin with the other findings: one of them may be the cause. Check that the anchor is the right one, then verify another copy."
+        }
+    };
+    let severity = match code.severity() {
+        Severity::Error => "error: the evidence, or a statement about it, is not what was signed",
+        Severity::Warning => "warning: something does not belong here or does not fit; what was signed still holds",
+        Severity::Note => "note: worth knowing; does not change the verdict",
+    };
+    let (found, means, ask) = (code.found(), code.meaning(), code.blame().shown());
+    format!("{code}\n  severity  {severity}\n  means     {means}\n  found     {found}\n  ask       {ask}\n  next      {next}\n")
+}
+
 /// The whole text.
 pub fn render(report: &Report, root_key: &str, quiet: bool) -> String {
     let mut out = verdict_line(report, quiet);
@@ -53,11 +85,36 @@ pub fn render(report: &Report, root_key: &str, quiet: bool) -> String {
     if quiet {
         return out;
     }
+    let _ = write_bag(&mut out, report);
     let _ = write_case(&mut out, report);
     let _ = write_collections(&mut out, &report.collections);
     let _ = write_findings(&mut out, report);
     let _ = write_checked(&mut out, report, root_key);
     out
+}
+
+fn write_bag(out: &mut String, report: &Report) -> std::fmt::Result {
+    let Some(bag) = &report.bag else { return Ok(()) };
+    let shown = |text: &str| escape_bounded(text, 300);
+    writeln!(out)?;
+    writeln!(out, "Bag          handed over by {} at {}", shown(&bag.exported_by), bag.exported_at)?;
+    writeln!(out, "             because: {}", shown(&bag.reason))?;
+    let signed = if bag.signed { "signed by" } else { "NOT validly signed by" };
+    writeln!(out, "             {signed} key {}", bag.key)?;
+    writeln!(
+        out,
+        "             {} of evidence and {} besides are listed in it",
+        count(bag.payload_files, "file"),
+        count(bag.tag_files, "file")
+    )?;
+    if !bag.left_out.is_empty() {
+        writeln!(
+            out,
+            "Not in it    the evidence of {}, left out by choice; the log names them",
+            count(bag.left_out.len() as u64, "collection")
+        )?;
+    }
+    Ok(())
 }
 
 fn write_case(out: &mut String, report: &Report) -> std::fmt::Result {
@@ -84,6 +141,11 @@ fn write_collections(out: &mut String, collections: &[CollectionSummary]) -> std
         let outcome = c.outcome.map_or("open", exhibit_evidence::record::Outcome::as_str);
         writeln!(out, "  {host}: {outcome}")?;
         writeln!(out, "      {}, {}, agent {}", c.id, count(u64::from(c.streams), "stream"), c.agent)?;
+        if c.left_out {
+            let exhibits = c.exhibits.map_or_else(String::new, |[a, b]| format!(": exhibits {a} to {b}"));
+            writeln!(out, "      NOT IN THIS BAG, left out by choice{exhibits}")?;
+            continue;
+        }
         let verified = match (c.items, c.items_verified) {
             (0, _) => String::new(),
             (items, good) if items == good => " (all found good)".to_owned(),

@@ -430,6 +430,66 @@ pub mod read_items_response {
         TarData(::prost::bytes::Bytes),
     }
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportCaseRequest {
+    /// The case.
+    #[prost(string, tag = "1")]
+    pub case_id: ::prost::alloc::string::String,
+    /// Only the evidence of these collections, when not empty; at most 1,000. The log is always given whole.
+    #[prost(string, repeated, tag = "2")]
+    pub collections: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Id (SHA-256) of the caller's evidence key that is going to sign what is handed over. Its enrolment is copied into the
+    /// case's log first, so that the case alone shows who it belongs to.
+    #[prost(bytes = "vec", tag = "3")]
+    pub key: ::prost::alloc::vec::Vec<u8>,
+    /// Only objects whose names come after this one, when not empty. Relative to the case's folder.
+    #[prost(string, tag = "4")]
+    pub after: ::prost::alloc::string::String,
+    /// Why, in the caller's words; recorded. 1 to 1,024 bytes.
+    #[prost(string, tag = "5")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportCaseResponse {
+    #[prost(oneof = "export_case_response::Kind", tags = "1, 2, 3")]
+    pub kind: ::core::option::Option<export_case_response::Kind>,
+}
+/// Nested message and enum types in `ExportCaseResponse`.
+pub mod export_case_response {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        /// Comes first.
+        #[prost(message, tag = "1")]
+        Head(super::ExportHead),
+        /// Begins an object.
+        #[prost(message, tag = "2")]
+        Object(super::ExportedObject),
+        /// The next bytes of the object, 1 to 262,144 of them.
+        #[prost(bytes, tag = "3")]
+        Data(::prost::bytes::Bytes),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportHead {
+    /// The signed head of the log (C2SP checkpoint), what the object `log/checkpoint` is to hold.
+    #[prost(bytes = "vec", tag = "1")]
+    pub checkpoint: ::prost::alloc::vec::Vec<u8>,
+    /// Records that it covers.
+    #[prost(uint64, tag = "2")]
+    pub size: u64,
+    /// Collections whose evidence is given, in the order of their ids.
+    #[prost(string, repeated, tag = "3")]
+    pub collections: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportedObject {
+    /// Its name, relative to the case's folder.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Its bytes.
+    #[prost(uint64, tag = "2")]
+    pub size: u64,
+}
 /// Generated client implementations.
 pub mod responder_service_client {
     #![allow(
@@ -1015,6 +1075,38 @@ pub mod responder_service_client {
                 );
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Gives a case as it is stored, for a handoff: the head of its log, then every object under it in the order of their
+        /// names. Recorded in the case's log as access (`export`) before anything is sent; the head covers that record.
+        /// Caller: responder, custodian. Repeatable: with `after` it goes on where an earlier call stopped.
+        pub async fn export_case(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExportCaseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ExportCaseResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/exhibit.responder.v1.ResponderService/ExportCase",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "exhibit.responder.v1.ResponderService",
+                        "ExportCase",
+                    ),
+                );
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1184,6 +1276,19 @@ pub mod responder_service_server {
             &self,
             request: tonic::Request<super::ReadItemsRequest>,
         ) -> std::result::Result<tonic::Response<Self::ReadItemsStream>, tonic::Status>;
+        /// Server streaming response type for the ExportCase method.
+        type ExportCaseStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ExportCaseResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Gives a case as it is stored, for a handoff: the head of its log, then every object under it in the order of their
+        /// names. Recorded in the case's log as access (`export`) before anything is sent; the head covers that record.
+        /// Caller: responder, custodian. Repeatable: with `after` it goes on where an earlier call stopped.
+        async fn export_case(
+            &self,
+            request: tonic::Request<super::ExportCaseRequest>,
+        ) -> std::result::Result<tonic::Response<Self::ExportCaseStream>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct ResponderServiceServer<T> {
@@ -2071,6 +2176,52 @@ pub mod responder_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ReadItemsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/exhibit.responder.v1.ResponderService/ExportCase" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExportCaseSvc<T: ResponderService>(pub Arc<T>);
+                    impl<
+                        T: ResponderService,
+                    > tonic::server::ServerStreamingService<super::ExportCaseRequest>
+                    for ExportCaseSvc<T> {
+                        type Response = super::ExportCaseResponse;
+                        type ResponseStream = T::ExportCaseStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExportCaseRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ResponderService>::export_case(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExportCaseSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -2,17 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use exhibit_evidence::Digest;
 use exhibit_evidence::manifest::ItemId;
 use exhibit_evidence::record::Action;
 use exhibit_evidence::text::escape_bounded;
-use exhibit_proto::bounds::{IDS_MAX, LABEL_BYTES_MAX, LABELS_MAX, READ_ITEMS_MAX};
-use exhibit_proto::convert::{BadField, bounded, id};
+use exhibit_proto::bounds::{IDS_MAX, LABEL_BYTES_MAX, LABELS_MAX, READ_ITEMS_MAX, REASON_BYTES_MAX};
+use exhibit_proto::convert::{BadField, bounded, id, required_text};
 use exhibit_proto::responder::v1 as wire;
 
 use crate::catalog::{CollectionFilter, CollectionRow, Labels};
 use crate::dispatch::admit;
 use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
+use crate::read::ExportRequest;
 
 /// Labels: at most 32, of a small alphabet.
 pub(super) fn labels(labels: BTreeMap<String, String>) -> Result<Labels, BadField> {
@@ -95,6 +97,18 @@ pub(super) fn item_ids(texts: &[String]) -> Result<Vec<ItemId>, BadField> {
     }
     bounded("items", texts.len(), READ_ITEMS_MAX)?;
     texts.iter().map(|text| text.parse().map_err(|problem| BadField { field: "items", problem })).collect()
+}
+
+/// What to give for a handoff.
+pub(super) fn export(request: wire::ExportCaseRequest) -> Result<ExportRequest, BadField> {
+    let key = Digest::try_from(request.key.as_slice());
+    Ok(ExportRequest {
+        case: id("case_id", &request.case_id)?,
+        collections: ids("collections", &request.collections)?,
+        key: key.map_err(|_| BadField { field: "key", problem: "expected the 32 bytes of a key's id".to_owned() })?,
+        after: request.after,
+        reason: required_text("reason", &request.reason, REASON_BYTES_MAX)?,
+    })
 }
 
 #[cfg(test)]

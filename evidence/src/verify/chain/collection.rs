@@ -82,6 +82,7 @@ impl Collection {
             sealed_at: None,
             trusted_time: Sandwich::default(),
             exhibits: None,
+            left_out: false,
             streams: 0,
             items: 0,
             items_verified: 0,
@@ -287,9 +288,15 @@ impl Collection {
         }
     }
 
+    /// Its evidence is not in this copy.
+    pub const fn leave_out(&mut self) {
+        self.summary.left_out = true;
+    }
+
     pub fn jobs(&self, captures: &BTreeSet<String>) -> Vec<Job> {
         self.receipts
             .iter()
+            .filter(|_| !self.summary.left_out)
             .map(|(stream, receipt)| Job {
                 case: receipt.case.clone(),
                 collection: self.summary.id.clone(),

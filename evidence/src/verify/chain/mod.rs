@@ -3,7 +3,8 @@
 //!
 //! What is done with evidence afterwards follows the rules of [`crate::custody`].
 //!
-//! State is bounded by what the log names: a few hundred bytes per order target, stream, hold and disposal. Access records leave none.
+//! State is bounded by what the log names: a few hundred bytes per order target, stream, hold and disposal. Access records leave none but
+//! the names of those who exported the case.
 
 mod collection;
 mod stamps;
@@ -21,7 +22,7 @@ use crate::custody::{Breach, Fate, Rule, State};
 use crate::digest::Digest;
 use crate::id::{AgentId, CaseId, CollectionId, OrderId};
 use crate::layout::StreamNumber;
-use crate::record::{CaseClosed, CaseOpened, Incident, Nonce, Order, Record, Verified};
+use crate::record::{Action, CaseClosed, CaseOpened, Incident, Nonce, Order, Record, Verified};
 use crate::text::escape_bounded;
 
 /// The custody chain as far as it was read.
@@ -40,6 +41,8 @@ pub(super) struct Chain {
     n: u64,
     /// What was recorded about timestamps.
     pub stamps: Stamps,
+    /// Who exported the case, by their names.
+    exporters: BTreeSet<String>,
 }
 
 /// What later records need to know of an order.
@@ -64,7 +67,27 @@ impl Chain {
             next_exhibit: 1,
             n: 0,
             stamps: Stamps::default(),
+            exporters: BTreeSet::new(),
         }
+    }
+
+    /// Leaves the evidence of collections out: it is not in this copy by choice.
+    pub fn leave_out(&mut self, ids: &[CollectionId]) {
+        for id in ids {
+            if let Some(collection) = self.collections.get_mut(id) {
+                collection.leave_out();
+            }
+        }
+    }
+
+    /// The collections that orders of this log ask for, in the order of their ids.
+    pub fn collections(&self) -> impl Iterator<Item = &CollectionId> {
+        self.collections.keys()
+    }
+
+    /// True when the log holds an access record for an export by this person.
+    pub fn was_exported_by(&self, name: &str) -> bool {
+        self.exporters.contains(name)
     }
 
     /// The case, once its case-opened record was verified.
@@ -140,6 +163,9 @@ impl Chain {
             Record::Incident(p) => incident(object, p, findings),
             Record::Stamped(p) => self.stamps.stamped(object, self.n, p, self.opened.as_ref().map(|(d, _)| *d), roots, findings),
             Record::NotStamped(p) => self.stamps.failed(object, p, self.opened.as_ref().map(|(d, _)| *d), roots, findings),
+            Record::Access(p) if p.action == Action::Export => {
+                self.exporters.insert(p.by.clone());
+            }
             Record::Enrolment(_) | Record::Revocation(_) => return,
             // The others are the custody rules' alone.
             _ => {}

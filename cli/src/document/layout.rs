@@ -1,0 +1,318 @@
+//! Breaking blocks into lines and pages: A4, three fonts, tables whose head is repeated. Sizes are in points.
+
+use skrifa::MetadataProvider as _;
+use skrifa::instance::{LocationRef, Size};
+
+use super::{Block, Document, Table, Value, plain};
+
+/// A4.
+pub const WIDTH: f32 = 595.28;
+/// A4.
+pub const HEIGHT: f32 = 841.89;
+const MARGIN: f32 = 56.0;
+/// Where the footer's text stands.
+pub const FOOTER_Y: f32 = HEIGHT - 34.0;
+const BOTTOM: f32 = HEIGHT - 62.0;
+const TEXT: f32 = 9.5;
+const EXACT: f32 = 8.0;
+const CELL: f32 = 3.0;
+/// Width that blocks may take.
+pub const INNER: f32 = WIDTH - 2.0 * MARGIN;
+/// Where blocks begin.
+pub const LEFT: f32 = MARGIN;
+
+/// Which font.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Face {
+    /// Noto Sans.
+    Regular,
+    /// Noto Sans Bold.
+    Bold,
+    /// Noto Sans Mono.
+    Mono,
+}
+
+/// The font files: subsets of Noto (SIL Open Font License 1.1, `fonts/OFL.txt`), made as `fonts/README.md` says.
+pub const FONTS: [&[u8]; 3] = [
+    include_bytes!("fonts/NotoSans-Regular.subset.ttf"),
+    include_bytes!("fonts/NotoSans-Bold.subset.ttf"),
+    include_bytes!("fonts/NotoSansMono-Regular.subset.ttf"),
+];
+
+/// What is drawn.
+#[derive(Debug, Clone)]
+pub enum Mark {
+    /// A line of text whose baseline begins at (x, y).
+    Text { x: f32, y: f32, size: f32, face: Face, text: String },
+    /// A thin line.
+    Line { from: (f32, f32), to: (f32, f32) },
+    /// A filled rectangle: left, top, width, height; grey (true) or black.
+    Box { at: (f32, f32), size: (f32, f32), grey: bool },
+}
+
+/// One glyph of a text: its number in the font, its width in ems, and its bytes in the text.
+#[derive(Debug, Clone)]
+pub struct Shaped {
+    pub glyph: u32,
+    pub width: f32,
+    pub bytes: std::ops::Range<usize>,
+}
+
+/// The measures of the fonts.
+pub struct Faces<'a>([skrifa::FontRef<'a>; 3]);
+
+impl Faces<'static> {
+    /// Reads the fonts; `None` when one is none, which a test excludes.
+    pub fn read() -> Option<Self> {
+        let [a, b, c] = FONTS.map(skrifa::FontRef::new);
+        Some(Self([a.ok()?, b.ok()?, c.ok()?]))
+    }
+
+    /// Text that every character of it has a glyph for: others show as `\u{...}`.
+    fn showable(&self, face: Face, text: &str) -> String {
+        let charmap = self.0[face as usize].charmap();
+        plain(text).chars().map(|c| if charmap.map(c).is_some() { c.to_string() } else { format!("\\u{{{:x}}}", c as u32) }).collect()
+    }
+
+    /// The glyphs of a text, one a character.
+    pub fn shape(&self, face: Face, text: &str) -> Vec<Shaped> {
+        let font = &self.0[face as usize];
+        let (charmap, metrics) = (font.charmap(), font.glyph_metrics(Size::unscaled(), LocationRef::default()));
+        let ems = f32::from(font.metrics(Size::unscaled(), LocationRef::default()).units_per_em);
+        let one = |(at, c): (usize, char)| {
+            let glyph = charmap.map(c).unwrap_or_default();
+            Shaped { glyph: glyph.to_u32(), width: metrics.advance_width(glyph).unwrap_or_default() / ems, bytes: at..at + c.len_utf8() }
+        };
+        text.char_indices().map(one).collect()
+    }
+
+    fn width(&self, face: Face, size: f32, text: &str) -> f32 {
+        self.shape(face, text).iter().map(|g| g.width).sum::<f32>() * size
+    }
+
+    /// Lines of at most `max` points; a word that is longer is broken.
+    pub fn wrap(&self, face: Face, size: f32, text: &str, max: f32) -> Vec<String> {
+        let mut lines = vec![String::new()];
+        for word in self.showable(face, text).split(' ').flat_map(|word| self.pieces(face, size, word, max)) {
+            let line = lines.last().map(String::as_str).unwrap_or_default();
+            let longer = if line.is_empty() { word.clone() } else { format!("{line} {word}") };
+            if line.is_empty() || self.width(face, size, &longer) <= max {
+                lines.pop();
+                lines.push(longer);
+            } else {
+                lines.push(word);
+            }
+        }
+        lines
+    }
+
+    fn pieces(&self, face: Face, size: f32, word: &str, max: f32) -> Vec<String> {
+        let (mut pieces, mut piece, mut width) = (Vec::new(), String::new(), 0.0);
+        for glyph in self.shape(face, word) {
+            let advance = glyph.width * size;
+            if width + advance > max && !piece.is_empty() {
+                pieces.push(std::mem::take(&mut piece));
+                width = 0.0;
+            }
+            piece.push_str(&word[glyph.bytes]);
+            width += advance;
+        }
+        pieces.push(piece);
+        pieces
+    }
+}
+
+/// Pages that are being filled.
+struct Pages<'a> {
+    faces: &'a Faces<'static>,
+    pages: Vec<Vec<Mark>>,
+    y: f32,
+}
+
+/// Lays a document out: the marks of every page, footers not included.
+pub fn pages(document: &Document, faces: &Faces<'static>) -> Vec<Vec<Mark>> {
+    let mut pages = Pages { faces, pages: vec![Vec::new()], y: MARGIN };
+    pages.text(Face::Bold, 18.0, &document.title, 6.0);
+    for block in &document.blocks {
+        pages.block(block);
+    }
+    pages.pages
+}
+
+impl Pages<'_> {
+    fn mark(&mut self, mark: Mark) {
+        if let Some(page) = self.pages.last_mut() {
+            page.push(mark);
+        }
+    }
+
+    fn new_page(&mut self) {
+        self.pages.push(Vec::new());
+        self.y = MARGIN;
+    }
+
+    /// Begins a page when so many points are not left.
+    fn room(&mut self, height: f32) {
+        if self.y + height > BOTTOM && self.pages.last().is_some_and(|page| !page.is_empty()) {
+            self.new_page();
+        }
+    }
+
+    fn text(&mut self, face: Face, size: f32, text: &str, after: f32) {
+        for line in self.faces.wrap(face, size, text, INNER) {
+            self.room(size * 1.4);
+            self.y += size * 1.4;
+            let y = self.y - size * 0.35;
+            self.mark(Mark::Text { x: LEFT, y, size, face, text: line });
+        }
+        self.y += after;
+    }
+
+    fn block(&mut self, block: &Block) {
+        match block {
+            Block::Heading(level, text) => {
+                self.room(70.0);
+                self.y += if *level < 2 { 12.0 } else { 6.0 };
+                self.text(Face::Bold, if *level < 2 { 12.5 } else { 10.5 }, text, 3.0);
+            }
+            Block::Paragraph(text) => self.text(Face::Regular, TEXT, text, 5.0),
+            Block::Fields(fields) => {
+                for (name, value) in fields {
+                    let row = vec![Value::text(name.clone()), value.clone()];
+                    self.row(&[0.3, 0.7], &row, 14.0, &[Face::Bold, Face::Regular], false);
+                }
+                self.y += 5.0;
+            }
+            Block::Table(table) => self.table(table),
+            Block::Lines(lines) => {
+                for line in lines {
+                    self.room(44.0);
+                    self.y += 28.0;
+                    let y = self.y;
+                    self.mark(Mark::Line { from: (LEFT, y), to: (LEFT + INNER * 0.75, y) });
+                    self.text(Face::Regular, 8.0, line, 4.0);
+                }
+            }
+            Block::Code(dark, width) => self.code(dark, *width),
+            Block::NewPage => self.new_page(),
+        }
+    }
+
+    fn table(&mut self, table: &Table) {
+        let shares: Vec<f32> = table.columns.iter().map(|c| c.1).collect();
+        let head: Vec<Value> = table.columns.iter().map(|c| Value::text(c.0.clone())).collect();
+        let (bold, plain) = (vec![Face::Bold; shares.len()], vec![Face::Regular; shares.len()]);
+        self.room(60.0);
+        self.row(&shares, &head, 0.0, &bold, true);
+        for row in &table.rows {
+            let page = self.pages.len();
+            let height = self.height(&shares, row, table.row_height_min);
+            self.room(height);
+            if self.pages.len() > page {
+                self.row(&shares, &head, 0.0, &bold, true);
+            }
+            self.row(&shares, row, table.row_height_min, &plain, false);
+        }
+        self.y += 8.0;
+    }
+
+    /// The lines of a cell, with their font and size.
+    fn cell(&self, share: f32, value: &Value, face: Face) -> (Vec<String>, Face, f32) {
+        let (face, size) = if matches!(value, Value::Exact(_)) { (Face::Mono, EXACT) } else { (face, TEXT - 0.5) };
+        (self.faces.wrap(face, size, value.shown(), INNER * share - 2.0 * CELL), face, size)
+    }
+
+    fn height(&self, shares: &[f32], row: &[Value], min: f32) -> f32 {
+        let cells = shares.iter().zip(row).map(|(share, value)| {
+            let (lines, _, size) = self.cell(*share, value, Face::Bold);
+            lines.len() as f32 * size * 1.35
+        });
+        cells.fold(min, f32::max) + 2.0 * CELL
+    }
+
+    /// Draws a row with its frame; one that is higher than a page goes on over the next pages.
+    fn row(&mut self, shares: &[f32], row: &[Value], min: f32, faces: &[Face], grey: bool) {
+        let cells: Vec<_> = shares.iter().zip(row).zip(faces).map(|((share, value), face)| self.cell(*share, value, *face)).collect();
+        let mut done = 0;
+        loop {
+            self.room(min + 2.0 * CELL + 12.0);
+            let fits = ((BOTTOM - self.y - 2.0 * CELL) / (TEXT * 1.35)).max(1.0) as usize;
+            let most = cells.iter().map(|(lines, ..)| lines.len()).max().unwrap_or_default();
+            let until = most.min(done + fits);
+            let tallest = cells.iter().map(|(lines, _, size)| (lines.len().min(until).saturating_sub(done)) as f32 * size * 1.35);
+            let height = tallest.fold(min, f32::max) + 2.0 * CELL;
+            let top = self.y;
+            if grey {
+                self.mark(Mark::Box { at: (LEFT, top), size: (INNER, height), grey: true });
+            }
+            let mut x = LEFT;
+            for ((lines, face, size), share) in cells.iter().zip(shares) {
+                for (n, line) in lines.iter().take(until).skip(done).enumerate() {
+                    let y = top + CELL + (n as f32 + 0.78) * size * 1.35;
+                    self.mark(Mark::Text { x: x + CELL, y, size: *size, face: *face, text: line.clone() });
+                }
+                self.mark(Mark::Line { from: (x, top), to: (x, top + height) });
+                x += INNER * share;
+            }
+            self.mark(Mark::Line { from: (LEFT + INNER, top), to: (LEFT + INNER, top + height) });
+            for y in [top, top + height] {
+                self.mark(Mark::Line { from: (LEFT, y), to: (LEFT + INNER, y) });
+            }
+            self.y += height;
+            done = until;
+            if done >= most {
+                return;
+            }
+            self.new_page();
+        }
+    }
+
+    fn code(&mut self, dark: &[bool], width: usize) {
+        let module = 4.0;
+        let side = module * (width + 8) as f32;
+        self.room(side);
+        let top = self.y;
+        for (n, _) in dark.iter().enumerate().filter(|(_, dark)| **dark) {
+            let at = (LEFT + module * (n % width + 4) as f32, top + module * (n / width + 4) as f32);
+            self.mark(Mark::Box { at, size: (module, module), grey: false });
+        }
+        self.y += side;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_keep_to_their_width_and_lose_nothing() {
+        let faces = Faces::read().expect("fonts");
+        let text = "a b cc \u{202e} 日本 é żółć ".to_owned() + &"f".repeat(300);
+        let lines = faces.wrap(Face::Mono, 8.0, &text, 120.0);
+        assert!(lines.iter().all(|line| faces.width(Face::Mono, 8.0, line) <= 120.0), "{lines:?}");
+        let joined = lines.concat();
+        assert!(joined.contains("\\u{202e}") && joined.contains("\\u{65e5}") && joined.contains("żółć"), "{joined}");
+        assert_eq!(joined.matches('f').count(), 300);
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(32))]
+        #[test]
+        fn nothing_is_drawn_outside_the_page(text: String, rows in 0_usize..60) {
+            let faces = Faces::read().expect("fonts");
+            let row = vec![Value::text(text.clone()), Value::exact(text.clone()), Value::Blank];
+            let columns = vec![(text.clone(), 0.3), ("b".to_owned(), 0.3), ("c".to_owned(), 0.4)];
+            let table = Table { columns, rows: vec![row; rows], row_height_min: 20.0 };
+            let blocks = vec![Block::Paragraph(text.clone()), Block::Table(table), Block::Lines(vec![text.clone()])];
+            let document = Document { language: crate::document::Language::En, title: text, footer: String::new(), made_at_s: 0, blocks };
+            for mark in pages(&document, &faces).into_iter().flatten() {
+                let (x, y) = match mark {
+                    Mark::Text { x, y, size, face, text } => (x + faces.width(face, size, &text), y),
+                    Mark::Line { to, .. } => to,
+                    Mark::Box { at, size, .. } => (at.0 + size.0, at.1 + size.1),
+                };
+                proptest::prop_assert!(x <= WIDTH - MARGIN + 0.1 && y <= FOOTER_Y - 8.0, "{x} {y}");
+            }
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Encryption of a finished bag: one tar, encrypted with age (age-encryption.org/v1) to recipients, in flat memory.
+
+use std::fs::File;
+use std::io::{BufWriter, Read as _, Write};
+use std::path::Path;
+
+use age::Recipient;
+use age::x25519;
+use exhibit_evidence::stream::tar::{END_MARKER, Head, HeadKind, encode, padding};
+
+use super::folder::walk;
+use super::place::{Place, cannot};
+use crate::exit::{Code, Failure, Result};
+
+/// Reads recipients as age writes them.
+pub fn recipients(texts: &[String]) -> Result<Vec<x25519::Recipient>> {
+    let one = |text: &String| {
+        let shown = exhibit_evidence::text::escape_bounded(text, 80);
+        text.parse().map_err(|e| {
+            Failure::new(Code::Input, format!("--recipient '{shown}': {e}"))
+                .hint("a recipient looks like age1..., as `age-keygen` prints it")
+        })
+    };
+    texts.iter().map(one).collect()
+}
+
+/// Encrypts the bag into one file beside it.
+///
+/// Order of writes: (1) the whole file under a name that says that it is not whole, fsync, (2) its name, unless something has
+/// it, (3) the plain bag and the journal go. Died before 2: the next run makes it anew. Died in 3: what is left of the plain
+/// bag is named `.partial`, and the next run says that the file is there.
+pub fn seal(place: Place, name: &str, to: &[x25519::Recipient]) -> Result<()> {
+    let (out, unfinished) = (place.out_with(".tar.age"), place.out_with(".tar.age.partial"));
+    if std::fs::symlink_metadata(&out).is_ok() {
+        return Err(Failure::new(Code::CannotCreate, format!("{} is there already", out.display())).hint("give another --out"));
+    }
+    let failed = |e: &std::io::Error| cannot("write", &unfinished, e);
+    let file = File::create(&unfinished).map_err(|e| failed(&e))?;
+    let encryptor = age::Encryptor::with_recipients(to.iter().map(|r| r as &dyn Recipient));
+    let encryptor = encryptor.map_err(|e| Failure::new(Code::Failure, format!("cannot encrypt: {e}")))?;
+    let mut writer = encryptor.wrap_output(BufWriter::with_capacity(1 << 20, file)).map_err(|e| failed(&e))?;
+    tar(place.bag(), name, &mut writer).map_err(|e| failed(&e))?;
+    let finished = writer.finish().and_then(|buffered| buffered.into_inner().map_err(std::io::IntoInnerError::into_error));
+    finished.and_then(|file| file.sync_all()).map_err(|e| failed(&e))?;
+    let named = rustix::fs::renameat_with(rustix::fs::CWD, &unfinished, rustix::fs::CWD, &out, rustix::fs::RenameFlags::NOREPLACE);
+    named.map_err(|e| cannot("name", &out, &e.into()))?;
+    place.finish_as_file()
+}
+
+/// Writes a folder as tar, its members in the order of their names below `name`.
+fn tar(root: &Path, name: &str, out: &mut impl Write) -> std::io::Result<()> {
+    let mut paths = Vec::new();
+    walk(root, &mut |path, meta| {
+        paths.push((path.to_owned(), meta.is_dir()));
+        Ok(())
+    })?;
+    paths.sort();
+    let attributes = std::collections::BTreeMap::new();
+    let mut chunk = vec![0; 1 << 18];
+    for (path, is_folder) in paths {
+        let below = path.strip_prefix(root).map_err(std::io::Error::other)?;
+        let member = Path::new(name).join(below);
+        let (mut file, size) =
+            if is_folder { (None, 0) } else { File::open(&path).and_then(|f| f.metadata().map(|m| (Some(f), m.len())))? };
+        let kind = if is_folder { HeadKind::Directory } else { HeadKind::File { size } };
+        let mode = if is_folder { 0o700 } else { 0o600 };
+        let name = member.as_os_str().as_encoded_bytes();
+        let head = Head { name, kind, mode, uid: 0, gid: 0, mtime: None, atime: None, ctime: None, xattrs: &attributes };
+        let mut bytes = Vec::new();
+        encode(&head, &mut bytes).map_err(|e| std::io::Error::other(e.to_string()))?;
+        out.write_all(&bytes)?;
+        let mut left = size;
+        while let Some(file) = file.as_mut().filter(|_| left > 0) {
+            let most = usize::try_from(left).unwrap_or(usize::MAX).min(chunk.len());
+            let n = file.read(&mut chunk[..most])?;
+            if n == 0 {
+                return Err(std::io::Error::other("a file became shorter"));
+            }
+            out.write_all(&chunk[..n])?;
+            left -= n as u64;
+        }
+        out.write_all(&vec![0; padding(size)])?;
+    }
+    out.write_all(&END_MARKER)
+}

@@ -1,0 +1,174 @@
+//! What the verified log of a case says, for the documents. A record that does not verify says nothing here; the
+//! verification's findings name it.
+
+use std::collections::BTreeMap;
+
+use exhibit_evidence::anchor::Anchor;
+use exhibit_evidence::bag::Description;
+use exhibit_evidence::dsse::{ENVELOPE_BYTES_MAX, Envelope};
+use exhibit_evidence::id::CollectionId;
+use exhibit_evidence::layout::CaseObject;
+use exhibit_evidence::log::{InclusionProof, Plan, Tile, Tiler, leaf_hash};
+use exhibit_evidence::record::{Acquisition, CaseClosed, Incident, KeyRing, Order, Receipt, Record, Refusal, Role, Seal};
+use exhibit_evidence::verify::{CollectionSummary, Report};
+use exhibit_evidence::{Digest, Timestamp};
+
+use super::place::{Place, cannot};
+use crate::exit::Result;
+
+/// A record and its place in the log.
+#[derive(Debug)]
+pub struct At<T> {
+    /// Its number.
+    pub n: u64,
+    /// Digest of its envelope.
+    pub digest: Digest,
+    /// What it says.
+    pub record: T,
+}
+
+/// One handling of the evidence: who, when, what, why. The place in the log is its number.
+#[derive(Debug)]
+pub struct Handling {
+    /// Number of the record.
+    pub n: u64,
+    /// Who.
+    pub by: String,
+    /// `read`, `list`, `export`, ...
+    pub action: String,
+    /// How many items or collections.
+    pub count: usize,
+    /// Why.
+    pub reason: String,
+    /// When, by the coordinator's clock.
+    pub at: Timestamp,
+}
+
+/// A person or program whose key the log enrols.
+#[derive(Debug)]
+pub struct Party {
+    /// SPIFFE-style URI.
+    pub name: String,
+    /// Its key.
+    pub key: Digest,
+    /// What it may sign.
+    pub roles: Vec<Role>,
+}
+
+/// Everything that the documents are made of.
+#[derive(Debug)]
+pub struct Facts {
+    /// The verification of the case in the bag.
+    pub report: Report,
+    /// What the bag is.
+    pub description: Description,
+    /// SHA-256 of the anchor's root key, which the verification began with.
+    pub root_key: Digest,
+    /// Orders in the order of the log, and likewise what follows.
+    pub orders: Vec<At<Order>>,
+    /// What agents said that they took.
+    pub acquisitions: Vec<At<Acquisition>>,
+    /// What the coordinator said that it received.
+    pub receipts: Vec<At<Receipt>>,
+    /// What agents refused.
+    pub refusals: Vec<At<Refusal>>,
+    /// How collections ended.
+    pub seals: Vec<At<Seal>>,
+    /// Who read, listed or exported.
+    pub handlings: Vec<Handling>,
+    /// What must not happen and was noticed.
+    pub incidents: Vec<At<Incident>>,
+    /// Keys.
+    pub parties: Vec<Party>,
+    /// How the case was closed, if it was.
+    pub closed: Option<At<CaseClosed>>,
+    /// Witnesses whose cosignatures lie in the log: key id and records.
+    pub cosigned: Vec<(String, u64)>,
+    tiles: BTreeMap<Tile, Vec<u8>>,
+}
+
+impl Facts {
+    /// Reads the log of the case that was fetched.
+    pub fn read(place: &Place, anchor: &Anchor, report: Report, description: Description) -> Result<Self> {
+        let cosigned = place.arrived.keys().filter_map(|name| match CaseObject::parse(name) {
+            Some(CaseObject::Cosigned(witness, size)) => Some((witness, size)),
+            _ => None,
+        });
+        let mut facts = Self {
+            report,
+            description,
+            root_key: anchor.root_key.id(),
+            orders: Vec::new(),
+            acquisitions: Vec::new(),
+            receipts: Vec::new(),
+            refusals: Vec::new(),
+            seals: Vec::new(),
+            handlings: Vec::new(),
+            incidents: Vec::new(),
+            parties: Vec::new(),
+            closed: None,
+            cosigned: cosigned.collect(),
+            tiles: BTreeMap::new(),
+        };
+        let (mut ring, mut tiler, mut tiles) = (KeyRing::new(anchor), Tiler::new(), BTreeMap::new());
+        for n in 0..facts.description.head.size {
+            let path = place.object(&CaseObject::Slot(n).to_string());
+            let bytes = std::fs::read(&path).map_err(|e| cannot("read", &path, &e))?;
+            tiler.append(leaf_hash(&bytes), &mut |tile, bytes| drop(tiles.insert(tile, bytes)));
+            if bytes.len() <= ENVELOPE_BYTES_MAX
+                && let Ok(envelope) = Envelope::parse(&bytes)
+                && let Ok(verified) = ring.verify(&envelope)
+            {
+                facts.add(n, verified.digest(), verified.record().clone());
+            }
+        }
+        tiles.extend(tiler.partial());
+        facts.tiles = tiles;
+        Ok(facts)
+    }
+
+    fn add(&mut self, n: u64, digest: Digest, record: Record) {
+        match record {
+            Record::Order(p) => self.orders.push(At { n, digest, record: *p }),
+            Record::Acquisition(p) => self.acquisitions.push(At { n, digest, record: *p }),
+            Record::Receipt(p) => self.receipts.push(At { n, digest, record: *p }),
+            Record::Refusal(p) => self.refusals.push(At { n, digest, record: *p }),
+            Record::Seal(p) => self.seals.push(At { n, digest, record: *p }),
+            Record::Incident(p) => self.incidents.push(At { n, digest, record: *p }),
+            Record::CaseClosed(p) => self.closed = Some(At { n, digest, record: *p }),
+            Record::Access(p) => {
+                let (by, action, reason) = (p.by, p.action, p.reason);
+                self.handlings.push(Handling { n, by, action, count: p.what.len(), reason, at: p.at });
+            }
+            Record::Enrolment(p) => self.parties.push(Party { name: p.name, key: p.key.id(), roles: p.roles }),
+            _ => {}
+        }
+    }
+
+    /// The order of a collection.
+    pub fn order_of(&self, collection: &CollectionSummary) -> Option<&At<Order>> {
+        self.orders.iter().find(|order| order.digest == collection.order)
+    }
+
+    /// The acquisitions of a collection.
+    pub fn acquisitions_of<'a>(&'a self, id: &'a CollectionId) -> impl Iterator<Item = &'a At<Acquisition>> {
+        self.acquisitions.iter().filter(move |a| a.record.collection == *id)
+    }
+
+    /// The receipts of a collection.
+    pub fn receipts_of<'a>(&'a self, id: &'a CollectionId) -> impl Iterator<Item = &'a At<Receipt>> {
+        self.receipts.iter().filter(move |r| r.record.collection == *id)
+    }
+
+    /// The seal of a collection.
+    pub fn seal_of(&self, id: &CollectionId) -> Option<&At<Seal>> {
+        self.seals.iter().find(|seal| seal.record.collection == *id)
+    }
+
+    /// The proof that record `n` is in the log, with the checkpoint that signs it.
+    pub fn proof(&self, n: u64, checkpoint: &[u8]) -> Option<InclusionProof> {
+        let plan = Plan::inclusion(n, self.description.head.size)?;
+        let hashes = plan.build(&|tile| self.tiles.get(tile).map(Vec::as_slice)).ok()?;
+        Some(InclusionProof { index: n, hashes, checkpoint: checkpoint.to_vec() })
+    }
+}

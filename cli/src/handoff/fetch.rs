@@ -1,0 +1,154 @@
+//! Fetching a case from the coordinator, object by object, in flat memory. Nothing that it says is believed: names are
+//! those of the format, in order, of the collections that were asked for; sizes are kept to.
+
+use std::fs::File;
+use std::io::Write as _;
+
+use exhibit_evidence::bag::Sums;
+use exhibit_evidence::id::CollectionId;
+use exhibit_evidence::layout::CaseObject;
+use exhibit_evidence::log::{BUNDLE_BYTES_MAX, Checkpoint, NOTE_BYTES_MAX};
+use exhibit_evidence::stream::SEGMENT_BYTES_MAX;
+use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::timestamp::CRL_BYTES_MAX;
+use exhibit_proto::bounds::MANIFEST_BYTES_MAX;
+use exhibit_proto::responder::v1 as pb;
+use indicatif::{ProgressBar, ProgressStyle};
+use pb::export_case_response::Kind as Answer;
+
+use super::place::{Arrived, Place, cannot};
+use crate::connection::{Connection, parse_id};
+use crate::exit::{Code, Failure, Result};
+use crate::output::Output;
+
+/// What has been fetched.
+#[derive(Debug)]
+pub struct Fetched {
+    /// The head of the log.
+    pub head: Checkpoint,
+    /// Collections whose evidence is here, in the order of their ids.
+    pub collections: Vec<CollectionId>,
+}
+
+/// An object that is arriving.
+struct Incoming {
+    file: File,
+    name: String,
+    size: u64,
+    had: u64,
+    sums: Sums,
+}
+
+fn wrong(what: impl std::fmt::Display) -> Failure {
+    Failure::new(Code::Failure, format!("the coordinator's answer is not a case: {what}"))
+}
+
+/// Fetches everything that is not here yet.
+pub async fn fetch(connection: &mut Connection, request: pb::ExportCaseRequest, place: &mut Place, out: &Output) -> Result<Fetched> {
+    let asked: Vec<CollectionId> = request.collections.iter().map(|c| parse_id(c)).collect::<Result<_>>()?;
+    let mut stream = connection.rpc().export_case(request).await?.into_inner();
+    let Some(Answer::Head(head)) = stream.message().await.map_err(again)?.and_then(|m| m.kind) else { return Err(wrong("it has no head")) };
+    let fetched = read_head(&head, &asked)?;
+    let bar = progress(out);
+    let mut last = place.after();
+    let mut incoming: Option<Incoming> = None;
+    while let Some(message) = stream.message().await.map_err(again)? {
+        match message.kind {
+            Some(Answer::Object(object)) if incoming.is_none() => {
+                check_name(&object, &last, &fetched)?;
+                last.clone_from(&object.name);
+                incoming = Some(Incoming { file: place.incoming()?, name: object.name, size: object.size, had: 0, sums: Sums::new() });
+            }
+            Some(Answer::Data(bytes)) => {
+                let object = incoming.as_mut().ok_or_else(|| wrong("bytes of no object"))?;
+                object.had = object.had.saturating_add(bytes.len() as u64);
+                object.sums.update(&bytes);
+                object.file.write_all(&bytes).map_err(|e| cannot("write", place.bag(), &e))?;
+                bar.inc(bytes.len() as u64);
+            }
+            _ => return Err(wrong("an object is not whole")),
+        }
+        if let Some(object) = incoming.take_if(|o| o.had >= o.size) {
+            keep(place, object)?;
+        }
+    }
+    if incoming.is_some() {
+        return Err(wrong("it ends within an object"));
+    }
+    bar.finish_and_clear();
+    keep_checkpoint(place, &head.checkpoint)?;
+    Ok(fetched)
+}
+
+/// A lost connection loses nothing.
+fn again(status: tonic::Status) -> Failure {
+    let mut failure = Failure::from(status);
+    if failure.code == Code::Unavailable {
+        failure.hint = Some("run the same command again: it goes on from where it stopped".to_owned());
+    }
+    failure
+}
+
+fn progress(out: &Output) -> ProgressBar {
+    if !out.is_watched() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("fetching: {bytes} ({bytes_per_sec})") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn read_head(head: &pb::ExportHead, asked: &[CollectionId]) -> Result<Fetched> {
+    let checkpoint = Checkpoint::parse_unverified(&head.checkpoint).map_err(|e| wrong(escape_bounded(&e.to_string(), 200)))?;
+    if checkpoint.size != head.size {
+        return Err(wrong("its head has another size than it says"));
+    }
+    let collections: Vec<CollectionId> = head.collections.iter().map(|c| parse_id(c)).collect::<Result<_>>()?;
+    if !collections.is_sorted_by(|a, b| a < b) {
+        return Err(wrong("its collections are not in order"));
+    }
+    if !asked.is_empty() && (asked.len() != collections.len() || asked.iter().any(|id| collections.binary_search(id).is_err())) {
+        return Err(wrong("it gives other collections than were asked for"));
+    }
+    Ok(Fetched { head: checkpoint, collections })
+}
+
+fn check_name(object: &pb::ExportedObject, last: &str, fetched: &Fetched) -> Result<()> {
+    let shown = escape_bounded(&object.name, 120);
+    let max = match CaseObject::parse(&object.name) {
+        Some(CaseObject::Segment(id, ..)) if fetched.collections.binary_search(&id).is_ok() => SEGMENT_BYTES_MAX as u64,
+        Some(CaseObject::Manifest(id, _)) if fetched.collections.binary_search(&id).is_ok() => MANIFEST_BYTES_MAX,
+        Some(CaseObject::Slot(n)) if n < fetched.head.size => 65_535,
+        Some(CaseObject::Tile(_)) => BUNDLE_BYTES_MAX,
+        Some(CaseObject::Cosigned(..)) => NOTE_BYTES_MAX as u64,
+        Some(CaseObject::Timestamp(size, _)) if size <= fetched.head.size => CRL_BYTES_MAX as u64,
+        _ => return Err(wrong(format!("'{shown}' is nothing that was asked for"))),
+    };
+    if object.name.as_str() <= last {
+        return Err(wrong(format!("'{shown}' is out of order")));
+    }
+    if object.size > max {
+        return Err(wrong(format!("'{shown}' has {} bytes, at most {max} are allowed", object.size)));
+    }
+    Ok(())
+}
+
+fn keep(place: &mut Place, object: Incoming) -> Result<()> {
+    if object.had != object.size {
+        return Err(wrong(format!("'{}' has more bytes than announced", escape_bounded(&object.name, 120))));
+    }
+    let (sha256, sha512) = object.sums.finish();
+    place.keep(&object.file, &object.name, Arrived { size: object.size, sha256, sha512 })
+}
+
+/// The head comes last: with it the case is whole.
+fn keep_checkpoint(place: &mut Place, checkpoint: &[u8]) -> Result<()> {
+    let mut sums = Sums::new();
+    sums.update(checkpoint);
+    let mut file = place.incoming()?;
+    file.write_all(checkpoint).map_err(|e| cannot("write", place.bag(), &e))?;
+    let name = CaseObject::Checkpoint.to_string();
+    keep(place, Incoming { file, name, size: checkpoint.len() as u64, had: checkpoint.len() as u64, sums })
+}

@@ -1,0 +1,236 @@
+//! Handing a case over: fetched as it is stored, verified, described for people and programs, signed, and only then named.
+
+mod envelope;
+mod exhibits;
+mod facts;
+mod fetch;
+mod folder;
+mod form;
+mod ontology;
+mod place;
+mod report;
+mod schemas;
+mod statements;
+mod tags;
+mod words;
+
+use std::collections::BTreeSet;
+
+use exhibit_evidence::bag::{Description, FORMAT};
+use exhibit_evidence::id::{CaseId, CollectionId};
+use exhibit_evidence::record::{Nonce, Tool};
+use exhibit_evidence::verify::{self, Options, Report, Verdict};
+use exhibit_proto::responder::v1 as pb;
+use serde_json::json;
+
+use crate::args::handoff::ExportArgs;
+use crate::clock;
+use crate::connection::{Connection, parse_id};
+use crate::exit::{Code, Failure, Result};
+use crate::output::Output;
+use crate::units::{count, show_bytes};
+
+use crate::document::{Document, Language, html, pdf};
+
+use facts::Facts;
+use folder::Folder;
+use place::{Place, What};
+
+/// The steps to verify a bag with foreign programs. `{{...}}` is filled in.
+const VERIFY: &str = include_str!("VERIFY.md");
+
+/// Exports a case.
+///
+/// Order of writes, each of which may be the last before the process dies; the same command then goes on:
+///
+/// 1. the case, object by object, into `DIR.partial/data` ([`fetch`], [`Place::keep`])
+/// 2. what is made of it: documents, proofs, expanded files
+/// 3. manifests, tag files, signature ([`tags::write`])
+/// 4. its name ([`Place::finish`])
+///
+/// # Errors
+/// What stops it. A case that is not sound stops nothing: the bag says so, and the exit code is [`Code::Damaged`].
+pub async fn export(connection: &mut Connection, args: ExportArgs, out: &Output) -> Result<Code> {
+    let case: CaseId = parse_id(&args.case)?;
+    let asked: BTreeSet<CollectionId> = args.collections.iter().map(|c| parse_id(c)).collect::<Result<_>>()?;
+    let collections: Vec<String> = asked.iter().map(ToString::to_string).collect();
+    let what = What {
+        format: "exhibit-export/1".to_owned(),
+        deployment: connection.deployment().to_owned(),
+        case: case.to_string(),
+        collections: collections.clone(),
+    };
+    let recipients = envelope::recipients(&args.recipients)?;
+    let mut place = Place::open(&args.out, &what)?;
+    if !place.arrived.is_empty() {
+        out.note(&format!("going on: {} are here already", count(place.arrived.len() as u64, "object", "objects")));
+    }
+    let request = pb::ExportCaseRequest {
+        case_id: case.to_string(),
+        collections,
+        key: connection.evidence_key().public().id().as_bytes().to_vec(),
+        after: place.after(),
+        reason: args.reason.clone(),
+    };
+    let fetched = fetch::fetch(connection, request, &mut place, out).await?;
+    place.clear_derived()?;
+    let report = verified(connection, &place, &fetched)?;
+    let description = describe(connection, &args, case, &report, &fetched)?;
+    let facts = Facts::read(&place, connection.anchor(), report, description)?;
+    derive(&place, &facts, args.expand)?;
+    let verdict = if facts.report.verdict == Verdict::Sound { "sound" } else { "NOT SOUND: see the documents" };
+    let title = facts.report.case.as_ref().map_or("", |c| c.title.as_str());
+    let sealed = tags::write(&place, &facts.description, &tags::Info { title, verdict }, connection.evidence_key())?;
+    let bytes = place.arrived.values().fold(0_u64, |sum, o| sum.saturating_add(o.size));
+    let objects = place.arrived.len() as u64;
+    if recipients.is_empty() {
+        place.finish()?;
+    } else {
+        place.sync()?;
+        envelope::seal(place, facts.description.case.as_str(), &recipients)?;
+    }
+    say(&args, &facts, (objects, bytes), &sealed.to_string(), out)
+}
+
+/// What makes a document.
+type Make = fn(Language, &Facts) -> Document;
+
+/// Makes what is made of the case: proofs, CASE, documents, lists, steps to verify.
+fn derive(place: &Place, facts: &Facts, expand: bool) -> Result<()> {
+    let failed = |e: serde_json::Error| Failure::new(Code::Failure, format!("{}: {e}", ontology::FILE));
+    let checkpoint = std::fs::read(place.object("log/checkpoint")).map_err(|e| place::cannot("read", place.bag(), &e))?;
+    let proven = facts.seals.iter().map(|s| s.n).chain(facts.handlings.iter().filter(|h| h.action == "export").map(|h| h.n));
+    for n in proven {
+        if let Some(proof) = facts.proof(n, &checkpoint) {
+            place.write(&format!("proofs/{n:010}.tlog-proof"), &proof.to_bytes())?;
+        }
+    }
+    place.write(ontology::FILE, &ontology::case(facts).map_err(failed)?)?;
+    let steps = VERIFY.replace("{{CASE}}", facts.description.case.as_str()).replace("{{DEPLOYMENT}}", &facts.description.deployment);
+    place.write("VERIFY.md", steps.as_bytes())?;
+    for (name, content) in schemas::ALL {
+        place.write(&format!("schemas/{name}"), content.as_bytes())?;
+    }
+    let documents: [(&str, Make); 4] = [
+        ("report", report::report),
+        ("chain-of-custody", form::form),
+        ("certificate-902-14", statements::certificate),
+        ("statement-27037", statements::handling),
+    ];
+    for language in Language::ALL {
+        for (name, make) in &documents {
+            let document = make(language, facts);
+            let file = |ending: &str| format!("documents/{name}.{}.{ending}", language.tag());
+            place.write(&file("html"), html(&document).as_bytes())?;
+            place.write(&file("pdf"), &pdf(&document)?)?;
+        }
+    }
+    match exhibits::write(place, facts, expand) {
+        // What is damaged cannot be listed. The bag is made nevertheless, and its report says what is wrong.
+        Err(failure) if failure.code == Code::Damaged && facts.report.verdict == Verdict::Unsound => {
+            place.remove("load-file")?;
+            place.remove("expanded")?;
+            place.write("load-file/NOT-MADE.txt", format!("{}\n", failure.message).as_bytes())
+        }
+        done => done,
+    }
+}
+
+/// The collections of the log whose evidence is not here.
+fn left_out(report: &Report, fetched: &fetch::Fetched) -> Vec<CollectionId> {
+    let all: BTreeSet<&CollectionId> = report.collections.iter().map(|c| &c.id).collect();
+    all.into_iter().filter(|id| fetched.collections.binary_search(id).is_err()).cloned().collect()
+}
+
+/// Reads everything that was fetched as a court would: with the anchor alone.
+fn verified(connection: &Connection, place: &Place, fetched: &fetch::Fetched) -> Result<Report> {
+    let folder = Folder(place.case());
+    let read = |left_out: Vec<CollectionId>| {
+        let options = Options { left_out, ..Options::default() };
+        verify::verify(&folder, connection.anchor(), &options, &mut |_| {}).map_err(|e| place::cannot("read", place.bag(), &e))
+    };
+    // The log says which collections there are; without the others nothing is missing.
+    let log_only = LogOnly(&folder);
+    let all = verify::verify(&log_only, connection.anchor(), &Options::default(), &mut |_| {})
+        .map_err(|e| place::cannot("read", place.bag(), &e))?;
+    let report = read(left_out(&all, fetched))?;
+    match &report.checkpoint {
+        Some(head) if (head.size, head.root) == (fetched.head.size, fetched.head.root) => Ok(report),
+        _ => {
+            Err(Failure::new(Code::Damaged, "the log that arrived has no head that its key signed")
+                .hint("verify the case with exhibit-verify"))
+        }
+    }
+}
+
+/// The log of a case without its evidence.
+struct LogOnly<'a>(&'a Folder);
+
+impl verify::CaseFiles for LogOnly<'_> {
+    fn list(&self, each: &mut dyn FnMut(verify::Entry<'_>)) -> std::io::Result<()> {
+        self.0.list(&mut |entry| {
+            if entry.name.starts_with(b"log") {
+                each(entry);
+            }
+        })
+    }
+
+    fn open(&self, name: &str) -> std::io::Result<Box<dyn std::io::Read + '_>> {
+        self.0.open(name)
+    }
+}
+
+fn describe(connection: &Connection, args: &ExportArgs, case: CaseId, report: &Report, fetched: &fetch::Fetched) -> Result<Description> {
+    let program = std::env::current_exe().and_then(|path| tags::digest(&path));
+    let sha256 = program.map_err(|e| Failure::new(Code::Failure, format!("cannot read this program: {e}")))?;
+    Ok(Description {
+        format: FORMAT.to_owned(),
+        deployment: connection.deployment().to_owned(),
+        case,
+        head: Nonce { size: fetched.head.size, root: fetched.head.root },
+        collections: fetched.collections.clone(),
+        left_out: left_out(report, fetched),
+        exported_by: connection.name(),
+        key: connection.evidence_key().public().id(),
+        exported_at: clock::now(),
+        reason: args.reason.clone(),
+        tool: Tool { name: "exhibit".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned(), sha256 },
+    })
+}
+
+fn say(args: &ExportArgs, facts: &Facts, (objects, bytes): (u64, u64), sealed: &str, out: &Output) -> Result<Code> {
+    let (report, description) = (&facts.report, &facts.description);
+    let sound = report.verdict == Verdict::Sound;
+    let encrypted = !args.recipients.is_empty();
+    let place = format!("{}{}", args.out.display(), if encrypted { ".tar.age" } else { "" });
+    if out.is_json() {
+        out.object(&json!({
+            "bag": place, "case": description.case, "objects": objects, "bytes": bytes, "left_out": description.left_out,
+            "log_size": description.head.size, "log_root": description.head.root, "tagmanifest_sha256": sealed, "verdict": report.verdict,
+            "recipients": args.recipients,
+        }))?;
+    } else {
+        let (head, files) = (&description.head, count(objects, "object", "objects"));
+        out.line(&format!("{place}: {files} ({}), log head {}:{}", show_bytes(bytes), head.size, head.root))?;
+        out.line(&format!("for the paper form: SHA-256 of tagmanifest-sha256.txt is {sealed}"))?;
+        if !description.left_out.is_empty() {
+            out.note(&format!("left out by choice: {}", count(description.left_out.len() as u64, "collection", "collections")));
+        }
+        let open = report.collections.iter().filter(|c| c.outcome.is_none()).count() as u64;
+        if open > 0 {
+            out.note(&format!("{} still open: what they bring later is not in this bag", count(open, "collection is", "collections are")));
+        }
+        let next = if encrypted {
+            "the recipient opens it with age -d and tar".to_owned()
+        } else {
+            format!("exhibit-verify {place} --anchor anchor.json")
+        };
+        out.note(&format!("next: {next}; exhibit anchor print gives the sheet for the paper form"));
+    }
+    if sound {
+        return Ok(Code::Ok);
+    }
+    let (errors, warnings, _) = report.findings.counts();
+    Err(Failure::new(Code::Damaged, format!("the bag was made, but the case in it is not sound: {errors} errors, {warnings} warnings"))
+        .hint("exhibit-verify shows them; the bag's documents name them as well"))
+}

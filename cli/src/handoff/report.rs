@@ -1,0 +1,327 @@
+//! The report: what the case is, what was found by verifying it, what is in the bag, who handled it.
+
+use exhibit_evidence::Timestamp;
+use exhibit_evidence::verify::CollectionSummary;
+
+use super::facts::Facts;
+use super::words::{document, exhibits, field, head, host, moment, outcome, party, verdict};
+use crate::document::{Block, Document, Language, Table, Value};
+use crate::units::show_bytes;
+
+/// Rows of one table; the log has all.
+const ROWS_MAX: usize = 500;
+
+/// Makes the report.
+pub fn report(language: Language, facts: &Facts) -> Document {
+    let l = language;
+    let mut blocks = vec![Block::Paragraph(
+        l.pick(
+            "This report was generated from the verified custody log of the case. Every statement in it can be checked against the log and the evidence in this bag; VERIFY.md says how, without any program of the maker.",
+            "Ce rapport a été généré à partir du journal de conservation vérifié de l'affaire. Chaque énoncé peut être contrôlé au moyen du journal et des preuves contenus dans ce dossier ; VERIFY.md indique comment, sans aucun programme de l'éditeur.",
+        )
+        .to_owned(),
+    )];
+    blocks.extend(case(l, facts));
+    blocks.extend(verification(l, facts));
+    blocks.extend(findings(l, facts));
+    for collection in &facts.report.collections {
+        blocks.extend(evidence(l, facts, collection));
+    }
+    blocks.extend(handlings(l, facts));
+    blocks.extend(incidents(l, facts));
+    blocks.extend(keys(l, facts));
+    blocks.extend(limits(l));
+    document(l, facts, l.pick("Evidence report", "Rapport sur les preuves"), blocks)
+}
+
+fn case(l: Language, facts: &Facts) -> Vec<Block> {
+    let mut fields = Vec::new();
+    if let Some(case) = &facts.report.case {
+        fields.push(field(l.pick("Case", "Affaire"), Value::text(&case.title)));
+        fields.push(field(l.pick("Case number", "Numéro d'affaire"), Value::exact(&case.id)));
+        fields.push(field(l.pick("Legal basis", "Fondement juridique"), Value::text(&case.legal_basis)));
+        fields.push(field(l.pick("Accountable person", "Personne responsable"), Value::text(&case.accountable)));
+        fields.push(field(
+            l.pick("Opened by", "Ouverte par"),
+            Value::text(format!("{}, {}", party(&case.opened_by), moment(case.opened_at))),
+        ));
+    }
+    if let Some(closed) = &facts.closed {
+        let text = format!("{}, {}: {}", party(&closed.record.closed_by), moment(closed.record.closed_at), closed.record.reason);
+        fields.push(field(l.pick("Closed by", "Close par"), Value::text(text)));
+    }
+    let d = &facts.description;
+    fields
+        .push(field(l.pick("Handed over by", "Remise par"), Value::text(format!("{}, {}", party(&d.exported_by), moment(d.exported_at)))));
+    fields.push(field(l.pick("Reason", "Motif"), Value::text(&d.reason)));
+    vec![Block::Heading(1, l.pick("1. The case", "1. L'affaire").to_owned()), Block::Fields(fields)]
+}
+
+fn verification(l: Language, facts: &Facts) -> Vec<Block> {
+    let (report, counts) = (&facts.report, &facts.report.counts);
+    let (errors, warnings, notes) = report.findings.counts();
+    let mut fields = vec![
+        field(l.pick("Verdict", "Verdict"), Value::text(verdict(l, facts))),
+        field(
+            l.pick("Findings", "Constats"),
+            Value::text(match l {
+                Language::En => format!("{errors} errors, {warnings} warnings, {notes} notes"),
+                Language::Fr => format!("{errors} erreurs, {warnings} avertissements, {notes} remarques"),
+            }),
+        ),
+        field(
+            l.pick("Records verified", "Enregistrements vérifiés"),
+            Value::text(format!("{} / {}", counts.records_verified, counts.records)),
+        ),
+        field(l.pick("Items verified", "Éléments vérifiés"), Value::text(format!("{} / {}", counts.items_verified, counts.items))),
+        field(
+            l.pick("Evidence read", "Preuves lues"),
+            Value::text(format!("{} ({})", show_bytes(counts.raw_bytes), show_bytes(counts.stored_bytes))),
+        ),
+        field(l.pick("Log head (records : root)", "Tête du journal (nombre : racine)"), Value::exact(head(facts))),
+        field(l.pick("Key of the log", "Clé du journal"), report.checkpoint.as_ref().map_or(Value::Blank, |c| Value::exact(c.key))),
+        field(l.pick("Deployment", "Déploiement"), Value::text(&report.deployment)),
+        field(l.pick("SHA-256 of the root key", "SHA-256 de la clé racine"), Value::exact(facts.root_key)),
+    ];
+    let cosigned = facts.cosigned.iter().map(|(key, size)| format!("{key}: {size}")).collect::<Vec<_>>().join(", ");
+    let none = l.pick("none in this bag", "aucune dans ce dossier");
+    fields.push(field(
+        l.pick("Cosignatures of witnesses (key: records)", "Cosignatures de témoins (clé : nombre)"),
+        Value::text(if cosigned.is_empty() { none.to_owned() } else { cosigned }),
+    ));
+    vec![
+        Block::Heading(1, l.pick("2. Verification", "2. Vérification").to_owned()),
+        Block::Paragraph(
+            l.pick(
+                "The program that made this bag read every byte of it first and checked every signature, digest and number, beginning with the root key named here. Compare that key with the signed paper form: it is the one thing that this bag cannot vouch for.",
+                "Le programme qui a produit ce dossier en a d'abord lu chaque octet et contrôlé chaque signature, empreinte et numéro, à partir de la clé racine indiquée ici. Comparez cette clé avec le formulaire papier signé : c'est la seule chose que ce dossier ne peut garantir lui-même.",
+            )
+            .to_owned(),
+        ),
+        Block::Fields(fields),
+    ]
+}
+
+fn findings(l: Language, facts: &Facts) -> Vec<Block> {
+    let kept = facts.report.findings.kept();
+    if kept.is_empty() {
+        return Vec::new();
+    }
+    let rows = kept
+        .iter()
+        .take(ROWS_MAX)
+        .map(|f| vec![Value::exact(f.code), Value::text(f.severity.as_str()), Value::text(format!("{} {}", f.meaning, f.message))]);
+    let columns = vec![
+        (l.pick("Code", "Code").to_owned(), 0.22),
+        (l.pick("Weight", "Poids").to_owned(), 0.12),
+        (l.pick("What it means and what was found", "Signification et constat (en anglais)").to_owned(), 0.66),
+    ];
+    let mut blocks = vec![Block::Table(Table { columns, rows: rows.collect(), row_height_min: 0.0 })];
+    let more = (kept.len().saturating_sub(ROWS_MAX) as u64).saturating_add(facts.report.findings.left_out());
+    if more > 0 {
+        blocks.push(rest(l, more));
+    }
+    blocks
+}
+
+fn rest(l: Language, more: u64) -> Block {
+    Block::Paragraph(match l {
+        Language::En => format!("{more} more are not shown here; the log and exhibit-verify show all."),
+        Language::Fr => format!("{more} autres ne figurent pas ici ; le journal et exhibit-verify les montrent tous."),
+    })
+}
+
+fn evidence(l: Language, facts: &Facts, c: &CollectionSummary) -> Vec<Block> {
+    let title = format!("{} {}", l.pick("3. Evidence from", "3. Preuves provenant de"), host(c));
+    let mut fields = vec![
+        field(l.pick("Collection", "Collecte"), Value::exact(&c.id)),
+        field(l.pick("Agent", "Agent"), Value::exact(&c.agent)),
+        field(l.pick("How it ended", "Issue"), Value::text(outcome(l, c.outcome))),
+        field(l.pick("Exhibit numbers", "Numéros de pièces"), Value::text(exhibits(l, c))),
+    ];
+    if let Some(reason) = &c.reason {
+        fields.push(field(l.pick("Reason", "Motif"), Value::text(reason)));
+    }
+    if let Some(order) = facts.order_of(c) {
+        let (n, o) = (order.n, &order.record);
+        fields.push(field(l.pick("Ordered by", "Ordonnée par"), Value::text(format!("{}, {}", party(&o.issued_by), moment(o.issued_at)))));
+        fields.push(field(l.pick("Order", "Ordre"), Value::exact(format!("{} ({} {n})", o.order, l.pick("record", "enregistrement")))));
+        fields.push(field(l.pick("Legal basis of the order", "Fondement juridique de l'ordre"), Value::text(&o.legal_basis)));
+        fields.push(field(l.pick("Ordered because", "Motif de l'ordre"), Value::text(&o.reason)));
+        let captures = o.captures.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ");
+        fields.push(field(l.pick("What was ordered", "Objet de l'ordre"), Value::text(captures)));
+    }
+    if c.left_out {
+        fields
+            .push(field(l.pick("In this bag", "Dans ce dossier"), Value::text(l.pick("NO: left out by choice", "NON : exclue par choix"))));
+    } else {
+        let status: Vec<String> = c.by_status.iter().map(|(status, n)| format!("{n} {}", status.as_str())).collect();
+        fields.push(field(l.pick("Items", "Éléments"), Value::text(format!("{} ({})", c.items, status.join(", ")))));
+        fields.push(field(l.pick("Items verified", "Éléments vérifiés"), Value::text(format!("{} / {}", c.items_verified, c.items))));
+        fields.push(field(l.pick("Size", "Taille"), Value::text(format!("{} ({})", show_bytes(c.raw_bytes), show_bytes(c.stored_bytes)))));
+    }
+    let mut blocks = vec![Block::Heading(1, title), Block::Fields(fields)];
+    for acquisition in facts.acquisitions_of(&c.id) {
+        blocks.push(Block::Heading(2, format!("{} {}", l.pick("Stream", "Flux"), acquisition.record.stream)));
+        blocks.push(Block::Fields(taken(l, facts, acquisition)));
+    }
+    blocks
+}
+
+fn taken(l: Language, facts: &Facts, at: &super::facts::At<exhibit_evidence::record::Acquisition>) -> Vec<(String, Value)> {
+    let a = &at.record;
+    let offset = |offset: Option<i64>| match offset {
+        Some(ns) => format!("{} ms", ns / 1_000_000),
+        None => l.pick("not measured", "non mesuré").to_owned(),
+    };
+    let os = a.host.os.clone().unwrap_or_default();
+    let mut fields = vec![
+        field(
+            l.pick("Host, by its own account", "Hôte, selon lui-même"),
+            Value::text(format!("{}, {os}, {}", a.host.hostname, a.host.kernel)),
+        ),
+        field(l.pick("Taken", "Prise"), Value::text(format!("{} - {}", moment(a.started.wall), moment(a.ended.wall)))),
+        field(
+            l.pick("Offset of the host's clock", "Écart de l'horloge de l'hôte"),
+            Value::text(format!("{} / {}", offset(a.started.offset_ns), offset(a.ended.offset_ns))),
+        ),
+        field(l.pick("Program", "Programme"), Value::text(format!("{} {}", a.tool.name, a.tool.version))),
+        field(l.pick("SHA-256 of the program", "SHA-256 du programme"), Value::exact(a.tool.sha256)),
+        field(l.pick("SHA-256 of the manifest", "SHA-256 du manifeste"), Value::exact(a.manifest.sha256)),
+        field(l.pick("Effect on the host", "Effet sur l'hôte"), Value::text(footprint(l, &a.footprint))),
+    ];
+    let receipt = facts.receipts_of(&a.collection).find(|r| r.record.stream == a.stream);
+    if let Some(receipt) = receipt {
+        let (from, to): (Timestamp, Timestamp) = (receipt.record.received_from, receipt.record.received_to);
+        let text = format!("{} - {} ({} {})", moment(from), moment(to), l.pick("record", "enregistrement"), receipt.n);
+        fields.push(field(l.pick("Received and verified", "Reçu et vérifié"), Value::text(text)));
+    }
+    fields
+}
+
+fn footprint(l: Language, f: &exhibit_evidence::record::Footprint) -> String {
+    let (memory, seconds) = (show_bytes(f.rss_peak_bytes), f.cpu_ms as f64 / 1_000.0);
+    match l {
+        Language::En => format!(
+            "process {}, at most {memory} of memory, {seconds:.1} s of processor time, files written: {}",
+            f.pid,
+            f.wrote.join(", ")
+        ),
+        Language::Fr => format!(
+            "processus {}, au plus {memory} de mémoire, {seconds:.1} s de processeur, fichiers écrits : {}",
+            f.pid,
+            f.wrote.join(", ")
+        ),
+    }
+}
+
+fn handlings(l: Language, facts: &Facts) -> Vec<Block> {
+    let row = |h: &super::facts::Handling| {
+        vec![
+            Value::text(h.n.to_string()),
+            Value::text(moment(h.at)),
+            Value::text(party(&h.by)),
+            Value::text(format!("{} ({})", h.action, h.count)),
+            Value::text(&h.reason),
+        ]
+    };
+    let columns = vec![
+        (l.pick("Record", "Enreg.").to_owned(), 0.1),
+        (l.pick("When", "Quand").to_owned(), 0.18),
+        (l.pick("Who", "Qui").to_owned(), 0.28),
+        (l.pick("What (how much)", "Quoi (nombre)").to_owned(), 0.16),
+        (l.pick("Why", "Pourquoi").to_owned(), 0.28),
+    ];
+    // The newest are those that a reader looks for.
+    let skipped = facts.handlings.len().saturating_sub(ROWS_MAX);
+    let rows = facts.handlings.iter().skip(skipped).map(row).collect();
+    let mut blocks = vec![
+        Block::Heading(1, l.pick("4. Who read, listed or exported the evidence", "4. Qui a lu, listé ou exporté les preuves").to_owned()),
+        Block::Paragraph(
+            l.pick(
+                "Each of these was recorded in the log before a byte was given out, by the coordinator's clock.",
+                "Chacun de ces accès a été inscrit au journal avant la remise du premier octet, selon l'horloge du coordinateur.",
+            )
+            .to_owned(),
+        ),
+        Block::Table(Table { columns, rows, row_height_min: 0.0 }),
+    ];
+    if skipped > 0 {
+        blocks.push(rest(l, skipped as u64));
+    }
+    blocks
+}
+
+/// What the coordinator noticed and put into this log; nothing when there is nothing.
+fn incidents(l: Language, facts: &Facts) -> Vec<Block> {
+    if facts.incidents.is_empty() {
+        return Vec::new();
+    }
+    let row = |at: &super::facts::At<exhibit_evidence::record::Incident>| {
+        let i = &at.record;
+        let what = format!("{} ({}): {}", i.kind, i.about, i.detail);
+        vec![Value::text(at.n.to_string()), Value::text(moment(i.last_at)), Value::text(i.count.to_string()), Value::text(what)]
+    };
+    let columns = vec![
+        (l.pick("Record", "Enreg.").to_owned(), 0.1),
+        (l.pick("When", "Quand").to_owned(), 0.18),
+        (l.pick("How often", "Nombre").to_owned(), 0.12),
+        (l.pick("What", "Quoi (en anglais)").to_owned(), 0.6),
+    ];
+    let rows = facts.incidents.iter().take(ROWS_MAX).map(row).collect();
+    let mut blocks = vec![
+        Block::Heading(1, l.pick("Incidents in this log", "Incidents dans ce journal").to_owned()),
+        Block::Table(Table { columns, rows, row_height_min: 0.0 }),
+    ];
+    let more = facts.incidents.len().saturating_sub(ROWS_MAX) as u64;
+    if more > 0 {
+        blocks.push(rest(l, more));
+    }
+    blocks
+}
+
+fn keys(l: Language, facts: &Facts) -> Vec<Block> {
+    let row = |p: &super::facts::Party| {
+        let roles: Vec<String> = p.roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
+        vec![Value::text(party(&p.name)), Value::text(roles.join(", ")), Value::exact(p.key)]
+    };
+    let columns = vec![
+        (l.pick("Name", "Nom").to_owned(), 0.34),
+        (l.pick("Roles", "Rôles").to_owned(), 0.16),
+        (l.pick("SHA-256 of the key", "SHA-256 de la clé").to_owned(), 0.5),
+    ];
+    let rows: Vec<_> = facts.parties.iter().take(ROWS_MAX).map(row).collect();
+    let more = facts.parties.len().saturating_sub(ROWS_MAX) as u64;
+    let mut blocks = vec![
+        Block::Heading(1, l.pick("5. Who signs in this log", "5. Qui signe dans ce journal").to_owned()),
+        Block::Table(Table { columns, rows, row_height_min: 0.0 }),
+    ];
+    if more > 0 {
+        blocks.push(rest(l, more));
+    }
+    blocks
+}
+
+fn limits(l: Language) -> Vec<Block> {
+    let texts = [
+        (
+            "A host describes itself. If an intruder controlled its kernel, what the host said about itself, its clocks and its files may be false, however well it is signed.",
+            "Un hôte se décrit lui-même. Si un intrus en contrôlait le noyau, ce que l'hôte a dit de lui-même, de ses horloges et de ses fichiers peut être faux, quelle que soit la qualité des signatures.",
+        ),
+        (
+            "Evidence from a running system is taken while it changes. It is not a copy of the system at one moment.",
+            "Les preuves issues d'un système en marche sont prises pendant qu'il change. Ce n'est pas une copie du système à un instant donné.",
+        ),
+        (
+            "Before the first cosignature of an outside witness, the operator of the deployment could have made another history. Compare the log head with one that was noted elsewhere.",
+            "Avant la première cosignature d'un témoin extérieur, l'exploitant du déploiement aurait pu établir un autre historique. Comparez la tête du journal avec une tête notée ailleurs.",
+        ),
+        (
+            "Times are those of the clocks that are named. They are claims unless a time stamp or a witness confirms them.",
+            "Les heures sont celles des horloges indiquées. Ce sont des affirmations, sauf si un horodatage ou un témoin les confirme.",
+        ),
+    ];
+    let mut blocks = vec![Block::Heading(1, l.pick("6. What this report does not show", "6. Ce que ce rapport ne montre pas").to_owned())];
+    blocks.extend(texts.map(|(en, fr)| Block::Paragraph(l.pick(en, fr).to_owned())));
+    blocks
+}

@@ -1,0 +1,250 @@
+//! Giving a case as it is stored, for a handoff. The access is recorded first, and the head that is given covers the record.
+//!
+//! What is given is what the head covers: later records, tiles and cosignatures stay out, so that what arrives is one
+//! consistent case however long it takes and whoever else works on the case meanwhile.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use exhibit_evidence::id::{CaseId, CollectionId};
+use exhibit_evidence::key::KeyId;
+use exhibit_evidence::layout::{self, CaseObject, LogName};
+use exhibit_evidence::log::Tile;
+use exhibit_evidence::record::{Action, READERS};
+use exhibit_evidence::stream::SEGMENT_BYTES_MAX;
+use exhibit_proto::bounds::READ_BYTES_MAX;
+use futures::StreamExt as _;
+use tokio::sync::mpsc;
+
+use super::record_access;
+use crate::catalog::CollectionFilter;
+use crate::dispatch::admit;
+use crate::parts::Parts;
+use crate::problem::{Kind, Problem, Result};
+use crate::store::Entry;
+
+/// Objects read ahead of a slow reader: a remote store answers one at a time too slowly. 4 x 10 MiB at most.
+const OBJECTS_AHEAD: usize = 4;
+/// Larger objects (manifests) are read in pieces of this size.
+const PIECE_BYTES: u64 = 4 << 20;
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportRequest {
+    /// The case.
+    pub case: CaseId,
+    /// Only the evidence of these collections; of all when empty.
+    pub collections: Vec<CollectionId>,
+    /// The caller's evidence key.
+    pub key: KeyId,
+    /// Only objects whose names come after this one.
+    pub after: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// What is given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exported {
+    /// Comes first.
+    Head {
+        /// The signed head.
+        checkpoint: Vec<u8>,
+        /// Records that it covers.
+        size: u64,
+        /// Collections whose evidence is given.
+        collections: Vec<CollectionId>,
+    },
+    /// An object begins.
+    Object {
+        /// Relative to the case's folder.
+        name: String,
+        /// Bytes.
+        size: u64,
+    },
+    /// Its next bytes.
+    Data(Bytes),
+}
+
+/// Gives a case into `out`.
+///
+/// Order of writes: (1) the enrolment of the caller's key into the case's log, (2) the access record. Died between: the next
+/// call does 2. Nothing is sent before both are in the log.
+///
+/// # Errors
+/// [`Problem`]
+pub async fn export_case(parts: Arc<Parts>, by: &str, request: ExportRequest, out: mpsc::Sender<Exported>) -> Result<()> {
+    check_key(&parts, by, &request.case, request.key)?;
+    let collections = collections(&parts, &request).await?;
+    parts.ledgers.ensure_enrolled(&request.case, &[request.key]).await?;
+    // A case in which nothing was ordered has a log, and somebody reads that.
+    let mut what: Vec<String> = collections.iter().map(ToString::to_string).collect();
+    if what.is_empty() {
+        what.push(request.case.to_string());
+    }
+    record_access(&parts, by, Action::Export, &request.reason, BTreeMap::from([(request.case.clone(), what)])).await?;
+    let ledger = parts.ledgers.case(&request.case).await?;
+    let size = ledger.published();
+    let checkpoint = ledger.checkpoint(size).await?;
+    if out.send(Exported::Head { checkpoint, size, collections: collections.clone() }).await.is_err() {
+        return Ok(());
+    }
+    let case = layout::case_folder(&request.case);
+    let beside = [LogName::Case(request.case.clone()).folder(), format!("{case}/timestamps")];
+    let folders = collections.iter().map(|c| format!("{case}/collections/{c}")).chain(beside);
+    let giving = Giving { parts: &parts, case: &case, size, out: &out };
+    for folder in folders {
+        if !giving.folder(&folder, &request.after).await? {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// The key that will sign must be the caller's, and of somebody who may read in the case.
+fn check_key(parts: &Parts, by: &str, case: &CaseId, key: KeyId) -> Result<()> {
+    let view = parts.deployment_log.view();
+    let ring = view.key_ring();
+    let roles = ring.rights_of(by).in_case(case);
+    match ring.holder(key) {
+        Some((name, ..)) if name == by && READERS.iter().any(|role| roles.contains(role)) => Ok(()),
+        _ => Err(Problem::new(
+            Kind::Denied,
+            format!("key: {key} is not an evidence key of {by} that is enrolled, not revoked, and of a responder or custodian of the case"),
+        )),
+    }
+}
+
+/// The collections to give, in the order of their ids.
+async fn collections(parts: &Parts, request: &ExportRequest) -> Result<Vec<CollectionId>> {
+    admit::require_case(parts, &request.case).await?;
+    let filter = CollectionFilter { case: Some(request.case.clone()), only: request.collections.clone(), ..CollectionFilter::default() };
+    let mut found: Vec<CollectionId> = admit::select(parts, filter).await?.into_iter().map(|row| row.collection).collect();
+    found.sort();
+    match request.collections.iter().find(|id| found.binary_search(id).is_err()) {
+        Some(missing) => Err(Problem::new(Kind::NotFound, format!("collections: {} has no collection {missing}", request.case))),
+        None => Ok(found),
+    }
+}
+
+/// Whether the head of `size` records covers an object. The checkpoint itself is given with the head.
+fn is_covered(object: &CaseObject, size: u64) -> bool {
+    match object {
+        CaseObject::Checkpoint => false,
+        CaseObject::Slot(n) => *n < size,
+        CaseObject::Tile(tile) => Tile::of(tile.layer(), tile.index(), size).is_some_and(|there| tile.width() <= there.width()),
+        CaseObject::Cosigned(_, covers) | CaseObject::Timestamp(covers, _) => *covers <= size,
+        CaseObject::Segment(..) | CaseObject::Manifest(..) => true,
+    }
+}
+
+struct Giving<'a> {
+    parts: &'a Parts,
+    case: &'a str,
+    size: u64,
+    out: &'a mpsc::Sender<Exported>,
+}
+
+impl Giving<'_> {
+    /// Gives a folder's objects; false when nobody listens any more.
+    async fn folder(&self, folder: &str, after: &str) -> Result<bool> {
+        let after = format!("{}/{after}", self.case);
+        let mut from = after.starts_with(&format!("{folder}/")).then_some(after.clone());
+        if from.is_none() && after.as_str() > folder {
+            return Ok(true);
+        }
+        loop {
+            let page = self.parts.store.list(folder, from.as_deref()).await?;
+            from = page.entries.last().map(|e| e.name.clone());
+            let (more, none) = (page.more, page.entries.is_empty());
+            if !self.page(page.entries).await? {
+                return Ok(false);
+            }
+            if !more || none {
+                return Ok(true);
+            }
+        }
+    }
+
+    async fn page(&self, entries: Vec<Entry>) -> Result<bool> {
+        let covered = entries.into_iter().filter_map(|entry| {
+            let name = entry.name.strip_prefix(self.case)?.strip_prefix('/')?.to_owned();
+            CaseObject::parse(&name).filter(|object| is_covered(object, self.size)).map(|_| (name, entry))
+        });
+        let mut reads = futures::stream::iter(covered)
+            .map(|(name, entry)| async move {
+                let small = entry.size <= SEGMENT_BYTES_MAX as u64;
+                let whole = if small { Some(self.parts.store.get_range(&entry.name, 0..entry.size).await?) } else { None };
+                Ok::<_, Problem>((name, entry, whole))
+            })
+            .buffered(OBJECTS_AHEAD);
+        while let Some(read) = reads.next().await {
+            let (name, entry, whole) = read?;
+            if self.out.send(Exported::Object { name, size: entry.size }).await.is_err() {
+                return Ok(false);
+            }
+            let sent = match whole {
+                Some(bytes) => self.data(bytes).await,
+                None => self.pieces(&entry).await?,
+            };
+            if !sent {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn pieces(&self, entry: &Entry) -> Result<bool> {
+        let mut at = 0;
+        while at < entry.size {
+            let end = at.saturating_add(PIECE_BYTES).min(entry.size);
+            if !self.data(self.parts.store.get_range(&entry.name, at..end).await?).await {
+                return Ok(false);
+            }
+            at = end;
+        }
+        Ok(true)
+    }
+
+    async fn data(&self, mut bytes: Bytes) -> bool {
+        while !bytes.is_empty() {
+            let piece = bytes.split_to(bytes.len().min(READ_BYTES_MAX));
+            if self.out.send(Exported::Data(piece)).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_after_the_head_stays_out() {
+        let covered = |name: &str| is_covered(&CaseObject::parse(name).expect("a name"), 300);
+        for inside in [
+            "log/seq/0000000299.dsse.json",
+            "log/tile/0/000",
+            "log/tile/0/000.p/7",
+            "log/tile/0/001.p/44",
+            "log/tile/1/000.p/1",
+            "log/cosigned/0a1b2c3d/0000000300",
+        ] {
+            assert!(covered(inside), "{inside}");
+        }
+        for outside in [
+            "log/checkpoint",
+            "log/seq/0000000300.dsse.json",
+            "log/tile/0/001",
+            "log/tile/0/001.p/45",
+            "log/tile/0/002.p/1",
+            "log/tile/1/000.p/2",
+            "log/cosigned/0a1b2c3d/0000000301",
+        ] {
+            assert!(!covered(outside), "{outside}");
+        }
+    }
+}

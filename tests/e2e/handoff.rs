@@ -1,0 +1,218 @@
+//! A case is handed over: the bag's own VERIFY.md, run to the letter with foreign programs, accepts it, and so does our
+//! verifier. What was left out is said; a broken export goes on; age opens what was encrypted.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use exhibit_tests::{Agent, Finished, Fleet};
+
+/// A deployment with one case of two collections, of which one has several segments.
+pub struct Handoff {
+    pub fleet: Fleet,
+    pub agent: Agent,
+    pub case: String,
+    pub collections: Vec<String>,
+    _source: tempfile::TempDir,
+}
+
+impl Handoff {
+    pub fn new() -> Self {
+        let source = tempfile::tempdir().expect("folder");
+        // What does not compress, so that there are two segments.
+        let mut x = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = || {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            x as u8
+        };
+        let noise: Vec<u8> = (0..5_000_000).map(|_| next()).collect();
+        std::fs::write(source.path().join("noise.bin"), noise).expect("written");
+        std::fs::write(source.path().join("app.log"), "first line\nsecond line\n").expect("written");
+        std::fs::write(source.path().join("<img src=x>\u{202e}\n.log"), "hostile name\n").expect("written");
+        std::fs::hard_link(source.path().join("app.log"), source.path().join("same.log")).expect("linked");
+        let fleet = Fleet::start();
+        let agent = fleet.agent();
+        let case = fleet.open_case();
+        let files = fleet.collect(&case, &agent, &["--capture", &format!("files:paths={}/**", source.path().display())]);
+        let system = fleet.collect(&case, &agent, &["--capture", "system"]);
+        let collections = [files, system].iter().map(|c| c["collection"].as_str().expect("id").to_owned()).collect();
+        Self { fleet, agent, case, collections, _source: source }
+    }
+
+    pub fn export(&self, name: &str, more: &[&str]) -> (PathBuf, Finished) {
+        let out = self.fleet.path().join(name);
+        let place = out.display().to_string();
+        let args = ["export", "--case", &self.case, "--reason", "handed to counsel", "--out", &place];
+        let done = self.fleet.exhibit(&[&args[..], more].concat());
+        (out, done)
+    }
+
+    pub fn root_key(&self) -> String {
+        let anchor: serde_json::Value = serde_json::from_slice(&std::fs::read(self.fleet.anchor()).expect("anchor")).expect("JSON");
+        anchor["root_key"].as_str().expect("a key").to_owned()
+    }
+}
+
+/// The commands of a bag's VERIFY.md, to the letter, as one shell would run them: the exit code, the heading under which
+/// they stopped, and what was said.
+pub fn run_verify_md(page: &str, bag: &Path, root_key: &str, work: &Path) -> (i32, String, String) {
+    let mut script = String::from("set -eu -o pipefail\n");
+    let (mut in_block, mut heading) = (false, "");
+    for line in page.lines() {
+        match line {
+            "```bash" => {
+                in_block = true;
+                let _ = writeln!(script, "echo '@@ {}' >&2", heading.replace('\'', ""));
+            }
+            "```" => in_block = false,
+            _ if in_block => {
+                script.push_str(line);
+                script.push('\n');
+            }
+            _ => heading = line.strip_prefix("## ").unwrap_or(heading),
+        }
+    }
+    assert!(script.matches("@@").count() >= 8, "VERIFY.md has its commands");
+    let mut command = Command::new("bash");
+    command.args(["-c", &script]).current_dir(bag).env("ROOT_KEY", root_key).env("TMPDIR", work).env("GOCACHE", work.join("go-cache"));
+    let done = Finished::of(&mut command);
+    let last = done.stderr.lines().filter_map(|l| l.strip_prefix("@@ ")).next_back().unwrap_or_default().to_owned();
+    (done.code, last, format!("{}\n{}", done.text(), done.stderr))
+}
+
+#[test]
+fn verify_md_and_our_verifier_accept_a_fresh_bag() {
+    let h = Handoff::new();
+    let (bag, done) = h.export("bag", &["--expand"]);
+    let said = done.ok().json();
+    assert_eq!((&said[0]["verdict"], &said[0]["left_out"]), (&"sound".into(), &serde_json::json!([])));
+    let report = h.fleet.verify_at(&bag).expect_sound().report;
+    assert_eq!(report["bag"]["signed"], true, "{report:#}");
+    assert_eq!(report["bag"]["exported_by"], "spiffe://test/responder/responder");
+    // The payload is the case, byte for byte, and verifies by itself.
+    let _ = h.fleet.verify_at(&bag.join("data")).expect_sound();
+    let compared =
+        Finished::of(Command::new("diff").arg("-rq").arg(bag.join("data/collections")).arg(h.fleet.case_dir(&h.case).join("collections")));
+    assert_eq!(compared.code, 0, "{}", compared.text());
+
+    let work = tempfile::tempdir().expect("folder");
+    let page = std::fs::read_to_string(bag.join("VERIFY.md")).expect("VERIFY.md");
+    let (code, last, all) = run_verify_md(&page, &bag, &h.root_key(), work.path());
+    assert_eq!(code, 0, "stopped at '{last}':\n{all}");
+    for sign in ["records, all good", "Signature Verified Successfully", "contents compared", "Conforms: True"] {
+        assert!(all.contains(sign), "'{sign}' is not said:\n{all}");
+    }
+    assert!(h.fleet.verify(&h.case).report.to_string().contains("sound"));
+
+    // Expanded files are the evidence's content, under names that no host chose.
+    let dat = std::fs::read_to_string(bag.join("load-file/exhibits.dat")).expect("list");
+    let row = dat.split("\r\n").find(|l| l.contains("app.log")).expect("listed");
+    let fields: Vec<&str> = row.split('\u{14}').map(|f| f.trim_matches('\u{fe}')).collect();
+    assert_eq!(std::fs::read(bag.join(fields[12])).expect("expanded"), b"first line\nsecond line\n", "{fields:?}");
+    assert!(!dat.contains('\u{202e}') && dat.contains("\\u{202e}"));
+    pages(&bag);
+    explain_and_anchor(&h);
+}
+
+/// The documents say what the log says, in both languages, and nothing that a host chose is markup.
+fn pages(bag: &Path) {
+    let head: serde_json::Value = serde_json::from_slice(&std::fs::read(bag.join("bag.json")).expect("bag.json")).expect("JSON");
+    let root = head["head"]["root"].as_str().expect("root");
+    for (language, word) in [("en", "SOUND"), ("fr", "INTÈGRE")] {
+        for name in ["report", "chain-of-custody", "certificate-902-14", "statement-27037"] {
+            let file = bag.join(format!("documents/{name}.{language}"));
+            let html = std::fs::read_to_string(file.with_extension(format!("{language}.html"))).expect("html");
+            assert!(html.contains(root) && !html.contains("<img") && !html.contains("<script"), "{name} {language}");
+            let pdf = file.with_extension(format!("{language}.pdf"));
+            let bytes = std::fs::read(&pdf).expect("pdf");
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            assert!(text.contains("<pdfaid:part>2</pdfaid:part>") && text.contains("<pdfaid:conformance>U</pdfaid:conformance>"), "{name}");
+            let shown = Finished::of(Command::new("pdftotext").arg(&pdf).arg("-")).ok().text();
+            assert!(shown.contains(root), "{name} {language} lacks the head:\n{shown}");
+            assert!(name == "chain-of-custody" || shown.contains(word), "{name} {language}:\n{shown}");
+        }
+    }
+}
+
+fn explain_and_anchor(h: &Handoff) {
+    let explained = Finished::of(h.fleet.program("exhibit-verify").args(["explain", "bag.file-unlisted"])).ok().text();
+    assert!(explained.contains("next") && explained.contains("after it was made"), "{explained}");
+    let printed = h.fleet.exhibit(&["anchor", "print"]).ok().json();
+    assert_eq!(printed[0]["anchor"]["root_key"], h.root_key().as_str());
+    let pdf = h.fleet.path().join("anchor.pdf");
+    let _ = Finished::of(h.fleet.program("exhibit").args(["anchor", "print", "--pdf"]).arg(&pdf)).ok();
+    let shown = Finished::of(Command::new("pdftotext").arg(&pdf).arg("-")).ok().text();
+    assert!(shown.replace(char::is_whitespace, "").contains(&h.root_key()), "{shown}");
+}
+
+#[test]
+fn what_is_left_out_is_said_and_what_is_encrypted_opens() {
+    let h = Handoff::new();
+    let (bag, done) = h.export("part", &["--collection", &h.collections[1]]);
+    let said = done.ok().json();
+    assert_eq!(said[0]["left_out"], serde_json::json!([h.collections[0]]));
+    let report = h.fleet.verify_at(&bag).expect_sound().report;
+    assert_eq!(report["findings"][0]["code"], "bag.left-out", "{report:#}");
+    let text = Finished::of(h.fleet.program("exhibit-verify").arg(&bag).arg("--anchor").arg(h.fleet.anchor())).ok().text();
+    assert!(text.contains("NOT IN THIS BAG") && text.contains("not in this bag, by choice"), "{text}");
+    let work = tempfile::tempdir().expect("folder");
+    let page = std::fs::read_to_string(bag.join("VERIFY.md")).expect("VERIFY.md");
+    // The checks that read the evidence; the whole page is run on the whole bag.
+    let evidence = page.split("## 6.").next().expect("text");
+    let (code, last, all) = run_verify_md(evidence, &bag, &h.root_key(), work.path());
+    assert_eq!(code, 0, "stopped at '{last}':\n{all}");
+
+    let identity = work.path().join("identity.txt");
+    let made = Finished::of(Command::new("age-keygen").arg("-o").arg(&identity));
+    let recipient = made.ok().stderr.split_whitespace().next_back().expect("a recipient").to_owned();
+    let (sealed, done) = h.export("sealed", &["--recipient", &recipient]);
+    let _ = done.ok();
+    let file = sealed.with_file_name("sealed.tar.age");
+    assert!(file.is_file() && !sealed.exists() && !sealed.with_file_name("sealed.partial").exists());
+    let opened = work.path().join("opened.tar");
+    let _ = Finished::of(Command::new("age").arg("-d").arg("-i").arg(&identity).arg("-o").arg(&opened).arg(&file)).ok();
+    let _ = Finished::of(Command::new("tar").arg("-xf").arg(&opened).arg("-C").arg(work.path())).ok();
+    let _ = h.fleet.verify_at(&work.path().join(&h.case)).expect_sound();
+    assert_eq!(h.export("bad", &["--recipient", "age1nobody"]).1.code, 65);
+}
+
+#[test]
+fn a_broken_export_goes_on_and_every_try_is_recorded() {
+    let h = Handoff::new();
+    let out = h.fleet.path().join("bag");
+    let mut command = h.fleet.program("exhibit");
+    command.args(["export", "--case", &h.case, "--reason", "first try", "--out"]).arg(&out);
+    // Killed at moments of its work; whatever is there then, the next run finishes it.
+    for wait_ms in [5_u64, 40, 90] {
+        let log = h.fleet.path().join("export.log");
+        let mut running = exhibit_tests::Running::start(&mut command, &log);
+        exhibit_tests::wait_until(Duration::from_millis(wait_ms + 2_000), "a moment", {
+            let begin = std::time::Duration::from_millis(wait_ms);
+            let mut waited = Duration::ZERO;
+            move || {
+                waited += Duration::from_millis(20);
+                waited >= begin
+            }
+        });
+        running.kill();
+    }
+    if !out.exists() {
+        let (_, done) = h.export("bag", &[]);
+        let _ = done.ok();
+    }
+    let _ = h.fleet.verify_at(&out).expect_sound();
+    assert!(!out.with_file_name("bag.partial").exists());
+    let shown = h.fleet.exhibit(&["log", "show", "--case", &h.case]).ok().json();
+    let exports = shown.iter().filter(|r| r["record"]["action"] == "export").count();
+    assert!(exports >= 1, "{shown:#?}");
+    // A bag is never replaced, and another case's journal is not taken over.
+    assert_eq!(h.export("bag", &[]).1.code, 73);
+    // Half of a segment is there, as a full disk leaves it.
+    let (other, done) = h.export("again", &[]);
+    let _ = done.ok();
+    drop(h.agent);
+    let _ = h.fleet.verify_at(&other).expect_sound();
+}
