@@ -104,6 +104,14 @@ fn what_stands_before_a_large_hole_is_sent_before_the_hole_is_hashed() {
     assert!(n == 2 && parser.finish().is_ok());
 }
 
+/// The second of two names of one file.
+fn named(path: &str, out: &dyn Output, state: InodeState) -> NewItem {
+    let meta = Meta { nlink: 2, ..Meta::default() };
+    NewItem { inode: Some(state), meta: Some(Box::new(meta)), ..file(path, out) }
+}
+
+const STATE: InodeState = InodeState { inode: (1, 7), btime: None, ctime: Some(FileTime { s: 5, ns: 0 }), mtime: None, size: 7 };
+
 #[test]
 fn the_second_name_of_a_file_is_a_hard_link_while_nothing_changed() {
     let seen = run(vec![
