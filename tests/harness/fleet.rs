@@ -147,7 +147,8 @@ impl Fleet {
         let mut text = std::fs::read_to_string(&file).expect("configuration");
         let (url, crl, root) = (authority.url(), authority.crl(), authority.file("root.pem"));
         let root = root.display();
-        text += &format!("\n[[timestamp]]\nname = \"{name}\"\nurl = \"{url}\"\nca = \"{root}\"\ncrls = [\"{crl}\"]\ninterval_s = 1\n");
+        let section = format!("\n[[timestamp]]\nname = \"{name}\"\nurl = \"{url}\"\nca = \"{root}\"\ncrls = [\"{crl}\"]\ninterval_s = 1\n");
+        text.push_str(&section);
         std::fs::write(file, text).expect("written");
     }
 

@@ -137,7 +137,7 @@ impl Facts {
             Record::Incident(p) => self.incidents.push(At { n, digest, record: *p }),
             Record::CaseClosed(p) => self.closed = Some(At { n, digest, record: *p }),
             Record::Access(p) => {
-                let (by, action, reason) = (p.by, p.action, p.reason);
+                let (by, action, reason) = (p.by, p.action.to_string(), p.reason);
                 self.handlings.push(Handling { n, by, action, count: p.what.len(), reason, at: p.at });
             }
             Record::Enrolment(p) => self.parties.push(Party { name: p.name, key: p.key.id(), roles: p.roles }),

@@ -20,7 +20,7 @@ fn id(kind: &str, about: &str) -> String {
     let mut bytes: Vec<u8> = digest.as_bytes().iter().take(16).copied().collect();
     bytes[6] = (bytes[6] & 0x0f) | 0x50;
     bytes[8] = (bytes[8] & 0x3f) | 0x80;
-    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    let hex = bytes.iter().fold(String::new(), |hex, b| hex + &format!("{b:02x}"));
     format!("kb:{kind}-{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 

@@ -75,7 +75,7 @@ fn bag_info(place: &Place, d: &Description, info: &Info<'_>) -> String {
         ("Exhibit-Reason", d.reason.clone()),
         ("Exhibit-Verified", info.verdict.to_owned()),
     ];
-    lines.iter().map(|(label, value)| format!("{label}: {}\n", one_line(value, 2_000))).collect()
+    lines.iter().fold(String::new(), |text, (label, value)| text + &format!("{label}: {}\n", one_line(value, 2_000)))
 }
 
 /// SHA-256 of every file beside the payload, by name.
