@@ -287,7 +287,7 @@ mod tests {
         assert_eq!(reachable(&person(&[Admin])), 13);
         assert_eq!(reachable(&person(&[Auditor])), 13);
         assert_eq!(reachable(&person(&[Approver])), 13);
-        assert_eq!(reachable(&person(&[Responder])), 20);
+        assert_eq!(reachable(&person(&[Responder])), 21);
         let denied = decide("/exhibit.responder.v1.ResponderService/RevokeAgent", &person(&[Responder])).expect_err("not an admin");
         assert_eq!(
             denied.to_string(),

@@ -149,15 +149,15 @@ fn cat_is_kind_to_pipes_and_terminals() {
     let program = format!("{:?}", fleet.program("exhibit").get_program()).trim_matches('"').to_owned();
     let shell = |script: String| Finished::of(Command::new("bash").args(["-c", &script]).env("EXHIBIT_HOME", fleet.home()));
 
-    let piped = shell(format!("set -o pipefail; {program} cat {} | head -n 1", id("/long")));
+    let piped = shell(format!("set -o pipefail; {program} cat {} --reason test | head -n 1", id("/long")));
     assert_eq!((piped.code, piped.text().as_str(), piped.stderr.as_str()), (0, "line\n", ""));
     let folder = text(&fleet, &["cat", &id("/folder"), "--reason", "test"]);
     assert!(folder.code == 2 && folder.stderr.contains("directory"), "{}: {}", folder.code, folder.stderr);
     let hostile = id("/hostile");
     assert_eq!(text(&fleet, &["cat", &hostile, "--reason", "test"]).ok().stdout, b"a\x1b]0;owned\x07b\n", "a file gets the bytes");
-    let on_terminal = shell(format!("script -qec '{program} cat {hostile}' /dev/null")).ok().text();
+    let on_terminal = shell(format!("script -qec '{program} cat --reason test {hostile}' /dev/null")).ok().text();
     assert!(on_terminal.contains("a\\x1b]0;owned\\x07b") && !on_terminal.contains('\x1b'), "{on_terminal:?}");
-    let raw = shell(format!("script -qec '{program} cat --raw {hostile}' /dev/null")).ok().text();
+    let raw = shell(format!("script -qec '{program} cat --raw --reason test {hostile}' /dev/null")).ok().text();
     assert!(raw.contains("\x1b]0;owned"), "{raw:?}");
 }
 
@@ -220,7 +220,7 @@ fn answers_are_for_people_and_mistakes_have_their_options_names() {
     assert!(error["error"].as_str().is_some_and(|e| e.contains("--collection")), "{error}");
     let empty = Finished::of(fleet.program("exhibit").args(["whoami"]).env("EXHIBIT_HOME", ""));
     assert!(empty.code == 78 && empty.stderr.contains("EXHIBIT_HOME"), "{}: {}", empty.code, empty.stderr);
-    let glob = text(&fleet, &["items", "--case", &case, "--path", "/etc/[z"]);
+    let glob = text(&fleet, &["items", "--case", &case, "--path", "/etc/[z", "--reason", "test"]);
     assert!(glob.code == 65 && glob.stderr.contains("--path:"), "{}", glob.stderr);
     let id = text(&fleet, &["agents", "revoke", "nobody", "--reason", "x"]);
     assert!(id.stderr.contains("is not an agent id"), "{}", id.stderr);
