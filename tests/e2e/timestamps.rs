@@ -55,10 +55,8 @@ fn openssl_accepts(reply: &Path, root: &Path, more: &[&str]) -> bool {
         command.args(["ts", "-verify", "-in"]).arg(reply).arg("-CAfile").arg(root).args(more).args(args);
         command.output().expect("openssl").status.success()
     };
-    let by_data = run(&["-data".as_ref(), head.as_os_str()]);
-    let by_query = run(&["-queryfile".as_ref(), query.as_os_str()]);
-    assert_eq!(by_data, by_query, "{name}");
-    by_data
+    // Each on its own: between the two a certificate may expire.
+    run(&["-data".as_ref(), head.as_os_str()]) && run(&["-queryfile".as_ref(), query.as_os_str()])
 }
 
 #[test]
