@@ -119,7 +119,8 @@ async fn an_upload_that_is_never_taken_is_given_up_and_the_agent_lives() {
     let ordered = world.order(files_below(dir.path()), |_| {});
     fake.say(session_response::Kind::Offer(ordered.offer.clone())).await;
     fake.until("eight attempts", |k| k.attempts == 8).await;
-    // It is free for the next one.
+    // It connects anew, which says that nobody works on the collection; what was offered before would be offered again.
+    fake.until("a second hello", |k| k.hellos.len() == 2).await;
     let next = world.order(files_below(dir.path()), |_| {});
     fake.say(session_response::Kind::Offer(next.offer.clone())).await;
     fake.until("the finish", |k| k.finish.is_some()).await;
