@@ -205,7 +205,14 @@ impl Log {
     }
 
     fn dispose(&mut self, n: u8) {
-        let Some(seal) = self.history.state().seal_of(&Self::collection(n)) else { return };
+        if let Some(disposal) = self.ask(n) {
+            self.approve(disposal);
+        }
+    }
+
+    /// Asks that a collection be destroyed, if it is sealed.
+    fn ask(&mut self, n: u8) -> Option<Digest> {
+        let seal = self.history.state().seal_of(&Self::collection(n))?;
         let by = self.holder();
         let disposal = Disposal {
             case: self.case.clone(),
@@ -215,7 +222,10 @@ impl Log {
             requested_by: person(by),
             requested_at: self.at(),
         };
-        let predecessor = self.sign(&disposal, by);
+        Some(self.sign(&disposal, by))
+    }
+
+    fn approve(&mut self, predecessor: Digest) {
         let approval = Approval {
             case: self.case.clone(),
             predecessor,
@@ -296,6 +306,22 @@ fn a_record_without_effect_is_shown_as_one() {
     assert_eq!((approval.event, approval.problem.is_some()), ("approval", true));
     assert!(log.history.state().unfinished().is_empty());
     assert_eq!(log.history.periods().len(), 3, "arriving, sealed, held");
+}
+
+#[test]
+fn what_somebody_asked_for_who_gave_custody_away_cannot_be_approved() {
+    for handed_over in [false, true] {
+        let mut log = Log::new();
+        log.does(&Event::Receipt(0));
+        log.does(&Event::Seal(0));
+        let disposal = log.ask(0).expect("sealed");
+        if handed_over {
+            log.does(&Event::HandOver);
+        }
+        log.approve(disposal);
+        assert_eq!(log.history.state().unfinished().is_empty(), handed_over);
+        assert_eq!(log.history.rows().last().expect("a row").problem.is_some(), handed_over);
+    }
 }
 
 /// The payloads of the custody records of the good case.

@@ -106,6 +106,8 @@ class Custody:
         asked = self.disposals.get(body["predecessor"])
         if not asked or asked["approval"]:
             return "nothing waits for it"
+        if self.holder and self.holder[1] != asked["by"]:
+            return "who asked has given custody away"
         if asked["by"] == body["approved_by"]:
             return "nobody else approves"
         if any(self.held(name) or self.fate(name) != "kept" for name in asked["collections"]):

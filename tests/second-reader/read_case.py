@@ -162,7 +162,7 @@ class Case:
                 self.leaves.append(tlog.leaf(data))
                 kind, body, keyid = self.verify(data)
                 self.record(kind, body, sha256(data), keyid)
-                if kind not in ("access", "timestamp", "timestamp-failed"):
+                if kind not in ("access", "enrolment", "timestamp", "timestamp-failed"):
                     self.stamps.last = n
             except (Unsound, KeyError, TypeError, ValueError) as e:
                 self.problem(f"{name}: {type(e).__name__} {e}")

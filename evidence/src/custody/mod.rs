@@ -381,6 +381,8 @@ impl State {
         let Some(asked) = asked else {
             return breach(Rule::Predecessor, format!("record {} is nothing that waits for an approval", p.predecessor));
         };
+        // Whoever has custody now did not ask: what another one wanted before is void.
+        self.has_custody(&asked.by, Rule::DisposalRequest)?;
         require(asked.by != p.approved_by, Rule::SecondPerson, || format!("{} asked for it and approves it", shown(&p.approved_by)))?;
         for id in &asked.collections {
             require(!self.is_held(id), Rule::Held, || format!("{id} is under a hold"))?;
