@@ -146,6 +146,13 @@ fn revocation_counts_as_rfc_3161_says() {
     let trusted = Reply::parse(&reply).and_then(|r| r.verify(&harmless.anchors(), &crl(&other))).expect("not revoked");
     assert_eq!(trusted.revocation(), &Revocation::NotChecked);
 
+    // Of another scope it says nothing of this certificate, neither when the issuer made it nor when somebody did in its name.
+    for maker in [&harmless, &other] {
+        maker.run("scoped", &[]);
+        let trusted = Reply::parse(&reply).and_then(|r| r.verify(&harmless.anchors(), &crl(maker))).expect("not revoked");
+        assert_eq!(trusted.revocation(), &Revocation::NotChecked);
+    }
+
     // A second later than the token, so that the order of times is plain.
     #[allow(clippy::disallowed_methods, reason = "the wall clock itself is what is waited for")]
     std::thread::sleep(std::time::Duration::from_millis(1_100));

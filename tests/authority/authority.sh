@@ -7,6 +7,7 @@
 #   authority.sh resign DIR CERTIFICATE REPLY OUT        the same token by another certificate, whatever its purpose
 #   authority.sh revoke DIR CERTIFICATE REASON           and makes DIR/crl.pem and DIR/crl.der anew
 #   authority.sh crl DIR                                 makes them
+#   authority.sh scoped DIR                              makes them as lists that speak of certificate authorities alone
 # CERTIFICATE is a name in DIR: 'tsa' for DIR/tsa.pem and DIR/tsa.key. Everything is made without questions and network.
 set -euo pipefail
 
@@ -59,6 +60,12 @@ basicConstraints = CA:FALSE
 keyUsage = critical,digitalSignature
 [crl]
 authorityKeyIdentifier = keyid:always
+[scoped]
+authorityKeyIdentifier = keyid:always
+issuingDistributionPoint = critical, @idp
+[idp]
+fullname = URI:http://crl.invalid/authorities
+onlyCA = TRUE
 [ts]
 default_tsa = t
 [t]
@@ -80,8 +87,8 @@ issue() { # DIR EXTENSIONS OUT [FROM UNTIL]
   openssl ca -batch -notext -config "$dir/openssl.cnf" -extensions "$2" "${dates[@]}" -in "$dir/$3.csr" -out "$dir/$3.pem" 2> "$dir/log" || { cat "$dir/log" >&2; exit 1; }
 }
 
-crl() { # DIR
-  openssl ca -gencrl -config "$1/openssl.cnf" -out "$1/crl.pem" 2> /dev/null
+crl() { # DIR [EXTENSIONS]
+  openssl ca -gencrl -config "$1/openssl.cnf" -crlexts "${2:-crl}" -out "$1/crl.pem" 2> /dev/null
   openssl crl -in "$1/crl.pem" -outform DER -out "$1/crl.der"
 }
 
@@ -100,6 +107,7 @@ case $what in
     ;;
   issue) issue "$@" ;;
   crl) crl "$1" ;;
+  scoped) crl "$1" scoped ;;
   reply)
     # openssl wants its own idea of who may sign; its complaint is ours.
     openssl ts -reply -config "$1/openssl.cnf" -section t -queryfile "$3" -signer "$1/$2.pem" -inkey "$1/$2.key" -out "$4" > "$1/log" 2>&1 || { cat "$1/log" >&2; exit 1; }
@@ -116,5 +124,5 @@ case $what in
     openssl ca -revoke "$1/$2.pem" -crl_reason "$3" -config "$1/openssl.cnf" 2> /dev/null
     crl "$1"
     ;;
-  *) sed -n '2,12p' "$0" >&2; exit 64 ;;
+  *) sed -n '2,13p' "$0" >&2; exit 64 ;;
 esac

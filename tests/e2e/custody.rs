@@ -84,6 +84,22 @@ fn five_people_keep_a_case_to_its_end() {
     assert_eq!(rita.run(&["items", "--case", &case, "--reason", "all that is left"]).ok().json(), there);
     assert!(!there.is_empty());
 
+    // What is left is handed over, and the bag says what became of the rest.
+    let bag = fleet.path().join("bag");
+    let _ = dan.run(&["export", "--case", &case, "--reason", "to the court", "--out", bag.to_str().expect("UTF-8")]).ok();
+    let handed = fleet.verify_at(&bag).expect_sound();
+    let found: Vec<_> = handed.report["collections"].as_array().expect("list").iter().map(|c| (text(c, "id"), gone_in(c))).collect();
+    assert!(found.contains(&(first.clone(), true)) && found.contains(&(second.clone(), false)), "{found:?}");
+    let work = fleet.path().join("steps");
+    let page = std::fs::read_to_string(bag.join("VERIFY.md")).expect("page");
+    let anchor: Value = serde_json::from_slice(&std::fs::read(fleet.anchor()).expect("anchor")).expect("JSON");
+    std::fs::create_dir(&work).expect("folder");
+    let (code, step, said) = crate::handoff::run_verify_md(&page, &bag, anchor["root_key"].as_str().expect("key"), &work);
+    assert!(code == 0 && said.contains(&format!("{first} was destroyed")), "{code} at '{step}': {said}");
+    let form = std::fs::read_to_string(bag.join("documents/chain-of-custody.en.html")).expect("form");
+    let report = std::fs::read_to_string(bag.join("documents/report.en.html")).expect("report");
+    assert!(form.contains("signed in record") && report.contains("hold: ") && report.contains("DESTROYED"), "custody is in the documents");
+
     // Who is revoked is out, and what they signed stays.
     let _ = fleet.exhibit(&["person", "revoke", "dan", "--reason", "left"]).ok();
     assert_ne!(dan.run(&["case", "show", &case]).code, 0);
@@ -194,4 +210,8 @@ fn whole_chain(fleet: &Fleet, audrey: &Person<'_>, case: &str, collections: [&st
 fn unix_s() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(0)
+}
+
+fn gone_in(collection: &Value) -> bool {
+    !collection["disposed"].is_null()
 }

@@ -216,3 +216,43 @@ fn a_broken_export_goes_on_and_every_try_is_recorded() {
     drop(h.agent);
     let _ = h.fleet.verify_at(&other).expect_sound();
 }
+
+/// An export stopped, and what came into the case since lies before the place where it stopped.
+#[test]
+fn what_came_before_the_place_where_an_export_stopped_is_not_missed() {
+    let h = Handoff::new();
+    let (whole, done) = h.export("whole", &[]);
+    let _ = done.ok();
+    let mut ids = h.collections.clone();
+    ids.sort_unstable();
+    let (first, last) = (&ids[0], &ids[1]);
+    let out = h.fleet.path().join("later");
+    let partial = out.with_file_name("later.partial");
+    let description: serde_json::Value = serde_json::from_slice(&std::fs::read(whole.join("bag.json")).expect("bag.json")).expect("JSON");
+    let what =
+        serde_json::json!({"format": "exhibit-export/1", "deployment": description["deployment"], "case": h.case, "collections": []});
+    let mut journal = format!("{what}\n");
+    let folder = whole.join("data/collections").join(last).join("s1");
+    let mut names: Vec<String> =
+        std::fs::read_dir(&folder).expect("stream").map(|e| e.expect("entry").file_name().to_string_lossy().into_owned()).collect();
+    names.sort_unstable();
+    for file in names {
+        let name = format!("collections/{last}/s1/{file}");
+        let bytes = std::fs::read(folder.join(&file)).expect("object");
+        let mut sums = exhibit_evidence::bag::Sums::new();
+        sums.update(&bytes);
+        let (sha256, sha512) = sums.finish();
+        let _ = writeln!(journal, "{sha256} {sha512} {} {name}", bytes.len());
+        let to = partial.join("data").join(&name);
+        std::fs::create_dir_all(to.parent().expect("folder")).expect("folder");
+        std::fs::write(to, bytes).expect("object");
+    }
+    std::fs::write(out.with_file_name("later.journal"), journal).expect("journal");
+    let (out, done) = h.export("later", &[]);
+    let _ = done.ok();
+    let report = h.fleet.verify_at(&out).expect_sound();
+    assert!(out.join("data/collections").join(first).exists());
+    let shown = h.fleet.exhibit(&["log", "show", "--case", &h.case]).ok().json();
+    assert_eq!(shown.iter().filter(|r| r["record"]["action"] == "export").count(), 3, "it began anew, and that is recorded");
+    assert_eq!(report.report["bag"]["left_out"].as_array().map(Vec::len), Some(0));
+}

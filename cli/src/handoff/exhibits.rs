@@ -70,7 +70,8 @@ pub fn write(place: &Place, facts: &Facts, expand: bool) -> Result<()> {
         None
     };
     let mut writing = Writing { lists, target };
-    for collection in facts.report.collections.iter().filter(|c| !c.left_out) {
+    // Of what was destroyed nothing is left to list; its numbers stay its own.
+    for collection in facts.report.collections.iter().filter(|c| !c.left_out && c.disposed.is_none()) {
         let Some(seal) = facts.seal_of(&collection.id) else { continue };
         let mut first = seal.record.exhibit_first;
         for sealed in &seal.record.streams {

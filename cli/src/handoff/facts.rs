@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use exhibit_evidence::anchor::Anchor;
 use exhibit_evidence::bag::Description;
+use exhibit_evidence::custody::{History, Row};
 use exhibit_evidence::dsse::{ENVELOPE_BYTES_MAX, Envelope};
 use exhibit_evidence::id::CollectionId;
 use exhibit_evidence::layout::CaseObject;
@@ -76,6 +77,8 @@ pub struct Facts {
     pub seals: Vec<At<Seal>>,
     /// Who read, listed or exported.
     pub handlings: Vec<Handling>,
+    /// Who had custody, and what was done to keep or destroy the evidence.
+    pub history: History,
     /// What must not happen and was noticed.
     pub incidents: Vec<At<Incident>>,
     /// Keys.
@@ -104,6 +107,7 @@ impl Facts {
             refusals: Vec::new(),
             seals: Vec::new(),
             handlings: Vec::new(),
+            history: History::default(),
             incidents: Vec::new(),
             parties: Vec::new(),
             closed: None,
@@ -119,12 +123,19 @@ impl Facts {
                 && let Ok(envelope) = Envelope::parse(&bytes)
                 && let Ok(verified) = ring.verify(&envelope)
             {
+                facts.history.add(n, &verified);
                 facts.add(n, verified.digest(), verified.record().clone());
             }
         }
         tiles.extend(tiler.partial());
         facts.tiles = tiles;
         Ok(facts)
+    }
+
+    /// The records of custody that took effect, in the order of the log.
+    pub fn custody(&self) -> impl Iterator<Item = &Row> {
+        const EVENTS: [&str; 8] = ["hold", "hold-released", "retention", "release", "transfer", "disposal", "approval", "destruction"];
+        self.history.rows().iter().filter(|row| row.problem.is_none() && EVENTS.contains(&row.event))
     }
 
     fn add(&mut self, n: u64, digest: Digest, record: Record) {

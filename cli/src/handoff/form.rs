@@ -161,10 +161,52 @@ fn anchors(l: Language, facts: &Facts) -> Vec<(String, Value)> {
             l.pick("SHA-256 of tagmanifest-sha256.txt (copy it by hand)", "SHA-256 de tagmanifest-sha256.txt (à recopier)"),
             Value::Blank,
         ),
-        field(l.pick("Time stamps (authority, time)", "Horodatages (autorité, heure)"), Value::Blank),
+        field(
+            l.pick(
+                "Time stamps in the log (authority, time; not checked here)",
+                "Horodatages au journal (autorité, heure ; non vérifiés ici)",
+            ),
+            stamps(l, facts),
+        ),
         field(l.pick("Storage lock (mode, until)", "Verrou de stockage (mode, échéance)"), Value::Blank),
         field(l.pick("Recipient's key, when encrypted", "Clé du destinataire, si chiffré"), Value::Blank),
     ]
+}
+
+/// The newest token of each authority.
+fn stamps(l: Language, facts: &Facts) -> Value {
+    let mut newest = std::collections::BTreeMap::new();
+    for stamp in &facts.report.timestamps {
+        let at = newest.entry(stamp.authority.as_str()).or_insert(stamp.time);
+        *at = stamp.time.max(*at);
+    }
+    if newest.is_empty() {
+        return Value::text(l.pick("none", "aucun"));
+    }
+    Value::text(newest.iter().map(|(authority, at)| format!("{authority}, {}", moment(*at))).collect::<Vec<_>>().join("; "))
+}
+
+/// The handings over that the log holds, each signed by both sides.
+fn logged_transfers(l: Language, facts: &Facts) -> Vec<Vec<Value>> {
+    let (mut from, mut rows) = (String::new(), Vec::new());
+    for row in facts.custody() {
+        match row.event {
+            "release" => from = party(&row.by),
+            "transfer" => {
+                let signed = |who: &str| Value::text(format!("{who} ({} {})", l.pick("signed in record", "signé, enregistrement"), row.n));
+                let reason = row.reason.clone().unwrap_or_default();
+                rows.push(vec![
+                    Value::text(l.pick("all", "toutes")),
+                    Value::text(moment(row.at)),
+                    Value::text(from.clone()),
+                    signed(&party(&row.by)),
+                    Value::text(reason),
+                ]);
+            }
+            _ => {}
+        }
+    }
+    rows
 }
 
 fn transfers(l: Language, facts: &Facts) -> Vec<Block> {
@@ -183,7 +225,8 @@ fn transfers(l: Language, facts: &Facts) -> Vec<Block> {
         Value::Blank,
         Value::text(&facts.description.reason),
     ];
-    let rows = std::iter::once(first).chain((0..TRANSFERS).map(|_| vec![Value::Blank; 5])).collect();
+    let rows =
+        logged_transfers(l, facts).into_iter().chain(std::iter::once(first)).chain((0..TRANSFERS).map(|_| vec![Value::Blank; 5])).collect();
     vec![
         Block::Heading(1, l.pick("Chain of custody", "Chaîne de conservation").to_owned()),
         Block::Table(Table { columns, rows, row_height_min: WRITABLE }),

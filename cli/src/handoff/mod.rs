@@ -65,16 +65,26 @@ pub async fn export(connection: &mut Connection, args: ExportArgs, out: &Output)
     if !place.arrived.is_empty() {
         out.note(&format!("going on: {} are here already", count(place.arrived.len() as u64, "object", "objects")));
     }
-    let request = pb::ExportCaseRequest {
+    let goes_on = !place.arrived.is_empty();
+    let request = |connection: &Connection, after: String| pb::ExportCaseRequest {
         case_id: case.to_string(),
-        collections,
+        collections: collections.clone(),
         key: connection.evidence_key().public().id().as_bytes().to_vec(),
-        after: place.after(),
+        after,
         reason: args.reason.clone(),
     };
-    let fetched = fetch::fetch(connection, request, &mut place, out).await?;
+    let asked = request(connection, place.after());
+    let mut fetched = fetch::fetch(connection, asked, &mut place, out).await?;
     place.clear_derived()?;
-    let report = verified(connection, &place, &fetched)?;
+    let mut report = verified(connection, &place, &fetched)?;
+    if goes_on && report.verdict == Verdict::Unsound {
+        // The case went on between two tries: something came, or was destroyed, at a place that was passed already.
+        out.note("what had arrived does not fit the case any more, because it went on meanwhile: fetching it once more from the start");
+        place.restart(&what)?;
+        let asked = request(connection, String::new());
+        fetched = fetch::fetch(connection, asked, &mut place, out).await?;
+        report = verified(connection, &place, &fetched)?;
+    }
     let description = describe(connection, &args, case, &report, &fetched)?;
     let facts = Facts::read(&place, connection.anchor(), report, description)?;
     derive(&place, &facts, args.expand)?;

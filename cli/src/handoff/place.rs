@@ -129,6 +129,16 @@ impl Place {
         )))
     }
 
+    /// Forgets everything that has arrived: the next fetch begins at the first object. Order of writes: (1) the journal, (2) the
+    /// files. Died between: what lies there unnamed is written over, and what is not is no part of the bag's manifests.
+    pub fn restart(&mut self, what: &What) -> Result<()> {
+        self.journal.set_len(0).map_err(|e| cannot("clear the journal", &self.journal_path, &e))?;
+        self.arrived.clear();
+        let first = serde_json::to_string(what).map_err(|e| Failure::new(Code::Failure, e.to_string()))?;
+        self.write_journal(&first)?;
+        self.remove("data")
+    }
+
     fn write_journal(&mut self, line: &str) -> Result<()> {
         writeln!(self.journal, "{line}").map_err(|e| cannot("write", &self.journal_path, &e))
     }

@@ -28,6 +28,7 @@ pub fn report(language: Language, facts: &Facts) -> Document {
         blocks.extend(evidence(l, facts, collection));
     }
     blocks.extend(handlings(l, facts));
+    blocks.extend(custody(l, facts));
     blocks.extend(incidents(l, facts));
     blocks.extend(keys(l, facts));
     blocks.extend(limits(l));
@@ -151,7 +152,10 @@ fn evidence(l: Language, facts: &Facts, c: &CollectionSummary) -> Vec<Block> {
         let captures = o.captures.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ");
         fields.push(field(l.pick("What was ordered", "Objet de l'ordre"), Value::text(captures)));
     }
-    if c.left_out {
+    if let Some(disposed) = &c.disposed {
+        let text = format!("{} ({})", moment(disposed.at), disposed.certificate);
+        fields.push(field(l.pick("DESTROYED (certificate)", "DÉTRUITE (certificat)"), Value::text(text)));
+    } else if c.left_out {
         fields
             .push(field(l.pick("In this bag", "Dans ce dossier"), Value::text(l.pick("NO: left out by choice", "NON : exclue par choix"))));
     } else {
@@ -246,6 +250,41 @@ fn handlings(l: Language, facts: &Facts) -> Vec<Block> {
         ),
         Block::Table(Table { columns, rows, row_height_min: 0.0 }),
     ];
+    if skipped > 0 {
+        blocks.push(rest(l, skipped as u64));
+    }
+    blocks
+}
+
+/// Holds, retention, transfers and disposals; a word when there are none.
+fn custody(l: Language, facts: &Facts) -> Vec<Block> {
+    let heading = Block::Heading(
+        1,
+        l.pick("Custody: holds, retention, transfers, disposals", "Conservation : gels, durées, remises, destructions").to_owned(),
+    );
+    let all: Vec<_> = facts.custody().collect();
+    if all.is_empty() {
+        return vec![heading, Block::Paragraph(l.pick("None is recorded.", "Aucune n'est enregistrée.").to_owned())];
+    }
+    let columns = vec![
+        (l.pick("Record", "Enreg.").to_owned(), 0.1),
+        (l.pick("When (signer's clock)", "Quand (horloge du signataire)").to_owned(), 0.18),
+        (l.pick("Who", "Qui").to_owned(), 0.2),
+        (l.pick("What", "Quoi").to_owned(), 0.28),
+        (l.pick("Why", "Pourquoi").to_owned(), 0.24),
+    ];
+    let skipped = all.len().saturating_sub(ROWS_MAX);
+    let row = |row: &&exhibit_evidence::custody::Row| {
+        vec![
+            Value::text(row.n.to_string()),
+            Value::text(moment(row.at)),
+            Value::text(party(&row.by)),
+            Value::text(format!("{}: {}", row.event, row.what)),
+            Value::text(row.reason.clone().unwrap_or_default()),
+        ]
+    };
+    let rows = all.iter().skip(skipped).map(row).collect();
+    let mut blocks = vec![heading, Block::Table(Table { columns, rows, row_height_min: 0.0 })];
     if skipped > 0 {
         blocks.push(rest(l, skipped as u64));
     }

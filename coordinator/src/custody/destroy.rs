@@ -78,7 +78,10 @@ async fn finish_all(parts: &Parts, case: &CaseId) -> Result<()> {
         let count = certificate.collections.len();
         tracing::warn!(%case, disposal = %certificate.disposal, count, "collections destroyed and certified");
     }
-    parts.condemned.cases().remove(case);
+    // One that was approved while this ran waits for the lock with its own call, which may fail: then the timers must know.
+    if ledger.view().custody().unfinished().is_empty() {
+        parts.condemned.cases().remove(case);
+    }
     Ok(())
 }
 
@@ -105,7 +108,7 @@ async fn destroy_collection(store: &dyn Store, case: &CaseId, collection: &Colle
 /// # Errors
 /// The first problem; a log that cannot be opened is reported where it is used, and left out here.
 pub async fn recover(parts: &Arc<Parts>) -> Result<u64> {
-    let mut after = None;
+    let (mut after, mut unseen) = (None, Vec::new());
     loop {
         let page = parts.catalog.cases(after, PAGE_MAX).await?;
         let Some(last) = page.last() else { break };
@@ -116,11 +119,16 @@ pub async fn recover(parts: &Arc<Parts>) -> Result<u64> {
                     parts.condemned.cases().insert(row.case.clone());
                 }
                 Ok(_) => {}
-                Err(error) => tracing::error!(case = %row.case, %error, "a log could not be looked at for disposals"),
+                Err(error) => {
+                    tracing::error!(case = %row.case, %error, "a log could not be looked at for disposals; it will be again");
+                    unseen.push(row.case.clone());
+                }
             }
         }
     }
     let due: Vec<CaseId> = parts.condemned.cases().iter().cloned().collect();
+    // The timers look at these.
+    parts.condemned.cases().extend(unseen);
     for case in &due {
         finish(parts, case, None).await?;
     }

@@ -60,17 +60,24 @@ impl Recorded {
 /// meanwhile, one record more whose times begin at the same incident.
 ///
 /// # Errors
-/// When the catalog or the deployment's log fails: what is not written waits for the next call.
+/// When the catalog or a log fails (the first failure): what is not written waits for the next call.
 pub async fn record(parts: &Parts) -> Result<()> {
+    let mut failed = None;
     for incidents in parts.catalog.unlogged_incidents(ROUND_MAX).await? {
         let now = Instant::now();
-        if parts.recorded_incidents.is_due(&incidents.newest, now) {
-            append(parts, &incidents).await?;
-            parts.recorded_incidents.note(&incidents.newest, now);
-            parts.catalog.incidents_logged(incidents).await?;
+        if !parts.recorded_incidents.is_due(&incidents.newest, now) {
+            continue;
+        }
+        // A log that fails must not keep the others from what concerns them.
+        match append(parts, &incidents).await {
+            Ok(()) => {
+                parts.recorded_incidents.note(&incidents.newest, now);
+                parts.catalog.incidents_logged(incidents).await?;
+            }
+            Err(problem) => failed = failed.or(Some(problem)),
         }
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 async fn append(parts: &Parts, incidents: &UnloggedIncidents) -> Result<()> {

@@ -130,7 +130,9 @@ impl Story {
     async fn certified(&self, of: usize) {
         for _ in 0..200 {
             let ledger = self.world.running().parts.ledgers.case(&self.case).await.expect("log");
-            if matches!(ledger.view().custody().fate(&self.collections[of].0), exhibit_evidence::custody::Fate::Destroyed { .. }) {
+            let fate = ledger.view().custody().fate(&self.collections[of].0);
+            // The record is in the log before the head that covers it is published.
+            if matches!(fate, exhibit_evidence::custody::Fate::Destroyed { .. }) && ledger.published() == ledger.size() {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

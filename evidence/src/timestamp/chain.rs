@@ -225,12 +225,27 @@ struct Path<'a> {
 impl Path<'_> {
     /// The place of the root that it leads to.
     fn verify(&self, crl: Option<&CertRevocationList<'_>>) -> Result<usize, Error> {
+        self.verify_as(crl, RevocationCheckDepth::Chain, UnknownStatusPolicy::Allow)
+    }
+
+    /// Whether a list speaks of the leaf: it is its issuer's, by signature, and its scope holds the leaf. With a lenient policy
+    /// a list of another scope passes without a look at its signature.
+    fn is_answered_by(&self, crl: &CertRevocationList<'_>) -> bool {
+        self.verify_as(Some(crl), RevocationCheckDepth::EndEntity, UnknownStatusPolicy::Deny).is_ok()
+    }
+
+    fn verify_as(
+        &self,
+        crl: Option<&CertRevocationList<'_>>,
+        depth: RevocationCheckDepth,
+        unknown: UnknownStatusPolicy,
+    ) -> Result<usize, Error> {
         let leaf = EndEntityCert::try_from(&self.leaf)?;
         let list: Vec<&CertRevocationList<'_>> = crl.into_iter().collect();
         let revocation = RevocationOptionsBuilder::new(&list).ok().map(|options| {
             options
-                .with_depth(RevocationCheckDepth::Chain)
-                .with_status_policy(UnknownStatusPolicy::Allow)
+                .with_depth(depth)
+                .with_status_policy(unknown)
                 // A CRL that is kept beside a token is old by nature.
                 .with_expiration_policy(ExpirationPolicy::Ignore)
                 .build()
@@ -261,6 +276,7 @@ impl Path<'_> {
                 Err(_) => continue,
             };
             let of_leaf = Cursor::new(facts.issuer, "issuer")?.any()?.1 == issuer_content(list.issuer());
+            let answered = revoked.is_some() || self.is_answered_by(&list);
             if let Some(entry) = revoked {
                 let reason = entry.as_ref().and_then(|e| e.reason_code);
                 let when = entry.as_ref().map(|e| Timestamp::from_unix_s(i64::try_from(e.revocation_date.as_secs()).unwrap_or(i64::MAX)));
@@ -275,7 +291,8 @@ impl Path<'_> {
                     return Err(TimestampError::Revoked(format!("{what} was revoked{when} ({why}), says the CRL of {}", crl.made)));
                 }
             }
-            if of_leaf {
+            // One that revokes it for a harmless reason answered as well.
+            if of_leaf && answered {
                 newest = newest.max(Some(crl.made));
             }
         }

@@ -141,7 +141,7 @@ fn write_collections(out: &mut String, collections: &[CollectionSummary]) -> std
         let outcome = c.outcome.map_or("open", exhibit_evidence::record::Outcome::as_str);
         writeln!(out, "  {host}: {outcome}")?;
         writeln!(out, "      {}, {}, agent {}", c.id, count(u64::from(c.streams), "stream"), c.agent)?;
-        if c.left_out {
+        if c.left_out && c.disposed.is_none() {
             let exhibits = c.exhibits.map_or_else(String::new, |[a, b]| format!(": exhibits {a} to {b}"));
             writeln!(out, "      NOT IN THIS BAG, left out by choice{exhibits}")?;
             continue;
