@@ -223,14 +223,27 @@ pub enum Content<'a> {
     },
 }
 
-/// A reader by position. The pipeline turns errors into gaps that it narrows to 4 KiB, and an early end into a gap and
-/// the status `changed-during-read`.
+/// A reader by position. The pipeline turns errors into gaps that it narrows to units ([`Source::unit_end`]), and an early end
+/// into a gap and the status `changed-during-read`.
 pub trait Source {
     /// Reads at an offset, as `pread(2)`: a short count is not the end, 0 is.
     ///
     /// # Errors
     /// What the kernel said. `Interrupted` is retried by the pipeline.
     fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+
+    /// Where the unit ends that `offset` lies in: what cannot be read is narrowed to whole units. Greater than `offset`. Pages of
+    /// 4 KiB, unless the source knows better (sectors; pages that lie elsewhere in the content).
+    fn unit_end(&self, offset: u64) -> u64 {
+        const PAGE: u64 = 4096;
+        offset.saturating_sub(offset % PAGE).saturating_add(PAGE)
+    }
+
+    /// The item in which this source lists by itself all that it could not read, if it does. Then reading goes on when there
+    /// are more gaps than a manifest line holds.
+    fn gap_list(&self) -> Option<&str> {
+        None
+    }
 
     /// Called once after the last read: what turned out about the file, e.g. that it changed while it was read.
     fn after(&mut self) -> Option<(Status, String)> {

@@ -40,9 +40,8 @@ pub(super) struct Copy<'a> {
 /// Makes a point of where a copy stands.
 pub(super) type Mark<'a> = dyn Fn(&State, &dyn Source) -> Option<Box<Point>> + 'a;
 
-/// Unreadable ranges are narrowed to pages.
-const PAGE: u64 = 4096;
-/// Most gaps of one item; after that the rest of the item is one gap. 1,024 gaps are about 100 KiB of manifest line.
+/// Most gaps of one item, about 100 KiB of manifest line. After that the rest of the item is one gap: it is not read any more,
+/// unless the source keeps a list of its own of what it could not read.
 const GAPS_MAX: usize = 1024;
 /// Holes are hashed in steps, between which a cancel is noticed.
 const HOLE_STEP: u64 = 16 << 20;
@@ -102,7 +101,7 @@ impl Copy<'_> {
         let mut at = range.offset.max(state.hasher.bytes());
         while at < end {
             if state.over.is_none() {
-                self.may_read(state);
+                self.may_read(state, source.gap_list());
             }
             if let Some(reason) = &state.over {
                 // One gap to the end of the item: holes in it read as zeros either way.
@@ -114,8 +113,8 @@ impl Copy<'_> {
                 state.hasher.update_zeros(rest);
                 return Ok(());
             }
-            let to_page_end = PAGE.saturating_sub(at % PAGE);
-            let want = if at < narrow_until { to_page_end } else { self.pace.read_piece_bytes() as u64 }.min(end.saturating_sub(at));
+            let want = if at < narrow_until { to_unit_end(source, at) } else { self.pace.read_piece_bytes() as u64 };
+            let want = want.min(end.saturating_sub(at));
             if let Err(stop) = self.pace.read(want as usize, self.control) {
                 state.stopped(stop);
                 continue;
@@ -125,8 +124,8 @@ impl Copy<'_> {
         Ok(())
     }
 
-    fn may_read(&mut self, state: &mut State) {
-        if state.gaps.len() >= GAPS_MAX {
+    fn may_read(&mut self, state: &mut State, list: Option<&str>) {
+        if state.gaps.len() >= GAPS_MAX && list.is_none() {
             state.over = Some(format!("not read: more than {GAPS_MAX} unreadable ranges before"));
         } else if let Err(stop) = self.pace.cpu(self.control) {
             state.stopped(stop);
@@ -159,14 +158,14 @@ impl Copy<'_> {
                 Ok(got as u64)
             }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(0),
-            Err(_) if count as u64 > PAGE.saturating_sub(at % PAGE) => {
+            Err(_) if count as u64 > to_unit_end(source, at) => {
                 *narrow_until = at.saturating_add(count as u64);
                 Ok(0)
             }
             Err(e) => {
                 buffer.fill(0);
                 state.hasher.update(self.frames.advance(count));
-                state.gap(at, count as u64, &e.to_string());
+                state.gap(at, count as u64, &e.to_string(), size, source.gap_list());
                 state.error.get_or_insert(e);
                 // Whatever was asked for at first is read in pages to its end; a rerun of this page is not needed.
                 *narrow_until = (*narrow_until).max(at.saturating_add(count as u64));
@@ -176,16 +175,28 @@ impl Copy<'_> {
     }
 }
 
+/// Bytes from an offset to the end of the unit in which it lies.
+fn to_unit_end(source: &dyn Source, at: u64) -> u64 {
+    source.unit_end(at).saturating_sub(at).max(1)
+}
+
 impl State {
     fn stopped(&mut self, stop: Stop) {
         self.over = Some(format!("not read: {stop}"));
         self.stop.get_or_insert(stop);
     }
 
-    fn gap(&mut self, offset: u64, length: u64, reason: &str) {
-        match self.gaps.last_mut() {
-            Some(last) if last.offset.saturating_add(last.length) == offset && last.reason == reason => {
+    fn gap(&mut self, offset: u64, length: u64, reason: &str, size: u64, list: Option<&str>) {
+        let list = list.filter(|_| self.gaps.len().saturating_add(1) >= GAPS_MAX);
+        match (self.gaps.last_mut(), list) {
+            (Some(last), _) if last.offset.saturating_add(last.length) >= size => {}
+            (Some(last), _) if last.offset.saturating_add(last.length) == offset && last.reason == reason => {
                 last.length = last.length.saturating_add(length);
+            }
+            // The rest counts as one gap, though it is read: a manifest line must not claim more than it can say.
+            (_, Some(list)) => {
+                let reason = format!("{GAPS_MAX} or more unreadable ranges: those from here on are in '{list}'");
+                self.gaps.push(Gap { offset, length: size.saturating_sub(offset), reason });
             }
             _ => self.gaps.push(Gap { offset, length, reason: reason.to_owned() }),
         }

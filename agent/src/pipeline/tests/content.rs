@@ -280,6 +280,58 @@ fn a_device_full_of_errors_costs_a_bounded_manifest_line() {
     assert_eq!(seen.item("/dev/bad").status, Status::Partial);
 }
 
+/// Units of 1,000 bytes from offset 32 on, of which those that `bad` names fail; keeps a list of its own if told so.
+struct Units {
+    bad: fn(u64) -> bool,
+    list: Option<&'static str>,
+}
+
+impl Source for Units {
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let unit = |at: u64| (at + 1_000 - 32) / 1_000;
+        // What is good in front is given first: a short read.
+        let good = (0..buf.len() as u64).find(|i| (self.bad)(unit(offset + i))).unwrap_or(buf.len() as u64);
+        if good == 0 {
+            return Err(Errno::IO.into());
+        }
+        buf[..good as usize].fill(b'g');
+        Ok(good as usize)
+    }
+
+    fn unit_end(&self, offset: u64) -> u64 {
+        (offset + 1_000 - 32) / 1_000 * 1_000 + 32
+    }
+
+    fn gap_list(&self) -> Option<&str> {
+        self.list
+    }
+}
+
+#[test]
+fn gaps_are_as_small_as_the_units_of_the_source_wherever_these_lie() {
+    let seen = run(vec![script("files", |out| {
+        let mut source = Units { bad: |unit| unit == 5 || unit == 6 || unit == 9, list: None };
+        out.put(file("/units", out), Content::Source { size: 20_000, extents: None, source: &mut source }).map(drop)
+    })]);
+    let gaps: Vec<(u64, u64)> = seen.item("/units").gaps.iter().map(|g: &Gap| (g.offset, g.length)).collect();
+    assert_eq!(gaps, [(4_032, 2_000), (8_032, 1_000)]);
+    let content = seen.content("/units");
+    assert!((0..20_000).all(|i| (content[i] == 0) == (matches!(i, 4_032..6_032 | 8_032..9_032))), "nothing else is lost");
+}
+
+#[test]
+fn a_source_with_a_list_of_its_own_is_read_to_its_end() {
+    let seen = run(vec![script("files", |out| {
+        let mut source = Units { bad: |unit| unit % 2 == 1 && unit < 6_000, list: Some("bad.jsonl") };
+        out.put(file("/units", out), Content::Source { size: 8_000_032, extents: None, source: &mut source }).map(drop)
+    })]);
+    let item = seen.item("/units");
+    let last = item.gaps.last().expect("gaps");
+    assert_eq!((item.gaps.len(), last.offset + last.length), (1024, 8_000_032), "the last one claims the rest");
+    assert!(last.reason.contains("'bad.jsonl'"), "{last:?}");
+    assert_eq!(seen.content("/units").iter().filter(|b| **b == b'g').count(), 8_000_032 - 3_000 * 1_000, "the rest was read all the same");
+}
+
 #[test]
 fn a_reader_that_panics_costs_a_gap() {
     std::panic::set_hook(Box::new(|_| {}));
