@@ -13,6 +13,7 @@
 pub mod files;
 mod live;
 pub mod logs;
+pub mod memory;
 pub mod mounts;
 pub mod network;
 mod params;
