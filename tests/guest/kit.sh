@@ -2,7 +2,7 @@
 # Makes the parts of which guests are put together, once: a Debian kernel with its modules, busybox, and a program with
 # known processes and secrets. Nothing is downloaded again when they are there.
 #
-#   tests/guest/kit.sh FOLDER      makes FOLDER/{vmlinuz,modules,release,busybox,suspect}
+#   tests/guest/kit.sh FOLDER      makes FOLDER/{vmlinuz,modules,release,busybox,suspect,avml}
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 kit=$1
@@ -30,3 +30,5 @@ if [ ! -x suspect ] || [ "$here/suspect.c" -nt suspect ]; then
   gcc -O1 -static -pthread -o suspect.new "$here/suspect.c"
   mv suspect.new suspect
 fi
+# The tool with which memory images are compared.
+[ -x avml/bin/avml ] || cargo install --quiet --locked --version 0.21.0 --no-default-features --root avml avml

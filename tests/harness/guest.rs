@@ -16,6 +16,8 @@ use crate::process::{Finished, Running, programs, wait_until};
 pub struct GuestPlan {
     /// MiB of memory.
     pub memory_mib: u32,
+    /// MiB of memory that is plugged in as a module of its own, far above the rest.
+    pub module_mib: Option<u32>,
     /// Processors.
     pub processors: u32,
     /// QEMU's processor model and flags.
@@ -38,6 +40,7 @@ impl Default for GuestPlan {
     fn default() -> Self {
         Self {
             memory_mib: 256,
+            module_mib: None,
             processors: 2,
             cpu: "max,la57=off".to_owned(),
             append: String::new(),
@@ -78,23 +81,19 @@ impl Guest {
         let dir = tempfile::tempdir().expect("folder");
         let kit = kit();
         make_initrd(&kit, plan, dir.path());
+        let slots = if plan.module_mib.is_some() { ",slots=2,maxmem=2G" } else { "" };
+        let memory = format!("{}{slots}", plan.memory_mib);
         let mut command = Command::new("qemu-system-x86_64");
-        command.args([
-            "-accel",
-            "tcg,thread=multi",
-            "-cpu",
-            &plan.cpu,
-            "-m",
-            &plan.memory_mib.to_string(),
-            "-smp",
-            &plan.processors.to_string(),
-        ]);
+        command.args(["-accel", "tcg,thread=multi", "-cpu", &plan.cpu, "-m", &memory, "-smp", &plan.processors.to_string()]);
         command.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]);
         command.arg("-kernel").arg(kit.join("vmlinuz")).arg("-initrd").arg(dir.path().join("initrd"));
         command.args(["-append", &format!("console=ttyS0 quiet panic=-1 {}", plan.append)]);
         // The guest reaches nothing but this machine's loopback, under 10.0.2.2.
         command.args(["-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0"]);
         command.arg("-monitor").arg(format!("unix:{},server,nowait", dir.path().join("monitor").display()));
+        if let Some(mib) = plan.module_mib {
+            command.args(["-object", &format!("memory-backend-ram,id=m0,size={mib}M"), "-device", "pc-dimm,memdev=m0"]);
+        }
         for (n, disk) in plan.disks.iter().enumerate() {
             command.arg("-drive").arg(format!("file={},format=raw,if=none,id=d{n}", disk.display()));
             command.args(["-device", &format!("virtio-blk-pci,drive=d{n}")]);

@@ -27,12 +27,14 @@ const RESERVED: u64 = 1 << 32;
 pub enum Class {
     /// Translates addresses; without these nothing else can be found.
     PageTable,
-    /// The kernel's code and static data.
-    KernelImage,
+    /// The kernel's static data.
+    KernelData,
     /// The kernel's objects: tasks, files, sockets, modules' lists.
     Slab,
     /// Allocated by the kernel without a flag: stacks, modules, per-CPU and other vmalloc areas, buffers.
     KernelOther,
+    /// The kernel's code and constants: an analysis needs them, but they do not change.
+    KernelCode,
     /// Set aside at boot: per-CPU areas, the map of pages, firmware.
     Reserved,
     /// Memory of processes that belongs to no file.
@@ -50,11 +52,12 @@ pub enum Class {
 impl Class {
     /// All, in the order in which the first pass takes them as far as its share allows; those behind [`Class::Reserved`] it
     /// never takes.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::PageTable,
-        Self::KernelImage,
+        Self::KernelData,
         Self::Slab,
         Self::KernelOther,
+        Self::KernelCode,
         Self::Reserved,
         Self::Anonymous,
         Self::PageCache,
@@ -63,7 +66,7 @@ impl Class {
         Self::Unknown,
     ];
     /// How many of [`Class::ALL`] the first pass takes.
-    pub const FIRST: usize = 5;
+    pub const FIRST: usize = 6;
 
     /// The class of a page.
     #[must_use]
@@ -72,8 +75,10 @@ impl Class {
             Self::Withheld
         } else if flags & PGTABLE != 0 {
             Self::PageTable
-        } else if holding(&iomem.kernel, frame.saturating_mul(PAGE)).is_some() {
-            Self::KernelImage
+        } else if holding(&iomem.kernel_data, frame.saturating_mul(PAGE)).is_some() {
+            Self::KernelData
+        } else if holding(&iomem.kernel_code, frame.saturating_mul(PAGE)).is_some() {
+            Self::KernelCode
         } else if flags & SLAB != 0 {
             Self::Slab
         } else if flags & BUDDY != 0 {
@@ -100,9 +105,10 @@ impl Class {
     pub const fn name(self) -> &'static str {
         match self {
             Self::PageTable => "page-table",
-            Self::KernelImage => "kernel-image",
+            Self::KernelData => "kernel-data",
             Self::Slab => "slab",
             Self::KernelOther => "kernel-other",
+            Self::KernelCode => "kernel-code",
             Self::Reserved => "reserved",
             Self::Anonymous => "anonymous",
             Self::PageCache => "page-cache",
@@ -180,11 +186,16 @@ mod tests {
 
     #[test]
     fn a_page_has_one_class() {
-        let iomem = Iomem { kernel: vec![Range { start: 0x10_0000, end: 0x10_1800 }], ..Iomem::default() };
+        let iomem = Iomem {
+            kernel_code: vec![Range { start: 0x10_0000, end: 0x10_1800 }],
+            kernel_data: vec![Range { start: 0x11_0000, end: 0x11_1800 }],
+            ..Iomem::default()
+        };
         for (flags, frame, class) in [
             (0, 1, Class::KernelOther),
-            (0, 0x100, Class::KernelImage),
-            (RESERVED, 0x101, Class::KernelImage),
+            (0, 0x100, Class::KernelCode),
+            (RESERVED, 0x101, Class::KernelCode),
+            (RESERVED, 0x110, Class::KernelData),
             (RESERVED, 0x102, Class::Reserved),
             (PGTABLE | LRU, 1, Class::PageTable),
             (SLAB, 1, Class::Slab),

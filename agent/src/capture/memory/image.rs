@@ -104,20 +104,19 @@ impl Window<'_> {
         self.of(frame).map_or(Class::Unknown, |f| Class::of(f, frame, self.iomem))
     }
 
-    /// How much may be read in one go at an address: up to the next page that the kernel may answer with zeros, or of that page.
+    /// How much may be read in one go at an address: pages that the kernel may answer with zeros for the same reason, which is
+    /// given, or pages without such a reason.
     fn stretch(&mut self, at: u64, want: u64) -> (u64, Option<&'static str>) {
         let frame = at / PAGE;
         self.look(frame);
+        let flag = self.of(frame).and_then(withheld);
         let mut count = PAGE.saturating_sub(at % PAGE);
-        if let Some(flag) = self.of(frame).and_then(withheld) {
-            return (want.min(count), Some(flag));
-        }
         let mut next = frame.saturating_add(1);
-        while count < want && !next.is_multiple_of(WINDOW) && self.of(next).and_then(withheld).is_none() {
+        while count < want && !next.is_multiple_of(WINDOW) && self.of(next).and_then(withheld) == flag {
             count = count.saturating_add(PAGE);
             next = next.saturating_add(1);
         }
-        (want.min(count), None)
+        (want.min(count), flag)
     }
 }
 
@@ -131,6 +130,8 @@ pub struct Image<'a> {
     pub diary: Diary,
     piece_bytes: u64,
     pages: [u64; Class::ALL.len()],
+    /// What was last found to be blank.
+    blank: Range,
     list: &'static str,
 }
 
@@ -152,7 +153,8 @@ impl<'a> Image<'a> {
         let piece_bytes = (span / PIECES_MAX).next_multiple_of(PIECE_BYTES_MIN).max(PIECE_BYTES_MIN);
         let window = Window { flags: from.flags, iomem: from.iomem, first: 0, known: None, bytes: vec![0; WINDOW as usize * 8] };
         let (physical, diary, pages) = (from.physical, Diary::default(), [0; Class::ALL.len()]);
-        Self { physical, layout, smear, window, diary, piece_bytes, pages, list }
+        let blank = Range { start: 0, end: 0 };
+        Self { physical, layout, smear, window, diary, piece_bytes, pages, blank, list }
     }
 
     /// The piece that an address lies in: its times are those of its reads.
@@ -172,43 +174,58 @@ impl<'a> Image<'a> {
         }
     }
 
-    fn memory(&mut self, at: u64, buf: &mut [u8], whole: bool) -> io::Result<usize> {
+    /// Reads at an address. An error means that nothing of `buf` can be had; when the pipeline then asks for less, it is for a
+    /// unit, and that is written down.
+    fn memory(&mut self, at: u64, left: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let asked = buf.len() as u64;
         // A new piece begins where it begins.
         let to_piece_end = self.piece_bytes.saturating_sub(at % self.piece_bytes);
-        let (count, flag) = self.window.stretch(at, to_piece_end.min(buf.len() as u64));
+        let (count, flag) = self.window.stretch(at, to_piece_end.min(left).min(asked));
         self.enter(at);
         let buf = buf.get_mut(..count as usize).unwrap_or_default();
-        let answer = match self.physical.read(at, buf) {
-            Ok(0) => Err(io::Error::other("the kernel gives nothing here")),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Err(e),
-            // One page that fails is tried once more.
-            Err(e) if whole => self.physical.read(at, buf).map_err(|_| e).inspect(|_| {
-                self.diary.retried = self.diary.retried.saturating_add(1);
-            }),
-            other => other,
-        };
-        let answer = match (answer, flag) {
-            (Ok(got), Some(flag)) if buf.get(..got).unwrap_or_default().iter().all(|b| *b == 0) => {
-                Err(io::Error::other(format!("{ZEROED}{flag}")))
-            }
-            (answer, _) => answer,
-        };
-        match answer {
+        let page = asked <= left.min(PAGE.saturating_sub(at % PAGE));
+        let error = match self.fetch(at, buf, page) {
+            Ok(0) => io::Error::other("the kernel gives nothing here"),
             Ok(got) => {
                 let got = got.min(buf.len());
-                self.read(at, buf.get(..got).unwrap_or_default());
-                self.leave(at.saturating_add(got as u64));
-                Ok(got)
+                let bytes = buf.get(..got).unwrap_or_default();
+                let Some(flag) = flag.filter(|_| bytes.iter().all(|b| *b == 0)) else {
+                    self.read(at, bytes);
+                    self.leave(at.saturating_add(got as u64));
+                    return Ok(got);
+                };
+                self.blank = Range { start: at, end: at.saturating_add(got as u64) };
+                io::Error::other(format!("{ZEROED}{flag}"))
             }
-            Err(e) => {
-                if whole {
-                    let end = at.saturating_add(buf.len() as u64);
-                    self.diary.gap(Range { start: at, end }, &e.to_string());
-                    self.leave(end);
-                }
-                Err(e)
-            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Err(e),
+            Err(e) => e,
+        };
+        if asked <= self.unit(at, left) {
+            let end = at.saturating_add(asked);
+            self.diary.gap(Range { start: at, end }, &error.to_string());
+            self.leave(end);
         }
+        Err(error)
+    }
+
+    /// One page that fails is tried once more.
+    fn fetch(&mut self, at: u64, buf: &mut [u8], page: bool) -> io::Result<usize> {
+        let first = self.physical.read(at, buf);
+        match first {
+            Err(e) if page && e.kind() != io::ErrorKind::Interrupted => {
+                let again = self.physical.read(at, buf).map_err(|_| e)?;
+                self.diary.retried = self.diary.retried.saturating_add(1);
+                Ok(again)
+            }
+            other => other,
+        }
+    }
+
+    /// Bytes from an address to the end of what can only be had or not had together: a page, or pages found blank.
+    fn unit(&self, at: u64, left: u64) -> u64 {
+        let page = PAGE.saturating_sub(at % PAGE);
+        let blank = self.blank.end.saturating_sub(at);
+        left.min(if at >= self.blank.start && blank > 0 { blank } else { page })
     }
 
     fn read(&mut self, at: u64, bytes: &[u8]) {
@@ -235,19 +252,14 @@ impl Source for Image<'_> {
                 }
                 Ok(count)
             }
-            Some(Place::Memory { at, left }) => {
-                let want = left.min(buf.len() as u64);
-                // What the pipeline does not ask for again in smaller pieces.
-                let whole = buf.len() as u64 <= left.min(PAGE.saturating_sub(at % PAGE));
-                self.memory(at, buf.get_mut(..want as usize).unwrap_or_default(), whole)
-            }
+            Some(Place::Memory { at, left }) => self.memory(at, left, buf),
         }
     }
 
     fn unit_end(&self, offset: u64) -> u64 {
         match self.layout.place(offset) {
             Some(Place::Header { from, .. }) => offset.saturating_add(super::lime::HEADER.saturating_sub(from as u64)),
-            Some(Place::Memory { at, left }) => offset.saturating_add(left.min(PAGE.saturating_sub(at % PAGE))),
+            Some(Place::Memory { at, left }) => offset.saturating_add(self.unit(at, left)),
             None => offset.saturating_add(PAGE),
         }
     }

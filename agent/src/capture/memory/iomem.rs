@@ -9,8 +9,10 @@ use crate::capture::live::lines;
 pub struct Iomem {
     /// All System RAM.
     pub ram: Vec<Range>,
-    /// Kernel code, rodata, data and bss.
-    pub kernel: Vec<Range>,
+    /// The kernel's code and constants.
+    pub kernel_code: Vec<Range>,
+    /// The kernel's data and bss.
+    pub kernel_data: Vec<Range>,
     /// Lines that are not in the form.
     pub bad_lines: u64,
     /// Every address was zero: the reader lacks CAP_SYS_ADMIN.
@@ -22,7 +24,7 @@ impl Iomem {
     #[must_use]
     pub fn parse(text: &[u8]) -> Self {
         let mut found = Self::default();
-        let (mut ram, mut kernel) = (Vec::new(), Vec::new());
+        let (mut ram, mut code, mut data) = (Vec::new(), Vec::new(), Vec::new());
         let (mut all, mut zero) = (0_u64, 0_u64);
         for line in lines(text) {
             let Some((range, name)) = parse_line(line) else {
@@ -37,18 +39,19 @@ impl Iomem {
             // Memory that was added later stands below its device, as `System RAM (kmem)` or `(virtio_mem)`.
             if name == b"System RAM" || name.starts_with(b"System RAM (") {
                 ram.push(range);
-            } else if KERNEL.contains(&name) {
-                kernel.push(range);
+            } else if name == b"Kernel code" || name == b"Kernel rodata" {
+                code.push(range);
+            } else if name == b"Kernel data" || name == b"Kernel bss" {
+                data.push(range);
             }
         }
         found.hidden = all > 0 && all == zero;
         found.ram = normal(ram);
-        found.kernel = normal(kernel);
+        found.kernel_code = normal(code);
+        found.kernel_data = normal(data);
         found
     }
 }
-
-const KERNEL: [&[u8]; 4] = [b"Kernel code", b"Kernel rodata", b"Kernel data", b"Kernel bss"];
 
 fn parse_line(line: &[u8]) -> Option<(Range, &[u8])> {
     let text = line.trim_ascii_start();
@@ -76,11 +79,12 @@ mod tests {
     #[test]
     fn a_table_is_read_to_the_byte() {
         let table = b"00000000-00000fff : Reserved\n00001000-0009fbff : System RAM\n000f0000-000fffff : System ROM\n\
-            00100000-1fffffff : System RAM\n  01000000-02209987 : Kernel code\n  02400000-02e09fff : Kernel rodata\n\
+            00100000-1fffffff : System RAM\n  01000000-02209987 : Kernel code\n  02400000-02e09fff : Kernel rodata\n  03000000-0327c0ff : Kernel data\n\
             100000000-10fffffff : virtio0\n  104000000-107ffffff : System RAM (virtio_mem)\nnonsense\n  5-4 : System RAM\n";
         let found = Iomem::parse(table);
         assert_eq!(found.ram, [R(0x1000, 0x9fc00), R(0x10_0000, 0x2000_0000), R(0x1_0400_0000, 0x1_0800_0000)]);
-        assert_eq!(found.kernel, [R(0x100_0000, 0x220_9988), R(0x240_0000, 0x2e0_a000)]);
+        assert_eq!(found.kernel_code, [R(0x100_0000, 0x220_9988), R(0x240_0000, 0x2e0_a000)]);
+        assert_eq!(found.kernel_data, [R(0x300_0000, 0x327_c100)]);
         assert_eq!((found.bad_lines, found.hidden), (2, false));
     }
 
