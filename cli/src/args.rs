@@ -4,6 +4,7 @@ pub mod custody;
 pub mod handoff;
 pub mod keeping;
 pub mod person;
+pub mod symbols;
 
 use std::path::PathBuf;
 
@@ -87,6 +88,9 @@ pub enum Command {
     /// Hand a case over: a signed bag with the evidence as it is stored, its whole log, documents, and steps to verify it without
     /// any program of ours. Recorded in the case's log.
     Export(handoff::ExportArgs),
+    /// Make what memory analysts need beside an image.
+    #[command(subcommand)]
+    Symbols(symbols::SymbolsCommand),
     /// Print the trust anchor for the signed paper form.
     #[command(subcommand)]
     Anchor(handoff::AnchorCommand),
@@ -366,6 +370,10 @@ pub struct GetArgs {
     /// restored. A file gets its name once its bytes are there and have their SHA-256.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
+    /// Make another format of images of memory (`lime`, `elf`, `raw`) and disks (`raw`); other items are restored as they are. The
+    /// stored bytes are checked as always; the SHA-256 of what is made is printed.
+    #[arg(long = "as", value_name = "FORMAT")]
+    pub format: Option<crate::convert::Format>,
     /// Restore extended attributes as well (ACLs and capabilities need privilege).
     #[arg(long)]
     pub xattrs: bool,

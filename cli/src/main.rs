@@ -5,13 +5,16 @@ mod args;
 mod clock;
 mod commands;
 mod connection;
+mod convert;
 mod document;
 mod exit;
 mod handoff;
 mod interrupt;
+mod memory;
 mod order;
 mod output;
 mod restore;
+mod symbols;
 mod units;
 mod witness;
 

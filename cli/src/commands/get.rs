@@ -15,10 +15,12 @@ use super::items;
 use super::read::{Destination, Nowhere, Reading, damaged, linked_item, parse_item_id};
 use crate::args::GetArgs;
 use crate::connection::Connection;
+use crate::convert::{self, Companions, Content};
 use crate::exit::{Code, Failure, Result};
 use crate::interrupt;
 use crate::output::Output;
 use crate::restore::{Extras, Metadata, Restoring, Target};
+use crate::symbols::collection;
 use crate::units::{count, show_bytes};
 
 struct FileDestination<'a> {
@@ -78,6 +80,10 @@ struct Get<'a> {
     counts: Counts,
     /// Files with several names, and where each was restored.
     linkable: BTreeMap<Member, Vec<u8>>,
+    /// What stands beside images of memory, where another format is made of them.
+    companions: BTreeMap<CollectionId, Companions>,
+    /// Items of which another format was made.
+    converted: u64,
 }
 
 /// Restores items below a folder: `<capture>/<original path>`, below the collection's id when there are several.
@@ -92,8 +98,20 @@ pub async fn run(connection: &mut Connection, args: GetArgs, out: &Output) -> Re
     }
     let several = ids.iter().map(|i| &i.collection).collect::<BTreeSet<_>>().len() > 1;
     let target = Target::open(&args.out, Extras { xattrs: args.xattrs, owner: args.owner })?;
-    let mut get = Get { args: &args, target, several, out, counts: Counts::default(), linkable: BTreeMap::new() };
+    let mut get = Get {
+        args: &args,
+        target,
+        several,
+        out,
+        counts: Counts::default(),
+        linkable: BTreeMap::new(),
+        companions: BTreeMap::new(),
+        converted: 0,
+    };
     let done = interrupt::or(get.all(connection, &ids)).await;
+    if let (Ok(()), Some(format), 0) = (&done, args.format, get.converted) {
+        out.note(&format!("nothing of it is an image: no file was made as {}", format.as_str()));
+    }
     out.note(&get.counts.summary(&args.out.display().to_string()));
     done.map(|()| get.counts.code())
 }
@@ -117,6 +135,15 @@ async fn selected(connection: &mut Connection, args: &GetArgs) -> Result<Vec<Ite
 
 impl Get<'_> {
     async fn all(&mut self, connection: &mut Connection, ids: &[ItemId]) -> Result<()> {
+        if self.args.format.is_some() {
+            // Beforehand: what an image needs must be there when its first byte arrives.
+            for id in ids {
+                if !self.companions.contains_key(&id.collection) {
+                    let found = collection::companions(connection, &id.collection.to_string(), &self.args.reason).await?;
+                    self.companions.insert(id.collection.clone(), found);
+                }
+            }
+        }
         let mut links = Vec::new();
         for batch in ids.chunks(exhibit_proto::bounds::READ_ITEMS_MAX) {
             let names = batch.iter().map(ToString::to_string).collect();
@@ -147,6 +174,12 @@ impl Get<'_> {
     /// Restores one item, or says why not.
     async fn one(&mut self, reading: &mut Reading, id: &ItemId, item: &Item) -> Result<()> {
         let name = self.name(id, item);
+        if let Some((format, content)) = self.args.format.zip(Content::of(item)) {
+            return match self.convert(reading, id, item, (format, content, &name)).await {
+                Err(failure) if failure.exists => self.exists(id, &failure),
+                done => done,
+            };
+        }
         match self.write(reading, id, item, &name).await {
             Ok(Some(shown)) => {
                 if item.meta.as_ref().is_some_and(|m| m.nlink > 1) && item.kind == Kind::File {
@@ -183,6 +216,44 @@ impl Get<'_> {
                 self.target.finish(to.file, &meta).map(Some)
             }
         }
+    }
+
+    /// Makes another format of one item.
+    async fn convert(
+        &mut self,
+        reading: &mut Reading,
+        id: &ItemId,
+        item: &Item,
+        (format, content, name): (convert::Format, Content, &[u8]),
+    ) -> Result<()> {
+        let companions = self.companions.get(&id.collection).cloned().unwrap_or_default();
+        let five_levels = content == Content::Memory && companions.info().is_some_and(|info| info.five_levels());
+        let (conversion, name) = convert::conversion(format, content, name, companions)?;
+        let mut making = Making { out: FileDestination { target: &self.target, file: self.target.file(&name, 0)? }, conversion };
+        reading.content(&id.to_string(), item, &mut making).await?;
+        let made = making.conversion.end(item.size, &mut making.out)?;
+        let file = making.out.file;
+        self.target.set_len(&file, made.size)?;
+        let sha256 = self.target.sha256(&file)?;
+        let shown = self.target.finish(file, &metadata(item))?;
+        self.counts.restored += 1;
+        self.counts.bytes += made.size;
+        self.converted += 1;
+        let mut notes = made.notes;
+        if five_levels {
+            notes.push(super::symbols::FIVE_LEVELS.to_owned());
+        }
+        if self.out.is_json() {
+            return self.out.object(&json!({
+                "item": id.to_string(), "restored": true, "file": shown, "size": item.size, "sha256": item.sha256, "status": item.status,
+                "as": format.as_str(), "file_size": made.size, "file_sha256": sha256, "same_bytes": item.sha256 == Some(sha256), "notes": notes,
+            }));
+        }
+        self.out.line(&format!("{shown}\n  {}", relation(item, format, &sha256)))?;
+        for note in notes {
+            self.out.note(&format!("{id}: {note}"));
+        }
+        Ok(())
     }
 
     /// Restores a hard link: as one, if what it is another name of was restored as well, else as a file of its own.
@@ -243,6 +314,37 @@ impl Get<'_> {
             self.out.object(&json!({"item": id.to_string(), "restored": false, "status": status, "reason": why}))?;
         }
         Ok(())
+    }
+}
+
+/// An item of which another format is made.
+struct Making<'a> {
+    out: FileDestination<'a>,
+    conversion: Box<dyn convert::Conversion>,
+}
+
+impl Destination for Making<'_> {
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.conversion.write(offset, bytes, &mut self.out)
+    }
+}
+
+impl convert::Output for FileDestination<'_> {
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.target.write(&self.file, offset, bytes)
+    }
+
+    fn read(&self, offset: u64, into: &mut [u8]) -> bool {
+        self.target.read(&self.file, offset, into)
+    }
+}
+
+/// How a file that was made and the evidence hang together, by their digests.
+fn relation(item: &Item, format: convert::Format, sha256: &exhibit_evidence::Digest) -> String {
+    match item.sha256 {
+        Some(stored) if stored == *sha256 => format!("sha256 {sha256}: the same bytes as the item"),
+        Some(stored) => format!("sha256 {sha256}: made as {} from the item, whose bytes were checked to be {stored}", format.as_str()),
+        None => format!("sha256 {sha256}"),
     }
 }
 
