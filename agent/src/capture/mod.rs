@@ -17,6 +17,7 @@ pub mod mounts;
 pub mod network;
 mod params;
 pub mod process;
+pub mod process_memory;
 mod pseudo;
 pub mod registry;
 pub mod system;

@@ -5,9 +5,9 @@
 
 pub mod container;
 mod content;
-mod gather;
+pub(super) mod gather;
 mod maps;
-mod parse;
+pub(super) mod parse;
 mod reader;
 mod row;
 #[cfg(test)]
