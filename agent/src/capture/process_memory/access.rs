@@ -4,7 +4,6 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use rustix::io::{Errno, pread};
 use super::pages::{Page, Pages};
 use super::plan::{Devices, Wish, open_behind};
 use super::regions::{Class, PAGE, Region, Regions};
+use super::stop::Stands;
 
 /// How long one read may take before the rest of the process is given up: a lock of the process, or a page in swap on a dead
 /// device, can hold it for ever.
@@ -73,7 +73,7 @@ pub struct Access {
     /// File systems.
     pub devices: Devices,
     /// Its number, and whether it stands right now: then it cannot run another program, and the faster call may be used.
-    pub held: Option<(u32, Arc<AtomicBool>)>,
+    pub held: Option<(u32, Stands)>,
     /// The file behind the mapping that was read last.
     pub open: Option<(u64, Behind)>,
     /// So far.
@@ -143,13 +143,13 @@ impl Access {
     }
 
     fn through_process(&self, at: u64, buffer: &mut [u8]) -> Result<usize, Failed> {
-        if let Some((pid, _)) = self.held.as_ref().filter(|(_, held)| held.load(Ordering::Acquire)) {
+        if let Some((pid, _)) = self.held.as_ref().filter(|(_, stands)| stands()) {
             // What it refuses (no right to read for the process itself) goes the other way.
             let read = read_process(*pid, at, buffer);
             // Meanwhile it may have been released, or killed and its number given to another one.
             if let Ok(got) = read
                 && got > 0
-                && self.held.as_ref().is_some_and(|(_, held)| held.load(Ordering::Acquire))
+                && self.held.as_ref().is_some_and(|(_, stands)| stands())
                 && pread(&self.memory, &mut [0_u8; 1], at).is_ok_and(|n| n > 0)
             {
                 return Ok(got);

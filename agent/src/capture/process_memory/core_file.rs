@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::access::{Failed, Reader};
 use super::elf::Header;
 use super::layout::Layout;
 use super::regions::{PAGE, Regions};
+use super::stop::Stands;
 use crate::capture::{Source, Status};
 
 /// Unreadable ranges that are listed; further ones are counted.
@@ -46,7 +46,7 @@ pub struct CoreFile {
     /// Where in the file the process ended or ran another program.
     gone_at: Option<u64>,
     /// Whether the process is meant to stand while it is read, and from where on it did not.
-    held: Option<Arc<AtomicBool>>,
+    held: Option<Stands>,
     moved_at: Option<u64>,
     memory_bytes: u64,
 }
@@ -54,7 +54,7 @@ pub struct CoreFile {
 impl CoreFile {
     /// Puts the parts together. `layout` is not shifted yet.
     #[must_use]
-    pub fn new(header: Header, layout: Layout, regions: Arc<Regions>, reader: Reader, list: String, held: Option<Arc<AtomicBool>>) -> Self {
+    pub fn new(header: Header, layout: Layout, regions: Arc<Regions>, reader: Reader, list: String, held: Option<Stands>) -> Self {
         let layout = layout.shift(header.bytes());
         Self {
             header,
@@ -137,7 +137,7 @@ impl Source for CoreFile {
         match self.reader.fill(address, buf.get_mut(..count).unwrap_or_default()) {
             Ok(got) => {
                 self.memory_bytes = self.memory_bytes.saturating_add(got as u64);
-                if self.moved_at.is_none() && self.held.as_ref().is_some_and(|h| !h.load(Ordering::Acquire)) {
+                if self.moved_at.is_none() && self.held.as_ref().is_some_and(|stands| !stands()) {
                     self.moved_at = Some(offset);
                 }
                 Ok(got)

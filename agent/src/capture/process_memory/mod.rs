@@ -8,6 +8,7 @@ mod access;
 mod core_file;
 mod elf;
 mod flags;
+mod freeze;
 mod layout;
 mod look;
 mod pages;
@@ -29,6 +30,7 @@ use rustix::io::Errno;
 use self::access::{Access, Counts, Reader};
 use self::core_file::CoreFile;
 use self::elf::{About, Header};
+use self::freeze::Frozen;
 use self::plan::{Devices, Wish};
 use self::report::{Mode, StopFacts};
 use self::select::{Candidate, Wanted};
@@ -178,6 +180,7 @@ fn take(out: &mut dyn Output, wanted: &Wanted, options: &Options) -> Result<Take
     // A number that was ordered is tried even if it is not listed: it may be hidden.
     pids.extend(wanted.pids.iter().filter(|pid| pids.binary_search(pid).is_err()).copied().collect::<Vec<_>>());
     let mut table = Table::new("targets", out.now(), "read:/proc");
+    let frozen = freeze(wanted, options, &mut table);
     let (mut taken, mut kernel_threads) = (Taken::default(), 0_u64);
     for pid in pids {
         out.checkpoint()?;
@@ -209,15 +212,39 @@ fn take(out: &mut dyn Output, wanted: &Wanted, options: &Options) -> Result<Take
         }
         taken.meant = taken.meant.saturating_add(1);
         out.note(&format!("memory of process {pid}"));
-        let done = one(out, &candidate, dir, options)?;
+        let group = frozen.iter().find(|f| f.holds(candidate.groups()));
+        let done = one(out, &candidate, dir, options, group)?;
         row.result = if done { "taken" } else { "not taken: see its item" };
         row.core = done.then(|| format!("/proc/{pid}/core"));
         taken.cores = taken.cores.saturating_add(u64::from(done));
         table.row(out, &row)?;
     }
     table.fact("kernel_threads", kernel_threads.to_string());
+    for group in frozen {
+        let path = exhibit_evidence::text::escape_bounded(&group.path, 200);
+        table.fact(
+            "frozen",
+            if group.thaw() { format!("{path}, until everything was copied") } else { format!("{path}, until its deadline") },
+        );
+    }
     table.finish(out, None)?;
     Ok(taken)
+}
+
+/// Freezes the control groups of the order, where that can be done; otherwise each process is stopped by itself, and the
+/// table says why.
+fn freeze(wanted: &Wanted, options: &Options, table: &mut Table) -> Vec<Frozen> {
+    let mut frozen = Vec::new();
+    for path in wanted.cgroups.iter().filter(|_| options.mode == Mode::Atomic) {
+        match Frozen::freeze(path, options.deadline) {
+            Ok(group) => frozen.push(group),
+            Err(why) => {
+                let path = exhibit_evidence::text::escape_bounded(path, 200);
+                table.fact("not_frozen", format!("{path}: {why}; its processes were stopped one by one"));
+            }
+        }
+    }
+    frozen
 }
 
 fn gone_or_denied(e: Errno) -> NotStopped {
@@ -247,17 +274,18 @@ fn absent(out: &mut dyn Output, pid: u32, why: NotStopped) -> Result<(), Stop> {
 }
 
 /// Takes one process. Returns whether there is a core file.
-fn one(out: &mut dyn Output, candidate: &Candidate, dir: OwnedFd, options: &Options) -> Result<bool, Stop> {
+fn one(out: &mut dyn Output, candidate: &Candidate, dir: OwnedFd, options: &Options, group: Option<&Frozen>) -> Result<bool, Stop> {
     let pid = candidate.pid;
     let dir = Arc::new(dir);
     let about = About::read(&dir);
     let devices = Devices::of(&dir);
-    let hold = (options.mode == Mode::Atomic).then_some(options.deadline);
+    // What stands with its whole group needs no stop of its own but for its registers.
+    let hold = (options.mode == Mode::Atomic && group.is_none()).then_some(options.deadline);
     let mut stopped = match stop::stop(&dir, pid, hold) {
         Ok(stopped) => stopped,
         Err(why) => return absent(out, pid, why).map(|()| false),
     };
-    let held = stopped.hold.as_ref().map(stop::Hold::flag);
+    let held = group.map(Frozen::stands).or_else(|| stopped.hold.as_ref().map(stop::Hold::stands));
     let mut pages = std::mem::replace(&mut stopped.looked.pages, Err(Errno::SRCH)).ok();
     let mut regions = std::mem::take(&mut stopped.looked.regions);
     let flags = flags::read(&dir, &mut regions);

@@ -110,6 +110,12 @@ pub struct Candidate {
 }
 
 impl Candidate {
+    /// Its control groups, as in `/proc/<pid>/cgroup`.
+    #[must_use]
+    pub fn groups(&self) -> &[String] {
+        &self.groups
+    }
+
     /// Opens its folder and looks.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
-use exhibit_agent_sys::priority::nice_thread;
+use exhibit_agent_sys::priority::{fine_timers, nice_thread};
 use exhibit_agent_sys::ptrace::{self, SIGINFO_BYTES, Waited};
 use rustix::io::Errno;
 
@@ -103,6 +103,9 @@ pub enum NotStopped {
     Error(Errno),
 }
 
+/// Says whether a process stands right now.
+pub type Stands = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// A stop that lasts.
 pub struct Hold {
     release: Option<SyncSender<()>>,
@@ -122,8 +125,9 @@ pub struct Ended {
 impl Hold {
     /// True while the process surely stands.
     #[must_use]
-    pub fn flag(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.held)
+    pub fn stands(&self) -> Stands {
+        let held = Arc::clone(&self.held);
+        Arc::new(move || held.load(Ordering::Acquire))
     }
 
     /// Lets the process run on; `None` when that is not confirmed within ten seconds (the kernel does it when the thread ends).
@@ -238,6 +242,7 @@ impl Session {
     fn run(mut self, give: &SyncSender<Result<Released, NotStopped>>) {
         // The process stands while these threads wait for a processor; without the right to it they wait like others.
         let _ = nice_thread(-19);
+        let _ = fine_timers();
         let (go, look) = match self.looker() {
             Ok(looker) => looker,
             Err(e) => return drop(give.send(Err(NotStopped::Error(e)))),
@@ -418,13 +423,10 @@ impl Session {
     }
 }
 
-/// Waits a little: without leaving the processor at first, because a thread stops within microseconds.
+/// Waits a little. It sleeps, however short: a thread that must run to come to a stand may be waiting for this processor.
 fn pause(idle: u32) {
-    if idle < 200 {
-        rustix::thread::sched_yield();
-    } else {
-        let _ = rustix::thread::nanosleep(&rustix::time::Timespec { tv_sec: 0, tv_nsec: 50_000 });
-    }
+    let tv_nsec = if idle < 50 { 5_000 } else { 100_000 };
+    let _ = rustix::thread::nanosleep(&rustix::time::Timespec { tv_sec: 0, tv_nsec });
 }
 
 /// Reads all registers of a thread that stands.

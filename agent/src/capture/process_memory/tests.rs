@@ -17,6 +17,8 @@ struct Folder {
     puts: Vec<Put>,
     /// Called once before the first byte behind the header of a core is read.
     before_memory: Option<Box<dyn FnOnce()>>,
+    /// Memory is not wanted: cancel as soon as it would be copied.
+    registers_only: bool,
 }
 
 struct Put {
@@ -29,7 +31,7 @@ struct Put {
 
 impl Folder {
     fn new() -> Self {
-        Self { dir: tempfile::tempdir().expect("folder"), puts: Vec::new(), before_memory: None }
+        Self { dir: tempfile::tempdir().expect("folder"), puts: Vec::new(), before_memory: None, registers_only: false }
     }
 
     fn take(params: &[(&str, &str)]) -> Self {
@@ -79,6 +81,9 @@ impl Output for Folder {
         assert!(item.status == Status::Collected || item.reason.is_some(), "a status without a reason: {item:?}");
         let file = self.dir.path().join(self.puts.len().to_string());
         let (mut status, mut gaps, mut read) = (item.status, Vec::new(), 0_u64);
+        if self.registers_only && matches!(content, Content::Source { .. }) {
+            return Err(Stop::Cancelled("the registers are enough".into()));
+        }
         match content {
             Content::None => {}
             Content::Bytes(bytes) => std::fs::write(&file, bytes).expect("write"),
@@ -525,4 +530,85 @@ fn the_agent_itself_and_kernel_threads_are_left_out() {
     assert!(matches!(none.run(&[("name", "no-such-name-at-all")]), Err(Stop::Nothing(_))));
     let gone = Folder::take(&[("pid", "4000000")]);
     assert_eq!(gone.core(4_000_000).status, Status::Vanished);
+}
+
+/// A control group of cgroup v2 of its own; `None` where that cannot be made.
+struct Group(std::path::PathBuf, String);
+
+impl Group {
+    fn make() -> Option<Self> {
+        let mounts = crate::capture::mounts::Mounts::read().ok()?;
+        let point = mounts.all().iter().find(|m| m.fs_type == b"cgroup2" && m.root == b"/")?.point.clone();
+        let name = format!("/exhibit-test-{}", std::process::id());
+        let path = std::path::PathBuf::from(format!("{}{name}", String::from_utf8(point).ok()?));
+        std::fs::create_dir(&path).ok()?;
+        Some(Self(path, name))
+    }
+
+    fn frozen(&self) -> bool {
+        std::fs::read_to_string(self.0.join("cgroup.events")).expect("events").contains("frozen 1")
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = std::fs::write(self.0.join("cgroup.freeze"), "0");
+        let _ = std::fs::write(self.0.join("cgroup.kill"), "1");
+        until("the group is empty", || std::fs::read_to_string(self.0.join("cgroup.procs")).is_ok_and(|p| p.is_empty()));
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn a_whole_group_is_frozen_and_thawed() {
+    let Some(group) = Group::make() else { return eprintln!("left out: no cgroup v2 to write to") };
+    let targets = [sleeper(), sleeper()];
+    for t in &targets {
+        std::fs::write(group.0.join("cgroup.procs"), t.pid().to_string()).expect("moved");
+    }
+    let group = std::rc::Rc::new(group);
+    let (own, name) = (std::rc::Rc::clone(&group), group.1.clone());
+    let mut taken = Folder::new();
+    taken.before_memory = Some(Box::new(move || assert!(own.frozen())));
+    taken.run(&[("cgroup", &name), ("mode", "atomic")]).expect("taken");
+    assert!(!group.frozen());
+    for t in &targets {
+        let core = taken.core(t.pid());
+        assert_eq!((core.status, &core.gaps), (Status::Collected, &vec![]), "{:?}", core.item);
+        assert!(taken.gdb(t.pid(), None, &["info threads"]).contains("LWP "));
+        until("it runs on", || state(t.pid()) == "S");
+    }
+    let facts = &taken.get("targets.jsonl").item.facts;
+    assert!(facts["frozen"].ends_with("until everything was copied"), "{facts:?}");
+    // At its deadline it thaws whatever the copy is at.
+    let own = std::rc::Rc::clone(&group);
+    taken = Folder::new();
+    taken.before_memory = Some(Box::new(move || until("thawed by the deadline", || !own.frozen())));
+    taken.run(&[("cgroup", &name), ("mode", "atomic"), ("deadline", "1s")]).expect("taken");
+    assert!(targets.iter().all(|t| taken.core(t.pid()).status == Status::ChangedDuringRead));
+    drop(targets);
+}
+
+#[test]
+fn a_heartbeat_hardly_misses_a_beat() {
+    let dir = tempfile::tempdir().expect("folder");
+    let program = compile(dir.path(), "heartbeat", include_str!("tests/heartbeat.c"), &["-O1", "-pthread"]);
+    let mut command = Command::new(&program);
+    command.args(["1024", "5"]);
+    let mut target = Target::start(command);
+    let pid = target.pid().to_string();
+    let mut longest = Vec::new();
+    for _ in 0..5 {
+        target.tell();
+        let idle = target.line();
+        let mut taken = Folder::new();
+        // Copying is not the question here: with the first byte of memory the process runs already.
+        taken.registers_only = true;
+        assert!(matches!(taken.run(&[("pid", &pid)]), Err(Stop::Cancelled(_))));
+        target.tell();
+        longest.push((target.line().parse::<u64>().expect("microseconds"), idle));
+    }
+    println!("longest gap between two beats while registers were taken, and while nothing happened (us): {longest:?}");
+    // The machine that tests run on has other things to do: the best of five is what the capture itself costs.
+    assert!(longest.iter().any(|(us, _)| *us < 5_000), "{longest:?}");
 }
