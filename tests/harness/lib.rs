@@ -11,12 +11,14 @@
 mod authority;
 mod delay;
 mod fleet;
+mod guest;
 mod process;
 mod source;
 
 pub use authority::{Answers, Authority};
 pub use delay::DelayProxy;
 pub use fleet::{Agent, Fleet, Verdict};
+pub use guest::{Guest, GuestPlan, kit};
 pub use process::{Finished, Running, programs, wait_until};
 pub use source::{awkward_tree, awkward_tree_of, tree_facts};
 

@@ -119,7 +119,7 @@ impl Copy<'_> {
                 state.stopped(stop);
                 continue;
             }
-            at = at.saturating_add(self.piece(state, at, want, &mut narrow_until, source)?);
+            at = at.saturating_add(self.piece(state, at..size, want, &mut narrow_until, source)?);
         }
         Ok(())
     }
@@ -132,8 +132,16 @@ impl Copy<'_> {
         }
     }
 
-    /// One read. Returns how far it came: zero when it has to be tried again, smaller.
-    fn piece(&mut self, state: &mut State, at: u64, want: u64, narrow_until: &mut u64, source: &mut dyn Source) -> Result<u64, Stop> {
+    /// One read of what is left of the item. Returns how far it came: zero when it has to be tried again, smaller.
+    fn piece(
+        &mut self,
+        state: &mut State,
+        left: std::ops::Range<u64>,
+        want: u64,
+        narrow_until: &mut u64,
+        source: &mut dyn Source,
+    ) -> Result<u64, Stop> {
+        let at = left.start;
         if self.frames.is_full() {
             let point = (self.mark)(state, source);
             self.frames.end_frame(point)?;
@@ -165,7 +173,7 @@ impl Copy<'_> {
             Err(e) => {
                 buffer.fill(0);
                 state.hasher.update(self.frames.advance(count));
-                state.gap(at, count as u64, &e.to_string(), size, source.gap_list());
+                state.gap(at, count as u64, &e.to_string(), left.end, source.gap_list());
                 state.error.get_or_insert(e);
                 // Whatever was asked for at first is read in pages to its end; a rerun of this page is not needed.
                 *narrow_until = (*narrow_until).max(at.saturating_add(count as u64));

@@ -5,8 +5,11 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 pub mod allocator;
+pub mod memory;
 pub mod page_cache;
 pub mod priority;
+pub mod ptrace;
+pub mod watchdog;
 
 use std::io;
 

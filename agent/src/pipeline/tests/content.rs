@@ -329,7 +329,8 @@ fn a_source_with_a_list_of_its_own_is_read_to_its_end() {
     let last = item.gaps.last().expect("gaps");
     assert_eq!((item.gaps.len(), last.offset + last.length), (1024, 8_000_032), "the last one claims the rest");
     assert!(last.reason.contains("'bad.jsonl'"), "{last:?}");
-    assert_eq!(seen.content("/units").iter().filter(|b| **b == b'g').count(), 8_000_032 - 3_000 * 1_000, "the rest was read all the same");
+    let lost = seen.content("/units").iter().filter(|b| **b == 0).map(|_| 1).sum::<usize>();
+    assert_eq!(lost, 3_000 * 1_000, "the rest was read all the same");
 }
 
 #[test]
