@@ -45,7 +45,7 @@ impl Taken<'_> {
     /// Makes a format of the image: the file's bytes, after what the program says of them was checked.
     fn format(&self, format: &str, name: &str) -> (Vec<u8>, Value) {
         let to = self.out.join(format);
-        let args = ["--json", "get", &self.item, "--as", format, "--out", to.to_str().expect("UTF-8"), "--reason", "analysis"];
+        let args = ["get", &self.item, "--as", format, "--out", to.to_str().expect("UTF-8"), "--reason", "analysis"];
         let said = self.fleet.exhibit(&args).ok().json().remove(0);
         let bytes = std::fs::read(to.join("memory").join(name)).expect("made");
         assert_eq!(said["file_sha256"], Digest::of(&bytes).to_string(), "{said}");
@@ -91,7 +91,7 @@ fn symbols_and_formats_come_from_the_collection_alone() {
     let out = tempfile::tempdir().expect("folder");
     let isf = out.path().join("symbols/linux/guest.json");
     let to = isf.to_str().expect("UTF-8");
-    let args = ["--json", "symbols", "build", "--collection", &collection, "--out", to, "--reason", "analysis"];
+    let args = ["symbols", "build", "--collection", &collection, "--out", to, "--reason", "analysis"];
     let said = fleet.exhibit(&args).ok().json().remove(0);
     assert_eq!((said["symbols_from"].as_str(), said["types_from"].as_str()), (Some("image"), Some("file")), "{said}");
     assert!(said["symbols"].as_u64() > Some(50_000) && said["modules"].as_u64() > Some(0), "{said}");
