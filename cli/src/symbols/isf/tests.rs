@@ -70,6 +70,7 @@ fn variables_have_their_types() {
         &[
             ("taint_flags", 0x1000),
             ("sys_call_table", 0x1040),
+            ("taint_flags", 0x1080),
             ("tk_core", 0x1100),
             ("cpu_number", 0x40),
             ("modules", 0x2000),
