@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use exhibit_tests::{Fleet, Guest, GuestPlan, kit};
+use exhibit_tests::{Finished, Fleet, Guest, GuestPlan, kit};
 use serde_json::Value;
 
 /// Processes, sockets and a secret; a program that is not on any file system any more.
 const SUSPECTS: &str = "
 cp /bin/suspect /tmp/.gone; /tmp/.gone gone &
 suspect tree &
+(echo 'set -o history'; echo 'echo what the shell remembers'; sleep 10000) | bash --norc -i > /tmp/bash.log 2>&1 &
 sleep 1
 ";
 /// What the program whose file is gone keeps in its memory.
@@ -118,6 +119,74 @@ fn check_every_byte(taken: &Taken, hidden_max: u64) -> BTreeMap<u64, Vec<u8>> {
     image
 }
 
+/// An analysis with nothing but what the collection holds: symbols that are made of it, and volatility3. It shows the processes,
+/// modules and sockets that the guest really has.
+fn analyse(taken: &Taken, image: &Path) {
+    let folder = taken.out.path().join("symbols");
+    std::fs::create_dir_all(folder.join("linux")).expect("folder");
+    let (from, to) = (taken.out.path().join("memory"), folder.join("linux/guest.json"));
+    let args = ["symbols", "build", "--from", from.to_str().expect("UTF-8"), "--out", to.to_str().expect("UTF-8")];
+    eprintln!("{}", taken.fleet.exhibit(&args).ok().text());
+    let gone: u64 = taken.guest.told("secret-frame")[2].parse().expect("pid");
+    let maps = format!("linux.proc.Maps:pid={gone}");
+    let plugins = [
+        "linux.pslist.PsList",
+        "linux.psscan.PsScan",
+        "linux.lsmod.Lsmod",
+        "linux.sockstat.Sockstat",
+        "linux.check_syscall.Check_syscall",
+        "linux.kmsg.Kmsg",
+        "linux.mountinfo.MountInfo",
+        "linux.elfs.Elfs",
+        "linux.bash.Bash",
+        &maps,
+    ];
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("second-reader/volatility.py");
+    let mut command = std::process::Command::new("python3");
+    let found = Finished::of(command.arg(script).arg(image).arg(&folder).args(plugins)).ok();
+    let found: Value = serde_json::from_slice(&found.stdout).expect("json");
+    let rows = |plugin: &str| found[plugin].as_array().unwrap_or_else(|| panic!("{plugin} in {found}")).clone();
+
+    // The tree of processes, with their parents.
+    let list = rows("linux.pslist.PsList");
+    let process = |name: &str| {
+        let found = list.iter().find(|r| r["COMM"] == name).unwrap_or_else(|| panic!("no process {name} in {list:?}"));
+        (found["PID"].as_u64().expect("pid"), found["PPID"].as_u64().expect("parent"))
+    };
+    let root: Vec<String> = taken.guest.told("suspect-root");
+    let (root, child): (u64, u64) = (root[0].parse().expect("pid"), root[2].parse().expect("pid"));
+    assert_eq!(process("suspect-root"), (root, 1));
+    assert_eq!(process("suspect-child"), (child, root));
+    assert_eq!(process("suspect-leaf").1, child);
+    assert_eq!(process("suspect-gone"), (gone, 1));
+    let scanned = rows("linux.psscan.PsScan");
+    assert!(
+        ["suspect-root", "suspect-leaf", "suspect-gone", "exhibit-agent"].iter().all(|n| scanned.iter().any(|r| r["COMM"] == *n)),
+        "{scanned:?}"
+    );
+    let modules = rows("linux.lsmod.Lsmod");
+    for name in ["virtio_net", "virtio_blk", "virtio_pci"] {
+        assert!(modules.iter().any(|r| r.to_string().contains(&format!("\"{name}\""))), "{name} in {modules:?}");
+    }
+    let sockets = rows("linux.sockstat.Sockstat");
+    for port in [4711, 4712] {
+        assert!(
+            sockets.iter().any(|r| r.to_string().contains(&format!("\"{port}\"")) || r["Source Port"] == port),
+            "{port} in {sockets:?}"
+        );
+    }
+    for plugin in ["linux.check_syscall.Check_syscall", "linux.kmsg.Kmsg", "linux.mountinfo.MountInfo", "linux.elfs.Elfs"] {
+        assert!(rows(plugin).len() > 3, "{plugin}: {:?}", rows(plugin));
+    }
+    assert!(rows("linux.kmsg.Kmsg").iter().any(|r| r.to_string().contains("Linux version")));
+    assert!(rows("linux.proc.Maps").iter().any(|r| r.to_string().contains("[stack]")), "{:?}", rows("linux.proc.Maps"));
+    assert!(
+        rows("linux.bash.Bash").iter().any(|r| r.to_string().contains("echo what the shell remembers")),
+        "{:?}",
+        rows("linux.bash.Bash")
+    );
+}
+
 /// Where `tests/run` installs the tool with which our images are compared.
 fn avml() -> PathBuf {
     let avml = kit().join("avml/bin/avml");
@@ -190,6 +259,31 @@ suspect poison 3
     assert_eq!((preflight["lockdown"].as_str(), preflight["source"].as_str()), (Some("integrity"), Some("/proc/kcore")));
 }
 
+/// Where the kernel gives no physical memory: said plainly, and the memory of every process is taken instead.
+#[test]
+fn a_locked_guest_gives_its_processes() {
+    let plan = GuestPlan {
+        memory_mib: 192,
+        append: "lockdown=confidentiality lsm=lockdown".to_owned(),
+        scenario: "cp /bin/suspect /tmp/.gone; /tmp/.gone gone &
+sleep 1
+"
+        .to_owned(),
+        ..GuestPlan::default()
+    };
+    let taken = take(plan, "memory");
+    assert_eq!(taken.ended["state"], "partial", "{}", taken.ended);
+    let said = taken.ended.to_string();
+    assert!(said.contains("confidentiality") && said.contains("instead the memory of"), "{said}");
+    let image = taken.item("memory.lime");
+    assert!(image["status"] == "denied" && image["reason"].as_str().is_some_and(|r| r.contains("/proc/kcore")), "{image}");
+    let preflight = taken.json("preflight.json");
+    assert_eq!((preflight["lockdown"].as_str(), preflight["source"].is_null()), (Some("confidentiality"), true), "{preflight}");
+    let gone = taken.guest.told("secret-frame")[2].clone();
+    let core = std::fs::read(taken.file(&format!("/proc/{gone}/core"))).expect("the core of the program whose file is gone");
+    assert!(core.windows(SECRET.len()).any(|w| w == SECRET), "the secret is in it");
+}
+
 #[test]
 fn a_guest_s_memory_is_there_to_the_byte() {
     let mut plan = GuestPlan { scenario: SUSPECTS.to_owned(), ..GuestPlan::default() };
@@ -201,6 +295,7 @@ fn a_guest_s_memory_is_there_to_the_byte() {
     plan.disks.push(other.path().to_path_buf());
     plan.modules.push("virtio_blk".to_owned());
     plan.programs.push(avml());
+    plan.programs.push("/bin/bash".into());
     plan.scenario.push_str("avml acquire --source /proc/kcore /dev/vda && echo \"AVML ok\"\n");
     let taken = take(plan, "memory");
     assert_eq!(taken.ended["state"], "sealed", "{}\n{}", taken.ended, taken.fleet.coordinator_log());
@@ -224,6 +319,8 @@ fn a_guest_s_memory_is_there_to_the_byte() {
     assert_eq!(at(&image, secret_frame * 4096, SECRET.len()), Some(SECRET), "the secret of the program whose file is gone");
 
     compare_with_avml(other.path(), &image, (start, length));
+
+    analyse(&taken, &taken.file("memory.lime"));
 
     // The first pass: an image of its own, a small one, and what changed between the two.
     let first = lime(&taken.file("priority.lime"));
