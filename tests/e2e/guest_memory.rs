@@ -259,6 +259,33 @@ suspect poison 3
     assert_eq!((preflight["lockdown"].as_str(), preflight["source"].as_str()), (Some("integrity"), Some("/proc/kcore")));
 }
 
+/// Five levels of page tables: volatility3 would show nothing, so it is said; the ELF export opens in drgn all the same.
+#[test]
+fn a_guest_with_five_levels_is_opened_by_drgn() {
+    let plan = GuestPlan { memory_mib: 160, cpu: "max".to_owned(), ..GuestPlan::default() };
+    let taken = take(plan, "memory:priority=false");
+    assert_eq!(taken.ended["state"], "sealed", "{}", taken.ended);
+    let _ = check_every_byte(&taken, 64 << 10);
+    let preflight = taken.json("preflight.json");
+    assert_eq!(preflight["la57"], true, "{preflight}");
+    let item = taken.item("memory.lime");
+    assert!(item["facts"]["warnings"].as_str().is_some_and(|w| w.contains("five-level")), "{item}");
+
+    let out = taken.out.path().join("converted");
+    let args = ["get", item["id"].as_str().expect("id"), "--as", "elf", "--out", out.to_str().expect("UTF-8"), "--reason", "test"];
+    let done = taken.fleet.exhibit(&args).ok();
+    assert!(done.stderr.contains("drgn") || done.text().contains("drgn"), "the warning: {}{}", done.text(), done.stderr);
+    let core = Finished::of(std::process::Command::new("find").arg(&out).args(["-type", "f"])).ok().text().trim().to_owned();
+    let symbols = std::fs::read_to_string(taken.file("/proc/kallsyms")).expect("symbols");
+    let banner = symbols.lines().find(|l| l.ends_with(" linux_banner")).expect("the banner's symbol");
+    let address = banner.split(' ').next().expect("address");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("second-reader/drgn_opens.py");
+    let opened = Finished::of(std::process::Command::new("python3").arg(script).args([&core, address, "13"])).ok().json();
+    assert_eq!(opened[0]["kernel"], true);
+    let expected: Vec<String> = b"Linux version".iter().map(|b| format!("{b:02x}")).collect();
+    assert_eq!(opened[0]["bytes"], expected.concat());
+}
+
 /// Where the kernel gives no physical memory: said plainly, and the memory of every process is taken instead.
 #[test]
 fn a_locked_guest_gives_its_processes() {
