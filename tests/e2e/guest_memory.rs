@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use exhibit_evidence::dsse::Envelope;
 use exhibit_tests::{Finished, Fleet, Guest, GuestPlan, kit};
 use serde_json::Value;
 
@@ -17,6 +18,9 @@ sleep 1
 ";
 /// What the program whose file is gone keeps in its memory.
 const SECRET: &[u8] = b"what-nobody-knows-the-sequence09";
+
+/// What the agent may take at most.
+const RSS_MAX: u64 = 48 << 20;
 
 /// A collection of a guest's memory, restored.
 struct Taken {
@@ -34,11 +38,22 @@ fn take(plan: GuestPlan, capture: &str) -> Taken {
     let collection = fleet.order_for(&case, &agent, &["--capture", capture]);
     let ended = fleet.wait_closed(&collection, Duration::from_mins(6));
     let _ = fleet.verify(&case).expect_sound();
+    let peak = peak_bytes(&fleet.case_dir(&case));
+    eprintln!("the agent's peak: {peak:?} bytes");
+    assert!(peak.is_some_and(|peak| peak <= RSS_MAX), "{peak:?}");
     let items = fleet.items(&collection);
     let out = tempfile::tempdir().expect("folder");
     let place = out.path().to_str().expect("UTF-8");
     let _ = fleet.exhibit(&["get", "--collection", &collection, "--out", place, "--reason", "test"]);
     Taken { guest, fleet, ended, items, out }
+}
+
+/// What the acquisition record says of the agent's own memory.
+fn peak_bytes(case: &Path) -> Option<u64> {
+    let slots = std::fs::read_dir(case.join("log/seq")).expect("slots").filter_map(Result::ok);
+    let records = slots.map(|slot| Envelope::parse(&std::fs::read(slot.path()).expect("slot")).expect("an envelope"));
+    let text = records.map(|e| String::from_utf8_lossy(e.unverified_payload()).into_owned()).find(|t| t.contains("rss_peak_bytes"))?;
+    text.split("\"rss_peak_bytes\":").nth(1)?.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 impl Taken {
@@ -126,7 +141,24 @@ fn analyse(taken: &Taken, image: &Path) {
     std::fs::create_dir_all(folder.join("linux")).expect("folder");
     let (from, to) = (taken.out.path().join("memory"), folder.join("linux/guest.json"));
     let args = ["symbols", "build", "--from", from.to_str().expect("UTF-8"), "--out", to.to_str().expect("UTF-8")];
-    eprintln!("{}", taken.fleet.exhibit(&args).ok().text());
+    let built = taken.fleet.exhibit(&args).ok().json();
+    eprintln!("{}", built[0]);
+    // A host that hides its symbols: they are read from the image, and are the same.
+    let listed = from.join("proc/kallsyms");
+    std::fs::rename(&listed, taken.out.path().join("kallsyms")).expect("moved");
+    let again = taken.out.path().join("again.json");
+    let args = ["symbols", "build", "--from", from.to_str().expect("UTF-8"), "--out", again.to_str().expect("UTF-8")];
+    let hidden = taken.fleet.exhibit(&args).ok().json();
+    assert_eq!((built[0]["symbols_from"].as_str(), hidden[0]["symbols_from"].as_str()), (Some("file"), Some("image")), "{}", hidden[0]);
+    std::fs::rename(taken.out.path().join("kallsyms"), &listed).expect("moved");
+    let symbols =
+        |path: &Path| -> Value { serde_json::from_slice::<Value>(&std::fs::read(path).expect("file")).expect("json")["symbols"].clone() };
+    let (listed, decoded) = (symbols(&to), symbols(&again));
+    for name in ["init_task", "sys_call_table", "linux_banner", "modules", "init_net", "prb", "_text", "idt_table"] {
+        assert_eq!(listed[name]["address"], decoded[name]["address"], "{name}");
+    }
+    let differing = decoded.as_object().expect("symbols").iter().filter(|(n, s)| listed[n.as_str()]["address"] != s["address"]).count();
+    assert!(differing * 100 < decoded.as_object().expect("symbols").len(), "{differing} symbols differ");
     let gone: u64 = taken.guest.told("secret-frame")[2].parse().expect("pid");
     let maps = format!("linux.proc.Maps:pid={gone}");
     let plugins = [
