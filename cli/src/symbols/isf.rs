@@ -150,17 +150,20 @@ struct Variables<'a> {
     /// All addresses, ascending: a table ends where the next symbol begins.
     addresses: Vec<u64>,
     banner: &'a [u8],
+    /// Major and minor version of the kernel.
+    release: (u32, u32),
 }
 
 impl<'a> Variables<'a> {
     fn new(types: &'a Types<'a>, contents: &'a Contents<'_>) -> Self {
-        let mut addresses: Vec<u64> = contents.symbols.addresses.values().copied().collect();
+        let mut addresses = contents.symbols.all.clone();
         addresses.sort_unstable();
         let variables = types.btf.types().filter_map(|(_, of)| match of.kind {
             Kind::Variable(id) => Some((types.btf.type_name(of), id)),
             _ => None,
         });
-        Self { types, known: KNOWN.iter().copied().collect(), described: variables.collect(), addresses, banner: contents.banner }
+        let release = release(contents.banner).unwrap_or_default();
+        Self { types, known: KNOWN.iter().copied().collect(), described: variables.collect(), addresses, banner: contents.banner, release }
     }
 
     fn symbol(&self, name: &str, address: u64) -> Symbol {
@@ -183,7 +186,10 @@ impl<'a> Variables<'a> {
             Shape::Struct(name) => record(name).map(|(of, _)| of),
             Shape::Pointer(name) => record(name).map(|(of, _)| of.pointer()),
             Shape::Structs(name, count) => record(name).map(|(of, _)| of.array(count)),
-            Shape::StructsToNext(name) => record(name).map(|(of, size)| of.array(self.room(address, size))),
+            Shape::StructsByRelease(name, counts) => {
+                let count = counts.iter().find(|(since, _)| self.release >= *since).map_or(1, |(_, count)| *count);
+                record(name).map(|(of, size)| of.array(self.room(address, size).min(count)))
+            }
             Shape::With(member, name) => self.holder(member, name),
             Shape::PointersToNext => Some(Descriptor::void().pointer().array(self.room(address, 8))),
             Shape::NumbersToNext(name) => Some(Descriptor::base(name).array(self.room(address, 4))),
@@ -213,6 +219,13 @@ impl<'a> Variables<'a> {
         })?;
         Some(self.types.describe(id))
     }
+}
+
+/// Major and minor version in a banner: `Linux version 6.1.0-...`.
+fn release(banner: &[u8]) -> Option<(u32, u32)> {
+    let text = std::str::from_utf8(banner.get(..64.min(banner.len()))?).ok()?;
+    let mut numbers = text.strip_prefix("Linux version ")?.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 /// A writer that refuses to go on without end.

@@ -20,6 +20,8 @@ const LINKED_AT: u64 = 0xffff_ffff_8100_0000;
 pub struct Symbols {
     /// Name to address.
     pub addresses: BTreeMap<String, u64>,
+    /// All addresses, those of names that came again among them: what a symbol has room for ends at the next of these.
+    pub all: Vec<u64>,
     /// Names that came again, with another address: static functions of the same name. Only the first is kept.
     pub repeated: u64,
     /// Symbols of modules, which are left out: what is described is the kernel.
@@ -38,6 +40,7 @@ pub enum Listing {
 impl Symbols {
     /// Adds one; the first of a name stays.
     pub fn add(&mut self, name: &str, address: u64) {
+        self.all.push(address);
         if let Some(known) = self.addresses.get(name) {
             self.repeated = self.repeated.saturating_add(u64::from(*known != address));
         } else {
@@ -52,7 +55,7 @@ impl Symbols {
 
     /// Takes the slide of the kernel's image out of the addresses.
     pub fn unslide(&mut self, slide: u64) {
-        for address in self.addresses.values_mut().filter(|a| **a >= KERNEL_HALF) {
+        for address in self.addresses.values_mut().chain(&mut self.all).filter(|a| **a >= KERNEL_HALF) {
             *address = address.saturating_sub(slide);
         }
     }

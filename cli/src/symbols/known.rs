@@ -10,8 +10,8 @@ pub enum Shape {
     Pointer(&'static str),
     /// So many structures.
     Structs(&'static str, u32),
-    /// As many structures as there is room for until the next symbol.
-    StructsToNext(&'static str),
+    /// So many structures since a release (newest first), but no more than there is room for until the next symbol.
+    StructsByRelease(&'static str, &'static [((u32, u32), u32)]),
     /// As many pointers as there is room for until the next symbol.
     PointersToNext,
     /// As many numbers as there is room for until the next symbol.
@@ -24,7 +24,7 @@ pub enum Shape {
     Text,
 }
 
-use Shape::{Number, NumbersToNext, Pointer, PointersToNext, Struct, Structs, StructsToNext, Text, With};
+use Shape::{Number, NumbersToNext, Pointer, PointersToNext, Struct, Structs, StructsByRelease, Text, With};
 
 /// Name and shape; where it is declared is told by the group.
 pub const KNOWN: &[(&str, Shape)] = &[
@@ -48,7 +48,7 @@ pub const KNOWN: &[(&str, Shape)] = &[
     ("module_addr_min", Number("long unsigned int")),
     ("module_addr_max", Number("long unsigned int")),
     ("module_kset", Pointer("kset")),
-    ("taint_flags", StructsToNext("taint_flag")),
+    ("taint_flags", StructsByRelease("taint_flag", &[((6, 15), 20), ((6, 0), 19), ((4, 18), 18), ((4, 10), 16)])),
     ("prog_idr", Struct("idr")),
     ("map_idr", Struct("idr")),
     ("bpf_kallsyms", Struct("list_head")),

@@ -77,8 +77,9 @@ fn variables_have_their_types() {
         ],
     );
     let of = |name: &str| value["symbols"][name]["type"].clone();
-    assert_eq!(of("taint_flags"), json!({"kind": "array", "count": 21, "subtype": {"kind": "struct", "name": "taint_flag"}}));
-    assert_eq!(of("sys_call_table")["count"], 24);
+    assert_eq!(of("taint_flags"), json!({"kind": "array", "count": 19, "subtype": {"kind": "struct", "name": "taint_flag"}}));
+    assert_eq!(of("sys_call_table")["count"], 8, "up to a symbol whose name came before");
+    assert_eq!(release(b"Linux version 6.15.3 (x)"), Some((6, 15)));
     assert_eq!(of("tk_core"), json!({"kind": "struct", "name": format!("unnamed_{core:x}")}));
     assert_eq!(of("cpu_number"), json!({"kind": "base", "name": "char"}));
     assert_eq!(of("modules"), json!({"kind": "base", "name": "void"}), "this kernel has no list_head");
