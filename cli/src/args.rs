@@ -353,6 +353,15 @@ pub struct CatArgs {
     pub reason: String,
 }
 
+/// The format in which items are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum As {
+    /// The bytes of the item.
+    Raw,
+    /// EWF-E01.
+    E01,
+}
+
 /// Items to restore.
 #[derive(Debug, ClapArgs)]
 #[command(group(ArgGroup::new("of").args(["items", "collections", "case"]).required(true)))]
@@ -366,6 +375,10 @@ pub struct GetArgs {
     /// restored. A file gets its name once its bytes are there and have their SHA-256.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
+    /// Write files in this format. `raw`: their bytes as they are. `e01`: disk images as Expert Witness (EnCase 6), which foreign
+    /// programs open; only what is a whole number of 512-byte sectors. Records are always written as they are.
+    #[arg(long = "as", value_enum, default_value_t = As::Raw, value_name = "FORMAT")]
+    pub format: As,
     /// Restore extended attributes as well (ACLs and capabilities need privilege).
     #[arg(long)]
     pub xattrs: bool,

@@ -5,6 +5,7 @@ mod args;
 mod clock;
 mod commands;
 mod connection;
+mod convert;
 mod document;
 mod exit;
 mod handoff;

@@ -9,17 +9,41 @@ use exhibit_evidence::layout::StreamNumber;
 use exhibit_evidence::manifest::{Item, ItemId, Kind, Status};
 use exhibit_evidence::record::Action;
 use exhibit_evidence::text::escape_bounded;
+use exhibit_proto::responder::v1 as pb;
 use serde_json::json;
 
 use super::items;
 use super::read::{Destination, Nowhere, Reading, damaged, linked_item, parse_item_id};
-use crate::args::GetArgs;
-use crate::connection::Connection;
+use crate::args::{As, GetArgs};
+use crate::clock;
+use crate::connection::{Connection, parse_id};
+use crate::convert::e01;
 use crate::exit::{Code, Failure, Result};
 use crate::interrupt;
 use crate::output::Output;
 use crate::restore::{Extras, Metadata, Restoring, Target};
 use crate::units::{count, show_bytes};
+
+/// An item on its way into an E01 file.
+struct E01Destination<'a>(e01::Writer<Under<'a>>);
+
+/// The file that an E01 goes to.
+struct Under<'a> {
+    target: &'a Target,
+    file: Restoring,
+}
+
+impl e01::Place for Under<'_> {
+    fn put(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.target.write(&self.file, offset, bytes)
+    }
+}
+
+impl Destination for E01Destination<'_> {
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.0.write(offset, bytes)
+    }
+}
 
 struct FileDestination<'a> {
     target: &'a Target,
@@ -40,6 +64,8 @@ struct Counts {
     exists: u64,
     by_record: u64,
     without_content: u64,
+    /// Items that cannot be written in the format that was asked for.
+    not_convertible: u64,
 }
 
 impl Counts {
@@ -49,6 +75,7 @@ impl Counts {
             (self.exists, "not overwritten: something of that name was there"),
             (self.by_record, "kept by record only (devices, sockets, pipes)"),
             (self.without_content, "without content"),
+            (self.not_convertible, "not written: --as raw writes them as they are"),
         ] {
             if n > 0 {
                 let _ = write!(text, "; {n} {what}");
@@ -60,7 +87,7 @@ impl Counts {
     const fn code(&self) -> Code {
         match self {
             Self { exists: 1.., .. } => Code::CannotCreate,
-            Self { without_content: 1.., .. } => Code::Incomplete,
+            Self { without_content: 1.., .. } | Self { not_convertible: 1.., .. } => Code::Incomplete,
             _ => Code::Ok,
         }
     }
@@ -76,6 +103,8 @@ struct Get<'a> {
     several: bool,
     out: &'a Output,
     counts: Counts,
+    /// Cases of collections, for what a file says of itself.
+    cases: BTreeMap<CollectionId, String>,
     /// Files with several names, and where each was restored.
     linkable: BTreeMap<Member, Vec<u8>>,
 }
@@ -92,7 +121,10 @@ pub async fn run(connection: &mut Connection, args: GetArgs, out: &Output) -> Re
     }
     let several = ids.iter().map(|i| &i.collection).collect::<BTreeSet<_>>().len() > 1;
     let target = Target::open(&args.out, Extras { xattrs: args.xattrs, owner: args.owner })?;
-    let mut get = Get { args: &args, target, several, out, counts: Counts::default(), linkable: BTreeMap::new() };
+    let mut get = Get { args: &args, target, several, out, counts: Counts::default(), cases: BTreeMap::new(), linkable: BTreeMap::new() };
+    if args.format == As::E01 {
+        get.cases = cases(connection, &ids).await?;
+    }
     let done = interrupt::or(get.all(connection, &ids)).await;
     out.note(&get.counts.summary(&args.out.display().to_string()));
     done.map(|()| get.counts.code())
@@ -115,6 +147,31 @@ async fn selected(connection: &mut Connection, args: &GetArgs) -> Result<Vec<Ite
     args.items.iter().map(|i| parse_item_id(i)).collect()
 }
 
+/// The cases that the items' collections belong to.
+async fn cases(connection: &mut Connection, ids: &[ItemId]) -> Result<BTreeMap<CollectionId, String>> {
+    let collections: BTreeSet<&CollectionId> = ids.iter().map(|i| &i.collection).collect();
+    let mut cases = BTreeMap::new();
+    let names: Vec<String> = collections.iter().map(ToString::to_string).collect();
+    for batch in names.chunks(COLLECTIONS_MAX) {
+        let request = pb::ListCollectionsRequest { collections: batch.to_vec(), ..Default::default() };
+        let mut stream = connection.rpc().list_collections(request).await?.into_inner();
+        while let Some(found) = stream.message().await? {
+            cases.insert(parse_id(&found.collection)?, found.case_id);
+        }
+    }
+    Ok(cases)
+}
+
+/// Most collections that one question may name.
+const COLLECTIONS_MAX: usize = 1_000;
+
+/// A random number that names a file.
+fn random_set() -> Result<[u8; 16]> {
+    let random = clock::random_32().map_err(|e| Failure::new(Code::Failure, format!("the system has no random numbers: {e}")))?;
+    let (set, _) = random.split_first_chunk().ok_or_else(|| Failure::new(Code::Failure, "the system has no random numbers"))?;
+    Ok(*set)
+}
+
 impl Get<'_> {
     async fn all(&mut self, connection: &mut Connection, ids: &[ItemId]) -> Result<()> {
         let mut links = Vec::new();
@@ -127,6 +184,8 @@ impl Get<'_> {
                 if item.kind == Kind::Hardlink && item.location.is_some() {
                     reading.content(&announced.item, &item, &mut Nowhere).await?;
                     links.push((id, item));
+                } else if self.args.format == As::E01 && item.kind == Kind::File && item.location.is_some() {
+                    self.as_e01(connection, &mut reading, &id, &item).await?;
                 } else {
                     self.one(&mut reading, &id, &item).await?;
                 }
@@ -158,6 +217,51 @@ impl Get<'_> {
             Ok(None) => self.nothing_to_restore(id, item),
             Err(failure) if failure.exists => self.exists(id, &failure),
             Err(failure) => Err(failure),
+        }
+    }
+
+    /// Writes one item as E01, or says why not.
+    async fn as_e01(&mut self, connection: &Connection, reading: &mut Reading, id: &ItemId, item: &Item) -> Result<()> {
+        if let Some(why) = e01::refusal(item.size) {
+            self.counts.not_convertible += 1;
+            return self.left_out(id, "not-convertible", &format!("{}: {why}", item.path));
+        }
+        let name = [self.name(id, item).as_slice(), b".E01"].concat();
+        let file = match self.target.file(&name, 0) {
+            Err(failure) if failure.exists => return self.exists(id, &failure),
+            begun => begun?,
+        };
+        let set = random_set()?;
+        let what = self.description(connection, id, item);
+        let mut to = E01Destination(e01::Writer::new(Under { target: &self.target, file }, item.size, &what, set)?);
+        reading.content(&id.to_string(), item, &mut to).await?;
+        let bad: Vec<(u64, u64)> = item.gaps.iter().map(|g| (g.offset, g.length)).collect();
+        let file = to.0.finish(&bad)?.file;
+        match self.target.finish(file, &Metadata { mode: 0o600, ..Metadata::default() }) {
+            Ok(shown) => self.restored(id, item, &shown, None),
+            Err(failure) if failure.exists => self.exists(id, &failure),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// What the file says of itself.
+    fn description(&self, connection: &Connection, id: &ItemId, item: &Item) -> e01::Description {
+        let sha256 = item.sha256.map(|d| d.to_string()).unwrap_or_default();
+        let consistency = item.facts.get("consistency").map(|c| format!("; {c}")).unwrap_or_default();
+        let status = match &item.reason {
+            Some(reason) => format!("; {}: {reason}", item.status.as_str()),
+            None => String::new(),
+        };
+        let notes = format!("SHA-256 {sha256}{status}{consistency}; copied for: {}", self.args.reason);
+        e01::Description {
+            case_number: self.cases.get(&id.collection).cloned().unwrap_or_default(),
+            evidence_number: id.to_string(),
+            description: item.path.to_string(),
+            examiner: connection.name(),
+            notes,
+            acquired: Some(item.taken.start),
+            now: Some(clock::now()),
+            physical: item.meta.as_ref().is_some_and(|m| m.rdev.is_some()),
         }
     }
 
