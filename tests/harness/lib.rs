@@ -10,12 +10,14 @@
 
 mod authority;
 mod delay;
+mod disk;
 mod fleet;
 mod process;
 mod source;
 
 pub use authority::{Answers, Authority};
 pub use delay::DelayProxy;
+pub use disk::{LoopDevice, partition};
 pub use fleet::{Agent, Fleet, Verdict};
 pub use process::{Finished, Running, programs, wait_until};
 pub use source::{awkward_tree, awkward_tree_of, tree_facts};

@@ -75,7 +75,7 @@ impl Counts {
             (self.exists, "not overwritten: something of that name was there"),
             (self.by_record, "kept by record only (devices, sockets, pipes)"),
             (self.without_content, "without content"),
-            (self.not_convertible, "not written: --as raw writes them as they are"),
+            (self.not_convertible, "not written: they do not fit the format"),
         ] {
             if n > 0 {
                 let _ = write!(text, "; {n} {what}");
@@ -224,7 +224,7 @@ impl Get<'_> {
     async fn as_e01(&mut self, connection: &Connection, reading: &mut Reading, id: &ItemId, item: &Item) -> Result<()> {
         if let Some(why) = e01::refusal(item.size) {
             self.counts.not_convertible += 1;
-            return self.left_out(id, "not-convertible", &format!("{}: {why}", item.path));
+            return self.left_out(id, "not-convertible", &format!("{}: {why}; --as raw writes it as it is", item.path));
         }
         let name = [self.name(id, item).as_slice(), b".E01"].concat();
         let file = match self.target.file(&name, 0) {
