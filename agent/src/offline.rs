@@ -165,7 +165,8 @@ fn captures(request: &Request<'_>) -> Result<Vec<Chosen>, OfflineError> {
         if !request.policy.allows(&spec.name) {
             return Err(OfflineError::Request(format!("this host's policy does not allow capture '{shown}'")));
         }
-        let (capture, params) = (make(), Params::new(&spec.name, spec.params.clone()));
+        let (mut capture, params) = (make(), Params::new(&spec.name, spec.params.clone()));
+        capture.restrict(request.policy).map_err(OfflineError::Request)?;
         params.check(capture.params()).map_err(|e| OfflineError::Request(e.to_string()))?;
         capture.check(&params).map_err(|e| OfflineError::Request(format!("capture '{shown}', {e}")))?;
         chosen.insert(place, (capture, params));

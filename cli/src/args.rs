@@ -4,6 +4,7 @@ pub mod custody;
 pub mod handoff;
 pub mod keeping;
 pub mod person;
+pub mod symbols;
 
 use std::path::PathBuf;
 
@@ -87,6 +88,9 @@ pub enum Command {
     /// Hand a case over: a signed bag with the evidence as it is stored, its whole log, documents, and steps to verify it without
     /// any program of ours. Recorded in the case's log.
     Export(handoff::ExportArgs),
+    /// Make what memory analysts need beside an image.
+    #[command(subcommand)]
+    Symbols(symbols::SymbolsCommand),
     /// Print the trust anchor for the signed paper form.
     #[command(subcommand)]
     Anchor(handoff::AnchorCommand),
@@ -353,15 +357,6 @@ pub struct CatArgs {
     pub reason: String,
 }
 
-/// The format in which items are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum As {
-    /// The bytes of the item.
-    Raw,
-    /// EWF-E01.
-    E01,
-}
-
 /// Items to restore.
 #[derive(Debug, ClapArgs)]
 #[command(group(ArgGroup::new("of").args(["items", "collections", "case"]).required(true)))]
@@ -375,10 +370,10 @@ pub struct GetArgs {
     /// restored. A file gets its name once its bytes are there and have their SHA-256.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// Write files in this format. `raw`: their bytes as they are. `e01`: disk images as Expert Witness (EnCase 6), which foreign
-    /// programs open; only what is a whole number of 512-byte sectors. Records are always written as they are.
-    #[arg(long = "as", value_enum, default_value_t = As::Raw, value_name = "FORMAT")]
-    pub format: As,
+    /// Make another format of images of memory (`lime`, `elf`, `raw`) and disks (`raw`, `e01`); other items are restored as they are. The
+    /// stored bytes are checked as always; the SHA-256 of what is made is printed.
+    #[arg(long = "as", value_name = "FORMAT")]
+    pub format: Option<crate::convert::Format>,
     /// Restore extended attributes as well (ACLs and capabilities need privilege).
     #[arg(long)]
     pub xattrs: bool,

@@ -10,9 +10,11 @@ mod document;
 mod exit;
 mod handoff;
 mod interrupt;
+mod memory;
 mod order;
 mod output;
 mod restore;
+mod symbols;
 mod units;
 mod witness;
 

@@ -163,7 +163,7 @@ impl Target {
             Ok(_) => return Err(err(rustix::io::Errno::EXIST)),
             Err(e) => return Err(err(e)),
         }
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut number = 0_u32;
         let (fd, partial) = loop {
             let partial = format!("{PARTIAL_PREFIX}{}-{number}", std::process::id());
@@ -181,6 +181,42 @@ impl Target {
     /// Writes a piece of a file.
     pub fn write(&self, to: &Restoring, offset: u64, bytes: &[u8]) -> Result<()> {
         to.file.write_all_at(bytes, offset).map_err(|e| failed("write", &to.shown, e))
+    }
+
+    /// Reads a piece of a file back; false when it is not there.
+    pub fn read(&self, from: &Restoring, offset: u64, into: &mut [u8]) -> bool {
+        from.file.read_exact_at(into, offset).is_ok()
+    }
+
+    /// Makes a file that was converted `size` bytes long.
+    pub fn set_len(&self, of: &Restoring, size: u64) -> Result<()> {
+        of.file.set_len(size).map_err(|e| failed("write", &of.shown, e))
+    }
+
+    /// SHA-256 of a file as it lies there now; holes are not read.
+    pub fn sha256(&self, of: &Restoring) -> Result<exhibit_evidence::Digest> {
+        use rustix::fs::SeekFrom;
+        let err = |e: io::Error| failed("read back", &of.shown, e);
+        let size = of.file.metadata().map_err(err)?.len();
+        let mut hasher = exhibit_evidence::digest::Hasher::new();
+        let mut buffer = vec![0; 1 << 20];
+        while hasher.bytes() < size {
+            let at = hasher.bytes();
+            let (data, hole) = match rustix::fs::seek(&of.file, SeekFrom::Data(at)) {
+                Ok(data) => (data, rustix::fs::seek(&of.file, SeekFrom::Hole(data)).map_err(|e| err(e.into()))?),
+                Err(rustix::io::Errno::NXIO) => (size, size),
+                // Not every file system says where its holes are.
+                Err(_) => (at, size),
+            };
+            hasher.update_zeros(data.min(size).saturating_sub(at));
+            while hasher.bytes() < hole.min(size) {
+                let want = (hole.min(size) - hasher.bytes()).min(buffer.len() as u64) as usize;
+                let piece = buffer.get_mut(..want).unwrap_or_default();
+                of.file.read_exact_at(piece, hasher.bytes()).map_err(err)?;
+                hasher.update(piece);
+            }
+        }
+        Ok(hasher.finish())
     }
 
     /// Ends a file whose bytes were checked: metadata, so that writing does not change the times again, and last its name.
@@ -286,6 +322,21 @@ mod tests {
             std::fs::read_dir(dir).expect("list").map(|e| e.expect("entry").file_name().to_string_lossy().into_owned()).collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn a_digest_is_that_of_the_file_with_its_holes() {
+        let dir = tempfile::tempdir().expect("folder");
+        let target = Target::open(dir.path(), Extras::default()).expect("open");
+        let file = target.file(b"a", 0).expect("file");
+        target.write(&file, 3 << 20, b"data").expect("write");
+        target.set_len(&file, 5 << 20).expect("length");
+        let mut all = vec![0_u8; 5 << 20];
+        all[3 << 20..][..4].copy_from_slice(b"data");
+        assert_eq!(target.sha256(&file).expect("readable"), exhibit_evidence::Digest::of(&all));
+        let (mut back, mut beyond) = ([0; 4], [0; 8]);
+        assert!(target.read(&file, 3 << 20, &mut back) && back == *b"data");
+        assert!(!target.read(&file, (5 << 20) - 4, &mut beyond));
     }
 
     #[test]

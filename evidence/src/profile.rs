@@ -45,7 +45,7 @@ pub enum Value {
     List(Vec<String>),
 }
 
-const BUILT_IN: &[&str] = &[include_str!("profiles/triage.json")];
+const BUILT_IN: &[&str] = &[include_str!("profiles/triage.json"), include_str!("profiles/memory.json")];
 
 impl Profile {
     /// Reads a profile.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::authority::Authority;
+use crate::guest::{Guest, GuestPlan};
 use crate::process::{Finished, Running, programs, wait_until};
 
 /// A deployment in a temporary folder.
@@ -283,6 +284,27 @@ impl Fleet {
         agent
     }
 
+    /// Boots a guest in which an agent of this deployment runs, after the plan's scenario, and waits until it is online; its id.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn guest_agent(&self, mut plan: GuestPlan) -> (Guest, String) {
+        let before: Vec<String> = self.agents().iter().map(|a| text(a, "agent")).collect();
+        let (dir, enrolled) = self.enroll(&format!("guest-{}", before.len()));
+        let _ = enrolled.ok();
+        let id = self.agents().iter().map(|a| text(a, "agent")).find(|a| !before.contains(a)).expect("the enrolled agent is listed");
+        plan.programs.push(self.bin.join("exhibit-agent"));
+        plan.files.push((dir, "/agent".to_owned()));
+        plan.scenario.push_str("\nexhibit-agent run --dir /agent &\necho \"GUEST agent $!\"\n");
+        let mut guest = Guest::boot(&plan);
+        guest.wait_for("GUEST done", Duration::from_mins(2));
+        wait_until(Duration::from_mins(1), "the guest's agent is online", || {
+            self.agents().iter().any(|a| a["agent"] == id.as_str() && a["state"] == "online")
+        });
+        (guest, id)
+    }
+
     /// Waits until the coordinator sees the agent.
     ///
     /// # Panics
@@ -318,7 +340,16 @@ impl Fleet {
     /// When refused.
     #[must_use]
     pub fn order(&self, case: &str, agent: &Agent, what: &[&str]) -> String {
-        let args = [&["collect", "--case", case, "--agent", &agent.id, "--reason", "test"], what].concat();
+        self.order_for(case, &agent.id, what)
+    }
+
+    /// [`Fleet::order`] for an agent by its id.
+    ///
+    /// # Panics
+    /// When refused.
+    #[must_use]
+    pub fn order_for(&self, case: &str, agent: &str, what: &[&str]) -> String {
+        let args = [&["collect", "--case", case, "--agent", agent, "--reason", "test"], what].concat();
         let made = self.exhibit(&args).ok().json();
         text(&made[0]["collections"][0], "collection")
     }

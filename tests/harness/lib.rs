@@ -12,6 +12,7 @@ mod authority;
 mod delay;
 mod disk;
 mod fleet;
+mod guest;
 mod process;
 mod source;
 
@@ -19,6 +20,7 @@ pub use authority::{Answers, Authority};
 pub use delay::DelayProxy;
 pub use disk::{LoopDevice, partition};
 pub use fleet::{Agent, Fleet, Verdict};
+pub use guest::{Guest, GuestPlan, kit};
 pub use process::{Finished, Running, programs, wait_until};
 pub use source::{awkward_tree, awkward_tree_of, tree_facts};
 

@@ -14,11 +14,13 @@ pub mod disk;
 pub mod files;
 mod live;
 pub mod logs;
+pub mod memory;
 pub mod mounts;
 pub mod network;
 mod params;
 mod place;
 pub mod process;
+pub mod process_memory;
 mod pseudo;
 pub mod registry;
 pub mod system;
@@ -42,6 +44,7 @@ use serde::{Deserialize, Serialize};
 pub use table::{TABLE_PART_BYTES_MAX, Table};
 
 pub use crate::clock::Moment;
+use crate::order::Policy;
 
 /// One kind of evidence and the way to take it. Made by its constructor in [`registry::REGISTRY`] for one collection.
 pub trait Capture: Send {
@@ -60,6 +63,14 @@ pub trait Capture: Send {
     /// # Errors
     /// A sentence that names the parameter, its value, and what is expected.
     fn check(&self, _params: &Params) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Hears what this host's policy does not give, before [`Capture::run`].
+    ///
+    /// # Errors
+    /// A sentence when the policy cannot be used: nothing is collected then.
+    fn restrict(&mut self, _policy: &Policy) -> Result<(), String> {
         Ok(())
     }
 

@@ -13,6 +13,10 @@ pub const REGISTRY: &[(&str, Constructor)] = &[
     ("network", super::network::Network::boxed),
     // process: ends with the process
     ("process", super::process::Process::boxed),
+    // process-memory: what the table of processes does not show; the table is taken first, because it is what goes quickest
+    ("process-memory", super::process_memory::ProcessMemory::boxed),
+    // memory: changes all the time, and takes minutes
+    ("memory", super::memory::Memory::boxed),
     // system: kernel state, mounts, logins: ends with the boot
     ("system", super::system::System::boxed),
     // logs: rotated away within days

@@ -24,6 +24,8 @@ pub struct Policy {
     pub captures: Option<Vec<String>>,
     /// Paths that are never given, as globs. They appear in the manifest as skipped.
     pub deny_paths: Vec<String>,
+    /// Environment variables, as globs over their names, whose values are replaced by length and digest.
+    pub redact_environ: Vec<String>,
     /// Raw bytes of one collection.
     #[serde(deserialize_with = "bytes")]
     pub raw_bytes_max: u64,
@@ -67,6 +69,7 @@ impl Default for Policy {
         Self {
             captures: None,
             deny_paths: Vec::new(),
+            redact_environ: Vec::new(),
             raw_bytes_max: 1 << 40,
             cpu_percent_max: None,
             read_bytes_per_s_max: None,
@@ -126,6 +129,7 @@ impl Policy {
     pub fn parse(text: &str) -> Result<Self, String> {
         let policy: Self = toml::from_str(text).map_err(|e| explain(text, &e))?;
         policy.denied_paths()?;
+        policy.redacted_variables()?;
         for name in policy.captures.iter().flatten() {
             if crate::capture::registry::find(name).is_none() {
                 return Err(format!(
@@ -156,6 +160,20 @@ impl Policy {
             set.add(glob.map_err(|e| format!("deny_paths: '{shown}': {}", e.kind()))?);
         }
         set.build().map_err(|e| format!("deny_paths: {e}"))
+    }
+
+    /// The environment variables whose values are not given. Capitals and small letters are the same.
+    ///
+    /// # Errors
+    /// A sentence that names the glob.
+    pub fn redacted_variables(&self) -> Result<GlobSet, String> {
+        let mut set = GlobSetBuilder::new();
+        for glob in &self.redact_environ {
+            let shown = exhibit_evidence::text::escape_bounded(glob, 100);
+            let glob = GlobBuilder::new(glob).case_insensitive(true).build();
+            set.add(glob.map_err(|e| format!("redact_environ: '{shown}': {}", e.kind()))?);
+        }
+        set.build().map_err(|e| format!("redact_environ: {e}"))
     }
 
     /// Whether a capture may run here.
@@ -245,6 +263,7 @@ mod tests {
             ("captures = [\"memory-of-elephants\"]", "memory-of-elephants"),
             ("deny_paths = [\"/a[\"]", "/a["),
             ("deny_paths = [\"home/**\"]", "home/**"),
+            ("redact_environ = [\"*[SECRET\"]", "redact_environ"),
             ("cpu_percent_max = 0", "cpu_percent"),
             ("[defaults]\ndeadline = \"soon\"", "line 2"),
         ] {

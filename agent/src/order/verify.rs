@@ -223,7 +223,8 @@ fn check_captures(specs: &[CaptureSpec], policy: &Policy) -> Result<Vec<Chosen>,
         if chosen.iter().any(|(p, ..)| *p == place) {
             return Err(Refused::new(Code::Malformed, format!("capture '{shown}' is ordered twice")));
         }
-        let capture = make();
+        let mut capture = make();
+        capture.restrict(policy).map_err(|e| Refused::new(Code::Policy, format!("this host's policy cannot be used: {e}")))?;
         let params = Params::new(&spec.name, spec.params.clone());
         params.check(capture.params()).map_err(|e| Refused::new(Code::Unsupported, e.to_string()))?;
         capture.check(&params).map_err(|e| Refused::new(Code::Unsupported, format!("capture '{shown}', {e}")))?;

@@ -7,8 +7,11 @@
 pub mod allocator;
 pub mod block;
 pub mod freeze;
+pub mod memory;
 pub mod page_cache;
 pub mod priority;
+pub mod ptrace;
+pub mod watchdog;
 
 use std::io;
 

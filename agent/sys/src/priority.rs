@@ -27,6 +27,16 @@ pub fn nice_thread(nice: i32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Makes the calling thread's sleeps end when they should: by default the kernel lets them last 50 us longer.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn fine_timers() -> io::Result<()> {
+    // SAFETY: `PR_SET_TIMERSLACK` takes one integer, no pointer.
+    let result = unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
@@ -34,6 +44,7 @@ mod tests {
         std::thread::spawn(|| {
             super::io_priority_idle().expect("lowering needs no privilege");
             super::nice_thread(10).expect("lowering needs no privilege");
+            super::fine_timers().expect("one's own timers need no privilege");
         })
         .join()
         .expect("thread");

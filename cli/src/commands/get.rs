@@ -14,36 +14,16 @@ use serde_json::json;
 
 use super::items;
 use super::read::{Destination, Nowhere, Reading, damaged, linked_item, parse_item_id};
-use crate::args::{As, GetArgs};
+use crate::args::GetArgs;
 use crate::clock;
 use crate::connection::{Connection, parse_id};
-use crate::convert::e01;
+use crate::convert::{self, About, Companions, Content, Format, e01};
 use crate::exit::{Code, Failure, Result};
 use crate::interrupt;
 use crate::output::Output;
 use crate::restore::{Extras, Metadata, Restoring, Target};
+use crate::symbols::collection;
 use crate::units::{count, show_bytes};
-
-/// An item on its way into an E01 file.
-struct E01Destination<'a>(e01::Writer<Under<'a>>);
-
-/// The file that an E01 goes to.
-struct Under<'a> {
-    target: &'a Target,
-    file: Restoring,
-}
-
-impl e01::Place for Under<'_> {
-    fn put(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.target.write(&self.file, offset, bytes)
-    }
-}
-
-impl Destination for E01Destination<'_> {
-    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.0.write(offset, bytes)
-    }
-}
 
 struct FileDestination<'a> {
     target: &'a Target,
@@ -64,7 +44,7 @@ struct Counts {
     exists: u64,
     by_record: u64,
     without_content: u64,
-    /// Items that cannot be written in the format that was asked for.
+    /// Items that cannot be made into the format without loss.
     not_convertible: u64,
 }
 
@@ -75,7 +55,7 @@ impl Counts {
             (self.exists, "not overwritten: something of that name was there"),
             (self.by_record, "kept by record only (devices, sockets, pipes)"),
             (self.without_content, "without content"),
-            (self.not_convertible, "not written: they do not fit the format"),
+            (self.not_convertible, "not written: not without loss in this format"),
         ] {
             if n > 0 {
                 let _ = write!(text, "; {n} {what}");
@@ -103,10 +83,15 @@ struct Get<'a> {
     several: bool,
     out: &'a Output,
     counts: Counts,
-    /// Cases of collections, for what a file says of itself.
-    cases: BTreeMap<CollectionId, String>,
     /// Files with several names, and where each was restored.
     linkable: BTreeMap<Member, Vec<u8>>,
+    /// What stands beside images of memory, where another format is made of them.
+    companions: BTreeMap<CollectionId, Companions>,
+    /// Of which cases the collections are, and who asks: what an E01 file says.
+    cases: BTreeMap<CollectionId, String>,
+    examiner: String,
+    /// Items of which another format was made.
+    converted: u64,
 }
 
 /// Restores items below a folder: `<capture>/<original path>`, below the collection's id when there are several.
@@ -121,11 +106,22 @@ pub async fn run(connection: &mut Connection, args: GetArgs, out: &Output) -> Re
     }
     let several = ids.iter().map(|i| &i.collection).collect::<BTreeSet<_>>().len() > 1;
     let target = Target::open(&args.out, Extras { xattrs: args.xattrs, owner: args.owner })?;
-    let mut get = Get { args: &args, target, several, out, counts: Counts::default(), cases: BTreeMap::new(), linkable: BTreeMap::new() };
-    if args.format == As::E01 {
-        get.cases = cases(connection, &ids).await?;
-    }
+    let mut get = Get {
+        args: &args,
+        target,
+        several,
+        out,
+        counts: Counts::default(),
+        linkable: BTreeMap::new(),
+        companions: BTreeMap::new(),
+        cases: BTreeMap::new(),
+        examiner: connection.name(),
+        converted: 0,
+    };
     let done = interrupt::or(get.all(connection, &ids)).await;
+    if let (Ok(()), Some(format), 0) = (&done, args.format, get.converted) {
+        out.note(&format!("nothing of it is an image: no file was made as {}", format.as_str()));
+    }
     out.note(&get.counts.summary(&args.out.display().to_string()));
     done.map(|()| get.counts.code())
 }
@@ -149,9 +145,11 @@ async fn selected(connection: &mut Connection, args: &GetArgs) -> Result<Vec<Ite
 
 /// The cases that the items' collections belong to.
 async fn cases(connection: &mut Connection, ids: &[ItemId]) -> Result<BTreeMap<CollectionId, String>> {
+    /// Most collections that one question may name.
+    const COLLECTIONS_MAX: usize = 1_000;
     let collections: BTreeSet<&CollectionId> = ids.iter().map(|i| &i.collection).collect();
-    let mut cases = BTreeMap::new();
     let names: Vec<String> = collections.iter().map(ToString::to_string).collect();
+    let mut cases = BTreeMap::new();
     for batch in names.chunks(COLLECTIONS_MAX) {
         let request = pb::ListCollectionsRequest { collections: batch.to_vec(), ..Default::default() };
         let mut stream = connection.rpc().list_collections(request).await?.into_inner();
@@ -162,18 +160,19 @@ async fn cases(connection: &mut Connection, ids: &[ItemId]) -> Result<BTreeMap<C
     Ok(cases)
 }
 
-/// Most collections that one question may name.
-const COLLECTIONS_MAX: usize = 1_000;
-
-/// A random number that names a file.
-fn random_set() -> Result<[u8; 16]> {
-    let random = clock::random_32().map_err(|e| Failure::new(Code::Failure, format!("the system has no random numbers: {e}")))?;
-    let (set, _) = random.split_first_chunk().ok_or_else(|| Failure::new(Code::Failure, "the system has no random numbers"))?;
-    Ok(*set)
-}
-
 impl Get<'_> {
     async fn all(&mut self, connection: &mut Connection, ids: &[ItemId]) -> Result<()> {
+        if self.args.format == Some(Format::E01) {
+            self.cases = cases(connection, ids).await?;
+        } else if self.args.format.is_some() {
+            // Beforehand: what an image needs must be there when its first byte arrives.
+            for id in ids {
+                if !self.companions.contains_key(&id.collection) {
+                    let found = collection::companions(connection, &id.collection.to_string(), &self.args.reason).await?;
+                    self.companions.insert(id.collection.clone(), found);
+                }
+            }
+        }
         let mut links = Vec::new();
         for batch in ids.chunks(exhibit_proto::bounds::READ_ITEMS_MAX) {
             let names = batch.iter().map(ToString::to_string).collect();
@@ -184,8 +183,6 @@ impl Get<'_> {
                 if item.kind == Kind::Hardlink && item.location.is_some() {
                     reading.content(&announced.item, &item, &mut Nowhere).await?;
                     links.push((id, item));
-                } else if self.args.format == As::E01 && item.kind == Kind::File && item.location.is_some() {
-                    self.as_e01(connection, &mut reading, &id, &item).await?;
                 } else {
                     self.one(&mut reading, &id, &item).await?;
                 }
@@ -206,6 +203,16 @@ impl Get<'_> {
     /// Restores one item, or says why not.
     async fn one(&mut self, reading: &mut Reading, id: &ItemId, item: &Item) -> Result<()> {
         let name = self.name(id, item);
+        if let Some((format, content)) = self.args.format.zip(Content::of(item)) {
+            if let Some(why) = (format == Format::E01).then(|| e01::refusal(item.size)).flatten() {
+                self.counts.not_convertible += 1;
+                return self.left_out(id, "not-convertible", &format!("{}: {why}; --as raw writes it as it is", item.path));
+            }
+            return match self.convert(reading, id, item, (format, content, &name)).await {
+                Err(failure) if failure.exists => self.exists(id, &failure),
+                done => done,
+            };
+        }
         match self.write(reading, id, item, &name).await {
             Ok(Some(shown)) => {
                 if item.meta.as_ref().is_some_and(|m| m.nlink > 1) && item.kind == Kind::File {
@@ -217,51 +224,6 @@ impl Get<'_> {
             Ok(None) => self.nothing_to_restore(id, item),
             Err(failure) if failure.exists => self.exists(id, &failure),
             Err(failure) => Err(failure),
-        }
-    }
-
-    /// Writes one item as E01, or says why not.
-    async fn as_e01(&mut self, connection: &Connection, reading: &mut Reading, id: &ItemId, item: &Item) -> Result<()> {
-        if let Some(why) = e01::refusal(item.size) {
-            self.counts.not_convertible += 1;
-            return self.left_out(id, "not-convertible", &format!("{}: {why}; --as raw writes it as it is", item.path));
-        }
-        let name = [self.name(id, item).as_slice(), b".E01"].concat();
-        let file = match self.target.file(&name, 0) {
-            Err(failure) if failure.exists => return self.exists(id, &failure),
-            begun => begun?,
-        };
-        let set = random_set()?;
-        let what = self.description(connection, id, item);
-        let mut to = E01Destination(e01::Writer::new(Under { target: &self.target, file }, item.size, &what, set)?);
-        reading.content(&id.to_string(), item, &mut to).await?;
-        let bad: Vec<(u64, u64)> = item.gaps.iter().map(|g| (g.offset, g.length)).collect();
-        let file = to.0.finish(&bad)?.file;
-        match self.target.finish(file, &Metadata { mode: 0o600, ..Metadata::default() }) {
-            Ok(shown) => self.restored(id, item, &shown, None),
-            Err(failure) if failure.exists => self.exists(id, &failure),
-            Err(failure) => Err(failure),
-        }
-    }
-
-    /// What the file says of itself.
-    fn description(&self, connection: &Connection, id: &ItemId, item: &Item) -> e01::Description {
-        let sha256 = item.sha256.map(|d| d.to_string()).unwrap_or_default();
-        let consistency = item.facts.get("consistency").map(|c| format!("; {c}")).unwrap_or_default();
-        let status = match &item.reason {
-            Some(reason) => format!("; {}: {reason}", item.status.as_str()),
-            None => String::new(),
-        };
-        let notes = format!("SHA-256 {sha256}{status}{consistency}; copied for: {}", self.args.reason);
-        e01::Description {
-            case_number: self.cases.get(&id.collection).cloned().unwrap_or_default(),
-            evidence_number: id.to_string(),
-            description: item.path.to_string(),
-            examiner: connection.name(),
-            notes,
-            acquired: Some(item.taken.start),
-            now: Some(clock::now()),
-            physical: item.meta.as_ref().is_some_and(|m| m.rdev.is_some()),
         }
     }
 
@@ -287,6 +249,64 @@ impl Get<'_> {
                 self.target.finish(to.file, &meta).map(Some)
             }
         }
+    }
+
+    /// Makes another format of one item.
+    async fn convert(
+        &mut self,
+        reading: &mut Reading,
+        id: &ItemId,
+        item: &Item,
+        (format, content, name): (Format, Content, &[u8]),
+    ) -> Result<()> {
+        let companions = self.companions.get(&id.collection).cloned().unwrap_or_default();
+        let five_levels = content == Content::Memory && companions.info().is_some_and(|info| info.five_levels());
+        let (conversion, name) = convert::conversion(format, content, name, About { companions, media: self.media(id, item)? })?;
+        let mut making = Making { out: FileDestination { target: &self.target, file: self.target.file(&name, 0)? }, conversion };
+        reading.content(&id.to_string(), item, &mut making).await?;
+        let made = making.conversion.end(item.size, &mut making.out)?;
+        let file = making.out.file;
+        self.target.set_len(&file, made.size)?;
+        let sha256 = self.target.sha256(&file)?;
+        let shown = self.target.finish(file, &metadata(item))?;
+        self.counts.restored += 1;
+        self.counts.bytes += made.size;
+        self.converted += 1;
+        let mut notes = made.notes;
+        if five_levels {
+            notes.push(super::symbols::FIVE_LEVELS.to_owned());
+        }
+        if self.out.is_json() {
+            return self.out.object(&json!({
+                "item": id.to_string(), "restored": true, "file": shown, "size": item.size, "sha256": item.sha256, "status": item.status,
+                "as": format.as_str(), "file_size": made.size, "file_sha256": sha256, "same_bytes": item.sha256 == Some(sha256), "notes": notes,
+            }));
+        }
+        self.out.line(&format!("{shown}\n  {}", relation(item, format, &sha256)))?;
+        for note in notes {
+            self.out.note(&format!("{id}: {note}"));
+        }
+        Ok(())
+    }
+
+    /// What an E01 file says of itself.
+    fn media(&self, id: &ItemId, item: &Item) -> Result<e01::Media> {
+        let sha256 = item.sha256.map(|d| d.to_string()).unwrap_or_default();
+        let status = item.reason.as_ref().map(|reason| format!("; {}: {reason}", item.status.as_str())).unwrap_or_default();
+        let consistency = item.facts.get("consistency").map(|c| format!("; {c}")).unwrap_or_default();
+        let what = e01::Description {
+            case_number: self.cases.get(&id.collection).cloned().unwrap_or_default(),
+            evidence_number: id.to_string(),
+            description: item.path.to_string(),
+            examiner: self.examiner.clone(),
+            notes: format!("SHA-256 {sha256}{status}{consistency}; copied for: {}", self.args.reason),
+            acquired: Some(item.taken.start),
+            now: Some(clock::now()),
+            physical: item.meta.as_ref().is_some_and(|m| m.rdev.is_some()),
+        };
+        let random = clock::random_32().map_err(|e| Failure::new(Code::Failure, format!("the system has no random numbers: {e}")))?;
+        let set = random.first_chunk().copied().unwrap_or_default();
+        Ok(e01::Media { size: item.size, what, set, bad: item.gaps.iter().map(|g| (g.offset, g.length)).collect() })
     }
 
     /// Restores a hard link: as one, if what it is another name of was restored as well, else as a file of its own.
@@ -347,6 +367,37 @@ impl Get<'_> {
             self.out.object(&json!({"item": id.to_string(), "restored": false, "status": status, "reason": why}))?;
         }
         Ok(())
+    }
+}
+
+/// An item of which another format is made.
+struct Making<'a> {
+    out: FileDestination<'a>,
+    conversion: Box<dyn convert::Conversion>,
+}
+
+impl Destination for Making<'_> {
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.conversion.write(offset, bytes, &mut self.out)
+    }
+}
+
+impl convert::Output for FileDestination<'_> {
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.target.write(&self.file, offset, bytes)
+    }
+
+    fn read(&self, offset: u64, into: &mut [u8]) -> bool {
+        self.target.read(&self.file, offset, into)
+    }
+}
+
+/// How a file that was made and the evidence hang together, by their digests.
+fn relation(item: &Item, format: Format, sha256: &exhibit_evidence::Digest) -> String {
+    match item.sha256 {
+        Some(stored) if stored == *sha256 => format!("sha256 {sha256}: the same bytes as the item"),
+        Some(stored) => format!("sha256 {sha256}: made as {} from the item, whose bytes were checked to be {stored}", format.as_str()),
+        None => format!("sha256 {sha256}"),
     }
 }
 

@@ -5,12 +5,13 @@ pub mod anchor;
 mod cases;
 mod collect;
 pub mod get;
-mod items;
+pub mod items;
 mod keeping;
 mod log;
 mod person;
 pub mod profiles;
-mod read;
+pub mod read;
+pub mod symbols;
 mod watch;
 mod witness;
 
@@ -29,6 +30,7 @@ pub async fn run(args: Args, out: &Output) -> Result<Code> {
         Command::Witness(command) => witness::run(home, command, out).await,
         Command::Person(command) => person::run(home, command, out).await,
         Command::Anchor(command) => anchor::run(home, command, out),
+        Command::Symbols(command) => symbols::run(home, command, out).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "exhibit", &mut std::io::stdout());
             Ok(Code::Ok)
@@ -51,9 +53,12 @@ pub async fn run(args: Args, out: &Output) -> Result<Code> {
                 Command::Log(command) => log::run(&mut connection, command, out).await,
                 Command::Export(command) => crate::handoff::export(&mut connection, command, out).await,
                 Command::Whoami => agents::whoami(&connection, out),
-                Command::Anchor(_) | Command::Profiles(_) | Command::Witness(_) | Command::Person(_) | Command::Completions { .. } => {
-                    Ok(Code::Ok)
-                }
+                Command::Anchor(_)
+                | Command::Profiles(_)
+                | Command::Witness(_)
+                | Command::Person(_)
+                | Command::Symbols(_)
+                | Command::Completions { .. } => Ok(Code::Ok),
             }
         }
     }

@@ -10,6 +10,9 @@ use flate2::write::ZlibEncoder;
 use md5::{Digest as _, Md5};
 use sha1::Sha1;
 
+use super::{Conversion, Made, Output};
+use crate::exit::Result;
+
 /// EWF's sectors.
 pub const SECTOR_BYTES: u64 = 512;
 const SECTORS_PER_CHUNK: u32 = 64;
@@ -25,12 +28,6 @@ const SIGNATURE: &[u8] = b"EVF\x09\x0d\x0a\xff\x00";
 const BUFFER_BYTES: usize = 1 << 20;
 /// Longest text of one field; EnCase takes fewer than 3,000 characters.
 const FIELD_CHARS_MAX: usize = 2_900;
-
-/// Where the file goes: by position, because a section's size stands before it.
-pub trait Place {
-    /// Writes at an offset.
-    fn put(&mut self, offset: u64, bytes: &[u8]) -> crate::exit::Result<()>;
-}
 
 /// What stands in the file's header, in words of ours; anything is escaped to one line.
 #[derive(Debug, Clone, Default)]
@@ -69,9 +66,56 @@ pub fn refusal(size: u64) -> Option<String> {
     u32::try_from(chunks).is_err().then(|| format!("{chunks} chunks of {CHUNK_BYTES} bytes are more than an E01 file can number"))
 }
 
+/// What a file is made of.
+#[derive(Debug, Clone, Default)]
+pub struct Media {
+    /// Bytes, which [`refusal`] has nothing against.
+    pub size: u64,
+    /// What it says of itself.
+    pub what: Description,
+    /// A random number that names the file.
+    pub set: [u8; 16],
+    /// Ranges that could not be read, as offset and length in bytes.
+    pub bad: Vec<(u64, u64)>,
+}
+
+/// The conversion.
+pub struct E01 {
+    media: Media,
+    writer: Option<Writer>,
+}
+
+impl E01 {
+    /// Nothing is written yet.
+    pub const fn new(media: Media) -> Self {
+        Self { media, writer: None }
+    }
+
+    fn begun(&mut self, out: &mut dyn Output) -> Result<Writer> {
+        self.writer.take().map_or_else(|| Writer::new(&self.media, out), Ok)
+    }
+}
+
+impl Conversion for E01 {
+    fn write(&mut self, offset: u64, bytes: &[u8], out: &mut dyn Output) -> Result<()> {
+        let mut writer = self.begun(out)?;
+        writer.write(offset, bytes, out)?;
+        self.writer = Some(writer);
+        Ok(())
+    }
+
+    fn end(&mut self, _: u64, out: &mut dyn Output) -> Result<Made> {
+        let size = self.begun(out)?.finish(&self.media.bad, out)?;
+        let mut notes = Vec::new();
+        if !self.media.bad.is_empty() {
+            notes.push("sectors that could not be read are zeros; the file lists them".to_owned());
+        }
+        Ok(Made { size, notes })
+    }
+}
+
 /// A file in the making. Bytes come in order; what is skipped is zeros.
-pub struct Writer<P> {
-    to: P,
+struct Writer {
     size: u64,
     volume: Vec<u8>,
     /// Bytes that are not in the file yet, and where they belong.
@@ -89,12 +133,12 @@ pub struct Writer<P> {
     sha1: Sha1,
 }
 
-impl<P: Place> Writer<P> {
-    /// Begins a file of `size` bytes of media, which [`refusal`] has nothing against. `set` is a random number that names it.
-    pub fn new(to: P, size: u64, what: &Description, set: [u8; 16]) -> crate::exit::Result<Self> {
-        let volume = volume(size, what.physical, set);
+impl Writer {
+    /// Begins a file.
+    fn new(media: &Media, out: &mut dyn Output) -> Result<Self> {
+        let Media { size, what, set, .. } = media;
+        let (size, volume) = (*size, volume(*size, what.physical, *set));
         let mut writer = Self {
-            to,
             size,
             buffer: Vec::with_capacity(BUFFER_BYTES + CHUNK_BYTES * 2),
             buffered_at: 0,
@@ -107,72 +151,72 @@ impl<P: Place> Writer<P> {
             sha1: Sha1::new(),
             volume,
         };
-        writer.append(SIGNATURE)?;
+        writer.append(SIGNATURE, out)?;
         // Segment 1 of 1.
-        writer.append(&[1, 1, 0, 0, 0])?;
+        writer.append(&[1, 1, 0, 0, 0], out)?;
         let header2 = deflate(&header2(what));
-        writer.section(b"header2", &header2)?;
-        writer.section(b"header2", &header2)?;
-        writer.section(b"header", &deflate(header(what).as_bytes()))?;
+        writer.section(b"header2", &header2, out)?;
+        writer.section(b"header2", &header2, out)?;
+        writer.section(b"header", &deflate(header(what).as_bytes()), out)?;
         let volume = writer.volume.clone();
-        writer.section(b"volume", &volume)?;
+        writer.section(b"volume", &volume, out)?;
         Ok(writer)
     }
 
     /// Takes bytes at an offset, which is never before what came.
-    pub fn write(&mut self, offset: u64, mut bytes: &[u8]) -> crate::exit::Result<()> {
-        self.zeros_to(offset)?;
+    fn write(&mut self, offset: u64, mut bytes: &[u8], out: &mut dyn Output) -> Result<()> {
+        self.zeros_to(offset, out)?;
         while !bytes.is_empty() {
             let (now, rest) = bytes.split_at(bytes.len().min(CHUNK_BYTES - self.chunk.len()));
             self.chunk.extend_from_slice(now);
             self.read += now.len() as u64;
             bytes = rest;
             if self.chunk.len() == CHUNK_BYTES {
-                self.end_chunk()?;
+                self.end_chunk(out)?;
             }
         }
         Ok(())
     }
 
-    fn zeros_to(&mut self, offset: u64) -> crate::exit::Result<()> {
+    fn zeros_to(&mut self, offset: u64, out: &mut dyn Output) -> Result<()> {
         while self.read < offset {
             let count = (offset - self.read).min((CHUNK_BYTES - self.chunk.len()) as u64);
             self.chunk.resize(self.chunk.len() + count as usize, 0);
             self.read += count;
             if self.chunk.len() == CHUNK_BYTES {
-                self.end_chunk()?;
+                self.end_chunk(out)?;
             }
         }
         Ok(())
     }
 
     /// Ends the file; `bad` are ranges that could not be read, as offset and length in bytes.
-    pub fn finish(mut self, bad: &[(u64, u64)]) -> crate::exit::Result<P> {
+    fn finish(mut self, bad: &[(u64, u64)], out: &mut dyn Output) -> Result<u64> {
         let size = self.size;
-        self.zeros_to(size)?;
+        self.zeros_to(size, out)?;
         if !self.chunk.is_empty() {
-            self.end_chunk()?;
+            self.end_chunk(out)?;
         }
         if !self.entries.is_empty() {
-            self.end_table()?;
+            self.end_table(out)?;
         }
         let volume = std::mem::take(&mut self.volume);
-        self.section(b"data", &volume)?;
+        self.section(b"data", &volume, out)?;
         if let Some(errors) = errors(bad) {
-            self.section(b"error2", &errors)?;
+            self.section(b"error2", &errors, out)?;
         }
         let (md5, sha1) = (std::mem::take(&mut self.md5).finalize(), std::mem::take(&mut self.sha1).finalize());
         let mut digest = [md5.as_slice(), sha1.as_slice(), &[0; 40]].concat();
         seal(&mut digest);
-        self.section(b"digest", &digest)?;
+        self.section(b"digest", &digest, out)?;
         let mut hash = [md5.as_slice(), &[0; 16]].concat();
         seal(&mut hash);
-        self.section(b"hash", &hash)?;
+        self.section(b"hash", &hash, out)?;
         // The last section points at itself and has no size.
         let at = self.at();
-        self.append(&descriptor(b"done", at, 0))?;
-        self.flush()?;
-        Ok(self.to)
+        self.append(&descriptor(b"done", at, 0), out)?;
+        self.flush(out)?;
+        Ok(self.at())
     }
 
     /// Where the next byte comes.
@@ -180,30 +224,30 @@ impl<P: Place> Writer<P> {
         self.buffered_at + self.buffer.len() as u64
     }
 
-    fn append(&mut self, bytes: &[u8]) -> crate::exit::Result<()> {
+    fn append(&mut self, bytes: &[u8], out: &mut dyn Output) -> Result<()> {
         self.buffer.extend_from_slice(bytes);
-        if self.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
+        if self.buffer.len() >= BUFFER_BYTES { self.flush(out) } else { Ok(()) }
     }
 
-    fn flush(&mut self) -> crate::exit::Result<()> {
-        self.to.put(self.buffered_at, &self.buffer)?;
+    fn flush(&mut self, out: &mut dyn Output) -> Result<()> {
+        out.write(self.buffered_at, &self.buffer)?;
         self.buffered_at += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())
     }
 
-    fn section(&mut self, name: &[u8], body: &[u8]) -> crate::exit::Result<()> {
+    fn section(&mut self, name: &[u8], body: &[u8], out: &mut dyn Output) -> Result<()> {
         let size = DESCRIPTOR_BYTES + body.len() as u64;
         let next = self.at() + size;
-        self.append(&descriptor(name, next, size))?;
-        self.append(body)
+        self.append(&descriptor(name, next, size), out)?;
+        self.append(body, out)
     }
 
-    fn end_chunk(&mut self) -> crate::exit::Result<()> {
+    fn end_chunk(&mut self, out: &mut dyn Output) -> Result<()> {
         if self.entries.is_empty() {
             self.section_at = self.at();
             // Size and next are written when they are known.
-            self.append(&descriptor(b"sectors", 0, 0))?;
+            self.append(&descriptor(b"sectors", 0, 0), out)?;
         }
         let chunk = std::mem::take(&mut self.chunk);
         self.md5.update(&chunk);
@@ -213,29 +257,29 @@ impl<P: Place> Writer<P> {
         if chunk.len() == CHUNK_BYTES && chunk.iter().all(|b| *b == 0) {
             self.entries.push(offset | COMPRESSED);
             let zeros = std::mem::take(&mut self.zeros);
-            self.append(&zeros)?;
+            self.append(&zeros, out)?;
             self.zeros = zeros;
         } else {
             let packed = deflate(&chunk);
             if packed.len() < chunk.len() {
                 self.entries.push(offset | COMPRESSED);
-                self.append(&packed)?;
+                self.append(&packed, out)?;
             } else {
                 self.entries.push(offset);
-                self.append(&chunk)?;
-                self.append(&adler32(&chunk).to_le_bytes())?;
+                self.append(&chunk, out)?;
+                self.append(&adler32(&chunk).to_le_bytes(), out)?;
             }
         }
         self.chunk = chunk;
         self.chunk.clear();
-        if self.entries.len() >= TABLE_ENTRIES_MAX { self.end_table() } else { Ok(()) }
+        if self.entries.len() >= TABLE_ENTRIES_MAX { self.end_table(out) } else { Ok(()) }
     }
 
     /// Ends a section of chunks and writes its table, twice.
-    fn end_table(&mut self) -> crate::exit::Result<()> {
+    fn end_table(&mut self, out: &mut dyn Output) -> Result<()> {
         let end = self.at();
-        self.flush()?;
-        self.to.put(self.section_at, &descriptor(b"sectors", end, end - self.section_at))?;
+        self.flush(out)?;
+        out.write(self.section_at, &descriptor(b"sectors", end, end - self.section_at))?;
         let entries = std::mem::take(&mut self.entries);
         let mut body = (entries.len() as u32).to_le_bytes().to_vec();
         body.extend_from_slice(&[0; 4]);
@@ -245,8 +289,8 @@ impl<P: Place> Writer<P> {
         let mut offsets: Vec<u8> = entries.iter().flat_map(|e| e.to_le_bytes()).collect();
         seal(&mut offsets);
         body.extend_from_slice(&offsets);
-        self.section(b"table", &body)?;
-        self.section(b"table2", &body)
+        self.section(b"table", &body, out)?;
+        self.section(b"table2", &body, out)
     }
 }
 

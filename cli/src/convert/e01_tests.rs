@@ -5,11 +5,18 @@ use super::*;
 
 struct InFile(std::fs::File);
 
-impl Place for InFile {
-    fn put(&mut self, offset: u64, bytes: &[u8]) -> crate::exit::Result<()> {
+impl Output for InFile {
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
         self.0.write_all_at(bytes, offset).expect("write");
         Ok(())
     }
+    fn read(&self, _: u64, _: &mut [u8]) -> bool {
+        false
+    }
+}
+
+fn media(size: u64, bad: &[(u64, u64)]) -> Media {
+    Media { size, what: what(), set: [7; 16], bad: bad.to_vec() }
 }
 
 fn run(program: &str, args: &[&str]) -> Option<(bool, String)> {
@@ -36,15 +43,16 @@ fn what() -> Description {
 fn write(dir: &std::path::Path, media: &[u8], skip_to: usize, bad: &[(u64, u64)]) -> String {
     let path = dir.join("x.E01");
     let _ = std::fs::remove_file(&path);
-    let file = std::fs::File::create(&path).expect("file");
-    let mut writer = Writer::new(InFile(file), media.len() as u64, &what(), [7; 16]).expect("begins");
+    let mut out = InFile(std::fs::File::create(&path).expect("file"));
+    let mut writer = E01::new(self::media(media.len() as u64, bad));
     for (n, piece) in media.chunks(50_001).enumerate() {
         let at = n * 50_001;
         if at + piece.len() > skip_to {
-            writer.write(at as u64, piece).expect("write");
+            writer.write(at as u64, piece, &mut out).expect("write");
         }
     }
-    writer.finish(bad).expect("ends");
+    let made = writer.end(media.len() as u64, &mut out).expect("ends");
+    assert_eq!(made.size, out.0.metadata().expect("size").len());
     path.to_str().expect("text").to_owned()
 }
 
@@ -112,9 +120,10 @@ fn more_chunks_than_one_table_holds() {
     // 600 MiB, nearly all zeros: two tables.
     let path = dir.path().join("big.E01");
     let size = 600_u64 << 20;
-    let mut writer = Writer::new(InFile(std::fs::File::create(&path).expect("file")), size, &what(), [1; 16]).expect("begins");
-    writer.write(550 << 20, b"here").expect("write");
-    writer.finish(&[]).expect("ends");
+    let mut out = InFile(std::fs::File::create(&path).expect("file"));
+    let mut writer = E01::new(media(size, &[]));
+    writer.write(550 << 20, b"here", &mut out).expect("write");
+    let _ = writer.end(size, &mut out).expect("ends");
     let path = path.to_str().expect("text");
     let Some((sound, said)) = run("ewfverify", &["-q", path]) else { return };
     assert!(sound && said.contains("SUCCESS"), "{said}");

@@ -1,4 +1,225 @@
-//! Items in the formats of other programs. What is written here is made from bytes whose SHA-256 was checked, and can be turned
-//! back into them; the exhibit itself stays what the store holds.
+//! Evidence in the formats that other programs read, made while it arrives: the stored bytes stay as they are, and the digest of the
+//! manifest is checked over them as always. What is made gets its name only then.
+//!
+//! One file a target format. A format takes the content in order and writes wherever it likes in one file.
 
 pub mod e01;
+mod elf;
+mod raw;
+
+use exhibit_evidence::manifest::{Item, Kind};
+
+use crate::exit::{Code, Failure, Result};
+use crate::memory::PAGE_BYTES;
+use crate::memory::lime::{self, Piece, Range};
+
+pub use elf::Companions;
+
+/// A format that can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// LiME version 1, as memory is stored: its bytes are the item's.
+    Lime,
+    /// An ELF core file, for drgn, crash and volatility3.
+    Elf,
+    /// A disk as an Expert Witness file (EnCase 6), for sleuthkit, libewf and EnCase. Only whole sectors of 512 bytes.
+    E01,
+    /// Every byte at the offset of its address; of a disk: its bytes are the item's.
+    Raw,
+}
+
+impl Format {
+    /// The word on the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Lime => "lime",
+            Self::Elf => "elf",
+            Self::E01 => "e01",
+            Self::Raw => "raw",
+        }
+    }
+}
+
+/// What an item holds, as far as formats go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// An image of memory, in LiME.
+    Memory,
+    /// The content of a disk.
+    Disk,
+}
+
+impl Content {
+    /// What an item holds; none when it has no other format.
+    pub fn of(item: &Item) -> Option<Self> {
+        if item.kind != Kind::File && item.kind != Kind::Record || item.location.is_none() {
+            return None;
+        }
+        match item.capture.as_str() {
+            "memory" if item.path.as_bytes().ends_with(b".lime") => Some(Self::Memory),
+            // Tables and copies of sectors are records.
+            "disk" if item.kind == Kind::File => Some(Self::Disk),
+            _ => None,
+        }
+    }
+}
+
+/// A file that is being made: written anywhere, read back where something of it decides about the rest.
+pub trait Output {
+    /// Writes a piece.
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<()>;
+
+    /// Reads what was written; false where nothing was.
+    fn read(&self, offset: u64, into: &mut [u8]) -> bool;
+}
+
+/// What was made.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Made {
+    /// Bytes of the file; behind the last that was written stands a hole.
+    pub size: u64,
+    /// What its reader should know.
+    pub notes: Vec<String>,
+}
+
+/// Makes a format out of content that arrives in order. Nothing is written for holes.
+pub trait Conversion {
+    /// Takes the next piece of the content; between the end of the one before and `offset` lies a hole.
+    fn write(&mut self, offset: u64, bytes: &[u8], out: &mut dyn Output) -> Result<()>;
+
+    /// Takes the end of content that has `size` bytes.
+    fn end(&mut self, size: u64, out: &mut dyn Output) -> Result<Made>;
+}
+
+/// What a format needs to know beside the content.
+#[derive(Debug, Default)]
+pub struct About {
+    /// What stands beside an image of memory.
+    pub companions: Companions,
+    /// What an E01 file says of itself.
+    pub media: e01::Media,
+}
+
+impl From<Companions> for About {
+    fn from(companions: Companions) -> Self {
+        Self { companions, media: e01::Media::default() }
+    }
+}
+
+/// What makes a format of some content, and the name of the result.
+///
+/// # Errors
+/// Content that has no such format.
+pub fn conversion(format: Format, content: Content, name: &[u8], about: impl Into<About>) -> Result<(Box<dyn Conversion>, Vec<u8>)> {
+    let About { companions, media } = about.into();
+    let stem = name.strip_suffix(b".lime").unwrap_or(name);
+    let named = |ending: &[u8]| [stem, ending].concat();
+    match (format, content) {
+        (Format::Lime, Content::Memory) => Ok((Box::new(Lime(Memory::default())), name.to_vec())),
+        (Format::Elf, Content::Memory) => Ok((Box::new(elf::Elf::new(companions)), named(b".elf"))),
+        (Format::Raw, Content::Memory) => Ok((Box::new(raw::Raw::default()), named(b".raw"))),
+        (Format::Raw, Content::Disk) => Ok((Box::new(Same), name.to_vec())),
+        (Format::E01, Content::Memory) => {
+            Err(Failure::new(Code::Usage, "memory has no format 'e01'").hint("--as elf, or --as lime as it is stored"))
+        }
+        (Format::E01, Content::Disk) => Ok((Box::new(e01::E01::new(media)), [name, b".E01"].concat())),
+        (Format::Lime | Format::Elf, Content::Disk) => {
+            Err(Failure::new(Code::Usage, format!("a disk has no format '{}'", format.as_str())).hint("--as raw"))
+        }
+    }
+}
+
+/// Writes memory, but for pages of zeros: most of what is free is, and a hole reads the same.
+fn sparsely(out: &mut dyn Output, mut at: u64, mut bytes: &[u8]) -> Result<()> {
+    while !bytes.is_empty() {
+        let page = (PAGE_BYTES - at % PAGE_BYTES) as usize;
+        let is_zero = |bytes: &[u8]| bytes.iter().all(|b| *b == 0);
+        let first_zero = is_zero(bytes.get(..page).unwrap_or(bytes));
+        // As many pages as are of one sort.
+        let mut take = page.min(bytes.len());
+        while take < bytes.len() {
+            let next = bytes.get(take..).unwrap_or_default();
+            let next = next.get(..PAGE_BYTES as usize).unwrap_or(next);
+            if is_zero(next) != first_zero {
+                break;
+            }
+            take += next.len();
+        }
+        let (now, rest) = bytes.split_at_checked(take).unwrap_or((bytes, &[]));
+        if !first_zero {
+            out.write(at, now)?;
+        }
+        at = at.saturating_add(take as u64);
+        bytes = rest;
+    }
+    Ok(())
+}
+
+/// The content as it is.
+struct Same;
+
+impl Conversion for Same {
+    fn write(&mut self, offset: u64, bytes: &[u8], out: &mut dyn Output) -> Result<()> {
+        out.write(offset, bytes)
+    }
+
+    fn end(&mut self, size: u64, _: &mut dyn Output) -> Result<Made> {
+        Ok(Made { size, notes: Vec::new() })
+    }
+}
+
+/// LiME as it is; that it is such is checked.
+struct Lime(Memory);
+
+impl Conversion for Lime {
+    fn write(&mut self, offset: u64, bytes: &[u8], out: &mut dyn Output) -> Result<()> {
+        out.write(offset, bytes)?;
+        self.0.take(offset, bytes, |_, _| Ok(()))
+    }
+
+    fn end(&mut self, size: u64, _: &mut dyn Output) -> Result<Made> {
+        self.0.end(size, |_, _| Ok(()))?;
+        Ok(Made { size, notes: Vec::new() })
+    }
+}
+
+/// An image of memory that arrives: pieces of ranges come out. A hole in the content is zeros of memory.
+#[derive(Debug, Default)]
+struct Memory {
+    parser: lime::Parser,
+    next: u64,
+}
+
+/// Zeros that stand for a hole.
+static ZEROS: [u8; 65_536] = [0; 65_536];
+
+impl Memory {
+    /// Hands on the pieces; true stands for one of zeros, which need not be written.
+    fn take(&mut self, offset: u64, bytes: &[u8], mut to: impl FnMut(Piece<'_>, bool) -> Result<()>) -> Result<()> {
+        while self.next < offset {
+            let zeros = ZEROS.get(..(offset - self.next).min(ZEROS.len() as u64) as usize).unwrap_or_default();
+            self.next = self.next.saturating_add(zeros.len() as u64);
+            self.feed(zeros, true, &mut to)?;
+        }
+        self.next = offset.saturating_add(bytes.len() as u64);
+        self.feed(bytes, false, &mut to)
+    }
+
+    fn feed(&mut self, mut bytes: &[u8], zeros: bool, to: &mut impl FnMut(Piece<'_>, bool) -> Result<()>) -> Result<()> {
+        while !bytes.is_empty() {
+            if let Some(piece) = self.parser.next(&mut bytes)? {
+                to(piece, zeros)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The ranges, once the content ended after `size` bytes.
+    fn end(&mut self, size: u64, to: impl FnMut(Piece<'_>, bool) -> Result<()>) -> Result<Vec<Range>> {
+        self.take(size, &[], to)?;
+        Ok(std::mem::take(&mut self.parser).finish()?)
+    }
+}
+
+#[cfg(test)]
+pub mod tests;

@@ -89,6 +89,11 @@ pub fn take(out: &mut dyn Output, wanted: Wanted<'_>, budget: &mut Budget) -> Re
     out.put(item, Content::Source { size, extents, source: &mut source }).map(|_| true)
 }
 
+/// The build id of a program, without taking it.
+pub fn build_id(dir: &OwnedFd, link: &str) -> Option<String> {
+    super::build_id::read(&open_regular(dir, link).ok()?.file)
+}
+
 /// Puts a record for a process's file that will not be taken.
 pub fn put_skipped(out: &mut dyn Output, path: EvidencePath, reason: &str) -> Result<(), Stop> {
     let started = out.now();

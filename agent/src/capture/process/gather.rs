@@ -285,6 +285,7 @@ fn exe(dir: &OwnedFd, row: &mut Row) -> Option<Statx> {
         nlink: u64::from(stat.stx_nlink),
         size: stat.stx_size,
         mtime: format!("{}.{:09}", stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
+        build_id: None,
         item: None,
     });
     Some(stat)

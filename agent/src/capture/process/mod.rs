@@ -3,11 +3,14 @@
 //!
 //! Nothing is stopped, traced or signalled. What a process says of itself (`cmdline`, `environ`, its name) is its claim.
 
+mod build_id;
 pub mod container;
 mod content;
-mod gather;
+mod environ;
+pub(super) mod gather;
+mod hidden;
 mod maps;
-mod parse;
+pub(super) mod parse;
 mod reader;
 mod row;
 #[cfg(test)]
@@ -15,6 +18,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use globset::GlobSet;
 use rustix::fs::Statx;
 use rustix::io::Errno;
 
@@ -23,9 +27,10 @@ use self::gather::{Gathered, Plan, RAW, TABLE_BYTES_MAX};
 pub use self::parse::bracketed;
 use self::reader::{Answer, Reader};
 use self::row::{Fd, Row};
-use super::live::{Lossless, SMALL_BYTES_MAX, lines, numbers, open_dir, put_read, read, read_at, refusal};
+use super::live::{Lossless, Read, SMALL_BYTES_MAX, lines, numbers, open_dir, put_read, read, read_at, refusal};
 use super::mounts::{Class, Mounts};
 use super::{Capture, Content, Kind, Moment, NewItem, Output, Param, ParamKind, Params, Status, Stop, Table, evidence_path};
+use crate::order::Policy;
 
 /// Sockets whose owners are remembered: 16 bytes each, 8 MiB in all.
 const SOCKETS_MAX: usize = 512 << 10;
@@ -35,14 +40,17 @@ const FILES_MAX: usize = 65_536;
 const PIDS_MAX: usize = 4 << 20;
 
 /// The capture; see the module.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct Process;
+#[derive(Debug, Default, Clone)]
+pub struct Process {
+    /// Environment variables whose values this host does not give.
+    redacted: GlobSet,
+}
 
 impl Process {
     /// For the registry.
     #[must_use]
     pub fn boxed() -> Box<dyn Capture> {
-        Box::new(Self)
+        Box::new(Self::default())
     }
 }
 
@@ -59,6 +67,11 @@ const PARAMS: &[Param] = &[
         kind: ParamKind::Flag,
         help: "take files that are open or mapped although deleted, memfds among them (default true)",
     },
+    Param {
+        name: "hidden",
+        kind: ParamKind::Flag,
+        help: "look for processes that /proc does not list, by asking for every number (default true)",
+    },
     Param { name: "file_max", kind: ParamKind::Bytes, help: "largest program or deleted file that is taken (default 512MiB)" },
     Param { name: "total_max", kind: ParamKind::Bytes, help: "bytes of all programs and deleted files together (default 8GiB)" },
 ];
@@ -72,8 +85,14 @@ impl Capture for Process {
         PARAMS
     }
 
+    fn restrict(&mut self, policy: &Policy) -> Result<(), String> {
+        self.redacted = policy.redacted_variables()?;
+        Ok(())
+    }
+
     fn run(&self, params: &Params, out: &mut dyn Output) -> Result<(), Stop> {
         let mut run = Run::new(params, out)?;
+        run.redacted = self.redacted.clone();
         let mut reader = Reader::new(plan(params, out)?);
         let listed = open_dir(rustix::fs::CWD, "/proc").and_then(|proc| numbers(proc, PIDS_MAX));
         let pids = match listed {
@@ -81,20 +100,15 @@ impl Capture for Process {
             Ok(_) => return Err(Stop::Fatal("/proc lists no process: is it mounted?".to_owned())),
             Err(e) => return Err(Stop::Fatal(format!("listing /proc: {e}"))),
         };
-        for pid in pids {
-            out.checkpoint()?;
-            out.note(&format!("process {pid}"));
-            let started = out.now();
-            match reader.read(pid) {
-                Answer::Taken(gathered) => run.taken(out, *gathered, started)?,
-                Answer::Refused(e) => run.refused(out, pid, e, started)?,
-                Answer::Stuck => {
-                    let reason = "did not answer within 10 s: a lock that its files need is held (left behind, the capture went on)";
-                    run.lost(out, pid, "stuck", Status::Error, reason, started)?;
-                }
-                Answer::GivenUp => {
-                    run.lost(out, pid, "stuck", Status::Skipped, "not read: too many processes before it did not answer", started)?;
-                }
+        for pid in &pids {
+            run.process(out, &mut reader, *pid)?;
+        }
+        if params.flag("hidden", true)? {
+            let groups = hidden::Groups::read(out)?;
+            let scan = hidden::scan(&hidden::Real, out, &pids, &groups, hidden::ranges())?;
+            hidden::put(out, &scan, &groups)?;
+            for pid in scan.hidden.keys() {
+                run.process(out, &mut reader, *pid)?;
             }
         }
         run.finish(out)
@@ -144,6 +158,8 @@ struct Run {
     budget: Budget,
     /// Files already taken, or refused, and the path of their item.
     files: BTreeMap<FileId, Option<String>>,
+    /// Build ids of programs.
+    build_ids: BTreeMap<FileId, Option<String>>,
     mount_namespaces: BTreeSet<u64>,
     /// Remote mounts of all namespaces: mount ids are unique on the host.
     remote_by_id: BTreeMap<u64, String>,
@@ -154,6 +170,7 @@ struct Run {
     sockets: Vec<(u64, u32, u32)>,
     sockets_cut: bool,
     processes: u64,
+    redacted: GlobSet,
 }
 
 impl Run {
@@ -168,6 +185,7 @@ impl Run {
                 left_bytes: params.bytes("total_max")?.unwrap_or(8 << 30),
             },
             files: BTreeMap::new(),
+            build_ids: BTreeMap::new(),
             mount_namespaces: BTreeSet::new(),
             remote_by_id: BTreeMap::new(),
             remote_by_dev: BTreeMap::new(),
@@ -175,7 +193,26 @@ impl Run {
             sockets: Vec::new(),
             sockets_cut: false,
             processes: 0,
+            redacted: GlobSet::empty(),
         })
+    }
+
+    /// Reads a process and puts what came of it.
+    fn process(&mut self, out: &mut dyn Output, reader: &mut Reader, pid: u32) -> Result<(), Stop> {
+        out.checkpoint()?;
+        out.note(&format!("process {pid}"));
+        let started = out.now();
+        match reader.read(pid) {
+            Answer::Taken(gathered) => self.taken(out, *gathered, started),
+            Answer::Refused(e) => self.refused(out, pid, e, started),
+            Answer::Stuck => {
+                let reason = "did not answer within 10 s: a lock that its files need is held (left behind, the capture went on)";
+                self.lost(out, pid, "stuck", Status::Error, reason, started)
+            }
+            Answer::GivenUp => {
+                self.lost(out, pid, "stuck", Status::Skipped, "not read: too many processes before it did not answer", started)
+            }
+        }
     }
 
     /// Puts everything of one process: contents first, because its row names their items, then the raw files, the row.
@@ -192,7 +229,13 @@ impl Run {
         }
         self.mapped_files(out, &dir, &mut row)?;
         let gone = row.status == "vanished";
-        for (name, result) in &raw {
+        for (name, mut result) in raw {
+            if let Ok(read) = &mut result
+                && name == "environ"
+            {
+                self.redact(read);
+            }
+            let result = &result;
             put_read(out, evidence_path(format!("/proc/{pid}/{name}")), result, started, BTreeMap::new())?;
         }
         if gone {
@@ -208,6 +251,19 @@ impl Run {
             }
         }
         self.table.row(out, &row)
+    }
+
+    /// What the host's policy does not give of an environment. The item says so: it is not what the process has.
+    fn redact(&self, read: &mut Read) {
+        if self.redacted.is_empty() {
+            return;
+        }
+        let (bytes, count) = environ::redact(&read.bytes, &self.redacted);
+        if count > 0 {
+            read.bytes = bytes;
+            let said = format!("the values of {count} variables are replaced by length and SHA-256: this host's policy (redact_environ)");
+            read.cut = Some(read.cut.take().map_or(said.clone(), |cut| format!("{said}; {cut}")));
+        }
     }
 
     /// The raw mount table, once for each distinct mount namespace.
@@ -236,10 +292,22 @@ impl Run {
 
     fn exe(&mut self, out: &mut dyn Output, dir: &std::os::fd::OwnedFd, row: &mut Row, stat: &Statx) -> Result<(), Stop> {
         let Some(exe) = &mut row.exe else { return Ok(()) };
+        let id = file_id(stat);
+        let dev = (stat.stx_dev_major, stat.stx_dev_minor);
+        let known = stat.stx_mask & rustix::fs::StatxFlags::MNT_ID.bits() != 0;
+        let remote = if known { self.remote_by_id.get(&stat.stx_mnt_id) } else { self.remote_by_dev.get(&dev) }.cloned();
+        exe.build_id = match self.build_ids.get(&id) {
+            Some(known) => known.clone(),
+            None if remote.is_none() && self.build_ids.len() < FILES_MAX => {
+                let found = content::build_id(dir, "exe");
+                self.build_ids.insert(id, found.clone());
+                found
+            }
+            None => None,
+        };
         if !self.take_exe {
             return Ok(());
         }
-        let id = file_id(stat);
         if let Some(item) = self.files.get(&id) {
             exe.item.clone_from(item);
             return Ok(());
@@ -252,10 +320,7 @@ impl Run {
         if let Some(Lossless(comm)) = &row.comm {
             facts.insert("comm".to_owned(), exhibit_evidence::text::escape_bytes(comm));
         }
-        let dev = (stat.stx_dev_major, stat.stx_dev_minor);
-        let known = stat.stx_mask & rustix::fs::StatxFlags::MNT_ID.bits() != 0;
-        let remote = if known { self.remote_by_id.get(&stat.stx_mnt_id) } else { self.remote_by_dev.get(&dev) }.map(String::as_str);
-        let wanted = Wanted { path: evidence_path(&path), dir, link: "exe", facts, remote };
+        let wanted = Wanted { path: evidence_path(&path), dir, link: "exe", facts, remote: remote.as_deref() };
         exe.item = content::take(out, wanted, &mut self.budget)?.then_some(path);
         self.remember(id, exe.item.clone());
         Ok(())

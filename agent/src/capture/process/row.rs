@@ -98,6 +98,8 @@ pub struct Exe {
     pub nlink: u64,
     pub size: u64,
     pub mtime: String,
+    /// `NT_GNU_BUILD_ID`, by which its symbols are found.
+    pub build_id: Option<String>,
     /// The path of the item that holds the content: the same one for every process that runs the same file.
     pub item: Option<String>,
 }

@@ -69,7 +69,7 @@ fn a_running_program_that_was_deleted_is_taken_whole() {
     let dir = tempfile::tempdir().expect("folder");
     let running = sleep_from(dir.path(), "implant", "implant".as_ref());
     std::fs::remove_file(dir.path().join("implant")).expect("delete");
-    let out = Memory::run(&Process, &[]);
+    let out = Memory::run(&Process::default(), &[]);
     let pid = running.0.id();
     let row = row(&out, pid);
     assert_eq!(row["exe"]["deleted"], true);
@@ -90,7 +90,7 @@ fn what_is_open_although_deleted_is_taken_with_its_holes() {
     file.seek(SeekFrom::Start(3 << 20)).expect("seek");
     file.write_all(b"end").expect("write");
     std::fs::remove_file(&path).expect("delete");
-    let out = Memory::run(&Process, &[]);
+    let out = Memory::run(&Process::default(), &[]);
     let row = row(&out, std::process::id());
     let ino = file.metadata().expect("stat").ino();
     let fd = row["fds"].as_array().expect("fds").iter().find(|f| f["ino"] == ino).expect("the descriptor");
@@ -106,7 +106,7 @@ fn what_is_open_although_deleted_is_taken_with_its_holes() {
 fn a_memfd_is_taken() {
     let memfd = rustix::fs::memfd_create("stage two", rustix::fs::MemfdFlags::CLOEXEC).expect("memfd");
     rustix::io::write(&memfd, b"\x7fELF stage two").expect("write");
-    let out = Memory::run(&Process, &[("exe", "false")]);
+    let out = Memory::run(&Process::default(), &[("exe", "false")]);
     let row = row(&out, std::process::id());
     let fds = row["fds"].as_array().expect("fds");
     let fd = fds.iter().find(|f| f["target"] == "/memfd:stage two (deleted)").expect("the memfd");
@@ -121,7 +121,7 @@ fn a_fifo_or_device_that_is_open_never_holds_the_capture() {
     assert!(Command::new("mkfifo").arg(&path).status().expect("mkfifo").success());
     let fifo = OpenOptions::new().read(true).write(true).open(&path).expect("open fifo");
     std::fs::remove_file(&path).expect("delete");
-    let out = Memory::run(&Process, &[("exe", "false")]);
+    let out = Memory::run(&Process::default(), &[("exe", "false")]);
     let row = row(&out, std::process::id());
     let ino = fifo.metadata().expect("stat").ino();
     let fd = row["fds"].as_array().expect("fds").iter().find(|f| f["ino"] == ino).expect("the fifo");
@@ -134,7 +134,7 @@ fn names_with_newlines_and_escapes_lose_nothing() {
     let dir = tempfile::tempdir().expect("folder");
     let name = std::ffi::OsStr::from_bytes(b"a\n) R 1\x1b[2J\xff");
     let running = sleep_from(dir.path(), name, std::ffi::OsStr::from_bytes(b"[kworker/0:1]\n\xfe"));
-    let out = Memory::run(&Process, &[]);
+    let out = Memory::run(&Process::default(), &[]);
     let pid = running.0.id();
     let row = row(&out, pid);
     let bytes = |v: &Value| match v {
@@ -174,7 +174,7 @@ fn a_zombie_has_a_row_without_inventions() {
     let running = Running(child);
     let pid = running.0.id();
     wait_until(|| std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| s.contains(") Z ")));
-    let out = Memory::run(&Process, &[("exe", "false")]);
+    let out = Memory::run(&Process::default(), &[("exe", "false")]);
     let row = row(&out, pid);
     assert_eq!((&row["state"], &row["exe"], &row["cwd"]), (&"Z".into(), &Value::Null, &Value::Null));
 }
@@ -189,7 +189,7 @@ fn sockets_name_their_holders() {
         let target = std::fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd())).expect("link");
         bracketed(target.as_os_str().as_encoded_bytes(), b"socket").expect("inode")
     };
-    let out = Memory::run(&Process, &[("exe", "false"), ("deleted", "false")]);
+    let out = Memory::run(&Process::default(), &[("exe", "false"), ("deleted", "false")]);
     let rows = out.rows("socket-owners");
     let owners = rows.iter().find(|r| r["inode"] == inode).expect("the socket");
     let holders = owners["holders"].as_array().expect("holders");
@@ -205,7 +205,7 @@ fn the_table_agrees_with_ps() {
     let ps = Command::new("ps").args(["-o", "ppid=,pgid=,sid=,uid=,gid=,nlwp=,ni=,comm=", "-p", &pid.to_string()]).output().expect("ps");
     let ps = String::from_utf8(ps.stdout).expect("utf-8");
     let words: Vec<&str> = ps.split_whitespace().collect();
-    let out = Memory::run(&Process, &[]);
+    let out = Memory::run(&Process::default(), &[]);
     let row = row(&out, pid);
     let ours = [
         &row["ppid"],
@@ -228,7 +228,7 @@ fn the_table_agrees_with_ps() {
 
 #[test]
 fn an_unreadable_kind_of_file_is_said_once() {
-    let out = Memory::run(&Process, &[("environ", "false"), ("exe", "false")]);
+    let out = Memory::run(&Process::default(), &[("environ", "false"), ("exe", "false")]);
     let environ = out.get("/proc/*/environ").expect("an item");
     assert_eq!(environ.status, Status::Skipped);
     assert!(!out.puts.iter().any(|p| p.item.path.as_bytes().ends_with(b"/environ") && p.content.is_some()));
@@ -242,7 +242,7 @@ fn each_distinct_program_is_taken_once() {
     let first = sleep_from(dir.path(), "twice", "twice".as_ref());
     let second = Running(Command::new(&program).arg("300").spawn().expect("spawn"));
     wait_until(|| std::fs::read_link(format!("/proc/{}/exe", second.0.id())).is_ok_and(|p| p == program));
-    let out = Memory::run(&Process, &[]);
+    let out = Memory::run(&Process::default(), &[]);
     let (a, b) = (row(&out, first.0.id()), row(&out, second.0.id()));
     assert_eq!(a["exe"]["item"], b["exe"]["item"]);
     assert!(a["exe"]["item"].is_string());
@@ -252,7 +252,7 @@ fn each_distinct_program_is_taken_once() {
 
 #[test]
 fn limits_of_size_leave_a_reason() {
-    let out = Memory::run(&Process, &[("file_max", "1KiB")]);
+    let out = Memory::run(&Process::default(), &[("file_max", "1KiB")]);
     let skipped: Vec<_> = out.puts.iter().filter(|p| p.item.path.as_bytes().ends_with(b"/exe")).collect();
     assert!(!skipped.is_empty());
     assert!(skipped.iter().all(|p| p.status == Status::Skipped && p.item.reason.as_ref().is_some_and(|r| r.contains("file_max"))));
@@ -263,7 +263,7 @@ fn start_time_is_near_now() {
     let dir = tempfile::tempdir().expect("folder");
     let before = crate::clock::wall();
     let running = sleep_from(dir.path(), "timed", "timed".as_ref());
-    let out = Memory::run(&Process, &[("exe", "false")]);
+    let out = Memory::run(&Process::default(), &[("exe", "false")]);
     let start: exhibit_evidence::Timestamp = row(&out, running.0.id())["start_wall"].as_str().expect("time").parse().expect("a time");
     // Ticks are hundredths of a second, rounded down.
     assert!(start.unix_ns() >= before.unix_ns() - 20_000_000 && start <= crate::clock::wall(), "{before} {start}");
@@ -273,7 +273,7 @@ fn start_time_is_near_now() {
 fn two_hundred_processes_cost_less_than_a_second() {
     let children: Vec<Running> = (0..200).map(|_| Running(Command::new("/bin/sleep").arg("300").spawn().expect("spawn"))).collect();
     let before = crate::clock::process_cpu();
-    let out = Memory::run(&Process, &[("exe", "false")]);
+    let out = Memory::run(&Process::default(), &[("exe", "false")]);
     let spent = crate::clock::process_cpu().saturating_sub(before);
     let rows = out.rows("table");
     assert!(children.iter().all(|c| rows.iter().any(|r| r["pid"] == c.0.id())));
@@ -285,7 +285,7 @@ fn two_hundred_processes_cost_less_than_a_second() {
 #[test]
 fn cancelling_stops_at_once() {
     let mut out = Memory { cancel_after: Some(20), ..Memory::default() };
-    let stopped = Process.run(&Params::default(), &mut out);
+    let stopped = Process::default().run(&Params::default(), &mut out);
     assert!(matches!(stopped, Err(Stop::Cancelled(_))) && out.puts.len() == 20);
 }
 
@@ -407,7 +407,7 @@ fn what_is_only_mapped_is_taken_as_well() {
     let stdout = child.stdout.take().expect("piped");
     std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).expect("ready");
     let running = Running(child);
-    let out = Memory::run(&Process, &[("exe", "false")]);
+    let out = Memory::run(&Process::default(), &[("exe", "false")]);
     let row = row(&out, running.0.id());
     let files = row["maps"]["files"].as_array().expect("files").clone();
     for (end, content) in [("injected.so", &b"INJECTED LIBRARY"[..]), ("stage", b"STAGE TWO")] {
@@ -416,4 +416,49 @@ fn what_is_only_mapped_is_taken_as_well() {
         assert_eq!(out.content(item), content, "{item}");
     }
     assert_eq!(out.get("/proc/*/numa_maps").expect("said").status, Status::Skipped);
+}
+
+#[test]
+fn a_program_that_runs_from_memory_alone_is_taken() {
+    let script = "import os\nfd=os.memfd_create('only in memory', 0)\nos.write(fd, open('/bin/sleep','rb').read())\n\
+        os.execv('/proc/self/fd/%d' % fd, ['sleep', '300'])";
+    let running = Running(Command::new("python3").args(["-c", script]).spawn().expect("python3"));
+    let pid = running.0.id();
+    wait_until(|| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|p| p.to_string_lossy().starts_with("/memfd:")));
+    let out = Memory::run(&Process::default(), &[("hidden", "false")]);
+    let row = row(&out, pid);
+    assert_eq!((&row["exe"]["memfd"], &row["exe"]["path"]), (&true.into(), &"/memfd:only in memory".into()));
+    assert_eq!(out.content(row["exe"]["item"].as_str().expect("an item")), std::fs::read("/bin/sleep").expect("sleep"));
+    assert!(out.get("hidden.jsonl").is_none());
+}
+
+#[test]
+fn programs_have_their_build_id() {
+    let dir = tempfile::tempdir().expect("folder");
+    let running = sleep_from(dir.path(), "built", "built".as_ref());
+    let out = Memory::run(&Process::default(), &[("exe", "false"), ("hidden", "false")]);
+    let theirs = build_id::read(File::open("/bin/sleep").expect("open"));
+    assert_eq!(row(&out, running.0.id())["exe"]["build_id"].as_str(), theirs.as_deref());
+    assert!(theirs.is_some());
+}
+
+#[test]
+fn the_policy_keeps_values_of_the_environment_back() {
+    let mut command = Command::new("/bin/sleep");
+    let running = Running(command.arg("300").env("APP_TOKEN", "hunter2-hunter2").env("PLAIN", "seen").spawn().expect("sleep"));
+    let pid = running.0.id();
+    wait_until(|| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|c| c.ends_with(b"300\0")));
+    let mut capture = Process::default();
+    let policy = Policy::parse("redact_environ = [\"*token*\"]").expect("policy");
+    capture.restrict(&policy).expect("restricted");
+    let out = Memory::run(&capture, &[("exe", "false"), ("hidden", "false")]);
+    let item = format!("/proc/{pid}/environ");
+    let text = String::from_utf8_lossy(out.content(&item)).into_owned();
+    assert!(text.contains("PLAIN=seen") && !text.contains("hunter2"), "{text}");
+    assert!(text.contains("APP_TOKEN=<15 bytes, SHA-256 "), "{text}");
+    let put = out.get(&item).expect("item");
+    assert_eq!(put.status, Status::Partial);
+    assert!(put.item.reason.as_deref().is_some_and(|r| r.contains("redact_environ")), "{:?}", put.item.reason);
+    // Nowhere else in what was taken either.
+    assert!(!out.puts.iter().any(|p| p.content.as_deref().unwrap_or_default().windows(15).any(|w| w == b"hunter2-hunter2")));
 }

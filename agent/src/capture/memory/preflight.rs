@@ -1,0 +1,139 @@
+//! What stands in the way of memory, looked at before anything of it is read.
+
+use serde::Serialize;
+
+use super::iomem::Iomem;
+use super::physical::{Physical, Refused};
+use super::ranges::{PAGE, Range, total};
+use crate::capture::live::{LARGE_BYTES_MAX, Lossless, SMALL_BYTES_MAX, lines, names, open_dir, read, text};
+
+/// The record `preflight.json`.
+#[derive(Debug, Serialize)]
+pub struct Preflight {
+    release: String,
+    machine: String,
+    page_bytes: u64,
+    /// `none`, `integrity`, `confidentiality`; absent where the kernel has no lockdown.
+    lockdown: Option<String>,
+    /// The agent's effective capabilities, hexadecimal as the kernel prints them.
+    capabilities: Option<Lossless>,
+    kptr_restrict: Option<Lossless>,
+    /// The physical ranges of System RAM: `[first, end)`, decimal, in the order in which page flags are stored.
+    system_ram: Vec<[u64; 2]>,
+    system_ram_bytes: u64,
+    /// Bytes of it that the source can read.
+    exposed_bytes: u64,
+    /// Where memory is read.
+    source: Option<&'static str>,
+    /// Sources that cannot be used, and why.
+    refused: Vec<Refused>,
+    /// Five levels of page tables are in use: volatility3 up to 2.28 lists nothing then, without an error; drgn works.
+    la57: Option<bool>,
+    /// Hints that the hypervisor encrypts this guest's memory.
+    encrypted_guest: Vec<String>,
+    /// Memory that is elsewhere than in RAM.
+    swaps: Vec<String>,
+    zswap: Option<Lossless>,
+    zram: Vec<String>,
+    /// What an examiner should know before anything else.
+    pub warnings: Vec<String>,
+}
+
+/// Words of `/proc/cpuinfo` and the device that tell an encrypted guest.
+const ENCRYPTED: [&str; 5] = ["sev", "sev_es", "sev_snp", "tdx_guest", "tdx_host_platform"];
+
+impl Preflight {
+    /// Looks.
+    #[must_use]
+    pub fn look(iomem: &Iomem, physical: Option<&dyn Physical>, exposed: &[Range], refused: Vec<Refused>, vmcoreinfo: &[u8]) -> Self {
+        let uname = rustix::system::uname();
+        let cpuinfo = read("/proc/cpuinfo", LARGE_BYTES_MAX).map(|r| r.bytes).unwrap_or_default();
+        let flags: Vec<&[u8]> =
+            lines(&cpuinfo).find(|l| l.starts_with(b"flags")).map_or_else(Vec::new, |l| l.split(|b| *b == b' ').collect());
+        let has = |word: &str| flags.contains(&word.as_bytes());
+        let mut encrypted: Vec<String> = ENCRYPTED.iter().filter(|w| has(w)).map(|w| format!("processor flag {w}")).collect();
+        for device in ["/dev/sev-guest", "/dev/tdx_guest", "/sys/firmware/coco"] {
+            if std::fs::symlink_metadata(device).is_ok() {
+                encrypted.push(format!("{device} is there"));
+            }
+        }
+        let level = |line: &[u8]| line.strip_prefix(b"NUMBER(pgtable_l5_enabled)=").map(|v| v != b"0");
+        let mut found = Self {
+            release: uname.release().to_string_lossy().into_owned(),
+            machine: uname.machine().to_string_lossy().into_owned(),
+            page_bytes: rustix::param::page_size() as u64,
+            lockdown: lockdown(),
+            capabilities: capabilities(),
+            kptr_restrict: text("/proc/sys/kernel/kptr_restrict"),
+            system_ram: iomem.ram.iter().map(|r| [r.start, r.end]).collect(),
+            system_ram_bytes: total(&iomem.ram),
+            exposed_bytes: total(exposed),
+            source: physical.map(Physical::name),
+            refused,
+            la57: lines(vmcoreinfo).find_map(level),
+            encrypted_guest: encrypted,
+            swaps: swaps(),
+            zswap: text("/sys/module/zswap/parameters/enabled"),
+            zram: zram(),
+            warnings: Vec::new(),
+        };
+        found.warn(iomem);
+        found
+    }
+
+    fn warn(&mut self, iomem: &Iomem) {
+        let mut warnings = Vec::new();
+        if iomem.hidden {
+            warnings.push("/proc/iomem shows only zeros: the agent lacks CAP_SYS_ADMIN, so it is not known where memory is".to_owned());
+        }
+        if self.page_bytes != PAGE {
+            warnings.push(format!("pages of {} bytes: flags and gaps are told in pages of {PAGE}", self.page_bytes));
+        }
+        if self.la57 == Some(true) {
+            warnings.push("five-level page tables are in use: volatility3 up to 2.28 lists nothing from such an image and says nothing; use the ELF export with drgn".to_owned());
+        }
+        if !self.encrypted_guest.is_empty() {
+            warnings.push(
+                "the hypervisor may encrypt this guest: the kernel inside reads plain text, except of shared and unaccepted pages"
+                    .to_owned(),
+            );
+        }
+        if !self.swaps.is_empty() || !self.zram.is_empty() {
+            warnings.push("parts of processes' memory are in swap, not in this image".to_owned());
+        }
+        let missing = self.system_ram_bytes.saturating_sub(self.exposed_bytes);
+        if let Some(source) = self.source.filter(|_| missing > 0) {
+            warnings.push(format!("{missing} bytes of System RAM are not shown by {source}: they stand as gaps in map.jsonl"));
+        }
+        self.warnings = warnings;
+    }
+
+    /// The lockdown level in words, for reasons.
+    #[must_use]
+    pub fn lockdown(&self) -> &str {
+        self.lockdown.as_deref().unwrap_or("not offered by this kernel")
+    }
+}
+
+/// `none [integrity] confidentiality`: the one in brackets (`security/lockdown/lockdown.c`).
+fn lockdown() -> Option<String> {
+    let text = text("/sys/kernel/security/lockdown")?.0;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let (_, from) = text.split_once('[')?;
+    from.split_once(']').map(|(level, _)| level.to_owned())
+}
+
+fn capabilities() -> Option<Lossless> {
+    let status = read("/proc/self/status", SMALL_BYTES_MAX).ok()?.bytes;
+    lines(&status).find_map(|l| l.strip_prefix(b"CapEff:").map(|v| Lossless(v.trim_ascii().to_vec())))
+}
+
+fn swaps() -> Vec<String> {
+    let table = read("/proc/swaps", SMALL_BYTES_MAX).map(|r| r.bytes).unwrap_or_default();
+    lines(&table).skip(1).map(exhibit_evidence::text::escape_bytes).collect()
+}
+
+fn zram() -> Vec<String> {
+    let Ok((found, _)) = open_dir(rustix::fs::CWD, "/sys/block").and_then(|dir| names(dir, 10_000)) else { return Vec::new() };
+    found.iter().filter(|n| n.starts_with(b"zram")).map(|n| exhibit_evidence::text::escape_bytes(n)).collect()
+}

@@ -1,0 +1,202 @@
+//! Images of made-up memory: holes, pages that fail, pages that the kernel blanks.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Mutex;
+
+use rustix::io::Errno;
+
+use super::flags::Flags;
+use super::image::{Diary, From, Image};
+use super::iomem::Iomem;
+use super::lime::Layout;
+use super::map::{Row, Shown, each_row};
+use super::physical::Physical;
+use super::ranges::{PAGE, Range, total, without};
+use super::smear::Smear;
+use crate::capture::Source;
+
+/// Memory whose bytes are a function of their address; pages that fail, and pages that read as zeros.
+#[derive(Default)]
+struct Fake {
+    exposed: Vec<Range>,
+    bad: Vec<u64>,
+    once: Mutex<Vec<u64>>,
+    zero: Vec<u64>,
+    flags: BTreeMap<u64, u64>,
+}
+
+fn byte(at: u64) -> u8 {
+    (at / 7 + at / PAGE) as u8 | 1
+}
+
+impl Physical for Fake {
+    fn name(&self) -> &'static str {
+        "fake"
+    }
+
+    fn exposed(&self, ram: &[Range]) -> Vec<Range> {
+        super::ranges::common(ram, &self.exposed)
+    }
+
+    fn read(&self, at: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let pages = at / PAGE..=(at + buf.len() as u64 - 1) / PAGE;
+        assert!(super::ranges::holding(&self.exposed, at).is_some_and(|r| at + buf.len() as u64 <= r.end), "{at:#x} is read");
+        if self.bad.iter().any(|p| pages.contains(p)) {
+            return Err(Errno::IO.into());
+        }
+        let mut once = self.once.lock().expect("lock");
+        if let Some(n) = once.iter().position(|p| pages.contains(p)) {
+            if pages.start() == pages.end() {
+                once.remove(n);
+            }
+            return Err(Errno::FAULT.into());
+        }
+        for (n, slot) in buf.iter_mut().enumerate() {
+            let at = at + n as u64;
+            *slot = if self.zero.contains(&(at / PAGE)) { 0 } else { byte(at) };
+        }
+        Ok(buf.len())
+    }
+}
+
+impl Flags for Fake {
+    fn read(&self, first: u64, flags: &mut [u8]) -> Result<usize, Errno> {
+        for (n, slot) in flags.chunks_exact_mut(8).enumerate() {
+            slot.copy_from_slice(&self.flags.get(&(first + n as u64)).copied().unwrap_or(0).to_le_bytes());
+        }
+        Ok(flags.len() / 8)
+    }
+}
+
+/// Reads as the pipeline does: in buffers of one size, errors narrowed to units. Returns the bytes and the gaps.
+fn read_all(image: &mut Image<'_>, size: u64, buffer: usize) -> (Vec<u8>, Vec<(u64, u64)>) {
+    let (mut bytes, mut gaps, mut narrow) = (Vec::new(), Vec::<(u64, u64)>::new(), 0_u64);
+    while (bytes.len() as u64) < size {
+        let at = bytes.len() as u64;
+        let unit = image.unit_end(at) - at;
+        assert!(unit > 0);
+        let want = if at < narrow { unit } else { buffer as u64 }.min(buffer as u64).min(size - at);
+        let mut buf = vec![0xee; want as usize];
+        match image.read_at(at, &mut buf) {
+            Ok(got) => {
+                assert!(got > 0, "no early end");
+                bytes.extend(&buf[..got]);
+            }
+            Err(_) if want > unit => narrow = at + want,
+            Err(_) => {
+                bytes.resize(bytes.len() + want as usize, 0);
+                match gaps.last_mut() {
+                    Some(last) if last.0 + last.1 == at => last.1 += want,
+                    _ => gaps.push((at, want)),
+                }
+            }
+        }
+    }
+    (bytes, gaps)
+}
+
+fn ram() -> Vec<Range> {
+    vec![Range { start: 0x1000, end: 0x9_fc00 }, Range { start: 0x10_0000, end: 0x90_0000 }]
+}
+
+#[test]
+fn an_image_has_every_byte_and_names_every_one_that_it_has_not() {
+    let iomem = Iomem { ram: ram(), ..Iomem::default() };
+    let fake = Fake {
+        exposed: vec![Range { start: 0x1000, end: 0x9_f000 }, Range { start: 0x10_0000, end: 0x90_0000 }],
+        bad: vec![0x150, 0x151, 0x8ff],
+        once: Mutex::default(),
+        zero: vec![0x200, 0x201, 0x300],
+        // Poisoned and blanked; said to be offline but with content; blanked without a flag.
+        flags: BTreeMap::from([(0x200, 1 << 19), (0x201, 1 << 23), (0x400, 1 << 23)]),
+    };
+    let exposed = fake.exposed(&iomem.ram);
+    let layout = Layout::new(exposed.clone());
+    for buffer in [512, 4095, 65_536, 300_001] {
+        fake.once.lock().expect("lock").push(0x100);
+        let mut smear = Smear::new(Layout::default());
+        let from = From { physical: &fake, flags: Some(&fake), iomem: &iomem };
+        let mut image = Image::new(&from, &layout, &mut smear, "map.jsonl");
+        let (bytes, gaps) = read_all(&mut image, layout.size(), buffer);
+        let diary = std::mem::take(&mut image.diary);
+
+        // The bytes, by an own reading of the format.
+        let mut seen = BTreeMap::new();
+        let mut at = 0;
+        while at < bytes.len() {
+            assert_eq!(&bytes[at..at + 8], b"EMiL\x01\0\0\0");
+            let field = |n: usize| u64::from_le_bytes(bytes[at + n..at + n + 8].try_into().expect("8"));
+            let (start, last) = (field(8), field(16));
+            seen.insert(start, bytes[at + 32..at + 32 + (last - start + 1) as usize].to_vec());
+            at += 32 + (last - start + 1) as usize;
+        }
+        assert_eq!(seen.iter().map(|(s, b)| Range { start: *s, end: s + b.len() as u64 }).collect::<Vec<_>>(), exposed);
+        let lost = [0x150, 0x151, 0x8ff, 0x200, 0x201, 0x300];
+        for (start, content) in &seen {
+            for (n, value) in content.iter().enumerate() {
+                let at = start + n as u64;
+                assert_eq!(*value, if lost.contains(&(at / PAGE)) { 0 } else { byte(at) }, "{at:#x}");
+            }
+        }
+        // What the pipeline makes gaps of: the pages that fail or were blanked, and nothing else. Offset of 0x100000: 0x9e000 + 64.
+        let base = 0x9_e000 + 64;
+        let offset = |page: u64| base + (page - 0x100) * PAGE;
+        assert_eq!(gaps, [(offset(0x150), 2 * PAGE), (offset(0x200), 2 * PAGE), (offset(0x8ff), PAGE)], "buffer {buffer}");
+        check_map(&diary, &layout, &iomem, &exposed);
+    }
+}
+
+fn check_map(diary: &Diary, layout: &Layout, iomem: &Iomem, exposed: &[Range]) {
+    let hidden = without(&iomem.ram, exposed);
+    let mut rows: Vec<Row> = Vec::new();
+    each_row(&Shown { diary, layout, hidden: &hidden, source: "fake" }, |row| rows.push(row));
+    assert!(rows.windows(2).all(|w| w[0].end <= w[1].start), "ascending and disjoint");
+    let all = super::ranges::normal(rows.iter().map(|r| Range { start: r.start, end: r.end }).collect());
+    assert_eq!(all, iomem.ram, "every byte of System RAM is in one row");
+    let of = |state: &str| -> Vec<Range> {
+        super::ranges::normal(rows.iter().filter(|r| r.state == state).map(|r| Range { start: r.start, end: r.end }).collect())
+    };
+    assert_eq!(of("zeroed-by-kernel"), [Range { start: 0x20_0000, end: 0x20_2000 }]);
+    let failed =
+        [Range { start: 0x9_f000, end: 0x9_fc00 }, Range { start: 0x15_0000, end: 0x15_2000 }, Range { start: 0x8f_f000, end: 0x90_0000 }];
+    assert_eq!(of("gap"), failed);
+    assert_eq!(total(&of("data")), total(&iomem.ram) - total(&failed) - 0x2000);
+    assert!(rows.iter().filter(|r| r.state == "data").all(|r| r.began_ns <= r.ended_ns && r.began_ns.is_some()));
+    assert!(rows.iter().any(|r| r.reason.as_deref() == Some("not-exposed-by-kcore")));
+    assert_eq!(diary.retried, 1, "the page that failed once only is there");
+}
+
+#[test]
+fn what_was_not_reached_stands_as_not_read() {
+    let (iomem, fake) = (Iomem { ram: ram(), ..Iomem::default() }, Fake { exposed: ram(), ..Fake::default() });
+    let layout = Layout::new(ram());
+    let mut smear = Smear::new(Layout::default());
+    let from = From { physical: &fake, flags: None, iomem: &iomem };
+    let mut image = Image::new(&from, &layout, &mut smear, "map.jsonl");
+    let half = layout.size() / 2;
+    read_all(&mut image, half, 4096);
+    let mut sums = BTreeMap::new();
+    let diary = std::mem::take(&mut image.diary);
+    each_row(&Shown { diary: &diary, layout: &layout, hidden: &[], source: "fake" }, |row| {
+        *sums.entry(row.state).or_insert(0) += row.end - row.start;
+    });
+    assert_eq!(sums.values().sum::<u64>(), total(&ram()));
+    assert_eq!(sums.keys().copied().collect::<Vec<_>>(), ["data", "not-read"]);
+    assert_eq!(sums["data"], half - 64);
+}
+
+/// Where this host gives its memory, all of it; where it does not, a clear word.
+#[test]
+fn this_host_gives_its_memory_or_says_why_not() {
+    let out = crate::capture::testing::Memory::run(&super::Memory, &[("full", "false"), ("priority", "false")]);
+    let preflight: serde_json::Value = serde_json::from_slice(out.content("preflight.json")).expect("json");
+    if out.nothing {
+        let image = out.get("memory.lime").expect("an item says so");
+        assert!(image.content.is_none() && image.item.reason.as_ref().is_some_and(|r| r.contains("/proc/")), "{:?}", image.item);
+        assert!(preflight["source"].is_null() && !preflight["refused"].as_array().expect("list").is_empty());
+    } else {
+        assert!(preflight["exposed_bytes"].as_u64().expect("number") > 0);
+    }
+    assert!(out.get("/proc/kallsyms").is_some() && out.get("/proc/iomem").is_some());
+}

@@ -1,0 +1,380 @@
+//! Processes that `/proc` does not list: the ways to hide one from a listing (a replaced library, a hooked `getdents`, a mount
+//! over its folder) rarely cover every other way to ask for it.
+//!
+//! Every number that a process can have is asked for by signal 0 (nothing is sent) and, as far as numbers were given out so
+//! far, by opening `/proc/<n>`; every control group is read for its members. What answers and is not listed is looked at
+//! again after a second listing, because processes come and go. A kernel that lies to every one of these calls hides what it
+//! wants: then only an image of its memory helps.
+
+use std::collections::BTreeMap;
+
+use rustix::fs::CWD;
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process};
+use serde::Serialize;
+
+use super::parse;
+use crate::capture::live::{Lossless, SMALL_BYTES_MAX, lines, number, numbers, open_dir, read, read_at, words};
+use crate::capture::mounts::Mounts;
+use crate::capture::{Output, Status, Stop, Table};
+
+/// Numbers asked for between two looks at the budget: some 0.5 ms.
+const STEP: u32 = 4096;
+/// The kernel's own limit on numbers (PID_MAX_LIMIT).
+const NUMBER_MAX: u32 = 4 << 20;
+/// Numbers are given out in ascending order, so there are none above the count of all processes ever started, this many more
+/// apart: some are skipped, and counters are read one after the other.
+const SLACK: u32 = 4096;
+/// Numbers that are kept until they are looked at again.
+const FOUND_MAX: usize = 65_536;
+/// Control groups that are read.
+const GROUPS_MAX: usize = 65_536;
+const GROUP_BYTES_MAX: usize = 4 << 20;
+
+/// How a number was found.
+pub const BY_SIGNAL: u8 = 1;
+/// `/proc/<n>` opened although it was not listed.
+pub const BY_FOLDER: u8 = 2;
+/// It is a member of a control group.
+pub const BY_GROUP: u8 = 4;
+
+/// What the host answers; another one in tests.
+pub trait Host {
+    /// Whether there is a process or thread of this number.
+    fn answers(&self, n: u32) -> bool;
+    /// Whether `/proc/<n>` can be opened.
+    fn opens(&self, n: u32) -> bool;
+    /// Whether the number is that of a process, not of a further thread of one; `None` when it cannot be told.
+    fn is_process(&self, n: u32) -> Option<bool>;
+    /// The numbers that `/proc` lists, sorted.
+    fn listed(&self) -> Result<Vec<u32>, Errno>;
+}
+
+/// This host.
+#[derive(Debug, Clone, Copy)]
+pub struct Real;
+
+impl Host for Real {
+    fn answers(&self, n: u32) -> bool {
+        let Some(pid) = i32::try_from(n).ok().and_then(Pid::from_raw) else { return false };
+        !matches!(test_kill_process(pid), Err(Errno::SRCH | Errno::INVAL))
+    }
+
+    fn opens(&self, n: u32) -> bool {
+        open_dir(CWD, format!("/proc/{n}")).is_ok()
+    }
+
+    fn is_process(&self, n: u32) -> Option<bool> {
+        let status = read(&format!("/proc/{n}/status"), SMALL_BYTES_MAX).ok().map(|r| parse::status(&r.bytes));
+        if let Some(tgid) = status.and_then(|s| s.tgid) {
+            return Some(tgid == u64::from(n));
+        }
+        let pid = i32::try_from(n).ok().and_then(Pid::from_raw)?;
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(_) => Some(true),
+            // Of a thread the kernel says the one or, from Linux 6.9 on, the other.
+            Err(Errno::INVAL | Errno::NOENT) => Some(false),
+            Err(_) => None,
+        }
+    }
+
+    fn listed(&self) -> Result<Vec<u32>, Errno> {
+        Ok(numbers(open_dir(CWD, "/proc")?, NUMBER_MAX as usize)?.0)
+    }
+}
+
+/// What was asked, and what came of it.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Scan {
+    /// Numbers asked for by signal: from 1 to this.
+    pub signal_to: u32,
+    /// Numbers asked for by folder: from 1 to this.
+    pub folder_to: u32,
+    /// Control groups read.
+    pub groups: usize,
+    /// Numbers that answered, were not listed, and turned out to be further threads of processes.
+    pub threads: u64,
+    /// That had ended, or were listed, when they were looked at again.
+    pub passing: u64,
+    /// That were too many to be kept.
+    pub left_out: u64,
+    /// Hidden processes and how they were found.
+    pub hidden: BTreeMap<u32, u8>,
+}
+
+/// Looks for processes that are not in `listed`, which is sorted.
+///
+/// # Errors
+/// [`Stop`] from the output.
+pub fn scan(host: &dyn Host, out: &mut dyn Output, listed: &[u32], groups: &Groups, ranges: (u32, u32)) -> Result<Scan, Stop> {
+    let mut scan = Scan { signal_to: ranges.0, folder_to: ranges.1, groups: groups.read, ..Scan::default() };
+    let mut found: BTreeMap<u32, u8> = BTreeMap::new();
+    let mut add = |n: u32, how: u8, left_out: &mut u64| {
+        if listed.binary_search(&n).is_ok() {
+        } else if let Some(bits) = found.get_mut(&n) {
+            *bits |= how;
+        } else if found.len() < FOUND_MAX {
+            found.insert(n, how);
+        } else {
+            *left_out = left_out.saturating_add(1);
+        }
+    };
+    for n in 1..=ranges.0.max(ranges.1) {
+        if n % STEP == 0 {
+            out.checkpoint()?;
+        }
+        if n <= ranges.0 && host.answers(n) {
+            add(n, BY_SIGNAL, &mut scan.left_out);
+        } else if n <= ranges.1 && host.opens(n) {
+            add(n, BY_FOLDER, &mut scan.left_out);
+        }
+    }
+    for n in &groups.members {
+        add(*n, BY_GROUP, &mut scan.left_out);
+    }
+    // Whoever lived before this listing and lives after it should be in it.
+    let again = host.listed().unwrap_or_default();
+    for (n, how) in found {
+        if again.binary_search(&n).is_ok() || !(host.answers(n) || host.opens(n)) {
+            scan.passing = scan.passing.saturating_add(1);
+        } else if host.is_process(n) == Some(false) {
+            scan.threads = scan.threads.saturating_add(1);
+        } else {
+            scan.hidden.insert(n, how | if host.opens(n) { BY_FOLDER } else { 0 });
+        }
+    }
+    Ok(scan)
+}
+
+/// How far to ask: by signal to the highest number that there can be, by folder (which costs four times as much) to the
+/// highest that was given out.
+#[must_use]
+pub fn ranges() -> (u32, u32) {
+    let number_in = |path: &str| read(path, SMALL_BYTES_MAX).ok().and_then(|r| number::<u32>(r.trimmed()));
+    let most = number_in("/proc/sys/kernel/pid_max").unwrap_or(NUMBER_MAX).min(NUMBER_MAX);
+    let stat = read("/proc/stat", SMALL_BYTES_MAX).map(|r| r.bytes).unwrap_or_default();
+    let forks = lines(&stat).find_map(|l| l.strip_prefix(b"processes ")).and_then(number::<u64>);
+    let given = forks.map_or(most, |n| u32::try_from(n).unwrap_or(u32::MAX).saturating_add(SLACK)).min(most);
+    (most, given)
+}
+
+/// Members of control groups.
+#[derive(Debug, Default)]
+pub struct Groups {
+    /// Numbers of processes, sorted, each once.
+    pub members: Vec<u32>,
+    /// Groups that were read.
+    pub read: usize,
+    /// There were more than are read.
+    pub more: bool,
+}
+
+impl Groups {
+    /// Reads all groups of all hierarchies.
+    ///
+    /// # Errors
+    /// [`Stop`] from the output.
+    pub fn read(out: &mut dyn Output) -> Result<Self, Stop> {
+        let mut groups = Self::default();
+        let Ok(mounts) = Mounts::read() else { return Ok(groups) };
+        let kinds: [&[u8]; 2] = [b"cgroup2", b"cgroup"];
+        for mount in mounts.all().iter().filter(|m| kinds.contains(&m.fs_type.as_slice())) {
+            let mut todo = vec![mount.point.clone()];
+            while let Some(path) = todo.pop() {
+                out.checkpoint()?;
+                if groups.read >= GROUPS_MAX {
+                    groups.more = true;
+                    break;
+                }
+                groups.one(&path, &mut todo);
+            }
+        }
+        groups.members.sort_unstable();
+        groups.members.dedup();
+        Ok(groups)
+    }
+
+    fn one(&mut self, path: &[u8], todo: &mut Vec<Vec<u8>>) {
+        let Ok(dir) = open_dir(CWD, path) else { return };
+        self.read = self.read.saturating_add(1);
+        if let Ok(procs) = read_at(&dir, "cgroup.procs", GROUP_BYTES_MAX) {
+            // 0 stands for a process outside of the agent's PID namespace.
+            self.members.extend(lines(&procs.bytes).filter_map(number::<u32>).filter(|n| *n > 0));
+        }
+        let Ok(entries) = rustix::fs::Dir::read_from(&dir) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_bytes();
+            if entry.file_type() == rustix::fs::FileType::Directory && !matches!(name, b"." | b"..") && todo.len() < GROUPS_MAX {
+                todo.push([path, b"/", name].concat());
+            }
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Row {
+    pid: u32,
+    /// `signal`, `folder`, `control-group`, `mount`.
+    found_by: Vec<&'static str>,
+    listed: bool,
+    comm: Option<Lossless>,
+    ppid: Option<i64>,
+    start_ticks: Option<u64>,
+    note: Option<String>,
+}
+
+/// Puts `hidden.jsonl`: what was asked and what was found. Also folders of processes over which something is mounted: they
+/// are listed, but show another thing than the process.
+///
+/// # Errors
+/// [`Stop`] from the output.
+pub fn put(out: &mut dyn Output, scan: &Scan, groups: &Groups) -> Result<(), Stop> {
+    let mut table = Table::new("hidden", out.now(), "kill:0, open:/proc/<n>, read:cgroup.procs");
+    for (name, value) in [
+        ("asked_by_signal_to", u64::from(scan.signal_to)),
+        ("asked_by_folder_to", u64::from(scan.folder_to)),
+        ("control_groups", scan.groups as u64),
+        ("threads", scan.threads),
+        ("came_or_went", scan.passing),
+    ] {
+        table.fact(name, value.to_string());
+    }
+    let mounts = Mounts::read().ok();
+    let options = mounts.as_ref().and_then(|m| m.at(b"/proc")).map(|m| (m.options.clone(), m.super_options.clone()));
+    let restricted =
+        options.is_some_and(|(a, b)| [a, b].iter().any(|o| words_of(o).any(|w| w.starts_with(b"hidepid=") && w != b"hidepid=0")));
+    if restricted {
+        table.fact("hidepid", "/proc is mounted so that it does not list the processes of others; without privilege that is no finding");
+    }
+    for (n, how) in &scan.hidden {
+        let stat = read(&format!("/proc/{n}/stat"), SMALL_BYTES_MAX).ok().and_then(|r| parse::stat(&r.bytes));
+        let found_by = [(BY_SIGNAL, "signal"), (BY_FOLDER, "folder"), (BY_GROUP, "control-group")];
+        let row = Row {
+            pid: *n,
+            found_by: found_by.iter().filter(|(bit, _)| how & bit != 0).map(|(_, word)| *word).collect(),
+            listed: false,
+            ppid: stat.as_ref().and_then(|s| s.ppid),
+            start_ticks: stat.as_ref().and_then(|s| s.start_ticks),
+            comm: stat.map(|s| Lossless(s.comm)),
+            note: None,
+        };
+        table.row(out, &row)?;
+    }
+    for mount in mounts.iter().flat_map(Mounts::all) {
+        let Some(pid) = mount.point.strip_prefix(b"/proc/").and_then(|rest| number::<u32>(rest.split(|b| *b == b'/').next()?)) else {
+            continue;
+        };
+        let source = exhibit_evidence::text::escape_bytes(&mount.source);
+        let point = exhibit_evidence::text::escape_bytes(&mount.point);
+        let note = Some(format!("{source} is mounted over {point}: what is read there is not the process"));
+        table.row(out, &Row { pid, found_by: vec!["mount"], listed: true, comm: None, ppid: None, start_ticks: None, note })?;
+    }
+    let mut problems = Vec::new();
+    if groups.more {
+        problems.push(format!("more than {GROUPS_MAX} control groups: the rest was not read"));
+    }
+    if scan.left_out > 0 {
+        problems.push(format!("{} further numbers that answered were not looked at", scan.left_out));
+    }
+    let problem = (!problems.is_empty()).then(|| (Status::Partial, problems.join("; ")));
+    table.finish(out, problem).map(drop)
+}
+
+/// The options of a mount.
+fn words_of(options: &[u8]) -> impl Iterator<Item = &[u8]> {
+    words(options).flat_map(|w| w.split(|b| *b == b','))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::capture::testing::Memory;
+
+    /// A host on which 10 and 11 are listed, 12 is hidden from listings, 13 also from signals, 14 answers to nothing but is in
+    /// a group, 15 is a thread of 10, 16 starts while it is looked for and 17 ends.
+    #[derive(Default)]
+    struct Fake {
+        listings: Cell<u32>,
+    }
+
+    impl Host for Fake {
+        fn answers(&self, n: u32) -> bool {
+            [10, 11, 12, 15, 16].contains(&n) || (n == 17 && self.listings.get() == 0)
+        }
+        fn opens(&self, n: u32) -> bool {
+            [10, 11, 12, 13, 15, 16].contains(&n)
+        }
+        fn is_process(&self, n: u32) -> Option<bool> {
+            Some(n != 15)
+        }
+        fn listed(&self) -> Result<Vec<u32>, Errno> {
+            self.listings.set(self.listings.get() + 1);
+            Ok(vec![10, 11, 16])
+        }
+    }
+
+    #[test]
+    fn what_is_hidden_is_told_from_what_comes_and_goes() {
+        let groups = Groups { members: vec![10, 12, 14], read: 3, more: false };
+        let found = scan(&Fake::default(), &mut Memory::default(), &[10, 11], &groups, (100, 50)).expect("scanned");
+        assert_eq!(found.hidden, BTreeMap::from([(12, BY_SIGNAL | BY_FOLDER | BY_GROUP), (13, BY_FOLDER)]));
+        // A number that is only in a group, and answers to nothing, has ended.
+        assert_eq!((found.threads, found.passing, found.left_out), (1, 3, 0));
+        let short = scan(&Fake::default(), &mut Memory::default(), &[10, 11], &Groups::default(), (11, 11)).expect("scanned");
+        assert!(short.hidden.is_empty());
+    }
+
+    #[test]
+    fn this_host_hides_nothing_and_its_threads_are_none() {
+        let mut out = Memory::default();
+        let threads: Vec<_> = (0..8).map(|_| std::sync::mpsc::channel::<()>()).collect();
+        let mut parked = Vec::new();
+        let mut senders = Vec::new();
+        for (sender, receiver) in threads {
+            senders.push(sender);
+            parked.push(std::thread::spawn(move || receiver.recv()));
+        }
+        let listed = Real.listed().expect("/proc");
+        let groups = Groups::read(&mut out).expect("groups");
+        let found = scan(&Real, &mut out, &listed, &groups, ranges()).expect("scanned");
+        assert!(found.hidden.is_empty(), "{found:?}");
+        assert!(found.threads >= 8 && found.signal_to >= 32_768, "{found:?}");
+        put(&mut out, &found, &groups).expect("put");
+        assert!(out.get("hidden.jsonl").expect("a table").item.facts.contains_key("asked_by_signal_to"));
+        drop(senders);
+        for thread in parked {
+            drop(thread.join());
+        }
+    }
+
+    #[test]
+    fn a_process_that_the_listing_leaves_out_is_found() {
+        /// The real host, with a listing that leaves one out, as a hooked one does.
+        struct Hooked(u32);
+        impl Host for Hooked {
+            fn answers(&self, n: u32) -> bool {
+                Real.answers(n)
+            }
+            fn opens(&self, n: u32) -> bool {
+                Real.opens(n)
+            }
+            fn is_process(&self, n: u32) -> Option<bool> {
+                Real.is_process(n)
+            }
+            fn listed(&self) -> Result<Vec<u32>, Errno> {
+                Ok(Real.listed()?.into_iter().filter(|n| *n != self.0).collect())
+            }
+        }
+        let mut child = std::process::Command::new("/bin/sleep").arg("60").spawn().expect("sleep");
+        let host = Hooked(child.id());
+        let listed = host.listed().expect("/proc");
+        let found = scan(&host, &mut Memory::default(), &listed, &Groups::default(), ranges());
+        child.kill().expect("killed");
+        child.wait().expect("reaped");
+        let hidden: BTreeSet<u32> = found.expect("scanned").hidden.into_keys().collect();
+        assert_eq!(hidden, BTreeSet::from([host.0]));
+    }
+}

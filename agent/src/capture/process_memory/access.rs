@@ -1,0 +1,289 @@
+//! Reading the memory of a process without touching what it never touched: pages that it has are read through it, pages of
+//! files that it has not are read from the file, and what does not exist is zeros. So no page is made by looking.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Duration;
+
+use exhibit_agent_sys::memory::read_process;
+use rustix::io::{Errno, pread};
+
+use super::pages::{Page, Pages};
+use super::plan::{Devices, Wish, open_behind};
+use super::regions::{Class, PAGE, Region, Regions};
+use super::stop::Stands;
+
+/// How long one read may take before the rest of the process is given up: a lock of the process, or a page in swap on a dead
+/// device, can hold it for ever.
+const PATIENCE: Duration = Duration::from_secs(10);
+const STACK_BYTES: usize = 256 << 10;
+
+/// Bytes by where they came from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Read from the process's pages, those in swap among them.
+    pub memory: u64,
+    /// Of those, in swap when they were asked for.
+    pub swapped: u64,
+    /// Read from mapped files.
+    pub files: u64,
+    /// Pages that do not exist and read as zeros.
+    pub zeros: u64,
+}
+
+/// A read that gave nothing.
+#[derive(Debug)]
+pub struct Failed {
+    /// Why.
+    pub error: io::Error,
+    /// How many bytes from there on cannot be read for that reason.
+    pub bytes: u64,
+    /// The memory itself is gone: the process ended, or runs another program.
+    pub gone: bool,
+}
+
+impl Failed {
+    fn new(error: impl Into<io::Error>, bytes: usize) -> Self {
+        Self { error: error.into(), bytes: bytes as u64, gone: false }
+    }
+
+    fn said(reason: &str, bytes: usize) -> Self {
+        Self::new(io::Error::other(reason.to_owned()), bytes)
+    }
+
+    fn gone() -> Self {
+        Self { gone: true, ..Self::said("the process ended or ran another program", 1) }
+    }
+}
+
+/// Everything that is needed to read.
+pub struct Access {
+    /// `/proc/<pid>`, opened.
+    pub dir: Arc<OwnedFd>,
+    /// `/proc/<pid>/mem`, opened while it stood.
+    pub memory: OwnedFd,
+    /// Its pages, if they can be looked at.
+    pub pages: Option<Pages>,
+    /// Its mappings.
+    pub regions: Arc<Regions>,
+    /// What the order wants.
+    pub wish: Wish,
+    /// File systems.
+    pub devices: Devices,
+    /// Its number, and whether it stands right now: then it cannot run another program, and the faster call may be used.
+    pub held: Option<(u32, Stands)>,
+    /// The file behind the mapping that was read last.
+    pub open: Option<(u64, Behind)>,
+    /// So far.
+    pub counts: Counts,
+}
+
+/// The file behind a mapping.
+pub enum Behind {
+    /// Opened.
+    Open(OwnedFd),
+    /// Not to be read, for this reason.
+    Elsewhere(String),
+    /// It cannot be opened: its pages come through the process.
+    Unknown,
+}
+
+impl Access {
+    /// Fills a buffer from an address on, as far as one mapping and one reason go.
+    ///
+    /// # Errors
+    /// [`Failed`] when the first byte cannot be had.
+    pub fn fill(&mut self, address: u64, buffer: &mut [u8]) -> Result<usize, Failed> {
+        let regions = Arc::clone(&self.regions);
+        let Some(region) = regions.holding(address) else { return Err(Failed::said("no mapping", buffer.len())) };
+        let length = buffer.len().min(region.end.saturating_sub(address) as usize);
+        let mut filled = 0_usize;
+        while filled < length {
+            let at = address.saturating_add(filled as u64);
+            let rest = buffer.get_mut(filled..length).unwrap_or_default();
+            match self.run(region, at, rest) {
+                Ok(0) => break,
+                Ok(count) => filled = filled.saturating_add(count),
+                Err(e) if filled == 0 => return Err(e),
+                Err(_) => break,
+            }
+        }
+        if filled == 0 { Err(Failed::gone()) } else { Ok(filled) }
+    }
+
+    /// Reads pages of one kind.
+    fn run(&mut self, region: &Region, at: u64, buffer: &mut [u8]) -> Result<usize, Failed> {
+        let (page, bytes) = match (region.class, self.pages.as_mut()) {
+            (Class::Kernel, _) | (_, None) => (Page::Present, buffer.len()),
+            (_, Some(pages)) => pages.run(at, buffer.len()).map_err(|e| match e {
+                Errno::SRCH => Failed::gone(),
+                e => Failed::new(e, 1),
+            })?,
+        };
+        let buffer = buffer.get_mut(..bytes).unwrap_or_default();
+        match (page, region.class) {
+            (Page::Swapped, _) if !self.wish.swapped => Err(Failed::said("in swap: left there by the order (swapped=false)", bytes)),
+            (Page::Present | Page::Swapped, _) => {
+                let got = self.through_process(at, buffer)?;
+                self.counts.memory = self.counts.memory.saturating_add(got as u64);
+                if page == Page::Swapped {
+                    self.counts.swapped = self.counts.swapped.saturating_add(got as u64);
+                }
+                Ok(got)
+            }
+            (Page::Absent, Class::File) => self.behind_mapping(region, at, buffer),
+            (Page::Absent, _) => {
+                buffer.fill(0);
+                self.counts.zeros = self.counts.zeros.saturating_add(bytes as u64);
+                Ok(bytes)
+            }
+        }
+    }
+
+    fn through_process(&self, at: u64, buffer: &mut [u8]) -> Result<usize, Failed> {
+        if let Some((pid, _)) = self.held.as_ref().filter(|(_, stands)| stands()) {
+            // What it refuses (no right to read for the process itself) goes the other way.
+            let read = read_process(*pid, at, buffer);
+            // Meanwhile it may have been released, or killed and its number given to another one.
+            if let Ok(got) = read
+                && got > 0
+                && self.held.as_ref().is_some_and(|(_, stands)| stands())
+                && pread(&self.memory, &mut [0_u8; 1], at).is_ok_and(|n| n > 0)
+            {
+                return Ok(got);
+            }
+        }
+        loop {
+            match pread(&self.memory, &mut *buffer, at) {
+                Ok(0) => return Err(Failed::gone()),
+                Ok(got) => return Ok(got),
+                Err(Errno::INTR) => {}
+                // One page is what is known to be refused.
+                Err(e) => return Err(Failed::new(e, PAGE.saturating_sub(at % PAGE) as usize)),
+            }
+        }
+    }
+
+    fn behind_mapping(&mut self, region: &Region, at: u64, buffer: &mut [u8]) -> Result<usize, Failed> {
+        if self.open.as_ref().is_none_or(|(start, _)| *start != region.start) {
+            self.open = Some((region.start, self.behind(region)));
+        }
+        let bytes = buffer.len();
+        let got = match &self.open {
+            Some((_, Behind::Open(file))) => {
+                let offset = region.offset.saturating_add(at.saturating_sub(region.start));
+                match pread(file, &mut *buffer, offset) {
+                    Ok(0) => return Err(Failed::said("beyond the end of the file: no access", bytes)),
+                    Ok(got) => got,
+                    Err(Errno::INTR) => 0,
+                    Err(e) => return Err(Failed::new(e, PAGE.saturating_sub(at % PAGE) as usize)),
+                }
+            }
+            Some((_, Behind::Elsewhere(why))) => return Err(Failed::said(why, bytes)),
+            _ => self.through_process(at, buffer)?,
+        };
+        // The rest of a file's last page is zeros.
+        let page_end = got.saturating_add((PAGE.saturating_sub(at.saturating_add(got as u64) % PAGE) % PAGE) as usize);
+        let filled = if got < bytes && got > 0 { page_end.min(bytes) } else { got };
+        buffer.get_mut(got..filled).unwrap_or_default().fill(0);
+        self.counts.files = self.counts.files.saturating_add(filled as u64);
+        Ok(filled)
+    }
+
+    fn behind(&self, region: &Region) -> Behind {
+        if let Some(fs) = self.devices.remote.get(&region.dev) {
+            return Behind::Elsewhere(format!("not in memory, and on a remote or user-space file system ({fs})"));
+        }
+        if !self.wish.files {
+            return Behind::Elsewhere("not in memory: left out by the order (files=false)".to_owned());
+        }
+        let Ok(file) = open_behind(&self.dir, region) else { return Behind::Unknown };
+        let size = rustix::fs::fstat(&file).map_or(0, |s| u64::try_from(s.st_size).unwrap_or(0));
+        if size > self.wish.file_bytes_max {
+            return Behind::Elsewhere(format!(
+                "not in memory, and of a file above the limit (file_max, {} bytes)",
+                self.wish.file_bytes_max
+            ));
+        }
+        Behind::Open(file)
+    }
+}
+
+struct Ask {
+    address: u64,
+    length: usize,
+    buffer: Vec<u8>,
+}
+
+struct Answer {
+    buffer: Vec<u8>,
+    result: Result<usize, Failed>,
+    counts: Counts,
+}
+
+/// Reads on a thread of its own and does not wait for ever.
+pub struct Reader {
+    ask: SyncSender<Ask>,
+    answer: Receiver<Answer>,
+    buffer: Vec<u8>,
+    stuck: bool,
+    /// So far.
+    pub counts: Counts,
+}
+
+impl Reader {
+    /// Starts the thread. It ends when this is dropped, or when the read in which it hangs comes back.
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub fn start(mut access: Access) -> io::Result<Self> {
+        let (ask, asked) = sync_channel::<Ask>(1);
+        let (give, answer) = sync_channel(1);
+        let body = move || {
+            while let Ok(Ask { address, length, mut buffer }) = asked.recv() {
+                buffer.resize(length, 0);
+                let result = access.fill(address, &mut buffer);
+                if give.send(Answer { buffer, result, counts: access.counts }).is_err() {
+                    return;
+                }
+            }
+        };
+        std::thread::Builder::new().name("proc-memory".into()).stack_size(STACK_BYTES).spawn(body)?;
+        Ok(Self { ask, answer, buffer: Vec::new(), stuck: false, counts: Counts::default() })
+    }
+
+    /// [`Access::fill`], or a failure of everything when it does not answer.
+    ///
+    /// # Errors
+    /// [`Failed`]
+    pub fn fill(&mut self, address: u64, buffer: &mut [u8]) -> Result<usize, Failed> {
+        let stuck = || Failed {
+            error: io::Error::other(format!("the kernel did not answer within {} s: the rest was given up", PATIENCE.as_secs())),
+            bytes: u64::MAX,
+            gone: false,
+        };
+        let own = std::mem::take(&mut self.buffer);
+        if self.stuck || self.ask.send(Ask { address, length: buffer.len(), buffer: own }).is_err() {
+            return Err(stuck());
+        }
+        match self.answer.recv_timeout(PATIENCE) {
+            Ok(Answer { buffer: got, result, counts }) => {
+                self.counts = counts;
+                if let Ok(count) = &result {
+                    let count = (*count).min(buffer.len());
+                    if let (Some(to), Some(from)) = (buffer.get_mut(..count), got.get(..count)) {
+                        to.copy_from_slice(from);
+                    }
+                }
+                self.buffer = got;
+                result
+            }
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                self.stuck = true;
+                Err(stuck())
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Freezing a whole control group for mode `atomic` (cgroup v2, Documentation/admin-guide/cgroup-v2.rst, `cgroup.freeze`):
+//! all processes of a container stand at the same moment.
+//!
+//! Unlike a stop by `ptrace` a frozen group stays frozen when the agent dies. So a small child process is started first, which
+//! thaws it when its pipe to the agent closes or the deadline passes ([`exhibit_agent_sys::watchdog`]).
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use exhibit_agent_sys::watchdog::{self, Watchdog};
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::{Errno, pread, pwrite};
+
+use super::stop::Stands;
+use crate::capture::live::{SMALL_BYTES_MAX, lines, open_dir, read};
+use crate::capture::mounts::Mounts;
+use crate::clock;
+
+/// How long a group may take until all its processes stand; one in uninterruptible sleep can delay it for ever.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A frozen group. Dropping it thaws it.
+pub struct Frozen {
+    /// As in `/proc/<pid>/cgroup`.
+    pub path: String,
+    freeze: OwnedFd,
+    events: Arc<OwnedFd>,
+    /// `None` when somebody else had frozen it: then it stays as it was found.
+    watchdog: Option<Watchdog>,
+}
+
+impl Frozen {
+    /// Freezes a group, named as in `/proc/<pid>/cgroup`, for at most `deadline`.
+    ///
+    /// # Errors
+    /// Why it is not frozen, in words: there is no such group, the agent is in it, or it did not stand in time (then it was
+    /// thawed again).
+    pub fn freeze(path: &str, deadline: Duration) -> Result<Self, String> {
+        if own_group().is_some_and(|own| own == path || own.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'))) {
+            return Err("the agent itself is in this group".to_owned());
+        }
+        if path.is_empty() {
+            return Err("the root group cannot be frozen".to_owned());
+        }
+        let mount = mount_point().ok_or("there is no cgroup v2 here")?;
+        let said = |what: &str, e: Errno| format!("{what}: {e}");
+        let whole = [mount.as_slice(), path.as_bytes()].concat();
+        let dir = open_dir(rustix::fs::CWD, whole.as_slice()).map_err(|e| said("its folder", e))?;
+        let open = |name: &str, flags| openat(&dir, name, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty());
+        let freeze = open("cgroup.freeze", OFlags::RDWR).map_err(|e| said("cgroup.freeze", e))?;
+        let events = Arc::new(open("cgroup.events", OFlags::RDONLY).map_err(|e| said("cgroup.events", e))?);
+        if is_frozen(&events) {
+            return Ok(Self { path: path.to_owned(), freeze, events, watchdog: None });
+        }
+        // First the one who thaws, then the frost.
+        let ms = i32::try_from(deadline.as_millis()).unwrap_or(i32::MAX);
+        let watchdog = watchdog::start(freeze.as_fd(), ms).map_err(|e| format!("the process that would thaw it: {e}"))?;
+        let frozen = Self { path: path.to_owned(), freeze, events, watchdog: Some(watchdog) };
+        pwrite(&frozen.freeze, b"1", 0).map_err(|e| said("freezing", e))?;
+        let begun = clock::monotonic();
+        while !is_frozen(&frozen.events) {
+            if clock::monotonic().saturating_sub(begun) > PATIENCE {
+                return Err(format!("it did not stand within {} s and was thawed again", PATIENCE.as_secs()));
+            }
+            let _ = rustix::thread::nanosleep(&rustix::time::Timespec { tv_sec: 0, tv_nsec: 200_000 });
+        }
+        Ok(frozen)
+    }
+
+    /// Whether a process of these groups is in it.
+    #[must_use]
+    pub fn holds(&self, groups: &[String]) -> bool {
+        groups.iter().any(|g| g == &self.path || g.strip_prefix(&self.path).is_some_and(|rest| rest.starts_with('/')))
+    }
+
+    /// Says whether the group stands right now.
+    #[must_use]
+    pub fn stands(&self) -> Stands {
+        let events = Arc::clone(&self.events);
+        Arc::new(move || is_frozen(&events))
+    }
+
+    /// Lets it run on. Returns whether it still stood.
+    pub fn thaw(mut self) -> bool {
+        let stood = is_frozen(&self.events);
+        self.release();
+        stood
+    }
+
+    fn release(&mut self) {
+        if let Some(watchdog) = self.watchdog.take() {
+            // If this fails, the watchdog does it.
+            if pwrite(&self.freeze, b"0", 0).is_ok() { watchdog.dismiss() } else { drop(watchdog) }
+        }
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+fn is_frozen(events: &OwnedFd) -> bool {
+    let mut buffer = [0_u8; 256];
+    let got = pread(events, &mut buffer, 0).unwrap_or(0);
+    lines(buffer.get(..got).unwrap_or_default()).any(|line| line == b"frozen 1")
+}
+
+/// Where cgroup v2 is mounted as a whole.
+fn mount_point() -> Option<Vec<u8>> {
+    let mounts = Mounts::read().ok()?;
+    mounts.all().iter().find(|m| m.fs_type == b"cgroup2" && m.root == b"/").map(|m| m.point.clone())
+}
+
+/// The agent's own group of cgroup v2.
+fn own_group() -> Option<String> {
+    let table = read("/proc/thread-self/cgroup", SMALL_BYTES_MAX).or_else(|_| read("/proc/self/cgroup", SMALL_BYTES_MAX)).ok()?;
+    let path = lines(&table.bytes).find_map(|l| l.strip_prefix(b"0::"))?;
+    String::from_utf8(path.to_vec()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_frozen_says_why() {
+        let error = |path: &str| Frozen::freeze(path, Duration::from_secs(1)).err().expect("refused");
+        assert!(!error("/no/such/group/at/all").is_empty());
+        if let Some(own) = own_group().filter(|own| own != "/") {
+            assert!(error(&own).contains("the agent itself"), "{}", error(&own));
+        }
+        assert!(!error("").is_empty());
+    }
+}

@@ -1,0 +1,54 @@
+//! What is opened and read of a process while it stands: its memory, its mappings, its auxiliary vector. The open files
+//! belong to the memory that it has at this moment; when it runs another program they answer no more, so that two programs
+//! are never mixed.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Errno;
+
+use super::pages::Pages;
+use super::regions::Regions;
+use crate::capture::live::{SMALL_BYTES_MAX, numbers, open_at, open_dir, read_at};
+
+/// What was opened and read.
+pub struct Looked {
+    /// `/proc/<pid>/mem`.
+    pub memory: OwnedFd,
+    /// `/proc/<pid>/pagemap`, or why it cannot be had.
+    pub pages: Result<Pages, Errno>,
+    /// `/proc/<pid>/maps`.
+    pub regions: Regions,
+    /// `/proc/<pid>/auxv`, raw; empty when it cannot be had.
+    pub auxv: Vec<u8>,
+}
+
+/// Opens and reads. A process whose first thread ended is asked through one of the others.
+///
+/// # Errors
+/// What the kernel said; [`Errno::NOENT`] when there is no memory any more.
+pub fn look(dir: &OwnedFd) -> Result<Looked, Errno> {
+    let first = look_in(dir);
+    if !matches!(first, Err(Errno::NOENT | Errno::SRCH)) {
+        return first;
+    }
+    let task = open_dir(dir, "task")?;
+    for tid in numbers(&task, 64)?.0 {
+        if let Ok(looked) = open_dir(&task, tid.to_string()).and_then(|thread| look_in(&thread)) {
+            return Ok(looked);
+        }
+    }
+    first
+}
+
+fn look_in(dir: &OwnedFd) -> Result<Looked, Errno> {
+    let memory = openat(dir, "mem", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let maps = open_at(dir, "maps")?;
+    let pages = open_at(dir, "pagemap").map(Pages::new);
+    let regions = Regions::read(maps)?;
+    if regions.list().is_empty() {
+        return Err(Errno::NOENT);
+    }
+    let auxv = read_at(dir, "auxv", SMALL_BYTES_MAX).map(|r| r.bytes).unwrap_or_default();
+    Ok(Looked { memory, pages, regions, auxv })
+}

@@ -1,0 +1,397 @@
+//! The `process-memory` capture: one ELF core file for each chosen process, as gdb and lldb open it, with all its threads,
+//! their registers and its memory.
+//!
+//! In mode `fast` (the default) a process stands for less than a millisecond, while its registers and mappings are read; its
+//! memory is copied while it runs. In mode `atomic` it stands until the copy is done, or its deadline passes.
+
+mod access;
+mod core_file;
+mod elf;
+mod flags;
+mod freeze;
+mod layout;
+mod look;
+mod pages;
+mod plan;
+mod regions;
+mod report;
+mod select;
+mod stop;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use self::access::{Access, Counts, Reader};
+use self::core_file::CoreFile;
+use self::elf::{About, Header};
+use self::freeze::Frozen;
+use self::plan::{Devices, Wish};
+use self::report::{Mode, StopFacts};
+use self::select::{Candidate, Wanted};
+use self::stop::{Ended, NotStopped, Stopped};
+use super::live::{Lossless, numbers, open_dir};
+use super::{Capture, Content, Kind, NewItem, Output, Param, ParamKind, Params, Status, Stop, Table, evidence_path};
+
+/// Processes listed: the kernel's own limit (PID_MAX_LIMIT).
+const PIDS_MAX: usize = 4 << 20;
+/// How long a process stands at most in mode `atomic`, unless the order says otherwise, and what it may say.
+const DEADLINE_S: u64 = 10;
+const DEADLINE_S_MAX: u64 = 600;
+const METHOD: &str = "ptrace, read:/proc/<pid>/mem";
+
+/// The capture; see the module.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct ProcessMemory;
+
+impl ProcessMemory {
+    /// For the registry.
+    #[must_use]
+    pub fn boxed() -> Box<dyn Capture> {
+        Box::new(Self)
+    }
+}
+
+const PARAMS: &[Param] = &[
+    Param { name: "pid", kind: ParamKind::List, help: "processes by number, as the agent sees them" },
+    Param { name: "name", kind: ParamKind::List, help: "processes by name (comm) or file name of their program; * and ? allowed" },
+    Param { name: "container", kind: ParamKind::List, help: "processes of containers, by id or its first 8 or more characters" },
+    Param { name: "cgroup", kind: ParamKind::List, help: "processes of control groups and those below, by path as in /proc/<pid>/cgroup" },
+    Param { name: "all", kind: ParamKind::Flag, help: "every process but the agent's own (default false)" },
+    Param {
+        name: "mode",
+        kind: ParamKind::Text,
+        help: "fast: stopped for the registers only; atomic: stopped until copied (default fast)",
+    },
+    Param {
+        name: "deadline",
+        kind: ParamKind::Seconds,
+        help: "mode atomic: longest time that a process stands (default 10s, at most 10m)",
+    },
+    Param { name: "swapped", kind: ParamKind::Flag, help: "read what is in swap, which brings it back into memory (default true)" },
+    Param { name: "files", kind: ParamKind::Flag, help: "read parts of mapped files that are not in memory too (default true)" },
+    Param { name: "file_max", kind: ParamKind::Bytes, help: "of a larger mapped file only what is in memory is taken (default 1GiB)" },
+];
+
+impl Capture for ProcessMemory {
+    fn name(&self) -> &'static str {
+        "process-memory"
+    }
+
+    fn params(&self) -> &'static [Param] {
+        PARAMS
+    }
+
+    fn check(&self, params: &Params) -> Result<(), String> {
+        Wanted::new(params)?;
+        Options::new(params).map(drop)
+    }
+
+    fn run(&self, params: &Params, out: &mut dyn Output) -> Result<(), Stop> {
+        let wanted = Wanted::new(params).map_err(Stop::Fatal)?;
+        let options = Options::new(params).map_err(Stop::Fatal)?;
+        let taken = take(out, &wanted, &options)?;
+        if taken.meant == 0 {
+            return Err(Stop::Nothing("no process is what the order names".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+/// How processes are taken.
+#[derive(Debug, Clone)]
+pub struct Options {
+    mode: Mode,
+    deadline: Duration,
+    wish: Wish,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let wish = Wish { swapped: true, files: true, file_bytes_max: 1 << 30 };
+        Self { mode: Mode::Fast, deadline: Duration::from_secs(DEADLINE_S), wish }
+    }
+}
+
+impl Options {
+    fn new(params: &Params) -> Result<Self, String> {
+        let bad = |e: super::BadParam| e.to_string();
+        let mode = match params.text("mode").map(str::trim) {
+            None | Some("fast") => Mode::Fast,
+            Some("atomic") => Mode::Atomic,
+            Some(other) => {
+                let shown = exhibit_evidence::text::escape_bounded(other, 40);
+                return Err(format!("parameter 'mode', '{shown}': expected fast or atomic"));
+            }
+        };
+        let deadline_s = params.seconds("deadline").map_err(bad)?.unwrap_or(DEADLINE_S);
+        if !(1..=DEADLINE_S_MAX).contains(&deadline_s) {
+            return Err(format!("parameter 'deadline', {deadline_s} s: expected 1s to {DEADLINE_S_MAX}s"));
+        }
+        let default = Self::default().wish;
+        let wish = Wish {
+            swapped: params.flag("swapped", default.swapped).map_err(bad)?,
+            files: params.flag("files", default.files).map_err(bad)?,
+            file_bytes_max: params.bytes("file_max").map_err(bad)?.unwrap_or(default.file_bytes_max),
+        };
+        Ok(Self { mode, deadline: Duration::from_secs(deadline_s), wish })
+    }
+}
+
+/// What was done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Processes that the order means, and that are not left out on principle.
+    pub meant: u64,
+    /// Of these, processes with a core file.
+    pub cores: u64,
+}
+
+/// The memory of every process but the agent's own, in mode `fast`: what can be had of a host whose physical memory cannot.
+/// Ends with the limits of the order like everything that is put.
+///
+/// # Errors
+/// [`Stop`] from the output, or when there is no process table.
+pub fn all(out: &mut dyn Output) -> Result<Taken, Stop> {
+    take(out, &Wanted::everything(), &Options::default())
+}
+
+#[derive(serde::Serialize)]
+struct TargetRow {
+    pid: u32,
+    name: Lossless,
+    by: Option<&'static str>,
+    result: &'static str,
+    core: Option<String>,
+}
+
+fn take(out: &mut dyn Output, wanted: &Wanted, options: &Options) -> Result<Taken, Stop> {
+    let listed = open_dir(rustix::fs::CWD, "/proc").and_then(|proc| numbers(proc, PIDS_MAX));
+    let mut pids = match listed {
+        Ok((pids, _)) if !pids.is_empty() => pids,
+        Ok(_) => return Err(Stop::Fatal("/proc lists no process: is it mounted?".to_owned())),
+        Err(e) => return Err(Stop::Fatal(format!("listing /proc: {e}"))),
+    };
+    // A number that was ordered is tried even if it is not listed: it may be hidden.
+    pids.extend(wanted.pids.iter().filter(|pid| pids.binary_search(pid).is_err()).copied().collect::<Vec<_>>());
+    let mut table = Table::new("targets", out.now(), "read:/proc");
+    let frozen = freeze(wanted, options, &mut table);
+    let (mut taken, mut kernel_threads) = (Taken::default(), 0_u64);
+    for pid in pids {
+        out.checkpoint()?;
+        let (candidate, dir) = match Candidate::open(pid) {
+            Ok(found) => found,
+            Err(e) if wanted.pids.contains(&pid) => {
+                taken.meant = taken.meant.saturating_add(1);
+                absent(out, pid, gone_or_denied(e))?;
+                table.row(out, &TargetRow { pid, name: Lossless::default(), by: Some("pid"), result: "not there", core: None })?;
+                continue;
+            }
+            Err(_) => continue,
+        };
+        let Some(by) = wanted.why(&candidate) else { continue };
+        let name = Lossless(candidate.stat.comm.clone());
+        let mut row = TargetRow { pid, name, by: Some(by), result: "", core: None };
+        if candidate.stat.kernel_thread() {
+            kernel_threads = kernel_threads.saturating_add(1);
+            row.result = "kernel thread: no memory of its own";
+            if by != "all" {
+                table.row(out, &row)?;
+            }
+            continue;
+        }
+        if pid == std::process::id() {
+            row.result = "the agent itself: never taken";
+            table.row(out, &row)?;
+            continue;
+        }
+        taken.meant = taken.meant.saturating_add(1);
+        out.note(&format!("memory of process {pid}"));
+        let group = frozen.iter().find(|f| f.holds(candidate.groups()));
+        let done = one(out, &candidate, dir, options, group)?;
+        row.result = if done { "taken" } else { "not taken: see its item" };
+        row.core = done.then(|| format!("/proc/{pid}/core"));
+        taken.cores = taken.cores.saturating_add(u64::from(done));
+        table.row(out, &row)?;
+    }
+    table.fact("kernel_threads", kernel_threads.to_string());
+    for group in frozen {
+        let path = exhibit_evidence::text::escape_bounded(&group.path, 200);
+        table.fact(
+            "frozen",
+            if group.thaw() { format!("{path}, until everything was copied") } else { format!("{path}, until its deadline") },
+        );
+    }
+    table.finish(out, None)?;
+    Ok(taken)
+}
+
+/// Freezes the control groups of the order, where that can be done; otherwise each process is stopped by itself, and the
+/// table says why.
+fn freeze(wanted: &Wanted, options: &Options, table: &mut Table) -> Vec<Frozen> {
+    let mut frozen = Vec::new();
+    for path in wanted.cgroups.iter().filter(|_| options.mode == Mode::Atomic) {
+        match Frozen::freeze(path, options.deadline) {
+            Ok(group) => frozen.push(group),
+            Err(why) => {
+                let path = exhibit_evidence::text::escape_bounded(path, 200);
+                table.fact("not_frozen", format!("{path}: {why}; its processes were stopped one by one"));
+            }
+        }
+    }
+    frozen
+}
+
+fn gone_or_denied(e: Errno) -> NotStopped {
+    match e {
+        Errno::NOENT | Errno::SRCH => NotStopped::Vanished,
+        Errno::ACCESS | Errno::PERM => NotStopped::Denied(e),
+        e => NotStopped::Error(e),
+    }
+}
+
+/// Puts the item of a process that was not taken.
+fn absent(out: &mut dyn Output, pid: u32, why: NotStopped) -> Result<(), Stop> {
+    let (status, reason) = match why {
+        NotStopped::Vanished => (Status::Vanished, "the process is not there, or has ended and has no memory any more".to_owned()),
+        NotStopped::Traced(tracer, name) => (
+            Status::Denied,
+            format!(
+                "process {tracer} ({name}) traces it, and a process has one tracer at most: nothing was stopped; end that tracer, or take its memory too"
+            ),
+        ),
+        NotStopped::Denied(e) => (Status::Denied, format!("the agent may not stop it or read its memory: {e}")),
+        NotStopped::Stuck => (Status::Error, "the kernel did not answer within 10 s: a lock that its memory needs is held".to_owned()),
+        NotStopped::Error(e) => (Status::Error, e.to_string()),
+    };
+    let item = NewItem::new(evidence_path(format!("/proc/{pid}/core")), Kind::Unknown, out.now(), METHOD).with_status(status, reason);
+    out.put(item, Content::None).map(drop)
+}
+
+/// Takes one process. Returns whether there is a core file.
+fn one(out: &mut dyn Output, candidate: &Candidate, dir: OwnedFd, options: &Options, group: Option<&Frozen>) -> Result<bool, Stop> {
+    let pid = candidate.pid;
+    let dir = Arc::new(dir);
+    let about = About::read(&dir);
+    let devices = Devices::of(&dir);
+    // What stands with its whole group needs no stop of its own but for its registers.
+    let hold = (options.mode == Mode::Atomic && group.is_none()).then_some(options.deadline);
+    let mut stopped = match stop::stop(&dir, pid, hold) {
+        Ok(stopped) => stopped,
+        Err(why) => return absent(out, pid, why).map(|()| false),
+    };
+    let held = group.map(Frozen::stands).or_else(|| stopped.hold.as_ref().map(stop::Hold::stands));
+    let mut pages = std::mem::replace(&mut stopped.looked.pages, Err(Errno::SRCH)).ok();
+    let mut regions = std::mem::take(&mut stopped.looked.regions);
+    let flags = flags::read(&dir, &mut regions);
+    let mut ended = None;
+    let mut go_on = || match out.checkpoint() {
+        Ok(()) => true,
+        Err(stop) => {
+            ended = Some(stop);
+            false
+        }
+    };
+    let planned = plan::plan(&dir, &mut regions, pages.as_mut(), &options.wish, &devices, &mut go_on);
+    if let Some(stop) = ended {
+        return Err(stop);
+    }
+    let mut plan = match planned {
+        Ok(plan) => plan::Plan { flags, ..plan },
+        Err(e) => return absent(out, pid, gone_or_denied(e)).map(|()| false),
+    };
+    let details = format!("{pid}/map.jsonl");
+    let of = report::About { pid, start_ticks: candidate.stat.start_ticks, mode: options.mode, details: &details };
+    let note = report::note(&of, &stopped, &regions, &plan, out.now());
+    let notes = elf::notes(pid, &about, &stopped.threads, &stopped.looked.auxv, &regions, &note);
+    // The registers are in the notes now.
+    for thread in &mut stopped.threads {
+        thread.sets = Vec::new();
+    }
+    let regions = Arc::new(regions);
+    let Ok(memory) = stopped.looked.memory.try_clone() else { return absent(out, pid, NotStopped::Error(Errno::MFILE)).map(|()| false) };
+    let access = Access {
+        dir: Arc::clone(&dir),
+        memory,
+        pages,
+        regions: Arc::clone(&regions),
+        wish: options.wish.clone(),
+        devices,
+        held: held.clone().map(|flag| (pid, flag)),
+        open: None,
+        counts: Counts::default(),
+    };
+    let Ok(reader) = Reader::start(access) else { return absent(out, pid, NotStopped::Error(Errno::AGAIN)).map(|()| false) };
+    let header = Header::new(notes, plan.layout.segments.len());
+    let layout = std::mem::take(&mut plan.layout);
+    let mut core = CoreFile::new(header, layout, regions, reader, details, held);
+    let result = put_core(out, candidate, options.mode, &stopped, &plan, &mut core);
+    // However that went: the process runs on before anything else is done.
+    let over = stopped.hold.take().and_then(stop::Hold::release);
+    result?;
+    let stop = StopFacts::of(options.mode, &stopped, over.as_ref());
+    report::table(out, &format!("{pid}/map"), pid, stop, &stopped, &plan, &core)?;
+    said_late(over.as_ref());
+    Ok(true)
+}
+
+/// The deadline is stated by the item itself ([`CoreFile`]'s own watch); this is for the log of the agent.
+fn said_late(over: Option<&Ended>) {
+    if over.is_some_and(|o| o.deadline) {
+        tracing::warn!("a process was released at its deadline, before its memory was copied");
+    }
+}
+
+fn put_core(
+    out: &mut dyn Output,
+    candidate: &Candidate,
+    mode: Mode,
+    stopped: &Stopped,
+    plan: &plan::Plan,
+    core: &mut CoreFile,
+) -> Result<Status, Stop> {
+    let pid = candidate.pid;
+    let mut item = NewItem::new(evidence_path(format!("/proc/{pid}/core")), Kind::File, stopped.begun, METHOD);
+    let stop = StopFacts::of(mode, stopped, None);
+    let running = stopped.threads.iter().filter(|t| t.running.is_some()).count();
+    let facts: BTreeMap<&str, String> = BTreeMap::from([
+        ("comm", exhibit_evidence::text::escape_bytes(&candidate.stat.comm)),
+        ("start_ticks", candidate.stat.start_ticks.map_or_else(String::new, |t| t.to_string())),
+        ("mode", if mode == Mode::Fast { "fast".to_owned() } else { "atomic".to_owned() }),
+        ("threads", stopped.threads.len().to_string()),
+        ("mappings", core.regions.list().len().to_string()),
+        ("swapped_bytes", plan.swapped_bytes.to_string()),
+        ("left_out_bytes", core.layout.left_out_bytes.to_string()),
+        ("details", core.details().to_owned()),
+    ]);
+    item.facts.extend(facts.into_iter().map(|(k, v)| (k.to_owned(), v)));
+    if let Some(us) = stop.longest_us {
+        item.facts.insert("stopped_us".to_owned(), us.to_string());
+    }
+    let mut why = Vec::new();
+    if running > 0 {
+        why.push(format!("{running} threads did not stop in time: their registers are missing"));
+    }
+    if stopped.threads_left_out > 0 {
+        why.push(format!("{} or more threads were not stopped: too many", stopped.threads_left_out));
+    }
+    if core.regions.left_out > 0 || core.regions.cut.is_some() {
+        why.push("mappings are missing: more than 65,536, or the table broke off".to_owned());
+    }
+    if stopped.looked_late {
+        why.push("the mappings are of a moment after the registers: a lock of the process was held".to_owned());
+    }
+    if !stopped.threads.iter().all(elf::is_native) {
+        why.push("a process of 32 bits: its registers stand as the kernel gives them, debuggers of 64 bits do not show them".to_owned());
+    }
+    if !why.is_empty() {
+        item = item.with_status(Status::Partial, why.join("; "));
+    }
+    let (size, extents) = (core.layout.bytes, Some(core.layout.extents.clone()));
+    out.put(item, Content::Source { size, extents, source: core })
+}

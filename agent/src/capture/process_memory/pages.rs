@@ -1,0 +1,224 @@
+//! Which pages of a process there are: `/proc/<pid>/pagemap` (Documentation/admin-guide/mm/pagemap.rst). Looking changes
+//! nothing, while reading a page that was never touched would make the kernel map one.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use exhibit_agent_sys::memory::{PAGE_PRESENT, PAGE_SWAPPED, PageRange, scan_pages};
+use rustix::io::Errno;
+
+use super::regions::PAGE;
+
+/// Entries read at once where the kernel cannot list ranges: 32 KiB.
+const ENTRIES: usize = 4096;
+/// Ranges listed at once: 12 KiB.
+const RANGES: usize = 512;
+
+/// What the kernel says of a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Page {
+    /// Not in the process's tables: never touched, or of a file and not looked at yet.
+    Absent,
+    /// In memory.
+    Present,
+    /// In swap.
+    Swapped,
+}
+
+impl Page {
+    /// From an entry of pagemap: bit 63 is "present", bit 62 "swapped".
+    const fn of_entry(entry: u64) -> Self {
+        if entry >> 63 != 0 {
+            Self::Present
+        } else if (entry >> 62) & 1 != 0 {
+            Self::Swapped
+        } else {
+            Self::Absent
+        }
+    }
+}
+
+/// An open pagemap. It belongs to the memory that the process had when it was opened: of a program that is gone it says
+/// [`Errno::SRCH`].
+pub struct Pages {
+    file: OwnedFd,
+    /// The kernel lists ranges (Linux 6.7).
+    lists: bool,
+    entries: Vec<u8>,
+    /// Pages of this host, in bytes.
+    page: u64,
+}
+
+impl Pages {
+    /// Takes an open `/proc/<pid>/pagemap`.
+    #[must_use]
+    pub fn new(file: OwnedFd) -> Self {
+        Self { file, lists: true, entries: Vec::new(), page: (rustix::param::page_size() as u64).max(PAGE) }
+    }
+
+    /// Calls `each` with every range of pages between two addresses that are not absent, ascending; neighbours of one kind
+    /// may come in several calls. `checkpoint` is asked now and then, because a mapping can be of any size.
+    ///
+    /// # Errors
+    /// What the kernel said; [`Errno::SRCH`] when the program is gone, [`Errno::CANCELED`] when `checkpoint` said no.
+    pub fn ranges(
+        &mut self,
+        start: u64,
+        end: u64,
+        checkpoint: &mut dyn FnMut() -> bool,
+        each: &mut dyn FnMut(u64, u64, Page),
+    ) -> Result<(), Errno> {
+        let mut at = start;
+        let mut found = [PageRange::default(); RANGES];
+        while self.lists && at < end {
+            match scan_pages(self.file.as_fd(), at, end, &mut found) {
+                Ok((count, walked)) => {
+                    for range in found.iter().take(count) {
+                        each(range.start.max(at), range.end.min(end), of_range(range));
+                    }
+                    if walked <= at {
+                        return Err(Errno::SRCH);
+                    }
+                    at = walked;
+                }
+                Err(e) if matches!(e.raw_os_error(), Some(libc_numbers::ENOTTY | libc_numbers::EINVAL)) => self.lists = false,
+                Err(e) => return Err(Errno::from_io_error(&e).unwrap_or(Errno::IO)),
+            }
+            if !checkpoint() {
+                return Err(Errno::CANCELED);
+            }
+        }
+        let page = self.page;
+        while at < end {
+            let count = end.saturating_sub(at).div_ceil(self.page).min(ENTRIES as u64);
+            let read = self.entries(at, count as usize)?;
+            for kind in read {
+                let next = at.saturating_add(page).min(end);
+                if kind != Page::Absent {
+                    each(at, next, kind);
+                }
+                at = next;
+            }
+            if !checkpoint() {
+                return Err(Errno::CANCELED);
+            }
+        }
+        Ok(())
+    }
+
+    /// The kind of the page at an address and how many bytes from there on are of the same kind, `bytes` at most.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn run(&mut self, address: u64, bytes: usize) -> Result<(Page, usize), Errno> {
+        let first = address.saturating_sub(address % self.page);
+        let end = address.saturating_add(bytes as u64);
+        let count = end.saturating_sub(first).div_ceil(self.page).min(ENTRIES as u64);
+        let page = self.page;
+        let mut kinds = self.entries(first, count as usize)?;
+        let kind = kinds.next().ok_or(Errno::SRCH)?;
+        let same = kinds.take_while(|k| *k == kind).count() as u64;
+        let until = first.saturating_add(same.saturating_add(1).saturating_mul(page)).min(end);
+        Ok((kind, until.saturating_sub(address) as usize))
+    }
+
+    fn entries(&mut self, first: u64, count: usize) -> Result<impl Iterator<Item = Page> + use<'_>, Errno> {
+        let bytes = count.saturating_mul(8);
+        if self.entries.len() < bytes {
+            self.entries.resize(bytes, 0);
+        }
+        let offset = (first / self.page).saturating_mul(8);
+        let got = loop {
+            match rustix::io::pread(&self.file, self.entries.get_mut(..bytes).unwrap_or_default(), offset) {
+                Err(Errno::INTR) => {}
+                // The memory that it belongs to is gone.
+                Ok(got) if got < 8 => return Err(Errno::SRCH),
+                other => break other?,
+            }
+        };
+        let words = self.entries.get(..got).unwrap_or_default().as_chunks::<8>().0;
+        Ok(words.iter().map(|w| Page::of_entry(u64::from_ne_bytes(*w))))
+    }
+}
+
+const fn of_range(range: &PageRange) -> Page {
+    if range.categories & PAGE_PRESENT != 0 {
+        Page::Present
+    } else if range.categories & PAGE_SWAPPED != 0 {
+        Page::Swapped
+    } else {
+        Page::Absent
+    }
+}
+
+/// The same on every architecture that Linux has now.
+mod libc_numbers {
+    pub const EINVAL: i32 = 22;
+    pub const ENOTTY: i32 = 25;
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A block of which pages 3, 4 and 9 of 16 are touched: its first page-aligned address, and itself.
+    fn block() -> (u64, Vec<u8>) {
+        const MIB: usize = 1 << 20;
+        // Large enough to be a mapping of its own, so that nothing of it was touched before.
+        let mut block = vec![0_u8; MIB];
+        let start = block.as_ptr() as usize;
+        let first = start.next_multiple_of(4096) + 65_536 - start;
+        for page in [3, 4, 9] {
+            block[first + page * 4096] = 1;
+        }
+        ((start + first) as u64, block)
+    }
+
+    fn pages() -> Pages {
+        Pages::new(crate::capture::live::open_at(rustix::fs::CWD, "/proc/self/pagemap").expect("pagemap"))
+    }
+
+    #[test]
+    fn both_ways_of_asking_agree() {
+        let (base, _block) = block();
+        let mut both = Vec::new();
+        for lists in [true, false] {
+            let mut pages = Pages { lists, ..pages() };
+            let mut there = Vec::new();
+            let mut each = |start: u64, end: u64, kind| {
+                assert_eq!(kind, Page::Present);
+                there.extend((start..end).step_by(4096).map(|a| (a - base) / 4096));
+            };
+            pages.ranges(base, base + 16 * 4096, &mut || true, &mut each).expect("looked");
+            both.push(there);
+        }
+        assert_eq!(both[0], both[1]);
+        assert!([3, 4, 9].iter().all(|p| both[0].contains(p)));
+    }
+
+    #[test]
+    fn a_run_is_cut_where_the_kind_changes() {
+        let (base, _block) = block();
+        let mut pages = pages();
+        let (kind, bytes) = pages.run(base + 3 * 4096 + 100, 1 << 20).expect("looked");
+        assert_eq!(kind, Page::Present);
+        assert!(bytes >= 2 * 4096 - 100);
+        assert_eq!(pages.run(base + 3 * 4096, 10).expect("looked"), (Page::Present, 10));
+    }
+
+    #[test]
+    fn a_long_look_can_be_ended() {
+        let (base, _block) = block();
+        let looked = pages().ranges(base, base + 4096, &mut || false, &mut |_, _, _| {});
+        assert_eq!(looked, Err(Errno::CANCELED));
+    }
+
+    proptest! {
+        #[test]
+        fn any_entry_is_one_of_three(entry: u64) {
+            let expected = if entry & (1 << 63) != 0 { Page::Present } else if entry & (1 << 62) != 0 { Page::Swapped } else { Page::Absent };
+            prop_assert_eq!(Page::of_entry(entry), expected);
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! What is said about a core file: the note inside it and the table beside it. `docs/format/process-core.md` defines both.
+
+use serde::Serialize;
+
+use super::core_file::CoreFile;
+use super::layout::Segment;
+use super::plan::Plan;
+use super::regions::{self, PAGE, Region, Regions};
+use super::stop::{Ended, Stopped, Thread};
+use crate::capture::live::{Lossless, to_hex};
+use crate::capture::{Output, Status, Stop, Table};
+use crate::clock::Moment;
+
+/// Name and version of both.
+pub const FORMAT: &str = "exhibit-process-core/1";
+/// Threads that the note names one by one; the table has all.
+const THREADS_IN_NOTE: usize = 1024;
+
+/// How the process was stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// For the registers only; memory was copied while it ran.
+    Fast,
+    /// Until memory was copied.
+    Atomic,
+}
+
+/// One thread in note and table. Times are nanoseconds after `stop.begun`.
+#[derive(Debug, Serialize)]
+struct ThreadRow<'a> {
+    tid: u32,
+    stopped_from_ns: u64,
+    /// Absent as long as it stood.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stopped_to_ns: Option<u64>,
+    #[serde(skip_serializing_if = "is_zero")]
+    pending_signal: i32,
+    #[serde(skip_serializing_if = "is_false")]
+    was_stopped_before: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    registers_left_out: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    running: Option<&'a str>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+const fn is_zero(n: &i32) -> bool {
+    *n == 0
+}
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+const fn is_false(b: &bool) -> bool {
+    !*b
+}
+
+impl<'a> ThreadRow<'a> {
+    fn of(thread: &'a Thread) -> Self {
+        Self {
+            tid: thread.tid,
+            stopped_from_ns: thread.from_ns,
+            stopped_to_ns: Some(thread.to_ns).filter(|n| *n > 0),
+            pending_signal: thread.pending,
+            was_stopped_before: thread.group_stop,
+            registers_left_out: thread.sets_left_out,
+            running: thread.running.as_deref(),
+        }
+    }
+}
+
+/// The stop as a whole.
+#[derive(Debug, Serialize)]
+pub struct StopFacts {
+    mode: Mode,
+    begun: String,
+    begun_mono_ns: u64,
+    /// The longest time that any thread may have stood, microseconds rounded up. Absent as long as it stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub longest_us: Option<u64>,
+    threads: usize,
+    threads_not_stopped: usize,
+    threads_left_out: u64,
+    mappings_read_late: bool,
+}
+
+impl StopFacts {
+    /// Of a stop, whose end is known when it is over.
+    #[must_use]
+    pub fn of(mode: Mode, stopped: &Stopped, ended: Option<&Ended>) -> Self {
+        let fast = stopped.threads.iter().filter(|t| t.to_ns > 0).map(|t| t.to_ns.saturating_sub(t.from_ns)).max();
+        let held = ended.map(|e| e.after_ns);
+        Self {
+            mode,
+            begun: stopped.begun.wall.to_string(),
+            begun_mono_ns: stopped.begun.mono_ns,
+            longest_us: held.or(fast).map(|ns| ns.div_ceil(1000)),
+            threads: stopped.threads.len(),
+            threads_not_stopped: stopped.threads.iter().filter(|t| t.running.is_some()).count(),
+            threads_left_out: stopped.threads_left_out,
+            mappings_read_late: stopped.looked_late,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Note<'a> {
+    format: &'static str,
+    agent: &'static str,
+    pid: u32,
+    start_ticks: Option<u64>,
+    planned: String,
+    planned_mono_ns: u64,
+    stop: StopFacts,
+    threads: Vec<ThreadRow<'a>>,
+    threads_elsewhere: usize,
+    memory: MemoryFacts,
+    details: &'a str,
+}
+
+#[derive(Serialize)]
+struct MemoryFacts {
+    mappings: usize,
+    mappings_left_out: u64,
+    present_bytes: u64,
+    swapped_bytes: u64,
+    stored_bytes: u64,
+    never_touched_cut_bytes: u64,
+    left_out_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pages_not_seen: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flags_not_seen: Option<String>,
+}
+
+fn memory_facts(regions: &Regions, plan: &Plan) -> MemoryFacts {
+    MemoryFacts {
+        mappings: regions.list().len(),
+        mappings_left_out: regions.left_out,
+        present_bytes: plan.present_bytes,
+        swapped_bytes: plan.swapped_bytes,
+        stored_bytes: plan.layout.bytes,
+        never_touched_cut_bytes: plan.layout.cut_bytes,
+        left_out_bytes: plan.layout.left_out_bytes,
+        pages_not_seen: plan.blind.map(|e| e.to_string()),
+        flags_not_seen: plan.flags.clone(),
+    }
+}
+
+/// Which process, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct About<'a> {
+    /// Its number.
+    pub pid: u32,
+    /// When it started, ticks after boot: with the number, which process it was.
+    pub start_ticks: Option<u64>,
+    /// How it was stopped.
+    pub mode: Mode,
+    /// The item with the table.
+    pub details: &'a str,
+}
+
+/// The content of the note in the file: what was known before the first byte of memory was read.
+#[must_use]
+pub fn note(about: &About<'_>, stopped: &Stopped, regions: &Regions, plan: &Plan, now: Moment) -> Vec<u8> {
+    let About { pid, start_ticks, mode, details } = *about;
+    let note = Note {
+        format: FORMAT,
+        agent: concat!("exhibit-agent/", env!("CARGO_PKG_VERSION")),
+        pid,
+        start_ticks,
+        planned: now.wall.to_string(),
+        planned_mono_ns: now.mono_ns,
+        stop: StopFacts::of(mode, stopped, None),
+        threads: stopped.threads.iter().take(THREADS_IN_NOTE).map(ThreadRow::of).collect(),
+        threads_elsewhere: stopped.threads.len().saturating_sub(THREADS_IN_NOTE),
+        memory: memory_facts(regions, plan),
+        details,
+    };
+    serde_json::to_vec(&note).unwrap_or_default()
+}
+
+#[derive(Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+enum Row<'a> {
+    Process {
+        format: &'static str,
+        pid: u32,
+        stop: StopFacts,
+        memory: MemoryFacts,
+        unreadable_bytes: u64,
+        unreadable_ranges_left_out: u64,
+        maps_problem: Option<&'a str>,
+        maps_lines_not_understood: u64,
+    },
+    Thread(ThreadRow<'a>),
+    Mapping(MappingRow<'a>),
+    NotStored {
+        start: String,
+        end: String,
+        reason: &'a str,
+    },
+    Unreadable {
+        start: String,
+        end: String,
+        reason: &'a str,
+    },
+}
+
+#[derive(Serialize)]
+struct MappingRow<'a> {
+    start: String,
+    end: String,
+    permissions: String,
+    offset: u64,
+    dev: [u32; 2],
+    ino: u64,
+    name: Lossless,
+    class: &'static str,
+    present_bytes: u64,
+    swapped_bytes: u64,
+    /// Where its first stored byte lies in the core file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    core_offset: Option<u64>,
+    stored_bytes: u64,
+    #[serde(skip_serializing_if = "is_false")]
+    dont_dump: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<&'a str>,
+}
+
+fn hex(address: u64) -> String {
+    let bytes = address.to_be_bytes();
+    to_hex(&bytes)
+}
+
+/// Puts the table: one row for the process, each thread, each mapping, and each range of addresses that is not in the file
+/// or could not be read.
+///
+/// # Errors
+/// [`Stop`] from the output.
+pub fn table(
+    out: &mut dyn Output,
+    name: &str,
+    pid: u32,
+    stop: StopFacts,
+    stopped: &Stopped,
+    plan: &Plan,
+    core: &CoreFile,
+) -> Result<(), Stop> {
+    let mut table = Table::new(name, stopped.begun, "ptrace, read:/proc/<pid>/{maps,pagemap,mem}");
+    let regions = &core.regions;
+    let process = Row::Process {
+        format: FORMAT,
+        pid,
+        stop,
+        memory: MemoryFacts {
+            stored_bytes: core.layout.bytes,
+            never_touched_cut_bytes: core.layout.cut_bytes,
+            left_out_bytes: core.layout.left_out_bytes,
+            ..memory_facts(regions, plan)
+        },
+        unreadable_bytes: core.unreadable_bytes,
+        unreadable_ranges_left_out: core.unreadable_left_out,
+        maps_problem: regions.cut.as_deref(),
+        maps_lines_not_understood: regions.not_understood,
+    };
+    table.row(out, &process)?;
+    for thread in &stopped.threads {
+        table.row(out, &Row::Thread(ThreadRow::of(thread)))?;
+    }
+    let mut segments = core.layout.segments.iter().peekable();
+    for (n, region) in regions.list().iter().enumerate() {
+        let mut own: Vec<&Segment> = Vec::new();
+        while let Some(segment) = segments.next_if(|s| s.region as usize == n) {
+            own.push(segment);
+        }
+        let why = plan.why.get(&(n as u32)).map(String::as_str);
+        table.row(out, &Row::Mapping(mapping_row(region, regions, &own, why)))?;
+        let otherwise = if region.is_reserved() { "reserved, no access, never touched" } else { "never touched: reads as zeros" };
+        for segment in own.iter().filter(|s| !s.stored) {
+            let (start, end) = (hex(segment.start), hex(segment.start.saturating_add(segment.bytes)));
+            table.row(out, &Row::NotStored { start, end, reason: why.unwrap_or(otherwise) })?;
+        }
+    }
+    for range in &core.unreadable {
+        table.row(out, &Row::Unreadable { start: hex(range.start), end: hex(range.end), reason: &range.reason })?;
+    }
+    let problem = (core.unreadable_left_out > 0)
+        .then(|| (Status::Partial, format!("{} further unreadable ranges are only counted", core.unreadable_left_out)));
+    table.finish(out, problem).map(drop)
+}
+
+fn mapping_row<'a>(region: &Region, regions: &Regions, segments: &[&Segment], note: Option<&'a str>) -> MappingRow<'a> {
+    MappingRow {
+        start: hex(region.start),
+        end: hex(region.end),
+        permissions: region.permissions(),
+        offset: region.offset,
+        dev: region.dev,
+        ino: region.ino,
+        name: Lossless::from(regions.name(region)),
+        class: region.class.as_str(),
+        present_bytes: u64::from(region.present_pages).saturating_mul(PAGE),
+        swapped_bytes: u64::from(region.swapped_pages).saturating_mul(PAGE),
+        core_offset: segments.iter().find(|s| s.stored).map(|s| s.offset),
+        stored_bytes: segments.iter().map(|s| s.stored_bytes()).fold(0, u64::saturating_add),
+        dont_dump: region.bits & regions::DONT_DUMP != 0,
+        note,
+    }
+}

@@ -1,0 +1,190 @@
+//! Which processes an order means.
+
+use std::os::fd::OwnedFd;
+
+use exhibit_evidence::text::{escape_bounded, escape_bytes};
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use rustix::io::Errno;
+
+use crate::capture::Params;
+use crate::capture::live::{SMALL_BYTES_MAX, lines, link, open_dir, read_at, split_at_byte};
+use crate::capture::process::container::of_cgroup;
+use crate::capture::process::parse::{self, Stat};
+
+/// The shortest beginning of a container's id that is enough.
+const CONTAINER_CHARS_MIN: usize = 8;
+
+/// What an order names.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// Every process.
+    pub all: bool,
+    /// Numbers, as the agent sees them.
+    pub pids: Vec<u32>,
+    names: GlobSet,
+    containers: Vec<String>,
+    /// Control groups, as in `/proc/<pid>/cgroup`; those below them too.
+    pub cgroups: Vec<String>,
+}
+
+impl Wanted {
+    /// Every process.
+    #[must_use]
+    pub fn everything() -> Self {
+        Self { all: true, ..Self::default() }
+    }
+
+    /// Reads the parameters.
+    ///
+    /// # Errors
+    /// A sentence that names the parameter.
+    pub fn new(params: &Params) -> Result<Self, String> {
+        let list = |name: &str| params.list(name).unwrap_or_default();
+        let shown = |text: &str| escape_bounded(text, 80);
+        let mut wanted = Self { all: params.flag("all", false).map_err(|e| e.to_string())?, ..Self::default() };
+        for text in list("pid") {
+            let pid = text.parse::<u32>().ok().filter(|pid| *pid > 0);
+            wanted.pids.push(pid.ok_or_else(|| format!("parameter 'pid', '{}': expected the number of a process", shown(text)))?);
+        }
+        let mut names = GlobSetBuilder::new();
+        for text in list("name") {
+            let glob = GlobBuilder::new(text).build();
+            names.add(glob.map_err(|e| format!("parameter 'name', '{}': {}", shown(text), e.kind()))?);
+        }
+        wanted.names = names.build().map_err(|e| format!("parameter 'name': {e}"))?;
+        for text in list("container") {
+            if text.len() < CONTAINER_CHARS_MIN {
+                return Err(format!(
+                    "parameter 'container', '{}': expected at least {CONTAINER_CHARS_MIN} characters of its id",
+                    shown(text)
+                ));
+            }
+            wanted.containers.push(text.to_owned());
+        }
+        for text in list("cgroup") {
+            let path = text.trim_end_matches('/');
+            if !text.starts_with('/') {
+                return Err(format!("parameter 'cgroup', '{}': expected a path as in /proc/<pid>/cgroup", shown(text)));
+            }
+            wanted.cgroups.push(path.to_owned());
+        }
+        let nothing = !wanted.all && wanted.pids.is_empty() && wanted.names.is_empty() && wanted.containers.is_empty();
+        if nothing && wanted.cgroups.is_empty() {
+            return Err("which processes? give pid, name, container, cgroup or all=true".to_owned());
+        }
+        Ok(wanted)
+    }
+
+    /// Why a process is meant, if it is.
+    #[must_use]
+    pub fn why(&self, candidate: &Candidate) -> Option<&'static str> {
+        let group = |path: &str, wanted: &str| path.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        if self.pids.contains(&candidate.pid) {
+            return Some("pid");
+        }
+        if !self.names.is_empty() && candidate.names.iter().any(|name| self.names.is_match(name)) {
+            return Some("name");
+        }
+        if let Some(id) = &candidate.container
+            && self.containers.iter().any(|wanted| id.starts_with(wanted))
+        {
+            return Some("container");
+        }
+        if candidate.groups.iter().any(|path| self.cgroups.iter().any(|wanted| group(path, wanted))) {
+            return Some("cgroup");
+        }
+        self.all.then_some("all")
+    }
+}
+
+/// A process as far as it is needed to tell whether it is meant.
+#[derive(Debug, Default)]
+pub struct Candidate {
+    /// Its number.
+    pub pid: u32,
+    /// `/proc/<pid>/stat`.
+    pub stat: Stat,
+    names: Vec<String>,
+    container: Option<String>,
+    groups: Vec<String>,
+}
+
+impl Candidate {
+    /// Its control groups, as in `/proc/<pid>/cgroup`.
+    #[must_use]
+    pub fn groups(&self) -> &[String] {
+        &self.groups
+    }
+
+    /// Opens its folder and looks.
+    ///
+    /// # Errors
+    /// When it is gone or hidden.
+    pub fn open(pid: u32) -> Result<(Self, OwnedFd), Errno> {
+        let dir = open_dir(rustix::fs::CWD, format!("/proc/{pid}"))?;
+        let stat = parse::stat(&read_at(&dir, "stat", SMALL_BYTES_MAX)?.bytes).unwrap_or_default();
+        let cgroup = read_at(&dir, "cgroup", SMALL_BYTES_MAX).map(|r| r.bytes).unwrap_or_default();
+        let path_of = |line| split_at_byte(line, b':').and_then(|(_, rest)| split_at_byte(rest, b':')).map(|(_, path)| path);
+        let groups = lines(&cgroup).filter_map(path_of).filter_map(|p| String::from_utf8(p.to_vec()).ok()).collect();
+        let mut names = vec![escape_bytes(&stat.comm)];
+        if let Ok(exe) = link(&dir, "exe") {
+            let exe = exe.strip_suffix(b" (deleted)").unwrap_or(&exe);
+            names.extend(exe.rsplit(|b| *b == b'/').next().map(escape_bytes));
+        }
+        Ok((Self { pid, stat, names, container: of_cgroup(&cgroup).map(|c| c.id), groups }, dir))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn wanted(key: &str, value: &str) -> Result<Wanted, String> {
+        Wanted::new(&Params::new("process-memory", BTreeMap::from([(key.to_owned(), value.to_owned())])))
+    }
+
+    #[test]
+    fn each_way_of_naming_finds_its_own() {
+        let id = "0123456789abcdef".repeat(4);
+        let candidate = Candidate {
+            pid: 12,
+            names: vec!["worker".into(), "worker-daemon".into()],
+            container: Some(id.clone()),
+            groups: vec!["/system.slice/a.service".into()],
+            ..Candidate::default()
+        };
+        for (key, value, found) in [
+            ("pid", "7\n12", Some("pid")),
+            ("pid", "1", None),
+            ("name", "worker-d*", Some("name")),
+            ("name", "work", None),
+            ("container", "01234567", Some("container")),
+            ("container", "1234567890", None),
+            ("cgroup", "/system.slice", Some("cgroup")),
+            ("cgroup", "/system.slice/a.service/", Some("cgroup")),
+            ("cgroup", "/system", None),
+            ("all", "true", Some("all")),
+        ] {
+            assert_eq!(wanted(key, value).expect(key).why(&candidate), found, "{key}={value}");
+        }
+    }
+
+    #[test]
+    fn what_names_nothing_is_refused_before_anything_runs() {
+        for (key, value) in
+            [("pid", "0"), ("pid", "self"), ("name", "a[b"), ("container", "abc"), ("cgroup", "system.slice"), ("all", "false")]
+        {
+            let error = wanted(key, value).expect_err(value);
+            assert!(error.contains(key) || error.contains("which processes"), "{error}");
+        }
+    }
+
+    #[test]
+    fn this_process_is_found() {
+        let (candidate, _) = Candidate::open(std::process::id()).expect("own folder");
+        assert!(!candidate.names.is_empty() && !candidate.stat.kernel_thread());
+        assert!(matches!(Candidate::open(u32::MAX >> 2), Err(Errno::NOENT)));
+    }
+}

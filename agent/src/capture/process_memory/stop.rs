@@ -1,0 +1,449 @@
+//! Stopping a process for the moment in which its registers and mappings are read, or, on request, until its memory is
+//! copied.
+//!
+//! All `ptrace` calls of one stop are made by one thread that does nothing else. Whatever happens to it or to the agent, the
+//! kernel lets the process run on when that thread ends. It waits for nothing without a limit: what needs locks of the
+//! process (opening its memory, its mappings) is done by a second thread, for which the first waits a moment only.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Duration;
+
+use exhibit_agent_sys::priority::{fine_timers, nice_thread};
+use exhibit_agent_sys::ptrace::{self, SIGINFO_BYTES, Waited};
+use rustix::io::Errno;
+
+use super::look::{Looked, look};
+use crate::capture::live::{SMALL_BYTES_MAX, numbers, open_dir, read_at};
+use crate::capture::process::parse;
+use crate::clock::{self, Moment};
+
+/// Threads of one process that are stopped; further ones run on and are counted.
+pub const THREADS_MAX: usize = 8192;
+/// Bytes of registers of one process: of 1,500 threads with all vector registers. Beyond it the large sets are left out.
+const REGISTERS_BYTES_MAX: usize = 4 << 20;
+/// How long the other threads stand for one that does not stop (uninterruptible sleep).
+const PATIENCE: Duration = Duration::from_millis(50);
+/// How long all stand for the thread that reads the mappings.
+const LOOK_PATIENCE: Duration = Duration::from_millis(200);
+/// How long the capture waits for a stop as a whole before it leaves the threads behind.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// Rounds of looking for threads that were started while others were being stopped.
+const ROUNDS_MAX: u32 = 32;
+/// The largest set of registers: 11 KiB on today's processors.
+const SET_BYTES_MAX: usize = 64 << 10;
+const STACK_BYTES: usize = 256 << 10;
+
+/// Sets of registers by their note type in core files (include/uapi/linux/elf.h), the general ones first.
+#[cfg(target_arch = "x86_64")]
+const SETS: &[u32] = &[1, 2, 0x202];
+/// General, floating point, TLS, pointer authentication masks, SVE.
+#[cfg(target_arch = "aarch64")]
+const SETS: &[u32] = &[1, 2, 0x401, 0x406, 0x405];
+/// Only what every architecture has.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+const SETS: &[u32] = &[1, 2];
+
+/// One thread as it stood.
+#[derive(Debug, Default)]
+pub struct Thread {
+    /// Its number, in the agent's view.
+    pub tid: u32,
+    /// Why it did not stand, if it did not: then there are no registers.
+    pub running: Option<String>,
+    /// The signal that it was about to receive; it got it afterwards.
+    pub pending: i32,
+    /// The whole process had been stopped before, and stays so.
+    pub group_stop: bool,
+    /// Signals that it blocks.
+    pub blocked: u64,
+    /// Registers by note type.
+    pub sets: Vec<(u32, Vec<u8>)>,
+    /// Sets were left out for their size.
+    pub sets_left_out: bool,
+    /// What the kernel said about the stop.
+    pub siginfo: Option<[u8; SIGINFO_BYTES]>,
+    /// From when (it was told to stop; the earliest moment at which it may have stood) to when (it was released), nanoseconds
+    /// after the stop began. The end is 0 as long as it stands.
+    pub from_ns: u64,
+    /// See above.
+    pub to_ns: u64,
+}
+
+/// What a stop gave.
+pub struct Stopped {
+    /// When the first thread was told to stop.
+    pub begun: Moment,
+    /// The threads, the process's first one first.
+    pub threads: Vec<Thread>,
+    /// Threads beyond [`THREADS_MAX`], or started faster than they could be stopped.
+    pub threads_left_out: u64,
+    /// Mappings and memory.
+    pub looked: Looked,
+    /// They were not there within the stop, so they are of a moment after it.
+    pub looked_late: bool,
+    /// All threads stand until this is released or its deadline passes.
+    pub hold: Option<Hold>,
+}
+
+/// Why nothing was stopped, or everything that was is released again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotStopped {
+    /// It ended.
+    Vanished,
+    /// Somebody traces it: this process, by this name.
+    Traced(u64, String),
+    /// The agent may not.
+    Denied(Errno),
+    /// The kernel did not answer in time.
+    Stuck,
+    /// Something else.
+    Error(Errno),
+}
+
+/// Says whether a process stands right now.
+pub type Stands = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// A stop that lasts.
+pub struct Hold {
+    release: Option<SyncSender<()>>,
+    ended: Receiver<Ended>,
+    held: Arc<AtomicBool>,
+}
+
+/// How a stop that lasted ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Its deadline passed before it was released.
+    pub deadline: bool,
+    /// Nanoseconds after its beginning.
+    pub after_ns: u64,
+}
+
+impl Hold {
+    /// True while the process surely stands.
+    #[must_use]
+    pub fn stands(&self) -> Stands {
+        let held = Arc::clone(&self.held);
+        Arc::new(move || held.load(Ordering::Acquire))
+    }
+
+    /// Lets the process run on; `None` when that is not confirmed within ten seconds (the kernel does it when the thread ends).
+    pub fn release(mut self) -> Option<Ended> {
+        self.release = None;
+        self.ended.recv_timeout(STOP_PATIENCE).ok()
+    }
+}
+
+/// Stops a process, reads its registers and mappings, and releases it: at once, or with `hold` when [`Hold`] is released
+/// or so much time has passed. `dir` is its folder below `/proc`, opened: it stays this process whatever becomes of the
+/// number.
+///
+/// # Errors
+/// [`NotStopped`]; nothing is stopped then.
+pub fn stop(dir: &Arc<OwnedFd>, pid: u32, hold: Option<Duration>) -> Result<Stopped, NotStopped> {
+    let (give, given) = sync_channel(1);
+    let abandoned = Arc::new(AtomicBool::new(false));
+    let session = Session { dir: Arc::clone(dir), pid, hold, abandoned: Arc::clone(&abandoned), begun: clock::now() };
+    let started = std::thread::Builder::new().name("proc-stop".into()).stack_size(STACK_BYTES).spawn(move || session.run(&give));
+    if started.is_err() {
+        return Err(NotStopped::Error(Errno::AGAIN));
+    }
+    match given.recv_timeout(STOP_PATIENCE) {
+        Ok(result) => result.and_then(Released::finish),
+        Err(RecvTimeoutError::Timeout) => {
+            abandoned.store(true, Ordering::Release);
+            Err(NotStopped::Stuck)
+        }
+        Err(RecvTimeoutError::Disconnected) => Err(NotStopped::Error(Errno::IO)),
+    }
+}
+
+/// What the stopping thread hands over.
+struct Released {
+    begun: Moment,
+    threads: Vec<Thread>,
+    threads_left_out: u64,
+    looked: Seen,
+    hold: Option<Hold>,
+}
+
+/// What the looking thread saw, or where it will say so: the stopping thread ends in time, and with it every right over the
+/// process.
+enum Seen {
+    InTime(Result<Looked, Errno>),
+    Late(Look),
+}
+
+impl Released {
+    fn finish(self) -> Result<Stopped, NotStopped> {
+        let Self { begun, threads, threads_left_out, looked, hold } = self;
+        let (looked, looked_late) = match looked {
+            Seen::InTime(looked) => (looked, false),
+            Seen::Late(look) => (look.recv_timeout(STOP_PATIENCE).map_err(|_| NotStopped::Stuck)?, true),
+        };
+        let looked = looked.map_err(|e| match e {
+            Errno::NOENT | Errno::SRCH => NotStopped::Vanished,
+            Errno::ACCESS | Errno::PERM => NotStopped::Denied(e),
+            e => NotStopped::Error(e),
+        })?;
+        Ok(Stopped { begun, threads, threads_left_out, looked, looked_late, hold })
+    }
+}
+
+/// Where the looking thread says what it saw.
+type Look = Receiver<Result<Looked, Errno>>;
+
+struct Session {
+    dir: Arc<OwnedFd>,
+    pid: u32,
+    hold: Option<Duration>,
+    /// Nobody waits any more: nothing may be stopped.
+    abandoned: Arc<AtomicBool>,
+    begun: Moment,
+}
+
+/// A thread that was seized. Those that stand are released in any case: by name here, by the kernel when this thread ends.
+struct Seized {
+    thread: Thread,
+    stands: bool,
+    gone: bool,
+}
+
+struct Held {
+    all: Vec<Seized>,
+    begun_ns: u64,
+}
+
+impl Held {
+    fn since(&self) -> u64 {
+        clock::now().mono_ns.saturating_sub(self.begun_ns)
+    }
+
+    fn release(&mut self) {
+        for seized in self.all.iter_mut().filter(|s| s.stands) {
+            // It can only fail for a thread that was killed meanwhile.
+            let _ = ptrace::detach(seized.thread.tid, seized.thread.pending);
+            seized.stands = false;
+            seized.thread.to_ns = clock::now().mono_ns.saturating_sub(self.begun_ns);
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+impl Session {
+    fn run(mut self, give: &SyncSender<Result<Released, NotStopped>>) {
+        // The process stands while these threads wait for a processor; without the right to it they wait like others.
+        let _ = nice_thread(-19);
+        let _ = fine_timers();
+        let (go, look) = match self.looker() {
+            Ok(looker) => looker,
+            Err(e) => return drop(give.send(Err(NotStopped::Error(e)))),
+        };
+        self.begun = clock::now();
+        let mut held = Held { all: Vec::new(), begun_ns: self.begun.mono_ns };
+        let threads_left_out = match self.stand(&mut held) {
+            Ok(left_out) => left_out,
+            Err(e) => {
+                drop(held);
+                return drop(give.send(Err(e)));
+            }
+        };
+        let _ = go.send(());
+        let looked = match look.recv_timeout(LOOK_PATIENCE) {
+            Ok(looked) => Seen::InTime(looked),
+            Err(_) => Seen::Late(look),
+        };
+        let deadline = self.hold.filter(|_| matches!(looked, Seen::InTime(Ok(_))));
+        if deadline.is_none() {
+            held.release();
+        }
+        self.hand_over(give, held, threads_left_out, looked, deadline);
+    }
+
+    /// Starts the thread that looks when it is told to.
+    fn looker(&self) -> Result<(SyncSender<()>, Look), Errno> {
+        let ((go, told), (give, given)) = (sync_channel::<()>(1), sync_channel(1));
+        let dir = Arc::clone(&self.dir);
+        let body = move || {
+            let _ = nice_thread(-19);
+            if told.recv().is_ok() {
+                let _ = give.send(look(&dir));
+            }
+        };
+        std::thread::Builder::new()
+            .name("proc-look".into())
+            .stack_size(STACK_BYTES)
+            .spawn(body)
+            .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::AGAIN))?;
+        Ok((go, given))
+    }
+
+    /// Makes all threads stand, reads the registers of each as soon as it does. Returns how many run on uncounted.
+    fn stand(&self, held: &mut Held) -> Result<u64, NotStopped> {
+        let mut buffer = vec![0_u8; SET_BYTES_MAX];
+        let mut bytes = 0_usize;
+        let mut left_out = 0_u64;
+        for round in 0..ROUNDS_MAX {
+            let known = held.all.len();
+            left_out = self.seize_new(held)?;
+            if held.all.len() == known {
+                // The listing that found nobody new is the proof that all stand.
+                return Ok(left_out);
+            }
+            if round == 0 && self.abandoned.load(Ordering::Acquire) {
+                return Err(NotStopped::Stuck);
+            }
+            let begun_ns = held.begun_ns;
+            for seized in held.all.iter_mut().skip(known) {
+                seized.thread.from_ns = clock::now().mono_ns.saturating_sub(begun_ns);
+                seized.gone = ptrace::interrupt(seized.thread.tid).is_err();
+            }
+            self.wait(held, &mut buffer, &mut bytes);
+        }
+        Ok(left_out.saturating_add(1))
+    }
+
+    /// Seizes the threads that are not yet; returns how many there are beyond the bound.
+    fn seize_new(&self, held: &mut Held) -> Result<u64, NotStopped> {
+        let listed = open_dir(&*self.dir, "task").and_then(|task| numbers(task, 4 << 20));
+        let (mut tids, _) = match listed {
+            Ok(listed) => listed,
+            Err(Errno::NOENT | Errno::SRCH) => return Err(NotStopped::Vanished),
+            Err(e) => return Err(NotStopped::Error(e)),
+        };
+        // The first thread of the process first: debuggers show it first.
+        if let Ok(at) = tids.binary_search(&self.pid) {
+            tids.get_mut(..=at).unwrap_or_default().rotate_right(1);
+        }
+        let known: std::collections::BTreeSet<u32> = held.all.iter().map(|s| s.thread.tid).collect();
+        let mut left_out = 0_u64;
+        for tid in tids.into_iter().filter(|tid| !known.contains(tid)) {
+            if held.all.len() >= THREADS_MAX {
+                left_out = left_out.saturating_add(1);
+                continue;
+            }
+            match ptrace::seize(tid) {
+                Ok(()) => {
+                    let thread = Thread { tid, ..Thread::default() };
+                    held.all.push(Seized { thread, stands: false, gone: false });
+                }
+                Err(e) => self.not_seized(tid, &e)?,
+            }
+        }
+        if held.all.is_empty() { Err(NotStopped::Vanished) } else { Ok(left_out) }
+    }
+
+    /// Whether a thread that could not be seized ends the whole undertaking: one that is gone does not.
+    fn not_seized(&self, tid: u32, e: &std::io::Error) -> Result<(), NotStopped> {
+        let e = Errno::from_io_error(e).unwrap_or(Errno::IO);
+        let Ok(status) = read_at(&*self.dir, format!("task/{tid}/status"), SMALL_BYTES_MAX) else { return Ok(()) };
+        if let Some(tracer) = parse::status(&status.bytes).tracer_pid.filter(|t| *t != 0) {
+            let name = crate::capture::live::text(&format!("/proc/{tracer}/comm")).unwrap_or_default();
+            return Err(NotStopped::Traced(tracer, exhibit_evidence::text::escape_bytes(&name.0)));
+        }
+        let stat = read_at(&*self.dir, format!("task/{tid}/stat"), SMALL_BYTES_MAX).ok().and_then(|r| parse::stat(&r.bytes));
+        match (stat.and_then(|s| s.state), e) {
+            // A first thread that ended before the others stays listed.
+            (None | Some('Z' | 'X' | 'x'), _) | (_, Errno::SRCH) => Ok(()),
+            (_, Errno::PERM | Errno::ACCESS) => Err(NotStopped::Denied(e)),
+            _ => Err(NotStopped::Error(e)),
+        }
+    }
+
+    /// Waits until every thread stands, is gone, or has had its time.
+    fn wait(&self, held: &mut Held, buffer: &mut [u8], bytes: &mut usize) {
+        let begun = held.since();
+        let mut idle = 0_u32;
+        loop {
+            let mut waiting = 0_usize;
+            let mut moved = false;
+            for seized in held.all.iter_mut().filter(|s| !s.stands && !s.gone && s.thread.running.is_none()) {
+                match ptrace::poll_stop(seized.thread.tid) {
+                    Ok(Waited::NotYet) => waiting = waiting.saturating_add(1),
+                    Ok(Waited::Stopped { pending, group_stop }) => {
+                        seized.stands = true;
+                        (seized.thread.pending, seized.thread.group_stop) = (pending, group_stop);
+                        registers(&mut seized.thread, buffer, bytes);
+                        moved = true;
+                    }
+                    Ok(Waited::Gone) | Err(_) => seized.gone = true,
+                }
+            }
+            if waiting == 0 {
+                return;
+            }
+            if held.since().saturating_sub(begun) > PATIENCE.as_nanos() as u64 {
+                break;
+            }
+            idle = if moved { 0 } else { idle.saturating_add(1) };
+            pause(idle);
+        }
+        for seized in held.all.iter_mut().filter(|s| !s.stands && !s.gone) {
+            let stat = read_at(&*self.dir, format!("task/{}/stat", seized.thread.tid), SMALL_BYTES_MAX);
+            let state = stat.ok().and_then(|r| parse::stat(&r.bytes)).and_then(|s| s.state);
+            let state = state.map_or_else(|| "unknown".to_owned(), String::from);
+            let running = format!("did not stand within {} ms (state {state}); the others were not kept longer", PATIENCE.as_millis());
+            seized.thread.running = Some(running);
+        }
+    }
+
+    fn hand_over(
+        self,
+        give: &SyncSender<Result<Released, NotStopped>>,
+        mut held: Held,
+        threads_left_out: u64,
+        looked: Seen,
+        deadline: Option<Duration>,
+    ) {
+        let take = |s: &mut Seized| {
+            let left = Thread { tid: s.thread.tid, pending: s.thread.pending, ..Thread::default() };
+            std::mem::replace(&mut s.thread, left)
+        };
+        let threads = held.all.iter_mut().filter(|s| !s.gone).map(take).collect();
+        let mut released = Released { begun: self.begun, threads, threads_left_out, looked, hold: None };
+        let Some(deadline) = deadline else { return drop(give.send(Ok(released))) };
+        let ((release, told), (tell, ended)) = (sync_channel::<()>(1), sync_channel(1));
+        let flag = Arc::new(AtomicBool::new(true));
+        released.hold = Some(Hold { release: Some(release), ended, held: Arc::clone(&flag) });
+        // Nobody there to take it means that the sender of `release` is dropped: released at once.
+        let _ = give.send(Ok(released));
+        let left = deadline.saturating_sub(Duration::from_nanos(held.since()));
+        let late = matches!(told.recv_timeout(left), Err(RecvTimeoutError::Timeout));
+        flag.store(false, Ordering::Release);
+        held.release();
+        let _ = tell.send(Ended { deadline: late, after_ns: held.since() });
+    }
+}
+
+/// Waits a little. It sleeps, however short: a thread that must run to come to a stand may be waiting for this processor.
+fn pause(idle: u32) {
+    let tv_nsec = if idle < 50 { 5_000 } else { 100_000 };
+    let _ = rustix::thread::nanosleep(&rustix::time::Timespec { tv_sec: 0, tv_nsec });
+}
+
+/// Reads all registers of a thread that stands.
+fn registers(thread: &mut Thread, buffer: &mut [u8], bytes: &mut usize) {
+    for (n, kind) in SETS.iter().enumerate() {
+        // The first two fit into one KiB; a process with very many threads loses the vector registers of the last ones.
+        let room = if n < 2 { REGISTERS_BYTES_MAX.saturating_mul(2) } else { REGISTERS_BYTES_MAX };
+        if *bytes >= room {
+            thread.sets_left_out = true;
+            continue;
+        }
+        if let Ok(length) = ptrace::register_set(thread.tid, *kind, buffer) {
+            let set = buffer.get(..length).unwrap_or_default().to_vec();
+            *bytes = bytes.saturating_add(set.len());
+            thread.sets.push((*kind, set));
+        }
+    }
+    thread.siginfo = ptrace::signal_info(thread.tid).ok();
+    thread.blocked = ptrace::blocked_signals(thread.tid).unwrap_or(0);
+}

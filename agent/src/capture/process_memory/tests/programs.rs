@@ -1,0 +1,272 @@
+//! The programs that are taken, compiled by the test.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// Four threads that wait, one in a signal handler, and a marker in the heap.
+pub const THREADS: &str = r#"
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+char *marker;
+static __thread char local[32];
+static int ready;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static void up(void) { pthread_mutex_lock(&lock); ready++; pthread_mutex_unlock(&lock); }
+static void on_signal(int n) { (void)n; up(); for (;;) pause(); }
+void interrupted_here(void) { raise(SIGUSR1); }
+static void *waiter(void *arg) {
+    snprintf(local, sizeof local, "LOCAL-OF-%ld", (long)arg);
+    char *volatile seen = local; (void)seen;
+    up(); for (;;) pause();
+}
+static void *handler(void *arg) { (void)arg; interrupted_here(); return 0; }
+int main(void) {
+    marker = malloc(100000); strcpy(marker, "MARKER-IN-THE-HEAP");
+    signal(SIGUSR1, on_signal);
+    pthread_t t;
+    for (long n = 0; n < 4; n++) pthread_create(&t, 0, waiter, (void *)n);
+    pthread_create(&t, 0, handler, 0);
+    for (;;) { pthread_mutex_lock(&lock); int n = ready; pthread_mutex_unlock(&lock); if (n == 5) break; usleep(1000); }
+    puts("ready"); fflush(stdout);
+    for (;;) pause();
+}
+"#;
+
+/// A value in a vector register, for ever.
+pub const VECTOR: &str = r#"
+#include <stdio.h>
+int main(void) {
+    static const unsigned long v[4] __attribute__((aligned(32))) = { 0x1111111111111111, 0x2222222222222222, 0x3333333333333333, 0x4444444444444444 };
+    puts("ready"); fflush(stdout);
+    __asm__ volatile("vmovdqa %0, %%ymm7\n1: pause\njmp 1b" :: "m"(*(const char (*)[32])v) : "xmm7");
+}
+"#;
+
+/// Many threads that wait.
+pub const MANY: &str = r#"
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+static pthread_barrier_t all;
+static void *waiter(void *arg) { (void)arg; pthread_barrier_wait(&all); for (;;) pause(); }
+int main(int argc, char **argv) {
+    int count = atoi(argv[1]); pthread_barrier_init(&all, 0, count + 1);
+    for (long n = 0; n < count; n++) { pthread_t t; pthread_create(&t, 0, waiter, (void *)n); }
+    pthread_barrier_wait(&all);
+    puts("ready"); fflush(stdout);
+    for (;;) pause();
+}
+"#;
+
+/// 10 GiB of which three pages are touched.
+pub const SPARSE: &str = r#"
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+char *block;
+int main(void) {
+    unsigned long size = 10UL << 30;
+    block = mmap(0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    madvise(block, size, MADV_NOHUGEPAGE);
+    strcpy(block, "SPARSE-FIRST"); strcpy(block + (size / 2), "SPARSE-MIDDLE"); strcpy(block + size - 4096, "SPARSE-LAST");
+    puts("ready"); fflush(stdout);
+    for (;;) pause();
+}
+"#;
+
+/// Pages without any access: some with content, many that were never touched.
+pub const GUARDED: &str = r#"
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+char *hidden, *reserved;
+int main(void) {
+    hidden = mmap(0, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    strcpy(hidden, "HIDDEN-BY-MPROTECT"); mprotect(hidden, 65536, PROT_NONE);
+    reserved = mmap(0, 1UL << 40, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    puts("ready"); fflush(stdout);
+    for (;;) pause();
+}
+"#;
+
+/// Files and shared memory of all kinds, most of it never looked at.
+pub const MAPPED: &str = r#"
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+char *file, *shared, *other, *gone;
+int main(int argc, char **argv) {
+    int fd = open(argv[1], O_RDONLY);
+    file = mmap(0, 1 << 20, PROT_READ, MAP_PRIVATE, fd, 0);
+    shared = mmap(0, 4 << 20, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    strcpy(shared + (1 << 20), "SHARED-WITHOUT-FILE");
+    int m = memfd_create("a memfd", 0); ftruncate(m, 8 << 20); pwrite(m, "IN-A-MEMFD", 11, 4 << 20);
+    other = mmap(0, 8 << 20, PROT_READ | PROT_WRITE, MAP_SHARED, m, 0); close(m);
+    char path[4096]; snprintf(path, sizeof path, "%s.gone", argv[1]);
+    int g = open(path, O_CREAT | O_RDWR, 0600); write(g, "DELETED-BUT-MAPPED", 19); unlink(path);
+    gone = mmap(0, 4096, PROT_READ, MAP_PRIVATE, g, 0); close(g);
+    puts("ready"); fflush(stdout);
+    for (;;) pause();
+}
+"#;
+
+/// Runs another program when told.
+pub const EXEC: &str = r#"
+#include <stdio.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+    puts("ready"); fflush(stdout);
+    getchar(); execl(argv[1], argv[1], "300", (char *)0);
+}
+"#;
+
+/// Counts the signals that it gets.
+pub const COUNTING: &str = r#"
+#include <signal.h>
+#include <stdio.h>
+#include <unistd.h>
+static volatile int count;
+static void on_signal(int n) { (void)n; count++; }
+int main(void) {
+    struct sigaction a = { .sa_handler = on_signal, .sa_flags = SA_RESTART };
+    sigaction(SIGUSR1, &a, 0);
+    puts("ready"); fflush(stdout);
+    getchar(); printf("handled %d\n", count); fflush(stdout);
+    for (;;) pause();
+}
+"#;
+
+/// Counts two numbers up as fast as it can, one after the other, far from each other.
+pub const COUNTER: &str = r#"
+#include <pthread.h>
+#include <stdio.h>
+#include <unistd.h>
+volatile unsigned long first; char far[32 << 20] = { 1 }; volatile unsigned long second = 0;
+static void *run(void *arg) { (void)arg; for (;;) { first++; second++; } }
+int main(void) {
+    pthread_t t; for (unsigned long n = 0; n < sizeof far; n += 4096) far[n] = 1;
+    pthread_create(&t, 0, run, 0);
+    puts("ready"); fflush(stdout);
+    for (;;) pause();
+}
+"#;
+
+/// A Go program with a marker in its heap.
+pub const GO: &str = r#"
+package main
+import ("fmt"; "strings"; "time")
+var kept []string
+func main() {
+    for n := 0; n < 100; n++ { kept = append(kept, strings.Repeat("MARKER-OF-THE-GOPHER ", 3)) }
+    go func() { for { time.Sleep(time.Hour) } }()
+    fmt.Println("ready")
+    for { time.Sleep(time.Hour) }
+}
+"#;
+
+/// A Python program with a marker in its heap.
+pub const PYTHON: &str =
+    "import time\nkept = ['MARKER-OF-THE-' + 'SNAKE %d' % n for n in range(1000)]\nprint('ready', flush=True)\ntime.sleep(3600)";
+
+/// Compiles a C program.
+pub fn compile(dir: &Path, name: &str, source: &str, flags: &[&str]) -> PathBuf {
+    let (c, program) = (dir.join(format!("{name}.c")), dir.join(name));
+    std::fs::write(&c, source).expect("source");
+    let done = Command::new("gcc").args(["-g", "-O0", "-w", "-o"]).arg(&program).arg(&c).args(flags).status().expect("gcc");
+    assert!(done.success(), "{name} does not compile");
+    program
+}
+
+/// A program that said `ready`; killed and reaped when the test ends.
+pub struct Target {
+    child: Child,
+    out: BufReader<std::process::ChildStdout>,
+}
+
+impl Target {
+    pub fn start(mut command: Command) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        // Another thread of this test program may hold the file open for writing across its own fork: then it is busy.
+        let mut child = (0..400).find_map(|_| match command.spawn() {
+            Ok(child) => Some(child),
+            Err(e) if e.raw_os_error() == Some(26) => {
+                pause();
+                None
+            }
+            Err(e) => panic!("{command:?}: {e}"),
+        });
+        let mut child = child.take().expect("started");
+        let mut out = BufReader::new(child.stdout.take().expect("piped"));
+        let mut line = String::new();
+        out.read_line(&mut line).expect("ready");
+        assert!(line.starts_with("ready"), "{command:?}: {line}");
+        Self { child, out }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The next line that it says.
+    pub fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.out.read_line(&mut line).expect("a line");
+        line.trim_end().to_owned()
+    }
+
+    /// Tells it to go on: a line on its standard input.
+    pub fn tell(&mut self) {
+        use std::io::Write as _;
+        self.child.stdin.as_mut().expect("piped").write_all(b"go\n").expect("told");
+    }
+
+    pub fn kill(&mut self) {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("reaped");
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test waits for another process")]
+pub fn pause() {
+    std::thread::sleep(std::time::Duration::from_millis(5));
+}
+
+pub fn until(what: &str, mut done: impl FnMut() -> bool) {
+    for _ in 0..2000 {
+        if done() {
+            return;
+        }
+        pause();
+    }
+    panic!("it did not happen within 10 s: {what}");
+}
+
+/// The letters of the states of all threads of a process.
+pub fn state(pid: u32) -> String {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return String::new() };
+    tasks
+        .filter_map(Result::ok)
+        .filter_map(|t| std::fs::read_to_string(t.path().join("stat")).ok())
+        .filter_map(|s| s.rsplit(") ").next().and_then(|r| r.chars().next()))
+        .collect()
+}
