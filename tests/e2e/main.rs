@@ -3,6 +3,7 @@
 
 mod collect_files;
 mod custody;
+mod disks;
 mod errors_are_clear;
 mod fleet_order;
 mod flipped_bytes;
