@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use exhibit_evidence::dsse::Envelope;
-use exhibit_tests::{Finished, Fleet, Guest, GuestPlan, kit};
+use exhibit_tests::{Finished, Fleet, Guest, GuestPlan, kit, wait_until};
 use serde_json::Value;
 
 /// Processes, sockets and a secret; a program that is not on any file system any more.
@@ -26,6 +26,8 @@ const RSS_MAX: u64 = 48 << 20;
 struct Taken {
     guest: Guest,
     fleet: Fleet,
+    agent: String,
+    case: String,
     ended: Value,
     items: Vec<Value>,
     out: tempfile::TempDir,
@@ -45,7 +47,7 @@ fn take(plan: GuestPlan, capture: &str) -> Taken {
     let out = tempfile::tempdir().expect("folder");
     let place = out.path().to_str().expect("UTF-8");
     let _ = fleet.exhibit(&["get", "--collection", &collection, "--out", place, "--reason", "test"]);
-    Taken { guest, fleet, ended, items, out }
+    Taken { guest, fleet, agent, case, ended, items, out }
 }
 
 /// What the acquisition record says of the agent's own memory.
@@ -316,6 +318,29 @@ fn a_guest_with_five_levels_is_opened_by_drgn() {
     assert_eq!(opened[0]["kernel"], true);
     let expected: Vec<String> = b"Linux version".iter().map(|b| format!("{b:02x}")).collect();
     assert_eq!(opened[0]["bytes"], expected.concat());
+
+    // More than the order allows: said with both numbers, before a byte is read; the first pass still fits.
+    let (fleet, case) = (&taken.fleet, &taken.case);
+    let small = fleet.order_for(case, &taken.agent, &["--capture", "memory", "--max-bytes", "64M"]);
+    let ended = fleet.wait_closed(&small, Duration::from_mins(3));
+    assert_eq!(ended["state"], "partial", "{ended}");
+    let items = fleet.items(&small);
+    let image = items.iter().find(|i| i["path"] == "memory.lime").expect("an item");
+    assert!(image["status"] == "skipped" && image["reason"].as_str().is_some_and(|r| r.contains("limit of 67108864")), "{image}");
+    assert!(items.iter().any(|i| i["path"] == "priority.lime" && i["status"] == "collected"), "{items:?}");
+
+    // Interrupted: what came is kept, the rest is one gap that says why.
+    let cut = fleet.order_for(case, &taken.agent, &["--capture", "memory:priority=false"]);
+    wait_until(Duration::from_mins(2), "some of the memory is taken", || {
+        fleet.collection(&cut)["raw_bytes"].as_u64().is_some_and(|b| b > 40 << 20)
+    });
+    let _ = fleet.exhibit(&["cancel", &cut, "--reason", "enough"]).ok();
+    let ended = fleet.wait_closed(&cut, Duration::from_mins(2));
+    assert!(matches!(ended["state"].as_str(), Some("partial" | "cancelled")), "{ended}");
+    let items = fleet.items(&cut);
+    let image = items.iter().find(|i| i["path"] == "memory.lime").expect("an item");
+    assert!(image["status"] == "partial" && image["gaps"].to_string().contains("enough"), "{image}");
+    let _ = fleet.verify(case).expect_sound();
 }
 
 /// Where the kernel gives no physical memory: said plainly, and the memory of every process is taken instead.

@@ -118,6 +118,9 @@ pub trait Output {
     /// Says what is being worked on, for the progress display. Cheap; any text, it is escaped and cut by the receiver.
     fn note(&mut self, current: &str);
 
+    /// Says that about so many raw bytes are to come, for the progress display: a large image knows its size before.
+    fn expect(&mut self, _bytes: u64) {}
+
     /// The host's clocks.
     fn now(&self) -> Moment;
 

@@ -195,6 +195,11 @@ impl Output for Taker {
         self.progress.set_note(current);
     }
 
+    fn expect(&mut self, bytes: u64) {
+        let all = self.frames.raw_offset().saturating_add(bytes);
+        self.progress.expected_raw_bytes.fetch_max(all, std::sync::atomic::Ordering::Relaxed);
+    }
+
     fn now(&self) -> Moment {
         clock::now()
     }

@@ -253,6 +253,7 @@ fn take_device(subject: &Subject<'_>, mut item: NewItem, out: &mut dyn Output) -
         item.facts.extend(freezes.refusal().map(|why| ("freeze".to_owned(), why)));
         source.hold(freezes);
     }
+    out.expect(size);
     out.put(item, Content::Source { size, extents: None, source: &mut source }).map(drop)
 }
 

@@ -157,6 +157,9 @@ impl Run<'_> {
         meta::put(out, Some(self.physical))?;
         map::put_flags(out, self.flags, &self.iomem.ram, map::FLAGS_BEFORE)?;
         let began = clock::monotonic();
+        if params.flag("full", true)? {
+            out.expect(total(&self.exposed));
+        }
         let percent = params.number("priority_percent")?.unwrap_or(10).min(50);
         let mut smear = Smear::new(Layout::default());
         if params.flag("priority", true)? {
