@@ -439,9 +439,16 @@ mod tests {
         let cancel = said(&["exhibit", "cancel", "--reason", "r"]);
         assert!(cancel.contains("COLLECTIONS|--order <ORDER>"), "{cancel}");
         // Nobody sees evidence without saying why.
-        for read in [&["exhibit", "items", "--case", "c"][..], &["exhibit", "cat", "i"], &["exhibit", "get", "i", "--out", "x"]] {
+        for read in [
+            &["exhibit", "items", "--case", "c"][..],
+            &["exhibit", "cat", "i"],
+            &["exhibit", "get", "i", "--out", "x"],
+            &["exhibit", "symbols", "build", "--collection", "c", "--out", "x.json"],
+        ] {
             assert!(said(read).contains("--reason <REASON>"));
         }
+        let symbols = said(&["exhibit", "symbols", "build", "--out", "x.json"]);
+        assert!(symbols.contains("--collection <COLLECTION>|--from <DIR>"), "{symbols}");
         assert!(said(&["exhibit", "cat", "i", "--reason", " "]).contains("reason"));
         assert!(said(&["exhibit", "case", "retain", "c", "--until", "2030-02-31", "--reason", "r"]).contains("YYYY-MM-DD"));
         assert!(said(&["exhibit", "agents", "label", "agt"]).contains("KEY=VALUE"));

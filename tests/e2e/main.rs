@@ -13,6 +13,7 @@ mod handoff;
 mod handoff_mutations;
 mod kills;
 mod memory;
+mod memory_formats;
 mod quickstart;
 mod refusals;
 mod reindex;

@@ -14,7 +14,7 @@ use crate::exit::{Code, Failure, Result};
 use crate::output::Output;
 use crate::restore::{Extras, Metadata, Restoring, Target};
 use crate::symbols::isf::{self, Contents, Counts};
-use crate::symbols::{From, Kernel, collection, folder};
+use crate::symbols::{Kernel, Origin, collection, folder};
 use crate::units::show_bytes;
 
 /// What volatility3 does not do yet, and what does.
@@ -119,10 +119,10 @@ fn report(kernel: &Kernel, written: &Written, out: &Output) -> Result<Code> {
         return Ok(Code::Ok);
     }
     let place = |from| match from {
-        From::File => "the host's file",
-        From::Image => "the image",
-        From::Vmcoreinfo => "VMCOREINFO",
-        From::Assumed => "an assumption",
+        Origin::File => "the host's file",
+        Origin::Image => "the image",
+        Origin::Vmcoreinfo => "VMCOREINFO",
+        Origin::Assumed => "an assumption",
     };
     let counts = &written.counts;
     out.line(&format!("kernel   {banner}"))?;

@@ -55,6 +55,9 @@ impl LimeFile {
             if at > size {
                 return Err(bad("ends in the middle of a range"));
             }
+            if ranges.len() >= lime::RANGES_MAX {
+                return Err(bad("more ranges than a machine has"));
+            }
             after = range.end();
             ranges.push((range, data));
         }

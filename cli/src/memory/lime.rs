@@ -9,7 +9,7 @@ const MAGIC: u32 = 0x4c69_4d45;
 /// Physical addresses have 52 bits at most (x86-64 and arm64).
 pub const ADDRESS_MAX: u64 = (1 << 52) - 1;
 /// More ranges than any machine has: an image of single pages, every second one missing, of 8 GiB. Bounds a reader's memory to 24 MiB.
-const RANGES_MAX: usize = 1 << 20;
+pub const RANGES_MAX: usize = 1 << 20;
 const WHAT: &str = "LiME image";
 
 /// A range of physical memory, half-open.

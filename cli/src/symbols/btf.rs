@@ -14,7 +14,7 @@ pub const BYTES_MAX: usize = 64 << 20;
 /// The longest name, as in the kernel (`KSYM_NAME_LEN`).
 const NAME_BYTES_MAX: usize = 512;
 /// The longest chain of names and qualifiers of one type, or nesting of arrays; real ones have less than ten.
-pub const CHAIN_MAX: usize = 48;
+const CHAIN_MAX: usize = 48;
 const WHAT: &str = "BTF";
 
 /// What a type is.

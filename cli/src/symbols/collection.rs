@@ -3,7 +3,7 @@
 use exhibit_evidence::manifest::Item;
 use exhibit_evidence::record::Action;
 
-use super::folder::{NOTES_BYTES_MAX, text_of};
+use super::folder::{MODULES_BYTES_MAX, NOTES_BYTES_MAX, text_of};
 use super::{Sources, btf, kallsyms};
 use crate::args::SelectArgs;
 use crate::commands::items;
@@ -18,8 +18,6 @@ use crate::memory::vmcoreinfo::VmcoreInfo;
 pub const CAPTURE: &str = "memory";
 /// The kernel's own image lies in physical memory in one piece. It has some 60 MiB; this many are kept while an image passes by.
 const KERNEL_BYTES_MAX: u64 = 256 << 20;
-/// All descriptions of modules together have some 20 MiB.
-const MODULES_BYTES_MAX: u64 = 256 << 20;
 
 /// An item of the capture with its id.
 type Found = (String, Item);
@@ -46,7 +44,7 @@ pub async fn sources(connection: &mut Connection, collection: &str, reason: &str
     for found in all.iter().filter(|(_, item)| is_module(item)) {
         let name = String::from_utf8_lossy(found.1.path.as_bytes()).rsplit('/').next().unwrap_or_default().to_owned();
         let read: u64 = sources.modules.iter().map(|(_, bytes)| bytes.len() as u64).sum();
-        if read.saturating_add(found.1.size) <= MODULES_BYTES_MAX
+        if read.saturating_add(found.1.size) <= MODULES_BYTES_MAX as u64
             && let Some(bytes) = reader.content(Some(found), btf::BYTES_MAX).await?
         {
             sources.modules.push((name, bytes));

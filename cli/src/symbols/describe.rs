@@ -1,10 +1,13 @@
 //! Types in the words of volatility3's intermediate symbol format (its `schemas/schema-6.2.0.json`).
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::Serialize;
 
-use super::btf::{Btf, CHAIN_MAX, Kind, Member, Type, TypeId};
+use super::btf::{Btf, Kind, Member, Type, TypeId};
+
+/// The deepest nesting of pointers and arrays that is described; real ones have less than ten, hostile ones no end.
+const NESTING_MAX: usize = 16;
 
 /// A type where it is used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -129,7 +132,7 @@ impl<'a> Types<'a> {
     }
 
     fn describe_at(&self, id: TypeId, depth: usize) -> Descriptor {
-        let Some((id, of)) = self.btf.resolve(id).filter(|_| depth < CHAIN_MAX) else { return Descriptor::void() };
+        let Some((id, of)) = self.btf.resolve(id).filter(|_| depth < NESTING_MAX) else { return Descriptor::void() };
         match &of.kind {
             Kind::Int { .. } | Kind::Float { .. } => Descriptor::base(self.btf.type_name(of)),
             Kind::Pointer(to) => self.describe_at(*to, depth.saturating_add(1)).pointer(),
@@ -200,7 +203,7 @@ impl<'a> Types<'a> {
     }
 
     /// Structures and unions that are named and defined nowhere: something must have the name.
-    pub fn undefined(&self) -> HashSet<&'a str> {
+    pub fn undefined(&self) -> BTreeSet<&'a str> {
         let forward = self.btf.types().filter(|(_, t)| matches!(t.kind, Kind::Forward { .. }));
         forward.map(|(_, t)| self.btf.type_name(t)).filter(|name| !self.records.contains_key(name)).collect()
     }

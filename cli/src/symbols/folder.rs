@@ -10,6 +10,8 @@ use crate::memory::{notes, vmcoreinfo};
 
 /// More modules than a kernel has loaded.
 const MODULES_MAX: usize = 4_096;
+/// All descriptions of modules together have some 20 MiB.
+pub const MODULES_BYTES_MAX: usize = 256 << 20;
 /// Notes of a kernel have 12 KiB.
 pub const NOTES_BYTES_MAX: usize = 16 << 20;
 
@@ -75,9 +77,13 @@ fn modules(kernel: Option<&Path>) -> Result<Vec<(String, Vec<u8>)>> {
     let mut paths: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| p.is_file() && Some(p.as_path()) != kernel).collect();
     paths.sort();
     paths.truncate(MODULES_MAX);
-    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let one = |path: &PathBuf| Ok(read(Some(path), btf::BYTES_MAX)?.map(|bytes| (name(path), bytes)));
-    paths.iter().map(one).filter_map(Result::transpose).collect()
+    let (mut left, mut found) = (MODULES_BYTES_MAX, Vec::new());
+    for path in &paths {
+        let Some(bytes) = read(Some(path), left.min(btf::BYTES_MAX))? else { continue };
+        left = left.saturating_sub(bytes.len());
+        found.push((path.file_name().unwrap_or_default().to_string_lossy().into_owned(), bytes));
+    }
+    Ok(found)
 }
 
 /// Reads a file of at most so many bytes; none where there is no file.

@@ -7,9 +7,10 @@ use std::io::Write;
 use base64::Engine as _;
 use exhibit_evidence::Digest;
 use serde::Serialize;
+use serde::ser::SerializeMap as _;
 use serde_json::json;
 
-use super::btf::{Btf, Kind, TypeId};
+use super::btf::{Btf, Kind, Member, TypeId, Value};
 use super::describe::{Descriptor, Types, number_of};
 use super::kallsyms::Symbols;
 use super::known::{KNOWN, Shape};
@@ -68,18 +69,39 @@ struct Document<B, U, E, S> {
     symbols: S,
 }
 
-#[derive(Serialize)]
-struct Record<F> {
+/// A structure or union; its members are written one by one.
+struct Record<'a> {
+    types: &'a Types<'a>,
     size: u32,
     kind: &'static str,
-    fields: F,
+    members: &'a [Member],
 }
 
-#[derive(Serialize)]
-struct Enumeration<C> {
+impl Serialize for Record<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(3))?;
+        map.serialize_entry("size", &self.size)?;
+        map.serialize_entry("kind", self.kind)?;
+        map.serialize_entry("fields", &Walk(|| self.types.fields(self.members)))?;
+        map.end()
+    }
+}
+
+struct Enumeration<'a> {
+    btf: &'a Btf,
     size: u32,
     base: &'static str,
-    constants: C,
+    values: &'a [Value],
+}
+
+impl Serialize for Enumeration<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(3))?;
+        map.serialize_entry("size", &self.size)?;
+        map.serialize_entry("base", self.base)?;
+        map.serialize_entry("constants", &Walk(|| self.values.iter().map(|v| (self.btf.value_name(v), v.value))))?;
+        map.end()
+    }
 }
 
 #[derive(Serialize)]
@@ -108,10 +130,7 @@ pub fn write(contents: &Contents<'_>, out: impl Write) -> std::io::Result<Counts
             "format": FORMAT,
         }),
         base_types: types.bases(),
-        user_types: Walk(|| {
-            records(&types)
-                .chain(types.undefined().into_iter().map(|name| (name.to_owned(), json!({"size": 0, "kind": "struct", "fields": {}}))))
-        }),
+        user_types: Walk(|| records(&types)),
         enums: Walk(|| enumerations(&types)),
         symbols: Walk(|| contents.symbols.addresses.iter().map(|(name, address)| (name, variables.symbol(name, *address)))),
     };
@@ -121,23 +140,24 @@ pub fn write(contents: &Contents<'_>, out: impl Write) -> std::io::Result<Counts
     Ok(Counts { symbols: contents.symbols.addresses.len(), typed, types: contents.btf.len() })
 }
 
-fn records<'a>(types: &'a Types<'_>) -> impl Iterator<Item = (String, serde_json::Value)> + 'a {
-    types.btf.types().filter_map(move |(id, of)| {
+fn records<'a>(types: &'a Types<'a>) -> impl Iterator<Item = (String, Record<'a>)> {
+    let defined = types.btf.types().filter_map(|(id, of)| {
         let (kind, size, members) = match &of.kind {
             Kind::Struct { size, members } => ("struct", *size, members),
             Kind::Union { size, members } => ("union", *size, members),
             _ => return None,
         };
-        let fields = Walk(|| types.fields(types.btf.members(members)));
-        Some((types.name(id, of), json!(Record { size, kind, fields })))
-    })
+        Some((types.name(id, of), Record { types, size, kind, members: types.btf.members(members) }))
+    });
+    let undefined = types.undefined().into_iter();
+    defined.chain(undefined.map(|name| (name.to_owned(), Record { types, size: 0, kind: "struct", members: &[] })))
 }
 
-fn enumerations<'a>(types: &'a Types<'_>) -> impl Iterator<Item = (String, serde_json::Value)> + 'a {
-    types.btf.types().filter_map(move |(id, of)| {
+fn enumerations<'a>(types: &'a Types<'a>) -> impl Iterator<Item = (String, Enumeration<'a>)> {
+    types.btf.types().filter_map(|(id, of)| {
         let Kind::Enum { size, signed, values } = &of.kind else { return None };
-        let constants = Walk(|| types.btf.values(values).iter().map(|v| (types.btf.value_name(v), v.value)));
-        Some((types.name(id, of), json!(Enumeration { size: *size, base: number_of(*size, *signed), constants })))
+        let values = types.btf.values(values);
+        Some((types.name(id, of), Enumeration { btf: types.btf, size: *size, base: number_of(*size, *signed), values }))
     })
 }
 

@@ -41,7 +41,7 @@ pub struct Sources {
 /// Where something was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum From {
+pub enum Origin {
     /// From the file that the host had for it.
     File,
     /// From the image.
@@ -65,7 +65,7 @@ pub struct Kernel {
     /// How far the kernel had moved itself, in bytes.
     pub slide: u64,
     /// Where symbols, types and the slide come from.
-    pub from: (From, From, From),
+    pub from: (Origin, Origin, Origin),
     /// Modules of which the types are in it.
     pub modules: usize,
     /// What the reader should know.
@@ -140,10 +140,10 @@ impl Sources {
     }
 
     /// The symbols as the kernel ran, with the digest of what they were read from.
-    fn symbols(&self, info: Option<&VmcoreInfo>, notes: &mut Vec<String>) -> Result<(Symbols, Digest, From)> {
+    fn symbols(&self, info: Option<&VmcoreInfo>, notes: &mut Vec<String>) -> Result<(Symbols, Digest, Origin)> {
         let why = match &self.kallsyms {
             Some(text) => match kallsyms::read(text) {
-                Listing::Symbols(symbols) => return Ok((symbols, Digest::of(text), From::File)),
+                Listing::Symbols(symbols) => return Ok((symbols, Digest::of(text), Origin::File)),
                 Listing::Hidden => "the host hid the addresses in /proc/kallsyms (kptr_restrict)",
             },
             None => "there is no /proc/kallsyms",
@@ -156,19 +156,19 @@ impl Sources {
         for (name, address) in &symbols.addresses {
             list.update(format!("{address:016x} {name}\n").as_bytes());
         }
-        Ok((symbols, list.finish(), From::Image))
+        Ok((symbols, list.finish(), Origin::Image))
     }
 
-    fn types(&self, info: Option<&VmcoreInfo>, symbols: &Symbols) -> Result<(Vec<u8>, From)> {
+    fn types(&self, info: Option<&VmcoreInfo>, symbols: &Symbols) -> Result<(Vec<u8>, Origin)> {
         if let Some(bytes) = &self.btf {
-            return Ok((bytes.clone(), From::File));
+            return Ok((bytes.clone(), Origin::File));
         }
         let none = || unusable("there are no types: neither /sys/kernel/btf/vmlinux nor an image that has them (CONFIG_DEBUG_INFO_BTF)");
         let (info, memory) = info.zip(self.memory()).ok_or_else(none)?;
         let (start, stop) = symbols.get("__start_BTF").zip(symbols.get("__stop_BTF")).ok_or_else(none)?;
         let len = stop.checked_sub(start).filter(|len| *len <= btf::BYTES_MAX as u64).ok_or_else(none)?;
         let bytes = info.image_address(start).and_then(|at| memory.bytes(at, len as usize)).ok_or_else(none)?;
-        Ok((bytes, From::Image))
+        Ok((bytes, Origin::Image))
     }
 
     /// The kernel's banner: by it readers find the symbols for an image. Where there is an image, it must have the same.
@@ -191,14 +191,17 @@ impl Sources {
     }
 }
 
-fn slide(info: Option<&VmcoreInfo>, symbols: &Symbols, notes: &mut Vec<String>) -> Result<(u64, From)> {
+fn slide(info: Option<&VmcoreInfo>, symbols: &Symbols, notes: &mut Vec<String>) -> Result<(u64, Origin)> {
     if let Some(slide) = info.and_then(VmcoreInfo::slide) {
-        return Ok((slide, From::Vmcoreinfo));
+        return Ok((slide, Origin::Vmcoreinfo));
     }
     let slide =
         symbols.guess_slide().ok_or_else(|| unusable("nothing says how far the kernel had moved itself (KERNELOFFSET in VMCOREINFO)"))?;
     notes.push(format!(
         "VMCOREINFO does not say how far the kernel had moved itself: {slide:#x} is assumed, from where kernels are linked to run"
     ));
-    Ok((slide, From::Assumed))
+    Ok((slide, Origin::Assumed))
 }
+
+#[cfg(test)]
+mod tests;

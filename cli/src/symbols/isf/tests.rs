@@ -1,9 +1,9 @@
 use super::*;
 use crate::symbols::btf::tests::Writer;
 use proptest::prelude::*;
-use serde_json::Value;
+use serde_json::Value as Json;
 
-fn written(btf: &Btf, symbols: &[(&str, u64)]) -> Value {
+fn written(btf: &Btf, symbols: &[(&str, u64)]) -> Json {
     let mut all = Symbols::default();
     for (name, address) in symbols {
         all.add(name, *address);
