@@ -11,6 +11,7 @@ mod handoff;
 mod handoff_mutations;
 mod kills;
 mod memory;
+mod process_memory;
 mod quickstart;
 mod refusals;
 mod reindex;

@@ -1,7 +1,7 @@
 //! Where everything lies in the core file: segments by file offset, and the ranges of the file that hold data. Known whole
 //! before the first byte is written, so that the file can be read by position.
 
-use super::regions::{PAGE, Region};
+use super::regions::{Class, PAGE, Region};
 use crate::capture::Extent;
 
 /// Ranges of touched pages that are told apart, besides one for each mapping.
@@ -130,7 +130,7 @@ impl Layout {
             let keep = keep(region);
             if keep == Keep::Nothing {
                 layout.push(n, region.start, region.end, false);
-                if !region.is_reserved() {
+                if !region.is_reserved() && region.class != Class::Shared {
                     layout.left_out_bytes = layout.left_out_bytes.saturating_add(region.bytes());
                 }
                 continue;

@@ -99,6 +99,8 @@ pub enum NotStopped {
     Denied(Errno),
     /// The kernel did not answer in time.
     Stuck,
+    /// It was not tried: too many did not answer.
+    GivenUp,
     /// Something else.
     Error(Errno),
 }
