@@ -414,7 +414,8 @@ fn put_core(
         why.push("mappings are missing: more than 65,536, or the table broke off".to_owned());
     }
     if stopped.looked_late {
-        why.push("the mappings are of a moment after the registers: a lock of the process was held".to_owned());
+        let held = if mode == Mode::Atomic { ", and it did not stand while its memory was copied" } else { "" };
+        why.push(format!("the mappings are of a moment after the registers: a lock of the process was held, or the host is busy{held}"));
     }
     if !stopped.threads.iter().all(elf::is_native) {
         why.push("a process of 32 bits: its registers stand as the kernel gives them, debuggers of 64 bits do not show them".to_owned());
