@@ -14,6 +14,7 @@ mod handoff_mutations;
 mod kills;
 mod memory;
 mod memory_formats;
+mod process_memory;
 mod quickstart;
 mod refusals;
 mod reindex;
