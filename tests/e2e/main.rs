@@ -8,6 +8,7 @@ mod errors_are_clear;
 mod fleet_order;
 mod flipped_bytes;
 mod foreign_readers;
+mod guest_disks;
 mod guest_memory;
 mod handoff;
 mod handoff_mutations;
