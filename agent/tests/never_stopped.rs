@@ -145,3 +145,27 @@ fn a_frozen_group_is_thawed_when_the_agent_is_killed() {
     drop(target);
     within(Duration::from_secs(2), "the group is gone", || std::fs::remove_dir(&group).is_ok());
 }
+
+#[test]
+fn all_takes_every_process_but_the_agent() {
+    let dir = tempfile::tempdir().expect("folder");
+    drop(target(dir.path()));
+    let out = dir.path().join("out");
+    // In a PID namespace of its own: the machine's other processes are not this test's to stop.
+    let script = format!(
+        "{busy} & {busy} & sleep 0.3; {agent} collect --offline --capture process-memory:all=true --out {out}; kill %1 %2",
+        busy = dir.path().join("busy").display(),
+        agent = env!("CARGO_BIN_EXE_exhibit-agent"),
+        out = out.display(),
+    );
+    let done = Command::new("unshare").args(["--pid", "--fork", "--mount-proc", "bash", "-c", &script]).output().expect("unshare");
+    if String::from_utf8_lossy(&done.stderr).contains("Operation not permitted") {
+        return eprintln!("left out: no right to make a namespace");
+    }
+    let manifest = std::fs::read_to_string(out.join("manifest.jsonl")).unwrap_or_else(|e| panic!("{e}: {done:?}"));
+    let cores: Vec<&str> = manifest.lines().filter(|l| l.contains("/core\"")).collect();
+    // The shell and the two programs; the agent is a child of the shell as well.
+    assert_eq!(cores.len(), 3, "{cores:#?}");
+    assert!(cores.iter().all(|l| l.contains("\"status\":\"collected\"")), "{cores:#?}");
+    assert_eq!(cores.iter().filter(|l| l.contains("\"threads\":\"21\"")).count(), 2, "{cores:#?}");
+}

@@ -370,7 +370,7 @@ pub struct GetArgs {
     /// restored. A file gets its name once its bytes are there and have their SHA-256.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// Make another format of images of memory (`lime`, `elf`, `raw`) and disks (`raw`); other items are restored as they are. The
+    /// Make another format of images of memory (`lime`, `elf`, `raw`) and disks (`raw`, `e01`); other items are restored as they are. The
     /// stored bytes are checked as always; the SHA-256 of what is made is printed.
     #[arg(long = "as", value_name = "FORMAT")]
     pub format: Option<crate::convert::Format>,

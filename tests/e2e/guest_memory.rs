@@ -5,22 +5,29 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use exhibit_tests::{Fleet, Guest, GuestPlan, kit};
+use exhibit_evidence::dsse::Envelope;
+use exhibit_tests::{Finished, Fleet, Guest, GuestPlan, kit, wait_until};
 use serde_json::Value;
 
 /// Processes, sockets and a secret; a program that is not on any file system any more.
 const SUSPECTS: &str = "
 cp /bin/suspect /tmp/.gone; /tmp/.gone gone &
 suspect tree &
+(echo 'set -o history'; echo 'echo what the shell remembers'; sleep 10000) | bash --norc -i > /tmp/bash.log 2>&1 &
 sleep 1
 ";
 /// What the program whose file is gone keeps in its memory.
 const SECRET: &[u8] = b"what-nobody-knows-the-sequence09";
 
+/// What the agent may take at most.
+const RSS_MAX: u64 = 48 << 20;
+
 /// A collection of a guest's memory, restored.
 struct Taken {
     guest: Guest,
     fleet: Fleet,
+    agent: String,
+    case: String,
     ended: Value,
     items: Vec<Value>,
     out: tempfile::TempDir,
@@ -33,11 +40,22 @@ fn take(plan: GuestPlan, capture: &str) -> Taken {
     let collection = fleet.order_for(&case, &agent, &["--capture", capture]);
     let ended = fleet.wait_closed(&collection, Duration::from_mins(6));
     let _ = fleet.verify(&case).expect_sound();
+    let peak = peak_bytes(&fleet.case_dir(&case));
+    eprintln!("the agent's peak: {peak:?} bytes");
+    assert!(peak.is_some_and(|peak| peak <= RSS_MAX), "{peak:?}");
     let items = fleet.items(&collection);
     let out = tempfile::tempdir().expect("folder");
     let place = out.path().to_str().expect("UTF-8");
     let _ = fleet.exhibit(&["get", "--collection", &collection, "--out", place, "--reason", "test"]);
-    Taken { guest, fleet, ended, items, out }
+    Taken { guest, fleet, agent, case, ended, items, out }
+}
+
+/// What the acquisition record says of the agent's own memory.
+fn peak_bytes(case: &Path) -> Option<u64> {
+    let slots = std::fs::read_dir(case.join("log/seq")).expect("slots").filter_map(Result::ok);
+    let records = slots.map(|slot| Envelope::parse(&std::fs::read(slot.path()).expect("slot")).expect("an envelope"));
+    let text = records.map(|e| String::from_utf8_lossy(e.unverified_payload()).into_owned()).find(|t| t.contains("rss_peak_bytes"))?;
+    text.split("\"rss_peak_bytes\":").nth(1)?.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 impl Taken {
@@ -118,6 +136,91 @@ fn check_every_byte(taken: &Taken, hidden_max: u64) -> BTreeMap<u64, Vec<u8>> {
     image
 }
 
+/// An analysis with nothing but what the collection holds: symbols that are made of it, and volatility3. It shows the processes,
+/// modules and sockets that the guest really has.
+fn analyse(taken: &Taken, image: &Path) {
+    let folder = taken.out.path().join("symbols");
+    std::fs::create_dir_all(folder.join("linux")).expect("folder");
+    let (from, to) = (taken.out.path().join("memory"), folder.join("linux/guest.json"));
+    let args = ["symbols", "build", "--from", from.to_str().expect("UTF-8"), "--out", to.to_str().expect("UTF-8")];
+    let built = taken.fleet.exhibit(&args).ok().json();
+    eprintln!("{}", built[0]);
+    // A host that hides its symbols: they are read from the image, and are the same.
+    let listed = from.join("proc/kallsyms");
+    std::fs::rename(&listed, taken.out.path().join("kallsyms")).expect("moved");
+    let again = taken.out.path().join("again.json");
+    let args = ["symbols", "build", "--from", from.to_str().expect("UTF-8"), "--out", again.to_str().expect("UTF-8")];
+    let hidden = taken.fleet.exhibit(&args).ok().json();
+    assert_eq!((built[0]["symbols_from"].as_str(), hidden[0]["symbols_from"].as_str()), (Some("file"), Some("image")), "{}", hidden[0]);
+    std::fs::rename(taken.out.path().join("kallsyms"), &listed).expect("moved");
+    let symbols =
+        |path: &Path| -> Value { serde_json::from_slice::<Value>(&std::fs::read(path).expect("file")).expect("json")["symbols"].clone() };
+    let (listed, decoded) = (symbols(&to), symbols(&again));
+    for name in ["init_task", "sys_call_table", "linux_banner", "modules", "init_net", "prb", "_text", "idt_table"] {
+        assert_eq!(listed[name]["address"], decoded[name]["address"], "{name}");
+    }
+    let differing = decoded.as_object().expect("symbols").iter().filter(|(n, s)| listed[n.as_str()]["address"] != s["address"]).count();
+    assert!(differing * 100 < decoded.as_object().expect("symbols").len(), "{differing} symbols differ");
+    let gone: u64 = taken.guest.told("secret-frame")[2].parse().expect("pid");
+    let maps = format!("linux.proc.Maps:pid={gone}");
+    let plugins = [
+        "linux.pslist.PsList",
+        "linux.psscan.PsScan",
+        "linux.lsmod.Lsmod",
+        "linux.sockstat.Sockstat",
+        "linux.check_syscall.Check_syscall",
+        "linux.kmsg.Kmsg",
+        "linux.mountinfo.MountInfo",
+        "linux.elfs.Elfs",
+        "linux.bash.Bash",
+        &maps,
+    ];
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("second-reader/volatility.py");
+    let mut command = std::process::Command::new("python3");
+    let found = Finished::of(command.arg(script).arg(image).arg(&folder).args(plugins)).ok();
+    let found: Value = serde_json::from_slice(&found.stdout).expect("json");
+    let rows = |plugin: &str| found[plugin].as_array().unwrap_or_else(|| panic!("{plugin} in {found}")).clone();
+
+    // The tree of processes, with their parents.
+    let list = rows("linux.pslist.PsList");
+    let process = |name: &str| {
+        let found = list.iter().find(|r| r["COMM"] == name).unwrap_or_else(|| panic!("no process {name} in {list:?}"));
+        (found["PID"].as_u64().expect("pid"), found["PPID"].as_u64().expect("parent"))
+    };
+    let root: Vec<String> = taken.guest.told("suspect-root");
+    let (root, child): (u64, u64) = (root[0].parse().expect("pid"), root[2].parse().expect("pid"));
+    assert_eq!(process("suspect-root"), (root, 1));
+    assert_eq!(process("suspect-child"), (child, root));
+    assert_eq!(process("suspect-leaf").1, child);
+    assert_eq!(process("suspect-gone"), (gone, 1));
+    let scanned = rows("linux.psscan.PsScan");
+    assert!(
+        ["suspect-root", "suspect-leaf", "suspect-gone", "exhibit-agent"].iter().all(|n| scanned.iter().any(|r| r["COMM"] == *n)),
+        "{scanned:?}"
+    );
+    let modules = rows("linux.lsmod.Lsmod");
+    for name in ["virtio_net", "virtio_blk", "virtio_pci"] {
+        assert!(modules.iter().any(|r| r.to_string().contains(&format!("\"{name}\""))), "{name} in {modules:?}");
+    }
+    let sockets = rows("linux.sockstat.Sockstat");
+    for port in [4711, 4712] {
+        assert!(
+            sockets.iter().any(|r| r.to_string().contains(&format!("\"{port}\"")) || r["Source Port"] == port),
+            "{port} in {sockets:?}"
+        );
+    }
+    for plugin in ["linux.check_syscall.Check_syscall", "linux.kmsg.Kmsg", "linux.mountinfo.MountInfo", "linux.elfs.Elfs"] {
+        assert!(rows(plugin).len() > 3, "{plugin}: {:?}", rows(plugin));
+    }
+    assert!(rows("linux.kmsg.Kmsg").iter().any(|r| r.to_string().contains("Linux version")));
+    assert!(rows("linux.proc.Maps").iter().any(|r| r.to_string().contains("[stack]")), "{:?}", rows("linux.proc.Maps"));
+    assert!(
+        rows("linux.bash.Bash").iter().any(|r| r.to_string().contains("echo what the shell remembers")),
+        "{:?}",
+        rows("linux.bash.Bash")
+    );
+}
+
 /// Where `tests/run` installs the tool with which our images are compared.
 fn avml() -> PathBuf {
     let avml = kit().join("avml/bin/avml");
@@ -190,6 +293,81 @@ suspect poison 3
     assert_eq!((preflight["lockdown"].as_str(), preflight["source"].as_str()), (Some("integrity"), Some("/proc/kcore")));
 }
 
+/// Five levels of page tables: volatility3 would show nothing, so it is said; the ELF export opens in drgn all the same.
+#[test]
+fn a_guest_with_five_levels_is_opened_by_drgn() {
+    let plan = GuestPlan { memory_mib: 160, cpu: "max".to_owned(), ..GuestPlan::default() };
+    let taken = take(plan, "memory:priority=false");
+    assert_eq!(taken.ended["state"], "sealed", "{}", taken.ended);
+    let _ = check_every_byte(&taken, 64 << 10);
+    let preflight = taken.json("preflight.json");
+    assert_eq!(preflight["la57"], true, "{preflight}");
+    let item = taken.item("memory.lime");
+    assert!(item["facts"]["warnings"].as_str().is_some_and(|w| w.contains("five-level")), "{item}");
+
+    let out = taken.out.path().join("converted");
+    let args = ["get", item["id"].as_str().expect("id"), "--as", "elf", "--out", out.to_str().expect("UTF-8"), "--reason", "test"];
+    let done = taken.fleet.exhibit(&args).ok();
+    assert!(done.stderr.contains("drgn") || done.text().contains("drgn"), "the warning: {}{}", done.text(), done.stderr);
+    let core = Finished::of(std::process::Command::new("find").arg(&out).args(["-type", "f"])).ok().text().trim().to_owned();
+    let symbols = std::fs::read_to_string(taken.file("/proc/kallsyms")).expect("symbols");
+    let banner = symbols.lines().find(|l| l.ends_with(" linux_banner")).expect("the banner's symbol");
+    let address = banner.split(' ').next().expect("address");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("second-reader/drgn_opens.py");
+    let opened = Finished::of(std::process::Command::new("python3").arg(script).args([&core, address, "13"])).ok().json();
+    assert_eq!(opened[0]["kernel"], true);
+    let expected: Vec<String> = b"Linux version".iter().map(|b| format!("{b:02x}")).collect();
+    assert_eq!(opened[0]["bytes"], expected.concat());
+
+    // More than the order allows: said with both numbers, before a byte is read; the first pass still fits.
+    let (fleet, case) = (&taken.fleet, &taken.case);
+    let small = fleet.order_for(case, &taken.agent, &["--capture", "memory", "--max-bytes", "64M"]);
+    let ended = fleet.wait_closed(&small, Duration::from_mins(3));
+    assert_eq!(ended["state"], "partial", "{ended}");
+    let items = fleet.items(&small);
+    let image = items.iter().find(|i| i["path"] == "memory.lime").expect("an item");
+    assert!(image["status"] == "skipped" && image["reason"].as_str().is_some_and(|r| r.contains("limit of 67108864")), "{image}");
+    assert!(items.iter().any(|i| i["path"] == "priority.lime" && i["status"] == "collected"), "{items:?}");
+
+    // Interrupted: what came is kept, the rest is one gap that says why.
+    let cut = fleet.order_for(case, &taken.agent, &["--capture", "memory:priority=false"]);
+    wait_until(Duration::from_mins(2), "some of the memory is taken", || {
+        fleet.collection(&cut)["raw_bytes"].as_u64().is_some_and(|b| b > 40 << 20)
+    });
+    let _ = fleet.exhibit(&["cancel", &cut, "--reason", "enough"]).ok();
+    let ended = fleet.wait_closed(&cut, Duration::from_mins(2));
+    assert!(matches!(ended["state"].as_str(), Some("partial" | "cancelled")), "{ended}");
+    let items = fleet.items(&cut);
+    let image = items.iter().find(|i| i["path"] == "memory.lime").expect("an item");
+    assert!(image["status"] == "partial" && image["gaps"].to_string().contains("enough"), "{image}");
+    let _ = fleet.verify(case).expect_sound();
+}
+
+/// Where the kernel gives no physical memory: said plainly, and the memory of every process is taken instead.
+#[test]
+fn a_locked_guest_gives_its_processes() {
+    let plan = GuestPlan {
+        memory_mib: 192,
+        append: "lockdown=confidentiality lsm=lockdown".to_owned(),
+        scenario: "cp /bin/suspect /tmp/.gone; /tmp/.gone gone &
+sleep 1
+"
+        .to_owned(),
+        ..GuestPlan::default()
+    };
+    let taken = take(plan, "memory");
+    assert_eq!(taken.ended["state"], "partial", "{}", taken.ended);
+    let said = taken.ended.to_string();
+    assert!(said.contains("confidentiality") && said.contains("instead the memory of"), "{said}");
+    let image = taken.item("memory.lime");
+    assert!(image["status"] == "denied" && image["reason"].as_str().is_some_and(|r| r.contains("/proc/kcore")), "{image}");
+    let preflight = taken.json("preflight.json");
+    assert_eq!((preflight["lockdown"].as_str(), preflight["source"].is_null()), (Some("confidentiality"), true), "{preflight}");
+    let gone = taken.guest.told("secret-frame")[2].clone();
+    let core = std::fs::read(taken.file(&format!("/proc/{gone}/core"))).expect("the core of the program whose file is gone");
+    assert!(core.windows(SECRET.len()).any(|w| w == SECRET), "the secret is in it");
+}
+
 #[test]
 fn a_guest_s_memory_is_there_to_the_byte() {
     let mut plan = GuestPlan { scenario: SUSPECTS.to_owned(), ..GuestPlan::default() };
@@ -201,6 +379,7 @@ fn a_guest_s_memory_is_there_to_the_byte() {
     plan.disks.push(other.path().to_path_buf());
     plan.modules.push("virtio_blk".to_owned());
     plan.programs.push(avml());
+    plan.programs.push("/bin/bash".into());
     plan.scenario.push_str("avml acquire --source /proc/kcore /dev/vda && echo \"AVML ok\"\n");
     let taken = take(plan, "memory");
     assert_eq!(taken.ended["state"], "sealed", "{}\n{}", taken.ended, taken.fleet.coordinator_log());
@@ -224,6 +403,8 @@ fn a_guest_s_memory_is_there_to_the_byte() {
     assert_eq!(at(&image, secret_frame * 4096, SECRET.len()), Some(SECRET), "the secret of the program whose file is gone");
 
     compare_with_avml(other.path(), &image, (start, length));
+
+    analyse(&taken, &taken.file("memory.lime"));
 
     // The first pass: an image of its own, a small one, and what changed between the two.
     let first = lime(&taken.file("priority.lime"));

@@ -3,16 +3,19 @@
 
 mod collect_files;
 mod custody;
+mod disks;
 mod errors_are_clear;
 mod fleet_order;
 mod flipped_bytes;
 mod foreign_readers;
+mod guest_disks;
 mod guest_memory;
 mod handoff;
 mod handoff_mutations;
 mod kills;
 mod memory;
 mod memory_formats;
+mod process_memory;
 mod quickstart;
 mod refusals;
 mod reindex;

@@ -10,6 +10,7 @@
 
 mod authority;
 mod delay;
+mod disk;
 mod fleet;
 mod guest;
 mod process;
@@ -17,6 +18,7 @@ mod source;
 
 pub use authority::{Answers, Authority};
 pub use delay::DelayProxy;
+pub use disk::{LoopDevice, partition};
 pub use fleet::{Agent, Fleet, Verdict};
 pub use guest::{Guest, GuestPlan, kit};
 pub use process::{Finished, Running, programs, wait_until};

@@ -10,6 +10,7 @@
 //! - Long loops that put nothing call [`Output::checkpoint`]; reads of pseudo files are bounded ([`read_pseudo`]).
 //! - Tables are made with [`Table`], which splits them so that memory stays bounded.
 
+pub mod disk;
 pub mod files;
 mod live;
 pub mod logs;
@@ -17,6 +18,7 @@ pub mod memory;
 pub mod mounts;
 pub mod network;
 mod params;
+mod place;
 pub mod process;
 pub mod process_memory;
 mod pseudo;
@@ -36,10 +38,10 @@ pub use exhibit_evidence::stream::tar::Extent;
 use exhibit_evidence::time::FileTime;
 pub(crate) use params::units;
 pub use params::{BadParam, Param, ParamKind, Params};
+pub use place::Place;
 pub use pseudo::{PSEUDO_BYTES_MAX, Pseudo, put_pseudo, read_pseudo, read_pseudo_at, status_of};
 use serde::{Deserialize, Serialize};
 pub use table::{TABLE_PART_BYTES_MAX, Table};
-pub use walk::source::Place;
 
 pub use crate::clock::Moment;
 use crate::order::Policy;
@@ -115,6 +117,9 @@ pub trait Output {
 
     /// Says what is being worked on, for the progress display. Cheap; any text, it is escaped and cut by the receiver.
     fn note(&mut self, current: &str);
+
+    /// Says that about so many raw bytes are to come, for the progress display: a large image knows its size before.
+    fn expect(&mut self, _bytes: u64) {}
 
     /// The host's clocks.
     fn now(&self) -> Moment;
@@ -266,10 +271,30 @@ pub trait Source {
         None
     }
 
+    /// Why nothing more can be read, once that is clear: the rest is then one gap, instead of one failure after the other.
+    fn gone(&self) -> Option<&str> {
+        None
+    }
+
     /// Called once after [`Source::after`]: facts that only reading could tell, added to the item's.
     fn facts_after(&mut self) -> BTreeMap<String, String> {
         BTreeMap::new()
     }
+
+    /// Called once after [`Source::facts_after`]: a record that belongs to what was read and is put right after it, as the one
+    /// that [`Source::gap_list`] names. It comes from the source and not from the capture because a later process may
+    /// finish the reading, and that one has only the source.
+    fn beside(&mut self) -> Option<Beside> {
+        None
+    }
+}
+
+/// A record that a source makes while it is read.
+pub struct Beside {
+    /// Its item; a record.
+    pub item: NewItem,
+    /// Its bytes.
+    pub content: Vec<u8>,
 }
 
 /// Why a collection or a capture ends before its end.

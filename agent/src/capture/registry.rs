@@ -21,8 +21,10 @@ pub const REGISTRY: &[(&str, Constructor)] = &[
     ("system", super::system::System::boxed),
     // logs: rotated away within days
     ("logs", || Box::new(super::logs::Logs)),
-    // files: stay longest
+    // files: stay until somebody changes them
     ("files", || Box::new(super::files::Files)),
+    // disk: holds all of the above that stays and takes hours, so that nothing that is quick waits behind it
+    ("disk", || Box::new(super::disk::Disk)),
 ];
 
 /// The constructor of a capture and its place in the order of volatility.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Capture, Content, Moment, NewItem, Output, Params, Status, Stop};
+use super::{Beside, Capture, Content, Moment, NewItem, Output, Params, Status, Stop};
 
 /// An item as it was put.
 #[derive(Debug)]
@@ -71,6 +71,7 @@ impl Output for Memory {
         }
         assert!(item.status == Status::Collected || item.reason.is_some(), "a status without a reason: {item:?}");
         let mut status = item.status;
+        let mut beside = None;
         let content = match content {
             Content::None => None,
             Content::Bytes(bytes) => Some(bytes.to_vec()),
@@ -92,10 +93,14 @@ impl Output for Memory {
                     item.reason = Some(reason);
                 }
                 item.facts.extend(source.facts_after());
+                beside = source.beside();
                 Some(all)
             }
         };
         self.puts.push(Put { item, status, content });
+        if let Some(Beside { item, content }) = beside {
+            self.put(item, Content::Bytes(&content))?;
+        }
         Ok(status)
     }
 

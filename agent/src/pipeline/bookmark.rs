@@ -117,7 +117,7 @@ struct Bookmark {
 }
 
 /// Version of [`Bookmark`]; of another one nothing is taken up.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const SIGNED_AS: &[u8] = b"exhibit bookmark v1\n";
 const SIGNATURE_BYTES: usize = 64;
 

@@ -166,6 +166,11 @@ impl Copy<'_> {
                 Ok(got as u64)
             }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(0),
+            Err(e) if source.gone().is_some() => {
+                state.over = source.gone().map(|why| format!("not read: {why}"));
+                state.error.get_or_insert(e);
+                Ok(0)
+            }
             Err(_) if count as u64 > to_unit_end(source, at) => {
                 *narrow_until = at.saturating_add(count as u64);
                 Ok(0)

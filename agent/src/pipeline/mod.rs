@@ -97,6 +97,8 @@ pub struct Progress {
     pub items: AtomicU64,
     /// Raw bytes so far.
     pub raw_bytes: AtomicU64,
+    /// Raw bytes that are expected in all, as far as captures said; 0 when none did.
+    pub expected_raw_bytes: AtomicU64,
     /// Bytes of segments sent so far.
     pub sent_bytes: AtomicU64,
     /// The capture thread is done.

@@ -20,7 +20,7 @@ use super::frames::FrameWriter;
 use super::links::Links;
 use super::own::Own;
 use crate::budget::{Control, Pace};
-use crate::capture::{Content, Extent, Moment, NewItem, Output, Source, Stop};
+use crate::capture::{Beside, Content, Extent, Moment, NewItem, Output, Source, Stop};
 use crate::clock;
 
 /// State of the capture thread.
@@ -195,6 +195,11 @@ impl Output for Taker {
         self.progress.set_note(current);
     }
 
+    fn expect(&mut self, bytes: u64) {
+        let all = self.frames.raw_offset().saturating_add(bytes);
+        self.progress.expected_raw_bytes.fetch_max(all, std::sync::atomic::Ordering::Relaxed);
+    }
+
     fn now(&self) -> Moment {
         clock::now()
     }
@@ -318,12 +323,23 @@ impl Taker {
         let location = Location { offset: member.offset, length: self.frames.raw_offset().saturating_sub(member.offset) };
         judge(&mut item, &copied, source.after());
         item.facts.extend(source.facts_after());
+        let beside = source.beside();
         if let Some(inode) = item.inode.filter(|_| item.status == Status::Collected && copied.gaps.is_empty() && copied.stop.is_none()) {
             self.links.remember(inode, &member.name);
         }
         let stop = copied.stop;
         let ending = Ending { size, sha256: Some(copied.sha256), location: Some(location), gaps: copied.gaps };
-        let status = self.record(item, ending)?;
+        // What lies beside it is known to this process only: between the two no other one may take the stream up.
+        let again = self.again;
+        self.again = again && beside.is_none();
+        let recorded = self.record(item, ending);
+        self.again = again;
+        let status = recorded?;
+        if let Some(Beside { item, content }) = beside {
+            let size = content.len() as u64;
+            let extents = vec![Extent { offset: 0, length: size }];
+            self.put_data(item, Data { size, extents, source: &mut Memory(&content) })?;
+        }
         stop.map_or(Ok(status), Err)
     }
 
@@ -340,11 +356,11 @@ impl Taker {
         let mut done = State { hasher, gaps, read, error: error.map(std::io::Error::from_raw_os_error), ..State::default() };
         let denied = self.is_denied(&item).then(|| "this host's policy does not give this path any more".to_owned());
         let opened = denied.map_or_else(|| place.open(), Err);
-        let (mut file, mut lost);
+        let (mut found_again, mut lost);
         let source: &mut dyn Source = match opened {
             Ok(found) => {
-                file = found;
-                &mut file
+                found_again = found;
+                &mut *found_again
             }
             Err(why) => {
                 done.over = Some(format!("not read: {why}"));

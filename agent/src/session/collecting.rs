@@ -60,7 +60,7 @@ impl Running {
             items: self.progress.items.load(Ordering::Relaxed),
             raw_bytes: self.progress.raw_bytes.load(Ordering::Relaxed),
             sent_bytes: self.progress.sent_bytes.load(Ordering::Relaxed),
-            expected_raw_bytes: 0,
+            expected_raw_bytes: self.progress.expected_raw_bytes.load(Ordering::Relaxed),
             // At most 160 characters of at most 3 bytes.
             current,
         };

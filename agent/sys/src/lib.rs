@@ -5,6 +5,8 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 pub mod allocator;
+pub mod block;
+pub mod freeze;
 pub mod memory;
 pub mod page_cache;
 pub mod priority;

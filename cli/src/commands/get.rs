@@ -9,13 +9,15 @@ use exhibit_evidence::layout::StreamNumber;
 use exhibit_evidence::manifest::{Item, ItemId, Kind, Status};
 use exhibit_evidence::record::Action;
 use exhibit_evidence::text::escape_bounded;
+use exhibit_proto::responder::v1 as pb;
 use serde_json::json;
 
 use super::items;
 use super::read::{Destination, Nowhere, Reading, damaged, linked_item, parse_item_id};
 use crate::args::GetArgs;
-use crate::connection::Connection;
-use crate::convert::{self, Companions, Content};
+use crate::clock;
+use crate::connection::{Connection, parse_id};
+use crate::convert::{self, About, Companions, Content, Format, e01};
 use crate::exit::{Code, Failure, Result};
 use crate::interrupt;
 use crate::output::Output;
@@ -42,6 +44,8 @@ struct Counts {
     exists: u64,
     by_record: u64,
     without_content: u64,
+    /// Items that cannot be made into the format without loss.
+    not_convertible: u64,
 }
 
 impl Counts {
@@ -51,6 +55,7 @@ impl Counts {
             (self.exists, "not overwritten: something of that name was there"),
             (self.by_record, "kept by record only (devices, sockets, pipes)"),
             (self.without_content, "without content"),
+            (self.not_convertible, "not written: not without loss in this format"),
         ] {
             if n > 0 {
                 let _ = write!(text, "; {n} {what}");
@@ -62,7 +67,7 @@ impl Counts {
     const fn code(&self) -> Code {
         match self {
             Self { exists: 1.., .. } => Code::CannotCreate,
-            Self { without_content: 1.., .. } => Code::Incomplete,
+            Self { without_content: 1.., .. } | Self { not_convertible: 1.., .. } => Code::Incomplete,
             _ => Code::Ok,
         }
     }
@@ -82,6 +87,9 @@ struct Get<'a> {
     linkable: BTreeMap<Member, Vec<u8>>,
     /// What stands beside images of memory, where another format is made of them.
     companions: BTreeMap<CollectionId, Companions>,
+    /// Of which cases the collections are, and who asks: what an E01 file says.
+    cases: BTreeMap<CollectionId, String>,
+    examiner: String,
     /// Items of which another format was made.
     converted: u64,
 }
@@ -106,6 +114,8 @@ pub async fn run(connection: &mut Connection, args: GetArgs, out: &Output) -> Re
         counts: Counts::default(),
         linkable: BTreeMap::new(),
         companions: BTreeMap::new(),
+        cases: BTreeMap::new(),
+        examiner: connection.name(),
         converted: 0,
     };
     let done = interrupt::or(get.all(connection, &ids)).await;
@@ -133,9 +143,28 @@ async fn selected(connection: &mut Connection, args: &GetArgs) -> Result<Vec<Ite
     args.items.iter().map(|i| parse_item_id(i)).collect()
 }
 
+/// The cases that the items' collections belong to.
+async fn cases(connection: &mut Connection, ids: &[ItemId]) -> Result<BTreeMap<CollectionId, String>> {
+    /// Most collections that one question may name.
+    const COLLECTIONS_MAX: usize = 1_000;
+    let collections: BTreeSet<&CollectionId> = ids.iter().map(|i| &i.collection).collect();
+    let names: Vec<String> = collections.iter().map(ToString::to_string).collect();
+    let mut cases = BTreeMap::new();
+    for batch in names.chunks(COLLECTIONS_MAX) {
+        let request = pb::ListCollectionsRequest { collections: batch.to_vec(), ..Default::default() };
+        let mut stream = connection.rpc().list_collections(request).await?.into_inner();
+        while let Some(found) = stream.message().await? {
+            cases.insert(parse_id(&found.collection)?, found.case_id);
+        }
+    }
+    Ok(cases)
+}
+
 impl Get<'_> {
     async fn all(&mut self, connection: &mut Connection, ids: &[ItemId]) -> Result<()> {
-        if self.args.format.is_some() {
+        if self.args.format == Some(Format::E01) {
+            self.cases = cases(connection, ids).await?;
+        } else if self.args.format.is_some() {
             // Beforehand: what an image needs must be there when its first byte arrives.
             for id in ids {
                 if !self.companions.contains_key(&id.collection) {
@@ -175,6 +204,10 @@ impl Get<'_> {
     async fn one(&mut self, reading: &mut Reading, id: &ItemId, item: &Item) -> Result<()> {
         let name = self.name(id, item);
         if let Some((format, content)) = self.args.format.zip(Content::of(item)) {
+            if let Some(why) = (format == Format::E01).then(|| e01::refusal(item.size)).flatten() {
+                self.counts.not_convertible += 1;
+                return self.left_out(id, "not-convertible", &format!("{}: {why}; --as raw writes it as it is", item.path));
+            }
             return match self.convert(reading, id, item, (format, content, &name)).await {
                 Err(failure) if failure.exists => self.exists(id, &failure),
                 done => done,
@@ -224,11 +257,11 @@ impl Get<'_> {
         reading: &mut Reading,
         id: &ItemId,
         item: &Item,
-        (format, content, name): (convert::Format, Content, &[u8]),
+        (format, content, name): (Format, Content, &[u8]),
     ) -> Result<()> {
         let companions = self.companions.get(&id.collection).cloned().unwrap_or_default();
         let five_levels = content == Content::Memory && companions.info().is_some_and(|info| info.five_levels());
-        let (conversion, name) = convert::conversion(format, content, name, companions)?;
+        let (conversion, name) = convert::conversion(format, content, name, About { companions, media: self.media(id, item)? })?;
         let mut making = Making { out: FileDestination { target: &self.target, file: self.target.file(&name, 0)? }, conversion };
         reading.content(&id.to_string(), item, &mut making).await?;
         let made = making.conversion.end(item.size, &mut making.out)?;
@@ -254,6 +287,26 @@ impl Get<'_> {
             self.out.note(&format!("{id}: {note}"));
         }
         Ok(())
+    }
+
+    /// What an E01 file says of itself.
+    fn media(&self, id: &ItemId, item: &Item) -> Result<e01::Media> {
+        let sha256 = item.sha256.map(|d| d.to_string()).unwrap_or_default();
+        let status = item.reason.as_ref().map(|reason| format!("; {}: {reason}", item.status.as_str())).unwrap_or_default();
+        let consistency = item.facts.get("consistency").map(|c| format!("; {c}")).unwrap_or_default();
+        let what = e01::Description {
+            case_number: self.cases.get(&id.collection).cloned().unwrap_or_default(),
+            evidence_number: id.to_string(),
+            description: item.path.to_string(),
+            examiner: self.examiner.clone(),
+            notes: format!("SHA-256 {sha256}{status}{consistency}; copied for: {}", self.args.reason),
+            acquired: Some(item.taken.start),
+            now: Some(clock::now()),
+            physical: item.meta.as_ref().is_some_and(|m| m.rdev.is_some()),
+        };
+        let random = clock::random_32().map_err(|e| Failure::new(Code::Failure, format!("the system has no random numbers: {e}")))?;
+        let set = random.first_chunk().copied().unwrap_or_default();
+        Ok(e01::Media { size: item.size, what, set, bad: item.gaps.iter().map(|g| (g.offset, g.length)).collect() })
     }
 
     /// Restores a hard link: as one, if what it is another name of was restored as well, else as a file of its own.
@@ -340,7 +393,7 @@ impl convert::Output for FileDestination<'_> {
 }
 
 /// How a file that was made and the evidence hang together, by their digests.
-fn relation(item: &Item, format: convert::Format, sha256: &exhibit_evidence::Digest) -> String {
+fn relation(item: &Item, format: Format, sha256: &exhibit_evidence::Digest) -> String {
     match item.sha256 {
         Some(stored) if stored == *sha256 => format!("sha256 {sha256}: the same bytes as the item"),
         Some(stored) => format!("sha256 {sha256}: made as {} from the item, whose bytes were checked to be {stored}", format.as_str()),

@@ -3,6 +3,7 @@
 //!
 //! One file a target format. A format takes the content in order and writes wherever it likes in one file.
 
+pub mod e01;
 mod elf;
 mod raw;
 
@@ -21,6 +22,8 @@ pub enum Format {
     Lime,
     /// An ELF core file, for drgn, crash and volatility3.
     Elf,
+    /// A disk as an Expert Witness file (EnCase 6), for sleuthkit, libewf and EnCase. Only whole sectors of 512 bytes.
+    E01,
     /// Every byte at the offset of its address; of a disk: its bytes are the item's.
     Raw,
 }
@@ -31,6 +34,7 @@ impl Format {
         match self {
             Self::Lime => "lime",
             Self::Elf => "elf",
+            Self::E01 => "e01",
             Self::Raw => "raw",
         }
     }
@@ -53,7 +57,8 @@ impl Content {
         }
         match item.capture.as_str() {
             "memory" if item.path.as_bytes().ends_with(b".lime") => Some(Self::Memory),
-            "disk" if item.kind == Kind::File && !item.path.as_bytes().ends_with(b".json") => Some(Self::Disk),
+            // Tables and copies of sectors are records.
+            "disk" if item.kind == Kind::File => Some(Self::Disk),
             _ => None,
         }
     }
@@ -86,11 +91,27 @@ pub trait Conversion {
     fn end(&mut self, size: u64, out: &mut dyn Output) -> Result<Made>;
 }
 
+/// What a format needs to know beside the content.
+#[derive(Debug, Default)]
+pub struct About {
+    /// What stands beside an image of memory.
+    pub companions: Companions,
+    /// What an E01 file says of itself.
+    pub media: e01::Media,
+}
+
+impl From<Companions> for About {
+    fn from(companions: Companions) -> Self {
+        Self { companions, media: e01::Media::default() }
+    }
+}
+
 /// What makes a format of some content, and the name of the result.
 ///
 /// # Errors
 /// Content that has no such format.
-pub fn conversion(format: Format, content: Content, name: &[u8], companions: Companions) -> Result<(Box<dyn Conversion>, Vec<u8>)> {
+pub fn conversion(format: Format, content: Content, name: &[u8], about: impl Into<About>) -> Result<(Box<dyn Conversion>, Vec<u8>)> {
+    let About { companions, media } = about.into();
     let stem = name.strip_suffix(b".lime").unwrap_or(name);
     let named = |ending: &[u8]| [stem, ending].concat();
     match (format, content) {
@@ -98,6 +119,10 @@ pub fn conversion(format: Format, content: Content, name: &[u8], companions: Com
         (Format::Elf, Content::Memory) => Ok((Box::new(elf::Elf::new(companions)), named(b".elf"))),
         (Format::Raw, Content::Memory) => Ok((Box::new(raw::Raw::default()), named(b".raw"))),
         (Format::Raw, Content::Disk) => Ok((Box::new(Same), name.to_vec())),
+        (Format::E01, Content::Memory) => {
+            Err(Failure::new(Code::Usage, "memory has no format 'e01'").hint("--as elf, or --as lime as it is stored"))
+        }
+        (Format::E01, Content::Disk) => Ok((Box::new(e01::E01::new(media)), [name, b".E01"].concat())),
         (Format::Lime | Format::Elf, Content::Disk) => {
             Err(Failure::new(Code::Usage, format!("a disk has no format '{}'", format.as_str())).hint("--as raw"))
         }

@@ -33,6 +33,7 @@ use self::preflight::Preflight;
 use self::ranges::{PAGE, Range, total, without};
 use self::smear::Smear;
 use super::live::{LARGE_BYTES_MAX, put_json, read, refusal};
+use super::process_memory;
 use super::{Capture, Content, NewItem, Output, Param, ParamKind, Params, Status, Stop};
 use crate::clock;
 
@@ -55,6 +56,11 @@ const PARAMS: &[Param] = &[
         help: "first take the pages that decide an analysis (priority.lime): page tables, kernel, slab, stacks (default true)",
     },
     Param { name: "priority_percent", kind: ParamKind::Number, help: "how much of RAM that first pass may take at most (default 10)" },
+    Param {
+        name: "fallback",
+        kind: ParamKind::Flag,
+        help: "where physical memory is refused, take the memory of every process instead (default true)",
+    },
     Param { name: "full", kind: ParamKind::Flag, help: "take all of RAM (memory.lime; default true)" },
 ];
 
@@ -97,7 +103,7 @@ impl Capture for Memory {
         let notes = physical.as_ref().and_then(|p| p.notes()).and_then(kcore::vmcoreinfo).unwrap_or_default();
         let preflight = Preflight::look(&iomem, physical.as_deref(), &exposed, refused.clone(), notes);
         put_json(out, "preflight.json", &preflight, started, "read:/proc")?;
-        let Some(physical) = physical else { return nothing(out, &preflight, &refused) };
+        let Some(physical) = physical else { return nothing(out, params, &preflight, &refused) };
         let flags = open_flags(out)?;
         let run = Run { physical: physical.as_ref(), flags: flags.as_ref().map(|f| f as &dyn Flags), iomem: &iomem, exposed, preflight };
         run.all(params, out)
@@ -119,8 +125,8 @@ fn open_flags(out: &mut dyn Output) -> Result<Option<OwnedFd>, Stop> {
     }
 }
 
-/// No source gives memory: says so where an examiner looks for the image.
-fn nothing(out: &mut dyn Output, preflight: &Preflight, refused: &[Refused]) -> Result<(), Stop> {
+/// No source gives memory: says so where an examiner looks for the image, and takes what can be had instead.
+fn nothing(out: &mut dyn Output, params: &Params, preflight: &Preflight, refused: &[Refused]) -> Result<(), Stop> {
     let started = out.now();
     let tried: Vec<String> = refused.iter().map(|r| format!("{}: {}", r.source, r.reason)).collect();
     let reason = format!("no source gives physical memory (lockdown: {}): {}", preflight.lockdown(), tried.join("; "));
@@ -128,7 +134,13 @@ fn nothing(out: &mut dyn Output, preflight: &Preflight, refused: &[Refused]) -> 
     let status = if denied { Status::Denied } else { Status::Missing };
     out.put(NewItem::record(FULL, started, "none").with_status(status, reason.clone()), Content::None)?;
     meta::put(out, None)?;
-    Err(Stop::Nothing(reason))
+    if !params.flag("fallback", true)? {
+        return Err(Stop::Nothing(reason));
+    }
+    out.note("physical memory is refused: taking that of every process");
+    let taken = process_memory::all(out)?;
+    let (cores, meant) = (taken.cores, taken.meant);
+    Err(Stop::Nothing(format!("{reason}; instead the memory of {cores} of {meant} processes was taken one by one")))
 }
 
 struct Run<'a> {
@@ -145,6 +157,9 @@ impl Run<'_> {
         meta::put(out, Some(self.physical))?;
         map::put_flags(out, self.flags, &self.iomem.ram, map::FLAGS_BEFORE)?;
         let began = clock::monotonic();
+        if params.flag("full", true)? {
+            out.expect(total(&self.exposed));
+        }
         let percent = params.number("priority_percent")?.unwrap_or(10).min(50);
         let mut smear = Smear::new(Layout::default());
         if params.flag("priority", true)? {

@@ -189,7 +189,7 @@ fn what_was_not_reached_stands_as_not_read() {
 /// Where this host gives its memory, all of it; where it does not, a clear word.
 #[test]
 fn this_host_gives_its_memory_or_says_why_not() {
-    let out = crate::capture::testing::Memory::run(&super::Memory, &[("full", "false"), ("priority", "false")]);
+    let out = crate::capture::testing::Memory::run(&super::Memory, &[("full", "false"), ("priority", "false"), ("fallback", "false")]);
     let preflight: serde_json::Value = serde_json::from_slice(out.content("preflight.json")).expect("json");
     if out.nothing {
         let image = out.get("memory.lime").expect("an item says so");

@@ -1,8 +1,8 @@
 //! Processes that `/proc` does not list: the ways to hide one from a listing (a replaced library, a hooked `getdents`, a mount
 //! over its folder) rarely cover every other way to ask for it.
 //!
-//! Every number that a process can have is asked for by signal 0 (nothing is sent) and, as far as numbers were given out so
-//! far, by opening `/proc/<n>`; every control group is read for its members. What answers and is not listed is looked at
+//! Every number that a process can have is asked for by signal 0 (nothing is sent); the numbers of what was started first and
+//! last also by opening `/proc/<n>`, which costs ten times as much; every control group is read for its members. What answers and is not listed is looked at
 //! again after a second listing, because processes come and go. A kernel that lies to every one of these calls hides what it
 //! wants: then only an image of its memory helps.
 
@@ -22,9 +22,8 @@ use crate::capture::{Output, Status, Stop, Table};
 const STEP: u32 = 4096;
 /// The kernel's own limit on numbers (PID_MAX_LIMIT).
 const NUMBER_MAX: u32 = 4 << 20;
-/// Numbers are given out in ascending order, so there are none above the count of all processes ever started, this many more
-/// apart: some are skipped, and counters are read one after the other.
-const SLACK: u32 = 4096;
+/// Numbers asked for by folder at each end of those given out so far: 0.5 s of processor time in all.
+const FOLDERS: u32 = 128 << 10;
 /// Numbers that are kept until they are looked at again.
 const FOUND_MAX: usize = 65_536;
 /// Control groups that are read.
@@ -86,10 +85,8 @@ impl Host for Real {
 /// What was asked, and what came of it.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Scan {
-    /// Numbers asked for by signal: from 1 to this.
-    pub signal_to: u32,
-    /// Numbers asked for by folder: from 1 to this.
-    pub folder_to: u32,
+    /// What was asked for.
+    pub ranges: Ranges,
     /// Control groups read.
     pub groups: usize,
     /// Numbers that answered, were not listed, and turned out to be further threads of processes.
@@ -106,8 +103,8 @@ pub struct Scan {
 ///
 /// # Errors
 /// [`Stop`] from the output.
-pub fn scan(host: &dyn Host, out: &mut dyn Output, listed: &[u32], groups: &Groups, ranges: (u32, u32)) -> Result<Scan, Stop> {
-    let mut scan = Scan { signal_to: ranges.0, folder_to: ranges.1, groups: groups.read, ..Scan::default() };
+pub fn scan(host: &dyn Host, out: &mut dyn Output, listed: &[u32], groups: &Groups, ranges: Ranges) -> Result<Scan, Stop> {
+    let mut scan = Scan { ranges, groups: groups.read, ..Scan::default() };
     let mut found: BTreeMap<u32, u8> = BTreeMap::new();
     let mut add = |n: u32, how: u8, left_out: &mut u64| {
         if listed.binary_search(&n).is_ok() {
@@ -119,13 +116,13 @@ pub fn scan(host: &dyn Host, out: &mut dyn Output, listed: &[u32], groups: &Grou
             *left_out = left_out.saturating_add(1);
         }
     };
-    for n in 1..=ranges.0.max(ranges.1) {
+    for n in 1..=ranges.signal_to.max(ranges.last_to) {
         if n % STEP == 0 {
             out.checkpoint()?;
         }
-        if n <= ranges.0 && host.answers(n) {
+        if n <= ranges.signal_to && host.answers(n) {
             add(n, BY_SIGNAL, &mut scan.left_out);
-        } else if n <= ranges.1 && host.opens(n) {
+        } else if ranges.by_folder(n) && host.opens(n) {
             add(n, BY_FOLDER, &mut scan.left_out);
         }
     }
@@ -146,16 +143,35 @@ pub fn scan(host: &dyn Host, out: &mut dyn Output, listed: &[u32], groups: &Grou
     Ok(scan)
 }
 
-/// How far to ask: by signal to the highest number that there can be, by folder (which costs four times as much) to the
-/// highest that was given out.
-#[must_use]
-pub fn ranges() -> (u32, u32) {
-    let number_in = |path: &str| read(path, SMALL_BYTES_MAX).ok().and_then(|r| number::<u32>(r.trimmed()));
-    let most = number_in("/proc/sys/kernel/pid_max").unwrap_or(NUMBER_MAX).min(NUMBER_MAX);
-    let stat = read("/proc/stat", SMALL_BYTES_MAX).map(|r| r.bytes).unwrap_or_default();
-    let forks = lines(&stat).find_map(|l| l.strip_prefix(b"processes ")).and_then(number::<u64>);
-    let given = forks.map_or(most, |n| u32::try_from(n).unwrap_or(u32::MAX).saturating_add(SLACK)).min(most);
-    (most, given)
+/// Which numbers to ask for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ranges {
+    /// By signal: from 1 to this.
+    pub signal_to: u32,
+    /// By folder: from 1 to this, what was started first,
+    pub first_to: u32,
+    /// and from here to `last_to`, what was started last.
+    pub last_from: u32,
+    /// See above.
+    pub last_to: u32,
+}
+
+impl Ranges {
+    /// By signal every number that there can be; by folder those given out first and last. Numbers are given out in ascending
+    /// order and again from the beginning when the highest was reached.
+    #[must_use]
+    pub fn of_host() -> Self {
+        let first =
+            |path: &str, nth: usize| read(path, SMALL_BYTES_MAX).ok().and_then(|r| words(&r.bytes).nth(nth).and_then(number::<u32>));
+        let most = first("/proc/sys/kernel/pid_max", 0).unwrap_or(NUMBER_MAX).min(NUMBER_MAX);
+        // The last word of loadavg is the number given out last.
+        let last = first("/proc/loadavg", 4).unwrap_or(most).min(most);
+        Self { signal_to: most, first_to: most.min(FOLDERS), last_from: last.saturating_sub(FOLDERS).max(1), last_to: last }
+    }
+
+    const fn by_folder(&self, n: u32) -> bool {
+        n <= self.first_to || (n >= self.last_from && n <= self.last_to)
+    }
 }
 
 /// Members of control groups.
@@ -230,15 +246,12 @@ struct Row {
 /// [`Stop`] from the output.
 pub fn put(out: &mut dyn Output, scan: &Scan, groups: &Groups) -> Result<(), Stop> {
     let mut table = Table::new("hidden", out.now(), "kill:0, open:/proc/<n>, read:cgroup.procs");
-    for (name, value) in [
-        ("asked_by_signal_to", u64::from(scan.signal_to)),
-        ("asked_by_folder_to", u64::from(scan.folder_to)),
-        ("control_groups", scan.groups as u64),
-        ("threads", scan.threads),
-        ("came_or_went", scan.passing),
-    ] {
+    for (name, value) in [("control_groups", scan.groups as u64), ("threads", scan.threads), ("came_or_went", scan.passing)] {
         table.fact(name, value.to_string());
     }
+    let Ranges { signal_to, first_to, last_from, last_to } = scan.ranges;
+    table.fact("asked_by_signal", format!("1-{signal_to}"));
+    table.fact("asked_by_folder", format!("1-{first_to}, {last_from}-{last_to}"));
     let mounts = Mounts::read().ok();
     let options = mounts.as_ref().and_then(|m| m.at(b"/proc")).map(|m| (m.options.clone(), m.super_options.clone()));
     let restricted =
@@ -316,14 +329,18 @@ mod tests {
         }
     }
 
+    fn to(signal_to: u32, first_to: u32) -> Ranges {
+        Ranges { signal_to, first_to, last_from: 1, last_to: first_to }
+    }
+
     #[test]
     fn what_is_hidden_is_told_from_what_comes_and_goes() {
         let groups = Groups { members: vec![10, 12, 14], read: 3, more: false };
-        let found = scan(&Fake::default(), &mut Memory::default(), &[10, 11], &groups, (100, 50)).expect("scanned");
+        let found = scan(&Fake::default(), &mut Memory::default(), &[10, 11], &groups, to(100, 50)).expect("scanned");
         assert_eq!(found.hidden, BTreeMap::from([(12, BY_SIGNAL | BY_FOLDER | BY_GROUP), (13, BY_FOLDER)]));
         // A number that is only in a group, and answers to nothing, has ended.
         assert_eq!((found.threads, found.passing, found.left_out), (1, 3, 0));
-        let short = scan(&Fake::default(), &mut Memory::default(), &[10, 11], &Groups::default(), (11, 11)).expect("scanned");
+        let short = scan(&Fake::default(), &mut Memory::default(), &[10, 11], &Groups::default(), to(11, 11)).expect("scanned");
         assert!(short.hidden.is_empty());
     }
 
@@ -339,11 +356,11 @@ mod tests {
         }
         let listed = Real.listed().expect("/proc");
         let groups = Groups::read(&mut out).expect("groups");
-        let found = scan(&Real, &mut out, &listed, &groups, ranges()).expect("scanned");
+        let found = scan(&Real, &mut out, &listed, &groups, Ranges::of_host()).expect("scanned");
         assert!(found.hidden.is_empty(), "{found:?}");
-        assert!(found.threads >= 8 && found.signal_to >= 32_768, "{found:?}");
+        assert!(found.threads >= 8 && found.ranges.signal_to >= 32_768, "{found:?}");
         put(&mut out, &found, &groups).expect("put");
-        assert!(out.get("hidden.jsonl").expect("a table").item.facts.contains_key("asked_by_signal_to"));
+        assert!(out.get("hidden.jsonl").expect("a table").item.facts.contains_key("asked_by_signal"));
         drop(senders);
         for thread in parked {
             drop(thread.join());
@@ -371,7 +388,7 @@ mod tests {
         let mut child = std::process::Command::new("/bin/sleep").arg("60").spawn().expect("sleep");
         let host = Hooked(child.id());
         let listed = host.listed().expect("/proc");
-        let found = scan(&host, &mut Memory::default(), &listed, &Groups::default(), ranges());
+        let found = scan(&host, &mut Memory::default(), &listed, &Groups::default(), Ranges::of_host());
         child.kill().expect("killed");
         child.wait().expect("reaped");
         let hidden: BTreeSet<u32> = found.expect("scanned").hidden.into_keys().collect();

@@ -105,7 +105,7 @@ impl Capture for Process {
         }
         if params.flag("hidden", true)? {
             let groups = hidden::Groups::read(out)?;
-            let scan = hidden::scan(&hidden::Real, out, &pids, &groups, hidden::ranges())?;
+            let scan = hidden::scan(&hidden::Real, out, &pids, &groups, hidden::Ranges::of_host())?;
             hidden::put(out, &scan, &groups)?;
             for pid in scan.hidden.keys() {
                 run.process(out, &mut reader, *pid)?;

@@ -91,6 +91,25 @@ pub enum Behind {
 }
 
 impl Access {
+    /// Fills a buffer from pieces, up to the first that cannot be had whole.
+    fn fill_all(&mut self, pieces: &[(u64, usize)], buffer: &mut [u8]) -> Result<usize, Failed> {
+        let mut filled = 0_usize;
+        for (address, length) in pieces {
+            let end = filled.saturating_add(*length).min(buffer.len());
+            match self.fill(*address, buffer.get_mut(filled..end).unwrap_or_default()) {
+                Ok(got) => {
+                    filled = filled.saturating_add(got);
+                    if got < *length {
+                        break;
+                    }
+                }
+                Err(e) if filled == 0 => return Err(e),
+                Err(_) => break,
+            }
+        }
+        Ok(filled)
+    }
+
     /// Fills a buffer from an address on, as far as one mapping and one reason go.
     ///
     /// # Errors
@@ -212,8 +231,8 @@ impl Access {
 }
 
 struct Ask {
-    address: u64,
-    length: usize,
+    /// Addresses and lengths, to be read one after the other.
+    pieces: Vec<(u64, usize)>,
     buffer: Vec<u8>,
 }
 
@@ -242,9 +261,8 @@ impl Reader {
         let (ask, asked) = sync_channel::<Ask>(1);
         let (give, answer) = sync_channel(1);
         let body = move || {
-            while let Ok(Ask { address, length, mut buffer }) = asked.recv() {
-                buffer.resize(length, 0);
-                let result = access.fill(address, &mut buffer);
+            while let Ok(Ask { pieces, mut buffer }) = asked.recv() {
+                let result = access.fill_all(&pieces, &mut buffer);
                 if give.send(Answer { buffer, result, counts: access.counts }).is_err() {
                     return;
                 }
@@ -254,18 +272,20 @@ impl Reader {
         Ok(Self { ask, answer, buffer: Vec::new(), stuck: false, counts: Counts::default() })
     }
 
-    /// [`Access::fill`], or a failure of everything when it does not answer.
+    /// Fills a buffer from pieces of memory, which together are as long, one after the other. Returns how far it came without a
+    /// failure.
     ///
     /// # Errors
-    /// [`Failed`]
-    pub fn fill(&mut self, address: u64, buffer: &mut [u8]) -> Result<usize, Failed> {
+    /// [`Failed`] when the first byte cannot be had, or when there is no answer.
+    pub fn fill(&mut self, pieces: Vec<(u64, usize)>, buffer: &mut [u8]) -> Result<usize, Failed> {
         let stuck = || Failed {
             error: io::Error::other(format!("the kernel did not answer within {} s: the rest was given up", PATIENCE.as_secs())),
             bytes: u64::MAX,
             gone: false,
         };
-        let own = std::mem::take(&mut self.buffer);
-        if self.stuck || self.ask.send(Ask { address, length: buffer.len(), buffer: own }).is_err() {
+        let mut own = std::mem::take(&mut self.buffer);
+        own.resize(buffer.len(), 0);
+        if self.stuck || self.ask.send(Ask { pieces, buffer: own }).is_err() {
             return Err(stuck());
         }
         match self.answer.recv_timeout(PATIENCE) {

@@ -130,11 +130,10 @@ impl Source for CoreFile {
         if self.gone_at.is_some() {
             return Ok(0);
         }
-        let Some(segment) = self.layout.at(offset).copied() else { return Ok(0) };
-        let address = segment.start.saturating_add(offset.saturating_sub(segment.offset));
-        let segment_end = segment.start.saturating_add(segment.bytes);
-        let count = buf.len().min(segment_end.saturating_sub(address) as usize);
-        match self.reader.fill(address, buf.get_mut(..count).unwrap_or_default()) {
+        let pieces = self.layout.pieces(offset, buf.len());
+        let Some((address, first)) = pieces.first().copied() else { return Ok(0) };
+        let count = pieces.iter().map(|(_, length)| *length).fold(0, usize::saturating_add).min(buf.len());
+        match self.reader.fill(pieces, buf.get_mut(..count).unwrap_or_default()) {
             Ok(got) => {
                 self.memory_bytes = self.memory_bytes.saturating_add(got as u64);
                 if self.moved_at.is_none() && self.held.as_ref().is_some_and(|stands| !stands()) {
@@ -142,7 +141,11 @@ impl Source for CoreFile {
                 }
                 Ok(got)
             }
-            Err(failed) => self.failure(offset, address, segment_end, count as u64, failed),
+            Err(failed) => {
+                let end = self.layout.at(offset).map_or(0, |s| s.start.saturating_add(s.bytes));
+                // What is asked for beyond this segment fails for reasons of its own.
+                self.failure(offset, address, end, first as u64, failed)
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! Where everything lies in the core file: segments by file offset, and the ranges of the file that hold data. Known whole
 //! before the first byte is written, so that the file can be read by position.
 
-use super::regions::{PAGE, Region};
+use super::regions::{Class, PAGE, Region};
 use crate::capture::Extent;
 
 /// Ranges of touched pages that are told apart, besides one for each mapping.
@@ -9,6 +9,8 @@ const RUNS_MAX: usize = 32_768;
 /// Bytes of never-touched pages that are holes of the file; of more, the longest stretches become segments without content.
 /// Both sides hash the zeros of holes, at about 1.7 GB/s.
 const HOLES_BYTES_MAX: u64 = 1 << 30;
+/// Segments read at once: a piece of 256 KiB has that many pages.
+const PIECES_MAX: usize = 64;
 /// Stretches that are cut out; each makes two segments more.
 const CUTS_MAX: usize = 4096;
 
@@ -130,7 +132,7 @@ impl Layout {
             let keep = keep(region);
             if keep == Keep::Nothing {
                 layout.push(n, region.start, region.end, false);
-                if !region.is_reserved() {
+                if !region.is_reserved() && region.class != Class::Shared {
                     layout.left_out_bytes = layout.left_out_bytes.saturating_add(region.bytes());
                 }
                 continue;
@@ -199,13 +201,30 @@ impl Layout {
         self
     }
 
+    /// The addresses of so many bytes of the file from an offset on, as far as they are stored.
+    #[must_use]
+    pub fn pieces(&self, offset: u64, bytes: usize) -> Vec<(u64, usize)> {
+        let (mut at, end) = (offset, offset.saturating_add(bytes as u64));
+        let mut pieces = Vec::new();
+        let begin = self.segments.partition_point(|s| s.offset.saturating_add(s.stored_bytes()) <= offset);
+        for segment in self.segments.get(begin..).unwrap_or_default().iter().filter(|s| s.stored) {
+            let from = at.saturating_sub(segment.offset);
+            let length = segment.bytes.saturating_sub(from).min(end.saturating_sub(at));
+            if segment.offset > at || length == 0 || pieces.len() >= PIECES_MAX {
+                break;
+            }
+            pieces.push((segment.start.saturating_add(from), length as usize));
+            at = at.saturating_add(length);
+        }
+        pieces
+    }
+
     /// The stored segment at a file offset.
     #[must_use]
     pub fn at(&self, offset: u64) -> Option<&Segment> {
-        let after = self.segments.partition_point(|s| s.offset <= offset);
-        // Segments without content lie at the offset of the next one; they are passed over.
-        let before = self.segments.get(..after)?;
-        before.iter().rev().find(|s| s.stored).filter(|s| offset < s.offset.saturating_add(s.bytes))
+        // Segments without content lie at the offset of the next one; they end where they begin and are passed over.
+        let at = self.segments.partition_point(|s| s.offset.saturating_add(s.stored_bytes()) <= offset);
+        self.segments.get(at).filter(|s| s.stored && s.offset <= offset)
     }
 }
 
@@ -381,6 +400,10 @@ mod tests {
                 let offset = s.offset + (run.start - s.start);
                 prop_assert!(layout.extents.iter().any(|e| e.offset <= offset && offset + (run.end - run.start) <= e.end()));
                 prop_assert_eq!(layout.at(offset), Some(s));
+                let pieces = layout.pieces(offset, 3 * PAGE as usize);
+                prop_assert_eq!(pieces[0].0, run.start);
+                let total = pieces.iter().map(|(_, length)| *length as u64).sum::<u64>();
+                prop_assert_eq!(total, (3 * PAGE).min(layout.bytes - offset));
             }
         }
     }

@@ -43,6 +43,8 @@ const PIDS_MAX: usize = 4 << 20;
 /// How long a process stands at most in mode `atomic`, unless the order says otherwise, and what it may say.
 const DEADLINE_S: u64 = 10;
 const DEADLINE_S_MAX: u64 = 600;
+/// Processes that may leave a waiting thread behind, 512 KiB of stack each, before no further one is tried.
+const STUCK_MAX: u64 = 16;
 const METHOD: &str = "ptrace, read:/proc/<pid>/mem";
 
 /// The capture; see the module.
@@ -150,6 +152,8 @@ pub struct Taken {
     pub meant: u64,
     /// Of these, processes with a core file.
     pub cores: u64,
+    /// Of these, processes that did not answer.
+    pub stuck: u64,
 }
 
 /// The memory of every process but the agent's own, in mode `fast`: what can be had of a host whose physical memory cannot.
@@ -181,54 +185,73 @@ fn take(out: &mut dyn Output, wanted: &Wanted, options: &Options) -> Result<Take
     pids.extend(wanted.pids.iter().filter(|pid| pids.binary_search(pid).is_err()).copied().collect::<Vec<_>>());
     let mut table = Table::new("targets", out.now(), "read:/proc");
     let frozen = freeze(wanted, options, &mut table);
-    let (mut taken, mut kernel_threads) = (Taken::default(), 0_u64);
+    let mut run = Run { wanted, options, frozen, table, taken: Taken::default(), kernel_threads: 0 };
     for pid in pids {
         out.checkpoint()?;
-        let (candidate, dir) = match Candidate::open(pid) {
-            Ok(found) => found,
-            Err(e) if wanted.pids.contains(&pid) => {
-                taken.meant = taken.meant.saturating_add(1);
-                absent(out, pid, gone_or_denied(e))?;
-                table.row(out, &TargetRow { pid, name: Lossless::default(), by: Some("pid"), result: "not there", core: None })?;
-                continue;
-            }
-            Err(_) => continue,
-        };
-        let Some(by) = wanted.why(&candidate) else { continue };
-        let name = Lossless(candidate.stat.comm.clone());
-        let mut row = TargetRow { pid, name, by: Some(by), result: "", core: None };
-        if candidate.stat.kernel_thread() {
-            kernel_threads = kernel_threads.saturating_add(1);
-            row.result = "kernel thread: no memory of its own";
-            if by != "all" {
-                table.row(out, &row)?;
-            }
-            continue;
-        }
-        if pid == std::process::id() {
-            row.result = "the agent itself: never taken";
-            table.row(out, &row)?;
-            continue;
-        }
-        taken.meant = taken.meant.saturating_add(1);
-        out.note(&format!("memory of process {pid}"));
-        let group = frozen.iter().find(|f| f.holds(candidate.groups()));
-        let done = one(out, &candidate, dir, options, group)?;
-        row.result = if done { "taken" } else { "not taken: see its item" };
-        row.core = done.then(|| format!("/proc/{pid}/core"));
-        taken.cores = taken.cores.saturating_add(u64::from(done));
-        table.row(out, &row)?;
+        run.process(out, pid)?;
     }
+    let Run { frozen, mut table, taken, kernel_threads, .. } = run;
     table.fact("kernel_threads", kernel_threads.to_string());
     for group in frozen {
         let path = exhibit_evidence::text::escape_bounded(&group.path, 200);
-        table.fact(
-            "frozen",
-            if group.thaw() { format!("{path}, until everything was copied") } else { format!("{path}, until its deadline") },
-        );
+        let until = if group.thaw() { "everything was copied" } else { "its deadline" };
+        table.fact("frozen", format!("{path}, until {until}"));
     }
     table.finish(out, None)?;
     Ok(taken)
+}
+
+struct Run<'a> {
+    wanted: &'a Wanted,
+    options: &'a Options,
+    frozen: Vec<Frozen>,
+    table: Table,
+    taken: Taken,
+    kernel_threads: u64,
+}
+
+impl Run<'_> {
+    /// Takes a process if it is meant, and puts its row.
+    fn process(&mut self, out: &mut dyn Output, pid: u32) -> Result<(), Stop> {
+        let (candidate, dir) = match Candidate::open(pid) {
+            Ok(found) => found,
+            Err(e) if self.wanted.pids.contains(&pid) => {
+                self.taken.meant = self.taken.meant.saturating_add(1);
+                absent(out, pid, gone_or_denied(e))?;
+                let row = TargetRow { pid, name: Lossless::default(), by: Some("pid"), result: "not there", core: None };
+                return self.table.row(out, &row);
+            }
+            Err(_) => return Ok(()),
+        };
+        let Some(by) = self.wanted.why(&candidate) else { return Ok(()) };
+        let mut row = TargetRow { pid, name: Lossless(candidate.stat.comm.clone()), by: Some(by), result: "", core: None };
+        if candidate.stat.kernel_thread() {
+            self.kernel_threads = self.kernel_threads.saturating_add(1);
+            row.result = "kernel thread: no memory of its own";
+            return if by == "all" { Ok(()) } else { self.table.row(out, &row) };
+        }
+        if pid == std::process::id() {
+            row.result = "the agent itself: never taken";
+            return self.table.row(out, &row);
+        }
+        self.taken.meant = self.taken.meant.saturating_add(1);
+        out.note(&format!("memory of process {pid}"));
+        let group = self.frozen.iter().find(|f| f.holds(candidate.groups()));
+        let done = if self.taken.stuck >= STUCK_MAX { Err(NotStopped::GivenUp) } else { one(out, &candidate, dir, self.options, group)? };
+        match done {
+            Ok(()) => {
+                self.taken.cores = self.taken.cores.saturating_add(1);
+                row.result = "taken";
+                row.core = Some(format!("/proc/{pid}/core"));
+            }
+            Err(why) => {
+                self.taken.stuck = self.taken.stuck.saturating_add(u64::from(why == NotStopped::Stuck));
+                row.result = "not taken: see its item";
+                absent(out, pid, why)?;
+            }
+        }
+        self.table.row(out, &row)
+    }
 }
 
 /// Freezes the control groups of the order, where that can be done; otherwise each process is stopped by itself, and the
@@ -267,14 +290,21 @@ fn absent(out: &mut dyn Output, pid: u32, why: NotStopped) -> Result<(), Stop> {
         ),
         NotStopped::Denied(e) => (Status::Denied, format!("the agent may not stop it or read its memory: {e}")),
         NotStopped::Stuck => (Status::Error, "the kernel did not answer within 10 s: a lock that its memory needs is held".to_owned()),
+        NotStopped::GivenUp => (Status::Skipped, "not tried: too many processes before it did not answer".to_owned()),
         NotStopped::Error(e) => (Status::Error, e.to_string()),
     };
     let item = NewItem::new(evidence_path(format!("/proc/{pid}/core")), Kind::Unknown, out.now(), METHOD).with_status(status, reason);
     out.put(item, Content::None).map(drop)
 }
 
-/// Takes one process. Returns whether there is a core file.
-fn one(out: &mut dyn Output, candidate: &Candidate, dir: OwnedFd, options: &Options, group: Option<&Frozen>) -> Result<bool, Stop> {
+/// Takes one process, or says why there is no core file of it.
+fn one(
+    out: &mut dyn Output,
+    candidate: &Candidate,
+    dir: OwnedFd,
+    options: &Options,
+    group: Option<&Frozen>,
+) -> Result<Result<(), NotStopped>, Stop> {
     let pid = candidate.pid;
     let dir = Arc::new(dir);
     let about = About::read(&dir);
@@ -283,7 +313,7 @@ fn one(out: &mut dyn Output, candidate: &Candidate, dir: OwnedFd, options: &Opti
     let hold = (options.mode == Mode::Atomic && group.is_none()).then_some(options.deadline);
     let mut stopped = match stop::stop(&dir, pid, hold) {
         Ok(stopped) => stopped,
-        Err(why) => return absent(out, pid, why).map(|()| false),
+        Err(why) => return Ok(Err(why)),
     };
     let held = group.map(Frozen::stands).or_else(|| stopped.hold.as_ref().map(stop::Hold::stands));
     let mut pages = std::mem::replace(&mut stopped.looked.pages, Err(Errno::SRCH)).ok();
@@ -303,7 +333,7 @@ fn one(out: &mut dyn Output, candidate: &Candidate, dir: OwnedFd, options: &Opti
     }
     let mut plan = match planned {
         Ok(plan) => plan::Plan { flags, ..plan },
-        Err(e) => return absent(out, pid, gone_or_denied(e)).map(|()| false),
+        Err(e) => return Ok(Err(gone_or_denied(e))),
     };
     let details = format!("{pid}/map.jsonl");
     let of = report::About { pid, start_ticks: candidate.stat.start_ticks, mode: options.mode, details: &details };
@@ -314,7 +344,7 @@ fn one(out: &mut dyn Output, candidate: &Candidate, dir: OwnedFd, options: &Opti
         thread.sets = Vec::new();
     }
     let regions = Arc::new(regions);
-    let Ok(memory) = stopped.looked.memory.try_clone() else { return absent(out, pid, NotStopped::Error(Errno::MFILE)).map(|()| false) };
+    let Ok(memory) = stopped.looked.memory.try_clone() else { return Ok(Err(NotStopped::Error(Errno::MFILE))) };
     let access = Access {
         dir: Arc::clone(&dir),
         memory,
@@ -326,7 +356,7 @@ fn one(out: &mut dyn Output, candidate: &Candidate, dir: OwnedFd, options: &Opti
         open: None,
         counts: Counts::default(),
     };
-    let Ok(reader) = Reader::start(access) else { return absent(out, pid, NotStopped::Error(Errno::AGAIN)).map(|()| false) };
+    let Ok(reader) = Reader::start(access) else { return Ok(Err(NotStopped::Error(Errno::AGAIN))) };
     let header = Header::new(notes, plan.layout.segments.len());
     let layout = std::mem::take(&mut plan.layout);
     let mut core = CoreFile::new(header, layout, regions, reader, details, held);
@@ -337,7 +367,7 @@ fn one(out: &mut dyn Output, candidate: &Candidate, dir: OwnedFd, options: &Opti
     let stop = StopFacts::of(options.mode, &stopped, over.as_ref());
     report::table(out, &format!("{pid}/map"), pid, stop, &stopped, &plan, &core)?;
     said_late(over.as_ref());
-    Ok(true)
+    Ok(Ok(()))
 }
 
 /// The deadline is stated by the item itself ([`CoreFile`]'s own watch); this is for the log of the agent.
@@ -384,7 +414,8 @@ fn put_core(
         why.push("mappings are missing: more than 65,536, or the table broke off".to_owned());
     }
     if stopped.looked_late {
-        why.push("the mappings are of a moment after the registers: a lock of the process was held".to_owned());
+        let held = if mode == Mode::Atomic { ", and it did not stand while its memory was copied" } else { "" };
+        why.push(format!("the mappings are of a moment after the registers: a lock of the process was held, or the host is busy{held}"));
     }
     if !stopped.threads.iter().all(elf::is_native) {
         why.push("a process of 32 bits: its registers stand as the kernel gives them, debuggers of 64 bits do not show them".to_owned());

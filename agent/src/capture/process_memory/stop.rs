@@ -24,8 +24,10 @@ use crate::clock::{self, Moment};
 pub const THREADS_MAX: usize = 8192;
 /// Bytes of registers of one process: of 1,500 threads with all vector registers. Beyond it the large sets are left out.
 const REGISTERS_BYTES_MAX: usize = 4 << 20;
-/// How long the other threads stand for one that does not stop (uninterruptible sleep).
+/// How long the other threads stand for one in uninterruptible sleep,
 const PATIENCE: Duration = Duration::from_millis(50);
+/// and for one that stops as soon as it gets a processor, which on a busy machine can take a while.
+const PATIENCE_BUSY: Duration = Duration::from_millis(500);
 /// How long all stand for the thread that reads the mappings.
 const LOOK_PATIENCE: Duration = Duration::from_millis(200);
 /// How long the capture waits for a stop as a whole before it leaves the threads behind.
@@ -99,6 +101,8 @@ pub enum NotStopped {
     Denied(Errno),
     /// The kernel did not answer in time.
     Stuck,
+    /// It was not tried: too many did not answer.
+    GivenUp,
     /// Something else.
     Error(Errno),
 }
@@ -257,7 +261,9 @@ impl Session {
             }
         };
         let _ = go.send(());
-        let looked = match look.recv_timeout(LOOK_PATIENCE) {
+        // Who is to stand until everything is copied stands for this as well.
+        let patience = self.hold.map_or(LOOK_PATIENCE, |deadline| deadline.min(STOP_PATIENCE / 2));
+        let looked = match look.recv_timeout(patience) {
             Ok(looked) => Seen::InTime(looked),
             Err(_) => Seen::Late(look),
         };
@@ -380,19 +386,30 @@ impl Session {
             if waiting == 0 {
                 return;
             }
-            if held.since().saturating_sub(begun) > PATIENCE.as_nanos() as u64 {
+            let waited = Duration::from_nanos(held.since().saturating_sub(begun));
+            if waited > PATIENCE_BUSY || (waited > PATIENCE && self.sleeps_for_good(held)) {
                 break;
             }
             idle = if moved { 0 } else { idle.saturating_add(1) };
             pause(idle);
         }
+        let waited = Duration::from_nanos(held.since().saturating_sub(begun));
         for seized in held.all.iter_mut().filter(|s| !s.stands && !s.gone) {
-            let stat = read_at(&*self.dir, format!("task/{}/stat", seized.thread.tid), SMALL_BYTES_MAX);
-            let state = stat.ok().and_then(|r| parse::stat(&r.bytes)).and_then(|s| s.state);
-            let state = state.map_or_else(|| "unknown".to_owned(), String::from);
-            let running = format!("did not stand within {} ms (state {state}); the others were not kept longer", PATIENCE.as_millis());
-            seized.thread.running = Some(running);
+            let state = self.state(seized.thread.tid).map_or_else(|| "unknown".to_owned(), String::from);
+            let running = format!("did not stand within {} ms (state {state}); the others were not kept longer", waited.as_millis());
+            seized.thread.running.get_or_insert(running);
         }
+    }
+
+    fn state(&self, tid: u32) -> Option<char> {
+        let stat = read_at(&*self.dir, format!("task/{tid}/stat"), SMALL_BYTES_MAX).ok()?;
+        parse::stat(&stat.bytes)?.state
+    }
+
+    /// Whether nobody of those that are waited for is only waiting for a processor.
+    fn sleeps_for_good(&self, held: &Held) -> bool {
+        let mut waiting = held.all.iter().filter(|s| !s.stands && !s.gone && s.thread.running.is_none());
+        waiting.all(|s| self.state(s.thread.tid) != Some('R'))
     }
 
     fn hand_over(

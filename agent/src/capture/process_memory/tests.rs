@@ -612,3 +612,38 @@ fn a_heartbeat_hardly_misses_a_beat() {
     // The machine that tests run on has other things to do: the best of five is what the capture itself costs.
     assert!(longest.iter().any(|(us, _)| *us < 5_000), "{longest:?}");
 }
+
+#[test]
+fn who_cannot_be_stopped_holds_nobody_up() {
+    let dir = tempfile::tempdir().expect("folder");
+    let program = compile(dir.path(), "waiting", programs::WAITING, &[]);
+    let mut target = Target::start(Command::new(&program));
+    let pid = target.pid();
+    until("it waits for its child", || state(pid) == "D");
+    let taken = Folder::take(&[("pid", &pid.to_string())]);
+    let core = taken.core(pid);
+    assert_eq!(core.status, Status::Partial, "{:?}", core.item);
+    assert!(core.item.reason.as_deref().is_some_and(|r| r.contains("1 threads did not stop")), "{:?}", core.item.reason);
+    assert!(contains(&std::fs::read(&core.file).expect("core"), b"WAITS-FOR-ITS-CHILD"), "its memory is there");
+    let rows = taken.rows(&format!("{pid}/map.jsonl"));
+    assert!(rows.iter().any(|r| r["running"].as_str().is_some_and(|w| w.contains("state D"))));
+    // It was told to stop and did not; nothing of that is left when it can.
+    target.tell();
+    assert_eq!(target.line(), "released");
+    until("it sleeps", || state(pid) == "S");
+}
+
+#[test]
+fn threads_that_come_and_go_are_all_stopped() {
+    let dir = tempfile::tempdir().expect("folder");
+    let program = compile(dir.path(), "restless", programs::RESTLESS, &["-pthread"]);
+    let target = Target::start(Command::new(&program));
+    let pid = target.pid();
+    for _ in 0..10 {
+        let mut taken = Folder::new();
+        taken.before_memory = Some(Box::new(move || assert!(state(pid).chars().all(|c| matches!(c, 't' | 'X' | 'Z')), "{}", state(pid))));
+        taken.run(&[("pid", &pid.to_string()), ("mode", "atomic")]).expect("taken");
+        assert_eq!(taken.core(pid).status, Status::Collected, "{:?}", taken.core(pid).item);
+        until("they run on", || !state(pid).contains('t'));
+    }
+}

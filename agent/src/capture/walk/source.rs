@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::inode::{Opener, Stat, stat};
 use super::may_enter;
 use crate::capture::mounts::Mounts;
-use crate::capture::{Extent, Kind, Source, Status};
+use crate::capture::{Extent, Kind, Place, Source, Status};
 
 /// Most data ranges of one sparse file that are kept apart; a file in more pieces is read whole, holes as zeros.
 /// 8,192 x 16 bytes = 128 KiB, and about 330 KiB as text in the stream's sparse map.
@@ -66,7 +66,7 @@ pub struct FileSource {
 /// A file as a later process of this agent finds it again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Place {
+pub struct FilePlace {
     path: EvidencePath,
     before: Stat,
     growth: Growth,
@@ -74,7 +74,7 @@ pub struct Place {
     tail: Sample,
 }
 
-impl Place {
+impl FilePlace {
     /// Opens the file again: the same inode, at the same path, through no link. Whether it changed since it was opened
     /// first is judged at the end, as if there had been one process.
     ///
@@ -268,7 +268,7 @@ impl Source for FileSource {
 
     fn place(&self) -> Option<Place> {
         let (path, before) = (self.path.clone()?, self.before.clone());
-        Some(Place { path, before, growth: self.growth, head: self.head.clone(), tail: self.tail.clone() })
+        Some(Place::File(Box::new(FilePlace { path, before, growth: self.growth, head: self.head.clone(), tail: self.tail.clone() })))
     }
 }
 

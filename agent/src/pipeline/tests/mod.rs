@@ -2,6 +2,7 @@
 //! says what the bytes say.
 
 mod content;
+mod devices;
 mod limits;
 mod taken_up;
 

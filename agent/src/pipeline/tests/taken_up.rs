@@ -58,9 +58,13 @@ fn files_plan(dir: &Path) -> Plan {
 
 /// What a coordinator gives a later process that kept these segments.
 fn taken_up(kept: &[Arc<Segment>]) -> Option<TakenUp> {
+    taken_up_of(kept, &["system", "files", "tail"])
+}
+
+fn taken_up_of(kept: &[Arc<Segment>], captures: &[&str]) -> Option<TakenUp> {
     let last = kept.last().filter(|last| !last.bookmark.is_empty())?;
     let key = SigningKey::from_seed(&KEY).public();
-    let mut reader = Reader::new(&facts(), kept.len() as u32, &last.bookmark, &["system", "files", "tail"], &key).expect("own bookmark");
+    let mut reader = Reader::new(&facts(), kept.len() as u32, &last.bookmark, captures, &key).expect("own bookmark");
     for segment in kept {
         for piece in segment.lines.chunks(1_000) {
             reader.manifest(piece).expect("own lines");
@@ -192,4 +196,76 @@ fn what_cannot_be_read_again_leaves_no_bookmark() {
     });
     let seen = run_plan(Plan { key: Some(Arc::new(SigningKey::from_seed(&KEY))), ..plan(vec![once], Budget::UNLIMITED) });
     assert!(seen.segments.len() > 1 && seen.segments.iter().all(|s| s.bookmark.is_empty()));
+}
+
+/// A loop device over a file; none where this may not be done.
+struct Loop(String);
+
+impl Loop {
+    fn attach(file: &Path, node: Option<&str>) -> Option<Self> {
+        let mut command = std::process::Command::new("losetup");
+        match node {
+            Some(node) => command.arg(node),
+            None => command.args(["--find", "--show"]),
+        };
+        let out = command.arg(file).output().ok().filter(|out| out.status.success())?;
+        Some(Self(node.map_or_else(|| String::from_utf8_lossy(&out.stdout).trim().to_owned(), str::to_owned)))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("losetup").args(["--detach", &self.0]).status();
+    }
+}
+
+fn disk_plan(node: &str) -> Plan {
+    let params = [("path".to_owned(), node.to_owned())].into();
+    let captures: Vec<(Box<dyn Capture>, Params)> = vec![(Box::new(crate::capture::disk::Disk), Params::new("disk", params))];
+    Plan { captures, key: Some(Arc::new(SigningKey::from_seed(&KEY))), ..plan(Vec::new(), Budget::UNLIMITED) }
+}
+
+#[test]
+fn a_disk_goes_on_where_it_was_and_is_not_taken_for_another() {
+    let dir = tempfile::tempdir().expect("folder");
+    let (image, other) = (dir.path().join("a.img"), dir.path().join("b.img"));
+    let content = noise(11, 28 << 20);
+    std::fs::write(&image, &content).expect("image");
+    std::fs::write(&other, noise(12, 28 << 20)).expect("image");
+    let Some(device) = Loop::attach(&image, None) else {
+        println!("no loop devices here: nothing is tested");
+        return;
+    };
+    let node = device.0.clone();
+    let whole = run_plan(disk_plan(&node));
+    assert_eq!(whole.item(&node).sha256, Some(Digest::of(&content)));
+    let mut across = 0;
+    for kept in 1..whole.segments.len() {
+        let before = whole.segments[..kept].to_vec();
+        let Some(from) = taken_up_of(&before, &["disk"]) else { continue };
+        let again = run_from(disk_plan(&node), Some(from), before);
+        assert_eq!((again.item(&node).status, again.item(&node).sha256), (Status::Collected, Some(Digest::of(&content))));
+        assert_eq!(again.items.len(), whole.items.len(), "each item once");
+        across += usize::from(again.item(&node).facts.contains_key(CONTINUED_AT));
+    }
+    assert!(across >= 2, "the device lies across {across} boundaries");
+
+    // Written to between the two processes: the kernel's count tells, whoever read it before.
+    let before = || whole.segments[..2].to_vec();
+    let file = std::fs::OpenOptions::new().write(true).open(&node).expect("open");
+    std::os::unix::fs::FileExt::write_all_at(&file, &content[..4096], 0).expect("write");
+    file.sync_all().expect("sync");
+    drop(file);
+    let seen = run_from(disk_plan(&node), taken_up_of(&before(), &["disk"]), before());
+    let item = seen.item(&node);
+    assert_eq!(item.status, Status::ChangedDuringRead);
+    assert!(item.reason.as_ref().is_some_and(|r| r.contains("sectors of 512 bytes were written")), "{item:?}");
+
+    // Another disk under the same name: the rest is a gap.
+    drop(device);
+    let Some(_device) = Loop::attach(&other, Some(&node)) else { return };
+    let seen = run_from(disk_plan(&node), taken_up_of(&before(), &["disk"]), before());
+    let item = seen.item(&node);
+    assert_eq!((item.status, item.gaps.len()), (Status::Partial, 1));
+    assert!(item.reason.as_ref().is_some_and(|r| r.contains("another device was found")), "{item:?}");
 }

@@ -164,6 +164,38 @@ int main(void) {
 }
 "#;
 
+/// Waits in uninterruptible sleep for a child that shares its memory.
+pub const WAITING: &str = r#"
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+char *marker;
+int main(void) {
+    marker = malloc(4096); strcpy(marker, "WAITS-FOR-ITS-CHILD");
+    puts("ready"); fflush(stdout);
+    pid_t child = vfork();
+    if (child == 0) { char c; read(0, &c, 1); _exit(0); }
+    puts("released"); fflush(stdout);
+    for (;;) pause();
+}
+"#;
+
+/// Starts and ends threads as fast as it can.
+pub const RESTLESS: &str = r#"
+#include <pthread.h>
+#include <stdio.h>
+#include <unistd.h>
+static void *brief(void *arg) { return arg; }
+static void *starter(void *arg) { for (;;) { pthread_t t; if (!pthread_create(&t, 0, brief, 0)) pthread_join(t, 0); } }
+int main(void) {
+    for (int n = 0; n < 4; n++) { pthread_t t; pthread_create(&t, 0, starter, 0); }
+    puts("ready"); fflush(stdout);
+    for (;;) pause();
+}
+"#;
+
 /// A Go program with a marker in its heap.
 pub const GO: &str = r#"
 package main

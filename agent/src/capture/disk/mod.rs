@@ -1,0 +1,301 @@
+//! The `disk` capture: whole disks, partitions, volumes and image files, byte for byte, and before that what they are, what is
+//! on them and what uses them. Nothing is ever opened for writing or set to read-only.
+
+mod bad;
+mod choose;
+pub(crate) mod drive;
+mod frozen;
+mod gpt;
+mod layout;
+mod mbr;
+mod signature;
+pub mod source;
+mod sysfs;
+mod table;
+#[cfg(test)]
+mod tests;
+mod usage;
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::time::Duration;
+
+use exhibit_evidence::text::escape_bytes;
+
+use self::choose::{Chosen, Found};
+use self::drive::{Geometry, Node};
+use self::frozen::{Freezes, MOST_S_DEFAULT, MOST_S_MAX};
+use self::source::DeviceSource;
+use self::sysfs::Devices;
+use self::usage::{Tables, Usage};
+use super::live::refusal;
+use super::walk::inode::Look;
+use super::walk::source::{FileSource, Growth};
+use super::{Capture, Content, Kind, NewItem, Output, Param, ParamKind, Params, Source as _, Status, Stop, Table, status_of};
+
+/// The capture; see the module.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Disk;
+
+const PATH: Param = Param {
+    name: "path",
+    kind: ParamKind::List,
+    help: "Block devices and image files by absolute path, one a line; links as in /dev/disk/by-id are followed.",
+};
+const ALL: Param = Param { name: "all", kind: ParamKind::Flag, help: "All whole disks of the host; default false." };
+const CONTENT: Param =
+    Param { name: "content", kind: ParamKind::Flag, help: "Take the bytes; default true. With false only what describes the disks." };
+const DIRECT: Param =
+    Param { name: "direct", kind: ParamKind::Flag, help: "Read past the page cache where that works (O_DIRECT); default true." };
+const TRIES: Param = Param { name: "tries", kind: ParamKind::Number, help: "How often a sector that fails is read, 1 to 10; default 2." };
+const FREEZE: Param = Param {
+    name: "freeze",
+    kind: ParamKind::Flag,
+    help: "Freeze file systems that are mounted read-write from the disk while it is read; everybody who writes to them waits. Default false.",
+};
+const FREEZE_MAX: Param =
+    Param { name: "freeze_max", kind: ParamKind::Seconds, help: "Thaw after so long at the latest, 1s to 300s; default 30s." };
+
+const PARAMS: &[Param] = &[PATH, ALL, CONTENT, DIRECT, TRIES, FREEZE, FREEZE_MAX];
+const TRIES_DEFAULT: u64 = 2;
+const TRIES_MAX: u64 = 10;
+
+/// The parameters as they apply.
+struct Wishes {
+    content: bool,
+    direct: bool,
+    tries: u32,
+    /// For how long at most, if at all.
+    freeze: Option<Duration>,
+}
+
+impl Wishes {
+    fn of(params: &Params) -> Result<Self, String> {
+        let bad = |e: super::BadParam| e.to_string();
+        let tries = params.number(TRIES.name).map_err(bad)?.unwrap_or(TRIES_DEFAULT);
+        if !(1..=TRIES_MAX).contains(&tries) {
+            return Err(format!("parameter 'tries': {tries} is not in 1 to {TRIES_MAX}"));
+        }
+        let most = params.seconds(FREEZE_MAX.name).map_err(bad)?.unwrap_or(MOST_S_DEFAULT);
+        if !(1..=MOST_S_MAX).contains(&most) {
+            return Err(format!("parameter 'freeze_max': {most} s is not in 1 to {MOST_S_MAX}"));
+        }
+        let freeze = params.flag(FREEZE.name, false).map_err(bad)?.then(|| Duration::from_secs(most));
+        Ok(Self {
+            content: params.flag(CONTENT.name, true).map_err(bad)?,
+            direct: params.flag(DIRECT.name, true).map_err(bad)?,
+            tries: u32::try_from(tries).unwrap_or(1),
+            freeze,
+        })
+    }
+}
+
+impl Capture for Disk {
+    fn name(&self) -> &'static str {
+        "disk"
+    }
+
+    fn params(&self) -> &'static [Param] {
+        PARAMS
+    }
+
+    fn check(&self, params: &Params) -> Result<(), String> {
+        Wishes::of(params)?;
+        let paths = params.list(PATH.name).unwrap_or_default();
+        if let Some(path) = paths.iter().find(|p| !p.starts_with('/')) {
+            let shown = exhibit_evidence::text::escape_bounded(path, 80);
+            return Err(format!("parameter 'path': '{shown}' is not an absolute path, for example /dev/sdb"));
+        }
+        if paths.is_empty() && params.flag(ALL.name, false) != Ok(true) {
+            return Err("no disk is named: give 'path' (for example path=/dev/sdb) or all=true".to_owned());
+        }
+        Ok(())
+    }
+
+    /// The bytes of a disk are still there for a later process; that they are those of the same disk, and whether something was
+    /// written meanwhile, is looked at when it goes on.
+    fn reads_again(&self) -> bool {
+        true
+    }
+
+    fn run(&self, params: &Params, out: &mut dyn Output) -> Result<(), Stop> {
+        let wishes = Wishes::of(params).map_err(Stop::Fatal)?;
+        let devices = list(out)?;
+        let tables = Tables::read(devices);
+        let mut chosen: Vec<Chosen> = Vec::new();
+        if params.flag(ALL.name, false)? {
+            chosen.extend(choose::all(&tables.devices));
+        }
+        for path in params.list(PATH.name).unwrap_or_default() {
+            let one = choose::at(path, &tables.devices);
+            // What is named as well is taken although it is not a whole disk.
+            chosen.retain(|c| c.path != one.path);
+            chosen.push(one);
+        }
+        for one in &chosen {
+            out.checkpoint()?;
+            take(one, &wishes, &tables, out)?;
+        }
+        Ok(())
+    }
+}
+
+/// Puts the table of all block devices.
+fn list(out: &mut dyn Output) -> Result<Devices, Stop> {
+    let mut table = Table::new("disks", out.now(), "sysfs");
+    let (devices, problem) = match Devices::read() {
+        Ok(devices) => (devices, None),
+        Err(e) => {
+            let (status, reason) = refusal(e);
+            (Devices::default(), Some((status, format!("{}: {reason}", sysfs::CLASS_BLOCK))))
+        }
+    };
+    for device in devices.all() {
+        table.row(out, device)?;
+    }
+    let problem = problem.or_else(|| devices.more.then(|| (Status::Partial, "there are more block devices than are listed".to_owned())));
+    table.finish(out, problem)?;
+    Ok(devices)
+}
+
+fn take(chosen: &Chosen, wishes: &Wishes, tables: &Tables, out: &mut dyn Output) -> Result<(), Stop> {
+    out.note(&chosen.path.to_string());
+    let mut item = NewItem::new(chosen.path.clone(), Kind::BlockDevice, out.now(), "pread");
+    if let Some(through) = &chosen.through {
+        item = item.with_fact("through", format!("{through} -> {}", chosen.path));
+    }
+    let label = choose::label(chosen);
+    match &chosen.found {
+        Found::Not(kind, status, why) => {
+            item.kind = *kind;
+            out.put(item.with_status(*status, why), Content::None).map(drop)
+        }
+        Found::Device(look, device) => {
+            let usage = device.as_ref().map(|d| tables.of_device(d)).unwrap_or_default();
+            item.meta = Some(Box::new(look.metadata(None, &mut item.facts)));
+            if let Some(device) = device {
+                item = item.with_fact("kernel_name", shown(&device.name.0));
+            } else {
+                item = item.with_fact("sysfs", "the kernel does not list it in /sys: what uses it is not known");
+            }
+            take_device(&Subject { chosen, look, label, usage, wishes }, item, out)
+        }
+        Found::Image(look) => {
+            item.kind = Kind::File;
+            let [major, minor] = look.stat.meta.dev;
+            let usage = tables.of_file(rustix::fs::makedev(major, minor), look.stat.meta.ino);
+            item.meta = Some(Box::new(look.metadata(None, &mut item.facts)));
+            take_image(&Subject { chosen, look, label, usage, wishes }, item, out)
+        }
+    }
+}
+
+/// Something that is to be taken, with what is known of it.
+struct Subject<'a> {
+    chosen: &'a Chosen,
+    look: &'a Look,
+    /// First part of the names of its records.
+    label: String,
+    usage: Usage,
+    wishes: &'a Wishes,
+}
+
+impl Subject<'_> {
+    fn described<'a>(&'a self, size: u64, geometry: Option<&'a Geometry>) -> layout::Subject<'a> {
+        layout::Subject { path: &self.chosen.path, label: &self.label, size, geometry, usage: &self.usage }
+    }
+
+    fn device(&self) -> io::Result<DeviceSource<Node>> {
+        let Wishes { direct, tries, .. } = *self.wishes;
+        let node = Node::open(self.look, self.chosen.path.clone(), direct)?;
+        Ok(DeviceSource::new(node, tries, format!("{}/bad-sectors.jsonl", self.label)))
+    }
+
+    fn image(&self) -> io::Result<FileSource> {
+        let name = std::ffi::CString::new(self.chosen.path.as_bytes()).unwrap_or_default();
+        let (file, _) = self.look.open_file(rustix::fs::CWD, &name)?;
+        let before = super::walk::inode::stat(file.as_fd())?;
+        Ok(FileSource::new(file, before, Growth::IsChange).at(self.chosen.path.as_bytes()))
+    }
+}
+
+/// Puts an item that could not be opened.
+fn refused(item: NewItem, e: &io::Error, out: &mut dyn Output) -> Result<(), Stop> {
+    let (status, mut reason) = status_of(e);
+    if status == Status::Denied {
+        reason.push_str(" (opening it for reading; a security module or the sandbox of the host may forbid it even to root)");
+    }
+    out.put(item.with_status(status, reason), Content::None).map(drop)
+}
+
+fn take_device(subject: &Subject<'_>, mut item: NewItem, out: &mut dyn Output) -> Result<(), Stop> {
+    let geometry = match subject.device() {
+        Ok(mut source) => {
+            let geometry = source.geometry().clone();
+            layout::put(&subject.described(geometry.size, Some(&geometry)), &mut source, out)?;
+            geometry
+        }
+        Err(e) => return refused(item, &e, out),
+    };
+    if !subject.wishes.content {
+        return out.put(item.with_status(Status::Skipped, "content=false in the order"), Content::None).map(drop);
+    }
+    // Anew: what the first look found bad is found again, in its place.
+    let mut source = match subject.device() {
+        Ok(source) => source,
+        Err(e) => return refused(item, &e, out),
+    };
+    let size = source.geometry().size;
+    item = item.with_fact("consistency", subject.usage.consistency()).with_fact("sector_bytes", geometry.logical_sector.to_string());
+    item.started = out.now();
+    if let Some(most) = subject.wishes.freeze {
+        let freezes = Freezes::begin(&subject.usage, most);
+        item.facts.extend(freezes.refusal().map(|why| ("freeze".to_owned(), why)));
+        source.hold(freezes);
+    }
+    out.expect(size);
+    out.put(item, Content::Source { size, extents: None, source: &mut source }).map(drop)
+}
+
+fn take_image(subject: &Subject<'_>, mut item: NewItem, out: &mut dyn Output) -> Result<(), Stop> {
+    match subject.image() {
+        Ok(mut source) => {
+            layout::put(&subject.described(source.size(), None), &mut source, out)?;
+            // Gives back what the look put into the page cache; whether the file changes is judged by the reading.
+            let _ = source.after();
+        }
+        Err(e) => return refused(item, &e, out),
+    }
+    if !subject.wishes.content {
+        return out.put(item.with_status(Status::Skipped, "content=false in the order"), Content::None).map(drop);
+    }
+    let mut source = match subject.image() {
+        Ok(source) => source,
+        Err(e) => return refused(item, &e, out),
+    };
+    item = item.with_fact("consistency", subject.usage.consistency());
+    if subject.wishes.freeze.is_some() {
+        item = item.with_fact("freeze", "not frozen: an image file is read, not a device");
+    }
+    item.started = out.now();
+    let (size, extents) = (source.size(), source.extents());
+    out.put(item, Content::Source { size, extents, source: &mut source }).map(drop)
+}
+
+/// Bytes of the host as one short line for people.
+fn shown(bytes: &[u8]) -> String {
+    const CHARS_MAX: usize = 400;
+    exhibit_evidence::text::one_line(&escape_bytes(bytes), CHARS_MAX)
+}
+
+/// A kind in words, with its article.
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Directory => "a directory",
+        Kind::CharDevice => "a character device",
+        Kind::Fifo => "a named pipe",
+        Kind::Socket => "a socket",
+        Kind::Symlink => "a symbolic link",
+        _ => "something else",
+    }
+}

@@ -1,0 +1,194 @@
+//! The capture on real loop devices; without the right to make one (an unprivileged run) these tests only say so.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::*;
+use crate::capture::testing::Memory;
+
+/// A loop device that goes when it is dropped.
+struct Loop {
+    node: String,
+    _dir: tempfile::TempDir,
+    file: PathBuf,
+}
+
+fn run(program: &str, args: &[&str]) -> Option<String> {
+    let out = Command::new(program).args(args).output().ok()?;
+    assert!(out.status.success() || program == "losetup", "{program} {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    out.status.success().then(|| String::from_utf8_lossy(&out.stdout).trim().to_owned())
+}
+
+/// An image with this content as a loop device with sectors of so many bytes.
+fn loop_device(content: &[u8], sector: &str) -> Option<Loop> {
+    let dir = tempfile::tempdir().expect("folder");
+    let file = dir.path().join("disk.img");
+    std::fs::write(&file, content).expect("image");
+    attach(dir, file, sector)
+}
+
+fn attach(dir: tempfile::TempDir, file: PathBuf, sector: &str) -> Option<Loop> {
+    let path = file.to_str().expect("text");
+    let Some(node) = run("losetup", &["--find", "--show", "--sector-size", sector, path]) else {
+        println!("no loop devices here: nothing is tested");
+        return None;
+    };
+    Some(Loop { node, _dir: dir, file })
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["--detach", &self.node]).status();
+    }
+}
+
+fn noise(count: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    })
+    .take(count)
+    .collect()
+}
+
+fn layout_of(out: &Memory, label: &str) -> serde_json::Value {
+    serde_json::from_slice(out.content(&format!("{label}/layout.json"))).expect("JSON")
+}
+
+fn name_of(node: &str) -> &str {
+    node.strip_prefix("/dev/").expect("in /dev")
+}
+
+#[test]
+fn a_device_is_taken_byte_for_byte_in_either_sector_size() {
+    let content = noise(5 << 20);
+    for sector in ["512", "4096"] {
+        let Some(device) = loop_device(&content, sector) else { return };
+        for direct in ["true", "false"] {
+            let out = Memory::run(&Disk, &[("path", &device.node), ("direct", direct)]);
+            let put = out.get(&device.node).expect("the device");
+            assert_eq!((put.status, put.content.as_deref() == Some(&content[..])), (Status::Collected, true), "{:?}", put.item);
+            assert_eq!(put.item.facts["read"].contains("O_DIRECT"), direct == "true", "{:?}", put.item.facts);
+            assert_eq!(put.item.facts["sector_bytes"], sector);
+            assert!(put.item.facts["consistency"].starts_with("not in use"), "{:?}", put.item.facts);
+            assert!(put.item.meta.as_ref().is_some_and(|m| m.rdev.is_some()));
+            let label = name_of(&device.node);
+            assert_eq!(out.content(&format!("{label}/first-sectors.bin")), &content[..1 << 20]);
+            assert_eq!(out.content(&format!("{label}/last-sectors.bin")), &content[4 << 20..]);
+            let layout = layout_of(&out, label);
+            assert_eq!((layout["size"].as_u64(), layout["geometry"]["logical_sector"].to_string()), (Some(5 << 20), sector.to_owned()));
+            assert!(out.rows("disks").iter().any(|r| r["name"] == label && r["class"] == "loop"));
+        }
+    }
+}
+
+#[test]
+fn reading_through_the_page_cache_leaves_it_as_it_was() {
+    let Some(device) = loop_device(&noise(16 << 20), "512") else { return };
+    let cached = || {
+        let node = std::fs::File::open(&device.node).expect("open");
+        exhibit_agent_sys::page_cache::cached_pages(node.as_fd()).ok()
+    };
+    // The kernel looked for partitions when it was made: dropped, so that nothing is there.
+    let node = std::fs::File::open(&device.node).expect("open");
+    rustix::fs::fadvise(&node, 0, None, rustix::fs::Advice::DontNeed).expect("advice");
+    drop(node);
+    let Some(before) = cached() else { return };
+    let out = Memory::run(&Disk, &[("path", &device.node), ("direct", "false")]);
+    assert_eq!(out.get(&device.node).map(|p| p.status), Some(Status::Collected));
+    assert_eq!((before, cached()), (0, Some(0)));
+}
+
+#[test]
+fn an_image_file_is_taken_with_its_holes_and_says_who_uses_it() {
+    let dir = tempfile::tempdir().expect("folder");
+    let path = dir.path().join("disk.img");
+    let file = std::fs::File::create(&path).expect("image");
+    std::os::unix::fs::FileExt::write_all_at(&file, &noise(100_000), 20 << 20).expect("write");
+    file.set_len(40 << 20).expect("length");
+    let name = path.to_str().expect("text");
+    let out = Memory::run(&Disk, &[("path", name)]);
+    let put = out.get(name).expect("the image");
+    assert_eq!((put.status, put.content.as_deref() == Some(&std::fs::read(&path).expect("read")[..])), (Status::Collected, true));
+    assert!(put.item.facts["consistency"].starts_with("not in use"), "{:?}", put.item.facts);
+    let Some(shown) = attach(dir, path.clone(), "512") else { return };
+    let out = Memory::run(&Disk, &[("path", name), ("content", "false")]);
+    let put = out.get(name).expect("the image");
+    assert_eq!(put.status, Status::Skipped);
+    let layout =
+        out.puts.iter().find(|p| p.item.path.to_string().ends_with("/layout.json")).and_then(|p| p.content.clone()).expect("layout");
+    let layout: serde_json::Value = serde_json::from_slice(&layout).expect("JSON");
+    assert_eq!(layout["usage"]["shown_by"][0], name_of(&shown.node), "{layout:#}");
+}
+
+#[test]
+fn a_mounted_file_system_makes_disk_and_image_live() {
+    let dir = tempfile::tempdir().expect("folder");
+    let path = dir.path().join("fs.img");
+    std::fs::File::create(&path).and_then(|f| f.set_len(16 << 20)).expect("image");
+    let _ = run("mkfs.ext4", &["-q", "-L", "evidence", path.to_str().expect("text")]);
+    let point = tempfile::tempdir().expect("folder");
+    let point = point.path().to_str().expect("text");
+    let Some(device) = attach(dir, path, "512") else { return };
+    if !Command::new("mount").args([&device.node, point]).status().is_ok_and(|s| s.success()) {
+        println!("no mounts here: nothing is tested");
+        return;
+    }
+    std::fs::write(Path::new(point).join("a.txt"), b"hello").expect("write");
+    let image = device.file.to_str().expect("text").to_owned();
+    let out = Memory::run(&Disk, &[("path", &format!("{}\n{image}", device.node))]);
+    let frozen = Memory::run(&Disk, &[("path", &device.node), ("freeze", "true"), ("freeze_max", "20s")]);
+    // Thawed: a write goes through.
+    std::fs::write(Path::new(point).join("b.txt"), b"hello").expect("write");
+    let _ = run("umount", &[point]);
+    for name in [&device.node, &image] {
+        let put = out.get(name).expect("item");
+        assert_eq!(put.item.facts["consistency"], format!("inconsistent: mounted read-write at {point}"), "{name}");
+    }
+    let layout = layout_of(&out, name_of(&device.node));
+    assert_eq!((layout["signatures"][0]["what"].as_str(), layout["signatures"][0]["label"].as_str()), (Some("ext4"), Some("evidence")));
+    assert_eq!(layout["usage"]["mounts"][0]["writable"], true);
+    let put = frozen.get(&device.node).expect("item");
+    assert!(put.item.facts["freeze"].starts_with("frozen while it was read"), "{:?}", put.item.facts);
+    assert!(put.item.facts["consistency"].starts_with("consistent: frozen"), "{:?}", put.item.facts);
+    assert_eq!(put.status, Status::Collected);
+    // What was written before the freeze is on the disk that was taken.
+    let copy = tempfile::NamedTempFile::new().expect("file");
+    std::fs::write(copy.path(), put.content.as_deref().expect("content")).expect("write");
+    let listed = run("debugfs", &["-R", "cat a.txt", copy.path().to_str().expect("text")]);
+    assert_eq!(listed.as_deref(), Some("hello"));
+}
+
+#[test]
+fn nothing_that_is_asked_for_is_passed_over_in_silence() {
+    let dir = tempfile::tempdir().expect("folder");
+    let link = dir.path().join("by-id");
+    std::os::unix::fs::symlink("/dev/null", &link).expect("link");
+    let name = link.to_str().expect("text");
+    let out = Memory::run(&Disk, &[("path", &format!("/dev/no-such\n{name}\n/etc")), ("all", "true")]);
+    assert_eq!(out.get("/dev/no-such").map(|p| p.status), Some(Status::Missing));
+    let null = out.get("/dev/null").expect("item");
+    assert_eq!((null.status, null.item.facts["through"].ends_with("-> /dev/null")), (Status::Error, true));
+    assert_eq!(out.get("/etc").map(|p| p.status), Some(Status::Error));
+    for device in Devices::read().iter().flat_map(|d| d.all().cloned().collect::<Vec<_>>()).filter(|d| d.class != sysfs::Class::Partition) {
+        let path = format!("/dev/{}", escape_bytes(&device.name.0));
+        assert!(out.get(&path).is_some(), "{path} has no item");
+    }
+}
+
+#[test]
+fn orders_that_name_no_disk_or_impossible_numbers_are_refused() {
+    let check = |params: &[(&str, &str)]| {
+        let values = params.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Disk.check(&Params::new("disk", values))
+    };
+    assert!(check(&[]).is_err_and(|e| e.contains("all=true")));
+    assert!(check(&[("all", "false")]).is_err());
+    assert!(check(&[("path", "sdb")]).is_err_and(|e| e.contains("'sdb' is not an absolute path")));
+    assert!(check(&[("all", "true"), ("tries", "0")]).is_err_and(|e| e.contains("1 to 10")));
+    assert!(check(&[("all", "true"), ("freeze_max", "1h")]).is_err_and(|e| e.contains("1 to 300")));
+    assert_eq!(check(&[("path", "/dev/sdb")]), Ok(()));
+}

@@ -1,0 +1,239 @@
+//! What uses a device while it is read: file systems that are mounted from it or from anything that lies on it, swap, other
+//! block devices. A disk that is written to while it is read is not one state of it, and an examiner must be told.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::sysfs::{Device, Devices};
+use crate::capture::live::{Lossless, SMALL_BYTES_MAX, lines, names, open_dir, read, words};
+use crate::capture::mounts::{Mount, Mounts};
+
+/// Most mounts of one device that are listed.
+const MOUNTS_MAX: usize = 256;
+/// Most mounts that stand in the fact.
+const SHOWN_MAX: usize = 3;
+/// Most btrfs file systems that are asked.
+const BTRFS_MAX: usize = 1_024;
+/// File systems that list the devices they are mounted from in `/sys/fs`, in whichever mount namespace that is.
+const LISTED: &[&str] = &["ext4", "xfs", "f2fs", "erofs", "jfs"];
+
+/// One mounted file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MountedAt {
+    /// Where.
+    pub point: Lossless,
+    /// The device that it is mounted from.
+    pub device: Lossless,
+    /// Its kind.
+    pub fs_type: Lossless,
+    /// The file system may be written to. It may be so although this mount of it may not.
+    pub writable: bool,
+}
+
+/// Everything that uses a device or what lies on it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Usage {
+    /// Mounted file systems.
+    pub mounts: Vec<MountedAt>,
+    /// Devices of it that are swap.
+    pub swap: Vec<Lossless>,
+    /// File systems that are mounted, but not in the agent's mount namespace: kind and device.
+    pub elsewhere: Vec<Lossless>,
+    /// Devices that lie on it.
+    pub held_by: Vec<Lossless>,
+    /// Loop devices that show it (of image files).
+    pub shown_by: Vec<Lossless>,
+    /// There were more mounts than are listed.
+    pub more: bool,
+}
+
+/// The host's tables, read once for all devices.
+pub struct Tables {
+    /// Block devices.
+    pub devices: Devices,
+    /// Mounts of the agent's namespace; `None` when the table could not be read.
+    pub mounts: Option<Mounts>,
+    /// Numbers of devices that are swap.
+    swap: Vec<(u32, u32)>,
+}
+
+impl Tables {
+    /// Reads them.
+    #[must_use]
+    pub fn read(devices: Devices) -> Self {
+        Self { devices, mounts: Mounts::read().ok(), swap: swap_devices() }
+    }
+
+    /// What uses a device.
+    #[must_use]
+    pub fn of_device(&self, device: &Device) -> Usage {
+        let mut usage = Usage::default();
+        let stack = self.devices.above(device);
+        for one in &stack {
+            self.add(one, &mut usage);
+        }
+        usage.held_by = stack.iter().filter(|d| !d.slaves.is_empty()).map(|d| d.name.clone()).filter(|n| *n != device.name).collect();
+        usage
+    }
+
+    /// What uses an image file, given by its inode: loop devices that show it, and what uses those.
+    #[must_use]
+    pub fn of_file(&self, device: u64, inode: u64) -> Usage {
+        let mut usage = Usage::default();
+        for shown in self.devices.all() {
+            let Some(file) = shown.text("loop/backing_file") else { continue };
+            let path = Path::new(std::ffi::OsStr::new(std::str::from_utf8(file).unwrap_or_default()));
+            if std::fs::metadata(path).is_ok_and(|m| m.dev() == device && m.ino() == inode) {
+                usage.shown_by.push(shown.name.clone());
+                for one in self.devices.above(shown) {
+                    self.add(one, &mut usage);
+                }
+            }
+        }
+        usage
+    }
+
+    fn add(&self, device: &Device, usage: &mut Usage) {
+        let Some(dev) = device.dev else { return };
+        if self.swap.contains(&dev) {
+            usage.swap.push(device.name.clone());
+        }
+        let all = self.mounts.as_ref().map(Mounts::all).unwrap_or_default();
+        for mount in all.iter().filter(|m| m.dev == dev || source_of(m) == Some(dev)) {
+            if usage.mounts.len() >= MOUNTS_MAX {
+                usage.more = true;
+                break;
+            }
+            usage.mounts.push(MountedAt {
+                point: Lossless(mount.point.clone()),
+                device: device.name.clone(),
+                fs_type: Lossless(mount.fs_type.clone()),
+                writable: is_writable(mount),
+            });
+        }
+        let seen = usage.mounts.iter().any(|m| m.device == device.name);
+        if let Some(kind) = listed_as(&device.name.0).filter(|_| !seen) {
+            let shown = [kind.as_bytes(), b" on ", &device.name.0].concat();
+            usage.elsewhere.push(Lossless(shown));
+        }
+    }
+}
+
+impl Usage {
+    /// Mounts whose file system may be written to.
+    pub fn writable(&self) -> impl Iterator<Item = &MountedAt> {
+        self.mounts.iter().filter(|m| m.writable)
+    }
+
+    /// In one sentence whether what is read is one state of the device: the fact `consistency`.
+    #[must_use]
+    pub fn consistency(&self) -> String {
+        let mut why = Vec::new();
+        if let Some(text) = listed("mounted read-write at", self.writable().map(|m| &m.point)) {
+            why.push(text);
+        }
+        why.extend(listed("swap on", self.swap.iter()));
+        why.extend(listed("mounted in another mount namespace:", self.elsewhere.iter()));
+        if !why.is_empty() {
+            return format!("inconsistent: {}", why.join("; "));
+        }
+        if let Some(text) = listed("mounted read-only at", self.mounts.iter().map(|m| &m.point)) {
+            return format!("nothing that is known of writes to it: {text}");
+        }
+        if let Some(text) = listed("held by", self.held_by.iter().chain(&self.shown_by)) {
+            return format!("nothing that is known of writes to it: {text}, not mounted");
+        }
+        "not in use: not mounted, no swap, nothing lies on it".to_owned()
+    }
+}
+
+fn listed<'a>(what: &str, names: impl Iterator<Item = &'a Lossless>) -> Option<String> {
+    let mut names: Vec<String> = names.map(|n| super::shown(&n.0)).collect();
+    names.dedup();
+    if names.is_empty() {
+        return None;
+    }
+    let more = names.len().saturating_sub(SHOWN_MAX);
+    names.truncate(SHOWN_MAX);
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Some(format!("{what} {}{rest}", names.join(", ")))
+}
+
+/// File systems over several devices (btrfs, bcachefs, zfs) have a number of their own; what was mounted is then the device.
+fn source_of(mount: &Mount) -> Option<(u32, u32)> {
+    // Whoever mounts may write anything there: only what lies in /dev is asked, and only by its name.
+    let first = mount.source.split(|b| *b == b':').next().unwrap_or_default();
+    if mount.dev.0 != 0 || !first.starts_with(b"/dev/") || first.split(|b| *b == b'/').any(|part| part == b"..") {
+        return None;
+    }
+    block_number(first)
+}
+
+fn block_number(path: &[u8]) -> Option<(u32, u32)> {
+    let found = rustix::fs::stat(path).ok()?;
+    let is_block = rustix::fs::FileType::from_raw_mode(found.st_mode) == rustix::fs::FileType::BlockDevice;
+    is_block.then(|| (rustix::fs::major(found.st_rdev), rustix::fs::minor(found.st_rdev)))
+}
+
+/// The file system's own options decide: it may be mounted a second time in a way that cannot be seen from here.
+fn is_writable(mount: &Mount) -> bool {
+    mount.super_options.split(|b| *b == b',').next() != Some(b"ro")
+}
+
+/// The file system in whose list of devices a device stands.
+fn listed_as(name: &[u8]) -> Option<&'static str> {
+    let name = std::str::from_utf8(name).ok()?;
+    let there = |path: String| rustix::fs::stat(path).is_ok();
+    if let Some(kind) = LISTED.iter().find(|kind| there(format!("/sys/fs/{kind}/{name}"))) {
+        return Some(kind);
+    }
+    // By the file system's id, each with a folder of its devices.
+    let systems = open_dir(rustix::fs::CWD, "/sys/fs/btrfs").and_then(|dir| names(dir, BTRFS_MAX)).ok()?.0;
+    let mut ids = systems.iter().filter_map(|id| std::str::from_utf8(id).ok());
+    ids.any(|id| there(format!("/sys/fs/btrfs/{id}/devices/{name}"))).then_some("btrfs")
+}
+
+fn swap_devices() -> Vec<(u32, u32)> {
+    let Ok(table) = read("/proc/swaps", SMALL_BYTES_MAX) else { return Vec::new() };
+    lines(&table.bytes).skip(1).filter_map(|l| words(l).next()).filter(|p| p.starts_with(b"/dev/")).filter_map(block_number).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_of_a_device_follows_its_users() {
+        let mount = |point: &str, writable| MountedAt {
+            point: Lossless(point.into()),
+            device: Lossless(b"sda1".to_vec()),
+            fs_type: Lossless(b"ext4".to_vec()),
+            writable,
+        };
+        let mut usage = Usage::default();
+        assert!(usage.consistency().starts_with("not in use"));
+        usage.held_by.push(Lossless(b"dm-0".to_vec()));
+        assert_eq!(usage.consistency(), "nothing that is known of writes to it: held by dm-0, not mounted");
+        usage.mounts.push(mount("/srv", false));
+        assert_eq!(usage.consistency(), "nothing that is known of writes to it: mounted read-only at /srv");
+        for point in ["/", "/a\nb", "/c", "/d"] {
+            usage.mounts.push(mount(point, true));
+        }
+        assert_eq!(usage.consistency(), "inconsistent: mounted read-write at /, /a\\nb, /c and 1 more");
+        usage.swap.push(Lossless(b"sda2".to_vec()));
+        assert!(usage.consistency().ends_with("; swap on sda2"));
+    }
+
+    #[test]
+    fn the_root_file_system_of_this_host_is_in_use() {
+        let Ok(devices) = Devices::read() else { return };
+        let tables = Tables::read(devices);
+        let Some(root) = tables.mounts.as_ref().and_then(|m| m.at(b"/")).map(|m| (m.dev, is_writable(m))) else { return };
+        if let Some(device) = tables.devices.numbered(root.0) {
+            let usage = tables.of_device(device);
+            assert_eq!(usage.consistency().starts_with("inconsistent"), root.1, "{usage:?}");
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! A block device that fails in every way that is known of failing disks, through the whole pipeline.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use exhibit_evidence::manifest::Kind;
+
+use super::*;
+use crate::capture::disk::drive::{Drive, Geometry, Identity};
+use crate::capture::disk::source::DeviceSource;
+use crate::capture::evidence_path;
+
+/// A disk in memory. It refuses what a real one refuses of a reader past the page cache.
+#[derive(Default)]
+struct Failing {
+    data: Vec<u8>,
+    geometry: Geometry,
+    direct: bool,
+    /// Past the page cache nothing is read at all.
+    no_direct: bool,
+    /// Sectors that fail every time.
+    bad: BTreeSet<u64>,
+    /// Sectors that fail so many times.
+    flaky: BTreeMap<u64, u32>,
+    /// From this byte on the device is gone once it was asked for.
+    gone_from: Option<u64>,
+    /// From this byte on it has nothing more, though it said so.
+    ends_at: Option<u64>,
+    gone: bool,
+    /// Sectors written, for each time it is asked.
+    changed: std::cell::Cell<u64>,
+    changes: u64,
+    reads: usize,
+}
+
+impl Failing {
+    fn new(bytes: usize, sector: u32) -> Self {
+        let geometry = Geometry { size: bytes as u64, logical_sector: sector, ..Geometry::default() };
+        Self { data: noise(bytes, 7), geometry, direct: true, ..Self::default() }
+    }
+}
+
+impl Drive for Failing {
+    fn pread(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let error = |n| Err(io::Error::from_raw_os_error(n));
+        self.reads += 1;
+        let sector = u64::from(self.geometry.logical_sector);
+        assert!(buf.as_ptr().align_offset(4096) == 0 && offset.is_multiple_of(sector) && (buf.len() as u64).is_multiple_of(sector));
+        if self.direct && self.no_direct {
+            return error(22);
+        }
+        let sectors = offset / sector..(offset + buf.len() as u64) / sector;
+        if self.gone || self.gone_from.is_some_and(|from| offset + buf.len() as u64 > from) {
+            self.gone = true;
+            return error(5);
+        }
+        if sectors.clone().any(|s| self.bad.contains(&s)) {
+            return error(5);
+        }
+        for s in sectors {
+            if let Some(left) = self.flaky.get_mut(&s).filter(|left| **left > 0) {
+                *left -= 1;
+                return error(5);
+            }
+        }
+        let end = self.ends_at.unwrap_or(self.data.len() as u64).min(self.data.len() as u64);
+        let got = (buf.len() as u64).min(end.saturating_sub(offset)) as usize;
+        buf[..got].copy_from_slice(&self.data[offset as usize..][..got]);
+        Ok(got)
+    }
+    fn through_cache(&mut self) -> bool {
+        std::mem::take(&mut self.direct)
+    }
+    fn size(&self) -> io::Result<u64> {
+        if self.gone { Err(io::Error::from_raw_os_error(6)) } else { Ok(self.geometry.size) }
+    }
+    fn changed(&self) -> Option<u64> {
+        self.changed.set(self.changed.get() + self.changes);
+        Some(self.changed.get())
+    }
+    fn give_back(&mut self, _: u64, _: bool) {}
+    fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+    fn is_direct(&self) -> bool {
+        self.direct
+    }
+    fn identity(&self) -> Option<&Identity> {
+        None
+    }
+}
+
+const LIST: &str = "sdx/bad-sectors.jsonl";
+
+fn image(make: impl Fn() -> Failing + Send + 'static, tries: u32) -> Seen {
+    run(vec![script("disk", move |out| {
+        let mut source = DeviceSource::new(make(), tries, LIST.to_owned());
+        let size = source.geometry().size;
+        let item = NewItem::new(evidence_path("/dev/sdx"), Kind::BlockDevice, out.now(), "pread");
+        out.put(item, Content::Source { size, extents: None, source: &mut source })?;
+        out.put(NewItem::record("after.txt", out.now(), "test"), Content::Bytes(b"the next one")).map(drop)
+    })])
+}
+
+fn rows(seen: &Seen) -> Vec<serde_json::Value> {
+    let lines = seen.content(LIST).split(|b| *b == b'\n').filter(|l| !l.is_empty());
+    lines.map(|l| serde_json::from_slice(l).expect("JSON")).collect()
+}
+
+fn gaps(seen: &Seen) -> Vec<(u64, u64)> {
+    seen.item("/dev/sdx").gaps.iter().map(|g| (g.offset, g.length)).collect()
+}
+
+#[test]
+fn a_sound_disk_is_its_own_digest() {
+    for (bytes, sector) in [(3 << 20, 512), (5 << 20, 4096), (512 * 3, 512), ((1 << 20) + 512, 512)] {
+        let seen = image(move || Failing::new(bytes, sector), 2);
+        let item = seen.item("/dev/sdx");
+        assert_eq!((item.status, item.sha256), (Status::Collected, Some(Digest::of(&noise(bytes, 7)))));
+        assert!(item.facts["read"].contains("O_DIRECT") && item.gaps.is_empty());
+        assert!(!seen.items.iter().any(|i| i.path.as_bytes() == LIST.as_bytes()), "no list of nothing");
+    }
+}
+
+#[test]
+fn what_is_lost_is_exactly_the_bad_sectors() {
+    for sector in [512_u64, 4096] {
+        let bad = [0, 9, 10, 700, 1023];
+        let bytes = (sector * 1024) as usize;
+        let seen = image(move || Failing { bad: bad.into(), ..Failing::new(bytes, sector as u32) }, 3);
+        assert_eq!(gaps(&seen), [(0, sector), (9 * sector, 2 * sector), (700 * sector, sector), (1023 * sector, sector)]);
+        let mut want = noise(bytes, 7);
+        for lba in bad {
+            want[(lba * sector) as usize..][..sector as usize].fill(0);
+        }
+        let item = seen.item("/dev/sdx");
+        assert!(item.status == Status::Partial && item.sha256 == Some(Digest::of(&want)) && seen.content("/dev/sdx") == want);
+        let lbas: Vec<(u64, u64)> =
+            rows(&seen).iter().map(|r| (r["first_lba"].as_u64().expect("number"), r["last_lba"].as_u64().expect("number"))).collect();
+        assert_eq!(lbas, [(0, 0), (9, 10), (700, 700), (1023, 1023)]);
+        assert!(rows(&seen).iter().all(|r| r["tries"] == 3 && r["errno"] == 5 && r["sector_bytes"] == sector));
+        assert_eq!(seen.item("after.txt").status, Status::Collected, "never the end of the capture");
+    }
+}
+
+#[test]
+fn a_sector_that_answers_when_asked_again_is_taken() {
+    // It fails in the large read, in the smaller one, and once alone.
+    let seen = image(|| Failing { flaky: [(100, 3)].into(), ..Failing::new(1 << 20, 512) }, 2);
+    let item = seen.item("/dev/sdx");
+    assert_eq!((item.status, item.sha256), (Status::Collected, Some(Digest::of(&noise(1 << 20, 7)))), "{item:?}");
+    assert!(item.facts["bad_sectors"].contains("1 sectors were read when tried again"), "{item:?}");
+}
+
+#[test]
+fn what_cannot_be_read_past_the_page_cache_is_read_through_it() {
+    let seen = image(|| Failing { no_direct: true, ..Failing::new(2 << 20, 512) }, 2);
+    let item = seen.item("/dev/sdx");
+    assert_eq!((item.status, item.sha256), (Status::Collected, Some(Digest::of(&noise(2 << 20, 7)))));
+    assert_eq!(item.facts["read"], "through the page cache");
+}
+
+#[test]
+fn a_device_that_goes_away_is_one_gap_to_its_end() {
+    let seen = image(|| Failing { gone_from: Some(3 << 20), bad: [7].into(), ..Failing::new(8 << 20, 512) }, 2);
+    let item = seen.item("/dev/sdx");
+    assert_eq!(item.status, Status::Partial);
+    let last = item.gaps.last().expect("a gap");
+    assert!(last.reason.contains("the device is gone") && last.offset + last.length == 8 << 20, "{last:?}");
+    assert!(last.offset <= 3 << 20 && item.gaps.len() == 2, "{:?}", item.gaps);
+    assert!(item.reason.as_ref().is_some_and(|r| r.contains("gone")), "{:?}", item.reason);
+    assert_eq!((seen.item("after.txt").status, rows(&seen).len()), (Status::Collected, 1));
+    // Gone from the beginning: nothing was taken, and that is said.
+    let seen = image(|| Failing { gone_from: Some(0), ..Failing::new(1 << 20, 512) }, 2);
+    assert_eq!((seen.item("/dev/sdx").status, gaps(&seen)), (Status::Error, vec![(0, 1 << 20)]));
+}
+
+#[test]
+fn a_device_that_became_smaller_or_was_written_to_says_so() {
+    let seen = image(|| Failing { ends_at: Some(1 << 20), ..Failing::new(2 << 20, 512) }, 2);
+    let item = seen.item("/dev/sdx");
+    assert_eq!((item.status, gaps(&seen)), (Status::Partial, vec![(1 << 20, 1 << 20)]));
+    assert!(item.gaps[0].reason.contains("ends at byte 1048576"), "{item:?}");
+    let seen = image(|| Failing { changes: 8, ..Failing::new(1 << 20, 512) }, 2);
+    let item = seen.item("/dev/sdx");
+    assert_eq!(item.status, Status::ChangedDuringRead);
+    assert!(item.reason.as_ref().is_some_and(|r| r.contains("8 sectors of 512 bytes were written")), "{item:?}");
+}
+
+/// More bad ranges than a manifest line and more than the list hold: everything that can be read is, and both say what they
+/// leave out.
+#[test]
+fn thousands_of_bad_sectors_are_bounded_and_the_disk_is_read_to_its_end() {
+    let sectors = 20_000_u64;
+    let seen = image(move || Failing { bad: (0..sectors).step_by(2).collect(), ..Failing::new(sectors as usize * 512, 512) }, 1);
+    let item = seen.item("/dev/sdx");
+    assert_eq!(item.gaps.len(), 1024);
+    assert!(item.gaps.last().is_some_and(|g| g.reason.contains(LIST)), "{:?}", item.gaps.last());
+    let mut want = noise(sectors as usize * 512, 7);
+    for lba in (0..sectors as usize).step_by(2) {
+        want[lba * 512..][..512].fill(0);
+    }
+    assert_eq!(item.sha256, Some(Digest::of(&want)));
+    let list = seen.item(LIST);
+    assert_eq!((list.status, rows(&seen).len()), (Status::Partial, 8_192));
+    assert!(list.reason.as_ref().is_some_and(|r| r.contains("further bytes")), "{list:?}");
+}
+
+/// A part of the disk that is dead as a whole is not tried again sector by sector.
+#[test]
+fn a_long_dead_range_is_asked_once() {
+    let reads = |tries| {
+        let mut source = DeviceSource::new(Failing { bad: (0..8_192).collect(), ..Failing::new(4 << 20, 512) }, tries, LIST.to_owned());
+        for lba in 0..8_192 {
+            assert!(source.read_at(lba * 512, &mut [0; 512]).is_err());
+        }
+        source.into_drive().reads
+    };
+    assert!(reads(10) < reads(1) + 1_024 * 10, "only the first 512 KiB are tried again");
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(24))]
+    /// Whatever fails, however reading is cut into pieces: what is not bad is there, what is bad is a gap, nothing else is.
+    #[test]
+    fn bad_sectors_anywhere_cost_themselves_only(bad in proptest::collection::btree_set(0_u64..1_500, 0..60), runs in proptest::collection::vec((0_u64..1_500, 1_u64..300), 0..4), large: bool, cut in 0_usize..8) {
+        let sector = if large { 4096_u64 } else { 512 };
+        let sectors = 1_500 - cut as u64;
+        let mut all = bad;
+        for (from, count) in runs {
+            all.extend(from..from + count);
+        }
+        all.retain(|lba| *lba < sectors);
+        let bytes = (sectors * sector) as usize;
+        let mine = all.clone();
+        let seen = image(move || Failing { bad: mine.clone(), ..Failing::new(bytes, sector as u32) }, 2);
+        let mut want = noise(bytes, 7);
+        let mut lost = Vec::<(u64, u64)>::new();
+        for lba in &all {
+            want[(lba * sector) as usize..][..sector as usize].fill(0);
+            match lost.last_mut() {
+                Some(last) if last.0 + last.1 == lba * sector => last.1 += sector,
+                _ => lost.push((lba * sector, sector)),
+            }
+        }
+        proptest::prop_assert!(seen.content("/dev/sdx") == want);
+        proptest::prop_assert_eq!(gaps(&seen), lost.clone());
+        let listed: Vec<(u64, u64)> = if lost.is_empty() { Vec::new() } else {
+            rows(&seen).iter().map(|r| (r["offset"].as_u64().expect("number"), r["length"].as_u64().expect("number"))).collect()
+        };
+        // The list tells ranges apart that were tried differently often.
+        proptest::prop_assert_eq!(listed.iter().map(|(_, l)| l).sum::<u64>(), lost.iter().map(|(_, l)| l).sum::<u64>());
+    }
+}
