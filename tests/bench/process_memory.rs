@@ -2,7 +2,8 @@
 //! line a run on standard output, a table on standard error. `cargo bench -p exhibit-tests --bench process_memory`.
 //!
 //! The process has 1 GiB of memory, half of it noise, and five threads that look at the clock every 200 us: the longest time
-//! between two looks is what a user of it would notice. gcore writes an ELF core to a file, uncompressed and without a digest; the
+//! between two looks is what a user of it would notice. `idle` is the same over five seconds in which nothing happens: what the
+//! machine itself does to it. `stopped_us` is what the agent says for how long a thread may have stood. gcore writes an ELF core to a file, uncompressed and without a digest; the
 //! agent (offline, into a folder on the same disk) hashes, compresses and syncs.
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures time")]
 
@@ -73,21 +74,34 @@ fn main() {
     let pid = heart.child.id().to_string();
     let agent = exhibit_tests::programs().join("exhibit-agent");
     let mut rows: [Vec<(u64, f64)>; 3] = Default::default();
+    let mut idle = Vec::new();
+    let mut stopped = Vec::new();
     for run in 0..RUNS {
+        let _ = heart.longest_us();
+        std::thread::sleep(std::time::Duration::from_secs(5));
+        idle.push(heart.longest_us());
         for (n, mode) in ["fast", "atomic"].into_iter().enumerate() {
             let out = dir.path().join(format!("{mode}-{run}"));
             let mut command = Command::new(&agent);
             let capture = format!("process-memory:pid={pid},mode={mode},deadline=60s");
             command.args(["collect", "--offline", "--capture", &capture, "--out"]).arg(&out);
             rows[n].push(measure(&mut heart, &mut command));
+            if mode == "fast" {
+                stopped.push(stopped_us(&out));
+            }
             std::fs::remove_dir_all(&out).expect("removed");
         }
         let out = dir.path().join("gcore");
         rows[2].push(measure(&mut heart, Command::new("gcore").arg("-o").arg(&out).arg(&pid)));
         std::fs::remove_file(dir.path().join(format!("gcore.{pid}"))).expect("removed");
         let of = |n: usize| serde_json::json!({ "longest_stall_us": rows[n][run].0, "mib_per_s": rows[n][run].1.round() });
-        println!("{}", serde_json::json!({ "bench": "process-memory", "run": run, "fast": of(0), "atomic": of(1), "gcore": of(2) }));
+        let line = serde_json::json!({
+            "bench": "process-memory", "run": run, "fast": of(0), "atomic": of(1), "gcore": of(2), "idle_us": idle[run], "stopped_us": stopped[run],
+        });
+        println!("{line}");
     }
+    idle.sort_unstable();
+    stopped.sort_unstable();
     eprintln!("\n1 GiB, 5 threads, {RUNS} runs: median (worst)\n             longest stall            MiB/s");
     for (name, row) in ["fast", "atomic", "gcore"].iter().zip(&mut rows) {
         row.sort_by_key(|(us, _)| *us);
@@ -97,4 +111,17 @@ fn main() {
         let (median, worst) = (rates[RUNS / 2], rates[0]);
         eprintln!("{name:<8} {:>9.2} ms ({:>8.2} ms)   {median:>6.0} ({worst:.0})", median_us as f64 / 1e3, worst_us as f64 / 1e3);
     }
+    eprintln!("idle     {:>9.2} ms ({:>8.2} ms)", idle[RUNS / 2] as f64 / 1e3, idle[RUNS - 1] as f64 / 1e3);
+    eprintln!(
+        "stood    {:>9.2} ms ({:>8.2} ms)   in mode fast, as the agent says",
+        stopped[RUNS / 2] as f64 / 1e3,
+        stopped[RUNS - 1] as f64 / 1e3
+    );
+}
+
+/// The fact of the core's line in the manifest.
+fn stopped_us(out: &Path) -> u64 {
+    let manifest = std::fs::read_to_string(out.join("manifest.jsonl")).expect("manifest");
+    let mut lines = manifest.lines().filter_map(|l| serde_json::from_str::<serde_json::Value>(l).ok());
+    lines.find_map(|l| l["facts"]["stopped_us"].as_str()?.parse().ok()).expect("the core says it")
 }
