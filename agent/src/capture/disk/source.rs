@@ -259,8 +259,12 @@ impl<D: Drive> Source for DeviceSource<D> {
             self.freezes.look(offset);
             self.fetch(offset, buf.len())?;
             if self.buffered(offset).is_empty() {
-                self.gone = Some(format!("the device ends at byte {offset}; it had {size} when it was opened"));
-                return Err(io::Error::other("the device became smaller while it was read"));
+                // The kernel says "no more" of a device that was pulled as well as of one that shrank: its size tells them apart.
+                let error = io::Error::other("the device had no more bytes");
+                if !self.is_gone(&error) {
+                    self.gone = Some(format!("the device ends at byte {offset}; it had {size} when it was opened"));
+                }
+                return Err(error);
             }
         }
         let room = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX);
