@@ -31,10 +31,12 @@ use self::access::{Access, Counts, Reader};
 use self::core_file::CoreFile;
 use self::elf::{About, Header};
 use self::freeze::Frozen;
+use self::pages::Pages;
 use self::plan::{Devices, Wish};
+use self::regions::Regions;
 use self::report::{Mode, StopFacts};
 use self::select::{Candidate, Wanted};
-use self::stop::{Ended, NotStopped, Stopped};
+use self::stop::{NotStopped, Stopped};
 use super::live::{Lossless, numbers, open_dir};
 use super::{Capture, Content, Kind, NewItem, Output, Param, ParamKind, Params, Status, Stop, Table, evidence_path};
 
@@ -319,18 +321,7 @@ fn one(
     let mut pages = std::mem::replace(&mut stopped.looked.pages, Err(Errno::SRCH)).ok();
     let mut regions = std::mem::take(&mut stopped.looked.regions);
     let flags = flags::read(&dir, &mut regions);
-    let mut ended = None;
-    let mut go_on = || match out.checkpoint() {
-        Ok(()) => true,
-        Err(stop) => {
-            ended = Some(stop);
-            false
-        }
-    };
-    let planned = plan::plan(&dir, &mut regions, pages.as_mut(), &options.wish, &devices, &mut go_on);
-    if let Some(stop) = ended {
-        return Err(stop);
-    }
+    let planned = planned(out, &dir, &mut regions, pages.as_mut(), &options.wish, &devices)?;
     let mut plan = match planned {
         Ok(plan) => plan::Plan { flags, ..plan },
         Err(e) => return Ok(Err(gone_or_denied(e))),
@@ -366,15 +357,28 @@ fn one(
     result?;
     let stop = StopFacts::of(options.mode, &stopped, over.as_ref());
     report::table(out, &format!("{pid}/map"), pid, stop, &stopped, &plan, &core)?;
-    said_late(over.as_ref());
     Ok(Ok(()))
 }
 
-/// The deadline is stated by the item itself ([`CoreFile`]'s own watch); this is for the log of the agent.
-fn said_late(over: Option<&Ended>) {
-    if over.is_some_and(|o| o.deadline) {
-        tracing::warn!("a process was released at its deadline, before its memory was copied");
-    }
+/// Plans the file; ends when the collection is to end.
+fn planned(
+    out: &mut dyn Output,
+    dir: &OwnedFd,
+    regions: &mut Regions,
+    pages: Option<&mut Pages>,
+    wish: &Wish,
+    devices: &Devices,
+) -> Result<Result<plan::Plan, Errno>, Stop> {
+    let mut ended = None;
+    let mut go_on = || match out.checkpoint() {
+        Ok(()) => true,
+        Err(stop) => {
+            ended = Some(stop);
+            false
+        }
+    };
+    let planned = plan::plan(dir, regions, pages, wish, devices, &mut go_on);
+    ended.map_or(Ok(planned), Err)
 }
 
 fn put_core(
