@@ -296,7 +296,7 @@ suspect poison 3
 /// Five levels of page tables: volatility3 would show nothing, so it is said; the ELF export opens in drgn all the same.
 #[test]
 fn a_guest_with_five_levels_is_opened_by_drgn() {
-    let plan = GuestPlan { memory_mib: 144, cpu: "max".to_owned(), ..GuestPlan::default() };
+    let plan = GuestPlan { memory_mib: 160, cpu: "max".to_owned(), ..GuestPlan::default() };
     let taken = take(plan, "memory:priority=false");
     assert_eq!(taken.ended["state"], "sealed", "{}", taken.ended);
     let _ = check_every_byte(&taken, 64 << 10);
