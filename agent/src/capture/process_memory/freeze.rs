@@ -37,9 +37,6 @@ impl Frozen {
     /// Why it is not frozen, in words: there is no such group, the agent is in it, or it did not stand in time (then it was
     /// thawed again).
     pub fn freeze(path: &str, deadline: Duration) -> Result<Self, String> {
-        if own_group().is_some_and(|own| own == path || own.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'))) {
-            return Err("the agent itself is in this group".to_owned());
-        }
         if path.is_empty() {
             return Err("the root group cannot be frozen".to_owned());
         }
@@ -47,6 +44,9 @@ impl Frozen {
         let said = |what: &str, e: Errno| format!("{what}: {e}");
         let whole = [mount.as_slice(), path.as_bytes()].concat();
         let dir = open_dir(rustix::fs::CWD, whole.as_slice()).map_err(|e| said("its folder", e))?;
+        if holds_agent(&mount, &dir)? {
+            return Err("the agent itself is in this group".to_owned());
+        }
         let open = |name: &str, flags| openat(&dir, name, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty());
         let freeze = open("cgroup.freeze", OFlags::RDWR).map_err(|e| said("cgroup.freeze", e))?;
         let events = Arc::new(open("cgroup.events", OFlags::RDONLY).map_err(|e| said("cgroup.events", e))?);
@@ -114,6 +114,26 @@ fn mount_point() -> Option<Vec<u8>> {
     mounts.all().iter().find(|m| m.fs_type == b"cgroup2" && m.root == b"/").map(|m| m.point.clone())
 }
 
+/// Whether the agent, and with it the process that would thaw it, is in an opened group or below it. Told by what the folders
+/// are, not by their names: one group has many spellings. What cannot be told counts as yes.
+fn holds_agent(mount: &[u8], group: &OwnedFd) -> Result<bool, String> {
+    let own = own_group().ok_or("which group the agent itself is in cannot be told")?;
+    let id = |dir: &OwnedFd| rustix::fs::fstat(dir).map(|s| (s.st_dev, s.st_ino)).map_err(|e| format!("its folder: {e}"));
+    let wanted = id(group)?;
+    let mut at = own.trim_end_matches('/');
+    loop {
+        let path = [mount, at.as_bytes()].concat();
+        let dir = open_dir(rustix::fs::CWD, path.as_slice()).map_err(|e| format!("the agent's own group: {e}"))?;
+        if id(&dir)? == wanted {
+            return Ok(true);
+        }
+        match at.rsplit_once('/') {
+            Some((parent, _)) => at = parent,
+            None => return Ok(false),
+        }
+    }
+}
+
 /// The agent's own group of cgroup v2.
 fn own_group() -> Option<String> {
     let table = read("/proc/thread-self/cgroup", SMALL_BYTES_MAX).or_else(|_| read("/proc/self/cgroup", SMALL_BYTES_MAX)).ok()?;
@@ -124,6 +144,19 @@ fn own_group() -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Only looked at, never frozen: if this were wrong, freezing would hold the test itself.
+    #[test]
+    fn the_agents_own_group_is_known_under_every_spelling() {
+        let (Some(mount), Some(own)) = (mount_point(), own_group()) else { panic!("this machine has no cgroup v2") };
+        let holds = |path: &str| {
+            let whole = [mount.as_slice(), path.as_bytes()].concat();
+            holds_agent(&mount, &open_dir(rustix::fs::CWD, whole.as_slice()).expect("a group")).expect("told")
+        };
+        for path in [own.clone(), format!("/{own}"), format!("/.{own}"), format!("{own}/."), "/".to_owned(), "//".to_owned()] {
+            assert!(holds(&path), "{path}");
+        }
+    }
 
     #[test]
     fn what_cannot_be_frozen_says_why() {

@@ -63,7 +63,9 @@ impl Wanted {
         }
         for text in list("cgroup") {
             let path = text.trim_end_matches('/');
-            if !text.starts_with('/') {
+            // One spelling for each group: processes are compared with it by their text.
+            let plain = path.split('/').skip(1).all(|part| !matches!(part, "" | "." | ".."));
+            if !text.starts_with('/') || !plain {
                 return Err(format!("parameter 'cgroup', '{}': expected a path as in /proc/<pid>/cgroup", shown(text)));
             }
             wanted.cgroups.push(path.to_owned());
@@ -173,9 +175,17 @@ mod tests {
 
     #[test]
     fn what_names_nothing_is_refused_before_anything_runs() {
-        for (key, value) in
-            [("pid", "0"), ("pid", "self"), ("name", "a[b"), ("container", "abc"), ("cgroup", "system.slice"), ("all", "false")]
-        {
+        for (key, value) in [
+            ("pid", "0"),
+            ("pid", "self"),
+            ("name", "a[b"),
+            ("container", "abc"),
+            ("cgroup", "system.slice"),
+            ("cgroup", "//a"),
+            ("cgroup", "/./a"),
+            ("cgroup", "/a/../b"),
+            ("all", "false"),
+        ] {
             let error = wanted(key, value).expect_err(value);
             assert!(error.contains(key) || error.contains("which processes"), "{error}");
         }
