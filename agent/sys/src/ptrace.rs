@@ -68,25 +68,39 @@ pub fn detach(tid: u32, pending: i32) -> io::Result<()> {
 
 /// Whether a seized thread stands by now. Does not wait.
 ///
+/// The stop is looked at, not taken (`WNOWAIT`): a signal at which a thread stands is then still with the kernel, which gives
+/// it to the thread when the tracer dies before [`detach`]. Taken, it would be lost with the tracer.
+///
 /// # Errors
 /// `ECHILD` when the calling thread has not seized it.
 pub fn poll_stop(tid: u32) -> io::Result<Waited> {
-    let mut status: libc::c_int = 0;
     let pid = libc::pid_t::try_from(tid).map_err(|_| io::Error::from_raw_os_error(libc::ESRCH))?;
     // Only this one and only as its tracer: children of the program's other threads are theirs to wait for.
     let flags = libc::__WALL | libc::WNOHANG | libc::__WNOTHREAD;
-    // SAFETY: the pointer is to a live, exclusively borrowed integer, which the call fills and does not keep.
-    let result = unsafe { libc::waitpid(pid, &raw mut status, flags) };
-    match result {
-        0 => Ok(Waited::NotYet),
-        r if r < 0 => Err(io::Error::last_os_error()),
-        _ if libc::WIFSTOPPED(status) => {
-            let signal = libc::WSTOPSIG(status);
-            let event = (status >> 16) & 0xffff;
+    // SAFETY: the structure is plain integers (and unions of them), for which zeros are valid.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is to a live, exclusively borrowed structure, which the call fills and does not keep.
+    let result = unsafe { libc::waitid(libc::P_PID, tid, &raw mut info, flags | libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call filled the members for children, or left the zeros in place.
+    let found = unsafe { info.si_pid() };
+    // SAFETY: as above.
+    let status = unsafe { info.si_status() };
+    match info.si_code {
+        _ if found == 0 => Ok(Waited::NotYet),
+        libc::CLD_TRAPPED | libc::CLD_STOPPED => {
+            let (signal, event) = (status & 0x7f, status >> 8 & 0xff);
             let group_stop = event == EVENT_STOP && signal != libc::SIGTRAP;
             Ok(Waited::Stopped { pending: if event == 0 { signal } else { 0 }, group_stop })
         }
-        _ => Ok(Waited::Gone),
+        _ => {
+            let mut status: libc::c_int = 0;
+            // SAFETY: the pointer is to a live, exclusively borrowed integer. An end is taken: nothing is lost with it.
+            let _ = unsafe { libc::waitpid(pid, &raw mut status, flags) };
+            Ok(Waited::Gone)
+        }
     }
 }
 
@@ -185,6 +199,29 @@ mod tests {
         .join()
         .expect("thread");
         until(|| state(tid) == 'S');
+    }
+
+    /// The tracer ends, as when the agent is killed, while a thread stands at a signal: it still gets that signal.
+    #[test]
+    fn a_signal_on_its_way_survives_its_tracer() {
+        use std::os::unix::process::ExitStatusExt as _;
+        let mut child = Child(std::process::Command::new("/bin/sleep").arg("60").spawn().expect("sleep"));
+        let tid = child.0.id();
+        std::thread::spawn(move || {
+            seize(tid).expect("a child may be seized");
+            // SAFETY: takes two integers.
+            let sent = unsafe { libc::kill(tid as libc::pid_t, libc::SIGUSR1) };
+            assert_eq!(sent, 0);
+            until(|| poll_stop(tid).expect("seized") == Waited::Stopped { pending: libc::SIGUSR1, group_stop: false });
+        })
+        .join()
+        .expect("thread");
+        let mut ended = None;
+        until(|| {
+            ended = child.0.try_wait().expect("waited");
+            ended.is_some()
+        });
+        assert_eq!(ended.and_then(|e| e.signal()), Some(libc::SIGUSR1), "it ends by the signal that it was about to receive");
     }
 
     #[test]

@@ -107,8 +107,14 @@ impl Conversion for E01 {
     fn end(&mut self, _: u64, out: &mut dyn Output) -> Result<Made> {
         let size = self.begun(out)?.finish(&self.media.bad, out)?;
         let mut notes = Vec::new();
-        if !self.media.bad.is_empty() {
+        let (listed, beyond) = errors(&self.media.bad);
+        if listed.is_some() {
             notes.push("sectors that could not be read are zeros; the file lists them".to_owned());
+        }
+        if beyond > 0 {
+            notes.push(format!(
+                "{beyond} unreadable ranges lie beyond 2 TiB, where the format cannot list them: they are zeros, and gaps of the item"
+            ));
         }
         Ok(Made { size, notes })
     }
@@ -202,7 +208,7 @@ impl Writer {
         }
         let volume = std::mem::take(&mut self.volume);
         self.section(b"data", &volume, out)?;
-        if let Some(errors) = errors(bad) {
+        if let (Some(errors), _) = errors(bad) {
             self.section(b"error2", &errors, out)?;
         }
         let (md5, sha1) = (std::mem::take(&mut self.md5).finalize(), std::mem::take(&mut self.sha1).finalize());
@@ -330,16 +336,17 @@ fn volume(size: u64, physical: bool, set: [u8; 16]) -> Vec<u8> {
     body
 }
 
-/// Ranges of sectors that could not be read; none when there are none, or when they lie beyond what the section can number.
-fn errors(bad: &[(u64, u64)]) -> Option<Vec<u8>> {
+/// Ranges of sectors that could not be read, and how many of them do not stand in it: the section numbers sectors with 32 bits.
+fn errors(bad: &[(u64, u64)]) -> (Option<Vec<u8>>, usize) {
     let sectors = |(offset, length): &(u64, u64)| {
         let first = offset / SECTOR_BYTES;
         let count = (offset + length).div_ceil(SECTOR_BYTES) - first;
         Some([u32::try_from(first).ok()?.to_le_bytes(), u32::try_from(count).ok()?.to_le_bytes()].concat())
     };
     let ranges: Vec<Vec<u8>> = bad.iter().filter_map(sectors).collect();
-    if ranges.is_empty() || ranges.len() != bad.len() {
-        return None;
+    let beyond = bad.len().saturating_sub(ranges.len());
+    if ranges.is_empty() {
+        return (None, beyond);
     }
     let mut body = (ranges.len() as u32).to_le_bytes().to_vec();
     body.resize(516, 0);
@@ -347,7 +354,7 @@ fn errors(bad: &[(u64, u64)]) -> Option<Vec<u8>> {
     let mut entries = ranges.concat();
     seal(&mut entries);
     body.extend_from_slice(&entries);
-    Some(body)
+    (Some(body), beyond)
 }
 
 /// Text for a field: one line without tabs, which separate fields.

@@ -76,7 +76,7 @@ fn libewf_reads_what_was_written() {
         [noise(512), noise(32 << 10), noise((1 << 20) + 512), [vec![0; 5 << 20], text[..11_000_320].to_vec(), noise(70_144)].concat()]
     {
         let path = write(dir.path(), &media, 5 << 20, &[(1024, 512)]);
-        let Some((sound, said)) = run("ewfverify", &["-q", &path]) else { return };
+        let (sound, said) = run("ewfverify", &["-q", &path]).expect("installed");
         assert!(sound && said.contains("SUCCESS"), "{} bytes: {said}", media.len());
         let out = dir.path().join("back");
         let (done, said) = run("ewfexport", &["-q", "-u", "-f", "raw", "-t", out.to_str().expect("text"), &path]).expect("installed");
@@ -125,8 +125,22 @@ fn more_chunks_than_one_table_holds() {
     writer.write(550 << 20, b"here", &mut out).expect("write");
     let _ = writer.end(size, &mut out).expect("ends");
     let path = path.to_str().expect("text");
-    let Some((sound, said)) = run("ewfverify", &["-q", path]) else { return };
+    let (sound, said) = run("ewfverify", &["-q", path]).expect("installed");
     assert!(sound && said.contains("SUCCESS"), "{said}");
+}
+
+/// One range that cannot be numbered must not cost the list of all others.
+#[test]
+fn bad_sectors_beyond_two_tib_are_counted_and_the_others_listed() {
+    let far = (3_u64 << 40, 512);
+    let count = |bad: &[(u64, u64)]| {
+        let (body, beyond) = errors(bad);
+        (body.map(|b| u32::from_le_bytes(b[..4].try_into().expect("4 bytes"))), beyond)
+    };
+    assert_eq!(count(&[]), (None, 0));
+    assert_eq!(count(&[(512, 512), (4096, 1024)]), (Some(2), 0));
+    assert_eq!(count(&[(512, 512), far]), (Some(1), 1));
+    assert_eq!(count(&[far]), (None, 1));
 }
 
 #[test]

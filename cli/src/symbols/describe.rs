@@ -149,12 +149,13 @@ impl<'a> Types<'a> {
 
     /// The members of a structure or union by name.
     pub fn fields<'b>(&'b self, members: &'b [Member]) -> impl Iterator<Item = (String, Field)> + 'b {
-        members.iter().map(|member| {
+        members.iter().enumerate().map(|(n, member)| {
             let name = self.btf.member_name(member);
             if name.is_empty() {
-                // Its members are found as those of the structure itself.
+                // Its members are found as those of the structure itself. Several may lie at one offset (in a union all do), so
+                // its place in the list is its name.
                 let offset = member.bit_offset / 8;
-                return (format!("unnamed_field_{offset:x}"), Field { of: self.describe(member.of), offset, anonymous: true });
+                return (format!("unnamed_field_{n}"), Field { of: self.describe(member.of), offset, anonymous: true });
             }
             (name.to_owned(), if member.bit_size > 0 { self.bit_field(member) } else { self.field(member) })
         })

@@ -107,10 +107,14 @@ impl Sources {
         let mut notes = Vec::new();
         let (mut symbols, symbols_digest, symbols_from) = self.symbols(info.as_ref(), &mut notes)?;
         if let Some(name) = info.as_ref().and_then(|info| symbols.disagrees(info)) {
+            let name = exhibit_evidence::text::escape_bounded(name, 80);
             return Err(unusable(format!("/proc/kallsyms and VMCOREINFO are not of the same boot: they have '{name}' at two addresses")));
         }
         let (bytes, types_from) = self.types(info.as_ref(), &symbols)?;
         let mut btf = Btf::parse(&bytes)?;
+        if !btf.types().any(|(_, of)| btf.type_name(of) == "task_struct") {
+            return Err(unusable("the types are not a kernel's: they have no 'task_struct' (a module's are no substitute)"));
+        }
         let banner = self.banner(info.as_ref(), &symbols)?;
         let (slide, slide_from) = slide(info.as_ref(), &symbols, &mut notes)?;
         symbols.unslide(slide);
@@ -160,12 +164,22 @@ impl Sources {
     }
 
     fn types(&self, info: Option<&VmcoreInfo>, symbols: &Symbols) -> Result<(Vec<u8>, Origin)> {
+        // The kernel has the same bytes in its own image, between two symbols: types of another kernel would make readers show
+        // nothing, without an error.
+        let span = symbols.get("__start_BTF").zip(symbols.get("__stop_BTF"));
         if let Some(bytes) = &self.btf {
+            let expected = span.and_then(|(start, stop)| stop.checked_sub(start));
+            if let Some(expected) = expected.filter(|e| *e != bytes.len() as u64) {
+                let got = bytes.len();
+                return Err(unusable(format!(
+                    "the types are of another kernel: {got} bytes, and this one's are {expected} (__stop_BTF - __start_BTF)"
+                )));
+            }
             return Ok((bytes.clone(), Origin::File));
         }
         let none = || unusable("there are no types: neither /sys/kernel/btf/vmlinux nor an image that has them (CONFIG_DEBUG_INFO_BTF)");
         let (info, memory) = info.zip(self.memory()).ok_or_else(none)?;
-        let (start, stop) = symbols.get("__start_BTF").zip(symbols.get("__stop_BTF")).ok_or_else(none)?;
+        let (start, stop) = span.ok_or_else(none)?;
         let len = stop.checked_sub(start).filter(|len| *len <= btf::BYTES_MAX as u64).ok_or_else(none)?;
         let bytes = info.image_address(start).and_then(|at| memory.bytes(at, len as usize)).ok_or_else(none)?;
         Ok((bytes, Origin::Image))

@@ -31,7 +31,8 @@ enum Offsets {
 pub fn read(info: &VmcoreInfo, memory: &dyn Physical) -> Result<Symbols, String> {
     let place = |name: &str| {
         let address = info.symbol(&format!("kallsyms_{name}")).ok_or_else(|| {
-            format!("the kernel {} does not say where its symbols are (kernels since 6.0 do, in VMCOREINFO)", info.release())
+            let release = exhibit_evidence::text::escape_bounded(info.release(), 80);
+            format!("the kernel {release} does not say where its symbols are (kernels since 6.0 do, in VMCOREINFO)")
         })?;
         info.image_address(address).ok_or_else(|| "VMCOREINFO does not say where the kernel lies in memory (phys_base)".to_owned())
     };

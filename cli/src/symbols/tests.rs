@@ -5,20 +5,25 @@ use crate::symbols::btf::tests::Writer;
 const BANNER: &[u8] = b"Linux version 6.1.0 (x) #1\n";
 const SLIDE: u64 = 0x20_0000;
 
-fn kallsyms(start: u64) -> Vec<u8> {
-    let names = ["_text", "_stext", "init_task", "init_mm", "init_files", "linux_banner", "__start_BTF", "__stop_BTF"];
-    let line = |(i, name): (usize, &&str)| format!("{:016x} D {name}\n", start + 0x1000 * (i as u64 / 2));
-    names.iter().enumerate().map(line).collect::<Vec<_>>().concat().into_bytes()
-}
-
-fn sources() -> Sources {
+fn types() -> Vec<u8> {
     let mut types = Writer::default();
     let int = types.int("int", 4, 1);
     types.structure("task_struct", 4, false, &[("pid", int, 0)]);
+    types.finish()
+}
+
+fn kallsyms(start: u64) -> Vec<u8> {
+    let names = ["_text", "_stext", "init_task", "init_mm", "init_files", "linux_banner", "__start_BTF"];
+    let line = |(i, name): (usize, &&str)| format!("{:016x} D {name}\n", start + 0x1000 * (i as u64 / 2));
+    let stop = format!("{:016x} D __stop_BTF\n", start + 0x3000 + types().len() as u64);
+    [names.iter().enumerate().map(line).collect::<Vec<_>>().concat(), stop].concat().into_bytes()
+}
+
+fn sources() -> Sources {
     let start = KERNEL_MAP + 0x100_0000 + SLIDE;
     let info = format!("OSRELEASE=6.1.0\nSYMBOL(_stext)={start:x}\nSYMBOL(kallsyms_names)={:x}\nKERNELOFFSET={SLIDE:x}\n", start + 0x9000);
     Sources {
-        btf: Some(types.finish()),
+        btf: Some(types()),
         kallsyms: Some(kallsyms(start)),
         vmcoreinfo: Some(info.into_bytes()),
         version: Some(BANNER.to_vec()),
@@ -57,7 +62,15 @@ fn parts_that_do_not_belong_together_are_refused() {
     assert!(refused(Sources { kallsyms: Some(other_boot), ..sources() }).contains("same boot"));
     assert!(refused(Sources { version: Some(b"#!/bin/sh".to_vec()), ..sources() }).contains("something else"));
     assert!(refused(Sources { vmcoreinfo: Some(b"x".to_vec()), ..sources() }).contains("something else"));
-    assert!(refused(Sources { btf: Some(vec![0; 40]), ..sources() }).contains("BTF"));
+    // Types: no BTF; another kernel's; a module's.
+    assert!(refused(Sources { btf: Some(vec![0; types().len()]), ..sources() }).contains("BTF"));
+    let (mut other, mut module) = (Writer::default(), Writer::default());
+    let int = other.int("int", 4, 1);
+    other.structure("task_struct", 8, false, &[("pid", int, 0), ("tgid", int, 32)]);
+    assert!(refused(Sources { btf: Some(other.finish()), ..sources() }).contains("of another kernel"));
+    module.int("int", 4, 1);
+    let unknown = String::from_utf8(kallsyms(KERNEL_MAP + 0x100_0000 + SLIDE)).expect("text").replace("_BTF", "_other").into_bytes();
+    assert!(refused(Sources { btf: Some(module.finish()), kallsyms: Some(unknown), ..sources() }).contains("task_struct"));
     assert!(refused(Sources { btf: None, ..sources() }).contains("no types"));
     let functions_only = b"ffffffff81200000 T _text\nffffffff81200000 T _stext\n".to_vec();
     assert!(refused(Sources { kallsyms: Some(functions_only), ..sources() }).contains("CONFIG_KALLSYMS_ALL"));
@@ -66,6 +79,10 @@ fn parts_that_do_not_belong_together_are_refused() {
     assert!(refused(Sources { kallsyms: hidden(), ..sources() }).contains("no image"));
     let empty = || -> Option<Box<dyn Physical>> { Some(Box::new(Pages::new(0..1))) };
     assert!(refused(Sources { kallsyms: hidden(), memory: empty(), ..sources() }).contains("since 6.0"));
+    // What is shown comes from a host that may be hostile.
+    let red = b"OSRELEASE=6.1.0\x1b[31m\nKERNELOFFSET=0\n".to_vec();
+    let said = refused(Sources { kallsyms: hidden(), memory: Some(Box::new(Pages::new(0..1))), vmcoreinfo: Some(red), ..sources() });
+    assert!(!said.contains('\u{1b}') && said.contains("6.1.0"), "{said:?}");
 }
 
 #[test]

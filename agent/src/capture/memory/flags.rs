@@ -14,6 +14,8 @@ const SLAB: u64 = 1 << 7;
 const BUDDY: u64 = 1 << 10;
 const MMAP: u64 = 1 << 11;
 const ANON: u64 = 1 << 12;
+const COMPOUND_TAIL: u64 = 1 << 16;
+const HUGE: u64 = 1 << 17;
 const HWPOISON: u64 = 1 << 19;
 const NOPAGE: u64 = 1 << 20;
 /// Ballooned, hot-unplugged or not yet accepted pages (`KPF_OFFLINE`; `KPF_BALLOON` before Linux 5.1).
@@ -117,6 +119,12 @@ impl Class {
             Self::Unknown => "unknown",
         }
     }
+}
+
+/// A frame of a huge page (hugetlb) that is not its first.
+#[must_use]
+pub const fn is_huge_tail(flags: u64) -> bool {
+    flags & (HUGE | COMPOUND_TAIL) == HUGE | COMPOUND_TAIL
 }
 
 /// Why the kernel may answer with zeros for a page instead of its content (`read_kcore`).

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use super::flags::{Class, Flags, withheld};
+use super::flags::{Class, Flags, is_huge_tail, withheld};
 use super::iomem::Iomem;
 use super::lime::{Layout, Place};
 use super::physical::Physical;
@@ -13,6 +13,8 @@ use super::smear::Smear;
 use crate::capture::Source;
 use crate::clock;
 
+/// Frames of huge pages: 2 MiB and 1 GiB on x86-64 and AArch64 with pages of 4 KiB.
+const HUGE_FRAMES: [u64; 2] = [512, 512 * 512];
 /// Frames whose flags are known at once: those of 4 MiB.
 const WINDOW: u64 = 1024;
 /// Pieces of the address space whose times are kept: 32 bytes each.
@@ -43,8 +45,8 @@ pub struct Diary {
     pub gaps: Vec<(Range, u16)>,
     /// Why.
     pub reasons: Vec<String>,
-    /// Bytes of gaps beyond those that are told apart.
-    pub gap_bytes_uncounted: u64,
+    /// From this address on gaps are not told apart any more, so nothing there is known to be data.
+    pub uncertain_from: Option<u64>,
     /// Reads that failed and were repeated with success.
     pub retried: u64,
 }
@@ -53,21 +55,27 @@ pub struct Diary {
 pub const ZEROED: &str = "zeroed-by-kernel: ";
 
 impl Diary {
+    /// Writes a gap down, once: what is asked for again after a failure may begin in the one before.
     fn gap(&mut self, range: Range, reason: &str) {
+        let range = Range { start: self.gaps.last().map_or(range.start, |(last, _)| range.start.max(last.end)), end: range.end };
+        if range.is_empty() {
+            return;
+        }
         let reason = self.reason(reason);
         let full = self.gaps.len() >= GAPS_MAX;
         match self.gaps.last_mut() {
             Some((last, why)) if last.end == range.start && *why == reason => last.end = range.end,
-            _ if full => self.gap_bytes_uncounted = self.gap_bytes_uncounted.saturating_add(range.len()),
+            _ if full => drop(self.uncertain_from.get_or_insert(range.start)),
             _ => self.gaps.push((range, reason)),
         }
     }
 
     fn reason(&mut self, reason: &str) -> u16 {
-        let found = self.reasons.iter().position(|r| r == reason).unwrap_or_else(|| {
-            if self.reasons.len() < REASONS_MAX {
-                self.reasons.push(reason.to_owned());
-            }
+        let known = self.reasons.iter().position(|r| r == reason);
+        let found = known.unwrap_or_else(|| {
+            let last = self.reasons.len().saturating_add(1) >= REASONS_MAX;
+            self.reasons.push(if last { "not read: one of many reasons".to_owned() } else { reason.to_owned() });
+            self.reasons.truncate(REASONS_MAX);
             self.reasons.len().saturating_sub(1)
         });
         found as u16
@@ -82,6 +90,8 @@ struct Window<'a> {
     /// Frames from `first` on that are known; `None` before the first look.
     known: Option<u64>,
     bytes: Vec<u8>,
+    /// The first frame of the huge page that was looked at last, and its flags.
+    head: Option<(u64, u64)>,
 }
 
 impl Window<'_> {
@@ -100,6 +110,26 @@ impl Window<'_> {
         Some(u64::from_le_bytes(bytes.try_into().ok()?))
     }
 
+    /// Why the kernel may answer with zeros for a frame. Of a huge page that holds one poisoned page it gives nothing, but marks
+    /// its first frame only (`is_page_hwpoison`).
+    fn withheld(&mut self, frame: u64) -> Option<&'static str> {
+        let flags = self.of(frame)?;
+        withheld(flags)
+            .or_else(|| HUGE_FRAMES.iter().filter(|_| is_huge_tail(flags)).find_map(|frames| withheld(self.head(frame / frames * frames))))
+    }
+
+    /// The flags of a huge page's first frame, which may lie far away.
+    fn head(&mut self, frame: u64) -> u64 {
+        if let Some(flags) = self.of(frame).or(self.head.filter(|(f, _)| *f == frame).map(|(_, flags)| flags)) {
+            return flags;
+        }
+        let mut bytes = [0; 8];
+        let got = self.flags.and_then(|f| f.read(frame, &mut bytes).ok()).unwrap_or(0);
+        let flags = if got == 1 { u64::from_le_bytes(bytes) } else { 0 };
+        self.head = Some((frame, flags));
+        flags
+    }
+
     fn class_of(&self, frame: u64) -> Class {
         self.of(frame).map_or(Class::Unknown, |f| Class::of(f, frame, self.iomem))
     }
@@ -109,10 +139,10 @@ impl Window<'_> {
     fn stretch(&mut self, at: u64, want: u64) -> (u64, Option<&'static str>) {
         let frame = at / PAGE;
         self.look(frame);
-        let flag = self.of(frame).and_then(withheld);
+        let flag = self.withheld(frame);
         let mut count = PAGE.saturating_sub(at % PAGE);
         let mut next = frame.saturating_add(1);
-        while count < want && !next.is_multiple_of(WINDOW) && self.of(next).and_then(withheld) == flag {
+        while count < want && !next.is_multiple_of(WINDOW) && self.withheld(next) == flag {
             count = count.saturating_add(PAGE);
             next = next.saturating_add(1);
         }
@@ -151,7 +181,8 @@ impl<'a> Image<'a> {
         let ranges = layout.ranges();
         let span = ranges.last().map_or(0, |l| l.end).saturating_sub(ranges.first().map_or(0, |f| f.start));
         let piece_bytes = (span / PIECES_MAX).next_multiple_of(PIECE_BYTES_MIN).max(PIECE_BYTES_MIN);
-        let window = Window { flags: from.flags, iomem: from.iomem, first: 0, known: None, bytes: vec![0; WINDOW as usize * 8] };
+        let window =
+            Window { flags: from.flags, iomem: from.iomem, first: 0, known: None, bytes: vec![0; WINDOW as usize * 8], head: None };
         let (physical, diary, pages) = (from.physical, Diary::default(), [0; Class::ALL.len()]);
         let blank = Range { start: 0, end: 0 };
         Self { physical, layout, smear, window, diary, piece_bytes, pages, blank, list }
@@ -188,13 +219,15 @@ impl<'a> Image<'a> {
             Ok(0) => io::Error::other("the kernel gives nothing here"),
             Ok(got) => {
                 let got = got.min(buf.len());
-                let bytes = buf.get(..got).unwrap_or_default();
-                let Some(flag) = flag.filter(|_| bytes.iter().all(|b| *b == 0)) else {
-                    self.read(at, bytes);
+                // What the flags call withheld may have come back since: each page is judged by itself.
+                let alike = flag.map_or((false, got), |_| leading(at, buf.get(..got).unwrap_or_default()));
+                let Some(flag) = flag.filter(|_| alike.0) else {
+                    let got = alike.1;
+                    self.read(at, buf.get(..got).unwrap_or_default());
                     self.leave(at.saturating_add(got as u64));
                     return Ok(got);
                 };
-                self.blank = Range { start: at, end: at.saturating_add(got as u64) };
+                self.blank = Range { start: at, end: at.saturating_add(alike.1 as u64) };
                 io::Error::other(format!("{ZEROED}{flag}"))
             }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => return Err(e),
@@ -238,6 +271,16 @@ impl<'a> Image<'a> {
         let window = &self.window;
         self.smear.saw(at, bytes, |frame| window.class_of(frame));
     }
+}
+
+/// Whether the first page of what was read at an address is zeros, and bytes of the pages from there on that are alike in this.
+fn leading(at: u64, bytes: &[u8]) -> (bool, usize) {
+    let first = usize::try_from(PAGE.saturating_sub(at % PAGE)).unwrap_or(0).min(bytes.len());
+    let is_blank = |page: &[u8]| page.iter().all(|b| *b == 0);
+    let (head, rest) = bytes.split_at(first);
+    let blank = is_blank(head);
+    let alike = rest.chunks(PAGE as usize).take_while(|page| is_blank(page) == blank).map(<[u8]>::len).sum::<usize>();
+    (blank, first.saturating_add(alike))
 }
 
 impl Source for Image<'_> {

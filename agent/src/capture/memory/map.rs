@@ -23,7 +23,8 @@ pub struct Row {
     pub start: u64,
     /// First address behind it.
     pub end: u64,
-    /// `data`, `gap`, `zeroed-by-kernel`, or `not-read` when the collection was told to end before.
+    /// `data`, `gap`, `zeroed-by-kernel`, `not-read` when the collection was told to end before, or `uncertain` where there were too
+    /// many gaps to tell them apart.
     pub state: &'static str,
     /// Why it is not data; the flag, of zeros.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -60,15 +61,9 @@ pub fn put(out: &mut dyn Output, stem: &str, shown: &Shown<'_>, started: Moment)
         }
     });
     failed?;
-    let uncounted = shown.diary.gap_bytes_uncounted;
-    let problem = (uncounted > 0).then(|| {
+    let problem = shown.diary.uncertain_from.map(|from| {
         let told = shown.diary.gaps.len();
-        (
-            Status::Partial,
-            format!(
-                "more than {told} gaps: {uncounted} further bytes that were not read stand as data in this map; the image's gaps cover them"
-            ),
-        )
+        (Status::Partial, format!("more than {told} gaps: what is data from {from:#x} on is not told apart from what is not"))
     });
     table.finish(out, problem).map(drop)
 }
@@ -93,12 +88,23 @@ pub fn each_row(shown: &Shown<'_>, mut each: impl FnMut(Row)) {
                 }
                 (h, g) => {
                     let end = rest.end.min(h.map_or(u64::MAX, |h| h.start)).min(g.map_or(u64::MAX, |(g, _)| g.start));
-                    pieces.data(Range { start: at, end })
+                    uncertain(pieces.data(Range { start: at, end }), shown.diary.uncertain_from)
                 }
             };
             at = row.end.max(at.saturating_add(1));
             each(row);
         }
+    }
+}
+
+/// The first part of a row of data that is known to be it, or all of it as uncertain.
+fn uncertain(row: Row, from: Option<u64>) -> Row {
+    match from {
+        Some(from) if row.state == "data" && row.start >= from => {
+            Row { state: "uncertain", reason: Some("too many gaps before: those from here on were not told apart".to_owned()), ..row }
+        }
+        Some(from) if row.state == "data" => Row { end: row.end.min(from), ..row },
+        _ => row,
     }
 }
 

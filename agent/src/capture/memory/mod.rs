@@ -189,7 +189,7 @@ impl Run<'_> {
         let pages_max = total(&self.iomem.ram) / PAGE * percent / 100;
         let chosen = select::share(&select::count(flags, &self.exposed, self.iomem), pages_max);
         out.checkpoint()?;
-        let layout = Layout::new(select::ranges(flags, &self.exposed, self.iomem, &chosen));
+        let layout = Layout::new(select::ranges(flags, &self.exposed, self.iomem, &chosen, pages_max));
         put_json(out, "priority.json", &chosen, started, "read:/proc/kpageflags")?;
         let mut smear = Smear::new(layout.clone());
         self.image(out, FIRST, "priority-map.jsonl", &layout, &mut smear)?;

@@ -46,8 +46,9 @@ pub fn share(counts: &[u64; Class::ALL.len()], pages_max: u64) -> Vec<Chosen> {
         .collect()
 }
 
-/// The ranges of the chosen pages, whole ones only.
-pub fn ranges(flags: &dyn Flags, exposed: &[Range], iomem: &Iomem, chosen: &[Chosen]) -> Vec<Range> {
+/// The ranges of the chosen pages, whole ones only, at most `pages_max`: fragmented pages are joined over holes, which are then
+/// taken as well, and where that makes too many, the last ones are left to the second pass.
+pub fn ranges(flags: &dyn Flags, exposed: &[Range], iomem: &Iomem, chosen: &[Chosen], pages_max: u64) -> Vec<Range> {
     let whole: Vec<Range> = exposed
         .iter()
         .map(|r| Range { start: r.start.next_multiple_of(PAGE), end: r.end / PAGE * PAGE })
@@ -67,8 +68,19 @@ pub fn ranges(flags: &dyn Flags, exposed: &[Range], iomem: &Iomem, chosen: &[Cho
             runs.push(frame);
         }
     });
-    // What was joined over a hole stays within what can be read.
-    common(&normal(runs.list), &whole)
+    // What was joined over a hole stays within what can be read, and all of it within the share.
+    within(common(&normal(runs.list), &whole), pages_max.saturating_mul(PAGE))
+}
+
+/// The ranges that lie first, as far as they fit into so many bytes.
+fn within(mut ranges: Vec<Range>, bytes_max: u64) -> Vec<Range> {
+    let mut left = bytes_max;
+    for range in &mut ranges {
+        range.end = range.end.min(range.start.saturating_add(left));
+        left = left.saturating_sub(range.len());
+    }
+    ranges.retain(|r| !r.is_empty());
+    ranges
 }
 
 #[derive(Default)]
@@ -136,20 +148,23 @@ mod tests {
         let exposed = [Range { start: 0, end: 10 * PAGE }, Range { start: 12 * PAGE, end: 20 * PAGE + 5 }];
         let counts = count(&Every(3), &exposed, &iomem);
         assert_eq!((counts[Class::Slab.index()], counts[Class::Free.index()]), (7, 12), "the part of a page counts as well");
-        let found = ranges(&Every(3), &exposed, &iomem, &share(&counts, 100));
+        let found = ranges(&Every(3), &exposed, &iomem, &share(&counts, 100), 100);
         let pages: Vec<u64> = found.iter().flat_map(|r| (r.start..r.end).step_by(PAGE as usize)).map(|at| at / PAGE).collect();
         assert_eq!(pages, [0, 3, 6, 9, 12, 15, 18]);
-        let few = ranges(&Every(3), &exposed, &iomem, &share(&counts, 2));
+        let few = ranges(&Every(3), &exposed, &iomem, &share(&counts, 2), 2);
         assert_eq!(total(&few), 2 * PAGE);
     }
 
     #[test]
-    fn very_many_runs_are_joined_rather_than_lost() {
-        let exposed = [Range { start: 0, end: (RUNS_MAX as u64 * 5) * PAGE }];
-        let iomem = Iomem::default();
-        let found = ranges(&Every(2), &exposed, &iomem, &share(&count(&Every(2), &exposed, &iomem), u64::MAX));
-        assert!(found.len() <= RUNS_MAX);
-        let missing = (0..RUNS_MAX as u64 * 5).step_by(2).find(|n| super::super::ranges::holding(&found, n * PAGE).is_none());
-        assert_eq!(missing, None);
+    fn very_many_runs_are_joined_and_keep_their_share() {
+        let (pages, iomem) = (RUNS_MAX as u64 * 5, Iomem::default());
+        let exposed = [Range { start: 0, end: pages * PAGE }];
+        let all = share(&count(&Every(2), &exposed, &iomem), u64::MAX);
+        let joined = ranges(&Every(2), &exposed, &iomem, &all, u64::MAX >> 12);
+        assert!(joined.len() <= RUNS_MAX);
+        assert_eq!((0..pages).step_by(2).find(|n| super::super::ranges::holding(&joined, n * PAGE).is_none()), None, "none is lost");
+        let max = pages / 2;
+        let kept = ranges(&Every(2), &exposed, &iomem, &share(&count(&Every(2), &exposed, &iomem), max), max);
+        assert_eq!(total(&kept), max * PAGE, "holes that were joined count as well");
     }
 }

@@ -78,7 +78,10 @@ fn read_all(image: &mut Image<'_>, size: u64, buffer: usize) -> (Vec<u8>, Vec<(u
         assert!(unit > 0);
         let want = if at < narrow { unit } else { buffer as u64 }.min(buffer as u64).min(size - at);
         let mut buf = vec![0xee; want as usize];
-        match image.read_at(at, &mut buf) {
+        let answer = image.read_at(at, &mut buf);
+        // Reading may show that more than a page is blank: as the pipeline, ask afterwards.
+        let unit = image.unit_end(at) - at;
+        match answer {
             Ok(got) => {
                 assert!(got > 0, "no early end");
                 bytes.extend(&buf[..got]);
@@ -165,6 +168,50 @@ fn check_map(diary: &Diary, layout: &Layout, iomem: &Iomem, exposed: &[Range]) {
     assert!(rows.iter().filter(|r| r.state == "data").all(|r| r.began_ns <= r.ended_ns && r.began_ns.is_some()));
     assert!(rows.iter().any(|r| r.reason.as_deref() == Some("not-exposed-by-kcore")));
     assert_eq!(diary.retried, 1, "the page that failed once only is there");
+}
+
+/// What was found blank in an image of 16 MiB at zero, page numbers.
+fn blank_pages(fake: &Fake) -> Vec<u64> {
+    let iomem = Iomem { ram: fake.exposed.clone(), ..Iomem::default() };
+    let layout = Layout::new(fake.exposed.clone());
+    let mut smear = Smear::new(Layout::default());
+    let mut image = Image::new(&From { physical: fake, flags: Some(fake), iomem: &iomem }, &layout, &mut smear, "map.jsonl");
+    read_all(&mut image, layout.size(), 300_001);
+    let gaps = std::mem::take(&mut image.diary).gaps;
+    gaps.iter().flat_map(|(r, _)| (r.start / PAGE)..(r.end / PAGE)).collect()
+}
+
+#[test]
+fn a_poisoned_huge_page_is_blank_to_its_end() {
+    const HEAD: u64 = 1 << 15 | 1 << 17 | 1 << 19;
+    const TAIL: u64 = 1 << 16 | 1 << 17;
+    let exposed = vec![Range { start: 0, end: 16 << 20 }];
+    // Two huge pages; the first is poisoned, and the kernel blanks all of it. Zeros in the other are its own.
+    let flags = (513..1024).map(|f| (f, TAIL)).chain([(512, HEAD), (1024, 1 << 15 | 1 << 17)]).chain((1025..1536).map(|f| (f, TAIL)));
+    let fake = Fake { exposed, zero: (512..1024).chain([1030]).collect(), flags: flags.collect(), ..Fake::default() };
+    assert_eq!(blank_pages(&fake), (512..1024).collect::<Vec<u64>>());
+}
+
+#[test]
+fn one_page_that_came_back_does_not_make_its_neighbours_data() {
+    let exposed = vec![Range { start: 0, end: 16 << 20 }];
+    let flags = (100..200).map(|f| (f, 1 << 23)).collect();
+    let fake = Fake { exposed, zero: (100..200).filter(|p| *p != 150 && *p != 151).collect(), flags, ..Fake::default() };
+    assert_eq!(blank_pages(&fake), (100..150).chain(152..200).collect::<Vec<u64>>());
+}
+
+#[test]
+fn where_gaps_are_too_many_nothing_is_called_data() {
+    let layout = Layout::new(vec![Range { start: 0, end: 100 * PAGE }]);
+    let piece = super::image::Piece { range: Range { start: 0, end: 100 * PAGE }, began_ns: 1, ended_ns: 2 };
+    let gap = (Range { start: 10 * PAGE, end: 11 * PAGE }, 0);
+    let diary =
+        Diary { pieces: vec![piece], gaps: vec![gap], reasons: vec!["bad".into()], uncertain_from: Some(40 * PAGE), ..Diary::default() };
+    let mut rows = Vec::new();
+    each_row(&Shown { diary: &diary, layout: &layout, hidden: &[], source: "fake" }, |r| {
+        rows.push((r.start / PAGE, r.end / PAGE, r.state));
+    });
+    assert_eq!(rows, [(0, 10, "data"), (10, 11, "gap"), (11, 40, "data"), (40, 100, "uncertain")]);
 }
 
 #[test]

@@ -24,10 +24,12 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub struct Frozen {
     /// As in `/proc/<pid>/cgroup`.
     pub path: String,
-    freeze: OwnedFd,
+    freeze: Arc<OwnedFd>,
     events: Arc<OwnedFd>,
     /// `None` when somebody else had frozen it: then it stays as it was found.
     watchdog: Option<Watchdog>,
+    /// On the clock of [`clock::monotonic`]: from then on the agent itself thaws, should the watchdog be gone.
+    until: Duration,
 }
 
 impl Frozen {
@@ -48,17 +50,22 @@ impl Frozen {
             return Err("the agent itself is in this group".to_owned());
         }
         let open = |name: &str, flags| openat(&dir, name, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty());
-        let freeze = open("cgroup.freeze", OFlags::RDWR).map_err(|e| said("cgroup.freeze", e))?;
+        let freeze = Arc::new(open("cgroup.freeze", OFlags::RDWR).map_err(|e| said("cgroup.freeze", e))?);
         let events = Arc::new(open("cgroup.events", OFlags::RDONLY).map_err(|e| said("cgroup.events", e))?);
+        let until = clock::monotonic().saturating_add(deadline);
         if is_frozen(&events) {
-            return Ok(Self { path: path.to_owned(), freeze, events, watchdog: None });
+            return Ok(Self { path: path.to_owned(), freeze, events, watchdog: None, until });
         }
         // First the one who thaws, then the frost.
         let ms = i32::try_from(deadline.as_millis()).unwrap_or(i32::MAX);
         let watchdog = watchdog::start(freeze.as_fd(), ms).map_err(|e| format!("the process that would thaw it: {e}"))?;
-        let frozen = Self { path: path.to_owned(), freeze, events, watchdog: Some(watchdog) };
-        pwrite(&frozen.freeze, b"1", 0).map_err(|e| said("freezing", e))?;
+        let frozen = Self { path: path.to_owned(), freeze, events, watchdog: Some(watchdog), until };
+        pwrite(&*frozen.freeze, b"1", 0).map_err(|e| said("freezing", e))?;
         let begun = clock::monotonic();
+        // The agent may have been held up in between: a watchdog whose time is up is no watchdog.
+        if begun >= until {
+            return Err("its deadline passed before it was frozen: it was thawed again".to_owned());
+        }
         while !is_frozen(&frozen.events) {
             if clock::monotonic().saturating_sub(begun) > PATIENCE {
                 return Err(format!("it did not stand within {} s and was thawed again", PATIENCE.as_secs()));
@@ -77,8 +84,15 @@ impl Frozen {
     /// Says whether the group stands right now.
     #[must_use]
     pub fn stands(&self) -> Stands {
-        let events = Arc::clone(&self.events);
-        Arc::new(move || is_frozen(&events))
+        let (events, freeze) = (Arc::clone(&self.events), Arc::clone(&self.freeze));
+        let (until, ours) = (self.until, self.watchdog.is_some());
+        Arc::new(move || {
+            if ours && clock::monotonic() >= until {
+                let _ = pwrite(&*freeze, b"0", 0);
+                return false;
+            }
+            is_frozen(&events)
+        })
     }
 
     /// Lets it run on. Returns whether it still stood.
@@ -91,7 +105,7 @@ impl Frozen {
     fn release(&mut self) {
         if let Some(watchdog) = self.watchdog.take() {
             // If this fails, the watchdog does it.
-            if pwrite(&self.freeze, b"0", 0).is_ok() { watchdog.dismiss() } else { drop(watchdog) }
+            if pwrite(&*self.freeze, b"0", 0).is_ok() { watchdog.dismiss() } else { drop(watchdog) }
         }
     }
 }

@@ -121,7 +121,7 @@ pub fn plan(
     }
     let Planner { runs, keep, why, blind, .. } = planner;
     let kept = |region: &Region| {
-        if matches!(region.class, Class::Device | Class::Shared) || (region.is_reserved() && blind.is_none()) {
+        if matches!(region.class, Class::Device | Class::Doubtful | Class::Shared) || (region.is_reserved() && blind.is_none()) {
             return Keep::Nothing;
         }
         if keep.contains(&region.start) { Keep::Runs } else { Keep::All }
@@ -145,13 +145,18 @@ struct Planner<'a> {
 
 impl Planner<'_> {
     fn region(&mut self, n: usize, region: &mut Region, checkpoint: &mut dyn FnMut() -> bool) -> Result<(), Errno> {
-        let backing = if region.class == Class::File { self.backing(region) } else { Backing::Unknown(Errno::NOENT) };
+        let named = matches!(region.class, Class::File | Class::Doubtful);
+        let backing = if named { self.backing(region) } else { Backing::Unknown(Errno::NOENT) };
+        if region.class == Class::Doubtful {
+            let is_file = matches!(backing, Backing::Readable { .. } | Backing::InMemoryOnly(_));
+            region.class = if is_file { Class::File } else { Class::Device };
+        }
         if let Backing::Device(what) = backing {
             region.class = Class::Device;
             self.why.insert(n as u32, format!("{what}: reading it could do something, so it is not read"));
         }
         match region.class {
-            Class::Device => {
+            Class::Device | Class::Doubtful => {
                 self.why
                     .entry(n as u32)
                     .or_insert_with(|| "memory of a device or of the kernel: reading it could do something, so it is not read".into());
@@ -240,6 +245,10 @@ impl Planner<'_> {
             Ok(stat) => stat,
             Err(e) => return Backing::Unknown(e),
         };
+        // The process's own table of mounts may not be readable, and tells of its own view only.
+        if is_made_up(self.dir, region) {
+            return Backing::Device("a file that the kernel makes up");
+        }
         // Some file systems of layers number their files otherwise here: then it cannot be told that it is the same file.
         if stat.stx_ino != region.ino {
             return Backing::Unknown(Errno::STALE);
@@ -288,6 +297,16 @@ impl Planner<'_> {
 #[must_use]
 pub fn map_file(region: &Region) -> String {
     format!("map_files/{:x}-{:x}", region.start, region.end)
+}
+
+/// Whether the file behind a mapping lies on a file system in which even regular files are devices' or the kernel's memory
+/// (`include/uapi/linux/magic.h`).
+fn is_made_up(dir: &OwnedFd, region: &Region) -> bool {
+    const SYSFS: u64 = 0x6265_6572;
+    const PROC: u64 = 0x9fa0;
+    const DEBUGFS: u64 = 0x6462_6720;
+    let held = openat(dir, map_file(region), OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    held.and_then(rustix::fs::fstatfs).is_ok_and(|s| [SYSFS, PROC, DEBUGFS].contains(&(s.f_type as u64)))
 }
 
 /// Opens the file behind a mapping for reading, if it is still that file.

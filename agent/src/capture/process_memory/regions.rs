@@ -27,6 +27,9 @@ pub enum Class {
     Kernel,
     /// A device's memory, or an object of the kernel: reading it may do something, so it is not read.
     Device,
+    /// Named like a device's memory. A name is the process's to choose (a program below `/dev`, another mount namespace), so what
+    /// the file is decides; until that is known it counts as a device.
+    Doubtful,
     /// The kernel's own clock pages and the old system call page: the same for every process, not readable from outside.
     Shared,
 }
@@ -39,7 +42,7 @@ impl Class {
             Self::Anonymous => "anonymous",
             Self::File => "file",
             Self::Kernel => "kernel",
-            Self::Device => "device",
+            Self::Device | Self::Doubtful => "device",
             Self::Shared => "shared-by-kernel",
         }
     }
@@ -254,11 +257,11 @@ fn class(m: &Mapping<'_>) -> Class {
         b"" | b"[heap]" | b"[stack]" if m.ino == 0 => Class::Anonymous,
         p if m.ino == 0 && (p.starts_with(b"[anon:") || p.starts_with(b"[stack:")) => Class::Anonymous,
         p if m.ino == 0 && p.starts_with(b"[") => Class::Kernel,
-        p if p.starts_with(b"anon_inode:") || p.starts_with(b"socket:") || p.starts_with(b"/sys/") => Class::Device,
+        p if p.starts_with(b"anon_inode:") || p.starts_with(b"socket:") => Class::Device,
         // Shared memory without a file is shown like this; the device of that name is none that holds memory.
         p if p.starts_with(b"/dev/shm/") || p == b"/dev/zero" || p == b"/dev/zero (deleted)" => Class::File,
         p if p.starts_with(b"/dev/hugepages/") => Class::File,
-        p if p.starts_with(b"/dev/") => Class::Device,
+        p if p.starts_with(b"/dev/") || p.starts_with(b"/sys/") => Class::Doubtful,
         _ if m.ino == 0 => Class::Anonymous,
         _ => Class::File,
     }

@@ -280,6 +280,29 @@ fn static_stripped_and_deleted_programs() {
     }
 }
 
+/// A name is the process's to choose: a program that hides below `/dev` is a program, not a device.
+#[test]
+fn a_program_below_dev_is_taken_like_any_other() {
+    struct Removed(std::path::PathBuf);
+    impl Drop for Removed {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+    let dir = tempfile::tempdir().expect("folder");
+    let program = compile(dir.path(), "hidden", programs::THREADS, &["-pthread"]);
+    let hidden = Removed(std::path::PathBuf::from(format!("/dev/.exhibit-test-{}", std::process::id())));
+    std::fs::copy(&program, &hidden.0).expect("a file below /dev");
+    let target = Target::start(Command::new(&hidden.0));
+    let taken = Folder::take(&[("pid", &target.pid().to_string())]);
+    let core = taken.core(target.pid());
+    assert_eq!((core.status, &core.gaps), (Status::Collected, &vec![]), "{:?}", core.item);
+    let said = taken.gdb(target.pid(), Some(&program), &["thread apply all bt 3", "info proc mappings"]);
+    assert!(said.contains("in waiter") && said.contains("/dev/.exhibit-test-"), "{said}");
+    let rows = taken.rows(&format!("{}/map.jsonl", target.pid()));
+    assert!(rows.iter().all(|r| r["class"] != "device"), "{rows:?}");
+}
+
 fn contains(bytes: &[u8], what: &[u8]) -> bool {
     bytes.windows(what.len()).any(|w| w == what)
 }

@@ -38,7 +38,7 @@ fn structures_numbers_and_enumerations() {
         json!({"offset": 4, "type": {"kind": "array", "count": 16, "subtype": {"kind": "base", "name": "char"}}})
     );
     let unnamed = format!("unnamed_{inner:x}");
-    assert_eq!(task["fields"]["unnamed_field_14"], json!({"offset": 20, "anonymous": true, "type": {"kind": "struct", "name": unnamed}}));
+    assert_eq!(task["fields"]["unnamed_field_2"], json!({"offset": 20, "anonymous": true, "type": {"kind": "struct", "name": unnamed}}));
     assert_eq!(value["user_types"][&unnamed]["fields"]["high"]["offset"], 4);
     assert_eq!(task["fields"]["next"]["type"], json!({"kind": "pointer", "subtype": {"kind": "struct", "name": "hidden"}}));
     assert_eq!(value["user_types"]["hidden"], json!({"size": 0, "kind": "struct", "fields": {}}));
@@ -54,6 +54,21 @@ fn structures_numbers_and_enumerations() {
     assert_eq!(value["base_types"]["char"]["kind"], "char");
     assert_eq!(value["base_types"]["pointer"]["size"], 8);
     assert_eq!(value["symbols"]["init_task"]["type"], json!({"kind": "struct", "name": "task_struct"}));
+}
+
+/// `struct page` is like this: what would be lost has the names that readers ask for.
+#[test]
+fn several_members_without_a_name_at_one_offset_are_all_there() {
+    let mut w = Writer::default();
+    let int = w.int("int", 4, 1);
+    let first = w.structure("", 8, false, &[("mapping", int, 0), ("index", int, 32)]);
+    let second = w.structure("", 4, false, &[("private", int, 0)]);
+    w.structure("page", 12, false, &[("flags", int, 0), ("", first, 32), ("", second, 32)]);
+    let value = written(&Btf::parse(&w.finish()).expect("good"), &[]);
+    let fields = value["user_types"]["page"]["fields"].as_object().expect("fields");
+    let inner: Vec<&str> = fields.values().filter(|f| f["anonymous"] == true).filter_map(|f| f["type"]["name"].as_str()).collect();
+    assert_eq!(inner, [format!("unnamed_{first:x}"), format!("unnamed_{second:x}")]);
+    assert!(fields.values().filter(|f| f["anonymous"] == true).all(|f| f["offset"] == 4));
 }
 
 #[test]
