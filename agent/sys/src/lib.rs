@@ -6,6 +6,7 @@
 
 pub mod allocator;
 pub mod block;
+mod child;
 pub mod freeze;
 pub mod memory;
 pub mod page_cache;
