@@ -63,6 +63,7 @@ pub const TABLE: &[(&str, Allowed)] = &[
     ("/exhibit.responder.v1.ResponderService/ListItems", PersonAs(&[Responder, Custodian])),
     ("/exhibit.responder.v1.ResponderService/ReadItems", PersonAs(&[Responder, Custodian])),
     ("/exhibit.responder.v1.ResponderService/ExportCase", PersonAs(&[Responder, Custodian])),
+    ("/exhibit.responder.v1.ResponderService/StampExport", PersonAs(&[Responder, Custodian])),
     ("/exhibit.log.v1.LogService/ListRecords", LOG_READERS),
     ("/exhibit.log.v1.LogService/GetCheckpoint", LOG_READERS),
     ("/exhibit.log.v1.LogService/ProveRecord", LOG_READERS),
@@ -287,7 +288,7 @@ mod tests {
         assert_eq!(reachable(&person(&[Admin])), 13);
         assert_eq!(reachable(&person(&[Auditor])), 13);
         assert_eq!(reachable(&person(&[Approver])), 13);
-        assert_eq!(reachable(&person(&[Responder])), 21);
+        assert_eq!(reachable(&person(&[Responder])), 22);
         let denied = decide("/exhibit.responder.v1.ResponderService/RevokeAgent", &person(&[Responder])).expect_err("not an admin");
         assert_eq!(
             denied.to_string(),

@@ -8,6 +8,7 @@
 //! VERIFY.md, documents/, ...         made from the case, for people and programs
 //! tagmanifest-sha256.txt             every file above that is not below data/
 //! tagmanifest-sha256.txt.sig         64 bytes: the exporting person's Ed25519 signature over tagmanifest-sha256.txt
+//! tagmanifest-sha256.txt.*.tsr ...   trusted timestamps over tagmanifest-sha256.txt
 //! ```
 //!
 //! So one signature covers every byte of the bag. The key is one that the case's own log enrols.
@@ -20,6 +21,7 @@ use sha2::Digest as _;
 use crate::digest::{Digest, Hasher};
 use crate::id::{CaseId, CollectionId};
 use crate::key::KeyId;
+use crate::layout::{AuthorityName, TimestampFile};
 use crate::record::{Nonce, Tool};
 use crate::time::Timestamp;
 
@@ -74,6 +76,9 @@ pub struct Description {
     pub reason: String,
     /// The program that made the bag.
     pub tool: Tool,
+    /// The timestamp authorities that were going to be asked to stamp the tag manifest, in the order of their names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub authorities: Vec<String>,
 }
 
 impl Description {
@@ -93,6 +98,11 @@ impl Description {
         if description.left_out.iter().any(|id| description.collections.binary_search(id).is_ok()) {
             return Err("a collection is both in the bag and left out".to_owned());
         }
+        if !description.authorities.is_sorted_by(|a, b| a < b)
+            || description.authorities.iter().any(|a| a.parse::<AuthorityName>().is_err())
+        {
+            return Err("authorities must be names of timestamp authorities, sorted, each once".to_owned());
+        }
         Ok(description)
     }
 
@@ -107,10 +117,23 @@ impl Description {
     }
 }
 
-/// True for the files that no manifest can name: the tag manifest and its signature.
+/// True for the files that no manifest can name: the tag manifest, its signature, its timestamps.
 #[must_use]
 pub fn is_outside_manifests(name: &str) -> bool {
-    name == TAG_MANIFEST || name == SIGNATURE
+    name == TAG_MANIFEST || name == SIGNATURE || parse_stamp(name).is_some()
+}
+
+/// The name of a file of a timestamp over the tag manifest.
+#[must_use]
+pub fn stamp(file: &TimestampFile) -> String {
+    format!("{TAG_MANIFEST}.{file}")
+}
+
+/// Recognises the names that [`stamp`] gives.
+#[must_use]
+pub fn parse_stamp(name: &str) -> Option<TimestampFile> {
+    let ending = name.strip_prefix(TAG_MANIFEST)?.strip_prefix('.')?;
+    TimestampFile::parse_ending(ending).filter(|file| *file != TimestampFile::Checkpoint)
 }
 
 /// SHA-256 and SHA-512 of one file, computed together.
@@ -183,6 +206,18 @@ mod tests {
             assert!(parse_manifest_line(bad, 64).is_err(), "{bad}");
         }
         assert!(parse_manifest_line(&format!("{}  y", "A".repeat(64)), 64).is_err());
+    }
+
+    #[test]
+    fn timestamps_are_known_by_their_names() {
+        let name = |n: &str| n.parse::<AuthorityName>().expect("a name");
+        for file in [TimestampFile::Request(name("a-1")), TimestampFile::Reply(name("sig")), TimestampFile::Crl(name("a"), 3)] {
+            assert_eq!(parse_stamp(&stamp(&file)), Some(file.clone()));
+            assert!(is_outside_manifests(&stamp(&file)));
+        }
+        for other in ["", ".", ".checkpoint", ".a", ".tsr", ".A.tsr", ".a.4.crl", ".a.00.crl", ".a.tsr.", ".a/b.tsr", ".a.tsr.sig"] {
+            assert!(!is_outside_manifests(&format!("{TAG_MANIFEST}{other}")) || other.is_empty(), "{other}");
+        }
     }
 
     #[test]

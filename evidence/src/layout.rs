@@ -133,18 +133,23 @@ impl TimestampFile {
     pub const CRLS_MAX: u8 = 4;
 
     fn parse(name: &str) -> Option<(u64, Self)> {
-        let parts: Vec<&str> = name.split('.').collect();
-        let size = fixed_number(parts.first()?, 10)?;
-        let file = match parts.get(1..)? {
-            ["checkpoint"] => Self::Checkpoint,
-            [authority, "tsq"] => Self::Request(authority.parse().ok()?),
-            [authority, "tsr"] => Self::Reply(authority.parse().ok()?),
+        let (size, file) = name.split_once('.')?;
+        Some((fixed_number(size, 10)?, Self::parse_ending(file)?))
+    }
+
+    /// Recognises what [`Display`](std::fmt::Display) writes: the name without what comes before the first point.
+    #[must_use]
+    pub fn parse_ending(ending: &str) -> Option<Self> {
+        match ending.split('.').collect::<Vec<_>>().as_slice() {
+            ["checkpoint"] => Some(Self::Checkpoint),
+            [authority, "tsq"] => Some(Self::Request(authority.parse().ok()?)),
+            [authority, "tsr"] => Some(Self::Reply(authority.parse().ok()?)),
             [authority, n, "crl"] => {
-                Self::Crl(authority.parse().ok()?, fixed_number(n, 1).filter(|n| *n < u64::from(Self::CRLS_MAX))? as u8)
+                let n = fixed_number(n, 1).filter(|n| *n < u64::from(Self::CRLS_MAX))?;
+                Some(Self::Crl(authority.parse().ok()?, u8::try_from(n).ok()?))
             }
-            _ => return None,
-        };
-        Some((size, file))
+            _ => None,
+        }
     }
 }
 

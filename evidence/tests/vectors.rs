@@ -151,6 +151,7 @@ fn every_code_is_reached_by_a_tampering() {
         Code::CaseIncident,
         Code::StreamCut,
         Code::BagLeftOut,
+        Code::BagUnstamped,
         Code::DisposalDone,
         Code::StreamUnsealed,
         Code::ObjectUnreadable,

@@ -59,6 +59,11 @@ impl Handoff {
 /// The commands of a bag's VERIFY.md, to the letter, as one shell would run them: the exit code, the heading under which
 /// they stopped, and what was said.
 pub fn run_verify_md(page: &str, bag: &Path, root_key: &str, work: &Path) -> (i32, String, String) {
+    run_verify_md_with(page, bag, root_key, work, None)
+}
+
+/// [`run_verify_md`] with the roots of timestamp authorities.
+pub fn run_verify_md_with(page: &str, bag: &Path, root_key: &str, work: &Path, tsa_roots: Option<&Path>) -> (i32, String, String) {
     let mut script = String::from("set -eu -o pipefail\n");
     let (mut in_block, mut heading) = (false, "");
     for line in page.lines() {
@@ -78,6 +83,7 @@ pub fn run_verify_md(page: &str, bag: &Path, root_key: &str, work: &Path) -> (i3
     assert!(script.matches("@@").count() >= 8, "VERIFY.md has its commands");
     let mut command = Command::new("bash");
     command.args(["-c", &script]).current_dir(bag).env("ROOT_KEY", root_key).env("TMPDIR", work).env("GOCACHE", work.join("go-cache"));
+    command.env("TSA_ROOTS", tsa_roots.unwrap_or(Path::new("")));
     let done = Finished::of(&mut command);
     let last = done.stderr.lines().filter_map(|l| l.strip_prefix("@@ ")).next_back().unwrap_or_default().to_owned();
     (done.code, last, format!("{}\n{}", done.text(), done.stderr))

@@ -28,13 +28,26 @@ fn last_of_substance(fleet: &Fleet, case: &str) -> u64 {
 }
 
 fn verify(fleet: &Fleet, case: &str, roots: &[&Authority], more: &[&str]) -> (i32, Value) {
+    verify_folder(fleet, &fleet.case_dir(case), roots, more)
+}
+
+fn verify_bag(fleet: &Fleet, bag: &Path, roots: &[&Authority]) -> (i32, Value) {
+    verify_folder(fleet, bag, roots, &[])
+}
+
+fn verify_folder(fleet: &Fleet, folder: &Path, roots: &[&Authority], more: &[&str]) -> (i32, Value) {
     let mut command = fleet.program("exhibit-verify");
-    command.arg(fleet.case_dir(case)).arg("--anchor").arg(fleet.anchor()).arg("--json").args(more);
+    command.arg(folder).arg("--anchor").arg(fleet.anchor()).arg("--json").args(more);
     for authority in roots {
         command.arg("--timestamp-anchor").arg(authority.file("root.pem"));
     }
     let done = Finished::of(&mut command);
     (done.code, serde_json::from_slice(&done.stdout).unwrap_or_else(|_| done.stderr.clone().into()))
+}
+
+/// The codes of all findings.
+fn codes(report: &Value) -> Vec<Value> {
+    report["findings"].as_array().expect("list").iter().map(|f| f["code"].clone()).collect()
 }
 
 /// The objects in `timestamps/` that end so.
@@ -118,7 +131,6 @@ fn an_authority_that_is_down_costs_no_seal_and_is_asked_again_after_a_restart() 
         records(&fleet, &case, "timestamp-failed:v1").iter().any(|r| r["code"] == "unreachable" && r["size"].as_u64() == Some(last))
     });
     let (code, report) = verify(&fleet, &case, &[&authority], &["--timestamps-required", "1"]);
-    let codes = |report: &Value| report["findings"].as_array().expect("list").iter().map(|f| f["code"].clone()).collect::<Vec<_>>();
     assert_eq!((code, codes(&report)), (1, vec!["timestamp.failed".into(), "timestamp.required".into()]), "{report:#}");
     // It fails again and again; the log does not grow by it.
     let failed = records(&fleet, &case, "timestamp-failed:v1").len();
@@ -180,4 +192,73 @@ fn a_token_is_good_after_its_certificate_expired() {
     let made = report["timestamps"][0]["time"].as_str().expect("a time");
     let epoch = Finished::of(Command::new("date").args(["-d", made, "+%s"])).ok().text().trim().to_owned();
     assert!(openssl_accepts(&reply, &root, &["-attime", &epoch]), "{made}");
+}
+
+#[test]
+fn a_bag_is_stamped_and_a_stamp_that_is_missing_is_missed() {
+    let (one, two, fleet) = (Authority::start("p256"), Authority::start("rsa"), Fleet::prepare());
+    fleet.add_authority(&one, "one");
+    fleet.add_authority(&two, "two");
+    fleet.start_coordinator();
+    let (case, agent) = (fleet.open_case(), fleet.agent());
+    assert_eq!(fleet.collect(&case, &agent, &["--capture", "system"])["state"], "sealed");
+    wait_stamped(&fleet, &case, 2, last_of_substance(&fleet, &case));
+    two.answer(Answers::AnotherImprint);
+    let bag = fleet.path().join("bag");
+    let place = bag.display().to_string();
+    let done = fleet.exhibit(&["export", "--case", &case, "--reason", "handed to counsel", "--out", &place, "--json"]);
+    let said = done.ok().json();
+    let stamps = &said[0]["timestamps"];
+    assert!(stamps[0]["authority"] == "one" && stamps[0]["time"].is_string() && stamps[0]["problem"].is_null(), "{stamps}");
+    assert!(stamps[1]["time"].is_null() && stamps[1]["problem"].as_str().is_some_and(|p| p.contains("the token is over")), "{stamps}");
+
+    let stamp = bag.join("tagmanifest-sha256.txt.one.tsr");
+    let (code, report) = verify_bag(&fleet, &bag, &[&one, &two]);
+    assert_eq!((code, codes(&report)), (0, vec!["bag.unstamped".into()]), "{report:#}");
+    let token = &report["bag"]["timestamps"][0];
+    assert!(token["trust"]["crl_made"].is_string() && token["time"] == stamps[0]["time"], "{report:#}");
+    // Without roots nobody is believed, and with another's it is said.
+    assert!(verify_bag(&fleet, &bag, &[]).1["bag"]["timestamps"][0]["trust"].is_null());
+    assert!(codes(&verify_bag(&fleet, &bag, &[&two]).1).contains(&"timestamp.untrusted".into()));
+
+    // Foreign programs, with the page's own commands, and the second reader.
+    let roots = fleet.path().join("roots.pem");
+    let both = [&one, &two].map(|a| std::fs::read(a.file("root.pem")).expect("root")).concat();
+    std::fs::write(&roots, both).expect("written");
+    let (page, work) = (std::fs::read_to_string(bag.join("VERIFY.md")).expect("page"), tempfile::tempdir().expect("folder"));
+    let anchor: Value = serde_json::from_slice(&std::fs::read(fleet.anchor()).expect("anchor")).expect("JSON");
+    let key = anchor["root_key"].as_str().expect("key");
+    let by_the_page = || crate::handoff::run_verify_md_with(&page, &bag, key, work.path(), Some(&roots));
+    let (code, last, all) = by_the_page();
+    assert_eq!(code, 0, "stopped at '{last}':\n{all}");
+    assert!(all.contains("tagmanifest-sha256.txt existed at") && all.contains(".checkpoint existed at"), "{all}");
+    let second = |bag: &Path| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("second-reader/read_case.py");
+        Finished::of(Command::new("python3").arg("-B").arg(script).arg(bag).arg("--anchor").arg(fleet.anchor()))
+    };
+    let _ = second(&bag).ok();
+
+    // Every kind of lie about it: another's token, an altered one, none.
+    let good = std::fs::read(&stamp).expect("reply");
+    let mut altered = good.clone();
+    *altered.last_mut().expect("bytes") ^= 1;
+    let other = std::fs::read(objects(&fleet, &case, ".one.tsr").first().expect("a reply")).expect("reply");
+    for (bytes, code) in [(other, "timestamp.imprint"), (altered, "timestamp.signature"), (b"x".to_vec(), "timestamp.malformed")] {
+        std::fs::write(&stamp, bytes).expect("written");
+        let (exit, report) = verify_bag(&fleet, &bag, &[&one, &two]);
+        assert!(exit == 1 && codes(&report).contains(&code.into()), "{code}: {report:#}");
+        let (exit, last, _) = by_the_page();
+        assert!(exit != 0 && last.starts_with("7."), "{code}: stopped at '{last}'");
+    }
+    std::fs::remove_file(&stamp).expect("removed");
+    let (exit, report) = verify_bag(&fleet, &bag, &[&one, &two]);
+    assert_eq!((exit, codes(&report)), (0, vec!["bag.unstamped".into(), "bag.unstamped".into()]), "{report:#}");
+    // Somebody adds one later, by an authority that the bag does not know.
+    std::fs::write(&stamp, good).expect("written");
+    for ending in ["tsq", "tsr"] {
+        let of = |name: &str| bag.join(format!("tagmanifest-sha256.txt.{name}.{ending}"));
+        std::fs::copy(of("one"), of("later")).expect("copied");
+    }
+    let (exit, report) = verify_bag(&fleet, &bag, &[&one, &two]);
+    assert_eq!((exit, report["bag"]["timestamps"].as_array().map(Vec::len)), (0, Some(2)), "{report:#}");
 }

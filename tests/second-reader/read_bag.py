@@ -6,7 +6,7 @@ import os
 import re
 
 DECLARATION = b"BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n"
-OUTSIDE = re.compile(r"tagmanifest-sha256\.txt(\.sig)?")
+OUTSIDE = re.compile(r"tagmanifest-sha256\.txt(\.sig|\.([a-z0-9][a-z0-9-]{0,31})\.(tsq|tsr|[0-3]\.crl))?")
 FIELDS = {"format", "deployment", "case", "head", "collections", "left_out", "exported_by", "key", "exported_at", "reason", "tool"}
 
 
@@ -41,6 +41,28 @@ class Bag:
         return named
 
 
+def stamped(bag, roots):
+    """Every authority that has left something: its token over the tag manifest."""
+    import stamps
+    from cryptography import x509
+
+    over = hashlib.sha256(bag.read("tagmanifest-sha256.txt")).hexdigest()
+    left = {m.group(2) for m in map(OUTSIDE.fullmatch, bag.files) if m and m.group(2)}
+    for authority in sorted(left):
+        stem = f"tagmanifest-sha256.txt.{authority}"
+        if f"{stem}.tsr" not in bag.files:
+            continue  # An authority that could not be had is no fault of the bag.
+        lists = [f"{stem}.{n}.crl" for n in range(4) if f"{stem}.{n}.crl" in bag.files]
+        try:
+            facts = stamps.token(bag.read(f"{stem}.tsr"), bag.read(f"{stem}.tsq"), over)
+            if roots:
+                crls = [x509.load_der_x509_crl(bag.read(name)) for name in lists]
+                stamps.trusted(facts, [x509.load_pem_x509_certificate(r) for r in roots], crls)
+        except stamps.Bad as e:
+            if str(e) != "it leads to no root":
+                bag.problems.append(f"the stamp of {authority}: {e}")
+
+
 def verify(folder, anchor, complete, expect, witnesses, held, roots, required):
     import read_case
 
@@ -54,10 +76,11 @@ def verify(folder, anchor, complete, expect, witnesses, held, roots, required):
     case = read_case.Case(os.path.join(folder, "data"), anchor, complete, expect, witnesses, held, roots, required)
     try:
         description = json.loads(bag.read("bag.json"))
-        if description.keys() != FIELDS or description["format"] != "exhibit-bag/1":
+        if description.keys() - {"authorities"} != FIELDS or description["format"] != "exhibit-bag/1":
             raise ValueError("not a description of version 1")
     except (ValueError, AttributeError) as e:
         return bag.problems + [f"bag.json: {e}"] + read_case.verify_case(case)
+    stamped(bag, roots)
     case.left_out = set(description["left_out"])
     problems = bag.problems + read_case.verify_case(case)
     stated = (description["deployment"], description["case"], description["head"])

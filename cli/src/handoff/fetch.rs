@@ -6,7 +6,7 @@ use std::io::Write as _;
 
 use exhibit_evidence::bag::Sums;
 use exhibit_evidence::id::CollectionId;
-use exhibit_evidence::layout::CaseObject;
+use exhibit_evidence::layout::{AuthorityName, CaseObject};
 use exhibit_evidence::log::{BUNDLE_BYTES_MAX, Checkpoint, NOTE_BYTES_MAX};
 use exhibit_evidence::stream::SEGMENT_BYTES_MAX;
 use exhibit_evidence::text::escape_bounded;
@@ -28,6 +28,8 @@ pub struct Fetched {
     pub head: Checkpoint,
     /// Collections whose evidence is here, in the order of their ids.
     pub collections: Vec<CollectionId>,
+    /// Timestamp authorities of the deployment, in the order of their names.
+    pub authorities: Vec<String>,
 }
 
 /// An object that is arriving.
@@ -112,7 +114,11 @@ fn read_head(head: &pb::ExportHead, asked: &[CollectionId]) -> Result<Fetched> {
     if !asked.is_empty() && (asked.len() != collections.len() || asked.iter().any(|id| collections.binary_search(id).is_err())) {
         return Err(wrong("it gives other collections than were asked for"));
     }
-    Ok(Fetched { head: checkpoint, collections })
+    let authorities = &head.authorities;
+    if !authorities.is_sorted_by(|a, b| a < b) || authorities.iter().any(|name| name.parse::<AuthorityName>().is_err()) {
+        return Err(wrong("its timestamp authorities are no names in their order"));
+    }
+    Ok(Fetched { head: checkpoint, collections, authorities: authorities.clone() })
 }
 
 fn check_name(object: &pb::ExportedObject, last: &str, fetched: &Fetched) -> Result<()> {

@@ -10,6 +10,7 @@ mod ontology;
 mod place;
 mod report;
 mod schemas;
+mod stamp;
 mod statements;
 mod tags;
 mod words;
@@ -46,7 +47,8 @@ const VERIFY: &str = include_str!("VERIFY.md");
 /// 1. the case, object by object, into `DIR.partial/data` ([`fetch`], [`Place::keep`])
 /// 2. what is made of it: documents, proofs, expanded files
 /// 3. manifests, tag files, signature ([`tags::write`])
-/// 4. its name ([`Place::finish`])
+/// 4. timestamps over all of that ([`stamp::ask`])
+/// 5. its name ([`Place::finish`])
 ///
 /// # Errors
 /// What stops it. A case that is not sound stops nothing: the bag says so, and the exit code is [`Code::Damaged`].
@@ -91,6 +93,7 @@ pub async fn export(connection: &mut Connection, args: ExportArgs, out: &Output)
     let verdict = if facts.report.verdict == Verdict::Sound { "sound" } else { "NOT SOUND: see the documents" };
     let title = facts.report.case.as_ref().map_or("", |c| c.title.as_str());
     let sealed = tags::write(&place, &facts.description, &tags::Info { title, verdict }, connection.evidence_key())?;
+    let stamps = stamp::ask(connection, &place, &facts.description, sealed, out).await?;
     let bytes = place.arrived.values().fold(0_u64, |sum, o| sum.saturating_add(o.size));
     let objects = place.arrived.len() as u64;
     if recipients.is_empty() {
@@ -99,7 +102,7 @@ pub async fn export(connection: &mut Connection, args: ExportArgs, out: &Output)
         place.sync()?;
         envelope::seal(place, facts.description.case.as_str(), &recipients)?;
     }
-    say(&args, &facts, (objects, bytes), &sealed.to_string(), out)
+    say(&args, &facts, (objects, bytes), (&sealed.to_string(), &stamps), out)
 }
 
 /// What makes a document.
@@ -205,10 +208,17 @@ fn describe(connection: &Connection, args: &ExportArgs, case: CaseId, report: &R
         exported_at: clock::now(),
         reason: args.reason.clone(),
         tool: Tool { name: "exhibit".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned(), sha256 },
+        authorities: fetched.authorities.clone(),
     })
 }
 
-fn say(args: &ExportArgs, facts: &Facts, (objects, bytes): (u64, u64), sealed: &str, out: &Output) -> Result<Code> {
+fn say(
+    args: &ExportArgs,
+    facts: &Facts,
+    (objects, bytes): (u64, u64),
+    (sealed, stamps): (&str, &[stamp::Stamp]),
+    out: &Output,
+) -> Result<Code> {
     let (report, description) = (&facts.report, &facts.description);
     let sound = report.verdict == Verdict::Sound;
     let encrypted = !args.recipients.is_empty();
@@ -217,12 +227,17 @@ fn say(args: &ExportArgs, facts: &Facts, (objects, bytes): (u64, u64), sealed: &
         out.object(&json!({
             "bag": place, "case": description.case, "objects": objects, "bytes": bytes, "left_out": description.left_out,
             "log_size": description.head.size, "log_root": description.head.root, "tagmanifest_sha256": sealed, "verdict": report.verdict,
-            "recipients": args.recipients,
+            "recipients": args.recipients, "timestamps": stamps,
         }))?;
     } else {
         let (head, files) = (&description.head, count(objects, "object", "objects"));
         out.line(&format!("{place}: {files} ({}), log head {}:{}", show_bytes(bytes), head.size, head.root))?;
         out.line(&format!("for the paper form: SHA-256 of tagmanifest-sha256.txt is {sealed}"))?;
+        for stamp in stamps {
+            if let Some(time) = stamp.time {
+                out.line(&format!("stamped by '{}' at {time}", stamp.authority))?;
+            }
+        }
         if !description.left_out.is_empty() {
             out.note(&format!("left out by choice: {}", count(description.left_out.len() as u64, "collection", "collections")));
         }

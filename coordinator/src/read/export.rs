@@ -55,6 +55,8 @@ pub enum Exported {
         size: u64,
         /// Collections whose evidence is given.
         collections: Vec<CollectionId>,
+        /// Timestamp authorities that [`stamp_bag`](crate::stamp::stamp_bag) is going to ask, in the order of their names.
+        authorities: Vec<String>,
     },
     /// An object begins.
     Object {
@@ -87,7 +89,9 @@ pub async fn export_case(parts: Arc<Parts>, by: &str, request: ExportRequest, ou
     let ledger = parts.ledgers.case(&request.case).await?;
     let size = ledger.published();
     let checkpoint = ledger.checkpoint(size).await?;
-    if out.send(Exported::Head { checkpoint, size, collections: collections.clone() }).await.is_err() {
+    let mut authorities: Vec<String> = parts.authorities.iter().map(|a| a.name().to_string()).collect();
+    authorities.sort();
+    if out.send(Exported::Head { checkpoint, size, collections: collections.clone(), authorities }).await.is_err() {
         return Ok(());
     }
     let case = layout::case_folder(&request.case);

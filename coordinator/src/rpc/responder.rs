@@ -9,7 +9,7 @@ use std::sync::Arc;
 use exhibit_evidence::id::{AgentId, CaseId};
 use exhibit_evidence::record::Role;
 use exhibit_proto::bounds::{LABELS_MAX, REASON_BYTES_MAX};
-use exhibit_proto::convert::{envelope, id, required, required_text};
+use exhibit_proto::convert::{digest, envelope, id, required, required_text};
 use exhibit_proto::responder::v1::responder_service_server::ResponderService;
 use exhibit_proto::responder::v1::{self as wire, export_case_response, read_items_response};
 use exhibit_proto::version;
@@ -28,6 +28,7 @@ use crate::enroll::{self, people};
 use crate::parts::Parts;
 use crate::problem::Problem;
 use crate::read::{self, Exported, Filter, ListedItem, Served};
+use crate::stamp;
 
 const LIST_CASES: &str = "/exhibit.responder.v1.ResponderService/ListCases";
 const LIST_COLLECTIONS: &str = "/exhibit.responder.v1.ResponderService/ListCollections";
@@ -319,15 +320,33 @@ impl ResponderService for Responders {
         let work = |out| async move { read::export_case(parts, &by, wanted, out).await };
         let to_wire = |exported| wire::ExportCaseResponse {
             kind: Some(match exported {
-                Exported::Head { checkpoint, size, collections } => {
+                Exported::Head { checkpoint, size, collections, authorities } => {
                     let collections = collections.iter().map(ToString::to_string).collect();
-                    export_case_response::Kind::Head(wire::ExportHead { checkpoint, size, collections })
+                    export_case_response::Kind::Head(wire::ExportHead { checkpoint, size, collections, authorities })
                 }
                 Exported::Object { name, size } => export_case_response::Kind::Object(wire::ExportedObject { name, size }),
                 Exported::Data(bytes) => export_case_response::Kind::Data(bytes),
             }),
         };
         Ok(Response::new(streamed(work, to_wire)))
+    }
+
+    async fn stamp_export(&self, request: Request<wire::StampExportRequest>) -> Result<Response<wire::StampExportResponse>, Status> {
+        let who = caller(&request)?;
+        let message = request.into_inner();
+        let case: CaseId = id("case_id", &message.case_id)?;
+        in_case("/exhibit.responder.v1.ResponderService/StampExport", &who, &case)?;
+        admit::require_case(&self.0, &case).await?;
+        let over = digest("sha256", &message.sha256)?;
+        let stamps = stamp::stamp_bag(&self.0.authorities, over).await;
+        let stamps = stamps.into_iter().map(|s| wire::ExportStamp {
+            authority: s.authority.to_string(),
+            request: s.request,
+            reply: s.reply.into(),
+            crls: s.crls.into_iter().map(Into::into).collect(),
+            problem: s.problem.unwrap_or_default(),
+        });
+        Ok(Response::new(wire::StampExportResponse { stamps: stamps.collect() }))
     }
 }
 

@@ -11,14 +11,16 @@
 //! **Where the state is.** In the store and the log alone: what is to be done follows from the records, and what was begun
 //! from the objects in `timestamps/`. A new process goes through the cases once and takes up the same steps.
 //!
-//! A bag's tag manifest, or anything else with a SHA-256, is stamped with [`Authority::ask`]; it knows nothing of logs.
+//! A bag that is handed over is stamped by itself ([`stamp_bag`]): that knows nothing of logs, and leaves nothing here.
 
 mod authority;
+mod bag;
 mod desk;
 mod heads;
 mod queue;
 
 pub use authority::{Answer, Authority, AuthorityError, NoToken};
+pub use bag::{BagStamp, stamp_bag};
 pub use desk::{Desk, Failed};
 pub use heads::{Due, due};
 pub use queue::run;

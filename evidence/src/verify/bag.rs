@@ -9,6 +9,10 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read as _};
 
+mod stamps;
+
+use stamps::Stamps;
+
 use super::report::BagSummary;
 use super::{CaseFiles, Checked, Code, Entry, EntryKind, Findings, Options, Progress, Report, check_case, read_bounded, unreadable};
 use crate::anchor::Anchor;
@@ -42,6 +46,7 @@ pub fn verify_bag(files: &dyn CaseFiles, anchor: &Anchor, options: &Options, pro
     if let Some(description) = &description {
         bag.check_description(description, anchor, &case, &mut findings);
     }
+    let timestamps = Stamps { bag: &bag, options: &options, size: case.history.size }.check(description.as_ref(), &mut findings);
 
     let payload = bag.payload_manifests(&mut findings);
     let payload_files = payload.len() as u64;
@@ -58,6 +63,7 @@ pub fn verify_bag(files: &dyn CaseFiles, anchor: &Anchor, options: &Options, pro
         key: d.key,
         signed,
         left_out: d.left_out,
+        timestamps,
         payload_files,
         tag_files,
     });

@@ -151,8 +151,8 @@ codes! {
         "A request or reply is not RFC 3161 in DER, or the reply holds no token."
         "It shows nothing about time."
     TimestampImprint "timestamp.imprint" Error Coordinator
-        "A timestamp is over other bytes than the head that it lies beside."
-        "The authority saw something else at that time; the timestamp says nothing about this history."
+        "A timestamp is over other bytes than the head, or the bag, that it lies beside."
+        "The authority saw something else at that time; the timestamp says nothing about this history, or this bag."
     TimestampNonce "timestamp.nonce" Error Coordinator
         "A timestamp does not repeat the nonce of its request."
         "It may be an answer to another, earlier question; it does not count."
@@ -447,6 +447,9 @@ codes! {
     BagAccess "bag.access" Warning Coordinator
         "The log in the bag holds no access record for an export by the person who signed the bag."
         "It is not recorded that this copy was made, so the history of who held the evidence has a hole."
+    BagUnstamped "bag.unstamped" Note Operator
+        "bag.json names a timestamp authority that was to stamp the bag, and there is no reply of it."
+        "The authority could not be had when the bag was made, or its proof was taken out: it does not show by when the bag existed. The timestamps of the case's log count by themselves."
     BagLeftOut "bag.left-out" Note Operator
         "The evidence of a collection was left out of the bag by choice of the person who exported it."
         "This evidence exists and is not in this bag. It is not missing: ask for it if it matters."

@@ -75,6 +75,8 @@ pub struct BagSummary {
     pub signed: bool,
     /// Collections that were left out by choice.
     pub left_out: Vec<CollectionId>,
+    /// Timestamps over its tag manifest whose token could be read, by authority.
+    pub timestamps: Vec<TimestampSummary>,
     /// Files of the payload that the manifests name.
     pub payload_files: u64,
     /// Other files that the tag manifest names.

@@ -191,7 +191,7 @@ impl Check<'_> {
 }
 
 /// Reads a reply and checks it in itself: whose answer it is, and that it is signed.
-fn read(over: Digest, request: &[u8], reply: &[u8]) -> Result<Reply, TimestampError> {
+pub(super) fn read(over: Digest, request: &[u8], reply: &[u8]) -> Result<Reply, TimestampError> {
     let (request, reply) = (Request::parse(request)?, Reply::parse(reply)?);
     reply.is_over(over)?;
     reply.answers(&request)?;
@@ -199,7 +199,7 @@ fn read(over: Digest, request: &[u8], reply: &[u8]) -> Result<Reply, TimestampEr
     Ok(reply)
 }
 
-fn summary(
+pub(super) fn summary(
     reply: &Reply,
     trust: Option<Trusted>,
     authority: &AuthorityName,
@@ -257,7 +257,7 @@ fn name(size: u64, file: TimestampFile) -> String {
     CaseObject::Timestamp(size, file).to_string()
 }
 
-const fn code_of(e: &TimestampError) -> Code {
+pub(super) const fn code_of(e: &TimestampError) -> Code {
     match e {
         TimestampError::Malformed(_) | TimestampError::Refused(_) => Code::TimestampMalformed,
         TimestampError::Imprint { .. } => Code::TimestampImprint,

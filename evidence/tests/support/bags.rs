@@ -59,6 +59,7 @@ pub fn bag(making: &Making<'_>) -> Objects {
         exported_at: Timestamp::from_unix_s(1_768_480_000),
         reason: "handed to counsel".to_owned(),
         tool: Tool { name: "exhibit".to_owned(), version: "0.1.0".to_owned(), sha256: Digest::of(b"exhibit binary") },
+        authorities: Vec::new(),
     };
     (making.tweak)(&mut description);
     let payload = case.objects.iter().filter(|(name, _)| !making.left_out || !name.starts_with("collections/"));

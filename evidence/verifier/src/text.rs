@@ -101,6 +101,14 @@ fn write_bag(out: &mut String, report: &Report) -> std::fmt::Result {
     writeln!(out, "             because: {}", shown(&bag.reason))?;
     let signed = if bag.signed { "signed by" } else { "NOT validly signed by" };
     writeln!(out, "             {signed} key {}", bag.key)?;
+    for t in &bag.timestamps {
+        let trust = t.trust.as_ref();
+        let believed = trust.map_or_else(
+            || "which leads to no root that was given (--timestamp-anchor)".to_owned(),
+            |trust| format!("by '{}'", escape_bounded(&trust.signer, 100)),
+        );
+        writeln!(out, "             stamped '{}' at {}, {believed}", t.authority, t.time)?;
+    }
     writeln!(
         out,
         "             {} of evidence and {} besides are listed in it",

@@ -480,6 +480,42 @@ pub struct ExportHead {
     /// Collections whose evidence is given, in the order of their ids.
     #[prost(string, repeated, tag = "3")]
     pub collections: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Names of the deployment's timestamp authorities, in their order.
+    #[prost(string, repeated, tag = "4")]
+    pub authorities: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StampExportRequest {
+    /// The case that is handed over.
+    #[prost(string, tag = "1")]
+    pub case_id: ::prost::alloc::string::String,
+    /// SHA-256 of the bag's tag manifest.
+    #[prost(bytes = "vec", tag = "2")]
+    pub sha256: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StampExportResponse {
+    /// One of each authority, in the order of their names.
+    #[prost(message, repeated, tag = "1")]
+    pub stamps: ::prost::alloc::vec::Vec<ExportStamp>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportStamp {
+    /// The authority's name.
+    #[prost(string, tag = "1")]
+    pub authority: ::prost::alloc::string::String,
+    /// What was asked (RFC 3161 TimeStampReq, DER).
+    #[prost(bytes = "vec", tag = "2")]
+    pub request: ::prost::alloc::vec::Vec<u8>,
+    /// What it answered (TimeStampResp, DER); empty when there is no token.
+    #[prost(bytes = "vec", tag = "3")]
+    pub reply: ::prost::alloc::vec::Vec<u8>,
+    /// Certificate revocation lists of that moment (DER), at most 4.
+    #[prost(bytes = "vec", repeated, tag = "4")]
+    pub crls: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// Why there is no token, or why a list could not be had; one sentence.
+    #[prost(string, tag = "5")]
+    pub problem: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExportedObject {
@@ -1107,6 +1143,37 @@ pub mod responder_service_client {
                 );
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Has what is about to be handed over stamped by every timestamp authority of the deployment (RFC 3161), and gives what they
+        /// answered, verified. Nothing is kept here. Caller: responder, custodian. Repeatable; each call asks anew.
+        pub async fn stamp_export(
+            &mut self,
+            request: impl tonic::IntoRequest<super::StampExportRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::StampExportResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/exhibit.responder.v1.ResponderService/StampExport",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "exhibit.responder.v1.ResponderService",
+                        "StampExport",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1289,6 +1356,15 @@ pub mod responder_service_server {
             &self,
             request: tonic::Request<super::ExportCaseRequest>,
         ) -> std::result::Result<tonic::Response<Self::ExportCaseStream>, tonic::Status>;
+        /// Has what is about to be handed over stamped by every timestamp authority of the deployment (RFC 3161), and gives what they
+        /// answered, verified. Nothing is kept here. Caller: responder, custodian. Repeatable; each call asks anew.
+        async fn stamp_export(
+            &self,
+            request: tonic::Request<super::StampExportRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::StampExportResponse>,
+            tonic::Status,
+        >;
     }
     #[derive(Debug)]
     pub struct ResponderServiceServer<T> {
@@ -2233,6 +2309,51 @@ pub mod responder_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/exhibit.responder.v1.ResponderService/StampExport" => {
+                    #[allow(non_camel_case_types)]
+                    struct StampExportSvc<T: ResponderService>(pub Arc<T>);
+                    impl<
+                        T: ResponderService,
+                    > tonic::server::UnaryService<super::StampExportRequest>
+                    for StampExportSvc<T> {
+                        type Response = super::StampExportResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StampExportRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ResponderService>::stamp_export(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StampExportSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
