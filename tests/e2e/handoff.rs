@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use exhibit_tests::{Agent, Finished, Fleet};
+use exhibit_tests::{Agent, Authority, Finished, Fleet};
 
 /// A deployment with one case of two collections, of which one has several segments.
 pub struct Handoff {
@@ -183,6 +183,55 @@ fn what_is_left_out_is_said_and_what_is_encrypted_opens() {
     let _ = Finished::of(Command::new("tar").arg("-xf").arg(&opened).arg("-C").arg(work.path())).ok();
     let _ = h.fleet.verify_at(&work.path().join(&h.case)).expect_sound();
     assert_eq!(h.export("bad", &["--recipient", "age1nobody"]).1.code, 65);
+    who_has_a_certificate_opens_it(&h, work.path());
+}
+
+/// A key and a certificate of its own; `kind` and `more` are arguments of `openssl req`.
+fn certificate(work: &Path, name: &str, kind: &[&str], more: &[&str]) -> PathBuf {
+    let file = work.join(format!("{name}.pem"));
+    let mut command = Command::new("openssl");
+    command.args(["req", "-x509", "-nodes", "-subj", &format!("/CN={name}"), "-newkey"]).args(kind).args(more);
+    let _ = Finished::of(command.arg("-keyout").arg(work.join(format!("{name}.key"))).arg("-out").arg(&file)).ok();
+    file
+}
+
+fn who_has_a_certificate_opens_it(h: &Handoff, work: &Path) {
+    let encipher = ["-addext", "keyUsage=critical,keyEncipherment"];
+    let counsel = certificate(work, "counsel", &["rsa:2048"], &encipher);
+    let court = certificate(work, "court", &["rsa:3072"], &[]);
+    let to = |file: &Path| file.to_str().expect("UTF-8").to_owned();
+    let (sealed, done) = h.export("for-two", &["--recipient-cert", &to(&counsel), "--recipient-cert", &to(&court)]);
+    let said = done.ok().json();
+    let keys: Vec<&str> = said[0]["key_files"].as_array().expect("list").iter().filter_map(|k| k.as_str()).collect();
+    assert_eq!(keys.len(), 2, "{said:?}");
+    let file = sealed.with_file_name("for-two.tar.age");
+    for (n, name) in ["counsel", "court"].iter().enumerate() {
+        let (identity, other) = (work.join(format!("{name}.txt")), work.join(if n == 0 { "court.key" } else { "counsel.key" }));
+        let open = |key: &Path| {
+            let mut command = Command::new("openssl");
+            command.args(["cms", "-decrypt", "-binary", "-inform", "DER", "-in", keys[n], "-inkey"]).arg(key).arg("-out").arg(&identity);
+            Finished::of(&mut command)
+        };
+        assert_ne!(open(&other).code, 0, "only its holder opens it");
+        let _ = open(&work.join(format!("{name}.key"))).ok();
+        let opened = Finished::of(Command::new("age").arg("-d").arg("-i").arg(&identity).arg(&file)).ok();
+        let place = work.join(format!("{name}-opened"));
+        std::fs::create_dir(&place).expect("folder");
+        std::fs::write(place.join("bag.tar"), &opened.stdout).expect("written");
+        let _ = Finished::of(Command::new("tar").arg("-xf").arg(place.join("bag.tar")).arg("-C").arg(&place)).ok();
+        let _ = h.fleet.verify_at(&place.join(&h.case)).expect_sound();
+    }
+    // What cannot be encrypted to is refused before anything is fetched.
+    let curve = certificate(work, "curve", &["ec", "-pkeyopt", "ec_paramgen_curve:P-256"], &[]);
+    let signs = certificate(work, "signs", &["rsa:2048"], &["-addext", "keyUsage=critical,digitalSignature"]);
+    let issuer = Authority::start("rsa");
+    issuer.issue("plain", "old", &["20200101000000Z", "20210101000000Z"]);
+    let expired = issuer.file("old.pem");
+    for (bad, why) in [(curve, "not RSA"), (signs, "keyEncipherment"), (expired, "not now"), (work.join("counsel.key"), "no certificate")] {
+        let done = h.export("refused", &["--recipient-cert", &to(&bad)]).1;
+        assert!(done.code == 65 && done.stderr.contains(why), "{why}: {}", done.stderr);
+    }
+    assert!(!sealed.with_file_name("refused.partial").exists());
 }
 
 #[test]

@@ -27,6 +27,10 @@ pub struct ExportArgs {
     /// Encrypt the finished bag to this age recipient (repeatable): DIR.tar.age is written and nothing readable is left.
     #[arg(long = "recipient", value_name = "age1...")]
     pub recipients: Vec<String>,
+    /// Encrypt it for the holder of this S/MIME certificate (PEM, RSA; repeatable): DIR.tar.age.FINGERPRINT.p7m is written beside
+    /// it, which holds the key and which any mail program or openssl opens.
+    #[arg(long = "recipient-cert", value_name = "FILE")]
+    pub recipient_certificates: Vec<PathBuf>,
 }
 
 /// Anchor commands.

@@ -2,18 +2,37 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Read as _, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use age::Recipient;
+use age::secrecy::ExposeSecret as _;
 use age::x25519;
 use exhibit_evidence::stream::tar::{END_MARKER, Head, HeadKind, encode, padding};
 
+use super::certificate::{Holder, holders};
 use super::folder::walk;
 use super::place::{Place, cannot};
 use crate::exit::{Code, Failure, Result};
 
-/// Reads recipients as age writes them.
-pub fn recipients(texts: &[String]) -> Result<Vec<x25519::Recipient>> {
+/// Whom a bag is encrypted to.
+pub struct Recipients {
+    keys: Vec<x25519::Recipient>,
+    holders: Vec<Holder>,
+}
+
+impl Recipients {
+    /// Reads recipients as age writes them, and certificates.
+    pub fn read(texts: &[String], certificates: &[PathBuf]) -> Result<Self> {
+        Ok(Self { keys: keys(texts)?, holders: holders(certificates)? })
+    }
+
+    /// True when the bag stays as it is.
+    pub const fn are_none(&self) -> bool {
+        self.keys.is_empty() && self.holders.is_empty()
+    }
+}
+
+fn keys(texts: &[String]) -> Result<Vec<x25519::Recipient>> {
     let one = |text: &String| {
         let shown = exhibit_evidence::text::escape_bounded(text, 80);
         text.parse().map_err(|e| {
@@ -24,27 +43,43 @@ pub fn recipients(texts: &[String]) -> Result<Vec<x25519::Recipient>> {
     texts.iter().map(one).collect()
 }
 
-/// Encrypts the bag into one file beside it.
+/// Encrypts the bag into one file beside it. Whoever has a certificate gets a key made for this bag alone in a file of its own
+/// (CMS EnvelopedData): CMS itself has no way to open a large content piece by piece with common programs. Gives these files.
 ///
-/// Order of writes: (1) the whole file under a name that says that it is not whole, fsync, (2) its name, unless something has
-/// it, (3) the plain bag and the journal go. Died before 2: the next run makes it anew. Died in 3: what is left of the plain
-/// bag is named `.partial`, and the next run says that the file is there.
-pub fn seal(place: Place, name: &str, to: &[x25519::Recipient]) -> Result<()> {
+/// Order of writes: (1) the whole file under a name that says that it is not whole, (2) the files with the key, (3) its name,
+/// unless something has it, (4) the plain bag and the journal go; each fsynced. Died before 3: the next run makes all of it
+/// anew, with another key. Died in 4: what is left of the plain bag is named `.partial`, and the next run says that the file is
+/// there.
+pub fn seal(place: Place, name: &str, to: &Recipients) -> Result<Vec<String>> {
     let (out, unfinished) = (place.out_with(".tar.age"), place.out_with(".tar.age.partial"));
     if std::fs::symlink_metadata(&out).is_ok() {
         return Err(Failure::new(Code::CannotCreate, format!("{} is there already", out.display())).hint("give another --out"));
     }
     let failed = |e: &std::io::Error| cannot("write", &unfinished, e);
     let file = File::create(&unfinished).map_err(|e| failed(&e))?;
-    let encryptor = age::Encryptor::with_recipients(to.iter().map(|r| r as &dyn Recipient));
+    let once = x25519::Identity::generate();
+    let mut keys = to.keys.clone();
+    if !to.holders.is_empty() {
+        keys.push(once.to_public());
+    }
+    let encryptor = age::Encryptor::with_recipients(keys.iter().map(|r| r as &dyn Recipient));
     let encryptor = encryptor.map_err(|e| Failure::new(Code::Failure, format!("cannot encrypt: {e}")))?;
     let mut writer = encryptor.wrap_output(BufWriter::with_capacity(1 << 20, file)).map_err(|e| failed(&e))?;
     tar(place.bag(), name, &mut writer).map_err(|e| failed(&e))?;
     let finished = writer.finish().and_then(|buffered| buffered.into_inner().map_err(std::io::IntoInnerError::into_error));
     finished.and_then(|file| file.sync_all()).map_err(|e| failed(&e))?;
+    let mut key_files = Vec::new();
+    for holder in &to.holders {
+        let path = place.out_with(&format!(".tar.age.{}.p7m", holder.fingerprint()));
+        let key = holder.enclose(format!("{}\n", once.to_string().expose_secret()).as_bytes())?;
+        let written = File::create(&path).and_then(|mut file| file.write_all(&key).and_then(|()| file.sync_all()));
+        written.map_err(|e| cannot("write", &path, &e))?;
+        key_files.push(path.display().to_string());
+    }
     let named = rustix::fs::renameat_with(rustix::fs::CWD, &unfinished, rustix::fs::CWD, &out, rustix::fs::RenameFlags::NOREPLACE);
     named.map_err(|e| cannot("name", &out, &e.into()))?;
-    place.finish_as_file()
+    place.finish_as_file()?;
+    Ok(key_files)
 }
 
 /// Writes a folder as tar, its members in the order of their names below `name`.

@@ -1,5 +1,6 @@
 //! Handing a case over: fetched as it is stored, verified, described for people and programs, signed, and only then named.
 
+mod certificate;
 mod envelope;
 mod exhibits;
 mod facts;
@@ -62,7 +63,7 @@ pub async fn export(connection: &mut Connection, args: ExportArgs, out: &Output)
         case: case.to_string(),
         collections: collections.clone(),
     };
-    let recipients = envelope::recipients(&args.recipients)?;
+    let recipients = envelope::Recipients::read(&args.recipients, &args.recipient_certificates)?;
     let mut place = Place::open(&args.out, &what)?;
     if !place.arrived.is_empty() {
         out.note(&format!("going on: {} are here already", count(place.arrived.len() as u64, "object", "objects")));
@@ -96,13 +97,14 @@ pub async fn export(connection: &mut Connection, args: ExportArgs, out: &Output)
     let stamps = stamp::ask(connection, &place, &facts.description, sealed, out).await?;
     let bytes = place.arrived.values().fold(0_u64, |sum, o| sum.saturating_add(o.size));
     let objects = place.arrived.len() as u64;
-    if recipients.is_empty() {
+    let key_files = if recipients.are_none() {
         place.finish()?;
+        Vec::new()
     } else {
         place.sync()?;
-        envelope::seal(place, facts.description.case.as_str(), &recipients)?;
-    }
-    say(&args, &facts, (objects, bytes), (&sealed.to_string(), &stamps), out)
+        envelope::seal(place, facts.description.case.as_str(), &recipients)?
+    };
+    say(&args, &facts, (objects, bytes), &Sealed { manifest: sealed.to_string(), stamps, key_files }, out)
 }
 
 /// What makes a document.
@@ -212,22 +214,26 @@ fn describe(connection: &Connection, args: &ExportArgs, case: CaseId, report: &R
     })
 }
 
-fn say(
-    args: &ExportArgs,
-    facts: &Facts,
-    (objects, bytes): (u64, u64),
-    (sealed, stamps): (&str, &[stamp::Stamp]),
-    out: &Output,
-) -> Result<Code> {
+/// What was made of the finished bag.
+struct Sealed {
+    /// SHA-256 of the tag manifest.
+    manifest: String,
+    stamps: Vec<stamp::Stamp>,
+    /// Files with the key for those who have certificates.
+    key_files: Vec<String>,
+}
+
+fn say(args: &ExportArgs, facts: &Facts, (objects, bytes): (u64, u64), sealed: &Sealed, out: &Output) -> Result<Code> {
+    let Sealed { manifest: sealed, stamps, key_files } = sealed;
     let (report, description) = (&facts.report, &facts.description);
     let sound = report.verdict == Verdict::Sound;
-    let encrypted = !args.recipients.is_empty();
+    let encrypted = !args.recipients.is_empty() || !args.recipient_certificates.is_empty();
     let place = format!("{}{}", args.out.display(), if encrypted { ".tar.age" } else { "" });
     if out.is_json() {
         out.object(&json!({
             "bag": place, "case": description.case, "objects": objects, "bytes": bytes, "left_out": description.left_out,
             "log_size": description.head.size, "log_root": description.head.root, "tagmanifest_sha256": sealed, "verdict": report.verdict,
-            "recipients": args.recipients, "timestamps": stamps,
+            "recipients": args.recipients, "key_files": key_files, "timestamps": stamps,
         }))?;
     } else {
         let (head, files) = (&description.head, count(objects, "object", "objects"));
@@ -246,7 +252,11 @@ fn say(
             out.note(&format!("{} still open: what they bring later is not in this bag", count(open, "collection is", "collections are")));
         }
         let next = if encrypted {
-            "the recipient opens it with age -d and tar".to_owned()
+            for file in key_files {
+                out.line(&format!("{file}: the key, for the holder of that certificate"))?;
+            }
+            let with_key = if key_files.is_empty() { "" } else { "openssl cms -decrypt gives the key file; " };
+            format!("{with_key}the recipient opens it with age -d and tar")
         } else {
             format!("exhibit-verify {place} --anchor anchor.json")
         };
