@@ -135,7 +135,7 @@ fn pages(bag: &Path) {
             let pdf = file.with_extension(format!("{language}.pdf"));
             let bytes = std::fs::read(&pdf).expect("pdf");
             let text = String::from_utf8_lossy(&bytes).into_owned();
-            assert!(text.contains("<pdfaid:part>2</pdfaid:part>") && text.contains("<pdfaid:conformance>U</pdfaid:conformance>"), "{name}");
+            assert!(text.contains("<pdfaid:part>1</pdfaid:part>") && text.contains("<pdfaid:conformance>B</pdfaid:conformance>"), "{name}");
             let shown = Finished::of(Command::new("pdftotext").arg(&pdf).arg("-")).ok().text();
             assert!(shown.contains(root), "{name} {language} lacks the head:\n{shown}");
             assert!(name == "chain-of-custody" || shown.contains(word), "{name} {language}:\n{shown}");
@@ -152,6 +152,28 @@ fn explain_and_anchor(h: &Handoff) {
     let _ = Finished::of(h.fleet.program("exhibit").args(["anchor", "print", "--pdf"]).arg(&pdf)).ok();
     let shown = Finished::of(Command::new("pdftotext").arg(&pdf).arg("-")).ok().text();
     assert!(shown.replace(char::is_whitespace, "").contains(&h.root_key()), "{shown}");
+    foreign_judge(h, &pdf);
+}
+
+/// Apache PDFBox Preflight calls every PDF that we make a valid PDF/A-1b, and one that was cut not.
+fn foreign_judge(h: &Handoff, anchor: &Path) {
+    let folder = h.fleet.path().join("pdf");
+    std::fs::create_dir(&folder).expect("folder");
+    let documents = std::fs::read_dir(h.fleet.path().join("bag/documents")).expect("documents").map(|e| e.expect("entry").path());
+    let pdfs: Vec<PathBuf> = documents.chain([anchor.to_owned()]).filter(|p| p.extension().is_some_and(|e| e == "pdf")).collect();
+    for pdf in &pdfs {
+        let _ = std::fs::copy(pdf, folder.join(pdf.file_name().expect("name"))).expect("copied");
+    }
+    let whole = std::fs::read(anchor).expect("pdf");
+    std::fs::write(folder.join("cut.pdf"), &whole[..whole.len() / 2]).expect("written");
+    let jars = ["preflight", "pdfbox2", "xmpbox", "fontbox2", "commons-logging", "javax.activation", "jaxb-api"];
+    let path: Vec<String> = jars.iter().map(|jar| format!("/usr/share/java/{jar}.jar")).collect();
+    let mut command = Command::new("java");
+    command.args(["-cp", &path.join(":"), "org.apache.pdfbox.preflight.Validator_A1b", "xml", "group"]).arg(&folder);
+    let said = Finished::of(&mut command);
+    let judged = std::fs::read_to_string(h.fleet.path().join("pdf.preflight.xml")).unwrap_or_else(|e| panic!("{e}: {}", said.stderr));
+    let good = judged.matches("<isValid type=\"PDF/A1-b\">true</isValid>").count();
+    assert!(pdfs.len() == 9 && good == 9 && judged.matches("<isValid").count() == 10, "{judged}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! A document for people, as a list of blocks: what it says is apart from how it is shown. Two renderers show it, as one
-//! HTML file without scripts or links, and as PDF/A-2u.
+//! HTML file without scripts or links, and as PDF/A-1b.
 //!
 //! Every text may come from a host or person that is not to be trusted. The renderers escape it for their format; what could
 //! act on a reader (control characters, bidirectional overrides) shows as `\u{...}`.

@@ -1,4 +1,5 @@
-//! A document as PDF/A-2u (ISO 19005-2): fonts embedded, every character mapped to Unicode, no date but the document's own.
+//! A document as PDF/A-1b (ISO 19005-1): fonts embedded, every character mapped to Unicode, no date but the document's own. Of the parts of
+//! the standard the first is the one that a free program of somebody else judges (Apache PDFBox Preflight, in the tests).
 
 use exhibit_evidence::Timestamp;
 use krilla::Document as PdfDocument;
@@ -31,7 +32,7 @@ pub fn pdf(document: &Document) -> Result<Vec<u8>> {
     let fonts = [regular, bold, mono].map(|font| font.ok_or_else(|| failed("a font cannot be read")));
     let [regular, bold, mono] = fonts;
     let drawing = Drawing { faces: &faces, fonts: [regular?, bold?, mono?] };
-    let configuration = ConfigurationBuilder::new().with_archival_validator(Archival::A2_U).finish();
+    let configuration = ConfigurationBuilder::new().with_archival_validator(Archival::A1_B).finish();
     let configuration = configuration.map_err(|e| failed(&format!("{e:?}")))?;
     let mut pdf = PdfDocument::new_with(SerializeSettings { configuration, enable_tagging: false, ..SerializeSettings::default() });
     pdf.set_metadata(metadata(document));
