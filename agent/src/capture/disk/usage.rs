@@ -70,7 +70,8 @@ impl Tables {
     /// Reads them.
     #[must_use]
     pub fn read(devices: Devices) -> Self {
-        let (swap, swap_files) = swap_places();
+        let table = read("/proc/swaps", SMALL_BYTES_MAX).map(|r| r.bytes).unwrap_or_default();
+        let (swap, swap_files) = swap_places(&table);
         Self { devices, mounts: Arc::new(Mounts::read().unwrap_or_default()), swap, swap_files }
     }
 
@@ -233,10 +234,9 @@ fn listed_as(name: &[u8]) -> Option<&'static str> {
 }
 
 /// Devices that are swap, by their numbers, and files that are.
-fn swap_places() -> (Vec<(u32, u32)>, Vec<Vec<u8>>) {
-    let Ok(table) = read("/proc/swaps", SMALL_BYTES_MAX) else { return (Vec::new(), Vec::new()) };
+fn swap_places(table: &[u8]) -> (Vec<(u32, u32)>, Vec<Vec<u8>>) {
     let mut places = (Vec::new(), Vec::new());
-    for line in lines(&table.bytes).skip(1) {
+    for line in lines(table).skip(1) {
         let mut fields = words(line);
         let (Some(path), Some(kind)) = (fields.next(), fields.next()) else { continue };
         match kind {
@@ -282,5 +282,27 @@ mod tests {
             let usage = tables.of_device(device);
             assert_eq!(usage.consistency().starts_with("inconsistent"), root.1, "{usage:?}");
         }
+    }
+
+    #[test]
+    fn a_file_that_is_swap_is_in_use_and_one_on_a_server_is_not_asked() {
+        use std::os::unix::fs::MetadataExt as _;
+        let dir = tempfile::tempdir().expect("folder");
+        let file = dir.path().join("swap file");
+        std::fs::write(&file, b"x").expect("file");
+        let meta = std::fs::metadata(&file).expect("there");
+        let name = file.to_str().expect("text");
+        let table =
+            format!("Filename Type Size Used Priority\n{} file 1 0 -2\n/dev/no-such partition 1 0 -3\n", name.replace(' ', "\\040"));
+        let (swap, swap_files) = swap_places(table.as_bytes());
+        assert_eq!((swap.len(), swap_files.as_slice()), (0, [name.as_bytes().to_vec()].as_slice()));
+        let mut tables = Tables { devices: Devices::default(), mounts: Arc::default(), swap, swap_files };
+        let usage = tables.of_file(meta.dev(), meta.ino());
+        assert_eq!(usage.consistency(), format!("inconsistent: swap on {name}"));
+        assert_eq!(tables.of_file(meta.dev(), meta.ino().wrapping_add(1)), Usage::default());
+        // The mount table says that it lies on a server, which is not asked.
+        let mounts = format!("1 0 8:1 / / rw - ext4 a rw\n2 1 0:999999 / {} rw - nfs4 s:/ rw\n", dir.path().display());
+        tables.mounts = Arc::new(Mounts::parse(mounts.as_bytes()));
+        assert_eq!(tables.of_file(meta.dev(), meta.ino()), Usage::default());
     }
 }
