@@ -135,6 +135,18 @@ fn sectors_of_4096_bytes_and_an_mbr() {
         facts,
         [(Some(1), at(256), Some("83")), (Some(2), at(2048), Some("05")), (Some(5), at(2304), Some("82")), (Some(6), at(4096), Some("8e"))]
     );
+    // The E01 counts in the disk's sectors, so sleuthkit finds the partitions without being told.
+    let out = dir.path().join("out");
+    let id = found["id"].as_str().expect("id");
+    let got = fleet.exhibit(&["get", id, "--as", "e01", "--out", out.to_str().expect("text"), "--reason", "test"]).ok().json();
+    let file = got[0]["file"].as_str().expect("file");
+    let verified = run("ewfverify", &["-q", "-d", "sha1", file]);
+    assert!(verified.code == 0 && verified.text().contains("SUCCESS"), "{}{}", verified.text(), verified.stderr);
+    let mmls = run("mmls", &[file]).ok().text();
+    assert!(mmls.contains("in 4096-byte sectors"), "{mmls}");
+    for part in ["0000000256   0000001279   0000001024", "0000002304   0000002815", "0000004096   0000004607"] {
+        assert!(mmls.contains(part), "{part}: {mmls}");
+    }
 }
 
 /// What cannot be converted without loss is not converted, and the others are.

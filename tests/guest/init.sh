@@ -7,8 +7,8 @@ mount -t devtmpfs dev /dev
 mount -t securityfs sec /sys/kernel/security 2> /dev/null
 mount -t debugfs debug /sys/kernel/debug 2> /dev/null
 mkdir -p /tmp /run /dev/shm
-while read -r module; do
-  insmod "/modules/$module" || echo "GUEST no $module"
+while read -r module parameters; do
+  insmod "/modules/$module" $parameters || echo "GUEST no $module"
 done < /modules.list
 ip link set lo up
 # Leave what the network gave to the outside: the host is 10.0.2.2, reached under the name in the coordinator's certificate.

@@ -24,7 +24,7 @@ pub struct GuestPlan {
     pub cpu: String,
     /// Appended to the kernel's command line.
     pub append: String,
-    /// Modules with what they need, in this order.
+    /// Modules with what they need, in this order; parameters stand behind the name.
     pub modules: Vec<String>,
     /// Programs of the test machine that the guest gets, with their libraries, below `/bin`.
     pub programs: Vec<PathBuf>,
@@ -206,16 +206,18 @@ fn put_modules(kit: &Path, modules: &[String], root: &Path) {
     let table = std::fs::read_to_string(folder.join("modules.dep")).expect("modules.dep");
     let (mut done, mut list) = (BTreeSet::new(), String::new());
     for module in modules {
-        let is_it = |path: &str| path.rsplit('/').next().is_some_and(|f| f.split('.').next() == Some(module.as_str()));
+        let (module, parameters) = module.split_once(' ').unwrap_or((module, ""));
+        let is_it = |path: &str| path.rsplit('/').next().is_some_and(|f| f.split('.').next() == Some(module));
         let line = table.lines().find(|l| l.split_once(':').is_some_and(|(path, _)| is_it(path)));
         let line = line.unwrap_or_else(|| panic!("the kernel has no module {module}"));
         let (path, needs) = line.split_once(':').expect("a line of modules.dep");
         // What a module needs stands in the order in which it would be removed.
-        for path in needs.split_whitespace().rev().chain([path]) {
-            let name = path.rsplit('/').next().expect("a name");
+        for needed in needs.split_whitespace().rev().chain([path]) {
+            let name = needed.rsplit('/').next().expect("a name");
             if done.insert(name.to_owned()) {
-                std::fs::copy(folder.join(path), root.join("modules").join(name)).expect("module");
-                writeln!(list, "{name}").expect("text");
+                std::fs::copy(folder.join(needed), root.join("modules").join(name)).expect("module");
+                let parameters = if needed == path { parameters } else { "" };
+                writeln!(list, "{name} {parameters}").expect("text");
             }
         }
     }

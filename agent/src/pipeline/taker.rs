@@ -19,7 +19,7 @@ use super::content::{Copied, Copy, State};
 use super::frames::FrameWriter;
 use super::links::Links;
 use super::own::Own;
-use crate::budget::{Control, Pace};
+use crate::budget::{Budget, Control, Pace};
 use crate::capture::{Beside, Content, Extent, Moment, NewItem, Output, Source, Stop};
 use crate::clock;
 
@@ -336,11 +336,25 @@ impl Taker {
         self.again = again;
         let status = recorded?;
         if let Some(Beside { item, content }) = beside {
-            let size = content.len() as u64;
-            let extents = vec![Extent { offset: 0, length: size }];
-            self.put_data(item, Data { size, extents, source: &mut Memory(&content) })?;
+            self.put_beside(item, &content, stop.is_some())?;
         }
         stop.map_or(Ok(status), Err)
+    }
+
+    /// Puts what belongs to an item that is in the stream. It is in memory and there is no other time for it: told to end or
+    /// not, it is written whole.
+    fn put_beside(&mut self, item: NewItem, content: &[u8], is_told_to_end: bool) -> Result<Status, Stop> {
+        let size = content.len() as u64;
+        let data = Data { size, extents: vec![Extent { offset: 0, length: size }], source: &mut Memory(content) };
+        if !is_told_to_end {
+            return self.put_data(item, data);
+        }
+        let control = std::mem::replace(&mut self.control, Arc::new(Control::new(None)));
+        let pace = std::mem::replace(&mut self.pace, Pace::new(&Budget::UNLIMITED));
+        let again = std::mem::replace(&mut self.again, false);
+        let status = self.put_data(item, data);
+        (self.control, self.pace, self.again) = (control, pace, again);
+        status
     }
 
     /// Goes on with the item in which an earlier process stopped. The announced number of bytes comes in every case.

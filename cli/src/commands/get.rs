@@ -306,7 +306,8 @@ impl Get<'_> {
         };
         let random = clock::random_32().map_err(|e| Failure::new(Code::Failure, format!("the system has no random numbers: {e}")))?;
         let set = random.first_chunk().copied().unwrap_or_default();
-        Ok(e01::Media { size: item.size, what, set, bad: item.gaps.iter().map(|g| (g.offset, g.length)).collect() })
+        let sector = item.facts.get("sector_bytes").and_then(|n| n.parse().ok());
+        Ok(e01::Media { size: item.size, sector, what, set, bad: item.gaps.iter().map(|g| (g.offset, g.length)).collect() })
     }
 
     /// Restores a hard link: as one, if what it is another name of was restored as well, else as a file of its own.

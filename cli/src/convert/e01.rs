@@ -1,6 +1,6 @@
 //! Writing a disk image as EWF-E01, as EnCase 6 does (*Expert Witness Compression Format specification*, J. Metz, libewf; the
-//! layout was compared with what ewfacquirestream writes). One file, whatever its size: tables carry a base offset. EWF counts whole sectors of
-//! 512 bytes, so an image of another size is refused rather than padded.
+//! layout was compared with what ewfacquirestream writes). One file, whatever its size: tables carry a base offset. EWF counts whole sectors,
+//! so an image that is no whole number of 512 bytes is refused rather than padded.
 
 use std::io::{self, Write as _};
 
@@ -13,9 +13,8 @@ use sha1::Sha1;
 use super::{Conversion, Made, Output};
 use crate::exit::Result;
 
-/// EWF's sectors.
+/// EWF's sectors, unless the disk has larger ones: whoever reads partition tables counts in the disk's.
 pub const SECTOR_BYTES: u64 = 512;
-const SECTORS_PER_CHUNK: u32 = 64;
 /// A chunk is compressed by itself; the last one may be shorter.
 const CHUNK_BYTES: usize = 32 << 10;
 /// Chunks of one table: the limit of EnCase 1 to 6.
@@ -71,12 +70,22 @@ pub fn refusal(size: u64) -> Option<String> {
 pub struct Media {
     /// Bytes, which [`refusal`] has nothing against.
     pub size: u64,
+    /// Bytes of a sector of the disk, where it is known.
+    pub sector: Option<u64>,
     /// What it says of itself.
     pub what: Description,
     /// A random number that names the file.
     pub set: [u8; 16],
     /// Ranges that could not be read, as offset and length in bytes.
     pub bad: Vec<(u64, u64)>,
+}
+
+impl Media {
+    /// Bytes of the sectors in which the file counts. What is said of the disk comes from its host.
+    fn sector(&self) -> u64 {
+        let fits = |n: &u64| n.is_power_of_two() && (SECTOR_BYTES..=CHUNK_BYTES as u64).contains(n) && self.size.is_multiple_of(*n);
+        self.sector.filter(fits).unwrap_or(SECTOR_BYTES)
+    }
 }
 
 /// The conversion.
@@ -105,9 +114,9 @@ impl Conversion for E01 {
     }
 
     fn end(&mut self, _: u64, out: &mut dyn Output) -> Result<Made> {
-        let size = self.begun(out)?.finish(&self.media.bad, out)?;
+        let (listed, beyond) = errors(&self.media.bad, self.media.sector());
+        let size = self.begun(out)?.finish(listed.as_deref(), out)?;
         let mut notes = Vec::new();
-        let (listed, beyond) = errors(&self.media.bad);
         if listed.is_some() {
             notes.push("sectors that could not be read are zeros; the file lists them".to_owned());
         }
@@ -143,7 +152,7 @@ impl Writer {
     /// Begins a file.
     fn new(media: &Media, out: &mut dyn Output) -> Result<Self> {
         let Media { size, what, set, .. } = media;
-        let (size, volume) = (*size, volume(*size, what.physical, *set));
+        let (size, volume) = (*size, volume(*size, media.sector(), what.physical, *set));
         let mut writer = Self {
             size,
             buffer: Vec::with_capacity(BUFFER_BYTES + CHUNK_BYTES * 2),
@@ -196,8 +205,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Ends the file; `bad` are ranges that could not be read, as offset and length in bytes.
-    fn finish(mut self, bad: &[(u64, u64)], out: &mut dyn Output) -> Result<u64> {
+    /// Ends the file; `errors` is the body of the section that lists what could not be read.
+    fn finish(mut self, errors: Option<&[u8]>, out: &mut dyn Output) -> Result<u64> {
         let size = self.size;
         self.zeros_to(size, out)?;
         if !self.chunk.is_empty() {
@@ -208,8 +217,8 @@ impl Writer {
         }
         let volume = std::mem::take(&mut self.volume);
         self.section(b"data", &volume, out)?;
-        if let (Some(errors), _) = errors(bad) {
-            self.section(b"error2", &errors, out)?;
+        if let Some(errors) = errors {
+            self.section(b"error2", errors, out)?;
         }
         let (md5, sha1) = (std::mem::take(&mut self.md5).finalize(), std::mem::take(&mut self.sha1).finalize());
         let mut digest = [md5.as_slice(), sha1.as_slice(), &[0; 40]].concat();
@@ -316,7 +325,7 @@ fn seal(bytes: &mut Vec<u8>) {
     bytes.extend_from_slice(&adler32(bytes).to_le_bytes());
 }
 
-fn volume(size: u64, physical: bool, set: [u8; 16]) -> Vec<u8> {
+fn volume(size: u64, sector: u64, physical: bool, set: [u8; 16]) -> Vec<u8> {
     const PHYSICAL: u8 = 0x02;
     const IMAGE: u8 = 0x01;
     const FIXED: u8 = 0x01;
@@ -324,9 +333,9 @@ fn volume(size: u64, physical: bool, set: [u8; 16]) -> Vec<u8> {
     let mut put = |at: usize, bytes: &[u8]| body[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, &[FIXED]);
     put(4, &(size.div_ceil(CHUNK_BYTES as u64) as u32).to_le_bytes());
-    put(8, &SECTORS_PER_CHUNK.to_le_bytes());
-    put(12, &(SECTOR_BYTES as u32).to_le_bytes());
-    put(16, &(size / SECTOR_BYTES).to_le_bytes());
+    put(8, &(CHUNK_BYTES as u32 / sector as u32).to_le_bytes());
+    put(12, &(sector as u32).to_le_bytes());
+    put(16, &(size / sector).to_le_bytes());
     put(36, &[IMAGE | if physical { PHYSICAL } else { 0 }]);
     // Compression "fast"; errors are known to the sector.
     put(52, &[1]);
@@ -337,10 +346,10 @@ fn volume(size: u64, physical: bool, set: [u8; 16]) -> Vec<u8> {
 }
 
 /// Ranges of sectors that could not be read, and how many of them do not stand in it: the section numbers sectors with 32 bits.
-fn errors(bad: &[(u64, u64)]) -> (Option<Vec<u8>>, usize) {
+fn errors(bad: &[(u64, u64)], sector: u64) -> (Option<Vec<u8>>, usize) {
     let sectors = |(offset, length): &(u64, u64)| {
-        let first = offset / SECTOR_BYTES;
-        let count = (offset + length).div_ceil(SECTOR_BYTES) - first;
+        let first = offset / sector;
+        let count = (offset + length).div_ceil(sector) - first;
         Some([u32::try_from(first).ok()?.to_le_bytes(), u32::try_from(count).ok()?.to_le_bytes()].concat())
     };
     let ranges: Vec<Vec<u8>> = bad.iter().filter_map(sectors).collect();

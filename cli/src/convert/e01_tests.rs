@@ -16,7 +16,7 @@ impl Output for InFile {
 }
 
 fn media(size: u64, bad: &[(u64, u64)]) -> Media {
-    Media { size, what: what(), set: [7; 16], bad: bad.to_vec() }
+    Media { size, sector: None, what: what(), set: [7; 16], bad: bad.to_vec() }
 }
 
 fn run(program: &str, args: &[&str]) -> Option<(bool, String)> {
@@ -134,13 +134,24 @@ fn more_chunks_than_one_table_holds() {
 fn bad_sectors_beyond_two_tib_are_counted_and_the_others_listed() {
     let far = (3_u64 << 40, 512);
     let count = |bad: &[(u64, u64)]| {
-        let (body, beyond) = errors(bad);
+        let (body, beyond) = errors(bad, 512);
         (body.map(|b| u32::from_le_bytes(b[..4].try_into().expect("4 bytes"))), beyond)
     };
     assert_eq!(count(&[]), (None, 0));
     assert_eq!(count(&[(512, 512), (4096, 1024)]), (Some(2), 0));
     assert_eq!(count(&[(512, 512), far]), (Some(1), 1));
     assert_eq!(count(&[far]), (None, 1));
+}
+
+/// What a host says of its disk's sectors is used only where a file can count in them.
+#[test]
+fn sectors_are_the_disks_where_they_fit() {
+    let sector = |said, size| Media { sector: said, ..media(size, &[]) }.sector();
+    assert_eq!((sector(None, 1 << 20), sector(Some(512), 1 << 20), sector(Some(4096), 1 << 20)), (512, 512, 4096));
+    for (said, size) in [(4096, (1 << 20) + 512), (0, 1 << 20), (3 * 512, 3 << 20), (256, 1 << 20), (1 << 16, 1 << 20), (u64::MAX, 1 << 20)]
+    {
+        assert_eq!(sector(Some(said), size), 512, "{said}");
+    }
 }
 
 #[test]

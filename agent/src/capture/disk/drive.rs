@@ -3,25 +3,28 @@
 use std::ffi::CString;
 use std::io;
 use std::num::NonZeroU64;
-use std::os::fd::{AsFd, OwnedFd};
+use std::ops::Range;
+use std::os::fd::AsFd as _;
 
 use exhibit_agent_sys::{block, page_cache};
 use exhibit_evidence::EvidencePath;
 use rustix::fs::{Advice, OFlags, fadvise, fcntl_getfl, fcntl_setfl};
-use rustix::io::{Errno, pread};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::patience::{READ, Reads};
 use super::sysfs;
 use crate::capture::Kind;
 use crate::capture::walk::inode::{Look, Opener};
 
 /// What the source of a device's bytes needs of the device.
 pub trait Drive {
-    /// Reads at an offset; `buf` is aligned and whole sectors long where reading past the page cache asks for it.
+    /// Reads at an offset into a part of a buffer; the part is aligned and whole sectors long where reading past the page cache
+    /// asks for it.
     ///
     /// # Errors
-    /// What the kernel said.
-    fn pread(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+    /// What the kernel said, or that it did not come back ([`is_stuck`](super::patience::is_stuck)).
+    fn pread(&mut self, offset: u64, buffer: &mut Vec<u8>, part: Range<usize>) -> io::Result<usize>;
 
     /// From now on reads go through the page cache. False when they did already.
     fn through_cache(&mut self) -> bool;
@@ -83,7 +86,7 @@ pub struct Geometry {
 
 /// A block device of the host.
 pub struct Node {
-    file: OwnedFd,
+    file: Reads,
     geometry: Geometry,
     identity: Identity,
     direct: bool,
@@ -130,7 +133,7 @@ impl Node {
             hardware: hardware(dev),
         };
         let drop_behind = page_cache::cached_pages(fd).is_ok_and(|pages| pages == 0);
-        Ok(Self { file, geometry, identity, direct, drop_behind, dropped_to: 0 })
+        Ok(Self { file: Reads::new(file, READ), geometry, identity, direct, drop_behind, dropped_to: 0 })
     }
 
     /// Opens the device again that an earlier process read: `Ok` also when the host was restarted meanwhile; then only the
@@ -164,8 +167,8 @@ fn hardware(dev: (u32, u32)) -> Option<Vec<u8>> {
 }
 
 impl Drive for Node {
-    fn pread(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        Ok(pread(&self.file, buf, offset)?)
+    fn pread(&mut self, offset: u64, buffer: &mut Vec<u8>, part: Range<usize>) -> io::Result<usize> {
+        self.file.pread(offset, buffer, part)
     }
 
     fn through_cache(&mut self) -> bool {

@@ -84,7 +84,7 @@ pub struct Subject<'a> {
 ///
 /// # Errors
 /// [`Stop`] from the output.
-pub fn put(subject: &Subject<'_>, source: &mut dyn Source, out: &mut dyn Output) -> Result<(), Stop> {
+pub fn put(subject: &Subject<'_>, source: &mut dyn Source, out: &mut dyn Output) -> Result<Found, Stop> {
     let started = out.now();
     let mut disk = Through { source, size: subject.size };
     let mut tables = Tables::read(&mut disk, subject.geometry.map(|g| g.logical_sector));
@@ -114,8 +114,40 @@ pub fn put(subject: &Subject<'_>, source: &mut dyn Source, out: &mut dyn Output)
         partitions: marked,
     };
     put_json(out, &format!("{}/layout.json", subject.label), &layout, started, "pread")?;
-    edges(subject, &mut disk, out)
+    edges(subject, &mut disk, out)?;
+    let at_start = layout.signatures.iter().map(|s| (s.what, None));
+    let in_parts = layout.partitions.iter().flat_map(|p| p.signatures.iter().map(|s| (s.what, Some(p.partition.number))));
+    Ok(Found { marks: at_start.chain(in_parts).collect() })
 }
+
+/// What was found on a disk, for those who go on with it.
+pub struct Found {
+    /// Marks, and the number of the partition at whose start each stands.
+    marks: Vec<(&'static str, Option<u32>)>,
+}
+
+impl Found {
+    /// Where encrypted containers begin, in words, if there are any.
+    #[must_use]
+    pub fn sealed(&self) -> Option<String> {
+        let mut places: Vec<String> = Vec::new();
+        for (what, part) in self.marks.iter().filter(|(what, _)| SEALED.contains(what)) {
+            let place = part.map_or_else(|| format!("{what} at its start"), |n| format!("{what} in partition {n}"));
+            if !places.contains(&place) {
+                places.push(place);
+            }
+        }
+        let more = places.len().saturating_sub(SEALED_SHOWN_MAX);
+        places.truncate(SEALED_SHOWN_MAX);
+        let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+        (!places.is_empty()).then(|| format!("{}{rest}", places.join(", ")))
+    }
+}
+
+/// Marks of containers whose content needs a key.
+const SEALED: &[&str] = &["crypto_LUKS", "BitLocker"];
+/// Most of them that stand in the fact.
+const SEALED_SHOWN_MAX: usize = 8;
 
 /// Raw copies of the first and the last sectors.
 fn edges(subject: &Subject<'_>, disk: &mut Through<'_>, out: &mut dyn Output) -> Result<(), Stop> {

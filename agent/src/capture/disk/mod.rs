@@ -8,6 +8,7 @@ mod frozen;
 mod gpt;
 mod layout;
 mod mbr;
+mod patience;
 mod signature;
 pub mod source;
 mod sysfs;
@@ -18,6 +19,7 @@ mod usage;
 
 use std::io;
 use std::os::fd::AsFd as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use exhibit_evidence::text::escape_bytes;
@@ -25,6 +27,7 @@ use exhibit_evidence::text::escape_bytes;
 use self::choose::{Chosen, Found};
 use self::drive::{Geometry, Node};
 use self::frozen::{Freezes, MOST_S_DEFAULT, MOST_S_MAX};
+use self::patience::within;
 use self::source::DeviceSource;
 use self::sysfs::Devices;
 use self::usage::{Tables, Usage};
@@ -48,6 +51,11 @@ const CONTENT: Param =
 const DIRECT: Param =
     Param { name: "direct", kind: ParamKind::Flag, help: "Read past the page cache where that works (O_DIRECT); default true." };
 const TRIES: Param = Param { name: "tries", kind: ParamKind::Number, help: "How often a sector that fails is read, 1 to 10; default 2." };
+const REMOTE: Param = Param {
+    name: "remote",
+    kind: ParamKind::Flag,
+    help: "Take images on file systems of other hosts and of user-space servers too; one that does not answer can hold the capture. Default false.",
+};
 const FREEZE: Param = Param {
     name: "freeze",
     kind: ParamKind::Flag,
@@ -56,7 +64,7 @@ const FREEZE: Param = Param {
 const FREEZE_MAX: Param =
     Param { name: "freeze_max", kind: ParamKind::Seconds, help: "Thaw after so long at the latest, 1s to 300s; default 30s." };
 
-const PARAMS: &[Param] = &[PATH, ALL, CONTENT, DIRECT, TRIES, FREEZE, FREEZE_MAX];
+const PARAMS: &[Param] = &[PATH, ALL, CONTENT, DIRECT, TRIES, REMOTE, FREEZE, FREEZE_MAX];
 const TRIES_DEFAULT: u64 = 2;
 const TRIES_MAX: u64 = 10;
 
@@ -124,17 +132,23 @@ impl Capture for Disk {
         let tables = Tables::read(devices);
         let mut chosen: Vec<Chosen> = Vec::new();
         if params.flag(ALL.name, false)? {
-            chosen.extend(choose::all(&tables.devices));
+            chosen.extend(choose::all(&tables.mounts, &tables.devices));
         }
+        let remote = params.flag(REMOTE.name, false)?;
         for path in params.list(PATH.name).unwrap_or_default() {
-            let one = choose::at(path, &tables.devices);
+            out.checkpoint()?;
+            let one = choose::at(path, remote, &tables.mounts, &tables.devices);
             // What is named as well is taken although it is not a whole disk.
             chosen.retain(|c| c.path != one.path);
             chosen.push(one);
         }
+        let mut taken = 0_usize;
         for one in &chosen {
             out.checkpoint()?;
-            take(one, &wishes, &tables, out)?;
+            taken = taken.saturating_add(usize::from(take(one, &wishes, &tables, out)?));
+        }
+        if taken == 0 {
+            return Err(Stop::Nothing("nothing that the order names could be opened; see the items".to_owned()));
         }
         Ok(())
     }
@@ -158,7 +172,8 @@ fn list(out: &mut dyn Output) -> Result<Devices, Stop> {
     Ok(devices)
 }
 
-fn take(chosen: &Chosen, wishes: &Wishes, tables: &Tables, out: &mut dyn Output) -> Result<(), Stop> {
+/// Takes one; false when it could not be opened.
+fn take(chosen: &Chosen, wishes: &Wishes, tables: &Tables, out: &mut dyn Output) -> Result<bool, Stop> {
     out.note(&chosen.path.to_string());
     let mut item = NewItem::new(chosen.path.clone(), Kind::BlockDevice, out.now(), "pread");
     if let Some(through) = &chosen.through {
@@ -168,7 +183,7 @@ fn take(chosen: &Chosen, wishes: &Wishes, tables: &Tables, out: &mut dyn Output)
     match &chosen.found {
         Found::Not(kind, status, why) => {
             item.kind = *kind;
-            out.put(item.with_status(*status, why), Content::None).map(drop)
+            out.put(item.with_status(*status, why), Content::None).map(|_| false)
         }
         Found::Device(look, device) => {
             let usage = device.as_ref().map(|d| tables.of_device(d)).unwrap_or_default();
@@ -193,7 +208,7 @@ fn take(chosen: &Chosen, wishes: &Wishes, tables: &Tables, out: &mut dyn Output)
 /// Something that is to be taken, with what is known of it.
 struct Subject<'a> {
     chosen: &'a Chosen,
-    look: &'a Look,
+    look: &'a Arc<Look>,
     /// First part of the names of its records.
     label: String,
     usage: Usage,
@@ -207,38 +222,65 @@ impl Subject<'_> {
 
     fn device(&self) -> io::Result<DeviceSource<Node>> {
         let Wishes { direct, tries, .. } = *self.wishes;
-        let node = Node::open(self.look, self.chosen.path.clone(), direct)?;
+        let (look, path) = (Arc::clone(self.look), self.chosen.path.clone());
+        let node = within(patience::LOOK, "opening it", move || Node::open(&look, path, direct))?;
         Ok(DeviceSource::new(node, tries, format!("{}/bad-sectors.jsonl", self.label)))
     }
 
     fn image(&self) -> io::Result<FileSource> {
-        let name = std::ffi::CString::new(self.chosen.path.as_bytes()).unwrap_or_default();
-        let (file, _) = self.look.open_file(rustix::fs::CWD, &name)?;
-        let before = super::walk::inode::stat(file.as_fd())?;
-        Ok(FileSource::new(file, before, Growth::IsChange).at(self.chosen.path.as_bytes()))
+        let (look, path) = (Arc::clone(self.look), self.chosen.path.clone());
+        within(patience::LOOK, "opening it", move || {
+            let name = std::ffi::CString::new(path.as_bytes()).unwrap_or_default();
+            let (file, _) = look.open_file(rustix::fs::CWD, &name)?;
+            let before = super::walk::inode::stat(file.as_fd())?;
+            Ok(FileSource::new(file, before, Growth::IsChange).at(path.as_bytes()))
+        })
+    }
+
+    /// Facts about what is in it, before its bytes come.
+    fn described_by(&self, found: &layout::Found, mut item: NewItem) -> NewItem {
+        item = item.with_fact("consistency", self.usage.consistency());
+        if let Some(where_) = found.sealed() {
+            let opened: Vec<String> = self.usage.opened.iter().map(|n| format!("/dev/{}", shown(&n.0))).collect();
+            let plain = match opened.as_slice() {
+                [] => "no opened mapping of it is known".to_owned(),
+                some => format!("opened as {}, which 'path' takes in plain while it is open", some.join(", ")),
+            };
+            item = item.with_fact("encrypted", format!("{where_}: taken sealed; {plain}"));
+        }
+        item
     }
 }
 
 /// Puts an item that could not be opened.
-fn refused(item: NewItem, e: &io::Error, out: &mut dyn Output) -> Result<(), Stop> {
+fn refused(item: NewItem, e: &io::Error, out: &mut dyn Output) -> Result<bool, Stop> {
     let (status, mut reason) = status_of(e);
     if status == Status::Denied {
         reason.push_str(" (opening it for reading; a security module or the sandbox of the host may forbid it even to root)");
     }
-    out.put(item.with_status(status, reason), Content::None).map(drop)
+    out.put(item.with_status(status, reason), Content::None).map(|_| false)
 }
 
-fn take_device(subject: &Subject<'_>, mut item: NewItem, out: &mut dyn Output) -> Result<(), Stop> {
-    let geometry = match subject.device() {
+fn without_content(item: NewItem, out: &mut dyn Output) -> Result<bool, Stop> {
+    out.put(item.with_status(Status::Skipped, "content=false in the order"), Content::None).map(|_| true)
+}
+
+fn take_device(subject: &Subject<'_>, mut item: NewItem, out: &mut dyn Output) -> Result<bool, Stop> {
+    let (geometry, found) = match subject.device() {
         Ok(mut source) => {
             let geometry = source.geometry().clone();
-            layout::put(&subject.described(geometry.size, Some(&geometry)), &mut source, out)?;
-            geometry
+            let found = layout::put(&subject.described(geometry.size, Some(&geometry)), &mut source, out)?;
+            if let Some(why) = source.hangs() {
+                let why = why.to_owned();
+                return out.put(item.with_status(Status::Error, why), Content::None).map(|_| false);
+            }
+            (geometry, found)
         }
         Err(e) => return refused(item, &e, out),
     };
+    item = subject.described_by(&found, item);
     if !subject.wishes.content {
-        return out.put(item.with_status(Status::Skipped, "content=false in the order"), Content::None).map(drop);
+        return without_content(item, out);
     }
     // Anew: what the first look found bad is found again, in its place.
     let mut source = match subject.device() {
@@ -246,7 +288,7 @@ fn take_device(subject: &Subject<'_>, mut item: NewItem, out: &mut dyn Output) -
         Err(e) => return refused(item, &e, out),
     };
     let size = source.geometry().size;
-    item = item.with_fact("consistency", subject.usage.consistency()).with_fact("sector_bytes", geometry.logical_sector.to_string());
+    item = item.with_fact("sector_bytes", geometry.logical_sector.to_string());
     item.started = out.now();
     if let Some(most) = subject.wishes.freeze {
         let freezes = Freezes::begin(&subject.usage, most);
@@ -254,32 +296,33 @@ fn take_device(subject: &Subject<'_>, mut item: NewItem, out: &mut dyn Output) -
         source.hold(freezes);
     }
     out.expect(size);
-    out.put(item, Content::Source { size, extents: None, source: &mut source }).map(drop)
+    out.put(item, Content::Source { size, extents: None, source: &mut source }).map(|_| true)
 }
 
-fn take_image(subject: &Subject<'_>, mut item: NewItem, out: &mut dyn Output) -> Result<(), Stop> {
-    match subject.image() {
+fn take_image(subject: &Subject<'_>, mut item: NewItem, out: &mut dyn Output) -> Result<bool, Stop> {
+    let found = match subject.image() {
         Ok(mut source) => {
-            layout::put(&subject.described(source.size(), None), &mut source, out)?;
+            let found = layout::put(&subject.described(source.size(), None), &mut source, out)?;
             // Gives back what the look put into the page cache; whether the file changes is judged by the reading.
             let _ = source.after();
+            found
         }
         Err(e) => return refused(item, &e, out),
-    }
+    };
+    item = subject.described_by(&found, item);
     if !subject.wishes.content {
-        return out.put(item.with_status(Status::Skipped, "content=false in the order"), Content::None).map(drop);
+        return without_content(item, out);
     }
     let mut source = match subject.image() {
         Ok(source) => source,
         Err(e) => return refused(item, &e, out),
     };
-    item = item.with_fact("consistency", subject.usage.consistency());
     if subject.wishes.freeze.is_some() {
         item = item.with_fact("freeze", "not frozen: an image file is read, not a device");
     }
     item.started = out.now();
     let (size, extents) = (source.size(), source.extents());
-    out.put(item, Content::Source { size, extents, source: &mut source }).map(drop)
+    out.put(item, Content::Source { size, extents, source: &mut source }).map(|_| true)
 }
 
 /// Bytes of the host as one short line for people.

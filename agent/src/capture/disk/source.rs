@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::bad::BadSectors;
 use super::drive::{Drive, Geometry, Identity, Node};
 use super::frozen::Freezes;
+use super::patience::is_stuck;
 use crate::capture::{Beside, NewItem, Place, Source, Status, evidence_path};
 use crate::clock;
 
@@ -86,6 +87,8 @@ pub struct DeviceSource<D> {
     narrow_to: u64,
     /// Why nothing more can be read.
     gone: Option<String>,
+    /// A read did not come back.
+    hangs: bool,
     /// Why the bytes may not be of one state, beside what the counters say.
     doubt: Option<String>,
     freezes: Freezes,
@@ -111,7 +114,7 @@ impl<D: Drive> DeviceSource<D> {
         let buffer = vec![0_u8; READ_BYTES.saturating_add(ALIGNMENT)];
         let aligned = buffer.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
         let freezes = Freezes::default();
-        Self { drive, progress, buffer, aligned, window: (0, 0), narrow_to: 0, gone: None, doubt: None, freezes }
+        Self { drive, progress, buffer, aligned, window: (0, 0), narrow_to: 0, gone: None, hangs: false, doubt: None, freezes }
     }
 
     /// Holds what is frozen until the reading is over.
@@ -148,11 +151,11 @@ impl<D: Drive> DeviceSource<D> {
 
     /// Reads whole sectors around a range into the buffer; how long it took is watched.
     fn load(&mut self, start: u64, length: usize) -> io::Result<usize> {
-        let room = self.buffer.get_mut(self.aligned..self.aligned.saturating_add(length.min(READ_BYTES))).unwrap_or_default();
+        let part = self.aligned..self.aligned.saturating_add(length.min(READ_BYTES));
         self.window = (start, 0);
         let begun = clock::monotonic();
         let result = loop {
-            match self.drive.pread(start, room) {
+            match self.drive.pread(start, &mut self.buffer, part.clone()) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 result => break result,
             }
@@ -205,8 +208,18 @@ impl<D: Drive> DeviceSource<D> {
         }
     }
 
+    /// Why a read did not come back, once one did not.
+    pub fn hangs(&self) -> Option<&str> {
+        self.gone.as_deref().filter(|_| self.hangs)
+    }
+
     /// Finds out whether an error is the end of the device rather than of a sector.
     fn is_gone(&mut self, error: &io::Error) -> bool {
+        if is_stuck(error) {
+            self.hangs = true;
+            self.gone = Some(format!("the device hangs: {error}, and nothing more was read of it"));
+            return true;
+        }
         let says = match self.drive.size() {
             Err(e) => Some(format!("the device is gone ({e})")),
             Ok(0) if self.progress.size > 0 => Some("the device is gone (it has no bytes any more)".to_owned()),

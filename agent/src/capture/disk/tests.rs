@@ -192,3 +192,118 @@ fn orders_that_name_no_disk_or_impossible_numbers_are_refused() {
     assert!(check(&[("all", "true"), ("freeze_max", "1h")]).is_err_and(|e| e.contains("1 to 300")));
     assert_eq!(check(&[("path", "/dev/sdb")]), Ok(()));
 }
+
+/// A file system whose server never says a word: looking at anything below waits for ever. It goes with the value.
+struct Dead {
+    point: tempfile::TempDir,
+    server: std::process::Child,
+}
+
+impl Dead {
+    /// Mounts one of this type; nothing without the right to (an unprivileged run).
+    fn mount(kind: &str) -> Option<Self> {
+        const SERVER: &str = "import ctypes, os, sys, time
+fuse = os.open('/dev/fuse', os.O_RDWR)
+options = f'fd={fuse},rootmode=40000,user_id=0,group_id=0'.encode()
+done = ctypes.CDLL(None, use_errno=True).mount(b'dead', sys.argv[2].encode(), sys.argv[1].encode(), 0, options)
+print('mounted' if done == 0 else os.strerror(ctypes.get_errno()), flush=True)
+time.sleep(600)";
+        let point = tempfile::tempdir().expect("folder");
+        let mut server = Command::new("python3")
+            .args(["-c", SERVER, kind])
+            .arg(point.path())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("python3 is installed");
+        let mut said = String::new();
+        let out = server.stdout.take().expect("piped");
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut said).expect("it says how it went");
+        let dead = Self { point, server };
+        let root = rustix::process::geteuid().is_root();
+        assert!(said.trim() == "mounted" || !root, "no file system of type {kind}: {said}");
+        if !root {
+            println!("no mounts here: nothing is tested");
+        }
+        root.then_some(dead)
+    }
+}
+
+impl Drop for Dead {
+    fn drop(&mut self) {
+        // Its end is an answer to everybody who waits.
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+        let _ = Command::new("umount").arg("--lazy").arg(self.point.path()).status();
+    }
+}
+
+#[test]
+fn a_server_that_does_not_answer_holds_nothing() {
+    let dir = tempfile::tempdir().expect("folder");
+    let sound = dir.path().join("sound.img");
+    std::fs::write(&sound, noise(8192)).expect("image");
+    let sound = sound.to_str().expect("text");
+    // One kind is known to have a server, the other one counts as local.
+    for (kind, remote, status, why) in [
+        ("fuse", "false", Status::Skipped, "remote file system fuse (dead): its server may not answer; 'remote=true' asks it"),
+        ("fuse", "true", Status::Error, "looking at it did not come back within 1 s: left behind"),
+        ("fuse.bindfs", "false", Status::Error, "looking at it did not come back within 1 s: left behind"),
+    ] {
+        let Some(dead) = Dead::mount(kind) else { return };
+        let image = dead.point.path().join("disk.img");
+        let link = dir.path().join(format!("link-{kind}-{remote}"));
+        std::os::unix::fs::symlink(&image, &link).expect("link");
+        let paths = format!("{}\n{sound}", link.to_str().expect("text"));
+        let out = Memory::run(&Disk, &[("path", &paths), ("remote", remote)]);
+        let put = out.puts.iter().find(|p| p.item.path.to_string().contains(if status == Status::Skipped { "disk.img" } else { "link-" }));
+        let put = put.expect("an item");
+        assert_eq!((put.status, put.item.reason.as_deref()), (status, Some(why)));
+        assert_eq!(out.get(sound).map(|p| p.status), Some(Status::Collected), "the next one is taken");
+    }
+}
+
+#[test]
+fn only_files_of_real_file_systems_are_images() {
+    let dir = tempfile::tempdir().expect("folder");
+    let link = dir.path().join("image");
+    std::os::unix::fs::symlink("/proc/kcore", &link).expect("link");
+    let out = Memory::run(&Disk, &[("path", &format!("/proc/version\n/sys/kernel/mm/transparent_hugepage/enabled\n{}", link.display()))]);
+    assert!(out.nothing, "nothing of it was taken");
+    let kernels: Vec<_> = out.puts.iter().filter(|p| p.item.path.as_bytes().starts_with(b"/")).collect();
+    assert_eq!(kernels.len(), 3);
+    for put in kernels {
+        let why = put.item.reason.as_deref().expect("a reason");
+        assert!(put.status == Status::Error && why.contains("pseudo file system") && why.contains("none is an image"), "{why}");
+    }
+    assert!(out.get("/proc/kcore").is_some_and(|p| p.item.facts["through"].ends_with("-> /proc/kcore")));
+    // A file of no bytes is one.
+    let empty = dir.path().join("empty");
+    std::fs::write(&empty, b"").expect("file");
+    let name = empty.to_str().expect("text");
+    let out = Memory::run(&Disk, &[("path", name)]);
+    assert_eq!((out.nothing, out.get(name).map(|p| p.status)), (false, Some(Status::Collected)));
+}
+
+/// Whoever reads a disk to save it must not be what changes it.
+#[test]
+fn the_source_is_as_it_was() {
+    use std::os::unix::fs::MetadataExt as _;
+    let content = noise(4 << 20);
+    let Some(device) = loop_device(&content, "512") else { return };
+    let times = |path: &Path| std::fs::metadata(path).map(|m| (m.mtime_nsec(), m.ctime_nsec(), m.atime_nsec())).expect("there");
+    let counters = || {
+        let stat = std::fs::read_to_string(format!("/sys/block/{}/stat", name_of(&device.node))).expect("counters");
+        let fields: Vec<u64> = stat.split_whitespace().map(|n| n.parse().expect("number")).collect();
+        // Writes, sectors written, discards, sectors discarded, flushes.
+        [4, 6, 11, 13, 15].map(|field| fields.get(field).copied())
+    };
+    let image = device.file.to_str().expect("text");
+    let (before, counted) = (times(&device.file), counters());
+    let out = Memory::run(&Disk, &[("path", image)]);
+    assert_eq!((out.get(image).map(|p| p.status), times(&device.file)), (Some(Status::Collected), before), "no time of the file");
+    let out = Memory::run(&Disk, &[("path", &device.node)]);
+    assert_eq!((out.get(&device.node).map(|p| p.status), counters()), (Some(Status::Collected), counted));
+    // The kernel's loop driver reads the file, and sets the time of its last access.
+    assert_eq!((times(&device.file).0, times(&device.file).1), (before.0, before.1));
+    assert!(std::fs::read(&device.file).expect("read") == content);
+}

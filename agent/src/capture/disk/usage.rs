@@ -1,14 +1,15 @@
 //! What uses a device while it is read: file systems that are mounted from it or from anything that lies on it, swap, other
 //! block devices. A disk that is written to while it is read is not one state of it, and an examiner must be told.
 
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::patience::{self, within};
 use super::sysfs::{Device, Devices};
 use crate::capture::live::{Lossless, SMALL_BYTES_MAX, lines, names, open_dir, read, words};
-use crate::capture::mounts::{Mount, Mounts};
+use crate::capture::mounts::{self, Mount, Mounts};
+use crate::capture::walk::may_enter;
 
 /// Most mounts of one device that are listed.
 const MOUNTS_MAX: usize = 256;
@@ -16,6 +17,8 @@ const MOUNTS_MAX: usize = 256;
 const SHOWN_MAX: usize = 3;
 /// Most btrfs file systems that are asked.
 const BTRFS_MAX: usize = 1_024;
+/// Where btrfs lists its file systems by their ids, each with a folder of its devices.
+const BTRFS: &str = "/sys/fs/btrfs";
 /// File systems that list the devices they are mounted from in `/sys/fs`, in whichever mount namespace that is.
 const LISTED: &[&str] = &["ext4", "xfs", "f2fs", "erofs", "jfs"];
 
@@ -45,6 +48,8 @@ pub struct Usage {
     pub held_by: Vec<Lossless>,
     /// Loop devices that show it (of image files).
     pub shown_by: Vec<Lossless>,
+    /// Mappings of dm-crypt that lie on it: what they show is the plain content.
+    pub opened: Vec<Lossless>,
     /// There were more mounts than are listed.
     pub more: bool,
 }
@@ -53,17 +58,21 @@ pub struct Usage {
 pub struct Tables {
     /// Block devices.
     pub devices: Devices,
-    /// Mounts of the agent's namespace; `None` when the table could not be read.
-    pub mounts: Option<Mounts>,
+    /// Mounts of the agent's namespace; none when the table could not be read.
+    pub mounts: Arc<Mounts>,
     /// Numbers of devices that are swap.
     swap: Vec<(u32, u32)>,
+    /// Files that are swap.
+    swap_files: Vec<Vec<u8>>,
 }
 
 impl Tables {
     /// Reads them.
     #[must_use]
     pub fn read(devices: Devices) -> Self {
-        Self { devices, mounts: Mounts::read().ok(), swap: swap_devices() }
+        let table = read("/proc/swaps", SMALL_BYTES_MAX).map(|r| r.bytes).unwrap_or_default();
+        let (swap, swap_files) = swap_places(&table);
+        Self { devices, mounts: Arc::new(Mounts::read().unwrap_or_default()), swap, swap_files }
     }
 
     /// What uses a device.
@@ -74,6 +83,7 @@ impl Tables {
         for one in &stack {
             self.add(one, &mut usage);
         }
+        usage.opened.retain(|n| *n != device.name);
         usage.held_by = stack.iter().filter(|d| !d.slaves.is_empty()).map(|d| d.name.clone()).filter(|n| *n != device.name).collect();
         usage
     }
@@ -82,10 +92,14 @@ impl Tables {
     #[must_use]
     pub fn of_file(&self, device: u64, inode: u64) -> Usage {
         let mut usage = Usage::default();
+        for path in &self.swap_files {
+            if self.is_file(path, device, inode) {
+                usage.swap.push(Lossless(path.clone()));
+            }
+        }
         for shown in self.devices.all() {
             let Some(file) = shown.text("loop/backing_file") else { continue };
-            let path = Path::new(std::ffi::OsStr::new(std::str::from_utf8(file).unwrap_or_default()));
-            if std::fs::metadata(path).is_ok_and(|m| m.dev() == device && m.ino() == inode) {
+            if self.is_file(file, device, inode) {
                 usage.shown_by.push(shown.name.clone());
                 for one in self.devices.above(shown) {
                     self.add(one, &mut usage);
@@ -95,13 +109,28 @@ impl Tables {
         usage
     }
 
+    /// Whether a path leads to this inode. The mount table speaks first: another file of this host may lie on a server that
+    /// is gone.
+    fn is_file(&self, path: &[u8], device: u64, inode: u64) -> bool {
+        let same_system = |m: &Mount| rustix::fs::makedev(m.dev.0, m.dev.1) == device;
+        if self.mounts.holding(path).is_some_and(|m| !may_enter(m, false) && !same_system(m)) {
+            return false;
+        }
+        let path = path.to_vec();
+        let found = within(patience::LOOK, "looking at a file that is in use", move || Ok(rustix::fs::stat(path.as_slice())?));
+        found.is_ok_and(|s| s.st_dev == device && s.st_ino == inode)
+    }
+
     fn add(&self, device: &Device, usage: &mut Usage) {
         let Some(dev) = device.dev else { return };
+        if device.mapping_type() == "CRYPT" {
+            usage.opened.push(device.name.clone());
+        }
         if self.swap.contains(&dev) {
             usage.swap.push(device.name.clone());
         }
-        let all = self.mounts.as_ref().map(Mounts::all).unwrap_or_default();
-        for mount in all.iter().filter(|m| m.dev == dev || source_of(m) == Some(dev)) {
+        let others = self.btrfs_of(&device.name.0);
+        for mount in self.mounts.all().iter().filter(|m| self.is_on(m, dev, &others)) {
             if usage.mounts.len() >= MOUNTS_MAX {
                 usage.more = true;
                 break;
@@ -114,10 +143,25 @@ impl Tables {
             });
         }
         let seen = usage.mounts.iter().any(|m| m.device == device.name);
-        if let Some(kind) = listed_as(&device.name.0).filter(|_| !seen) {
+        if let Some(kind) = listed_as(&device.name.0).or((!others.is_empty()).then_some("btrfs")).filter(|_| !seen) {
             let shown = [kind.as_bytes(), b" on ", &device.name.0].concat();
             usage.elsewhere.push(Lossless(shown));
         }
+    }
+
+    /// True when a mount is of the file system on a device: of a btrfs over several devices the table names one.
+    fn is_on(&self, mount: &Mount, dev: (u32, u32), others: &[(u32, u32)]) -> bool {
+        mount.dev == dev || source_of(mount).is_some_and(|source| source == dev || mount.fs_type == b"btrfs" && others.contains(&source))
+    }
+
+    /// The devices of the btrfs that a device is one of.
+    fn btrfs_of(&self, name: &[u8]) -> Vec<(u32, u32)> {
+        let devices =
+            |id: Vec<u8>| open_dir(rustix::fs::CWD, [BTRFS.as_bytes(), b"/", &id, b"/devices"].concat()).and_then(|d| names(d, BTRFS_MAX));
+        let systems = open_dir(rustix::fs::CWD, BTRFS).and_then(|dir| names(dir, BTRFS_MAX)).map(|(ids, _)| ids).unwrap_or_default();
+        let mut lists = systems.into_iter().filter_map(|id| Some(devices(id).ok()?.0));
+        let found = lists.find(|list| list.iter().any(|n| n == name)).unwrap_or_default();
+        found.iter().filter_map(|n| self.devices.named(n)?.dev).collect()
     }
 }
 
@@ -186,18 +230,21 @@ fn is_writable(mount: &Mount) -> bool {
 fn listed_as(name: &[u8]) -> Option<&'static str> {
     let name = std::str::from_utf8(name).ok()?;
     let there = |path: String| rustix::fs::stat(path).is_ok();
-    if let Some(kind) = LISTED.iter().find(|kind| there(format!("/sys/fs/{kind}/{name}"))) {
-        return Some(kind);
-    }
-    // By the file system's id, each with a folder of its devices.
-    let systems = open_dir(rustix::fs::CWD, "/sys/fs/btrfs").and_then(|dir| names(dir, BTRFS_MAX)).ok()?.0;
-    let mut ids = systems.iter().filter_map(|id| std::str::from_utf8(id).ok());
-    ids.any(|id| there(format!("/sys/fs/btrfs/{id}/devices/{name}"))).then_some("btrfs")
+    LISTED.iter().find(|kind| there(format!("/sys/fs/{kind}/{name}"))).copied()
 }
 
-fn swap_devices() -> Vec<(u32, u32)> {
-    let Ok(table) = read("/proc/swaps", SMALL_BYTES_MAX) else { return Vec::new() };
-    lines(&table.bytes).skip(1).filter_map(|l| words(l).next()).filter(|p| p.starts_with(b"/dev/")).filter_map(block_number).collect()
+/// Devices that are swap, by their numbers, and files that are.
+fn swap_places(table: &[u8]) -> (Vec<(u32, u32)>, Vec<Vec<u8>>) {
+    let mut places = (Vec::new(), Vec::new());
+    for line in lines(table).skip(1) {
+        let mut fields = words(line);
+        let (Some(path), Some(kind)) = (fields.next(), fields.next()) else { continue };
+        match kind {
+            b"file" => places.1.push(mounts::unescape_octal(path)),
+            _ => places.0.extend(Some(path).filter(|p| p.starts_with(b"/dev/")).and_then(block_number)),
+        }
+    }
+    places
 }
 
 #[cfg(test)]
@@ -230,10 +277,32 @@ mod tests {
     fn the_root_file_system_of_this_host_is_in_use() {
         let Ok(devices) = Devices::read() else { return };
         let tables = Tables::read(devices);
-        let Some(root) = tables.mounts.as_ref().and_then(|m| m.at(b"/")).map(|m| (m.dev, is_writable(m))) else { return };
+        let Some(root) = tables.mounts.at(b"/").map(|m| (m.dev, is_writable(m))) else { return };
         if let Some(device) = tables.devices.numbered(root.0) {
             let usage = tables.of_device(device);
             assert_eq!(usage.consistency().starts_with("inconsistent"), root.1, "{usage:?}");
         }
+    }
+
+    #[test]
+    fn a_file_that_is_swap_is_in_use_and_one_on_a_server_is_not_asked() {
+        use std::os::unix::fs::MetadataExt as _;
+        let dir = tempfile::tempdir().expect("folder");
+        let file = dir.path().join("swap file");
+        std::fs::write(&file, b"x").expect("file");
+        let meta = std::fs::metadata(&file).expect("there");
+        let name = file.to_str().expect("text");
+        let table =
+            format!("Filename Type Size Used Priority\n{} file 1 0 -2\n/dev/no-such partition 1 0 -3\n", name.replace(' ', "\\040"));
+        let (swap, swap_files) = swap_places(table.as_bytes());
+        assert_eq!((swap.len(), swap_files.as_slice()), (0, [name.as_bytes().to_vec()].as_slice()));
+        let mut tables = Tables { devices: Devices::default(), mounts: Arc::default(), swap, swap_files };
+        let usage = tables.of_file(meta.dev(), meta.ino());
+        assert_eq!(usage.consistency(), format!("inconsistent: swap on {name}"));
+        assert_eq!(tables.of_file(meta.dev(), meta.ino().wrapping_add(1)), Usage::default());
+        // The mount table says that it lies on a server, which is not asked.
+        let mounts = format!("1 0 8:1 / / rw - ext4 a rw\n2 1 0:999999 / {} rw - nfs4 s:/ rw\n", dir.path().display());
+        tables.mounts = Arc::new(Mounts::parse(mounts.as_bytes()));
+        assert_eq!(tables.of_file(meta.dev(), meta.ino()), Usage::default());
     }
 }

@@ -348,8 +348,9 @@ fn number(text: &[u8]) -> Option<u64> {
     text.parse().ok()
 }
 
-/// The kernel writes space, tab, newline, backslash (and `#`) as `\ooo`.
-fn unescape_octal(text: &[u8]) -> Vec<u8> {
+/// The kernel writes space, tab, newline, backslash (and `#`) as `\ooo`, here and in `/proc/swaps`.
+#[must_use]
+pub fn unescape_octal(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((first, tail)) = rest.split_first() {

@@ -26,6 +26,10 @@ struct Failing {
     /// From this byte on it has nothing more, though it said so.
     ends_at: Option<u64>,
     gone: bool,
+    /// From this byte on a read never comes back.
+    hangs_from: Option<u64>,
+    /// By so much it is larger when it is asked after the reading.
+    grows: u64,
     /// Sectors written, for each time it is asked.
     changed: std::cell::Cell<u64>,
     changes: u64,
@@ -40,11 +44,17 @@ impl Failing {
 }
 
 impl Drive for Failing {
-    fn pread(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+    fn pread(&mut self, offset: u64, buffer: &mut Vec<u8>, part: std::ops::Range<usize>) -> io::Result<usize> {
+        let buf = &mut buffer[part];
         let error = |n| Err(io::Error::from_raw_os_error(n));
         self.reads += 1;
         let sector = u64::from(self.geometry.logical_sector);
         assert!(buf.as_ptr().align_offset(4096) == 0 && offset.is_multiple_of(sector) && (buf.len() as u64).is_multiple_of(sector));
+        if self.hangs_from.is_some_and(|from| offset + buf.len() as u64 > from) {
+            // As what leaves such a read behind says it.
+            buffer.clear();
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "a read did not come back within 300 s: left behind"));
+        }
         if self.direct && self.no_direct {
             return error(22);
         }
@@ -71,7 +81,7 @@ impl Drive for Failing {
         std::mem::take(&mut self.direct)
     }
     fn size(&self) -> io::Result<u64> {
-        if self.gone { Err(io::Error::from_raw_os_error(6)) } else { Ok(self.geometry.size) }
+        if self.gone { Err(io::Error::from_raw_os_error(6)) } else { Ok(self.geometry.size + if self.reads > 0 { self.grows } else { 0 }) }
     }
     fn changed(&self) -> Option<u64> {
         self.changed.set(self.changed.get() + self.changes);
@@ -180,10 +190,70 @@ fn a_device_that_became_smaller_or_was_written_to_says_so() {
     let item = seen.item("/dev/sdx");
     assert_eq!((item.status, gaps(&seen)), (Status::Partial, vec![(1 << 20, 1 << 20)]));
     assert!(item.gaps[0].reason.contains("ends at byte 1048576"), "{item:?}");
+    let seen = image(|| Failing { grows: 512, ..Failing::new(1 << 20, 512) }, 2);
+    let item = seen.item("/dev/sdx");
+    assert_eq!((item.status, item.sha256), (Status::ChangedDuringRead, Some(Digest::of(&noise(1 << 20, 7)))));
+    assert!(item.reason.as_ref().is_some_and(|r| r.contains("1048576 to 1049088 bytes")), "{item:?}");
     let seen = image(|| Failing { changes: 8, ..Failing::new(1 << 20, 512) }, 2);
     let item = seen.item("/dev/sdx");
     assert_eq!(item.status, Status::ChangedDuringRead);
     assert!(item.reason.as_ref().is_some_and(|r| r.contains("8 sectors of 512 bytes were written")), "{item:?}");
+}
+
+#[test]
+fn a_device_that_hangs_is_one_gap_to_its_end_and_the_next_is_taken() {
+    let seen = image(|| Failing { hangs_from: Some(3 << 20), bad: [7].into(), ..Failing::new(8 << 20, 512) }, 2);
+    let item = seen.item("/dev/sdx");
+    // One read of the device goes up to a mebibyte further than what is taken of it.
+    let last = item.gaps.last().expect("a gap");
+    assert_eq!((item.status, gaps(&seen)[0], item.gaps.len()), (Status::Partial, (7 * 512, 512), 2));
+    assert!((2 << 20..=3 << 20).contains(&last.offset) && last.offset + last.length == 8 << 20, "{last:?}");
+    assert!(last.reason.contains("the device hangs: a read did not come back"), "{item:?}");
+    assert_eq!((seen.item("after.txt").status, rows(&seen).len()), (Status::Collected, 1));
+    // The kernel's own word that a sector took too long is a failure of that sector.
+    let error = io::Error::from_raw_os_error(rustix::io::Errno::TIMEDOUT.raw_os_error());
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+}
+
+/// Told to end in the middle of a disk: what was read stays, the rest is a gap, and what failed before is listed.
+#[test]
+fn a_cancel_in_the_middle_of_a_disk_keeps_the_list_of_bad_sectors() {
+    let mut plan = plan(Vec::new(), Budget::UNLIMITED);
+    let control = Arc::clone(&plan.control);
+    let capture = script("disk", move |out| {
+        struct Told(DeviceSource<Failing>, Arc<Control>);
+        impl Source for Told {
+            fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+                if offset >= 4 << 20 {
+                    self.1.stop(Stop::Cancelled("enough".to_owned()));
+                }
+                self.0.read_at(offset, buf)
+            }
+            fn unit_end(&self, offset: u64) -> u64 {
+                self.0.unit_end(offset)
+            }
+            fn gap_list(&self) -> Option<&str> {
+                self.0.gap_list()
+            }
+            fn facts_after(&mut self) -> BTreeMap<String, String> {
+                self.0.facts_after()
+            }
+            fn beside(&mut self) -> Option<crate::capture::Beside> {
+                self.0.beside()
+            }
+        }
+        let device = DeviceSource::new(Failing { bad: [7].into(), ..Failing::new(16 << 20, 512) }, 2, LIST.to_owned());
+        let item = NewItem::new(evidence_path("/dev/sdx"), Kind::BlockDevice, out.now(), "pread");
+        let mut source = Told(device, Arc::clone(&control));
+        out.put(item, Content::Source { size: 16 << 20, extents: None, source: &mut source }).map(drop)
+    });
+    plan.captures = vec![(capture, Params::default())];
+    let seen = run_plan(plan);
+    let item = seen.item("/dev/sdx");
+    assert_eq!((item.status, item.size, item.gaps.len(), gaps(&seen)[0]), (Status::Partial, 16 << 20, 2, (7 * 512, 512)));
+    assert!(item.gaps[1].offset > 4 << 20 && item.gaps[1].offset + item.gaps[1].length == 16 << 20, "{item:?}");
+    assert_eq!(rows(&seen).len(), 1);
+    assert!(!seen.outcome.complete && seen.outcome.reason.as_ref().is_some_and(|r| r.contains("enough")));
 }
 
 /// More bad ranges than a manifest line and more than the list hold: everything that can be read is, and both say what they
