@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Sources, btf, kallsyms};
+use super::{Sources, btf, candidates, kallsyms};
 use crate::args::symbols::BuildArgs;
 use crate::exit::{Code, Failure, Result};
 use crate::memory::image::LimeFile;
@@ -35,16 +35,18 @@ pub fn sources(args: &BuildArgs, folder: &Path) -> Result<Sources> {
     let btf_file = find(&args.btf, BTF);
     let image = find(&args.image, IMAGE).map(|path| LimeFile::open(&path)).transpose()?;
     let mut vmcoreinfo = read(find(&args.vmcoreinfo, VMCOREINFO).as_deref(), NOTES_BYTES_MAX)?.map(text_of);
-    if vmcoreinfo.is_none() {
-        vmcoreinfo = image.as_ref().and_then(LimeFile::find_vmcoreinfo);
+    if let (None, Some(image)) = (&vmcoreinfo, &image) {
+        vmcoreinfo = candidates::choose(image, image.find_vmcoreinfo()?)?;
     }
+    let mut notes = Vec::new();
     Ok(Sources {
-        modules: modules(btf_file.as_deref())?,
+        modules: modules(btf_file.as_deref(), &mut notes)?,
         btf: read(btf_file.as_deref(), btf::BYTES_MAX)?,
         kallsyms: read(find(&args.kallsyms, KALLSYMS).as_deref(), kallsyms::BYTES_MAX)?,
         vmcoreinfo,
         version: read(find(&args.banner, VERSION).as_deref(), vmcoreinfo::TEXT_BYTES_MAX)?,
         memory: image.map(|image| -> Box<dyn crate::memory::image::Physical> { Box::new(image) }),
+        notes,
     })
 }
 
@@ -71,11 +73,14 @@ fn one_collection(folder: &Path) -> Result<PathBuf> {
 }
 
 /// The files of modules beside the kernel's.
-fn modules(kernel: Option<&Path>) -> Result<Vec<(String, Vec<u8>)>> {
+fn modules(kernel: Option<&Path>, notes: &mut Vec<String>) -> Result<Vec<(String, Vec<u8>)>> {
     let Some(folder) = kernel.and_then(Path::parent).filter(|f| f.file_name().is_some_and(|n| n == "btf")) else { return Ok(Vec::new()) };
     let Ok(entries) = std::fs::read_dir(folder) else { return Ok(Vec::new()) };
     let mut paths: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| p.is_file() && Some(p.as_path()) != kernel).collect();
     paths.sort();
+    if paths.len() > MODULES_MAX {
+        notes.push(format!("of {} files of modules' types the first {MODULES_MAX} are taken", paths.len()));
+    }
     paths.truncate(MODULES_MAX);
     let (mut left, mut found) = (MODULES_BYTES_MAX, Vec::new());
     for path in &paths {
