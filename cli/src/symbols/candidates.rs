@@ -94,14 +94,14 @@ fn release(info: &VmcoreInfo, memory: &dyn Physical) -> Option<&'static str> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::memory::image::Pages;
 
     const MAP: u64 = 0xffff_ffff_8000_0000;
 
     /// A kernel of 2 MiB at 4 MiB, moved by 32 MiB, with its page tables and its release; and a place for others.
-    fn kernel(release: &[u8]) -> Vec<u8> {
+    pub fn kernel(release: &[u8]) -> Vec<u8> {
         let mut memory = vec![0_u8; 8 << 20];
         place(&mut memory, 4 << 20, release);
         memory
@@ -117,7 +117,8 @@ mod tests {
         memory[name..name + release.len()].copy_from_slice(release);
     }
 
-    fn text(at: u64, release: &str) -> Vec<u8> {
+    /// What such a kernel says of itself.
+    pub fn text(at: u64, release: &str) -> Vec<u8> {
         let start = MAP + 0x300_0000;
         format!(
             "OSRELEASE={release}\nSYMBOL(swapper_pg_dir)={:x}\nSYMBOL(_stext)={start:x}\nSYMBOL(init_uts_ns)={:x}\nOFFSET(uts_namespace.name)=4\n\

@@ -104,3 +104,45 @@ fn read(path: Option<&Path>, bytes_max: usize) -> Result<Option<Vec<u8>>> {
     }
     Ok(Some(bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::symbols::candidates::tests::{kernel, text};
+
+    #[test]
+    fn of_a_bare_image_the_kernel_s_own_vmcoreinfo_is_taken() {
+        let (mut memory, right) = (kernel(b"6.1.0"), text(4 << 20, "6.1.0"));
+        let mut put = |at: usize, text: &[u8]| {
+            let note = notes::write(notes::VMCOREINFO, 0, text).expect("small");
+            memory[at..at + note.len()].copy_from_slice(&note);
+        };
+        // A planted one lies first.
+        put(0x1000, &text(2 << 20, "6.1.0"));
+        put(0x70_0000, &right);
+        let dir = tempfile::tempdir().expect("folder");
+        let write = |memory: &[u8]| std::fs::write(dir.path().join("memory.lime"), crate::memory::lime::tests::image(&[(0, memory)]));
+        write(&memory).expect("written");
+        let mut args = BuildArgs {
+            collection: None,
+            from: Some(dir.path().to_owned()),
+            out: "x.json".into(),
+            image: None,
+            btf: None,
+            kallsyms: None,
+            vmcoreinfo: None,
+            banner: None,
+            reason: None,
+        };
+        assert_eq!(sources(&args, dir.path()).expect("good").vmcoreinfo, Some(right));
+        memory[0x70_0000..0x70_1000].fill(0);
+        write(&memory).expect("written");
+        let failure = sources(&args, dir.path()).err().expect("the planted one alone");
+        assert!(failure.message.contains("at 0x1000"), "{}", failure.message);
+        // What a person names is taken.
+        let named = dir.path().join("named");
+        std::fs::write(&named, b"OSRELEASE=5\n").expect("written");
+        args.vmcoreinfo = Some(named);
+        assert_eq!(sources(&args, dir.path()).expect("good").vmcoreinfo.as_deref(), Some(&b"OSRELEASE=5\n"[..]));
+    }
+}
