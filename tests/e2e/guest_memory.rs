@@ -19,6 +19,9 @@ sleep 1
 /// What the program whose file is gone keeps in its memory.
 const SECRET: &[u8] = b"what-nobody-knows-the-sequence09";
 
+/// What the kernel itself does not see.
+const HIDDEN: &[u8] = b"not-even-the-kernel-itself-sees-the-sequence07";
+
 /// What the agent may take at most.
 const RSS_MAX: u64 = 48 << 20;
 
@@ -34,10 +37,16 @@ struct Taken {
 }
 
 fn take(plan: GuestPlan, capture: &str) -> Taken {
+    take_while(plan, capture, |_, _, _| {})
+}
+
+/// The same, while something happens to the guest.
+fn take_while(plan: GuestPlan, capture: &str, meanwhile: impl FnOnce(&Guest, &Fleet, &str)) -> Taken {
     let fleet = Fleet::start();
     let (guest, agent) = fleet.guest_agent(plan);
     let case = fleet.open_case();
     let collection = fleet.order_for(&case, &agent, &["--capture", capture]);
+    meanwhile(&guest, &fleet, &collection);
     let ended = fleet.wait_closed(&collection, Duration::from_mins(6));
     let _ = fleet.verify(&case).expect_sound();
     let peak = peak_bytes(&fleet.case_dir(&case));
@@ -104,6 +113,11 @@ fn at(image: &BTreeMap<u64, Vec<u8>>, address: u64, length: usize) -> Option<&[u
 
 fn hexadecimal(text: &str) -> u64 {
     u64::from_str_radix(text.trim_start_matches("0x"), 16).unwrap_or_else(|e| panic!("{text}: {e}"))
+}
+
+/// Bytes of a row of a map.
+fn length(row: &Value) -> u64 {
+    row["end"].as_u64().expect("end") - row["start"].as_u64().expect("start")
 }
 
 /// Ranges of `/proc/iomem` with this name, half-open.
@@ -252,45 +266,81 @@ fn compare_with_avml(disk: &Path, image: &BTreeMap<u64, Vec<u8>>, (code, length)
     assert!(records > 3 && pages > 30_000 && same * 3 > pages, "{records} records, {same} of {pages} pages are the same");
 }
 
-/// Pages that the machine found broken, and a block of memory that was taken away: each byte of it is said to be missing,
-/// and why. Lockdown as Secure Boot sets it does not stand in the way.
+/// Pages that the machine found broken, a block of memory that was taken away, pages that the kernel hides from itself, and a module
+/// that is plugged in while memory is taken: each byte is said to be missing, and why, or is there under its address. Lockdown as
+/// Secure Boot sets it does not stand in the way.
 #[test]
-fn poisoned_and_removed_memory_is_named() {
+fn memory_that_is_poisoned_removed_hidden_or_added_is_named() {
     let plan = GuestPlan {
         module_mib: Some(256),
-        append: "lockdown=integrity lsm=lockdown memhp_default_state=online_movable".to_owned(),
+        append: "lockdown=integrity lsm=lockdown memhp_default_state=online_movable secretmem.enable=1".to_owned(),
         scenario: "for block in /sys/devices/system/memory/memory*; do
   [ \"$(cat $block/valid_zones)\" = Movable ] || continue
   echo offline > $block/state && echo \"block $(basename $block) $(cat $block/state)\" && break
 done
+# The kernel says of each poisoned page that it is; between the lines that the test reads.
+dmesg -n 1
 suspect poison 3
+suspect hidden 3 &
+# Somebody looks at the kernel's memory all the time: whenever it is opened, the kernel makes its table anew.
+while sleep 1; do head -c 64 /proc/kcore > /dev/null; done &
+sleep 1
 "
         .to_owned(),
         ..GuestPlan::default()
     };
-    let taken = take(plan, "memory:priority=false");
+    let taken = take_while(plan, "memory:priority=false", |guest, fleet, collection| {
+        wait_until(Duration::from_mins(2), "some of the memory is taken", || {
+            fleet.collection(collection)["raw_bytes"].as_u64().is_some_and(|b| b > 40 << 20)
+        });
+        for command in ["object_add memory-backend-ram,id=m1,size=128M", "device_add pc-dimm,id=d1,memdev=m1"] {
+            let said = guest.monitor(command);
+            assert!(!said.contains("Error"), "{said}");
+        }
+    });
     assert_eq!(taken.ended["state"], "sealed", "{}", taken.ended);
     assert!(taken.guest.told("block")[1] == "offline", "{}", taken.guest.console());
     let image = check_every_byte(&taken, 64 << 10);
     let rows = taken.rows("map.jsonl");
-    let length = |row: &Value| row["end"].as_u64().expect("end") - row["start"].as_u64().expect("start");
-    let offline: u64 = rows.iter().filter(|r| r["state"] == "zeroed-by-kernel" && r["reason"] == "nopage").map(length).sum();
-    assert_eq!(offline, 128 << 20, "the block that was taken away");
+    let sum = |reason: &str| rows.iter().filter(|r| r["state"] == "zeroed-by-kernel" && r["reason"] == reason).map(length).sum::<u64>();
+    assert_eq!(sum("nopage"), 128 << 20, "the block that was taken away");
     let console = taken.guest.console();
-    let poisoned: Vec<u64> = console.lines().filter_map(|l| l.strip_prefix("poisoned ")).map(hexadecimal).collect();
-    assert_eq!(poisoned.len(), 3, "{console}");
+    let frames = |key: &str| -> Vec<u64> { console.lines().filter_map(|l| l.strip_prefix(key)).map(hexadecimal).collect() };
+    let (poisoned, hidden) = (frames("poisoned "), frames("hidden-frame "));
+    assert_eq!((poisoned.len(), hidden.len()), (3, 3), "{console}");
     let item = taken.item("memory.lime");
     assert_eq!(item["status"], "partial", "{item}");
     let gaps: u64 =
         item["gaps"].as_array().expect("gaps").iter().map(|g| g[1].as_u64().or_else(|| g["length"].as_u64()).expect("length")).sum();
-    assert_eq!(gaps, (128 << 20) + 3 * 4096, "{item}");
-    for frame in poisoned {
+    assert_eq!(gaps, (128 << 20) + 3 * 4096 + sum("not-mapped"), "{item}");
+    let named = |frame: &u64, reason: &str| {
         let row = rows.iter().find(|r| r["start"].as_u64() <= Some(frame * 4096) && Some(frame * 4096) < r["end"].as_u64()).expect("a row");
-        assert_eq!((row["state"].as_str(), row["reason"].as_str()), (Some("zeroed-by-kernel"), Some("hwpoison")), "{row}");
+        assert_eq!((row["state"].as_str(), row["reason"].as_str()), (Some("zeroed-by-kernel"), Some(reason)), "{row}");
         assert!(at(&image, frame * 4096, 4096).is_some_and(|page| page.iter().all(|b| *b == 0)));
+    };
+    for (frames, reason) in [(&poisoned, "hwpoison"), (&hidden, "not-mapped")] {
+        for frame in frames {
+            named(frame, reason);
+        }
     }
+    // The emulator sees what the kernel does not; the image has it nowhere.
+    let dump = taken.guest.path().join("hidden");
+    let _ = taken.guest.monitor(&format!("pmemsave {:#x} {} \"{}\"", hidden[0] * 4096, HIDDEN.len(), dump.display()));
+    assert_eq!(std::fs::read(&dump).expect("the emulator's dump"), HIDDEN);
+    let holds = |bytes: &Vec<u8>| bytes.windows(HIDDEN.len()).any(|w| w == HIDDEN);
+    assert!(!image.values().any(holds), "the secret is in the image");
     let preflight = taken.json("preflight.json");
     assert_eq!((preflight["lockdown"].as_str(), preflight["source"].as_str()), (Some("integrity"), Some("/proc/kcore")));
+    assert_eq!(preflight["zeros_judged"], true, "{preflight}");
+
+    // What was plugged in is an image of its own, and the kernel's other table was noticed.
+    let changes = taken.json("ram-changes.json");
+    assert_eq!((changes["added_bytes"].as_u64(), changes["removed_bytes"].as_u64()), (Some(128 << 20), Some(0)), "{changes}");
+    assert!(changes["source_changes"].as_u64() >= Some(1), "{changes}");
+    let added = lime(&taken.file("added.lime"));
+    assert_eq!(added.values().map(|b| b.len() as u64).sum::<u64>(), 128 << 20);
+    assert_eq!(changes["added"][0][0].as_u64(), added.keys().next().copied(), "{changes}");
+    assert_eq!(taken.rows("added-map.jsonl").iter().map(length).sum::<u64>(), 128 << 20);
 }
 
 /// Five levels of page tables: volatility3 would show nothing, so it is said; the ELF export opens in drgn all the same.
@@ -301,7 +351,7 @@ fn a_guest_with_five_levels_is_opened_by_drgn() {
     assert_eq!(taken.ended["state"], "sealed", "{}", taken.ended);
     let _ = check_every_byte(&taken, 64 << 10);
     let preflight = taken.json("preflight.json");
-    assert_eq!(preflight["la57"], true, "{preflight}");
+    assert_eq!((preflight["la57"].as_bool(), preflight["zeros_judged"].as_bool()), (Some(true), Some(true)), "{preflight}");
     let item = taken.item("memory.lime");
     assert!(item["facts"]["warnings"].as_str().is_some_and(|w| w.contains("five-level")), "{item}");
 
@@ -421,6 +471,11 @@ fn a_guest_s_memory_is_there_to_the_byte() {
         let frames: u64 = iomem(&table, "System RAM").iter().map(|(a, b)| b.div_ceil(4096) - a / 4096).sum();
         assert_eq!(std::fs::metadata(taken.file(name)).expect(name).len(), frames * 8, "{name}");
     }
+    assert_eq!(taken.json("preflight.json")["zeros_judged"], true);
+    assert_eq!(
+        (taken.json("ram-changes.json")["added_bytes"].as_u64(), taken.json("ram-changes.json")["source_changes"].as_u64()),
+        (Some(0), Some(0))
+    );
     for path in ["/sys/kernel/btf/vmlinux", "/proc/kallsyms", "vmcoreinfo.txt", "kcore-notes.bin", "/proc/version", "preflight.json"] {
         assert_eq!(taken.item(path)["status"], "collected", "{path}");
     }

@@ -76,6 +76,19 @@ fn check_elf(elf: &[u8], ranges: &[(u64, &[u8])]) {
     }
 }
 
+/// The image and nothing beside it, as another tool would have taken it: which of the texts that lie about in memory is the
+/// kernel's own has to be found out.
+fn same_from_the_image_alone(fleet: &Fleet, out: &Path, symbols: &Value) {
+    let (from, bare) = (out.join("lime/memory"), out.join("bare.json"));
+    let args = ["symbols", "build", "--from", from.to_str().expect("UTF-8"), "--out", bare.to_str().expect("UTF-8")];
+    let said = fleet.exhibit(&args).ok().json().remove(0);
+    assert_eq!((said["symbols_from"].as_str(), said["types_from"].as_str()), (Some("image"), Some("image")), "{said}");
+    let bare: Value = serde_json::from_slice(&std::fs::read(&bare).expect("made")).expect("JSON");
+    for name in ["init_task", "linux_banner", "modules", "_text"] {
+        assert_eq!(bare["symbols"][name], symbols["symbols"][name], "{name}");
+    }
+}
+
 #[test]
 fn symbols_and_formats_come_from_the_collection_alone() {
     let fleet = Fleet::start();
@@ -111,6 +124,7 @@ fn symbols_and_formats_come_from_the_collection_alone() {
     let taken = Taken { fleet: &fleet, item: text("id"), sha256: text("sha256"), out: out.path() };
     let (lime, _) = taken.format("lime", "memory.lime");
     let ranges = ranges(&lime);
+    same_from_the_image_alone(&fleet, out.path(), &symbols);
     let (raw, _) = taken.format("raw", "memory.raw");
     for (start, bytes) in &ranges {
         let from = usize::try_from(*start).expect("fits");

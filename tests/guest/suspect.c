@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -64,6 +65,22 @@ int main(int argc, char **argv) {
       printf("poisoned 0x%llx\n", (unsigned long long)frame);
     }
     return 0;
+  }
+  if (argc > 1 && !strcmp(argv[1], "hidden")) {
+    /* So many pages that the kernel takes out of its own map (memfd_secret), with a secret at the beginning of each. */
+    int count = argc > 2 ? atoi(argv[2]) : 1;
+    int fd = syscall(447 /* memfd_secret */, 0);
+    if (fd < 0 || ftruncate(fd, count * 4096)) {
+      printf("hidden-failed %s\n", strerror(errno));
+      return 1;
+    }
+    char *pages = mmap(NULL, count * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    for (int i = 0; i < count; i++) {
+      secret(pages + i * 4096, "70ecneuqes-eht-sees-flesti-lenrek-eht-neve-ton");
+      printf("hidden-frame 0x%llx\n", (unsigned long long)frame_of(pages + i * 4096));
+    }
+    printf("hidden-pages %d\n", count);
+    for (;;) pause();
   }
   if (argc > 1 && !strcmp(argv[1], "gone")) {
     name("suspect-gone");

@@ -204,9 +204,9 @@ impl Get<'_> {
     async fn one(&mut self, reading: &mut Reading, id: &ItemId, item: &Item) -> Result<()> {
         let name = self.name(id, item);
         if let Some((format, content)) = self.args.format.zip(Content::of(item)) {
-            if let Some(why) = (format == Format::E01).then(|| e01::refusal(item.size)).flatten() {
+            if let Some(why) = convert::refusal(format, content, item) {
                 self.counts.not_convertible += 1;
-                return self.left_out(id, "not-convertible", &format!("{}: {why}; --as raw writes it as it is", item.path));
+                return self.left_out(id, "not-convertible", &format!("{}: {why}", item.path));
             }
             return match self.convert(reading, id, item, (format, content, &name)).await {
                 Err(failure) if failure.exists => self.exists(id, &failure),

@@ -106,6 +106,15 @@ impl From<Companions> for About {
     }
 }
 
+/// Why an item cannot have a format, and the one to ask for instead, as far as that is clear before a byte of it arrives.
+pub fn refusal(format: Format, content: Content, item: &Item) -> Option<String> {
+    match (format, content) {
+        (Format::E01, Content::Disk) => e01::refusal(item.size).map(|why| format!("{why}; --as raw writes it as it is")),
+        (Format::Raw, Content::Memory) => raw::refusal(&item.facts).map(|why| format!("{why}; --as elf has no such limit")),
+        _ => None,
+    }
+}
+
 /// What makes a format of some content, and the name of the result.
 ///
 /// # Errors

@@ -1,6 +1,8 @@
 //! Raw memory: the offset is the physical address. Between ranges lie holes, and so do pages that are zero: programs cannot tell them
 //! from memory that was not there, so the image of record stays the LiME one.
 
+use std::collections::BTreeMap;
+
 use super::{Conversion, Made, Memory, Output, sparsely};
 use crate::exit::{Code, Failure, Result};
 use crate::memory::lime::Range;
@@ -8,6 +10,12 @@ use crate::units::show_bytes;
 
 /// The largest file that is made: no machine has memory beyond, and file systems end near it.
 const SIZE_MAX: u64 = 16 << 40;
+
+/// Why an image cannot have this format, as far as its item says where its memory ends; later ones are found while it is made.
+pub fn refusal(facts: &BTreeMap<String, String>) -> Option<String> {
+    let end = facts.get("image_end").and_then(|end| u64::from_str_radix(end.strip_prefix("0x")?, 16).ok())?;
+    (end > SIZE_MAX).then(|| format!("its memory ends at {end:#x}: a raw file would be larger than {}", show_bytes(SIZE_MAX)))
+}
 
 /// Makes raw memory.
 #[derive(Debug, Default)]

@@ -116,6 +116,10 @@ fn what_is_no_image_is_refused() {
     let far = image(&[(1 << 50, b"abc")]);
     assert!(convert(Format::Raw, &far, 10, Companions::default()).expect_err("too large").message.contains("larger than"));
     assert!(convert(Format::Elf, &far, 10, Companions::default()).is_ok());
+    // What its item says is enough to refuse it before anything is read.
+    let refusal = |end: &str| raw::refusal(&[("image_end".to_owned(), end.to_owned())].into());
+    assert!(refusal("0x100000001000").is_some_and(|why| why.contains("0x100000001000") && why.contains("larger than")));
+    assert_eq!((refusal("0x100000000000"), refusal("nonsense"), raw::refusal(&std::collections::BTreeMap::default())), (None, None, None));
     let name = |format| conversion(format, Content::Memory, b"memory/memory.lime", Companions::default()).expect("good").1;
     assert_eq!(
         (name(Format::Elf), name(Format::Raw), name(Format::Lime)),

@@ -8,6 +8,9 @@ use super::lime::{self, HEADER_BYTES, Range};
 use super::{Malformed, PAGE_BYTES};
 use crate::exit::{Code, Failure, Result};
 
+/// Different VMCOREINFO that are looked at in one image: its kernel has one.
+pub const NOTES_MAX: usize = 256;
+
 /// Physical memory.
 pub trait Physical {
     /// Fills `into` from a physical address; false when a byte of it is not there.
@@ -64,24 +67,35 @@ impl LimeFile {
         Ok(Self { file, ranges })
     }
 
-    /// The content of the first VMCOREINFO note: kernels keep it at the beginning of a page (`vmcoreinfo_note`).
-    pub fn find_vmcoreinfo(&self) -> Option<Vec<u8>> {
-        let mut buffer = vec![0; 1 << 20];
+    /// The contents of all VMCOREINFO notes, each once, with the physical address of the first page that has it: kernels keep theirs at the
+    /// beginning of a page (`vmcoreinfo_note`). Copies of it lie about: in whatever read it.
+    ///
+    /// # Errors
+    /// More different ones than [`NOTES_MAX`]; a file that cannot be read.
+    pub fn find_vmcoreinfo(&self) -> Result<Vec<(u64, Vec<u8>)>> {
+        let (mut buffer, mut found) = (vec![0; 1 << 20], Vec::<(u64, Vec<u8>)>::new());
         for (range, _) in &self.ranges {
             let mut address = range.start.next_multiple_of(PAGE_BYTES);
             while address < range.end() {
                 let want = (range.end() - address).min(buffer.len() as u64) as usize;
                 let piece = buffer.get_mut(..want).unwrap_or_default();
                 if !self.read(address, piece) {
-                    break;
+                    return Err(Failure::new(Code::Input, format!("the image cannot be read at {address:#x}")));
                 }
-                if let Some(text) = piece.chunks(PAGE_BYTES as usize).find_map(note_text) {
-                    return Some(text.to_vec());
+                for (page, text) in piece.chunks(PAGE_BYTES as usize).enumerate().filter_map(|(n, page)| Some((n, note_text(page)?))) {
+                    if found.iter().any(|(_, known)| known == text) {
+                        continue;
+                    }
+                    if found.len() >= NOTES_MAX {
+                        let problem = format!("the image has more than {NOTES_MAX} different VMCOREINFO: somebody has planted them");
+                        return Err(Failure::new(Code::Input, problem).hint("give the kernel's own with --vmcoreinfo FILE"));
+                    }
+                    found.push((address.saturating_add(page as u64 * PAGE_BYTES), text.to_vec()));
                 }
                 address = address.saturating_add(want as u64);
             }
         }
-        None
+        Ok(found)
     }
 }
 
@@ -201,6 +215,19 @@ mod tests {
         let dir = tempfile::tempdir().expect("folder");
         let path = dir.path().join("i");
         std::fs::write(&path, lime::tests::image(&[(0x800, &memory[..4_096]), (0x3000, &memory[4_096..])])).expect("write");
-        assert_eq!(LimeFile::open(&path).expect("good").find_vmcoreinfo().as_deref(), Some(&b"OSRELEASE=6.1\n"[..]));
+        let found = |path| LimeFile::open(path).expect("good").find_vmcoreinfo();
+        assert_eq!(found(&path).expect("readable"), [(0x4000, b"OSRELEASE=6.1\n".to_vec())]);
+        // Copies are one; others are found as well, up to a bound.
+        let mut pages: Vec<u8> = [&note[..], &note].iter().flat_map(|n| [n, &vec![0; 4096 - n.len()][..]].concat()).collect();
+        for other in 0..=NOTES_MAX {
+            let note = crate::memory::notes::write(b"VMCOREINFO", 0, format!("OSRELEASE={other}\n").as_bytes()).expect("small");
+            pages.extend([&note[..], &vec![0; 4096 - note.len()]].concat());
+            if other == 2 {
+                std::fs::write(&path, lime::tests::image(&[(0x1000, &pages)])).expect("write");
+                assert_eq!(found(&path).expect("readable").iter().map(|(at, _)| *at).collect::<Vec<_>>(), [0x1000, 0x3000, 0x4000, 0x5000]);
+            }
+        }
+        std::fs::write(&path, lime::tests::image(&[(0x1000, &pages)])).expect("write");
+        assert!(found(&path).expect_err("too many").message.contains("planted"));
     }
 }

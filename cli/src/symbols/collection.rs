@@ -44,9 +44,12 @@ pub async fn sources(connection: &mut Connection, collection: &str, reason: &str
     for found in all.iter().filter(|(_, item)| is_module(item)) {
         let name = String::from_utf8_lossy(found.1.path.as_bytes()).rsplit('/').next().unwrap_or_default().to_owned();
         let read: u64 = sources.modules.iter().map(|(_, bytes)| bytes.len() as u64).sum();
-        if read.saturating_add(found.1.size) <= MODULES_BYTES_MAX as u64
-            && let Some(bytes) = reader.content(Some(found), btf::BYTES_MAX).await?
-        {
+        if read.saturating_add(found.1.size) > MODULES_BYTES_MAX as u64 {
+            let name = exhibit_evidence::text::escape_bounded(&name, 80);
+            sources
+                .notes
+                .push(format!("the types of module '{name}' are left out: with it there are more than {MODULES_BYTES_MAX} bytes of them"));
+        } else if let Some(bytes) = reader.content(Some(found), btf::BYTES_MAX).await? {
             sources.modules.push((name, bytes));
         }
     }
@@ -60,6 +63,10 @@ pub async fn sources(connection: &mut Connection, collection: &str, reason: &str
                 break;
             }
         }
+    } else if find("memory.lime").or_else(|| find("priority.lime")).is_some() {
+        sources
+            .notes
+            .push("the image was not needed and not read: that it is of the same kernel rests on being of the same capture".to_owned());
     }
     Ok(sources)
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Sources, btf, kallsyms};
+use super::{Sources, btf, candidates, kallsyms};
 use crate::args::symbols::BuildArgs;
 use crate::exit::{Code, Failure, Result};
 use crate::memory::image::LimeFile;
@@ -35,16 +35,18 @@ pub fn sources(args: &BuildArgs, folder: &Path) -> Result<Sources> {
     let btf_file = find(&args.btf, BTF);
     let image = find(&args.image, IMAGE).map(|path| LimeFile::open(&path)).transpose()?;
     let mut vmcoreinfo = read(find(&args.vmcoreinfo, VMCOREINFO).as_deref(), NOTES_BYTES_MAX)?.map(text_of);
-    if vmcoreinfo.is_none() {
-        vmcoreinfo = image.as_ref().and_then(LimeFile::find_vmcoreinfo);
+    if let (None, Some(image)) = (&vmcoreinfo, &image) {
+        vmcoreinfo = candidates::choose(image, image.find_vmcoreinfo()?)?;
     }
+    let mut notes = Vec::new();
     Ok(Sources {
-        modules: modules(btf_file.as_deref())?,
+        modules: modules(btf_file.as_deref(), &mut notes)?,
         btf: read(btf_file.as_deref(), btf::BYTES_MAX)?,
         kallsyms: read(find(&args.kallsyms, KALLSYMS).as_deref(), kallsyms::BYTES_MAX)?,
         vmcoreinfo,
         version: read(find(&args.banner, VERSION).as_deref(), vmcoreinfo::TEXT_BYTES_MAX)?,
         memory: image.map(|image| -> Box<dyn crate::memory::image::Physical> { Box::new(image) }),
+        notes,
     })
 }
 
@@ -71,11 +73,14 @@ fn one_collection(folder: &Path) -> Result<PathBuf> {
 }
 
 /// The files of modules beside the kernel's.
-fn modules(kernel: Option<&Path>) -> Result<Vec<(String, Vec<u8>)>> {
+fn modules(kernel: Option<&Path>, notes: &mut Vec<String>) -> Result<Vec<(String, Vec<u8>)>> {
     let Some(folder) = kernel.and_then(Path::parent).filter(|f| f.file_name().is_some_and(|n| n == "btf")) else { return Ok(Vec::new()) };
     let Ok(entries) = std::fs::read_dir(folder) else { return Ok(Vec::new()) };
     let mut paths: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| p.is_file() && Some(p.as_path()) != kernel).collect();
     paths.sort();
+    if paths.len() > MODULES_MAX {
+        notes.push(format!("of {} files of modules' types the first {MODULES_MAX} are taken", paths.len()));
+    }
     paths.truncate(MODULES_MAX);
     let (mut left, mut found) = (MODULES_BYTES_MAX, Vec::new());
     for path in &paths {
@@ -98,4 +103,46 @@ fn read(path: Option<&Path>, bytes_max: usize) -> Result<Option<Vec<u8>>> {
         return Err(Failure::new(Code::Input, format!("{} is larger than such a file can be", path.display())));
     }
     Ok(Some(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::symbols::candidates::tests::{kernel, text};
+
+    #[test]
+    fn of_a_bare_image_the_kernel_s_own_vmcoreinfo_is_taken() {
+        let (mut memory, right) = (kernel(b"6.1.0"), text(4 << 20, "6.1.0"));
+        let mut put = |at: usize, text: &[u8]| {
+            let note = notes::write(notes::VMCOREINFO, 0, text).expect("small");
+            memory[at..at + note.len()].copy_from_slice(&note);
+        };
+        // A planted one lies first.
+        put(0x1000, &text(2 << 20, "6.1.0"));
+        put(0x70_0000, &right);
+        let dir = tempfile::tempdir().expect("folder");
+        let write = |memory: &[u8]| std::fs::write(dir.path().join("memory.lime"), crate::memory::lime::tests::image(&[(0, memory)]));
+        write(&memory).expect("written");
+        let mut args = BuildArgs {
+            collection: None,
+            from: Some(dir.path().to_owned()),
+            out: "x.json".into(),
+            image: None,
+            btf: None,
+            kallsyms: None,
+            vmcoreinfo: None,
+            banner: None,
+            reason: None,
+        };
+        assert_eq!(sources(&args, dir.path()).expect("good").vmcoreinfo, Some(right));
+        memory[0x70_0000..0x70_1000].fill(0);
+        write(&memory).expect("written");
+        let failure = sources(&args, dir.path()).err().expect("the planted one alone");
+        assert!(failure.message.contains("at 0x1000"), "{}", failure.message);
+        // What a person names is taken.
+        let named = dir.path().join("named");
+        std::fs::write(&named, b"OSRELEASE=5\n").expect("written");
+        args.vmcoreinfo = Some(named);
+        assert_eq!(sources(&args, dir.path()).expect("good").vmcoreinfo.as_deref(), Some(&b"OSRELEASE=5\n"[..]));
+    }
 }

@@ -2,6 +2,7 @@
 //! a vendor, no internet. Reads what came from a host; writes one file.
 
 pub mod btf;
+pub mod candidates;
 pub mod collection;
 mod describe;
 pub mod folder;
@@ -36,6 +37,8 @@ pub struct Sources {
     pub version: Option<Vec<u8>>,
     /// The image.
     pub memory: Option<Box<dyn Physical>>,
+    /// What is left out of it, and what its reader should know.
+    pub notes: Vec<String>,
 }
 
 /// Where something was read.
@@ -104,7 +107,7 @@ impl Sources {
             Some(text) => Some(VmcoreInfo::parse(text).ok_or_else(|| unusable("what is given as VMCOREINFO is something else"))?),
             None => None,
         };
-        let mut notes = Vec::new();
+        let mut notes = self.notes.clone();
         let (mut symbols, symbols_digest, symbols_from) = self.symbols(info.as_ref(), &mut notes)?;
         if let Some(name) = info.as_ref().and_then(|info| symbols.disagrees(info)) {
             let name = exhibit_evidence::text::escape_bounded(name, 80);
@@ -115,7 +118,7 @@ impl Sources {
         if !btf.types().any(|(_, of)| btf.type_name(of) == "task_struct") {
             return Err(unusable("the types are not a kernel's: they have no 'task_struct' (a module's are no substitute)"));
         }
-        let banner = self.banner(info.as_ref(), &symbols)?;
+        let banner = self.banner(info.as_ref(), &symbols, &mut notes)?;
         let (slide, slide_from) = slide(info.as_ref(), &symbols, &mut notes)?;
         symbols.unslide(slide);
         if let Some(info) = &info {
@@ -186,12 +189,17 @@ impl Sources {
     }
 
     /// The kernel's banner: by it readers find the symbols for an image. Where there is an image, it must have the same.
-    fn banner(&self, info: Option<&VmcoreInfo>, symbols: &Symbols) -> Result<Vec<u8>> {
+    fn banner(&self, info: Option<&VmcoreInfo>, symbols: &Symbols, notes: &mut Vec<String>) -> Result<Vec<u8>> {
         let in_image = info.zip(self.memory()).and_then(|(info, memory)| {
             let at = info.image_address(symbols.get("linux_banner")?)?;
             let bytes = memory.bytes(at, BANNER_BYTES_MAX)?;
             bytes.split(|b| *b == 0).next().map(<[u8]>::to_vec)
         });
+        if in_image.is_none() && self.version.is_some() && self.memory.is_some() {
+            notes.push(
+                "the banner is not in the image where it should be, so that image and files are of one kernel was not checked".to_owned(),
+            );
+        }
         match (&self.version, in_image) {
             (Some(ours), Some(theirs)) if *ours != theirs => {
                 let theirs = exhibit_evidence::text::escape_bounded(&String::from_utf8_lossy(&theirs), 200);

@@ -39,7 +39,7 @@ pub fn read(info: &VmcoreInfo, memory: &dyn Physical) -> Result<Symbols, String>
     let gone = |what: &str| format!("the kernel's symbols are not in the image whole ({what})");
     let count = memory.bytes(place("num_syms")?, 4).and_then(|b| u32_at(&b, 0)).ok_or_else(|| gone("their number"))?;
     if count == 0 || count > SYMBOLS_MAX {
-        return Err(format!("{count} symbols cannot be"));
+        return Err(format!("the kernel says that it has {count} symbols: that cannot be, between 1 and {SYMBOLS_MAX} are read"));
     }
     let tokens = tokens(memory, place("token_table")?, place("token_index")?).ok_or_else(|| gone("tokens"))?;
     let base = memory.u64(place("relative_base")?).ok_or_else(|| gone("base"))?;
@@ -207,7 +207,7 @@ mod tests {
         assert!(read(&info, &pages(&bytes[..0x8000])).is_err(), "names are not there");
         let (mut bytes, info) = memory(&[("_stext", 0)], true);
         bytes[0x100..0x104].fill(0xff);
-        assert!(read(&info, &pages(&bytes)).expect_err("too many").contains("cannot be"));
+        assert!(read(&info, &pages(&bytes)).expect_err("too many").contains("4294967295 symbols: that cannot be"));
         let old = VmcoreInfo::parse(b"OSRELEASE=4.19.0\n").expect("good");
         assert!(read(&old, &pages(&bytes)).expect_err("old").contains("since 6.0"));
     }

@@ -114,6 +114,12 @@ fn types_and_banner_come_from_the_image() {
         pages.keep(at, memory);
         pages
     };
+    // Where both are at hand they are compared; where that cannot be done, it is said.
+    let both = |version: &[u8]| Sources { btf: Some(btf.clone()), ..from_image(Some(version), again(&memory)) };
+    assert_eq!(both(BANNER).read().expect("good").notes, Vec::<String>::new());
+    assert!(refused(both(b"Linux version 5.10 (y)\n")).contains("another kernel"));
+    let without = Sources { btf: Some(btf.clone()), ..from_image(Some(BANNER), again(&memory[..0x2000])) };
+    assert!(without.read().expect("good").notes[0].contains("was not checked"));
     let kernel = from_image(None, pages).read().expect("good");
     assert_eq!((kernel.from.1, kernel.banner.as_slice(), kernel.btf.len()), (Origin::Image, BANNER, 3));
     assert!(refused(from_image(Some(b"Linux version 5.10 (y)\n"), again(&memory))).contains("another kernel"));

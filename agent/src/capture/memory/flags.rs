@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::iomem::Iomem;
 use super::ranges::{PAGE, Range, holding};
+use crate::capture::Stop;
 
 const LRU: u64 = 1 << 5;
 const SLAB: u64 = 1 << 7;
@@ -170,13 +171,20 @@ impl Flags for OwnedFd {
 /// Frames whose flags are read at once.
 pub const BATCH: usize = 8192;
 
+/// Asks whether to go on.
+pub type Pause<'a> = &'a mut dyn FnMut() -> Result<(), Stop>;
+
 /// Calls `each` with the number and flags of every page frame that lies wholly or in part in the ranges, ascending. Frames
-/// whose flags cannot be had come as `None`.
-pub fn each_frame(flags: &dyn Flags, ranges: &[Range], mut each: impl FnMut(u64, Option<u64>)) {
+/// whose flags cannot be had come as `None`. Between batches of them `pause` is asked: a host of many TiB has milliards of frames.
+///
+/// # Errors
+/// What `pause` says.
+pub fn each_frame(flags: &dyn Flags, ranges: &[Range], pause: Pause<'_>, mut each: impl FnMut(u64, Option<u64>)) -> Result<(), Stop> {
     let mut buffer = vec![0_u8; BATCH.saturating_mul(8)];
     for range in ranges {
         let (mut at, end) = (range.start / PAGE, range.end.div_ceil(PAGE));
         while at < end {
+            pause()?;
             let want = usize::try_from(end.saturating_sub(at)).unwrap_or(BATCH).min(BATCH);
             let got = flags.read(at, buffer.get_mut(..want.saturating_mul(8)).unwrap_or_default()).unwrap_or(0).min(want);
             for n in 0..want {
@@ -186,6 +194,7 @@ pub fn each_frame(flags: &dyn Flags, ranges: &[Range], mut each: impl FnMut(u64,
             at = at.saturating_add(want as u64);
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -234,7 +243,25 @@ mod tests {
         let mut seen = Vec::new();
         let ranges =
             [Range { start: 0x1000, end: 0x2c00 }, Range { start: 0x9000, end: 0xb000 }, Range { start: 0x20_0000, end: 0x20_0001 }];
-        each_frame(&Ten, &ranges, |frame, flags| seen.push((frame, flags)));
+        each_frame(&Ten, &ranges, &mut || Ok(()), |frame, flags| seen.push((frame, flags))).expect("no stop");
         assert_eq!(seen, [(1, Some(1)), (2, Some(2)), (9, Some(9)), (10, None), (0x200, None)]);
+    }
+    #[test]
+    fn a_long_look_can_be_ended() {
+        struct Zeros;
+        impl Flags for Zeros {
+            fn read(&self, _: u64, flags: &mut [u8]) -> Result<usize, Errno> {
+                flags.fill(0);
+                Ok(flags.len() / 8)
+            }
+        }
+        // 64 TiB: far too much for a test, if nobody asked.
+        let (ranges, mut asked, mut seen) = ([Range { start: 0, end: 64 << 40 }], 0, 0_u64);
+        let mut pause = || {
+            asked += 1;
+            if asked > 3 { Err(Stop::Deadline) } else { Ok(()) }
+        };
+        assert_eq!(each_frame(&Zeros, &ranges, &mut pause, |_, _| seen += 1), Err(Stop::Deadline));
+        assert_eq!(seen, 3 * BATCH as u64);
     }
 }

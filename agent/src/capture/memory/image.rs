@@ -10,6 +10,7 @@ use super::lime::{Layout, Place};
 use super::physical::Physical;
 use super::ranges::{PAGE, Range};
 use super::smear::Smear;
+use super::tables::Tables;
 use crate::capture::Source;
 use crate::clock;
 
@@ -53,6 +54,11 @@ pub struct Diary {
 
 /// What [`Diary::reasons`] begin with when the kernel answered with zeros instead of content.
 pub const ZEROED: &str = "zeroed-by-kernel: ";
+/// What [`Diary::reasons`] begin with where zeros were read and nothing says whether they are content.
+pub const UNCERTAIN: &str = "uncertain: ";
+/// The kernel's own map does not have the page, so it answered with zeros.
+const NOT_MAPPED: &str = "not-mapped";
+const TABLES_UNREADABLE: &str = "zeros, and the kernel's page tables that say whether it maps the page could not be read";
 
 impl Diary {
     /// Writes a gap down, once: what is asked for again after a failure may begin in the one before.
@@ -153,6 +159,7 @@ impl Window<'_> {
 /// The image as a source of the pipeline.
 pub struct Image<'a> {
     physical: &'a dyn Physical,
+    tables: Option<&'a Tables>,
     layout: &'a Layout,
     smear: &'a mut Smear,
     window: Window<'a>,
@@ -169,6 +176,8 @@ pub struct Image<'a> {
 pub struct From<'a> {
     /// The memory.
     pub physical: &'a dyn Physical,
+    /// The kernel's page tables, where they are understood.
+    pub tables: Option<&'a Tables>,
     /// The flags of its pages, where the kernel gives them.
     pub flags: Option<&'a dyn Flags>,
     /// Where the kernel lies in it.
@@ -183,9 +192,9 @@ impl<'a> Image<'a> {
         let piece_bytes = (span / PIECES_MAX).next_multiple_of(PIECE_BYTES_MIN).max(PIECE_BYTES_MIN);
         let window =
             Window { flags: from.flags, iomem: from.iomem, first: 0, known: None, bytes: vec![0; WINDOW as usize * 8], head: None };
-        let (physical, diary, pages) = (from.physical, Diary::default(), [0; Class::ALL.len()]);
+        let (physical, tables, diary, pages) = (from.physical, from.tables, Diary::default(), [0; Class::ALL.len()]);
         let blank = Range { start: 0, end: 0 };
-        Self { physical, layout, smear, window, diary, piece_bytes, pages, blank, list }
+        Self { physical, tables, layout, smear, window, diary, piece_bytes, pages, blank, list }
     }
 
     /// The piece that an address lies in: its times are those of its reads.
@@ -221,14 +230,18 @@ impl<'a> Image<'a> {
                 let got = got.min(buf.len());
                 // What the flags call withheld may have come back since: each page is judged by itself.
                 let alike = flag.map_or((false, got), |_| leading(at, buf.get(..got).unwrap_or_default()));
-                let Some(flag) = flag.filter(|_| alike.0) else {
-                    let got = alike.1;
+                let (withheld, got) = match flag.filter(|_| alike.0) {
+                    Some(flag) => (Some(flag), alike.1),
+                    None => self.unmapped(at, buf.get(..alike.1).unwrap_or_default()),
+                };
+                let end = at.saturating_add(got as u64);
+                let Some(why) = withheld else {
                     self.read(at, buf.get(..got).unwrap_or_default());
-                    self.leave(at.saturating_add(got as u64));
+                    self.leave(end);
                     return Ok(got);
                 };
-                self.blank = Range { start: at, end: at.saturating_add(alike.1 as u64) };
-                io::Error::other(format!("{ZEROED}{flag}"))
+                self.blank = Range { start: at, end };
+                io::Error::other(format!("{ZEROED}{why}"))
             }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => return Err(e),
             Err(e) => e,
@@ -239,6 +252,36 @@ impl<'a> Image<'a> {
             self.leave(end);
         }
         Err(error)
+    }
+
+    /// Whether the first page of what was just read is zeros because the kernel does not map it, and bytes of the pages from there on
+    /// that are alike in this. The tables are looked at after the reading, and for it only: they change.
+    fn unmapped(&mut self, at: u64, bytes: &[u8]) -> (Option<&'static str>, usize) {
+        let Some(tables) = self.tables else { return (None, bytes.len()) };
+        let (mut first, mut taken, mut known) = (None, 0_usize, (Some(true), at));
+        for page in pages(at, bytes) {
+            let here = at.saturating_add(taken as u64);
+            let zeros = is_blank(page);
+            if zeros && here >= known.1 {
+                let found = self.physical.address_of(here).and_then(|address| tables.walk(self.physical, address));
+                let until = here.saturating_add(found.map_or(PAGE, |f| f.bytes));
+                known = (found.map(|f| f.physical.is_some()), until);
+            }
+            let mapped = if zeros { known.0 } else { Some(true) };
+            if *first.get_or_insert(mapped) != mapped {
+                break;
+            }
+            taken = taken.saturating_add(page.len());
+        }
+        match first {
+            Some(Some(false)) => (Some(NOT_MAPPED), taken),
+            Some(None) => {
+                let range = Range { start: at, end: at.saturating_add(taken as u64) };
+                self.diary.gap(range, &format!("{UNCERTAIN}{TABLES_UNREADABLE}"));
+                (None, taken)
+            }
+            _ => (None, taken),
+        }
     }
 
     /// One page that fails is tried once more.
@@ -273,14 +316,23 @@ impl<'a> Image<'a> {
     }
 }
 
+/// What was read at an address, page by page.
+fn pages(at: u64, bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let first = usize::try_from(PAGE.saturating_sub(at % PAGE)).unwrap_or(0).min(bytes.len());
+    let (head, rest) = bytes.split_at(first);
+    std::iter::once(head).chain(rest.chunks(PAGE as usize))
+}
+
+/// Nothing but zeros. Compared as a whole: half of a host's memory may be.
+fn is_blank(page: &[u8]) -> bool {
+    static ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
+    ZEROS.get(..page.len()) == Some(page)
+}
+
 /// Whether the first page of what was read at an address is zeros, and bytes of the pages from there on that are alike in this.
 fn leading(at: u64, bytes: &[u8]) -> (bool, usize) {
-    let first = usize::try_from(PAGE.saturating_sub(at % PAGE)).unwrap_or(0).min(bytes.len());
-    let is_blank = |page: &[u8]| page.iter().all(|b| *b == 0);
-    let (head, rest) = bytes.split_at(first);
-    let blank = is_blank(head);
-    let alike = rest.chunks(PAGE as usize).take_while(|page| is_blank(page) == blank).map(<[u8]>::len).sum::<usize>();
-    (blank, first.saturating_add(alike))
+    let blank = pages(at, bytes).next().is_some_and(is_blank);
+    (blank, pages(at, bytes).take_while(|page| is_blank(page) == blank).map(<[u8]>::len).sum())
 }
 
 impl Source for Image<'_> {

@@ -2,7 +2,7 @@
 //! Format: `Documentation/filesystems/proc.rst`; two blanks of indentation a level, inclusive ends, hexadecimal.
 
 use super::ranges::{Range, normal};
-use crate::capture::live::lines;
+use crate::capture::live::{Read, lines};
 
 /// What the table says of RAM.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -15,12 +15,41 @@ pub struct Iomem {
     pub kernel_data: Vec<Range>,
     /// Lines that are not in the form.
     pub bad_lines: u64,
+    /// Why the table is not whole, if it is not: what it lists behind that is not known.
+    pub cut: Option<String>,
     /// Every address was zero: the reader lacks CAP_SYS_ADMIN.
     pub hidden: bool,
 }
 
 impl Iomem {
-    /// Reads the table.
+    /// Reads the table as it came.
+    #[must_use]
+    pub fn of(read: &Read) -> Self {
+        let whole = match &read.cut {
+            // The last line may have lost its end.
+            Some(_) => read.bytes.iter().rposition(|b| *b == b'\n').map_or(0, |n| n.saturating_add(1)),
+            None => read.bytes.len(),
+        };
+        Self { cut: read.cut.clone(), ..Self::parse(read.bytes.get(..whole).unwrap_or_default()) }
+    }
+
+    /// What makes the table less than the truth about RAM, in words.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        if self.hidden {
+            found.push("/proc/iomem shows only zeros: the agent lacks CAP_SYS_ADMIN, so it is not known where memory is".to_owned());
+        }
+        if let Some(cut) = &self.cut {
+            found.push(format!("/proc/iomem: {cut}: System RAM that it lists behind that is in no map"));
+        }
+        if self.bad_lines > 0 {
+            found.push(format!("{} lines of /proc/iomem have an unknown form: System RAM that they list is in no map", self.bad_lines));
+        }
+        found
+    }
+
+    /// Reads a whole table.
     #[must_use]
     pub fn parse(text: &[u8]) -> Self {
         let mut found = Self::default();
@@ -93,6 +122,19 @@ mod tests {
         let found = Iomem::parse(b"00000000-00000000 : Reserved\n00000000-00000000 : System RAM\n");
         assert!(found.hidden && found.ram.is_empty());
         assert!(!Iomem::parse(b"").hidden);
+    }
+
+    #[test]
+    fn what_is_not_whole_is_said() {
+        let read = |cut: Option<&str>| Read {
+            bytes: b"00001000-0009ffff : System RAM\n00100000-1fffffff : System RAM".to_vec(),
+            cut: cut.map(str::to_owned),
+        };
+        let (whole, cut) = (Iomem::of(&read(None)), Iomem::of(&read(Some("longer than 62 bytes: cut there"))));
+        assert_eq!((whole.ram.len(), whole.problems()), (2, vec![]));
+        assert_eq!(cut.ram, [R(0x1000, 0xa_0000)], "a number may have lost digits");
+        assert!(cut.problems()[0].contains("cut there"), "{:?}", cut.problems());
+        assert!(Iomem::parse(b"nonsense\n").problems()[0].contains("1 lines"));
     }
 
     proptest::proptest! {

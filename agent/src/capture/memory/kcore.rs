@@ -19,6 +19,16 @@ pub struct Window {
     pub range: Range,
     /// Offset of `range.start` in the file.
     pub offset: u64,
+    /// Where the kernel has `range.start` in its address space.
+    pub address: u64,
+}
+
+impl Window {
+    /// The part of it that begins at a physical address within it.
+    const fn from(&self, range: Range) -> Self {
+        let skip = range.start.saturating_sub(self.range.start);
+        Self { range, offset: self.offset.saturating_add(skip), address: self.address.saturating_add(skip) }
+    }
 }
 
 /// What the head of the file says.
@@ -26,6 +36,8 @@ pub struct Window {
 pub struct Kcore {
     /// Physical memory, sorted and disjoint.
     pub windows: Vec<Window>,
+    /// The segments with a physical address as they stand in the file; the kernel's own image is there twice.
+    pub segments: Vec<Window>,
     /// Segments that are there in all.
     pub loads: usize,
     /// The notes' place: offset, bytes.
@@ -61,20 +73,21 @@ impl Kcore {
             };
             found.segment(header, &mut segments);
         }
-        found.windows = windows(segments);
+        found.windows = windows(segments.clone());
+        found.segments = segments;
         Ok(found)
     }
 
     fn segment(&mut self, header: &[u8], segments: &mut Vec<Window>) {
         let field = |at| u64_at(header, at).unwrap_or(0);
-        let (offset, physical, bytes) = (field(8), field(24), field(32));
+        let (offset, address, physical, bytes) = (field(8), field(16), field(24), field(32));
         match u32_at(header, 0) {
             Some(PT_NOTE) => self.notes = Some((offset, bytes)),
             Some(PT_LOAD) => {
                 self.loads = self.loads.saturating_add(1);
                 // All ones: an address range without one physical place (vmalloc, modules, the map of pages).
                 if let Some(end) = physical.checked_add(bytes).filter(|end| *end > physical && physical != u64::MAX) {
-                    segments.push(Window { range: Range { start: physical, end }, offset });
+                    segments.push(Window { range: Range { start: physical, end }, offset, address });
                 }
             }
             _ => {}
@@ -91,9 +104,28 @@ impl Kcore {
     /// Where in the file an address is, and how many bytes follow there.
     #[must_use]
     pub fn find(&self, at: u64) -> Option<(u64, u64)> {
+        let here = self.at(at)?;
+        Some((here.offset, here.range.len()))
+    }
+
+    /// The address at which the kernel reads a physical one for this file.
+    #[must_use]
+    pub fn address_of(&self, at: u64) -> Option<u64> {
+        self.at(at).map(|w| w.address)
+    }
+
+    /// The rest of the window that an address lies in, from there on.
+    fn at(&self, at: u64) -> Option<Window> {
         let after = self.windows.partition_point(|w| w.range.end <= at);
         let window = self.windows.get(after).filter(|w| w.range.start <= at)?;
-        Some((window.offset.saturating_add(at.saturating_sub(window.range.start)), window.range.end.saturating_sub(at)))
+        Some(window.from(Range { start: at, end: window.range.end }))
+    }
+
+    /// The physical address of one of the kernel's addresses, of its own image too.
+    #[must_use]
+    pub fn physical_of(&self, address: u64) -> Option<u64> {
+        let within = |w: &Window| address.checked_sub(w.address).filter(|skip| *skip < w.range.len());
+        self.segments.iter().find_map(|w| Some(w.range.start.saturating_add(within(w)?)))
     }
 }
 
@@ -108,8 +140,7 @@ fn windows(mut segments: Vec<Window>) -> Vec<Window> {
     let mut found: Vec<Window> = Vec::new();
     for segment in segments {
         for part in without(&[segment.range], &taken) {
-            let offset = segment.offset.saturating_add(part.start.saturating_sub(segment.range.start));
-            found.push(Window { range: part, offset });
+            found.push(segment.from(part));
         }
         taken.push(segment.range);
         taken = normal(taken);
@@ -153,10 +184,14 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
-    fn core(segments: &[(u32, u64, u64, u64)]) -> Vec<u8> {
+    /// Where the kernel's addresses begin in the files that are made here.
+    pub const HALF: u64 = 0xffff_8000_0000_0000;
+
+    /// Segments: kind, offset, physical address, bytes. The kernel has them at their offsets above [`HALF`].
+    pub fn core(segments: &[(u32, u64, u64, u64)]) -> Vec<u8> {
         let mut file = vec![0_u8; EHDR];
         file[..6].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1]);
         file[16..18].copy_from_slice(&ET_CORE.to_le_bytes());
@@ -168,6 +203,7 @@ mod tests {
             let mut header = vec![0_u8; PHDR];
             header[..4].copy_from_slice(&kind.to_le_bytes());
             header[8..16].copy_from_slice(&offset.to_le_bytes());
+            header[16..24].copy_from_slice(&offset.wrapping_add(HALF).to_le_bytes());
             header[24..32].copy_from_slice(&physical.to_le_bytes());
             header[32..40].copy_from_slice(&bytes.to_le_bytes());
             file.extend(header);
@@ -190,6 +226,9 @@ mod tests {
         assert_eq!(kcore.find(0x1000), Some((0x9000_2000, 0x9e000)));
         assert_eq!(kcore.find(0x100_0000), Some((0x9010_1000 + 0xf0_0000, 0x1f00_0000)));
         assert_eq!(kcore.find(0x9f000), None);
+        assert_eq!(kcore.address_of(0x100_0000), Some(HALF + 0x9010_1000 + 0xf0_0000));
+        assert_eq!(kcore.physical_of(HALF + 0x7fff_8000_1234), Some(0x100_1234), "the kernel's text where it runs");
+        assert_eq!(kcore.physical_of(HALF + 0x4000_0000), None, "no one physical place");
         let ram = [Range { start: 0x1000, end: 0x9fc00 }, Range { start: 0x10_0000, end: 0x2000_0000 }];
         let exposed = kcore.exposed(&ram);
         assert_eq!(without(&ram, &exposed), [Range { start: 0x9f000, end: 0x9fc00 }], "3 KiB that are RAM and cannot be had");

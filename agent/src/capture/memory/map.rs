@@ -6,7 +6,7 @@ use std::io;
 use serde::Serialize;
 
 use super::flags::Flags;
-use super::image::{Diary, Piece, ZEROED};
+use super::image::{Diary, Piece, UNCERTAIN, ZEROED};
 use super::lime::Layout;
 use super::ranges::{PAGE, Range, normal};
 use crate::capture::{Content, Moment, NewItem, Output, Source, Status, Stop, Table};
@@ -23,8 +23,8 @@ pub struct Row {
     pub start: u64,
     /// First address behind it.
     pub end: u64,
-    /// `data`, `gap`, `zeroed-by-kernel`, `not-read` when the collection was told to end before, or `uncertain` where there were too
-    /// many gaps to tell them apart.
+    /// `data`, `gap`, `zeroed-by-kernel` (by a page flag, or because the kernel does not map the page), `not-read` when the collection was told to end before, or `uncertain` where there were too
+    /// many gaps to tell them apart, or zeros were read and nothing says whether the kernel gave them instead of content.
     pub state: &'static str,
     /// Why it is not data; the flag, of zeros.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -44,6 +44,8 @@ pub struct Shown<'a> {
     /// System RAM that the source does not show.
     pub hidden: &'a [Range],
     pub source: &'a str,
+    /// How often the source's table of memory changed while the image was read; what was read by the one before was read again.
+    pub source_changes: u64,
 }
 
 /// Puts the map, ascending.
@@ -53,6 +55,7 @@ pub struct Shown<'a> {
 pub fn put(out: &mut dyn Output, stem: &str, shown: &Shown<'_>, started: Moment) -> Result<(), Stop> {
     let mut table = Table::new(stem, started, "read:physical-memory");
     table.fact("source", shown.source);
+    table.fact("source_changes", shown.source_changes.to_string());
     table.fact("retried_reads", shown.diary.retried.to_string());
     let mut failed = Ok(());
     each_row(shown, |row| {
@@ -83,7 +86,7 @@ pub fn each_row(shown: &Shown<'_>, mut each: impl FnMut(Row)) {
                 (h, Some((g, why))) if g.start <= at => {
                     let reason = shown.diary.reasons.get(usize::from(*why)).map_or("not read", String::as_str);
                     let end = clip(rest, g).end.min(h.map_or(u64::MAX, |h| h.start));
-                    let (state, reason) = reason.strip_prefix(ZEROED).map_or(("gap", reason), |flag| ("zeroed-by-kernel", flag));
+                    let (state, reason) = state_of(reason);
                     gap(Range { start: at, end }, state, Some(reason), pieces.holding(at))
                 }
                 (h, g) => {
@@ -105,6 +108,15 @@ fn uncertain(row: Row, from: Option<u64>) -> Row {
         }
         Some(from) if row.state == "data" => Row { end: row.end.min(from), ..row },
         _ => row,
+    }
+}
+
+/// The state that a reason of the diary stands for, and what is left of the reason.
+fn state_of(reason: &str) -> (&'static str, &str) {
+    match (reason.strip_prefix(ZEROED), reason.strip_prefix(UNCERTAIN)) {
+        (Some(flag), _) => ("zeroed-by-kernel", flag),
+        (_, Some(why)) => ("uncertain", why),
+        _ => ("gap", reason),
     }
 }
 

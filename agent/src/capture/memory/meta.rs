@@ -9,22 +9,26 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use super::physical::Physical;
-use crate::capture::live::{Lossless, SMALL_BYTES_MAX, names, open_dir, put_absent, read_at, refusal, take};
-use crate::capture::{Content, Kind, NewItem, Output, Source, Status, Stop, Table, evidence_path};
+use crate::capture::live::{Lossless, Read, SMALL_BYTES_MAX, names, open_dir, put_absent, put_read, read_at, refusal, take};
+use crate::capture::{Content, Kind, Moment, NewItem, Output, Source, Status, Stop, Table, evidence_path};
 
 /// Small texts.
-const RAW: [&str; 6] = ["/proc/iomem", "/proc/modules", "/proc/version", "/proc/cmdline", "/proc/swaps", "/proc/zoneinfo"];
+const RAW: [&str; 5] = ["/proc/modules", "/proc/version", "/proc/cmdline", "/proc/swaps", "/proc/zoneinfo"];
 /// Modules looked at.
 const MODULES_MAX: usize = 16_384;
 /// The largest file of this kind that is taken: types of the largest kernels are 8 MiB, symbols of all modules 16 MiB.
 const FILE_BYTES_MAX: u64 = 256 << 20;
 
-/// Takes everything that a profile for an analyser can be made of.
+/// A text that was read before: what is stored is what was worked with.
+pub type Before<'a> = (&'a Result<Read, Errno>, Moment);
+
+/// Takes everything that a profile for an analyser can be made of, and `/proc/iomem` as it was read.
 ///
 /// # Errors
 /// [`Stop`] from the output.
-pub fn put(out: &mut dyn Output, physical: Option<&dyn Physical>) -> Result<(), Stop> {
+pub fn put(out: &mut dyn Output, physical: Option<&dyn Physical>, (iomem, read_at): Before<'_>) -> Result<(), Stop> {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    put_read(out, evidence_path("/proc/iomem"), iomem, read_at, BTreeMap::new())?;
     for path in RAW {
         take(out, path, SMALL_BYTES_MAX)?;
     }
@@ -155,4 +159,22 @@ fn sections(out: &mut dyn Output) -> Result<(), Stop> {
 #[must_use]
 pub fn facts(pairs: &[(&str, String)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::testing::Memory;
+
+    #[test]
+    fn the_table_of_memory_is_stored_as_it_was_parsed() {
+        let mut out = Memory::default();
+        let read =
+            Ok(Read { bytes: b"00001000-0009fbff : System RAM\n0010".to_vec(), cut: Some("longer than 35 bytes: cut there".to_owned()) });
+        let now = out.now();
+        put(&mut out, None, (&read, now)).expect("put");
+        let item = out.get("/proc/iomem").expect("an item");
+        assert_eq!((item.status, item.item.reason.as_deref()), (Status::Partial, Some("longer than 35 bytes: cut there")));
+        assert_eq!(item.content.as_deref(), Some(&b"00001000-0009fbff : System RAM\n0010"[..]));
+    }
 }

@@ -5,7 +5,9 @@
 //! or as zeros that the kernel gave instead of content. What stands in the way of one source leads to the next; if there is
 //! none, the processes' memory is taken one by one.
 
+mod core;
 mod flags;
+mod grown;
 mod image;
 mod iomem;
 mod kcore;
@@ -17,6 +19,8 @@ mod preflight;
 mod ranges;
 mod select;
 mod smear;
+mod symbols;
+mod tables;
 #[cfg(test)]
 mod tests;
 
@@ -25,13 +29,14 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, openat};
 
 use self::flags::Flags;
-use self::image::{Diary, From, Image};
+use self::image::{From, Image};
 use self::iomem::Iomem;
 use self::lime::Layout;
 use self::physical::{Physical, Refused};
 use self::preflight::Preflight;
 use self::ranges::{PAGE, Range, total, without};
 use self::smear::Smear;
+use self::tables::Tables;
 use super::live::{LARGE_BYTES_MAX, put_json, read, refusal};
 use super::process_memory;
 use super::{Capture, Content, NewItem, Output, Param, ParamKind, Params, Status, Stop};
@@ -64,9 +69,11 @@ const PARAMS: &[Param] = &[
     Param { name: "full", kind: ParamKind::Flag, help: "take all of RAM (memory.lime; default true)" },
 ];
 
-/// The images.
-const FULL: &str = "memory.lime";
-const FIRST: &str = "priority.lime";
+/// The images, each with its map.
+const FULL: (&str, &str) = ("memory.lime", "map.jsonl");
+const FIRST: (&str, &str) = ("priority.lime", "priority-map.jsonl");
+/// Of memory that was added meanwhile.
+const ADDED: (&str, &str) = ("added.lime", "added-map.jsonl");
 
 impl Capture for Memory {
     fn name(&self) -> &'static str {
@@ -87,36 +94,54 @@ impl Capture for Memory {
     fn run(&self, params: &Params, out: &mut dyn Output) -> Result<(), Stop> {
         out.note("looking where memory can be read");
         let started = out.now();
-        let iomem = read("/proc/iomem", LARGE_BYTES_MAX).map(|r| Iomem::parse(&r.bytes));
-        let (iomem, unreadable) = match iomem {
-            Ok(iomem) => (iomem, None),
-            Err(e) => (Iomem::default(), Some(refusal(e))),
-        };
+        let before = (read("/proc/iomem", LARGE_BYTES_MAX), started);
+        let iomem = before.0.as_ref().map(Iomem::of).unwrap_or_default();
         let (physical, mut refused) = if iomem.ram.is_empty() { (None, Vec::new()) } else { physical::open(&iomem.ram) };
-        if let Some((_, reason)) = unreadable {
-            refused.push(Refused { source: "/proc/iomem", reason: format!("{reason}: where memory lies is not known") });
+        if let Err(e) = before.0 {
+            refused.push(Refused { source: "/proc/iomem", reason: format!("{}: where memory lies is not known", refusal(e).1) });
         } else if iomem.ram.is_empty() {
             let why = if iomem.hidden { "shows only zeros: CAP_SYS_ADMIN is missing" } else { "lists no System RAM" };
             refused.push(Refused { source: "/proc/iomem", reason: why.to_owned() });
         }
         let exposed = physical.as_ref().map(|p| p.exposed(&iomem.ram)).unwrap_or_default();
         let notes = physical.as_ref().and_then(|p| p.notes()).and_then(kcore::vmcoreinfo).unwrap_or_default();
-        let preflight = Preflight::look(&iomem, physical.as_deref(), &exposed, refused.clone(), notes);
+        let tables = tables(physical.as_deref(), notes, preflight::page_bytes());
+        let preflight = Preflight::look(&iomem, physical.as_deref(), &exposed, refused.clone(), notes, &tables);
         put_json(out, "preflight.json", &preflight, started, "read:/proc")?;
-        let Some(physical) = physical else { return nothing(out, params, &preflight, &refused) };
-        let flags = open_flags(out)?;
-        let run = Run { physical: physical.as_ref(), flags: flags.as_ref().map(|f| f as &dyn Flags), iomem: &iomem, exposed, preflight };
+        let Some(physical) = physical else { return nothing(out, params, (&preflight, &refused), (&before.0, started)) };
+        let flags = open_flags(out, preflight::page_bytes())?;
+        let run = Run {
+            physical: physical.as_ref(),
+            tables: tables.as_ref().ok(),
+            flags: flags.as_ref().map(|f| f as &dyn Flags),
+            iomem: &iomem,
+            exposed,
+            preflight,
+        };
+        meta::put(out, Some(run.physical), (&before.0, started))?;
         run.all(params, out)
     }
 }
 
+/// The kernel's page tables, or why zeros are not held against them.
+fn tables(physical: Option<&dyn Physical>, vmcoreinfo: &[u8], page_bytes: u64) -> Result<Tables, String> {
+    match physical {
+        None => Err("there is no source".to_owned()),
+        Some(_) if page_bytes != PAGE => Err(preflight::other_pages(page_bytes)),
+        Some(physical) => Tables::of(physical, vmcoreinfo, symbols::address),
+    }
+}
+
 /// Page flags, or an item that says why there are none.
-fn open_flags(out: &mut dyn Output) -> Result<Option<OwnedFd>, Stop> {
+fn open_flags(out: &mut dyn Output, page_bytes: u64) -> Result<Option<OwnedFd>, Stop> {
     let started = out.now();
-    match openat(rustix::fs::CWD, "/proc/kpageflags", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+    let opened = match page_bytes {
+        PAGE => openat(rustix::fs::CWD, "/proc/kpageflags", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(refusal),
+        other => Err((Status::Skipped, preflight::other_pages(other))),
+    };
+    match opened {
         Ok(file) => Ok(Some(file)),
-        Err(e) => {
-            let (status, reason) = refusal(e);
+        Err((status, reason)) => {
             let reason = format!("{reason}: pages are not told apart, and zeros that the kernel gave are not told from real ones");
             let item = NewItem::record(map::FLAGS_BEFORE, started, "read:/proc/kpageflags").with_status(status, reason);
             out.put(item, Content::None)?;
@@ -126,14 +151,19 @@ fn open_flags(out: &mut dyn Output) -> Result<Option<OwnedFd>, Stop> {
 }
 
 /// No source gives memory: says so where an examiner looks for the image, and takes what can be had instead.
-fn nothing(out: &mut dyn Output, params: &Params, preflight: &Preflight, refused: &[Refused]) -> Result<(), Stop> {
+fn nothing(
+    out: &mut dyn Output,
+    params: &Params,
+    (preflight, refused): (&Preflight, &[Refused]),
+    iomem: meta::Before<'_>,
+) -> Result<(), Stop> {
     let started = out.now();
     let tried: Vec<String> = refused.iter().map(|r| format!("{}: {}", r.source, r.reason)).collect();
     let reason = format!("no source gives physical memory (lockdown: {}): {}", preflight.lockdown(), tried.join("; "));
     let denied = refused.iter().any(|r| r.reason.contains("Permission") || r.reason.contains("not permitted") || r.reason.contains("CAP_"));
     let status = if denied { Status::Denied } else { Status::Missing };
-    out.put(NewItem::record(FULL, started, "none").with_status(status, reason.clone()), Content::None)?;
-    meta::put(out, None)?;
+    out.put(NewItem::record(FULL.0, started, "none").with_status(status, reason.clone()), Content::None)?;
+    meta::put(out, None, iomem)?;
     if !params.flag("fallback", true)? {
         return Err(Stop::Nothing(reason));
     }
@@ -145,6 +175,7 @@ fn nothing(out: &mut dyn Output, params: &Params, preflight: &Preflight, refused
 
 struct Run<'a> {
     physical: &'a dyn Physical,
+    tables: Option<&'a Tables>,
     flags: Option<&'a dyn Flags>,
     iomem: &'a Iomem,
     /// What of System RAM the source shows.
@@ -154,26 +185,37 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn all(&self, params: &Params, out: &mut dyn Output) -> Result<(), Stop> {
-        meta::put(out, Some(self.physical))?;
         map::put_flags(out, self.flags, &self.iomem.ram, map::FLAGS_BEFORE)?;
-        let began = clock::monotonic();
-        if params.flag("full", true)? {
+        let full = params.flag("full", true)?;
+        if full {
             out.expect(total(&self.exposed));
         }
         let percent = params.number("priority_percent")?.unwrap_or(10).min(50);
+        let began = clock::monotonic();
         let mut smear = Smear::new(Layout::default());
         if params.flag("priority", true)? {
             smear = self.first(percent, out)?;
         }
         smear.begin_second();
-        if params.flag("full", true)? {
+        if full {
             let layout = Layout::new(self.exposed.clone());
-            self.image(out, FULL, "map.jsonl", &layout, &mut smear)?;
+            self.image(out, FULL, (&self.iomem.ram, &layout), &mut smear)?;
         }
-        map::put_flags(out, self.flags, &self.iomem.ram, map::FLAGS_AFTER)?;
         let window = clock::monotonic().saturating_sub(began);
+        map::put_flags(out, self.flags, &self.iomem.ram, map::FLAGS_AFTER)?;
         let now = out.now();
-        put_json(out, "smear.json", &smear.report(window.as_millis() as u64), now, "compare")
+        put_json(out, "smear.json", &smear.report(window.as_millis() as u64), now, "compare")?;
+        self.grown(full, out)
+    }
+
+    /// Memory that was added meanwhile, in an image of its own.
+    fn grown(&self, full: bool, out: &mut dyn Output) -> Result<(), Stop> {
+        let added = grown::look(out, self.physical, &self.iomem.ram)?;
+        if !full || added.is_empty() {
+            return Ok(());
+        }
+        let layout = Layout::new(self.physical.exposed(&added));
+        self.image(out, ADDED, (&added, &layout), &mut Smear::new(Layout::default()))
     }
 
     /// The first pass; what it saw is what the second is compared with.
@@ -181,23 +223,33 @@ impl Run<'_> {
         let started = out.now();
         let Some(flags) = self.flags else {
             let reason = "without /proc/kpageflags nothing says which pages these are; the image of all memory has them";
-            let item = NewItem::record(FIRST, started, "none").with_status(Status::Missing, reason);
+            let item = NewItem::record(FIRST.0, started, "none").with_status(Status::Missing, reason);
             out.put(item, Content::None)?;
             return Ok(Smear::new(Layout::default()));
         };
         out.note("choosing pages for the first pass");
         let pages_max = total(&self.iomem.ram) / PAGE * percent / 100;
-        let chosen = select::share(&select::count(flags, &self.exposed, self.iomem), pages_max);
-        out.checkpoint()?;
-        let layout = Layout::new(select::ranges(flags, &self.exposed, self.iomem, &chosen, pages_max));
+        let counts = select::count(flags, &self.exposed, self.iomem, &mut || out.checkpoint())?;
+        let chosen = select::share(&counts, pages_max);
+        let ranges = select::ranges(flags, &self.exposed, self.iomem, (&chosen, pages_max), &mut || out.checkpoint())?;
+        let layout = Layout::new(ranges);
         put_json(out, "priority.json", &chosen, started, "read:/proc/kpageflags")?;
         let mut smear = Smear::new(layout.clone());
-        self.image(out, FIRST, "priority-map.jsonl", &layout, &mut smear)?;
+        self.image(out, FIRST, (&[], &layout), &mut smear)?;
         Ok(smear)
     }
 
-    fn image(&self, out: &mut dyn Output, name: &str, list: &'static str, layout: &Layout, smear: &mut Smear) -> Result<(), Stop> {
+    /// An image, and its map: of the ranges in `ram` every byte, of others what is in the image.
+    fn image(
+        &self,
+        out: &mut dyn Output,
+        (name, list): (&str, &'static str),
+        (ram, layout): (&[Range], &Layout),
+        smear: &mut Smear,
+    ) -> Result<(), Stop> {
         out.note(&format!("{name}: {} MiB", layout.size() >> 20));
+        let changes = self.physical.changes();
+        let hidden = without(ram, layout.ranges());
         let mut item = NewItem::record(name, out.now(), "read:physical-memory");
         item.facts = meta::facts(&[
             ("format", "lime-1".to_owned()),
@@ -205,25 +257,21 @@ impl Run<'_> {
             ("system_ram_bytes", total(&self.iomem.ram).to_string()),
             ("image_ranges", layout.ranges().len().to_string()),
             ("image_memory_bytes", total(layout.ranges()).to_string()),
+            ("image_end", format!("{:#x}", layout.ranges().last().map_or(0, |r| r.end))),
             ("not_exposed_bytes", total(&self.iomem.ram).saturating_sub(total(&self.exposed)).to_string()),
             ("lockdown", self.preflight.lockdown().to_owned()),
         ]);
         if !self.preflight.warnings.is_empty() {
             item.facts.insert("warnings".to_owned(), self.preflight.warnings.join(" | "));
         }
-        let from = From { physical: self.physical, flags: self.flags, iomem: self.iomem };
+        let from = From { physical: self.physical, tables: self.tables, flags: self.flags, iomem: self.iomem };
         let mut image = Image::new(&from, layout, smear, list);
         let started = out.now();
         let done = out.put(item, Content::Source { size: layout.size(), extents: None, source: &mut image });
         let diary = std::mem::take(&mut image.diary);
         done?;
-        self.map(out, list, &diary, layout, started)
-    }
-
-    /// The map of an image; in that of all memory, every byte of System RAM.
-    fn map(&self, out: &mut dyn Output, list: &str, diary: &Diary, layout: &Layout, started: super::Moment) -> Result<(), Stop> {
         let stem = list.strip_suffix(".jsonl").unwrap_or(list);
-        let hidden = if list == "map.jsonl" { without(&self.iomem.ram, &self.exposed) } else { Vec::new() };
-        map::put(out, stem, &map::Shown { diary, layout, hidden: &hidden, source: self.physical.name() }, started)
+        let source_changes = self.physical.changes().saturating_sub(changes);
+        map::put(out, stem, &map::Shown { diary: &diary, layout, hidden: &hidden, source: self.physical.name(), source_changes }, started)
     }
 }

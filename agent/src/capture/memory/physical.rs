@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 
-use super::kcore::{HEAD_BYTES_MAX, Kcore, vmcoreinfo};
+use super::core::Core;
 use super::ranges::{PAGE, Range};
 
 /// Reads physical memory.
@@ -27,6 +27,29 @@ pub trait Physical: Send {
     /// The core file's notes and their VMCOREINFO, if it has some.
     fn notes(&self) -> Option<&[u8]> {
         None
+    }
+
+    /// The kernel's address at which this source reads a physical one, if it reads through the kernel's own map.
+    fn address_of(&self, _at: u64) -> Option<u64> {
+        None
+    }
+
+    /// The physical address of one of the kernel's addresses, of its own image too.
+    fn physical_of(&self, _address: u64) -> Option<u64> {
+        None
+    }
+
+    /// The machine, as ELF numbers it; 0 where the source does not say.
+    fn machine(&self) -> u16 {
+        0
+    }
+
+    /// Asks the kernel for what it shows now: memory may have been added since.
+    fn refresh(&self) {}
+
+    /// How often what the source shows was found to have changed.
+    fn changes(&self) -> u64 {
+        0
     }
 }
 
@@ -48,8 +71,11 @@ const PROBE: usize = PAGE as usize;
 /// The first source that really gives memory; what was tried before it.
 pub fn open(ram: &[Range]) -> (Option<Box<dyn Physical>>, Vec<Refused>) {
     let mut refused = Vec::new();
-    let openers: [(&'static str, Opener); 3] =
-        [("/proc/kcore", Core::open), ("/dev/crash", || Device::open("/dev/crash", PAGE)), ("/dev/mem", || Device::open("/dev/mem", PAGE))];
+    let openers: [(&'static str, Opener); 3] = [
+        ("/proc/kcore", || Core::open(open_kcore)),
+        ("/dev/crash", || Device::open("/dev/crash", PAGE)),
+        ("/dev/mem", || Device::open("/dev/mem", PAGE)),
+    ];
     for (source, opener) in openers {
         match opener().and_then(|physical| probe(physical, ram)) {
             Ok(physical) => return (Some(physical), refused),
@@ -80,74 +106,9 @@ fn open_read(path: &str) -> Result<OwnedFd, Errno> {
     openat(rustix::fs::CWD, path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty())
 }
 
-/// `/proc/kcore`.
-struct Core {
-    file: OwnedFd,
-    kcore: Kcore,
-    notes: Vec<u8>,
-}
-
-impl Core {
-    fn open() -> Result<Box<dyn Physical>, String> {
-        let file = open_read("/proc/kcore").map_err(|e| format!("opening: {e}"))?;
-        let head = read_up_to(&file, 0, HEAD_BYTES_MAX).map_err(|e| format!("reading its head: {e}"))?;
-        let kcore = Kcore::parse(&head)?;
-        if kcore.windows.is_empty() {
-            return Err(format!("none of its {} segments has a physical address (Linux before 4.11?)", kcore.loads));
-        }
-        let notes = match kcore.notes {
-            Some((offset, bytes)) => {
-                let bytes = usize::try_from(bytes).unwrap_or(HEAD_BYTES_MAX).min(HEAD_BYTES_MAX);
-                read_up_to(&file, offset, bytes).unwrap_or_default()
-            }
-            None => Vec::new(),
-        };
-        Ok(Box::new(Self { file, kcore, notes }))
-    }
-}
-
-/// Reads until the bound or the end.
-fn read_up_to(file: &OwnedFd, offset: u64, bytes_max: usize) -> Result<Vec<u8>, Errno> {
-    let mut bytes = Vec::new();
-    while bytes.len() < bytes_max {
-        let filled = bytes.len();
-        bytes.resize(filled.saturating_add(64 << 10).min(bytes_max), 0);
-        let got = match rustix::io::pread(file, bytes.get_mut(filled..).unwrap_or_default(), offset.saturating_add(filled as u64)) {
-            Ok(n) => n,
-            Err(Errno::INTR) => {
-                bytes.truncate(filled);
-                continue;
-            }
-            Err(e) if filled == 0 => return Err(e),
-            // The head of kcore is followed by nothing that a plain read could give: what came is what there is.
-            Err(_) => 0,
-        };
-        bytes.truncate(filled.saturating_add(got));
-        if got == 0 {
-            break;
-        }
-    }
-    Ok(bytes)
-}
-
-impl Physical for Core {
-    fn name(&self) -> &'static str {
-        "/proc/kcore"
-    }
-
-    fn exposed(&self, ram: &[Range]) -> Vec<Range> {
-        self.kcore.exposed(ram)
-    }
-
-    fn read(&self, at: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let Some((offset, follow)) = self.kcore.find(at) else { return Err(Errno::FAULT.into()) };
-        let count = buf.len().min(usize::try_from(follow).unwrap_or(usize::MAX));
-        Ok(rustix::io::pread(&self.file, buf.get_mut(..count).unwrap_or_default(), offset)?)
-    }
-
-    fn notes(&self) -> Option<&[u8]> {
-        vmcoreinfo(&self.notes).map(|_| self.notes.as_slice())
-    }
+/// `/proc/kcore`; to open it makes the kernel look what memory there is.
+fn open_kcore() -> Result<OwnedFd, Errno> {
+    open_read("/proc/kcore")
 }
 
 /// A device whose offsets are physical addresses.

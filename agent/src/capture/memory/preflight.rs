@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::iomem::Iomem;
 use super::physical::{Physical, Refused};
 use super::ranges::{PAGE, Range, total};
+use super::tables::Tables;
 use crate::capture::live::{LARGE_BYTES_MAX, Lossless, SMALL_BYTES_MAX, lines, names, open_dir, read, text};
 
 /// The record `preflight.json`.
@@ -29,6 +30,11 @@ pub struct Preflight {
     refused: Vec<Refused>,
     /// Five levels of page tables are in use: volatility3 up to 2.28 lists nothing then, without an error; drgn works.
     la57: Option<bool>,
+    /// Zeros are held against the kernel's own page tables: without that, what the kernel does not map (`memfd_secret`) is not told
+    /// from memory that is zero.
+    zeros_judged: bool,
+    /// Why they are not.
+    zeros_not_judged: Option<String>,
     /// Hints that the hypervisor encrypts this guest's memory.
     encrypted_guest: Vec<String>,
     /// Memory that is elsewhere than in RAM.
@@ -45,7 +51,14 @@ const ENCRYPTED: [&str; 5] = ["sev", "sev_es", "sev_snp", "tdx_guest", "tdx_host
 impl Preflight {
     /// Looks.
     #[must_use]
-    pub fn look(iomem: &Iomem, physical: Option<&dyn Physical>, exposed: &[Range], refused: Vec<Refused>, vmcoreinfo: &[u8]) -> Self {
+    pub fn look(
+        iomem: &Iomem,
+        physical: Option<&dyn Physical>,
+        exposed: &[Range],
+        refused: Vec<Refused>,
+        vmcoreinfo: &[u8],
+        tables: &Result<Tables, String>,
+    ) -> Self {
         let uname = rustix::system::uname();
         let cpuinfo = read("/proc/cpuinfo", LARGE_BYTES_MAX).map(|r| r.bytes).unwrap_or_default();
         let flags: Vec<&[u8]> =
@@ -61,7 +74,7 @@ impl Preflight {
         let mut found = Self {
             release: uname.release().to_string_lossy().into_owned(),
             machine: uname.machine().to_string_lossy().into_owned(),
-            page_bytes: rustix::param::page_size() as u64,
+            page_bytes: page_bytes(),
             lockdown: lockdown(),
             capabilities: capabilities(),
             kptr_restrict: text("/proc/sys/kernel/kptr_restrict"),
@@ -71,6 +84,8 @@ impl Preflight {
             source: physical.map(Physical::name),
             refused,
             la57: lines(vmcoreinfo).find_map(level),
+            zeros_judged: tables.is_ok(),
+            zeros_not_judged: tables.as_ref().err().cloned(),
             encrypted_guest: encrypted,
             swaps: swaps(),
             zswap: text("/sys/module/zswap/parameters/enabled"),
@@ -82,12 +97,14 @@ impl Preflight {
     }
 
     fn warn(&mut self, iomem: &Iomem) {
-        let mut warnings = Vec::new();
-        if iomem.hidden {
-            warnings.push("/proc/iomem shows only zeros: the agent lacks CAP_SYS_ADMIN, so it is not known where memory is".to_owned());
-        }
+        let mut warnings = iomem.problems();
         if self.page_bytes != PAGE {
-            warnings.push(format!("pages of {} bytes: flags and gaps are told in pages of {PAGE}", self.page_bytes));
+            warnings.push(other_pages(self.page_bytes));
+        }
+        if let Some(why) = self.zeros_not_judged.as_ref().filter(|_| self.source.is_some()) {
+            warnings.push(format!(
+                "zeros are not held against the kernel's own map: {why}; what it does not map (memfd_secret) stands as data"
+            ));
         }
         if self.la57 == Some(true) {
             warnings.push("five-level page tables are in use: volatility3 up to 2.28 lists nothing from such an image and says nothing; use the ELF export with drgn".to_owned());
@@ -115,6 +132,20 @@ impl Preflight {
     }
 }
 
+/// Bytes of this kernel's pages.
+#[must_use]
+pub fn page_bytes() -> u64 {
+    rustix::param::page_size() as u64
+}
+
+/// What is not said about pages of another size, and why.
+#[must_use]
+pub fn other_pages(bytes: u64) -> String {
+    format!(
+        "this kernel's pages have {bytes} bytes, not {PAGE}: nothing is said by page flags or page tables, and the first pass is left out"
+    )
+}
+
 /// `none [integrity] confidentiality`: the one in brackets (`security/lockdown/lockdown.c`).
 fn lockdown() -> Option<String> {
     let text = text("/sys/kernel/security/lockdown")?.0;
@@ -136,4 +167,24 @@ fn swaps() -> Vec<String> {
 fn zram() -> Vec<String> {
     let Ok((found, _)) = open_dir(rustix::fs::CWD, "/sys/block").and_then(|dir| names(dir, 10_000)) else { return Vec::new() };
     found.iter().filter(|n| n.starts_with(b"zram")).map(|n| exhibit_evidence::text::escape_bytes(n)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_examiner_should_know_is_a_warning() {
+        let iomem = Iomem { bad_lines: 3, cut: Some("cut there".to_owned()), ..Iomem::default() };
+        let nothing: Result<Tables, String> = Err("no place".to_owned());
+        let mut found = Preflight::look(&iomem, None, &[], Vec::new(), b"", &nothing);
+        assert!(!found.zeros_judged && found.warnings.iter().any(|w| w.contains("3 lines")), "{found:?}");
+        assert!(found.warnings.iter().any(|w| w.contains("cut there")), "{found:?}");
+        (found.source, found.page_bytes) = (Some("/proc/kcore"), 65_536);
+        found.warn(&iomem);
+        assert!(
+            found.warnings.iter().any(|w| w.contains("no place")) && found.warnings.iter().any(|w| w.contains("65536 bytes")),
+            "{found:?}"
+        );
+    }
 }

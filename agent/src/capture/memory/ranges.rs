@@ -1,7 +1,7 @@
 //! Sets of physical addresses as sorted, disjoint, half-open ranges. Half-open on purpose: readers of `/proc/iomem` that kept
 //! its inclusive ends have lost the last byte of each range.
 
-/// Bytes of one page. The agent is built for kernels with pages of 4 KiB; others are refused by the preflight.
+/// Bytes of one page. On kernels with larger ones nothing is said by page flags and page tables; gaps are told in these all the same.
 pub const PAGE: u64 = 4096;
 
 /// Addresses from `start` up to, not including, `end`.

@@ -2,9 +2,10 @@
 
 use serde::Serialize;
 
-use super::flags::{Class, Flags, each_frame};
+use super::flags::{Class, Flags, Pause, each_frame};
 use super::iomem::Iomem;
 use super::ranges::{PAGE, Range, common, normal};
+use crate::capture::Stop;
 
 /// Runs of pages that are told apart: 1 MiB. Fragmented ones are joined over small holes, so a few more pages are taken.
 const RUNS_MAX: usize = 64 << 10;
@@ -20,21 +21,27 @@ pub struct Chosen {
     pub chosen: u64,
 }
 
+/// Pages of each class, in the order of [`Class::ALL`].
+pub type Counts = [u64; Class::ALL.len()];
+
 /// Counts the pages of these ranges by class.
-pub fn count(flags: &dyn Flags, ranges: &[Range], iomem: &Iomem) -> [u64; Class::ALL.len()] {
+///
+/// # Errors
+/// What `pause` says.
+pub fn count(flags: &dyn Flags, ranges: &[Range], iomem: &Iomem, pause: Pause<'_>) -> Result<Counts, Stop> {
     let mut counts = [0_u64; Class::ALL.len()];
-    each_frame(flags, ranges, |frame, flags| {
+    each_frame(flags, ranges, pause, |frame, flags| {
         let class = flags.map_or(Class::Unknown, |f| Class::of(f, frame, iomem));
         if let Some(count) = counts.get_mut(class.index()) {
             *count = count.saturating_add(1);
         }
-    });
-    counts
+    })?;
+    Ok(counts)
 }
 
 /// How many pages of each class are taken when at most `pages_max` may be: class by class in their order; of one that does not
 /// fit, the ones that lie first.
-pub fn share(counts: &[u64; Class::ALL.len()], pages_max: u64) -> Vec<Chosen> {
+pub fn share(counts: &Counts, pages_max: u64) -> Vec<Chosen> {
     let mut left = pages_max;
     let classes = Class::ALL.iter().zip(counts).enumerate().filter(|(_, (_, pages))| **pages > 0);
     classes
@@ -48,7 +55,16 @@ pub fn share(counts: &[u64; Class::ALL.len()], pages_max: u64) -> Vec<Chosen> {
 
 /// The ranges of the chosen pages, whole ones only, at most `pages_max`: fragmented pages are joined over holes, which are then
 /// taken as well, and where that makes too many, the last ones are left to the second pass.
-pub fn ranges(flags: &dyn Flags, exposed: &[Range], iomem: &Iomem, chosen: &[Chosen], pages_max: u64) -> Vec<Range> {
+///
+/// # Errors
+/// What `pause` says.
+pub fn ranges(
+    flags: &dyn Flags,
+    exposed: &[Range],
+    iomem: &Iomem,
+    (chosen, pages_max): (&[Chosen], u64),
+    pause: Pause<'_>,
+) -> Result<Vec<Range>, Stop> {
     let whole: Vec<Range> = exposed
         .iter()
         .map(|r| Range { start: r.start.next_multiple_of(PAGE), end: r.end / PAGE * PAGE })
@@ -61,15 +77,15 @@ pub fn ranges(flags: &dyn Flags, exposed: &[Range], iomem: &Iomem, chosen: &[Cho
         }
     }
     let mut runs = Runs::default();
-    each_frame(flags, &whole, |frame, flags| {
+    each_frame(flags, &whole, pause, |frame, flags| {
         let Some(flags) = flags else { return };
         if let Some(left @ 1..) = left.get_mut(Class::of(flags, frame, iomem).index()) {
             *left = left.saturating_sub(1);
             runs.push(frame);
         }
-    });
+    })?;
     // What was joined over a hole stays within what can be read, and all of it within the share.
-    within(common(&normal(runs.list), &whole), pages_max.saturating_mul(PAGE))
+    Ok(within(common(&normal(runs.list), &whole), pages_max.saturating_mul(PAGE)))
 }
 
 /// The ranges that lie first, as far as they fit into so many bytes.
@@ -118,6 +134,14 @@ mod tests {
     use super::super::ranges::total;
     use super::*;
 
+    fn counted(flags: &dyn Flags, exposed: &[Range], iomem: &Iomem) -> Counts {
+        count(flags, exposed, iomem, &mut || Ok(())).expect("no stop")
+    }
+
+    fn chosen(every: u64, exposed: &[Range], chosen: &[Chosen], pages_max: u64) -> Vec<Range> {
+        ranges(&Every(every), exposed, &Iomem::default(), (chosen, pages_max), &mut || Ok(())).expect("no stop")
+    }
+
     /// A page is slab when its number is a multiple of so many, else free.
     struct Every(u64);
 
@@ -146,12 +170,12 @@ mod tests {
     fn chosen_pages_become_ranges_within_what_can_be_read() {
         let iomem = Iomem::default();
         let exposed = [Range { start: 0, end: 10 * PAGE }, Range { start: 12 * PAGE, end: 20 * PAGE + 5 }];
-        let counts = count(&Every(3), &exposed, &iomem);
+        let counts = counted(&Every(3), &exposed, &iomem);
         assert_eq!((counts[Class::Slab.index()], counts[Class::Free.index()]), (7, 12), "the part of a page counts as well");
-        let found = ranges(&Every(3), &exposed, &iomem, &share(&counts, 100), 100);
+        let found = chosen(3, &exposed, &share(&counts, 100), 100);
         let pages: Vec<u64> = found.iter().flat_map(|r| (r.start..r.end).step_by(PAGE as usize)).map(|at| at / PAGE).collect();
         assert_eq!(pages, [0, 3, 6, 9, 12, 15, 18]);
-        let few = ranges(&Every(3), &exposed, &iomem, &share(&counts, 2), 2);
+        let few = chosen(3, &exposed, &share(&counts, 2), 2);
         assert_eq!(total(&few), 2 * PAGE);
     }
 
@@ -159,12 +183,12 @@ mod tests {
     fn very_many_runs_are_joined_and_keep_their_share() {
         let (pages, iomem) = (RUNS_MAX as u64 * 5, Iomem::default());
         let exposed = [Range { start: 0, end: pages * PAGE }];
-        let all = share(&count(&Every(2), &exposed, &iomem), u64::MAX);
-        let joined = ranges(&Every(2), &exposed, &iomem, &all, u64::MAX >> 12);
+        let all = share(&counted(&Every(2), &exposed, &iomem), u64::MAX);
+        let joined = chosen(2, &exposed, &all, u64::MAX >> 12);
         assert!(joined.len() <= RUNS_MAX);
         assert_eq!((0..pages).step_by(2).find(|n| super::super::ranges::holding(&joined, n * PAGE).is_none()), None, "none is lost");
         let max = pages / 2;
-        let kept = ranges(&Every(2), &exposed, &iomem, &share(&count(&Every(2), &exposed, &iomem), max), max);
+        let kept = chosen(2, &exposed, &share(&counted(&Every(2), &exposed, &iomem), max), max);
         assert_eq!(total(&kept), max * PAGE, "holes that were joined count as well");
     }
 }

@@ -62,7 +62,8 @@ pub struct Report {
     pub changed: u64,
     /// By class; those without a page are left out.
     pub classes: Vec<ClassReport>,
-    /// From the first byte of the first pass to the last one of the second, in milliseconds.
+    /// From before the first page was chosen for the first pass until after the last byte of the second, in milliseconds: no page was
+    /// read by the two passes at a greater distance.
     pub window_ms: u64,
 }
 

@@ -14,6 +14,8 @@ use super::map::{Row, Shown, each_row};
 use super::physical::Physical;
 use super::ranges::{PAGE, Range, total, without};
 use super::smear::Smear;
+use super::tables::Tables;
+use super::tables::tests::{INFO, Small, small};
 use crate::capture::Source;
 
 /// Memory whose bytes are a function of their address; pages that fail, and pages that read as zeros.
@@ -119,7 +121,7 @@ fn an_image_has_every_byte_and_names_every_one_that_it_has_not() {
     for buffer in [512, 4095, 65_536, 300_001] {
         fake.once.lock().expect("lock").push(0x100);
         let mut smear = Smear::new(Layout::default());
-        let from = From { physical: &fake, flags: Some(&fake), iomem: &iomem };
+        let from = From { physical: &fake, tables: None, flags: Some(&fake), iomem: &iomem };
         let mut image = Image::new(&from, &layout, &mut smear, "map.jsonl");
         let (bytes, gaps) = read_all(&mut image, layout.size(), buffer);
         let diary = std::mem::take(&mut image.diary);
@@ -153,7 +155,7 @@ fn an_image_has_every_byte_and_names_every_one_that_it_has_not() {
 fn check_map(diary: &Diary, layout: &Layout, iomem: &Iomem, exposed: &[Range]) {
     let hidden = without(&iomem.ram, exposed);
     let mut rows: Vec<Row> = Vec::new();
-    each_row(&Shown { diary, layout, hidden: &hidden, source: "fake" }, |row| rows.push(row));
+    each_row(&Shown { diary, layout, hidden: &hidden, source: "fake", source_changes: 0 }, |row| rows.push(row));
     assert!(rows.windows(2).all(|w| w[0].end <= w[1].start), "ascending and disjoint");
     let all = super::ranges::normal(rows.iter().map(|r| Range { start: r.start, end: r.end }).collect());
     assert_eq!(all, iomem.ram, "every byte of System RAM is in one row");
@@ -175,7 +177,7 @@ fn blank_pages(fake: &Fake) -> Vec<u64> {
     let iomem = Iomem { ram: fake.exposed.clone(), ..Iomem::default() };
     let layout = Layout::new(fake.exposed.clone());
     let mut smear = Smear::new(Layout::default());
-    let mut image = Image::new(&From { physical: fake, flags: Some(fake), iomem: &iomem }, &layout, &mut smear, "map.jsonl");
+    let mut image = Image::new(&From { physical: fake, tables: None, flags: Some(fake), iomem: &iomem }, &layout, &mut smear, "map.jsonl");
     read_all(&mut image, layout.size(), 300_001);
     let gaps = std::mem::take(&mut image.diary).gaps;
     gaps.iter().flat_map(|(r, _)| (r.start / PAGE)..(r.end / PAGE)).collect()
@@ -200,6 +202,67 @@ fn one_page_that_came_back_does_not_make_its_neighbours_data() {
     assert_eq!(blank_pages(&fake), (100..150).chain(152..200).collect::<Vec<u64>>());
 }
 
+/// First page, the one behind the last, state.
+type States = Vec<(u64, u64, &'static str)>;
+
+/// The states of an image of the memory in which [`super::tables::tests`] has page tables, and the gaps of the pipeline: first page, how many.
+fn states(memory: &Small, tables: Option<&Tables>, buffer: usize) -> (States, Vec<(u64, u64)>) {
+    let iomem = Iomem { ram: vec![Range { start: 0, end: 1 << 20 }], ..Iomem::default() };
+    let layout = Layout::new(iomem.ram.clone());
+    let mut smear = Smear::new(Layout::default());
+    let mut image = Image::new(&From { physical: memory, tables, flags: None, iomem: &iomem }, &layout, &mut smear, "map.jsonl");
+    let (bytes, gaps) = read_all(&mut image, layout.size(), buffer);
+    assert!(bytes[32..] == memory.0[..], "buffer {buffer}");
+    let diary = std::mem::take(&mut image.diary);
+    let mut rows = States::new();
+    each_row(&Shown { diary: &diary, layout: &layout, hidden: &[], source: "fake", source_changes: 0 }, |r| match rows.last_mut() {
+        Some(last) if last.2 == r.state => last.1 = r.end / PAGE,
+        _ => {
+            assert!(r.state != "zeroed-by-kernel" || r.reason.as_deref() == Some("not-mapped"), "{r:?}");
+            rows.push((r.start / PAGE, r.end / PAGE, r.state));
+        }
+    });
+    (rows, gaps.iter().map(|(at, count)| ((at - 32) / PAGE, count / PAGE)).collect())
+}
+
+#[test]
+fn zeros_of_pages_that_the_kernel_does_not_map_are_not_data() {
+    let memory = small(&[7, 8, 100, 255]);
+    let tables = Tables::of(&memory, INFO, |_| None).expect("understood");
+    for buffer in [512, 4095, 4096, 65_536, 300_001, 2 << 20] {
+        let (rows, gaps) = states(&memory, Some(&tables), buffer);
+        let expected = [(0, 7, "data"), (7, 9, "zeroed-by-kernel"), (9, 100, "data"), (100, 101, "zeroed-by-kernel")];
+        assert_eq!(rows, [&expected[..], &[(101, 255, "data"), (255, 256, "zeroed-by-kernel")]].concat(), "buffer {buffer}");
+        assert_eq!(gaps, [(7, 2), (100, 1), (255, 1)], "buffer {buffer}");
+    }
+    // Content is content, whatever the tables say.
+    let mut full = small(&[7]);
+    full.0[7 * 4096 + 4095] = 1;
+    assert_eq!(states(&full, Some(&tables), 65_536).0, [(0, 256, "data")]);
+    assert_eq!(states(&memory, None, 65_536).0, [(0, 256, "data")], "without tables it is the preflight that says so");
+}
+
+#[test]
+fn zeros_of_which_nothing_says_what_they_are_stand_as_uncertain() {
+    let mut memory = small(&[]);
+    let tables = Tables::of(&memory, INFO, |_| None).expect("understood");
+    // The last table is said to be where nothing is; the first four pages with a table, and the one with its content, are no zeros.
+    memory.0[0x3000..0x3008].copy_from_slice(&0x000f_ffff_ffff_f063_u64.to_le_bytes());
+    let (rows, gaps) = states(&memory, Some(&tables), 65_536);
+    assert_eq!(rows, [(0, 1, "uncertain"), (1, 5, "data"), (5, 256, "uncertain")]);
+    assert_eq!(gaps, []);
+}
+
+#[test]
+fn pages_of_another_size_have_no_flags_and_no_tables() {
+    use crate::capture::Status;
+    let mut out = crate::capture::testing::Memory::default();
+    assert!(super::open_flags(&mut out, 65_536).expect("no stop").is_none());
+    let item = &out.get("kpageflags-before.bin").expect("an item").item;
+    assert!(item.status == Status::Skipped && item.reason.as_ref().is_some_and(|r| r.contains("65536 bytes")), "{item:?}");
+    assert!(super::tables(Some(&small(&[])), INFO, 65_536).is_err() && super::tables(Some(&small(&[])), INFO, PAGE).is_ok());
+}
+
 #[test]
 fn where_gaps_are_too_many_nothing_is_called_data() {
     let layout = Layout::new(vec![Range { start: 0, end: 100 * PAGE }]);
@@ -208,7 +271,7 @@ fn where_gaps_are_too_many_nothing_is_called_data() {
     let diary =
         Diary { pieces: vec![piece], gaps: vec![gap], reasons: vec!["bad".into()], uncertain_from: Some(40 * PAGE), ..Diary::default() };
     let mut rows = Vec::new();
-    each_row(&Shown { diary: &diary, layout: &layout, hidden: &[], source: "fake" }, |r| {
+    each_row(&Shown { diary: &diary, layout: &layout, hidden: &[], source: "fake", source_changes: 0 }, |r| {
         rows.push((r.start / PAGE, r.end / PAGE, r.state));
     });
     assert_eq!(rows, [(0, 10, "data"), (10, 11, "gap"), (11, 40, "data"), (40, 100, "uncertain")]);
@@ -219,13 +282,13 @@ fn what_was_not_reached_stands_as_not_read() {
     let (iomem, fake) = (Iomem { ram: ram(), ..Iomem::default() }, Fake { exposed: ram(), ..Fake::default() });
     let layout = Layout::new(ram());
     let mut smear = Smear::new(Layout::default());
-    let from = From { physical: &fake, flags: None, iomem: &iomem };
+    let from = From { physical: &fake, tables: None, flags: None, iomem: &iomem };
     let mut image = Image::new(&from, &layout, &mut smear, "map.jsonl");
     let half = layout.size() / 2;
     read_all(&mut image, half, 4096);
     let mut sums = BTreeMap::new();
     let diary = std::mem::take(&mut image.diary);
-    each_row(&Shown { diary: &diary, layout: &layout, hidden: &[], source: "fake" }, |row| {
+    each_row(&Shown { diary: &diary, layout: &layout, hidden: &[], source: "fake", source_changes: 0 }, |row| {
         *sums.entry(row.state).or_insert(0) += row.end - row.start;
     });
     assert_eq!(sums.values().sum::<u64>(), total(&ram()));
