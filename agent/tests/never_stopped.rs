@@ -172,3 +172,21 @@ fn all_takes_every_process_but_the_agent() {
     assert!(cores.iter().all(|l| l.contains("\"status\":\"collected\"")), "{cores:#?}");
     assert_eq!(cores.iter().filter(|l| l.contains("\"threads\":\"21\"")).count(), 2, "{cores:#?}");
 }
+
+/// What a policy keeps back of the environment is kept back of cores; an image says that it is not.
+#[test]
+fn a_policy_that_keeps_the_environment_back_reaches_cores_and_images() {
+    let dir = tempfile::tempdir().expect("folder");
+    let (policy, image, out) = (dir.path().join("policy.toml"), dir.path().join("disk.img"), dir.path().join("out"));
+    std::fs::write(&policy, "redact_environ = [\"*TOKEN*\"]\n").expect("policy");
+    std::fs::write(&image, vec![7; 64 << 10]).expect("image");
+    let sleeper = Running(Command::new("/bin/sleep").arg("300").env("APP_TOKEN", "hunter2").spawn().expect("sleep"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_exhibit-agent"));
+    command.args(["collect", "--offline", "--capture", &format!("process-memory:pid={},files=false", sleeper.0.id())]);
+    command.args(["--capture", &format!("disk:path={}", image.display()), "--policy"]).arg(&policy).arg("--out").arg(&out);
+    let done = command.output().expect("agent");
+    let manifest = std::fs::read_to_string(out.join("manifest.jsonl")).unwrap_or_else(|e| panic!("{e}: {done:?}"));
+    let line = |what: &str| manifest.lines().find(|l| l.contains(what)).unwrap_or_else(|| panic!("no {what}: {manifest}"));
+    assert!(line("/core\"").contains("\"redacted_bytes\""), "{manifest}");
+    assert!(line("disk.img\",").contains("\"not_redacted\""), "{manifest}");
+}
