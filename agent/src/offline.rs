@@ -18,7 +18,7 @@ use exhibit_evidence::{AgentId, CaseId, CollectionId, Digest};
 use serde::Serialize;
 
 use crate::budget::Control;
-use crate::capture::{Chosen, Params, registry};
+use crate::capture::{Chosen, Params, registry, restricted};
 use crate::clock;
 use crate::custody::{self, Statement};
 use crate::order::Policy;
@@ -167,6 +167,7 @@ fn captures(request: &Request<'_>) -> Result<Vec<Chosen>, OfflineError> {
         }
         let (mut capture, params) = (make(), Params::new(&spec.name, spec.params.clone()));
         capture.restrict(request.policy).map_err(OfflineError::Request)?;
+        let capture = restricted::by(request.policy, capture);
         params.check(capture.params()).map_err(|e| OfflineError::Request(e.to_string()))?;
         capture.check(&params).map_err(|e| OfflineError::Request(format!("capture '{shown}', {e}")))?;
         chosen.insert(place, (capture, params));

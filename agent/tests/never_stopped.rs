@@ -100,35 +100,41 @@ fn killed_while_everything_stands() {
 }
 
 #[test]
+#[allow(clippy::disallowed_methods, reason = "a test measures time")]
 fn killed_at_any_moment_of_stopping() {
     let dir = tempfile::tempdir().expect("folder");
     let target = target(dir.path());
     let pid = target.0.id();
+    // How long it takes from the start until it stands depends on the machine and what else it does: two thirds of the moments
+    // lie before that, one third behind.
+    let begin = Instant::now();
+    let first = agent(&dir.path().join("first"), &format!("process-memory:pid={pid},mode=atomic,deadline=60s"));
+    within(Duration::from_secs(30), "it stands", || states(pid).contains('t'));
+    let until_it_stands = begin.elapsed();
+    drop(first);
+    runs_on(pid, "the first time");
     let mut seen_standing = 0;
-    for n in 0..60_u64 {
+    for n in 0..60_u32 {
         let mode = if n % 2 == 0 { "fast" } else { "atomic" };
         let mut agent = agent(&dir.path().join(n.to_string()), &format!("process-memory:pid={pid},mode={mode},deadline=60s"));
-        // From before the first thread is seized until after the last one is released: some 30 ms after the start.
-        wait(Duration::from_micros(n * 1_000));
+        wait(until_it_stands * n / 40);
         seen_standing += u32::from(states(pid).contains('t'));
         agent.0.kill().expect("killed");
         agent.0.wait().expect("reaped");
-        runs_on(pid, &format!("killed {n} ms after the start, mode {mode}"));
+        runs_on(pid, &format!("killed at moment {n}, mode {mode}"));
     }
     println!("{seen_standing} of 60 times it was standing when the agent was killed");
+    assert!(seen_standing > 0, "it was never killed in the middle");
 }
 
 #[test]
 fn a_frozen_group_is_thawed_when_the_agent_is_killed() {
     let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
-    let Some(point) = mounts.lines().find(|l| l.split(' ').nth(2) == Some("cgroup2")).and_then(|l| l.split(' ').nth(1)) else {
-        return eprintln!("left out: no cgroup v2");
-    };
+    let point = mounts.lines().find(|l| l.split(' ').nth(2) == Some("cgroup2")).and_then(|l| l.split(' ').nth(1));
+    let point = point.expect("this test needs cgroup v2: mount -t cgroup2 cgroup2 DIR");
     let name = format!("/exhibit-frozen-{}", std::process::id());
     let group = std::path::PathBuf::from(format!("{point}{name}"));
-    if std::fs::create_dir(&group).is_err() {
-        return eprintln!("left out: no cgroup v2 to write to");
-    }
+    std::fs::create_dir(&group).expect("this test needs to make a group of cgroup v2: run it as root");
     let dir = tempfile::tempdir().expect("folder");
     let target = target(dir.path());
     std::fs::write(group.join("cgroup.procs"), target.0.id().to_string()).expect("moved");
@@ -159,13 +165,28 @@ fn all_takes_every_process_but_the_agent() {
         out = out.display(),
     );
     let done = Command::new("unshare").args(["--pid", "--fork", "--mount-proc", "bash", "-c", &script]).output().expect("unshare");
-    if String::from_utf8_lossy(&done.stderr).contains("Operation not permitted") {
-        return eprintln!("left out: no right to make a namespace");
-    }
     let manifest = std::fs::read_to_string(out.join("manifest.jsonl")).unwrap_or_else(|e| panic!("{e}: {done:?}"));
     let cores: Vec<&str> = manifest.lines().filter(|l| l.contains("/core\"")).collect();
     // The shell and the two programs; the agent is a child of the shell as well.
     assert_eq!(cores.len(), 3, "{cores:#?}");
     assert!(cores.iter().all(|l| l.contains("\"status\":\"collected\"")), "{cores:#?}");
     assert_eq!(cores.iter().filter(|l| l.contains("\"threads\":\"21\"")).count(), 2, "{cores:#?}");
+}
+
+/// What a policy keeps back of the environment is kept back of cores; an image says that it is not.
+#[test]
+fn a_policy_that_keeps_the_environment_back_reaches_cores_and_images() {
+    let dir = tempfile::tempdir().expect("folder");
+    let (policy, image, out) = (dir.path().join("policy.toml"), dir.path().join("disk.img"), dir.path().join("out"));
+    std::fs::write(&policy, "redact_environ = [\"*TOKEN*\"]\n").expect("policy");
+    std::fs::write(&image, vec![7; 64 << 10]).expect("image");
+    let sleeper = Running(Command::new("/bin/sleep").arg("300").env("APP_TOKEN", "hunter2").spawn().expect("sleep"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_exhibit-agent"));
+    command.args(["collect", "--offline", "--capture", &format!("process-memory:pid={},files=false", sleeper.0.id())]);
+    command.args(["--capture", &format!("disk:path={}", image.display()), "--policy"]).arg(&policy).arg("--out").arg(&out);
+    let done = command.output().expect("agent");
+    let manifest = std::fs::read_to_string(out.join("manifest.jsonl")).unwrap_or_else(|e| panic!("{e}: {done:?}"));
+    let line = |what: &str| manifest.lines().find(|l| l.contains(what)).unwrap_or_else(|| panic!("no {what}: {manifest}"));
+    assert!(line("/core\"").contains("\"redacted_bytes\""), "{manifest}");
+    assert!(line("disk.img\",").contains("\"not_redacted\""), "{manifest}");
 }

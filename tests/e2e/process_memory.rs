@@ -95,6 +95,14 @@ fn gdb_opens_what_was_ordered_sealed_and_restored() {
         "{text}{}",
         said.stderr
     );
+    // The host's policy reaches what its orders make: the environment is kept back, and the item says so.
+    std::fs::write(agent.dir.join("policy.toml"), "redact_environ = [\"*TOKEN*\"]\n").expect("policy");
+    let ended = fleet.collect(&case, &agent, &["--capture", &format!("process-memory:pid={},files=false", target.pid())]);
+    let items = fleet.items(ended["collection"].as_str().expect("id"));
+    let core = items.iter().find(|i| i["path"] == path.as_str()).expect("the core");
+    assert!(core["status"] == "partial" && core["facts"]["redacted_bytes"].is_string(), "{core}");
+    assert!(core["reason"].as_str().is_some_and(|r| r.contains("redact_environ")), "{core}");
+    let _ = fleet.verify(&case).expect_sound();
 }
 
 #[test]

@@ -18,11 +18,13 @@ pub mod memory;
 pub mod mounts;
 pub mod network;
 mod params;
+mod patience;
 mod place;
 pub mod process;
 pub mod process_memory;
 mod pseudo;
 pub mod registry;
+pub mod restricted;
 pub mod system;
 mod table;
 #[cfg(test)]
@@ -126,6 +128,11 @@ pub trait Output {
 
     /// Records that a program was run (its argument vector, joined with spaces): part of the agent's footprint.
     fn ran(&mut self, command: String);
+
+    /// Whether this host's policy keeps values of environment variables back (`redact_environ`).
+    fn redacts_environment(&self) -> bool {
+        false
+    }
 }
 
 /// A capture with the parameters of an order.

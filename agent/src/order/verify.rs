@@ -12,7 +12,7 @@ use globset::GlobSet;
 use super::policy::Policy;
 use super::{Code, Offer, Refused};
 use crate::budget::Budget;
-use crate::capture::{Capture, Chosen, Params, registry};
+use crate::capture::{Capture, Chosen, Params, registry, restricted};
 use crate::pipeline::StreamFacts;
 
 /// What an order is checked against.
@@ -225,6 +225,7 @@ fn check_captures(specs: &[CaptureSpec], policy: &Policy) -> Result<Vec<Chosen>,
         }
         let mut capture = make();
         capture.restrict(policy).map_err(|e| Refused::new(Code::Policy, format!("this host's policy cannot be used: {e}")))?;
+        let capture = restricted::by(policy, capture);
         let params = Params::new(&spec.name, spec.params.clone());
         params.check(capture.params()).map_err(|e| Refused::new(Code::Unsupported, e.to_string()))?;
         capture.check(&params).map_err(|e| Refused::new(Code::Unsupported, format!("capture '{shown}', {e}")))?;

@@ -190,16 +190,12 @@ impl Drop for Running {
 
 #[test]
 fn another_network_namespace_is_looked_into() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("making a network namespace needs root: not tested");
-        return;
-    }
     let script = "ip link set lo up && ip addr add 192.0.2.7/32 dev lo && echo ready; exec sleep 300";
     let mut child =
         Running(Command::new("unshare").args(["-n", "sh", "-c", script]).stdout(Stdio::piped()).spawn().expect("unshare (util-linux)"));
     let mut ready = String::new();
     std::io::BufRead::read_line(&mut std::io::BufReader::new(child.0.stdout.take().expect("pipe")), &mut ready).expect("line");
-    assert_eq!(ready, "ready\n");
+    assert_eq!(ready, "ready\n", "this test makes a network namespace: run it as root");
     let out = capture();
     let pid = child.0.id();
     let rows = out.rows("namespaces");
@@ -219,16 +215,13 @@ fn another_network_namespace_is_looked_into() {
 
 #[test]
 fn firewall_rules_of_another_namespace_are_taken() {
-    if !rustix::process::geteuid().is_root() || tools::find("nft").is_none() {
-        eprintln!("needs root and nft (nftables): not tested");
-        return;
-    }
+    assert!(tools::find("nft").is_some(), "this test needs nft: install nftables");
     let script = "nft add table inet exhibit_seen && echo ready; exec sleep 300";
     let mut child =
         Running(Command::new("unshare").args(["-n", "sh", "-c", script]).stdout(Stdio::piped()).spawn().expect("unshare (util-linux)"));
     let mut ready = String::new();
     std::io::BufRead::read_line(&mut std::io::BufReader::new(child.0.stdout.take().expect("pipe")), &mut ready).expect("line");
-    assert_eq!(ready, "ready\n");
+    assert_eq!(ready, "ready\n", "this test makes a network namespace: run it as root");
     let out = Memory::run(&Network, &[]);
     let pid = child.0.id();
     let inode = out.rows("namespaces").iter().find(|n| n["process"] == pid).expect("its namespace")["inode"].clone();

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom, Statx, StatxFlags, openat, statx};
 use rustix::io::Errno;
 
 use super::gather::kind_of;
 use crate::capture::live::{put_absent, refusal};
+use crate::capture::patience::{self, NotDone};
 use crate::capture::{Content, EvidencePath, Extent, Kind, Meta, NewItem, Output, Source, Status, Stop};
 
 /// Data ranges of a sparse file that are told apart; a file with more is read through.
@@ -21,6 +23,10 @@ pub struct Budget {
     pub file_bytes_max: u64,
     /// Bytes left for all files of this capture.
     pub left_bytes: u64,
+    /// How long opening one may take: looking one up among the mapped files waits for a lock of the process.
+    pub patience: Duration,
+    /// Threads that may still be left behind by it.
+    pub stuck_left: u32,
 }
 
 /// A file to take through a magic link below `/proc/<pid>`.
@@ -57,8 +63,20 @@ pub fn take(out: &mut dyn Output, wanted: Wanted<'_>, budget: &mut Budget) -> Re
             &facts,
         );
     }
-    let opened = match open_regular(dir, link) {
+    if budget.stuck_left == 0 {
+        return absent(Status::Skipped, "not tried: too many files before did not answer".to_owned(), &facts);
+    }
+    let opened = match open_in_time(dir, link, budget.patience) {
         Ok(opened) => opened,
+        Err(NotOpened::Late) => {
+            budget.stuck_left = budget.stuck_left.saturating_sub(1);
+            let s = budget.patience.as_secs();
+            return absent(
+                Status::Error,
+                format!("did not answer within {s} s: a lock of its process is held (left behind, the capture went on)"),
+                &facts,
+            );
+        }
         Err(NotOpened::Kernel(e)) => {
             let (status, reason) = refusal(e);
             // The link was there when the process was read.
@@ -101,6 +119,7 @@ pub fn put_skipped(out: &mut dyn Output, path: EvidencePath, reason: &str) -> Re
 }
 
 enum NotOpened {
+    Late,
     Kernel(Errno),
     Kind(&'static str),
 }
@@ -118,6 +137,16 @@ struct Opened {
 
 fn stat_fd(file: &OwnedFd) -> Result<Statx, Errno> {
     statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::BTIME)
+}
+
+/// [`open_regular`] on a thread that can be left behind.
+fn open_in_time(dir: &OwnedFd, link: &str, limit: Duration) -> Result<Opened, NotOpened> {
+    let (own, name) = (dir.try_clone().map_err(|_| Errno::MFILE)?, link.to_owned());
+    match patience::within(limit, move || open_regular(&own, &name)) {
+        Ok(opened) => opened,
+        Err(NotDone::Late) => Err(NotOpened::Late),
+        Err(NotDone::NoThread) => Err(Errno::AGAIN.into()),
+    }
 }
 
 fn open_regular(dir: &OwnedFd, link: &str) -> Result<Opened, NotOpened> {

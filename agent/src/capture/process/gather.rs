@@ -83,6 +83,8 @@ const NAMESPACES: [&str; 10] = ["cgroup", "ipc", "mnt", "net", "pid", "pid_for_c
 pub struct Plan {
     /// Raw files that are not read: not asked for, or not offered by this kernel.
     pub without: Vec<&'static str>,
+    /// The host's policy keeps values of the environment back.
+    pub redacts: bool,
 }
 
 /// One process as it was read.
@@ -104,11 +106,17 @@ pub fn gather(pid: u32, plan: &Plan) -> Result<Gathered, Errno> {
     let dir = open_dir(rustix::fs::CWD, format!("/proc/{pid}"))?;
     let mut row = Box::new(Row { pid, status: "collected", ticks_per_s: rustix::param::clock_ticks_per_second(), ..Row::default() });
     let mut raw = Vec::with_capacity(RAW.len());
+    let mut arguments = None;
     for file in RAW.iter().filter(|f| !plan.without.contains(&f.name)) {
         if row.kernel_thread && !file.kernel_thread {
             continue;
         }
-        let result = read_at(&dir, file.name, file.bytes_max);
+        let mut result = read_at(&dir, file.name, file.bytes_max);
+        match &mut result {
+            Ok(read) if file.name == "stat" => arguments = parse::stat(&read.bytes).and_then(|s| s.arguments),
+            Ok(read) if file.name == "cmdline" && plan.redacts => keep_to_arguments(read, arguments),
+            _ => {}
+        }
         match &result {
             Ok(read) => interpret(&mut row, file.name, read),
             Err(e) => row.problems.push(Problem::new(file.name, *e)),
@@ -134,6 +142,17 @@ pub fn gather(pid: u32, plan: &Plan) -> Result<Gathered, Errno> {
     Ok(Gathered { dir, row, raw, more_fds, exe })
 }
 
+/// Cuts a command line off where the arguments end. Of a process that overwrote them to the last byte the kernel shows what
+/// comes behind them too, up to a zero (proc(5)): that is the environment, or what the process wrote over it.
+fn keep_to_arguments(read: &mut Read, arguments: Option<(u64, u64)>) {
+    let bytes = arguments.map_or(0, |(start, end)| usize::try_from(end.saturating_sub(start)).unwrap_or(usize::MAX));
+    if read.bytes.len() > bytes {
+        read.bytes.truncate(bytes);
+        let said = "what lies in the place of its environment is left out: this host's policy (redact_environ)";
+        read.cut = Some(read.cut.take().map_or_else(|| said.to_owned(), |cut| format!("{said}; {cut}")));
+    }
+}
+
 /// Fills the row from one raw file.
 fn interpret(row: &mut Row, name: &str, read: &Read) {
     let bytes = read.bytes.as_slice();
@@ -143,7 +162,7 @@ fn interpret(row: &mut Row, name: &str, read: &Read) {
         "status" => status(row, parse::status(bytes)),
         "cmdline" => {
             let (arguments, cut) = parse::arguments(bytes);
-            (row.cmdline, row.cmdline_cut) = (Some(arguments), cut);
+            (row.cmdline, row.cmdline_cut) = (Some(arguments), cut || read.cut.is_some());
         }
         "maps" => row.maps = Some(maps::summarise(bytes)),
         "limits" => row.limits = parse::limits(bytes),

@@ -2,8 +2,9 @@
 //! over its folder) rarely cover every other way to ask for it.
 //!
 //! Every number that a process can have is asked for by signal 0 (nothing is sent); the numbers of what was started first and
-//! last also by opening `/proc/<n>`, which costs ten times as much; every control group is read for its members. What answers and is not listed is looked at
-//! again after a second listing, because processes come and go. A kernel that lies to every one of these calls hides what it
+//! last also by opening `/proc/<n>`, which costs ten times as much; every control group is read for its members. Processes come
+//! and go, so what answers and is not listed is looked at again, several times: hidden is who is the same process in every look and in
+//! none of the listings. Where a listing fails nothing can be said, and that is said. A kernel that lies to every one of these calls hides what it
 //! wants: then only an image of its memory helps.
 
 use std::collections::BTreeMap;
@@ -26,6 +27,9 @@ const NUMBER_MAX: u32 = 4 << 20;
 const FOLDERS: u32 = 128 << 10;
 /// Numbers that are kept until they are looked at again.
 const FOUND_MAX: usize = 65_536;
+/// Listings in which who is hidden is not, besides the one before the search, and the time between two of them.
+const LOOKS: u32 = 3;
+const BETWEEN_LOOKS_NS: i64 = 20_000_000;
 /// Control groups that are read.
 const GROUPS_MAX: usize = 65_536;
 const GROUP_BYTES_MAX: usize = 4 << 20;
@@ -45,6 +49,8 @@ pub trait Host {
     fn opens(&self, n: u32) -> bool;
     /// Whether the number is that of a process, not of a further thread of one; `None` when it cannot be told.
     fn is_process(&self, n: u32) -> Option<bool>;
+    /// When the process started, ticks after boot: whether it is still the same one. `None` when it cannot be told.
+    fn started(&self, n: u32) -> Option<u64>;
     /// The numbers that `/proc` lists, sorted.
     fn listed(&self) -> Result<Vec<u32>, Errno>;
 }
@@ -77,6 +83,10 @@ impl Host for Real {
         }
     }
 
+    fn started(&self, n: u32) -> Option<u64> {
+        parse::stat(&read(&format!("/proc/{n}/stat"), SMALL_BYTES_MAX).ok()?.bytes)?.start_ticks
+    }
+
     fn listed(&self) -> Result<Vec<u32>, Errno> {
         Ok(numbers(open_dir(CWD, "/proc")?, NUMBER_MAX as usize)?.0)
     }
@@ -97,6 +107,8 @@ pub struct Scan {
     pub left_out: u64,
     /// Hidden processes and how they were found.
     pub hidden: BTreeMap<u32, u8>,
+    /// Numbers that answered and could not be looked at again, and why: nothing is known of them.
+    pub unchecked: Option<(usize, Errno)>,
 }
 
 /// Looks for processes that are not in `listed`, which is sorted.
@@ -129,18 +141,50 @@ pub fn scan(host: &dyn Host, out: &mut dyn Output, listed: &[u32], groups: &Grou
     for n in &groups.members {
         add(*n, BY_GROUP, &mut scan.left_out);
     }
-    // Whoever lived before this listing and lives after it should be in it.
-    let again = host.listed().unwrap_or_default();
-    for (n, how) in found {
-        if again.binary_search(&n).is_ok() || !(host.answers(n) || host.opens(n)) {
-            scan.passing = scan.passing.saturating_add(1);
-        } else if host.is_process(n) == Some(false) {
-            scan.threads = scan.threads.saturating_add(1);
-        } else {
-            scan.hidden.insert(n, how | if host.opens(n) { BY_FOLDER } else { 0 });
-        }
-    }
+    confirm(host, out, &mut scan, found)?;
     Ok(scan)
+}
+
+/// Looks at what was found again and again: whoever lived before a listing and lives after it should be in it.
+fn confirm(host: &dyn Host, out: &mut dyn Output, scan: &mut Scan, mut found: BTreeMap<u32, u8>) -> Result<(), Stop> {
+    let started = |n: u32| host.started(n);
+    let mut known: BTreeMap<u32, Option<u64>> = found.keys().map(|n| (*n, started(*n))).collect();
+    for look in 0..LOOKS {
+        if found.is_empty() {
+            return Ok(());
+        }
+        out.checkpoint()?;
+        if look > 0 {
+            let _ = rustix::thread::nanosleep(&rustix::time::Timespec { tv_sec: 0, tv_nsec: BETWEEN_LOOKS_NS });
+        }
+        let listed = match host.listed() {
+            Ok(listed) => listed,
+            Err(e) => {
+                scan.unchecked = Some((found.len(), e));
+                return Ok(());
+            }
+        };
+        found.retain(|n, how| {
+            if listed.binary_search(n).is_ok() || !(host.answers(*n) || host.opens(*n)) {
+                scan.passing = scan.passing.saturating_add(1);
+                return false;
+            }
+            if host.is_process(*n) == Some(false) {
+                scan.threads = scan.threads.saturating_add(1);
+                return false;
+            }
+            // Another process than before: it may have started after the listing.
+            let now = started(*n);
+            if known.insert(*n, now) != Some(now) {
+                scan.passing = scan.passing.saturating_add(1);
+                return false;
+            }
+            *how |= if host.opens(*n) { BY_FOLDER } else { 0 };
+            true
+        });
+    }
+    scan.hidden = found;
+    Ok(())
 }
 
 /// Which numbers to ask for.
@@ -283,6 +327,10 @@ pub fn put(out: &mut dyn Output, scan: &Scan, groups: &Groups) -> Result<(), Sto
         table.row(out, &Row { pid, found_by: vec!["mount"], listed: true, comm: None, ppid: None, start_ticks: None, note })?;
     }
     let mut problems = Vec::new();
+    if let Some((count, e)) = scan.unchecked {
+        problems.push(format!("{count} numbers answered that were not listed, and could not be checked: listing /proc again failed: {e}"));
+        table.fact("not_checked", count.to_string());
+    }
     if groups.more {
         problems.push(format!("more than {GROUPS_MAX} control groups: the rest was not read"));
     }
@@ -307,25 +355,35 @@ mod tests {
     use crate::capture::testing::Memory;
 
     /// A host on which 10 and 11 are listed, 12 is hidden from listings, 13 also from signals, 14 answers to nothing but is in
-    /// a group, 15 is a thread of 10, 16 starts while it is looked for and 17 ends.
+    /// a group, 15 is a thread of 10, 16 starts while it is looked for and 17 ends. 18 ends after the first look, 19 is another
+    /// process in every look, 20 is listed only the last time, 21 turns out to be a thread in the second look.
     #[derive(Default)]
     struct Fake {
         listings: Cell<u32>,
+        /// The listing that fails.
+        fails: Option<u32>,
     }
 
     impl Host for Fake {
         fn answers(&self, n: u32) -> bool {
-            [10, 11, 12, 15, 16].contains(&n) || (n == 17 && self.listings.get() == 0)
+            let listings = self.listings.get();
+            [10, 11, 12, 15, 16, 19, 20, 21].contains(&n) || (n == 17 && listings == 0) || (n == 18 && listings <= 1)
         }
         fn opens(&self, n: u32) -> bool {
             [10, 11, 12, 13, 15, 16].contains(&n)
         }
         fn is_process(&self, n: u32) -> Option<bool> {
-            Some(n != 15)
+            if n == 21 { (self.listings.get() > 1).then_some(false) } else { Some(n != 15) }
+        }
+        fn started(&self, n: u32) -> Option<u64> {
+            if n == 19 { Some(self.listings.get().into()) } else { (n < 13).then_some(7) }
         }
         fn listed(&self) -> Result<Vec<u32>, Errno> {
             self.listings.set(self.listings.get() + 1);
-            Ok(vec![10, 11, 16])
+            if self.fails == Some(self.listings.get()) {
+                return Err(Errno::NFILE);
+            }
+            Ok(if self.listings.get() < LOOKS { vec![10, 11, 16] } else { vec![10, 11, 16, 20] })
         }
     }
 
@@ -339,9 +397,24 @@ mod tests {
         let found = scan(&Fake::default(), &mut Memory::default(), &[10, 11], &groups, to(100, 50)).expect("scanned");
         assert_eq!(found.hidden, BTreeMap::from([(12, BY_SIGNAL | BY_FOLDER | BY_GROUP), (13, BY_FOLDER)]));
         // A number that is only in a group, and answers to nothing, has ended.
-        assert_eq!((found.threads, found.passing, found.left_out), (1, 3, 0));
+        assert_eq!((found.threads, found.passing, found.left_out, found.unchecked), (2, 6, 0, None));
         let short = scan(&Fake::default(), &mut Memory::default(), &[10, 11], &Groups::default(), to(11, 11)).expect("scanned");
         assert!(short.hidden.is_empty());
+    }
+
+    #[test]
+    fn a_listing_that_fails_is_no_finding() {
+        let groups = Groups::default();
+        for (fails, left) in [(1, 9), (LOOKS, 3)] {
+            let host = Fake { fails: Some(fails), ..Fake::default() };
+            let mut out = Memory::default();
+            let found = scan(&host, &mut out, &[10, 11], &groups, to(100, 50)).expect("scanned");
+            assert_eq!((found.hidden.len(), found.unchecked), (0, Some((left, Errno::NFILE))), "{found:?}");
+            put(&mut out, &found, &groups).expect("put");
+            let item = out.get("hidden.jsonl").expect("a table");
+            assert_eq!((item.status, item.item.facts["not_checked"].as_str()), (Status::Partial, left.to_string().as_str()));
+            assert!(item.item.reason.as_deref().is_some_and(|r| r.contains("could not be checked")), "{:?}", item.item.reason);
+        }
     }
 
     #[test]
@@ -380,6 +453,9 @@ mod tests {
             }
             fn is_process(&self, n: u32) -> Option<bool> {
                 Real.is_process(n)
+            }
+            fn started(&self, n: u32) -> Option<u64> {
+                Real.started(n)
             }
             fn listed(&self) -> Result<Vec<u32>, Errno> {
                 Ok(Real.listed()?.into_iter().filter(|n| *n != self.0).collect())

@@ -25,7 +25,7 @@ use rustix::io::Errno;
 use self::content::{Budget, Wanted};
 use self::gather::{Gathered, Plan, RAW, TABLE_BYTES_MAX};
 pub use self::parse::bracketed;
-use self::reader::{Answer, Reader};
+use self::reader::{Answer, PATIENCE, Reader, STUCK_MAX};
 use self::row::{Fd, Row};
 use super::live::{Lossless, Read, SMALL_BYTES_MAX, lines, numbers, open_dir, put_read, read, read_at, refusal};
 use super::mounts::{Class, Mounts};
@@ -93,7 +93,8 @@ impl Capture for Process {
     fn run(&self, params: &Params, out: &mut dyn Output) -> Result<(), Stop> {
         let mut run = Run::new(params, out)?;
         run.redacted = self.redacted.clone();
-        let mut reader = Reader::new(plan(params, out)?);
+        let plan = Plan { redacts: !self.redacted.is_empty(), ..plan(params, out)? };
+        let mut reader = Reader::new(plan, PATIENCE);
         let listed = open_dir(rustix::fs::CWD, "/proc").and_then(|proc| numbers(proc, PIDS_MAX));
         let pids = match listed {
             Ok((pids, _)) if !pids.is_empty() => pids,
@@ -183,6 +184,8 @@ impl Run {
             budget: Budget {
                 file_bytes_max: params.bytes("file_max")?.unwrap_or(512 << 20),
                 left_bytes: params.bytes("total_max")?.unwrap_or(8 << 30),
+                patience: PATIENCE,
+                stuck_left: STUCK_MAX,
             },
             files: BTreeMap::new(),
             build_ids: BTreeMap::new(),

@@ -30,6 +30,10 @@ pub struct Stat {
     pub processor: Option<i64>,
     pub rt_priority: Option<u64>,
     pub policy: Option<u64>,
+    /// From where to where its arguments lay when it was started, and its environment. The process can move both.
+    pub arguments: Option<(u64, u64)>,
+    /// See above.
+    pub environment: Option<(u64, u64)>,
     pub exit_code: Option<i64>,
 }
 
@@ -52,6 +56,8 @@ pub fn stat(bytes: &[u8]) -> Option<Stat> {
     let field = |n: usize| fields.get(n.checked_sub(3)?).copied();
     let signed = |n: usize| field(n).and_then(number::<i64>);
     let unsigned = |n: usize| field(n).and_then(number::<u64>);
+    // Zeros stand for "not told": no memory, or no right to know.
+    let area = |n: usize| unsigned(n).zip(unsigned(n.saturating_add(1))).filter(|(start, end)| *start > 0 && start <= end);
     Some(Stat {
         comm,
         state: field(3).and_then(|f| f.first()).map(|b| char::from(*b)),
@@ -72,6 +78,8 @@ pub fn stat(bytes: &[u8]) -> Option<Stat> {
         processor: signed(39),
         rt_priority: unsigned(40),
         policy: unsigned(41),
+        arguments: area(48),
+        environment: area(50),
         exit_code: signed(52),
     })
 }

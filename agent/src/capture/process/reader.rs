@@ -11,16 +11,16 @@ use rustix::io::Errno;
 use super::gather::{Gathered, Plan, gather};
 
 /// How long one process may take. The largest (65,536 open files, 16 MiB of maps) needs about a second.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 /// Most threads left behind, 128 KiB of stack each, before the capture reads no further process.
-const STUCK_MAX: u32 = 16;
+pub const STUCK_MAX: u32 = 16;
 const STACK_BYTES: usize = 256 << 10;
 
 /// What came of asking for a process.
 pub enum Answer {
     Taken(Box<Gathered>),
     Refused(Errno),
-    /// It did not answer within [`PATIENCE`].
+    /// It did not answer in time.
     Stuck,
     /// Too many have not answered.
     GivenUp,
@@ -34,17 +34,18 @@ struct Worker {
 /// The reader.
 pub struct Reader {
     plan: Arc<Plan>,
+    patience: Duration,
     worker: Option<Worker>,
     stuck: u32,
 }
 
 impl Reader {
     /// A reader that has not started its thread yet.
-    pub fn new(plan: Plan) -> Self {
-        Self { plan: Arc::new(plan), worker: None, stuck: 0 }
+    pub fn new(plan: Plan, patience: Duration) -> Self {
+        Self { plan: Arc::new(plan), patience, worker: None, stuck: 0 }
     }
 
-    /// Reads a process; waits at most [`PATIENCE`].
+    /// Reads a process; waits at most as long as it was told.
     pub fn read(&mut self, pid: u32) -> Answer {
         if self.stuck >= STUCK_MAX {
             return Answer::GivenUp;
@@ -56,7 +57,7 @@ impl Reader {
         if worker.ask.send(pid).is_err() {
             return answer(gather(pid, &self.plan));
         }
-        match worker.answer.recv_timeout(PATIENCE) {
+        match worker.answer.recv_timeout(self.patience) {
             Ok(result) => {
                 self.worker = Some(worker);
                 answer(result)

@@ -1,5 +1,7 @@
 //! Real processes in the situations that matter, and parsers on arbitrary bytes.
 
+mod hostile;
+
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::net::TcpListener;
@@ -160,7 +162,7 @@ fn a_process_that_ends_while_others_are_read_is_said_to_have_vanished() {
     assert!(matches!(read_at(&folder, "stat", 100), Err(Errno::SRCH | Errno::NOENT)));
     let mut out = Memory::default();
     let mut run = Run::new(&Params::default(), &mut out).expect("parameters");
-    let Answer::Refused(error) = Reader::new(Plan::default()).read(pid) else { panic!("it is gone") };
+    let Answer::Refused(error) = Reader::new(Plan::default(), PATIENCE).read(pid) else { panic!("it is gone") };
     let started = out.now();
     run.refused(&mut out, pid, error, started).expect("recorded");
     run.finish(&mut out).expect("finished");

@@ -8,17 +8,21 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use exhibit_agent_sys::memory::read_process;
+use rustix::fs::AtFlags;
 use rustix::io::{Errno, pread};
 
 use super::pages::{Page, Pages};
 use super::plan::{Devices, Wish, open_behind};
-use super::regions::{Class, PAGE, Region, Regions};
+use super::regions::{Class, PAGE, PROTECTED, Region, Regions, SUPPLIED};
 use super::stop::Stands;
 
 /// How long one read may take before the rest of the process is given up: a lock of the process, or a page in swap on a dead
 /// device, can hold it for ever.
 const PATIENCE: Duration = Duration::from_secs(10);
 const STACK_BYTES: usize = 256 << 10;
+/// Why what userfaultfd watches is not read where there is no page.
+pub const NOT_SUPPLIED: &str =
+    "not in memory, and watched by userfaultfd: a program would supply it when touched, which would run that program, so it is not touched";
 
 /// Bytes by where they came from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -72,7 +76,8 @@ pub struct Access {
     pub wish: Wish,
     /// File systems.
     pub devices: Devices,
-    /// Its number, and whether it stands right now: then it cannot run another program, and the faster call may be used.
+    /// Its number, and whether it stands right now: then it cannot run another program, and the faster call may be used. That
+    /// call waits for userfaultfd, so it is not for mappings that are watched, nor where that is not known.
     pub held: Option<(u32, Stands)>,
     /// The file behind the mapping that was read last.
     pub open: Option<(u64, Behind)>,
@@ -145,7 +150,7 @@ impl Access {
         match (page, region.class) {
             (Page::Swapped, _) if !self.wish.swapped => Err(Failed::said("in swap: left there by the order (swapped=false)", bytes)),
             (Page::Present | Page::Swapped, _) => {
-                let got = self.through_process(at, buffer)?;
+                let got = self.through_process(region, at, buffer)?;
                 self.counts.memory = self.counts.memory.saturating_add(got as u64);
                 if page == Page::Swapped {
                     self.counts.swapped = self.counts.swapped.saturating_add(got as u64);
@@ -153,6 +158,7 @@ impl Access {
                 Ok(got)
             }
             (Page::Absent, Class::File) => self.behind_mapping(region, at, buffer),
+            (Page::Absent, _) if region.bits & SUPPLIED != 0 => Err(Failed::said(NOT_SUPPLIED, bytes)),
             (Page::Absent, _) => {
                 buffer.fill(0);
                 self.counts.zeros = self.counts.zeros.saturating_add(bytes as u64);
@@ -161,14 +167,16 @@ impl Access {
         }
     }
 
-    fn through_process(&self, at: u64, buffer: &mut [u8]) -> Result<usize, Failed> {
-        if let Some((pid, _)) = self.held.as_ref().filter(|(_, stands)| stands()) {
+    fn through_process(&self, region: &Region, at: u64, buffer: &mut [u8]) -> Result<usize, Failed> {
+        let free = region.bits & (SUPPLIED | PROTECTED) == 0;
+        if let Some((pid, _)) = self.held.as_ref().filter(|(_, stands)| free && stands()) {
             // What it refuses (no right to read for the process itself) goes the other way.
             let read = read_process(*pid, at, buffer);
-            // Meanwhile it may have been released, or killed and its number given to another one.
+            // Meanwhile it may have been released, or killed and its number given to another one: then its folder is empty.
             if let Ok(got) = read
                 && got > 0
                 && self.held.as_ref().is_some_and(|(_, stands)| stands())
+                && rustix::fs::statat(&self.dir, "stat", AtFlags::empty()).is_ok()
                 && pread(&self.memory, &mut [0_u8; 1], at).is_ok_and(|n| n > 0)
             {
                 return Ok(got);
@@ -201,7 +209,7 @@ impl Access {
                 }
             }
             Some((_, Behind::Elsewhere(why))) => return Err(Failed::said(why, bytes)),
-            _ => self.through_process(at, buffer)?,
+            _ => self.through_process(region, at, buffer)?,
         };
         // The rest of a file's last page is zeros.
         let page_end = got.saturating_add((PAGE.saturating_sub(at.saturating_add(got as u64) % PAGE) % PAGE) as usize);
@@ -247,7 +255,8 @@ pub struct Reader {
     ask: SyncSender<Ask>,
     answer: Receiver<Answer>,
     buffer: Vec<u8>,
-    stuck: bool,
+    /// The thread does not answer: it was left behind.
+    pub stuck: bool,
     /// So far.
     pub counts: Counts,
 }

@@ -11,6 +11,8 @@ use super::regions::{PAGE, Regions};
 use super::stop::Stands;
 use crate::capture::{Source, Status};
 
+/// Why the environment is not given.
+pub const WITHHELD: &str = "the environment, which this host's policy keeps back (redact_environ)";
 /// Unreadable ranges that are listed; further ones are counted.
 const UNREADABLE_MAX: usize = 16_384;
 
@@ -23,6 +25,30 @@ pub struct Unreadable {
     pub end: u64,
     /// Why.
     pub reason: Arc<str>,
+}
+
+/// Addresses that are not given by this host's policy: they are never read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Withheld {
+    /// First address.
+    pub start: u64,
+    /// One past the last.
+    pub end: u64,
+}
+
+impl Withheld {
+    /// Cuts pieces of memory off where what is withheld begins. How many bytes of the first piece are withheld, if it begins
+    /// there.
+    fn cut(self, pieces: &mut Vec<(u64, usize)>) -> Option<u64> {
+        let reach = |address: u64, length: usize| address < self.end && address.saturating_add(length as u64) > self.start;
+        let at = pieces.iter().position(|(address, length)| reach(*address, *length))?;
+        let (address, length) = pieces.get_mut(at)?;
+        let before = self.start.saturating_sub(*address);
+        let withheld = self.end.saturating_sub(*address);
+        *length = usize::try_from(before).unwrap_or(usize::MAX).min(*length);
+        pieces.truncate(at.saturating_add(usize::from(before > 0)));
+        (at == 0 && before == 0).then_some(withheld)
+    }
 }
 
 /// The file.
@@ -49,6 +75,8 @@ pub struct CoreFile {
     held: Option<Stands>,
     moved_at: Option<u64>,
     memory_bytes: u64,
+    /// What is not given.
+    pub withheld: Option<Withheld>,
 }
 
 impl CoreFile {
@@ -70,6 +98,7 @@ impl CoreFile {
             held,
             moved_at: None,
             memory_bytes: 0,
+            withheld: None,
         }
     }
 
@@ -77,6 +106,12 @@ impl CoreFile {
     #[must_use]
     pub fn details(&self) -> &str {
         &self.list
+    }
+
+    /// Whether the thread that reads did not come back.
+    #[must_use]
+    pub const fn is_stuck(&self) -> bool {
+        self.reader.stuck
     }
 
     fn begin(&self) -> u64 {
@@ -130,7 +165,11 @@ impl Source for CoreFile {
         if self.gone_at.is_some() {
             return Ok(0);
         }
-        let pieces = self.layout.pieces(offset, buf.len());
+        let mut pieces = self.layout.pieces(offset, buf.len());
+        if let Some(bytes) = self.withheld.and_then(|w| w.cut(&mut pieces)) {
+            self.failed = Some((offset, offset.saturating_add(bytes)));
+            return Err(io::Error::other(WITHHELD));
+        }
         let Some((address, first)) = pieces.first().copied() else { return Ok(0) };
         let count = pieces.iter().map(|(_, length)| *length).fold(0, usize::saturating_add).min(buf.len());
         match self.reader.fill(pieces, buf.get_mut(..count).unwrap_or_default()) {
@@ -189,5 +228,28 @@ impl Source for CoreFile {
             }
         }
         facts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// What is asked for never touches what is withheld, is a beginning of what was to be read, and ends only there.
+        #[test]
+        fn nothing_withheld_is_asked_for(start in 0_u64..40, bytes in 1_u64..20, from in 0_u64..40, lengths in proptest::collection::vec(1_usize..9, 1..6)) {
+            let mut at = from;
+            let whole: Vec<(u64, usize)> = lengths.iter().map(|l| { let piece = (at, *l); at += *l as u64 + 1; piece }).collect();
+            let mut cut = whole.clone();
+            let refused = Withheld { start, end: start + bytes }.cut(&mut cut);
+            let all = |pieces: &[(u64, usize)]| pieces.iter().flat_map(|(a, l)| *a..a + *l as u64).collect::<Vec<u64>>();
+            let free: Vec<u64> = all(&whole).into_iter().take_while(|a| *a < start || *a >= start + bytes).collect();
+            prop_assert_eq!(all(&cut), free);
+            prop_assert!(cut.iter().all(|(_, l)| *l > 0));
+            prop_assert_eq!(refused, (from >= start && from < start + bytes).then(|| start + bytes - from));
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
 
-use super::regions::{Class, DONT_DUMP, Regions};
+use super::regions::{Class, DONT_DUMP, PROTECTED, Regions, SUPPLIED};
 use crate::capture::live::{hex, number, open_at, read_at, split_at_byte, words};
 
 /// Larger processes are not asked: for one of 1 GiB the kernel needs some milliseconds.
@@ -16,20 +16,21 @@ const RESIDENT_BYTES_MAX: u64 = 1 << 30;
 const LINE_BYTES_MAX: usize = 32 << 10;
 const PIECE_BYTES: usize = 32 << 10;
 
-/// Reads the flags into the table. Returns why not, if it was not done.
-pub fn read(dir: &OwnedFd, regions: &mut Regions) -> Option<String> {
+/// Reads the flags into the table. Returns why not, if it was not done. With `any_size` also those of a large process: it
+/// stands anyway, or more depends on them. `step` is called for every piece; it says whether to go on.
+pub fn read(dir: &OwnedFd, regions: &mut Regions, any_size: bool, step: &mut dyn FnMut() -> bool) -> Option<String> {
     let resident = read_at(dir, "statm", 4096).ok().and_then(|r| words(&r.bytes).nth(1).and_then(number::<u64>));
     let bytes = resident.unwrap_or(0).saturating_mul(rustix::param::page_size() as u64);
-    if bytes > RESIDENT_BYTES_MAX {
+    if bytes > RESIDENT_BYTES_MAX && !any_size {
         return Some(format!("not read: {bytes} bytes in memory, above {RESIDENT_BYTES_MAX}; it would hold the process up"));
     }
-    let read = open_at(dir, "smaps").and_then(|file| stream(file, &mut Entry::new(regions)));
+    let read = open_at(dir, "smaps").and_then(|file| stream(file, &mut Entry::new(regions), step));
     read.err().map(|e| format!("not read: {e}"))
 }
 
-fn stream(file: impl AsFd, entry: &mut Entry<'_>) -> Result<(), Errno> {
+fn stream(file: impl AsFd, entry: &mut Entry<'_>, step: &mut dyn FnMut() -> bool) -> Result<(), Errno> {
     let mut piece = vec![0_u8; PIECE_BYTES];
-    loop {
+    while step() {
         match rustix::io::read(&file, piece.as_mut_slice()) {
             Ok(0) => return Ok(()),
             Ok(got) => entry.feed(piece.get(..got).unwrap_or_default()),
@@ -37,6 +38,7 @@ fn stream(file: impl AsFd, entry: &mut Entry<'_>) -> Result<(), Errno> {
             Err(e) => return Err(e),
         }
     }
+    Err(Errno::CANCELED)
 }
 
 /// Where the reading stands.
@@ -72,6 +74,9 @@ impl<'a> Entry<'a> {
             for flag in words(flags) {
                 match flag {
                     b"dd" => region.bits |= DONT_DUMP,
+                    // Watched by userfaultfd: for pages that are missing (of a file: also those not mapped), for writes.
+                    b"um" | b"ui" => region.bits |= SUPPLIED,
+                    b"uw" => region.bits |= PROTECTED,
                     // A device's memory, or pages that are none of the kernel's: the same for its own clock pages.
                     b"io" | b"pf" if region.class != Class::Shared => region.class = Class::Device,
                     _ => {}
@@ -111,7 +116,7 @@ mod tests {
         // Nothing else of this program may move while it is looked at twice, so it is looked at until nothing did.
         for _ in 0..50 {
             let (dir, mut regions) = own();
-            assert_eq!(read(&dir, &mut regions), None);
+            assert_eq!(read(&dir, &mut regions, false, &mut || true), None);
             let (_, again) = own();
             if again.list().len() != regions.list().len() {
                 continue;
@@ -125,17 +130,19 @@ mod tests {
 
     #[test]
     fn flags_go_to_their_mapping() {
-        let table = b"1000-2000 rw-p 0 0:0 0 \n3000-4000 rw-p 0 0:0 0 \n5000-6000 rw-s 0 0:5 9 /tmp/disguised\n";
+        let table = b"1000-2000 rw-p 0 0:0 0 \n3000-4000 rw-p 0 0:0 0 \n5000-6000 rw-s 0 0:5 9 /tmp/disguised\n\
+            7000-8000 rw-p 0 0:0 0 \n";
         let mut regions = Regions::parse(table);
         let mut entry = Entry::new(&mut regions);
         for part in b"1000-2000 rw-p 0 0:0 0 \nSize: 4 kB\nVmFlags: rd wr mr \n3000-4000 rw-p 0 0:0 0 \nVmFlags: rd wr dd \n\
-            4000-5000 rw-p 0 0:0 0\nVmFlags: dd io\n5000-6000 rw-s 0 0:5 9 /tmp/disguised\nVmFlags: rd io pf\n"
+            4000-5000 rw-p 0 0:0 0\nVmFlags: dd io\n5000-6000 rw-s 0 0:5 9 /tmp/disguised\nVmFlags: rd io pf\n7000-8000 rw-p 0 0:0 0 \nVmFlags: rd um uw\n"
             .chunks(7)
         {
             entry.feed(part);
         }
         let seen: Vec<(bool, Class)> = regions.list().iter().map(|r| (r.bits & DONT_DUMP != 0, r.class)).collect();
-        assert_eq!(seen, [(false, Class::Anonymous), (true, Class::Anonymous), (false, Class::Device)]);
+        assert_eq!(seen, [(false, Class::Anonymous), (true, Class::Anonymous), (false, Class::Device), (false, Class::Anonymous)]);
+        assert_eq!(regions.list()[3].bits & (SUPPLIED | PROTECTED), SUPPLIED | PROTECTED);
     }
 
     proptest! {

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use super::pages::Pages;
 use super::regions::Regions;
 use crate::capture::live::{SMALL_BYTES_MAX, numbers, open_at, open_dir, read_at};
+use crate::capture::process::parse;
 
 /// What was opened and read.
 pub struct Looked {
@@ -21,6 +22,8 @@ pub struct Looked {
     pub regions: Regions,
     /// `/proc/<pid>/auxv`, raw; empty when it cannot be had.
     pub auxv: Vec<u8>,
+    /// Where its environment lies, if the kernel tells.
+    pub environment: Option<(u64, u64)>,
 }
 
 /// Opens and reads. A process whose first thread ended is asked through one of the others.
@@ -50,5 +53,6 @@ fn look_in(dir: &OwnedFd) -> Result<Looked, Errno> {
         return Err(Errno::NOENT);
     }
     let auxv = read_at(dir, "auxv", SMALL_BYTES_MAX).map(|r| r.bytes).unwrap_or_default();
-    Ok(Looked { memory, pages, regions, auxv })
+    let stat = read_at(dir, "stat", SMALL_BYTES_MAX).ok().and_then(|r| parse::stat(&r.bytes));
+    Ok(Looked { memory, pages, regions, auxv, environment: stat.and_then(|s| s.environment) })
 }

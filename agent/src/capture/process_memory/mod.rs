@@ -9,8 +9,10 @@ mod core_file;
 mod elf;
 mod flags;
 mod freeze;
+mod held;
 mod layout;
 mod look;
+mod one;
 mod pages;
 mod plan;
 mod regions;
@@ -18,25 +20,17 @@ mod report;
 mod select;
 mod stop;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
-use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
 
-use self::access::{Access, Counts, Reader};
-use self::core_file::CoreFile;
-use self::elf::{About, Header};
 use self::freeze::Frozen;
-use self::pages::Pages;
-use self::plan::{Devices, Wish};
-use self::regions::Regions;
-use self::report::{Mode, StopFacts};
+use self::plan::Wish;
+use self::report::Mode;
 use self::select::{Candidate, Wanted};
-use self::stop::{NotStopped, Stopped};
+use self::stop::NotStopped;
 use super::live::{Lossless, numbers, open_dir};
 use super::{Capture, Content, Kind, NewItem, Output, Param, ParamKind, Params, Status, Stop, Table, evidence_path};
 
@@ -45,7 +39,9 @@ const PIDS_MAX: usize = 4 << 20;
 /// How long a process stands at most in mode `atomic`, unless the order says otherwise, and what it may say.
 const DEADLINE_S: u64 = 10;
 const DEADLINE_S_MAX: u64 = 600;
-/// Processes that may leave a waiting thread behind, 512 KiB of stack each, before no further one is tried.
+/// How long the kernel may take for any one thing that it is asked of a process: a lock of the process can hold it for ever.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Processes that may leave waiting threads behind, 512 KiB of stack each, before no further one is tried.
 const STUCK_MAX: u64 = 16;
 const METHOD: &str = "ptrace, read:/proc/<pid>/mem";
 
@@ -113,12 +109,14 @@ pub struct Options {
     mode: Mode,
     deadline: Duration,
     wish: Wish,
+    /// How long the kernel may take for one thing.
+    patience: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let wish = Wish { swapped: true, files: true, file_bytes_max: 1 << 30 };
-        Self { mode: Mode::Fast, deadline: Duration::from_secs(DEADLINE_S), wish }
+        Self { mode: Mode::Fast, deadline: Duration::from_secs(DEADLINE_S), wish, patience: PATIENCE }
     }
 }
 
@@ -143,7 +141,7 @@ impl Options {
             files: params.flag("files", default.files).map_err(bad)?,
             file_bytes_max: params.bytes("file_max").map_err(bad)?.unwrap_or(default.file_bytes_max),
         };
-        Ok(Self { mode, deadline: Duration::from_secs(deadline_s), wish })
+        Ok(Self { mode, deadline: Duration::from_secs(deadline_s), wish, patience: PATIENCE })
     }
 }
 
@@ -154,7 +152,7 @@ pub struct Taken {
     pub meant: u64,
     /// Of these, processes with a core file.
     pub cores: u64,
-    /// Of these, processes that did not answer.
+    /// Processes that did not answer, at first or in the middle.
     pub stuck: u64,
 }
 
@@ -239,15 +237,17 @@ impl Run<'_> {
         self.taken.meant = self.taken.meant.saturating_add(1);
         out.note(&format!("memory of process {pid}"));
         let group = self.frozen.iter().find(|f| f.holds(candidate.groups()));
-        let done = if self.taken.stuck >= STUCK_MAX { Err(NotStopped::GivenUp) } else { one(out, &candidate, dir, self.options, group)? };
+        let done =
+            if self.taken.stuck >= STUCK_MAX { Err(NotStopped::GivenUp) } else { one::one(out, &candidate, dir, self.options, group)? };
         match done {
-            Ok(()) => {
+            Ok(one::Taken { stuck }) => {
                 self.taken.cores = self.taken.cores.saturating_add(1);
+                self.taken.stuck = self.taken.stuck.saturating_add(u64::from(stuck));
                 row.result = "taken";
                 row.core = Some(format!("/proc/{pid}/core"));
             }
             Err(why) => {
-                self.taken.stuck = self.taken.stuck.saturating_add(u64::from(why == NotStopped::Stuck));
+                self.taken.stuck = self.taken.stuck.saturating_add(u64::from(matches!(why, NotStopped::Stuck(_))));
                 row.result = "not taken: see its item";
                 absent(out, pid, why)?;
             }
@@ -291,142 +291,17 @@ fn absent(out: &mut dyn Output, pid: u32, why: NotStopped) -> Result<(), Stop> {
             ),
         ),
         NotStopped::Denied(e) => (Status::Denied, format!("the agent may not stop it or read its memory: {e}")),
-        NotStopped::Stuck => (Status::Error, "the kernel did not answer within 10 s: a lock that its memory needs is held".to_owned()),
+        NotStopped::Stuck(patience) => {
+            let s = patience.as_secs();
+            (Status::Error, format!("it did not answer within {s} s: a lock of its memory is held (left behind, the capture went on)"))
+        }
+        NotStopped::Withheld => {
+            let why = "where its environment lies cannot be told, so it cannot be kept back, as this host's policy asks (redact_environ)";
+            (Status::Denied, why.to_owned())
+        }
         NotStopped::GivenUp => (Status::Skipped, "not tried: too many processes before it did not answer".to_owned()),
         NotStopped::Error(e) => (Status::Error, e.to_string()),
     };
     let item = NewItem::new(evidence_path(format!("/proc/{pid}/core")), Kind::Unknown, out.now(), METHOD).with_status(status, reason);
     out.put(item, Content::None).map(drop)
-}
-
-/// Takes one process, or says why there is no core file of it.
-fn one(
-    out: &mut dyn Output,
-    candidate: &Candidate,
-    dir: OwnedFd,
-    options: &Options,
-    group: Option<&Frozen>,
-) -> Result<Result<(), NotStopped>, Stop> {
-    let pid = candidate.pid;
-    let dir = Arc::new(dir);
-    let about = About::read(&dir);
-    let devices = Devices::of(&dir);
-    // What stands with its whole group needs no stop of its own but for its registers.
-    let hold = (options.mode == Mode::Atomic && group.is_none()).then_some(options.deadline);
-    let mut stopped = match stop::stop(&dir, pid, hold) {
-        Ok(stopped) => stopped,
-        Err(why) => return Ok(Err(why)),
-    };
-    let held = group.map(Frozen::stands).or_else(|| stopped.hold.as_ref().map(stop::Hold::stands));
-    let mut pages = std::mem::replace(&mut stopped.looked.pages, Err(Errno::SRCH)).ok();
-    let mut regions = std::mem::take(&mut stopped.looked.regions);
-    let flags = flags::read(&dir, &mut regions);
-    let planned = planned(out, &dir, &mut regions, pages.as_mut(), &options.wish, &devices)?;
-    let mut plan = match planned {
-        Ok(plan) => plan::Plan { flags, ..plan },
-        Err(e) => return Ok(Err(gone_or_denied(e))),
-    };
-    let details = format!("{pid}/map.jsonl");
-    let of = report::About { pid, start_ticks: candidate.stat.start_ticks, mode: options.mode, details: &details };
-    let note = report::note(&of, &stopped, &regions, &plan, out.now());
-    let notes = elf::notes(pid, &about, &stopped.threads, &stopped.looked.auxv, &regions, &note);
-    // The registers are in the notes now.
-    for thread in &mut stopped.threads {
-        thread.sets = Vec::new();
-    }
-    let regions = Arc::new(regions);
-    let Ok(memory) = stopped.looked.memory.try_clone() else { return Ok(Err(NotStopped::Error(Errno::MFILE))) };
-    let access = Access {
-        dir: Arc::clone(&dir),
-        memory,
-        pages,
-        regions: Arc::clone(&regions),
-        wish: options.wish.clone(),
-        devices,
-        held: held.clone().map(|flag| (pid, flag)),
-        open: None,
-        counts: Counts::default(),
-    };
-    let Ok(reader) = Reader::start(access) else { return Ok(Err(NotStopped::Error(Errno::AGAIN))) };
-    let header = Header::new(notes, plan.layout.segments.len());
-    let layout = std::mem::take(&mut plan.layout);
-    let mut core = CoreFile::new(header, layout, regions, reader, details, held);
-    let result = put_core(out, candidate, options.mode, &stopped, &plan, &mut core);
-    // However that went: the process runs on before anything else is done.
-    let over = stopped.hold.take().and_then(stop::Hold::release);
-    result?;
-    let stop = StopFacts::of(options.mode, &stopped, over.as_ref());
-    report::table(out, &format!("{pid}/map"), pid, stop, &stopped, &plan, &core)?;
-    Ok(Ok(()))
-}
-
-/// Plans the file; ends when the collection is to end.
-fn planned(
-    out: &mut dyn Output,
-    dir: &OwnedFd,
-    regions: &mut Regions,
-    pages: Option<&mut Pages>,
-    wish: &Wish,
-    devices: &Devices,
-) -> Result<Result<plan::Plan, Errno>, Stop> {
-    let mut ended = None;
-    let mut go_on = || match out.checkpoint() {
-        Ok(()) => true,
-        Err(stop) => {
-            ended = Some(stop);
-            false
-        }
-    };
-    let planned = plan::plan(dir, regions, pages, wish, devices, &mut go_on);
-    ended.map_or(Ok(planned), Err)
-}
-
-fn put_core(
-    out: &mut dyn Output,
-    candidate: &Candidate,
-    mode: Mode,
-    stopped: &Stopped,
-    plan: &plan::Plan,
-    core: &mut CoreFile,
-) -> Result<Status, Stop> {
-    let pid = candidate.pid;
-    let mut item = NewItem::new(evidence_path(format!("/proc/{pid}/core")), Kind::File, stopped.begun, METHOD);
-    let stop = StopFacts::of(mode, stopped, None);
-    let running = stopped.threads.iter().filter(|t| t.running.is_some()).count();
-    let facts: BTreeMap<&str, String> = BTreeMap::from([
-        ("comm", exhibit_evidence::text::escape_bytes(&candidate.stat.comm)),
-        ("start_ticks", candidate.stat.start_ticks.map_or_else(String::new, |t| t.to_string())),
-        ("mode", if mode == Mode::Fast { "fast".to_owned() } else { "atomic".to_owned() }),
-        ("threads", stopped.threads.len().to_string()),
-        ("mappings", core.regions.list().len().to_string()),
-        ("swapped_bytes", plan.swapped_bytes.to_string()),
-        ("left_out_bytes", core.layout.left_out_bytes.to_string()),
-        ("details", core.details().to_owned()),
-    ]);
-    item.facts.extend(facts.into_iter().map(|(k, v)| (k.to_owned(), v)));
-    if let Some(us) = stop.longest_us {
-        item.facts.insert("stopped_us".to_owned(), us.to_string());
-    }
-    let mut why = Vec::new();
-    if running > 0 {
-        why.push(format!("{running} threads did not stop in time: their registers are missing"));
-    }
-    if stopped.threads_left_out > 0 {
-        why.push(format!("{} or more threads were not stopped: too many", stopped.threads_left_out));
-    }
-    if core.regions.left_out > 0 || core.regions.cut.is_some() {
-        why.push("mappings are missing: more than 65,536, or the table broke off".to_owned());
-    }
-    if stopped.looked_late {
-        let held = if mode == Mode::Atomic { ", and it did not stand while its memory was copied" } else { "" };
-        why.push(format!("the mappings are of a moment after the registers: a lock of the process was held, or the host is busy{held}"));
-    }
-    if !stopped.threads.iter().all(elf::is_native) {
-        why.push("a process of 32 bits: its registers stand as the kernel gives them, debuggers of 64 bits do not show them".to_owned());
-    }
-    if !why.is_empty() {
-        item = item.with_status(Status::Partial, why.join("; "));
-    }
-    let (size, extents) = (core.layout.bytes, Some(core.layout.extents.clone()));
-    out.put(item, Content::Source { size, extents, source: core })
 }

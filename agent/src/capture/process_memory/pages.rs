@@ -25,10 +25,13 @@ pub enum Page {
 }
 
 impl Page {
-    /// From an entry of pagemap: bit 63 is "present", bit 62 "swapped".
+    /// From an entry of pagemap: bit 63 is "present", bit 62 "swapped". A mark that is no page (bit 57: write-protected by
+    /// userfaultfd before there was one; bit 58: a guard) is shown as swapped to the last kind of swap, 31, which is none.
     const fn of_entry(entry: u64) -> Self {
         if entry >> 63 != 0 {
             Self::Present
+        } else if (entry >> 62) & 1 != 0 && entry & 31 == 31 && (entry >> 57) & 3 != 0 {
+            Self::Absent
         } else if (entry >> 62) & 1 != 0 {
             Self::Swapped
         } else {
@@ -217,7 +220,8 @@ mod tests {
     proptest! {
         #[test]
         fn any_entry_is_one_of_three(entry: u64) {
-            let expected = if entry & (1 << 63) != 0 { Page::Present } else if entry & (1 << 62) != 0 { Page::Swapped } else { Page::Absent };
+            let mark = entry & 31 == 31 && entry & (3 << 57) != 0;
+            let expected = if entry & (1 << 63) != 0 { Page::Present } else if entry & (1 << 62) != 0 && !mark { Page::Swapped } else { Page::Absent };
             prop_assert_eq!(Page::of_entry(entry), expected);
         }
     }

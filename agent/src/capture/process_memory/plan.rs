@@ -6,9 +6,10 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags, SeekFrom, Statx, openat};
 use rustix::io::Errno;
 
+use super::access::NOT_SUPPLIED;
 use super::layout::{Keep, Layout, Runs};
 use super::pages::{Page, Pages};
-use super::regions::{Class, PAGE, Region, Regions};
+use super::regions::{Class, PAGE, Region, Regions, SUPPLIED};
 use crate::capture::live::{lines, read_at};
 use crate::capture::mounts::{self, Mounts};
 use crate::capture::process::gather::{kind_of, look as statx_at};
@@ -206,6 +207,12 @@ impl Planner<'_> {
 
     /// Remembers of which mappings only the runs are kept, and why the rest is not there.
     fn keep_of(&mut self, n: usize, region: &Region, backing: Backing) {
+        // Nobody knows what would be there: it is no zeros.
+        if region.bits & SUPPLIED != 0 {
+            self.keep.insert(region.start);
+            self.why.insert(n as u32, NOT_SUPPLIED.to_owned());
+            return;
+        }
         let why = match backing {
             Backing::InMemoryOnly(why) => why,
             Backing::Readable { size, data } => {

@@ -65,7 +65,7 @@ pub struct Region {
     pub name_start: u32,
     /// See above.
     pub name_bytes: u16,
-    /// [`READ`], [`WRITE`], [`EXECUTE`], [`SHARED`], [`DONT_DUMP`].
+    /// [`READ`], [`WRITE`], [`EXECUTE`], [`SHARED`], [`DONT_DUMP`], [`SUPPLIED`], [`PROTECTED`].
     pub bits: u8,
     /// What is behind it.
     pub class: Class,
@@ -85,6 +85,10 @@ pub const EXECUTE: u8 = 4;
 pub const SHARED: u8 = 8;
 /// The process asked that core files leave it out (`MADV_DONTDUMP`). It is taken all the same, and listed.
 pub const DONT_DUMP: u8 = 16;
+/// Watched by userfaultfd: what is not in memory is supplied by a program when somebody touches it.
+pub const SUPPLIED: u8 = 32;
+/// Watched by userfaultfd: who writes to a page waits until a program allows it. Reading is free.
+pub const PROTECTED: u8 = 64;
 
 impl Region {
     /// Bytes.
@@ -100,6 +104,12 @@ impl Region {
             && self.bits & (READ | WRITE | EXECUTE) == 0
             && self.present_pages == 0
             && self.swapped_pages == 0
+    }
+
+    /// What userfaultfd waits for in it: touching what is missing, writing.
+    #[must_use]
+    pub fn watched(&self) -> Vec<&'static str> {
+        [(SUPPLIED, "missing"), (PROTECTED, "write")].iter().filter(|(bit, _)| self.bits & bit != 0).map(|(_, word)| *word).collect()
     }
 
     /// As in the kernel's table: `rwxp`.

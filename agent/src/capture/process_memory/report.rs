@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::core_file::CoreFile;
+use super::core_file::{CoreFile, WITHHELD, Withheld};
 use super::layout::Segment;
 use super::plan::Plan;
 use super::regions::{self, PAGE, Region, Regions};
@@ -113,6 +113,8 @@ struct Note<'a> {
     threads: Vec<ThreadRow<'a>>,
     threads_elsewhere: usize,
     memory: MemoryFacts,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redacted: Option<RedactedRow>,
     details: &'a str,
 }
 
@@ -141,7 +143,7 @@ fn memory_facts(regions: &Regions, plan: &Plan) -> MemoryFacts {
         never_touched_cut_bytes: plan.layout.cut_bytes,
         left_out_bytes: plan.layout.left_out_bytes,
         pages_not_seen: plan.blind.map(|e| e.to_string()),
-        flags_not_seen: plan.flags.clone(),
+        flags_not_seen: plan.flags.as_ref().map(|why| format!("{why}; what is watched by userfaultfd is not known")),
     }
 }
 
@@ -160,7 +162,7 @@ pub struct About<'a> {
 
 /// The content of the note in the file: what was known before the first byte of memory was read.
 #[must_use]
-pub fn note(about: &About<'_>, stopped: &Stopped, regions: &Regions, plan: &Plan, now: Moment) -> Vec<u8> {
+pub fn note(about: &About<'_>, stopped: &Stopped, regions: &Regions, plan: &Plan, withheld: Option<Withheld>, now: Moment) -> Vec<u8> {
     let About { pid, start_ticks, mode, details } = *about;
     let note = Note {
         format: FORMAT,
@@ -173,9 +175,24 @@ pub fn note(about: &About<'_>, stopped: &Stopped, regions: &Regions, plan: &Plan
         threads: stopped.threads.iter().take(THREADS_IN_NOTE).map(ThreadRow::of).collect(),
         threads_elsewhere: stopped.threads.len().saturating_sub(THREADS_IN_NOTE),
         memory: memory_facts(regions, plan),
+        redacted: withheld.map(RedactedRow::of),
         details,
     };
     serde_json::to_vec(&note).unwrap_or_default()
+}
+
+/// Addresses that are not given by this host's policy.
+#[derive(Serialize)]
+struct RedactedRow {
+    start: String,
+    end: String,
+    reason: &'static str,
+}
+
+impl RedactedRow {
+    fn of(withheld: Withheld) -> Self {
+        Self { start: hex(withheld.start), end: hex(withheld.end), reason: WITHHELD }
+    }
 }
 
 #[derive(Serialize)]
@@ -203,6 +220,7 @@ enum Row<'a> {
         end: String,
         reason: &'a str,
     },
+    Redacted(RedactedRow),
 }
 
 #[derive(Serialize)]
@@ -223,6 +241,9 @@ struct MappingRow<'a> {
     stored_bytes: u64,
     #[serde(skip_serializing_if = "is_false")]
     dont_dump: bool,
+    /// What userfaultfd waits for in it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    userfaultfd: Vec<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<&'a str>,
 }
@@ -281,6 +302,9 @@ pub fn table(
             table.row(out, &Row::NotStored { start, end, reason: why.unwrap_or(otherwise) })?;
         }
     }
+    if let Some(withheld) = core.withheld {
+        table.row(out, &Row::Redacted(RedactedRow::of(withheld)))?;
+    }
     for range in &core.unreadable {
         table.row(out, &Row::Unreadable { start: hex(range.start), end: hex(range.end), reason: &range.reason })?;
     }
@@ -304,6 +328,7 @@ fn mapping_row<'a>(region: &Region, regions: &Regions, segments: &[&Segment], no
         core_offset: segments.iter().find(|s| s.stored).map(|s| s.offset),
         stored_bytes: segments.iter().map(|s| s.stored_bytes()).fold(0, u64::saturating_add),
         dont_dump: region.bits & regions::DONT_DUMP != 0,
+        userfaultfd: region.watched(),
         note,
     }
 }

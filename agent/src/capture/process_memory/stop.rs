@@ -15,6 +15,7 @@ use exhibit_agent_sys::priority::{fine_timers, nice_thread};
 use exhibit_agent_sys::ptrace::{self, SIGINFO_BYTES, Waited};
 use rustix::io::Errno;
 
+use super::held::{Held, SET_BYTES_MAX, Seized};
 use super::look::{Looked, look};
 use crate::capture::live::{SMALL_BYTES_MAX, numbers, open_dir, read_at};
 use crate::capture::process::parse;
@@ -22,8 +23,6 @@ use crate::clock::{self, Moment};
 
 /// Threads of one process that are stopped; further ones run on and are counted.
 pub const THREADS_MAX: usize = 8192;
-/// Bytes of registers of one process: of 1,500 threads with all vector registers. Beyond it the large sets are left out.
-const REGISTERS_BYTES_MAX: usize = 4 << 20;
 /// How long the other threads stand for one in uninterruptible sleep,
 const PATIENCE: Duration = Duration::from_millis(50);
 /// and for one that stops as soon as it gets a processor, which on a busy machine can take a while.
@@ -34,19 +33,7 @@ const LOOK_PATIENCE: Duration = Duration::from_millis(200);
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// Rounds of looking for threads that were started while others were being stopped.
 const ROUNDS_MAX: u32 = 32;
-/// The largest set of registers: 11 KiB on today's processors.
-const SET_BYTES_MAX: usize = 64 << 10;
 const STACK_BYTES: usize = 256 << 10;
-
-/// Sets of registers by their note type in core files (include/uapi/linux/elf.h), the general ones first.
-#[cfg(target_arch = "x86_64")]
-const SETS: &[u32] = &[1, 2, 0x202];
-/// General, floating point, TLS, pointer authentication masks, SVE.
-#[cfg(target_arch = "aarch64")]
-const SETS: &[u32] = &[1, 2, 0x401, 0x406, 0x405];
-/// Only what every architecture has.
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-const SETS: &[u32] = &[1, 2];
 
 /// One thread as it stood.
 #[derive(Debug, Default)]
@@ -99,8 +86,10 @@ pub enum NotStopped {
     Traced(u64, String),
     /// The agent may not.
     Denied(Errno),
-    /// The kernel did not answer in time.
-    Stuck,
+    /// The kernel did not answer within this time.
+    Stuck(Duration),
+    /// What the host's policy keeps back cannot be told from the rest.
+    Withheld,
     /// It was not tried: too many did not answer.
     GivenUp,
     /// Something else.
@@ -159,7 +148,7 @@ pub fn stop(dir: &Arc<OwnedFd>, pid: u32, hold: Option<Duration>) -> Result<Stop
         Ok(result) => result.and_then(Released::finish),
         Err(RecvTimeoutError::Timeout) => {
             abandoned.store(true, Ordering::Release);
-            Err(NotStopped::Stuck)
+            Err(NotStopped::Stuck(STOP_PATIENCE))
         }
         Err(RecvTimeoutError::Disconnected) => Err(NotStopped::Error(Errno::IO)),
     }
@@ -186,7 +175,7 @@ impl Released {
         let Self { begun, threads, threads_left_out, looked, hold } = self;
         let (looked, looked_late) = match looked {
             Seen::InTime(looked) => (looked, false),
-            Seen::Late(look) => (look.recv_timeout(STOP_PATIENCE).map_err(|_| NotStopped::Stuck)?, true),
+            Seen::Late(look) => (look.recv_timeout(STOP_PATIENCE).map_err(|_| NotStopped::Stuck(STOP_PATIENCE))?, true),
         };
         let looked = looked.map_err(|e| match e {
             Errno::NOENT | Errno::SRCH => NotStopped::Vanished,
@@ -207,39 +196,6 @@ struct Session {
     /// Nobody waits any more: nothing may be stopped.
     abandoned: Arc<AtomicBool>,
     begun: Moment,
-}
-
-/// A thread that was seized. Those that stand are released in any case: by name here, by the kernel when this thread ends.
-struct Seized {
-    thread: Thread,
-    stands: bool,
-    gone: bool,
-}
-
-struct Held {
-    all: Vec<Seized>,
-    begun_ns: u64,
-}
-
-impl Held {
-    fn since(&self) -> u64 {
-        clock::now().mono_ns.saturating_sub(self.begun_ns)
-    }
-
-    fn release(&mut self) {
-        for seized in self.all.iter_mut().filter(|s| s.stands) {
-            // It can only fail for a thread that was killed meanwhile.
-            let _ = ptrace::detach(seized.thread.tid, seized.thread.pending);
-            seized.stands = false;
-            seized.thread.to_ns = clock::now().mono_ns.saturating_sub(self.begun_ns);
-        }
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.release();
-    }
 }
 
 impl Session {
@@ -305,7 +261,7 @@ impl Session {
                 return Ok(left_out);
             }
             if round == 0 && self.abandoned.load(Ordering::Acquire) {
-                return Err(NotStopped::Stuck);
+                return Err(NotStopped::Stuck(STOP_PATIENCE));
             }
             let begun_ns = held.begun_ns;
             for seized in held.all.iter_mut().skip(known) {
@@ -329,7 +285,12 @@ impl Session {
         if let Ok(at) = tids.binary_search(&self.pid) {
             tids.get_mut(..=at).unwrap_or_default().rotate_right(1);
         }
-        let known: std::collections::BTreeSet<u32> = held.all.iter().map(|s| s.thread.tid).collect();
+        self.seize_all(held, tids)
+    }
+
+    /// Seizes those of the listed threads that are not yet.
+    fn seize_all(&self, held: &mut Held, tids: Vec<u32>) -> Result<u64, NotStopped> {
+        let known = held.known();
         let mut left_out = 0_u64;
         for tid in tids.into_iter().filter(|tid| !known.contains(tid)) {
             if held.all.len() >= THREADS_MAX {
@@ -337,14 +298,11 @@ impl Session {
                 continue;
             }
             match ptrace::seize(tid) {
-                Ok(()) => {
-                    let thread = Thread { tid, ..Thread::default() };
-                    held.all.push(Seized { thread, stands: false, gone: false });
-                }
+                Ok(()) => held.all.push(Seized::new(&self.dir, tid)),
                 Err(e) => self.not_seized(tid, &e)?,
             }
         }
-        if held.all.is_empty() { Err(NotStopped::Vanished) } else { Ok(left_out) }
+        if held.all.iter().all(|s| s.stray) { Err(NotStopped::Vanished) } else { Ok(left_out) }
     }
 
     /// Whether a thread that could not be seized ends the whole undertaking: one that is gone does not.
@@ -371,13 +329,11 @@ impl Session {
         loop {
             let mut waiting = 0_usize;
             let mut moved = false;
-            for seized in held.all.iter_mut().filter(|s| !s.stands && !s.gone && s.thread.running.is_none()) {
+            for seized in held.all.iter_mut().filter(|s| s.is_awaited()) {
                 match ptrace::poll_stop(seized.thread.tid) {
                     Ok(Waited::NotYet) => waiting = waiting.saturating_add(1),
                     Ok(Waited::Stopped { pending, group_stop }) => {
-                        seized.stands = true;
-                        (seized.thread.pending, seized.thread.group_stop) = (pending, group_stop);
-                        registers(&mut seized.thread, buffer, bytes);
+                        seized.stopped(pending, group_stop, buffer, bytes);
                         moved = true;
                     }
                     Ok(Waited::Gone) | Err(_) => seized.gone = true,
@@ -408,7 +364,7 @@ impl Session {
 
     /// Whether nobody of those that are waited for is only waiting for a processor.
     fn sleeps_for_good(&self, held: &Held) -> bool {
-        let mut waiting = held.all.iter().filter(|s| !s.stands && !s.gone && s.thread.running.is_none());
+        let mut waiting = held.all.iter().filter(|s| s.is_awaited());
         waiting.all(|s| self.state(s.thread.tid) != Some('R'))
     }
 
@@ -424,7 +380,7 @@ impl Session {
             let left = Thread { tid: s.thread.tid, pending: s.thread.pending, ..Thread::default() };
             std::mem::replace(&mut s.thread, left)
         };
-        let threads = held.all.iter_mut().filter(|s| !s.gone).map(take).collect();
+        let threads = held.all.iter_mut().filter(|s| !s.gone && !s.stray).map(take).collect();
         let mut released = Released { begun: self.begun, threads, threads_left_out, looked, hold: None };
         let Some(deadline) = deadline else { return drop(give.send(Ok(released))) };
         let ((release, told), (tell, ended)) = (sync_channel::<()>(1), sync_channel(1));
@@ -446,21 +402,44 @@ fn pause(idle: u32) {
     let _ = rustix::thread::nanosleep(&rustix::time::Timespec { tv_sec: 0, tv_nsec });
 }
 
-/// Reads all registers of a thread that stands.
-fn registers(thread: &mut Thread, buffer: &mut [u8], bytes: &mut usize) {
-    for (n, kind) in SETS.iter().enumerate() {
-        // The first two fit into one KiB; a process with very many threads loses the vector registers of the last ones.
-        let room = if n < 2 { REGISTERS_BYTES_MAX.saturating_mul(2) } else { REGISTERS_BYTES_MAX };
-        if *bytes >= room {
-            thread.sets_left_out = true;
-            continue;
-        }
-        if let Ok(length) = ptrace::register_set(thread.tid, *kind, buffer) {
-            let set = buffer.get(..length).unwrap_or_default().to_vec();
-            *bytes = bytes.saturating_add(set.len());
-            thread.sets.push((*kind, set));
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sleeper() -> std::process::Child {
+        std::process::Command::new("/bin/sleep").arg("60").spawn().expect("sleep")
     }
-    thread.siginfo = ptrace::signal_info(thread.tid).ok();
-    thread.blocked = ptrace::blocked_signals(thread.tid).unwrap_or(0);
+
+    /// The number of a thread that ended after it was listed was given to a thread of another process.
+    #[test]
+    fn a_number_that_was_used_again_is_let_go_and_not_read() {
+        let (mut own, mut other) = (sleeper(), sleeper());
+        let dir = Arc::new(open_dir(rustix::fs::CWD, format!("/proc/{}", own.id())).expect("its folder"));
+        let session = Session { dir, pid: own.id(), hold: None, abandoned: Arc::default(), begun: clock::now() };
+        let stranger = other.id();
+        std::thread::spawn(move || {
+            let mut held = Held { all: Vec::new(), begun_ns: session.begun.mono_ns };
+            session.seize_all(&mut held, vec![session.pid, stranger]).expect("seized");
+            held.all.iter().for_each(|s| ptrace::interrupt(s.thread.tid).expect("interrupted"));
+            let (mut buffer, mut bytes) = (vec![0; SET_BYTES_MAX], 0);
+            session.wait(&mut held, &mut buffer, &mut bytes);
+            let status = std::fs::read_to_string(format!("/proc/{stranger}/status")).expect("status");
+            assert!(status.contains("TracerPid:\t0"), "it was let go: {status}");
+            let (give, given) = sync_channel(1);
+            session.hand_over(&give, held, 0, Seen::InTime(Err(Errno::NOENT)), None);
+            let released = given.recv().expect("handed over").unwrap_or_else(|e| panic!("{e:?}"));
+            let threads: Vec<(u32, bool)> = released.threads.iter().map(|t| (t.tid, t.sets.is_empty())).collect();
+            assert_eq!(threads.len(), 1, "{threads:?}");
+            assert!(threads.iter().all(|(tid, empty)| *tid != stranger && !*empty), "{threads:?}");
+        })
+        .join()
+        .expect("thread");
+        // A target that ended, and whose number another process has now, is not there.
+        let dir = Arc::new(open_dir(rustix::fs::CWD, format!("/proc/{}", own.id())).expect("its folder"));
+        own.kill().expect("killed");
+        own.wait().expect("reaped");
+        assert_eq!(stop(&dir, other.id(), None).err(), Some(NotStopped::Vanished));
+        other.kill().expect("killed");
+        other.wait().expect("reaped");
+    }
 }

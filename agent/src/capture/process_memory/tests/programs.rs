@@ -213,6 +213,81 @@ func main() {
 pub const PYTHON: &str =
     "import time\nkept = ['MARKER-OF-THE-' + 'SNAKE %d' % n for n in range(1000)]\nprint('ready', flush=True)\ntime.sleep(3600)";
 
+/// Overwrites its arguments to the last byte, and has a copy of its environment nowhere.
+pub const TITLE: &str = r#"
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+int main(int argc, char **argv, char **environ) {
+    memset(argv[0], 'x', environ[0] - argv[0]);
+    write(1, "ready\n", 6);
+    for (;;) pause();
+}
+"#;
+
+/// Memory that userfaultfd watches: `missing` has 2 of 16 pages, `guarded` 1 of 16, all of them write-protected. Nobody answers. A
+/// page more is a guard, where the kernel has such. Told to, it says how often userfaultfd was asked for something and how many
+/// pages there are now.
+pub const WATCHED: &str = r#"
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+enum { BYTES = 16 * 4096 };
+char *missing, *guarded, *guard;
+static int resident(char *block) {
+    unsigned char there[16]; int count = 0;
+    mincore(block, BYTES, there);
+    for (int n = 0; n < 16; n++) count += there[n] & 1;
+    return count;
+}
+static char *block(void) {
+    char *b = mmap(0, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    madvise(b, BYTES, MADV_NOHUGEPAGE);
+    return b;
+}
+static void must(int result, const char *what) { if (result < 0) { perror(what); exit(1); } }
+static void watch(int fd, char *b, int mode) {
+    struct uffdio_register r = { { (unsigned long)b, BYTES }, mode };
+    must(ioctl(fd, UFFDIO_REGISTER, &r), "UFFDIO_REGISTER");
+}
+int main(void) {
+    int fd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+    must(fd, "userfaultfd");
+    struct uffdio_api api = { UFFD_API, UFFD_FEATURE_PAGEFAULT_FLAG_WP | 1 << 13 /* WP_UNPOPULATED */ };
+    must(ioctl(fd, UFFDIO_API, &api), "UFFDIO_API");
+    missing = block(); strcpy(missing, "WATCHED-AND-THERE"); missing[5 * 4096] = 1;
+    guarded = block(); strcpy(guarded, "PROTECTED-AND-THERE");
+    guard = block(); strcpy(guard, "BESIDE-A-GUARD"); madvise(guard + 4096, 4096, 102 /* MADV_GUARD_INSTALL */);
+    watch(fd, missing, UFFDIO_REGISTER_MODE_MISSING); watch(fd, guarded, UFFDIO_REGISTER_MODE_WP);
+    struct uffdio_writeprotect w = { { (unsigned long)guarded, BYTES }, UFFDIO_WRITEPROTECT_MODE_WP };
+    must(ioctl(fd, UFFDIO_WRITEPROTECT, &w), "UFFDIO_WRITEPROTECT");
+    puts("ready"); fflush(stdout);
+    for (;;) {
+        getchar();
+        struct pollfd p = { fd, POLLIN };
+        printf("asked %d, there %d %d\n", poll(&p, 1, 0), resident(missing), resident(guarded)); fflush(stdout);
+    }
+}
+"#;
+
+/// A program that holds its own memory lock until it is killed: see there.
+pub fn locked(dir: &Path) -> Target {
+    let program = compile(dir, "locked", include_str!("locked.c"), &["-pthread"]);
+    let mount = dir.join("mount");
+    std::fs::create_dir(&mount).expect("a folder to mount on");
+    let mut command = Command::new(program);
+    command.arg(mount);
+    Target::start(command)
+}
+
 /// Compiles a C program.
 pub fn compile(dir: &Path, name: &str, source: &str, flags: &[&str]) -> PathBuf {
     let (c, program) = (dir.join(format!("{name}.c")), dir.join(name));

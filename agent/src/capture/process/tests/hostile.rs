@@ -1,0 +1,50 @@
+//! Processes that would rather not be read.
+
+use std::process::Command;
+use std::time::Duration;
+
+use super::*;
+use crate::capture::process_memory::tests::programs::{self, Target, compile};
+
+/// A process that overwrote its arguments to the last byte: then the kernel shows its first variable as a part of them.
+#[test]
+fn a_variable_behind_overwritten_arguments_is_kept_back_too() {
+    let dir = tempfile::tempdir().expect("folder");
+    let program = compile(dir.path(), "title", programs::TITLE, &[]);
+    let mut command = Command::new(&program);
+    command.env_clear().env("APP_TOKEN", "hunter2-hunter2");
+    let target = Target::start(command);
+    let shown = std::fs::read(format!("/proc/{}/cmdline", target.pid())).expect("cmdline");
+    assert!(shown.windows(15).any(|w| w == b"hunter2-hunter2"), "the kernel shows it: {shown:?}");
+    let plan = |redacts| Plan { redacts, ..Plan::default() };
+    let line = |plan: Plan| {
+        let gathered = gather::gather(target.pid(), &plan).expect("read");
+        let (_, read) = gathered.raw.into_iter().find(|(name, _)| *name == "cmdline").expect("read");
+        (read.expect("read"), gathered.row.cmdline_cut)
+    };
+    let (read, cut) = line(plan(true));
+    assert!(read.bytes.iter().all(|b| *b == b'x') && !read.bytes.is_empty() && cut, "{read:?}");
+    assert!(read.cut.is_some_and(|c| c.contains("redact_environ")));
+    assert_eq!(line(plan(false)), (Read { bytes: shown, cut: None }, false));
+}
+
+/// A process holds its own memory lock: it is left behind, whoever comes after it is read.
+#[test]
+fn who_holds_its_own_memory_lock_holds_nobody_up() {
+    let dir = tempfile::tempdir().expect("folder");
+    let locked = programs::locked(dir.path());
+    let mut reader = Reader::new(Plan::default(), Duration::from_secs(1));
+    assert!(matches!(reader.read(locked.pid()), Answer::Stuck));
+    assert!(matches!(reader.read(std::process::id()), Answer::Taken(_)));
+    // Its lock may be held only after it was read, when its mapped files are looked for.
+    let folder = open_dir(rustix::fs::CWD, format!("/proc/{}", locked.pid())).expect("its folder");
+    let mut budget = Budget { file_bytes_max: 1, left_bytes: 1, patience: Duration::from_secs(1), stuck_left: 1 };
+    let mut out = Memory::default();
+    for _ in 0..2 {
+        let wanted = Wanted { path: evidence_path("/it"), dir: &folder, link: "map_files/1000-2000", facts: BTreeMap::new(), remote: None };
+        assert!(!content::take(&mut out, wanted, &mut budget).expect("goes on"));
+    }
+    let said: Vec<(Status, &str)> = out.puts.iter().map(|p| (p.status, p.item.reason.as_deref().expect("a reason"))).collect();
+    assert!(said[0].0 == Status::Error && said[0].1.contains("did not answer within 1 s"), "{said:?}");
+    assert!(said[1].0 == Status::Skipped && said[1].1.contains("too many"), "{said:?}");
+}

@@ -1,0 +1,120 @@
+//! The threads of a process while they are held.
+
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+
+use exhibit_agent_sys::ptrace;
+use rustix::fs::AtFlags;
+
+use super::stop::Thread;
+use crate::clock;
+
+/// Bytes of registers of one process: of 1,500 threads with all vector registers. Beyond it the large sets are left out.
+const REGISTERS_BYTES_MAX: usize = 4 << 20;
+/// The largest set of registers: 11 KiB on today's processors.
+pub const SET_BYTES_MAX: usize = 64 << 10;
+
+/// Sets of registers by their note type in core files (include/uapi/linux/elf.h), the general ones first.
+#[cfg(target_arch = "x86_64")]
+const SETS: &[u32] = &[1, 2, 0x202];
+/// General, floating point, TLS, pointer authentication masks, SVE.
+#[cfg(target_arch = "aarch64")]
+const SETS: &[u32] = &[1, 2, 0x401, 0x406, 0x405];
+/// Only what every architecture has.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+const SETS: &[u32] = &[1, 2];
+
+/// A thread that was seized. Those that stand are released in any case: by name here, by the kernel when this thread ends.
+pub struct Seized {
+    /// As far as it is known.
+    pub thread: Thread,
+    /// It stands.
+    pub stands: bool,
+    /// It ended, or is none of this process: nothing is said of it.
+    pub gone: bool,
+    /// Its number was given to a thread of another process between listing and seizing: it runs on as soon as it can be
+    /// released, and nothing of it is read.
+    pub stray: bool,
+}
+
+impl Seized {
+    /// Looks at a thread that was just seized. Its number cannot be used again from here on, so that what its folder below
+    /// the process's (`dir`, opened) says now holds.
+    pub fn new(dir: &OwnedFd, tid: u32) -> Self {
+        let stray = rustix::fs::statat(dir, format!("task/{tid}"), AtFlags::SYMLINK_NOFOLLOW).is_err();
+        Self { thread: Thread { tid, ..Thread::default() }, stands: false, gone: false, stray }
+    }
+
+    /// It came to a stand: its registers are read, or it is released at once.
+    pub fn stopped(&mut self, pending: i32, group_stop: bool, buffer: &mut [u8], bytes: &mut usize) {
+        if self.stray {
+            // It can only fail for a thread that was killed meanwhile.
+            let _ = ptrace::detach(self.thread.tid, pending);
+            self.gone = true;
+            return;
+        }
+        self.stands = true;
+        (self.thread.pending, self.thread.group_stop) = (pending, group_stop);
+        registers(&mut self.thread, buffer, bytes);
+    }
+
+    /// Whether it is waited for.
+    pub const fn is_awaited(&self) -> bool {
+        !self.stands && !self.gone && self.thread.running.is_none()
+    }
+}
+
+/// All that were seized. Dropping it releases them.
+pub struct Held {
+    /// In the order of seizing.
+    pub all: Vec<Seized>,
+    /// When the stop began, on the clock of moments.
+    pub begun_ns: u64,
+}
+
+impl Held {
+    /// Their numbers.
+    pub fn known(&self) -> BTreeSet<u32> {
+        self.all.iter().map(|s| s.thread.tid).collect()
+    }
+
+    /// Nanoseconds since the stop began.
+    pub fn since(&self) -> u64 {
+        clock::now().mono_ns.saturating_sub(self.begun_ns)
+    }
+
+    /// Lets them run on.
+    pub fn release(&mut self) {
+        for seized in self.all.iter_mut().filter(|s| s.stands) {
+            // It can only fail for a thread that was killed meanwhile.
+            let _ = ptrace::detach(seized.thread.tid, seized.thread.pending);
+            seized.stands = false;
+            seized.thread.to_ns = clock::now().mono_ns.saturating_sub(self.begun_ns);
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+/// Reads all registers of a thread that stands.
+fn registers(thread: &mut Thread, buffer: &mut [u8], bytes: &mut usize) {
+    for (n, kind) in SETS.iter().enumerate() {
+        // The first two fit into one KiB; a process with very many threads loses the vector registers of the last ones.
+        let room = if n < 2 { REGISTERS_BYTES_MAX.saturating_mul(2) } else { REGISTERS_BYTES_MAX };
+        if *bytes >= room {
+            thread.sets_left_out = true;
+            continue;
+        }
+        if let Ok(length) = ptrace::register_set(thread.tid, *kind, buffer) {
+            let set = buffer.get(..length).unwrap_or_default().to_vec();
+            *bytes = bytes.saturating_add(set.len());
+            thread.sets.push((*kind, set));
+        }
+    }
+    thread.siginfo = ptrace::signal_info(thread.tid).ok();
+    thread.blocked = ptrace::blocked_signals(thread.tid).unwrap_or(0);
+}

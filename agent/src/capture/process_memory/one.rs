@@ -1,0 +1,242 @@
+//! One process, from the first look at it to its table. Whatever is read of a process from here on may wait for a lock that
+//! the process holds, so all of it is done by threads that can be left behind.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::access::{Access, Counts, Reader};
+use super::core_file::{CoreFile, WITHHELD, Withheld};
+use super::elf::{self, About, Header};
+use super::freeze::Frozen;
+use super::pages::Pages;
+use super::plan::{self, Devices, Plan};
+use super::regions::Regions;
+use super::report::{self, Mode, StopFacts};
+use super::select::Candidate;
+use super::stop::{self, NotStopped, Stands, Stopped};
+use super::{METHOD, Options, flags, gone_or_denied};
+use crate::capture::live::{link, numbers, open_dir};
+use crate::capture::patience::{self, NotDone};
+use crate::capture::{Content, Kind, NewItem, Output, Status, Stop, evidence_path};
+
+/// Open files that are looked through for a userfaultfd.
+const FILES_MAX: usize = 65_536;
+
+/// What came of a process of which there is a core file.
+pub struct Taken {
+    /// It did not answer any more in the middle, and a thread waits for it.
+    pub stuck: bool,
+}
+
+/// What is read before it stands.
+struct Before {
+    about: About,
+    devices: Devices,
+    /// It has a userfaultfd: what is watched must be known, whatever asking costs.
+    watches: bool,
+}
+
+impl Before {
+    fn read(dir: &OwnedFd) -> Self {
+        Self { about: About::read(dir), devices: Devices::of(dir), watches: watches(dir) }
+    }
+}
+
+/// Whether it has a userfaultfd open. Who else watches its memory (a parent, a lazy restore) cannot be told from here.
+fn watches(dir: &OwnedFd) -> bool {
+    let listed = open_dir(dir, "fd").and_then(|fd| Ok((numbers(&fd, FILES_MAX)?.0, fd)));
+    let is_one = |fd: &OwnedFd, n: u32| link(fd, n.to_string()).is_ok_and(|to| to.starts_with(b"anon_inode:[userfaultfd]"));
+    listed.is_ok_and(|(all, fd)| all.into_iter().any(|n| is_one(&fd, n)))
+}
+
+/// Takes one process, or says why there is no core file of it.
+///
+/// # Errors
+/// [`Stop`] from the output.
+pub fn one(
+    out: &mut dyn Output,
+    candidate: &Candidate,
+    dir: OwnedFd,
+    options: &Options,
+    group: Option<&Frozen>,
+) -> Result<Result<Taken, NotStopped>, Stop> {
+    let dir = Arc::new(dir);
+    let own = Arc::clone(&dir);
+    let before = match patience::within(options.patience, move || Before::read(&own)) {
+        Ok(before) => before,
+        Err(e) => return Ok(Err(not_done(e, options))),
+    };
+    // What stands with its whole group needs no stop of its own but for its registers.
+    let hold = (options.mode == Mode::Atomic && group.is_none()).then_some(options.deadline);
+    let stopped = match stop::stop(&dir, candidate.pid, hold) {
+        Ok(stopped) => stopped,
+        Err(why) => return Ok(Err(why)),
+    };
+    let held = group.map(Frozen::stands).or_else(|| stopped.hold.as_ref().map(stop::Hold::stands));
+    One { out, candidate, dir, options, held }.copied(before, stopped)
+}
+
+const fn not_done(e: NotDone, options: &Options) -> NotStopped {
+    match e {
+        NotDone::Late => NotStopped::Stuck(options.patience),
+        NotDone::NoThread => NotStopped::Error(Errno::AGAIN),
+    }
+}
+
+struct One<'a> {
+    out: &'a mut dyn Output,
+    candidate: &'a Candidate,
+    dir: Arc<OwnedFd>,
+    options: &'a Options,
+    /// Says whether it stands, if it is meant to.
+    held: Option<Stands>,
+}
+
+/// What was found out about its memory.
+struct Planned {
+    regions: Regions,
+    pages: Option<Pages>,
+    devices: Devices,
+    plan: Result<Plan, Errno>,
+}
+
+impl One<'_> {
+    /// Copies the memory of a process that was stopped.
+    fn copied(&mut self, before: Before, mut stopped: Stopped) -> Result<Result<Taken, NotStopped>, Stop> {
+        let Before { mut about, devices, watches } = before;
+        let withheld = match self.withheld(&stopped, &mut about) {
+            Ok(withheld) => withheld,
+            Err(why) => return Ok(Err(why)),
+        };
+        let mut planned = match self.planned(&mut stopped, devices, watches)? {
+            Ok(planned) => planned,
+            Err(e) => return Ok(Err(not_done(e, self.options))),
+        };
+        let mut plan = match planned.plan {
+            Ok(plan) => plan,
+            Err(e) => return Ok(Err(gone_or_denied(e))),
+        };
+        let pid = self.candidate.pid;
+        let details = format!("{pid}/map.jsonl");
+        let of = report::About { pid, start_ticks: self.candidate.stat.start_ticks, mode: self.options.mode, details: &details };
+        let note = report::note(&of, &stopped, &planned.regions, &plan, withheld, self.out.now());
+        let notes = elf::notes(pid, &about, &stopped.threads, &stopped.looked.auxv, &planned.regions, &note);
+        // The registers are in the notes now.
+        for thread in &mut stopped.threads {
+            thread.sets = Vec::new();
+        }
+        let regions = Arc::new(std::mem::take(&mut planned.regions));
+        let Ok(memory) = stopped.looked.memory.try_clone() else { return Ok(Err(NotStopped::Error(Errno::MFILE))) };
+        let access = Access {
+            dir: Arc::clone(&self.dir),
+            memory,
+            pages: planned.pages,
+            regions: Arc::clone(&regions),
+            wish: self.options.wish.clone(),
+            devices: planned.devices,
+            // Where it is not known what is watched, the call that waits for who watches is not used.
+            held: self.held.clone().filter(|_| plan.flags.is_none()).map(|flag| (pid, flag)),
+            open: None,
+            counts: Counts::default(),
+        };
+        let Ok(reader) = Reader::start(access) else { return Ok(Err(NotStopped::Error(Errno::AGAIN))) };
+        let header = Header::new(notes, plan.layout.segments.len());
+        let layout = std::mem::take(&mut plan.layout);
+        let mut core = CoreFile::new(header, layout, regions, reader, details, self.held.clone());
+        core.withheld = withheld;
+        let result = self.put(&stopped, &plan, &mut core);
+        // However that went: the process runs on before anything else is done.
+        let over = stopped.hold.take().and_then(stop::Hold::release);
+        result?;
+        let stop = StopFacts::of(self.options.mode, &stopped, over.as_ref());
+        report::table(self.out, &format!("{pid}/map"), pid, stop, &stopped, &plan, &core)?;
+        Ok(Ok(Taken { stuck: core.is_stuck() }))
+    }
+
+    /// What this host's policy keeps back: the whole environment, because the names in it are the process's to overwrite.
+    fn withheld(&self, stopped: &Stopped, about: &mut About) -> Result<Option<Withheld>, NotStopped> {
+        if !self.out.redacts_environment() {
+            return Ok(None);
+        }
+        // A command line that was overwritten to its last byte is shown as going on into the environment (proc(5)).
+        let arguments = about.stat.arguments.map_or(0, |(start, end)| end.saturating_sub(start));
+        about.cmdline.truncate(usize::try_from(arguments).unwrap_or(usize::MAX));
+        let (start, end) = stopped.looked.environment.ok_or(NotStopped::Withheld)?;
+        Ok((start < end).then_some(Withheld { start, end }))
+    }
+
+    /// Looks at the flags of its mappings and plans the file; ends when the collection is to end.
+    fn planned(&mut self, stopped: &mut Stopped, devices: Devices, watches: bool) -> Result<Result<Planned, NotDone>, Stop> {
+        let mut pages = std::mem::replace(&mut stopped.looked.pages, Err(Errno::SRCH)).ok();
+        let mut regions = std::mem::take(&mut stopped.looked.regions);
+        let (dir, wish) = (Arc::clone(&self.dir), self.options.wish.clone());
+        let any_size = watches || self.held.is_some();
+        let work = move |pulse: &patience::Pulse| {
+            let flags = flags::read(&dir, &mut regions, any_size, &mut || pulse.step());
+            let plan = plan::plan(&dir, &mut regions, pages.as_mut(), &wish, &devices, &mut || pulse.step());
+            Planned { regions, pages, devices, plan: plan.map(|plan| Plan { flags, ..plan }) }
+        };
+        let Self { out, options, .. } = self;
+        patience::watched(options.patience, &mut || out.checkpoint(), work)
+    }
+
+    fn put(&mut self, stopped: &Stopped, plan: &Plan, core: &mut CoreFile) -> Result<Status, Stop> {
+        let (candidate, mode) = (self.candidate, self.options.mode);
+        let pid = candidate.pid;
+        let mut item = NewItem::new(evidence_path(format!("/proc/{pid}/core")), Kind::File, stopped.begun, METHOD);
+        let stop = StopFacts::of(mode, stopped, None);
+        let running = stopped.threads.iter().filter(|t| t.running.is_some()).count();
+        let facts: BTreeMap<&str, String> = BTreeMap::from([
+            ("comm", exhibit_evidence::text::escape_bytes(&candidate.stat.comm)),
+            ("start_ticks", candidate.stat.start_ticks.map_or_else(String::new, |t| t.to_string())),
+            ("mode", if mode == Mode::Fast { "fast".to_owned() } else { "atomic".to_owned() }),
+            ("threads", stopped.threads.len().to_string()),
+            ("mappings", core.regions.list().len().to_string()),
+            ("swapped_bytes", plan.swapped_bytes.to_string()),
+            ("left_out_bytes", core.layout.left_out_bytes.to_string()),
+            ("details", core.details().to_owned()),
+        ]);
+        item.facts.extend(facts.into_iter().map(|(k, v)| (k.to_owned(), v)));
+        if let Some(us) = stop.longest_us {
+            item.facts.insert("stopped_us".to_owned(), us.to_string());
+        }
+        let mut why = Vec::new();
+        if running > 0 {
+            why.push(format!("{running} threads did not stop in time: their registers are missing"));
+        }
+        if stopped.threads_left_out > 0 {
+            why.push(format!("{} or more threads were not stopped: too many", stopped.threads_left_out));
+        }
+        if core.regions.left_out > 0 || core.regions.cut.is_some() {
+            why.push("mappings are missing: more than 65,536, or the table broke off".to_owned());
+        }
+        if stopped.looked_late {
+            let held = if mode == Mode::Atomic { ", and it did not stand while its memory was copied" } else { "" };
+            why.push(format!(
+                "the mappings are of a moment after the registers: a lock of the process was held, or the host is busy{held}"
+            ));
+        }
+        if !stopped.threads.iter().all(elf::is_native) {
+            why.push(
+                "a process of 32 bits: its registers stand as the kernel gives them, debuggers of 64 bits do not show them".to_owned(),
+            );
+        }
+        let watched = core.regions.list().iter().filter(|r| !r.watched().is_empty()).count();
+        if watched > 0 {
+            item.facts.insert("userfaultfd_mappings".to_owned(), watched.to_string());
+        }
+        if let Some(Withheld { start, end }) = core.withheld {
+            let bytes = end.saturating_sub(start);
+            item.facts.insert("redacted_bytes".to_owned(), bytes.to_string());
+            why.push(format!("{bytes} bytes at {start:x} are not given: {WITHHELD}; what the program copied elsewhere in its memory is"));
+        }
+        if !why.is_empty() {
+            item = item.with_status(Status::Partial, why.join("; "));
+        }
+        let (size, extents) = (core.layout.bytes, Some(core.layout.extents.clone()));
+        self.out.put(item, Content::Source { size, extents, source: core })
+    }
+}

@@ -1,0 +1,92 @@
+//! Processes that would rather not be taken, and hosts that do not give everything.
+
+use super::*;
+
+/// A process holds its own memory lock, as one does that is stuck on a dead file system: it is left behind and the collection
+/// goes on to the others.
+#[test]
+fn who_holds_its_own_memory_lock_holds_nobody_up() {
+    let dir = tempfile::tempdir().expect("folder");
+    let (locked, after) = (programs::locked(dir.path()), sleeper());
+    let mut taken = Folder::new();
+    let pids = format!("{}\n{}", locked.pid(), after.pid());
+    let params = Params::new("process-memory", [("pid".to_owned(), pids)].into());
+    let wanted = Wanted::new(&params).expect("parameters");
+    let options = Options { patience: Duration::from_secs(1), ..Options::default() };
+    let begun = crate::clock::monotonic();
+    let done = take(&mut taken, &wanted, &options).expect("the capture runs to its end");
+    let took = crate::clock::monotonic().saturating_sub(begun);
+    assert_eq!((done.meant, done.cores, done.stuck), (2, 1, 1));
+    let core = taken.core(locked.pid());
+    assert_eq!(core.status, Status::Error);
+    assert!(core.item.reason.as_deref().is_some_and(|r| r.contains("did not answer within 1 s")), "{:?}", core.item.reason);
+    assert_eq!(taken.core(after.pid()).status, Status::Collected, "{:?}", taken.core(after.pid()).item);
+    assert!(took < Duration::from_secs(8), "{took:?}");
+    // The lock may be taken only when it stands already: what is planned then does not hold anybody up either.
+    let folder = open_dir(rustix::fs::CWD, format!("/proc/{}", locked.pid())).expect("its folder");
+    let own = std::sync::Arc::new(folder);
+    let looked = look::look(&own).map(|l| l.regions);
+    let work =
+        move |pulse: &crate::capture::patience::Pulse| flags::read(&own, &mut looked.unwrap_or_default(), true, &mut || pulse.step());
+    let planned = crate::capture::patience::watched(options.patience, &mut || Ok(()), work);
+    assert_eq!(planned, Ok(Err(crate::capture::patience::NotDone::Late)));
+}
+
+/// Nobody is asked to supply a page, nothing is made by looking, and what is not there is not called zeros.
+#[test]
+fn what_userfaultfd_watches_is_not_touched() {
+    let dir = tempfile::tempdir().expect("folder");
+    let program = compile(dir.path(), "watched", programs::WATCHED, &[]);
+    let mut target = Target::start(Command::new(&program));
+    let pid = target.pid();
+    for mode in ["fast", "atomic"] {
+        let taken = Folder::take(&[("pid", &pid.to_string()), ("mode", mode)]);
+        let core = taken.core(pid);
+        assert_eq!((core.status, &core.gaps), (Status::Collected, &vec![]), "{mode}: {:?}", core.item);
+        assert_eq!(core.item.facts["userfaultfd_mappings"], "2", "{mode}: {:?}", core.item);
+        let said = taken.gdb(pid, Some(&program), &["x/s missing", "x/s guarded", "x/s guard", "p/x missing"]);
+        for marker in ["WATCHED-AND-THERE", "PROTECTED-AND-THERE", "BESIDE-A-GUARD"] {
+            assert!(said.contains(marker), "{mode}: {said}");
+        }
+        let rows = taken.rows(&format!("{pid}/map.jsonl"));
+        let watched: Vec<&serde_json::Value> = rows.iter().map(|r| &r["userfaultfd"]).filter(|w| w.is_array()).collect();
+        assert_eq!(watched.len(), 2, "{watched:?}");
+        assert!(watched.iter().any(|w| w[0] == "missing") && watched.iter().any(|w| w[0] == "write"), "{watched:?}");
+        // Of 16 pages 14 are not there: from the second to the fifth, and from the seventh on.
+        let absent = |r: &&serde_json::Value| r["kind"] == "not-stored" && r["reason"].as_str().is_some_and(|w| w.contains("userfaultfd"));
+        let address = |r: &serde_json::Value, key: &str| u64::from_str_radix(r[key].as_str().expect("hex"), 16).expect("hex");
+        let bytes: Vec<u64> = rows.iter().filter(absent).map(|r| address(r, "end") - address(r, "start")).collect();
+        assert_eq!(bytes, [4 * 4096, 10 * 4096], "{mode}");
+        target.tell();
+        assert_eq!(target.line(), "asked 0, there 2 1", "{mode}");
+    }
+}
+
+/// The policy keeps the environment back: it is not in the core, and the file says where it is missing.
+#[test]
+fn the_environment_is_left_out_where_the_policy_keeps_it_back() {
+    let dir = tempfile::tempdir().expect("folder");
+    let program = compile(dir.path(), "title", programs::TITLE, &["-static"]);
+    let mut command = Command::new(&program);
+    // Its first variable is what the kernel shows as a part of its arguments, which stand in the notes too.
+    command.env_clear().env("APP_TOKEN", "hunter2-hunter2");
+    let target = Target::start(command);
+    let pid = target.pid();
+    let secret = |folder: &Folder| contains(&std::fs::read(&folder.core(pid).file).expect("core"), b"hunter2-hunter2");
+    assert!(secret(&Folder::take(&[("pid", &pid.to_string())])), "without a policy it is there");
+    for mode in ["fast", "atomic"] {
+        let mut taken = Folder::new();
+        taken.redacts = true;
+        taken.run(&[("pid", &pid.to_string()), ("mode", mode)]).expect("taken");
+        assert!(!secret(&taken), "{mode}");
+        let core = taken.core(pid);
+        let bytes = "APP_TOKEN=hunter2-hunter2\0".len() as u64;
+        assert_eq!((core.status, core.item.facts["redacted_bytes"].as_str()), (Status::Partial, bytes.to_string().as_str()));
+        assert!(core.item.reason.as_deref().is_some_and(|r| r.contains("redact_environ") && r.contains("elsewhere")), "{:?}", core.item);
+        let gaps: Vec<(u64, bool)> = core.gaps.iter().map(|(_, length, why)| (*length, why.contains("redact_environ"))).collect();
+        assert_eq!(gaps, [(bytes, true)], "{mode}: exactly the environment");
+        let rows = taken.rows(&format!("{pid}/map.jsonl"));
+        assert_eq!(rows.iter().filter(|r| r["kind"] == "redacted").count(), 1);
+        assert!(taken.gdb(pid, Some(&program), &["bt"]).contains("in main ("), "{mode}");
+    }
+}
