@@ -37,6 +37,8 @@ pub const MANIFEST_SHA256: &str = "manifest-sha256.txt";
 pub const MANIFEST_SHA512: &str = "manifest-sha512.txt";
 /// SHA-256 of every other file, except itself and what is made of it.
 pub const TAG_MANIFEST: &str = "tagmanifest-sha256.txt";
+/// The largest [`TAG_MANIFEST`]: it is signed as one message, and about 4 million expanded files have room in it.
+pub const TAG_MANIFEST_BYTES_MAX: u64 = 512 << 20;
 /// The signature over [`TAG_MANIFEST`].
 pub const SIGNATURE: &str = "tagmanifest-sha256.txt.sig";
 /// The description of the bag.

@@ -183,6 +183,7 @@ fn bytes(s: &mut Suite, segment: &str, other: &str, manifest: &str, tile: &str) 
     s.try_one("checkpoint byte", &["bag.file-digest", "log.checkpoint-malformed"], &|b| flip(&b.join("data/log/checkpoint"), 3));
     s.try_one("tag file byte", &["bag.file-digest"], &|b| flip(&b.join("documents/report.en.html"), 400));
     s.try_one("added tag file", &["bag.file-unlisted"], &|b| fs::write(b.join("documents/anchor.json"), "{}").expect("written"));
+    s.try_one("added tag folder", &["bag.file-unlisted"], &|b| fs::create_dir(b.join("documents/empty")).expect("made"));
     s.try_one("added payload file", &["bag.file-unlisted", "object.unknown"], &|b| fs::write(b.join("data/x.txt"), "x").expect("written"));
     s.try_one("removed payload file", &["bag.file-missing", "segment.missing"], &|b| fs::remove_file(b.join(segment)).expect("removed"));
     s.try_one("removed tag file", &["bag.file-missing"], &|b| fs::remove_file(b.join("documents/report.fr.pdf")).expect("removed"));

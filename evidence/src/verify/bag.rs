@@ -18,7 +18,7 @@ use super::{CaseFiles, Checked, Code, Entry, EntryKind, Findings, Options, Progr
 use crate::anchor::Anchor;
 use crate::bag::{
     BAGIT, DECLARATION, DESCRIPTION, DESCRIPTION_BYTES_MAX, Description, LINE_BYTES_MAX, MANIFEST_SHA256, MANIFEST_SHA512, PAYLOAD,
-    SIGNATURE, Sums, TAG_MANIFEST, is_outside_manifests, parse_manifest_line,
+    SIGNATURE, Sums, TAG_MANIFEST, TAG_MANIFEST_BYTES_MAX, is_outside_manifests, parse_manifest_line,
 };
 use crate::record::Role;
 use crate::text::{escape_bounded, escape_bytes};
@@ -124,6 +124,9 @@ impl<'a> Bag<'a> {
                 }
                 (EntryKind::File, Err(_)) => {
                     findings.add(Code::BagFileUnlisted, &shown, format!("'{shown}' is named by no manifest of the bag"));
+                }
+                (EntryKind::Folder { empty: true }, _) if !in_payload => {
+                    findings.add(Code::BagFileUnlisted, &shown, format!("'{shown}' is a folder without files, which no manifest can name"));
                 }
                 (EntryKind::Folder { .. } | EntryKind::Other, _) => {}
             }
@@ -265,7 +268,7 @@ impl<'a> Bag<'a> {
             return false;
         }
         let signature = self.read(SIGNATURE, 64);
-        let manifest = self.read(TAG_MANIFEST, u64::from(u32::MAX));
+        let manifest = self.read(TAG_MANIFEST, TAG_MANIFEST_BYTES_MAX);
         match (signature, manifest) {
             (Ok(signature), Ok(manifest)) if public.verifies(&manifest, &signature) => true,
             (Err(e), _) => {

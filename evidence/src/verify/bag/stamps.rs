@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::{Bag, unreadable};
-use crate::bag::{Description, TAG_MANIFEST, parse_stamp, stamp};
+use crate::bag::{Description, TAG_MANIFEST, TAG_MANIFEST_BYTES_MAX, parse_stamp, stamp};
 use crate::digest::Digest;
 use crate::layout::{AuthorityName, TimestampFile};
 use crate::text::escape_bounded;
@@ -30,7 +30,7 @@ impl Stamps<'_> {
             TimestampFile::Request(name) | TimestampFile::Reply(name) | TimestampFile::Crl(name, _) => Some(name),
         });
         let all: BTreeSet<AuthorityName> = there.chain(announced).collect();
-        let Ok(manifest) = self.bag.read(TAG_MANIFEST, u64::from(u32::MAX)) else { return Vec::new() };
+        let Ok(manifest) = self.bag.read(TAG_MANIFEST, TAG_MANIFEST_BYTES_MAX) else { return Vec::new() };
         let over = Digest::of(&manifest);
         all.iter().filter_map(|authority| self.one(authority, over, findings)).collect()
     }
