@@ -86,11 +86,29 @@ pub fn scan_pages(pagemap: BorrowedFd<'_>, start: u64, end: u64, ranges: &mut [P
     Ok((found.min(ranges.len()), arguments.walk_end))
 }
 
+/// Whether two processes use the same memory, as after `vfork` or `clone` with `CLONE_VM` (kcmp(2)).
+///
+/// # Errors
+/// What the kernel answers: `ESRCH` when one is gone, `ENOSYS` where it was built without, `EPERM` for strangers.
+pub fn is_shared(one: u32, other: u32) -> io::Result<bool> {
+    const KCMP_VM: libc::c_int = 1;
+    // SAFETY: takes five integers.
+    let answer = unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_VM, 0_u64, 0_u64) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer == 0) }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd as _;
 
     use super::*;
+
+    #[test]
+    fn nobody_but_oneself_has_ones_memory() {
+        let own = std::process::id();
+        assert!(is_shared(own, own).expect("told"));
+        assert!(!is_shared(own, 1).unwrap_or(false));
+    }
 
     #[test]
     fn own_memory_is_what_it_is() {

@@ -34,6 +34,8 @@ pub struct Withheld {
     pub start: u64,
     /// One past the last.
     pub end: u64,
+    /// The environment is not where it was put, so everything is withheld in which it can be.
+    pub moved: bool,
 }
 
 impl Withheld {
@@ -244,7 +246,7 @@ mod tests {
             let mut at = from;
             let whole: Vec<(u64, usize)> = lengths.iter().map(|l| { let piece = (at, *l); at += *l as u64 + 1; piece }).collect();
             let mut cut = whole.clone();
-            let refused = Withheld { start, end: start + bytes }.cut(&mut cut);
+            let refused = Withheld { start, end: start + bytes, moved: false }.cut(&mut cut);
             let all = |pieces: &[(u64, usize)]| pieces.iter().flat_map(|(a, l)| *a..a + *l as u64).collect::<Vec<u64>>();
             let free: Vec<u64> = all(&whole).into_iter().take_while(|a| *a < start || *a >= start + bytes).collect();
             prop_assert_eq!(all(&cut), free);

@@ -6,6 +6,7 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use exhibit_agent_sys::watchdog::{self, Watchdog};
@@ -30,6 +31,8 @@ pub struct Frozen {
     watchdog: Option<Watchdog>,
     /// On the clock of [`clock::monotonic`]: from then on the agent itself thaws, should the watchdog be gone.
     until: Duration,
+    /// The agent itself has thawed it at the deadline. Once: whoever freezes it afterwards has a reason.
+    thawed: Arc<AtomicBool>,
 }
 
 impl Frozen {
@@ -54,12 +57,12 @@ impl Frozen {
         let events = Arc::new(open("cgroup.events", OFlags::RDONLY).map_err(|e| said("cgroup.events", e))?);
         let until = clock::monotonic().saturating_add(deadline);
         if is_frozen(&events) {
-            return Ok(Self { path: path.to_owned(), freeze, events, watchdog: None, until });
+            return Ok(Self { path: path.to_owned(), freeze, events, watchdog: None, until, thawed: Arc::default() });
         }
         // First the one who thaws, then the frost.
         let ms = i32::try_from(deadline.as_millis()).unwrap_or(i32::MAX);
         let watchdog = watchdog::start(freeze.as_fd(), ms).map_err(|e| format!("the process that would thaw it: {e}"))?;
-        let frozen = Self { path: path.to_owned(), freeze, events, watchdog: Some(watchdog), until };
+        let frozen = Self { path: path.to_owned(), freeze, events, watchdog: Some(watchdog), until, thawed: Arc::default() };
         pwrite(&*frozen.freeze, b"1", 0).map_err(|e| said("freezing", e))?;
         let begun = clock::monotonic();
         // The agent may have been held up in between: a watchdog whose time is up is no watchdog.
@@ -85,10 +88,12 @@ impl Frozen {
     #[must_use]
     pub fn stands(&self) -> Stands {
         let (events, freeze) = (Arc::clone(&self.events), Arc::clone(&self.freeze));
-        let (until, ours) = (self.until, self.watchdog.is_some());
+        let (until, ours, thawed) = (self.until, self.watchdog.is_some(), Arc::clone(&self.thawed));
         Arc::new(move || {
             if ours && clock::monotonic() >= until {
-                let _ = pwrite(&*freeze, b"0", 0);
+                if !thawed.swap(true, Ordering::SeqCst) {
+                    let _ = pwrite(&*freeze, b"0", 0);
+                }
                 return false;
             }
             is_frozen(&events)
@@ -104,6 +109,10 @@ impl Frozen {
 
     fn release(&mut self) {
         if let Some(watchdog) = self.watchdog.take() {
+            // From now on nobody who still reads looks after it.
+            if self.thawed.swap(true, Ordering::SeqCst) {
+                return watchdog.dismiss();
+            }
             // If this fails, the watchdog does it.
             if pwrite(&*self.freeze, b"0", 0).is_ok() { watchdog.dismiss() } else { drop(watchdog) }
         }
@@ -170,6 +179,32 @@ mod tests {
         for path in [own.clone(), format!("/{own}"), format!("/.{own}"), format!("{own}/."), "/".to_owned(), "//".to_owned()] {
             assert!(holds(&path), "{path}");
         }
+    }
+
+    #[test]
+    fn a_group_is_thawed_once_and_somebody_elses_frost_stays() {
+        let file = |name: &str, text: &str| {
+            let path = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
+            std::fs::write(&path, text).expect("written");
+            let file = std::fs::File::options().read(true).write(true).open(&path).expect("opened");
+            std::fs::remove_file(&path).expect("removed");
+            Arc::new(OwnedFd::from(file))
+        };
+        let (freeze, events) = (file("freeze", "1"), file("events", "frozen 1\n"));
+        let dog = watchdog::start(freeze.as_fd(), 60_000).expect("started");
+        let until = clock::monotonic();
+        let (path, thawed) = (String::new(), Arc::default());
+        let frozen = Frozen { path, freeze: Arc::clone(&freeze), events, watchdog: Some(dog), until, thawed };
+        let state = || {
+            let mut word = [0_u8; 1];
+            pread(&*freeze, &mut word, 0).map(|_| word[0]).expect("read")
+        };
+        let stands = frozen.stands();
+        assert!(!stands() && state() == b'0', "its time is up");
+        pwrite(&*freeze, b"1", 0).expect("frozen by an administrator");
+        assert!(!stands() && state() == b'1', "theirs");
+        drop(frozen);
+        assert!(!stands() && state() == b'1', "theirs, whoever still reads");
     }
 
     #[test]

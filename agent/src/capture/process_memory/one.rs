@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use exhibit_agent_sys::memory::is_shared;
 use rustix::io::Errno;
 
 use super::access::{Access, Counts, Reader};
@@ -22,6 +23,8 @@ use crate::capture::live::{link, numbers, open_dir};
 use crate::capture::patience::{self, NotDone};
 use crate::capture::{Content, Kind, NewItem, Output, Status, Stop, evidence_path};
 
+/// Processes that are asked whether they share memory: as many as Linux can have.
+const PROCESSES_MAX: usize = 4 << 20;
 /// Open files that are looked through for a userfaultfd.
 const FILES_MAX: usize = 65_536;
 
@@ -75,8 +78,31 @@ pub fn one(
         Ok(stopped) => stopped,
         Err(why) => return Ok(Err(why)),
     };
+    let sharers = if options.mode == Mode::Atomic { sharers(candidate.pid, group).unwrap_or_default() } else { Vec::new() };
     let held = group.map(Frozen::stands).or_else(|| stopped.hold.as_ref().map(stop::Hold::stands));
-    One { out, candidate, dir, options, held }.copied(before, stopped)
+    One { out, candidate, dir, options, held, sharers }.copied(before, stopped)
+}
+
+/// Whether an environment lies where the kernel puts it: in the first stack, right below the name of the program
+/// (`AT_EXECFN`), not larger than the kernel lets it be (execve(2)). A process may say otherwise (`PR_SET_MM`) without a right.
+fn is_where_it_was_put((start, end): (u64, u64), auxv: &[u8], stack: Option<Withheld>) -> bool {
+    const AT_EXECFN: u64 = 31;
+    const BYTES_MAX: u64 = 6 << 20;
+    let word = |bytes: &[u8]| bytes.try_into().map(u64::from_ne_bytes).ok();
+    let name = auxv.chunks_exact(16).find_map(|pair| {
+        let (key, value) = pair.split_at(8);
+        (word(key) == Some(AT_EXECFN)).then(|| word(value)).flatten()
+    });
+    let inside = stack.is_some_and(|s| s.start <= start && end <= s.end);
+    start <= end && end.saturating_sub(start) <= BYTES_MAX && name == Some(end) && inside
+}
+
+/// The other processes that use the memory of one, and do not stand with its group. `None` where the kernel does not tell.
+fn sharers(pid: u32, group: Option<&Frozen>) -> Option<Vec<u32>> {
+    is_shared(pid, pid).ok()?;
+    let stands = |other: u32| group.is_some_and(|g| Candidate::open(other).is_ok_and(|(c, _)| g.holds(c.groups())));
+    let all = open_dir(rustix::fs::CWD, "/proc").and_then(|proc| numbers(&proc, PROCESSES_MAX)).map(|(all, _)| all).ok()?;
+    Some(all.into_iter().filter(|other| *other != pid && is_shared(pid, *other).unwrap_or(false) && !stands(*other)).collect())
 }
 
 const fn not_done(e: NotDone, options: &Options) -> NotStopped {
@@ -93,6 +119,8 @@ struct One<'a> {
     options: &'a Options,
     /// Says whether it stands, if it is meant to.
     held: Option<Stands>,
+    /// Who else changes its memory while it stands.
+    sharers: Vec<u32>,
 }
 
 /// What was found out about its memory.
@@ -164,8 +192,15 @@ impl One<'_> {
         // A command line that was overwritten to its last byte is shown as going on into the environment (proc(5)).
         let arguments = about.stat.arguments.map_or(0, |(start, end)| end.saturating_sub(start));
         about.cmdline.truncate(usize::try_from(arguments).unwrap_or(usize::MAX));
-        let (start, end) = stopped.looked.environment.ok_or(NotStopped::Withheld)?;
-        Ok((start < end).then_some(Withheld { start, end }))
+        let stack = stopped.looked.regions.list().iter().find(|r| stopped.looked.regions.name(r) == b"[stack]");
+        let first_stack = stack.map(|r| Withheld { start: r.start, end: r.end, moved: true });
+        match stopped.looked.environment {
+            Some((start, end)) if is_where_it_was_put((start, end), &stopped.looked.auxv, first_stack) => {
+                Ok((start < end).then_some(Withheld { start, end, moved: false }))
+            }
+            // The process says that it is elsewhere. Where it was put is in the first stack, so all of that is kept back.
+            _ => first_stack.map(Some).ok_or(NotStopped::Withheld),
+        }
     }
 
     /// Looks at the flags of its mappings and plans the file; ends when the collection is to end.
@@ -207,6 +242,11 @@ impl One<'_> {
         if running > 0 {
             why.push(format!("{running} threads did not stop in time: their registers are missing"));
         }
+        if !self.sharers.is_empty() {
+            let some: Vec<String> = self.sharers.iter().take(8).map(ToString::to_string).collect();
+            let (n, some) = (self.sharers.len(), some.join(", "));
+            why.push(format!("{n} other processes use the same memory and did not stand ({some}): it is not of one moment"));
+        }
         if stopped.threads_left_out > 0 {
             why.push(format!("{} or more threads were not stopped: too many", stopped.threads_left_out));
         }
@@ -228,10 +268,13 @@ impl One<'_> {
         if watched > 0 {
             item.facts.insert("userfaultfd_mappings".to_owned(), watched.to_string());
         }
-        if let Some(Withheld { start, end }) = core.withheld {
+        if let Some(Withheld { start, end, moved }) = core.withheld {
             let bytes = end.saturating_sub(start);
             item.facts.insert("redacted_bytes".to_owned(), bytes.to_string());
-            why.push(format!("{bytes} bytes at {start:x} are not given: {WITHHELD}; what the program copied elsewhere in its memory is"));
+            let moved = if moved { "; it says that it moved it, so its whole first stack is kept back" } else { "" };
+            why.push(format!(
+                "{bytes} bytes at {start:x} are not given: {WITHHELD}{moved}; what the program copied elsewhere in its memory is"
+            ));
         }
         if !why.is_empty() {
             item = item.with_status(Status::Partial, why.join("; "));

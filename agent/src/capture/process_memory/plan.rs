@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
-use rustix::fs::{FileType, Mode, OFlags, SeekFrom, Statx, openat};
+use rustix::fs::{FileType, MemfdFlags, Mode, OFlags, SeekFrom, Statx, openat};
 use rustix::io::Errno;
 
 use super::access::NOT_SUPPLIED;
 use super::layout::{Keep, Layout, Runs};
 use super::pages::{Page, Pages};
 use super::regions::{Class, PAGE, Region, Regions, SUPPLIED};
-use crate::capture::live::{lines, read_at};
+use crate::capture::live::{lines, read, read_at};
 use crate::capture::mounts::{self, Mounts};
 use crate::capture::process::gather::{kind_of, look as statx_at};
 
@@ -37,17 +37,27 @@ pub struct Devices {
     pub remote: BTreeMap<[u32; 2], String>,
     /// Made up by the kernel: a mapping of such a file is a device's or the kernel's memory.
     pub pseudo: BTreeSet<[u32; 2]>,
+    /// All that are mounted where the process or the agent sees it, and those of `memfd`s and shared memory.
+    pub known: BTreeSet<[u32; 2]>,
 }
 
 impl Devices {
-    /// Of the mount namespace of a process.
+    /// Of the mount namespaces of a process and of the agent: layers of containers lie on what only the host sees.
     #[must_use]
     pub fn of(dir: &OwnedFd) -> Self {
-        let mut devices = Self::default();
-        let Ok(table) = read_at(dir, "mountinfo", MOUNTS_BYTES_MAX) else { return devices };
+        let mut devices = Self { known: in_memory(), ..Self::default() };
+        for table in [read_at(dir, "mountinfo", MOUNTS_BYTES_MAX), read("/proc/self/mountinfo", MOUNTS_BYTES_MAX)] {
+            devices.add(&table.map(|t| t.bytes).unwrap_or_default());
+        }
+        devices
+    }
+
+    fn add(&mut self, table: &[u8]) {
+        let devices = self;
         // Line by line: a namespace can have tens of thousands.
-        for mount in lines(&table.bytes).flat_map(|line| Mounts::parse(line).all().to_vec()) {
+        for mount in lines(table).flat_map(|line| Mounts::parse(line).all().to_vec()) {
             let dev = [mount.dev.0, mount.dev.1];
+            devices.known.insert(dev);
             match mount.class {
                 mounts::Class::Remote | mounts::Class::Trigger => {
                     devices.remote.insert(dev, exhibit_evidence::text::escape_bytes(&mount.fs_type));
@@ -58,8 +68,17 @@ impl Devices {
                 _ => {}
             }
         }
-        devices
     }
+}
+
+/// The devices of files that lie in memory and are mounted nowhere: those of memfds, with pages of either kind.
+fn in_memory() -> BTreeSet<[u32; 2]> {
+    let kinds = [MemfdFlags::CLOEXEC, MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB];
+    let devices = kinds.into_iter().filter_map(|flags| {
+        let stat = rustix::fs::memfd_create("exhibit", flags).and_then(rustix::fs::fstat).ok()?;
+        Some([rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev)])
+    });
+    devices.collect()
 }
 
 /// What is known of the file behind a mapping.
@@ -247,6 +266,12 @@ impl Planner<'_> {
         }
         if let Some(fs) = self.devices.remote.get(&region.dev) {
             return Backing::InMemoryOnly(format!("not in memory, and on a remote or user-space file system ({fs}): reading could hang"));
+        }
+        // A server, or a program, behind a file system that was taken out of all trees: whoever asks it anything may wait for ever.
+        if region.dev[0] == 0 && !self.devices.known.contains(&region.dev) {
+            return Backing::InMemoryOnly(
+                "not in memory, and on a file system that is mounted nowhere to be seen: reading could hang".to_owned(),
+            );
         }
         let stat = match statx_at(self.dir, map_file(region)) {
             Ok(stat) => stat,

@@ -90,3 +90,41 @@ fn the_environment_is_left_out_where_the_policy_keeps_it_back() {
         assert!(taken.gdb(pid, Some(&program), &["bt"]).contains("in main ("), "{mode}");
     }
 }
+
+/// A process may say that its environment is elsewhere. That neither shows what the policy keeps back nor hides the rest.
+#[test]
+fn who_lies_about_its_environment_gains_nothing() {
+    let dir = tempfile::tempdir().expect("folder");
+    let program = compile(dir.path(), "lie", programs::LIE, &["-static"]);
+    for lie in ["empty", "all"] {
+        let mut command = Command::new(&program);
+        command.arg(lie).env_clear().env("APP_TOKEN", "hunter2-hunter2");
+        let target = Target::start(command);
+        let pid = target.pid();
+        let mut taken = Folder::new();
+        taken.redacts = true;
+        taken.run(&[("pid", &pid.to_string())]).expect("taken");
+        let core = taken.core(pid);
+        let bytes = std::fs::read(&core.file).expect("core");
+        assert!(!contains(&bytes, b"hunter2-hunter2"), "{lie}: the token is in the core");
+        assert!(contains(&bytes, b"PR_SET_MM") || contains(&bytes, b"ready\n"), "{lie}: its program is in the core");
+        assert!(core.status == Status::Partial && core.item.reason.as_deref().is_some_and(|r| r.contains("moved it")), "{:?}", core.item);
+    }
+}
+
+#[test]
+fn a_core_is_not_of_one_moment_when_another_process_uses_its_memory() {
+    let dir = tempfile::tempdir().expect("folder");
+    let program = compile(dir.path(), "sharer", programs::SHARER, &[]);
+    let target = Target::start(Command::new(&program));
+    let pid = target.pid();
+    let reason = |mode: &str| {
+        let mut taken = Folder::new();
+        taken.run(&[("pid", &pid.to_string()), ("mode", mode)]).expect("taken");
+        let core = taken.core(pid);
+        (core.status, core.item.reason.clone().unwrap_or_default())
+    };
+    let (status, why) = reason("atomic");
+    assert!(status == Status::Partial && why.contains("1 other processes use the same memory"), "{why}");
+    assert!(!reason("fast").1.contains("same memory"), "mode fast promises no moment");
+}

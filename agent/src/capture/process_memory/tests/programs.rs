@@ -377,3 +377,51 @@ pub fn state(pid: u32) -> String {
         .filter_map(|s| s.rsplit(") ").next().and_then(|r| r.chars().next()))
         .collect()
 }
+
+/// Says that its environment is elsewhere: nowhere (`empty`), or everywhere (`all`).
+pub const LIE: &str = r#"
+#define _GNU_SOURCE
+#include <linux/prctl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+    FILE *stat = fopen("/proc/self/stat", "r");
+    char text[4096] = {0};
+    fread(text, 1, sizeof text - 1, stat);
+    fclose(stat);
+    unsigned long long f[64] = {0};
+    int n = 3;
+    for (char *p = strtok(strrchr(text, ')') + 4, " "); p && n < 64; p = strtok(0, " ")) sscanf(p, "%llu", &f[++n]);
+    struct prctl_mm_map map = {
+        .start_code = f[26], .end_code = f[27], .start_stack = f[28], .start_data = f[45], .end_data = f[46], .start_brk = f[47],
+        .brk = (unsigned long)sbrk(0), .arg_start = f[48], .arg_end = f[49], .env_start = f[50], .env_end = f[51], .exe_fd = -1,
+    };
+    if (!strcmp(argv[1], "empty")) map.env_end = map.env_start;
+    else map.env_start = 0x10000, map.env_end = 0x7fffffffefffULL;
+    if (prctl(PR_SET_MM, PR_SET_MM_MAP, &map, sizeof map, 0)) { perror("prctl"); return 1; }
+    write(1, "ready\n", 6);
+    for (;;) pause();
+}
+"#;
+
+/// A second process with the same memory, which is no thread of the first.
+pub const SHARER: &str = r#"
+#define _GNU_SOURCE
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+static int other(void *nothing) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (;;) pause();
+}
+int main(void) {
+    char *stack = malloc(65536);
+    if (clone(other, stack + 65536, CLONE_VM | SIGCHLD, 0) < 0) return 1;
+    write(1, "ready\n", 6);
+    for (;;) pause();
+}
+"#;
