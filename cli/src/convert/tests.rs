@@ -128,6 +128,23 @@ fn what_is_no_image_is_refused() {
     assert!(conversion(Format::Elf, Content::Disk, b"disk/sda", Companions::default()).is_err());
 }
 
+#[test]
+fn raw_does_not_call_memory_what_nobody_read() {
+    let content = image(&[(0x1000, &[1; 0x3000])]);
+    let note = |unread| {
+        let about = About { unread, ..About::default() };
+        let (mut raw, _) = conversion(Format::Raw, Content::Memory, b"memory.lime", about).expect("good");
+        let mut out = Held::default();
+        raw.write(0, &content, &mut out).expect("good");
+        raw.end(content.len() as u64, &mut out).expect("good").notes.concat()
+    };
+    assert_eq!(note(Unread::default()), "12.0 KiB of its 16.0 KiB are memory, the rest is between ranges");
+    let said = note(Unread { bytes: 0x1000, at_most: false });
+    assert!(said.contains("8.0 KiB of its 16.0 KiB are memory that was read; 4.0 KiB could not be read and are zeros"), "{said}");
+    let said = note(Unread { bytes: 0x2000, at_most: true });
+    assert!(said.contains("at least 4.0 KiB") && said.contains("up to 8.0 KiB could not be read"), "{said}");
+}
+
 proptest! {
     /// Whatever the ranges and cuts: each format has every byte at its address.
     #[test]
