@@ -97,6 +97,27 @@ fn virtual_addresses_are_the_direct_maps() {
 }
 
 #[test]
+fn one_page_that_is_not_mapped_does_not_deny_the_direct_map() {
+    let memory = crate::memory::paging::tests::tables().bytes(0, 0x5000).expect("there");
+    let mut all = memory[0x1000..].to_vec();
+    // The tables end at 0x400000: of the last page they say nothing.
+    all.resize(0x40_0000, 0);
+    let text = "OSRELEASE=6.1\nSYMBOL(swapper_pg_dir)=ffffffff80001000\nNUMBER(phys_base)=0\n";
+    let made = |all: &[u8]| {
+        let companions = Companions { notes: None, vmcoreinfo: Some(text.as_bytes().to_vec()) };
+        let (elf, made) = convert(Format::Elf, &image(&[(0x1000, all)]), 70_000, companions).expect("good");
+        (segments(&elf)[1].1, made.notes.concat())
+    };
+    let (address, notes) = made(&all);
+    assert_eq!(address, 0xffff_8880_0000_0000 + (3 << 30) + 0x1000);
+    assert!(notes.contains("of 4 of 5 pages"), "{notes}");
+    // Most of it is not there: nothing is guessed.
+    all.resize(0x200_0000, 0);
+    let (address, notes) = made(&all);
+    assert!(address == 0 && notes.contains("could not be followed"), "{address:x} {notes}");
+}
+
+#[test]
 fn more_segments_than_the_header_counts() {
     let one = [7_u8; 1];
     let ranges: Vec<(u64, &[u8])> = (0..70_000_u64).map(|i| (i * 2, &one[..])).collect();
