@@ -1,10 +1,10 @@
 //! `exhibit get`: items as files. One that cannot be had is said and counted, and the others are restored; of one that was not taken whole
 //! it is said what is not in it.
 
+mod counts;
 mod shortfall;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 
 use base64::Engine as _;
 use exhibit_evidence::CollectionId;
@@ -26,7 +26,7 @@ use crate::interrupt;
 use crate::output::Output;
 use crate::restore::{Extras, Metadata, Restoring, Target};
 use crate::symbols::collection;
-use crate::units::{count, show_bytes};
+use counts::{Counts, relation};
 use shortfall::Shortfall;
 
 /// Most items of which it is said one by one that they are not whole; the others are counted.
@@ -40,46 +40,6 @@ struct FileDestination<'a> {
 impl Destination for FileDestination<'_> {
     fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
         self.target.write(&self.file, offset, bytes)
-    }
-}
-
-/// What became of the items.
-#[derive(Debug, Default)]
-struct Counts {
-    restored: u64,
-    bytes: u64,
-    exists: u64,
-    by_record: u64,
-    without_content: u64,
-    /// Items that cannot be made into the format without loss.
-    not_convertible: u64,
-    /// Items that were restored, but are not whole or not of one moment.
-    short: u64,
-}
-
-impl Counts {
-    fn summary(&self, place: &str) -> String {
-        let mut text = format!("restored {} ({}) below {place}", count(self.restored, "item", "items"), show_bytes(self.bytes));
-        for (n, what) in [
-            (self.exists, "not overwritten: something of that name was there"),
-            (self.by_record, "kept by record only (devices, sockets, pipes)"),
-            (self.without_content, "without content"),
-            (self.not_convertible, "not written: not without loss in this format"),
-            (self.short, "restored, but not taken whole or changed while read"),
-        ] {
-            if n > 0 {
-                let _ = write!(text, "; {n} {what}");
-            }
-        }
-        text
-    }
-
-    const fn code(&self) -> Code {
-        match self {
-            Self { exists: 1.., .. } => Code::CannotCreate,
-            Self { without_content: 1.., .. } | Self { not_convertible: 1.., .. } => Code::Incomplete,
-            _ => Code::Ok,
-        }
     }
 }
 
@@ -417,15 +377,6 @@ impl convert::Output for FileDestination<'_> {
 
     fn read(&self, offset: u64, into: &mut [u8]) -> bool {
         self.target.read(&self.file, offset, into)
-    }
-}
-
-/// How a file that was made and the evidence hang together, by their digests.
-fn relation(item: &Item, format: Format, sha256: &exhibit_evidence::Digest) -> String {
-    match item.sha256 {
-        Some(stored) if stored == *sha256 => format!("sha256 {sha256}: the same bytes as the item"),
-        Some(stored) => format!("sha256 {sha256}: made as {} from the item, whose bytes were checked to be {stored}", format.as_str()),
-        None => format!("sha256 {sha256}"),
     }
 }
 
