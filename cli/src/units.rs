@@ -50,6 +50,12 @@ pub fn parse_uses(text: &str) -> Result<u32, String> {
     text.parse().ok().filter(|n| (1..=1_000).contains(n)).ok_or_else(|| "expected 1 to 1000 agents".to_owned())
 }
 
+/// Parses an address as errors show it: `0x1f000`.
+pub fn parse_address(text: &str) -> Result<u64, String> {
+    let number = text.strip_prefix("0x").filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+    number.and_then(|digits| u64::from_str_radix(digits, 16).ok()).ok_or_else(|| format!("'{text}' is not an address: write 0x1f000"))
+}
+
 /// Parses `key=value`.
 pub fn parse_label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -114,6 +120,14 @@ pub fn parse_until(text: &str) -> Result<exhibit_evidence::Timestamp, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_are_hexadecimal() {
+        assert_eq!(parse_address("0x1f000"), Ok(0x1f000));
+        for bad in ["1f000", "4096", "0x", "0x+1", "0xg", "0x10000000000000000", ""] {
+            assert!(parse_address(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn what_people_write() {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Subcommand};
 
-use crate::units::parse_reason;
+use crate::units::{parse_address, parse_reason};
 
 /// Symbol commands.
 #[derive(Debug, Subcommand)]
@@ -40,6 +40,9 @@ pub struct BuildArgs {
     /// This text of VMCOREINFO, or notes with it, instead of the one in the folder.
     #[arg(long, value_name = "FILE", requires = "from")]
     pub vmcoreinfo: Option<PathBuf>,
+    /// The VMCOREINFO that lies at this physical address of the image (`0x...`), of several that an error named.
+    #[arg(long, value_name = "ADDRESS", requires = "from", conflicts_with = "vmcoreinfo", value_parser = parse_address)]
+    pub vmcoreinfo_at: Option<u64>,
     /// This `/proc/version` instead of the one in the folder.
     #[arg(long, value_name = "FILE", requires = "from")]
     pub banner: Option<PathBuf>,

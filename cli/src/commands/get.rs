@@ -1,7 +1,10 @@
-//! `exhibit get`: items as files. One that cannot be had is said and counted, and the others are restored.
+//! `exhibit get`: items as files. One that cannot be had is said and counted, and the others are restored; of one that was not taken whole
+//! it is said what is not in it.
+
+mod counts;
+mod shortfall;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 
 use base64::Engine as _;
 use exhibit_evidence::CollectionId;
@@ -23,7 +26,11 @@ use crate::interrupt;
 use crate::output::Output;
 use crate::restore::{Extras, Metadata, Restoring, Target};
 use crate::symbols::collection;
-use crate::units::{count, show_bytes};
+use counts::{Counts, relation};
+use shortfall::Shortfall;
+
+/// Most items of which it is said one by one that they are not whole; the others are counted.
+const SHORT_TOLD_MAX: u64 = 100;
 
 struct FileDestination<'a> {
     target: &'a Target,
@@ -33,43 +40,6 @@ struct FileDestination<'a> {
 impl Destination for FileDestination<'_> {
     fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
         self.target.write(&self.file, offset, bytes)
-    }
-}
-
-/// What became of the items.
-#[derive(Debug, Default)]
-struct Counts {
-    restored: u64,
-    bytes: u64,
-    exists: u64,
-    by_record: u64,
-    without_content: u64,
-    /// Items that cannot be made into the format without loss.
-    not_convertible: u64,
-}
-
-impl Counts {
-    fn summary(&self, place: &str) -> String {
-        let mut text = format!("restored {} ({}) below {place}", count(self.restored, "item", "items"), show_bytes(self.bytes));
-        for (n, what) in [
-            (self.exists, "not overwritten: something of that name was there"),
-            (self.by_record, "kept by record only (devices, sockets, pipes)"),
-            (self.without_content, "without content"),
-            (self.not_convertible, "not written: not without loss in this format"),
-        ] {
-            if n > 0 {
-                let _ = write!(text, "; {n} {what}");
-            }
-        }
-        text
-    }
-
-    const fn code(&self) -> Code {
-        match self {
-            Self { exists: 1.., .. } => Code::CannotCreate,
-            Self { without_content: 1.., .. } | Self { not_convertible: 1.., .. } => Code::Incomplete,
-            _ => Code::Ok,
-        }
     }
 }
 
@@ -261,7 +231,8 @@ impl Get<'_> {
     ) -> Result<()> {
         let companions = self.companions.get(&id.collection).cloned().unwrap_or_default();
         let five_levels = content == Content::Memory && companions.info().is_some_and(|info| info.five_levels());
-        let (conversion, name) = convert::conversion(format, content, name, About { companions, media: self.media(id, item)? })?;
+        let about = About { companions, media: self.media(id, item)?, unread: convert::Unread::of(item) };
+        let (conversion, name) = convert::conversion(format, content, name, about)?;
         let mut making = Making { out: FileDestination { target: &self.target, file: self.target.file(&name, 0)? }, conversion };
         reading.content(&id.to_string(), item, &mut making).await?;
         let made = making.conversion.end(item.size, &mut making.out)?;
@@ -276,13 +247,12 @@ impl Get<'_> {
         if five_levels {
             notes.push(super::symbols::FIVE_LEVELS.to_owned());
         }
-        if self.out.is_json() {
-            return self.out.object(&json!({
-                "item": id.to_string(), "restored": true, "file": shown, "size": item.size, "sha256": item.sha256, "status": item.status,
-                "as": format.as_str(), "file_size": made.size, "file_sha256": sha256, "same_bytes": item.sha256 == Some(sha256), "notes": notes,
-            }));
-        }
-        self.out.line(&format!("{shown}\n  {}", relation(item, format, &sha256)))?;
+        let text = format!("{shown}\n  {}", relation(item, format, &sha256));
+        let fields = json!({
+            "item": id.to_string(), "restored": true, "file": shown, "size": item.size, "sha256": item.sha256,
+            "as": format.as_str(), "file_size": made.size, "file_sha256": sha256, "same_bytes": item.sha256 == Some(sha256), "notes": notes,
+        });
+        self.say(id, item, &text, fields)?;
         for note in notes {
             self.out.note(&format!("{id}: {note}"));
         }
@@ -337,13 +307,30 @@ impl Get<'_> {
     fn restored(&mut self, id: &ItemId, item: &Item, shown: &str, linked_to: Option<&str>) -> Result<()> {
         self.counts.restored += 1;
         self.counts.bytes += if linked_to.is_some() { 0 } else { item.size };
-        if self.out.is_json() {
-            return self.out.object(&json!({
-                "item": id.to_string(), "restored": true, "file": shown, "size": item.size, "sha256": item.sha256, "status": item.status,
-                "linked_to": linked_to,
-            }));
+        let fields = json!({
+            "item": id.to_string(), "restored": true, "file": shown, "size": item.size, "sha256": item.sha256, "linked_to": linked_to,
+        });
+        self.say(id, item, shown, fields)
+    }
+
+    /// Says that a file was made, and what of the item is not in it.
+    fn say(&mut self, id: &ItemId, item: &Item, text: &str, mut fields: serde_json::Value) -> Result<()> {
+        let shortfall = Shortfall::of(item);
+        if !shortfall.is_none() {
+            self.counts.short += 1;
         }
-        self.out.line(shown)
+        if self.out.is_json() {
+            shortfall.into_fields(&mut fields);
+            return self.out.object(&fields);
+        }
+        self.out.line(text)?;
+        if !shortfall.is_none() && self.counts.short <= SHORT_TOLD_MAX {
+            self.out.note(&format!("{id}: {}", shortfall.line(&escape_bounded(&item.path.to_string(), 300))));
+        }
+        if self.counts.short == SHORT_TOLD_MAX.saturating_add(1) && !shortfall.is_none() {
+            self.out.note("further ones are counted only: exhibit items, or --json, names each");
+        }
+        Ok(())
     }
 
     fn exists(&mut self, id: &ItemId, failure: &Failure) -> Result<()> {
@@ -390,15 +377,6 @@ impl convert::Output for FileDestination<'_> {
 
     fn read(&self, offset: u64, into: &mut [u8]) -> bool {
         self.target.read(&self.file, offset, into)
-    }
-}
-
-/// How a file that was made and the evidence hang together, by their digests.
-fn relation(item: &Item, format: Format, sha256: &exhibit_evidence::Digest) -> String {
-    match item.sha256 {
-        Some(stored) if stored == *sha256 => format!("sha256 {sha256}: the same bytes as the item"),
-        Some(stored) => format!("sha256 {sha256}: made as {} from the item, whose bytes were checked to be {stored}", format.as_str()),
-        None => format!("sha256 {sha256}"),
     }
 }
 

@@ -76,20 +76,22 @@ impl Elf {
     }
 
     /// Where the direct map begins.
-    fn direct_map(&self, loads: &[Range], out: &dyn Output) -> Option<u64> {
+    fn direct_map(&self, loads: &[Range], out: &dyn Output) -> Option<DirectMap> {
         let info = self.companions.info()?;
         let memory = Written::new(out, loads, self.data);
-        // The largest segment is memory that the kernel uses, from its first page to its last.
-        let largest = loads.iter().max_by_key(|r| r.len)?;
-        let probes = [largest.start, largest.end().saturating_sub(1)].map(|a| a - a % PAGE);
-        Tables::of(&info, &memory)?.direct_map(&probes)
+        let probes = probes(loads);
+        let (base, agree) = Tables::of(&info, &memory)?.direct_map(&probes)?;
+        Some(DirectMap { base, agree, asked: probes.len() })
     }
 
-    fn notes_for_reader(&self, direct_map: Option<u64>, loads: &[Range]) -> Vec<String> {
+    fn notes_for_reader(&self, direct_map: Option<DirectMap>, loads: &[Range]) -> Vec<String> {
         let mut notes = Vec::new();
         match (self.companions.info(), direct_map) {
             (None, _) => notes.push("the capture has no VMCOREINFO: drgn and crash will not open this file".to_owned()),
-            (Some(_), Some(base)) => notes.push(format!("the kernel sees this memory from {base:#x} on")),
+            (Some(_), Some(DirectMap { base, agree, asked })) if agree < asked => notes.push(format!(
+                "the kernel sees this memory from {base:#x} on: its page tables say so of {agree} of {asked} pages that were looked at"
+            )),
+            (Some(_), Some(DirectMap { base, .. })) => notes.push(format!("the kernel sees this memory from {base:#x} on")),
             (Some(_), None) => notes.push("the kernel's page tables could not be followed: virtual addresses of segments are 0".to_owned()),
         }
         if loads.len() as u64 + 1 >= PN_XNUM {
@@ -120,7 +122,7 @@ impl Conversion for Elf {
         let mut headers = program_header(PT_NOTE, 0, HEADER_BYTES, (0, 0), self.notes.len() as u64);
         let mut at = self.data;
         for load in &loads {
-            let virtual_address = direct_map.map_or(0, |base| base.wrapping_add(load.start));
+            let virtual_address = direct_map.map_or(0, |map| map.base.wrapping_add(load.start));
             headers.extend(program_header(PT_LOAD, 7, at, (virtual_address, load.start), load.len));
             at = at.saturating_add(load.len);
         }
@@ -136,6 +138,34 @@ impl Conversion for Elf {
         out.write(0, &header(self.machine(), table, count.min(PN_XNUM), extended.then_some(section)))?;
         Ok(Made { size: table.saturating_add(headers.len() as u64), notes: self.notes_for_reader(direct_map, &loads) })
     }
+}
+
+/// Where the kernel sees all memory.
+#[derive(Debug, Clone, Copy)]
+struct DirectMap {
+    base: u64,
+    /// Pages of which the page tables say so, and all that they were asked about.
+    agree: usize,
+    asked: usize,
+}
+
+/// Largest segments that are probed, and pages between their first and their last.
+const PROBED_MAX: usize = 8;
+const PROBED_BETWEEN: u64 = 3;
+
+/// Pages that the kernel must see if it sees memory: of the largest segments the first, the last and some between.
+fn probes(loads: &[Range]) -> Vec<u64> {
+    let mut largest: Vec<&Range> = loads.iter().collect();
+    largest.sort_by_key(|r| (std::cmp::Reverse(r.len), r.start));
+    let of = |range: &&Range| {
+        let (start, last) = (range.start, range.end().saturating_sub(1));
+        let step = range.len / (PROBED_BETWEEN + 1);
+        (0..=PROBED_BETWEEN).map(move |n| start.saturating_add(step.saturating_mul(n))).chain([last]).map(|a| a - a % PAGE)
+    };
+    let mut pages: Vec<u64> = largest.iter().take(PROBED_MAX).flat_map(of).collect();
+    pages.sort_unstable();
+    pages.dedup();
+    pages
 }
 
 /// Ranges of which one begins where the other ends are one segment.

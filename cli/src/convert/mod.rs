@@ -91,6 +91,29 @@ pub trait Conversion {
     fn end(&mut self, size: u64, out: &mut dyn Output) -> Result<Made>;
 }
 
+/// Bytes of an item that could not be read on the host: zeros in every format.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unread {
+    /// How many.
+    pub bytes: u64,
+    /// True when a manifest line could not hold all ranges: its last one then reaches to the end, and some of that was read.
+    pub at_most: bool,
+}
+
+impl Unread {
+    /// Those of an item, from its manifest line.
+    pub fn of(item: &Item) -> Self {
+        let bytes = item.gaps.iter().fold(0_u64, |sum, gap| sum.saturating_add(gap.length)).min(item.size);
+        Self { bytes, at_most: item.gaps.last().is_some_and(|gap| gap.reason.contains("or more unreadable ranges")) }
+    }
+}
+
+impl std::fmt::Display for Unread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}", if self.at_most { "up to " } else { "" }, crate::units::show_bytes(self.bytes))
+    }
+}
+
 /// What a format needs to know beside the content.
 #[derive(Debug, Default)]
 pub struct About {
@@ -98,11 +121,13 @@ pub struct About {
     pub companions: Companions,
     /// What an E01 file says of itself.
     pub media: e01::Media,
+    /// What of the content is zeros that nobody read.
+    pub unread: Unread,
 }
 
 impl From<Companions> for About {
     fn from(companions: Companions) -> Self {
-        Self { companions, media: e01::Media::default() }
+        Self { companions, ..Self::default() }
     }
 }
 
@@ -120,13 +145,13 @@ pub fn refusal(format: Format, content: Content, item: &Item) -> Option<String> 
 /// # Errors
 /// Content that has no such format.
 pub fn conversion(format: Format, content: Content, name: &[u8], about: impl Into<About>) -> Result<(Box<dyn Conversion>, Vec<u8>)> {
-    let About { companions, media } = about.into();
+    let About { companions, media, unread } = about.into();
     let stem = name.strip_suffix(b".lime").unwrap_or(name);
     let named = |ending: &[u8]| [stem, ending].concat();
     match (format, content) {
         (Format::Lime, Content::Memory) => Ok((Box::new(Lime(Memory::default())), name.to_vec())),
         (Format::Elf, Content::Memory) => Ok((Box::new(elf::Elf::new(companions)), named(b".elf"))),
-        (Format::Raw, Content::Memory) => Ok((Box::new(raw::Raw::default()), named(b".raw"))),
+        (Format::Raw, Content::Memory) => Ok((Box::new(raw::Raw::new(unread)), named(b".raw"))),
         (Format::Raw, Content::Disk) => Ok((Box::new(Same), name.to_vec())),
         (Format::E01, Content::Memory) => {
             Err(Failure::new(Code::Usage, "memory has no format 'e01'").hint("--as elf, or --as lime as it is stored"))

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Conversion, Made, Memory, Output, sparsely};
+use super::{Conversion, Made, Memory, Output, Unread, sparsely};
 use crate::exit::{Code, Failure, Result};
 use crate::memory::lime::Range;
 use crate::units::show_bytes;
@@ -19,11 +19,35 @@ pub fn refusal(facts: &BTreeMap<String, String>) -> Option<String> {
 
 /// Makes raw memory.
 #[derive(Debug, Default)]
-pub struct Raw(Memory);
+pub struct Raw {
+    memory: Memory,
+    unread: Unread,
+}
+
+impl Raw {
+    /// Nothing of a file yet.
+    pub fn new(unread: Unread) -> Self {
+        Self { memory: Memory::default(), unread }
+    }
+
+    /// How much of the file is what: what nobody read is no memory.
+    fn note(&self, memory: u64, size: u64) -> String {
+        let Unread { bytes, at_most } = self.unread;
+        let (read, size) = (show_bytes(memory.saturating_sub(bytes)), show_bytes(size));
+        if bytes == 0 {
+            return format!("{read} of its {size} are memory, the rest is between ranges");
+        }
+        let least = if at_most { "at least " } else { "" };
+        format!(
+            "{least}{read} of its {size} are memory that was read; {} could not be read and are zeros; the rest is between ranges",
+            self.unread
+        )
+    }
+}
 
 impl Conversion for Raw {
     fn write(&mut self, offset: u64, bytes: &[u8], out: &mut dyn Output) -> Result<()> {
-        self.0.take(offset, bytes, |piece, zeros| {
+        self.memory.take(offset, bytes, |piece, zeros| {
             if piece.address.saturating_add(piece.bytes.len() as u64) > SIZE_MAX {
                 let problem = format!("memory at {:#x}: a raw file would be larger than {}", piece.address, show_bytes(SIZE_MAX));
                 return Err(Failure::new(Code::Input, problem).hint("--as elf has no such limit"));
@@ -33,13 +57,9 @@ impl Conversion for Raw {
     }
 
     fn end(&mut self, size: u64, _: &mut dyn Output) -> Result<Made> {
-        let ranges = self.0.end(size, |_, _| Ok(()))?;
+        let ranges = self.memory.end(size, |_, _| Ok(()))?;
         let size = ranges.last().map_or(0, |r: &Range| r.end());
-        let note = format!(
-            "{} of its {} are memory, the rest is between ranges",
-            show_bytes(ranges.iter().map(|r| r.len).sum()),
-            show_bytes(size)
-        );
+        let note = self.note(ranges.iter().map(|r| r.len).sum(), size);
         Ok(Made { size, notes: vec![note] })
     }
 }

@@ -97,6 +97,27 @@ fn virtual_addresses_are_the_direct_maps() {
 }
 
 #[test]
+fn one_page_that_is_not_mapped_does_not_deny_the_direct_map() {
+    let memory = crate::memory::paging::tests::tables().bytes(0, 0x5000).expect("there");
+    let mut all = memory[0x1000..].to_vec();
+    // The tables end at 0x400000: of the last page they say nothing.
+    all.resize(0x40_0000, 0);
+    let text = "OSRELEASE=6.1\nSYMBOL(swapper_pg_dir)=ffffffff80001000\nNUMBER(phys_base)=0\n";
+    let made = |all: &[u8]| {
+        let companions = Companions { notes: None, vmcoreinfo: Some(text.as_bytes().to_vec()) };
+        let (elf, made) = convert(Format::Elf, &image(&[(0x1000, all)]), 70_000, companions).expect("good");
+        (segments(&elf)[1].1, made.notes.concat())
+    };
+    let (address, notes) = made(&all);
+    assert_eq!(address, 0xffff_8880_0000_0000 + (3 << 30) + 0x1000);
+    assert!(notes.contains("of 4 of 5 pages"), "{notes}");
+    // Most of it is not there: nothing is guessed.
+    all.resize(0x200_0000, 0);
+    let (address, notes) = made(&all);
+    assert!(address == 0 && notes.contains("could not be followed"), "{address:x} {notes}");
+}
+
+#[test]
 fn more_segments_than_the_header_counts() {
     let one = [7_u8; 1];
     let ranges: Vec<(u64, &[u8])> = (0..70_000_u64).map(|i| (i * 2, &one[..])).collect();
@@ -126,6 +147,23 @@ fn what_is_no_image_is_refused() {
         (b"memory/memory.elf".to_vec(), b"memory/memory.raw".to_vec(), b"memory/memory.lime".to_vec())
     );
     assert!(conversion(Format::Elf, Content::Disk, b"disk/sda", Companions::default()).is_err());
+}
+
+#[test]
+fn raw_does_not_call_memory_what_nobody_read() {
+    let content = image(&[(0x1000, &[1; 0x3000])]);
+    let note = |unread| {
+        let about = About { unread, ..About::default() };
+        let (mut raw, _) = conversion(Format::Raw, Content::Memory, b"memory.lime", about).expect("good");
+        let mut out = Held::default();
+        raw.write(0, &content, &mut out).expect("good");
+        raw.end(content.len() as u64, &mut out).expect("good").notes.concat()
+    };
+    assert_eq!(note(Unread::default()), "12.0 KiB of its 16.0 KiB are memory, the rest is between ranges");
+    let said = note(Unread { bytes: 0x1000, at_most: false });
+    assert!(said.contains("8.0 KiB of its 16.0 KiB are memory that was read; 4.0 KiB could not be read and are zeros"), "{said}");
+    let said = note(Unread { bytes: 0x2000, at_most: true });
+    assert!(said.contains("at least 4.0 KiB") && said.contains("up to 8.0 KiB could not be read"), "{said}");
 }
 
 proptest! {

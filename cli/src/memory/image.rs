@@ -8,9 +8,6 @@ use super::lime::{self, HEADER_BYTES, Range};
 use super::{Malformed, PAGE_BYTES};
 use crate::exit::{Code, Failure, Result};
 
-/// Different VMCOREINFO that are looked at in one image: its kernel has one.
-pub const NOTES_MAX: usize = 256;
-
 /// Physical memory.
 pub trait Physical {
     /// Fills `into` from a physical address; false when a byte of it is not there.
@@ -67,13 +64,13 @@ impl LimeFile {
         Ok(Self { file, ranges })
     }
 
-    /// The contents of all VMCOREINFO notes, each once, with the physical address of the first page that has it: kernels keep theirs at the
-    /// beginning of a page (`vmcoreinfo_note`). Copies of it lie about: in whatever read it.
+    /// Calls `each` with the physical address and the text of every VMCOREINFO at the beginning of a page, where kernels keep theirs
+    /// (`vmcoreinfo_note`). Copies of it lie about, in whatever read it, and so may any number that somebody planted.
     ///
     /// # Errors
-    /// More different ones than [`NOTES_MAX`]; a file that cannot be read.
-    pub fn find_vmcoreinfo(&self) -> Result<Vec<(u64, Vec<u8>)>> {
-        let (mut buffer, mut found) = (vec![0; 1 << 20], Vec::<(u64, Vec<u8>)>::new());
+    /// A file that cannot be read.
+    pub fn each_vmcoreinfo(&self, mut each: impl FnMut(u64, &[u8])) -> Result<()> {
+        let mut buffer = vec![0; 1 << 20];
         for (range, _) in &self.ranges {
             let mut address = range.start.next_multiple_of(PAGE_BYTES);
             while address < range.end() {
@@ -83,20 +80,19 @@ impl LimeFile {
                     return Err(Failure::new(Code::Input, format!("the image cannot be read at {address:#x}")));
                 }
                 for (page, text) in piece.chunks(PAGE_BYTES as usize).enumerate().filter_map(|(n, page)| Some((n, note_text(page)?))) {
-                    if found.iter().any(|(_, known)| known == text) {
-                        continue;
-                    }
-                    if found.len() >= NOTES_MAX {
-                        let problem = format!("the image has more than {NOTES_MAX} different VMCOREINFO: somebody has planted them");
-                        return Err(Failure::new(Code::Input, problem).hint("give the kernel's own with --vmcoreinfo FILE"));
-                    }
-                    found.push((address.saturating_add(page as u64 * PAGE_BYTES), text.to_vec()));
+                    each(address.saturating_add(page as u64 * PAGE_BYTES), text);
                 }
                 address = address.saturating_add(want as u64);
             }
         }
-        Ok(found)
+        Ok(())
     }
+}
+
+/// The text of the VMCOREINFO at a physical address.
+pub fn vmcoreinfo_at(memory: &dyn Physical, address: u64) -> Option<Vec<u8>> {
+    // What is behind its page need not be there.
+    [2 * PAGE_BYTES, PAGE_BYTES].iter().find_map(|len| note_text(&memory.bytes(address, *len as usize)?).map(<[u8]>::to_vec))
 }
 
 /// The text in a page that begins with a VMCOREINFO note.
@@ -215,19 +211,23 @@ mod tests {
         let dir = tempfile::tempdir().expect("folder");
         let path = dir.path().join("i");
         std::fs::write(&path, lime::tests::image(&[(0x800, &memory[..4_096]), (0x3000, &memory[4_096..])])).expect("write");
-        let found = |path| LimeFile::open(path).expect("good").find_vmcoreinfo();
-        assert_eq!(found(&path).expect("readable"), [(0x4000, b"OSRELEASE=6.1\n".to_vec())]);
-        // Copies are one; others are found as well, up to a bound.
-        let mut pages: Vec<u8> = [&note[..], &note].iter().flat_map(|n| [n, &vec![0; 4096 - n.len()][..]].concat()).collect();
-        for other in 0..=NOTES_MAX {
-            let note = crate::memory::notes::write(b"VMCOREINFO", 0, format!("OSRELEASE={other}\n").as_bytes()).expect("small");
-            pages.extend([&note[..], &vec![0; 4096 - note.len()]].concat());
-            if other == 2 {
-                std::fs::write(&path, lime::tests::image(&[(0x1000, &pages)])).expect("write");
-                assert_eq!(found(&path).expect("readable").iter().map(|(at, _)| *at).collect::<Vec<_>>(), [0x1000, 0x3000, 0x4000, 0x5000]);
-            }
-        }
+        let found = |path| {
+            let mut all = Vec::new();
+            LimeFile::open(path).expect("good").each_vmcoreinfo(|at, text| all.push((at, text.to_vec()))).expect("readable");
+            all
+        };
+        assert_eq!(found(&path), [(0x4000, b"OSRELEASE=6.1\n".to_vec())]);
+        let image = LimeFile::open(&path).expect("good");
+        assert_eq!(vmcoreinfo_at(&image, 0x4000).as_deref(), Some(&b"OSRELEASE=6.1\n"[..]));
+        assert_eq!((vmcoreinfo_at(&image, 0x3000), vmcoreinfo_at(&image, 0x9000)), (None, None));
+        // However many there are, each is handed on.
+        let page = |n: u64| {
+            let note = crate::memory::notes::write(b"VMCOREINFO", 0, format!("OSRELEASE={n}\n").as_bytes()).expect("small");
+            [&note[..], &vec![0; 4096 - note.len()]].concat()
+        };
+        let pages: Vec<u8> = (0..300).flat_map(page).collect();
         std::fs::write(&path, lime::tests::image(&[(0x1000, &pages)])).expect("write");
-        assert!(found(&path).expect_err("too many").message.contains("planted"));
+        let all = found(&path);
+        assert_eq!((all.len(), all.last()), (300, Some(&(0x1000 + 299 * 4096, b"OSRELEASE=299\n".to_vec()))));
     }
 }

@@ -45,15 +45,23 @@ impl<'a> Tables<'a> {
         None
     }
 
-    /// Where the direct map of all memory begins: the lowest that the kernel maps in its half, which must map `probes` (addresses of
-    /// memory) as well. Of the areas whose place is drawn at boot the direct map is always the first.
-    pub fn direct_map(&self, probes: &[u64]) -> Option<u64> {
+    /// Where the direct map of all memory begins, and of how many of `probes` (addresses of memory) the tables say so: of the places that
+    /// they map in the kernel's half, the one that most probes have there, if it is more than half of them. Single pages may be missing:
+    /// kernels take secret and poisoned ones out. Of the areas whose place is drawn at boot the direct map is always the first.
+    pub fn direct_map(&self, probes: &[u64]) -> Option<(u64, usize)> {
         let canonical = if self.levels == 5 { 0xfe00_0000_0000_0000 } else { 0xffff_0000_0000_0000 };
-        (256..512_u64).find_map(|top| {
-            let base = self.lowest_mapped(self.entry(self.root, top)?, canonical, top)?;
-            let agrees = |p: &u64| self.physical(base.wrapping_add(*p)) == Some(*p);
-            (base.is_multiple_of(GIGABYTE) && probes.iter().all(agrees)).then_some(base)
-        })
+        let mut best: Option<(u64, usize)> = None;
+        for top in 256..512_u64 {
+            let Some(base) = self.entry(self.root, top).and_then(|entry| self.lowest_mapped(entry, canonical, top)) else { continue };
+            if !base.is_multiple_of(GIGABYTE) {
+                continue;
+            }
+            let agree = probes.iter().filter(|p| self.physical(base.wrapping_add(**p)) == Some(**p)).count();
+            if agree > best.map_or(probes.len() / 2, |(_, most)| most) {
+                best = Some((base, agree));
+            }
+        }
+        best
     }
 
     /// The virtual less the physical address of the first page below an entry of the top table.
@@ -112,8 +120,10 @@ pub mod tests {
         assert_eq!(tables.physical(base + 0x1234), Some(0x1234));
         assert_eq!(tables.physical(base + 0x20_0001), Some(0x20_0001));
         assert_eq!(tables.physical(base + 0x4000_0123), Some(0x4000_0123));
-        assert_eq!(tables.direct_map(&[0x1000, 0x3f_ffff]), Some(base));
-        assert_eq!(tables.direct_map(&[0x40_0000]), None, "what is not mapped there denies it");
+        assert_eq!(tables.direct_map(&[0x1000, 0x3f_ffff]), Some((base, 2)));
+        assert_eq!(tables.direct_map(&[0x1000, 0x3f_f000, 0x40_0000]), Some((base, 2)), "one page that is not mapped denies nothing");
+        assert_eq!(tables.direct_map(&[0x1000, 0x40_0000]), None, "half of them is no majority");
+        assert_eq!(tables.direct_map(&[0x40_0000]), None, "none is mapped there");
     }
 
     proptest! {

@@ -4,7 +4,7 @@
 use exhibit_evidence::text::escape_bounded;
 
 use crate::exit::{Code, Failure, Result};
-use crate::memory::image::Physical;
+use crate::memory::image::{LimeFile, Physical, vmcoreinfo_at};
 use crate::memory::paging::Tables;
 use crate::memory::vmcoreinfo::VmcoreInfo;
 
@@ -17,45 +17,102 @@ const STEP: u64 = 2 << 20;
 const MOVED_MAX: u64 = 1 << 30;
 /// Where the release is in `struct new_utsname`: behind two fields of 65 bytes.
 const RELEASE_AT: u64 = 130;
-/// Candidates that an error names.
+/// Candidates that an error names, of those that are not the kernel's.
 const NAMED_MAX: usize = 8;
-const HINT: &str = "give the kernel's own with --vmcoreinfo FILE: a collection has it as vmcoreinfo.txt";
+/// Different ones that hold good and are kept; more are counted. All of them are named, so that one can be chosen.
+const GOOD_MAX: usize = 32;
+const HINT: &str =
+    "name the kernel's own with --vmcoreinfo-at ADDRESS, or give it with --vmcoreinfo FILE: a collection has it as vmcoreinfo.txt";
 
-/// Chooses; none where there is none.
+/// Finds the one of an image's kernel; none where there is none.
 ///
 /// # Errors
-/// None of them is of the kernel in the image, or more than one could be: all are named.
-pub fn choose(memory: &dyn Physical, found: Vec<Candidate>) -> Result<Option<Vec<u8>>> {
-    if found.is_empty() {
-        return Ok(None);
+/// None of them is of the kernel in the image, or more than one could be: they are named. A file that cannot be read.
+pub fn find(image: &LimeFile, notes: &mut Vec<String>) -> Result<Option<Vec<u8>>> {
+    let mut judge = Judge::of(image);
+    image.each_vmcoreinfo(|at, text| judge.take(at, text))?;
+    judge.choose(notes)
+}
+
+/// The one at a physical address, which a person named: what cannot be held against the image is taken, with a note.
+///
+/// # Errors
+/// There is none, or the image says otherwise.
+pub fn at(memory: &dyn Physical, at: u64, notes: &mut Vec<String>) -> Result<Vec<u8>> {
+    let text = vmcoreinfo_at(memory, at).ok_or_else(|| Failure::new(Code::Input, format!("at {at:#x} the image has no VMCOREINFO")))?;
+    match problem(&text, memory) {
+        Some(Problem { why, judged: true }) => {
+            let problem = format!("this VMCOREINFO is not of the kernel that ran in the image: {}", named(at, &text, why));
+            Err(Failure::new(Code::Input, problem).hint("--vmcoreinfo FILE takes one from outside, unjudged"))
+        }
+        Some(Problem { why, .. }) => {
+            notes.push(format!("VMCOREINFO was taken because it was named, and not judged: {}", named(at, &text, why)));
+            Ok(text)
+        }
+        None => Ok(text),
     }
-    let all = found.len();
-    let (mut good, mut bad) = (Vec::new(), Vec::new());
-    for (at, text) in found {
-        match problem(&text, memory) {
-            None => good.push((at, text)),
-            Some(why) => bad.push(named(at, &text, why)),
+}
+
+/// Judges candidates as they are found: whoever plants many must not keep the kernel's own from being looked at.
+struct Judge<'a> {
+    memory: &'a dyn Physical,
+    /// Those that hold good, each once.
+    good: Vec<Candidate>,
+    /// Further ones that hold good.
+    good_more: u64,
+    /// The first that do not, each once.
+    bad: Vec<(Candidate, &'static str)>,
+    /// Further ones that do not, copies among them.
+    bad_more: u64,
+}
+
+impl<'a> Judge<'a> {
+    const fn of(memory: &'a dyn Physical) -> Self {
+        Self { memory, good: Vec::new(), good_more: 0, bad: Vec::new(), bad_more: 0 }
+    }
+
+    fn take(&mut self, at: u64, text: &[u8]) {
+        if self.good.iter().chain(self.bad.iter().map(|(candidate, _)| candidate)).any(|(_, known)| known == text) {
+            return;
+        }
+        match problem(text, self.memory) {
+            None if self.good.len() < GOOD_MAX => self.good.push((at, text.to_vec())),
+            None => self.good_more = self.good_more.saturating_add(1),
+            Some(Problem { why, .. }) if self.bad.len() < NAMED_MAX => self.bad.push(((at, text.to_vec()), why)),
+            Some(_) => self.bad_more = self.bad_more.saturating_add(1),
         }
     }
-    let list = |names: &[String]| {
-        let more = names.len().saturating_sub(NAMED_MAX);
-        let first = names.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join("; ");
-        if more > 0 { format!("{first}; and {more} more") } else { first }
-    };
-    match (good.pop(), good.is_empty()) {
-        (Some((_, only)), true) => Ok(Some(only)),
-        (None, _) => {
-            let problem = format!("the image has {all} VMCOREINFO, and none is of the kernel that ran in it: {}", list(&bad));
-            Err(Failure::new(Code::Input, problem).hint(HINT))
-        }
-        (Some(last), false) => {
-            good.push(last);
-            let names: Vec<String> = good.iter().map(|(at, text)| named(*at, text, "holds good")).collect();
-            let problem =
-                format!("the image has {} VMCOREINFO that could be its kernel's, and one may be planted: {}", names.len(), list(&names));
-            Err(Failure::new(Code::Input, problem).hint(HINT))
+
+    fn choose(mut self, notes: &mut Vec<String>) -> Result<Option<Vec<u8>>> {
+        let bad = self.bad_more.saturating_add(self.bad.len() as u64);
+        match (self.good.pop(), self.good.is_empty()) {
+            (Some((at, only)), true) => {
+                if bad > 0 {
+                    notes.push(format!("VMCOREINFO is the one at {at:#x} of the image; {bad} more lie in it and are not its kernel's"));
+                }
+                Ok(Some(only))
+            }
+            (None, _) if bad == 0 => Ok(None),
+            (None, _) => {
+                let names = self.bad.iter().map(|((at, text), why)| named(*at, text, why)).collect();
+                let names = list(names, self.bad_more);
+                let problem = format!("the image has {bad} VMCOREINFO, and none is of the kernel that ran in it: {names}");
+                Err(Failure::new(Code::Input, problem).hint(HINT))
+            }
+            (Some(last), false) => {
+                self.good.push(last);
+                let all = self.good_more.saturating_add(self.good.len() as u64);
+                let names = list(self.good.iter().map(|(at, text)| named(*at, text, "holds good")).collect(), self.good_more);
+                let problem = format!("the image has {all} VMCOREINFO that could be its kernel's, and one may be planted: {names}");
+                Err(Failure::new(Code::Input, problem).hint(HINT))
+            }
         }
     }
+}
+
+fn list(names: Vec<String>, more: u64) -> String {
+    let names = names.join("; ");
+    if more > 0 { format!("{names}; and {more} more") } else { names }
 }
 
 fn named(at: u64, text: &[u8], what: &str) -> String {
@@ -64,16 +121,38 @@ fn named(at: u64, text: &[u8], what: &str) -> String {
     format!("at {at:#x} ({}, {moved}): {what}", escape_bounded(info.release(), 80))
 }
 
+/// Why a text is not believed.
+struct Problem {
+    why: &'static str,
+    /// False when the image does not deny it, but nothing of it shows the text to be right either.
+    judged: bool,
+}
+
 /// Why a text is not of the kernel in this memory; none when everything that it says of itself is so.
-fn problem(text: &[u8], memory: &dyn Physical) -> Option<&'static str> {
-    let Some(info) = VmcoreInfo::parse(text) else { return Some("it is no such text") };
+fn problem(text: &[u8], memory: &dyn Physical) -> Option<Problem> {
+    let Some(info) = VmcoreInfo::parse(text) else { return Some(Problem { why: "it is no such text", judged: true }) };
+    if let Some(why) = misplaced(&info, memory) {
+        return Some(Problem { why, judged: true });
+    }
+    let Some(at) = release_at(&info) else {
+        // Linux since 5.11 says so, and who plants a text leaves out what would give it away.
+        let why = "not judged: it does not say where the kernel has its release (init_uts_ns, uts_namespace.name)";
+        return Some(Problem { why, judged: false });
+    };
+    let kernel = memory.bytes(at, 65);
+    let kernel = kernel.as_deref().and_then(|b| b.split(|b| *b == 0).next());
+    (kernel != Some(info.release().as_bytes())).then_some(Problem { why: "the kernel in the image has another release", judged: true })
+}
+
+/// Why a text does not say where the kernel is; none when the page tables agree with it.
+fn misplaced(info: &VmcoreInfo, memory: &dyn Physical) -> Option<&'static str> {
     if info.slide().is_some_and(|slide| !slide.is_multiple_of(STEP) || slide >= MOVED_MAX) {
         return Some("no kernel is moved so far (KERNELOFFSET)");
     }
     if info.number("phys_base").is_none_or(|base| !base.is_multiple_of(STEP)) {
         return Some("it does not say where the kernel lies (phys_base)");
     }
-    let Some(tables) = Tables::of(&info, memory) else { return Some("it does not say where the page tables are (swapper_pg_dir)") };
+    let Some(tables) = Tables::of(info, memory) else { return Some("it does not say where the page tables are (swapper_pg_dir)") };
     // What it says of the kernel's own image must be what the page tables say that it names.
     for name in ["swapper_pg_dir", "init_top_pgt", "_stext", "init_uts_ns"] {
         let Some(address) = info.symbol(name) else { continue };
@@ -81,16 +160,13 @@ fn problem(text: &[u8], memory: &dyn Physical) -> Option<&'static str> {
             return Some("the page tables that it names do not map the kernel where it says");
         }
     }
-    release(&info, memory)
+    None
 }
 
-/// The release that the kernel itself has must be the one that the text says, where the text says where that is.
-fn release(info: &VmcoreInfo, memory: &dyn Physical) -> Option<&'static str> {
+/// Where the release is that the kernel itself has, in physical memory, as far as the text says that.
+fn release_at(info: &VmcoreInfo) -> Option<u64> {
     let offset = info.text("OFFSET(uts_namespace.name)").and_then(|t| t.parse::<u64>().ok())?;
-    let at = info.image_address(info.symbol("init_uts_ns")?.checked_add(offset)?.checked_add(RELEASE_AT)?)?;
-    let kernel = memory.bytes(at, 65);
-    let kernel = kernel.as_deref().and_then(|b| b.split(|b| *b == 0).next());
-    (kernel != Some(info.release().as_bytes())).then_some("the kernel in the image has another release")
+    info.image_address(info.symbol("init_uts_ns")?.checked_add(offset)?.checked_add(RELEASE_AT)?)
 }
 
 #[cfg(test)]
@@ -134,6 +210,68 @@ pub mod tests {
         let mut pages = Pages::new(0..memory.len() as u64);
         pages.keep(0, memory);
         pages
+    }
+
+    fn choose(memory: &dyn Physical, found: Vec<Candidate>) -> Result<Option<Vec<u8>>> {
+        let mut judge = Judge::of(memory);
+        for (at, text) in &found {
+            judge.take(*at, text);
+        }
+        judge.choose(&mut Vec::new())
+    }
+
+    #[test]
+    fn many_planted_ones_do_not_hide_the_kernel_s() {
+        let (memory, right) = (kernel(b"6.1.0"), text(4 << 20, "6.1.0"));
+        let planted = |n: u64| (n * 4096, format!("OSRELEASE={n}\n").into_bytes());
+        let mut found: Vec<Candidate> = (1..=1_000).map(planted).collect();
+        found.push((0x70_0000, right.clone()));
+        found.push((0x71_0000, right.clone()));
+        found.extend((1_001..=2_000).map(planted));
+        let (pages, mut notes) = (pages(&memory), Vec::new());
+        let mut judge = Judge::of(&pages);
+        for (at, text) in &found {
+            judge.take(*at, text);
+        }
+        assert_eq!(judge.choose(&mut notes).map_err(|e| e.message), Ok(Some(right.clone())));
+        assert!(notes.concat().contains("at 0x700000") && notes.concat().contains("2000 more"), "{notes:?}");
+        // Without the right one the error is bounded, and says where.
+        found.retain(|(_, text)| *text != right);
+        let why = choose(&pages, found).expect_err("none").message;
+        assert!(why.contains("2000 VMCOREINFO") && why.contains("at 0x1000 (1,") && why.contains("and 1992 more"), "{why}");
+    }
+
+    #[test]
+    fn a_text_that_leaves_out_where_the_release_is_counts_as_not_judged() {
+        let (mut memory, right) = (kernel(b"6.1.0"), String::from_utf8(text(4 << 20, "6.1.0")).expect("text"));
+        let shorter = |key: &str| right.lines().filter(|l| !l.starts_with(key)).flat_map(|l| [l, "\n"]).collect::<String>().into_bytes();
+        for key in ["OFFSET(uts_namespace.name)", "SYMBOL(init_uts_ns)"] {
+            let less = shorter(key);
+            let why = choose(&pages(&memory), vec![(0x1000, less.clone())]).expect_err("not judged");
+            assert!(why.message.contains("at 0x1000") && why.message.contains("not judged"), "{}", why.message);
+            assert!(why.hint.is_some_and(|h| h.contains("--vmcoreinfo-at")));
+            assert_eq!(
+                choose(&pages(&memory), vec![(0, less), (1, right.clone().into_bytes())]).map_err(|e| e.message),
+                Ok(Some(right.clone().into_bytes()))
+            );
+        }
+        // Named by a person it is taken, and that is said; what the image denies is not.
+        let mut put = |at: usize, text: &[u8]| {
+            let note = crate::memory::notes::write(b"VMCOREINFO", 0, text).expect("small");
+            memory[at..at + note.len()].copy_from_slice(&note);
+        };
+        let less = shorter("OFFSET(uts_namespace.name)");
+        put(0x1000, &less);
+        put(0x3000, &text(4 << 20, "5.10.0"));
+        put(0x5000, right.as_bytes());
+        let (pages, mut notes) = (pages(&memory), Vec::new());
+        assert_eq!(at(&pages, 0x5000, &mut notes).map_err(|e| e.message), Ok(right.clone().into_bytes()));
+        assert!(notes.is_empty());
+        assert_eq!(at(&pages, 0x1000, &mut notes).map_err(|e| e.message), Ok(less));
+        assert!(notes.concat().contains("not judged"), "{notes:?}");
+        let why = |address| at(&pages, address, &mut Vec::new()).expect_err("refused").message;
+        assert!(why(0x3000).contains("at 0x3000 (5.10.0") && why(0x3000).contains("another release"), "{}", why(0x3000));
+        assert!(why(0x2000).contains("no VMCOREINFO") && why(1 << 40).contains("no VMCOREINFO"));
     }
 
     #[test]

@@ -34,11 +34,18 @@ pub fn sources(args: &BuildArgs, folder: &Path) -> Result<Sources> {
     let find = |given: &Option<PathBuf>, names: &[&str]| given.clone().or_else(|| names.iter().map(|n| base.join(n)).find(|p| p.is_file()));
     let btf_file = find(&args.btf, BTF);
     let image = find(&args.image, IMAGE).map(|path| LimeFile::open(&path)).transpose()?;
-    let mut vmcoreinfo = read(find(&args.vmcoreinfo, VMCOREINFO).as_deref(), NOTES_BYTES_MAX)?.map(text_of);
-    if let (None, Some(image)) = (&vmcoreinfo, &image) {
-        vmcoreinfo = candidates::choose(image, image.find_vmcoreinfo()?)?;
-    }
     let mut notes = Vec::new();
+    let vmcoreinfo = match (args.vmcoreinfo_at, &image) {
+        (Some(at), Some(image)) => Some(candidates::at(image, at, &mut notes)?),
+        (Some(_), None) => {
+            let problem = "--vmcoreinfo-at is an address in an image, and there is none";
+            return Err(Failure::new(Code::Input, problem).hint("--image FILE"));
+        }
+        (None, _) => match (read(find(&args.vmcoreinfo, VMCOREINFO).as_deref(), NOTES_BYTES_MAX)?.map(text_of), &image) {
+            (None, Some(image)) => candidates::find(image, &mut notes)?,
+            (given, _) => given,
+        },
+    };
     Ok(Sources {
         modules: modules(btf_file.as_deref(), &mut notes)?,
         btf: read(btf_file.as_deref(), btf::BYTES_MAX)?,
@@ -131,14 +138,30 @@ mod tests {
             btf: None,
             kallsyms: None,
             vmcoreinfo: None,
+            vmcoreinfo_at: None,
             banner: None,
             reason: None,
         };
-        assert_eq!(sources(&args, dir.path()).expect("good").vmcoreinfo, Some(right));
+        assert_eq!(sources(&args, dir.path()).expect("good").vmcoreinfo.as_ref(), Some(&right));
         memory[0x70_0000..0x70_1000].fill(0);
         write(&memory).expect("written");
         let failure = sources(&args, dir.path()).err().expect("the planted one alone");
         assert!(failure.message.contains("at 0x1000"), "{}", failure.message);
+        // More of them than anybody would keep: the kernel's own is still found, and can be named by its address.
+        memory.resize(10 << 20, 0);
+        let mut put = |at: usize, text: &[u8]| {
+            let note = notes::write(notes::VMCOREINFO, 0, text).expect("small");
+            memory[at..at + note.len()].copy_from_slice(&note);
+        };
+        (0..400).for_each(|n| put((8 << 20) + n * 4096, format!("OSRELEASE={n}\n").as_bytes()));
+        put(0x98_0000, &right);
+        write(&memory).expect("written");
+        assert_eq!(sources(&args, dir.path()).expect("good").vmcoreinfo.as_ref(), Some(&right));
+        args.vmcoreinfo_at = Some(0x98_0000);
+        assert_eq!(sources(&args, dir.path()).expect("good").vmcoreinfo.as_ref(), Some(&right));
+        args.vmcoreinfo_at = Some(0x98_1000);
+        assert!(sources(&args, dir.path()).err().expect("nothing there").message.contains("at 0x981000"));
+        args.vmcoreinfo_at = None;
         // What a person names is taken.
         let named = dir.path().join("named");
         std::fs::write(&named, b"OSRELEASE=5\n").expect("written");
