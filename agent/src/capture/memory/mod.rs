@@ -8,6 +8,7 @@
 mod core;
 mod flags;
 mod grown;
+mod holes;
 mod image;
 mod iomem;
 mod kcore;
@@ -229,11 +230,9 @@ impl Run<'_> {
         };
         out.note("choosing pages for the first pass");
         let pages_max = total(&self.iomem.ram) / PAGE * percent / 100;
-        let counts = select::count(flags, &self.exposed, self.iomem, &mut || out.checkpoint())?;
-        let chosen = select::share(&counts, pages_max);
-        let ranges = select::ranges(flags, &self.exposed, self.iomem, (&chosen, pages_max), &mut || out.checkpoint())?;
-        let layout = Layout::new(ranges);
-        put_json(out, "priority.json", &chosen, started, "read:/proc/kpageflags")?;
+        let choice = select::choose(flags, &self.exposed, self.iomem, pages_max, &mut || out.checkpoint())?;
+        put_json(out, "priority.json", &choice.classes, started, "read:/proc/kpageflags")?;
+        let layout = Layout::new(choice.ranges);
         let mut smear = Smear::new(layout.clone());
         self.image(out, FIRST, (&[], &layout), &mut smear)?;
         Ok(smear)
