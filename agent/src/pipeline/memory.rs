@@ -15,8 +15,11 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// The program, its TLS and HTTP/2 buffers, captures' tables and everything small.
-    pub const BASE_BYTES: usize = 16 << 20;
+    /// The program, its TLS and HTTP/2 buffers and everything small.
+    pub const BASE_BYTES: usize = (12 << 20) + (512 << 10);
+    /// The tables of a capture at work. Most have none to speak of; a test takes `memory` through the most scattered memory that
+    /// it tells apart. Only `process-memory` may take more, where a process has thousands of threads: their registers.
+    pub const TABLES_BYTES: usize = 4 << 20;
     /// One segment with its manifest lines: cut when both together reach the target, so at most one frame above it.
     pub const SEGMENT_BYTES: usize = SEGMENT_TARGET_BYTES + FRAME_BYTES;
     /// One compressing thread: five frames and the compressor's own tables. The capture thread has one raw frame and four
@@ -39,6 +42,7 @@ impl Memory {
     #[must_use]
     pub const fn bytes(&self) -> usize {
         Self::BASE_BYTES
+            .saturating_add(Self::TABLES_BYTES)
             .saturating_add(self.segments_in_flight.saturating_add(1).saturating_mul(Self::SEGMENT_BYTES))
             .saturating_add(self.workers.saturating_mul(Self::LANE_BYTES))
     }
@@ -48,12 +52,14 @@ impl Memory {
     pub fn explain(&self) -> String {
         let mib = |bytes: usize| format!("{}", bytes as f64 / f64::from(1 << 20));
         format!(
-            "memory = base + (segments_in_flight + 1) x segment + workers x compress\n\
-             \x20      = {} MiB + ({} + 1) x {} MiB + {} x {} MiB = {} MiB at most while collecting\n\
-             base     the program, TLS and HTTP/2 buffers, tables of captures (20 MiB at most when idle)\n\
+            "memory = base + tables + (segments_in_flight + 1) x segment + workers x compress\n\
+             \x20      = {} MiB + {} MiB + ({} + 1) x {} MiB + {} x {} MiB = {} MiB at most while collecting\n\
+             base     the program, TLS and HTTP/2 buffers\n\
+             tables   of the capture at work (of process-memory up to 8 MiB more, for a process with thousands of threads)\n\
              segment  {} MiB of frames and manifest lines, cut at most one frame ({} MiB) above that; one more is under construction\n\
              compress raw and compressed frames on their way through one compressing thread, and its tables\n",
             mib(Self::BASE_BYTES),
+            mib(Self::TABLES_BYTES),
             self.segments_in_flight,
             mib(Self::SEGMENT_BYTES),
             self.workers,

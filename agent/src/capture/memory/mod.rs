@@ -8,6 +8,7 @@
 mod core;
 mod flags;
 mod grown;
+mod holes;
 mod image;
 mod iomem;
 mod kcore;
@@ -25,6 +26,7 @@ mod tables;
 mod tests;
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, openat};
 
@@ -192,7 +194,7 @@ impl Run<'_> {
         }
         let percent = params.number("priority_percent")?.unwrap_or(10).min(50);
         let began = clock::monotonic();
-        let mut smear = Smear::new(Layout::default());
+        let mut smear = Smear::new(Arc::default());
         if params.flag("priority", true)? {
             smear = self.first(percent, out)?;
         }
@@ -215,7 +217,7 @@ impl Run<'_> {
             return Ok(());
         }
         let layout = Layout::new(self.physical.exposed(&added));
-        self.image(out, ADDED, (&added, &layout), &mut Smear::new(Layout::default()))
+        self.image(out, ADDED, (&added, &layout), &mut Smear::new(Arc::default()))
     }
 
     /// The first pass; what it saw is what the second is compared with.
@@ -225,16 +227,14 @@ impl Run<'_> {
             let reason = "without /proc/kpageflags nothing says which pages these are; the image of all memory has them";
             let item = NewItem::record(FIRST.0, started, "none").with_status(Status::Missing, reason);
             out.put(item, Content::None)?;
-            return Ok(Smear::new(Layout::default()));
+            return Ok(Smear::new(Arc::default()));
         };
         out.note("choosing pages for the first pass");
         let pages_max = total(&self.iomem.ram) / PAGE * percent / 100;
-        let counts = select::count(flags, &self.exposed, self.iomem, &mut || out.checkpoint())?;
-        let chosen = select::share(&counts, pages_max);
-        let ranges = select::ranges(flags, &self.exposed, self.iomem, (&chosen, pages_max), &mut || out.checkpoint())?;
-        let layout = Layout::new(ranges);
-        put_json(out, "priority.json", &chosen, started, "read:/proc/kpageflags")?;
-        let mut smear = Smear::new(layout.clone());
+        let choice = select::choose(flags, &self.exposed, self.iomem, pages_max, &mut || out.checkpoint())?;
+        put_json(out, "priority.json", &choice.classes, started, "read:/proc/kpageflags")?;
+        let layout = Arc::new(Layout::new(choice.ranges));
+        let mut smear = Smear::new(Arc::clone(&layout));
         self.image(out, FIRST, (&[], &layout), &mut smear)?;
         Ok(smear)
     }

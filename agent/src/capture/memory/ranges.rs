@@ -30,14 +30,15 @@ impl Range {
 pub fn normal(mut ranges: Vec<Range>) -> Vec<Range> {
     ranges.retain(|r| !r.is_empty());
     ranges.sort_unstable();
-    let mut joined: Vec<Range> = Vec::with_capacity(ranges.len());
-    for range in ranges {
-        match joined.last_mut() {
-            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
-            _ => joined.push(range),
+    // In place: there may be very many.
+    ranges.dedup_by(|next, last| {
+        let joins = next.start <= last.end;
+        if joins {
+            last.end = last.end.max(next.end);
         }
-    }
-    joined
+        joins
+    });
+    ranges
 }
 
 /// What is in both. Arguments are normal.

@@ -1,6 +1,9 @@
 //! What changed between the two passes: an image of a running host is not one moment, and an examiner must know how far from
 //! one it is. The first pass remembers a checksum of its pages, the second compares; nothing is read for it.
 
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::flags::Class;
@@ -13,16 +16,19 @@ const MARKS_MAX: u64 = 256 << 10;
 /// The comparison under way.
 pub struct Smear {
     /// The first pass's image.
-    first: Layout,
+    first: Arc<Layout>,
     /// Every n-th page is compared.
     stride: u64,
-    /// CRC-32 of remembered pages; a page that was not read has none.
-    marks: Vec<Option<u32>>,
+    /// Of remembered pages; a page that was not read has none. Four bytes each.
+    marks: Vec<Option<Mark>>,
     second: bool,
     /// The page of which a part was seen.
     part: Option<Part>,
     counts: [Counts; Class::ALL.len()],
 }
+
+/// A CRC-32; the one that is zero stands as one.
+type Mark = NonZeroU32;
 
 struct Part {
     page: u64,
@@ -70,7 +76,7 @@ pub struct Report {
 impl Smear {
     /// A comparison of what the first pass reads with what the second does.
     #[must_use]
-    pub fn new(first: Layout) -> Self {
+    pub fn new(first: Arc<Layout>) -> Self {
         let pages = super::ranges::total(first.ranges()) / PAGE;
         let stride = pages.div_ceil(MARKS_MAX).max(1);
         let marks = vec![None; usize::try_from(pages.div_ceil(stride)).unwrap_or(0)];
@@ -119,7 +125,7 @@ impl Smear {
             self.part = Some(part);
             return;
         }
-        let sum = part.sum.finalize();
+        let sum = Mark::new(part.sum.finalize()).unwrap_or(Mark::MIN);
         let Some(mark) = self.marks.get_mut(slot) else { return };
         if !self.second {
             *mark = Some(sum);
@@ -167,7 +173,7 @@ mod tests {
     fn what_changed_is_counted_by_class_however_it_is_read() {
         let first = vec![Range { start: 2 * PAGE, end: 5 * PAGE }, Range { start: 8 * PAGE, end: 9 * PAGE }];
         for cut in [1, 7, 100, PAGE as usize, 3 * PAGE as usize + 5, 1 << 20] {
-            let mut smear = Smear::new(Layout::new(first.clone()));
+            let mut smear = Smear::new(Layout::new(first.clone()).into());
             let see = |smear: &mut Smear, pages: &[(u64, u8)]| {
                 for run in pages.chunk_by(|a, b| a.0 + 1 == b.0) {
                     let bytes: Vec<u8> = run.iter().flat_map(|(_, fill)| page(*fill)).collect();
@@ -190,7 +196,8 @@ mod tests {
 
     #[test]
     fn of_very_many_pages_some_are_compared() {
-        let smear = Smear::new(Layout::new(vec![Range { start: 0, end: (MARKS_MAX * 2 + 1) * PAGE }]));
+        let smear = Smear::new(Layout::new(vec![Range { start: 0, end: (MARKS_MAX * 2 + 1) * PAGE }]).into());
         assert_eq!((smear.stride, smear.marks.len() as u64), (3, (MARKS_MAX * 2 + 1).div_ceil(3)));
+        assert_eq!(size_of_val(smear.marks.as_slice()) as u64, smear.marks.len() as u64 * 4, "what MARKS_MAX says of its bytes");
     }
 }

@@ -120,7 +120,7 @@ fn an_image_has_every_byte_and_names_every_one_that_it_has_not() {
     let layout = Layout::new(exposed.clone());
     for buffer in [512, 4095, 65_536, 300_001] {
         fake.once.lock().expect("lock").push(0x100);
-        let mut smear = Smear::new(Layout::default());
+        let mut smear = Smear::new(std::sync::Arc::default());
         let from = From { physical: &fake, tables: None, flags: Some(&fake), iomem: &iomem };
         let mut image = Image::new(&from, &layout, &mut smear, "map.jsonl");
         let (bytes, gaps) = read_all(&mut image, layout.size(), buffer);
@@ -176,7 +176,7 @@ fn check_map(diary: &Diary, layout: &Layout, iomem: &Iomem, exposed: &[Range]) {
 fn blank_pages(fake: &Fake) -> Vec<u64> {
     let iomem = Iomem { ram: fake.exposed.clone(), ..Iomem::default() };
     let layout = Layout::new(fake.exposed.clone());
-    let mut smear = Smear::new(Layout::default());
+    let mut smear = Smear::new(std::sync::Arc::default());
     let mut image = Image::new(&From { physical: fake, tables: None, flags: Some(fake), iomem: &iomem }, &layout, &mut smear, "map.jsonl");
     read_all(&mut image, layout.size(), 300_001);
     let gaps = std::mem::take(&mut image.diary).gaps;
@@ -209,7 +209,7 @@ type States = Vec<(u64, u64, &'static str)>;
 fn states(memory: &Small, tables: Option<&Tables>, buffer: usize) -> (States, Vec<(u64, u64)>) {
     let iomem = Iomem { ram: vec![Range { start: 0, end: 1 << 20 }], ..Iomem::default() };
     let layout = Layout::new(iomem.ram.clone());
-    let mut smear = Smear::new(Layout::default());
+    let mut smear = Smear::new(std::sync::Arc::default());
     let mut image = Image::new(&From { physical: memory, tables, flags: None, iomem: &iomem }, &layout, &mut smear, "map.jsonl");
     let (bytes, gaps) = read_all(&mut image, layout.size(), buffer);
     assert!(bytes[32..] == memory.0[..], "buffer {buffer}");
@@ -281,7 +281,7 @@ fn where_gaps_are_too_many_nothing_is_called_data() {
 fn what_was_not_reached_stands_as_not_read() {
     let (iomem, fake) = (Iomem { ram: ram(), ..Iomem::default() }, Fake { exposed: ram(), ..Fake::default() });
     let layout = Layout::new(ram());
-    let mut smear = Smear::new(Layout::default());
+    let mut smear = Smear::new(std::sync::Arc::default());
     let from = From { physical: &fake, tables: None, flags: None, iomem: &iomem };
     let mut image = Image::new(&from, &layout, &mut smear, "map.jsonl");
     let half = layout.size() / 2;
@@ -309,4 +309,83 @@ fn this_host_gives_its_memory_or_says_why_not() {
         assert!(preflight["exposed_bytes"].as_u64().expect("number") > 0);
     }
     assert!(out.get("/proc/kallsyms").is_some() && out.get("/proc/iomem").is_some());
+}
+
+/// Memory of zeros and flags by a rule, so that nothing of it takes memory itself: of each 40 pages three are slab, and the
+/// second of those cannot be read.
+struct Scattered;
+
+impl Physical for Scattered {
+    fn name(&self) -> &'static str {
+        "scattered"
+    }
+
+    fn exposed(&self, ram: &[Range]) -> Vec<Range> {
+        ram.to_vec()
+    }
+
+    fn read(&self, at: u64, buf: &mut [u8]) -> io::Result<usize> {
+        if (at / PAGE..=(at + buf.len() as u64 - 1) / PAGE).any(|page| page % 40 == 1) {
+            return Err(Errno::IO.into());
+        }
+        buf.fill(7);
+        Ok(buf.len())
+    }
+}
+
+impl Flags for Scattered {
+    fn read(&self, first: u64, flags: &mut [u8]) -> Result<usize, Errno> {
+        for (n, slot) in flags.chunks_exact_mut(8).enumerate() {
+            let bits: u64 = if (first + n as u64) % 40 < 3 { 1 << 7 } else { 1 << 10 };
+            slot.copy_from_slice(&bits.to_le_bytes());
+        }
+        Ok(flags.len() / 8)
+    }
+}
+
+/// A first pass over so many groups of 40 pages: what it chose, and its gaps.
+fn scattered(groups: u64) -> (usize, usize) {
+    let ram = vec![Range { start: 0, end: groups * 40 * PAGE }];
+    let iomem = Iomem { ram: ram.clone(), ..Iomem::default() };
+    let choice = super::select::choose(&Scattered, &ram, &iomem, groups * 4, &mut || Ok(())).expect("no stop");
+    let layout = std::sync::Arc::new(Layout::new(choice.ranges));
+    let mut smear = Smear::new(std::sync::Arc::clone(&layout));
+    let from = From { physical: &Scattered, tables: None, flags: Some(&Scattered), iomem: &iomem };
+    let mut image = Image::new(&from, &layout, &mut smear, "map.jsonl");
+    let (mut at, mut buf) = (0, vec![0; PAGE as usize]);
+    while at < layout.size() {
+        let unit = (image.unit_end(at) - at).min(PAGE);
+        at += image.read_at(at, &mut buf[..unit as usize]).map_or(unit, |got| got as u64);
+    }
+    let diary = std::mem::take(&mut image.diary);
+    let mut rows = 0_usize;
+    each_row(&Shown { diary: &diary, layout: &layout, hidden: &[], source: "scattered", source_changes: 0 }, |_| rows += 1);
+    assert!(rows > diary.gaps.len());
+    (layout.ranges().len(), diary.gaps.len())
+}
+
+/// A value of this process's status, bytes.
+fn status(name: &str) -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").expect("status");
+    let line = text.lines().find_map(|l| l.strip_prefix(name)).expect("a line");
+    line.trim_start_matches(':').trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+}
+
+/// Only where each test is a process of its own, as the test runner does it, is the peak that of this test.
+#[test]
+fn the_tables_of_the_most_scattered_memory_are_as_small_as_the_formula_says() {
+    let _ = exhibit_agent_sys::allocator::bound_allocator();
+    scattered(100);
+    exhibit_agent_sys::allocator::release_free_memory();
+    let before = status("VmRSS");
+    // Sets the peak to what there is now.
+    if std::fs::write("/proc/self/clear_refs", "5").is_err() || std::env::var_os("NEXTEST").is_none() {
+        eprintln!("left out: the peak of this test alone is not known here");
+        return;
+    }
+    let (runs, gaps) = scattered(50_000);
+    assert_eq!((runs, gaps), (super::select::RUNS_MAX, 32_768), "the worst that is told apart");
+    let peak = status("VmHWM") - before;
+    eprintln!("{} KiB", peak >> 10);
+    assert!(peak <= crate::pipeline::memory::Memory::TABLES_BYTES as u64, "{} KiB", peak >> 10);
 }
