@@ -1,6 +1,7 @@
 //! `/proc/kcore` as a source. The kernel makes its table of segments anew when somebody opens the file after memory was added or
 //! removed, for all who have it open: where memory lies in the file then moves by whole pages (`kcore_update_ram`, `get_kcore_size`).
-//! So the head is looked at after every reading; if it is another one, what was read may be of another address and is read again.
+//! So the table is looked at after every reading; if it is another one, what was read may be of another address and is read again.
+//! How many segments there are is not enough: memory that grows makes one of them longer, and what lies in it stays where it is.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -8,13 +9,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
-use super::kcore::{HEAD_BYTES_MAX, Kcore, vmcoreinfo};
+use super::kcore::{HEAD_BYTES_MAX, Kcore, entry, vmcoreinfo};
 use super::physical::Physical;
 use super::ranges::Range;
 
 /// The ELF header. How many program headers there are decides where memory begins in the file; the notes do not change while a
 /// kernel runs.
 const HEAD: usize = 64;
+/// Tables up to this size (290 segments) are compared as a whole after each reading. Of longer ones the ELF header and the segment
+/// that was read, which say where it lies as well; only what is new elsewhere waits for [`Physical::refresh`].
+const WHOLE_BYTES_MAX: usize = 16 << 10;
 /// Readings of one place, when the table changes each time.
 const TRIES: usize = 4;
 
@@ -43,7 +47,8 @@ pub struct Core<F> {
 
 struct State {
     kcore: Kcore,
-    head: [u8; HEAD],
+    /// The ELF header and the program headers.
+    table: Vec<u8>,
     changes: u64,
 }
 
@@ -58,7 +63,7 @@ impl<F: ByPosition + 'static> Core<F> {
 
     fn new(open: fn() -> Result<F, Errno>) -> Result<Self, String> {
         let file = open().map_err(|e| format!("opening: {e}"))?;
-        let (kcore, head) = look(&file)?;
+        let (kcore, table) = look(&file)?;
         if kcore.windows.is_empty() {
             return Err(format!("none of its {} segments has a physical address (Linux before 4.11?)", kcore.loads));
         }
@@ -69,50 +74,53 @@ impl<F: ByPosition + 'static> Core<F> {
             }
             None => Vec::new(),
         };
-        Ok(Self { file, open, state: Mutex::new(State { kcore, head, changes: 0 }), notes })
+        Ok(Self { file, open, state: Mutex::new(State { kcore, table, changes: 0 }), notes })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// True when the table is the one that is known; else the new one is known from now on.
-    fn is_same(&self) -> io::Result<bool> {
-        let now = head(&self.file)?;
-        if now == self.state().head {
+    /// True when the table is the one that is known, as far as a reading at this offset depends on it; else the new one is known
+    /// from now on.
+    fn is_same(&self, read: Option<u64>) -> io::Result<bool> {
+        let parts = {
+            let state = self.state();
+            match read.filter(|_| state.table.len() > WHOLE_BYTES_MAX) {
+                None => vec![(0, state.table.clone())],
+                Some(offset) => {
+                    let entry = entry(&state.table, offset).unwrap_or(0..state.table.len());
+                    [0..HEAD, entry].map(|r| (r.start as u64, state.table.get(r).unwrap_or_default().to_vec())).to_vec()
+                }
+            }
+        };
+        let mut same = true;
+        for (offset, known) in parts {
+            same = same && read_up_to(&self.file, offset, known.len())? == known;
+        }
+        if same {
             return Ok(true);
         }
-        let (kcore, head) = look(&self.file).map_err(|e| io::Error::other(format!("the table of /proc/kcore changed: {e}")))?;
+        let (kcore, table) = look(&self.file).map_err(|e| io::Error::other(format!("the table of /proc/kcore changed: {e}")))?;
         let mut state = self.state();
-        (state.kcore, state.head, state.changes) = (kcore, head, state.changes.saturating_add(1));
+        (state.kcore, state.table, state.changes) = (kcore, table, state.changes.saturating_add(1));
         Ok(false)
     }
 }
 
-/// Reads the table and the head that it goes with.
-fn look(file: &impl ByPosition) -> Result<(Kcore, [u8; HEAD]), String> {
+/// Reads the table: understood, and as it is.
+fn look(file: &impl ByPosition) -> Result<(Kcore, Vec<u8>), String> {
     for _ in 0..TRIES {
-        let bytes = read_up_to(file, 0, HEAD_BYTES_MAX).map_err(|e| format!("reading its head: {e}"))?;
+        let mut bytes = read_up_to(file, 0, HEAD_BYTES_MAX).map_err(|e| format!("reading its head: {e}"))?;
         let kcore = Kcore::parse(&bytes)?;
+        bytes.truncate(kcore.table_bytes);
         // Long tables are read in pieces; all must be of one table.
-        let now = head(file).map_err(|e| format!("reading its head: {e}"))?;
-        if bytes.first_chunk() == Some(&now) {
-            return Ok((kcore, now));
+        let again = read_up_to(file, 0, bytes.len()).map_err(|e| format!("reading its head: {e}"))?;
+        if again == bytes {
+            return Ok((kcore, bytes));
         }
     }
     Err("its head changes with every reading".to_owned())
-}
-
-fn head(file: &impl ByPosition) -> Result<[u8; HEAD], Errno> {
-    let mut head = [0; HEAD];
-    loop {
-        match file.pread(&mut head, 0) {
-            Ok(HEAD) => return Ok(head),
-            Ok(_) => return Err(Errno::IO),
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(e),
-        }
-    }
 }
 
 /// Reads until the bound or the end.
@@ -155,7 +163,7 @@ impl<F: ByPosition + 'static> Physical for Core<F> {
             };
             let count = buf.len().min(usize::try_from(follow).unwrap_or(usize::MAX));
             let got = self.file.pread(buf.get_mut(..count).unwrap_or_default(), offset);
-            if self.is_same()? {
+            if self.is_same(Some(offset))? {
                 return Ok(got?);
             }
         }
@@ -181,7 +189,7 @@ impl<F: ByPosition + 'static> Physical for Core<F> {
     fn refresh(&self) {
         // The table is made when it is opened. What cannot be had again is not lost: the old one is checked at every reading.
         drop((self.open)());
-        let _ = self.is_same();
+        let _ = self.is_same(None);
     }
 
     fn changes(&self) -> u64 {
@@ -256,5 +264,48 @@ mod tests {
         assert_eq!(core.exposed(&ram), [Range { start: 0, end: 1 << 20 }, Range { start: 4 << 20, end: 5 << 20 }]);
         assert_eq!(core.read(4 << 20, &mut buf[..10]).expect("read"), 10);
         assert_eq!(buf[..10], (0..10).map(|n| byte((4 << 20) + n)).collect::<Vec<u8>>());
+    }
+
+    /// Memory in one segment, with as many segments without memory as asked for, and how much of it there is.
+    struct Growing(&'static AtomicU64, usize);
+
+    impl ByPosition for Growing {
+        fn pread(&self, buf: &mut [u8], offset: u64) -> Result<usize, Errno> {
+            let mut segments = vec![(LOAD, 1 << 30, u64::MAX, 4096); self.1];
+            segments.push((LOAD, 1 << 20, 0, self.0.load(Ordering::SeqCst)));
+            let head = core(&segments);
+            if let Some(rest) = usize::try_from(offset).ok().and_then(|o| head.get(o..)).filter(|r| !r.is_empty()) {
+                let count = rest.len().min(buf.len());
+                buf[..count].copy_from_slice(&rest[..count]);
+                return Ok(count);
+            }
+            // Zeros where nothing is, as the kernel.
+            let end = (1 << 20) + self.0.load(Ordering::SeqCst);
+            buf.iter_mut().enumerate().for_each(|(n, slot)| *slot = u8::from(offset + (n as u64) < end));
+            Ok(if offset < 1 << 20 { 0 } else { buf.len() })
+        }
+    }
+
+    fn grows_and_shrinks(bytes: &'static AtomicU64, open: fn() -> Result<Growing, Errno>) {
+        let core = Core::new(open).expect("opens");
+        let (ram, mut buf) = ([Range { start: 0, end: 8 << 20 }], [0; 4096]);
+        assert_eq!(core.exposed(&ram), [Range { start: 0, end: 2 << 20 }]);
+        bytes.store(3 << 20, Ordering::SeqCst);
+        core.refresh();
+        assert_eq!((core.exposed(&ram), core.changes()), (vec![Range { start: 0, end: 3 << 20 }], 1), "it is not hidden");
+        assert_eq!(core.read(2 << 20, &mut buf).expect("read"), 4096);
+        assert_eq!(buf, [1; 4096]);
+        bytes.store(1 << 20, Ordering::SeqCst);
+        let gone = core.read(2 << 20, &mut buf).expect_err("its zeros are no content");
+        assert!(gone.to_string().contains("any more"), "{gone}");
+        assert_eq!((core.read(0, &mut buf).expect("read"), core.changes()), (4096, 2));
+    }
+
+    #[test]
+    fn a_segment_that_grows_or_shrinks_is_another_table() {
+        static FEW: AtomicU64 = AtomicU64::new(2 << 20);
+        static MANY: AtomicU64 = AtomicU64::new(2 << 20);
+        grows_and_shrinks(&FEW, || Ok(Growing(&FEW, 1)));
+        grows_and_shrinks(&MANY, || Ok(Growing(&MANY, 1000)));
     }
 }

@@ -44,6 +44,8 @@ pub struct Kcore {
     pub notes: Option<(u64, u64)>,
     /// `e_machine`: 62 x86-64, 183 AArch64.
     pub machine: u16,
+    /// Where the program headers end in the file.
+    pub table_bytes: usize,
 }
 
 impl Kcore {
@@ -73,6 +75,7 @@ impl Kcore {
             };
             found.segment(header, &mut segments);
         }
+        found.table_bytes = count.saturating_mul(PHDR).saturating_add(at);
         found.windows = windows(segments.clone());
         found.segments = segments;
         Ok(found)
@@ -127,6 +130,18 @@ impl Kcore {
         let within = |w: &Window| address.checked_sub(w.address).filter(|skip| *skip < w.range.len());
         self.segments.iter().find_map(|w| Some(w.range.start.saturating_add(within(w)?)))
     }
+}
+
+/// Where in a table, as [`Kcore::parse`] takes it, the program header is whose content is at an offset of the file.
+#[must_use]
+pub fn entry(table: &[u8], offset: u64) -> Option<std::ops::Range<usize>> {
+    let at = u64_at(table, 32).and_then(|o| usize::try_from(o).ok())?;
+    let holds = |header: &[u8]| {
+        let (start, bytes) = (u64_at(header, 8).unwrap_or(0), u64_at(header, 32).unwrap_or(0));
+        u32_at(header, 0) == Some(PT_LOAD) && offset.checked_sub(start).is_some_and(|within| within < bytes)
+    };
+    let start = table.get(at..)?.chunks_exact(PHDR).position(holds)?.checked_mul(PHDR)?.checked_add(at)?;
+    Some(start..start.checked_add(PHDR)?)
 }
 
 /// Disjoint windows: the kernel's text is there twice, by itself and in the map of all memory. The larger one is used.

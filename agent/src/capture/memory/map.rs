@@ -5,8 +5,8 @@ use std::io;
 
 use serde::Serialize;
 
+use super::diary::{Beyond, Diary, Piece, UNCERTAIN, ZEROED};
 use super::flags::Flags;
-use super::image::{Diary, Piece, UNCERTAIN, ZEROED};
 use super::lime::Layout;
 use super::ranges::{PAGE, Range, normal};
 use crate::capture::{Content, Moment, NewItem, Output, Source, Status, Stop, Table};
@@ -23,8 +23,8 @@ pub struct Row {
     pub start: u64,
     /// First address behind it.
     pub end: u64,
-    /// `data`, `gap`, `zeroed-by-kernel` (by a page flag, or because the kernel does not map the page), `not-read` when the collection was told to end before, or `uncertain` where there were too
-    /// many gaps to tell them apart, or zeros were read and nothing says whether the kernel gave them instead of content.
+    /// `data`, `gap`, `zeroed-by-kernel` (by a page flag, or because the kernel does not map the page), `not-read` when the collection was told to end before, or `uncertain` where zeros were
+    /// read and nothing says whether the kernel gave them instead of content, or where too many gaps came before to keep the reason.
     pub state: &'static str,
     /// Why it is not data; the flag, of zeros.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -64,9 +64,9 @@ pub fn put(out: &mut dyn Output, stem: &str, shown: &Shown<'_>, started: Moment)
         }
     });
     failed?;
-    let problem = shown.diary.uncertain_from.map(|from| {
-        let told = shown.diary.gaps.len();
-        (Status::Partial, format!("more than {told} gaps: what is data from {from:#x} on is not told apart from what is not"))
+    let problem = shown.diary.beyond.as_ref().map(|beyond| {
+        let (told, from) = (shown.diary.gaps.len(), beyond.from);
+        (Status::Partial, format!("more than {told} gaps: from {from:#x} on why pages are not data is not told any more"))
     });
     table.finish(out, problem).map(drop)
 }
@@ -91,7 +91,7 @@ pub fn each_row(shown: &Shown<'_>, mut each: impl FnMut(Row)) {
                 }
                 (h, g) => {
                     let end = rest.end.min(h.map_or(u64::MAX, |h| h.start)).min(g.map_or(u64::MAX, |(g, _)| g.start));
-                    uncertain(pieces.data(Range { start: at, end }), shown.diary.uncertain_from)
+                    uncertain(pieces.data(Range { start: at, end }), shown.diary.beyond.as_ref())
                 }
             };
             at = row.end.max(at.saturating_add(1));
@@ -100,14 +100,18 @@ pub fn each_row(shown: &Shown<'_>, mut each: impl FnMut(Row)) {
     }
 }
 
-/// The first part of a row of data that is known to be it, or all of it as uncertain.
-fn uncertain(row: Row, from: Option<u64>) -> Row {
-    match from {
-        Some(from) if row.state == "data" && row.start >= from => {
-            Row { state: "uncertain", reason: Some("too many gaps before: those from here on were not told apart".to_owned()), ..row }
+/// The first part of a row of data that is alike in whether it is data.
+fn uncertain(row: Row, beyond: Option<&Beyond>) -> Row {
+    let Some(beyond) = beyond.filter(|b| row.state == "data" && row.end > b.from) else { return row };
+    if row.start < beyond.from {
+        return Row { end: row.end.min(beyond.from), ..row };
+    }
+    match beyond.leading(Range { start: row.start, end: row.end }) {
+        (false, part) => Row { end: part.end, ..row },
+        (true, part) => {
+            let reason = "zeros in the image, and too many gaps before to say why".to_owned();
+            Row { end: part.end, state: "uncertain", reason: Some(reason), ..row }
         }
-        Some(from) if row.state == "data" => Row { end: row.end.min(from), ..row },
-        _ => row,
     }
 }
 

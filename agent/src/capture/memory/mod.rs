@@ -6,6 +6,7 @@
 //! none, the processes' memory is taken one by one.
 
 mod core;
+mod diary;
 mod flags;
 mod grown;
 mod holes;
@@ -24,6 +25,7 @@ mod symbols;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -264,10 +266,17 @@ impl Run<'_> {
         if !self.preflight.warnings.is_empty() {
             item.facts.insert("warnings".to_owned(), self.preflight.warnings.join(" | "));
         }
-        let from = From { physical: self.physical, tables: self.tables, flags: self.flags, iomem: self.iomem };
+        let withholds = window::withholds(self.physical.name(), &self.preflight.release);
+        let from = From { physical: self.physical, tables: self.tables, flags: self.flags, iomem: self.iomem, withholds };
         let mut image = Image::new(&from, layout, smear, list);
         let started = out.now();
-        let done = out.put(item, Content::Source { size: layout.size(), extents: None, source: &mut image });
+        let done = if layout.ranges().is_empty() {
+            let reason =
+                if ram.is_empty() { "no page was chosen".to_owned() } else { format!("{} shows none of it", self.physical.name()) };
+            out.put(item.with_status(Status::Missing, reason), Content::None)
+        } else {
+            out.put(item, Content::Source { size: layout.size(), extents: None, source: &mut image })
+        };
         let diary = std::mem::take(&mut image.diary);
         done?;
         let stem = list.strip_suffix(".jsonl").unwrap_or(list);

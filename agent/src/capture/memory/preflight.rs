@@ -11,7 +11,8 @@ use crate::capture::live::{LARGE_BYTES_MAX, Lossless, SMALL_BYTES_MAX, lines, na
 /// The record `preflight.json`.
 #[derive(Debug, Serialize)]
 pub struct Preflight {
-    release: String,
+    /// The kernel's.
+    pub release: String,
     machine: String,
     page_bytes: u64,
     /// `none`, `integrity`, `confidentiality`; absent where the kernel has no lockdown.

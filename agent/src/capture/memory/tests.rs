@@ -6,8 +6,9 @@ use std::sync::Mutex;
 
 use rustix::io::Errno;
 
+use super::diary::{Diary, GAPS_MAX, Piece};
 use super::flags::Flags;
-use super::image::{Diary, From, Image};
+use super::image::{From, Image};
 use super::iomem::Iomem;
 use super::lime::Layout;
 use super::map::{Row, Shown, each_row};
@@ -26,6 +27,10 @@ struct Fake {
     once: Mutex<Vec<u64>>,
     zero: Vec<u64>,
     flags: BTreeMap<u64, u64>,
+    /// Flags that come up as soon as memory was read.
+    late: BTreeMap<u64, u64>,
+    /// Pages that were read.
+    seen: Mutex<std::collections::BTreeSet<u64>>,
 }
 
 fn byte(at: u64) -> u8 {
@@ -47,6 +52,7 @@ impl Physical for Fake {
         if self.bad.iter().any(|p| pages.contains(p)) {
             return Err(Errno::IO.into());
         }
+        self.seen.lock().expect("lock").extend(pages.clone());
         let mut once = self.once.lock().expect("lock");
         if let Some(n) = once.iter().position(|p| pages.contains(p)) {
             if pages.start() == pages.end() {
@@ -65,7 +71,9 @@ impl Physical for Fake {
 impl Flags for Fake {
     fn read(&self, first: u64, flags: &mut [u8]) -> Result<usize, Errno> {
         for (n, slot) in flags.chunks_exact_mut(8).enumerate() {
-            slot.copy_from_slice(&self.flags.get(&(first + n as u64)).copied().unwrap_or(0).to_le_bytes());
+            let frame = first + n as u64;
+            let late = self.late.get(&frame).filter(|_| !self.seen.lock().expect("lock").is_empty());
+            slot.copy_from_slice(&late.or_else(|| self.flags.get(&frame)).copied().unwrap_or(0).to_le_bytes());
         }
         Ok(flags.len() / 8)
     }
@@ -115,13 +123,14 @@ fn an_image_has_every_byte_and_names_every_one_that_it_has_not() {
         zero: vec![0x200, 0x201, 0x300],
         // Poisoned and blanked; said to be offline but with content; blanked without a flag.
         flags: BTreeMap::from([(0x200, 1 << 19), (0x201, 1 << 23), (0x400, 1 << 23)]),
+        ..Fake::default()
     };
     let exposed = fake.exposed(&iomem.ram);
     let layout = Layout::new(exposed.clone());
     for buffer in [512, 4095, 65_536, 300_001] {
         fake.once.lock().expect("lock").push(0x100);
         let mut smear = Smear::new(std::sync::Arc::default());
-        let from = From { physical: &fake, tables: None, flags: Some(&fake), iomem: &iomem };
+        let from = From { physical: &fake, tables: None, flags: Some(&fake), iomem: &iomem, withholds: true };
         let mut image = Image::new(&from, &layout, &mut smear, "map.jsonl");
         let (bytes, gaps) = read_all(&mut image, layout.size(), buffer);
         let diary = std::mem::take(&mut image.diary);
@@ -177,7 +186,12 @@ fn blank_pages(fake: &Fake) -> Vec<u64> {
     let iomem = Iomem { ram: fake.exposed.clone(), ..Iomem::default() };
     let layout = Layout::new(fake.exposed.clone());
     let mut smear = Smear::new(std::sync::Arc::default());
-    let mut image = Image::new(&From { physical: fake, tables: None, flags: Some(fake), iomem: &iomem }, &layout, &mut smear, "map.jsonl");
+    let mut image = Image::new(
+        &From { physical: fake, tables: None, flags: Some(fake), iomem: &iomem, withholds: true },
+        &layout,
+        &mut smear,
+        "map.jsonl",
+    );
     read_all(&mut image, layout.size(), 300_001);
     let gaps = std::mem::take(&mut image.diary).gaps;
     gaps.iter().flat_map(|(r, _)| (r.start / PAGE)..(r.end / PAGE)).collect()
@@ -202,6 +216,43 @@ fn one_page_that_came_back_does_not_make_its_neighbours_data() {
     assert_eq!(blank_pages(&fake), (100..150).chain(152..200).collect::<Vec<u64>>());
 }
 
+#[test]
+fn zeros_of_a_page_that_was_taken_away_while_it_was_read_are_not_data() {
+    const HEAD: u64 = 1 << 15 | 1 << 17;
+    const TAIL: u64 = 1 << 16 | 1 << 17;
+    // Within the window whose flags are known first: one page goes offline, and a huge page is poisoned, of which its head says so. A page
+    // with content is data whatever comes up, and zeros without a flag are.
+    let flags = (513..1024).map(|f| (f, TAIL)).chain([(512, HEAD)]).collect();
+    let late = BTreeMap::from([(20, 1 << 23), (30, 1 << 23), (512, HEAD | 1 << 19)]);
+    let zero = [10, 20].into_iter().chain(512..1024).collect();
+    let fake = Fake { exposed: vec![Range { start: 0, end: 16 << 20 }], zero, flags, late, ..Fake::default() };
+    assert_eq!(blank_pages(&fake), [20].into_iter().chain(512..1024).collect::<Vec<u64>>());
+}
+
+#[test]
+fn where_broken_pages_are_not_withheld_they_are_not_read() {
+    let exposed = vec![Range { start: 0, end: 4 << 20 }];
+    let flags = BTreeMap::from([(10, 1 << 19), (11, 1 << 23), (12, 1 << 20)]);
+    let fake = Fake { exposed: exposed.clone(), zero: vec![12], flags, ..Fake::default() };
+    let (iomem, layout) = (Iomem { ram: exposed.clone(), ..Iomem::default() }, Layout::new(exposed));
+    let mut smear = Smear::new(std::sync::Arc::default());
+    let from = From { physical: &fake, tables: None, flags: Some(&fake), iomem: &iomem, withholds: false };
+    let mut image = Image::new(&from, &layout, &mut smear, "map.jsonl");
+    let (_, gaps) = read_all(&mut image, layout.size(), 65_536);
+    assert_eq!(gaps, [(32 + 10 * PAGE, 3 * PAGE)]);
+    let seen = fake.seen.lock().expect("lock").clone();
+    assert!(!seen.contains(&10) && !seen.contains(&11) && [9, 12, 13].iter().all(|p| seen.contains(p)));
+    let diary = std::mem::take(&mut image.diary);
+    let mut rows = Vec::new();
+    each_row(&Shown { diary: &diary, layout: &layout, hidden: &[], source: "fake", source_changes: 0 }, |r| {
+        rows.push((r.start / PAGE, r.end / PAGE, r.state, r.reason.unwrap_or_default()));
+    });
+    let told: Vec<_> = rows.iter().map(|r| (r.0, r.1, r.2)).collect();
+    let expected = [(0, 10, "data"), (10, 11, "gap"), (11, 12, "gap"), (12, 13, "zeroed-by-kernel"), (13, 1024, "data")];
+    assert_eq!(told, expected);
+    assert!(rows[1].3.contains("not read: hwpoison") && rows[2].3.contains("not read: offline"), "{rows:?}");
+}
+
 /// First page, the one behind the last, state.
 type States = Vec<(u64, u64, &'static str)>;
 
@@ -210,7 +261,8 @@ fn states(memory: &Small, tables: Option<&Tables>, buffer: usize) -> (States, Ve
     let iomem = Iomem { ram: vec![Range { start: 0, end: 1 << 20 }], ..Iomem::default() };
     let layout = Layout::new(iomem.ram.clone());
     let mut smear = Smear::new(std::sync::Arc::default());
-    let mut image = Image::new(&From { physical: memory, tables, flags: None, iomem: &iomem }, &layout, &mut smear, "map.jsonl");
+    let mut image =
+        Image::new(&From { physical: memory, tables, flags: None, iomem: &iomem, withholds: true }, &layout, &mut smear, "map.jsonl");
     let (bytes, gaps) = read_all(&mut image, layout.size(), buffer);
     assert!(bytes[32..] == memory.0[..], "buffer {buffer}");
     let diary = std::mem::take(&mut image.diary);
@@ -264,17 +316,28 @@ fn pages_of_another_size_have_no_flags_and_no_tables() {
 }
 
 #[test]
-fn where_gaps_are_too_many_nothing_is_called_data() {
-    let layout = Layout::new(vec![Range { start: 0, end: 100 * PAGE }]);
-    let piece = super::image::Piece { range: Range { start: 0, end: 100 * PAGE }, began_ns: 1, ended_ns: 2 };
-    let gap = (Range { start: 10 * PAGE, end: 11 * PAGE }, 0);
-    let diary =
-        Diary { pieces: vec![piece], gaps: vec![gap], reasons: vec!["bad".into()], uncertain_from: Some(40 * PAGE), ..Diary::default() };
+fn where_gaps_are_too_many_to_tell_why_it_is_still_told_what_is_data() {
+    // Every other page of the first range is one, and some of the second, which begins within a page.
+    let first = 2 * GAPS_MAX as u64 + 10;
+    let ranges = vec![Range { start: 0, end: first * PAGE }, Range { start: (first + 100) * PAGE + 512, end: (first + 300) * PAGE }];
+    let layout = Layout::new(ranges.clone());
+    let mut diary = Diary::default();
+    diary.pieces.push(Piece { range: Range { start: 0, end: ranges[1].end }, began_ns: 1, ended_ns: 2 });
+    let lost = (0..first / 2).map(|n| Range { start: 2 * n * PAGE, end: (2 * n + 1) * PAGE });
+    let later = [(100, 101), (150, 220), (299, 300)].map(|(a, b)| Range { start: (first + a) * PAGE, end: (first + b) * PAGE });
+    let lost: Vec<Range> = lost.chain(super::ranges::common(&ranges, &later)).collect();
+    for range in &lost {
+        diary.gap(layout.ranges(), *range, "bad");
+    }
     let mut rows = Vec::new();
-    each_row(&Shown { diary: &diary, layout: &layout, hidden: &[], source: "fake", source_changes: 0 }, |r| {
-        rows.push((r.start / PAGE, r.end / PAGE, r.state));
-    });
-    assert_eq!(rows, [(0, 10, "data"), (10, 11, "gap"), (11, 40, "data"), (40, 100, "uncertain")]);
+    each_row(&Shown { diary: &diary, layout: &layout, hidden: &[], source: "fake", source_changes: 0 }, |r| rows.push(r));
+    let of = |states: &[&str]| -> Vec<Range> {
+        super::ranges::normal(rows.iter().filter(|r| states.contains(&r.state)).map(|r| Range { start: r.start, end: r.end }).collect())
+    };
+    assert_eq!(of(&["gap", "uncertain"]), lost);
+    assert_eq!(of(&["gap"]), lost[..GAPS_MAX]);
+    assert_eq!(of(&["data"]), without(&ranges, &lost));
+    assert!(rows.iter().all(|r| r.state != "uncertain" || r.reason.as_ref().is_some_and(|r| r.contains("too many"))));
 }
 
 #[test]
@@ -282,7 +345,7 @@ fn what_was_not_reached_stands_as_not_read() {
     let (iomem, fake) = (Iomem { ram: ram(), ..Iomem::default() }, Fake { exposed: ram(), ..Fake::default() });
     let layout = Layout::new(ram());
     let mut smear = Smear::new(std::sync::Arc::default());
-    let from = From { physical: &fake, tables: None, flags: None, iomem: &iomem };
+    let from = From { physical: &fake, tables: None, flags: None, iomem: &iomem, withholds: true };
     let mut image = Image::new(&from, &layout, &mut smear, "map.jsonl");
     let half = layout.size() / 2;
     read_all(&mut image, half, 4096);
@@ -350,7 +413,7 @@ fn scattered(groups: u64) -> (usize, usize) {
     let choice = super::select::choose(&Scattered, &ram, &iomem, groups * 4, &mut || Ok(())).expect("no stop");
     let layout = std::sync::Arc::new(Layout::new(choice.ranges));
     let mut smear = Smear::new(std::sync::Arc::clone(&layout));
-    let from = From { physical: &Scattered, tables: None, flags: Some(&Scattered), iomem: &iomem };
+    let from = From { physical: &Scattered, tables: None, flags: Some(&Scattered), iomem: &iomem, withholds: true };
     let mut image = Image::new(&from, &layout, &mut smear, "map.jsonl");
     let (mut at, mut buf) = (0, vec![0; PAGE as usize]);
     while at < layout.size() {

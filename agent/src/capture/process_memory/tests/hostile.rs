@@ -106,7 +106,7 @@ fn who_lies_about_its_environment_gains_nothing() {
         taken.run(&[("pid", &pid.to_string())]).expect("taken");
         let core = taken.core(pid);
         let bytes = std::fs::read(&core.file).expect("core");
-        assert!(!contains(&bytes, b"hunter2-hunter2"), "{lie}: the token is in the core");
+        assert!(!contains(&bytes, b"hunter2-hunter2"), "{lie}: the token is in the core: {:?} {:?}", core.item, core.gaps);
         assert!(contains(&bytes, b"PR_SET_MM") || contains(&bytes, b"ready\n"), "{lie}: its program is in the core");
         assert!(core.status == Status::Partial && core.item.reason.as_deref().is_some_and(|r| r.contains("moved it")), "{:?}", core.item);
     }
