@@ -166,6 +166,7 @@ impl Watch {
             }
             Some(errno) => {
                 self.child.reap();
+                drop(self.mount);
                 return drop(say.send(Heard::Refused(io::Error::from_raw_os_error(errno))));
             }
             None => None,
@@ -181,9 +182,11 @@ impl Watch {
                 _ => Ok(Ended::ChildLost),
             },
         };
+        // First nothing of it is left open: whoever hears of the end may unmount.
+        self.child.reap();
+        drop(self.mount);
         tell(&ended, took);
         let _ = say.send(Heard::Over(ended));
-        self.child.reap();
     }
 
     /// The child's next word, `None` when there is none any more. Waits for as long as it takes.
