@@ -319,7 +319,8 @@ pub enum Stop {
     /// The capture cannot go on; other captures still run.
     #[error("{0}")]
     Fatal(String),
-    /// The capture ran to its end and found nothing of what was ordered, and its items say so.
+    /// The capture ran to its end, and the collection is no success: it found nothing of what was ordered, or it left the host
+    /// in a state that people have to know of. Its items say so.
     #[error("{0}")]
     Nothing(String),
 }

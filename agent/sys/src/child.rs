@@ -132,7 +132,7 @@ fn keep_only<const N: usize>(fds: [RawFd; N]) -> [RawFd; N] {
 }
 
 /// Milliseconds since the host started, time asleep included.
-fn now_ms() -> i64 {
+pub(crate) fn now_ms() -> i64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: fills a live structure.
     let _ = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };

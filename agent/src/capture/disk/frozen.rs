@@ -1,16 +1,17 @@
 //! Freezing the file systems that are mounted from a device while it is read (`freeze=true` in the order).
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use exhibit_agent_sys::freeze::{self, Ended, Frozen};
+use exhibit_agent_sys::freeze::{self, Ended, Frozen, NotFrozen, Tell, Unfinished};
+use rustix::fs::{Mode, OFlags, fstat, makedev, open};
 
 use super::usage::Usage;
-use crate::capture::live::open_dir;
+use crate::capture::live::{SMALL_BYTES_MAX, open_dir, read};
+use crate::capture::mounts::Mounts;
 
 /// Longest time for which an order may freeze a file system: everybody who writes on the host waits that long.
 pub const MOST_S_MAX: u64 = 300;
@@ -21,47 +22,66 @@ pub const MOST_S_DEFAULT: u64 = 30;
 #[derive(Default)]
 pub struct Freezes {
     held: Vec<(String, Frozen)>,
-    /// File systems that could not be frozen, and why.
-    refused: Vec<String>,
+    /// Why it is not frozen: a file system that could not be, and why.
+    refused: Option<String>,
+    /// A freeze that the kernel has not finished.
+    unfinished: Option<(String, Unfinished)>,
     /// The offset up to which all were frozen.
     over_at: Option<u64>,
     most: Duration,
+    /// What else may write to the device.
+    besides: Vec<String>,
 }
 
 impl Freezes {
-    /// Freezes everything that is mounted read-write from the device. One that cannot be frozen is said, and then the others
-    /// are not kept frozen either: it would be for nothing.
+    /// Freezes everything that is mounted read-write from the device. At the first that cannot be frozen the others are not
+    /// kept frozen either: it would be for nothing.
     #[must_use]
     pub fn begin(usage: &Usage, most: Duration) -> Self {
-        let mut freezes = Self { most, ..Self::default() };
+        let mut freezes = Self { most, besides: usage.besides(), ..Self::default() };
+        let mounts = Mounts::read().unwrap_or_default();
         let mut done = Vec::new();
         for mount in usage.writable() {
-            let point = mount.point.0.as_slice();
-            let shown = super::shown(point);
-            let opened = open_dir(rustix::fs::CWD, point).map_err(|e| std::io::Error::from(e).to_string());
-            let result = opened.and_then(|dir| {
-                let system = rustix::fs::fstat(&dir).map_err(|e| std::io::Error::from(e).to_string())?.st_dev;
-                if done.contains(&system) {
-                    return Ok(None);
-                }
-                if let Some(why) = needed_by_agent(system) {
-                    return Err(why);
-                }
-                done.push(system);
-                freeze::freeze(dir.as_fd(), most).map(Some).map_err(|e| e.to_string())
-            });
-            match result {
-                Ok(frozen) => freezes.held.extend(frozen.map(|f| (shown, f))),
-                Err(why) => freezes.refused.push(format!("{shown}: {why}")),
+            let shown = super::shown(&mount.point.0);
+            if !freezes.add(&mount.point.0, &shown, &mounts, &mut done) {
+                freezes.held.clear();
+                return freezes;
             }
         }
-        if usage.writable().next().is_none() {
-            freezes.refused.push("nothing on it is mounted read-write in the agent's mount namespace".to_owned());
-        }
-        if !freezes.refused.is_empty() {
-            freezes.held.clear();
+        if freezes.held.is_empty() {
+            freezes.refused = Some("nothing on it is mounted read-write in the agent's mount namespace".to_owned());
         }
         freezes
+    }
+
+    /// Freezes what is mounted at a point, once for each file system. False when it could not be.
+    fn add(&mut self, point: &[u8], shown: &str, mounts: &Mounts, done: &mut Vec<u64>) -> bool {
+        let refused = |why: &dyn std::fmt::Display| Some(format!("{shown}: {why}"));
+        let dir = match open_dir(rustix::fs::CWD, point) {
+            Ok(dir) => dir,
+            Err(e) => {
+                self.refused = refused(&std::io::Error::from(e));
+                return false;
+            }
+        };
+        let Some(system) = file_system(dir.as_fd(), mounts) else {
+            self.refused = refused(&"the kernel does not say which file system it is");
+            return false;
+        };
+        if done.contains(&system) {
+            return true;
+        }
+        if let Some(why) = needed_by_agent(system, mounts) {
+            self.refused = refused(&why);
+            return false;
+        }
+        done.push(system);
+        match freeze::freeze(dir.as_fd(), self.most, log(shown.to_owned(), self.most)) {
+            Ok(frozen) => self.held.push((shown.to_owned(), frozen)),
+            Err(NotFrozen::Refused(e)) => self.refused = refused(&e),
+            Err(NotFrozen::Unfinished(unfinished)) => self.unfinished = Some((shown.to_owned(), unfinished)),
+        }
+        self.refused.is_none() && self.unfinished.is_none()
     }
 
     /// True when something is frozen.
@@ -73,21 +93,45 @@ impl Freezes {
     /// Why nothing is frozen, if something should be.
     #[must_use]
     pub fn refusal(&self) -> Option<String> {
-        (!self.refused.is_empty()).then(|| format!("not frozen: {}", self.refused.join("; ")))
+        self.refused.as_ref().map(|why| format!("not frozen: {why}")).or_else(|| self.blocked())
+    }
+
+    /// What is to be said loudly: a freeze that goes on, and that no deadline ends.
+    #[must_use]
+    pub fn blocked(&self) -> Option<String> {
+        let (point, Unfinished { pid, .. }) = self.unfinished.as_ref()?;
+        Some(format!(
+            "freezing of {point} has begun and is not finished after {} s: writers are blocked now, process {pid}; the kernel waits for \
+             somebody who is writing, and it is thawed as soon as that one goes on or is killed",
+            self.most.as_secs()
+        ))
     }
 
     /// Called before a read at an offset: remembers where the freeze ended.
     pub fn look(&mut self, offset: u64) {
-        if self.over_at.is_none() && self.held.iter().any(|(_, f)| f.is_over()) {
+        if self.over_at.is_none() && self.held.iter_mut().any(|(_, f)| f.is_over()) {
             self.over_at = Some(offset);
         }
     }
 
-    /// Thaws, and says in facts what the freezing was worth.
-    pub fn end(&mut self) -> BTreeMap<String, String> {
+    /// Thaws, and says in facts what the freezing was worth. `written` is how many sectors the kernel counted as written
+    /// while it was read, if it counts them.
+    pub fn end(&mut self, was_frozen: bool, written: Option<u64>) -> BTreeMap<String, String> {
         let mut facts = BTreeMap::new();
+        if let Some((point, unfinished)) = self.unfinished.take() {
+            let text = match unfinished.ended() {
+                None => {
+                    format!("{point} was still being frozen when the reading was over: its writers are blocked, process {}", unfinished.pid)
+                }
+                Some(Ok(_)) => format!("{point} was frozen while the disk was read, and thawed at once"),
+                Some(Err(e)) => format!("{point}: {e}"),
+            };
+            facts.insert("freeze_later".to_owned(), text);
+        }
         if self.held.is_empty() {
-            facts.insert("freeze".to_owned(), "ended with the agent's process that began the reading".to_owned());
+            if was_frozen {
+                facts.insert("freeze".to_owned(), "ended with the agent's process that began the reading".to_owned());
+            }
             return facts;
         }
         let (mut points, mut problems, mut whole) = (Vec::new(), Vec::new(), self.over_at.is_none());
@@ -101,7 +145,7 @@ impl Freezes {
         let points = points.join(", ");
         if whole {
             facts.insert("freeze".to_owned(), format!("frozen while it was read: {points}"));
-            facts.insert("consistency".to_owned(), format!("consistent: frozen while it was read, mounted read-write at {points}"));
+            facts.insert("consistency".to_owned(), consistency(&points, &self.besides, written));
         } else {
             let to = self.over_at.map_or_else(|| "the end or shortly before it".to_owned(), |at| format!("about byte {at}"));
             facts.insert("freeze".to_owned(), format!("frozen up to {to}, until the {} s were over: {points}", self.most.as_secs()));
@@ -113,19 +157,98 @@ impl Freezes {
     }
 }
 
+/// What a freeze that lasted makes of the consistency. File systems are not all that writes to a device: the kernel's count has
+/// the last word.
+fn consistency(points: &str, besides: &[String], written: Option<u64>) -> String {
+    let frozen = format!("mounted read-write at {points}, frozen while it was read");
+    let mut against = besides.to_vec();
+    match written {
+        Some(0) => {}
+        Some(sectors) => against.push(format!("{sectors} sectors of 512 bytes were written to it all the same")),
+        None => against.push("the kernel does not count what is written to it".to_owned()),
+    }
+    if against.is_empty() {
+        format!("consistent: frozen while it was read, mounted read-write at {points}; no write to it was counted")
+    } else {
+        format!("inconsistent: {}; {frozen}", against.join("; "))
+    }
+}
+
+/// What the agent's log says of a freeze when it is over.
+fn log(point: String, most: Duration) -> Tell {
+    Box::new(move |ended, took| {
+        let seconds = took.as_secs();
+        match ended {
+            Ok(Ended::Asked | Ended::TimeUp) if took < most => tracing::info!(point, "the file system was frozen and is thawed"),
+            Ok(Ended::ChildLost) => {
+                tracing::warn!(point, seconds, "the process that froze the file system was killed: it was thawed by the agent");
+            }
+            Ok(_) => tracing::warn!(
+                point,
+                seconds,
+                "the file system was frozen too late and thawed at once; its writers were blocked until then"
+            ),
+            Err(e) => tracing::error!(point, seconds, "the file system may still be frozen: {e}"),
+        }
+    })
+}
+
+/// Which file system an open file lies on. The number of the inode's device would not do: each subvolume of a btrfs has another
+/// one. The table of mounts has one number for the whole; a mount that it does not have is told apart as its inode says.
+fn file_system(file: BorrowedFd<'_>, mounts: &Mounts) -> Option<u64> {
+    let table = read(&format!("/proc/self/fdinfo/{}", file.as_raw_fd()), SMALL_BYTES_MAX).ok();
+    let mount = table.and_then(|t| mounts.by_id(mount_id(&t.bytes)?).map(|m| makedev(m.dev.0, m.dev.1)));
+    mount.or_else(|| fstat(file).ok().map(|s| s.st_dev))
+}
+
+/// The line `mnt_id:` of a file's table.
+fn mount_id(table: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(table).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()
+}
+
 /// The agent writes to some file systems itself, and would wait for its own thaw.
-fn needed_by_agent(system: u64) -> Option<String> {
-    let is = |path: &Path| std::fs::metadata(path).is_ok_and(|m| m.dev() == system);
+fn needed_by_agent(system: u64, mounts: &Mounts) -> Option<String> {
+    let is = |path: &Path| {
+        open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).is_ok_and(|f| file_system(f.as_fd(), mounts) == Some(system))
+    };
     for place in ["/", "/var", "/var/log", "/var/lib", "/tmp", "/run", "/etc"] {
         if is(Path::new(place)) {
             return Some(format!("it holds {place}, to which the host's own services and the agent write"));
         }
     }
     let exe = std::fs::read_link("/proc/self/exe").ok().filter(|p| is(p));
-    let open = || {
+    let open_file = |path: PathBuf| std::fs::metadata(&path).is_ok_and(|m| m.is_file()) && is(&path);
+    let files = || {
         let files = std::fs::read_dir("/proc/self/fd").ok()?.filter_map(Result::ok).map(|e| e.path());
-        files.filter(|f| std::fs::metadata(f).is_ok_and(|m| m.is_file() && m.dev() == system)).find_map(|f| std::fs::read_link(f).ok())
+        files.filter(|f| open_file(f.clone())).find_map(|f| std::fs::read_link(f).ok())
     };
-    let file = exe.or_else(open)?;
+    let file = exe.or_else(files)?;
     Some(format!("it holds {}, which the agent uses", super::shown(file.as_os_str().as_bytes())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frozen_is_consistent_only_if_nothing_else_wrote() {
+        let said = |besides: &[&str], written| consistency("/srv", &besides.iter().map(|b| (*b).to_owned()).collect::<Vec<_>>(), written);
+        assert!(said(&[], Some(0)).starts_with("consistent: frozen while it was read, mounted read-write at /srv"));
+        assert_eq!(
+            said(&["swap on sda2"], Some(8)),
+            "inconsistent: swap on sda2; 8 sectors of 512 bytes were written to it all the same; mounted read-write at /srv, frozen while it was read"
+        );
+        assert!(said(&["swap on sda2"], Some(0)).starts_with("inconsistent: swap on sda2; mounted"));
+        assert!(said(&[], None).starts_with("inconsistent: the kernel does not count"));
+    }
+
+    #[test]
+    fn subvolumes_are_one_file_system() {
+        let file = tempfile::tempfile().expect("file");
+        let id = std::fs::read(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok().and_then(|t| mount_id(&t)).expect("an id");
+        let table = format!("{id} 1 0:77 /@home /home rw - btrfs /dev/sda2 rw\n");
+        assert_eq!(file_system(file.as_fd(), &Mounts::parse(table.as_bytes())), Some(makedev(0, 77)), "not the inode's own number");
+        assert_eq!(file_system(file.as_fd(), &Mounts::default()), fstat(&file).ok().map(|s| s.st_dev));
+    }
 }

@@ -59,10 +59,10 @@ const REMOTE: Param = Param {
 const FREEZE: Param = Param {
     name: "freeze",
     kind: ParamKind::Flag,
-    help: "Freeze file systems that are mounted read-write from the disk while it is read; everybody who writes to them waits. Default false.",
+    help: "Freeze file systems that are mounted read-write from the disk while it is read; everybody who writes to them waits. A freeze that has begun cannot be taken back: while somebody is stuck in a write, it goes on past freeze_max. Default false.",
 };
 const FREEZE_MAX: Param =
-    Param { name: "freeze_max", kind: ParamKind::Seconds, help: "Thaw after so long at the latest, 1s to 300s; default 30s." };
+    Param { name: "freeze_max", kind: ParamKind::Seconds, help: "Thaw so long after it is frozen, 1s to 300s; default 30s." };
 
 const PARAMS: &[Param] = &[PATH, ALL, CONTENT, DIRECT, TRIES, REMOTE, FREEZE, FREEZE_MAX];
 const TRIES_DEFAULT: u64 = 2;
@@ -142,15 +142,15 @@ impl Capture for Disk {
             chosen.retain(|c| c.path != one.path);
             chosen.push(one);
         }
-        let mut taken = 0_usize;
+        let (mut taken, mut blocked) = (0_usize, Vec::new());
         for one in &chosen {
             out.checkpoint()?;
-            taken = taken.saturating_add(usize::from(take(one, &wishes, &tables, out)?));
+            taken = taken.saturating_add(usize::from(take(one, &wishes, &tables, &mut blocked, out)?));
         }
         if taken == 0 {
             return Err(Stop::Nothing("nothing that the order names could be opened; see the items".to_owned()));
         }
-        Ok(())
+        if blocked.is_empty() { Ok(()) } else { Err(Stop::Nothing(blocked.join("; "))) }
     }
 }
 
@@ -172,8 +172,8 @@ fn list(out: &mut dyn Output) -> Result<Devices, Stop> {
     Ok(devices)
 }
 
-/// Takes one; false when it could not be opened.
-fn take(chosen: &Chosen, wishes: &Wishes, tables: &Tables, out: &mut dyn Output) -> Result<bool, Stop> {
+/// Takes one; false when it could not be opened. `blocked` gets what the collection has to say of it.
+fn take(chosen: &Chosen, wishes: &Wishes, tables: &Tables, blocked: &mut Vec<String>, out: &mut dyn Output) -> Result<bool, Stop> {
     out.note(&chosen.path.to_string());
     let mut item = NewItem::new(chosen.path.clone(), Kind::BlockDevice, out.now(), "pread");
     if let Some(through) = &chosen.through {
@@ -193,7 +193,7 @@ fn take(chosen: &Chosen, wishes: &Wishes, tables: &Tables, out: &mut dyn Output)
             } else {
                 item = item.with_fact("sysfs", "the kernel does not list it in /sys: what uses it is not known");
             }
-            take_device(&Subject { chosen, look, label, usage, wishes }, item, out)
+            take_device(&Subject { chosen, look, label, usage, wishes }, item, blocked, out)
         }
         Found::Image(look) => {
             item.kind = Kind::File;
@@ -265,7 +265,7 @@ fn without_content(item: NewItem, out: &mut dyn Output) -> Result<bool, Stop> {
     out.put(item.with_status(Status::Skipped, "content=false in the order"), Content::None).map(|_| true)
 }
 
-fn take_device(subject: &Subject<'_>, mut item: NewItem, out: &mut dyn Output) -> Result<bool, Stop> {
+fn take_device(subject: &Subject<'_>, mut item: NewItem, blocked: &mut Vec<String>, out: &mut dyn Output) -> Result<bool, Stop> {
     let (geometry, found) = match subject.device() {
         Ok(mut source) => {
             let geometry = source.geometry().clone();
@@ -293,6 +293,10 @@ fn take_device(subject: &Subject<'_>, mut item: NewItem, out: &mut dyn Output) -
     if let Some(most) = subject.wishes.freeze {
         let freezes = Freezes::begin(&subject.usage, most);
         item.facts.extend(freezes.refusal().map(|why| ("freeze".to_owned(), why)));
+        if let Some(why) = freezes.blocked() {
+            item = item.with_status(Status::Partial, &why);
+            blocked.push(why);
+        }
         source.hold(freezes);
     }
     out.expect(size);

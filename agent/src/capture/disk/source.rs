@@ -92,6 +92,8 @@ pub struct DeviceSource<D> {
     /// Why the bytes may not be of one state, beside what the counters say.
     doubt: Option<String>,
     freezes: Freezes,
+    /// Sectors that were written while it was read, as far as the kernel counts them; known after the reading.
+    written: Option<u64>,
 }
 
 impl<D: Drive> DeviceSource<D> {
@@ -114,7 +116,19 @@ impl<D: Drive> DeviceSource<D> {
         let buffer = vec![0_u8; READ_BYTES.saturating_add(ALIGNMENT)];
         let aligned = buffer.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
         let freezes = Freezes::default();
-        Self { drive, progress, buffer, aligned, window: (0, 0), narrow_to: 0, gone: None, hangs: false, doubt: None, freezes }
+        Self {
+            drive,
+            progress,
+            buffer,
+            aligned,
+            window: (0, 0),
+            narrow_to: 0,
+            gone: None,
+            hangs: false,
+            doubt: None,
+            freezes,
+            written: None,
+        }
     }
 
     /// Holds what is frozen until the reading is over.
@@ -315,12 +329,10 @@ impl<D: Drive> Source for DeviceSource<D> {
                 Err(e) => reasons.push(format!("it could not be asked again for its size: {e}")),
             }
         }
-        match (self.progress.changed, self.drive.changed()) {
-            (Some(was), Some(now)) if now > was => {
-                reasons.push(format!("{} sectors of 512 bytes were written to it while it was read", now.saturating_sub(was)));
-            }
-            // The counter began anew: another kernel runs, which is said above.
-            _ => {}
+        // A counter that began anew: another kernel runs, which is said above.
+        self.written = self.progress.changed.zip(self.drive.changed()).and_then(|(was, now)| now.checked_sub(was));
+        if let Some(sectors) = self.written.filter(|n| *n > 0) {
+            reasons.push(format!("{sectors} sectors of 512 bytes were written to it while it was read"));
         }
         (!reasons.is_empty()).then(|| (Status::ChangedDuringRead, reasons.join("; ")))
     }
@@ -343,9 +355,7 @@ impl<D: Drive> Source for DeviceSource<D> {
             let text = format!("{count} reads took {} s or longer, the longest {longest_ms} ms (at byte {longest_at})", SLOW.as_secs());
             facts.insert("slow_reads".to_owned(), text);
         }
-        if self.progress.frozen {
-            facts.extend(self.freezes.end());
-        }
+        facts.extend(self.freezes.end(self.progress.frozen, self.written));
         facts
     }
 

@@ -307,3 +307,72 @@ fn the_source_is_as_it_was() {
     assert_eq!((times(&device.file).0, times(&device.file).1), (before.0, before.1));
     assert!(std::fs::read(&device.file).expect("read") == content);
 }
+
+/// A process that is in the middle of a write to a file until it is killed: its data are memory that nobody supplies.
+struct StuckWriter(std::process::Child);
+
+impl StuckWriter {
+    fn start(file: &Path) -> Self {
+        const WRITER: &str = "import ctypes, fcntl, os, platform, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+fault = libc.syscall(282 if platform.machine() == 'aarch64' else 323, 0)
+fcntl.ioctl(fault, 0xc018aa3f, struct.pack('QQQ', 0xaa, 0, 0))
+page = libc.mmap(None, 4096, 3, 0x22, -1, 0)
+fcntl.ioctl(fault, 0xc020aa00, struct.pack('QQQQ', page, 4096, 1, 0))
+libc.write(os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT), ctypes.c_void_p(page), 4096)";
+        let child = Command::new("python3").args(["-c", WRITER]).arg(file).spawn().expect("python3 is installed");
+        let mut writer = Self(child);
+        let wchan = format!("/proc/{}/wchan", writer.0.id());
+        while std::fs::read_to_string(&wchan).is_ok_and(|at| !at.contains("userfault")) {
+            assert!(writer.0.try_wait().expect("asked").is_none(), "the writer has ended");
+            std::thread::yield_now();
+        }
+        writer
+    }
+}
+
+impl Drop for StuckWriter {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_freeze_that_the_kernel_cannot_finish_is_said_and_thawed_in_the_end() {
+    let dir = tempfile::tempdir().expect("folder");
+    let path = dir.path().join("fs.img");
+    std::fs::File::create(&path).and_then(|f| f.set_len(8 << 20)).expect("image");
+    let _ = run("mkfs.ext4", &["-q", path.to_str().expect("text")]);
+    let point = tempfile::tempdir().expect("folder");
+    let point = point.path().to_str().expect("text");
+    let Some(device) = attach(dir, path, "512") else { return };
+    if !Command::new("mount").args([&device.node, point]).status().is_ok_and(|s| s.success()) {
+        println!("no mounts here: nothing is tested");
+        return;
+    }
+    for killed in [false, true] {
+        let writer = StuckWriter::start(&Path::new(point).join("stuck"));
+        let out = Memory::run(&Disk, &[("path", &device.node), ("freeze", "true"), ("freeze_max", "1s")]);
+        let put = out.get(&device.node).expect("item");
+        let freeze = &put.item.facts["freeze"];
+        assert!(freeze.contains("has begun and is not finished after 1 s: writers are blocked now, process "), "{freeze}");
+        assert_eq!(put.item.status, Status::Partial);
+        assert!(put.item.facts["freeze_later"].contains("still being frozen"), "{:?}", put.item.facts);
+        assert!(put.item.facts["consistency"].starts_with("inconsistent") && out.nothing, "the collection says it as well");
+        let pid = freeze.split("process ").nth(1).and_then(|rest| rest.split(';').next()).expect("a process");
+        if killed {
+            let _ = run("kill", &["-9", pid]);
+        }
+        drop(writer);
+        // Waits for as long as it is frozen.
+        let _ = run("touch", &[&format!("{point}/after-{killed}")]);
+        // The freeze is really over, and does not come later: its process is gone.
+        while Path::new(&format!("/proc/{pid}")).exists() {
+            std::thread::yield_now();
+        }
+        let _ = run("touch", &[&format!("{point}/later-{killed}")]);
+    }
+    let _ = run("umount", &[point]);
+}

@@ -171,6 +171,15 @@ impl Usage {
         self.mounts.iter().filter(|m| m.writable)
     }
 
+    /// What may write to it beside the file systems that are mounted here.
+    #[must_use]
+    pub fn besides(&self) -> Vec<String> {
+        let mut why: Vec<String> = listed("swap on", self.swap.iter()).into_iter().collect();
+        why.extend(listed("mounted in another mount namespace:", self.elsewhere.iter()));
+        why.extend(self.more.then(|| format!("mounted at more than {MOUNTS_MAX} points")));
+        why
+    }
+
     /// In one sentence whether what is read is one state of the device: the fact `consistency`.
     #[must_use]
     pub fn consistency(&self) -> String {
@@ -178,8 +187,7 @@ impl Usage {
         if let Some(text) = listed("mounted read-write at", self.writable().map(|m| &m.point)) {
             why.push(text);
         }
-        why.extend(listed("swap on", self.swap.iter()));
-        why.extend(listed("mounted in another mount namespace:", self.elsewhere.iter()));
+        why.extend(self.besides());
         if !why.is_empty() {
             return format!("inconsistent: {}", why.join("; "));
         }
