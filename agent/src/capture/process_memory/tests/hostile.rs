@@ -108,7 +108,7 @@ fn who_lies_about_its_environment_gains_nothing() {
         let bytes = std::fs::read(&core.file).expect("core");
         // Behind the notes: a register can still hold what the program looked at last.
         let header = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
-        let loads = (0..).map(|n| 64 + n * 56).find(|at| bytes[*at..*at + 4] == [1, 0, 0, 0]).expect("a segment");
+        let loads = (0..1_000).map(|n| 64 + n * 56).find(|at| bytes[*at..*at + 4] == [1, 0, 0, 0]).expect("a segment");
         let memory = &bytes[usize::try_from(header(loads + 8)).expect("an offset")..];
         assert!(!contains(memory, b"hunter2-hunter2"), "{lie}: the token is in the core");
         assert!(contains(&bytes, b"PR_SET_MM") || contains(&bytes, b"ready\n"), "{lie}: its program is in the core");
