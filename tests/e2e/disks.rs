@@ -48,7 +48,7 @@ fn layout(fleet: &Fleet, items: &[Value], name: &str) -> Value {
 fn a_disk_comes_back_as_foreign_programs_want_it() {
     let dir = tempfile::tempdir().expect("folder");
     let image = gpt_disk(dir.path());
-    let Some(device) = LoopDevice::attach(&image, 512) else { return };
+    let device = LoopDevice::attach(&image, 512);
     // Not every kernel looks for partitions in loop devices.
     let (node, part) = (device.node(), format!("{}p1", device.node()));
     let has_part = Path::new(&part).exists();
@@ -110,7 +110,7 @@ fn sectors_of_4096_bytes_and_an_mbr() {
     let dir = tempfile::tempdir().expect("folder");
     let image = dir.path().join("4kn.img");
     std::fs::File::create(&image).and_then(|f| f.set_len(32 * MIB)).expect("image");
-    let Some(device) = LoopDevice::attach(&image, 4096) else { return };
+    let device = LoopDevice::attach(&image, 4096);
     partition(
         Path::new(device.node()),
         "label: dos\nunit: sectors\nstart=256, size=1024, type=83\nstart=2048, type=5\nstart=2304, size=512, type=82\nstart=4096, size=512, type=8e\n",
@@ -216,11 +216,8 @@ fn a_killed_agent_leaves_nothing_frozen() {
     std::fs::create_dir(&point).expect("folder");
     std::fs::File::create(&image).and_then(|f| f.set_len(64 * MIB)).expect("image");
     let _ = run("mkfs.ext4", &["-q", image.to_str().expect("text")]).ok();
-    let Some(device) = LoopDevice::attach(&image, 512) else { return };
-    if run("mount", &[device.node(), point.to_str().expect("text")]).code != 0 {
-        println!("no mounts here: nothing is tested");
-        return;
-    }
+    let device = LoopDevice::attach(&image, 512);
+    let _ = run("mount", &[device.node(), point.to_str().expect("text")]).ok();
     let out = dir.path().join("out");
     let mut agent = Command::new(exhibit_tests::programs().join("exhibit-agent"))
         .args([

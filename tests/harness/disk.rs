@@ -12,21 +12,17 @@ pub struct LoopDevice {
 }
 
 impl LoopDevice {
-    /// Shows a file as a device with sectors of so many bytes, and looks for partitions in it. `None` where that may not be
-    /// done (no privilege, no loop devices); the caller says that it tested nothing.
+    /// Shows a file as a device with sectors of so many bytes, and looks for partitions in it.
     ///
     /// # Panics
-    /// When losetup cannot be run.
+    /// Where that may not be done: no privilege, no loop devices.
     #[must_use]
-    pub fn attach(file: &Path, sector: u32) -> Option<Self> {
+    pub fn attach(file: &Path, sector: u32) -> Self {
         let mut command = Command::new("losetup");
         command.args(["--find", "--show", "--partscan", "--sector-size", &sector.to_string()]).arg(file);
         let done = Finished::of(&mut command);
-        if done.code != 0 {
-            println!("no loop devices here, nothing is tested: {}", done.stderr);
-            return None;
-        }
-        Some(Self { node: done.text().trim().to_owned() })
+        assert!(done.code == 0, "this test needs loop devices, and the right to attach them: {}", done.stderr);
+        Self { node: done.text().trim().to_owned() }
     }
 
     /// Its node in /dev.

@@ -169,7 +169,9 @@ impl Source for CoreFile {
         }
         let mut pieces = self.layout.pieces(offset, buf.len());
         if let Some(bytes) = self.withheld.and_then(|w| w.cut(&mut pieces)) {
-            self.failed = Some((offset, offset.saturating_add(bytes)));
+            // Memory between the segments has no place in the file: what is withheld ends with its segment there.
+            let rest = self.layout.at(offset).map_or(0, |s| s.offset.saturating_add(s.bytes).saturating_sub(offset));
+            self.failed = Some((offset, offset.saturating_add(bytes.min(rest))));
             return Err(io::Error::other(WITHHELD));
         }
         let Some((address, first)) = pieces.first().copied() else { return Ok(0) };
