@@ -184,6 +184,10 @@ pub trait Identify: Send + Sync + 'static {
     /// # Errors
     /// A status when the peer is nobody that this deployment knows (any more).
     fn identify(&self, connection: &Extensions) -> Result<Caller, tonic::Status>;
+
+    /// Brings what [`Identify::identify`] knows up to date, before each call. When it cannot be, callers are judged by what was
+    /// known last: without the catalog no call gets anywhere.
+    fn freshen(&self) -> BoxFuture<'_, ()>;
 }
 
 /// The layer that asks the table.
@@ -228,7 +232,8 @@ impl<S> fmt::Debug for Authz<S> {
 
 impl<S, B, R> Service<Request<B>> for Authz<S>
 where
-    S: Service<Request<B>, Response = Response<R>>,
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+    B: Send + 'static,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
     R: Default + Send + 'static,
@@ -242,23 +247,33 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let method = request.uri().path().to_owned();
-        let decided = self.identify.identify(request.extensions()).and_then(|caller| match decide(&method, &caller) {
-            Ok(()) => Ok(caller),
-            Err(denied) => {
-                tracing::warn!(target: "authz", caller = %denied.caller, method = %denied.method, cause = %denied.cause, "denied");
-                Err(tonic::Status::permission_denied(denied.to_string()))
+        // The one that said that it is ready is called, and another stays here.
+        let other = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, other);
+        let identify = Arc::clone(&self.identify);
+        Box::pin(async move {
+            identify.freshen().await;
+            match admit(&*identify, &request) {
+                Ok(caller) => {
+                    request.extensions_mut().insert(caller);
+                    inner.call(request).await
+                }
+                Err(status) => Ok(status.into_http()),
             }
-        });
-        match decided {
-            Ok(caller) => {
-                tracing::debug!(target: "authz", caller = %caller, method, "allowed");
-                request.extensions_mut().insert(caller);
-                Box::pin(self.inner.call(request))
-            }
-            Err(status) => Box::pin(async move { Ok(status.into_http()) }),
-        }
+        })
     }
+}
+
+/// The caller, if it may call this.
+fn admit<B>(identify: &dyn Identify, request: &Request<B>) -> Result<Caller, tonic::Status> {
+    let method = request.uri().path();
+    let caller = identify.identify(request.extensions())?;
+    if let Err(denied) = decide(method, &caller) {
+        tracing::warn!(target: "authz", caller = %denied.caller, method = %denied.method, cause = %denied.cause, "denied");
+        return Err(tonic::Status::permission_denied(denied.to_string()));
+    }
+    tracing::debug!(target: "authz", caller = %caller, method, "allowed");
+    Ok(caller)
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ pub mod problem;
 pub mod progress;
 pub mod read;
 pub mod reindex;
+pub mod replica;
 pub mod rpc;
 pub mod seal;
 pub mod serve;

@@ -18,6 +18,7 @@ use crate::intake::Uploads;
 use crate::ledger::{Ledger, Ledgers};
 use crate::problem::Result;
 use crate::progress::Progress;
+use crate::replica::{Leases, Notice, Proofs};
 use crate::seal::Sealer;
 use crate::serve::Rules;
 use crate::store::Store;
@@ -28,6 +29,10 @@ pub struct Parts {
     pub catalog: SharedCatalog,
     /// Evidence and logs.
     pub store: Arc<dyn Store>,
+    /// Rights among coordinators, and the way to the others.
+    pub leases: Arc<Leases>,
+    /// Signs of life of agents that are connected to others.
+    pub proofs: Proofs,
     /// The custody logs over the store.
     pub ledgers: Arc<Ledgers>,
     /// The deployment's log: keys and roles.
@@ -48,7 +53,7 @@ pub struct Parts {
     pub sealer: Sealer,
     /// Disposals that are approved and not finished.
     pub condemned: Condemned,
-    /// Ends connections of revoked peers; the transport's registry behind a function.
+    /// Ends the connections that a revoked peer has here; the transport's registry behind a function.
     pub disconnect: Box<dyn Fn(&str) + Send + Sync>,
     /// Agents that are revoked; read at every call.
     pub revoked: Revoked,
@@ -108,6 +113,12 @@ impl Issuing {
 }
 
 impl Parts {
+    /// Ends the connections of a revoked peer, at all coordinators.
+    pub fn disconnect_everywhere(&self, name: &str) {
+        (self.disconnect)(name);
+        self.leases.outbox().send(Notice::Revoked { name: name.to_owned() });
+    }
+
     /// The deployment's name.
     #[must_use]
     pub fn deployment(&self) -> &str {

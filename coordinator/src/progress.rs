@@ -5,13 +5,16 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use exhibit_evidence::id::{AgentId, CollectionId};
+use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
+
+use crate::replica::{Notice, Outbox};
 
 /// Changes that a watcher may be behind; then it looks at everything it watches once, and goes on.
 const BEHIND_MAX: usize = 1_024;
 
 /// What a running collection's agent said last. A claim, for display only.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Live {
     /// The capture that is running.
     pub capture: String,
@@ -32,19 +35,47 @@ pub struct Progress {
     /// Uploads that are paused, and why. One entry per open upload at most.
     paused: Mutex<HashMap<CollectionId, String>>,
     bell: broadcast::Sender<CollectionId>,
+    /// Watchers may be connected to other coordinators.
+    others: Outbox,
 }
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { live: Mutex::default(), paused: Mutex::default(), bell: broadcast::Sender::new(BEHIND_MAX) }
+        Self::new(Outbox::default())
     }
 }
 
 impl Progress {
+    /// A board whose changes the other coordinators are told of.
+    #[must_use]
+    pub fn new(others: Outbox) -> Self {
+        Self { live: Mutex::default(), paused: Mutex::default(), bell: broadcast::Sender::new(BEHIND_MAX), others }
+    }
+
     /// Keeps what the agent said. Only collections that run have an entry, so agents and their 64 collections bound it.
     pub fn say(&self, collection: &CollectionId, agent: &AgentId, live: Live) {
+        self.keep(collection, agent, live);
+        self.tell(collection);
+        self.ring_here(collection);
+    }
+
+    fn keep(&self, collection: &CollectionId, agent: &AgentId, live: Live) {
         self.live.lock().unwrap_or_else(PoisonError::into_inner).insert(collection.clone(), (agent.clone(), live));
-        self.ring(collection);
+    }
+
+    /// What another coordinator heard of a running collection.
+    pub fn heard(&self, collection: &CollectionId, agent: &AgentId, live: Live, paused: Option<String>) {
+        self.keep(collection, agent, live);
+        self.keep_pause(collection, paused);
+        self.ring_here(collection);
+    }
+
+    /// Tells the others what is known here of a collection.
+    fn tell(&self, collection: &CollectionId) {
+        let known = self.live.lock().unwrap_or_else(PoisonError::into_inner).get(collection).cloned();
+        if let Some((agent, live)) = known {
+            self.others.send(Notice::Live { collection: collection.clone(), agent, live, paused: self.paused(collection) });
+        }
     }
 
     /// What the agent said last.
@@ -61,15 +92,20 @@ impl Progress {
 
     /// Keeps why an upload is paused, so that whoever asks for the collection learns it; `None` once it goes on or ended.
     pub fn pause(&self, collection: &CollectionId, why: Option<String>) {
+        if self.keep_pause(collection, why) {
+            self.tell(collection);
+            self.ring_here(collection);
+        }
+    }
+
+    /// True when it is another reason than before.
+    fn keep_pause(&self, collection: &CollectionId, why: Option<String>) -> bool {
         let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
         let before = match &why {
             Some(why) => paused.insert(collection.clone(), why.clone()),
             None => paused.remove(collection),
         };
-        drop(paused);
-        if before != why {
-            self.ring(collection);
-        }
+        before != why
     }
 
     /// Why the upload of a collection is paused, if it is.
@@ -80,13 +116,25 @@ impl Progress {
 
     /// Forgets a collection that is closed.
     pub fn forget(&self, collection: &CollectionId) {
-        self.pause(collection, None);
-        self.live.lock().unwrap_or_else(PoisonError::into_inner).remove(collection);
-        self.ring(collection);
+        self.forget_here(collection);
+        self.others.send(Notice::Changed { collection: collection.clone() });
     }
 
-    /// Tells watchers that the collection's row changed.
+    /// [`Progress::forget`], because another coordinator said so.
+    pub fn forget_here(&self, collection: &CollectionId) {
+        self.keep_pause(collection, None);
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).remove(collection);
+        self.ring_here(collection);
+    }
+
+    /// Tells watchers, here and at other coordinators, that the collection's row changed.
     pub fn ring(&self, collection: &CollectionId) {
+        self.ring_here(collection);
+        self.others.send(Notice::Changed { collection: collection.clone() });
+    }
+
+    /// [`Progress::ring`] for the watchers that are connected here.
+    pub fn ring_here(&self, collection: &CollectionId) {
         // No watcher is no error.
         let _ = self.bell.send(collection.clone());
     }

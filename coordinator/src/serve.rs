@@ -23,13 +23,16 @@ use crate::ledger::{Keys, Ledgers};
 use crate::parts::{Issuing, Parts, Revoked};
 use crate::problem::{Kind, Problem, Result};
 use crate::progress::Progress;
+use crate::replica::{self, Leases, Outbox, Waiting};
 use crate::rpc;
 use crate::seal::Sealer;
-use crate::stamp::{self, Authority};
+use crate::stamp::Authority;
 use crate::store::Store;
 
 /// How far the clock may be behind the deployment's own records.
 const CLOCK_BEHIND_S_MAX: i64 = 300;
+/// How far it may be from the clock of the database that several coordinators share.
+const CLOCKS_APART_NS_MAX: i64 = 5_000_000_000;
 
 /// What a coordinator is made of.
 #[derive(Debug)]
@@ -98,10 +101,19 @@ pub async fn start(setup: Setup) -> Result<Running> {
     let tls = ServerTls::new(&deployment.server, &deployment.tls_root).map_err(|e| Problem::new(Kind::Failed, e.to_string()))?;
     let tls = Arc::new(HotServer::new(tls));
     let registry = ConnectionRegistry::new();
-    let parts = assemble(deployment, store, catalog, (intake, rules, witnesses, authorities), registry.clone()).await?;
-    parts.load_revoked().await?;
+    let (leases, waiting) = among(&catalog);
+    check_clock_of_all(&leases).await?;
+    let parts = assemble(deployment, store, catalog, (intake, rules, witnesses, authorities), registry.clone(), leases).await?;
     let (stop, stopping) = watch::channel(false);
-    let task = tokio::spawn(serve(Arc::clone(&parts), Arc::clone(&tls), listener, connections, registry, stopping));
+    let together = together(&parts, waiting, &stopping);
+    parts.load_revoked().await?;
+    let serving = serve(Arc::clone(&parts), Arc::clone(&tls), listener, connections, registry, stopping);
+    let task = tokio::spawn(async move {
+        serving.await;
+        for task in together {
+            let _ = task.await;
+        }
+    });
     Ok(Running { addr, parts, tls, stop, task })
 }
 
@@ -136,16 +148,54 @@ fn check_clock(deployment: &Deployment) -> Result<()> {
     Ok(())
 }
 
+/// This process among the coordinators on its catalog.
+fn among(catalog: &SharedCatalog) -> (Arc<Leases>, Option<Waiting>) {
+    match catalog.peers() {
+        Some(peers) => {
+            let (outbox, waiting) = Outbox::new();
+            (Leases::among(peers, outbox), Some(waiting))
+        }
+        None => (Leases::of_one(), None),
+    }
+}
+
+/// All coordinators on a catalog must agree on the time, which records and deadlines are written with: the database's is what
+/// they are measured by.
+async fn check_clock_of_all(leases: &Leases) -> Result<()> {
+    let Some(peers) = leases.peers() else { return Ok(()) };
+    let ahead_ns = peers.clock_ahead_ns().await?;
+    if ahead_ns.saturating_abs() <= CLOCKS_APART_NS_MAX {
+        return Ok(());
+    }
+    let message = format!(
+        "this machine's clock and the one of the PostgreSQL server differ by {} s, at most {} are allowed; set the clocks (NTP) and start again",
+        ahead_ns / 1_000_000_000,
+        CLOCKS_APART_NS_MAX / 1_000_000_000
+    );
+    Err(Problem::new(Kind::Failed, message))
+}
+
+/// What listens to the other coordinators, and tells them.
+fn together(parts: &Arc<Parts>, waiting: Option<Waiting>, stopping: &watch::Receiver<bool>) -> Vec<JoinHandle<()>> {
+    let (Some(peers), Some(waiting)) = (parts.leases.peers(), waiting) else { return Vec::new() };
+    vec![
+        tokio::spawn(waiting.run(Arc::clone(peers), stopping.clone())),
+        tokio::spawn(replica::follow(Arc::clone(parts), Arc::clone(peers), stopping.clone())),
+    ]
+}
+
 async fn assemble(
     deployment: Deployment,
     store: Arc<dyn Store>,
     catalog: SharedCatalog,
     (intake, rules, witnesses, authorities): (intake::Limits, Rules, Vec<WitnessKey>, Vec<Authority>),
     registry: ConnectionRegistry,
+    leases: Arc<Leases>,
 ) -> Result<Arc<Parts>> {
     let anchor = serde_json::to_vec_pretty(&deployment.anchor).map_err(|e| Problem::new(Kind::Failed, e.to_string()))?;
     let log_key = deployment.log_key.public().id();
-    let ledgers = Ledgers::new(Arc::clone(&store), Keys { anchor: deployment.anchor, log: deployment.log_key, witnesses });
+    let keys = Keys { anchor: deployment.anchor, log: deployment.log_key, witnesses };
+    let ledgers = Ledgers::among(Arc::clone(&store), keys, Arc::clone(&leases));
     let deployment_log = ledgers.deployment().await?;
     for key in [log_key, deployment.issuer_key.public().id()] {
         if deployment_log.key_ring().holder(key).is_none() {
@@ -169,7 +219,9 @@ async fn assemble(
         ledgers,
         deployment_log,
         issuing,
-        progress: Progress::default(),
+        progress: Progress::new(leases.outbox().clone()),
+        leases,
+        proofs: replica::Proofs::default(),
         sessions: Sessions::default(),
         unoffered: dispatch::Unoffered::default(),
         uploads: Uploads::new(intake),
@@ -198,8 +250,7 @@ async fn serve(
     health.set_serving::<ResponderServiceServer<rpc::Responders>>().await;
     let services = rpc::services(&parts, health_service);
     let timers = tokio::spawn(dispatch::run_timers(Arc::clone(&parts), stopping.clone()));
-    let stamping = tokio::spawn(stamp::run(Arc::clone(&parts), stopping.clone()));
-    let recovery = tokio::spawn(recover(Arc::clone(&parts)));
+    let chores = tokio::spawn(replica::run_chores(Arc::clone(&parts), stopping.clone()));
     let mut stop = stopping.clone();
     let for_end = Arc::clone(&parts);
     let shutdown = async move {
@@ -210,9 +261,8 @@ async fn serve(
         for_end.sessions.cut_all();
     };
     server::serve(listener, transport_tls(&tls), services, limits, registry, shutdown).await;
-    recovery.abort();
     let _ = timers.await;
-    let _ = stamping.await;
+    let _ = chores.await;
     parts.sealer.idle(Duration::from_secs(10)).await;
 }
 
@@ -233,28 +283,5 @@ fn transport_tls(tls: &Arc<HotServer>) -> server::Tls<PeerName> {
         }),
         explain: explain_tls_error,
         refused: server::log_refused(),
-    }
-}
-
-/// What an earlier process left between two writes. Until it is done the coordinator serves already: every step is
-/// idempotent, and nothing that is left over can be seen half.
-async fn recover(parts: Arc<Parts>) {
-    loop {
-        let done = match dispatch::orders_without_collections(&parts).await {
-            Ok(_) => match dispatch::finished_streams(&parts).await {
-                Ok(_) => crate::custody::recover(&parts).await,
-                Err(problem) => Err(problem),
-            },
-            Err(problem) => Err(problem),
-        };
-        match done {
-            Ok(_) => return,
-            Err(problem) if problem.is_passing() => tracing::warn!(%problem, "recovery will be tried again"),
-            Err(problem) => {
-                parts.incident(None, "recovery", "start", &problem.to_string()).await;
-                return;
-            }
-        }
-        tokio::time::sleep(Duration::from_secs(5)).await;
     }
 }

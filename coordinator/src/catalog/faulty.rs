@@ -276,6 +276,9 @@ impl Catalog for FaultyCatalog {
     fn incidents_logged(&self, incidents: UnloggedIncidents) -> Answer<'_, ()> {
         self.apply("incidents_logged", self.inner.incidents_logged(incidents))
     }
+    fn peers(&self) -> Option<Arc<dyn super::peers::Peers>> {
+        self.inner.peers()
+    }
     fn healthy(&self) -> Answer<'_, ()> {
         self.apply("healthy", self.inner.healthy())
     }

@@ -14,6 +14,7 @@
 pub mod conformance;
 #[cfg(any(test, feature = "test-support"))]
 pub mod faulty;
+pub mod peers;
 mod rows;
 pub mod sqlite;
 
@@ -153,6 +154,11 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
     fn incidents_logged(&self, incidents: UnloggedIncidents) -> Answer<'_, ()>;
 
     // ---- upkeep ----
+
+    /// What several coordinators on this catalog need of each other; `None` where only one can use it.
+    fn peers(&self) -> Option<Arc<dyn peers::Peers>> {
+        None
+    }
 
     /// True while the catalog can read and write.
     fn healthy(&self) -> Answer<'_, ()>;

@@ -17,6 +17,9 @@ use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
 use crate::store::Store;
 
+/// How long a disposal waits for one that another coordinator carries out.
+const DISPOSAL_WAIT: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// Cases with a disposal that is approved and not finished, and the lock under which one is carried out. Memory only: the logs
 /// know, and [`recover`] reads them at start.
 #[derive(Debug, Default)]
@@ -59,6 +62,7 @@ pub(super) async fn finish(parts: &Arc<Parts>, case: &CaseId, approval: Option<D
 
 async fn finish_all(parts: &Parts, case: &CaseId) -> Result<()> {
     let _one = parts.condemned.one_at_a_time.lock().await;
+    let _alone = parts.leases.alone("disposal", DISPOSAL_WAIT).await?;
     let ledger = parts.ledgers.case(case).await?;
     let due: Vec<Unfinished> = ledger.view().custody().unfinished();
     for disposal in due {

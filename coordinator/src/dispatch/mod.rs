@@ -15,10 +15,12 @@ use exhibit_evidence::id::CollectionId;
 use crate::progress::Live;
 
 pub use offers::{Unoffered, accept, begin_next, cancel, end, is_next, offer, order_of, own};
+pub(crate) use offers::{follow, follow_open};
 pub use recover::{finished_streams, orders_without_collections};
 pub use session::{Hello, begin, run_session};
 pub use sessions::{Cut, Duplicate, Instance, OUTBOX_MESSAGES_MAX, Sessions};
-pub use timers::{look_at_timers, run_timers};
+pub(crate) use sessions::{PROOF_OF_LIFE, RETURN_WINDOW};
+pub use timers::{FINISHED_EVERY_TICKS, look_at_timers, run_timers};
 
 /// What the coordinator says to an agent's session.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -267,6 +267,50 @@ pub(super) async fn offer_waiting(parts: &Parts, agent: &AgentId) -> Result<()> 
     Ok(())
 }
 
+/// Another coordinator changed a collection: what its agent, if it is connected here, and an upload that runs here are to
+/// know. Repeatable.
+///
+/// # Errors
+/// [`Problem`]
+pub(crate) async fn follow(parts: &Arc<Parts>, collection: &CollectionId) -> Result<()> {
+    let Some(row) = parts.catalog.collection(collection.clone()).await? else { return Ok(()) };
+    match (row.state, &row.cancel) {
+        (State::Queued, _) => offer_if_online(parts, &row).await,
+        (State::Running, Some(reason)) => {
+            let reason = one_line(reason, 1_024);
+            parts.sessions.send(&row.agent, Outbound::Cancel { collection: collection.to_string(), reason });
+        }
+        (State::Sealing | State::Closed(_), _) => {
+            parts.uploads.cut(collection);
+            if parts.sessions.is_online(&row.agent) {
+                tell_ended(parts, &row.agent, collection).await?;
+            }
+        }
+        (State::Offered | State::Running, _) => {}
+    }
+    if row.state.is_closed() {
+        parts.uploads.forget(collection);
+        parts.progress.forget_here(collection);
+    } else {
+        parts.progress.ring_here(collection);
+    }
+    Ok(())
+}
+
+/// [`follow`], for what waits to be offered to agents that are connected here: notices may have been missed.
+///
+/// # Errors
+/// [`Problem`]
+pub(crate) async fn follow_open(parts: &Arc<Parts>) -> Result<()> {
+    for row in select(parts, CollectionFilter { open: true, ..CollectionFilter::default() }).await? {
+        let waits = row.state == State::Queued || (row.state == State::Running && row.cancel.is_some());
+        if waits && parts.sessions.takes_offers(&row.agent) {
+            follow(parts, &row.collection).await?;
+        }
+    }
+    Ok(())
+}
+
 /// The agent still works on something that is not open here.
 async fn tell_ended(parts: &Parts, agent: &AgentId, id: &CollectionId) -> Result<()> {
     let message = match parts.catalog.collection(id.clone()).await? {

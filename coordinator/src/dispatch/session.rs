@@ -9,11 +9,12 @@ use futures::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 
 use super::sessions::Registered;
-use super::{Inbound, Instance, Outbound, offers};
-use crate::catalog::Seen;
+use super::{Duplicate, Inbound, Instance, Outbound, offers};
+use crate::catalog::{AgentRow, Seen};
 use crate::clock;
 use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
+use crate::replica;
 
 /// An agent says something at least every 30 seconds; after three times that it is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(90);
@@ -47,14 +48,34 @@ pub struct Hello {
 pub async fn begin(parts: &Arc<Parts>, agent: &AgentId, hello: &Hello, outbox: &mpsc::Sender<Outbound>) -> Result<Registered> {
     let row = parts.catalog.agent(agent.clone()).await?;
     let row = row.ok_or_else(|| Problem::new(Kind::Denied, format!("agent {agent} is not enrolled here; enrol it again")))?;
+    let refused = "a second process with this identity was refused while the first was alive";
+    if replica::another_is_alive(parts, agent, hello.instance).await? {
+        alarm(parts, agent, row.alarm.is_some(), refused).await;
+        return Err(Problem::new(Kind::Denied, Duplicate.to_string()));
+    }
     let registered = match parts.sessions.register(agent, hello.instance, outbox.clone()).await {
         Ok(registered) => registered,
         Err(duplicate) => {
-            alarm(parts, agent, row.alarm.is_some(), "a second process with this identity was refused while the first was alive").await;
+            alarm(parts, agent, row.alarm.is_some(), refused).await;
             return Err(Problem::new(Kind::Denied, duplicate.to_string()));
         }
     };
-    if registered.returned {
+    let begun = begun(parts, agent, hello, &row, &registered).await;
+    if begun.is_err() {
+        parts.sessions.remove(agent, registered.id);
+    }
+    begun?;
+    let welcome = Outbound::Welcome { protocol: hello.protocol, wall_ns: clock::now().unix_ns() };
+    // The outbox is new and empty.
+    let _ = outbox.try_send(welcome);
+    tracing::info!(%agent, version = %hello.seen.version, running = hello.running.len(), "connected");
+    Ok(registered)
+}
+
+/// Keeps that the session began, here and among all coordinators.
+async fn begun(parts: &Arc<Parts>, agent: &AgentId, hello: &Hello, row: &AgentRow, registered: &Registered) -> Result<()> {
+    let returned = replica::begins(parts, agent, hello.instance).await?;
+    if registered.returned || returned {
         alarm(
             parts,
             agent,
@@ -69,11 +90,7 @@ pub async fn begin(parts: &Arc<Parts>, agent: &AgentId, hello: &Hello, outbox: &
         tracing::warn!(%agent, offset_s = seen.clock_offset_ns / 1_000_000_000, "the agent's clock is far off");
     }
     parts.catalog.set_seen(agent.clone(), seen).await?;
-    let welcome = Outbound::Welcome { protocol: hello.protocol, wall_ns: now.unix_ns() };
-    // The outbox is new and empty.
-    let _ = outbox.try_send(welcome);
-    tracing::info!(%agent, version = %hello.seen.version, running = hello.running.len(), "connected");
-    Ok(registered)
+    Ok(())
 }
 
 async fn alarm(parts: &Parts, agent: &AgentId, known: bool, detail: &str) {
@@ -100,11 +117,11 @@ pub async fn run_session<S>(
 {
     if let Err(error) = compare(&parts, &agent, &hello, registered.id).await {
         tracing::warn!(%agent, %error, "the agent's collections could not all be looked at; it is asked to connect again");
-        parts.sessions.remove(&agent, registered.id);
+        over(&parts, &agent, &hello, registered.id).await;
         return;
     }
     let mut pings = tokio::time::interval_at(tokio::time::Instant::now() + PING_EVERY, PING_EVERY);
-    let mut seen = hello.seen;
+    let mut seen = hello.seen.clone();
     let mut kept_at = Timestamp::from_unix_ns(0);
     let mut number = 1_u64 << 32;
     let why = loop {
@@ -143,8 +160,16 @@ pub async fn run_session<S>(
             }
         }
     };
-    parts.sessions.remove(&agent, registered.id);
+    over(&parts, &agent, &hello, registered.id).await;
     tracing::info!(%agent, why, "session ended");
+}
+
+async fn over(parts: &Parts, agent: &AgentId, hello: &Hello, session: u64) {
+    parts.sessions.remove(agent, session);
+    // The same process may have another session here by now.
+    if !parts.sessions.is_online(agent) {
+        replica::ends(parts, agent, hello.instance).await;
+    }
 }
 
 /// Compares what the agent says that it works on with what is open. Order: (1) the comparison; (2) from here on orders that

@@ -16,13 +16,13 @@ use super::Outbound;
 pub const OUTBOX_MESSAGES_MAX: usize = 64;
 
 /// How long the older of two processes has to answer a ping before it counts as dead.
-const PROOF_OF_LIFE: Duration = Duration::from_secs(5);
+pub(crate) const PROOF_OF_LIFE: Duration = Duration::from_secs(5);
 
 /// How long a message may wait for a session that is behind.
 const DELIVERY: Duration = Duration::from_secs(20);
 
 /// A process that comes back within this time after another process took its place is not a restart: both live.
-const RETURN_WINDOW: Duration = Duration::from_mins(10);
+pub(crate) const RETURN_WINDOW: Duration = Duration::from_mins(10);
 
 /// Random for the life of an agent process.
 pub type Instance = [u8; 16];
@@ -115,11 +115,23 @@ impl Sessions {
 
     /// The live session of another process, with a ping number for it.
     fn rival(&self, agent: &AgentId, instance: Instance) -> Option<Rival> {
+        self.asked(agent, |old| old.instance != instance)
+    }
+
+    fn asked(&self, agent: &AgentId, which: impl Fn(&Live) -> bool) -> Option<Rival> {
         let mut state = self.lock();
         state.next_id += 1;
         let ping = state.next_id;
-        let old = state.live.get(agent).filter(|old| old.instance != instance)?;
+        let old = state.live.get(agent).filter(|old| which(old))?;
         Some(Rival { outbox: old.outbox.clone(), pong: old.pong.subscribe(), ping })
+    }
+
+    /// Asks the agent's session for a sign of life; false when there is no session, or none came in time.
+    pub async fn gives_sign_of_life(&self, agent: &AgentId) -> bool {
+        match self.asked(agent, |_| true) {
+            Some(session) => session.answers().await,
+            None => false,
+        }
     }
 
     /// What the agent said in its hello was compared with what is open: offers may be sent through this session.
@@ -183,6 +195,12 @@ impl Sessions {
         if let Some(live) = self.lock().live.remove(agent) {
             live.cut.send_replace(Some(why));
         }
+    }
+
+    /// The agents that are connected here.
+    #[must_use]
+    pub fn agents(&self) -> Vec<AgentId> {
+        self.lock().live.keys().cloned().collect()
     }
 
     /// Ends all sessions.

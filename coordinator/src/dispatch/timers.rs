@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use exhibit_evidence::record::Outcome;
 
-use super::{Outbound, end, finished_streams, offers};
+use super::{Outbound, end, offers};
 use crate::catalog::{Ending, State};
 use crate::clock;
-use crate::incidents;
 use crate::parts::Parts;
 use crate::problem::Result;
 use crate::seal;
@@ -17,10 +16,10 @@ const TICK: Duration = Duration::from_secs(1);
 /// Collections looked at in one tick; the rest waits for the next.
 const PER_TICK_MAX: u32 = 200;
 
-/// Ticks between two looks for streams that were received whole and whose collection was not ended.
-const FINISHED_EVERY_TICKS: u32 = 3;
+/// Ticks between two looks for what a notice, or a lost moment, may have left.
+pub const FINISHED_EVERY_TICKS: u32 = 3;
 
-/// Runs until `stop` says so.
+/// Runs until `stop` says so: what every coordinator does. What only one does at a time is `replica::run_chores`.
 pub async fn run_timers(parts: Arc<Parts>, mut stop: tokio::sync::watch::Receiver<bool>) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -34,18 +33,11 @@ pub async fn run_timers(parts: Arc<Parts>, mut stop: tokio::sync::watch::Receive
             tracing::warn!(%error, "timers could not be looked at; next try in a second");
         }
         count = count.wrapping_add(1);
-        // An agent that was told that its stream is whole has forgotten it: where the end could not be written in that moment,
-        // nobody else would ask again.
         if count.is_multiple_of(FINISHED_EVERY_TICKS)
-            && let Err(error) = finished_streams(&parts).await
+            && parts.leases.peers().is_some()
+            && let Err(error) = offers::follow_open(&parts).await
         {
-            tracing::warn!(%error, "streams that were received whole could not be looked at; next try in some seconds");
-        }
-        if let Err(error) = incidents::record(&parts).await {
-            tracing::warn!(%error, "incidents could not be written into their log; next try in a second");
-        }
-        if count.is_multiple_of(FINISHED_EVERY_TICKS) {
-            crate::custody::finish_due(&parts);
+            tracing::warn!(%error, "what other coordinators admitted could not be looked at; next try in some seconds");
         }
     }
 }

@@ -218,7 +218,7 @@ pub async fn revoke(parts: &Arc<Parts>, by: &str, agent: &AgentId, reason: &str)
     for row in &open {
         parts.uploads.cut(&row.collection);
     }
-    (parts.disconnect)(&parts.agent_name(agent));
+    parts.disconnect_everywhere(&parts.agent_name(agent));
     for row in &open {
         let ending = Ending { outcome: Outcome::Failed, reason: Some(format!("the agent was revoked: {words}")), refusal: None };
         dispatch::end(parts, &row.collection, &[State::Queued, State::Offered, State::Running], ending).await?;

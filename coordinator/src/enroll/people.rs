@@ -84,7 +84,7 @@ pub async fn revoke(parts: &Parts, by: &str, envelope: &Envelope) -> Result<Stri
     log.append(vec![envelope.clone()]).await?;
     let Some(name) = name else { return Ok(String::new()) };
     if log.key_ring().keys_of(&name).is_empty() {
-        (parts.disconnect)(&name);
+        parts.disconnect_everywhere(&name);
     }
     tracing::warn!(person = %escape_bounded(&name, 200), key = %p.key, by = %escape_bounded(by, 200), "a person's key was revoked");
     Ok(name)

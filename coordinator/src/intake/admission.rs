@@ -10,6 +10,7 @@ use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, watch};
 
 use super::tools::Tools;
 use crate::problem::{Kind, Problem, Result};
+use crate::replica::Lease;
 
 /// How long an upload waits for the one that it replaces.
 const TAKE_OVER: Duration = Duration::from_secs(30);
@@ -75,6 +76,8 @@ pub struct Place {
     /// Becomes true when the upload must end.
     pub cut: watch::Receiver<bool>,
     pub(super) writing: Writing,
+    /// No other coordinator writes objects of this collection.
+    pub(super) right: Arc<Lease>,
     _alone: OwnedMutexGuard<()>,
     _permit: OwnedSemaphorePermit,
 }
@@ -120,7 +123,7 @@ impl Uploads {
     ///
     /// # Errors
     /// [`Kind::Busy`] when there are too many uploads, or the older one does not end.
-    pub(super) async fn take(&self, collection: &CollectionId, stream: StreamNumber) -> Result<Place> {
+    pub(super) async fn take(&self, collection: &CollectionId, stream: StreamNumber, right: Arc<Lease>) -> Result<Place> {
         let (lock, cut, writing) = self.replace(&(collection.clone(), stream));
         let Ok(alone) = tokio::time::timeout(TAKE_OVER, lock.lock_owned()).await else {
             return Err(Problem::new(Kind::Busy, "the earlier upload of this stream has not ended yet; try again in a moment"));
@@ -129,7 +132,7 @@ impl Uploads {
         let Ok(permit) = Arc::clone(&self.uploads).try_acquire_owned() else {
             return Err(Problem::new(Kind::Busy, format!("{} uploads run already; try again in a moment", self.limits.uploads_max)));
         };
-        Ok(Place { cut, writing, _alone: alone, _permit: permit })
+        Ok(Place { cut, writing, right, _alone: alone, _permit: permit })
     }
 
     fn replace(&self, key: &Key) -> (Arc<tokio::sync::Mutex<()>>, watch::Receiver<bool>, Writing) {
@@ -220,19 +223,31 @@ impl Uploads {
 mod tests {
     use super::*;
 
+    async fn right() -> Arc<Lease> {
+        crate::replica::Leases::of_one().shared("collection", Duration::ZERO).await.expect("alone")
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_new_upload_cuts_the_old_one_and_waits_for_its_end() {
         let uploads = Arc::new(Uploads::new(Limits { uploads_max: 2, ..Limits::default() }));
         let id = CollectionId::from_digest(&exhibit_evidence::Digest::of(b"c"));
-        let mut first = uploads.take(&id, StreamNumber(1)).await.expect("free");
-        let (second, ()) = tokio::join!(uploads.take(&id, StreamNumber(1)), async {
+        let mut first = uploads.take(&id, StreamNumber(1), right().await).await.expect("free");
+        let (second, ()) = tokio::join!(uploads.take(&id, StreamNumber(1), right().await), async {
             first.cut.wait_for(|c| *c).await.expect("cut");
             drop(first);
         });
         let second = second.expect("taken over");
         assert!(!*second.cut.borrow());
-        assert_eq!(uploads.take(&id, StreamNumber(1)).await.map(|_| ()).map_err(|p| p.kind()), Err(Kind::Busy), "the second does not end");
-        let _other = uploads.take(&id, StreamNumber(2)).await.expect("a second permit");
-        assert_eq!(uploads.take(&id, StreamNumber(3)).await.map(|_| ()).map_err(|p| p.kind()), Err(Kind::Busy), "no permit left");
+        assert_eq!(
+            uploads.take(&id, StreamNumber(1), right().await).await.map(|_| ()).map_err(|p| p.kind()),
+            Err(Kind::Busy),
+            "the second does not end"
+        );
+        let _other = uploads.take(&id, StreamNumber(2), right().await).await.expect("a second permit");
+        assert_eq!(
+            uploads.take(&id, StreamNumber(3), right().await).await.map(|_| ()).map_err(|p| p.kind()),
+            Err(Kind::Busy),
+            "no permit left"
+        );
     }
 }

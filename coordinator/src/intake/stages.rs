@@ -299,10 +299,15 @@ impl Upload {
         if *writing {
             return Err(Problem::new(Kind::NotNow, "the end of the collection is being written").into());
         }
-        let (store, name) = (Arc::clone(&self.parts.store), name.to_owned());
+        if !self.place.right.lasts() {
+            return Err(
+                Problem::new(Kind::Busy, "the right to write the collection's objects could not be kept; open the upload again").into()
+            );
+        }
+        let (store, name, right) = (Arc::clone(&self.parts.store), name.to_owned(), Arc::clone(&self.place.right));
         let put = tokio::spawn(async move {
             let put = store.put_new(&name, bytes.into(), sha256).await;
-            drop(writing);
+            drop((writing, right));
             put
         });
         put.await.map_err(|e| Problem::new(Kind::Failed, format!("a write to the store ended badly: {e}")).into())

@@ -53,7 +53,8 @@ pub async fn take_up(parts: &Arc<Parts>, agent: &AgentId, opening: &Opening) -> 
     if row.stream != opening.stream || !matches!(row.state, State::Queued | State::Offered | State::Running) {
         return Err(cannot(format!("the collection is {} and its stream is {}", row.state.as_str(), row.stream)));
     }
-    let place = parts.uploads.take(&row.collection, row.stream).await?;
+    let right = crate::replica::collection(parts, &row.collection).await?;
+    let place = parts.uploads.take(&row.collection, row.stream, right).await?;
     // The place may have been waited for, and another process may have connected meanwhile.
     only_the_connected(parts, agent, opening).await?;
     // One answer at a time for one agent: each reads the whole manifest.

@@ -21,6 +21,7 @@ use crate::clock;
 use crate::dispatch;
 use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
+use crate::replica;
 
 /// False uploads of one collection after which it is closed with what arrived.
 const STRIKES_MAX: u32 = 3;
@@ -92,7 +93,8 @@ pub async fn open(parts: &Arc<Parts>, agent: &AgentId, opening: &Opening) -> Res
             return Err(Problem::new(Kind::NotNow, format!("collection: {} is closed ({}): {why}", row.collection, row.state.as_str())));
         }
     };
-    let place = parts.uploads.take(&row.collection, row.stream).await?;
+    let right = replica::collection(parts, &row.collection).await?;
+    let place = parts.uploads.take(&row.collection, row.stream, right).await?;
     // Both are looked at again behind the place, which may have been waited for: another process may have connected, and an
     // end that is decided from here on finds the place and waits for its writes.
     only_the_connected(parts, agent, opening).await?;
@@ -112,7 +114,11 @@ pub async fn open(parts: &Arc<Parts>, agent: &AgentId, opening: &Opening) -> Res
 
 /// Lets in only the process that is connected: two with one identity are an incident.
 pub(super) async fn only_the_connected(parts: &Parts, agent: &AgentId, opening: &Opening) -> Result<()> {
-    if parts.sessions.instance(agent).is_none_or(|live| live == opening.instance) {
+    let connected = match parts.sessions.instance(agent) {
+        Some(here) => Some(here),
+        None => replica::instance_elsewhere(parts, agent).await?,
+    };
+    if connected.is_none_or(|live| live == opening.instance) {
         return Ok(());
     }
     let detail = format!("a process that is not the connected one tried to upload {}", opening.collection);

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::catalog::CatalogError;
 use crate::store::{self, StoreError};
 
 /// What an error asks of whoever sees it.
@@ -77,6 +78,13 @@ impl fmt::Display for LedgerError {
 }
 
 impl std::error::Error for LedgerError {}
+
+impl From<CatalogError> for LedgerError {
+    /// Of the catalog a log needs nothing but the right to be added to, which is asked for again.
+    fn from(e: CatalogError) -> Self {
+        Self::new(Kind::Retry, e.to_string())
+    }
+}
 
 impl From<StoreError> for LedgerError {
     fn from(e: StoreError) -> Self {

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 use exhibit_evidence::Digest;
@@ -16,10 +17,37 @@ use tokio::sync::broadcast;
 
 use super::view::Place;
 use super::{Entry, Head, Keys, Kind, LedgerError, RECORDS_MAX, View};
+use crate::replica::{Lease, Leases, Notice};
 use crate::store::{self, Payload, Store, list_all};
 
 /// Reads in flight while a log is opened: hides the round trips of a remote store within 16 x 64 KiB of memory.
 pub(super) const READS_IN_FLIGHT: usize = 16;
+
+/// How long an addition waits for other coordinators that add to the same log. One addition takes some writes to the store; a
+/// coordinator that fell silent in the middle of one is waited for as long as its right lasts.
+const RIGHT_WAIT: Duration = Duration::from_secs(75);
+
+/// The name of the right to add to a log.
+fn right_to(name: &LogName) -> String {
+    format!("log:{}", name.folder())
+}
+
+/// Held by the one task, of all coordinators, that adds to a log.
+pub(super) struct Alone<'a> {
+    right: Lease,
+    _here: tokio::sync::MutexGuard<'a, ()>,
+}
+
+impl Alone<'_> {
+    /// The next write may begin.
+    pub(super) fn still(&self) -> Result<(), LedgerError> {
+        if self.right.lasts() {
+            return Ok(());
+        }
+        let message = "the right to add to this log could not be kept: the catalog did not answer in time; what was written stays, the same call is repeated";
+        Err(LedgerError::new(Kind::Retry, message))
+    }
+}
 
 /// A handle to one open log. Cheap to clone; all clones are the same log.
 #[derive(Debug, Clone)]
@@ -35,6 +63,8 @@ pub(super) struct Inner {
     /// Held by the one task that adds records or cosignatures. `view` is only changed under it, and only by what is durable.
     pub(super) writer: tokio::sync::Mutex<()>,
     pub(super) view: RwLock<View>,
+    /// Other coordinators may add to this log as well.
+    leases: Arc<Leases>,
     /// Size of the newest checkpoint that is known to be published.
     published: AtomicU64,
     /// Told the name whenever a checkpoint was published.
@@ -58,16 +88,29 @@ impl Ledger {
     /// # Errors
     /// [`Kind::Damaged`] when slots are missing, altered or not to be trusted; the store's errors otherwise.
     pub async fn open(store: Arc<dyn Store>, name: LogName, keys: Arc<Keys>, known: Option<Head>) -> Result<Self, LedgerError> {
-        Self::open_telling(store, name, keys, known, broadcast::Sender::new(1)).await
+        Self::read_all(store, name, keys, known, (Leases::of_one(), broadcast::Sender::new(1))).await
     }
 
-    /// [`Ledger::open`], with somebody who is told when it grows.
-    pub(super) async fn open_telling(
+    /// [`Ledger::open`] among other coordinators, of which none may add to the log meanwhile, with somebody who is told when it grows.
+    pub(super) async fn open_among(
+        store: Arc<dyn Store>,
+        name: LogName,
+        keys: Arc<Keys>,
+        leases: Arc<Leases>,
+        grown: broadcast::Sender<LogName>,
+    ) -> Result<Self, LedgerError> {
+        let right = leases.alone(&right_to(&name), RIGHT_WAIT).await?;
+        let ledger = Self::read_all(store, name, keys, None, (leases, grown)).await?;
+        right.give(Some(ledger.size())).await;
+        Ok(ledger)
+    }
+
+    async fn read_all(
         store: Arc<dyn Store>,
         name: LogName,
         keys: Arc<Keys>,
         known: Option<Head>,
-        grown: broadcast::Sender<LogName>,
+        (leases, grown): (Arc<Leases>, broadcast::Sender<LogName>),
     ) -> Result<Self, LedgerError> {
         let folder = name.folder();
         let slots = count_slots(&*store, &name).await?;
@@ -96,7 +139,7 @@ impl Ledger {
         }
         drop(reads);
         let published = AtomicU64::new(checkpoint.map_or(0, |c| c.size));
-        let inner = Inner { store, keys, name, writer: tokio::sync::Mutex::new(()), view: RwLock::new(view), published, grown };
+        let inner = Inner { store, keys, name, writer: tokio::sync::Mutex::new(()), view: RwLock::new(view), leases, published, grown };
         let ledger = Self { inner: Arc::new(inner) };
         ledger.inner.restore_tiles().await?;
         ledger.inner.publish().await?;
@@ -125,9 +168,14 @@ impl Ledger {
         let inner = Arc::clone(&self.inner);
         // Its own task: a caller that goes away must not leave a checkpoint in flight that lands after a newer one.
         let work = tokio::spawn(async move {
-            let _only_writer = inner.writer.lock().await;
-            let envelopes = build(&inner.view())?;
-            inner.write(envelopes).await
+            let alone = inner.alone().await?;
+            let built = build(&inner.view());
+            let written = match built {
+                Ok(envelopes) => inner.write(envelopes, &alone).await,
+                Err(e) => Err(e),
+            };
+            inner.done(alone, written.is_ok()).await;
+            written
         });
         work.await.unwrap_or_else(|e| Err(LedgerError::new(Kind::Bug, format!("the writer of a log ended badly: {e}"))))
     }
@@ -270,6 +318,14 @@ impl Ledger {
         self.view().acquisition_of(collection, stream).cloned()
     }
 
+    /// Reads what other coordinators added. A call that returned before this one began is seen, whichever coordinator it went to.
+    ///
+    /// # Errors
+    /// The store's and the catalog's; [`Kind::Damaged`] when what was added cannot be from a coordinator of this deployment.
+    pub async fn refresh(&self) -> Result<(), LedgerError> {
+        self.inner.refresh().await
+    }
+
     /// True while somebody besides the registry holds this log or writes to it.
     pub(super) fn is_in_use(&self) -> bool {
         Arc::strong_count(&self.inner) > 1
@@ -294,17 +350,83 @@ impl Inner {
     ///
     /// A slot that failed but was written is found by the next call: the same record succeeds again, another record
     /// finds the slot taken, takes what is there into the tree and goes to the next slot.
-    async fn write(&self, envelopes: Vec<Envelope>) -> Result<Vec<u64>, LedgerError> {
+    async fn write(&self, envelopes: Vec<Envelope>, alone: &Alone<'_>) -> Result<Vec<u64>, LedgerError> {
         let new = self.admit(&envelopes)?;
         for envelope in &new {
+            alone.still()?;
             self.write_slot(envelope).await?;
         }
+        alone.still()?;
         self.publish().await?;
         let view = self.view();
         envelopes
             .iter()
             .map(|e| view.find(&e.digest()).ok_or_else(|| LedgerError::new(Kind::Bug, "a record that was written is not in the log")))
             .collect()
+    }
+
+    /// Waits until this task alone may add to the log, here and among all coordinators, and reads what others added.
+    pub(super) async fn alone(&self) -> Result<Alone<'_>, LedgerError> {
+        let here = self.writer.lock().await;
+        let right = self.leases.alone(&right_to(&self.name), RIGHT_WAIT).await?;
+        if right.is_shared_out() && (right.mark() != Some(self.view().size()) || self.published() < self.view().size()) {
+            self.catch_up().await?;
+        }
+        Ok(Alone { right, _here: here })
+    }
+
+    /// The work is done; when it failed, what is in the log is not known.
+    pub(super) async fn done(&self, alone: Alone<'_>, whole: bool) {
+        let size = self.view().size();
+        alone.right.give(whole.then_some(size)).await;
+    }
+
+    /// Takes the records that other coordinators added, in the order of their slots, and their newest checkpoint. The caller holds
+    /// `writer`. True when there were any.
+    async fn catch_up(&self) -> Result<bool, LedgerError> {
+        let before = self.view().size();
+        loop {
+            let n = self.view().size();
+            match self.store.get(&self.name.slot(n), ENVELOPE_BYTES_MAX as u64).await {
+                Ok(bytes) => {
+                    let envelope =
+                        Envelope::parse(&bytes).map_err(|e| LedgerError::incident(&self.name.folder(), format!("record {n}: {e}")))?;
+                    self.take(n, &envelope)?;
+                }
+                Err(e) if e.kind() == store::Kind::NotFound => break,
+                Err(e) => return Err(e.into()),
+            }
+        }
+        let Some(checkpoint) = read_checkpoint(&*self.store, &self.name, &self.keys).await? else { return Ok(self.view().size() > before) };
+        // Slots that were added since the last look are read the next time.
+        let root = self.view().root_at(checkpoint.size);
+        if root.is_some_and(|root| root != checkpoint.root) {
+            let what = format!("the first {} records are not those that were signed", checkpoint.size);
+            return Err(LedgerError::incident(&self.name.folder(), what));
+        }
+        if root.is_some() {
+            self.published.store(checkpoint.size, Ordering::Release);
+            self.view.write().unwrap_or_else(PoisonError::into_inner).tiles_are_stored(checkpoint.size);
+        }
+        Ok(self.view().size() > before)
+    }
+
+    /// Reads what other coordinators added, where they may have.
+    async fn refresh(&self) -> Result<(), LedgerError> {
+        let Some(peers) = self.leases.peers() else { return Ok(()) };
+        let known = peers.mark(right_to(&self.name)).await?;
+        if known.is_some_and(|size| size <= self.view().size()) {
+            return Ok(());
+        }
+        let _here = self.writer.lock().await;
+        if self.catch_up().await? {
+            let _ = self.grown.send(self.name.clone());
+        }
+        if known.is_none() {
+            let size = self.view().size();
+            peers.first_mark(right_to(&self.name), size).await?;
+        }
+        Ok(())
     }
 
     /// The records that are not in the log yet, each verified under the keys that the log has when its turn comes.
@@ -379,6 +501,7 @@ impl Inner {
         self.published.store(head.size, Ordering::Release);
         // Nobody listens where nothing is stamped.
         let _ = self.grown.send(self.name.clone());
+        self.leases.outbox().send(Notice::grown(&self.name));
         Ok(())
     }
 }

@@ -13,6 +13,7 @@ use exhibit_evidence::record::{Enrolment, Predicate as _, Record};
 use tokio::sync::{Mutex, OnceCell, broadcast};
 
 use super::{Keys, Kind, Ledger, LedgerError};
+use crate::replica::Leases;
 use crate::store::Store;
 
 /// Logs that are kept open: a case of 5,000 records takes about 2 MB, so 256 of them half a gigabyte at worst. Beyond
@@ -22,12 +23,14 @@ pub const LOGS_OPEN_MAX: usize = 256;
 /// A chain has root, issuer or admin, holder; more links than this are a loop.
 const CHAIN_LINKS_MAX: usize = 8;
 
-/// The logs of one deployment. There is one of these per process and store: two would race for the checkpoints.
+/// The logs of one deployment. There is one of these per process and store: two without a catalog that gives rights would race
+/// for the checkpoints.
 #[derive(Debug)]
 pub struct Ledgers {
     store: Arc<dyn Store>,
     keys: Arc<Keys>,
     open: Mutex<HashMap<LogName, Arc<OnceCell<Ledger>>>>,
+    leases: Arc<Leases>,
     grown: broadcast::Sender<LogName>,
 }
 
@@ -38,7 +41,13 @@ impl Ledgers {
     /// Nothing is opened yet.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, keys: Keys) -> Arc<Self> {
-        Arc::new(Self { store, keys: Arc::new(keys), open: Mutex::default(), grown: broadcast::Sender::new(GROWN_MAX) })
+        Self::among(store, keys, Leases::of_one())
+    }
+
+    /// The logs of a coordinator among others.
+    #[must_use]
+    pub fn among(store: Arc<dyn Store>, keys: Keys, leases: Arc<Leases>) -> Arc<Self> {
+        Arc::new(Self { store, keys: Arc::new(keys), open: Mutex::default(), leases, grown: broadcast::Sender::new(GROWN_MAX) })
     }
 
     /// The store that the logs lie in.
@@ -65,7 +74,8 @@ impl Ledgers {
         &self.keys.log
     }
 
-    /// A log; opened and recovered on first use. A log without records is an empty one; nothing is written for it.
+    /// A log; opened and recovered on first use, and with all that other coordinators added by now. A log without records is an
+    /// empty one; nothing is written for it.
     ///
     /// # Errors
     /// As [`Ledger::open`]; the next call tries again.
@@ -78,9 +88,26 @@ impl Ledgers {
             }
             Arc::clone(open.entry(name.clone()).or_default())
         };
-        let telling = || Ledger::open_telling(Arc::clone(&self.store), name.clone(), Arc::clone(&self.keys), None, self.grown.clone());
-        let opened = cell.get_or_try_init(telling).await;
-        opened.cloned()
+        if let Some(ledger) = cell.get() {
+            ledger.refresh().await?;
+            return Ok(ledger.clone());
+        }
+        let (store, keys, leases) = (Arc::clone(&self.store), Arc::clone(&self.keys), Arc::clone(&self.leases));
+        let opening = || Ledger::open_among(store, name.clone(), keys, leases, self.grown.clone());
+        cell.get_or_try_init(opening).await.cloned()
+    }
+
+    /// Another coordinator added to a log: reads what, where the log is open, and tells who listens here.
+    ///
+    /// # Errors
+    /// As [`Ledger::refresh`].
+    pub async fn follow(&self, name: &LogName) -> Result<(), LedgerError> {
+        let open = self.open.lock().await.get(name).and_then(|cell| cell.get().cloned());
+        if let Some(ledger) = open {
+            return ledger.refresh().await;
+        }
+        let _ = self.grown.send(name.clone());
+        Ok(())
     }
 
     /// The deployment's log.

@@ -5,7 +5,7 @@ use exhibit_evidence::Digest;
 use exhibit_evidence::layout::LogName;
 use exhibit_evidence::log::{Checkpoint, Cosigned, NOTE_BYTES_MAX, Note, Signature, WitnessKey};
 
-use super::log::Inner;
+use super::log::{Alone, Inner};
 use super::{Head, Keys, Kind, Ledger, LedgerError, RECORDS_MAX};
 use crate::store::{self, Payload};
 
@@ -23,8 +23,10 @@ impl Ledger {
         let inner = std::sync::Arc::clone(&self.inner);
         // Its own task, as for appends: the checkpoint must not be replaced by a call that nobody waits for any more.
         let work = tokio::spawn(async move {
-            let _only_writer = inner.writer.lock().await;
-            inner.add_cosignatures(&note).await
+            let alone = inner.alone().await?;
+            let added = inner.add_cosignatures(&note, &alone).await;
+            inner.done(alone, added.is_ok()).await;
+            added
         });
         work.await.unwrap_or_else(|e| Err(LedgerError::new(Kind::Bug, format!("the writer of a log ended badly: {e}"))))
     }
@@ -50,7 +52,7 @@ pub(super) async fn newest_cosigned(store: &dyn store::Store, name: &LogName, ke
 }
 
 impl Inner {
-    async fn add_cosignatures(&self, note: &Note) -> Result<Vec<String>, LedgerError> {
+    async fn add_cosignatures(&self, note: &Note, alone: &Alone<'_>) -> Result<Vec<String>, LedgerError> {
         let refuse = |why: String| LedgerError::new(Kind::Refused, format!("note: {why}"));
         let checkpoint = Checkpoint::verify_note(note, &self.keys.log.public()).map_err(|e| refuse(e.to_string()))?;
         let origin = self.name.origin(&self.keys.anchor.deployment);
@@ -79,6 +81,7 @@ impl Inner {
         for (witness, cosigned) in &cosigned {
             self.keep(witness, cosigned).await?;
         }
+        alone.still()?;
         if checkpoint.size == self.published() {
             let mut note = checkpoint.signed_note(&self.keys.log);
             note.signatures.extend(self.cosignatures(&checkpoint).await?);

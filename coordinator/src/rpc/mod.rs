@@ -20,6 +20,7 @@ use exhibit_proto::log::v1::log_service_server::LogServiceServer;
 use exhibit_proto::responder::v1::responder_service_server::ResponderServiceServer;
 use exhibit_proto::transport::server::{Peer, Services};
 use futures::Stream;
+use futures::future::BoxFuture;
 use tonic::codegen::http::Extensions;
 use tonic::service::Routes;
 use tonic::{Request, Status};
@@ -53,6 +54,14 @@ impl Identify for ByCertificate {
             }
             PeerName::Coordinator(..) => Ok(Caller::Person { name: peer.name.to_string(), rights: Rights::default() }),
         }
+    }
+
+    fn freshen(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if let Err(error) = self.0.deployment_log.refresh().await {
+                tracing::warn!(%error, "what other coordinators wrote into the deployment's log could not be read");
+            }
+        })
     }
 }
 

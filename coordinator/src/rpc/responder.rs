@@ -3,7 +3,7 @@
 mod answers;
 mod requests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use exhibit_evidence::id::{AgentId, CaseId};
@@ -28,6 +28,7 @@ use crate::enroll::{self, people};
 use crate::parts::Parts;
 use crate::problem::Problem;
 use crate::read::{self, Exported, Filter, ListedItem, Served};
+use crate::replica;
 use crate::stamp;
 
 const LIST_CASES: &str = "/exhibit.responder.v1.ResponderService/ListCases";
@@ -150,8 +151,9 @@ impl ResponderService for Responders {
                 let page = parts.catalog.agents(labels.clone(), after, PAGE_MAX).await?;
                 let Some(last) = page.last() else { return Ok(()) };
                 after = Some(last.agent.clone());
+                let online = replica::online(&parts, page.iter().map(|row| row.agent.clone()).collect()).await?;
                 for row in page {
-                    if out.send(answers::agent(&parts, row)).await.is_err() {
+                    if out.send(answers::agent(row, &online)).await.is_err() {
                         return Ok(());
                     }
                 }
@@ -170,7 +172,8 @@ impl ResponderService for Responders {
         let row = if there { self.0.catalog.agent(agent.clone()).await.map_err(Problem::from)? } else { None };
         let row = row.ok_or_else(|| Status::not_found(format!("agent: there is no agent {agent}")))?;
         tracing::info!(%agent, %by, "labels set");
-        Ok(Response::new(answers::agent(&self.0, row)))
+        let online = replica::online(&self.0, vec![agent]).await?;
+        Ok(Response::new(answers::agent(row, &online)))
     }
 
     async fn revoke_agent(&self, request: Request<wire::RevokeAgentRequest>) -> Result<Response<wire::Agent>, Status> {
@@ -179,7 +182,7 @@ impl ResponderService for Responders {
         let agent = id("agent", &message.agent)?;
         let reason = required_text("reason", &message.reason, REASON_BYTES_MAX)?;
         let row = enroll::revoke(&self.0, &by, &agent, &reason).await?;
-        Ok(Response::new(answers::agent(&self.0, row)))
+        Ok(Response::new(answers::agent(row, &HashSet::new())))
     }
 
     async fn enroll_person(&self, request: Request<wire::EnrollPersonRequest>) -> Result<Response<wire::EnrollPersonResponse>, Status> {

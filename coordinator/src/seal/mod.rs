@@ -106,6 +106,10 @@ pub async fn close(parts: &Arc<Parts>, collection: &CollectionId) -> Result<()> 
     let _permit = parts.sealer.permits.acquire().await;
     let row = parts.catalog.collection(collection.clone()).await?;
     let row = row.ok_or_else(|| Problem::new(Kind::NotFound, format!("there is no {collection}")))?;
+    let (State::Sealing, Some(_)) = (row.state, &row.ending) else { return Ok(()) };
+    // Another coordinator may be writing this end, or objects of an upload that ends now.
+    let right = crate::replica::collection(parts, collection).await?;
+    let row = parts.catalog.collection(collection.clone()).await?.unwrap_or(row);
     let (State::Sealing, Some(ending)) = (row.state, row.ending.clone()) else { return Ok(()) };
     let writing = parts.uploads.end_writing(collection);
     let settled = tokio::time::timeout(WRITES_SETTLE, writing).await;
@@ -119,6 +123,9 @@ pub async fn close(parts: &Arc<Parts>, collection: &CollectionId) -> Result<()> 
     }
     let kept: Vec<StreamRow> =
         parts.catalog.streams(collection.clone()).await?.into_iter().filter(|s| s.state == StreamState::Received).collect();
+    if !right.lasts() {
+        return Err(Problem::new(Kind::Busy, "the right to write the end of the collection could not be kept"));
+    }
     let seal = append_seal(parts, &row, &ending, &kept).await?;
     let Ok(Record::Seal(record)) = Record::from_payload(seal.unverified_payload()) else {
         return Err(Problem::new(Kind::Damaged, format!("the log's seal of {collection} is not a seal")));
@@ -138,6 +145,7 @@ pub async fn close(parts: &Arc<Parts>, collection: &CollectionId) -> Result<()> 
     let (outcome, items) = (record.outcome.as_str(), record.exhibit_count);
     tracing::info!(%collection, case = %row.case, outcome, items, reason = %one_line(record.reason.as_deref().unwrap_or_default(), 300), "closed");
     parts.uploads.forget(collection);
+    drop(right);
     parts.progress.forget(collection);
     parts.sessions.send(&row.agent, Outbound::Closed { collection: collection.clone(), seal: seal.as_bytes().to_vec() });
     Ok(())

@@ -52,8 +52,9 @@ fn shown_text(state: &str) -> String {
     if state == State::Sealing.as_str() { State::Running.as_str() } else { state }.to_owned()
 }
 
-pub(super) fn agent(parts: &Parts, row: AgentRow) -> wire::Agent {
-    let state = match (&row.revoked, parts.sessions.is_online(&row.agent)) {
+/// An agent, with who is connected.
+pub(super) fn agent(row: AgentRow, online: &HashSet<AgentId>) -> wire::Agent {
+    let state = match (&row.revoked, online.contains(&row.agent)) {
         (Some(_), _) => "revoked",
         (None, true) => "online",
         (None, false) => "offline",

@@ -1,0 +1,284 @@
+//! Several coordinators on one PostgreSQL: rights in a table, life by an advisory lock, notices by LISTEN and NOTIFY.
+//!
+//! Each coordinator keeps one connection on which it listens and holds an advisory lock of its own number. When the process
+//! dies, the server sees the connection end and drops the lock: others then take over its rights at once. When it falls
+//! silent otherwise, its rights end with their time.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use exhibit_evidence::id::AgentId;
+use sqlx::postgres::{PgListener, PgPool};
+use sqlx::{PgConnection, Row as _};
+use tokio::sync::broadcast;
+
+use super::error::map;
+use super::{APPLICATION_ID, PostgresCatalog};
+use crate::catalog::peers::{Grant, Heard, NOTICE_BYTES_MAX, Peers, Whereabouts};
+use crate::catalog::{Answer, CatalogError};
+use crate::clock;
+
+/// The advisory locks of living coordinators; beside the one of the schema's making.
+const LIFE_SPACE: i32 = APPLICATION_ID as i32 ^ 1;
+const CHANNEL: &str = "exhibit";
+/// Notices that a slow listener may be behind; then it looks at everything.
+const BEHIND_MAX: usize = 4_096;
+/// Pause before a lost connection is made anew.
+const AGAIN: Duration = Duration::from_millis(200);
+/// An answer about the time that took longer says too little.
+const CLOCK_ASK_MAX_NS: i64 = 2_000_000_000;
+
+/// True for a coordinator whose number is put in place of `{}`: its connection is there.
+macro_rules! alive {
+    ($holder:literal) => {
+        concat!(
+            "EXISTS (SELECT 1 FROM pg_locks k JOIN pg_database d ON d.oid = k.database
+               WHERE d.datname = current_database() AND k.locktype = 'advisory' AND k.objsubid = 2 AND k.granted
+                 AND k.classid::bigint = $1 AND k.objid::bigint = ",
+            $holder,
+            ")"
+        )
+    };
+}
+
+/// This coordinator among the others.
+#[derive(Debug)]
+pub struct PostgresPeers {
+    pool: PgPool,
+    me: i32,
+    heard: broadcast::Sender<Heard>,
+    listener: tokio::task::JoinHandle<()>,
+}
+
+impl PostgresPeers {
+    /// Begins to live and to listen.
+    pub(super) fn begin(catalog: &PostgresCatalog) -> Self {
+        let me = (i32::from_be_bytes(clock::random()) & i32::MAX).max(1);
+        let heard = broadcast::Sender::new(BEHIND_MAX);
+        let listener = tokio::spawn(listen(catalog.pool.clone(), me, heard.clone()));
+        Self { pool: catalog.pool.clone(), me, heard, listener }
+    }
+}
+
+impl Drop for PostgresPeers {
+    fn drop(&mut self) {
+        self.listener.abort();
+    }
+}
+
+/// Keeps the connection that is this coordinator's life, and passes on what comes.
+async fn listen(pool: PgPool, me: i32, heard: broadcast::Sender<Heard>) {
+    loop {
+        match listen_once(&pool, me, &heard).await {
+            Ok(()) => tracing::warn!("the connection to PostgreSQL that notices come by was lost; making a new one"),
+            Err(error) => tracing::warn!(error = %map(error), "notices of other coordinators cannot be listened to; next try soon"),
+        }
+        if pool.is_closed() {
+            return;
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn listen_once(pool: &PgPool, me: i32, heard: &broadcast::Sender<Heard>) -> Result<(), sqlx::Error> {
+    let mut listener = PgListener::connect_with(pool).await?;
+    listener.eager_reconnect(false);
+    sqlx::query("SELECT pg_advisory_lock($1, $2)").bind(LIFE_SPACE).bind(me).execute(&mut listener).await?;
+    listener.listen(CHANNEL).await?;
+    // Nobody may be listening here.
+    let _ = heard.send(Heard::Gap);
+    while let Some(notice) = listener.try_recv().await? {
+        if notice.payload().len() <= NOTICE_BYTES_MAX {
+            let _ = heard.send(Heard::Notice(notice.payload().to_owned()));
+        }
+    }
+    Ok(())
+}
+
+fn seconds(life: Duration) -> f64 {
+    life.as_secs_f64()
+}
+
+fn number(mark: Option<u64>) -> Result<Option<i64>, CatalogError> {
+    mark.map(|m| i64::try_from(m).map_err(|_| CatalogError::Failed(format!("{m} is too large for the catalog")))).transpose()
+}
+
+async fn take(c: &mut PgConnection, me: i32, name: &str, life: Duration) -> Result<Option<Grant>, CatalogError> {
+    let token = i64::from_be_bytes(clock::random());
+    let made = sqlx::query(
+        "INSERT INTO rights (name, holder, token, until) VALUES ($1, $2, $3, clock_timestamp() + make_interval(secs => $4))
+         ON CONFLICT (name) DO NOTHING",
+    );
+    let made = made.bind(name).bind(me).bind(token).bind(seconds(life)).execute(&mut *c).await.map_err(map)?;
+    if made.rows_affected() == 1 {
+        return Ok(Some(Grant { token, mark: None }));
+    }
+    let there = sqlx::query(concat!(
+        "SELECT holder, mark, until < clock_timestamp() AS over, ",
+        alive!("holder"),
+        " AS alive FROM rights WHERE name = $2 FOR UPDATE OF rights"
+    ));
+    let there = there.bind(i64::from(LIFE_SPACE)).bind(name).fetch_optional(&mut *c).await.map_err(map)?;
+    // Given back and gone in this moment: the next try makes it.
+    let Some(there) = there else { return Ok(None) };
+    let holder: Option<i32> = there.try_get("holder").map_err(map)?;
+    let (over, alive): (bool, bool) = (there.try_get("over").map_err(map)?, there.try_get("alive").map_err(map)?);
+    // Our own lock may be away for a moment after the connection was lost: that is no reason to take what another task of ours has.
+    let taken = holder.is_some_and(|holder| !over && (alive || holder == me));
+    if taken {
+        return Ok(None);
+    }
+    let mark: Option<i64> = there.try_get("mark").map_err(map)?;
+    let changed = sqlx::query("UPDATE rights SET holder = $2, token = $3, until = clock_timestamp() + make_interval(secs => $4) WHERE name = $1");
+    changed.bind(name).bind(me).bind(token).bind(seconds(life)).execute(&mut *c).await.map_err(map)?;
+    // What somebody left who did not give it back is old.
+    let mark = mark.filter(|_| holder.is_none()).and_then(|m| u64::try_from(m).ok());
+    Ok(Some(Grant { token, mark }))
+}
+
+async fn enter(c: &mut PgConnection, me: i32, agent: &AgentId, instance: &[u8; 16], window: Duration) -> Result<bool, CatalogError> {
+    let agent = agent.to_string();
+    let made = sqlx::query("INSERT INTO sessions (agent, replica, instance) VALUES ($1, $2, $3) ON CONFLICT (agent) DO NOTHING");
+    let made = made.bind(&agent).bind(me).bind(&instance[..]).execute(&mut *c).await.map_err(map)?;
+    if made.rows_affected() == 1 {
+        return Ok(false);
+    }
+    let there = sqlx::query(
+        "SELECT instance, before, coalesce(replaced_at > clock_timestamp() - make_interval(secs => $2), false) AS lately
+         FROM sessions WHERE agent = $1 FOR UPDATE",
+    );
+    let there = there.bind(&agent).bind(seconds(window)).fetch_one(&mut *c).await.map_err(map)?;
+    let last: Vec<u8> = there.try_get("instance").map_err(map)?;
+    if last == instance {
+        let same = sqlx::query("UPDATE sessions SET replica = $2 WHERE agent = $1").bind(&agent).bind(me);
+        same.execute(&mut *c).await.map_err(map)?;
+        return Ok(false);
+    }
+    let before: Option<Vec<u8>> = there.try_get("before").map_err(map)?;
+    let lately: bool = there.try_get("lately").map_err(map)?;
+    let changed =
+        sqlx::query("UPDATE sessions SET replica = $2, instance = $3, before = $4, replaced_at = clock_timestamp() WHERE agent = $1");
+    changed.bind(&agent).bind(me).bind(&instance[..]).bind(&last).execute(&mut *c).await.map_err(map)?;
+    Ok(lately && before.as_deref() == Some(&instance[..]))
+}
+
+impl Peers for PostgresPeers {
+    fn me(&self) -> i32 {
+        self.me
+    }
+
+    fn take(&self, name: String, life: Duration) -> Answer<'_, Option<Grant>> {
+        Box::pin(async move {
+            let mut tx = self.pool.begin().await.map_err(map)?;
+            let granted = take(&mut tx, self.me, &name, life).await?;
+            tx.commit().await.map_err(map)?;
+            Ok(granted)
+        })
+    }
+
+    fn renew(&self, name: String, token: i64, life: Duration) -> Answer<'_, bool> {
+        Box::pin(async move {
+            let renewed = sqlx::query(
+                "UPDATE rights SET until = clock_timestamp() + make_interval(secs => $4) WHERE name = $1 AND holder = $2 AND token = $3",
+            );
+            let done = renewed.bind(&name).bind(self.me).bind(token).bind(seconds(life)).execute(&self.pool).await.map_err(map)?;
+            Ok(done.rows_affected() == 1)
+        })
+    }
+
+    fn give(&self, name: String, token: i64, mark: Option<u64>) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let mark = number(mark)?;
+            // A right without a mark leaves nothing behind, so that the table does not grow with every collection.
+            let given = if mark.is_some() {
+                sqlx::query("UPDATE rights SET holder = NULL, mark = $4 WHERE name = $1 AND holder = $2 AND token = $3").bind(&name)
+            } else {
+                sqlx::query("DELETE FROM rights WHERE name = $1 AND holder = $2 AND token = $3 AND $4::bigint IS NULL").bind(&name)
+            };
+            given.bind(self.me).bind(token).bind(mark).execute(&self.pool).await.map_err(map)?;
+            Ok(())
+        })
+    }
+
+    fn mark(&self, name: String) -> Answer<'_, Option<u64>> {
+        Box::pin(async move {
+            let mark = sqlx::query_scalar::<_, Option<i64>>("SELECT mark FROM rights WHERE name = $1");
+            let mark = mark.bind(&name).fetch_optional(&self.pool).await.map_err(map)?.flatten();
+            Ok(mark.and_then(|m| u64::try_from(m).ok()))
+        })
+    }
+
+    fn first_mark(&self, name: String, mark: u64) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let mark = number(Some(mark))?;
+            let left = sqlx::query("INSERT INTO rights (name, token, until, mark) VALUES ($1, 0, clock_timestamp(), $2) ON CONFLICT (name) DO NOTHING");
+            left.bind(&name).bind(mark).execute(&self.pool).await.map_err(map)?;
+            Ok(())
+        })
+    }
+
+    fn enter(&self, agent: AgentId, instance: [u8; 16], window: Duration) -> Answer<'_, bool> {
+        Box::pin(async move {
+            let mut tx = self.pool.begin().await.map_err(map)?;
+            let returned = enter(&mut tx, self.me, &agent, &instance, window).await?;
+            tx.commit().await.map_err(map)?;
+            Ok(returned)
+        })
+    }
+
+    fn leave(&self, agent: AgentId, instance: [u8; 16]) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let left = sqlx::query("UPDATE sessions SET replica = NULL WHERE agent = $1 AND replica = $2 AND instance = $3");
+            left.bind(agent.to_string()).bind(self.me).bind(&instance[..]).execute(&self.pool).await.map_err(map)?;
+            Ok(())
+        })
+    }
+
+    fn whereabouts(&self, agents: Vec<AgentId>) -> Answer<'_, BTreeMap<AgentId, Whereabouts>> {
+        Box::pin(async move {
+            let names: Vec<String> = agents.iter().map(ToString::to_string).collect();
+            let rows = sqlx::query(concat!(
+                "SELECT agent, replica, instance FROM sessions WHERE agent = ANY($2) AND replica IS NOT NULL AND ",
+                alive!("replica")
+            ));
+            let rows = rows.bind(i64::from(LIFE_SPACE)).bind(names).fetch_all(&self.pool).await.map_err(map)?;
+            let mut there = BTreeMap::new();
+            for row in rows {
+                let agent: String = row.try_get("agent").map_err(map)?;
+                let instance: Vec<u8> = row.try_get("instance").map_err(map)?;
+                let replica: i32 = row.try_get("replica").map_err(map)?;
+                let (Ok(agent), Ok(instance)) = (agent.parse(), <[u8; 16]>::try_from(instance)) else {
+                    return Err(CatalogError::Damaged("sessions: a row is not one that a coordinator wrote".to_owned()));
+                };
+                there.insert(agent, Whereabouts { replica, instance });
+            }
+            Ok(there)
+        })
+    }
+
+    fn tell(&self, notices: Vec<String>) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let told = sqlx::query("SELECT pg_notify($1, notice) FROM unnest($2::text[]) AS notice");
+            told.bind(CHANNEL).bind(notices).execute(&self.pool).await.map_err(map)?;
+            Ok(())
+        })
+    }
+
+    fn hear(&self) -> broadcast::Receiver<Heard> {
+        self.heard.subscribe()
+    }
+
+    fn clock_ahead_ns(&self) -> Answer<'_, i64> {
+        Box::pin(async move {
+            let asked = clock::now().unix_ns();
+            let there = sqlx::query_scalar::<_, i64>("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint");
+            let there_us = there.fetch_one(&self.pool).await.map_err(map)?;
+            let answered = clock::now().unix_ns();
+            if answered.saturating_sub(asked) > CLOCK_ASK_MAX_NS {
+                return Err(CatalogError::Busy("the database took too long to tell the time".to_owned()));
+            }
+            let here = asked.midpoint(answered);
+            Ok(there_us.saturating_mul(1_000).saturating_sub(here))
+        })
+    }
+}

@@ -1,0 +1,93 @@
+//! What one coordinator does for all: recovery, stamping, incidents into their logs, disposals that are not finished.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::Lease;
+use crate::dispatch::{self, FINISHED_EVERY_TICKS};
+use crate::parts::Parts;
+use crate::{custody, incidents, stamp};
+
+const TICK: Duration = Duration::from_secs(1);
+/// How long the right to do them is waited for before it is asked for again.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// Runs until `stop` says so. Of several coordinators one does the chores; when it goes, another one begins where it stood,
+/// which each of the chores allows: they look at what is there, not at what was done.
+pub async fn run_chores(parts: Arc<Parts>, mut stop: watch::Receiver<bool>) {
+    while !*stop.borrow() {
+        match parts.leases.alone("chores", WAIT).await {
+            Ok(lease) => {
+                if lease.is_shared_out() {
+                    tracing::info!("this coordinator does the chores from now on");
+                }
+                while_held(&parts, &lease, &mut stop).await;
+                lease.give(None).await;
+            }
+            Err(_) => {
+                let _ = tokio::time::timeout(TICK, stop.wait_for(|s| *s)).await;
+            }
+        }
+    }
+}
+
+async fn while_held(parts: &Arc<Parts>, lease: &Lease, stop: &mut watch::Receiver<bool>) {
+    let (lost, lost_seen) = watch::channel(false);
+    let stamping = tokio::spawn(stamp::run(Arc::clone(parts), lost_seen));
+    let recovery = tokio::spawn(recover(Arc::clone(parts)));
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut count = 0_u32;
+    while lease.lasts() {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            _ = stop.wait_for(|s| *s) => break,
+        }
+        count = count.wrapping_add(1);
+        tick(parts, count).await;
+    }
+    recovery.abort();
+    lost.send_replace(true);
+    let _ = stamping.await;
+}
+
+async fn tick(parts: &Arc<Parts>, count: u32) {
+    // An agent that was told that its stream is whole has forgotten it: where the end could not be written in that moment,
+    // nobody else would ask again.
+    if count.is_multiple_of(FINISHED_EVERY_TICKS)
+        && let Err(error) = dispatch::finished_streams(parts).await
+    {
+        tracing::warn!(%error, "streams that were received whole could not be looked at; next try in some seconds");
+    }
+    if let Err(error) = incidents::record(parts).await {
+        tracing::warn!(%error, "incidents could not be written into their log; next try in a second");
+    }
+    if count.is_multiple_of(FINISHED_EVERY_TICKS) {
+        custody::finish_due(parts);
+    }
+}
+
+/// What an earlier process left between two writes. Until it is done the coordinator serves already: every step is
+/// idempotent, and nothing that is left over can be seen half.
+async fn recover(parts: Arc<Parts>) {
+    loop {
+        let done = match dispatch::orders_without_collections(&parts).await {
+            Ok(_) => match dispatch::finished_streams(&parts).await {
+                Ok(_) => custody::recover(&parts).await,
+                Err(problem) => Err(problem),
+            },
+            Err(problem) => Err(problem),
+        };
+        match done {
+            Ok(_) => return,
+            Err(problem) if problem.is_passing() => tracing::warn!(%problem, "recovery will be tried again"),
+            Err(problem) => {
+                parts.incident(None, "recovery", "start", &problem.to_string()).await;
+                return;
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+}

@@ -1,0 +1,207 @@
+//! Rights that one coordinator has at a time: to add to a log, to write a collection's objects and its end, to do the chores.
+//!
+//! A right is kept by asking for it again and again. Whoever could not ask in time has lost it, by its own monotonic clock
+//! earlier than by the database's: a process that was held up does not begin a write that somebody else may be making.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Outbox;
+use crate::catalog::CatalogError;
+use crate::catalog::peers::{Grant, Peers};
+
+/// Life of a right that is not asked for again. When a coordinator falls silent without its connection to the database
+/// ending (a machine that is stopped, a network that is cut), others wait for so long.
+const LIFE: Duration = Duration::from_mins(1);
+/// How often it is asked for again.
+const RENEW_EVERY: Duration = Duration::from_secs(10);
+/// A write begins only while the right lasts at least so long.
+const MARGIN: Duration = Duration::from_secs(20);
+/// Waits between two tries to take a right that another has.
+const TRY_MIN: Duration = Duration::from_millis(5);
+const TRY_MAX: Duration = Duration::from_millis(250);
+
+/// The rights of this process, and its way to the others.
+#[derive(Debug, Default)]
+pub struct Leases {
+    peers: Option<Arc<dyn Peers>>,
+    outbox: Outbox,
+    /// Rights that several tasks of this process use together.
+    shared: Mutex<HashMap<String, Weak<Lease>>>,
+}
+
+/// A right that is held. Dropped, it is given back soon.
+#[derive(Debug)]
+pub struct Lease {
+    held: Option<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    peers: Arc<dyn Peers>,
+    name: String,
+    grant: Grant,
+    /// When it ends unless it is asked for again; in the past once it was lost.
+    until: Arc<Mutex<Instant>>,
+    keeper: tokio::task::JoinHandle<()>,
+    given: bool,
+}
+
+impl Leases {
+    /// Of a coordinator that is alone: it has every right.
+    #[must_use]
+    pub fn of_one() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Of a coordinator among these.
+    #[must_use]
+    pub fn among(peers: Arc<dyn Peers>, outbox: Outbox) -> Arc<Self> {
+        Arc::new(Self { peers: Some(peers), outbox, shared: Mutex::default() })
+    }
+
+    /// Where notices to the others are put.
+    #[must_use]
+    pub fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    /// The other coordinators, if there can be any.
+    #[must_use]
+    pub fn peers(&self) -> Option<&Arc<dyn Peers>> {
+        self.peers.as_ref()
+    }
+
+    /// Waits at most `wait` until this right is this task's alone.
+    ///
+    /// # Errors
+    /// [`CatalogError::Busy`] when another has it all that time; the database's errors.
+    pub async fn alone(&self, name: &str, wait: Duration) -> Result<Lease, CatalogError> {
+        let Some(peers) = &self.peers else { return Ok(Lease { held: None }) };
+        let give_up = Instant::now() + wait;
+        let mut pause = TRY_MIN;
+        loop {
+            let asked = Instant::now();
+            if let Some(grant) = peers.take(name.to_owned(), LIFE).await? {
+                return Ok(Lease { held: Some(Held::keep(Arc::clone(peers), name, grant, asked + LIFE)) });
+            }
+            if Instant::now() + pause > give_up {
+                return Err(CatalogError::Busy(format!("another coordinator is at work on '{name}'")));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(TRY_MAX);
+        }
+    }
+
+    /// As [`Leases::alone`], but tasks of this process have the right together: it is given back when the last one drops it.
+    ///
+    /// # Errors
+    /// As [`Leases::alone`].
+    pub async fn shared(&self, name: &str, wait: Duration) -> Result<Arc<Lease>, CatalogError> {
+        if self.peers.is_none() {
+            return Ok(Arc::new(Lease { held: None }));
+        }
+        let give_up = Instant::now() + wait;
+        loop {
+            if let Some(lease) = self.held(name) {
+                return Ok(lease);
+            }
+            match self.alone(name, Duration::ZERO).await {
+                Ok(lease) => {
+                    let lease = Arc::new(lease);
+                    let mut shared = self.lock();
+                    shared.retain(|_, lease| lease.strong_count() > 0);
+                    shared.insert(name.to_owned(), Arc::downgrade(&lease));
+                    return Ok(lease);
+                }
+                // Another task of this process may have it since, or be giving it back.
+                Err(CatalogError::Busy(_)) if Instant::now() + TRY_MAX < give_up => tokio::time::sleep(TRY_MAX / 4).await,
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// A shared right that this process has now.
+    fn held(&self, name: &str) -> Option<Arc<Lease>> {
+        self.lock().get(name).and_then(Weak::upgrade).filter(|lease| lease.lasts())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Weak<Lease>>> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    fn keep(peers: Arc<dyn Peers>, name: &str, grant: Grant, until: Instant) -> Self {
+        let until = Arc::new(Mutex::new(until));
+        let keeper = tokio::spawn(renew(Arc::clone(&peers), name.to_owned(), grant.token, Arc::clone(&until)));
+        Self { peers, name: name.to_owned(), grant, until, keeper, given: false }
+    }
+}
+
+/// Asks for the right again until it is lost.
+async fn renew(peers: Arc<dyn Peers>, name: String, token: i64, until: Arc<Mutex<Instant>>) {
+    loop {
+        tokio::time::sleep(RENEW_EVERY).await;
+        let asked = Instant::now();
+        match peers.renew(name.clone(), token, LIFE).await {
+            Ok(true) => *until.lock().unwrap_or_else(PoisonError::into_inner) = asked + LIFE,
+            Ok(false) => {
+                *until.lock().unwrap_or_else(PoisonError::into_inner) = asked;
+                tracing::warn!(name, "a right was lost to another coordinator");
+                return;
+            }
+            // The next time may do; until then it lasts as long as it was last granted for.
+            Err(error) => tracing::warn!(name, %error, "a right could not be asked for again"),
+        }
+    }
+}
+
+impl Lease {
+    /// True while a write that begins now ends before anybody else may begin one, if it ends soon.
+    #[must_use]
+    pub fn lasts(&self) -> bool {
+        self.held.as_ref().is_none_or(|held| {
+            let until = *held.until.lock().unwrap_or_else(PoisonError::into_inner);
+            Instant::now() + MARGIN < until
+        })
+    }
+
+    /// What the holder before left; `None` when nothing is known. Of a coordinator that is alone: nothing.
+    #[must_use]
+    pub fn mark(&self) -> Option<u64> {
+        self.held.as_ref().and_then(|held| held.grant.mark)
+    }
+
+    /// True when others can have it: what this process knows may be old.
+    #[must_use]
+    pub const fn is_shared_out(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// Gives the right back now and leaves a mark. That it could not be given back is no error: it ends by itself, and who
+    /// comes then finds no mark of this holder and looks.
+    pub async fn give(mut self, mark: Option<u64>) {
+        if let Some(held) = &mut self.held {
+            held.given = held.peers.give(held.name.clone(), held.grant.token, mark).await.is_ok();
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.keeper.abort();
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if !self.given {
+            let (peers, name, token) = (Arc::clone(&self.peers), std::mem::take(&mut self.name), self.grant.token);
+            runtime.spawn(async move {
+                if let Err(error) = peers.give(name, token, None).await {
+                    tracing::debug!(%error, "a right could not be given back; it ends by itself");
+                }
+            });
+        }
+    }
+}
