@@ -14,6 +14,7 @@
 pub mod conformance;
 #[cfg(any(test, feature = "test-support"))]
 pub mod faulty;
+pub mod postgres;
 mod rows;
 pub mod sqlite;
 

@@ -3,6 +3,7 @@
 mod support;
 
 mod catalog_faulty;
+mod catalog_postgres;
 mod catalog_sqlite;
 mod custody_access;
 mod custody_disposal;
