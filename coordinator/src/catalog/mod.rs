@@ -15,6 +15,7 @@ pub mod conformance;
 #[cfg(any(test, feature = "test-support"))]
 pub mod faulty;
 pub mod peers;
+pub mod postgres;
 mod rows;
 pub mod sqlite;
 

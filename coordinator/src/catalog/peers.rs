@@ -50,7 +50,8 @@ pub trait Peers: Send + Sync + std::fmt::Debug + 'static {
     /// This process's number among the coordinators: random, not zero.
     fn me(&self) -> i32;
 
-    /// Takes the right of this name for `life`, if nobody has it (this process included).
+    /// Takes the right of this name for `life`, if nobody has it (this process included). Busy as long as the others could not
+    /// see this process live.
     fn take(&self, name: String, life: Duration) -> Answer<'_, Option<Grant>>;
 
     /// Makes the right last for `life` from now; false when it was lost.

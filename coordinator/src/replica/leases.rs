@@ -85,11 +85,14 @@ impl Leases {
         let mut pause = TRY_MIN;
         loop {
             let asked = Instant::now();
-            if let Some(grant) = peers.take(name.to_owned(), LIFE).await? {
-                return Ok(Lease { held: Some(Held::keep(Arc::clone(peers), name, grant, asked + LIFE)) });
-            }
+            let refused = match peers.take(name.to_owned(), LIFE).await {
+                Ok(Some(grant)) => return Ok(Lease { held: Some(Held::keep(Arc::clone(peers), name, grant, asked + LIFE)) }),
+                Ok(None) => CatalogError::Busy(format!("another coordinator is at work on '{name}'")),
+                Err(e @ CatalogError::Busy(_)) => e,
+                Err(e) => return Err(e),
+            };
             if Instant::now() + pause > give_up {
-                return Err(CatalogError::Busy(format!("another coordinator is at work on '{name}'")));
+                return Err(refused);
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(TRY_MAX);

@@ -3,6 +3,7 @@
 mod support;
 
 mod catalog_faulty;
+mod catalog_postgres;
 mod catalog_sqlite;
 mod custody_access;
 mod custody_disposal;
@@ -15,6 +16,8 @@ mod ledger_faults;
 mod ledger_log;
 mod ledger_tiles;
 mod reindex_store;
+mod replica_rights;
+mod replica_two;
 mod rpc_authz;
 mod seal_whole_way;
 mod stamp_faults;

@@ -12,8 +12,9 @@ use sqlx::postgres::{PgListener, PgPool};
 use sqlx::{PgConnection, Row as _};
 use tokio::sync::broadcast;
 
+use super::APPLICATION_ID;
+use super::dialect::patient;
 use super::error::map;
-use super::{APPLICATION_ID, PostgresCatalog};
 use crate::catalog::peers::{Grant, Heard, NOTICE_BYTES_MAX, Peers, Whereabouts};
 use crate::catalog::{Answer, CatalogError};
 use crate::clock;
@@ -52,11 +53,11 @@ pub struct PostgresPeers {
 
 impl PostgresPeers {
     /// Begins to live and to listen.
-    pub(super) fn begin(catalog: &PostgresCatalog) -> Self {
+    pub(super) fn begin(pool: &PgPool) -> Self {
         let me = (i32::from_be_bytes(clock::random()) & i32::MAX).max(1);
         let heard = broadcast::Sender::new(BEHIND_MAX);
-        let listener = tokio::spawn(listen(catalog.pool.clone(), me, heard.clone()));
-        Self { pool: catalog.pool.clone(), me, heard, listener }
+        let listener = tokio::spawn(listen(pool.clone(), me, heard.clone()));
+        Self { pool: pool.clone(), me, heard, listener }
     }
 }
 
@@ -104,6 +105,11 @@ fn number(mark: Option<u64>) -> Result<Option<i64>, CatalogError> {
 }
 
 async fn take(c: &mut PgConnection, me: i32, name: &str, life: Duration) -> Result<Option<Grant>, CatalogError> {
+    // Whoever does not see this coordinator live would take the right over at once.
+    let seen = sqlx::query_scalar::<_, bool>(concat!("SELECT ", alive!("$2"))).bind(i64::from(LIFE_SPACE)).bind(i64::from(me));
+    if !seen.fetch_one(&mut *c).await.map_err(map)? {
+        return Err(CatalogError::Busy("this coordinator's own connection to PostgreSQL is being made".to_owned()));
+    }
     let token = i64::from_be_bytes(clock::random());
     let made = sqlx::query(
         "INSERT INTO rights (name, holder, token, until) VALUES ($1, $2, $3, clock_timestamp() + make_interval(secs => $4))
@@ -129,7 +135,8 @@ async fn take(c: &mut PgConnection, me: i32, name: &str, life: Duration) -> Resu
         return Ok(None);
     }
     let mark: Option<i64> = there.try_get("mark").map_err(map)?;
-    let changed = sqlx::query("UPDATE rights SET holder = $2, token = $3, until = clock_timestamp() + make_interval(secs => $4) WHERE name = $1");
+    let changed =
+        sqlx::query("UPDATE rights SET holder = $2, token = $3, until = clock_timestamp() + make_interval(secs => $4) WHERE name = $1");
     changed.bind(name).bind(me).bind(token).bind(seconds(life)).execute(&mut *c).await.map_err(map)?;
     // What somebody left who did not give it back is old.
     let mark = mark.filter(|_| holder.is_none()).and_then(|m| u64::try_from(m).ok());
@@ -168,26 +175,26 @@ impl Peers for PostgresPeers {
     }
 
     fn take(&self, name: String, life: Duration) -> Answer<'_, Option<Grant>> {
-        Box::pin(async move {
+        Box::pin(patient(async move {
             let mut tx = self.pool.begin().await.map_err(map)?;
             let granted = take(&mut tx, self.me, &name, life).await?;
             tx.commit().await.map_err(map)?;
             Ok(granted)
-        })
+        }))
     }
 
     fn renew(&self, name: String, token: i64, life: Duration) -> Answer<'_, bool> {
-        Box::pin(async move {
+        Box::pin(patient(async move {
             let renewed = sqlx::query(
                 "UPDATE rights SET until = clock_timestamp() + make_interval(secs => $4) WHERE name = $1 AND holder = $2 AND token = $3",
             );
             let done = renewed.bind(&name).bind(self.me).bind(token).bind(seconds(life)).execute(&self.pool).await.map_err(map)?;
             Ok(done.rows_affected() == 1)
-        })
+        }))
     }
 
     fn give(&self, name: String, token: i64, mark: Option<u64>) -> Answer<'_, ()> {
-        Box::pin(async move {
+        Box::pin(patient(async move {
             let mark = number(mark)?;
             // A right without a mark leaves nothing behind, so that the table does not grow with every collection.
             let given = if mark.is_some() {
@@ -197,45 +204,47 @@ impl Peers for PostgresPeers {
             };
             given.bind(self.me).bind(token).bind(mark).execute(&self.pool).await.map_err(map)?;
             Ok(())
-        })
+        }))
     }
 
     fn mark(&self, name: String) -> Answer<'_, Option<u64>> {
-        Box::pin(async move {
+        Box::pin(patient(async move {
             let mark = sqlx::query_scalar::<_, Option<i64>>("SELECT mark FROM rights WHERE name = $1");
             let mark = mark.bind(&name).fetch_optional(&self.pool).await.map_err(map)?.flatten();
             Ok(mark.and_then(|m| u64::try_from(m).ok()))
-        })
+        }))
     }
 
     fn first_mark(&self, name: String, mark: u64) -> Answer<'_, ()> {
-        Box::pin(async move {
+        Box::pin(patient(async move {
             let mark = number(Some(mark))?;
-            let left = sqlx::query("INSERT INTO rights (name, token, until, mark) VALUES ($1, 0, clock_timestamp(), $2) ON CONFLICT (name) DO NOTHING");
+            let left = sqlx::query(
+                "INSERT INTO rights (name, token, until, mark) VALUES ($1, 0, clock_timestamp(), $2) ON CONFLICT (name) DO NOTHING",
+            );
             left.bind(&name).bind(mark).execute(&self.pool).await.map_err(map)?;
             Ok(())
-        })
+        }))
     }
 
     fn enter(&self, agent: AgentId, instance: [u8; 16], window: Duration) -> Answer<'_, bool> {
-        Box::pin(async move {
+        Box::pin(patient(async move {
             let mut tx = self.pool.begin().await.map_err(map)?;
             let returned = enter(&mut tx, self.me, &agent, &instance, window).await?;
             tx.commit().await.map_err(map)?;
             Ok(returned)
-        })
+        }))
     }
 
     fn leave(&self, agent: AgentId, instance: [u8; 16]) -> Answer<'_, ()> {
-        Box::pin(async move {
+        Box::pin(patient(async move {
             let left = sqlx::query("UPDATE sessions SET replica = NULL WHERE agent = $1 AND replica = $2 AND instance = $3");
             left.bind(agent.to_string()).bind(self.me).bind(&instance[..]).execute(&self.pool).await.map_err(map)?;
             Ok(())
-        })
+        }))
     }
 
     fn whereabouts(&self, agents: Vec<AgentId>) -> Answer<'_, BTreeMap<AgentId, Whereabouts>> {
-        Box::pin(async move {
+        Box::pin(patient(async move {
             let names: Vec<String> = agents.iter().map(ToString::to_string).collect();
             let rows = sqlx::query(concat!(
                 "SELECT agent, replica, instance FROM sessions WHERE agent = ANY($2) AND replica IS NOT NULL AND ",
@@ -253,15 +262,15 @@ impl Peers for PostgresPeers {
                 there.insert(agent, Whereabouts { replica, instance });
             }
             Ok(there)
-        })
+        }))
     }
 
     fn tell(&self, notices: Vec<String>) -> Answer<'_, ()> {
-        Box::pin(async move {
+        Box::pin(patient(async move {
             let told = sqlx::query("SELECT pg_notify($1, notice) FROM unnest($2::text[]) AS notice");
             told.bind(CHANNEL).bind(notices).execute(&self.pool).await.map_err(map)?;
             Ok(())
-        })
+        }))
     }
 
     fn hear(&self) -> broadcast::Receiver<Heard> {
@@ -269,7 +278,7 @@ impl Peers for PostgresPeers {
     }
 
     fn clock_ahead_ns(&self) -> Answer<'_, i64> {
-        Box::pin(async move {
+        Box::pin(patient(async move {
             let asked = clock::now().unix_ns();
             let there = sqlx::query_scalar::<_, i64>("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint");
             let there_us = there.fetch_one(&self.pool).await.map_err(map)?;
@@ -279,6 +288,6 @@ impl Peers for PostgresPeers {
             }
             let here = asked.midpoint(answered);
             Ok(there_us.saturating_mul(1_000).saturating_sub(here))
-        })
+        }))
     }
 }

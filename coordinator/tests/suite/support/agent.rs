@@ -316,6 +316,15 @@ impl Session {
         }
     }
 
+    /// Answers pings until the session ends.
+    pub async fn receive_pings(&mut self) {
+        while let Ok(Some(message)) = self.receive.message().await {
+            if let Some(session_response::Kind::Ping(n)) = message.kind {
+                self.pong(n).await;
+            }
+        }
+    }
+
     pub async fn pong(&self, n: u64) {
         let beat = wire::Heartbeat { wall_ns: super::world::now().unix_ns(), pong: n, ..wire::Heartbeat::default() };
         let _ = self.send.send(wire::SessionRequest { kind: Some(session_request::Kind::Heartbeat(beat)) }).await;

@@ -10,6 +10,8 @@ use exhibit_certs::deployment::{self, Deployment};
 use exhibit_certs::issue::ServerNames;
 use exhibit_certs::tls::{HotClient, client_config, enroll_client_config, explain_tls_error};
 use exhibit_certs::{enrol, random};
+use exhibit_coordinator::catalog::SharedCatalog;
+use exhibit_coordinator::catalog::postgres::{PostgresCatalog, Settings};
 use exhibit_coordinator::catalog::sqlite::SqliteCatalog;
 use exhibit_coordinator::ledger::{Keys, Ledgers};
 use exhibit_coordinator::serve::{self, Running, Setup};
@@ -32,6 +34,8 @@ pub type People = ResponderServiceClient<Channel>;
 
 pub struct World {
     pub dir: tempfile::TempDir,
+    /// The database, where several coordinators share it; without one each has a file.
+    pub database: Option<Settings>,
     pub running: Option<Running>,
     pub admin: Credential,
     pub people: People,
@@ -46,11 +50,14 @@ fn sub(dir: &tempfile::TempDir, name: &str) -> PathBuf {
     dir.path().join(name)
 }
 
-async fn run(dir: &tempfile::TempDir, port: u16, free_bytes_min: u64, faults: &Faults) -> Running {
+async fn run(dir: &tempfile::TempDir, database: Option<&Settings>, port: u16, free_bytes_min: u64, faults: &Faults) -> Running {
     let deployment = Deployment::load(&sub(dir, "deployment")).expect("deployment");
     let store: Arc<dyn Store> = Arc::new(LocalStore::open(&sub(dir, "store")).expect("store"));
     let store: Arc<dyn Store> = Arc::new(FaultyStore::with(store, faults.clone()));
-    let catalog = Arc::new(SqliteCatalog::open(&sub(dir, "catalog.sqlite")).await.expect("catalog"));
+    let catalog: SharedCatalog = match database {
+        Some(settings) => Arc::new(PostgresCatalog::open(settings).await.expect("catalog")),
+        None => Arc::new(SqliteCatalog::open(&sub(dir, "catalog.sqlite")).await.expect("catalog")),
+    };
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.expect("port");
     let connections = server::Limits { grace: Duration::from_secs(1), ..server::Limits::default() };
     let setup = Setup {
@@ -79,6 +86,11 @@ pub async fn channel(credential: &Credential, port: u16) -> Result<Channel, Stri
 
 impl World {
     pub async fn start() -> Self {
+        Self::start_on(None).await
+    }
+
+    /// The first coordinator on a new catalog in this database.
+    pub async fn start_on(database: Option<Settings>) -> Self {
         let dir = tempfile::tempdir().expect("temporary folder");
         let params = deployment::Params {
             name: "test".parse().expect("name"),
@@ -89,7 +101,10 @@ impl World {
         let new = deployment::create(&params, &seeds, clock::now()).expect("deployment");
         new.write(&sub(&dir, "deployment")).expect("written");
         let store: Arc<dyn Store> = Arc::new(LocalStore::create(&sub(&dir, "store")).expect("store"));
-        drop(SqliteCatalog::create(&sub(&dir, "catalog.sqlite")).await.expect("catalog"));
+        match &database {
+            Some(settings) => PostgresCatalog::create(settings).await.expect("catalog").close().await,
+            None => drop(SqliteCatalog::create(&sub(&dir, "catalog.sqlite")).await.expect("catalog")),
+        }
         let admin = new.admin;
         let deployment = Deployment::load(&sub(&dir, "deployment")).expect("deployment");
         let ledgers = Ledgers::new(store, Keys { anchor: deployment.anchor, log: deployment.log_key, witnesses: Vec::new() });
@@ -98,16 +113,23 @@ impl World {
         ledgers.deployment().await.expect("log").append(enrolments).await.expect("enrolled");
         drop(ledgers);
         let faults = Faults::default();
-        let running = run(&dir, 0, 0, &faults).await;
+        let running = run(&dir, database.as_ref(), 0, 0, &faults).await;
         let port = running.addr.port();
         let people = ResponderServiceClient::new(channel(&admin, port).await.expect("connects"));
-        Self { dir, running: Some(running), admin, people, port, faults, free_bytes_min: 0 }
+        Self { dir, database, running: Some(running), admin, people, port, faults, free_bytes_min: 0 }
+    }
+
+    /// Another coordinator over the same store and database, and a person's connection to it.
+    pub async fn another(&self) -> (Running, People) {
+        let running = run(&self.dir, self.database.as_ref(), 0, 0, &self.faults).await;
+        let people = ResponderServiceClient::new(channel(&self.admin, running.addr.port()).await.expect("connects"));
+        (running, people)
     }
 
     /// Stops the coordinator and starts another one over the same store and catalog, on the same port.
     pub async fn restart(&mut self) {
         self.stop().await;
-        self.running = Some(run(&self.dir, self.port, self.free_bytes_min, &self.faults).await);
+        self.running = Some(run(&self.dir, self.database.as_ref(), self.port, self.free_bytes_min, &self.faults).await);
         self.people = ResponderServiceClient::new(channel(&self.admin, self.port).await.expect("connects"));
     }
 

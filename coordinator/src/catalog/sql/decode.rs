@@ -5,9 +5,9 @@ use exhibit_evidence::manifest::Segment;
 use exhibit_evidence::record::Outcome;
 use exhibit_evidence::{Digest, Timestamp};
 use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 
-use super::super::{
+use super::{Database, Row};
+use crate::catalog::{
     AgentRow, CaseRow, CatalogError, CollectionRow, Ending, IncidentRow, OrderRow, Seen, State, StreamRow, StreamState, Totals,
 };
 
@@ -17,43 +17,43 @@ fn damaged(column: &str, why: impl std::fmt::Display) -> CatalogError {
     CatalogError::Damaged(format!("column {column}: {why}"))
 }
 
-pub fn get<'r, T>(row: &'r SqliteRow, column: &'static str) -> Result<T>
+pub fn get<'r, T>(row: &'r Row, column: &'static str) -> Result<T>
 where
-    T: sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
+    T: sqlx::Decode<'r, Database> + sqlx::Type<Database>,
 {
     row.try_get(column).map_err(|e| damaged(column, e))
 }
 
-pub fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(row: &SqliteRow, column: &'static str) -> Result<T> {
+pub fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(row: &Row, column: &'static str) -> Result<T> {
     get::<&str>(row, column)?.parse().map_err(|e| damaged(column, e))
 }
 
-pub fn digest(row: &SqliteRow, column: &'static str) -> Result<Digest> {
+pub fn digest(row: &Row, column: &'static str) -> Result<Digest> {
     Digest::try_from(get::<&[u8]>(row, column)?).map_err(|e| damaged(column, e))
 }
 
-fn digest_maybe(row: &SqliteRow, column: &'static str) -> Result<Option<Digest>> {
+fn digest_maybe(row: &Row, column: &'static str) -> Result<Option<Digest>> {
     get::<Option<&[u8]>>(row, column)?.map(|b| Digest::try_from(b).map_err(|e| damaged(column, e))).transpose()
 }
 
-pub fn time(row: &SqliteRow, column: &'static str) -> Result<Timestamp> {
+pub fn time(row: &Row, column: &'static str) -> Result<Timestamp> {
     get(row, column).map(Timestamp::from_unix_ns)
 }
 
-fn time_maybe(row: &SqliteRow, column: &'static str) -> Result<Option<Timestamp>> {
+fn time_maybe(row: &Row, column: &'static str) -> Result<Option<Timestamp>> {
     Ok(get::<Option<i64>>(row, column)?.map(Timestamp::from_unix_ns))
 }
 
-pub fn number<T: TryFrom<i64>>(row: &SqliteRow, column: &'static str) -> Result<T> {
+pub fn number<T: TryFrom<i64>>(row: &Row, column: &'static str) -> Result<T> {
     let value: i64 = get(row, column)?;
     T::try_from(value).map_err(|_| damaged(column, value))
 }
 
-pub fn json<T: serde::de::DeserializeOwned>(row: &SqliteRow, column: &'static str) -> Result<T> {
+pub fn json<T: serde::de::DeserializeOwned>(row: &Row, column: &'static str) -> Result<T> {
     serde_json::from_str(get(row, column)?).map_err(|e| damaged(column, e))
 }
 
-pub fn agent(row: &SqliteRow) -> Result<AgentRow> {
+pub fn agent(row: &Row) -> Result<AgentRow> {
     let revoked = match (time_maybe(row, "revoked_at")?, get::<Option<String>>(row, "revoked_reason")?) {
         (Some(at), Some(reason)) => Some((at, reason)),
         (None, None) => None,
@@ -81,7 +81,7 @@ pub fn agent(row: &SqliteRow) -> Result<AgentRow> {
     })
 }
 
-pub fn case(row: &SqliteRow) -> Result<CaseRow> {
+pub fn case(row: &Row) -> Result<CaseRow> {
     Ok(CaseRow {
         case: parsed(row, "case_id")?,
         title: get(row, "title")?,
@@ -94,7 +94,7 @@ pub fn case(row: &SqliteRow) -> Result<CaseRow> {
     })
 }
 
-pub fn order(row: &SqliteRow) -> Result<OrderRow> {
+pub fn order(row: &Row) -> Result<OrderRow> {
     Ok(OrderRow {
         order: parsed(row, "order_id")?,
         digest: digest(row, "digest")?,
@@ -107,7 +107,7 @@ pub fn order(row: &SqliteRow) -> Result<OrderRow> {
     })
 }
 
-fn totals(row: &SqliteRow) -> Result<Totals> {
+fn totals(row: &Row) -> Result<Totals> {
     Ok(Totals {
         items: number(row, "items")?,
         raw_bytes: number(row, "raw_bytes")?,
@@ -116,7 +116,7 @@ fn totals(row: &SqliteRow) -> Result<Totals> {
     })
 }
 
-fn ending(row: &SqliteRow) -> Result<Option<Ending>> {
+fn ending(row: &Row) -> Result<Option<Ending>> {
     let Some(text) = get::<Option<&str>>(row, "ending_outcome")? else { return Ok(None) };
     let outcome = outcome(text).ok_or_else(|| damaged("ending_outcome", text))?;
     Ok(Some(Ending { outcome, reason: get(row, "ending_reason")?, refusal: get(row, "ending_refusal")? }))
@@ -129,7 +129,7 @@ fn outcome(text: &str) -> Option<Outcome> {
     }
 }
 
-pub fn collection(row: &SqliteRow) -> Result<CollectionRow> {
+pub fn collection(row: &Row) -> Result<CollectionRow> {
     let state: &str = get(row, "state")?;
     Ok(CollectionRow {
         collection: parsed(row, "collection")?,
@@ -155,7 +155,7 @@ pub fn collection(row: &SqliteRow) -> Result<CollectionRow> {
     })
 }
 
-pub fn stream(row: &SqliteRow) -> Result<StreamRow> {
+pub fn stream(row: &Row) -> Result<StreamRow> {
     let state: &str = get(row, "state")?;
     let manifest = match get::<Option<&str>>(row, "manifest")? {
         Some(text) => Some(serde_json::from_str(text).map_err(|e| damaged("manifest", e))?),
@@ -177,7 +177,7 @@ pub fn stream(row: &SqliteRow) -> Result<StreamRow> {
     })
 }
 
-pub fn segment(row: &SqliteRow) -> Result<Segment> {
+pub fn segment(row: &Row) -> Result<Segment> {
     Ok(Segment {
         n: number(row, "n")?,
         size: number(row, "size")?,
@@ -189,7 +189,7 @@ pub fn segment(row: &SqliteRow) -> Result<Segment> {
     })
 }
 
-pub fn incident(row: &SqliteRow) -> Result<IncidentRow> {
+pub fn incident(row: &Row) -> Result<IncidentRow> {
     Ok(IncidentRow {
         at: time(row, "at")?,
         case: get::<Option<&str>>(row, "case_id")?.map(|c| c.parse().map_err(|e| damaged("case_id", e))).transpose()?,
@@ -197,6 +197,6 @@ pub fn incident(row: &SqliteRow) -> Result<IncidentRow> {
         subject: get(row, "subject")?,
         detail: get(row, "detail")?,
         count: number(row, "count")?,
-        logged: get(row, "logged")?,
+        logged: number::<i64>(row, "logged")? != 0,
     })
 }

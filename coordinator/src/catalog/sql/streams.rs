@@ -4,19 +4,18 @@ use exhibit_evidence::Digest;
 use exhibit_evidence::id::CollectionId;
 use exhibit_evidence::layout::StreamNumber;
 use exhibit_evidence::manifest::Segment;
-use sqlx::SqliteConnection;
 
-use super::super::{CatalogError, SegmentCommit, Step, StreamFinish, StreamRow, StreamState};
-use super::{blob, decode, int, json, map, page};
+use super::{Connection, blob, decode, int, json, map, page};
+use crate::catalog::{CatalogError, SegmentCommit, Step, StreamFinish, StreamRow, StreamState};
 
 type Result<T> = std::result::Result<T, CatalogError>;
 
-pub async fn open(c: &mut SqliteConnection, row: StreamRow) -> Result<StreamRow> {
+pub async fn open(c: &mut Connection, row: StreamRow) -> Result<StreamRow> {
     let manifest = row.manifest.as_ref().map(json).transpose()?;
     sqlx::query(
         "INSERT INTO streams (collection, stream, state, next_segment, snapshot, items, raw_bytes, stored_bytes, by_status, received_from,
            received_to, manifest, acquisition, receipt, bookmark)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15) ON CONFLICT DO NOTHING",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) ON CONFLICT DO NOTHING",
     )
     .bind(row.collection.as_str())
     .bind(i64::from(row.stream.0))
@@ -40,8 +39,8 @@ pub async fn open(c: &mut SqliteConnection, row: StreamRow) -> Result<StreamRow>
     there.ok_or_else(|| CatalogError::Failed("a stream that was written is not there".to_owned()))
 }
 
-pub async fn one(c: &mut SqliteConnection, collection: CollectionId, stream: StreamNumber) -> Result<Option<StreamRow>> {
-    let row = sqlx::query("SELECT * FROM streams WHERE collection = ?1 AND stream = ?2")
+pub async fn one(c: &mut Connection, collection: CollectionId, stream: StreamNumber) -> Result<Option<StreamRow>> {
+    let row = sqlx::query("SELECT * FROM streams WHERE collection = $1 AND stream = $2")
         .bind(collection.as_str())
         .bind(i64::from(stream.0))
         .fetch_optional(c)
@@ -50,8 +49,8 @@ pub async fn one(c: &mut SqliteConnection, collection: CollectionId, stream: Str
     row.as_ref().map(decode::stream).transpose()
 }
 
-pub async fn all(c: &mut SqliteConnection, collection: CollectionId) -> Result<Vec<StreamRow>> {
-    let rows = sqlx::query("SELECT * FROM streams WHERE collection = ?1 ORDER BY stream")
+pub async fn all(c: &mut Connection, collection: CollectionId) -> Result<Vec<StreamRow>> {
+    let rows = sqlx::query("SELECT * FROM streams WHERE collection = $1 ORDER BY stream")
         .bind(collection.as_str())
         .fetch_all(c)
         .await
@@ -62,10 +61,10 @@ pub async fn all(c: &mut SqliteConnection, collection: CollectionId) -> Result<V
 /// 1. the stream's row, only if it is open and waits for this segment; 2. the segment; 3. the manifest's parts.
 ///
 /// One transaction: all of it or nothing.
-pub async fn commit(c: &mut SqliteConnection, commit: SegmentCommit) -> Result<Step> {
+pub async fn commit(c: &mut Connection, commit: SegmentCommit) -> Result<Step> {
     let updated = sqlx::query(
-        "UPDATE streams SET next_segment = next_segment + 1, snapshot = ?4, items = ?5, raw_bytes = ?6, stored_bytes = ?7, by_status = ?8,
-           received_to = ?9, bookmark = ?10 WHERE collection = ?1 AND stream = ?2 AND state = 'open' AND next_segment = ?3",
+        "UPDATE streams SET next_segment = next_segment + 1, snapshot = $4, items = $5, raw_bytes = $6, stored_bytes = $7, by_status = $8,
+           received_to = $9, bookmark = $10 WHERE collection = $1 AND stream = $2 AND state = 'open' AND next_segment = $3",
     )
     .bind(commit.collection.as_str())
     .bind(i64::from(commit.stream.0))
@@ -83,7 +82,7 @@ pub async fn commit(c: &mut SqliteConnection, commit: SegmentCommit) -> Result<S
     if updated.rows_affected() == 0 {
         return Ok(Step::NotNow);
     }
-    sqlx::query("INSERT INTO segments (collection, stream, n, size, sha256, raw_offset, raw_size) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")
+    sqlx::query("INSERT INTO segments (collection, stream, n, size, sha256, raw_offset, raw_size) VALUES ($1, $2, $3, $4, $5, $6, $7)")
         .bind(commit.collection.as_str())
         .bind(i64::from(commit.stream.0))
         .bind(i64::from(commit.segment.n))
@@ -98,11 +97,11 @@ pub async fn commit(c: &mut SqliteConnection, commit: SegmentCommit) -> Result<S
     Ok(Step::Done)
 }
 
-async fn add_parts(c: &mut SqliteConnection, collection: &CollectionId, stream: StreamNumber, parts: &[Vec<u8>]) -> Result<()> {
+async fn add_parts(c: &mut Connection, collection: &CollectionId, stream: StreamNumber, parts: &[Vec<u8>]) -> Result<()> {
     for part in parts {
         sqlx::query(
             "INSERT INTO manifest_parts (collection, stream, n, bytes)
-             SELECT ?1, ?2, coalesce(max(n) + 1, 0), ?3 FROM manifest_parts WHERE collection = ?1 AND stream = ?2",
+             SELECT $1, $2, coalesce(max(n) + 1, 0), $3 FROM manifest_parts WHERE collection = $1 AND stream = $2",
         )
         .bind(collection.as_str())
         .bind(i64::from(stream.0))
@@ -114,10 +113,10 @@ async fn add_parts(c: &mut SqliteConnection, collection: &CollectionId, stream: 
     Ok(())
 }
 
-pub async fn finish(c: &mut SqliteConnection, finish: StreamFinish) -> Result<Step> {
+pub async fn finish(c: &mut Connection, finish: StreamFinish) -> Result<Step> {
     let updated = sqlx::query(
-        "UPDATE streams SET state = 'finished', manifest = ?3, acquisition = ?4, received_to = ?5
-         WHERE collection = ?1 AND stream = ?2 AND state = 'open'",
+        "UPDATE streams SET state = 'finished', manifest = $3, acquisition = $4, received_to = $5
+         WHERE collection = $1 AND stream = $2 AND state = 'open'",
     )
     .bind(finish.collection.as_str())
     .bind(i64::from(finish.stream.0))
@@ -134,9 +133,9 @@ pub async fn finish(c: &mut SqliteConnection, finish: StreamFinish) -> Result<St
     Ok(Step::Done)
 }
 
-pub async fn receive(c: &mut SqliteConnection, collection: CollectionId, stream: StreamNumber, receipt: Digest) -> Result<Step> {
+pub async fn receive(c: &mut Connection, collection: CollectionId, stream: StreamNumber, receipt: Digest) -> Result<Step> {
     let updated =
-        sqlx::query("UPDATE streams SET state = 'received', receipt = ?3 WHERE collection = ?1 AND stream = ?2 AND state = 'finished'")
+        sqlx::query("UPDATE streams SET state = 'received', receipt = $3 WHERE collection = $1 AND stream = $2 AND state = 'finished'")
             .bind(collection.as_str())
             .bind(i64::from(stream.0))
             .bind(blob(receipt))
@@ -148,7 +147,7 @@ pub async fn receive(c: &mut SqliteConnection, collection: CollectionId, stream:
         let done = there.is_some_and(|s| s.state == StreamState::Received && s.receipt == Some(receipt));
         return Ok(if done { Step::Done } else { Step::NotNow });
     }
-    sqlx::query("DELETE FROM manifest_parts WHERE collection = ?1 AND stream = ?2")
+    sqlx::query("DELETE FROM manifest_parts WHERE collection = $1 AND stream = $2")
         .bind(collection.as_str())
         .bind(i64::from(stream.0))
         .execute(c)
@@ -157,9 +156,9 @@ pub async fn receive(c: &mut SqliteConnection, collection: CollectionId, stream:
     Ok(Step::Done)
 }
 
-pub async fn void(c: &mut SqliteConnection, collection: CollectionId, stream: StreamNumber) -> Result<Step> {
+pub async fn void(c: &mut Connection, collection: CollectionId, stream: StreamNumber) -> Result<Step> {
     let updated = sqlx::query(
-        "UPDATE streams SET state = 'void' WHERE collection = ?1 AND stream = ?2 AND (state = 'void' OR (state = 'open' AND next_segment = 0))",
+        "UPDATE streams SET state = 'void' WHERE collection = $1 AND stream = $2 AND (state = 'void' OR (state = 'open' AND next_segment = 0))",
     )
     .bind(collection.as_str())
     .bind(i64::from(stream.0))
@@ -169,14 +168,8 @@ pub async fn void(c: &mut SqliteConnection, collection: CollectionId, stream: St
     Ok(if updated.rows_affected() == 1 { Step::Done } else { Step::NotNow })
 }
 
-pub async fn segments(
-    c: &mut SqliteConnection,
-    collection: CollectionId,
-    stream: StreamNumber,
-    from: u32,
-    limit: u32,
-) -> Result<Vec<Segment>> {
-    let rows = sqlx::query("SELECT * FROM segments WHERE collection = ?1 AND stream = ?2 AND n >= ?3 ORDER BY n LIMIT ?4")
+pub async fn segments(c: &mut Connection, collection: CollectionId, stream: StreamNumber, from: u32, limit: u32) -> Result<Vec<Segment>> {
+    let rows = sqlx::query("SELECT * FROM segments WHERE collection = $1 AND stream = $2 AND n >= $3 ORDER BY n LIMIT $4")
         .bind(collection.as_str())
         .bind(i64::from(stream.0))
         .bind(i64::from(from))
@@ -187,8 +180,8 @@ pub async fn segments(
     rows.iter().map(decode::segment).collect()
 }
 
-pub async fn manifest_part(c: &mut SqliteConnection, collection: CollectionId, stream: StreamNumber, n: u32) -> Result<Option<Vec<u8>>> {
-    let row = sqlx::query("SELECT bytes FROM manifest_parts WHERE collection = ?1 AND stream = ?2 AND n = ?3")
+pub async fn manifest_part(c: &mut Connection, collection: CollectionId, stream: StreamNumber, n: u32) -> Result<Option<Vec<u8>>> {
+    let row = sqlx::query("SELECT bytes FROM manifest_parts WHERE collection = $1 AND stream = $2 AND n = $3")
         .bind(collection.as_str())
         .bind(i64::from(stream.0))
         .bind(i64::from(n))

@@ -2,17 +2,16 @@
 
 use exhibit_evidence::id::AgentId;
 use exhibit_evidence::{Digest, Timestamp};
-use sqlx::SqliteConnection;
 
-use super::super::{AgentRow, CatalogError, Labels, Seen, TokenRow, TokenUse};
-use super::{blob, decode, json, map, page, same};
+use super::{Connection, QueryBuilder, blob, decode, dialect, json, map, page, same};
+use crate::catalog::{AgentRow, CatalogError, Labels, Seen, TokenRow, TokenUse};
 
 type Result<T> = std::result::Result<T, CatalogError>;
 
-pub async fn add_token(c: &mut SqliteConnection, token: TokenRow) -> Result<()> {
+pub async fn add_token(c: &mut Connection, token: TokenRow) -> Result<()> {
     let inserted = sqlx::query(
         "INSERT INTO tokens (sha256, labels, uses, uses_left, expires_at, created_by, created_at)
-         VALUES (?1, ?2, ?3, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING",
+         VALUES ($1, $2, $3, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
     )
     .bind(blob(token.sha256))
     .bind(json(&token.labels)?)
@@ -26,7 +25,7 @@ pub async fn add_token(c: &mut SqliteConnection, token: TokenRow) -> Result<()> 
     if inserted.rows_affected() == 1 {
         return Ok(());
     }
-    let row = sqlx::query("SELECT * FROM tokens WHERE sha256 = ?1").bind(blob(token.sha256)).fetch_one(c).await.map_err(map)?;
+    let row = sqlx::query("SELECT * FROM tokens WHERE sha256 = $1").bind(blob(token.sha256)).fetch_one(c).await.map_err(map)?;
     let there = TokenRow {
         sha256: token.sha256,
         labels: decode::json(&row, "labels")?,
@@ -39,15 +38,20 @@ pub async fn add_token(c: &mut SqliteConnection, token: TokenRow) -> Result<()> 
     same(&there, &token, "token")
 }
 
-pub async fn use_token(c: &mut SqliteConnection, token: Digest, keys: Digest, proposed: AgentId, now: Timestamp) -> Result<TokenUse> {
-    let found = sqlx::query("SELECT * FROM tokens WHERE sha256 = ?1").bind(blob(token)).fetch_optional(&mut *c).await.map_err(map)?;
+pub async fn use_token(c: &mut Connection, token: Digest, keys: Digest, proposed: AgentId, now: Timestamp) -> Result<TokenUse> {
+    // Locked first: two agents at once see each other's uses one after the other.
+    let found = sqlx::query(dialect::for_update!("SELECT * FROM tokens WHERE sha256 = $1"))
+        .bind(blob(token))
+        .fetch_optional(&mut *c)
+        .await
+        .map_err(map)?;
     let Some(row) = found else { return Ok(TokenUse::Unknown) };
     let expires_at = decode::time(&row, "expires_at")?;
     if expires_at <= now {
         return Ok(TokenUse::Expired(expires_at));
     }
     let labels: Labels = decode::json(&row, "labels")?;
-    let before = sqlx::query("SELECT agent FROM token_uses WHERE token = ?1 AND keys = ?2")
+    let before = sqlx::query("SELECT agent FROM token_uses WHERE token = $1 AND keys = $2")
         .bind(blob(token))
         .bind(blob(keys))
         .fetch_optional(&mut *c)
@@ -56,7 +60,7 @@ pub async fn use_token(c: &mut SqliteConnection, token: Digest, keys: Digest, pr
     if let Some(row) = before {
         return Ok(TokenUse::Repeated { agent: decode::parsed(&row, "agent")?, labels });
     }
-    let taken = sqlx::query("UPDATE tokens SET uses_left = uses_left - 1 WHERE sha256 = ?1 AND uses_left > 0")
+    let taken = sqlx::query("UPDATE tokens SET uses_left = uses_left - 1 WHERE sha256 = $1 AND uses_left > 0")
         .bind(blob(token))
         .execute(&mut *c)
         .await
@@ -64,7 +68,7 @@ pub async fn use_token(c: &mut SqliteConnection, token: Digest, keys: Digest, pr
     if taken.rows_affected() == 0 {
         return Ok(TokenUse::UsedUp);
     }
-    sqlx::query("INSERT INTO token_uses (token, keys, agent) VALUES (?1, ?2, ?3)")
+    sqlx::query("INSERT INTO token_uses (token, keys, agent) VALUES ($1, $2, $3)")
         .bind(blob(token))
         .bind(blob(keys))
         .bind(proposed.as_str())
@@ -74,12 +78,12 @@ pub async fn use_token(c: &mut SqliteConnection, token: Digest, keys: Digest, pr
     Ok(TokenUse::Taken { labels })
 }
 
-pub async fn add(c: &mut SqliteConnection, agent: AgentRow) -> Result<()> {
+pub async fn add(c: &mut Connection, agent: AgentRow) -> Result<()> {
     let (revoked_at, revoked_reason) = agent.revoked.clone().map(|(at, why)| (at.unix_ns(), why)).unzip();
     let inserted = sqlx::query(
         "INSERT INTO agents (agent, key, enrolment, enrolled_at, labels, revoked_at, revoked_reason, alarm, seen_at, hostname, version,
            kernel, os, boot_id, build, clock_offset_ns, captures)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17) ON CONFLICT DO NOTHING",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) ON CONFLICT DO NOTHING",
     )
     .bind(agent.agent.as_str())
     .bind(blob(agent.key))
@@ -109,36 +113,32 @@ pub async fn add(c: &mut SqliteConnection, agent: AgentRow) -> Result<()> {
     same(&there, &Some((agent.agent, agent.key, agent.enrolment)), "agent")
 }
 
-pub async fn one(c: &mut SqliteConnection, agent: AgentId) -> Result<Option<AgentRow>> {
-    let row = sqlx::query("SELECT * FROM agents WHERE agent = ?1").bind(agent.as_str()).fetch_optional(c).await.map_err(map)?;
+pub async fn one(c: &mut Connection, agent: AgentId) -> Result<Option<AgentRow>> {
+    let row = sqlx::query("SELECT * FROM agents WHERE agent = $1").bind(agent.as_str()).fetch_optional(c).await.map_err(map)?;
     row.as_ref().map(decode::agent).transpose()
 }
 
-pub async fn some(c: &mut SqliteConnection, labels: Labels, after: Option<AgentId>, limit: u32) -> Result<Vec<AgentRow>> {
-    let rows = sqlx::query(
-        "SELECT * FROM agents a WHERE (?1 IS NULL OR agent > ?1)
-           AND NOT EXISTS (SELECT 1 FROM json_each(?2) want WHERE NOT EXISTS (
-             SELECT 1 FROM json_each(a.labels) have WHERE have.key = want.key AND have.value = want.value))
-         ORDER BY agent LIMIT ?3",
-    )
-    .bind(after.as_ref().map(|a| a.as_str().to_owned()))
-    .bind(json(&labels)?)
-    .bind(page(limit))
-    .fetch_all(c)
-    .await
-    .map_err(map)?;
+pub async fn some(c: &mut Connection, labels: Labels, after: Option<AgentId>, limit: u32) -> Result<Vec<AgentRow>> {
+    let mut query = QueryBuilder::new("SELECT * FROM agents a WHERE TRUE");
+    if let Some(after) = after {
+        query.push(" AND agent > ").push_bind(after.as_str().to_owned());
+    }
+    if !labels.is_empty() {
+        query.push(dialect::HAS_LABELS.0).push_bind(json(&labels)?).push(dialect::HAS_LABELS.1);
+    }
+    let rows = query.push(" ORDER BY agent LIMIT ").push_bind(page(limit)).build().fetch_all(c).await.map_err(map)?;
     rows.iter().map(decode::agent).collect()
 }
 
-pub async fn set_labels(c: &mut SqliteConnection, agent: AgentId, labels: Labels) -> Result<bool> {
-    let done = sqlx::query("UPDATE agents SET labels = ?2 WHERE agent = ?1").bind(agent.as_str()).bind(json(&labels)?).execute(c).await;
+pub async fn set_labels(c: &mut Connection, agent: AgentId, labels: Labels) -> Result<bool> {
+    let done = sqlx::query("UPDATE agents SET labels = $2 WHERE agent = $1").bind(agent.as_str()).bind(json(&labels)?).execute(c).await;
     Ok(done.map_err(map)?.rows_affected() == 1)
 }
 
-pub async fn set_seen(c: &mut SqliteConnection, agent: AgentId, seen: Seen) -> Result<bool> {
+pub async fn set_seen(c: &mut Connection, agent: AgentId, seen: Seen) -> Result<bool> {
     let done = sqlx::query(
-        "UPDATE agents SET seen_at = ?2, hostname = ?3, version = ?4, kernel = ?5, os = ?6, boot_id = ?7, build = ?8,
-           clock_offset_ns = ?9, captures = ?10 WHERE agent = ?1",
+        "UPDATE agents SET seen_at = $2, hostname = $3, version = $4, kernel = $5, os = $6, boot_id = $7, build = $8,
+           clock_offset_ns = $9, captures = $10 WHERE agent = $1",
     )
     .bind(agent.as_str())
     .bind(seen.at.map(Timestamp::unix_ns))
@@ -156,13 +156,13 @@ pub async fn set_seen(c: &mut SqliteConnection, agent: AgentId, seen: Seen) -> R
     Ok(done.rows_affected() == 1)
 }
 
-pub async fn set_alarm(c: &mut SqliteConnection, agent: AgentId, alarm: Option<String>) -> Result<bool> {
-    let done = sqlx::query("UPDATE agents SET alarm = ?2 WHERE agent = ?1").bind(agent.as_str()).bind(alarm).execute(c).await;
+pub async fn set_alarm(c: &mut Connection, agent: AgentId, alarm: Option<String>) -> Result<bool> {
+    let done = sqlx::query("UPDATE agents SET alarm = $2 WHERE agent = $1").bind(agent.as_str()).bind(alarm).execute(c).await;
     Ok(done.map_err(map)?.rows_affected() == 1)
 }
 
-pub async fn revoke(c: &mut SqliteConnection, agent: AgentId, at: Timestamp, reason: String) -> Result<bool> {
-    sqlx::query("UPDATE agents SET revoked_at = ?2, revoked_reason = ?3 WHERE agent = ?1 AND revoked_at IS NULL")
+pub async fn revoke(c: &mut Connection, agent: AgentId, at: Timestamp, reason: String) -> Result<bool> {
+    sqlx::query("UPDATE agents SET revoked_at = $2, revoked_reason = $3 WHERE agent = $1 AND revoked_at IS NULL")
         .bind(agent.as_str())
         .bind(at.unix_ns())
         .bind(reason)

@@ -1,0 +1,64 @@
+//! Where PostgreSQL differs: several coordinators write at once, and the server can stop answering.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+
+use super::peers::PostgresPeers;
+use super::{Connection, Database, PostgresCatalog, map};
+use crate::catalog::CatalogError;
+use crate::catalog::peers::Peers;
+
+/// Said in full: an operator may have chosen other defaults for the server or the role.
+pub const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+
+/// Of agents `a`: those that carry all labels of a JSON object, which stands between the two.
+pub const HAS_LABELS: (&str, &str) = (" AND a.labels::jsonb @> (", ")::jsonb");
+
+/// Of collections: those whose ids a JSON array holds, which stands between the two.
+pub const ONLY_COLLECTIONS: (&str, &str) = (" AND collection IN (SELECT json_array_elements_text((", ")::json))");
+
+/// A SELECT whose row nobody else changes until the transaction ends.
+macro_rules! for_update {
+    ($sql:literal) => {
+        concat!($sql, " FOR UPDATE")
+    };
+}
+pub(super) use for_update;
+
+/// Lets one transaction at a time go on from here, of all that name the same thing.
+pub async fn one_at_a_time(c: &mut Connection, what: &'static str) -> Result<(), CatalogError> {
+    // Two numbers: the space of locks with one number is for the schema.
+    let lock = sqlx::query("SELECT pg_advisory_xact_lock($1, hashtext($2))").bind(super::LOCK_SPACE).bind(what);
+    lock.execute(c).await.map_err(map)?;
+    Ok(())
+}
+
+/// This process among the coordinators on the database.
+#[expect(clippy::unnecessary_wraps, reason = "one signature for both databases")]
+pub fn peers(catalog: &PostgresCatalog) -> Option<Arc<dyn Peers>> {
+    let peers = catalog.peers.get_or_init(|| Arc::new(PostgresPeers::begin(&catalog.pool)));
+    Some(Arc::clone(peers) as Arc<dyn Peers>)
+}
+
+/// How long an operation may take. The server ends a statement earlier (see [`super::Settings`]); this is for a server or a
+/// network that says nothing any more.
+const PATIENCE: Duration = Duration::from_secs(45);
+
+/// Gives up on a server that does not answer; whether the work was done is not known then.
+pub async fn patient<T>(work: impl Future<Output = Result<T, CatalogError>>) -> Result<T, CatalogError> {
+    let late = || CatalogError::Busy(format!("PostgreSQL did not answer within {} s", PATIENCE.as_secs()));
+    tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| Err(late()))
+}
+
+/// A connection that was lost, ended or is too slow is told as busy, and is not used again; after a conflict it is sound.
+pub const fn spoils(e: &CatalogError) -> bool {
+    !matches!(e, CatalogError::Conflict(_))
+}
+
+/// Ends a connection without a word, because nobody may be there to hear it; the pool makes a new one.
+#[expect(clippy::unused_async, reason = "one signature for both databases")]
+pub async fn discard(connection: PoolConnection<Database>) {
+    drop(connection.detach());
+}

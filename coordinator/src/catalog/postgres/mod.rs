@@ -1,0 +1,121 @@
+//! The catalog in a PostgreSQL database, which several coordinators may share.
+//!
+//! Everything lies in one schema of its own. Each write is one transaction under READ COMMITTED whose first statement locks
+//! the row that decides (see `sql`). A server that is restarted, fails over or is lost shows as [`CatalogError::Busy`] until
+//! it answers again: connections are made anew by themselves.
+
+mod dialect;
+mod error;
+mod peers;
+mod schema;
+#[cfg(any(test, feature = "test-support"))]
+pub mod scratch;
+mod settings;
+#[path = "../sql/mod.rs"]
+#[allow(clippy::duplicate_mod, reason = "one text of SQL, compiled against each driver's types")]
+mod sql;
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use sqlx::PgConnection;
+use sqlx::postgres::{PgPool, PgPoolOptions};
+
+pub use settings::{Settings, SettingsError};
+
+use super::CatalogError;
+use error::{map, unreachable};
+use peers::PostgresPeers;
+use schema::Making;
+
+/// Connections of one coordinator at most. PostgreSQL allows 100 in all by default.
+const CONNECTIONS_MAX: u32 = 16;
+/// How long a caller waits for a connection, a new one included, before it is told that the catalog is busy.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the first connection may take: what is wrong then is told in full.
+const FIRST_TIMEOUT: Duration = Duration::from_secs(10);
+/// "exhb": tells our schema from any other, and our advisory locks from those of other programs.
+const APPLICATION_ID: i64 = 0x6578_6862;
+/// The same number where PostgreSQL wants 32 bits.
+const LOCK_SPACE: i32 = APPLICATION_ID as i32;
+
+// What `sql` is written against.
+type Backend = PostgresCatalog;
+type Connection = PgConnection;
+type Database = sqlx::Postgres;
+type Row = sqlx::postgres::PgRow;
+
+/// A catalog in a PostgreSQL database. Cloning shares it.
+#[derive(Clone)]
+pub struct PostgresCatalog {
+    pool: PgPool,
+    place: String,
+    /// Begun when somebody asks: a program that only looks at the catalog is no coordinator.
+    peers: Arc<OnceLock<Arc<PostgresPeers>>>,
+}
+
+impl std::fmt::Debug for PostgresCatalog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PostgresCatalog({})", self.place)
+    }
+}
+
+impl PostgresCatalog {
+    /// Makes a new catalog in a database that has none, and opens it.
+    ///
+    /// # Errors
+    /// [`CatalogError::Conflict`] when there is one; [`CatalogError::Failed`] when the server cannot be reached or used.
+    pub async fn create(settings: &Settings) -> Result<Self, CatalogError> {
+        Self::connect(settings, Making::New).await
+    }
+
+    /// Opens a catalog that [`PostgresCatalog::create`] made and brings its schema up to date. Of several coordinators that
+    /// start at once one does it and the others wait.
+    ///
+    /// # Errors
+    /// [`CatalogError::Failed`] when the server cannot be reached or used, when there is no catalog, or a newer one than this
+    /// program knows; [`CatalogError::Damaged`] when the schema is not one of ours.
+    pub async fn open(settings: &Settings) -> Result<Self, CatalogError> {
+        Self::connect(settings, Making::Existing).await
+    }
+
+    async fn connect(settings: &Settings, making: Making) -> Result<Self, CatalogError> {
+        let mut first = first_connection(settings).await?;
+        schema::prepare(&mut first, settings, making).await?;
+        drop(first);
+        let pool = PgPoolOptions::new()
+            .max_connections(CONNECTIONS_MAX)
+            .min_connections(1)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .connect_lazy_with(settings.session());
+        Ok(Self { pool, place: settings.place().to_owned(), peers: Arc::default() })
+    }
+
+    /// Ends all connections.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    const fn writers(&self) -> &PgPool {
+        &self.pool
+    }
+
+    const fn readers(&self) -> &PgPool {
+        &self.pool
+    }
+}
+
+/// One connection outside of any pool: a pool would tell a wrong password or a wrong name as one more delay.
+async fn first_connection(settings: &Settings) -> Result<PgConnection, CatalogError> {
+    use sqlx::ConnectOptions as _;
+    let session = settings.session();
+    match tokio::time::timeout(FIRST_TIMEOUT, session.connect()).await {
+        Ok(Ok(connection)) => Ok(connection),
+        Ok(Err(e)) => Err(unreachable(settings.place(), &e)),
+        Err(_) => Err(CatalogError::Failed(format!(
+            "catalog.postgres: {} did not answer within {} s; is the address right, and does a firewall let it through?",
+            settings.place(),
+            FIRST_TIMEOUT.as_secs()
+        ))),
+    }
+}

@@ -1,0 +1,56 @@
+//! Where SQLite differs: one connection writes, so a transaction locks everything and nothing needs to be locked by name.
+
+use std::sync::Arc;
+
+use sqlx::pool::PoolConnection;
+
+use super::{Connection, Database, SqliteCatalog};
+use crate::catalog::CatalogError;
+use crate::catalog::peers::Peers;
+
+/// Takes the lock for writing at once: a transaction that reads first and then wants to write would fail, not wait.
+pub const BEGIN: &str = "BEGIN IMMEDIATE";
+
+/// Of agents `a`: those that carry all labels of a JSON object, which stands between the two.
+pub const HAS_LABELS: (&str, &str) = (
+    " AND NOT EXISTS (SELECT 1 FROM json_each(",
+    ") want WHERE NOT EXISTS (SELECT 1 FROM json_each(a.labels) have WHERE have.key = want.key AND have.value = want.value))",
+);
+
+/// Of collections: those whose ids a JSON array holds, which stands between the two.
+pub const ONLY_COLLECTIONS: (&str, &str) = (" AND collection IN (SELECT value FROM json_each(", "))");
+
+/// A SELECT whose row nobody else changes until the transaction ends.
+macro_rules! for_update {
+    ($sql:literal) => {
+        $sql
+    };
+}
+pub(super) use for_update;
+
+/// Lets one transaction at a time go on from here, of all that name the same thing.
+#[expect(clippy::unused_async, reason = "one signature for both databases")]
+pub async fn one_at_a_time(_: &mut Connection, _: &'static str) -> Result<(), CatalogError> {
+    Ok(())
+}
+
+/// Only one coordinator can use a file.
+pub const fn peers(_: &SqliteCatalog) -> Option<Arc<dyn Peers>> {
+    None
+}
+
+/// How long an operation may take. A file answers or fails.
+pub async fn patient<T>(work: impl Future<Output = Result<T, CatalogError>>) -> Result<T, CatalogError> {
+    work.await
+}
+
+/// After an error of the disk SQLite has rolled back by itself, the driver does not know, and every further transaction of
+/// that connection would fail.
+pub const fn spoils(e: &CatalogError) -> bool {
+    matches!(e, CatalogError::Failed(_) | CatalogError::Damaged(_))
+}
+
+/// Ends a connection; the pool makes a new one. Whether closing works does not matter: it is not used again.
+pub async fn discard(connection: PoolConnection<Database>) {
+    let _ = connection.close().await;
+}

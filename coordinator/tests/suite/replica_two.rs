@@ -1,0 +1,143 @@
+//! Two coordinators over one PostgreSQL and one store: an agent and people may be connected to either.
+
+use std::time::Duration;
+
+use exhibit_coordinator::catalog::postgres::scratch::Scratch;
+use exhibit_coordinator::serve::Running;
+use exhibit_evidence::record::Role;
+use exhibit_proto::responder::v1 as people;
+
+use crate::support::agent::{self, Agent, Job, file};
+use crate::support::verdict;
+use crate::support::world::{People, World, channel};
+
+fn files() -> Vec<agent::File> {
+    let big: Vec<u8> = (0..5_000_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    vec![file("system", "os-release", "NAME=Debian\n"), file("files", "/var/big", big), file("files", "/etc/group", "root:x:0:\n")]
+}
+
+async fn state_of(people: &mut People, collection: &str) -> String {
+    let request = people::ListCollectionsRequest { collections: vec![collection.to_owned()], ..people::ListCollectionsRequest::default() };
+    let mut rows = people.list_collections(request).await.expect("listed").into_inner();
+    rows.message().await.expect("row").expect("is there").state
+}
+
+async fn soon<F: Future<Output = bool>>(what: &str, mut is: impl FnMut() -> F) {
+    let waited = async {
+        while !is().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), waited).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_does_not_matter_to_which_coordinator_who_is_connected() {
+    let dir = tempfile::tempdir().expect("dir");
+    let server = Scratch::start(dir.path()).await;
+    let mut world = World::start_on(Some(server.database("catalog").await)).await;
+    let (other, mut people_of_other) = world.another().await;
+
+    // The agent is at the first, the order comes to the second, which knows at once what the first wrote.
+    let credential = world.enroll("web-1").await;
+    let mut at_first = Agent::new(credential, world.port, 1).await;
+    let mut session = at_first.session(&[]).await.expect("session");
+    let case = world.open_case().await;
+    let order = world.order(&case, std::slice::from_ref(&at_first.id));
+    let envelope = world.sign(&order);
+    people_of_other.submit_order(people::SubmitOrderRequest { order: envelope.as_bytes().to_vec() }).await.expect("admitted");
+    let offer = session.offer().await;
+    let job = Job::new(&order, &envelope, &at_first.id, 1);
+    assert_eq!(offer.collection, job.collection.to_string());
+    session.reply(&job.collection, vec![]).await;
+    soon("the second sees that it runs", async || state_of(&mut people_of_other, job.collection.as_str()).await == "running").await;
+    let online = async |people: &mut People| {
+        let mut agents = people.list_agents(people::ListAgentsRequest::default()).await.expect("listed").into_inner();
+        agents.message().await.expect("row").expect("one").state
+    };
+    assert_eq!(online(&mut people_of_other).await, "online");
+
+    // An upload begins at the first and goes on at the second: the same process, its session too.
+    let made = job.honest(&files());
+    let mut upload = at_first.open(&job).await.expect("let in");
+    for part in &made.parts[..2] {
+        upload.segment(part).await.expect("acknowledged");
+    }
+    let mut at_second = Agent::new(at_first.credential.clone(), other.addr.port(), 1).await;
+    let mut second_session = at_second.session(std::slice::from_ref(&job.collection)).await.expect("session");
+    assert!(session.next().await.is_none(), "the older session of the process ends");
+    let goes_on = at_second.open(&job).await.expect("let in while the first upload is open");
+    assert_eq!((goes_on.status.next_segment, goes_on.status.finished), (2, false));
+    drop(goes_on);
+    assert!(upload.answer().await.is_err(), "the first upload was ended");
+    at_second.send_all(&job, &made).await.expect("received");
+    second_session.closed().await;
+    assert_eq!(state_of(&mut world.people, job.collection.as_str()).await, "sealed");
+    assert_eq!(online(&mut world.people).await, "online");
+
+    another_process_is_refused_wherever_it_comes(&world, &mut second_session, &at_second).await;
+    what_is_revoked_is_revoked_everywhere(&mut world, &other).await;
+    both_write(&mut world, &mut people_of_other).await;
+    verdict::sound(&world, &case.case_id);
+
+    // One goes: the other does the chores, and what only one may do.
+    other.stop().await;
+    let (case, order, envelope) = world.ordered(std::slice::from_ref(&at_first.id)).await;
+    let mut agent = Agent::new(at_first.credential.clone(), world.port, 1).await;
+    let mut session = agent.session(&[]).await.expect("session");
+    session.offer().await;
+    let job = Job::new(&order, &envelope, &agent.id, 1);
+    agent.send_all(&job, &job.honest(&files())).await.expect("received");
+    assert_eq!(world.closed(&job.collection).await.state, "sealed");
+    verdict::sound(&world, &case.case_id);
+    world.stop().await;
+}
+
+/// The agent's process at the second answers for itself; then it falls silent.
+async fn another_process_is_refused_wherever_it_comes(world: &World, living: &mut agent::Session, at: &Agent) {
+    let mut thief = Agent::new(at.credential.clone(), world.port, 9).await;
+    let answering = async {
+        // Pings are answered on the way; nothing else comes.
+        let _ = tokio::time::timeout(Duration::from_secs(8), living.receive_pings()).await;
+    };
+    let (refused, ()) = tokio::join!(thief.session(&[]), answering);
+    let refused = refused.err().expect("the other process lives");
+    assert!(refused.message().contains("another process with this agent's identity"), "{refused}");
+    assert!(world.incidents().await.iter().any(|i| i.starts_with("duplicate-identity")), "{:?}", world.incidents().await);
+}
+
+async fn what_is_revoked_is_revoked_everywhere(world: &mut World, other: &Running) {
+    let (credential, _) = world.person("eve", &[Role::Responder], None).await;
+    let mut eve = People::new(channel(&credential, other.addr.port()).await.expect("connects"));
+    let whoami = async |eve: &mut People| eve.whoami(people::WhoamiRequest::default()).await;
+    whoami(&mut eve).await.expect("enrolled at the first, known to the second");
+    let agent = world.enroll("web-2").await;
+    let mut at_second = Agent::new(agent.clone(), other.addr.port(), 1).await;
+    let mut session = at_second.session(&[]).await.expect("session");
+    let request = people::RevokeAgentRequest { agent: at_second.id.to_string(), reason: "stolen".to_owned() };
+    world.people.revoke_agent(request).await.expect("revoked at the first");
+    assert!(session.next().await.is_none(), "its session at the second ends");
+    soon("it does not come in again", async || match Agent::new(agent.clone(), other.addr.port(), 1).await.session(&[]).await {
+        Ok(_) => false,
+        Err(_) => true,
+    })
+    .await;
+}
+
+/// Cases opened and orders given at both at once: one deployment, no number given twice.
+async fn both_write(world: &mut World, people_of_other: &mut People) {
+    let case = world.open_case().await;
+    let agent = world.enroll("web-3").await;
+    let id = crate::support::world::agent_id(&agent);
+    for round in 0..3 {
+        let orders = [0, 1].map(|_| world.sign(&world.order(&case, std::slice::from_ref(&id))));
+        let [mine, theirs] = orders.map(|order| people::SubmitOrderRequest { order: order.as_bytes().to_vec() });
+        let (mine, theirs) = tokio::join!(world.people.submit_order(mine), people_of_other.submit_order(theirs));
+        mine.expect("admitted here");
+        theirs.expect("admitted there");
+        let here = world.case(&case).await.log_size;
+        let there = people_of_other.get_case(people::GetCaseRequest { case_id: case.case_id.clone() }).await.expect("case").into_inner();
+        assert_eq!((here, there.log_size), (here, here), "round {round}: both know all records");
+    }
+    verdict::sound(world, &case.case_id);
+}
