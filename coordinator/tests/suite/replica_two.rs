@@ -1,5 +1,6 @@
 //! Two coordinators over one PostgreSQL and one store: an agent and people may be connected to either.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use exhibit_coordinator::catalog::postgres::scratch::Scratch;
@@ -22,7 +23,7 @@ async fn state_of(people: &mut People, collection: &str) -> String {
     rows.message().await.expect("row").expect("is there").state
 }
 
-async fn soon<F: Future<Output = bool>>(what: &str, mut is: impl FnMut() -> F) {
+async fn soon(what: &str, mut is: impl AsyncFnMut() -> bool) {
     let waited = async {
         while !is().await {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -63,7 +64,7 @@ async fn it_does_not_matter_to_which_coordinator_who_is_connected() {
     for part in &made.parts[..2] {
         upload.segment(part).await.expect("acknowledged");
     }
-    let mut at_second = Agent::new(at_first.credential.clone(), other.addr.port(), 1).await;
+    let mut at_second = Agent::new(Arc::clone(&at_first.credential), other.addr.port(), 1).await;
     let mut second_session = at_second.session(std::slice::from_ref(&job.collection)).await.expect("session");
     assert!(session.next().await.is_none(), "the older session of the process ends");
     let goes_on = at_second.open(&job).await.expect("let in while the first upload is open");
@@ -83,7 +84,7 @@ async fn it_does_not_matter_to_which_coordinator_who_is_connected() {
     // One goes: the other does the chores, and what only one may do.
     other.stop().await;
     let (case, order, envelope) = world.ordered(std::slice::from_ref(&at_first.id)).await;
-    let mut agent = Agent::new(at_first.credential.clone(), world.port, 1).await;
+    let mut agent = Agent::new(Arc::clone(&at_first.credential), world.port, 1).await;
     let mut session = agent.session(&[]).await.expect("session");
     session.offer().await;
     let job = Job::new(&order, &envelope, &agent.id, 1);
@@ -95,13 +96,11 @@ async fn it_does_not_matter_to_which_coordinator_who_is_connected() {
 
 /// The agent's process at the second answers for itself; then it falls silent.
 async fn another_process_is_refused_wherever_it_comes(world: &World, living: &mut agent::Session, at: &Agent) {
-    let mut thief = Agent::new(at.credential.clone(), world.port, 9).await;
-    let answering = async {
-        // Pings are answered on the way; nothing else comes.
-        let _ = tokio::time::timeout(Duration::from_secs(8), living.receive_pings()).await;
+    let mut thief = Agent::new(Arc::clone(&at.credential), world.port, 9).await;
+    let refused = tokio::select! {
+        refused = thief.session(&[]) => refused.err().expect("the other process lives"),
+        () = living.receive_pings() => panic!("the living one was ended"),
     };
-    let (refused, ()) = tokio::join!(thief.session(&[]), answering);
-    let refused = refused.err().expect("the other process lives");
     assert!(refused.message().contains("another process with this agent's identity"), "{refused}");
     assert!(world.incidents().await.iter().any(|i| i.starts_with("duplicate-identity")), "{:?}", world.incidents().await);
 }
@@ -109,19 +108,16 @@ async fn another_process_is_refused_wherever_it_comes(world: &World, living: &mu
 async fn what_is_revoked_is_revoked_everywhere(world: &mut World, other: &Running) {
     let (credential, _) = world.person("eve", &[Role::Responder], None).await;
     let mut eve = People::new(channel(&credential, other.addr.port()).await.expect("connects"));
-    let whoami = async |eve: &mut People| eve.whoami(people::WhoamiRequest::default()).await;
+    let whoami = async |eve: &mut People| eve.whoami(people::WhoamiRequest { protocol_min: 1, protocol_max: 1 }).await;
     whoami(&mut eve).await.expect("enrolled at the first, known to the second");
-    let agent = world.enroll("web-2").await;
-    let mut at_second = Agent::new(agent.clone(), other.addr.port(), 1).await;
+    let agent = Arc::new(world.enroll("web-2").await);
+    let mut at_second = Agent::new(Arc::clone(&agent), other.addr.port(), 1).await;
     let mut session = at_second.session(&[]).await.expect("session");
     let request = people::RevokeAgentRequest { agent: at_second.id.to_string(), reason: "stolen".to_owned() };
     world.people.revoke_agent(request).await.expect("revoked at the first");
     assert!(session.next().await.is_none(), "its session at the second ends");
-    soon("it does not come in again", async || match Agent::new(agent.clone(), other.addr.port(), 1).await.session(&[]).await {
-        Ok(_) => false,
-        Err(_) => true,
-    })
-    .await;
+    let refused = async || Agent::new(Arc::clone(&agent), other.addr.port(), 1).await.session(&[]).await.is_err();
+    soon("it does not come in again", refused).await;
 }
 
 /// Cases opened and orders given at both at once: one deployment, no number given twice.
@@ -129,8 +125,14 @@ async fn both_write(world: &mut World, people_of_other: &mut People) {
     let case = world.open_case().await;
     let agent = world.enroll("web-3").await;
     let id = crate::support::world::agent_id(&agent);
+    let mut collections = Vec::new();
     for round in 0..3 {
-        let orders = [0, 1].map(|_| world.sign(&world.order(&case, std::slice::from_ref(&id))));
+        let orders = [0, 1].map(|_| world.order(&case, std::slice::from_ref(&id)));
+        let orders = orders.map(|order| {
+            let envelope = world.sign(&order);
+            collections.push(Job::new(&order, &envelope, &id, 1).collection.clone());
+            envelope
+        });
         let [mine, theirs] = orders.map(|order| people::SubmitOrderRequest { order: order.as_bytes().to_vec() });
         let (mine, theirs) = tokio::join!(world.people.submit_order(mine), people_of_other.submit_order(theirs));
         mine.expect("admitted here");
@@ -138,6 +140,16 @@ async fn both_write(world: &mut World, people_of_other: &mut People) {
         let here = world.case(&case).await.log_size;
         let there = people_of_other.get_case(people::GetCaseRequest { case_id: case.case_id.clone() }).await.expect("case").into_inner();
         assert_eq!((here, there.log_size), (here, here), "round {round}: both know all records");
+    }
+    // One coordinator cancels what the other admitted.
+    let request = people::CancelCollectionsRequest {
+        collections: collections.iter().map(ToString::to_string).collect(),
+        reason: "the test is over".to_owned(),
+        ..people::CancelCollectionsRequest::default()
+    };
+    people_of_other.cancel_collections(request).await.expect("cancelled");
+    for collection in &collections {
+        assert_eq!(world.closed(collection).await.state, "cancelled");
     }
     verdict::sound(world, &case.case_id);
 }

@@ -1,6 +1,7 @@
 //! A small agent that can lie.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -224,7 +225,7 @@ impl Job {
 }
 
 pub struct Agent {
-    pub credential: Credential,
+    pub credential: Arc<Credential>,
     pub id: AgentId,
     pub instance: [u8; 16],
     pub client: AgentServiceClient<Channel>,
@@ -242,7 +243,8 @@ pub struct Upload {
 }
 
 impl Agent {
-    pub async fn new(credential: Credential, port: u16, process: u8) -> Self {
+    pub async fn new(credential: impl Into<Arc<Credential>>, port: u16, process: u8) -> Self {
+        let credential = credential.into();
         let channel = super::world::channel(&credential, port).await.expect("connects");
         let id = super::world::agent_id(&credential);
         Self { credential, id, instance: [process; 16], client: AgentServiceClient::new(channel) }

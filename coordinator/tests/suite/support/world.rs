@@ -71,7 +71,7 @@ async fn run(dir: &tempfile::TempDir, database: Option<&Settings>, port: u16, fr
         witnesses: Vec::new(),
         authorities: Vec::new(),
     };
-    serve::start(setup).await.expect("starts")
+    Box::pin(serve::start(setup)).await.expect("starts")
 }
 
 pub async fn channel(credential: &Credential, port: u16) -> Result<Channel, String> {
