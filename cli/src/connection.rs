@@ -22,8 +22,24 @@ use crate::exit::{Code, Failure, Result};
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Config {
-    /// `HOST:PORT` of the coordinator.
-    coordinator: String,
+    /// `HOST:PORT` of the coordinator, or of several that are tried in turn.
+    coordinator: OneOrMore,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum OneOrMore {
+    One(String),
+    More(Vec<String>),
+}
+
+impl OneOrMore {
+    fn addresses(&self) -> &[String] {
+        match self {
+            Self::One(address) => std::slice::from_ref(address),
+            Self::More(addresses) => addresses,
+        }
+    }
 }
 
 /// An open connection whose identity the coordinator has confirmed.
@@ -77,7 +93,7 @@ fn load_config(home: &Path) -> Result<Config> {
     // toml's error names line, column and key.
     toml::from_str(&text).map_err(|e| {
         config_failure(format!("{}: {}", file.display(), e.to_string().trim_end()))
-            .hint("the file needs one line: coordinator = \"HOST:PORT\"")
+            .hint("the file needs one line: coordinator = \"HOST:PORT\", or [\"HOST:PORT\", ...] for several")
     })
 }
 
@@ -89,20 +105,29 @@ pub fn own_anchor(home: Option<&Path>) -> Result<Anchor> {
 }
 
 impl Connection {
-    /// Loads the identity, connects, negotiates the protocol version.
+    /// Loads the identity, connects to the first coordinator that answers, negotiates the protocol version.
     pub async fn open(home: Option<&Path>) -> Result<Self> {
         let home = home_folder(home)?;
         let config = load_config(&home)?;
+        let no_address = || config_failure(format!("{}: coordinator names no address", home.join("config.toml").display()));
+        let mut last = no_address();
+        for address in config.coordinator.addresses() {
+            match Self::open_at(&home, address).await {
+                // Another one may be there.
+                Err(failure) if failure.code == Code::Unavailable => last = failure,
+                other => return other,
+            }
+        }
+        Err(last)
+    }
+
+    async fn open_at(home: &Path, at: &str) -> Result<Self> {
         let credential =
-            Credential::load(&home).map_err(|e| config_failure(format!("the identity in {} cannot be used: {e}", home.display())))?;
+            Credential::load(home).map_err(|e| config_failure(format!("the identity in {} cannot be used: {e}", home.display())))?;
         let tls_config = tls::client_config(&credential.tls, &credential.tls_root)
             .map_err(|e| config_failure(format!("the identity in {} cannot be used: {e}", home.display())))?;
-        let address: client::Address = config.coordinator.parse().map_err(|e| {
-            config_failure(format!(
-                "{}: coordinator = '{}': {e}",
-                home.join("config.toml").display(),
-                escape_bounded(&config.coordinator, 120)
-            ))
+        let address: client::Address = at.parse().map_err(|e| {
+            config_failure(format!("{}: coordinator = '{}': {e}", home.join("config.toml").display(), escape_bounded(at, 120)))
         })?;
         let target = client::Target { address, tls: Arc::new(move || Arc::clone(&tls_config)), explain: tls::explain_tls_error };
         let channel = client::connect(&target, &client::Settings::bulk()).await.map_err(|e| cannot_connect(&e))?;
@@ -113,7 +138,7 @@ impl Connection {
             .await
             .map_err(Failure::from)?
             .into_inner();
-        let connection = Self { rpc, log, credential, address: config.coordinator, whoami, home };
+        let connection = Self { rpc, log, credential, address: at.to_owned(), whoami, home: home.to_owned() };
         connection.check_identity()?;
         Ok(connection)
     }

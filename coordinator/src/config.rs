@@ -41,6 +41,8 @@ pub struct Config {
     pub witness: Witness,
     /// Timestamp authorities.
     pub timestamp: Vec<TimestampAuthority>,
+    /// Health and metrics.
+    pub http: Http,
     /// The program's own log.
     pub log: Log,
     /// Folder of the file; not a key.
@@ -164,6 +166,14 @@ const fn default_interval() -> u32 {
 /// Timestamp authorities that a deployment may have.
 const AUTHORITIES_MAX: usize = 8;
 
+/// Health and metrics, for machines that look after machines.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    /// Where they are served, in plain HTTP and to everybody who reaches it; nowhere when it is not set.
+    pub listen: Option<SocketAddr>,
+}
+
 /// The program's own log, on standard error.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -196,6 +206,7 @@ impl Default for Config {
             tokens: Tokens::default(),
             witness: Witness::default(),
             timestamp: Vec::new(),
+            http: Http::default(),
             log: Log::default(),
             folder: PathBuf::new(),
         }
@@ -431,6 +442,7 @@ impl Config {
         format!(
             include_str!("config.template.toml"),
             listen = text(&self.listen.to_string()),
+            http = maybe("listen", self.http.listen.map(|l| l.to_string()), "127.0.0.1:7421"),
             names = names,
             deployment = path(&self.paths.deployment),
             catalog = path(&self.paths.catalog),

@@ -1,6 +1,7 @@
 //! `exhibit-coordinator`: arguments and configuration in, a running coordinator or one command, an exit code out.
 
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -197,7 +198,11 @@ async fn run(config: &Config, ready_file: Option<&Path>) -> Result<(), Failure> 
     }
     let connections_max = raise_files(config.limits.connections_max as usize);
     // The port first: a second coordinator or a foreign program is named before anything else is opened.
-    let listener = listen(config).await?;
+    let listener = listen("listen", config.listen).await?;
+    let http = match config.http.listen {
+        Some(address) => Some(listen("http.listen", address).await?),
+        None => None,
+    };
     let store = init::open_store(config, false).map_err(failed)?;
     store::self_test(&*store).await.map_err(failed)?;
     let catalog = SqliteCatalog::open(&config.resolve(&config.paths.catalog)).await.map_err(failed)?;
@@ -218,6 +223,7 @@ async fn run(config: &Config, ready_file: Option<&Path>) -> Result<(), Failure> 
         rules: serve::Rules { agent_hours: config.certificates.agent_hours, token_life_s_max: config.tokens.ttl_s_max },
         witnesses: config.witness.keys.clone(),
         authorities,
+        http,
     })
     .await
     .map_err(failed)?;
@@ -235,16 +241,16 @@ async fn run(config: &Config, ready_file: Option<&Path>) -> Result<(), Failure> 
     Ok(())
 }
 
-async fn listen(config: &Config) -> Result<TcpListener, Failure> {
-    TcpListener::bind(config.listen).await.map_err(|e| {
+async fn listen(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|e| {
         let (exit, remedy) = match e.kind() {
             std::io::ErrorKind::AddrInUse => {
-                (Exit::Unavailable, format!("find out what uses it ('ss -ltnp sport = :{}') and stop it", config.listen.port()))
+                (Exit::Unavailable, format!("find out what uses it ('ss -ltnp sport = :{}') and stop it", address.port()))
             }
             std::io::ErrorKind::PermissionDenied => (Exit::Permission, "a port below 1024 needs CAP_NET_BIND_SERVICE".to_owned()),
             _ => (Exit::Unavailable, "is it an address of this machine?".to_owned()),
         };
-        Failure(exit as u8, format!("cannot listen on {}: {e}; {remedy}, or change 'listen' in the configuration", config.listen))
+        Failure(exit as u8, format!("cannot listen on {address}: {e}; {remedy}, or change '{key}' in the configuration"))
     })
 }
 

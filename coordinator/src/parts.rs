@@ -16,6 +16,7 @@ use crate::dispatch::{Sessions, Unoffered};
 use crate::incidents::{Recent, Recorded};
 use crate::intake::Uploads;
 use crate::ledger::{Ledger, Ledgers};
+use crate::metrics::SharedMetrics;
 use crate::problem::Result;
 use crate::progress::Progress;
 use crate::replica::{Leases, Notice, Proofs};
@@ -29,6 +30,8 @@ pub struct Parts {
     pub catalog: SharedCatalog,
     /// Evidence and logs.
     pub store: Arc<dyn Store>,
+    /// What is measured.
+    pub metrics: SharedMetrics,
     /// Rights among coordinators, and the way to the others.
     pub leases: Arc<Leases>,
     /// Signs of life of agents that are connected to others.
@@ -144,6 +147,7 @@ impl Parts {
         let more = if untold > 0 { format!(" ({untold} of the same before it were not listed)") } else { String::new() };
         let detail = format!("{}{more}", escape_bounded(detail, 2_000));
         tracing::error!(kind, subject, %detail, "incident");
+        self.metrics.incident();
         let mut row = IncidentRow::new(clock::now(), case.cloned(), kind, subject, detail);
         row.count = untold.saturating_add(1);
         if let Err(error) = self.catalog.add_incident(row).await {

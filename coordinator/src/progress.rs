@@ -108,6 +108,12 @@ impl Progress {
         before != why
     }
 
+    /// Uploads that are paused.
+    #[must_use]
+    pub fn paused_count(&self) -> usize {
+        self.paused.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// Why the upload of a collection is paused, if it is.
     #[must_use]
     pub fn paused(&self, collection: &CollectionId) -> Option<String> {

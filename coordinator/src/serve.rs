@@ -20,6 +20,7 @@ use crate::clock;
 use crate::dispatch::{self, Sessions};
 use crate::intake::{self, Uploads};
 use crate::ledger::{Keys, Ledgers};
+use crate::metrics::SharedMetrics;
 use crate::parts::{Issuing, Parts, Revoked};
 use crate::problem::{Kind, Problem, Result};
 use crate::progress::Progress;
@@ -27,7 +28,7 @@ use crate::replica::{self, Leases, Outbox, Waiting};
 use crate::rpc;
 use crate::seal::Sealer;
 use crate::stamp::Authority;
-use crate::store::Store;
+use crate::store::{MeteredStore, Store};
 
 /// How far the clock may be behind the deployment's own records.
 const CLOCK_BEHIND_S_MAX: i64 = 300;
@@ -55,6 +56,8 @@ pub struct Setup {
     pub witnesses: Vec<WitnessKey>,
     /// Timestamp authorities, each with a name of its own.
     pub authorities: Vec<Authority>,
+    /// Where health and metrics are served, bound; `None`: nowhere.
+    pub http: Option<TcpListener>,
 }
 
 /// Lifetimes that the operator chose.
@@ -76,6 +79,8 @@ impl Default for Rules {
 pub struct Running {
     /// Where it listens.
     pub addr: SocketAddr,
+    /// Where health and metrics are served.
+    pub http: Option<SocketAddr>,
     /// Its parts.
     pub parts: Arc<Parts>,
     /// Its TLS configuration, to be replaced when the server certificate was renewed.
@@ -95,26 +100,31 @@ impl std::fmt::Debug for Running {
 /// # Errors
 /// [`Problem`] with what is wrong and what helps.
 pub async fn start(setup: Setup) -> Result<Running> {
-    let Setup { deployment, store, catalog, listener, intake, connections, rules, witnesses, authorities } = setup;
+    let Setup { deployment, store, catalog, listener, intake, connections, rules, witnesses, authorities, http } = setup;
     let addr = listener.local_addr().map_err(|e| Problem::new(Kind::Failed, format!("the listener has no address: {e}")))?;
     check_clock(&deployment)?;
     let tls = ServerTls::new(&deployment.server, &deployment.tls_root).map_err(|e| Problem::new(Kind::Failed, e.to_string()))?;
     let tls = Arc::new(HotServer::new(tls));
     let registry = ConnectionRegistry::new();
     let (leases, waiting) = among(&catalog);
-    check_clock_of_all(&leases).await?;
+    clocks_agree(&leases).await?;
     let parts = assemble(deployment, store, catalog, (intake, rules, witnesses, authorities), registry.clone(), leases).await?;
     let (stop, stopping) = watch::channel(false);
     let together = together(&parts, waiting, &stopping);
     parts.load_revoked().await?;
+    let http_addr = http.as_ref().and_then(|listener| listener.local_addr().ok());
+    let http = http.map(|listener| tokio::spawn(crate::http::serve(listener, Arc::clone(&parts), stopping.clone())));
     let serving = serve(Arc::clone(&parts), Arc::clone(&tls), listener, connections, registry, stopping);
     let task = tokio::spawn(async move {
         serving.await;
         for task in together {
             let _ = task.await;
         }
+        if let Some(http) = http {
+            http.abort();
+        }
     });
-    Ok(Running { addr, parts, tls, stop, task })
+    Ok(Running { addr, http: http_addr, parts, tls, stop, task })
 }
 
 impl Running {
@@ -161,7 +171,7 @@ fn among(catalog: &SharedCatalog) -> (Arc<Leases>, Option<Waiting>) {
 
 /// All coordinators on a catalog must agree on the time, which records and deadlines are written with: the database's is what
 /// they are measured by.
-async fn check_clock_of_all(leases: &Leases) -> Result<()> {
+pub(crate) async fn clocks_agree(leases: &Leases) -> Result<()> {
     let Some(peers) = leases.peers() else { return Ok(()) };
     let ahead_ns = peers.clock_ahead_ns().await?;
     if ahead_ns.saturating_abs() <= CLOCKS_APART_NS_MAX {
@@ -192,6 +202,8 @@ async fn assemble(
     registry: ConnectionRegistry,
     leases: Arc<Leases>,
 ) -> Result<Arc<Parts>> {
+    let metrics = SharedMetrics::default();
+    let store: Arc<dyn Store> = Arc::new(MeteredStore::new(store, Arc::clone(&metrics)));
     let anchor = serde_json::to_vec_pretty(&deployment.anchor).map_err(|e| Problem::new(Kind::Failed, e.to_string()))?;
     let log_key = deployment.log_key.public().id();
     let keys = Keys { anchor: deployment.anchor, log: deployment.log_key, witnesses };
@@ -216,6 +228,7 @@ async fn assemble(
     Ok(Arc::new(Parts {
         catalog,
         store,
+        metrics,
         ledgers,
         deployment_log,
         issuing,

@@ -12,6 +12,7 @@ mod plan;
 mod points;
 mod processes;
 mod proxy;
+mod replicas;
 mod room;
 mod seeds;
 mod steps;

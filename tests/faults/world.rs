@@ -177,6 +177,7 @@ impl Coordinator {
                 rules: serve::Rules::default(),
                 witnesses: Vec::new(),
                 authorities: Vec::new(),
+                http: None,
             };
             // A process that dies while it starts answers nothing.
             let running = tokio::select! {

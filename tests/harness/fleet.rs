@@ -72,6 +72,15 @@ impl Fleet {
     /// When init fails.
     #[must_use]
     pub fn prepare() -> Self {
+        Self::prepare_with(&[])
+    }
+
+    /// [`Fleet::prepare`] with further arguments for init.
+    ///
+    /// # Panics
+    /// When init fails.
+    #[must_use]
+    pub fn prepare_with(init: &[&str]) -> Self {
         let fleet = Self {
             dir: tempfile::tempdir().expect("temporary folder"),
             bin: programs(),
@@ -80,7 +89,7 @@ impl Fleet {
         };
         let dir = fleet.coordinator_dir();
         let args = ["--name", "test", "--listen", "127.0.0.1:0", "--host", "localhost", "--host", "127.0.0.1", "--admin", "responder"];
-        let _ = Finished::of(fleet.program("exhibit-coordinator").arg("init").arg("--dir").arg(dir).args(args)).ok();
+        let _ = Finished::of(fleet.program("exhibit-coordinator").arg("init").arg("--dir").arg(dir).args(args).args(init)).ok();
         fleet
     }
 
@@ -170,7 +179,11 @@ impl Fleet {
         });
         let port = std::fs::read_to_string(&ready).expect("ready file").trim().rsplit(':').next().expect("port").to_owned();
         *self.address.lock().expect("lock") = format!("localhost:{port}");
-        replace_line(&self.home().join("config.toml"), "coordinator", &format!("\"localhost:{port}\""));
+        let people = self.home().join("config.toml");
+        // Who was told of several coordinators keeps them.
+        if !std::fs::read_to_string(&people).is_ok_and(|text| text.contains(&format!("localhost:{port}\""))) {
+            replace_line(&people, "coordinator", &format!("\"localhost:{port}\""));
+        }
         // A restart must come back at the same place.
         replace_line(&self.coordinator_dir().join("config.toml"), "listen", &format!("\"127.0.0.1:{port}\""));
         *self.coordinator.lock().expect("lock") = Some(running);
@@ -467,7 +480,7 @@ fn text(value: &Value, key: &str) -> String {
 }
 
 /// Replaces the value of `key = ...` in a TOML file; `value` as TOML.
-fn replace_line(file: &Path, key: &str, value: &str) {
+pub(crate) fn replace_line(file: &Path, key: &str, value: &str) {
     let old = std::fs::read_to_string(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
     let is_key = |line: &str| line.split_once('=').is_some_and(|(k, _)| k.trim() == key);
     assert!(old.lines().any(is_key), "{}: no line {key} =", file.display());

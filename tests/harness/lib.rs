@@ -14,6 +14,7 @@ mod disk;
 mod fleet;
 mod guest;
 mod process;
+mod replicas;
 mod source;
 
 pub use authority::{Answers, Authority};
@@ -22,6 +23,7 @@ pub use disk::{LoopDevice, partition};
 pub use fleet::{Agent, Fleet, Verdict};
 pub use guest::{Guest, GuestPlan, kit};
 pub use process::{Finished, Running, programs, wait_until};
+pub use replicas::Replica;
 pub use source::{awkward_tree, awkward_tree_of, tree_facts};
 
 /// True when the slow scenarios are to be left out (`tests/run --quick`).

@@ -13,6 +13,7 @@ fn s3() -> Config {
             secret_access_key_file: Some(PathBuf::from("secret")),
             ..StoreConfig::default()
         },
+        http: Http { listen: Some(([127, 0, 0, 1], 9).into()) },
         log: Log { level: "debug".to_owned(), format: LogFormat::Json },
         ..Config::default()
     }

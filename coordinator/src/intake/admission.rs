@@ -171,6 +171,12 @@ impl Uploads {
         }
     }
 
+    /// Uploads that run.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.limits.uploads_max.max(1).saturating_sub(self.uploads.available_permits())
+    }
+
     /// Ends all uploads.
     pub fn cut_all(&self) {
         for slot in self.slots.lock().unwrap_or_else(PoisonError::into_inner).values() {

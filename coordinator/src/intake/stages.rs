@@ -216,7 +216,7 @@ impl Upload {
             let (bytes, buffer) = bytes.into_bytes();
             self.put(&announced, bytes, answers).await?;
             self.parts.uploads.tools.give_back(buffer);
-            let n = announced.n;
+            let (n, size) = (announced.n, announced.size);
             let commit = SegmentCommit {
                 collection: self.row.collection.clone(),
                 stream: self.row.stream,
@@ -230,6 +230,7 @@ impl Upload {
             self.commit(commit, answers).await?;
             // Given back before the agent hears it: one that does not listen holds nothing that others wait for.
             drop(held);
+            self.parts.metrics.acknowledged(size);
             self.say(answers, Answer::Ack(n)).await?;
             self.parts.progress.ring(&self.row.collection);
         }

@@ -297,6 +297,7 @@ impl Upload {
     /// Records that the agent broke the contract; after the third time the collection is closed with what arrived.
     async fn refuse(&self, bad: BadUpload, kind: Kind) -> Problem {
         let row = &self.row;
+        self.parts.metrics.refused_upload();
         let strikes = self.parts.uploads.strike(&row.collection);
         let detail = format!("collection {} {} of agent {}: {bad}", row.collection, row.stream, row.agent);
         self.parts.incident(Some(&row.case), "false-upload", row.agent.as_str(), &detail).await;

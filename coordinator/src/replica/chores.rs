@@ -23,7 +23,9 @@ pub async fn run_chores(parts: Arc<Parts>, mut stop: watch::Receiver<bool>) {
                 if lease.is_shared_out() {
                     tracing::info!("this coordinator does the chores from now on");
                 }
+                parts.metrics.chores(true);
                 while_held(&parts, &lease, &mut stop).await;
+                parts.metrics.chores(false);
                 lease.give(None).await;
             }
             Err(_) => {

@@ -104,6 +104,7 @@ async fn note_damage(parts: &Parts, collection: &CollectionId, problem: &Problem
 /// [`Problem`]; passing ones go away, [`Kind::Damaged`] needs a person.
 pub async fn close(parts: &Arc<Parts>, collection: &CollectionId) -> Result<()> {
     let _permit = parts.sealer.permits.acquire().await;
+    let begun = tokio::time::Instant::now();
     let row = parts.catalog.collection(collection.clone()).await?;
     let row = row.ok_or_else(|| Problem::new(Kind::NotFound, format!("there is no {collection}")))?;
     let (State::Sealing, Some(_)) = (row.state, &row.ending) else { return Ok(()) };
@@ -144,6 +145,7 @@ pub async fn close(parts: &Arc<Parts>, collection: &CollectionId) -> Result<()> 
     parts.catalog.change(collection.clone(), vec![State::Sealing], change).await?;
     let (outcome, items) = (record.outcome.as_str(), record.exhibit_count);
     tracing::info!(%collection, case = %row.case, outcome, items, reason = %one_line(record.reason.as_deref().unwrap_or_default(), 300), "closed");
+    parts.metrics.closed(outcome, begun.elapsed());
     parts.uploads.forget(collection);
     drop(right);
     parts.progress.forget(collection);

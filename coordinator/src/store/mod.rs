@@ -5,6 +5,7 @@
 
 mod error;
 mod local;
+mod metered;
 mod remote;
 
 #[cfg(any(test, feature = "test-support"))]
@@ -21,6 +22,7 @@ pub use object_store::PutPayload as Payload;
 
 pub use error::{Kind, StoreError};
 pub use local::LocalStore;
+pub use metered::MeteredStore;
 pub use remote::{RemoteStore, S3Settings};
 
 /// What every operation answers with.

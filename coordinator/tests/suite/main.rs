@@ -8,6 +8,7 @@ mod catalog_sqlite;
 mod custody_access;
 mod custody_disposal;
 mod dispatch_orders;
+mod http_pages;
 mod incidents;
 mod init_deployment;
 mod intake_hostile;

@@ -70,6 +70,7 @@ async fn run(dir: &tempfile::TempDir, database: Option<&Settings>, port: u16, fr
         rules: serve::Rules::default(),
         witnesses: Vec::new(),
         authorities: Vec::new(),
+        http: Some(tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("port")),
     };
     Box::pin(serve::start(setup)).await.expect("starts")
 }

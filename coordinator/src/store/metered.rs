@@ -1,0 +1,105 @@
+//! A store that counts: calls, their time, bytes.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use exhibit_evidence::Digest;
+use tokio::time::Instant;
+
+use super::{Answer, Page, Payload, Store, StoreError, Stored};
+use crate::metrics::SharedMetrics;
+
+/// The wrapper. It changes nothing of what the store does.
+#[derive(Debug)]
+pub struct MeteredStore {
+    inner: Arc<dyn Store>,
+    metrics: SharedMetrics,
+}
+
+impl MeteredStore {
+    /// Counts the calls to a store.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Store>, metrics: SharedMetrics) -> Self {
+        Self { inner, metrics }
+    }
+
+    fn counted<'a, T: Send + 'a>(&'a self, operation: &'static str, name: &str, call: Answer<'a, T>) -> Answer<'a, T> {
+        let object = class(name);
+        Box::pin(async move {
+            let begun = Instant::now();
+            let answer = call.await;
+            let result = answer.as_ref().map_or_else(|e: &StoreError| e.kind().as_str(), |_| "ok");
+            self.metrics.store_call(operation, object, result, begun.elapsed());
+            answer
+        })
+    }
+
+    fn read<'a>(&'a self, operation: &'static str, name: &'a str, call: Answer<'a, Bytes>) -> Answer<'a, Bytes> {
+        Box::pin(async move {
+            let bytes = self.counted(operation, name, call).await?;
+            self.metrics.store_bytes("in", class(name), bytes.len() as u64);
+            Ok(bytes)
+        })
+    }
+}
+
+/// What an object is, by its name: `docs/format/layout.md`.
+fn class(name: &str) -> &'static str {
+    let (folder, file) = name.rsplit_once('/').unwrap_or(("", name));
+    match file {
+        _ if file.ends_with(".tar.zst") => "segment",
+        "checkpoint" => "checkpoint",
+        _ if folder.ends_with("/seq") => "record",
+        _ if folder.contains("/tile/") => "tile",
+        _ if file.starts_with("manifest") => "manifest",
+        _ => "other",
+    }
+}
+
+impl Store for MeteredStore {
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+
+    fn put_new<'a>(&'a self, name: &'a str, content: Payload, sha256: Digest) -> Answer<'a, Stored> {
+        Box::pin(async move {
+            let bytes = content.content_length() as u64;
+            let stored = self.counted("put", name, self.inner.put_new(name, content, sha256)).await?;
+            self.metrics.store_bytes("out", class(name), bytes);
+            Ok(stored)
+        })
+    }
+
+    fn put_head<'a>(&'a self, name: &'a str, content: Bytes) -> Answer<'a, ()> {
+        self.counted("replace", name, self.inner.put_head(name, content))
+    }
+
+    fn get<'a>(&'a self, name: &'a str, bytes_max: u64) -> Answer<'a, Bytes> {
+        self.read("get", name, self.inner.get(name, bytes_max))
+    }
+
+    fn get_range<'a>(&'a self, name: &'a str, range: Range<u64>) -> Answer<'a, Bytes> {
+        self.read("get", name, self.inner.get_range(name, range))
+    }
+
+    fn size<'a>(&'a self, name: &'a str) -> Answer<'a, u64> {
+        self.counted("head", name, self.inner.size(name))
+    }
+
+    fn list<'a>(&'a self, folder: &'a str, after: Option<&'a str>) -> Answer<'a, Page> {
+        self.counted("list", folder, self.inner.list(folder, after))
+    }
+
+    fn folders<'a>(&'a self, folder: &'a str) -> Answer<'a, Vec<String>> {
+        self.counted("list", folder, self.inner.folders(folder))
+    }
+
+    fn destroy<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
+        self.counted("destroy", name, self.inner.destroy(name))
+    }
+
+    fn free_bytes(&self) -> Answer<'_, Option<u64>> {
+        self.inner.free_bytes()
+    }
+}
