@@ -8,6 +8,9 @@ use crate::catalog::CatalogError;
 /// Takes the lock for writing at once: a transaction that reads first and then wants to write would fail, not wait.
 pub const BEGIN: &str = "BEGIN IMMEDIATE";
 
+/// Begins to read as of one moment.
+pub const SNAPSHOT: &str = "BEGIN DEFERRED";
+
 /// Of agents `a`: those that carry all labels of a JSON object, which stands between the two.
 pub const HAS_LABELS: (&str, &str) = (
     " AND NOT EXISTS (SELECT 1 FROM json_each(",
@@ -28,6 +31,18 @@ pub(super) use for_update;
 /// Lets one transaction at a time go on from here, of all that name the same thing.
 #[expect(clippy::unused_async, reason = "one signature for both databases")]
 pub async fn one_at_a_time(_: &mut Connection, _: &'static str) -> Result<(), CatalogError> {
+    Ok(())
+}
+
+/// Lets this transaction take as long as it needs. Nothing hurries a file.
+#[expect(clippy::unused_async, reason = "one signature for both databases")]
+pub async fn unhurried(_: &mut Connection) -> Result<(), CatalogError> {
+    Ok(())
+}
+
+/// After many rows came at once. SQLite plans by its indexes alone.
+#[expect(clippy::unused_async, reason = "one signature for both databases")]
+pub async fn settle(_: &mut Connection) -> Result<(), CatalogError> {
     Ok(())
 }
 
