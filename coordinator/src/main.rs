@@ -78,20 +78,42 @@ enum Command {
         json: bool,
     },
     /// Look after the catalog: bring its schema up to date, move it between SQLite and PostgreSQL.
-    Catalog {
-        #[command(subcommand)]
-        command: upkeep::Command,
-        #[command(flatten)]
-        place: Place,
-        /// Print one JSON object instead of text
-        #[arg(long, global = true)]
-        json: bool,
-    },
+    #[command(subcommand)]
+    Catalog(CatalogCommand),
     /// Read the configuration, look at the places that it names, and say whether it can be used.
     CheckConfig {
         #[command(flatten)]
         place: Place,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum CatalogCommand {
+    /// Bring the schema up to date, as every start does; make an empty catalog where there is none.
+    Migrate(OnCatalog),
+    /// Write all rows as lines of JSON, to be imported elsewhere. A catalog in a file must not be in use.
+    Export {
+        /// The file, which must not exist, or '-' for standard output
+        file: PathBuf,
+        #[command(flatten)]
+        on: OnCatalog,
+    },
+    /// Fill an empty catalog of either kind from an export: all of it or nothing. Makes the catalog where there is none.
+    Import {
+        /// The file that an export wrote
+        file: PathBuf,
+        #[command(flatten)]
+        on: OnCatalog,
+    },
+}
+
+#[derive(Debug, Args)]
+struct OnCatalog {
+    #[command(flatten)]
+    place: Place,
+    /// Print one JSON object instead of text (on standard error if the export is on standard output)
+    #[arg(long)]
+    json: bool,
 }
 
 /// Where the deployment is.
@@ -170,7 +192,7 @@ fn main() -> ExitCode {
             Command::Init(options) => make(&options).await,
             Command::Run { place, ready_file } => run(&place.load(true)?, ready_file.as_deref()).await,
             Command::Reindex { place, replace, json } => make_catalog(&place.load(false)?, replace, json).await,
-            Command::Catalog { command, place, json } => keep_up(&place.load(false)?, &command, json).await,
+            Command::Catalog(command) => keep_up(command).await,
             Command::CheckConfig { place } => place.load(true).map(|_| println!("the configuration can be used")),
         }
     });
@@ -200,12 +222,18 @@ async fn make_catalog(config: &Config, replace: bool, json: bool) -> Result<(), 
     Ok(())
 }
 
-async fn keep_up(config: &Config, command: &upkeep::Command, json: bool) -> Result<(), Failure> {
-    begin_log(config);
-    let done = upkeep::run(&config.catalog()?, command).await.map_err(failed)?;
+async fn keep_up(command: CatalogCommand) -> Result<(), Failure> {
+    let (command, OnCatalog { place, json }) = match command {
+        CatalogCommand::Migrate(on) => (upkeep::Command::Migrate, on),
+        CatalogCommand::Export { file, on } => (upkeep::Command::Export(file), on),
+        CatalogCommand::Import { file, on } => (upkeep::Command::Import(file), on),
+    };
+    let config = place.load(false)?;
+    begin_log(&config);
+    let done = upkeep::run(&config.catalog()?, &command).await.map_err(failed)?;
     let text = if json { serde_json::to_string(&done).map_err(failed)? } else { done.text() };
     // Standard output may be the export.
-    if matches!(command, upkeep::Command::Export { file } if file == Path::new("-")) {
+    if command == upkeep::Command::Export("-".into()) {
         eprintln!("{text}");
     } else {
         println!("{text}");

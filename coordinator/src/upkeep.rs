@@ -10,21 +10,15 @@ use exhibit_evidence::text::escape_bounded;
 use crate::catalog::CatalogPlace;
 use crate::catalog::transfer::{Moved, TransferError};
 
-/// What an operator may do with a catalog beside running it.
-#[derive(Debug, Clone, clap::Subcommand)]
+/// What to do with a catalog.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// Bring the schema up to date, as every start does; make an empty catalog where there is none
+    /// Bring the schema up to date; make an empty catalog where there is none.
     Migrate,
-    /// Write all rows to a file ('-' for standard output) as lines of JSON, to be imported elsewhere
-    Export {
-        /// The file; it must not exist
-        file: PathBuf,
-    },
-    /// Fill an empty catalog, of either kind, from an export: all of it or nothing
-    Import {
-        /// The file that an export wrote
-        file: PathBuf,
-    },
+    /// Write all rows to a new file, `-` for standard output.
+    Export(PathBuf),
+    /// Fill an empty catalog from such a file.
+    Import(PathBuf),
 }
 
 /// What was done.
@@ -51,8 +45,8 @@ pub async fn run(place: &CatalogPlace, command: &Command) -> Result<Done, String
             catalog.close().await;
             ("migrate", 0, made)
         }
-        Command::Export { file } => ("export", export(place, file).await?.rows, false),
-        Command::Import { file } => {
+        Command::Export(file) => ("export", export(place, file).await?.rows, false),
+        Command::Import(file) => {
             let (moved, made) = import(place, file).await?;
             ("import", moved.rows, made)
         }

@@ -81,7 +81,7 @@ async fn a_server_that_dies_and_comes_back_costs_time_only() {
         let (catalog, row) = (Arc::clone(&catalog), row.clone());
         async move {
             let mut trouble = Vec::new();
-            for n in 0..300 {
+            for n in 0..150 {
                 while let Err(e) = catalog.commit_segment(commit(&row, n)).await {
                     trouble.push(e);
                 }
@@ -90,7 +90,7 @@ async fn a_server_that_dies_and_comes_back_costs_time_only() {
             trouble
         }
     });
-    for at in [50, 150] {
+    for at in [30, 90] {
         reached.wait_for(|n| *n >= at).await.expect("goes on");
         server.crash();
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -99,12 +99,12 @@ async fn a_server_that_dies_and_comes_back_costs_time_only() {
     let trouble = writing.await.expect("ended");
     assert!(!trouble.is_empty() && trouble.iter().all(|e| matches!(e, CatalogError::Busy(_))), "{trouble:?}");
     let stream = catalog.stream(row.collection.clone(), S1).await.expect("read").expect("there");
-    assert_eq!(stream.next_segment, 300);
+    assert_eq!(stream.next_segment, 150);
     let segments = catalog.segments(row.collection.clone(), S1, 0, 1_000).await.expect("read");
-    assert!(segments.iter().map(|s| s.n).eq(0..300), "each once");
+    assert!(segments.iter().map(|s| s.n).eq(0..150), "each once");
     let parts = commit(&row, 0).manifest_parts.len() as u32;
-    assert!(catalog.manifest_part(row.collection.clone(), S1, 300 * parts - 1).await.expect("read").is_some());
-    assert_eq!(catalog.manifest_part(row.collection.clone(), S1, 300 * parts).await, Ok(None), "no part twice");
+    assert!(catalog.manifest_part(row.collection.clone(), S1, 150 * parts - 1).await.expect("read").is_some());
+    assert_eq!(catalog.manifest_part(row.collection.clone(), S1, 150 * parts).await, Ok(None), "no part twice");
     // While it is away every call says so within seconds, and nobody can start.
     server.stop();
     let begun = tokio::time::Instant::now();
