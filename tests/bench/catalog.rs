@@ -87,8 +87,8 @@ fn write_export(file: &std::path::Path, collections: u64) {
     }
     for n in 0..collections {
         let (id, digest) = order(n / PER_ORDER);
-        // All but the newest are sealed.
-        let open = n + 1_000 > collections;
+        // All but the oldest are sealed: who looks for open ones by age finds them last.
+        let open = n < 1_000;
         line(
             json!({ "collections": { "collection": collection(n), "order_id": id, "order_digest": base64(digest.as_bytes()),
                 "case_id": case(n / PER_ORDER / ORDERS_PER_CASE), "agent": agent(n % AGENTS), "profile": "triage",

@@ -19,6 +19,9 @@ pub const HAS_LABELS: (&str, &str) = (" AND a.labels::jsonb @> (", ")::jsonb");
 /// Of collections: those whose ids a JSON array holds, which stands between the two.
 pub const ONLY_COLLECTIONS: (&str, &str) = (" AND collection IN (SELECT json_array_elements_text((", ")::json))");
 
+/// Stands behind `collections` where only open ones are asked for. PostgreSQL knows that they are few.
+pub const BY_OPEN: &str = "";
+
 /// A SELECT whose row nobody else changes until the transaction ends.
 macro_rules! for_update {
     ($sql:literal) => {

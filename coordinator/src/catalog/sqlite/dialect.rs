@@ -20,6 +20,10 @@ pub const HAS_LABELS: (&str, &str) = (
 /// Of collections: those whose ids a JSON array holds, which stands between the two.
 pub const ONLY_COLLECTIONS: (&str, &str) = (" AND collection IN (SELECT value FROM json_each(", "))");
 
+/// Stands behind `collections` where only open ones are asked for: they are few among many, which SQLite does not know, so it
+/// would walk through all of them by age. The statement must name the open states as the index does.
+pub const BY_OPEN: &str = " INDEXED BY collections_open";
+
 /// A SELECT whose row nobody else changes until the transaction ends.
 macro_rules! for_update {
     ($sql:literal) => {
