@@ -102,6 +102,8 @@ pub struct Made {
     pub admin_home: PathBuf,
     /// Where evidence lies.
     pub store: String,
+    /// Where the catalog is.
+    pub catalog: String,
     /// SHA-256 of the TLS root certificate: what agents are told to expect.
     pub ca_sha256: Digest,
     /// Where the coordinator will listen.
@@ -173,7 +175,8 @@ pub async fn run(options: &Options, now: Timestamp) -> Result<Made, InitError> {
     let ca_sha256 = new.deployment.tls_root_sha256();
     begin_log(store, &new).await.map_err(|e| unfinished(&e))?;
 
-    config.catalog().map_err(|e| unfinished(&e))?.create().await.map_err(|e| unfinished(&e))?.close().await;
+    let catalog = config.catalog().map_err(|e| unfinished(&e))?;
+    catalog.create().await.map_err(|e| unfinished(&e))?.close().await;
 
     let admin_home = dir.join(ADMIN);
     new.admin.write(&admin_home).map_err(|e| not_written(&e))?;
@@ -188,6 +191,7 @@ pub async fn run(options: &Options, now: Timestamp) -> Result<Made, InitError> {
         root: dir.join("root"),
         admin_home,
         store: place,
+        catalog: catalog.describe(),
         ca_sha256,
         listen: options.listen,
         dir,
@@ -370,6 +374,7 @@ impl Made {
 
   configuration     {config}
   evidence          {store}
+  catalog           {catalog}
   first admin       {home}
   anchor            {anchor}
   root keys         {root}
@@ -386,6 +391,7 @@ Next:
             name = self.name,
             dir = shown(&self.dir),
             store = self.store,
+            catalog = self.catalog,
             ca = self.ca_sha256,
             port = if self.listen.port() == 0 { "PORT".to_owned() } else { self.listen.port().to_string() },
         )

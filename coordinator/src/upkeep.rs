@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use exhibit_evidence::text::escape_bounded;
 
 use crate::catalog::CatalogPlace;
+use crate::catalog::postgres::{Alone, PostgresCatalog};
 use crate::catalog::transfer::{Moved, TransferError};
 
 /// What to do with a catalog.
@@ -93,19 +94,35 @@ async fn export(place: &CatalogPlace, file: &Path) -> Result<Moved, String> {
 
 async fn import(place: &CatalogPlace, file: &Path) -> Result<(Moved, bool), String> {
     let input = File::open(file).map_err(|e| format!("cannot read {}: {e}", shown(file)))?;
-    let (catalog, made) = place.open_or_create().await.map_err(|e| e.to_string())?;
-    let imported = catalog.import(&mut BufReader::new(input)).await;
+    let imported = import_from(place, &mut BufReader::new(input)).await;
+    imported.map_err(|e| match e {
+        TransferError::Catalog(e) => format!("nothing was imported: {e}"),
+        e => format!("nothing was imported: {}: {e}", shown(file)),
+    })
+}
+
+/// Where there is no catalog, one appears with all rows in it or not at all: an empty one that nobody asked for would be taken
+/// for the catalog at the next start.
+async fn import_from(place: &CatalogPlace, input: &mut BufReader<File>) -> Result<(Moved, bool), TransferError> {
+    if let CatalogPlace::Postgres(settings) = place
+        && !PostgresCatalog::is_there(settings).await?
+    {
+        let mut alone = Alone::take(settings).await?;
+        let fresh = alone.fresh().await?;
+        let imported = fresh.import(input).await;
+        fresh.close().await;
+        let moved = imported?;
+        alone.exchange().await?;
+        return Ok((moved, true));
+    }
+    let (catalog, made) = place.open_or_create().await?;
+    let imported = catalog.import(input).await;
     catalog.close().await;
     drop(catalog);
     if let (Err(_), true, CatalogPlace::File(path)) = (&imported, made, place) {
-        // An empty catalog that nobody asked for would be taken for the catalog at the next start.
         let _ = std::fs::remove_file(path);
     }
-    match imported {
-        Ok(moved) => Ok((moved, made)),
-        Err(TransferError::Catalog(e)) => Err(format!("nothing was imported: {e}")),
-        Err(e) => Err(format!("nothing was imported: {}: {e}", shown(file))),
-    }
+    Ok((imported?, made))
 }
 
 fn shown(path: &Path) -> String {

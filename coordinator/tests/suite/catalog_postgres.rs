@@ -1,5 +1,7 @@
 //! The catalog in PostgreSQL: its contract, and what is special to a server that several coordinators share.
 
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -150,4 +152,68 @@ async fn what_cannot_be_used_is_named() {
     refused(&settings, &["version 99", "start the newer program"]).await;
     server.run("catalog", "UPDATE exhibit.schema_version SET application_id = 1").await;
     refused(&settings, &["something else than a catalog"]).await;
+}
+
+/// A CA and a certificate for `localhost` in the server's folder, which then serves TLS.
+async fn serve_tls(server: &Scratch, folder: &Path) {
+    let openssl = |args: &str| {
+        let done = Command::new("openssl").args(args.split(' ')).current_dir(folder).output().expect("openssl runs");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    };
+    let new = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2";
+    openssl(&format!("{new} -keyout ca.key -out ca.pem -subj /CN=ca"));
+    openssl(&format!("{new} -keyout other.key -out other.pem -subj /CN=ca"));
+    openssl(&format!(
+        "{new} -CA ca.pem -CAkey ca.key -keyout server.key -out server.pem -subj /CN=db -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE"
+    ));
+    server.adopt("server.key");
+    for (key, value) in
+        [("ssl", "on".to_owned()), ("ssl_cert_file", path(folder, "server.pem")), ("ssl_key_file", path(folder, "server.key"))]
+    {
+        server.run("postgres", &format!("ALTER SYSTEM SET {key} = '{value}'")).await;
+    }
+    // From now on the loopback port asks for a password and for TLS.
+    let rules = "local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n";
+    std::fs::write(folder.join("data/pg_hba.conf"), rules).expect("rules");
+    server.run("postgres", "ALTER ROLE exhibit PASSWORD 'Very-Secret'").await;
+    server.run("postgres", "SELECT pg_reload_conf()").await;
+}
+
+fn path(folder: &Path, name: &str) -> String {
+    folder.join(name).to_string_lossy().into_owned()
+}
+
+#[tokio::test]
+async fn a_server_must_prove_who_it_is_and_so_must_we() {
+    let dir = tempfile::tempdir().expect("dir");
+    let server = Scratch::start(dir.path()).await;
+    PostgresCatalog::create(&server.database("catalog").await).await.expect("new").close().await;
+    serve_tls(&server, dir.path()).await;
+    let by = |host: &str, parameters: &str, password: &str| {
+        let address = server.tcp_address("catalog").replace("127.0.0.1", host);
+        Settings::parse(&format!("{address}?{parameters}"), dir.path(), false).expect("address").with_password(password)
+    };
+    let verified = "sslmode=verify-full&sslrootcert=ca.pem";
+    // The server reads its configuration when it gets to it.
+    let mut opened = PostgresCatalog::open(&by("localhost", verified, "Very-Secret")).await;
+    for _ in 0..50 {
+        if opened.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        opened = PostgresCatalog::open(&by("localhost", verified, "Very-Secret")).await;
+    }
+    let catalog = opened.expect("opens");
+    let encrypted = sqlx::query_scalar("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()").fetch_one(catalog.pool());
+    assert!(encrypted.await.is_ok_and(|ssl: bool| ssl));
+    for (settings, words) in [
+        (by("localhost", "sslmode=verify-full&sslrootcert=other.pem", "Very-Secret"), "check sslmode and sslrootcert"),
+        (by("127.0.0.1", verified, "Very-Secret"), "check sslmode and sslrootcert"),
+        (by("localhost", "sslmode=disable", "Very-Secret"), "pg_hba.conf"),
+        (by("localhost", verified, "Wrong-Secret"), "catalog.password_file"),
+    ] {
+        let e = PostgresCatalog::open(&settings).await.expect_err(words);
+        let said = format!("{e} {e:?} {settings:?}");
+        assert!(said.contains(words) && !said.contains("-Secret"), "{words}: {said}");
+    }
 }
