@@ -75,12 +75,12 @@ impl Fleet {
         Self::prepare_with(&[])
     }
 
-    /// [`Fleet::prepare`] with further arguments for init.
+    /// [`Fleet::prepare`] with more arguments for init.
     ///
     /// # Panics
     /// When init fails.
     #[must_use]
-    pub fn prepare_with(init: &[&str]) -> Self {
+    pub fn prepare_with(more: &[&str]) -> Self {
         let fleet = Self {
             dir: tempfile::tempdir().expect("temporary folder"),
             bin: programs(),
@@ -89,7 +89,7 @@ impl Fleet {
         };
         let dir = fleet.coordinator_dir();
         let args = ["--name", "test", "--listen", "127.0.0.1:0", "--host", "localhost", "--host", "127.0.0.1", "--admin", "responder"];
-        let _ = Finished::of(fleet.program("exhibit-coordinator").arg("init").arg("--dir").arg(dir).args(args).args(init)).ok();
+        let _ = Finished::of(fleet.program("exhibit-coordinator").arg("init").arg("--dir").arg(dir).args(args).args(more)).ok();
         fleet
     }
 

@@ -13,11 +13,17 @@ use crate::catalog::peers::Peers;
 /// Said in full: an operator may have chosen other defaults for the server or the role.
 pub const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 
+/// Begins to read as of one moment.
+pub const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
 /// Of agents `a`: those that carry all labels of a JSON object, which stands between the two.
 pub const HAS_LABELS: (&str, &str) = (" AND a.labels::jsonb @> (", ")::jsonb");
 
 /// Of collections: those whose ids a JSON array holds, which stands between the two.
 pub const ONLY_COLLECTIONS: (&str, &str) = (" AND collection IN (SELECT json_array_elements_text((", ")::json))");
+
+/// Stands behind `collections` where only open ones are asked for. PostgreSQL knows that they are few.
+pub const BY_OPEN: &str = "";
 
 /// A SELECT whose row nobody else changes until the transaction ends.
 macro_rules! for_update {
@@ -40,6 +46,21 @@ pub async fn one_at_a_time(c: &mut Connection, what: &'static str) -> Result<(),
 pub fn peers(catalog: &PostgresCatalog) -> Option<Arc<dyn Peers>> {
     let peers = catalog.peers.get_or_init(|| Arc::new(PostgresPeers::begin(&catalog.pool)));
     Some(Arc::clone(peers) as Arc<dyn Peers>)
+}
+
+/// Lets this transaction take as long as it needs.
+pub async fn unhurried(c: &mut Connection) -> Result<(), CatalogError> {
+    sqlx::raw_sql("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0")
+        .execute(c)
+        .await
+        .map_err(map)?;
+    Ok(())
+}
+
+/// After many rows came at once: PostgreSQL plans by what it knows of them, and would find out only in a minute.
+pub async fn settle(c: &mut Connection) -> Result<(), CatalogError> {
+    sqlx::raw_sql("ANALYZE").execute(c).await.map_err(map)?;
+    Ok(())
 }
 
 /// How long an operation may take. The server ends a statement earlier (see [`super::Settings`]); this is for a server or a

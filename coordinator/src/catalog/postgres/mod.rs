@@ -4,6 +4,7 @@
 //! the row that decides (see `sql`). A server that is restarted, fails over or is lost shows as [`CatalogError::Busy`] until
 //! it answers again: connections are made anew by themselves.
 
+mod alone;
 mod dialect;
 mod error;
 mod peers;
@@ -18,9 +19,10 @@ mod sql;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use sqlx::PgConnection;
 use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::{Connection as _, PgConnection};
 
+pub use alone::Alone;
 pub use settings::{Settings, SettingsError};
 
 use super::CatalogError;
@@ -79,10 +81,21 @@ impl PostgresCatalog {
         Self::connect(settings, Making::Existing).await
     }
 
+    /// True when the database holds a catalog.
+    ///
+    /// # Errors
+    /// [`CatalogError::Failed`] when the server cannot be reached, or the schema is not one of ours.
+    pub async fn is_there(settings: &Settings) -> Result<bool, CatalogError> {
+        let mut first = first_connection(&settings.clone().called("exhibit-coordinator check")).await?;
+        let there = schema::version(&mut first, settings).await?.is_some();
+        let _ = first.close().await;
+        Ok(there)
+    }
+
     async fn connect(settings: &Settings, making: Making) -> Result<Self, CatalogError> {
         let mut first = first_connection(settings).await?;
         schema::prepare(&mut first, settings, making).await?;
-        drop(first);
+        let _ = first.close().await;
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
             .min_connections(1)
@@ -94,6 +107,13 @@ impl PostgresCatalog {
     /// Ends all connections.
     pub async fn close(&self) {
         self.pool.close().await;
+    }
+
+    /// The connections, for tests that look at the server.
+    #[cfg(any(test, feature = "test-support"))]
+    #[must_use]
+    pub const fn pool(&self) -> &PgPool {
+        &self.pool
     }
 
     const fn writers(&self) -> &PgPool {

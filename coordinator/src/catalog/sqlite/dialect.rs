@@ -11,6 +11,9 @@ use crate::catalog::peers::Peers;
 /// Takes the lock for writing at once: a transaction that reads first and then wants to write would fail, not wait.
 pub const BEGIN: &str = "BEGIN IMMEDIATE";
 
+/// Begins to read as of one moment.
+pub const SNAPSHOT: &str = "BEGIN DEFERRED";
+
 /// Of agents `a`: those that carry all labels of a JSON object, which stands between the two.
 pub const HAS_LABELS: (&str, &str) = (
     " AND NOT EXISTS (SELECT 1 FROM json_each(",
@@ -19,6 +22,10 @@ pub const HAS_LABELS: (&str, &str) = (
 
 /// Of collections: those whose ids a JSON array holds, which stands between the two.
 pub const ONLY_COLLECTIONS: (&str, &str) = (" AND collection IN (SELECT value FROM json_each(", "))");
+
+/// Stands behind `collections` where only open ones are asked for: they are few among many, which SQLite does not know, so it
+/// would walk through all of them by age. The statement must name the open states as the index does.
+pub const BY_OPEN: &str = " INDEXED BY collections_open";
 
 /// A SELECT whose row nobody else changes until the transaction ends.
 macro_rules! for_update {
@@ -37,6 +44,18 @@ pub async fn one_at_a_time(_: &mut Connection, _: &'static str) -> Result<(), Ca
 /// Only one coordinator can use a file.
 pub const fn peers(_: &SqliteCatalog) -> Option<Arc<dyn Peers>> {
     None
+}
+
+/// Lets this transaction take as long as it needs. Nothing hurries a file.
+#[expect(clippy::unused_async, reason = "one signature for both databases")]
+pub async fn unhurried(_: &mut Connection) -> Result<(), CatalogError> {
+    Ok(())
+}
+
+/// After many rows came at once. SQLite plans by its indexes alone.
+#[expect(clippy::unused_async, reason = "one signature for both databases")]
+pub async fn settle(_: &mut Connection) -> Result<(), CatalogError> {
+    Ok(())
 }
 
 /// How long an operation may take. A file answers or fails.
