@@ -98,9 +98,9 @@ fn copy(from: &Path, to: &Path, wanted: &dyn Fn(&str) -> bool) {
         }
         let (source, target) = (entry.path(), to.join(&name));
         if entry.file_type().expect("type").is_dir() {
-            copy(&source, &target, wanted)
+            copy(&source, &target, wanted);
         } else {
-            std::fs::copy(&source, &target).map(|_| ()).expect("copied")
+            std::fs::copy(&source, &target).expect("copied");
         }
     }
 }
