@@ -16,6 +16,8 @@ use serde::Deserialize;
 use crate::stamp::Authority;
 use crate::store::S3Settings;
 
+pub use catalog::{CATALOG_FILE, CatalogConfig};
+
 /// The largest configuration file: the documented one has 5 KB.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -29,6 +31,8 @@ pub struct Config {
     pub names: Vec<String>,
     /// Where things lie on this machine.
     pub paths: Paths,
+    /// A catalog in PostgreSQL.
+    pub catalog: CatalogConfig,
     /// Where evidence lies.
     pub store: StoreConfig,
     /// Bounds.
@@ -54,8 +58,8 @@ pub struct Config {
 pub struct Paths {
     /// Folder with the deployment's keys and certificates.
     pub deployment: PathBuf,
-    /// The catalog's file.
-    pub catalog: PathBuf,
+    /// The catalog's file, unless the catalog is in PostgreSQL; `catalog.sqlite` without it.
+    pub catalog: Option<PathBuf>,
 }
 
 /// Where evidence lies.
@@ -190,6 +194,7 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 7420)),
             names: vec!["localhost".to_owned()],
             paths: Paths::default(),
+            catalog: CatalogConfig::default(),
             store: StoreConfig::default(),
             limits: Limits::default(),
             certificates: Certificates::default(),
@@ -204,7 +209,7 @@ impl Default for Config {
 
 impl Default for Paths {
     fn default() -> Self {
-        Self { deployment: PathBuf::from("."), catalog: PathBuf::from("catalog.sqlite") }
+        Self { deployment: PathBuf::from("."), catalog: None }
     }
 }
 
@@ -330,6 +335,7 @@ impl Config {
         check_witnesses(&self.witness.keys).map_err(|why| ("witness.keys", why))?;
         self.check_authorities()?;
         check_level(&self.log.level).map_err(|why| ("log.level", why))?;
+        self.check_catalog()?;
         self.check_store()
     }
 
@@ -405,7 +411,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] when the secret cannot be read or others can read it.
     pub fn s3(&self) -> Result<S3Settings, ConfigError> {
-        let secret = self.store.secret_access_key_file.as_ref().map(|p| read_secret(&self.resolve(p))).transpose()?;
+        let secret = self.store.secret_access_key_file.as_ref().map(|p| read_secret(&self.resolve(p), "the store's secret")).transpose()?;
         Ok(S3Settings {
             bucket: self.store.bucket.clone(),
             prefix: self.store.prefix.clone(),
@@ -433,7 +439,11 @@ impl Config {
             listen = text(&self.listen.to_string()),
             names = names,
             deployment = path(&self.paths.deployment),
-            catalog = path(&self.paths.catalog),
+            catalog = maybe("catalog", self.paths.catalog.as_ref().map(|p| p.to_string_lossy().into_owned()), CATALOG_FILE),
+            postgres = maybe("postgres", self.catalog.postgres.clone(), catalog::EXAMPLE),
+            password_file =
+                maybe("password_file", self.catalog.password_file.as_ref().map(|p| p.to_string_lossy().into_owned()), "catalog-password"),
+            allow_unverified = self.catalog.dangerous_allow_unverified,
             kind = text(if store.kind == StoreKind::Local { "local" } else { "s3" }),
             path = path(&store.path),
             bucket = text(&store.bucket),
@@ -526,7 +536,10 @@ fn explain(text: &str, e: &toml::de::Error) -> String {
     let Some(span) = e.span() else { return format!(": {message}") };
     let line = 1 + text.get(..span.start).unwrap_or(text).matches('\n').count();
     let shown = text.lines().nth(line - 1).unwrap_or_default().trim();
-    format!(":{line}: {message} in '{}' (compare with the comments that 'exhibit-coordinator init' writes)", escape_bounded(shown, 120))
+    format!(
+        ":{line}: {message} in '{}' (compare with the comments that 'exhibit-coordinator init' writes)",
+        escape_bounded(&catalog::without_password(shown), 120)
+    )
 }
 
 /// The line of a key like `limits.uploads_max`; 1 when the file does not hold it.
@@ -544,21 +557,22 @@ fn line_of_key(text: &str, key: &str) -> usize {
     1
 }
 
-fn read_secret(path: &Path) -> Result<String, ConfigError> {
+fn read_secret(path: &Path, what: &str) -> Result<String, ConfigError> {
     use std::os::unix::fs::PermissionsExt as _;
     let shown = escape_bounded(&path.to_string_lossy(), 200);
     let fail = |why: String| ConfigError::wrong(format!("{shown}: {why}"));
-    let meta = std::fs::metadata(path).map_err(|e| fail(format!("cannot read the store's secret: {e}")))?;
+    let meta = std::fs::metadata(path).map_err(|e| fail(format!("cannot read {what}: {e}")))?;
     if meta.permissions().mode() & 0o077 != 0 {
         return Err(fail(format!("holds a secret and has mode {:04o}: run: chmod 600 {shown}", meta.permissions().mode() & 0o7777)));
     }
     if meta.len() > 4_096 {
-        return Err(fail("a secret key is one short line".to_owned()));
+        return Err(fail("a secret is one short line".to_owned()));
     }
-    let text = std::fs::read_to_string(path).map_err(|e| fail(format!("cannot read the store's secret: {e}")))?;
+    let text = std::fs::read_to_string(path).map_err(|e| fail(format!("cannot read {what}: {e}")))?;
     Ok(text.trim().to_owned())
 }
 
+mod catalog;
 mod places;
 #[cfg(test)]
 mod tests;

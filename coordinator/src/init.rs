@@ -4,7 +4,7 @@
 //! D/root/             root keys: needed again only to renew the issuing CA; move them to a safe place
 //! D/issuing, server, issuer.key, log.key, enrolments, tls-root.pem, anchor.json     (see exhibit_certs::deployment)
 //! D/store/            evidence and logs, with the deployment log's first records    (local stores)
-//! D/catalog.sqlite    the index
+//! D/catalog.sqlite    the index, unless it is in PostgreSQL
 //! D/admin/            the first admin's credential, usable as EXHIBIT_HOME
 //! D/config.toml       written last: a folder without it is unfinished
 //! ```
@@ -24,8 +24,9 @@ use exhibit_evidence::layout::LogName;
 use exhibit_evidence::text::escape_bounded;
 use exhibit_evidence::{Digest, Timestamp};
 
-use crate::catalog::sqlite::SqliteCatalog;
-use crate::config::{Config, StoreConfig, StoreKind};
+use crate::catalog::CatalogPlace;
+use crate::catalog::postgres::{PostgresCatalog, Settings};
+use crate::config::{CATALOG_FILE, CatalogConfig, Config, Paths, StoreConfig, StoreKind};
 use crate::ledger::{Keys, Ledgers};
 use crate::store::{self, LocalStore, RemoteStore, Store};
 
@@ -70,6 +71,15 @@ pub struct Options {
     /// Lets the endpoint be http://
     #[arg(long)]
     pub s3_dangerous_allow_http: bool,
+    /// Put the catalog into this PostgreSQL database instead of a file in DIR: postgres://USER@HOST/DATABASE?sslrootcert=FILE
+    #[arg(long, value_name = "URL")]
+    pub catalog_postgres: Option<String>,
+    /// File that holds the password for it: one line, mode 0600
+    #[arg(long, value_name = "FILE", requires = "catalog_postgres")]
+    pub catalog_password_file: Option<PathBuf>,
+    /// Lets a database on another machine be one that does not prove who it is, or speaks in the clear
+    #[arg(long, requires = "catalog_postgres")]
+    pub catalog_dangerous_allow_unverified: bool,
     /// Print one JSON object instead of text
     #[arg(long)]
     pub json: bool,
@@ -92,6 +102,8 @@ pub struct Made {
     pub admin_home: PathBuf,
     /// Where evidence lies.
     pub store: String,
+    /// Where the catalog is.
+    pub catalog: String,
     /// SHA-256 of the TLS root certificate: what agents are told to expect.
     pub ca_sha256: Digest,
     /// Where the coordinator will listen.
@@ -150,6 +162,7 @@ pub async fn run(options: &Options, now: Timestamp) -> Result<Made, InitError> {
     let config = configuration(options)?;
     let new = create(options, now)?;
     refuse_taken(&options.dir)?;
+    refuse_taken_database(&config).await?;
     let unfinished = |e: &dyn fmt::Display| InitError::failed(unfinished(e, &options.dir));
     let not_written = |e: &dyn fmt::Display| InitError::not_written(self::unfinished(e, &options.dir));
     new.write(&options.dir).map_err(|e| not_written(&e))?;
@@ -162,8 +175,8 @@ pub async fn run(options: &Options, now: Timestamp) -> Result<Made, InitError> {
     let ca_sha256 = new.deployment.tls_root_sha256();
     begin_log(store, &new).await.map_err(|e| unfinished(&e))?;
 
-    let catalog = SqliteCatalog::create(&config.resolve(&config.paths.catalog)).await.map_err(|e| unfinished(&e))?;
-    catalog.close().await;
+    let catalog = config.catalog().map_err(|e| unfinished(&e))?;
+    catalog.create().await.map_err(|e| unfinished(&e))?.close().await;
 
     let admin_home = dir.join(ADMIN);
     new.admin.write(&admin_home).map_err(|e| not_written(&e))?;
@@ -178,6 +191,7 @@ pub async fn run(options: &Options, now: Timestamp) -> Result<Made, InitError> {
         root: dir.join("root"),
         admin_home,
         store: place,
+        catalog: catalog.describe(),
         ca_sha256,
         listen: options.listen,
         dir,
@@ -221,9 +235,26 @@ fn configuration(options: &Options) -> Result<Config, InitError> {
         },
         _ => StoreConfig::default(),
     };
-    let config = Config { listen: options.listen, names: options.hosts.clone(), store, ..Config::default() };
+    let (catalog, file) = catalog_configuration(options)?;
+    let paths = Paths { catalog: file, ..Paths::default() };
+    let config = Config { listen: options.listen, names: options.hosts.clone(), store, paths, catalog, ..Config::default() };
     // The same check that every start makes: what init writes must be readable.
     Config::parse(&config.documented()).map_err(|e| InitError::usage(format!("the options do not make a configuration: {e}")))
+}
+
+/// A database or a file.
+fn catalog_configuration(options: &Options) -> Result<(CatalogConfig, Option<PathBuf>), InitError> {
+    let Some(postgres) = options.catalog_postgres.clone() else { return Ok((CatalogConfig::default(), Some(CATALOG_FILE.into()))) };
+    let allow = options.catalog_dangerous_allow_unverified;
+    // Checked here and not only with the configuration: the message must name the option.
+    Settings::parse(&postgres, &options.dir, allow).map_err(|e| InitError::usage(format!("--catalog-postgres: {e}")))?;
+    if let Some(file) = Settings::relative_file(&postgres) {
+        let file = escape_bounded(&file, 200);
+        return Err(InitError::usage(format!("--catalog-postgres: {file}: name it by its whole path, because DIR is not there yet")));
+    }
+    let absolute = |file: &PathBuf| std::path::absolute(file).map_err(|e| InitError::usage(format!("--catalog-password-file: {e}")));
+    let password_file = options.catalog_password_file.as_ref().map(absolute).transpose()?;
+    Ok((CatalogConfig { postgres: Some(postgres), password_file, dangerous_allow_unverified: allow }, None))
 }
 
 fn create(options: &Options, now: Timestamp) -> Result<NewDeployment, InitError> {
@@ -262,6 +293,18 @@ fn refuse_taken(dir: &Path) -> Result<(), InitError> {
             "--dir: {dir} holds what an interrupted init left, or a deployment whose {CONFIG} lies elsewhere; name another folder, or remove this one if no coordinator uses it"
         )
     }))
+}
+
+/// Only a database without a catalog is taken, and one that can be reached: found out before anything is made.
+async fn refuse_taken_database(config: &Config) -> Result<(), InitError> {
+    let CatalogPlace::Postgres(settings) = config.catalog().map_err(InitError::usage)? else { return Ok(()) };
+    if PostgresCatalog::is_there(&settings).await.map_err(InitError::failed)? {
+        return Err(InitError::usage(format!(
+            "--catalog-postgres: {} holds a catalog; nothing was changed (name another database; if an interrupted init left it: DROP SCHEMA exhibit CASCADE)",
+            settings.place()
+        )));
+    }
+    Ok(())
 }
 
 /// What marks the folder of an agent or of a person.
@@ -331,6 +374,7 @@ impl Made {
 
   configuration     {config}
   evidence          {store}
+  catalog           {catalog}
   first admin       {home}
   anchor            {anchor}
   root keys         {root}
@@ -347,6 +391,7 @@ Next:
             name = self.name,
             dir = shown(&self.dir),
             store = self.store,
+            catalog = self.catalog,
             ca = self.ca_sha256,
             port = if self.listen.port() == 0 { "PORT".to_owned() } else { self.listen.port().to_string() },
         )

@@ -26,3 +26,4 @@ pub mod seal;
 pub mod serve;
 pub mod stamp;
 pub mod store;
+pub mod upkeep;

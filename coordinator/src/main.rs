@@ -11,9 +11,8 @@ use exhibit_certs::deployment::CreateError;
 use exhibit_certs::files::FileError;
 use exhibit_certs::issue::ServerNames;
 use exhibit_certs::tls::HotServer;
-use exhibit_coordinator::catalog::sqlite::SqliteCatalog;
 use exhibit_coordinator::config::{Config, ConfigError, LogFormat};
-use exhibit_coordinator::{clock, init, intake, reindex, serve, store};
+use exhibit_coordinator::{clock, init, intake, reindex, serve, store, upkeep};
 use exhibit_proto::transport::server;
 use tokio::net::TcpListener;
 
@@ -57,7 +56,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make a deployment: keys, certificates, store, catalog, the first admin. Refuses a folder that is in use.
-    Init(init::Options),
+    Init(Box<init::Options>),
     /// Serve until SIGTERM or SIGINT.
     Run {
         #[command(flatten)]
@@ -70,15 +69,51 @@ enum Command {
     Reindex {
         #[command(flatten)]
         place: Place,
+        /// Replace a catalog that is in PostgreSQL already; it is kept as schema exhibit_old. A file is replaced anyway, and
+        /// kept as .old
+        #[arg(long)]
+        replace: bool,
         /// Print one JSON object instead of text
         #[arg(long)]
         json: bool,
     },
+    /// Look after the catalog: bring its schema up to date, move it between SQLite and PostgreSQL.
+    #[command(subcommand)]
+    Catalog(CatalogCommand),
     /// Read the configuration, look at the places that it names, and say whether it can be used.
     CheckConfig {
         #[command(flatten)]
         place: Place,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum CatalogCommand {
+    /// Bring the schema up to date, as every start does; make an empty catalog where there is none.
+    Migrate(OnCatalog),
+    /// Write all rows as lines of JSON, to be imported elsewhere. A catalog in a file must not be in use.
+    Export {
+        /// The file, which must not exist, or '-' for standard output
+        file: PathBuf,
+        #[command(flatten)]
+        on: OnCatalog,
+    },
+    /// Fill an empty catalog of either kind from an export: all of it or nothing. Makes the catalog where there is none.
+    Import {
+        /// The file that an export wrote
+        file: PathBuf,
+        #[command(flatten)]
+        on: OnCatalog,
+    },
+}
+
+#[derive(Debug, Args)]
+struct OnCatalog {
+    #[command(flatten)]
+    place: Place,
+    /// Print one JSON object instead of text (on standard error if the export is on standard output)
+    #[arg(long)]
+    json: bool,
 }
 
 /// Where the deployment is.
@@ -156,7 +191,8 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Init(options) => make(&options).await,
             Command::Run { place, ready_file } => run(&place.load(true)?, ready_file.as_deref()).await,
-            Command::Reindex { place, json } => make_catalog(&place.load(false)?, json).await,
+            Command::Reindex { place, replace, json } => make_catalog(&place.load(false)?, replace, json).await,
+            Command::Catalog(command) => keep_up(command).await,
             Command::CheckConfig { place } => place.load(true).map(|_| println!("the configuration can be used")),
         }
     });
@@ -178,11 +214,30 @@ async fn make(options: &init::Options) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn make_catalog(config: &Config, json: bool) -> Result<(), Failure> {
+async fn make_catalog(config: &Config, replace: bool, json: bool) -> Result<(), Failure> {
     begin_log(config);
-    let report = reindex::run(config, clock::now()).await.map_err(failed)?;
+    let report = reindex::run(config, replace, clock::now()).await.map_err(failed)?;
     let text = if json { serde_json::to_string(&report).map_err(failed)? } else { report.text() };
     println!("{text}");
+    Ok(())
+}
+
+async fn keep_up(command: CatalogCommand) -> Result<(), Failure> {
+    let (command, OnCatalog { place, json }) = match command {
+        CatalogCommand::Migrate(on) => (upkeep::Command::Migrate, on),
+        CatalogCommand::Export { file, on } => (upkeep::Command::Export(file), on),
+        CatalogCommand::Import { file, on } => (upkeep::Command::Import(file), on),
+    };
+    let config = place.load(false)?;
+    begin_log(&config);
+    let done = upkeep::run(&config.catalog()?, &command).await.map_err(failed)?;
+    let text = if json { serde_json::to_string(&done).map_err(failed)? } else { done.text() };
+    // Standard output may be the export.
+    if command == upkeep::Command::Export("-".into()) {
+        eprintln!("{text}");
+    } else {
+        println!("{text}");
+    }
     Ok(())
 }
 
@@ -200,12 +255,12 @@ async fn run(config: &Config, ready_file: Option<&Path>) -> Result<(), Failure> 
     let listener = listen(config).await?;
     let store = init::open_store(config, false).map_err(failed)?;
     store::self_test(&*store).await.map_err(failed)?;
-    let catalog = SqliteCatalog::open(&config.resolve(&config.paths.catalog)).await.map_err(failed)?;
+    let catalog = config.catalog()?.open().await.map_err(failed)?;
     let place = store.describe();
     let running = serve::start(serve::Setup {
         deployment,
         store,
-        catalog: Arc::new(catalog),
+        catalog: catalog.shared(),
         listener,
         intake: intake::Limits {
             uploads_max: config.limits.uploads_max as usize,

@@ -8,6 +8,7 @@ mod rebuild;
 
 use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use exhibit_certs::Deployment;
 use exhibit_evidence::Timestamp;
@@ -15,7 +16,9 @@ use exhibit_evidence::text::escape_bounded;
 
 pub use rebuild::rebuild;
 
+use crate::catalog::postgres::{Alone, PostgresCatalog, Settings};
 use crate::catalog::sqlite::{self, SqliteCatalog};
+use crate::catalog::{Catalog, CatalogPlace};
 use crate::config::Config;
 use crate::ledger::{Keys, Ledgers};
 
@@ -102,8 +105,24 @@ impl ReindexError {
     }
 }
 
-/// Makes a new catalog and puts it in the place of the old one. The coordinator must not run: both hold the same lock.
+/// Makes a new catalog and puts it in the place of the old one. No coordinator may run on it. A catalog in PostgreSQL is
+/// replaced only if `replace` says so: others may use it, and the store that this machine sees may not be theirs.
 ///
+/// # Errors
+/// [`ReindexError`]
+pub async fn run(config: &Config, replace: bool, now: Timestamp) -> Result<Report, ReindexError> {
+    let deployment = Deployment::load(&config.resolve(&config.paths.deployment)).map_err(ReindexError::new)?;
+    let place = config.catalog().map_err(ReindexError::new)?;
+    let ledgers = || {
+        let store = crate::init::open_store(config, false).map_err(ReindexError)?;
+        Ok(Ledgers::new(store, Keys { anchor: deployment.anchor, log: deployment.log_key, witnesses: Vec::new() }))
+    };
+    match place {
+        CatalogPlace::File(path) => in_file(&path, ledgers, now).await,
+        CatalogPlace::Postgres(settings) => in_database(&settings, replace, ledgers, now).await,
+    }
+}
+
 /// Order:
 /// 1. lock; remove what an interrupted reindex left
 /// 2. a new catalog beside the old one, filled and closed
@@ -112,25 +131,51 @@ impl ReindexError {
 ///
 /// A crash before 3 leaves the old catalog, between 3 and 4 none (the coordinator refuses to start and names this
 /// command), after 4 the new one.
-///
-/// # Errors
-/// [`ReindexError`]
-pub async fn run(config: &Config, now: Timestamp) -> Result<Report, ReindexError> {
-    let deployment = Deployment::load(&config.resolve(&config.paths.deployment)).map_err(ReindexError::new)?;
-    let path = config.resolve(&config.paths.catalog);
-    let _lock = sqlite::lock(&path).map_err(ReindexError::new)?;
-    let fresh = beside(&path, ".new");
+async fn in_file(
+    path: &Path,
+    ledgers: impl FnOnce() -> Result<Arc<Ledgers>, ReindexError>,
+    now: Timestamp,
+) -> Result<Report, ReindexError> {
+    let _lock = sqlite::lock(path).map_err(ReindexError::new)?;
+    let fresh = beside(path, ".new");
     for suffix in ["", "-wal", "-shm", "-journal", ".lock"] {
         remove(&beside(&fresh, suffix))?;
     }
-    let store = crate::init::open_store(config, false).map_err(ReindexError)?;
-    let ledgers = Ledgers::new(store, Keys { anchor: deployment.anchor, log: deployment.log_key, witnesses: Vec::new() });
+    let ledgers = ledgers()?;
     let catalog = SqliteCatalog::create(&fresh).await.map_err(ReindexError::new)?;
     let report = rebuild(&ledgers, &catalog, now).await;
     catalog.close().await;
     drop(catalog);
     let report = report?;
-    swap(&path, &fresh)?;
+    swap(path, &fresh)?;
+    Ok(report)
+}
+
+/// Order:
+/// 1. the lock of [`Alone`]; no coordinator is connected
+/// 2. a new catalog in a schema of its own, what an interrupted reindex left there removed; filled
+/// 3. one transaction renames the schemas, if still no coordinator is connected
+///
+/// A crash before 3 leaves the old catalog, after 3 the new one. A lost answer of 3 may be either: a second run is sound.
+async fn in_database(
+    settings: &Settings,
+    replace: bool,
+    ledgers: impl FnOnce() -> Result<Arc<Ledgers>, ReindexError>,
+    now: Timestamp,
+) -> Result<Report, ReindexError> {
+    if !replace && PostgresCatalog::is_there(settings).await.map_err(ReindexError::new)? {
+        return Err(ReindexError(format!(
+            "{} holds a catalog: give --replace to put a new one in its place (the old one is kept as schema exhibit_old)",
+            settings.place()
+        )));
+    }
+    let mut alone = Alone::take(settings).await.map_err(ReindexError::new)?;
+    let ledgers = ledgers()?;
+    let catalog = alone.fresh().await.map_err(ReindexError::new)?;
+    let report = rebuild(&ledgers, &catalog as &dyn Catalog, now).await;
+    catalog.close().await;
+    let report = report?;
+    alone.exchange().await.map_err(ReindexError::new)?;
     Ok(report)
 }
 

@@ -15,6 +15,7 @@ mod handoff_mutations;
 mod kills;
 mod memory;
 mod memory_formats;
+mod postgres;
 mod process_memory;
 mod quickstart;
 mod refusals;

@@ -72,6 +72,15 @@ impl Fleet {
     /// When init fails.
     #[must_use]
     pub fn prepare() -> Self {
+        Self::prepare_with(&[])
+    }
+
+    /// [`Fleet::prepare`] with more arguments for init.
+    ///
+    /// # Panics
+    /// When init fails.
+    #[must_use]
+    pub fn prepare_with(more: &[&str]) -> Self {
         let fleet = Self {
             dir: tempfile::tempdir().expect("temporary folder"),
             bin: programs(),
@@ -80,7 +89,7 @@ impl Fleet {
         };
         let dir = fleet.coordinator_dir();
         let args = ["--name", "test", "--listen", "127.0.0.1:0", "--host", "localhost", "--host", "127.0.0.1", "--admin", "responder"];
-        let _ = Finished::of(fleet.program("exhibit-coordinator").arg("init").arg("--dir").arg(dir).args(args)).ok();
+        let _ = Finished::of(fleet.program("exhibit-coordinator").arg("init").arg("--dir").arg(dir).args(args).args(more)).ok();
         fleet
     }
 

@@ -31,11 +31,15 @@ pub async fn run(catalog: SharedCatalog) {
     c.healthy().await.expect("still healthy");
 }
 
-fn at(s: i64) -> Timestamp {
+/// Some time.
+#[must_use]
+pub fn at(s: i64) -> Timestamp {
     Timestamp::from_unix_ns(s * 1_000_000_000 + 7)
 }
 
-fn digest(n: u32) -> Digest {
+/// Some digest.
+#[must_use]
+pub fn digest(n: u32) -> Digest {
     Digest::of(&n.to_le_bytes())
 }
 
@@ -43,7 +47,9 @@ fn labels(pairs: &[(&str, &str)]) -> Labels {
     pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
 }
 
-fn agent_id(n: u8) -> AgentId {
+/// Some agent.
+#[must_use]
+pub fn agent_id(n: u8) -> AgentId {
     AgentId::new(1_000, [n; 10])
 }
 
@@ -51,7 +57,9 @@ fn case_id(n: u8) -> CaseId {
     CaseId::new(1_000, [n; 10])
 }
 
-fn token(n: u32, uses: u32) -> TokenRow {
+/// A token with so many uses.
+#[must_use]
+pub fn token(n: u32, uses: u32) -> TokenRow {
     TokenRow {
         sha256: digest(n),
         labels: labels(&[("role", "web")]),
@@ -148,7 +156,9 @@ async fn agents(c: &dyn Catalog) {
     assert_eq!(c.revoke_agent(nobody, at(1), String::new()).await, Ok(false));
 }
 
-fn case(n: u8) -> CaseRow {
+/// A case.
+#[must_use]
+pub fn case(n: u8) -> CaseRow {
     CaseRow {
         case: case_id(n),
         title: "Übung 日本".to_owned(),
@@ -183,7 +193,9 @@ fn order_id(n: u8) -> OrderId {
     OrderId::new(1_000, [n; 10])
 }
 
-fn order(n: u8, in_case: u8) -> OrderRow {
+/// An order of a case.
+#[must_use]
+pub fn order(n: u8, in_case: u8) -> OrderRow {
     OrderRow {
         order: order_id(n),
         digest: digest(2_000 + u32::from(n)),
@@ -196,7 +208,9 @@ fn order(n: u8, in_case: u8) -> OrderRow {
     }
 }
 
-fn collection(of: &OrderRow, on: u8, queued: i64) -> CollectionRow {
+/// A queued collection of an order on an agent.
+#[must_use]
+pub fn collection(of: &OrderRow, on: u8, queued: i64) -> CollectionRow {
     CollectionRow {
         collection: CollectionId::of(&of.digest, &agent_id(on)),
         order: of.order.clone(),
@@ -342,7 +356,9 @@ async fn times(c: &dyn Catalog) {
     assert_eq!(c.due(at(300), 1).await.expect("list").len(), 1);
 }
 
-fn stream_row(of: &CollectionRow, stream: u32) -> StreamRow {
+/// An open stream.
+#[must_use]
+pub fn stream_row(of: &CollectionRow, stream: u32) -> StreamRow {
     StreamRow {
         collection: of.collection.clone(),
         stream: StreamNumber(stream),
@@ -359,7 +375,9 @@ fn stream_row(of: &CollectionRow, stream: u32) -> StreamRow {
     }
 }
 
-fn commit(of: &CollectionRow, n: u32) -> SegmentCommit {
+/// The commit of a segment.
+#[must_use]
+pub fn commit(of: &CollectionRow, n: u32) -> SegmentCommit {
     SegmentCommit {
         collection: of.collection.clone(),
         stream: StreamNumber(1),

@@ -14,10 +14,13 @@
 pub mod conformance;
 #[cfg(any(test, feature = "test-support"))]
 pub mod faulty;
+mod place;
 pub mod postgres;
 mod rows;
 pub mod sqlite;
+pub mod transfer;
 
+pub use place::{CatalogPlace, OpenCatalog};
 pub use rows::*;
 
 use std::collections::BTreeMap;

@@ -8,8 +8,11 @@ use exhibit_evidence::text::escape_bounded;
 
 use super::{Config, ConfigError, FILE_BYTES_MAX, StoreKind, line_of_key};
 
+use crate::catalog::CatalogPlace;
+
 impl Config {
-    /// Looks at the file itself, the deployment's folder, the store and, unless it is about to be made anew, the catalog.
+    /// Looks at the file itself, the deployment's folder, the store and, unless it is about to be made anew, the catalog if it is a
+    /// file; a database is not asked.
     /// Changes nothing.
     ///
     /// # Errors
@@ -19,8 +22,11 @@ impl Config {
         let look = Look { file, text: &String::from_utf8_lossy(&text) };
         look.closed_to_others(None, file)?;
         look.folder("paths.deployment", &self.resolve(&self.paths.deployment), "it is made by 'exhibit-coordinator init'")?;
-        if with_catalog {
-            look.plain_file("paths.catalog", &self.resolve(&self.paths.catalog), "it is made again by 'exhibit-coordinator reindex'")?;
+        match self.catalog()? {
+            CatalogPlace::File(path) if with_catalog => {
+                look.plain_file("paths.catalog", &path, "it is made again by 'exhibit-coordinator reindex'")?;
+            }
+            CatalogPlace::File(_) | CatalogPlace::Postgres(_) => {}
         }
         let _ = self.authorities()?;
         match self.store.kind {

@@ -3,6 +3,7 @@ use super::*;
 fn s3() -> Config {
     Config {
         names: vec!["c.example.org".to_owned(), "192.0.2.7".to_owned(), "2001:db8::1".to_owned()],
+        paths: Paths { catalog: Some(PathBuf::from("index.sqlite")), ..Paths::default() },
         store: StoreConfig {
             kind: StoreKind::S3,
             bucket: "evidence".to_owned(),
@@ -18,9 +19,18 @@ fn s3() -> Config {
     }
 }
 
+fn postgres() -> Config {
+    let catalog = CatalogConfig {
+        postgres: Some("postgres://exhibit@db.example.org/exhibit?sslrootcert=ca.pem".to_owned()),
+        password_file: Some(PathBuf::from("secret")),
+        dangerous_allow_unverified: false,
+    };
+    Config { catalog, ..Config::default() }
+}
+
 #[test]
 fn the_documented_file_says_what_it_was_made_from() {
-    for config in [Config::default(), s3()] {
+    for config in [Config::default(), s3(), postgres()] {
         assert_eq!(Config::parse(&config.documented()), Ok(config.clone()), "{}", config.documented());
     }
     assert_eq!(Config::parse(""), Ok(Config::default()), "an empty file is the default");
@@ -29,7 +39,7 @@ fn the_documented_file_says_what_it_was_made_from() {
 /// Every key of the struct is in the documented file, and each has a comment above it.
 #[test]
 fn every_key_is_documented() {
-    let text = s3().documented();
+    let text = Config { paths: s3().paths, store: s3().store, ..postgres() }.documented();
     let mut keys = Vec::new();
     let mut before = "";
     for line in text.lines() {
@@ -47,7 +57,7 @@ fn every_key_is_documented() {
     {
         assert!(keys.iter().any(|k| k == key), "{key} is not in the documented file");
     }
-    assert_eq!(keys.len(), 2 + 2 + 9 + 5 + 1 + 1 + 2 + 1);
+    assert_eq!(keys.len(), 2 + 2 + 3 + 9 + 5 + 1 + 1 + 2 + 1);
 }
 
 #[test]
@@ -79,6 +89,12 @@ fn errors_name_line_key_value_and_remedy() {
         ("[store]\nkind = \"s3\"", ":1: ", "store.bucket: is empty"),
         ("[store]\nkind = \"s3\"\nbucket = \"b\"\nendpoint = \"http://x\"", ":4: ", "dangerous_allow_http"),
         ("[store]\nkind = \"s3\"\nbucket = \"b\"\naccess_key_id = \"x\"", ":4: ", "belong together"),
+        ("[catalog]\npostgres = \"mysql://u@h/d\"", ":2: ", "catalog.postgres: is no postgres:// address"),
+        ("[catalog]\npostgres = \"postgres://h/d\"", ":2: ", "names no user, host or database"),
+        ("[catalog]\npostgres = \"postgres://u@h/d?sslmode=require\"", ":2: ", "dangerous_allow_unverified"),
+        ("[catalog]\npostgres = \"postgres://u@h/d?timeout=1\"", ":2: ", "parameter 'timeout' is not known"),
+        ("[paths]\ncatalog = \"x\"\n[catalog]\npostgres = \"postgres://u@h/d\"", ":4: ", "paths.catalog names a file"),
+        ("[catalog]\npassword_file = \"x\"", ":2: ", "belongs to catalog.postgres"),
         ("names = []", ":1: ", "names: 0 names"),
         ("names = [\"not a name\"]", ":1: ", "names"),
         ("[tokens]\n\nttl_s_max = 5", ":3: ", "tokens.ttl_s_max: 5"),
@@ -170,6 +186,32 @@ fn a_secret_that_others_can_read_is_refused_and_never_shown() {
     let settings = config.s3().expect("private");
     assert_eq!(settings.secret_access_key.as_deref(), Some("very-secret"));
     assert!(!format!("{settings:?}{config:?}").contains("very-secret"));
+}
+
+#[test]
+fn a_password_of_the_catalog_is_read_from_a_private_file_and_never_shown() {
+    use std::os::unix::fs::PermissionsExt as _;
+    for text in [
+        "[catalog]\npostgres = \"postgres://u:Very-Secret@h/d\"",
+        "[catalog]\npostgrs = \"postgres://u:Very-Secret@h/d\"",
+        "[catalog]\npassword = \"Very-Secret\"",
+        "[catalog]\npostgres = \"postgres://u:Very-Secret@h:x/d\"",
+        "[catalog]\npostgres = \"postgres://u@h/d?password=Very-Secret\"",
+    ] {
+        let e = Config::parse(text).expect_err(text);
+        assert!(!format!("{e} {e:?}").contains("Very-Secret"), "{e}");
+    }
+    let dir = tempfile::tempdir().expect("dir");
+    let path = dir.path().join("secret");
+    std::fs::write(&path, "Very-Secret\n").expect("write");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).expect("chmod");
+    let config = Config { folder: dir.path().to_owned(), ..postgres() };
+    let e = config.catalog().expect_err("readable").to_string();
+    assert!(e.contains("chmod 600") && !e.contains("Very-Secret"), "{e}");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+    let place = config.catalog().expect("private");
+    assert_eq!(place.describe(), "PostgreSQL exhibit@db.example.org:5432/exhibit");
+    assert!(!format!("{place:?}{config:?}").contains("Very-Secret"));
 }
 
 proptest::proptest! {

@@ -44,7 +44,7 @@ async fn makes_everything_that_a_start_needs() {
     assert_eq!((config.listen.port(), config.names.as_slice()), (9443, ["c.example.org".to_owned(), "192.0.2.1".to_owned()].as_slice()));
     let deployment = Deployment::load(&config.resolve(&config.paths.deployment)).expect("a deployment");
     assert_eq!((deployment.tls_root_sha256(), deployment.name.as_str()), (made.ca_sha256, "example.org"));
-    SqliteCatalog::open(&config.resolve(&config.paths.catalog)).await.expect("a catalog").close().await;
+    SqliteCatalog::open(&config.catalog_file()).await.expect("a catalog").close().await;
 
     let admin = Credential::load(&made.admin_home).expect("the admin's folder is a credential");
     assert_eq!(admin.name().to_string(), "spiffe://example.org/responder/admin");

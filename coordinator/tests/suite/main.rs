@@ -5,6 +5,7 @@ mod support;
 mod catalog_faulty;
 mod catalog_postgres;
 mod catalog_sqlite;
+mod catalog_transfer;
 mod custody_access;
 mod custody_disposal;
 mod dispatch_orders;

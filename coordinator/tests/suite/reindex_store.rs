@@ -52,6 +52,9 @@ impl Site {
             s3_region: String::new(),
             s3_endpoint: None,
             s3_dangerous_allow_http: false,
+            catalog_postgres: None,
+            catalog_password_file: None,
+            catalog_dangerous_allow_unverified: false,
             json: false,
         };
         let made = init::run(&options, now()).await.expect("made");
@@ -61,7 +64,7 @@ impl Site {
         let ledgers = Ledgers::new(Arc::clone(&store), Keys { anchor: load().anchor, log: load().log_key, witnesses: Vec::new() });
         let admin = Credential::load(&made.admin_home).expect("admin");
         let case = CaseId::new(1_800_000_000_000, [7; 10]);
-        let catalog = config.resolve(&config.paths.catalog);
+        let catalog = config.catalog_file();
         let mut site = Self { catalog, ledgers, store, deployment: load(), admin, case, opened: Digest::of(b""), config };
         site.open_case().await;
         site
@@ -201,7 +204,7 @@ impl Site {
     }
 
     async fn reindex(&self) -> (reindex::Report, SqliteCatalog) {
-        let report = reindex::run(&self.config, now().plus_s(100)).await.expect("made again");
+        let report = reindex::run(&self.config, false, now().plus_s(100)).await.expect("made again");
         (report, SqliteCatalog::open(&self.catalog).await.expect("opens"))
     }
 }
@@ -299,7 +302,7 @@ async fn it_can_be_repeated_and_keeps_the_old_catalog() {
     let old = SqliteCatalog::open(&site.catalog).await.expect("opens");
     let incident = IncidentRow::new(now(), None, "old", "s", "d".to_owned());
     old.add_incident(incident.clone()).await.expect("kept");
-    let e = reindex::run(&site.config, now()).await.expect_err("the coordinator runs");
+    let e = reindex::run(&site.config, false, now()).await.expect_err("the coordinator runs");
     assert!(e.to_string().contains("another coordinator is running"), "{e}");
     old.close().await;
     drop(old);

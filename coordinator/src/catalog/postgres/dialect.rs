@@ -10,11 +10,17 @@ use crate::catalog::CatalogError;
 /// Said in full: an operator may have chosen other defaults for the server or the role.
 pub const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 
+/// Begins to read as of one moment.
+pub const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
 /// Of agents `a`: those that carry all labels of a JSON object, which stands between the two.
 pub const HAS_LABELS: (&str, &str) = (" AND a.labels::jsonb @> (", ")::jsonb");
 
 /// Of collections: those whose ids a JSON array holds, which stands between the two.
 pub const ONLY_COLLECTIONS: (&str, &str) = (" AND collection IN (SELECT json_array_elements_text((", ")::json))");
+
+/// Stands behind `collections` where only open ones are asked for. PostgreSQL knows that they are few.
+pub const BY_OPEN: &str = "";
 
 /// A SELECT whose row nobody else changes until the transaction ends.
 macro_rules! for_update {
@@ -29,6 +35,21 @@ pub async fn one_at_a_time(c: &mut Connection, what: &'static str) -> Result<(),
     // Two numbers: the space of locks with one number is for the schema.
     let lock = sqlx::query("SELECT pg_advisory_xact_lock($1, hashtext($2))").bind(super::LOCK_SPACE).bind(what);
     lock.execute(c).await.map_err(map)?;
+    Ok(())
+}
+
+/// Lets this transaction take as long as it needs.
+pub async fn unhurried(c: &mut Connection) -> Result<(), CatalogError> {
+    sqlx::raw_sql("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0")
+        .execute(c)
+        .await
+        .map_err(map)?;
+    Ok(())
+}
+
+/// After many rows came at once: PostgreSQL plans by what it knows of them, and would find out only in a minute.
+pub async fn settle(c: &mut Connection) -> Result<(), CatalogError> {
+    sqlx::raw_sql("ANALYZE").execute(c).await.map_err(map)?;
     Ok(())
 }
 

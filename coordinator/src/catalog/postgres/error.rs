@@ -41,6 +41,7 @@ fn by_code(code: &str, text: String) -> CatalogError {
 
 /// Why the first connection failed: setting, reason and what to do.
 pub fn unreachable(place: &str, e: &sqlx::Error) -> CatalogError {
+    const TLS: &str = "check sslmode and sslrootcert in catalog.postgres, and that the server has TLS on with a certificate for that name";
     let code = e.as_database_error().and_then(|db| db.code().map(std::borrow::Cow::into_owned)).unwrap_or_default();
     let said = e.as_database_error().map_or_else(|| e.to_string(), |db| db.message().to_owned());
     let said = escape_bounded(&said, TEXT_MAX);
@@ -50,7 +51,9 @@ pub fn unreachable(place: &str, e: &sqlx::Error) -> CatalogError {
         }
         (_, "3D000") => "make the database first: docs/operations/catalog.md has the commands",
         (_, "53300") => "the server has no connection left: raise its max_connections or end other clients",
-        (sqlx::Error::Tls(_), _) => "check sslmode and sslrootcert in catalog.postgres, and that the server has TLS on",
+        (sqlx::Error::Tls(_), _) => TLS,
+        // So the TLS library tells that it did not like what came.
+        (sqlx::Error::Io(e), _) if e.kind() == std::io::ErrorKind::InvalidData => TLS,
         (sqlx::Error::Io(_), _) => "is the server running, and the address right? try: pg_isready -h HOST -p PORT",
         _ => "try the same with psql from this machine",
     };

@@ -4,6 +4,7 @@
 //! the row that decides (see `sql`). A server that is restarted, fails over or is lost shows as [`CatalogError::Busy`] until
 //! it answers again: connections are made anew by themselves.
 
+mod alone;
 mod dialect;
 mod error;
 mod schema;
@@ -16,9 +17,10 @@ mod sql;
 
 use std::time::Duration;
 
-use sqlx::PgConnection;
 use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::{Connection as _, PgConnection};
 
+pub use alone::Alone;
 pub use settings::{Settings, SettingsError};
 
 use super::CatalogError;
@@ -74,10 +76,21 @@ impl PostgresCatalog {
         Self::connect(settings, Making::Existing).await
     }
 
+    /// True when the database holds a catalog.
+    ///
+    /// # Errors
+    /// [`CatalogError::Failed`] when the server cannot be reached, or the schema is not one of ours.
+    pub async fn is_there(settings: &Settings) -> Result<bool, CatalogError> {
+        let mut first = first_connection(&settings.clone().called("exhibit-coordinator check")).await?;
+        let there = schema::version(&mut first, settings).await?.is_some();
+        let _ = first.close().await;
+        Ok(there)
+    }
+
     async fn connect(settings: &Settings, making: Making) -> Result<Self, CatalogError> {
         let mut first = first_connection(settings).await?;
         schema::prepare(&mut first, settings, making).await?;
-        drop(first);
+        let _ = first.close().await;
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
             .min_connections(1)

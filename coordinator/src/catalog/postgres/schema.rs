@@ -26,14 +26,16 @@ pub enum Making {
 /// One transaction under an advisory lock: of several programs that start at once one does the work, the others find it done.
 pub async fn prepare(c: &mut PgConnection, settings: &Settings, making: Making) -> Result<(), CatalogError> {
     check_server(c, settings).await?;
-    let mut tx = c.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await.map_err(map)?;
-    sqlx::raw_sql("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0").execute(&mut *tx).await.map_err(map)?;
+    let mut tx = c.begin_with(super::dialect::BEGIN).await.map_err(map)?;
+    super::dialect::unhurried(&mut tx).await?;
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(APPLICATION_ID).execute(&mut *tx).await.map_err(map)?;
     let known = MIGRATIONS.len() as i64;
     let version = match (version(&mut tx, settings).await?, making) {
         (None, Making::New) => begin(&mut tx, settings).await?,
         (Some(version), Making::Existing) => version,
-        (Some(_), Making::New) => return Err(CatalogError::Conflict(format!("{} holds a catalog", settings.place()))),
+        (Some(_), Making::New) => {
+            return Err(CatalogError::Conflict(format!("{} holds a catalog: name another database", settings.place())));
+        }
         (None, Making::Existing) => {
             return Err(CatalogError::Failed(format!(
                 "there is no catalog in {} (check catalog.postgres in the configuration; 'exhibit-coordinator reindex' makes a new one from the store)",
@@ -55,7 +57,7 @@ pub async fn prepare(c: &mut PgConnection, settings: &Settings, making: Making) 
 }
 
 /// The version of the catalog that is there. The search path names only our schema.
-async fn version(c: &mut PgConnection, settings: &Settings) -> Result<Option<i64>, CatalogError> {
+pub async fn version(c: &mut PgConnection, settings: &Settings) -> Result<Option<i64>, CatalogError> {
     let tables: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace($1)")
         .bind(settings.schema())
         .fetch_one(&mut *c)

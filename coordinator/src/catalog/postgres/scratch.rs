@@ -122,6 +122,18 @@ impl Scratch {
         connection.execute(AssertSqlSafe(sql.to_owned())).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
     }
 
+    /// Gives a file of the server's folder to its user, readable by nobody else.
+    ///
+    /// # Panics
+    /// When it cannot.
+    pub fn adopt(&self, file: &str) {
+        let path = self.folder.join(file);
+        if let Some((user, group)) = self.user {
+            std::os::unix::fs::chown(&path, Some(user), Some(group)).expect("chown");
+        }
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("chmod");
+    }
+
     fn options(&self, database: &str) -> PgConnectOptions {
         PgConnectOptions::new_without_pgpass().socket(&self.folder).port(self.port).username(ROLE).database(database)
     }

@@ -9,6 +9,8 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 /// The schema of a catalog.
 const SCHEMA: &str = "exhibit";
+/// The schema of one that is being made.
+const ASIDE: &str = "exhibit_new";
 /// What a connection calls itself in `pg_stat_activity`.
 pub(super) const APPLICATION: &str = "exhibit-coordinator";
 /// Parameters of the address that mean something here.
@@ -17,9 +19,10 @@ const PARAMETERS: [&str; 6] = ["host", "port", "sslmode", "sslrootcert", "sslcer
 /// How to reach a database, checked.
 #[derive(Clone)]
 pub struct Settings {
-    options: PgConnectOptions,
+    options: Box<PgConnectOptions>,
     place: String,
     schema: &'static str,
+    application: &'static str,
 }
 
 /// Never the password.
@@ -83,13 +86,21 @@ impl Settings {
             ));
         }
         let place = place(&options);
-        Ok(Self { options, place, schema: SCHEMA })
+        Ok(Self { options: Box::new(options), place, schema: SCHEMA, application: APPLICATION })
+    }
+
+    /// A file that an address names by a path that depends on where the program stands.
+    #[must_use]
+    pub fn relative_file(address: &str) -> Option<String> {
+        let url = reqwest::Url::parse(address).ok()?;
+        let mut files = url.query_pairs().filter(|(key, _)| matches!(&**key, "sslrootcert" | "sslcert" | "sslkey"));
+        files.find(|(_, file)| Path::new(&**file).is_relative()).map(|(_, file)| file.into_owned())
     }
 
     /// The same with a password.
     #[must_use]
     pub fn with_password(mut self, password: &str) -> Self {
-        self.options = self.options.password(password);
+        *self.options = self.options.clone().password(password);
         self
     }
 
@@ -104,10 +115,22 @@ impl Settings {
         self.schema
     }
 
+    /// The place beside it, where a new catalog is made.
+    pub(super) const fn aside(mut self) -> Self {
+        self.schema = ASIDE;
+        self
+    }
+
+    /// The same, for connections that are not a coordinator's.
+    pub(super) const fn called(mut self, application: &'static str) -> Self {
+        self.application = application;
+        self
+    }
+
     /// What every connection begins with: tables are found in our schema alone, nothing waits for ever, and what is committed
     /// is on the disk.
     pub(super) fn session(&self) -> PgConnectOptions {
-        self.options.clone().application_name(APPLICATION).options([
+        PgConnectOptions::clone(&self.options).application_name(self.application).options([
             ("search_path", self.schema),
             ("statement_timeout", "30000"),
             ("lock_timeout", "10000"),

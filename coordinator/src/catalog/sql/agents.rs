@@ -26,15 +26,8 @@ pub async fn add_token(c: &mut Connection, token: TokenRow) -> Result<()> {
         return Ok(());
     }
     let row = sqlx::query("SELECT * FROM tokens WHERE sha256 = $1").bind(blob(token.sha256)).fetch_one(c).await.map_err(map)?;
-    let there = TokenRow {
-        sha256: token.sha256,
-        labels: decode::json(&row, "labels")?,
-        // Compared as it was made: uses since then do not make it another token.
-        uses_left: decode::number(&row, "uses")?,
-        expires_at: decode::time(&row, "expires_at")?,
-        created_by: decode::get(&row, "created_by")?,
-        created_at: decode::time(&row, "created_at")?,
-    };
+    // Compared as it was made: uses since then do not make it another token.
+    let there = decode::token(&row)?;
     same(&there, &token, "token")
 }
 

@@ -10,6 +10,9 @@ use crate::catalog::{CaseRow, CatalogError, CollectionChange, CollectionFilter, 
 
 type Result<T> = std::result::Result<T, CatalogError>;
 
+/// The open states, word for word as the index of open collections has them.
+const IS_OPEN: &str = "state IN ('queued', 'offered', 'running', 'sealing')";
+
 pub async fn add(c: &mut Connection, case: CaseRow) -> Result<()> {
     let inserted = sqlx::query(
         "INSERT INTO cases (case_id, title, legal_basis, accountable, opened_by, opened_at, case_opened, case_closed)
@@ -126,7 +129,9 @@ pub async fn collections(
     after: Option<CollectionId>,
     limit: u32,
 ) -> Result<Vec<CollectionRow>> {
-    let mut query = QueryBuilder::new("SELECT * FROM collections WHERE TRUE");
+    // Those of an agent, of an order and by id are fewer still.
+    let by_open = filter.open && filter.agent.is_none() && filter.order.is_none() && filter.only.is_empty();
+    let mut query = QueryBuilder::new(format!("SELECT * FROM collections{} WHERE TRUE", if by_open { dialect::BY_OPEN } else { "" }));
     if let Some(case) = filter.case {
         query.push(" AND case_id = ").push_bind(case.as_str().to_owned());
     }
@@ -140,7 +145,7 @@ pub async fn collections(
         query.push(dialect::ONLY_COLLECTIONS.0).push_bind(json(&filter.only)?).push(dialect::ONLY_COLLECTIONS.1);
     }
     if filter.open {
-        query.push(" AND state IN ('queued', 'offered', 'running', 'sealing')");
+        query.push(" AND ").push(IS_OPEN);
     }
     if let Some(after) = after {
         // When it was queued never changes: asked for beforehand, the comparison is one with constants, which an index answers.
@@ -155,24 +160,17 @@ pub async fn collections(
 }
 
 pub async fn due(c: &mut Connection, now: Timestamp, limit: u32) -> Result<Vec<CollectionRow>> {
-    let rows = sqlx::query(
-        "SELECT * FROM collections WHERE (state IN ('queued', 'offered') AND expires_at <= $1) OR (state = 'running' AND give_up_at <= $1)
-         ORDER BY queued_at, collection LIMIT $2",
-    )
-    .bind(now.unix_ns())
-    .bind(page(limit))
-    .fetch_all(c)
-    .await
-    .map_err(map)?;
+    let mut query = QueryBuilder::new(format!("SELECT * FROM collections{} WHERE {IS_OPEN}", dialect::BY_OPEN));
+    query.push(" AND ((state IN ('queued', 'offered') AND expires_at <= ").push_bind(now.unix_ns());
+    query.push(") OR (state = 'running' AND give_up_at <= ").push_bind(now.unix_ns());
+    let rows = query.push(")) ORDER BY queued_at, collection LIMIT ").push_bind(page(limit)).build().fetch_all(c).await.map_err(map)?;
     rows.iter().map(decode::collection).collect()
 }
 
 pub async fn sealing(c: &mut Connection, limit: u32) -> Result<Vec<CollectionRow>> {
-    let rows = sqlx::query("SELECT * FROM collections WHERE state = 'sealing' ORDER BY queued_at, collection LIMIT $1")
-        .bind(page(limit))
-        .fetch_all(c)
-        .await
-        .map_err(map)?;
+    let mut query = QueryBuilder::new(format!("SELECT * FROM collections{} WHERE {IS_OPEN}", dialect::BY_OPEN));
+    query.push(" AND state = 'sealing' ORDER BY queued_at, collection LIMIT ").push_bind(page(limit));
+    let rows = query.build().fetch_all(c).await.map_err(map)?;
     rows.iter().map(decode::collection).collect()
 }
 

@@ -8,7 +8,7 @@ use sqlx::Row as _;
 
 use super::{Database, Row};
 use crate::catalog::{
-    AgentRow, CaseRow, CatalogError, CollectionRow, Ending, IncidentRow, OrderRow, Seen, State, StreamRow, StreamState, Totals,
+    AgentRow, CaseRow, CatalogError, CollectionRow, Ending, IncidentRow, OrderRow, Seen, State, StreamRow, StreamState, TokenRow, Totals,
 };
 
 type Result<T> = std::result::Result<T, CatalogError>;
@@ -51,6 +51,18 @@ pub fn number<T: TryFrom<i64>>(row: &Row, column: &'static str) -> Result<T> {
 
 pub fn json<T: serde::de::DeserializeOwned>(row: &Row, column: &'static str) -> Result<T> {
     serde_json::from_str(get(row, column)?).map_err(|e| damaged(column, e))
+}
+
+/// A token as it was made: with all its uses.
+pub fn token(row: &Row) -> Result<TokenRow> {
+    Ok(TokenRow {
+        sha256: digest(row, "sha256")?,
+        labels: json(row, "labels")?,
+        uses_left: number(row, "uses")?,
+        expires_at: time(row, "expires_at")?,
+        created_by: get(row, "created_by")?,
+        created_at: time(row, "created_at")?,
+    })
 }
 
 pub fn agent(row: &Row) -> Result<AgentRow> {

@@ -9,6 +9,7 @@ mod agents;
 mod cases;
 mod decode;
 mod incidents;
+mod moving;
 mod streams;
 
 use std::collections::BTreeMap;

@@ -8,6 +8,9 @@ use crate::catalog::CatalogError;
 /// Takes the lock for writing at once: a transaction that reads first and then wants to write would fail, not wait.
 pub const BEGIN: &str = "BEGIN IMMEDIATE";
 
+/// Begins to read as of one moment.
+pub const SNAPSHOT: &str = "BEGIN DEFERRED";
+
 /// Of agents `a`: those that carry all labels of a JSON object, which stands between the two.
 pub const HAS_LABELS: (&str, &str) = (
     " AND NOT EXISTS (SELECT 1 FROM json_each(",
@@ -16,6 +19,10 @@ pub const HAS_LABELS: (&str, &str) = (
 
 /// Of collections: those whose ids a JSON array holds, which stands between the two.
 pub const ONLY_COLLECTIONS: (&str, &str) = (" AND collection IN (SELECT value FROM json_each(", "))");
+
+/// Stands behind `collections` where only open ones are asked for: they are few among many, which SQLite does not know, so it
+/// would walk through all of them by age. The statement must name the open states as the index does.
+pub const BY_OPEN: &str = " INDEXED BY collections_open";
 
 /// A SELECT whose row nobody else changes until the transaction ends.
 macro_rules! for_update {
@@ -28,6 +35,18 @@ pub(super) use for_update;
 /// Lets one transaction at a time go on from here, of all that name the same thing.
 #[expect(clippy::unused_async, reason = "one signature for both databases")]
 pub async fn one_at_a_time(_: &mut Connection, _: &'static str) -> Result<(), CatalogError> {
+    Ok(())
+}
+
+/// Lets this transaction take as long as it needs. Nothing hurries a file.
+#[expect(clippy::unused_async, reason = "one signature for both databases")]
+pub async fn unhurried(_: &mut Connection) -> Result<(), CatalogError> {
+    Ok(())
+}
+
+/// After many rows came at once. SQLite plans by its indexes alone.
+#[expect(clippy::unused_async, reason = "one signature for both databases")]
+pub async fn settle(_: &mut Connection) -> Result<(), CatalogError> {
     Ok(())
 }
 

@@ -1,7 +1,6 @@
 //! The catalog in one SQLite file.
 //!
-//! One connection writes (`BEGIN IMMEDIATE`, `synchronous=FULL`), a few read beside it (WAL). Every write runs in its
-//! own task, so that a caller that goes away cannot roll it back half-way through unseen. A lock file keeps a second
+//! One connection writes (`BEGIN IMMEDIATE`, `synchronous=FULL`), a few read beside it (WAL). A lock file keeps a second
 //! coordinator away from the same catalog.
 
 mod dialect;
@@ -26,6 +25,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/sqlite/0001_first.sql"),
     include_str!("../migrations/sqlite/0002_bookmark.sql"),
     include_str!("../migrations/sqlite/0003_incidents.sql"),
+    include_str!("../migrations/sqlite/0004_counts.sql"),
 ];
 /// "exhb": tells our files from any other SQLite database.
 const APPLICATION_ID: i64 = 0x6578_6862;

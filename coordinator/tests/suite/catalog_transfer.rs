@@ -1,0 +1,103 @@
+//! Moving a catalog: everything arrives, or nothing, and a bad file is named by line and field.
+
+use std::sync::Arc;
+
+use exhibit_coordinator::catalog::postgres::PostgresCatalog;
+use exhibit_coordinator::catalog::postgres::scratch::Scratch;
+use exhibit_coordinator::catalog::sqlite::SqliteCatalog;
+use exhibit_coordinator::catalog::{Catalog, CatalogError, CollectionFilter, conformance};
+use exhibit_evidence::Digest;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_to_postgres_and_back_is_the_same_catalog() {
+    let dir = tempfile::tempdir().expect("dir");
+    let sub = |name: &str| dir.path().join(name);
+    std::fs::create_dir(sub("server")).expect("folder");
+    let server = Scratch::start(&sub("server")).await;
+    let first = SqliteCatalog::create(&sub("first.sqlite")).await.expect("new");
+    conformance::run(Arc::new(first.clone())).await;
+    let (mut out, mut there, mut back) = (Vec::new(), Vec::new(), Vec::new());
+    let moved = first.export(&mut out).await.expect("written");
+    let postgres = PostgresCatalog::create(&server.database("catalog").await).await.expect("new");
+    let taken = postgres.import(&mut out.as_slice()).await.expect("read");
+    assert!(taken.rows == moved.rows && moved.rows > 50, "{moved:?}");
+    postgres.export(&mut there).await.expect("written");
+    let second = SqliteCatalog::create(&sub("second.sqlite")).await.expect("new");
+    second.import(&mut there.as_slice()).await.expect("read");
+    second.export(&mut back).await.expect("written");
+    assert_eq!(String::from_utf8_lossy(&there), String::from_utf8_lossy(&out));
+    assert!(back == out, "every byte");
+    let all = CollectionFilter::default();
+    assert_eq!(postgres.collections(all.clone(), None, 100).await, first.collections(all, None, 100).await);
+    // It takes new rows as if it had made the old ones.
+    let incident = exhibit_coordinator::catalog::IncidentRow::new(conformance::at(1), None, "k", "s", "new".to_owned());
+    postgres.add_incident(incident.clone()).await.expect("kept");
+    assert_eq!(postgres.incidents(1).await, Ok(vec![incident]));
+    let e = postgres.import(&mut out.as_slice()).await.expect_err("not empty").to_string();
+    assert!(e.contains("there are tokens already"), "{e}");
+}
+
+/// The same lines with another end.
+fn summed(lines: &[String]) -> String {
+    let body = lines.join("\n") + "\n";
+    format!("{body}{{\"end\":{{\"rows\":{},\"sha256\":\"{}\"}}}}\n", lines.len() - 1, Digest::of(body.as_bytes()))
+}
+
+#[tokio::test]
+async fn a_bad_file_changes_nothing_and_is_named_by_line_and_field() {
+    let dir = tempfile::tempdir().expect("dir");
+    let source = SqliteCatalog::create(&dir.path().join("source.sqlite")).await.expect("new");
+    source.add_token(conformance::token(1, 2)).await.expect("kept");
+    source.add_case(conformance::case(1)).await.expect("kept");
+    source.add_case(conformance::case(2)).await.expect("kept");
+    let order = conformance::order(1, 1);
+    source.add_order(order.clone(), vec![conformance::collection(&order, 1, 50)]).await.expect("kept");
+    let mut out = Vec::new();
+    source.export(&mut out).await.expect("written");
+    let good = String::from_utf8(out).expect("text");
+    // 1 header, 2 token, 3 and 4 cases, 5 order, 6 collection, 7 end.
+    let lines: Vec<String> = good.lines().map(str::to_owned).collect();
+    assert_eq!((lines.len(), summed(&lines[..6])), (7, good.clone()));
+    let with = |n: usize, from: &str, to: &str| {
+        let mut lines = lines[..6].to_vec();
+        assert!(lines[n - 1].contains(from), "{}", lines[n - 1]);
+        lines[n - 1] = lines[n - 1].replacen(from, to, 1);
+        summed(&lines)
+    };
+    let target = SqliteCatalog::create(&dir.path().join("target.sqlite")).await.expect("new");
+    for (text, words) in [
+        (String::new(), "line 0: the file is empty"),
+        ("{}\n".to_owned(), "line 1: is not the beginning"),
+        (with(1, "\"version\":1", "\"version\":2"), "line 1: version 2"),
+        (good[..good.len() - 1].to_owned(), "line 7: does not end"),
+        (lines[..6].join("\n") + "\n", "ends without its last line"),
+        (good.replacen("Übung", "Ubung", 1), "line 7: end.sha256"),
+        ([&lines[..3], &lines[4..]].concat().join("\n") + "\n", "line 6: end.rows: there were 4"),
+        (format!("{good}{{}}\n"), "line 8: stands behind the end"),
+        (with(2, "\"uses\":2", "\"uses\":\"2\""), "line 2: tokens.uses: expected a number"),
+        (with(2, "\"uses\":2", "\"uses\":2.5"), "line 2: tokens.uses: is no integer"),
+        (with(2, "\"uses\":2,", ""), "line 2: tokens.uses: is missing"),
+        (with(2, "\"uses\":2", "\"uses\":2,\"more\":1"), "line 2: tokens.more: is no column"),
+        (with(2, "\"uses_left\":2", "\"uses_left\":-1"), "line 2: tokens"),
+        (with(3, "\"cases\"", "\"files\""), "line 3: 'files' is no table"),
+        (with(3, "\"title\":\"", "\"title\":\"\\u0000"), "line 3: cases.title: holds a NUL"),
+        (with(4, "\"case_opened\":\"", "\"case_opened\":\"!"), "line 4: cases.case_opened: is no base64"),
+        (with(4, "\"case_id\":\"", "\"case_id\":\"x"), "line 4: cases: column case_id"),
+        (with(6, "\"state\":\"queued\"", "\"state\":\"lost\""), "line 6: collections: column state: lost"),
+        (with(5, "\"envelope\":\"", "\"envelope\":null,\"x\":\""), "line 5: orders.x: is no column"),
+        (summed(&[lines[0].clone(), lines[4].clone()]), "line 2: orders"),
+        (summed(&[lines[0].clone(), lines[2].clone(), lines[1].clone()]), "line 3: tokens: stands behind cases"),
+        (summed(&[lines[0].clone(), "[1]".to_owned()]), "line 2: is not a JSON object"),
+    ] {
+        let e = target.import(&mut text.as_bytes()).await.expect_err(words).to_string();
+        assert!(e.contains(words), "{words}: {e}");
+        assert_eq!(target.cases(None, 10).await, Ok(Vec::new()), "{words}");
+    }
+    target.import(&mut good.as_bytes()).await.expect("the good one");
+    assert_eq!(
+        target.use_token(conformance::digest(9), conformance::digest(9), conformance::agent_id(1), conformance::at(1)).await,
+        Ok(exhibit_coordinator::catalog::TokenUse::Unknown)
+    );
+    assert!(matches!(target.collection(conformance::collection(&order, 1, 50).collection).await, Ok(Some(_))));
+    assert!(!matches!(target.healthy().await, Err(CatalogError::Damaged(_))));
+}
