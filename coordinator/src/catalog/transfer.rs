@@ -390,3 +390,28 @@ impl<'r> Reader<'r> {
         TransferError::Line { line: self.line, what: what.into() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use sqlx::{ConnectOptions as _, Row as _};
+
+    use super::*;
+
+    /// A column that a later step adds and nobody lists here would be left behind in silence.
+    #[tokio::test]
+    async fn every_column_of_the_schema_travels() {
+        const STAY: [(&str, &str); 2] = [("health", "beats"), ("incidents", "id")];
+        let dir = tempfile::tempdir().expect("dir");
+        let file = dir.path().join("catalog.sqlite");
+        crate::catalog::sqlite::SqliteCatalog::create(&file).await.expect("new").close().await;
+        let mut connection = sqlx::sqlite::SqliteConnectOptions::new().filename(&file).connect().await.expect("opens");
+        let columns = "SELECT t.name AS t, c.name AS c FROM sqlite_master t, pragma_table_info(t.name) c WHERE t.type = 'table'";
+        let rows = sqlx::query(columns).fetch_all(&mut connection).await.expect("schema");
+        let there: BTreeSet<(String, String)> = rows.iter().map(|r| (r.get("t"), r.get("c"))).collect();
+        let ours = TABLES.iter().flat_map(|t| t.columns.iter().map(|(c, _)| (t.name, *c)));
+        let listed: BTreeSet<(String, String)> = ours.chain(STAY).map(|(t, c)| (t.to_owned(), c.to_owned())).collect();
+        assert_eq!(there, listed);
+    }
+}

@@ -133,8 +133,10 @@ impl Batch {
             }
         });
         let written = query.push(" RETURNING *").build().fetch_all(c).await.map_err(map).map_err(|e| match e {
-            CatalogError::Busy(_) => TransferError::Catalog(e),
-            e => TransferError::Line { line: first_line, what: format!("{} (one of the lines to {last_line}): {e}", table.name) },
+            CatalogError::Conflict(what) | CatalogError::Damaged(what) => {
+                TransferError::Line { line: first_line, what: format!("{} (one of the lines to {last_line}): {what}", table.name) }
+            }
+            e => TransferError::Catalog(e),
         })?;
         // Databases give the rows in the order of the values.
         for (line, row) in (first_line..).zip(&written) {
