@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod attest;
 pub mod authz;
 pub mod catalog;
 pub mod clock;
@@ -21,6 +22,7 @@ pub mod problem;
 pub mod progress;
 pub mod read;
 pub mod reindex;
+pub mod reverify;
 pub mod rpc;
 pub mod seal;
 pub mod serve;

@@ -48,6 +48,8 @@ pub struct Parts {
     pub sealer: Sealer,
     /// Disposals that are approved and not finished.
     pub condemned: Condemned,
+    /// Cases whose locks in the store are to be looked at.
+    pub attesting: crate::attest::Desk,
     /// Ends connections of revoked peers; the transport's registry behind a function.
     pub disconnect: Box<dyn Fn(&str) + Send + Sync>,
     /// Agents that are revoked; read at every call.

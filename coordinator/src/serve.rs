@@ -61,11 +61,13 @@ pub struct Rules {
     pub agent_hours: u32,
     /// Longest life of an enrolment token, seconds.
     pub token_life_s_max: u64,
+    /// Hours between two looks at every version in the store.
+    pub attest_hours: u32,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { agent_hours: 24, token_life_s_max: *crate::enroll::TOKEN_LIFE_S.end() }
+        Self { agent_hours: 24, token_life_s_max: *crate::enroll::TOKEN_LIFE_S.end(), attest_hours: 24 }
     }
 }
 
@@ -176,6 +178,7 @@ async fn assemble(
         authorities,
         sealer: Sealer::default(),
         condemned: crate::custody::Condemned::default(),
+        attesting: crate::attest::Desk::default(),
         disconnect: Box::new(move |name| {
             registry.disconnect(name);
         }),
@@ -200,6 +203,8 @@ async fn serve(
     let timers = tokio::spawn(dispatch::run_timers(Arc::clone(&parts), stopping.clone()));
     let stamping = tokio::spawn(stamp::run(Arc::clone(&parts), stopping.clone()));
     let recovery = tokio::spawn(recover(Arc::clone(&parts)));
+    let every = Duration::from_hours(u64::from(parts.issuing.rules.attest_hours.max(1)));
+    let attesting = tokio::spawn(crate::attest::run(Arc::clone(&parts), every, stopping.clone()));
     let mut stop = stopping.clone();
     let for_end = Arc::clone(&parts);
     let shutdown = async move {
@@ -213,6 +218,7 @@ async fn serve(
     recovery.abort();
     let _ = timers.await;
     let _ = stamping.await;
+    let _ = attesting.await;
     parts.sealer.idle(Duration::from_secs(10)).await;
 }
 

@@ -41,6 +41,7 @@ pub async fn run_timers(parts: Arc<Parts>, mut stop: tokio::sync::watch::Receive
         {
             tracing::warn!(%error, "streams that were received whole could not be looked at; next try in some seconds");
         }
+        crate::attest::tell_troubles(&parts).await;
         if let Err(error) = incidents::record(&parts).await {
             tracing::warn!(%error, "incidents could not be written into their log; next try in a second");
         }

@@ -19,4 +19,6 @@ mod rpc_authz;
 mod seal_whole_way;
 mod stamp_faults;
 mod store_local;
+mod store_lock;
 mod store_remote;
+mod store_verify;

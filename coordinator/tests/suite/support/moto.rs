@@ -8,7 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use exhibit_coordinator::store::S3Settings;
+use exhibit_coordinator::store::RemoteSettings;
 
 pub struct Server {
     process: Child,
@@ -16,8 +16,30 @@ pub struct Server {
 }
 
 impl Server {
-    pub fn settings(&self, prefix: &str) -> S3Settings {
+    pub fn settings(&self, prefix: &str) -> RemoteSettings {
         super::s3_settings(self.port, prefix)
+    }
+
+    /// Makes one more bucket, with these header lines.
+    pub fn put_bucket(&self, bucket: &str, headers: &str) -> Option<()> {
+        self.try_send("PUT", &format!("/{bucket}"), headers, "").filter(|(code, _)| *code == 200).map(|_| ())
+    }
+
+    /// A request as somebody makes it who has the credentials, which moto does not look at: status and body.
+    pub fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
+        self.try_send(method, path, headers, body).expect("the S3 server answers")
+    }
+
+    fn try_send(&self, method: &str, path: &str, headers: &str, body: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        let (port, length) = (self.port, body.len());
+        let rest = format!("Content-Length: {length}\r\nConnection: close\r\n");
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{headers}{rest}\r\n{body}").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
     }
 }
 
@@ -37,6 +59,15 @@ run_simple("127.0.0.1", int(sys.argv[1]), DomainDispatcherApplication(create_bac
 
 /// Starts the server with an empty bucket `evidence`.
 pub fn start() -> Server {
+    serve("evidence", "")
+}
+
+/// Starts the server with an empty bucket `evidence` that has versions and Object Lock.
+pub fn start_with_lock() -> Server {
+    serve("evidence", "x-amz-bucket-object-lock-enabled: true\r\n")
+}
+
+fn serve(bucket: &str, headers: &str) -> Server {
     let port = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("address").port();
     let process = Command::new("python3")
         .args(["-c", SERVE, &port.to_string()])
@@ -46,7 +77,7 @@ pub fn start() -> Server {
         .expect("python3 starts");
     let mut server = Server { process, port };
     for _ in 0..600 {
-        if put_bucket(port).is_some() {
+        if server.put_bucket(bucket, headers).is_some() {
             return server;
         }
         let ended = server.process.try_wait().expect("state");
@@ -55,13 +86,4 @@ pub fn start() -> Server {
         std::thread::sleep(Duration::from_millis(50));
     }
     panic!("the S3 server did not answer within 30 s");
-}
-
-fn put_bucket(port: u16) -> Option<()> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-    write!(stream, "PUT /evidence HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    answer.split(' ').nth(1).is_some_and(|code| code == "200").then_some(())
 }

@@ -14,7 +14,7 @@ use exhibit_coordinator::catalog::sqlite::SqliteCatalog;
 use exhibit_coordinator::ledger::{Keys, Ledgers};
 use exhibit_coordinator::serve::{self, Running, Setup};
 use exhibit_coordinator::store::faulty::{Faults, FaultyStore};
-use exhibit_coordinator::store::{LocalStore, Store};
+use exhibit_coordinator::store::{LocalStore, RemoteSettings, RemoteStore, Store};
 use exhibit_coordinator::{clock, intake};
 use exhibit_evidence::anchor::Anchor;
 use exhibit_evidence::dsse::Envelope;
@@ -40,15 +40,20 @@ pub struct World {
     pub faults: Faults,
     /// What the next start asks of the store: with more than any disk has, every upload waits for room.
     pub free_bytes_min: u64,
+    /// The store, when it is not a folder.
+    remote: Option<RemoteSettings>,
 }
 
 fn sub(dir: &tempfile::TempDir, name: &str) -> PathBuf {
     dir.path().join(name)
 }
 
-async fn run(dir: &tempfile::TempDir, port: u16, free_bytes_min: u64, faults: &Faults) -> Running {
+async fn run(dir: &tempfile::TempDir, port: u16, free_bytes_min: u64, faults: &Faults, remote: Option<&RemoteSettings>) -> Running {
     let deployment = Deployment::load(&sub(dir, "deployment")).expect("deployment");
-    let store: Arc<dyn Store> = Arc::new(LocalStore::open(&sub(dir, "store")).expect("store"));
+    let store: Arc<dyn Store> = match remote {
+        Some(settings) => Arc::new(RemoteStore::open(settings).expect("store")),
+        None => Arc::new(LocalStore::open(&sub(dir, "store")).expect("store")),
+    };
     let store: Arc<dyn Store> = Arc::new(FaultyStore::with(store, faults.clone()));
     let catalog = Arc::new(SqliteCatalog::open(&sub(dir, "catalog.sqlite")).await.expect("catalog"));
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.expect("port");
@@ -79,6 +84,11 @@ pub async fn channel(credential: &Credential, port: u16) -> Result<Channel, Stri
 
 impl World {
     pub async fn start() -> Self {
+        Self::start_on(None).await
+    }
+
+    /// A world whose store is not a folder.
+    pub async fn start_on(remote: Option<RemoteSettings>) -> Self {
         let dir = tempfile::tempdir().expect("temporary folder");
         let params = deployment::Params {
             name: "test".parse().expect("name"),
@@ -88,7 +98,10 @@ impl World {
         let seeds = deployment::Seeds::draw().expect("random");
         let new = deployment::create(&params, &seeds, clock::now()).expect("deployment");
         new.write(&sub(&dir, "deployment")).expect("written");
-        let store: Arc<dyn Store> = Arc::new(LocalStore::create(&sub(&dir, "store")).expect("store"));
+        let store: Arc<dyn Store> = match &remote {
+            Some(settings) => Arc::new(RemoteStore::open(settings).expect("store")),
+            None => Arc::new(LocalStore::create(&sub(&dir, "store")).expect("store")),
+        };
         drop(SqliteCatalog::create(&sub(&dir, "catalog.sqlite")).await.expect("catalog"));
         let admin = new.admin;
         let deployment = Deployment::load(&sub(&dir, "deployment")).expect("deployment");
@@ -98,16 +111,16 @@ impl World {
         ledgers.deployment().await.expect("log").append(enrolments).await.expect("enrolled");
         drop(ledgers);
         let faults = Faults::default();
-        let running = run(&dir, 0, 0, &faults).await;
+        let running = run(&dir, 0, 0, &faults, remote.as_ref()).await;
         let port = running.addr.port();
         let people = ResponderServiceClient::new(channel(&admin, port).await.expect("connects"));
-        Self { dir, running: Some(running), admin, people, port, faults, free_bytes_min: 0 }
+        Self { dir, running: Some(running), admin, people, port, faults, free_bytes_min: 0, remote }
     }
 
     /// Stops the coordinator and starts another one over the same store and catalog, on the same port.
     pub async fn restart(&mut self) {
         self.stop().await;
-        self.running = Some(run(&self.dir, self.port, self.free_bytes_min, &self.faults).await);
+        self.running = Some(run(&self.dir, self.port, self.free_bytes_min, &self.faults, self.remote.as_ref()).await);
         self.people = ResponderServiceClient::new(channel(&self.admin, self.port).await.expect("connects"));
     }
 
