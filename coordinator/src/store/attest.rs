@@ -173,11 +173,9 @@ impl Pass {
         self.report.objects = self.report.objects.saturating_add(1);
         let markers: Vec<&Version> = versions.iter().filter(|v| v.marker).collect();
         if let Some(marker) = markers.first() {
-            self.tell(
-                "store-marker",
-                name,
-                format!("{} delete markers, the newest '{}' of {}", markers.len(), marker.version, marker.modified),
-            );
+            let older = if markers.len() > 1 { format!(" and {} older ones", markers.len() - 1) } else { String::new() };
+            let marker = format!("'{}' of {}", escape_bounded(&marker.version, 80), marker.modified);
+            self.tell("store-marker", name, format!("hidden under the delete marker {marker}{older}"));
         }
         let mut whole = versions.iter().filter(|v| !v.marker);
         // The newest comes first. What is replaced counts by its newest version, what is created once by its first.

@@ -411,11 +411,6 @@ impl Store for RemoteStore {
     fn destroy<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
         Box::pin(async move {
             check_name(name)?;
-            {
-                let mut known = self.known();
-                known.written.remove(name);
-                known.covered.remove(name);
-            }
             if let Some(vault) = &self.vault {
                 self.destroy_versions(vault, name).await?;
             } else {
@@ -423,6 +418,11 @@ impl Store for RemoteStore {
                     Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
                     Err(e) => return Err(self.map(&e, "destroy", name)),
                 }
+            }
+            {
+                let mut known = self.known();
+                known.written.remove(name);
+                known.covered.remove(name);
             }
             // The store's answer is not believed alone.
             match self.head(name).await {
