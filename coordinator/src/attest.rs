@@ -8,7 +8,6 @@ use std::time::Duration;
 use exhibit_evidence::id::CaseId;
 use exhibit_evidence::layout;
 use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
 
 use crate::clock;
 use crate::parts::Parts;
@@ -42,29 +41,32 @@ impl Desk {
 /// Runs until `stop` says so. A store without versions has nothing to look at.
 pub async fn run(parts: Arc<Parts>, every: Duration, mut stop: watch::Receiver<bool>) {
     let Some(store) = parts.store.attestable() else { return };
-    let work = async {
-        let mut next = Instant::now();
-        loop {
-            while let Some(case) = parts.attesting.take() {
-                let begin = format!("{}/", layout::case_folder(&case));
-                let report = pass(&parts, &store, &begin).await;
-                tracing::info!(%case, set = report.set_again, released = report.holds_released, "the locks of a case were looked at");
-            }
-            if next <= Instant::now() {
-                let report = pass(&parts, &store, "").await;
-                let (objects, set) = (report.objects, report.set_again);
-                tracing::info!(objects, set, troubles = report.troubles.len(), "the store was attested");
-                next = Instant::now() + every;
-            }
-            tokio::select! {
-                () = parts.attesting.wake.notified() => {}
-                () = tokio::time::sleep_until(next) => {}
-            }
-        }
-    };
+    // Beside each other: a pass over everything may take hours, and a hold must not wait for it. What both set is the same.
     tokio::select! {
-        () = work => {}
+        () = of_cases(&parts, &store) => {}
+        () = of_all(&parts, &store, every) => {}
         _ = stop.wait_for(|s| *s) => {}
+    }
+}
+
+async fn of_cases(parts: &Parts, store: &Attestable) {
+    loop {
+        while let Some(case) = parts.attesting.take() {
+            let report = pass(parts, store, &format!("{}/", layout::case_folder(&case))).await;
+            tracing::info!(%case, set = report.set_again, released = report.holds_released, "the locks of a case were looked at");
+        }
+        parts.attesting.wake.notified().await;
+    }
+}
+
+async fn of_all(parts: &Parts, store: &Attestable, every: Duration) {
+    let mut ticks = tokio::time::interval(every);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let report = pass(parts, store, "").await;
+        let (objects, set) = (report.objects, report.set_again);
+        tracing::info!(objects, set, troubles = report.troubles.len(), "the store was attested");
     }
 }
 
@@ -94,7 +96,7 @@ async fn pass(parts: &Parts, store: &Attestable, begin: &str) -> Report {
 /// From the timers: what the store could not do as it should, beyond the error that a caller got.
 pub async fn tell_troubles(parts: &Parts) {
     for trouble in parts.store.troubles() {
-        let case = trouble.subject.split('/').nth(1).and_then(|case| case.parse().ok());
+        let case = trouble.subject.strip_prefix("cases/").and_then(|case| case.parse().ok());
         parts.incident(case.as_ref(), trouble.kind, &trouble.subject, &trouble.detail).await;
     }
 }

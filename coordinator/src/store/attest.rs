@@ -249,10 +249,8 @@ impl Pass {
     }
 
     fn tell(&mut self, kind: &'static str, name: &str, what: String) {
-        let subject = match name.split('/').collect::<Vec<_>>().as_slice() {
-            ["cases", case, ..] if self.tallies.len() < CASES_MAX => format!("cases/{case}"),
-            _ => self.store.vault.describe().to_owned(),
-        };
+        let of_case = case_of(name).filter(|_| self.tallies.len() < CASES_MAX);
+        let subject = of_case.unwrap_or_else(|| self.store.vault.describe().to_owned());
         let tally = self.tallies.entry((kind, subject)).or_default();
         tally.count = tally.count.saturating_add(1);
         if tally.named.len() < NAMED_MAX {
@@ -260,6 +258,12 @@ impl Pass {
             tally.named.push(if name.is_empty() { what } else { format!("'{name}': {what}") });
         }
     }
+}
+
+/// The folder of the case that an object belongs to.
+pub(super) fn case_of(name: &str) -> Option<String> {
+    let mut parts = name.split('/');
+    (parts.next() == Some("cases")).then(|| parts.next().map(|case| format!("cases/{case}")))?
 }
 
 fn told(kind: &'static str, subject: &str, tally: &Tally) -> Trouble {

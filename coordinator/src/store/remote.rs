@@ -230,7 +230,9 @@ impl RemoteStore {
         {
             let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
             if troubles.len() < TROUBLES_MAX {
-                troubles.push(Trouble { kind: "store-lock", subject: name.to_owned(), detail: e.to_string() });
+                // One subject for all objects of a case: where nothing can be locked, each of them says so.
+                let subject = super::attest::case_of(name).unwrap_or_else(|| self.description.clone());
+                troubles.push(Trouble { kind: "store-lock", subject, detail: e.to_string() });
             }
         }
         done

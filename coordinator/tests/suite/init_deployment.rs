@@ -199,7 +199,7 @@ async fn an_s3_store_is_used_once() {
     let init = |name: &str| {
         std::process::Command::new(env!("CARGO_BIN_EXE_exhibit-coordinator"))
             .env("AWS_ACCESS_KEY_ID", "id")
-            .env("AWS_SECRET_ACCESS_KEY", "secret")
+            .env("AWS_SECRET_ACCESS_KEY", "very-secret")
             .args(["init", "--name", "example.org", "--store", "s3", "--bucket", "evidence", "--prefix", "d1", "--dangerous-allow-http"])
             .args(["--endpoint", &endpoint])
             .arg("--dir")

@@ -18,6 +18,7 @@ mod reindex_store;
 mod rpc_authz;
 mod seal_whole_way;
 mod stamp_faults;
+mod store_clouds;
 mod store_local;
 mod store_lock;
 mod store_remote;

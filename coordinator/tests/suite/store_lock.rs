@@ -1,8 +1,9 @@
 //! Locked evidence, and what somebody tries who holds the coordinator's own credentials.
 //!
 //! moto is not S3, which has to be known to read this: it lets the lock of a version be shortened and turned into governance,
-//! lets everybody bypass governance, ignores locks on multipart uploads (none are used here) and checks no signature. S3
-//! refuses the first two and asks for a right for the third; here they are found and undone instead.
+//! lets everybody bypass governance, and ignores locks on multipart uploads (none are used here). S3 refuses the first two and
+//! asks for a right for the third; here they are found and undone instead. It checks neither signatures nor checksums: that is
+//! done in front of it (`support::moto`).
 #![allow(clippy::large_futures, reason = "a test's future is as large as its story")]
 
 use std::collections::BTreeSet;
@@ -61,6 +62,10 @@ async fn what_is_locked_stays_and_what_lies_on_top_is_told_and_passed_over() {
     assert_eq!(put(&store, &name, b"genuine").await.expect("again").version.as_ref(), Some(&version), "the same version is meant");
     let slot = "deployment/log/seq/0000000000.dsse.json";
     let slot_version = put(&store, slot, b"record").await.expect("written").version.expect("version");
+
+    let stranger = RemoteSettings { secret: Some("another".to_owned()), ..locked(&server) };
+    let e = put(&open(&stranger), "cases/x", b"x").await.expect_err("signatures are looked at");
+    assert!(e.kind() == Kind::Denied && !e.to_string().contains("another"), "{e}");
 
     // As custody and the policy ask, each by its own version.
     let vault = store.attestable().expect("an S3 store").vault;
@@ -247,4 +252,37 @@ async fn until(mut holds: impl AsyncFnMut() -> bool) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("it did not come within 20 s");
+}
+
+/// The policies that are shipped: what the writer's denies, and that a disposal reaches collections alone. Whether a store obeys
+/// them is for `store check` to show, because moto knows no conditions.
+#[test]
+fn the_shipped_policies_give_no_way_to_take_evidence_away() {
+    const AWAY: [&str; 4] = ["s3:DeleteObject", "s3:DeleteObjectVersion", "s3:BypassGovernanceRetention", "s3:PutBucketVersioning"];
+    let words = |value: &serde_json::Value| -> Vec<String> {
+        value.as_array().map_or_else(|| vec![value.clone()], Clone::clone).iter().filter_map(|v| v.as_str().map(str::to_owned)).collect()
+    };
+    for (file, text) in [
+        ("s3-writer.json", include_str!("../../../deploy/policies/s3-writer.json")),
+        ("s3-disposal.json", include_str!("../../../deploy/policies/s3-disposal.json")),
+    ] {
+        let policy: serde_json::Value = serde_json::from_str(text).expect(file);
+        let statements = policy["Statement"].as_array().expect("statements");
+        let of = |effect: &'static str, action: &'static str| {
+            statements.iter().filter(move |s| s["Effect"] == effect && words(&s["Action"]).iter().any(|a| a == action))
+        };
+        for action in AWAY {
+            assert!(of("Deny", action).count() == 1, "{file} denies {action}");
+            for allowed in of("Allow", action) {
+                assert_eq!(
+                    (file, words(&allowed["Resource"])),
+                    ("s3-disposal.json", vec!["arn:aws:s3:::BUCKET/*cases/*/collections/*".to_owned()])
+                );
+            }
+        }
+        let overwrite = of("Deny", "s3:PutObject").next().expect("writes without If-None-Match");
+        assert_eq!(overwrite["Condition"]["Null"]["s3:if-none-match"], "true");
+        let replaced = ["arn:aws:s3:::BUCKET/*log/checkpoint", "arn:aws:s3:::BUCKET/*log/cosigned/*", "arn:aws:s3:::BUCKET/*probe/head"];
+        assert_eq!(words(&overwrite["NotResource"]), replaced, "{file}: what is replaced, and nothing else");
+    }
 }

@@ -4,6 +4,7 @@ pub mod agent;
 #[allow(dead_code, reason = "the end-to-end scenarios use all of it")]
 #[path = "../../../../tests/harness/authority.rs"]
 pub mod authority;
+pub mod clouds;
 pub mod deployment;
 pub mod moto;
 pub mod verdict;

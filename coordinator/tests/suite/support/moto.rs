@@ -52,11 +52,56 @@ impl Drop for Server {
     }
 }
 
+/// moto looks at no signature, so this does in front of it, from the specification of Signature Version 4: headers, query, payload
+/// and checksum. Requests that carry `Signature=0` are the test's own, and pass.
 const SERVE: &str = r#"
-import sys
+import base64, hashlib, hmac, io, sys, urllib.parse
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import run_simple
-run_simple("127.0.0.1", int(sys.argv[1]), DomainDispatcherApplication(create_backend_app), threaded=False)
+
+SECRET = "very-secret"
+moto = DomainDispatcherApplication(create_backend_app)
+
+def wrong(env, body):
+    auth = env.get("HTTP_AUTHORIZATION", "")
+    if not auth or auth.endswith("Signature=0"):
+        return None
+    fields = dict(part.strip().split("=", 1) for part in auth[len("AWS4-HMAC-SHA256 "):].split(","))
+    key_id, day, region, service, end = fields["Credential"].split("/")
+    header = lambda n: env.get(n.upper().replace("-", "_")) if n in ("content-type", "content-length") else env.get("HTTP_" + n.upper().replace("-", "_"))
+    names = fields["SignedHeaders"].split(";")
+    unsigned = [k for k in env if k.startswith("HTTP_X_AMZ_") and k[5:].lower().replace("_", "-") not in names]
+    if unsigned:
+        return f"not signed: {unsigned}"
+    payload = header("x-amz-content-sha256")
+    if payload != "UNSIGNED-PAYLOAD" and payload != hashlib.sha256(body).hexdigest():
+        return "XAmzContentSHA256Mismatch"
+    checksum = header("x-amz-checksum-sha256")
+    if checksum and checksum != base64.b64encode(hashlib.sha256(body).digest()).decode():
+        return "BadDigest"
+    quote = lambda text: urllib.parse.quote(text, safe="-_.~")
+    path, _, query = env["RAW_URI"].partition("?")
+    pairs = sorted((quote(k), quote(v)) for k, v in urllib.parse.parse_qsl(query, keep_blank_values=True))
+    canonical = [env["REQUEST_METHOD"], path, "&".join(f"{k}={v}" for k, v in pairs)]
+    canonical += [f"{n}:{' '.join(header(n).split())}" for n in names] + ["", ";".join(names), payload]
+    scope = f"{day}/{region}/{service}/{end}"
+    to_sign = "\n".join(["AWS4-HMAC-SHA256", header("x-amz-date"), scope, hashlib.sha256("\n".join(canonical).encode()).hexdigest()])
+    key = ("AWS4" + SECRET).encode()
+    for part in (day, region, service, end):
+        key = hmac.new(key, part.encode(), hashlib.sha256).digest()
+    good = hmac.new(key, to_sign.encode(), hashlib.sha256).hexdigest()
+    return None if good == fields["Signature"] else "SignatureDoesNotMatch"
+
+def checked(env, start):
+    body = env["wsgi.input"].read(int(env.get("CONTENT_LENGTH") or 0))
+    env["wsgi.input"] = io.BytesIO(body)
+    why = wrong(env, body)
+    if why is None:
+        return moto(env, start)
+    start("403 Forbidden", [("Content-Type", "application/xml")])
+    return [f"<Error><Code>{why}</Code><Message>{why}</Message></Error>".encode()]
+
+run_simple("127.0.0.1", int(sys.argv[1]), checked, threaded=False)
 "#;
 
 /// Starts the server with an empty bucket `evidence`.
