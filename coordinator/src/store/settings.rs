@@ -97,7 +97,7 @@ impl RemoteSettings {
             return Err(StoreError::new(
                 Kind::Denied,
                 "store.lock is for S3: on Google and Azure the bucket or container itself is locked",
-                "take out store.lock and set a retention policy as docs/operations/stores.md shows",
+                "take out store.lock and have its owner set retention as docs/operations/stores.md shows",
             ));
         }
         if !self.prefix.is_empty() {

@@ -24,12 +24,12 @@ async fn azure_keeps_the_contract_and_what_it_does_not_refuse_is_named() {
     for what in ["overwrite", "delete"] {
         assert_eq!(report.state(what), Some(State::Missing), "{}", report.text());
     }
-    assert!(report.text().contains("retention policy on the bucket or container"), "{}", report.text());
+    assert!(report.text().contains("retention on the bucket or container"), "{}", report.text());
     let shown = format!("{settings:?}{store:?}{}", report.text());
     assert!(!shown.contains(settings.secret.as_deref().expect("a key")), "{shown}");
     let lock = Some(LockPolicy { mode: LockMode::Compliance, days: 1 });
     let e = RemoteStore::open(&RemoteSettings { lock, ..settings }).expect_err("no lock of objects there");
-    assert!(e.kind() == Kind::Denied && e.remedy().contains("retention policy"), "{e}");
+    assert!(e.kind() == Kind::Denied && e.remedy().contains("retention"), "{e}");
 }
 
 /// What can be shown of Google without Google: the settings make a client, and a lock that it cannot have is refused.
