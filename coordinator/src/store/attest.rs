@@ -45,6 +45,14 @@ impl std::fmt::Debug for Attestable {
     }
 }
 
+impl Attestable {
+    /// True when objects are to be locked here.
+    #[must_use]
+    pub const fn locks(&self) -> bool {
+        self.locks.is_some()
+    }
+}
+
 /// What a pass is to do.
 #[derive(Debug, Clone)]
 pub struct Task {

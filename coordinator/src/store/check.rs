@@ -100,7 +100,8 @@ impl CheckReport {
 const USE_POLICY: &str = "give the coordinator's credentials the policy deploy/policies/s3-writer.json and nothing beside it";
 const SET_LOCK: &str = "make the bucket with Object Lock (it cannot be had without versioning) and set store.lock in the configuration";
 const OTHER_STORE: &str = "this store does not keep what it promises: use another one";
-const BUCKET_LOCK: &str = "its owner must set retention on the bucket or container: docs/operations/stores.md says of which kind";
+const BUCKET_LOCK: &str =
+    "a folder cannot refuse its owner: use a bucket; there its owner sets retention on the bucket or container: docs/operations/stores.md";
 
 /// Tries everything that is to be refused, on a new probe. What is not refused is done: the probe is then deleted or covered,
 /// and nothing else is touched. A probe that is locked stays until its day.

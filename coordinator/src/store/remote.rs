@@ -288,7 +288,8 @@ impl RemoteStore {
         if let Some(lock) = lock {
             self.ensure_locked(name, stored.version.as_deref(), &lock).await?;
         }
-        if let (Some(_), Some(version)) = (&self.vault, stored.version.clone()) {
+        // Reading by version is a right of its own (s3:GetObjectVersion), which whoever asks for locks has given.
+        if let (Some(_), Some(version)) = (&self.locks, stored.version.clone()) {
             Known::note(&mut self.known().written, name, version);
         }
         Ok(stored)

@@ -256,6 +256,7 @@ fn refusal(status: u16, body: &[u8], tried: &str, place: &str, name: Option<&str
     match status {
         404 if code == "NoSuchBucket" => StoreError::new(Kind::Denied, message, "check bucket, region and endpoint in [store]"),
         404 => name.map_or_else(|| StoreError::new(Kind::NotFound, message.clone(), "it is not set on the bucket"), StoreError::not_found),
+        501 => StoreError::new(Kind::Denied, message, "this store lacks a call of S3: docs/operations/stores.md says which are needed"),
         408 | 429 | 500..=599 => StoreError::new(Kind::Retry, message, "check the store; it is tried again"),
         _ => StoreError::new(Kind::Denied, message, "compare what the credentials may do with docs/operations/stores.md"),
     }
