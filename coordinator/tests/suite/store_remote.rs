@@ -2,7 +2,10 @@
 
 use crate::support;
 use std::sync::Arc;
+use std::time::Duration;
 
+use exhibit_coordinator::clock;
+use exhibit_coordinator::store::attest::{Pass, Task};
 use exhibit_coordinator::store::faulty::{Fault, FaultyStore, Op};
 use exhibit_coordinator::store::{Kind, Payload, RemoteSettings, RemoteStore, Store, conformance, self_test};
 use exhibit_evidence::Digest;
@@ -24,7 +27,11 @@ async fn s3_keeps_the_contract() {
     let plain = RemoteSettings { bucket: "plain".to_owned(), ..server.settings("") };
     for settings in [plain, server.settings("below/here")] {
         let store = RemoteStore::open(&settings).expect("settings");
-        conformance::run(Arc::new(store), "suite").await;
+        conformance::run(Arc::new(store.clone()), "suite").await;
+        // What was destroyed left no version and no marker, and what there is takes more than one page.
+        let task = Task { begin: String::new(), repair: false, pause: Duration::ZERO, now: clock::now() };
+        let seen = Pass::new(store.attestable().expect("an S3 store"), task).run().await.expect("attested");
+        assert!(seen.objects > 1_000 && seen.versions >= seen.objects && seen.troubles.is_empty(), "{seen:#?}");
     }
     let absent = RemoteStore::open(&RemoteSettings { bucket: "no-such-bucket".to_owned(), ..server.settings("") }).expect("settings");
     let e = self_test(&absent).await.expect_err("no bucket");
