@@ -1,7 +1,7 @@
 //! The coordinator's configuration: one TOML file, read once, refused as a whole when anything in it is wrong.
 //!
 //! A wrong configuration ends the program with exit code 64 before anything is opened. Every key has a default, except
-//! those of an S3 store; [`Config::documented`] writes a file with every key and its meaning.
+//! those of a store in a cloud; [`Config::documented`] writes a file with every key and its meaning.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -14,7 +14,8 @@ use exhibit_evidence::timestamp::Anchors;
 use serde::Deserialize;
 
 use crate::stamp::Authority;
-use crate::store::S3Settings;
+
+pub use store::{StoreConfig, StoreKind};
 
 pub use catalog::{CATALOG_FILE, CatalogConfig};
 
@@ -62,47 +63,6 @@ pub struct Paths {
     pub deployment: PathBuf,
     /// The catalog's file, unless the catalog is in PostgreSQL; `catalog.sqlite` without it.
     pub catalog: Option<PathBuf>,
-}
-
-/// Where evidence lies.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct StoreConfig {
-    /// `local` or `s3`.
-    pub kind: StoreKind,
-    /// Folder of a local store.
-    pub path: PathBuf,
-    /// Bucket of an S3 store.
-    pub bucket: String,
-    /// Prefix of all names in the bucket.
-    pub prefix: String,
-    /// Region of the bucket.
-    pub region: String,
-    /// Endpoint of a store that is not Amazon's.
-    pub endpoint: Option<String>,
-    /// Lets the endpoint be http://.
-    pub dangerous_allow_http: bool,
-    /// Key id; without it the machine's own credentials are used.
-    pub access_key_id: Option<String>,
-    /// File that holds the secret key, one line, mode 0600.
-    pub secret_access_key_file: Option<PathBuf>,
-}
-
-impl fmt::Debug for StoreConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = if self.kind == StoreKind::Local { self.path.display().to_string() } else { self.bucket.clone() };
-        write!(f, "StoreConfig({:?} {place})", self.kind)
-    }
-}
-
-/// The kinds of store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum StoreKind {
-    /// A folder of this machine.
-    Local,
-    /// An S3-compatible bucket.
-    S3,
 }
 
 /// Bounds. Each protects memory, descriptors or disk of the coordinator from its peers.
@@ -224,22 +184,6 @@ impl Default for Paths {
     }
 }
 
-impl Default for StoreConfig {
-    fn default() -> Self {
-        Self {
-            kind: StoreKind::Local,
-            path: PathBuf::from("store"),
-            bucket: String::new(),
-            prefix: String::new(),
-            region: "us-east-1".to_owned(),
-            endpoint: None,
-            dangerous_allow_http: false,
-            access_key_id: None,
-            secret_access_key_file: None,
-        }
-    }
-}
-
 impl Default for Limits {
     fn default() -> Self {
         Self { connections_max: 10_000, uploads_max: 256, upload_bytes_max: 512 << 20, free_bytes_min: 256 << 20, grace_s: 600 }
@@ -347,7 +291,7 @@ impl Config {
         self.check_authorities()?;
         check_level(&self.log.level).map_err(|why| ("log.level", why))?;
         self.check_catalog()?;
-        self.check_store()
+        self.store.check()
     }
 
     fn check_authorities(&self) -> Result<(), (&'static str, String)> {
@@ -389,49 +333,11 @@ impl Config {
         self.timestamp.iter().map(one).collect()
     }
 
-    fn check_store(&self) -> Result<(), (&'static str, String)> {
-        let store = &self.store;
-        if store.kind == StoreKind::Local {
-            return if store.path.as_os_str().is_empty() { Err(("store.path", "is empty: name a folder".to_owned())) } else { Ok(()) };
-        }
-        if store.bucket.is_empty() {
-            return Err(("store.bucket", "is empty: name the bucket of the s3 store".to_owned()));
-        }
-        if store.endpoint.as_deref().is_some_and(|e| e.starts_with("http://")) && !store.dangerous_allow_http {
-            let why = "is http://, so credentials and evidence would cross the network in the clear: use https://, or set store.dangerous_allow_http = true on a network that you trust";
-            return Err(("store.endpoint", why.to_owned()));
-        }
-        if store.access_key_id.is_some() != store.secret_access_key_file.is_some() {
-            return Err((
-                "store.access_key_id",
-                "access_key_id and secret_access_key_file belong together: set both or neither".to_owned(),
-            ));
-        }
-        Ok(())
-    }
-
     /// A path of the configuration, seen from where the program runs.
     #[must_use]
     pub fn resolve(&self, path: &Path) -> PathBuf {
         // Through its components: a path of `.` would show in every message as `D/./log.key`.
         self.folder.join(path).components().collect()
-    }
-
-    /// The settings of an S3 store, with the secret read from its file.
-    ///
-    /// # Errors
-    /// [`ConfigError`] when the secret cannot be read or others can read it.
-    pub fn s3(&self) -> Result<S3Settings, ConfigError> {
-        let secret = self.store.secret_access_key_file.as_ref().map(|p| read_secret(&self.resolve(p), "the store's secret")).transpose()?;
-        Ok(S3Settings {
-            bucket: self.store.bucket.clone(),
-            prefix: self.store.prefix.clone(),
-            region: self.store.region.clone(),
-            endpoint: self.store.endpoint.clone(),
-            allow_http: self.store.dangerous_allow_http,
-            access_key_id: self.store.access_key_id.clone(),
-            secret_access_key: secret,
-        })
     }
 
     /// The file that `init` writes: every key with its meaning, set to this configuration's values.
@@ -456,9 +362,10 @@ impl Config {
             password_file =
                 maybe("password_file", self.catalog.password_file.as_ref().map(|p| p.to_string_lossy().into_owned()), "catalog-password"),
             allow_unverified = self.catalog.dangerous_allow_unverified,
-            kind = text(if store.kind == StoreKind::Local { "local" } else { "s3" }),
+            kind = text(store.kind.as_str()),
             path = path(&store.path),
             bucket = text(&store.bucket),
+            account = text(&store.account),
             prefix = text(&store.prefix),
             region = text(&store.region),
             endpoint = maybe("endpoint", store.endpoint.clone(), "https://s3.example.org"),
@@ -469,6 +376,11 @@ impl Config {
                 store.secret_access_key_file.as_ref().map(|p| p.to_string_lossy().into_owned()),
                 "s3-secret"
             ),
+            credentials_file =
+                maybe("credentials_file", store.credentials_file.as_ref().map(|p| p.to_string_lossy().into_owned()), "store-credentials"),
+            lock = store::documented_lock(store.lock),
+            attest_hours = store.attest_hours,
+            immutable = store.immutable,
             connections_max = limits.connections_max,
             uploads_max = limits.uploads_max,
             upload_bytes_max = limits.upload_bytes_max,
@@ -569,22 +481,8 @@ fn line_of_key(text: &str, key: &str) -> usize {
     1
 }
 
-fn read_secret(path: &Path, what: &str) -> Result<String, ConfigError> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let shown = escape_bounded(&path.to_string_lossy(), 200);
-    let fail = |why: String| ConfigError::wrong(format!("{shown}: {why}"));
-    let meta = std::fs::metadata(path).map_err(|e| fail(format!("cannot read {what}: {e}")))?;
-    if meta.permissions().mode() & 0o077 != 0 {
-        return Err(fail(format!("holds a secret and has mode {:04o}: run: chmod 600 {shown}", meta.permissions().mode() & 0o7777)));
-    }
-    if meta.len() > 4_096 {
-        return Err(fail("a secret is one short line".to_owned()));
-    }
-    let text = std::fs::read_to_string(path).map_err(|e| fail(format!("cannot read {what}: {e}")))?;
-    Ok(text.trim().to_owned())
-}
-
 mod catalog;
 mod places;
+mod store;
 #[cfg(test)]
 mod tests;

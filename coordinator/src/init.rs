@@ -28,7 +28,7 @@ use crate::catalog::CatalogPlace;
 use crate::catalog::postgres::{PostgresCatalog, Settings};
 use crate::config::{CATALOG_FILE, CatalogConfig, Config, Paths, StoreConfig, StoreKind};
 use crate::ledger::{Keys, Ledgers};
-use crate::store::{self, LocalStore, RemoteStore, Store};
+use crate::store::{self, LocalStore, LockPolicy, RemoteStore, Store};
 
 /// The configuration file's name in a deployment's folder.
 pub const CONFIG: &str = "config.toml";
@@ -53,24 +53,33 @@ pub struct Options {
     /// Name of the first admin
     #[arg(long, value_name = "NAME", default_value = "admin")]
     pub admin: String,
-    /// Where evidence lies: a folder in DIR, or an S3-compatible bucket
-    #[arg(long, value_name = "KIND", default_value = "local", value_parser = ["local", "s3"])]
-    pub store: String,
-    /// Bucket of an s3 store
-    #[arg(long, value_name = "BUCKET", required_if_eq("store", "s3"))]
-    pub s3_bucket: Option<String>,
+    /// Where evidence lies: a folder in DIR, an S3-compatible bucket, Google Cloud Storage or Azure Blob Storage
+    #[arg(long, value_name = "KIND", value_enum, default_value = "local")]
+    pub store: StoreKind,
+    /// Bucket of the store; on Azure the container
+    #[arg(long, value_name = "BUCKET", required_if_eq_any([("store", "s3"), ("store", "google"), ("store", "azure")]))]
+    pub bucket: Option<String>,
+    /// Storage account of an Azure container
+    #[arg(long, value_name = "NAME", required_if_eq("store", "azure"))]
+    pub account: Option<String>,
     /// Prefix within the bucket
     #[arg(long, value_name = "PREFIX", default_value = "")]
-    pub s3_prefix: String,
-    /// Region of the bucket
+    pub prefix: String,
+    /// Region of an S3 bucket
     #[arg(long, value_name = "REGION", default_value = "us-east-1")]
-    pub s3_region: String,
-    /// Endpoint of an s3 store that is not Amazon's
+    pub region: String,
+    /// Endpoint of a store that is not the cloud's own
     #[arg(long, value_name = "URL")]
-    pub s3_endpoint: Option<String>,
+    pub endpoint: Option<String>,
     /// Lets the endpoint be http://
     #[arg(long)]
-    pub s3_dangerous_allow_http: bool,
+    pub dangerous_allow_http: bool,
+    /// Google: key file of a service account; Azure: file with the account's key. Without it the machine's own are used
+    #[arg(long, value_name = "FILE")]
+    pub credentials_file: Option<PathBuf>,
+    /// Lock every object in an S3 bucket: compliance:DAYS (nobody can take it off) or governance:DAYS
+    #[arg(long, value_name = "MODE:DAYS")]
+    pub lock: Option<LockPolicy>,
     /// Put the catalog into this PostgreSQL database instead of a file in DIR: postgres://USER@HOST/DATABASE?sslrootcert=FILE
     #[arg(long, value_name = "URL")]
     pub catalog_postgres: Option<String>,
@@ -150,7 +159,7 @@ impl std::error::Error for InitError {}
 ///
 /// 1. everything is checked and made in memory; the folder must be new or empty
 /// 2. keys, certificates and anchor
-/// 3. the store is made (local) or reached (s3) and passes its start-up test; it must not hold a deployment
+/// 3. the store is made (local) or reached (a cloud's) and passes its start-up test; it must not hold a deployment
 /// 4. the deployment log's first records: the enrolments of log key, issuer key and first admin; checkpoint
 /// 5. the catalog
 /// 6. the first admin's folder
@@ -203,37 +212,42 @@ pub async fn run(options: &Options, now: Timestamp) -> Result<Made, InitError> {
 /// # Errors
 /// One sentence with its remedy.
 pub fn open_store(config: &Config, new: bool) -> Result<Arc<dyn Store>, String> {
-    Ok(match config.store.kind {
-        StoreKind::Local => {
-            let path = config.resolve(&config.store.path);
-            let store = if new { LocalStore::create(&path) } else { LocalStore::open(&path) };
-            Arc::new(store.map_err(|e| e.to_string())?)
-        }
-        StoreKind::S3 => Arc::new(RemoteStore::s3(&config.s3().map_err(|e| e.to_string())?).map_err(|e| e.to_string())?),
-    })
+    if let Some(settings) = config.remote().map_err(|e| e.to_string())? {
+        return Ok(Arc::new(RemoteStore::open(&settings).map_err(|e| e.to_string())?));
+    }
+    let path = config.resolve(&config.store.path);
+    let store = if new { LocalStore::create(&path) } else { LocalStore::open(&path) }.map_err(|e| e.to_string())?;
+    if config.store.immutable {
+        store.make_immutable().map_err(|e| e.to_string())?;
+    }
+    Ok(Arc::new(store))
 }
 
 fn configuration(options: &Options) -> Result<Config, InitError> {
     // Checked here and not only with the configuration: the message must name the option, not a line of a file that is not
     // there yet.
     ServerNames::parse(&options.hosts).map_err(|e| InitError::usage(format!("--host: {e}")))?;
-    if options.s3_endpoint.as_deref().is_some_and(|e| e.starts_with("http://")) && !options.s3_dangerous_allow_http {
+    if options.endpoint.as_deref().is_some_and(|e| e.starts_with("http://")) && !options.dangerous_allow_http {
         return Err(InitError::usage(
-            "--s3-endpoint: is http://, so credentials and evidence would cross the network in the clear: use https://, or give \
-             --s3-dangerous-allow-http on a network that you trust",
+            "--endpoint: is http://, so credentials and evidence would cross the network in the clear: use https://, or give \
+             --dangerous-allow-http on a network that you trust",
         ));
     }
-    let store = match options.store.as_str() {
-        "s3" => StoreConfig {
-            kind: StoreKind::S3,
-            bucket: options.s3_bucket.clone().unwrap_or_default(),
-            prefix: options.s3_prefix.clone(),
-            region: options.s3_region.clone(),
-            endpoint: options.s3_endpoint.clone(),
-            dangerous_allow_http: options.s3_dangerous_allow_http,
+    let store = match options.store {
+        StoreKind::Local => StoreConfig { lock: options.lock, ..StoreConfig::default() },
+        kind => StoreConfig {
+            kind,
+            bucket: options.bucket.clone().unwrap_or_default(),
+            account: options.account.clone().unwrap_or_default(),
+            prefix: options.prefix.clone(),
+            region: options.region.clone(),
+            endpoint: options.endpoint.clone(),
+            dangerous_allow_http: options.dangerous_allow_http,
+            // The configuration will lie in another folder than the one that this was typed in.
+            credentials_file: options.credentials_file.as_ref().map(std::path::absolute).transpose().map_err(InitError::usage)?,
+            lock: options.lock,
             ..StoreConfig::default()
         },
-        _ => StoreConfig::default(),
     };
     let (catalog, file) = catalog_configuration(options)?;
     let paths = Paths { catalog: file, ..Paths::default() };

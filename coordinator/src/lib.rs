@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod attest;
 pub mod authz;
 pub mod catalog;
 pub mod clock;
@@ -24,6 +25,7 @@ pub mod progress;
 pub mod read;
 pub mod reindex;
 pub mod replica;
+pub mod reverify;
 pub mod rpc;
 pub mod seal;
 pub mod serve;

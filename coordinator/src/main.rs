@@ -13,7 +13,7 @@ use exhibit_certs::files::FileError;
 use exhibit_certs::issue::ServerNames;
 use exhibit_certs::tls::HotServer;
 use exhibit_coordinator::config::{Config, ConfigError, LogFormat};
-use exhibit_coordinator::{clock, init, intake, reindex, serve, store, upkeep};
+use exhibit_coordinator::{clock, init, intake, reindex, reverify, serve, store, upkeep};
 use exhibit_proto::transport::server;
 use tokio::net::TcpListener;
 
@@ -26,6 +26,11 @@ const AFTER_HELP: &str = "\
 A new deployment:
   exhibit-coordinator init --dir /srv/exhibit --name example --host coordinator.example --listen 0.0.0.0:7420
   exhibit-coordinator run --dir /srv/exhibit
+
+Is evidence safe where it lies?
+  exhibit-coordinator store check --dir /srv/exhibit             what the store refuses, tried on a probe
+  exhibit-coordinator store attest --dir /srv/exhibit            every version and lock (S3)
+  exhibit-coordinator store verify --dir /srv/exhibit --sample 1%    digests from the bytes
 
 Exit codes:
   0   done
@@ -81,6 +86,9 @@ enum Command {
     /// Look after the catalog: bring its schema up to date, move it between SQLite and PostgreSQL.
     #[command(subcommand)]
     Catalog(CatalogCommand),
+    /// Prove what the store refuses, read it again, attest its versions and locks
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Read the configuration, look at the places that it names, and say whether it can be used.
     CheckConfig {
         #[command(flatten)]
@@ -115,6 +123,46 @@ struct OnCatalog {
     /// Print one JSON object instead of text (on standard error if the export is on standard output)
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum StoreCommand {
+    /// Try on a probe what an enemy with the coordinator's credentials would try, and say what the store does not refuse.
+    /// Exit code 1 when anything is missing.
+    Check {
+        #[command(flatten)]
+        place: Place,
+        /// Print one JSON object instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// Look at every version in an S3 store: what lies on top of another, is marked as deleted or is not locked. Changes
+    /// nothing; the coordinator does the same every store.attest_hours and repairs. Exit code 1 when something is wrong.
+    Attest {
+        #[command(flatten)]
+        place: Place,
+        /// Print one JSON object instead of text
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read the store and verify it from its bytes. Goes on where an interrupted run ended; the result of each case is kept in
+    /// store-verify.jsonl beside the configuration. Exit code 1 when something does not hold.
+    Verify {
+        #[command(flatten)]
+        place: Place,
+        /// Read all evidence, decode and hash every item
+        #[arg(long, conflicts_with = "sample")]
+        all: bool,
+        /// Read all logs and manifests, and this share of the segments, another one each time
+        #[arg(long, value_name = "SHARE", default_value = "1%")]
+        sample: reverify::Depth,
+        /// Read at most so many bytes a second
+        #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+        rate: Option<u64>,
+        /// Print one JSON object instead of text
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Where the deployment is.
@@ -194,6 +242,7 @@ fn main() -> ExitCode {
             Command::Run { place, ready_file } => run(&place.load(true)?, ready_file.as_deref()).await,
             Command::Reindex { place, replace, json } => make_catalog(&place.load(false)?, replace, json).await,
             Command::Catalog(command) => keep_up(command).await,
+            Command::Store(command) => look_at_store(command).await,
             Command::CheckConfig { place } => place.load(true).map(|_| println!("the configuration can be used")),
         }
     });
@@ -242,6 +291,39 @@ async fn keep_up(command: CatalogCommand) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Answers with the report on standard output; what does not hold is exit code 1 with a sentence.
+async fn look_at_store(command: StoreCommand) -> Result<(), Failure> {
+    let (StoreCommand::Check { place, json } | StoreCommand::Attest { place, json } | StoreCommand::Verify { place, json, .. }) = &command;
+    let config = place.load(false)?;
+    begin_log(&config);
+    let opened = init::open_store(&config, false).map_err(failed)?;
+    let shown = |text: String, value: Result<String, serde_json::Error>| -> Result<(), Failure> {
+        println!("{}", if *json { value.map_err(failed)? } else { text });
+        Ok(())
+    };
+    let sound = match &command {
+        StoreCommand::Check { .. } => {
+            let report = store::check::run(&*opened, config.store.lock, clock::now()).await;
+            shown(report.text(), serde_json::to_string(&report))?;
+            report.holds()
+        }
+        StoreCommand::Attest { .. } => {
+            let store = opened.attestable().ok_or_else(|| failed("only an S3 store has versions to attest; see 'store check'"))?;
+            let task = store::attest::Task { begin: String::new(), repair: false, pause: std::time::Duration::ZERO, now: clock::now() };
+            let report = store::attest::Pass::new(store, task).run().await.map_err(failed)?;
+            shown(report.text(), serde_json::to_string(&report))?;
+            report.troubles.is_empty()
+        }
+        StoreCommand::Verify { all, sample, rate, .. } => {
+            let depth = if *all { reverify::Depth::All } else { *sample };
+            let report = reverify::run(&config, opened, depth, *rate, clock::now).await.map_err(failed)?;
+            shown(report.text(), serde_json::to_string(&report))?;
+            report.sound
+        }
+    };
+    if sound { Ok(()) } else { Err(failed("the store is not as it should be; the report says what and what helps")) }
+}
+
 async fn run(config: &Config, ready_file: Option<&Path>) -> Result<(), Failure> {
     begin_log(config);
     let folder = config.resolve(&config.paths.deployment);
@@ -275,7 +357,11 @@ async fn run(config: &Config, ready_file: Option<&Path>) -> Result<(), Failure> 
             ..intake::Limits::default()
         },
         connections: server::Limits { connections_max, ..server::Limits::default() },
-        rules: serve::Rules { agent_hours: config.certificates.agent_hours, token_life_s_max: config.tokens.ttl_s_max },
+        rules: serve::Rules {
+            agent_hours: config.certificates.agent_hours,
+            token_life_s_max: config.tokens.ttl_s_max,
+            attest_hours: config.store.attest_hours,
+        },
         witnesses: config.witness.keys.clone(),
         authorities,
         http,

@@ -56,6 +56,8 @@ pub struct Parts {
     pub sealer: Sealer,
     /// Disposals that are approved and not finished.
     pub condemned: Condemned,
+    /// Cases whose locks in the store are to be looked at.
+    pub attesting: crate::attest::Desk,
     /// Ends the connections that a revoked peer has here; the transport's registry behind a function.
     pub disconnect: Box<dyn Fn(&str) + Send + Sync>,
     /// Agents that are revoked; read at every call.

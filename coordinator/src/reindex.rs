@@ -14,6 +14,8 @@ use exhibit_certs::Deployment;
 use exhibit_evidence::Timestamp;
 use exhibit_evidence::text::escape_bounded;
 
+pub(crate) use collections::segments;
+pub(crate) use rebuild::Trouble;
 pub use rebuild::rebuild;
 
 use crate::catalog::postgres::{Alone, PostgresCatalog, Settings};

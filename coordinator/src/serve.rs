@@ -67,11 +67,13 @@ pub struct Rules {
     pub agent_hours: u32,
     /// Longest life of an enrolment token, seconds.
     pub token_life_s_max: u64,
+    /// Hours between two looks at every version in the store.
+    pub attest_hours: u32,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { agent_hours: 24, token_life_s_max: *crate::enroll::TOKEN_LIFE_S.end() }
+        Self { agent_hours: 24, token_life_s_max: *crate::enroll::TOKEN_LIFE_S.end(), attest_hours: 24 }
     }
 }
 
@@ -241,6 +243,7 @@ async fn assemble(
         authorities,
         sealer: Sealer::default(),
         condemned: crate::custody::Condemned::default(),
+        attesting: crate::attest::Desk::default(),
         disconnect: Box::new(move |name| {
             registry.disconnect(name);
         }),
@@ -264,6 +267,7 @@ async fn serve(
     let services = rpc::services(&parts, health_service);
     let timers = tokio::spawn(dispatch::run_timers(Arc::clone(&parts), stopping.clone()));
     let chores = tokio::spawn(replica::run_chores(Arc::clone(&parts), stopping.clone()));
+    let attesting = tokio::spawn(crate::attest::run_asked(Arc::clone(&parts), stopping.clone()));
     let mut stop = stopping.clone();
     let for_end = Arc::clone(&parts);
     let shutdown = async move {
@@ -276,6 +280,7 @@ async fn serve(
     server::serve(listener, transport_tls(&tls), services, limits, registry, shutdown).await;
     let _ = timers.await;
     let _ = chores.await;
+    let _ = attesting.await;
     parts.sealer.idle(Duration::from_secs(10)).await;
 }
 

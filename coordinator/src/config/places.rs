@@ -31,7 +31,7 @@ impl Config {
         let _ = self.authorities()?;
         match self.store.kind {
             StoreKind::Local => look.folder("store.path", &self.resolve(&self.store.path), "a store is made by 'exhibit-coordinator init'"),
-            StoreKind::S3 => self.s3().map(|_| ()),
+            StoreKind::S3 | StoreKind::Google | StoreKind::Azure => self.remote().map(|_| ()),
         }
     }
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::store::{LockMode, LockPolicy};
 
 fn s3() -> Config {
     Config {
@@ -12,6 +13,7 @@ fn s3() -> Config {
             dangerous_allow_http: true,
             access_key_id: Some("we\"ird\\id".to_owned()),
             secret_access_key_file: Some(PathBuf::from("secret")),
+            lock: Some(LockPolicy { mode: LockMode::Governance, days: 30 }),
             ..StoreConfig::default()
         },
         http: Http { listen: Some(([127, 0, 0, 1], 9).into()) },
@@ -58,7 +60,7 @@ fn every_key_is_documented() {
     {
         assert!(keys.iter().any(|k| k == key), "{key} is not in the documented file");
     }
-    assert_eq!(keys.len(), 2 + 2 + 3 + 9 + 5 + 1 + 1 + 2 + 1);
+    assert_eq!(keys.len(), 2 + 2 + 3 + 13 + 5 + 1 + 1 + 2 + 1);
 }
 
 #[test]
@@ -86,7 +88,7 @@ fn errors_name_line_key_value_and_remedy() {
         ("[[timestamp]]\nname = \"A\"\nurl = \"http://x\"\nca = \"x\"", ":2: ", "timestamp.name: 'A' is no name of an authority"),
         ("[[timestamp]]\nname = \"a\"\nurl = \"x\"\nca = \"x\"", ":3: ", "timestamp.url: 'x'"),
         ("[[timestamp]]\nname = \"a\"\nurl = \"http://x\"", ":1: ", "missing field `ca`"),
-        ("[store]\nkind = \"ftp\"", ":2: ", "expected `local` or `s3`"),
+        ("[store]\nkind = \"ftp\"", ":2: ", "expected one of `local`, `s3`, `google`, `azure`"),
         ("[store]\nkind = \"s3\"", ":1: ", "store.bucket: is empty"),
         ("[store]\nkind = \"s3\"\nbucket = \"b\"\nendpoint = \"http://x\"", ":4: ", "dangerous_allow_http"),
         ("[store]\nkind = \"s3\"\nbucket = \"b\"\naccess_key_id = \"x\"", ":4: ", "belong together"),
@@ -96,6 +98,12 @@ fn errors_name_line_key_value_and_remedy() {
         ("[catalog]\npostgres = \"postgres://u@h/d?timeout=1\"", ":2: ", "parameter 'timeout' is not known"),
         ("[paths]\ncatalog = \"x\"\n[catalog]\npostgres = \"postgres://u@h/d\"", ":4: ", "paths.catalog names a file"),
         ("[catalog]\npassword_file = \"x\"", ":2: ", "belongs to catalog.postgres"),
+        ("[store]\nlock = { mode = \"compliance\", days = 1 }", ":2: ", "store.lock: is for s3"),
+        ("[store]\nkind = \"google\"\nbucket = \"b\"\nlock = { mode = \"compliance\", days = 1 }", ":4: ", "lock the bucket"),
+        ("[store]\nkind = \"s3\"\nbucket = \"b\"\nlock = { mode = \"hard\", days = 1 }", ":4: ", "expected `governance` or `compliance`"),
+        ("[store]\nkind = \"s3\"\nbucket = \"b\"\nlock = { mode = \"governance\", days = 0 }", ":4: ", "store.lock: 0 is out of range"),
+        ("[store]\nkind = \"azure\"\nbucket = \"b\"", ":1: ", "store.account: is empty"),
+        ("[store]\nkind = \"s3\"\nbucket = \"b\"\nimmutable = true", ":4: ", "store.immutable: is for a local store"),
         ("names = []", ":1: ", "names: 0 names"),
         ("names = [\"not a name\"]", ":1: ", "names"),
         ("[tokens]\n\nttl_s_max = 5", ":3: ", "tokens.ttl_s_max: 5"),
@@ -181,11 +189,11 @@ fn a_secret_that_others_can_read_is_refused_and_never_shown() {
     std::fs::write(&path, "very-secret\n").expect("write");
     let config = Config { folder: dir.path().to_owned(), ..s3() };
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("chmod");
-    let e = config.s3().expect_err("readable").to_string();
+    let e = config.remote().expect_err("readable").to_string();
     assert!(e.contains("chmod 600") && !e.contains("very-secret"), "{e}");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("chmod");
-    let settings = config.s3().expect("private");
-    assert_eq!(settings.secret_access_key.as_deref(), Some("very-secret"));
+    let settings = config.remote().expect("private").expect("an s3 store");
+    assert_eq!(settings.secret.as_deref(), Some("very-secret"));
     assert!(!format!("{settings:?}{config:?}").contains("very-secret"));
 }
 

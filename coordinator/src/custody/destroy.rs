@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use exhibit_evidence::custody::Unfinished;
 use exhibit_evidence::dsse::Envelope;
@@ -9,6 +10,7 @@ use exhibit_evidence::id::{CaseId, CollectionId};
 use exhibit_evidence::layout;
 use exhibit_evidence::record::{self, Destruction};
 use exhibit_evidence::{Digest, text::escape_bounded};
+use tokio::time::Instant;
 
 use crate::catalog::PAGE_MAX;
 use crate::clock;
@@ -19,6 +21,9 @@ use crate::store::Store;
 
 /// How long a disposal waits for one that another coordinator carries out.
 const DISPOSAL_WAIT: std::time::Duration = std::time::Duration::from_secs(30);
+/// Time before a disposal is tried again that a person has to make possible: one whose objects the store itself locks, for
+/// example.
+const PERSON_WAIT: Duration = Duration::from_mins(10);
 
 /// Cases with a disposal that is approved and not finished, and the lock under which one is carried out. Memory only: the logs
 /// know, and [`recover`] reads them at start.
@@ -26,6 +31,8 @@ const DISPOSAL_WAIT: std::time::Duration = std::time::Duration::from_secs(30);
 pub struct Condemned {
     cases: Mutex<BTreeSet<CaseId>>,
     one_at_a_time: tokio::sync::Mutex<()>,
+    /// Until when the timers leave them alone.
+    waiting: Mutex<Option<Instant>>,
 }
 
 impl Condemned {
@@ -142,14 +149,17 @@ pub async fn recover(parts: &Arc<Parts>) -> Result<u64> {
 /// From the timers: tries again, in a task of its own, what could not be finished. Nothing happens while one is at work.
 pub fn finish_due(parts: &Arc<Parts>) {
     let due: Vec<CaseId> = parts.condemned.cases().iter().cloned().collect();
-    if due.is_empty() || parts.condemned.one_at_a_time.try_lock().is_err() {
+    let waiting = *parts.condemned.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+    if due.is_empty() || waiting.is_some_and(|until| Instant::now() < until) || parts.condemned.one_at_a_time.try_lock().is_err() {
         return;
     }
     let parts = Arc::clone(parts);
     tokio::spawn(async move {
         for case in due {
             if let Err(error) = finish(&parts, &case, None).await {
-                tracing::warn!(%case, %error, "an approved disposal is not finished; next try in some seconds");
+                let wait = if error.is_passing() { Duration::ZERO } else { PERSON_WAIT };
+                tracing::warn!(%case, %error, wait_s = wait.as_secs(), "an approved disposal is not finished; it is tried again");
+                *parts.condemned.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + wait);
             }
         }
     });

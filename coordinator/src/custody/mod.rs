@@ -57,7 +57,7 @@ fn signer_of(record: &Record) -> Option<(&str, Timestamp)> {
 /// Order of writes:
 /// 1. the signer's enrolments into the case's log (only what is missing);
 /// 2. the record into the case's log, if the rules allow it at that moment;
-/// 3. for an approval: what [`destroy`] does.
+/// 3. for an approval: what [`destroy`] does; for a hold or a retention: the case's locks in the store are looked at soon.
 ///
 /// Died between 2 and 3: [`recover`] does 3 at the next start. The same record again is success.
 ///
@@ -102,6 +102,9 @@ pub async fn submit(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Re
         .await?;
     let n = ledger.find(&digest).ok_or_else(|| Problem::new(Kind::Damaged, format!("the log of {case} lacks what was written")))?;
     tracing::info!(%case, kind, by = %escape_bounded(caller, 200), n, "custody record taken");
+    if matches!(record, Record::Hold(_) | Record::HoldReleased(_) | Record::Retention(_)) {
+        parts.attesting.ask(&case);
+    }
     let certificate = match record {
         Record::Approval(_) => destroy::finish(parts, &case, Some(digest)).await?,
         _ => None,

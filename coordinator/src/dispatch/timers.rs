@@ -33,6 +33,7 @@ pub async fn run_timers(parts: Arc<Parts>, mut stop: tokio::sync::watch::Receive
             tracing::warn!(%error, "timers could not be looked at; next try in a second");
         }
         count = count.wrapping_add(1);
+        crate::attest::tell_troubles(&parts).await;
         if count.is_multiple_of(FINISHED_EVERY_TICKS)
             && parts.leases.peers().is_some()
             && let Err(error) = offers::follow_open(&parts).await

@@ -18,7 +18,7 @@ use tokio::sync::broadcast;
 use super::view::Place;
 use super::{Entry, Head, Keys, Kind, LedgerError, RECORDS_MAX, View};
 use crate::replica::{Lease, Leases, Notice};
-use crate::store::{self, Payload, Store, list_all};
+use crate::store::{self, Payload, Protection, Store, list_all};
 
 /// Reads in flight while a log is opened: hides the round trips of a remote store within 16 x 64 KiB of memory.
 pub(super) const READS_IN_FLIGHT: usize = 16;
@@ -141,6 +141,7 @@ impl Ledger {
         let published = AtomicU64::new(checkpoint.map_or(0, |c| c.size));
         let inner = Inner { store, keys, name, writer: tokio::sync::Mutex::new(()), view: RwLock::new(view), leases, published, grown };
         let ledger = Self { inner: Arc::new(inner) };
+        ledger.inner.tell_custody();
         ledger.inner.restore_tiles().await?;
         ledger.inner.publish().await?;
         Ok(ledger)
@@ -356,6 +357,7 @@ impl Inner {
             alone.still()?;
             self.write_slot(envelope).await?;
         }
+        self.tell_custody();
         alone.still()?;
         self.publish().await?;
         let view = self.view();
@@ -482,6 +484,14 @@ impl Inner {
     fn take(&self, n: u64, envelope: &Envelope) -> Result<(), LedgerError> {
         let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
         view.take(envelope).map(|_| ()).map_err(|e| LedgerError::incident(&self.name.folder(), format!("record {n}: {e}")))
+    }
+
+    /// The store locks what it writes for this case by what its records say.
+    fn tell_custody(&self) {
+        let LogName::Case(case) = &self.name else { return };
+        let view = self.view();
+        let (held, held_collections) = view.custody().held();
+        self.store.protect(case, Protection { until: view.custody().retained_until(), held, held_collections });
     }
 
     pub(super) async fn read_slot(&self, n: u64) -> Result<Envelope, LedgerError> {

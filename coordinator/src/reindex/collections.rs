@@ -250,7 +250,7 @@ async fn write_stream(
 
 /// The segments that a stream's manifest names, after the manifest was found to be the one that the receipt names and
 /// every segment to be there in its size. Their content is left to the verifier.
-async fn segments(
+pub async fn segments(
     store: &dyn Store,
     case: &CaseId,
     collection: &CollectionId,

@@ -43,7 +43,7 @@ pub async fn rebuild(ledgers: &Ledgers, catalog: &dyn Catalog, now: Timestamp) -
 }
 
 /// What stops one case, and what stops everything.
-pub(super) enum Trouble {
+pub(crate) enum Trouble {
     Damaged(String),
     Fatal(String),
 }

@@ -1,4 +1,4 @@
-//! What one coordinator does for all: recovery, stamping, incidents into their logs, disposals that are not finished.
+//! What one coordinator does for all: recovery, stamping, attestation, incidents into their logs, disposals that are not finished.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::Lease;
 use crate::dispatch::{self, FINISHED_EVERY_TICKS};
 use crate::parts::Parts;
-use crate::{custody, incidents, stamp};
+use crate::{attest, custody, incidents, stamp};
 
 const TICK: Duration = Duration::from_secs(1);
 /// How long the right to do them is waited for before it is asked for again.
@@ -37,7 +37,9 @@ pub async fn run_chores(parts: Arc<Parts>, mut stop: watch::Receiver<bool>) {
 
 async fn while_held(parts: &Arc<Parts>, lease: &Lease, stop: &mut watch::Receiver<bool>) {
     let (lost, lost_seen) = watch::channel(false);
-    let stamping = tokio::spawn(stamp::run(Arc::clone(parts), lost_seen));
+    let stamping = tokio::spawn(stamp::run(Arc::clone(parts), lost_seen.clone()));
+    let every = Duration::from_hours(u64::from(parts.issuing.rules.attest_hours.max(1)));
+    let attesting = tokio::spawn(attest::run_all(Arc::clone(parts), every, lost_seen));
     let recovery = tokio::spawn(recover(Arc::clone(parts)));
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -53,6 +55,7 @@ async fn while_held(parts: &Arc<Parts>, lease: &Lease, stop: &mut watch::Receive
     recovery.abort();
     lost.send_replace(true);
     let _ = stamping.await;
+    let _ = attesting.await;
 }
 
 async fn tick(parts: &Arc<Parts>, count: u32) {

@@ -241,4 +241,16 @@ impl Store for FaultyStore {
     fn free_bytes(&self) -> Answer<'_, Option<u64>> {
         self.inner.free_bytes()
     }
+
+    fn protect(&self, case: &exhibit_evidence::CaseId, protection: super::Protection) {
+        self.inner.protect(case, protection);
+    }
+
+    fn troubles(&self) -> Vec<super::Trouble> {
+        self.inner.troubles()
+    }
+
+    fn attestable(&self) -> Option<super::attest::Attestable> {
+        self.inner.attestable()
+    }
 }

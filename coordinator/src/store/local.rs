@@ -9,6 +9,7 @@
 //! Trust: the file system and its owner can take objects away but not forge what verifies.
 
 mod files;
+mod immutable;
 
 use std::collections::HashSet;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -52,6 +53,8 @@ struct Inner {
     /// Set when the disk failed to sync. Linux forgets such an error after telling it once, so nothing that is written
     /// afterwards may be called durable until the program was started again and has looked.
     sync_failed: AtomicBool,
+    /// New files get the immutable attribute.
+    immutable: AtomicBool,
 }
 
 impl LocalStore {
@@ -120,8 +123,19 @@ impl LocalStore {
             next: AtomicU64::new(0),
             known: Mutex::new(HashSet::new()),
             sync_failed: AtomicBool::new(false),
+            immutable: AtomicBool::new(false),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// From now on files get the immutable attribute, which only [`Store::destroy`] takes off.
+    ///
+    /// # Errors
+    /// [`Kind::Denied`] when this process may not set it, or the file system has none.
+    pub fn make_immutable(&self) -> Result<(), StoreError> {
+        immutable::probe(&self.inner)?;
+        self.inner.immutable.store(true, Ordering::Release);
+        Ok(())
     }
 
     async fn run<T: Send + 'static>(&self, work: impl FnOnce(&Inner) -> Result<T, StoreError> + Send + 'static) -> Result<T, StoreError> {
@@ -143,6 +157,9 @@ fn open_lock(staging: &Path) -> Result<File, StoreError> {
             let entry = entry.map_err(fail)?;
             if entry.file_name() != "lock" {
                 tracing::info!(file = %shown(&entry.path()), "removing the rest of an interrupted write");
+                if let Ok(left) = File::open(entry.path()) {
+                    immutable::clear(&left).map_err(fail)?;
+                }
                 std::fs::remove_file(entry.path()).map_err(fail)?;
             }
         }
@@ -161,10 +178,11 @@ impl Inner {
     /// 1. every folder on the way: mkdir, fsync of its parent
     /// 2. staging file: open(O_EXCL), write, fchmod 0400, fsync   - a crash leaves a staging file, swept at start
     /// 3. renameat2(RENAME_NOREPLACE) onto the name, or link + unlink where the file system has no such rename
-    /// 4. fsync of the folder                                     - only now the caller is told
+    /// 4. the immutable attribute, where it is wanted, and fsync of the file
+    /// 5. fsync of the folder                                     - only now the caller is told
     ///
-    /// A crash between 3 and 4 may leave the object or not; both are found by repeating the call: an object with the
-    /// same content is synced again and counts as written.
+    /// A crash between 3 and 5 may leave the object or not, with its attribute or not; all are found by repeating the call: an object with the
+    /// same content gets the attribute, is synced again and counts as written.
     fn put_new(&self, name: &str, content: &Payload, sha256: Digest) -> Result<Stored, StoreError> {
         self.usable()?;
         let path = self.path(name);
@@ -177,8 +195,8 @@ impl Inner {
             content.iter().try_for_each(|bytes| write_bytes(&mut file, bytes))?;
             file.set_permissions(std::fs::Permissions::from_mode(0o400))?;
             self.sync(&file)?;
-            drop(file);
-            rename_new(&staged, &path)
+            rename_new(&staged, &path)?;
+            self.keep(&file)
         })();
         match result {
             Ok(()) => {}
@@ -224,11 +242,20 @@ impl Inner {
         }
         // The earlier try may have ended before its syncs.
         self.make_folders(name)?;
-        self.sync(&file).map_err(|e| map(&e, "make durable", name))?;
+        self.keep(&file).and_then(|()| self.sync(&file)).map_err(|e| map(&e, "make durable", name))?;
         if let Some(folder) = path.parent() {
             self.sync_dir(folder).map_err(|e| map(&e, "make durable", name))?;
         }
         Ok(Some(Stored { existed: true, version: None }))
+    }
+
+    /// Gives a file the immutable attribute, where it is wanted, and has it durable.
+    fn keep(&self, file: &File) -> io::Result<()> {
+        if !self.immutable.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        immutable::set(file, true)?;
+        self.sync(file)
     }
 
     /// 1. folders as in `put_new`; 2. staging file, fsync; 3. rename over the old one; 4. fsync of the folder.
@@ -247,11 +274,14 @@ impl Inner {
         self.sync_dir(&folder).map_err(|e| map(&e, "make durable", name))
     }
 
-    /// 1. unlink; 2. fsync of the folder - only now the object is gone for good; 3. folders above that are empty now are
+    /// 1. the immutable attribute, if there is one, and the name; 2. fsync of the folder - only now the object is gone for good; 3. folders above that are empty now are
     ///    removed, the parent of each is synced. A crash leaves the object, or an empty folder.
     fn destroy(&self, name: &str) -> Result<(), StoreError> {
         self.usable()?;
         let path = self.path(name);
+        if let Ok((file, _)) = open_object(name, &path) {
+            immutable::clear(&file).map_err(|e| map(&e, "take the immutable attribute off", name))?;
+        }
         match std::fs::remove_file(&path) {
             Ok(()) => {}
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}

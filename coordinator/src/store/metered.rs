@@ -4,10 +4,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use exhibit_evidence::Digest;
+use exhibit_evidence::{CaseId, Digest};
 use tokio::time::Instant;
 
-use super::{Answer, Page, Payload, Store, StoreError, Stored};
+use super::attest::Attestable;
+use super::{Answer, Page, Payload, Protection, Store, StoreError, Stored, Trouble};
 use crate::metrics::SharedMetrics;
 
 /// The wrapper. It changes nothing of what the store does.
@@ -101,5 +102,17 @@ impl Store for MeteredStore {
 
     fn free_bytes(&self) -> Answer<'_, Option<u64>> {
         self.inner.free_bytes()
+    }
+
+    fn protect(&self, case: &CaseId, protection: Protection) {
+        self.inner.protect(case, protection);
+    }
+
+    fn troubles(&self) -> Vec<Trouble> {
+        self.inner.troubles()
+    }
+
+    fn attestable(&self) -> Option<Attestable> {
+        self.inner.attestable()
     }
 }

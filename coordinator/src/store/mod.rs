@@ -3,10 +3,15 @@
 //! Trust: whoever owns the store can delete and withhold objects, and everything that they delete or alter is found by
 //! the digests and the signed log. They cannot make evidence that verifies.
 
+pub mod attest;
+pub mod check;
 mod error;
 mod local;
+mod lock;
 mod metered;
 mod remote;
+mod settings;
+mod vault;
 
 #[cfg(any(test, feature = "test-support"))]
 pub mod conformance;
@@ -16,14 +21,17 @@ pub mod faulty;
 use std::ops::Range;
 
 use bytes::Bytes;
-use exhibit_evidence::Digest;
+use exhibit_evidence::{CaseId, Digest};
 use futures::future::BoxFuture;
 pub use object_store::PutPayload as Payload;
 
 pub use error::{Kind, StoreError};
 pub use local::LocalStore;
 pub use metered::MeteredStore;
-pub use remote::{RemoteStore, S3Settings};
+pub use lock::{LOCK_DAYS_MAX, Lock, LockMode, LockPolicy, Protection, Seen};
+pub use remote::RemoteStore;
+pub use settings::{RemoteKind, RemoteSettings};
+pub use vault::{Posture, Vault, Version};
 
 /// What every operation answers with.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
@@ -41,6 +49,10 @@ pub const OBJECT_BYTES_MAX: u64 = 5 << 30;
 /// every disk of today; on another one the content is copied as any other.
 pub const BLOCK_BYTES: usize = 4_096;
 
+/// What every start writes to try the store.
+const PROBE_HEAD: &str = "probe/head";
+const PROBE_SLOT: &str = "probe/create-only";
+
 /// An object store. The contract, which `conformance::run` checks on every backend and wrapper:
 ///
 /// - **Names** are those of `exhibit_evidence::layout`: `/`-separated components of `[a-z0-9._-]`, none of them `.` or
@@ -55,7 +67,9 @@ pub const BLOCK_BYTES: usize = 4_096;
 /// - **Cancellation.** Dropping a future gives up waiting, not the write: treat it like an error.
 /// - **Absence.** Only [`Kind::NotFound`] means that an object is not there. No other error may be read as absence.
 /// - **Destruction.** Only [`Store::destroy`] removes anything, and only `custody::destroy` calls it, on a disposal that two
-///   people signed. A store that keeps old versions keeps them: whoever owns it must let them expire.
+///   people signed. On S3 it removes every version; elsewhere a store that keeps old versions keeps them, and whoever owns it
+///   must let them expire.
+/// - **Locks.** Where the store is told to lock, an object is locked when `put_new` answers `Ok`.
 pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// One line for logs and errors: where this store is. Holds no secret.
     fn describe(&self) -> String;
@@ -94,6 +108,31 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
 
     /// Bytes that can still be written, where the store knows (a local disk); `None` where it does not.
     fn free_bytes(&self) -> Answer<'_, Option<u64>>;
+
+    /// What custody asks for a case's objects from now on; the newest word counts. Where the store has no locks of its own
+    /// there is nothing to do.
+    fn protect(&self, _case: &CaseId, _protection: Protection) {}
+
+    /// What went wrong since the last call that the operator must hear of, beyond the error that a caller got; bounded.
+    fn troubles(&self) -> Vec<Trouble> {
+        Vec::new()
+    }
+
+    /// Versions and locks, where the store has them.
+    fn attestable(&self) -> Option<attest::Attestable> {
+        None
+    }
+}
+
+/// Something about the store that is an incident.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Trouble {
+    /// A stable word for the kind.
+    pub kind: &'static str,
+    /// What it is about: an object, a folder or the bucket.
+    pub subject: String,
+    /// What was seen, and what helps.
+    pub detail: String,
 }
 
 /// How a `put_new` ended.
@@ -158,12 +197,10 @@ pub async fn list_all(store: &dyn Store, folder: &str, entries_max: usize) -> Re
 /// # Errors
 /// [`Kind::Denied`] when the store lets both creations succeed; otherwise what the store answered, with the step named.
 pub async fn self_test(store: &dyn Store) -> Result<(), StoreError> {
-    const HEAD: &str = "probe/head";
-    const SLOT: &str = "probe/create-only";
     let (a, b) = (Bytes::from_static(b"first\n"), Bytes::from_static(b"second\n"));
     let at = |step: &'static str| move |e: StoreError| e.during(step);
-    store.put_head(HEAD, a.clone()).await.map_err(at("the start-up test could not write to the store"))?;
-    let back = store.get(HEAD, 64).await.map_err(at("the start-up test could not read back what it wrote"))?;
+    store.put_head(PROBE_HEAD, a.clone()).await.map_err(at("the start-up test could not write to the store"))?;
+    let back = store.get(PROBE_HEAD, 64).await.map_err(at("the start-up test could not read back what it wrote"))?;
     if back != a {
         return Err(StoreError::new(
             Kind::Damaged,
@@ -178,18 +215,18 @@ pub async fn self_test(store: &dyn Store) -> Result<(), StoreError> {
             "use a store that honours create-only writes (If-None-Match: * on S3); switch off what ignores them and try again",
         )
     };
-    match store.put_new(SLOT, Payload::from(a.clone()), Digest::of(&a)).await {
+    match store.put_new(PROBE_SLOT, Payload::from(a.clone()), Digest::of(&a)).await {
         // Other content under the probe's name means that a creation overwrote it at an earlier start.
         Err(e) if e.kind() == Kind::Conflict => return Err(refuse()),
         other => other.map_err(at("the start-up test could not create an object"))?,
     };
-    match store.put_new(SLOT, Payload::from(b.clone()), Digest::of(&b)).await {
+    match store.put_new(PROBE_SLOT, Payload::from(b.clone()), Digest::of(&b)).await {
         Err(e) if e.kind() == Kind::Conflict => {}
         Err(e) => return Err(e.during("the start-up test could not try a second creation")),
         Ok(_) => return Err(refuse()),
     }
     // The refusal must also be true: the first content is still there.
-    let kept = store.get(SLOT, 64).await.map_err(at("the start-up test could not read back what it created"))?;
+    let kept = store.get(PROBE_SLOT, 64).await.map_err(at("the start-up test could not read back what it created"))?;
     if kept == a { Ok(()) } else { Err(refuse()) }
 }
 

@@ -1,56 +1,30 @@
 //! The store on S3 and everything that `object_store` reaches: one adapter, the same contract.
 
+use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use exhibit_evidence::Digest;
+use exhibit_evidence::{CaseId, Digest};
 use futures::TryStreamExt as _;
-use object_store::aws::{AmazonS3Builder, Checksum};
 use object_store::path::Path;
-use object_store::{
-    BackoffConfig, ClientOptions, GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, RetryConfig,
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions};
+
+use super::attest::Attestable;
+use super::lock::{Lock, Locks, Protection};
+use super::settings::RemoteSettings;
+use super::vault::Vault;
+use super::{
+    Answer, Entry, Kind, OBJECT_BYTES_MAX, PAGE_ENTRIES_MAX, PROBE_HEAD, PROBE_SLOT, Page, Payload, Store, StoreError, Stored, Trouble,
+    check_name, digest_of,
 };
+use crate::clock;
 
-use super::{Answer, Entry, Kind, OBJECT_BYTES_MAX, PAGE_ENTRIES_MAX, Page, Payload, Store, StoreError, Stored, check_name, digest_of};
-
-/// How to reach an S3-compatible store.
-#[derive(Clone, PartialEq, Eq)]
-pub struct S3Settings {
-    /// Bucket.
-    pub bucket: String,
-    /// Prefix of all names within the bucket, without slashes at its ends; empty for none.
-    pub prefix: String,
-    /// Region.
-    pub region: String,
-    /// Endpoint URL; `None` for Amazon's own.
-    pub endpoint: Option<String>,
-    /// Allows an endpoint without TLS: credentials and evidence then cross the network in the clear.
-    pub allow_http: bool,
-    /// Key id; `None` takes the machine's own credentials (environment, instance role).
-    pub access_key_id: Option<String>,
-    /// Secret key.
-    pub secret_access_key: Option<String>,
-}
-
-impl std::fmt::Debug for S3Settings {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("S3Settings")
-            .field("bucket", &self.bucket)
-            .field("prefix", &self.prefix)
-            .field("region", &self.region)
-            .field("endpoint", &self.endpoint)
-            .finish_non_exhaustive()
-    }
-}
-
-/// One segment of 16 MiB (twice the target) needs 0.5 Mbit/s to arrive within this.
-const REQUEST_TIMEOUT: Duration = Duration::from_mins(5);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Retries inside one call: three within half a minute, then the caller hears of it and decides.
-const RETRIES_MAX: usize = 3;
-const RETRY_WITHIN: Duration = Duration::from_secs(30);
+/// Version ids that are remembered, of about 200 bytes each with their names; beyond it those of good objects are forgotten,
+/// and their newest version is read.
+const KNOWN_VERSIONS_MAX: usize = 16_384;
+/// Troubles that wait to be asked for; more are dropped, because the log has them already.
+const TROUBLES_MAX: usize = 100;
 
 /// A store behind `object_store`.
 #[derive(Debug, Clone)]
@@ -58,13 +32,46 @@ pub struct RemoteStore {
     inner: Arc<dyn ObjectStore>,
     prefix: String,
     description: String,
+    /// Versions and locks, where the store has them.
+    vault: Option<Vault>,
+    /// What every object is locked by, when it is.
+    locks: Option<Arc<Locks>>,
+    known: Arc<Mutex<Known>>,
+    troubles: Arc<Mutex<Vec<Trouble>>>,
+}
+
+/// Which version of an object is the one that was created. A reader who names none gets the newest, and whoever may delete can
+/// put another one on top.
+#[derive(Debug, Default)]
+struct Known {
+    /// What this process wrote.
+    written: HashMap<String, String>,
+    /// What attestation found under something newer.
+    covered: HashMap<String, String>,
+}
+
+impl Known {
+    fn note(versions: &mut HashMap<String, String>, name: &str, version: String) {
+        if versions.len() >= KNOWN_VERSIONS_MAX {
+            versions.clear();
+        }
+        versions.insert(name.to_owned(), version);
+    }
 }
 
 impl RemoteStore {
     /// Any store of the `object_store` crate that honours `PutMode::Create` and is strongly consistent.
     #[must_use]
     pub fn new(inner: Arc<dyn ObjectStore>, prefix: &str, description: &str) -> Self {
-        Self { inner, prefix: prefix.to_owned(), description: description.to_owned() }
+        Self {
+            inner,
+            prefix: prefix.to_owned(),
+            description: description.to_owned(),
+            vault: None,
+            locks: None,
+            known: Arc::default(),
+            troubles: Arc::default(),
+        }
     }
 
     /// A store in memory, for tests: gone with the process.
@@ -74,46 +81,14 @@ impl RemoteStore {
         Self::new(Arc::new(object_store::memory::InMemory::new()), "", "memory")
     }
 
-    /// An S3-compatible bucket. Nothing is sent yet: [`super::self_test`] finds out whether it works.
+    /// The store that the settings name. Nothing is sent yet: [`super::self_test`] finds out whether it works.
     ///
     /// # Errors
     /// [`Kind::Denied`] when the settings do not make a client.
-    pub fn s3(settings: &S3Settings) -> Result<Self, StoreError> {
-        let plain = settings.endpoint.as_deref().is_some_and(|e| e.starts_with("http://"));
-        if plain && !settings.allow_http {
-            return Err(StoreError::new(
-                Kind::Denied,
-                "the store's endpoint is http://, so credentials and evidence would cross the network in the clear",
-                "use https://, or set store.dangerous_allow_http = true on a network that you trust",
-            ));
-        }
-        if !settings.prefix.is_empty() {
-            check_name(&settings.prefix)?;
-        }
-        let client =
-            ClientOptions::new().with_allow_http(settings.allow_http).with_timeout(REQUEST_TIMEOUT).with_connect_timeout(CONNECT_TIMEOUT);
-        let retry = RetryConfig { backoff: BackoffConfig::default(), max_retries: RETRIES_MAX, retry_timeout: RETRY_WITHIN };
-        // Over TLS the payload's signature would only hash it a second time: the checksum header has it already.
-        let mut builder = if settings.access_key_id.is_none() { AmazonS3Builder::from_env() } else { AmazonS3Builder::new() }
-            .with_bucket_name(&settings.bucket)
-            .with_region(&settings.region)
-            .with_checksum_algorithm(Checksum::SHA256)
-            .with_unsigned_payload(!plain)
-            .with_allow_http(settings.allow_http)
-            .with_client_options(client)
-            .with_retry(retry);
-        if let Some(endpoint) = &settings.endpoint {
-            builder = builder.with_endpoint(endpoint);
-        }
-        if let (Some(id), Some(secret)) = (&settings.access_key_id, &settings.secret_access_key) {
-            builder = builder.with_access_key_id(id).with_secret_access_key(secret);
-        }
-        let inner = builder.build().map_err(|e| {
-            StoreError::new(Kind::Denied, format!("the store's settings do not work: {e}"), "check [store] in the configuration")
-        })?;
-        let place = settings.endpoint.as_deref().unwrap_or("Amazon S3");
-        let description = exhibit_evidence::text::escape_bounded(&format!("bucket {} at {place}", settings.bucket), 200);
-        Ok(Self::new(Arc::new(inner), &settings.prefix, &description))
+    pub fn open(settings: &RemoteSettings) -> Result<Self, StoreError> {
+        let built = settings.build()?;
+        let store = Self::new(built.inner, &settings.prefix, &built.description);
+        Ok(Self { vault: built.vault, locks: settings.lock.map(|policy| Arc::new(Locks::new(policy))), ..store })
     }
 
     fn path(&self, name: &str) -> Path {
@@ -161,7 +136,18 @@ impl RemoteStore {
                 return Err(StoreError::bug(format!("a read of bytes {}..{} of '{name}'", range.start, range.end)));
             }
         }
-        let options = GetOptions { range: range.clone().map(GetRange::Bounded), ..GetOptions::default() };
+        let version = self.known_version(name);
+        self.read_version(name, version, range, bytes_max).await
+    }
+
+    async fn read_version(
+        &self,
+        name: &str,
+        version: Option<String>,
+        range: Option<Range<u64>>,
+        bytes_max: u64,
+    ) -> Result<Bytes, StoreError> {
+        let options = GetOptions { range: range.clone().map(GetRange::Bounded), version, ..GetOptions::default() };
         let result = match self.inner.get_opts(&self.path(name), options).await {
             Ok(result) => result,
             Err(e) => {
@@ -205,27 +191,117 @@ impl RemoteStore {
     }
 
     async fn head(&self, name: &str) -> Result<u64, StoreError> {
-        self.inner.head(&self.path(name)).await.map(|meta| meta.size).map_err(|e| self.map(&e, "look at", name))
+        Ok(self.look(name, self.known_version(name)).await?.size)
     }
 
-    /// Order: 1. one create-only PUT with its SHA-256, durable when answered. 2. If the name is taken, the content that
-    /// is there is read back whole and hashed: our own earlier try (sent, stored, answer lost) is success.
+    async fn look(&self, name: &str, version: Option<String>) -> Result<ObjectMeta, StoreError> {
+        let options = GetOptions { head: true, version, ..GetOptions::default() };
+        self.inner.get_opts(&self.path(name), options).await.map(|result| result.meta).map_err(|e| self.map(&e, "look at", name))
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known_version(&self, name: &str) -> Option<String> {
+        let known = self.known();
+        known.covered.get(name).or_else(|| known.written.get(name)).cloned()
+    }
+
+    /// The lock that a version written now is to have.
+    fn lock_now(&self, name: &str) -> Option<Lock> {
+        // The probes of every start are no evidence.
+        self.locks.as_ref().filter(|_| !matches!(name, PROBE_HEAD | PROBE_SLOT)).map(|locks| locks.of(name, clock::now()).0)
+    }
+
+    /// Reads the lock of a version back, sets what it lacks, and reads it again. The store's answer to a put does not say
+    /// whether it took the lock.
+    async fn ensure_locked(&self, name: &str, version: Option<&str>, want: &Lock) -> Result<(), StoreError> {
+        let done = match (&self.vault, version) {
+            (Some(vault), Some(version)) => super::attest::ensure(vault, name, version, want, 1).await.map(|_| ()),
+            _ => Err(StoreError::new(
+                Kind::Denied,
+                format!("{}: '{name}' was written and has no version, so nothing locks it", self.description),
+                "switch on versioning and Object Lock on the bucket; 'exhibit-coordinator store check' shows what is missing",
+            )),
+        };
+        if let Err(e) = &done
+            && e.kind() != Kind::Retry
+        {
+            let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+            if troubles.len() < TROUBLES_MAX {
+                // One subject for all objects of a case: where nothing can be locked, each of them says so.
+                let subject = super::attest::case_of(name).unwrap_or_else(|| self.description.clone());
+                troubles.push(Trouble { kind: "store-lock", subject, detail: e.to_string() });
+            }
+        }
+        done
+    }
+
+    /// Deletes every version by its id. With a marker alone, what was to be destroyed would still be there.
+    async fn destroy_versions(&self, vault: &Vault, name: &str) -> Result<(), StoreError> {
+        let mut left = vault.versions_of(name).await?;
+        // Each round takes a page of them; they cannot become more, for nothing writes below a folder that is destroyed.
+        while !left.is_empty() {
+            for version in &left {
+                // Where versions were never kept the one that there is has the id "null".
+                let id = Some(version.version.as_str()).filter(|id| *id != "null");
+                vault.delete(name, id, false).await?;
+            }
+            let before = left.len();
+            left = vault.versions_of(name).await?;
+            if left.len() >= before {
+                return Err(StoreError::new(
+                    Kind::Denied,
+                    format!("'{name}' is still in {} after it was deleted", self.description),
+                    "look for a lock or a retention of the store itself on this object",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Order: 1. one create-only PUT with its SHA-256 and its lock, durable when answered. 2. If the name is taken, the
+    /// content that is there is read back whole and hashed: our own earlier try (sent, stored, answer lost) is success.
+    /// 3. The lock is read back by the version's id, and set where it is missing.
+    ///
+    /// Died between 1 and 3: the put is repeated, and 2 leads to 3 again; what nobody repeats attestation finds.
     async fn create(&self, name: &str, content: Payload, sha256: Digest) -> Result<Stored, StoreError> {
         let size = content.content_length() as u64;
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        let e = match self.inner.put_opts(&self.path(name), content, options).await {
-            Ok(result) => return Ok(Stored { existed: false, version: result.version }),
-            Err(e) => e,
+        let lock = self.lock_now(name);
+        let options = PutOptions { mode: PutMode::Create, ..locked(lock) };
+        let stored = match self.inner.put_opts(&self.path(name), content, options).await {
+            Ok(result) => Stored { existed: false, version: result.version },
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                let there = self.look(name, None).await?;
+                if there.size != size {
+                    return Err(StoreError::conflict(name));
+                }
+                let bytes = self.read_version(name, there.version.clone(), None, size).await?;
+                if Digest::of(&bytes) != sha256 {
+                    return Err(StoreError::conflict(name));
+                }
+                Stored { existed: true, version: there.version }
+            }
+            Err(e) => return Err(self.map(&e, "create", name)),
         };
-        if !matches!(e, object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) {
-            return Err(self.map(&e, "create", name));
+        if let Some(lock) = lock {
+            self.ensure_locked(name, stored.version.as_deref(), &lock).await?;
         }
-        if self.head(name).await? != size {
-            return Err(StoreError::conflict(name));
+        // Reading by version is a right of its own (s3:GetObjectVersion), which whoever asks for locks has given.
+        if let (Some(_), Some(version)) = (&self.locks, stored.version.clone()) {
+            Known::note(&mut self.known().written, name, version);
         }
-        let there = self.read(name, None, size).await?;
-        if Digest::of(&there) == sha256 { Ok(Stored { existed: true, version: None }) } else { Err(StoreError::conflict(name)) }
+        Ok(stored)
     }
+}
+
+fn locked(lock: Option<Lock>) -> PutOptions {
+    let mut options = PutOptions::default();
+    if let Some(lock) = lock {
+        options.extensions.insert(Arc::new(lock));
+    }
+    options
 }
 
 fn too_short(name: &str, size: u64, end: u64) -> StoreError {
@@ -239,6 +315,13 @@ fn generic(error: &str, message: String) -> StoreError {
     let holds = |words: &[&str]| words.iter().any(|w| said.contains(w));
     if said.starts_with("507") || holds(&["insufficientstorage", "quotaexceeded", "quota exceeded", "xminiostoragefull", "no space left"]) {
         return StoreError::new(Kind::Full, message, "free space in the store or raise its quota");
+    }
+    if holds(&["missing object lock configuration", "missing objectlockconfiguration"]) {
+        return StoreError::new(
+            Kind::Denied,
+            message,
+            "store.lock is set and the bucket has no Object Lock: switch it on, or make a bucket that has it (docs/operations/stores.md)",
+        );
     }
     if holds(&["nosuchbucket", "invalidbucketname", "permanentredirect", "authorizationheadermalformed"]) {
         return StoreError::new(Kind::Denied, message, "check bucket, region and endpoint in [store] of the configuration");
@@ -265,7 +348,10 @@ impl Store for RemoteStore {
             if content.len() > 65_536 {
                 return Err(StoreError::bug(format!("a replaceable object of {} bytes: at most 65536 are allowed", content.len())));
             }
-            self.inner.put(&self.path(name), content.into()).await.map(|_| ()).map_err(|e| self.map(&e, "replace", name))
+            // Its versions are locked as well: the heads that were signed once stay, whoever deletes or overwrites. They are
+            // not read back one by one, because attestation looks at the newest and the records under them are locked each.
+            let options = locked(self.lock_now(name));
+            self.inner.put_opts(&self.path(name), content.into(), options).await.map(|_| ()).map_err(|e| self.map(&e, "replace", name))
         })
     }
 
@@ -328,9 +414,18 @@ impl Store for RemoteStore {
     fn destroy<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
         Box::pin(async move {
             check_name(name)?;
-            match self.inner.delete(&self.path(name)).await {
-                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(e) => return Err(self.map(&e, "destroy", name)),
+            if let Some(vault) = &self.vault {
+                self.destroy_versions(vault, name).await?;
+            } else {
+                match self.inner.delete(&self.path(name)).await {
+                    Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                    Err(e) => return Err(self.map(&e, "destroy", name)),
+                }
+            }
+            {
+                let mut known = self.known();
+                known.written.remove(name);
+                known.covered.remove(name);
             }
             // The store's answer is not believed alone.
             match self.head(name).await {
@@ -347,6 +442,25 @@ impl Store for RemoteStore {
 
     fn free_bytes(&self) -> Answer<'_, Option<u64>> {
         Box::pin(async { Ok(None) })
+    }
+
+    fn protect(&self, case: &CaseId, protection: Protection) {
+        if let Some(locks) = &self.locks {
+            locks.protect(case, protection);
+        }
+    }
+
+    fn troubles(&self) -> Vec<Trouble> {
+        std::mem::take(&mut *self.troubles.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn attestable(&self) -> Option<Attestable> {
+        let known = Arc::clone(&self.known);
+        let covered = move |name: &str, version: &str| {
+            let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+            Known::note(&mut known.covered, name, version.to_owned());
+        };
+        Some(Attestable { vault: self.vault.clone()?, locks: self.locks.clone(), covered: Arc::new(covered) })
     }
 }
 

@@ -180,7 +180,7 @@ async fn wrong_options_touch_nothing() {
         (with("Not A Name", &[]), "--name"),
         (with("ok", &["--admin", "Alex Doe"]), "--admin"),
         (with("ok", &["--host", "bad name"]), "--host"),
-        (with("ok", &["--store", "s3", "--s3-bucket", "b", "--s3-endpoint", "http://127.0.0.1:1"]), "--s3-dangerous-allow-http"),
+        (with("ok", &["--store", "s3", "--bucket", "b", "--endpoint", "http://127.0.0.1:1"]), "--dangerous-allow-http"),
     ] {
         let e = init::run(&bad, now()).await.expect_err(words);
         assert!(e.exit_code() == 64 && e.to_string().contains(words), "{words}: {e}");
@@ -199,20 +199,9 @@ async fn an_s3_store_is_used_once() {
     let init = |name: &str| {
         std::process::Command::new(env!("CARGO_BIN_EXE_exhibit-coordinator"))
             .env("AWS_ACCESS_KEY_ID", "id")
-            .env("AWS_SECRET_ACCESS_KEY", "secret")
-            .args([
-                "init",
-                "--name",
-                "example.org",
-                "--store",
-                "s3",
-                "--s3-bucket",
-                "evidence",
-                "--s3-prefix",
-                "d1",
-                "--s3-dangerous-allow-http",
-            ])
-            .args(["--s3-endpoint", &endpoint])
+            .env("AWS_SECRET_ACCESS_KEY", "very-secret")
+            .args(["init", "--name", "example.org", "--store", "s3", "--bucket", "evidence", "--prefix", "d1", "--dangerous-allow-http"])
+            .args(["--endpoint", &endpoint])
             .arg("--dir")
             .arg(dir.path().join(name))
             .output()
@@ -220,7 +209,7 @@ async fn an_s3_store_is_used_once() {
     };
     let first = init("one");
     assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
-    let store = RemoteStore::s3(&settings).expect("settings");
+    let store = RemoteStore::open(&settings).expect("settings");
     assert!(store.size(&LogName::Deployment.slot(2)).await.expect("there") > 0);
     let second = init("two");
     assert_eq!(second.status.code(), Some(1));

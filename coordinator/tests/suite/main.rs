@@ -23,5 +23,8 @@ mod replica_two;
 mod rpc_authz;
 mod seal_whole_way;
 mod stamp_faults;
+mod store_clouds;
 mod store_local;
+mod store_lock;
 mod store_remote;
+mod store_verify;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use exhibit_certs::{Credential, Deployment};
 use exhibit_coordinator::catalog::sqlite::SqliteCatalog;
 use exhibit_coordinator::catalog::{Catalog, CollectionFilter, IncidentRow, Labels, State, StreamState};
-use exhibit_coordinator::config::Config;
+use exhibit_coordinator::config::{Config, StoreKind};
 use exhibit_coordinator::init::{self, Options};
 use exhibit_coordinator::ledger::{Keys, Ledgers};
 use exhibit_coordinator::reindex;
@@ -46,12 +46,15 @@ impl Site {
             listen: "127.0.0.1:7420".parse().expect("address"),
             hosts: vec!["localhost".to_owned()],
             admin: "alex".to_owned(),
-            store: "local".to_owned(),
-            s3_bucket: None,
-            s3_prefix: String::new(),
-            s3_region: String::new(),
-            s3_endpoint: None,
-            s3_dangerous_allow_http: false,
+            store: StoreKind::Local,
+            bucket: None,
+            account: None,
+            prefix: String::new(),
+            region: String::new(),
+            endpoint: None,
+            dangerous_allow_http: false,
+            credentials_file: None,
+            lock: None,
             catalog_postgres: None,
             catalog_password_file: None,
             catalog_dangerous_allow_unverified: false,

@@ -10,7 +10,7 @@ use exhibit_proto::responder::v1 as people;
 
 use crate::support::agent::{self, Agent, Job, file};
 use crate::support::verdict;
-use crate::support::world::{People, World, channel};
+use crate::support::world::{People, Place, World, channel};
 
 fn files() -> Vec<agent::File> {
     let big: Vec<u8> = (0..5_000_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
@@ -36,7 +36,7 @@ async fn soon(what: &str, mut is: impl AsyncFnMut() -> bool) {
 async fn it_does_not_matter_to_which_coordinator_who_is_connected() {
     let dir = tempfile::tempdir().expect("dir");
     let server = Scratch::start(dir.path()).await;
-    let mut world = World::start_on(Some(server.database("catalog").await)).await;
+    let mut world = World::start_on(Place { database: Some(server.database("catalog").await), ..Place::default() }).await;
     let (other, mut people_of_other) = world.another().await;
 
     // The agent is at the first, the order comes to the second, which knows at once what the first wrote.

@@ -148,3 +148,32 @@ async fn a_full_disk_says_so_and_keeps_what_is_there() {
     assert_eq!(store.get("a/big", 1 << 21).await.expect_err("not there").kind(), Kind::NotFound);
     assert_eq!(put(&store, "a/other", b"y").await, Ok(false), "the failed write gave its room back");
 }
+
+/// Whether this process may set the attribute decides which of the two promises is tried: that it holds, or that a store that
+/// asks for it in vain is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn immutable_files_keep_the_contract_and_everybody_out() {
+    let dir = tempfile::tempdir().expect("dir");
+    let root = dir.path().join("store");
+    let store = LocalStore::create(&root).expect("new store");
+    if let Err(e) = store.make_immutable() {
+        assert!(e.kind() == Kind::Denied && e.remedy().contains("CAP_LINUX_IMMUTABLE"), "{e}");
+        return;
+    }
+    conformance::run(Arc::new(store.clone()), "suite").await;
+    put(&store, "cases/x/object", b"x").await.expect("written");
+    let path = root.join("cases/x/object");
+    let refused = [
+        std::fs::remove_file(&path),
+        std::fs::rename(&path, root.join("elsewhere")),
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)),
+        std::fs::OpenOptions::new().append(true).open(&path).map(drop),
+    ];
+    assert!(refused.iter().all(|r| r.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied)), "{refused:?}");
+    // A later process that was told nothing takes the attribute off as well, when two people signed.
+    let later = LocalStore::open(&root).expect("opens");
+    later.destroy("cases/x/object").await.expect("destroyed");
+    assert!(!path.exists());
+    let cleared = std::process::Command::new("chattr").args(["-R", "-f", "-i"]).arg(&root).status().expect("chattr runs");
+    assert!(cleared.success(), "the folder can be removed");
+}

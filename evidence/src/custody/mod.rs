@@ -222,6 +222,12 @@ impl State {
         self.holds.values().any(|of| of.is_empty() || of.contains(collection))
     }
 
+    /// What the holds that stand cover: whether all of the case, and the collections that they name.
+    #[must_use]
+    pub fn held(&self) -> (bool, BTreeSet<CollectionId>) {
+        (self.holds.values().any(Vec::is_empty), self.holds.values().flatten().cloned().collect())
+    }
+
     /// Until when the case must be kept at least.
     #[must_use]
     pub fn retained_until(&self) -> Option<Timestamp> {

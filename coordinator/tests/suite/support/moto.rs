@@ -8,7 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use exhibit_coordinator::store::S3Settings;
+use exhibit_coordinator::store::RemoteSettings;
 
 pub struct Server {
     process: Child,
@@ -16,8 +16,32 @@ pub struct Server {
 }
 
 impl Server {
-    pub fn settings(&self, prefix: &str) -> S3Settings {
+    pub fn settings(&self, prefix: &str) -> RemoteSettings {
         super::s3_settings(self.port, prefix)
+    }
+
+    /// Makes one more bucket, with these header lines.
+    pub fn put_bucket(&self, bucket: &str, headers: &str) -> Option<()> {
+        self.try_send("PUT", &format!("/{bucket}"), headers, "").filter(|(code, _)| *code == 200).map(|_| ())
+    }
+
+    /// A request as somebody makes it who has the credentials, which moto does not look at: status and body.
+    pub fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
+        self.try_send(method, path, headers, body).expect("the S3 server answers")
+    }
+
+    fn try_send(&self, method: &str, path: &str, headers: &str, body: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        let (port, length) = (self.port, body.len());
+        // Without the header it would take the request for a stranger's and refuse it for that reason alone.
+        let signed = "Authorization: AWS4-HMAC-SHA256 Credential=id/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0";
+        let rest = format!("{signed}\r\nContent-Length: {length}\r\nConnection: close\r\n");
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{headers}{rest}\r\n{body}").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
     }
 }
 
@@ -28,15 +52,69 @@ impl Drop for Server {
     }
 }
 
+/// moto looks at no signature, so this does in front of it, from the specification of Signature Version 4: headers, query, payload
+/// and checksum. Requests that carry `Signature=0` are the test's own, and pass.
 const SERVE: &str = r#"
-import sys
+import base64, hashlib, hmac, io, sys, urllib.parse
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import run_simple
-run_simple("127.0.0.1", int(sys.argv[1]), DomainDispatcherApplication(create_backend_app), threaded=False)
+
+SECRET = "very-secret"
+moto = DomainDispatcherApplication(create_backend_app)
+
+def wrong(env, body):
+    auth = env.get("HTTP_AUTHORIZATION", "")
+    if not auth or auth.endswith("Signature=0"):
+        return None
+    fields = dict(part.strip().split("=", 1) for part in auth[len("AWS4-HMAC-SHA256 "):].split(","))
+    key_id, day, region, service, end = fields["Credential"].split("/")
+    header = lambda n: env.get(n.upper().replace("-", "_")) if n in ("content-type", "content-length") else env.get("HTTP_" + n.upper().replace("-", "_"))
+    names = fields["SignedHeaders"].split(";")
+    unsigned = [k for k in env if k.startswith("HTTP_X_AMZ_") and k[5:].lower().replace("_", "-") not in names]
+    if unsigned:
+        return f"not signed: {unsigned}"
+    payload = header("x-amz-content-sha256")
+    if payload != "UNSIGNED-PAYLOAD" and payload != hashlib.sha256(body).hexdigest():
+        return "XAmzContentSHA256Mismatch"
+    checksum = header("x-amz-checksum-sha256")
+    if checksum and checksum != base64.b64encode(hashlib.sha256(body).digest()).decode():
+        return "BadDigest"
+    quote = lambda text: urllib.parse.quote(text, safe="-_.~")
+    path, _, query = env["RAW_URI"].partition("?")
+    pairs = sorted((quote(k), quote(v)) for k, v in urllib.parse.parse_qsl(query, keep_blank_values=True))
+    canonical = [env["REQUEST_METHOD"], path, "&".join(f"{k}={v}" for k, v in pairs)]
+    canonical += [f"{n}:{' '.join(header(n).split())}" for n in names] + ["", ";".join(names), payload]
+    scope = f"{day}/{region}/{service}/{end}"
+    to_sign = "\n".join(["AWS4-HMAC-SHA256", header("x-amz-date"), scope, hashlib.sha256("\n".join(canonical).encode()).hexdigest()])
+    key = ("AWS4" + SECRET).encode()
+    for part in (day, region, service, end):
+        key = hmac.new(key, part.encode(), hashlib.sha256).digest()
+    good = hmac.new(key, to_sign.encode(), hashlib.sha256).hexdigest()
+    return None if good == fields["Signature"] else "SignatureDoesNotMatch"
+
+def checked(env, start):
+    body = env["wsgi.input"].read(int(env.get("CONTENT_LENGTH") or 0))
+    env["wsgi.input"] = io.BytesIO(body)
+    why = wrong(env, body)
+    if why is None:
+        return moto(env, start)
+    start("403 Forbidden", [("Content-Type", "application/xml")])
+    return [f"<Error><Code>{why}</Code><Message>{why}</Message></Error>".encode()]
+
+run_simple("127.0.0.1", int(sys.argv[1]), checked, threaded=False)
 "#;
 
 /// Starts the server with an empty bucket `evidence`.
 pub fn start() -> Server {
+    serve("evidence", "")
+}
+
+/// Starts the server with an empty bucket `evidence` that has versions and Object Lock.
+pub fn start_with_lock() -> Server {
+    serve("evidence", "x-amz-bucket-object-lock-enabled: true\r\n")
+}
+
+fn serve(bucket: &str, headers: &str) -> Server {
     let port = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("address").port();
     let process = Command::new("python3")
         .args(["-c", SERVE, &port.to_string()])
@@ -46,7 +124,7 @@ pub fn start() -> Server {
         .expect("python3 starts");
     let mut server = Server { process, port };
     for _ in 0..600 {
-        if put_bucket(port).is_some() {
+        if server.put_bucket(bucket, headers).is_some() {
             return server;
         }
         let ended = server.process.try_wait().expect("state");
@@ -55,13 +133,4 @@ pub fn start() -> Server {
         std::thread::sleep(Duration::from_millis(50));
     }
     panic!("the S3 server did not answer within 30 s");
-}
-
-fn put_bucket(port: u16) -> Option<()> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-    write!(stream, "PUT /evidence HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    answer.split(' ').nth(1).is_some_and(|code| code == "200").then_some(())
 }

@@ -16,7 +16,7 @@ use exhibit_coordinator::catalog::sqlite::SqliteCatalog;
 use exhibit_coordinator::ledger::{Keys, Ledgers};
 use exhibit_coordinator::serve::{self, Running, Setup};
 use exhibit_coordinator::store::faulty::{Faults, FaultyStore};
-use exhibit_coordinator::store::{LocalStore, Store};
+use exhibit_coordinator::store::{LocalStore, RemoteSettings, RemoteStore, Store};
 use exhibit_coordinator::{clock, intake};
 use exhibit_evidence::anchor::Anchor;
 use exhibit_evidence::dsse::Envelope;
@@ -34,8 +34,7 @@ pub type People = ResponderServiceClient<Channel>;
 
 pub struct World {
     pub dir: tempfile::TempDir,
-    /// The database, where several coordinators share it; without one each has a file.
-    pub database: Option<Settings>,
+    pub place: Place,
     pub running: Option<Running>,
     pub admin: Credential,
     pub people: People,
@@ -46,15 +45,27 @@ pub struct World {
     pub free_bytes_min: u64,
 }
 
+/// Where catalog and store are.
+#[derive(Default)]
+pub struct Place {
+    /// The database, where several coordinators share it; without one each has a file.
+    pub database: Option<Settings>,
+    /// The store, when it is not a folder.
+    pub remote: Option<RemoteSettings>,
+}
+
 fn sub(dir: &tempfile::TempDir, name: &str) -> PathBuf {
     dir.path().join(name)
 }
 
-async fn run(dir: &tempfile::TempDir, database: Option<&Settings>, port: u16, free_bytes_min: u64, faults: &Faults) -> Running {
+async fn run(dir: &tempfile::TempDir, place: &Place, port: u16, free_bytes_min: u64, faults: &Faults) -> Running {
     let deployment = Deployment::load(&sub(dir, "deployment")).expect("deployment");
-    let store: Arc<dyn Store> = Arc::new(LocalStore::open(&sub(dir, "store")).expect("store"));
+    let store: Arc<dyn Store> = match &place.remote {
+        Some(settings) => Arc::new(RemoteStore::open(settings).expect("store")),
+        None => Arc::new(LocalStore::open(&sub(dir, "store")).expect("store")),
+    };
     let store: Arc<dyn Store> = Arc::new(FaultyStore::with(store, faults.clone()));
-    let catalog: SharedCatalog = match database {
+    let catalog: SharedCatalog = match &place.database {
         Some(settings) => Arc::new(PostgresCatalog::open(settings).await.expect("catalog")),
         None => Arc::new(SqliteCatalog::open(&sub(dir, "catalog.sqlite")).await.expect("catalog")),
     };
@@ -87,11 +98,11 @@ pub async fn channel(credential: &Credential, port: u16) -> Result<Channel, Stri
 
 impl World {
     pub async fn start() -> Self {
-        Self::start_on(None).await
+        Self::start_on(Place::default()).await
     }
 
-    /// The first coordinator on a new catalog in this database.
-    pub async fn start_on(database: Option<Settings>) -> Self {
+    /// The first coordinator of a world whose catalog or store is elsewhere.
+    pub async fn start_on(place: Place) -> Self {
         let dir = tempfile::tempdir().expect("temporary folder");
         let params = deployment::Params {
             name: "test".parse().expect("name"),
@@ -101,8 +112,11 @@ impl World {
         let seeds = deployment::Seeds::draw().expect("random");
         let new = deployment::create(&params, &seeds, clock::now()).expect("deployment");
         new.write(&sub(&dir, "deployment")).expect("written");
-        let store: Arc<dyn Store> = Arc::new(LocalStore::create(&sub(&dir, "store")).expect("store"));
-        match &database {
+        let store: Arc<dyn Store> = match &place.remote {
+            Some(settings) => Arc::new(RemoteStore::open(settings).expect("store")),
+            None => Arc::new(LocalStore::create(&sub(&dir, "store")).expect("store")),
+        };
+        match &place.database {
             Some(settings) => PostgresCatalog::create(settings).await.expect("catalog").close().await,
             None => drop(SqliteCatalog::create(&sub(&dir, "catalog.sqlite")).await.expect("catalog")),
         }
@@ -114,15 +128,15 @@ impl World {
         ledgers.deployment().await.expect("log").append(enrolments).await.expect("enrolled");
         drop(ledgers);
         let faults = Faults::default();
-        let running = run(&dir, database.as_ref(), 0, 0, &faults).await;
+        let running = run(&dir, &place, 0, 0, &faults).await;
         let port = running.addr.port();
         let people = ResponderServiceClient::new(channel(&admin, port).await.expect("connects"));
-        Self { dir, database, running: Some(running), admin, people, port, faults, free_bytes_min: 0 }
+        Self { dir, place, running: Some(running), admin, people, port, faults, free_bytes_min: 0 }
     }
 
     /// Another coordinator over the same store and database, and a person's connection to it.
     pub async fn another(&self) -> (Running, People) {
-        let running = run(&self.dir, self.database.as_ref(), 0, 0, &self.faults).await;
+        let running = run(&self.dir, &self.place, 0, 0, &self.faults).await;
         let people = ResponderServiceClient::new(channel(&self.admin, running.addr.port()).await.expect("connects"));
         (running, people)
     }
@@ -130,7 +144,7 @@ impl World {
     /// Stops the coordinator and starts another one over the same store and catalog, on the same port.
     pub async fn restart(&mut self) {
         self.stop().await;
-        self.running = Some(run(&self.dir, self.database.as_ref(), self.port, self.free_bytes_min, &self.faults).await);
+        self.running = Some(run(&self.dir, &self.place, self.port, self.free_bytes_min, &self.faults).await);
         self.people = ResponderServiceClient::new(channel(&self.admin, self.port).await.expect("connects"));
     }
 

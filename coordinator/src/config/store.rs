@@ -1,0 +1,218 @@
+//! `[store]`: where evidence lies, and how hard it is kept there.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use exhibit_evidence::text::escape_bounded;
+use serde::Deserialize;
+
+use super::{Config, ConfigError, within};
+use crate::store::{LOCK_DAYS_MAX, LockMode, LockPolicy, RemoteKind, RemoteSettings};
+
+/// The key file of a Google service account has 2.3 KB; the others are one line.
+const SECRET_BYTES_MAX: u64 = 16 << 10;
+
+/// Where evidence lies.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreConfig {
+    /// `local`, `s3`, `google` or `azure`.
+    pub kind: StoreKind,
+    /// Folder of a local store.
+    pub path: PathBuf,
+    /// Bucket; on Azure the container.
+    pub bucket: String,
+    /// Storage account; Azure only.
+    pub account: String,
+    /// Prefix of all names in the bucket.
+    pub prefix: String,
+    /// Region of the bucket.
+    pub region: String,
+    /// Endpoint of a store that is not the cloud's own.
+    pub endpoint: Option<String>,
+    /// Lets the endpoint be http://.
+    pub dangerous_allow_http: bool,
+    /// Key id; without it the machine's own credentials are used.
+    pub access_key_id: Option<String>,
+    /// File that holds the secret key, one line, mode 0600.
+    pub secret_access_key_file: Option<PathBuf>,
+    /// Google: a service account's key file. Azure: a file with the account's key. Mode 0600.
+    pub credentials_file: Option<PathBuf>,
+    /// The lock of every object; S3 only.
+    pub lock: Option<LockPolicy>,
+    /// Hours between two looks at every version in the store.
+    pub attest_hours: u32,
+    /// Gives the files of a local store the immutable attribute.
+    pub immutable: bool,
+}
+
+impl fmt::Debug for StoreConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = if self.kind == StoreKind::Local { self.path.display().to_string() } else { self.bucket.clone() };
+        write!(f, "StoreConfig({:?} {place})", self.kind)
+    }
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            kind: StoreKind::Local,
+            path: PathBuf::from("store"),
+            bucket: String::new(),
+            account: String::new(),
+            prefix: String::new(),
+            region: "us-east-1".to_owned(),
+            endpoint: None,
+            dangerous_allow_http: false,
+            access_key_id: None,
+            secret_access_key_file: None,
+            credentials_file: None,
+            lock: None,
+            attest_hours: 24,
+            immutable: false,
+        }
+    }
+}
+
+/// The kinds of store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreKind {
+    /// A folder of this machine.
+    Local,
+    /// An S3-compatible bucket.
+    S3,
+    /// A bucket of Google Cloud Storage.
+    Google,
+    /// A container of Azure Blob Storage.
+    Azure,
+}
+
+impl StoreKind {
+    /// As the configuration writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::S3 => "s3",
+            Self::Google => "google",
+            Self::Azure => "azure",
+        }
+    }
+
+    const fn remote(self) -> Option<RemoteKind> {
+        match self {
+            Self::Local => None,
+            Self::S3 => Some(RemoteKind::S3),
+            Self::Google => Some(RemoteKind::Google),
+            Self::Azure => Some(RemoteKind::Azure),
+        }
+    }
+}
+
+type Wrong = (&'static str, String);
+
+impl StoreConfig {
+    pub(super) fn check(&self) -> Result<(), Wrong> {
+        within("store.attest_hours", u64::from(self.attest_hours), 1..8_761, "hours")?;
+        if let Some(lock) = self.lock {
+            within("store.lock", u64::from(lock.days), 1..u64::from(LOCK_DAYS_MAX) + 1, "days")?;
+        }
+        self.check_lock()?;
+        if self.kind == StoreKind::Local {
+            return if self.path.as_os_str().is_empty() { wrong("store.path", "is empty: name a folder") } else { Ok(()) };
+        }
+        if self.bucket.is_empty() {
+            return wrong("store.bucket", "is empty: name the bucket (on Azure the container) of the store");
+        }
+        if self.kind == StoreKind::Azure && self.account.is_empty() {
+            return wrong("store.account", "is empty: name the storage account of the container");
+        }
+        if self.endpoint.as_deref().is_some_and(|e| e.starts_with("http://")) && !self.dangerous_allow_http {
+            return wrong(
+                "store.endpoint",
+                "is http://, so credentials and evidence would cross the network in the clear: use https://, or set store.dangerous_allow_http = true on a network that you trust",
+            );
+        }
+        if self.access_key_id.is_some() != self.secret_access_key_file.is_some() {
+            return wrong("store.access_key_id", "access_key_id and secret_access_key_file belong together: set both or neither");
+        }
+        match self.kind {
+            StoreKind::S3 if self.credentials_file.is_some() => {
+                wrong("store.credentials_file", "is for google and azure: an s3 store has access_key_id and secret_access_key_file")
+            }
+            StoreKind::Google | StoreKind::Azure if self.access_key_id.is_some() => {
+                wrong("store.access_key_id", "is for s3: google and azure have credentials_file")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A lock that is asked for and cannot be had must not be thought of as there.
+    fn check_lock(&self) -> Result<(), Wrong> {
+        match (self.kind, self.lock) {
+            (_, None) | (StoreKind::S3, Some(_)) => {}
+            (StoreKind::Local, Some(_)) => return wrong("store.lock", "is for s3: for a local store there is store.immutable"),
+            (StoreKind::Google | StoreKind::Azure, Some(_)) => {
+                return wrong(
+                    "store.lock",
+                    "is for s3: on google and azure lock the bucket or the container itself, as docs/operations/stores.md shows",
+                );
+            }
+        }
+        if self.immutable && self.kind != StoreKind::Local {
+            return wrong("store.immutable", "is for a local store: an s3 store has store.lock");
+        }
+        Ok(())
+    }
+}
+
+fn wrong(key: &'static str, why: &str) -> Result<(), Wrong> {
+    Err((key, why.to_owned()))
+}
+
+pub(super) fn documented_lock(lock: Option<LockPolicy>) -> String {
+    let (comment, lock) = lock.map_or(("# ", LockPolicy { mode: LockMode::Compliance, days: 365 }), |lock| ("", lock));
+    let mode = lock.mode.as_s3().to_lowercase();
+    format!("{comment}lock = {{ mode = \"{mode}\", days = {} }}", lock.days)
+}
+
+impl Config {
+    /// The settings of a store that is not a folder, with the secret read from its file; `None` for a folder.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the secret cannot be read or others can read it.
+    pub fn remote(&self) -> Result<Option<RemoteSettings>, ConfigError> {
+        let store = &self.store;
+        let Some(kind) = store.kind.remote() else { return Ok(None) };
+        let file = store.secret_access_key_file.as_ref().or(store.credentials_file.as_ref());
+        let secret = file.map(|p| read_secret(&self.resolve(p))).transpose()?;
+        Ok(Some(RemoteSettings {
+            kind,
+            bucket: store.bucket.clone(),
+            account: store.account.clone(),
+            prefix: store.prefix.clone(),
+            region: store.region.clone(),
+            endpoint: store.endpoint.clone(),
+            allow_http: store.dangerous_allow_http,
+            access_key_id: store.access_key_id.clone(),
+            secret,
+            lock: store.lock,
+        }))
+    }
+}
+
+fn read_secret(path: &Path) -> Result<String, ConfigError> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let shown = escape_bounded(&path.to_string_lossy(), 200);
+    let fail = |why: String| ConfigError::wrong(format!("{shown}: {why}"));
+    let meta = std::fs::metadata(path).map_err(|e| fail(format!("cannot read the store's secret: {e}")))?;
+    if meta.permissions().mode() & 0o077 != 0 {
+        return Err(fail(format!("holds a secret and has mode {:04o}: run: chmod 600 {shown}", meta.permissions().mode() & 0o7777)));
+    }
+    if meta.len() > SECRET_BYTES_MAX {
+        return Err(fail(format!("{} bytes: the secret of a store has at most {SECRET_BYTES_MAX}", meta.len())));
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| fail(format!("cannot read the store's secret: {e}")))?;
+    Ok(text.trim().to_owned())
+}

@@ -1,0 +1,408 @@
+//! `exhibit-coordinator store verify`: reads the store again and verifies it from the bytes, case by case, with the code that
+//! courts use. It writes nothing into the store, so the coordinator may run.
+//!
+//! Every case's log is verified whole each time. Of the evidence, either everything is (`--all`), or every manifest against its
+//! receipt and a share of the segments against their manifest (`--sample`), another share each time.
+
+use std::fmt::Write as _;
+use std::io::{self, BufReader, Read, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use exhibit_certs::Deployment;
+use exhibit_evidence::dsse::{ENVELOPE_BYTES_MAX, Envelope};
+use exhibit_evidence::id::{CaseId, CollectionId};
+use exhibit_evidence::layout::{self, LogName};
+use exhibit_evidence::record::{ManifestRef, Record};
+use exhibit_evidence::stream::SEGMENT_BYTES_MAX;
+use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::verify::{self, CaseFiles, Entry, EntryKind, Options};
+use exhibit_evidence::{Digest, Timestamp};
+use tokio::runtime::Handle;
+
+use crate::config::Config;
+use crate::reindex;
+use crate::store::{Kind, Store, StoreError, list_all};
+
+/// Objects of one case: a segment of 8 MiB each, 32 TiB.
+const OBJECTS_MAX: usize = 4 << 20;
+/// Bytes of an object that are read at once.
+const READ_BYTES: u64 = 1 << 20;
+/// Tries at a case that grows while it is read.
+const TRIES_MAX: u32 = 3;
+/// Findings that are kept of a case.
+const FINDINGS_MAX: usize = 20;
+
+/// How much of the evidence is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// All of it, every item decoded and hashed.
+    All,
+    /// So many of a million segments.
+    Sample(u32),
+}
+
+impl std::str::FromStr for Depth {
+    type Err = String;
+
+    /// A share like `1%` or `0.5%`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let share = text.strip_suffix('%').and_then(|n| n.parse::<f64>().ok()).filter(|n| *n > 0.0 && *n <= 100.0);
+        share
+            .map(|n| Self::Sample((n * 10_000.0).ceil() as u32))
+            .ok_or_else(|| "expected a share above 0 and up to 100, like 1%".to_owned())
+    }
+}
+
+/// What was read and found of one case; a line of the result file.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct CaseResult {
+    /// The case.
+    pub case: String,
+    /// When it was verified.
+    pub at: Timestamp,
+    /// Everything that was read holds.
+    pub sound: bool,
+    /// Segments read.
+    pub segments: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// What does not hold.
+    pub findings: Vec<String>,
+}
+
+/// What was found in all.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Report {
+    /// Everything that was read holds.
+    pub sound: bool,
+    /// Cases that an interrupted run had verified already.
+    pub resumed: u64,
+    /// Every case of this run.
+    pub cases: Vec<CaseResult>,
+}
+
+impl Report {
+    /// The report for people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let (segments, bytes) =
+            self.cases.iter().fold((0_u64, 0_u64), |(s, b), c| (s.saturating_add(c.segments), b.saturating_add(c.bytes)));
+        let mut out = format!("{} cases, {segments} segments, {bytes} bytes read from the store", self.cases.len());
+        let _ = writeln!(
+            out,
+            "{}",
+            if self.resumed > 0 { format!("; {} cases of an interrupted run stand", self.resumed) } else { String::new() }
+        );
+        for case in self.cases.iter().filter(|c| !c.sound) {
+            let _ = writeln!(out, "{}: NOT SOUND", case.case);
+            for finding in &case.findings {
+                let _ = writeln!(out, "  - {finding}");
+            }
+        }
+        out.push_str(if self.sound {
+            "Everything that was read is sound.\n"
+        } else {
+            "Copy these cases before anything else, then run exhibit-verify on the copies: it says whose each finding is.\n"
+        });
+        out
+    }
+}
+
+/// Where results are kept, one JSON line each: `{"run": ..., "depth": ...}` begins a run, `{"done": true}` ends it, and between
+/// them stands one line for each case. A run that has no end is gone on with.
+pub const RESULTS: &str = "store-verify.jsonl";
+
+/// Verifies the store of a deployment. `rate` bounds the bytes read in a second.
+///
+/// Order for each case: 1. read and verify; 2. its line, synced. Died before 2: the case is verified again.
+///
+/// # Errors
+/// A sentence when something cannot be read at all, or the result cannot be kept.
+pub async fn run(
+    config: &Config,
+    store: Arc<dyn Store>,
+    depth: Depth,
+    rate: Option<u64>,
+    now: fn() -> Timestamp,
+) -> Result<Report, String> {
+    let deployment = Deployment::load(&config.resolve(&config.paths.deployment)).map_err(|e| e.to_string())?;
+    let mut results = Results::open(&config.resolve(Path::new(RESULTS)), depth, now())?;
+    let mut report = Report { sound: true, resumed: results.done.len() as u64, cases: Vec::new() };
+    for name in store.folders("cases").await.map_err(|e| e.to_string())? {
+        if results.done.contains(&name) {
+            continue;
+        }
+        let Ok(case) = name.parse::<CaseId>() else {
+            return Err(format!("'cases/{}' is not a case; find out who wrote it", escape_bounded(&name, 100)));
+        };
+        let seed = Digest::of(format!("{}{}", results.begun, case).as_bytes());
+        let work = Work { store: Arc::clone(&store), case, depth, pace: Pace { rate }, seed };
+        let result = work.verify_still(&deployment.anchor, now).await.map_err(|e| e.to_string())?;
+        tracing::info!(case = %result.case, sound = result.sound, bytes = result.bytes, "verified from the store");
+        results.line(&serde_json::to_value(&result).map_err(|e| e.to_string())?)?;
+        report.sound &= result.sound;
+        report.cases.push(result);
+    }
+    report.sound &= results.sound;
+    results.line(&serde_json::json!({ "done": true }))?;
+    Ok(report)
+}
+
+struct Results {
+    file: std::fs::File,
+    begun: Timestamp,
+    /// Cases that an interrupted run verified.
+    done: std::collections::BTreeSet<String>,
+    /// All of those were sound.
+    sound: bool,
+}
+
+impl Results {
+    fn open(path: &Path, depth: Depth, now: Timestamp) -> Result<Self, String> {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let fail = |e: io::Error| format!("cannot keep the result in {}: {e}", escape_bounded(&path.to_string_lossy(), 200));
+        let file = std::fs::OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path).map_err(fail)?;
+        let mut found = Self { file, begun: now, done: std::collections::BTreeSet::new(), sound: true };
+        let depth = format!("{depth:?}");
+        let mut open = false;
+        for line in io::BufRead::lines(BufReader::new(found.file.try_clone().map_err(fail)?)) {
+            // A line that a crash cut is no result.
+            let Ok(line) = serde_json::from_str::<serde_json::Value>(&line.map_err(fail)?) else { continue };
+            if let Some(run) = line.get("run").and_then(|r| r.as_str()).and_then(|r| r.parse().ok()) {
+                open = line.get("depth").and_then(|d| d.as_str()) == Some(&depth);
+                (found.begun, found.sound) = (run, true);
+                found.done.clear();
+            } else if line.get("done").is_some() {
+                open = false;
+            } else if let Ok(case) = serde_json::from_value::<CaseResult>(line) {
+                found.sound &= case.sound;
+                found.done.insert(case.case);
+            }
+        }
+        if !open {
+            (found.begun, found.sound) = (now, true);
+            found.done.clear();
+            found.line(&serde_json::json!({ "run": now, "depth": depth }))?;
+        }
+        Ok(found)
+    }
+
+    fn line(&mut self, value: &serde_json::Value) -> Result<(), String> {
+        // A newline first: what a crash cut before must not swallow this line.
+        let written = self.file.write_all(format!("\n{value}\n").as_bytes()).and_then(|()| self.file.sync_all());
+        written.map_err(|e| format!("cannot keep the result: {e}"))
+    }
+}
+
+/// Waits as long as the bytes that were read ask for.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    rate: Option<u64>,
+}
+
+impl Pace {
+    async fn read(self, bytes: u64) {
+        if let Some(rate) = self.rate {
+            tokio::time::sleep(Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64)).await;
+        }
+    }
+}
+
+struct Work {
+    store: Arc<dyn Store>,
+    case: CaseId,
+    depth: Depth,
+    pace: Pace,
+    seed: Digest,
+}
+
+impl Work {
+    /// A case that grows while it is read looks as if something was missing or left over; so what does not hold must not hold
+    /// in a case that stood still.
+    async fn verify_still(&self, anchor: &exhibit_evidence::anchor::Anchor, now: fn() -> Timestamp) -> Result<CaseResult, StoreError> {
+        let mut tries = 0;
+        loop {
+            let before = self.objects().await?;
+            let result = self.verify(&before, anchor, now).await?;
+            tries += 1;
+            if result.sound || tries >= TRIES_MAX || before == self.objects().await? {
+                return Ok(result);
+            }
+        }
+    }
+
+    async fn objects(&self) -> Result<Vec<crate::store::Entry>, StoreError> {
+        list_all(&*self.store, &layout::case_folder(&self.case), OBJECTS_MAX).await
+    }
+
+    async fn verify(
+        &self,
+        objects: &[crate::store::Entry],
+        anchor: &exhibit_evidence::anchor::Anchor,
+        now: fn() -> Timestamp,
+    ) -> Result<CaseResult, StoreError> {
+        let mut result = CaseResult { case: self.case.to_string(), at: now(), sound: true, segments: 0, bytes: 0, findings: Vec::new() };
+        let whole = self.depth == Depth::All;
+        let evidence = format!("{}/collections/", layout::case_folder(&self.case));
+        let collections = collections(&evidence, objects);
+        // Without its evidence the log is verified as in a copy from which the collections were left out.
+        let left_out = if whole { Vec::new() } else { collections };
+        let listed: Vec<(String, u64)> =
+            objects.iter().filter(|o| whole || !o.name.starts_with(&evidence)).map(|o| (o.name.clone(), o.size)).collect();
+        let folder = format!("{}/", layout::case_folder(&self.case));
+        let files = Files { store: Arc::clone(&self.store), folder, listed, pace: self.pace, runtime: Handle::current() };
+        let (anchor, options) = (anchor.clone(), Options { left_out, ..Options::default() });
+        let verified = tokio::task::spawn_blocking(move || verify::verify(&files, &anchor, &options, &mut |_| {})).await;
+        let verified = verified.map_err(|e| StoreError::bug(format!("the verification ended badly: {e}")))?;
+        match verified {
+            Ok(report) => {
+                (result.segments, result.bytes) = (report.counts.segments, report.counts.stored_bytes);
+                let serious = report.findings.kept().iter().filter(|f| f.severity != verify::Severity::Note);
+                result.findings = serious
+                    .take(FINDINGS_MAX)
+                    .map(|f| escape_bounded(&format!("{} {}: {}", f.code.as_str(), f.object, f.message), 400))
+                    .collect();
+                result.sound = report.verdict == verify::Verdict::Sound;
+            }
+            Err(e) => result.fail(format!("it cannot be listed: {e}")),
+        }
+        if let Depth::Sample(share) = self.depth {
+            self.sample(share, &mut result).await?;
+        }
+        Ok(result)
+    }
+
+    /// Each manifest that a receipt of the log names, whole, and a share of its segments.
+    async fn sample(&self, share: u32, result: &mut CaseResult) -> Result<(), StoreError> {
+        let log = LogName::Case(self.case.clone());
+        let slots = list_all(&*self.store, &format!("{}/seq", log.folder()), OBJECTS_MAX).await?;
+        for slot in slots {
+            let bytes = self.store.get(&slot.name, ENVELOPE_BYTES_MAX as u64).await?;
+            let record = Envelope::parse(&bytes).ok().and_then(|e| Record::from_payload(e.unverified_payload()).ok());
+            // What is no record the verifier has named above.
+            let Some(Record::Receipt(receipt)) = record else { continue };
+            let folder = layout::stream_folder(&self.case, &receipt.collection, receipt.stream);
+            // Gone as a whole: it was not left out above, so the verifier has named it, unless a disposal explains it.
+            if self.store.list(&folder, None).await?.entries.is_empty() {
+                continue;
+            }
+            self.sample_stream(&receipt.collection, receipt.stream, &receipt.manifest, share, result).await?;
+        }
+        Ok(())
+    }
+
+    async fn sample_stream(
+        &self,
+        collection: &CollectionId,
+        stream: layout::StreamNumber,
+        manifest: &ManifestRef,
+        share: u32,
+        result: &mut CaseResult,
+    ) -> Result<(), StoreError> {
+        let segments = match reindex::segments(&*self.store, &self.case, collection, stream, manifest).await {
+            Ok(segments) => segments,
+            Err(reindex::Trouble::Damaged(why)) => {
+                result.fail(format!("{collection} {stream}: {why}"));
+                return Ok(());
+            }
+            Err(reindex::Trouble::Fatal(why)) => {
+                return Err(StoreError::new(Kind::Retry, why, "run the same command again: it goes on where it ended"));
+            }
+        };
+        self.pace.read(manifest.size).await;
+        result.bytes = result.bytes.saturating_add(manifest.size);
+        for segment in segments {
+            let name = layout::segment(&self.case, collection, stream, segment.n);
+            let drawn = Digest::of(format!("{}{name}", self.seed).as_bytes());
+            let drawn = drawn.as_bytes().first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+            if (u64::from(drawn) * 1_000_000) >> 32 >= u64::from(share) {
+                continue;
+            }
+            match self.store.get(&name, SEGMENT_BYTES_MAX as u64).await {
+                Ok(bytes) => {
+                    (result.segments, result.bytes) = (result.segments.saturating_add(1), result.bytes.saturating_add(bytes.len() as u64));
+                    if Digest::of(&bytes) != segment.sha256 {
+                        result.fail(format!("'{name}' is not what its manifest names"));
+                    }
+                    self.pace.read(bytes.len() as u64).await;
+                }
+                Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged) => result.fail(e.to_string()),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl CaseResult {
+    fn fail(&mut self, what: String) {
+        self.sound = false;
+        if self.findings.len() < FINDINGS_MAX {
+            self.findings.push(escape_bounded(&what, 400));
+        }
+    }
+}
+
+/// The collections of which there are objects, in the order of their ids.
+fn collections(evidence: &str, objects: &[crate::store::Entry]) -> Vec<CollectionId> {
+    let mut ids: Vec<CollectionId> =
+        objects.iter().filter_map(|o| o.name.strip_prefix(evidence)?.split('/').next()?.parse().ok()).collect();
+    ids.sort();
+    ids.dedup();
+    ids
+}
+
+/// A case's objects in the store, for the verifier, which knows no async.
+struct Files {
+    store: Arc<dyn Store>,
+    folder: String,
+    listed: Vec<(String, u64)>,
+    pace: Pace,
+    runtime: Handle,
+}
+
+impl CaseFiles for Files {
+    fn list(&self, each: &mut dyn FnMut(Entry<'_>)) -> io::Result<()> {
+        for (name, size) in &self.listed {
+            let name = name.strip_prefix(&self.folder).unwrap_or(name);
+            each(Entry { name: name.as_bytes(), size: *size, kind: EntryKind::File });
+        }
+        Ok(())
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn Read + '_>> {
+        let name = format!("{}{name}", self.folder);
+        let size = self.runtime.block_on(self.store.size(&name)).map_err(io::Error::other)?;
+        Ok(Box::new(Object { files: self, name, at: 0, size, piece: Bytes::new() }))
+    }
+}
+
+struct Object<'a> {
+    files: &'a Files,
+    name: String,
+    at: u64,
+    size: u64,
+    piece: Bytes,
+}
+
+impl Read for Object<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.piece.is_empty() && self.at < self.size {
+            let end = self.size.min(self.at.saturating_add(READ_BYTES));
+            let work = async {
+                let piece = self.files.store.get_range(&self.name, self.at..end).await?;
+                self.files.pace.read(piece.len() as u64).await;
+                Ok::<_, StoreError>(piece)
+            };
+            self.piece = self.files.runtime.block_on(work).map_err(io::Error::other)?;
+            self.at = end;
+        }
+        let count = out.len().min(self.piece.len());
+        let piece = self.piece.split_to(count);
+        out.get_mut(..count).unwrap_or_default().copy_from_slice(&piece);
+        Ok(count)
+    }
+}

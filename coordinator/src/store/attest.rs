@@ -1,0 +1,316 @@
+//! Attestation: looks at every version in the store, whether each object is still the one that was created, and locked as it
+//! should be. What is weaker is set again and told all the same: somebody made it weaker.
+//!
+//! A lock protects *versions*. Whoever may delete can put a marker on top of an object, then create another one under the
+//! freed name, and a reader who asks for no version gets that. The first version of a name is the genuine one, because a
+//! creation succeeds only on a free name; so that one is locked, told apart, and read from then on.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use exhibit_evidence::Timestamp;
+use exhibit_evidence::text::escape_bounded;
+
+use super::lock::{Lock, Locks, Seen};
+use super::vault::{Cursor, Vault, Version};
+use super::{Kind, StoreError, Trouble};
+
+/// How far the store's clock and ours may differ: a lock is computed from one and compared by the other.
+const CLOCKS_APART_S: i64 = 3_600;
+/// Objects that one trouble names; more are counted.
+const NAMED_MAX: usize = 10;
+/// Cases whose troubles are told one by one in one pass; the rest is told of the bucket.
+const CASES_MAX: usize = 1_000;
+/// Versions of one name that are looked at. A name that is replaced has one for each time.
+const VERSIONS_OF_NAME_MAX: usize = 10_000;
+
+/// Takes a name and the genuine one of its versions.
+pub(super) type Covered = Arc<dyn Fn(&str, &str) + Send + Sync>;
+
+/// A store that has versions, seen by whoever looks after it.
+#[derive(Clone)]
+pub struct Attestable {
+    /// Versions and locks.
+    pub vault: Vault,
+    pub(super) locks: Option<Arc<Locks>>,
+    /// Tells the store which version of a name is the genuine one under something newer.
+    pub(super) covered: Covered,
+}
+
+impl std::fmt::Debug for Attestable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Attestable({})", self.vault.describe())
+    }
+}
+
+impl Attestable {
+    /// True when objects are to be locked here.
+    #[must_use]
+    pub const fn locks(&self) -> bool {
+        self.locks.is_some()
+    }
+}
+
+/// What a pass is to do.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// Names that begin so are looked at; empty for all.
+    pub begin: String,
+    /// Sets locks that are too weak, and takes off legal holds that custody released. Without it, it is only looked.
+    pub repair: bool,
+    /// Time between two requests, so that the store and its bill stay quiet.
+    pub pause: Duration,
+    /// The time of the pass.
+    pub now: Timestamp,
+}
+
+/// What a pass saw.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Report {
+    /// Objects.
+    pub objects: u64,
+    /// Versions of them and markers.
+    pub versions: u64,
+    /// Objects whose lock was read.
+    pub locks_read: u64,
+    /// Locks and holds that were set again.
+    pub set_again: u64,
+    /// Legal holds that were taken off, because custody released them.
+    pub holds_released: u64,
+    /// What is wrong: one entry for each kind and case.
+    pub troubles: Vec<Trouble>,
+}
+
+impl Report {
+    /// The report for people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut out = format!("{} objects with {} versions; {} locks were read", self.objects, self.versions, self.locks_read);
+        out.push_str(if self.troubles.is_empty() { "; each is what was created, and locked as it should be." } else { ".\n" });
+        for trouble in &self.troubles {
+            let _ = writeln!(out, "  {} {}: {}", trouble.kind, trouble.subject, trouble.detail);
+        }
+        out
+    }
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    count: u64,
+    named: Vec<String>,
+}
+
+/// A pass that can be stopped and gone on with: what it holds is where it stands.
+#[derive(Debug)]
+pub struct Pass {
+    store: Attestable,
+    task: Task,
+    cursor: Option<Cursor>,
+    /// Versions of the last name of a page, which may go on in the next.
+    carried: Vec<Version>,
+    report: Report,
+    tallies: BTreeMap<(&'static str, String), Tally>,
+    done: bool,
+}
+
+impl Pass {
+    /// A pass that begins.
+    #[must_use]
+    pub fn new(store: Attestable, task: Task) -> Self {
+        Self { store, task, cursor: None, carried: Vec::new(), report: Report::default(), tallies: BTreeMap::new(), done: false }
+    }
+
+    /// Looks until the end, or until the store fails: then calling again goes on where it stood.
+    ///
+    /// # Errors
+    /// As the store fails; what one object is refused is told in the report and not here.
+    pub async fn run(&mut self) -> Result<Report, StoreError> {
+        if self.cursor.is_none() && self.carried.is_empty() && !self.done {
+            self.look_at_bucket().await?;
+        }
+        while !self.done {
+            self.page().await?;
+        }
+        let mut report = self.report.clone();
+        report.troubles = self.tallies.iter().map(|((kind, subject), tally)| told(kind, subject, tally)).collect();
+        Ok(report)
+    }
+
+    async fn look_at_bucket(&mut self) -> Result<(), StoreError> {
+        if self.store.locks.is_none() {
+            return Ok(());
+        }
+        let posture = self.store.vault.posture().await?;
+        if !posture.versioned || !posture.lockable {
+            let state = |on: bool| if on { "on" } else { "off" };
+            let what = format!("versioning is {}, Object Lock is {}", state(posture.versioned), state(posture.lockable));
+            self.tell("store-bucket", "", what);
+        }
+        Ok(())
+    }
+
+    /// One page. Order: 1. list; 2. look at each name that is whole; 3. note where the next page begins. What is looked at
+    /// twice because 2 failed halfway costs requests and nothing else.
+    async fn page(&mut self) -> Result<(), StoreError> {
+        let page = self.store.vault.versions(&self.task.begin, self.cursor.as_ref()).await?;
+        tokio::time::sleep(self.task.pause).await;
+        let seen = page.versions.len() as u64;
+        let mut names: BTreeMap<String, Vec<Version>> = BTreeMap::new();
+        for version in self.carried.iter().cloned().chain(page.versions) {
+            let of = names.entry(version.name.clone()).or_default();
+            if of.len() < VERSIONS_OF_NAME_MAX {
+                of.push(version);
+            }
+        }
+        let carried = if page.next.is_some() { names.pop_last().map(|(_, versions)| versions).unwrap_or_default() } else { Vec::new() };
+        for (name, versions) in &names {
+            self.look(name, versions).await?;
+        }
+        self.report.versions = self.report.versions.saturating_add(seen);
+        self.done = page.next.is_none();
+        (self.carried, self.cursor) = (carried, page.next);
+        Ok(())
+    }
+
+    async fn look(&mut self, name: &str, versions: &[Version]) -> Result<(), StoreError> {
+        if name.starts_with("probe/") {
+            return Ok(());
+        }
+        self.report.objects = self.report.objects.saturating_add(1);
+        let markers: Vec<&Version> = versions.iter().filter(|v| v.marker).collect();
+        if let Some(marker) = markers.first() {
+            let older = if markers.len() > 1 { format!(" and {} older ones", markers.len() - 1) } else { String::new() };
+            let marker = format!("'{}' of {}", escape_bounded(&marker.version, 80), marker.modified);
+            self.tell("store-marker", name, format!("hidden under the delete marker {marker}{older}"));
+        }
+        let mut whole = versions.iter().filter(|v| !v.marker);
+        // The newest comes first. What is replaced counts by its newest version, what is created once by its first.
+        let replaced = is_replaced(name);
+        let genuine = if replaced { whole.next() } else { whole.next_back() };
+        let Some(genuine) = genuine else {
+            self.tell("store-version", name, "no version of it is left under its delete marker".to_owned());
+            return Ok(());
+        };
+        if !replaced && (versions.len() > 1) {
+            (self.store.covered)(name, &genuine.version);
+            let others: Vec<String> =
+                whole.map(|v| format!("'{}' of {}", escape_bounded(&v.version, 80), v.modified)).take(NAMED_MAX).collect();
+            if !others.is_empty() {
+                let first = escape_bounded(&genuine.version, 80);
+                self.tell("store-version", name, format!("the genuine version is '{first}'; on top of it lie {}", others.join(", ")));
+            }
+        }
+        self.look_at_lock(name, genuine).await
+    }
+
+    async fn look_at_lock(&mut self, name: &str, version: &Version) -> Result<(), StoreError> {
+        let Some(locks) = self.store.locks.clone() else { return Ok(()) };
+        let (mut want, known) = locks.of(name, version.modified);
+        tokio::time::sleep(self.task.pause).await;
+        let seen = match self.store.vault.lock_of(name, &version.version).await {
+            Ok(seen) => seen,
+            // Destroyed since it was listed.
+            Err(e) if e.kind() == Kind::NotFound => return Ok(()),
+            Err(e) if e.kind() == Kind::Retry => return Err(e),
+            Err(e) => {
+                self.tell("store-lock", name, format!("its lock cannot be read: {e}"));
+                return Ok(());
+            }
+        };
+        self.report.locks_read = self.report.locks_read.saturating_add(1);
+        if known && seen.hold && !want.hold && self.task.repair {
+            match self.store.vault.hold(name, &version.version, false).await {
+                Ok(()) => self.report.holds_released = self.report.holds_released.saturating_add(1),
+                Err(e) if e.kind() == Kind::Retry => return Err(e),
+                Err(e) => self.tell("store-lock", name, format!("a legal hold that custody released stays: {e}")),
+            }
+        }
+        let over = want.until <= self.task.now;
+        if (over || seen.retains(&want, CLOCKS_APART_S)) && (seen.hold || !want.hold) {
+            return Ok(());
+        }
+        if over {
+            // Its time has passed: a hold needs no date, but a retention that ends in the past is refused.
+            want.until = self.task.now.plus_s(CLOCKS_APART_S);
+        }
+        let mut what = format!("the lock was {seen}, it should be {want}");
+        if self.task.repair {
+            // What custody just asked for is new to what was written before; nobody weakened anything. A pass over all
+            // comes later, and finds it done.
+            let only_new = !self.task.begin.is_empty() && seen.retains(&locks.by_policy(version.modified), CLOCKS_APART_S);
+            match ensure(&self.store.vault, name, &version.version, &want, CLOCKS_APART_S).await {
+                Ok(_) => {
+                    self.report.set_again = self.report.set_again.saturating_add(1);
+                    if only_new {
+                        return Ok(());
+                    }
+                    what.push_str("; it was set again");
+                }
+                Err(e) if e.kind() == Kind::Retry => return Err(e),
+                Err(e) => what = format!("{what}; it could not be set: {e}"),
+            }
+        }
+        self.tell("store-lock", name, what);
+        Ok(())
+    }
+
+    fn tell(&mut self, kind: &'static str, name: &str, what: String) {
+        let of_case = case_of(name).filter(|_| self.tallies.len() < CASES_MAX);
+        let subject = of_case.unwrap_or_else(|| self.store.vault.describe().to_owned());
+        let tally = self.tallies.entry((kind, subject)).or_default();
+        tally.count = tally.count.saturating_add(1);
+        if tally.named.len() < NAMED_MAX {
+            let name = escape_bounded(name, 200);
+            tally.named.push(if name.is_empty() { what } else { format!("'{name}': {what}") });
+        }
+    }
+}
+
+/// The folder of the case that an object belongs to.
+pub(super) fn case_of(name: &str) -> Option<String> {
+    let mut parts = name.split('/');
+    (parts.next() == Some("cases")).then(|| parts.next().map(|case| format!("cases/{case}")))?
+}
+
+fn told(kind: &'static str, subject: &str, tally: &Tally) -> Trouble {
+    let more = tally.count.saturating_sub(tally.named.len() as u64);
+    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+    let detail = format!("{}{more} (docs/operations/stores.md says what to do)", tally.named.join("; "));
+    Trouble { kind, subject: subject.to_owned(), detail: escape_bounded(&detail, 1_900) }
+}
+
+/// Heads are replaced: checkpoints, and what witnesses cosigned. All else is created once.
+fn is_replaced(name: &str) -> bool {
+    name.ends_with("/log/checkpoint") || name.contains("/log/cosigned/")
+}
+
+/// Makes the lock of a version at least what it should be, and says what it was before when it had to be set.
+///
+/// Order: 1. read; 2. set retention, then the hold, each only where it is too weak, and never weaker than it was; 3. read
+/// again. Repeating it is safe at any point.
+pub(super) async fn ensure(vault: &Vault, name: &str, version: &str, want: &Lock, slack_s: i64) -> Result<Option<Seen>, StoreError> {
+    let holds = |seen: &Seen| seen.retains(want, slack_s) && (seen.hold || !want.hold);
+    let seen = vault.lock_of(name, version).await?;
+    if holds(&seen) {
+        return Ok(None);
+    }
+    if !seen.retains(want, slack_s) {
+        let mode = seen.mode.map_or(want.mode, |mode| mode.max(want.mode));
+        let until = seen.until.map_or(want.until, |until| until.max(want.until));
+        vault.retain(name, version, mode, until, false).await?;
+    }
+    if want.hold && !seen.hold {
+        vault.hold(name, version, true).await?;
+    }
+    let after = vault.lock_of(name, version).await?;
+    if holds(&after) {
+        return Ok(Some(seen));
+    }
+    Err(StoreError::new(
+        Kind::Denied,
+        format!("{}: the lock of '{name}' (version {}) is {after} and should be {want}", vault.describe(), escape_bounded(version, 80)),
+        "the store ignores locks, or s3:GetObjectRetention and s3:GetObjectLegalHold are missing: run 'exhibit-coordinator store check'",
+    ))
+}

@@ -1,0 +1,215 @@
+//! `exhibit-coordinator store check`: tries what an enemy with the coordinator's own credentials would try, on a probe, and
+//! says what the store refuses. A setting that was only read proves nothing; a refusal does.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::{Digest, Timestamp};
+
+use super::lock::{Lock, LockMode, LockPolicy};
+use super::vault::Vault;
+use super::{Kind, Payload, Store, StoreError, attest, self_test};
+
+/// How one check ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// It was tried, and it is as it should be.
+    Holds,
+    /// It was tried, and evidence is not protected against it.
+    Missing,
+    /// It could not be tried.
+    Untested,
+}
+
+/// One check.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Check {
+    /// A stable word.
+    pub what: &'static str,
+    /// How it ended.
+    pub state: State,
+    /// What was seen.
+    pub detail: String,
+    /// What to do where it does not hold; empty otherwise.
+    pub remedy: &'static str,
+}
+
+/// What the store keeps, and what it does not.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct CheckReport {
+    /// Where the store is.
+    pub store: String,
+    /// The lock of the configuration.
+    pub lock: Option<LockPolicy>,
+    /// In the order in which they were made.
+    pub checks: Vec<Check>,
+}
+
+impl CheckReport {
+    /// True when nothing is missing and everything could be tried.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.checks.iter().all(|c| c.state == State::Holds)
+    }
+
+    /// How a check ended; `None` for one that this kind of store does not have.
+    #[must_use]
+    pub fn state(&self, what: &str) -> Option<State> {
+        self.checks.iter().find(|c| c.what == what).map(|c| c.state)
+    }
+
+    /// The table for people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let lock = self.lock.map_or_else(|| "none in the configuration".to_owned(), |lock| lock.to_string());
+        let mut out = format!("Store: {}\nLock:  {lock}\n\n", self.store);
+        for check in &self.checks {
+            let state = match check.state {
+                State::Holds => "holds",
+                State::Missing => "MISSING",
+                State::Untested => "untested",
+            };
+            let _ = writeln!(out, "  {state:<9} {:<16} {}", check.what, check.detail);
+            if !check.remedy.is_empty() {
+                let _ = writeln!(out, "  {:<26} -> {}", "", check.remedy);
+            }
+        }
+        let end =
+            if self.holds() { "Everything that was tried is refused." } else { "Evidence is not safe from what is listed as missing." };
+        let _ = writeln!(out, "\n{end}");
+        out
+    }
+
+    fn add(&mut self, what: &'static str, state: State, detail: impl Into<String>, remedy: &'static str) {
+        let remedy = if state == State::Holds { "" } else { remedy };
+        self.checks.push(Check { what, state, detail: escape_bounded(&detail.into(), 600), remedy });
+    }
+
+    /// For what must be refused: success is what is missing.
+    fn refused(&mut self, what: &'static str, tried: &Result<(), StoreError>, allowed: &str, remedy: &'static str) {
+        match tried {
+            Ok(()) => self.add(what, State::Missing, allowed, remedy),
+            Err(e) if matches!(e.kind(), Kind::Denied | Kind::Conflict) => self.add(what, State::Holds, "refused", remedy),
+            Err(e) => self.add(what, State::Untested, e.to_string(), "try again"),
+        }
+    }
+}
+
+const USE_POLICY: &str = "give the coordinator's credentials the policy deploy/policies/s3-writer.json and nothing beside it";
+const SET_LOCK: &str = "make the bucket with Object Lock (it cannot be had without versioning) and set store.lock in the configuration";
+const OTHER_STORE: &str = "this store does not keep what it promises: use another one";
+const BUCKET_LOCK: &str =
+    "a folder cannot refuse its owner: use a bucket; there its owner sets retention on the bucket or container: docs/operations/stores.md";
+
+/// Tries everything that is to be refused, on a new probe. What is not refused is done: the probe is then deleted or covered,
+/// and nothing else is touched. A probe that is locked stays until its day.
+pub async fn run(store: &dyn Store, lock: Option<LockPolicy>, now: Timestamp) -> CheckReport {
+    let mut report = CheckReport { store: store.describe(), lock, checks: Vec::new() };
+    match self_test(store).await {
+        Ok(()) => report.add("create-only", State::Holds, "an object that exists cannot be created again", ""),
+        Err(e) => {
+            report.add("create-only", State::Missing, e.to_string(), "nothing else was tried: see to this first");
+            return report;
+        }
+    }
+    let name = format!("probe/check-{}", now.unix_ms());
+    let content = Bytes::from_static(b"written by 'exhibit-coordinator store check'\n");
+    let put = store.put_new(&name, Payload::from(content.clone()), Digest::of(&content)).await;
+    let probe = match put {
+        Ok(stored) => stored,
+        Err(e) => {
+            report.add("write", State::Missing, e.to_string(), "nothing else was tried: see to this first");
+            return report;
+        }
+    };
+    match (store.attestable(), probe.version) {
+        (Some(s3), version) => versions(&mut report, store, &s3.vault, &name, version.as_deref(), now).await,
+        (None, _) => plain(&mut report, store, &name).await,
+    }
+    report
+}
+
+/// A store without versions that we could ask for: what the bucket itself refuses.
+async fn plain(report: &mut CheckReport, store: &dyn Store, name: &str) {
+    let over = store.put_head(name, Bytes::from_static(b"other\n")).await;
+    report.refused("overwrite", &over, "an object can be replaced by a write that does not ask whether it exists", BUCKET_LOCK);
+    let gone = store.destroy(name).await;
+    report.refused("delete", &gone, "the coordinator's credentials can delete objects", BUCKET_LOCK);
+}
+
+async fn versions(report: &mut CheckReport, store: &dyn Store, vault: &Vault, name: &str, version: Option<&str>, now: Timestamp) {
+    match vault.posture().await {
+        Ok(posture) => {
+            let (on, off) = ((State::Holds, "on"), (State::Missing, "off: what is overwritten or deleted is gone"));
+            let (state, detail) = if posture.versioned { on } else { off };
+            report.add("versioning", state, detail, SET_LOCK);
+            let (state, detail) =
+                if posture.lockable { on } else { (State::Missing, "off: the bucket cannot keep anything from its owner") };
+            report.add("object-lock", state, detail, SET_LOCK);
+        }
+        Err(e) => report.add("versioning", State::Untested, e.to_string(), USE_POLICY),
+    }
+    match (report.lock, version) {
+        (Some(policy), Some(version)) => locked(report, vault, name, version, policy, now).await,
+        (Some(_), None) => report.add("lock", State::Missing, "the probe has no version, so nothing locks it", SET_LOCK),
+        (None, version) => {
+            report.add("lock", State::Missing, "store.lock is not set: objects are not locked when they are written", SET_LOCK);
+            if let Some(version) = version {
+                let gone = vault.delete(name, Some(version), false).await;
+                report.refused("delete-version", &gone, "the coordinator's credentials can delete versions", USE_POLICY);
+            }
+        }
+    }
+    // A version on top and a marker take nothing away, but hide what is below until attestation finds them.
+    let over = store.put_head(name, Bytes::from_static(b"other\n")).await;
+    report.refused(
+        "overwrite",
+        &over,
+        "another version can be put on top of an object; attestation finds it, nothing prevents it",
+        USE_POLICY,
+    );
+    let marker = vault.delete(name, None, false).await;
+    report.refused(
+        "delete-marker",
+        &marker,
+        "an object can be hidden under a delete marker; attestation finds it, nothing prevents it",
+        USE_POLICY,
+    );
+}
+
+/// Order: what would only weaken the lock first, what would delete last, so that each try has something to try on.
+async fn locked(report: &mut CheckReport, vault: &Vault, name: &str, version: &str, policy: LockPolicy, now: Timestamp) {
+    let full = Lock { mode: policy.mode, until: policy.until(now), hold: false };
+    // put_new read it back already; a write that was not locked would have failed.
+    report.add("lock", State::Holds, format!("the probe was written as {full}, and reads back so"), "");
+    let soon = now.plus_s(3_600);
+    for (what, mode, bypass) in [("shorten", policy.mode, false), ("bypass-shorten", LockMode::Governance, true)] {
+        let tried = vault.retain(name, version, mode, soon, bypass).await;
+        // Some stores answer that they did it and do not.
+        let weaker = vault.lock_of(name, version).await.map(|seen| !seen.retains(&full, 60));
+        match (tried, weaker) {
+            (Err(e), Ok(false)) if e.kind() == Kind::Denied => report.add(what, State::Holds, "refused", ""),
+            (_, Ok(false)) => report.add(what, State::Holds, "the lock is as it was", ""),
+            (_, Ok(true)) => {
+                let remedy = if bypass { USE_POLICY } else { OTHER_STORE };
+                report.add(what, State::Missing, "the lock was shortened", remedy);
+                let _ = attest::ensure(vault, name, version, &full, 60).await;
+            }
+            (_, Err(e)) => report.add(what, State::Untested, e.to_string(), USE_POLICY),
+        }
+    }
+    for (what, bypass) in [("delete-version", false), ("bypass-delete", true)] {
+        let tried = vault.delete(name, Some(version), bypass).await;
+        let there = vault.lock_of(name, version).await;
+        match (tried, there) {
+            (_, Ok(_)) => report.add(what, State::Holds, "refused: the version is still there", ""),
+            (_, Err(e)) if e.kind() == Kind::NotFound => {
+                report.add(what, State::Missing, "the locked version could be deleted", if bypass { USE_POLICY } else { OTHER_STORE });
+                return;
+            }
+            (_, Err(e)) => report.add(what, State::Untested, e.to_string(), USE_POLICY),
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! How to reach a store that is not a folder: one set of settings, three kinds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum};
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::client::{HttpConnector as _, ReqwestConnector};
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
+
+use super::lock::LockPolicy;
+use super::vault::{LockingConnector, Signer, Vault};
+use super::{Kind, StoreError, check_name};
+
+/// The kinds of remote store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RemoteKind {
+    /// An S3-compatible bucket.
+    S3,
+    /// A bucket of Google Cloud Storage.
+    Google,
+    /// A container of Azure Blob Storage.
+    Azure,
+}
+
+/// How to reach a remote store.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RemoteSettings {
+    /// Whose.
+    pub kind: RemoteKind,
+    /// Bucket; on Azure the container.
+    pub bucket: String,
+    /// The storage account; Azure only.
+    pub account: String,
+    /// Prefix of all names within the bucket, without slashes at its ends; empty for none.
+    pub prefix: String,
+    /// Region; S3 only.
+    pub region: String,
+    /// Endpoint URL; `None` for the cloud's own.
+    pub endpoint: Option<String>,
+    /// Allows an endpoint without TLS: credentials and evidence then cross the network in the clear.
+    pub allow_http: bool,
+    /// Key id; S3 only.
+    pub access_key_id: Option<String>,
+    /// S3: the secret key; Azure: the account's key; Google: a service account's key file as JSON. `None` takes the
+    /// machine's own credentials (environment, instance role, workload identity).
+    pub secret: Option<String>,
+    /// The lock of every object; S3 only.
+    pub lock: Option<LockPolicy>,
+}
+
+impl std::fmt::Debug for RemoteSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RemoteSettings")
+            .field("kind", &self.kind)
+            .field("bucket", &self.bucket)
+            .field("prefix", &self.prefix)
+            .field("endpoint", &self.endpoint)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One segment of 16 MiB (twice the target) needs 0.5 Mbit/s to arrive within this.
+const REQUEST_TIMEOUT: Duration = Duration::from_mins(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Retries inside one call: three within half a minute, then the caller hears of it and decides.
+const RETRIES_MAX: usize = 3;
+const RETRY_WITHIN: Duration = Duration::from_secs(30);
+
+/// A client, and on S3 the way to versions and locks.
+pub(super) struct Built {
+    pub(super) inner: Arc<dyn ObjectStore>,
+    pub(super) vault: Option<Vault>,
+    pub(super) description: String,
+}
+
+impl RemoteSettings {
+    fn plain(&self) -> bool {
+        self.endpoint.as_deref().is_some_and(|e| e.starts_with("http://"))
+    }
+
+    fn client(&self) -> ClientOptions {
+        ClientOptions::new().with_allow_http(self.allow_http).with_timeout(REQUEST_TIMEOUT).with_connect_timeout(CONNECT_TIMEOUT)
+    }
+
+    /// Makes the client; nothing is sent.
+    pub(super) fn build(&self) -> Result<Built, StoreError> {
+        if self.plain() && !self.allow_http {
+            return Err(StoreError::new(
+                Kind::Denied,
+                "the store's endpoint is http://, so credentials and evidence would cross the network in the clear",
+                "use https://, or set store.dangerous_allow_http = true on a network that you trust",
+            ));
+        }
+        if self.lock.is_some() && self.kind != RemoteKind::S3 {
+            return Err(StoreError::new(
+                Kind::Denied,
+                "store.lock is for S3: on Google and Azure the bucket or container itself is locked",
+                "take out store.lock and have its owner set retention as docs/operations/stores.md shows",
+            ));
+        }
+        if !self.prefix.is_empty() {
+            check_name(&self.prefix)?;
+        }
+        let built = match self.kind {
+            RemoteKind::S3 => self.s3(),
+            RemoteKind::Google => self.google(),
+            RemoteKind::Azure => self.azure(),
+        };
+        let (inner, vault) = built.map_err(|e| {
+            let why = exhibit_evidence::text::escape_bounded(&e.to_string(), 400);
+            StoreError::new(Kind::Denied, format!("the store's settings do not work: {why}"), "check [store] in the configuration")
+        })?;
+        let vault = vault.map(|vault| Vault { description: self.describe(), ..vault });
+        Ok(Built { inner, vault, description: self.describe() })
+    }
+
+    fn describe(&self) -> String {
+        let (what, own) = match self.kind {
+            RemoteKind::S3 => (format!("bucket {}", self.bucket), "Amazon S3"),
+            RemoteKind::Google => (format!("bucket {}", self.bucket), "Google Cloud Storage"),
+            RemoteKind::Azure => (format!("container {} of account {}", self.bucket, self.account), "Azure"),
+        };
+        exhibit_evidence::text::escape_bounded(&format!("{what} at {}", self.endpoint.as_deref().unwrap_or(own)), 200)
+    }
+
+    fn s3(&self) -> object_store::Result<(Arc<dyn ObjectStore>, Option<Vault>)> {
+        // Over TLS the payload's signature would only hash it a second time: the checksum header has it already.
+        let mut builder = if self.access_key_id.is_none() { AmazonS3Builder::from_env() } else { AmazonS3Builder::new() }
+            .with_bucket_name(&self.bucket)
+            .with_region(&self.region)
+            .with_checksum_algorithm(Checksum::SHA256)
+            .with_unsigned_payload(!self.plain())
+            .with_virtual_hosted_style_request(false)
+            .with_allow_http(self.allow_http)
+            .with_client_options(self.client())
+            .with_retry(retry());
+        if let Some(endpoint) = &self.endpoint {
+            builder = builder.with_endpoint(endpoint);
+        }
+        if let (Some(id), Some(secret)) = (&self.access_key_id, &self.secret) {
+            builder = builder.with_access_key_id(id).with_secret_access_key(secret);
+        }
+        let inner = builder.clone().build()?;
+        let signer = Signer { credentials: Arc::clone(inner.credentials()), region: self.region.clone(), sign_payload: self.plain() };
+        // The same address as the client's, which the environment may give as well; the bucket stands in the path.
+        let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
+        let endpoint = endpoint.unwrap_or_else(|| format!("https://s3.{}.amazonaws.com", self.region));
+        let vault = Vault {
+            client: ReqwestConnector::default().connect(&self.client())?,
+            signer: signer.clone(),
+            bucket: format!("{}/{}", endpoint.trim_end_matches('/'), self.bucket),
+            prefix: self.prefix.clone(),
+            description: String::new(),
+        };
+        let inner: Arc<dyn ObjectStore> = match self.lock {
+            // The first client is kept for its credentials alone.
+            Some(_) => Arc::new(builder.with_http_connector(LockingConnector(signer)).build()?),
+            None => Arc::new(inner),
+        };
+        Ok((inner, Some(vault)))
+    }
+
+    fn google(&self) -> object_store::Result<(Arc<dyn ObjectStore>, Option<Vault>)> {
+        let mut builder = if self.secret.is_none() { GoogleCloudStorageBuilder::from_env() } else { GoogleCloudStorageBuilder::new() }
+            .with_bucket_name(&self.bucket)
+            .with_client_options(self.client())
+            .with_retry(retry());
+        if let Some(endpoint) = &self.endpoint {
+            builder = builder.with_base_url(endpoint);
+        }
+        if let Some(key) = &self.secret {
+            builder = builder.with_service_account_key(key);
+        }
+        Ok((Arc::new(builder.build()?), None))
+    }
+
+    fn azure(&self) -> object_store::Result<(Arc<dyn ObjectStore>, Option<Vault>)> {
+        let mut builder = if self.secret.is_none() { MicrosoftAzureBuilder::from_env() } else { MicrosoftAzureBuilder::new() }
+            .with_account(&self.account)
+            .with_container_name(&self.bucket)
+            .with_allow_http(self.allow_http)
+            .with_client_options(self.client())
+            .with_retry(retry());
+        if let Some(endpoint) = &self.endpoint {
+            builder = builder.with_endpoint(endpoint.clone());
+        }
+        if let Some(key) = &self.secret {
+            builder = builder.with_access_key(key);
+        }
+        Ok((Arc::new(builder.build()?), None))
+    }
+}
+
+fn retry() -> RetryConfig {
+    RetryConfig { backoff: BackoffConfig::default(), max_retries: RETRIES_MAX, retry_timeout: RETRY_WITHIN }
+}

@@ -1,0 +1,97 @@
+//! The little XML that is needed of S3's answers, read into a bounded tree. The server is not trusted: depth, nodes and bytes
+//! have limits, entities other than XML's own five are refused.
+
+use quick_xml::Reader;
+use quick_xml::events::Event;
+
+/// Deeper answers are refused; S3's have four levels.
+const DEPTH_MAX: usize = 12;
+/// A page of 1,000 versions has some 12,000 elements.
+const NODES_MAX: usize = 60_000;
+
+/// An element: its name without a namespace, its text, and what it holds.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Node {
+    pub(super) name: String,
+    pub(super) text: String,
+    pub(super) children: Vec<Node>,
+}
+
+impl Node {
+    /// The text of the first child of this name; empty when there is none.
+    pub(super) fn get(&self, name: &str) -> &str {
+        self.children.iter().find(|c| c.name == name).map_or("", |c| c.text.as_str())
+    }
+}
+
+/// Reads a document; the answer is its root element.
+pub(super) fn parse(bytes: &[u8]) -> Result<Node, String> {
+    let mut reader = Reader::from_reader(bytes);
+    let mut open: Vec<Node> = vec![Node::default()];
+    let mut nodes = 0_usize;
+    let mut count = |depth: usize| {
+        nodes += 1;
+        if nodes > NODES_MAX || depth > DEPTH_MAX { Err("it is larger than any answer of S3".to_owned()) } else { Ok(()) }
+    };
+    loop {
+        match reader.read_event().map_err(|e| e.to_string())? {
+            Event::Start(e) => {
+                count(open.len())?;
+                let name = String::from_utf8_lossy(e.local_name().as_ref()).into_owned();
+                open.push(Node { name, ..Node::default() });
+            }
+            Event::Empty(e) => {
+                count(open.len())?;
+                let name = String::from_utf8_lossy(e.local_name().as_ref()).into_owned();
+                top(&mut open)?.children.push(Node { name, ..Node::default() });
+            }
+            Event::Text(e) => top(&mut open)?.text.push_str(&e.decode().map_err(|e| e.to_string())?),
+            Event::CData(e) => top(&mut open)?.text.push_str(&e.decode().map_err(|e| e.to_string())?),
+            Event::GeneralRef(e) => {
+                let what = match (e.resolve_char_ref().map_err(|e| e.to_string())?, e.decode().map_err(|e| e.to_string())?.as_ref()) {
+                    (Some(c), _) => c,
+                    (None, "amp") => '&',
+                    (None, "lt") => '<',
+                    (None, "gt") => '>',
+                    (None, "quot") => '"',
+                    (None, "apos") => '\'',
+                    (None, _) => return Err("it holds an entity that XML does not define".to_owned()),
+                };
+                top(&mut open)?.text.push(what);
+            }
+            Event::End(_) => {
+                let done = open.pop().ok_or("it ends more than it begins")?;
+                top(&mut open)?.children.push(done);
+            }
+            Event::DocType(_) => return Err("it holds a document type".to_owned()),
+            Event::Eof => break,
+            Event::Decl(_) | Event::PI(_) | Event::Comment(_) => {}
+        }
+    }
+    match (open.len(), open.pop().and_then(|mut all| all.children.pop())) {
+        (1, Some(root)) => Ok(root),
+        _ => Err("it is cut".to_owned()),
+    }
+}
+
+fn top(open: &mut [Node]) -> Result<&mut Node, String> {
+    open.last_mut().ok_or_else(|| "it ends more than it begins".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_read_and_hostile_ones_refused() {
+        let text = br#"<?xml version="1.0"?><a xmlns="x"><b>1 &amp; &#65;</b><n:c/><b><d>2</d></b></a>"#;
+        let root = parse(text).expect("reads");
+        assert_eq!((root.name.as_str(), root.get("b"), root.get("c"), root.get("none")), ("a", "1 & A", "", ""));
+        assert_eq!(root.children[2].get("d"), "2");
+        let deep = format!("{}{}", "<a>".repeat(20), "</a>".repeat(20));
+        let many = format!("<r>{}</r>", "<a/>".repeat(NODES_MAX));
+        for bad in ["", "text", "<a>", "<a></b>", "</a>", "<!DOCTYPE a [<!ENTITY x 'y'>]><a>&x;</a>", "<a>&x;</a>", &deep, &many] {
+            assert!(parse(bad.as_bytes()).is_err(), "{}", &bad[..bad.len().min(60)]);
+        }
+    }
+}

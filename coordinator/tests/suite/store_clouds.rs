@@ -1,0 +1,46 @@
+//! The stores that are neither a folder nor S3, as far as there are emulators of them.
+//!
+//! What Azurite hides: it has only stubs for immutability policies, so that a container which refuses to delete is tried
+//! nowhere. Google has no emulator that would do: of the two that can be had, one does not know puts of the XML API and the
+//! other overwrites whatever the precondition says and answers without an ETag. So the contract is unproven there until
+//! `exhibit-coordinator store check` runs against a bucket of Google's own.
+
+use std::sync::Arc;
+
+use exhibit_coordinator::clock;
+use exhibit_coordinator::store::check::{self, State};
+use exhibit_coordinator::store::{Kind, LockMode, LockPolicy, RemoteKind, RemoteSettings, RemoteStore, Store as _, conformance};
+
+use crate::support::{self, clouds};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn azure_keeps_the_contract_and_what_it_does_not_refuse_is_named() {
+    let (_emulator, settings) = clouds::azure();
+    let store = RemoteStore::open(&settings).expect("settings");
+    conformance::run(Arc::new(store.clone()), "suite").await;
+    let report = check::run(&store, None, clock::now()).await;
+    assert_eq!(report.state("create-only"), Some(State::Holds), "{}", report.text());
+    // Nothing locks the container, and that is what the table says.
+    for what in ["overwrite", "delete"] {
+        assert_eq!(report.state(what), Some(State::Missing), "{}", report.text());
+    }
+    assert!(report.text().contains("retention on the bucket or container"), "{}", report.text());
+    let shown = format!("{settings:?}{store:?}{}", report.text());
+    assert!(!shown.contains(settings.secret.as_deref().expect("a key")), "{shown}");
+    let lock = Some(LockPolicy { mode: LockMode::Compliance, days: 1 });
+    let e = RemoteStore::open(&RemoteSettings { lock, ..settings }).expect_err("no lock of objects there");
+    assert!(e.kind() == Kind::Denied && e.remedy().contains("retention"), "{e}");
+}
+
+/// What can be shown of Google without Google: the settings make a client, and a lock that it cannot have is refused.
+#[test]
+fn google_has_settings_and_no_lock_of_objects() {
+    let key = r#"{"gcs_base_url": "http://127.0.0.1:9", "disable_oauth": true, "client_email": "", "private_key": "very-secret", "private_key_id": ""}"#;
+    let settings = RemoteSettings { kind: RemoteKind::Google, secret: Some(key.to_owned()), ..support::s3_settings(9, "") };
+    let store = RemoteStore::open(&settings).expect("settings");
+    assert!(!format!("{settings:?}{store:?}{}", store.describe()).contains("very-secret"));
+    let lock = Some(LockPolicy { mode: LockMode::Compliance, days: 1 });
+    assert_eq!(RemoteStore::open(&RemoteSettings { lock, ..settings.clone() }).expect_err("no lock").kind(), Kind::Denied);
+    let e = RemoteStore::open(&RemoteSettings { secret: Some("very-secret".to_owned()), ..settings }).expect_err("no key file");
+    assert!(e.kind() == Kind::Denied && !e.to_string().contains("very-secret"), "{e}");
+}
