@@ -37,6 +37,8 @@ pub struct Config {
     pub certificates: Certificates,
     /// Enrolment tokens.
     pub tokens: Tokens,
+    /// What orders need.
+    pub orders: Orders,
     /// Witnesses.
     pub witness: Witness,
     /// Timestamp authorities.
@@ -131,6 +133,14 @@ pub struct Tokens {
     pub ttl_s_max: u64,
 }
 
+/// What orders need.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Orders {
+    /// Every order of every case needs a second person's approval.
+    pub two_person: bool,
+}
+
 /// Witnesses: keys outside the deployment that vouch for the custody logs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -194,6 +204,7 @@ impl Default for Config {
             limits: Limits::default(),
             certificates: Certificates::default(),
             tokens: Tokens::default(),
+            orders: Orders::default(),
             witness: Witness::default(),
             timestamp: Vec::new(),
             log: Log::default(),
@@ -454,6 +465,7 @@ impl Config {
             grace_s = limits.grace_s,
             agent_hours = self.certificates.agent_hours,
             ttl_s_max = self.tokens.ttl_s_max,
+            two_person = self.orders.two_person,
             witness_keys = toml::Value::from(self.witness.keys.iter().map(ToString::to_string).collect::<Vec<_>>()),
             timestamps = self.timestamp.iter().map(documented_authority).collect::<String>(),
             level = text(&self.log.level),

@@ -215,7 +215,11 @@ async fn run(config: &Config, ready_file: Option<&Path>) -> Result<(), Failure> 
             ..intake::Limits::default()
         },
         connections: server::Limits { connections_max, ..server::Limits::default() },
-        rules: serve::Rules { agent_hours: config.certificates.agent_hours, token_life_s_max: config.tokens.ttl_s_max },
+        rules: serve::Rules {
+            agent_hours: config.certificates.agent_hours,
+            token_life_s_max: config.tokens.ttl_s_max,
+            two_person: config.orders.two_person,
+        },
         witnesses: config.witness.keys.clone(),
         authorities,
     })

@@ -46,7 +46,7 @@ pub struct Setup {
     pub intake: intake::Limits,
     /// What connections may use.
     pub connections: server::Limits,
-    /// Lifetimes that the operator chose.
+    /// What the operator chose.
     pub rules: Rules,
     /// Witnesses whose cosignatures are accepted.
     pub witnesses: Vec<WitnessKey>,
@@ -54,18 +54,20 @@ pub struct Setup {
     pub authorities: Vec<Authority>,
 }
 
-/// Lifetimes that the operator chose.
+/// What the operator chose: lifetimes, and how many persons an order needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
     /// Hours that an agent's certificate is valid.
     pub agent_hours: u32,
     /// Longest life of an enrolment token, seconds.
     pub token_life_s_max: u64,
+    /// Cases, and orders in them, are taken only where every order needs a second person's approval.
+    pub two_person: bool,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { agent_hours: 24, token_life_s_max: *crate::enroll::TOKEN_LIFE_S.end() }
+        Self { agent_hours: 24, token_life_s_max: *crate::enroll::TOKEN_LIFE_S.end(), two_person: false }
     }
 }
 
@@ -236,19 +238,20 @@ fn transport_tls(tls: &Arc<HotServer>) -> server::Tls<PeerName> {
     }
 }
 
+async fn take_up(parts: &Arc<Parts>) -> Result<()> {
+    dispatch::orders_without_collections(parts).await?;
+    dispatch::approved_orders(parts).await?;
+    dispatch::finished_streams(parts).await?;
+    crate::custody::recover(parts).await?;
+    Ok(())
+}
+
 /// What an earlier process left between two writes. Until it is done the coordinator serves already: every step is
 /// idempotent, and nothing that is left over can be seen half.
 async fn recover(parts: Arc<Parts>) {
     loop {
-        let done = match dispatch::orders_without_collections(&parts).await {
-            Ok(_) => match dispatch::finished_streams(&parts).await {
-                Ok(_) => crate::custody::recover(&parts).await,
-                Err(problem) => Err(problem),
-            },
-            Err(problem) => Err(problem),
-        };
-        match done {
-            Ok(_) => return,
+        match take_up(&parts).await {
+            Ok(()) => return,
             Err(problem) if problem.is_passing() => tracing::warn!(%problem, "recovery will be tried again"),
             Err(problem) => {
                 parts.incident(None, "recovery", "start", &problem.to_string()).await;

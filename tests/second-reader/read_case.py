@@ -337,6 +337,7 @@ class Case:
             if self.opened:
                 raise Unsound("the case was opened twice")
             self.case, self.opened = body["case"], digest
+            self.custody.two_person = body.get("two_person", False)
             return
         if not self.opened:
             self.problem(f"a {kind} stands before case-opened")
@@ -380,6 +381,7 @@ class Case:
             self.problem("an order is malformed or repeated")
         self.order_ids.add(body["order"])
         self.orders[digest] = {"nonce": nonce, "captures": set(captures)}
+        self.custody.order(body, digest)
         for agent in targets:
             fresh = {"order": digest, "agent": agent, "refusal": None, "acquisitions": {}, "receipts": {}, "last": None, "seal": None}
             self.collections.setdefault(collection_of(digest, agent), fresh)
@@ -404,6 +406,7 @@ class Case:
         collection["refusal"] = digest
 
     def on_acquisition(self, body, digest):
+        self.custody.carried_out(body["predecessor"])
         collection = self.collection(body, body["predecessor"])
         self.not_sealed(collection)
         if body["nonce"] != self.orders[body["predecessor"]]["nonce"]:
@@ -418,6 +421,7 @@ class Case:
         collection = self.collections.get(body["collection"])
         if collection is None:
             raise Unsound("a receipt for a collection that nobody ordered")
+        self.custody.carried_out(collection["order"])
         self.not_sealed(collection)
         if body["stream"] in collection["receipts"]:
             raise Unsound("two receipts of one stream")

@@ -5,6 +5,7 @@ mod support;
 mod catalog_faulty;
 mod catalog_sqlite;
 mod custody_access;
+mod custody_approval;
 mod custody_disposal;
 mod dispatch_orders;
 mod incidents;

@@ -66,6 +66,7 @@ impl Code {
                 | Self::OrderPredecessor
                 | Self::OrderNonce
                 | Self::OrderOpen
+                | Self::OrderNotApproved
                 | Self::ChainOrder
                 | Self::ReceiptPredecessor
                 | Self::ReceiptMissing
@@ -234,6 +235,15 @@ codes! {
     OrderOpen "order.open" Note Unknown
         "A target of an order has no seal record yet."
         "The collection is still running, or was never closed. With --complete this counts as a warning: a case that is handed over must have an end for every order."
+    OrderNotApproved "order.not-approved" Error Operator
+        "The case was opened so that every order needs a second person's approval, and an order without one was carried out."
+        "One person alone had this evidence taken, against the rule of the case; that it was taken rightly rests on that person's word."
+    OrderSecondPerson "order.second-person" Error Operator
+        "An order was approved by the person who gave it."
+        "Nobody else agreed to the collection; the approval has no effect."
+    ApprovalEarly "approval.early" Error Operator
+        "An approval of an order or of a disposal is dated before what it approves."
+        "Nobody can have agreed to what did not exist yet, or the clock of one of the two is wrong; the approval has no effect."
     ChainOrder "chain.order" Error Coordinator
         "A refusal, acquisition, receipt or seal names an order that is not in this log before it, or a collection of no order."
         "Something was done that no order in this case asked for."

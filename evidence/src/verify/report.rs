@@ -100,6 +100,8 @@ pub struct CaseSummary {
     pub opened_at: Timestamp,
     /// When it was closed, by the closer's clock.
     pub closed_at: Option<Timestamp>,
+    /// Each order needs a second person's approval.
+    pub two_person: bool,
 }
 
 /// A tree head.

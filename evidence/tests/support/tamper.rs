@@ -157,6 +157,7 @@ pub fn table() -> Table {
     super::logs::logs(&mut cases);
     super::stamps::stamps(&mut cases);
     super::custody::lies(&mut cases);
+    super::approvals::lies(&mut cases);
     super::bags::bags(&mut cases);
     Table { format: "exhibit-tampered/1".to_owned(), cases }
 }

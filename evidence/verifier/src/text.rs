@@ -136,6 +136,9 @@ fn write_case(out: &mut String, report: &Report) -> std::fmt::Result {
     writeln!(out, "Legal basis  {}", shown(&case.legal_basis))?;
     writeln!(out, "Accountable  {}", shown(&case.accountable))?;
     writeln!(out, "Opened       {} by {}", case.opened_at, shown(&case.opened_by))?;
+    if case.two_person {
+        writeln!(out, "Orders       each needs the approval of a second person")?;
+    }
     if let Some(at) = case.closed_at {
         writeln!(out, "Closed       {at}")?;
     }

@@ -93,6 +93,9 @@ pub struct Case {
     /// Exhibit numbers given so far.
     #[prost(uint64, tag = "12")]
     pub exhibits: u64,
+    /// Every order of the case needs a second person's approval.
+    #[prost(bool, tag = "13")]
+    pub two_person: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CreateTokenRequest {

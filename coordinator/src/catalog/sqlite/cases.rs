@@ -123,7 +123,7 @@ pub async fn collections(
     let rows = sqlx::query(
         "SELECT * FROM collections WHERE (?1 IS NULL OR case_id = ?1) AND (?2 IS NULL OR order_id = ?2) AND (?3 IS NULL OR agent = ?3)
            AND (?4 IS NULL OR collection IN (SELECT value FROM json_each(?4)))
-           AND (NOT ?5 OR state IN ('queued', 'offered', 'running', 'sealing'))
+           AND (NOT ?5 OR state IN ('unapproved', 'queued', 'offered', 'running', 'sealing'))
            AND (?6 IS NULL OR (queued_at, collection) < (SELECT queued_at, collection FROM collections WHERE collection = ?6))
          ORDER BY queued_at DESC, collection DESC LIMIT ?7",
     )
@@ -142,7 +142,8 @@ pub async fn collections(
 
 pub async fn due(c: &mut SqliteConnection, now: Timestamp, limit: u32) -> Result<Vec<CollectionRow>> {
     let rows = sqlx::query(
-        "SELECT * FROM collections WHERE (state IN ('queued', 'offered') AND expires_at <= ?1) OR (state = 'running' AND give_up_at <= ?1)
+        "SELECT * FROM collections WHERE (state IN ('unapproved', 'queued', 'offered') AND expires_at <= ?1)
+            OR (state = 'running' AND give_up_at <= ?1)
          ORDER BY queued_at, collection LIMIT ?2",
     )
     .bind(now.unix_ns())

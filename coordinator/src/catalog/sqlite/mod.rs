@@ -33,6 +33,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0001_first.sql"),
     include_str!("../migrations/0002_bookmark.sql"),
     include_str!("../migrations/0003_incidents.sql"),
+    include_str!("../migrations/0004_unapproved.sql"),
 ];
 /// "exhb": tells our files from any other SQLite database.
 const APPLICATION_ID: i64 = 0x6578_6862;

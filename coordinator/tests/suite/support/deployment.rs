@@ -93,6 +93,7 @@ pub fn case_opened() -> Envelope {
         accountable: "Alex".to_owned(),
         opened_by: responder_name(),
         opened_at: at(1),
+        two_person: false,
     };
     record::sign(&p, &responder()).expect("small")
 }

@@ -40,13 +40,15 @@ pub struct World {
     pub faults: Faults,
     /// What the next start asks of the store: with more than any disk has, every upload waits for room.
     pub free_bytes_min: u64,
+    /// What the next start wants of every case and order.
+    pub two_person: bool,
 }
 
 fn sub(dir: &tempfile::TempDir, name: &str) -> PathBuf {
     dir.path().join(name)
 }
 
-async fn run(dir: &tempfile::TempDir, port: u16, free_bytes_min: u64, faults: &Faults) -> Running {
+async fn run(dir: &tempfile::TempDir, port: u16, (free_bytes_min, two_person): (u64, bool), faults: &Faults) -> Running {
     let deployment = Deployment::load(&sub(dir, "deployment")).expect("deployment");
     let store: Arc<dyn Store> = Arc::new(LocalStore::open(&sub(dir, "store")).expect("store"));
     let store: Arc<dyn Store> = Arc::new(FaultyStore::with(store, faults.clone()));
@@ -60,7 +62,7 @@ async fn run(dir: &tempfile::TempDir, port: u16, free_bytes_min: u64, faults: &F
         listener,
         intake: intake::Limits { free_bytes_min, ..intake::Limits::default() },
         connections,
-        rules: serve::Rules::default(),
+        rules: serve::Rules { two_person, ..serve::Rules::default() },
         witnesses: Vec::new(),
         authorities: Vec::new(),
     };
@@ -98,16 +100,16 @@ impl World {
         ledgers.deployment().await.expect("log").append(enrolments).await.expect("enrolled");
         drop(ledgers);
         let faults = Faults::default();
-        let running = run(&dir, 0, 0, &faults).await;
+        let running = run(&dir, 0, (0, false), &faults).await;
         let port = running.addr.port();
         let people = ResponderServiceClient::new(channel(&admin, port).await.expect("connects"));
-        Self { dir, running: Some(running), admin, people, port, faults, free_bytes_min: 0 }
+        Self { dir, running: Some(running), admin, people, port, faults, free_bytes_min: 0, two_person: false }
     }
 
     /// Stops the coordinator and starts another one over the same store and catalog, on the same port.
     pub async fn restart(&mut self) {
         self.stop().await;
-        self.running = Some(run(&self.dir, self.port, self.free_bytes_min, &self.faults).await);
+        self.running = Some(run(&self.dir, self.port, (self.free_bytes_min, self.two_person), &self.faults).await);
         self.people = ResponderServiceClient::new(channel(&self.admin, self.port).await.expect("connects"));
     }
 
@@ -174,6 +176,10 @@ impl World {
     }
 
     pub async fn open_case(&mut self) -> people::Case {
+        self.try_open_case(false).await.expect("opened")
+    }
+
+    pub async fn try_open_case(&mut self, two_person: bool) -> Result<people::Case, tonic::Status> {
         let opened = CaseOpened {
             case: CaseId::new(clock::now().unix_ms(), clock::random()),
             deployment: "test".to_owned(),
@@ -182,9 +188,11 @@ impl World {
             accountable: "A. Lovelace".to_owned(),
             opened_by: self.me(),
             opened_at: clock::now(),
+            two_person,
         };
         let envelope = record::sign(&opened, &self.admin.evidence).expect("small");
-        self.people.open_case(people::OpenCaseRequest { case_opened: envelope.as_bytes().to_vec() }).await.expect("opened").into_inner()
+        let request = people::OpenCaseRequest { case_opened: envelope.as_bytes().to_vec() };
+        self.people.open_case(request).await.map(tonic::Response::into_inner)
     }
 
     pub async fn case(&mut self, case: &people::Case) -> people::Case {
@@ -237,7 +245,7 @@ impl World {
     pub async fn closed(&mut self, id: &CollectionId) -> people::Collection {
         for _ in 0..300 {
             let row = self.collection(id).await;
-            if !["queued", "offered", "running"].contains(&row.state.as_str()) {
+            if !["unapproved", "queued", "offered", "running"].contains(&row.state.as_str()) {
                 return row;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -51,6 +51,8 @@ pub(super) struct OrderFacts {
     pub id: OrderId,
     pub nonce: Nonce,
     pub captures: BTreeSet<String>,
+    /// Reported once.
+    ran_unapproved: bool,
 }
 
 impl Chain {
@@ -143,12 +145,16 @@ impl Chain {
                 }
             }
             Record::Acquisition(p) => {
+                self.must_be_approved(object, &p.predecessor, findings);
                 let named = (&p.collection, &p.agent, &p.predecessor);
                 if let Some((collection, mut at)) = self.collection(object, "acquisition", named, findings) {
                     collection.acquisition(digest, p, &mut at);
                 }
             }
             Record::Receipt(p) => {
+                if let Some(order) = self.collections.get(&p.collection).map(|c| c.order) {
+                    self.must_be_approved(object, &order, findings);
+                }
                 if let Some((collection, mut at)) = self.known(object, "receipt", &p.collection, findings) {
                     collection.receipt(digest, p, &mut at);
                 }
@@ -194,6 +200,7 @@ impl Chain {
             opened_by: p.opened_by.clone(),
             opened_at: p.opened_at,
             closed_at: None,
+            two_person: p.two_person,
         };
         self.opened = Some((digest, summary));
     }
@@ -239,7 +246,18 @@ impl Chain {
             self.collections.entry(id.clone()).or_insert_with(|| Collection::new(id, agent.clone(), digest));
         }
         let captures = p.captures.iter().map(|c| c.name.clone()).collect();
-        self.orders.insert(digest, OrderFacts { id: p.order.clone(), nonce: p.nonce.clone(), captures });
+        self.orders.insert(digest, OrderFacts { id: p.order.clone(), nonce: p.nonce.clone(), captures, ran_unapproved: false });
+    }
+
+    /// What was taken under an order that needs an approval comes after it. Said once for each order.
+    fn must_be_approved(&mut self, object: &str, order: &Digest, findings: &mut Findings) {
+        if self.custody.awaits_approval(order)
+            && let Some(facts) = self.orders.get_mut(order)
+            && !std::mem::replace(&mut facts.ran_unapproved, true)
+        {
+            let message = format!("order {} was carried out, and nobody had approved it", facts.id);
+            findings.add(Code::OrderNotApproved, object, message);
+        }
     }
 
     fn order_problems(&self, p: &Order) -> Vec<&'static str> {
@@ -391,6 +409,8 @@ const fn code_of(breach: &Breach) -> Code {
         Rule::TransferAcceptance => Code::TransferAcceptance,
         Rule::DisposalRequest => Code::DisposalRequest,
         Rule::SecondPerson => Code::DisposalSecondPerson,
+        Rule::OrderSecondPerson => Code::OrderSecondPerson,
+        Rule::ApprovalEarly => Code::ApprovalEarly,
         Rule::Held => Code::DisposalHeld,
         Rule::Retained => Code::DisposalRetained,
         Rule::Certificate => Code::DisposalCertificate,
