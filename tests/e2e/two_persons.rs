@@ -21,11 +21,10 @@ fn an_order_waits_for_a_second_person_and_the_case_shows_both() {
         let args = ["collect", "--case", case, "--agent", &agent.id, "--capture", &capture, "--reason", "suspicious login"];
         rita.run(&args).ok()
     };
-    let ordered = collect(&case);
-    assert!(ordered.stderr.contains("exhibit approve ord-"), "{}", ordered.stderr);
-    let made = ordered.json().remove(0);
+    let made = collect(&case).json().remove(0);
     let (order, collection) = (text(&made["collections"][0], "order"), text(&made["collections"][0], "collection"));
     assert_eq!(made["collections"][0]["state"], "unapproved");
+    assert!(text(&made["collections"][0], "reason").contains(&format!("exhibit approve {order}")), "{made}");
 
     let shown = ben.run(&["approve", &order]).ok().json().remove(0);
     assert!(

@@ -235,6 +235,8 @@ class Case:
                 self.problem(f"{name}: {e}")
                 continue
             by = {w.name for w in self.witnesses if signed(w, note)}
+            if any(w.has_line(note) and not signed(w, note) for w in self.witnesses):
+                self.problem(f"{name}: a line in a witness's name does not hold")
             if log != origin or said not in (None, size) or not (by or any(signed(k, note) for k in log_keys)):
                 self.problem(f"{name} is no head of this log")
             elif size >= len(self.roots) or self.roots[size] != root.hex():
@@ -360,9 +362,13 @@ class Case:
             self.problem("an incident without a case stands in a case's log")
 
     def on_timestamp(self, body, digest):
+        if "case" not in body:
+            self.problem("a timestamp without a case stands in a case's log")
         self.stamps.stamped(body)
 
     def on_timestamp_failed(self, body, digest):
+        if "case" not in body:
+            self.problem("a timestamp's failure without a case stands in a case's log")
         self.stamps.head_is_known(body)
 
     def on_case_closed(self, body, digest):

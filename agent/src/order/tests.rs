@@ -44,6 +44,7 @@ struct World {
     agent: AgentId,
     policy: Policy,
     finished: BTreeSet<CollectionId>,
+    forgotten: Option<Timestamp>,
     offset_ns: Option<i64>,
     order: Order,
     signer: SigningKey,
@@ -86,6 +87,7 @@ fn world() -> World {
         agent,
         policy: Policy::default(),
         finished: BTreeSet::new(),
+        forgotten: None,
         offset_ns: None,
         order,
         enrolments: vec![enrolment("responder/ann", &responder, &[Role::Responder], &root, None)],
@@ -140,6 +142,7 @@ impl World {
             now: at(0),
             offset_ns: self.offset_ns,
             finished: &self.finished,
+            forgotten: self.forgotten,
         };
         verify(offer, &context)
     }
@@ -239,6 +242,7 @@ const TABLE: &[Change] = &[
         },
         NOTHING,
     ),
+    ("it may have been executed before the clock was set back", Code::Replayed, |w| w.forgotten = Some(at(3600)), NOTHING),
     ("an unknown capture", Code::Unsupported, |w| w.order.captures[0].name = "telepathy".to_owned(), NOTHING),
     (
         "an unknown parameter",
@@ -355,6 +359,9 @@ fn approve(offer: &mut Offer, p: &Approval, (name, with): (&str, &SigningKey), r
 
 const BEN: &str = "responder/ben";
 
+/// An approval that is none, and how it is refused.
+type Lie = (&'static str, Code, fn(&World, &mut Offer));
+
 #[test]
 fn a_second_person_lets_an_order_run_and_nothing_else_does() {
     for by_host in [false, true] {
@@ -366,7 +373,6 @@ fn a_second_person_lets_an_order_run_and_nothing_else_does() {
         approve(&mut offer, &p, (BEN, &key(30)), &[Role::Approver]);
         assert!(w.verify(&offer).is_ok(), "by_host: {by_host}");
     }
-    type Lie = (&'static str, Code, fn(&World, &mut Offer));
     let lies: [Lie; 9] = [
         ("an approval of another order", Code::NotApproved, |w, o| {
             let p = Approval { predecessor: Digest::of(b"another"), ..approval(w, o) };

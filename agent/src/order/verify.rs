@@ -31,6 +31,8 @@ pub struct Context<'a> {
     pub offset_ns: Option<i64>,
     /// Collections that were finished before and whose orders could still be valid.
     pub finished: &'a BTreeSet<CollectionId>,
+    /// Of orders that expire by then it was forgotten whether they were executed here.
+    pub forgotten: Option<Timestamp>,
 }
 
 /// An order that may be executed. Made only by [`verify`].
@@ -90,6 +92,14 @@ pub fn verify(offer: &Offer, context: &Context<'_>) -> Result<Accepted, Refused>
     check_times(&order, context)?;
     if context.finished.contains(&offer.collection) {
         return Err(Refused::new(Code::Replayed, format!("{} was executed and received before", offer.collection)));
+    }
+    if let Some(until) = context.forgotten.filter(|until| order.expires_at <= *until) {
+        let why = format!(
+            "it expires at {}, and of orders that expire by {until} this host no longer knows which it executed: its clock was ahead and \
+             was set back, or it had very many; sign a new order that expires later",
+            order.expires_at
+        );
+        return Err(Refused::new(Code::Replayed, why));
     }
     let captures = check_captures(&order.captures, context.policy)?;
     let denied =

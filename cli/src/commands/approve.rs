@@ -74,13 +74,11 @@ pub async fn run(connection: &mut Connection, args: ApproveArgs, out: &Output) -
     }
     if !found.state.awaits_approval(&found.digest) {
         let why = if found.state.two_person() { "is approved already" } else { "needs no approval: its case was opened for one person" };
-        return match args.reason {
-            Some(_) => Err(Failure::new(Code::Input, format!("{id} {why}")).hint(format!("exhibit case custody {}", found.case))),
-            None => {
-                out.note(&format!("{id} {why}"));
-                Ok(Code::Ok)
-            }
-        };
+        if args.reason.is_some() {
+            return Err(Failure::new(Code::Input, format!("{id} {why}")).hint(format!("exhibit case custody {}", found.case)));
+        }
+        out.note(&format!("{id} {why}"));
+        return Ok(Code::Ok);
     }
     let Some(reason) = args.reason else {
         out.note(&format!("nothing is signed yet. If you agree: exhibit approve {id} --reason '...'"));

@@ -137,7 +137,7 @@ codes! {
         "Fewer of the given witnesses than required cosigned the checkpoint of this case."
         "That nobody was shown another history rests on the deployment's word alone, at least for the records after the newest cosigned head."
     WitnessMalformed "witness.malformed" Warning Store
-        "An object below log/cosigned, or a checkpoint that was given from outside, is no checkpoint of this log that its key or a given witness signed."
+        "An object below log/cosigned, or a checkpoint that was given from outside, is no checkpoint of this log that its key or a given witness signed, or a line in the name of a given witness does not hold."
         "It proves nothing, neither for nor against this history."
     TimestampMissing "timestamp.missing" Error Store
         "An object that a timestamp record names is not there or cannot be read."
@@ -383,7 +383,7 @@ codes! {
         "An access, hold, retention, release, transfer, disposal or approval has no reason, or one of more than 1024 bytes."
         "Nobody can say why this was done; the statement has no effect."
     CustodyCollection "custody.collection" Error Operator
-        "A hold or disposal names a collection that the case does not have, that is not sealed under the seal that it names, that it names twice, or that was already condemned or destroyed."
+        "A hold or disposal names a collection that the case does not have, that is not sealed under the seal that it names, that it names twice, or that was already condemned or destroyed; or a hold on the whole case does not say what it comes too late for."
         "It is not clear what the statement is about; it has no effect."
     RetentionShortened "retention.shortened" Error Operator
         "A retention record does not move the end of retention later."

@@ -43,6 +43,9 @@ pub struct Report {
     pub bag: Option<BagSummary>,
     /// The case, from its verified case-opened record.
     pub case: Option<CaseSummary>,
+    /// What was verified is the deployment's own log.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub deployment_log: bool,
     /// The deployment that the anchor names.
     pub deployment: String,
     /// The verified head of the history.

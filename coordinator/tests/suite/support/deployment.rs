@@ -178,6 +178,17 @@ pub fn access(n: u32) -> Envelope {
     record::sign(&p, &log_key()).expect("small")
 }
 
+pub fn case_closed() -> Envelope {
+    let p = CaseClosed {
+        case: case(),
+        predecessor: case_opened().digest(),
+        reason: "done".to_owned(),
+        closed_by: responder_name(),
+        closed_at: at(9),
+    };
+    record::sign(&p, &responder()).expect("small")
+}
+
 /// The beginning of a case log.
 pub fn opening() -> Vec<Envelope> {
     let mut all = enrolments();

@@ -29,6 +29,10 @@ use crate::text::escape_bounded;
 #[derive(Debug)]
 pub(super) struct Chain {
     complete: bool,
+    /// It is the deployment's log, which opens no case.
+    deployment: bool,
+    /// The first record.
+    first: Option<Digest>,
     opened: Option<(Digest, CaseSummary)>,
     /// A record that may not stand before case-opened was seen before it; reported once.
     early: bool,
@@ -57,9 +61,11 @@ pub(super) struct OrderFacts {
 
 impl Chain {
     /// An empty chain. `complete` says whether open collections are worth more than a note.
-    pub fn new(complete: bool) -> Self {
+    pub fn new(complete: bool, deployment: bool) -> Self {
         Self {
             complete,
+            deployment,
+            first: None,
             opened: None,
             early: false,
             orders: BTreeMap::new(),
@@ -68,7 +74,7 @@ impl Chain {
             custody: State::default(),
             next_exhibit: 1,
             n: 0,
-            stamps: Stamps::default(),
+            stamps: Stamps::new(deployment),
             exporters: BTreeSet::new(),
         }
     }
@@ -116,6 +122,10 @@ impl Chain {
     pub fn add(&mut self, object: &str, verified: &Verified, roots: &[Digest], findings: &mut Findings) {
         let record = verified.record();
         self.n = roots.len().saturating_sub(1) as u64;
+        self.first.get_or_insert(verified.digest());
+        if self.deployment {
+            return self.add_to_deployment(object, record, roots, findings);
+        }
         if !matches!(record, Record::CaseOpened(_) | Record::Enrolment(_) | Record::Revocation(_)) && self.opened.is_none() && !self.early {
             self.early = true;
             findings.add(
@@ -166,9 +176,18 @@ impl Chain {
                     self.next_exhibit = collection.seal(p, next, &mut at).unwrap_or(next);
                 }
             }
-            Record::Incident(p) => incident(object, p, findings),
-            Record::Stamped(p) => self.stamps.stamped(object, self.n, p, self.opened.as_ref().map(|(d, _)| *d), roots, findings),
-            Record::NotStamped(p) => self.stamps.failed(object, p, self.opened.as_ref().map(|(d, _)| *d), roots, findings),
+            Record::Incident(p) => {
+                incident(object, p, findings);
+                if p.case.is_none() {
+                    findings.add(Code::RecordWrongCase, object, "the incident names no case; it belongs into the deployment's log");
+                }
+            }
+            Record::Stamped(_) | Record::NotStamped(_) => {
+                if record.case().is_none() {
+                    findings.add(Code::RecordWrongCase, object, "the timestamp names no case; it belongs into the deployment's log");
+                }
+                self.stamps.add(object, self.n, record, self.opened.as_ref().map(|(d, _)| *d), roots, findings);
+            }
             Record::Access(p) if p.action == Action::Export => {
                 self.exporters.insert(p.by.clone());
             }
@@ -180,6 +199,27 @@ impl Chain {
             let message = format!("the {} record {}", record.type_name().split(':').next().unwrap_or_default(), breach.message);
             findings.add(code_of(&breach), object, message);
         }
+    }
+
+    /// The deployment's log holds keys, what concerns no case, and its own timestamps.
+    fn add_to_deployment(&mut self, object: &str, record: &Record, roots: &[Digest], findings: &mut Findings) {
+        self.stamps.see(self.n, record);
+        match record {
+            Record::Enrolment(_) | Record::Revocation(_) => {}
+            Record::Incident(_) | Record::Stamped(_) | Record::NotStamped(_) if record.case().is_none() => match record {
+                Record::Incident(p) => incident(object, p, findings),
+                _ => self.stamps.add(object, self.n, record, self.first, roots, findings),
+            },
+            _ => {
+                let message = format!("a record of type {} that is about a case stands in the deployment's log", record.type_name());
+                findings.add(Code::RecordWrongCase, object, message);
+            }
+        }
+    }
+
+    /// True when it is the deployment's log.
+    pub const fn is_deployment(&self) -> bool {
+        self.deployment
     }
 
     /// What became of a collection.
@@ -332,7 +372,7 @@ impl Chain {
 
     /// Checks that can only be made when all records were read.
     pub fn finish(&mut self, findings: &mut Findings) {
-        if self.opened.is_none() {
+        if self.opened.is_none() && !self.deployment {
             findings.add(Code::CaseNotOpened, "log", "no valid case-opened record was found in the log");
         }
         let severity = if self.complete { Severity::Warning } else { Severity::Note };
@@ -394,9 +434,6 @@ fn incident(object: &str, p: &Incident, findings: &mut Findings) {
         if p.count > 1 { format!(", {} times from {} to {}", p.count, p.first_at, p.last_at) } else { format!(", at {}", p.last_at) };
     let what = format!("{}: {}{times}: {}", shown(&p.kind, 60), shown(&p.about, 100), shown(&p.detail, 1_000));
     findings.add(Code::CaseIncident, object, what);
-    if p.case.is_none() {
-        findings.add(Code::RecordWrongCase, object, "the incident names no case; it belongs into the deployment's log");
-    }
 }
 
 const fn code_of(breach: &Breach) -> Code {
