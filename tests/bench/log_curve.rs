@@ -155,11 +155,7 @@ async fn cost_by_length() {
         ledger = open().await.expect("opens");
         let opened = begun.elapsed().as_millis();
         let verified = verified(&dir.path().join("store"));
-        println!(
-            "{:>8} {append:>12} {prove:>12} {consistency:>12} {:>12} {opened:>10} {verified:>11}",
-            ledger.size(),
-            hashes * 32
-        );
+        println!("{:>8} {append:>12} {prove:>12} {consistency:>12} {:>12} {opened:>10} {verified:>11}", ledger.size(), hashes * 32);
         assert!(hashes <= 18, "a proof grows with the logarithm");
     }
 }

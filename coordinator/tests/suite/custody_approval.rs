@@ -54,7 +54,8 @@ async fn nothing_reaches_an_agent_before_a_second_person_agreed() {
     let mut agent = Agent::new(credential, world.port, 1).await;
     let session = agent.session(&[]).await.expect("session");
     let (ben, mut as_ben) = world.person("ben", &[Role::Approver], None).await;
-    let (eve, mut as_eve) = world.person("eve", &[Role::Approver], Some(vec![CaseId::new(1, [9; 10])])).await;
+    let elsewhere: CaseId = world.open_case().await.case_id.parse().expect("id");
+    let (eve, mut as_eve) = world.person("eve", &[Role::Approver], Some(vec![elsewhere])).await;
     let case = world.try_open_case(true).await.expect("opened");
     assert!(case.two_person);
     let order = world.order(&case, std::slice::from_ref(&agent.id));

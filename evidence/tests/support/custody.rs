@@ -447,7 +447,7 @@ fn disposal_lies(add: Add<'_>) {
         "disposal-approved-too-early",
         "the approval is of a day before the end of retention",
         &["disposal.retained"],
-        Lies { approval: backdated, ..with() },
+        Lies { disposal: &|d| d.requested_at = d.requested_at.plus_s(-3 * 86_400), approval: backdated, ..with() },
     );
     let before: &dyn Fn(&mut Approval) = &|a| a.approved_at = a.approved_at.plus_s(-3_600);
     add(
