@@ -126,20 +126,7 @@ impl Chain {
         if self.deployment {
             return self.add_to_deployment(object, record, roots, findings);
         }
-        if !matches!(record, Record::CaseOpened(_) | Record::Enrolment(_) | Record::Revocation(_)) && self.opened.is_none() && !self.early {
-            self.early = true;
-            findings.add(
-                Code::CaseNotFirst,
-                object,
-                format!("a record of type {} stands before any valid case-opened record", record.type_name()),
-            );
-        }
-        if let (Some(named), Some(case)) = (record.case(), self.case())
-            && named != case
-            && !matches!(record, Record::CaseOpened(_))
-        {
-            // A second case-opened has its own code.
-            findings.add(Code::RecordWrongCase, object, format!("the record names case {named}, this is the log of case {case}"));
+        if !self.belongs_here(object, record, findings) {
             return;
         }
         let digest = verified.digest();
@@ -199,6 +186,27 @@ impl Chain {
             let message = format!("the {} record {}", record.type_name().split(':').next().unwrap_or_default(), breach.message);
             findings.add(code_of(&breach), object, message);
         }
+    }
+
+    /// After case-opened and of this case. False when it is of another one and takes no part.
+    fn belongs_here(&mut self, object: &str, record: &Record, findings: &mut Findings) -> bool {
+        if !matches!(record, Record::CaseOpened(_) | Record::Enrolment(_) | Record::Revocation(_)) && self.opened.is_none() && !self.early {
+            self.early = true;
+            findings.add(
+                Code::CaseNotFirst,
+                object,
+                format!("a record of type {} stands before any valid case-opened record", record.type_name()),
+            );
+        }
+        if let (Some(named), Some(case)) = (record.case(), self.case())
+            && named != case
+            && !matches!(record, Record::CaseOpened(_))
+        {
+            // A second case-opened has its own code.
+            findings.add(Code::RecordWrongCase, object, format!("the record names case {named}, this is the log of case {case}"));
+            return false;
+        }
+        true
     }
 
     /// The deployment's log holds keys, what concerns no case, and its own timestamps.
