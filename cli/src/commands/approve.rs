@@ -80,6 +80,10 @@ pub async fn run(connection: &mut Connection, args: ApproveArgs, out: &Output) -
         out.note(&format!("{id} {why}"));
         return Ok(Code::Ok);
     }
+    if found.order.expires_at <= clock::now() {
+        let message = format!("{id} expired at {}: nobody can approve it any more", found.order.expires_at);
+        return Err(Failure::new(Code::Input, message).hint("its responder gives a new order: exhibit collect"));
+    }
     let Some(reason) = args.reason else {
         out.note(&format!("nothing is signed yet. If you agree: exhibit approve {id} --reason '...'"));
         return Ok(Code::Ok);

@@ -233,7 +233,7 @@ pub async fn custody(connection: &mut Connection, case: &CaseId, svg: Option<&Pa
             "periods": history.periods(), "holds": state.holds(), "retained_until": state.retained_until(),
             "custodian": state.custodian(), "offer": state.offer().map(|(record, to)| json!({"record": record, "to": to})),
             "disposals_to_approve": state.asked(),
-            "orders_to_approve": state.orders_to_approve().iter().map(|(record, id)| json!({"record": record, "order": id})).collect::<Vec<_>>(),
+            "orders_to_approve": state.orders_to_approve(clock::now()).iter().map(|(record, id)| json!({"record": record, "order": id})).collect::<Vec<_>>(),
         }));
     }
     let rows: Vec<_> = history.rows().iter().map(row).collect();
@@ -261,7 +261,7 @@ pub async fn custody(connection: &mut Connection, case: &CaseId, svg: Option<&Pa
     for disposal in state.asked() {
         out.note(&format!("waits for a second person's approval: disposal {disposal}"));
     }
-    for (_, order) in state.orders_to_approve() {
+    for (_, order) in state.orders_to_approve(clock::now()) {
         out.note(&format!("waits for a second person's approval: exhibit approve {order} --reason '...'"));
     }
     out.note(&format!("{} records, each verified; head {}:{}; times are claims of whoever signed", head.size, head.size, head.root));

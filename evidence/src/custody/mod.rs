@@ -269,10 +269,10 @@ impl State {
         self.orders.find(order)
     }
 
-    /// The orders that wait for an approval: record and id.
+    /// The orders that wait for an approval and have not expired: record and id.
     #[must_use]
-    pub fn orders_to_approve(&self) -> Vec<(Digest, OrderId)> {
-        self.orders.waiting()
+    pub fn orders_to_approve(&self, now: Timestamp) -> Vec<(Digest, OrderId)> {
+        self.orders.waiting(now)
     }
 
     /// The holds that stand, by their records.

@@ -70,8 +70,8 @@ impl Orders {
         self.known.get(order).and_then(|o| o.approval)
     }
 
-    pub fn waiting(&self) -> Vec<(Digest, OrderId)> {
-        self.known.iter().filter(|(_, o)| o.approval.is_none()).map(|(digest, o)| (*digest, o.id.clone())).collect()
+    pub fn waiting(&self, now: Timestamp) -> Vec<(Digest, OrderId)> {
+        self.known.iter().filter(|(_, o)| o.approval.is_none() && now < o.expires_at).map(|(digest, o)| (*digest, o.id.clone())).collect()
     }
 
     pub fn approve(&mut self, digest: Digest, p: &Approval) -> Result<(), Breach> {
