@@ -27,7 +27,8 @@ fn export_by_size() {
         noise(&source.path().join("noise.bin"), gib);
         let agent = fleet.agent();
         let case = fleet.open_case();
-        let collection = fleet.order(&case, &agent, &["--capture", &format!("files:paths={}/**", source.path().display())]);
+        let collection =
+            fleet.order(&case, &agent, &["--capture", &format!("files:paths={}/**,max_size=16G,max_total=16G", source.path().display())]);
         assert_eq!(fleet.wait_closed(&collection, Duration::from_mins(20))["state"], "sealed");
         let (out, log) = (fleet.path().join("bag"), fleet.path().join("export.log"));
         let mut command = fleet.program("exhibit");
