@@ -58,6 +58,8 @@ pub enum Command {
     Token(TokenCommand),
     /// Sign an order and send it: collect from one agent, from a label, or from all.
     Collect(Box<CollectArgs>),
+    /// Look at an order that waits for a second person, and approve it. Without --reason it is only shown.
+    Approve(ApproveArgs),
     /// Follow collections until all of them are closed. Exit code 2 when one did not end as sealed.
     Watch(WatchArgs),
     /// List collections.
@@ -119,6 +121,10 @@ pub enum CaseCommand {
         /// The person who answers for the case; yourself when not given.
         #[arg(long)]
         accountable: Option<String>,
+        /// No agent obeys an order of this case before a second person, an approver, agreed: `exhibit approve ORDER`. It cannot
+        /// be changed later.
+        #[arg(long)]
+        two_person: bool,
     },
     /// List cases, newest first.
     List,
@@ -286,6 +292,16 @@ pub struct CollectArgs {
     /// Most bytes a second sent by the host, on average; at least 1K. It does not stretch the deadline.
     #[arg(long, value_parser = parse_send_rate)]
     pub send_rate: Option<u64>,
+}
+
+/// An order to approve.
+#[derive(Debug, ClapArgs)]
+pub struct ApproveArgs {
+    /// The order, as `exhibit collections` and `exhibit case custody` name it.
+    pub order: String,
+    /// Why you agree; recorded under your name. Without it the order is shown and nothing is signed.
+    #[arg(long, value_parser = parse_reason)]
+    pub reason: Option<String>,
 }
 
 /// Which collections.

@@ -3,6 +3,7 @@
 //! | file | mode | content |
 //! |---|---|---|
 //! | `witness.key` | 0600 | the private key |
+//! | `lock` | 0600 | empty; locked while a command uses the folder, and may be left out of backups |
 //! | `witness.vkey` | 0644 | name and public key, one line |
 //! | `anchor.json` | 0644 | the deployment's anchor |
 //! | `seen/<SHA-256 of the log's name>` | 0644 | per log the newest checkpoint that was cosigned, with the cosignature |
@@ -17,6 +18,7 @@
 //! what is cosigned now (fsync of file and folder), and only then give it away.
 
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use exhibit_certs::files::{self, Access, FileError};
@@ -105,8 +107,13 @@ impl Witness {
     /// Opens a witness's folder and locks it.
     pub fn open(dir: &Path) -> Result<Self> {
         let bad = |file: &str, why: String| Failure::new(Code::Input, format!("{}: {why}", dir.join(file).display()));
+        // A folder that is no witness's stays as it is.
+        if !dir.join(KEY).exists() {
+            return Err(bad(KEY, "there is no such file".to_owned()).hint("--dir is the folder that `exhibit witness init` made"));
+        }
         let lock = File::options()
             .create(true)
+            .mode(0o600)
             .append(true)
             .open(dir.join(LOCK))
             .map_err(|e| bad(LOCK, format!("cannot be opened: {e}")).hint("--dir is the folder that `exhibit witness init` made"))?;

@@ -42,6 +42,8 @@ pub struct Config {
     pub certificates: Certificates,
     /// Enrolment tokens.
     pub tokens: Tokens,
+    /// What orders need.
+    pub orders: Orders,
     /// Witnesses.
     pub witness: Witness,
     /// Timestamp authorities.
@@ -95,6 +97,14 @@ pub struct Certificates {
 pub struct Tokens {
     /// Longest life of a token in seconds.
     pub ttl_s_max: u64,
+}
+
+/// What orders need.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Orders {
+    /// Every order of every case needs a second person's approval.
+    pub two_person: bool,
 }
 
 /// Witnesses: keys outside the deployment that vouch for the custody logs.
@@ -169,6 +179,7 @@ impl Default for Config {
             limits: Limits::default(),
             certificates: Certificates::default(),
             tokens: Tokens::default(),
+            orders: Orders::default(),
             witness: Witness::default(),
             timestamp: Vec::new(),
             http: Http::default(),
@@ -388,6 +399,7 @@ impl Config {
             grace_s = limits.grace_s,
             agent_hours = self.certificates.agent_hours,
             ttl_s_max = self.tokens.ttl_s_max,
+            two_person = self.orders.two_person,
             witness_keys = toml::Value::from(self.witness.keys.iter().map(ToString::to_string).collect::<Vec<_>>()),
             timestamps = self.timestamp.iter().map(documented_authority).collect::<String>(),
             level = text(&self.log.level),

@@ -361,6 +361,7 @@ async fn run(config: &Config, ready_file: Option<&Path>) -> Result<(), Failure> 
             agent_hours: config.certificates.agent_hours,
             token_life_s_max: config.tokens.ttl_s_max,
             attest_hours: config.store.attest_hours,
+            two_person: config.orders.two_person,
         },
         witnesses: config.witness.keys.clone(),
         authorities,

@@ -88,7 +88,7 @@ pub struct Issuing {
     pub deployment: exhibit_certs::DeploymentName,
     /// The anchor file's bytes.
     pub anchor: Vec<u8>,
-    /// Lifetimes that the operator chose.
+    /// What the operator chose.
     pub rules: Rules,
 }
 

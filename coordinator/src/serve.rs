@@ -50,7 +50,7 @@ pub struct Setup {
     pub intake: intake::Limits,
     /// What connections may use.
     pub connections: server::Limits,
-    /// Lifetimes that the operator chose.
+    /// What the operator chose.
     pub rules: Rules,
     /// Witnesses whose cosignatures are accepted.
     pub witnesses: Vec<WitnessKey>,
@@ -60,7 +60,7 @@ pub struct Setup {
     pub http: Option<TcpListener>,
 }
 
-/// Lifetimes that the operator chose.
+/// What the operator chose: lifetimes, and how many persons an order needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
     /// Hours that an agent's certificate is valid.
@@ -69,11 +69,13 @@ pub struct Rules {
     pub token_life_s_max: u64,
     /// Hours between two looks at every version in the store.
     pub attest_hours: u32,
+    /// Cases, and orders in them, are taken only where every order needs a second person's approval.
+    pub two_person: bool,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { agent_hours: 24, token_life_s_max: *crate::enroll::TOKEN_LIFE_S.end(), attest_hours: 24 }
+        Self { agent_hours: 24, token_life_s_max: *crate::enroll::TOKEN_LIFE_S.end(), attest_hours: 24, two_person: false }
     }
 }
 

@@ -9,7 +9,7 @@
 //! cases/<case>/collections/<collection>/<stream>/manifest.jsonl
 //! cases/<case>/timestamps/<size>.checkpoint                    head of `size` records that was stamped, create-only
 //! cases/<case>/timestamps/<size>.<authority>.tsq|.tsr|.<n>.crl request, reply and CRLs of an authority, create-only
-//! deployment/log/...                                           the same for keys, operators, start and stop
+//! deployment/log/..., deployment/timestamps/...                the same for keys, people, agents and what concerns no case
 //! ```
 
 use crate::id::{CaseId, CollectionId};
@@ -63,6 +63,16 @@ impl LogName {
         format!("{}/{tile}", self.folder())
     }
 
+    /// The object that has to do with a timestamp over the head of `size` records.
+    #[must_use]
+    pub fn timestamp(&self, size: u64, file: &TimestampFile) -> String {
+        let object = CaseObject::Timestamp(size, file.clone());
+        match self {
+            Self::Case(case) => format!("{}/{object}", case_folder(case)),
+            Self::Deployment => format!("deployment/{object}"),
+        }
+    }
+
     /// The folder of the heads that witnesses vouch for.
     #[must_use]
     pub fn cosigned_folder(&self) -> String {
@@ -107,12 +117,6 @@ pub fn segment(case: &CaseId, collection: &CollectionId, stream: StreamNumber, n
 #[must_use]
 pub fn manifest(case: &CaseId, collection: &CollectionId, stream: StreamNumber) -> String {
     format!("{}/manifest.jsonl", stream_folder(case, collection, stream))
-}
-
-/// The object of a case that has to do with a timestamp over the head of `size` records.
-#[must_use]
-pub fn timestamp(case: &CaseId, size: u64, file: &TimestampFile) -> String {
-    format!("{}/{}", case_folder(case), CaseObject::Timestamp(size, file.clone()))
 }
 
 /// What an object in `timestamps/` is.

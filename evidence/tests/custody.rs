@@ -120,7 +120,8 @@ impl Log {
             Event::Hold(of) => {
                 let collections = of.iter().map(|n| Self::collection(*n)).collect();
                 let by = person(CUSTODIANS[0]);
-                self.sign(&Hold { case, predecessor: opened, collections, reason, placed_by: by, placed_at: at }, CUSTODIANS[0]);
+                let too_late = if of.is_none() { self.history.state().condemned() } else { Vec::new() };
+                self.sign(&Hold { case, predecessor: opened, collections, too_late, reason, placed_by: by, placed_at: at }, CUSTODIANS[0]);
             }
             Event::ReleaseHold => {
                 let predecessor = self.history.state().holds().first().copied().unwrap_or(opened);

@@ -15,7 +15,7 @@ use support::stamps::{self, How};
 use support::tamper::{self, Table, Tampered};
 use support::{Memory, Objects, anchor, anchor_bytes, cases, check, codes, read_objects, vectors, write_objects};
 
-fn good() -> [(&'static str, Objects); 6] {
+fn good() -> [(&'static str, Objects); 7] {
     let small = cases::good_2(&Faults::default());
     [
         ("good-1", cases::good_1().objects),
@@ -23,6 +23,7 @@ fn good() -> [(&'static str, Objects); 6] {
         ("good-3", support::logs::good_3().objects),
         ("good-4", stamps::good_4(&stamps::How::default()).objects),
         ("good-5", support::custody::good_5(&support::custody::Lies::default()).objects),
+        ("good-6", support::approvals::good_6(&support::approvals::Lies::default()).objects),
         ("bag-1", bag(&Making::default())),
     ]
 }

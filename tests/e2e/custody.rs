@@ -9,14 +9,14 @@ use exhibit_tests::{Finished, Fleet};
 use serde_json::Value;
 
 /// A person with an identity of their own.
-struct Person<'a> {
+pub(crate) struct Person<'a> {
     fleet: &'a Fleet,
     home: PathBuf,
 }
 
 impl<'a> Person<'a> {
     /// As people come in: own keys, a request, the admin's answer.
-    fn enrolled(fleet: &'a Fleet, name: &str, rights: &[&str]) -> Self {
+    pub(crate) fn enrolled(fleet: &'a Fleet, name: &str, rights: &[&str]) -> Self {
         let home = fleet.path().join(name);
         let (request, answer) = (home.with_extension("request"), home.with_extension("answer"));
         let shown = |path: &Path| path.display().to_string();
@@ -35,12 +35,12 @@ impl<'a> Person<'a> {
         Self { fleet, home }
     }
 
-    fn run(&self, args: &[&str]) -> Finished {
+    pub(crate) fn run(&self, args: &[&str]) -> Finished {
         self.fleet.exhibit(&[&["--home", self.home.to_str().expect("UTF-8")], args].concat())
     }
 }
 
-fn text(value: &Value, key: &str) -> String {
+pub(crate) fn text(value: &Value, key: &str) -> String {
     value[key].as_str().unwrap_or_else(|| panic!("no {key} in {value}")).to_owned()
 }
 

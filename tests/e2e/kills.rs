@@ -143,3 +143,23 @@ fn sigterm_ends_both_politely_and_nothing_is_lost() {
     assert_eq!(agent.terminate(), 0);
     let _ = fleet.verify(&case).expect_sound();
 }
+
+/// Its host may never come back: what was taken is signed and sent in the time that there is, and the order is at its end.
+#[test]
+fn an_agent_that_is_told_to_end_signs_what_it_has() {
+    let (_source, what) = slow_source();
+    let fleet = Fleet::start();
+    let mut agent = fleet.agent();
+    let case = fleet.open_case();
+    let collection = begin(&fleet, &case, &agent, &what);
+    assert_eq!(agent.terminate(), 0);
+    let ended = fleet.wait_closed(&collection, Duration::from_secs(10));
+    assert!(ended["state"] == "partial" && ended["reason"].as_str().is_some_and(|r| r.contains("stopped on its host")), "{ended}");
+    let verdict = fleet.verify(&case).expect_sound();
+    let found = &verdict.report["collections"][0];
+    assert!(found["items"].as_u64() > Some(0) && found["items_unsigned"] == 0, "the agent vouches for all of it: {found}");
+    // The next process finds nothing to go on with.
+    agent.restart();
+    fleet.wait_online(&agent);
+    assert_eq!(fleet.collection(&collection)["state"], "partial");
+}

@@ -22,4 +22,5 @@ mod refusals;
 mod reindex;
 mod responders_hands;
 mod timestamps;
+mod two_persons;
 mod witness;

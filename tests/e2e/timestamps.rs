@@ -109,6 +109,15 @@ fn a_collection_lies_between_trusted_moments_and_foreign_programs_agree() {
             assert!(said.starts_with("good"), "{said}");
         }
     }
+    // The deployment's own log, with the keys of everybody, is stamped as well, and verified by itself.
+    let deployment = fleet.case_dir(&case).join("../../deployment").canonicalize().expect("folder");
+    let (mut code, mut report) = (1, Value::Null);
+    wait_until(Duration::from_secs(30), "the deployment's log is stamped", || {
+        (code, report) = verify_folder(&fleet, &deployment, &[&one, &two], &["--deployment", "--timestamps-required", "2"]);
+        code == 0
+    });
+    assert!(report["deployment_log"] == true && report["timestamps"].as_array().is_some_and(|t| t.len() >= 2), "{report:#}");
+    assert_ne!(verify_folder(&fleet, &deployment, &[&one], &[]).0, 0, "it is no case");
     // A token's own record asks for no token: nothing more happens by itself.
     let (asked, size) = (one.asked(), fleet.exhibit(&["case", "show", &case, "--json"]).ok().json()[0]["log_size"].clone());
     #[allow(clippy::disallowed_methods, reason = "that nothing happens has no event to wait for")]

@@ -126,6 +126,7 @@ async fn enroll_and_open(dir: &Path, admin: &Credential) -> CaseId {
         accountable: "the tester".to_owned(),
         opened_by: me.clone(),
         opened_at: clock::now(),
+        two_person: false,
     };
     let envelope = record::sign(&opened, &admin.evidence).expect("small");
     dispatch::cases::open(&parts, &me, &envelope).await.expect("opened");

@@ -67,7 +67,7 @@ def main():
         with open(os.path.join(vectors, "timestamps", authority, "root.pem"), "rb") as file:
             return file.read()
 
-    for name in ("good-1", "good-2", "good-3", "good-4", "good-5", "bag-1"):
+    for name in ("good-1", "good-2", "good-3", "good-4", "good-5", "good-6", "bag-1"):
         checked += 1
         both = [root("alpha"), root("beta")] if name == "good-4" else []
         problems = verify(os.path.join(vectors, name), anchor, complete=True, roots=both, required=len(both))

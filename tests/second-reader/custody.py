@@ -24,11 +24,12 @@ SIGNERS = {
 
 
 class Custody:
-    """Holds, retention, custody and disposals. A record that breaks a rule is a problem and has no effect."""
+    """Approvals, holds, retention, custody and disposals. A record that breaks a rule is a problem and has no effect."""
 
     def __init__(self, case):
         self.case = case
         self.holds, self.kept, self.until, self.holder, self.offer, self.disposals = {}, None, None, None, None, {}
+        self.two_person, self.orders = False, {}
 
     def take(self, kind, body, digest):
         why = self.broken(kind, body, digest)
@@ -42,7 +43,18 @@ class Custody:
         return "kept"
 
     def held(self, collection):
-        return any(not of or collection in of for of in self.holds.values())
+        return any((not of or collection in of) and collection not in late for of, late in self.holds.values())
+
+    def order(self, body, digest):
+        if self.two_person:
+            self.orders[digest] = {"by": body["issued_by"], "at": body["issued_at"], "approval": None, "ran": False}
+
+    def carried_out(self, order):
+        """Something was taken under an order."""
+        asked = self.orders.get(order)
+        if asked and not asked["approval"] and not asked["ran"]:
+            asked["ran"] = True
+            self.case.problem("an order was carried out that nobody had approved")
 
     def broken(self, kind, body, digest):
         """The rule that a record breaks; otherwise it takes effect."""
@@ -63,7 +75,10 @@ class Custody:
             known = self.case.collections.get(name)
             if not known or not (known["receipts"] or known["seal"]) or self.fate(name) != "kept":
                 return f"it names {name}, which cannot be held"
-        self.holds[digest] = body.get("collections", [])
+        late = [] if body.get("collections") else sorted(n for n in self.case.collections if self.fate(n) == "condemned")
+        if body.get("too_late", []) != late:
+            return "it does not name what it comes too late for"
+        self.holds[digest] = (body.get("collections", []), late)
 
     def hold_released(self, body, digest):
         if body["predecessor"] not in self.holds:
@@ -100,12 +115,20 @@ class Custody:
             known = self.case.collections.get(sealed["collection"])
             if not known or known["seal"] != sealed["seal"] or self.fate(sealed["collection"]) != "kept":
                 return f"{sealed['collection']} is not there to be destroyed"
-        self.disposals[digest] = {"by": body["requested_by"], "collections": names, "approval": None, "until": None, "certificate": None}
+        self.disposals[digest] = {"by": body["requested_by"], "at": body["requested_at"], "collections": names, "approval": None, "until": None, "certificate": None}
 
     def approval(self, body, digest):
-        asked = self.disposals.get(body["predecessor"])
+        order = self.orders.get(body["predecessor"])
+        asked = order or self.disposals.get(body["predecessor"])
         if not asked or asked["approval"]:
             return "nothing waits for it"
+        if body["approved_at"] < asked["at"]:
+            return "it is dated before what it approves"
+        if order:
+            if order["by"] == body["approved_by"]:
+                return "nobody else approves the order"
+            order["approval"] = digest
+            return None
         if self.holder and self.holder[1] != asked["by"]:
             return "who asked has given custody away"
         if asked["by"] == body["approved_by"]:

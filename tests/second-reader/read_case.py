@@ -235,6 +235,8 @@ class Case:
                 self.problem(f"{name}: {e}")
                 continue
             by = {w.name for w in self.witnesses if signed(w, note)}
+            if any(w.has_line(note) and not signed(w, note) for w in self.witnesses):
+                self.problem(f"{name}: a line in a witness's name does not hold")
             if log != origin or said not in (None, size) or not (by or any(signed(k, note) for k in log_keys)):
                 self.problem(f"{name} is no head of this log")
             elif size >= len(self.roots) or self.roots[size] != root.hex():
@@ -337,6 +339,7 @@ class Case:
             if self.opened:
                 raise Unsound("the case was opened twice")
             self.case, self.opened = body["case"], digest
+            self.custody.two_person = body.get("two_person", False)
             return
         if not self.opened:
             self.problem(f"a {kind} stands before case-opened")
@@ -359,9 +362,13 @@ class Case:
             self.problem("an incident without a case stands in a case's log")
 
     def on_timestamp(self, body, digest):
+        if "case" not in body:
+            self.problem("a timestamp without a case stands in a case's log")
         self.stamps.stamped(body)
 
     def on_timestamp_failed(self, body, digest):
+        if "case" not in body:
+            self.problem("a timestamp's failure without a case stands in a case's log")
         self.stamps.head_is_known(body)
 
     def on_case_closed(self, body, digest):
@@ -380,6 +387,7 @@ class Case:
             self.problem("an order is malformed or repeated")
         self.order_ids.add(body["order"])
         self.orders[digest] = {"nonce": nonce, "captures": set(captures)}
+        self.custody.order(body, digest)
         for agent in targets:
             fresh = {"order": digest, "agent": agent, "refusal": None, "acquisitions": {}, "receipts": {}, "last": None, "seal": None}
             self.collections.setdefault(collection_of(digest, agent), fresh)
@@ -404,6 +412,7 @@ class Case:
         collection["refusal"] = digest
 
     def on_acquisition(self, body, digest):
+        self.custody.carried_out(body["predecessor"])
         collection = self.collection(body, body["predecessor"])
         self.not_sealed(collection)
         if body["nonce"] != self.orders[body["predecessor"]]["nonce"]:
@@ -418,6 +427,7 @@ class Case:
         collection = self.collections.get(body["collection"])
         if collection is None:
             raise Unsound("a receipt for a collection that nobody ordered")
+        self.custody.carried_out(collection["order"])
         self.not_sealed(collection)
         if body["stream"] in collection["receipts"]:
             raise Unsound("two receipts of one stream")

@@ -57,6 +57,9 @@ class Key:
         if sha(self.name.encode() + b"\n" + raw)[:4].hex() != self.id or self.kind not in (LOG, COSIGNATURE):
             raise Bad(f"not a verifier key: {text!r}")
 
+    def has_line(self, note):
+        return any(name == self.name and blob[:4].hex() == self.id for name, blob in parse(note)[1])
+
     def time(self, note):
         """Verifies this key's signature on a note. The time of a cosignature, zero for a log's own."""
         text, lines = parse(note)

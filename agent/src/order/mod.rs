@@ -24,6 +24,10 @@ pub struct Offer {
     pub case_opened: Envelope,
     /// Enrolments from the root to the order's signer.
     pub enrolments: Vec<Envelope>,
+    /// A second person's approval.
+    pub approval: Option<Envelope>,
+    /// Enrolments from the root to the approval's signer.
+    pub approver_enrolments: Vec<Envelope>,
     /// The stream to send.
     pub stream: u32,
     /// An earlier process of this agent began it and left a bookmark.
@@ -41,6 +45,8 @@ pub enum Code {
     BadSignature,
     /// The signer may not order this.
     NotAuthorized,
+    /// A second person must approve it, and nobody did, or not rightly.
+    NotApproved,
     /// This host's policy does not allow it.
     Policy,
     /// It was executed before.
@@ -62,6 +68,7 @@ impl Code {
             Self::NotATarget => "not-a-target",
             Self::BadSignature => "bad-signature",
             Self::NotAuthorized => "not-authorized",
+            Self::NotApproved => "not-approved",
             Self::Policy => "policy",
             Self::Replayed => "replayed",
             Self::Clock => "clock",

@@ -43,8 +43,18 @@ pub struct Policy {
     /// Seconds between an order's issue and its expiry.
     #[serde(deserialize_with = "seconds")]
     pub order_life_max: u64,
+    /// Which orders are obeyed at all.
+    pub orders: Orders,
     /// What applies when an order says nothing.
     pub defaults: Defaults,
+}
+
+/// Which orders this host obeys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Orders {
+    /// Only those that a second person approved, whatever their case says.
+    pub two_person: bool,
 }
 
 /// Limits for orders that give none.
@@ -76,6 +86,7 @@ impl Default for Policy {
             send_bytes_per_s_max: None,
             deadline_max: 7 * 86_400,
             order_life_max: 30 * 86_400,
+            orders: Orders::default(),
             defaults: Defaults::default(),
         }
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use exhibit_evidence::anchor::{Anchor, FORMAT};
 use exhibit_evidence::key::SigningKey;
-use exhibit_evidence::record::{CaptureSpec, CaseOpened, Enrolment, Limits, Nonce, Order, Predicate, Role, sign};
+use exhibit_evidence::record::{Approval, CaptureSpec, CaseOpened, Enrolment, Limits, Nonce, Order, Predicate, Role, sign};
 use exhibit_evidence::{CaseId, OrderId};
 
 use super::*;
@@ -44,6 +44,7 @@ struct World {
     agent: AgentId,
     policy: Policy,
     finished: BTreeSet<CollectionId>,
+    forgotten: Option<Timestamp>,
     offset_ns: Option<i64>,
     order: Order,
     signer: SigningKey,
@@ -63,6 +64,7 @@ fn world() -> World {
         accountable: "a".to_owned(),
         opened_by: by.clone(),
         opened_at: at(-7200),
+        two_person: false,
     };
     let case_opened = signed(&opened, &responder);
     let order = Order {
@@ -85,6 +87,7 @@ fn world() -> World {
         agent,
         policy: Policy::default(),
         finished: BTreeSet::new(),
+        forgotten: None,
         offset_ns: None,
         order,
         enrolments: vec![enrolment("responder/ann", &responder, &[Role::Responder], &root, None)],
@@ -124,6 +127,8 @@ impl World {
             order,
             case_opened: self.case_opened.clone(),
             enrolments: self.enrolments.clone(),
+            approval: None,
+            approver_enrolments: Vec::new(),
             stream: 1,
             continues: false,
         }
@@ -137,6 +142,7 @@ impl World {
             now: at(0),
             offset_ns: self.offset_ns,
             finished: &self.finished,
+            forgotten: self.forgotten,
         };
         verify(offer, &context)
     }
@@ -225,6 +231,7 @@ const TABLE: &[Change] = &[
     ),
     ("the host does not give this capture", Code::Policy, |w| w.policy.captures = Some(vec!["network".to_owned()]), NOTHING),
     ("it would be valid too long", Code::Policy, |w| w.policy.order_life_max = 3600, NOTHING),
+    ("nobody approved it, and its host wants two persons", Code::NotApproved, |w| w.policy.orders.two_person = true, NOTHING),
     ("the policy's globs are unusable", Code::Policy, |w| w.policy.deny_paths = vec!["/a[".to_owned()], NOTHING),
     (
         "it was executed before",
@@ -235,6 +242,7 @@ const TABLE: &[Change] = &[
         },
         NOTHING,
     ),
+    ("it may have been executed before the clock was set back", Code::Replayed, |w| w.forgotten = Some(at(3600)), NOTHING),
     ("an unknown capture", Code::Unsupported, |w| w.order.captures[0].name = "telepathy".to_owned(), NOTHING),
     (
         "an unknown parameter",
@@ -324,6 +332,89 @@ fn a_refusal_is_one_line_and_names_what_is_wrong() {
     assert_eq!(record.message, refused.message, "what is one line already is signed as it is");
 }
 
+/// A case in which every order needs a second person.
+fn two_persons() -> World {
+    let mut w = world();
+    let opened = CaseOpened { two_person: true, ..opened_of(&w) };
+    w.case_opened = signed(&opened, &w.signer);
+    w.order.predecessor = w.case_opened.digest();
+    w
+}
+
+fn approval(w: &World, offer: &Offer) -> Approval {
+    Approval {
+        case: w.order.case.clone(),
+        predecessor: offer.order.digest(),
+        reason: "the works council was heard".to_owned(),
+        approved_by: format!("spiffe://{DEPLOYMENT}/responder/ben"),
+        approved_at: at(-30),
+    }
+}
+
+/// Puts an approval into an offer, with the approver's enrolment.
+fn approve(offer: &mut Offer, p: &Approval, (name, with): (&str, &SigningKey), roles: &[Role]) {
+    offer.approval = Some(signed(p, with));
+    offer.approver_enrolments = vec![enrolment(name, with, roles, &key(1), None)];
+}
+
+const BEN: &str = "responder/ben";
+
+/// An approval that is none, and how it is refused.
+type Lie = (&'static str, Code, fn(&World, &mut Offer));
+
+#[test]
+fn a_second_person_lets_an_order_run_and_nothing_else_does() {
+    for by_host in [false, true] {
+        let mut w = if by_host { world() } else { two_persons() };
+        w.policy.orders.two_person = by_host;
+        let mut offer = w.offer();
+        assert_eq!(w.verify(&offer).map(|_| ()).map_err(|r| r.code), Err(Code::NotApproved), "nobody approved it");
+        let p = approval(&w, &offer);
+        approve(&mut offer, &p, (BEN, &key(30)), &[Role::Approver]);
+        assert!(w.verify(&offer).is_ok(), "by_host: {by_host}");
+    }
+    let lies: [Lie; 9] = [
+        ("an approval of another order", Code::NotApproved, |w, o| {
+            let p = Approval { predecessor: Digest::of(b"another"), ..approval(w, o) };
+            approve(o, &p, (BEN, &key(30)), &[Role::Approver]);
+        }),
+        ("an approval in another case", Code::NotApproved, |w, o| {
+            let p = Approval { case: CaseId::new(9, [9; 10]), ..approval(w, o) };
+            approve(o, &p, (BEN, &key(30)), &[Role::Approver]);
+        }),
+        ("one who ordered and approves", Code::NotApproved, |w, o| {
+            let p = Approval { approved_by: w.order.issued_by.clone(), ..approval(w, o) };
+            approve(o, &p, ("responder/ann", &key(30)), &[Role::Approver]);
+        }),
+        ("a responder's own key under another name", Code::NotAuthorized, |w, o| {
+            let p = approval(w, o);
+            approve(o, &p, (BEN, &w.signer), &[Role::Approver]);
+        }),
+        ("one who is no approver", Code::NotAuthorized, |w, o| {
+            let p = approval(w, o);
+            approve(o, &p, (BEN, &key(30)), &[Role::Responder, Role::Custodian]);
+        }),
+        ("a name that is not the key's", Code::NotAuthorized, |w, o| {
+            let p = Approval { approved_by: format!("spiffe://{DEPLOYMENT}/responder/cy"), ..approval(w, o) };
+            approve(o, &p, (BEN, &key(30)), &[Role::Approver]);
+        }),
+        ("an approval dated before its order", Code::NotApproved, |w, o| {
+            let p = Approval { approved_at: at(-61), ..approval(w, o) };
+            approve(o, &p, (BEN, &key(30)), &[Role::Approver]);
+        }),
+        ("a key that nobody enrolled", Code::BadSignature, |w, o| {
+            o.approval = Some(signed(&approval(w, o), &key(30)));
+        }),
+        ("another record in place of it", Code::Malformed, |_, o| o.approval = Some(o.order.clone())),
+    ];
+    for (name, code, lie) in lies {
+        let w = two_persons();
+        let mut offer = w.offer();
+        lie(&w, &mut offer);
+        assert_eq!(w.verify(&offer).map(|_| ()).map_err(|r| r.code), Err(code), "{name}");
+    }
+}
+
 #[test]
 fn every_code_is_in_the_table() {
     let all = [
@@ -331,6 +422,7 @@ fn every_code_is_in_the_table() {
         Code::NotATarget,
         Code::BadSignature,
         Code::NotAuthorized,
+        Code::NotApproved,
         Code::Policy,
         Code::Replayed,
         Code::Clock,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use exhibit_evidence::anchor::Anchor;
+use exhibit_evidence::custody;
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::record::{CaptureSpec, CaseOpened, KeyRing, Order, Record, TrustError};
 use exhibit_evidence::text::escape_bounded;
@@ -30,6 +31,8 @@ pub struct Context<'a> {
     pub offset_ns: Option<i64>,
     /// Collections that were finished before and whose orders could still be valid.
     pub finished: &'a BTreeSet<CollectionId>,
+    /// Of orders that expire by then it was forgotten whether they were executed here.
+    pub forgotten: Option<Timestamp>,
 }
 
 /// An order that may be executed. Made only by [`verify`].
@@ -81,12 +84,22 @@ const SKEW_S: i64 = 600;
 /// # Errors
 /// [`Refused`] with the first thing that is wrong.
 pub fn verify(offer: &Offer, context: &Context<'_>) -> Result<Accepted, Refused> {
-    let order = signed_order(offer, context.anchor)?;
-    check_case(offer, &order, context.anchor)?;
+    let mut ring = KeyRing::new(context.anchor);
+    let order = signed_order(offer, &mut ring)?;
+    let opened = check_case(offer, &order, context.anchor)?;
+    check_approval(offer, &order, opened.two_person, context.policy.orders.two_person, &mut ring)?;
     check_scope(offer, &order, context)?;
     check_times(&order, context)?;
     if context.finished.contains(&offer.collection) {
         return Err(Refused::new(Code::Replayed, format!("{} was executed and received before", offer.collection)));
+    }
+    if let Some(until) = context.forgotten.filter(|until| order.expires_at <= *until) {
+        let why = format!(
+            "it expires at {}, and of orders that expire by {until} this host no longer knows which it executed: its clock was ahead and \
+             was set back, or it had very many; sign a new order that expires later",
+            order.expires_at
+        );
+        return Err(Refused::new(Code::Replayed, why));
     }
     let captures = check_captures(&order.captures, context.policy)?;
     let denied =
@@ -112,15 +125,8 @@ fn refused_trust(what: &str, error: &TrustError) -> Refused {
 }
 
 /// The order, if its signature and its signer's whole chain hold.
-fn signed_order(offer: &Offer, anchor: &Anchor) -> Result<Order, Refused> {
-    let mut ring = KeyRing::new(anchor);
-    for (n, envelope) in offer.enrolments.iter().enumerate() {
-        let what = format!("enrolment {n} of the signer");
-        let verified = ring.verify(envelope).map_err(|e| refused_trust(&what, &e))?;
-        if !matches!(verified.record(), Record::Enrolment(_)) {
-            return Err(Refused::new(Code::Malformed, format!("{what}: a record of type {}", verified.record().type_name())));
-        }
-    }
+fn signed_order(offer: &Offer, ring: &mut KeyRing) -> Result<Order, Refused> {
+    enrol(&offer.enrolments, "the signer", ring)?;
     let verified = ring.verify(&offer.order).map_err(|e| refused_trust("the order", &e))?;
     match verified.record() {
         Record::Order(order) => Ok((**order).clone()),
@@ -128,9 +134,47 @@ fn signed_order(offer: &Offer, anchor: &Anchor) -> Result<Order, Refused> {
     }
 }
 
+fn enrol(enrolments: &[Envelope], of: &str, ring: &mut KeyRing) -> Result<(), Refused> {
+    for (n, envelope) in enrolments.iter().enumerate() {
+        let what = format!("enrolment {n} of {of}");
+        let verified = ring.verify(envelope).map_err(|e| refused_trust(&what, &e))?;
+        if !matches!(verified.record(), Record::Enrolment(_)) {
+            return Err(Refused::new(Code::Malformed, format!("{what}: a record of type {}", verified.record().type_name())));
+        }
+    }
+    Ok(())
+}
+
+/// Where the case or this host wants two persons: a second one, whose key this agent follows to its own anchor, approved
+/// exactly this order. The coordinator that delivers both can make neither. Both chains are in one ring, so that one key cannot
+/// have two names.
+fn check_approval(offer: &Offer, order: &Order, by_case: bool, by_host: bool, ring: &mut KeyRing) -> Result<(), Refused> {
+    if !by_case && !by_host {
+        return Ok(());
+    }
+    let not_approved = |why: String| Refused::new(Code::NotApproved, why);
+    let Some(approval) = &offer.approval else {
+        return Err(not_approved(if by_case {
+            "its case wants each order approved by a second person, and nobody did: exhibit approve ORDER --reason '...'".to_owned()
+        } else {
+            "this host obeys only orders that a second person approved (orders.two_person): order in a case that was opened with              'exhibit case open --two-person'"
+                .to_owned()
+        }));
+    };
+    enrol(&offer.approver_enrolments, "the approver", ring)?;
+    let verified = ring.verify(approval).map_err(|e| refused_trust("the approval", &e))?;
+    let Record::Approval(record) = verified.record() else {
+        return Err(Refused::new(Code::Malformed, format!("the approval: a record of type {}", verified.record().type_name())));
+    };
+    if verified.keyid() == offer.order.keyid() {
+        return Err(not_approved("the approval is signed with the order's own key".to_owned()));
+    }
+    custody::check_order_approval(offer.order.digest(), order, record).map_err(|breach| not_approved(format!("the approval {breach}")))
+}
+
 /// The case-opened record. It is vouched for by the order, which names its digest under the responder's signature, so
 /// the key of whoever opened the case need not be known here.
-fn check_case(offer: &Offer, order: &Order, anchor: &Anchor) -> Result<(), Refused> {
+fn check_case(offer: &Offer, order: &Order, anchor: &Anchor) -> Result<CaseOpened, Refused> {
     let malformed = |why: String| Refused::new(Code::Malformed, why);
     if offer.case_opened.digest() != order.predecessor {
         return Err(malformed("the case-opened record is not the one that the order names".to_owned()));
@@ -146,7 +190,7 @@ fn check_case(offer: &Offer, order: &Order, anchor: &Anchor) -> Result<(), Refus
             format!("the case belongs to deployment '{shown}', this agent to '{}'", anchor.deployment),
         ));
     }
-    Ok(())
+    Ok(opened)
 }
 
 fn case_opened(envelope: &Envelope) -> Result<CaseOpened, Refused> {

@@ -120,13 +120,14 @@ fn taker(plan: Plan, from: Option<TakenUp>, lanes: LanesIn) -> (Taker, Vec<Chose
 }
 
 /// How long ago the collection began, as far as the host's clocks tell. After a restart of the host only the wall clock
-/// does, and it may have been set meanwhile: never less than nothing.
+/// does, and it may have been set back meanwhile: never less than the time since that restart.
 fn used_before(account: &Account) -> Duration {
     let (Some(started), now) = (account.started, clock::now()) else { return Duration::ZERO };
     if account.boot_id == crate::custody::boot_id() {
         return Duration::from_nanos(now.mono_ns.saturating_sub(started.mono_ns));
     }
-    Duration::from_nanos(u64::try_from(now.wall.unix_ns().saturating_sub(started.wall.unix_ns())).unwrap_or(0))
+    let by_wall = u64::try_from(now.wall.unix_ns().saturating_sub(started.wall.unix_ns())).unwrap_or(0);
+    Duration::from_nanos(by_wall.max(now.mono_ns))
 }
 
 fn capture_all(plan: Plan, from: Option<TakenUp>, lanes: LanesIn, ended: &Sender<Ended>) {

@@ -144,6 +144,7 @@ impl Agent {
             now: clock::wall(),
             offset_ns: *self.offset_ns.borrow(),
             finished: self.parts.state.finished(),
+            forgotten: self.parts.state.forgotten(&offer.collection),
         };
         order::verify(offer, &context)
     }

@@ -26,6 +26,8 @@ pub struct State {
     known: BTreeSet<CollectionId>,
     /// How often a collection was begun, and when its order expires.
     begun: BTreeMap<CollectionId, (u32, Timestamp)>,
+    /// The latest expiry of an order of which it is forgotten here whether it was executed.
+    forgotten: Option<Timestamp>,
     _lock: std::os::fd::OwnedFd,
 }
 
@@ -55,6 +57,9 @@ struct FinishedFile {
     /// Collection to the number of times that it was begun and the expiry of its order.
     #[serde(default)]
     begun: BTreeMap<CollectionId, (u32, Timestamp)>,
+    /// Orders that expire by then may have been executed: what is known of them was forgotten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    forgotten: Option<Timestamp>,
 }
 
 /// How often one order is executed on this host at most, whatever a coordinator offers.
@@ -78,9 +83,9 @@ impl State {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(StateError::InUse(dir.to_owned())),
             Err(e) => return Err(lock_error(e)),
         }
-        let FinishedFile { finished, begun, .. } = read_finished(&dir.join(FINISHED_FILE))?;
+        let FinishedFile { finished, begun, forgotten, .. } = read_finished(&dir.join(FINISHED_FILE))?;
         let known = finished.keys().cloned().collect();
-        Ok(Self { dir: dir.to_owned(), finished, known, begun, _lock: lock })
+        Ok(Self { dir: dir.to_owned(), finished, known, begun, forgotten, _lock: lock })
     }
 
     /// The folder.
@@ -103,6 +108,14 @@ impl State {
         &self.known
     }
 
+    /// Where an order that expires by this moment may have been executed here before. What was finished is forgotten when its
+    /// order has long expired by this host's clock; a clock that went ahead and was set back, across a restart of the host
+    /// as well, must not make such an order new. `None` for a collection that is known to be begun and not finished.
+    #[must_use]
+    pub fn forgotten(&self, collection: &CollectionId) -> Option<Timestamp> {
+        self.forgotten.filter(|_| !self.begun.contains_key(collection))
+    }
+
     /// Remembers a finished collection, first in memory, then on disk (written beside, fsynced, renamed).
     /// When the disk write fails the collection is still remembered by this process, and the next call writes both.
     ///
@@ -110,11 +123,13 @@ impl State {
     /// [`FileError`]
     pub fn remember(&mut self, collection: CollectionId, expires_at: Timestamp, now: Timestamp) -> Result<(), FileError> {
         self.begun.remove(&collection);
-        self.finished.retain(|_, expiry| expiry.plus_s(MARGIN_S) > now);
         self.finished.insert(collection, expires_at);
+        for (_, expiry) in self.finished.extract_if(.., |_, expiry| expiry.plus_s(MARGIN_S) <= now) {
+            self.forgotten = self.forgotten.max(Some(expiry));
+        }
         while self.finished.len() > FINISHED_MAX {
             let Some(first) = self.finished.iter().min_by_key(|(_, expiry)| **expiry).map(|(id, _)| id.clone()) else { break };
-            self.finished.remove(&first);
+            self.forgotten = self.forgotten.max(self.finished.remove(&first));
         }
         self.known = self.finished.keys().cloned().collect();
         self.write()
@@ -126,21 +141,28 @@ impl State {
     /// # Errors
     /// [`FileError`]: the collection must not be begun.
     pub fn begin(&mut self, collection: &CollectionId, expires_at: Timestamp, now: Timestamp) -> Result<bool, FileError> {
-        self.begun.retain(|_, (_, expiry)| expiry.plus_s(MARGIN_S) > now);
+        for (_, (_, expiry)) in self.begun.extract_if(.., |_, (_, expiry)| expiry.plus_s(MARGIN_S) <= now) {
+            self.forgotten = self.forgotten.max(Some(expiry));
+        }
         let attempts = self.begun.get(collection).map_or(0, |(n, _)| *n);
         if attempts >= ATTEMPTS_MAX {
             return Ok(false);
         }
         while self.begun.len() >= FINISHED_MAX {
             let Some(first) = self.begun.iter().min_by_key(|(_, (_, expiry))| *expiry).map(|(id, _)| id.clone()) else { break };
-            self.begun.remove(&first);
+            self.forgotten = self.forgotten.max(self.begun.remove(&first).map(|(_, expiry)| expiry));
         }
         self.begun.insert(collection.clone(), (attempts.saturating_add(1), expires_at));
         self.write().map(|()| true)
     }
 
     fn write(&self) -> Result<(), FileError> {
-        let file = FinishedFile { format: FORMAT.to_owned(), finished: self.finished.clone(), begun: self.begun.clone() };
+        let file = FinishedFile {
+            format: FORMAT.to_owned(),
+            finished: self.finished.clone(),
+            begun: self.begun.clone(),
+            forgotten: self.forgotten,
+        };
         // A map of texts always serialises.
         let bytes = serde_json::to_vec(&file).unwrap_or_default();
         files::replace(&self.dir.join(FINISHED_FILE), &bytes, Access::Private)
@@ -156,7 +178,7 @@ fn read_finished(path: &Path) -> Result<FinishedFile, StateError> {
         Ok(file) if file.cut => return Err(bad("too large".to_owned())),
         Ok(file) => file.bytes,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return Ok(FinishedFile { format: FORMAT.to_owned(), finished: BTreeMap::new(), begun: BTreeMap::new() });
+            return Ok(FinishedFile { format: FORMAT.to_owned(), finished: BTreeMap::new(), begun: BTreeMap::new(), forgotten: None });
         }
         Err(e) => return Err(bad(e.to_string())),
     };
@@ -206,6 +228,25 @@ mod tests {
         assert!(state.begin(&collection(1), day(20), day(12)).expect("writes"), "forgotten when its order has long expired");
         state.remember(collection(1), day(20), day(12)).expect("writes");
         assert!(state.finished().contains(&collection(1)) && !state.begun.contains_key(&collection(1)));
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_and_is_set_back_makes_no_finished_order_new() {
+        let dir = tempfile::tempdir().expect("folder");
+        let day = |n: i64| Timestamp::from_unix_s(n * 86_400);
+        let mut state = State::open(dir.path()).expect("opens");
+        state.remember(collection(1), day(10), day(9)).expect("writes");
+        assert!(state.begin(&collection(2), day(11), day(9)).expect("writes"));
+        // The clock goes a month ahead: what is known is forgotten, and that it is forgotten is not.
+        state.remember(collection(3), day(40), day(39)).expect("writes");
+        assert!(!state.finished().contains(&collection(1)));
+        assert!(state.begin(&collection(4), day(40), day(39)).expect("writes"));
+        drop(state);
+        // The host starts again with its clock set back.
+        let state = State::open(dir.path()).expect("opens again");
+        assert!(state.forgotten(&collection(1)) >= Some(day(10)), "an order that expires by then is not new");
+        assert_eq!(state.forgotten(&collection(5)), Some(day(11)), "and no later one is held against anybody");
+        assert_eq!(state.forgotten(&collection(4)), None, "what was begun and not finished goes on");
     }
 
     #[test]

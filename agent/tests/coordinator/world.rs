@@ -107,6 +107,7 @@ impl World {
             accountable: "a".to_owned(),
             opened_by: admin.name().to_string(),
             opened_at: now,
+            two_person: false,
         };
         let opened = sign(&opened, &admin.evidence).expect("small");
         let mut order = Order {
@@ -134,6 +135,8 @@ impl World {
             case_opened: bytes(&opened),
             stream: 1,
             continues: false,
+            approval: Vec::new(),
+            approver_enrolments: Vec::new(),
         };
         Ordered { order, envelope, offer }
     }

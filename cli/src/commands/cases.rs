@@ -18,7 +18,7 @@ pub fn to_json(case: &pb::Case) -> Value {
     json!({
         "case": case.case_id, "title": case.title, "state": case.state, "legal_basis": case.legal_basis, "accountable": case.accountable,
         "opened_by": case.opened_by, "opened_at": exhibit_evidence::Timestamp::from_unix_ns(case.opened_at_ns).to_string(),
-        "collections": case.collections, "exhibits": case.exhibits, "log_size": case.log_size, "log_root": hex(&case.log_root),
+        "collections": case.collections, "exhibits": case.exhibits, "two_person": case.two_person, "log_size": case.log_size, "log_root": hex(&case.log_root),
     })
 }
 
@@ -35,7 +35,9 @@ pub fn sign<P: record::Predicate>(connection: &Connection, predicate: &P) -> Res
 /// Runs a case command.
 pub async fn run(connection: &mut Connection, command: CaseCommand, out: &Output) -> Result<Code> {
     match command {
-        CaseCommand::Open { title, legal_basis, accountable } => open(connection, title, legal_basis, accountable, out).await?,
+        CaseCommand::Open { title, legal_basis, accountable, two_person } => {
+            open(connection, (title, legal_basis, accountable), two_person, out).await?;
+        }
         CaseCommand::List => {
             let mut stream = connection.rpc().list_cases(pb::ListCasesRequest {}).await?.into_inner();
             let mut rows = Vec::new();
@@ -85,7 +87,12 @@ pub async fn run(connection: &mut Connection, command: CaseCommand, out: &Output
     Ok(Code::Ok)
 }
 
-async fn open(connection: &mut Connection, title: String, legal_basis: String, accountable: Option<String>, out: &Output) -> Result<()> {
+async fn open(
+    connection: &mut Connection,
+    (title, legal_basis, accountable): (String, String, Option<String>),
+    two_person: bool,
+    out: &Output,
+) -> Result<()> {
     let now = clock::now();
     let random = clock::random_10().map_err(|e| Failure::new(Code::Failure, format!("cannot draw random bytes: {e}")))?;
     let record = CaseOpened {
@@ -96,6 +103,7 @@ async fn open(connection: &mut Connection, title: String, legal_basis: String, a
         accountable: accountable.unwrap_or_else(|| connection.name()),
         opened_by: connection.name(),
         opened_at: now,
+        two_person,
     };
     let case_opened = sign(connection, &record)?;
     let case = connection.rpc().open_case(pb::OpenCaseRequest { case_opened }).await?.into_inner();

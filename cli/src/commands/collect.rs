@@ -64,7 +64,15 @@ pub async fn run(connection: &mut Connection, args: CollectArgs, out: &Output) -
         let rows: Vec<_> = collections.iter().map(watch::to_json).collect();
         out.object(&json!({"case": case_id, "orders": orders, "collections": rows}))?;
     }
-    say_who_is_offline(connection, &collections, args.expires, out).await?;
+    let unapproved: BTreeSet<&str> = collections.iter().filter(|c| c.state == "unapproved").map(|c| c.order.as_str()).collect();
+    for order in &unapproved {
+        out.note(&format!(
+            "waits for a second person; nothing reaches an agent before. An approver of the case: exhibit approve {order} --reason '...'"
+        ));
+    }
+    if unapproved.is_empty() {
+        say_who_is_offline(connection, &collections, args.expires, out).await?;
+    }
     if args.watch {
         let what = match orders.first() {
             Some(order) if orders.len() == 1 => pb::ListCollectionsRequest { order: order.clone(), ..Default::default() },

@@ -42,7 +42,12 @@ fn opened(history: &History) -> Result<Digest> {
 }
 
 /// Sends a signed record and shows what became of it.
-async fn submit<P: Predicate>(connection: &mut Connection, what: &str, predicate: &P, out: &Output) -> Result<pb::SubmitRecordResponse> {
+pub async fn submit<P: Predicate>(
+    connection: &mut Connection,
+    what: &str,
+    predicate: &P,
+    out: &Output,
+) -> Result<pb::SubmitRecordResponse> {
     let record = sign(connection, predicate)?;
     let digest = Digest::of(&record);
     let done = connection.rpc().submit_record(pb::SubmitRecordRequest { record }).await?.into_inner();
@@ -57,15 +62,26 @@ async fn submit<P: Predicate>(connection: &mut Connection, what: &str, predicate
 /// Puts a hold on a case or on collections.
 pub async fn hold(connection: &mut Connection, case: &CaseId, collections: &[String], reason: String, out: &Output) -> Result<()> {
     let (history, _) = history(connection, case).await?;
+    let collections: Vec<CollectionId> = collections.iter().map(|c| parse_id(c)).collect::<Result<_>>()?;
+    let too_late = if collections.is_empty() { history.state().condemned() } else { Vec::new() };
+    let late: Vec<String> = too_late.iter().map(ToString::to_string).collect();
     let record = Hold {
         case: case.clone(),
         predecessor: opened(&history)?,
-        collections: collections.iter().map(|c| parse_id(c)).collect::<Result<_>>()?,
+        collections,
+        too_late,
         reason,
         placed_by: connection.name(),
         placed_at: clock::now(),
     };
     submit(connection, "hold", &record, out).await?;
+    if !late.is_empty() {
+        out.note(&format!(
+            "TOO LATE for {}: the destruction was approved before and goes on; parts may be gone. The record says so. \
+             exhibit case custody {case} names who asked and who approved",
+            late.join(", ")
+        ));
+    }
     out.note(
         "nothing that it covers can be destroyed until a custodian releases it: exhibit case release-hold CASE --hold RECORD --reason ...",
     );
@@ -217,6 +233,7 @@ pub async fn custody(connection: &mut Connection, case: &CaseId, svg: Option<&Pa
             "periods": history.periods(), "holds": state.holds(), "retained_until": state.retained_until(),
             "custodian": state.custodian(), "offer": state.offer().map(|(record, to)| json!({"record": record, "to": to})),
             "disposals_to_approve": state.asked(),
+            "orders_to_approve": state.orders_to_approve(clock::now()).iter().map(|(record, id)| json!({"record": record, "order": id})).collect::<Vec<_>>(),
         }));
     }
     let rows: Vec<_> = history.rows().iter().map(row).collect();
@@ -243,6 +260,9 @@ pub async fn custody(connection: &mut Connection, case: &CaseId, svg: Option<&Pa
     }
     for disposal in state.asked() {
         out.note(&format!("waits for a second person's approval: disposal {disposal}"));
+    }
+    for (_, order) in state.orders_to_approve(clock::now()) {
+        out.note(&format!("waits for a second person's approval: exhibit approve {order} --reason '...'"));
     }
     out.note(&format!("{} records, each verified; head {}:{}; times are claims of whoever signed", head.size, head.size, head.root));
     Ok(())

@@ -26,6 +26,13 @@ pub async fn run(connection: &mut Connection, command: LogCommand, out: &Output)
     match command {
         LogCommand::Show { of, from } => show(connection, &of, from, out).await?,
         LogCommand::Prove { of, record, size, out: file, record_out } => {
+            // Before anything is written: of two files one must not stand alone because the other's name is taken.
+            for path in [&file, &record_out].into_iter().flatten() {
+                check_new(path)?;
+            }
+            if file.is_some() && file == record_out {
+                return Err(Failure::new(Code::Usage, "--out and --record-out name the same file"));
+            }
             let (proof, envelope) = prove(connection, &of, record, size).await?;
             if let Some(path) = &record_out {
                 write_new(path, &envelope)?;

@@ -2,6 +2,7 @@
 
 mod agents;
 pub mod anchor;
+mod approve;
 mod cases;
 mod collect;
 pub mod get;
@@ -42,6 +43,7 @@ pub async fn run(args: Args, out: &Output) -> Result<Code> {
                 Command::Agents(command) => agents::run(&mut connection, command, out).await,
                 Command::Token(TokenCommand::Create { ttl, uses, labels }) => agents::token(&mut connection, ttl, uses, &labels, out).await,
                 Command::Collect(command) => collect::run(&mut connection, *command, out).await,
+                Command::Approve(command) => approve::run(&mut connection, command, out).await,
                 Command::Watch(command) => watch::run(&mut connection, command, out).await,
                 Command::Collections(which) => watch::list(&mut connection, which, out).await,
                 Command::Items(command) => items::run(&mut connection, command, out).await,

@@ -43,7 +43,7 @@ pub fn to_json(c: &pb::Collection) -> Value {
 }
 
 fn is_closed(state: &str) -> bool {
-    !matches!(state, "queued" | "offered" | "running")
+    !matches!(state, "unapproved" | "queued" | "offered" | "running")
 }
 
 fn which(which: &WhichArgs, collections: &[String]) -> Result<pb::ListCollectionsRequest> {
@@ -70,7 +70,7 @@ pub fn table(collections: &[pb::Collection], out: &Output) -> Result<()> {
     out.rows(&COLUMNS, &rows)
 }
 
-async fn listed(connection: &mut Connection, what: &pb::ListCollectionsRequest) -> Result<Vec<pb::Collection>> {
+pub async fn listed(connection: &mut Connection, what: &pb::ListCollectionsRequest) -> Result<Vec<pb::Collection>> {
     let mut stream = connection.rpc().list_collections(what.clone()).await?.into_inner();
     let mut found = Vec::new();
     while let Some(collection) = stream.message().await? {

@@ -161,6 +161,12 @@ impl Facts {
         self.orders.iter().find(|order| order.digest == collection.order)
     }
 
+    /// The record with which a second person approved the order of a collection.
+    pub fn approval_of(&self, collection: &CollectionSummary) -> Option<&Row> {
+        let digest = self.history.state().approval_of(&collection.order)?;
+        self.history.rows().iter().find(|row| row.record == digest)
+    }
+
     /// The acquisitions of a collection.
     pub fn acquisitions_of<'a>(&'a self, id: &'a CollectionId) -> impl Iterator<Item = &'a At<Acquisition>> {
         self.acquisitions.iter().filter(move |a| a.record.collection == *id)

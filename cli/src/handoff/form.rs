@@ -3,7 +3,7 @@
 use exhibit_evidence::verify::CollectionSummary;
 
 use super::facts::Facts;
-use super::words::{document, exhibits, field, head, host, moment, outcome, party};
+use super::words::{approved, document, exhibits, field, head, host, moment, outcome, party};
 use crate::document::{Block, Document, Language, Table, Value};
 use crate::units::show_bytes;
 
@@ -100,6 +100,7 @@ fn digital(l: Language, facts: &Facts, c: &CollectionSummary) -> Vec<(String, Va
         let text =
             format!("{} ({} {}, {})", order.record.order, l.pick("record", "enregistrement"), order.n, moment(order.record.issued_at));
         fields.push(field(l.pick("Order", "Ordre"), Value::exact(text)));
+        fields.extend(approved(l, facts, c));
         let classes = order.record.captures.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ");
         fields.push(field(l.pick("Classes of evidence", "Catégories de preuves"), Value::text(classes)));
     }

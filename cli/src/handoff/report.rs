@@ -4,7 +4,7 @@ use exhibit_evidence::Timestamp;
 use exhibit_evidence::verify::CollectionSummary;
 
 use super::facts::Facts;
-use super::words::{document, exhibits, field, head, host, moment, outcome, party, verdict};
+use super::words::{approved, document, exhibits, field, head, host, moment, outcome, party, verdict};
 use crate::document::{Block, Document, Language, Table, Value};
 use crate::units::show_bytes;
 
@@ -41,6 +41,10 @@ fn case(l: Language, facts: &Facts) -> Vec<Block> {
         fields.push(field(l.pick("Case", "Affaire"), Value::text(&case.title)));
         fields.push(field(l.pick("Case number", "Numéro d'affaire"), Value::exact(&case.id)));
         fields.push(field(l.pick("Legal basis", "Fondement juridique"), Value::text(&case.legal_basis)));
+        if case.two_person {
+            let rule = l.pick("each needs the approval of a second person", "chacun exige l'approbation d'une seconde personne");
+            fields.push(field(l.pick("Orders", "Ordres"), Value::text(rule)));
+        }
         fields.push(field(l.pick("Accountable person", "Personne responsable"), Value::text(&case.accountable)));
         fields.push(field(
             l.pick("Opened by", "Ouverte par"),
@@ -147,6 +151,7 @@ fn evidence(l: Language, facts: &Facts, c: &CollectionSummary) -> Vec<Block> {
         let (n, o) = (order.n, &order.record);
         fields.push(field(l.pick("Ordered by", "Ordonnée par"), Value::text(format!("{}, {}", party(&o.issued_by), moment(o.issued_at)))));
         fields.push(field(l.pick("Order", "Ordre"), Value::exact(format!("{} ({} {n})", o.order, l.pick("record", "enregistrement")))));
+        fields.extend(approved(l, facts, c));
         fields.push(field(l.pick("Legal basis of the order", "Fondement juridique de l'ordre"), Value::text(&o.legal_basis)));
         fields.push(field(l.pick("Ordered because", "Motif de l'ordre"), Value::text(&o.reason)));
         let captures = o.captures.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ");
@@ -260,7 +265,11 @@ fn handlings(l: Language, facts: &Facts) -> Vec<Block> {
 fn custody(l: Language, facts: &Facts) -> Vec<Block> {
     let heading = Block::Heading(
         1,
-        l.pick("Custody: holds, retention, transfers, disposals", "Conservation : gels, durées, remises, destructions").to_owned(),
+        l.pick(
+            "Custody: approvals, holds, retention, transfers, disposals",
+            "Conservation : approbations, gels, durées, remises, destructions",
+        )
+        .to_owned(),
     );
     let all: Vec<_> = facts.custody().collect();
     if all.is_empty() {

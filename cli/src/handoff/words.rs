@@ -81,3 +81,11 @@ pub fn document(language: Language, facts: &Facts, title: &str, blocks: Vec<crat
 pub fn field(name: &str, value: Value) -> (String, Value) {
     (name.to_owned(), value)
 }
+
+/// Who approved the order of a collection, where a second person did.
+pub fn approved(l: Language, facts: &Facts, collection: &CollectionSummary) -> Option<(String, Value)> {
+    let row = facts.approval_of(collection)?;
+    let (record, reason) = (l.pick("record", "enregistrement"), row.reason.clone().unwrap_or_default());
+    let text = format!("{}, {} ({record} {}): {reason}", party(&row.by), moment(row.at), row.n);
+    Some(field(l.pick("Order approved by", "Ordre approuvé par"), Value::text(text)))
+}

@@ -345,14 +345,18 @@ async fn times(c: &dyn Catalog) {
     let o = order(6, 1);
     let row = |on, queued, expires| CollectionRow { expires_at: at(expires), ..collection(&o, on, queued) };
     let (queued, offered, running, later) = (row(1, 30, 200), row(2, 20, 200), row(3, 10, 0), row(4, 5, 5_000));
-    c.add_order(o.clone(), vec![queued.clone(), offered.clone(), running.clone(), later]).await.expect("new");
+    let unapproved = CollectionRow { state: State::Unapproved, ..row(5, 40, 200) };
+    c.add_order(o.clone(), vec![queued.clone(), offered.clone(), running.clone(), later, unapproved.clone()]).await.expect("new");
     let to = |state, give_up_at| CollectionChange { state: Some(state), give_up_at, ..CollectionChange::default() };
     c.change(offered.collection.clone(), vec![State::Queued], to(State::Offered, None)).await.expect("changed");
     c.change(running.collection.clone(), vec![State::Queued], to(State::Running, Some(at(300)))).await.expect("changed");
     let due = |now| async move { c.due(now, 100).await.expect("list").into_iter().map(|r| r.collection).collect::<Vec<_>>() };
     assert_eq!(due(at(199)).await, Vec::new());
-    assert_eq!(due(at(200)).await, [offered.collection.clone(), queued.collection.clone()], "expired; oldest first");
-    assert_eq!(due(at(300)).await, [running.collection, offered.collection, queued.collection], "and given up");
+    let expired = [offered.collection, queued.collection, unapproved.collection.clone()];
+    assert_eq!(due(at(200)).await, expired, "expired; oldest first");
+    assert_eq!(due(at(300)).await, [&[running.collection][..], &expired].concat(), "and given up");
+    let open = CollectionFilter { order: Some(o.order.clone()), open: true, ..CollectionFilter::default() };
+    assert_eq!(c.collections(open, None, 1).await.expect("list")[0].collection, unapproved.collection, "open while it waits");
     assert_eq!(c.due(at(300), 1).await.expect("list").len(), 1);
 }
 

@@ -112,7 +112,7 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
     fn collection(&self, collection: CollectionId) -> Answer<'_, Option<CollectionRow>>;
     /// Collections by (`queued_at`, id), descending (newest first). `after` is the last row of the page before.
     fn collections(&self, filter: CollectionFilter, after: Option<CollectionId>, limit: u32) -> Answer<'_, Vec<CollectionRow>>;
-    /// Collections whose time has come: `queued` or `offered` with `expires_at <= now`, `running` with
+    /// Collections whose time has come: `unapproved`, `queued` or `offered` with `expires_at <= now`, `running` with
     /// `give_up_at <= now`. Oldest first, at most `limit`.
     fn due(&self, now: Timestamp, limit: u32) -> Answer<'_, Vec<CollectionRow>>;
     /// Collections in state `sealing`, by (`queued_at`, id) ascending.

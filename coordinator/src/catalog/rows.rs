@@ -144,6 +144,8 @@ pub struct OrderRow {
 /// decided, kept in [`CollectionRow::ending`], and whoever finds the row (after a crash too) writes it again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum State {
+    /// Its order waits for a second person's approval.
+    Unapproved,
     /// Waits for the agent's session.
     Queued,
     /// Was offered to the agent's session; no answer yet.
@@ -158,7 +160,8 @@ pub enum State {
 
 impl State {
     /// All values.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
+        Self::Unapproved,
         Self::Queued,
         Self::Offered,
         Self::Running,
@@ -175,6 +178,7 @@ impl State {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Unapproved => "unapproved",
             Self::Queued => "queued",
             Self::Offered => "offered",
             Self::Running => "running",

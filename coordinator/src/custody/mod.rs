@@ -1,4 +1,4 @@
-//! What people do with evidence after it was taken: holds, retention, transfer, disposal. The rules are
+//! What people decide about a case besides orders: holds, retention, transfer, disposal, and approvals. The rules are
 //! `exhibit_evidence::custody`; here they are asked under the log's writer lock, and what an approval decides is carried out.
 //!
 //! There is no state besides the logs: a restart, or a catalog that was made again, changes nothing.
@@ -19,7 +19,7 @@ pub use destroy::{Condemned, finish_due, recover};
 
 use crate::catalog::CollectionRow;
 use crate::clock;
-use crate::dispatch::admit;
+use crate::dispatch::{self, admit};
 use crate::ledger::{self, LedgerError, View};
 use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
@@ -57,9 +57,10 @@ fn signer_of(record: &Record) -> Option<(&str, Timestamp)> {
 /// Order of writes:
 /// 1. the signer's enrolments into the case's log (only what is missing);
 /// 2. the record into the case's log, if the rules allow it at that moment;
-/// 3. for an approval: what [`destroy`] does; for a hold or a retention: the case's locks in the store are looked at soon.
+/// 3. for the approval of a disposal: what [`destroy`] does; of an order: its collections go to their agents; for a hold or a
+///    retention: the case's locks in the store are looked at soon.
 ///
-/// Died between 2 and 3: [`recover`] does 3 at the next start. The same record again is success.
+/// Died between 2 and 3: [`recover`] and [`dispatch::approved_orders`] do 3 at the next start. The same record again is success.
 ///
 /// # Errors
 /// [`Problem`]; [`Kind::Busy`] in step 3 means that the decision stands and is carried out as soon as that is possible.
@@ -106,7 +107,16 @@ pub async fn submit(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Re
         parts.attesting.ask(&case);
     }
     let certificate = match record {
-        Record::Approval(_) => destroy::finish(parts, &case, Some(digest)).await?,
+        Record::Approval(p) => {
+            let order = ledger.view().custody().order_id(&p.predecessor).cloned();
+            match order {
+                Some(order) => {
+                    dispatch::approved(parts, &order).await;
+                    None
+                }
+                None => destroy::finish(parts, &case, Some(digest)).await?,
+            }
+        }
         _ => None,
     };
     Ok(Submitted { n, log_size: ledger.size(), certificate })
@@ -119,18 +129,26 @@ fn allowed(view: &View, digest: Digest, record: &Record, now: Timestamp) -> Resu
     }
     let custody = view.custody();
     custody.check(digest, record).map_err(|breach| problem(&breach))?;
-    match (record, custody.retained_until()) {
-        (Record::Approval(_), Some(until)) if now < until => {
-            Err(Problem::new(Kind::NotNow, format!("the case is to be kept until {until}, it is {now} now")))
-        }
+    let Record::Approval(p) = record else { return Ok(()) };
+    if let Some((order, expires_at)) = custody.order_expiry(&p.predecessor) {
+        return if now < expires_at {
+            Ok(())
+        } else {
+            Err(Problem::new(Kind::NotNow, format!("{order} expired at {expires_at}; its responder must give a new order")))
+        };
+    }
+    match custody.retained_until() {
+        Some(until) if now < until => Err(Problem::new(Kind::NotNow, format!("the case is to be kept until {until}, it is {now} now"))),
         _ => Ok(()),
     }
 }
 
 fn problem(breach: &Breach) -> Problem {
     let kind = match breach.rule {
-        Rule::Reason | Rule::Collection | Rule::Certificate | Rule::RetentionShortened => Kind::Invalid,
-        Rule::TransferRelease | Rule::TransferAcceptance | Rule::DisposalRequest | Rule::SecondPerson => Kind::Denied,
+        Rule::Reason | Rule::Collection | Rule::Certificate | Rule::RetentionShortened | Rule::ApprovalEarly => Kind::Invalid,
+        Rule::TransferRelease | Rule::TransferAcceptance | Rule::DisposalRequest | Rule::SecondPerson | Rule::OrderSecondPerson => {
+            Kind::Denied
+        }
         Rule::Predecessor | Rule::Held | Rule::Retained => Kind::NotNow,
     };
     Problem::new(kind, format!("not taken: {breach}"))

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use exhibit_evidence::dsse::Envelope;
-use exhibit_evidence::id::{CaseId, CollectionId};
+use exhibit_evidence::id::{CaseId, CollectionId, OrderId};
 use exhibit_evidence::layout::StreamNumber;
 use exhibit_evidence::record::{Order, Record};
 use exhibit_evidence::text::escape_bounded;
@@ -82,6 +82,12 @@ async fn check_case(parts: &Parts, order: &Order) -> Result<()> {
         )));
     }
     let ledger = parts.ledgers.case(&order.case).await?;
+    if parts.issuing.rules.two_person && !ledger.view().custody().two_person() {
+        return Err(Problem::new(
+            Kind::Denied,
+            format!("case: {} was opened for one person, and this deployment wants two for every order: {TWO_PERSON_REMEDY}", order.case),
+        ));
+    }
     let nonce = &order.nonce;
     if nonce.size == 0 || ledger.root_at(nonce.size) != Some(nonce.root) {
         return Err(Problem::invalid(format!(
@@ -91,6 +97,9 @@ async fn check_case(parts: &Parts, order: &Order) -> Result<()> {
     }
     Ok(())
 }
+
+/// What to do where the deployment wants two persons for every order.
+pub(super) const TWO_PERSON_REMEDY: &str = "open a case with 'exhibit case open --two-person'";
 
 /// The agents that an order names: all enrolled, none revoked.
 async fn targets(parts: &Parts, order: &Order) -> Result<Vec<AgentRow>> {
@@ -139,10 +148,20 @@ async fn append(parts: &Parts, order: &Order, envelope: &Envelope) -> Result<()>
     Ok(())
 }
 
+/// The first state of a collection, in words too: before its approval an order reaches no agent.
+pub(crate) fn waiting(order: &OrderId, awaits_approval: bool) -> (State, String) {
+    if awaits_approval {
+        return (State::Unapproved, format!("waits for a second person: exhibit approve {order} --reason '...'"));
+    }
+    (State::Queued, "waits for the agent to connect".to_owned())
+}
+
 /// Step 3 of [`submit`]; recovery calls it too.
 pub(super) async fn into_catalog(parts: &Parts, order: &Order, envelope: &Envelope) -> Result<(OrderRow, Vec<CollectionRow>)> {
     let now = clock::now();
     let digest = envelope.digest();
+    let waits = parts.ledgers.case(&order.case).await?.view().custody().awaits_approval(&digest);
+    let (state, reason) = waiting(&order.order, waits);
     let row = OrderRow {
         order: order.order.clone(),
         digest,
@@ -163,8 +182,8 @@ pub(super) async fn into_catalog(parts: &Parts, order: &Order, envelope: &Envelo
             case: order.case.clone(),
             agent: agent.clone(),
             profile: order.profile.clone(),
-            state: State::Queued,
-            reason: Some("waits for the agent to connect".to_owned()),
+            state,
+            reason: Some(reason.clone()),
             ending: None,
             cancel: None,
             stream: StreamNumber(1),

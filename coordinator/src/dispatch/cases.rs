@@ -4,7 +4,7 @@ use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::record::{CaseClosed, CaseOpened, Record};
 use exhibit_evidence::text::escape_bounded;
 
-use super::admit::require_case;
+use super::admit::{TWO_PERSON_REMEDY, require_case};
 use super::bounds::CLOCK_AHEAD_S_MAX;
 use crate::catalog::CaseRow;
 use crate::clock;
@@ -27,7 +27,7 @@ pub async fn open(parts: &Parts, caller: &str, envelope: &Envelope) -> Result<Ca
     let Record::CaseOpened(opened) = verified.record() else {
         return Err(Problem::invalid(format!("case_opened: a record of type {} opens no case", verified.record().type_name())));
     };
-    check_opened(caller, opened)?;
+    check_opened(caller, opened, parts.issuing.rules.two_person)?;
     if let Some(known) = parts.catalog.case(opened.case.clone()).await? {
         if known.case_opened == envelope.digest() {
             return Ok(known);
@@ -52,7 +52,7 @@ pub async fn open(parts: &Parts, caller: &str, envelope: &Envelope) -> Result<Ca
     Ok(row)
 }
 
-fn check_opened(caller: &str, opened: &CaseOpened) -> Result<()> {
+fn check_opened(caller: &str, opened: &CaseOpened, two_person: bool) -> Result<()> {
     if opened.opened_by != caller {
         return Err(Problem::new(
             Kind::Denied,
@@ -63,6 +63,12 @@ fn check_opened(caller: &str, opened: &CaseOpened) -> Result<()> {
         if text.trim().is_empty() || text.len() > TEXT_BYTES_MAX {
             return Err(Problem::invalid(format!("{field}: {} bytes: expected 1 to {TEXT_BYTES_MAX}", text.len())));
         }
+    }
+    if two_person && !opened.two_person {
+        return Err(Problem::new(
+            Kind::Denied,
+            format!("two_person: this deployment wants two persons for every order: {TWO_PERSON_REMEDY}"),
+        ));
     }
     let now = clock::now();
     if opened.opened_at > now.plus_s(CLOCK_AHEAD_S_MAX) {

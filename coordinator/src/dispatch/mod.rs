@@ -14,9 +14,9 @@ use exhibit_evidence::id::CollectionId;
 
 use crate::progress::Live;
 
-pub use offers::{Unoffered, accept, begin_next, cancel, end, is_next, offer, order_of, own};
+pub use offers::{Unoffered, accept, approved, begin_next, cancel, end, is_next, offer, order_of, own};
 pub(crate) use offers::{follow, follow_open};
-pub use recover::{finished_streams, orders_without_collections};
+pub use recover::{approved_orders, finished_streams, orders_without_collections};
 pub use session::{Hello, begin, run_session};
 pub use sessions::{Cut, Duplicate, Instance, OUTBOX_MESSAGES_MAX, Sessions};
 pub(crate) use sessions::{PROOF_OF_LIFE, RETURN_WINDOW};
@@ -46,6 +46,10 @@ pub enum Outbound {
         stream: u32,
         /// An earlier process began it and left a bookmark.
         continues: bool,
+        /// A second person's approval; empty where none is needed.
+        approval: Vec<u8>,
+        /// The chain of the key that signed the approval.
+        approver: Vec<Vec<u8>>,
     },
     /// Stop; finish what was taken.
     Cancel {

@@ -5,21 +5,23 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use exhibit_evidence::dsse::Envelope;
-use exhibit_evidence::id::{AgentId, CollectionId};
+use exhibit_evidence::id::{AgentId, CollectionId, OrderId};
 use exhibit_evidence::layout::StreamNumber;
 use exhibit_evidence::record::{Order, Outcome, Record};
 use exhibit_evidence::text::{escape_bounded, one_line};
 
 use super::Outbound;
-use super::admit::select;
+use super::admit::{select, waiting};
 use crate::catalog::{CollectionChange, CollectionFilter, CollectionRow, Ending, State, StreamState};
 use crate::clock;
 use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
 use crate::seal;
 
-/// States in which the agent has not begun.
+/// States in which the agent may begin and has not.
 const WAITING: [State; 2] = [State::Queued, State::Offered];
+/// States in which nothing was begun.
+const NOT_BEGUN: [State; 3] = [State::Unapproved, State::Queued, State::Offered];
 
 /// The deadline of an order that has none.
 const DEADLINE_S: i64 = 7 * 86_400;
@@ -56,7 +58,24 @@ pub async fn offer(parts: &Parts, row: &CollectionRow) -> Result<()> {
     let (_, order) = order_of(parts, row).await?;
     let case = parts.catalog.case(row.case.clone()).await?;
     let case = case.ok_or_else(|| Problem::new(Kind::Damaged, format!("the catalog lacks case {}", row.case)))?;
-    let opened = parts.ledgers.case(&row.case).await?.read_by_digest(&case.case_opened).await?;
+    let ledger = parts.ledgers.case(&row.case).await?;
+    let (waits, approval) = {
+        let view = ledger.view();
+        (view.custody().awaits_approval(&row.order_digest), view.custody().approval_of(&row.order_digest))
+    };
+    if waits {
+        // The row cannot say otherwise: the log decides.
+        return Ok(());
+    }
+    let approval = match approval {
+        Some(digest) => ledger.read_by_digest(&digest).await?,
+        None => None,
+    };
+    let approver = match &approval {
+        Some(approval) => parts.ledgers.chain_in(approval.keyid(), &row.case).await?,
+        None => Vec::new(),
+    };
+    let opened = ledger.read_by_digest(&case.case_opened).await?;
     let opened = opened.ok_or_else(|| Problem::new(Kind::Damaged, format!("the log of {} lacks its case-opened record", row.case)))?;
     let chain = parts.ledgers.chain_in(order.keyid(), &row.case).await?;
     let change = CollectionChange {
@@ -73,6 +92,8 @@ pub async fn offer(parts: &Parts, row: &CollectionRow) -> Result<()> {
         case_opened: opened.as_bytes().to_vec(),
         stream: row.stream.0,
         continues: is_begun(parts, &row).await?,
+        approval: approval.map(|a| a.as_bytes().to_vec()).unwrap_or_default(),
+        approver: approver.iter().map(|e| e.as_bytes().to_vec()).collect(),
     };
     parts.sessions.deliver(&row.agent, message).await;
     Ok(())
@@ -93,26 +114,68 @@ pub(super) async fn offer_if_online(parts: &Parts, row: &CollectionRow) {
 /// Collections whose offer failed while their agent was connected. In memory only: after a restart the agents connect
 /// again and are offered what is open.
 #[derive(Debug, Default)]
-pub struct Unoffered(Mutex<HashSet<CollectionId>>);
+pub struct Unoffered {
+    collections: Mutex<HashSet<CollectionId>>,
+    /// Approved orders whose collections still wait.
+    orders: Mutex<HashSet<OrderId>>,
+}
 
 /// Most collections that wait for another offer; further ones wait until their agents connect again.
 const UNOFFERED_MAX: usize = 10_000;
 
 impl Unoffered {
     fn add(&self, collection: CollectionId) {
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.collections.lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.len() < UNOFFERED_MAX {
             waiting.insert(collection);
         }
     }
 
+    fn add_order(&self, order: OrderId) {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner).insert(order);
+    }
+
+    fn take_orders(&self) -> HashSet<OrderId> {
+        std::mem::take(&mut *self.orders.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn take(&self) -> HashSet<CollectionId> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.collections.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Lets the collections of an order go that was approved: state `queued`, then the offers. Repeatable.
+///
+/// # Errors
+/// [`Problem`]; what is left waits for the next call.
+pub(super) async fn release(parts: &Parts, order: &OrderId) -> Result<()> {
+    for row in select(parts, CollectionFilter { order: Some(order.clone()), open: true, ..CollectionFilter::default() }).await? {
+        if parts.ledgers.case(&row.case).await?.view().custody().awaits_approval(&row.order_digest) {
+            return Ok(());
+        }
+        let (state, reason) = waiting(order, false);
+        let change = CollectionChange { state: Some(state), reason: Some(Some(reason)), ..CollectionChange::default() };
+        if let Some(row) = parts.catalog.change(row.collection.clone(), vec![State::Unapproved], change).await? {
+            parts.progress.ring(&row.collection);
+            offer_if_online(parts, &row).await;
+        }
+    }
+    Ok(())
+}
+
+/// [`release`] after an approval came into the log: the decision stands, and what fails here is done by the timers.
+pub async fn approved(parts: &Parts, order: &OrderId) {
+    if let Err(error) = release(parts, order).await {
+        tracing::warn!(%order, %error, "an approved order could not be given to its agents now; next try in a second");
+        parts.unoffered.add_order(order.clone());
     }
 }
 
 /// Offers again what could not be offered. What fails again waits for the next time.
 pub(super) async fn offer_again(parts: &Parts) {
+    for order in parts.unoffered.take_orders() {
+        approved(parts, &order).await;
+    }
     for collection in parts.unoffered.take() {
         match parts.catalog.collection(collection.clone()).await {
             Ok(Some(row)) if WAITING.contains(&row.state) => offer_if_online(parts, &row).await,
@@ -199,7 +262,7 @@ pub async fn cancel(parts: &Arc<Parts>, row: &CollectionRow, by: &str, reason: &
     let words = format!("cancelled by {}: {}", escape_bounded(by, 200), one_line(reason, 1_024));
     let message = || Outbound::Cancel { collection: row.collection.to_string(), reason: one_line(&words, 1_024) };
     let ending = Ending { outcome: Outcome::Cancelled, reason: Some(words.clone()), refusal: None };
-    if let Some(row) = end(parts, &row.collection, &WAITING, ending).await? {
+    if let Some(row) = end(parts, &row.collection, &NOT_BEGUN, ending).await? {
         // It may have been offered a moment ago.
         parts.sessions.send(&row.agent, message());
         return Ok(row);
@@ -246,7 +309,12 @@ pub(super) async fn reconcile(parts: &Arc<Parts>, agent: &AgentId, running: &[Co
                 }
             }
             (State::Running, false) => lost(parts, row).await?,
-            (State::Sealing | State::Closed(_), _) => {}
+            // An agent obeys nothing that nobody approved; one that does is told to stop, and nothing of it is taken.
+            (State::Unapproved, true) => {
+                let reason = "nobody approved the order".to_owned();
+                parts.sessions.send(agent, Outbound::Cancel { collection: row.collection.to_string(), reason });
+            }
+            (State::Unapproved, false) | (State::Sealing | State::Closed(_), _) => {}
         }
     }
     for id in running.iter().filter(|id| open.iter().all(|row| row.collection != **id)) {
@@ -286,7 +354,7 @@ pub(crate) async fn follow(parts: &Arc<Parts>, collection: &CollectionId) -> Res
                 tell_ended(parts, &row.agent, collection).await?;
             }
         }
-        (State::Offered | State::Running, _) => {}
+        (State::Unapproved | State::Offered | State::Running, _) => {}
     }
     if row.state.is_closed() {
         parts.uploads.forget(collection);

@@ -1,8 +1,10 @@
-//! Recovery at start: orders and ends of cases that stand in a log and did not reach the catalog; streams that were received whole and
+//! Recovery at start: orders, approvals and ends of cases that stand in a log and did not reach the catalog; streams that were received whole and
 //! whose collection was not ended.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use exhibit_evidence::id::OrderId;
 use exhibit_evidence::record::Record;
 
 use super::admit::{into_catalog, select};
@@ -50,6 +52,19 @@ pub async fn orders_without_collections(parts: &Arc<Parts>) -> Result<u64> {
             }
         }
     }
+}
+
+/// Lets the collections of orders go that were approved, where the process died between log and catalog. Repeatable.
+///
+/// # Errors
+/// The first problem; the others are found at the next start.
+pub async fn approved_orders(parts: &Arc<Parts>) -> Result<()> {
+    let open = select(parts, CollectionFilter { open: true, ..CollectionFilter::default() }).await?;
+    let waiting: BTreeSet<OrderId> = open.into_iter().filter(|row| row.state == State::Unapproved).map(|row| row.order).collect();
+    for order in waiting {
+        offers::release(parts, &order).await?;
+    }
+    Ok(())
 }
 
 /// Ends the collections whose current stream was finished by the agent, where the process died before it could write

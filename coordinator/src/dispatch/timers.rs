@@ -52,6 +52,7 @@ pub async fn look_at_timers(parts: &Arc<Parts>) -> Result<()> {
     for row in parts.catalog.due(now, PER_TICK_MAX).await? {
         let (outcome, reason) = match row.state {
             State::Running => (Outcome::Partial, format!("the agent had not finished by {}", row.give_up_at.unwrap_or(now))),
+            State::Unapproved => (Outcome::Expired, format!("nobody had approved the order when it expired at {}", row.expires_at)),
             _ => (Outcome::Expired, format!("the agent had not begun when the order expired at {}", row.expires_at)),
         };
         let reason = row.cancel.clone().unwrap_or(reason);

@@ -221,7 +221,7 @@ pub async fn revoke(parts: &Arc<Parts>, by: &str, agent: &AgentId, reason: &str)
     parts.disconnect_everywhere(&parts.agent_name(agent));
     for row in &open {
         let ending = Ending { outcome: Outcome::Failed, reason: Some(format!("the agent was revoked: {words}")), refusal: None };
-        dispatch::end(parts, &row.collection, &[State::Queued, State::Offered, State::Running], ending).await?;
+        dispatch::end(parts, &row.collection, &[State::Unapproved, State::Queued, State::Offered, State::Running], ending).await?;
     }
     tracing::warn!(%agent, by = %escape_bounded(by, 200), "agent revoked");
     let row = parts.catalog.agent(agent.clone()).await?;

@@ -86,6 +86,9 @@ pub async fn open(parts: &Arc<Parts>, agent: &AgentId, opening: &Opening) -> Res
     let ended = known.as_ref().is_some_and(|s| matches!(s.state, StreamState::Finished | StreamState::Received));
     let row = match row.state {
         State::Queued | State::Offered => dispatch::accept(parts, agent, &row.collection).await?,
+        State::Unapproved => {
+            return Err(Problem::new(Kind::Denied, format!("collection: nobody approved the order of {}", row.collection)));
+        }
         State::Running => row,
         State::Sealing | State::Closed(_) if ended => row,
         State::Sealing | State::Closed(_) => {

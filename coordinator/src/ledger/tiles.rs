@@ -68,6 +68,8 @@ impl Inner {
             .buffered(READS_IN_FLIGHT)
             .try_concat()
             .await?;
+        let mut missing = missing;
+        missing.extend(self.lost_closing_bundle(size).await?.map(|bundle| (bundle, None)));
         if !missing.is_empty() {
             tracing::info!(log = %self.name.folder(), tiles = missing.len(), "making tiles that are not there");
         }
@@ -79,6 +81,14 @@ impl Inner {
         }
         self.view.write().unwrap_or_else(PoisonError::into_inner).tiles_are_stored(size);
         Ok(())
+    }
+
+    /// The incomplete bundle that ended with the record that closed the case, where it is gone and no full one took its place.
+    async fn lost_closing_bundle(&self, size: u64) -> Result<Option<Tile>, LedgerError> {
+        let closed = self.view().case_closed().map(|e| e.n.saturating_add(1)).filter(|closed| *closed <= size);
+        let Some(closed) = closed.filter(|closed| size / TILE_WIDTH == closed / TILE_WIDTH) else { return Ok(None) };
+        let Some(bundle) = Tile::of(Layer::Entries, closed / TILE_WIDTH, closed) else { return Ok(None) };
+        Ok(if self.has(&bundle, None).await? { None } else { Some(bundle) })
     }
 
     async fn has(&self, tile: &Tile, size: Option<u64>) -> Result<bool, LedgerError> {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use exhibit_evidence::Digest;
 use exhibit_evidence::layout::LogName;
-use exhibit_evidence::log::{Checkpoint, Cosigned, NOTE_BYTES_MAX, Note, Signature, WitnessKey};
+use exhibit_evidence::log::{Checkpoint, Cosigned, NOTE_BYTES_MAX, NotCosigned, Note, Signature, WitnessKey};
 
 use super::log::{Alone, Inner};
 use super::{Head, Keys, Kind, Ledger, LedgerError, RECORDS_MAX};
@@ -71,8 +71,15 @@ impl Inner {
         if checkpoint.size > self.published() {
             return Err(LedgerError::new(Kind::Conflict, "note: its head is not published yet; try again in a moment"));
         }
-        let cosigned: Vec<(&WitnessKey, Cosigned)> =
-            self.keys.witnesses.iter().filter_map(|w| w.verify(note).ok().map(|c| (w, c))).collect();
+        let mut cosigned: Vec<(&WitnessKey, Cosigned)> = Vec::new();
+        for witness in &self.keys.witnesses {
+            match witness.verify(note) {
+                Ok(found) => cosigned.push((witness, found)),
+                // Damaged on its way, or made by somebody else in that name: nothing of such a note is kept.
+                Err(e @ NotCosigned::BadSignature(_)) => return Err(refuse(e.to_string())),
+                Err(_) => {}
+            }
+        }
         if cosigned.is_empty() {
             let known: Vec<&str> = self.keys.witnesses.iter().map(WitnessKey::name).collect();
             let known = if known.is_empty() { "none is configured (witness.keys)".to_owned() } else { known.join(", ") };

@@ -16,6 +16,7 @@ use super::rebuild::Trouble;
 use crate::catalog::{
     ByStatus, Catalog, CollectionRow, Ending, OrderRow, SegmentCommit, State, StreamFinish, StreamRow, StreamState, Totals,
 };
+use crate::dispatch::admit::waiting;
 use crate::store::{self, Store, list_all};
 
 /// Bytes of a manifest read at once.
@@ -67,7 +68,7 @@ impl CaseRecords {
             for agent in &order.targets {
                 let collection = CollectionId::of(digest, agent);
                 let mut row = blank(case, order, *digest, agent.clone(), collection);
-                self.describe(store, &mut row).await?;
+                self.describe(store, custody, &mut row).await?;
                 report.unsealed += u64::from(!row.state.is_closed());
                 rows.push(row);
             }
@@ -89,7 +90,7 @@ impl CaseRecords {
     }
 
     /// Where the collection stands, by what the log and the store hold.
-    async fn describe(&self, store: &dyn Store, row: &mut CollectionRow) -> Result<(), Trouble> {
+    async fn describe(&self, store: &dyn Store, custody: &Custody, row: &mut CollectionRow) -> Result<(), Trouble> {
         let received: Vec<&Receipt> = self.receipts.range(of(&row.collection)).map(|(_, (_, receipt))| receipt).collect();
         if let Some(last) = received.last() {
             row.stream = last.stream;
@@ -113,6 +114,9 @@ impl CaseRecords {
             let reason = Some("the catalog was made again before the collection was sealed".to_owned());
             row.state = State::Sealing;
             row.ending = Some(Ending { outcome: Outcome::Partial, reason, refusal: None });
+        } else if custody.awaits_approval(&row.order_digest) {
+            let (state, reason) = waiting(&row.order, true);
+            (row.state, row.reason) = (state, Some(reason));
         } else {
             let folder = format!("{}/collections/{}", layout::case_folder(&row.case), row.collection);
             let numbers = store.folders(&folder).await?;

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use super::Lease;
 use crate::dispatch::{self, FINISHED_EVERY_TICKS};
 use crate::parts::Parts;
+use crate::problem::Result;
 use crate::{attest, custody, incidents, stamp};
 
 const TICK: Duration = Duration::from_secs(1);
@@ -74,19 +75,20 @@ async fn tick(parts: &Arc<Parts>, count: u32) {
     }
 }
 
+async fn take_up(parts: &Arc<Parts>) -> Result<()> {
+    dispatch::orders_without_collections(parts).await?;
+    dispatch::approved_orders(parts).await?;
+    dispatch::finished_streams(parts).await?;
+    custody::recover(parts).await?;
+    Ok(())
+}
+
 /// What an earlier process left between two writes. Until it is done the coordinator serves already: every step is
 /// idempotent, and nothing that is left over can be seen half.
 async fn recover(parts: Arc<Parts>) {
     loop {
-        let done = match dispatch::orders_without_collections(&parts).await {
-            Ok(_) => match dispatch::finished_streams(&parts).await {
-                Ok(_) => custody::recover(&parts).await,
-                Err(problem) => Err(problem),
-            },
-            Err(problem) => Err(problem),
-        };
-        match done {
-            Ok(_) => return,
+        match take_up(&parts).await {
+            Ok(()) => return,
             Err(problem) if problem.is_passing() => tracing::warn!(%problem, "recovery will be tried again"),
             Err(problem) => {
                 parts.incident(None, "recovery", "start", &problem.to_string()).await;

@@ -195,9 +195,18 @@ fn outbound_to(message: Outbound) -> wire::SessionResponse {
         Outbound::Welcome { protocol, wall_ns } => {
             session_response::Kind::Welcome(wire::Welcome { protocol, version: env!("CARGO_PKG_VERSION").to_owned(), wall_ns })
         }
-        Outbound::Offer { collection, order, enrolments, case_opened, stream, continues } => {
+        Outbound::Offer { collection, order, enrolments, case_opened, stream, continues, approval, approver: approver_enrolments } => {
             let collection = collection.to_string();
-            session_response::Kind::Offer(wire::Offer { collection, order, enrolments, case_opened, stream, continues })
+            session_response::Kind::Offer(wire::Offer {
+                collection,
+                order,
+                enrolments,
+                case_opened,
+                stream,
+                continues,
+                approval,
+                approver_enrolments,
+            })
         }
         Outbound::Cancel { collection, reason } => {
             session_response::Kind::Cancel(wire::Cancel { collection, reason: one_line(&reason, REASON_BYTES_MAX) })

@@ -2,9 +2,8 @@
 
 use bytes::Bytes;
 use exhibit_evidence::dsse::Envelope;
-use exhibit_evidence::id::CaseId;
 use exhibit_evidence::key::SigningKey;
-use exhibit_evidence::layout::{self, TimestampFile};
+use exhibit_evidence::layout::{LogName, TimestampFile};
 use exhibit_evidence::log::{Checkpoint, NOTE_BYTES_MAX};
 use exhibit_evidence::record::{self, NotStamped, Stamped};
 use exhibit_evidence::text::escape_bounded;
@@ -20,7 +19,7 @@ use crate::store::{self, Payload, Store};
 /// The largest request that is read back.
 const REQUEST_BYTES_MAX: usize = 1_024;
 
-/// One case's log, and the authority that stamps its heads.
+/// One log, and the authority that stamps its heads.
 #[derive(Debug)]
 pub struct Desk<'a> {
     /// Where the objects lie.
@@ -31,9 +30,7 @@ pub struct Desk<'a> {
     pub deployment: &'a str,
     /// Who stamps.
     pub authority: &'a Authority,
-    /// The case.
-    pub case: &'a CaseId,
-    /// Its log.
+    /// The log, of a case or of the deployment.
     pub ledger: &'a Ledger,
 }
 
@@ -91,7 +88,7 @@ impl Desk<'_> {
             None => self.new_answer(due, &request).await?,
         };
         let stamped = Stamped {
-            case: self.case.clone(),
+            case: self.case(),
             predecessor: due.opened,
             authority: self.authority.name().to_string(),
             size: due.size,
@@ -109,13 +106,20 @@ impl Desk<'_> {
         Ok(stamped)
     }
 
+    fn case(&self) -> Option<exhibit_evidence::CaseId> {
+        match self.ledger.name() {
+            LogName::Case(case) => Some(case.clone()),
+            LogName::Deployment => None,
+        }
+    }
+
     /// Records that the authority gave no token for a head.
     ///
     /// # Errors
     /// [`Failed`]
     pub async fn record_failure(&self, due: &Due, e: &NoToken, failed_at: Timestamp) -> Result<(), Failed> {
         let failure = NotStamped {
-            case: self.case.clone(),
+            case: self.case(),
             predecessor: due.opened,
             authority: self.authority.name().to_string(),
             size: due.size,
@@ -168,7 +172,7 @@ impl Desk<'_> {
 
     /// Creates an object, or gives what an earlier try left under its name.
     async fn keep(&self, due: &Due, file: TimestampFile, bytes: Bytes, bytes_max: usize) -> Result<Bytes, Failed> {
-        let name = layout::timestamp(self.case, due.size, &file);
+        let name = self.ledger.name().timestamp(due.size, &file);
         match self.store.put_new(&name, Payload::from(bytes.clone()), Digest::of(&bytes)).await {
             Ok(_) => Ok(bytes),
             Err(e) if e.kind() == store::Kind::Conflict => Ok(self.store.get(&name, bytes_max as u64).await?),
@@ -177,7 +181,7 @@ impl Desk<'_> {
     }
 
     async fn read(&self, due: &Due, file: &TimestampFile, bytes_max: usize) -> Result<Option<Bytes>, Failed> {
-        match self.store.get(&layout::timestamp(self.case, due.size, file), bytes_max as u64).await {
+        match self.store.get(&self.ledger.name().timestamp(due.size, file), bytes_max as u64).await {
             Ok(bytes) => Ok(Some(bytes)),
             Err(e) if e.kind() == store::Kind::NotFound => Ok(None),
             Err(e) => Err(e.into()),
@@ -185,7 +189,7 @@ impl Desk<'_> {
     }
 
     fn damaged(&self, due: &Due, file: &TimestampFile, why: &str) -> Failed {
-        let name = layout::timestamp(self.case, due.size, file);
+        let name = self.ledger.name().timestamp(due.size, file);
         Failed::Damaged(format!("'{name}' is not what was written there: {}", escape_bounded(why, 300)))
     }
 

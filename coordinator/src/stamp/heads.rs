@@ -1,4 +1,4 @@
-//! Which head of a case log an authority has to stamp, by the records alone.
+//! Which head of a log an authority has to stamp, by the records alone.
 
 use exhibit_evidence::Digest;
 use exhibit_evidence::dsse::{ENVELOPE_BYTES_MAX, Envelope};
@@ -10,7 +10,7 @@ use crate::ledger::{Entry, View};
 use crate::store::Store;
 
 /// Records that are worth a token before the interval is over.
-const SOON: [&str; 4] = ["case-opened:v1", "order:v1", "seal:v1", "case-closed:v1"];
+const SOON: [&str; 5] = ["case-opened:v1", "order:v1", "seal:v1", "case-closed:v1", "revocation:v1"];
 
 /// A head that is to be stamped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct Due {
     pub size: u64,
     /// Its root.
     pub root: Digest,
-    /// The record that opened the case.
+    /// The record that opened the case; of the deployment's log its first one.
     pub opened: Digest,
     /// Something in it should not wait for the whole interval.
     pub soon: bool,
@@ -37,8 +37,13 @@ fn by(entry: &Entry, kind: &str, authority: &AuthorityName) -> Option<u64> {
 
 /// The head that `authority` has to stamp, if there is one.
 #[must_use]
-pub fn due(view: &View, authority: &AuthorityName) -> Option<Due> {
-    let opened = view.case_opened()?.digest;
+pub fn due(view: &View, log: &LogName, authority: &AuthorityName) -> Option<Due> {
+    // A case's log begins with enrolments, and nothing is stamped before the case is open; the deployment's opens none.
+    let opened = match log {
+        LogName::Case(_) => view.case_opened()?,
+        LogName::Deployment => view.entries().first()?,
+    };
+    let opened = opened.digest;
     let last = view.entries().iter().rev().find(|e| !is_about_timestamps(e))?;
     let size = last.n.saturating_add(1);
     let covered = view.entries().iter().rev().find_map(|e| by(e, Stamped::TYPE, authority)).unwrap_or(0);

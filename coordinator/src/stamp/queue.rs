@@ -1,4 +1,4 @@
-//! The queue of one authority: cases whose heads it has to stamp, one after another.
+//! The queue of one authority: logs whose heads it has to stamp, one after another.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -48,10 +48,10 @@ pub async fn run(parts: Arc<Parts>, stop: watch::Receiver<bool>) {
 struct Queue {
     authority: Authority,
     parts: Arc<Parts>,
-    /// When each case is to be looked at.
-    due: BTreeMap<CaseId, Instant>,
-    /// When a token was last had for each case.
-    last: BTreeMap<CaseId, Instant>,
+    /// When each log is to be looked at.
+    due: BTreeMap<LogName, Instant>,
+    /// When a token was last had for each log.
+    last: BTreeMap<LogName, Instant>,
     failures: u32,
     not_before: Option<Instant>,
 }
@@ -82,11 +82,10 @@ impl Queue {
             }
             loop {
                 match grown.try_recv() {
-                    Ok(LogName::Case(case)) => {
+                    Ok(log) => {
                         let at = Instant::now() + SETTLE;
-                        self.due.entry(case).or_insert(at);
+                        self.due.entry(log).or_insert(at);
                     }
-                    Ok(LogName::Deployment) => {}
                     // More grew than the channel holds: look at all of them.
                     Err(tokio::sync::broadcast::error::TryRecvError::Lagged(_)) => swept = false,
                     Err(_) => break,
@@ -100,8 +99,9 @@ impl Queue {
         }
     }
 
-    /// Looks at every case once: what an earlier process left. False when it must be done again.
+    /// Looks at every log once: what an earlier process left. False when it must be done again.
     async fn sweep(&mut self) -> bool {
+        self.sweep_one(LogName::Deployment).await;
         let mut after = None;
         loop {
             let page = match self.parts.catalog.cases(after.clone(), PAGE_MAX).await {
@@ -114,15 +114,19 @@ impl Queue {
             let Some(last) = page.last() else { return true };
             after = Some(last.case.clone());
             for row in page {
-                if may_be_due(&*self.parts.store, &LogName::Case(row.case.clone()), self.authority.name()).await {
-                    self.due.entry(row.case).or_insert_with(Instant::now);
-                }
+                self.sweep_one(LogName::Case(row.case)).await;
             }
         }
     }
 
-    /// Stamps what is ripe. An authority that fails is left alone for a while, whatever the case, and then another case comes
-    /// first; a case whose own log or store fails waits alone.
+    async fn sweep_one(&mut self, log: LogName) {
+        if may_be_due(&*self.parts.store, &log, self.authority.name()).await {
+            self.due.entry(log).or_insert_with(Instant::now);
+        }
+    }
+
+    /// Stamps what is ripe. An authority that fails is left alone for a while, whatever the log, and then another one comes
+    /// first; one that itself fails, or its store, waits alone.
     async fn work(&mut self) {
         let now = Instant::now();
         if self.not_before.is_some_and(|at| now < at) {
@@ -130,56 +134,50 @@ impl Queue {
         }
         let interval = self.authority.interval();
         self.last.retain(|_, last| *last + interval > now);
-        let ripe: Vec<CaseId> = self.due.iter().filter(|(_, at)| **at <= now).map(|(case, _)| case.clone()).collect();
-        for case in ripe {
-            match self.look(&case).await {
+        let ripe: Vec<LogName> = self.due.iter().filter(|(_, at)| **at <= now).map(|(log, _)| log.clone()).collect();
+        for log in ripe {
+            match self.look(&log).await {
                 Ok(Look::Nothing) => {
-                    self.due.remove(&case);
+                    self.due.remove(&log);
                 }
                 Ok(Look::Wait(at)) => {
-                    self.due.insert(case, at);
+                    self.due.insert(log, at);
                 }
                 Ok(Look::Stamped) => {
-                    self.due.remove(&case);
-                    self.last.insert(case, Instant::now());
+                    self.due.remove(&log);
+                    self.last.insert(log, Instant::now());
                     (self.failures, self.not_before) = (0, None);
                 }
                 Err(Failed::Own(error) | Failed::Damaged(error)) => {
-                    tracing::warn!(authority = %self.authority.name(), %case, %error, again_in_s = OWN_RETRY.as_secs(), "a head was not stamped");
-                    self.due.insert(case, Instant::now() + OWN_RETRY);
+                    tracing::warn!(authority = %self.authority.name(), log = %log.folder(), %error, again_in_s = OWN_RETRY.as_secs(), "a head was not stamped");
+                    self.due.insert(log, Instant::now() + OWN_RETRY);
                 }
                 Err(Failed::Token(NoToken { code, message })) => {
                     let wait = RETRY_MIN.saturating_mul(1 << self.failures.min(16)).min(RETRY_MAX);
                     self.failures = self.failures.saturating_add(1);
                     let again = Instant::now() + wait;
-                    tracing::warn!(authority = %self.authority.name(), %case, code, error = %message, again_in_s = wait.as_secs(), "a head was not stamped");
+                    tracing::warn!(authority = %self.authority.name(), log = %log.folder(), code, error = %message, again_in_s = wait.as_secs(), "a head was not stamped");
                     self.not_before = Some(again);
-                    self.due.insert(case, again + TICK);
+                    self.due.insert(log, again + TICK);
                     return;
                 }
             }
         }
     }
 
-    /// One case: is there something to stamp, and may it be stamped now?
-    async fn look(&self, case: &CaseId) -> Result<Look, Failed> {
-        let ledger = self.parts.ledgers.case(case).await?;
+    /// One log: is there something to stamp, and may it be stamped now?
+    async fn look(&self, log: &LogName) -> Result<Look, Failed> {
+        let ledger = self.parts.ledgers.get(log).await?;
         let parts = &self.parts;
-        let desk = Desk {
-            store: &*parts.store,
-            key: parts.ledgers.log_key(),
-            deployment: parts.deployment(),
-            authority: &self.authority,
-            case,
-            ledger: &ledger,
-        };
-        let found = due(&ledger.view(), self.authority.name());
+        let (key, deployment) = (parts.ledgers.log_key(), parts.deployment());
+        let desk = Desk { store: &*parts.store, key, deployment, authority: &self.authority, ledger: &ledger };
+        let found = due(&ledger.view(), log, self.authority.name());
         let Some(due) = found else {
             desk.publish().await?;
             return Ok(Look::Nothing);
         };
         let interval = if due.soon { self.authority.interval() / SOON_PART } else { self.authority.interval() };
-        if let Some(at) = self.last.get(case).map(|last| *last + interval).filter(|at| *at > Instant::now()) {
+        if let Some(at) = self.last.get(log).map(|last| *last + interval).filter(|at| *at > Instant::now()) {
             return Ok(Look::Wait(at));
         }
         match desk.stamp(&due).await {
@@ -190,28 +188,44 @@ impl Queue {
             Err(Failed::Token(e)) => {
                 if !due.failure_recorded {
                     desk.record_failure(&due, &e, clock::now()).await?;
-                    // In no case's log: there the failure is a record of its own, and another record would be another head to stamp.
-                    let detail = format!("no token for case {case}: {}: {}", e.code, e.message);
-                    parts.incident(None, "timestamp", self.authority.name().as_str(), &detail).await;
+                    self.tell_failure(log, &e).await;
                 }
                 Err(Failed::Token(e))
             }
             Err(Failed::Damaged(what)) => {
-                parts.incident(Some(case), "timestamp", self.authority.name().as_str(), &what).await;
+                parts.incident(case_of(log), "timestamp", self.authority.name().as_str(), &what).await;
                 Err(Failed::Damaged(what))
             }
             Err(e) => Err(e),
         }
     }
 
+    /// In no case's log: there the failure is a record of its own, and another record would be another head to stamp. For the
+    /// same reason the deployment's log hears of cases only; what fails there is a record there.
+    async fn tell_failure(&self, log: &LogName, e: &NoToken) {
+        if let Some(case) = case_of(log) {
+            let detail = format!("no token for case {case}: {}: {}", e.code, e.message);
+            self.parts.incident(None, "timestamp", self.authority.name().as_str(), &detail).await;
+        }
+    }
+
     /// One of the two clocks is wrong when they are far apart; the token is kept all the same.
     async fn compare_clocks(&self, stamped: &Stamped) {
-        tracing::info!(authority = %stamped.authority, case = %stamped.case, size = stamped.size, time = %stamped.time, "a head was stamped");
+        let case = stamped.case.as_ref().map(tracing::field::display);
+        tracing::info!(authority = %stamped.authority, case, size = stamped.size, time = %stamped.time, "a head was stamped");
         let apart_s = stamped.received_at.unix_ns().abs_diff(stamped.time.unix_ns()) / 1_000_000_000;
-        if apart_s > CLOCKS_APART_S_MAX {
+        // Said with a case's token: said with one of the deployment's log it would ask for the next one.
+        if apart_s > CLOCKS_APART_S_MAX && stamped.case.is_some() {
             let (name, time, here) = (&stamped.authority, stamped.time, stamped.received_at);
             let detail = format!("authority '{name}' says {time}, this machine {here}: one of the two clocks is wrong");
             self.parts.incident(None, "clock", "timestamp", &detail).await;
         }
+    }
+}
+
+const fn case_of(log: &LogName) -> Option<&CaseId> {
+    match log {
+        LogName::Case(case) => Some(case),
+        LogName::Deployment => None,
     }
 }

@@ -153,6 +153,7 @@ async fn two_people_and_nothing_that_stands_against_it() {
         case: case.clone(),
         predecessor: opened,
         collections: Vec::new(),
+        too_late: Vec::new(),
         reason: "litigation".to_owned(),
         placed_by: s.cora.name(),
         placed_at: clock::now(),
@@ -230,6 +231,7 @@ async fn two_people_and_nothing_that_stands_against_it() {
         case: case.clone(),
         predecessor: opened,
         collections: vec![s.collections[0].0.clone()],
+        too_late: Vec::new(),
         reason: "late".to_owned(),
         placed_by: s.cora.name(),
         placed_at: clock::now(),
@@ -322,9 +324,24 @@ async fn a_destruction_that_is_interrupted_is_finished_at_every_step() {
 async fn a_destruction_that_fails_goes_on_without_anybody_asking() {
     let mut s = Story::new(1).await;
     let disposal = s.ask(0).await;
-    s.world.faults.fail(Op::Destroy, "/manifest.jsonl", 0, 1, Fault::Before(Kind::Retry));
+    s.world.faults.fail(Op::Destroy, "/manifest.jsonl", 0, 1_000_000, Fault::Before(Kind::Retry));
     assert_eq!(code(s.approve(disposal).await), Code::Unavailable);
     assert_eq!(s.objects(0), 1);
+    // A hold on the whole case cannot save it any more, and says so or is not taken.
+    let mut hold = Hold {
+        case: s.case.clone(),
+        predecessor: s.opened,
+        collections: Vec::new(),
+        too_late: Vec::new(),
+        reason: "a claim was announced".to_owned(),
+        placed_by: s.cora.name(),
+        placed_at: clock::now(),
+    };
+    let refused = s.cora.submit(&hold).await.expect_err("it says nothing of what is being destroyed");
+    assert!(refused.message().contains(s.collections[0].0.as_str()), "{refused}");
+    hold.too_late = vec![s.collections[0].0.clone()];
+    s.cora.submit(&hold).await.expect("the rest of the case is held");
+    s.world.faults.heal();
     s.certified(0).await;
     assert_eq!((s.objects(0), s.verdict()), (0, (Verdict::Sound, vec!["disposal.done"])));
 }

@@ -81,6 +81,17 @@ async fn tiles_that_are_gone_are_made_again() {
         assert_eq!(open(&store).await.head(), ledger.head());
         verify_from_bytes(&store, &log()).await;
     }
+    // The bundle that ends with the end of the case, too, whatever came after it.
+    let ledger = open(&store).await;
+    ledger.append(vec![deployment::case_closed()]).await.expect("closed");
+    let bundle = root.join(log().folder()).join("tile/entries/001.p/50");
+    let written = std::fs::read(&bundle).expect("written with the end");
+    ledger.append(vec![access(900)]).await.expect("appended");
+    drop(ledger);
+    std::fs::remove_file(&bundle).expect("removed");
+    let _ = open(&store).await;
+    assert_eq!(std::fs::read(&bundle).expect("made again"), written);
+    verify_from_bytes(&store, &log()).await;
 }
 
 #[tokio::test]

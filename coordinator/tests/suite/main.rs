@@ -7,6 +7,7 @@ mod catalog_postgres;
 mod catalog_sqlite;
 mod catalog_transfer;
 mod custody_access;
+mod custody_approval;
 mod custody_disposal;
 mod dispatch_orders;
 mod http_pages;

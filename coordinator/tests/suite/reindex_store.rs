@@ -82,6 +82,7 @@ impl Site {
             accountable: "Alex".to_owned(),
             opened_by: self.admin.name().to_string(),
             opened_at: now(),
+            two_person: false,
         };
         let envelope = record::sign(&p, &self.admin.evidence).expect("small");
         self.opened = envelope.digest();

@@ -97,7 +97,8 @@ impl History {
         Some(match record {
             Record::CaseOpened(p) => {
                 self.opened.get_or_insert_with(|| (**p).clone());
-                (p.opened_at, p.opened_by.as_str(), p.case.to_string(), Some(p.legal_basis.as_str()))
+                let rule = if p.two_person { "; each order needs a second person" } else { "" };
+                (p.opened_at, p.opened_by.as_str(), format!("{}{rule}", p.case), Some(p.legal_basis.as_str()))
             }
             Record::CaseClosed(p) => (p.closed_at, p.closed_by.as_str(), p.case.to_string(), Some(p.reason.as_str())),
             Record::Order(p) => {
@@ -128,6 +129,11 @@ impl History {
                 let last = p.exhibit_first.saturating_add(p.exhibit_count).saturating_sub(1);
                 let exhibits = if p.exhibit_count > 0 { format!(", exhibits {} to {last}", p.exhibit_first) } else { String::new() };
                 (p.sealed_at, signer, format!("{} {}{exhibits}", p.collection, p.outcome.as_str()), p.reason.as_deref())
+            }
+            Record::Approval(p) => {
+                let order = self.state.order_id(&p.predecessor);
+                let what = order.map_or_else(|| format!("approves record {}", p.predecessor), |id| format!("approves {id}"));
+                (p.approved_at, p.approved_by.as_str(), what, Some(p.reason.as_str()))
             }
             other => return custody_facts(other, signer),
         })
@@ -178,7 +184,10 @@ fn custody_facts<'a>(record: &'a Record, signer: &'a str) -> Option<(Timestamp, 
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
             (p.at, p.by.as_str(), format!("{}: {}{more}", p.action, first.join(", ")), Some(p.reason.as_str()))
         }
-        Record::Hold(p) => (p.placed_at, p.placed_by.as_str(), names(&p.collections), Some(p.reason.as_str())),
+        Record::Hold(p) => {
+            let late = if p.too_late.is_empty() { String::new() } else { format!(", too late for {}", names(&p.too_late)) };
+            (p.placed_at, p.placed_by.as_str(), format!("{}{late}", names(&p.collections)), Some(p.reason.as_str()))
+        }
         Record::HoldReleased(p) => (p.released_at, p.released_by.as_str(), format!("hold {}", p.predecessor), Some(p.reason.as_str())),
         Record::Retention(p) => (p.set_at, p.set_by.as_str(), format!("until {}", p.until), Some(p.reason.as_str())),
         Record::Release(p) => (p.released_at, p.released_by.as_str(), format!("offered to {}", p.to), Some(p.reason.as_str())),
@@ -186,9 +195,6 @@ fn custody_facts<'a>(record: &'a Record, signer: &'a str) -> Option<(Timestamp, 
         Record::Disposal(p) => {
             let collections: Vec<_> = p.seals.iter().map(|s| s.collection.clone()).collect();
             (p.requested_at, p.requested_by.as_str(), names(&collections), Some(p.reason.as_str()))
-        }
-        Record::Approval(p) => {
-            (p.approved_at, p.approved_by.as_str(), format!("approves record {}", p.predecessor), Some(p.reason.as_str()))
         }
         Record::Destruction(p) => {
             let sum = |of: fn(&crate::record::DestroyedCollection) -> u64| p.collections.iter().fold(0_u64, |n, d| n.saturating_add(of(d)));

@@ -5,17 +5,19 @@
 //! disposal, none per access.
 
 mod history;
+mod orders;
 mod periods;
 mod picture;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use history::{History, Row};
+pub use orders::check_order_approval;
 pub use periods::{Moment, Period, Storage};
 pub use picture::picture;
 
 use crate::digest::Digest;
-use crate::id::CollectionId;
+use crate::id::{CollectionId, OrderId};
 use crate::layout::StreamNumber;
 use crate::record::{
     Access, Approval, DestroyedCollection, Destruction, Disposal, Hold, HoldReleased, REASON_BYTES_MAX, Receipt, Record, Release,
@@ -40,8 +42,12 @@ pub enum Rule {
     TransferAcceptance,
     /// Disposal is asked for by somebody who does not have custody.
     DisposalRequest,
-    /// Asked for and approved by the same person.
+    /// A disposal, asked for and approved by the same person.
     SecondPerson,
+    /// An order, given and approved by the same person.
+    OrderSecondPerson,
+    /// An approval is dated before what it approves.
+    ApprovalEarly,
     /// A hold stands.
     Held,
     /// Retention has not ended.
@@ -80,10 +86,25 @@ struct Kept {
     destroyed_at: Option<Timestamp>,
 }
 
+/// A hold that stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Held {
+    /// None: the whole case.
+    only: Vec<CollectionId>,
+    too_late: Vec<CollectionId>,
+}
+
+impl Held {
+    fn covers(&self, collection: &CollectionId) -> bool {
+        (self.only.is_empty() || self.only.contains(collection)) && !self.too_late.contains(collection)
+    }
+}
+
 /// A disposal that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Asked {
     by: String,
+    at: Timestamp,
     collections: Vec<CollectionId>,
     approval: Option<Digest>,
     /// The end of retention when it was approved: what is promised afterwards cannot save what is being destroyed.
@@ -126,13 +147,14 @@ pub enum Fate {
 pub struct State {
     opened: Option<Digest>,
     collections: BTreeMap<CollectionId, Kept>,
-    holds: BTreeMap<Digest, Vec<CollectionId>>,
+    holds: BTreeMap<Digest, Held>,
     retention: Option<(Digest, Timestamp)>,
     /// The newest transfer and who received it.
     transfer: Option<(Digest, String)>,
     /// The offer that stands and to whom.
     offer: Option<(Digest, String)>,
     disposals: BTreeMap<Digest, Asked>,
+    orders: orders::Orders,
 }
 
 impl State {
@@ -143,8 +165,15 @@ impl State {
     /// [`Breach`]: the record has no effect.
     pub fn take(&mut self, digest: Digest, record: &Record) -> Result<(), Breach> {
         match record {
-            Record::CaseOpened(_) => {
-                self.opened.get_or_insert(digest);
+            Record::CaseOpened(p) => {
+                if self.opened.is_none() {
+                    self.opened = Some(digest);
+                    self.orders.two_person = p.two_person;
+                }
+                Ok(())
+            }
+            Record::Order(p) => {
+                self.orders.take(digest, p);
                 Ok(())
             }
             Record::Receipt(p) => {
@@ -210,6 +239,42 @@ impl State {
         self.disposals.iter().filter(|(_, asked)| asked.approval.is_none()).map(|(digest, _)| *digest).collect()
     }
 
+    /// True when every order of the case needs a second person's approval.
+    #[must_use]
+    pub const fn two_person(&self) -> bool {
+        self.orders.two_person
+    }
+
+    /// True when an order needs an approval and has none.
+    #[must_use]
+    pub fn awaits_approval(&self, order: &Digest) -> bool {
+        self.orders.awaits(order)
+    }
+
+    /// The record that approves an order.
+    #[must_use]
+    pub fn approval_of(&self, order: &Digest) -> Option<Digest> {
+        self.orders.approval_of(order)
+    }
+
+    /// The id of an order that needs an approval, by its record.
+    #[must_use]
+    pub fn order_id(&self, order: &Digest) -> Option<&OrderId> {
+        self.orders.find(order).map(|(id, _)| id)
+    }
+
+    /// Id and expiry of an order that needs an approval, by its record.
+    #[must_use]
+    pub fn order_expiry(&self, order: &Digest) -> Option<(&OrderId, Timestamp)> {
+        self.orders.find(order)
+    }
+
+    /// The orders that wait for an approval and have not expired: record and id.
+    #[must_use]
+    pub fn orders_to_approve(&self, now: Timestamp) -> Vec<(Digest, OrderId)> {
+        self.orders.waiting(now)
+    }
+
     /// The holds that stand, by their records.
     #[must_use]
     pub fn holds(&self) -> Vec<Digest> {
@@ -219,7 +284,13 @@ impl State {
     /// True when a hold covers the collection.
     #[must_use]
     pub fn is_held(&self, collection: &CollectionId) -> bool {
-        self.holds.values().any(|of| of.is_empty() || of.contains(collection))
+        self.holds.values().any(|hold| hold.covers(collection))
+    }
+
+    /// The collections whose destruction is approved and not certified: some of their objects may be gone. Ascending.
+    #[must_use]
+    pub fn condemned(&self) -> Vec<CollectionId> {
+        self.collections.keys().filter(|id| matches!(self.fate(id), Fate::Condemned { .. })).cloned().collect()
     }
 
     /// What the holds that stand cover: whether all of the case, and the collections that they name.
@@ -301,7 +372,16 @@ impl State {
             let kept = self.fate(collection) == Fate::Kept;
             require(kept, Rule::Collection, || format!("{collection} is destroyed, or its destruction was approved: no hold can save it"))?;
         }
-        self.holds.insert(digest, p.collections.clone());
+        // Nobody may believe that a hold saves what is being destroyed: whoever places it signs what it comes too late for.
+        let lost = if p.collections.is_empty() { self.condemned() } else { Vec::new() };
+        require(p.too_late == lost, Rule::Collection, || {
+            format!(
+                "it names {} as what it comes too late for; the destruction of {} is approved and goes on",
+                names(&p.too_late),
+                names(&lost)
+            )
+        })?;
+        self.holds.insert(digest, Held { only: p.collections.clone(), too_late: lost });
         Ok(())
     }
 
@@ -376,20 +456,20 @@ impl State {
             require(self.fate(id) == Fate::Kept, Rule::Collection, || format!("{id} is destroyed, or its destruction was approved"))?;
         }
         let collections = p.seals.iter().map(|s| s.collection.clone()).collect();
-        self.disposals
-            .insert(digest, Asked { by: p.requested_by.clone(), collections, approval: None, retained_until: None, certificate: None });
+        let asked =
+            Asked { by: p.requested_by.clone(), at: p.requested_at, collections, approval: None, retained_until: None, certificate: None };
+        self.disposals.insert(digest, asked);
         Ok(())
     }
 
     fn approval(&mut self, digest: Digest, p: &Approval) -> Result<(), Breach> {
         reason(&p.reason)?;
-        let asked = self.disposals.get(&p.predecessor).filter(|asked| asked.approval.is_none());
-        let Some(asked) = asked else {
-            return breach(Rule::Predecessor, format!("record {} is nothing that waits for an approval", p.predecessor));
+        let Some(asked) = self.disposals.get(&p.predecessor).filter(|asked| asked.approval.is_none()) else {
+            return self.orders.approve(digest, p);
         };
         // Whoever has custody now did not ask: what another one wanted before is void.
         self.has_custody(&asked.by, Rule::DisposalRequest)?;
-        require(asked.by != p.approved_by, Rule::SecondPerson, || format!("{} asked for it and approves it", shown(&p.approved_by)))?;
+        orders::by_another((&asked.by, asked.at), p, Rule::SecondPerson)?;
         for id in &asked.collections {
             require(!self.is_held(id), Rule::Held, || format!("{id} is under a hold"))?;
             require(self.fate(id) == Fate::Kept, Rule::Collection, || format!("{id} is destroyed, or its destruction was approved"))?;
@@ -452,6 +532,14 @@ fn reason(text: &str) -> Result<(), Breach> {
     let bytes = text.len();
     require(!text.trim().is_empty(), Rule::Reason, || "it has no reason".to_owned())?;
     require(bytes <= REASON_BYTES_MAX, Rule::Reason, || format!("its reason has {bytes} bytes: at most {REASON_BYTES_MAX} are possible"))
+}
+
+/// Collections in words.
+fn names(collections: &[CollectionId]) -> String {
+    if collections.is_empty() {
+        return "nothing".to_owned();
+    }
+    collections.iter().map(CollectionId::as_str).collect::<Vec<_>>().join(", ")
 }
 
 fn shown(name: &str) -> String {

@@ -94,6 +94,10 @@ pub struct Hold {
     /// Only these collections; absent for the whole case, with what is still to come.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub collections: Vec<CollectionId>,
+    /// Of a hold on the whole case: the collections that it comes too late for, because their destruction is approved and not
+    /// certified. All of them, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub too_late: Vec<CollectionId>,
     /// Why.
     pub reason: String,
     /// Who (SPIFFE-style URI).
@@ -210,7 +214,7 @@ pub struct SealedCollection {
 pub struct Approval {
     /// The case.
     pub case: CaseId,
-    /// The record that is approved, a `disposal`.
+    /// The record that is approved: a `disposal`, or an `order` of a case that was opened for two persons.
     pub predecessor: Digest,
     /// Why.
     pub reason: String,

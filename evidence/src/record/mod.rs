@@ -182,8 +182,8 @@ impl Record {
             Self::Disposal(p) => &p.case,
             Self::Approval(p) => &p.case,
             Self::Destruction(p) => &p.case,
-            Self::Stamped(p) => &p.case,
-            Self::NotStamped(p) => &p.case,
+            Self::Stamped(p) => return p.case.as_ref(),
+            Self::NotStamped(p) => return p.case.as_ref(),
             Self::Incident(p) => return p.case.as_ref(),
             Self::Refusal(_) | Self::Enrolment(_) | Self::Revocation(_) => return None,
         })

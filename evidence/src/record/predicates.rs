@@ -34,6 +34,9 @@ pub struct CaseOpened {
     pub opened_by: String,
     /// Clock of the opener.
     pub opened_at: Timestamp,
+    /// No agent obeys an order of this case before a second person approved it; left out when one person is enough.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub two_person: bool,
 }
 
 impl Predicate for CaseOpened {
@@ -165,7 +168,8 @@ pub struct Refusal {
     pub agent: AgentId,
     /// The order's envelope.
     pub predecessor: Digest,
-    /// A stable word: `expired`, `not-a-target`, `bad-signature`, `not-authorized`, `policy`, `replayed`, `clock`, `unsupported`, `malformed`.
+    /// A stable word: `expired`, `not-a-target`, `bad-signature`, `not-authorized`, `not-approved`, `policy`, `replayed`, `clock`,
+    /// `unsupported`, `malformed`.
     pub code: String,
     /// What the agent says about it.
     pub message: String,

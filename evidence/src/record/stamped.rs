@@ -11,9 +11,10 @@ use crate::time::Timestamp;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stamped {
-    /// The case.
-    pub case: CaseId,
-    /// The `case-opened` record.
+    /// The case; absent in the deployment's log.
+    #[serde(default, deserialize_with = "crate::json::present", skip_serializing_if = "Option::is_none")]
+    pub case: Option<CaseId>,
+    /// The `case-opened` record; in the deployment's log its first record.
     pub predecessor: Digest,
     /// The authority, by the name that its objects have.
     pub authority: String,
@@ -53,9 +54,10 @@ impl Predicate for Stamped {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NotStamped {
-    /// The case.
-    pub case: CaseId,
-    /// The `case-opened` record.
+    /// The case; absent in the deployment's log.
+    #[serde(default, deserialize_with = "crate::json::present", skip_serializing_if = "Option::is_none")]
+    pub case: Option<CaseId>,
+    /// The `case-opened` record; in the deployment's log its first record.
     pub predecessor: Digest,
     /// The authority.
     pub authority: String,

@@ -66,6 +66,7 @@ impl Code {
                 | Self::OrderPredecessor
                 | Self::OrderNonce
                 | Self::OrderOpen
+                | Self::OrderNotApproved
                 | Self::ChainOrder
                 | Self::ReceiptPredecessor
                 | Self::ReceiptMissing
@@ -136,7 +137,7 @@ codes! {
         "Fewer of the given witnesses than required cosigned the checkpoint of this case."
         "That nobody was shown another history rests on the deployment's word alone, at least for the records after the newest cosigned head."
     WitnessMalformed "witness.malformed" Warning Store
-        "An object below log/cosigned, or a checkpoint that was given from outside, is no checkpoint of this log that its key or a given witness signed."
+        "An object below log/cosigned, or a checkpoint that was given from outside, is no checkpoint of this log that its key or a given witness signed, or a line in the name of a given witness does not hold."
         "It proves nothing, neither for nor against this history."
     TimestampMissing "timestamp.missing" Error Store
         "An object that a timestamp record names is not there or cannot be read."
@@ -234,6 +235,15 @@ codes! {
     OrderOpen "order.open" Note Unknown
         "A target of an order has no seal record yet."
         "The collection is still running, or was never closed. With --complete this counts as a warning: a case that is handed over must have an end for every order."
+    OrderNotApproved "order.not-approved" Error Operator
+        "The case was opened so that every order needs a second person's approval, and an order without one was carried out."
+        "One person alone had this evidence taken, against the rule of the case; that it was taken rightly rests on that person's word."
+    OrderSecondPerson "order.second-person" Error Operator
+        "An order was approved by the person who gave it."
+        "Nobody else agreed to the collection; the approval has no effect."
+    ApprovalEarly "approval.early" Error Operator
+        "An approval of an order or of a disposal is dated before what it approves."
+        "Nobody can have agreed to what did not exist yet, or the clock of one of the two is wrong; the approval has no effect."
     ChainOrder "chain.order" Error Coordinator
         "A refusal, acquisition, receipt or seal names an order that is not in this log before it, or a collection of no order."
         "Something was done that no order in this case asked for."
@@ -373,7 +383,7 @@ codes! {
         "An access, hold, retention, release, transfer, disposal or approval has no reason, or one of more than 1024 bytes."
         "Nobody can say why this was done; the statement has no effect."
     CustodyCollection "custody.collection" Error Operator
-        "A hold or disposal names a collection that the case does not have, that is not sealed under the seal that it names, that it names twice, or that was already condemned or destroyed."
+        "A hold or disposal names a collection that the case does not have, that is not sealed under the seal that it names, that it names twice, or that was already condemned or destroyed; or a hold on the whole case does not say what it comes too late for."
         "It is not clear what the statement is about; it has no effect."
     RetentionShortened "retention.shortened" Error Operator
         "A retention record does not move the end of retention later."

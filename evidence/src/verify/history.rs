@@ -58,7 +58,8 @@ pub(super) fn read(
     if log.tree.size() == expected && log.leaves.len() as u64 == expected {
         tiles::check(files, &log.leaves, &inventory.tiles, findings);
     }
-    let origin = chain.case().map(|case| LogName::Case(case.clone()).origin(&anchor.deployment));
+    let name = if options.deployment { Some(LogName::Deployment) } else { chain.case().map(|case| LogName::Case(case.clone())) };
+    let origin = name.map(|name| name.origin(&anchor.deployment));
     let head = checkpoint.as_ref().and_then(|(checkpoint, bytes)| log.head(checkpoint, bytes, origin.as_deref(), findings));
     let note = head.and_then(|_| checkpoint.and_then(|(_, bytes)| Note::parse(&bytes).ok()));
     let heads = witness::Heads { roots: &log.roots, origin: origin.as_deref(), signed_by_log: &|note| log.signer_of_note(note).is_some() };

@@ -84,6 +84,8 @@ pub enum EntryKind {
 /// What a verification is told from outside.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
+    /// What is verified is the deployment's own log: keys of people and agents, and what concerns no case.
+    pub deployment: bool,
     /// Every order target must have its seal: [`Code::OrderOpen`] and [`Code::StreamUnsealed`] become warnings.
     pub complete: bool,
     /// A head (size and root) that was learned on another way, for example from a paper form or an earlier letter: the
@@ -139,6 +141,7 @@ impl Checked {
         Report {
             verdict: if errors == 0 && warnings == 0 { Verdict::Sound } else { Verdict::Unsound },
             bag: None,
+            deployment_log: self.chain.is_deployment(),
             case: self.chain.case_summary(),
             deployment: anchor.deployment.clone(),
             checkpoint: self.history.head,
@@ -165,7 +168,7 @@ fn check_case(
     let mut state = Progress { bytes: 0, bytes_total: inventory.bytes, items: 0 };
     progress(state);
 
-    let mut chain = chain::Chain::new(options.complete);
+    let mut chain = chain::Chain::new(options.complete, options.deployment);
     let history = history::read(files, anchor, options, &mut inventory, &mut chain, &mut counts, findings);
     chain.finish(findings);
     chain.leave_out(&options.left_out);

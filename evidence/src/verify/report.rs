@@ -43,6 +43,9 @@ pub struct Report {
     pub bag: Option<BagSummary>,
     /// The case, from its verified case-opened record.
     pub case: Option<CaseSummary>,
+    /// What was verified is the deployment's own log.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub deployment_log: bool,
     /// The deployment that the anchor names.
     pub deployment: String,
     /// The verified head of the history.
@@ -100,6 +103,8 @@ pub struct CaseSummary {
     pub opened_at: Timestamp,
     /// When it was closed, by the closer's clock.
     pub closed_at: Option<Timestamp>,
+    /// Each order needs a second person's approval.
+    pub two_person: bool,
 }
 
 /// A tree head.

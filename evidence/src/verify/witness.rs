@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{CaseFiles, Code, Findings, Options, Witnessed, read_bounded, unreadable};
 use crate::digest::Digest;
 use crate::layout::CaseObject;
-use crate::log::{Checkpoint, NOTE_BYTES_MAX, Note};
+use crate::log::{Checkpoint, NOTE_BYTES_MAX, NotCosigned, Note};
 use crate::text::escape_bounded;
 use crate::time::Timestamp;
 
@@ -48,6 +48,7 @@ pub(super) fn check(
         tally.note(&format!("held checkpoint {}", n + 1), note, None, findings);
     }
     if let Some(note) = checkpoint {
+        tally.forged(CHECKPOINT, note, findings);
         tally.count(note);
     }
     tally.require(checkpoint, findings);
@@ -77,6 +78,7 @@ impl Tally<'_> {
         if !by_witness && !(self.heads.signed_by_log)(note) {
             return bad("neither a log key of this case nor a given witness signed it".to_owned(), findings);
         }
+        self.forged(object, note, findings);
         if self.contains(&checkpoint) {
             self.count(note);
             return;
@@ -88,6 +90,15 @@ impl Tally<'_> {
             None => format!("{object}: {who} a head of {} records, this history has {have}", checkpoint.size),
         };
         findings.add(Code::LogForked, object, message);
+    }
+
+    /// A line in the name of a given witness that does not hold: damaged, or made by somebody else.
+    fn forged(&self, object: &str, note: &Note, findings: &mut Findings) {
+        for witness in &self.options.witnesses {
+            if let Err(e @ NotCosigned::BadSignature(_)) = witness.verify(note) {
+                findings.add(Code::WitnessMalformed, object, format!("{object}: {}", escape_bounded(&e.to_string(), 300)));
+            }
+        }
     }
 
     fn contains(&self, checkpoint: &Checkpoint) -> bool {

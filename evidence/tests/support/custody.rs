@@ -91,6 +91,7 @@ pub fn good_5(lies: &Lies<'_>) -> Case {
         case: id.clone(),
         predecessor: opened,
         collections: vec![doomed.clone()],
+        too_late: Vec::new(),
         reason: "litigation is expected".to_owned(),
         placed_by: person(CORA),
         placed_at: case.now(),
@@ -446,7 +447,14 @@ fn disposal_lies(add: Add<'_>) {
         "disposal-approved-too-early",
         "the approval is of a day before the end of retention",
         &["disposal.retained"],
-        Lies { approval: backdated, ..with() },
+        Lies { disposal: &|d| d.requested_at = d.requested_at.plus_s(-3 * 86_400), approval: backdated, ..with() },
+    );
+    let before: &dyn Fn(&mut Approval) = &|a| a.approved_at = a.approved_at.plus_s(-3_600);
+    add(
+        "disposal-approved-before-it-was-asked-for",
+        "the approval is dated before its request",
+        &["approval.early", "disposal.certificate", "manifest.missing"],
+        Lies { approval: before, ..with() },
     );
 }
 

@@ -123,6 +123,15 @@ pub fn logs(cases: &mut Vec<Tampered>) {
     add("cosigned-flipped", "a letter of a cosigned head's first line", flip(&seen, 3), (false, false), &["witness.malformed"]);
     let elsewhere = format!("log/cosigned/{}/0000000006", witness.id());
     add("cosigned-misplaced", "a cosigned head under another size", copy(&seen, &elsewhere), (false, false), &["witness.malformed"]);
+    let mut forged = cosigned(&head_at(&good, 5));
+    forged.signatures.last_mut().expect("the witness's line").bytes[20] ^= 1;
+    add(
+        "cosignature-forged",
+        "a line in the name of a given witness that does not hold",
+        put(&seen, &forged.to_bytes()),
+        (true, false),
+        &["witness.malformed"],
+    );
     let other = Checkpoint { root: Digest::of(b"another history"), ..head_at(&good, 6) };
     add(
         "cosigned-another",

@@ -2,6 +2,7 @@
 //! is checked in under `tests/vectors` and read there by two programs.
 #![allow(dead_code, reason = "each test program uses another part")]
 
+pub mod approvals;
 pub mod bags;
 pub mod cases;
 pub mod custody;
@@ -156,6 +157,7 @@ pub fn case_opened(id: &CaseId, title: &str, at: Timestamp) -> CaseOpened {
         accountable: "head of security".to_owned(),
         opened_by: responder_name(),
         opened_at: at,
+        two_person: false,
     }
 }
 

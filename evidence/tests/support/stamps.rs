@@ -90,7 +90,7 @@ fn stamp(case: &mut Case, head: &Checkpoint, named: &str, how: &How<'_>) {
     let read_back = Reply::parse(&reply);
     let crl = read(&format!("{authority}/crl.der"));
     let mut stamped = Stamped {
-        case: case.id.clone(),
+        case: Some(case.id.clone()),
         predecessor: case.opened,
         authority: named.to_owned(),
         size: head.size,
@@ -124,7 +124,7 @@ pub fn good_4(how: &How<'_>) -> Case {
     let head = case.head();
     stamp(&mut case, &head, "alpha", &How { by: ("alpha", "tsa", "alpha-1.tsr"), ..How::default() });
     let failed = NotStamped {
-        case: case.id.clone(),
+        case: Some(case.id.clone()),
         predecessor: case.opened,
         authority: "beta".to_owned(),
         size: head.size,
@@ -227,6 +227,8 @@ pub fn stamps(cases: &mut Vec<Tampered>) {
         &["timestamp.record"],
         How { record: &later, ..with() },
     );
+    let nobodys = |p: &mut Stamped| p.case = None;
+    lie("timestamp-of-no-case", "a record that names no case", &["record.wrong-case"], How { record: &nobodys, ..with() });
     let head = |p: &mut Stamped| p.root = Digest::of(b"another history");
     lie("timestamp-record-head", "a record of a head that this log never had", &["timestamp.record"], How { record: &head, ..with() });
 }

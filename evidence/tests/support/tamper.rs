@@ -87,6 +87,7 @@ impl Tampered {
         let witnesses: Vec<WitnessKey> = self.witnesses.iter().map(|w| w.parse().expect("a witness key")).collect();
         let note = |b64: &String| Note::parse(&STANDARD.decode(b64).expect("base64")).expect("a note");
         Options {
+            deployment: false,
             complete: self.complete,
             expected,
             witnesses_required: witnesses.len(),
@@ -157,6 +158,7 @@ pub fn table() -> Table {
     super::logs::logs(&mut cases);
     super::stamps::stamps(&mut cases);
     super::custody::lies(&mut cases);
+    super::approvals::lies(&mut cases);
     super::bags::bags(&mut cases);
     Table { format: "exhibit-tampered/1".to_owned(), cases }
 }

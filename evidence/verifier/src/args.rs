@@ -81,6 +81,7 @@ EXAMPLES
   exhibit-verify /media/handover --anchor anchor.json --witness 'counsel.example/w+3f2a...+BD...' --held seen.checkpoint
   exhibit-verify /media/handover --anchor anchor.json --timestamp-anchor tsa-root.pem --timestamps-required 1
   exhibit-verify /media/bag --anchor anchor.json --complete
+  exhibit-verify deployment --anchor anchor.json --deployment --timestamp-anchor tsa-root.pem --timestamps-required 1
   exhibit-verify explain segment.digest
   exhibit-verify --codes
 ";
@@ -127,6 +128,11 @@ fn command() -> clap::Command {
                 .value_name("SIZE:ROOT")
                 .value_parser(head)
                 .help("Require that the history contains this head (number of records, ':', root in hexadecimal), as noted elsewhere"),
+        )
+        .arg(
+            Arg::new("deployment").long("deployment").action(ArgAction::SetTrue).conflicts_with("complete").help(
+                "PATH is the folder 'deployment' of a store: verify the deployment's own log (keys, agents, people) instead of a case",
+            ),
         )
         .args(witness_args())
         .args(timestamp_args())
@@ -231,7 +237,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String
     let timestamp_anchors: Vec<PathBuf> = matches.remove_many("timestamp-anchor").map(Iterator::collect).unwrap_or_default();
     let timestamps_required = matches.remove_one::<u8>("timestamps-required").map_or(0, usize::from);
     let (complete, expected) = (matches.get_flag("complete"), matches.remove_one("expect"));
-    let options = Options { complete, expected, witnesses, witnesses_required, timestamps_required, ..Options::default() };
+    let deployment = matches.get_flag("deployment");
+    let options = Options { deployment, complete, expected, witnesses, witnesses_required, timestamps_required, ..Options::default() };
     let (json, quiet) = (matches.get_flag("json"), matches.get_flag("quiet"));
     match (matches.remove_one("path"), matches.remove_one("anchor")) {
         (Some(path), Some(anchor)) => {

@@ -54,7 +54,10 @@ impl Folder {
             return Ok(Self { root, holds: Holds::Bag });
         }
         if is_folder(fs::symlink_metadata(root.join("cases"))) {
-            return Err(bad("this is a whole store, not one case", "Give one of the folders below 'cases'; each is verified by itself."));
+            return Err(bad(
+                "this is a whole store, not one case",
+                "Give one of the folders below 'cases'; each is verified by itself, and 'deployment' with --deployment.",
+            ));
         }
         Err(bad("neither a case folder (it has no folder 'log') nor a bag (it has no bagit.txt)", remedy))
     }

@@ -87,7 +87,9 @@ pub fn render(report: &Report, root_key: &str, quiet: bool) -> String {
     }
     let _ = write_bag(&mut out, report);
     let _ = write_case(&mut out, report);
-    let _ = write_collections(&mut out, &report.collections);
+    if !report.deployment_log {
+        let _ = write_collections(&mut out, &report.collections);
+    }
     let _ = write_findings(&mut out, report);
     let _ = write_checked(&mut out, report, root_key);
     out
@@ -128,6 +130,9 @@ fn write_bag(out: &mut String, report: &Report) -> std::fmt::Result {
 fn write_case(out: &mut String, report: &Report) -> std::fmt::Result {
     writeln!(out)?;
     let Some(case) = &report.case else {
+        if report.deployment_log {
+            return writeln!(out, "Log          of the deployment itself: keys of people and agents, and what concerns no case");
+        }
         return writeln!(out, "Case         unknown: there is no valid record that opens it");
     };
     let shown = |text: &str| escape_bounded(text, 300);
@@ -136,6 +141,9 @@ fn write_case(out: &mut String, report: &Report) -> std::fmt::Result {
     writeln!(out, "Legal basis  {}", shown(&case.legal_basis))?;
     writeln!(out, "Accountable  {}", shown(&case.accountable))?;
     writeln!(out, "Opened       {} by {}", case.opened_at, shown(&case.opened_by))?;
+    if case.two_person {
+        writeln!(out, "Orders       each needs the approval of a second person")?;
+    }
     if let Some(at) = case.closed_at {
         writeln!(out, "Closed       {at}")?;
     }

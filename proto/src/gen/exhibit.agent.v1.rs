@@ -237,6 +237,13 @@ pub struct Offer {
     /// the stream up sends the one with the next number instead.
     #[prost(bool, tag = "6")]
     pub continues: bool,
+    /// The signed record with which a second person approves the order. Empty when nobody did, which an agent refuses where the
+    /// case or its host's policy wants two persons.
+    #[prost(bytes = "vec", tag = "7")]
+    pub approval: ::prost::alloc::vec::Vec<u8>,
+    /// Enrolment records from the root to the key that signed the approval, in the order in which they verify, at most 8.
+    #[prost(bytes = "vec", repeated, tag = "8")]
+    pub approver_enrolments: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Cancel {

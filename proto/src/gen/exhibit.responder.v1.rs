@@ -93,6 +93,9 @@ pub struct Case {
     /// Exhibit numbers given so far.
     #[prost(uint64, tag = "12")]
     pub exhibits: u64,
+    /// Every order of the case needs a second person's approval.
+    #[prost(bool, tag = "13")]
+    pub two_person: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CreateTokenRequest {
@@ -312,7 +315,7 @@ pub struct Collection {
     /// Host name of the agent (a claim).
     #[prost(string, tag = "5")]
     pub hostname: ::prost::alloc::string::String,
-    /// "queued", "offered", "running", or how it ended: "sealed", "partial", "refused", "failed", "cancelled", "expired".
+    /// "unapproved" (waits for a second person), "queued", "offered", "running", or how it ended: "sealed", "partial", "refused", "failed", "cancelled", "expired".
     #[prost(string, tag = "6")]
     pub state: ::prost::alloc::string::String,
     /// Why, when it did not end as sealed; or what it waits for.
@@ -904,7 +907,7 @@ pub mod responder_service_client {
             self.inner.unary(req, path, codec).await
         }
         /// Adds a signed record of custody to its case's log: hold, hold-released, retention, release, transfer, disposal, approval.
-        /// The approval of a disposal is carried out before this answers. Caller: the person who signed it, with the role that the
+        /// The approval of a disposal is carried out before this answers, that of an order lets it go to its agents. Caller: the person who signed it, with the role that the
         /// record needs in the case. Repeatable: the same record is accepted once.
         pub async fn submit_record(
             &mut self,
@@ -1266,7 +1269,7 @@ pub mod responder_service_server {
             tonic::Status,
         >;
         /// Adds a signed record of custody to its case's log: hold, hold-released, retention, release, transfer, disposal, approval.
-        /// The approval of a disposal is carried out before this answers. Caller: the person who signed it, with the role that the
+        /// The approval of a disposal is carried out before this answers, that of an order lets it go to its agents. Caller: the person who signed it, with the role that the
         /// record needs in the case. Repeatable: the same record is accepted once.
         async fn submit_record(
             &self,

@@ -11,7 +11,7 @@ use crate::catalog::{CaseRow, CatalogError, CollectionChange, CollectionFilter, 
 type Result<T> = std::result::Result<T, CatalogError>;
 
 /// The open states, word for word as the index of open collections has them.
-const IS_OPEN: &str = "state IN ('queued', 'offered', 'running', 'sealing')";
+const IS_OPEN: &str = "state IN ('unapproved', 'queued', 'offered', 'running', 'sealing')";
 
 pub async fn add(c: &mut Connection, case: CaseRow) -> Result<()> {
     let inserted = sqlx::query(
@@ -161,7 +161,7 @@ pub async fn collections(
 
 pub async fn due(c: &mut Connection, now: Timestamp, limit: u32) -> Result<Vec<CollectionRow>> {
     let mut query = QueryBuilder::new(format!("SELECT * FROM collections{} WHERE {IS_OPEN}", dialect::BY_OPEN));
-    query.push(" AND ((state IN ('queued', 'offered') AND expires_at <= ").push_bind(now.unix_ns());
+    query.push(" AND ((state IN ('unapproved', 'queued', 'offered') AND expires_at <= ").push_bind(now.unix_ns());
     query.push(") OR (state = 'running' AND give_up_at <= ").push_bind(now.unix_ns());
     let rows = query.push(")) ORDER BY queued_at, collection LIMIT ").push_bind(page(limit)).build().fetch_all(c).await.map_err(map)?;
     rows.iter().map(decode::collection).collect()

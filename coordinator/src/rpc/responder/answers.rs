@@ -25,7 +25,11 @@ fn ns(time: Option<Timestamp>) -> i64 {
 }
 
 pub(super) async fn case(parts: &Parts, row: CaseRow) -> Result<wire::Case> {
-    let head = parts.ledgers.case(&row.case).await?.head();
+    let (head, two_person) = {
+        let ledger = parts.ledgers.case(&row.case).await?;
+        let view = ledger.view();
+        (view.head(), view.custody().two_person())
+    };
     let (counts, exhibits) = parts.catalog.case_counts(row.case.clone()).await?;
     let mut collections = BTreeMap::new();
     for (state, count) in counts {
@@ -44,6 +48,7 @@ pub(super) async fn case(parts: &Parts, row: CaseRow) -> Result<wire::Case> {
         log_root: head.root.as_bytes().to_vec(),
         collections,
         exhibits,
+        two_person,
     })
 }
 

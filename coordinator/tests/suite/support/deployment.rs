@@ -93,6 +93,7 @@ pub fn case_opened() -> Envelope {
         accountable: "Alex".to_owned(),
         opened_by: responder_name(),
         opened_at: at(1),
+        two_person: false,
     };
     record::sign(&p, &responder()).expect("small")
 }
@@ -175,6 +176,17 @@ pub fn access(n: u32) -> Envelope {
         at: at(i64::from(n)),
     };
     record::sign(&p, &log_key()).expect("small")
+}
+
+pub fn case_closed() -> Envelope {
+    let p = CaseClosed {
+        case: case(),
+        predecessor: case_opened().digest(),
+        reason: "done".to_owned(),
+        closed_by: responder_name(),
+        closed_at: at(9),
+    };
+    record::sign(&p, &responder()).expect("small")
 }
 
 /// The beginning of a case log.

@@ -43,6 +43,8 @@ pub struct World {
     pub faults: Faults,
     /// What the next start asks of the store: with more than any disk has, every upload waits for room.
     pub free_bytes_min: u64,
+    /// What the next start wants of every case and order.
+    pub two_person: bool,
 }
 
 /// Where catalog and store are.
@@ -58,7 +60,7 @@ fn sub(dir: &tempfile::TempDir, name: &str) -> PathBuf {
     dir.path().join(name)
 }
 
-async fn run(dir: &tempfile::TempDir, place: &Place, port: u16, free_bytes_min: u64, faults: &Faults) -> Running {
+async fn run(dir: &tempfile::TempDir, place: &Place, port: u16, (free_bytes_min, two_person): (u64, bool), faults: &Faults) -> Running {
     let deployment = Deployment::load(&sub(dir, "deployment")).expect("deployment");
     let store: Arc<dyn Store> = match &place.remote {
         Some(settings) => Arc::new(RemoteStore::open(settings).expect("store")),
@@ -78,7 +80,7 @@ async fn run(dir: &tempfile::TempDir, place: &Place, port: u16, free_bytes_min: 
         listener,
         intake: intake::Limits { free_bytes_min, ..intake::Limits::default() },
         connections,
-        rules: serve::Rules::default(),
+        rules: serve::Rules { two_person, ..serve::Rules::default() },
         witnesses: Vec::new(),
         authorities: Vec::new(),
         http: Some(tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("port")),
@@ -128,15 +130,15 @@ impl World {
         ledgers.deployment().await.expect("log").append(enrolments).await.expect("enrolled");
         drop(ledgers);
         let faults = Faults::default();
-        let running = run(&dir, &place, 0, 0, &faults).await;
+        let running = run(&dir, &place, 0, (0, false), &faults).await;
         let port = running.addr.port();
         let people = ResponderServiceClient::new(channel(&admin, port).await.expect("connects"));
-        Self { dir, place, running: Some(running), admin, people, port, faults, free_bytes_min: 0 }
+        Self { dir, place, running: Some(running), admin, people, port, faults, free_bytes_min: 0, two_person: false }
     }
 
     /// Another coordinator over the same store and database, and a person's connection to it.
     pub async fn another(&self) -> (Running, People) {
-        let running = run(&self.dir, &self.place, 0, 0, &self.faults).await;
+        let running = run(&self.dir, &self.place, 0, (0, self.two_person), &self.faults).await;
         let people = ResponderServiceClient::new(channel(&self.admin, running.addr.port()).await.expect("connects"));
         (running, people)
     }
@@ -144,7 +146,7 @@ impl World {
     /// Stops the coordinator and starts another one over the same store and catalog, on the same port.
     pub async fn restart(&mut self) {
         self.stop().await;
-        self.running = Some(run(&self.dir, &self.place, self.port, self.free_bytes_min, &self.faults).await);
+        self.running = Some(run(&self.dir, &self.place, self.port, (self.free_bytes_min, self.two_person), &self.faults).await);
         self.people = ResponderServiceClient::new(channel(&self.admin, self.port).await.expect("connects"));
     }
 
@@ -211,6 +213,10 @@ impl World {
     }
 
     pub async fn open_case(&mut self) -> people::Case {
+        self.try_open_case(false).await.expect("opened")
+    }
+
+    pub async fn try_open_case(&mut self, two_person: bool) -> Result<people::Case, tonic::Status> {
         let opened = CaseOpened {
             case: CaseId::new(clock::now().unix_ms(), clock::random()),
             deployment: "test".to_owned(),
@@ -219,9 +225,11 @@ impl World {
             accountable: "A. Lovelace".to_owned(),
             opened_by: self.me(),
             opened_at: clock::now(),
+            two_person,
         };
         let envelope = record::sign(&opened, &self.admin.evidence).expect("small");
-        self.people.open_case(people::OpenCaseRequest { case_opened: envelope.as_bytes().to_vec() }).await.expect("opened").into_inner()
+        let request = people::OpenCaseRequest { case_opened: envelope.as_bytes().to_vec() };
+        self.people.open_case(request).await.map(tonic::Response::into_inner)
     }
 
     pub async fn case(&mut self, case: &people::Case) -> people::Case {
@@ -274,7 +282,7 @@ impl World {
     pub async fn closed(&mut self, id: &CollectionId) -> people::Collection {
         for _ in 0..300 {
             let row = self.collection(id).await;
-            if !["queued", "offered", "running"].contains(&row.state.as_str()) {
+            if !["unapproved", "queued", "offered", "running"].contains(&row.state.as_str()) {
                 return row;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -29,6 +29,10 @@ use crate::text::escape_bounded;
 #[derive(Debug)]
 pub(super) struct Chain {
     complete: bool,
+    /// It is the deployment's log, which opens no case.
+    deployment: bool,
+    /// The first record.
+    first: Option<Digest>,
     opened: Option<(Digest, CaseSummary)>,
     /// A record that may not stand before case-opened was seen before it; reported once.
     early: bool,
@@ -51,13 +55,17 @@ pub(super) struct OrderFacts {
     pub id: OrderId,
     pub nonce: Nonce,
     pub captures: BTreeSet<String>,
+    /// Reported once.
+    ran_unapproved: bool,
 }
 
 impl Chain {
     /// An empty chain. `complete` says whether open collections are worth more than a note.
-    pub fn new(complete: bool) -> Self {
+    pub fn new(complete: bool, deployment: bool) -> Self {
         Self {
             complete,
+            deployment,
+            first: None,
             opened: None,
             early: false,
             orders: BTreeMap::new(),
@@ -66,7 +74,7 @@ impl Chain {
             custody: State::default(),
             next_exhibit: 1,
             n: 0,
-            stamps: Stamps::default(),
+            stamps: Stamps::new(deployment),
             exporters: BTreeSet::new(),
         }
     }
@@ -114,20 +122,11 @@ impl Chain {
     pub fn add(&mut self, object: &str, verified: &Verified, roots: &[Digest], findings: &mut Findings) {
         let record = verified.record();
         self.n = roots.len().saturating_sub(1) as u64;
-        if !matches!(record, Record::CaseOpened(_) | Record::Enrolment(_) | Record::Revocation(_)) && self.opened.is_none() && !self.early {
-            self.early = true;
-            findings.add(
-                Code::CaseNotFirst,
-                object,
-                format!("a record of type {} stands before any valid case-opened record", record.type_name()),
-            );
+        self.first.get_or_insert(verified.digest());
+        if self.deployment {
+            return self.add_to_deployment(object, record, roots, findings);
         }
-        if let (Some(named), Some(case)) = (record.case(), self.case())
-            && named != case
-            && !matches!(record, Record::CaseOpened(_))
-        {
-            // A second case-opened has its own code.
-            findings.add(Code::RecordWrongCase, object, format!("the record names case {named}, this is the log of case {case}"));
+        if !self.belongs_here(object, record, findings) {
             return;
         }
         let digest = verified.digest();
@@ -143,12 +142,16 @@ impl Chain {
                 }
             }
             Record::Acquisition(p) => {
+                self.must_be_approved(object, &p.predecessor, findings);
                 let named = (&p.collection, &p.agent, &p.predecessor);
                 if let Some((collection, mut at)) = self.collection(object, "acquisition", named, findings) {
                     collection.acquisition(digest, p, &mut at);
                 }
             }
             Record::Receipt(p) => {
+                if let Some(order) = self.collections.get(&p.collection).map(|c| c.order) {
+                    self.must_be_approved(object, &order, findings);
+                }
                 if let Some((collection, mut at)) = self.known(object, "receipt", &p.collection, findings) {
                     collection.receipt(digest, p, &mut at);
                 }
@@ -160,9 +163,18 @@ impl Chain {
                     self.next_exhibit = collection.seal(p, next, &mut at).unwrap_or(next);
                 }
             }
-            Record::Incident(p) => incident(object, p, findings),
-            Record::Stamped(p) => self.stamps.stamped(object, self.n, p, self.opened.as_ref().map(|(d, _)| *d), roots, findings),
-            Record::NotStamped(p) => self.stamps.failed(object, p, self.opened.as_ref().map(|(d, _)| *d), roots, findings),
+            Record::Incident(p) => {
+                incident(object, p, findings);
+                if p.case.is_none() {
+                    findings.add(Code::RecordWrongCase, object, "the incident names no case; it belongs into the deployment's log");
+                }
+            }
+            Record::Stamped(_) | Record::NotStamped(_) => {
+                if record.case().is_none() {
+                    findings.add(Code::RecordWrongCase, object, "the timestamp names no case; it belongs into the deployment's log");
+                }
+                self.stamps.add(object, self.n, record, self.opened.as_ref().map(|(d, _)| *d), roots, findings);
+            }
             Record::Access(p) if p.action == Action::Export => {
                 self.exporters.insert(p.by.clone());
             }
@@ -174,6 +186,48 @@ impl Chain {
             let message = format!("the {} record {}", record.type_name().split(':').next().unwrap_or_default(), breach.message);
             findings.add(code_of(&breach), object, message);
         }
+    }
+
+    /// After case-opened and of this case. False when it is of another one and takes no part.
+    fn belongs_here(&mut self, object: &str, record: &Record, findings: &mut Findings) -> bool {
+        if !matches!(record, Record::CaseOpened(_) | Record::Enrolment(_) | Record::Revocation(_)) && self.opened.is_none() && !self.early {
+            self.early = true;
+            findings.add(
+                Code::CaseNotFirst,
+                object,
+                format!("a record of type {} stands before any valid case-opened record", record.type_name()),
+            );
+        }
+        if let (Some(named), Some(case)) = (record.case(), self.case())
+            && named != case
+            && !matches!(record, Record::CaseOpened(_))
+        {
+            // A second case-opened has its own code.
+            findings.add(Code::RecordWrongCase, object, format!("the record names case {named}, this is the log of case {case}"));
+            return false;
+        }
+        true
+    }
+
+    /// The deployment's log holds keys, what concerns no case, and its own timestamps.
+    fn add_to_deployment(&mut self, object: &str, record: &Record, roots: &[Digest], findings: &mut Findings) {
+        self.stamps.see(self.n, record);
+        match record {
+            Record::Enrolment(_) | Record::Revocation(_) => {}
+            Record::Incident(_) | Record::Stamped(_) | Record::NotStamped(_) if record.case().is_none() => match record {
+                Record::Incident(p) => incident(object, p, findings),
+                _ => self.stamps.add(object, self.n, record, self.first, roots, findings),
+            },
+            _ => {
+                let message = format!("a record of type {} that is about a case stands in the deployment's log", record.type_name());
+                findings.add(Code::RecordWrongCase, object, message);
+            }
+        }
+    }
+
+    /// True when it is the deployment's log.
+    pub const fn is_deployment(&self) -> bool {
+        self.deployment
     }
 
     /// What became of a collection.
@@ -194,6 +248,7 @@ impl Chain {
             opened_by: p.opened_by.clone(),
             opened_at: p.opened_at,
             closed_at: None,
+            two_person: p.two_person,
         };
         self.opened = Some((digest, summary));
     }
@@ -239,7 +294,18 @@ impl Chain {
             self.collections.entry(id.clone()).or_insert_with(|| Collection::new(id, agent.clone(), digest));
         }
         let captures = p.captures.iter().map(|c| c.name.clone()).collect();
-        self.orders.insert(digest, OrderFacts { id: p.order.clone(), nonce: p.nonce.clone(), captures });
+        self.orders.insert(digest, OrderFacts { id: p.order.clone(), nonce: p.nonce.clone(), captures, ran_unapproved: false });
+    }
+
+    /// What was taken under an order that needs an approval comes after it. Said once for each order.
+    fn must_be_approved(&mut self, object: &str, order: &Digest, findings: &mut Findings) {
+        if self.custody.awaits_approval(order)
+            && let Some(facts) = self.orders.get_mut(order)
+            && !std::mem::replace(&mut facts.ran_unapproved, true)
+        {
+            let message = format!("order {} was carried out, and nobody had approved it", facts.id);
+            findings.add(Code::OrderNotApproved, object, message);
+        }
     }
 
     fn order_problems(&self, p: &Order) -> Vec<&'static str> {
@@ -314,7 +380,7 @@ impl Chain {
 
     /// Checks that can only be made when all records were read.
     pub fn finish(&mut self, findings: &mut Findings) {
-        if self.opened.is_none() {
+        if self.opened.is_none() && !self.deployment {
             findings.add(Code::CaseNotOpened, "log", "no valid case-opened record was found in the log");
         }
         let severity = if self.complete { Severity::Warning } else { Severity::Note };
@@ -376,9 +442,6 @@ fn incident(object: &str, p: &Incident, findings: &mut Findings) {
         if p.count > 1 { format!(", {} times from {} to {}", p.count, p.first_at, p.last_at) } else { format!(", at {}", p.last_at) };
     let what = format!("{}: {}{times}: {}", shown(&p.kind, 60), shown(&p.about, 100), shown(&p.detail, 1_000));
     findings.add(Code::CaseIncident, object, what);
-    if p.case.is_none() {
-        findings.add(Code::RecordWrongCase, object, "the incident names no case; it belongs into the deployment's log");
-    }
 }
 
 const fn code_of(breach: &Breach) -> Code {
@@ -391,6 +454,8 @@ const fn code_of(breach: &Breach) -> Code {
         Rule::TransferAcceptance => Code::TransferAcceptance,
         Rule::DisposalRequest => Code::DisposalRequest,
         Rule::SecondPerson => Code::DisposalSecondPerson,
+        Rule::OrderSecondPerson => Code::OrderSecondPerson,
+        Rule::ApprovalEarly => Code::ApprovalEarly,
         Rule::Held => Code::DisposalHeld,
         Rule::Retained => Code::DisposalRetained,
         Rule::Certificate => Code::DisposalCertificate,

@@ -39,20 +39,36 @@ pub(in crate::verify) struct Stamps {
     pub failed: BTreeMap<(u64, String), Failure>,
     /// For each authority the size that its last failure was about, unless a token came afterwards.
     pub failing: BTreeMap<String, u64>,
-    /// Place of the last record that is to be stamped: neither an access nor about timestamps.
+    /// Place of the last record that is to be stamped: neither an access nor about timestamps, nor, in a case, an enrolment.
     pub last: Option<u64>,
+    /// It is the deployment's log, of which enrolments are the substance.
+    deployment: bool,
 }
 
 impl Stamps {
+    pub fn new(deployment: bool) -> Self {
+        Self { deployment, ..Self::default() }
+    }
+
+    /// Takes a record about timestamps. `opened` is the record that it must follow from, if there is one.
+    pub fn add(&mut self, object: &str, n: u64, record: &Record, opened: Option<Digest>, roots: &[Digest], findings: &mut Findings) {
+        match record {
+            Record::Stamped(p) => self.stamped(object, n, p, opened, roots, findings),
+            Record::NotStamped(p) => self.failed(object, p, opened, roots, findings),
+            _ => {}
+        }
+    }
+
     /// Takes notice of any record.
     pub fn see(&mut self, n: u64, record: &Record) {
         // An export writes an access, and the enrolment of who exports, right before it: no token can be over them yet.
-        if !matches!(record, Record::Access(_) | Record::Enrolment(_) | Record::Stamped(_) | Record::NotStamped(_)) {
+        let is_key = matches!(record, Record::Enrolment(_)) && !self.deployment;
+        if !is_key && !matches!(record, Record::Access(_) | Record::Stamped(_) | Record::NotStamped(_)) {
             self.last = Some(n);
         }
     }
 
-    pub fn stamped(&mut self, object: &str, n: u64, p: &Stamped, opened: Option<Digest>, roots: &[Digest], findings: &mut Findings) {
+    fn stamped(&mut self, object: &str, n: u64, p: &Stamped, opened: Option<Digest>, roots: &[Digest], findings: &mut Findings) {
         check_head(object, (p.predecessor, p.size, p.root), opened, roots, findings);
         self.failing.remove(&p.authority);
         let key = (p.size, p.authority.clone());
@@ -65,7 +81,7 @@ impl Stamps {
         self.tokens.insert(key, (n, Box::new(p.clone())));
     }
 
-    pub fn failed(&mut self, object: &str, p: &NotStamped, opened: Option<Digest>, roots: &[Digest], findings: &mut Findings) {
+    fn failed(&mut self, object: &str, p: &NotStamped, opened: Option<Digest>, roots: &[Digest], findings: &mut Findings) {
         check_head(object, (p.predecessor, p.size, p.root), opened, roots, findings);
         self.failing.insert(p.authority.clone(), p.size);
         let (authority, code, why) = (escape_bounded(&p.authority, 40), escape_bounded(&p.code, 40), escape_bounded(&p.message, 300));
@@ -87,6 +103,10 @@ fn check_head(
         findings.add(Code::TimestampRecord, object, message);
     }
     if opened.is_some_and(|opened| opened != predecessor) {
-        findings.add(Code::TimestampRecord, object, format!("it follows from record {predecessor}, which is not this case's case-opened"));
+        findings.add(
+            Code::TimestampRecord,
+            object,
+            format!("it follows from record {predecessor}, which is not this log's first one or case-opened"),
+        );
     }
 }

@@ -94,7 +94,7 @@ CREATE INDEX collections_by_case ON collections (case_id, queued_at, collection)
 CREATE INDEX collections_counts ON collections (case_id, state, exhibit_count);
 CREATE INDEX collections_by_order ON collections (order_id);
 CREATE INDEX collections_by_agent ON collections (agent, state);
-CREATE INDEX collections_open ON collections (state, queued_at) WHERE state IN ('queued', 'offered', 'running', 'sealing');
+CREATE INDEX collections_open ON collections (state, queued_at) WHERE state IN ('unapproved', 'queued', 'offered', 'running', 'sealing');
 
 CREATE TABLE streams (
   collection TEXT COLLATE "C" NOT NULL REFERENCES collections (collection),

@@ -1,0 +1,100 @@
+//! `exhibit approve`: a second person looks at an order and agrees to it.
+
+use exhibit_evidence::custody::State;
+use exhibit_evidence::dsse::Envelope;
+use exhibit_evidence::layout::LogName;
+use exhibit_evidence::record::{Approval, Order, Record, Verified};
+use exhibit_evidence::text::{escape_bounded, one_line};
+use exhibit_evidence::{CaseId, Digest, OrderId};
+use exhibit_proto::responder::v1 as pb;
+use serde_json::{Value, json};
+
+use super::{cases, keeping, log, watch};
+use crate::args::ApproveArgs;
+use crate::clock;
+use crate::connection::{Connection, parse_id};
+use crate::exit::{Code, Failure, Result};
+use crate::output::Output;
+
+/// An order that is in the verified log of its case, and how custody stands there.
+struct Found {
+    case: CaseId,
+    digest: Digest,
+    order: Order,
+    state: State,
+}
+
+async fn find(connection: &mut Connection, id: &OrderId) -> Result<Found> {
+    let what = pb::ListCollectionsRequest { order: id.to_string(), ..Default::default() };
+    let listed = watch::listed(connection, &what).await?;
+    let unknown = || Failure::new(Code::Input, format!("there is no order {id} in a case of yours")).hint("exhibit collections");
+    let case: CaseId = parse_id(&listed.first().ok_or_else(unknown)?.case_id)?;
+    let (mut found, mut state) = (None, State::default());
+    let mut each = |_: u64, verified: &Verified, _: &Envelope| -> Result<()> {
+        // A record that breaks a rule has no effect, as everywhere.
+        let _ = state.take(verified.digest(), verified.record());
+        if let Record::Order(order) = verified.record()
+            && order.order == *id
+        {
+            found.get_or_insert((verified.digest(), (**order).clone()));
+        }
+        Ok(())
+    };
+    log::read_all(connection, &LogName::Case(case.clone()), &mut each).await?;
+    let (digest, order) = found.ok_or_else(|| Failure::new(Code::Damaged, format!("the log of {case} has no order {id}")))?;
+    Ok(Found { case, digest, order, state })
+}
+
+/// What an order asks for, from its signed record.
+fn to_json(found: &Found) -> Value {
+    let o = &found.order;
+    let shown = |text: &str| one_line(text, 2_000);
+    let captures: Vec<String> = o
+        .captures
+        .iter()
+        .map(|c| {
+            let params: Vec<String> = c.params.iter().map(|(name, value)| format!("{name}={}", shown(value))).collect();
+            if params.is_empty() { shown(&c.name) } else { format!("{}:{}", shown(&c.name), params.join(",")) }
+        })
+        .collect();
+    json!({
+        "order": o.order.to_string(), "case": o.case.to_string(), "record": found.digest.to_string(),
+        "ordered_by": escape_bounded(&o.issued_by, 200), "ordered_at": o.issued_at, "expires_at": o.expires_at,
+        "reason": shown(&o.reason), "legal_basis": shown(&o.legal_basis), "captures": captures,
+        "agents": o.targets.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    })
+}
+
+/// Shows an order, and approves it when a reason is given.
+pub async fn run(connection: &mut Connection, args: ApproveArgs, out: &Output) -> Result<Code> {
+    let id: OrderId = parse_id(&args.order)?;
+    let found = find(connection, &id).await?;
+    if args.reason.is_none() || !out.is_json() {
+        cases::show(&to_json(&found), out)?;
+    }
+    if !found.state.awaits_approval(&found.digest) {
+        let why = if found.state.two_person() { "is approved already" } else { "needs no approval: its case was opened for one person" };
+        if args.reason.is_some() {
+            return Err(Failure::new(Code::Input, format!("{id} {why}")).hint(format!("exhibit case custody {}", found.case)));
+        }
+        out.note(&format!("{id} {why}"));
+        return Ok(Code::Ok);
+    }
+    if found.order.expires_at <= clock::now() {
+        let message = format!("{id} expired at {}: nobody can approve it any more", found.order.expires_at);
+        return Err(Failure::new(Code::Input, message).hint("its responder gives a new order: exhibit collect"));
+    }
+    let Some(reason) = args.reason else {
+        out.note(&format!("nothing is signed yet. If you agree: exhibit approve {id} --reason '...'"));
+        return Ok(Code::Ok);
+    };
+    if found.order.issued_by == connection.name() {
+        return Err(Failure::new(Code::NotPermitted, format!("you gave {id} yourself: somebody else approves it"))
+            .hint("an approver of the case; an admin gives the role: exhibit person allow NAME --role approver --case CASE"));
+    }
+    let approval =
+        Approval { case: found.case, predecessor: found.digest, reason, approved_by: connection.name(), approved_at: clock::now() };
+    keeping::submit(connection, "approval", &approval, out).await?;
+    out.note(&format!("approved: it goes to its agents now; follow with: exhibit watch --order {id}"));
+    Ok(Code::Ok)
+}

@@ -1,0 +1,155 @@
+//! In a case that was opened for two persons an order reaches no agent before another one approved it, whatever fails meanwhile.
+#![allow(clippy::large_futures, reason = "a test's future is as large as its story")]
+
+use std::time::Duration;
+
+use crate::support::agent::{Agent, Job, file};
+use crate::support::verdict;
+use crate::support::world::{People, World};
+use exhibit_certs::{Credential, Deployment};
+use exhibit_coordinator::catalog::sqlite::SqliteCatalog;
+use exhibit_coordinator::catalog::{Catalog as _, State};
+use exhibit_coordinator::ledger::{Keys, Ledgers};
+use exhibit_coordinator::store::faulty::{Fault, Op};
+use exhibit_coordinator::store::{Kind, LocalStore};
+use exhibit_coordinator::{clock, reindex};
+use exhibit_evidence::dsse::Envelope;
+use exhibit_evidence::record::{self, *};
+use exhibit_evidence::verify::Verdict;
+use exhibit_evidence::{CaseId, Timestamp};
+use exhibit_proto::responder::v1 as people;
+use tonic::Code;
+
+fn approval(order: &Order, envelope: &Envelope, by: &Credential, at: Timestamp) -> Vec<u8> {
+    let record = Approval {
+        case: order.case.clone(),
+        predecessor: envelope.digest(),
+        reason: "the works council was heard".to_owned(),
+        approved_by: by.name().to_string(),
+        approved_at: at,
+    };
+    record::sign(&record, &by.evidence).expect("small").as_bytes().to_vec()
+}
+
+async fn submit(rpc: &mut People, record: Vec<u8>) -> Result<(), tonic::Status> {
+    rpc.submit_record(people::SubmitRecordRequest { record }).await.map(drop)
+}
+
+/// The state that a catalog which is made again from the store gives.
+async fn reindexed(world: &World, job: &Job) -> State {
+    let dir = tempfile::tempdir().expect("folder");
+    let store = std::sync::Arc::new(LocalStore::open(&world.store_dir()).expect("store"));
+    let deployment = Deployment::load(&world.dir.path().join("deployment")).expect("deployment");
+    let ledgers = Ledgers::new(store, Keys { anchor: deployment.anchor, log: deployment.log_key, witnesses: Vec::new() });
+    let catalog = SqliteCatalog::create(&dir.path().join("again.sqlite")).await.expect("catalog");
+    let report = reindex::rebuild(&ledgers, &catalog, clock::now()).await.expect("rebuilt");
+    assert_eq!(report.problems, Vec::<String>::new());
+    catalog.collection(job.collection.clone()).await.expect("read").expect("there").state
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_reaches_an_agent_before_a_second_person_agreed() {
+    let mut world = World::start().await;
+    let credential = world.enroll("web-1").await;
+    let mut agent = Agent::new(credential, world.port, 1).await;
+    let session = agent.session(&[]).await.expect("session");
+    let (ben, mut as_ben) = world.person("ben", &[Role::Approver], None).await;
+    let elsewhere: CaseId = world.open_case().await.case_id.parse().expect("id");
+    let (eve, mut as_eve) = world.person("eve", &[Role::Approver], Some(vec![elsewhere])).await;
+    let case = world.try_open_case(true).await.expect("opened");
+    assert!(case.two_person);
+    let order = world.order(&case, std::slice::from_ref(&agent.id));
+    let envelope = world.sign(&order);
+    let job = Job::new(&order, &envelope, &agent.id, 1);
+    let made = world.submit(&envelope).await.expect("admitted").collections.remove(0);
+    let command = format!("exhibit approve {}", order.order);
+    assert!(made.state == "unapproved" && made.reason.contains(&command), "{made:?}");
+
+    // Not the one who ordered, not an approver of another case, not before the order.
+    let now = clock::now();
+    let own = approval(&order, &envelope, &world.admin, now);
+    assert_eq!(submit(&mut world.people, own).await.expect_err("the responder").code(), Code::PermissionDenied);
+    assert_eq!(submit(&mut as_eve, approval(&order, &envelope, &eve, now)).await.expect_err("elsewhere").code(), Code::PermissionDenied);
+    let early = submit(&mut as_ben, approval(&order, &envelope, &ben, order.issued_at.plus_s(-1))).await.expect_err("before it");
+    assert!(early.code() == Code::InvalidArgument && early.message().contains("before what it approves"), "{early}");
+
+    // An agent that connects now is offered nothing, from this process, the next one, and a catalog that was made again.
+    drop(session);
+    world.restart().await;
+    let mut session = agent.session(&[]).await.expect("session");
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(world.collection(&job.collection).await.state, "unapproved");
+    // An upload that nobody offered is refused too: an agent in other hands gains nothing.
+    let files = [file("files", "/etc/passwd", "root:x:0:0::/root:/bin/sh\n"), file("system", "os-release", "NAME=Debian\n")];
+    let refused = agent.send_all(&job, &job.honest(&files)).await.expect_err("unapproved");
+    assert!(refused.message().contains("nobody approved"), "{refused}");
+
+    // The log has the approval, and the process dies before anybody hears of it.
+    let mut as_ben = reconnected(&ben, &world).await;
+    let keys = [ben.evidence.public().id()];
+    world.running().parts.ledgers.ensure_enrolled(&order.case, &keys).await.expect("enrolled");
+    world.faults.fail(Op::PutHead, "/log/checkpoint", 0, 1_000_000, Fault::After(Kind::Retry));
+    let cut = submit(&mut as_ben, approval(&order, &envelope, &ben, clock::now())).await.expect_err("cut");
+    assert_eq!(cut.code(), Code::Unavailable, "{cut}");
+    drop(session);
+    world.stop().await;
+    assert_eq!(reindexed(&world, &job).await, State::Queued);
+    world.faults.heal();
+    world.restart().await;
+    session = agent.session(&[]).await.expect("session");
+    let offer = session.offer().await;
+    let given = Envelope::parse(&offer.approval).expect("an envelope");
+    assert_eq!((given.keyid(), offer.approver_enrolments.is_empty()), (keys[0], false));
+    session.reply(&job.collection, vec![]).await;
+    agent.send_all(&job, &job.honest(&files)).await.expect("received");
+    let _ = session.closed().await;
+    let again = submit(&mut reconnected(&ben, &world).await, approval(&order, &envelope, &ben, clock::now())).await;
+    assert_eq!(again.expect_err("approved already").code(), Code::FailedPrecondition);
+    world.stop().await;
+    let report = verdict::report(&world, order.case.as_str(), true);
+    assert_eq!(report.verdict, Verdict::Sound, "{:#?}", report.findings.kept());
+    assert!(report.case.is_some_and(|case| case.two_person));
+}
+
+async fn reconnected(credential: &Credential, world: &World) -> People {
+    People::new(crate::support::world::channel(credential, world.port).await.expect("connects"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_nobody_approves_ends_like_any_other() {
+    let mut world = World::start().await;
+    let agent = crate::support::world::agent_id(&world.enroll("web-1").await);
+    let (ben, mut as_ben) = world.person("ben", &[Role::Approver], None).await;
+    let case = world.try_open_case(true).await.expect("opened");
+    let mut order = world.order(&case, std::slice::from_ref(&agent));
+    order.expires_at = clock::now().plus_s(2);
+    let envelope = world.sign(&order);
+    let expiring = world.submit(&envelope).await.expect("admitted").collections.remove(0);
+    let other = world.order(&case, std::slice::from_ref(&agent));
+    let cancelled = world.sign(&other);
+    let cancelled = world.submit(&cancelled).await.expect("admitted").collections.remove(0);
+    let request =
+        people::CancelCollectionsRequest { collections: vec![cancelled.collection], order: String::new(), reason: "a mistake".to_owned() };
+    let stopped = world.people.cancel_collections(request).await.expect("cancelled").into_inner().collections.remove(0);
+    let stopped = world.closed(&stopped.collection.parse().expect("id")).await;
+    assert_eq!(stopped.state, "cancelled");
+    world.stop().await;
+    let job = Job::new(&order, &envelope, &agent, 1);
+    assert_eq!(reindexed(&world, &job).await, State::Unapproved, "the log says that it waits");
+    // From now on this deployment takes only such cases.
+    world.two_person = true;
+    world.restart().await;
+    let ended = world.closed(&expiring.collection.parse().expect("id")).await;
+    assert!(ended.state == "expired" && ended.reason.contains("nobody had approved"), "{ended:?}");
+    as_ben = {
+        drop(as_ben);
+        reconnected(&ben, &world).await
+    };
+    let late = submit(&mut as_ben, approval(&order, &envelope, &ben, clock::now())).await.expect_err("too late");
+    assert!(late.code() == Code::FailedPrecondition && late.message().contains("expired"), "{late}");
+    let plain = world.try_open_case(false).await.expect_err("one person is not enough");
+    assert!(plain.code() == Code::PermissionDenied && plain.message().contains("--two-person"), "{plain}");
+    world.try_open_case(true).await.expect("two are");
+    world.stop().await;
+    assert_eq!(verdict::report(&world, order.case.as_str(), true).verdict, Verdict::Sound);
+}

@@ -1,0 +1,64 @@
+//! An order that a second person must approve, from the command line to the documents of the bag.
+
+use std::time::Duration;
+
+use crate::custody::{Person, text};
+use exhibit_tests::Fleet;
+
+#[test]
+fn an_order_waits_for_a_second_person_and_the_case_shows_both() {
+    let fleet = Fleet::start();
+    let agent = fleet.agent();
+    let rita = Person::enrolled(&fleet, "rita", &["--role", "responder", "--role", "custodian"]);
+    let ben = Person::enrolled(&fleet, "ben", &["--role", "approver"]);
+    let opened = rita.run(&["case", "open", "--title", "Two", "--legal-basis", "policy 4.2", "--two-person"]).ok().json();
+    assert_eq!(opened[0]["two_person"], true);
+    let case = text(&opened[0], "case");
+    let source = tempfile::tempdir().expect("folder");
+    std::fs::write(source.path().join("note.txt"), b"hello\n").expect("written");
+    let capture = format!("files:paths={}/**", source.path().display());
+    let collect = |case: &str| {
+        let args = ["collect", "--case", case, "--agent", &agent.id, "--capture", &capture, "--reason", "suspicious login"];
+        rita.run(&args).ok()
+    };
+    let made = collect(&case).json().remove(0);
+    let (order, collection) = (text(&made["collections"][0], "order"), text(&made["collections"][0], "collection"));
+    assert_eq!(made["collections"][0]["state"], "unapproved");
+    assert!(text(&made["collections"][0], "reason").contains(&format!("exhibit approve {order}")), "{made}");
+
+    let shown = ben.run(&["approve", &order]).ok().json().remove(0);
+    assert!(
+        text(&shown, "ordered_by").ends_with("/rita") && shown["captures"][0].as_str().is_some_and(|c| c.contains("paths=")),
+        "{shown}"
+    );
+    let own = rita.run(&["approve", &order, "--reason", "mine"]);
+    assert!(own.code == 77 && own.stderr.contains("somebody else"), "{}", own.stderr);
+    assert_eq!(fleet.collection(&collection)["state"], "unapproved", "looking signs nothing");
+    let _ = ben.run(&["approve", &order, "--reason", "the works council was heard"]).ok();
+    let closed = fleet.wait_closed(&collection, Duration::from_mins(1));
+    assert_eq!(closed["state"], "sealed", "{closed}");
+    assert_eq!(ben.run(&["approve", &order, "--reason", "again"]).code, 65);
+
+    // This host wants two persons whatever the case says.
+    std::fs::write(agent.dir.join("policy.toml"), "[orders]\ntwo_person = true\n").expect("policy");
+    let plain = text(&rita.run(&["case", "open", "--title", "One", "--legal-basis", "policy 4.2"]).ok().json()[0], "case");
+    let refused = text(&collect(&plain).json()[0]["collections"][0], "collection");
+    let refused = fleet.wait_closed(&refused, Duration::from_mins(1));
+    assert!(refused["state"] == "refused" && text(&refused, "reason").contains("not-approved"), "{refused}");
+
+    let verdict = fleet.verify(&case).expect_sound();
+    assert_eq!(verdict.report["case"]["two_person"], true);
+    let chain = ben.run(&["case", "custody", &case]).ok().json().remove(0);
+    let approval = chain["rows"].as_array().expect("rows").iter().find(|r| r["event"] == "approval").expect("a row");
+    assert!(text(approval, "by").ends_with("/ben") && text(approval, "what").contains(&order), "{approval}");
+    let bag = fleet.path().join("bag");
+    let _ = rita.run(&["export", "--case", &case, "--reason", "to the court", "--out", bag.to_str().expect("UTF-8")]).ok();
+    for (document, words) in [
+        ("report.en.html", ["Order approved by", "each needs the approval of a second person"]),
+        ("report.fr.html", ["Ordre approuvé par", "seconde personne"]),
+        ("chain-of-custody.en.html", ["Order approved by", "the works council was heard"]),
+    ] {
+        let page = std::fs::read_to_string(bag.join("documents").join(document)).expect("document");
+        assert!(words.iter().all(|w| page.contains(w)), "{document}");
+    }
+}
