@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use exhibit_coordinator::ledger::Ledger;
-use exhibit_coordinator::store::{LocalStore, RemoteStore, S3Settings, Store};
+use exhibit_coordinator::store::{LocalStore, RemoteKind, RemoteSettings, RemoteStore, Store};
 use exhibit_evidence::id::CaseId;
 use exhibit_evidence::layout::LogName;
 
@@ -36,16 +36,19 @@ impl Moto {
     }
 
     fn store(&self) -> Arc<dyn Store> {
-        let settings = S3Settings {
+        let settings = RemoteSettings {
+            kind: RemoteKind::S3,
+            account: String::new(),
+            lock: None,
             bucket: "evidence".to_owned(),
             prefix: String::new(),
             region: "us-east-1".to_owned(),
             endpoint: Some(format!("http://127.0.0.1:{}", self.1)),
             allow_http: true,
             access_key_id: Some("id".to_owned()),
-            secret_access_key: Some("secret".to_owned()),
+            secret: Some("secret".to_owned()),
         };
-        Arc::new(RemoteStore::s3(&settings).expect("settings"))
+        Arc::new(RemoteStore::open(&settings).expect("settings"))
     }
 }
 

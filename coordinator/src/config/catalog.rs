@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{Config, ConfigError, read_secret};
+use super::store::read_secret;
+use super::{Config, ConfigError};
 use crate::catalog::CatalogPlace;
 use crate::catalog::postgres::Settings;
 

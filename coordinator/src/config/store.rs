@@ -186,7 +186,7 @@ impl Config {
         let store = &self.store;
         let Some(kind) = store.kind.remote() else { return Ok(None) };
         let file = store.secret_access_key_file.as_ref().or(store.credentials_file.as_ref());
-        let secret = file.map(|p| read_secret(&self.resolve(p))).transpose()?;
+        let secret = file.map(|p| read_secret(&self.resolve(p), "the store's secret")).transpose()?;
         Ok(Some(RemoteSettings {
             kind,
             bucket: store.bucket.clone(),
@@ -202,17 +202,18 @@ impl Config {
     }
 }
 
-fn read_secret(path: &Path) -> Result<String, ConfigError> {
+/// Reads a secret that nobody else may read; `what` names it in errors.
+pub(super) fn read_secret(path: &Path, what: &str) -> Result<String, ConfigError> {
     use std::os::unix::fs::PermissionsExt as _;
     let shown = escape_bounded(&path.to_string_lossy(), 200);
     let fail = |why: String| ConfigError::wrong(format!("{shown}: {why}"));
-    let meta = std::fs::metadata(path).map_err(|e| fail(format!("cannot read the store's secret: {e}")))?;
+    let meta = std::fs::metadata(path).map_err(|e| fail(format!("cannot read {what}: {e}")))?;
     if meta.permissions().mode() & 0o077 != 0 {
         return Err(fail(format!("holds a secret and has mode {:04o}: run: chmod 600 {shown}", meta.permissions().mode() & 0o7777)));
     }
     if meta.len() > SECRET_BYTES_MAX {
-        return Err(fail(format!("{} bytes: the secret of a store has at most {SECRET_BYTES_MAX}", meta.len())));
+        return Err(fail(format!("{} bytes: {what} has at most {SECRET_BYTES_MAX}", meta.len())));
     }
-    let text = std::fs::read_to_string(path).map_err(|e| fail(format!("cannot read the store's secret: {e}")))?;
+    let text = std::fs::read_to_string(path).map_err(|e| fail(format!("cannot read {what}: {e}")))?;
     Ok(text.trim().to_owned())
 }

@@ -399,7 +399,11 @@ impl Inner {
                 Err(e) => return Err(e.into()),
             }
         }
-        let Some(checkpoint) = read_checkpoint(&*self.store, &self.name, &self.keys).await? else { return Ok(self.view().size() > before) };
+        let grew = self.view().size() > before;
+        if grew {
+            self.tell_custody();
+        }
+        let Some(checkpoint) = read_checkpoint(&*self.store, &self.name, &self.keys).await? else { return Ok(grew) };
         // Slots that were added since the last look are read the next time.
         let root = self.view().root_at(checkpoint.size);
         if root.is_some_and(|root| root != checkpoint.root) {
@@ -410,7 +414,7 @@ impl Inner {
             self.published.store(checkpoint.size, Ordering::Release);
             self.view.write().unwrap_or_else(PoisonError::into_inner).tiles_are_stored(checkpoint.size);
         }
-        Ok(self.view().size() > before)
+        Ok(grew)
     }
 
     /// Reads what other coordinators added, where they may have.
@@ -491,7 +495,9 @@ impl Inner {
         let LogName::Case(case) = &self.name else { return };
         let view = self.view();
         let (held, held_collections) = view.custody().held();
-        self.store.protect(case, Protection { until: view.custody().retained_until(), held, held_collections });
+        let custody = view.custody();
+        let condemned = custody.condemned().into_iter().filter(|id| !custody.is_held(id)).collect();
+        self.store.protect(case, Protection { until: custody.retained_until(), held, held_collections, condemned });
     }
 
     pub(super) async fn read_slot(&self, n: u64) -> Result<Envelope, LedgerError> {

@@ -145,6 +145,8 @@ pub struct Protection {
     pub held: bool,
     /// Collections on which a hold stands.
     pub held_collections: BTreeSet<CollectionId>,
+    /// Collections for which it came too late: they are being destroyed.
+    pub condemned: BTreeSet<CollectionId>,
 }
 
 /// The policy, and what is known of cases: one small entry for each case whose log was opened.
@@ -179,7 +181,9 @@ impl Locks {
         lock.until = lock.until.max(protection.until.unwrap_or(lock.until));
         lock.hold = match (parts.next(), parts.next()) {
             (Some("collections"), Some(id)) => {
-                protection.held || id.parse().is_ok_and(|id: CollectionId| protection.held_collections.contains(&id))
+                let id: Option<CollectionId> = id.parse().ok();
+                let in_set = |set: &BTreeSet<CollectionId>| id.as_ref().is_some_and(|id| set.contains(id));
+                in_set(&protection.held_collections) || (protection.held && !in_set(&protection.condemned))
             }
             // The log and its timestamps bear witness to whatever is held.
             _ => protection.held || !protection.held_collections.is_empty(),
@@ -203,12 +207,15 @@ mod tests {
         assert_eq!(locks.of("deployment/log/seq/0", written).0.until, Timestamp::from_unix_s(2 + 864_000));
         assert!(!locks.of(&name(&held), written).1, "nothing is known of the case yet");
         let far = Timestamp::from_unix_s(10_000_000);
-        locks.protect(&case, Protection { until: Some(far), held: false, held_collections: BTreeSet::from([held.clone()]) });
+        locks.protect(
+            &case,
+            Protection { until: Some(far), held: false, held_collections: BTreeSet::from([held.clone()]), ..Protection::default() },
+        );
         let (lock, known) = locks.of(&name(&held), written);
         assert_eq!((lock, known), (Lock { mode: LockMode::Compliance, until: far, hold: true }, true));
         assert!(!locks.of(&name(&free), written).0.hold && locks.of(&format!("cases/{case}/log/seq/1"), written).0.hold);
         // A retention that ends earlier than the policy shortens nothing.
-        locks.protect(&case, Protection { until: Some(written), held: true, held_collections: BTreeSet::new() });
+        locks.protect(&case, Protection { until: Some(written), held: true, ..Protection::default() });
         let lock = locks.of(&name(&free), written).0;
         assert!(lock.hold && lock.until == Timestamp::from_unix_s(2 + 864_000));
     }

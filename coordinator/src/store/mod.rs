@@ -27,8 +27,8 @@ pub use object_store::PutPayload as Payload;
 
 pub use error::{Kind, StoreError};
 pub use local::LocalStore;
-pub use metered::MeteredStore;
 pub use lock::{LOCK_DAYS_MAX, Lock, LockMode, LockPolicy, Protection, Seen};
+pub use metered::MeteredStore;
 pub use remote::RemoteStore;
 pub use settings::{RemoteKind, RemoteSettings};
 pub use vault::{Posture, Vault, Version};

@@ -56,7 +56,10 @@ async fn what_is_locked_stays_and_what_lies_on_top_is_told_and_passed_over() {
     let (case, collection) = (CaseId::new(1, [2; 10]), CollectionId::from_digest(&Digest::of(b"held")));
     let name = format!("cases/{case}/collections/{collection}/s1/00000000.tar.zst");
     let far = clock::now().plus_s(40 * 86_400);
-    store.protect(&case, Protection { until: Some(far), held: false, held_collections: BTreeSet::from([collection]) });
+    store.protect(
+        &case,
+        Protection { until: Some(far), held: false, held_collections: BTreeSet::from([collection]), ..Protection::default() },
+    );
     let written = put(&store, &name, b"genuine").await.expect("written");
     let version = written.version.expect("versions are kept");
     assert_eq!(put(&store, &name, b"genuine").await.expect("again").version.as_ref(), Some(&version), "the same version is meant");
@@ -112,7 +115,7 @@ async fn what_is_locked_stays_and_what_lies_on_top_is_told_and_passed_over() {
     assert!(told.subject == format!("cases/{case}") && told.detail.contains(&version) && told.detail.contains(&name), "{told:?}");
 
     // Locks are set again, and what was done to them is told once.
-    later.protect(&case, Protection { until: Some(far), held: true, held_collections: BTreeSet::new() });
+    later.protect(&case, Protection { until: Some(far), held: true, ..Protection::default() });
     let repaired = pass(&later, true).await;
     assert!(repaired.set_again > 0 && kinds(&repaired).contains(&"store-lock"), "{repaired:#?}");
     let again = pass(&later, true).await;
@@ -218,7 +221,15 @@ async fn a_hold_reaches_the_store_and_a_forgery_becomes_an_incident() {
     assert!(!vault.lock_of(&name, &version).await.expect("looks").hold);
     let (me, predecessor) = (world.me(), Digest::try_from(opened.case_opened_sha256.as_slice()).expect("digest"));
     let (placed_by, placed_at, reason) = (me.clone(), clock::now(), "litigation".to_owned());
-    let hold = Hold { case: case.clone(), predecessor, collections: vec![job.collection.clone()], reason, placed_by, placed_at };
+    let hold = Hold {
+        case: case.clone(),
+        predecessor,
+        collections: vec![job.collection.clone()],
+        too_late: Vec::new(),
+        reason,
+        placed_by,
+        placed_at,
+    };
     let hold = submit(&mut world, &hold).await;
     until(async || vault.lock_of(&name, &version).await.expect("looks").hold).await;
     let (released_by, released_at, reason) = (me, clock::now(), "settled".to_owned());

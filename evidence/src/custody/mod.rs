@@ -293,10 +293,12 @@ impl State {
         self.collections.keys().filter(|id| matches!(self.fate(id), Fate::Condemned { .. })).cloned().collect()
     }
 
-    /// What the holds that stand cover: whether all of the case, and the collections that they name.
+    /// What the holds that stand cover: whether all of the case, and the collections that they name. Of all of the case,
+    /// collections that are condemned and not [`State::is_held`] are left out: those holds came too late for them.
     #[must_use]
     pub fn held(&self) -> (bool, BTreeSet<CollectionId>) {
-        (self.holds.values().any(Vec::is_empty), self.holds.values().flatten().cloned().collect())
+        let named = self.holds.values().flat_map(|hold| hold.only.iter().filter(|id| hold.covers(id)));
+        (self.holds.values().any(|hold| hold.only.is_empty()), named.cloned().collect())
     }
 
     /// Until when the case must be kept at least.
