@@ -54,7 +54,10 @@ fn every_key_is_documented() {
     }
     let debug = format!("{:?}", Config { store: StoreConfig::default(), ..Config::default() });
     for key in debug.split(['{', ',', ' ']).filter_map(|w| w.strip_suffix(':')).filter(|k| {
-        !matches!(*k, "folder" | "paths" | "store" | "limits" | "certificates" | "tokens" | "log" | "orders" | "witness" | "timestamp")
+        !matches!(
+            *k,
+            "folder" | "paths" | "store" | "limits" | "certificates" | "tokens" | "log" | "http" | "orders" | "witness" | "timestamp"
+        )
     }) {
         assert!(keys.iter().any(|k| k == key), "{key} is not in the documented file");
     }

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use exhibit_certs::name::PeerName;
 use exhibit_evidence::layout::LogName;
+use exhibit_evidence::text::escape_bounded;
 use tokio::sync::{broadcast, watch};
 
 use super::Notice;
 use crate::catalog::peers::{Heard, Peers};
 use crate::dispatch::{self, Cut};
 use crate::parts::Parts;
+use crate::problem::Result;
 
 /// Listens until `stop` says so.
 pub async fn follow(parts: Arc<Parts>, peers: Arc<dyn Peers>, mut stop: watch::Receiver<bool>) {
@@ -46,7 +48,13 @@ async fn take(parts: &Arc<Parts>, notice: Notice) {
                 tracing::warn!(log = %name.folder(), %error, "new records of a log could not be read; they will be when it is used");
             }
         }
-        Notice::Revoked { name } => revoked(parts, &name),
+        Notice::Revoked { name } => match is_revoked(parts, &name).await {
+            Ok(true) => revoked(parts, &name),
+            Ok(false) => {
+                tracing::warn!(name = %escape_bounded(&name, 200), "a notice says that this peer is revoked, and the log does not");
+            }
+            Err(error) => tracing::warn!(%error, "whether a peer is revoked could not be read; it will be at its next call"),
+        },
         Notice::Moved { agent, instance } => {
             // The newer session is elsewhere. The same process may have come back here since: it then says so itself.
             if parts.sessions.instance(&agent).is_some() {
@@ -66,7 +74,15 @@ async fn take(parts: &Arc<Parts>, notice: Notice) {
     }
 }
 
-/// Ends what a revoked peer has here. That it is revoked stands in the log and the catalog; this only makes it felt at once.
+/// Notices are no more than hints: the deployment's log says who is revoked.
+async fn is_revoked(parts: &Arc<Parts>, name: &str) -> Result<bool> {
+    let log = parts.ledgers.deployment().await?;
+    let Ok(PeerName::Agent(_, agent)) = name.parse::<PeerName>() else { return Ok(log.view().key_ring().keys_of(name).is_empty()) };
+    let row = parts.catalog.agent(agent).await?;
+    Ok(row.is_some_and(|row| log.view().key_ring().holder(row.key).is_none()))
+}
+
+/// Ends what a revoked peer has here; this only makes it felt at once.
 fn revoked(parts: &Arc<Parts>, name: &str) {
     if let Ok(PeerName::Agent(_, agent)) = name.parse::<PeerName>() {
         parts.revoked.add(agent.clone());

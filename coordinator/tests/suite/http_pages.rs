@@ -26,15 +26,16 @@ async fn a_monitor_learns_which_dependency_fails_and_what_was_done() {
     let _session = agent.session(&[]).await.expect("session");
     let (_, order, envelope) = world.ordered(std::slice::from_ref(&agent.id)).await;
     let job = Job::new(&order, &envelope, &agent.id, 1);
-    agent.send_all(&job, &job.honest(&[file("system", "secret-name", "NAME=Debian\n")])).await.expect("received");
+    let files = [file("system", "secret-name", "NAME=Debian\n"), file("files", "/etc/passwd", "root:x:0:0\n")];
+    agent.send_all(&job, &job.honest(&files)).await.expect("received");
     let (status, text) = page(&world, "/metrics").await;
     assert_eq!(status, 200);
     for line in
-        ["exhibit_agents 1", "exhibit_segments_total 2", "exhibit_collections_closed_total{outcome=\"sealed\"} 1", "exhibit_chores 1"]
+        ["exhibit_agents 1", "exhibit_segments_total 3", "exhibit_collections_closed_total{outcome=\"sealed\"} 1", "exhibit_chores 1"]
     {
         assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
     }
-    assert!(text.contains("object=\"segment\",operation=\"put\",result=\"ok\"} 2"), "{text}");
+    assert!(text.contains("object=\"segment\",operation=\"put\",result=\"ok\"} 3"), "{text}");
     for secret in ["secret-name", "web-1", agent.id.as_str(), order.case.as_str(), "a case"] {
         assert!(!text.contains(secret), "'{secret}' is nobody's business");
     }
