@@ -25,7 +25,7 @@ const CHECK_EVERY: Duration = Duration::from_secs(2);
 /// One dependency.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// `catalog`, `store`, `clock` or `serving`.
+    /// `serving`, `catalog`, `store`, `clock` or `peers`.
     pub name: &'static str,
     /// True when it works.
     pub ok: bool,
@@ -81,7 +81,9 @@ async fn readiness(ops: &Ops) -> Readiness {
     {
         return known.clone();
     }
-    let checks = vec![serving(ops), catalog(&ops.parts).await, storage(&ops.parts).await, time(&ops.parts).await];
+    let (parts, serving) = (&ops.parts, serving(ops));
+    let (catalog, storage, time, peers) = tokio::join!(catalog(parts), storage(parts), time(parts), peers(parts));
+    let checks = vec![serving, catalog, storage, time, peers];
     let now = Readiness { ready: checks.iter().all(|check| check.ok), checks };
     *last = Some((Instant::now(), now.clone()));
     now
@@ -112,6 +114,19 @@ async fn storage(parts: &Parts) -> Check {
         }
     };
     within("store", read).await
+}
+
+/// Among several coordinators: whether the others see this one, without which it has no rights.
+async fn peers(parts: &Parts) -> Check {
+    let seen = async {
+        let Some(peers) = parts.leases.peers() else { return Ok(()) };
+        match peers.is_seen().await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err("the connection to PostgreSQL by which others see this coordinator is being made".to_owned()),
+            Err(e) => Err(e.to_string()),
+        }
+    };
+    within("peers", seen).await
 }
 
 async fn time(parts: &Parts) -> Check {

@@ -1,6 +1,7 @@
 //! What the work modules share: one set per running coordinator.
 
 use std::collections::HashSet;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use exhibit_evidence::dsse::Envelope;
@@ -34,6 +35,8 @@ pub struct Parts {
     pub metrics: SharedMetrics,
     /// Rights among coordinators, and the way to the others.
     pub leases: Arc<Leases>,
+    /// The clock is not the others': nobody is served.
+    pub out_of_time: AtomicBool,
     /// Signs of life of agents that are connected to others.
     pub proofs: Proofs,
     /// The custody logs over the store.

@@ -32,8 +32,8 @@ pub struct Live {
 #[derive(Debug)]
 pub struct Progress {
     live: Mutex<HashMap<CollectionId, (AgentId, Live)>>,
-    /// Uploads that are paused, and why. One entry per open upload at most.
-    paused: Mutex<HashMap<CollectionId, String>>,
+    /// Uploads that are paused, why, and whether they run here. One entry per open upload at most.
+    paused: Mutex<HashMap<CollectionId, (String, bool)>>,
     bell: broadcast::Sender<CollectionId>,
     /// Watchers may be connected to other coordinators.
     others: Outbox,
@@ -66,7 +66,7 @@ impl Progress {
     /// What another coordinator heard of a running collection.
     pub fn heard(&self, collection: &CollectionId, agent: &AgentId, live: Live, paused: Option<String>) {
         self.keep(collection, agent, live);
-        self.keep_pause(collection, paused);
+        self.keep_pause(collection, paused, false);
         self.ring_here(collection);
     }
 
@@ -92,32 +92,32 @@ impl Progress {
 
     /// Keeps why an upload is paused, so that whoever asks for the collection learns it; `None` once it goes on or ended.
     pub fn pause(&self, collection: &CollectionId, why: Option<String>) {
-        if self.keep_pause(collection, why) {
+        if self.keep_pause(collection, why, true) {
             self.tell(collection);
             self.ring_here(collection);
         }
     }
 
     /// True when it is another reason than before.
-    fn keep_pause(&self, collection: &CollectionId, why: Option<String>) -> bool {
+    fn keep_pause(&self, collection: &CollectionId, why: Option<String>, here: bool) -> bool {
         let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
         let before = match &why {
-            Some(why) => paused.insert(collection.clone(), why.clone()),
+            Some(why) => paused.insert(collection.clone(), (why.clone(), here)),
             None => paused.remove(collection),
         };
-        before != why
+        before.map(|(before, _)| before) != why
     }
 
-    /// Uploads that are paused.
+    /// Uploads that are paused here.
     #[must_use]
     pub fn paused_count(&self) -> usize {
-        self.paused.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.paused.lock().unwrap_or_else(PoisonError::into_inner).values().filter(|(_, here)| *here).count()
     }
 
     /// Why the upload of a collection is paused, if it is.
     #[must_use]
     pub fn paused(&self, collection: &CollectionId) -> Option<String> {
-        self.paused.lock().unwrap_or_else(PoisonError::into_inner).get(collection).cloned()
+        self.paused.lock().unwrap_or_else(PoisonError::into_inner).get(collection).map(|(why, _)| why.clone())
     }
 
     /// Forgets a collection that is closed.
@@ -128,7 +128,7 @@ impl Progress {
 
     /// [`Progress::forget`], because another coordinator said so.
     pub fn forget_here(&self, collection: &CollectionId) {
-        self.keep_pause(collection, None);
+        self.keep_pause(collection, None, true);
         self.live.lock().unwrap_or_else(PoisonError::into_inner).remove(collection);
         self.ring_here(collection);
     }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use exhibit_certs::Deployment;
@@ -176,17 +177,24 @@ fn among(catalog: &SharedCatalog) -> (Arc<Leases>, Option<Waiting>) {
 /// All coordinators on a catalog must agree on the time, which records and deadlines are written with: the database's is what
 /// they are measured by.
 pub(crate) async fn clocks_agree(leases: &Leases) -> Result<()> {
-    let Some(peers) = leases.peers() else { return Ok(()) };
+    match clocks_apart(leases).await? {
+        None => Ok(()),
+        Some(apart) => Err(Problem::new(Kind::Failed, format!("{apart}, and start again"))),
+    }
+}
+
+/// By how much they differ and what helps; `None` when they agree.
+pub(crate) async fn clocks_apart(leases: &Leases) -> Result<Option<String>> {
+    let Some(peers) = leases.peers() else { return Ok(None) };
     let ahead_ns = peers.clock_ahead_ns().await?;
     if ahead_ns.saturating_abs() <= CLOCKS_APART_NS_MAX {
-        return Ok(());
+        return Ok(None);
     }
-    let message = format!(
-        "this machine's clock and the one of the PostgreSQL server differ by {} s, at most {} are allowed; set the clocks (NTP) and start again",
+    Ok(Some(format!(
+        "this machine's clock and the one of the PostgreSQL server differ by {} s, at most {} are allowed; set the clocks (NTP)",
         ahead_ns / 1_000_000_000,
         CLOCKS_APART_NS_MAX / 1_000_000_000
-    );
-    Err(Problem::new(Kind::Failed, message))
+    )))
 }
 
 /// What listens to the other coordinators, and tells them.
@@ -238,6 +246,7 @@ async fn assemble(
         issuing,
         progress: Progress::new(leases.outbox().clone()),
         leases,
+        out_of_time: AtomicBool::new(false),
         proofs: replica::Proofs::default(),
         sessions: Sessions::default(),
         unoffered: dispatch::Unoffered::default(),

@@ -50,6 +50,13 @@ pub trait Peers: Send + Sync + std::fmt::Debug + 'static {
     /// This process's number among the coordinators: random, not zero.
     fn me(&self) -> i32;
 
+    /// Rights that were taken before this number changed may be others' by now: the connection was away that is this process's
+    /// life to them.
+    fn epoch(&self) -> u64;
+
+    /// True when the others see this process live.
+    fn is_seen(&self) -> Answer<'_, bool>;
+
     /// Takes the right of this name for `life`, if nobody has it (this process included). Busy as long as the others could not
     /// see this process live.
     fn take(&self, name: String, life: Duration) -> Answer<'_, Option<Grant>>;
@@ -60,7 +67,8 @@ pub trait Peers: Send + Sync + std::fmt::Debug + 'static {
     /// Gives the right back and leaves a mark, unless it was lost.
     fn give(&self, name: String, token: i64, mark: Option<u64>) -> Answer<'_, ()>;
 
-    /// The mark of a right, whoever has it now: what the last one left that gave it back properly. `None` when nobody did.
+    /// The mark of a right that nobody has now: what the last one left that gave it back properly. `None` when nobody did, or
+    /// somebody has it.
     fn mark(&self, name: String) -> Answer<'_, Option<u64>>;
 
     /// Leaves a first mark where nobody ever had the right.

@@ -98,7 +98,7 @@ pub async fn submit(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Re
         .append_built(move |view| {
             // Under the writer's lock nothing can come between this look and the record.
             allowed(view, digest, &checked, now).map_err(|p| LedgerError::new(ledger::Kind::Refused, p.to_string()))?;
-            Ok(vec![signed])
+            Ok(vec![signed.clone()])
         })
         .await?;
     let n = ledger.find(&digest).ok_or_else(|| Problem::new(Kind::Damaged, format!("the log of {case} lacks what was written")))?;

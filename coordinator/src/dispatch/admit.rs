@@ -140,7 +140,7 @@ async fn append(parts: &Parts, order: &Order, envelope: &Envelope) -> Result<()>
     ledger
         .append_built(move |view| {
             if view.case_closed().is_none() {
-                return Ok(vec![envelope]);
+                return Ok(vec![envelope.clone()]);
             }
             Err(LedgerError::new(ledger::Kind::Refused, format!("case: {case} is closed; open another case for further collections")))
         })

@@ -101,7 +101,7 @@ pub async fn close(parts: &Parts, caller: &str, envelope: &Envelope) -> Result<C
     let ledger = parts.ledgers.case(&closed.case).await?;
     // Only the log's writer can tell whether another request came first.
     let record = envelope.clone();
-    ledger.append_built(move |view| Ok(if view.case_closed().is_none() { vec![record] } else { Vec::new() })).await?;
+    ledger.append_built(move |view| Ok(if view.case_closed().is_none() { vec![record.clone()] } else { Vec::new() })).await?;
     let standing = ledger.case_closed().map(|e| e.digest);
     let standing = standing.ok_or_else(|| Problem::new(Kind::Damaged, format!("the log of {} lacks its end", closed.case)))?;
     parts.catalog.close_case(closed.case.clone(), standing).await?;

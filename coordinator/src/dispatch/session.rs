@@ -48,6 +48,9 @@ pub struct Hello {
 pub async fn begin(parts: &Arc<Parts>, agent: &AgentId, hello: &Hello, outbox: &mpsc::Sender<Outbound>) -> Result<Registered> {
     let row = parts.catalog.agent(agent.clone()).await?;
     let row = row.ok_or_else(|| Problem::new(Kind::Denied, format!("agent {agent} is not enrolled here; enrol it again")))?;
+    if row.revoked.is_some() {
+        return Err(Problem::new(Kind::Denied, format!("agent {agent} is revoked")));
+    }
     let refused = "a second process with this identity was refused while the first was alive";
     if replica::another_is_alive(parts, agent, hello.instance).await? {
         alarm(parts, agent, row.alarm.is_some(), refused).await;

@@ -10,6 +10,7 @@ use crate::catalog::{Ending, State};
 use crate::clock;
 use crate::parts::Parts;
 use crate::problem::Result;
+use crate::replica;
 use crate::seal;
 
 const TICK: Duration = Duration::from_secs(1);
@@ -29,11 +30,20 @@ pub async fn run_timers(parts: Arc<Parts>, mut stop: tokio::sync::watch::Receive
             _ = ticks.tick() => {}
             _ = stop.wait_for(|s| *s) => return,
         }
+        match replica::keep_time(&parts).await {
+            Ok(true) => {}
+            // What is due is for those whose clocks are right.
+            Ok(false) => continue,
+            Err(error) => tracing::warn!(%error, "the database's time could not be asked; next try in a second"),
+        }
         if let Err(error) = look_at_timers(&parts).await {
             tracing::warn!(%error, "timers could not be looked at; next try in a second");
         }
         count = count.wrapping_add(1);
         crate::attest::tell_troubles(&parts).await;
+        if count.is_multiple_of(FINISHED_EVERY_TICKS) {
+            crate::custody::finish_due(&parts);
+        }
         if count.is_multiple_of(FINISHED_EVERY_TICKS)
             && parts.leases.peers().is_some()
             && let Err(error) = offers::follow_open(&parts).await

@@ -75,6 +75,10 @@ impl From<Problem> for Stop {
 /// # Errors
 /// [`Problem`]
 pub async fn open(parts: &Arc<Parts>, agent: &AgentId, opening: &Opening) -> Result<Upload> {
+    // Whoever revoked it may have done so at another coordinator.
+    if parts.catalog.agent(agent.clone()).await?.is_none_or(|row| row.revoked.is_some()) {
+        return Err(Problem::new(Kind::Denied, format!("agent {agent} is unknown or revoked")));
+    }
     let row = dispatch::own(parts, agent, &opening.collection).await?;
     only_the_connected(parts, agent, opening).await?;
     let row = if dispatch::is_next(&row, opening.stream) { dispatch::begin_next(parts, row).await? } else { row };
@@ -105,6 +109,8 @@ pub async fn open(parts: &Arc<Parts>, agent: &AgentId, opening: &Opening) -> Res
     if now.stream != row.stream || (now.state != row.state && !ended) {
         return Err(Problem::new(Kind::Busy, format!("{} moved on just now; open the upload again", row.collection)));
     }
+    // What custody says of the case by now is what the store locks its segments by.
+    parts.ledgers.case(&row.case).await?;
     let (order, _) = dispatch::order_of(parts, &row).await?;
     let stream = parts.catalog.open_stream(empty_stream(&row, row.stream)).await?;
     let check = match stream.state {

@@ -154,26 +154,33 @@ impl Ledger {
     /// # Errors
     /// [`Kind::Refused`], [`Kind::Conflict`]: nothing was written. Others: the first records may be in the log.
     pub async fn append(&self, envelopes: Vec<Envelope>) -> Result<Vec<u64>, LedgerError> {
-        self.append_built(move |_| Ok(envelopes)).await
+        self.append_built(move |_| Ok(envelopes.clone())).await
     }
 
     /// [`Ledger::append`] with records that are made while nobody else can add any: for what depends on the log's
-    /// content, like the next exhibit number. `build` must not block.
+    /// content, like the next exhibit number. `build` must not block; it is called again on what the log then is, when a record
+    /// turns up that this process did not know of.
     ///
     /// # Errors
     /// What `build` says (nothing was written then), and as [`Ledger::append`].
     pub async fn append_built<F>(&self, build: F) -> Result<Vec<u64>, LedgerError>
     where
-        F: FnOnce(&View) -> Result<Vec<Envelope>, LedgerError> + Send + 'static,
+        F: Fn(&View) -> Result<Vec<Envelope>, LedgerError> + Send + Sync + 'static,
     {
         let inner = Arc::clone(&self.inner);
         // Its own task: a caller that goes away must not leave a checkpoint in flight that lands after a newer one.
         let work = tokio::spawn(async move {
             let alone = inner.alone().await?;
-            let built = build(&inner.view());
-            let written = match built {
-                Ok(envelopes) => inner.write(envelopes, &alone).await,
-                Err(e) => Err(e),
+            let written = loop {
+                let built = build(&inner.view());
+                let written = match built {
+                    Ok(envelopes) => inner.write(envelopes, &alone).await,
+                    Err(e) => Err(e),
+                };
+                // Outrun: what was built no longer follows from what the log says.
+                if let Some(written) = written.transpose() {
+                    break written;
+                }
             };
             inner.done(alone, written.is_ok()).await;
             written
@@ -349,13 +356,16 @@ impl Inner {
     /// 2. the tiles over all slots, create-only, also over those of an earlier call that failed before
     /// 3. one checkpoint over all of it
     ///
-    /// A slot that failed but was written is found by the next call: the same record succeeds again, another record
-    /// finds the slot taken, takes what is there into the tree and goes to the next slot.
-    async fn write(&self, envelopes: Vec<Envelope>, alone: &Alone<'_>) -> Result<Vec<u64>, LedgerError> {
+    /// A slot that failed but was written is found by the next call: the same record succeeds again. Another record finds the
+    /// slot taken, by an earlier try that was reported as failed or by another coordinator: what is there is taken into the tree,
+    /// and nothing more is written (`None`), because it may change what is to be written.
+    async fn write(&self, envelopes: Vec<Envelope>, alone: &Alone<'_>) -> Result<Option<Vec<u64>>, LedgerError> {
         let new = self.admit(&envelopes)?;
         for envelope in &new {
             alone.still()?;
-            self.write_slot(envelope).await?;
+            if !self.write_slot(envelope).await? {
+                return Ok(None);
+            }
         }
         self.tell_custody();
         alone.still()?;
@@ -364,7 +374,8 @@ impl Inner {
         envelopes
             .iter()
             .map(|e| view.find(&e.digest()).ok_or_else(|| LedgerError::new(Kind::Bug, "a record that was written is not in the log")))
-            .collect()
+            .collect::<Result<_, _>>()
+            .map(Some)
     }
 
     /// Waits until this task alone may add to the log, here and among all coordinators, and reads what others added.
@@ -462,26 +473,19 @@ impl Inner {
         Ok(new)
     }
 
-    async fn write_slot(&self, envelope: &Envelope) -> Result<(), LedgerError> {
+    /// Writes the next slot; false when another record is there, which is part of the log now.
+    async fn write_slot(&self, envelope: &Envelope) -> Result<bool, LedgerError> {
         let content = Bytes::copy_from_slice(envelope.as_bytes());
-        loop {
-            let n = self.view().size();
-            match self.store.put_new(&self.name.slot(n), Payload::from(content.clone()), envelope.digest()).await {
-                Ok(_) => return self.take(n, envelope),
-                Err(e) if e.kind() == store::Kind::Conflict => {}
-                Err(e) => return Err(e.into()),
+        let n = self.view().size();
+        match self.store.put_new(&self.name.slot(n), Payload::from(content), envelope.digest()).await {
+            Ok(_) => self.take(n, envelope).map(|()| true),
+            Err(e) if e.kind() == store::Kind::Conflict => {
+                let there = self.read_slot(n).await?;
+                self.take(n, &there)?;
+                tracing::info!(log = %self.name.folder(), n, "a record was there that this process did not know of");
+                Ok(false)
             }
-            // Another record is there: an earlier try of ours that was reported as failed. It is part of the log now.
-            let there = self.read_slot(n).await?;
-            self.take(n, &there)?;
-            tracing::info!(log = %self.name.folder(), n, "took over a record whose writing had been reported as failed");
-            if n >= RECORDS_MAX {
-                return Err(LedgerError::new(Kind::Bug, "no end of slots"));
-            }
-            // What it said may have changed who may sign, or taken this record's place.
-            if self.admit(std::slice::from_ref(envelope))?.is_empty() {
-                return Ok(());
-            }
+            Err(e) => Err(e.into()),
         }
     }
 

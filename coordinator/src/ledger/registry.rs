@@ -106,8 +106,22 @@ impl Ledgers {
         if let Some(ledger) = open {
             return ledger.refresh().await;
         }
+        // What custody says there decides how the store locks what is written here.
+        if self.store.attestable().is_some() {
+            self.get(name).await?;
+        }
         let _ = self.grown.send(name.clone());
         Ok(())
+    }
+
+    /// [`Ledgers::follow`] for every log that is open: what grew may have been missed.
+    pub async fn follow_all(&self) {
+        let open: Vec<LogName> = self.open.lock().await.keys().cloned().collect();
+        for name in open {
+            if let Err(error) = self.follow(&name).await {
+                tracing::warn!(log = %name.folder(), %error, "new records of a log could not be read; they will be when it is used");
+            }
+        }
     }
 
     /// The deployment's log.

@@ -70,9 +70,6 @@ async fn tick(parts: &Arc<Parts>, count: u32) {
     if let Err(error) = incidents::record(parts).await {
         tracing::warn!(%error, "incidents could not be written into their log; next try in a second");
     }
-    if count.is_multiple_of(FINISHED_EVERY_TICKS) {
-        custody::finish_due(parts);
-    }
 }
 
 async fn take_up(parts: &Arc<Parts>) -> Result<()> {

@@ -8,6 +8,7 @@ use exhibit_evidence::text::escape_bounded;
 use tokio::sync::{broadcast, watch};
 
 use super::Notice;
+use crate::catalog::State;
 use crate::catalog::peers::{Heard, Peers};
 use crate::dispatch::{self, Cut};
 use crate::parts::Parts;
@@ -40,13 +41,23 @@ async fn take(parts: &Arc<Parts>, notice: Notice) {
                 tracing::warn!(%collection, %error, "a change by another coordinator could not be followed; the timers will");
             }
         }
-        Notice::Live { collection, agent, live, paused } => parts.progress.heard(&collection, &agent, live, paused),
+        Notice::Live { collection, agent, live, paused } => {
+            // One that comes after the end would stay for good.
+            let runs = parts.progress.belongs_to(&collection, &agent)
+                || dispatch::own(parts, &agent, &collection).await.is_ok_and(|row| row.state == State::Running);
+            if runs {
+                parts.progress.heard(&collection, &agent, live, paused);
+            }
+        }
         Notice::Yield { collection } => parts.uploads.cut(&collection),
         Notice::Grown { case } => {
-            let name = case.map_or(LogName::Deployment, LogName::Case);
-            if let Err(error) = parts.ledgers.follow(&name).await {
-                tracing::warn!(log = %name.folder(), %error, "new records of a log could not be read; they will be when it is used");
-            }
+            let (parts, name) = (Arc::clone(parts), case.map_or(LogName::Deployment, LogName::Case));
+            // Beside the others: somebody here may be adding to it, and a slow store would hold up every other notice.
+            tokio::spawn(async move {
+                if let Err(error) = parts.ledgers.follow(&name).await {
+                    tracing::warn!(log = %name.folder(), %error, "new records of a log could not be read; they will be when it is used");
+                }
+            });
         }
         Notice::Revoked { name } => match is_revoked(parts, &name).await {
             Ok(true) => revoked(parts, &name),
@@ -99,6 +110,7 @@ async fn look_at_all(parts: &Arc<Parts>) {
     for agent in parts.sessions.agents().into_iter().filter(|agent| parts.revoked.contains(agent)) {
         revoked(parts, &parts.agent_name(&agent));
     }
+    parts.ledgers.follow_all().await;
     if let Err(error) = dispatch::follow_open(parts).await {
         tracing::warn!(%error, "what other coordinators changed could not be looked at; the timers will");
     }

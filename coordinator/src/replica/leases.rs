@@ -44,6 +44,7 @@ struct Held {
     peers: Arc<dyn Peers>,
     name: String,
     grant: Grant,
+    epoch: u64,
     /// When it ends unless it is asked for again; in the past once it was lost.
     until: Arc<Mutex<Instant>>,
     keeper: tokio::task::JoinHandle<()>,
@@ -84,9 +85,9 @@ impl Leases {
         let give_up = Instant::now() + wait;
         let mut pause = TRY_MIN;
         loop {
-            let asked = Instant::now();
+            let (asked, epoch) = (Instant::now(), peers.epoch());
             let refused = match peers.take(name.to_owned(), LIFE).await {
-                Ok(Some(grant)) => return Ok(Lease { held: Some(Held::keep(Arc::clone(peers), name, grant, asked + LIFE)) }),
+                Ok(Some(grant)) => return Ok(Lease { held: Some(Held::keep(Arc::clone(peers), name, (grant, epoch), asked + LIFE)) }),
                 Ok(None) => CatalogError::Busy(format!("another coordinator is at work on '{name}'")),
                 Err(e @ CatalogError::Busy(_)) => e,
                 Err(e) => return Err(e),
@@ -138,10 +139,10 @@ impl Leases {
 }
 
 impl Held {
-    fn keep(peers: Arc<dyn Peers>, name: &str, grant: Grant, until: Instant) -> Self {
+    fn keep(peers: Arc<dyn Peers>, name: &str, (grant, epoch): (Grant, u64), until: Instant) -> Self {
         let until = Arc::new(Mutex::new(until));
         let keeper = tokio::spawn(renew(Arc::clone(&peers), name.to_owned(), grant.token, Arc::clone(&until)));
-        Self { peers, name: name.to_owned(), grant, until, keeper, given: false }
+        Self { peers, name: name.to_owned(), grant, epoch, until, keeper, given: false }
     }
 }
 
@@ -169,7 +170,7 @@ impl Lease {
     pub fn lasts(&self) -> bool {
         self.held.as_ref().is_none_or(|held| {
             let until = *held.until.lock().unwrap_or_else(PoisonError::into_inner);
-            Instant::now() + MARGIN < until
+            held.peers.epoch() == held.epoch && Instant::now() + MARGIN < until
         })
     }
 

@@ -19,6 +19,7 @@ pub use outbox::{Outbox, Waiting};
 pub use sessions::{Proofs, another_is_alive, begins, ends, instance_elsewhere, online};
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use exhibit_evidence::id::CollectionId;
@@ -28,6 +29,26 @@ use crate::problem::Result;
 
 /// How long an upload, or an end, waits for another coordinator to let go of a collection.
 const TAKE_OVER: Duration = Duration::from_secs(20);
+
+/// Looks whether this machine's clock agrees with the database's. While it does not, this coordinator serves nobody: what it
+/// would write or end by a wrong clock could not be taken back. False then.
+///
+/// # Errors
+/// When the database does not answer; nothing is known then, and nothing changes.
+pub async fn keep_time(parts: &Arc<Parts>) -> Result<bool> {
+    let Some(apart) = crate::serve::clocks_apart(&parts.leases).await? else {
+        if parts.out_of_time.swap(false, Ordering::AcqRel) {
+            tracing::info!("the clocks agree again; serving");
+        }
+        return Ok(true);
+    };
+    if !parts.out_of_time.swap(true, Ordering::AcqRel) {
+        tracing::error!("{apart}; nobody is served until they agree");
+        parts.uploads.cut_all();
+        parts.sessions.cut_all();
+    }
+    Ok(false)
+}
 
 /// The right to write a collection's objects and its end. Another coordinator that has it is asked to end what it does.
 ///

@@ -41,6 +41,11 @@ impl Identify for ByCertificate {
     fn identify(&self, connection: &Extensions) -> Result<Caller, Status> {
         let Some(peer) = connection.get::<Peer<PeerName>>() else { return Ok(Caller::Enrolling) };
         let Self(parts) = self;
+        if parts.out_of_time.load(std::sync::atomic::Ordering::Acquire) {
+            return Err(Status::unavailable(
+                "this coordinator's clock is not the database's: it serves nobody until it is; use another one",
+            ));
+        }
         if peer.name.deployment() != &parts.issuing.deployment {
             return Err(Status::unauthenticated(format!("{} belongs to another deployment", peer.name)));
         }

@@ -184,7 +184,7 @@ async fn append_seal(parts: &Arc<Parts>, row: &CollectionRow, ending: &Ending, k
             if view.seal_of(&facts.seal.collection).is_some() {
                 return Ok(Vec::new());
             }
-            let seal = facts.seal(view)?;
+            let seal = facts.clone().seal(view)?;
             let signed = record::sign(&seal, ledgers.log_key())
                 .map_err(|e| LedgerError::new(ledger::Kind::Bug, format!("seal of {}: {e}", seal.collection)))?;
             Ok(vec![signed])
@@ -197,6 +197,7 @@ async fn append_seal(parts: &Arc<Parts>, row: &CollectionRow, ending: &Ending, k
 }
 
 /// What the seal says as far as it does not depend on the log.
+#[derive(Clone)]
 struct Facts {
     seal: Seal,
 }

@@ -210,7 +210,7 @@ async fn log_receipt(
             }
             let signed = record::sign(&receipt, ledgers.log_key())
                 .map_err(|e| LedgerError::new(ledger::Kind::Bug, format!("receipt of {} {}: {e}", receipt.collection, receipt.stream)))?;
-            Ok(acquisition.into_iter().chain([signed]).collect())
+            Ok(acquisition.iter().cloned().chain([signed]).collect())
         })
         .await?;
     let entry = ledger.receipt_of(&row.collection, stream.stream);

@@ -57,6 +57,25 @@ async fn records_get_consecutive_places_and_one_checkpoint() {
     assert_eq!(writes, [[Op::PutNew; 6].as_slice(), &[Op::PutHead, Op::PutNew, Op::PutNew, Op::PutHead]].concat());
 }
 
+/// Two writers that both believe to be alone, as after a crash of the database that gives the right to be.
+#[tokio::test]
+async fn what_is_built_follows_from_what_is_there_when_it_is_written() {
+    let store = memory();
+    let (one, two) = (open(&store).await, open(&store).await);
+    one.append(opening()).await.expect("appended");
+    let seen: Arc<std::sync::Mutex<Vec<u64>>> = Arc::default();
+    let (told, second) = (Arc::clone(&seen), order(2).1);
+    two.append(opening()).await.expect("takes over what is there");
+    one.append(vec![order(1).1]).await.expect("appended");
+    let built = two.append_built(move |view| {
+        told.lock().expect("lock").push(view.size());
+        Ok(vec![second.clone()])
+    });
+    assert_eq!(built.await.expect("appended"), [6]);
+    assert_eq!(*seen.lock().expect("lock"), [5, 6], "built again when another record was there");
+    assert_eq!(verify_from_bytes(&store, &log()).await.len(), 7);
+}
+
 #[tokio::test]
 async fn a_record_is_added_once() {
     let store = memory();

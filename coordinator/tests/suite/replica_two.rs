@@ -81,6 +81,8 @@ async fn it_does_not_matter_to_which_coordinator_who_is_connected() {
     both_write(&mut world, &mut people_of_other).await;
     verdict::sound(&world, &case.case_id);
 
+    a_clock_that_jumps_ends_nothing(&mut world).await;
+
     // One goes: the other does the chores, and what only one may do.
     other.stop().await;
     let (case, order, envelope) = world.ordered(std::slice::from_ref(&at_first.id)).await;
@@ -118,6 +120,25 @@ async fn what_is_revoked_is_revoked_everywhere(world: &mut World, other: &Runnin
     assert!(session.next().await.is_none(), "its session at the second ends");
     let refused = async || Agent::new(Arc::clone(&agent), other.addr.port(), 1).await.session(&[]).await.is_err();
     soon("it does not come in again", refused).await;
+}
+
+/// The process's clock is a day ahead of the database's: nobody is served, and no order expires.
+async fn a_clock_that_jumps_ends_nothing(world: &mut World) {
+    let agent = crate::support::world::agent_id(&world.enroll("web-4").await);
+    let (_, order, envelope) = world.ordered(std::slice::from_ref(&agent)).await;
+    let collection = Job::new(&order, &envelope, &agent, 1).collection.clone();
+    exhibit_coordinator::clock::shift::set(86_400);
+    let whoami = async |people: &mut People| people.whoami(people::WhoamiRequest { protocol_min: 1, protocol_max: 1 }).await.err();
+    let away =
+        async || whoami(&mut world.people).await.is_some_and(|e| e.code() == tonic::Code::Unavailable && e.message().contains("clock"));
+    soon("it serves nobody", away).await;
+    // Time enough for the timers to end what a day ends.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    exhibit_coordinator::clock::shift::set(0);
+    soon("it serves again", async || whoami(&mut world.people).await.is_none()).await;
+    assert_eq!(world.collection(&collection).await.state, "queued");
+    let request = people::CancelCollectionsRequest { order: order.order.to_string(), reason: "over".to_owned(), ..Default::default() };
+    world.people.cancel_collections(request).await.expect("cancelled");
 }
 
 /// Cases opened and orders given at both at once: one deployment, no number given twice.

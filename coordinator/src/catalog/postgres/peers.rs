@@ -5,6 +5,8 @@
 //! silent otherwise, its rights end with their time.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use exhibit_evidence::id::AgentId;
@@ -26,6 +28,9 @@ const CHANNEL: &str = "exhibit";
 const BEHIND_MAX: usize = 4_096;
 /// Pause before a lost connection is made anew.
 const AGAIN: Duration = Duration::from_millis(200);
+/// How long the connection may be silent before it is asked whether it is there, and how long it may take to say so.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// An answer about the time that took longer says too little.
 const CLOCK_ASK_MAX_NS: i64 = 2_000_000_000;
 
@@ -48,6 +53,7 @@ pub struct PostgresPeers {
     pool: PgPool,
     me: i32,
     heard: broadcast::Sender<Heard>,
+    epoch: Arc<AtomicU64>,
     listener: tokio::task::JoinHandle<()>,
 }
 
@@ -56,8 +62,9 @@ impl PostgresPeers {
     pub(super) fn begin(pool: &PgPool) -> Self {
         let me = (i32::from_be_bytes(clock::random()) & i32::MAX).max(1);
         let heard = broadcast::Sender::new(BEHIND_MAX);
-        let listener = tokio::spawn(listen(pool.clone(), me, heard.clone()));
-        Self { pool: pool.clone(), me, heard, listener }
+        let epoch = Arc::new(AtomicU64::new(0));
+        let listener = tokio::spawn(listen(pool.clone(), me, heard.clone(), Arc::clone(&epoch)));
+        Self { pool: pool.clone(), me, heard, epoch, listener }
     }
 }
 
@@ -68,9 +75,12 @@ impl Drop for PostgresPeers {
 }
 
 /// Keeps the connection that is this coordinator's life, and passes on what comes.
-async fn listen(pool: PgPool, me: i32, heard: broadcast::Sender<Heard>) {
+async fn listen(pool: PgPool, me: i32, heard: broadcast::Sender<Heard>, epoch: Arc<AtomicU64>) {
     loop {
-        match listen_once(&pool, me, &heard).await {
+        let ended = listen_once(&pool, me, &heard).await;
+        // To the others this process is dead until it is connected again.
+        epoch.fetch_add(1, Ordering::AcqRel);
+        match ended {
             Ok(()) => tracing::warn!("the connection to PostgreSQL that notices come by was lost; making a new one"),
             Err(error) => tracing::warn!(error = %map(error), "notices of other coordinators cannot be listened to; next try soon"),
         }
@@ -88,12 +98,22 @@ async fn listen_once(pool: &PgPool, me: i32, heard: &broadcast::Sender<Heard>) -
     listener.listen(CHANNEL).await?;
     // Nobody may be listening here.
     let _ = heard.send(Heard::Gap);
-    while let Some(notice) = listener.try_recv().await? {
-        if notice.payload().len() <= NOTICE_BYTES_MAX {
-            let _ = heard.send(Heard::Notice(notice.payload().to_owned()));
+    loop {
+        match tokio::time::timeout(LOOK_EVERY, listener.try_recv()).await {
+            Ok(Ok(Some(notice))) if notice.payload().len() <= NOTICE_BYTES_MAX => {
+                let _ = heard.send(Heard::Notice(notice.payload().to_owned()));
+            }
+            Ok(Ok(Some(_))) => {}
+            Ok(Ok(None)) => return Ok(()),
+            Ok(Err(e)) => return Err(e),
+            // Silence. A connection that a network dropped without a word looks just so.
+            Err(_) => {
+                let asked = sqlx::query("SELECT 1").execute(&mut listener);
+                let Ok(answer) = tokio::time::timeout(ANSWER_WITHIN, asked).await else { return Ok(()) };
+                answer?;
+            }
         }
     }
-    Ok(())
 }
 
 fn seconds(life: Duration) -> f64 {
@@ -104,10 +124,14 @@ fn number(mark: Option<u64>) -> Result<Option<i64>, CatalogError> {
     mark.map(|m| i64::try_from(m).map_err(|_| CatalogError::Failed(format!("{m} is too large for the catalog")))).transpose()
 }
 
+async fn is_seen(c: &mut PgConnection, me: i32) -> Result<bool, CatalogError> {
+    let seen = sqlx::query_scalar::<_, bool>(concat!("SELECT ", alive!("$2"))).bind(i64::from(LIFE_SPACE)).bind(i64::from(me));
+    seen.fetch_one(c).await.map_err(map)
+}
+
 async fn take(c: &mut PgConnection, me: i32, name: &str, life: Duration) -> Result<Option<Grant>, CatalogError> {
     // Whoever does not see this coordinator live would take the right over at once.
-    let seen = sqlx::query_scalar::<_, bool>(concat!("SELECT ", alive!("$2"))).bind(i64::from(LIFE_SPACE)).bind(i64::from(me));
-    if !seen.fetch_one(&mut *c).await.map_err(map)? {
+    if !is_seen(c, me).await? {
         return Err(CatalogError::Busy("this coordinator's own connection to PostgreSQL is being made".to_owned()));
     }
     let token = i64::from_be_bytes(clock::random());
@@ -135,8 +159,9 @@ async fn take(c: &mut PgConnection, me: i32, name: &str, life: Duration) -> Resu
         return Ok(None);
     }
     let mark: Option<i64> = there.try_get("mark").map_err(map)?;
-    let changed =
-        sqlx::query("UPDATE rights SET holder = $2, token = $3, until = clock_timestamp() + make_interval(secs => $4) WHERE name = $1");
+    let changed = sqlx::query(
+        "UPDATE rights SET holder = $2, token = $3, mark = NULL, until = clock_timestamp() + make_interval(secs => $4) WHERE name = $1",
+    );
     changed.bind(name).bind(me).bind(token).bind(seconds(life)).execute(&mut *c).await.map_err(map)?;
     // What somebody left who did not give it back is old.
     let mark = mark.filter(|_| holder.is_none()).and_then(|m| u64::try_from(m).ok());
@@ -172,6 +197,17 @@ async fn enter(c: &mut PgConnection, me: i32, agent: &AgentId, instance: &[u8; 1
 impl Peers for PostgresPeers {
     fn me(&self) -> i32 {
         self.me
+    }
+
+    fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    fn is_seen(&self) -> Answer<'_, bool> {
+        Box::pin(patient(async move {
+            let mut connection = self.pool.acquire().await.map_err(map)?;
+            is_seen(&mut connection, self.me).await
+        }))
     }
 
     fn take(&self, name: String, life: Duration) -> Answer<'_, Option<Grant>> {
