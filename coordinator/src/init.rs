@@ -26,7 +26,7 @@ use exhibit_evidence::{Digest, Timestamp};
 
 use crate::catalog::CatalogPlace;
 use crate::catalog::postgres::{PostgresCatalog, Settings};
-use crate::config::{CATALOG_FILE, CatalogConfig, Config, Paths, StoreConfig, StoreKind};
+use crate::config::{CATALOG_FILE, CatalogConfig, Config, Paths, StoreConfig, StoreKind, check_endpoint};
 use crate::ledger::{Keys, Ledgers};
 use crate::store::{self, LocalStore, LockPolicy, RemoteStore, Store};
 
@@ -227,6 +227,9 @@ fn configuration(options: &Options) -> Result<Config, InitError> {
     // Checked here and not only with the configuration: the message must name the option, not a line of a file that is not
     // there yet.
     ServerNames::parse(&options.hosts).map_err(|e| InitError::usage(format!("--host: {e}")))?;
+    if let Some(endpoint) = &options.endpoint {
+        check_endpoint(endpoint).map_err(|why| InitError::usage(format!("--endpoint: {why}")))?;
+    }
     if options.endpoint.as_deref().is_some_and(|e| e.starts_with("http://")) && !options.dangerous_allow_http {
         return Err(InitError::usage(
             "--endpoint: is http://, so credentials and evidence would cross the network in the clear: use https://, or give \

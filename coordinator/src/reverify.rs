@@ -4,8 +4,11 @@
 //! Every case's log is verified whole each time. Of the evidence, either everything is (`--all`), or every manifest against its
 //! receipt and a share of the segments against their manifest (`--sample`), another share each time.
 
+mod results;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::io::{self, BufReader, Read, Write as _};
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +23,8 @@ use exhibit_evidence::stream::SEGMENT_BYTES_MAX;
 use exhibit_evidence::text::escape_bounded;
 use exhibit_evidence::verify::{self, CaseFiles, Entry, EntryKind, Options};
 use exhibit_evidence::{Digest, Timestamp};
+pub use results::RESULTS;
+use results::Results;
 use tokio::runtime::Handle;
 
 use crate::config::Config;
@@ -32,6 +37,8 @@ const OBJECTS_MAX: usize = 4 << 20;
 const READ_BYTES: u64 = 1 << 20;
 /// Tries at a case that grows while it is read.
 const TRIES_MAX: u32 = 3;
+/// Cases that the catalog is asked for at once.
+const CASES_PAGE: u32 = 1_000;
 /// Findings that are kept of a case.
 const FINDINGS_MAX: usize = 20;
 
@@ -76,10 +83,14 @@ pub struct CaseResult {
 /// What was found in all.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Report {
-    /// Everything that was read holds.
+    /// Everything that was read holds, and no case is gone.
     pub sound: bool,
+    /// When the run began: earlier than now if it was interrupted.
+    pub begun: Timestamp,
     /// Cases that an interrupted run had verified already.
     pub resumed: u64,
+    /// What was not looked at, and why.
+    pub notes: Vec<String>,
     /// Every case of this run.
     pub cases: Vec<CaseResult>,
 }
@@ -94,10 +105,17 @@ impl Report {
         let _ = writeln!(
             out,
             "{}",
-            if self.resumed > 0 { format!("; {} cases of an interrupted run stand", self.resumed) } else { String::new() }
+            if self.resumed > 0 {
+                format!("; {} cases of the interrupted run that began at {} stand", self.resumed, self.begun)
+            } else {
+                String::new()
+            }
         );
+        for note in &self.notes {
+            let _ = writeln!(out, "{note}");
+        }
         for case in self.cases.iter().filter(|c| !c.sound) {
-            let _ = writeln!(out, "{}: NOT SOUND", case.case);
+            let _ = writeln!(out, "{}: NOT SOUND", escape_bounded(&case.case, 100));
             for finding in &case.findings {
                 let _ = writeln!(out, "  - {finding}");
             }
@@ -111,16 +129,13 @@ impl Report {
     }
 }
 
-/// Where results are kept, one JSON line each: `{"run": ..., "depth": ...}` begins a run, `{"done": true}` ends it, and between
-/// them stands one line for each case. A run that has no end is gone on with.
-pub const RESULTS: &str = "store-verify.jsonl";
-
 /// Verifies the store of a deployment. `rate` bounds the bytes read in a second.
 ///
-/// Order for each case: 1. read and verify; 2. its line, synced. Died before 2: the case is verified again.
+/// Order for each case: 1. read and verify; 2. its line, synced. Died before 2: the case is verified again. What is wrong
+/// with one case is a finding, and the run goes on with the next one.
 ///
 /// # Errors
-/// A sentence when something cannot be read at all, or the result cannot be kept.
+/// A sentence when the store does not answer or refuses us, or the result cannot be kept.
 pub async fn run(
     config: &Config,
     store: Arc<dyn Store>,
@@ -130,71 +145,60 @@ pub async fn run(
 ) -> Result<Report, String> {
     let deployment = Deployment::load(&config.resolve(&config.paths.deployment)).map_err(|e| e.to_string())?;
     let mut results = Results::open(&config.resolve(Path::new(RESULTS)), depth, now())?;
-    let mut report = Report { sound: true, resumed: results.done.len() as u64, cases: Vec::new() };
-    for name in store.folders("cases").await.map_err(|e| e.to_string())? {
-        if results.done.contains(&name) {
+    let resumed = results.done.len() as u64;
+    let mut report = Report { sound: results.sound, begun: results.begun, resumed, notes: Vec::new(), cases: Vec::new() };
+    // Asked before the store is: a case is in the store before it is in the catalog.
+    let mut known: BTreeMap<String, &str> = results.seen.iter().map(|case| (case.clone(), "an earlier run saw it")).collect();
+    match cases_of_catalog(config).await {
+        Ok(cases) => known.extend(cases.into_iter().map(|case| (case, "the catalog has it"))),
+        Err(why) => report.notes.push(format!(
+            "The catalog was not asked which cases there must be: {}. A case that is gone as a whole is missed only if an earlier run saw it.",
+            escape_bounded(&why, 300)
+        )),
+    }
+    let there: BTreeSet<String> = store.folders("cases").await.map_err(|e| e.to_string())?.into_iter().collect();
+    let absent = known.keys().filter(|case| !there.contains(*case)).cloned().collect();
+    for name in there.union(&absent) {
+        if there.contains(name) && results.done.contains(name) {
             continue;
         }
-        let Ok(case) = name.parse::<CaseId>() else {
-            return Err(format!("'cases/{}' is not a case; find out who wrote it", escape_bounded(&name, 100)));
+        let result = if let Ok(case) = name.parse::<CaseId>() {
+            let seed = Digest::of(format!("{}{}", results.begun, case).as_bytes());
+            let work = Work { store: Arc::clone(&store), case, depth, pace: Pace { rate }, seed };
+            work.case_result(known.get(name).copied(), &deployment.anchor, now).await.map_err(|e| e.to_string())?
+        } else {
+            let mut result = CaseResult::new(name.clone(), now());
+            result.fail(format!("'cases/{}' is not a case; find out who wrote it", escape_bounded(name, 100)));
+            result
         };
-        let seed = Digest::of(format!("{}{}", results.begun, case).as_bytes());
-        let work = Work { store: Arc::clone(&store), case, depth, pace: Pace { rate }, seed };
-        let result = work.verify_still(&deployment.anchor, now).await.map_err(|e| e.to_string())?;
         tracing::info!(case = %result.case, sound = result.sound, bytes = result.bytes, "verified from the store");
         results.line(&serde_json::to_value(&result).map_err(|e| e.to_string())?)?;
         report.sound &= result.sound;
         report.cases.push(result);
     }
-    report.sound &= results.sound;
     results.line(&serde_json::json!({ "done": true }))?;
     Ok(report)
 }
 
-struct Results {
-    file: std::fs::File,
-    begun: Timestamp,
-    /// Cases that an interrupted run verified.
-    done: std::collections::BTreeSet<String>,
-    /// All of those were sound.
-    sound: bool,
-}
-
-impl Results {
-    fn open(path: &Path, depth: Depth, now: Timestamp) -> Result<Self, String> {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        let fail = |e: io::Error| format!("cannot keep the result in {}: {e}", escape_bounded(&path.to_string_lossy(), 200));
-        let file = std::fs::OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path).map_err(fail)?;
-        let mut found = Self { file, begun: now, done: std::collections::BTreeSet::new(), sound: true };
-        let depth = format!("{depth:?}");
-        let mut open = false;
-        for line in io::BufRead::lines(BufReader::new(found.file.try_clone().map_err(fail)?)) {
-            // A line that a crash cut is no result.
-            let Ok(line) = serde_json::from_str::<serde_json::Value>(&line.map_err(fail)?) else { continue };
-            if let Some(run) = line.get("run").and_then(|r| r.as_str()).and_then(|r| r.parse().ok()) {
-                open = line.get("depth").and_then(|d| d.as_str()) == Some(&depth);
-                (found.begun, found.sound) = (run, true);
-                found.done.clear();
-            } else if line.get("done").is_some() {
-                open = false;
-            } else if let Ok(case) = serde_json::from_value::<CaseResult>(line) {
-                found.sound &= case.sound;
-                found.done.insert(case.case);
-            }
+/// The cases that the catalog knows. It is opened as by every other command; one in a file belongs to whoever has it open.
+async fn cases_of_catalog(config: &Config) -> Result<Vec<String>, String> {
+    let open = config.catalog().map_err(|e| e.to_string())?.open().await.map_err(|e| e.to_string())?;
+    let catalog = open.shared();
+    let (mut cases, mut after) = (Vec::new(), None);
+    let done = loop {
+        let page = match catalog.cases(after.take(), CASES_PAGE).await {
+            Ok(page) => page,
+            Err(e) => break Err(e.to_string()),
+        };
+        after = page.last().map(|row| row.case.clone());
+        if after.is_none() {
+            break Ok(cases);
         }
-        if !open {
-            (found.begun, found.sound) = (now, true);
-            found.done.clear();
-            found.line(&serde_json::json!({ "run": now, "depth": depth }))?;
-        }
-        Ok(found)
-    }
-
-    fn line(&mut self, value: &serde_json::Value) -> Result<(), String> {
-        // A newline first: what a crash cut before must not swallow this line.
-        let written = self.file.write_all(format!("\n{value}\n").as_bytes()).and_then(|()| self.file.sync_all());
-        written.map_err(|e| format!("cannot keep the result: {e}"))
-    }
+        cases.extend(page.into_iter().map(|row| row.case.to_string()));
+    };
+    drop(catalog);
+    open.close().await;
+    done
 }
 
 /// Waits as long as the bytes that were read ask for.
@@ -220,6 +224,36 @@ struct Work {
 }
 
 impl Work {
+    /// The case's line, whatever is wrong with it. `known` says why it must be there.
+    ///
+    /// # Errors
+    /// [`Kind::Retry`] and [`Kind::Denied`], which say nothing about the case.
+    async fn case_result(
+        &self,
+        known: Option<&str>,
+        anchor: &exhibit_evidence::anchor::Anchor,
+        now: fn() -> Timestamp,
+    ) -> Result<CaseResult, StoreError> {
+        let mut result = CaseResult::new(self.case.to_string(), now());
+        if let Some(why) = known
+            && self.store.list(&layout::case_folder(&self.case), None).await?.entries.is_empty()
+        {
+            result.fail(format!(
+                "nothing of it is in the store, and {why}: a whole case is never destroyed; find out who deleted it, and bring it back \
+                 from a replica or a backup of the store"
+            ));
+            return Ok(result);
+        }
+        match self.verify_still(anchor, now).await {
+            Err(e) if matches!(e.kind(), Kind::Retry | Kind::Denied) => Err(e),
+            Err(e) => {
+                result.fail(e.to_string());
+                Ok(result)
+            }
+            verified => verified,
+        }
+    }
+
     /// A case that grows while it is read looks as if something was missing or left over; so what does not hold must not hold
     /// in a case that stood still.
     async fn verify_still(&self, anchor: &exhibit_evidence::anchor::Anchor, now: fn() -> Timestamp) -> Result<CaseResult, StoreError> {
@@ -244,7 +278,7 @@ impl Work {
         anchor: &exhibit_evidence::anchor::Anchor,
         now: fn() -> Timestamp,
     ) -> Result<CaseResult, StoreError> {
-        let mut result = CaseResult { case: self.case.to_string(), at: now(), sound: true, segments: 0, bytes: 0, findings: Vec::new() };
+        let mut result = CaseResult::new(self.case.to_string(), now());
         let whole = self.depth == Depth::All;
         let evidence = format!("{}/collections/", layout::case_folder(&self.case));
         let collections = collections(&evidence, objects);
@@ -280,7 +314,7 @@ impl Work {
         let log = LogName::Case(self.case.clone());
         let slots = list_all(&*self.store, &format!("{}/seq", log.folder()), OBJECTS_MAX).await?;
         for slot in slots {
-            let bytes = self.store.get(&slot.name, ENVELOPE_BYTES_MAX as u64).await?;
+            let Some(bytes) = result.read(self.store.get(&slot.name, ENVELOPE_BYTES_MAX as u64).await)? else { continue };
             let record = Envelope::parse(&bytes).ok().and_then(|e| Record::from_payload(e.unverified_payload()).ok());
             // What is no record the verifier has named above.
             let Some(Record::Receipt(receipt)) = record else { continue };
@@ -321,23 +355,35 @@ impl Work {
             if (u64::from(drawn) * 1_000_000) >> 32 >= u64::from(share) {
                 continue;
             }
-            match self.store.get(&name, SEGMENT_BYTES_MAX as u64).await {
-                Ok(bytes) => {
-                    (result.segments, result.bytes) = (result.segments.saturating_add(1), result.bytes.saturating_add(bytes.len() as u64));
-                    if Digest::of(&bytes) != segment.sha256 {
-                        result.fail(format!("'{name}' is not what its manifest names"));
-                    }
-                    self.pace.read(bytes.len() as u64).await;
-                }
-                Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged) => result.fail(e.to_string()),
-                Err(e) => return Err(e),
+            let Some(bytes) = result.read(self.store.get(&name, SEGMENT_BYTES_MAX as u64).await)? else { continue };
+            (result.segments, result.bytes) = (result.segments.saturating_add(1), result.bytes.saturating_add(bytes.len() as u64));
+            if Digest::of(&bytes) != segment.sha256 {
+                result.fail(format!("'{name}' is not what its manifest names"));
             }
+            self.pace.read(bytes.len() as u64).await;
         }
         Ok(())
     }
 }
 
 impl CaseResult {
+    const fn new(case: String, at: Timestamp) -> Self {
+        Self { case, at, sound: true, segments: 0, bytes: 0, findings: Vec::new() }
+    }
+
+    /// What was read of an object; `None` when it cannot be read, which is a finding. Only a store that is disturbed says
+    /// nothing about the object.
+    fn read(&mut self, read: Result<Bytes, StoreError>) -> Result<Option<Bytes>, StoreError> {
+        match read {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(e) if e.kind() == Kind::Retry => Err(e),
+            Err(e) => {
+                self.fail(e.to_string());
+                Ok(None)
+            }
+        }
+    }
+
     fn fail(&mut self, what: String) {
         self.sound = false;
         if self.findings.len() < FINDINGS_MAX {

@@ -128,6 +128,9 @@ impl StoreConfig {
         if self.kind == StoreKind::Azure && self.account.is_empty() {
             return wrong("store.account", "is empty: name the storage account of the container");
         }
+        if let Some(endpoint) = &self.endpoint {
+            check_endpoint(endpoint).map_err(|why| ("store.endpoint", why.to_owned()))?;
+        }
         if self.endpoint.as_deref().is_some_and(|e| e.starts_with("http://")) && !self.dangerous_allow_http {
             return wrong(
                 "store.endpoint",
@@ -165,6 +168,22 @@ impl StoreConfig {
         }
         Ok(())
     }
+}
+
+/// An endpoint is shown in errors, logs, incidents and on `/ready`, so it may hold nothing that is a secret. The message does
+/// not show it.
+pub fn check_endpoint(endpoint: &str) -> Result<(), &'static str> {
+    let expected = "is no address: expected https://HOST, with :PORT and a path where they are needed";
+    let url = reqwest::Url::parse(endpoint).map_err(|_| expected)?;
+    if !matches!(url.scheme(), "https" | "http") || url.host_str().unwrap_or_default().is_empty() {
+        return Err(expected);
+    }
+    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
+        return Err(
+            "holds a name, a password or a query beside the address, and would be shown: take it out; credentials are access_key_id with secret_access_key_file, or credentials_file",
+        );
+    }
+    Ok(())
 }
 
 fn wrong(key: &'static str, why: &str) -> Result<(), Wrong> {

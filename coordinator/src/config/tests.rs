@@ -199,6 +199,18 @@ fn a_secret_that_others_can_read_is_refused_and_never_shown() {
 }
 
 #[test]
+fn an_endpoint_that_holds_a_secret_is_refused_and_never_shown() {
+    for endpoint in
+        ["http://u:Very-Secret@h", "https://Very-Secret@h/x", "https://h/?sig=Very-Secret", "http://u:Very-Secret@h:x", "u:Very-Secret@h"]
+    {
+        let text = format!("[store]\nkind = \"s3\"\nbucket = \"b\"\ndangerous_allow_http = true\nendpoint = \"{endpoint}\"");
+        let e = Config::parse(&text).expect_err(endpoint);
+        let shown = format!("{e} {e:?}");
+        assert!(shown.contains(":5: store.endpoint: ") && !shown.contains("Very-Secret"), "{shown}");
+    }
+}
+
+#[test]
 fn a_password_of_the_catalog_is_read_from_a_private_file_and_never_shown() {
     use std::os::unix::fs::PermissionsExt as _;
     for text in [

@@ -23,7 +23,7 @@ const CLOCKS_APART_S: i64 = 3_600;
 const NAMED_MAX: usize = 10;
 /// Cases whose troubles are told one by one in one pass; the rest is told of the bucket.
 const CASES_MAX: usize = 1_000;
-/// Versions of one name that are looked at. A name that is replaced has one for each time.
+/// Versions of one name that are looked at: the newest and the first. A name that is replaced has one for each time.
 const VERSIONS_OF_NAME_MAX: usize = 10_000;
 
 /// Takes a name and the genuine one of its versions.
@@ -163,10 +163,7 @@ impl Pass {
         let seen = page.versions.len() as u64;
         let mut names: BTreeMap<String, Vec<Version>> = BTreeMap::new();
         for version in self.carried.iter().cloned().chain(page.versions) {
-            let of = names.entry(version.name.clone()).or_default();
-            if of.len() < VERSIONS_OF_NAME_MAX {
-                of.push(version);
-            }
+            keep(names.entry(version.name.clone()).or_default(), version);
         }
         let carried = if page.next.is_some() { names.pop_last().map(|(_, versions)| versions).unwrap_or_default() } else { Vec::new() };
         for (name, versions) in &names {
@@ -274,6 +271,16 @@ impl Pass {
     }
 }
 
+/// Adds an older version to those of its name. Beyond the bound the last place is the first version's, which is the genuine
+/// one: nobody pushes it out of sight by writing others on top, or markers below.
+fn keep(versions: &mut Vec<Version>, older: Version) {
+    if versions.len() < VERSIONS_OF_NAME_MAX {
+        versions.push(older);
+    } else if let Some(last) = versions.last_mut().filter(|_| !older.marker) {
+        *last = older;
+    }
+}
+
 /// The folder of the case that an object belongs to.
 pub(super) fn case_of(name: &str) -> Option<String> {
     let mut parts = name.split('/');
@@ -319,4 +326,26 @@ pub(super) async fn ensure(vault: &Vault, name: &str, version: &str, want: &Lock
         format!("{}: the lock of '{name}' (version {}) is {after} and should be {want}", vault.describe(), escape_bounded(version, 80)),
         "the store ignores locks, or s3:GetObjectRetention and s3:GetObjectLegalHold are missing: run 'exhibit-coordinator store check'",
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_version_stays_in_sight_however_many_lie_on_top() {
+        let version = |n: usize, marker: bool| Version {
+            name: "cases/x".to_owned(),
+            version: n.to_string(),
+            marker,
+            latest: n == 0,
+            modified: Timestamp::from_unix_s(1),
+        };
+        let mut kept = Vec::new();
+        (0..VERSIONS_OF_NAME_MAX + 1_234).for_each(|n| keep(&mut kept, version(n, n % 7 == 0)));
+        keep(&mut kept, version(50_000, false));
+        keep(&mut kept, version(50_001, true));
+        let (newest, first) = (kept.first().expect("kept"), kept.last().expect("kept"));
+        assert_eq!((newest.version.as_str(), first.version.as_str(), kept.len()), ("0", "50000", VERSIONS_OF_NAME_MAX));
+    }
 }

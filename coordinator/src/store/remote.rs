@@ -111,7 +111,8 @@ impl RemoteStore {
         let message =
             format!("could not {tried} '{name}' in {}: {}", self.description, exhibit_evidence::text::escape_bounded(&e.to_string(), 600));
         match e {
-            E::NotFound { .. } => StoreError::not_found(name),
+            // A bucket that is not there is no absence of the object.
+            E::NotFound { .. } if !is_without_bucket(&said(&e.to_string())) => StoreError::not_found(name),
             E::AlreadyExists { .. } => StoreError::conflict(name),
             E::PermissionDenied { .. } | E::Unauthenticated { .. } => StoreError::new(
                 Kind::Denied,
@@ -308,10 +309,21 @@ fn too_short(name: &str, size: u64, end: u64) -> StoreError {
     StoreError::new(Kind::Damaged, format!("'{name}' has {size} bytes, {end} are expected"), "the object was cut: look at its versions")
 }
 
-/// An error without a type of its own: status and words of the store are all there is. Only what follows the status is
-/// the store's; before it stand names and addresses, which may hold any word or number.
+/// Status and words of the store, in lower case. Only what follows the status is the store's; before it stand names and
+/// addresses, which may hold any word or number.
+fn said(error: &str) -> String {
+    error.split_once("status code: ").map_or(error, |(_, said)| said).to_lowercase()
+}
+
+/// The store says that the bucket is not there, or on Azure the container. It does so with the status of an absent object,
+/// and to HEAD, whose answer has no body, with nothing else.
+fn is_without_bucket(said: &str) -> bool {
+    said.contains("<code>nosuchbucket</code>") || said.contains("<code>containernotfound</code>")
+}
+
+/// An error without a type of its own: status and words of the store are all there is.
 fn generic(error: &str, message: String) -> StoreError {
-    let said = error.split_once("status code: ").map_or(error, |(_, said)| said).to_lowercase();
+    let said = said(error);
     let holds = |words: &[&str]| words.iter().any(|w| said.contains(w));
     if said.starts_with("507") || holds(&["insufficientstorage", "quotaexceeded", "quota exceeded", "xminiostoragefull", "no space left"]) {
         return StoreError::new(Kind::Full, message, "free space in the store or raise its quota");
@@ -323,7 +335,14 @@ fn generic(error: &str, message: String) -> StoreError {
             "store.lock is set and the bucket has no Object Lock: switch it on, or make a bucket that has it (docs/operations/stores.md)",
         );
     }
-    if holds(&["nosuchbucket", "invalidbucketname", "permanentredirect", "authorizationheadermalformed"]) {
+    if is_without_bucket(&said) {
+        return StoreError::new(
+            Kind::Denied,
+            message,
+            "there is no such bucket (on Azure: container): make it, or correct bucket, account, region and endpoint in [store] of the configuration",
+        );
+    }
+    if holds(&["invalidbucketname", "permanentredirect", "authorizationheadermalformed"]) {
         return StoreError::new(Kind::Denied, message, "check bucket, region and endpoint in [store] of the configuration");
     }
     StoreError::new(Kind::Retry, message, "check the way to the store; the same call is repeated")
@@ -478,5 +497,6 @@ mod tests {
         assert_eq!(kind(&format!("{at} 403 Forbidden: <Code>QuotaExceeded</Code>")), Kind::Full);
         assert_eq!(kind(&format!("{at} 400 Bad Request: <Code>InvalidBucketName</Code>")), Kind::Denied);
         assert_eq!(kind("Generic S3 error: connection reset"), Kind::Retry);
+        assert!(!is_without_bucket(&said(&format!("{at} 404 Not Found: <Code>NoSuchKey</Code><Key>nosuchbucket</Key>"))));
     }
 }

@@ -181,6 +181,7 @@ async fn wrong_options_touch_nothing() {
         (with("ok", &["--admin", "Alex Doe"]), "--admin"),
         (with("ok", &["--host", "bad name"]), "--host"),
         (with("ok", &["--store", "s3", "--bucket", "b", "--endpoint", "http://127.0.0.1:1"]), "--dangerous-allow-http"),
+        (with("ok", &["--store", "s3", "--bucket", "b", "--endpoint", "http://u:pw@127.0.0.1:1"]), "--endpoint: holds a name, a password"),
     ] {
         let e = init::run(&bad, now()).await.expect_err(words);
         assert!(e.exit_code() == 64 && e.to_string().contains(words), "{words}: {e}");

@@ -27,6 +27,9 @@ async fn azure_keeps_the_contract_and_what_it_does_not_refuse_is_named() {
     assert!(report.text().contains("retention on the bucket or container"), "{}", report.text());
     let shown = format!("{settings:?}{store:?}{}", report.text());
     assert!(!shown.contains(settings.secret.as_deref().expect("a key")), "{shown}");
+    let absent = RemoteStore::open(&RemoteSettings { bucket: "absent".to_owned(), ..settings.clone() }).expect("settings");
+    let e = absent.get("a", 10).await.expect_err("no container");
+    assert!(e.kind() == Kind::Denied && e.message().contains("container absent of") && e.remedy().contains("make it"), "{e}");
     let lock = Some(LockPolicy { mode: LockMode::Compliance, days: 1 });
     let e = RemoteStore::open(&RemoteSettings { lock, ..settings }).expect_err("no lock of objects there");
     assert!(e.kind() == Kind::Denied && e.remedy().contains("retention"), "{e}");

@@ -35,8 +35,11 @@ async fn s3_keeps_the_contract() {
     }
     let absent = RemoteStore::open(&RemoteSettings { bucket: "no-such-bucket".to_owned(), ..server.settings("") }).expect("settings");
     let e = self_test(&absent).await.expect_err("no bucket");
-    assert!(e.kind() == Kind::Denied || e.kind() == Kind::NotFound, "{:?} {e}", e.kind());
-    assert!(e.message().starts_with("the start-up test could not write"), "{e}");
+    assert!(e.kind() == Kind::Denied && e.remedy().contains("make it"), "{:?} {e}", e.kind());
+    assert!(e.message().starts_with("the start-up test could not write") && e.message().contains("bucket no-such-bucket at"), "{e}");
+    for e in [absent.get("a", 10).await.expect_err("no bucket"), absent.folders("cases").await.expect_err("no bucket")] {
+        assert!(e.kind() == Kind::Denied && e.remedy().contains("make it"), "an absent bucket is no absent object: {e}");
+    }
 }
 
 #[tokio::test]

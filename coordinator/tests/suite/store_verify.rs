@@ -26,12 +26,13 @@ async fn what_changed_in_the_store_is_found_and_an_interrupted_run_goes_on() {
     let files = [file("system", "os-release", "NAME=Debian\n"), file("files", "/etc/passwd", "root:x:0:0::/root:/bin/sh\n")];
     agent.send_all(&job, &job.honest(&files)).await.expect("received");
     session.closed().await;
-    world.open_case().await;
+    let other = world.open_case().await;
 
     let paths = Paths { deployment: PathBuf::from("deployment"), ..Paths::default() };
     let config = Config { paths, folder: world.dir.path().to_owned(), ..Config::default() };
+    let store_dir = world.store_dir();
     let verify = async |depth: Depth| -> Report {
-        let store = Arc::new(LocalStore::open(&world.store_dir()).expect("store"));
+        let store = Arc::new(LocalStore::open(&store_dir).expect("store"));
         reverify::run(&config, store, depth, Some(1 << 30), world::now).await.expect("runs")
     };
     // The coordinator runs meanwhile.
@@ -39,17 +40,19 @@ async fn what_changed_in_the_store_is_found_and_an_interrupted_run_goes_on() {
         let report = verify(depth).await;
         assert!(report.sound && report.cases.len() == 2 && report.resumed == 0, "{report:#?}");
         assert_eq!(report.cases.iter().map(|c| c.segments).sum::<u64>(), 3, "{report:#?}");
+        assert!(report.notes.len() == 1 && report.text().contains("The catalog was not asked"), "it is in use: {}", report.text());
     }
     // A run that died before its last line, or in the middle of one.
     let kept = world.dir.path().join(RESULTS);
     let text = std::fs::read_to_string(&kept).expect("results");
     let (whole, _) = text.trim_end().rsplit_once("\n{\"done\"").expect("the run ended");
     std::fs::write(&kept, format!("{whole}\n{{\"case\": \"cut")).expect("written");
+    assert_eq!(verify(EVERY_SEGMENT).await.resumed, 0, "one of another depth stands by itself");
     let report = verify(Depth::All).await;
     assert!(report.sound && report.cases.is_empty() && report.resumed == 2, "{report:#?}");
     assert_eq!(verify(Depth::All).await.resumed, 0, "that run has its end");
 
-    let segment = world.store_dir().join(format!("cases/{}/collections/{}/s1/00000000.tar.zst", case.case_id, job.collection));
+    let segment = store_dir.join(format!("cases/{}/collections/{}/s1/00000000.tar.zst", case.case_id, job.collection));
     let mut bytes = std::fs::read(&segment).expect("segment");
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
@@ -60,6 +63,31 @@ async fn what_changed_in_the_store_is_found_and_an_interrupted_run_goes_on() {
         assert!(!report.sound && !found.sound && found.findings.iter().any(|f| f.contains(words)), "{report:#?}");
         assert!(report.text().contains("NOT SOUND") && report.text().contains("exhibit-verify"), "{}", report.text());
     }
+
+    // What is wrong with one case does not keep the others from being read.
+    let record = store_dir.join(format!("cases/{}/log/seq/0000000000.dsse.json", case.case_id));
+    std::fs::remove_file(&record).and_then(|()| std::fs::write(&record, vec![b' '; 70_000])).expect("inflated");
+    std::fs::create_dir(store_dir.join("cases/0")).expect("no case");
+    for depth in [EVERY_SEGMENT, Depth::All] {
+        let report = verify(depth).await;
+        let sound: Vec<(&str, bool)> = report.cases.iter().map(|c| (c.case.as_str(), c.sound)).collect();
+        assert_eq!(sound, [("0", false), (&*case.case_id, false), (&*other.case_id, true)], "{report:#?}");
+        assert!(report.text().contains("'cases/0' is not a case"), "{}", report.text());
+    }
+    std::fs::remove_dir(store_dir.join("cases/0")).expect("removed");
+
+    // A case that is gone as a whole: earlier runs know it, and so does the catalog once the coordinator has let go of it.
+    std::fs::remove_dir_all(store_dir.join("cases").join(&other.case_id)).expect("gone");
+    let gone = |report: &Report, who: &str| {
+        let found = report.cases.iter().find(|c| c.case == other.case_id).expect("the case");
+        assert!(!report.sound && !found.sound && found.findings.iter().any(|f| f.contains(who)), "{report:#?}");
+    };
+    gone(&verify(Depth::All).await, "an earlier run saw it");
+    world.stop().await;
+    std::fs::remove_file(&kept).expect("removed");
+    let report = verify(EVERY_SEGMENT).await;
+    gone(&report, "the catalog has it");
+    assert!(report.notes.is_empty() && report.cases.len() == 2, "{report:#?}");
     assert_eq!("0.5%".parse(), Ok(Depth::Sample(5_000)));
     assert!(["", "0%", "101%", "1", "x%"].iter().all(|bad| bad.parse::<Depth>().is_err()));
 }
