@@ -146,7 +146,8 @@ enum StoreCommand {
         json: bool,
     },
     /// Read the store and verify it from its bytes. Goes on where an interrupted run ended; the result of each case is kept in
-    /// store-verify.jsonl beside the configuration. Exit code 1 when something does not hold.
+    /// store-verify.jsonl beside the configuration. A case that the catalog or an earlier run knows and the store has not is
+    /// missed. Exit code 1 when something does not hold.
     Verify {
         #[command(flatten)]
         place: Place,
