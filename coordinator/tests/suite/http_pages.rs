@@ -41,7 +41,7 @@ async fn a_monitor_learns_which_dependency_fails_and_what_was_done() {
     }
 
     // The store falls silent, then refuses.
-    world.faults.fail(Op::Size, "probe/head", 0, 1, Fault::Before(Kind::Denied));
+    world.faults.fail(Op::List, "probe", 0, 1, Fault::Before(Kind::Denied));
     tokio::time::sleep(Duration::from_millis(2_100)).await;
     let (status, text) = page(&world, "/ready").await;
     assert_eq!(status, 503);
