@@ -129,19 +129,7 @@ fn destroyed(case: &mut Case, sealed: SealedCollection, lies: &Lies<'_>) {
 pub fn lies(cases: &mut Vec<Tampered>) {
     let good = good_6(&Lies::default()).objects;
     let mut add = |name: &str, says: &str, codes: &[&str], lies: Lies<'_>| {
-        cases.push(Tampered {
-            name: name.to_owned(),
-            says: says.to_owned(),
-            base: "good-6".to_owned(),
-            complete: false,
-            expect: None,
-            witnesses: Vec::new(),
-            held: Vec::new(),
-            timestamp_anchors: Vec::new(),
-            timestamps_required: 0,
-            edits: difference(&good, &good_6(&lies).objects),
-            codes: codes.iter().map(|c| (*c).to_owned()).collect(),
-        });
+        cases.push(Tampered::lie("good-6", (name, says), difference(&good, &good_6(&lies).objects), codes));
     };
     let with = Lies::default;
     let never = "order.not-approved";

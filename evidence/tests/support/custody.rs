@@ -255,19 +255,7 @@ type Add<'a> = &'a mut dyn FnMut(&str, &str, &[&str], Lies<'_>);
 pub fn lies(cases: &mut Vec<Tampered>) {
     let good = good_5(&Lies::default()).objects;
     let mut add = |name: &str, says: &str, codes: &[&str], lies: Lies<'_>| {
-        cases.push(Tampered {
-            name: name.to_owned(),
-            says: says.to_owned(),
-            base: "good-5".to_owned(),
-            complete: false,
-            expect: None,
-            witnesses: Vec::new(),
-            held: Vec::new(),
-            timestamp_anchors: Vec::new(),
-            timestamps_required: 0,
-            edits: difference(&good, &good_5(&lies).objects),
-            codes: codes.iter().map(|c| (*c).to_owned()).collect(),
-        });
+        cases.push(Tampered::lie("good-5", (name, says), difference(&good, &good_5(&lies).objects), codes));
     };
     access_lies(&mut add);
     keeping_lies(&mut add);

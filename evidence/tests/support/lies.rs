@@ -13,19 +13,7 @@ use super::{AGENT, ISSUER, LOG, RESPONDER, agent_id, case_opened};
 pub fn lies(cases: &mut Vec<Tampered>) {
     let good = good_2(&Faults::default()).objects;
     let mut add = |name: &str, says: &str, codes: &[&str], faults: Faults<'_>| {
-        cases.push(Tampered {
-            name: name.to_owned(),
-            says: says.to_owned(),
-            base: "good-2".to_owned(),
-            complete: false,
-            expect: None,
-            witnesses: Vec::new(),
-            held: Vec::new(),
-            timestamp_anchors: Vec::new(),
-            timestamps_required: 0,
-            edits: difference(&good, &good_2(&faults).objects),
-            codes: codes.iter().map(|c| (*c).to_owned()).collect(),
-        });
+        cases.push(Tampered::lie("good-2", (name, says), difference(&good, &good_2(&faults).objects), codes));
     };
     log_lies(&mut add);
     record_lies(&mut add);

@@ -51,6 +51,25 @@ pub struct Tampered {
     pub codes: Vec<String>,
 }
 
+impl Tampered {
+    /// A lie in a good case, found without anything from outside it.
+    pub fn lie(base: &str, (name, says): (&str, &str), edits: Vec<Edit>, codes: &[&str]) -> Self {
+        Self {
+            name: name.to_owned(),
+            says: says.to_owned(),
+            base: base.to_owned(),
+            complete: false,
+            expect: None,
+            witnesses: Vec::new(),
+            held: Vec::new(),
+            timestamp_anchors: Vec::new(),
+            timestamps_required: 0,
+            edits,
+            codes: codes.iter().map(|c| (*c).to_owned()).collect(),
+        }
+    }
+}
+
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's interface")]
 const fn is_zero(n: &usize) -> bool {
     *n == 0

@@ -94,4 +94,30 @@ mod tests {
             assert!(parse(bad.as_bytes()).is_err(), "{}", &bad[..bad.len().min(60)]);
         }
     }
+
+    /// Elements of a tree, itself included, and how deep it is.
+    fn measure(node: &Node) -> (usize, usize) {
+        node.children.iter().map(measure).fold((1, 1), |(n, deep), (more, below)| (n + more, deep.max(below + 1)))
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_server_sends_is_bounded_and_a_cut_answer_refused(
+            pieces in proptest::collection::vec(0_usize..9, 0..200),
+            noise in proptest::collection::vec(proptest::num::u8::ANY, 0..64),
+            cut in 0_usize..60,
+        ) {
+            let words = ["<a>", "</a>", "<b/>", "&amp;", "&#x10FFFF;", "<![CDATA[<]]>", "<!--", "]]>", "text"];
+            let made = pieces.iter().map(|n| words[*n]).collect::<String>().into_bytes();
+            for bytes in [&made, &noise, &[made.clone(), noise.clone()].concat()] {
+                if let Ok(root) = parse(bytes) {
+                    let (nodes, depth) = measure(&root);
+                    proptest::prop_assert!(nodes <= NODES_MAX && depth <= DEPTH_MAX);
+                }
+            }
+            let whole = b"<r><v><k>cases/x</k><i>1</i></v><t>false</t></r>";
+            proptest::prop_assert!(parse(&whole[..cut.min(whole.len() - 1)]).is_err());
+            proptest::prop_assert!(parse(whole).is_ok());
+        }
+    }
 }
