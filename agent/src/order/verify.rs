@@ -157,7 +157,7 @@ fn check_approval(offer: &Offer, order: &Order, by_case: bool, by_host: bool, ri
         return Err(not_approved(if by_case {
             "its case wants each order approved by a second person, and nobody did: exhibit approve ORDER --reason '...'".to_owned()
         } else {
-            "this host obeys only orders that a second person approved (orders.two_person): order in a case that was opened with              'exhibit case open --two-person'"
+            "this host obeys only orders that a second person approved (orders.two_person): order in a case that was opened with 'exhibit case open --two-person'"
                 .to_owned()
         }));
     };

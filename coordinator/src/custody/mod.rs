@@ -131,6 +131,9 @@ fn allowed(view: &View, digest: Digest, record: &Record, now: Timestamp) -> Resu
     custody.check(digest, record).map_err(|breach| problem(&breach))?;
     let Record::Approval(p) = record else { return Ok(()) };
     if let Some((order, expires_at)) = custody.order_expiry(&p.predecessor) {
+        if view.case_closed().is_some() {
+            return Err(Problem::new(Kind::NotNow, format!("the case of {order} is closed; open another case for further collections")));
+        }
         return if now < expires_at {
             Ok(())
         } else {

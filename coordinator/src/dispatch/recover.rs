@@ -54,15 +54,16 @@ pub async fn orders_without_collections(parts: &Arc<Parts>) -> Result<u64> {
     }
 }
 
-/// Lets the collections of orders go that were approved, where the process died between log and catalog. Repeatable.
+/// Lets the collections of orders go that were approved, where the process died between log and catalog, the log's head could not
+/// be published, or whoever brought the approval went away meanwhile. Repeatable; an order that fails holds up no other.
 ///
 /// # Errors
-/// The first problem; the others are found at the next start.
+/// When the catalog cannot be read.
 pub async fn approved_orders(parts: &Arc<Parts>) -> Result<()> {
     let open = select(parts, CollectionFilter { open: true, ..CollectionFilter::default() }).await?;
     let waiting: BTreeSet<OrderId> = open.into_iter().filter(|row| row.state == State::Unapproved).map(|row| row.order).collect();
     for order in waiting {
-        offers::release(parts, &order).await?;
+        offers::approved(parts, &order).await;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use exhibit_evidence::record::Outcome;
 
 use super::{Outbound, end, offers};
-use crate::catalog::{Ending, State};
+use crate::catalog::{CollectionRow, Ending, State};
 use crate::clock;
 use crate::parts::Parts;
 use crate::problem::Result;
@@ -53,6 +53,11 @@ pub async fn run_timers(parts: Arc<Parts>, mut stop: tokio::sync::watch::Receive
     }
 }
 
+/// What the log says; of one that cannot be read, what the row says: others' time must not wait for it.
+async fn awaits_approval(parts: &Parts, row: &CollectionRow) -> bool {
+    parts.ledgers.case(&row.case).await.map_or(true, |log| log.view().custody().awaits_approval(&row.order_digest))
+}
+
 /// One look: expired orders, collections to give up, ends that are not written yet, offers that failed.
 ///
 /// # Errors
@@ -62,7 +67,9 @@ pub async fn look_at_timers(parts: &Arc<Parts>) -> Result<()> {
     for row in parts.catalog.due(now, PER_TICK_MAX).await? {
         let (outcome, reason) = match row.state {
             State::Running => (Outcome::Partial, format!("the agent had not finished by {}", row.give_up_at.unwrap_or(now))),
-            State::Unapproved => (Outcome::Expired, format!("nobody had approved the order when it expired at {}", row.expires_at)),
+            State::Unapproved if awaits_approval(parts, &row).await => {
+                (Outcome::Expired, format!("nobody had approved the order when it expired at {}", row.expires_at))
+            }
             _ => (Outcome::Expired, format!("the agent had not begun when the order expired at {}", row.expires_at)),
         };
         let reason = row.cancel.clone().unwrap_or(reason);

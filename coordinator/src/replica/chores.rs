@@ -67,6 +67,12 @@ async fn tick(parts: &Arc<Parts>, count: u32) {
     {
         tracing::warn!(%error, "streams that were received whole could not be looked at; next try in some seconds");
     }
+    // An approval that is in the log decides, whatever became of the call that brought it.
+    if count.is_multiple_of(FINISHED_EVERY_TICKS)
+        && let Err(error) = dispatch::approved_orders(parts).await
+    {
+        tracing::warn!(%error, "approved orders could not be looked at; next try in some seconds");
+    }
     if let Err(error) = incidents::record(parts).await {
         tracing::warn!(%error, "incidents could not be written into their log; next try in a second");
     }

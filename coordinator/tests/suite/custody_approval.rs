@@ -153,3 +153,40 @@ async fn an_order_that_nobody_approves_ends_like_any_other() {
     world.stop().await;
     assert_eq!(verdict::report(&world, order.case.as_str(), true).verdict, Verdict::Sound);
 }
+
+/// The approval stands in the log, and the call that brought it fails: the order runs all the same, without a restart. A case that was
+/// closed meanwhile takes no approval any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_approval_whose_call_was_cut_lets_the_order_run() {
+    let mut world = World::start().await;
+    let credential = world.enroll("web-1").await;
+    let mut agent = Agent::new(credential, world.port, 1).await;
+    let mut session = agent.session(&[]).await.expect("session");
+    let (ben, mut as_ben) = world.person("ben", &[Role::Approver], None).await;
+    let case = world.try_open_case(true).await.expect("opened");
+    let order = world.order(&case, std::slice::from_ref(&agent.id));
+    let envelope = world.sign(&order);
+    world.submit(&envelope).await.expect("admitted");
+    world.running().parts.ledgers.ensure_enrolled(&order.case, &[ben.evidence.public().id()]).await.expect("enrolled");
+    world.faults.fail(Op::PutHead, "/log/checkpoint", 0, 1, Fault::Before(Kind::Retry));
+    let cut = submit(&mut as_ben, approval(&order, &envelope, &ben, clock::now())).await.expect_err("cut");
+    assert_eq!(cut.code(), Code::Unavailable, "{cut}");
+    // Within the seconds that a message is waited for.
+    let offer = session.offer().await;
+    assert!(!offer.approval.is_empty());
+
+    let late = world.order(&case, std::slice::from_ref(&agent.id));
+    let waits = world.sign(&late);
+    world.submit(&waits).await.expect("admitted");
+    let closed = exhibit_evidence::record::CaseClosed {
+        case: order.case.clone(),
+        predecessor: order.predecessor,
+        reason: "over".to_owned(),
+        closed_by: world.me(),
+        closed_at: clock::now(),
+    };
+    let closed = record::sign(&closed, &world.admin.evidence).expect("small").as_bytes().to_vec();
+    world.people.close_case(people::CloseCaseRequest { case_closed: closed }).await.expect("closed");
+    let refused = submit(&mut as_ben, approval(&late, &waits, &ben, clock::now())).await.expect_err("closed");
+    assert!(refused.code() == Code::FailedPrecondition && refused.message().contains("is closed"), "{refused}");
+}
