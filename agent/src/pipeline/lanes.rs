@@ -117,6 +117,7 @@ impl LanesIn {
             self.turn = n.saturating_add(1).checked_rem(self.lanes.len()).unwrap_or(0);
             match lane.frames.try_send(frame) {
                 Ok(()) => {
+                    self.own.level.taken();
                     let fresh = lane.empty.try_recv().unwrap_or_else(|_| vec![0; FRAME_BYTES]);
                     self.next.send(Next::Lane(n)).ok()?;
                     return Some(fresh);
@@ -125,6 +126,7 @@ impl LanesIn {
                 Err(TrySendError::Disconnected(_)) => return None,
             }
         }
+        self.own.level.crowded();
         let (packed, raw) = self.own.pack(frame, self.empty.try_recv().unwrap_or_default())?;
         self.next.send(Next::Here(packed)).ok()?;
         Some(raw)
