@@ -138,9 +138,16 @@ fn pages(bag: &Path) {
             assert!(text.contains("<pdfaid:part>1</pdfaid:part>") && text.contains("<pdfaid:conformance>B</pdfaid:conformance>"), "{name}");
             let shown = Finished::of(Command::new("pdftotext").arg(&pdf).arg("-")).ok().text();
             assert!(shown.contains(root), "{name} {language} lacks the head:\n{shown}");
-            assert!(name == "chain-of-custody" || shown.contains(word), "{name} {language}:\n{shown}");
+            assert!(shown.contains(word), "{name} {language}:\n{shown}");
         }
     }
+    let page = |name: &str| std::fs::read_to_string(bag.join("documents").join(name)).expect("html");
+    // Two items are released; the statements claim what a log holds that nobody outside vouches for.
+    assert!(page("chain-of-custody.en.html").contains("<td>1-2</td>"));
+    assert!(page("certificate-902-14.en.html").contains("No witness cosigned a head of this log"));
+    assert!(page("statement-27037.fr.html").contains("Aucun témoin n&#39;a cosigné de tête de ce journal"));
+    let report = page("report.en.html");
+    assert!(report.contains("3.1 Evidence from") && report.contains("3.2 Evidence from"), "{report}");
 }
 
 fn explain_and_anchor(h: &Handoff) {
@@ -186,6 +193,9 @@ fn what_is_left_out_is_said_and_what_is_encrypted_opens() {
     assert_eq!(report["findings"][0]["code"], "bag.left-out", "{report:#}");
     let text = Finished::of(h.fleet.program("exhibit-verify").arg(&bag).arg("--anchor").arg(h.fleet.anchor())).ok().text();
     assert!(text.contains("NOT IN THIS BAG") && text.contains("not in this bag, by choice"), "{text}");
+    // Both are described, one is released.
+    let form = std::fs::read_to_string(bag.join("documents/chain-of-custody.en.html")).expect("form");
+    assert!(form.contains("NOT IN THIS BAG") && !form.contains("<td>1-2</td>"), "{form}");
     let work = tempfile::tempdir().expect("folder");
     let page = std::fs::read_to_string(bag.join("VERIFY.md")).expect("VERIFY.md");
     // The checks that read the evidence; the whole page is run on the whole bag.

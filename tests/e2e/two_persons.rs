@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::custody::{Person, text};
 use exhibit_tests::Fleet;
+use serde_json::json;
 
 #[test]
 fn an_order_waits_for_a_second_person_and_the_case_shows_both() {
@@ -18,7 +19,8 @@ fn an_order_waits_for_a_second_person_and_the_case_shows_both() {
     std::fs::write(source.path().join("note.txt"), b"hello\n").expect("written");
     let capture = format!("files:paths={}/**", source.path().display());
     let collect = |case: &str| {
-        let args = ["collect", "--case", case, "--agent", &agent.id, "--capture", &capture, "--reason", "suspicious login"];
+        let args =
+            ["collect", "--case", case, "--agent", &agent.id, "--capture", &capture, "--max-bytes", "10M", "--reason", "suspicious login"];
         rita.run(&args).ok()
     };
     let made = collect(&case).json().remove(0);
@@ -31,6 +33,8 @@ fn an_order_waits_for_a_second_person_and_the_case_shows_both() {
         text(&shown, "ordered_by").ends_with("/rita") && shown["captures"][0].as_str().is_some_and(|c| c.contains("paths=")),
         "{shown}"
     );
+    assert_eq!((&shown["agents"][0], &shown["limits"]["raw_bytes_max"]), (&json!(agent.id), &json!(10 << 20)), "{shown}");
+    assert!(shown["hosts"][0].as_str().is_some_and(|name| !name.is_empty()), "{shown}");
     let own = rita.run(&["approve", &order, "--reason", "mine"]);
     assert!(own.code == 77 && own.stderr.contains("somebody else"), "{}", own.stderr);
     assert_eq!(fleet.collection(&collection)["state"], "unapproved", "looking signs nothing");

@@ -1,10 +1,11 @@
 //! `exhibit approve`: a second person looks at an order and agrees to it.
 
+use std::collections::BTreeSet;
+
 use exhibit_evidence::custody::State;
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::layout::LogName;
 use exhibit_evidence::record::{Approval, Order, Record, Verified};
-use exhibit_evidence::text::{escape_bounded, one_line};
 use exhibit_evidence::{CaseId, Digest, OrderId};
 use exhibit_proto::responder::v1 as pb;
 use serde_json::{Value, json};
@@ -22,12 +23,15 @@ struct Found {
     digest: Digest,
     order: Order,
     state: State,
+    /// What its agents call their hosts, as the coordinator tells it; the agents' ids are what is signed.
+    hosts: BTreeSet<String>,
 }
 
 async fn find(connection: &mut Connection, id: &OrderId) -> Result<Found> {
     let what = pb::ListCollectionsRequest { order: id.to_string(), ..Default::default() };
     let listed = watch::listed(connection, &what).await?;
     let unknown = || Failure::new(Code::Input, format!("there is no order {id} in a case of yours")).hint("exhibit collections");
+    let hosts = listed.iter().map(|c| c.hostname.clone()).filter(|name| !name.is_empty()).collect();
     let case: CaseId = parse_id(&listed.first().ok_or_else(unknown)?.case_id)?;
     let (mut found, mut state) = (None, State::default());
     let mut each = |_: u64, verified: &Verified, _: &Envelope| -> Result<()> {
@@ -42,26 +46,25 @@ async fn find(connection: &mut Connection, id: &OrderId) -> Result<Found> {
     };
     log::read_all(connection, &LogName::Case(case.clone()), &mut each).await?;
     let (digest, order) = found.ok_or_else(|| Failure::new(Code::Damaged, format!("the log of {case} has no order {id}")))?;
-    Ok(Found { case, digest, order, state })
+    Ok(Found { case, digest, order, state, hosts })
 }
 
-/// What an order asks for, from its signed record.
+/// What an order asks for, from its signed record and whole: nobody agrees to what was cut off. It is escaped where it is shown.
 fn to_json(found: &Found) -> Value {
     let o = &found.order;
-    let shown = |text: &str| one_line(text, 2_000);
     let captures: Vec<String> = o
         .captures
         .iter()
         .map(|c| {
-            let params: Vec<String> = c.params.iter().map(|(name, value)| format!("{name}={}", shown(value))).collect();
-            if params.is_empty() { shown(&c.name) } else { format!("{}:{}", shown(&c.name), params.join(",")) }
+            let params: Vec<String> = c.params.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            if params.is_empty() { c.name.clone() } else { format!("{}:{}", c.name, params.join(",")) }
         })
         .collect();
     json!({
         "order": o.order.to_string(), "case": o.case.to_string(), "record": found.digest.to_string(),
-        "ordered_by": escape_bounded(&o.issued_by, 200), "ordered_at": o.issued_at, "expires_at": o.expires_at,
-        "reason": shown(&o.reason), "legal_basis": shown(&o.legal_basis), "captures": captures,
-        "agents": o.targets.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "ordered_by": o.issued_by, "ordered_at": o.issued_at, "expires_at": o.expires_at,
+        "reason": o.reason, "legal_basis": o.legal_basis, "profile": o.profile, "captures": captures, "limits": o.limits,
+        "agents": o.targets.iter().map(ToString::to_string).collect::<Vec<_>>(), "hosts": found.hosts,
     })
 }
 
@@ -85,7 +88,11 @@ pub async fn run(connection: &mut Connection, args: ApproveArgs, out: &Output) -
         return Err(Failure::new(Code::Input, message).hint("its responder gives a new order: exhibit collect"));
     }
     let Some(reason) = args.reason else {
-        out.note(&format!("nothing is signed yet. If you agree: exhibit approve {id} --reason '...'"));
+        if found.order.issued_by == connection.name() {
+            out.note("nothing is signed. You gave it yourself: another approver of the case agrees to it");
+        } else {
+            out.note(&format!("nothing is signed yet. If you agree: exhibit approve {id} --reason '...'"));
+        }
         return Ok(Code::Ok);
     };
     if found.order.issued_by == connection.name() {

@@ -40,8 +40,9 @@ pub async fn run(connection: &mut Connection, command: CaseCommand, out: &Output
         }
         CaseCommand::List => {
             let mut stream = connection.rpc().list_cases(pb::ListCasesRequest {}).await?.into_inner();
-            let mut rows = Vec::new();
+            let (mut rows, mut damaged) = (Vec::new(), false);
             while let Some(case) = stream.message().await? {
+                damaged |= case.state == "damaged";
                 let mut row = to_json(&case);
                 if !out.is_json() {
                     row["opened_at"] = json!(show_time(case.opened_at_ns));
@@ -59,6 +60,10 @@ pub async fn run(connection: &mut Connection, command: CaseCommand, out: &Output
                 ],
                 &rows,
             )?;
+
+            if damaged {
+                out.note("the log of a case is not as it was written; why: exhibit case show CASE. The others go on");
+            }
         }
         CaseCommand::Show { case } => {
             let case_id: CaseId = parse_id(&case)?;

@@ -111,6 +111,9 @@ pub async fn retain(connection: &mut Connection, case: &CaseId, until: Timestamp
         let message = format!("--until: the case is to be kept until {before} already, and retention is never shortened");
         return Err(Failure::new(Code::Input, message));
     }
+    if until <= clock::now() {
+        return Err(Failure::new(Code::Input, format!("--until: {until} is past: nothing would be kept by it")));
+    }
     let predecessor = history.state().retention_predecessor().map_or_else(|| opened(&history), Ok)?;
     let record = Retention { case: case.clone(), predecessor, until, reason, set_by: connection.name(), set_at: clock::now() };
     submit(connection, "retention", &record, out).await?;
@@ -173,8 +176,8 @@ pub async fn dispose(connection: &mut Connection, command: DisposeCommand, out: 
             if done.certificate.is_empty() {
                 out.note("approved; the destruction is not finished yet, the coordinator goes on with it");
             } else {
-                let text = String::from_utf8_lossy(&done.certificate);
-                out.note(&format!("destroyed; the certificate is in the case's log: {}", escape_bounded(&text, 60)));
+                let certificate = Digest::of(&done.certificate);
+                out.note(&format!("destroyed; the certificate is record {certificate} of the case's log: exhibit log show --case {case}"));
             }
         }
     }

@@ -35,7 +35,7 @@ pub async fn run(home: Option<&Path>, command: WitnessCommand, out: &Output) -> 
             } else {
                 out.line(&public.to_string())?;
                 out.note(&format!(
-                    "next: the coordinator's config.toml gets [witness] keys = [\"{public}\"], verifiers --witness '{public}'"
+                    "next: in the coordinator's config.toml, under its [witness], keys = [\"{public}\"]; verifiers --witness '{public}'"
                 ));
             }
         }

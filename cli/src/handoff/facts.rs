@@ -1,7 +1,7 @@
 //! What the verified log of a case says, for the documents. A record that does not verify says nothing here; the
 //! verification's findings name it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use exhibit_evidence::anchor::Anchor;
 use exhibit_evidence::bag::Description;
@@ -10,7 +10,9 @@ use exhibit_evidence::dsse::{ENVELOPE_BYTES_MAX, Envelope};
 use exhibit_evidence::id::CollectionId;
 use exhibit_evidence::layout::CaseObject;
 use exhibit_evidence::log::{InclusionProof, Plan, Tile, Tiler, leaf_hash};
-use exhibit_evidence::record::{Acquisition, CaseClosed, Incident, KeyRing, Order, Receipt, Record, Refusal, Role, Seal};
+use exhibit_evidence::record::{
+    Acquisition, Approval, CaseClosed, Destruction, Incident, KeyRing, Order, Receipt, Record, Refusal, Role, Seal,
+};
 use exhibit_evidence::verify::{CollectionSummary, Report};
 use exhibit_evidence::{Digest, Timestamp};
 
@@ -75,6 +77,10 @@ pub struct Facts {
     pub refusals: Vec<At<Refusal>>,
     /// How collections ended.
     pub seals: Vec<At<Seal>>,
+    /// What second persons approved, with or without effect.
+    pub approvals: Vec<At<Approval>>,
+    /// Certificates of destruction, with or without effect.
+    pub destructions: Vec<At<Destruction>>,
     /// Who read, listed or exported.
     pub handlings: Vec<Handling>,
     /// Who had custody, and what was done to keep or destroy the evidence.
@@ -83,9 +89,11 @@ pub struct Facts {
     pub incidents: Vec<At<Incident>>,
     /// Keys.
     pub parties: Vec<Party>,
+    /// Names of the custodians of this case.
+    pub custodians: BTreeSet<String>,
     /// How the case was closed, if it was.
     pub closed: Option<At<CaseClosed>>,
-    /// Witnesses whose cosignatures lie in the log: key id and records.
+    /// Heads whose cosignatures by witnesses lie in the log: key id and records. Whether they are the witness's is not known here.
     pub cosigned: Vec<(String, u64)>,
     tiles: BTreeMap<Tile, Vec<u8>>,
 }
@@ -106,10 +114,13 @@ impl Facts {
             receipts: Vec::new(),
             refusals: Vec::new(),
             seals: Vec::new(),
+            approvals: Vec::new(),
+            destructions: Vec::new(),
             handlings: Vec::new(),
             history: History::default(),
             incidents: Vec::new(),
             parties: Vec::new(),
+            custodians: BTreeSet::new(),
             closed: None,
             cosigned: cosigned.collect(),
             tiles: BTreeMap::new(),
@@ -145,15 +156,27 @@ impl Facts {
             Record::Receipt(p) => self.receipts.push(At { n, digest, record: *p }),
             Record::Refusal(p) => self.refusals.push(At { n, digest, record: *p }),
             Record::Seal(p) => self.seals.push(At { n, digest, record: *p }),
+            Record::Approval(p) => self.approvals.push(At { n, digest, record: *p }),
+            Record::Destruction(p) => self.destructions.push(At { n, digest, record: *p }),
             Record::Incident(p) => self.incidents.push(At { n, digest, record: *p }),
             Record::CaseClosed(p) => self.closed = Some(At { n, digest, record: *p }),
             Record::Access(p) => {
                 let (by, action, reason) = (p.by, p.action.to_string(), p.reason);
                 self.handlings.push(Handling { n, by, action, count: p.what.len(), reason, at: p.at });
             }
-            Record::Enrolment(p) => self.parties.push(Party { name: p.name, key: p.key.id(), roles: p.roles }),
+            Record::Enrolment(p) => {
+                if p.roles.contains(&Role::Custodian) && p.holds_in(&self.description.case) {
+                    self.custodians.insert(p.name.clone());
+                }
+                self.parties.push(Party { name: p.name, key: p.key.id(), roles: p.roles });
+            }
             _ => {}
         }
+    }
+
+    /// The row of a record that took effect.
+    pub fn row(&self, record: &Digest) -> Option<&Row> {
+        self.history.rows().iter().find(|row| row.record == *record && row.problem.is_none())
     }
 
     /// The order of a collection.

@@ -1,9 +1,15 @@
 //! The chain-of-custody form: the fields of the NIST sample form, those of digital evidence, and room to sign.
 
-use exhibit_evidence::verify::CollectionSummary;
+use std::collections::BTreeSet;
 
+use exhibit_evidence::record::Outcome;
+use exhibit_evidence::verify::{CollectionSummary, Verdict};
+
+use super::destroyed::disposal;
 use super::facts::Facts;
-use super::words::{approved, document, exhibits, field, head, host, moment, outcome, party};
+use super::items::{Item, items, ranges, without_evidence};
+use super::release::released_by;
+use super::words::{approved, document, exhibits, field, head, host, moment, outcome, party, verdict, verification};
 use crate::document::{Block, Document, Language, Table, Value};
 use crate::units::show_bytes;
 
@@ -13,7 +19,7 @@ const WRITABLE: f32 = 34.0;
 
 /// Makes the form.
 pub fn form(language: Language, facts: &Facts) -> Document {
-    let l = language;
+    let (l, items) = (language, items(facts));
     let mut blocks = vec![
         Block::Paragraph(
             l.pick(
@@ -22,76 +28,113 @@ pub fn form(language: Language, facts: &Facts) -> Document {
             )
             .to_owned(),
         ),
-        Block::Fields(submission(l, facts)),
+        Block::Fields(submission(l, facts, &items)),
         Block::Heading(1, l.pick("Description of evidence", "Description des preuves").to_owned()),
-        items(l, facts),
-        Block::Heading(1, l.pick("Digital details", "Données numériques").to_owned()),
+        description(l, facts, &items),
     ];
-    for (n, collection) in facts.report.collections.iter().enumerate() {
-        blocks.push(Block::Heading(2, format!("{} {}: {}", l.pick("Item", "Pièce"), n + 1, host(collection))));
-        blocks.push(Block::Fields(digital(l, facts, collection)));
+    blocks.extend(nothing(l, facts));
+    blocks.push(Block::Heading(1, l.pick("Digital details", "Données numériques").to_owned()));
+    for item in &items {
+        blocks.push(Block::Heading(2, format!("{} {}: {}", l.pick("Item", "Pièce"), item.n, host(item.collection))));
+        blocks.push(Block::Fields(digital(l, facts, item.collection)));
     }
     blocks.push(Block::Heading(2, l.pick("Of all items", "De toutes les pièces").to_owned()));
     blocks.push(Block::Fields(anchors(l, facts)));
     blocks.push(Block::NewPage);
-    blocks.extend(transfers(l, facts));
+    blocks.extend(transfers(l, facts, &items));
     blocks.push(Block::NewPage);
-    blocks.extend(disposal(l));
+    blocks.extend(disposal(l, facts, &items));
     document(l, facts, l.pick("Evidence chain of custody form", "Formulaire de chaîne de conservation des preuves"), blocks)
 }
 
-fn submission(l: Language, facts: &Facts) -> Vec<(String, Value)> {
+fn submission(l: Language, facts: &Facts, items: &[Item<'_>]) -> Vec<(String, Value)> {
     let case = facts.report.case.as_ref();
     let text = |value: Option<&str>| value.map_or(Value::Blank, Value::text);
-    let seized = facts.acquisitions.iter().map(|a| a.record.started.wall).min();
-    let hosts: Vec<String> = facts.report.collections.iter().map(host).collect::<std::collections::BTreeSet<_>>().into_iter().collect();
+    let seized = items.iter().flat_map(|item| facts.acquisitions_of(&item.collection.id)).map(|a| a.record.started.wall).min();
+    let hosts: BTreeSet<String> = items.iter().map(|item| host(item.collection)).collect();
+    let hosts = hosts.into_iter().collect::<Vec<_>>().join(", ");
+    let sound = facts.report.verdict == Verdict::Sound;
     vec![
+        field(
+            l.pick("Result of the verification", "Résultat de la vérification"),
+            Value::text(if sound { verdict(l, facts) } else { verification(l, facts) }),
+        ),
         field(l.pick("Case number", "Numéro d'affaire"), Value::exact(&facts.description.case)),
         field(l.pick("Offense / case type", "Infraction / nature de l'affaire"), text(case.map(|c| c.title.as_str()))),
         field(l.pick("Legal basis", "Fondement juridique"), text(case.map(|c| c.legal_basis.as_str()))),
-        field(
-            l.pick("Submitting officer (name, ID no.)", "Agent remettant (nom, matricule)"),
-            Value::text(party(&facts.description.exported_by)),
-        ),
+        field(l.pick("Submitting officer (name, ID no.)", "Agent remettant (nom, matricule)"), Value::text(released_by(l, facts))),
         field(l.pick("Victim", "Victime"), Value::Blank),
         field(l.pick("Suspect", "Suspect"), Value::Blank),
         field(
             l.pick("Date / time seized (host's clock)", "Date / heure de saisie (horloge de l'hôte)"),
             seized.map_or(Value::Blank, |at| Value::text(moment(at))),
         ),
-        field(l.pick("Location of seizure", "Lieu de la saisie"), Value::text(hosts.join(", "))),
+        field(l.pick("Location of seizure", "Lieu de la saisie"), if hosts.is_empty() { Value::Blank } else { Value::text(hosts) }),
     ]
 }
 
-fn items(l: Language, facts: &Facts) -> Block {
-    let row = |(n, c): (usize, &CollectionSummary)| {
-        let os = facts
-            .acquisitions_of(&c.id)
-            .next()
-            .map(|a| format!("{}, {}", a.record.host.kernel, a.record.host.os.clone().unwrap_or_default()));
-        let condition = if c.left_out {
-            l.pick("NOT IN THIS BAG, left out by choice", "ABSENTE DE CE DOSSIER, exclue par choix")
-        } else {
-            outcome(l, c.outcome)
-        };
-        let description = format!(
-            "{}: {} {}; {}; {}; {}: {condition}",
-            l.pick("Digital evidence of host", "Preuves numériques de l'hôte"),
-            host(c),
-            os.map(|os| format!("({os})")).unwrap_or_default(),
-            show_bytes(c.raw_bytes),
-            c.id,
-            l.pick("condition", "état"),
-        );
-        vec![Value::text((n + 1).to_string()), Value::text(c.items.to_string()), Value::text(exhibits(l, c)), Value::text(description)]
-    };
+fn description(l: Language, facts: &Facts, items: &[Item<'_>]) -> Block {
+    if items.is_empty() {
+        return Block::Paragraph(l.pick("No evidence was taken.", "Aucune preuve n'a été prise.").to_owned());
+    }
     let columns = vec![
         (l.pick("Item #", "Pièce n°").to_owned(), 0.09),
         (l.pick("Quantity", "Quantité").to_owned(), 0.12),
         (l.pick("Exhibits", "N° de pièces").to_owned(), 0.14),
         (l.pick("Description (model, serial no., condition, marks)", "Description (modèle, n° de série, état, marques)").to_owned(), 0.65),
     ];
-    Block::Table(Table { columns, rows: facts.report.collections.iter().enumerate().map(row).collect(), row_height_min: 18.0 })
+    Block::Table(Table { columns, rows: items.iter().map(|item| described(l, facts, item)).collect(), row_height_min: 18.0 })
+}
+
+fn described(l: Language, facts: &Facts, item: &Item<'_>) -> Vec<Value> {
+    let c = item.collection;
+    let mut name = format!("{} {}", l.pick("Digital evidence of host", "Preuves numériques de l'hôte"), host(c));
+    if let Some(a) = facts.acquisitions_of(&c.id).next() {
+        let os = a.record.host.os.clone().unwrap_or_default();
+        name = format!("{name} ({}, {os})", a.record.host.kernel);
+    }
+    let mut parts = vec![name];
+    // What is not here was not read.
+    if item.is_here() {
+        parts.push(show_bytes(c.raw_bytes));
+    }
+    parts.push(c.id.to_string());
+    parts.push(format!("{}{}", l.pick("condition: ", "état : "), item.condition(l, facts)));
+    vec![
+        Value::text(item.n.to_string()),
+        Value::text(item.quantity().to_string()),
+        Value::text(exhibits(l, c)),
+        Value::text(parts.join("; ")),
+    ]
+}
+
+/// The orders that took nothing: they are no items, and nobody is to think that they were forgotten.
+fn nothing(l: Language, facts: &Facts) -> Vec<Block> {
+    let row = |c: &CollectionSummary| {
+        let waits = c.outcome.is_none() && facts.history.state().awaits_approval(&c.order);
+        let state = match c.outcome {
+            None if waits => l.pick("open, not approved", "en cours, non approuvée"),
+            Some(Outcome::Sealed) => l.pick("sealed: nothing was found to take", "scellée : il n'y avait rien à prendre"),
+            Some(Outcome::Partial) => l.pick("cut short before an item arrived", "interrompue avant l'arrivée d'un élément"),
+            ended => outcome(l, ended),
+        };
+        let reason = c.reason.clone().unwrap_or_else(|| "-".to_owned());
+        vec![Value::exact(&c.id), Value::text(host(c)), Value::text(state), Value::text(reason)]
+    };
+    let rows: Vec<_> = without_evidence(facts).map(row).collect();
+    if rows.is_empty() {
+        return Vec::new();
+    }
+    let columns = vec![
+        (l.pick("Collection", "Collecte").to_owned(), 0.3),
+        (l.pick("Host or agent", "Hôte ou agent").to_owned(), 0.24),
+        (l.pick("State", "État").to_owned(), 0.2),
+        (l.pick("Reason", "Motif").to_owned(), 0.26),
+    ];
+    vec![
+        Block::Heading(2, l.pick("Orders that brought nothing", "Ordres qui n'ont rien rapporté").to_owned()),
+        Block::Table(Table { columns, rows, row_height_min: 0.0 }),
+    ]
 }
 
 fn digital(l: Language, facts: &Facts, c: &CollectionSummary) -> Vec<(String, Value)> {
@@ -210,7 +253,8 @@ fn logged_transfers(l: Language, facts: &Facts) -> Vec<Vec<Value>> {
     rows
 }
 
-fn transfers(l: Language, facts: &Facts) -> Vec<Block> {
+/// What the log knows of handings over, the one of this copy to be completed by hand, and free rows.
+fn transfers(l: Language, facts: &Facts, items: &[Item<'_>]) -> Vec<Block> {
     let columns = vec![
         (l.pick("Item #", "Pièce n°").to_owned(), 0.09),
         (l.pick("Date / time", "Date / heure").to_owned(), 0.17),
@@ -218,11 +262,11 @@ fn transfers(l: Language, facts: &Facts) -> Vec<Block> {
         (l.pick("Received by (signature, ID no.)", "Reçu par (signature, matricule)").to_owned(), 0.26),
         (l.pick("Comments / location", "Observations / lieu").to_owned(), 0.22),
     ];
-    let all = format!("1-{}", facts.report.collections.len().max(1));
+    let here = ranges(items.iter().filter(|item| item.is_here()).map(|item| item.n));
     let first = vec![
-        Value::text(all),
+        Value::text(if here.is_empty() { l.pick("none", "aucune").to_owned() } else { here }),
         Value::text(moment(facts.description.exported_at)),
-        Value::text(party(&facts.description.exported_by)),
+        Value::text(released_by(l, facts)),
         Value::Blank,
         Value::text(&facts.description.reason),
     ];
@@ -231,38 +275,5 @@ fn transfers(l: Language, facts: &Facts) -> Vec<Block> {
     vec![
         Block::Heading(1, l.pick("Chain of custody", "Chaîne de conservation").to_owned()),
         Block::Table(Table { columns, rows, row_height_min: WRITABLE }),
-    ]
-}
-
-fn disposal(l: Language) -> Vec<Block> {
-    let blank =
-        |names: &[(&'static str, &'static str)]| Block::Fields(names.iter().map(|(en, fr)| field(l.pick(en, fr), Value::Blank)).collect());
-    let heading = |en: &'static str, fr: &'static str| Block::Heading(1, l.pick(en, fr).to_owned());
-    vec![
-        heading("Final disposal authority", "Autorisation de destination finale"),
-        blank(&[
-            ("Item(s) no.", "Pièce(s) n°"),
-            ("Pertaining to (suspect)", "Concernant (suspect)"),
-            ("Return to owner / auction / destroy / divert", "Restituer / vendre / détruire / réaffecter"),
-            ("Authorizing officer (name, ID no.)", "Agent autorisant (nom, matricule)"),
-            ("Signature, date", "Signature, date"),
-        ]),
-        heading("Witness to destruction of evidence", "Témoin de la destruction"),
-        blank(&[
-            ("Item(s) no.", "Pièce(s) n°"),
-            ("Evidence custodian (name, ID no.)", "Gardien des preuves (nom, matricule)"),
-            ("Witness (name, ID no.)", "Témoin (nom, matricule)"),
-            ("Signatures, date", "Signatures, date"),
-        ]),
-        heading("Release to lawful owner", "Restitution au propriétaire légitime"),
-        blank(&[
-            ("Item(s) no.", "Pièce(s) n°"),
-            ("Released by custodian (name, ID no.)", "Remis par le gardien (nom, matricule)"),
-            ("Owner's name", "Nom du propriétaire"),
-            ("Address, city, state, zip", "Adresse, ville, région, code postal"),
-            ("Telephone", "Téléphone"),
-            ("Owner's signature, date", "Signature du propriétaire, date"),
-            ("Copy of ID attached (yes / no)", "Copie de la pièce d'identité jointe (oui / non)"),
-        ]),
     ]
 }

@@ -1,14 +1,18 @@
 //! Handing a case over: fetched as it is stored, verified, described for people and programs, signed, and only then named.
 
 mod certificate;
+mod destroyed;
 mod envelope;
+mod evidence;
 mod exhibits;
 mod facts;
 mod fetch;
 mod folder;
 mod form;
+mod items;
 mod ontology;
 mod place;
+mod release;
 mod report;
 mod schemas;
 mod stamp;

@@ -1,10 +1,10 @@
 //! The report: what the case is, what was found by verifying it, what is in the bag, who handled it.
 
-use exhibit_evidence::Timestamp;
-use exhibit_evidence::verify::CollectionSummary;
+use std::collections::BTreeMap;
 
+use super::evidence::evidence;
 use super::facts::Facts;
-use super::words::{approved, document, exhibits, field, head, host, moment, outcome, party, verdict};
+use super::words::{document, field, head, moment, party, verdict};
 use crate::document::{Block, Document, Language, Table, Value};
 use crate::units::show_bytes;
 
@@ -24,9 +24,7 @@ pub fn report(language: Language, facts: &Facts) -> Document {
     blocks.extend(case(l, facts));
     blocks.extend(verification(l, facts));
     blocks.extend(findings(l, facts));
-    for collection in &facts.report.collections {
-        blocks.extend(evidence(l, facts, collection));
-    }
+    blocks.extend(evidence(l, facts));
     blocks.extend(handlings(l, facts));
     blocks.extend(custody(l, facts));
     blocks.extend(incidents(l, facts));
@@ -88,11 +86,9 @@ fn verification(l: Language, facts: &Facts) -> Vec<Block> {
         field(l.pick("Deployment", "Déploiement"), Value::text(&report.deployment)),
         field(l.pick("SHA-256 of the root key", "SHA-256 de la clé racine"), Value::exact(facts.root_key)),
     ];
-    let cosigned = facts.cosigned.iter().map(|(key, size)| format!("{key}: {size}")).collect::<Vec<_>>().join(", ");
-    let none = l.pick("none in this bag", "aucune dans ce dossier");
     fields.push(field(
-        l.pick("Cosignatures of witnesses (key: records)", "Cosignatures de témoins (clé : nombre)"),
-        Value::text(if cosigned.is_empty() { none.to_owned() } else { cosigned }),
+        l.pick("Cosignatures of witnesses (not checked here)", "Cosignatures de témoins (non vérifiées ici)"),
+        Value::text(cosigned(l, &facts.cosigned, facts.description.head.size)),
     ));
     vec![
         Block::Heading(1, l.pick("2. Verification", "2. Vérification").to_owned()),
@@ -105,6 +101,23 @@ fn verification(l: Language, facts: &Facts) -> Vec<Block> {
         ),
         Block::Fields(fields),
     ]
+}
+
+/// The newest head that each witness cosigned: how much of the log it covers.
+fn cosigned(l: Language, heads: &[(String, u64)], records: u64) -> String {
+    let mut newest = BTreeMap::new();
+    for (witness, size) in heads {
+        let most = newest.entry(witness.as_str()).or_insert(*size);
+        *most = (*most).max(*size);
+    }
+    if newest.is_empty() {
+        return l.pick("none in this bag", "aucune dans ce dossier").to_owned();
+    }
+    let one = |(witness, size): (&str, u64)| match l {
+        Language::En => format!("witness {witness} cosigned the first {size} of {records} records"),
+        Language::Fr => format!("le témoin {witness} a cosigné les {size} premiers enregistrements sur {records}"),
+    };
+    newest.into_iter().map(one).collect::<Vec<_>>().join("; ")
 }
 
 fn findings(l: Language, facts: &Facts) -> Vec<Block> {
@@ -136,94 +149,6 @@ fn rest(l: Language, more: u64) -> Block {
     })
 }
 
-fn evidence(l: Language, facts: &Facts, c: &CollectionSummary) -> Vec<Block> {
-    let title = format!("{} {}", l.pick("3. Evidence from", "3. Preuves provenant de"), host(c));
-    let mut fields = vec![
-        field(l.pick("Collection", "Collecte"), Value::exact(&c.id)),
-        field(l.pick("Agent", "Agent"), Value::exact(&c.agent)),
-        field(l.pick("How it ended", "Issue"), Value::text(outcome(l, c.outcome))),
-        field(l.pick("Exhibit numbers", "Numéros de pièces"), Value::text(exhibits(l, c))),
-    ];
-    if let Some(reason) = &c.reason {
-        fields.push(field(l.pick("Reason", "Motif"), Value::text(reason)));
-    }
-    if let Some(order) = facts.order_of(c) {
-        let (n, o) = (order.n, &order.record);
-        fields.push(field(l.pick("Ordered by", "Ordonnée par"), Value::text(format!("{}, {}", party(&o.issued_by), moment(o.issued_at)))));
-        fields.push(field(l.pick("Order", "Ordre"), Value::exact(format!("{} ({} {n})", o.order, l.pick("record", "enregistrement")))));
-        fields.extend(approved(l, facts, c));
-        fields.push(field(l.pick("Legal basis of the order", "Fondement juridique de l'ordre"), Value::text(&o.legal_basis)));
-        fields.push(field(l.pick("Ordered because", "Motif de l'ordre"), Value::text(&o.reason)));
-        let captures = o.captures.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ");
-        fields.push(field(l.pick("What was ordered", "Objet de l'ordre"), Value::text(captures)));
-    }
-    if let Some(disposed) = &c.disposed {
-        let text = format!("{} ({})", moment(disposed.at), disposed.certificate);
-        fields.push(field(l.pick("DESTROYED (certificate)", "DÉTRUITE (certificat)"), Value::text(text)));
-    } else if c.left_out {
-        fields
-            .push(field(l.pick("In this bag", "Dans ce dossier"), Value::text(l.pick("NO: left out by choice", "NON : exclue par choix"))));
-    } else {
-        let status: Vec<String> = c.by_status.iter().map(|(status, n)| format!("{n} {}", status.as_str())).collect();
-        fields.push(field(l.pick("Items", "Éléments"), Value::text(format!("{} ({})", c.items, status.join(", ")))));
-        fields.push(field(l.pick("Items verified", "Éléments vérifiés"), Value::text(format!("{} / {}", c.items_verified, c.items))));
-        fields.push(field(l.pick("Size", "Taille"), Value::text(format!("{} ({})", show_bytes(c.raw_bytes), show_bytes(c.stored_bytes)))));
-    }
-    let mut blocks = vec![Block::Heading(1, title), Block::Fields(fields)];
-    for acquisition in facts.acquisitions_of(&c.id) {
-        blocks.push(Block::Heading(2, format!("{} {}", l.pick("Stream", "Flux"), acquisition.record.stream)));
-        blocks.push(Block::Fields(taken(l, facts, acquisition)));
-    }
-    blocks
-}
-
-fn taken(l: Language, facts: &Facts, at: &super::facts::At<exhibit_evidence::record::Acquisition>) -> Vec<(String, Value)> {
-    let a = &at.record;
-    let offset = |offset: Option<i64>| match offset {
-        Some(ns) => format!("{} ms", ns / 1_000_000),
-        None => l.pick("not measured", "non mesuré").to_owned(),
-    };
-    let os = a.host.os.clone().unwrap_or_default();
-    let mut fields = vec![
-        field(
-            l.pick("Host, by its own account", "Hôte, selon lui-même"),
-            Value::text(format!("{}, {os}, {}", a.host.hostname, a.host.kernel)),
-        ),
-        field(l.pick("Taken", "Prise"), Value::text(format!("{} - {}", moment(a.started.wall), moment(a.ended.wall)))),
-        field(
-            l.pick("Offset of the host's clock", "Écart de l'horloge de l'hôte"),
-            Value::text(format!("{} / {}", offset(a.started.offset_ns), offset(a.ended.offset_ns))),
-        ),
-        field(l.pick("Program", "Programme"), Value::text(format!("{} {}", a.tool.name, a.tool.version))),
-        field(l.pick("SHA-256 of the program", "SHA-256 du programme"), Value::exact(a.tool.sha256)),
-        field(l.pick("SHA-256 of the manifest", "SHA-256 du manifeste"), Value::exact(a.manifest.sha256)),
-        field(l.pick("Effect on the host", "Effet sur l'hôte"), Value::text(footprint(l, &a.footprint))),
-    ];
-    let receipt = facts.receipts_of(&a.collection).find(|r| r.record.stream == a.stream);
-    if let Some(receipt) = receipt {
-        let (from, to): (Timestamp, Timestamp) = (receipt.record.received_from, receipt.record.received_to);
-        let text = format!("{} - {} ({} {})", moment(from), moment(to), l.pick("record", "enregistrement"), receipt.n);
-        fields.push(field(l.pick("Received and verified", "Reçu et vérifié"), Value::text(text)));
-    }
-    fields
-}
-
-fn footprint(l: Language, f: &exhibit_evidence::record::Footprint) -> String {
-    let (memory, seconds) = (show_bytes(f.rss_peak_bytes), f.cpu_ms as f64 / 1_000.0);
-    match l {
-        Language::En => format!(
-            "process {}, at most {memory} of memory, {seconds:.1} s of processor time, files written: {}",
-            f.pid,
-            f.wrote.join(", ")
-        ),
-        Language::Fr => format!(
-            "processus {}, au plus {memory} de mémoire, {seconds:.1} s de processeur, fichiers écrits : {}",
-            f.pid,
-            f.wrote.join(", ")
-        ),
-    }
-}
-
 fn handlings(l: Language, facts: &Facts) -> Vec<Block> {
     let row = |h: &super::facts::Handling| {
         vec![
@@ -248,8 +173,8 @@ fn handlings(l: Language, facts: &Facts) -> Vec<Block> {
         Block::Heading(1, l.pick("4. Who read, listed or exported the evidence", "4. Qui a lu, listé ou exporté les preuves").to_owned()),
         Block::Paragraph(
             l.pick(
-                "Each of these was recorded in the log before a byte was given out, by the coordinator's clock.",
-                "Chacun de ces accès a été inscrit au journal avant la remise du premier octet, selon l'horloge du coordinateur.",
+                "Each of these was recorded in the log before the coordinator gave out a byte, by its clock. Whoever read the store directly, past the coordinator, is not among them.",
+                "Chacun de ces accès a été inscrit au journal avant que le coordinateur ne remette le premier octet, selon son horloge. Quiconque a lu directement le dépôt, sans passer par le coordinateur, n'y figure pas.",
             )
             .to_owned(),
         ),
@@ -372,4 +297,20 @@ fn limits(l: Language) -> Vec<Block> {
     let mut blocks = vec![Block::Heading(1, l.pick("6. What this report does not show", "6. Ce que ce rapport ne montre pas").to_owned())];
     blocks.extend(texts.map(|(en, fr)| Block::Paragraph(l.pick(en, fr).to_owned())));
     blocks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_witness_is_said_with_what_it_covers() {
+        let heads = [("69873bed".to_owned(), 9), ("69873bed".to_owned(), 14), ("0a1b2c3d".to_owned(), 28)];
+        assert_eq!(
+            cosigned(Language::En, &heads, 28),
+            "witness 0a1b2c3d cosigned the first 28 of 28 records; witness 69873bed cosigned the first 14 of 28 records"
+        );
+        assert_eq!(cosigned(Language::Fr, &heads[..2], 28), "le témoin 69873bed a cosigné les 14 premiers enregistrements sur 28");
+        assert_eq!(cosigned(Language::En, &[], 28), "none in this bag");
+    }
 }

@@ -1,9 +1,14 @@
 //! Statements for a person to complete and sign: what the program can state is filled in; the person decides whether it is
 //! true, and counsel whether it fits the court.
 
+use std::collections::BTreeSet;
+
+use exhibit_evidence::verify::Verdict;
+
 use super::facts::Facts;
 use super::words::{document, field, head, moment, party, verdict};
 use crate::document::{Block, Document, Language, Value};
+use crate::units::count;
 
 fn notice(l: Language) -> Block {
     Block::Paragraph(
@@ -15,8 +20,11 @@ fn notice(l: Language) -> Block {
     )
 }
 
-fn paragraphs(l: Language, texts: &[(&'static str, &'static str)]) -> impl Iterator<Item = Block> {
-    texts.iter().map(move |(en, fr)| Block::Paragraph(l.pick(en, fr).to_owned())).collect::<Vec<_>>().into_iter()
+/// A text in both languages.
+type Text = (&'static str, &'static str);
+
+fn paragraphs(l: Language, texts: &[Text]) -> Vec<Block> {
+    texts.iter().map(|(en, fr)| Block::Paragraph(l.pick(en, fr).to_owned())).collect()
 }
 
 fn identification(l: Language, facts: &Facts) -> Block {
@@ -44,40 +52,143 @@ fn signature(l: Language) -> Block {
     )
 }
 
+/// What of a log is fixed by somebody else than the holder of its key.
+struct Heads {
+    /// Witnesses that cosigned a head.
+    witnesses: u64,
+    /// Authorities that stamped one.
+    authorities: u64,
+    /// Records under the newest of these heads.
+    covered: u64,
+    /// Records of the log.
+    records: u64,
+}
+
+impl Heads {
+    fn of(facts: &Facts) -> Self {
+        let (cosigned, stamps) = (&facts.cosigned, &facts.report.timestamps);
+        let witnesses: BTreeSet<&str> = cosigned.iter().map(|(key, _)| key.as_str()).collect();
+        let authorities: BTreeSet<&str> = stamps.iter().map(|stamp| stamp.authority.as_str()).collect();
+        let records = facts.description.head.size;
+        let newest = cosigned.iter().map(|(_, size)| *size).chain(stamps.iter().map(|stamp| stamp.size)).max();
+        let covered = newest.unwrap_or(0).min(records);
+        Self { witnesses: witnesses.len() as u64, authorities: authorities.len() as u64, covered, records }
+    }
+
+    /// Who fixed heads, in words; `None` for nobody.
+    fn by(&self, l: Language) -> Option<String> {
+        let (w, a) = (self.witnesses, self.authorities);
+        let witnesses = match l {
+            Language::En => format!("the heads that {} cosigned", count(w, "witness", "witnesses")),
+            Language::Fr => format!("les têtes que {} cosignées", count(w, "témoin a", "témoins ont")),
+        };
+        let authorities = match l {
+            Language::En => format!("the heads that {} stamped", count(a, "time authority", "time authorities")),
+            Language::Fr => format!("les têtes que {} horodatées", count(a, "autorité d'horodatage a", "autorités d'horodatage ont")),
+        };
+        match (w > 0, a > 0) {
+            (true, true) => Some(format!("{witnesses} {} {authorities}", l.pick("and", "et"))),
+            (true, false) => Some(witnesses),
+            (false, true) => Some(authorities),
+            (false, false) => None,
+        }
+    }
+
+    /// What holds about changes of the log, and no more.
+    fn statement(&self, l: Language) -> String {
+        let (covered, records) = (self.covered, self.records);
+        let Some(by) = self.by(l) else { return l.pick(NOBODY.0, NOBODY.1).to_owned() };
+        let mut text = match l {
+            Language::En => format!(
+                "Of its {records} records, none of the first {covered} can be altered, removed or inserted without that being shown by {by}; whether these are genuine is checked with keys and roots from elsewhere, as VERIFY.md says."
+            ),
+            Language::Fr => format!(
+                "Sur ses {records} enregistrements, aucun des {covered} premiers ne peut être modifié, supprimé ou inséré sans que le révèlent {by} ; leur authenticité se contrôle avec des clés et des racines obtenues par ailleurs, comme l'indique VERIFY.md."
+            ),
+        };
+        if covered < records {
+            text.push(' ');
+            text.push_str(l.pick(LATER.0, LATER.1));
+        }
+        text
+    }
+}
+
+const NOBODY: Text = (
+    "No witness cosigned a head of this log and no time authority stamped one: until this copy was made, whoever holds the log's key could have left records out or put others in; only a head that was noted elsewhere would show it.",
+    "Aucun témoin n'a cosigné de tête de ce journal et aucune autorité d'horodatage n'en a horodaté : jusqu'à l'établissement de cette copie, le détenteur de la clé du journal aurait pu omettre des enregistrements ou en ajouter ; seule une tête notée ailleurs le révélerait.",
+);
+
+const LATER: Text = (
+    "For the later records no such head exists: until this copy was made, whoever holds the log's key could have left some out or put others in.",
+    "Pour les enregistrements suivants, il n'existe pas de telle tête : jusqu'à l'établissement de cette copie, le détenteur de la clé du journal aurait pu en omettre ou en ajouter.",
+);
+
+/// What stands in the place of a statement about a copy that is not sound, and of its signature.
+fn not_to_be_signed(l: Language, facts: &Facts) -> Vec<Block> {
+    let (errors, warnings, _) = facts.report.findings.counts();
+    let (title, lines) = match l {
+        Language::En => {
+            ("NOT TO BE SIGNED before the findings are explained", ["Explanation of each finding", "By whom (name, position), date"])
+        }
+        Language::Fr => {
+            ("NE PAS SIGNER avant que les constats soient expliqués", ["Explication de chaque constat", "Par qui (nom, fonction), date"])
+        }
+    };
+    let text = match l {
+        Language::En => format!(
+            "The verification of this copy found {errors} errors and {warnings} warnings: it is NOT SOUND. The report names them in its section 2. What this document states about a sound copy is therefore not filled in, and there is no line for a signature."
+        ),
+        Language::Fr => format!(
+            "La vérification de cette copie a relevé {errors} erreurs et {warnings} avertissements : elle est NON INTÈGRE. Le rapport les indique à sa section 2. Ce que ce document énonce d'une copie intègre n'est donc pas rempli, et aucune ligne n'est prévue pour une signature."
+        ),
+    };
+    vec![Block::Heading(1, title.to_owned()), Block::Paragraph(text), Block::Lines(lines.map(str::to_owned).to_vec())]
+}
+
+const TAKEN: [Text; 2] = [
+    (
+        "1. I am the person named below. I am qualified by the training and experience stated below to make this certification.",
+        "1. Je suis la personne nommée ci-dessous. La formation et l'expérience indiquées ci-dessous me qualifient pour établir ce certificat.",
+    ),
+    (
+        "2. The electronic files identified above were copied from the hosts named in the evidence report by an electronic process. On each host a program took the files on a signed order, computed the SHA-256 of each while reading it, and signed a list of these values with a key of that host's agent.",
+        "2. Les fichiers électroniques identifiés ci-dessus ont été copiés depuis les hôtes nommés dans le rapport par un procédé électronique. Sur chaque hôte, un programme a pris les fichiers sur un ordre signé, calculé le SHA-256 de chacun pendant la lecture et signé la liste de ces valeurs avec une clé de l'agent de cet hôte.",
+    ),
+];
+
+const RECEIVED: Text = (
+    "3. The program that received the files computed these values again from the bytes it received, compared them, stored the bytes unchanged, and signed a receipt. Each of these signed statements is a record of the log in this copy.",
+    "3. Le programme qui a reçu les fichiers a recalculé ces valeurs à partir des octets reçus, les a comparées, a conservé les octets inchangés et signé un récépissé. Chacune de ces déclarations signées est un enregistrement du journal contenu dans cette copie.",
+);
+
+const COPIED: [Text; 3] = [
+    (
+        "4. When this copy was made, every value of what it contains was computed a third time and compared. The result is stated above. Identical values mean that the copy is a true copy of what was taken.",
+        "4. Lors de l'établissement de cette copie, chaque valeur de ce qu'elle contient a été calculée une troisième fois et comparée. Le résultat est indiqué ci-dessus. Des valeurs identiques signifient que la copie est conforme à ce qui a été pris.",
+    ),
+    (
+        "5. The process produces an accurate result when used as described in the documentation that comes with it. I have no reason to believe that it was not working properly, except: ______________________________",
+        "5. Le procédé donne un résultat exact lorsqu'il est employé comme le décrit sa documentation. Je n'ai pas de raison de croire qu'il n'ait pas fonctionné correctement, sauf : ______________________________",
+    ),
+    (
+        "I certify under penalty of perjury that the foregoing is true and correct.",
+        "Je certifie sous les peines du faux témoignage que ce qui précède est exact et sincère.",
+    ),
+];
+
 /// A certificate in the manner of Federal Rules of Evidence 902(13) and (14).
 pub fn certificate(language: Language, facts: &Facts) -> Document {
     let l = language;
     let mut blocks = vec![notice(l), identification(l, facts)];
-    blocks.extend(paragraphs(
-        l,
-        &[
-            (
-                "1. I am the person named below. I am qualified by the training and experience stated below to make this certification.",
-                "1. Je suis la personne nommée ci-dessous. La formation et l'expérience indiquées ci-dessous me qualifient pour établir ce certificat.",
-            ),
-            (
-                "2. The electronic files identified above were copied from the hosts named in the evidence report by an electronic process. On each host a program took the files on a signed order, computed the SHA-256 of each while reading it, and signed a list of these values with a key of that host's agent.",
-                "2. Les fichiers électroniques identifiés ci-dessus ont été copiés depuis les hôtes nommés dans le rapport par un procédé électronique. Sur chaque hôte, un programme a pris les fichiers sur un ordre signé, calculé le SHA-256 de chacun pendant la lecture et signé la liste de ces valeurs avec une clé de l'agent de cet hôte.",
-            ),
-            (
-                "3. The program that received the files computed these values again from the bytes it received, compared them, stored the bytes unchanged, and signed a receipt. Each of these signed statements is part of a log in which no statement can be altered, removed or inserted unnoticed.",
-                "3. Le programme qui a reçu les fichiers a recalculé ces valeurs à partir des octets reçus, les a comparées, a conservé les octets inchangés et signé un récépissé. Chacune de ces déclarations signées fait partie d'un journal dans lequel aucune ne peut être modifiée, supprimée ou insérée sans être remarquée.",
-            ),
-            (
-                "4. When this copy was made, every value was computed a third time and compared. The result is stated above. Identical values mean that the copy is a true copy of what was taken.",
-                "4. Lors de l'établissement de cette copie, chaque valeur a été calculée une troisième fois et comparée. Le résultat est indiqué ci-dessus. Des valeurs identiques signifient que la copie est conforme à ce qui a été pris.",
-            ),
-            (
-                "5. The process produces an accurate result when used as described in the documentation that comes with it. I have no reason to believe that it was not working properly, except: ______________________________",
-                "5. Le procédé donne un résultat exact lorsqu'il est employé comme le décrit sa documentation. Je n'ai pas de raison de croire qu'il n'ait pas fonctionné correctement, sauf : ______________________________",
-            ),
-            (
-                "I certify under penalty of perjury that the foregoing is true and correct.",
-                "Je certifie sous les peines du faux témoignage que ce qui précède est exact et sincère.",
-            ),
-        ],
-    ));
-    blocks.push(signature(l));
+    if facts.report.verdict == Verdict::Unsound {
+        blocks.extend(not_to_be_signed(l, facts));
+    } else {
+        blocks.extend(paragraphs(l, &TAKEN));
+        blocks.push(Block::Paragraph(format!("{} {}", l.pick(RECEIVED.0, RECEIVED.1), Heads::of(facts).statement(l))));
+        blocks.extend(paragraphs(l, &COPIED));
+        blocks.push(signature(l));
+    }
     document(
         l,
         facts,
@@ -89,40 +200,85 @@ pub fn certificate(language: Language, facts: &Facts) -> Document {
     )
 }
 
+const IDENTIFICATION: Text = (
+    "The hosts, their agents and what was to be taken are named in each order before the taking.",
+    "Les hôtes, leurs agents et ce qui devait être pris sont nommés dans chaque ordre avant la prise.",
+);
+const ACQUISITION: Text = (
+    "Taken from running systems, in order of volatility, by a program whose digest, memory, processor time and files written are stated in the report. By its own account it wrote nothing else to the hosts.",
+    "Prises sur des systèmes en marche, dans l'ordre de volatilité, par un programme dont l'empreinte, la mémoire, le temps de calcul et les fichiers écrits figurent au rapport. Selon ses propres indications, il n'a rien écrit d'autre sur les hôtes.",
+);
+const PRESERVATION: Text = (
+    "Stored once, as received; the digests show whether that is still so. Every access through the coordinator is recorded before it is granted. Whoever reads the store directly, past the coordinator, is not seen by it.",
+    "Conservées une fois, telles que reçues ; les empreintes montrent si c'est encore le cas. Chaque accès par le coordinateur est inscrit avant d'être accordé. Quiconque lit directement le dépôt, sans passer par le coordinateur, échappe à celui-ci.",
+);
+const AUDITABILITY: Text = (
+    "Every order, taking, receipt, access through the coordinator and change of custody is a signed record in the log of this bag.",
+    "Chaque ordre, prise, réception, accès par le coordinateur et changement de garde est un enregistrement signé du journal de ce dossier.",
+);
+const REPEATABILITY: Text = (
+    "The checks of this bag can be repeated by anybody with VERIFY.md. A taking from a running system cannot be repeated with the same result.",
+    "Les contrôles de ce dossier peuvent être répétés par quiconque avec VERIFY.md. Une prise sur un système en marche ne peut être répétée avec le même résultat.",
+);
+
+/// What the program can state of the handling.
+fn stated(l: Language, facts: &Facts) -> Block {
+    let said = |(en, fr): Text| Value::text(l.pick(en, fr));
+    let audit = format!("{} {}", l.pick(AUDITABILITY.0, AUDITABILITY.1), Heads::of(facts).statement(l));
+    Block::Fields(vec![
+        field(l.pick("Identification", "Identification"), said(IDENTIFICATION)),
+        field(l.pick("Collection and acquisition", "Collecte et acquisition"), said(ACQUISITION)),
+        field(l.pick("Preservation", "Préservation"), said(PRESERVATION)),
+        field(l.pick("Auditability", "Auditabilité"), Value::text(audit)),
+        field(l.pick("Repeatability, reproducibility", "Répétabilité, reproductibilité"), said(REPEATABILITY)),
+        field(l.pick("Justification of methods", "Justification des méthodes"), Value::Blank),
+        field(l.pick("Deviations from procedure", "Écarts à la procédure"), Value::Blank),
+        field(l.pick("Competence of the persons involved", "Compétence des intervenants"), Value::Blank),
+    ])
+}
+
 /// A statement of handling in the manner of ISO/IEC 27037.
 pub fn handling(language: Language, facts: &Facts) -> Document {
     let l = language;
     let mut blocks = vec![notice(l), identification(l, facts)];
-    blocks.push(Block::Fields(vec![
-        field(l.pick("Identification", "Identification"), Value::text(l.pick(
-            "The hosts, their agents and what was to be taken are named in each order before the taking.",
-            "Les hôtes, leurs agents et ce qui devait être pris sont nommés dans chaque ordre avant la prise.",
-        ))),
-        field(l.pick("Collection and acquisition", "Collecte et acquisition"), Value::text(l.pick(
-            "Taken from running systems, in order of volatility, by a program whose digest, memory, processor time and files written are stated in the report. Nothing else was written to the hosts by it.",
-            "Prises sur des systèmes en marche, dans l'ordre de volatilité, par un programme dont l'empreinte, la mémoire, le temps de calcul et les fichiers écrits figurent au rapport. Il n'a rien écrit d'autre sur les hôtes.",
-        ))),
-        field(l.pick("Preservation", "Préservation"), Value::text(l.pick(
-            "Stored once, as received; never written again; every access recorded before it was granted.",
-            "Conservées une fois, telles que reçues ; jamais réécrites ; chaque accès inscrit avant d'être accordé.",
-        ))),
-        field(l.pick("Auditability", "Auditabilité"), Value::text(l.pick(
-            "Every step is a signed record in the log of this bag.",
-            "Chaque étape est un enregistrement signé du journal de ce dossier.",
-        ))),
-        field(l.pick("Repeatability, reproducibility", "Répétabilité, reproductibilité"), Value::text(l.pick(
-            "The checks of this bag can be repeated by anybody with VERIFY.md. A taking from a running system cannot be repeated with the same result.",
-            "Les contrôles de ce dossier peuvent être répétés par quiconque avec VERIFY.md. Une prise sur un système en marche ne peut être répétée avec le même résultat.",
-        ))),
-        field(l.pick("Justification of methods", "Justification des méthodes"), Value::Blank),
-        field(l.pick("Deviations from procedure", "Écarts à la procédure"), Value::Blank),
-        field(l.pick("Competence of the persons involved", "Compétence des intervenants"), Value::Blank),
-    ]));
-    blocks.push(signature(l));
+    if facts.report.verdict == Verdict::Unsound {
+        blocks.extend(not_to_be_signed(l, facts));
+    } else {
+        blocks.push(stated(l, facts));
+        blocks.push(signature(l));
+    }
     document(
         l,
         facts,
         l.pick("Statement of handling (in the manner of ISO/IEC 27037)", "Déclaration de traitement (selon ISO/IEC 27037)"),
         blocks,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(l: Language, witnesses: u64, authorities: u64, covered: u64) -> String {
+        Heads { witnesses, authorities, covered, records: 28 }.statement(l)
+    }
+
+    #[test]
+    fn a_log_that_nobody_else_vouches_for_claims_nothing() {
+        let text = said(Language::En, 0, 0, 0);
+        assert!(text.starts_with("No witness cosigned") && !text.contains("can be altered"), "{text}");
+        assert!(said(Language::Fr, 0, 0, 0).starts_with("Aucun témoin"));
+    }
+
+    #[test]
+    fn what_witnesses_and_authorities_show_is_said_as_far_as_it_goes() {
+        let text = said(Language::En, 2, 1, 14);
+        assert!(text.contains("Of its 28 records, none of the first 14"), "{text}");
+        assert!(text.contains("shown by the heads that 2 witnesses cosigned and the heads that 1 time authority stamped;"), "{text}");
+        assert!(text.ends_with(LATER.0), "{text}");
+        let text = said(Language::Fr, 1, 0, 28);
+        assert!(text.contains("sans que le révèlent les têtes que 1 témoin a cosignées ;"), "{text}");
+        assert!(!text.contains("horodat") && !text.contains(LATER.1), "{text}");
+        assert!(said(Language::Fr, 0, 2, 28).contains("les têtes que 2 autorités d'horodatage ont horodatées ;"));
+    }
 }

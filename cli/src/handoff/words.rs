@@ -39,6 +39,14 @@ pub fn verdict(language: Language, facts: &Facts) -> &'static str {
     }
 }
 
+/// The verdict as a phrase of its own; where it is not good, with the place that says why.
+pub fn verification(language: Language, facts: &Facts) -> &'static str {
+    match facts.report.verdict {
+        Verdict::Sound => language.pick("Verification: SOUND", "Vérification : INTÈGRE"),
+        Verdict::Unsound => language.pick("Verification: NOT SOUND, see report", "Vérification : NON INTÈGRE, voir le rapport"),
+    }
+}
+
 /// The host of a collection, or its agent where the host never said its name.
 pub fn host(collection: &CollectionSummary) -> String {
     collection.host.clone().unwrap_or_else(|| collection.agent.to_string())

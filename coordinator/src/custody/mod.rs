@@ -148,7 +148,9 @@ fn allowed(view: &View, digest: Digest, record: &Record, now: Timestamp) -> Resu
 
 fn problem(breach: &Breach) -> Problem {
     let kind = match breach.rule {
-        Rule::Reason | Rule::Collection | Rule::Certificate | Rule::RetentionShortened | Rule::ApprovalEarly => Kind::Invalid,
+        Rule::Reason | Rule::Collection | Rule::Certificate | Rule::RetentionShortened | Rule::ApprovalEarly | Rule::ApprovalLate => {
+            Kind::Invalid
+        }
         Rule::TransferRelease | Rule::TransferAcceptance | Rule::DisposalRequest | Rule::SecondPerson | Rule::OrderSecondPerson => {
             Kind::Denied
         }

@@ -115,7 +115,7 @@ impl ResponderService for Responders {
                 let Some(last) = page.last() else { return Ok(()) };
                 after = Some(last.case.clone());
                 for row in page.into_iter().filter(|row| authz::decide_in_case(LIST_CASES, &by, &row.case).is_ok()) {
-                    if out.send(answers::case(&parts, row).await?).await.is_err() {
+                    if out.send(answers::listed_case(&parts, row).await?).await.is_err() {
                         return Ok(());
                     }
                 }

@@ -48,6 +48,8 @@ pub enum Rule {
     OrderSecondPerson,
     /// An approval is dated before what it approves.
     ApprovalEarly,
+    /// An approval is dated after the end of what it approves.
+    ApprovalLate,
     /// A hold stands.
     Held,
     /// Retention has not ended.
@@ -255,6 +257,12 @@ impl State {
     #[must_use]
     pub fn approval_of(&self, order: &Digest) -> Option<Digest> {
         self.orders.approval_of(order)
+    }
+
+    /// When an order was approved, by the clock of who approved it.
+    #[must_use]
+    pub fn approved_at(&self, order: &Digest) -> Option<Timestamp> {
+        self.orders.approved_at(order)
     }
 
     /// The id of an order that needs an approval, by its record.

@@ -20,7 +20,18 @@ pub fn check_order_approval(digest: Digest, order: &Order, approval: &Approval) 
     reason(&approval.reason)?;
     require(approval.case == order.case, Rule::Predecessor, || format!("it is of case {}, the order of {}", approval.case, order.case))?;
     require(approval.predecessor == digest, Rule::Predecessor, || format!("it approves record {}, not {digest}", approval.predecessor))?;
-    by_another((&order.issued_by, order.issued_at), approval, Rule::OrderSecondPerson)
+    by_another((&order.issued_by, order.issued_at), approval, Rule::OrderSecondPerson)?;
+    in_time(order.expires_at, approval)
+}
+
+/// Dated while the order could still be begun: nobody revives one that has expired.
+fn in_time(expires_at: Timestamp, p: &Approval) -> Result<(), Breach> {
+    require(p.approved_at < expires_at, Rule::ApprovalLate, || {
+        format!(
+            "is dated {}, when the order that it approves had expired ({expires_at}); a new order is what can be approved",
+            p.approved_at
+        )
+    })
 }
 
 /// Signed by somebody else, and not dated before what it approves: nobody agrees to what does not exist yet.
@@ -38,7 +49,7 @@ struct Ordered {
     by: String,
     at: Timestamp,
     expires_at: Timestamp,
-    approval: Option<Digest>,
+    approval: Option<(Digest, Timestamp)>,
 }
 
 /// The orders of one case that need an approval; none in a case that was not opened so. Some 250 bytes each.
@@ -67,7 +78,11 @@ impl Orders {
     }
 
     pub fn approval_of(&self, order: &Digest) -> Option<Digest> {
-        self.known.get(order).and_then(|o| o.approval)
+        self.known.get(order).and_then(|o| o.approval).map(|(digest, _)| digest)
+    }
+
+    pub fn approved_at(&self, order: &Digest) -> Option<Timestamp> {
+        self.known.get(order).and_then(|o| o.approval).map(|(_, at)| at)
     }
 
     pub fn waiting(&self, now: Timestamp) -> Vec<(Digest, OrderId)> {
@@ -79,7 +94,8 @@ impl Orders {
             return breach(Rule::Predecessor, format!("record {} is nothing that waits for an approval", p.predecessor));
         };
         by_another((&ordered.by, ordered.at), p, Rule::OrderSecondPerson)?;
-        ordered.approval = Some(digest);
+        in_time(ordered.expires_at, p)?;
+        ordered.approval = Some((digest, p.approved_at));
         Ok(())
     }
 }

@@ -238,6 +238,9 @@ impl KeyRing {
         if p.deployment != self.deployment || !p.name.starts_with(&format!("spiffe://{}/", self.deployment)) {
             return Err("it belongs to another deployment");
         }
+        if !p.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b":/.-_".contains(&b)) {
+            return Err("its name has other characters than a-z 0-9 . - _: it could be taken for another one");
+        }
         if p.predecessor.map_or(!holder.enrolments.is_empty(), |d| !holder.enrolments.contains(&d)) {
             return Err("its predecessor is not an enrolment of the key that signed it");
         }

@@ -230,7 +230,7 @@ codes! {
         "The tree head that an order carries is not a head that this log had before the order."
         "The order cannot be placed in time relative to the history of the case."
     OrderAfterClose "order.after-close" Error Operator
-        "An order was logged after the case was closed."
+        "An order, or the approval of one, was logged after the case was closed."
         "Evidence was ordered when the case no longer allowed it."
     OrderOpen "order.open" Note Unknown
         "A target of an order has no seal record yet."
@@ -244,6 +244,9 @@ codes! {
     ApprovalEarly "approval.early" Error Operator
         "An approval of an order or of a disposal is dated before what it approves."
         "Nobody can have agreed to what did not exist yet, or the clock of one of the two is wrong; the approval has no effect."
+    ApprovalLate "approval.late" Error Operator
+        "An approval of an order is dated when the order had expired."
+        "The order could not be begun any more; the approval has no effect."
     ChainOrder "chain.order" Error Coordinator
         "A refusal, acquisition, receipt or seal names an order that is not in this log before it, or a collection of no order."
         "Something was done that no order in this case asked for."
@@ -265,6 +268,18 @@ codes! {
     AcquisitionReason "acquisition.reason" Error Host
         "The agent says that it did not finish and does not say why."
         "A part of what was ordered is missing without an explanation."
+    AcquisitionExpired "acquisition.expired" Warning Host
+        "By the host's own clock a collection was begun when its order had expired."
+        "The order did not allow it any more, or the host's clock was set while it waited; the clocks in the record and the trusted time of the log tell."
+    AcquisitionUnapproved "acquisition.unapproved" Warning Host
+        "By the clocks that the records state, a collection was begun before its order was approved."
+        "Its agent took evidence without the approval, or one of the clocks is wrong."
+    TimeExcluded "time.excluded" Warning Unknown
+        "A record states a moment that a trusted timestamp excludes."
+        "Whoever signed it had a wrong clock, or dated it back or ahead; the timestamp is to be believed, and nothing may be concluded from the moment that is stated."
+    TimeBackwards "time.backwards" Warning Unknown
+        "A record says that what it tells of ended before it began."
+        "A clock was set meanwhile, or the moments are invented."
     ReceiptPredecessor "receipt.predecessor" Error Coordinator
         "A receipt does not follow from its stream's acquisition, or claims or denies the agent's signature wrongly."
         "What the coordinator says it received is not tied to what the agent says it took."

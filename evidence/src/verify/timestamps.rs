@@ -47,7 +47,7 @@ pub(super) fn check(
         }
     }
     require(options.timestamps_required, chain.stamps.last, &tokens, check.findings);
-    chain.place_in_time(&tokens);
+    chain.place_in_time(&tokens, check.findings);
     summaries
 }
 

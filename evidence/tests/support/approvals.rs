@@ -158,6 +158,13 @@ pub fn lies(cases: &mut Vec<Tampered>) {
         &["approval.early", never],
         Lies { approval: early, ..with() },
     );
+    let late: &dyn Fn(&mut Approval, &Ordered) = &|a, _| a.approved_at = a.approved_at.plus_s(30 * 86_400);
+    add(
+        "order-approved-when-it-had-expired",
+        "the approval is dated after the end of its order",
+        &["approval.late", never],
+        Lies { approval: late, ..with() },
+    );
     add("order-not-approved", "an order is carried out that nobody approved", &[never], Lies { approved: Approved::Never, ..with() });
     add(
         "order-approved-afterwards",

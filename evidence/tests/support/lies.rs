@@ -288,6 +288,12 @@ fn record_lies(add: Add<'_>) {
         Faults { acquisition: &|a| a.complete = false, ..with() },
     );
     add(
+        "begun-when-the-order-had-expired",
+        "an agent began when its order had expired, by its own clock",
+        &["acquisition.expired"],
+        Faults { acquisition: &|a| a.started.wall = a.started.wall.plus_s(30 * 86_400), ..with() },
+    );
+    add(
         "receipt-predecessor",
         "a receipt follows from another record",
         &["receipt.predecessor"],

@@ -66,7 +66,7 @@ pub fn explain(code: Code) -> String {
         }
         Blame::Operator => "Ask the person whom the finding names, or the deployment's operator, and have the answer in writing.",
         Blame::Unknown => {
-            "Begin with the other findings: one of them may be the cause. Check that the anchor is the right one, then verify another copy."
+            "Read the finding's own words first, then the other findings: one of them may be the cause. Where the copy itself is in doubt, check the anchor and verify another one."
         }
     };
     let severity = match code.severity() {

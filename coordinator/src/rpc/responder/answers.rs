@@ -35,7 +35,21 @@ pub(super) async fn case(parts: &Parts, row: CaseRow) -> Result<wire::Case> {
     for (state, count) in counts {
         *collections.entry(shown_text(&state)).or_insert(0) += count;
     }
-    Ok(wire::Case {
+    let (log_size, log_root) = (head.size, head.root.as_bytes().to_vec());
+    Ok(wire::Case { log_size, log_root, collections, exhibits, two_person, ..from_catalog(row) })
+}
+
+/// A case in a list: one whose log is damaged stands there as that, and hides none of the others.
+pub(super) async fn listed_case(parts: &Parts, row: CaseRow) -> Result<wire::Case> {
+    match parts.ledgers.case(&row.case).await {
+        Err(e) if e.kind() == crate::ledger::Kind::Damaged => Ok(wire::Case { state: "damaged".to_owned(), ..from_catalog(row) }),
+        _ => case(parts, row).await,
+    }
+}
+
+/// What the catalog alone knows of a case.
+fn from_catalog(row: CaseRow) -> wire::Case {
+    wire::Case {
         case_id: row.case.to_string(),
         title: row.title,
         legal_basis: row.legal_basis,
@@ -44,12 +58,8 @@ pub(super) async fn case(parts: &Parts, row: CaseRow) -> Result<wire::Case> {
         opened_at_ns: row.opened_at.unix_ns(),
         state: if row.case_closed.is_some() { "closed" } else { "open" }.to_owned(),
         case_opened_sha256: row.case_opened.as_bytes().to_vec(),
-        log_size: head.size,
-        log_root: head.root.as_bytes().to_vec(),
-        collections,
-        exhibits,
-        two_person,
-    })
+        ..wire::Case::default()
+    }
 }
 
 /// People see the writing of an end as part of `running`.

@@ -140,6 +140,11 @@ impl Collection {
         if !p.complete && p.reason.as_deref().is_none_or(str::is_empty) {
             at.add(Code::AcquisitionReason, format!("the acquisition of {name} is not complete and gives no reason"));
         }
+        // A later stream goes on with what was begun in time.
+        if p.stream.0 == 1 && p.started.wall >= at.order.expires_at {
+            let (began, end) = (p.started.wall, at.order.expires_at);
+            at.add(Code::AcquisitionExpired, format!("{name} was begun at {began} by the host's clock, its order expired at {end}"));
+        }
         if self.receipts.contains_key(&p.stream) {
             at.add(Code::ChainRepeated, format!("stream {name} already has a receipt, which says that the agent did not sign"));
             return;

@@ -7,12 +7,14 @@
 //! the names of those who exported the case.
 
 mod collection;
+mod moments;
 mod stamps;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) use collection::Job;
 use collection::{Collection, Context};
+use moments::Moments;
 use stamps::Stamps;
 pub(super) use stamps::Token;
 
@@ -22,8 +24,9 @@ use crate::custody::{Breach, Fate, Rule, State};
 use crate::digest::Digest;
 use crate::id::{AgentId, CaseId, CollectionId, OrderId};
 use crate::layout::StreamNumber;
-use crate::record::{Action, CaseClosed, CaseOpened, Incident, Nonce, Order, Record, Verified};
+use crate::record::{Acquisition, Action, Approval, CaseClosed, CaseOpened, Incident, Nonce, Order, Record, Verified};
 use crate::text::escape_bounded;
+use crate::time::Timestamp;
 
 /// The custody chain as far as it was read.
 #[derive(Debug)]
@@ -45,6 +48,7 @@ pub(super) struct Chain {
     n: u64,
     /// What was recorded about timestamps.
     pub stamps: Stamps,
+    moments: Moments,
     /// Who exported the case, by their names.
     exporters: BTreeSet<String>,
 }
@@ -55,6 +59,7 @@ pub(super) struct OrderFacts {
     pub id: OrderId,
     pub nonce: Nonce,
     pub captures: BTreeSet<String>,
+    pub expires_at: Timestamp,
     /// Reported once.
     ran_unapproved: bool,
 }
@@ -75,6 +80,7 @@ impl Chain {
             next_exhibit: 1,
             n: 0,
             stamps: Stamps::new(deployment),
+            moments: Moments::default(),
             exporters: BTreeSet::new(),
         }
     }
@@ -131,6 +137,7 @@ impl Chain {
         }
         let digest = verified.digest();
         self.stamps.see(self.n, record);
+        self.moments.take(object, self.n, record, self.nonce_of(record), self.custody.retained_until(), findings);
         match record {
             Record::CaseOpened(p) => self.case_opened(object, digest, p, findings),
             Record::CaseClosed(p) => self.case_closed(object, p, findings),
@@ -143,6 +150,7 @@ impl Chain {
             }
             Record::Acquisition(p) => {
                 self.must_be_approved(object, &p.predecessor, findings);
+                self.approved_before(object, p, findings);
                 let named = (&p.collection, &p.agent, &p.predecessor);
                 if let Some((collection, mut at)) = self.collection(object, "acquisition", named, findings) {
                     collection.acquisition(digest, p, &mut at);
@@ -178,6 +186,7 @@ impl Chain {
             Record::Access(p) if p.action == Action::Export => {
                 self.exporters.insert(p.by.clone());
             }
+            Record::Approval(p) => self.must_be_open(object, p, findings),
             Record::Enrolment(_) | Record::Revocation(_) => return,
             // The others are the custody rules' alone.
             _ => {}
@@ -294,7 +303,39 @@ impl Chain {
             self.collections.entry(id.clone()).or_insert_with(|| Collection::new(id, agent.clone(), digest));
         }
         let captures = p.captures.iter().map(|c| c.name.clone()).collect();
-        self.orders.insert(digest, OrderFacts { id: p.order.clone(), nonce: p.nonce.clone(), captures, ran_unapproved: false });
+        self.orders.insert(
+            digest,
+            OrderFacts { id: p.order.clone(), nonce: p.nonce.clone(), captures, expires_at: p.expires_at, ran_unapproved: false },
+        );
+    }
+
+    /// Begun after its order was approved, as far as the clocks can tell.
+    fn approved_before(&self, object: &str, p: &Acquisition, findings: &mut Findings) {
+        let (began, approved) = (moments::corrected(&p.started), self.custody.approved_at(&p.predecessor));
+        if let (Some(began), Some(approved)) = (began, approved)
+            && began.plus_s(moments::SLACK_S) < approved
+        {
+            let message = format!("{}.{} was begun at {began}, its order was approved at {approved}", p.collection, p.stream);
+            findings.add(Code::AcquisitionUnapproved, object, message);
+        }
+    }
+
+    /// What an order asked for is settled when the case is closed; nobody approves one after that.
+    fn must_be_open(&self, object: &str, p: &Approval, findings: &mut Findings) {
+        let closed = self.opened.as_ref().and_then(|(_, summary)| summary.closed_at);
+        if let (Some(at), Some(order)) = (closed, self.custody.order_id(&p.predecessor)) {
+            findings.add(Code::OrderAfterClose, object, format!("order {order} was approved after the case was closed at {at}"));
+        }
+    }
+
+    /// Records of the head that the order of what an agent took carries.
+    fn nonce_of(&self, record: &Record) -> u64 {
+        let order = match record {
+            Record::Acquisition(p) => Some(p.predecessor),
+            Record::Receipt(p) => self.collections.get(&p.collection).map(|c| c.order),
+            _ => None,
+        };
+        order.and_then(|order| self.orders.get(&order)).map_or(0, |order| order.nonce.size)
     }
 
     /// What was taken under an order that needs an approval comes after it. Said once for each order.
@@ -370,8 +411,9 @@ impl Chain {
         Some((collection, Context { object, findings, order, n: self.n }))
     }
 
-    /// Says of every collection between which moments it lies.
-    pub fn place_in_time(&mut self, tokens: &[Token]) {
+    /// Says of every collection between which moments it lies, and of every record whether the moment that it states can be true.
+    pub fn place_in_time(&mut self, tokens: &[Token], findings: &mut Findings) {
+        self.moments.compare(tokens, findings);
         for collection in self.collections.values_mut() {
             let nonce = self.orders.get(&collection.order).map_or(0, |order| order.nonce.size);
             collection.place_in_time(nonce, tokens);
@@ -456,6 +498,7 @@ const fn code_of(breach: &Breach) -> Code {
         Rule::SecondPerson => Code::DisposalSecondPerson,
         Rule::OrderSecondPerson => Code::OrderSecondPerson,
         Rule::ApprovalEarly => Code::ApprovalEarly,
+        Rule::ApprovalLate => Code::ApprovalLate,
         Rule::Held => Code::DisposalHeld,
         Rule::Retained => Code::DisposalRetained,
         Rule::Certificate => Code::DisposalCertificate,
