@@ -158,6 +158,8 @@ fn every_code_is_reached_by_a_tampering() {
         Code::ObjectUnreadable,
         Code::TimestampUnrecorded,
         Code::TimestampFailed,
+        Code::AcquisitionExpired,
+        Code::AcquisitionUnapproved,
     ];
     let left: Vec<_> = Code::ALL.iter().filter(|c| !others.contains(c) && !named.contains(c.as_str())).collect();
     assert!(left.is_empty(), "no tampering reaches {left:?}");
@@ -175,6 +177,14 @@ fn an_open_collection_is_a_note_until_completeness_is_asked_for() {
     let mut objects = case.objects;
     objects.insert("collections/x".to_owned(), Vec::new());
     assert_eq!(check(&objects, &Options::default()).verdict, Verdict::Unsound);
+}
+
+#[test]
+fn what_a_host_s_clock_says_is_noted() {
+    let late: &dyn Fn(&mut exhibit_evidence::record::Acquisition) = &|a| a.started.wall = a.started.wall.plus_s(30 * 86_400);
+    let case = cases::good_2(&Faults { acquisition: late, ..Faults::default() });
+    let report = check(&case.objects, &Options::default());
+    assert_eq!((report.verdict, codes(&report)), (Verdict::Sound, vec!["acquisition.expired"]));
 }
 
 #[test]

@@ -148,13 +148,11 @@ fn allowed(view: &View, digest: Digest, record: &Record, now: Timestamp) -> Resu
 
 fn problem(breach: &Breach) -> Problem {
     let kind = match breach.rule {
-        Rule::Reason | Rule::Collection | Rule::Certificate | Rule::RetentionShortened | Rule::ApprovalEarly | Rule::ApprovalLate => {
-            Kind::Invalid
-        }
+        Rule::Reason | Rule::Collection | Rule::Certificate | Rule::RetentionShortened | Rule::ApprovalEarly => Kind::Invalid,
         Rule::TransferRelease | Rule::TransferAcceptance | Rule::DisposalRequest | Rule::SecondPerson | Rule::OrderSecondPerson => {
             Kind::Denied
         }
-        Rule::Predecessor | Rule::Held | Rule::Retained => Kind::NotNow,
+        Rule::Predecessor | Rule::Held | Rule::Retained | Rule::ApprovalLate => Kind::NotNow,
     };
     Problem::new(kind, format!("not taken: {breach}"))
 }

@@ -268,10 +268,10 @@ codes! {
     AcquisitionReason "acquisition.reason" Error Host
         "The agent says that it did not finish and does not say why."
         "A part of what was ordered is missing without an explanation."
-    AcquisitionExpired "acquisition.expired" Warning Host
+    AcquisitionExpired "acquisition.expired" Note Host
         "By the host's own clock a collection was begun when its order had expired."
         "The order did not allow it any more, or the host's clock was set while it waited; the clocks in the record and the trusted time of the log tell."
-    AcquisitionUnapproved "acquisition.unapproved" Warning Host
+    AcquisitionUnapproved "acquisition.unapproved" Note Host
         "By the clocks that the records state, a collection was begun before its order was approved."
         "Its agent took evidence without the approval, or one of the clocks is wrong."
     TimeExcluded "time.excluded" Warning Unknown

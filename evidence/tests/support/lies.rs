@@ -288,10 +288,10 @@ fn record_lies(add: Add<'_>) {
         Faults { acquisition: &|a| a.complete = false, ..with() },
     );
     add(
-        "begun-when-the-order-had-expired",
-        "an agent began when its order had expired, by its own clock",
-        &["acquisition.expired"],
-        Faults { acquisition: &|a| a.started.wall = a.started.wall.plus_s(30 * 86_400), ..with() },
+        "received-backwards",
+        "a receipt says that it received the end an hour before the beginning",
+        &["time.backwards"],
+        Faults { receipt: &|r| r.received_to = r.received_from.plus_s(-3_600), ..with() },
     );
     add(
         "receipt-predecessor",

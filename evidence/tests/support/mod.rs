@@ -137,7 +137,7 @@ pub struct Case {
     pub opened: Digest,
     pub next_exhibit: u64,
     tree: Tree,
-    clock: i64,
+    pub clock: i64,
     enrolments: BTreeMap<u8, Digest>,
 }
 

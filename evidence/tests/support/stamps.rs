@@ -68,11 +68,13 @@ pub struct How<'a> {
     pub record: &'a dyn Fn(&mut Stamped),
     /// Nothing is stamped after the seal.
     pub none: bool,
+    /// Seconds by which the records between the tokens are dated ahead.
+    pub ahead: i64,
 }
 
 impl Default for How<'_> {
     fn default() -> Self {
-        Self { by: ("alpha", "tsa", "alpha-2.tsr"), request: &|r| r, reply: &|r| r, record: &|_| {}, none: false }
+        Self { by: ("alpha", "tsa", "alpha-2.tsr"), request: &|r| r, reply: &|r| r, record: &|_| {}, none: false, ahead: 0 }
     }
 }
 
@@ -105,6 +107,8 @@ fn stamp(case: &mut Case, head: &Checkpoint, named: &str, how: &How<'_>) {
         received_at: case.now(),
     };
     (how.record)(&mut stamped);
+    // Tokens are real: what comes after one is not dated before it.
+    case.clock = case.clock.max(stamped.time.unix_ns() / 1_000_000_000);
     let name: exhibit_evidence::layout::AuthorityName = name;
     for (file, bytes) in [
         (TimestampFile::Checkpoint, checkpoint),
@@ -134,6 +138,7 @@ pub fn good_4(how: &How<'_>) -> Case {
         failed_at: case.now(),
     };
     case.sign(&failed, LOG);
+    case.clock += how.ahead;
     let order = case.order(1, &[0], &["system", "files"], &|_| {});
     let collection = Case::collection(&order, 0);
     let built = small_stream(&case.id.clone(), &collection, &order, 0, 1).finish(&|_| {});
@@ -141,6 +146,7 @@ pub fn good_4(how: &How<'_>) -> Case {
     let acquisition = case.acquire(&order, 0, 1, &built, &|_| {});
     let receipt = case.receipt(&order, 0, 1, Some(acquisition), &built, &|_| {});
     case.seal(&order, 0, Outcome::Sealed, None, &[(1, receipt, built.totals.items)], None, &|_| {});
+    case.clock -= how.ahead;
     if !how.none {
         let head = case.head();
         stamp(&mut case, &head, "alpha", how);
@@ -226,6 +232,18 @@ pub fn stamps(cases: &mut Vec<Tampered>) {
         "a record that states another time than the token",
         &["timestamp.record"],
         How { record: &later, ..with() },
+    );
+    lie(
+        "records-dated-ahead",
+        "order, receipt and seal are dated a year after the token over them",
+        &["time.excluded"],
+        How { ahead: 31_536_000, ..with() },
+    );
+    lie(
+        "records-dated-back",
+        "order, receipt and seal are dated a year before the token that they follow",
+        &["time.excluded"],
+        How { ahead: -31_536_000, ..with() },
     );
     let nobodys = |p: &mut Stamped| p.case = None;
     lie("timestamp-of-no-case", "a record that names no case", &["record.wrong-case"], How { record: &nobodys, ..with() });

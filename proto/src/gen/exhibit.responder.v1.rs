@@ -72,7 +72,7 @@ pub struct Case {
     /// When, by the opener's clock.
     #[prost(int64, tag = "6")]
     pub opened_at_ns: i64,
-    /// "open" or "closed".
+    /// "open" or "closed"; in a list "damaged" for a case whose log is not as it was written, of which nothing of the log is told.
     #[prost(string, tag = "7")]
     pub state: ::prost::alloc::string::String,
     /// SHA-256 of the case-opened envelope: what orders name as their predecessor.

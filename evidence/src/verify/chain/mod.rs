@@ -24,7 +24,7 @@ use crate::custody::{Breach, Fate, Rule, State};
 use crate::digest::Digest;
 use crate::id::{AgentId, CaseId, CollectionId, OrderId};
 use crate::layout::StreamNumber;
-use crate::record::{Acquisition, Action, Approval, CaseClosed, CaseOpened, Incident, Nonce, Order, Record, Verified};
+use crate::record::{Acquisition, Action, CaseClosed, CaseOpened, Incident, Nonce, Order, Record, Verified};
 use crate::text::escape_bounded;
 use crate::time::Timestamp;
 
@@ -136,8 +136,7 @@ impl Chain {
             return;
         }
         let digest = verified.digest();
-        self.stamps.see(self.n, record);
-        self.moments.take(object, self.n, record, self.nonce_of(record), self.custody.retained_until(), findings);
+        self.see(object, record, findings);
         match record {
             Record::CaseOpened(p) => self.case_opened(object, digest, p, findings),
             Record::CaseClosed(p) => self.case_closed(object, p, findings),
@@ -186,7 +185,6 @@ impl Chain {
             Record::Access(p) if p.action == Action::Export => {
                 self.exporters.insert(p.by.clone());
             }
-            Record::Approval(p) => self.must_be_open(object, p, findings),
             Record::Enrolment(_) | Record::Revocation(_) => return,
             // The others are the custody rules' alone.
             _ => {}
@@ -320,8 +318,11 @@ impl Chain {
         }
     }
 
-    /// What an order asked for is settled when the case is closed; nobody approves one after that.
-    fn must_be_open(&self, object: &str, p: &Approval, findings: &mut Findings) {
+    /// Takes notice of any record: of its moment, and of an approval that comes when the case is closed, and with it what orders asked for.
+    fn see(&mut self, object: &str, record: &Record, findings: &mut Findings) {
+        self.stamps.see(self.n, record);
+        self.moments.take(object, self.n, record, self.nonce_of(record), self.custody.retained_until(), findings);
+        let Record::Approval(p) = record else { return };
         let closed = self.opened.as_ref().and_then(|(_, summary)| summary.closed_at);
         if let (Some(at), Some(order)) = (closed, self.custody.order_id(&p.predecessor)) {
             findings.add(Code::OrderAfterClose, object, format!("order {order} was approved after the case was closed at {at}"));
