@@ -16,6 +16,7 @@ use crate::process::{Finished, Running, programs, wait_until};
 pub struct Fleet {
     dir: tempfile::TempDir,
     bin: PathBuf,
+    environment: Vec<(String, String)>,
     coordinator: Mutex<Option<Running>>,
     address: Mutex<String>,
 }
@@ -81,9 +82,19 @@ impl Fleet {
     /// When init fails.
     #[must_use]
     pub fn prepare_with(more: &[&str]) -> Self {
+        Self::prepare_in(more, &[])
+    }
+
+    /// [`Fleet::prepare_with`], where every program has these variables in its environment.
+    ///
+    /// # Panics
+    /// When init fails.
+    #[must_use]
+    pub fn prepare_in(more: &[&str], environment: &[(&str, &str)]) -> Self {
         let fleet = Self {
             dir: tempfile::tempdir().expect("temporary folder"),
             bin: programs(),
+            environment: environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             coordinator: Mutex::new(None),
             address: Mutex::new("127.0.0.1:0".to_owned()),
         };
@@ -137,6 +148,7 @@ impl Fleet {
     pub fn program(&self, name: &str) -> Command {
         let mut command = Command::new(self.bin.join(name));
         command.env("EXHIBIT_HOME", self.home()).env_remove("RUST_LOG");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
