@@ -360,7 +360,8 @@ impl Config {
         self.folder.join(path).components().collect()
     }
 
-    /// The file that `init` writes: every key with its meaning, set to this configuration's values.
+    /// The file that `init` writes: every key with its meaning, set to this configuration's values; `[copy]` and `[verify]` as they are
+    /// by default, because `init` asks nothing about them.
     #[must_use]
     pub fn documented(&self) -> String {
         let text = |value: &str| toml::Value::String(value.to_owned()).to_string();

@@ -128,7 +128,7 @@ struct OnCatalog {
 #[derive(Debug, Subcommand)]
 enum StoreCommand {
     /// Try on a probe what an enemy with the coordinator's credentials would try, and say what the store does not refuse.
-    /// Exit code 1 when anything is missing.
+    /// With a [copy.store], also whether the copy holds, and how far it is behind. Exit code 1 when anything is missing.
     Check {
         #[command(flatten)]
         place: Place,

@@ -192,10 +192,12 @@ impl Folder<'_> {
         let disposed = self.disposed_of(batch.entries.iter()).await?;
         let wanted = batch.entries.into_iter().filter(|entry| !disposed.contains(&entry.name));
         let (small, large): (Vec<Entry>, Vec<Entry>) = wanted.partition(|e| e.size <= SMALL_BYTES);
-        let small = futures::stream::iter(small.into_iter().map(|entry| async move { self.one(&entry).await.map(|done| (entry, done)) }));
+        let still_now = &still;
+        let small = small.into_iter().map(|entry| async move { self.one(&entry, still_now).await.map(|done| (entry, done)) });
+        let small = futures::stream::iter(small);
         let mut done: Vec<(Entry, bool)> = small.buffer_unordered(SMALL_AT_ONCE).try_collect().await?;
         for entry in large {
-            let copied = self.one(&entry).await?;
+            let copied = self.one(&entry, &still).await?;
             done.push((entry, copied));
         }
         still.end().await;
@@ -218,7 +220,7 @@ impl Folder<'_> {
     }
 
     /// One object. False when it cannot be copied, which is then an incident.
-    async fn one(&self, entry: &Entry) -> Result<bool, Failed> {
+    async fn one(&self, entry: &Entry, still: &custody::Standstill<'_>) -> Result<bool, Failed> {
         let (first, copy) = (&*self.parts.store, &*self.second.store);
         let bytes = match first.get(&entry.name, entry.size).await {
             Ok(bytes) => bytes,
@@ -235,6 +237,9 @@ impl Folder<'_> {
                 format!("'{name}' reads back from the store with SHA-256 {digest}, and {wanted} was acknowledged; it was not copied");
             self.parts.incident(self.case().as_ref(), "copy-source", self.name, &detail).await;
             return Ok(false);
+        }
+        if !still.lasts() {
+            return Err(Failed::Own("the right to copy was lost while an object was read".to_owned()));
         }
         match copy.put_new(&entry.name, Payload::from(bytes), digest).await {
             Ok(_) => {}

@@ -52,6 +52,11 @@ pub(crate) struct Standstill<'a> {
 }
 
 impl Standstill<'_> {
+    /// False when another coordinator may have begun to destroy: nothing is written any more.
+    pub(crate) fn lasts(&self) -> bool {
+        self.alone.lasts()
+    }
+
     /// Lets disposals go on, and gives another coordinator's the time to see it.
     pub(crate) async fn end(self) {
         let Self { here, alone, shared_out } = self;

@@ -15,8 +15,8 @@ use exhibit_evidence::record::{Record, Role};
 use exhibit_evidence::text::escape_bounded;
 use exhibit_evidence::{CaseId, Timestamp};
 
-pub(crate) use destroy::standstill;
 pub use destroy::{Condemned, finish_due, recover};
+pub(crate) use destroy::{Standstill, standstill};
 
 use crate::catalog::CollectionRow;
 use crate::clock;
