@@ -14,17 +14,13 @@ fn about_copy(fleet: &Fleet) -> Value {
     checks.as_array().expect("checks").iter().find(|c| c["what"] == "copy").cloned().unwrap_or_default()
 }
 
-fn append(file: &Path, text: &str) {
-    let before = std::fs::read_to_string(file).expect("configuration");
-    std::fs::write(file, format!("{before}{text}")).expect("written");
-}
-
 #[test]
 fn the_copy_takes_the_place_of_a_store_that_is_gone() {
     let fleet = Fleet::prepare();
     let dir = fleet.coordinator_dir();
     let (config, copy) = (dir.join("config.toml"), fleet.path().join("copy"));
-    append(&config, &format!("\n[copy.store]\nkind = \"local\"\npath = \"{}\"\n", copy.display()));
+    fleet.copy_into(&copy);
+    std::fs::remove_dir(&copy).expect("removed");
     let mut command = fleet.program("exhibit-coordinator");
     let refused = Finished::of(command.arg("run").arg("--dir").arg(&dir));
     assert!(refused.code == 1 && refused.stderr.contains("copy.store.path"), "a folder that is not there: {}", refused.stderr);

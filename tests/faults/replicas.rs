@@ -1,14 +1,18 @@
 //! Three coordinators over one PostgreSQL and one S3 server, agents with uploads running, and every few seconds something dies:
 //! a coordinator without warning, one in order, the database, or the store, which stands still, or is away while a coordinator dies.
 //!
+//! Meanwhile whichever does the chores keeps a copy in a second store, which must be the case in the end as well.
+//!
 //! `EXHIBIT_FAULT_SEED` chooses the run, `EXHIBIT_SOAK_S` its length in seconds.
 #![allow(clippy::disallowed_methods, reason = "a random moment is a wait, and the run has a length")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use exhibit_coordinator::catalog::postgres::scratch::Scratch;
+use exhibit_coordinator::copy::{Lag, lag};
+use exhibit_coordinator::store::{LocalStore, Store as _};
 use exhibit_tests::{Agent, Finished, Fleet, Replica, is_quick};
 use serde_json::Value;
 
@@ -22,6 +26,8 @@ const NOISE_BYTES: usize = 9 << 20;
 const SEND_RATE: &str = "2M";
 /// A collection ends within this time after the last fault: a right of a coordinator that nobody saw die lasts a minute.
 const CLOSED_WITHIN: Duration = Duration::from_mins(3);
+/// The copy in a second store is whole within this time.
+const COPIED_WITHIN: Duration = Duration::from_mins(2);
 /// Nobody holds a right for longer that nobody uses.
 const RIGHT_LIFE: Duration = Duration::from_secs(75);
 
@@ -55,6 +61,7 @@ impl Storm {
         let (mut arguments, environment) = store.arguments();
         arguments.extend(["--catalog-postgres".to_owned(), server.tcp_address("catalog")]);
         let fleet = Fleet::prepare_in(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), &environment);
+        fleet.copy_into(&fleet.path().join("copy"));
         fleet.start_coordinator();
         let mut others = vec![fleet.replica("second"), fleet.replica("third")];
         for other in &mut others {
@@ -174,6 +181,24 @@ impl Storm {
         self.runtime.block_on(self.server.run("catalog", &sql.replace("{tries}", &tries.to_string())));
     }
 
+    /// The folder of a case in the copy, once everything has arrived there.
+    fn copied(&self, case: &str) -> PathBuf {
+        let (first, folder) = (self.store.store(), self.fleet.path().join("copy"));
+        let copy = LocalStore::open(&folder).expect("a store");
+        let head = format!("cases/{case}/log/checkpoint");
+        let begun = Instant::now();
+        loop {
+            let (lag, here, there) = self.runtime.block_on(async {
+                (lag(&first, &copy).await.expect("listed"), first.get(&head, 1 << 14).await.expect("head"), copy.get(&head, 1 << 14).await)
+            });
+            if lag == Lag::default() && there.is_ok_and(|there| there == here) {
+                return folder.join("cases").join(case);
+            }
+            assert!(begun.elapsed() < COPIED_WITHIN, "the copy is not whole: {lag:?}\n{}", self.logs());
+            pause(Duration::from_millis(200));
+        }
+    }
+
     /// The catalog comes back from the store alone, and nothing in there contradicts anything else.
     fn reindexed(&mut self) -> Value {
         (0..3).for_each(|which| self.terminate(which));
@@ -203,17 +228,16 @@ fn three_coordinators_die_and_nothing_is_lost() {
     let capture = format!("files:paths={}/**", source.path().display());
     let begun = Instant::now();
     let mut admitted = 0;
-    while begun.elapsed() < length {
-        for some in agents.chunks(2) {
-            let mut what = vec!["collect", "--case", &case, "--reason", "test", "--capture", &capture, "--send-rate", SEND_RATE];
-            what.extend(some.iter().flat_map(|agent| ["--agent", &agent.id]));
-            // A coordinator may die under it: then it was admitted or not, and the case knows.
-            if storm.fleet.exhibit(&what).code == 0 {
-                admitted += some.len();
-            }
-            storm.strike();
+    // Two agents after the other have an order, and something dies after each.
+    for some in agents.chunks(2).cycle().take_while(|_| begun.elapsed() < length) {
+        let mut what = vec!["collect", "--case", &case, "--reason", "test", "--capture", &capture, "--send-rate", SEND_RATE];
+        what.extend(some.iter().flat_map(|agent| ["--agent", &agent.id]));
+        // A coordinator may die under it: then it was admitted or not, and the case knows.
+        if storm.fleet.exhibit(&what).code == 0 {
+            admitted += some.len();
         }
-        pause(storm.dice.ms(200, 1_500));
+        pause(storm.dice.ms(1, 500));
+        storm.strike();
     }
     let (struck, ending) = (begun.elapsed(), Instant::now());
     let collections = storm.closed(&case);
@@ -231,8 +255,10 @@ fn three_coordinators_die_and_nothing_is_lost() {
         let folder = copy.path().join("collections").join(collection["collection"].as_str().expect("id"));
         contents_of(&folder, source.path(), &facts).unwrap_or_else(|e| panic!("seed {seed}: {e}\n{logs}"));
     }
-    let verdict = storm.fleet.verify_at(copy.path());
-    assert_eq!(verdict.code, 0, "seed {seed}: {:#}\n{logs}", verdict.report);
+    for folder in [copy.path().to_owned(), storm.copied(&case)] {
+        let verdict = storm.fleet.verify_at(&folder);
+        assert_eq!(verdict.code, 0, "seed {seed}: {}: {:#}\n{logs}", folder.display(), verdict.report);
+    }
     assert!(!logs.contains(": incident kind="), "seed {seed}: what was done to them is no incident\n{logs}");
     let again = storm.reindexed();
     let found = (again["collections"].as_u64(), again["unsealed"].as_u64(), again["problem_count"].as_u64());

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use exhibit_coordinator::store::{RemoteSettings, RemoteStore, Store as _, list_all};
+use exhibit_coordinator::store::{RemoteStore, Store as _, list_all};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::proxy::Proxy;
@@ -54,10 +54,14 @@ impl Breaking {
         kill_process(pid, if still { Signal::STOP } else { Signal::CONT }).expect("the server lives");
     }
 
+    /// The store, past the proxy.
+    pub fn store(&self) -> RemoteStore {
+        RemoteStore::open(&self.server.settings("")).expect("settings")
+    }
+
     /// Copies everything below a folder of the store, past the proxy.
     pub async fn download(&self, folder: &str, to: &Path) {
-        let settings: RemoteSettings = self.server.settings("");
-        let store = RemoteStore::open(&settings).expect("settings");
+        let store = self.store();
         for entry in list_all(&store, folder, OBJECTS_MAX).await.expect("listed") {
             let bytes = store.get(&entry.name, entry.size).await.expect("read");
             let path = to.join(entry.name.strip_prefix(folder).expect("below").trim_start_matches('/'));

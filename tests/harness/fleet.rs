@@ -160,6 +160,18 @@ impl Fleet {
         replace_line(&self.coordinator_dir().join("config.toml"), key, value);
     }
 
+    /// Lets the coordinator keep a copy of its store in this folder, which is made.
+    ///
+    /// # Panics
+    /// When something cannot be written.
+    pub fn copy_into(&self, folder: &Path) {
+        std::fs::create_dir(folder).expect("folder");
+        let file = self.coordinator_dir().join("config.toml");
+        let text = std::fs::read_to_string(&file).expect("configuration");
+        let section = format!("\n[copy.store]\nkind = \"local\"\npath = \"{}\"\n", folder.display());
+        std::fs::write(file, text + &section).expect("written");
+    }
+
     /// Adds a timestamp authority to the configuration, with a token a second at most.
     ///
     /// # Panics
@@ -491,11 +503,11 @@ fn text(value: &Value, key: &str) -> String {
     value[key].as_str().unwrap_or_else(|| panic!("no {key} in {value}")).to_owned()
 }
 
-/// Replaces the value of `key = ...` in a TOML file; `value` as TOML.
+/// Replaces the value of the first `key = ...` in a TOML file; `value` as TOML.
 pub(crate) fn replace_line(file: &Path, key: &str, value: &str) {
     let old = std::fs::read_to_string(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
     let is_key = |line: &str| line.split_once('=').is_some_and(|(k, _)| k.trim() == key);
-    assert!(old.lines().any(is_key), "{}: no line {key} =", file.display());
-    let new: String = old.lines().map(|l| if is_key(l) { format!("{key} = {value}\n") } else { format!("{l}\n") }).collect();
+    let at = old.lines().position(is_key).unwrap_or_else(|| panic!("{}: no line {key} =", file.display()));
+    let new: String = old.lines().enumerate().map(|(n, l)| if n == at { format!("{key} = {value}\n") } else { format!("{l}\n") }).collect();
     std::fs::write(file, new).expect("write");
 }
