@@ -1,6 +1,7 @@
 //! One folder of the first store, a case or the deployment, copied: what the copy lacks, and then the head that covers it.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use bytes::Bytes;
 use exhibit_evidence::id::{CaseId, CollectionId};
@@ -8,6 +9,7 @@ use exhibit_evidence::layout::{CaseObject, LogName};
 use exhibit_evidence::log::{Checkpoint, NOTE_BYTES_MAX};
 use exhibit_evidence::{Digest, Hasher};
 use futures::{StreamExt as _, TryStreamExt as _};
+use tokio::time::Instant;
 
 use super::Second;
 use super::compare::{Difference, Differences, Lag, is_gone, is_head, shown};
@@ -65,6 +67,15 @@ impl From<CatalogError> for Failed {
     }
 }
 
+/// What became of a look at a folder.
+#[derive(Debug, Default)]
+pub struct Looked {
+    /// What is missing and could not be copied, for a reason that another try does not change; what differs.
+    pub left: Lag,
+    /// The time that comparing took.
+    pub comparing: Duration,
+}
+
 /// A folder that is being copied.
 pub struct Folder<'a> {
     /// The coordinator.
@@ -86,11 +97,9 @@ impl Folder<'_> {
     /// Died anywhere: the next look finds by listing what is missing. Until 3 the copy is what the head before says, and records
     /// after it.
     ///
-    /// What is missing and could not be copied, for a reason that another try does not change, is in the answer.
-    ///
     /// # Errors
     /// [`Failed`]: the same call may be repeated.
-    pub async fn copy(&self) -> Result<Lag, Failed> {
+    pub async fn copy(&self) -> Result<Looked, Failed> {
         let log = self.log();
         let (first, copy) = (&*self.parts.store, &*self.second.store);
         let head = match &log {
@@ -98,10 +107,14 @@ impl Folder<'_> {
             None => None,
         };
         let size = head.as_ref().map_or(0, |(_, size)| *size);
-        let mut left = Lag::default();
+        let Looked { mut left, mut comparing } = Looked::default();
         let mut batch = Batch::default();
         let mut differences = Differences::below(self.name, first, copy);
-        while let Some(difference) = differences.next().await? {
+        loop {
+            let asked = Instant::now();
+            let difference = differences.next().await?;
+            comparing += asked.elapsed();
+            let Some(difference) = difference else { break };
             match difference {
                 Difference::Missing(entry) => {
                     if matches!(self.object(&entry.name), Some(CaseObject::Slot(n)) if n >= size) {
@@ -127,7 +140,7 @@ impl Folder<'_> {
             self.put_cosigned(&log).await?;
             self.put_head(&log, head, size).await?;
         }
-        Ok(left)
+        Ok(Looked { left, comparing })
     }
 
     /// The folder's log; none of a folder that is no case's.

@@ -165,12 +165,11 @@ impl Copier<'_> {
     }
 
     async fn look(&mut self, folder: &str) -> Result<Lag, Failed> {
-        let begun = Instant::now();
-        let left = Folder { parts: self.parts, second: self.second, name: folder }.copy().await?;
+        let looked = Folder { parts: self.parts, second: self.second, name: folder }.copy().await?;
         if self.rest.len() < DUE_MAX {
-            self.rest.insert(folder.to_owned(), Instant::now() + begun.elapsed() * REST_FACTOR);
+            self.rest.insert(folder.to_owned(), Instant::now() + looked.comparing * REST_FACTOR);
         }
-        Ok(left)
+        Ok(looked.left)
     }
 
     /// What another try does not mend is an incident. True when a store is away.
