@@ -255,7 +255,8 @@ fn three_coordinators_die_and_nothing_is_lost() {
         let folder = copy.path().join("collections").join(collection["collection"].as_str().expect("id"));
         contents_of(&folder, source.path(), &facts).unwrap_or_else(|e| panic!("seed {seed}: {e}\n{logs}"));
     }
-    for folder in [copy.path().to_owned(), storm.copied(&case)] {
+    let (in_copy, copying) = (storm.copied(&case), ending.elapsed());
+    for folder in [copy.path().to_owned(), in_copy] {
         let verdict = storm.fleet.verify_at(&folder);
         assert_eq!(verdict.code, 0, "seed {seed}: {}: {:#}\n{logs}", folder.display(), verdict.report);
     }
@@ -264,7 +265,7 @@ fn three_coordinators_die_and_nothing_is_lost() {
     let found = (again["collections"].as_u64(), again["unsealed"].as_u64(), again["problem_count"].as_u64());
     assert_eq!(found, (Some(collections.len() as u64), Some(0), Some(0)), "seed {seed}: {again:#}");
     eprintln!(
-        "seed {seed}: {} collections of {} agents sealed and sound; {:?} within {struck:?}; all closed {ended:?} after the last",
+        "seed {seed}: {} collections of {} agents sealed and sound; {:?} within {struck:?}; all closed {ended:?} after the last, all copied {copying:?}",
         collections.len(),
         agents.len(),
         storm.done,
