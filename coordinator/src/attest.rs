@@ -41,23 +41,32 @@ impl Desk {
 /// Looks at cases of which this coordinator was asked to, until `stop` says so. A store without versions has nothing to look
 /// at. Beside [`run_all`], which may take hours: a hold must not wait for it. What both set is the same.
 pub async fn run_asked(parts: Arc<Parts>, mut stop: watch::Receiver<bool>) {
-    let Some(store) = parts.store.attestable() else { return };
+    let stores = attestable(&parts);
     tokio::select! {
-        () = of_cases(&parts, &store) => {}
+        () = of_cases(&parts, &stores) => {}
         _ = stop.wait_for(|s| *s) => {}
     }
 }
 
 /// Looks at everything, now and again after each `every`, until `stop` says so. Of several coordinators one does it.
 pub async fn run_all(parts: Arc<Parts>, every: Duration, mut stop: watch::Receiver<bool>) {
-    let Some(store) = parts.store.attestable() else { return };
+    let stores = attestable(&parts);
     tokio::select! {
-        () = of_all(&parts, &store, every) => {}
+        _ = futures::future::join_all(stores.iter().map(|store| of_all(&parts, store, every))) => {}
         _ = stop.wait_for(|s| *s) => {}
     }
 }
 
-async fn of_cases(parts: &Parts, store: &Attestable) {
+/// The store and its copy, those that have versions.
+fn attestable(parts: &Parts) -> Vec<Attestable> {
+    let copy = parts.copy.as_ref().and_then(|second| second.store.attestable());
+    parts.store.attestable().into_iter().chain(copy).collect()
+}
+
+async fn of_cases(parts: &Parts, stores: &[Attestable]) {
+    if stores.is_empty() {
+        return;
+    }
     loop {
         while let Some(case) = parts.attesting.take() {
             // What custody says now, whichever coordinator wrote it: a hold must not be taken off by what was known before.
@@ -65,8 +74,10 @@ async fn of_cases(parts: &Parts, store: &Attestable) {
                 tracing::warn!(%case, %error, "the log of a case could not be read; its locks in the store are left as they are");
                 continue;
             }
-            let report = pass(parts, store, &format!("{}/", layout::case_folder(&case))).await;
-            tracing::info!(%case, set = report.set_again, released = report.holds_released, "the locks of a case were looked at");
+            for store in stores {
+                let report = pass(parts, store, &format!("{}/", layout::case_folder(&case))).await;
+                tracing::info!(%case, set = report.set_again, released = report.holds_released, "the locks of a case were looked at");
+            }
         }
         parts.attesting.wake.notified().await;
     }
@@ -99,7 +110,7 @@ async fn pass(parts: &Parts, store: &Attestable, begin: &str) -> Report {
             Err(e) => {
                 tracing::warn!(error = %e, "the store could not be attested; it goes on in a minute");
                 if e.kind() != crate::store::Kind::Retry {
-                    parts.incident(None, "store-unattested", &parts.store.describe(), &e.to_string()).await;
+                    parts.incident(None, "store-unattested", store.vault.describe(), &e.to_string()).await;
                 }
                 tokio::time::sleep(TRY_AGAIN).await;
             }
@@ -114,7 +125,8 @@ async fn pass(parts: &Parts, store: &Attestable, begin: &str) -> Report {
 
 /// From the timers: what the store could not do as it should, beyond the error that a caller got.
 pub async fn tell_troubles(parts: &Parts) {
-    for trouble in parts.store.troubles() {
+    let of_copy = parts.copy.as_ref().map(|second| second.store.troubles()).unwrap_or_default();
+    for trouble in parts.store.troubles().into_iter().chain(of_copy) {
         let case = trouble.subject.strip_prefix("cases/").and_then(|case| case.parse().ok());
         parts.incident(case.as_ref(), trouble.kind, &trouble.subject, &trouble.detail).await;
     }

@@ -19,6 +19,7 @@ pub(crate) use store::check_endpoint;
 pub use store::{StoreConfig, StoreKind};
 
 pub use catalog::{CATALOG_FILE, CatalogConfig};
+pub use upkeep::{CopyConfig, Every, Rate, Sample, VerifyConfig};
 
 /// The largest configuration file: the documented one has 5 KB.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -37,6 +38,10 @@ pub struct Config {
     pub catalog: CatalogConfig,
     /// Where evidence lies.
     pub store: StoreConfig,
+    /// A copy in a second store.
+    pub copy: CopyConfig,
+    /// Regular verification of the store.
+    pub verify: VerifyConfig,
     /// Bounds.
     pub limits: Limits,
     /// Certificate lifetimes.
@@ -177,6 +182,8 @@ impl Default for Config {
             paths: Paths::default(),
             catalog: CatalogConfig::default(),
             store: StoreConfig::default(),
+            copy: CopyConfig::default(),
+            verify: VerifyConfig::default(),
             limits: Limits::default(),
             certificates: Certificates::default(),
             tokens: Tokens::default(),
@@ -303,7 +310,8 @@ impl Config {
         self.check_authorities()?;
         check_level(&self.log.level).map_err(|why| ("log.level", why))?;
         self.check_catalog()?;
-        self.store.check()
+        self.store.check()?;
+        self.copy.check(&self.store)
     }
 
     fn check_authorities(&self) -> Result<(), (&'static str, String)> {
@@ -352,7 +360,8 @@ impl Config {
         self.folder.join(path).components().collect()
     }
 
-    /// The file that `init` writes: every key with its meaning, set to this configuration's values.
+    /// The file that `init` writes: every key with its meaning, set to this configuration's values; `[copy]` and `[verify]` as they are
+    /// by default, because `init` asks nothing about them.
     #[must_use]
     pub fn documented(&self) -> String {
         let text = |value: &str| toml::Value::String(value.to_owned()).to_string();
@@ -499,3 +508,4 @@ mod places;
 mod store;
 #[cfg(test)]
 mod tests;
+mod upkeep;

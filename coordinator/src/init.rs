@@ -223,6 +223,30 @@ pub fn open_store(config: &Config, new: bool) -> Result<Arc<dyn Store>, String> 
     Ok(Arc::new(store))
 }
 
+/// Opens the second store of a configuration, if it names one. A folder that is there and empty is made a store; one that is not
+/// there may be a disk that is not mounted, and is refused.
+///
+/// # Errors
+/// One sentence with its remedy.
+pub fn open_copy(config: &Config) -> Result<Option<Arc<dyn Store>>, String> {
+    let Some(settings) = &config.copy.store else { return Ok(None) };
+    if let Some(remote) = config.remote_copy().map_err(|e| e.to_string())? {
+        return Ok(Some(Arc::new(RemoteStore::open(&remote).map_err(|e| e.to_string())?)));
+    }
+    let path = config.resolve(&settings.path);
+    let mut entries = std::fs::read_dir(&path).map_err(|e| {
+        format!(
+            "copy.store.path: {}: {e}; make the folder, on a disk of its own, or take [copy.store] out of the configuration",
+            shown(&path)
+        )
+    })?;
+    let store = if entries.next().is_none() { LocalStore::create(&path) } else { LocalStore::open(&path) }.map_err(|e| e.to_string())?;
+    if settings.immutable {
+        store.make_immutable().map_err(|e| e.to_string())?;
+    }
+    Ok(Some(Arc::new(store)))
+}
+
 fn configuration(options: &Options) -> Result<Config, InitError> {
     // Checked here and not only with the configuration: the message must name the option, not a line of a file that is not
     // there yet.

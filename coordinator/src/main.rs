@@ -13,7 +13,7 @@ use exhibit_certs::files::FileError;
 use exhibit_certs::issue::ServerNames;
 use exhibit_certs::tls::HotServer;
 use exhibit_coordinator::config::{Config, ConfigError, LogFormat};
-use exhibit_coordinator::{clock, init, intake, reindex, reverify, serve, store, upkeep};
+use exhibit_coordinator::{clock, copy, init, intake, reindex, reverify, serve, store, upkeep};
 use exhibit_proto::transport::server;
 use tokio::net::TcpListener;
 
@@ -128,7 +128,7 @@ struct OnCatalog {
 #[derive(Debug, Subcommand)]
 enum StoreCommand {
     /// Try on a probe what an enemy with the coordinator's credentials would try, and say what the store does not refuse.
-    /// Exit code 1 when anything is missing.
+    /// With a [copy.store], also whether the copy holds, and how far it is behind. Exit code 1 when anything is missing.
     Check {
         #[command(flatten)]
         place: Place,
@@ -304,7 +304,10 @@ async fn look_at_store(command: StoreCommand) -> Result<(), Failure> {
     };
     let sound = match &command {
         StoreCommand::Check { .. } => {
-            let report = store::check::run(&*opened, config.store.lock, clock::now()).await;
+            let mut report = store::check::run(&*opened, config.store.lock, clock::now()).await;
+            if let Some(second) = init::open_copy(&config).map_err(failed)? {
+                copy::check(&mut report, &*opened, &*second).await;
+            }
             shown(report.text(), serde_json::to_string(&report))?;
             report.holds()
         }
@@ -343,6 +346,7 @@ async fn run(config: &Config, ready_file: Option<&Path>) -> Result<(), Failure> 
     };
     let store = init::open_store(config, false).map_err(failed)?;
     store::self_test(&*store).await.map_err(failed)?;
+    let copy = init::open_copy(config).map_err(failed)?;
     let catalog = config.catalog()?.open().await.map_err(failed)?;
     let place = store.describe();
     let running = serve::start(serve::Setup {
@@ -367,6 +371,10 @@ async fn run(config: &Config, ready_file: Option<&Path>) -> Result<(), Failure> 
         witnesses: config.witness.keys.clone(),
         authorities,
         http,
+        upkeep: serve::Upkeep {
+            copy: copy.map(|store| copy::Second { store, every: config.copy.every.0, rate: Some(config.copy.rate.0) }),
+            verify: config.verification(),
+        },
     })
     .await
     .map_err(failed)?;

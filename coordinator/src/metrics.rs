@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use exhibit_evidence::Timestamp;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
@@ -12,6 +13,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+
+use crate::copy::Lag;
 
 /// Labels of one metric, in the order of their names.
 type Labels<const N: usize> = [(&'static str, &'static str); N];
@@ -45,6 +48,15 @@ pub struct Metrics {
     uploads: Gauge,
     paused: Gauge,
     chores: Gauge,
+    copied_objects: Counter,
+    copied_bytes: Counter,
+    copy_objects: Gauge,
+    copy_bytes: Gauge,
+    copy_oldest: Gauge,
+    copy_wrong: Gauge,
+    copy_compared: Gauge,
+    verify_ended: Gauge,
+    verify_unsound: Gauge,
     memory: Gauge,
     files: Gauge,
 }
@@ -72,6 +84,15 @@ impl Default for Metrics {
             uploads: Gauge::default(),
             paused: Gauge::default(),
             chores: Gauge::default(),
+            copied_objects: Counter::default(),
+            copied_bytes: Counter::default(),
+            copy_objects: Gauge::default(),
+            copy_bytes: Gauge::default(),
+            copy_oldest: Gauge::default(),
+            copy_wrong: Gauge::default(),
+            copy_compared: Gauge::default(),
+            verify_ended: Gauge::default(),
+            verify_unsound: Gauge::default(),
             memory: Gauge::default(),
             files: Gauge::default(),
         };
@@ -98,6 +119,15 @@ impl Metrics {
         r.register("store_seconds", "Time of calls to the store", self.store_seconds.clone());
         r.register("store_bytes", "Bytes that went to the store and came from it", self.store_bytes.clone());
         r.register("chores", "1 while this coordinator does the chores for all", self.chores.clone());
+        r.register("copy_objects", "Objects that were copied into the second store", self.copied_objects.clone());
+        r.register("copy_bytes", "Bytes of those objects", self.copied_bytes.clone());
+        r.register("copy_missing_objects", "Objects that the second store lacks", self.copy_objects.clone());
+        r.register("copy_missing_bytes", "Their bytes", self.copy_bytes.clone());
+        r.register("copy_oldest_seconds", "Unix time at which the oldest of them was written; 0: none", self.copy_oldest.clone());
+        r.register("copy_wrong_objects", "Objects that differ in the second store, or that only it has", self.copy_wrong.clone());
+        r.register("copy_compared_seconds", "Unix time of the last comparison of everything; 0: none", self.copy_compared.clone());
+        r.register("verify_ended_seconds", "Unix time at which the last scheduled verification ended; 0: none", self.verify_ended.clone());
+        r.register("verify_unsound_cases", "Cases of it that do not hold", self.verify_unsound.clone());
         r.register("memory_bytes", "Resident memory of the process", self.memory.clone());
         r.register("open_files", "Open file descriptors of the process", self.files.clone());
     }
@@ -129,6 +159,34 @@ impl Metrics {
         self.chores.set(i64::from(mine));
     }
 
+    /// An object was copied into the second store.
+    pub fn copied(&self, bytes: u64) {
+        self.copied_objects.inc();
+        self.copied_bytes.inc_by(bytes);
+    }
+
+    /// How far the second store is behind.
+    pub fn copy_behind(&self, lag: &Lag) {
+        set(&self.copy_objects, lag.objects);
+        set(&self.copy_bytes, lag.bytes);
+        self.copy_oldest.set(lag.oldest.map_or(0, seconds));
+        set(&self.copy_wrong, lag.differ.saturating_add(lag.only_in_copy));
+    }
+
+    /// Everything was compared and copied but for this.
+    pub fn copy_compared(&self, at: Timestamp, left: &Lag) {
+        self.copy_behind(left);
+        self.copy_compared.set(seconds(at));
+    }
+
+    /// Where the scheduled verification stands.
+    pub fn verified(&self, ended: Option<Timestamp>, unsound: u64) {
+        if let Some(ended) = ended {
+            self.verify_ended.set(seconds(ended));
+        }
+        set(&self.verify_unsound, unsound);
+    }
+
     /// A call to the store ended: `result` is `ok` or the kind of its error.
     pub fn store_call(&self, operation: &'static str, object: &'static str, result: &'static str, took: Duration) {
         self.store_operations.get_or_create(&[("object", object), ("operation", operation), ("result", result)]).inc();
@@ -143,7 +201,7 @@ impl Metrics {
     /// What is so just now.
     pub fn now(&self, agents: usize, uploads: usize, paused: usize) {
         for (gauge, value) in [(&self.agents, agents), (&self.uploads, uploads), (&self.paused, paused)] {
-            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+            set(gauge, value as u64);
         }
         if let Some((memory, files)) = own_process() {
             self.memory.set(memory);
@@ -159,6 +217,14 @@ impl Metrics {
         let _ = encode(&mut text, &self.registry);
         text
     }
+}
+
+fn set(gauge: &Gauge, value: u64) {
+    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+}
+
+const fn seconds(at: Timestamp) -> i64 {
+    at.unix_ns() / 1_000_000_000
 }
 
 /// Resident bytes and open files of this process: proc(5), `statm` and `fd`.

@@ -31,6 +31,10 @@ pub struct Parts {
     pub catalog: SharedCatalog,
     /// Evidence and logs.
     pub store: Arc<dyn Store>,
+    /// The second store, where there is one.
+    pub copy: Option<crate::copy::Second>,
+    /// When the store is verified, if it is.
+    pub verify: Option<crate::reverify::Schedule>,
     /// What is measured.
     pub metrics: SharedMetrics,
     /// Rights among coordinators, and the way to the others.

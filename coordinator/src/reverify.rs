@@ -5,16 +5,18 @@
 //! receipt and a share of the segments against their manifest (`--sample`), another share each time.
 
 mod results;
+mod scheduled;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use exhibit_certs::Deployment;
+use exhibit_evidence::anchor::Anchor;
 use exhibit_evidence::dsse::{ENVELOPE_BYTES_MAX, Envelope};
 use exhibit_evidence::id::{CaseId, CollectionId};
 use exhibit_evidence::layout::{self, LogName};
@@ -25,9 +27,12 @@ use exhibit_evidence::verify::{self, CaseFiles, Entry, EntryKind, Options};
 use exhibit_evidence::{Digest, Timestamp};
 pub use results::RESULTS;
 use results::Results;
+pub use scheduled::{Schedule, run_scheduled};
 use tokio::runtime::Handle;
 
+use crate::catalog::{Catalog, CatalogError, PAGE_MAX};
 use crate::config::Config;
+use crate::pace::Pace;
 use crate::reindex;
 use crate::store::{Kind, Store, StoreError, list_all};
 
@@ -37,8 +42,6 @@ const OBJECTS_MAX: usize = 4 << 20;
 const READ_BYTES: u64 = 1 << 20;
 /// Tries at a case that grows while it is read.
 const TRIES_MAX: u32 = 3;
-/// Cases that the catalog is asked for at once.
-const CASES_PAGE: u32 = 1_000;
 /// Findings that are kept of a case.
 const FINDINGS_MAX: usize = 20;
 
@@ -49,6 +52,15 @@ pub enum Depth {
     All,
     /// So many of a million segments.
     Sample(u32),
+}
+
+impl std::fmt::Display for Depth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::Sample(millionths) => write!(f, "{}%", f64::from(*millionths) / 10_000.0),
+        }
+    }
 }
 
 impl std::str::FromStr for Depth {
@@ -78,6 +90,9 @@ pub struct CaseResult {
     pub bytes: u64,
     /// What does not hold.
     pub findings: Vec<String>,
+    /// Nothing of it is in the store any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gone: bool,
 }
 
 /// What was found in all.
@@ -131,9 +146,6 @@ impl Report {
 
 /// Verifies the store of a deployment. `rate` bounds the bytes read in a second.
 ///
-/// Order for each case: 1. read and verify; 2. its line, synced. Died before 2: the case is verified again. What is wrong
-/// with one case is a finding, and the run goes on with the next one.
-///
 /// # Errors
 /// A sentence when the store does not answer or refuses us, or the result cannot be kept.
 pub async fn run(
@@ -144,74 +156,109 @@ pub async fn run(
     now: fn() -> Timestamp,
 ) -> Result<Report, String> {
     let deployment = Deployment::load(&config.resolve(&config.paths.deployment)).map_err(|e| e.to_string())?;
-    let mut results = Results::open(&config.resolve(Path::new(RESULTS)), depth, now())?;
-    let resumed = results.done.len() as u64;
-    let mut report = Report { sound: results.sound, begun: results.begun, resumed, notes: Vec::new(), cases: Vec::new() };
-    // Asked before the store is: a case is in the store before it is in the catalog.
-    let mut known: BTreeMap<String, &str> = results.seen.iter().map(|case| (case.clone(), "an earlier run saw it")).collect();
-    match cases_of_catalog(config).await {
-        Ok(cases) => known.extend(cases.into_iter().map(|case| (case, "the catalog has it"))),
-        Err(why) => report.notes.push(format!(
-            "The catalog was not asked which cases there must be: {}. A case that is gone as a whole is missed only if an earlier run saw it.",
-            escape_bounded(&why, 300)
-        )),
-    }
-    let there: BTreeSet<String> = store.folders("cases").await.map_err(|e| e.to_string())?.into_iter().collect();
-    let absent = known.keys().filter(|case| !there.contains(*case)).cloned().collect();
-    for name in there.union(&absent) {
-        if there.contains(name) && results.done.contains(name) {
-            continue;
+    let task = Task { anchor: deployment.anchor, results: config.resolve(Path::new(RESULTS)), store, depth, rate, now };
+    let mut run = Run::begin(task, None, cases_of_catalog(config).await).await?;
+    while run.next().await?.is_some() {}
+    run.end()
+}
+
+/// What to verify, and how.
+#[derive(Debug, Clone)]
+struct Task {
+    anchor: Anchor,
+    /// The file that keeps the results.
+    results: PathBuf,
+    store: Arc<dyn Store>,
+    depth: Depth,
+    /// Bytes read in a second, at most.
+    rate: Option<u64>,
+    now: fn() -> Timestamp,
+}
+
+/// A run, case by case.
+///
+/// Order for each case: 1. read and verify; 2. its line, synced. Died before 2: the case is verified again. What is wrong
+/// with one case is a finding, and the run goes on with the next one.
+struct Run {
+    task: Task,
+    results: Results,
+    report: Report,
+    /// Why a case must be there.
+    known: BTreeMap<String, &'static str>,
+    todo: VecDeque<String>,
+}
+
+impl Run {
+    /// `stood`: when a run began that another coordinator left, and the last case that it verified. `cases` are the catalog's; they
+    /// are asked for before the store is, because a case is in the store before it is in the catalog.
+    async fn begin(task: Task, stood: Option<(Timestamp, Option<String>)>, cases: Result<Vec<String>, String>) -> Result<Self, String> {
+        let begun = stood.as_ref().map(|(begun, _)| *begun);
+        let results = Results::open(&task.results, task.depth, begun, (task.now)())?;
+        let resumed = results.done.len() as u64;
+        let mut report = Report { sound: results.sound, begun: results.begun, resumed, notes: Vec::new(), cases: Vec::new() };
+        let mut known: BTreeMap<String, &str> = results.seen.iter().map(|case| (case.clone(), "an earlier run saw it")).collect();
+        match cases {
+            Ok(cases) => known.extend(cases.into_iter().map(|case| (case, "the catalog has it"))),
+            Err(why) => report.notes.push(format!(
+                "The catalog was not asked which cases there must be: {}. A case that is gone as a whole is missed only if an earlier run saw it.",
+                escape_bounded(&why, 300)
+            )),
         }
+        let there: BTreeSet<String> = task.store.folders("cases").await.map_err(|e| e.to_string())?.into_iter().collect();
+        let after = stood.and_then(|(_, after)| after);
+        // In the order of their names, so that one name says how far a run came.
+        let all: BTreeSet<&String> = there.iter().chain(known.keys()).collect();
+        let is_done =
+            |name: &String| after.as_ref().is_some_and(|after| name <= after) || (there.contains(name) && results.done.contains(name));
+        let todo = all.into_iter().filter(|name| !is_done(name)).cloned().collect();
+        Ok(Self { task, results, report, known, todo })
+    }
+
+    /// The next case's result; `None` when all are done. Not to be called again after an error.
+    async fn next(&mut self) -> Result<Option<CaseResult>, String> {
+        let Some(name) = self.todo.pop_front() else { return Ok(None) };
+        let now = self.task.now;
         let result = if let Ok(case) = name.parse::<CaseId>() {
-            let seed = Digest::of(format!("{}{}", results.begun, case).as_bytes());
-            let work = Work { store: Arc::clone(&store), case, depth, pace: Pace { rate }, seed };
-            work.case_result(known.get(name).copied(), &deployment.anchor, now).await.map_err(|e| e.to_string())?
+            let seed = Digest::of(format!("{}{}", self.results.begun, case).as_bytes());
+            let Task { store, depth, rate, .. } = &self.task;
+            let work = Work { store: Arc::clone(store), case, depth: *depth, pace: Pace::new(*rate), seed };
+            work.case_result(self.known.get(&name).copied(), &self.task.anchor, now).await.map_err(|e| e.to_string())?
         } else {
             let mut result = CaseResult::new(name.clone(), now());
-            result.fail(format!("'cases/{}' is not a case; find out who wrote it", escape_bounded(name, 100)));
+            result.fail(format!("'cases/{}' is not a case; find out who wrote it", escape_bounded(&name, 100)));
             result
         };
         tracing::info!(case = %result.case, sound = result.sound, bytes = result.bytes, "verified from the store");
-        results.line(&serde_json::to_value(&result).map_err(|e| e.to_string())?)?;
-        report.sound &= result.sound;
-        report.cases.push(result);
+        self.results.line(&serde_json::to_value(&result).map_err(|e| e.to_string())?)?;
+        self.report.sound &= result.sound;
+        self.report.cases.push(result.clone());
+        Ok(Some(result))
     }
-    results.line(&serde_json::json!({ "done": true }))?;
-    Ok(report)
+
+    /// The run is done.
+    fn end(mut self) -> Result<Report, String> {
+        self.results.line(&serde_json::json!({ "done": true }))?;
+        Ok(self.report)
+    }
 }
 
 /// The cases that the catalog knows. It is opened as by every other command; one in a file belongs to whoever has it open.
 async fn cases_of_catalog(config: &Config) -> Result<Vec<String>, String> {
     let open = config.catalog().map_err(|e| e.to_string())?.open().await.map_err(|e| e.to_string())?;
     let catalog = open.shared();
-    let (mut cases, mut after) = (Vec::new(), None);
-    let done = loop {
-        let page = match catalog.cases(after.take(), CASES_PAGE).await {
-            Ok(page) => page,
-            Err(e) => break Err(e.to_string()),
-        };
-        after = page.last().map(|row| row.case.clone());
-        if after.is_none() {
-            break Ok(cases);
-        }
-        cases.extend(page.into_iter().map(|row| row.case.to_string()));
-    };
+    let cases = all_cases(&*catalog).await;
     drop(catalog);
     open.close().await;
-    done
+    cases.map_err(|e| e.to_string())
 }
 
-/// Waits as long as the bytes that were read ask for.
-#[derive(Debug, Clone, Copy)]
-struct Pace {
-    rate: Option<u64>,
-}
-
-impl Pace {
-    async fn read(self, bytes: u64) {
-        if let Some(rate) = self.rate {
-            tokio::time::sleep(Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64)).await;
-        }
+async fn all_cases(catalog: &dyn Catalog) -> Result<Vec<String>, CatalogError> {
+    let (mut cases, mut after) = (Vec::new(), None);
+    loop {
+        let page = catalog.cases(after.take(), PAGE_MAX).await?;
+        let Some(last) = page.last() else { return Ok(cases) };
+        after = Some(last.case.clone());
+        cases.extend(page.into_iter().map(|row| row.case.to_string()));
     }
 }
 
@@ -238,6 +285,7 @@ impl Work {
         if let Some(why) = known
             && self.store.list(&layout::case_folder(&self.case), None).await?.entries.is_empty()
         {
+            result.gone = true;
             result.fail(format!(
                 "nothing of it is in the store, and {why}: a whole case is never destroyed; find out who deleted it, and bring it back \
                  from a replica or a backup of the store"
@@ -287,7 +335,9 @@ impl Work {
         let listed: Vec<(String, u64)> =
             objects.iter().filter(|o| whole || !o.name.starts_with(&evidence)).map(|o| (o.name.clone(), o.size)).collect();
         let folder = format!("{}/", layout::case_folder(&self.case));
-        let files = Files { store: Arc::clone(&self.store), folder, listed, pace: self.pace, runtime: Handle::current() };
+        let given_up = GivenUp::default();
+        let left = Arc::clone(&given_up.0);
+        let files = Files { store: Arc::clone(&self.store), folder, listed, pace: self.pace, runtime: Handle::current(), given_up: left };
         let (anchor, options) = (anchor.clone(), Options { left_out, ..Options::default() });
         let verified = tokio::task::spawn_blocking(move || verify::verify(&files, &anchor, &options, &mut |_| {})).await;
         let verified = verified.map_err(|e| StoreError::bug(format!("the verification ended badly: {e}")))?;
@@ -346,7 +396,7 @@ impl Work {
                 return Err(StoreError::new(Kind::Retry, why, "run the same command again: it goes on where it ended"));
             }
         };
-        self.pace.read(manifest.size).await;
+        self.pace.moved(manifest.size).await;
         result.bytes = result.bytes.saturating_add(manifest.size);
         for segment in segments {
             let name = layout::segment(&self.case, collection, stream, segment.n);
@@ -360,7 +410,7 @@ impl Work {
             if Digest::of(&bytes) != segment.sha256 {
                 result.fail(format!("'{name}' is not what its manifest names"));
             }
-            self.pace.read(bytes.len() as u64).await;
+            self.pace.moved(bytes.len() as u64).await;
         }
         Ok(())
     }
@@ -368,7 +418,7 @@ impl Work {
 
 impl CaseResult {
     const fn new(case: String, at: Timestamp) -> Self {
-        Self { case, at, sound: true, segments: 0, bytes: 0, findings: Vec::new() }
+        Self { case, at, sound: true, segments: 0, bytes: 0, findings: Vec::new(), gone: false }
     }
 
     /// What was read of an object; `None` when it cannot be read, which is a finding. Only a store that is disturbed says
@@ -401,6 +451,16 @@ fn collections(evidence: &str, objects: &[crate::store::Entry]) -> Vec<Collectio
     ids
 }
 
+/// Dropped when nobody waits for the verifier any more: it runs in a thread of its own, which must end with its next read.
+#[derive(Default)]
+struct GivenUp(Arc<AtomicBool>);
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 /// A case's objects in the store, for the verifier, which knows no async.
 struct Files {
     store: Arc<dyn Store>,
@@ -408,6 +468,7 @@ struct Files {
     listed: Vec<(String, u64)>,
     pace: Pace,
     runtime: Handle,
+    given_up: Arc<AtomicBool>,
 }
 
 impl CaseFiles for Files {
@@ -420,9 +481,16 @@ impl CaseFiles for Files {
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn Read + '_>> {
+        self.still_wanted()?;
         let name = format!("{}{name}", self.folder);
         let size = self.runtime.block_on(self.store.size(&name)).map_err(io::Error::other)?;
         Ok(Box::new(Object { files: self, name, at: 0, size, piece: Bytes::new() }))
+    }
+}
+
+impl Files {
+    fn still_wanted(&self) -> io::Result<()> {
+        if self.given_up.load(Ordering::Acquire) { Err(io::Error::other("nobody waits for this any more")) } else { Ok(()) }
     }
 }
 
@@ -437,10 +505,11 @@ struct Object<'a> {
 impl Read for Object<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         if self.piece.is_empty() && self.at < self.size {
+            self.files.still_wanted()?;
             let end = self.size.min(self.at.saturating_add(READ_BYTES));
             let work = async {
                 let piece = self.files.store.get_range(&self.name, self.at..end).await?;
-                self.files.pace.read(piece.len() as u64).await;
+                self.files.pace.moved(piece.len() as u64).await;
                 Ok::<_, StoreError>(piece)
             };
             self.piece = self.files.runtime.block_on(work).map_err(io::Error::other)?;

@@ -59,6 +59,17 @@ pub struct Setup {
     pub authorities: Vec<Authority>,
     /// Where health and metrics are served, bound; `None`: nowhere.
     pub http: Option<TcpListener>,
+    /// What is done in the background for what lies in the store.
+    pub upkeep: Upkeep,
+}
+
+/// What is done in the background for what lies in the store.
+#[derive(Debug, Clone, Default)]
+pub struct Upkeep {
+    /// A copy in a second store.
+    pub copy: Option<crate::copy::Second>,
+    /// Regular verification.
+    pub verify: Option<crate::reverify::Schedule>,
 }
 
 /// What the operator chose: lifetimes, and how many persons an order needs.
@@ -105,7 +116,7 @@ impl std::fmt::Debug for Running {
 /// # Errors
 /// [`Problem`] with what is wrong and what helps.
 pub async fn start(setup: Setup) -> Result<Running> {
-    let Setup { deployment, store, catalog, listener, intake, connections, rules, witnesses, authorities, http } = setup;
+    let Setup { deployment, store, catalog, listener, intake, connections, rules, witnesses, authorities, http, upkeep } = setup;
     let addr = listener.local_addr().map_err(|e| Problem::new(Kind::Failed, format!("the listener has no address: {e}")))?;
     check_clock(&deployment)?;
     let tls = ServerTls::new(&deployment.server, &deployment.tls_root).map_err(|e| Problem::new(Kind::Failed, e.to_string()))?;
@@ -113,7 +124,7 @@ pub async fn start(setup: Setup) -> Result<Running> {
     let registry = ConnectionRegistry::new();
     let (leases, waiting) = among(&catalog);
     clocks_agree(&leases).await?;
-    let parts = assemble(deployment, store, catalog, (intake, rules, witnesses, authorities), registry.clone(), leases).await?;
+    let parts = assemble(deployment, (store, upkeep), catalog, (intake, rules, witnesses, authorities), registry.clone(), leases).await?;
     let (stop, stopping) = watch::channel(false);
     let together = together(&parts, waiting, &stopping);
     parts.load_revoked().await?;
@@ -208,14 +219,16 @@ fn together(parts: &Arc<Parts>, waiting: Option<Waiting>, stopping: &watch::Rece
 
 async fn assemble(
     deployment: Deployment,
-    store: Arc<dyn Store>,
+    (store, upkeep): (Arc<dyn Store>, Upkeep),
     catalog: SharedCatalog,
     (intake, rules, witnesses, authorities): (intake::Limits, Rules, Vec<WitnessKey>, Vec<Authority>),
     registry: ConnectionRegistry,
     leases: Arc<Leases>,
 ) -> Result<Arc<Parts>> {
     let metrics = SharedMetrics::default();
-    let store: Arc<dyn Store> = Arc::new(MeteredStore::new(store, Arc::clone(&metrics)));
+    let Upkeep { copy, verify } = upkeep;
+    let second = copy.as_ref().map(|copy| Arc::clone(&copy.store));
+    let store: Arc<dyn Store> = Arc::new(MeteredStore::new(store, second, Arc::clone(&metrics)));
     let anchor = serde_json::to_vec_pretty(&deployment.anchor).map_err(|e| Problem::new(Kind::Failed, e.to_string()))?;
     let log_key = deployment.log_key.public().id();
     let keys = Keys { anchor: deployment.anchor, log: deployment.log_key, witnesses };
@@ -240,6 +253,8 @@ async fn assemble(
     Ok(Arc::new(Parts {
         catalog,
         store,
+        copy,
+        verify,
         metrics,
         ledgers,
         deployment_log,

@@ -2,6 +2,7 @@
 //! One file a scenario.
 
 mod collect_files;
+mod copy;
 mod custody;
 mod disks;
 mod errors_are_clear;

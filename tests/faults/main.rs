@@ -14,6 +14,7 @@ mod processes;
 mod proxy;
 mod replicas;
 mod room;
+mod s3;
 mod seeds;
 mod steps;
 mod world;

@@ -134,6 +134,11 @@ impl Proxy {
         self.shared.weather().faults.extend(faults);
     }
 
+    /// All connections are cut and new ones are cut at once, for so long or until [`Proxy::heal`].
+    pub fn outage(&self, time: Duration) {
+        self.shared.outage(time);
+    }
+
     /// Nothing breaks from now on. What was left half-open stays so for its time.
     pub fn heal(&self) {
         let now = Instant::now();
@@ -159,6 +164,11 @@ impl Proxy {
 impl Shared {
     fn weather(&self) -> std::sync::MutexGuard<'_, Weather> {
         self.weather.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn outage(&self, time: Duration) {
+        self.weather().out_until = Instant::now() + time;
+        self.outages.send_modify(|n| *n += 1);
     }
 
     /// The break that these bytes meet, and how many of them pass before it.
@@ -279,8 +289,7 @@ async fn pump(shared: &Shared, way: Way, from: &mut OwnedReadHalf, to: &mut Owne
             Some(Break::Stall(time)) => shared.weather().still_until = Instant::now() + time,
             Some(Break::Throttle(per_s, time)) => shared.weather().slow = Some((per_s, Instant::now() + time)),
             Some(Break::Outage(time)) => {
-                shared.weather().out_until = Instant::now() + time;
-                shared.outages.send_modify(|n| *n += 1);
+                shared.outage(time);
                 return Some(End::Cut);
             }
         }

@@ -179,6 +179,7 @@ impl Coordinator {
                 witnesses: Vec::new(),
                 authorities: Vec::new(),
                 http: None,
+                upkeep: serve::Upkeep::default(),
             };
             // A process that dies while it starts answers nothing.
             let running = tokio::select! {

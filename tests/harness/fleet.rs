@@ -16,6 +16,7 @@ use crate::process::{Finished, Running, programs, wait_until};
 pub struct Fleet {
     dir: tempfile::TempDir,
     bin: PathBuf,
+    environment: Vec<(String, String)>,
     coordinator: Mutex<Option<Running>>,
     address: Mutex<String>,
 }
@@ -81,9 +82,19 @@ impl Fleet {
     /// When init fails.
     #[must_use]
     pub fn prepare_with(more: &[&str]) -> Self {
+        Self::prepare_in(more, &[])
+    }
+
+    /// [`Fleet::prepare_with`], where every program has these variables in its environment.
+    ///
+    /// # Panics
+    /// When init fails.
+    #[must_use]
+    pub fn prepare_in(more: &[&str], environment: &[(&str, &str)]) -> Self {
         let fleet = Self {
             dir: tempfile::tempdir().expect("temporary folder"),
             bin: programs(),
+            environment: environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             coordinator: Mutex::new(None),
             address: Mutex::new("127.0.0.1:0".to_owned()),
         };
@@ -137,6 +148,7 @@ impl Fleet {
     pub fn program(&self, name: &str) -> Command {
         let mut command = Command::new(self.bin.join(name));
         command.env("EXHIBIT_HOME", self.home()).env_remove("RUST_LOG");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -146,6 +158,18 @@ impl Fleet {
     /// When there is no such key.
     pub fn configure(&self, key: &str, value: &str) {
         replace_line(&self.coordinator_dir().join("config.toml"), key, value);
+    }
+
+    /// Lets the coordinator keep a copy of its store in this folder, which is made.
+    ///
+    /// # Panics
+    /// When something cannot be written.
+    pub fn copy_into(&self, folder: &Path) {
+        std::fs::create_dir(folder).expect("folder");
+        let file = self.coordinator_dir().join("config.toml");
+        let text = std::fs::read_to_string(&file).expect("configuration");
+        let section = format!("\n[copy.store]\nkind = \"local\"\npath = \"{}\"\n", folder.display());
+        std::fs::write(file, text + &section).expect("written");
     }
 
     /// Adds a timestamp authority to the configuration, with a token a second at most.
@@ -479,11 +503,11 @@ fn text(value: &Value, key: &str) -> String {
     value[key].as_str().unwrap_or_else(|| panic!("no {key} in {value}")).to_owned()
 }
 
-/// Replaces the value of `key = ...` in a TOML file; `value` as TOML.
+/// Replaces the value of the first `key = ...` in a TOML file; `value` as TOML.
 pub(crate) fn replace_line(file: &Path, key: &str, value: &str) {
     let old = std::fs::read_to_string(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
     let is_key = |line: &str| line.split_once('=').is_some_and(|(k, _)| k.trim() == key);
-    assert!(old.lines().any(is_key), "{}: no line {key} =", file.display());
-    let new: String = old.lines().map(|l| if is_key(l) { format!("{key} = {value}\n") } else { format!("{l}\n") }).collect();
+    let at = old.lines().position(is_key).unwrap_or_else(|| panic!("{}: no line {key} =", file.display()));
+    let new: String = old.lines().enumerate().map(|(n, l)| if n == at { format!("{key} = {value}\n") } else { format!("{l}\n") }).collect();
     std::fs::write(file, new).expect("write");
 }

@@ -28,7 +28,17 @@ pub async fn run(catalog: SharedCatalog) {
     streams(c).await;
     one_commit(&catalog).await;
     incidents(c).await;
+    chores(c).await;
     c.healthy().await.expect("still healthy");
+}
+
+async fn chores(c: &dyn Catalog) {
+    assert_eq!(c.standing("verify").await.expect("read"), None, "nothing is kept yet");
+    for standing in ["first", "second", ""] {
+        c.set_standing("verify", standing.to_owned()).await.expect("kept");
+        assert_eq!(c.standing("verify").await.expect("read").as_deref(), Some(standing), "the last one stays");
+    }
+    assert_eq!(c.standing("other").await.expect("read"), None, "each chore has its own");
 }
 
 /// Some time.

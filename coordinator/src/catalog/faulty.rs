@@ -276,6 +276,12 @@ impl Catalog for FaultyCatalog {
     fn incidents_logged(&self, incidents: UnloggedIncidents) -> Answer<'_, ()> {
         self.apply("incidents_logged", self.inner.incidents_logged(incidents))
     }
+    fn standing(&self, chore: &'static str) -> Answer<'_, Option<String>> {
+        self.apply("standing", self.inner.standing(chore))
+    }
+    fn set_standing(&self, chore: &'static str, standing: String) -> Answer<'_, ()> {
+        self.apply("set_standing", self.inner.set_standing(chore, standing))
+    }
     fn peers(&self) -> Option<Arc<dyn super::peers::Peers>> {
         self.inner.peers()
     }

@@ -159,6 +159,11 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
 
     // ---- upkeep ----
 
+    /// Where a chore stands: what was kept last under its name.
+    fn standing(&self, chore: &'static str) -> Answer<'_, Option<String>>;
+    /// Keeps where a chore stands, in the place of what was kept before.
+    fn set_standing(&self, chore: &'static str, standing: String) -> Answer<'_, ()>;
+
     /// What several coordinators on this catalog need of each other; `None` where only one can use it.
     fn peers(&self) -> Option<Arc<dyn peers::Peers>> {
         None

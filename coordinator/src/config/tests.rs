@@ -56,12 +56,35 @@ fn every_key_is_documented() {
     for key in debug.split(['{', ',', ' ']).filter_map(|w| w.strip_suffix(':')).filter(|k| {
         !matches!(
             *k,
-            "folder" | "paths" | "store" | "limits" | "certificates" | "tokens" | "log" | "http" | "orders" | "witness" | "timestamp"
+            "folder"
+                | "paths"
+                | "store"
+                | "copy"
+                | "verify"
+                | "limits"
+                | "certificates"
+                | "tokens"
+                | "log"
+                | "http"
+                | "orders"
+                | "witness"
+                | "timestamp"
         )
     }) {
         assert!(keys.iter().any(|k| k == key), "{key} is not in the documented file");
     }
-    assert_eq!(keys.len(), 2 + 2 + 3 + 13 + 5 + 1 + 1 + 1 + 2 + 1);
+    assert_eq!(keys.len(), 2 + 2 + 3 + 13 + 2 + 2 + 5 + 1 + 1 + 1 + 2 + 1);
+}
+
+#[test]
+fn upkeep_is_read_in_the_units_that_people_write() {
+    let text = "[copy]\nevery = \"90m\"\nrate = \"1 GiB/s\"\n[copy.store]\npath = \"/mnt/copy/exhibit\"\n[verify]\nevery = \"7d\"\nsample = \"all\"\nrate = \"512KiB/s\"\n";
+    let config = Config::parse(text).expect("good");
+    assert_eq!((config.copy.every.0.as_secs(), config.copy.rate.0), (5_400, 1 << 30));
+    assert_eq!(config.copy.store.as_ref().map(|s| s.path.clone()), Some(PathBuf::from("/mnt/copy/exhibit")));
+    let schedule = config.verification().expect("scheduled");
+    assert_eq!((schedule.every.as_secs(), schedule.depth, schedule.rate), (7 * 86_400, crate::reverify::Depth::All, Some(512 << 10)));
+    assert_eq!(Config::default().verification(), None, "only who asks for it has it");
 }
 
 #[test]
@@ -111,6 +134,13 @@ fn errors_name_line_key_value_and_remedy() {
         ("[certificates]\nagent_hours = 9999", ":2: ", "9999"),
         ("[log]\nlevel = \"loud\"", ":2: ", "log.level: 'loud': expected off, error"),
         ("[log]\nlevel = \"info,exhibit=loud\"", ":2: ", "'exhibit=loud'"),
+        ("[verify]\nevery = \"1w\"", ":2: ", "'1w' is no length of time: expected a whole number above 0 with m, h or d"),
+        ("[verify]\nevery = \"0d\"", ":2: ", "'0d' is no length of time"),
+        ("[verify]\nsample = \"some\"", ":2: ", "'some': expected a share above 0 and up to 100, like 1%, or all"),
+        ("[verify]\nrate = \"20MB\"", ":2: ", "'20MB' is no rate: expected a whole number above 0 with KiB/s"),
+        ("[copy.store]\nkind = \"s3\"", ":1: ", "copy.store.bucket: is empty"),
+        ("[copy.store]\n\npath = \"store\"", ":1: ", "copy.store.kind: is the store itself"),
+        ("[copy.store]\nkind = \"s3\"\nbucket = \"b\"\nendpoint = \"http://x\"", ":4: ", "copy.store.endpoint: is http://"),
         ("= 3", ":1: ", "= 3"),
         ("listen = \"127.0.0.1:1\"\nlisten = \"127.0.0.1:1\"", ":2: ", "duplicate key"),
     ];

@@ -17,10 +17,13 @@ use crate::clock;
 use crate::ledger::{self, LedgerError};
 use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
+use crate::replica::Lease;
 use crate::store::Store;
 
 /// How long a disposal waits for one that another coordinator carries out.
 const DISPOSAL_WAIT: std::time::Duration = std::time::Duration::from_secs(30);
+/// Somebody who waits for a right asks for it within this time again.
+const LET_GO: Duration = Duration::from_millis(300);
 /// Time before a disposal is tried again that a person has to make possible: one whose objects the store itself locks, for
 /// example.
 const PERSON_WAIT: Duration = Duration::from_mins(10);
@@ -41,13 +44,49 @@ impl Condemned {
     }
 }
 
+/// While it lives nothing is destroyed, at any coordinator.
+pub(crate) struct Standstill<'a> {
+    here: tokio::sync::MutexGuard<'a, ()>,
+    alone: Lease,
+    shared_out: bool,
+}
+
+impl Standstill<'_> {
+    /// False when another coordinator may have begun to destroy: nothing is written any more.
+    pub(crate) fn lasts(&self) -> bool {
+        self.alone.lasts()
+    }
+
+    /// Lets disposals go on, and gives another coordinator's the time to see it.
+    pub(crate) async fn end(self) {
+        let Self { here, alone, shared_out } = self;
+        alone.give(None).await;
+        drop(here);
+        if shared_out {
+            tokio::time::sleep(LET_GO).await;
+        }
+    }
+}
+
+/// Waits until no disposal is carried out, and keeps those that come waiting, for a moment: a copy that was begun before one must
+/// have arrived when that one looks for what is to be destroyed.
+///
+/// # Errors
+/// When another coordinator's disposal takes longer, or the catalog does not answer.
+pub(crate) async fn standstill(parts: &Parts) -> Result<Standstill<'_>> {
+    let here = parts.condemned.one_at_a_time.lock().await;
+    let alone = parts.leases.alone("disposal", DISPOSAL_WAIT).await?;
+    let shared_out = alone.is_shared_out();
+    Ok(Standstill { here, alone, shared_out })
+}
+
 /// Carries out every approved disposal of a case that is not finished, and gives the certificate of the one that `approval`
 /// decided. The happy path and recovery are this one function. Order of writes, for each disposal:
 ///
 /// 1. (before the call) its approval is in the log, under a checkpoint: from here on nothing can take it back
 /// 2. every object below the folder of each collection is destroyed in the order of the names, so that a stream's segments
 ///    go first and its manifest last: what is left is named by it
-/// 3. the folders are listed again: they must be empty
+/// 3. the folders are listed again: they must be empty. Where there is a copy in a second store, 2 and 3 are done there as well
 /// 4. the certificate (`destruction`) into the log, under a checkpoint
 ///
 /// Died, or failed, anywhere: the next call begins at 2 again, and destroying what is gone is success. Between 1 and 4 nothing
@@ -75,6 +114,9 @@ async fn finish_all(parts: &Parts, case: &CaseId) -> Result<()> {
     for disposal in due {
         for destroyed in &disposal.collections {
             destroy_collection(&*parts.store, case, &destroyed.collection).await?;
+            if let Some(second) = &parts.copy {
+                destroy_collection(&*second.store, case, &destroyed.collection).await?;
+            }
         }
         let certificate = Destruction {
             case: case.clone(),

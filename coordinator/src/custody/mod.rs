@@ -16,11 +16,12 @@ use exhibit_evidence::text::escape_bounded;
 use exhibit_evidence::{CaseId, Timestamp};
 
 pub use destroy::{Condemned, finish_due, recover};
+pub(crate) use destroy::{Standstill, standstill};
 
 use crate::catalog::CollectionRow;
 use crate::clock;
 use crate::dispatch::{self, admit};
-use crate::ledger::{self, LedgerError, View};
+use crate::ledger::{self, Ledger, LedgerError, View};
 use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
 
@@ -169,6 +170,11 @@ pub(crate) async fn only_kept(parts: &Parts, rows: Vec<CollectionRow>) -> Result
         }
     }
     Ok(kept)
+}
+
+/// True when a collection was destroyed, or is about to be.
+pub(crate) fn is_disposed_of(ledger: &Ledger, collection: &CollectionId) -> bool {
+    ledger.view().custody().fate(collection) != Fate::Kept
 }
 
 /// Refuses collections that were destroyed, or are about to be.

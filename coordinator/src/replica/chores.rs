@@ -1,4 +1,5 @@
-//! What one coordinator does for all: recovery, stamping, attestation, incidents into their logs, disposals that are not finished.
+//! What one coordinator does for all: recovery, stamping, attestation, the copy, verification, incidents into their logs, disposals
+//! that are not finished.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use super::Lease;
 use crate::dispatch::{self, FINISHED_EVERY_TICKS};
 use crate::parts::Parts;
 use crate::problem::Result;
-use crate::{attest, custody, incidents, stamp};
+use crate::{attest, copy, custody, incidents, reverify, stamp};
 
 const TICK: Duration = Duration::from_secs(1);
 /// How long the right to do them is waited for before it is asked for again.
@@ -40,7 +41,9 @@ async fn while_held(parts: &Arc<Parts>, lease: &Lease, stop: &mut watch::Receive
     let (lost, lost_seen) = watch::channel(false);
     let stamping = tokio::spawn(stamp::run(Arc::clone(parts), lost_seen.clone()));
     let every = Duration::from_hours(u64::from(parts.issuing.rules.attest_hours.max(1)));
-    let attesting = tokio::spawn(attest::run_all(Arc::clone(parts), every, lost_seen));
+    let attesting = tokio::spawn(attest::run_all(Arc::clone(parts), every, lost_seen.clone()));
+    let copying = tokio::spawn(copy::run(Arc::clone(parts), lost_seen.clone()));
+    let verifying = tokio::spawn(reverify::run_scheduled(Arc::clone(parts), lost_seen));
     let recovery = tokio::spawn(recover(Arc::clone(parts)));
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -57,6 +60,8 @@ async fn while_held(parts: &Arc<Parts>, lease: &Lease, stop: &mut watch::Receive
     lost.send_replace(true);
     let _ = stamping.await;
     let _ = attesting.await;
+    let _ = copying.await;
+    let _ = verifying.await;
 }
 
 async fn tick(parts: &Arc<Parts>, count: u32) {

@@ -43,17 +43,19 @@ impl Run {
 }
 
 impl Results {
-    /// Goes on with the last run of this depth if it has no end, and begins one otherwise.
-    pub fn open(path: &Path, depth: Depth, now: Timestamp) -> Result<Self, String> {
+    /// Goes on with the run of this depth that began at `begun`, or else with the last one that has no end, and begins one otherwise.
+    pub fn open(path: &Path, depth: Depth, begun: Option<Timestamp>, now: Timestamp) -> Result<Self, String> {
         let shown = escape_bounded(&path.to_string_lossy(), 200);
         let fail = |e: io::Error| format!("cannot keep the result in {shown}: {e}");
         let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path).map_err(fail)?;
         // The lines of two runs at once could not be told apart.
-        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| format!("another 'store verify' is writing to {shown}: wait until it has ended"))?;
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+            format!("another 'store verify', or the coordinator's own ([verify]), is writing to {shown}: wait until it has ended")
+        })?;
         let depth = format!("{depth:?}");
         let (mut unended, seen) = read(&file).map_err(fail)?;
-        let Run { begun, done, sound } = unended.remove(&depth).unwrap_or_else(|| Run::new(now));
+        let unended = unended.remove(&depth).filter(|run| begun.is_none_or(|begun| run.begun == begun));
+        let Run { begun, done, sound } = unended.unwrap_or_else(|| Run::new(begun.unwrap_or(now)));
         let mut found = Self { file, begun, done, sound, seen };
         found.line(&serde_json::json!({ "run": begun, "depth": depth }))?;
         Ok(found)

@@ -82,7 +82,7 @@ impl CheckReport {
         out
     }
 
-    fn add(&mut self, what: &'static str, state: State, detail: impl Into<String>, remedy: &'static str) {
+    pub(crate) fn add(&mut self, what: &'static str, state: State, detail: impl Into<String>, remedy: &'static str) {
         let remedy = if state == State::Holds { "" } else { remedy };
         self.checks.push(Check { what, state, detail: escape_bounded(&detail.into(), 600), remedy });
     }

@@ -15,13 +15,13 @@ use std::collections::HashSet;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use exhibit_evidence::{Digest, Hasher};
+use exhibit_evidence::{Digest, Hasher, Timestamp};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
@@ -414,7 +414,7 @@ impl Inner {
                 }
             } else if after.is_none_or(|a| name.as_str() > a) {
                 let meta = std::fs::symlink_metadata(self.path(&name)).map_err(|e| map(&e, "look at", &name))?;
-                out.push(Entry { name, size: meta.len() });
+                out.push(Entry { name, size: meta.len(), modified: modified(&meta) });
             }
         }
         Ok(())
@@ -444,6 +444,11 @@ impl Inner {
         children.sort_by_cached_key(|(name, is_folder)| if *is_folder { format!("{name}/") } else { name.clone() });
         Ok(children)
     }
+}
+
+/// When a file was written.
+fn modified(meta: &std::fs::Metadata) -> Timestamp {
+    Timestamp::from_unix_ns(meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec()))
 }
 
 impl Store for LocalStore {

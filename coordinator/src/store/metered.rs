@@ -15,14 +15,16 @@ use crate::metrics::SharedMetrics;
 #[derive(Debug)]
 pub struct MeteredStore {
     inner: Arc<dyn Store>,
+    /// What custody asks of the store it asks of its copy as well.
+    copy: Option<Arc<dyn Store>>,
     metrics: SharedMetrics,
 }
 
 impl MeteredStore {
     /// Counts the calls to a store.
     #[must_use]
-    pub fn new(inner: Arc<dyn Store>, metrics: SharedMetrics) -> Self {
-        Self { inner, metrics }
+    pub fn new(inner: Arc<dyn Store>, copy: Option<Arc<dyn Store>>, metrics: SharedMetrics) -> Self {
+        Self { inner, copy, metrics }
     }
 
     fn counted<'a, T: Send + 'a>(&'a self, operation: &'static str, name: &str, call: Answer<'a, T>) -> Answer<'a, T> {
@@ -105,6 +107,9 @@ impl Store for MeteredStore {
     }
 
     fn protect(&self, case: &CaseId, protection: Protection) {
+        if let Some(copy) = &self.copy {
+            copy.protect(case, protection.clone());
+        }
         self.inner.protect(case, protection);
     }
 

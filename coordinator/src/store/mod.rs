@@ -21,7 +21,7 @@ pub mod faulty;
 use std::ops::Range;
 
 use bytes::Bytes;
-use exhibit_evidence::{CaseId, Digest};
+use exhibit_evidence::{CaseId, Digest, Timestamp};
 use futures::future::BoxFuture;
 pub use object_store::PutPayload as Payload;
 
@@ -151,6 +151,8 @@ pub struct Entry {
     pub name: String,
     /// Bytes.
     pub size: u64,
+    /// When it was written, by the store's clock; as precise as the store says.
+    pub modified: Timestamp,
 }
 
 /// One page of a listing.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use exhibit_evidence::{CaseId, Digest};
+use exhibit_evidence::{CaseId, Digest, Timestamp};
 use futures::TryStreamExt as _;
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions};
@@ -411,7 +411,8 @@ impl Store for RemoteStore {
                     return Ok(Page { entries, more: true });
                 }
                 if let Some(name) = self.name(&meta.location) {
-                    entries.push(Entry { name, size: meta.size });
+                    let modified = Timestamp::from_unix_ns(meta.last_modified.timestamp_nanos_opt().unwrap_or(0));
+                    entries.push(Entry { name, size: meta.size, modified });
                 }
             }
             Ok(Page { entries, more: false })

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::support::agent::{Agent, Job, file};
 use crate::support::verdict;
-use crate::support::world::{People, World};
+use crate::support::world::{People, Place, World};
 use exhibit_certs::Credential;
 use exhibit_coordinator::clock;
 use exhibit_coordinator::store::Kind;
@@ -19,7 +19,7 @@ use exhibit_proto::responder::v1 as people;
 use tonic::Code;
 
 /// A person with a connection.
-struct Someone {
+pub(crate) struct Someone {
     credential: Credential,
     rpc: People,
 }
@@ -47,18 +47,23 @@ impl Someone {
 }
 
 /// A case with sealed collections, a custodian and an approver.
-struct Story {
-    world: World,
-    case: CaseId,
+pub(crate) struct Story {
+    pub(crate) world: World,
+    pub(crate) case: CaseId,
     opened: Digest,
-    collections: Vec<(CollectionId, Digest)>,
+    pub(crate) collections: Vec<(CollectionId, Digest)>,
     cora: Someone,
     ben: Someone,
 }
 
 impl Story {
     async fn new(count: usize) -> Self {
-        let mut world = World::start().await;
+        Self::on(Place::default(), count).await
+    }
+
+    /// In a world whose catalog or store is elsewhere.
+    pub(crate) async fn on(place: Place, count: usize) -> Self {
+        let mut world = World::start_on(place).await;
         let credential = world.enroll("web-1").await;
         let mut agent = Agent::new(credential, world.port, 1).await;
         let mut session = agent.session(&[]).await.expect("session");
@@ -100,12 +105,12 @@ impl Story {
         Approval { case: self.case.clone(), predecessor: of, reason: "checked".to_owned(), approved_by: by, approved_at: clock::now() }
     }
 
-    async fn ask(&mut self, of: usize) -> Digest {
+    pub(crate) async fn ask(&mut self, of: usize) -> Digest {
         let disposal = self.disposal(of, self.cora.name());
         self.cora.submit(&disposal).await.expect("asked").0
     }
 
-    async fn approve(&mut self, of: Digest) -> Result<people::SubmitRecordResponse, tonic::Status> {
+    pub(crate) async fn approve(&mut self, of: Digest) -> Result<people::SubmitRecordResponse, tonic::Status> {
         let approval = self.approval(of, self.ben.name());
         Ok(self.ben.submit(&approval).await?.1)
     }
@@ -127,7 +132,7 @@ impl Story {
     }
 
     /// Waits until the disposal of a collection has its certificate.
-    async fn certified(&self, of: usize) {
+    pub(crate) async fn certified(&self, of: usize) {
         for _ in 0..200 {
             let ledger = self.world.running().parts.ledgers.case(&self.case).await.expect("log");
             let fate = ledger.view().custody().fate(&self.collections[of].0);

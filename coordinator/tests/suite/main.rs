@@ -6,6 +6,7 @@ mod catalog_faulty;
 mod catalog_postgres;
 mod catalog_sqlite;
 mod catalog_transfer;
+mod copy_second;
 mod custody_access;
 mod custody_approval;
 mod custody_disposal;

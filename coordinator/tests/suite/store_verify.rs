@@ -3,13 +3,16 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use exhibit_coordinator::catalog::postgres::scratch::Scratch;
 use exhibit_coordinator::config::{Config, Paths};
-use exhibit_coordinator::reverify::{self, Depth, RESULTS, Report};
+use exhibit_coordinator::reverify::{self, Depth, RESULTS, Report, Schedule};
+use exhibit_coordinator::serve::Upkeep;
 use exhibit_coordinator::store::LocalStore;
 
 use crate::support::agent::{Agent, Job, file};
-use crate::support::world::{self, World};
+use crate::support::world::{self, Place, World};
 
 const EVERY_SEGMENT: Depth = Depth::Sample(1_000_000);
 
@@ -90,4 +93,78 @@ async fn what_changed_in_the_store_is_found_and_an_interrupted_run_goes_on() {
     assert!(report.notes.is_empty() && report.cases.len() == 2, "{report:#?}");
     assert_eq!("0.5%".parse(), Ok(Depth::Sample(5_000)));
     assert!(["", "0%", "101%", "1", "x%"].iter().all(|bad| bad.parse::<Depth>().is_err()));
+}
+
+/// The cases that have a line in a file of results, and how often a run ended there.
+fn lines(file: &std::path::Path) -> (Vec<String>, usize) {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let all: Vec<serde_json::Value> = text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
+    let cases = all.iter().filter_map(|l| l["case"].as_str().map(str::to_owned)).collect();
+    (cases, all.iter().filter(|l| l["done"] == true).count())
+}
+
+async fn soon(what: &str, mut is: impl AsyncFnMut() -> bool) {
+    let waited = async {
+        while !is().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waited).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scheduled_run_goes_on_at_another_coordinator_and_tells_what_it_finds() {
+    let dir = tempfile::tempdir().expect("dir");
+    let server = Scratch::start(dir.path()).await;
+    let mut world = World::start_on(Place { database: Some(server.database("catalog").await), ..Place::default() }).await;
+    let mut cases = Vec::new();
+    for _ in 0..3 {
+        cases.push(world.open_case().await.case_id);
+    }
+    cases.sort();
+    let record = world.store_dir().join(format!("cases/{}/log/seq/0000000001.dsse.json", cases[0]));
+    let kept = std::fs::read(&record).expect("record");
+    std::fs::remove_file(&record).and_then(|()| std::fs::write(&record, b"{}")).expect("altered");
+
+    // So slow that a case takes seconds.
+    let schedule = |name: &str, rate: u64| {
+        let results = world_file(&world, name);
+        Upkeep { verify: Some(Schedule { every: Duration::from_hours(1), depth: Depth::All, rate: Some(rate), results }), copy: None }
+    };
+    let (slow, fast) = (schedule("slow.jsonl", 1 << 13), schedule("fast.jsonl", 1 << 30));
+    world.place.upkeep = slow;
+    world.restart().await;
+    let first = world_file(&world, "slow.jsonl");
+    soon("the first case is verified", async || !lines(&first).0.is_empty()).await;
+    // It stops at once, although the verifier's thread is at work.
+    tokio::time::timeout(Duration::from_secs(15), world.stop()).await.expect("stops");
+    let (done, ended) = lines(&first);
+    assert!((1..3).contains(&done.len()) && ended == 0, "{done:?}");
+
+    world.place.upkeep = fast;
+    world.restart().await;
+    let second = world_file(&world, "fast.jsonl");
+    soon("the run ends", async || lines(&second).1 == 1).await;
+    let (rest, _) = lines(&second);
+    let mut all = [done, rest].concat();
+    // It may have died between the line and what the catalog says.
+    all.dedup();
+    assert_eq!(all, cases, "the second coordinator did what the first one had not");
+    let told = world.incidents().await;
+    assert!(told.iter().any(|i| i.starts_with("store-verify: ")), "{told:?}");
+    soon("it is counted", async || {
+        let metrics = world.running().parts.metrics.text();
+        metrics.lines().any(|l| l == "exhibit_verify_unsound_cases 1") && !metrics.contains("exhibit_verify_ended_seconds 0")
+    })
+    .await;
+    // The next start knows that it is not time yet.
+    std::fs::remove_file(&record).and_then(|()| std::fs::write(&record, kept)).expect("mended");
+    world.restart().await;
+    soon("it is known", async || world.running().parts.metrics.text().contains("exhibit_verify_unsound_cases 1")).await;
+    assert_eq!(lines(&second).1, 1);
+    world.stop().await;
+}
+
+fn world_file(world: &World, name: &str) -> PathBuf {
+    world.dir.path().join(name)
 }

@@ -7,8 +7,11 @@ use super::{APPLICATION_ID, Settings};
 use crate::catalog::CatalogError;
 
 /// The schema, one step a file; `schema_version` counts the steps that a catalog has.
-const MIGRATIONS: &[&str] =
-    &[include_str!("../migrations/postgres/0001_first.sql"), include_str!("../migrations/postgres/0002_replicas.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../migrations/postgres/0001_first.sql"),
+    include_str!("../migrations/postgres/0002_replicas.sql"),
+    include_str!("../migrations/postgres/0003_chores.sql"),
+];
 
 /// The oldest server that is tried.
 const SERVER_VERSION_MIN: i32 = 13;

@@ -205,6 +205,24 @@ impl Catalog for Backend {
     fn incidents_logged(&self, incidents: UnloggedIncidents) -> Answer<'_, ()> {
         self.write(move |c| Box::pin(incidents::logged(c, incidents)))
     }
+    fn standing(&self, chore: &'static str) -> Answer<'_, Option<String>> {
+        self.read(move |c| {
+            Box::pin(async move {
+                let kept = sqlx::query_scalar("SELECT standing FROM chores WHERE name = $1").bind(chore);
+                kept.fetch_optional(c).await.map_err(map)
+            })
+        })
+    }
+    fn set_standing(&self, chore: &'static str, standing: String) -> Answer<'_, ()> {
+        self.write(move |c| {
+            Box::pin(async move {
+                let sql =
+                    "INSERT INTO chores (name, standing) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET standing = excluded.standing";
+                sqlx::query(sql).bind(chore).bind(standing).execute(c).await.map_err(map)?;
+                Ok(())
+            })
+        })
+    }
     fn peers(&self) -> Option<Arc<dyn peers::Peers>> {
         dialect::peers(self)
     }

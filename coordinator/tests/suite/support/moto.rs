@@ -8,7 +8,27 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use exhibit_coordinator::store::RemoteSettings;
+use exhibit_coordinator::store::{RemoteKind, RemoteSettings};
+
+/// The credentials that it takes.
+pub const KEY_ID: &str = "id";
+pub const SECRET: &str = "very-secret";
+
+/// How to reach one on this port.
+pub fn settings(port: u16, prefix: &str) -> RemoteSettings {
+    RemoteSettings {
+        kind: RemoteKind::S3,
+        bucket: "evidence".to_owned(),
+        account: String::new(),
+        prefix: prefix.to_owned(),
+        region: "us-east-1".to_owned(),
+        endpoint: Some(format!("http://127.0.0.1:{port}")),
+        allow_http: true,
+        access_key_id: Some(KEY_ID.to_owned()),
+        secret: Some(SECRET.to_owned()),
+        lock: None,
+    }
+}
 
 pub struct Server {
     process: Child,
@@ -17,7 +37,17 @@ pub struct Server {
 
 impl Server {
     pub fn settings(&self, prefix: &str) -> RemoteSettings {
-        super::s3_settings(self.port, prefix)
+        settings(self.port, prefix)
+    }
+
+    /// The port that it listens on.
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     /// Makes one more bucket, with these header lines.
@@ -55,11 +85,13 @@ impl Drop for Server {
 /// moto looks at no signature, so this does in front of it, from the specification of Signature Version 4: headers, query, payload
 /// and checksum. Requests that carry `Signature=0` are the test's own, and pass.
 const SERVE: &str = r#"
-import base64, hashlib, hmac, io, sys, urllib.parse
+import base64, hashlib, hmac, io, resource, sys, urllib.parse
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import run_simple
 
-SECRET = "very-secret"
+SECRET = sys.argv[2]
+# Large objects are files, each with a descriptor.
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
 moto = DomainDispatcherApplication(create_backend_app)
 
 def wrong(env, body):
@@ -117,7 +149,7 @@ pub fn start_with_lock() -> Server {
 fn serve(bucket: &str, headers: &str) -> Server {
     let port = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("address").port();
     let process = Command::new("python3")
-        .args(["-c", SERVE, &port.to_string()])
+        .args(["-c", SERVE, &port.to_string(), SECRET])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()

@@ -31,7 +31,12 @@ impl CaseFiles for Folder {
 }
 
 pub fn report(world: &World, case: &str, complete: bool) -> Report {
-    let folder = Folder(world.store_dir().join("cases").join(case));
+    report_of(world, &world.store_dir().join("cases").join(case), complete)
+}
+
+/// Of a copy of the case elsewhere.
+pub fn report_of(world: &World, folder: &Path, complete: bool) -> Report {
+    let folder = Folder(folder.to_owned());
     verify(&folder, &world.anchor(), &Options { complete, ..Options::default() }, &mut |_| {}).expect("listed")
 }
 

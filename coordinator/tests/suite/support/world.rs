@@ -54,6 +54,8 @@ pub struct Place {
     pub database: Option<Settings>,
     /// The store, when it is not a folder.
     pub remote: Option<RemoteSettings>,
+    /// What is done in the background for it.
+    pub upkeep: serve::Upkeep,
 }
 
 fn sub(dir: &tempfile::TempDir, name: &str) -> PathBuf {
@@ -84,6 +86,7 @@ async fn run(dir: &tempfile::TempDir, place: &Place, port: u16, (free_bytes_min,
         witnesses: Vec::new(),
         authorities: Vec::new(),
         http: Some(tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("port")),
+        upkeep: place.upkeep.clone(),
     };
     Box::pin(serve::start(setup)).await.expect("starts")
 }

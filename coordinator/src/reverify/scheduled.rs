@@ -1,0 +1,146 @@
+//! `[verify]`: a coordinator does regularly what `store verify` does when somebody asks for it.
+//!
+//! Each case's result is a line of the same file. Where a run stands is in the catalog as well, so that another coordinator goes
+//! on with it; a catalog that was made anew lets a run begin again, or go on where the file says.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use exhibit_evidence::Timestamp;
+use tokio::sync::watch;
+
+use super::{CaseResult, Depth, Run, Task, all_cases};
+use crate::clock;
+use crate::parts::Parts;
+
+/// The chore's name in the catalog.
+const CHORE: &str = "verify";
+/// Time before a run goes on that something interrupted: the store, the catalog, or a run by hand that has the file.
+const TRY_AGAIN: Duration = Duration::from_mins(1);
+/// The clock is asked again after so long whether it is time.
+const LOOK_EVERY: Duration = Duration::from_mins(10);
+
+/// When to verify, and how much.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Schedule {
+    /// From the end of a run to the beginning of the next.
+    pub every: Duration,
+    /// How much of the evidence.
+    pub depth: Depth,
+    /// Bytes read in a second, at most.
+    pub rate: Option<u64>,
+    /// The file that keeps the results.
+    pub results: PathBuf,
+}
+
+/// Where the chore stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+struct Standing {
+    /// When the last run began; none: there was none.
+    begun: Option<Timestamp>,
+    /// When it ended; none: it has not.
+    ended: Option<Timestamp>,
+    /// Its depth.
+    depth: String,
+    /// The last case that it verified.
+    after: Option<String>,
+    /// Cases of it that do not hold.
+    unsound: u64,
+    /// The same of the run before, which counts until this one has its end.
+    unsound_before: u64,
+}
+
+impl Standing {
+    /// What does not hold, as far as is known.
+    fn findings(&self) -> u64 {
+        if self.ended.is_some() { self.unsound } else { self.unsound.max(self.unsound_before) }
+    }
+
+    /// How long until the next run begins; none when it is time.
+    fn wait(&self, every: Duration, now: Timestamp) -> Option<Duration> {
+        let due = self.ended?.plus_s(i64::try_from(every.as_secs()).unwrap_or(i64::MAX));
+        let left_ns = due.unix_ns().saturating_sub(now.unix_ns());
+        u64::try_from(left_ns).ok().filter(|left| *left > 0).map(Duration::from_nanos)
+    }
+}
+
+/// Verifies whenever it is time, until `stop` says so. Of several coordinators one does it.
+pub async fn run_scheduled(parts: Arc<Parts>, mut stop: watch::Receiver<bool>) {
+    let Some(schedule) = &parts.verify else { return };
+    let work = async {
+        loop {
+            let wait = turn(&parts, schedule).await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "the store could not be verified; it goes on in a minute");
+                TRY_AGAIN
+            });
+            tokio::time::sleep(wait).await;
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        _ = stop.wait_for(|s| *s) => {}
+    }
+}
+
+/// One run, if it is time. How long until it must be looked again.
+///
+/// Order for each case: 1. it is verified, and its line is in the file; 2. what does not hold is an incident; 3. the catalog says
+/// how far the run came. Died before 3: the case is verified again, and the incident told again.
+async fn turn(parts: &Parts, schedule: &Schedule) -> Result<Duration, String> {
+    let mut standing = read(parts).await?;
+    parts.metrics.verified(standing.ended, standing.findings());
+    if let Some(wait) = standing.wait(schedule.every, clock::now()) {
+        return Ok(wait.min(LOOK_EVERY));
+    }
+    let depth = schedule.depth.to_string();
+    let goes_on = standing.begun.filter(|_| standing.ended.is_none() && standing.depth == depth);
+    let stood = goes_on.map(|begun| (begun, standing.after.clone()));
+    let task = Task {
+        anchor: parts.ledgers.anchor().clone(),
+        results: schedule.results.clone(),
+        store: Arc::clone(&parts.store),
+        depth: schedule.depth,
+        rate: schedule.rate,
+        now: clock::now,
+    };
+    let mut run = Run::begin(task, stood, Ok(all_cases(&*parts.catalog).await.map_err(|e| e.to_string())?)).await?;
+    if goes_on.is_none() {
+        let unsound_before = standing.findings();
+        standing = Standing { begun: Some(run.report.begun), depth, unsound_before, ..Standing::default() };
+        keep(parts, &standing).await?;
+    }
+    while let Some(result) = run.next().await? {
+        if !result.sound {
+            standing.unsound = standing.unsound.saturating_add(1);
+            tell(parts, &result).await;
+        }
+        standing.after = Some(result.case);
+        keep(parts, &standing).await?;
+    }
+    let report = run.end()?;
+    standing.ended = Some(clock::now());
+    keep(parts, &standing).await?;
+    tracing::info!(begun = %report.begun, cases = report.cases.len(), unsound = standing.unsound, "the store was verified");
+    Ok(Duration::ZERO)
+}
+
+/// In the log of its case, unless nothing of that is left.
+async fn tell(parts: &Parts, result: &CaseResult) {
+    let case = result.case.parse().ok().filter(|_| !result.gone);
+    let detail = format!("{} (docs/operations/stores.md: copy it first)", result.findings.join("; "));
+    parts.incident(case.as_ref(), "store-verify", &format!("cases/{}", result.case), &detail).await;
+}
+
+async fn read(parts: &Parts) -> Result<Standing, String> {
+    let kept = parts.catalog.standing(CHORE).await.map_err(|e| e.to_string())?;
+    // What cannot be read was not written by this version: it is done again.
+    Ok(kept.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
+}
+
+async fn keep(parts: &Parts, standing: &Standing) -> Result<(), String> {
+    parts.metrics.verified(standing.ended, standing.findings());
+    let text = serde_json::to_string(standing).map_err(|e| e.to_string())?;
+    parts.catalog.set_standing(CHORE, text).await.map_err(|e| e.to_string())
+}
