@@ -6,10 +6,12 @@
 #![forbid(unsafe_code)]
 
 pub mod attest;
+pub mod audit;
 pub mod authz;
 pub mod catalog;
 pub mod clock;
 pub mod config;
+pub mod cost;
 pub mod custody;
 pub mod dispatch;
 pub mod enroll;

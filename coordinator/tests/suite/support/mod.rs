@@ -7,6 +7,7 @@ pub mod authority;
 pub mod clouds;
 pub mod deployment;
 pub mod moto;
+pub mod second;
 pub mod verdict;
 pub mod world;
 
