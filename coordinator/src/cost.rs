@@ -93,25 +93,27 @@ pub struct Cost {
     pub month_nanos: u64,
 }
 
-/// The cost of a collection with these streams. Each stream: its segments and its manifest, a listing that compares them, and
-/// acquisition and receipt in one addition to the log; then the seal in another.
+/// The cost of a collection with these streams. Each stream: its segments and its manifest, a listing that compares them,
+/// acquisition and receipt in one addition to the log, and the receipt read for the agent that finished it. Then a listing for
+/// streams that nobody knows of, and the seal in an addition of its own, and read back.
 #[must_use]
 pub fn of(streams: &[StreamRow], prices: &Prices) -> Cost {
     // The seal and what publishes it.
-    let mut cost = Cost { puts: 1 + PER_ADDITION, ..Cost::default() };
+    let mut cost = Cost { puts: 1 + PER_ADDITION, lists: 1, reads: 1, ..Cost::default() };
     let mut additions = 1_u64;
     for stream in streams {
         let Some(manifest) = &stream.manifest else { continue };
         let objects = u64::from(manifest.segments).saturating_add(1);
-        let records = 1 + u64::from(stream.acquisition.is_some());
-        cost.puts = cost.puts.saturating_add(objects).saturating_add(records).saturating_add(PER_ADDITION);
+        let signed = u64::from(stream.acquisition.is_some());
+        cost.puts = cost.puts.saturating_add(objects).saturating_add(1 + signed + PER_ADDITION);
+        cost.reads += signed;
         cost.lists = cost.lists.saturating_add(objects.div_ceil(PAGE_ENTRIES_MAX as u64));
         cost.bytes = cost.bytes.saturating_add(manifest.stored_bytes).saturating_add(manifest.size);
         additions += 1;
     }
     if prices.locked {
         // Checkpoints are replaced, and not read back one by one.
-        cost.reads = cost.puts.saturating_sub(additions);
+        cost.reads = cost.reads.saturating_add(cost.puts).saturating_sub(additions);
     }
     let writes = prices.writes_1000.of(cost.puts.saturating_add(cost.lists), 1_000);
     cost.requests_nanos = writes.saturating_add(prices.reads_1000.of(cost.reads, 1_000));

@@ -41,7 +41,7 @@ impl Syslog {
             "global(workDirectory=\"{place}\" maxMessageSize=\"16k\")\n\
              module(load=\"imtcp\")\n\
              input(type=\"imtcp\" port=\"{port}\" address=\"127.0.0.1\")\n\
-             template(name=\"seen\" type=\"string\" string=\"%syslogfacility-text% %syslogseverity-text% %app-name% %msgid% %structured-data%%msg%\\n\")\n\
+             template(name=\"seen\" type=\"string\" string=\"%syslogfacility-text% %syslogseverity-text% %app-name% %msgid% %structured-data% %msg%\\n\")\n\
              action(type=\"omfile\" file=\"{place}/seen\" template=\"seen\" fileCreateMode=\"0644\")\n"
         );
         std::fs::write(dir.path().join("conf"), conf).expect("written");
