@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use exhibit_tests::{Agent, DelayProxy, Fleet};
+use exhibit_tests::{Agent, DelayProxy, Finished, Fleet};
 
 use crate::data::{Data, need_space};
 use crate::receiver::{Receiver, Requests};
@@ -93,7 +93,11 @@ pub fn run(data: &Data, setting: Setting) -> Run {
     };
     drop(line);
     check(&fleet, &collections, data);
-    if setting.verify {
+    if setting.verify && setting.s3 {
+        // There is no folder to verify: the store is read again.
+        let mut command = fleet.program("exhibit-coordinator");
+        let _ = Finished::of(command.args(["store", "verify", "--all", "--dir"]).arg(fleet.coordinator_dir())).ok();
+    } else if setting.verify {
         let _ = fleet.verify(&case).expect_sound();
     }
     run
