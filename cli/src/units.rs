@@ -93,6 +93,12 @@ pub fn show_bytes(bytes: u64) -> String {
     if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
+/// Thousand-millionths of a currency's unit as an amount: `0.00006`.
+pub fn show_price(nanos: u64) -> String {
+    let text = format!("{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
 /// `2026-11-23 10:00:00`, UTC; a dash for zero.
 pub fn show_time(unix_ns: i64) -> String {
     if unix_ns == 0 {

@@ -188,6 +188,10 @@ pub trait Identify: Send + Sync + 'static {
     /// Brings what [`Identify::identify`] knows up to date, before each call. When it cannot be, callers are judged by what was
     /// known last: without the catalog no call gets anywhere.
     fn freshen(&self) -> BoxFuture<'_, ()>;
+
+    /// Told about every call that ends at once with PERMISSION_DENIED or UNAUTHENTICATED, by the table or by a service that asked
+    /// [`decide_in_case`]. It must not block.
+    fn refused(&self, caller: Option<&Caller>, connection: &Extensions, method: &str, cause: &str);
 }
 
 /// The layer that asks the table.
@@ -253,24 +257,39 @@ where
         let identify = Arc::clone(&self.identify);
         Box::pin(async move {
             identify.freshen().await;
+            let (connection, method) = (request.extensions().clone(), request.uri().path().to_owned());
             match admit(&*identify, &request) {
                 Ok(caller) => {
-                    request.extensions_mut().insert(caller);
-                    inner.call(request).await
+                    request.extensions_mut().insert(caller.clone());
+                    let response = inner.call(request).await?;
+                    // What a service refuses before it answers stands in the headers.
+                    if let Some(status) = tonic::Status::from_header_map(response.headers()).filter(|s| is_refusal(s.code())) {
+                        identify.refused(Some(&caller), &connection, &method, status.message());
+                    }
+                    Ok(response)
                 }
-                Err(status) => Ok(status.into_http()),
+                Err((caller, status)) => {
+                    if is_refusal(status.code()) {
+                        identify.refused(caller.as_ref(), &connection, &method, status.message());
+                    }
+                    Ok(status.into_http())
+                }
             }
         })
     }
 }
 
-/// The caller, if it may call this.
-fn admit<B>(identify: &dyn Identify, request: &Request<B>) -> Result<Caller, tonic::Status> {
+const fn is_refusal(code: tonic::Code) -> bool {
+    matches!(code, tonic::Code::PermissionDenied | tonic::Code::Unauthenticated)
+}
+
+/// The caller, if it may call this; else what it hears, and who it is as far as that is known.
+fn admit<B>(identify: &dyn Identify, request: &Request<B>) -> Result<Caller, (Option<Caller>, tonic::Status)> {
     let method = request.uri().path();
-    let caller = identify.identify(request.extensions())?;
+    let caller = identify.identify(request.extensions()).map_err(|status| (None, status))?;
     if let Err(denied) = decide(method, &caller) {
         tracing::warn!(target: "authz", caller = %denied.caller, method = %denied.method, cause = %denied.cause, "denied");
-        return Err(tonic::Status::permission_denied(denied.to_string()));
+        return Err((Some(caller), tonic::Status::permission_denied(denied.to_string())));
     }
     tracing::debug!(target: "authz", caller = %caller, method, "allowed");
     Ok(caller)

@@ -18,7 +18,9 @@ use crate::stamp::Authority;
 pub(crate) use store::check_endpoint;
 pub use store::{StoreConfig, StoreKind};
 
+pub use audit::AuditConfig;
 pub use catalog::{CATALOG_FILE, CatalogConfig};
+pub use prices::PricesConfig;
 pub use upkeep::{CopyConfig, Every, Rate, Sample, VerifyConfig};
 
 /// The largest configuration file: the documented one has 5 KB.
@@ -56,6 +58,10 @@ pub struct Config {
     pub timestamp: Vec<TimestampAuthority>,
     /// Health and metrics.
     pub http: Http,
+    /// Events and metrics for others.
+    pub audit: AuditConfig,
+    /// What the store's provider takes.
+    pub prices: PricesConfig,
     /// The program's own log.
     pub log: Log,
     /// Folder of the file; not a key.
@@ -191,6 +197,8 @@ impl Default for Config {
             witness: Witness::default(),
             timestamp: Vec::new(),
             http: Http::default(),
+            audit: AuditConfig::default(),
+            prices: PricesConfig::default(),
             log: Log::default(),
             folder: PathBuf::new(),
         }
@@ -308,6 +316,8 @@ impl Config {
         within("tokens.ttl_s_max", self.tokens.ttl_s_max, 60..604_801, "seconds")?;
         check_witnesses(&self.witness.keys).map_err(|why| ("witness.keys", why))?;
         self.check_authorities()?;
+        self.audit.settings()?;
+        self.prices.prices(false)?;
         check_level(&self.log.level).map_err(|why| ("log.level", why))?;
         self.check_catalog()?;
         self.store.check()?;
@@ -412,6 +422,13 @@ impl Config {
             two_person = self.orders.two_person,
             witness_keys = toml::Value::from(self.witness.keys.iter().map(ToString::to_string).collect::<Vec<_>>()),
             timestamps = self.timestamp.iter().map(documented_authority).collect::<String>(),
+            syslog = audit::documented("syslog", self.audit.syslog.as_deref(), "tcp://127.0.0.1:601"),
+            otlp = audit::documented("otlp", self.audit.otlp.as_deref(), "http://127.0.0.1:4318"),
+            metrics_s = self.audit.metrics_s,
+            currency = text(&self.prices.currency),
+            writes_1000 = text(&self.prices.writes_1000),
+            reads_1000 = text(&self.prices.reads_1000),
+            gib_month = text(&self.prices.gib_month),
             level = text(&self.log.level),
             format = text(if self.log.format == LogFormat::Text { "text" } else { "json" }),
         )
@@ -503,8 +520,10 @@ fn line_of_key(text: &str, key: &str) -> usize {
     1
 }
 
+mod audit;
 mod catalog;
 mod places;
+mod prices;
 mod store;
 #[cfg(test)]
 mod tests;

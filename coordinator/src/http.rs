@@ -67,9 +67,7 @@ async fn ready(State(ops): State<Arc<Ops>>) -> impl IntoResponse {
 }
 
 async fn metrics(State(ops): State<Arc<Ops>>) -> impl IntoResponse {
-    let parts = &ops.parts;
-    parts.metrics.now(parts.sessions.agents().len(), parts.uploads.open(), parts.progress.paused_count());
-    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], parts.metrics.text())
+    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], ops.parts.measured())
 }
 
 async fn readiness(ops: &Ops) -> Readiness {

@@ -6,11 +6,13 @@
 #![forbid(unsafe_code)]
 
 pub mod attest;
+pub mod audit;
 pub mod authz;
 pub mod catalog;
 pub mod clock;
 pub mod config;
 pub mod copy;
+pub mod cost;
 pub mod custody;
 pub mod dispatch;
 pub mod enroll;

@@ -12,7 +12,7 @@ use exhibit_certs::deployment::CreateError;
 use exhibit_certs::files::FileError;
 use exhibit_certs::issue::ServerNames;
 use exhibit_certs::tls::HotServer;
-use exhibit_coordinator::config::{Config, ConfigError, LogFormat};
+use exhibit_coordinator::config::{Config, ConfigError, LogFormat, StoreKind};
 use exhibit_coordinator::{clock, copy, init, intake, reindex, reverify, serve, store, upkeep};
 use exhibit_proto::transport::server;
 use tokio::net::TcpListener;
@@ -333,6 +333,10 @@ async fn run(config: &Config, ready_file: Option<&Path>) -> Result<(), Failure> 
     let folder = config.resolve(&config.paths.deployment);
     let mut deployment = Deployment::load(&folder)?;
     let authorities = config.authorities()?;
+    let prices = config.prices.prices(config.store.lock.is_some());
+    let prices = prices.map_err(|(key, why)| Failure(Exit::Usage as u8, format!("{key}: {why}")))?;
+    let prices = Some(prices).filter(|_| config.store.kind != StoreKind::Local);
+    let audit = config.audit.settings().map_err(|(key, why)| Failure(Exit::Usage as u8, format!("{key}: {why}")))?;
     let names = ServerNames::parse(&config.names).map_err(|e| Failure(Exit::Usage as u8, format!("names: {e}")))?;
     if deployment.renew_server(&folder, &names, clock::now())? {
         tracing::info!("the server certificate was renewed");
@@ -375,6 +379,8 @@ async fn run(config: &Config, ready_file: Option<&Path>) -> Result<(), Failure> 
             copy: copy.map(|store| copy::Second { store, every: config.copy.every.0, rate: Some(config.copy.rate.0) }),
             verify: config.verification(),
         },
+        audit,
+        prices,
     })
     .await
     .map_err(failed)?;

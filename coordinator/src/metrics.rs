@@ -44,6 +44,7 @@ pub struct Metrics {
     store_operations: Family<Labels<3>, Counter>,
     store_seconds: Family<Labels<2>, Histogram, Durations>,
     store_bytes: Family<Labels<2>, Counter>,
+    audit: Family<Labels<2>, Counter>,
     agents: Gauge,
     uploads: Gauge,
     paused: Gauge,
@@ -80,6 +81,7 @@ impl Default for Metrics {
             store_operations: Family::default(),
             store_seconds: Family::new_with_constructor(Durations),
             store_bytes: Family::default(),
+            audit: Family::default(),
             agents: Gauge::default(),
             uploads: Gauge::default(),
             paused: Gauge::default(),
@@ -118,6 +120,7 @@ impl Metrics {
         r.register("store_operations", "Calls to the store, by operation, class of object and result", self.store_operations.clone());
         r.register("store_seconds", "Time of calls to the store", self.store_seconds.clone());
         r.register("store_bytes", "Bytes that went to the store and came from it", self.store_bytes.clone());
+        r.register("audit_events", "Events for a SIEM, by receiver and what became of them", self.audit.clone());
         r.register("chores", "1 while this coordinator does the chores for all", self.chores.clone());
         r.register("copy_objects", "Objects that were copied into the second store", self.copied_objects.clone());
         r.register("copy_bytes", "Bytes of those objects", self.copied_bytes.clone());
@@ -196,6 +199,12 @@ impl Metrics {
     /// Bytes went to the store (`out`) or came from it (`in`).
     pub fn store_bytes(&self, direction: &'static str, object: &'static str, bytes: u64) {
         self.store_bytes.get_or_create(&[("direction", direction), ("object", object)]).inc_by(bytes);
+    }
+
+    /// Events for a SIEM were handed over to a receiver (`sent`), could not wait for it any longer (`dropped`), or it did not take
+    /// them (`refused`).
+    pub fn audit_events(&self, receiver: &'static str, result: &'static str, count: u64) {
+        self.audit.get_or_create(&[("receiver", receiver), ("result", result)]).inc_by(count);
     }
 
     /// What is so just now.

@@ -10,6 +10,7 @@ use exhibit_evidence::key::SigningKey;
 use exhibit_evidence::record::Rights;
 use exhibit_evidence::text::escape_bounded;
 
+use crate::audit::Audit;
 use crate::catalog::{IncidentRow, SharedCatalog};
 use crate::clock;
 use crate::custody::Condemned;
@@ -37,6 +38,10 @@ pub struct Parts {
     pub verify: Option<crate::reverify::Schedule>,
     /// What is measured.
     pub metrics: SharedMetrics,
+    /// Who is told of it outside.
+    pub audit: Audit,
+    /// What the store's provider takes.
+    pub prices: Option<crate::cost::Prices>,
     /// Rights among coordinators, and the way to the others.
     pub leases: Arc<Leases>,
     /// The clock is not the others': nobody is served.
@@ -131,6 +136,13 @@ impl Parts {
         self.leases.outbox().send(Notice::Revoked { name: name.to_owned() });
     }
 
+    /// What is measured, with what is so just now, as OpenMetrics text.
+    #[must_use]
+    pub fn measured(&self) -> String {
+        self.metrics.now(self.sessions.agents().len(), self.uploads.open(), self.progress.paused_count());
+        self.metrics.text()
+    }
+
     /// The deployment's name.
     #[must_use]
     pub fn deployment(&self) -> &str {
@@ -157,6 +169,7 @@ impl Parts {
         let detail = format!("{}{more}", escape_bounded(detail, 2_000));
         tracing::error!(kind, subject, %detail, "incident");
         self.metrics.incident();
+        self.audit.incident(case, kind, subject, &detail);
         let mut row = IncidentRow::new(clock::now(), case.cloned(), kind, subject, detail);
         row.count = untold.saturating_add(1);
         if let Err(error) = self.catalog.add_incident(row).await {

@@ -16,8 +16,10 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::audit::{self, Audit, Collector, Source};
 use crate::catalog::SharedCatalog;
 use crate::clock;
+use crate::cost::Prices;
 use crate::dispatch::{self, Sessions};
 use crate::intake::{self, Uploads};
 use crate::ledger::{Keys, Ledgers};
@@ -61,6 +63,10 @@ pub struct Setup {
     pub http: Option<TcpListener>,
     /// What is done in the background for what lies in the store.
     pub upkeep: Upkeep,
+    /// Who is told of events and metrics.
+    pub audit: audit::Settings,
+    /// What the store's provider takes; `None` for a store that nobody bills.
+    pub prices: Option<Prices>,
 }
 
 /// What is done in the background for what lies in the store.
@@ -116,7 +122,8 @@ impl std::fmt::Debug for Running {
 /// # Errors
 /// [`Problem`] with what is wrong and what helps.
 pub async fn start(setup: Setup) -> Result<Running> {
-    let Setup { deployment, store, catalog, listener, intake, connections, rules, witnesses, authorities, http, upkeep } = setup;
+    let Setup { deployment, store, catalog, listener, intake, connections, rules, witnesses, authorities, http, upkeep, audit, prices } =
+        setup;
     let addr = listener.local_addr().map_err(|e| Problem::new(Kind::Failed, format!("the listener has no address: {e}")))?;
     check_clock(&deployment)?;
     let tls = ServerTls::new(&deployment.server, &deployment.tls_root).map_err(|e| Problem::new(Kind::Failed, e.to_string()))?;
@@ -124,17 +131,27 @@ pub async fn start(setup: Setup) -> Result<Running> {
     let registry = ConnectionRegistry::new();
     let (leases, waiting) = among(&catalog);
     clocks_agree(&leases).await?;
-    let parts = assemble(deployment, (store, upkeep), catalog, (intake, rules, witnesses, authorities), registry.clone(), leases).await?;
+    let parts =
+        assemble(deployment, (store, upkeep), catalog, (intake, rules, witnesses, authorities), registry.clone(), (leases, &audit, prices))
+            .await?;
     let (stop, stopping) = watch::channel(false);
     let together = together(&parts, waiting, &stopping);
     parts.load_revoked().await?;
     let http_addr = http.as_ref().and_then(|listener| listener.local_addr().ok());
+    let measuring = audit.otlp.map(|to| tokio::spawn(post_metrics(Arc::clone(&parts), to, stopping.clone())));
     let http = http.map(|listener| tokio::spawn(crate::http::serve(listener, Arc::clone(&parts), stopping.clone())));
     let serving = serve(Arc::clone(&parts), Arc::clone(&tls), listener, connections, registry, stopping);
+    parts.audit.started(addr, &parts.store.describe());
+    let telling = Arc::clone(&parts);
     let task = tokio::spawn(async move {
         serving.await;
         for task in together {
             let _ = task.await;
+        }
+        telling.audit.stopped();
+        telling.audit.finish().await;
+        if let Some(measuring) = measuring {
+            let _ = measuring.await;
         }
         if let Some(http) = http {
             http.abort();
@@ -150,6 +167,25 @@ impl Running {
         self.stop.send_replace(true);
         if let Err(error) = self.task.await {
             tracing::error!(%error, "the server ended badly");
+        }
+    }
+}
+
+/// Posts what is measured until the coordinator stops, and then once more: the last numbers are not lost.
+async fn post_metrics(parts: Arc<Parts>, to: Collector, mut stopping: watch::Receiver<bool>) {
+    let (source, since) = (Source::own(parts.deployment()), clock::now().unix_ns());
+    let mut silent = false;
+    loop {
+        let last = tokio::time::timeout(to.metrics_every, stopping.wait_for(|stop| *stop)).await.is_ok();
+        let posted = audit::post_metrics(&to, &source, &parts.measured(), since, clock::now().unix_ns()).await;
+        match &posted {
+            Err(why) if !silent => tracing::warn!(why, "metrics cannot be posted to the OpenTelemetry Collector"),
+            Ok(()) if silent => tracing::info!("metrics are posted to the OpenTelemetry Collector again"),
+            _ => {}
+        }
+        silent = posted.is_err();
+        if last {
+            return;
         }
     }
 }
@@ -223,16 +259,17 @@ async fn assemble(
     catalog: SharedCatalog,
     (intake, rules, witnesses, authorities): (intake::Limits, Rules, Vec<WitnessKey>, Vec<Authority>),
     registry: ConnectionRegistry,
-    leases: Arc<Leases>,
+    (leases, audit, prices): (Arc<Leases>, &audit::Settings, Option<Prices>),
 ) -> Result<Arc<Parts>> {
     let metrics = SharedMetrics::default();
+    let audit = Audit::start(audit, &Source::own(deployment.name.as_str()), &metrics);
     let Upkeep { copy, verify } = upkeep;
     let second = copy.as_ref().map(|copy| Arc::clone(&copy.store));
     let store: Arc<dyn Store> = Arc::new(MeteredStore::new(store, second, Arc::clone(&metrics)));
     let anchor = serde_json::to_vec_pretty(&deployment.anchor).map_err(|e| Problem::new(Kind::Failed, e.to_string()))?;
     let log_key = deployment.log_key.public().id();
     let keys = Keys { anchor: deployment.anchor, log: deployment.log_key, witnesses };
-    let ledgers = Ledgers::among(Arc::clone(&store), keys, Arc::clone(&leases));
+    let ledgers = Ledgers::among(Arc::clone(&store), keys, Arc::clone(&leases), audit.clone());
     let deployment_log = ledgers.deployment().await?;
     for key in [log_key, deployment.issuer_key.public().id()] {
         if deployment_log.key_ring().holder(key).is_none() {
@@ -256,6 +293,8 @@ async fn assemble(
         copy,
         verify,
         metrics,
+        audit,
+        prices,
         ledgers,
         deployment_log,
         issuing,
@@ -303,20 +342,22 @@ async fn serve(
         for_end.uploads.cut_all();
         for_end.sessions.cut_all();
     };
-    server::serve(listener, transport_tls(&tls), services, limits, registry, shutdown).await;
+    server::serve(listener, transport_tls(&tls, &parts.audit), services, limits, registry, shutdown).await;
     let _ = timers.await;
     let _ = chores.await;
     let _ = attesting.await;
     parts.sealer.idle(Duration::from_secs(10)).await;
 }
 
-fn transport_tls(tls: &Arc<HotServer>) -> server::Tls<PeerName> {
+fn transport_tls(tls: &Arc<HotServer>, audit: &Audit) -> server::Tls<PeerName> {
     let (main, enroll) = (Arc::clone(tls), Arc::clone(tls));
+    let (signed_in, refused) = (audit.clone(), audit.clone());
     server::Tls {
         main: Arc::new(move || Arc::clone(&main.current().main)),
         enroll: Arc::new(move || Arc::clone(&enroll.current().enroll)),
-        identify: Arc::new(|chain| {
+        identify: Arc::new(move |from, chain| {
             let identity = peer_from_certificates(chain).map_err(|e| e.to_string())?;
+            signed_in.signed_in(&identity.name, from, &identity.serial);
             let left_ns = identity.not_after.unix_ns().saturating_sub(clock::now().unix_ns());
             Ok(server::Identity {
                 name: identity.name,
@@ -326,6 +367,6 @@ fn transport_tls(tls: &Arc<HotServer>) -> server::Tls<PeerName> {
             })
         }),
         explain: explain_tls_error,
-        refused: server::log_refused(),
+        refused: server::tell_refused(move |from, why, left_out| refused.connection_refused(from, why, left_out)),
     }
 }

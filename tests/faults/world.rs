@@ -25,7 +25,7 @@ use exhibit_coordinator::ledger::{Keys, Ledgers};
 use exhibit_coordinator::serve::{self, Running, Setup};
 use exhibit_coordinator::store::faulty::{self as store, FaultyStore};
 use exhibit_coordinator::store::{LocalStore, Store};
-use exhibit_coordinator::{clock, enroll, intake};
+use exhibit_coordinator::{audit, clock, enroll, intake};
 use exhibit_evidence::anchor::Anchor;
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::id::{AgentId, CaseId, CollectionId, OrderId};
@@ -180,6 +180,8 @@ impl Coordinator {
                 authorities: Vec::new(),
                 http: None,
                 upkeep: serve::Upkeep::default(),
+                audit: audit::Settings::default(),
+                prices: None,
             };
             // A process that dies while it starts answers nothing.
             let running = tokio::select! {

@@ -114,7 +114,7 @@ impl Fake {
         let tls = server::Tls {
             main: Arc::new(move || Arc::clone(&main.current().main)),
             enroll: Arc::new(move || Arc::clone(&enroll.current().enroll)),
-            identify: Arc::new(|chain| {
+            identify: Arc::new(|_, chain| {
                 let identity = tls::peer_from_certificates(chain).map_err(|e| e.to_string())?;
                 let left = identity.not_after.unix_ns() - clock::wall().unix_ns();
                 let valid_for = Duration::from_nanos(left.max(0) as u64);

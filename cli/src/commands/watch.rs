@@ -15,7 +15,7 @@ use crate::connection::{Connection, parse_id};
 use crate::exit::{Code, Failure, Result};
 use crate::interrupt;
 use crate::output::Output;
-use crate::units::{count, show_bytes, show_time};
+use crate::units::{count, show_bytes, show_price, show_time};
 
 /// Columns of a table of collections.
 pub const COLUMNS: [(&str, &str); 8] = [
@@ -39,6 +39,10 @@ pub fn to_json(c: &pb::Collection) -> Value {
         "capture": (!c.capture.is_empty()).then_some(&c.capture), "items": c.items, "raw_bytes": c.raw_bytes, "stored_bytes": c.stored_bytes,
         "by_status": c.by_status, "streams": c.streams,
         "exhibit_first": (c.exhibit_count > 0).then_some(c.exhibit_first), "exhibit_count": c.exhibit_count,
+        "store_cost": c.store_cost.as_ref().map(|cost| json!({
+            "puts": cost.puts, "lists": cost.lists, "reads": cost.reads, "bytes": cost.bytes, "currency": cost.currency,
+            "requests_price": show_price(cost.requests_nanos), "month_price": show_price(cost.month_nanos),
+        })),
     })
 }
 
@@ -67,7 +71,25 @@ pub fn table(collections: &[pb::Collection], out: &Output) -> Result<()> {
             row
         })
         .collect();
-    out.rows(&COLUMNS, &rows)
+    out.rows(&COLUMNS, &rows)?;
+    if let Some(text) = cost_text(collections) {
+        out.note(&text);
+    }
+    Ok(())
+}
+
+/// What the closed ones among these cost in a bucket together, by the coordinator's configured prices.
+fn cost_text(collections: &[pb::Collection]) -> Option<String> {
+    let costs: Vec<&pb::StoreCost> = collections.iter().filter_map(|c| c.store_cost.as_ref()).collect();
+    let sum = |of: fn(&pb::StoreCost) -> u64| costs.iter().map(|cost| of(cost)).fold(0, u64::saturating_add);
+    let currency = escape_bounded(&costs.first()?.currency, 8);
+    let (puts, lists, reads) = (sum(|c| c.puts), sum(|c| c.lists), sum(|c| c.reads));
+    Some(format!(
+        "store: {puts} requests that write, {lists} that list, {reads} that read, {}; at the configured prices about {} {currency}, and {} {currency} a month",
+        show_bytes(sum(|c| c.bytes)),
+        show_price(sum(|c| c.requests_nanos)),
+        show_price(sum(|c| c.month_nanos)),
+    ))
 }
 
 pub async fn listed(connection: &mut Connection, what: &pb::ListCollectionsRequest) -> Result<Vec<pb::Collection>> {

@@ -17,6 +17,11 @@ fn s3() -> Config {
             ..StoreConfig::default()
         },
         http: Http { listen: Some(([127, 0, 0, 1], 9).into()) },
+        audit: AuditConfig {
+            syslog: Some("udp://siem.example.org:514".to_owned()),
+            otlp: Some("http://127.0.0.1:4318".to_owned()),
+            metrics_s: 30,
+        },
         log: Log { level: "debug".to_owned(), format: LogFormat::Json },
         ..Config::default()
     }
@@ -42,7 +47,7 @@ fn the_documented_file_says_what_it_was_made_from() {
 /// Every key of the struct is in the documented file, and each has a comment above it.
 #[test]
 fn every_key_is_documented() {
-    let text = Config { paths: s3().paths, store: s3().store, ..postgres() }.documented();
+    let text = Config { paths: s3().paths, store: s3().store, audit: s3().audit, ..postgres() }.documented();
     let mut keys = Vec::new();
     let mut before = "";
     for line in text.lines() {
@@ -69,11 +74,13 @@ fn every_key_is_documented() {
                 | "orders"
                 | "witness"
                 | "timestamp"
+                | "audit"
+                | "prices"
         )
     }) {
         assert!(keys.iter().any(|k| k == key), "{key} is not in the documented file");
     }
-    assert_eq!(keys.len(), 2 + 2 + 3 + 13 + 2 + 2 + 5 + 1 + 1 + 1 + 2 + 1);
+    assert_eq!(keys.len(), 2 + 2 + 3 + 13 + 2 + 2 + 5 + 1 + 1 + 1 + 3 + 4 + 2 + 1);
 }
 
 #[test]
@@ -132,6 +139,11 @@ fn errors_name_line_key_value_and_remedy() {
         ("names = [\"not a name\"]", ":1: ", "names"),
         ("[tokens]\n\nttl_s_max = 5", ":3: ", "tokens.ttl_s_max: 5"),
         ("[certificates]\nagent_hours = 9999", ":2: ", "9999"),
+        ("[audit]\nsyslog = \"tls://h:1\"", ":2: ", "audit.syslog: 'tls://h:1': expected udp://HOST:PORT"),
+        ("[audit]\notlp = \"http://me:secret@h\"", ":2: ", "audit.otlp: holds a name, a password"),
+        ("[audit]\nmetrics_s = 0", ":2: ", "audit.metrics_s: 0 is out of range"),
+        ("[prices]\ngib_month = \"cheap\"", ":2: ", "prices.gib_month: expected an amount"),
+        ("[prices]\ncurrency = \"\"", ":2: ", "prices.currency: expected 1 to 8 letters"),
         ("[log]\nlevel = \"loud\"", ":2: ", "log.level: 'loud': expected off, error"),
         ("[log]\nlevel = \"info,exhibit=loud\"", ":2: ", "'exhibit=loud'"),
         ("[verify]\nevery = \"1w\"", ":2: ", "'1w' is no length of time: expected a whole number above 0 with m, h or d"),

@@ -17,6 +17,7 @@ use tokio::sync::broadcast;
 
 use super::view::Place;
 use super::{Entry, Head, Keys, Kind, LedgerError, RECORDS_MAX, View};
+use crate::audit::Audit;
 use crate::replica::{Lease, Leases, Notice};
 use crate::store::{self, Payload, Protection, Store, list_all};
 
@@ -69,6 +70,8 @@ pub(super) struct Inner {
     published: AtomicU64,
     /// Told the name whenever a checkpoint was published.
     grown: broadcast::Sender<LogName>,
+    /// Told each record that this process added.
+    audit: Audit,
 }
 
 impl Ledger {
@@ -88,7 +91,7 @@ impl Ledger {
     /// # Errors
     /// [`Kind::Damaged`] when slots are missing, altered or not to be trusted; the store's errors otherwise.
     pub async fn open(store: Arc<dyn Store>, name: LogName, keys: Arc<Keys>, known: Option<Head>) -> Result<Self, LedgerError> {
-        Self::read_all(store, name, keys, known, (Leases::of_one(), broadcast::Sender::new(1))).await
+        Self::read_all(store, name, keys, known, (Leases::of_one(), broadcast::Sender::new(1), Audit::default())).await
     }
 
     /// [`Ledger::open`] among other coordinators, of which none may add to the log meanwhile, with somebody who is told when it grows.
@@ -97,10 +100,10 @@ impl Ledger {
         name: LogName,
         keys: Arc<Keys>,
         leases: Arc<Leases>,
-        grown: broadcast::Sender<LogName>,
+        (grown, audit): (broadcast::Sender<LogName>, Audit),
     ) -> Result<Self, LedgerError> {
         let right = leases.alone(&right_to(&name), RIGHT_WAIT).await?;
-        let ledger = Self::read_all(store, name, keys, None, (leases, grown)).await?;
+        let ledger = Self::read_all(store, name, keys, None, (leases, grown, audit)).await?;
         right.give(Some(ledger.size())).await;
         Ok(ledger)
     }
@@ -110,7 +113,7 @@ impl Ledger {
         name: LogName,
         keys: Arc<Keys>,
         known: Option<Head>,
-        (leases, grown): (Arc<Leases>, broadcast::Sender<LogName>),
+        (leases, grown, audit): (Arc<Leases>, broadcast::Sender<LogName>, Audit),
     ) -> Result<Self, LedgerError> {
         let folder = name.folder();
         let slots = count_slots(&*store, &name).await?;
@@ -139,7 +142,8 @@ impl Ledger {
         }
         drop(reads);
         let published = AtomicU64::new(checkpoint.map_or(0, |c| c.size));
-        let inner = Inner { store, keys, name, writer: tokio::sync::Mutex::new(()), view: RwLock::new(view), leases, published, grown };
+        let inner =
+            Inner { store, keys, name, writer: tokio::sync::Mutex::new(()), view: RwLock::new(view), leases, published, grown, audit };
         let ledger = Self { inner: Arc::new(inner) };
         ledger.inner.tell_custody();
         ledger.inner.restore_tiles().await?;
@@ -478,7 +482,13 @@ impl Inner {
         let content = Bytes::copy_from_slice(envelope.as_bytes());
         let n = self.view().size();
         match self.store.put_new(&self.name.slot(n), Payload::from(content), envelope.digest()).await {
-            Ok(_) => self.take(n, envelope).map(|()| true),
+            Ok(_) => {
+                self.take(n, envelope)?;
+                if let Some(entry) = self.view().entry(n) {
+                    self.audit.recorded(&self.name, entry);
+                }
+                Ok(true)
+            }
             Err(e) if e.kind() == store::Kind::Conflict => {
                 let there = self.read_slot(n).await?;
                 self.take(n, &there)?;

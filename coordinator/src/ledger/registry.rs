@@ -13,6 +13,7 @@ use exhibit_evidence::record::{Enrolment, Predicate as _, Record};
 use tokio::sync::{Mutex, OnceCell, broadcast};
 
 use super::{Keys, Kind, Ledger, LedgerError};
+use crate::audit::Audit;
 use crate::replica::Leases;
 use crate::store::Store;
 
@@ -32,6 +33,7 @@ pub struct Ledgers {
     open: Mutex<HashMap<LogName, Arc<OnceCell<Ledger>>>>,
     leases: Arc<Leases>,
     grown: broadcast::Sender<LogName>,
+    audit: Audit,
 }
 
 /// Names of grown logs that wait for a slow listener, who then has to look at all logs: about 100 bytes each.
@@ -41,13 +43,13 @@ impl Ledgers {
     /// Nothing is opened yet.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, keys: Keys) -> Arc<Self> {
-        Self::among(store, keys, Leases::of_one())
+        Self::among(store, keys, Leases::of_one(), Audit::default())
     }
 
-    /// The logs of a coordinator among others.
+    /// The logs of a coordinator among others; `audit` is told each record that this one adds.
     #[must_use]
-    pub fn among(store: Arc<dyn Store>, keys: Keys, leases: Arc<Leases>) -> Arc<Self> {
-        Arc::new(Self { store, keys: Arc::new(keys), open: Mutex::default(), leases, grown: broadcast::Sender::new(GROWN_MAX) })
+    pub fn among(store: Arc<dyn Store>, keys: Keys, leases: Arc<Leases>, audit: Audit) -> Arc<Self> {
+        Arc::new(Self { store, keys: Arc::new(keys), open: Mutex::default(), leases, grown: broadcast::Sender::new(GROWN_MAX), audit })
     }
 
     /// The store that the logs lie in.
@@ -93,7 +95,7 @@ impl Ledgers {
             return Ok(ledger.clone());
         }
         let (store, keys, leases) = (Arc::clone(&self.store), Arc::clone(&self.keys), Arc::clone(&self.leases));
-        let opening = || Ledger::open_among(store, name.clone(), keys, leases, self.grown.clone());
+        let opening = || Ledger::open_among(store, name.clone(), keys, leases, (self.grown.clone(), self.audit.clone()));
         cell.get_or_try_init(opening).await.cloned()
     }
 

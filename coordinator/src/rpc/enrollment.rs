@@ -37,8 +37,10 @@ impl EnrollmentService for Enrollments {
             proof: message.proof,
             hostname: text("hostname", &message.hostname, NAME_BYTES_MAX)?,
         };
-        let enrolled =
-            enroll::enroll(&self.0, &request).await.inspect_err(|problem| tracing::warn!(from, %problem, "enrolment refused"))?;
+        let enrolled = enroll::enroll(&self.0, &request).await.inspect_err(|problem| {
+            tracing::warn!(from, %problem, "enrolment refused");
+            self.0.audit.enrolment_refused(&from, &request.hostname, &problem.to_string());
+        })?;
         Ok(Response::new(EnrollResponse {
             agent: enrolled.agent.to_string(),
             tls_chain: enrolled.certificate.chain.iter().map(|c| c.to_vec()).collect(),

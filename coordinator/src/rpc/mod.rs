@@ -18,7 +18,7 @@ use exhibit_proto::agent::v1::enrollment_service_server::EnrollmentServiceServer
 use exhibit_proto::bounds::MESSAGE_BYTES_MAX;
 use exhibit_proto::log::v1::log_service_server::LogServiceServer;
 use exhibit_proto::responder::v1::responder_service_server::ResponderServiceServer;
-use exhibit_proto::transport::server::{Peer, Services};
+use exhibit_proto::transport::server::{Caller as Origin, Peer, Services};
 use futures::Stream;
 use futures::future::BoxFuture;
 use tonic::codegen::http::Extensions;
@@ -59,6 +59,13 @@ impl Identify for ByCertificate {
             }
             PeerName::Coordinator(..) => Ok(Caller::Person { name: peer.name.to_string(), rights: Rights::default() }),
         }
+    }
+
+    fn refused(&self, caller: Option<&Caller>, connection: &Extensions, method: &str, cause: &str) {
+        let peer = connection.get::<Peer<PeerName>>();
+        let who = caller.map(ToString::to_string).or_else(|| peer.map(|p| p.name.to_string())).unwrap_or_default();
+        let from = connection.get::<Origin>().map(|origin| origin.addr.to_string());
+        self.0.audit.denied(&who, from.as_deref(), method, cause);
     }
 
     fn freshen(&self) -> BoxFuture<'_, ()> {

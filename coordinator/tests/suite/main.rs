@@ -2,6 +2,7 @@
 
 mod support;
 
+mod audit;
 mod catalog_faulty;
 mod catalog_postgres;
 mod catalog_sqlite;
@@ -29,4 +30,5 @@ mod store_clouds;
 mod store_local;
 mod store_lock;
 mod store_remote;
+mod store_second;
 mod store_verify;

@@ -369,6 +369,35 @@ pub struct Collection {
     /// What is being read now (from the agent, escaped).
     #[prost(string, tag = "22")]
     pub current: ::prost::alloc::string::String,
+    /// What it cost its owner in a bucket, once it is closed; absent where nobody bills the store.
+    #[prost(message, optional, tag = "23")]
+    pub store_cost: ::core::option::Option<StoreCost>,
+}
+/// What a collection costs in a bucket: derived from what lies there, at the prices that the operator configured. Repeated requests,
+/// later reads and the records of order and case are not in it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StoreCost {
+    /// Requests that wrote objects.
+    #[prost(uint64, tag = "1")]
+    pub puts: u64,
+    /// Requests that listed them.
+    #[prost(uint64, tag = "2")]
+    pub lists: u64,
+    /// Requests that read or looked.
+    #[prost(uint64, tag = "3")]
+    pub reads: u64,
+    /// Bytes that lie in the store: segments and manifests.
+    #[prost(uint64, tag = "4")]
+    pub bytes: u64,
+    /// All requests, once, in thousand-millionths of the currency.
+    #[prost(uint64, tag = "5")]
+    pub requests_nanos: u64,
+    /// The bytes, each month, in thousand-millionths of the currency.
+    #[prost(uint64, tag = "6")]
+    pub month_nanos: u64,
+    /// The currency.
+    #[prost(string, tag = "7")]
+    pub currency: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListItemsRequest {

@@ -144,7 +144,7 @@ pub async fn start_with(new: &NewDeployment, limits: Limits, valid_for: Duration
     let tls = server::Tls {
         main: Arc::new(move || Arc::clone(&main.current().main)),
         enroll: Arc::new(move || Arc::clone(&enroll.current().enroll)),
-        identify: Arc::new(move |chain| {
+        identify: Arc::new(move |_, chain| {
             let identity = tls::peer_from_certificates(chain).map_err(|e| e.to_string())?;
             Ok(Identity { name: identity.name, serial: identity.serial, leaf_sha256: identity.leaf_sha256, valid_for })
         }),

@@ -8,6 +8,7 @@ use crate::data::Data;
 use crate::floor::Floor;
 use crate::peer::Peer;
 use crate::product::{Run, Setting};
+use crate::receiver::Requests;
 
 /// Median of several runs, with the least and the most.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -36,6 +37,8 @@ impl Spread {
 pub struct Round {
     /// The product.
     pub run: Run,
+    /// The product with its local store, where `run` is with another.
+    pub local: Option<Run>,
     /// The floor.
     pub floor: Option<Floor>,
     /// The peers, with their seconds.
@@ -45,7 +48,7 @@ pub struct Round {
 /// All rounds of one measure.
 #[derive(Debug, Clone)]
 pub struct Measure {
-    /// `collect`, `size`, `agents`, `rtt` or `sparse`.
+    /// `collect`, `size`, `agents`, `rtt`, `sparse` or `s3`.
     pub bench: &'static str,
     /// What was collected, by each agent.
     pub data: Data,
@@ -123,6 +126,16 @@ impl Measure {
         }))
     }
 
+    /// The rate into the S3 server by that into the folder, round by round.
+    pub fn ratio_to_local(&self) -> Option<Spread> {
+        Spread::of(self.rounds.iter().filter_map(|r| Some(r.local?.seconds / r.run.seconds)))
+    }
+
+    /// Something of what the S3 server was asked in each round.
+    fn asked(&self, of: impl Fn(Requests) -> f64) -> Option<Spread> {
+        Spread::of(self.rounds.iter().filter_map(|r| r.run.requests).map(of))
+    }
+
     /// The measure as one JSON object. Each figure is a median; `<figure>_min` and `<figure>_max` are its spread; null was
     /// not measured.
     pub fn json(&self) -> Value {
@@ -154,8 +167,17 @@ impl Measure {
         put("coordinator_cpu_s_per_gib", Some(self.spread(|r| r.coordinator_cpu_s / gib)));
         put("agent_rss_mib", Some(self.spread(|r| r.agent_rss_mib)));
         put("coordinator_rss_mib", Some(self.spread(|r| r.coordinator_rss_mib)));
+        put("ratio_to_local", self.ratio_to_local());
+        put("local_mib_per_s", Spread::of(self.rounds.iter().filter_map(|r| Some(self.bytes() / MIB / r.local?.seconds))));
+        put("local_coordinator_cpu_s_per_gib", Spread::of(self.rounds.iter().filter_map(|r| Some(r.local?.coordinator_cpu_s / gib))));
+        put("server_cpu_s_per_gib", self.asked(|_| 0.0).map(|_| self.spread(|r| r.server_cpu_s / gib)));
+        put("requests_per_gib", self.asked(|r| r.all() as f64 / gib));
+        put("puts_per_gib", self.asked(|r| r.put as f64 / gib));
+        put("gets_heads_lists_per_gib", self.asked(|r| (r.get + r.head + r.list) as f64 / gib));
+        put("stored_bytes", self.asked(|r| r.bytes as f64));
         if self.data.files.len() > 1 {
             let files = self.data.files.len() as f64;
+            put("requests_per_10000_files", self.asked(|r| r.all() as f64 * 1e4 / files));
             put("files_per_s", Some(self.spread(|r| files / r.seconds)));
             put("us_per_file", Some(self.spread(|r| r.seconds * 1e6 / files)));
             put("tar_zstd_us_per_file", self.peer_seconds(Peer::Local).map(|s| s.scaled(1e6 / files)));
@@ -213,7 +235,32 @@ pub fn table(measures: &[Measure]) -> String {
     for m in measures.iter().filter(|m| m.data.files.len() > 1) {
         out.push_str(&per_file(m));
     }
+    for m in measures {
+        out.push_str(&m.in_s3().unwrap_or_default());
+    }
     out
+}
+
+impl Measure {
+    /// What the S3 server was asked, and how its rate stands to the folder's.
+    fn in_s3(&self) -> Option<String> {
+        let (ratio, requests, puts) =
+            (self.ratio_to_local()?, self.asked(|r| r.all() as f64)?.median, self.asked(|r| r.put as f64)?.median);
+        let mut out = format!(
+            "{} into S3: {:.2} [{:.2}-{:.2}] of the rate into a folder; {:.0} requests a GiB, of which {:.0} are PUT",
+            self.data.name,
+            ratio.median,
+            ratio.min,
+            ratio.max,
+            requests / self.gib(),
+            puts / self.gib()
+        );
+        if self.data.files.len() > 1 {
+            let _ = write!(out, "; {:.0} requests for 10,000 files", requests * 1e4 / self.data.files.len() as f64);
+        }
+        out.push('\n');
+        Some(out)
+    }
 }
 
 fn row(m: &Measure) -> Vec<String> {

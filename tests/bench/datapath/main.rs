@@ -8,6 +8,7 @@ mod floor;
 mod peer;
 mod plot;
 mod product;
+mod receiver;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,7 +23,7 @@ const RUNS: usize = 3;
 /// From Frankfurt to Virginia and back, about.
 const RTT: Duration = Duration::from_millis(80);
 
-const BENCHES: [&str; 5] = ["collect", "size", "agents", "rtt", "sparse"];
+const BENCHES: [&str; 6] = ["collect", "size", "agents", "rtt", "sparse", "s3"];
 
 /// What is measured how often and how large.
 struct Sizes {
@@ -90,6 +91,7 @@ fn main() {
     bench.agents();
     bench.rtt();
     bench.sparse();
+    bench.s3();
     assert!(!bench.measures.is_empty(), "nothing is called {:?}", bench.words);
     let svg = bench.folder.join("datapath.svg");
     std::fs::write(&svg, plot::svg(&bench.measures)).expect("plot");
@@ -162,6 +164,21 @@ impl Bench {
         }
     }
 
+    /// The same into an S3 server on loopback; each run beside one into a folder.
+    fn s3(&mut self) {
+        let sizes = self.sizes();
+        for name in ["mix", "random", "small"] {
+            if self.wants("s3", name) {
+                let data = match name {
+                    "mix" => self.shelf.mix(1, sizes.large),
+                    "random" => self.shelf.random(3, sizes.large),
+                    _ => self.shelf.small(sizes.files),
+                };
+                self.measure_runs("s3", &data, Some(&data), Setting { s3: true, ..Setting::default() }, &[], RUNS);
+            }
+        }
+    }
+
     fn measure(&mut self, bench: &'static str, data: &Data, floor_data: &Data, setting: Setting, peers: &[Peer]) {
         self.measure_runs(bench, data, Some(floor_data), setting, peers, RUNS);
     }
@@ -183,6 +200,7 @@ impl Bench {
             floor::run(data)
         });
         // Proving the case takes as long as reading it, so once a measure.
+        let local = setting.s3.then(|| product::run(data, Setting { s3: false, ..setting }));
         let run = product::run(data, Setting { verify: last, ..setting });
         let peers: Vec<(Peer, f64)> = peers.iter().map(|p| (*p, p.run(data, &self.folder.join("by-hand")))).collect();
         let told: Vec<String> = peers.iter().map(|(p, s)| format!("{p:?} {s:.2} s")).collect();
@@ -195,6 +213,6 @@ impl Bench {
             floor.map_or(0.0, |f| f.seconds),
             told.join(", ")
         );
-        Round { run, floor, peers }
+        Round { run, local, floor, peers }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use exhibit_tests::{Agent, DelayProxy, Fleet};
+use exhibit_tests::{Agent, DelayProxy, Finished, Fleet};
 
 use crate::data::{Data, need_space};
+use crate::receiver::{Receiver, Requests};
 
 /// How often the coordinator's log is looked at for the end of a collection; one look is one read of a few KiB.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
@@ -20,11 +21,13 @@ pub struct Setting {
     pub rtt: Duration,
     /// Prove the case afterwards; takes as long as reading it.
     pub verify: bool,
+    /// Store into an S3 server on loopback instead of a folder.
+    pub s3: bool,
 }
 
 impl Default for Setting {
     fn default() -> Self {
-        Self { agents: 1, rtt: Duration::ZERO, verify: false }
+        Self { agents: 1, rtt: Duration::ZERO, verify: false, s3: false }
     }
 }
 
@@ -44,12 +47,22 @@ pub struct Run {
     pub agent_rss_mib: f64,
     /// Peak resident memory of the coordinator, in MiB.
     pub coordinator_rss_mib: f64,
+    /// What the S3 server was asked from the order to the seal, the order's own records included.
+    pub requests: Option<Requests>,
+    /// Processor time of the S3 server.
+    pub server_cpu_s: f64,
 }
 
 /// Collects the data once, end to end.
 pub fn run(data: &Data, setting: Setting) -> Run {
     data.warm();
-    let fleet = Fleet::start();
+    let server = setting.s3.then(Receiver::start);
+    let endpoint = server.as_ref().map(Receiver::endpoint);
+    let fleet = match &endpoint {
+        Some(endpoint) => Fleet::prepare_with(&["--store", "s3", "--bucket", "b", "--endpoint", endpoint, "--dangerous-allow-http"]),
+        None => Fleet::prepare(),
+    };
+    fleet.start_coordinator();
     let stored_at_most = if data.name == "sparse" { 64 << 20 } else { data.bytes };
     need_space(fleet.path(), stored_at_most * setting.agents as u64);
     let mut agents: Vec<Agent> = (0..setting.agents).map(|_| fleet.agent()).collect();
@@ -57,6 +70,7 @@ pub fn run(data: &Data, setting: Setting) -> Run {
     let case = fleet.open_case();
     let before: f64 = agents.iter().map(|a| a.process().cpu_seconds()).sum();
     let coordinator_before = fleet.coordinator_cpu_seconds();
+    let (asked_before, own_before) = (server.as_ref().map(Receiver::requests).unwrap_or_default(), own_cpu_seconds());
 
     let begin = Instant::now();
     let collections = order(&fleet, &case, &agents, data);
@@ -64,6 +78,7 @@ pub fn run(data: &Data, setting: Setting) -> Run {
     wait_closed(&fleet, &collections);
     let seconds = begin.elapsed().as_secs_f64();
 
+    let requests = server.as_ref().map(|s| s.requests().since(asked_before));
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let run = Run {
         seconds,
@@ -72,13 +87,26 @@ pub fn run(data: &Data, setting: Setting) -> Run {
         coordinator_cpu_s: fleet.coordinator_cpu_seconds() - coordinator_before,
         agent_rss_mib: agents.iter().filter_map(|a| a.process().status_bytes("VmHWM")).max().map_or(0.0, mib),
         coordinator_rss_mib: mib(fleet.coordinator_memory("VmHWM")),
+        requests,
+        // The server is threads of this process, which else only waits and looks at the log.
+        server_cpu_s: if setting.s3 { own_cpu_seconds() - own_before } else { 0.0 },
     };
     drop(line);
     check(&fleet, &collections, data);
-    if setting.verify {
+    if setting.verify && setting.s3 {
+        // There is no folder to verify: the store is read again.
+        let mut command = fleet.program("exhibit-coordinator");
+        let _ = Finished::of(command.args(["store", "verify", "--all", "--dir"]).arg(fleet.coordinator_dir())).ok();
+    } else if setting.verify {
         let _ = fleet.verify(&case).expect_sound();
     }
     run
+}
+
+/// Processor time of this process, threads that ended included, in seconds.
+fn own_cpu_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 /// Puts a long line before the coordinator; the agents come back through it.

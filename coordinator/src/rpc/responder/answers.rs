@@ -135,6 +135,7 @@ async fn collection(parts: &Parts, row: CollectionRow, hostname: String) -> Resu
         totals.items = live.items;
         totals.raw_bytes = live.raw_bytes;
     }
+    let store_cost = cost(parts, &row).await?;
     let streams = if row.started_at.is_some() { row.stream.0 } else { 0 };
     Ok(wire::Collection {
         collection: row.collection.to_string(),
@@ -159,7 +160,23 @@ async fn collection(parts: &Parts, row: CollectionRow, hostname: String) -> Resu
         exhibit_count: row.exhibit_count,
         seal: row.seal.unwrap_or_default(),
         current: live.current,
+        store_cost,
     })
+}
+
+/// What a closed collection costs in a store that somebody bills.
+async fn cost(parts: &Parts, row: &CollectionRow) -> Result<Option<wire::StoreCost>> {
+    let Some(prices) = parts.prices.as_ref().filter(|_| row.state.is_closed() && row.started_at.is_some()) else { return Ok(None) };
+    let cost = crate::cost::of(&parts.catalog.streams(row.collection.clone()).await?, prices);
+    Ok(Some(wire::StoreCost {
+        puts: cost.puts,
+        lists: cost.lists,
+        reads: cost.reads,
+        bytes: cost.bytes,
+        requests_nanos: cost.requests_nanos,
+        month_nanos: cost.month_nanos,
+        currency: prices.currency.clone(),
+    }))
 }
 
 /// Sends every collection once, then each that changed, until all are closed or nobody listens.

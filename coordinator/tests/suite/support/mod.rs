@@ -8,6 +8,7 @@ pub mod clouds;
 pub mod deployment;
 #[allow(dead_code, reason = "the fault suite uses all of it")]
 pub mod moto;
+pub mod second;
 pub mod verdict;
 pub mod world;
 

@@ -13,11 +13,12 @@ use exhibit_certs::{enrol, random};
 use exhibit_coordinator::catalog::SharedCatalog;
 use exhibit_coordinator::catalog::postgres::{PostgresCatalog, Settings};
 use exhibit_coordinator::catalog::sqlite::SqliteCatalog;
+use exhibit_coordinator::config::PricesConfig;
 use exhibit_coordinator::ledger::{Keys, Ledgers};
 use exhibit_coordinator::serve::{self, Running, Setup};
 use exhibit_coordinator::store::faulty::{Faults, FaultyStore};
 use exhibit_coordinator::store::{LocalStore, RemoteSettings, RemoteStore, Store};
-use exhibit_coordinator::{clock, intake};
+use exhibit_coordinator::{audit, clock, intake};
 use exhibit_evidence::anchor::Anchor;
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::id::{AgentId, CaseId, CollectionId, OrderId};
@@ -56,6 +57,8 @@ pub struct Place {
     pub remote: Option<RemoteSettings>,
     /// What is done in the background for it.
     pub upkeep: serve::Upkeep,
+    /// Who is told of events and metrics.
+    pub audit: audit::Settings,
 }
 
 fn sub(dir: &tempfile::TempDir, name: &str) -> PathBuf {
@@ -87,6 +90,8 @@ async fn run(dir: &tempfile::TempDir, place: &Place, port: u16, (free_bytes_min,
         authorities: Vec::new(),
         http: Some(tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("port")),
         upkeep: place.upkeep.clone(),
+        audit: place.audit.clone(),
+        prices: place.remote.as_ref().map(|r| PricesConfig::default().prices(r.lock.is_some()).expect("prices")),
     };
     Box::pin(serve::start(setup)).await.expect("starts")
 }

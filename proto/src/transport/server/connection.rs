@@ -67,7 +67,7 @@ where
         return Ok(Accepted { io, routes, extensions, entered: None, life, _permit: permit });
     }
     let chain = io.get_ref().1.peer_certificates().unwrap_or_default();
-    let identity = (shared.tls.identify)(chain)?;
+    let identity = (shared.tls.identify)(addr, chain)?;
     let entered = shared
         .registry
         .enter(identity.name.to_string(), addr, shared.limits.connections_per_peer_max)

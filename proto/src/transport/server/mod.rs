@@ -33,8 +33,8 @@ use limit::Buckets;
 /// from the next connection on.
 pub type ConfigSource = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
 
-/// Reads who the peer is from the certificates that the handshake has verified, leaf first.
-pub type Identify<N> = Arc<dyn Fn(&[CertificateDer<'static>]) -> Result<Identity<N>, String> + Send + Sync>;
+/// Reads who the peer at an address is from the certificates that the handshake has verified, leaf first.
+pub type Identify<N> = Arc<dyn Fn(SocketAddr, &[CertificateDer<'static>]) -> Result<Identity<N>, String> + Send + Sync>;
 
 /// Told about every connection that was refused: from where, and why. It must not block.
 pub type Refused = Arc<dyn Fn(SocketAddr, &str) + Send + Sync>;
@@ -354,15 +354,22 @@ impl<N> Drop for Pending<N> {
     }
 }
 
-/// A receiver of [`Tls::refused`] that logs refusals, at most [`REFUSALS_LOGGED_MAX`] in ten seconds, so that a stranger
-/// cannot fill the log; how many were left out is logged with the next one.
+/// A receiver of [`Tls::refused`] that logs refusals, as bounded as [`tell_refused`].
 #[must_use]
 pub fn log_refused() -> Refused {
+    tell_refused(|_, _, _| {})
+}
+
+/// A receiver of [`Tls::refused`] that logs refusals and tells them on, at most [`REFUSALS_LOGGED_MAX`] in ten seconds, so that a
+/// stranger cannot fill the log; how many were left out is said with the next one.
+#[must_use]
+pub fn tell_refused(tell: impl Fn(SocketAddr, &str, u64) + Send + Sync + 'static) -> Refused {
     let (started, window) = (Instant::now(), Mutex::new(LogWindow::default()));
     Arc::new(move |addr, why| {
         let admitted = window.lock().unwrap_or_else(PoisonError::into_inner).admit(started.elapsed());
         if let Some(left_out) = admitted {
             tracing::warn!(peer = %addr, why, left_out, "connection refused");
+            tell(addr, why, left_out);
         }
     })
 }

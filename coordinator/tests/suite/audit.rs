@@ -1,0 +1,203 @@
+//! Events for a SIEM and metrics for an OpenTelemetry Collector, as those who take them see them: rsyslog, which other people
+//! wrote, and the protobuf definitions of OpenTelemetry.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::post;
+use exhibit_coordinator::audit::{Collector, Settings};
+use exhibit_evidence::record::Role;
+use exhibit_proto::responder::v1 as people;
+use serde_json::Value;
+
+use crate::support::world::{Place, World, enroll_with};
+
+/// rsyslog on a free TCP port, which writes what it understood of each message to a file.
+struct Syslog {
+    process: Child,
+    dir: tempfile::TempDir,
+    port: u16,
+}
+
+impl Drop for Syslog {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Syslog {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("address").port();
+        let place = dir.path().display().to_string();
+        let conf = format!(
+            "global(workDirectory=\"{place}\" maxMessageSize=\"16k\")\n\
+             module(load=\"imtcp\")\n\
+             input(type=\"imtcp\" port=\"{port}\" address=\"127.0.0.1\")\n\
+             template(name=\"seen\" type=\"string\" string=\"%syslogfacility-text% %syslogseverity-text% %app-name% %msgid% %structured-data% %msg%\\n\")\n\
+             action(type=\"omfile\" file=\"{place}/seen\" template=\"seen\" fileCreateMode=\"0644\")\n"
+        );
+        std::fs::write(dir.path().join("conf"), conf).expect("written");
+        let process = Command::new("rsyslogd")
+            .args(["-n", "-f", &format!("{place}/conf"), "-i", &format!("{place}/pid")])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|e| panic!("rsyslogd does not start ({e}): tests/run installs it"));
+        Self { process, dir, port }
+    }
+
+    fn seen(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("seen")).unwrap_or_default()
+    }
+}
+
+/// A collector that is busy at first, and what it was sent.
+#[derive(Default)]
+struct Taken {
+    logs: Vec<String>,
+    metrics: Vec<String>,
+    asked: u32,
+}
+
+type Shared = Arc<Mutex<Taken>>;
+
+async fn collector(taken: Shared) -> String {
+    let logs = async |State(taken): State<Shared>, body: String| {
+        let mut taken = taken.lock().expect("lock");
+        taken.asked += 1;
+        if taken.asked == 1 {
+            return (StatusCode::SERVICE_UNAVAILABLE, "busy");
+        }
+        taken.logs.push(body);
+        (StatusCode::OK, "{\"partialSuccess\":{\"rejectedLogRecords\":\"1\",\"errorMessage\":\"one too many\"}}")
+    };
+    let metrics = async |State(taken): State<Shared>, body: String| {
+        taken.lock().expect("lock").metrics.push(body);
+        (StatusCode::OK, "{}")
+    };
+    let routes = Router::new().route("/v1/logs", post(logs)).route("/v1/metrics", post(metrics)).with_state(taken);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("port");
+    let address = listener.local_addr().expect("address");
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    format!("http://{address}")
+}
+
+/// Reads each line as the message that it must be, by OpenTelemetry's own definitions; unknown fields and wrong types fail.
+const JUDGE: &str = r"
+import sys
+from google.protobuf import json_format
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest as Logs
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest as Metrics
+for line in sys.stdin:
+    kind, text = line.split(' ', 1)
+    message = json_format.Parse(text, Logs() if kind == 'logs' else Metrics())
+    for resource in message.resource_logs if kind == 'logs' else []:
+        for scope in resource.scope_logs:
+            for record in scope.log_records:
+                assert record.time_unix_nano > 10**18 and record.severity_number > 0 and record.event_name and record.body.string_value
+    for resource in message.resource_metrics if kind == 'metrics' else []:
+        for scope in resource.scope_metrics:
+            assert len(scope.metrics) > 10
+            for metric in scope.metrics:
+                assert metric.WhichOneof('data') and metric.description, metric
+";
+
+fn judged(taken: &Taken) {
+    let mut judge = Command::new("python3").args(["-c", JUDGE]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("python3");
+    let lines = taken.logs.iter().map(|l| format!("logs {l}\n")).chain(taken.metrics.iter().map(|m| format!("metrics {m}\n")));
+    let text: String = lines.collect();
+    judge.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("written");
+    let out = judge.wait_with_output().expect("ends");
+    assert!(out.status.success(), "{}\n{text}", String::from_utf8_lossy(&out.stderr));
+}
+
+fn files_below(dir: &Path) -> Vec<String> {
+    let keys = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    keys.filter(|path| path.extension().is_some_and(|e| e == "key")).filter_map(|path| std::fs::read_to_string(path).ok()).collect()
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..400 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("not within 10 s: {what}");
+}
+
+/// What is to be heard of one small story.
+const TOLD: [&str; 9] =
+    ["started", "signed-in", "record", "denied", "enrolment-refused", "connection-refused", "incident", "stopped", "case-opened:v1"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_siem_hears_of_custody_refusals_and_incidents_and_no_secret() {
+    let (syslog, taken) = (Syslog::start(), Shared::default());
+    let otlp = Collector::new(&collector(Arc::clone(&taken)).await, Duration::from_millis(200)).expect("an address");
+    let receiver = Some(format!("tcp://127.0.0.1:{}", syslog.port).parse().expect("an address"));
+    let audit = Settings { syslog: receiver, otlp: Some(otlp) };
+    let mut world = World::start_on(Place { audit, ..Place::default() }).await;
+
+    let case = world.open_case().await;
+    let (_, mut auditor) = world.person("eve", &[Role::Auditor], None).await;
+    auditor.create_token(people::CreateTokenRequest::default()).await.expect_err("not hers");
+    let token = world.token(1).await;
+    let ca = exhibit_evidence::Digest::try_from(token.ca_sha256.as_slice()).expect("digest");
+    let bad = format!("{}x", token.token);
+    enroll_with(world.port, &bad, ca, &world.dir.path().join("bad"), "web\"1]").await.expect_err("no such token");
+    drop(tokio::net::TcpStream::connect(("127.0.0.1", world.port)).await.expect("connects"));
+    let id = case.case_id.parse().expect("id");
+    world.running().parts.incident(Some(&id), "test-incident", "a \"subject\"]", "first\nsecond").await;
+    until("metrics are posted", || taken.lock().expect("lock").metrics.len() > 1).await;
+    // One of each post is refused, after the first was not taken at all.
+    let refused = "exhibit_audit_events_total{receiver=\"otlp\",result=\"refused\"}";
+    until("events are posted", || world.running().parts.measured().contains(refused)).await;
+    let measured = world.running().parts.measured();
+    world.stop().await;
+
+    until("rsyslog has the end", || syslog.seen().contains(" stopped ")).await;
+    let seen = syslog.seen();
+    let taken = taken.lock().expect("lock");
+    let posted = taken.logs.concat();
+    for told in TOLD {
+        assert!(seen.contains(told), "{told} in\n{seen}");
+        assert!(posted.contains(told), "{told} in\n{posted}");
+    }
+    assert!(seen.lines().all(|l| l.contains("[exhibit@32473 deployment=\"test\"") && l.contains(" exhibit-coordinator ")), "{seen}");
+    let incident = seen.lines().find(|l| l.contains(" incident ")).expect("an incident");
+    assert!(
+        incident.contains(" err ") && incident.contains("subject=\"a \\\"subject\\\"\\]\"") && incident.contains("\"] first"),
+        "{incident}"
+    );
+    let denied = seen.lines().find(|l| l.contains(" denied ")).expect("a refusal");
+    assert!(
+        denied.contains("caller=\"spiffe://test/responder/eve\"") && denied.contains("CreateToken") && denied.contains("from=\"127.0.0.1:"),
+        "{denied}"
+    );
+    let opened = seen.lines().find(|l| l.contains("case-opened:v1")).expect("a record");
+    assert!(opened.contains(&format!("log=\"cases/{}/log\" n=\"", case.case_id)), "{opened}");
+
+    judged(&taken);
+    let log: Value = serde_json::from_str(taken.logs.first().expect("logs")).expect("JSON");
+    let attributes = &log["resourceLogs"][0]["resource"]["attributes"];
+    assert!(attributes.to_string().contains("exhibit-coordinator"), "{attributes}");
+    assert!(measured.contains("exhibit_audit_events_total{receiver=\"syslog\",result=\"sent\"}"), "{measured}");
+
+    let all = format!("{seen}{posted}{}", taken.metrics.concat());
+    let mut secrets = vec![bad.clone(), token.token.clone()];
+    secrets.extend(files_below(&world.dir.path().join("deployment")));
+    assert!(secrets.len() > 3, "keys of the deployment");
+    for secret in secrets {
+        let secret = secret.lines().find(|l| !l.starts_with("---")).unwrap_or(&secret);
+        assert!(!all.contains(secret) && !all.contains("PRIVATE"), "a secret went out");
+    }
+    assert!(!taken.metrics.concat().contains(&case.case_id), "metrics name no case");
+}
