@@ -65,6 +65,7 @@ fn world() -> World {
         opened_by: by.clone(),
         opened_at: at(-7200),
         two_person: false,
+        encrypt_to: exhibit_evidence::age::Recipients::default(),
     };
     let case_opened = signed(&opened, &responder);
     let order = Order {
@@ -129,6 +130,7 @@ impl World {
             enrolments: self.enrolments.clone(),
             approval: None,
             approver_enrolments: Vec::new(),
+            opener_enrolments: Vec::new(),
             stream: 1,
             continues: false,
         }

@@ -44,6 +44,7 @@ impl Stream {
             stream: StreamNumber(number),
             agent: agent_id(agent),
             order,
+            encrypted_to: exhibit_evidence::age::Recipients::default(),
         };
         Self { header, raw: Vec::new(), items: Vec::new(), cuts: Vec::new(), mono_ns: 5_000_000_000 }
     }

@@ -16,6 +16,7 @@ fn header() -> Header {
         stream: StreamNumber(1),
         agent: AgentId::new(1, [1; 10]),
         order: Digest::of(b"order"),
+        encrypted_to: exhibit_evidence::age::Recipients::default(),
     }
 }
 

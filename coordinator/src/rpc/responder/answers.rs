@@ -25,10 +25,11 @@ fn ns(time: Option<Timestamp>) -> i64 {
 }
 
 pub(super) async fn case(parts: &Parts, row: CaseRow) -> Result<wire::Case> {
-    let (head, two_person) = {
+    let (head, two_person, encrypt_to) = {
         let ledger = parts.ledgers.case(&row.case).await?;
         let view = ledger.view();
-        (view.head(), view.custody().two_person())
+        let encrypt_to = view.custody().encrypt_to().as_slice().iter().map(ToString::to_string).collect();
+        (view.head(), view.custody().two_person(), encrypt_to)
     };
     let (counts, exhibits) = parts.catalog.case_counts(row.case.clone()).await?;
     let mut collections = BTreeMap::new();
@@ -49,6 +50,7 @@ pub(super) async fn case(parts: &Parts, row: CaseRow) -> Result<wire::Case> {
         collections,
         exhibits,
         two_person,
+        encrypt_to,
     })
 }
 
@@ -206,5 +208,17 @@ async fn collect_changes(
     }
     while let Ok(id) = bell.try_recv() {
         changed.extend(open.contains_key(&id).then_some(id));
+    }
+}
+
+/// The beginning of an encrypted segment.
+pub(super) fn segment(begins: Begins) -> wire::EncryptedSegment {
+    let Begins { facts, encrypted_to, follows } = begins;
+    wire::EncryptedSegment {
+        n: facts.n,
+        size: if follows { facts.size } else { 0 },
+        raw_offset: facts.raw_offset,
+        raw_size: facts.raw_size,
+        encrypted_to: encrypted_to.as_slice().iter().map(ToString::to_string).collect(),
     }
 }
