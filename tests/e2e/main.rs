@@ -4,6 +4,7 @@
 mod collect_files;
 mod custody;
 mod disks;
+mod encrypted;
 mod errors_are_clear;
 mod fleet_order;
 mod flipped_bytes;

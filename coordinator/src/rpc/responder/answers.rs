@@ -14,6 +14,7 @@ use crate::catalog::{AgentRow, CaseRow, CollectionFilter, CollectionRow, State};
 use crate::dispatch::admit;
 use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
+use crate::read::Begins;
 
 /// Changes of one collection are shown at most this often.
 const SHOW_EVERY: Duration = Duration::from_millis(200);
