@@ -365,7 +365,7 @@ impl Case {
             stream: StreamNumber(number),
             predecessor: acquisition.unwrap_or(ordered.digest),
             agent_signed: acquisition.is_some(),
-            contents_unverified: false,
+            contents_unverified: built.encrypted,
             manifest: built.totals.clone(),
             received_from,
             received_to: self.now(),
