@@ -153,7 +153,7 @@ fn the_verifier_says_what_was_checked(fleet: &Fleet, case: &str, (ann, ben, eve)
 fn a_recipient_gets_it(fleet: &Fleet, source: &Path, collection: &str, (ben, eve): (&Path, &Path)) {
     let items = fleet.items(collection);
     let secret = items.iter().find(|i| i["path"].as_str().is_some_and(|p| p.ends_with("secret.txt"))).expect("listed");
-    let id = text(secret, "item");
+    let id = text(secret, "id");
     let without = fleet.exhibit(&["cat", &id, "--reason", "look"]);
     assert!(
         without.code != 0 && without.stderr.contains("encrypted to age1") && without.stderr.contains("--identity"),

@@ -63,12 +63,12 @@ fn without_an_identity_it_is_said_what_was_not_checked() {
 
 #[test]
 fn what_was_not_encrypted_as_the_case_demands_is_found() {
-    let to_others = case(true, true, &|s| Stream { really_to: Some(recipients(&[4, 5])), ..s });
+    let to_others = case(true, true, &|s| s.really_to(recipients(&[4, 5])));
     // From outside it looks right; a recipient cannot open it.
     assert_eq!(codes(&check(&to_others.objects, &options(&[]))), ["stream.encrypted"]);
     let seen = check(&to_others.objects, &options(&[1]));
     assert!(seen.verdict == Verdict::Unsound && codes(&seen).contains(&"segment.encryption"), "{:#?}", seen.findings);
-    let to_one = case(true, true, &|s| Stream { really_to: Some(recipients(&[1])), ..s });
+    let to_one = case(true, true, &|s| s.really_to(recipients(&[1])));
     assert!(codes(&check(&to_one.objects, &options(&[]))).contains(&"segment.encryption"));
     let plain = case(true, false, &|s| s);
     let seen = check(&plain.objects, &options(&[]));
@@ -79,7 +79,7 @@ fn what_was_not_encrypted_as_the_case_demands_is_found() {
 
 #[test]
 fn a_segment_that_lost_its_lines_is_noted() {
-    let case = case(false, true, &|s| Stream { undescribed: true, ..s });
+    let case = case(false, true, &Stream::and_one_undescribed);
     let blind = check(&case.objects, &options(&[]));
     assert_eq!((blind.verdict, codes(&blind)), (Verdict::Sound, vec!["segment.undescribed", "stream.encrypted"]), "{:#?}", blind.findings);
     let seen = check(&case.objects, &options(&[1]));

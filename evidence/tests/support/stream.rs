@@ -26,9 +26,9 @@ pub struct Stream {
     cuts: Vec<u64>,
     mono_ns: u64,
     /// To whom segments are encrypted, where it is not to whom the header says.
-    pub really_to: Option<Recipients>,
+    really_to: Option<Recipients>,
     /// Another segment comes without its agent's lines.
-    pub undescribed: bool,
+    undescribed: bool,
 }
 
 /// A stream that was made.
@@ -179,6 +179,18 @@ impl Stream {
     /// Encrypts its segments.
     pub fn encrypted_to(mut self, to: &Recipients) -> Self {
         self.header.encrypted_to = to.clone();
+        self
+    }
+
+    /// Encrypts them to others than the header says.
+    pub fn really_to(mut self, to: Recipients) -> Self {
+        self.really_to = Some(to);
+        self
+    }
+
+    /// Another segment comes without its agent's lines.
+    pub fn and_one_undescribed(mut self) -> Self {
+        self.undescribed = true;
         self
     }
 

@@ -291,7 +291,9 @@ mod encrypted {
     fn stream(stored: &[u8], items: &[Item]) -> Result<ManifestRef, BadUpload> {
         let facts = Segment { n: 0, size: stored.len() as u64, sha256: Digest::of(stored), raw_offset: 0, raw_size: 3 * 1_024, seam: None };
         let mut lines = [line(Line::Header(sealed_header())), line(Line::Segment(facts.clone()))].concat();
-        items.iter().for_each(|item| lines.extend(line(Line::Item(Box::new(item.clone())))));
+        for item in items {
+            lines.extend(line(Line::Item(Box::new(item.clone()))));
+        }
         let mut check = StreamCheck::new(sealed_header(), captures());
         check.take_segment(&mut decoder(), &facts, stored, &lines)?;
         let mut check = StreamCheck::restore(sealed_header(), captures(), &check.snapshot()).expect("its own");
