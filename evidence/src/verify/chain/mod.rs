@@ -149,21 +149,7 @@ impl Chain {
                     collection.acquisition(digest, p, &mut at);
                 }
             }
-            Record::Receipt(p) => {
-                if let Some(order) = self.collections.get(&p.collection).map(|c| c.order) {
-                    self.must_be_approved(object, &order, findings);
-                }
-                if p.contents_unverified == self.encrypt_to().is_none() {
-                    findings.add(
-                        Code::ReceiptContents,
-                        object,
-                        format!("the receipt of {}.{}: {}", p.collection, p.stream, contents_said(p)),
-                    );
-                }
-                if let Some((collection, mut at)) = self.known(object, "receipt", &p.collection, findings) {
-                    collection.receipt(digest, p, &mut at);
-                }
-            }
+            Record::Receipt(p) => self.receipt(object, digest, p, findings),
             Record::Seal(p) => {
                 let named = (&p.collection, &p.agent, &p.order);
                 let next = self.next_exhibit;
@@ -193,6 +179,18 @@ impl Chain {
         if let Err(breach) = self.custody.take(digest, record) {
             let message = format!("the {} record {}", record.type_name().split(':').next().unwrap_or_default(), breach.message);
             findings.add(code_of(&breach), object, message);
+        }
+    }
+
+    fn receipt(&mut self, object: &str, digest: Digest, p: &Receipt, findings: &mut Findings) {
+        if let Some(order) = self.collections.get(&p.collection).map(|c| c.order) {
+            self.must_be_approved(object, &order, findings);
+        }
+        if p.contents_unverified == self.encrypt_to().is_none() {
+            findings.add(Code::ReceiptContents, object, format!("the receipt of {}.{}: {}", p.collection, p.stream, contents_said(p)));
+        }
+        if let Some((collection, mut at)) = self.known(object, "receipt", &p.collection, findings) {
+            collection.receipt(digest, p, &mut at);
         }
     }
 
