@@ -76,3 +76,9 @@ pub fn random<const N: usize>() -> Option<[u8; N]> {
     let seed = exhibit_certs::random::seed().ok()?;
     seed.get(..N)?.try_into().ok()
 }
+
+/// So many random bytes for keys; `None` when the system has none.
+#[must_use]
+pub fn random_bytes(len: usize) -> Option<zeroize::Zeroizing<Vec<u8>>> {
+    exhibit_certs::random::bytes(len).ok()
+}

@@ -124,8 +124,14 @@ pub async fn collect(request: Request<'_>, control: Arc<Control>, progress: Arc<
     std::fs::DirBuilder::new().create(request.out).map_err(|e| OfflineError::Folder(request.out.to_owned(), e))?;
     let order = local_order(&request, &case, now)?;
     write_new(&request.out.join("order.json"), &order)?;
-    let facts =
-        StreamFacts { case, collection: CollectionId::of(&Digest::of(&order), &agent), stream: 1, agent, order: Digest::of(&order) };
+    let facts = StreamFacts {
+        case,
+        collection: CollectionId::of(&Digest::of(&order), &agent),
+        encrypt_to: exhibit_evidence::age::Recipients::default(),
+        stream: 1,
+        agent,
+        order: Digest::of(&order),
+    };
     let own: Vec<&Path> = [Some(request.out), request.state].into_iter().flatten().collect();
     let plan = Plan {
         facts: facts.clone(),

@@ -20,6 +20,16 @@ pub fn seed() -> Result<Seed, NoRandomness> {
     Ok(seed)
 }
 
+/// Random bytes; wiped on drop.
+///
+/// # Errors
+/// [`NoRandomness`]
+pub fn bytes(len: usize) -> Result<Zeroizing<Vec<u8>>, NoRandomness> {
+    let mut bytes = Zeroizing::new(vec![0_u8; len]);
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| NoRandomness)?;
+    Ok(bytes)
+}
+
 /// A certificate serial number: 127 random bits, so that it is positive and always 16 bytes.
 pub(crate) fn serial() -> Result<[u8; 16], NoRandomness> {
     let mut serial = [0_u8; 16];

@@ -2,6 +2,7 @@
 
 pub mod custody;
 pub mod handoff;
+pub mod identity;
 pub mod keeping;
 pub mod person;
 pub mod symbols;
@@ -125,6 +126,14 @@ pub enum CaseCommand {
         /// be changed later.
         #[arg(long)]
         two_person: bool,
+        /// Agents encrypt the contents of evidence to this age recipient before they send it (repeatable, up to 16; `age-keygen`
+        /// makes one). Neither the coordinator nor the store can then read evidence, and nobody can give it back when all
+        /// identities are lost: name at least two. It cannot be changed later. What stays readable to them, because completeness
+        /// and custody are checked by it: the names, sizes, times, owners and SHA-256 of items, what could not be taken and why,
+        /// and what hosts say of themselves. What the coordinator cannot check any more, a recipient checks: `exhibit-verify
+        /// --identity FILE`.
+        #[arg(long = "encrypt-to", value_name = "age1...")]
+        encrypt_to: Vec<exhibit_evidence::age::Recipient>,
     },
     /// List cases, newest first.
     List,
@@ -368,6 +377,9 @@ pub struct CatArgs {
     /// pipe always gets the bytes.
     #[arg(long)]
     pub raw: bool,
+    /// Whose secret decrypts it.
+    #[command(flatten)]
+    pub identity: identity::IdentityArgs,
     /// Why, in your own words; recorded in the case's log before you see anything.
     #[arg(long, value_parser = parse_reason)]
     pub reason: String,
@@ -396,6 +408,9 @@ pub struct GetArgs {
     /// Restore owner and full mode as well (needs privilege).
     #[arg(long)]
     pub owner: bool,
+    /// Whose secret decrypts it.
+    #[command(flatten)]
+    pub identity: identity::IdentityArgs,
     /// Why, in your own words; recorded in the case's log before you see anything.
     #[arg(long, value_parser = parse_reason)]
     pub reason: String,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use exhibit_certs::credential::Credential;
 use exhibit_certs::enrol::Enroller;
 use exhibit_certs::tls;
+use exhibit_evidence::age::Identity;
 use exhibit_evidence::anchor::Anchor;
 use exhibit_evidence::key::SigningKey;
 use exhibit_evidence::text::escape_bounded;
@@ -50,6 +51,8 @@ pub struct Connection {
     address: String,
     whoami: pb::WhoamiResponse,
     home: PathBuf,
+    /// What decrypts items of encrypted cases here.
+    identities: Arc<[Identity]>,
 }
 
 fn config_failure(message: String) -> Failure {
@@ -138,15 +141,26 @@ impl Connection {
             .await
             .map_err(Failure::from)?
             .into_inner();
-        let connection = Self { rpc, log, credential, address: at.to_owned(), whoami, home: home.to_owned() };
+        let connection = Self { rpc, log, credential, address: at.to_owned(), whoami, home: home.to_owned(), identities: Arc::from([]) };
         connection.check_identity()?;
         Ok(connection)
     }
 
     /// Connects anew, with the same identity, after the connection was lost.
     pub async fn reopen(&mut self) -> Result<()> {
-        *self = Self::open(Some(&self.home)).await?;
+        let identities = Arc::clone(&self.identities);
+        *self = Self { identities, ..Self::open(Some(&self.home)).await? };
         Ok(())
+    }
+
+    /// From now on items of encrypted cases are decrypted with these.
+    pub fn decrypt_with(&mut self, identities: Vec<Identity>) {
+        self.identities = identities.into();
+    }
+
+    /// What decrypts items of encrypted cases.
+    pub fn identities(&self) -> Arc<[Identity]> {
+        Arc::clone(&self.identities)
     }
 
     /// The coordinator must be of the deployment that we signed up with: what we sign names it.

@@ -11,6 +11,7 @@
 // Sizes of evidence are 64-bit numbers that also index memory; a 32-bit build would cut them silently.
 const _: () = assert!(usize::BITS == 64, "Exhibit supports 64-bit targets only");
 
+pub mod age;
 pub mod anchor;
 pub mod bag;
 pub mod custody;

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::age::Recipients;
 use crate::digest::Digest;
 use crate::id::{AgentId, CaseId, CollectionId};
 use crate::layout::StreamNumber;
@@ -52,6 +53,9 @@ pub struct Header {
     pub agent: AgentId,
     /// SHA-256 of the order's envelope.
     pub order: Digest,
+    /// To whom the agent encrypted each segment: the case's recipients. Left out where segments are not encrypted.
+    #[serde(default, skip_serializing_if = "Recipients::is_none")]
+    pub encrypted_to: Recipients,
 }
 
 /// A segment of the stream.

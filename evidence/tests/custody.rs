@@ -176,6 +176,7 @@ impl Log {
             stream: StreamNumber(self.streams),
             predecessor: self.opened,
             agent_signed: false,
+            contents_unverified: false,
             manifest,
             received_from: self.at(),
             received_to: self.at(),

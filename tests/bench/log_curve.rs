@@ -67,6 +67,7 @@ fn opened() -> Envelope {
         opened_by: PERSON.to_owned(),
         opened_at: Timestamp::from_unix_s(1),
         two_person: false,
+        encrypt_to: exhibit_evidence::age::Recipients::default(),
     };
     record::sign(&p, &key(3)).expect("small")
 }

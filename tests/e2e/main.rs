@@ -5,6 +5,7 @@ mod collect_files;
 mod copy;
 mod custody;
 mod disks;
+mod encrypted;
 mod errors_are_clear;
 mod fleet_order;
 mod flipped_bytes;

@@ -127,6 +127,7 @@ async fn enroll_and_open(dir: &Path, admin: &Credential) -> CaseId {
         opened_by: me.clone(),
         opened_at: clock::now(),
         two_person: false,
+        encrypt_to: exhibit_evidence::age::Recipients::default(),
     };
     let envelope = record::sign(&opened, &admin.evidence).expect("small");
     dispatch::cases::open(&parts, &me, &envelope).await.expect("opened");

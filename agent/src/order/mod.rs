@@ -24,6 +24,8 @@ pub struct Offer {
     pub case_opened: Envelope,
     /// Enrolments from the root to the order's signer.
     pub enrolments: Vec<Envelope>,
+    /// Enrolments from the root to the key that signed the case-opened record, where it is another one than the order's.
+    pub opener_enrolments: Vec<Envelope>,
     /// A second person's approval.
     pub approval: Option<Envelope>,
     /// Enrolments from the root to the approval's signer.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use exhibit_evidence::age;
 use exhibit_evidence::anchor::{Anchor, FORMAT};
 use exhibit_evidence::key::SigningKey;
 use exhibit_evidence::record::{Approval, CaptureSpec, CaseOpened, Enrolment, Limits, Nonce, Order, Predicate, Role, sign};
@@ -65,6 +66,7 @@ fn world() -> World {
         opened_by: by.clone(),
         opened_at: at(-7200),
         two_person: false,
+        encrypt_to: exhibit_evidence::age::Recipients::default(),
     };
     let case_opened = signed(&opened, &responder);
     let order = Order {
@@ -129,6 +131,7 @@ impl World {
             enrolments: self.enrolments.clone(),
             approval: None,
             approver_enrolments: Vec::new(),
+            opener_enrolments: Vec::new(),
             stream: 1,
             continues: false,
         }
@@ -285,12 +288,39 @@ fn what_is_right_is_accepted_in_order_of_volatility() {
 }
 
 #[test]
-fn a_case_that_somebody_else_opened_is_vouched_for_by_the_order() {
+fn a_case_that_somebody_else_opened_needs_that_persons_enrolment() {
     let mut world = world();
     let other = CaseOpened { opened_by: "spiffe://acme/responder/bob".to_owned(), ..opened_of(&world) };
     world.case_opened = signed(&other, &key(40));
     world.order.predecessor = world.case_opened.digest();
-    assert!(world.verify(&world.offer()).is_ok());
+    let mut offer = world.offer();
+    assert_eq!(world.verify(&offer).expect_err("by nobody").code, Code::BadSignature);
+    offer.opener_enrolments = vec![enrolment("responder/bob", &key(40), &[Role::Responder], &key(1), None)];
+    assert!(world.verify(&offer).is_ok());
+}
+
+/// The responder's order names the digest of the case-opened record that the coordinator showed: it could show another one.
+#[test]
+fn recipients_are_those_that_a_person_signed() {
+    let identity = |n| age::Identity::from_secret(zeroize::Zeroizing::new([n; 32])).expect("usable");
+    let to = |n| age::Recipients::try_from(vec![*identity(n).recipient()]).expect("one");
+    let mut w = world();
+    let genuine = CaseOpened { encrypt_to: to(1), ..opened_of(&w) };
+    w.case_opened = signed(&genuine, &w.signer);
+    w.order.predecessor = w.case_opened.digest();
+    assert_eq!(w.verify(&w.offer()).expect("as it was opened").facts().encrypt_to, to(1));
+    for encrypt_to in [age::Recipients::default(), to(2)] {
+        let forged = CaseOpened { encrypt_to, ..genuine.clone() };
+        for (with, roles, code) in [(key(50), &[][..], Code::BadSignature), (key(51), &[Role::Log][..], Code::NotAuthorized)] {
+            w.case_opened = signed(&forged, &with);
+            w.order.predecessor = w.case_opened.digest();
+            let mut offer = w.offer();
+            if !roles.is_empty() {
+                offer.opener_enrolments = vec![enrolment("coordinator/log", &with, roles, &key(1), None)];
+            }
+            assert_eq!(w.verify(&offer).expect_err("forged").code, code);
+        }
+    }
 }
 
 fn opened_of(world: &World) -> CaseOpened {

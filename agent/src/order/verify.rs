@@ -86,7 +86,7 @@ const SKEW_S: i64 = 600;
 pub fn verify(offer: &Offer, context: &Context<'_>) -> Result<Accepted, Refused> {
     let mut ring = KeyRing::new(context.anchor);
     let order = signed_order(offer, &mut ring)?;
-    let opened = check_case(offer, &order, context.anchor)?;
+    let opened = check_case(offer, &order, context.anchor, &mut ring)?;
     check_approval(offer, &order, opened.two_person, context.policy.orders.two_person, &mut ring)?;
     check_scope(offer, &order, context)?;
     check_times(&order, context)?;
@@ -110,6 +110,7 @@ pub fn verify(offer: &Offer, context: &Context<'_>) -> Result<Accepted, Refused>
         stream: offer.stream,
         agent: context.agent.clone(),
         order: offer.order.digest(),
+        encrypt_to: opened.encrypt_to,
     };
     let budget = context.policy.budget(&order.limits);
     Ok(Accepted { order, facts, captures, budget, denied })
@@ -127,6 +128,7 @@ fn refused_trust(what: &str, error: &TrustError) -> Refused {
 /// The order, if its signature and its signer's whole chain hold.
 fn signed_order(offer: &Offer, ring: &mut KeyRing) -> Result<Order, Refused> {
     enrol(&offer.enrolments, "the signer", ring)?;
+    enrol(&offer.opener_enrolments, "whoever opened the case", ring)?;
     let verified = ring.verify(&offer.order).map_err(|e| refused_trust("the order", &e))?;
     match verified.record() {
         Record::Order(order) => Ok((**order).clone()),
@@ -172,14 +174,14 @@ fn check_approval(offer: &Offer, order: &Order, by_case: bool, by_host: bool, ri
     custody::check_order_approval(offer.order.digest(), order, record).map_err(|breach| not_approved(format!("the approval {breach}")))
 }
 
-/// The case-opened record. It is vouched for by the order, which names its digest under the responder's signature, so
-/// the key of whoever opened the case need not be known here.
-fn check_case(offer: &Offer, order: &Order, anchor: &Anchor) -> Result<CaseOpened, Refused> {
+/// The case-opened record. The order names its digest, but the responder had that from the coordinator: that it is the one with
+/// which a person opened the case, with this rule of approval and these recipients, only its own signature shows.
+fn check_case(offer: &Offer, order: &Order, anchor: &Anchor, ring: &mut KeyRing) -> Result<CaseOpened, Refused> {
     let malformed = |why: String| Refused::new(Code::Malformed, why);
     if offer.case_opened.digest() != order.predecessor {
         return Err(malformed("the case-opened record is not the one that the order names".to_owned()));
     }
-    let opened = case_opened(&offer.case_opened)?;
+    let opened = case_opened(&offer.case_opened, ring)?;
     if opened.case != order.case {
         return Err(malformed(format!("the order is for {}, its case-opened record for {}", order.case, opened.case)));
     }
@@ -193,11 +195,11 @@ fn check_case(offer: &Offer, order: &Order, anchor: &Anchor) -> Result<CaseOpene
     Ok(opened)
 }
 
-fn case_opened(envelope: &Envelope) -> Result<CaseOpened, Refused> {
-    match Record::from_payload(envelope.unverified_payload()) {
-        Ok(Record::CaseOpened(opened)) => Ok(*opened),
-        Ok(other) => Err(Refused::new(Code::Malformed, format!("case_opened: a record of type {}", other.type_name()))),
-        Err(e) => Err(Refused::new(Code::Malformed, format!("case_opened: {e}"))),
+fn case_opened(envelope: &Envelope, ring: &mut KeyRing) -> Result<CaseOpened, Refused> {
+    let verified = ring.verify(envelope).map_err(|e| refused_trust("case_opened", &e))?;
+    match verified.record() {
+        Record::CaseOpened(opened) => Ok((**opened).clone()),
+        other => Err(Refused::new(Code::Malformed, format!("case_opened: a record of type {}", other.type_name()))),
     }
 }
 

@@ -10,13 +10,13 @@ use exhibit_evidence::key::SigningKey;
 use exhibit_evidence::manifest::{End, Line, Seam};
 use exhibit_evidence::record::ManifestRef;
 use exhibit_evidence::stream::SEGMENT_TARGET_BYTES;
-use exhibit_evidence::stream::segment::SegmentBuilder;
 
 use super::bookmark::{Point, TakenUp};
 use super::frames::FRAME_BYTES;
 use super::lanes::{LanesOut, PackedFrame};
 use super::level::Level;
-use super::{ByStatus, Memory, Outcome, Segment, StreamFacts, Window};
+use super::making::Making;
+use super::{ByStatus, Outcome, Segment, StreamFacts, Window};
 use crate::capture::Moment;
 use crate::clock;
 
@@ -39,7 +39,7 @@ pub(super) struct Assembler {
     pub window: Arc<Window>,
     pub ended: Receiver<Ended>,
     manifest: Hasher,
-    builder: Option<SegmentBuilder>,
+    making: Option<Making>,
     lines: Vec<u8>,
     raw_offset: u64,
     stored_bytes: u64,
@@ -79,7 +79,7 @@ impl Assembler {
             window,
             ended,
             manifest: Hasher::new(),
-            builder: None,
+            making: None,
             lines: Vec::new(),
             raw_offset: 0,
             stored_bytes: 0,
@@ -116,7 +116,7 @@ impl Assembler {
         while lanes.take_next(lost(), |packed| self.take(packed))? {}
         // Sent only after the last byte: without it something died on the way, and what came so far is not a stream.
         let ended = self.ended.try_recv().map_err(|_| lost())?;
-        if self.builder.is_some() || !self.lines.is_empty() {
+        if self.making.is_some() || !self.lines.is_empty() {
             self.cut()?;
         }
         self.outcome(ended)
@@ -126,20 +126,21 @@ impl Assembler {
     fn take(&mut self, packed: PackedFrame) -> Result<Vec<u8>, Broken> {
         let PackedFrame { frame, raw_bytes, lines, point, cut } = packed;
         if raw_bytes > 0 {
-            if self.builder.as_ref().is_some_and(SegmentBuilder::is_at_bound) {
+            if self.making.as_ref().is_some_and(Making::is_at_bound) {
                 self.cut()?;
             }
-            let (n, raw_offset) = (self.segments, self.raw_offset);
-            let window = &self.window;
-            let builder = self.builder.get_or_insert_with(|| {
-                let buffer = window.spare().unwrap_or_else(|| Vec::with_capacity(Memory::SEGMENT_BYTES));
-                SegmentBuilder::with_buffer(n, raw_offset, buffer)
-            });
-            builder.push_frame(&frame, raw_bytes).map_err(|e| Broken::Failed(e.to_string()))?;
+            let mut making = match self.making.take() {
+                Some(making) => making,
+                None => {
+                    Making::begin(self.segments, self.raw_offset, self.window.spare(), &self.facts.encrypt_to).map_err(Broken::Failed)?
+                }
+            };
+            making.push(&frame, raw_bytes).map_err(Broken::Failed)?;
+            self.making = Some(making);
             self.raw_offset = self.raw_offset.saturating_add(raw_bytes as u64);
         }
         self.lines.extend_from_slice(&lines);
-        let together = self.builder.as_ref().map(|b| b.len().saturating_add(self.lines.len()));
+        let together = self.making.as_ref().map(|b| b.len().saturating_add(self.lines.len()));
         // A little earlier where the stream can be taken up after this frame: the next one may be no such place.
         let early = if point.is_some() { FRAME_BYTES } else { 0 };
         let enough = SEGMENT_TARGET_BYTES.saturating_sub(early);
@@ -152,8 +153,8 @@ impl Assembler {
 
     /// Ends the segment under construction and waits for room in the window.
     fn cut(&mut self) -> Result<(), Broken> {
-        let builder = self.builder.take().ok_or_else(|| Broken::Failed("manifest lines without a segment".to_owned()))?;
-        let mut built = builder.finish().map_err(|e| Broken::Failed(e.to_string()))?;
+        let making = self.making.take().ok_or_else(|| Broken::Failed("manifest lines without a segment".to_owned()))?;
+        let mut built = making.finish().map_err(Broken::Failed)?;
         built.facts.seam = self.seam.take();
         let segment_line = Line::Segment(built.facts.clone()).to_bytes().map_err(Broken::Failed)?;
         let mut lines = std::mem::take(&mut self.lines);

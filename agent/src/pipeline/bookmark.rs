@@ -1,19 +1,23 @@
 //! Bookmarks: where the agent's reading stands at the end of a segment, so that a later process of this agent can go on
 //! when this one dies. A bookmark travels with its segment and is kept by the coordinator, which cannot read anything
 //! into it: the agent signs it and takes it back only with its own signature, and the manifest so far only when its digest
-//! is the one in the bookmark. Nothing of it is written to the host.
+//! is the one in the bookmark. Nothing of it is written to the host. In an encrypted case it is encrypted as well, to a key that
+//! only this agent can make: the state of a digest in the middle of a file may hold some bytes of the file.
 
 use std::sync::Arc;
 
-use exhibit_evidence::key::{PublicKey, SigningKey};
+use exhibit_evidence::age::{self, Encryptor, Identity, Recipients};
+use exhibit_evidence::key::SigningKey;
 use exhibit_evidence::manifest::{Gap, Kind, Line, Meta, Status};
 use exhibit_evidence::stream::reader::{MemberKind, Symlinks};
 use exhibit_evidence::{Digest, EvidencePath, Hasher};
 use exhibit_proto::bounds::BOOKMARK_BYTES_MAX;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use super::{ByStatus, StreamFacts};
 use crate::capture::{Extent, Moment, NewItem, Place, Stop};
+use crate::clock;
 
 /// What the capture thread has counted so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +123,7 @@ struct Bookmark {
 /// Version of [`Bookmark`]; of another one nothing is taken up.
 const VERSION: u32 = 2;
 const SIGNED_AS: &[u8] = b"exhibit bookmark v1\n";
+const ENCRYPTED_AS: &[u8] = b"exhibit bookmark encryption v1\n";
 const SIGNATURE_BYTES: usize = 64;
 
 /// What a stream is taken up from.
@@ -139,14 +144,39 @@ pub(super) fn write(facts: &StreamFacts, at: (u32, u64, u64), manifest: &Hasher,
     let (segments, raw_offset, stored_bytes) = at;
     let bookmark =
         Bookmark { version: VERSION, stream: digest_of(facts), segments, raw_offset, stored_bytes, manifest: manifest.snapshot(), point };
-    let Ok(json) = serde_json::to_vec(&bookmark) else { return Vec::new() };
+    let Ok(mut json) = serde_json::to_vec(&bookmark) else { return Vec::new() };
+    if !facts.encrypt_to.is_none() {
+        let Some(encrypted) = encrypt(&json, facts, key) else { return Vec::new() };
+        json = encrypted;
+    }
     let mut out = key.sign(&[SIGNED_AS, &json].concat()).to_vec();
     out.extend_from_slice(&json);
     if out.len() > BOOKMARK_BYTES_MAX { Vec::new() } else { out }
 }
 
+/// The key to which bookmarks of a stream are encrypted. It follows from a signature that is made for nothing else and shown to
+/// nobody, so no key need be kept, and a later process with the same evidence key has it.
+fn own_identity(facts: &StreamFacts, key: &SigningKey) -> Option<Identity> {
+    let signature = Zeroizing::new(key.sign(&[ENCRYPTED_AS, digest_of(facts).as_bytes()].concat()));
+    Identity::from_secret(Zeroizing::new(*Digest::of(&*signature).as_bytes())).ok()
+}
+
+fn encrypt(json: &[u8], facts: &StreamFacts, key: &SigningKey) -> Option<Vec<u8>> {
+    let to = Recipients::try_from(vec![*own_identity(facts, key)?.recipient()]).ok()?;
+    let mut encryptor = Encryptor::new(&to, &clock::random_bytes(age::random_len(1))?, Vec::new()).ok()?;
+    encryptor.push(json).ok()?;
+    encryptor.finish().ok()
+}
+
+fn decrypt(bytes: &[u8], facts: &StreamFacts, key: &SigningKey) -> Option<Vec<u8>> {
+    let mut json = Vec::new();
+    age::decrypt(bytes, 1, &[own_identity(facts, key)?], &mut json).ok()?;
+    Some(json)
+}
+
 fn digest_of(facts: &StreamFacts) -> Digest {
-    let StreamFacts { case, collection, stream, agent, order } = facts;
+    // The recipients are the case's, and the order names the case.
+    let StreamFacts { case, collection, stream, agent, order, .. } = facts;
     Digest::of(format!("{case} {collection} {stream} {agent} {order}").as_bytes())
 }
 
@@ -166,12 +196,14 @@ impl Reader {
     ///
     /// # Errors
     /// Why the stream cannot be taken up.
-    pub fn new(facts: &StreamFacts, next_segment: u32, bytes: &[u8], captures: &[&str], key: &PublicKey) -> Result<Self, String> {
+    pub fn new(facts: &StreamFacts, next_segment: u32, bytes: &[u8], captures: &[&str], key: &SigningKey) -> Result<Self, String> {
         let (signature, json) = bytes.split_at_checked(SIGNATURE_BYTES).ok_or("the bookmark is too short")?;
-        if !key.verifies(&[SIGNED_AS, json].concat(), signature) {
+        if !key.public().verifies(&[SIGNED_AS, json].concat(), signature) {
             return Err("the bookmark does not have this agent's signature".to_owned());
         }
-        let bookmark: Bookmark = serde_json::from_slice(json).map_err(|e| format!("the bookmark is of another version: {e}"))?;
+        let json =
+            if facts.encrypt_to.is_none() { json.to_vec() } else { decrypt(json, facts, key).ok_or("the bookmark cannot be decrypted")? };
+        let bookmark: Bookmark = serde_json::from_slice(&json).map_err(|e| format!("the bookmark is of another version: {e}"))?;
         if bookmark.version != VERSION || bookmark.stream != digest_of(facts) || bookmark.segments != next_segment {
             return Err("the bookmark is of another stream, segment or version".to_owned());
         }
@@ -318,10 +350,10 @@ mod tests {
             let agent = exhibit_evidence::AgentId::new(1, [1; 10]);
             let order = Digest::of(b"order");
             let case = exhibit_evidence::CaseId::new(1, [2; 10]);
-            let facts = StreamFacts { case, collection: exhibit_evidence::CollectionId::of(&order, &agent), stream: 1, agent, order };
+            let facts = StreamFacts { case, collection: exhibit_evidence::CollectionId::of(&order, &agent), stream: 1, agent, order, encrypt_to: Recipients::default() };
             let own = write(&facts, (1, 512, 9), &Hasher::new(), Point::default(), &key);
             let bookmark = if signed { &own } else { &bytes };
-            match Reader::new(&facts, 1, bookmark, &["files"], &key.public()) {
+            match Reader::new(&facts, 1, bookmark, &["files"], &key) {
                 Ok(mut reader) => {
                     let _ = reader.manifest(&bytes);
                     proptest::prop_assert!(signed && (bytes.is_empty() || reader.finish().is_err()));
@@ -337,17 +369,30 @@ mod tests {
         let agent = exhibit_evidence::AgentId::new(1, [1; 10]);
         let order = Digest::of(b"order");
         let case = exhibit_evidence::CaseId::new(1, [2; 10]);
-        let facts = StreamFacts { case, collection: exhibit_evidence::CollectionId::of(&order, &agent), stream: 1, agent, order };
+        let facts = StreamFacts {
+            case,
+            collection: exhibit_evidence::CollectionId::of(&order, &agent),
+            stream: 1,
+            agent,
+            order,
+            encrypt_to: Recipients::default(),
+        };
         let mut manifest = Hasher::new();
         let header = Line::Header(facts.header()).to_bytes().expect("short");
         manifest.update(&header);
         let good = write(&facts, (3, 512, 100), &manifest, Point::default(), &key);
         let read = |facts: &StreamFacts, n, bytes: &[u8], manifest: &[u8]| -> Result<u32, String> {
-            let mut reader = Reader::new(facts, n, bytes, &["files"], &key.public())?;
+            let mut reader = Reader::new(facts, n, bytes, &["files"], &key)?;
             reader.manifest(manifest)?;
             reader.finish().map(|up| up.segment)
         };
         assert_eq!(read(&facts, 3, &good, &header), Ok(3));
+        let encrypted_to = Recipients::try_from(vec![*own_identity(&facts, &key).expect("a key").recipient()]).expect("one");
+        let sealed_facts = StreamFacts { encrypt_to: encrypted_to, ..facts.clone() };
+        let sealed = write(&sealed_facts, (3, 512, 100), &manifest, Point::default(), &key);
+        assert_eq!(read(&sealed_facts, 3, &sealed, &header), Ok(3));
+        assert!(sealed.get(64..).is_some_and(|b| b.starts_with(b"age-encryption.org/v1")) && read(&facts, 3, &sealed, &header).is_err());
+        assert!(read(&sealed_facts, 3, &good, &header).is_err(), "not encrypted");
         assert!(read(&facts, 2, &good, &header).is_err(), "another segment");
         assert!(read(&StreamFacts { stream: 2, ..facts.clone() }, 3, &good, &header).is_err(), "another stream");
         assert!(read(&facts, 3, &good, b"").is_err(), "another manifest");

@@ -19,6 +19,7 @@ mod frames;
 mod lanes;
 mod level;
 mod links;
+mod making;
 pub mod memory;
 mod own;
 mod run;
@@ -32,6 +33,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Mutex, PoisonError};
 
+use exhibit_evidence::age::Recipients;
 use exhibit_evidence::manifest::{Header, Status};
 use exhibit_evidence::record::ManifestRef;
 use exhibit_evidence::{AgentId, CaseId, CollectionId, Digest};
@@ -56,6 +58,8 @@ pub struct StreamFacts {
     pub agent: AgentId,
     /// Digest of the order's envelope.
     pub order: Digest,
+    /// To whom its segments are encrypted: the case's recipients, none for a case that is not encrypted.
+    pub encrypt_to: Recipients,
 }
 
 impl StreamFacts {
@@ -67,6 +71,7 @@ impl StreamFacts {
             stream: exhibit_evidence::layout::StreamNumber(self.stream),
             agent: self.agent.clone(),
             order: self.order,
+            encrypted_to: self.encrypt_to.clone(),
         }
     }
 }

@@ -112,6 +112,7 @@ fn taker(plan: Plan, from: Option<TakenUp>, lanes: LanesIn) -> (Taker, Vec<Chose
         links: Links::default(),
         denied: plan.denied,
         own: plan.own,
+        encrypts: !plan.facts.encrypt_to.is_none(),
         manifest_bytes_max: plan.manifest_bytes_max,
         symlinks,
         header: Vec::new(),

@@ -42,6 +42,8 @@ pub(super) struct Taker {
     pub denied: globset::GlobSet,
     /// What is the agent's own.
     pub own: Own,
+    /// The stream is encrypted to the recipients of its case.
+    pub encrypts: bool,
     /// Largest manifest.
     pub manifest_bytes_max: u64,
     /// Symbolic links in the stream so far: nothing may follow beneath one.
@@ -506,6 +508,10 @@ impl Taker {
     /// From three quarters of the largest manifest on, lines go without attributes and facts: whoever may write files on a
     /// host must not be able to fill the list with them before the rest is taken. Attributes stand in the stream.
     fn leaner(&self, mut line: Item) -> Item {
+        // What lines say stays readable; attributes may hold anything, and stand in the stream, which does not.
+        if let Some(meta) = line.meta.as_mut().filter(|_| self.encrypts && line.location.is_some()) {
+            meta.xattrs.clear();
+        }
         if self.account.manifest_bytes >= self.manifest_bytes_max / 4 * 3 {
             if let Some(meta) = line.meta.as_mut().filter(|_| line.location.is_some()) {
                 meta.xattrs.clear();

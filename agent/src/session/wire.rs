@@ -38,6 +38,7 @@ pub(super) fn offer(offer: &v1::Offer) -> (Digest, Result<Offer, BadField>) {
             case_opened: convert::envelope("offer.case_opened", &offer.case_opened)?,
             enrolments: convert::envelopes("offer.enrolments", &offer.enrolments)?,
             approval: Some(&offer.approval).filter(|a| !a.is_empty()).map(|a| convert::envelope("offer.approval", a)).transpose()?,
+            opener_enrolments: convert::envelopes("offer.opener_enrolments", &offer.opener_enrolments)?,
             approver_enrolments: convert::envelopes("offer.approver_enrolments", &offer.approver_enrolments)?,
             stream: offer.stream,
             continues: offer.continues,

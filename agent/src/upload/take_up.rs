@@ -68,8 +68,7 @@ impl Upload {
                     if standing.manifest_bytes > bounds::MANIFEST_BYTES_MAX {
                         return Err(Failure::Final("the manifest so far is too large".to_owned()));
                     }
-                    let key = self.key.public();
-                    let new = Reader::new(facts, standing.next_segment, &standing.bookmark, captures, &key).map_err(Failure::Final)?;
+                    let new = Reader::new(facts, standing.next_segment, &standing.bookmark, captures, &self.key).map_err(Failure::Final)?;
                     reader = Some((new, standing.manifest_bytes));
                 }
                 (Some(take_up_response::Kind::Manifest(bytes)), Some((reader, left))) => {

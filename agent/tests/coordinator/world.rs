@@ -108,6 +108,7 @@ impl World {
             opened_by: admin.name().to_string(),
             opened_at: now,
             two_person: false,
+            encrypt_to: exhibit_evidence::age::Recipients::default(),
         };
         let opened = sign(&opened, &admin.evidence).expect("small");
         let mut order = Order {
@@ -137,6 +138,7 @@ impl World {
             continues: false,
             approval: Vec::new(),
             approver_enrolments: Vec::new(),
+            opener_enrolments: Vec::new(),
         };
         Ordered { order, envelope, offer }
     }

@@ -24,6 +24,9 @@ pub struct ExportArgs {
     /// Also restore the evidence as plain files, named by their exhibit numbers.
     #[arg(long)]
     pub expand: bool,
+    /// Whose secret decrypts it, to check the contents and for `--expand`. The evidence in the bag stays encrypted as it is.
+    #[command(flatten)]
+    pub identity: super::identity::IdentityArgs,
     /// Encrypt the finished bag to this age recipient (repeatable): DIR.tar.age is written and nothing readable is left.
     #[arg(long = "recipient", value_name = "age1...")]
     pub recipients: Vec<String>,

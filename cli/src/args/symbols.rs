@@ -46,6 +46,9 @@ pub struct BuildArgs {
     /// This `/proc/version` instead of the one in the folder.
     #[arg(long, value_name = "FILE", requires = "from")]
     pub banner: Option<PathBuf>,
+    /// Whose secret decrypts it.
+    #[command(flatten)]
+    pub identity: super::identity::IdentityArgs,
     /// Why, in your own words; recorded in the case's log before anything is read.
     #[arg(long, value_parser = parse_reason)]
     pub reason: Option<String>,

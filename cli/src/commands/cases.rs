@@ -1,5 +1,6 @@
 //! `exhibit case`: open, list, show, close.
 
+use exhibit_evidence::age::{AgeError, Recipient, Recipients};
 use exhibit_evidence::record::{self, CaseClosed, CaseOpened};
 use exhibit_evidence::{CaseId, Digest};
 use exhibit_proto::responder::v1::{self as pb};
@@ -18,7 +19,7 @@ pub fn to_json(case: &pb::Case) -> Value {
     json!({
         "case": case.case_id, "title": case.title, "state": case.state, "legal_basis": case.legal_basis, "accountable": case.accountable,
         "opened_by": case.opened_by, "opened_at": exhibit_evidence::Timestamp::from_unix_ns(case.opened_at_ns).to_string(),
-        "collections": case.collections, "exhibits": case.exhibits, "two_person": case.two_person, "log_size": case.log_size, "log_root": hex(&case.log_root),
+        "collections": case.collections, "exhibits": case.exhibits, "two_person": case.two_person, "encrypt_to": case.encrypt_to, "log_size": case.log_size, "log_root": hex(&case.log_root),
     })
 }
 
@@ -35,8 +36,9 @@ pub fn sign<P: record::Predicate>(connection: &Connection, predicate: &P) -> Res
 /// Runs a case command.
 pub async fn run(connection: &mut Connection, command: CaseCommand, out: &Output) -> Result<Code> {
     match command {
-        CaseCommand::Open { title, legal_basis, accountable, two_person } => {
-            open(connection, (title, legal_basis, accountable), two_person, out).await?;
+        CaseCommand::Open { title, legal_basis, accountable, two_person, encrypt_to } => {
+            let encrypt_to = recipients(encrypt_to)?;
+            open(connection, (title, legal_basis, accountable), (two_person, encrypt_to), out).await?;
         }
         CaseCommand::List => {
             let mut stream = connection.rpc().list_cases(pb::ListCasesRequest {}).await?.into_inner();
@@ -92,10 +94,18 @@ pub async fn run(connection: &mut Connection, command: CaseCommand, out: &Output
     Ok(Code::Ok)
 }
 
+/// The recipients of a case as they were given.
+fn recipients(given: Vec<Recipient>) -> Result<Recipients> {
+    if given.is_empty() {
+        return Ok(Recipients::default());
+    }
+    given.try_into().map_err(|e: AgeError| Failure::new(Code::Input, format!("--encrypt-to: {e}")))
+}
+
 async fn open(
     connection: &mut Connection,
     (title, legal_basis, accountable): (String, String, Option<String>),
-    two_person: bool,
+    (two_person, encrypt_to): (bool, Recipients),
     out: &Output,
 ) -> Result<()> {
     let now = clock::now();
@@ -109,10 +119,17 @@ async fn open(
         opened_by: connection.name(),
         opened_at: now,
         two_person,
+        encrypt_to,
     };
+    let record_is_encrypted = !record.encrypt_to.is_none();
     let case_opened = sign(connection, &record)?;
     let case = connection.rpc().open_case(pb::OpenCaseRequest { case_opened }).await?.into_inner();
     show(&to_json(&case), out)?;
+    if record_is_encrypted {
+        out.note(
+            "contents of evidence will be encrypted: keep the identities of the recipients safe, nothing can be read without one of them",
+        );
+    }
     out.note(&format!("next: exhibit collect --case {} --agent AGENT --profile triage --reason '...' --watch", case.case_id));
     Ok(())
 }

@@ -69,6 +69,7 @@ struct Get<'a> {
 /// # Errors
 /// What stops everything: a lost connection, damaged evidence, a full disk. What was restored before stays.
 pub async fn run(connection: &mut Connection, args: GetArgs, out: &Output) -> Result<Code> {
+    connection.decrypt_with(args.identity.read()?);
     let ids = selected(connection, &args).await?;
     if ids.is_empty() {
         out.note("nothing matches");

@@ -1,5 +1,7 @@
 //! The bytes of items, checked against their digests while they arrive; `exhibit cat`.
 
+mod encrypted;
+
 use std::io::{IsTerminal as _, Write as _};
 
 use exhibit_evidence::manifest::{Item, ItemId, Kind};
@@ -14,6 +16,7 @@ use crate::commands::items;
 use crate::connection::Connection;
 use crate::exit::{Code, Failure, Result};
 use crate::output::cannot_write;
+use encrypted::Encrypted;
 
 /// Where the content of one item goes.
 pub trait Destination {
@@ -151,18 +154,26 @@ pub fn parse_item_id(text: &str) -> Result<ItemId> {
     text.parse().map_err(|e| Failure::new(Code::Input, e))
 }
 
+/// Hands raw bytes to the parser, and on what they hold.
+fn pass(parser: &mut Parser, content: &mut Content<'_>, id: &str, raw: &[u8]) -> Result<()> {
+    parser.push(raw, content).map_err(|e| damaged(id, &e.to_string()))?;
+    content.failure.take().map_or(Ok(()), Err)
+}
+
 /// The answer stream, with the item that has been announced but not read.
 pub struct Reading {
     stream: tonic::Streaming<pb::ReadItemsResponse>,
     next: Option<pb::Item>,
+    encrypted: Encrypted,
 }
 
 impl Reading {
     /// Asks for items; the access is recorded before the first one arrives.
     pub async fn open(connection: &mut Connection, items: Vec<String>, action: Action, reason: &str) -> Result<Self> {
+        let encrypted = Encrypted::new(connection.identities());
         let request = pb::ReadItemsRequest { items, reason: reason.to_owned(), action: action.to_string() };
         let stream = connection.rpc().read_items(request).await?.into_inner();
-        Ok(Self { stream, next: None })
+        Ok(Self { stream, next: None, encrypted })
     }
 
     /// The next item. What was not read of the one before is passed over.
@@ -174,6 +185,9 @@ impl Reading {
             match self.stream.message().await?.and_then(|m| m.kind) {
                 Some(Answer::Item(item)) => return Ok(Some(item)),
                 Some(Answer::TarData(_)) => {}
+                // The items after it may lie in the segment, too.
+                Some(Answer::Segment(segment)) => self.encrypted.begin(&segment),
+                Some(Answer::SegmentData(bytes)) => self.encrypted.take(&bytes).map_err(|e| damaged("passed over", &e))?,
                 None => return Ok(None),
             }
         }
@@ -185,10 +199,17 @@ impl Reading {
         let mut content = Content { to, failure: None, member: None };
         loop {
             match self.stream.message().await?.and_then(|m| m.kind) {
-                Some(Answer::TarData(bytes)) => {
-                    parser.push(&bytes, &mut content).map_err(|e| damaged(id, &e.to_string()))?;
-                    if let Some(failure) = content.failure.take() {
-                        return Err(failure);
+                Some(Answer::TarData(bytes)) => pass(&mut parser, &mut content, id, &bytes)?,
+                Some(Answer::Segment(segment)) => {
+                    self.encrypted.begin(&segment);
+                    if segment.size == 0 {
+                        self.encrypted.part(id, item, &mut |raw| pass(&mut parser, &mut content, id, raw))?;
+                    }
+                }
+                Some(Answer::SegmentData(bytes)) => {
+                    self.encrypted.take(&bytes).map_err(|e| damaged(id, &e))?;
+                    if self.encrypted.is_whole() {
+                        self.encrypted.part(id, item, &mut |raw| pass(&mut parser, &mut content, id, raw))?;
                     }
                 }
                 Some(Answer::Item(next)) => {
@@ -238,6 +259,7 @@ pub async fn linked_item(connection: &mut Connection, id: &ItemId, item: &Item, 
 
 /// Writes one item to standard output.
 pub async fn cat(connection: &mut Connection, args: CatArgs) -> Result<Code> {
+    connection.decrypt_with(args.identity.read()?);
     let mut id = parse_item_id(&args.item)?;
     // Twice at most: a hard link's content is that of the item that it names.
     for _ in 0..2 {

@@ -33,6 +33,7 @@ pub async fn run(home: Option<&Path>, command: SymbolsCommand, out: &Output) -> 
         (Some(id), _, Some(reason)) => {
             let id: exhibit_evidence::CollectionId = crate::connection::parse_id(id)?;
             let mut connection = Connection::open(home).await?;
+            connection.decrypt_with(args.identity.read()?);
             collection::sources(&mut connection, &id.to_string(), reason).await?
         }
         (_, Some(from), _) => folder::sources(&args, from)?,

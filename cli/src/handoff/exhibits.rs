@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader, BufWriter, Read as _, Write as _};
 use std::path::PathBuf;
 
+use exhibit_evidence::age::{self, Identity};
 use exhibit_evidence::id::CollectionId;
 use exhibit_evidence::layout::CaseObject;
 use exhibit_evidence::manifest::{Item, Kind, LINE_BYTES_MAX, Line};
@@ -61,7 +62,7 @@ struct Stream<'a> {
 }
 
 /// Writes the lists, and the files when `expand` says so.
-pub fn write(place: &Place, facts: &Facts, expand: bool) -> Result<()> {
+pub fn write(place: &Place, facts: &Facts, expand: bool, identities: &[Identity]) -> Result<()> {
     let lists = Lists::create(place)?;
     let target = if expand {
         place.write("expanded/README.txt", README.as_bytes())?;
@@ -69,7 +70,8 @@ pub fn write(place: &Place, facts: &Facts, expand: bool) -> Result<()> {
     } else {
         None
     };
-    let mut writing = Writing { lists, target };
+    let recipients = facts.report.case.as_ref().map_or(0, |c| c.encrypt_to.as_slice().len());
+    let mut writing = Writing { lists, target, recipients, identities: identities.to_vec() };
     // Of what was destroyed nothing is left to list; its numbers stay its own.
     for collection in facts.report.collections.iter().filter(|c| !c.left_out && c.disposed.is_none()) {
         let Some(seal) = facts.seal_of(&collection.id) else { continue };
@@ -155,6 +157,9 @@ fn field(value: &str) -> String {
 struct Writing {
     lists: Lists,
     target: Option<Target>,
+    /// How many recipients the case is encrypted to, and what decrypts it.
+    recipients: usize,
+    identities: Vec<Identity>,
 }
 
 impl Writing {
@@ -169,7 +174,7 @@ impl Writing {
         let mut decoder = SegmentDecoder::new().map_err(damaged)?;
         let mut parser = Parser::new();
         let mut members = Members { writing: self, stream, lines, current: None, failure: None };
-        let mut n = 0_u32;
+        let (mut n, mut plain) = (0_u32, Vec::new());
         loop {
             let name = CaseObject::Segment(stream.collection.clone(), stream.number, n).to_string();
             if !stream.place.arrived.contains_key(&name) {
@@ -179,6 +184,11 @@ impl Writing {
             let mut bytes = Vec::new();
             let file = File::open(&path).map_err(|e| cannot("read", &path, &e))?;
             file.take(SEGMENT_BYTES_MAX as u64).read_to_end(&mut bytes).map_err(|e| cannot("read", &path, &e))?;
+            if members.writing.recipients > 0 {
+                let opened = age::decrypt(&bytes, members.writing.recipients, &members.writing.identities, &mut plain);
+                opened.map_err(|e| damaged(format!("{name}: {e}")))?;
+                std::mem::swap(&mut bytes, &mut plain);
+            }
             decoder.decode(&bytes, &mut |raw| parser.push(raw, &mut members)).map_err(|e| damaged(format!("{name}: {e:?}")))?;
             if let Some(failure) = members.failure.take() {
                 return Err(failure);
@@ -243,7 +253,15 @@ impl Members<'_, '_> {
     /// Lists the items before the member's, and the member's; its content gets its name.
     fn ended(&mut self, member: &Member) -> Result<()> {
         loop {
-            let Some(item) = self.lines.next_item()? else { return Err(damaged("a member without an item")) };
+            let item = match self.lines.next_item()? {
+                Some(item) => item,
+                // The end of a broken-off encrypted stream may have come without its lines.
+                None if self.writing.recipients > 0 => {
+                    self.current = None;
+                    return Ok(());
+                }
+                None => return Err(damaged("a member without an item")),
+            };
             let Some(location) = item.location else {
                 self.writing.lists.add(self.stream, &item, None)?;
                 continue;

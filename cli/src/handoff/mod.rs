@@ -22,6 +22,7 @@ mod words;
 
 use std::collections::BTreeSet;
 
+use exhibit_evidence::age::Identity;
 use exhibit_evidence::bag::{Description, FORMAT};
 use exhibit_evidence::id::{CaseId, CollectionId};
 use exhibit_evidence::record::{Nonce, Tool};
@@ -68,6 +69,7 @@ pub async fn export(connection: &mut Connection, args: ExportArgs, out: &Output)
         collections: collections.clone(),
     };
     let recipients = envelope::Recipients::read(&args.recipients, &args.recipient_certificates)?;
+    let identities = args.identity.read()?;
     let mut place = Place::open(&args.out, &what)?;
     if !place.arrived.is_empty() {
         out.note(&format!("going on: {} are here already", count(place.arrived.len() as u64, "object", "objects")));
@@ -83,18 +85,22 @@ pub async fn export(connection: &mut Connection, args: ExportArgs, out: &Output)
     let asked = request(connection, place.after());
     let mut fetched = fetch::fetch(connection, asked, &mut place, out).await?;
     place.clear_derived()?;
-    let mut report = verified(connection, &place, &fetched)?;
+    let mut report = verified(connection, &place, &fetched, &identities)?;
     if goes_on && report.verdict == Verdict::Unsound {
         // The case went on between two tries: something came, or was destroyed, at a place that was passed already.
         out.note("what had arrived does not fit the case any more, because it went on meanwhile: fetching it once more from the start");
         place.restart(&what)?;
         let asked = request(connection, String::new());
         fetched = fetch::fetch(connection, asked, &mut place, out).await?;
-        report = verified(connection, &place, &fetched)?;
+        report = verified(connection, &place, &fetched, &identities)?;
+    }
+    if args.expand && identities.is_empty() && report.case.as_ref().is_some_and(|c| !c.encrypt_to.is_none()) {
+        let failure = Failure::new(Code::Input, "--expand: the contents of the case are encrypted to its recipients");
+        return Err(failure.hint("give --identity FILE with the age identity of a recipient, or leave --expand out; what arrived is kept"));
     }
     let description = describe(connection, &args, case, &report, &fetched)?;
     let facts = Facts::read(&place, connection.anchor(), report, description)?;
-    derive(&place, &facts, args.expand)?;
+    derive(&place, &facts, args.expand, &identities)?;
     let verdict = if facts.report.verdict == Verdict::Sound { "sound" } else { "NOT SOUND: see the documents" };
     let title = facts.report.case.as_ref().map_or("", |c| c.title.as_str());
     let sealed = tags::write(&place, &facts.description, &tags::Info { title, verdict }, connection.evidence_key())?;
@@ -115,7 +121,7 @@ pub async fn export(connection: &mut Connection, args: ExportArgs, out: &Output)
 type Make = fn(Language, &Facts) -> Document;
 
 /// Makes what is made of the case: proofs, CASE, documents, lists, steps to verify.
-fn derive(place: &Place, facts: &Facts, expand: bool) -> Result<()> {
+fn derive(place: &Place, facts: &Facts, expand: bool, identities: &[Identity]) -> Result<()> {
     let failed = |e: serde_json::Error| Failure::new(Code::Failure, format!("{}: {e}", ontology::FILE));
     let checkpoint = std::fs::read(place.object("log/checkpoint")).map_err(|e| place::cannot("read", place.bag(), &e))?;
     let proven = facts.seals.iter().map(|s| s.n).chain(facts.handlings.iter().filter(|h| h.action == "export").map(|h| h.n));
@@ -144,7 +150,7 @@ fn derive(place: &Place, facts: &Facts, expand: bool) -> Result<()> {
             place.write(&file("pdf"), &pdf(&document)?)?;
         }
     }
-    match exhibits::write(place, facts, expand) {
+    match exhibits::write(place, facts, expand, identities) {
         // What is damaged cannot be listed. The bag is made nevertheless, and its report says what is wrong.
         Err(failure) if failure.code == Code::Damaged && facts.report.verdict == Verdict::Unsound => {
             place.remove("load-file")?;
@@ -162,10 +168,10 @@ fn left_out(report: &Report, fetched: &fetch::Fetched) -> Vec<CollectionId> {
 }
 
 /// Reads everything that was fetched as a court would: with the anchor alone.
-fn verified(connection: &Connection, place: &Place, fetched: &fetch::Fetched) -> Result<Report> {
+fn verified(connection: &Connection, place: &Place, fetched: &fetch::Fetched, identities: &[Identity]) -> Result<Report> {
     let folder = Folder(place.case());
     let read = |left_out: Vec<CollectionId>| {
-        let options = Options { left_out, ..Options::default() };
+        let options = Options { left_out, identities: identities.to_vec(), ..Options::default() };
         verify::verify(&folder, connection.anchor(), &options, &mut |_| {}).map_err(|e| place::cannot("read", place.bag(), &e))
     };
     // The log says which collections there are; without the others nothing is missing.

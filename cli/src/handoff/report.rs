@@ -43,6 +43,9 @@ fn case(l: Language, facts: &Facts) -> Vec<Block> {
             let rule = l.pick("each needs the approval of a second person", "chacun exige l'approbation d'une seconde personne");
             fields.push(field(l.pick("Orders", "Ordres"), Value::text(rule)));
         }
+        if !case.encrypt_to.is_none() {
+            fields.push(field(l.pick("Contents encrypted to", "Contenus chiffrés pour"), Value::exact(&case.encrypt_to)));
+        }
         fields.push(field(l.pick("Accountable person", "Personne responsable"), Value::text(&case.accountable)));
         fields.push(field(
             l.pick("Opened by", "Ouverte par"),
@@ -77,6 +80,15 @@ fn verification(l: Language, facts: &Facts) -> Vec<Block> {
             Value::text(format!("{} / {}", counts.records_verified, counts.records)),
         ),
         field(l.pick("Items verified", "Éléments vérifiés"), Value::text(format!("{} / {}", counts.items_verified, counts.items))),
+        field(
+            l.pick("Contents not checked, encrypted", "Contenus non contrôlés, chiffrés"),
+            Value::text(match (counts.items_unchecked, l) {
+                (0, Language::En) => "none".to_owned(),
+                (0, Language::Fr) => "aucun".to_owned(),
+                (n, Language::En) => format!("{n} items: a recipient checks them with exhibit-verify --identity"),
+                (n, Language::Fr) => format!("{n} éléments : un destinataire les contrôle avec exhibit-verify --identity"),
+            }),
+        ),
         field(
             l.pick("Evidence read", "Preuves lues"),
             Value::text(format!("{} ({})", show_bytes(counts.raw_bytes), show_bytes(counts.stored_bytes))),

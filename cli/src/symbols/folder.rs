@@ -140,6 +140,7 @@ mod tests {
             vmcoreinfo: None,
             vmcoreinfo_at: None,
             banner: None,
+            identity: crate::args::identity::IdentityArgs::default(),
             reason: None,
         };
         assert_eq!(sources(&args, dir.path()).expect("good").vmcoreinfo.as_ref(), Some(&right));

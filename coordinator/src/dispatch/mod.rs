@@ -50,6 +50,8 @@ pub enum Outbound {
         approval: Vec<u8>,
         /// The chain of the key that signed the approval.
         approver: Vec<Vec<u8>>,
+        /// Enrolments from the root to the opener of the case, where another one signed the order.
+        opener: Vec<Vec<u8>>,
     },
     /// Stop; finish what was taken.
     Cancel {

@@ -78,6 +78,7 @@ pub async fn offer(parts: &Parts, row: &CollectionRow) -> Result<()> {
     let opened = ledger.read_by_digest(&case.case_opened).await?;
     let opened = opened.ok_or_else(|| Problem::new(Kind::Damaged, format!("the log of {} lacks its case-opened record", row.case)))?;
     let chain = parts.ledgers.chain_in(order.keyid(), &row.case).await?;
+    let opener = if opened.keyid() == order.keyid() { Vec::new() } else { parts.ledgers.chain_in(opened.keyid(), &row.case).await? };
     let change = CollectionChange {
         state: Some(State::Offered),
         reason: Some(Some("offered to the agent, no answer yet".to_owned())),
@@ -94,6 +95,7 @@ pub async fn offer(parts: &Parts, row: &CollectionRow) -> Result<()> {
         continues: is_begun(parts, &row).await?,
         approval: approval.map(|a| a.as_bytes().to_vec()).unwrap_or_default(),
         approver: approver.iter().map(|e| e.as_bytes().to_vec()).collect(),
+        opener: opener.iter().map(|e| e.as_bytes().to_vec()).collect(),
     };
     parts.sessions.deliver(&row.agent, message).await;
     Ok(())

@@ -27,7 +27,7 @@ pub(crate) use finish::end_finished;
 pub(crate) use pieces::parts_of;
 pub use take_up::{Standing, take_up};
 pub use upload::{Upload, open};
-pub(crate) use upload::{empty_stream, restore};
+pub(crate) use upload::{empty_stream, encrypt_to, restore};
 
 /// First message of an upload.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use exhibit_evidence::layout;
 use tokio::sync::mpsc;
 
 use super::Opening;
-use super::upload::{only_the_connected, restore};
+use super::upload::{encrypt_to, only_the_connected, restore};
 use crate::catalog::{CollectionRow, State, StreamState};
 use crate::dispatch;
 use crate::parts::Parts;
@@ -66,7 +66,7 @@ pub async fn take_up(parts: &Arc<Parts>, agent: &AgentId, opening: &Opening) -> 
     };
     let (order, _) = dispatch::order_of(parts, &row).await?;
     // An upload would end with this, after all has been read again.
-    restore(&row, &order, &stream).map_err(|e| cannot(e.to_string()))?;
+    restore(&row, &order, encrypt_to(parts, &row.case).await?, &stream).map_err(|e| cannot(e.to_string()))?;
     // Stored and never committed: nothing else can be stored under this number, and the agent does not know what it was.
     let next = layout::segment(&row.case, &row.collection, row.stream, stream.next_segment);
     match parts.store.size(&next).await {

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use exhibit_evidence::id::AgentId;
+use exhibit_evidence::age::Recipients;
+use exhibit_evidence::id::{AgentId, CaseId};
 use exhibit_evidence::layout::StreamNumber;
 use exhibit_evidence::manifest::{FORMAT, Header};
 use exhibit_evidence::record::{Order, Outcome};
@@ -114,7 +115,7 @@ pub async fn open(parts: &Arc<Parts>, agent: &AgentId, opening: &Opening) -> Res
     let (order, _) = dispatch::order_of(parts, &row).await?;
     let stream = parts.catalog.open_stream(empty_stream(&row, row.stream)).await?;
     let check = match stream.state {
-        StreamState::Open => Some(restore(&row, &order, &stream)?),
+        StreamState::Open => Some(restore(&row, &order, encrypt_to(parts, &row.case).await?, &stream)?),
         StreamState::Finished | StreamState::Received => None,
         StreamState::Void => return Err(Problem::new(Kind::NotNow, format!("stream: {} of {} was closed", stream.stream, row.collection))),
     };
@@ -154,8 +155,13 @@ pub(crate) fn empty_stream(row: &CollectionRow, stream: StreamNumber) -> StreamR
     }
 }
 
+/// To whom the streams of a case are encrypted, by its log.
+pub(crate) async fn encrypt_to(parts: &Parts, case: &CaseId) -> Result<Recipients> {
+    Ok(parts.ledgers.case(case).await?.view().custody().encrypt_to().clone())
+}
+
 /// The check of a stream as it stands in the catalog.
-pub(crate) fn restore(row: &CollectionRow, order: &Order, stream: &StreamRow) -> Result<StreamCheck> {
+pub(crate) fn restore(row: &CollectionRow, order: &Order, encrypted_to: Recipients, stream: &StreamRow) -> Result<StreamCheck> {
     let header = Header {
         format: FORMAT.to_owned(),
         case: row.case.clone(),
@@ -163,6 +169,7 @@ pub(crate) fn restore(row: &CollectionRow, order: &Order, stream: &StreamRow) ->
         stream: stream.stream,
         agent: row.agent.clone(),
         order: row.order_digest,
+        encrypted_to,
     };
     let captures: BTreeSet<String> = order.captures.iter().map(|c| c.name.clone()).collect();
     let check = StreamCheck::restore(header, captures, &stream.snapshot);

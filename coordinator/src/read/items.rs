@@ -1,13 +1,16 @@
-//! Serving items: the manifest line, then the member's tar bytes, read by ranges from the segments that hold them.
+//! Serving items: the manifest line, then the member's tar bytes, read by ranges from the segments that hold them. Of an encrypted
+//! case the segments themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use exhibit_evidence::age::Recipients;
 use exhibit_evidence::id::CollectionId;
 use exhibit_evidence::layout::{self, StreamNumber};
-use exhibit_evidence::manifest::{Item, ItemId, Segment};
+use exhibit_evidence::manifest::{Item, ItemId, Location, Segment};
 use exhibit_evidence::record::Action;
+use exhibit_evidence::stream::SEGMENT_BYTES_MAX;
 use exhibit_evidence::stream::reader::{Member, Parser, Sink};
 use exhibit_evidence::stream::segment::RangeReader;
 use exhibit_proto::bounds::READ_BYTES_MAX;
@@ -27,6 +30,21 @@ pub enum Served {
     Item(ListedItem),
     /// The next bytes of its tar member.
     Tar(Bytes),
+    /// A segment begins that holds a part of it and that only a recipient can read.
+    Segment(Begins),
+    /// The next bytes of that segment.
+    SegmentData(Bytes),
+}
+
+/// The beginning of an encrypted segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Begins {
+    /// Which.
+    pub facts: Segment,
+    /// To whom it is encrypted.
+    pub encrypted_to: Recipients,
+    /// False when the reader has its bytes from the item before.
+    pub follows: bool,
 }
 
 type Wanted = BTreeMap<CollectionId, BTreeMap<StreamNumber, BTreeSet<u64>>>;
@@ -86,6 +104,8 @@ async fn serve_stream(
     out: &mpsc::Sender<Served>,
 ) -> Result<bool> {
     let segments = segments_of(parts, row, stream).await?;
+    let encrypted_to = crate::intake::encrypt_to(parts, &row.case).await?;
+    let mut given = None;
     let mut walk = ManifestWalk::new(parts, row, stream);
     while let Some((item, line)) = walk.next_item().await? {
         if !numbers.remove(&item.n) {
@@ -96,7 +116,14 @@ async fn serve_stream(
         if out.send(Served::Item(ListedItem { id: id.clone(), exhibit, line })).await.is_err() {
             return Ok(false);
         }
-        if item.location.is_some() && !serve_member(parts, row, stream, &segments, &id, &item, out).await? {
+        let Some(location) = item.location else { continue };
+        let go_on = if encrypted_to.is_none() {
+            serve_member(parts, row, stream, &segments, &id, &item, out).await?
+        } else {
+            let place = Place { parts, row, stream, segments: &segments, encrypted_to: &encrypted_to };
+            place.serve(location, &mut given, out).await?
+        };
+        if !go_on {
             return Ok(false);
         }
     }
@@ -115,6 +142,46 @@ async fn segments_of(parts: &Parts, row: &CollectionRow, stream: &StreamRow) -> 
             return Ok(all);
         }
         all.extend(page);
+    }
+}
+
+/// Where the segments of an encrypted stream are.
+struct Place<'a> {
+    parts: &'a Parts,
+    row: &'a CollectionRow,
+    stream: &'a StreamRow,
+    segments: &'a [Segment],
+    encrypted_to: &'a Recipients,
+}
+
+impl Place<'_> {
+    /// Gives the segments that hold a member, whole and as they are stored: only a recipient can find the member in them. The
+    /// last one is not given again to the item after, which mostly lies in it too. False when nobody listens any more.
+    async fn serve(&self, location: Location, given: &mut Option<u32>, out: &mpsc::Sender<Served>) -> Result<bool> {
+        let (from, to) = (location.offset, location.offset.saturating_add(location.length));
+        let holds = |s: &&Segment| s.raw_offset < to && s.raw_offset.saturating_add(s.raw_size) > from;
+        for facts in self.segments.iter().filter(holds) {
+            let follows = given.replace(facts.n) != Some(facts.n);
+            let begins = Begins { facts: facts.clone(), encrypted_to: self.encrypted_to.clone(), follows };
+            if out.send(Served::Segment(begins)).await.is_err() {
+                return Ok(false);
+            }
+            if !follows {
+                continue;
+            }
+            let name = layout::segment(&self.row.case, &self.row.collection, self.stream.stream, facts.n);
+            let mut bytes = self.parts.store.get(&name, SEGMENT_BYTES_MAX as u64).await?;
+            if bytes.len() as u64 != facts.size || exhibit_evidence::Digest::of(&bytes) != facts.sha256 {
+                return Err(damaged(format!("'{name}' is not what its manifest names")));
+            }
+            while !bytes.is_empty() {
+                let piece = bytes.split_to(bytes.len().min(READ_BYTES_MAX));
+                if out.send(Served::SegmentData(piece)).await.is_err() {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
     }
 }
 

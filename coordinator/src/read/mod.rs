@@ -19,7 +19,7 @@ use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
 
 pub use export::{ExportRequest, Exported, export_case};
-pub use items::{Served, read_items};
+pub use items::{Begins, Served, read_items};
 pub use lines::{Filter, ListedItem, list_items};
 
 /// Entries of one access record, so that it fits into a log entry: 1,000 item ids of 45 bytes, as base64.

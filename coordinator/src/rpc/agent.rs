@@ -195,7 +195,17 @@ fn outbound_to(message: Outbound) -> wire::SessionResponse {
         Outbound::Welcome { protocol, wall_ns } => {
             session_response::Kind::Welcome(wire::Welcome { protocol, version: env!("CARGO_PKG_VERSION").to_owned(), wall_ns })
         }
-        Outbound::Offer { collection, order, enrolments, case_opened, stream, continues, approval, approver: approver_enrolments } => {
+        Outbound::Offer {
+            collection,
+            order,
+            enrolments,
+            case_opened,
+            stream,
+            continues,
+            approval,
+            opener: opener_enrolments,
+            approver: approver_enrolments,
+        } => {
             let collection = collection.to_string();
             session_response::Kind::Offer(wire::Offer {
                 collection,
@@ -206,6 +216,7 @@ fn outbound_to(message: Outbound) -> wire::SessionResponse {
                 continues,
                 approval,
                 approver_enrolments,
+                opener_enrolments,
             })
         }
         Outbound::Cancel { collection, reason } => {

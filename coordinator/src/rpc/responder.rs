@@ -310,6 +310,8 @@ impl ResponderService for Responders {
             kind: Some(match served {
                 Served::Item(listed) => read_items_response::Kind::Item(item(listed)),
                 Served::Tar(bytes) => read_items_response::Kind::TarData(bytes),
+                Served::Segment(begins) => read_items_response::Kind::Segment(answers::segment(begins)),
+                Served::SegmentData(bytes) => read_items_response::Kind::SegmentData(bytes),
             }),
         };
         Ok(Response::new(streamed(work, to_wire)))

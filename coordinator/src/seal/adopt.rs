@@ -1,6 +1,7 @@
 //! Segments that lie in the store and that the catalog does not know: stored, and then the process died before the
 //! commit; or the catalog was lost. They were verified before they were stored, and nothing can delete them: they become
-//! part of the stream, with lines that say what is not known any more.
+//! part of the stream, with lines that say what is not known any more. One that is encrypted gets a line with its size and digest
+//! alone: nobody here can read what is in it.
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use exhibit_evidence::stream::SEGMENT_BYTES_MAX;
 use crate::catalog::{CollectionRow, SegmentCommit, Step, StreamRow};
 use crate::clock;
 use crate::dispatch;
-use crate::intake::{empty_stream, parts_of, restore};
+use crate::intake::{empty_stream, encrypt_to, parts_of, restore};
 use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
 use crate::store;
@@ -44,7 +45,7 @@ pub(super) async fn segments_after(parts: &Arc<Parts>, row: &CollectionRow, mut 
             Err(e) => return Err(e.into()),
         };
         let (order, _) = dispatch::order_of(parts, row).await?;
-        let mut check = restore(row, &order, &stream)?;
+        let mut check = restore(row, &order, encrypt_to(parts, &row.case).await?, &stream)?;
         let at = clock::now();
         let work = tokio::task::spawn_blocking(move || check.adopt_segment(&bytes, at).map(|(segment, lines)| (check, segment, lines)));
         let done = work.await.map_err(|e| Problem::new(Kind::Failed, format!("the check of a segment ended badly: {e}")))?;

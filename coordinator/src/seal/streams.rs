@@ -197,6 +197,7 @@ async fn log_receipt(
         stream: stream.stream,
         predecessor: acquisition.as_ref().map_or(row.order_digest, Envelope::digest),
         agent_signed: acquisition.is_some(),
+        contents_unverified: !crate::intake::encrypt_to(parts, &row.case).await?.is_none(),
         manifest,
         received_from: stream.received_from,
         received_to: stream.received_to,

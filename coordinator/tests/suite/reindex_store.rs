@@ -83,6 +83,7 @@ impl Site {
             opened_by: self.admin.name().to_string(),
             opened_at: now(),
             two_person: false,
+            encrypt_to: exhibit_evidence::age::Recipients::default(),
         };
         let envelope = record::sign(&p, &self.admin.evidence).expect("small");
         self.opened = envelope.digest();
@@ -143,6 +144,7 @@ impl Site {
             stream,
             agent: agent.clone(),
             order,
+            encrypted_to: exhibit_evidence::age::Recipients::default(),
         };
         let mut manifest = Line::Header(header).to_bytes().expect("line");
         for n in 0..SEGMENTS {
@@ -177,6 +179,7 @@ impl Site {
             stream,
             predecessor: order,
             agent_signed: false,
+            contents_unverified: false,
             manifest: reference,
             received_from: now().plus_s(60),
             received_to: now().plus_s(70),

@@ -80,6 +80,7 @@ async fn items_are_listed_and_read(world: &mut World, job: &Job) {
     while let Some(message) = reading.message().await.expect("message") {
         match message.kind.expect("kind") {
             read_items_response::Kind::Item(_) => contents.push(Vec::new()),
+            read_items_response::Kind::Segment(_) | read_items_response::Kind::SegmentData(_) => panic!("the case is not encrypted"),
             read_items_response::Kind::TarData(bytes) => contents.last_mut().expect("an item first").extend_from_slice(&bytes),
         }
     }

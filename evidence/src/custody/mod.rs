@@ -16,6 +16,7 @@ pub use orders::check_order_approval;
 pub use periods::{Moment, Period, Storage};
 pub use picture::picture;
 
+use crate::age::Recipients;
 use crate::digest::Digest;
 use crate::id::{CollectionId, OrderId};
 use crate::layout::StreamNumber;
@@ -157,6 +158,7 @@ pub struct State {
     offer: Option<(Digest, String)>,
     disposals: BTreeMap<Digest, Asked>,
     orders: orders::Orders,
+    encrypt_to: Recipients,
 }
 
 impl State {
@@ -171,6 +173,7 @@ impl State {
                 if self.opened.is_none() {
                     self.opened = Some(digest);
                     self.orders.two_person = p.two_person;
+                    self.encrypt_to = p.encrypt_to.clone();
                 }
                 Ok(())
             }
@@ -245,6 +248,12 @@ impl State {
     #[must_use]
     pub const fn two_person(&self) -> bool {
         self.orders.two_person
+    }
+
+    /// To whom the contents of the case's evidence are encrypted.
+    #[must_use]
+    pub const fn encrypt_to(&self) -> &Recipients {
+        &self.encrypt_to
     }
 
     /// True when an order needs an approval and has none.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Predicate, Subject};
+use crate::age::Recipients;
 use crate::digest::Digest;
 use crate::id::{AgentId, CaseId, CollectionId, OrderId};
 use crate::key::{KeyId, PublicKey};
@@ -37,6 +38,9 @@ pub struct CaseOpened {
     /// No agent obeys an order of this case before a second person approved it; left out when one person is enough.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub two_person: bool,
+    /// To whom agents encrypt the contents of evidence before they send it; left out when they do not.
+    #[serde(default, skip_serializing_if = "Recipients::is_none")]
+    pub encrypt_to: Recipients,
 }
 
 impl Predicate for CaseOpened {
@@ -329,6 +333,11 @@ pub struct Receipt {
     pub predecessor: Digest,
     /// False when the agent never signed for this stream: the coordinator alone vouches for what arrived.
     pub agent_signed: bool,
+    /// True when the coordinator could not read the contents, which are encrypted to the case's recipients: it verified the
+    /// segments as stored (size, SHA-256, order) and the rules that the manifest's lines keep by themselves, and nothing in
+    /// the segments. Left out when it decoded and re-hashed everything.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub contents_unverified: bool,
     /// The manifest as the coordinator computed it.
     pub manifest: ManifestRef,
     /// First byte received (coordinator's clock).

@@ -4,12 +4,15 @@
 //! independent zstd frames and cut into [`segment`]s that each end with their own seek table. The segments of a stream,
 //! concatenated, are a file that `tar --zstd -x` opens. `docs/format/stream.md` is the normative text.
 
+mod places;
 pub mod reader;
 pub mod segment;
 pub mod tar;
 
 mod pax;
 mod ustar;
+
+pub use places::Places;
 
 /// The most raw bytes in one zstd frame. Bounds the memory that reading any one item takes.
 pub const FRAME_RAW_BYTES_MAX: usize = 1 << 20;

@@ -26,7 +26,7 @@ use crate::text::{escape_bounded, escape_bytes};
 /// Verifies a bag. Findings about the case name its objects relative to the case's folder, which is `data/` here.
 ///
 /// # Errors
-/// Only when the bag cannot be listed; everything else is a finding.
+/// As [`verify`](super::verify).
 pub fn verify_bag(files: &dyn CaseFiles, anchor: &Anchor, options: &Options, progress: &mut dyn FnMut(Progress)) -> io::Result<Report> {
     let mut findings = Findings::default();
     let mut bag = Bag::list(files, &mut findings)?;

@@ -286,6 +286,9 @@ codes! {
     ReceiptManifest "receipt.manifest" Error Coordinator
         "Receipt and acquisition name different manifests or different totals for the same stream."
         "The coordinator says that it received something else than the agent says it sent."
+    ReceiptContents "receipt.contents" Error Coordinator
+        "A receipt says that contents were verified which are encrypted, or that they were not where they are not encrypted."
+        "The coordinator claims to have checked what it could not read, or did not check what it could."
     ReceiptMissing "receipt.missing" Error Coordinator
         "A sealed collection has an acquisition without a receipt."
         "The agent signed for evidence that the coordinator never acknowledged; it may be missing."
@@ -328,6 +331,12 @@ codes! {
     SegmentFrames "segment.frames" Error Store
         "A segment is not a sequence of zstd frames within the bounds, ended by a seek table that describes them."
         "This part of the evidence cannot be read as it was written."
+    SegmentEncryption "segment.encryption" Error Unknown
+        "A segment of an encrypted case is no age file to the case's recipients, or the identity of a recipient does not open it."
+        "This part of the evidence was not encrypted as the case demands, to others, or it was altered afterwards. If segment.digest is not found beside it, the segment is as the agent signed it."
+    SegmentUndescribed "segment.undescribed" Note Coordinator
+        "The last segment of a broken-off encrypted stream came without its agent's lines; the coordinator cannot read it to make them."
+        "The coordinator was interrupted just then. The segment is kept and its digest is signed; what it holds are no items. A recipient can read it with age, zstd and tar."
     SegmentRange "segment.range" Error Coordinator
         "A segment's place or size in the raw stream is not what the manifest states."
         "The manifest is wrong about where the evidence lies."
@@ -340,6 +349,9 @@ codes! {
     StreamCut "stream.cut" Note Host
         "A stream that was closed as incomplete has no end marker or ends inside a tar member."
         "The agent never finished this stream; what it was sending when it stopped is not part of the evidence. The items that the manifest names are whole."
+    StreamEncrypted "stream.encrypted" Note Operator
+        "The contents of a stream were not checked: they are encrypted and no recipient's identity was given."
+        "What is stored is what the agent signed, bit for bit, and the list is consistent in itself. That it holds the listed items with the listed digests is not shown by this verification: a recipient shows it with --identity."
     StreamUnverified "stream.unverified" Error Unknown
         "Items could not be compared with the stream because a part of it is missing or unreadable."
         "Nothing is claimed about the content of these items until an undamaged copy is verified."

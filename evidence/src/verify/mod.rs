@@ -14,6 +14,7 @@
 mod bag;
 mod chain;
 mod codes;
+mod encrypted;
 mod finding;
 mod history;
 mod inventory;
@@ -35,6 +36,7 @@ pub use report::{
 
 use std::io::{self, Read};
 
+use crate::age::Identity;
 use crate::anchor::Anchor;
 use crate::digest::Digest;
 use crate::id::CollectionId;
@@ -101,6 +103,8 @@ pub struct Options {
     pub timestamp_anchors: timestamp::Anchors,
     /// Under how many of these roots the case must be stamped; otherwise [`Code::TimestampRequired`].
     pub timestamps_required: usize,
+    /// Secrets of recipients of an encrypted case: with one of them contents are checked too.
+    pub identities: Vec<Identity>,
     /// Collections whose evidence was left out of this copy by choice, in the order of their ids: it is neither looked for
     /// nor said to be missing. [`verify_bag`] takes them from the bag's description and nowhere else.
     pub left_out: Vec<CollectionId>,
@@ -120,7 +124,7 @@ pub struct Progress {
 /// Verifies a case.
 ///
 /// # Errors
-/// Only when the case cannot be listed; everything else is a finding.
+/// Only when the case cannot be listed, or is encrypted to others than the given identities; everything else is a finding.
 pub fn verify(files: &dyn CaseFiles, anchor: &Anchor, options: &Options, progress: &mut dyn FnMut(Progress)) -> io::Result<Report> {
     let mut findings = Findings::default();
     let case = check_case(files, anchor, options, &mut findings, progress)?;
@@ -171,10 +175,11 @@ fn check_case(
     let mut chain = chain::Chain::new(options.complete, options.deployment);
     let history = history::read(files, anchor, options, &mut inventory, &mut chain, &mut counts, findings);
     chain.finish(findings);
+    encrypted::check_identities(chain.encrypt_to(), &options.identities)?;
     chain.leave_out(&options.left_out);
 
     for job in chain.jobs() {
-        let tally = stream::verify(files, &job, &mut inventory, findings, &mut |bytes, items| {
+        let tally = stream::verify(files, &job, &options.identities, &mut inventory, findings, &mut |bytes, items| {
             state.bytes = state.bytes.saturating_add(bytes);
             state.items = state.items.saturating_add(items);
             progress(state);
@@ -183,6 +188,7 @@ fn check_case(
         counts.segments = counts.segments.saturating_add(tally.segments);
         counts.items = counts.items.saturating_add(tally.items);
         counts.items_verified = counts.items_verified.saturating_add(tally.items_verified);
+        counts.items_unchecked = counts.items_unchecked.saturating_add(tally.items_unchecked);
         counts.raw_bytes = counts.raw_bytes.saturating_add(tally.raw_bytes);
         counts.stored_bytes = counts.stored_bytes.saturating_add(tally.stored_bytes);
         chain.add_tally(&job.collection, job.stream, &tally);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Serialize, Serializer};
 
 use super::Findings;
+use crate::age::Recipients;
 use crate::digest::Digest;
 use crate::id::{AgentId, CaseId, CollectionId};
 use crate::manifest::Status;
@@ -105,6 +106,9 @@ pub struct CaseSummary {
     pub closed_at: Option<Timestamp>,
     /// Each order needs a second person's approval.
     pub two_person: bool,
+    /// To whom the contents of its evidence are encrypted.
+    #[serde(skip_serializing_if = "Recipients::is_none")]
+    pub encrypt_to: Recipients,
 }
 
 /// A tree head.
@@ -225,6 +229,9 @@ pub struct CollectionSummary {
     /// Items whose content was compared with the stream and is what was signed, or whose record holds by itself where there
     /// is no content.
     pub items_verified: u64,
+    /// Items whose content was not checked because it is encrypted and no recipient's identity was given.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub items_unchecked: u64,
     /// Items of streams that the agent never signed: that they left the host like this is the coordinator's word alone.
     pub items_unsigned: u64,
     /// Items by how they were taken.
@@ -252,12 +259,20 @@ pub struct Counts {
     pub items: u64,
     /// Items that were found good: see [`CollectionSummary::items_verified`].
     pub items_verified: u64,
+    /// Items whose content was not checked: see [`CollectionSummary::items_unchecked`].
+    #[serde(skip_serializing_if = "is_zero")]
+    pub items_unchecked: u64,
     /// Raw (decompressed) bytes read.
     pub raw_bytes: u64,
     /// Bytes of segments as stored.
     pub stored_bytes: u64,
     /// Objects in the case folder.
     pub objects: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+const fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl Serialize for Findings {

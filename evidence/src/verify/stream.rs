@@ -4,16 +4,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 
+use super::encrypted;
 use super::inventory::Inventory;
 use super::item::About;
 use super::lines::{Lines, NoLine};
 use super::{CaseFiles, Cause, Code, Findings, read_bounded, unreadable};
+use crate::age::{Form, Identity, decrypt};
 use crate::digest::Digest;
 use crate::layout::CaseObject;
 use crate::manifest::{Across, BOOT_ID_BYTES_MAX, CONTINUED_AT, End, FORMAT, Header, Item, Line, Segment, Status};
-use crate::stream::SEGMENT_BYTES_MAX;
 use crate::stream::reader::{Linkable, Member, Parser, Sink};
 use crate::stream::segment::SegmentDecoder;
+use crate::stream::{Places, SEGMENT_BYTES_MAX};
 use crate::text::escape_bounded;
 
 pub(super) use super::chain::Job;
@@ -25,6 +27,7 @@ pub(super) struct Tally {
     pub items: u64,
     pub by_status: BTreeMap<Status, u64>,
     pub items_verified: u64,
+    pub items_unchecked: u64,
     pub raw_bytes: u64,
     pub stored_bytes: u64,
 }
@@ -33,6 +36,7 @@ pub(super) struct Tally {
 pub(super) fn verify(
     files: &dyn CaseFiles,
     job: &Job,
+    identities: &[Identity],
     inventory: &mut Inventory,
     findings: &mut Findings,
     tick: &mut dyn FnMut(u64, u64),
@@ -65,8 +69,10 @@ pub(super) fn verify(
         linkable: Linkable::default(),
         captures: BTreeSet::new(),
         across: Across::default(),
+        opaque: (!job.encrypt_to.is_none() && identities.is_empty()).then(Places::default),
     };
-    Reading { files, inventory, parser: Some(Parser::new()), decoder: None, buffer: Vec::new(), walk }.run(mark, tick)
+    let (parser, buffer, plain) = (Some(Parser::new()), Vec::new(), Vec::new());
+    Reading { files, identities, inventory, parser, decoder: None, buffer, plain, walk }.run(mark, tick)
 }
 
 /// Sums over the lines of the manifest, to be compared with its totals.
@@ -102,6 +108,8 @@ struct Walk<'a> {
     captures: BTreeSet<String>,
     /// Where the stream was taken up again.
     across: Across,
+    /// Set when the contents cannot be read: the lines are checked by themselves.
+    opaque: Option<Places>,
 }
 
 impl Walk<'_> {
@@ -148,16 +156,18 @@ impl Walk<'_> {
             stream: job.stream,
             agent: job.agent.clone(),
             order: job.order,
+            encrypted_to: job.encrypt_to.clone(),
         };
         if header != expected {
             let message = format!(
-                "the header is of {} {}.{}, case {}, agent {}, order {}",
+                "the header is of {} {}.{}, case {}, agent {}, order {}, encrypted to '{}'",
                 escape_bounded(&header.format, 40),
                 header.collection,
                 header.stream,
                 header.case,
                 header.agent,
-                header.order
+                header.order,
+                header.encrypted_to
             );
             self.add(Code::ManifestHeader, message);
         }
@@ -239,10 +249,21 @@ impl Walk<'_> {
                 return;
             };
             self.book(&item);
-            if item.location.is_some() {
+            if item.location.is_some() && self.opaque.is_some() {
+                self.alone(&item);
+            } else if item.location.is_some() {
                 self.unmatched(&item);
             }
         }
+    }
+
+    /// An item of a stream that cannot be read: its place follows that of the one before and ends in its segment.
+    fn alone(&mut self, item: &Item) {
+        self.tally.items_unchecked = self.tally.items_unchecked.saturating_add(1);
+        if let Some(Err(problem)) = self.opaque.as_mut().map(|places| places.item(item)) {
+            self.add(Code::ManifestOrder, problem);
+        }
+        self.check_link(item);
     }
 
     fn end(&mut self, end: &End) {
@@ -346,6 +367,9 @@ struct Reading<'a, 'f> {
     /// One zstd context for all segments, made for the first.
     decoder: Option<SegmentDecoder>,
     buffer: Vec<u8>,
+    /// Of an encrypted segment: what `buffer` is swapped with.
+    plain: Vec<u8>,
+    identities: &'f [Identity],
     walk: Walk<'a>,
 }
 
@@ -419,8 +443,41 @@ impl Reading<'_, '_> {
             let cause = Cause { code: Code::SegmentDigest, object: name.clone() };
             self.walk.altered = Some((facts.raw_offset.saturating_add(facts.raw_size), cause));
         }
-        let begin = if self.parser.is_some() { facts.raw_offset } else { self.resume(facts) };
-        self.decode(facts, &name, begin);
+        if job.encrypt_to.is_none() || self.open(facts, &name) {
+            let begin = if self.parser.is_some() { facts.raw_offset } else { self.resume(facts) };
+            self.decode(facts, &name, begin);
+        }
+    }
+
+    /// Opens an encrypted segment in the buffer; false when there is nothing to decode.
+    fn open(&mut self, facts: &Segment, name: &str) -> bool {
+        let job = self.walk.about.job;
+        let recipients = job.encrypt_to.as_slice().len();
+        let opened = match &mut self.walk.opaque {
+            Some(places) => {
+                places.segment(facts);
+                Form::of(&self.buffer, recipients).map(|_| false)
+            }
+            None => decrypt(&self.buffer, recipients, self.identities, &mut self.plain).map(|()| true),
+        };
+        match opened {
+            // Lines of the coordinator: the agent's were lost.
+            Ok(_) if facts.raw_size == 0 && !job.agent_signed => {
+                let message = format!("segment {} of {} bytes holds what no line describes", facts.n, facts.size);
+                self.walk.about.findings.add(Code::SegmentUndescribed, name, message);
+                false
+            }
+            Ok(decode) => {
+                std::mem::swap(&mut self.buffer, &mut self.plain);
+                decode
+            }
+            Err(e) => {
+                self.walk.because_of_place(facts.raw_offset);
+                self.lose(Code::SegmentEncryption, name, &format!("segment {}: {e}", facts.n));
+                self.walk.because_of_nothing();
+                false
+            }
+        }
     }
 
     /// After a loss, goes on with the first item that begins in this segment: damage to one segment leaves the items of
@@ -503,6 +560,12 @@ impl Reading<'_, '_> {
     }
 
     fn end_of_stream(&mut self, complete: bool) {
+        if let Some(places) = &self.walk.opaque {
+            if let (true, Err(problem)) = (complete, places.end(self.walk.stated.raw_bytes)) {
+                self.walk.add(Code::StreamEnd, problem);
+            }
+            return;
+        }
         let Some(parser) = &self.parser else { return };
         if let Err(e) = parser.finish() {
             let code = if complete { Code::StreamEnd } else { Code::StreamCut };
@@ -511,7 +574,7 @@ impl Reading<'_, '_> {
     }
 
     fn finish(self, mark: usize) -> Tally {
-        let Walk { about, lines, manifest, unreadable, mut tally, unverified, stated, lost, .. } = self.walk;
+        let Walk { about, lines, manifest, unreadable, mut tally, unverified, stated, lost, opaque, .. } = self.walk;
         tally.by_status = stated.by_status;
         let (job, findings) = (about.job, about.findings);
         if let Some((count, first, last)) = unverified {
@@ -522,6 +585,9 @@ impl Reading<'_, '_> {
             findings.because(lost);
             findings.add(Code::StreamUnverified, &manifest, message);
             findings.because(None);
+        }
+        if opaque.is_some() {
+            findings.add(Code::StreamEncrypted, &manifest, encrypted::unchecked(job, &tally));
         }
         match lines.finish() {
             Ok((sha256, size, more)) => {

@@ -158,6 +158,7 @@ pub fn case_opened(id: &CaseId, title: &str, at: Timestamp) -> CaseOpened {
         opened_by: responder_name(),
         opened_at: at,
         two_person: false,
+        encrypt_to: exhibit_evidence::age::Recipients::default(),
     }
 }
 
@@ -364,6 +365,7 @@ impl Case {
             stream: StreamNumber(number),
             predecessor: acquisition.unwrap_or(ordered.digest),
             agent_signed: acquisition.is_some(),
+            contents_unverified: built.encrypted,
             manifest: built.totals.clone(),
             received_from,
             received_to: self.now(),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use exhibit_evidence::age::{Encryptor, Recipients, random_len};
 use exhibit_evidence::layout::StreamNumber;
 use exhibit_evidence::manifest::*;
 use exhibit_evidence::record::ManifestRef;
@@ -24,6 +25,10 @@ pub struct Stream {
     pub items: Vec<(u64, Item)>,
     cuts: Vec<u64>,
     mono_ns: u64,
+    /// To whom segments are encrypted, where it is not to whom the header says.
+    really_to: Option<Recipients>,
+    /// Another segment comes without its agent's lines.
+    undescribed: bool,
 }
 
 /// A stream that was made.
@@ -31,6 +36,7 @@ pub struct Built {
     pub manifest: Vec<u8>,
     pub segments: Vec<Vec<u8>>,
     pub totals: ManifestRef,
+    pub encrypted: bool,
 }
 
 type Xattrs = BTreeMap<String, Vec<u8>>;
@@ -44,8 +50,9 @@ impl Stream {
             stream: StreamNumber(number),
             agent: agent_id(agent),
             order,
+            encrypted_to: exhibit_evidence::age::Recipients::default(),
         };
-        Self { header, raw: Vec::new(), items: Vec::new(), cuts: Vec::new(), mono_ns: 5_000_000_000 }
+        Self { header, raw: Vec::new(), items: Vec::new(), cuts: Vec::new(), mono_ns: 5_000_000_000, really_to: None, undescribed: false }
     }
 
     fn item(&mut self, capture: &str, path: &[u8], kind: Kind) -> Item {
@@ -169,6 +176,24 @@ impl Stream {
         self.book(item)
     }
 
+    /// Encrypts its segments.
+    pub fn encrypted_to(mut self, to: &Recipients) -> Self {
+        self.header.encrypted_to = to.clone();
+        self
+    }
+
+    /// Encrypts them to others than the header says.
+    pub fn really_to(mut self, to: Recipients) -> Self {
+        self.really_to = Some(to);
+        self
+    }
+
+    /// Another segment comes without its agent's lines.
+    pub fn and_one_undescribed(mut self) -> Self {
+        self.undescribed = true;
+        self
+    }
+
     /// Ends a segment here.
     pub fn cut(&mut self) {
         self.cut_at(self.raw.len() as u64);
@@ -197,6 +222,8 @@ impl Stream {
     pub fn build(self, complete: bool, tweak: &dyn Fn(&mut Vec<Line>)) -> Built {
         let mut ends: Vec<u64> = self.cuts.iter().copied().filter(|c| *c < self.raw.len() as u64).collect();
         ends.push(self.raw.len() as u64);
+        let encrypted = !self.header.encrypted_to.is_none();
+        let to = self.really_to.clone().unwrap_or_else(|| self.header.encrypted_to.clone());
         let mut lines = vec![Line::Header(self.header)];
         let mut segments = Vec::new();
         let mut items = self.items.into_iter().peekable();
@@ -204,7 +231,11 @@ impl Stream {
         let (mut start, mut stored_bytes, mut count) = (0_u64, 0_u64, 0_u64);
         let last = ends.len() - 1;
         for (n, end) in ends.into_iter().enumerate() {
-            let (bytes, facts) = segment(n as u32, start, &self.raw[start as usize..end as usize]);
+            let (mut bytes, mut facts) = segment(n as u32, start, &self.raw[start as usize..end as usize]);
+            if !to.is_none() {
+                bytes = encrypt(&to, n as u8, &bytes);
+                (facts.size, facts.sha256) = (bytes.len() as u64, Digest::of(&bytes));
+            }
             stored_bytes += facts.size;
             lines.push(Line::Segment(facts));
             segments.push(bytes);
@@ -214,6 +245,13 @@ impl Stream {
                 lines.push(Line::Item(Box::new(item)));
             }
             start = end;
+        }
+        if self.undescribed {
+            let (n, bytes) = (segments.len() as u32, encrypt(&to, 99, b"nobody knows"));
+            let (size, sha256) = (bytes.len() as u64, Digest::of(&bytes));
+            lines.push(Line::Segment(Segment { n, size, sha256, raw_offset: start, raw_size: 0, seam: None }));
+            stored_bytes += size;
+            segments.push(bytes);
         }
         let end = End { complete, segments: segments.len() as u32, stored_bytes, raw_bytes: start, items: count, by_status };
         lines.push(Line::End(end.clone()));
@@ -228,8 +266,16 @@ impl Stream {
             items: end.items,
             by_status: end.by_status,
         };
-        Built { manifest, segments, totals }
+        Built { manifest, segments, totals, encrypted }
     }
+}
+
+/// With bytes in the place of random ones, so that a vector is the same in every run.
+fn encrypt(to: &Recipients, seed: u8, plain: &[u8]) -> Vec<u8> {
+    let random: Vec<u8> = (0..random_len(to.as_slice().len())).map(|n| Digest::of(&[seed, n as u8]).as_bytes()[0]).collect();
+    let mut encryptor = Encryptor::new(to, &random, Vec::new()).expect("begins");
+    encryptor.push(plain).expect("room");
+    encryptor.finish().expect("ends")
 }
 
 fn segment(n: u32, raw_offset: u64, raw: &[u8]) -> (Vec<u8>, Segment) {

@@ -117,6 +117,7 @@ impl Tampered {
                 all
             }),
             timestamps_required: self.timestamps_required,
+            identities: Vec::new(),
             left_out: Vec::new(),
         }
     }

@@ -36,6 +36,8 @@ pub struct Request {
     pub quiet: bool,
     /// Files with checkpoints that were kept elsewhere.
     pub held: Vec<PathBuf>,
+    /// Files with age identities of recipients.
+    pub identities: Vec<PathBuf>,
     /// Files with roots of timestamp authorities.
     pub timestamp_anchors: Vec<PathBuf>,
     /// What the library is told; without the roots and the held checkpoints.
@@ -68,6 +70,13 @@ TIMESTAMPS
   roots given, each collection is shown between two moments: after which it was taken, and before which it was taken and
   sealed. With --timestamps-required N the records must be stamped under N of the given roots.
 
+ENCRYPTED CASES
+  A case may have been opened for recipients (age, X25519): agents encrypted the contents of its evidence to them, and neither the
+  coordinator nor whoever stores it can read them. Without --identity everything else is verified: records, history, the SHA-256
+  of every segment as it is stored, the list of items in itself; and note stream.encrypted says that contents were not checked.
+  With --identity FILE, the age identity file of a recipient, segments are decrypted in memory and everything in them is
+  checked. Nothing of the file is shown. Each segment is an age file: age -d -i FILE SEGMENT | zstd -d | tar -t
+
 EXIT CODE
   0   sound: no errors and no warnings (notes are possible)
   1   there are findings; each says what was found, what it means and where to ask
@@ -81,6 +90,7 @@ EXAMPLES
   exhibit-verify /media/handover --anchor anchor.json --witness 'counsel.example/w+3f2a...+BD...' --held seen.checkpoint
   exhibit-verify /media/handover --anchor anchor.json --timestamp-anchor tsa-root.pem --timestamps-required 1
   exhibit-verify /media/bag --anchor anchor.json --complete
+  exhibit-verify /media/handover --anchor anchor.json --complete --identity identity.txt
   exhibit-verify deployment --anchor anchor.json --deployment --timestamp-anchor tsa-root.pem --timestamps-required 1
   exhibit-verify explain segment.digest
   exhibit-verify --codes
@@ -133,6 +143,14 @@ fn command() -> clap::Command {
             Arg::new("deployment").long("deployment").action(ArgAction::SetTrue).conflicts_with("complete").help(
                 "PATH is the folder 'deployment' of a store: verify the deployment's own log (keys, agents, people) instead of a case",
             ),
+        )
+        .arg(
+            Arg::new("identity")
+                .long("identity")
+                .value_name("FILE")
+                .action(ArgAction::Append)
+                .value_parser(value_parser!(PathBuf))
+                .help("Of an encrypted case: the age identity file of a recipient (repeatable); contents are decrypted and checked"),
         )
         .args(witness_args())
         .args(timestamp_args())
@@ -235,6 +253,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String
     let (witnesses, witnesses_required) = witnesses(&mut matches)?;
     let held: Vec<PathBuf> = matches.remove_many("held").map(Iterator::collect).unwrap_or_default();
     let timestamp_anchors: Vec<PathBuf> = matches.remove_many("timestamp-anchor").map(Iterator::collect).unwrap_or_default();
+    let identities: Vec<PathBuf> = matches.remove_many("identity").map(Iterator::collect).unwrap_or_default();
     let timestamps_required = matches.remove_one::<u8>("timestamps-required").map_or(0, usize::from);
     let (complete, expected) = (matches.get_flag("complete"), matches.remove_one("expect"));
     let deployment = matches.get_flag("deployment");
@@ -242,7 +261,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String
     let (json, quiet) = (matches.get_flag("json"), matches.get_flag("quiet"));
     match (matches.remove_one("path"), matches.remove_one("anchor")) {
         (Some(path), Some(anchor)) => {
-            Ok(Command::Verify(Box::new(Request { path, anchor, json, quiet, held, timestamp_anchors, options })))
+            Ok(Command::Verify(Box::new(Request { path, anchor, json, quiet, held, identities, timestamp_anchors, options })))
         }
         _ => Err("exhibit-verify: PATH and --anchor FILE are needed; see --help".to_owned()),
     }

@@ -12,6 +12,7 @@ use std::io::{self, IsTerminal as _, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use exhibit_evidence::age::Identity;
 use exhibit_evidence::anchor::Anchor;
 use exhibit_evidence::log::{NOTE_BYTES_MAX, Note};
 use exhibit_evidence::text::escape_bounded;
@@ -91,7 +92,8 @@ fn run(request: &Request) -> Result<(Report, String), String> {
     let folder = Folder::open(&request.path)?;
     let anchor = read_anchor(request, &folder)?;
     let timestamp_anchors = read_timestamp_anchors(request, &folder)?;
-    let options = Options { held: read_held(request, &folder)?, timestamp_anchors, ..request.options.clone() };
+    let (held, identities) = (read_held(request, &folder)?, read_identities(request)?);
+    let options = Options { held, identities, timestamp_anchors, ..request.options.clone() };
     let terminal = io::stderr().is_terminal() && !request.quiet;
     let mut shown = u64::MAX;
     let mut progress = |p: Progress| show_progress(p, terminal, &mut shown);
@@ -100,6 +102,9 @@ fn run(request: &Request) -> Result<(Report, String), String> {
         Holds::Bag => verify::verify_bag(&folder, &anchor, &options, &mut progress),
     };
     let report = report.map_err(|e| {
+        if e.kind() == io::ErrorKind::InvalidInput {
+            return format!("exhibit-verify: --identity: {e}\nGive the age identity file of one of these recipients, or none to verify without the contents.");
+        }
         format!("exhibit-verify: '{}' cannot be listed: {e}\nCheck its permissions; no statement about the case is made.", folder.shown())
     })?;
     if terminal {
@@ -121,6 +126,17 @@ fn read_anchor(request: &Request, folder: &Folder) -> Result<Anchor, String> {
     }
     let bytes = folder::read_small(&real, 65_536).map_err(|e| format!("exhibit-verify: anchor file '{shown}': {e}\n{remedy}"))?;
     Anchor::parse(&bytes).map_err(|e| format!("exhibit-verify: anchor file '{shown}': {}\n{remedy}", escape_bounded(&e, 300)))
+}
+
+/// Secrets of recipients. Nothing of a file is shown.
+fn read_identities(request: &Request) -> Result<Vec<Identity>, String> {
+    let one = |path: &PathBuf| {
+        let fail = |why: String| format!("exhibit-verify: identity '{}': {why}", escape_bounded(&path.to_string_lossy(), 300));
+        let bytes = folder::read_small(path, 65_536).map_err(|e| fail(e.to_string()))?;
+        Identity::read_file(&bytes).map_err(|e| fail(e.to_string()))
+    };
+    let read = request.identities.iter().map(one).collect::<Result<Vec<_>, _>>()?;
+    Ok(read.into_iter().flatten().collect())
 }
 
 /// Roots of timestamp authorities. One from inside the case proves nothing.

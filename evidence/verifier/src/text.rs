@@ -30,6 +30,13 @@ fn verdict_line(report: &Report, quiet: bool) -> String {
     let (errors, warnings, notes) = report.findings.counts();
     match report.verdict {
         Verdict::Sound if notes == 0 => "SOUND: everything that this case claims was checked and holds.".to_owned(),
+        Verdict::Sound if report.counts.items_unchecked > 0 => {
+            let what = count(report.counts.items_unchecked, "item");
+            format!(
+                "SOUND AS FAR AS IT CAN BE READ: everything that shows without a recipient's key was checked and holds. The contents of {what} \
+                 are encrypted and were NOT checked: a recipient checks them with --identity."
+            )
+        }
         Verdict::Sound if left_out(report) > 0 => {
             let what = count(left_out(report) as u64, "collection");
             format!("SOUND: everything in this bag was checked and holds. The evidence of {what} is not in this bag, by choice.")
@@ -144,6 +151,9 @@ fn write_case(out: &mut String, report: &Report) -> std::fmt::Result {
     if case.two_person {
         writeln!(out, "Orders       each needs the approval of a second person")?;
     }
+    if !case.encrypt_to.is_none() {
+        writeln!(out, "Contents     encrypted to {}", case.encrypt_to)?;
+    }
     if let Some(at) = case.closed_at {
         writeln!(out, "Closed       {at}")?;
     }
@@ -164,6 +174,9 @@ fn write_collections(out: &mut String, collections: &[CollectionSummary]) -> std
         }
         let verified = match (c.items, c.items_verified) {
             (0, _) => String::new(),
+            (_, good) if c.items_unchecked > 0 => {
+                format!(" ({good} found good, the contents of {} not checked: encrypted)", c.items_unchecked)
+            }
             (items, good) if items == good => " (all found good)".to_owned(),
             (_, good) => format!(" ({good} found good)"),
         };

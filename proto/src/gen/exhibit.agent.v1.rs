@@ -244,6 +244,10 @@ pub struct Offer {
     /// Enrolment records from the root to the key that signed the approval, in the order in which they verify, at most 8.
     #[prost(bytes = "vec", repeated, tag = "8")]
     pub approver_enrolments: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// Enrolment records from the root to the key that signed the case-opened record, in the order in which they verify, at most 8.
+    /// Empty where it is the key that signed the order.
+    #[prost(bytes = "vec", repeated, tag = "9")]
+    pub opener_enrolments: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Cancel {

@@ -96,6 +96,9 @@ pub struct Case {
     /// Every order of the case needs a second person's approval.
     #[prost(bool, tag = "13")]
     pub two_person: bool,
+    /// To whom the contents of the case's evidence are encrypted, as age writes recipients; empty when they are not.
+    #[prost(string, repeated, tag = "14")]
+    pub encrypt_to: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CreateTokenRequest {
@@ -447,7 +450,7 @@ pub struct ReadItemsRequest {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReadItemsResponse {
-    #[prost(oneof = "read_items_response::Kind", tags = "1, 2")]
+    #[prost(oneof = "read_items_response::Kind", tags = "1, 2, 3, 4")]
     pub kind: ::core::option::Option<read_items_response::Kind>,
 }
 /// Nested message and enum types in `ReadItemsResponse`.
@@ -460,7 +463,32 @@ pub mod read_items_response {
         /// The next bytes of the item's tar member (headers, data, padding), 1 to 262,144 of them.
         #[prost(bytes, tag = "2")]
         TarData(::prost::bytes::Bytes),
+        /// Instead of `tar_data`, where the case is encrypted: begins the next segment that holds a part of the item's tar member.
+        #[prost(message, tag = "3")]
+        Segment(super::EncryptedSegment),
+        /// The next bytes of the segment as stored, 1 to 262,144 of them.
+        #[prost(bytes, tag = "4")]
+        SegmentData(::prost::bytes::Bytes),
     }
+}
+/// A segment that only a recipient of the case can read.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EncryptedSegment {
+    /// Its number in its stream.
+    #[prost(uint32, tag = "1")]
+    pub n: u32,
+    /// Bytes as stored; zero when they are those of the last segment of this call and do not follow again.
+    #[prost(uint64, tag = "2")]
+    pub size: u64,
+    /// Where its raw bytes begin in the raw stream.
+    #[prost(uint64, tag = "3")]
+    pub raw_offset: u64,
+    /// How many raw bytes it holds.
+    #[prost(uint64, tag = "4")]
+    pub raw_size: u64,
+    /// To whom it is encrypted, as age writes recipients, in their order in the segment.
+    #[prost(string, repeated, tag = "5")]
+    pub encrypted_to: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExportCaseRequest {

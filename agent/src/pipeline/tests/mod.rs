@@ -49,7 +49,14 @@ impl<F: FnMut(u64, &mut [u8]) -> io::Result<usize>> Source for Scripted<F> {
 fn facts() -> StreamFacts {
     let agent = AgentId::new(1, [1; 10]);
     let order = Digest::of(b"order");
-    StreamFacts { case: CaseId::new(1, [2; 10]), collection: CollectionId::of(&order, &agent), stream: 1, agent, order }
+    StreamFacts {
+        case: CaseId::new(1, [2; 10]),
+        collection: CollectionId::of(&order, &agent),
+        stream: 1,
+        encrypt_to: exhibit_evidence::age::Recipients::default(),
+        agent,
+        order,
+    }
 }
 
 fn plan(captures: Vec<Box<dyn Capture>>, budget: Budget) -> Plan {

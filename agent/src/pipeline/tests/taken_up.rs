@@ -63,7 +63,7 @@ fn taken_up(kept: &[Arc<Segment>]) -> Option<TakenUp> {
 
 fn taken_up_of(kept: &[Arc<Segment>], captures: &[&str]) -> Option<TakenUp> {
     let last = kept.last().filter(|last| !last.bookmark.is_empty())?;
-    let key = SigningKey::from_seed(&KEY).public();
+    let key = SigningKey::from_seed(&KEY);
     let mut reader = Reader::new(&facts(), kept.len() as u32, &last.bookmark, captures, &key).expect("own bookmark");
     for segment in kept {
         for piece in segment.lines.chunks(1_000) {

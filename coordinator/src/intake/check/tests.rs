@@ -1,7 +1,7 @@
 use exhibit_evidence::EvidencePath;
 use exhibit_evidence::id::{AgentId, CaseId, CollectionId};
 use exhibit_evidence::layout::StreamNumber;
-use exhibit_evidence::manifest::{FORMAT, Gap, Kind, Seam, Taken};
+use exhibit_evidence::manifest::{FORMAT, Gap, Kind, Location, Seam, Taken};
 use exhibit_evidence::stream::segment::{FrameCompressor, SegmentBuilder};
 use exhibit_evidence::stream::tar;
 use proptest::prelude::*;
@@ -16,6 +16,7 @@ fn header() -> Header {
         stream: StreamNumber(1),
         agent: AgentId::new(1, [1; 10]),
         order: Digest::of(b"order"),
+        encrypted_to: exhibit_evidence::age::Recipients::default(),
     }
 }
 
@@ -250,4 +251,95 @@ fn a_file_and_its_hard_link_are_adopted() {
         })
         .collect();
     assert_eq!(kinds, [Kind::File, Kind::Hardlink]);
+}
+
+/// An encrypted stream: what shows is checked, what does not is neither checked nor claimed.
+mod encrypted {
+    use exhibit_evidence::age::{Encryptor, Identity, Recipients, random_len};
+
+    use super::*;
+
+    fn recipients() -> Recipients {
+        let identity = |n| Identity::from_secret(zeroize::Zeroizing::new([n; 32])).expect("usable");
+        vec![*identity(1).recipient(), *identity(2).recipient()].try_into().expect("two")
+    }
+
+    fn sealed_header() -> Header {
+        Header { encrypted_to: recipients(), ..header() }
+    }
+
+    fn encrypt(bytes: &[u8]) -> Vec<u8> {
+        let random: Vec<u8> = (0..random_len(2)).map(|n| Digest::of(&[n as u8]).as_bytes()[0]).collect();
+        let mut encryptor = Encryptor::new(&recipients(), &random, Vec::new()).expect("begins");
+        encryptor.push(bytes).expect("room");
+        encryptor.finish().expect("ends")
+    }
+
+    fn file(n: u64, offset: u64, length: u64) -> Item {
+        let content = Item {
+            kind: Kind::File,
+            status: Status::Collected,
+            reason: None,
+            sha256: Some(Digest::of(b"x")),
+            size: 9,
+            ..record(n, Status::Collected)
+        };
+        Item { location: Some(Location { offset, length }), ..content }
+    }
+
+    /// One segment of two members of 1,024 bytes and the end marker, with these lines.
+    fn stream(stored: &[u8], items: &[Item]) -> Result<ManifestRef, BadUpload> {
+        let facts = Segment { n: 0, size: stored.len() as u64, sha256: Digest::of(stored), raw_offset: 0, raw_size: 3 * 1_024, seam: None };
+        let mut lines = [line(Line::Header(sealed_header())), line(Line::Segment(facts.clone()))].concat();
+        for item in items {
+            lines.extend(line(Line::Item(Box::new(item.clone()))));
+        }
+        let mut check = StreamCheck::new(sealed_header(), captures());
+        check.take_segment(&mut decoder(), &facts, stored, &lines)?;
+        let mut check = StreamCheck::restore(sealed_header(), captures(), &check.snapshot()).expect("its own");
+        let t = check.totals().clone();
+        let (items, by_status) = (t.items, t.by_status.clone());
+        let end =
+            line(Line::End(End { complete: true, segments: 1, stored_bytes: facts.size, raw_bytes: facts.raw_size, items, by_status }));
+        let all = [lines, end.clone()].concat();
+        check.finish(&end, 1, Digest::of(&all), all.len() as u64)
+    }
+
+    #[test]
+    fn what_shows_is_checked() {
+        let stored = encrypt(b"nobody here can read this");
+        let good = [file(0, 0, 1_024), record(1, Status::Missing), file(2, 1_024, 1_024)];
+        let manifest = stream(&stored, &good).expect("an honest agent");
+        assert_eq!((manifest.items, manifest.raw_bytes, manifest.stored_bytes), (3, 3_072, stored.len() as u64));
+        let plain = segments(&[vec![7; 100]], 1 << 20, 1).remove(0).1;
+        for (bytes, field) in [(plain, "segment_data"), (encrypt(b""), "segment_data"), (stored[..40].to_vec(), "segment_data")] {
+            assert_eq!(stream(&bytes, &good).expect_err("not encrypted").field, field);
+        }
+        let digest = |item: Item| Item { sha256: None, ..item };
+        let lies: [(&[Item], &str); 6] = [
+            (&[file(0, 512, 1_024)], "item.location"),
+            (&[file(0, 0, 1_000)], "item.location"),
+            (&[file(0, 0, 4_096)], "item.location"),
+            (&[file(0, 0, 1_024), file(1, 2_048, 512)], "item.location"),
+            (&[digest(file(0, 0, 1_024))], "item.location"),
+            (&[file(0, 0, 1_024)], "finish"),
+        ];
+        for (items, field) in lies {
+            assert_eq!(stream(&stored, items).expect_err("a lie").field, field, "{items:?}");
+        }
+    }
+
+    #[test]
+    fn what_lost_its_lines_is_kept_and_not_described() {
+        let stored = encrypt(b"nobody here can read this");
+        let mut check = StreamCheck::new(sealed_header(), captures());
+        for n in 0..2 {
+            let (segment, lines) = check.adopt_segment(&stored, Timestamp::from_unix_s(5)).expect("an age file");
+            assert_eq!((segment.n, segment.raw_size, segment.sha256), (n, 0, Digest::of(&stored)));
+            assert_eq!(lines.split(|b| *b == b'\n').count(), if n == 0 { 3 } else { 2 });
+            check = StreamCheck::restore(sealed_header(), captures(), &check.snapshot()).expect("its own");
+        }
+        assert_eq!((check.totals().items, check.totals().raw_bytes), (0, 0));
+        assert!(check.adopt_segment(b"plain", Timestamp::from_unix_s(5)).is_err());
+    }
 }

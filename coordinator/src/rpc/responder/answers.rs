@@ -14,6 +14,7 @@ use crate::catalog::{AgentRow, CaseRow, CollectionFilter, CollectionRow, State};
 use crate::dispatch::admit;
 use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
+use crate::read::Begins;
 
 /// Changes of one collection are shown at most this often.
 const SHOW_EVERY: Duration = Duration::from_millis(200);
@@ -25,10 +26,11 @@ fn ns(time: Option<Timestamp>) -> i64 {
 }
 
 pub(super) async fn case(parts: &Parts, row: CaseRow) -> Result<wire::Case> {
-    let (head, two_person) = {
+    let (head, two_person, encrypt_to) = {
         let ledger = parts.ledgers.case(&row.case).await?;
         let view = ledger.view();
-        (view.head(), view.custody().two_person())
+        let encrypt_to = view.custody().encrypt_to().as_slice().iter().map(ToString::to_string).collect();
+        (view.head(), view.custody().two_person(), encrypt_to)
     };
     let (counts, exhibits) = parts.catalog.case_counts(row.case.clone()).await?;
     let mut collections = BTreeMap::new();
@@ -36,7 +38,7 @@ pub(super) async fn case(parts: &Parts, row: CaseRow) -> Result<wire::Case> {
         *collections.entry(shown_text(&state)).or_insert(0) += count;
     }
     let (log_size, log_root) = (head.size, head.root.as_bytes().to_vec());
-    Ok(wire::Case { log_size, log_root, collections, exhibits, two_person, ..from_catalog(row) })
+    Ok(wire::Case { log_size, log_root, collections, exhibits, two_person, encrypt_to, ..from_catalog(row) })
 }
 
 /// A case in a list: one whose log is damaged stands there as that, and hides none of the others.
@@ -233,5 +235,17 @@ async fn collect_changes(
     }
     while let Ok(id) = bell.try_recv() {
         changed.extend(open.contains_key(&id).then_some(id));
+    }
+}
+
+/// The beginning of an encrypted segment.
+pub(super) fn segment(begins: Begins) -> wire::EncryptedSegment {
+    let Begins { facts, encrypted_to, follows } = begins;
+    wire::EncryptedSegment {
+        n: facts.n,
+        size: if follows { facts.size } else { 0 },
+        raw_offset: facts.raw_offset,
+        raw_size: facts.raw_size,
+        encrypted_to: encrypted_to.as_slice().iter().map(ToString::to_string).collect(),
     }
 }

@@ -188,6 +188,7 @@ impl Job {
             stream: StreamNumber(self.stream),
             agent: self.agent.clone(),
             order: self.order_digest,
+            encrypted_to: exhibit_evidence::age::Recipients::default(),
         }
     }
 

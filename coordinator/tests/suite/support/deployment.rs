@@ -94,6 +94,7 @@ pub fn case_opened() -> Envelope {
         opened_by: responder_name(),
         opened_at: at(1),
         two_person: false,
+        encrypt_to: exhibit_evidence::age::Recipients::default(),
     };
     record::sign(&p, &responder()).expect("small")
 }
@@ -141,6 +142,7 @@ pub fn receipt(n: u8, stream: u32, items: u64) -> Envelope {
         stream: StreamNumber(stream),
         predecessor: order(n).1.digest(),
         agent_signed: false,
+        contents_unverified: false,
         manifest: manifest_ref(Digest::of(&[n]), items),
         received_from: at(3),
         received_to: at(4),

@@ -234,6 +234,7 @@ impl World {
             opened_by: self.me(),
             opened_at: clock::now(),
             two_person,
+            encrypt_to: exhibit_evidence::age::Recipients::default(),
         };
         let envelope = record::sign(&opened, &self.admin.evidence).expect("small");
         let request = people::OpenCaseRequest { case_opened: envelope.as_bytes().to_vec() };

@@ -118,6 +118,8 @@ pub struct SegmentBuilder {
     raw_offset: u64,
     raw_size: u64,
     bytes: Vec<u8>,
+    /// Bytes of frames that are kept elsewhere.
+    elsewhere: usize,
     /// Compressed and raw size of each frame.
     frames: Vec<(u32, u32)>,
 }
@@ -135,7 +137,7 @@ impl SegmentBuilder {
     /// A builder of segment `n`, whose first raw byte is at `raw_offset` of the stream.
     #[must_use]
     pub const fn new(n: u32, raw_offset: u64) -> Self {
-        Self { n, raw_offset, raw_size: 0, bytes: Vec::new(), frames: Vec::new() }
+        Self { n, raw_offset, raw_size: 0, bytes: Vec::new(), elsewhere: 0, frames: Vec::new() }
     }
 
     /// The same with a buffer to reuse (its content is dropped, its capacity kept).
@@ -151,9 +153,20 @@ impl SegmentBuilder {
     /// When the frame or the segment would be out of bounds, which does not happen while [`SegmentBuilder::is_full`] is
     /// asked before each frame. The segment is then as it was.
     pub fn push_frame(&mut self, frame: &[u8], raw_len: usize) -> Result<(), SegmentError> {
-        self.check_room(self.bytes.len(), frame.len(), raw_len)?;
+        self.check_room(self.len(), frame.len(), raw_len)?;
         self.bytes.extend_from_slice(frame);
         self.note(frame.len(), raw_len);
+        Ok(())
+    }
+
+    /// Counts a frame whose bytes the caller keeps itself, to encrypt them. [`SegmentBuilder::rest`] ends such a segment.
+    ///
+    /// # Errors
+    /// As [`SegmentBuilder::push_frame`].
+    pub fn count_frame(&mut self, frame_len: usize, raw_len: usize) -> Result<(), SegmentError> {
+        self.check_room(self.len(), frame_len, raw_len)?;
+        self.elsewhere = self.elsewhere.saturating_add(frame_len);
+        self.note(frame_len, raw_len);
         Ok(())
     }
 
@@ -162,10 +175,10 @@ impl SegmentBuilder {
     /// # Errors
     /// As [`SegmentBuilder::push_frame`], and when zstd fails.
     pub fn compress_frame(&mut self, compressor: &mut FrameCompressor, raw: &[u8]) -> Result<(), SegmentError> {
-        let before = self.bytes.len();
+        let (before, len) = (self.bytes.len(), self.len());
         compressor.compress(raw, &mut self.bytes)?;
         let frame_len = self.bytes.len().saturating_sub(before);
-        if let Err(error) = self.check_room(before, frame_len, raw.len()) {
+        if let Err(error) = self.check_room(len, frame_len, raw.len()) {
             self.bytes.truncate(before);
             return Err(error);
         }
@@ -203,7 +216,7 @@ impl SegmentBuilder {
     /// Compressed bytes so far, without the seek table.
     #[must_use]
     pub const fn len(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() + self.elsewhere
     }
 
     /// True when no frame is in it.
@@ -222,13 +235,13 @@ impl SegmentBuilder {
     /// pass a bound.
     #[must_use]
     pub const fn is_full(&self) -> bool {
-        self.bytes.len() >= SEGMENT_TARGET_BYTES || self.is_at_bound()
+        self.len() >= SEGMENT_TARGET_BYTES || self.is_at_bound()
     }
 
     /// True when one more frame could pass a bound of the format.
     #[must_use]
     pub const fn is_at_bound(&self) -> bool {
-        self.bytes.len() + FRAME_BYTES_MAX + seek::table_len(SEGMENT_FRAMES_MAX) > SEGMENT_BYTES_MAX
+        self.len() + FRAME_BYTES_MAX + seek::table_len(SEGMENT_FRAMES_MAX) > SEGMENT_BYTES_MAX
             || self.frames.len() >= SEGMENT_FRAMES_MAX
             || self.raw_size.saturating_add(FRAME_RAW_BYTES_MAX as u64) > SEGMENT_RAW_BYTES_MAX as u64
     }
@@ -238,12 +251,23 @@ impl SegmentBuilder {
     /// # Errors
     /// When there is no frame.
     pub fn finish(self) -> Result<Built, SegmentError> {
-        let Self { n, raw_offset, raw_size, mut bytes, frames } = self;
+        let built = self.rest()?;
+        let (size, sha256) = (built.bytes.len() as u64, Digest::of(&built.bytes));
+        Ok(Built { facts: Segment { size, sha256, ..built.facts }, ..built })
+    }
+
+    /// What of the segment's bytes is not kept elsewhere, ended with the seek table. Its facts are without size and digest: these
+    /// are of what is stored, which whoever keeps the bytes makes of all of them.
+    ///
+    /// # Errors
+    /// When there is no frame.
+    pub fn rest(self) -> Result<Built, SegmentError> {
+        let Self { n, raw_offset, raw_size, mut bytes, elsewhere: _, frames } = self;
         if frames.is_empty() {
             return Err(SegmentError::Frames(0));
         }
         seek::push_table(&frames, &mut bytes);
-        let facts = Segment { n, size: bytes.len() as u64, sha256: Digest::of(&bytes), raw_offset, raw_size, seam: None };
+        let facts = Segment { n, size: 0, sha256: Digest::of(&[]), raw_offset, raw_size, seam: None };
         Ok(Built { bytes, facts })
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{OrderFacts, Token, shown};
+use crate::age::Recipients;
 use crate::digest::Digest;
 use crate::id::{AgentId, CaseId, CollectionId, OrderId};
 use crate::layout::StreamNumber;
@@ -68,6 +69,8 @@ pub(in crate::verify) struct Job {
     pub manifest: ManifestRef,
     /// True when the agent signed for the stream, so that it must be whole.
     pub agent_signed: bool,
+    /// To whom its segments are encrypted.
+    pub encrypt_to: Recipients,
 }
 
 impl Collection {
@@ -86,6 +89,7 @@ impl Collection {
             streams: 0,
             items: 0,
             items_verified: 0,
+            items_unchecked: 0,
             items_unsigned: 0,
             by_status: BTreeMap::new(),
             raw_bytes: 0,
@@ -298,7 +302,7 @@ impl Collection {
         self.summary.left_out = true;
     }
 
-    pub fn jobs(&self, captures: &BTreeSet<String>) -> Vec<Job> {
+    pub fn jobs(&self, captures: &BTreeSet<String>, encrypt_to: &Recipients) -> Vec<Job> {
         self.receipts
             .iter()
             .filter(|_| !self.summary.left_out)
@@ -311,6 +315,7 @@ impl Collection {
                 captures: captures.clone(),
                 manifest: receipt.manifest.clone(),
                 agent_signed: receipt.agent_signed,
+                encrypt_to: encrypt_to.clone(),
             })
             .collect()
     }
@@ -327,6 +332,7 @@ impl Collection {
         s.streams = s.streams.saturating_add(1);
         s.items = s.items.saturating_add(tally.items);
         s.items_verified = s.items_verified.saturating_add(tally.items_verified);
+        s.items_unchecked = s.items_unchecked.saturating_add(tally.items_unchecked);
         s.raw_bytes = s.raw_bytes.saturating_add(tally.raw_bytes);
         s.stored_bytes = s.stored_bytes.saturating_add(tally.stored_bytes);
     }

@@ -20,11 +20,12 @@ pub(super) use stamps::Token;
 
 use super::stream::Tally;
 use super::{CaseSummary, Code, CollectionSummary, Disposed, Findings, Severity};
+use crate::age::Recipients;
 use crate::custody::{Breach, Fate, Rule, State};
 use crate::digest::Digest;
 use crate::id::{AgentId, CaseId, CollectionId, OrderId};
 use crate::layout::StreamNumber;
-use crate::record::{Acquisition, Action, CaseClosed, CaseOpened, Incident, Nonce, Order, Record, Verified};
+use crate::record::{Acquisition, Action, CaseClosed, CaseOpened, Incident, Nonce, Order, Receipt, Record, Verified};
 use crate::text::escape_bounded;
 use crate::time::Timestamp;
 
@@ -155,14 +156,7 @@ impl Chain {
                     collection.acquisition(digest, p, &mut at);
                 }
             }
-            Record::Receipt(p) => {
-                if let Some(order) = self.collections.get(&p.collection).map(|c| c.order) {
-                    self.must_be_approved(object, &order, findings);
-                }
-                if let Some((collection, mut at)) = self.known(object, "receipt", &p.collection, findings) {
-                    collection.receipt(digest, p, &mut at);
-                }
-            }
+            Record::Receipt(p) => self.receipt(object, digest, p, findings),
             Record::Seal(p) => {
                 let named = (&p.collection, &p.agent, &p.order);
                 let next = self.next_exhibit;
@@ -192,6 +186,18 @@ impl Chain {
         if let Err(breach) = self.custody.take(digest, record) {
             let message = format!("the {} record {}", record.type_name().split(':').next().unwrap_or_default(), breach.message);
             findings.add(code_of(&breach), object, message);
+        }
+    }
+
+    fn receipt(&mut self, object: &str, digest: Digest, p: &Receipt, findings: &mut Findings) {
+        if let Some(order) = self.collections.get(&p.collection).map(|c| c.order) {
+            self.must_be_approved(object, &order, findings);
+        }
+        if p.contents_unverified == self.encrypt_to().is_none() {
+            findings.add(Code::ReceiptContents, object, format!("the receipt of {}.{}: {}", p.collection, p.stream, contents_said(p)));
+        }
+        if let Some((collection, mut at)) = self.known(object, "receipt", &p.collection, findings) {
+            collection.receipt(digest, p, &mut at);
         }
     }
 
@@ -256,6 +262,7 @@ impl Chain {
             opened_at: p.opened_at,
             closed_at: None,
             two_person: p.two_person,
+            encrypt_to: p.encrypt_to.clone(),
         };
         self.opened = Some((digest, summary));
     }
@@ -454,7 +461,12 @@ impl Chain {
     /// The streams to verify: every one that has a receipt and that nobody decided to destroy.
     pub fn jobs(&self) -> Vec<Job> {
         let kept = self.collections.iter().filter(|(id, _)| self.custody.fate(id) == Fate::Kept);
-        kept.filter_map(|(_, c)| Some(c.jobs(&self.orders.get(&c.order)?.captures))).flatten().collect()
+        kept.filter_map(|(_, c)| Some(c.jobs(&self.orders.get(&c.order)?.captures, self.encrypt_to()))).flatten().collect()
+    }
+
+    /// To whom the contents of the case's evidence are encrypted.
+    pub const fn encrypt_to(&self) -> &Recipients {
+        self.custody.encrypt_to()
     }
 
     /// Adds what was read of a stream to its collection's summary.
@@ -509,4 +521,12 @@ const fn code_of(breach: &Breach) -> Code {
 /// Text of a host or person, cut and escaped for a report.
 fn shown(text: &str, chars_max: usize) -> String {
     escape_bounded(text, chars_max)
+}
+
+fn contents_said(p: &Receipt) -> &'static str {
+    if p.contents_unverified {
+        "it says that contents were not verified, and the case is not encrypted"
+    } else {
+        "it says that contents were verified, and they are encrypted"
+    }
 }

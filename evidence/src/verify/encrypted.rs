@@ -1,0 +1,26 @@
+//! Encrypted cases: what can be checked of a stream without the secret of a recipient, and whether the right one was given.
+
+use std::io;
+
+use super::stream::{Job, Tally};
+use crate::age::{Identity, Recipients};
+
+/// An identity that opens nothing here is a mistake of whoever verifies, and no finding about the case.
+pub(super) fn check_identities(recipients: &Recipients, identities: &[Identity]) -> io::Result<()> {
+    let known = |identity: &Identity| recipients.as_slice().contains(identity.recipient());
+    if recipients.is_none() || identities.is_empty() || identities.iter().any(known) {
+        return Ok(());
+    }
+    let given: Vec<String> = identities.iter().map(|i| i.recipient().to_string()).collect();
+    let message =
+        format!("the case is encrypted to {recipients}; the given identity is that of {}, which opens nothing of it", given.join(", "));
+    Err(io::Error::new(io::ErrorKind::InvalidInput, message))
+}
+
+/// The note about a stream that was not read.
+pub(super) fn unchecked(job: &Job, tally: &Tally) -> String {
+    format!(
+        "the contents of {} items in {} segments of stream {}.{} were not checked: they are encrypted to {}; give --identity",
+        tally.items_unchecked, tally.segments, job.collection, job.stream, job.encrypt_to
+    )
+}

@@ -1,0 +1,87 @@
+//! Cases that are encrypted to two recipients, honest and not.
+
+use exhibit_evidence::age::{Identity, Recipients};
+use exhibit_evidence::record::{CaseOpened, Outcome};
+use exhibit_evidence::verify::{self, Options, Verdict};
+
+use super::support::cases::{small_stream, whole};
+use super::support::stream::Stream;
+use super::support::{Case, Memory, RESPONDER, anchor, case_opened, check, codes};
+
+fn identity(n: u8) -> Identity {
+    Identity::from_secret(zeroize::Zeroizing::new([n; 32])).expect("usable")
+}
+
+fn recipients(of: &[u8]) -> Recipients {
+    of.iter().map(|n| *identity(*n).recipient()).collect::<Vec<_>>().try_into().expect("different")
+}
+
+fn options(of: &[u8]) -> Options {
+    Options { identities: of.iter().map(|n| identity(*n)).collect(), ..Options::default() }
+}
+
+/// A case that is encrypted to identities 1 and 2, with one stream; `whole` when its agent ended it.
+fn case(ended: bool, encrypted: bool, tweak: &dyn Fn(Stream) -> Stream) -> Case {
+    let mut case = Case::unopened(7);
+    let at = case.now();
+    let to = recipients(&[1, 2]);
+    let opened = CaseOpened { encrypt_to: to.clone(), ..case_opened(&case.id, "Readable to two", at) };
+    case.opened = case.sign(&opened, RESPONDER);
+    case.enrol_agent(0);
+    let order = case.order(1, &[0], &["system", "files"], &|_| {});
+    let collection = Case::collection(&order, 0);
+    let stream = small_stream(&case.id.clone(), &collection, &order, 0, 1);
+    let stream = tweak(if encrypted { stream.encrypted_to(&to) } else { stream });
+    if ended {
+        whole(&mut case, &order, 0, 1, &stream.finish(&|_| {}), &[]);
+    } else {
+        let built = stream.build(false, &|_| {});
+        case.put(&collection, 1, &built);
+        let receipt = case.receipt(&order, 0, 1, None, &built, &|_| {});
+        let streams = [(1, receipt, built.totals.items)];
+        case.seal(&order, 0, Outcome::Partial, Some("the agent was lost"), &streams, None, &|_| {});
+    }
+    case.checkpoint();
+    case
+}
+
+#[test]
+fn without_an_identity_it_is_said_what_was_not_checked() {
+    let case = case(true, true, &|s| s);
+    let blind = check(&case.objects, &options(&[]));
+    assert_eq!((blind.verdict, codes(&blind)), (Verdict::Sound, vec!["stream.encrypted"]), "{:#?}", blind.findings);
+    assert_eq!((blind.counts.items, blind.counts.items_verified, blind.counts.items_unchecked, blind.counts.raw_bytes), (4, 1, 3, 0));
+    for holder in [&[1][..], &[2], &[3, 2]] {
+        let seen = check(&case.objects, &options(holder));
+        assert_eq!((seen.verdict, codes(&seen)), (Verdict::Sound, vec![]), "{:#?}", seen.findings);
+        assert_eq!((seen.counts.items_verified, seen.counts.items_unchecked), (4, 0));
+        assert!(seen.counts.raw_bytes > 5_000);
+    }
+    let stranger = verify::verify(&Memory(&case.objects), &anchor(), &options(&[3]), &mut |_| {}).expect_err("opens nothing");
+    assert!(stranger.kind() == std::io::ErrorKind::InvalidInput && stranger.to_string().contains("opens nothing"), "{stranger}");
+}
+
+#[test]
+fn what_was_not_encrypted_as_the_case_demands_is_found() {
+    let to_others = case(true, true, &|s| s.really_to(recipients(&[4, 5])));
+    // From outside it looks right; a recipient cannot open it.
+    assert_eq!(codes(&check(&to_others.objects, &options(&[]))), ["stream.encrypted"]);
+    let seen = check(&to_others.objects, &options(&[1]));
+    assert!(seen.verdict == Verdict::Unsound && codes(&seen).contains(&"segment.encryption"), "{:#?}", seen.findings);
+    let to_one = case(true, true, &|s| s.really_to(recipients(&[1])));
+    assert!(codes(&check(&to_one.objects, &options(&[]))).contains(&"segment.encryption"));
+    let plain = case(true, false, &|s| s);
+    let seen = check(&plain.objects, &options(&[]));
+    for code in ["receipt.contents", "manifest.header", "segment.encryption"] {
+        assert!(codes(&seen).contains(&code), "{code}: {:#?}", seen.findings);
+    }
+}
+
+#[test]
+fn a_segment_that_lost_its_lines_is_noted() {
+    let case = case(false, true, &Stream::and_one_undescribed);
+    let blind = check(&case.objects, &options(&[]));
+    assert_eq!((blind.verdict, codes(&blind)), (Verdict::Sound, vec!["segment.undescribed", "stream.encrypted"]), "{:#?}", blind.findings);
+    let seen = check(&case.objects, &options(&[1]));
+    assert_eq!((seen.verdict, codes(&seen)), (Verdict::Sound, vec!["segment.undescribed", "stream.cut"]), "{:#?}", seen.findings);
+}
