@@ -162,6 +162,7 @@ fn every_code_is_reached_by_a_tampering() {
         Code::TimestampFailed,
         Code::AcquisitionExpired,
         Code::AcquisitionUnapproved,
+        Code::TimeBackwards,
         // `encrypted_cases` reaches these.
         Code::ReceiptContents,
         Code::SegmentEncryption,
@@ -187,11 +188,15 @@ fn an_open_collection_is_a_note_until_completeness_is_asked_for() {
 }
 
 #[test]
-fn what_a_host_s_clock_says_is_noted() {
+fn what_clocks_say_that_may_have_been_set_is_noted() {
     let late: &dyn Fn(&mut exhibit_evidence::record::Acquisition) = &|a| a.started.wall = a.started.wall.plus_s(30 * 86_400);
     let case = cases::good_2(&Faults { acquisition: late, ..Faults::default() });
     let report = check(&case.objects, &Options::default());
     assert_eq!((report.verdict, codes(&report)), (Verdict::Sound, vec!["acquisition.expired"]));
+    let backwards: &dyn Fn(&mut exhibit_evidence::record::Receipt) = &|r| r.received_to = r.received_from.plus_s(-3_600);
+    let case = cases::good_2(&Faults { receipt: backwards, ..Faults::default() });
+    let report = check(&case.objects, &Options::default());
+    assert_eq!((report.verdict, codes(&report)), (Verdict::Sound, vec!["time.backwards"]));
 }
 
 #[test]

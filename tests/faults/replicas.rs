@@ -27,7 +27,7 @@ const SEND_RATE: &str = "2M";
 /// A collection ends within this time after the last fault: a right of a coordinator that nobody saw die lasts a minute.
 const CLOSED_WITHIN: Duration = Duration::from_mins(3);
 /// The copy in a second store is whole within this time.
-const COPIED_WITHIN: Duration = Duration::from_mins(2);
+const COPIED_WITHIN: Duration = Duration::from_mins(5);
 /// Nobody holds a right for longer that nobody uses.
 const RIGHT_LIFE: Duration = Duration::from_secs(75);
 

@@ -277,7 +277,7 @@ codes! {
     TimeExcluded "time.excluded" Warning Unknown
         "A record states a moment that a trusted timestamp excludes."
         "Whoever signed it had a wrong clock, or dated it back or ahead; the timestamp is to be believed, and nothing may be concluded from the moment that is stated."
-    TimeBackwards "time.backwards" Warning Unknown
+    TimeBackwards "time.backwards" Note Unknown
         "A record says that what it tells of ended before it began."
         "A clock was set meanwhile, or the moments are invented."
     ReceiptPredecessor "receipt.predecessor" Error Coordinator

@@ -288,12 +288,6 @@ fn record_lies(add: Add<'_>) {
         Faults { acquisition: &|a| a.complete = false, ..with() },
     );
     add(
-        "received-backwards",
-        "a receipt says that it received the end an hour before the beginning",
-        &["time.backwards"],
-        Faults { receipt: &|r| r.received_to = r.received_from.plus_s(-3_600), ..with() },
-    );
-    add(
         "receipt-predecessor",
         "a receipt follows from another record",
         &["receipt.predecessor"],

@@ -197,7 +197,7 @@ impl Job {
     }
 
     pub fn acquisition(&self, manifest: &ManifestRef) -> Acquisition {
-        let clocks = Clocks { wall: Timestamp::from_unix_s(1_800_000_000), mono_ns: 1, offset_ns: None };
+        let clocks = Clocks { wall: super::world::now(), mono_ns: 1, offset_ns: None };
         Acquisition {
             case: self.order.case.clone(),
             collection: self.collection.clone(),
