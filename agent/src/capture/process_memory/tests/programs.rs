@@ -425,3 +425,44 @@ int main(void) {
     for (;;) pause();
 }
 "#;
+
+/// The first thread ends. A second has open files and a network of its own, a third goes on with those that the first had.
+pub const NO_FIRST: &str = r#"
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+static pthread_barrier_t all;
+static int keep(const char *name) {
+    int fd = memfd_create(name, 0);
+    if (fd < 0 || write(fd, name, strlen(name)) < 0) _exit(1);
+    int s = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in at = { .sin_family = AF_INET };
+    socklen_t n = sizeof at;
+    if (bind(s, (void *)&at, n) || listen(s, 1) || getsockname(s, (void *)&at, &n)) _exit(2);
+    return ntohs(at.sin_port);
+}
+static void *waiter(void *arg) { (void)arg; pthread_barrier_wait(&all); for (;;) pause(); }
+static int own;
+static void *apart(void *arg) {
+    (void)arg;
+    if (unshare(CLONE_FILES) || unshare(CLONE_NEWNET)) _exit(3);
+    own = keep("of-one");
+    pthread_barrier_wait(&all); for (;;) pause();
+}
+int main(void) {
+    int shared = keep("of-all");
+    pthread_t t;
+    pthread_barrier_init(&all, 0, 3);
+    pthread_create(&t, 0, apart, 0);
+    pthread_create(&t, 0, waiter, 0);
+    pthread_barrier_wait(&all);
+    printf("ready\n%d\n%d\n", shared, own); fflush(stdout);
+    pthread_exit(0);
+}
+"#;
