@@ -301,10 +301,14 @@ impl Run {
         let dev = (stat.stx_dev_major, stat.stx_dev_minor);
         let known = stat.stx_mask & rustix::fs::StatxFlags::MNT_ID.bits() != 0;
         let remote = if known { self.remote_by_id.get(&stat.stx_mnt_id) } else { self.remote_by_dev.get(&dev) }.cloned();
+        let mut silent = None;
         exe.build_id = match self.build_ids.get(&id) {
             Some(known) => known.clone(),
             None if remote.is_none() && self.build_ids.len() < FILES_MAX => {
-                let found = content::build_id(dir, "exe");
+                let found = content::build_id(dir, "exe", &mut self.budget).unwrap_or_else(|why| {
+                    silent = Some(why);
+                    None
+                });
                 self.build_ids.insert(id, found.clone());
                 found
             }
@@ -325,8 +329,13 @@ impl Run {
         if let Some(Lossless(comm)) = &row.comm {
             facts.insert("comm".to_owned(), exhibit_evidence::text::escape_bytes(comm));
         }
-        let wanted = Wanted { path: evidence_path(&path), dir, link: "exe", facts, remote: remote.as_deref() };
-        exe.item = content::take(out, wanted, &mut self.budget)?.then_some(path);
+        if let Some(why) = silent {
+            let item = NewItem::new(evidence_path(&path), Kind::Unknown, out.now(), "open:proc-link").with_status(Status::Error, why);
+            out.put(NewItem { facts, ..item }, Content::None)?;
+        } else {
+            let wanted = Wanted { path: evidence_path(&path), dir, link: "exe", facts, remote: remote.as_deref() };
+            exe.item = content::take(out, wanted, &mut self.budget)?.then_some(path);
+        }
         self.remember(id, exe.item.clone());
         Ok(())
     }
@@ -454,10 +463,10 @@ struct Owners {
 struct Holder {
     pid: u32,
     fd: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    thread: Option<u32>,
 }
 
 const fn file_id(s: &Statx) -> FileId {
     (s.stx_dev_major, s.stx_dev_minor, s.stx_ino, s.stx_mtime.tv_sec, s.stx_mtime.tv_nsec)
 }
-    #[serde(skip_serializing_if = "Option::is_none")]
-    thread: Option<u32>,

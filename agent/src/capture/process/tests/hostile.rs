@@ -90,3 +90,24 @@ fn what_threads_have_beside_the_first_is_taken() {
     }
     assert!(out.rows("namespaces").iter().any(|n| n["process"] == pid && n["thread"].is_u64()));
 }
+
+/// Whoever mounts a file system in user space chooses what it is called, and one that was detached stands in no table.
+#[test]
+fn a_file_whose_server_does_not_answer_holds_nobody_up() {
+    for how in ["attached", "detached"] {
+        let dir = tempfile::tempdir().expect("folder");
+        let target = programs::silent(dir.path(), how);
+        let mut out = Memory::default();
+        let mut run = Run::new(&Params::default(), &mut out).expect("parameters");
+        run.budget.patience = Duration::from_millis(300);
+        run.process(&mut out, &mut Reader::new(Plan::default(), PATIENCE), target.pid()).expect("goes on");
+        assert_eq!(run.budget.stuck_left, STUCK_MAX - 1, "{how}");
+        run.finish(&mut out).expect("finished");
+        let row = row(&out, target.pid());
+        let fds = row["fds"].as_array().expect("open files");
+        let item = fds.iter().find_map(|f| f["item"].as_str()).unwrap_or_else(|| panic!("{how}: {fds:?}"));
+        let put = out.get(item).expect("an item");
+        let reason = put.item.reason.as_deref().expect("a reason");
+        assert!(put.status == Status::Partial && reason.contains("did not answer within"), "{how}: {reason}");
+    }
+}

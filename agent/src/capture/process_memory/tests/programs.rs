@@ -280,6 +280,15 @@ int main(void) {
 
 /// A program that holds its own memory lock until it is killed: see there.
 pub fn locked(dir: &Path) -> Target {
+    mounted(dir, &[])
+}
+
+/// A program that only has a file open whose server answers everything but reads: see there for `how`.
+pub fn silent(dir: &Path, how: &str) -> Target {
+    mounted(dir, &[how])
+}
+
+fn mounted(dir: &Path, arguments: &[&str]) -> Target {
     let program = compile(dir, "locked", include_str!("locked.c"), &["-pthread"]);
     let mount = dir.join("mount");
     std::fs::create_dir(&mount).expect("a folder to mount on");
