@@ -29,6 +29,7 @@ pub mod system;
 mod table;
 #[cfg(test)]
 pub(crate) mod testing;
+mod threads;
 pub mod walk;
 
 use std::collections::BTreeMap;

@@ -5,7 +5,7 @@
 //! Who leaves threads behind counts them, and gives up when there are too many.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -101,6 +101,48 @@ pub fn watched<T: Send + 'static>(
     }
 }
 
+type Question<T> = Box<dyn FnOnce(&mut T) + Send>;
+
+/// A thing that only a thread of its own asks anything, one question after the other. Once it has not answered in time it is
+/// not asked any more.
+pub struct Kept<T> {
+    ask: Option<SyncSender<Question<T>>>,
+    patience: Duration,
+}
+
+impl<T: Send + 'static> Kept<T> {
+    /// Gives the thing to its thread, which ends with the last question once this is dropped.
+    ///
+    /// # Errors
+    /// [`NotDone::NoThread`].
+    pub fn new(mut thing: T, patience: Duration) -> Result<Self, NotDone> {
+        let (ask, asked) = sync_channel::<Question<T>>(1);
+        spawn(move || {
+            while let Ok(question) = asked.recv() {
+                question(&mut thing);
+            }
+        })?;
+        Ok(Self { ask: Some(ask), patience })
+    }
+
+    /// Asks it something, and waits at most as long as it was told.
+    ///
+    /// # Errors
+    /// [`NotDone::Late`], now or before.
+    pub fn ask<R: Send + 'static>(&mut self, question: impl FnOnce(&mut T) -> R + Send + 'static) -> Result<R, NotDone> {
+        let (give, given) = sync_channel(1);
+        let question: Question<T> = Box::new(move |thing| {
+            let _ = give.send(question(thing));
+        });
+        let asked = self.ask.as_ref().is_some_and(|ask| ask.send(question).is_ok());
+        let answer = if asked { given.recv_timeout(self.patience).ok() } else { None };
+        if answer.is_none() {
+            self.ask = None;
+        }
+        answer.ok_or(NotDone::Late)
+    }
+}
+
 fn spawn(work: impl FnOnce() + Send + 'static) -> Result<(), NotDone> {
     let started = std::thread::Builder::new().name("patience".into()).stack_size(STACK_BYTES).spawn(work);
     started.map(drop).map_err(|_| NotDone::NoThread)
@@ -136,6 +178,12 @@ mod tests {
         assert_eq!(watched(SHORT, &mut checkpoint, move |_| wait()), Ok(Err(NotDone::Late)));
         assert!(asked > 0);
         drop(hold);
+        let mut kept = Kept::new(1, SHORT).expect("a thread");
+        assert_eq!((kept.ask(|n| *n + 1), kept.ask(|n| std::mem::replace(n, 5)), kept.ask(|n| *n)), (Ok(2), Ok(1), Ok(5)));
+        let (hold, wait) = stuck();
+        assert_eq!(kept.ask(move |_| wait()), Err(NotDone::Late));
+        drop(hold);
+        assert_eq!(kept.ask(|n| *n), Err(NotDone::Late), "it is not asked again");
     }
 
     #[test]

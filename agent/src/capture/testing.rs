@@ -84,6 +84,7 @@ impl Output for Memory {
                         match source.read_at(at, &mut all[at as usize..end as usize]) {
                             Ok(0) => break,
                             Ok(n) => at += n as u64,
+                            Err(_) if source.gone().is_some() => break,
                             Err(e) => panic!("{item:?}: {e}"),
                         }
                     }

@@ -92,8 +92,22 @@ pub fn scan_pages(pagemap: BorrowedFd<'_>, start: u64, end: u64, ranges: &mut [P
 /// What the kernel answers: `ESRCH` when one is gone, `ENOSYS` where it was built without, `EPERM` for strangers.
 pub fn is_shared(one: u32, other: u32) -> io::Result<bool> {
     const KCMP_VM: libc::c_int = 1;
+    compare(one, other, KCMP_VM)
+}
+
+/// Whether two threads use the same table of open files: all threads of a process do, but who called `unshare(CLONE_FILES)`
+/// (kcmp(2)).
+///
+/// # Errors
+/// As [`is_shared`].
+pub fn shares_descriptors(one: u32, other: u32) -> io::Result<bool> {
+    const KCMP_FILES: libc::c_int = 2;
+    compare(one, other, KCMP_FILES)
+}
+
+fn compare(one: u32, other: u32, what: libc::c_int) -> io::Result<bool> {
     // SAFETY: takes five integers.
-    let answer = unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_VM, 0_u64, 0_u64) };
+    let answer = unsafe { libc::syscall(libc::SYS_kcmp, one, other, what, 0_u64, 0_u64) };
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer == 0) }
 }
 
@@ -108,6 +122,8 @@ mod tests {
         let own = std::process::id();
         assert!(is_shared(own, own).expect("told"));
         assert!(!is_shared(own, 1).unwrap_or(false));
+        assert!(shares_descriptors(own, own).expect("told"));
+        assert!(!shares_descriptors(own, 1).unwrap_or(false));
     }
 
     #[test]

@@ -173,8 +173,10 @@ fn nothing(
     }
     out.note("physical memory is refused: taking that of every process");
     let taken = process_memory::all(out)?;
-    let (cores, meant) = (taken.cores, taken.meant);
-    Err(Stop::Nothing(format!("{reason}; instead the memory of {cores} of {meant} processes was taken one by one")))
+    let (cores, meant, in_part) = (taken.cores, taken.meant, taken.in_part);
+    Err(Stop::Nothing(format!(
+        "{reason}; instead the memory of {cores} of {meant} processes was taken one by one ({in_part} of them in part)"
+    )))
 }
 
 struct Run<'a> {

@@ -157,6 +157,9 @@ fn sockets(out: &mut dyn Output, found: &Found, opened: &mut [Opened]) -> Result
     if found.refused > 0 {
         problems.push(format!("{} processes did not let their descriptors be listed: their sockets seem to have no holder", found.refused));
     }
+    if found.threads_cut > 0 {
+        problems.push(format!("{} processes have more threads, or more with files of their own, than were looked at", found.threads_cut));
+    }
     let problem = (!problems.is_empty()).then(|| (Status::Partial, bounded(&problems)));
     if !not_offered.is_empty() {
         let text = not_offered.into_iter().collect::<Vec<_>>().join("; ");
@@ -285,6 +288,7 @@ fn routing(out: &mut dyn Output, found: &Found, opened: &mut [Opened]) -> Result
 /// The raw text tables of a namespace, through a process that lives in it.
 fn texts(out: &mut dyn Output, namespace: &Namespace) -> Result<(), Stop> {
     let Some((pid, dir)) = &namespace.process else { return Ok(()) };
+    let of = namespace.thread.map_or_else(|| format!("/proc/{pid}"), |tid| format!("/proc/{pid}/task/{tid}"));
     let facts = BTreeMap::from([("netns".to_owned(), namespace.inode.to_string())]);
     let started = out.now();
     let folder = |out: &mut dyn Output, below: &str, must: bool| -> Result<(), Stop> {
@@ -294,7 +298,7 @@ fn texts(out: &mut dyn Output, namespace: &Namespace) -> Result<(), Stop> {
             Ok(listed) => listed,
             Err(e) if must => {
                 let (status, reason) = super::live::refusal(e);
-                return put_absent(out, evidence_path(format!("/proc/{pid}/{at}")), status, reason, started, "read");
+                return put_absent(out, evidence_path(format!("{of}/{at}")), status, reason, started, "read");
             }
             // A table that this kernel or namespace does not have.
             Err(_) => return Ok(()),
@@ -302,7 +306,7 @@ fn texts(out: &mut dyn Output, namespace: &Namespace) -> Result<(), Stop> {
         for name in entries {
             out.checkpoint()?;
             let begun = out.now();
-            let mut path = format!("/proc/{pid}/{at}/").into_bytes();
+            let mut path = format!("{of}/{at}/").into_bytes();
             path.extend_from_slice(&name);
             let opened = super::live::open_at(&folder, name.as_slice());
             let is_folder = |f: &OwnedFd| rustix::fs::fstat(f).is_ok_and(|s| s.st_mode & 0o170_000 == 0o040_000);
@@ -315,14 +319,14 @@ fn texts(out: &mut dyn Output, namespace: &Namespace) -> Result<(), Stop> {
         }
         if more {
             let reason = format!("more than {NET_FILES_MAX} files: the rest was left out");
-            put_absent(out, evidence_path(format!("/proc/{pid}/{at}")), Status::Partial, reason, started, "read")?;
+            put_absent(out, evidence_path(format!("{of}/{at}")), Status::Partial, reason, started, "read")?;
         }
         Ok(())
     };
     folder(out, "", true)?;
     if is_own(namespace) && rustix::fs::statat(dir, "net/nf_conntrack", rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_err() {
         let reason = "connection tracking is not loaded, or this kernel has no text table of it (its netlink table is not read yet)";
-        put_absent(out, evidence_path(format!("/proc/{pid}/net/nf_conntrack")), Status::Missing, reason, started, "stat")?;
+        put_absent(out, evidence_path(format!("{of}/net/nf_conntrack")), Status::Missing, reason, started, "stat")?;
     }
     for below in NET_FOLDERS {
         folder(out, &format!("/{below}"), false)?;
@@ -398,6 +402,8 @@ struct NamespaceRow<'a> {
     inode: u64,
     own: bool,
     process: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    thread: Option<u32>,
     bound: Option<&'a str>,
     problem: Option<&'a str>,
 }
@@ -407,7 +413,14 @@ fn namespace_list(out: &mut dyn Output, found: &Found, opened: &[Opened]) -> Res
     for (namespace, opened) in found.namespaces.iter().zip(opened) {
         let problem = opened.route.as_ref().err().map(String::as_str);
         let process = namespace.process.as_ref().map(|(pid, _)| *pid);
-        let row = NamespaceRow { inode: namespace.inode, own: is_own(namespace), process, bound: namespace.bound.as_deref(), problem };
+        let row = NamespaceRow {
+            inode: namespace.inode,
+            own: is_own(namespace),
+            process,
+            thread: namespace.thread,
+            bound: namespace.bound.as_deref(),
+            problem,
+        };
         table.row(out, &row)?;
     }
     let left = found.namespaces_left_out;

@@ -105,6 +105,9 @@ pub fn request(ask: &Ask) -> Vec<u8> {
 pub struct Holder {
     pub pid: u32,
     pub fd: u32,
+    /// The thread whose descriptor it is, where that has open files of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thread: Option<u32>,
     pub comm: Lossless,
 }
 

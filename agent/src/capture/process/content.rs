@@ -10,8 +10,9 @@ use rustix::io::Errno;
 
 use super::gather::kind_of;
 use crate::capture::live::{put_absent, refusal};
-use crate::capture::patience::{self, NotDone};
+use crate::capture::patience::{self, Kept, NotDone};
 use crate::capture::{Content, EvidencePath, Extent, Kind, Meta, NewItem, Output, Source, Status, Stop};
+use crate::clock;
 
 /// Data ranges of a sparse file that are told apart; a file with more is read through.
 const EXTENTS_MAX: usize = 65_536;
@@ -23,10 +24,26 @@ pub struct Budget {
     pub file_bytes_max: u64,
     /// Bytes left for all files of this capture.
     pub left_bytes: u64,
-    /// How long opening one may take: looking one up among the mapped files waits for a lock of the process.
+    /// How long anything asked of one may take: looking one up among the mapped files waits for a lock of the process, and what
+    /// lies behind a file system (a program, a server, a loop device on either) answers when it likes.
     pub patience: Duration,
     /// Threads that may still be left behind by it.
     pub stuck_left: u32,
+}
+
+impl Budget {
+    /// Counts one that did not answer, and says so.
+    fn late(&mut self) -> String {
+        self.stuck_left = self.stuck_left.saturating_sub(1);
+        not_answered(self.patience)
+    }
+}
+
+fn not_answered(patience: Duration) -> String {
+    let s = patience.as_secs();
+    format!(
+        "did not answer within {s} s: a lock of its process is held, or what its file system asks hangs (left behind, the capture went on)"
+    )
 }
 
 /// A file to take through a magic link below `/proc/<pid>`.
@@ -44,7 +61,8 @@ pub struct Wanted<'a> {
 /// Takes a file. Returns whether there is now an item with content for it.
 ///
 /// Nothing here blocks on a fifo, device or terminal: the link is opened with O_PATH first, which opens nothing, and read
-/// only if that is a regular file.
+/// only if that is a regular file. Whatever is asked of the file is asked by a thread that can be left behind: neither the type
+/// of its file system nor the mount table says truly who has to answer.
 ///
 /// # Errors
 /// [`Stop`] from the output.
@@ -66,16 +84,11 @@ pub fn take(out: &mut dyn Output, wanted: Wanted<'_>, budget: &mut Budget) -> Re
     if budget.stuck_left == 0 {
         return absent(Status::Skipped, "not tried: too many files before did not answer".to_owned(), &facts);
     }
-    let opened = match open_in_time(dir, link, budget.patience) {
+    let (opened, extents) = match open_in_time(dir, link, budget.patience) {
         Ok(opened) => opened,
         Err(NotOpened::Late) => {
-            budget.stuck_left = budget.stuck_left.saturating_sub(1);
-            let s = budget.patience.as_secs();
-            return absent(
-                Status::Error,
-                format!("did not answer within {s} s: a lock of its process is held (left behind, the capture went on)"),
-                &facts,
-            );
+            let reason = budget.late();
+            return absent(Status::Error, reason, &facts);
         }
         Err(NotOpened::Kernel(e)) => {
             let (status, reason) = refusal(e);
@@ -99,17 +112,34 @@ pub fn take(out: &mut dyn Output, wanted: Wanted<'_>, budget: &mut Budget) -> Re
         return absent(Status::Skipped, format!("{cost} bytes: the capture's limit for contents (total_max) is used up"), &facts);
     }
     budget.left_bytes = budget.left_bytes.saturating_sub(cost);
+    let meta = meta_of(&opened.before);
+    let Ok(mut source) = Reading::new(opened, *budget) else { return absent(Status::Error, Errno::AGAIN.to_string(), &facts) };
     let mut item = NewItem::new(path, Kind::File, started, "open:proc-link");
-    item.meta = Some(Box::new(meta_of(&opened.before)));
+    item.meta = Some(Box::new(meta));
     item.facts = facts;
-    let extents = extents(&opened);
-    let mut source = opened;
-    out.put(item, Content::Source { size, extents, source: &mut source }).map(|_| true)
+    let put = out.put(item, Content::Source { size, extents, source: &mut source });
+    if source.gone.is_some() {
+        budget.stuck_left = budget.stuck_left.saturating_sub(1);
+    }
+    put.map(|_| true)
 }
 
 /// The build id of a program, without taking it.
-pub fn build_id(dir: &OwnedFd, link: &str) -> Option<String> {
-    super::build_id::read(&open_regular(dir, link).ok()?.file)
+///
+/// # Errors
+/// Why it did not answer: then nothing else should be asked of it.
+pub fn build_id(dir: &OwnedFd, link: &str, budget: &mut Budget) -> Result<Option<String>, String> {
+    let Ok(own) = dir.try_clone() else { return Ok(None) };
+    if budget.stuck_left == 0 {
+        return Ok(None);
+    }
+    let name = link.to_owned();
+    let read = move || super::build_id::read(&open_regular(&own, &name).ok()?.file);
+    match patience::within(budget.patience, read) {
+        Ok(found) => Ok(found),
+        Err(NotDone::Late) => Err(budget.late()),
+        Err(NotDone::NoThread) => Ok(None),
+    }
 }
 
 /// Puts a record for a process's file that will not be taken.
@@ -139,10 +169,15 @@ fn stat_fd(file: &OwnedFd) -> Result<Statx, Errno> {
     statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::BTIME)
 }
 
-/// [`open_regular`] on a thread that can be left behind.
-fn open_in_time(dir: &OwnedFd, link: &str, limit: Duration) -> Result<Opened, NotOpened> {
+/// [`open_regular`] and [`extents`] on a thread that can be left behind.
+fn open_in_time(dir: &OwnedFd, link: &str, limit: Duration) -> Result<(Opened, Option<Vec<Extent>>), NotOpened> {
     let (own, name) = (dir.try_clone().map_err(|_| Errno::MFILE)?, link.to_owned());
-    match patience::within(limit, move || open_regular(&own, &name)) {
+    let open = move || {
+        let opened = open_regular(&own, &name)?;
+        let extents = extents(&opened);
+        Ok((opened, extents))
+    };
+    match patience::within(limit, open) {
         Ok(opened) => opened,
         Err(NotDone::Late) => Err(NotOpened::Late),
         Err(NotDone::NoThread) => Err(Errno::AGAIN.into()),
@@ -193,15 +228,75 @@ fn extents(opened: &Opened) -> Option<Vec<Extent>> {
     Some(found)
 }
 
-impl Source for Opened {
+/// A file that is being read.
+struct Reading {
+    file: Kept<OwnedFd>,
+    before: Statx,
+    patience: Duration,
+    /// Time left for all reads together.
+    left: Duration,
+    /// Why nothing more is asked of it.
+    gone: Option<String>,
+}
+
+/// Bytes of one read.
+const READ_BYTES_MAX: usize = 1 << 20;
+/// Bytes a second below which a file counts as one that does not answer: whoever serves it could answer each read at the last
+/// moment. Disks are a hundred times faster.
+const BYTES_PER_S_MIN: u64 = 1 << 20;
+
+impl Reading {
+    fn new(opened: Opened, budget: Budget) -> Result<Self, NotDone> {
+        let Opened { file, before } = opened;
+        let patience = budget.patience;
+        let left = patience.saturating_add(Duration::from_secs(before.stx_size / BYTES_PER_S_MIN));
+        Ok(Self { file: Kept::new(file, patience)?, before, patience, left, gone: None })
+    }
+
+    /// Asks something of the file; `None` when that did not answer, now or before.
+    fn ask<R: Send + 'static>(&mut self, question: impl FnOnce(&mut OwnedFd) -> R + Send + 'static) -> Option<R> {
+        if self.gone.is_some() {
+            return None;
+        }
+        let begun = clock::monotonic();
+        let answer = self.file.ask(question).ok();
+        self.left = self.left.saturating_sub(clock::monotonic().saturating_sub(begun));
+        if answer.is_none() {
+            self.gone = Some(not_answered(self.patience));
+        } else if self.left.is_zero() {
+            self.gone = Some("answers more slowly than 1 MiB a second: the rest was not waited for".to_owned());
+        }
+        answer
+    }
+}
+
+impl Source for Reading {
     fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        Ok(rustix::io::pread(&self.file, buf, offset)?)
+        let wanted = buf.len().min(READ_BYTES_MAX);
+        let read = move |file: &mut OwnedFd| {
+            let mut bytes = vec![0; wanted];
+            let count = rustix::io::pread(&*file, &mut bytes, offset)?;
+            bytes.truncate(count);
+            Ok::<_, Errno>(bytes)
+        };
+        let Some(read) = self.ask(read) else { return Err(io::Error::from(io::ErrorKind::TimedOut)) };
+        let bytes = read?;
+        buf.get_mut(..bytes.len()).ok_or(io::ErrorKind::InvalidData)?.copy_from_slice(&bytes);
+        Ok(bytes.len())
+    }
+
+    fn gone(&self) -> Option<&str> {
+        self.gone.as_deref()
     }
 
     fn after(&mut self) -> Option<(Status, String)> {
-        let now = match stat_fd(&self.file) {
-            Ok(now) => now,
-            Err(e) => return Some((Status::Partial, format!("its state after reading is not known: {e}"))),
+        if let Some(why) = &self.gone {
+            return Some((Status::Partial, why.clone()));
+        }
+        let now = match self.ask(|file| stat_fd(file)) {
+            Some(Ok(now)) => now,
+            Some(Err(e)) => return Some((Status::Partial, format!("its state after reading is not known: {e}"))),
+            None => return Some((Status::Partial, "its state after reading is not known: it did not answer".to_owned())),
         };
         let time = |s: &Statx| (s.stx_mtime.tv_sec, s.stx_mtime.tv_nsec);
         if now.stx_size != self.before.stx_size {

@@ -8,22 +8,15 @@ use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::row::{Exe, Fd, Row, Sched, Thread, policy_name};
-use super::{container, maps, parse};
+use super::{container, fds, maps, parse};
 use crate::capture::live::{Lossless, Problem, Read, SMALL_BYTES_MAX, lines, link, number, numbers, open_dir, read_at};
+use crate::capture::threads::{self, Living, Others};
 
-/// Open files listed in the process's own row; a row stays below about 2 MiB.
-pub const FDS_IN_ROW_MAX: usize = 4096;
-/// Open files looked at per process; the rest is counted.
-pub const FDS_MAX: usize = 65_536;
-/// Bytes of what is kept of them: an ordinary one takes some 200, but whoever owns the process chooses the paths.
-const FDS_BYTES_MAX: usize = 4 << 20;
 /// Bound of a table that grows with one process or one namespace (about 40,000 mappings or mounts): whoever owns it can make
 /// it long, and it is in memory as a whole.
 pub const TABLE_BYTES_MAX: usize = 4 << 20;
 /// Names read from an fd or task folder before giving up counting.
-const NAMES_MAX: usize = 4 << 20;
-/// Lines of fdinfo kept over all open files of a process (about 1.5 MiB).
-const EXTRA_LINES_MAX: usize = 16_384;
+pub(super) const NAMES_MAX: usize = 4 << 20;
 /// Threads listed per process; the rest is counted.
 const THREADS_MAX: usize = 8192;
 
@@ -89,7 +82,7 @@ pub struct Plan {
 
 /// One process as it was read.
 pub struct Gathered {
-    /// `/proc/<pid>`, pinned.
+    /// `/proc/<pid>`, pinned; of a process whose first thread has ended, `/proc/<tid>` of [`Row::read_through`].
     pub dir: OwnedFd,
     pub row: Box<Row>,
     pub raw: Vec<(&'static str, Result<Read, Errno>)>,
@@ -103,15 +96,18 @@ pub struct Gathered {
 /// # Errors
 /// When its folder cannot be opened: it is gone, or hidden.
 pub fn gather(pid: u32, plan: &Plan) -> Result<Gathered, Errno> {
-    let dir = open_dir(rustix::fs::CWD, format!("/proc/{pid}"))?;
+    let first = open_dir(rustix::fs::CWD, format!("/proc/{pid}"))?;
     let mut row = Box::new(Row { pid, status: "collected", ticks_per_s: rustix::param::clock_ticks_per_second(), ..Row::default() });
+    let living = threads::living(&first, pid);
+    row.read_through = living.as_ref().map(|l| l.tid);
+    let dir = living.as_ref().map_or(&first, |l| &l.dir);
     let mut raw = Vec::with_capacity(RAW.len());
     let mut arguments = None;
     for file in RAW.iter().filter(|f| !plan.without.contains(&f.name)) {
         if row.kernel_thread && !file.kernel_thread {
             continue;
         }
-        let mut result = read_at(&dir, file.name, file.bytes_max);
+        let mut result = read_at(if OF_FIRST.contains(&file.name) { &first } else { dir }, file.name, file.bytes_max);
         match &mut result {
             Ok(read) if file.name == "stat" => arguments = parse::stat(&read.bytes).and_then(|s| s.arguments),
             Ok(read) if file.name == "cmdline" && plan.redacts => keep_to_arguments(read, arguments),
@@ -121,14 +117,18 @@ pub fn gather(pid: u32, plan: &Plan) -> Result<Gathered, Errno> {
             Ok(read) => interpret(&mut row, file.name, read),
             Err(e) => row.problems.push(Problem::new(file.name, *e)),
         }
+        if let Some(living) = living.as_ref().filter(|_| OF_FIRST.contains(&file.name)) {
+            arguments = memory_of(living, &mut row).or(arguments);
+        }
         raw.push((file.name, result));
     }
-    links(&dir, &mut row);
-    let exe = if row.kernel_thread { None } else { exe(&dir, &mut row) };
-    threads(&dir, &mut row);
-    let more_fds = if row.kernel_thread { Vec::new() } else { fds(&dir, &mut row) };
+    links(dir, &mut row);
+    let exe = if row.kernel_thread { None } else { exe(dir, &mut row) };
+    let others = if row.kernel_thread { Others::default() } else { threads::others(dir, row.read_through.unwrap_or(pid)) };
+    list_threads(dir, &mut row, &others);
+    let more_fds = if row.kernel_thread { Vec::new() } else { fds::all(dir, &mut row, &others) };
     // The folder answers only while the process exists (a zombie still does).
-    if read_at(&dir, "stat", SMALL_BYTES_MAX).is_err() {
+    if read_at(&first, "stat", SMALL_BYTES_MAX).is_err() {
         row.status = "vanished";
         for (_, result) in &mut raw {
             // A dead process's files are "not found" or "no such process" depending on the kernel's path.
@@ -139,7 +139,20 @@ pub fn gather(pid: u32, plan: &Plan) -> Result<Gathered, Errno> {
     } else if !row.problems.is_empty() {
         row.status = "partial";
     }
+    let dir = living.map_or(first, |l| l.dir);
     Ok(Gathered { dir, row, raw, more_fds, exe })
+}
+
+/// What is taken of the first thread even when it has ended: it says so there.
+pub const OF_FIRST: [&str; 2] = ["stat", "status"];
+
+/// What `stat` and `status` say of memory, which a first thread that has ended does not know any more: its sizes go into the
+/// row, where the arguments lie is given back.
+fn memory_of(living: &Living, row: &mut Row) -> Option<(u64, u64)> {
+    if let Ok(status) = read_at(&living.dir, "status", SMALL_BYTES_MAX) {
+        row.memory = parse::status(&status.bytes).memory;
+    }
+    read_at(&living.dir, "stat", SMALL_BYTES_MAX).ok().and_then(|read| parse::stat(&read.bytes)).and_then(|s| s.arguments)
 }
 
 /// Cuts a command line off where the arguments end. Of a process that overwrote them to the last byte the kernel shows what
@@ -315,11 +328,11 @@ const DELETED: &[u8] = b" (deleted)";
 
 /// Whether the name is gone. A file whose real name ends in the mark counts as deleted too: its content is then taken
 /// once more than necessary, which is the harmless side to err on. `nlink` tells.
-fn is_deleted(target: &[u8], stat: &Statx) -> bool {
+pub(super) fn is_deleted(target: &[u8], stat: &Statx) -> bool {
     target.ends_with(DELETED) || (stat.stx_nlink == 0 && kind_of(stat) == "file")
 }
 
-fn threads(dir: &OwnedFd, row: &mut Row) {
+fn list_threads(dir: &OwnedFd, row: &mut Row, others: &Others) {
     let listed = open_dir(dir, "task").and_then(|task| Ok((numbers(&task, NAMES_MAX)?.0, task)));
     let (tids, task) = match listed {
         Ok(listed) => listed,
@@ -340,75 +353,9 @@ fn threads(dir: &OwnedFd, row: &mut Row) {
             stime_ticks: stat.as_ref().and_then(|s| s.stime_ticks),
             processor: stat.as_ref().and_then(|s| s.processor),
             policy: stat.as_ref().and_then(|s| s.policy).map(policy_name),
+            net_ns: others.nets.iter().find(|(of, _)| *of == tid).map(|(_, ns)| *ns),
             comm: stat.map(|s| Lossless(s.comm)),
         });
-    }
-}
-
-fn fds(dir: &OwnedFd, row: &mut Row) -> Vec<Fd> {
-    let opened = open_dir(dir, "fd").and_then(|fd| Ok((numbers(&fd, NAMES_MAX)?.0, fd)));
-    let (listed, fd_dir) = match opened {
-        Ok(opened) => opened,
-        Err(e) => {
-            row.problems.push(Problem::new("fd", e));
-            return Vec::new();
-        }
-    };
-    let info_dir = open_dir(dir, "fdinfo");
-    if let Err(e) = &info_dir {
-        row.problems.push(Problem::new("fdinfo", *e));
-    }
-    row.fds_total = listed.len() as u64;
-    let mut bytes = 0_usize;
-    let mut more = Vec::new();
-    let mut extra_room = EXTRA_LINES_MAX;
-    for n in listed.iter().copied().take(FDS_MAX) {
-        let mut fd = one_fd(&fd_dir, info_dir.as_ref().ok(), n);
-        let kept = fd.extra.len().min(extra_room);
-        fd.extra_left_out = fd.extra_left_out.saturating_add(fd.extra.len().saturating_sub(kept));
-        fd.extra.truncate(kept);
-        extra_room = extra_room.saturating_sub(kept);
-        bytes = bytes.saturating_add(size_of::<Fd>()).saturating_add(fd.target.as_ref().map_or(0, |t| t.0.len()));
-        if row.fds.len() < FDS_IN_ROW_MAX {
-            row.fds.push(fd);
-        } else {
-            more.push(fd);
-        }
-        if bytes > FDS_BYTES_MAX {
-            break;
-        }
-    }
-    row.fds_left_out = listed.len().saturating_sub(row.fds.len()).saturating_sub(more.len()) as u64;
-    row.fds_elsewhere = more.len() as u64;
-    more
-}
-
-fn one_fd(fd_dir: &OwnedFd, info_dir: Option<&OwnedFd>, n: u32) -> Fd {
-    let name = n.to_string();
-    let mut problem = None;
-    let target = link(fd_dir, name.as_str()).map_err(|e| problem = Some(format!("link: {e}"))).ok();
-    let stat = look(fd_dir, name.as_str()).map_err(|e| problem = Some(format!("statx: {e}"))).ok();
-    let info = info_dir
-        .and_then(|d| read_at(d, name.as_str(), SMALL_BYTES_MAX).map_err(|e| problem = Some(format!("fdinfo: {e}"))).ok())
-        .map(|r| parse::fdinfo(&r.bytes))
-        .unwrap_or_default();
-    Fd {
-        fd: n,
-        kind: stat.as_ref().map(kind_of),
-        dev: stat.map(|s| [s.stx_dev_major, s.stx_dev_minor]),
-        ino: stat.map(|s| s.stx_ino),
-        nlink: stat.map(|s| u64::from(s.stx_nlink)),
-        size: stat.map(|s| s.stx_size),
-        pos: info.pos,
-        flags: info.flags,
-        mode: info.flags.map(access_mode),
-        mnt_id: info.mnt_id,
-        deleted: target.as_ref().zip(stat.as_ref()).is_some_and(|(t, s)| is_deleted(t, s)),
-        item: None,
-        extra: info.extra,
-        extra_left_out: info.extra_left_out,
-        target: target.map(Lossless),
-        problem,
     }
 }
 
@@ -424,16 +371,5 @@ pub fn kind_of(stat: &Statx) -> &'static str {
         0o060_000 => "block",
         0o120_000 => "symlink",
         _ => "anonymous",
-    }
-}
-
-const fn access_mode(flags: u32) -> &'static str {
-    // O_PATH (010000000) opens neither for reading nor for writing.
-    match (flags & 0o10_000_000 != 0, flags & 3) {
-        (true, _) => "path",
-        (false, 0) => "r",
-        (false, 1) => "w",
-        (false, 2) => "rw",
-        (false, _) => "none",
     }
 }

@@ -68,7 +68,7 @@ pub fn summarise(bytes: &[u8]) -> Summary {
         };
         summary.regions = summary.regions.saturating_add(1);
         suspicious(&mut summary, &m);
-        if m.ino == 0 || m.path.is_empty() {
+        if !m.is_file() || m.path.is_empty() {
             continue;
         }
         let bytes = m.end.saturating_sub(m.start);
@@ -105,7 +105,7 @@ pub fn summarise(bytes: &[u8]) -> Summary {
 fn suspicious(summary: &mut Summary, m: &Mapping<'_>) {
     let executable = m.perms.contains(&b'x');
     let kernels_own = matches!(m.path, b"[vdso]" | b"[vsyscall]" | b"[uprobes]" | b"[sigpage]" | b"[vectors]");
-    if !executable || kernels_own || (m.ino != 0 && !m.perms.contains(&b'w')) {
+    if !executable || kernels_own || (m.is_file() && !m.perms.contains(&b'w')) {
         return;
     }
     if summary.executable_anonymous.len() >= LISTED_MAX {

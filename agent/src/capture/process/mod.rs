@@ -7,6 +7,7 @@ mod build_id;
 pub mod container;
 mod content;
 mod environ;
+mod fds;
 pub(super) mod gather;
 mod hidden;
 mod maps;
@@ -23,7 +24,7 @@ use rustix::fs::Statx;
 use rustix::io::Errno;
 
 use self::content::{Budget, Wanted};
-use self::gather::{Gathered, Plan, RAW, TABLE_BYTES_MAX};
+use self::gather::{Gathered, OF_FIRST, Plan, RAW, TABLE_BYTES_MAX};
 pub use self::parse::bracketed;
 use self::reader::{Answer, PATIENCE, Reader, STUCK_MAX};
 use self::row::{Fd, Row};
@@ -32,7 +33,7 @@ use super::mounts::{Class, Mounts};
 use super::{Capture, Content, Kind, Moment, NewItem, Output, Param, ParamKind, Params, Status, Stop, Table, evidence_path};
 use crate::order::Policy;
 
-/// Sockets whose owners are remembered: 16 bytes each, 8 MiB in all.
+/// Sockets whose owners are remembered: 24 bytes each, 12 MiB in all.
 const SOCKETS_MAX: usize = 512 << 10;
 /// Distinct programs and deleted files remembered.
 const FILES_MAX: usize = 65_536;
@@ -167,8 +168,8 @@ struct Run {
     remote_by_dev: BTreeMap<(u32, u32), String>,
     /// The device of the agent's own root: a host that runs from a remote root can only be read from there.
     root_dev: Option<(u32, u32)>,
-    /// Socket inode, process, descriptor.
-    sockets: Vec<(u64, u32, u32)>,
+    /// Socket inode, process, descriptor, and the thread if it has files of its own.
+    sockets: Vec<(u64, u32, u32, Option<u32>)>,
     sockets_cut: bool,
     processes: u64,
     redacted: GlobSet,
@@ -238,8 +239,9 @@ impl Run {
             {
                 self.redact(read);
             }
-            let result = &result;
-            put_read(out, evidence_path(format!("/proc/{pid}/{name}")), result, started, BTreeMap::new())?;
+            let through = row.read_through.filter(|_| !OF_FIRST.contains(&name));
+            let facts = through.map(|tid| ("read_through".to_owned(), tid.to_string())).into_iter().collect();
+            put_read(out, evidence_path(format!("/proc/{pid}/{name}")), &result, started, facts)?;
         }
         if gone {
             let item = NewItem::new(evidence_path(format!("/proc/{pid}")), Kind::Unknown, started, "read")
@@ -299,10 +301,14 @@ impl Run {
         let dev = (stat.stx_dev_major, stat.stx_dev_minor);
         let known = stat.stx_mask & rustix::fs::StatxFlags::MNT_ID.bits() != 0;
         let remote = if known { self.remote_by_id.get(&stat.stx_mnt_id) } else { self.remote_by_dev.get(&dev) }.cloned();
+        let mut silent = None;
         exe.build_id = match self.build_ids.get(&id) {
             Some(known) => known.clone(),
             None if remote.is_none() && self.build_ids.len() < FILES_MAX => {
-                let found = content::build_id(dir, "exe");
+                let found = content::build_id(dir, "exe", &mut self.budget).unwrap_or_else(|why| {
+                    silent = Some(why);
+                    None
+                });
                 self.build_ids.insert(id, found.clone());
                 found
             }
@@ -323,15 +329,20 @@ impl Run {
         if let Some(Lossless(comm)) = &row.comm {
             facts.insert("comm".to_owned(), exhibit_evidence::text::escape_bytes(comm));
         }
-        let wanted = Wanted { path: evidence_path(&path), dir, link: "exe", facts, remote: remote.as_deref() };
-        exe.item = content::take(out, wanted, &mut self.budget)?.then_some(path);
+        if let Some(why) = silent {
+            let item = NewItem::new(evidence_path(&path), Kind::Unknown, out.now(), "open:proc-link").with_status(Status::Error, why);
+            out.put(NewItem { facts, ..item }, Content::None)?;
+        } else {
+            let wanted = Wanted { path: evidence_path(&path), dir, link: "exe", facts, remote: remote.as_deref() };
+            exe.item = content::take(out, wanted, &mut self.budget)?.then_some(path);
+        }
         self.remember(id, exe.item.clone());
         Ok(())
     }
 
     fn open_file(&mut self, out: &mut dyn Output, dir: &std::os::fd::OwnedFd, pid: u32, fd: &mut Fd) -> Result<(), Stop> {
         if let Some(inode) = fd.target.as_ref().and_then(|t| bracketed(&t.0, b"socket")) {
-            if self.sockets.len() < SOCKETS_MAX { self.sockets.push((inode, pid, fd.fd)) } else { self.sockets_cut = true }
+            if self.sockets.len() < SOCKETS_MAX { self.sockets.push((inode, pid, fd.fd, fd.thread)) } else { self.sockets_cut = true }
         }
         let (Some(target), Some([major, minor]), Some(ino)) = (&fd.target, fd.dev, fd.ino) else { return Ok(()) };
         if !self.take_deleted || !fd.deleted || fd.kind != Some("file") {
@@ -343,7 +354,8 @@ impl Run {
             fd.item.clone_from(item);
             return Ok(());
         }
-        let (path, link) = (format!("/proc/{pid}/fd/{}", fd.fd), format!("fd/{}", fd.fd));
+        let link = fd.thread.map_or_else(|| format!("fd/{}", fd.fd), |tid| format!("task/{tid}/fd/{}", fd.fd));
+        let path = format!("/proc/{pid}/{link}");
         let facts = BTreeMap::from([("target".to_owned(), exhibit_evidence::text::escape_bytes(&target.0))]);
         let remote = fd.mnt_id.map_or_else(|| self.remote_by_dev.get(&(major, minor)), |m| self.remote_by_id.get(&m)).map(String::as_str);
         let wanted = Wanted { path: evidence_path(&path), dir, link: &link, facts, remote };
@@ -425,7 +437,7 @@ impl Run {
         let mut owners = Table::new("socket-owners", out.now(), "read:/proc");
         for same in self.sockets.chunk_by(|a, b| a.0 == b.0) {
             let Some((inode, ..)) = same.first() else { continue };
-            let holders = same.iter().map(|(_, pid, fd)| Holder { pid: *pid, fd: *fd }).collect();
+            let holders = same.iter().map(|(_, pid, fd, thread)| Holder { pid: *pid, fd: *fd, thread: *thread }).collect();
             owners.row(out, &Owners { inode: *inode, holders })?;
         }
         let cut =
@@ -451,6 +463,8 @@ struct Owners {
 struct Holder {
     pid: u32,
     fd: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    thread: Option<u32>,
 }
 
 const fn file_id(s: &Statx) -> FileId {

@@ -368,6 +368,15 @@ pub struct Mapping<'a> {
     pub path: &'a [u8],
 }
 
+impl Mapping<'_> {
+    /// Whether there is a file behind it. A file system in user space numbers its files as it likes, also with 0: then the
+    /// device or the path tells.
+    #[must_use]
+    pub fn is_file(&self) -> bool {
+        self.ino != 0 || self.dev != [0, 0] || self.path.starts_with(b"/")
+    }
+}
+
 /// Parses a line of maps.
 #[must_use]
 pub fn mapping(line: &[u8]) -> Option<Mapping<'_>> {

@@ -13,6 +13,9 @@ use crate::capture::live::{Lossless, Problem};
 #[derive(Debug, Default, Serialize)]
 pub struct Row {
     pub pid: u32,
+    /// The thread through which all but `stat` and `status` was read: the first thread of this process has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_through: Option<u32>,
     /// `collected`, `partial` (see `problems`) or `vanished` (ended while it was read; what came before is here).
     pub status: &'static str,
     pub ppid: Option<i64>,
@@ -78,7 +81,7 @@ pub struct Row {
     pub threads_total: u64,
     pub threads: Vec<Thread>,
     pub fds_total: u64,
-    /// The first [`super::gather::FDS_IN_ROW_MAX`]; further ones are rows of `fds.jsonl`.
+    /// The first [`super::fds::FDS_IN_ROW_MAX`]; further ones are rows of `fds.jsonl`.
     pub fds: Vec<Fd>,
     pub fds_elsewhere: u64,
     pub fds_left_out: u64,
@@ -144,6 +147,9 @@ pub struct Thread {
     pub stime_ticks: Option<u64>,
     pub processor: Option<i64>,
     pub policy: Option<&'static str>,
+    /// Inode of its network namespace, where that is not the process's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_ns: Option<u64>,
 }
 
 /// One open file.
@@ -151,6 +157,9 @@ pub struct Thread {
 #[expect(clippy::struct_field_names, reason = "the name in the record, as in /proc/<pid>/fd")]
 pub struct Fd {
     pub fd: u32,
+    /// The thread whose it is, where that has open files of its own (`unshare(CLONE_FILES)`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thread: Option<u32>,
     /// What `/proc/<pid>/fd/<n>` says it points to.
     pub target: Option<Lossless>,
     /// `file`, `directory`, `socket`, `fifo`, `char`, `block`, `symlink`, `anonymous`.

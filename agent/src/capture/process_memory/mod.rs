@@ -152,6 +152,8 @@ pub struct Taken {
     pub meant: u64,
     /// Of these, processes with a core file.
     pub cores: u64,
+    /// Of these, those whose core file is not whole.
+    pub in_part: u64,
     /// Processes that did not answer, at first or in the middle.
     pub stuck: u64,
 }
@@ -242,19 +244,34 @@ impl Run<'_> {
         let done =
             if self.taken.stuck >= STUCK_MAX { Err(NotStopped::GivenUp) } else { one::one(out, &candidate, dir, self.options, group)? };
         match done {
-            Ok(one::Taken { stuck }) => {
-                self.taken.cores = self.taken.cores.saturating_add(1);
+            Ok(one::Taken { stuck, status }) => {
                 self.taken.stuck = self.taken.stuck.saturating_add(u64::from(stuck));
-                row.result = "taken";
-                row.core = Some(format!("/proc/{pid}/core"));
+                row.result = result(status);
+                if row.result != NOT_TAKEN {
+                    self.taken.cores = self.taken.cores.saturating_add(1);
+                    self.taken.in_part = self.taken.in_part.saturating_add(u64::from(status != Status::Collected));
+                    row.core = Some(format!("/proc/{pid}/core"));
+                }
             }
             Err(why) => {
                 self.taken.stuck = self.taken.stuck.saturating_add(u64::from(matches!(why, NotStopped::Stuck(_))));
-                row.result = "not taken: see its item";
+                row.result = NOT_TAKEN;
                 absent(out, pid, why)?;
             }
         }
         self.table.row(out, &row)
+    }
+}
+
+const NOT_TAKEN: &str = "not taken: see its item";
+
+/// What `targets.jsonl` says of a core file by the status under which it was put.
+const fn result(status: Status) -> &'static str {
+    match status {
+        Status::Collected => "taken",
+        Status::Partial => "taken in part: see its item",
+        Status::ChangedDuringRead => "taken, but it changed meanwhile: see its item",
+        Status::Missing | Status::Denied | Status::Skipped | Status::Vanished | Status::Error => NOT_TAKEN,
     }
 }
 

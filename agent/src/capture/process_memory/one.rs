@@ -33,6 +33,8 @@ pub struct Taken {
     /// It did not answer any more in the middle, and a thread waits for it.
     pub stuck: bool,
 }
+    /// What became of the item: its content may have been refused (a limit of the order), or not be whole.
+    pub status: Status,
 
 /// What is read before it stands.
 struct Before {
@@ -178,10 +180,10 @@ impl One<'_> {
         let result = self.put(&stopped, &plan, &mut core);
         // However that went: the process runs on before anything else is done.
         let over = stopped.hold.take().and_then(stop::Hold::release);
-        result?;
+        let status = result?;
         let stop = StopFacts::of(self.options.mode, &stopped, over.as_ref());
         report::table(self.out, &format!("{pid}/map"), pid, stop, &stopped, &plan, &core)?;
-        Ok(Ok(Taken { stuck: core.is_stuck() }))
+        Ok(Ok(Taken { stuck: core.is_stuck(), status }))
     }
 
     /// What this host's policy keeps back: the whole environment, because the names in it are the process's to overwrite.

@@ -262,17 +262,18 @@ impl Regions {
 pub const PAGE: u64 = 4096;
 
 fn class(m: &Mapping<'_>) -> Class {
+    let no_file = !m.is_file();
     match m.path {
         b"[vsyscall]" | b"[vvar]" | b"[vvar_vclock]" => Class::Shared,
-        b"" | b"[heap]" | b"[stack]" if m.ino == 0 => Class::Anonymous,
-        p if m.ino == 0 && (p.starts_with(b"[anon:") || p.starts_with(b"[stack:")) => Class::Anonymous,
-        p if m.ino == 0 && p.starts_with(b"[") => Class::Kernel,
+        b"" | b"[heap]" | b"[stack]" if no_file => Class::Anonymous,
+        p if no_file && (p.starts_with(b"[anon:") || p.starts_with(b"[stack:")) => Class::Anonymous,
+        p if no_file && p.starts_with(b"[") => Class::Kernel,
         p if p.starts_with(b"anon_inode:") || p.starts_with(b"socket:") => Class::Device,
         // Shared memory without a file is shown like this; the device of that name is none that holds memory.
         p if p.starts_with(b"/dev/shm/") || p == b"/dev/zero" || p == b"/dev/zero (deleted)" => Class::File,
         p if p.starts_with(b"/dev/hugepages/") => Class::File,
         p if p.starts_with(b"/dev/") || p.starts_with(b"/sys/") => Class::Doubtful,
-        _ if m.ino == 0 => Class::Anonymous,
+        _ if no_file => Class::Anonymous,
         _ => Class::File,
     }
 }
@@ -318,6 +319,13 @@ mod tests {
             assert_eq!(regions.holding(0x6000), None);
             assert_eq!((regions.not_understood, regions.left_out), (0, 0));
         }
+    }
+
+    #[test]
+    fn a_file_may_have_the_number_zero() {
+        let regions = parse(b"1000-2000 r--p 0 00:2f 0 /mnt/a\n2000-3000 r--p 0 00:2f 0\n3000-4000 r--p 0 00:00 0 /gone\n4000-5000 r--p 0 00:00 0 [anon:x]\n", 100);
+        let classes: Vec<&str> = regions.list().iter().map(|r| r.class.as_str()).collect();
+        assert_eq!(classes, ["file", "file", "file", "anonymous"]);
     }
 
     #[test]

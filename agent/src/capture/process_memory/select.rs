@@ -48,7 +48,7 @@ impl Wanted {
         }
         let mut names = GlobSetBuilder::new();
         for text in list("name") {
-            let glob = GlobBuilder::new(text).build();
+            let glob = GlobBuilder::new(&stars_only(text)).build();
             names.add(glob.map_err(|e| format!("parameter 'name', '{}': {}", shown(text), e.kind()))?);
         }
         wanted.names = names.build().map_err(|e| format!("parameter 'name': {e}"))?;
@@ -100,6 +100,20 @@ impl Wanted {
 }
 
 /// A process as far as it is needed to tell whether it is meant.
+/// A pattern in which only `*` and `?` mean more than themselves: names hold brackets, braces and backslashes.
+fn stars_only(text: &str) -> String {
+    let mut pattern = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            // Two of them would mean whole folders.
+            '*' if pattern.ends_with('*') => {}
+            '[' | ']' | '{' | '}' | '\\' => pattern.extend(['[', c, ']']),
+            c => pattern.push(c),
+        }
+    }
+    pattern
+}
+
 #[derive(Debug, Default)]
 pub struct Candidate {
     /// Its number.
@@ -175,10 +189,28 @@ mod tests {
 
     #[test]
     fn what_names_nothing_is_refused_before_anything_runs() {
+    #[test]
+    fn only_stars_and_question_marks_mean_more_than_themselves() {
+        for (name, pattern, found) in [
+            ("[kworker/0:9]", "[kworker/0:9]", true),
+            ("k", "[kworker/0:9]", false),
+            ("[kworker/0:9]", "[kworker/*]", true),
+            ("[kworker/0:9]", "?kworker/**", true),
+            ("a{b,c}", "a{b,c}", true),
+            ("ab", "a{b,c}", false),
+            ("a\\\\n!", "a\\\\n!", true),
+            ("a[b", "a[b", true),
+            ("a]b", "a]?", true),
+            ("ab", "a**", true),
+        ] {
+            let candidate = Candidate { names: vec![name.into()], ..Candidate::default() };
+            assert_eq!(wanted("name", pattern).expect(pattern).why(&candidate).is_some(), found, "{name} {pattern}");
+        }
+    }
+
         for (key, value) in [
             ("pid", "0"),
             ("pid", "self"),
-            ("name", "a[b"),
             ("container", "abc"),
             ("cgroup", "system.slice"),
             ("cgroup", "//a"),

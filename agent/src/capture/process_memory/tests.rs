@@ -22,6 +22,8 @@ struct Folder {
     registers_only: bool,
     /// The host's policy keeps values of the environment back.
     redacts: bool,
+    /// There is no room for cores, as at a limit of the order.
+    refuses_cores: bool,
 }
 
 struct Put {
@@ -34,7 +36,8 @@ struct Put {
 
 impl Folder {
     fn new() -> Self {
-        Self { dir: tempfile::tempdir().expect("folder"), puts: Vec::new(), before_memory: None, registers_only: false, redacts: false }
+        let dir = tempfile::tempdir().expect("folder");
+        Self { dir, puts: Vec::new(), before_memory: None, registers_only: false, redacts: false, refuses_cores: false }
     }
 
     fn take(params: &[(&str, &str)]) -> Self {
@@ -88,6 +91,7 @@ impl Output for Folder {
             return Err(Stop::Cancelled("the registers are enough".into()));
         }
         match content {
+            Content::Source { .. } if self.refuses_cores => status = Status::Skipped,
             Content::None => {}
             Content::Bytes(bytes) => std::fs::write(&file, bytes).expect("write"),
             Content::Source { size, extents, source } => {

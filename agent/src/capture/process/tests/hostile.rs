@@ -48,3 +48,66 @@ fn who_holds_its_own_memory_lock_holds_nobody_up() {
     assert!(said[0].0 == Status::Error && said[0].1.contains("did not answer within 1 s"), "{said:?}");
     assert!(said[1].0 == Status::Skipped && said[1].1.contains("too many"), "{said:?}");
 }
+
+/// `/proc/<pid>` answers as the first thread: nothing, once that has ended, and nothing of what another has for itself.
+#[test]
+fn what_threads_have_beside_the_first_is_taken() {
+    let dir = tempfile::tempdir().expect("folder");
+    let program = compile(dir.path(), "no-first", programs::NO_FIRST, &["-pthread"]);
+    let bytes = std::fs::read(&program).expect("program");
+    let mut target = Target::start(Command::new(&program));
+    let ports: Vec<u64> = (0..2).map(|_| target.line().trim().parse().expect("a port")).collect();
+    std::fs::remove_file(&program).expect("deleted");
+    let pid = target.pid();
+    programs::until("its first thread ends", || programs::state(pid).starts_with('Z'));
+
+    let out = Memory::run(&Process::default(), &[]);
+    let row = row(&out, pid);
+    assert_eq!((&row["state"], &row["problems"]), (&"Z".into(), &serde_json::json!([])));
+    let through = row["read_through"].as_u64().expect("another thread");
+    assert_eq!(out.content(row["exe"]["item"].as_str().expect("the program")), bytes);
+    let maps = out.get(&format!("/proc/{pid}/maps")).expect("an item");
+    assert_eq!(maps.item.facts["read_through"], through.to_string());
+    for file in ["maps", "cmdline", "environ"] {
+        assert!(!out.content(&format!("/proc/{pid}/{file}")).is_empty(), "{file}");
+    }
+    assert!(String::from_utf8_lossy(out.content(&format!("/proc/{pid}/stat"))).contains(" Z "));
+    assert!(row["memory"].to_string().len() > 20, "{}", row["memory"]);
+    let fds = row["fds"].as_array().expect("open files");
+    for (name, of_thread) in [("of-all", false), ("of-one", true)] {
+        let is = |f: &&Value| f["target"] == format!("/memfd:{name} (deleted)") && f["thread"].is_u64() == of_thread;
+        let fd = fds.iter().find(is).unwrap_or_else(|| panic!("{name}: {fds:?}"));
+        assert_eq!(out.content(fd["item"].as_str().expect("content")), name.as_bytes());
+    }
+    assert!(row["threads"].as_array().expect("threads").iter().any(|t| t["net_ns"].is_u64()));
+
+    let out = Memory::run(&crate::capture::network::Network, &[("tools", "false")]);
+    for (port, of_thread) in [(ports[0], false), (ports[1], true)] {
+        let rows = out.rows("listening");
+        let is = |r: &&Value| r["local"]["port"] == port && r["holders"].as_array().is_some_and(|h| h.iter().any(|h| h["pid"] == pid));
+        let socket = rows.iter().find(is).unwrap_or_else(|| panic!("no holder of port {port}"));
+        assert!(socket["holders"].as_array().expect("holders").iter().any(|h| h["thread"].is_u64() == of_thread), "{socket}");
+    }
+    assert!(out.rows("namespaces").iter().any(|n| n["process"] == pid && n["thread"].is_u64()));
+}
+
+/// Whoever mounts a file system in user space chooses what it is called, and one that was detached stands in no table.
+#[test]
+fn a_file_whose_server_does_not_answer_holds_nobody_up() {
+    for how in ["attached", "detached"] {
+        let dir = tempfile::tempdir().expect("folder");
+        let target = programs::silent(dir.path(), how);
+        let mut out = Memory::default();
+        let mut run = Run::new(&Params::default(), &mut out).expect("parameters");
+        run.budget.patience = Duration::from_millis(300);
+        run.process(&mut out, &mut Reader::new(Plan::default(), PATIENCE), target.pid()).expect("goes on");
+        assert_eq!(run.budget.stuck_left, STUCK_MAX - 1, "{how}");
+        run.finish(&mut out).expect("finished");
+        let row = row(&out, target.pid());
+        let fds = row["fds"].as_array().expect("open files");
+        let item = fds.iter().find_map(|f| f["item"].as_str()).unwrap_or_else(|| panic!("{how}: {fds:?}"));
+        let put = out.get(item).expect("an item");
+        let reason = put.item.reason.as_deref().expect("a reason");
+        assert!(put.status == Status::Partial && reason.contains("did not answer within"), "{how}: {reason}");
+    }
+}

@@ -2,6 +2,8 @@
 // server never answers a read; one thread reads that page through /proc/self/mem, which waits with the lock held (no
 // retry there, as in a fault), another one wants to map something and waits for the lock as a writer: every later
 // reader waits behind it. The mount is in a namespace of its own. The server ends with the standard input.
+// With a second argument nothing is mapped or locked: a file that counts as deleted is open, on a file system that calls itself
+// one of the harmless ones; "detached" takes it out of all trees.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -99,15 +101,21 @@ static void *maps(void *arg) {
 }
 
 int main(int argc, char **argv) {
-    (void)argc;
     char options[100], file[4096];
     int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
     if (fd < 0) fail("/dev/fuse");
     if (unshare(CLONE_NEWNS) || mount(0, "/", 0, MS_REC | MS_PRIVATE, 0)) fail("a mount namespace of its own");
     snprintf(options, sizeof options, "fd=%d,rootmode=40000,user_id=0,group_id=0", fd);
-    if (mount("silent", argv[1], "fuse", MS_NOSUID | MS_NODEV, options)) fail("mount");
+    if (mount("silent", argv[1], argc > 2 ? "fuse.ntfs-3g" : "fuse", MS_NOSUID | MS_NODEV, options)) fail("mount");
     if (fork() == 0) serve(fd);
     close(fd);
+    if (argc > 2) {
+        snprintf(file, sizeof file, "%s/silent (deleted)", argv[1]);
+        if (open(file, O_RDONLY) < 0) fail("its file");
+        if (!strcmp(argv[2], "detached") && umount2(argv[1], MNT_DETACH)) fail("umount");
+        write(1, "ready\n", 6);
+        for (;;) pause();
+    }
     snprintf(file, sizeof file, "%s/silent", argv[1]);
     int on = open(file, O_RDONLY), mem = open("/proc/self/mem", O_RDONLY);
     page = mmap(0, 4096, PROT_READ, MAP_PRIVATE, on, 0);

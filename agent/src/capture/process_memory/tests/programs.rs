@@ -280,6 +280,15 @@ int main(void) {
 
 /// A program that holds its own memory lock until it is killed: see there.
 pub fn locked(dir: &Path) -> Target {
+    mounted(dir, &[])
+}
+
+/// A program that only has a file open whose server answers everything but reads: see there for `how`.
+pub fn silent(dir: &Path, how: &str) -> Target {
+    mounted(dir, &[how])
+}
+
+fn mounted(dir: &Path, arguments: &[&str]) -> Target {
     let program = compile(dir, "locked", include_str!("locked.c"), &["-pthread"]);
     let mount = dir.join("mount");
     std::fs::create_dir(&mount).expect("a folder to mount on");
@@ -423,5 +432,46 @@ int main(void) {
     if (clone(other, stack + 65536, CLONE_VM | SIGCHLD, 0) < 0) return 1;
     write(1, "ready\n", 6);
     for (;;) pause();
+}
+"#;
+
+/// The first thread ends. A second has open files and a network of its own, a third goes on with those that the first had.
+pub const NO_FIRST: &str = r#"
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+static pthread_barrier_t all;
+static int keep(const char *name) {
+    int fd = memfd_create(name, 0);
+    if (fd < 0 || write(fd, name, strlen(name)) < 0) _exit(1);
+    int s = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in at = { .sin_family = AF_INET };
+    socklen_t n = sizeof at;
+    if (bind(s, (void *)&at, n) || listen(s, 1) || getsockname(s, (void *)&at, &n)) _exit(2);
+    return ntohs(at.sin_port);
+}
+static void *waiter(void *arg) { (void)arg; pthread_barrier_wait(&all); for (;;) pause(); }
+static int own;
+static void *apart(void *arg) {
+    (void)arg;
+    if (unshare(CLONE_FILES) || unshare(CLONE_NEWNET)) _exit(3);
+    own = keep("of-one");
+    pthread_barrier_wait(&all); for (;;) pause();
+}
+int main(void) {
+    int shared = keep("of-all");
+    pthread_t t;
+    pthread_barrier_init(&all, 0, 3);
+    pthread_create(&t, 0, apart, 0);
+    pthread_create(&t, 0, waiter, 0);
+    pthread_barrier_wait(&all);
+    printf("ready\n%d\n%d\n", shared, own); fflush(stdout);
+    pthread_exit(0);
 }
 "#;

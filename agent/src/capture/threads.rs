@@ -1,0 +1,107 @@
+//! The threads of a process that its first one does not speak for. `/proc/<pid>` answers as the first thread, and that one
+//! may have ended before the others (`pthread_exit`), and any other may have files and namespaces of its own
+//! (`unshare(CLONE_FILES)`, `unshare(CLONE_NEWNET)`).
+
+use std::os::fd::OwnedFd;
+
+use exhibit_agent_sys::memory::shares_descriptors;
+use rustix::io::Errno;
+
+use super::live::{SMALL_BYTES_MAX, link, numbers, open_dir, read_at};
+use super::process::bracketed;
+use super::process::parse;
+
+/// Threads of a process that are looked at.
+const THREADS_MAX: usize = 8192;
+/// Tables of open files of one process that are told apart.
+const TABLES_MAX: usize = 64;
+/// Open files that are compared where the kernel does not say who shares its table.
+const COMPARED_MAX: usize = 4096;
+
+/// A thread through which a process is read.
+#[derive(Debug)]
+pub struct Living {
+    /// Its number.
+    pub tid: u32,
+    /// `/proc/<tid>`, pinned: unlike `task/<tid>` it has all files of a process.
+    pub dir: OwnedFd,
+}
+
+/// A living thread of a process whose first thread has no memory any more. `None` when that one has (or when nobody may
+/// know), and when there is no other: a kernel thread, a process that ended. `dir` is `/proc/<pid>`, pinned.
+#[must_use]
+pub fn living(dir: &OwnedFd, pid: u32) -> Option<Living> {
+    if !matches!(link(dir, "exe"), Err(Errno::NOENT)) {
+        return None;
+    }
+    let task = open_dir(dir, "task").ok()?;
+    let (tids, _) = numbers(&task, THREADS_MAX).ok()?;
+    tids.into_iter().filter(|tid| *tid != pid).find_map(|tid| {
+        link(&task, format!("{tid}/exe")).ok()?;
+        let own = open_dir(rustix::fs::CWD, format!("/proc/{tid}")).ok()?;
+        // The number may have been given away since: it is a thread of this process if it says so while the process is there.
+        let said = parse::status(&read_at(&own, "status", SMALL_BYTES_MAX).ok()?.bytes);
+        let same = said.tgid == Some(u64::from(pid)) && read_at(dir, "stat", SMALL_BYTES_MAX).is_ok();
+        same.then_some(Living { tid, dir: own })
+    })
+}
+
+/// What threads have for themselves.
+#[derive(Debug, Default)]
+pub struct Others {
+    /// One thread of each further table of open files.
+    pub files: Vec<u32>,
+    /// Threads in another network namespace, and its inode.
+    pub nets: Vec<(u32, u64)>,
+    /// What was not looked at, if something was not.
+    pub left_out: Option<String>,
+}
+
+/// Finds the threads whose open files or network namespace are not those of `first`, the thread through which the process is
+/// read. `dir` is a folder of the process.
+#[must_use]
+pub fn others(dir: &OwnedFd, first: u32) -> Others {
+    let mut found = Others::default();
+    // A thread that ended meanwhile, and a process that may not be looked at, have nothing to add.
+    let Ok(task) = open_dir(dir, "task") else { return found };
+    let Ok((tids, more)) = numbers(&task, THREADS_MAX) else { return found };
+    let net = |tid: u32| link(&task, format!("{tid}/ns/net")).ok().and_then(|t| bracketed(&t, b"net"));
+    let own_net = if tids.len() > 1 { net(first) } else { None };
+    let mut tables = 0_u64;
+    for tid in tids.into_iter().filter(|tid| *tid != first) {
+        found.nets.extend(net(tid).filter(|ns| Some(*ns) != own_net).map(|ns| (tid, ns)));
+        let known = std::iter::once(first).chain(found.files.iter().copied()).any(|other| same_files(&task, tid, other));
+        if known || !has_files(&task, tid) {
+            continue;
+        }
+        if found.files.len() < TABLES_MAX {
+            found.files.push(tid);
+        } else {
+            tables = tables.saturating_add(1);
+        }
+    }
+    if more {
+        found.left_out = Some(format!("threads beyond {THREADS_MAX} may have files and namespaces of their own: not looked at"));
+    } else if tables > 0 {
+        found.left_out = Some(format!("{tables} threads have open files of their own beyond {TABLES_MAX} that were looked at"));
+    }
+    found
+}
+
+fn has_files(task: &OwnedFd, tid: u32) -> bool {
+    open_dir(task, format!("{tid}/fd")).and_then(|fd| numbers(fd, 1)).is_ok_and(|(some, _)| !some.is_empty())
+}
+
+/// Whether two threads use one table of open files. Where the kernel does not tell (built without kcmp(2)), two tables that
+/// show the same count as one.
+fn same_files(task: &OwnedFd, one: u32, other: u32) -> bool {
+    shares_descriptors(one, other).unwrap_or_else(|_| {
+        let shown = |tid: u32| {
+            let fd = open_dir(task, format!("{tid}/fd")).ok()?;
+            let (all, _) = numbers(&fd, COMPARED_MAX).ok()?;
+            Some(all.into_iter().map(|n| (n, link(&fd, n.to_string()).ok())).collect::<Vec<_>>())
+        };
+        // One that ended, or that may not be looked at, is nothing of its own.
+        shown(one).is_none_or(|one| Some(one) == shown(other))
+    })
+}
