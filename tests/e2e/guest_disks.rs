@@ -149,14 +149,14 @@ fn check_bad_sectors(fleet: &Fleet, items: &[Value], content: &[u8]) {
 /// What lies over or under something else: path, file on this machine that holds the same bytes, what stands in `consistency`,
 /// the mark at its start.
 const STACKED: &[(&str, Option<&str>, &str, &str)] = &[
-    ("/dev/mapper/flaky", None, "not in use", "ext4"),
+    ("/dev/mapper/flaky", None, "nothing that is known of writes to it: not mounted", "ext4"),
     ("/dev/vdc", Some("pv0"), "nothing that is known of writes to it: held by dm-1, not mounted", "LVM2_member"),
     ("/dev/vdd", Some("pv1"), "nothing that is known of writes to it: held by dm-1, not mounted", "LVM2_member"),
-    ("/dev/mapper/evidence-data", None, "not in use", "ext4"),
+    ("/dev/mapper/evidence-data", None, "nothing that is known of writes to it: not mounted", "ext4"),
     ("/dev/vde", Some("leg0"), "nothing that is known of writes to it: held by md0, dm-2, not mounted", "crypto_LUKS"),
     ("/dev/vdf", Some("leg1"), "nothing that is known of writes to it: held by md0, dm-2, not mounted", "crypto_LUKS"),
     ("/dev/md0", None, "nothing that is known of writes to it: held by dm-2, not mounted", "crypto_LUKS"),
-    ("/dev/mapper/plain", None, "not in use", "ext4"),
+    ("/dev/mapper/plain", None, "nothing that is known of writes to it: not mounted", "ext4"),
     ("/dev/vdg", None, "inconsistent: mounted read-write at /btrfs", "btrfs"),
     ("/dev/vdh", None, "inconsistent: mounted read-write at /btrfs", "btrfs"),
 ];

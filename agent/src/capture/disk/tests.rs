@@ -81,7 +81,7 @@ fn a_device_is_taken_byte_for_byte_in_either_sector_size() {
             assert_eq!((put.status, put.content.as_deref() == Some(&content[..])), (Status::Collected, true), "{:?}", put.item);
             assert_eq!(put.item.facts["read"].contains("O_DIRECT"), direct == "true", "{:?}", put.item.facts);
             assert_eq!(put.item.facts["sector_bytes"], sector);
-            assert!(put.item.facts["consistency"].starts_with("not in use"), "{:?}", put.item.facts);
+            assert!(put.item.facts["consistency"].ends_with("not mounted, no swap, nothing lies on it"), "{:?}", put.item.facts);
             assert!(put.item.meta.as_ref().is_some_and(|m| m.rdev.is_some()));
             let label = name_of(&device.node);
             assert_eq!(out.content(&format!("{label}/first-sectors.bin")), &content[..1 << 20]);
@@ -124,7 +124,7 @@ fn an_image_file_is_taken_with_its_holes_and_says_who_uses_it() {
     let out = Memory::run(&Disk, &[("path", name)]);
     let put = out.get(name).expect("the image");
     assert_eq!((put.status, put.content.as_deref() == Some(&std::fs::read(&path).expect("read")[..])), (Status::Collected, true));
-    assert!(put.item.facts["consistency"].starts_with("not in use"), "{:?}", put.item.facts);
+    assert!(put.item.facts["consistency"].ends_with("not mounted, no swap, nothing lies on it"), "{:?}", put.item.facts);
     let shown = attach(dir, path.clone(), "512");
     let out = Memory::run(&Disk, &[("path", name), ("content", "false")]);
     let put = out.get(name).expect("the image");

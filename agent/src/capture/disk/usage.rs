@@ -197,7 +197,7 @@ impl Usage {
         if let Some(text) = listed("held by", self.held_by.iter().chain(&self.shown_by)) {
             return format!("nothing that is known of writes to it: {text}, not mounted");
         }
-        "not in use: not mounted, no swap, nothing lies on it".to_owned()
+        "nothing that is known of writes to it: not mounted, no swap, nothing lies on it".to_owned()
     }
 }
 
@@ -268,7 +268,7 @@ mod tests {
             writable,
         };
         let mut usage = Usage::default();
-        assert!(usage.consistency().starts_with("not in use"));
+        assert_eq!(usage.consistency(), "nothing that is known of writes to it: not mounted, no swap, nothing lies on it");
         usage.held_by.push(Lossless(b"dm-0".to_vec()));
         assert_eq!(usage.consistency(), "nothing that is known of writes to it: held by dm-0, not mounted");
         usage.mounts.push(mount("/srv", false));

@@ -21,6 +21,7 @@ use super::stop::{self, NotStopped, Stands, Stopped};
 use super::{METHOD, Options, flags, gone_or_denied};
 use crate::capture::live::{link, numbers, open_dir};
 use crate::capture::patience::{self, NotDone};
+use crate::capture::threads;
 use crate::capture::{Content, Kind, NewItem, Output, Status, Stop, evidence_path};
 
 /// Processes that are asked whether they share memory: as many as Linux can have.
@@ -32,9 +33,9 @@ const FILES_MAX: usize = 65_536;
 pub struct Taken {
     /// It did not answer any more in the middle, and a thread waits for it.
     pub stuck: bool,
-}
     /// What became of the item: its content may have been refused (a limit of the order), or not be whole.
     pub status: Status,
+}
 
 /// What is read before it stands.
 struct Before {
@@ -80,7 +81,7 @@ pub fn one(
         Ok(stopped) => stopped,
         Err(why) => return Ok(Err(why)),
     };
-    let sharers = if options.mode == Mode::Atomic { sharers(candidate.pid, group).unwrap_or_default() } else { Vec::new() };
+    let sharers = if options.mode == Mode::Atomic { sharers(&dir, candidate.pid, group).unwrap_or_default() } else { Vec::new() };
     let held = group.map(Frozen::stands).or_else(|| stopped.hold.as_ref().map(stop::Hold::stands));
     One { out, candidate, dir, options, held, sharers }.copied(before, stopped)
 }
@@ -100,11 +101,17 @@ fn is_where_it_was_put((start, end): (u64, u64), auxv: &[u8], stack: Option<With
 }
 
 /// The other processes that use the memory of one, and do not stand with its group. `None` where the kernel does not tell.
-fn sharers(pid: u32, group: Option<&Frozen>) -> Option<Vec<u32>> {
-    is_shared(pid, pid).ok()?;
+fn sharers(dir: &OwnedFd, pid: u32, group: Option<&Frozen>) -> Option<Vec<u32>> {
+    // A task without memory (a first thread that ended, a kernel thread) is equal to every other one without: never compared.
+    let own = threads::living(dir, pid).map_or(pid, |l| l.tid);
+    link(&open_dir(rustix::fs::CWD, format!("/proc/{own}")).ok()?, "exe").ok()?;
+    is_shared(own, own).ok()?;
+    let living = |other: u32| threads::living(&open_dir(rustix::fs::CWD, format!("/proc/{other}")).ok()?, other);
+    let shares =
+        |other: u32| is_shared(own, other).unwrap_or(false) || living(other).is_some_and(|l| is_shared(own, l.tid).unwrap_or(false));
     let stands = |other: u32| group.is_some_and(|g| Candidate::open(other).is_ok_and(|(c, _)| g.holds(c.groups())));
     let all = open_dir(rustix::fs::CWD, "/proc").and_then(|proc| numbers(&proc, PROCESSES_MAX)).map(|(all, _)| all).ok()?;
-    Some(all.into_iter().filter(|other| *other != pid && is_shared(pid, *other).unwrap_or(false) && !stands(*other)).collect())
+    Some(all.into_iter().filter(|other| *other != pid && shares(*other) && !stands(*other)).collect())
 }
 
 const fn not_done(e: NotDone, options: &Options) -> NotStopped {

@@ -10,6 +10,7 @@ use crate::capture::Params;
 use crate::capture::live::{SMALL_BYTES_MAX, lines, link, open_dir, read_at, split_at_byte};
 use crate::capture::process::container::of_cgroup;
 use crate::capture::process::parse::{self, Stat};
+use crate::capture::threads;
 
 /// The shortest beginning of a container's id that is enough.
 const CONTAINER_CHARS_MIN: usize = 8;
@@ -99,7 +100,6 @@ impl Wanted {
     }
 }
 
-/// A process as far as it is needed to tell whether it is meant.
 /// A pattern in which only `*` and `?` mean more than themselves: names hold brackets, braces and backslashes.
 fn stars_only(text: &str) -> String {
     let mut pattern = String::with_capacity(text.len());
@@ -114,6 +114,7 @@ fn stars_only(text: &str) -> String {
     pattern
 }
 
+/// A process as far as it is needed to tell whether it is meant.
 #[derive(Debug, Default)]
 pub struct Candidate {
     /// Its number.
@@ -143,7 +144,8 @@ impl Candidate {
         let path_of = |line| split_at_byte(line, b':').and_then(|(_, rest)| split_at_byte(rest, b':')).map(|(_, path)| path);
         let groups = lines(&cgroup).filter_map(path_of).filter_map(|p| String::from_utf8(p.to_vec()).ok()).collect();
         let mut names = vec![escape_bytes(&stat.comm)];
-        if let Ok(exe) = link(&dir, "exe") {
+        let living = threads::living(&dir, pid);
+        if let Ok(exe) = link(living.as_ref().map_or(&dir, |l| &l.dir), "exe") {
             let exe = exe.strip_suffix(b" (deleted)").unwrap_or(&exe);
             names.extend(exe.rsplit(|b| *b == b'/').next().map(escape_bytes));
         }
@@ -188,8 +190,6 @@ mod tests {
     }
 
     #[test]
-    fn what_names_nothing_is_refused_before_anything_runs() {
-    #[test]
     fn only_stars_and_question_marks_mean_more_than_themselves() {
         for (name, pattern, found) in [
             ("[kworker/0:9]", "[kworker/0:9]", true),
@@ -208,6 +208,8 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_names_nothing_is_refused_before_anything_runs() {
         for (key, value) in [
             ("pid", "0"),
             ("pid", "self"),

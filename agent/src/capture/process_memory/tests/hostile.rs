@@ -120,15 +120,40 @@ fn who_lies_about_its_environment_gains_nothing() {
 fn a_core_is_not_of_one_moment_when_another_process_uses_its_memory() {
     let dir = tempfile::tempdir().expect("folder");
     let program = compile(dir.path(), "sharer", programs::SHARER, &[]);
-    let target = Target::start(Command::new(&program));
-    let pid = target.pid();
-    let reason = |mode: &str| {
+    let reason = |pid: u32, mode: &str| {
         let mut taken = Folder::new();
         taken.run(&[("pid", &pid.to_string()), ("mode", mode)]).expect("taken");
-        let core = taken.core(pid);
+        let (core, targets) = (taken.core(pid), taken.rows("targets.jsonl"));
+        let result = if core.status == Status::Partial { "taken in part: see its item" } else { "taken" };
+        assert_eq!(targets[0]["result"], result, "{:?}", core.item);
         (core.status, core.item.reason.clone().unwrap_or_default())
     };
-    let (status, why) = reason("atomic");
-    assert!(status == Status::Partial && why.contains("1 other processes use the same memory"), "{why}");
-    assert!(!reason("fast").1.contains("same memory"), "mode fast promises no moment");
+    for arguments in [&[][..], &["its first thread ends"]] {
+        let mut command = Command::new(&program);
+        command.args(arguments);
+        let mut target = Target::start(command);
+        let other = target.line().parse().expect("the other process");
+        programs::until("its first thread ends", || arguments.is_empty() || state(other).starts_with('Z'));
+        let (status, why) = reason(target.pid(), "atomic");
+        assert!(status == Status::Partial && why.contains("1 other processes use the same memory"), "{why}");
+        assert!(!reason(target.pid(), "fast").1.contains("same memory"), "mode fast promises no moment");
+    }
+    // Without a first thread it has none of the memory that kernel threads have none of either.
+    let target = Target::start(Command::new(compile(dir.path(), "no-first", programs::NO_FIRST, &["-pthread"])));
+    programs::until("its first thread ends", || state(target.pid()).starts_with('Z'));
+    let (_, why) = reason(target.pid(), "atomic");
+    assert!(!why.contains("same memory"), "{why}");
+}
+
+/// An item may be refused when it is put, by a limit of the order: nobody says that it was taken.
+#[test]
+fn a_core_that_was_refused_is_not_called_taken() {
+    let target = sleeper();
+    let mut taken = Folder::new();
+    taken.refuses_cores = true;
+    let wanted = Wanted::new(&Params::new("process-memory", [("pid".to_owned(), target.pid().to_string())].into())).expect("parameters");
+    let done = take(&mut taken, &wanted, &Options::default()).expect("goes on");
+    assert_eq!((done.meant, done.cores), (1, 0));
+    let row = taken.rows("targets.jsonl").remove(0);
+    assert_eq!((&row["result"], &row["core"]), (&"not taken: see its item".into(), &serde_json::Value::Null));
 }

@@ -293,7 +293,7 @@ fn mounted(dir: &Path, arguments: &[&str]) -> Target {
     let mount = dir.join("mount");
     std::fs::create_dir(&mount).expect("a folder to mount on");
     let mut command = Command::new(program);
-    command.arg(mount);
+    command.arg(mount).args(arguments);
     Target::start(command)
 }
 
@@ -415,22 +415,31 @@ int main(int argc, char **argv) {
 }
 "#;
 
-/// A second process with the same memory, which is no thread of the first.
+/// A second process with the same memory, which is no thread of the first. With an argument its first thread ends, another
+/// one goes on.
 pub const SHARER: &str = r#"
 #define _GNU_SOURCE
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
-static int other(void *nothing) {
+static int waits(void *nothing) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     for (;;) pause();
 }
-int main(void) {
-    char *stack = malloc(65536);
-    if (clone(other, stack + 65536, CLONE_VM | SIGCHLD, 0) < 0) return 1;
-    write(1, "ready\n", 6);
+static int ends(void *stack) {
+    clone(waits, stack, CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD, 0);
+    syscall(SYS_exit, 0);
+    return 0;
+}
+int main(int argc, char **argv) {
+    char *stack = malloc(131072);
+    int pid = clone(argc > 1 ? ends : waits, stack + 65536, CLONE_VM | SIGCHLD, stack + 131072);
+    if (pid < 0) return 1;
+    printf("ready\n%d\n", pid); fflush(stdout);
     for (;;) pause();
 }
 "#;
