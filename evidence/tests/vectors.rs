@@ -163,6 +163,7 @@ fn every_code_is_reached_by_a_tampering() {
         Code::AcquisitionExpired,
         Code::AcquisitionUnapproved,
         Code::TimeBackwards,
+        Code::TimeExcluded,
         // `encrypted_cases` reaches these.
         Code::ReceiptContents,
         Code::SegmentEncryption,
@@ -227,6 +228,18 @@ fn collections_lie_between_trusted_moments() {
     assert_eq!((report.verdict, codes(&report)), (Verdict::Sound, vec!["timestamp.untrusted"]));
     // Both stamp the seal, only `alpha` stamped what the agent repeats.
     assert_eq!(report.collections[0].trusted_time.not_before, None);
+}
+
+#[test]
+fn what_is_dated_before_a_token_that_it_follows_is_proved_false() {
+    let options = Options { timestamp_anchors: stamps::root("alpha"), ..Options::default() };
+    let dated = |ahead| check(&stamps::good_4(&How { none: true, ahead, ..How::default() }).objects, &options);
+    assert!(!codes(&dated(0)).contains(&"time.excluded"));
+    let report = dated(-31_536_000);
+    assert!(report.verdict == Verdict::Unsound && codes(&report).contains(&"time.excluded"), "{:?}", report.findings);
+    // Without the root nothing is believed, so nothing is excluded.
+    let report = check(&stamps::good_4(&How { none: true, ahead: -31_536_000, ..How::default() }).objects, &Options::default());
+    assert!(!codes(&report).contains(&"time.excluded"));
 }
 
 #[test]

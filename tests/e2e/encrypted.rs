@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::custody::text;
+use crate::handoff::run_verify_md;
 use exhibit_tests::{Finished, Fleet, awkward_tree_of, tree_facts};
 use serde_json::Value;
 
@@ -188,17 +189,15 @@ fn the_bag_carries_it(fleet: &Fleet, case: &str, ann: &Path) {
     let (code, report, stderr) = verify(fleet, &bag, &["--identity", utf8(ann)]);
     assert_eq!((code, &report["counts"]["items_verified"]), (0, &report["counts"]["items"]), "{stderr} {report}");
     // The page's own step, with foreign programs, without and with the identity.
-    let steps = std::fs::read_to_string(bag.join("VERIFY.md")).expect("page");
-    let begin = steps.find("cat > \"$WORK/evidence.py\"").expect("step 5");
-    let step = &steps[begin..begin + steps[begin..].find("```").expect("its end")];
+    let page = std::fs::read_to_string(bag.join("VERIFY.md")).expect("page");
+    let anchor: serde_json::Value = serde_json::from_slice(&std::fs::read(fleet.anchor()).expect("anchor")).expect("JSON");
+    let root = anchor["root_key"].as_str().expect("a key");
     let run = |key: Option<&Path>| {
         let work = tempfile::tempdir().expect("folder");
-        let mut command = Command::new("bash");
-        let _ = command.args(["-e", "-c", step]).current_dir(&bag).env("WORK", work.path()).env_remove("AGE_IDENTITY");
-        if let Some(key) = key {
-            let _ = command.env("AGE_IDENTITY", key);
-        }
-        Finished::of(&mut command).ok().text()
+        let with = key.map_or_else(String::new, |key| format!("## 0. Key\n```bash\nexport AGE_IDENTITY={}\n```\n", key.display()));
+        let (code, last, all) = run_verify_md(&(with + &page), &bag, root, work.path());
+        assert_eq!(code, 0, "stopped at '{last}':\n{all}");
+        all
     };
     assert!(run(None).contains("encrypted, AGE_IDENTITY is not set"));
     let whole = run(Some(ann));

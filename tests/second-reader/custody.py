@@ -47,7 +47,7 @@ class Custody:
 
     def order(self, body, digest):
         if self.two_person:
-            self.orders[digest] = {"by": body["issued_by"], "at": body["issued_at"], "approval": None, "ran": False}
+            self.orders[digest] = {"by": body["issued_by"], "at": body["issued_at"], "expires": body["expires_at"], "approval": None, "ran": False}
 
     def carried_out(self, order):
         """Something was taken under an order."""
@@ -127,6 +127,8 @@ class Custody:
         if order:
             if order["by"] == body["approved_by"]:
                 return "nobody else approves the order"
+            if body["approved_at"] >= order["expires"]:
+                return "it is dated when the order had expired"
             order["approval"] = digest
             return None
         if self.holder and self.holder[1] != asked["by"]:

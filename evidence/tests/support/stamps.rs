@@ -106,9 +106,9 @@ fn stamp(case: &mut Case, head: &Checkpoint, named: &str, how: &How<'_>) {
         serial: read_back.as_ref().map_or("00", |r| r.serial()).to_owned(),
         received_at: case.now(),
     };
-    (how.record)(&mut stamped);
     // Tokens are real: what comes after one is not dated before it.
     case.clock = case.clock.max(stamped.time.unix_ns() / 1_000_000_000);
+    (how.record)(&mut stamped);
     let name: exhibit_evidence::layout::AuthorityName = name;
     for (file, bytes) in [
         (TimestampFile::Checkpoint, checkpoint),
@@ -232,18 +232,6 @@ pub fn stamps(cases: &mut Vec<Tampered>) {
         "a record that states another time than the token",
         &["timestamp.record"],
         How { record: &later, ..with() },
-    );
-    lie(
-        "records-dated-ahead",
-        "order, receipt and seal are dated a year after the token over them",
-        &["time.excluded"],
-        How { ahead: 31_536_000, ..with() },
-    );
-    lie(
-        "records-dated-back",
-        "order, receipt and seal are dated a year before the token that they follow",
-        &["time.excluded"],
-        How { ahead: -31_536_000, ..with() },
     );
     let nobodys = |p: &mut Stamped| p.case = None;
     lie("timestamp-of-no-case", "a record that names no case", &["record.wrong-case"], How { record: &nobodys, ..with() });

@@ -142,3 +142,47 @@ fn stated(record: &Record, n: u64, nonce: u64) -> Option<(&'static str, Timestam
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+
+    fn at(s: i64) -> Timestamp {
+        Timestamp::from_unix_s(1_800_000_000 + s)
+    }
+
+    fn token(size: u64, record: u64, s: i64) -> Token {
+        let (earliest, latest) = (at(s), at(s));
+        Token { size, record: Some(record), anchor: Digest::of(b"root"), earliest, latest, object: format!("token of {size}") }
+    }
+
+    fn said(stated: &[(u64, i64, Option<i64>)], tokens: &[Token]) -> Vec<(u64, Code)> {
+        let claim = |(n, s, until): &(u64, i64, Option<i64>)| Stated {
+            object: n.to_string().into(),
+            what: "sealed",
+            at: at(*s),
+            n: *n,
+            after: Some(*n),
+            not_before: until.map(at),
+        };
+        let mut findings = Findings::default();
+        Moments(stated.iter().map(claim).collect()).compare(tokens, &mut findings);
+        findings.kept().iter().map(|f| (f.object.parse().expect("n"), f.code)).collect()
+    }
+
+    #[test]
+    fn a_token_bounds_what_lies_before_and_after_it() {
+        let tokens = [token(5, 5, 10_000), token(9, 9, 20_000)];
+        let excluded = Code::TimeExcluded;
+        // Within the tokens, and within the slack on both sides.
+        assert_eq!(said(&[(0, 9_000, None), (4, 10_800, None), (7, 9_200, None), (12, 20_100, None), (12, 90_000, None)], &tokens), []);
+        // Ahead of the token over it; of the first one, when several are.
+        assert_eq!(said(&[(4, 10_901, None), (7, 20_901, None)], &tokens), [(4, excluded), (7, excluded)]);
+        // Behind a token that was there before it.
+        assert_eq!(said(&[(6, 9_099, None), (10, 19_099, None)], &tokens), [(6, excluded), (10, excluded)]);
+        // A destruction that a token saw before the end of retention, whatever it says of itself.
+        assert_eq!(said(&[(7, 20_000, Some(20_001))], &tokens), [(7, Code::DisposalRetained)]);
+        assert_eq!(said(&[(7, 20_000, Some(20_000)), (7, 99_000, None)], &[]), []);
+    }
+}
