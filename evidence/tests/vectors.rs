@@ -193,7 +193,7 @@ fn what_clocks_say_that_may_have_been_set_is_noted() {
     let late: &dyn Fn(&mut exhibit_evidence::record::Acquisition) = &|a| a.started.wall = a.started.wall.plus_s(30 * 86_400);
     let case = cases::good_2(&Faults { acquisition: late, ..Faults::default() });
     let report = check(&case.objects, &Options::default());
-    assert_eq!((report.verdict, codes(&report)), (Verdict::Sound, vec!["acquisition.expired"]));
+    assert_eq!((report.verdict, codes(&report)), (Verdict::Sound, vec!["acquisition.expired", "time.backwards"]));
     let backwards: &dyn Fn(&mut exhibit_evidence::record::Receipt) = &|r| r.received_to = r.received_from.plus_s(-3_600);
     let case = cases::good_2(&Faults { receipt: backwards, ..Faults::default() });
     let report = check(&case.objects, &Options::default());

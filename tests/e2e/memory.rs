@@ -22,7 +22,10 @@ fn the_agent_stays_small_during_triage() {
     assert_eq!(ended["state"], "sealed", "{ended}\n{}", fleet.coordinator_log());
     let peak = agent.process().status_bytes("VmHWM").expect("status");
     eprintln!(
-        "idle {:.1} MiB, peak {:.1} MiB, coordinator peak {:.1} MiB",
+        "{} items, {} raw bytes, {} stored; idle {:.1} MiB, peak {:.1} MiB, coordinator peak {:.1} MiB",
+        ended["items"],
+        ended["raw_bytes"],
+        ended["stored_bytes"],
         idle as f64 / MIB as f64,
         peak as f64 / MIB as f64,
         fleet.coordinator_memory("VmHWM") as f64 / MIB as f64
