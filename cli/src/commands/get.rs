@@ -60,8 +60,10 @@ struct Get<'a> {
     /// Of which cases the collections are, and who asks: what an E01 file says.
     cases: BTreeMap<CollectionId, String>,
     examiner: String,
-    /// Items of which another format was made.
-    converted: u64,
+    /// More than one item is restored.
+    many: bool,
+    /// Images that the format asked for is of.
+    images: u64,
 }
 
 /// Restores items below a folder: `<capture>/<original path>`, below the collection's id when there are several.
@@ -87,10 +89,11 @@ pub async fn run(connection: &mut Connection, args: GetArgs, out: &Output) -> Re
         companions: BTreeMap::new(),
         cases: BTreeMap::new(),
         examiner: connection.name(),
-        converted: 0,
+        many: ids.len() > 1,
+        images: 0,
     };
     let done = interrupt::or(get.all(connection, &ids)).await;
-    if let (Ok(()), Some(format), 0) = (&done, args.format, get.converted) {
+    if let (Ok(()), Some(format), 0) = (&done, args.format, get.images) {
         out.note(&format!("nothing of it is an image: no file was made as {}", format.as_str()));
     }
     out.note(&get.counts.summary(&args.out.display().to_string()));
@@ -174,7 +177,10 @@ impl Get<'_> {
     /// Restores one item, or says why not.
     async fn one(&mut self, reading: &mut Reading, id: &ItemId, item: &Item) -> Result<()> {
         let name = self.name(id, item);
-        if let Some((format, content)) = self.args.format.zip(Content::of(item)) {
+        // Of several items those that have no such format are restored as they are; one alone is a mistake that is told.
+        let fits = |(format, content): &(Format, Content)| !self.many || format.fits(*content);
+        if let Some((format, content)) = self.args.format.zip(Content::of(item)).filter(fits) {
+            self.images += 1;
             if let Some(why) = convert::refusal(format, content, item) {
                 self.counts.not_convertible += 1;
                 return self.left_out(id, "not-convertible", &format!("{}: {why}", item.path));
@@ -243,7 +249,6 @@ impl Get<'_> {
         let shown = self.target.finish(file, &metadata(item))?;
         self.counts.restored += 1;
         self.counts.bytes += made.size;
-        self.converted += 1;
         let mut notes = made.notes;
         if five_levels {
             notes.push(super::symbols::FIVE_LEVELS.to_owned());

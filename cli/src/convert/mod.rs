@@ -29,6 +29,11 @@ pub enum Format {
 }
 
 impl Format {
+    /// Whether such content has this format.
+    pub const fn fits(self, content: Content) -> bool {
+        matches!((self, content), (Self::Raw, _) | (Self::Lime | Self::Elf, Content::Memory) | (Self::E01, Content::Disk))
+    }
+
     /// The word on the command line.
     pub const fn as_str(self) -> &'static str {
         match self {
