@@ -299,6 +299,8 @@ class Case:
             follows = body["predecessor"] in holder["enrolments"] if "predecessor" in body else not holder["enrolments"]
             if not follows or not body["name"].startswith(f"spiffe://{self.deployment}/"):
                 raise Unsound("an enrolment that does not follow from its signer's")
+            if set(body["name"]) - set("abcdefghijklmnopqrstuvwxyz0123456789:/.-_"):
+                raise Unsound("a name that could be taken for another")
             if known and (known["name"] != body["name"] or known["revoked"]):
                 raise Unsound("the key has another name already, or was revoked")
             agents, key = f"spiffe://{self.deployment}/agent/", sha256(b64(body["key"]))

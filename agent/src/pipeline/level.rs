@@ -18,7 +18,8 @@ pub(super) struct Level {
     now: AtomicI32,
     /// Frames of this segment that a lane took at once.
     taken: AtomicU32,
-    /// Frames of this segment that found no lane free.
+    /// Frames of this segment that found no lane free. All of them where there is none: on one processor reading waits for
+    /// every frame.
     crowded: AtomicU32,
 }
 

@@ -102,7 +102,7 @@ async fn nothing_reaches_an_agent_before_a_second_person_agreed() {
     assert_eq!((given.keyid(), offer.approver_enrolments.is_empty()), (keys[0], false));
     session.reply(&job.collection, vec![]).await;
     agent.send_all(&job, &job.honest(&files)).await.expect("received");
-    let _ = session.closed().await;
+    let _ = session.closed_after_again(&offer).await;
     let again = submit(&mut reconnected(&ben, &world).await, approval(&order, &envelope, &ben, clock::now())).await;
     assert_eq!(again.expect_err("approved already").code(), Code::FailedPrecondition);
     world.stop().await;

@@ -140,6 +140,19 @@ fn log_lies(add: Add<'_>) {
         },
     );
     add(
+        "name-that-looks-like-another",
+        "an admin enrols a second key under a name with a Cyrillic letter",
+        &["record.not-authorized"],
+        Faults {
+            at: &|case, _, step| {
+                if step == Step::Enrol {
+                    case.enrol(super::STRANGER, super::ADMIN, "responder/ad\u{430}", &[Role::Approver], "admin");
+                }
+            },
+            ..with()
+        },
+    );
+    add(
         "agent-with-another-key",
         "whoever enrols agents put another key under an agent's name",
         &["record.not-authorized"],

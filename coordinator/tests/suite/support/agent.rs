@@ -346,13 +346,21 @@ impl Session {
     }
 
     pub async fn closed(&mut self) -> wire::Closed {
-        loop {
-            match self.next().await {
-                Some(session_response::Kind::Closed(closed)) => return closed,
-                // An offer that was on its way while it was answered may come twice.
-                Some(session_response::Kind::Offer(_)) => {}
-                other => panic!("expected that it is closed, got {other:?}"),
+        match self.next().await {
+            Some(session_response::Kind::Closed(closed)) => closed,
+            other => panic!("expected that it is closed, got {other:?}"),
+        }
+    }
+
+    /// As [`Self::closed`], where the same offer may come once more: the coordinator began again while it was answered.
+    pub async fn closed_after_again(&mut self, offer: &wire::Offer) -> wire::Closed {
+        match self.next().await {
+            Some(session_response::Kind::Closed(closed)) => closed,
+            Some(session_response::Kind::Offer(again)) => {
+                assert_eq!((&again.collection, &again.order), (&offer.collection, &offer.order), "it is the same one");
+                self.closed().await
             }
+            other => panic!("expected that it is closed, got {other:?}"),
         }
     }
 }
