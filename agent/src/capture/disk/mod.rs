@@ -223,13 +223,13 @@ impl Subject<'_> {
     fn device(&self) -> io::Result<DeviceSource<Node>> {
         let Wishes { direct, tries, .. } = *self.wishes;
         let (look, path) = (Arc::clone(self.look), self.chosen.path.clone());
-        let node = within(patience::LOOK, "opening it", move || Node::open(&look, path, direct))?;
+        let node = within(patience::OPEN, "opening it", move || Node::open(&look, path, direct))?;
         Ok(DeviceSource::new(node, tries, format!("{}/bad-sectors.jsonl", self.label)))
     }
 
     fn image(&self) -> io::Result<FileSource> {
         let (look, path) = (Arc::clone(self.look), self.chosen.path.clone());
-        within(patience::LOOK, "opening it", move || {
+        within(patience::OPEN, "opening it", move || {
             let name = std::ffi::CString::new(path.as_bytes()).unwrap_or_default();
             let (file, _) = look.open_file(rustix::fs::CWD, &name)?;
             let before = super::walk::inode::stat(file.as_fd())?;

@@ -34,14 +34,31 @@ fn attach(dir: tempfile::TempDir, file: PathBuf, sector: &str) -> Loop {
 }
 
 /// An ext4 file system of so many MiB on a loop device, mounted; `more` are arguments of its maker.
-fn mounted(mib: u64, more: &[&str]) -> (Loop, tempfile::TempDir) {
+fn mounted(mib: u64, more: &[&str]) -> (Loop, Mounted) {
     let dir = tempfile::tempdir().expect("folder");
     let path = dir.path().join("fs.img");
     std::fs::File::create(&path).and_then(|f| f.set_len(mib << 20)).expect("image");
     let _ = run("mkfs.ext4", &[&["-q"], more, &[path.to_str().expect("text")]].concat());
     let (point, device) = (tempfile::tempdir().expect("folder"), attach(dir, path, "512"));
-    let _ = run("mount", &[&device.node, point.path().to_str().expect("text")]);
+    let point = Mounted(point.keep());
+    let _ = run("mount", &[&device.node, point.path()]);
     (device, point)
+}
+
+/// Where a file system is mounted until it is dropped, also when the test fails: the next run would find the device in use.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn path(&self) -> &str {
+        self.0.to_str().expect("text")
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--quiet").arg(&self.0).status();
+        let _ = std::fs::remove_dir(&self.0);
+    }
 }
 
 impl Drop for Loop {
@@ -137,8 +154,8 @@ fn an_image_file_is_taken_with_its_holes_and_says_who_uses_it() {
 
 #[test]
 fn a_mounted_file_system_makes_disk_and_image_live() {
-    let (device, point) = mounted(16, &["-L", "evidence"]);
-    let point = point.path().to_str().expect("text");
+    let (device, mount) = mounted(16, &["-L", "evidence"]);
+    let point = mount.path();
     std::fs::write(Path::new(point).join("a.txt"), b"hello").expect("write");
     let image = device.file.to_str().expect("text").to_owned();
     let out = Memory::run(&Disk, &[("path", &format!("{}\n{image}", device.node))]);
@@ -244,8 +261,8 @@ fn a_server_that_does_not_answer_holds_nothing() {
     // One kind is known to have a server, the other one counts as local.
     for (kind, remote, status, why) in [
         ("fuse", "false", Status::Skipped, "remote file system fuse (dead): its server may not answer; 'remote=true' asks it"),
-        ("fuse", "true", Status::Error, "looking at it did not come back within 1 s: left behind"),
-        ("fuse.bindfs", "false", Status::Error, "looking at it did not come back within 1 s: left behind"),
+        ("fuse", "true", Status::Error, "looking at it did not come back within 3 s: left behind"),
+        ("fuse.bindfs", "false", Status::Error, "looking at it did not come back within 3 s: left behind"),
     ] {
         let dead = Dead::mount(kind);
         let image = dead.point.path().join("disk.img");
@@ -339,8 +356,8 @@ impl Drop for StuckWriter {
 
 #[test]
 fn a_freeze_that_the_kernel_cannot_finish_is_said_and_thawed_in_the_end() {
-    let (device, point) = mounted(8, &[]);
-    let point = point.path().to_str().expect("text");
+    let (device, mount) = mounted(8, &[]);
+    let point = mount.path();
     for killed in [false, true] {
         let writer = StuckWriter::start(&Path::new(point).join("stuck"));
         let out = Memory::run(&Disk, &[("path", &device.node), ("freeze", "true"), ("freeze_max", "1s")]);
@@ -363,5 +380,4 @@ fn a_freeze_that_the_kernel_cannot_finish_is_said_and_thawed_in_the_end() {
         }
         let _ = run("touch", &[&format!("{point}/later-{killed}")]);
     }
-    let _ = run("umount", &[point]);
 }
