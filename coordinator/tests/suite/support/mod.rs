@@ -24,5 +24,6 @@ pub fn s3_settings(port: u16, prefix: &str) -> RemoteSettings {
         access_key_id: Some("id".to_owned()),
         secret: Some("very-secret".to_owned()),
         lock: None,
+        encryption: None,
     }
 }
