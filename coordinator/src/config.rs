@@ -410,6 +410,7 @@ impl Config {
             credentials_file =
                 maybe("credentials_file", store.credentials_file.as_ref().map(|p| p.to_string_lossy().into_owned()), "store-credentials"),
             lock = store::documented_lock(store.lock),
+            encryption = store::documented_encryption(store.encryption.as_ref()),
             attest_hours = store.attest_hours,
             immutable = store.immutable,
             connections_max = limits.connections_max,

@@ -40,6 +40,7 @@ impl Moto {
             kind: RemoteKind::S3,
             account: String::new(),
             lock: None,
+            encryption: None,
             bucket: "evidence".to_owned(),
             prefix: String::new(),
             region: "us-east-1".to_owned(),

@@ -7,7 +7,7 @@ use exhibit_evidence::text::escape_bounded;
 use serde::Deserialize;
 
 use super::{Config, ConfigError, within};
-use crate::store::{LOCK_DAYS_MAX, LockMode, LockPolicy, RemoteKind, RemoteSettings};
+use crate::store::{Encryption, LOCK_DAYS_MAX, LockMode, LockPolicy, RemoteKind, RemoteSettings};
 
 /// The key file of a Google service account has 2.3 KB; the others are one line.
 const SECRET_BYTES_MAX: u64 = 16 << 10;
@@ -40,6 +40,8 @@ pub struct StoreConfig {
     pub credentials_file: Option<PathBuf>,
     /// The lock of every object; S3 only.
     pub lock: Option<LockPolicy>,
+    /// Encryption of every object by the store; S3 only.
+    pub encryption: Option<Encryption>,
     /// Hours between two looks at every version in the store.
     pub attest_hours: u32,
     /// Gives the files of a local store the immutable attribute.
@@ -68,6 +70,7 @@ impl Default for StoreConfig {
             secret_access_key_file: None,
             credentials_file: None,
             lock: None,
+            encryption: None,
             attest_hours: 24,
             immutable: false,
         }
@@ -163,6 +166,12 @@ impl StoreConfig {
                 );
             }
         }
+        if self.encryption.is_some() && self.kind != StoreKind::S3 {
+            return wrong(
+                "store.encryption",
+                "is for s3: google and azure encrypt every object with the key that bucket or account is set to, and a folder with what its disk has",
+            );
+        }
         if self.immutable && self.kind != StoreKind::Local {
             return wrong("store.immutable", "is for a local store: an s3 store has store.lock");
         }
@@ -196,6 +205,17 @@ pub(super) fn documented_lock(lock: Option<LockPolicy>) -> String {
     format!("{comment}lock = {{ mode = \"{mode}\", days = {} }}", lock.days)
 }
 
+pub(super) fn documented_encryption(encryption: Option<&Encryption>) -> String {
+    match encryption {
+        None => "# encryption = { kind = \"sse-s3\" }".to_owned(),
+        Some(Encryption::SseS3) => "encryption = { kind = \"sse-s3\" }".to_owned(),
+        Some(Encryption::SseKms { key, bucket_key }) => {
+            let key = key.as_ref().map(|key| format!(", key = {}", toml::Value::String(key.clone()))).unwrap_or_default();
+            format!("encryption = {{ kind = \"sse-kms\"{key}, bucket_key = {bucket_key} }}")
+        }
+    }
+}
+
 impl Config {
     /// The settings of a store that is not a folder, with the secret read from its file; `None` for a folder.
     ///
@@ -220,6 +240,7 @@ impl Config {
             access_key_id: store.access_key_id.clone(),
             secret,
             lock: store.lock,
+            encryption: store.encryption.clone(),
         }))
     }
 }

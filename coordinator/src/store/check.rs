@@ -124,11 +124,28 @@ pub async fn run(store: &dyn Store, lock: Option<LockPolicy>, now: Timestamp) ->
             return report;
         }
     };
+    if let Some(s3) = store.attestable() {
+        encryption(&mut report, &s3.vault, &name).await;
+    }
     match (store.attestable(), probe.version) {
         (Some(s3), version) => versions(&mut report, store, &s3.vault, &name, version.as_deref(), now).await,
         (None, _) => plain(&mut report, store, &name).await,
     }
     report
+}
+
+/// What the store says of the probe's encryption. Without store.encryption it is shown and nothing is missing.
+async fn encryption(report: &mut CheckReport, vault: &Vault, name: &str) {
+    let seen = match vault.encryption_of(name).await {
+        Ok(seen) => seen,
+        Err(e) => return report.add("encryption", State::Untested, e.to_string(), "try again"),
+    };
+    match vault.encryption().map(|asked| (asked, asked.compare(&seen))) {
+        Some((asked, Ok(()))) => report.add("encryption", State::Holds, format!("{asked}; the store says so of the probe"), ""),
+        Some((_, Err(why))) => report.add("encryption", State::Missing, why, "compare the key's policy and the bucket's settings"),
+        None if seen.with.is_empty() => report.add("encryption", State::Holds, "not asked for; the store says of none", ""),
+        None => report.add("encryption", State::Holds, format!("not asked for; by the bucket: {} {}", seen.with, seen.key), ""),
+    }
 }
 
 /// A store without versions that we could ask for: what the bucket itself refuses.

@@ -5,6 +5,7 @@
 
 pub mod attest;
 pub mod check;
+mod encryption;
 mod error;
 mod local;
 mod lock;
@@ -25,6 +26,7 @@ use exhibit_evidence::{CaseId, Digest, Timestamp};
 use futures::future::BoxFuture;
 pub use object_store::PutPayload as Payload;
 
+pub use encryption::{Encrypted, Encryption};
 pub use error::{Kind, StoreError};
 pub use local::LocalStore;
 pub use lock::{LOCK_DAYS_MAX, Lock, LockMode, LockPolicy, Protection, Seen};
@@ -193,6 +195,7 @@ pub async fn list_all(store: &dyn Store, folder: &str, entries_max: usize) -> Re
 /// nothing behind:
 ///
 /// 1. `probe/head` is replaced and read back: the store is there, writable and not full.
+///    On S3 with `store.encryption`: the store says that it encrypted it so.
 /// 2. `probe/create-only` is created with content A (or found with it).
 /// 3. `probe/create-only` is created with content B: this must be refused.
 ///
@@ -209,6 +212,12 @@ pub async fn self_test(store: &dyn Store) -> Result<(), StoreError> {
             format!("{}: what was written reads back differently", store.describe()),
             "use another store",
         ));
+    }
+    if let Some(s3) = store.attestable()
+        && let Some(asked) = s3.vault.encryption()
+    {
+        let seen = s3.vault.encryption_of(PROBE_HEAD).await.map_err(at("the start-up test could not look at the encryption"))?;
+        asked.compare(&seen).map_err(|why| Encryption::refused(&why))?;
     }
     let refuse = || {
         StoreError::new(

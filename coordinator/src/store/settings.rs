@@ -9,6 +9,7 @@ use object_store::client::{HttpConnector as _, ReqwestConnector};
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 
+use super::encryption::Encryption;
 use super::lock::LockPolicy;
 use super::vault::{LockingConnector, Signer, Vault};
 use super::{Kind, StoreError, check_name};
@@ -48,6 +49,8 @@ pub struct RemoteSettings {
     pub secret: Option<String>,
     /// The lock of every object; S3 only.
     pub lock: Option<LockPolicy>,
+    /// Encryption of every object by the store; S3 only.
+    pub encryption: Option<Encryption>,
 }
 
 impl std::fmt::Debug for RemoteSettings {
@@ -100,6 +103,13 @@ impl RemoteSettings {
                 "take out store.lock and have its owner set retention as docs/operations/stores.md shows",
             ));
         }
+        if self.encryption.is_some() && self.kind != RemoteKind::S3 {
+            return Err(StoreError::new(
+                Kind::Denied,
+                "store.encryption is for S3: Google and Azure encrypt every object, with the key that their bucket or account is set to",
+                "take out store.encryption and have its owner set the key as docs/operations/stores.md shows",
+            ));
+        }
         if !self.prefix.is_empty() {
             check_name(&self.prefix)?;
         }
@@ -142,6 +152,9 @@ impl RemoteSettings {
         if let (Some(id), Some(secret)) = (&self.access_key_id, &self.secret) {
             builder = builder.with_access_key_id(id).with_secret_access_key(secret);
         }
+        if let Some(encryption) = &self.encryption {
+            builder = encryption.apply(builder)?;
+        }
         let inner = builder.clone().build()?;
         let signer = Signer { credentials: Arc::clone(inner.credentials()), region: self.region.clone(), sign_payload: self.plain() };
         // The same address as the client's, which the environment may give as well; the bucket stands in the path.
@@ -153,6 +166,7 @@ impl RemoteSettings {
             bucket: format!("{}/{}", endpoint.trim_end_matches('/'), self.bucket),
             prefix: self.prefix.clone(),
             description: String::new(),
+            encryption: self.encryption.clone(),
         };
         let inner: Arc<dyn ObjectStore> = match self.lock {
             // The first client is kept for its credentials alone.

@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use exhibit_coordinator::clock;
 use exhibit_coordinator::store::attest::{Pass, Task};
+use exhibit_coordinator::store::check::{self, State};
 use exhibit_coordinator::store::faulty::{Fault, FaultyStore, Op};
-use exhibit_coordinator::store::{Kind, Payload, RemoteSettings, RemoteStore, Store, conformance, self_test};
+use exhibit_coordinator::store::{
+    Encryption, Kind, LockMode, LockPolicy, Payload, RemoteKind, RemoteSettings, RemoteStore, Store, conformance, self_test,
+};
 use exhibit_evidence::Digest;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -40,6 +43,39 @@ async fn s3_keeps_the_contract() {
     for e in [absent.get("a", 10).await.expect_err("no bucket"), absent.folders("cases").await.expect_err("no bucket")] {
         assert!(e.kind() == Kind::Denied && e.remedy().contains("make it"), "an absent bucket is no absent object: {e}");
     }
+}
+
+/// With every object, locked or not; a server that takes the words and does nothing is refused at start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_encrypts_as_it_is_told_or_is_refused() {
+    let server = support::moto::start_with_lock();
+    let kms = Encryption::SseKms { key: Some("arn:aws:kms:us-east-1:111122223333:key/evidence".to_owned()), bucket_key: true };
+    let lock = Some(LockPolicy { mode: LockMode::Compliance, days: 1 });
+    for (place, asked, lock) in [("plain", Encryption::SseS3, None), ("locked", Encryption::SseS3, lock), ("kms", kms, lock)] {
+        let settings = RemoteSettings { encryption: Some(asked.clone()), lock, ..server.settings(place) };
+        let store = RemoteStore::open(&settings).expect("settings");
+        self_test(&store).await.unwrap_or_else(|e| panic!("{place}: {e}"));
+        let content = b"evidence";
+        store.put_new("cases/a", Payload::from(content.to_vec()), Digest::of(content)).await.expect("written");
+        let vault = store.attestable().expect("an S3 store").vault;
+        let seen = vault.encryption_of("cases/a").await.expect("looked at");
+        assert_eq!(asked.compare(&seen), Ok(()), "{place}");
+        assert_eq!(&store.get("cases/a", 100).await.expect("read")[..], content);
+        let report = check::run(&store, lock, clock::now()).await;
+        assert_eq!(report.state("encryption"), Some(State::Holds), "{}", report.text());
+        assert!(report.text().contains(&asked.to_string()), "{}", report.text());
+    }
+    // Nothing is asked for, and nothing is missed.
+    let report = check::run(&RemoteStore::open(&server.settings("none")).expect("settings"), None, clock::now()).await;
+    assert_eq!(report.state("encryption"), Some(State::Holds), "{}", report.text());
+
+    let deaf = support::second::localbucket();
+    let settings = RemoteSettings { encryption: Some(Encryption::SseS3), ..deaf.settings("") };
+    let e = self_test(&RemoteStore::open(&settings).expect("settings")).await.expect_err("it does not encrypt");
+    assert!(e.kind() == Kind::Denied && e.message().contains("asked for was AES256, the store says nothing"), "{e}");
+    let azure = RemoteSettings { kind: RemoteKind::Azure, account: "exhibit".to_owned(), ..settings };
+    let e = RemoteStore::open(&azure).expect_err("not there");
+    assert!(e.message().contains("store.encryption is for S3"), "{e}");
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ use futures::TryStreamExt as _;
 use http::{HeaderMap, Method};
 use object_store::client::{HttpClient, HttpErrorKind, HttpRequest};
 
+use super::encryption::{Encrypted, Encryption};
 use super::lock::{LockMode, Seen, parse_time, seconds_text};
 use super::{Kind, StoreError};
 
@@ -49,6 +50,8 @@ pub struct Vault {
     pub(super) bucket: String,
     pub(super) prefix: String,
     pub(super) description: String,
+    /// What the store is asked to encrypt objects with.
+    pub(super) encryption: Option<Encryption>,
 }
 
 struct Ask<'a> {
@@ -172,6 +175,27 @@ impl Vault {
             until: parse_time(text("x-amz-object-lock-retain-until-date")),
             hold: text("x-amz-object-lock-legal-hold") == "ON",
         })
+    }
+
+    /// What the store says that an object is encrypted with.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] when there is no such object.
+    pub async fn encryption_of(&self, name: &str) -> Result<Encrypted, StoreError> {
+        let ask = Ask { method: Method::HEAD, name: Some(name), query: &[], headers: &[], body: Bytes::new() };
+        let reply = self.ask("look at the encryption of", ask).await?;
+        let text = |key: &str| reply.headers.get(key).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+        Ok(Encrypted {
+            with: text("x-amz-server-side-encryption"),
+            key: text("x-amz-server-side-encryption-aws-kms-key-id"),
+            bucket_key: text("x-amz-server-side-encryption-bucket-key-enabled").eq_ignore_ascii_case("true"),
+        })
+    }
+
+    /// What the configuration asks for.
+    #[must_use]
+    pub const fn encryption(&self) -> Option<&Encryption> {
+        self.encryption.as_ref()
     }
 
     /// Sets mode and end of one version's retention. `bypass` asks the store to let governance be weakened: only

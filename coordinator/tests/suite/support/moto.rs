@@ -27,6 +27,7 @@ pub fn settings(port: u16, prefix: &str) -> RemoteSettings {
         access_key_id: Some(KEY_ID.to_owned()),
         secret: Some(SECRET.to_owned()),
         lock: None,
+        encryption: None,
     }
 }
 
