@@ -272,6 +272,7 @@ fn compare_with_avml(disk: &Path, image: &BTreeMap<u64, Vec<u8>>, (code, length)
 #[test]
 fn memory_that_is_poisoned_removed_hidden_or_added_is_named() {
     let plan = GuestPlan {
+        memory_mib: 160,
         module_mib: Some(256),
         append: "lockdown=integrity lsm=lockdown memhp_default_state=online_movable secretmem.enable=1".to_owned(),
         scenario: "for block in /sys/devices/system/memory/memory*; do
@@ -418,7 +419,7 @@ sleep 1
 
 #[test]
 fn a_guest_s_memory_is_there_to_the_byte() {
-    let mut plan = GuestPlan { scenario: SUSPECTS.to_owned(), ..GuestPlan::default() };
+    let mut plan = GuestPlan { memory_mib: 224, scenario: SUSPECTS.to_owned(), ..GuestPlan::default() };
     // A hole in the middle of memory.
     plan.append = "memmap=4M$0x5000000".to_owned();
     // The same memory as another tool takes it, just before.

@@ -60,9 +60,14 @@ impl Physical for Fake {
             }
             return Err(Errno::FAULT.into());
         }
-        for (n, slot) in buf.iter_mut().enumerate() {
-            let at = at + n as u64;
-            *slot = if self.zero.contains(&(at / PAGE)) { 0 } else { byte(at) };
+        for page in pages {
+            // The part of the buffer that lies in it.
+            let from = (page * PAGE).max(at);
+            let to = ((page + 1) * PAGE).min(at + buf.len() as u64);
+            let blank = self.zero.contains(&page);
+            for (at, slot) in (from..to).zip(&mut buf[(from - at) as usize..]) {
+                *slot = if blank { 0 } else { byte(at) };
+            }
         }
         Ok(buf.len())
     }

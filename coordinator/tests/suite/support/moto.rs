@@ -134,23 +134,50 @@ def checked(env, start):
     start("403 Forbidden", [("Content-Type", "application/xml")])
     return [f"<Error><Code>{why}</Code><Message>{why}</Message></Error>".encode()]
 
-run_simple("127.0.0.1", int(sys.argv[1]), checked, threaded=False)
+# Google's XML API, as its reference describes it, is close to S3's: preconditions and versions are generations.
+def google(env, start):
+    env = dict(env)
+    wanted = env.pop("HTTP_X_GOOG_IF_GENERATION_MATCH", None)
+    if wanted not in (None, "0") or any(k.startswith("HTTP_X_AMZ_") for k in env):
+        start("400 Bad Request", [("Content-Type", "application/xml")])
+        return [b"<Error><Code>InvalidArgument</Code><Message>not of this dialect</Message></Error>"]
+    if wanted == "0":
+        env["HTTP_IF_NONE_MATCH"] = "*"
+    else:
+        env.pop("HTTP_IF_NONE_MATCH", None) if env["REQUEST_METHOD"] in ("PUT", "POST") else None
+    for place in ("QUERY_STRING", "RAW_URI", "REQUEST_URI"):
+        if place in env:
+            env[place] = env[place].replace("generation=", "versionId=")
+    env["HTTP_AUTHORIZATION"] = "AWS4-HMAC-SHA256 Credential=id/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
+    def answer(status, headers, *more):
+        own = {"x-amz-version-id": "x-goog-generation"}
+        kept = [(own.get(n.lower(), n), v) for n, v in headers if n.lower() in own or not n.lower().startswith("x-amz-")]
+        return start(status, kept, *more)
+    return moto(env, answer)
+
+run_simple("127.0.0.1", int(sys.argv[1]), google if sys.argv[3] == "google" else checked, threaded=False)
 "#;
 
 /// Starts the server with an empty bucket `evidence`.
 pub fn start() -> Server {
-    serve("evidence", "")
+    serve("evidence", "", "s3")
+}
+
+/// Starts the server with an empty bucket `evidence`, spoken to as Google Cloud Storage is: a translation of the XML API by its
+/// reference (preconditions and generations), without its sign-in. Amazon's own headers are refused.
+pub fn start_as_google() -> Server {
+    serve("evidence", "", "google")
 }
 
 /// Starts the server with an empty bucket `evidence` that has versions and Object Lock.
 pub fn start_with_lock() -> Server {
-    serve("evidence", "x-amz-bucket-object-lock-enabled: true\r\n")
+    serve("evidence", "x-amz-bucket-object-lock-enabled: true\r\n", "s3")
 }
 
-fn serve(bucket: &str, headers: &str) -> Server {
+fn serve(bucket: &str, headers: &str, dialect: &str) -> Server {
     let port = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("address").port();
     let process = Command::new("python3")
-        .args(["-c", SERVE, &port.to_string(), SECRET])
+        .args(["-c", SERVE, &port.to_string(), SECRET, dialect])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
