@@ -112,7 +112,17 @@ async fn what_a_dead_process_logged_and_did_not_note_is_not_logged_twice() {
     // The note is lost: as the row was before.
     parts.catalog.add_incident(group.newest.clone()).await.expect("kept");
     world.restart().await;
-    incidents::record(&world.running().parts).await.expect("recorded");
+    let parts = &world.running().parts;
+    // The coordinator does the same when it starts: whoever comes first.
+    let mut left = parts.catalog.unlogged_incidents(10).await.expect("read");
+    for _ in 0..100 {
+        if left.is_empty() {
+            break;
+        }
+        incidents::record(parts).await.expect("recorded");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        left = parts.catalog.unlogged_incidents(10).await.expect("read");
+    }
+    assert_eq!(left, Vec::new());
     assert_eq!(logged(&world, Some(&case)).await.len(), 1, "the same bytes are the same record");
-    assert_eq!(world.running().parts.catalog.unlogged_incidents(10).await, Ok(Vec::new()));
 }
