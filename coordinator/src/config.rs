@@ -502,8 +502,17 @@ fn explain(text: &str, e: &toml::de::Error) -> String {
     let shown = text.lines().nth(line - 1).unwrap_or_default().trim();
     format!(
         ":{line}: {message} in '{}' (compare with the comments that 'exhibit-coordinator init' writes)",
-        escape_bounded(&catalog::without_password(shown), 120)
+        escape_bounded(&without_secret(shown, message.starts_with("unknown field")), 120)
     )
+}
+
+/// A line for a message. What stands behind a key that we do not know, or that is named like a secret, may be one: it is not shown.
+fn without_secret(line: &str, unknown: bool) -> String {
+    const SECRETS: [&str; 5] = ["secret", "passw", "token", "credential", "private"];
+    match line.split_once('=') {
+        Some((key, _)) if unknown || SECRETS.iter().any(|word| key.to_ascii_lowercase().contains(word)) => format!("{}= ...", key),
+        _ => catalog::without_password(line),
+    }
 }
 
 /// The line of a key like `limits.uploads_max`; 1 when the file does not hold it.

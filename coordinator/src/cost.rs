@@ -2,7 +2,8 @@
 //!
 //! It is **derived** from what lies in the store, by the rule below, and not counted call by call: so it is the same after a crash, on
 //! every coordinator and after `reindex`. A test compares the rule with what an S3 server was really asked. Not in it: what was
-//! repeated because the store failed, the order's and the case's own records, timestamps, later reads, and attestation.
+//! repeated because the store failed, the order's and the case's own records, timestamps, later reads, attestation, and what a
+//! copy in a second store costs.
 
 use std::fmt;
 use std::str::FromStr;

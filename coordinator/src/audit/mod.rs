@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use exhibit_certs::PeerName;
 use exhibit_evidence::Timestamp;
+use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::layout::LogName;
+use exhibit_evidence::record::{Access, Predicate as _, Record};
 use exhibit_evidence::text::one_line;
 use tokio::sync::{mpsc, oneshot};
 
@@ -188,11 +190,18 @@ impl Audit {
         }
     }
 
-    /// A record is in a custody log.
-    pub(crate) fn recorded(&self, log: &LogName, entry: &Entry) {
+    /// A record, which this envelope holds, is in a custody log.
+    pub(crate) fn recorded(&self, log: &LogName, entry: &Entry, envelope: &Envelope) {
         self.say(|| {
-            let about = format!("record {} of {} is {}", entry.n, log.folder(), entry.kind);
+            let access = access_in(entry, envelope);
+            let about = match &access {
+                Some(access) => format!("record {} of {}: {} {}", entry.n, log.folder(), access.by, access.action.as_str()),
+                None => format!("record {} of {} is {}", entry.n, log.folder(), entry.kind),
+            };
             Event::new("record", Severity::Notice, &about)
+                .with_some("by", access.as_ref().map(|access| &access.by))
+                .with_some("action", access.as_ref().map(|access| access.action.as_str()))
+                .with_some("reason", access.as_ref().map(|access| &access.reason))
                 .with("log", log.folder())
                 .with("n", entry.n)
                 .with("kind", entry.kind)
@@ -260,6 +269,17 @@ impl Audit {
     /// It ends in order.
     pub(crate) fn stopped(&self) {
         self.say(|| Event::new("stopped", Severity::Notice, "the coordinator stopped in order"));
+    }
+}
+
+/// Who is about to read evidence and why: the coordinator signs for them, so the key alone does not say it.
+fn access_in(entry: &Entry, envelope: &Envelope) -> Option<Access> {
+    if entry.kind != Access::TYPE {
+        return None;
+    }
+    match Record::from_payload(envelope.unverified_payload()) {
+        Ok(Record::Access(access)) => Some(*access),
+        _ => None,
     }
 }
 

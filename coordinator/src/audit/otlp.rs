@@ -37,13 +37,17 @@ impl Collector {
     /// What is wrong with the address.
     pub fn new(endpoint: &str, metrics_every: Duration) -> Result<Self, String> {
         crate::config::check_endpoint(endpoint).map_err(str::to_owned)?;
+        let endpoint = endpoint.trim_end_matches('/');
+        if let Some(signal) = ["/v1/logs", "/v1/metrics", "/v1/traces"].into_iter().find(|signal| endpoint.ends_with(signal)) {
+            return Err(format!("ends in {signal}, which is added to it: take it out"));
+        }
         let http = reqwest::Client::builder()
             .timeout(ANSWER_WITHIN)
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("exhibit-coordinator/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|e| e.to_string())?;
-        Ok(Self { endpoint: endpoint.trim_end_matches('/').to_owned(), http, metrics_every })
+        Ok(Self { endpoint: endpoint.to_owned(), http, metrics_every })
     }
 
     /// Posts one message; how many of its parts the collector refused.
@@ -64,9 +68,15 @@ impl Collector {
             // The specification's list of what may be sent again.
             return Err(Failure { again: matches!(status, 429 | 502..=504), why: format!("HTTP status {status} {said}") });
         }
+        let Some(said) = understood(&answer) else {
+            let said = one_line(&String::from_utf8_lossy(&answer), 200);
+            return Err(Failure {
+                again: false,
+                why: format!("HTTP status {status}, and what it says is no answer of a collector: {said}"),
+            });
+        };
         // 64-bit numbers are strings in protobuf's JSON, and some write them as numbers.
-        let partial = serde_json::from_slice::<Value>(&answer).unwrap_or_default();
-        let partial = &partial["partialSuccess"];
+        let partial = &said["partialSuccess"];
         let count = &partial[rejected];
         let count = count.as_u64().or_else(|| count.as_str().and_then(|n| n.parse().ok())).unwrap_or_default();
         if count > 0 {
@@ -75,6 +85,14 @@ impl Collector {
         }
         Ok(count)
     }
+}
+
+/// The answer to a post that was taken: an object in JSON, or nothing. Anything else is somebody else's: a portal, a wrong port.
+fn understood(answer: &[u8]) -> Option<Value> {
+    if answer.trim_ascii().is_empty() {
+        return Some(Value::Null);
+    }
+    serde_json::from_slice::<Value>(answer).ok().filter(Value::is_object)
 }
 
 struct Failure {
@@ -185,6 +203,21 @@ async fn hand_over(collector: &Collector, body: &Value, events: u64, tries: &mut
                 metrics.audit_events("otlp", "refused", events);
                 return;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_collector_s_answer_counts_as_one() {
+        for answer in ["", " ", "{}", "{\"partialSuccess\":{}}"] {
+            assert!(understood(answer.as_bytes()).is_some(), "{answer}");
+        }
+        for answer in ["<html>Welcome</html>", "OK", "[]", "\"\"", "{\"partialSuccess\":{\"rejectedLogRecords"] {
+            assert!(understood(answer.as_bytes()).is_none(), "{answer}");
         }
     }
 }

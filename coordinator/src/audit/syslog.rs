@@ -40,7 +40,9 @@ impl FromStr for Receiver {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bad = || format!("'{}': expected udp://HOST:PORT, tcp://HOST:PORT or unix:/PATH", escape_bounded(text, 120));
+        // What stands before an @ may be a password.
+        let shown = text.rsplit_once('@').map_or_else(|| text.to_owned(), |(_, rest)| format!("...@{rest}"));
+        let bad = || format!("'{}': expected udp://HOST:PORT, tcp://HOST:PORT or unix:/PATH", escape_bounded(&shown, 120));
         if let Some(path) = text.strip_prefix("unix:") {
             let path = path.strip_prefix("//").unwrap_or(path);
             return if path.starts_with('/') && path.len() > 1 { Ok(Self::Unix(path.into())) } else { Err(bad()) };

@@ -74,7 +74,5 @@ pub(super) fn without_password(line: &str) -> String {
         let (user, _) = login.split_once(':')?;
         Some(format!("{before}://{user}:...@{after}"))
     };
-    // A password as a key of its own is no key of ours, but somebody may try.
-    let named = || line.split_once('=').filter(|(key, _)| key.contains("password")).map(|(key, _)| format!("{key}= ..."));
-    hidden().or_else(named).unwrap_or_else(|| line.to_owned())
+    hidden().unwrap_or_else(|| line.to_owned())
 }

@@ -11,7 +11,7 @@ use super::{Config, ConfigError, FILE_BYTES_MAX, StoreKind, line_of_key};
 use crate::catalog::CatalogPlace;
 
 impl Config {
-    /// Looks at the file itself, the deployment's folder, the store, the secret of its copy and, unless it is about to be made anew, the catalog if it is a
+    /// Looks at the file itself, the deployment's folder, the store, its copy and, unless it is about to be made anew, the catalog if it is a
     /// file; a database is not asked.
     /// Changes nothing.
     ///
@@ -30,6 +30,9 @@ impl Config {
         }
         let _ = self.authorities()?;
         let _ = self.remote_copy()?;
+        if let Some(copy) = self.copy.store.as_ref().filter(|copy| copy.kind == StoreKind::Local) {
+            look.folder("copy.store.path", &self.resolve(&copy.path), "make it, on another disk than the store")?;
+        }
         match self.store.kind {
             StoreKind::Local => look.folder("store.path", &self.resolve(&self.store.path), "a store is made by 'exhibit-coordinator init'"),
             StoreKind::S3 | StoreKind::Google | StoreKind::Azure => self.remote().map(|_| ()),

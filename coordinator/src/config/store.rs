@@ -125,6 +125,12 @@ impl StoreConfig {
         if self.kind == StoreKind::Local {
             return if self.path.as_os_str().is_empty() { wrong("store.path", "is empty: name a folder") } else { Ok(()) };
         }
+        if self.path != Self::default().path {
+            return wrong("store.path", "is for a local store: take it out, or set kind = \"local\"");
+        }
+        if self.kind != StoreKind::Azure && !self.account.is_empty() {
+            return wrong("store.account", "is for azure: take it out");
+        }
         if self.bucket.is_empty() {
             return wrong("store.bucket", "is empty: name the bucket (on Azure the container) of the store");
         }

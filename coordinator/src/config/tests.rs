@@ -141,6 +141,7 @@ fn errors_name_line_key_value_and_remedy() {
         ("[certificates]\nagent_hours = 9999", ":2: ", "9999"),
         ("[audit]\nsyslog = \"tls://h:1\"", ":2: ", "audit.syslog: 'tls://h:1': expected udp://HOST:PORT"),
         ("[audit]\notlp = \"http://me:secret@h\"", ":2: ", "audit.otlp: holds a name, a password"),
+        ("[audit]\notlp = \"http://h:4318/v1/logs\"", ":2: ", "audit.otlp: ends in /v1/logs, which is added to it"),
         ("[audit]\nmetrics_s = 0", ":2: ", "audit.metrics_s: 0 is out of range"),
         ("[prices]\ngib_month = \"cheap\"", ":2: ", "prices.gib_month: expected an amount"),
         ("[prices]\ncurrency = \"\"", ":2: ", "prices.currency: expected 1 to 8 letters"),
@@ -153,6 +154,9 @@ fn errors_name_line_key_value_and_remedy() {
         ("[copy.store]\nkind = \"s3\"", ":1: ", "copy.store.bucket: is empty"),
         ("[copy.store]\n\npath = \"store\"", ":1: ", "copy.store.kind: is the store itself"),
         ("[copy.store]\nkind = \"s3\"\nbucket = \"b\"\nendpoint = \"http://x\"", ":4: ", "copy.store.endpoint: is http://"),
+        ("[copy.store]\npath = \"other\"\nattest_hours = 1", ":3: ", "copy.store.attest_hours: both stores are looked at every"),
+        ("[store]\nkind = \"s3\"\nbucket = \"b\"\npath = \"/evidence\"", ":4: ", "store.path: is for a local store"),
+        ("[copy.store]\nkind = \"s3\"\nbucket = \"b\"\naccount = \"a\"", ":4: ", "copy.store.account: is for azure"),
         ("= 3", ":1: ", "= 3"),
         ("listen = \"127.0.0.1:1\"\nlisten = \"127.0.0.1:1\"", ":2: ", "duplicate key"),
     ];
@@ -207,6 +211,7 @@ fn places_that_are_not_there_or_open_to_others_are_named_with_their_line() {
         ("\n[paths]\ncatalog = \"/proc/x\"", ":3: paths.catalog: ", "reindex"),
         ("[paths]\ndeployment = \"elsewhere\"", ":2: paths.deployment: ", "init"),
         ("[store]\npath = \"catalog.sqlite\"", ":2: store.path: ", "no folder"),
+        ("[copy.store]\npath = \"/nonexist/copy\"", ":2: copy.store.path: ", "/nonexist/copy"),
     ] {
         let (exit, said) = check(text).expect_err(text);
         assert!(exit == 64 && said.contains(&format!("config.toml{line}")) && said.contains(word), "{exit} {said}");
@@ -249,6 +254,16 @@ fn an_endpoint_that_holds_a_secret_is_refused_and_never_shown() {
         let e = Config::parse(&text).expect_err(endpoint);
         let shown = format!("{e} {e:?}");
         assert!(shown.contains(":5: store.endpoint: ") && !shown.contains("Very-Secret"), "{shown}");
+    }
+    for text in [
+        "[store]\nsecret_access_key = \"Very-Secret\"",
+        "[store]\naccess_secret = \"Very-Secret\"",
+        "store = { key = \"Very-Secret\" }",
+        "[store]\nsecret_access_key_file = Very-Secret",
+        "[audit]\nsyslog = \"tcp://u:Very-Secret@h:1\"",
+    ] {
+        let e = Config::parse(text).expect_err(text);
+        assert!(!format!("{e} {e:?}").contains("Very-Secret"), "{e}");
     }
 }
 

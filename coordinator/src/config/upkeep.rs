@@ -117,6 +117,12 @@ impl CopyConfig {
         within("copy.every", self.every.0.as_secs(), 60..31_536_001, "seconds (1m to 365d)")?;
         let Some(store) = &self.store else { return Ok(()) };
         store.check().map_err(|(key, why)| (in_copy(key), why))?;
+        if ![first.attest_hours, StoreConfig::default().attest_hours].contains(&store.attest_hours) {
+            return Err((
+                in_copy("store.attest_hours"),
+                "both stores are looked at every store.attest_hours: set that, and take this out".to_owned(),
+            ));
+        }
         let place = |s: &StoreConfig| match s.kind {
             StoreKind::Local => (s.path.to_string_lossy().into_owned(), String::new(), None),
             StoreKind::S3 | StoreKind::Google | StoreKind::Azure => {

@@ -485,7 +485,7 @@ impl Inner {
             Ok(_) => {
                 self.take(n, envelope)?;
                 if let Some(entry) = self.view().entry(n) {
-                    self.audit.recorded(&self.name, entry);
+                    self.audit.recorded(&self.name, entry, envelope);
                 }
                 Ok(true)
             }

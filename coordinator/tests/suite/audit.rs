@@ -16,6 +16,7 @@ use exhibit_evidence::record::Role;
 use exhibit_proto::responder::v1 as people;
 use serde_json::Value;
 
+use crate::custody_access::{collected, listing};
 use crate::support::world::{Place, World, enroll_with};
 
 /// rsyslog on a free TCP port, which writes what it understood of each message to a file.
@@ -157,6 +158,8 @@ async fn a_siem_hears_of_custody_refusals_and_incidents_and_no_secret() {
     let id = case.case_id.parse().expect("id");
     world.running().parts.incident(Some(&id), "test-incident", "a \"subject\"]", "first\nsecond").await;
     until("metrics are posted", || taken.lock().expect("lock").metrics.len() > 1).await;
+    let (_, job) = collected(&mut world).await;
+    world.people.list_items(listing(&job)).await.expect("listed");
     // One of each post is refused, after the first was not taken at all.
     let refused = "exhibit_audit_events_total{receiver=\"otlp\",result=\"refused\"}";
     until("events are posted", || world.running().parts.measured().contains(refused)).await;
@@ -184,6 +187,10 @@ async fn a_siem_hears_of_custody_refusals_and_incidents_and_no_secret() {
     );
     let opened = seen.lines().find(|l| l.contains("case-opened:v1")).expect("a record");
     assert!(opened.contains(&format!("log=\"cases/{}/log\" n=\"", case.case_id)), "{opened}");
+
+    // The coordinator signs for who reads, so the event itself names them.
+    let read = seen.lines().find(|l| l.contains("kind=\"access:v1\"")).expect("an access");
+    assert!(read.contains("by=\"spiffe://test/responder/") && read.contains("action=\"list\" reason=\"see what there is\""), "{read}");
 
     judged(&taken);
     let log: Value = serde_json::from_str(taken.logs.first().expect("logs")).expect("JSON");

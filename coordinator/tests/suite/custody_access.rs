@@ -17,7 +17,7 @@ use exhibit_proto::responder::v1 as people;
 use tonic::Code;
 
 /// A case with one sealed collection of two items.
-async fn collected(world: &mut World) -> (people::Case, Job) {
+pub async fn collected(world: &mut World) -> (people::Case, Job) {
     let credential = world.enroll("web-1").await;
     let mut agent = Agent::new(credential, world.port, 1).await;
     let mut session = agent.session(&[]).await.expect("session");
@@ -39,7 +39,7 @@ fn reading(job: &Job, action: &str) -> people::ReadItemsRequest {
     }
 }
 
-fn listing(job: &Job) -> people::ListItemsRequest {
+pub fn listing(job: &Job) -> people::ListItemsRequest {
     let collections = vec![job.collection.to_string()];
     people::ListItemsRequest { collections, reason: "see what there is".to_owned(), ..people::ListItemsRequest::default() }
 }
