@@ -1,8 +1,10 @@
 //! What a long custody log costs: appending, opening, proving, verifying, by length up to 100,000 records; how many records a
-//! second one writer and eight get in, on a disk and on S3; what the export of a case of several GiB takes of memory. Run by hand:
+//! second one writer and eight get in, on a disk and on S3; how fast a lost catalog comes back; what the export of a case of several
+//! GiB takes of memory. Run by hand:
 //! `cargo test --release -p exhibit-tests --test log_curve -- --ignored --nocapture`.
 
 mod export;
+mod reindex;
 mod writers;
 
 use std::path::{Path, PathBuf};
