@@ -133,7 +133,8 @@ pub enum CaseCommand {
         /// and what hosts say of themselves. What the coordinator cannot check any more, a recipient checks: `exhibit-verify
         /// --identity FILE`.
         #[arg(long = "encrypt-to", value_name = "age1...")]
-        encrypt_to: Vec<exhibit_evidence::age::Recipient>,
+        // As texts: what is wrong with one is said without it where it is a secret that was pasted here.
+        encrypt_to: Vec<String>,
     },
     /// List cases, newest first.
     List,

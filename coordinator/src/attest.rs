@@ -11,6 +11,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::clock;
 use crate::parts::Parts;
+use crate::store::Trouble;
 use crate::store::attest::{Attestable, Pass, Report, Task};
 
 /// Time between two requests of a pass: a million objects take six hours, and 0.40 USD where a thousand requests cost
@@ -52,18 +53,48 @@ pub async fn run_asked(parts: Arc<Parts>, mut stop: watch::Receiver<bool>) {
 pub async fn run_all(parts: Arc<Parts>, every: Duration, mut stop: watch::Receiver<bool>) {
     let stores = attestable(&parts);
     tokio::select! {
-        _ = futures::future::join_all(stores.iter().map(|store| of_all(&parts, store, every))) => {}
+        _ = futures::future::join_all(stores.iter().map(|looked_at| of_all(&parts, looked_at, every))) => {}
         _ = stop.wait_for(|s| *s) => {}
     }
 }
 
-/// The store and its copy, those that have versions.
-fn attestable(parts: &Parts) -> Vec<Attestable> {
-    let copy = parts.copy.as_ref().and_then(|second| second.store.attestable());
-    parts.store.attestable().into_iter().chain(copy).collect()
+/// A store that is looked at, and whether it is the copy: what somebody did there is no word about the evidence itself.
+struct LookedAt {
+    store: Attestable,
+    is_copy: bool,
 }
 
-async fn of_cases(parts: &Parts, stores: &[Attestable]) {
+/// The store and its copy, those that have versions.
+fn attestable(parts: &Parts) -> Vec<LookedAt> {
+    let copy = parts.copy.as_ref().and_then(|second| second.store.attestable());
+    let first = parts.store.attestable().map(|store| LookedAt { store, is_copy: false });
+    first.into_iter().chain(copy.map(|store| LookedAt { store, is_copy: true })).collect()
+}
+
+/// The kind of an incident in the copy, by what it is called in the store.
+fn in_copy(kind: &'static str) -> &'static str {
+    match kind {
+        "store-marker" => "copy-marker",
+        "store-version" => "copy-version",
+        "store-lock" => "copy-lock",
+        "store-bucket" => "copy-bucket",
+        _ => "copy-unattested",
+    }
+}
+
+/// Tells what is wrong with the store, or with its copy in `place`: by kind and word, so that nobody takes one for the other.
+async fn tell(parts: &Parts, trouble: &Trouble, copy_in: Option<&str>) {
+    let case = trouble.subject.strip_prefix("cases/").and_then(|case| case.parse().ok());
+    match copy_in {
+        None => parts.incident(case.as_ref(), trouble.kind, &trouble.subject, &trouble.detail).await,
+        Some(place) => {
+            let detail = format!("in the copy, {place}, and not in the store itself: {}", trouble.detail);
+            parts.incident(case.as_ref(), in_copy(trouble.kind), &trouble.subject, &detail).await;
+        }
+    }
+}
+
+async fn of_cases(parts: &Parts, stores: &[LookedAt]) {
     if stores.is_empty() {
         return;
     }
@@ -74,29 +105,33 @@ async fn of_cases(parts: &Parts, stores: &[Attestable]) {
                 tracing::warn!(%case, %error, "the log of a case could not be read; its locks in the store are left as they are");
                 continue;
             }
-            for store in stores {
-                let report = pass(parts, store, &format!("{}/", layout::case_folder(&case))).await;
-                tracing::info!(%case, set = report.set_again, released = report.holds_released, "the locks of a case were looked at");
+            for looked_at in stores {
+                let report = pass(parts, looked_at, &format!("{}/", layout::case_folder(&case))).await;
+                let (set, released, copy) = (report.set_again, report.holds_released, looked_at.is_copy);
+                tracing::info!(%case, set, released, copy, "the locks of a case were looked at");
             }
         }
         parts.attesting.wake.notified().await;
     }
 }
 
-async fn of_all(parts: &Parts, store: &Attestable, every: Duration) {
+async fn of_all(parts: &Parts, looked_at: &LookedAt, every: Duration) {
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let report = pass(parts, store, "").await;
-        let (objects, set) = (report.objects, report.set_again);
-        tracing::info!(objects, set, troubles = report.troubles.len(), "the store was attested");
+        let report = pass(parts, looked_at, "").await;
+        let (objects, set, copy) = (report.objects, report.set_again, looked_at.is_copy);
+        let place = looked_at.store.vault.describe();
+        tracing::info!(objects, set, troubles = report.troubles.len(), copy, place, "the store was attested");
         report.to_release.iter().filter_map(|case| case.parse().ok()).for_each(|case| parts.attesting.ask(&case));
     }
 }
 
 /// One pass with its incidents. A store that fails interrupts it; it goes on where it stood.
-async fn pass(parts: &Parts, store: &Attestable, begin: &str) -> Report {
+async fn pass(parts: &Parts, looked_at: &LookedAt, begin: &str) -> Report {
+    let LookedAt { store, is_copy } = looked_at;
+    let copy_in = is_copy.then(|| store.vault.describe());
     let task = Task { begin: begin.to_owned(), repair: true, pause: PAUSE, now: clock::now() };
     let mut pass = Pass::new(store.clone(), task);
     let report = loop {
@@ -104,30 +139,33 @@ async fn pass(parts: &Parts, store: &Attestable, begin: &str) -> Report {
             Ok(report) => break report,
             // Nothing was promised of a store without locks, and not every one can list its versions.
             Err(e) if !store.locks() && e.kind() != crate::store::Kind::Retry => {
-                tracing::warn!(error = %e, "the versions in the store cannot be looked at; 'store check' says what that means");
+                let place = store.vault.describe();
+                tracing::warn!(error = %e, place, "the versions in the store cannot be looked at; 'store check' says what that means");
                 return Report::default();
             }
             Err(e) => {
-                tracing::warn!(error = %e, "the store could not be attested; it goes on in a minute");
+                tracing::warn!(error = %e, place = store.vault.describe(), "the store could not be attested; it goes on in a minute");
                 if e.kind() != crate::store::Kind::Retry {
-                    parts.incident(None, "store-unattested", store.vault.describe(), &e.to_string()).await;
+                    let (subject, detail) = (store.vault.describe().to_owned(), e.to_string());
+                    tell(parts, &Trouble { kind: "store-unattested", subject, detail }, copy_in).await;
                 }
                 tokio::time::sleep(TRY_AGAIN).await;
             }
         }
     };
     for trouble in &report.troubles {
-        let case = trouble.subject.strip_prefix("cases/").and_then(|case| case.parse().ok());
-        parts.incident(case.as_ref(), trouble.kind, &trouble.subject, &trouble.detail).await;
+        tell(parts, trouble, copy_in).await;
     }
     report
 }
 
 /// From the timers: what the store could not do as it should, beyond the error that a caller got.
 pub async fn tell_troubles(parts: &Parts) {
-    let of_copy = parts.copy.as_ref().map(|second| second.store.troubles()).unwrap_or_default();
-    for trouble in parts.store.troubles().into_iter().chain(of_copy) {
-        let case = trouble.subject.strip_prefix("cases/").and_then(|case| case.parse().ok());
-        parts.incident(case.as_ref(), trouble.kind, &trouble.subject, &trouble.detail).await;
+    for trouble in parts.store.troubles() {
+        tell(parts, &trouble, None).await;
+    }
+    let Some(second) = &parts.copy else { return };
+    for trouble in second.store.troubles() {
+        tell(parts, &trouble, Some(&second.store.describe())).await;
     }
 }

@@ -510,7 +510,7 @@ fn explain(text: &str, e: &toml::de::Error) -> String {
 fn without_secret(line: &str, unknown: bool) -> String {
     const SECRETS: [&str; 5] = ["secret", "passw", "token", "credential", "private"];
     match line.split_once('=') {
-        Some((key, _)) if unknown || SECRETS.iter().any(|word| key.to_ascii_lowercase().contains(word)) => format!("{}= ...", key),
+        Some((key, _)) if unknown || SECRETS.iter().any(|word| key.to_ascii_lowercase().contains(word)) => format!("{key}= ..."),
         _ => catalog::without_password(line),
     }
 }

@@ -224,7 +224,7 @@ pub fn open_store(config: &Config, new: bool) -> Result<Arc<dyn Store>, String> 
 }
 
 /// Opens the second store of a configuration, if it names one. A folder that is there and empty is made a store; one that is not
-/// there may be a disk that is not mounted, and is refused.
+/// there may be a disk that is not mounted, and is refused, as is one that lies in the store, or the store in it.
 ///
 /// # Errors
 /// One sentence with its remedy.
@@ -240,11 +240,29 @@ pub fn open_copy(config: &Config) -> Result<Option<Arc<dyn Store>>, String> {
             shown(&path)
         )
     })?;
+    if config.store.kind == StoreKind::Local {
+        apart(&config.resolve(&config.store.path), &path)?;
+    }
     let store = if entries.next().is_none() { LocalStore::create(&path) } else { LocalStore::open(&path) }.map_err(|e| e.to_string())?;
     if settings.immutable {
         store.make_immutable().map_err(|e| e.to_string())?;
     }
     Ok(Some(Arc::new(store)))
+}
+
+/// Two folders of which neither lies in the other, by whatever names and links they are reached.
+fn apart(store: &Path, copy: &Path) -> Result<(), String> {
+    let real = |path: &Path| std::fs::canonicalize(path).map_err(|e| format!("copy.store.path: cannot follow {}: {e}", shown(path)));
+    let (here, there) = (real(store)?, real(copy)?);
+    if !here.starts_with(&there) && !there.starts_with(&here) {
+        return Ok(());
+    }
+    Err(format!(
+        "copy.store.path: {} is {}, and the store is {}: one lies in the other; name a folder of its own, on another disk",
+        shown(copy),
+        shown(&there),
+        shown(&here)
+    ))
 }
 
 fn configuration(options: &Options) -> Result<Config, InitError> {

@@ -71,7 +71,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         ready_file: Option<PathBuf>,
     },
-    /// Make the catalog anew from the store alone. The coordinator must not run.
+    /// Make the catalog anew from the store alone. The coordinator must not run. Exit code 1 when something in the store does not
+    /// fit together: the catalog is made, and lacks what the report names.
     Reindex {
         #[command(flatten)]
         place: Place,
@@ -128,7 +129,8 @@ struct OnCatalog {
 #[derive(Debug, Subcommand)]
 enum StoreCommand {
     /// Try on a probe what an enemy with the coordinator's credentials would try, and say what the store does not refuse.
-    /// With a [copy.store], also whether the copy holds, and how far it is behind. Exit code 1 when anything is missing.
+    /// With a [copy.store], the same of the second store, whether the copy holds, and how far it is behind. Exit code 1 when
+    /// anything is missing.
     Check {
         #[command(flatten)]
         place: Place,
@@ -136,8 +138,8 @@ enum StoreCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Look at every version in an S3 store: what lies on top of another, is marked as deleted or is not locked. Changes
-    /// nothing; the coordinator does the same every store.attest_hours and repairs. Exit code 1 when something is wrong.
+    /// Look at every version in an S3 store, and in its copy: what lies on top of another, is marked as deleted or is not locked.
+    /// Changes nothing; the coordinator does the same every store.attest_hours and repairs. Exit code 1 when something is wrong.
     Attest {
         #[command(flatten)]
         place: Place,
@@ -151,7 +153,8 @@ enum StoreCommand {
     Verify {
         #[command(flatten)]
         place: Place,
-        /// Read all evidence, decode and hash every item
+        /// Read all evidence, decode and hash every item; of encrypted cases, which only their recipients decode, hash every segment
+        /// as it is stored
         #[arg(long, conflicts_with = "sample")]
         all: bool,
         /// Read all logs and manifests, and this share of the segments, another one each time
@@ -270,6 +273,12 @@ async fn make_catalog(config: &Config, replace: bool, json: bool) -> Result<(), 
     let report = reindex::run(config, replace, clock::now()).await.map_err(failed)?;
     let text = if json { serde_json::to_string(&report).map_err(failed)? } else { report.text() };
     println!("{text}");
+    if report.problem_count > 0 {
+        let count = report.problem_count;
+        return Err(failed(format!(
+            "the catalog was made again without what {count} problems name; the report says which: run exhibit-verify on those cases before a coordinator runs on it"
+        )));
+    }
     Ok(())
 }
 
@@ -306,17 +315,17 @@ async fn look_at_store(command: StoreCommand) -> Result<(), Failure> {
         StoreCommand::Check { .. } => {
             let mut report = store::check::run(&*opened, config.store.lock, clock::now()).await;
             if let Some(second) = init::open_copy(&config).map_err(failed)? {
-                copy::check(&mut report, &*opened, &*second).await;
+                let lock = config.copy.store.as_ref().and_then(|store| store.lock);
+                copy::check(&mut report, &*opened, &*second, lock).await;
             }
             shown(report.text(), serde_json::to_string(&report))?;
             report.holds()
         }
         StoreCommand::Attest { .. } => {
-            let store = opened.attestable().ok_or_else(|| failed("only an S3 store has versions to attest; see 'store check'"))?;
-            let task = store::attest::Task { begin: String::new(), repair: false, pause: std::time::Duration::ZERO, now: clock::now() };
-            let report = store::attest::Pass::new(store, task).run().await.map_err(failed)?;
+            let second = init::open_copy(&config).map_err(failed)?;
+            let report = attest_both(&*opened, second.as_deref()).await?;
             shown(report.text(), serde_json::to_string(&report))?;
-            report.troubles.is_empty()
+            report.is_whole()
         }
         StoreCommand::Verify { all, sample, rate, .. } => {
             let depth = if *all { reverify::Depth::All } else { *sample };
@@ -326,6 +335,41 @@ async fn look_at_store(command: StoreCommand) -> Result<(), Failure> {
         }
     };
     if sound { Ok(()) } else { Err(failed("the store is not as it should be; the report says what and what helps")) }
+}
+
+/// What attestation saw in the store, and in its copy where that has versions.
+#[derive(serde::Serialize)]
+struct Attested {
+    #[serde(flatten)]
+    store: Option<store::attest::Report>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    copy: Option<store::attest::Report>,
+}
+
+impl Attested {
+    fn text(&self) -> String {
+        let both = [("Store", self.store.as_ref()), ("Copy", self.copy.as_ref())];
+        let lines = both.into_iter().filter_map(|(name, report)| report.map(|r| format!("{name}: {}", r.text().trim_end())));
+        lines.collect::<Vec<String>>().join("\n")
+    }
+
+    fn is_whole(&self) -> bool {
+        [&self.store, &self.copy].into_iter().flatten().all(|report| report.troubles.is_empty())
+    }
+}
+
+async fn attest_both(first: &dyn store::Store, second: Option<&dyn store::Store>) -> Result<Attested, Failure> {
+    let (first, second) = (first.attestable(), second.and_then(store::Store::attestable));
+    if first.is_none() && second.is_none() {
+        return Err(failed("only an S3 store has versions to attest; see 'store check'"));
+    }
+    let (mut attested, now) = (Attested { store: None, copy: None }, clock::now());
+    for (attestable, report) in [(first, &mut attested.store), (second, &mut attested.copy)] {
+        let Some(attestable) = attestable else { continue };
+        let task = store::attest::Task { begin: String::new(), repair: false, pause: std::time::Duration::ZERO, now };
+        *report = Some(store::attest::Pass::new(attestable, task).run().await.map_err(failed)?);
+    }
+    Ok(attested)
 }
 
 async fn run(config: &Config, ready_file: Option<&Path>) -> Result<(), Failure> {

@@ -68,6 +68,13 @@ impl std::fmt::Debug for Durations {
     }
 }
 
+/// What `increase()` in an alert must see at 0 before it happens for the first time.
+const OBJECTS: [&str; 6] = ["segment", "manifest", "record", "tile", "checkpoint", "other"];
+const OPERATIONS: [&str; 6] = ["put", "replace", "get", "head", "list", "destroy"];
+const STORE_ALARMS: [&str; 3] = ["denied", "full", "damaged"];
+const RECEIVERS: [&str; 2] = ["syslog", "otlp"];
+const AUDIT_ALARMS: [&str; 2] = ["dropped", "refused"];
+
 impl Default for Metrics {
     fn default() -> Self {
         let mut metrics = Self {
@@ -99,6 +106,7 @@ impl Default for Metrics {
             files: Gauge::default(),
         };
         metrics.register();
+        metrics.begin_at_zero();
         metrics
     }
 }
@@ -124,15 +132,30 @@ impl Metrics {
         r.register("chores", "1 while this coordinator does the chores for all", self.chores.clone());
         r.register("copy_objects", "Objects that were copied into the second store", self.copied_objects.clone());
         r.register("copy_bytes", "Bytes of those objects", self.copied_bytes.clone());
-        r.register("copy_missing_objects", "Objects that the second store lacks", self.copy_objects.clone());
+        r.register("copy_missing_objects", "Objects that the second store lacks; -1: unknown", self.copy_objects.clone());
         r.register("copy_missing_bytes", "Their bytes", self.copy_bytes.clone());
-        r.register("copy_oldest_seconds", "Unix time at which the oldest of them was written; 0: none", self.copy_oldest.clone());
+        r.register("copy_oldest_seconds", "Unix time at which the oldest of them was written; 0: none, -1: unknown", self.copy_oldest.clone());
         r.register("copy_wrong_objects", "Objects that differ in the second store, or that only it has", self.copy_wrong.clone());
-        r.register("copy_compared_seconds", "Unix time of the last comparison of everything; 0: none", self.copy_compared.clone());
+        r.register("copy_compared_seconds", "Unix time of the last whole comparison; 0: no copy, -1: none yet", self.copy_compared.clone());
         r.register("verify_ended_seconds", "Unix time at which the last scheduled verification ended; 0: none", self.verify_ended.clone());
         r.register("verify_unsound_cases", "Cases of it that do not hold", self.verify_unsound.clone());
         r.register("memory_bytes", "Resident memory of the process", self.memory.clone());
         r.register("open_files", "Open file descriptors of the process", self.files.clone());
+    }
+
+    fn begin_at_zero(&self) {
+        for object in OBJECTS {
+            for operation in OPERATIONS {
+                for result in STORE_ALARMS {
+                    drop(self.store_operations.get_or_create(&[("object", object), ("operation", operation), ("result", result)]));
+                }
+            }
+        }
+        for receiver in RECEIVERS {
+            for result in AUDIT_ALARMS {
+                drop(self.audit.get_or_create(&[("receiver", receiver), ("result", result)]));
+            }
+        }
     }
 
     /// A segment is durable.
@@ -176,10 +199,16 @@ impl Metrics {
         set(&self.copy_wrong, lag.differ.saturating_add(lag.only_in_copy));
     }
 
-    /// Everything was compared and copied but for this.
-    pub fn copy_compared(&self, at: Timestamp, left: &Lag) {
-        self.copy_behind(left);
+    /// Both stores were compared whole.
+    pub fn copy_compared(&self, at: Timestamp) {
         self.copy_compared.set(seconds(at));
+    }
+
+    /// There is a second store, and nobody has compared it yet: that is not 0 missing objects.
+    pub fn copy_unknown(&self) {
+        for gauge in [&self.copy_objects, &self.copy_bytes, &self.copy_oldest, &self.copy_wrong, &self.copy_compared] {
+            gauge.set(-1);
+        }
     }
 
     /// Where the scheduled verification stands.
@@ -275,6 +304,28 @@ mod tests {
         let page = include_str!("../../docs/operations/monitoring.md");
         for name in text.lines().filter_map(|l| l.strip_prefix("# TYPE ")).filter_map(|l| l.split(' ').next()) {
             assert!(page.contains(&format!("`{name}")), "{name} is not in docs/operations/monitoring.md");
+        }
+    }
+
+    #[test]
+    fn the_dashboard_shows_every_metric_and_the_alerts_are_those_of_the_page() {
+        let text = Metrics::default().text();
+        let dashboard = include_str!("../../deploy/monitoring/dashboard.json");
+        for name in text.lines().filter_map(|l| l.strip_prefix("# TYPE ")).filter_map(|l| l.split(' ').next()) {
+            assert!(dashboard.contains(name), "{name} is not on deploy/monitoring/dashboard.json");
+        }
+        let alerts = include_str!("../../deploy/monitoring/alerts.yml");
+        let page = include_str!("../../docs/operations/monitoring.md");
+        let alarming = page.lines().filter(|l| l.starts_with("| `exhibit_") && l.contains("**alert**"));
+        for name in alarming.filter_map(|l| l.split('`').nth(1)) {
+            assert!(alerts.contains(name), "{name} has no rule in deploy/monitoring/alerts.yml");
+        }
+        // A counter that appears with its first event never increases.
+        for line in [
+            "exhibit_store_operations_total{object=\"segment\",operation=\"put\",result=\"full\"} 0",
+            "exhibit_audit_events_total{receiver=\"otlp\",result=\"dropped\"} 0",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
         }
     }
 }

@@ -48,7 +48,7 @@ const FINDINGS_MAX: usize = 20;
 /// How much of the evidence is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
-    /// All of it, every item decoded and hashed.
+    /// All of it, every item decoded and hashed; of encrypted cases every segment as it is stored.
     All,
     /// So many of a million segments.
     Sample(u32),
@@ -90,9 +90,17 @@ pub struct CaseResult {
     pub bytes: u64,
     /// What does not hold.
     pub findings: Vec<String>,
+    /// Items whose contents were not decoded, because they are encrypted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub items_unchecked: u64,
     /// Nothing of it is in the store any more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gone: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+const fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// What was found in all.
@@ -228,7 +236,8 @@ impl Run {
             result.fail(format!("'cases/{}' is not a case; find out who wrote it", escape_bounded(&name, 100)));
             result
         };
-        tracing::info!(case = %result.case, sound = result.sound, bytes = result.bytes, "verified from the store");
+        let CaseResult { case, sound, bytes, items_unchecked, .. } = &result;
+        tracing::info!(%case, sound, bytes, items_unchecked, "verified from the store");
         self.results.line(&serde_json::to_value(&result).map_err(|e| e.to_string())?)?;
         self.report.sound &= result.sound;
         self.report.cases.push(result.clone());
@@ -237,6 +246,13 @@ impl Run {
 
     /// The run is done.
     fn end(mut self) -> Result<Report, String> {
+        let unchecked = self.report.cases.iter().fold(self.results.unchecked, |sum, case| sum.saturating_add(case.items_unchecked));
+        if unchecked > 0 {
+            self.report.notes.push(format!(
+                "The contents of {unchecked} items were not decoded: they are encrypted to the recipients of their cases, so their segments \
+                 were compared as they are stored. Only a recipient can check more: exhibit export, then exhibit-verify --identity FILE."
+            ));
+        }
         self.results.line(&serde_json::json!({ "done": true }))?;
         Ok(self.report)
     }
@@ -344,12 +360,13 @@ impl Work {
         match verified {
             Ok(report) => {
                 (result.segments, result.bytes) = (report.counts.segments, report.counts.stored_bytes);
+                result.items_unchecked = report.counts.items_unchecked;
                 let serious = report.findings.kept().iter().filter(|f| f.severity != verify::Severity::Note);
                 result.findings = serious
                     .take(FINDINGS_MAX)
                     .map(|f| escape_bounded(&format!("{} {}: {}", f.code.as_str(), f.object, f.message), 400))
                     .collect();
-                result.sound = report.verdict == verify::Verdict::Sound;
+                result.sound = report.verdict.is_sound();
             }
             Err(e) => result.fail(format!("it cannot be listed: {e}")),
         }
@@ -418,7 +435,7 @@ impl Work {
 
 impl CaseResult {
     const fn new(case: String, at: Timestamp) -> Self {
-        Self { case, at, sound: true, segments: 0, bytes: 0, findings: Vec::new(), gone: false }
+        Self { case, at, sound: true, segments: 0, bytes: 0, findings: Vec::new(), items_unchecked: 0, gone: false }
     }
 
     /// What was read of an object; `None` when it cannot be read, which is a finding. Only a store that is disturbed says

@@ -21,6 +21,11 @@ fn the_copy_takes_the_place_of_a_store_that_is_gone() {
     let (config, copy) = (dir.join("config.toml"), fleet.path().join("copy"));
     fleet.copy_into(&copy);
     std::fs::remove_dir(&copy).expect("removed");
+    std::os::unix::fs::symlink(dir.join("store"), &copy).expect("a link");
+    let mut command = fleet.program("exhibit-coordinator");
+    let refused = Finished::of(command.arg("run").arg("--dir").arg(&dir));
+    assert!(refused.code != 0 && refused.stderr.contains("copy.store.path"), "the store itself: {}", refused.stderr);
+    std::fs::remove_file(&copy).expect("removed");
     let mut command = fleet.program("exhibit-coordinator");
     let refused = Finished::of(command.arg("run").arg("--dir").arg(&dir));
     assert!(refused.code == 1 && refused.stderr.contains("copy.store.path"), "a folder that is not there: {}", refused.stderr);
@@ -51,6 +56,11 @@ fn the_copy_takes_the_place_of_a_store_that_is_gone() {
     let text = text.split("\n[copy.store]").next().expect("before");
     std::fs::write(&config, text).expect("written");
     fleet.configure("path", &format!("\"{}\"", copy.display()));
+    // What does not fit together is left out, and said by the exit code.
+    std::fs::create_dir(copy.join("cases/junk")).expect("folder");
+    let partly = Finished::of(fleet.program("exhibit-coordinator").arg("reindex").arg("--dir").arg(&dir));
+    assert!(partly.code == 1 && partly.stderr.contains("1 problems"), "{}", partly.stderr);
+    std::fs::remove_dir(copy.join("cases/junk")).expect("removed");
     let reindex = Finished::of(fleet.program("exhibit-coordinator").arg("reindex").arg("--dir").arg(&dir)).ok();
     assert!(!reindex.text().contains("problems"), "{}", reindex.text());
     fleet.start_coordinator();

@@ -299,7 +299,7 @@ fn a_case_that_somebody_else_opened_needs_that_persons_enrolment() {
     assert!(world.verify(&offer).is_ok());
 }
 
-/// The responder's order names the digest of the case-opened record that the coordinator showed: it could show another one.
+/// The order names the digest of the case-opened record that its responder looked at: nobody can put another one in its place.
 #[test]
 fn recipients_are_those_that_a_person_signed() {
     let identity = |n| age::Identity::from_secret(zeroize::Zeroizing::new([n; 32])).expect("usable");
@@ -321,6 +321,14 @@ fn recipients_are_those_that_a_person_signed() {
             assert_eq!(w.verify(&offer).expect_err("forged").code, code);
         }
     }
+    // Another responder may sign one: the order follows from the one that its own signer looked at.
+    w.case_opened = signed(&genuine, &w.signer);
+    w.order.predecessor = w.case_opened.digest();
+    let mut offer = w.offer();
+    let by = format!("spiffe://{DEPLOYMENT}/responder/bob");
+    offer.case_opened = signed(&CaseOpened { encrypt_to: to(2), opened_by: by, ..genuine }, &key(40));
+    offer.opener_enrolments = vec![enrolment("responder/bob", &key(40), &[Role::Responder], &key(1), None)];
+    assert_eq!(w.verify(&offer).expect_err("swapped").code, Code::Malformed);
 }
 
 fn opened_of(world: &World) -> CaseOpened {

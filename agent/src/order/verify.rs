@@ -174,8 +174,8 @@ fn check_approval(offer: &Offer, order: &Order, by_case: bool, by_host: bool, ri
     custody::check_order_approval(offer.order.digest(), order, record).map_err(|breach| not_approved(format!("the approval {breach}")))
 }
 
-/// The case-opened record. The order names its digest, but the responder had that from the coordinator: that it is the one with
-/// which a person opened the case, with this rule of approval and these recipients, only its own signature shows.
+/// The case-opened record that the order names, so the one at which the order's responder looked: with its rule of approval and its
+/// recipients, which nobody can exchange without the order. That a person opened the case with it, its own signature shows here too.
 fn check_case(offer: &Offer, order: &Order, anchor: &Anchor, ring: &mut KeyRing) -> Result<CaseOpened, Refused> {
     let malformed = |why: String| Refused::new(Code::Malformed, why);
     if offer.case_opened.digest() != order.predecessor {

@@ -455,6 +455,7 @@ impl Taker {
             item.status = Status::Partial;
             item.reason.get_or_insert_with(|| "only this record of it was taken".to_owned());
         }
+        self.close_attributes(&mut item, ending.location.is_some());
         let status = item.status;
         if matches!(status, Status::Collected | Status::Partial | Status::ChangedDuringRead) {
             self.account.taken = self.account.taken.saturating_add(1);
@@ -505,13 +506,25 @@ impl Taker {
         Ok(status)
     }
 
+    /// Of an encrypted case what lines say stays readable, and attributes may hold anything. The stream, which is not readable, has
+    /// those of what lies in it; of what does not, the line says that they are left out.
+    fn close_attributes(&self, item: &mut NewItem, is_in_stream: bool) {
+        let Some(meta) = item.meta.as_mut().filter(|m| self.encrypts && !m.xattrs.is_empty()) else { return };
+        let count = meta.xattrs.len();
+        meta.xattrs.clear();
+        if is_in_stream {
+            return;
+        }
+        item.facts.insert("xattrs_left_out".to_owned(), count.to_string());
+        if item.status == Status::Collected {
+            item.status = Status::Partial;
+            item.reason.get_or_insert_with(|| "extended attributes left out: they would be readable, and the case is encrypted".to_owned());
+        }
+    }
+
     /// From three quarters of the largest manifest on, lines go without attributes and facts: whoever may write files on a
     /// host must not be able to fill the list with them before the rest is taken. Attributes stand in the stream.
     fn leaner(&self, mut line: Item) -> Item {
-        // What lines say stays readable; attributes may hold anything, and stand in the stream, which does not.
-        if let Some(meta) = line.meta.as_mut().filter(|_| self.encrypts && line.location.is_some()) {
-            meta.xattrs.clear();
-        }
         if self.account.manifest_bytes >= self.manifest_bytes_max / 4 * 3 {
             if let Some(meta) = line.meta.as_mut().filter(|_| line.location.is_some()) {
                 meta.xattrs.clear();

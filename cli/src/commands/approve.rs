@@ -10,6 +10,7 @@ use exhibit_evidence::{CaseId, Digest, OrderId};
 use exhibit_proto::responder::v1 as pb;
 use serde_json::{Value, json};
 
+use super::opening::Opening;
 use super::{cases, keeping, log, watch};
 use crate::args::ApproveArgs;
 use crate::clock;
@@ -22,6 +23,8 @@ struct Found {
     case: CaseId,
     digest: Digest,
     order: Order,
+    /// How its case was opened.
+    opening: Opening,
     state: State,
     /// What its agents call their hosts, as the coordinator tells it; the agents' ids are what is signed.
     hosts: BTreeSet<String>,
@@ -33,8 +36,9 @@ async fn find(connection: &mut Connection, id: &OrderId) -> Result<Found> {
     let unknown = || Failure::new(Code::Input, format!("there is no order {id} in a case of yours")).hint("exhibit collections");
     let hosts = listed.iter().map(|c| c.hostname.clone()).filter(|name| !name.is_empty()).collect();
     let case: CaseId = parse_id(&listed.first().ok_or_else(unknown)?.case_id)?;
-    let (mut found, mut state) = (None, State::default());
+    let (mut found, mut state, mut opening) = (None, State::default(), None);
     let mut each = |_: u64, verified: &Verified, _: &Envelope| -> Result<()> {
+        Opening::look(&mut opening, &case, verified)?;
         // A record that breaks a rule has no effect, as everywhere.
         let _ = state.take(verified.digest(), verified.record());
         if let Record::Order(order) = verified.record()
@@ -46,7 +50,12 @@ async fn find(connection: &mut Connection, id: &OrderId) -> Result<Found> {
     };
     log::read_all(connection, &LogName::Case(case.clone()), &mut each).await?;
     let (digest, order) = found.ok_or_else(|| Failure::new(Code::Damaged, format!("the log of {case} has no order {id}")))?;
-    Ok(Found { case, digest, order, state, hosts })
+    let follows = |opening: &Opening| opening.digest == order.predecessor;
+    let opening = opening.filter(follows).ok_or_else(|| {
+        let message = format!("{id} follows from another record than the one that opened {case}: its agents would go by that one");
+        Failure::new(Code::Damaged, message).hint("do not approve it; whoever gave it orders anew: exhibit collect")
+    })?;
+    Ok(Found { case, digest, order, opening, state, hosts })
 }
 
 /// What an order asks for, from its signed record and whole: nobody agrees to what was cut off. It is escaped where it is shown.
@@ -64,6 +73,7 @@ fn to_json(found: &Found) -> Value {
         "order": o.order.to_string(), "case": o.case.to_string(), "record": found.digest.to_string(),
         "ordered_by": o.issued_by, "ordered_at": o.issued_at, "expires_at": o.expires_at,
         "reason": o.reason, "legal_basis": o.legal_basis, "profile": o.profile, "captures": captures, "limits": o.limits,
+        "case_opened_by": found.opening.record.opened_by, "encrypt_to": found.opening.record.encrypt_to,
         "agents": o.targets.iter().map(ToString::to_string).collect::<Vec<_>>(), "hosts": found.hosts,
     })
 }
@@ -74,6 +84,7 @@ pub async fn run(connection: &mut Connection, args: ApproveArgs, out: &Output) -
     let found = find(connection, &id).await?;
     if args.reason.is_none() || !out.is_json() {
         cases::show(&to_json(&found), out)?;
+        out.note(&found.opening.told());
     }
     if !found.state.awaits_approval(&found.digest) {
         let why = if found.state.two_person() { "is approved already" } else { "needs no approval: its case was opened for one person" };

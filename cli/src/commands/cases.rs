@@ -7,6 +7,7 @@ use exhibit_proto::responder::v1::{self as pb};
 use serde_json::{Value, json};
 
 use super::keeping;
+use super::opening::Opening;
 use crate::args::CaseCommand;
 use crate::clock;
 use crate::connection::{Connection, parse_id};
@@ -37,7 +38,7 @@ pub fn sign<P: record::Predicate>(connection: &Connection, predicate: &P) -> Res
 pub async fn run(connection: &mut Connection, command: CaseCommand, out: &Output) -> Result<Code> {
     match command {
         CaseCommand::Open { title, legal_basis, accountable, two_person, encrypt_to } => {
-            let encrypt_to = recipients(encrypt_to)?;
+            let encrypt_to = recipients(&encrypt_to)?;
             open(connection, (title, legal_basis, accountable), (two_person, encrypt_to), out).await?;
         }
         CaseCommand::List => {
@@ -74,14 +75,9 @@ pub async fn run(connection: &mut Connection, command: CaseCommand, out: &Output
         }
         CaseCommand::Close { case, reason } => {
             let case_id: CaseId = parse_id(&case)?;
-            let case = get(connection, &case_id).await?;
-            let record = CaseClosed {
-                case: case_id,
-                predecessor: opened_digest(&case)?,
-                reason,
-                closed_by: connection.name(),
-                closed_at: clock::now(),
-            };
+            let opening = Opening::of(connection, &case_id).await?;
+            let record =
+                CaseClosed { case: case_id, predecessor: opening.digest, reason, closed_by: connection.name(), closed_at: clock::now() };
             let case_closed = sign(connection, &record)?;
             let case = connection.rpc().close_case(pb::CloseCaseRequest { case_closed }).await?.into_inner();
             show(&to_json(&case), out)?;
@@ -95,11 +91,12 @@ pub async fn run(connection: &mut Connection, command: CaseCommand, out: &Output
 }
 
 /// The recipients of a case as they were given.
-fn recipients(given: Vec<Recipient>) -> Result<Recipients> {
+fn recipients(given: &[String]) -> Result<Recipients> {
     if given.is_empty() {
         return Ok(Recipients::default());
     }
-    given.try_into().map_err(|e: AgeError| Failure::new(Code::Input, format!("--encrypt-to: {e}")))
+    let all = given.iter().map(|text| text.parse::<Recipient>()).collect::<std::result::Result<Vec<Recipient>, AgeError>>();
+    all.and_then(Recipients::try_from).map_err(|e| Failure::new(Code::Input, format!("--encrypt-to: {e}")))
 }
 
 async fn open(
@@ -137,12 +134,6 @@ async fn open(
 /// The newest state of a case.
 pub async fn get(connection: &mut Connection, case: &CaseId) -> Result<pb::Case> {
     Ok(connection.rpc().get_case(pb::GetCaseRequest { case_id: case.to_string() }).await?.into_inner())
-}
-
-/// The digest of the record that opened a case: what its orders follow from.
-pub fn opened_digest(case: &pb::Case) -> Result<Digest> {
-    Digest::try_from(case.case_opened_sha256.as_slice())
-        .map_err(|e| Failure::new(Code::Failure, format!("the coordinator's answer is unusable: {e}")))
 }
 
 /// Shows one object: JSON, or its fields one a line.

@@ -8,6 +8,7 @@ use exhibit_proto::responder::v1 as pb;
 use serde_json::json;
 
 use crate::args::CollectArgs;
+use crate::commands::opening::Opening;
 use crate::commands::{agents, cases, watch};
 use crate::connection::{Connection, parse_id};
 use crate::exit::{Code, Failure, Result};
@@ -33,6 +34,8 @@ pub async fn run(connection: &mut Connection, args: CollectArgs, out: &Output) -
     let captures = order::captures(&args)?;
     let limits = order::limits(&args)?;
     let targets = targets(connection, &args).await?;
+    let opening = Opening::of(connection, &case_id).await?;
+    out.note(&opening.told());
     let mut collections = Vec::new();
     for batch in order::batches(&targets) {
         let case = cases::get(connection, &case_id).await?;
@@ -43,12 +46,12 @@ pub async fn run(connection: &mut Connection, args: CollectArgs, out: &Output) -
         let record = Order {
             order: OrderId::new(now.unix_ms(), random),
             case: case_id.clone(),
-            predecessor: cases::opened_digest(&case)?,
+            predecessor: opening.digest,
             targets: batch,
             profile: args.profile.clone(),
             captures: captures.clone(),
             limits: limits.clone(),
-            legal_basis: args.legal_basis.clone().unwrap_or_else(|| case.legal_basis.clone()),
+            legal_basis: args.legal_basis.clone().unwrap_or_else(|| opening.record.legal_basis.clone()),
             reason: args.reason.clone(),
             issued_by: connection.name(),
             issued_at: now,
@@ -62,7 +65,9 @@ pub async fn run(connection: &mut Connection, args: CollectArgs, out: &Output) -
     let orders: BTreeSet<String> = collections.iter().map(|c| c.order.clone()).collect();
     if out.is_json() {
         let rows: Vec<_> = collections.iter().map(watch::to_json).collect();
-        out.object(&json!({"case": case_id, "orders": orders, "collections": rows}))?;
+        let Opening { digest, record } = &opening;
+        let head = json!({"case": case_id, "case_opened": digest, "encrypt_to": record.encrypt_to, "orders": orders, "collections": rows});
+        out.object(&head)?;
     }
     let unapproved: BTreeSet<&str> = collections.iter().filter(|c| c.state == "unapproved").map(|c| c.order.as_str()).collect();
     for order in &unapproved {

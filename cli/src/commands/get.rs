@@ -7,16 +7,15 @@ mod shortfall;
 use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine as _;
-use exhibit_evidence::CollectionId;
 use exhibit_evidence::layout::StreamNumber;
 use exhibit_evidence::manifest::{Item, ItemId, Kind, Status};
 use exhibit_evidence::record::Action;
 use exhibit_evidence::text::escape_bounded;
-use exhibit_proto::responder::v1 as pb;
+use exhibit_evidence::{CaseId, CollectionId};
 use serde_json::json;
 
-use super::items;
-use super::read::{Destination, Nowhere, Reading, damaged, linked_item, parse_item_id};
+use super::read::{Attributes, Destination, Nowhere, Reading, damaged, linked_item, parse_item_id};
+use super::{items, readable};
 use crate::args::GetArgs;
 use crate::clock;
 use crate::connection::{Connection, parse_id};
@@ -71,7 +70,10 @@ struct Get<'a> {
 /// # Errors
 /// What stops everything: a lost connection, damaged evidence, a full disk. What was restored before stays.
 pub async fn run(connection: &mut Connection, args: GetArgs, out: &Output) -> Result<Code> {
-    connection.decrypt_with(args.identity.read()?);
+    let identities = args.identity.read()?;
+    let (case, collections) = asked(&args)?;
+    readable::must_open(connection, case.as_ref(), &collections, &identities).await?;
+    connection.decrypt_with(identities);
     let ids = selected(connection, &args).await?;
     if ids.is_empty() {
         out.note("nothing matches");
@@ -117,27 +119,18 @@ async fn selected(connection: &mut Connection, args: &GetArgs) -> Result<Vec<Ite
     args.items.iter().map(|i| parse_item_id(i)).collect()
 }
 
-/// The cases that the items' collections belong to.
-async fn cases(connection: &mut Connection, ids: &[ItemId]) -> Result<BTreeMap<CollectionId, String>> {
-    /// Most collections that one question may name.
-    const COLLECTIONS_MAX: usize = 1_000;
-    let collections: BTreeSet<&CollectionId> = ids.iter().map(|i| &i.collection).collect();
-    let names: Vec<String> = collections.iter().map(ToString::to_string).collect();
-    let mut cases = BTreeMap::new();
-    for batch in names.chunks(COLLECTIONS_MAX) {
-        let request = pb::ListCollectionsRequest { collections: batch.to_vec(), ..Default::default() };
-        let mut stream = connection.rpc().list_collections(request).await?.into_inner();
-        while let Some(found) = stream.message().await? {
-            cases.insert(parse_id(&found.collection)?, found.case_id);
-        }
-    }
-    Ok(cases)
+/// The case and the collections of which items are asked for.
+fn asked(args: &GetArgs) -> Result<(Option<CaseId>, BTreeSet<CollectionId>)> {
+    let items = args.items.iter().map(|item| parse_item_id(item).map(|id| id.collection));
+    let collections = items.chain(args.select.collections.iter().map(|id| parse_id(id))).collect::<Result<_>>()?;
+    Ok((args.select.case.as_deref().map(parse_id::<CaseId>).transpose()?, collections))
 }
 
 impl Get<'_> {
     async fn all(&mut self, connection: &mut Connection, ids: &[ItemId]) -> Result<()> {
         if self.args.format == Some(Format::E01) {
-            self.cases = cases(connection, ids).await?;
+            let collections: BTreeSet<CollectionId> = ids.iter().map(|id| id.collection.clone()).collect();
+            self.cases = readable::cases_of(connection, &collections).await?;
         } else if self.args.format.is_some() {
             // Beforehand: what an image needs must be there when its first byte arrives.
             for id in ids {
@@ -209,20 +202,20 @@ impl Get<'_> {
         if item.location.is_none() {
             return Ok(None);
         }
-        let (text, meta) = (id.to_string(), metadata(item));
+        let text = id.to_string();
         match item.kind {
             Kind::Symlink => {
-                reading.content(&text, item, &mut Nowhere).await?;
+                let meta = metadata(item, reading.content(&text, item, &mut Nowhere).await?);
                 let to = item.target.as_ref().map(|t| t.as_bytes().to_vec()).unwrap_or_default();
                 self.target.symlink(name, &to, &meta).map(Some)
             }
             Kind::Directory => {
-                reading.content(&text, item, &mut Nowhere).await?;
+                let meta = metadata(item, reading.content(&text, item, &mut Nowhere).await?);
                 self.target.directory(name, &meta).map(Some)
             }
             _ => {
                 let mut to = FileDestination { target: &self.target, file: self.target.file(name, item.size)? };
-                reading.content(&text, item, &mut to).await?;
+                let meta = metadata(item, reading.content(&text, item, &mut to).await?);
                 self.target.finish(to.file, &meta).map(Some)
             }
         }
@@ -241,12 +234,12 @@ impl Get<'_> {
         let about = About { companions, media: self.media(id, item)?, unread: convert::Unread::of(item) };
         let (conversion, name) = convert::conversion(format, content, name, about)?;
         let mut making = Making { out: FileDestination { target: &self.target, file: self.target.file(&name, 0)? }, conversion };
-        reading.content(&id.to_string(), item, &mut making).await?;
+        let attributes = reading.content(&id.to_string(), item, &mut making).await?;
         let made = making.conversion.end(item.size, &mut making.out)?;
         let file = making.out.file;
         self.target.set_len(&file, made.size)?;
         let sha256 = self.target.sha256(&file)?;
-        let shown = self.target.finish(file, &metadata(item))?;
+        let shown = self.target.finish(file, &metadata(item, attributes))?;
         self.counts.restored += 1;
         self.counts.bytes += made.size;
         let mut notes = made.notes;
@@ -391,7 +384,8 @@ pub fn kind_name(kind: Kind) -> String {
     serde_json::to_value(kind).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
-fn metadata(item: &Item) -> Metadata {
+/// What a line says of its item, and where it leaves extended attributes out, those that are in the stream.
+fn metadata(item: &Item, in_stream: Attributes) -> Metadata {
     let Some(meta) = &item.meta else { return Metadata { mode: 0o600, ..Metadata::default() } };
     let decode = |value: &String| base64::engine::general_purpose::STANDARD.decode(value).unwrap_or_default();
     Metadata {
@@ -400,6 +394,10 @@ fn metadata(item: &Item) -> Metadata {
         gid: meta.gid,
         mtime: meta.mtime,
         atime: meta.atime,
-        xattrs: meta.xattrs.iter().map(|(key, value)| (key.clone(), decode(value))).collect(),
+        xattrs: if meta.xattrs.is_empty() {
+            in_stream
+        } else {
+            meta.xattrs.iter().map(|(key, value)| (key.clone(), decode(value))).collect()
+        },
     }
 }

@@ -2,6 +2,7 @@
 
 mod encrypted;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal as _, Write as _};
 
 use exhibit_evidence::manifest::{Item, ItemId, Kind};
@@ -12,7 +13,7 @@ use exhibit_proto::responder::v1 as pb;
 use pb::read_items_response::Kind as Answer;
 
 use crate::args::CatArgs;
-use crate::commands::items;
+use crate::commands::{items, readable};
 use crate::connection::Connection;
 use crate::exit::{Code, Failure, Result};
 use crate::output::cannot_write;
@@ -23,6 +24,9 @@ pub trait Destination {
     /// Takes the next piece.
     fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<()>;
 }
+
+/// Extended attributes by name.
+pub type Attributes = BTreeMap<String, Vec<u8>>;
 
 /// Hands the parsed content on and keeps the first failure: a parser's sink cannot fail.
 struct Content<'a> {
@@ -193,8 +197,9 @@ impl Reading {
         }
     }
 
-    /// Reads the announced item's bytes into `to` and checks them against the manifest line.
-    pub async fn content(&mut self, id: &str, item: &Item, to: &mut dyn Destination) -> Result<()> {
+    /// Reads the announced item's bytes into `to` and checks them against the manifest line. Gives the extended attributes of its
+    /// member: lines of encrypted cases have none, nor have some others.
+    pub async fn content(&mut self, id: &str, item: &Item, to: &mut dyn Destination) -> Result<Attributes> {
         let mut parser = Parser::new();
         let mut content = Content { to, failure: None, member: None };
         loop {
@@ -220,12 +225,13 @@ impl Reading {
             }
         }
         let Some(member) = content.member else {
-            return if item.location.is_some() { Err(damaged(id, "its bytes did not arrive whole")) } else { Ok(()) };
+            let nothing = if item.location.is_some() { Err(damaged(id, "its bytes did not arrive whole")) } else { Ok(()) };
+            return nothing.map(|()| Attributes::new());
         };
         if member.sha256 != item.sha256.filter(|_| item.kind != Kind::Hardlink) {
             return Err(damaged(id, "its bytes do not have the SHA-256 of the manifest"));
         }
-        Ok(())
+        Ok(member.head.xattrs)
     }
 }
 
@@ -259,8 +265,10 @@ pub async fn linked_item(connection: &mut Connection, id: &ItemId, item: &Item, 
 
 /// Writes one item to standard output.
 pub async fn cat(connection: &mut Connection, args: CatArgs) -> Result<Code> {
-    connection.decrypt_with(args.identity.read()?);
+    let identities = args.identity.read()?;
     let mut id = parse_item_id(&args.item)?;
+    readable::must_open(connection, None, &BTreeSet::from([id.collection.clone()]), &identities).await?;
+    connection.decrypt_with(identities);
     // Twice at most: a hard link's content is that of the item that it names.
     for _ in 0..2 {
         let mut reading = Reading::open(connection, vec![id.to_string()], Action::View, &args.reason).await?;

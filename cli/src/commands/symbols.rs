@@ -1,5 +1,6 @@
 //! `exhibit symbols`: what memory analysts need beside an image.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 
@@ -8,6 +9,7 @@ use exhibit_evidence::digest::Hasher;
 use exhibit_evidence::text::{escape_bounded, escape_bytes};
 use serde_json::json;
 
+use super::readable;
 use crate::args::symbols::{BuildArgs, SymbolsCommand};
 use crate::connection::Connection;
 use crate::exit::{Code, Failure, Result};
@@ -33,7 +35,9 @@ pub async fn run(home: Option<&Path>, command: SymbolsCommand, out: &Output) -> 
         (Some(id), _, Some(reason)) => {
             let id: exhibit_evidence::CollectionId = crate::connection::parse_id(id)?;
             let mut connection = Connection::open(home).await?;
-            connection.decrypt_with(args.identity.read()?);
+            let identities = args.identity.read()?;
+            readable::must_open(&mut connection, None, &BTreeSet::from([id.clone()]), &identities).await?;
+            connection.decrypt_with(identities);
             collection::sources(&mut connection, &id.to_string(), reason).await?
         }
         (_, Some(from), _) => folder::sources(&args, from)?,

@@ -1,12 +1,11 @@
 //! Encryption of a finished bag: one tar, encrypted with age (age-encryption.org/v1) to recipients, in flat memory.
 
+use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{BufWriter, Read as _, Write};
+use std::io::{BufWriter, Error, Read as _, Write};
 use std::path::{Path, PathBuf};
 
-use age::Recipient;
-use age::secrecy::ExposeSecret as _;
-use age::x25519;
+use exhibit_evidence::age::{AgeError, Encryptor, Identity, RECIPIENTS_MAX, Recipient, random_len};
 use exhibit_evidence::stream::tar::{END_MARKER, Head, HeadKind, encode, padding};
 
 use super::certificate::{Holder, holders};
@@ -16,14 +15,22 @@ use crate::exit::{Code, Failure, Result};
 
 /// Whom a bag is encrypted to.
 pub struct Recipients {
-    keys: Vec<x25519::Recipient>,
+    keys: Vec<Recipient>,
     holders: Vec<Holder>,
 }
 
 impl Recipients {
     /// Reads recipients as age writes them, and certificates.
     pub fn read(texts: &[String], certificates: &[PathBuf]) -> Result<Self> {
-        Ok(Self { keys: keys(texts)?, holders: holders(certificates)? })
+        let all = Self { keys: keys(texts)?, holders: holders(certificates)? };
+        // Those who have a certificate share one key.
+        let count = all.keys.len() + usize::from(!all.holders.is_empty());
+        let once: BTreeSet<&Recipient> = all.keys.iter().collect();
+        if count > RECIPIENTS_MAX || once.len() < all.keys.len() {
+            let problem = format!("--recipient: {count} recipients, {} different: expected at most {RECIPIENTS_MAX}, each once", once.len());
+            return Err(Failure::new(Code::Input, problem).hint("the certificates count as one"));
+        }
+        Ok(all)
     }
 
     /// True when the bag stays as it is.
@@ -32,14 +39,8 @@ impl Recipients {
     }
 }
 
-fn keys(texts: &[String]) -> Result<Vec<x25519::Recipient>> {
-    let one = |text: &String| {
-        let shown = exhibit_evidence::text::escape_bounded(text, 80);
-        text.parse().map_err(|e| {
-            Failure::new(Code::Input, format!("--recipient '{shown}': {e}"))
-                .hint("a recipient looks like age1..., as `age-keygen` prints it")
-        })
-    };
+fn keys(texts: &[String]) -> Result<Vec<Recipient>> {
+    let one = |text: &String| text.parse().map_err(|e: AgeError| Failure::new(Code::Input, format!("--recipient: {e}")));
     texts.iter().map(one).collect()
 }
 
@@ -57,21 +58,21 @@ pub fn seal(place: Place, name: &str, to: &Recipients) -> Result<Vec<String>> {
     }
     let failed = |e: &std::io::Error| cannot("write", &unfinished, e);
     let file = File::create(&unfinished).map_err(|e| failed(&e))?;
-    let once = x25519::Identity::generate();
+    let cannot_encrypt = |e: AgeError| Failure::new(Code::Failure, format!("cannot encrypt: {e}"));
+    let secret = crate::clock::random_32().map_err(|e| Failure::new(Code::Failure, format!("no random numbers: {e}")))?;
+    let once = Identity::from_secret(secret.into()).map_err(cannot_encrypt)?;
     let mut keys = to.keys.clone();
     if !to.holders.is_empty() {
-        keys.push(once.to_public());
+        keys.push(*once.recipient());
     }
-    let encryptor = age::Encryptor::with_recipients(keys.iter().map(|r| r as &dyn Recipient));
-    let encryptor = encryptor.map_err(|e| Failure::new(Code::Failure, format!("cannot encrypt: {e}")))?;
-    let mut writer = encryptor.wrap_output(BufWriter::with_capacity(1 << 20, file)).map_err(|e| failed(&e))?;
+    let mut writer = Encrypting::begin(keys, BufWriter::with_capacity(1 << 20, file)).map_err(cannot_encrypt)?;
     tar(place.bag(), name, &mut writer).map_err(|e| failed(&e))?;
-    let finished = writer.finish().and_then(|buffered| buffered.into_inner().map_err(std::io::IntoInnerError::into_error));
-    finished.and_then(|file| file.sync_all()).map_err(|e| failed(&e))?;
+    writer.finish().and_then(|file| file.sync_all()).map_err(|e| failed(&e))?;
     let mut key_files = Vec::new();
     for holder in &to.holders {
         let path = place.out_with(&format!(".tar.age.{}.p7m", holder.fingerprint()));
-        let key = holder.enclose(format!("{}\n", once.to_string().expose_secret()).as_bytes())?;
+        let text = once.reveal().map_err(cannot_encrypt)?;
+        let key = holder.enclose(format!("{}\n", text.as_str()).as_bytes())?;
         let written = File::create(&path).and_then(|mut file| file.write_all(&key).and_then(|()| file.sync_all()));
         written.map_err(|e| cannot("write", &path, &e))?;
         key_files.push(path.display().to_string());
@@ -80,6 +81,39 @@ pub fn seal(place: Place, name: &str, to: &Recipients) -> Result<Vec<String>> {
     named.map_err(|e| cannot("name", &out, &e.into()))?;
     place.finish_as_file()?;
     Ok(key_files)
+}
+
+/// Encrypts what is written to it on its way to a file.
+struct Encrypting {
+    encryptor: Encryptor,
+    file: BufWriter<File>,
+}
+
+impl Encrypting {
+    fn begin(keys: Vec<Recipient>, file: BufWriter<File>) -> std::result::Result<Self, AgeError> {
+        let mut random = vec![0; random_len(keys.len())];
+        aws_lc_rs::rand::fill(&mut random).map_err(|_| AgeError::Encrypt("no random numbers"))?;
+        let encryptor = Encryptor::new(&keys.try_into()?, &random, Vec::new())?;
+        Ok(Self { encryptor, file })
+    }
+
+    fn finish(mut self) -> std::io::Result<File> {
+        let rest = self.encryptor.finish().map_err(Error::other)?;
+        self.file.write_all(&rest)?;
+        self.file.into_inner().map_err(std::io::IntoInnerError::into_error)
+    }
+}
+
+impl Write for Encrypting {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.encryptor.push(bytes).map_err(Error::other)?;
+        self.encryptor.drain(&mut self.file)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
 }
 
 /// Writes a folder as tar, its members in the order of their names below `name`.

@@ -7,7 +7,7 @@ use exhibit_evidence::verify::CollectionSummary;
 
 use super::facts::{At, Facts};
 use super::items::condemned;
-use super::words::{approved, exhibits, field, host, moment, outcome, party};
+use super::words::{approved, exhibits, field, host, moment, outcome, party, size};
 use crate::document::{Block, Language, Value};
 use crate::units::show_bytes;
 
@@ -74,9 +74,19 @@ fn kept(l: Language, facts: &Facts, c: &CollectionSummary) -> Vec<(String, Value
     let status: Vec<String> = c.by_status.iter().map(|(status, n)| format!("{n} {}", status.as_str())).collect();
     vec![
         field(items, Value::text(format!("{} ({})", c.items, status.join(", ")))),
-        field(l.pick("Items verified", "Éléments vérifiés"), Value::text(format!("{} / {}", c.items_verified, c.items))),
-        field(l.pick("Size", "Taille"), Value::text(format!("{} ({})", show_bytes(c.raw_bytes), show_bytes(c.stored_bytes)))),
+        field(l.pick("Items verified", "Éléments vérifiés"), Value::text(verified(l, c))),
+        field(l.pick("Size", "Taille"), Value::text(size(l, (c.raw_bytes, c.raw_bytes_unread, c.stored_bytes)))),
     ]
+}
+
+/// How many items were found good, and how many were not looked at.
+fn verified(l: Language, c: &CollectionSummary) -> String {
+    let good = format!("{} / {}", c.items_verified, c.items);
+    match (c.items_unchecked, l) {
+        (0, _) => good,
+        (n, Language::En) => format!("{good}; the contents of {n} are encrypted and were not checked"),
+        (n, Language::Fr) => format!("{good} ; les contenus de {n} sont chiffrés et n'ont pas été contrôlés"),
+    }
 }
 
 fn taken(l: Language, facts: &Facts, at: &At<Acquisition>) -> Vec<(String, Value)> {
@@ -105,7 +115,12 @@ fn taken(l: Language, facts: &Facts, at: &At<Acquisition>) -> Vec<(String, Value
     if let Some(receipt) = receipt {
         let (from, to): (Timestamp, Timestamp) = (receipt.record.received_from, receipt.record.received_to);
         let text = format!("{} - {} ({} {})", moment(from), moment(to), l.pick("record", "enregistrement"), receipt.n);
-        fields.push(field(l.pick("Received and verified", "Reçu et vérifié"), Value::text(text)));
+        let received = if receipt.record.contents_unverified {
+            l.pick("Received; contents encrypted, verified as stored", "Reçu ; contenus chiffrés, vérifié tel que conservé")
+        } else {
+            l.pick("Received and verified", "Reçu et vérifié")
+        };
+        fields.push(field(received, Value::text(text)));
     }
     fields
 }

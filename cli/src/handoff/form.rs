@@ -9,7 +9,7 @@ use super::destroyed::disposal;
 use super::facts::Facts;
 use super::items::{Item, items, ranges, without_evidence};
 use super::release::released_by;
-use super::words::{approved, document, exhibits, field, head, host, moment, outcome, party, verdict, verification};
+use super::words::{approved, document, exhibits, field, head, host, moment, outcome, party, recipients, size, verdict, verification};
 use crate::document::{Block, Document, Language, Table, Value};
 use crate::units::show_bytes;
 
@@ -53,11 +53,11 @@ fn submission(l: Language, facts: &Facts, items: &[Item<'_>]) -> Vec<(String, Va
     let seized = items.iter().flat_map(|item| facts.acquisitions_of(&item.collection.id)).map(|a| a.record.started.wall).min();
     let hosts: BTreeSet<String> = items.iter().map(|item| host(item.collection)).collect();
     let hosts = hosts.into_iter().collect::<Vec<_>>().join(", ");
-    let sound = facts.report.verdict == Verdict::Sound;
+    let unsound = facts.report.verdict == Verdict::Unsound;
     vec![
         field(
             l.pick("Result of the verification", "Résultat de la vérification"),
-            Value::text(if sound { verdict(l, facts) } else { verification(l, facts) }),
+            Value::text(if unsound { verification(l, facts) } else { verdict(l, facts) }),
         ),
         field(l.pick("Case number", "Numéro d'affaire"), Value::exact(&facts.description.case)),
         field(l.pick("Offense / case type", "Infraction / nature de l'affaire"), text(case.map(|c| c.title.as_str()))),
@@ -96,7 +96,7 @@ fn described(l: Language, facts: &Facts, item: &Item<'_>) -> Vec<Value> {
     let mut parts = vec![name];
     // What is not here was not read.
     if item.is_here() {
-        parts.push(show_bytes(c.raw_bytes));
+        parts.push(size(l, (c.raw_bytes, c.raw_bytes_unread, c.stored_bytes)));
     }
     parts.push(c.id.to_string());
     parts.push(format!("{}{}", l.pick("condition: ", "état : "), item.condition(l, facts)));
@@ -197,7 +197,7 @@ fn digital(l: Language, facts: &Facts, c: &CollectionSummary) -> Vec<(String, Va
 }
 
 fn anchors(l: Language, facts: &Facts) -> Vec<(String, Value)> {
-    vec![
+    let mut fields = vec![
         field(l.pick("Log head (records : root)", "Tête du journal (nombre : racine)"), Value::exact(head(facts))),
         field(l.pick("SHA-256 of the root key", "SHA-256 de la clé racine"), Value::exact(facts.root_key)),
         field(l.pick("Key that signs the bag (SHA-256)", "Clé signant le dossier (SHA-256)"), Value::exact(facts.description.key)),
@@ -213,8 +213,10 @@ fn anchors(l: Language, facts: &Facts) -> Vec<(String, Value)> {
             stamps(l, facts),
         ),
         field(l.pick("Storage lock (mode, until)", "Verrou de stockage (mode, échéance)"), Value::Blank),
-        field(l.pick("Recipient's key, when encrypted", "Clé du destinataire, si chiffré"), Value::Blank),
-    ]
+        field(l.pick("Recipient's key, when the bag is encrypted", "Clé du destinataire, si le dossier est chiffré"), Value::Blank),
+    ];
+    fields.extend(recipients(l, facts));
+    fields
 }
 
 /// The newest token of each authority.

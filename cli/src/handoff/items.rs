@@ -59,6 +59,10 @@ impl Item<'_> {
             Fate::Kept if facts.report.verdict == Verdict::Unsound => {
                 format!("{}. {}", outcome(l, self.collection.outcome), verification(l, facts))
             }
+            Fate::Kept if self.collection.items_unchecked > 0 => {
+                let unread = l.pick("Contents encrypted, NOT checked here", "Contenus chiffrés, NON contrôlés ici");
+                format!("{}. {unread}", outcome(l, self.collection.outcome))
+            }
             Fate::Kept => outcome(l, self.collection.outcome).to_owned(),
         }
     }

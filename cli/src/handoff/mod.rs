@@ -32,6 +32,7 @@ use serde_json::json;
 
 use crate::args::handoff::ExportArgs;
 use crate::clock;
+use crate::commands::readable;
 use crate::connection::{Connection, parse_id};
 use crate::exit::{Code, Failure, Result};
 use crate::output::Output;
@@ -70,6 +71,11 @@ pub async fn export(connection: &mut Connection, args: ExportArgs, out: &Output)
     };
     let recipients = envelope::Recipients::read(&args.recipients, &args.recipient_certificates)?;
     let identities = args.identity.read()?;
+    if args.expand || !identities.is_empty() {
+        readable::must_open(connection, Some(&case), &BTreeSet::new(), &identities)
+            .await
+            .map_err(|failure| or_leave_out(&args, failure))?;
+    }
     let mut place = Place::open(&args.out, &what)?;
     if !place.arrived.is_empty() {
         out.note(&format!("going on: {} are here already", count(place.arrived.len() as u64, "object", "objects")));
@@ -94,14 +100,19 @@ pub async fn export(connection: &mut Connection, args: ExportArgs, out: &Output)
         fetched = fetch::fetch(connection, asked, &mut place, out).await?;
         report = verified(connection, &place, &fetched, &identities)?;
     }
-    if args.expand && identities.is_empty() && report.case.as_ref().is_some_and(|c| !c.encrypt_to.is_none()) {
-        let failure = Failure::new(Code::Input, "--expand: the contents of the case are encrypted to its recipients");
-        return Err(failure.hint("give --identity FILE with the age identity of a recipient, or leave --expand out; what arrived is kept"));
+    if let (true, Some(opened)) = (args.expand, &report.case) {
+        // The record itself says to whom; before, only the coordinator did.
+        let to: Vec<String> = opened.encrypt_to.as_slice().iter().map(ToString::to_string).collect();
+        readable::opens(&case, &to, &identities).map_err(|failure| or_leave_out(&args, failure))?;
     }
     let description = describe(connection, &args, case, &report, &fetched)?;
     let facts = Facts::read(&place, connection.anchor(), report, description)?;
     derive(&place, &facts, args.expand, &identities)?;
-    let verdict = if facts.report.verdict == Verdict::Sound { "sound" } else { "NOT SOUND: see the documents" };
+    let verdict = match facts.report.verdict {
+        Verdict::Sound => "sound",
+        Verdict::SoundAsFarAsReadable => "sound as far as it can be read: contents are encrypted and were NOT checked",
+        Verdict::Unsound => "NOT SOUND: see the documents",
+    };
     let title = facts.report.case.as_ref().map_or("", |c| c.title.as_str());
     let sealed = tags::write(&place, &facts.description, &tags::Info { title, verdict }, connection.evidence_key())?;
     let stamps = stamp::ask(connection, &place, &facts.description, sealed, out).await?;
@@ -115,6 +126,14 @@ pub async fn export(connection: &mut Connection, args: ExportArgs, out: &Output)
         envelope::seal(place, facts.description.case.as_str(), &recipients)?
     };
     say(&args, &facts, (objects, bytes), &Sealed { manifest: sealed.to_string(), stamps, key_files }, out)
+}
+
+/// The remedy where no identity opens the contents that are to be expanded.
+fn or_leave_out(args: &ExportArgs, failure: Failure) -> Failure {
+    if args.expand && failure.code == Code::Input && failure.hint.is_some() {
+        return failure.hint("give --identity FILE with the age identity of a recipient, or leave --expand out");
+    }
+    failure
 }
 
 /// What makes a document.
@@ -170,9 +189,14 @@ fn left_out(report: &Report, fetched: &fetch::Fetched) -> Vec<CollectionId> {
 /// Reads everything that was fetched as a court would: with the anchor alone.
 fn verified(connection: &Connection, place: &Place, fetched: &fetch::Fetched, identities: &[Identity]) -> Result<Report> {
     let folder = Folder(place.case());
+    // An input that is not valid is an identity that opens nothing of the case.
+    let failed = |e: std::io::Error| match e.kind() {
+        std::io::ErrorKind::InvalidInput => Failure::new(Code::Input, e.to_string()).hint("give --identity FILE of one of the recipients"),
+        _ => place::cannot("read", place.bag(), &e),
+    };
     let read = |left_out: Vec<CollectionId>| {
         let options = Options { left_out, identities: identities.to_vec(), ..Options::default() };
-        verify::verify(&folder, connection.anchor(), &options, &mut |_| {}).map_err(|e| place::cannot("read", place.bag(), &e))
+        verify::verify(&folder, connection.anchor(), &options, &mut |_| {}).map_err(failed)
     };
     // The log says which collections there are; without the others nothing is missing.
     let log_only = LogOnly(&folder);
@@ -236,14 +260,14 @@ struct Sealed {
 fn say(args: &ExportArgs, facts: &Facts, (objects, bytes): (u64, u64), sealed: &Sealed, out: &Output) -> Result<Code> {
     let Sealed { manifest: sealed, stamps, key_files } = sealed;
     let (report, description) = (&facts.report, &facts.description);
-    let sound = report.verdict == Verdict::Sound;
+    let sound = report.verdict.is_sound();
     let encrypted = !args.recipients.is_empty() || !args.recipient_certificates.is_empty();
     let place = format!("{}{}", args.out.display(), if encrypted { ".tar.age" } else { "" });
     if out.is_json() {
         out.object(&json!({
             "bag": place, "case": description.case, "objects": objects, "bytes": bytes, "left_out": description.left_out,
             "log_size": description.head.size, "log_root": description.head.root, "tagmanifest_sha256": sealed, "verdict": report.verdict,
-            "recipients": args.recipients, "key_files": key_files, "timestamps": stamps,
+            "items_unchecked": report.counts.items_unchecked, "recipients": args.recipients, "key_files": key_files, "timestamps": stamps,
         }))?;
     } else {
         let (head, files) = (&description.head, count(objects, "object", "objects"));
@@ -253,6 +277,13 @@ fn say(args: &ExportArgs, facts: &Facts, (objects, bytes): (u64, u64), sealed: &
             if let Some(time) = stamp.time {
                 out.line(&format!("stamped by '{}' at {time}", stamp.authority))?;
             }
+        }
+        if report.verdict == Verdict::SoundAsFarAsReadable {
+            out.line(&format!(
+                "SOUND AS FAR AS IT CAN BE READ: the contents of {} are encrypted and were NOT checked",
+                count(report.counts.items_unchecked, "item", "items")
+            ))?;
+            out.note("so the certificate and the statement have no line for a signature; a recipient makes them with --identity FILE");
         }
         if !description.left_out.is_empty() {
             out.note(&format!("left out by choice: {}", count(description.left_out.len() as u64, "collection", "collections")));

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use exhibit_evidence::verify::Verdict;
+
 use super::evidence::evidence;
 use super::facts::Facts;
-use super::words::{document, field, head, moment, party, verdict};
+use super::words::{document, field, head, moment, party, recipients, size, verdict};
 use crate::document::{Block, Document, Language, Table, Value};
-use crate::units::show_bytes;
 
 /// Rows of one table; the log has all.
 const ROWS_MAX: usize = 500;
@@ -43,9 +44,7 @@ fn case(l: Language, facts: &Facts) -> Vec<Block> {
             let rule = l.pick("each needs the approval of a second person", "chacun exige l'approbation d'une seconde personne");
             fields.push(field(l.pick("Orders", "Ordres"), Value::text(rule)));
         }
-        if !case.encrypt_to.is_none() {
-            fields.push(field(l.pick("Contents encrypted to", "Contenus chiffrés pour"), Value::exact(&case.encrypt_to)));
-        }
+        fields.extend(recipients(l, facts));
         fields.push(field(l.pick("Accountable person", "Personne responsable"), Value::text(&case.accountable)));
         fields.push(field(
             l.pick("Opened by", "Ouverte par"),
@@ -66,6 +65,8 @@ fn case(l: Language, facts: &Facts) -> Vec<Block> {
 fn verification(l: Language, facts: &Facts) -> Vec<Block> {
     let (report, counts) = (&facts.report, &facts.report.counts);
     let (errors, warnings, notes) = report.findings.counts();
+    let is_unread = counts.items_unchecked > 0 || report.verdict == Verdict::SoundAsFarAsReadable;
+    let checked = if is_unread { CHECKED_UNREAD } else { CHECKED };
     let mut fields = vec![
         field(l.pick("Verdict", "Verdict"), Value::text(verdict(l, facts))),
         field(
@@ -91,7 +92,7 @@ fn verification(l: Language, facts: &Facts) -> Vec<Block> {
         ),
         field(
             l.pick("Evidence read", "Preuves lues"),
-            Value::text(format!("{} ({})", show_bytes(counts.raw_bytes), show_bytes(counts.stored_bytes))),
+            Value::text(size(l, (counts.raw_bytes, counts.raw_bytes_unread, counts.stored_bytes))),
         ),
         field(l.pick("Log head (records : root)", "Tête du journal (nombre : racine)"), Value::exact(head(facts))),
         field(l.pick("Key of the log", "Clé du journal"), report.checkpoint.as_ref().map_or(Value::Blank, |c| Value::exact(c.key))),
@@ -104,16 +105,22 @@ fn verification(l: Language, facts: &Facts) -> Vec<Block> {
     ));
     vec![
         Block::Heading(1, l.pick("2. Verification", "2. Vérification").to_owned()),
-        Block::Paragraph(
-            l.pick(
-                "The program that made this bag read every byte of it first and checked every signature, digest and number, beginning with the root key named here. Compare that key with the signed paper form: it is the one thing that this bag cannot vouch for.",
-                "Le programme qui a produit ce dossier en a d'abord lu chaque octet et contrôlé chaque signature, empreinte et numéro, à partir de la clé racine indiquée ici. Comparez cette clé avec le formulaire papier signé : c'est la seule chose que ce dossier ne peut garantir lui-même.",
-            )
-            .to_owned(),
-        ),
+        Block::Paragraph(l.pick(checked.0, checked.1).to_owned()),
         Block::Fields(fields),
     ]
 }
+
+/// What was done before the bag was made.
+const CHECKED: (&str, &str) = (
+    "The program that made this bag read every byte of it first and checked every signature, digest and number, beginning with the root key named here. Compare that key with the signed paper form: it is the one thing that this bag cannot vouch for.",
+    "Le programme qui a produit ce dossier en a d'abord lu chaque octet et contrôlé chaque signature, empreinte et numéro, à partir de la clé racine indiquée ici. Comparez cette clé avec le formulaire papier signé : c'est la seule chose que ce dossier ne peut garantir lui-même.",
+);
+
+/// The same where contents were not decrypted.
+const CHECKED_UNREAD: (&str, &str) = (
+    "The program that made this bag checked every signature and number first, beginning with the root key named here, and the digest of every object as it is stored. The contents of the evidence are encrypted; no recipient's identity was given, so they were NOT decrypted, and their digests were NOT checked. Compare the root key with the signed paper form: it is the one thing that this bag cannot vouch for.",
+    "Le programme qui a produit ce dossier a d'abord contrôlé chaque signature et numéro, à partir de la clé racine indiquée ici, ainsi que l'empreinte de chaque objet tel qu'il est conservé. Les contenus des preuves sont chiffrés ; aucune identité de destinataire n'ayant été fournie, ils n'ont PAS été déchiffrés et leurs empreintes n'ont PAS été contrôlées. Comparez la clé racine avec le formulaire papier signé : c'est la seule chose que ce dossier ne peut garantir lui-même.",
+);
 
 /// The newest head that each witness cosigned: how much of the log it covers.
 fn cosigned(l: Language, heads: &[(String, u64)], records: u64) -> String {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use exhibit_evidence::verify::Verdict;
 
 use super::facts::Facts;
-use super::words::{document, field, head, moment, party, verdict};
+use super::words::{document, encrypted_to, field, head, moment, party, recipients, verdict};
 use crate::document::{Block, Document, Language, Value};
 use crate::units::count;
 
@@ -29,14 +29,16 @@ fn paragraphs(l: Language, texts: &[Text]) -> Vec<Block> {
 
 fn identification(l: Language, facts: &Facts) -> Block {
     let d = &facts.description;
-    Block::Fields(vec![
+    let mut fields = vec![
         field(l.pick("Case number", "Numéro d'affaire"), Value::exact(&d.case)),
         field(l.pick("Copy made", "Copie établie"), Value::text(format!("{}, {}", party(&d.exported_by), moment(d.exported_at)))),
         field(l.pick("Log head (records : root)", "Tête du journal (nombre : racine)"), Value::exact(head(facts))),
         field(l.pick("Key that signs the copy (SHA-256)", "Clé signant la copie (SHA-256)"), Value::exact(d.key)),
         field(l.pick("Result of the verification", "Résultat de la vérification"), Value::text(verdict(l, facts))),
         field(l.pick("Program", "Programme"), Value::exact(format!("{} {} {}", d.tool.name, d.tool.version, d.tool.sha256))),
-    ])
+    ];
+    fields.extend(recipients(l, facts));
+    Block::Fields(fields)
 }
 
 fn signature(l: Language) -> Block {
@@ -146,6 +148,32 @@ fn not_to_be_signed(l: Language, facts: &Facts) -> Vec<Block> {
     vec![Block::Heading(1, title.to_owned()), Block::Paragraph(text), Block::Lines(lines.map(str::to_owned).to_vec())]
 }
 
+/// What stands in the place of a statement about a copy whose contents nobody decrypted, and of its signature.
+fn not_read(l: Language, facts: &Facts) -> Vec<Block> {
+    let unchecked = facts.report.counts.items_unchecked;
+    let (title, lines) = match l {
+        Language::En => (
+            "NOT TO BE SIGNED before a recipient has checked the contents",
+            ["Result of a recipient's check (exhibit-verify --identity)", "By whom (name, position), date"],
+        ),
+        Language::Fr => (
+            "NE PAS SIGNER avant qu'un destinataire ait contrôlé les contenus",
+            ["Résultat du contrôle par un destinataire (exhibit-verify --identity)", "Par qui (nom, fonction), date"],
+        ),
+    };
+    let text = match l {
+        Language::En => format!(
+            "The contents of this copy are encrypted to the recipients named above. The program that received them could not read them, and when this copy was made no recipient's identity was given: the contents of {} were NOT decrypted and NOT checked. What was checked is the log and that each object is stored as it was signed for. What this document states of a copy whose contents were checked is therefore not filled in, and there is no line for a signature. A recipient makes a copy with a statement to sign with: exhibit export --identity FILE.",
+            count(unchecked, "item", "items")
+        ),
+        Language::Fr => format!(
+            "Les contenus de cette copie sont chiffrés pour les destinataires nommés ci-dessus. Le programme qui les a reçus ne pouvait pas les lire et, lors de l'établissement de cette copie, aucune identité de destinataire n'a été fournie : les contenus de {} n'ont été NI déchiffrés NI contrôlés. Ont été contrôlés le journal et le fait que chaque objet est conservé tel qu'il a été signé. Ce que ce document énonce d'une copie aux contenus contrôlés n'est donc pas rempli, et aucune ligne n'est prévue pour une signature. Un destinataire établit une copie avec une déclaration à signer par : exhibit export --identity FICHIER.",
+            count(unchecked, "élément", "éléments")
+        ),
+    };
+    vec![Block::Heading(1, title.to_owned()), Block::Paragraph(text), Block::Lines(lines.map(str::to_owned).to_vec())]
+}
+
 const TAKEN: [Text; 2] = [
     (
         "1. I am the person named below. I am qualified by the training and experience stated below to make this certification.",
@@ -162,11 +190,24 @@ const RECEIVED: Text = (
     "3. Le programme qui a reçu les fichiers a recalculé ces valeurs à partir des octets reçus, les a comparées, a conservé les octets inchangés et signé un récépissé. Chacune de ces déclarations signées est un enregistrement du journal contenu dans cette copie.",
 );
 
-const COPIED: [Text; 3] = [
-    (
-        "4. When this copy was made, every value of what it contains was computed a third time and compared. The result is stated above. Identical values mean that the copy is a true copy of what was taken.",
-        "4. Lors de l'établissement de cette copie, chaque valeur de ce qu'elle contient a été calculée une troisième fois et comparée. Le résultat est indiqué ci-dessus. Des valeurs identiques signifient que la copie est conforme à ce qui a été pris.",
-    ),
+/// The same where contents came encrypted.
+const RECEIVED_ENCRYPTED: Text = (
+    "3. Before the files left a host, its program encrypted their contents to the recipients named above. The program that received them could not read the contents: it computed the SHA-256 of each encrypted segment from the bytes it received, compared it with the signed list, stored the bytes unchanged, and signed a receipt that says that contents were not verified. Each of these signed statements is a record of the log in this copy.",
+    "3. Avant que les fichiers ne quittent un hôte, le programme de celui-ci en a chiffré les contenus pour les destinataires nommés ci-dessus. Le programme qui les a reçus ne pouvait pas lire ces contenus : il a calculé le SHA-256 de chaque segment chiffré à partir des octets reçus, l'a comparé à la liste signée, a conservé les octets inchangés et signé un récépissé indiquant que les contenus n'ont pas été vérifiés. Chacune de ces déclarations signées est un enregistrement du journal contenu dans cette copie.",
+);
+
+const COMPARED: Text = (
+    "4. When this copy was made, every value of what it contains was computed a third time and compared. The result is stated above. Identical values mean that the copy is a true copy of what was taken.",
+    "4. Lors de l'établissement de cette copie, chaque valeur de ce qu'elle contient a été calculée une troisième fois et comparée. Le résultat est indiqué ci-dessus. Des valeurs identiques signifient que la copie est conforme à ce qui a été pris.",
+);
+
+/// The same where contents had to be decrypted first.
+const COMPARED_DECRYPTED: Text = (
+    "4. When this copy was made, whatever evidence it contains was first decrypted with the identity of a recipient, and every value of it was computed again and compared. The result is stated above. Identical values mean that the copy is a true copy of what was taken. Whether every recipient can decrypt it is not stated here.",
+    "4. Lors de l'établissement de cette copie, toute preuve qu'elle contient a d'abord été déchiffrée avec l'identité d'un destinataire, et chaque valeur en a été calculée de nouveau et comparée. Le résultat est indiqué ci-dessus. Des valeurs identiques signifient que la copie est conforme à ce qui a été pris. Que chaque destinataire puisse la déchiffrer n'est pas énoncé ici.",
+);
+
+const CERTIFIED: [Text; 2] = [
     (
         "5. The process produces an accurate result when used as described in the documentation that comes with it. I have no reason to believe that it was not working properly, except: ______________________________",
         "5. Le procédé donne un résultat exact lorsqu'il est employé comme le décrit sa documentation. Je n'ai pas de raison de croire qu'il n'ait pas fonctionné correctement, sauf : ______________________________",
@@ -181,13 +222,18 @@ const COPIED: [Text; 3] = [
 pub fn certificate(language: Language, facts: &Facts) -> Document {
     let l = language;
     let mut blocks = vec![notice(l), identification(l, facts)];
-    if facts.report.verdict == Verdict::Unsound {
-        blocks.extend(not_to_be_signed(l, facts));
-    } else {
-        blocks.extend(paragraphs(l, &TAKEN));
-        blocks.push(Block::Paragraph(format!("{} {}", l.pick(RECEIVED.0, RECEIVED.1), Heads::of(facts).statement(l))));
-        blocks.extend(paragraphs(l, &COPIED));
-        blocks.push(signature(l));
+    match facts.report.verdict {
+        Verdict::Unsound => blocks.extend(not_to_be_signed(l, facts)),
+        Verdict::SoundAsFarAsReadable => blocks.extend(not_read(l, facts)),
+        Verdict::Sound => {
+            let is_encrypted = encrypted_to(facts).is_some();
+            let (received, compared) = if is_encrypted { (RECEIVED_ENCRYPTED, COMPARED_DECRYPTED) } else { (RECEIVED, COMPARED) };
+            blocks.extend(paragraphs(l, &TAKEN));
+            blocks.push(Block::Paragraph(format!("{} {}", l.pick(received.0, received.1), Heads::of(facts).statement(l))));
+            blocks.extend(paragraphs(l, &[compared]));
+            blocks.extend(paragraphs(l, &CERTIFIED));
+            blocks.push(signature(l));
+        }
     }
     document(
         l,
@@ -221,31 +267,44 @@ const REPEATABILITY: Text = (
     "Les contrôles de ce dossier peuvent être répétés par quiconque avec VERIFY.md. Une prise sur un système en marche ne peut être répétée avec le même résultat.",
 );
 
+const ENCRYPTION: Text = (
+    "The contents were encrypted to the recipients named above before they left the hosts. The program that received and kept them could not read them; it verified them as stored. When this copy was made, whatever of them it contains was decrypted with the identity of a recipient and compared.",
+    "Les contenus ont été chiffrés pour les destinataires nommés ci-dessus avant de quitter les hôtes. Le programme qui les a reçus et conservés ne pouvait pas les lire ; il les a vérifiés tels que conservés. Lors de l'établissement de cette copie, tout contenu qui s'y trouve a été déchiffré avec l'identité d'un destinataire et comparé.",
+);
+
 /// What the program can state of the handling.
 fn stated(l: Language, facts: &Facts) -> Block {
     let said = |(en, fr): Text| Value::text(l.pick(en, fr));
     let audit = format!("{} {}", l.pick(AUDITABILITY.0, AUDITABILITY.1), Heads::of(facts).statement(l));
-    Block::Fields(vec![
+    let mut fields = vec![
         field(l.pick("Identification", "Identification"), said(IDENTIFICATION)),
         field(l.pick("Collection and acquisition", "Collecte et acquisition"), said(ACQUISITION)),
         field(l.pick("Preservation", "Préservation"), said(PRESERVATION)),
+    ];
+    if encrypted_to(facts).is_some() {
+        fields.push(field(l.pick("Encryption", "Chiffrement"), said(ENCRYPTION)));
+    }
+    fields.extend([
         field(l.pick("Auditability", "Auditabilité"), Value::text(audit)),
         field(l.pick("Repeatability, reproducibility", "Répétabilité, reproductibilité"), said(REPEATABILITY)),
         field(l.pick("Justification of methods", "Justification des méthodes"), Value::Blank),
         field(l.pick("Deviations from procedure", "Écarts à la procédure"), Value::Blank),
         field(l.pick("Competence of the persons involved", "Compétence des intervenants"), Value::Blank),
-    ])
+    ]);
+    Block::Fields(fields)
 }
 
 /// A statement of handling in the manner of ISO/IEC 27037.
 pub fn handling(language: Language, facts: &Facts) -> Document {
     let l = language;
     let mut blocks = vec![notice(l), identification(l, facts)];
-    if facts.report.verdict == Verdict::Unsound {
-        blocks.extend(not_to_be_signed(l, facts));
-    } else {
-        blocks.push(stated(l, facts));
-        blocks.push(signature(l));
+    match facts.report.verdict {
+        Verdict::Unsound => blocks.extend(not_to_be_signed(l, facts)),
+        Verdict::SoundAsFarAsReadable => blocks.extend(not_read(l, facts)),
+        Verdict::Sound => {
+            blocks.push(stated(l, facts));
+            blocks.push(signature(l));
+        }
     }
     document(
         l,

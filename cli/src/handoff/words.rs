@@ -1,11 +1,13 @@
 //! Small things that all documents say in the same way.
 
 use exhibit_evidence::Timestamp;
+use exhibit_evidence::age::Recipients;
 use exhibit_evidence::record::Outcome;
 use exhibit_evidence::verify::{CollectionSummary, Verdict};
 
 use super::facts::Facts;
 use crate::document::{Document, Language, Value};
+use crate::units::show_bytes;
 
 /// A moment as people read it: to the second, with its zone.
 pub fn moment(at: Timestamp) -> String {
@@ -20,9 +22,7 @@ pub fn outcome(language: Language, outcome: Option<Outcome>) -> &'static str {
             "sealed: taken whole, or with a stated reason for what is not there",
             "scellée : prise en entier, ou avec le motif de ce qui manque",
         ),
-        Some(Outcome::Partial) => {
-            language.pick("partial: what arrived was verified and kept", "partielle : ce qui est arrivé a été vérifié et conservé")
-        }
+        Some(Outcome::Partial) => language.pick("partial: what arrived was kept", "partielle : ce qui est arrivé a été conservé"),
         Some(Outcome::Refused) => language.pick("refused by the host's agent", "refusée par l'agent de l'hôte"),
         Some(Outcome::Failed) => language.pick("failed: nothing usable arrived", "échouée : rien d'utilisable n'est arrivé"),
         Some(Outcome::Cancelled) => language.pick("cancelled before anything arrived", "annulée avant toute arrivée"),
@@ -35,6 +35,10 @@ pub fn outcome(language: Language, outcome: Option<Outcome>) -> &'static str {
 pub fn verdict(language: Language, facts: &Facts) -> &'static str {
     match facts.report.verdict {
         Verdict::Sound => language.pick("SOUND", "INTÈGRE"),
+        Verdict::SoundAsFarAsReadable => language.pick(
+            "SOUND AS FAR AS IT CAN BE READ: contents are encrypted and were NOT checked",
+            "INTÈGRE POUR CE QUI EST LISIBLE : des contenus sont chiffrés et n'ont PAS été contrôlés",
+        ),
         Verdict::Unsound => language.pick("NOT SOUND", "NON INTÈGRE"),
     }
 }
@@ -43,7 +47,35 @@ pub fn verdict(language: Language, facts: &Facts) -> &'static str {
 pub fn verification(language: Language, facts: &Facts) -> &'static str {
     match facts.report.verdict {
         Verdict::Sound => language.pick("Verification: SOUND", "Vérification : INTÈGRE"),
+        Verdict::SoundAsFarAsReadable => language.pick(
+            "Verification: SOUND AS FAR AS IT CAN BE READ, contents NOT checked, see report",
+            "Vérification : INTÈGRE POUR CE QUI EST LISIBLE, contenus NON contrôlés, voir le rapport",
+        ),
         Verdict::Unsound => language.pick("Verification: NOT SOUND, see report", "Vérification : NON INTÈGRE, voir le rapport"),
+    }
+}
+
+/// To whom the contents of the case are encrypted, where they are.
+pub fn encrypted_to(facts: &Facts) -> Option<&Recipients> {
+    facts.report.case.as_ref().map(|case| &case.encrypt_to).filter(|to| !to.is_none())
+}
+
+/// The row that names them; none where contents are not encrypted.
+pub fn recipients(l: Language, facts: &Facts) -> Option<(String, Value)> {
+    encrypted_to(facts).map(|to| field(l.pick("Contents encrypted to", "Contenus chiffrés pour"), Value::exact(to)))
+}
+
+/// How much evidence it is: as it was read, or, where its contents could not be, as it is stored and as the list that the agent
+/// signed states it.
+pub fn size(l: Language, (raw, unread, stored): (u64, u64, u64)) -> String {
+    let stored = show_bytes(stored);
+    if unread == 0 {
+        return format!("{} ({} {stored})", show_bytes(raw), l.pick("stored:", "conservés :"));
+    }
+    let stated = show_bytes(unread);
+    match l {
+        Language::En => format!("{stored} as stored, encrypted and not read; {stated} by the list of items"),
+        Language::Fr => format!("{stored} tels que conservés, chiffrés et non lus ; {stated} selon la liste des éléments"),
     }
 }
 

@@ -143,7 +143,7 @@ impl Reader<'_> {
         let mut reading = Reading::open(self.connection, vec![id.to_owned()], Action::View, self.reason).await?;
         let announced = reading.next_item().await?.ok_or_else(|| Failure::new(Code::Input, format!("there is no item {id}")))?;
         let item = items::parse(&announced)?;
-        reading.content(id, &item, to).await
+        reading.content(id, &item, to).await.map(drop)
     }
 }
 

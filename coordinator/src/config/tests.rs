@@ -153,6 +153,7 @@ fn errors_name_line_key_value_and_remedy() {
         ("[verify]\nrate = \"20MB\"", ":2: ", "'20MB' is no rate: expected a whole number above 0 with KiB/s"),
         ("[copy.store]\nkind = \"s3\"", ":1: ", "copy.store.bucket: is empty"),
         ("[copy.store]\n\npath = \"store\"", ":1: ", "copy.store.kind: is the store itself"),
+        ("[copy.store]\n\npath = \"./d/../store/\"", ":1: ", "copy.store.kind: is the store itself"),
         ("[copy.store]\nkind = \"s3\"\nbucket = \"b\"\nendpoint = \"http://x\"", ":4: ", "copy.store.endpoint: is http://"),
         ("[copy.store]\npath = \"other\"\nattest_hours = 1", ":3: ", "copy.store.attest_hours: both stores are looked at every"),
         ("[store]\nkind = \"s3\"\nbucket = \"b\"\npath = \"/evidence\"", ":4: ", "store.path: is for a local store"),

@@ -1,5 +1,6 @@
 //! `[verify]` and `[copy]`: what the coordinator does in the background for what lies in the store.
 
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use exhibit_evidence::text::escape_bounded;
@@ -124,9 +125,10 @@ impl CopyConfig {
             ));
         }
         let place = |s: &StoreConfig| match s.kind {
-            StoreKind::Local => (s.path.to_string_lossy().into_owned(), String::new(), None),
+            StoreKind::Local => (plain(&s.path).to_string_lossy().into_owned(), String::new(), None),
             StoreKind::S3 | StoreKind::Google | StoreKind::Azure => {
-                (format!("{} {}", s.account, s.bucket), s.prefix.clone(), s.endpoint.clone())
+                let endpoint = s.endpoint.as_deref().map(|e| e.trim_end_matches('/').to_owned());
+                (format!("{} {}", s.account, s.bucket), s.prefix.clone(), endpoint)
             }
         };
         if store.kind == first.kind && place(store) == place(first) {
@@ -134,6 +136,21 @@ impl CopyConfig {
         }
         Ok(())
     }
+}
+
+/// A path without `.`, `..` and slashes that change nothing. Links are followed when the stores are opened.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir if matches!(plain.components().next_back(), Some(Component::Normal(_))) => {
+                plain.pop();
+            }
+            other => plain.push(other),
+        }
+    }
+    plain
 }
 
 /// The name of a key of `[store]` in `[copy.store]`.

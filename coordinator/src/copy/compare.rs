@@ -1,16 +1,20 @@
 //! Two stores side by side: what one lacks, found from their listings. A page of each is in memory, whatever lies in them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
+use bytes::Bytes;
 use exhibit_evidence::Timestamp;
+use exhibit_evidence::key::PublicKey;
+use exhibit_evidence::log::{Checkpoint, NOTE_BYTES_MAX};
 use exhibit_evidence::text::escape_bounded;
 
-use crate::store::{Entry, Store, StoreError};
+use crate::store::{Entry, Kind, Store, StoreError};
 
 /// How far a copy is behind.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Lag {
-    /// Objects that are not in the copy yet.
+    /// Objects that are not in the copy yet, heads that are older there among them.
     pub objects: u64,
     /// Their bytes.
     pub bytes: u64,
@@ -18,7 +22,7 @@ pub struct Lag {
     pub oldest: Option<Timestamp>,
     /// Objects that are in both and differ.
     pub differ: u64,
-    /// Objects of the copy that the store has not: the store lost them, or a disposal is not finished.
+    /// Objects of the copy that the store has not: the store lost them, somebody put them there, or a disposal is not finished.
     pub only_in_copy: u64,
 }
 
@@ -39,6 +43,12 @@ impl Lag {
         self.only_in_copy = self.only_in_copy.saturating_add(other.only_in_copy);
     }
 
+    /// So much of what was missing is there now; when the oldest of the rest was written is told by the next comparison.
+    pub(super) fn less(&mut self, objects: u64, bytes: u64) {
+        self.objects = self.objects.saturating_sub(objects);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
     /// For people.
     #[must_use]
     pub fn text(&self, now: Timestamp) -> String {
@@ -50,7 +60,7 @@ impl Lag {
             }
         };
         let other = |count: u64, what: &str| if count > 0 { format!("; {count} {what}") } else { String::new() };
-        format!("{behind}{}{}", other(self.differ, "differ"), other(self.only_in_copy, "are not in the store any more"))
+        format!("{behind}{}{}", other(self.differ, "differ"), other(self.only_in_copy, "are in the copy alone"))
     }
 }
 
@@ -63,6 +73,9 @@ pub enum Difference {
     Differs(Entry, u64),
     /// Only the copy has it.
     OnlyInCopy(Entry),
+    /// A head of the store, and its size in the copy: it is written again under its name, so what it says must be compared. Heads
+    /// that witnesses vouch for are told only when they are missing or of another size.
+    Head(Entry, Option<u64>),
 }
 
 /// True for what is written again under its name: it is copied by its own rule.
@@ -84,7 +97,7 @@ impl<'a> Differences<'a> {
         Self { first: Listing::of(first, folder), copy: Listing::of(copy, folder) }
     }
 
-    /// The next one; heads are left out.
+    /// The next one.
     ///
     /// # Errors
     /// As a store cannot be listed.
@@ -100,11 +113,15 @@ impl<'a> Differences<'a> {
             let here = if order.is_le() { self.first.take() } else { None };
             let there = if order.is_ge() { self.copy.take() } else { None };
             match (here, there) {
-                (Some(here), None) if !is_head(&here.name) => return Ok(Some(Difference::Missing(here))),
-                (None, Some(there)) if !is_head(&there.name) => return Ok(Some(Difference::OnlyInCopy(there))),
-                (Some(here), Some(there)) if here.size != there.size && !is_head(&here.name) => {
-                    return Ok(Some(Difference::Differs(here, there.size)));
+                (Some(here), None) if is_head(&here.name) => return Ok(Some(Difference::Head(here, None))),
+                (Some(here), None) => return Ok(Some(Difference::Missing(here))),
+                (None, Some(there)) => return Ok(Some(Difference::OnlyInCopy(there))),
+                (Some(here), Some(there)) if is_head(&here.name) => {
+                    if here.size != there.size || here.name.ends_with("/log/checkpoint") {
+                        return Ok(Some(Difference::Head(here, Some(there.size))));
+                    }
                 }
+                (Some(here), Some(there)) if here.size != there.size => return Ok(Some(Difference::Differs(here, there.size))),
                 _ => {}
             }
         }
@@ -153,26 +170,104 @@ pub async fn folders(first: &dyn Store, copy: &dyn Store) -> Result<Vec<String>,
     Ok(std::iter::once("deployment".to_owned()).chain(cases).collect())
 }
 
-/// How far the copy is behind, from listings alone.
+/// How far the copy is behind, from the listings and the heads of the logs. Without the log's key an older head is believed to be
+/// one.
 ///
 /// # Errors
 /// As a store cannot be listed.
 pub async fn lag(first: &dyn Store, copy: &dyn Store) -> Result<Lag, StoreError> {
     let mut lag = Lag::default();
     for folder in folders(first, copy).await? {
-        let mut differences = Differences::below(&folder, first, copy);
-        while let Some(difference) = differences.next().await? {
-            match difference {
-                Difference::Missing(entry) => lag.add(&entry),
-                Difference::Differs(..) => lag.differ = lag.differ.saturating_add(1),
-                Difference::OnlyInCopy(entry) if is_gone(first, &entry.name).await? => {
-                    lag.only_in_copy = lag.only_in_copy.saturating_add(1);
-                }
-                Difference::OnlyInCopy(_) => {}
+        lag.join(&lag_below(&folder, first, copy, None).await?);
+    }
+    Ok(lag)
+}
+
+/// [`lag`] by folder, of those that have one.
+///
+/// # Errors
+/// As a store cannot be listed.
+pub(super) async fn by_folder(first: Arc<dyn Store>, copy: Arc<dyn Store>, key: PublicKey) -> Result<BTreeMap<String, Lag>, StoreError> {
+    let mut lags = BTreeMap::new();
+    for folder in folders(&*first, &*copy).await? {
+        let lag = lag_below(&folder, &*first, &*copy, Some(&key)).await?;
+        if lag != Lag::default() {
+            lags.insert(folder, lag);
+        }
+    }
+    Ok(lags)
+}
+
+async fn lag_below(folder: &str, first: &dyn Store, copy: &dyn Store, key: Option<&PublicKey>) -> Result<Lag, StoreError> {
+    let mut lag = Lag::default();
+    let mut differences = Differences::below(folder, first, copy);
+    while let Some(difference) = differences.next().await? {
+        match difference {
+            Difference::Missing(entry) | Difference::Head(entry, None) => lag.add(&entry),
+            Difference::Differs(..) => lag.differ = lag.differ.saturating_add(1),
+            Difference::Head(entry, Some(size)) => match head_is(&entry, size, first, copy, key).await? {
+                HeadIs::Same => {}
+                HeadIs::Older => lag.add(&entry),
+                HeadIs::Wrong => lag.differ = lag.differ.saturating_add(1),
+            },
+            Difference::OnlyInCopy(entry) if is_gone(first, &entry.name).await? => {
+                lag.only_in_copy = lag.only_in_copy.saturating_add(1);
             }
+            Difference::OnlyInCopy(_) => {}
         }
     }
     Ok(lag)
+}
+
+/// What a head of the copy is to that of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HeadIs {
+    Same,
+    /// One that the log had before.
+    Older,
+    /// Of another log, of more records than the store has, or no head at all.
+    Wrong,
+}
+
+async fn head_is(entry: &Entry, size: u64, first: &dyn Store, copy: &dyn Store, key: Option<&PublicKey>) -> Result<HeadIs, StoreError> {
+    if !entry.name.ends_with("/log/checkpoint") {
+        return Ok(if size < entry.size { HeadIs::Older } else { HeadIs::Wrong });
+    }
+    // In this order: what is in the copy was in the store before.
+    let there = read_head(copy, &entry.name).await?;
+    let here = read_head(first, &entry.name).await?;
+    Ok(match (here, there) {
+        (Some(here), Some(there)) => judge(&here, &there, key),
+        _ => HeadIs::Older,
+    })
+}
+
+fn judge(here: &[u8], there: &[u8], key: Option<&PublicKey>) -> HeadIs {
+    if here == there {
+        return HeadIs::Same;
+    }
+    let read = |bytes: &[u8]| {
+        let read = key.map_or_else(|| Checkpoint::parse_unverified(bytes), |key| Checkpoint::verify(bytes, key));
+        read.ok()
+    };
+    match (read(here), read(there)) {
+        // Of as many records: witnesses vouched for it since.
+        (Some(here), Some(there)) if here.origin == there.origin && (there.size < here.size || there == here) => HeadIs::Older,
+        _ => HeadIs::Wrong,
+    }
+}
+
+/// The bytes under a head's name; nothing of what is larger than any head.
+///
+/// # Errors
+/// As the store cannot be read.
+pub(super) async fn read_head(store: &dyn Store, name: &str) -> Result<Option<Bytes>, StoreError> {
+    match store.get(name, NOTE_BYTES_MAX as u64).await {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == Kind::NotFound => Ok(None),
+        Err(e) if e.kind() == Kind::Damaged => Ok(Some(Bytes::new())),
+        Err(e) => Err(e),
+    }
 }
 
 /// True when the store itself says so: an object that was written after its page was listed is there.
@@ -182,7 +277,7 @@ pub async fn lag(first: &dyn Store, copy: &dyn Store) -> Result<Lag, StoreError>
 pub async fn is_gone(first: &dyn Store, name: &str) -> Result<bool, StoreError> {
     match first.size(name).await {
         Ok(_) => Ok(false),
-        Err(e) if e.kind() == crate::store::Kind::NotFound => Ok(true),
+        Err(e) if e.kind() == Kind::NotFound => Ok(true),
         Err(e) => Err(e),
     }
 }
@@ -190,4 +285,33 @@ pub async fn is_gone(first: &dyn Store, name: &str) -> Result<bool, StoreError> 
 /// A name for a message.
 pub(super) fn shown(name: &str) -> String {
     escape_bounded(name, 200)
+}
+
+#[cfg(test)]
+mod tests {
+    use exhibit_evidence::Digest;
+    use exhibit_evidence::key::SigningKey;
+
+    use super::*;
+
+    #[test]
+    fn only_an_earlier_head_of_the_same_log_is_behind() {
+        let key = SigningKey::from_seed(&[7; 32]);
+        let head = |origin: &str, size: u64, root: &[u8], key: &SigningKey| {
+            Checkpoint { origin: origin.to_owned(), size, root: Digest::of(root) }.sign(key)
+        };
+        let here = head("a", 5, b"5", &key);
+        let public = key.public();
+        for (there, with_key, without) in [
+            (here.clone(), HeadIs::Same, HeadIs::Same),
+            (head("a", 4, b"4", &key), HeadIs::Older, HeadIs::Older),
+            (head("a", 4, b"4", &SigningKey::from_seed(&[8; 32])), HeadIs::Wrong, HeadIs::Older),
+            (head("a", 5, b"other", &key), HeadIs::Wrong, HeadIs::Wrong),
+            (head("a", 6, b"6", &key), HeadIs::Wrong, HeadIs::Wrong),
+            (head("b", 4, b"4", &key), HeadIs::Wrong, HeadIs::Wrong),
+            (b"garbage".to_vec(), HeadIs::Wrong, HeadIs::Wrong),
+        ] {
+            assert_eq!((judge(&here, &there, Some(&public)), judge(&here, &there, None)), (with_key, without));
+        }
+    }
 }

@@ -3,40 +3,47 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use bytes::Bytes;
 use exhibit_evidence::id::{CaseId, CollectionId};
 use exhibit_evidence::layout::{CaseObject, LogName};
-use exhibit_evidence::log::{Checkpoint, NOTE_BYTES_MAX};
-use exhibit_evidence::{Digest, Hasher};
+use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::{Digest, Hasher, Timestamp};
 use futures::{StreamExt as _, TryStreamExt as _};
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use super::Second;
-use super::compare::{Difference, Differences, Lag, is_gone, is_head, shown};
+use super::compare::{Difference, Differences, Lag, shown};
+use super::heads::{Head, head_of};
+use super::known::Foreign;
 use crate::catalog::CatalogError;
 use crate::custody;
+use crate::ledger::Ledger;
 use crate::pace::Pace;
 use crate::parts::Parts;
 use crate::problem::Problem;
 use crate::store::{Entry, Kind, Payload, StoreError};
 
-/// Objects and bytes that are copied in one go: for so long a disposal waits.
+/// Objects and bytes that are copied in one go: for so long a disposal, and every other folder, waits.
 const BATCH_OBJECTS: usize = 64;
 const BATCH_BYTES: u64 = 16 << 20;
+/// Of a low rate no more than so many seconds of it.
+const BATCH_S: u64 = 2;
+/// For so long a step compares before others have their turn.
+const COMPARE_WITHIN: Duration = Duration::from_secs(2);
 /// Objects up to this size are copied several at once, because what takes time is to ask for them.
 const SMALL_BYTES: u64 = 256 << 10;
 const SMALL_AT_ONCE: usize = 8;
 /// Bytes of a copied object that are read back at once.
 const READ_BACK_BYTES: u64 = 4 << 20;
-/// Heads that witnesses vouch for: one for each witness and size that was asked for.
-const COSIGNED_MAX: usize = 1 << 20;
 
 /// Why a folder was not copied whole.
 #[derive(Debug)]
 pub enum Failed {
     /// A store.
     Store(StoreError),
-    /// The catalog, a log, a right.
+    /// The catalog, a log, a right: the same call may succeed later.
+    Passing(String),
+    /// The catalog or a log, and another try does not mend it.
     Own(String),
 }
 
@@ -44,7 +51,7 @@ impl std::fmt::Display for Failed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Store(e) => e.fmt(f),
-            Self::Own(e) => f.write_str(e),
+            Self::Passing(e) | Self::Own(e) => f.write_str(e),
         }
     }
 }
@@ -57,37 +64,48 @@ impl From<StoreError> for Failed {
 
 impl From<Problem> for Failed {
     fn from(e: Problem) -> Self {
-        Self::Own(e.to_string())
+        if e.is_passing() { Self::Passing(e.to_string()) } else { Self::Own(e.to_string()) }
     }
 }
 
 impl From<CatalogError> for Failed {
     fn from(e: CatalogError) -> Self {
-        Self::Own(e.to_string())
+        Problem::from(e).into()
     }
 }
 
 /// What became of a look at a folder.
 #[derive(Debug, Default)]
 pub struct Looked {
-    /// What is missing and could not be copied, for a reason that another try does not change; what differs.
+    /// What is missing: it waits for a head, or could not be copied for a reason that another try does not change. What differs.
     pub left: Lag,
+    /// What the copy alone has, and nothing of ours speaks of.
+    pub foreign: Foreign,
+    /// Objects and bytes that were copied since somebody asked.
+    pub copied: (u64, u64),
     /// The time that comparing took.
     pub comparing: Duration,
 }
 
 /// A folder that is being copied.
 pub struct Folder<'a> {
-    /// The coordinator.
-    pub parts: &'a Parts,
-    /// Where it is copied to.
-    pub second: &'a Second,
+    pub(super) parts: &'a Parts,
+    pub(super) second: &'a Second,
     /// `cases/<case>` or `deployment`.
-    pub name: &'a str,
+    pub name: String,
+    /// What was found so far.
+    pub looked: Looked,
+    pub(super) head: Option<Head>,
+    pub(super) ledger: OnceCell<Ledger>,
+    pub(super) signed: Option<u64>,
+    differences: Differences<'a>,
+    /// Records that are younger than the head, and heads: they wait for what is under them.
+    waiting: Lag,
+    asked_before: Timestamp,
 }
 
-impl Folder<'_> {
-    /// Copies what the copy lacks. Order:
+impl<'a> Folder<'a> {
+    /// Begins to copy what the copy lacks. Order, of which this is 1:
     ///
     /// 1. the head of the log is read: every object that its records speak of is durable in the first store by now
     /// 2. both stores are listed side by side; what is missing is written into the copy, create-only, and read back. Records that are
@@ -97,110 +115,118 @@ impl Folder<'_> {
     /// Died anywhere: the next look finds by listing what is missing. Until 3 the copy is what the head before says, and records
     /// after it.
     ///
+    /// What was written before `asked_before` was in the copy once: if it is missing, the copy is asked what became of it.
+    ///
     /// # Errors
     /// [`Failed`]: the same call may be repeated.
-    pub async fn copy(&self) -> Result<Looked, Failed> {
-        let log = self.log();
-        let (first, copy) = (&*self.parts.store, &*self.second.store);
-        let head = match &log {
-            Some(log) => self.head_of(log).await?,
-            None => None,
+    pub async fn begin(parts: &'a Parts, second: &'a Second, name: String, asked_before: Timestamp) -> Result<Self, Failed> {
+        let differences = Differences::below(&name, &*parts.store, &*second.store);
+        let mut folder = Self {
+            parts,
+            second,
+            name,
+            looked: Looked::default(),
+            head: None,
+            ledger: OnceCell::new(),
+            signed: None,
+            differences,
+            waiting: Lag::default(),
+            asked_before,
         };
-        let size = head.as_ref().map_or(0, |(_, size)| *size);
-        let Looked { mut left, mut comparing } = Looked::default();
-        let mut batch = Batch::default();
-        let mut differences = Differences::below(self.name, first, copy);
-        loop {
-            let asked = Instant::now();
-            let difference = differences.next().await?;
-            comparing += asked.elapsed();
-            let Some(difference) = difference else { break };
-            match difference {
-                Difference::Missing(entry) => {
-                    if matches!(self.object(&entry.name), Some(CaseObject::Slot(n)) if n >= size) {
-                        continue;
-                    }
-                    batch.add(entry);
-                    if batch.is_full() {
-                        self.put(std::mem::take(&mut batch), &mut left).await?;
-                    }
-                }
-                Difference::Differs(entry, size) => {
-                    left.differ = left.differ.saturating_add(1);
-                    let name = shown(&entry.name);
-                    self.differs(&entry.name, &format!("'{name}' has {} bytes in the store and {size} in the copy", entry.size)).await;
-                }
-                Difference::OnlyInCopy(entry) => self.only_in_copy(&entry, &mut left).await?,
+        if let Some(log) = folder.log() {
+            let (head, wrong) = head_of(parts, &log).await?;
+            folder.head = head;
+            if wrong {
+                let what = format!("'{}' in the store is no signed head of this log; no record of it is copied", shown(&log.checkpoint()));
+                folder.source(&what).await;
             }
         }
-        self.put(batch, &mut left).await?;
-        if let (Some(log), Some((head, size))) = (log, head)
-            && left.objects == 0
-        {
-            self.put_cosigned(&log).await?;
-            self.put_head(&log, head, size).await?;
+        Ok(folder)
+    }
+
+    /// Copies one batch, so that others have their turn. True while there is more to do.
+    ///
+    /// # Errors
+    /// [`Failed`]: then the folder is begun anew.
+    pub async fn step(&mut self) -> Result<bool, Failed> {
+        let size = self.head.as_ref().map_or(0, |(_, head)| head.size);
+        let bytes_max = self.second.rate.map_or(BATCH_BYTES, |rate| rate.saturating_mul(BATCH_S).clamp(1, BATCH_BYTES));
+        let (mut batch, begun) = (Batch::default(), Instant::now());
+        while !batch.is_full(bytes_max) && begun.elapsed() < COMPARE_WITHIN {
+            let asked = Instant::now();
+            let difference = self.differences.next().await?;
+            self.looked.comparing += asked.elapsed();
+            match difference {
+                None => {
+                    self.put(batch).await?;
+                    self.end().await?;
+                    return Ok(false);
+                }
+                Some(Difference::Missing(entry)) => {
+                    if matches!(self.object(&entry.name), Some(CaseObject::Slot(n)) if n >= size) {
+                        self.waiting.add(&entry);
+                    } else {
+                        batch.add(entry);
+                    }
+                }
+                Some(Difference::Head(entry, there)) => {
+                    if there != Some(entry.size) {
+                        self.waiting.add(&entry);
+                    }
+                }
+                Some(Difference::Differs(entry, size)) => {
+                    self.looked.left.differ = self.looked.left.differ.saturating_add(1);
+                    let name = shown(&entry.name);
+                    self.differs(&format!("'{name}' has {} bytes in the store and {size} in the copy", entry.size)).await;
+                }
+                Some(Difference::OnlyInCopy(entry)) => self.only_in_copy(&entry).await?,
+            }
         }
-        Ok(Looked { left, comparing })
+        self.put(batch).await?;
+        Ok(true)
+    }
+
+    async fn end(&mut self) -> Result<(), Failed> {
+        if self.looked.left.objects == 0 && self.head.is_some() {
+            self.put_heads().await?;
+            // The heads are there now. Records beyond them made the log grow, for which it is looked at again.
+            return Ok(());
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        self.looked.left.join(&waiting);
+        Ok(())
     }
 
     /// The folder's log; none of a folder that is no case's.
-    fn log(&self) -> Option<LogName> {
+    pub(super) fn log(&self) -> Option<LogName> {
         if self.name == "deployment" { Some(LogName::Deployment) } else { self.case().map(LogName::Case) }
     }
 
-    fn case(&self) -> Option<CaseId> {
+    pub(super) fn case(&self) -> Option<CaseId> {
         self.name.strip_prefix("cases/")?.parse().ok()
     }
 
-    fn object(&self, name: &str) -> Option<CaseObject> {
-        CaseObject::parse(name.strip_prefix(self.name)?.strip_prefix('/')?)
+    pub(super) fn object(&self, name: &str) -> Option<CaseObject> {
+        CaseObject::parse(name.strip_prefix(self.name.as_str())?.strip_prefix('/')?)
     }
 
-    /// The newest signed head and the records under it.
-    async fn head_of(&self, log: &LogName) -> Result<Option<(Bytes, u64)>, Failed> {
-        let bytes = match self.parts.store.get(&log.checkpoint(), NOTE_BYTES_MAX as u64).await {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == Kind::NotFound => return Ok(None),
-            Err(e) => return Err(e.into()),
-        };
-        // What is no head of ours is no head to the copy either: the ledger tells it, and records wait.
-        let head = Checkpoint::verify(&bytes, &self.parts.ledgers.log_key().public()).ok();
-        Ok(head.filter(|head| head.origin == log.origin(self.parts.deployment())).map(|head| (bytes, head.size)))
-    }
-
-    /// An older one never replaces a newer one.
-    async fn put_head(&self, log: &LogName, head: Bytes, size: u64) -> Result<(), Failed> {
-        let copy = &self.second.store;
-        let there = match copy.get(&log.checkpoint(), NOTE_BYTES_MAX as u64).await {
-            Ok(there) if there == head => return Ok(()),
-            Ok(there) => Checkpoint::verify(&there, &self.parts.ledgers.log_key().public()).map_or(0, |head| head.size),
-            Err(e) if e.kind() == Kind::NotFound => 0,
-            Err(e) => return Err(e.into()),
-        };
-        if there < size {
-            copy.put_head(&log.checkpoint(), head).await?;
+    /// Writes a batch while nothing of the case is destroyed: what a disposal has destroyed, or is about to, must not come back.
+    async fn put(&mut self, batch: Batch) -> Result<(), Failed> {
+        if batch.entries.is_empty() {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    /// Heads that witnesses vouch for may get one more witness's line.
-    async fn put_cosigned(&self, log: &LogName) -> Result<(), Failed> {
-        let (first, copy) = (&*self.parts.store, &*self.second.store);
-        let folder = log.cosigned_folder();
-        let there = crate::store::list_all(copy, &folder, COSIGNED_MAX).await?;
-        for entry in crate::store::list_all(first, &folder, COSIGNED_MAX).await? {
-            if !there.iter().any(|e| e.name == entry.name && e.size == entry.size) {
-                copy.put_head(&entry.name, first.get(&entry.name, NOTE_BYTES_MAX as u64).await?).await?;
+        for (entry, copied) in self.copy_all(batch).await? {
+            if copied {
+                let (objects, bytes) = self.looked.copied;
+                self.looked.copied = (objects.saturating_add(1), bytes.saturating_add(entry.size));
+            } else {
+                self.looked.left.add(&entry);
             }
         }
         Ok(())
     }
 
-    /// Writes a batch while nothing of the case is destroyed: what a disposal has destroyed, or is about to, must not come back.
-    async fn put(&self, batch: Batch, left: &mut Lag) -> Result<(), Failed> {
-        if batch.entries.is_empty() {
-            return Ok(());
-        }
+    async fn copy_all(&self, batch: Batch) -> Result<Vec<(Entry, bool)>, Failed> {
         let still = custody::standstill(self.parts).await?;
         let disposed = self.disposed_of(batch.entries.iter()).await?;
         let wanted = batch.entries.into_iter().filter(|entry| !disposed.contains(&entry.name));
@@ -214,14 +240,12 @@ impl Folder<'_> {
             done.push((entry, copied));
         }
         still.end().await;
-        let bytes = done.iter().map(|(entry, _)| entry.size).sum();
-        done.iter().filter(|(_, copied)| !copied).for_each(|(entry, _)| left.add(entry));
-        Pace::new(self.second.rate).moved(bytes).await;
-        Ok(())
+        Pace::new(self.second.rate).moved(done.iter().map(|(entry, _)| entry.size).sum()).await;
+        Ok(done)
     }
 
     /// Those that a disposal has destroyed, or is about to.
-    async fn disposed_of(&self, entries: impl Iterator<Item = &Entry>) -> Result<BTreeSet<String>, Failed> {
+    pub(super) async fn disposed_of(&self, entries: impl Iterator<Item = &Entry>) -> Result<BTreeSet<String>, Failed> {
         let of_collection = |entry: &Entry| match self.object(&entry.name) {
             Some(CaseObject::Segment(collection, ..) | CaseObject::Manifest(collection, _)) => Some((entry.name.clone(), collection)),
             _ => None,
@@ -246,35 +270,51 @@ impl Folder<'_> {
             && wanted != digest
         {
             let name = shown(&entry.name);
-            let detail =
-                format!("'{name}' reads back from the store with SHA-256 {digest}, and {wanted} was acknowledged; it was not copied");
-            self.parts.incident(self.case().as_ref(), "copy-source", self.name, &detail).await;
+            self.source(&format!("'{name}' reads back from the store with SHA-256 {digest}, and {wanted} was written; it was not copied"))
+                .await;
             return Ok(false);
         }
+        let hidden = self.hidden(entry).await?;
         if !still.lasts() {
-            return Err(Failed::Own("the right to copy was lost while an object was read".to_owned()));
+            return Err(Failed::Passing("the right to copy was lost while an object was read".to_owned()));
         }
-        match copy.put_new(&entry.name, Payload::from(bytes), digest).await {
-            Ok(_) => {}
+        let stored = match copy.put_new(&entry.name, Payload::from(bytes), digest).await {
+            Ok(stored) => stored,
             Err(e) if e.kind() == Kind::Conflict => {
-                self.differs(&entry.name, &e.to_string()).await;
+                self.differs(&e.to_string()).await;
                 return Ok(false);
             }
             Err(e) => return Err(e.into()),
+        };
+        if let Some(marker) = hidden {
+            let version = escape_bounded(stored.version.as_deref().unwrap_or("unknown"), 80);
+            let detail = format!(
+                "'{}' was hidden in the copy under the delete marker {marker}: somebody deleted it there. It was put there again, as \
+                 version '{version}' (docs/operations/stores.md says what to do)",
+                shown(&entry.name)
+            );
+            self.parts.incident(self.case().as_ref(), "copy-marker", &self.name, &detail).await;
         }
         if self.read_back(entry).await? != digest {
-            self.differs(&entry.name, &format!("'{}' was written into the copy and reads back differently", shown(&entry.name))).await;
+            self.differs(&format!("'{}' was written into the copy and reads back differently", shown(&entry.name))).await;
             return Ok(false);
         }
         self.parts.metrics.copied(entry.size);
         Ok(true)
     }
 
-    /// What was acknowledged of a segment; the catalog may not know it yet.
-    async fn digest_of(&self, name: &str) -> Result<Option<Digest>, Failed> {
-        let Some(CaseObject::Segment(collection, stream, n)) = self.object(name) else { return Ok(None) };
-        let segments = self.parts.catalog.segments(collection, stream, n, 1).await?;
-        Ok(segments.into_iter().find(|segment| segment.n == n).map(|segment| segment.sha256))
+    /// The delete marker under which the copy hides an object that was there before; listings do not show it.
+    async fn hidden(&self, entry: &Entry) -> Result<Option<String>, Failed> {
+        let Some(s3) = self.second.store.attestable().filter(|_| entry.modified < self.asked_before) else { return Ok(None) };
+        match s3.vault.versions_of(&entry.name).await {
+            Ok(versions) => {
+                let marker = versions.iter().find(|v| v.marker);
+                Ok(marker.map(|v| format!("'{}' of {}", escape_bounded(&v.version, 80), v.modified)))
+            }
+            Err(e) if e.kind() == Kind::Retry => Err(e.into()),
+            // Not every store lists versions; 'store check' says what that means.
+            Err(_) => Ok(None),
+        }
     }
 
     async fn read_back(&self, entry: &Entry) -> Result<Digest, Failed> {
@@ -288,24 +328,13 @@ impl Folder<'_> {
         Ok(hasher.finish())
     }
 
-    async fn differs(&self, name: &str, what: &str) {
-        debug_assert!(!is_head(name), "heads are replaced");
+    pub(super) async fn differs(&self, what: &str) {
         let detail = format!("{what} (docs/operations/stores.md says what to do)");
-        self.parts.incident(self.case().as_ref(), "copy-differs", self.name, &detail).await;
+        self.parts.incident(self.case().as_ref(), "copy-differs", &self.name, &detail).await;
     }
 
-    /// The copy has what the store has not: a disposal that is not finished, or a loss.
-    async fn only_in_copy(&self, entry: &Entry, left: &mut Lag) -> Result<(), Failed> {
-        if !is_gone(&*self.parts.store, &entry.name).await? || !self.disposed_of(std::iter::once(entry)).await?.is_empty() {
-            return Ok(());
-        }
-        left.only_in_copy = left.only_in_copy.saturating_add(1);
-        let detail = format!(
-            "'{}' is in the copy and not in the store any more: find out who deleted it, and bring it back from the copy",
-            shown(&entry.name)
-        );
-        self.parts.incident(None, "store-lost", self.name, &detail).await;
-        Ok(())
+    async fn source(&self, what: &str) {
+        self.parts.incident(self.case().as_ref(), "copy-source", &self.name, what).await;
     }
 }
 
@@ -322,7 +351,7 @@ impl Batch {
         self.entries.push(entry);
     }
 
-    const fn is_full(&self) -> bool {
-        self.entries.len() >= BATCH_OBJECTS || self.bytes >= BATCH_BYTES
+    const fn is_full(&self, bytes_max: u64) -> bool {
+        self.entries.len() >= BATCH_OBJECTS || self.bytes >= bytes_max
     }
 }

@@ -394,6 +394,9 @@ async fn tell_ended(parts: &Parts, agent: &AgentId, id: &CollectionId) -> Result
     Ok(())
 }
 
+/// An agent says only that it no longer works on a collection.
+const WHY_LOST: &str = "its process ended or gave up, the log on its host says why";
+
 /// The process that ran the collection is gone: a new attempt, or the end when there is no sense in one.
 async fn lost(parts: &Arc<Parts>, row: &CollectionRow) -> Result<()> {
     let stream = parts.catalog.stream(row.collection.clone(), row.stream).await?;
@@ -404,9 +407,9 @@ async fn lost(parts: &Arc<Parts>, row: &CollectionRow) -> Result<()> {
     let why_not = if let Some(cancel) = &row.cancel {
         Some(cancel.clone())
     } else if row.stream.0 >= STREAMS_MAX {
-        Some(format!("the agent's process ended {STREAMS_MAX} times before the collection did"))
+        Some(format!("the agent stopped working on it {STREAMS_MAX} times: {WHY_LOST}"))
     } else if row.expires_at <= clock::now() {
-        Some("the agent's process ended, and the order has expired since".to_owned())
+        Some(format!("the agent stopped working on it, and the order has expired since: {WHY_LOST}"))
     } else {
         None
     };
@@ -420,7 +423,7 @@ async fn lost(parts: &Arc<Parts>, row: &CollectionRow) -> Result<()> {
     let (next, how) = if goes_on { (row.stream, "goes on with") } else { (after(row.stream), "begins again as") };
     let change = CollectionChange {
         state: Some(State::Queued),
-        reason: Some(Some(format!("the agent's process ended; {how} stream {next}"))),
+        reason: Some(Some(format!("the agent stopped working on it; {how} stream {next}"))),
         stream: Some(next),
         ..CollectionChange::default()
     };

@@ -26,6 +26,8 @@ pub(super) struct Results {
     pub done: BTreeSet<String>,
     /// All of those were sound.
     pub sound: bool,
+    /// Items of those whose contents were not decoded.
+    pub unchecked: u64,
     /// Cases that any run of any depth saw.
     pub seen: BTreeSet<String>,
 }
@@ -34,11 +36,12 @@ struct Run {
     begun: Timestamp,
     done: BTreeSet<String>,
     sound: bool,
+    unchecked: u64,
 }
 
 impl Run {
     const fn new(begun: Timestamp) -> Self {
-        Self { begun, done: BTreeSet::new(), sound: true }
+        Self { begun, done: BTreeSet::new(), sound: true, unchecked: 0 }
     }
 }
 
@@ -55,8 +58,8 @@ impl Results {
         let depth = format!("{depth:?}");
         let (mut unended, seen) = read(&file).map_err(fail)?;
         let unended = unended.remove(&depth).filter(|run| begun.is_none_or(|begun| run.begun == begun));
-        let Run { begun, done, sound } = unended.unwrap_or_else(|| Run::new(begun.unwrap_or(now)));
-        let mut found = Self { file, begun, done, sound, seen };
+        let Run { begun, done, sound, unchecked } = unended.unwrap_or_else(|| Run::new(begun.unwrap_or(now)));
+        let mut found = Self { file, begun, done, sound, unchecked, seen };
         found.line(&serde_json::json!({ "run": begun, "depth": depth }))?;
         Ok(found)
     }
@@ -89,6 +92,7 @@ fn read(file: &File) -> io::Result<(BTreeMap<String, Run>, BTreeSet<String>)> {
             }
             if let Some(run) = unended.get_mut(&current) {
                 run.sound &= case.sound;
+                run.unchecked = run.unchecked.saturating_add(case.items_unchecked);
                 run.done.insert(case.case);
             }
         }

@@ -122,7 +122,8 @@ async fn turn(parts: &Parts, schedule: &Schedule) -> Result<Duration, String> {
     let report = run.end()?;
     standing.ended = Some(clock::now());
     keep(parts, &standing).await?;
-    tracing::info!(begun = %report.begun, cases = report.cases.len(), unsound = standing.unsound, "the store was verified");
+    let (begun, cases, notes) = (report.begun, report.cases.len(), report.notes.join(" "));
+    tracing::info!(%begun, cases, unsound = standing.unsound, notes, "the store was verified");
     Ok(Duration::ZERO)
 }
 

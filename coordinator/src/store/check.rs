@@ -1,6 +1,7 @@
 //! `exhibit-coordinator store check`: tries what an enemy with the coordinator's own credentials would try, on a probe, and
 //! says what the store refuses. A setting that was only read proves nothing; a refusal does.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use bytes::Bytes;
@@ -26,8 +27,8 @@ pub enum State {
 /// One check.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Check {
-    /// A stable word.
-    pub what: &'static str,
+    /// A stable word; of the copy in a second store it begins with `copy:`.
+    pub what: Cow<'static, str>,
     /// How it ended.
     pub state: State,
     /// What was seen.
@@ -71,9 +72,9 @@ impl CheckReport {
                 State::Missing => "MISSING",
                 State::Untested => "untested",
             };
-            let _ = writeln!(out, "  {state:<9} {:<16} {}", check.what, check.detail);
+            let _ = writeln!(out, "  {state:<9} {:<20} {}", check.what, check.detail);
             if !check.remedy.is_empty() {
-                let _ = writeln!(out, "  {:<26} -> {}", "", check.remedy);
+                let _ = writeln!(out, "  {:<30} -> {}", "", check.remedy);
             }
         }
         let end =
@@ -84,7 +85,13 @@ impl CheckReport {
 
     pub(crate) fn add(&mut self, what: &'static str, state: State, detail: impl Into<String>, remedy: &'static str) {
         let remedy = if state == State::Holds { "" } else { remedy };
-        self.checks.push(Check { what, state, detail: escape_bounded(&detail.into(), 600), remedy });
+        self.checks.push(Check { what: Cow::Borrowed(what), state, detail: escape_bounded(&detail.into(), 600), remedy });
+    }
+
+    /// What was tried on the copy, after what was tried on the store.
+    pub(crate) fn add_copy(&mut self, of_copy: Self) {
+        let named = of_copy.checks.into_iter().map(|check| Check { what: format!("copy:{}", check.what).into(), ..check });
+        self.checks.extend(named);
     }
 
     /// For what must be refused: success is what is missing.

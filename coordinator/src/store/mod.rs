@@ -54,6 +54,8 @@ pub const BLOCK_BYTES: usize = 4_096;
 /// What every start writes to try the store.
 const PROBE_HEAD: &str = "probe/head";
 const PROBE_SLOT: &str = "probe/create-only";
+/// What tells two stores apart. It has a head's name, because policies let nothing else be written again.
+const PROBE_PLACE: &str = "probe/log/checkpoint";
 
 /// An object store. The contract, which `conformance::run` checks on every backend and wrapper:
 ///
@@ -239,6 +241,21 @@ pub async fn self_test(store: &dyn Store) -> Result<(), StoreError> {
     // The refusal must also be true: the first content is still there.
     let kept = store.get(PROBE_SLOT, 64).await.map_err(at("the start-up test could not read back what it created"))?;
     if kept == a { Ok(()) } else { Err(refuse()) }
+}
+
+/// True when both are one store, by whatever names they are reached: what is written into the second is then read from the first.
+///
+/// # Errors
+/// As a store cannot be written or read.
+pub async fn is_same(first: &dyn Store, second: &dyn Store) -> Result<bool, StoreError> {
+    let mark = Bytes::copy_from_slice(&crate::clock::random::<32>());
+    let during = "the test whether the copy is the store itself";
+    second.put_head(PROBE_PLACE, mark.clone()).await.map_err(|e| e.during(during))?;
+    match first.get(PROBE_PLACE, 64).await {
+        Ok(there) => Ok(there == mark),
+        Err(e) if e.kind() == Kind::NotFound => Ok(false),
+        Err(e) => Err(e.during(during)),
+    }
 }
 
 /// True when every component of the name is one that `exhibit_evidence::layout` could write.

@@ -15,8 +15,8 @@ use super::lock::{Lock, Locks, Protection};
 use super::settings::RemoteSettings;
 use super::vault::Vault;
 use super::{
-    Answer, Entry, Kind, OBJECT_BYTES_MAX, PAGE_ENTRIES_MAX, PROBE_HEAD, PROBE_SLOT, Page, Payload, Store, StoreError, Stored, Trouble,
-    check_name, digest_of,
+    Answer, Entry, Kind, OBJECT_BYTES_MAX, PAGE_ENTRIES_MAX, PROBE_HEAD, PROBE_PLACE, PROBE_SLOT, Page, Payload, Store, StoreError, Stored,
+    Trouble, check_name, digest_of,
 };
 use crate::clock;
 
@@ -212,7 +212,7 @@ impl RemoteStore {
     /// The lock that a version written now is to have.
     fn lock_now(&self, name: &str) -> Option<Lock> {
         // The probes of every start are no evidence.
-        self.locks.as_ref().filter(|_| !matches!(name, PROBE_HEAD | PROBE_SLOT)).map(|locks| locks.of(name, clock::now()).0)
+        self.locks.as_ref().filter(|_| !matches!(name, PROBE_HEAD | PROBE_SLOT | PROBE_PLACE)).map(|locks| locks.of(name, clock::now()).0)
     }
 
     /// Reads the lock of a version back, sets what it lacks, and reads it again. The store's answer to a put does not say

@@ -15,6 +15,17 @@ fn names_of_the_layout_are_valid() {
     }
 }
 
+#[tokio::test]
+async fn a_store_is_known_under_another_name() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (folder, link) = (dir.path().join("store"), dir.path().join("link"));
+    let first = LocalStore::create(&folder).expect("made");
+    std::os::unix::fs::symlink(&folder, &link).expect("a link");
+    let (again, other) = (LocalStore::open(&link).expect("opened"), LocalStore::create(&dir.path().join("other")).expect("made"));
+    assert!(is_same(&first, &again).await.expect("tried"));
+    assert!(!is_same(&first, &other).await.expect("tried"));
+}
+
 proptest::proptest! {
     #[test]
     fn no_name_leaves_its_folder(name: String) {

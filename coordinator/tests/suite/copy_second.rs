@@ -5,10 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use exhibit_coordinator::copy::{Lag, Second, lag};
 use exhibit_coordinator::serve::Upkeep;
 use exhibit_coordinator::store::faulty::{Fault, FaultyStore, Op};
-use exhibit_coordinator::store::{Kind, LocalStore, RemoteStore, Store, list_all};
+use exhibit_coordinator::store::{Kind, LocalStore, Payload, RemoteStore, Store, list_all};
+use exhibit_evidence::Digest;
 use exhibit_evidence::layout::LogName;
 use exhibit_evidence::verify::Verdict;
 
@@ -47,7 +49,8 @@ async fn download(store: &dyn Store, folder: &str, to: &Path) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_durable_is_copied_and_what_is_destroyed_is_destroyed_there_too() {
-    let server = moto::start();
+    // It keeps versions, so what is deleted there lies hidden under a marker.
+    let server = moto::start_with_lock();
     let bucket = Arc::new(RemoteStore::open(&server.settings("copy")).expect("settings"));
     let copy = FaultyStore::new(Arc::clone(&bucket) as Arc<dyn Store>);
     let faults = copy.faults.clone();
@@ -80,8 +83,29 @@ async fn what_is_durable_is_copied_and_what_is_destroyed_is_destroyed_there_too(
     let report = verdict::report_of(&s.world, dir.path(), true);
     assert_eq!(report.verdict, Verdict::Sound, "{:#?}", report.findings);
 
-    // What differs there, and what is lost here.
+    // What is deleted there is told and put there again, from what the receipt names and not from what is damaged here.
     let kept = format!("cases/{}/collections/{}/s1", s.case, s.collections[1].0);
+    let told = async |what: &str, has: &str| s.world.incidents().await.iter().any(|i| i.starts_with(what) && i.contains(has));
+    s.world.faults.fail(Op::Get, &format!("{kept}/manifest.jsonl"), 0, 1, Fault::Corrupt);
+    assert_eq!(server.send("DELETE", &format!("/evidence/copy/{kept}/manifest.jsonl"), "", "").0, 204);
+    soon("damage here is an incident", async || told("copy-source: ", "manifest.jsonl' reads back from the store with").await).await;
+    soon("so is the marker there", async || told("copy-marker: ", "manifest.jsonl' was hidden in the copy").await).await;
+    soon("it is there again", async || is_whole(&s.world, &*bucket, &logs).await).await;
+    assert!(!told("store-", "").await, "nothing was done to the store itself: {:?}", s.world.incidents().await);
+
+    // A head of another log, and what never was ours: 20 folders are one accusation of nobody.
+    let other = bucket.get(&logs[0].checkpoint(), 1 << 14).await.expect("head");
+    bucket.put_head(&logs[1].checkpoint(), other).await.expect("altered");
+    for n in 0..20 {
+        let junk = Bytes::from_static(b"junk");
+        bucket.put_new(&format!("cases/junk{n}/x"), Payload::from(junk.clone()), Digest::of(&junk)).await.expect("written");
+    }
+    soon("the head is told", async || told("copy-differs: ", "/log/checkpoint' in the copy was no signed head").await).await;
+    soon("so is the junk", async || told("copy-foreign: ", "20 objects are in the copy that the store has not").await).await;
+    let foreign = s.world.incidents().await.into_iter().filter(|i| i.contains("junk")).collect::<Vec<_>>();
+    assert!(foreign.len() < 5 && foreign.iter().all(|i| i.starts_with("copy-foreign: ")), "{foreign:?}");
+
+    // What differs there, and what is lost here.
     bucket.put_head(&format!("{kept}/00000000.tar.zst"), "short".into()).await.expect("altered");
     std::fs::remove_file(s.world.store_dir().join(format!("{kept}/manifest.jsonl"))).expect("lost");
     soon("both are incidents", async || {
@@ -90,9 +114,12 @@ async fn what_is_durable_is_copied_and_what_is_destroyed_is_destroyed_there_too(
             && told.iter().any(|i| i.starts_with("store-lost: ") && i.contains("manifest.jsonl' is in the copy and not in the store"))
     })
     .await;
-    let metrics = s.world.running().parts.metrics.text();
-    for line in ["exhibit_copy_wrong_objects 2", "exhibit_copy_missing_objects 0", "exhibit_copy_oldest_seconds 0"] {
-        assert!(metrics.lines().any(|l| l == line), "{line} in\n{metrics}");
-    }
+    soon("metrics say it", async || {
+        let metrics = s.world.running().parts.metrics.text();
+        ["exhibit_copy_wrong_objects 22", "exhibit_copy_missing_objects 0", "exhibit_copy_oldest_seconds 0"]
+            .iter()
+            .all(|line| metrics.lines().any(|l| l == *line))
+    })
+    .await;
     s.world.stop().await;
 }

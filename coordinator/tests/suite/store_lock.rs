@@ -9,12 +9,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use exhibit_coordinator::clock;
 use exhibit_coordinator::store::attest::{Pass, Report, Task};
 use exhibit_coordinator::store::check::{self, State};
 use exhibit_coordinator::store::{Kind, LockMode, LockPolicy, Payload, Protection, RemoteSettings, RemoteStore, Store, StoreError, Stored};
+use exhibit_coordinator::{clock, copy};
 use exhibit_evidence::Digest;
 use exhibit_evidence::id::{CaseId, CollectionId};
+use exhibit_evidence::layout::LogName;
 use exhibit_evidence::record::{self, Hold, HoldReleased};
 use exhibit_proto::responder::v1 as people;
 
@@ -150,6 +151,17 @@ async fn a_bucket_that_cannot_lock_is_named_before_anything_is_believed() {
     }
     let remedy = report.checks.iter().find(|c| c.what == "overwrite").expect("checked").remedy;
     assert!(remedy.contains("deploy/policies/s3-writer.json"), "{remedy}");
+
+    // The same as a second store: its lock is tried too, and the store itself is no copy of it.
+    let first = open(&server.settings("first"));
+    put(&first, &LogName::Deployment.slot(0), b"record").await.expect("written");
+    let mut report = report;
+    copy::check(&mut report, &first, &store, Some(POLICY)).await;
+    let found = (report.state("copy:create-only"), report.state("copy:write"), report.state("copy"));
+    assert_eq!(found, (Some(State::Holds), Some(State::Missing), Some(State::Holds)), "{}", report.text());
+    copy::check(&mut report, &first, &open(&server.settings("first")), None).await;
+    let last = report.checks.last().expect("checked");
+    assert!(last.state == State::Missing && last.detail.contains("is the store itself"), "{last:?}");
 }
 
 /// The whole program: its exit code, its table, and that no secret is in anything that it prints.

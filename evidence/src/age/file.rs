@@ -117,7 +117,18 @@ impl Encryptor {
         Ok(())
     }
 
-    /// Ends the file.
+    /// Writes out what is finished so far and holds it no longer: a file of any size takes the memory of a chunk.
+    ///
+    /// # Errors
+    /// Those of `to`; the file is then of no use.
+    pub fn drain(&mut self, to: &mut dyn std::io::Write) -> std::io::Result<()> {
+        to.write_all(self.out.get(..self.chunk).unwrap_or_default())?;
+        self.out.drain(..self.chunk.min(self.out.len()));
+        self.chunk = 0;
+        Ok(())
+    }
+
+    /// Ends the file: gives what was not drained.
     ///
     /// # Errors
     /// As [`Encryptor::push`].
@@ -194,6 +205,19 @@ impl<'a> Parts<'a> {
     const fn plain_len(&self) -> usize {
         self.payload.len() - self.payload.len().div_ceil(CHUNK_LEN + TAG_LEN) * TAG_LEN
     }
+}
+
+/// Checks that one of the recipients can open a file of the one form. For whom a stanza is, and that the file's key lies in it, only
+/// that recipient's secret shows; whoever opens a file with another one knows nothing about it.
+///
+/// # Errors
+/// [`AgeError::Form`], [`AgeError::Closed`]
+pub fn opens(bytes: &[u8], recipients: usize, identity: &Identity) -> Result<(), AgeError> {
+    let parts = Parts::of(bytes, recipients)?;
+    let file_key = parts.stanzas.iter().find_map(|(share, wrapped)| secret::unwrap(share, wrapped, identity));
+    // Another key than that of the file does not give the header's code.
+    let opens = file_key.is_some_and(|key| secret::mac_holds(&key, parts.header, &parts.mac));
+    if opens { Ok(()) } else { Err(AgeError::Closed(*identity.recipient())) }
 }
 
 /// Decrypts a file of the one form into `out`, whose content is dropped.

@@ -1,6 +1,7 @@
 //! Recipients and identities, and their texts (Bech32, BIP 173).
 
 use std::fmt;
+use std::io::Read;
 use std::str::FromStr;
 
 use aws_lc_rs::agreement::{PrivateKey, X25519};
@@ -9,13 +10,22 @@ use bech32::{Bech32, Hrp};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{AgeError, KEY_LEN, RECIPIENTS_MAX};
+use super::{AgeError, KEY_LEN, RECIPIENTS_MAX, secret};
 use crate::text::escape_bounded;
 
 const RECIPIENT_HRP: Hrp = Hrp::parse_unchecked("age");
 const IDENTITY_HRP: Hrp = Hrp::parse_unchecked("age-secret-key-");
 /// An identity file is a few lines; a larger one is another file by mistake.
 const FILE_BYTES_MAX: usize = 64 << 10;
+/// How the text of every identity begins.
+const SECRET: &str = "age-secret-key-";
+/// 2^255 - 19, the number below which keys of X25519 are written; the least byte comes first.
+const PRIME: [u8; KEY_LEN] = {
+    let mut bytes = [0xff; KEY_LEN];
+    bytes[0] = 0xed;
+    bytes[31] = 0x7f;
+    bytes
+};
 
 fn decode(text: &str, hrp: Hrp) -> Option<Zeroizing<[u8; KEY_LEN]>> {
     let parsed = CheckedHrpstring::new::<Bech32>(text).ok().filter(|p| p.hrp() == hrp)?;
@@ -25,6 +35,12 @@ fn decode(text: &str, hrp: Hrp) -> Option<Zeroizing<[u8; KEY_LEN]>> {
         *slot = bytes.next()?;
     }
     bytes.next().is_none().then_some(key)
+}
+
+/// True when a secret identity stands in the text, whatever it was given as: such a text is shown nowhere.
+#[must_use]
+pub fn holds_secret(text: &str) -> bool {
+    text.to_ascii_lowercase().contains(SECRET)
 }
 
 /// Somebody to whom a case is encrypted: an X25519 public key, written `age1...`.
@@ -41,8 +57,15 @@ impl Recipient {
 impl FromStr for Recipient {
     type Err = AgeError;
     fn from_str(text: &str) -> Result<Self, AgeError> {
+        if holds_secret(text) {
+            return Err(AgeError::Secret);
+        }
+        let shown = || escape_bounded(text, 80);
         let key = decode(text, RECIPIENT_HRP).filter(|_| !text.bytes().any(|b| b.is_ascii_uppercase()));
-        key.map(|key| Self(*key)).ok_or_else(|| AgeError::Recipient(escape_bounded(text, 80)))
+        let key = key.ok_or_else(|| AgeError::Recipient(shown()))?;
+        // What is encrypted to a key that is written in another way, age looks for under the one way, and opens nothing.
+        let is_canonical = key.iter().rev().lt(PRIME.iter().rev());
+        if is_canonical && secret::can_share(&key) { Ok(Self(*key)) } else { Err(AgeError::Unusable(shown())) }
     }
 }
 
@@ -138,11 +161,27 @@ impl Identity {
         Ok(Self { secret, recipient })
     }
 
-    /// Reads an identity file: one identity a line, empty lines and lines that begin with `#` besides.
+    /// Reads an identity file that the caller has opened, a pipe as well, and no more of it than one can have. `mode` is given where
+    /// the system says who else can read it; it is the owner alone, as for every private key.
+    ///
+    /// # Errors
+    /// [`AgeError::File`], and [`AgeError::Identity`], which repeats nothing of the file.
+    pub fn read_from(from: &mut dyn Read, mode: Option<u32>) -> Result<Vec<Self>, AgeError> {
+        if let Some(mode) = mode.map(|m| m & 0o7777).filter(|m| m & 0o077 != 0) {
+            return Err(AgeError::File(format!("it holds a secret and has mode {mode:04o}: others can reach it; run: chmod 600 FILE")));
+        }
+        // Room for all of it beforehand, so that growing leaves no copy of a secret behind.
+        let mut text = Zeroizing::new(Vec::with_capacity(FILE_BYTES_MAX.saturating_add(1)));
+        let most = FILE_BYTES_MAX as u64 + 1;
+        from.take(most).read_to_end(&mut text).map_err(|e| AgeError::File(e.to_string()))?;
+        Self::read_file(&text)
+    }
+
+    /// Reads the text of an identity file: one identity a line, empty lines and lines that begin with `#` besides.
     ///
     /// # Errors
     /// [`AgeError::Identity`], which repeats nothing of the file.
-    pub fn read_file(text: &[u8]) -> Result<Vec<Self>, AgeError> {
+    pub(super) fn read_file(text: &[u8]) -> Result<Vec<Self>, AgeError> {
         let problem = AgeError::Identity(
             "not an age identity file: expected lines that begin with AGE-SECRET-KEY-1, as `age-keygen` writes them (protected, plugin and SSH keys are not read: decrypt the file first)",
         );
@@ -156,6 +195,15 @@ impl Identity {
     #[must_use]
     pub const fn recipient(&self) -> &Recipient {
         &self.recipient
+    }
+
+    /// The text that opens what it can open, as `age-keygen` writes it: for handing a key to whom it was made for.
+    ///
+    /// # Errors
+    /// [`AgeError::Identity`] when it cannot be written; never for a real one.
+    pub fn reveal(&self) -> Result<Zeroizing<String>, AgeError> {
+        let text = bech32::encode_upper::<Bech32>(IDENTITY_HRP, self.secret.as_slice());
+        text.map(Zeroizing::new).map_err(|_| AgeError::Identity("the secret key cannot be written"))
     }
 
     pub(super) fn secret(&self) -> &[u8; KEY_LEN] {

@@ -14,8 +14,8 @@ mod secret;
 #[cfg(test)]
 mod tests;
 
-pub use file::{Encryptor, Form, decrypt};
-pub use keys::{Identity, Recipient, Recipients};
+pub use file::{Encryptor, Form, decrypt, opens};
+pub use keys::{Identity, Recipient, Recipients, holds_secret};
 
 /// Most recipients of a case: each costs 98 bytes in every segment.
 pub const RECIPIENTS_MAX: usize = 16;
@@ -43,12 +43,25 @@ pub enum AgeError {
     /// A text is no recipient.
     #[error("'{0}' is no age X25519 recipient: expected age1 and 58 characters, as `age-keygen -y` prints it")]
     Recipient(String),
+    /// A text is a secret where a recipient belongs. It is not repeated.
+    #[error(
+        "this is a secret identity, not a recipient: give the age1... that `age-keygen -y FILE` prints for it. Others may have seen it here: make a new identity"
+    )]
+    Secret,
+    /// The text of a key that nobody's identity has, or that age writes otherwise.
+    #[error(
+        "'{0}' is written like an age recipient, and nobody can have its identity: ask its holder for what `age-keygen -y FILE` prints"
+    )]
+    Unusable(String),
     /// The list is empty, too long, or names one twice.
     #[error("{0}")]
     Recipients(String),
     /// A text is no identity. The text is not repeated: it may be a secret.
     #[error("{0}")]
     Identity(&'static str),
+    /// An identity file cannot be read, or others than its owner can.
+    #[error("{0}")]
+    File(String),
     /// The bytes are not an age file of the one form.
     #[error("not an age file to {recipients} X25519 recipients: {problem}")]
     Form {
@@ -60,6 +73,9 @@ pub enum AgeError {
     /// The file is to others.
     #[error("none of the given identities opens it")]
     OtherRecipients,
+    /// The secret of somebody to whom the file should be does not open it.
+    #[error("the identity of {0} does not open it")]
+    Closed(Recipient),
     /// The file's key was found, and something in the file is not what was written under it.
     #[error("it was altered after it was encrypted: {0}")]
     Altered(&'static str),

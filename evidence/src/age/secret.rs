@@ -59,6 +59,13 @@ fn wrap_key(own: &[u8; KEY_LEN], peer: &[u8; KEY_LEN], salt: &[u8]) -> Option<Ae
     Aead::new(&*key.ok()?)
 }
 
+/// True when a secret can be shared with the holder of this key: one of low order gives zeros with every private key, because
+/// all of them are multiples of the cofactor. So any one of them shows it.
+pub(super) fn can_share(key: &[u8; KEY_LEN]) -> bool {
+    let own = PrivateKey::from_private_key(&X25519, &[1; KEY_LEN]);
+    own.is_ok_and(|own| agree(&own, UnparsedPublicKey::new(&X25519, key), (), |_| Ok(())).is_ok())
+}
+
 /// Wraps a file's key for a recipient with a fresh key of 32 random bytes: gives that key's public half, and the wrapped key.
 pub(super) fn wrap(file_key: &FileKey, to: &Recipient, ephemeral: &[u8; KEY_LEN]) -> Result<([u8; KEY_LEN], [u8; WRAPPED_LEN]), AgeError> {
     let ephemeral = Identity::from_secret(Zeroizing::new(*ephemeral))?;

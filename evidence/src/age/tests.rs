@@ -44,7 +44,9 @@ fn what_was_encrypted_is_opened_by_each_recipient_and_by_nobody_else() {
         for holder in [&a, &b] {
             decrypt(&file, 2, &[other.clone(), holder.clone()], &mut out).expect("a recipient");
             assert!(out == plain, "{len}");
+            assert_eq!(opens(&file, 2, holder), Ok(()));
         }
+        assert_eq!(opens(&file, 2, &other), Err(AgeError::Closed(*other.recipient())));
         assert_eq!(decrypt(&file, 2, std::slice::from_ref(&other), &mut out), Err(AgeError::OtherRecipients));
         assert!(out.is_empty());
         assert!(matches!(Form::of(&file, 1), Err(AgeError::Form { .. })) && matches!(Form::of(&file, 3), Err(AgeError::Form { .. })));
@@ -115,9 +117,43 @@ fn texts_are_those_of_age() {
         assert!(bad.is_empty() || !shown.contains(bad.trim()), "{shown}");
     }
     assert!(!format!("{:?}", identities[0]).contains("SECRET-KEY-1EGT"));
+    for pasted in [secret.to_owned(), secret.to_lowercase()] {
+        assert_eq!(pasted.parse::<Recipient>(), Err(AgeError::Secret));
+    }
     let one = *identities[0].recipient();
     assert!(Recipients::try_from(vec![one, one]).is_err() && Recipients::try_from(vec![]).is_err());
     assert!(serde_json::from_str::<Recipients>("[]").is_err());
+}
+
+/// What nobody's identity has is no recipient: a case would be opened for good, and nothing could ever be read, or taken.
+#[test]
+fn a_key_that_nobody_can_have_is_no_recipient() {
+    let text = |key: &[u8; KEY_LEN]| bech32::encode::<bech32::Bech32>(bech32::Hrp::parse("age").expect("short"), key).expect("short");
+    let own = *identity(1).recipient().as_bytes();
+    assert_eq!(text(&own).parse::<Recipient>(), Ok(*identity(1).recipient()));
+    let mut same_to_x25519 = own;
+    same_to_x25519[31] |= 0x80;
+    let mut prime = [0xff; KEY_LEN];
+    (prime[0], prime[31]) = (0xed, 0x7f);
+    let mut one = [0; KEY_LEN];
+    one[0] = 1;
+    for bad in [same_to_x25519, prime, [0xff; KEY_LEN], [0; KEY_LEN], one] {
+        assert_eq!(text(&bad).parse::<Recipient>(), Err(AgeError::Unusable(text(&bad))));
+    }
+}
+
+/// Like a private key: the owner's alone, and no more is read than one can have. A pipe has no such mode.
+#[test]
+fn identity_files_are_their_owners_alone() {
+    let secret = "AGE-SECRET-KEY-1EGTZVFFV20835NWYV6270LXYVK2VKNX2MMDKWYKLMGR48UAWX40Q2P2LM0";
+    for mode in [None, Some(0o100_600), Some(0o100_400)] {
+        assert_eq!(Identity::read_from(&mut secret.as_bytes(), mode).expect("the owner's").len(), 1);
+    }
+    for mode in [0o100_644, 0o100_640, 0o010_602] {
+        let shown = Identity::read_from(&mut secret.as_bytes(), Some(mode)).expect_err("open").to_string();
+        assert!(shown.contains("chmod 600") && shown.contains(&format!("{:04o}", mode & 0o7777)), "{shown}");
+    }
+    assert!(matches!(Identity::read_from(&mut std::io::repeat(b'#'), None), Err(AgeError::Identity(_))), "endless");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::stream::{Job, Tally};
-use crate::age::{Identity, Recipients};
+use crate::age::{self, AgeError, Identity, Recipient, Recipients};
 
 /// An identity that opens nothing here is a mistake of whoever verifies, and no finding about the case.
 pub(super) fn check_identities(recipients: &Recipients, identities: &[Identity]) -> io::Result<()> {
@@ -15,6 +15,18 @@ pub(super) fn check_identities(recipients: &Recipients, identities: &[Identity])
     let message =
         format!("the case is encrypted to {recipients}; the given identity is that of {}, which opens nothing of it", given.join(", "));
     Err(io::Error::new(io::ErrorKind::InvalidInput, message))
+}
+
+/// The recipients whose identities were given: each of them has to open every segment.
+pub(super) fn opened_with(recipients: &Recipients, identities: &[Identity]) -> Vec<Recipient> {
+    let given = |recipient: &&Recipient| identities.iter().any(|i| i.recipient() == *recipient);
+    recipients.as_slice().iter().filter(given).copied().collect()
+}
+
+/// What one recipient opens need not open for another one, so each identity that was given is tried.
+pub(super) fn each_opens(bytes: &[u8], recipients: &Recipients, identities: &[Identity]) -> Result<(), AgeError> {
+    let mut of_recipients = identities.iter().filter(|i| recipients.as_slice().contains(i.recipient()));
+    of_recipients.try_for_each(|identity| age::opens(bytes, recipients.as_slice().len(), identity))
 }
 
 /// The note about a stream that was not read.

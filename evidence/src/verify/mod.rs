@@ -36,7 +36,7 @@ pub use report::{
 
 use std::io::{self, Read};
 
-use crate::age::Identity;
+use crate::age::{Identity, Recipient};
 use crate::anchor::Anchor;
 use crate::digest::Digest;
 use crate::id::CollectionId;
@@ -137,16 +137,25 @@ struct Checked {
     history: history::History,
     counts: Counts,
     progress: Progress,
+    /// There is evidence whose contents are encrypted, and nothing to decrypt them with.
+    unread: bool,
+    /// The recipients with whose identities it was decrypted.
+    opened_with: Vec<Recipient>,
 }
 
 impl Checked {
     fn report(self, anchor: &Anchor, findings: Findings) -> Report {
         let (errors, warnings, _) = findings.counts();
         Report {
-            verdict: if errors == 0 && warnings == 0 { Verdict::Sound } else { Verdict::Unsound },
+            verdict: match (errors, warnings) {
+                (0, 0) if self.unread => Verdict::SoundAsFarAsReadable,
+                (0, 0) => Verdict::Sound,
+                _ => Verdict::Unsound,
+            },
             bag: None,
             deployment_log: self.chain.is_deployment(),
             case: self.chain.case_summary(),
+            opened_with: self.opened_with,
             deployment: anchor.deployment.clone(),
             checkpoint: self.history.head,
             witnesses: self.history.witnesses,
@@ -189,12 +198,15 @@ fn check_case(
         counts.items = counts.items.saturating_add(tally.items);
         counts.items_verified = counts.items_verified.saturating_add(tally.items_verified);
         counts.items_unchecked = counts.items_unchecked.saturating_add(tally.items_unchecked);
+        counts.raw_bytes_unread = counts.raw_bytes_unread.saturating_add(tally.raw_bytes_unread);
         counts.raw_bytes = counts.raw_bytes.saturating_add(tally.raw_bytes);
         counts.stored_bytes = counts.stored_bytes.saturating_add(tally.stored_bytes);
         chain.add_tally(&job.collection, job.stream, &tally);
     }
     inventory.account(&chain, options.complete, findings);
-    Ok(Checked { chain, history, counts, progress: state })
+    let unread = counts.streams > 0 && !chain.encrypt_to().is_none() && options.identities.is_empty();
+    let opened_with = if counts.streams > 0 { encrypted::opened_with(chain.encrypt_to(), &options.identities) } else { Vec::new() };
+    Ok(Checked { chain, history, counts, progress: state, unread, opened_with })
 }
 
 /// The code for an object that cannot be read: lost, or only closed to whoever verifies.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Serialize, Serializer};
 
 use super::Findings;
-use crate::age::Recipients;
+use crate::age::{Recipient, Recipients};
 use crate::digest::Digest;
 use crate::id::{AgentId, CaseId, CollectionId};
 use crate::manifest::Status;
@@ -18,6 +18,9 @@ use crate::time::Timestamp;
 pub enum Verdict {
     /// Everything that is claimed was checked and holds; there may be notes.
     Sound,
+    /// The same of what shows without a recipient's key. There is evidence whose contents were not checked, because they are
+    /// encrypted and no recipient's identity was given.
+    SoundAsFarAsReadable,
     /// There is at least one error or warning.
     Unsound,
 }
@@ -28,8 +31,15 @@ impl Verdict {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Sound => "sound",
+            Self::SoundAsFarAsReadable => "sound-as-far-as-readable",
             Self::Unsound => "unsound",
         }
+    }
+
+    /// True when nothing speaks against the case; contents that are encrypted may not have been checked.
+    #[must_use]
+    pub const fn is_sound(self) -> bool {
+        !matches!(self, Self::Unsound)
     }
 }
 
@@ -47,6 +57,9 @@ pub struct Report {
     /// What was verified is the deployment's own log.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub deployment_log: bool,
+    /// The recipients with whose identities the contents of an encrypted case were opened. What the others can open is not known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub opened_with: Vec<Recipient>,
     /// The deployment that the anchor names.
     pub deployment: String,
     /// The verified head of the history.
@@ -232,6 +245,9 @@ pub struct CollectionSummary {
     /// Items whose content was not checked because it is encrypted and no recipient's identity was given.
     #[serde(skip_serializing_if = "is_zero")]
     pub items_unchecked: u64,
+    /// Raw bytes of segments that were not decrypted, as their manifests state them; they are not among those read.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub raw_bytes_unread: u64,
     /// Items of streams that the agent never signed: that they left the host like this is the coordinator's word alone.
     pub items_unsigned: u64,
     /// Items by how they were taken.
@@ -262,6 +278,9 @@ pub struct Counts {
     /// Items whose content was not checked: see [`CollectionSummary::items_unchecked`].
     #[serde(skip_serializing_if = "is_zero")]
     pub items_unchecked: u64,
+    /// Raw bytes that were not decrypted: see [`CollectionSummary::raw_bytes_unread`].
+    #[serde(skip_serializing_if = "is_zero")]
+    pub raw_bytes_unread: u64,
     /// Raw (decompressed) bytes read.
     pub raw_bytes: u64,
     /// Bytes of segments as stored.

@@ -28,6 +28,7 @@ pub(super) struct Tally {
     pub by_status: BTreeMap<Status, u64>,
     pub items_verified: u64,
     pub items_unchecked: u64,
+    pub raw_bytes_unread: u64,
     pub raw_bytes: u64,
     pub stored_bytes: u64,
 }
@@ -458,7 +459,9 @@ impl Reading<'_, '_> {
                 places.segment(facts);
                 Form::of(&self.buffer, recipients).map(|_| false)
             }
-            None => decrypt(&self.buffer, recipients, self.identities, &mut self.plain).map(|()| true),
+            None => decrypt(&self.buffer, recipients, self.identities, &mut self.plain)
+                .and_then(|()| encrypted::each_opens(&self.buffer, &job.encrypt_to, self.identities))
+                .map(|()| true),
         };
         match opened {
             // Lines of the coordinator: the agent's were lost.
@@ -587,6 +590,7 @@ impl Reading<'_, '_> {
             findings.because(None);
         }
         if opaque.is_some() {
+            tally.raw_bytes_unread = stated.raw_bytes;
             findings.add(Code::StreamEncrypted, &manifest, encrypted::unchecked(job, &tally));
         }
         match lines.finish() {

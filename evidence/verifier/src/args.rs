@@ -75,7 +75,9 @@ ENCRYPTED CASES
   coordinator nor whoever stores it can read them. Without --identity everything else is verified: records, history, the SHA-256
   of every segment as it is stored, the list of items in itself; and note stream.encrypted says that contents were not checked.
   With --identity FILE, the age identity file of a recipient, segments are decrypted in memory and everything in them is
-  checked. Nothing of the file is shown. Each segment is an age file: age -d -i FILE SEGMENT | zstd -d | tar -t
+  checked. Nothing of the file is shown; only its owner may be able to read it (mode 0600), and a pipe will do. What one identity
+  opens is not shown to open with another one: verify once with the identity of each recipient.
+  Each segment is an age file: age -d -i FILE SEGMENT | zstd -d | tar -t
 
 EXIT CODE
   0   sound: no errors and no warnings (notes are possible)

@@ -6,18 +6,18 @@
 
 mod args;
 mod folder;
+mod identity;
 mod text;
 
 use std::io::{self, IsTerminal as _, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use exhibit_evidence::age::Identity;
 use exhibit_evidence::anchor::Anchor;
 use exhibit_evidence::log::{NOTE_BYTES_MAX, Note};
 use exhibit_evidence::text::escape_bounded;
 use exhibit_evidence::timestamp::Anchors;
-use exhibit_evidence::verify::{self, Code, Options, Progress, Report, Verdict};
+use exhibit_evidence::verify::{self, Code, Options, Progress, Report};
 
 use crate::args::{Command, Request};
 use crate::folder::{Folder, Holds};
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
         Ok(Command::Explain(code)) => finish(write_out(text::explain(code).as_bytes()), Exit::Sound),
         Ok(Command::Verify(request)) => match run(&request) {
             Ok((report, root_key)) => {
-                let exit = if report.verdict == Verdict::Sound { Exit::Sound } else { Exit::Findings };
+                let exit = if report.verdict.is_sound() { Exit::Sound } else { Exit::Findings };
                 finish(show(&report, &root_key, &request), exit)
             }
             Err(message) => (Exit::Unusable, Some(message)),
@@ -92,7 +92,7 @@ fn run(request: &Request) -> Result<(Report, String), String> {
     let folder = Folder::open(&request.path)?;
     let anchor = read_anchor(request, &folder)?;
     let timestamp_anchors = read_timestamp_anchors(request, &folder)?;
-    let (held, identities) = (read_held(request, &folder)?, read_identities(request)?);
+    let (held, identities) = (read_held(request, &folder)?, identity::read(&request.identities)?);
     let options = Options { held, identities, timestamp_anchors, ..request.options.clone() };
     let terminal = io::stderr().is_terminal() && !request.quiet;
     let mut shown = u64::MAX;
@@ -126,17 +126,6 @@ fn read_anchor(request: &Request, folder: &Folder) -> Result<Anchor, String> {
     }
     let bytes = folder::read_small(&real, 65_536).map_err(|e| format!("exhibit-verify: anchor file '{shown}': {e}\n{remedy}"))?;
     Anchor::parse(&bytes).map_err(|e| format!("exhibit-verify: anchor file '{shown}': {}\n{remedy}", escape_bounded(&e, 300)))
-}
-
-/// Secrets of recipients. Nothing of a file is shown.
-fn read_identities(request: &Request) -> Result<Vec<Identity>, String> {
-    let one = |path: &PathBuf| {
-        let fail = |why: String| format!("exhibit-verify: identity '{}': {why}", escape_bounded(&path.to_string_lossy(), 300));
-        let bytes = folder::read_small(path, 65_536).map_err(|e| fail(e.to_string()))?;
-        Identity::read_file(&bytes).map_err(|e| fail(e.to_string()))
-    };
-    let read = request.identities.iter().map(one).collect::<Result<Vec<_>, _>>()?;
-    Ok(read.into_iter().flatten().collect())
 }
 
 /// Roots of timestamp authorities. One from inside the case proves nothing.

@@ -25,13 +25,39 @@ fn count(n: u64, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
+/// An amount of evidence, by whoever knows it: this program where it read it, the signed list where it could not.
+fn amount(read: u64, unread: u64) -> String {
+    if unread == 0 {
+        return bytes(read);
+    }
+    format!("{} by the signed lists of items, encrypted and not read", bytes(unread))
+}
+
+/// What is said of contents that were opened as some of their recipients.
+fn opened_by_some(report: &Report) -> String {
+    let all = report.case.as_ref().map_or(0, |case| case.encrypt_to.as_slice().len());
+    let with = report.opened_with.len();
+    if with == 0 || with >= all {
+        return String::new();
+    }
+    format!(" Contents were opened with the identities of {with} of {all} recipients: that the others can open them is not shown by this.")
+}
+
+/// True when contents were not decrypted, because they are encrypted and no identity was given.
+fn is_unread(report: &Report) -> bool {
+    report.findings.kept().iter().any(|f| f.code == Code::StreamEncrypted)
+}
+
 fn verdict_line(report: &Report, quiet: bool) -> String {
     let below = |what: String| if quiet { String::new() } else { what };
     let (errors, warnings, notes) = report.findings.counts();
     match report.verdict {
         Verdict::Sound if notes == 0 => "SOUND: everything that this case claims was checked and holds.".to_owned(),
-        Verdict::Sound if report.counts.items_unchecked > 0 => {
-            let what = count(report.counts.items_unchecked, "item");
+        Verdict::SoundAsFarAsReadable => {
+            let what = match report.counts.items_unchecked {
+                0 => count(report.counts.segments, "segment"),
+                items => count(items, "item"),
+            };
             format!(
                 "SOUND AS FAR AS IT CAN BE READ: everything that shows without a recipient's key was checked and holds. The contents of {what} \
                  are encrypted and were NOT checked: a recipient checks them with --identity."
@@ -88,6 +114,7 @@ pub fn explain(code: Code) -> String {
 /// The whole text.
 pub fn render(report: &Report, root_key: &str, quiet: bool) -> String {
     let mut out = verdict_line(report, quiet);
+    out.push_str(&opened_by_some(report));
     out.push('\n');
     if quiet {
         return out;
@@ -153,11 +180,19 @@ fn write_case(out: &mut String, report: &Report) -> std::fmt::Result {
     }
     if !case.encrypt_to.is_none() {
         writeln!(out, "Contents     encrypted to {}", case.encrypt_to)?;
+        for recipient in &report.opened_with {
+            writeln!(out, "             opened here with the identity of {recipient}")?;
+        }
     }
     if let Some(at) = case.closed_at {
         writeln!(out, "Closed       {at}")?;
     }
-    writeln!(out, "Evidence     {}, {} as read from the hosts", count(report.counts.items, "item"), bytes(report.counts.raw_bytes))
+    let items = count(report.counts.items, "item");
+    if is_unread(report) {
+        let (stated, stored) = (report.counts.raw_bytes_unread, bytes(report.counts.stored_bytes));
+        return writeln!(out, "Evidence     {items}, {}; {stored} as stored", amount(report.counts.raw_bytes, stated));
+    }
+    writeln!(out, "Evidence     {items}, {} as read from the hosts", bytes(report.counts.raw_bytes))
 }
 
 fn write_collections(out: &mut String, collections: &[CollectionSummary]) -> std::fmt::Result {
@@ -184,7 +219,8 @@ fn write_collections(out: &mut String, collections: &[CollectionSummary]) -> std
         if c.disposed.is_some() {
             writeln!(out, "      nothing of it is left to verify, {exhibits}")?;
         } else {
-            writeln!(out, "      {}{verified}, {}, {exhibits}", count(c.items, "item"), bytes(c.raw_bytes))?;
+            let amount = amount(c.raw_bytes, c.raw_bytes_unread);
+            writeln!(out, "      {}{verified}, {amount}, {exhibits}", count(c.items, "item"))?;
         }
         let by_status: Vec<String> = c.by_status.iter().map(|(status, n)| format!("{n} {}", status.as_str())).collect();
         if !by_status.is_empty() {
@@ -300,13 +336,20 @@ fn write_checked(out: &mut String, report: &Report, root_key: &str) -> std::fmt:
     }
     write_timestamps(out, &report.timestamps)?;
     let (segments, stored) = (count(c.segments, "segment"), bytes(c.stored_bytes));
-    writeln!(out, "  bytes       {} in {segments} re-hashed and decompressed ({stored} stored)", bytes(c.raw_bytes))?;
+    if is_unread(report) {
+        writeln!(out, "  bytes       {segments} re-hashed as stored ({stored}), NOT decrypted and not decompressed")?;
+    } else {
+        writeln!(out, "  bytes       {} in {segments} re-hashed and decompressed ({stored} stored)", bytes(c.raw_bytes))?;
+    }
     writeln!(
         out,
         "  items       {} of {} found good: content against the stream (name, kind, size, SHA-256, place),",
         c.items_verified, c.items
     )?;
     writeln!(out, "              what has no content by the rules for such records")?;
+    if c.items_unchecked > 0 {
+        writeln!(out, "              {} NOT compared with the stream, which is encrypted", count(c.items_unchecked, "item"))?;
+    }
     writeln!(out, "  objects     {} in the folder, each accounted for or reported above", c.objects)?;
     writeln!(out, "  not shown by this: that no longer history ever existed (compare the head with one noted elsewhere, --expect),")?;
     writeln!(out, "              and that the hosts told the truth about themselves and their clocks")

@@ -3,6 +3,7 @@
 
 mod content;
 mod devices;
+mod encrypted;
 mod limits;
 mod taken_up;
 

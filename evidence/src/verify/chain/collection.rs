@@ -90,6 +90,7 @@ impl Collection {
             items: 0,
             items_verified: 0,
             items_unchecked: 0,
+            raw_bytes_unread: 0,
             items_unsigned: 0,
             by_status: BTreeMap::new(),
             raw_bytes: 0,
@@ -333,6 +334,7 @@ impl Collection {
         s.items = s.items.saturating_add(tally.items);
         s.items_verified = s.items_verified.saturating_add(tally.items_verified);
         s.items_unchecked = s.items_unchecked.saturating_add(tally.items_unchecked);
+        s.raw_bytes_unread = s.raw_bytes_unread.saturating_add(tally.raw_bytes_unread);
         s.raw_bytes = s.raw_bytes.saturating_add(tally.raw_bytes);
         s.stored_bytes = s.stored_bytes.saturating_add(tally.stored_bytes);
     }

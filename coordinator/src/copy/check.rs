@@ -1,0 +1,59 @@
+//! Whether a second store can hold a copy of the first one: before the copier begins, and for `store check`.
+
+use std::time::Duration;
+
+use exhibit_evidence::layout::LogName;
+
+use super::ANSWER_WITHIN;
+use super::compare::lag;
+use crate::clock;
+use crate::store::check::{self as probing, CheckReport, State};
+use crate::store::{self, Kind, LockPolicy, Store, StoreError};
+
+/// A store that overwrites, holds another deployment, or is the first one, takes no copy. True when nothing was copied there yet.
+///
+/// # Errors
+/// [`Kind::Denied`] when it takes none; otherwise as a store fails.
+pub(super) async fn fit_for_copies(first: &dyn Store, copy: &dyn Store) -> Result<bool, StoreError> {
+    store::self_test(copy).await?;
+    let unfit = |why: &str| {
+        let message = format!("{} {why}", copy.describe());
+        StoreError::new(Kind::Denied, message, "name another bucket, prefix or folder in [copy.store]")
+    };
+    if store::is_same(first, copy).await? {
+        return Err(unfit("is the store itself, by whatever name: a copy lies elsewhere"));
+    }
+    let slot = LogName::Deployment.slot(0);
+    let ours = first.get(&slot, store::OBJECT_BYTES_MAX).await?;
+    match copy.get(&slot, store::OBJECT_BYTES_MAX).await {
+        Ok(theirs) if theirs == ours => Ok(false),
+        Ok(_) => Err(unfit("holds another deployment")),
+        Err(e) if e.kind() == Kind::NotFound => Ok(true),
+        Err(e) => Err(e),
+    }
+}
+
+/// A store that took a call and did not answer.
+pub(super) fn silent(store: &dyn Store, within: Duration) -> StoreError {
+    let message = format!("{} did not answer within {} s", store.describe(), within.as_secs());
+    StoreError::new(Kind::Retry, message, "see to that store and the way to it; it is tried again")
+}
+
+/// For `store check`: what the second store refuses, as lines that begin with `copy:`, and a line about the copy, which fails when the
+/// copy cannot be trusted, not when it is behind.
+pub async fn check(report: &mut CheckReport, first: &dyn Store, copy: &dyn Store, lock: Option<LockPolicy>) {
+    let away = "see to the second store; evidence is in the first one";
+    let fit = tokio::time::timeout(ANSWER_WITHIN, fit_for_copies(first, copy)).await;
+    if let Err(e) = fit.unwrap_or_else(|_| Err(silent(copy, ANSWER_WITHIN))) {
+        return report.add("copy", State::Missing, e.to_string(), away);
+    }
+    report.add_copy(probing::run(copy, lock, clock::now()).await);
+    match lag(first, copy).await {
+        Ok(lag) => {
+            let remedy = "the copy is not what the store is: docs/operations/stores.md says what to do";
+            let state = if lag.differ + lag.only_in_copy == 0 { State::Holds } else { State::Missing };
+            report.add("copy", state, format!("{}: {}", copy.describe(), lag.text(clock::now())), remedy);
+        }
+        Err(e) => report.add("copy", State::Missing, e.to_string(), away),
+    }
+}

@@ -1,0 +1,165 @@
+//! What the logs and the catalog say of an object: its digest before it is copied, and whether it ever was one of ours when the copy
+//! alone has it.
+//!
+//! Whoever may write into the copy must not be able to put an accusation into a custody log: that the store lost something is said
+//! only of what a signed record, a signed head or the catalog speaks of.
+
+use exhibit_evidence::Digest;
+use exhibit_evidence::id::{CaseId, CollectionId};
+use exhibit_evidence::layout::{CaseObject, StreamNumber};
+use exhibit_evidence::log::Tile;
+use exhibit_evidence::record::Record;
+
+use super::compare::{is_gone, read_head, shown};
+use super::folder::{Failed, Folder};
+use super::heads::verified;
+use crate::ledger::Ledger;
+use crate::problem::Problem;
+use crate::store::Entry;
+
+/// Names that one message has.
+const NAMED_MAX: usize = 5;
+
+/// Objects of the copy that neither a log nor the catalog knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Foreign {
+    /// How many.
+    pub count: u64,
+    /// Some of them.
+    pub named: Vec<String>,
+}
+
+impl Foreign {
+    fn add(&mut self, name: &str) {
+        self.count = self.count.saturating_add(1);
+        if self.named.len() < NAMED_MAX {
+            self.named.push(shown(name));
+        }
+    }
+
+    /// These as well.
+    pub fn join(&mut self, other: Self) {
+        self.count = self.count.saturating_add(other.count);
+        let room = NAMED_MAX.saturating_sub(self.named.len());
+        self.named.extend(other.named.into_iter().take(room));
+    }
+}
+
+impl Folder<'_> {
+    /// This folder's log, opened on first use.
+    async fn ledger(&self) -> Result<&Ledger, Failed> {
+        let log = self.log().ok_or_else(|| Failed::Own(format!("'{}' has no log", shown(&self.name))))?;
+        let opening = || async { self.parts.ledgers.get(&log).await.map_err(Problem::from) };
+        Ok(self.ledger.get_or_try_init(opening).await?)
+    }
+
+    /// What was acknowledged of a segment, received of a manifest, or taken into the log. None of what nothing speaks of (yet).
+    pub(super) async fn digest_of(&self, name: &str) -> Result<Option<Digest>, Failed> {
+        match self.object(name) {
+            Some(CaseObject::Segment(collection, stream, n)) => {
+                let segments = self.parts.catalog.segments(collection, stream, n, 1).await?;
+                Ok(segments.into_iter().find(|segment| segment.n == n).map(|segment| segment.sha256))
+            }
+            Some(CaseObject::Manifest(collection, stream)) => self.manifest_digest(collection, stream).await,
+            Some(CaseObject::Slot(n)) => Ok(self.ledger().await?.entry(n).map(|entry| entry.digest)),
+            _ => Ok(None),
+        }
+    }
+
+    async fn manifest_digest(&self, collection: CollectionId, stream: StreamNumber) -> Result<Option<Digest>, Failed> {
+        let ledger = self.ledger().await?;
+        let Some(receipt) = ledger.receipt_of(&collection, stream) else {
+            // Written before its receipt is.
+            let row = self.parts.catalog.stream(collection, stream).await?;
+            return Ok(row.and_then(|row| row.manifest).map(|manifest| manifest.sha256));
+        };
+        let envelope = ledger.read(receipt.n).await.map_err(Problem::from)?;
+        match Record::from_payload(envelope.unverified_payload()) {
+            Ok(Record::Receipt(receipt)) => Ok(Some(receipt.manifest.sha256)),
+            _ => Err(Failed::Own(format!("record {} of '{}' is no receipt any more", receipt.n, shown(&self.name)))),
+        }
+    }
+
+    /// The copy has what the store has not: a disposal that is not finished, a loss, or what never was ours.
+    pub(super) async fn only_in_copy(&mut self, entry: &Entry) -> Result<(), Failed> {
+        if !is_gone(&*self.parts.store, &entry.name).await? {
+            return Ok(());
+        }
+        let case = self.case();
+        let is_ours = match &case {
+            Some(case) => self.parts.catalog.case(case.clone()).await?.is_some(),
+            None => self.log().is_some(),
+        };
+        if is_ours && !self.disposed_of(std::iter::once(entry)).await?.is_empty() {
+            return Ok(());
+        }
+        self.looked.left.only_in_copy = self.looked.left.only_in_copy.saturating_add(1);
+        if !self.is_known(entry, case.as_ref()).await? {
+            self.looked.foreign.add(&entry.name);
+            return Ok(());
+        }
+        let detail = format!(
+            "'{}' is in the copy and not in the store any more: find out who deleted it, and bring it back from the copy",
+            shown(&entry.name)
+        );
+        self.parts.incident(None, "store-lost", &self.name, &detail).await;
+        Ok(())
+    }
+
+    /// True when a signed head, a record or the catalog speaks of it.
+    async fn is_known(&mut self, entry: &Entry, case: Option<&CaseId>) -> Result<bool, Failed> {
+        match self.object(&entry.name) {
+            None => Ok(false),
+            Some(CaseObject::Checkpoint) => Ok(self.records_signed().await? > 0),
+            Some(CaseObject::Slot(n)) => Ok(n < self.records_signed().await?),
+            Some(CaseObject::Tile(tile)) => Ok(Tile::of(tile.layer(), tile.index(), self.records_signed().await?) == Some(tile)),
+            Some(CaseObject::Cosigned(_, size)) => {
+                let bytes = read_head(&*self.second.store, &entry.name).await?;
+                let head = self.log().zip(bytes).and_then(|(log, bytes)| verified(self.parts, &log, &bytes));
+                Ok(head.is_some_and(|head| head.size == size))
+            }
+            Some(CaseObject::Timestamp(size, _)) => self.is_stamped(size).await,
+            Some(CaseObject::Segment(collection, stream, n)) => {
+                let of_case = self.is_of_case(&collection, case).await?;
+                Ok(of_case && self.parts.catalog.segments(collection, stream, n, 1).await?.iter().any(|segment| segment.n == n))
+            }
+            Some(CaseObject::Manifest(collection, stream)) => {
+                let of_case = self.is_of_case(&collection, case).await?;
+                Ok(of_case && self.parts.catalog.stream(collection, stream).await?.is_some_and(|row| row.manifest.is_some()))
+            }
+        }
+    }
+
+    async fn is_of_case(&self, collection: &CollectionId, case: Option<&CaseId>) -> Result<bool, Failed> {
+        let row = self.parts.catalog.collection(collection.clone()).await?;
+        Ok(row.is_some_and(|row| Some(&row.case) == case))
+    }
+
+    /// A log that cannot be read any more says less than its signed heads.
+    async fn is_stamped(&mut self, size: u64) -> Result<bool, Failed> {
+        let signed = self.records_signed().await?;
+        if size == 0 || size > signed {
+            return Ok(false);
+        }
+        match self.ledger().await {
+            Ok(ledger) => Ok(!ledger.entries(0, &|e| e.stamped.as_ref().is_some_and(|(_, stamped)| *stamped == size), 1).is_empty()),
+            Err(Failed::Own(_)) => Ok(true),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Records under the largest signed head of this log that either store has.
+    async fn records_signed(&mut self) -> Result<u64, Failed> {
+        if let Some(signed) = self.signed {
+            return Ok(signed);
+        }
+        let there = match self.log() {
+            Some(log) => read_head(&*self.second.store, &log.checkpoint()).await?.and_then(|bytes| verified(self.parts, &log, &bytes)),
+            None => None,
+        };
+        let here = self.head.as_ref().map(|(_, head)| head.size);
+        let signed = there.map(|head| head.size).into_iter().chain(here).max().unwrap_or(0);
+        self.signed = Some(signed);
+        Ok(signed)
+    }
+}
