@@ -247,6 +247,12 @@ fn destroyed(fleet: &Fleet, dan: &Person<'_>, ben: &Person<'_>, case: &str, coll
     assert!(what["items"].as_u64() > Some(0) && what["bytes"] == shown["bytes"] && shown["retained_until"].is_string(), "{shown}");
     let unasked = approve(ben, &["--reason", "checked"]);
     assert!(unasked.code == 64 && unasked.stderr.contains("--yes"), "{}", unasked.stderr);
+    let program = fleet.program("exhibit").get_program().to_string_lossy().into_owned();
+    let asked = format!("{program} --home {} dispose approve {case} --disposal {disposal} --reason checked", ben.home.display());
+    let script = format!("echo no | script -qec '{asked}' /dev/null");
+    let asked = Finished::of(Command::new("bash").args(["-c", &script]));
+    let said = ["1 collection of ", "will be destroyed for good. Type 'destroy'", "decision 12", "it was not confirmed"];
+    assert!(asked.code == 1 && said.iter().all(|words| asked.text().contains(words)), "{}: {}{}", asked.code, asked.text(), asked.stderr);
     assert!(fleet.case_dir(case).join("collections").join(collection).exists());
     let done = approve(ben, &["--reason", "checked", "--yes"]).ok().json();
     assert!(!fleet.case_dir(case).join("collections").join(collection).exists());
