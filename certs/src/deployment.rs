@@ -12,8 +12,8 @@
 //! | `tls-root.pem` | 0644 | TLS root certificate; its SHA-256 is what agents pin | - |
 //! | `anchor.json` | 0644 | the anchor; written last: a folder without it is unfinished | - |
 //!
-//! `root/` is needed only to make a deployment and, every two years, a new issuing CA ([`renew_issuing`]): move it
-//! to a safe place after init. Everything else works without it. None of these keys can sign an order.
+//! `root/` is needed only to make a deployment, every two years for a new issuing CA ([`renew_issuing`]), and when no admin's key is
+//! left ([`root_key`]): move it to a safe place after init. Everything else works without it. None of these keys can sign an order.
 
 use std::fmt;
 use std::path::Path;
@@ -323,6 +323,22 @@ pub fn renew_issuing(dir: &Path, root_dir: &Path, now: Timestamp) -> Result<(), 
     let issuing = root.issue_issuing(&name, now)?;
     files::replace(&dir.join(ISSUING).join(TLS), authority_pem(&issuing).as_bytes(), Access::Private)?;
     Ok(())
+}
+
+/// The root evidence key from `root_dir`, where it is brought back for this. It enrols and revokes every key.
+///
+/// # Errors
+/// [`FileError`]; also when it is another deployment's.
+pub fn root_key(root_dir: &Path, anchor: &Anchor) -> Result<SigningKey, FileError> {
+    let path = root_dir.join(EVIDENCE);
+    let key = read_signing_key(&path)?;
+    if key.public() != anchor.root_key {
+        return Err(FileError::content(
+            &path,
+            format!("is not the root key of deployment '{}', which its anchor names", anchor.deployment),
+        ));
+    }
+    Ok(key)
 }
 
 const ROOT: &str = "root";

@@ -15,6 +15,7 @@ pub mod files;
 pub mod issue;
 pub mod key;
 pub mod name;
+pub mod person;
 pub mod random;
 pub mod rotation;
 pub mod tls;

@@ -10,14 +10,37 @@ use exhibit_evidence::text::escape_bounded;
 
 /// Why a text is not a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{shown}' is not {expected}")]
+#[error("'{shown}' is not {expected}{why}")]
 pub struct BadName {
     shown: String,
     expected: &'static str,
+    /// Empty, or a clause that begins with its separator.
+    why: String,
 }
 
 fn bad(text: &str, expected: &'static str) -> BadName {
-    BadName { shown: escape_bounded(text, 120), expected }
+    BadName { shown: escape_bounded(text, 120), expected, why: String::new() }
+}
+
+/// What is wrong with a label, for whoever wrote it: the character that does not belong, or the place.
+fn flaw(text: &str, punctuation: &[u8]) -> String {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || (c.is_ascii() && punctuation.contains(&(c as u8)));
+    let Some(c) = text.chars().find(|c| !allowed(*c)) else {
+        let length = text.len();
+        return match text {
+            "" => "it is empty".to_owned(),
+            _ if length > NAME_BYTES_MAX => format!("it has {length} characters"),
+            _ if text.contains("..") => "it has two dots in a row".to_owned(),
+            _ => "it begins or ends with punctuation".to_owned(),
+        };
+    };
+    let shown = escape_bounded(&c.to_string(), 12);
+    let why = match c {
+        'A'..='Z' => format!(": write '{}'", c.to_ascii_lowercase()),
+        c if c.is_ascii() => String::new(),
+        _ => ": names of people are compared by eye, so only characters are taken that look like no other".to_owned(),
+    };
+    format!("'{shown}' is not allowed{why}")
 }
 
 const NAME_BYTES_MAX: usize = 63;
@@ -48,7 +71,10 @@ macro_rules! label {
         impl FromStr for $name {
             type Err = BadName;
             fn from_str(text: &str) -> Result<Self, BadName> {
-                if is_label(text, $punctuation) { Ok(Self(text.to_owned())) } else { Err(bad(text, $expected)) }
+                if is_label(text, $punctuation) {
+                    return Ok(Self(text.to_owned()));
+                }
+                Err(BadName { why: format!("; {}", flaw(text, $punctuation)), ..bad(text, $expected) })
             }
         }
 
@@ -161,7 +187,8 @@ impl FromStr for PeerName {
         let deployment = deployment.parse().map_err(|_| malformed())?;
         match kind {
             "agent" => Ok(Self::Agent(deployment, name.parse().map_err(|_| malformed())?)),
-            "responder" => Ok(Self::Responder(deployment, name.parse().map_err(|_| malformed())?)),
+            // What people choose themselves: the error says which character is not allowed.
+            "responder" => Ok(Self::Responder(deployment, name.parse()?)),
             "coordinator" => Ok(Self::Coordinator(deployment, name.parse().map_err(|_| malformed())?)),
             _ => Err(malformed()),
         }
@@ -222,6 +249,17 @@ mod tests {
             assert!(text.parse::<PeerName>().is_err(), "{text}");
         }
         assert!("a".repeat(64).parse::<DeploymentName>().is_err());
+        for (text, said) in [
+            ("Ana", "'A' is not allowed: write 'a'"),
+            ("ana smith", "' ' is not allowed"),
+            ("an\u{430}", "compared by eye"),
+            ("ana.", "begins or ends with punctuation"),
+            ("a..b", "two dots"),
+            ("", "it is empty"),
+        ] {
+            let why = text.parse::<PersonName>().expect_err("no name").to_string();
+            assert!(why.contains("expected 1 to 63 characters of a-z 0-9 . - _") && why.contains(said), "{why}");
+        }
         assert!("a".repeat(63).parse::<DeploymentName>().is_ok());
     }
 

@@ -148,7 +148,7 @@ pub enum CaseCommand {
         /// The case.
         case: String,
         /// Why.
-        #[arg(long)]
+        #[arg(long, value_parser = parse_reason)]
         reason: String,
     },
     /// Show the whole chain of custody: who ordered, took, received, saw, held, handed over and destroyed what, and who had it in
@@ -226,7 +226,7 @@ pub enum AgentsCommand {
         /// The agent.
         agent: String,
         /// Why.
-        #[arg(long)]
+        #[arg(long, value_parser = parse_reason)]
         reason: String,
     },
 }
@@ -274,7 +274,7 @@ pub struct CollectArgs {
     #[arg(long = "capture", value_name = "NAME[:KEY=VALUE,...]")]
     pub captures: Vec<String>,
     /// Why this is collected; recorded for the court.
-    #[arg(long)]
+    #[arg(long, value_parser = parse_reason)]
     pub reason: String,
     /// The legal basis of this order, where it is another or a narrower one than the case's.
     #[arg(long)]
@@ -427,7 +427,7 @@ pub struct CancelArgs {
     #[arg(long)]
     pub order: Option<String>,
     /// Why; recorded.
-    #[arg(long)]
+    #[arg(long, value_parser = parse_reason)]
     pub reason: String,
 }
 

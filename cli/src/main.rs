@@ -24,6 +24,7 @@ fn main() -> std::process::ExitCode {
     let args = match args::Args::try_parse() {
         Ok(args) => args,
         Err(e) => {
+            let e = bounded(e);
             // Help and version are not errors; clap's own code for wrong usage is 2, ours is EX_USAGE.
             if e.use_stderr() && std::env::args_os().any(|arg| arg == "--json") {
                 return output::Output::new(true).failure(&usage(&e));
@@ -41,6 +42,23 @@ fn main() -> std::process::ExitCode {
         Ok(code) => code.into(),
         Err(failure) => out.failure(&failure),
     }
+}
+
+/// Characters of a wrong value that are shown.
+const VALUE_SHOWN_MAX: usize = 80;
+
+/// A value that is wrong because it is long is not repeated whole.
+fn bounded(mut error: clap::Error) -> clap::Error {
+    use clap::error::{ContextKind, ContextValue};
+    for kind in [ContextKind::InvalidValue, ContextKind::InvalidArg, ContextKind::InvalidSubcommand] {
+        if let Some(ContextValue::String(value)) = error.get(kind)
+            && value.chars().count() > VALUE_SHOWN_MAX
+        {
+            let shown = exhibit_evidence::text::one_line(value, VALUE_SHOWN_MAX);
+            error.insert(kind, ContextValue::String(shown));
+        }
+    }
+    error
 }
 
 /// Wrong usage, for a script.

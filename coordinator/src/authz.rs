@@ -37,40 +37,44 @@ const READERS: Allowed = PersonAs(&[Responder, Custodian, Auditor, Approver]);
 /// The same, and admins for the deployment's own log: see [`decide_in_case`].
 const LOG_READERS: Allowed = PersonAs(&[Responder, Custodian, Auditor, Approver, Admin]);
 
-/// The table: method path and who may call it.
-pub const TABLE: &[(&str, Allowed)] = &[
-    ("/exhibit.agent.v1.EnrollmentService/Enroll", Enrolling),
-    ("/exhibit.agent.v1.AgentService/Session", Agent),
-    ("/exhibit.agent.v1.AgentService/Upload", Agent),
-    ("/exhibit.agent.v1.AgentService/TakeUp", Agent),
-    ("/exhibit.agent.v1.AgentService/Renew", Agent),
-    ("/exhibit.responder.v1.ResponderService/Whoami", Person),
-    ("/exhibit.responder.v1.ResponderService/OpenCase", PersonAs(&[Responder])),
-    ("/exhibit.responder.v1.ResponderService/CloseCase", PersonAs(&[Responder])),
-    ("/exhibit.responder.v1.ResponderService/ListCases", READERS),
-    ("/exhibit.responder.v1.ResponderService/GetCase", READERS),
-    ("/exhibit.responder.v1.ResponderService/CreateToken", PersonAs(&[Admin])),
-    ("/exhibit.responder.v1.ResponderService/ListAgents", PersonAs(&[Admin, Responder, Auditor])),
-    ("/exhibit.responder.v1.ResponderService/SetAgentLabels", PersonAs(&[Admin])),
-    ("/exhibit.responder.v1.ResponderService/RevokeAgent", PersonAs(&[Admin])),
-    ("/exhibit.responder.v1.ResponderService/EnrollPerson", PersonAs(&[Admin])),
-    ("/exhibit.responder.v1.ResponderService/RevokePerson", PersonAs(&[Admin])),
-    ("/exhibit.responder.v1.ResponderService/SubmitRecord", PersonAs(&[Responder, Custodian, Approver])),
-    ("/exhibit.responder.v1.ResponderService/SubmitOrder", PersonAs(&[Responder])),
-    ("/exhibit.responder.v1.ResponderService/CancelCollections", PersonAs(&[Responder])),
-    ("/exhibit.responder.v1.ResponderService/ListCollections", READERS),
-    ("/exhibit.responder.v1.ResponderService/WatchCollections", READERS),
-    ("/exhibit.responder.v1.ResponderService/ListItems", PersonAs(&[Responder, Custodian])),
-    ("/exhibit.responder.v1.ResponderService/ReadItems", PersonAs(&[Responder, Custodian])),
-    ("/exhibit.responder.v1.ResponderService/ExportCase", PersonAs(&[Responder, Custodian])),
-    ("/exhibit.responder.v1.ResponderService/StampExport", PersonAs(&[Responder, Custodian])),
-    ("/exhibit.log.v1.LogService/ListRecords", LOG_READERS),
-    ("/exhibit.log.v1.LogService/GetCheckpoint", LOG_READERS),
-    ("/exhibit.log.v1.LogService/ProveRecord", LOG_READERS),
-    ("/exhibit.log.v1.LogService/ProveConsistency", LOG_READERS),
-    ("/exhibit.log.v1.LogService/AddCosignatures", READERS),
-    ("/grpc.health.v1.Health/Check", Certified),
-    ("/grpc.health.v1.Health/Watch", Certified),
+/// The table: method path, what it does in words ("may not ..."), and who may call it.
+pub const TABLE: &[(&str, &str, Allowed)] = &[
+    ("/exhibit.agent.v1.EnrollmentService/Enroll", "enrol an agent", Enrolling),
+    ("/exhibit.agent.v1.AgentService/Session", "open an agent's session", Agent),
+    ("/exhibit.agent.v1.AgentService/Upload", "upload evidence", Agent),
+    ("/exhibit.agent.v1.AgentService/TakeUp", "take up an upload", Agent),
+    ("/exhibit.agent.v1.AgentService/Renew", "renew an agent's certificate", Agent),
+    ("/exhibit.responder.v1.ResponderService/Whoami", "ask who it is", Person),
+    ("/exhibit.responder.v1.ResponderService/OpenCase", "open a case", PersonAs(&[Responder])),
+    ("/exhibit.responder.v1.ResponderService/CloseCase", "close a case", PersonAs(&[Responder])),
+    ("/exhibit.responder.v1.ResponderService/ListCases", "list cases", READERS),
+    ("/exhibit.responder.v1.ResponderService/GetCase", "see a case", READERS),
+    ("/exhibit.responder.v1.ResponderService/CreateToken", "make an enrolment token", PersonAs(&[Admin])),
+    ("/exhibit.responder.v1.ResponderService/ListAgents", "list agents", PersonAs(&[Admin, Responder, Auditor])),
+    ("/exhibit.responder.v1.ResponderService/SetAgentLabels", "label an agent", PersonAs(&[Admin])),
+    ("/exhibit.responder.v1.ResponderService/RevokeAgent", "revoke an agent", PersonAs(&[Admin])),
+    ("/exhibit.responder.v1.ResponderService/EnrollPerson", "enrol a person or give roles", PersonAs(&[Admin])),
+    ("/exhibit.responder.v1.ResponderService/RevokePerson", "revoke a person's key", PersonAs(&[Admin])),
+    (
+        "/exhibit.responder.v1.ResponderService/SubmitRecord",
+        "sign about the custody of a case",
+        PersonAs(&[Responder, Custodian, Approver]),
+    ),
+    ("/exhibit.responder.v1.ResponderService/SubmitOrder", "order a collection", PersonAs(&[Responder])),
+    ("/exhibit.responder.v1.ResponderService/CancelCollections", "cancel a collection", PersonAs(&[Responder])),
+    ("/exhibit.responder.v1.ResponderService/ListCollections", "list collections", READERS),
+    ("/exhibit.responder.v1.ResponderService/WatchCollections", "follow collections", READERS),
+    ("/exhibit.responder.v1.ResponderService/ListItems", "list items", PersonAs(&[Responder, Custodian])),
+    ("/exhibit.responder.v1.ResponderService/ReadItems", "read evidence", PersonAs(&[Responder, Custodian])),
+    ("/exhibit.responder.v1.ResponderService/ExportCase", "export a case", PersonAs(&[Responder, Custodian])),
+    ("/exhibit.responder.v1.ResponderService/StampExport", "have an export stamped", PersonAs(&[Responder, Custodian])),
+    ("/exhibit.log.v1.LogService/ListRecords", "read a log", LOG_READERS),
+    ("/exhibit.log.v1.LogService/GetCheckpoint", "see the head of a log", LOG_READERS),
+    ("/exhibit.log.v1.LogService/ProveRecord", "have a record proved", LOG_READERS),
+    ("/exhibit.log.v1.LogService/ProveConsistency", "have a head proved", LOG_READERS),
+    ("/exhibit.log.v1.LogService/AddCosignatures", "add cosignatures to a log", READERS),
+    ("/grpc.health.v1.Health/Check", "ask for health", Certified),
+    ("/grpc.health.v1.Health/Watch", "follow health", Certified),
 ];
 
 /// An authenticated caller. The layer puts it into the request's extensions; services read it there and nowhere else.
@@ -101,14 +105,21 @@ impl fmt::Display for Caller {
 
 /// Why a call was denied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{caller} may not call {method}: {cause}")]
+#[error("{caller} may not {action}: {cause}")]
 pub struct Denied {
     /// Who called.
     pub caller: String,
-    /// What.
+    /// What, as the table has it.
+    pub action: &'static str,
+    /// The method that does it.
     pub method: String,
     /// The rule.
     pub cause: String,
+}
+
+fn denied(method: &str, caller: &Caller, cause: String) -> Denied {
+    let action = TABLE.iter().find(|(path, ..)| *path == method).map_or("do what it asks for", |(_, action, _)| action);
+    Denied { caller: caller.to_string(), action, method: escape_bounded(method, 120), cause }
 }
 
 /// Looks a call up in the table.
@@ -116,8 +127,8 @@ pub struct Denied {
 /// # Errors
 /// [`Denied`] with the rule that was not met.
 pub fn decide(method: &str, caller: &Caller) -> Result<(), Denied> {
-    let deny = |cause: String| Err(Denied { caller: caller.to_string(), method: escape_bounded(method, 120), cause });
-    let Some((_, allowed)) = TABLE.iter().find(|(path, _)| *path == method) else {
+    let deny = |cause: String| Err(denied(method, caller, cause));
+    let Some((.., allowed)) = TABLE.iter().find(|(path, ..)| *path == method) else {
         return deny("it is not in the authorization table".to_owned());
     };
     match (allowed, caller) {
@@ -127,7 +138,7 @@ pub fn decide(method: &str, caller: &Caller) -> Result<(), Denied> {
             match allowed {
                 _ if roles.is_empty() => deny("this name has no key that is enrolled and not revoked; ask an admin to enrol it".to_owned()),
                 PersonAs(any) if !any.iter().any(|r| roles.contains(r)) => {
-                    deny(format!("it needs role {}, this name has {}", list(any.iter()), list(roles.iter())))
+                    deny(format!("it needs role {}, this name has {}", list(any.iter(), " or "), list(roles.iter(), " and ")))
                 }
                 _ => Ok(()),
             }
@@ -146,10 +157,10 @@ pub fn decide(method: &str, caller: &Caller) -> Result<(), Denied> {
 /// [`Denied`]; it does not say whether there is such a case.
 pub fn decide_in_case(method: &str, caller: &Caller, case: &CaseId) -> Result<(), Denied> {
     decide(method, caller)?;
-    let deny = |cause: String| Err(Denied { caller: caller.to_string(), method: escape_bounded(method, 120), cause });
+    let deny = |cause: String| Err(denied(method, caller, cause));
     let Caller::Person { rights, .. } = caller else { return deny("cases are for people".to_owned()) };
-    let any = match TABLE.iter().find(|(path, _)| *path == method) {
-        Some((_, PersonAs(any))) => *any,
+    let any = match TABLE.iter().find(|(path, ..)| *path == method) {
+        Some((.., PersonAs(any))) => *any,
         _ => return deny("its line in the authorization table names no roles".to_owned()),
     };
     let roles = rights.in_case(case);
@@ -157,7 +168,7 @@ pub fn decide_in_case(method: &str, caller: &Caller, case: &CaseId) -> Result<()
         return Ok(());
     }
     let needed: Vec<&Role> = any.iter().filter(|r| **r != Admin).collect();
-    deny(format!("it needs role {} in case {case}; ask an admin ('exhibit person allow')", list(needed.into_iter())))
+    deny(format!("it needs role {} in case {case}; ask an admin ('exhibit person allow')", list(needed.into_iter(), " or ")))
 }
 
 /// [`decide`] for what belongs to no case: a role that is limited to cases does not count.
@@ -173,8 +184,31 @@ pub fn decide_outside_cases(method: &str, caller: &Caller) -> Result<(), Denied>
     }
 }
 
-fn list<'a>(roles: impl Iterator<Item = &'a Role>) -> String {
-    roles.map(|r| format!("{r:?}").to_lowercase()).collect::<Vec<_>>().join(" or ")
+fn list<'a>(roles: impl Iterator<Item = &'a Role>, between: &str) -> String {
+    roles.map(|r| format!("{r:?}").to_lowercase()).collect::<Vec<_>>().join(between)
+}
+
+/// People that are named to whoever lacks a role.
+const NAMED_MAX: usize = 3;
+
+/// Whom to ask, for a person who has some role and not the one that a method needs: those who have it, told to people who may
+/// read the deployment's log; and the admins, whose names stand in every case.
+fn whom_to_ask(identify: &dyn Identify, method: &str, caller: &Caller) -> String {
+    let (Some((.., PersonAs(any))), Caller::Person { rights, .. }) = (TABLE.iter().find(|(path, ..)| *path == method), caller) else {
+        return String::new();
+    };
+    if rights.roles().is_empty() {
+        return String::new();
+    }
+    let named = |roles: &[Role]| {
+        let all = identify.people_with(roles);
+        let first: Vec<String> = all.iter().take(NAMED_MAX).map(|name| escape_bounded(name, 200)).collect();
+        let more = all.len().saturating_sub(first.len());
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        if first.is_empty() { "nobody".to_owned() } else { format!("{}{more}", first.join(", ")) }
+    };
+    let have = if rights.unlimited().is_empty() { String::new() } else { format!("; who has it: {}", named(any)) };
+    format!("{have}; an admin gives it with 'exhibit person allow': {}", named(&[Admin]))
 }
 
 /// Finds out who the caller is from what the transport knows of the connection.
@@ -184,6 +218,9 @@ pub trait Identify: Send + Sync + 'static {
     /// # Errors
     /// A status when the peer is nobody that this deployment knows (any more).
     fn identify(&self, connection: &Extensions) -> Result<Caller, tonic::Status>;
+
+    /// The names with one of these roles, wherever it holds; in the order of the names, each once.
+    fn people_with(&self, roles: &[Role]) -> Vec<String>;
 
     /// Brings what [`Identify::identify`] knows up to date, before each call. When it cannot be, callers are judged by what was
     /// known last: without the catalog no call gets anywhere.
@@ -287,7 +324,8 @@ const fn is_refusal(code: tonic::Code) -> bool {
 fn admit<B>(identify: &dyn Identify, request: &Request<B>) -> Result<Caller, (Option<Caller>, tonic::Status)> {
     let method = request.uri().path();
     let caller = identify.identify(request.extensions()).map_err(|status| (None, status))?;
-    if let Err(denied) = decide(method, &caller) {
+    if let Err(mut denied) = decide(method, &caller) {
+        denied.cause.push_str(&whom_to_ask(identify, method, &caller));
         tracing::warn!(target: "authz", caller = %denied.caller, method = %denied.method, cause = %denied.cause, "denied");
         return Err((Some(caller), tonic::Status::permission_denied(denied.to_string())));
     }
@@ -315,7 +353,7 @@ mod tests {
     #[test]
     fn each_kind_of_caller_reaches_its_own_methods_only() {
         let agent = Caller::Agent(AgentId::new(1, [1; 10]));
-        let reachable = |caller: &Caller| TABLE.iter().filter(|(m, _)| decide(m, caller).is_ok()).count();
+        let reachable = |caller: &Caller| TABLE.iter().filter(|(m, ..)| decide(m, caller).is_ok()).count();
         assert_eq!(reachable(&Caller::Enrolling), 1);
         assert_eq!(reachable(&agent), 6);
         assert_eq!(reachable(&person(&[])), 2, "health only: a name without enrolled keys has no rights");
@@ -324,10 +362,7 @@ mod tests {
         assert_eq!(reachable(&person(&[Approver])), 13);
         assert_eq!(reachable(&person(&[Responder])), 22);
         let denied = decide("/exhibit.responder.v1.ResponderService/RevokeAgent", &person(&[Responder])).expect_err("not an admin");
-        assert_eq!(
-            denied.to_string(),
-            "spiffe://d/responder/ada may not call /exhibit.responder.v1.ResponderService/RevokeAgent: it needs role admin, this name has responder"
-        );
+        assert_eq!(denied.to_string(), "spiffe://d/responder/ada may not revoke an agent: it needs role admin, this name has responder");
     }
 
     #[test]

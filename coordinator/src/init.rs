@@ -1,7 +1,7 @@
 //! `exhibit-coordinator init`: makes a deployment, explicitly and once.
 //!
 //! ```text
-//! D/root/             root keys: needed again only to renew the issuing CA; move them to a safe place
+//! D/root/             root keys: needed again only to renew the issuing CA, and when no admin is left; move them to a safe place
 //! D/issuing, server, issuer.key, log.key, enrolments, tls-root.pem, anchor.json     (see exhibit_certs::deployment)
 //! D/store/            evidence and logs, with the deployment log's first records    (local stores)
 //! D/catalog.sqlite    the index, unless it is in PostgreSQL
@@ -401,12 +401,17 @@ async fn begin_log(store: Arc<dyn Store>, new: &NewDeployment) -> Result<(), Str
     Ok(())
 }
 
+/// `HOST:PORT`, as people's configurations have it.
+pub(crate) fn address(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
 fn client_config(host: &str, port: u16) -> String {
-    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    let address = address(host, port);
     let port_note =
         if port == 0 { "# The coordinator takes a free port at each start: put the one that it prints here in place of 0.\n" } else { "" };
     format!(
-        "# Where the coordinator listens: HOST:PORT. The host must be one of the names in the server's certificate.\n{port_note}coordinator = \"{host}:{port}\"\n"
+        "# Where the coordinator listens: HOST:PORT. The host must be one of the names in the server's certificate.\n{port_note}coordinator = \"{address}\"\n"
     )
 }
 

@@ -27,6 +27,7 @@ pub mod parts;
 pub mod problem;
 pub mod progress;
 pub mod read;
+pub mod recover;
 pub mod reindex;
 pub mod replica;
 pub mod reverify;

@@ -13,7 +13,7 @@ use exhibit_certs::files::FileError;
 use exhibit_certs::issue::ServerNames;
 use exhibit_certs::tls::HotServer;
 use exhibit_coordinator::config::{Config, ConfigError, LogFormat, StoreKind};
-use exhibit_coordinator::{clock, copy, init, intake, reindex, reverify, serve, store, upkeep};
+use exhibit_coordinator::{clock, copy, init, intake, recover, reindex, reverify, serve, store, upkeep};
 use exhibit_proto::transport::server;
 use tokio::net::TcpListener;
 
@@ -26,6 +26,9 @@ const AFTER_HELP: &str = "\
 A new deployment:
   exhibit-coordinator init --dir /srv/exhibit --name example --host coordinator.example --listen 0.0.0.0:7420
   exhibit-coordinator run --dir /srv/exhibit
+
+The last admin's key is lost or stolen (with the root key, while no coordinator runs):
+  exhibit-coordinator recover-admin REQUEST --dir /srv/exhibit --root ROOT --out ANSWER --revoke NAME --reason '...'
 
 Is evidence safe where it lies?
   exhibit-coordinator store check --dir /srv/exhibit             what the store refuses, tried on a probe
@@ -70,6 +73,14 @@ enum Command {
         /// Write the address that is listened on to this file once it is
         #[arg(long, value_name = "FILE")]
         ready_file: Option<PathBuf>,
+    },
+    /// Make somebody an admin with the root key, and revoke keys: when the last admin's key is lost or stolen. No coordinator of
+    /// the deployment may run.
+    RecoverAdmin {
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        options: recover::Options,
     },
     /// Make the catalog anew from the store alone. The coordinator must not run. Exit code 1 when something in the store does not
     /// fit together: the catalog is made, and lacks what the report names.
@@ -244,6 +255,7 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Init(options) => make(&options).await,
             Command::Run { place, ready_file } => run(&place.load(true)?, ready_file.as_deref()).await,
+            Command::RecoverAdmin { place, options } => recover_admin(&place.load(true)?, &options).await,
             Command::Reindex { place, replace, json } => make_catalog(&place.load(false)?, replace, json).await,
             Command::Catalog(command) => keep_up(command).await,
             Command::Store(command) => look_at_store(command).await,
@@ -264,6 +276,14 @@ fn report(failure: &Failure) -> ExitCode {
 async fn make(options: &init::Options) -> Result<(), Failure> {
     let made = init::run(options, clock::now()).await.map_err(|e| Failure(e.exit_code(), e.to_string()))?;
     let text = if options.json { serde_json::to_string(&made).map_err(failed)? } else { made.text() };
+    println!("{text}");
+    Ok(())
+}
+
+async fn recover_admin(config: &Config, options: &recover::Options) -> Result<(), Failure> {
+    begin_log(config);
+    let done = recover::run(config, options, clock::now()).await.map_err(failed)?;
+    let text = if options.json { serde_json::to_string(&done).map_err(failed)? } else { done.text() };
     println!("{text}");
     Ok(())
 }

@@ -134,7 +134,7 @@ impl Metrics {
         r.register("copy_bytes", "Bytes of those objects", self.copied_bytes.clone());
         r.register("copy_missing_objects", "Objects that the second store lacks; -1: unknown", self.copy_objects.clone());
         r.register("copy_missing_bytes", "Their bytes", self.copy_bytes.clone());
-        r.register("copy_oldest_seconds", "Unix time at which the oldest of them was written; 0: none, -1: unknown", self.copy_oldest.clone());
+        r.register("copy_oldest_seconds", "Unix time at which the oldest was written; 0: none, -1: unknown", self.copy_oldest.clone());
         r.register("copy_wrong_objects", "Objects that differ in the second store, or that only it has", self.copy_wrong.clone());
         r.register("copy_compared_seconds", "Unix time of the last whole comparison; 0: no copy, -1: none yet", self.copy_compared.clone());
         r.register("verify_ended_seconds", "Unix time at which the last scheduled verification ended; 0: none", self.verify_ended.clone());

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use exhibit_evidence::custody::{Fate, History, Period};
 use exhibit_evidence::layout::StreamNumber;
+use exhibit_evidence::log::Checkpoint;
 use exhibit_evidence::record::{self, *};
 use exhibit_evidence::{AgentId, CaseId, CollectionId, Digest, Timestamp};
 use proptest::prelude::*;
@@ -291,8 +292,11 @@ proptest! {
             log.does(event);
         }
         without_gap_or_overlap(&log);
-        let svg = exhibit_evidence::custody::picture(&log.history, log.at());
+        let head = Checkpoint { origin: "exhibit/acme/case/x".to_owned(), size: 7, root: Digest::of(b"root") };
+        let svg = exhibit_evidence::custody::picture(&log.history, &head, log.at());
         prop_assert!(svg.contains("A &lt;case&gt; &amp; more") && svg.ends_with("</svg>\n"));
+        let from = format!("generated at {} from checkpoint 7:{} of exhibit/acme/case/x", log.at(), head.root);
+        prop_assert!(svg.contains(&from));
         prop_assert_eq!(svg.matches("<g>").count(), svg.matches("</g>").count());
     }
 }

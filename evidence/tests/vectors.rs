@@ -237,6 +237,19 @@ fn what_is_dated_before_a_token_that_it_follows_is_proved_false() {
     assert!(!codes(&dated(0)).contains(&"time.excluded"));
     let report = dated(-31_536_000);
     assert!(report.verdict == Verdict::Unsound && codes(&report).contains(&"time.excluded"), "{:?}", report.findings);
+    // The second reader says the same, with the same root.
+    let second = |ahead| {
+        let folder = tempfile::tempdir().expect("folder");
+        write_objects(folder.path(), &stamps::good_4(&How { none: true, ahead, ..How::default() }).objects);
+        let mut reader = std::process::Command::new("python3");
+        let reader = reader.arg("-B").arg(vectors().join("../second-reader/read_case.py")).arg(folder.path());
+        let reader = reader.arg("--anchor").arg(vectors().join("anchor.json"));
+        let said = reader.arg("--timestamp-anchor").arg(vectors().join("timestamps/alpha/root.pem")).output().expect("python3");
+        String::from_utf8_lossy(&said.stdout).into_owned() + &String::from_utf8_lossy(&said.stderr)
+    };
+    let proved = "states a moment before a token that it follows";
+    let (fine, dated) = (second(0), second(-31_536_000));
+    assert!(!fine.contains(proved) && dated.contains(proved), "{fine}\n{dated}");
     // Without the root nothing is believed, so nothing is excluded.
     let report = check(&stamps::good_4(&How { none: true, ahead: -31_536_000, ..How::default() }).objects, &Options::default());
     assert!(!codes(&report).contains(&"time.excluded"));

@@ -63,6 +63,7 @@ fn five_people_keep_a_case_to_its_end() {
     held_and_kept(&rita, &cora, &case, &first);
     handed_over(&cora, &dan, &case);
     let certificate = destroyed(&fleet, &dan, &ben, &case, &first);
+    told_as_destroyed(&rita, &case, &first, &certificate);
 
     let verdict = fleet.verify(&case).expect_sound();
     let gone = |c: &Value| c["disposed"]["certificate"].as_str().map(str::to_owned);
@@ -99,11 +100,88 @@ fn five_people_keep_a_case_to_its_end() {
     let form = std::fs::read_to_string(bag.join("documents/chain-of-custody.en.html")).expect("form");
     let report = std::fs::read_to_string(bag.join("documents/report.en.html")).expect("report");
     assert!(form.contains("signed in record") && report.contains("hold: ") && report.contains("DESTROYED"), "custody is in the documents");
+    // The form: what was destroyed and by whom, who handed over to whom, and why.
+    for said in ["destroyed on ", "decision 12", "checked", "verified, sound", "dan (", "cora (", "ben ("] {
+        assert!(form.contains(said), "the form does not say '{said}'");
+    }
+    unsound_is_said(&fleet, &dan, &case, &second);
 
     // Who is revoked is out, and what they signed stays.
     let _ = fleet.exhibit(&["person", "revoke", "dan", "--reason", "left"]).ok();
     assert_ne!(dan.run(&["case", "show", &case]).code, 0);
+    the_last_admin_is_replaced(&fleet, &case);
     let _ = fleet.verify(&case).expect_sound();
+}
+
+/// The only admin cannot lock everybody out; when the key is lost or stolen, the root key replaces it.
+fn the_last_admin_is_replaced(fleet: &Fleet, case: &str) {
+    let refused = fleet.exhibit(&["person", "revoke", "responder", "--reason", "stolen"]);
+    assert!(
+        refused.code == 1 && refused.stderr.contains("last key of an admin") && refused.stderr.contains("recover-admin"),
+        "{}",
+        refused.stderr
+    );
+    let nobody = Person::enrolled(fleet, "carl", &["--role", "auditor"]);
+    let denied = nobody.run(&["person", "revoke", "responder", "--reason", "x"]);
+    let said = ["may not revoke a person's key", "it needs role admin", "this name has auditor", "/responder/responder"];
+    assert!(denied.code == 77 && said.iter().all(|w| denied.stderr.contains(w)), "{}", denied.stderr);
+
+    let shown = |name: &str| fleet.path().join(name).display().to_string();
+    let (home, request, answer, anchor) =
+        (shown("olga"), shown("olga.request"), shown("olga.answer"), fleet.anchor().display().to_string());
+    let asked = fleet.exhibit(&["person", "request", "--name", "olga", "--dir", &home, "--anchor", &anchor, "--out", &request]).ok().json();
+    let recover = |root: &Path, revoke: &str| {
+        let mut program = fleet.program("exhibit-coordinator");
+        let program = program.args(["recover-admin", &request, "--out", &answer, "--revoke", revoke, "--reason", "stolen", "--json"]);
+        Finished::of(program.arg("--dir").arg(fleet.coordinator_dir()).arg("--root").arg(root))
+    };
+    let root = fleet.coordinator_dir().join("root");
+    assert_eq!(fleet.terminate_coordinator(), 0);
+    let another = recover(&fleet.home(), "responder");
+    assert!(another.code == 1 && another.stderr.contains("is not the root key"), "{}", another.stderr);
+    let nobody = recover(&root, "admn");
+    assert!(nobody.code == 1 && nobody.stderr.contains("nobody was ever enrolled"), "{}", nobody.stderr);
+    let done = recover(&root, "responder").ok().json().remove(0);
+    assert_eq!((&done["key"], done["revoked"].as_array().map(Vec::len)), (&asked[0]["key"], Some(1)), "{done}");
+    fleet.start_coordinator();
+    let _ = fleet.exhibit(&["person", "accept", &answer, "--dir", &home, "--anchor", &anchor]).ok();
+    assert_ne!(fleet.exhibit(&["person", "list"]).code, 0, "the old key is worth nothing");
+    let olga = Person { fleet, home: home.into() };
+    let _ = olga.run(&["person", "allow", "olga", "--role", "auditor"]).ok();
+    let people = olga.run(&["person", "list"]).ok().json();
+    let of = |name: &str| people.iter().filter(|p| text(p, "name").ends_with(name)).map(|p| text(p, "state")).collect::<Vec<_>>();
+    assert_eq!((of("/responder/responder"), of("/olga")), (vec!["revoked".to_owned()], vec!["enrolled".to_owned(); 2]), "{people:?}");
+    assert!(olga.run(&["case", "custody", case]).ok().json()[0]["rows"].is_array());
+    let log = Finished::of(
+        fleet
+            .program("exhibit-verify")
+            .arg(fleet.coordinator_dir().join("store/deployment"))
+            .arg("--deployment")
+            .arg("--anchor")
+            .arg(fleet.anchor()),
+    );
+    assert_eq!(log.code, 0, "{}{}", log.text(), log.stderr);
+}
+
+/// Of a case that is damaged a bag is made as well, and its form says so where people sign.
+fn unsound_is_said(fleet: &Fleet, dan: &Person<'_>, case: &str, collection: &str) {
+    let stream = fleet.case_dir(case).join("collections").join(collection).join("s1");
+    let segment = stream.join("00000000.tar.zst");
+    let good = std::fs::read(&segment).expect("segment");
+    let write = |bytes: &[u8]| {
+        std::fs::remove_file(&segment).expect("removed");
+        std::fs::write(&segment, bytes).expect("written");
+    };
+    let mut bad = good.clone();
+    let middle = bad.len() / 2;
+    bad[middle] ^= 1;
+    write(&bad);
+    let bag = fleet.path().join("unsound");
+    let done = dan.run(&["export", "--case", case, "--reason", "to the court", "--out", bag.to_str().expect("UTF-8")]);
+    assert!(done.code == 74, "{}: {}", done.code, done.stderr);
+    let form = std::fs::read_to_string(bag.join("documents/chain-of-custody.en.html")).expect("form");
+    assert!(form.contains("NOT SOUND"), "the form of an unsound bag");
+    write(&good);
 }
 
 fn collect_twice(fleet: &Fleet, rita: &Person<'_>, case: &str, agent: &str) -> [String; 2] {
@@ -158,11 +236,48 @@ fn destroyed(fleet: &Fleet, dan: &Person<'_>, ben: &Person<'_>, case: &str, coll
     });
     let chain = ben.run(&["case", "custody", case]).ok().json().remove(0);
     let disposal = chain["disposals_to_approve"][0].as_str().expect("a request").to_owned();
-    assert_eq!(dan.run(&["dispose", "approve", case, "--disposal", &disposal, "--reason", "mine"]).code, 77, "not by who asked");
+    let approve = |who: &Person<'_>, more: &[&str]| who.run(&[&["dispose", "approve", case, "--disposal", &disposal][..], more].concat());
+    assert_eq!(approve(dan, &["--reason", "mine", "--yes"]).code, 77, "not by who asked");
+    // Who is to approve it sees all of it, and is asked; nobody is asked where there is no terminal.
+    let shown = approve(ben, &[]).ok().json().remove(0);
+    assert!(text(&shown, "asked_by").ends_with("/dan") && text(&shown, "custodian").ends_with("/dan"), "{shown}");
+    assert_eq!((&shown["reason"], &shown["title"]), (&"decision 12".into(), &"Web <tier> & \"logs\"".into()), "{shown}");
+    let what = &shown["collections"][0];
+    assert!(what["collection"] == collection && what["on_hold"] == false && what["host"].is_string(), "{shown}");
+    assert!(what["items"].as_u64() > Some(0) && what["bytes"] == shown["bytes"] && shown["retained_until"].is_string(), "{shown}");
+    let unasked = approve(ben, &["--reason", "checked"]);
+    assert!(unasked.code == 64 && unasked.stderr.contains("--yes"), "{}", unasked.stderr);
+    let program = fleet.program("exhibit").get_program().to_string_lossy().into_owned();
+    let asked = format!("{program} --home {} dispose approve {case} --disposal {disposal} --reason checked", ben.home.display());
+    let script = format!("echo no | script -qec '{asked}' /dev/null");
+    let asked = Finished::of(Command::new("bash").args(["-c", &script]));
+    let said = ["1 collection of ", "will be destroyed for good. Type 'destroy'", "decision 12", "it was not confirmed"];
+    assert!(asked.code == 1 && said.iter().all(|words| asked.text().contains(words)), "{}: {}{}", asked.code, asked.text(), asked.stderr);
     assert!(fleet.case_dir(case).join("collections").join(collection).exists());
-    let done = ben.run(&["dispose", "approve", case, "--disposal", &disposal, "--reason", "checked"]).ok().json();
+    let done = approve(ben, &["--reason", "checked", "--yes"]).ok().json();
     assert!(!fleet.case_dir(case).join("collections").join(collection).exists());
     text(&done[0], "certificate")
+}
+
+/// What is gone is nowhere told as something that is there.
+fn told_as_destroyed(rita: &Person<'_>, case: &str, collection: &str, certificate: &str) {
+    let listed = rita.run(&["collections", "--case", case]).ok().json();
+    let gone = listed.iter().find(|c| c["collection"] == collection).expect("it is listed");
+    assert_eq!((&gone["state"], &gone["disposed"]["ended_as"]), (&"destroyed".into(), &"sealed".into()), "{gone}");
+    assert!(gone["disposed"]["certificate"] == certificate && gone["disposed"]["destroyed_at"].is_string(), "{gone}");
+    assert!(
+        text(&gone["disposed"], "requested_by").ends_with("/dan") && text(&gone["disposed"], "approved_by").ends_with("/ben"),
+        "{gone}"
+    );
+    assert!(text(gone, "reason").contains("approved by spiffe://"), "{gone}");
+    let counts = rita.run(&["case", "show", case]).ok().json().remove(0);
+    assert_eq!(counts["collections"], serde_json::json!({"destroyed": 1, "sealed": 1}));
+    let out = rita.home.with_extension("gone");
+    let get = rita.run(&["get", "--collection", collection, "--out", out.to_str().expect("UTF-8"), "--reason", "is it there"]);
+    let n = &gone["disposed"]["certificate_n"];
+    let said =
+        ["was destroyed at", "approved by", &format!("the certificate is record {n} ({certificate})")].map(|w| get.stderr.contains(w));
+    assert!(get.code == 65 && said == [true; 3], "{}: {}", get.code, get.stderr);
 }
 
 fn whole_chain(fleet: &Fleet, audrey: &Person<'_>, case: &str, collections: [&str; 2]) {
@@ -187,6 +302,11 @@ fn whole_chain(fleet: &Fleet, audrey: &Person<'_>, case: &str, collections: [&st
     ];
     assert!(kinds.iter().all(|k| events.iter().any(|e| e == k)), "{events:?}");
     assert!(chain["rows"].as_array().expect("rows").iter().all(|r| r["problem"].is_null()), "{chain}");
+    // A script gets every record whole: who, with which key, about what, why.
+    let row = |event: &str| chain["rows"].as_array().expect("rows").iter().find(|r| r["event"] == event).expect("a row").clone();
+    assert!(row("access")["statement"]["what"][0].as_str().is_some_and(|what| what.starts_with("col-")), "{}", row("access"));
+    assert_eq!(row("destruction")["statement"]["collections"][0]["collection"], collections[0]);
+    assert!(row("disposal")["keyid"].as_str().is_some_and(|key| key.len() == 64) && row("disposal")["reason"] == "decision 12");
     for (i, collection) in collections.iter().enumerate() {
         let periods: Vec<&Value> =
             chain["periods"].as_array().expect("periods").iter().filter(|p| p["collection"] == **collection).collect();
@@ -200,7 +320,11 @@ fn whole_chain(fleet: &Fleet, audrey: &Person<'_>, case: &str, collections: [&st
     assert!(rects > 8);
     let table =
         Finished::of(audrey.fleet.program("exhibit").args(["--home", audrey.home.to_str().expect("UTF-8"), "case", "custody", case])).ok();
-    assert!(table.text().contains("destruction") && table.text().contains("CUSTODIAN"), "{}", table.text());
+    let columns = ["RECORD", "WHEN (UTC)", "FROM (UTC)", "TO (UTC)", "KEPT UNTIL (UTC)", "CUSTODIAN", "destruction"];
+    assert!(columns.iter().all(|c| table.text().contains(c)), "{}", table.text());
+    let (drawn, head) = (std::fs::read_to_string(&svg).expect("picture"), &chain["head"]);
+    let from = format!("from checkpoint {}:{}", head["size"], head["root"].as_str().expect("root"));
+    assert!(drawn.contains(&format!("Custody of case {case}")) && drawn.contains("generated at 20") && drawn.contains(&from), "{from}");
     if let Some(keep) = std::env::var_os("EXHIBIT_KEEP_PICTURE") {
         let _ = std::fs::copy(&svg, keep);
     }

@@ -60,6 +60,34 @@ fn the_tools_say_what_is_wrong() {
     let unusable = Finished::of(fleet.program("exhibit-verify").arg("/nowhere").arg("--anchor").arg(fleet.anchor()));
     assert!(unusable.code == 2 && unusable.stderr.contains("/nowhere"), "{}: {}", unusable.code, unusable.stderr);
     assert_eq!(Finished::of(&mut fleet.program("exhibit-verify")).code, 64);
+    // What has to be opened first, and how.
+    let (sealed, partial) = (fleet.path().join("bag.tar.age"), fleet.path().join("bag.partial"));
+    std::fs::write(&sealed, "age-encryption.org/v1\n-> X25519 x\n").expect("written");
+    std::fs::create_dir_all(partial.join("data/log")).expect("folder");
+    for (given, said) in [(&sealed, "age --decrypt --identity"), (&partial, "Run the same 'exhibit export' again")] {
+        let done = Finished::of(fleet.program("exhibit-verify").arg(given).arg("--anchor").arg(fleet.anchor()));
+        assert!(done.code == 2 && done.stderr.contains(said), "{}: {}", done.code, done.stderr);
+    }
+    // A name says which character is not allowed, and a long value is not repeated whole.
+    let (dir, anchor, out) = (fleet.path().join("new"), fleet.anchor(), fleet.path().join("request"));
+    let places = [&dir, &anchor, &out].map(|p| p.display().to_string());
+    let named = exhibit(&["person", "request", "--name", "Ana", "--dir", &places[0], "--anchor", &places[1], "--out", &places[2]]);
+    assert!(named.code == 65 && named.stderr.contains("'A' is not allowed: write 'a'"), "{}", named.stderr);
+    let long = exhibit(&["case", "close", "cas-x", "--reason", &"why ".repeat(1_000)]);
+    assert!(long.code == 64 && long.stderr.len() < 600 && long.stderr.contains("3999 bytes"), "{}", long.stderr);
+    let witness = fleet.path().join("witness").display().to_string();
+    let init = Finished::of(fleet.program("exhibit").args([
+        "witness",
+        "init",
+        "--dir",
+        &witness,
+        "--name",
+        "w.example/w",
+        "--anchor",
+        &places[1],
+    ]))
+    .ok();
+    assert!(init.stderr.contains("has a section [witness] already") && init.stderr.contains("check-config"), "{}", init.stderr);
     let formula = Finished::of(fleet.program("exhibit-agent").arg("--explain-memory")).ok().text();
     assert!(formula.contains("segment") && formula.contains("frame"), "{formula}");
     for program in ["exhibit", "exhibit-agent", "exhibit-coordinator", "exhibit-verify"] {

@@ -50,6 +50,7 @@ fn an_order_waits_for_a_second_person_and_the_case_shows_both() {
     let refused = fleet.wait_closed(&refused, Duration::from_mins(1));
     assert!(refused["state"] == "refused" && text(&refused, "reason").contains("not-approved"), "{refused}");
 
+    closed_when_nothing_waits(&rita, &ben, &case, &collect(&case).json()[0]["collections"][0]);
     let verdict = fleet.verify(&case).expect_sound();
     assert_eq!(verdict.report["case"]["two_person"], true);
     let chain = ben.run(&["case", "custody", &case]).ok().json().remove(0);
@@ -65,4 +66,20 @@ fn an_order_waits_for_a_second_person_and_the_case_shows_both() {
         let page = std::fs::read_to_string(bag.join("documents").join(document)).expect("document");
         assert!(words.iter().all(|w| page.contains(w)), "{document}");
     }
+}
+
+/// A case is not closed over an order that waits: it is cancelled first, and then is what it is everywhere.
+fn closed_when_nothing_waits(rita: &Person<'_>, ben: &Person<'_>, case: &str, waiting: &serde_json::Value) {
+    let (order, collection) = (text(waiting, "order"), text(waiting, "collection"));
+    let early = rita.run(&["case", "close", case, "--reason", "done"]);
+    assert!(early.code == 1 && early.stderr.contains(&order) && early.stderr.contains("exhibit cancel --order"), "{}", early.stderr);
+    let to_approve = |who: &Person<'_>| who.run(&["case", "custody", case]).ok().json()[0]["orders_to_approve"].clone();
+    assert_eq!(to_approve(ben)[0]["order"], order.as_str());
+    let cancelled = rita.run(&["cancel", "--order", &order, "--reason", "not needed any more"]).ok().json().remove(0);
+    assert!(cancelled["collection"] == collection && cancelled["state"] == "cancelled", "{cancelled}");
+    assert!(text(&cancelled, "reason").contains("not needed any more"), "{cancelled}");
+    assert_eq!(to_approve(ben), json!([]), "nothing waits any more");
+    let late = ben.run(&["approve", &order, "--reason", "too late"]);
+    assert!(late.code == 65 && late.stderr.contains("at its end"), "{}", late.stderr);
+    let _ = rita.run(&["case", "close", case, "--reason", "done"]).ok();
 }

@@ -152,7 +152,7 @@ impl Storm {
 
     /// The collections of a case once all of them are closed.
     fn closed(&self, case: &str) -> Vec<Value> {
-        let open = |c: &Value| matches!(c["state"].as_str(), Some("queued" | "offered" | "running"));
+        let open = |c: &Value| matches!(c["state"].as_str(), Some("queued" | "offered" | "running" | "ending"));
         let ending = Instant::now();
         loop {
             let listed = self.listed(case);

@@ -402,7 +402,7 @@ impl Fleet {
     pub fn wait_closed(&self, collection: &str, limit: Duration) -> Value {
         let mut last = Value::Null;
         let begin = std::time::Instant::now();
-        while matches!(last["state"].as_str(), Some("unapproved" | "queued" | "offered" | "running") | None) {
+        while matches!(last["state"].as_str(), Some("unapproved" | "queued" | "offered" | "running" | "ending") | None) {
             assert!(begin.elapsed() < limit, "collection {collection} is not closed within {limit:?}: {last}\n{}", self.coordinator_log());
             std::thread::sleep(Duration::from_millis(20));
             last = self.collection(collection);

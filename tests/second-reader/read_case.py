@@ -342,17 +342,27 @@ class Case:
                 raise Unsound("the case was opened twice")
             self.case, self.opened = body["case"], digest
             self.custody.two_person = body.get("two_person", False)
+            self.stamps.state(len(self.roots) - 1, kind, body, 0, None)
             return
         if not self.opened:
             self.problem(f"a {kind} stands before case-opened")
         if "case" in body and self.opened and body["case"] != self.case:
             raise Unsound("the record is of another case")
+        self.stamps.state(len(self.roots) - 1, kind, body, self.nonce_of(kind, body), self.custody.until)
         if kind == "access" and body["action"] == "export":
             self.exporters.add(body["by"])
         if kind in custody.TYPES or kind == "access":
             self.custody.take(kind, body, digest)
         else:
             getattr(self, "on_" + kind.replace("-", "_"))(body, digest)
+
+    def nonce_of(self, kind, body):
+        """Records that were there when somebody signed, as the order's nonce proves."""
+        if kind == "order":
+            return body["nonce"]["size"]
+        order = body["predecessor"] if kind == "acquisition" else self.collections.get(body.get("collection"), {}).get("order")
+        known = self.orders.get(order)
+        return known["nonce"]["size"] if known else 0
 
     def roles_of(self, name, case):
         """What a name may do in a case, by all its keys."""

@@ -5,6 +5,7 @@ Written from docs/format/timestamps.md alone. Certificates are judged at the tok
 
 import hashlib
 import re
+from datetime import datetime, timezone
 
 import tlog
 from asn1crypto import tsp
@@ -15,6 +16,25 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding
 
 NAME = re.compile(r"timestamps/([0-9]{10})\.(?:checkpoint|([a-z0-9][a-z0-9-]{0,31})\.(?:tsq|tsr|[0-3]\.crl))")
 HASHES = {"sha256": hashes.SHA256, "sha384": hashes.SHA384, "sha512": hashes.SHA512}
+# Clocks of machines that nobody neglects differ by less.
+SLACK = 15 * 60 * 10**9
+# The field in which a record states when it was signed. An acquisition's clock is that of its host.
+MOMENTS = {
+    "case-opened": "opened_at",
+    "case-closed": "closed_at",
+    "order": "issued_at",
+    "receipt": "received_to",
+    "seal": "sealed_at",
+    "access": "at",
+    "hold": "placed_at",
+    "hold-released": "released_at",
+    "retention": "set_at",
+    "release": "released_at",
+    "transfer": "received_at",
+    "disposal": "requested_at",
+    "approval": "approved_at",
+    "destruction": "destroyed_at",
+}
 HARMLESS = {x509.ReasonFlags.affiliation_changed, x509.ReasonFlags.superseded, x509.ReasonFlags.cessation_of_operation}
 
 
@@ -24,6 +44,12 @@ class Bad(Exception):
 
 def time_text(when):
     return when.strftime("%Y-%m-%dT%H:%M:%S.") + f"{when.microsecond:06}000Z"
+
+
+def ns(text):
+    """A time as records write it, in nanoseconds."""
+    whole = datetime.strptime(text[:19] + "Z", "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
+    return int(whole.timestamp()) * 10**9 + int(text[20:29])
 
 
 def verified(certificate, algorithm, signature, message):
@@ -54,6 +80,8 @@ def token(reply, request, imprint):
         certificates = [c.chosen.dump() for c in signed["certificates"]]
         stated = info["message_imprint"]
         facts = {"time": info["gen_time"].native, "serial": info["serial_number"].contents.hex(), "crls": [], "others": certificates}
+        accuracy = info["accuracy"].native or {}
+        facts["accuracy"] = (accuracy.get("seconds") or 0) * 10**9 + (accuracy.get("millis") or 0) * 10**6 + (accuracy.get("micros") or 0) * 10**3
     except (ValueError, TypeError, KeyError, AttributeError, IndexError) as e:
         raise Bad(f"not a token: {type(e).__name__} {e}") from e
     if stated["hash_algorithm"]["algorithm"].native != "sha256" or stated["hashed_message"].native.hex() != imprint:
@@ -120,6 +148,7 @@ class Stamps:
     def __init__(self, case, roots, required):
         self.case, self.required = case, required
         self.roots, self.records, self.last = [x509.load_pem_x509_certificate(r) for r in roots], {}, 0
+        self.moments, self.believed, self.at = [], [], {}
 
     def head_is_known(self, body):
         size = body["size"]
@@ -133,6 +162,34 @@ class Stamps:
         if place in self.records:
             self.case.problem("a token is recorded twice")
         self.records.setdefault(place, body)
+        self.at.setdefault(place, len(self.case.roots) - 1)
+
+    def state(self, n, kind, body, nonce, until):
+        """The moment that record n states, and until when what it does is forbidden."""
+        if kind == "acquisition":
+            # It may have waited on the host for its coordinator; and only a measured clock can be compared.
+            ended = body["ended"]
+            if ended.get("offset_ns") is None:
+                return
+            at = ns(ended["wall"]) + int(ended["offset_ns"] / 10**9) * 10**9
+        elif kind in MOMENTS:
+            at = ns(body[MOMENTS[kind]])
+        else:
+            return
+        after = nonce if kind in ("order", "acquisition", "receipt") else n
+        self.moments.append((n, kind, at, after, ns(until) if kind == "destruction" and until else None))
+
+    def hold_moments_against_tokens(self):
+        """time.excluded and disposal.retained: what a believed token proves false."""
+        for n, kind, at, after, not_before in self.moments:
+            over = min((latest for size, _, _, latest in self.believed if size > n), default=None)
+            among = max((earliest for _, place, earliest, _ in self.believed if place is not None and place < after), default=None)
+            if over is not None and at > over + SLACK:
+                self.case.problem(f"record {n} ({kind}) states a moment after a token that covers it")
+            if among is not None and at + SLACK < among:
+                self.case.problem(f"record {n} ({kind}) states a moment before a token that it follows")
+            if over is not None and not_before is not None and over < not_before:
+                self.case.problem(f"record {n}: destroyed before the end of retention, as a token proves")
 
     def check(self, log_keys):
         names = [m for m in map(NAME.fullmatch, self.case.objects) if m]
@@ -146,6 +203,7 @@ class Stamps:
                     over.setdefault(root, []).append(size)
             except (Bad, tlog.Bad) as e:
                 self.case.problem(f"timestamp of {authority} over {size} records: {e}")
+        self.hold_moments_against_tokens()
         have = sum(max(sizes) > self.last for sizes in over.values())
         if have < self.required:
             self.case.problem(f"the last records are stamped under {have} of {self.required} roots")
@@ -187,7 +245,10 @@ class Stamps:
             return None
         crls = [x509.load_der_x509_crl(data[end]) for end in data if end.endswith("crl")]
         try:
-            return trusted(facts, self.roots, crls)
+            root = trusted(facts, self.roots, crls)
+            when = ns(time_text(facts["time"]))
+            self.believed.append((size, self.at.get((size, authority)), when - facts["accuracy"], when + facts["accuracy"]))
+            return root
         except Bad as e:
             # Whom nobody vouches for does not count, and is no fault of the case.
             if str(e) == "it leads to no root":

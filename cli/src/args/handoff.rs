@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand};
 
+use crate::units::parse_reason;
+
 /// What to hand over, and how.
 #[derive(Debug, ClapArgs)]
 pub struct ExportArgs {
@@ -15,7 +17,7 @@ pub struct ExportArgs {
     #[arg(long = "collection", value_name = "COLLECTION")]
     pub collections: Vec<String>,
     /// Why it is handed over, and to whom; recorded in the case's log before anything is read.
-    #[arg(long)]
+    #[arg(long, value_parser = parse_reason)]
     pub reason: String,
     /// The new folder of the bag. Until it is whole it is called DIR.partial: the same command again goes on from where it
     /// stopped.

@@ -1,6 +1,6 @@
 //! Arguments of `exhibit transfer` and `exhibit dispose`.
 
-use clap::{ArgGroup, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 
 use crate::units::parse_reason;
 
@@ -46,17 +46,24 @@ pub enum DisposeCommand {
         #[arg(long, value_parser = parse_reason)]
         reason: String,
     },
-    /// Approve a disposal that somebody else asked for. The evidence is destroyed at once, for good. Its history stays, with a
-    /// certificate.
-    Approve {
-        /// The case.
-        case: String,
-        /// The request, as `exhibit case custody` names it: the record's SHA-256. Its whole text is needed: nobody should destroy
-        /// evidence by a slip.
-        #[arg(long, value_name = "SHA256")]
-        disposal: exhibit_evidence::Digest,
-        /// Why; recorded.
-        #[arg(long, value_parser = parse_reason)]
-        reason: String,
-    },
+    /// Look at a disposal that somebody else asked for, and approve it. Without --reason it is only shown.
+    Approve(ApproveDisposalArgs),
+}
+
+/// Which disposal to approve. It is shown whole and has to be confirmed; then the evidence is destroyed at once, for good. Its
+/// history stays, with a certificate.
+#[derive(Debug, Args)]
+pub struct ApproveDisposalArgs {
+    /// The case.
+    pub case: String,
+    /// The request, as `exhibit case custody` names it: the record's SHA-256. Its whole text is needed: nobody should destroy
+    /// evidence by a slip.
+    #[arg(long, value_name = "SHA256")]
+    pub disposal: exhibit_evidence::Digest,
+    /// Why; recorded. Without it nothing is signed.
+    #[arg(long, value_parser = parse_reason)]
+    pub reason: Option<String>,
+    /// Do not ask: for scripts, where somebody has looked before.
+    #[arg(long, requires = "reason")]
+    pub yes: bool,
 }

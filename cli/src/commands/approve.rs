@@ -98,6 +98,10 @@ pub async fn run(connection: &mut Connection, args: ApproveArgs, out: &Output) -
         let message = format!("{id} expired at {}: nobody can approve it any more", found.order.expires_at);
         return Err(Failure::new(Code::Input, message).hint("its responder gives a new order: exhibit collect"));
     }
+    if found.state.orders_to_approve(clock::now()).iter().all(|(record, _)| *record != found.digest) {
+        let message = format!("{id} is at its end, cancelled or with its case closed: nobody can approve it any more");
+        return Err(Failure::new(Code::Input, message).hint(format!("exhibit collections --order {id}")));
+    }
     let Some(reason) = args.reason else {
         if found.order.issued_by == connection.name() {
             out.note("nothing is signed. You gave it yourself: another approver of the case agrees to it");

@@ -3,12 +3,13 @@
 use base64::Engine as _;
 use exhibit_evidence::manifest::{Item, Line};
 use exhibit_evidence::profile::Profile;
-use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::text::{escape_bounded, one_line};
 use exhibit_evidence::{CaseId, CollectionId};
 use exhibit_proto::responder::v1 as pb;
 use serde_json::{Value, json};
 
 use super::get::kind_name;
+use super::watch;
 use crate::args::{ItemsArgs, SelectArgs};
 use crate::connection::{Connection, parse_id};
 use crate::exit::{Code, Failure, Result};
@@ -77,7 +78,22 @@ pub async fn run(connection: &mut Connection, args: ItemsArgs, out: &Output) -> 
         out.note(&format!("no item is of a capture '{}'; 'exhibit profiles' lists the usual ones", escape_bounded(unknown, 40)));
     }
     out.note(&count(found, "item", "items"));
+    if let Some(case) = &args.select.case {
+        say_destroyed(connection, case, out).await?;
+    }
     Ok(Code::Ok)
+}
+
+/// Collections that were destroyed have no items any more: nobody is to think that there were none.
+async fn say_destroyed(connection: &mut Connection, case: &str, out: &Output) -> Result<()> {
+    if out.is_json() {
+        return Ok(());
+    }
+    let what = pb::ListCollectionsRequest { case_id: case.to_owned(), ..Default::default() };
+    for gone in watch::listed(connection, &what).await?.iter().filter(|c| c.disposed.is_some()) {
+        out.note(&format!("not listed: {} is {}: {}", gone.collection, gone.state, one_line(&gone.reason, 600)));
+    }
+    Ok(())
 }
 
 fn row(item: &str, capture: &str, kind: &str, status: &str, size: &str, sha256: &str, path: &str) -> String {

@@ -1,23 +1,23 @@
-//! What happens to evidence after it was taken: `exhibit case custody|hold|release-hold|retain`, `exhibit transfer`, `exhibit dispose`.
+//! What happens to evidence after it was taken: `exhibit case custody|hold|release-hold|retain`, `exhibit transfer`. Its end is in
+//! `dispose`.
 //! People's records are signed here, with the own key; what they follow from is read from the case's verified log.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use exhibit_evidence::custody::{History, Period, Row, picture};
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::layout::LogName;
 use exhibit_evidence::log::Checkpoint;
-use exhibit_evidence::record::{
-    Approval, Disposal, Hold, HoldReleased, Predicate, Release, Retention, SealedCollection, Transfer, Verified,
-};
-use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::record::{Hold, HoldReleased, Predicate, Release, Retention, Transfer, Verified};
+use exhibit_evidence::text::{escape_bounded, one_line};
 use exhibit_evidence::{CaseId, CollectionId, Digest, Timestamp};
 use exhibit_proto::responder::v1 as pb;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::cases::{show, sign};
 use super::log;
-use crate::args::keeping::{DisposeCommand, TransferCommand};
+use crate::args::keeping::TransferCommand;
 use crate::clock;
 use crate::connection::{Connection, parse_id};
 use crate::exit::{Code, Failure, Result};
@@ -25,7 +25,7 @@ use crate::output::Output;
 use crate::units::show_time;
 
 /// The history of a case, every record verified and all of them under the newest head.
-async fn history(connection: &mut Connection, case: &CaseId) -> Result<(History, Checkpoint)> {
+pub(super) async fn history(connection: &mut Connection, case: &CaseId) -> Result<(History, Checkpoint)> {
     let mut history = History::default();
     let mut each = |n: u64, verified: &Verified, _: &Envelope| -> Result<()> {
         history.add(n, verified);
@@ -36,18 +36,18 @@ async fn history(connection: &mut Connection, case: &CaseId) -> Result<(History,
 }
 
 /// The case-opened record: what most records follow from.
-fn opened(history: &History) -> Result<Digest> {
+pub(super) fn opened(history: &History) -> Result<Digest> {
     let first = history.rows().iter().find(|r| r.event == "case-opened");
     first.map(|r| r.record).ok_or_else(|| Failure::new(Code::Damaged, "the log of this case does not open it"))
 }
 
-/// Sends a signed record and shows what became of it.
+/// Sends a signed record and shows what became of it. Gives its digest as well.
 pub async fn submit<P: Predicate>(
     connection: &mut Connection,
     what: &str,
     predicate: &P,
     out: &Output,
-) -> Result<pb::SubmitRecordResponse> {
+) -> Result<(pb::SubmitRecordResponse, Digest)> {
     let record = sign(connection, predicate)?;
     let digest = Digest::of(&record);
     let done = connection.rpc().submit_record(pb::SubmitRecordRequest { record }).await?.into_inner();
@@ -56,7 +56,7 @@ pub async fn submit<P: Predicate>(
         value["certificate"] = json!(Digest::of(&done.certificate).to_string());
     }
     show(&value, out)?;
-    Ok(done)
+    Ok((done, digest))
 }
 
 /// Puts a hold on a case or on collections.
@@ -157,82 +157,28 @@ pub fn full_name(connection: &Connection, name: &str) -> String {
     if name.contains("://") { name.to_owned() } else { format!("spiffe://{}/responder/{name}", connection.deployment()) }
 }
 
-/// Runs a disposal command.
-pub async fn dispose(connection: &mut Connection, command: DisposeCommand, out: &Output) -> Result<Code> {
-    match command {
-        DisposeCommand::Request { case, collections, all, reason } => {
-            request(connection, &parse_id(&case)?, (&collections, all), reason, out).await?;
-        }
-        DisposeCommand::Approve { case, disposal, reason } => {
-            let case: CaseId = parse_id(&case)?;
-            let (history, _) = history(connection, &case).await?;
-            if !history.state().asked().contains(&disposal) {
-                let message = format!("--disposal: {disposal} is no request of {case} that waits for an approval");
-                return Err(Failure::new(Code::Input, message).hint(format!("exhibit case custody {case}")));
-            }
-            let record =
-                Approval { case: case.clone(), predecessor: disposal, reason, approved_by: connection.name(), approved_at: clock::now() };
-            let done = submit(connection, "approval", &record, out).await?;
-            if done.certificate.is_empty() {
-                out.note("approved; the destruction is not finished yet, the coordinator goes on with it");
-            } else {
-                let certificate = Digest::of(&done.certificate);
-                out.note(&format!("destroyed; the certificate is record {certificate} of the case's log: exhibit log show --case {case}"));
-            }
-        }
-    }
-    Ok(Code::Ok)
-}
-
-async fn request(connection: &mut Connection, case: &CaseId, (named, all): (&[String], bool), reason: String, out: &Output) -> Result<()> {
-    let (history, _) = history(connection, case).await?;
-    let state = history.state();
-    let mut wanted: Vec<CollectionId> = if all { state.disposable() } else { named.iter().map(|c| parse_id(c)).collect::<Result<_>>()? };
-    wanted.sort_unstable();
-    wanted.dedup();
-    if wanted.is_empty() || wanted.len() > Disposal::SEALS_MAX {
-        let message = format!("{} collections can be disposed of here: 1 to {} are possible at once", wanted.len(), Disposal::SEALS_MAX);
-        return Err(Failure::new(Code::Input, message));
-    }
-    // Said here, before anything is signed; the coordinator decides again when it is approved.
-    let held: Vec<&str> = wanted.iter().filter(|c| state.is_held(c)).map(CollectionId::as_str).collect();
-    if !held.is_empty() {
-        return Err(Failure::new(Code::NotPermitted, format!("under a hold: {}", held.join(", ")))
-            .hint(format!("exhibit case custody {case} shows the holds")));
-    }
-    if let Some(until) = state.retained_until().filter(|until| clock::now() < *until) {
-        return Err(Failure::new(Code::NotPermitted, format!("the case is to be kept until {until}")));
-    }
-    let sealed = |collection: CollectionId| match state.seal_of(&collection) {
-        Some(seal) => Ok(SealedCollection { collection, seal }),
-        None => Err(Failure::new(Code::Input, format!("{collection} is not sealed, or not of this case"))),
-    };
-    let record = Disposal {
-        case: case.clone(),
-        predecessor: opened(&history)?,
-        seals: wanted.into_iter().map(sealed).collect::<Result<_>>()?,
-        reason,
-        requested_by: connection.name(),
-        requested_at: clock::now(),
-    };
-    submit(connection, "disposal", &record, out).await?;
-    out.note(&format!(
-        "nothing is destroyed yet. Somebody else, as approver: exhibit dispose approve {case} --disposal RECORD --reason '...'"
-    ));
-    Ok(())
-}
-
 /// Shows the whole chain of custody, and draws it.
 pub async fn custody(connection: &mut Connection, case: &CaseId, svg: Option<&Path>, out: &Output) -> Result<()> {
-    let (history, head) = history(connection, case).await?;
+    let mut history = History::default();
+    // Of each record what its signer signed: a script gets it whole, where the table cuts.
+    let mut signed: BTreeMap<u64, Value> = BTreeMap::new();
+    let mut each = |n: u64, verified: &Verified, envelope: &Envelope| -> Result<()> {
+        history.add(n, verified);
+        if out.is_json() {
+            signed.insert(n, log::row(n, verified, envelope)?);
+        }
+        Ok(())
+    };
+    let head = log::read_all(connection, &LogName::Case(case.clone()), &mut each).await?;
     if let Some(path) = svg {
-        log::write_new(path, picture(&history, clock::now()).as_bytes())?;
+        log::write_new(path, picture(&history, &head, clock::now()).as_bytes())?;
         out.note(&format!("drawn: {}", path.display()));
     }
     let state = history.state();
     if out.is_json() {
         return out.object(&json!({
-            "case": case.to_string(), "head": {"size": head.size, "root": head.root.to_string()}, "rows": history.rows(),
+            "case": case.to_string(), "head": {"size": head.size, "root": head.root.to_string()},
+            "rows": history.rows().iter().map(|row| whole(row, signed.get(&row.n))).collect::<Result<Vec<_>>>()?,
             "periods": history.periods(), "holds": state.holds(), "retained_until": state.retained_until(),
             "custodian": state.custodian(), "offer": state.offer().map(|(record, to)| json!({"record": record, "to": to})),
             "disposals_to_approve": state.asked(),
@@ -240,19 +186,20 @@ pub async fn custody(connection: &mut Connection, case: &CaseId, svg: Option<&Pa
         }));
     }
     let rows: Vec<_> = history.rows().iter().map(row).collect();
-    out.rows(&[("n", "n"), ("when", "when"), ("what", "what"), ("by", "by"), ("about", "about"), ("reason", "reason")], &rows)?;
+    let columns = [("record", "n"), ("when (UTC)", "when"), ("what", "what"), ("by", "by"), ("about", "about"), ("reason", "reason")];
+    out.rows(&columns, &rows)?;
     out.line("")?;
     let mut sorted: Vec<&Period> = history.periods().iter().collect();
     sorted.sort_by_key(|p| &p.collection);
     let periods: Vec<_> = sorted.into_iter().map(period).collect();
     let columns = [
         ("collection", "collection"),
-        ("from", "from"),
-        ("to", "to"),
+        ("from (UTC)", "from"),
+        ("to (UTC)", "to"),
         ("custodian", "custodian"),
         ("storage", "storage"),
         ("hold", "hold"),
-        ("kept until", "until"),
+        ("kept until (UTC)", "until"),
     ];
     out.rows(&columns, &periods)?;
     for hold in state.holds() {
@@ -262,13 +209,24 @@ pub async fn custody(connection: &mut Connection, case: &CaseId, svg: Option<&Pa
         out.note(&format!("custody is offered to {}: record {record}", escape_bounded(to, 200)));
     }
     for disposal in state.asked() {
-        out.note(&format!("waits for a second person's approval: disposal {disposal}"));
+        out.note(&format!("waits for a second person: exhibit dispose approve {case} --disposal {disposal}"));
     }
     for (_, order) in state.orders_to_approve(clock::now()) {
         out.note(&format!("waits for a second person's approval: exhibit approve {order} --reason '...'"));
     }
     out.note(&format!("{} records, each verified; head {}:{}; times are claims of whoever signed", head.size, head.size, head.root));
     Ok(())
+}
+
+/// A row with all that its record says: ids, digests, persons, reason, and the key that signed.
+fn whole(row: &Row, signed: Option<&Value>) -> Result<Value> {
+    let mut value = serde_json::to_value(row).map_err(|e| Failure::new(Code::Failure, e.to_string()))?;
+    if let Some(signed) = signed {
+        value["signer"] = signed["signer"].clone();
+        value["keyid"] = signed["keyid"].clone();
+        value["statement"] = signed["record"].clone();
+    }
+    Ok(value)
 }
 
 /// A name by its last part; the coordinator's parts are all the coordinator.
@@ -278,13 +236,17 @@ fn short(name: &str) -> &str {
     if parts.next() == Some("coordinator") { "coordinator" } else { last }
 }
 
-fn row(row: &Row) -> serde_json::Value {
+/// Characters of a reason in the table.
+const REASON_SHOWN_MAX: usize = 300;
+
+fn row(row: &Row) -> Value {
     let event = if row.problem.is_some() { format!("{} (no effect)", row.event) } else { row.event.to_owned() };
     let reason = row.problem.as_ref().map(|p| format!("breaks a rule: {p}")).or_else(|| row.reason.clone());
+    let reason = reason.map(|reason| one_line(&reason, REASON_SHOWN_MAX));
     json!({"n": row.n, "when": show_time(row.at.unix_ns()), "what": event, "by": short(&row.by), "about": row.what, "reason": reason})
 }
 
-fn period(p: &Period) -> serde_json::Value {
+fn period(p: &Period) -> Value {
     let moment = |m: exhibit_evidence::custody::Moment| format!("{} (record {})", show_time(m.at.unix_ns()), m.n);
     json!({
         "collection": p.collection.as_str(), "from": moment(p.from), "to": p.to.map_or_else(|| "now".to_owned(), moment),

@@ -240,7 +240,8 @@ fn check_next(n: u64, due: u64, size: u64) -> Result<()> {
     Err(Failure::new(Code::Damaged, wrong))
 }
 
-fn row(n: u64, verified: &Verified, envelope: &Envelope) -> Result<Value> {
+/// A record as JSON: number, signer, key, digest, and what it says.
+pub fn row(n: u64, verified: &Verified, envelope: &Envelope) -> Result<Value> {
     let bad = |e: String| Failure::new(Code::Damaged, format!("record {n}: {}", escape_bounded(&e, 300)));
     let statement: Value = serde_json::from_slice(envelope.unverified_payload()).map_err(|e| bad(e.to_string()))?;
     let record = verified.record();

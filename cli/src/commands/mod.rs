@@ -5,6 +5,7 @@ pub mod anchor;
 mod approve;
 mod cases;
 mod collect;
+mod dispose;
 pub mod get;
 pub mod items;
 mod keeping;
@@ -53,7 +54,7 @@ pub async fn run(args: Args, out: &Output) -> Result<Code> {
                 Command::Get(command) => get::run(&mut connection, command, out).await,
                 Command::Cancel(command) => watch::cancel(&mut connection, command, out).await,
                 Command::Transfer(command) => keeping::transfer(&mut connection, command, out).await,
-                Command::Dispose(command) => keeping::dispose(&mut connection, command, out).await,
+                Command::Dispose(command) => dispose::run(&mut connection, command, out).await,
                 Command::Log(command) => log::run(&mut connection, command, out).await,
                 Command::Export(command) => crate::handoff::export(&mut connection, command, out).await,
                 Command::Whoami => agents::whoami(&connection, out),

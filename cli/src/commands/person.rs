@@ -3,12 +3,10 @@
 
 use std::path::Path;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use exhibit_certs::credential::{Credential, Pending, TlsIdentity};
-use exhibit_certs::enrol::{sign_proof, verify_proof};
 use exhibit_certs::files;
-use exhibit_certs::name::PeerName;
+use exhibit_certs::name::{PeerName, PersonName};
+use exhibit_certs::person as exchange;
 use exhibit_evidence::anchor::Anchor;
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::key::PublicKey;
@@ -17,7 +15,6 @@ use exhibit_evidence::record::{Enrolment, Record, Revocation, Role, Verified};
 use exhibit_evidence::text::escape_bounded;
 use exhibit_evidence::{CaseId, Digest};
 use exhibit_proto::responder::v1 as pb;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::cases::{show, sign};
@@ -28,40 +25,6 @@ use crate::clock;
 use crate::connection::{Connection, parse_id};
 use crate::exit::{Code, Failure, Result};
 use crate::output::Output;
-
-/// Largest request or answer that is read: 8 enrolments and 4 certificates, as base64.
-const FILE_BYTES_MAX: usize = 1 << 20;
-
-const REQUEST: &str = "exhibit-person-request/1";
-const ANSWER: &str = "exhibit-person-answer/1";
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Request {
-    format: String,
-    /// SPIFFE-style URI.
-    name: String,
-    /// The evidence key.
-    key: PublicKey,
-    /// PKCS #10, base64.
-    tls_csr: String,
-    /// The evidence key's signature over request and name, base64.
-    proof: String,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Answer {
-    format: String,
-    /// `HOST:PORT`.
-    coordinator: String,
-    /// Certificates, leaf first, base64.
-    tls_chain: Vec<String>,
-    /// The TLS root, base64.
-    tls_root: String,
-    /// Enrolment records from the root down, base64.
-    enrolments: Vec<String>,
-}
 
 /// Runs a person command.
 pub async fn run(home: Option<&Path>, command: PersonCommand, out: &Output) -> Result<Code> {
@@ -97,37 +60,25 @@ fn read_anchor(path: &Path) -> Result<Anchor> {
     Anchor::parse(&bytes).map_err(|e| input("--anchor", e))
 }
 
-fn read_json<T: for<'de> Deserialize<'de>>(path: &Path, what: &str) -> Result<T> {
-    let bytes = files::read(path).map_err(|e| input(what, e))?;
-    if bytes.len() > FILE_BYTES_MAX {
-        return Err(input(what, format!("{} has {} bytes, at most {FILE_BYTES_MAX} are expected", path.display(), bytes.len())));
-    }
-    serde_json::from_slice(&bytes).map_err(|e| input(what, e))
-}
-
-fn decode(what: &str, text: &str) -> Result<Vec<u8>> {
-    STANDARD.decode(text).map_err(|e| input(what, e))
-}
-
-fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let mut bytes = serde_json::to_vec_pretty(value).map_err(|e| Failure::new(Code::Failure, e.to_string()))?;
-    bytes.push(b'\n');
+fn write(path: &Path, value: &impl serde::Serialize) -> Result<()> {
+    let bytes = exchange::to_file(value).map_err(|e| Failure::new(Code::Failure, e.to_string()))?;
     log::write_new(path, &bytes)
+}
+
+fn bad(e: &exchange::BadExchange) -> Failure {
+    Failure::new(Code::Input, e.to_string())
 }
 
 /// Order: keys into the folder, then the request. A repeat takes up the same keys.
 fn request(name: &str, dir: &Path, anchor: &Path, file: &Path, out: &Output) -> Result<()> {
     let anchor = read_anchor(anchor)?;
-    let name: PeerName =
-        format!("spiffe://{}/responder/{name}", anchor.deployment).parse().map_err(|e: exhibit_certs::name::BadName| input("--name", e))?;
+    let name: PersonName = name.parse().map_err(|e| input("--name", e))?;
+    let name = PeerName::Responder(anchor.deployment.parse().map_err(|e| input("--anchor", e))?, name);
     let seed = clock::random_32().map_err(|e| Failure::new(Code::Failure, format!("cannot draw random bytes: {e}")))?;
     let pending = Pending::take_up(dir, &seed).map_err(|e| Failure::new(Code::CannotCreate, e.to_string()))?;
-    let csr = pending.tls.request().map_err(|e| Failure::new(Code::Failure, e.to_string()))?;
-    let proof = sign_proof(&pending.evidence, &csr, &name.to_string());
+    let request = exchange::Request::new(&pending, &name).map_err(|e| Failure::new(Code::Failure, e.to_string()))?;
     let key = pending.evidence.public();
-    let request =
-        Request { format: REQUEST.to_owned(), name: name.to_string(), key, tls_csr: STANDARD.encode(&csr), proof: STANDARD.encode(proof) };
-    write_json(file, &request)?;
+    write(file, &request)?;
     show(&json!({"name": name.to_string(), "key": key.id().to_string(), "request": file.display().to_string()}), out)?;
     out.note("send the request to an admin, and read out the key to them on another way; they run: exhibit person enroll REQUEST --role ROLE --out ANSWER");
     Ok(())
@@ -158,31 +109,13 @@ fn signed(connection: &Connection, name: &PeerName, key: PublicKey, (roles, case
 }
 
 async fn enroll(connection: &mut Connection, file: &Path, rights: (&[String], &[String]), answer: &Path, out: &Output) -> Result<()> {
-    let request: Request = read_json(file, "REQUEST")?;
-    if request.format != REQUEST {
-        return Err(input("REQUEST", format!("format '{}': expected {REQUEST}", request.format)));
-    }
-    let (csr, proof) = (decode("REQUEST: tls_csr", &request.tls_csr)?, decode("REQUEST: proof", &request.proof)?);
-    if !verify_proof(&request.key, &csr, &request.name, &proof) {
-        return Err(input("REQUEST", "it was altered on its way: the key's signature does not hold; ask for another one"));
-    }
-    let name: PeerName = request.name.parse().map_err(|e: exhibit_certs::name::BadName| input("REQUEST: name", e))?;
-    if name.responder().is_none() || name.deployment().as_str() != connection.deployment() {
-        return Err(input("REQUEST: name", format!("{name} is no person of deployment '{}'", connection.deployment())));
-    }
+    let deployment = connection.deployment().parse().map_err(|e| input("deployment", e))?;
+    let exchange::Asked { name, key, tls_csr } = exchange::Request::open(file, &deployment).map_err(|e| bad(&e))?;
     log::check_new(answer)?;
-    let enrolment = signed(connection, &name, request.key, rights)?;
-    let made = connection.rpc().enroll_person(pb::EnrollPersonRequest { enrolment, tls_csr: csr }).await?.into_inner();
-    let all = |list: &[Vec<u8>]| list.iter().map(|bytes| STANDARD.encode(bytes)).collect();
-    let given = Answer {
-        format: ANSWER.to_owned(),
-        coordinator: connection.address().to_owned(),
-        tls_chain: all(&made.tls_chain),
-        tls_root: STANDARD.encode(&made.tls_root),
-        enrolments: all(&made.enrolments),
-    };
-    write_json(answer, &given)?;
-    let key = request.key.id().to_string();
+    let enrolment = signed(connection, &name, key, rights)?;
+    let made = connection.rpc().enroll_person(pb::EnrollPersonRequest { enrolment, tls_csr }).await?.into_inner();
+    write(answer, &exchange::Answer::new(connection.address(), &made.tls_chain, &made.tls_root, &made.enrolments))?;
+    let key = key.id().to_string();
     show(
         &json!({"name": name.to_string(), "key": key, "roles": rights.0, "cases": rights.1, "answer": answer.display().to_string()}),
         out,
@@ -195,22 +128,15 @@ async fn enroll(connection: &mut Connection, file: &Path, rights: (&[String], &[
 /// Order: the coordinator's address, then the credential (anchor last, which marks it as finished), then the pending keys go.
 fn accept(file: &Path, dir: &Path, anchor: &Path, out: &Output) -> Result<()> {
     let anchor = read_anchor(anchor)?;
-    let answer: Answer = read_json(file, "ANSWER")?;
-    if answer.format != ANSWER {
-        return Err(input("ANSWER", format!("format '{}': expected {ANSWER}", answer.format)));
-    }
+    let answer = exchange::Answer::open(file).map_err(|e| bad(&e))?;
     let _: exhibit_proto::transport::client::Address =
         answer.coordinator.parse().map_err(|e| input("ANSWER: coordinator", format!("{e}")))?;
     let pending = Pending::take_up(dir, &clock::random_32().map_err(|e| Failure::new(Code::Failure, e.to_string()))?)
         .map_err(|e| Failure::new(Code::CannotCreate, e.to_string()))?;
-    let chain = answer.tls_chain.iter().map(|t| decode("ANSWER: tls_chain", t)).collect::<Result<Vec<_>>>()?;
-    let tls = TlsIdentity::from_der(pending.tls, &chain).map_err(|e| input("ANSWER: tls_chain", e))?;
-    let enrolments =
-        answer.enrolments.iter().map(|t| Envelope::parse(&decode("ANSWER: enrolments", t)?).map_err(|e| input("ANSWER: enrolments", e)));
-    let enrolments = enrolments.collect::<Result<Vec<_>>>()?;
-    let root = exhibit_certs::credential::certificate(decode("ANSWER: tls_root", &answer.tls_root)?);
+    let tls = TlsIdentity::from_der(pending.tls, &answer.tls_chain).map_err(|e| input("ANSWER: tls_chain", e))?;
+    let root = exhibit_certs::credential::certificate(answer.tls_root);
     // Checks everything against the anchor that the person got elsewhere.
-    let credential = Credential::new(anchor, root, tls, pending.evidence, enrolments).map_err(|e| input("ANSWER", e))?;
+    let credential = Credential::new(anchor, root, tls, pending.evidence, answer.enrolments).map_err(|e| input("ANSWER", e))?;
     let config = format!("# Where the coordinator listens: HOST:PORT.\ncoordinator = \"{}\"\n", answer.coordinator);
     files::replace(&dir.join("config.toml"), config.as_bytes(), files::Access::Public)
         .and_then(|()| Pending::finish(&credential, dir))

@@ -5,7 +5,7 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use exhibit_evidence::text::escape_bounded;
-use exhibit_evidence::{CaseId, CollectionId, OrderId, Timestamp};
+use exhibit_evidence::{CaseId, CollectionId, Digest, OrderId, Timestamp};
 use exhibit_proto::responder::v1 as pb;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -38,7 +38,7 @@ pub fn to_json(c: &pb::Collection) -> Value {
         "queued_at": time(c.queued_at_ns), "started_at": time(c.started_at_ns), "ended_at": time(c.ended_at_ns),
         "capture": (!c.capture.is_empty()).then_some(&c.capture), "items": c.items, "raw_bytes": c.raw_bytes, "stored_bytes": c.stored_bytes,
         "by_status": c.by_status, "streams": c.streams,
-        "exhibit_first": (c.exhibit_count > 0).then_some(c.exhibit_first), "exhibit_count": c.exhibit_count,
+        "exhibit_first": (c.exhibit_count > 0).then_some(c.exhibit_first), "exhibit_count": c.exhibit_count, "disposed": c.disposed.as_ref().map(disposed),
         "store_cost": c.store_cost.as_ref().map(|cost| json!({
             "puts": cost.puts, "lists": cost.lists, "reads": cost.reads, "bytes": cost.bytes, "currency": cost.currency,
             "requests_price": show_price(cost.requests_nanos), "month_price": show_price(cost.month_nanos),
@@ -47,7 +47,23 @@ pub fn to_json(c: &pb::Collection) -> Value {
 }
 
 fn is_closed(state: &str) -> bool {
-    !matches!(state, "unapproved" | "queued" | "offered" | "running")
+    !matches!(state, "unapproved" | "queued" | "offered" | "running" | "ending")
+}
+
+/// Destroyed later on, it did end as sealed.
+fn is_sealed(c: &pb::Collection) -> bool {
+    c.state == "sealed" || c.disposed.as_ref().is_some_and(|gone| gone.outcome == "sealed")
+}
+
+/// Who decided that a collection is destroyed, and where that is recorded.
+fn disposed(gone: &pb::Disposed) -> Value {
+    let digest = |bytes: &[u8]| Digest::try_from(bytes).ok().map(|d| d.to_string());
+    let done = gone.destroyed_at_ns != 0;
+    json!({
+        "destroyed_at": done.then(|| Timestamp::from_unix_ns(gone.destroyed_at_ns).to_string()), "requested_by": gone.requested_by,
+        "approved_by": gone.approved_by, "disposal": digest(&gone.disposal_sha256), "approval": digest(&gone.approval_sha256),
+        "certificate": digest(&gone.certificate_sha256), "certificate_n": done.then_some(gone.certificate_n), "ended_as": gone.outcome,
+    })
 }
 
 fn which(which: &WhichArgs, collections: &[String]) -> Result<pb::ListCollectionsRequest> {
@@ -180,7 +196,7 @@ async fn follow_all(connection: &mut Connection, what: pb::ListCollectionsReques
     if !out.is_json() {
         table(&ended, out)?;
     }
-    let all_sealed = !ended.is_empty() && ended.iter().all(|c| c.state == "sealed");
+    let all_sealed = !ended.is_empty() && ended.iter().all(is_sealed);
     Ok(if all_sealed { Code::Ok } else { Code::Incomplete })
 }
 

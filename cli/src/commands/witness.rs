@@ -35,7 +35,10 @@ pub async fn run(home: Option<&Path>, command: WitnessCommand, out: &Output) -> 
             } else {
                 out.line(&public.to_string())?;
                 out.note(&format!(
-                    "next: in the coordinator's config.toml, under its [witness], keys = [\"{public}\"]; verifiers --witness '{public}'"
+                    "next, in the coordinator's config.toml. Where it has a section [witness] already, add \"{public}\" to the list 'keys' that \
+                     stands there (a second [witness], or a second 'keys', is refused):\n  keys = [\"KEY THAT IS THERE\", \"{public}\"]\n\
+                     Where it has none, add at its end:\n  [witness]\n  keys = [\"{public}\"]\n\
+                     then 'exhibit-coordinator check-config', and start it again. Verifiers: exhibit-verify --witness '{public}'"
                 ));
             }
         }

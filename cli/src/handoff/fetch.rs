@@ -82,11 +82,11 @@ pub async fn fetch(connection: &mut Connection, request: pb::ExportCaseRequest, 
     Ok(fetched)
 }
 
-/// A lost connection loses nothing.
+/// A lost connection loses nothing: how the export goes on is said by whoever began it.
 fn again(status: tonic::Status) -> Failure {
     let mut failure = Failure::from(status);
     if failure.code == Code::Unavailable {
-        failure.hint = Some("run the same command again: it goes on from where it stopped".to_owned());
+        failure.hint = None;
     }
     failure
 }

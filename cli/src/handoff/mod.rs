@@ -60,6 +60,14 @@ const VERIFY: &str = include_str!("VERIFY.md");
 /// # Errors
 /// What stops it. A case that is not sound stops nothing: the bag says so, and the exit code is [`Code::Damaged`].
 pub async fn export(connection: &mut Connection, args: ExportArgs, out: &Output) -> Result<Code> {
+    let folder = args.out.clone();
+    export_all(connection, args, out).await.map_err(|failure| match (&failure.hint, place::unfinished(&folder)) {
+        (None, Some(how)) => failure.hint(how),
+        _ => failure,
+    })
+}
+
+async fn export_all(connection: &mut Connection, args: ExportArgs, out: &Output) -> Result<Code> {
     let case: CaseId = parse_id(&args.case)?;
     let asked: BTreeSet<CollectionId> = args.collections.iter().map(|c| parse_id(c)).collect::<Result<_>>()?;
     let collections: Vec<String> = asked.iter().map(ToString::to_string).collect();
@@ -79,6 +87,9 @@ pub async fn export(connection: &mut Connection, args: ExportArgs, out: &Output)
     let mut place = Place::open(&args.out, &what)?;
     if !place.arrived.is_empty() {
         out.note(&format!("going on: {} are here already", count(place.arrived.len() as u64, "object", "objects")));
+    }
+    if let Some(how) = place::unfinished(&args.out) {
+        out.note(&format!("if this is interrupted, {how}"));
     }
     let goes_on = !place.arrived.is_empty();
     let request = |connection: &Connection, after: String| pb::ExportCaseRequest {

@@ -62,6 +62,18 @@ fn beside(out: &Path, ending: &str) -> PathBuf {
     out.with_file_name(name)
 }
 
+/// How an export that stopped goes on, or is given up; `None` when nothing of it is there.
+pub fn unfinished(out: &Path) -> Option<String> {
+    let (partial, journal) = (beside(out, ".partial"), beside(out, ".journal"));
+    fs::symlink_metadata(&partial).is_ok().then(|| {
+        format!(
+            "run the same command again: it goes on from what arrived in {}; to give it up, remove that folder and {}",
+            partial.display(),
+            journal.display()
+        )
+    })
+}
+
 /// A failure to write here.
 pub fn cannot(what: &str, path: &Path, e: &std::io::Error) -> Failure {
     let code = if e.kind() == std::io::ErrorKind::PermissionDenied { Code::NotPermitted } else { Code::CannotCreate };

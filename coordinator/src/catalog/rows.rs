@@ -256,6 +256,14 @@ pub struct CollectionRow {
     pub seal: Option<Vec<u8>>,
 }
 
+impl CollectionRow {
+    /// Its end is decided and being written, and its agent never began.
+    #[must_use]
+    pub fn ends_unbegun(&self) -> bool {
+        self.state == State::Sealing && self.started_at.is_none()
+    }
+}
+
 /// Counts over items and bytes that were verified and made durable.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Totals {

@@ -135,6 +135,12 @@ fn allowed(view: &View, digest: Digest, record: &Record, now: Timestamp) -> Resu
         if view.case_closed().is_some() {
             return Err(Problem::new(Kind::NotNow, format!("the case of {order} is closed; open another case for further collections")));
         }
+        if custody.awaits_approval(&p.predecessor) && now < expires_at && custody.orders_to_approve(now).iter().all(|(_, id)| id != order) {
+            return Err(Problem::new(
+                Kind::NotNow,
+                format!("{order} is at its end, all of it cancelled: its responder must give a new order"),
+            ));
+        }
         return if now < expires_at {
             Ok(())
         } else {
@@ -185,12 +191,17 @@ pub(crate) async fn require_kept<'a>(parts: &Parts, case: &CaseId, collections: 
     let ledger = parts.ledgers.case(case).await?;
     let view = ledger.view();
     for id in collections {
-        let said = match view.custody().fate(id) {
-            Fate::Kept => continue,
-            Fate::Condemned { approval } => format!("{id} is being destroyed; the approval is record {approval}"),
-            Fate::Destroyed { at, certificate } => format!("{id} was destroyed at {at}; the certificate is record {certificate}"),
+        let Some(gone) = view.custody().disposal_of(id) else { continue };
+        let (asked, approved) = (escape_bounded(&gone.requested_by, 200), escape_bounded(&gone.approved_by, 200));
+        let who = format!("asked for by {asked}, approved by {approved}");
+        let record = |digest: &Digest| view.find(digest).map_or_else(|| digest.to_string(), |n| format!("{n} ({digest})"));
+        let said = match gone.destroyed {
+            None => format!("{id} is being destroyed, {who}; the approval is record {} of the case's log", record(&gone.approval)),
+            Some((at, certificate)) => {
+                format!("{id} was destroyed at {at}, {who}; the certificate is record {} of the case's log", record(&certificate))
+            }
         };
-        return Err(Problem::new(Kind::NotFound, said));
+        return Err(Problem::new(Kind::NotFound, format!("{said}: exhibit case custody {case}")));
     }
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! Opening and closing cases.
 
+use exhibit_evidence::Timestamp;
 use exhibit_evidence::dsse::Envelope;
+use exhibit_evidence::id::CaseId;
 use exhibit_evidence::record::{CaseClosed, CaseOpened, Record};
 use exhibit_evidence::text::escape_bounded;
 
@@ -8,9 +10,12 @@ use super::admit::{TWO_PERSON_REMEDY, require_case};
 use super::bounds::CLOCK_AHEAD_S_MAX;
 use crate::catalog::CaseRow;
 use crate::clock;
+use crate::ledger::{self, LedgerError, View};
 use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
 
+/// Orders that are named to whoever closes a case too early.
+const NAMED_MAX: usize = 5;
 /// Longest text of a case's fields.
 const TEXT_BYTES_MAX: usize = 1_024;
 
@@ -80,7 +85,8 @@ fn check_opened(caller: &str, opened: &CaseOpened, two_person: bool) -> Result<(
     Ok(())
 }
 
-/// Closes a case: no further order is accepted; what runs goes on.
+/// Closes a case: no further order is accepted; what runs goes on. Refused while an order waits for an approval, which nobody can
+/// give afterwards: whoever closes the case cancels it first, by name and with a reason, or has it approved.
 ///
 /// Order of writes as in [`open`].
 ///
@@ -99,9 +105,19 @@ pub async fn close(parts: &Parts, caller: &str, envelope: &Envelope) -> Result<C
     }
     parts.ledgers.ensure_enrolled(&closed.case, &[envelope.keyid()]).await?;
     let ledger = parts.ledgers.case(&closed.case).await?;
+    let now = clock::now();
+    nothing_waits(&ledger.view(), &closed.case, now)?;
     // Only the log's writer can tell whether another request came first.
-    let record = envelope.clone();
-    ledger.append_built(move |view| Ok(if view.case_closed().is_none() { vec![record.clone()] } else { Vec::new() })).await?;
+    let (record, case) = (envelope.clone(), closed.case.clone());
+    ledger
+        .append_built(move |view| {
+            if view.case_closed().is_some() {
+                return Ok(Vec::new());
+            }
+            nothing_waits(view, &case, now).map_err(|p| LedgerError::new(ledger::Kind::Refused, p.to_string()))?;
+            Ok(vec![record.clone()])
+        })
+        .await?;
     let standing = ledger.case_closed().map(|e| e.digest);
     let standing = standing.ok_or_else(|| Problem::new(Kind::Damaged, format!("the log of {} lacks its end", closed.case)))?;
     parts.catalog.close_case(closed.case.clone(), standing).await?;
@@ -110,6 +126,24 @@ pub async fn close(parts: &Parts, caller: &str, envelope: &Envelope) -> Result<C
     }
     tracing::info!(case = %row.case, by = %escape_bounded(caller, 200), "case closed");
     require_case(parts, &closed.case).await
+}
+
+fn nothing_waits(view: &View, case: &CaseId, now: Timestamp) -> Result<()> {
+    let waiting = view.custody().orders_to_approve(now);
+    if waiting.is_empty() {
+        return Ok(());
+    }
+    let named: Vec<&str> = waiting.iter().take(NAMED_MAX).map(|(_, order)| order.as_str()).collect();
+    let more = waiting.len().saturating_sub(named.len());
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Err(Problem::new(
+        Kind::NotNow,
+        format!(
+            "case_closed: orders of {case} wait for an approval, which nobody can give once it is closed: {}{more}; cancel each \
+             ('exhibit cancel --order ORDER --reason ...') or have it approved, then close the case",
+            named.join(", ")
+        ),
+    ))
 }
 
 /// The answer to a request that came second: the same record again is success.

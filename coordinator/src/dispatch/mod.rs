@@ -14,7 +14,7 @@ use exhibit_evidence::id::CollectionId;
 
 use crate::progress::Live;
 
-pub use offers::{Unoffered, accept, approved, begin_next, cancel, end, is_next, offer, order_of, own};
+pub use offers::{Unoffered, accept, approved, begin_next, cancel, cancel_all, end, is_next, offer, order_of, own};
 pub(crate) use offers::{follow, follow_open};
 pub use recover::{approved_orders, finished_streams, orders_without_collections};
 pub use session::{Hello, begin, run_session};

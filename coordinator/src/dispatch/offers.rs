@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::id::{AgentId, CollectionId, OrderId};
@@ -25,6 +26,9 @@ const NOT_BEGUN: [State; 3] = [State::Unapproved, State::Queued, State::Offered]
 
 /// The deadline of an order that has none.
 const DEADLINE_S: i64 = 7 * 86_400;
+/// How long the answer to a cancel waits for seals, and how often it looks.
+const SEALS_WAIT: Duration = Duration::from_secs(5);
+const SEALS_LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Attempts at a collection before it is closed with what arrived: an agent that dies on every attempt must not be
 /// asked for ever.
 const STREAMS_MAX: u32 = 5;
@@ -287,6 +291,28 @@ pub async fn cancel(parts: &Arc<Parts>, row: &CollectionRow, by: &str, reason: &
     }
     parts.progress.ring(&row.collection);
     Ok(now_is)
+}
+
+/// [`cancel`] for several; those that are closed stay as they are. What had not begun is at its end with that: the answer waits a
+/// moment for its seal, so that it shows what became of it.
+///
+/// # Errors
+/// [`Problem`]; those before the one that failed are cancelled.
+pub async fn cancel_all(parts: &Arc<Parts>, rows: Vec<CollectionRow>, by: &str, reason: &str) -> Result<Vec<CollectionRow>> {
+    let mut now = Vec::with_capacity(rows.len());
+    for row in rows {
+        now.push(if row.state.is_closed() { row } else { cancel(parts, &row, by, reason).await? });
+    }
+    let until = tokio::time::Instant::now() + SEALS_WAIT;
+    while now.iter().any(CollectionRow::ends_unbegun) && tokio::time::Instant::now() < until {
+        tokio::time::sleep(SEALS_LOOK_EVERY).await;
+        for row in now.iter_mut().filter(|row| row.ends_unbegun()) {
+            if let Some(newer) = parts.catalog.collection(row.collection.clone()).await? {
+                *row = newer;
+            }
+        }
+    }
+    Ok(now)
 }
 
 /// What an agent that just connected works on, against what the catalog says.

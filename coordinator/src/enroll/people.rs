@@ -3,11 +3,13 @@
 use exhibit_certs::issue::{Issued, PERSON_LIFE, REQUEST_BYTES_MAX};
 use exhibit_certs::name::PeerName;
 use exhibit_evidence::dsse::Envelope;
-use exhibit_evidence::record::{Enrolment, Record, Revocation};
+use exhibit_evidence::key::KeyId;
+use exhibit_evidence::record::{Enrolment, KeyRing, Record, Revocation, Role};
 use exhibit_evidence::text::escape_bounded;
 
 use super::issue_problem;
 use crate::clock;
+use crate::ledger::{self, LedgerError};
 use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
 
@@ -63,7 +65,8 @@ async fn check_cases(parts: &Parts, p: &Enrolment) -> Result<()> {
     Ok(())
 }
 
-/// Takes a signed revocation of a person's key: nothing that it signs is accepted any more, and a name without keys is cut off.
+/// Takes a signed revocation of a person's key: nothing that it signs is accepted any more, and a name without keys is cut off. The
+/// key of the last admin is not revoked here: nobody could enrol anybody afterwards without the root key.
 ///
 /// Order of writes: (1) the record in the deployment's log; (2) the connections. Repeating it is success.
 ///
@@ -81,13 +84,37 @@ pub async fn revoke(parts: &Parts, by: &str, envelope: &Envelope) -> Result<Stri
     }
     check_reason(p)?;
     let name = log.key_ring().holder(p.key).map(|(name, ..)| name.to_owned());
-    log.append(vec![envelope.clone()]).await?;
+    another_admin_stays(&log.key_ring(), p.key)?;
+    let (signed, key) = (envelope.clone(), p.key);
+    // Two admins may revoke each other at the same moment: only the log's writer can tell who was first.
+    log.append_built(move |view| {
+        another_admin_stays(view.key_ring(), key).map_err(|p| LedgerError::new(ledger::Kind::Refused, p.to_string()))?;
+        Ok(vec![signed.clone()])
+    })
+    .await?;
     let Some(name) = name else { return Ok(String::new()) };
     if log.key_ring().keys_of(&name).is_empty() {
         parts.disconnect_everywhere(&name);
     }
     tracing::warn!(person = %escape_bounded(&name, 200), key = %p.key, by = %escape_bounded(by, 200), "a person's key was revoked");
     Ok(name)
+}
+
+fn another_admin_stays(ring: &KeyRing, key: KeyId) -> Result<()> {
+    let mut admins = ring.with_role(Role::Admin);
+    let Some((_, last)) = admins.next().filter(|(first, _)| *first == key) else { return Ok(()) };
+    if admins.next().is_some() {
+        return Ok(());
+    }
+    let last = escape_bounded(last, 200);
+    Err(Problem::new(
+        Kind::NotNow,
+        format!(
+            "key: {key} of {last} is the last key of an admin: without it nobody can enrol or revoke people any more. Enrol another admin \
+             first ('exhibit person enroll REQUEST --role admin --out ANSWER'). If the key is lost or stolen, whoever has the deployment's \
+             root key replaces it at once: 'exhibit-coordinator recover-admin'"
+        ),
+    ))
 }
 
 fn check_reason(p: &Revocation) -> Result<()> {

@@ -8,11 +8,12 @@ mod responder;
 pub(crate) use agent::Agents;
 pub(crate) use responder::Responders;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use exhibit_certs::name::PeerName;
 use exhibit_evidence::id::CaseId;
-use exhibit_evidence::record::Rights;
+use exhibit_evidence::record::{Rights, Role};
 use exhibit_proto::agent::v1::agent_service_server::AgentServiceServer;
 use exhibit_proto::agent::v1::enrollment_service_server::EnrollmentServiceServer;
 use exhibit_proto::bounds::MESSAGE_BYTES_MAX;
@@ -59,6 +60,13 @@ impl Identify for ByCertificate {
             }
             PeerName::Coordinator(..) => Ok(Caller::Person { name: peer.name.to_string(), rights: Rights::default() }),
         }
+    }
+
+    fn people_with(&self, roles: &[Role]) -> Vec<String> {
+        let ring = self.0.deployment_log.view();
+        let names: BTreeSet<String> =
+            roles.iter().flat_map(|role| ring.key_ring().with_role(*role)).map(|(_, name)| name.to_owned()).collect();
+        names.into_iter().collect()
     }
 
     fn refused(&self, caller: Option<&Caller>, connection: &Extensions, method: &str, cause: &str) {

@@ -233,10 +233,7 @@ impl ResponderService for Responders {
         let filter = requests::some_collections("order", &message.order, message.collections)?;
         let rows = requests::found(&self.0, filter).await?;
         in_cases("/exhibit.responder.v1.ResponderService/CancelCollections", &who, &rows)?;
-        let mut now = Vec::with_capacity(rows.len());
-        for row in rows {
-            now.push(if row.state.is_closed() { row } else { dispatch::cancel(&self.0, &row, &by, &reason).await? });
-        }
+        let now = dispatch::cancel_all(&self.0, rows, &by, &reason).await?;
         Ok(Response::new(wire::CancelCollectionsResponse { collections: answers::collections(&self.0, now).await? }))
     }
 

@@ -154,8 +154,8 @@ async fn an_order_that_nobody_approves_ends_like_any_other() {
     assert_eq!(verdict::report(&world, order.case.as_str(), true).verdict, Verdict::Sound);
 }
 
-/// The approval stands in the log, and the call that brought it fails: the order runs all the same, without a restart. A case that was
-/// closed meanwhile takes no approval any more.
+/// The approval stands in the log, and the call that brought it fails: the order runs all the same, without a restart. A case is not
+/// closed over an order that waits; what is cancelled, and a case that is closed, take no approval any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_approval_whose_call_was_cut_lets_the_order_run() {
     let mut world = World::start().await;
@@ -186,7 +186,15 @@ async fn an_approval_whose_call_was_cut_lets_the_order_run() {
         closed_at: clock::now(),
     };
     let closed = record::sign(&closed, &world.admin.evidence).expect("small").as_bytes().to_vec();
-    world.people.close_case(people::CloseCaseRequest { case_closed: closed }).await.expect("closed");
+    let request = people::CloseCaseRequest { case_closed: closed };
+    let early = world.people.close_case(request.clone()).await.expect_err("an order waits");
+    assert!(early.code() == Code::FailedPrecondition && early.message().contains(late.order.as_str()), "{early}");
+    let cancel = people::CancelCollectionsRequest { order: late.order.to_string(), reason: "over".to_owned(), ..Default::default() };
+    let now = world.people.cancel_collections(cancel).await.expect("cancelled").into_inner().collections;
+    assert_eq!(now.iter().map(|c| c.state.as_str()).collect::<Vec<_>>(), ["cancelled"], "its seal is waited for");
+    let ended = submit(&mut as_ben, approval(&late, &waits, &ben, clock::now())).await.expect_err("cancelled");
+    assert!(ended.code() == Code::FailedPrecondition && ended.message().contains("at its end"), "{ended}");
+    world.people.close_case(request).await.expect("closed");
     let refused = submit(&mut as_ben, approval(&late, &waits, &ben, clock::now())).await.expect_err("closed");
     assert!(refused.code() == Code::FailedPrecondition && refused.message().contains("is closed"), "{refused}");
 }

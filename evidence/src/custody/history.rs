@@ -8,11 +8,11 @@ use super::periods::{Moment, Period, Periods, Storage};
 use super::{Fate, State};
 use crate::digest::Digest;
 use crate::id::CollectionId;
-use crate::record::{CaseOpened, Record, Verified};
+use crate::record::{CaseOpened, REASON_BYTES_MAX, Record, Verified};
 use crate::text::{escape_bounded, one_line};
 use crate::time::Timestamp;
 
-/// One row of the table. Texts of people and hosts are cut and escaped.
+/// One row of the table. Texts of people and hosts are escaped, and cut where they are longer than a record may have them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Row {
     /// Record number.
@@ -53,7 +53,7 @@ impl History {
         let problem = self.state.take(digest, record).err().map(|b| b.message);
         let Some((at, by, what, reason)) = self.facts(record, verified.signer()) else { return };
         let event = record.type_name().split(':').next().unwrap_or_default();
-        let reason = reason.map(|r| one_line(r, 300));
+        let reason = reason.map(|r| one_line(r, REASON_BYTES_MAX));
         let by = escape_bounded(by, 200);
         self.rows.push(Row { n, at, event, by, what: escape_bounded(&what, 400), reason, record: digest, problem: problem.clone() });
         // No period ends before it begins: see `Moment`.

@@ -21,7 +21,7 @@ use crate::digest::Digest;
 use crate::id::{CollectionId, OrderId};
 use crate::layout::StreamNumber;
 use crate::record::{
-    Access, Approval, DestroyedCollection, Destruction, Disposal, Hold, HoldReleased, REASON_BYTES_MAX, Receipt, Record, Release,
+    Access, Approval, DestroyedCollection, Destruction, Disposal, Hold, HoldReleased, Outcome, REASON_BYTES_MAX, Receipt, Record, Release,
     Retention, Seal, Transfer,
 };
 use crate::time::Timestamp;
@@ -83,7 +83,8 @@ struct Kept {
     streams: BTreeSet<StreamNumber>,
     objects: u64,
     bytes: u64,
-    seal: Option<Digest>,
+    /// The seal, and how it says that the collection ended.
+    seal: Option<(Digest, Outcome)>,
     /// The approved disposal.
     disposal: Option<Digest>,
     destroyed_at: Option<Timestamp>,
@@ -109,7 +110,8 @@ struct Asked {
     by: String,
     at: Timestamp,
     collections: Vec<CollectionId>,
-    approval: Option<Digest>,
+    /// The approval, and who gave it.
+    approval: Option<(Digest, String)>,
     /// The end of retention when it was approved: what is promised afterwards cannot save what is being destroyed.
     retained_until: Option<Timestamp>,
     certificate: Option<Digest>,
@@ -145,6 +147,23 @@ pub enum Fate {
     },
 }
 
+/// Who decided that a collection is destroyed, and whether it is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disposed {
+    /// The `disposal` record.
+    pub disposal: Digest,
+    /// Who asked for it.
+    pub requested_by: String,
+    /// The `approval` record.
+    pub approval: Digest,
+    /// Who approved it.
+    pub approved_by: String,
+    /// When it was destroyed, by the coordinator's clock, and the `destruction` record; absent while that is not finished.
+    pub destroyed: Option<(Timestamp, Digest)>,
+    /// How the collection had ended before.
+    pub outcome: Option<Outcome>,
+}
+
 /// Custody of one case as far as its log was read. Records must have been verified by a [`crate::record::KeyRing`] before.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
@@ -175,6 +194,10 @@ impl State {
                     self.orders.two_person = p.two_person;
                     self.encrypt_to = p.encrypt_to.clone();
                 }
+                Ok(())
+            }
+            Record::CaseClosed(_) => {
+                self.orders.closed = true;
                 Ok(())
             }
             Record::Order(p) => {
@@ -213,20 +236,40 @@ impl State {
     /// What became of a collection.
     #[must_use]
     pub fn fate(&self, collection: &CollectionId) -> Fate {
-        let Some(kept) = self.collections.get(collection) else { return Fate::Kept };
-        let Some(asked) = kept.disposal.and_then(|d| self.disposals.get(&d)) else { return Fate::Kept };
-        match (asked.approval, asked.certificate, kept.destroyed_at) {
-            (_, Some(certificate), Some(at)) => Fate::Destroyed { at, certificate },
-            (Some(approval), ..) => Fate::Condemned { approval },
-            _ => Fate::Kept,
+        match self.disposal_of(collection) {
+            None => Fate::Kept,
+            Some(Disposed { destroyed: Some((at, certificate)), .. }) => Fate::Destroyed { at, certificate },
+            Some(Disposed { approval, .. }) => Fate::Condemned { approval },
         }
+    }
+
+    /// Who decided that a collection is destroyed; `None` for one that is kept.
+    #[must_use]
+    pub fn disposal_of(&self, collection: &CollectionId) -> Option<Disposed> {
+        let kept = self.collections.get(collection)?;
+        let disposal = kept.disposal?;
+        let asked = self.disposals.get(&disposal)?;
+        let (approval, approved_by) = asked.approval.clone()?;
+        Some(Disposed {
+            disposal,
+            requested_by: asked.by.clone(),
+            approval,
+            approved_by,
+            destroyed: kept.destroyed_at.zip(asked.certificate),
+            outcome: kept.seal.map(|(_, outcome)| outcome),
+        })
+    }
+
+    /// The collections that are not kept: each with who decided it.
+    pub fn disposed(&self) -> impl Iterator<Item = (&CollectionId, Disposed)> {
+        self.collections.keys().filter_map(|id| Some((id, self.disposal_of(id)?)))
     }
 
     /// Disposals that were approved and are not finished.
     #[must_use]
     pub fn unfinished(&self) -> Vec<Unfinished> {
         let due = |(disposal, asked): (&Digest, &Asked)| {
-            let approval = asked.approval.filter(|_| asked.certificate.is_none())?;
+            let approval = asked.approval.as_ref().filter(|_| asked.certificate.is_none())?.0;
             Some(Unfinished { disposal: *disposal, approval, collections: self.totals(&asked.collections) })
         };
         self.disposals.iter().filter_map(due).collect()
@@ -235,13 +278,20 @@ impl State {
     /// The certificate of the disposal that an approval decided.
     #[must_use]
     pub fn certificate_of(&self, approval: &Digest) -> Option<Digest> {
-        self.disposals.values().find(|asked| asked.approval == Some(*approval)).and_then(|asked| asked.certificate)
+        let decided = |asked: &&Asked| asked.approval.as_ref().is_some_and(|(record, _)| record == approval);
+        self.disposals.values().find(decided).and_then(|asked| asked.certificate)
     }
 
     /// The disposals that were asked for and not approved.
     #[must_use]
     pub fn asked(&self) -> Vec<Digest> {
         self.disposals.iter().filter(|(_, asked)| asked.approval.is_none()).map(|(digest, _)| *digest).collect()
+    }
+
+    /// What a disposal would destroy, and how many objects and bytes there are of each; `None` when nobody asked for it.
+    #[must_use]
+    pub fn asked_for(&self, disposal: &Digest) -> Option<Vec<DestroyedCollection>> {
+        self.disposals.get(disposal).map(|asked| self.totals(&asked.collections))
     }
 
     /// True when every order of the case needs a second person's approval.
@@ -286,7 +336,7 @@ impl State {
         self.orders.find(order)
     }
 
-    /// The orders that wait for an approval and have not expired: record and id.
+    /// The orders that somebody can still approve: not expired, not ended (cancelled), and the case is not closed. Record and id.
     #[must_use]
     pub fn orders_to_approve(&self, now: Timestamp) -> Vec<(Digest, OrderId)> {
         self.orders.waiting(now)
@@ -351,7 +401,7 @@ impl State {
     /// The seal of a collection.
     #[must_use]
     pub fn seal_of(&self, collection: &CollectionId) -> Option<Digest> {
-        self.collections.get(collection).and_then(|kept| kept.seal)
+        self.collections.get(collection).and_then(|kept| kept.seal).map(|(record, _)| record)
     }
 
     /// Collections that are sealed and that nobody decided to destroy.
@@ -369,7 +419,8 @@ impl State {
     }
 
     fn seal(&mut self, digest: Digest, p: &Seal) {
-        self.collections.entry(p.collection.clone()).or_default().seal.get_or_insert(digest);
+        self.orders.ended(&p.collection);
+        self.collections.entry(p.collection.clone()).or_default().seal.get_or_insert((digest, p.outcome));
     }
 
     fn follows_opened(&self, predecessor: Digest) -> Result<(), Breach> {
@@ -497,7 +548,7 @@ impl State {
         past_retention(until, p.approved_at)?;
         let collections = asked.collections.clone();
         if let Some(asked) = self.disposals.get_mut(&p.predecessor) {
-            asked.approval = Some(digest);
+            asked.approval = Some((digest, p.approved_by.clone()));
             asked.retained_until = until;
         }
         for id in collections {
@@ -517,7 +568,8 @@ impl State {
     }
 
     fn destruction(&mut self, digest: Digest, p: &Destruction) -> Result<(), Breach> {
-        let asked = self.disposals.get(&p.disposal).filter(|a| a.certificate.is_none() && a.approval == Some(p.predecessor));
+        let approved = |a: &&Asked| a.approval.as_ref().is_some_and(|(record, _)| *record == p.predecessor);
+        let asked = self.disposals.get(&p.disposal).filter(|a| a.certificate.is_none()).filter(approved);
         let Some(asked) = asked else {
             return breach(
                 Rule::Certificate,

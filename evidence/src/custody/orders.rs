@@ -1,11 +1,11 @@
 //! Orders that wait for a second person. Which do is said by the record that opened their case; everything that asks (the
 //! coordinator before an offer, the agent before it obeys, the verifier afterwards) asks here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Breach, Rule, breach, reason, require, shown};
 use crate::digest::Digest;
-use crate::id::OrderId;
+use crate::id::{CollectionId, OrderId};
 use crate::record::{Approval, Order};
 use crate::time::Timestamp;
 
@@ -50,22 +50,49 @@ struct Ordered {
     at: Timestamp,
     expires_at: Timestamp,
     approval: Option<(Digest, Timestamp)>,
+    /// The collections of the order that no seal has ended.
+    open: BTreeSet<CollectionId>,
 }
 
-/// The orders of one case that need an approval; none in a case that was not opened so. Some 250 bytes each.
+impl Ordered {
+    /// Nobody approved it, and it is not at its end.
+    fn waits(&self) -> bool {
+        self.approval.is_none() && !self.open.is_empty()
+    }
+}
+
+/// The orders of one case that need an approval; none in a case that was not opened so. Some 250 bytes each, and 50 for each
+/// agent that it names until that one's collection is sealed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Orders {
     /// Set by case-opened.
     pub two_person: bool,
+    /// In a closed case nothing waits any more: nobody can approve it there.
+    pub closed: bool,
     known: BTreeMap<Digest, Ordered>,
 }
 
 impl Orders {
     pub fn take(&mut self, digest: Digest, p: &Order) {
         if self.two_person {
-            let ordered =
-                Ordered { id: p.order.clone(), by: p.issued_by.clone(), at: p.issued_at, expires_at: p.expires_at, approval: None };
+            let ordered = Ordered {
+                id: p.order.clone(),
+                by: p.issued_by.clone(),
+                at: p.issued_at,
+                expires_at: p.expires_at,
+                approval: None,
+                open: p.targets.iter().map(|agent| CollectionId::of(&digest, agent)).collect(),
+            };
             self.known.entry(digest).or_insert(ordered);
+        }
+    }
+
+    /// A seal ended a collection: cancelled and expired ones need no approval any more.
+    pub fn ended(&mut self, collection: &CollectionId) {
+        if self.two_person {
+            for ordered in self.known.values_mut() {
+                ordered.open.remove(collection);
+            }
         }
     }
 
@@ -86,7 +113,8 @@ impl Orders {
     }
 
     pub fn waiting(&self, now: Timestamp) -> Vec<(Digest, OrderId)> {
-        self.known.iter().filter(|(_, o)| o.approval.is_none() && now < o.expires_at).map(|(digest, o)| (*digest, o.id.clone())).collect()
+        let due = |o: &Ordered| !self.closed && o.waits() && now < o.expires_at;
+        self.known.iter().filter(|(_, o)| due(o)).map(|(digest, o)| (*digest, o.id.clone())).collect()
     }
 
     pub fn approve(&mut self, digest: Digest, p: &Approval) -> Result<(), Breach> {

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use super::history::History;
 use super::periods::{Period, Storage};
 use crate::id::CollectionId;
+use crate::log::Checkpoint;
 use crate::record::Action;
 use crate::text::one_line;
 use crate::time::Timestamp;
@@ -17,15 +18,16 @@ const WIDTH: u64 = 1_120;
 /// Where the bars begin and how wide they are.
 const LEFT: u64 = 300;
 const SPAN: u64 = 780;
-const TOP: u64 = 92;
+const TOP: u64 = 112;
 const ROW: u64 = 34;
 const BAR: u64 = 18;
 /// Fills of custodians, by turns; dark enough for white text, apart from each other for the colour-blind (after Okabe and Ito).
 const FILLS: [&str; 6] = ["#0072b2", "#b35000", "#007a5e", "#8a4f7d", "#4d4d4d", "#7a6a00"];
 
-/// Draws what a [`History`] knows. An open period reaches to `until`, which is the end of the axis.
+/// Draws what a [`History`] knows, which was read up to the head `of` its log. An open period reaches to `until`, the moment at
+/// which it is drawn and the end of the axis.
 #[must_use]
-pub fn picture(history: &History, until: Timestamp) -> String {
+pub fn picture(history: &History, of: &Checkpoint, until: Timestamp) -> String {
     let periods = history.periods();
     let mut collections: Vec<&CollectionId> = Vec::new();
     let mut custodians: Vec<&str> = Vec::new();
@@ -42,7 +44,7 @@ pub fn picture(history: &History, until: Timestamp) -> String {
     let rows = collections.len() as u64;
     let legend = TOP + rows * ROW + 52;
     let height = legend + 22 * (custodians.len() as u64 + 2) + 30;
-    let mut out = head(history, height);
+    let mut out = head(history, (of, until), height);
     axis.draw(&mut out, rows);
     for (i, collection) in collections.iter().enumerate() {
         let y = TOP + i as u64 * ROW;
@@ -103,7 +105,8 @@ impl Axis {
     }
 }
 
-fn head(history: &History, height: u64) -> String {
+/// What the picture is of, when it was drawn, and from which head of the log: a picture says nothing of what came later.
+fn head(history: &History, (of, drawn): (&Checkpoint, Timestamp), height: u64) -> String {
     let (case, title) = history.case().map(|c| (c.case.to_string(), c.title.clone())).unwrap_or_default();
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" font-size=\"13\">\n\
@@ -113,6 +116,13 @@ fn head(history: &History, height: u64) -> String {
     );
     let _ = writeln!(out, r#"<text x="20" y="30" font-size="18">Custody of case {}</text>"#, xml(&case, 40));
     let _ = writeln!(out, r##"<text x="20" y="52" fill="#444444">{} · times are UTC, as stated in the records</text>"##, xml(&title, 90));
+    let _ = writeln!(
+        out,
+        r##"<text x="20" y="72" font-size="11" fill="#444444">generated at {drawn} from checkpoint {}:{} of {}</text>"##,
+        of.size,
+        of.root,
+        xml(&of.origin, 100)
+    );
     out
 }
 

@@ -505,7 +505,7 @@ pub struct Enrolment {
     /// The predecessor: the enrolment of the key that signs this one; absent when the root signs.
     #[serde(default, deserialize_with = "crate::json::present", skip_serializing_if = "Option::is_none")]
     pub predecessor: Option<Digest>,
-    /// How the holder proved who it is: `init`, `token`, `admin`.
+    /// How the holder proved who it is: `init`, `token`, `admin`, `recovery`.
     pub method: String,
     /// Clock of the signer.
     pub enrolled_at: Timestamp,

@@ -195,6 +195,17 @@ impl KeyRing {
         self.holders.iter().filter(|(_, h)| !h.revoked && h.name == name).map(|(id, _)| *id).collect()
     }
 
+    /// True when some key was ever enrolled under a name, revoked or not.
+    #[must_use]
+    pub fn knows(&self, name: &str) -> bool {
+        self.holders.values().any(|h| h.name == name)
+    }
+
+    /// The keys that have a role anywhere and are not revoked, with their names.
+    pub fn with_role(&self, role: Role) -> impl Iterator<Item = (KeyId, &str)> {
+        self.holders.iter().filter(move |(_, h)| !h.revoked && h.roles.contains(&role)).map(|(id, h)| (*id, h.name.as_str()))
+    }
+
     /// The digest of the first enrolment record of a key.
     #[must_use]
     pub fn enrolment_of(&self, key: KeyId) -> Option<Digest> {

@@ -36,7 +36,16 @@ impl Folder {
         let closed = |e: &io::Error| bad(&e.to_string(), "Verify as a user who may read the folder, or a copy that you own.");
         let root = path.canonicalize().map_err(|e| if is_denied(&e) { closed(&e) } else { bad(&e.to_string(), remedy) })?;
         if !root.is_dir() {
-            return Err(bad("not a folder", remedy));
+            return Err(match packed(&root) {
+                Some((why, how)) => bad(why, &how),
+                None => bad("not a folder", remedy),
+            });
+        }
+        if root.extension().is_some_and(|ending| ending == "partial") && fs::symlink_metadata(root.join(bag::TAG_MANIFEST)).is_err() {
+            return Err(bad(
+                "a bag that is not finished: its export was interrupted",
+                "Run the same 'exhibit export' again, which goes on from there, and verify the folder that it makes; or remove this one, and the file of the same name that ends in .journal.",
+            ));
         }
         let log = fs::symlink_metadata(root.join("log"));
         if let Some(e) = log.as_ref().err().filter(|e| is_denied(e)) {
@@ -110,6 +119,30 @@ impl CaseFiles for Folder {
     fn open(&self, name: &str) -> io::Result<Box<dyn Read + '_>> {
         Ok(Box::new(open_plain(&self.root.join(name))?))
     }
+}
+
+/// What a file is that holds a case and has to be opened first, and how.
+fn packed(file: &Path) -> Option<(&'static str, String)> {
+    /// The first line of every age file (<https://c2sp.org/age>).
+    const AGE: &[u8] = b"age-encryption.org/v1\n";
+    /// Where POSIX has the magic of a tar member's header.
+    const USTAR: std::ops::Range<usize> = 257..262;
+    let mut begin = Vec::new();
+    open_plain(file).ok()?.take(512).read_to_end(&mut begin).ok()?;
+    let shown = escape_bounded(&file.to_string_lossy(), 300);
+    if begin.starts_with(AGE) {
+        let how = format!(
+            "Decrypt and unpack it first, into an empty folder, with the identity of one of its recipients:\n  age --decrypt --identity KEY.txt '{shown}' | tar -x\nthen verify the folder that this makes. With a certificate instead, 'openssl cms -decrypt' makes KEY.txt from the file that ends in .p7m."
+        );
+        return Some(("an encrypted bag", how));
+    }
+    let tar = begin.get(USTAR).is_some_and(|magic| magic == b"ustar");
+    tar.then(|| {
+        (
+            "a bag in one file",
+            format!("Unpack it first, into an empty folder:\n  tar -x -f '{shown}'\nthen verify the folder that this makes."),
+        )
+    })
 }
 
 /// Opens a plain file read-only. The file that was opened must be the one that the path itself (not a link's target)

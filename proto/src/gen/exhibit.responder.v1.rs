@@ -319,6 +319,8 @@ pub struct Collection {
     #[prost(string, tag = "5")]
     pub hostname: ::prost::alloc::string::String,
     /// "unapproved" (waits for a second person), "queued", "offered", "running", or how it ended: "sealed", "partial", "refused", "failed", "cancelled", "expired".
+    /// "ending": it never began, and the seal that says how it ended is being written. "destroyed", or "destroying" while that is not
+    /// finished: what it was is in disposed.
     #[prost(string, tag = "6")]
     pub state: ::prost::alloc::string::String,
     /// Why, when it did not end as sealed; or what it waits for.
@@ -375,6 +377,37 @@ pub struct Collection {
     /// What it cost its owner in a bucket, once it is closed; absent where nobody bills the store.
     #[prost(message, optional, tag = "23")]
     pub store_cost: ::core::option::Option<StoreCost>,
+    /// Who decided that it is destroyed; absent while it is kept.
+    #[prost(message, optional, tag = "24")]
+    pub disposed: ::core::option::Option<Disposed>,
+}
+/// The end of a collection's evidence. Its history stays in the log.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Disposed {
+    /// When it was destroyed, by the coordinator's clock; zero while that is not finished.
+    #[prost(int64, tag = "1")]
+    pub destroyed_at_ns: i64,
+    /// Who asked for it: SPIFFE-style URI.
+    #[prost(string, tag = "2")]
+    pub requested_by: ::prost::alloc::string::String,
+    /// Who approved it.
+    #[prost(string, tag = "3")]
+    pub approved_by: ::prost::alloc::string::String,
+    /// SHA-256 of the request.
+    #[prost(bytes = "vec", tag = "4")]
+    pub disposal_sha256: ::prost::alloc::vec::Vec<u8>,
+    /// SHA-256 of the approval.
+    #[prost(bytes = "vec", tag = "5")]
+    pub approval_sha256: ::prost::alloc::vec::Vec<u8>,
+    /// SHA-256 of the certificate; empty while it is not finished.
+    #[prost(bytes = "vec", tag = "6")]
+    pub certificate_sha256: ::prost::alloc::vec::Vec<u8>,
+    /// Place of the certificate in the case's log.
+    #[prost(uint64, tag = "7")]
+    pub certificate_n: u64,
+    /// How the collection had ended, as Collection.state said it before.
+    #[prost(string, tag = "8")]
+    pub outcome: ::prost::alloc::string::String,
 }
 /// What a collection costs in a bucket: derived from what lies there, at the prices that the operator configured. Repeated requests,
 /// later reads and the records of order and case are not in it.

@@ -5,13 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use exhibit_evidence::Timestamp;
-use exhibit_evidence::id::{AgentId, CollectionId};
+use exhibit_evidence::custody::Disposed;
+use exhibit_evidence::id::{AgentId, CaseId, CollectionId};
+use exhibit_evidence::text::escape_bounded;
 use exhibit_proto::responder::v1 as wire;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 
 use crate::catalog::{AgentRow, CaseRow, CollectionFilter, CollectionRow, State};
 use crate::dispatch::admit;
+use crate::ledger::Ledger;
 use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
 use crate::read::Begins;
@@ -26,17 +29,26 @@ fn ns(time: Option<Timestamp>) -> i64 {
 }
 
 pub(super) async fn case(parts: &Parts, row: CaseRow) -> Result<wire::Case> {
-    let (head, two_person, encrypt_to) = {
+    let (head, two_person, encrypt_to, disposed) = {
         let ledger = parts.ledgers.case(&row.case).await?;
         let view = ledger.view();
         let encrypt_to = view.custody().encrypt_to().as_slice().iter().map(ToString::to_string).collect();
-        (view.head(), view.custody().two_person(), encrypt_to)
+        let disposed: Vec<Disposed> = view.custody().disposed().map(|(_, gone)| gone).collect();
+        (view.head(), view.custody().two_person(), encrypt_to, disposed)
     };
     let (counts, exhibits) = parts.catalog.case_counts(row.case.clone()).await?;
     let mut collections = BTreeMap::new();
     for (state, count) in counts {
         *collections.entry(shown_text(&state)).or_insert(0) += count;
     }
+    // The catalog knows how each ended; that it is gone stands in the log.
+    for gone in &disposed {
+        if let Some(count) = gone.outcome.and_then(|outcome| collections.get_mut(outcome.as_str())).filter(|count| **count > 0) {
+            *count -= 1;
+            *collections.entry(disposed_text(gone).to_owned()).or_insert(0) += 1;
+        }
+    }
+    collections.retain(|_, count| *count > 0);
     let (log_size, log_root) = (head.size, head.root.as_bytes().to_vec());
     Ok(wire::Case { log_size, log_root, collections, exhibits, two_person, encrypt_to, ..from_catalog(row) })
 }
@@ -69,6 +81,49 @@ fn shown_text(state: &str) -> String {
     if state == State::Sealing.as_str() { State::Running.as_str() } else { state }.to_owned()
 }
 
+/// What is to be said of a collection that is not kept.
+const fn disposed_text(gone: &Disposed) -> &'static str {
+    if gone.destroyed.is_some() { "destroyed" } else { "destroying" }
+}
+
+/// State and reason as people see them.
+fn standing(row: &CollectionRow, gone: Option<&Disposed>) -> (String, String) {
+    let reason = row.reason.clone().unwrap_or_default();
+    match gone {
+        Some(gone) => {
+            let who =
+                format!("asked for by {}, approved by {}", escape_bounded(&gone.requested_by, 200), escape_bounded(&gone.approved_by, 200));
+            let said =
+                gone.destroyed.map_or_else(|| format!("its destruction goes on, {who}"), |(at, _)| format!("destroyed at {at}, {who}"));
+            let before = if reason.is_empty() { row.state.as_str().to_owned() } else { format!("{}: {reason}", row.state.as_str()) };
+            (disposed_text(gone).to_owned(), format!("{said}; before that it was {before}"))
+        }
+        // Nothing ran, so nothing is running: what is decided, and not written yet.
+        None if row.ends_unbegun() => {
+            let ending = row.ending.as_ref();
+            let outcome = ending.map_or("closed", |e| e.outcome.as_str());
+            let why = ending.and_then(|e| e.reason.clone()).unwrap_or_default();
+            ("ending".to_owned(), format!("{outcome}, and its seal is being written: {why}"))
+        }
+        None => (shown_text(row.state.as_str()), reason),
+    }
+}
+
+/// Who decided that a collection is destroyed, and the records that say so.
+fn disposed(ledger: &Ledger, gone: Disposed) -> wire::Disposed {
+    let certificate = gone.destroyed.map(|(_, certificate)| certificate);
+    wire::Disposed {
+        destroyed_at_ns: ns(gone.destroyed.map(|(at, _)| at)),
+        requested_by: gone.requested_by,
+        approved_by: gone.approved_by,
+        disposal_sha256: gone.disposal.as_bytes().to_vec(),
+        approval_sha256: gone.approval.as_bytes().to_vec(),
+        certificate_sha256: certificate.map(|c| c.as_bytes().to_vec()).unwrap_or_default(),
+        certificate_n: certificate.and_then(|c| ledger.find(&c)).unwrap_or_default(),
+        outcome: gone.outcome.map(|outcome| outcome.as_str().to_owned()).unwrap_or_default(),
+    }
+}
+
 /// An agent, with who is connected.
 pub(super) fn agent(row: AgentRow, online: &HashSet<AgentId>) -> wire::Agent {
     let state = match (&row.revoked, online.contains(&row.agent)) {
@@ -96,6 +151,7 @@ pub(super) fn agent(row: AgentRow, online: &HashSet<AgentId>) -> wire::Agent {
 pub(super) async fn collections(parts: &Parts, rows: Vec<CollectionRow>) -> Result<Vec<wire::Collection>> {
     let mut hostnames: HashMap<AgentId, String> = HashMap::new();
     let mut busy: HashMap<AgentId, Option<CollectionId>> = HashMap::new();
+    let mut logs: HashMap<CaseId, Option<Ledger>> = HashMap::new();
     let mut out = Vec::with_capacity(rows.len());
     for row in rows {
         if !hostnames.contains_key(&row.agent) {
@@ -115,7 +171,11 @@ pub(super) async fn collections(parts: &Parts, rows: Vec<CollectionRow>) -> Resu
         if let Some(paused) = parts.progress.paused(&row.collection) {
             reason = Some(reason.map_or_else(|| paused.clone(), |reason| format!("{reason}; {paused}")));
         }
-        out.push(collection(parts, CollectionRow { reason, ..row }, hostname).await?);
+        if row.state.is_closed() && !logs.contains_key(&row.case) {
+            logs.insert(row.case.clone(), kept_log(parts, &row).await?);
+        }
+        let log = logs.get(&row.case).and_then(Option::as_ref);
+        out.push(collection(parts, CollectionRow { reason, ..row }, hostname, log).await?);
     }
     Ok(out)
 }
@@ -127,7 +187,8 @@ async fn running_on(parts: &Parts, agent: &AgentId) -> Result<Option<CollectionI
     Ok(rows.into_iter().find(|row| row.state == State::Running).map(|row| row.collection))
 }
 
-async fn collection(parts: &Parts, row: CollectionRow, hostname: String) -> Result<wire::Collection> {
+/// `log` is the case's, where the collection is closed.
+async fn collection(parts: &Parts, row: CollectionRow, hostname: String, log: Option<&Ledger>) -> Result<wire::Collection> {
     let live = parts.progress.live(&row.collection).unwrap_or_default();
     let mut totals = row.totals.clone();
     if matches!(row.state, State::Running | State::Sealing) {
@@ -138,6 +199,8 @@ async fn collection(parts: &Parts, row: CollectionRow, hostname: String) -> Resu
         totals.raw_bytes = live.raw_bytes;
     }
     let store_cost = cost(parts, &row).await?;
+    let gone = log.and_then(|log| log.view().custody().disposal_of(&row.collection));
+    let (state, reason) = standing(&row, gone.as_ref());
     let streams = if row.started_at.is_some() { row.stream.0 } else { 0 };
     Ok(wire::Collection {
         collection: row.collection.to_string(),
@@ -145,8 +208,8 @@ async fn collection(parts: &Parts, row: CollectionRow, hostname: String) -> Resu
         case_id: row.case.to_string(),
         agent: row.agent.to_string(),
         hostname,
-        state: shown_text(row.state.as_str()),
-        reason: row.reason.unwrap_or_default(),
+        state,
+        reason,
         profile: row.profile.unwrap_or_default(),
         queued_at_ns: row.queued_at.unix_ns(),
         started_at_ns: ns(row.started_at),
@@ -163,7 +226,17 @@ async fn collection(parts: &Parts, row: CollectionRow, hostname: String) -> Resu
         seal: row.seal.unwrap_or_default(),
         current: live.current,
         store_cost,
+        disposed: log.zip(gone).map(|(log, gone)| disposed(log, gone)),
     })
+}
+
+/// The log that says whether a closed collection is kept; of one that is damaged the catalog alone speaks, and hides no other case.
+async fn kept_log(parts: &Parts, row: &CollectionRow) -> Result<Option<Ledger>> {
+    match parts.ledgers.case(&row.case).await {
+        Ok(log) => Ok(Some(log)),
+        Err(e) if e.kind() == crate::ledger::Kind::Damaged => Ok(None),
+        Err(e) => Err(e.into()),
+    }
 }
 
 /// What a closed collection costs in a store that somebody bills.

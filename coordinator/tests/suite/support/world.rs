@@ -291,7 +291,7 @@ impl World {
     pub async fn closed(&mut self, id: &CollectionId) -> people::Collection {
         for _ in 0..300 {
             let row = self.collection(id).await;
-            if !["unapproved", "queued", "offered", "running"].contains(&row.state.as_str()) {
+            if !["unapproved", "queued", "offered", "running", "ending"].contains(&row.state.as_str()) {
                 return row;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

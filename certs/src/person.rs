@@ -1,0 +1,189 @@
+//! The two files by which a person comes in: the request, which the person makes, and the answer of whoever enrols. Neither holds a
+//! secret; each is checked on the other side, and nothing rests on the way that it took.
+
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use exhibit_evidence::dsse::Envelope;
+use exhibit_evidence::key::PublicKey;
+use exhibit_evidence::text::escape_bounded;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::credential::Pending;
+use crate::enrol::{sign_proof, verify_proof};
+use crate::files;
+use crate::key::BadTlsKey;
+use crate::name::{DeploymentName, PeerName};
+
+/// Largest request or answer that is read: 8 enrolments and 4 certificates, as base64.
+const FILE_BYTES_MAX: usize = 1 << 20;
+
+const REQUEST: &str = "exhibit-person-request/1";
+const ANSWER: &str = "exhibit-person-answer/1";
+
+/// Why a request or an answer is of no use. One sentence that names file and field.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{file}: {why}")]
+pub struct BadExchange {
+    file: &'static str,
+    why: String,
+}
+
+fn bad(file: &'static str, why: impl std::fmt::Display) -> BadExchange {
+    BadExchange { file, why: escape_bounded(&why.to_string(), 400) }
+}
+
+/// What a person asks with.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    format: String,
+    /// SPIFFE-style URI.
+    name: String,
+    /// The evidence key.
+    key: PublicKey,
+    /// PKCS #10, base64.
+    tls_csr: String,
+    /// The evidence key's signature over request and name, base64.
+    proof: String,
+}
+
+/// A [`Request`] that was not altered on its way, by somebody of this deployment.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// Who.
+    pub name: PeerName,
+    /// The evidence key.
+    pub key: PublicKey,
+    /// PKCS #10 in DER.
+    pub tls_csr: Vec<u8>,
+}
+
+impl Request {
+    /// A request for keys that wait in a folder.
+    ///
+    /// # Errors
+    /// When the TLS key cannot sign.
+    pub fn new(pending: &Pending, name: &PeerName) -> Result<Self, BadTlsKey> {
+        let csr = pending.tls.request()?;
+        let proof = sign_proof(&pending.evidence, &csr, &name.to_string());
+        Ok(Self {
+            format: REQUEST.to_owned(),
+            name: name.to_string(),
+            key: pending.evidence.public(),
+            tls_csr: STANDARD.encode(&csr),
+            proof: STANDARD.encode(proof),
+        })
+    }
+
+    /// Reads a request and checks that its key signed it and that it names a person of `deployment`. Whether the key is that
+    /// person's is for whoever enrols to find out on another way.
+    ///
+    /// # Errors
+    /// [`BadExchange`]
+    pub fn open(path: &Path, deployment: &DeploymentName) -> Result<Asked, BadExchange> {
+        let request: Self = read(path, "REQUEST")?;
+        if request.format != REQUEST {
+            return Err(bad("REQUEST", format!("format '{}': expected {REQUEST}", request.format)));
+        }
+        let tls_csr = decode("REQUEST: tls_csr", &request.tls_csr)?;
+        let proof = decode("REQUEST: proof", &request.proof)?;
+        if !verify_proof(&request.key, &tls_csr, &request.name, &proof) {
+            return Err(bad("REQUEST", "it was altered on its way: the key's signature does not hold; ask for another one"));
+        }
+        let name: PeerName = request.name.parse().map_err(|e| bad("REQUEST: name", e))?;
+        if name.responder().is_none() || name.deployment() != deployment {
+            return Err(bad("REQUEST: name", format!("{name} is no person of deployment '{deployment}'")));
+        }
+        Ok(Asked { name, key: request.key, tls_csr })
+    }
+}
+
+/// What the person gets.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Answer {
+    format: String,
+    /// `HOST:PORT`.
+    coordinator: String,
+    /// Certificates, leaf first, base64.
+    tls_chain: Vec<String>,
+    /// The TLS root, base64.
+    tls_root: String,
+    /// Enrolment records from the root down, base64.
+    enrolments: Vec<String>,
+}
+
+/// An [`Answer`], decoded; what it says is checked against the person's own anchor, by [`crate::Credential::new`].
+#[derive(Debug, Clone)]
+pub struct Given {
+    /// `HOST:PORT`, as it was written.
+    pub coordinator: String,
+    /// Certificates in DER, leaf first.
+    pub tls_chain: Vec<Vec<u8>>,
+    /// The TLS root in DER.
+    pub tls_root: Vec<u8>,
+    /// Enrolment records from the root down.
+    pub enrolments: Vec<Envelope>,
+}
+
+impl Answer {
+    /// An answer with everything that a person needs to connect.
+    #[must_use]
+    pub fn new<B: AsRef<[u8]>>(coordinator: &str, tls_chain: &[B], tls_root: &[u8], enrolments: &[B]) -> Self {
+        let all = |list: &[B]| list.iter().map(|bytes| STANDARD.encode(bytes)).collect();
+        Self {
+            format: ANSWER.to_owned(),
+            coordinator: coordinator.to_owned(),
+            tls_chain: all(tls_chain),
+            tls_root: STANDARD.encode(tls_root),
+            enrolments: all(enrolments),
+        }
+    }
+
+    /// Reads an answer.
+    ///
+    /// # Errors
+    /// [`BadExchange`]
+    pub fn open(path: &Path) -> Result<Given, BadExchange> {
+        let answer: Self = read(path, "ANSWER")?;
+        if answer.format != ANSWER {
+            return Err(bad("ANSWER", format!("format '{}': expected {ANSWER}", answer.format)));
+        }
+        let tls_chain = answer.tls_chain.iter().map(|text| decode("ANSWER: tls_chain", text));
+        let enrolment = |text: &String| {
+            let bytes = decode("ANSWER: enrolments", text)?;
+            Envelope::parse(&bytes).map_err(|e| bad("ANSWER: enrolments", e))
+        };
+        Ok(Given {
+            tls_chain: tls_chain.collect::<Result<_, _>>()?,
+            tls_root: decode("ANSWER: tls_root", &answer.tls_root)?,
+            enrolments: answer.enrolments.iter().map(enrolment).collect::<Result<_, _>>()?,
+            coordinator: answer.coordinator,
+        })
+    }
+}
+
+/// The bytes of a request's or an answer's file.
+///
+/// # Errors
+/// None that happens: all of it is text.
+pub fn to_file(value: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
+    let mut bytes = serde_json::to_vec_pretty(value)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+fn read<T: DeserializeOwned>(path: &Path, file: &'static str) -> Result<T, BadExchange> {
+    let bytes = files::read(path).map_err(|e| bad(file, e))?;
+    if bytes.len() > FILE_BYTES_MAX {
+        return Err(bad(file, format!("{} has {} bytes, at most {FILE_BYTES_MAX} are expected", path.display(), bytes.len())));
+    }
+    serde_json::from_slice(&bytes).map_err(|e| bad(file, e))
+}
+
+fn decode(field: &'static str, text: &str) -> Result<Vec<u8>, BadExchange> {
+    STANDARD.decode(text).map_err(|e| bad(field, e))
+}

@@ -1,0 +1,227 @@
+//! `exhibit dispose`: the end of evidence. A custodian asks; a second person sees what is asked for, whole, and agrees. Nothing can
+//! be taken back afterwards, so nothing is signed that was not shown and confirmed.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, IsTerminal as _, Read as _, Write as _};
+
+use exhibit_evidence::custody::History;
+use exhibit_evidence::dsse::Envelope;
+use exhibit_evidence::layout::LogName;
+use exhibit_evidence::record::{Approval, Disposal, Record, SealedCollection, Verified};
+use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::{CaseId, CollectionId, Digest};
+use serde_json::{Value, json};
+
+use super::cases::show;
+use super::keeping::{history, opened, submit};
+use super::log;
+use crate::args::keeping::{ApproveDisposalArgs, DisposeCommand};
+use crate::clock;
+use crate::connection::{Connection, parse_id};
+use crate::exit::{Code, Failure, Result};
+use crate::output::Output;
+use crate::units::{count, show_bytes};
+
+/// What a person types to agree.
+const CONFIRMATION: &str = "destroy";
+
+/// Runs a disposal command.
+pub async fn run(connection: &mut Connection, command: DisposeCommand, out: &Output) -> Result<Code> {
+    match command {
+        DisposeCommand::Request { case, collections, all, reason } => {
+            request(connection, &parse_id(&case)?, (&collections, all), reason, out).await?;
+        }
+        DisposeCommand::Approve(args) => approve(connection, args, out).await?,
+    }
+    Ok(Code::Ok)
+}
+
+async fn request(connection: &mut Connection, case: &CaseId, (named, all): (&[String], bool), reason: String, out: &Output) -> Result<()> {
+    let (history, _) = history(connection, case).await?;
+    let state = history.state();
+    let mut wanted: Vec<CollectionId> = if all { state.disposable() } else { named.iter().map(|c| parse_id(c)).collect::<Result<_>>()? };
+    wanted.sort_unstable();
+    wanted.dedup();
+    if wanted.is_empty() || wanted.len() > Disposal::SEALS_MAX {
+        let message = format!("{} collections can be disposed of here: 1 to {} are possible at once", wanted.len(), Disposal::SEALS_MAX);
+        return Err(Failure::new(Code::Input, message));
+    }
+    // Said here, before anything is signed; the coordinator decides again when it is approved.
+    let held: Vec<&str> = wanted.iter().filter(|c| state.is_held(c)).map(CollectionId::as_str).collect();
+    if !held.is_empty() {
+        return Err(Failure::new(Code::NotPermitted, format!("under a hold: {}", held.join(", ")))
+            .hint(format!("exhibit case custody {case} shows the holds")));
+    }
+    if let Some(until) = state.retained_until().filter(|until| clock::now() < *until) {
+        return Err(Failure::new(Code::NotPermitted, format!("the case is to be kept until {until}")));
+    }
+    let sealed = |collection: CollectionId| match state.seal_of(&collection) {
+        Some(seal) => Ok(SealedCollection { collection, seal }),
+        None => Err(Failure::new(Code::Input, format!("{collection} is not sealed, or not of this case"))),
+    };
+    let record = Disposal {
+        case: case.clone(),
+        predecessor: opened(&history)?,
+        seals: wanted.into_iter().map(sealed).collect::<Result<_>>()?,
+        reason,
+        requested_by: connection.name(),
+        requested_at: clock::now(),
+    };
+    let done = submit(connection, "disposal", &record, out).await?;
+    out.note(&format!("nothing is destroyed yet. Somebody else, as approver: exhibit dispose approve {case} --disposal {}", done.1));
+    Ok(())
+}
+
+/// A request that stands in the verified log of its case, and how custody stands there.
+struct Asked {
+    history: History,
+    record: Box<Disposal>,
+    /// Items by collection, as the receipts count them.
+    items: BTreeMap<CollectionId, u64>,
+}
+
+async fn find(connection: &mut Connection, case: &CaseId, disposal: &Digest) -> Result<Asked> {
+    let (mut history, mut record, mut items) = (History::default(), None, BTreeMap::new());
+    let mut each = |n: u64, verified: &Verified, _: &Envelope| -> Result<()> {
+        history.add(n, verified);
+        match verified.record() {
+            Record::Receipt(p) => {
+                let known: &mut u64 = items.entry(p.collection.clone()).or_default();
+                *known = known.saturating_add(p.manifest.items);
+            }
+            Record::Disposal(p) if verified.digest() == *disposal => record = Some(p.clone()),
+            _ => {}
+        }
+        Ok(())
+    };
+    log::read_all(connection, &LogName::Case(case.clone()), &mut each).await?;
+    match record {
+        Some(record) if history.state().asked().contains(disposal) => Ok(Asked { history, record, items }),
+        _ => Err(Failure::new(Code::Input, format!("--disposal: {disposal} is no request of {case} that waits for an approval"))
+            .hint(format!("exhibit case custody {case}"))),
+    }
+}
+
+/// What would be destroyed, a row for each collection: nobody agrees to what was not shown.
+fn rows(asked: &Asked, disposal: &Digest) -> Vec<Value> {
+    let state = asked.history.state();
+    let each = state.asked_for(disposal).unwrap_or_default().into_iter().map(|c| {
+        json!({
+            "collection": c.collection.as_str(), "host": asked.history.host(&c.collection), "on_hold": state.is_held(&c.collection),
+            "items": asked.items.get(&c.collection).copied().unwrap_or_default(), "objects": c.objects, "bytes": c.bytes,
+        })
+    });
+    each.collect()
+}
+
+fn sum(rows: &[Value], key: &str) -> u64 {
+    rows.iter().filter_map(|row| row[key].as_u64()).fold(0, u64::saturating_add)
+}
+
+/// Shows the case, what would be destroyed, what protects it, who asked and why.
+fn shown(asked: &Asked, disposal: &Digest, rows: &[Value], out: &Output) -> Result<()> {
+    let (p, state) = (&asked.record, asked.history.state());
+    let case = asked.history.case();
+    let mut value = json!({
+        "case": p.case.to_string(), "title": case.map(|c| c.title.as_str()), "legal_basis": case.map(|c| c.legal_basis.as_str()),
+        "disposal": disposal.to_string(), "asked_by": p.requested_by, "asked_at": p.requested_at, "reason": p.reason,
+        "custodian": state.custodian(), "retained_until": state.retained_until(), "holds": state.holds(),
+        "items": sum(rows, "items"), "objects": sum(rows, "objects"), "bytes": sum(rows, "bytes"),
+    });
+    if out.is_json() {
+        value["collections"] = json!(rows);
+        return out.object(&value);
+    }
+    if state.holds().is_empty() {
+        value["holds"] = json!("none");
+    }
+    if state.retained_until().is_none() {
+        value["retained_until"] = json!("no retention was set");
+    }
+    show(&value, out)?;
+    let columns = [
+        ("collection", "collection"),
+        ("host", "host"),
+        ("items", "items"),
+        ("objects", "objects"),
+        ("bytes", "bytes"),
+        ("on hold", "on_hold"),
+    ];
+    out.rows(&columns, rows)
+}
+
+/// Why nobody could approve it now. Said before anything is signed; the coordinator decides.
+fn blocked(asked: &Asked, rows: &[Value], me: &str) -> Option<Failure> {
+    let (case, state) = (&asked.record.case, asked.history.state());
+    if asked.record.requested_by == me {
+        let hint = format!("an approver of the case; an admin gives the role: exhibit person allow NAME --role approver --case {case}");
+        return Some(Failure::new(Code::NotPermitted, "you asked for it yourself: somebody else approves it").hint(hint));
+    }
+    let held: Vec<&str> = rows.iter().filter(|row| row["on_hold"] == true).filter_map(|row| row["collection"].as_str()).collect();
+    if !held.is_empty() {
+        return Some(
+            Failure::new(Code::NotPermitted, format!("under a hold: {}", held.join(", "))).hint(format!("exhibit case custody {case}")),
+        );
+    }
+    let until = state.retained_until().filter(|until| clock::now() < *until)?;
+    Some(Failure::new(Code::NotPermitted, format!("the case is to be kept until {until}")))
+}
+
+/// Asks, unless that was answered on the command line.
+fn confirmed(yes: bool, what: &str) -> Result<()> {
+    if yes {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        let message = "nothing is signed: nobody can be asked here, and what is destroyed stays destroyed";
+        return Err(Failure::new(Code::Usage, message).hint("look at it first, without --reason; a script then gives --yes"));
+    }
+    let lost = |e: std::io::Error| Failure::new(Code::Failure, format!("nothing is signed: the answer could not be read: {e}"));
+    let mut err = std::io::stderr().lock();
+    let _ = write!(err, "{what} will be destroyed for good. Type '{CONFIRMATION}' to approve it: ").and_then(|()| err.flush());
+    let mut answer = String::new();
+    std::io::stdin().lock().take(64).read_line(&mut answer).map_err(lost)?;
+    if answer.trim() == CONFIRMATION {
+        return Ok(());
+    }
+    Err(Failure::new(Code::Failure, "nothing is signed: it was not confirmed"))
+}
+
+/// Shows a disposal, and approves it when a reason is given and somebody confirms.
+async fn approve(connection: &mut Connection, args: ApproveDisposalArgs, out: &Output) -> Result<()> {
+    let case: CaseId = parse_id(&args.case)?;
+    let asked = find(connection, &case, &args.disposal).await?;
+    let rows = rows(&asked, &args.disposal);
+    if args.reason.is_none() || !out.is_json() {
+        shown(&asked, &args.disposal, &rows, out)?;
+    }
+    let blocked = blocked(&asked, &rows, &connection.name());
+    let Some(reason) = args.reason else {
+        match blocked {
+            Some(failure) => out.note(&format!("nothing is signed, and cannot be now: {}", failure.message)),
+            None => out.note(&format!(
+                "nothing is signed yet. If you agree: exhibit dispose approve {case} --disposal {} --reason '...'",
+                args.disposal
+            )),
+        }
+        return Ok(());
+    };
+    if let Some(failure) = blocked {
+        return Err(failure);
+    }
+    let collections = count(rows.len() as u64, "collection", "collections");
+    let items = count(sum(&rows, "items"), "item", "items");
+    let host = rows.first().and_then(|row| row["host"].as_str()).map(|h| escape_bounded(h, 100)).unwrap_or_default();
+    let host = if rows.len() == 1 { format!(" of {host}") } else { String::new() };
+    confirmed(args.yes, &format!("{collections}{host} with {items} ({})", show_bytes(sum(&rows, "bytes"))))?;
+    let record =
+        Approval { case: case.clone(), predecessor: args.disposal, reason, approved_by: connection.name(), approved_at: clock::now() };
+    let done = submit(connection, "approval", &record, out).await?.0;
+    if done.certificate.is_empty() {
+        out.note("approved; the destruction is not finished yet, the coordinator goes on with it");
+    } else {
+        let certificate = Digest::of(&done.certificate);
+        out.note(&format!("destroyed; the certificate is record {certificate} of the case's log: exhibit log show --case {case}"));
+    }
+    Ok(())
+}

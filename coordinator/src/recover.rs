@@ -1,0 +1,175 @@
+//! `exhibit-coordinator recover-admin`: a new admin by the root key, when the last admin's key is lost or stolen. It is the one
+//! thing besides `init` that people need that key for. What is done stands in the deployment's log, signed by the root.
+
+use std::path::PathBuf;
+
+use exhibit_certs::deployment::root_key;
+use exhibit_certs::enrol::Enroller;
+use exhibit_certs::issue::PERSON_LIFE;
+use exhibit_certs::person::{self, Answer, Asked, Request};
+use exhibit_certs::{Deployment, PersonName, files};
+use exhibit_evidence::dsse::Envelope;
+use exhibit_evidence::key::{KeyId, SigningKey};
+use exhibit_evidence::record::{self, REASON_BYTES_MAX, Revocation, Role};
+use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::{Digest, Timestamp};
+
+use crate::config::Config;
+use crate::init;
+use crate::ledger::{Keys, Ledgers};
+
+/// What the operator chooses.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// The new admin's request: `exhibit person request --name NAME --dir DIR --anchor anchor.json --out REQUEST`, on their own
+    /// machine. Compare the key that this command shows with the one that the person reads out
+    #[arg(value_name = "REQUEST")]
+    pub request: PathBuf,
+    /// The folder `root` that `init` made, brought back from where it is kept. Take it away again afterwards
+    #[arg(long, value_name = "DIR")]
+    pub root: PathBuf,
+    /// New file for the answer, which the person takes with `exhibit person accept`
+    #[arg(long, value_name = "ANSWER")]
+    pub out: PathBuf,
+    /// Revoke every key of this person, but for the one in the request (repeatable). A stolen key is good until this is done
+    #[arg(long = "revoke", value_name = "NAME")]
+    pub revoke: Vec<PersonName>,
+    /// Why; recorded with each revocation
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Recovered {
+    /// The new admin.
+    pub name: String,
+    /// The key that is an admin's now.
+    pub key: KeyId,
+    /// Keys that are revoked now.
+    pub revoked: Vec<Revoked>,
+    /// The file for the new admin.
+    pub answer: PathBuf,
+    /// Records in the deployment's log.
+    pub log_size: u64,
+}
+
+/// A key that nothing is accepted from any more.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Revoked {
+    /// Whose it was.
+    pub name: String,
+    /// The key.
+    pub key: KeyId,
+}
+
+impl Recovered {
+    /// The report for people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut lines = vec![format!("{} is an admin with key {}", self.name, self.key)];
+        lines.extend(self.revoked.iter().map(|r| format!("revoked: key {} of {}", r.key, r.name)));
+        lines.push(format!("the deployment's log has {} records now; all of this stands there, signed by the root key", self.log_size));
+        lines.push(
+            "if this is not the key that the person read out to you, run this command again with their request, and --revoke".to_owned(),
+        );
+        lines.push("take the folder with the root key back to its safe place, and start the coordinator".to_owned());
+        lines.push(format!(
+            "the person: exhibit person accept {} --dir DIR --anchor anchor.json",
+            escape_bounded(&self.answer.to_string_lossy(), 200)
+        ));
+        lines.join("\n")
+    }
+}
+
+/// Makes the person of a request an admin, and revokes the keys of others. No coordinator of the deployment may run: one that does
+/// would not hear of it.
+///
+/// Order of writes: (1) enrolment, then revocations, into the deployment's log; (2) the answer's file. Died in between: the same
+/// command does what is missing and makes the answer.
+///
+/// # Errors
+/// One sentence with its remedy. Everything is checked before anything is written.
+pub async fn run(config: &Config, options: &Options, now: Timestamp) -> Result<Recovered, String> {
+    check_reason(&options.reason)?;
+    if options.out.exists() {
+        return Err(format!("--out: {} exists; name a new file", escape_bounded(&options.out.to_string_lossy(), 200)));
+    }
+    let deployment = Deployment::load(&config.resolve(&config.paths.deployment)).map_err(|e| e.to_string())?;
+    let asked = Request::open(&options.request, &deployment.name).map_err(|e| e.to_string())?;
+    let root = root_key(&options.root, &deployment.anchor).map_err(|e| format!("--root: {e}"))?;
+    let issued = deployment.issuing.issue_client(&asked.tls_csr, &asked.name, PERSON_LIFE, now);
+    let issued = issued.map_err(|e| format!("REQUEST: tls_csr: {e}"))?;
+    // A catalog in a file is held by a coordinator that runs.
+    let catalog = config.catalog().map_err(|e| e.to_string())?.open().await.map_err(|e| e.to_string())?;
+    let done = record_all(config, &deployment, (&asked, options), &root, now).await;
+    catalog.close().await;
+    let (revoked, chain, log_size) = done?;
+    let tls: Vec<&[u8]> = issued.chain.iter().map(AsRef::as_ref).collect();
+    let enrolments: Vec<&[u8]> = chain.iter().map(Envelope::as_bytes).collect();
+    let host = config.names.first().map_or("localhost", String::as_str);
+    let answer = Answer::new(&init::address(host, config.listen.port()), &tls, &deployment.tls_root, &enrolments);
+    let bytes = person::to_file(&answer).map_err(|e| e.to_string())?;
+    files::create(&options.out, &bytes, files::Access::Public).map_err(|e| format!("--out: {e}; run the same command again"))?;
+    Ok(Recovered { name: asked.name.to_string(), key: asked.key.id(), revoked, answer: options.out.clone(), log_size })
+}
+
+/// Step 1. Gives what is revoked, the enrolments that lead to the new key, and the log's size.
+async fn record_all(
+    config: &Config,
+    deployment: &Deployment,
+    (asked, options): (&Asked, &Options),
+    root: &SigningKey,
+    now: Timestamp,
+) -> Result<(Vec<Revoked>, Vec<Envelope>, u64), String> {
+    let store = init::open_store(config, false)?;
+    // The registry takes the key by value; the deployment keeps its own.
+    let log = SigningKey::from_text(&deployment.log_key.to_text()).ok_or("the log key does not survive its own text")?;
+    let ledgers = Ledgers::new(store, Keys { anchor: deployment.anchor.clone(), log, witnesses: Vec::new() });
+    let log = ledgers.deployment().await.map_err(|e| e.to_string())?;
+    let ring = log.key_ring();
+    let mut records = Vec::new();
+    if !ring.holder(asked.key.id()).is_some_and(|(name, roles, _)| name == asked.name.to_string() && roles.contains(&Role::Admin)) {
+        let enroller = Enroller { key: root, enrolment: None };
+        records.push(enroller.enrol(&asked.name, asked.key, &[Role::Admin], "recovery", now).map_err(|e| e.to_string())?);
+    }
+    let mut revoked = Vec::new();
+    for name in &options.revoke {
+        let name = format!("spiffe://{}/responder/{name}", deployment.name);
+        let keys: Vec<KeyId> = ring.keys_of(&name).into_iter().filter(|key| *key != asked.key.id()).collect();
+        // One whose keys are all revoked is what an interrupted run left.
+        if !ring.knows(&name) {
+            return Err(format!("--revoke: nobody was ever enrolled as {name}"));
+        }
+        for key in keys {
+            let predecessor = ring.enrolment_of(key).ok_or_else(|| format!("key {key} has no enrolment"))?;
+            records.push(revocation(deployment, (key, predecessor), &options.reason, now, root)?);
+            revoked.push(Revoked { name: name.clone(), key });
+        }
+    }
+    log.append(records).await.map_err(|e| e.to_string())?;
+    let chain = ledgers.chain_of(asked.key.id()).await.map_err(|e| e.to_string())?;
+    Ok((revoked, chain, log.size()))
+}
+
+fn revocation(
+    deployment: &Deployment,
+    (key, predecessor): (KeyId, Digest),
+    reason: &str,
+    now: Timestamp,
+    root: &SigningKey,
+) -> Result<Envelope, String> {
+    let record = Revocation { deployment: deployment.name.to_string(), key, predecessor, reason: reason.to_owned(), revoked_at: now };
+    record::sign(&record, root).map_err(|e| e.to_string())
+}
+
+fn check_reason(reason: &str) -> Result<(), String> {
+    let bytes = reason.len();
+    if reason.trim().is_empty() || bytes > REASON_BYTES_MAX {
+        return Err(format!("--reason: {bytes} bytes: expected 1 to {REASON_BYTES_MAX}"));
+    }
+    Ok(())
+}
