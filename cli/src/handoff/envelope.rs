@@ -27,7 +27,8 @@ impl Recipients {
         let count = all.keys.len() + usize::from(!all.holders.is_empty());
         let once: BTreeSet<&Recipient> = all.keys.iter().collect();
         if count > RECIPIENTS_MAX || once.len() < all.keys.len() {
-            let problem = format!("--recipient: {count} recipients, {} different: expected at most {RECIPIENTS_MAX}, each once", once.len());
+            let problem =
+                format!("--recipient: {count} recipients, {} different: expected at most {RECIPIENTS_MAX}, each once", once.len());
             return Err(Failure::new(Code::Input, problem).hint("the certificates count as one"));
         }
         Ok(all)

@@ -116,10 +116,8 @@ impl<'a> Differences<'a> {
                 (Some(here), None) if is_head(&here.name) => return Ok(Some(Difference::Head(here, None))),
                 (Some(here), None) => return Ok(Some(Difference::Missing(here))),
                 (None, Some(there)) => return Ok(Some(Difference::OnlyInCopy(there))),
-                (Some(here), Some(there)) if is_head(&here.name) => {
-                    if here.size != there.size || here.name.ends_with("/log/checkpoint") {
-                        return Ok(Some(Difference::Head(here, Some(there.size))));
-                    }
+                (Some(here), Some(there)) if is_head(&here.name) && (here.size != there.size || here.name.ends_with("/log/checkpoint")) => {
+                    return Ok(Some(Difference::Head(here, Some(there.size))));
                 }
                 (Some(here), Some(there)) if here.size != there.size => return Ok(Some(Difference::Differs(here, there.size))),
                 _ => {}

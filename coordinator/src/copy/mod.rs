@@ -205,7 +205,9 @@ impl<'a> Copier<'a> {
             };
             if gone_on.is_err() {
                 turn.extend(self.open.drain(..));
-                turn.into_iter().for_each(|job| self.put_back(job.folder.name, job.whole, TRY_AGAIN));
+                for job in turn {
+                    self.put_back(job.folder.name, job.whole, TRY_AGAIN);
+                }
                 return Err(Away);
             }
             self.away = (None, None);
