@@ -273,6 +273,10 @@ pub struct CollectArgs {
     /// backslash belongs to the value. It cannot name a capture that --profile has.
     #[arg(long = "capture", value_name = "NAME[:KEY=VALUE,...]")]
     pub captures: Vec<String>,
+    /// Sign captures, parameters and values too that this program does not know: for agents that are newer than it. Each agent checks
+    /// the order itself, and refuses what it does not know.
+    #[arg(long)]
+    pub unchecked: bool,
     /// Why this is collected; recorded for the court.
     #[arg(long, value_parser = parse_reason)]
     pub reason: String,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use exhibit_evidence::record::{CaptureSpec, Limits, Order};
-use exhibit_evidence::written;
+use exhibit_evidence::{parameters, written};
 
 use crate::args::CollectArgs;
 use crate::exit::{Code, Failure, Result};
@@ -15,7 +15,8 @@ fn parse_capture(text: &str) -> Result<CaptureSpec> {
     })
 }
 
-/// The captures of a command line: a profile's, then those given one by one; none of them twice.
+/// The captures of a command line: a profile's, then those given one by one; none of them twice. What no agent of this version would
+/// obey is not signed, unless the command line says that its agents are newer.
 pub fn captures(args: &CollectArgs) -> Result<Vec<CaptureSpec>> {
     let profile = args.profile.as_deref().map(crate::commands::profiles::find).transpose()?;
     let given = args.captures.iter().map(|text| parse_capture(text)).collect::<Result<Vec<_>>>()?;
@@ -24,6 +25,12 @@ pub fn captures(args: &CollectArgs) -> Result<Vec<CaptureSpec>> {
     })?;
     if specs.len() > Order::CAPTURES_MAX {
         return Err(Failure::new(Code::Usage, format!("{} captures: an order holds at most {}", specs.len(), Order::CAPTURES_MAX)));
+    }
+    if !args.unchecked {
+        parameters::check(&specs).map_err(|problem| {
+            Failure::new(Code::Usage, format!("{problem}; nothing was signed"))
+                .hint("correct it; for agents that are newer than this program: --unchecked, and the agents check it")
+        })?;
     }
     Ok(specs)
 }

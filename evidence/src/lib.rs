@@ -23,6 +23,7 @@ pub mod key;
 pub mod layout;
 pub mod log;
 pub mod manifest;
+pub mod parameters;
 mod parsed;
 pub mod path;
 pub mod profile;

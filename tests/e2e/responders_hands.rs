@@ -49,7 +49,20 @@ fn an_order_takes_all_that_it_names_or_is_refused() {
     assert!(twice.code == 64 && twice.stderr.contains("--capture files") && twice.stderr.contains("twice"), "{}", twice.stderr);
     let both = order(&["--profile", "triage", "--capture", "files:paths=/etc/passwd"]);
     assert!(both.code == 64 && both.stderr.contains("--profile triage"), "{}", both.stderr);
+    for (capture, said) in [
+        ("process-memory:mode=slow,all=true", "parameter 'mode': 'slow': expected fast or atomic"),
+        ("network:tolls=false", "it has sock_diag, tools"),
+        ("sockets", "there is no capture 'sockets'; there are network,"),
+    ] {
+        let wrong = order(&["--capture", capture]);
+        assert!(wrong.code == 64 && wrong.stderr.contains(said) && wrong.stderr.contains("--unchecked"), "{}", wrong.stderr);
+    }
     assert_eq!(fleet.exhibit(&["collections"]).ok().json().len(), 0, "nothing was ordered");
+    // An agent may know what this program does not: agents say which captures they have, and check parameters themselves.
+    let unknown = order(&["--capture", "sockets", "--unchecked"]);
+    assert!(unknown.code == 65 && unknown.stderr.contains("no agent of this order has"), "{}", unknown.stderr);
+    let refused = fleet.collect(&case, &agent, &["--capture", "network:tolls=false", "--unchecked"]);
+    assert!(refused["state"] == "refused" && refused["reason"].as_str().is_some_and(|r| r.contains("'tolls'")), "{refused}");
     let slow = order(&["--capture", "system", "--read-rate", "1"]);
     assert!(slow.code == 64 && slow.stderr.contains("64.0 KiB"), "{}", slow.stderr);
 

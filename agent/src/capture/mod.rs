@@ -3,8 +3,8 @@
 //!
 //! # Writing one
 //! One file (or folder) `capture/<name>.rs` with a type that implements [`Capture`], one line in
-//! [`registry::REGISTRY`], its parameters as a table ([`Capture::params`]), so that an order is checked against them
-//! before anything runs. Rules:
+//! [`registry::REGISTRY`], its parameters in the table of [`exhibit_evidence::parameters`], so that an order is checked against
+//! them before it is signed and before anything runs. Rules:
 //! - Everything found becomes an item: collected, or with a status and a reason. Nothing is silently skipped.
 //! - Everything read from the host is hostile: bounded, never interpreted by a shell, escaped when shown.
 //! - Long loops that put nothing call [`Output::checkpoint`]; reads of pseudo files are bounded ([`read_pseudo`]).
@@ -17,7 +17,6 @@ pub mod logs;
 pub mod memory;
 pub mod mounts;
 pub mod network;
-mod params;
 mod patience;
 mod place;
 pub mod process;
@@ -37,10 +36,10 @@ use std::io;
 
 pub use exhibit_evidence::EvidencePath;
 pub use exhibit_evidence::manifest::{Kind, Meta, Status};
+pub(crate) use exhibit_evidence::parameters::units;
+pub use exhibit_evidence::parameters::{BadParam, Param, Params};
 pub use exhibit_evidence::stream::tar::Extent;
 use exhibit_evidence::time::FileTime;
-pub(crate) use params::units;
-pub use params::{BadParam, Param, ParamKind, Params};
 pub use place::Place;
 pub use pseudo::{PSEUDO_BYTES_MAX, Pseudo, put_pseudo, read_pseudo, read_pseudo_at, status_of};
 use serde::{Deserialize, Serialize};
@@ -55,9 +54,9 @@ pub trait Capture: Send {
     fn name(&self) -> &'static str;
 
     /// The parameters that an order may give, each once. An order with another name or a value that does not parse is
-    /// refused before anything runs.
+    /// refused before anything runs. They stand in one table with those of all captures, for the responder's program too.
     fn params(&self) -> &'static [Param] {
-        &[]
+        exhibit_evidence::parameters::of(self.name())
     }
 
     /// Checks what the table of parameters cannot say: patterns, names of classes. Called with parameters that the table
@@ -127,6 +126,10 @@ pub trait Output {
     /// The host's clocks.
     fn now(&self) -> Moment;
 
+    /// Keeps room below the limit of the order for a table that grows while other things are put: whatever is put until then
+    /// leaves it free. The item that takes it says so ([`NewItem::room`]).
+    fn keep_room(&mut self, _bytes: u64) {}
+
     /// Records that a program was run (its argument vector, joined with spaces): part of the agent's footprint.
     fn ran(&mut self, command: String);
 
@@ -161,8 +164,20 @@ pub struct NewItem {
     pub started: Moment,
     /// How: the system call, file or tool, e.g. `read`, `netlink:sock_diag`.
     pub method: &'static str,
+    /// What of the order's limit it may use.
+    pub room: Room,
     /// Further facts by name. They are display text, not content: at most a few KiB in all.
     pub facts: BTreeMap<String, String>,
+}
+
+/// What of an order's limit an item may use. What says which evidence was taken and which was not must not be lost because the
+/// evidence filled the limit, so a part is kept for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Room {
+    /// Bytes that [`Output::keep_room`] kept for it, and that are free from here on.
+    pub kept: u64,
+    /// It may use what is kept for records. Holds for content in memory only.
+    pub spare: bool,
 }
 
 /// An inode and when it last changed. A number alone does not name a file: it is used again after the file is gone, and
@@ -195,6 +210,7 @@ impl NewItem {
             inode: None,
             started,
             method,
+            room: Room::default(),
             facts: BTreeMap::new(),
         }
     }
@@ -203,7 +219,7 @@ impl NewItem {
     /// taken from the host.
     #[must_use]
     pub fn record(name: &str, started: Moment, method: &'static str) -> Self {
-        Self::new(evidence_path(name), Kind::Record, started, method)
+        Self { room: Room { kept: 0, spare: true }, ..Self::new(evidence_path(name), Kind::Record, started, method) }
     }
 
     /// The same with a status and the reason for it.

@@ -48,6 +48,7 @@ mod tests {
         for (place, (name, make)) in REGISTRY.iter().enumerate() {
             assert_eq!(make().name(), *name);
             assert_eq!(find(name).map(|(p, _)| p), Some(place), "listed once");
+            assert_eq!(exhibit_evidence::parameters::CAPTURES.get(place).map(|d| d.name), Some(*name), "its parameters are known");
             assert!(name.len() <= 32 && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'));
         }
     }

@@ -90,6 +90,10 @@ impl Output for Telling<'_> {
         self.out.expect(bytes);
     }
 
+    fn keep_room(&mut self, bytes: u64) {
+        self.out.keep_room(bytes);
+    }
+
     fn now(&self) -> Moment {
         self.out.now()
     }

@@ -1,10 +1,11 @@
 //! Tables that a capture makes: JSON Lines, one object a row, as record items. A long table becomes several items
-//! (`sockets.jsonl`, `sockets.1.jsonl`, ...), so that memory stays bounded and no row is lost.
+//! (`sockets.jsonl`, `sockets.1.jsonl`, ...), so that memory stays bounded and no row is lost. Whoever has one part finds the
+//! others: each but the last names the next one, each but the first the first one, and the last says how many there are.
 
 use exhibit_evidence::manifest::Status;
 use serde::Serialize;
 
-use super::{Content, Moment, NewItem, Output, Stop};
+use super::{Content, Moment, NewItem, Output, Room, Stop};
 
 /// A part of a table is put when it has reached this many bytes.
 pub const TABLE_PART_BYTES_MAX: usize = 2 << 20;
@@ -20,6 +21,9 @@ pub struct Table {
     rows: u64,
     rows_in_part: u64,
     bad_rows: u64,
+    /// Room that is kept for the rows that are not put yet.
+    room: u64,
+    spare: bool,
     facts: Vec<(&'static str, String)>,
 }
 
@@ -36,8 +40,16 @@ impl Table {
             rows: 0,
             rows_in_part: 0,
             bad_rows: 0,
+            room: 0,
+            spare: true,
             facts: Vec::new(),
         }
+    }
+
+    /// The same without a right to the room that is kept for records: it can be missed, and is worth less than the others.
+    #[must_use]
+    pub fn ordinary(self) -> Self {
+        Self { spare: false, ..self }
     }
 
     /// Adds a row; puts a part when enough rows have come together.
@@ -45,6 +57,9 @@ impl Table {
     /// # Errors
     /// [`Stop`] from the output.
     pub fn row(&mut self, out: &mut dyn Output, row: &impl Serialize) -> Result<(), Stop> {
+        if self.bytes.len() >= TABLE_PART_BYTES_MAX {
+            self.put_part(out, None, false)?;
+        }
         let before = self.bytes.len();
         if serde_json::to_writer(&mut self.bytes, row).is_err() {
             // Only a map with keys that are no strings can do that; the row is counted instead of shown half.
@@ -55,8 +70,11 @@ impl Table {
         self.bytes.push(b'\n');
         self.rows = self.rows.saturating_add(1);
         self.rows_in_part = self.rows_in_part.saturating_add(1);
-        if self.bytes.len() >= TABLE_PART_BYTES_MAX {
-            self.put_part(out, None)?;
+        // What is taken meanwhile must leave room for what says that it was.
+        if self.spare {
+            let grown = self.bytes.len().saturating_sub(before) as u64;
+            self.room = self.room.saturating_add(grown);
+            out.keep_room(grown);
         }
         Ok(())
     }
@@ -84,17 +102,26 @@ impl Table {
             (n, Some((status, reason))) => Some((status, format!("{reason}; {n} rows could not be written"))),
         };
         if self.parts == 0 || self.rows_in_part > 0 || problem.is_some() {
-            self.put_part(out, problem)?;
+            self.put_part(out, problem, true)?;
         }
         Ok(self.rows)
     }
 
-    fn put_part(&mut self, out: &mut dyn Output, problem: Option<(Status, String)>) -> Result<(), Stop> {
-        let name = match self.parts {
-            0 => format!("{}.jsonl", self.stem),
-            n => format!("{}.{n}.jsonl", self.stem),
-        };
-        let mut item = NewItem::record(&name, self.started, self.method).with_fact("rows", self.rows_in_part.to_string());
+    fn name(&self, part: u32) -> String {
+        if part == 0 { format!("{}.jsonl", self.stem) } else { format!("{}.{part}.jsonl", self.stem) }
+    }
+
+    fn put_part(&mut self, out: &mut dyn Output, problem: Option<(Status, String)>, last: bool) -> Result<(), Stop> {
+        let mut item = NewItem::record(&self.name(self.parts), self.started, self.method).with_fact("rows", self.rows_in_part.to_string());
+        item.room = Room { kept: std::mem::take(&mut self.room), spare: self.spare };
+        if self.parts > 0 {
+            item = item.with_fact("first_part", self.name(0));
+        }
+        match self.parts.saturating_add(1) {
+            next if !last => item = item.with_fact("next_part", self.name(next)),
+            1 => {}
+            all => item = item.with_fact("parts", all.to_string()),
+        }
         for (name, value) in self.facts.drain(..) {
             item = item.with_fact(name, value);
         }
@@ -107,5 +134,29 @@ impl Table {
         self.bytes.clear();
         self.started = out.now();
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::testing::Memory;
+
+    /// From the first part every other one is found, and from every part the first.
+    #[test]
+    fn every_part_leads_to_the_others() {
+        let mut out = Memory::default();
+        let mut table = Table::new("7/map", out.now(), "test");
+        let row = "x".repeat(TABLE_PART_BYTES_MAX / 4);
+        for _ in 0..9 {
+            table.row(&mut out, &row).expect("put");
+        }
+        assert_eq!(table.finish(&mut out, None), Ok(9));
+        let said = |fact: &str| out.puts.iter().map(|p| p.item.facts.get(fact).map_or("", String::as_str)).collect::<Vec<_>>();
+        assert_eq!(said("rows"), ["4", "4", "1"]);
+        assert_eq!(said("next_part"), ["7/map.1.jsonl", "7/map.2.jsonl", ""]);
+        assert_eq!(said("first_part"), ["", "7/map.jsonl", "7/map.jsonl"]);
+        assert_eq!(said("parts"), ["", "", "3"]);
+        assert_eq!(out.rows("7/map").len(), 9);
     }
 }

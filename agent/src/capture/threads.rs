@@ -1,7 +1,8 @@
 //! The threads of a process that its first one does not speak for. `/proc/<pid>` answers as the first thread, and that one
 //! may have ended before the others (`pthread_exit`), and any other may have files and namespaces of its own
-//! (`unshare(CLONE_FILES)`, `unshare(CLONE_NEWNET)`).
+//! (`unshare(CLONE_FILES)`, `unshare(CLONE_NEWNET)`, `setns`).
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 use exhibit_agent_sys::memory::shares_descriptors;
@@ -17,6 +18,10 @@ const THREADS_MAX: usize = 8192;
 const TABLES_MAX: usize = 64;
 /// Open files that are compared where the kernel does not say who shares its table.
 const COMPARED_MAX: usize = 4096;
+
+/// Namespaces that a thread can have for itself. Its user and PID namespace are those of its process: the kernel lets no thread
+/// beside others change them (setns(2), unshare(2)).
+const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid_for_children", "time_for_children", "uts"];
 
 /// A thread through which a process is read.
 #[derive(Debug)]
@@ -51,13 +56,13 @@ pub fn living(dir: &OwnedFd, pid: u32) -> Option<Living> {
 pub struct Others {
     /// One thread of each further table of open files.
     pub files: Vec<u32>,
-    /// Threads in another network namespace, and its inode.
-    pub nets: Vec<(u32, u64)>,
+    /// Threads in other namespaces than the process, and the inodes of those that differ by their kind.
+    pub elsewhere: Vec<(u32, BTreeMap<&'static str, u64>)>,
     /// What was not looked at, if something was not.
     pub left_out: Option<String>,
 }
 
-/// Finds the threads whose open files or network namespace are not those of `first`, the thread through which the process is
+/// Finds the threads whose open files or namespaces are not those of `first`, the thread through which the process is
 /// read. `dir` is a folder of the process.
 #[must_use]
 pub fn others(dir: &OwnedFd, first: u32) -> Others {
@@ -65,11 +70,14 @@ pub fn others(dir: &OwnedFd, first: u32) -> Others {
     // A thread that ended meanwhile, and a process that may not be looked at, have nothing to add.
     let Ok(task) = open_dir(dir, "task") else { return found };
     let Ok((tids, more)) = numbers(&task, THREADS_MAX) else { return found };
-    let net = |tid: u32| link(&task, format!("{tid}/ns/net")).ok().and_then(|t| bracketed(&t, b"net"));
-    let own_net = if tids.len() > 1 { net(first) } else { None };
+    let own = if tids.len() > 1 { namespaces(&task, first) } else { BTreeMap::new() };
     let mut tables = 0_u64;
     for tid in tids.into_iter().filter(|tid| *tid != first) {
-        found.nets.extend(net(tid).filter(|ns| Some(*ns) != own_net).map(|ns| (tid, ns)));
+        let mut differ = namespaces(&task, tid);
+        differ.retain(|kind, inode| own.get(kind) != Some(inode));
+        if !differ.is_empty() {
+            found.elsewhere.push((tid, differ));
+        }
         let known = std::iter::once(first).chain(found.files.iter().copied()).any(|other| same_files(&task, tid, other));
         if known || !has_files(&task, tid) {
             continue;
@@ -86,6 +94,15 @@ pub fn others(dir: &OwnedFd, first: u32) -> Others {
         found.left_out = Some(format!("{tables} threads have open files of their own beyond {TABLES_MAX} that were looked at"));
     }
     found
+}
+
+/// The namespaces of a thread by kind; without those that this kernel does not have.
+fn namespaces(task: &OwnedFd, tid: u32) -> BTreeMap<&'static str, u64> {
+    let inode = |kind: &'static str| {
+        let target = link(task, format!("{tid}/ns/{kind}")).ok()?;
+        bracketed(&target, kind.strip_suffix("_for_children").unwrap_or(kind).as_bytes())
+    };
+    NAMESPACES.iter().filter_map(|kind| Some((*kind, inode(kind)?))).collect()
 }
 
 fn has_files(task: &OwnedFd, tid: u32) -> bool {

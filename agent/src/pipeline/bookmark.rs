@@ -89,7 +89,7 @@ impl Draft {
     pub fn item(&self) -> NewItem {
         let Self { path, kind, status, reason, meta, started, facts } = self.clone();
         let (target, inode) = (None, None);
-        NewItem { path, kind, status, reason, target, meta, inode, started, method: "pread", facts }
+        NewItem { path, kind, status, reason, target, meta, inode, started, method: "pread", room: crate::capture::Room::default(), facts }
     }
 }
 

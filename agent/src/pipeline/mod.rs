@@ -15,9 +15,12 @@
 mod assemble;
 pub mod bookmark;
 mod content;
+mod data;
 mod frames;
+mod header;
 mod lanes;
 mod level;
+mod line;
 mod links;
 mod making;
 pub mod memory;

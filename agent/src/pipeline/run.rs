@@ -115,6 +115,7 @@ fn taker(plan: Plan, from: Option<TakenUp>, lanes: LanesIn) -> (Taker, Vec<Chose
         encrypts: !plan.facts.encrypt_to.is_none(),
         manifest_bytes_max: plan.manifest_bytes_max,
         symlinks,
+        kept: 0,
         header: Vec::new(),
     };
     (taker, plan.captures, plan.key.is_some(), pending)
@@ -137,6 +138,8 @@ fn capture_all(plan: Plan, from: Option<TakenUp>, lanes: LanesIn, ended: &Sender
     let first = taker.account.capture;
     for (place, (capture, params)) in captures.iter().enumerate().skip(first) {
         capture.name().clone_into(&mut taker.capture);
+        // What one that failed inside left of its tables is not put any more.
+        taker.kept = 0;
         taker.progress.set_capture(capture.name());
         taker.again = marks && capture.reads_again();
         if place != first || !taken_up {

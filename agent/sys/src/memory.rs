@@ -26,6 +26,11 @@ pub const PAGE_PRESENT: u64 = 1 << 3;
 /// In swap.
 pub const PAGE_SWAPPED: u64 = 1 << 4;
 
+/// The kernel's own page of zeros, the same for all: it was read, and never written.
+pub const PAGE_ZERO: u64 = 1 << 5;
+/// Part of a huge page that is mapped as a whole.
+pub const PAGE_HUGE: u64 = 1 << 6;
+
 /// `struct page_region` of the kernel's user interface (include/uapi/linux/fs.h): neighbouring pages of the same kind.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -77,7 +82,7 @@ pub fn scan_pages(pagemap: BorrowedFd<'_>, start: u64, end: u64, ranges: &mut [P
         category_inverted: 0,
         category_mask: 0,
         category_anyof_mask: PAGE_PRESENT | PAGE_SWAPPED,
-        return_mask: PAGE_PRESENT | PAGE_SWAPPED,
+        return_mask: PAGE_PRESENT | PAGE_SWAPPED | PAGE_ZERO | PAGE_HUGE,
     };
     // SAFETY: the argument has the layout of the kernel's interface and says how large it is; the vector that it names is a
     // live, exclusively borrowed slice of that many elements. The kernel fills both and keeps neither.

@@ -34,39 +34,13 @@ use self::usage::{Tables, Usage};
 use super::live::refusal;
 use super::walk::inode::Look;
 use super::walk::source::{FileSource, Growth};
-use super::{Capture, Content, Kind, NewItem, Output, Param, ParamKind, Params, Source as _, Status, Stop, Table, status_of};
+use super::{Capture, Content, Kind, NewItem, Output, Params, Source as _, Status, Stop, Table, status_of};
 
 /// The capture; see the module.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Disk;
 
-const PATH: Param = Param {
-    name: "path",
-    kind: ParamKind::List,
-    help: "Block devices and image files by absolute path, one a line; links as in /dev/disk/by-id are followed.",
-};
-const ALL: Param = Param { name: "all", kind: ParamKind::Flag, help: "All whole disks of the host; default false." };
-const CONTENT: Param =
-    Param { name: "content", kind: ParamKind::Flag, help: "Take the bytes; default true. With false only what describes the disks." };
-const DIRECT: Param =
-    Param { name: "direct", kind: ParamKind::Flag, help: "Read past the page cache where that works (O_DIRECT); default true." };
-const TRIES: Param = Param { name: "tries", kind: ParamKind::Number, help: "How often a sector that fails is read, 1 to 10; default 2." };
-const REMOTE: Param = Param {
-    name: "remote",
-    kind: ParamKind::Flag,
-    help: "Take images on file systems of other hosts and of user-space servers too; one that does not answer can hold the capture. Default false.",
-};
-const FREEZE: Param = Param {
-    name: "freeze",
-    kind: ParamKind::Flag,
-    help: "Freeze file systems that are mounted read-write from the disk while it is read; everybody who writes to them waits. A freeze that has begun cannot be taken back: while somebody is stuck in a write, it goes on past freeze_max. Default false.",
-};
-const FREEZE_MAX: Param =
-    Param { name: "freeze_max", kind: ParamKind::Seconds, help: "Thaw so long after it is frozen, 1s to 300s; default 30s." };
-
-const PARAMS: &[Param] = &[PATH, ALL, CONTENT, DIRECT, TRIES, REMOTE, FREEZE, FREEZE_MAX];
 const TRIES_DEFAULT: u64 = 2;
-const TRIES_MAX: u64 = 10;
 
 /// The parameters as they apply.
 struct Wishes {
@@ -80,19 +54,13 @@ struct Wishes {
 impl Wishes {
     fn of(params: &Params) -> Result<Self, String> {
         let bad = |e: super::BadParam| e.to_string();
-        let tries = params.number(TRIES.name).map_err(bad)?.unwrap_or(TRIES_DEFAULT);
-        if !(1..=TRIES_MAX).contains(&tries) {
-            return Err(format!("parameter 'tries': {tries} is not in 1 to {TRIES_MAX}"));
-        }
-        let most = params.seconds(FREEZE_MAX.name).map_err(bad)?.unwrap_or(MOST_S_DEFAULT);
-        if !(1..=MOST_S_MAX).contains(&most) {
-            return Err(format!("parameter 'freeze_max': {most} s is not in 1 to {MOST_S_MAX}"));
-        }
-        let freeze = params.flag(FREEZE.name, false).map_err(bad)?.then(|| Duration::from_secs(most));
+        let tries = params.number("tries").map_err(bad)?.unwrap_or(TRIES_DEFAULT);
+        let most = params.seconds("freeze_max").map_err(bad)?.unwrap_or(MOST_S_DEFAULT);
+        let freeze = params.flag("freeze", false).map_err(bad)?.then(|| Duration::from_secs(most.min(MOST_S_MAX)));
         Ok(Self {
-            content: params.flag(CONTENT.name, true).map_err(bad)?,
-            direct: params.flag(DIRECT.name, true).map_err(bad)?,
-            tries: u32::try_from(tries).unwrap_or(1),
+            content: params.flag("content", true).map_err(bad)?,
+            direct: params.flag("direct", true).map_err(bad)?,
+            tries: u32::try_from(tries).unwrap_or(1).max(1),
             freeze,
         })
     }
@@ -103,18 +71,10 @@ impl Capture for Disk {
         "disk"
     }
 
-    fn params(&self) -> &'static [Param] {
-        PARAMS
-    }
-
     fn check(&self, params: &Params) -> Result<(), String> {
         Wishes::of(params)?;
-        let paths = params.list(PATH.name).unwrap_or_default();
-        if let Some(path) = paths.iter().find(|p| !p.starts_with('/')) {
-            let shown = exhibit_evidence::text::escape_bounded(path, 80);
-            return Err(format!("parameter 'path': '{shown}' is not an absolute path, for example /dev/sdb"));
-        }
-        if paths.is_empty() && params.flag(ALL.name, false) != Ok(true) {
+        let paths = params.list("path").unwrap_or_default();
+        if paths.is_empty() && params.flag("all", false) != Ok(true) {
             return Err("no disk is named: give 'path' (for example path=/dev/sdb) or all=true".to_owned());
         }
         Ok(())
@@ -131,11 +91,11 @@ impl Capture for Disk {
         let devices = list(out)?;
         let tables = Tables::read(devices);
         let mut chosen: Vec<Chosen> = Vec::new();
-        if params.flag(ALL.name, false)? {
+        if params.flag("all", false)? {
             chosen.extend(choose::all(&tables.mounts, &tables.devices));
         }
-        let remote = params.flag(REMOTE.name, false)?;
-        for path in params.list(PATH.name).unwrap_or_default() {
+        let remote = params.flag("remote", false)?;
+        for path in params.list("path").unwrap_or_default() {
             out.checkpoint()?;
             let one = choose::at(path, remote, &tables.mounts, &tables.devices);
             // What is named as well is taken although it is not a whole disk.

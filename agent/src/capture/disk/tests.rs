@@ -202,13 +202,15 @@ fn nothing_that_is_asked_for_is_passed_over_in_silence() {
 fn orders_that_name_no_disk_or_impossible_numbers_are_refused() {
     let check = |params: &[(&str, &str)]| {
         let values = params.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        Disk.check(&Params::new("disk", values))
+        let params = Params::new("disk", values);
+        params.check(Disk.params()).map_err(|e| e.to_string())?;
+        Disk.check(&params)
     };
     assert!(check(&[]).is_err_and(|e| e.contains("all=true")));
     assert!(check(&[("all", "false")]).is_err());
-    assert!(check(&[("path", "sdb")]).is_err_and(|e| e.contains("'sdb' is not an absolute path")));
+    assert!(check(&[("path", "sdb")]).is_err_and(|e| e.contains("'sdb': expected an absolute path")));
     assert!(check(&[("all", "true"), ("tries", "0")]).is_err_and(|e| e.contains("1 to 10")));
-    assert!(check(&[("all", "true"), ("freeze_max", "1h")]).is_err_and(|e| e.contains("1 to 300")));
+    assert!(check(&[("all", "true"), ("freeze_max", "1h")]).is_err_and(|e| e.contains("1s to 300s")));
     assert_eq!(check(&[("path", "/dev/sdb")]), Ok(()));
 }
 

@@ -8,38 +8,7 @@ use crate::capture::walk::homes::Homes;
 use crate::capture::walk::prefix::{Link, Resolver, path_of};
 use crate::capture::walk::rule::{Rule, parse_rules};
 use crate::capture::walk::source::Growth;
-use crate::capture::{Param, ParamKind, Params, Stop, read_pseudo};
-
-/// The parameters that the captures of files share.
-pub const MAX_SIZE: Param =
-    Param { name: "max_size", kind: ParamKind::Bytes, help: "Files with more data are recorded with their metadata but not taken." };
-/// See [`MAX_SIZE`].
-pub const MAX_FILES: Param =
-    Param { name: "max_files", kind: ParamKind::Number, help: "The walk ends after so many hits; default 500000." };
-/// See [`MAX_SIZE`].
-pub const MAX_TOTAL: Param =
-    Param { name: "max_total", kind: ParamKind::Bytes, help: "Once so much was taken, further files that do not fit are recorded only." };
-/// See [`MAX_SIZE`].
-pub const NEWER_THAN: Param = Param {
-    name: "newer_than",
-    kind: ParamKind::Seconds,
-    help: "Only what changed (content or inode) within this span, e.g. 30d; default: of any age.",
-};
-/// See [`MAX_SIZE`].
-pub const OLDER_THAN: Param = Param {
-    name: "older_than",
-    kind: ParamKind::Seconds,
-    help: "Only what did not change (content nor inode) within this span, e.g. 1d; default: of any age.",
-};
-/// See [`MAX_SIZE`].
-pub const EXCLUDE: Param = Param {
-    name: "exclude",
-    kind: ParamKind::List,
-    help: "Patterns of what is left out; an excluded directory with all beneath it. Each exclusion is an item with status skipped.",
-};
-/// See [`MAX_SIZE`].
-pub const REMOTE: Param =
-    Param { name: "remote", kind: ParamKind::Flag, help: "Enter remote file systems and automount points too; default false." };
+use crate::capture::{Params, Stop, read_pseudo};
 
 /// Default of `max_files`: 500,000 manifest lines of about 600 bytes are 300 MB.
 const MAX_FILES_DEFAULT: u64 = 500_000;
@@ -73,11 +42,11 @@ impl Limits {
     /// [`Stop::Fatal`] that names the parameter, its value and an example.
     pub fn from_params(params: &Params, max_size: u64, max_total: u64, growth: Growth) -> Result<Self, Stop> {
         Ok(Self {
-            max_size: params.bytes(MAX_SIZE.name)?.unwrap_or(max_size),
-            max_files: params.number(MAX_FILES.name)?.unwrap_or(MAX_FILES_DEFAULT),
-            max_total: params.bytes(MAX_TOTAL.name)?.unwrap_or(max_total),
-            newer_than_s: params.seconds(NEWER_THAN.name)?,
-            older_than_s: params.seconds(OLDER_THAN.name)?,
+            max_size: params.bytes("max_size")?.unwrap_or(max_size),
+            max_files: params.number("max_files")?.unwrap_or(MAX_FILES_DEFAULT),
+            max_total: params.bytes("max_total")?.unwrap_or(max_total),
+            newer_than_s: params.seconds("newer_than")?,
+            older_than_s: params.seconds("older_than")?,
             private_keys: true,
             growth,
         })
@@ -122,12 +91,12 @@ impl Plan {
     /// [`Stop::Fatal`] when a pattern is none, or when the mount table cannot be read: without it remote file systems
     /// could not be told from local ones, and a dead one would hang the agent.
     pub fn new(rules: Vec<Rule>, params: &Params, limits: Limits) -> Result<Self, Stop> {
-        let exclude = parse_list(EXCLUDE.name, params.list(EXCLUDE.name).unwrap_or_default()).map_err(Stop::Fatal)?;
+        let exclude = parse_list("exclude", params.list("exclude").unwrap_or_default()).map_err(Stop::Fatal)?;
         let mounts = Mounts::read().map_err(|e| Stop::Fatal(format!("the mount table /proc/self/mountinfo cannot be read: {e}")))?;
         // Without the file, /home and /root remain.
         let passwd = read_pseudo(b"/etc/passwd", PASSWD_BYTES_MAX).unwrap_or_default();
         let homes = Homes::from_passwd(&passwd.bytes);
-        Ok(Self { rules, exclude, limits, remote: params.flag(REMOTE.name, false)?, mounts, homes })
+        Ok(Self { rules, exclude, limits, remote: params.flag("remote", false)?, mounts, homes })
     }
 
     /// Rules as patterns of this host, their literal parts freed of links.
@@ -170,12 +139,12 @@ pub fn parse_list<'a>(name: &str, lines: impl IntoIterator<Item = &'a str>) -> R
     parse_rules(lines).map_err(|e: BadPattern| format!("parameter '{name}': {e}"))
 }
 
-/// Checks the parameter [`EXCLUDE`].
+/// Checks the parameter `exclude`.
 ///
 /// # Errors
 /// As [`parse_list`].
 pub fn check_exclude(params: &Params) -> Result<(), String> {
-    parse_list(EXCLUDE.name, params.list(EXCLUDE.name).unwrap_or_default()).map(|_| ())
+    parse_list("exclude", params.list("exclude").unwrap_or_default()).map(|_| ())
 }
 
 fn literal_path(pattern: &Pattern) -> Option<Vec<u8>> {

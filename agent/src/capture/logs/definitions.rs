@@ -5,8 +5,7 @@ use crate::capture::walk::rule::Rule;
 const TEXT: &str = include_str!("definitions.txt");
 
 /// The classes in the order in which they speak for a file.
-pub const CLASSES: &[&str] =
-    &["audit", "auth", "journal", "system", "network", "security", "container", "cloud", "packages", "application", "other"];
+pub use exhibit_evidence::parameters::LOG_CLASSES as CLASSES;
 
 /// The rules of a class. A line that does not parse cannot occur (a test reads them all).
 #[must_use]

@@ -12,12 +12,10 @@ mod tests;
 
 use self::definitions::{CLASSES, rules_of};
 use super::files::collect::collect;
-use super::files::plan::{
-    EXCLUDE, Limits, MAX_FILES, MAX_SIZE, MAX_TOTAL, NEWER_THAN, OLDER_THAN, Plan, REMOTE, check_exclude, parse_list,
-};
+use super::files::plan::{Limits, Plan, check_exclude, parse_list};
 use super::walk::rule::Rule;
 use super::walk::source::Growth;
-use super::{Capture, Output, Param, ParamKind, Params, Stop};
+use super::{Capture, Output, Params, Stop};
 
 /// Default of `max_size`.
 const MAX_SIZE_DEFAULT: u64 = 2 << 30;
@@ -29,23 +27,9 @@ const MAX_TOTAL_DEFAULT: u64 = 16 << 30;
 #[derive(Debug, Default)]
 pub struct Logs;
 
-const CLASSES_PARAM: Param = Param {
-    name: "classes",
-    kind: ParamKind::List,
-    help: "Which classes: audit, auth, journal, system, network, security, container, cloud, packages, application, other; default: all.",
-};
-
-const EXTRA: Param = Param { name: "extra", kind: ParamKind::List, help: "Further patterns, e.g. /srv/app/**/*.log; class 'extra'." };
-
-const PARAMS: &[Param] = &[CLASSES_PARAM, EXTRA, EXCLUDE, MAX_SIZE, MAX_FILES, MAX_TOTAL, NEWER_THAN, OLDER_THAN, REMOTE];
-
 impl Capture for Logs {
     fn name(&self) -> &'static str {
         "logs"
-    }
-
-    fn params(&self) -> &'static [Param] {
-        PARAMS
     }
 
     fn check(&self, params: &Params) -> Result<(), String> {
@@ -75,7 +59,7 @@ fn rules(params: &Params) -> Result<Vec<Rule>, String> {
 /// The order's own patterns and the classes that it wants: what can be said without the host.
 fn asked(params: &Params) -> Result<(Vec<Rule>, Vec<&'static str>), String> {
     let wanted = wanted_classes(params)?;
-    let extra = parse_list(EXTRA.name, params.list(EXTRA.name).unwrap_or_default())?;
+    let extra = parse_list("extra", params.list("extra").unwrap_or_default())?;
     if wanted.is_empty() && extra.is_empty() {
         return Err(
             "parameter 'classes': the list is empty and there is no 'extra'; write one class a line, for example 'audit'".to_owned()
@@ -85,7 +69,7 @@ fn asked(params: &Params) -> Result<(Vec<Rule>, Vec<&'static str>), String> {
 }
 
 fn wanted_classes(params: &Params) -> Result<Vec<&'static str>, String> {
-    let Some(names) = params.list(CLASSES_PARAM.name) else { return Ok(CLASSES.to_vec()) };
+    let Some(names) = params.list("classes") else { return Ok(CLASSES.to_vec()) };
     if let Some(unknown) = names.iter().find(|n| !CLASSES.contains(n)) {
         let shown = exhibit_evidence::text::escape_bounded(unknown, 60);
         return Err(format!("parameter 'classes': '{shown}' is no class of logs; there are {}", CLASSES.join(", ")));

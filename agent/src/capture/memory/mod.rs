@@ -43,7 +43,7 @@ use self::smear::Smear;
 use self::tables::Tables;
 use super::live::{LARGE_BYTES_MAX, put_json, read, refusal};
 use super::process_memory;
-use super::{Capture, Content, NewItem, Output, Param, ParamKind, Params, Status, Stop};
+use super::{Capture, Content, NewItem, Output, Params, Status, Stop};
 use crate::clock;
 
 /// The capture; see the module.
@@ -58,21 +58,6 @@ impl Memory {
     }
 }
 
-const PARAMS: &[Param] = &[
-    Param {
-        name: "priority",
-        kind: ParamKind::Flag,
-        help: "first take the pages that decide an analysis (priority.lime): page tables, kernel, slab, stacks (default true)",
-    },
-    Param { name: "priority_percent", kind: ParamKind::Number, help: "how much of RAM that first pass may take at most (default 10)" },
-    Param {
-        name: "fallback",
-        kind: ParamKind::Flag,
-        help: "where physical memory is refused, take the memory of every process instead (default true)",
-    },
-    Param { name: "full", kind: ParamKind::Flag, help: "take all of RAM (memory.lime; default true)" },
-];
-
 /// The images, each with its map.
 const FULL: (&str, &str) = ("memory.lime", "map.jsonl");
 const FIRST: (&str, &str) = ("priority.lime", "priority-map.jsonl");
@@ -82,17 +67,6 @@ const ADDED: (&str, &str) = ("added.lime", "added-map.jsonl");
 impl Capture for Memory {
     fn name(&self) -> &'static str {
         "memory"
-    }
-
-    fn params(&self) -> &'static [Param] {
-        PARAMS
-    }
-
-    fn check(&self, params: &Params) -> Result<(), String> {
-        match params.number("priority_percent").map_err(|e| e.to_string())? {
-            Some(percent @ (0 | 51..)) => Err(format!("parameter 'priority_percent', {percent}: expected 1 to 50")),
-            _ => Ok(()),
-        }
     }
 
     fn run(&self, params: &Params, out: &mut dyn Output) -> Result<(), Stop> {

@@ -19,7 +19,7 @@ use self::namespaces::{Found, Namespace};
 use self::netlink::{Failure, Netlink};
 use self::sockets::{ASKS, Ask, Socket};
 use super::live::{LARGE_BYTES_MAX, SMALL_BYTES_MAX, names, open_dir, put_absent, put_read, read, read_at, take, words};
-use super::{Capture, Content, Kind, NewItem, Output, Param, ParamKind, Params, Status, Stop, Table, evidence_path};
+use super::{Capture, Content, Kind, NewItem, Output, Params, Status, Stop, Table, evidence_path};
 
 /// The capture; see the module.
 #[derive(Debug, Default, Clone, Copy)]
@@ -33,15 +33,6 @@ impl Network {
     }
 }
 
-const PARAMS: &[Param] = &[
-    Param {
-        name: "sock_diag",
-        kind: ParamKind::Flag,
-        help: "ask the kernel for sockets by netlink, for which it may load its small *_diag modules (default true)",
-    },
-    Param { name: "tools", kind: ParamKind::Flag, help: "run nft, iptables-save, ip6tables-save and ipset of the host (default true)" },
-];
-
 /// Configuration of name resolution, raw.
 const FILES: [&str; 6] =
     ["/etc/hosts", "/etc/nsswitch.conf", "/etc/resolv.conf", "/run/systemd/resolve/resolv.conf", "/etc/host.conf", "/etc/gai.conf"];
@@ -54,10 +45,6 @@ const NET_FOLDERS: [&str; 6] = ["stat", "vlan", "bonding", "sctp", "netfilter", 
 impl Capture for Network {
     fn name(&self) -> &'static str {
         "network"
-    }
-
-    fn params(&self) -> &'static [Param] {
-        PARAMS
     }
 
     fn run(&self, params: &Params, out: &mut dyn Output) -> Result<(), Stop> {

@@ -92,7 +92,8 @@ impl Found {
                 self.holders_of(pid, Some(tid), &thread);
             }
         }
-        for (tid, inode) in others.nets {
+        for (tid, namespaces) in others.elsewhere {
+            let Some(inode) = namespaces.get("net").copied() else { continue };
             if let Ok(thread) = thread_dir(tid) {
                 self.namespace(inode, pid, Some(tid), thread);
             }

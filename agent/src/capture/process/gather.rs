@@ -353,7 +353,7 @@ fn list_threads(dir: &OwnedFd, row: &mut Row, others: &Others) {
             stime_ticks: stat.as_ref().and_then(|s| s.stime_ticks),
             processor: stat.as_ref().and_then(|s| s.processor),
             policy: stat.as_ref().and_then(|s| s.policy).map(policy_name),
-            net_ns: others.nets.iter().find(|(of, _)| *of == tid).map(|(_, ns)| *ns),
+            namespaces: others.elsewhere.iter().find(|(of, _)| *of == tid).map(|(_, ns)| ns.clone()).unwrap_or_default(),
             comm: stat.map(|s| Lossless(s.comm)),
         });
     }

@@ -147,9 +147,9 @@ pub struct Thread {
     pub stime_ticks: Option<u64>,
     pub processor: Option<i64>,
     pub policy: Option<&'static str>,
-    /// Inode of its network namespace, where that is not the process's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub net_ns: Option<u64>,
+    /// Inodes of its namespaces, of those that are not the process's.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub namespaces: BTreeMap<&'static str, u64>,
 }
 
 /// One open file.

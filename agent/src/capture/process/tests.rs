@@ -2,6 +2,7 @@
 
 mod hostile;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::net::TcpListener;
@@ -12,7 +13,10 @@ use std::process::{Child, Command, Stdio};
 use proptest::prelude::*;
 use serde_json::Value;
 
+use super::content::{Budget, Wanted};
+use super::reader::{Answer, STUCK_MAX};
 use super::*;
+use crate::capture::live::{Read, read_at};
 use crate::capture::testing::Memory;
 
 /// A child that is killed and reaped when the test ends.

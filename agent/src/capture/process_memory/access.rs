@@ -4,25 +4,39 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use exhibit_agent_sys::memory::read_process;
 use rustix::fs::AtFlags;
 use rustix::io::{Errno, pread};
 
+use super::behind::open_behind;
 use super::pages::{Page, Pages};
-use super::plan::{Devices, Wish, open_behind};
+use super::plan::{Devices, Wish};
 use super::regions::{Class, PAGE, PROTECTED, Region, Regions, SUPPLIED};
+use super::silent::{self, Dev, Silent};
 use super::stop::Stands;
 
-/// How long one read may take before the rest of the process is given up: a lock of the process, or a page in swap on a dead
-/// device, can hold it for ever.
-const PATIENCE: Duration = Duration::from_secs(10);
-const STACK_BYTES: usize = 256 << 10;
 /// Why what userfaultfd watches is not read where there is no page.
 pub const NOT_SUPPLIED: &str =
     "not in memory, and watched by userfaultfd: a program would supply it when touched, which would run that program, so it is not touched";
+
+/// The thread reads no mapping right now: if it hangs there, it waits for a lock of the whole process.
+pub const NOWHERE: u64 = u64::MAX;
+
+/// The rest of a mapping from which a read did not come back.
+#[derive(Debug, Clone, Copy)]
+pub struct Lost {
+    /// The address that was asked for.
+    pub start: u64,
+    /// Where the mapping ends.
+    pub end: u64,
+    /// Its device.
+    pub dev: Dev,
+    /// How long was waited.
+    pub patience: Duration,
+}
 
 /// Bytes by where they came from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -67,7 +81,7 @@ pub struct Access {
     /// `/proc/<pid>`, opened.
     pub dir: Arc<OwnedFd>,
     /// `/proc/<pid>/mem`, opened while it stood.
-    pub memory: OwnedFd,
+    pub memory: Arc<OwnedFd>,
     /// Its pages, if they can be looked at.
     pub pages: Option<Pages>,
     /// Its mappings.
@@ -75,7 +89,13 @@ pub struct Access {
     /// What the order wants.
     pub wish: Wish,
     /// File systems.
-    pub devices: Devices,
+    pub devices: Arc<Devices>,
+    /// Those that do not answer.
+    pub silent: Silent,
+    /// What did not answer of this process.
+    pub lost: Vec<Lost>,
+    /// The address that is being read: in which mapping a thread hangs that does not come back.
+    pub place: Arc<AtomicU64>,
     /// Its number, and whether it stands right now: then it cannot run another program, and the faster call may be used. That
     /// call waits for userfaultfd, so it is not for mappings that are watched, nor where that is not known.
     pub held: Option<(u32, Stands)>,
@@ -96,8 +116,30 @@ pub enum Behind {
 }
 
 impl Access {
+    /// The same for a further thread, which begins where the last answer ended.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self {
+            dir: Arc::clone(&self.dir),
+            memory: Arc::clone(&self.memory),
+            pages: self.pages.as_ref().map(Pages::again),
+            regions: Arc::clone(&self.regions),
+            wish: self.wish.clone(),
+            devices: Arc::clone(&self.devices),
+            silent: self.silent.clone(),
+            lost: self.lost.clone(),
+            place: Arc::new(AtomicU64::new(NOWHERE)),
+            held: self.held.clone(),
+            open: None,
+            counts: self.counts,
+        }
+    }
+
     /// Fills a buffer from pieces, up to the first that cannot be had whole.
-    fn fill_all(&mut self, pieces: &[(u64, usize)], buffer: &mut [u8]) -> Result<usize, Failed> {
+    ///
+    /// # Errors
+    /// [`Failed`] when the first byte cannot be had.
+    pub fn fill_all(&mut self, pieces: &[(u64, usize)], buffer: &mut [u8]) -> Result<usize, Failed> {
         let mut filled = 0_usize;
         for (address, length) in pieces {
             let end = filled.saturating_add(*length).min(buffer.len());
@@ -116,10 +158,7 @@ impl Access {
     }
 
     /// Fills a buffer from an address on, as far as one mapping and one reason go.
-    ///
-    /// # Errors
-    /// [`Failed`] when the first byte cannot be had.
-    pub fn fill(&mut self, address: u64, buffer: &mut [u8]) -> Result<usize, Failed> {
+    fn fill(&mut self, address: u64, buffer: &mut [u8]) -> Result<usize, Failed> {
         let regions = Arc::clone(&self.regions);
         let Some(region) = regions.holding(address) else { return Err(Failed::said("no mapping", buffer.len())) };
         let length = buffer.len().min(region.end.saturating_sub(address) as usize);
@@ -139,6 +178,11 @@ impl Access {
 
     /// Reads pages of one kind.
     fn run(&mut self, region: &Region, at: u64, buffer: &mut [u8]) -> Result<usize, Failed> {
+        if let Some(lost) = self.lost.iter().find(|l| l.start <= at && at < l.end) {
+            let why = silent::who(lost.dev, lost.patience);
+            return Err(Failed::said(&format!("{why}: the rest of this mapping was given up"), lost.end.saturating_sub(at) as usize));
+        }
+        self.place.store(NOWHERE, Ordering::Relaxed);
         let (page, bytes) = match (region.class, self.pages.as_mut()) {
             (Class::Kernel, _) | (_, None) => (Page::Present, buffer.len()),
             (_, Some(pages)) => pages.run(at, buffer.len()).map_err(|e| match e {
@@ -147,9 +191,10 @@ impl Access {
             })?,
         };
         let buffer = buffer.get_mut(..bytes).unwrap_or_default();
+        self.place.store(at, Ordering::Relaxed);
         match (page, region.class) {
             (Page::Swapped, _) if !self.wish.swapped => Err(Failed::said("in swap: left there by the order (swapped=false)", bytes)),
-            (Page::Present | Page::Swapped, _) => {
+            (Page::Present | Page::Swapped | Page::Zero, _) => {
                 let got = self.through_process(region, at, buffer)?;
                 self.counts.memory = self.counts.memory.saturating_add(got as u64);
                 if page == Page::Swapped {
@@ -223,6 +268,11 @@ impl Access {
         if let Some(fs) = self.devices.remote.get(&region.dev) {
             return Behind::Elsewhere(format!("not in memory, and on a remote or user-space file system ({fs})"));
         }
+        // Nobody who did not answer before is asked again, whichever mapping and process that was.
+        if self.silent.is(region.dev) || self.lost.iter().any(|l| l.dev == region.dev) {
+            let [major, minor] = region.dev;
+            return Behind::Elsewhere(format!("not in memory, and its file system (device {major}:{minor}) did not answer before"));
+        }
         if !self.wish.files {
             return Behind::Elsewhere("not in memory: left out by the order (files=false)".to_owned());
         }
@@ -235,84 +285,5 @@ impl Access {
             ));
         }
         Behind::Open(file)
-    }
-}
-
-struct Ask {
-    /// Addresses and lengths, to be read one after the other.
-    pieces: Vec<(u64, usize)>,
-    buffer: Vec<u8>,
-}
-
-struct Answer {
-    buffer: Vec<u8>,
-    result: Result<usize, Failed>,
-    counts: Counts,
-}
-
-/// Reads on a thread of its own and does not wait for ever.
-pub struct Reader {
-    ask: SyncSender<Ask>,
-    answer: Receiver<Answer>,
-    buffer: Vec<u8>,
-    /// The thread does not answer: it was left behind.
-    pub stuck: bool,
-    /// So far.
-    pub counts: Counts,
-}
-
-impl Reader {
-    /// Starts the thread. It ends when this is dropped, or when the read in which it hangs comes back.
-    ///
-    /// # Errors
-    /// When there is no thread to be had.
-    pub fn start(mut access: Access) -> io::Result<Self> {
-        let (ask, asked) = sync_channel::<Ask>(1);
-        let (give, answer) = sync_channel(1);
-        let body = move || {
-            while let Ok(Ask { pieces, mut buffer }) = asked.recv() {
-                let result = access.fill_all(&pieces, &mut buffer);
-                if give.send(Answer { buffer, result, counts: access.counts }).is_err() {
-                    return;
-                }
-            }
-        };
-        std::thread::Builder::new().name("proc-memory".into()).stack_size(STACK_BYTES).spawn(body)?;
-        Ok(Self { ask, answer, buffer: Vec::new(), stuck: false, counts: Counts::default() })
-    }
-
-    /// Fills a buffer from pieces of memory, which together are as long, one after the other. Returns how far it came without a
-    /// failure.
-    ///
-    /// # Errors
-    /// [`Failed`] when the first byte cannot be had, or when there is no answer.
-    pub fn fill(&mut self, pieces: Vec<(u64, usize)>, buffer: &mut [u8]) -> Result<usize, Failed> {
-        let stuck = || Failed {
-            error: io::Error::other(format!("the kernel did not answer within {} s: the rest was given up", PATIENCE.as_secs())),
-            bytes: u64::MAX,
-            gone: false,
-        };
-        let mut own = std::mem::take(&mut self.buffer);
-        own.resize(buffer.len(), 0);
-        if self.stuck || self.ask.send(Ask { pieces, buffer: own }).is_err() {
-            return Err(stuck());
-        }
-        match self.answer.recv_timeout(PATIENCE) {
-            Ok(Answer { buffer: got, result, counts }) => {
-                self.counts = counts;
-                if let Ok(count) = &result {
-                    let count = (*count).min(buffer.len());
-                    if let (Some(to), Some(from)) = (buffer.get_mut(..count), got.get(..count)) {
-                        to.copy_from_slice(from);
-                    }
-                }
-                self.buffer = got;
-                result
-            }
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                self.stuck = true;
-                Err(stuck())
-            }
-        }
     }
 }

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use super::access::{Failed, Reader};
+use super::access::Failed;
 use super::elf::Header;
 use super::layout::Layout;
+use super::reader::Reader;
 use super::regions::{PAGE, Regions};
 use super::stop::Stands;
 use crate::capture::{Source, Status};
@@ -110,7 +111,7 @@ impl CoreFile {
         &self.list
     }
 
-    /// Whether the thread that reads did not come back.
+    /// Whether the rest was given up, because the thread that reads did not come back.
     #[must_use]
     pub const fn is_stuck(&self) -> bool {
         self.reader.stuck
@@ -129,7 +130,7 @@ impl CoreFile {
         let rest = segment_end.saturating_sub(address);
         let bytes = failed.bytes.min(rest);
         self.failed = Some((offset, offset.saturating_add(bytes)));
-        // A larger read is tried again, smaller.
+        // A larger read is tried again, smaller: what lies beyond fails for reasons of its own, if it does.
         if asked <= bytes {
             self.unread(address, address.saturating_add(asked), &failed.error.to_string());
         }
@@ -174,9 +175,9 @@ impl Source for CoreFile {
             self.failed = Some((offset, offset.saturating_add(bytes.min(rest))));
             return Err(io::Error::other(WITHHELD));
         }
-        let Some((address, first)) = pieces.first().copied() else { return Ok(0) };
+        let Some((address, _)) = pieces.first().copied() else { return Ok(0) };
         let count = pieces.iter().map(|(_, length)| *length).fold(0, usize::saturating_add).min(buf.len());
-        match self.reader.fill(pieces, buf.get_mut(..count).unwrap_or_default()) {
+        match self.reader.fill(&pieces, buf.get_mut(..count).unwrap_or_default()) {
             Ok(got) => {
                 self.memory_bytes = self.memory_bytes.saturating_add(got as u64);
                 if self.moved_at.is_none() && self.held.as_ref().is_some_and(|stands| !stands()) {
@@ -186,8 +187,7 @@ impl Source for CoreFile {
             }
             Err(failed) => {
                 let end = self.layout.at(offset).map_or(0, |s| s.start.saturating_add(s.bytes));
-                // What is asked for beyond this segment fails for reasons of its own.
-                self.failure(offset, address, end, first as u64, failed)
+                self.failure(offset, address, end, count as u64, failed)
             }
         }
     }
@@ -219,7 +219,7 @@ impl Source for CoreFile {
     }
 
     fn facts_after(&mut self) -> BTreeMap<String, String> {
-        let counts = self.reader.counts;
+        let counts = self.reader.counts();
         let mut facts = BTreeMap::new();
         for (name, bytes) in [
             ("read_from_memory", counts.memory),
@@ -230,6 +230,9 @@ impl Source for CoreFile {
             if bytes > 0 || name == "read_from_memory" {
                 facts.insert(format!("{name}_bytes"), bytes.to_string());
             }
+        }
+        if self.reader.lost() > 0 {
+            facts.insert("mappings_without_answer".to_owned(), self.reader.lost().to_string());
         }
         facts
     }

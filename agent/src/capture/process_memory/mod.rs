@@ -5,6 +5,7 @@
 //! memory is copied while it runs. In mode `atomic` it stands until the copy is done, or its deadline passes.
 
 mod access;
+mod behind;
 mod core_file;
 mod elf;
 mod flags;
@@ -15,9 +16,11 @@ mod look;
 mod one;
 mod pages;
 mod plan;
+mod reader;
 mod regions;
 mod report;
 mod select;
+mod silent;
 mod stop;
 #[cfg(test)]
 pub(super) mod tests;
@@ -30,15 +33,15 @@ use self::freeze::Frozen;
 use self::plan::Wish;
 use self::report::Mode;
 use self::select::{Candidate, Wanted};
+use self::silent::Silent;
 use self::stop::NotStopped;
 use super::live::{Lossless, numbers, open_dir};
-use super::{Capture, Content, Kind, NewItem, Output, Param, ParamKind, Params, Status, Stop, Table, evidence_path};
+use super::{Capture, Content, Kind, NewItem, Output, Params, Status, Stop, Table, evidence_path};
 
 /// Processes listed: the kernel's own limit (PID_MAX_LIMIT).
 const PIDS_MAX: usize = 4 << 20;
-/// How long a process stands at most in mode `atomic`, unless the order says otherwise, and what it may say.
+/// How long a process stands at most in mode `atomic`, unless the order says otherwise.
 const DEADLINE_S: u64 = 10;
-const DEADLINE_S_MAX: u64 = 600;
 /// How long the kernel may take for any one thing that it is asked of a process: a lock of the process can hold it for ever.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Processes that may leave waiting threads behind, 512 KiB of stack each, before no further one is tried.
@@ -57,34 +60,9 @@ impl ProcessMemory {
     }
 }
 
-const PARAMS: &[Param] = &[
-    Param { name: "pid", kind: ParamKind::List, help: "processes by number, as the agent sees them" },
-    Param { name: "name", kind: ParamKind::List, help: "processes by name (comm) or file name of their program; * and ? allowed" },
-    Param { name: "container", kind: ParamKind::List, help: "processes of containers, by id or its first 8 or more characters" },
-    Param { name: "cgroup", kind: ParamKind::List, help: "processes of control groups and those below, by path as in /proc/<pid>/cgroup" },
-    Param { name: "all", kind: ParamKind::Flag, help: "every process but the agent's own (default false)" },
-    Param {
-        name: "mode",
-        kind: ParamKind::Text,
-        help: "fast: stopped for the registers only; atomic: stopped until copied (default fast)",
-    },
-    Param {
-        name: "deadline",
-        kind: ParamKind::Seconds,
-        help: "mode atomic: longest time that a process stands (default 10s, at most 10m)",
-    },
-    Param { name: "swapped", kind: ParamKind::Flag, help: "read what is in swap, which brings it back into memory (default true)" },
-    Param { name: "files", kind: ParamKind::Flag, help: "read parts of mapped files that are not in memory too (default true)" },
-    Param { name: "file_max", kind: ParamKind::Bytes, help: "of a larger mapped file only what is in memory is taken (default 1GiB)" },
-];
-
 impl Capture for ProcessMemory {
     fn name(&self) -> &'static str {
         "process-memory"
-    }
-
-    fn params(&self) -> &'static [Param] {
-        PARAMS
     }
 
     fn check(&self, params: &Params) -> Result<(), String> {
@@ -111,37 +89,29 @@ pub struct Options {
     wish: Wish,
     /// How long the kernel may take for one thing.
     patience: Duration,
+    /// What did not answer so far.
+    silent: Silent,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let wish = Wish { swapped: true, files: true, file_bytes_max: 1 << 30 };
-        Self { mode: Mode::Fast, deadline: Duration::from_secs(DEADLINE_S), wish, patience: PATIENCE }
+        Self { mode: Mode::Fast, deadline: Duration::from_secs(DEADLINE_S), wish, patience: PATIENCE, silent: Silent::default() }
     }
 }
 
 impl Options {
     fn new(params: &Params) -> Result<Self, String> {
         let bad = |e: super::BadParam| e.to_string();
-        let mode = match params.text("mode").map(str::trim) {
-            None | Some("fast") => Mode::Fast,
-            Some("atomic") => Mode::Atomic,
-            Some(other) => {
-                let shown = exhibit_evidence::text::escape_bounded(other, 40);
-                return Err(format!("parameter 'mode', '{shown}': expected fast or atomic"));
-            }
-        };
+        let mode = if params.text("mode").map(str::trim) == Some("atomic") { Mode::Atomic } else { Mode::Fast };
         let deadline_s = params.seconds("deadline").map_err(bad)?.unwrap_or(DEADLINE_S);
-        if !(1..=DEADLINE_S_MAX).contains(&deadline_s) {
-            return Err(format!("parameter 'deadline', {deadline_s} s: expected 1s to {DEADLINE_S_MAX}s"));
-        }
         let default = Self::default().wish;
         let wish = Wish {
             swapped: params.flag("swapped", default.swapped).map_err(bad)?,
             files: params.flag("files", default.files).map_err(bad)?,
             file_bytes_max: params.bytes("file_max").map_err(bad)?.unwrap_or(default.file_bytes_max),
         };
-        Ok(Self { mode, deadline: Duration::from_secs(deadline_s), wish, patience: PATIENCE })
+        Ok(Self { mode, deadline: Duration::from_secs(deadline_s), wish, patience: PATIENCE, silent: Silent::default() })
     }
 }
 

@@ -4,16 +4,19 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use exhibit_agent_sys::memory::is_shared;
 use rustix::io::Errno;
 
-use super::access::{Access, Counts, Reader};
+use super::access::{Access, Counts, NOWHERE};
+use super::behind::Asks;
 use super::core_file::{CoreFile, WITHHELD, Withheld};
 use super::elf::{self, About, Header};
 use super::freeze::Frozen;
 use super::pages::Pages;
 use super::plan::{self, Devices, Plan};
+use super::reader::Reader;
 use super::regions::Regions;
 use super::report::{self, Mode, StopFacts};
 use super::select::Candidate;
@@ -22,7 +25,7 @@ use super::{METHOD, Options, flags, gone_or_denied};
 use crate::capture::live::{link, numbers, open_dir};
 use crate::capture::patience::{self, NotDone};
 use crate::capture::threads;
-use crate::capture::{Content, Kind, NewItem, Output, Status, Stop, evidence_path};
+use crate::capture::{Content, Kind, NewItem, Output, Status, Stop, Table, evidence_path};
 
 /// Processes that are asked whether they share memory: as many as Linux can have.
 const PROCESSES_MAX: usize = 4 << 20;
@@ -46,16 +49,26 @@ struct Before {
 }
 
 impl Before {
-    fn read(dir: &OwnedFd) -> Self {
-        Self { about: About::read(dir), devices: Devices::of(dir), watches: watches(dir) }
+    fn read(dir: &OwnedFd, pid: u32) -> Self {
+        Self { about: About::read(dir), devices: Devices::of(dir), watches: watches(dir, pid) }
     }
 }
 
-/// Whether it has a userfaultfd open. Who else watches its memory (a parent, a lazy restore) cannot be told from here.
-fn watches(dir: &OwnedFd) -> bool {
-    let listed = open_dir(dir, "fd").and_then(|fd| Ok((numbers(&fd, FILES_MAX)?.0, fd)));
+/// Whether it has a userfaultfd open, in any table of open files: its threads have one memory, but not always one such table. Who
+/// else watches its memory (a parent, a lazy restore) cannot be told from here. What was not looked at may hold one.
+pub fn watches(dir: &OwnedFd, pid: u32) -> bool {
+    let living = threads::living(dir, pid);
+    let (first, dir) = living.as_ref().map_or((pid, dir), |l| (l.tid, &l.dir));
     let is_one = |fd: &OwnedFd, n: u32| link(fd, n.to_string()).is_ok_and(|to| to.starts_with(b"anon_inode:[userfaultfd]"));
-    listed.is_ok_and(|(all, fd)| all.into_iter().any(|n| is_one(&fd, n)))
+    let holds = |files: String| {
+        let listed = open_dir(dir, files).and_then(|fd| Ok((numbers(&fd, FILES_MAX)?, fd)));
+        listed.is_ok_and(|((all, more), fd)| more || all.into_iter().any(|n| is_one(&fd, n)))
+    };
+    if holds("fd".to_owned()) {
+        return true;
+    }
+    let others = threads::others(dir, first);
+    others.left_out.is_some() || others.files.iter().any(|tid| holds(format!("task/{tid}/fd")))
 }
 
 /// Takes one process, or says why there is no core file of it.
@@ -70,8 +83,8 @@ pub fn one(
     group: Option<&Frozen>,
 ) -> Result<Result<Taken, NotStopped>, Stop> {
     let dir = Arc::new(dir);
-    let own = Arc::clone(&dir);
-    let before = match patience::within(options.patience, move || Before::read(&own)) {
+    let (own, pid) = (Arc::clone(&dir), candidate.pid);
+    let before = match patience::within(options.patience, move || Before::read(&own, pid)) {
         Ok(before) => before,
         Err(e) => return Ok(Err(not_done(e, options))),
     };
@@ -154,6 +167,7 @@ impl One<'_> {
         };
         let mut plan = match planned.plan {
             Ok(plan) => plan,
+            Err(Errno::TIMEDOUT) => return Ok(Err(not_done(NotDone::Late, self.options))),
             Err(e) => return Ok(Err(gone_or_denied(e))),
         };
         let pid = self.candidate.pid;
@@ -169,17 +183,21 @@ impl One<'_> {
         let Ok(memory) = stopped.looked.memory.try_clone() else { return Ok(Err(NotStopped::Error(Errno::MFILE))) };
         let access = Access {
             dir: Arc::clone(&self.dir),
-            memory,
+            memory: Arc::new(memory),
             pages: planned.pages,
             regions: Arc::clone(&regions),
             wish: self.options.wish.clone(),
-            devices: planned.devices,
+            devices: Arc::new(planned.devices),
+            silent: self.options.silent.clone(),
+            lost: Vec::new(),
+            place: Arc::new(AtomicU64::new(NOWHERE)),
             // Where it is not known what is watched, the call that waits for who watches is not used.
             held: self.held.clone().filter(|_| plan.flags.is_none()).map(|flag| (pid, flag)),
             open: None,
             counts: Counts::default(),
         };
-        let Ok(reader) = Reader::start(access) else { return Ok(Err(NotStopped::Error(Errno::AGAIN))) };
+        let started = Reader::start(access, self.options.patience, &self.options.silent);
+        let Ok(reader) = started else { return Ok(Err(NotStopped::Error(Errno::AGAIN))) };
         let header = Header::new(notes, plan.layout.segments.len());
         let layout = std::mem::take(&mut plan.layout);
         let mut core = CoreFile::new(header, layout, regions, reader, details, self.held.clone());
@@ -189,7 +207,10 @@ impl One<'_> {
         let over = stopped.hold.take().and_then(stop::Hold::release);
         let status = result?;
         let stop = StopFacts::of(self.options.mode, &stopped, over.as_ref());
-        report::table(self.out, &format!("{pid}/map"), pid, stop, &stopped, &plan, &core)?;
+        let table = Table::new(&format!("{pid}/map"), stopped.begun, "ptrace, read:/proc/<pid>/{maps,pagemap,mem}");
+        // Where there is no room for a core, room is kept for the list of what was taken rather than for what would have been in it.
+        let table = if super::result(status) == super::NOT_TAKEN { table.ordinary() } else { table };
+        report::table(self.out, table, pid, stop, &stopped, &plan, &core)?;
         Ok(Ok(Taken { stuck: core.is_stuck(), status }))
     }
 
@@ -218,9 +239,11 @@ impl One<'_> {
         let mut regions = std::mem::take(&mut stopped.looked.regions);
         let (dir, wish) = (Arc::clone(&self.dir), self.options.wish.clone());
         let any_size = watches || self.held.is_some();
+        // Shorter than what the whole may take without a step.
+        let asks = Asks { patience: self.options.patience / 2, silent: self.options.silent.clone() };
         let work = move |pulse: &patience::Pulse| {
             let flags = flags::read(&dir, &mut regions, any_size, &mut || pulse.step());
-            let plan = plan::plan(&dir, &mut regions, pages.as_mut(), &wish, &devices, &mut || pulse.step());
+            let plan = plan::plan(&dir, &mut regions, pages.as_mut(), &wish, &devices, asks, &mut || pulse.step());
             Planned { regions, pages, devices, plan: plan.map(|plan| Plan { flags, ..plan }) }
         };
         let Self { out, options, .. } = self;
@@ -272,6 +295,9 @@ impl One<'_> {
             why.push(
                 "a process of 32 bits: its registers stand as the kernel gives them, debuggers of 64 bits do not show them".to_owned(),
             );
+        }
+        if plan.unanswered > 0 {
+            why.push(format!("{} mapped files did not answer: what of them is not in memory is not in the core", plan.unanswered));
         }
         let watched = core.regions.list().iter().filter(|r| !r.watched().is_empty()).count();
         if watched > 0 {

@@ -2,8 +2,10 @@
 //! nothing, while reading a page that was never touched would make the kernel map one.
 
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
 
-use exhibit_agent_sys::memory::{PAGE_PRESENT, PAGE_SWAPPED, PageRange, scan_pages};
+use exhibit_agent_sys::memory::{PAGE_HUGE, PAGE_PRESENT, PAGE_SWAPPED, PAGE_ZERO, PageRange, scan_pages};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::regions::PAGE;
@@ -22,7 +24,16 @@ pub enum Page {
     Present,
     /// In swap.
     Swapped,
+    /// The kernel's own page of zeros, small or huge: it was read and never written. Only [`Pages::ranges`] tells it apart, and only
+    /// where the kernel lists ranges.
+    Zero,
 }
+
+/// Bytes that one entry of the page middle directory maps, as a huge page, on hosts with pages of 4 KiB.
+const HUGE: u64 = 2 << 20;
+/// Flags of page frames by their number, 8 bytes each, and the one of pages of zeros (Documentation/admin-guide/mm/pagemap.rst).
+const FLAGS: &str = "/proc/kpageflags";
+const FLAG_ZERO: u64 = 1 << 24;
 
 impl Page {
     /// From an entry of pagemap: bit 63 is "present", bit 62 "swapped". A mark that is no page (bit 57: write-protected by
@@ -43,19 +54,34 @@ impl Page {
 /// An open pagemap. It belongs to the memory that the process had when it was opened: of a program that is gone it says
 /// [`Errno::SRCH`].
 pub struct Pages {
-    file: OwnedFd,
+    file: Arc<OwnedFd>,
     /// The kernel lists ranges (Linux 6.7).
     lists: bool,
     entries: Vec<u8>,
     /// Pages of this host, in bytes.
     page: u64,
+    /// [`FLAGS`], where it can be had.
+    flags: Option<Arc<OwnedFd>>,
 }
 
 impl Pages {
     /// Takes an open `/proc/<pid>/pagemap`.
     #[must_use]
     pub fn new(file: OwnedFd) -> Self {
-        Self { file, lists: true, entries: Vec::new(), page: (rustix::param::page_size() as u64).max(PAGE) }
+        let flags = rustix::fs::open(FLAGS, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok().map(Arc::new);
+        Self { file: Arc::new(file), lists: true, entries: Vec::new(), page: (rustix::param::page_size() as u64).max(PAGE), flags }
+    }
+
+    /// The same for another thread.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self { file: Arc::clone(&self.file), lists: self.lists, entries: Vec::new(), page: self.page, flags: self.flags.clone() }
+    }
+
+    /// Whether pages of zeros are told apart.
+    #[must_use]
+    pub const fn tells_zeros(&self) -> bool {
+        self.lists
     }
 
     /// Calls `each` with every range of pages between two addresses that are not absent, ascending; neighbours of one kind
@@ -76,7 +102,7 @@ impl Pages {
             match scan_pages(self.file.as_fd(), at, end, &mut found) {
                 Ok((count, walked)) => {
                     for range in found.iter().take(count) {
-                        each(range.start.max(at), range.end.min(end), of_range(range));
+                        self.tell(range.start.max(at), range.end.min(end), range.categories, each);
                     }
                     if walked <= at {
                         return Err(Errno::SRCH);
@@ -108,6 +134,32 @@ impl Pages {
         Ok(())
     }
 
+    /// Tells of a range of one kind. Not every kernel calls the huge page of zeros one, so its flags are looked at.
+    fn tell(&self, start: u64, end: u64, categories: u64, each: &mut dyn FnMut(u64, u64, Page)) {
+        let kind = of_categories(categories);
+        if kind != Page::Present || categories & PAGE_HUGE == 0 || self.page != PAGE {
+            return each(start, end, kind);
+        }
+        let mut at = start;
+        while at < end {
+            let next = at.saturating_add(1).next_multiple_of(HUGE).min(end);
+            each(at, next, if self.is_zero(at) { Page::Zero } else { kind });
+            at = next;
+        }
+    }
+
+    /// Whether the page at an address is one of zeros, by the flags of its frame (bits 0 to 54 of the entry; zero for who may not
+    /// know).
+    fn is_zero(&self, address: u64) -> bool {
+        let word = |file: &OwnedFd, at: u64| {
+            let mut bytes = [0_u8; 8];
+            let read = rustix::io::pread(file, &mut bytes, at.saturating_mul(8));
+            read.is_ok_and(|n| n == 8).then_some(u64::from_ne_bytes(bytes))
+        };
+        let frame = word(&self.file, address / self.page).map_or(0, |entry| entry & ((1 << 55) - 1));
+        frame != 0 && self.flags.as_ref().and_then(|flags| word(flags, frame)).is_some_and(|flags| flags & FLAG_ZERO != 0)
+    }
+
     /// The kind of the page at an address and how many bytes from there on are of the same kind, `bytes` at most.
     ///
     /// # Errors
@@ -131,7 +183,7 @@ impl Pages {
         }
         let offset = (first / self.page).saturating_mul(8);
         let got = loop {
-            match rustix::io::pread(&self.file, self.entries.get_mut(..bytes).unwrap_or_default(), offset) {
+            match rustix::io::pread(&*self.file, self.entries.get_mut(..bytes).unwrap_or_default(), offset) {
                 Err(Errno::INTR) => {}
                 // The memory that it belongs to is gone.
                 Ok(got) if got < 8 => return Err(Errno::SRCH),
@@ -143,10 +195,12 @@ impl Pages {
     }
 }
 
-const fn of_range(range: &PageRange) -> Page {
-    if range.categories & PAGE_PRESENT != 0 {
+const fn of_categories(categories: u64) -> Page {
+    if categories & (PAGE_PRESENT | PAGE_ZERO) == PAGE_PRESENT | PAGE_ZERO {
+        Page::Zero
+    } else if categories & PAGE_PRESENT != 0 {
         Page::Present
-    } else if range.categories & PAGE_SWAPPED != 0 {
+    } else if categories & PAGE_SWAPPED != 0 {
         Page::Swapped
     } else {
         Page::Absent

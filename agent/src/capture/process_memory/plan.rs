@@ -1,24 +1,22 @@
 //! What of each mapping is taken: looks at the pages and at the files behind mappings, reads none of them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
-use rustix::fs::{FileType, MemfdFlags, Mode, OFlags, SeekFrom, Statx, openat};
+use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 
 use super::access::NOT_SUPPLIED;
+use super::behind::{Asker, Asks, Backing, file_ranges};
 use super::layout::{Keep, Layout, Runs};
 use super::pages::{Page, Pages};
 use super::regions::{Class, PAGE, Region, Regions, SUPPLIED};
 use crate::capture::live::{lines, read, read_at};
 use crate::capture::mounts::{self, Mounts};
-use crate::capture::process::gather::{kind_of, look as statx_at};
 
 /// Bytes of a process's mount table.
 const MOUNTS_BYTES_MAX: usize = 4 << 20;
-/// Data ranges of one sparse file that are told apart; one with more counts as all data.
-const RANGES_MAX: usize = 1024;
-
 /// What an order wants.
 #[derive(Debug, Clone)]
 pub struct Wish {
@@ -81,34 +79,22 @@ fn in_memory() -> BTreeSet<[u32; 2]> {
     devices.collect()
 }
 
-/// What is known of the file behind a mapping.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Backing {
-    /// A file whose pages may be read from it: where they lie in it.
-    Readable {
-        /// Its size.
-        size: u64,
-        /// Where it has data, if it has holes.
-        data: Option<Vec<(u64, u64)>>,
-    },
-    /// Only what the process has in memory is taken, for this reason.
-    InMemoryOnly(String),
-    /// No file but a device.
-    Device(&'static str),
-    /// The agent may not look at it: everything is read through the process.
-    Unknown(Errno),
-}
-
 /// The plan of one process.
 pub struct Plan {
     /// Where everything lies.
     pub layout: Layout,
     /// Mappings of which something is not stored although it is no zeros, by their place in the table, and why.
     pub why: BTreeMap<u32, String>,
-    /// Bytes of pages in memory and in swap.
+    /// Bytes of pages in memory, those of zeros among them, and in swap.
     pub present_bytes: u64,
     /// See above.
     pub swapped_bytes: u64,
+    /// Bytes of the kernel's own page of zeros, by mapping and together; none are known where the kernel does not tell.
+    pub zeros: BTreeMap<u32, u64>,
+    /// See above.
+    pub zero_bytes: Option<u64>,
+    /// Files behind mappings that did not answer, or whose file system did not before.
+    pub unanswered: u64,
     /// Pages could not be looked at: everything is read, which makes the kernel map pages that were never touched.
     pub blind: Option<Errno>,
     /// Why the kernel's flags of the mappings are not known, if they are not.
@@ -118,17 +104,26 @@ pub struct Plan {
 /// Looks at everything and plans. `checkpoint` says whether to go on: the address space may be of any size.
 ///
 /// # Errors
-/// [`Errno::SRCH`] when the program is gone, [`Errno::CANCELED`].
+/// [`Errno::SRCH`] when the program is gone, [`Errno::CANCELED`], [`Errno::TIMEDOUT`] when a file does not answer and no further
+/// thread may be left behind.
 pub fn plan(
-    dir: &OwnedFd,
+    dir: &Arc<OwnedFd>,
     regions: &mut Regions,
     pages: Option<&mut Pages>,
     wish: &Wish,
     devices: &Devices,
+    asks: Asks,
     checkpoint: &mut dyn FnMut() -> bool,
 ) -> Result<Plan, Errno> {
-    let mut planner =
-        Planner { dir, wish, devices, pages, runs: Runs::default(), keep: BTreeSet::new(), why: BTreeMap::new(), blind: None, last: None };
+    let mut planner = Planner {
+        asker: Asker::new(dir, wish, devices, asks),
+        pages,
+        runs: Runs::default(),
+        keep: BTreeSet::new(),
+        why: BTreeMap::new(),
+        zeros: BTreeMap::new(),
+        blind: None,
+    };
     let (mut present_bytes, mut swapped_bytes) = (0_u64, 0_u64);
     for n in 0..regions.list().len() {
         let Some(mut region) = regions.list().get(n).copied() else { break };
@@ -139,34 +134,46 @@ pub fn plan(
             *slot = region;
         }
     }
-    let Planner { runs, keep, why, blind, .. } = planner;
+    let Planner { asker, pages, runs, keep, why, zeros, blind, .. } = planner;
+    let (unanswered, tells_zeros) = (asker.unanswered, blind.is_none() && pages.is_some_and(|p| p.tells_zeros()));
+    let zero_bytes = zeros.values().copied().fold(0, u64::saturating_add);
     let kept = |region: &Region| {
         if matches!(region.class, Class::Device | Class::Doubtful | Class::Shared) || (region.is_reserved() && blind.is_none()) {
             return Keep::Nothing;
         }
         if keep.contains(&region.start) { Keep::Runs } else { Keep::All }
     };
-    Ok(Plan { layout: Layout::new(regions.list(), &runs, &kept), why, present_bytes, swapped_bytes, blind, flags: None })
+    Ok(Plan {
+        layout: Layout::new(regions.list(), &runs, &kept),
+        why,
+        present_bytes,
+        swapped_bytes,
+        zeros,
+        zero_bytes: tells_zeros.then_some(zero_bytes),
+        unanswered,
+        blind,
+        flags: None,
+    })
 }
 
 struct Planner<'a> {
-    dir: &'a OwnedFd,
-    wish: &'a Wish,
-    devices: &'a Devices,
+    asker: Asker<'a>,
     pages: Option<&'a mut Pages>,
     runs: Runs,
     /// Mappings of which only runs are kept, by their first address.
     keep: BTreeSet<u64>,
     why: BTreeMap<u32, String>,
+    zeros: BTreeMap<u32, u64>,
     blind: Option<Errno>,
-    /// What was found out last: the mappings of one file lie next to each other.
-    last: Option<([u32; 2], u64, Backing)>,
 }
 
 impl Planner<'_> {
     fn region(&mut self, n: usize, region: &mut Region, checkpoint: &mut dyn FnMut() -> bool) -> Result<(), Errno> {
         let named = matches!(region.class, Class::File | Class::Doubtful);
-        let backing = if named { self.backing(region) } else { Backing::Unknown(Errno::NOENT) };
+        let backing = if named { self.asker.backing(region)? } else { Backing::Unknown(Errno::NOENT) };
+        if named && !checkpoint() {
+            return Err(Errno::CANCELED);
+        }
         if region.class == Class::Doubtful {
             let is_file = matches!(backing, Backing::Readable { .. } | Backing::InMemoryOnly(_));
             region.class = if is_file { Class::File } else { Class::Device };
@@ -193,13 +200,14 @@ impl Planner<'_> {
             Class::Anonymous | Class::File => {}
         }
         let mut merged = Merged { runs: &mut self.runs, n, data: file_ranges(region, &backing), next: 0 };
-        let (mut present, mut swapped) = (0_u64, 0_u64);
+        let (mut present, mut swapped, mut zeros) = (0_u64, 0_u64, 0_u64);
         let mut each = |start: u64, end: u64, kind: Page| {
             let count = end.saturating_sub(start) / PAGE;
             if kind == Page::Swapped {
                 swapped = swapped.saturating_add(count);
             } else {
                 present = present.saturating_add(count);
+                zeros = zeros.saturating_add(if kind == Page::Zero { count } else { 0 });
             }
             merged.push(start, end);
         };
@@ -220,6 +228,9 @@ impl Planner<'_> {
         }
         region.present_pages = u32::try_from(present).unwrap_or(u32::MAX);
         region.swapped_pages = u32::try_from(swapped).unwrap_or(u32::MAX);
+        if zeros > 0 {
+            self.zeros.insert(n as u32, zeros.saturating_mul(PAGE));
+        }
         self.keep_of(n, region, backing);
         Ok(())
     }
@@ -248,132 +259,6 @@ impl Planner<'_> {
         self.keep.insert(region.start);
         self.why.insert(n as u32, why);
     }
-
-    fn backing(&mut self, region: &Region) -> Backing {
-        if let Some((dev, ino, backing)) = &self.last
-            && (*dev, *ino) == (region.dev, region.ino)
-        {
-            return backing.clone();
-        }
-        let backing = self.look_behind(region);
-        self.last = Some((region.dev, region.ino, backing.clone()));
-        backing
-    }
-
-    fn look_behind(&self, region: &Region) -> Backing {
-        if self.devices.pseudo.contains(&region.dev) {
-            return Backing::Device("a file that the kernel makes up");
-        }
-        if let Some(fs) = self.devices.remote.get(&region.dev) {
-            return Backing::InMemoryOnly(format!("not in memory, and on a remote or user-space file system ({fs}): reading could hang"));
-        }
-        // A server, or a program, behind a file system that was taken out of all trees: whoever asks it anything may wait for ever.
-        if region.dev[0] == 0 && !self.devices.known.contains(&region.dev) {
-            return Backing::InMemoryOnly(
-                "not in memory, and on a file system that is mounted nowhere to be seen: reading could hang".to_owned(),
-            );
-        }
-        let stat = match statx_at(self.dir, map_file(region)) {
-            Ok(stat) => stat,
-            Err(e) => return Backing::Unknown(e),
-        };
-        // The process's own table of mounts may not be readable, and tells of its own view only.
-        if is_made_up(self.dir, region) {
-            return Backing::Device("a file that the kernel makes up");
-        }
-        // Some file systems of layers number their files otherwise here: then it cannot be told that it is the same file.
-        if stat.stx_ino != region.ino {
-            return Backing::Unknown(Errno::STALE);
-        }
-        match kind_of(&stat) {
-            "file" => {}
-            "char" | "block" => return Backing::Device("a device"),
-            _ => return Backing::Device("not a regular file"),
-        }
-        if !self.wish.files {
-            return Backing::InMemoryOnly("not in memory: left out by the order (files=false)".to_owned());
-        }
-        if stat.stx_size > self.wish.file_bytes_max {
-            let (size, max) = (stat.stx_size, self.wish.file_bytes_max);
-            return Backing::InMemoryOnly(format!("not in memory, and of a file of {size} bytes, above the limit of {max} (file_max)"));
-        }
-        Backing::Readable { size: stat.stx_size, data: self.holes(region, &stat) }
-    }
-
-    /// Where the file has data; `None` when everywhere.
-    fn holes(&self, region: &Region, stat: &Statx) -> Option<Vec<(u64, u64)>> {
-        if stat.stx_blocks.saturating_mul(512) >= stat.stx_size {
-            return None;
-        }
-        let file = open_behind(self.dir, region).ok()?;
-        let (mut found, mut at) = (Vec::new(), 0_u64);
-        while at < stat.stx_size && found.len() < RANGES_MAX {
-            let data = match rustix::fs::seek(&file, SeekFrom::Data(at)) {
-                Ok(data) => data,
-                Err(Errno::NXIO) => return Some(found),
-                Err(_) => return None,
-            };
-            let hole = rustix::fs::seek(&file, SeekFrom::Hole(data)).ok()?;
-            // A file that changes could send the search backwards.
-            if data < at || hole <= data {
-                return None;
-            }
-            found.push((data / PAGE * PAGE, hole.next_multiple_of(PAGE)));
-            at = hole;
-        }
-        (at >= stat.stx_size).then_some(found)
-    }
-}
-
-/// The name below `/proc/<pid>` under which the file of a mapping can be opened.
-#[must_use]
-pub fn map_file(region: &Region) -> String {
-    format!("map_files/{:x}-{:x}", region.start, region.end)
-}
-
-/// Whether the file behind a mapping lies on a file system in which even regular files are devices' or the kernel's memory
-/// (`include/uapi/linux/magic.h`).
-fn is_made_up(dir: &OwnedFd, region: &Region) -> bool {
-    const SYSFS: u64 = 0x6265_6572;
-    const PROC: u64 = 0x9fa0;
-    const DEBUGFS: u64 = 0x6462_6720;
-    let held = openat(dir, map_file(region), OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
-    held.and_then(rustix::fs::fstatfs).is_ok_and(|s| [SYSFS, PROC, DEBUGFS].contains(&(s.f_type as u64)))
-}
-
-/// Opens the file behind a mapping for reading, if it is still that file.
-///
-/// # Errors
-/// What the kernel said; [`Errno::STALE`] when there is another one now.
-pub fn open_behind(dir: &OwnedFd, region: &Region) -> Result<OwnedFd, Errno> {
-    // Without opening it first, because opening a device does something.
-    let held = openat(dir, map_file(region), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    let stat = rustix::fs::fstat(&held)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_ino != region.ino {
-        return Err(Errno::STALE);
-    }
-    let again = format!("/proc/self/fd/{}", held.as_raw_fd());
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    match openat(rustix::fs::CWD, again.as_str(), flags | OFlags::NOATIME, Mode::empty()) {
-        Err(Errno::PERM) => openat(rustix::fs::CWD, again.as_str(), flags, Mode::empty()),
-        other => other,
-    }
-}
-
-/// The address ranges of a mapping for which its file has data.
-fn file_ranges(region: &Region, backing: &Backing) -> Vec<(u64, u64)> {
-    let (size, data) = match backing {
-        Backing::Readable { size, data } => (*size, data.clone()),
-        // Read through the process, all of it.
-        Backing::Unknown(_) if region.class == Class::File => return vec![(region.start, region.end)],
-        _ => return Vec::new(),
-    };
-    let address = |offset: u64| {
-        let within = offset.saturating_sub(region.offset).min(region.bytes());
-        region.start.saturating_add(within)
-    };
-    let whole = || vec![(0, size.next_multiple_of(PAGE))];
-    data.unwrap_or_else(whole).into_iter().map(|(from, to)| (address(from), address(to))).filter(|(from, to)| from < to).collect()
 }
 
 /// Puts the pages that the process has and the data of its file together, ascending.

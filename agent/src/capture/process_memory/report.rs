@@ -123,6 +123,9 @@ struct MemoryFacts {
     mappings: usize,
     mappings_left_out: u64,
     present_bytes: u64,
+    /// Of the kernel's own page of zeros; absent where it does not tell: then `present_bytes` has them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zero_page_bytes: Option<u64>,
     swapped_bytes: u64,
     stored_bytes: u64,
     never_touched_cut_bytes: u64,
@@ -137,7 +140,8 @@ fn memory_facts(regions: &Regions, plan: &Plan) -> MemoryFacts {
     MemoryFacts {
         mappings: regions.list().len(),
         mappings_left_out: regions.left_out,
-        present_bytes: plan.present_bytes,
+        present_bytes: plan.present_bytes.saturating_sub(plan.zero_bytes.unwrap_or(0)),
+        zero_page_bytes: plan.zero_bytes,
         swapped_bytes: plan.swapped_bytes,
         stored_bytes: plan.layout.bytes,
         never_touched_cut_bytes: plan.layout.cut_bytes,
@@ -234,6 +238,9 @@ struct MappingRow<'a> {
     name: Lossless,
     class: &'static str,
     present_bytes: u64,
+    /// Of the kernel's own page of zeros, which is not among the former.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zero_page_bytes: Option<u64>,
     swapped_bytes: u64,
     /// Where its first stored byte lies in the core file.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -253,21 +260,20 @@ fn hex(address: u64) -> String {
     to_hex(&bytes)
 }
 
-/// Puts the table: one row for the process, each thread, each mapping, and each range of addresses that is not in the file
+/// Fills the table and puts it: one row for the process, each thread, each mapping, and each range of addresses that is not in the file
 /// or could not be read.
 ///
 /// # Errors
 /// [`Stop`] from the output.
 pub fn table(
     out: &mut dyn Output,
-    name: &str,
+    mut table: Table,
     pid: u32,
     stop: StopFacts,
     stopped: &Stopped,
     plan: &Plan,
     core: &CoreFile,
 ) -> Result<(), Stop> {
-    let mut table = Table::new(name, stopped.begun, "ptrace, read:/proc/<pid>/{maps,pagemap,mem}");
     let regions = &core.regions;
     let process = Row::Process {
         format: FORMAT,
@@ -295,7 +301,7 @@ pub fn table(
             own.push(segment);
         }
         let why = plan.why.get(&(n as u32)).map(String::as_str);
-        table.row(out, &Row::Mapping(mapping_row(region, regions, &own, why)))?;
+        table.row(out, &Row::Mapping(mapping_row(region, regions, &own, why, plan.zeros.get(&(n as u32)).copied())))?;
         let otherwise = if region.is_reserved() { "reserved, no access, never touched" } else { "never touched: reads as zeros" };
         for segment in own.iter().filter(|s| !s.stored) {
             let (start, end) = (hex(segment.start), hex(segment.start.saturating_add(segment.bytes)));
@@ -313,7 +319,7 @@ pub fn table(
     table.finish(out, problem).map(drop)
 }
 
-fn mapping_row<'a>(region: &Region, regions: &Regions, segments: &[&Segment], note: Option<&'a str>) -> MappingRow<'a> {
+fn mapping_row<'a>(region: &Region, regions: &Regions, segments: &[&Segment], note: Option<&'a str>, zeros: Option<u64>) -> MappingRow<'a> {
     MappingRow {
         start: hex(region.start),
         end: hex(region.end),
@@ -323,7 +329,8 @@ fn mapping_row<'a>(region: &Region, regions: &Regions, segments: &[&Segment], no
         ino: region.ino,
         name: Lossless::from(regions.name(region)),
         class: region.class.as_str(),
-        present_bytes: u64::from(region.present_pages).saturating_mul(PAGE),
+        present_bytes: u64::from(region.present_pages).saturating_mul(PAGE).saturating_sub(zeros.unwrap_or(0)),
+        zero_page_bytes: zeros,
         swapped_bytes: u64::from(region.swapped_pages).saturating_mul(PAGE),
         core_offset: segments.iter().find(|s| s.stored).map(|s| s.offset),
         stored_bytes: segments.iter().map(|s| s.stored_bytes()).fold(0, u64::saturating_add),

@@ -384,6 +384,16 @@ fn pages_without_access_are_taken_and_reservations_are_listed() {
     assert!(said.contains("HIDDEN-BY-MPROTECT"), "{said}");
     let rows = taken.rows(&format!("{pid}/map.jsonl"));
     assert!(rows.iter().any(|r| r["kind"] == "not-stored" && r["reason"] == "reserved, no access, never touched"));
+    // Two pages that were only read: where the kernel gives huge ones of zeros (a setting of the host) one of them is huge.
+    let zeros: Vec<u64> = rows.iter().filter(|r| r["kind"] == "mapping").filter_map(|r| r["zero_page_bytes"].as_u64()).collect();
+    let huge = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").is_ok_and(|t| !t.contains("[never]"));
+    let expected = if huge { [4096, 2 << 20] } else { [4096, 4096] };
+    let memory = &rows[0]["memory"];
+    if memory["zero_page_bytes"].is_u64() {
+        assert!(expected.iter().all(|bytes| zeros.contains(bytes)), "{zeros:?}");
+        assert_eq!(memory["zero_page_bytes"].as_u64(), Some(zeros.iter().sum()), "{memory}");
+        assert!(memory["present_bytes"].as_u64().is_some_and(|b| b < 2 << 20), "{memory}");
+    }
 }
 
 #[test]

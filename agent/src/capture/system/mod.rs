@@ -9,7 +9,7 @@ mod tests;
 mod utmp;
 
 use super::live::{LARGE_BYTES_MAX, SMALL_BYTES_MAX, names, open_dir, put_absent, refusal, take};
-use super::{Capture, Kind, NewItem, Output, Param, ParamKind, Params, Status, Stop, Table, evidence_path};
+use super::{Capture, Kind, NewItem, Output, Params, Status, Stop, Table, evidence_path};
 
 /// The capture; see the module.
 #[derive(Debug, Default, Clone, Copy)]
@@ -22,11 +22,6 @@ impl System {
         Box::new(Self)
     }
 }
-
-const PARAMS: &[Param] = &[
-    Param { name: "sysctl", kind: ParamKind::Flag, help: "read every readable kernel parameter below /proc/sys (default true)" },
-    Param { name: "packages", kind: ParamKind::Flag, help: "list the installed packages (default true)" },
-];
 
 /// Raw files below `/proc` and `/sys` that are one item each. Most volatile first.
 const RAW: &[&str] = &[
@@ -99,10 +94,6 @@ const FOLDER_FILES_MAX: usize = 10_000;
 impl Capture for System {
     fn name(&self) -> &'static str {
         "system"
-    }
-
-    fn params(&self) -> &'static [Param] {
-        PARAMS
     }
 
     fn run(&self, params: &Params, out: &mut dyn Output) -> Result<(), Stop> {

@@ -92,6 +92,32 @@ fn the_raw_limit_leaves_out_what_does_not_fit_and_names_it() {
     assert!(!seen.outcome.complete && seen.item("/huge").reason.as_ref().is_some_and(|r| r.contains("3145728")));
 }
 
+/// At the limit the list of what was taken is still there: room for it is kept while it grows.
+#[test]
+fn the_raw_limit_leaves_room_for_the_tables_at_the_end() {
+    const ROWS: u64 = 4_050;
+    let budget = Budget { raw_bytes_max: 4 << 20, ..Budget::UNLIMITED };
+    let seen = run_plan(plan(
+        vec![script("process-memory", |out| {
+            // More than the part of the limit that is kept for records in any case.
+            let mut table = crate::capture::Table::new("targets", out.now(), "made");
+            for n in 0..ROWS {
+                table.row(out, &format!("process {n}: {}", "x".repeat(100)))?;
+                if n % 45 == 0 {
+                    out.put(file(&format!("/core/{n}"), out), Content::Bytes(&noise(64 << 10, n)))?;
+                }
+            }
+            table.finish(out, None).map(drop)
+        })],
+        budget,
+    ));
+    assert!(seen.outcome.manifest.raw_bytes <= 4 << 20);
+    let cores = |status| seen.items.iter().filter(|i| i.path.to_string().starts_with("/core/") && i.status == status).count();
+    assert!(cores(Status::Collected) > 10 && cores(Status::Skipped) > 10);
+    let table = seen.item("targets.jsonl");
+    assert_eq!((table.status, table.facts["rows"].as_str()), (Status::Collected, ROWS.to_string().as_str()));
+}
+
 #[test]
 fn denied_paths_give_neither_content_nor_metadata() {
     let mut plan = plan(

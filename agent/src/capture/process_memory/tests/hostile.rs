@@ -32,6 +32,38 @@ fn who_holds_its_own_memory_lock_holds_nobody_up() {
     assert_eq!(planned, Ok(Err(crate::capture::patience::NotDone::Late)));
 }
 
+/// A mapping whose server does not answer costs itself; everything behind it is read, and its file system is waited for once.
+#[test]
+fn a_mapping_whose_server_does_not_answer_costs_itself_only() {
+    for how in ["mapped", "deaf"] {
+        let dir = tempfile::tempdir().expect("folder");
+        let target = programs::silent(dir.path(), how);
+        let pid = target.pid();
+        let wanted = Wanted::new(&Params::new("process-memory", [("pid".to_owned(), pid.to_string())].into())).expect("parameters");
+        let options = Options { patience: Duration::from_secs(1), ..Options::default() };
+        let mut taken = Folder::new();
+        let done = take(&mut taken, &wanted, &options).expect("the capture runs to its end");
+        assert_eq!((done.cores, done.in_part, done.stuck), (1, 1, 0), "{how}: {:?}", taken.core(pid).item);
+        let core = taken.core(pid);
+        assert!(contains(&std::fs::read(&core.file).expect("core"), b"BEHIND-THE-SILENT-ONE"), "{how}: what lies behind it is there");
+        let rows = taken.rows(&format!("{pid}/map.jsonl"));
+        let is_silent = |r: &&serde_json::Value| r["name"].as_str().is_some_and(|n| n.contains("silent")) && r["kind"] == "mapping";
+        let mappings: Vec<&str> = rows.iter().filter(is_silent).map(|r| r["start"].as_str().expect("an address")).collect();
+        let kind = if how == "deaf" { "not-stored" } else { "unreadable" };
+        let lost: Vec<(&str, &str)> = rows
+            .iter()
+            .filter(|r| r["kind"] == kind && mappings.contains(&r["start"].as_str().expect("an address")))
+            .map(|r| (r["start"].as_str().expect("an address"), r["reason"].as_str().expect("a reason")))
+            .collect();
+        assert_eq!((mappings.len(), lost.len()), (2, 2), "{how}: {lost:?}");
+        assert!(lost[0].1.contains("did not answer within") && lost[1].1.contains("did not answer"), "{how}: {lost:?}");
+        assert!(rows.iter().filter(|r| r["kind"] == "unreadable").count() <= 2, "{how}: nothing else is lost");
+        assert!(options.silent.is_waiting(), "{how}: a thread waits");
+        drop(target);
+        programs::until("the thread came back", || !options.silent.is_waiting());
+    }
+}
+
 /// Nobody is asked to supply a page, nothing is made by looking, and what is not there is not called zeros.
 #[test]
 fn what_userfaultfd_watches_is_not_touched() {
@@ -143,6 +175,9 @@ fn a_core_is_not_of_one_moment_when_another_process_uses_its_memory() {
     programs::until("its first thread ends", || state(target.pid()).starts_with('Z'));
     let (_, why) = reason(target.pid(), "atomic");
     assert!(!why.contains("same memory"), "{why}");
+    // One of its threads has a userfaultfd, in a table of open files of its own.
+    let watches = |pid: u32| one::watches(&open_dir(rustix::fs::CWD, format!("/proc/{pid}")).expect("its folder"), pid);
+    assert!(watches(target.pid()) && !watches(std::process::id()));
 }
 
 /// An item may be refused when it is put, by a limit of the order: nobody says that it was taken.

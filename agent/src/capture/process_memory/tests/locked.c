@@ -3,7 +3,8 @@
 // retry there, as in a fault), another one wants to map something and waits for the lock as a writer: every later
 // reader waits behind it. The mount is in a namespace of its own. The server ends with the standard input.
 // With a second argument nothing is mapped or locked: a file that counts as deleted is open, on a file system that calls itself
-// one of the harmless ones; "detached" takes it out of all trees.
+// one of the harmless ones; "detached" takes it out of all trees. "mapped" maps it twice as well, and never touches it; of "deaf"
+// the server does not even say how large its file system is.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -22,6 +23,7 @@
 
 static char *page;
 static volatile int reader, writer;
+static int deaf;
 
 static void fail(const char *what) { perror(what); exit(1); }
 
@@ -61,7 +63,7 @@ static void serve(int fd) {
         } else if (h->opcode == FUSE_OPEN) {
             struct fuse_open_out o = { .fh = 1 };
             answer(fd, h->unique, 0, &o, sizeof o);
-        } else if (h->opcode == FUSE_READ) {
+        } else if (h->opcode == FUSE_READ || (deaf && h->opcode == FUSE_STATFS)) {
             // Never.
         } else if (h->opcode != FUSE_FORGET && h->opcode != FUSE_BATCH_FORGET && h->opcode != FUSE_INTERRUPT) {
             answer(fd, h->unique, -ENOSYS, 0, 0);
@@ -107,14 +109,21 @@ int main(int argc, char **argv) {
     if (unshare(CLONE_NEWNS) || mount(0, "/", 0, MS_REC | MS_PRIVATE, 0)) fail("a mount namespace of its own");
     snprintf(options, sizeof options, "fd=%d,rootmode=40000,user_id=0,group_id=0", fd);
     if (mount("silent", argv[1], argc > 2 ? "fuse.ntfs-3g" : "fuse", MS_NOSUID | MS_NODEV, options)) fail("mount");
+    deaf = argc > 2 && !strcmp(argv[2], "deaf");
     if (fork() == 0) serve(fd);
     close(fd);
     if (argc > 2) {
         snprintf(file, sizeof file, "%s/silent (deleted)", argv[1]);
-        if (open(file, O_RDONLY) < 0) fail("its file");
+        int on = open(file, O_RDONLY);
+        if (on < 0) fail("its file");
+        volatile char marker[] = "BEHIND-THE-SILENT-ONE";
+        if (deaf || !strcmp(argv[2], "mapped")) {
+            for (int n = 0; n < 2; n++)
+                if (mmap(0, 4096, n ? PROT_READ | PROT_EXEC : PROT_READ, MAP_PRIVATE, on, 0) == MAP_FAILED) fail("its file");
+        }
         if (!strcmp(argv[2], "detached") && umount2(argv[1], MNT_DETACH)) fail("umount");
         write(1, "ready\n", 6);
-        for (;;) pause();
+        for (;;) if (pause() && !marker[0]) return 0;
     }
     snprintf(file, sizeof file, "%s/silent", argv[1]);
     int on = open(file, O_RDONLY), mem = open("/proc/self/mem", O_RDONLY);

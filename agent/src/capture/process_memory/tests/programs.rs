@@ -88,8 +88,12 @@ pub const GUARDED: &str = r#"
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
-char *hidden, *reserved;
+char *hidden, *reserved, *zeros;
 int main(void) {
+    char *room = mmap(0, 6 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    zeros = (char *)(((unsigned long)room + (2 << 20) - 1) & ~((2UL << 20) - 1));
+    madvise(zeros, 2 << 20, MADV_HUGEPAGE); madvise(zeros + (2 << 20), 2 << 20, MADV_NOHUGEPAGE);
+    volatile char sum = zeros[0] + zeros[2 << 20]; (void)sum;
     hidden = mmap(0, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     strcpy(hidden, "HIDDEN-BY-MPROTECT"); mprotect(hidden, 65536, PROT_NONE);
     reserved = mmap(0, 1UL << 40, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -444,7 +448,8 @@ int main(int argc, char **argv) {
 }
 "#;
 
-/// The first thread ends. A second has open files and a network of its own, a third goes on with those that the first had.
+/// The first thread ends. A second goes on with the open files that the first had, a third has open files, a network, mounts, a host
+/// name and a userfaultfd of its own.
 pub const NO_FIRST: &str = r#"
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -453,7 +458,9 @@ pub const NO_FIRST: &str = r#"
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <fcntl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 static pthread_barrier_t all;
 static int keep(const char *name) {
@@ -469,16 +476,17 @@ static void *waiter(void *arg) { (void)arg; pthread_barrier_wait(&all); for (;;)
 static int own;
 static void *apart(void *arg) {
     (void)arg;
-    if (unshare(CLONE_FILES) || unshare(CLONE_NEWNET)) _exit(3);
+    if (unshare(CLONE_FILES) || unshare(CLONE_NEWNET) || unshare(CLONE_NEWUTS | CLONE_NEWNS)) _exit(3);
     own = keep("of-one");
+    if (syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK) < 0) _exit(4);
     pthread_barrier_wait(&all); for (;;) pause();
 }
 int main(void) {
     int shared = keep("of-all");
     pthread_t t;
     pthread_barrier_init(&all, 0, 3);
-    pthread_create(&t, 0, apart, 0);
     pthread_create(&t, 0, waiter, 0);
+    pthread_create(&t, 0, apart, 0);
     pthread_barrier_wait(&all);
     printf("ready\n%d\n%d\n", shared, own); fflush(stdout);
     pthread_exit(0);
