@@ -28,7 +28,7 @@ fn the_copy_takes_the_place_of_a_store_that_is_gone() {
     std::fs::remove_file(&copy).expect("removed");
     let mut command = fleet.program("exhibit-coordinator");
     let refused = Finished::of(command.arg("run").arg("--dir").arg(&dir));
-    assert!(refused.code == 1 && refused.stderr.contains("copy.store.path"), "a folder that is not there: {}", refused.stderr);
+    assert!(refused.code == 64 && refused.stderr.contains("copy.store.path"), "a folder that is not there: {}", refused.stderr);
     std::fs::create_dir(&copy).expect("folder");
     fleet.start_coordinator();
     let agent = fleet.agent();

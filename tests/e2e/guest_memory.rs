@@ -272,7 +272,7 @@ fn compare_with_avml(disk: &Path, image: &BTreeMap<u64, Vec<u8>>, (code, length)
 #[test]
 fn memory_that_is_poisoned_removed_hidden_or_added_is_named() {
     let plan = GuestPlan {
-        memory_mib: 160,
+        memory_mib: 208,
         module_mib: Some(256),
         append: "lockdown=integrity lsm=lockdown memhp_default_state=online_movable secretmem.enable=1".to_owned(),
         scenario: "for block in /sys/devices/system/memory/memory*; do

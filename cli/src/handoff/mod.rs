@@ -119,11 +119,7 @@ async fn export_all(connection: &mut Connection, args: ExportArgs, out: &Output)
     let description = describe(connection, &args, case, &report, &fetched)?;
     let facts = Facts::read(&place, connection.anchor(), report, description)?;
     derive(&place, &facts, args.expand, &identities)?;
-    let verdict = match facts.report.verdict {
-        Verdict::Sound => "sound",
-        Verdict::SoundAsFarAsReadable => "sound as far as it can be read: contents are encrypted and were NOT checked",
-        Verdict::Unsound => "NOT SOUND: see the documents",
-    };
+    let verdict = in_tags(facts.report.verdict);
     let title = facts.report.case.as_ref().map_or("", |c| c.title.as_str());
     let sealed = tags::write(&place, &facts.description, &tags::Info { title, verdict }, connection.evidence_key())?;
     let stamps = stamp::ask(connection, &place, &facts.description, sealed, out).await?;
@@ -137,6 +133,15 @@ async fn export_all(connection: &mut Connection, args: ExportArgs, out: &Output)
         envelope::seal(place, facts.description.case.as_str(), &recipients)?
     };
     say(&args, &facts, (objects, bytes), &Sealed { manifest: sealed.to_string(), stamps, key_files }, out)
+}
+
+/// A verdict as the bag's own tags say it.
+const fn in_tags(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Sound => "sound",
+        Verdict::SoundAsFarAsReadable => "sound as far as it can be read: contents are encrypted and were NOT checked",
+        Verdict::Unsound => "NOT SOUND: see the documents",
+    }
 }
 
 /// The remedy where no identity opens the contents that are to be expanded.

@@ -125,9 +125,6 @@ impl StoreConfig {
         if self.kind == StoreKind::Local {
             return if self.path.as_os_str().is_empty() { wrong("store.path", "is empty: name a folder") } else { Ok(()) };
         }
-        if self.path != Self::default().path {
-            return wrong("store.path", "is for a local store: take it out, or set kind = \"local\"");
-        }
         if self.kind != StoreKind::Azure && !self.account.is_empty() {
             return wrong("store.account", "is for azure: take it out");
         }
@@ -214,7 +211,7 @@ pub(super) fn documented_lock(lock: Option<LockPolicy>) -> String {
 pub(super) fn documented_encryption(encryption: Option<&Encryption>) -> String {
     match encryption {
         None => "# encryption = { kind = \"sse-s3\" }".to_owned(),
-        Some(Encryption::SseS3) => "encryption = { kind = \"sse-s3\" }".to_owned(),
+        Some(Encryption::SseS3 {}) => "encryption = { kind = \"sse-s3\" }".to_owned(),
         Some(Encryption::SseKms { key, bucket_key }) => {
             let key = key.as_ref().map(|key| format!(", key = {}", toml::Value::String(key.clone()))).unwrap_or_default();
             format!("encryption = {{ kind = \"sse-kms\"{key}, bucket_key = {bucket_key} }}")

@@ -156,7 +156,6 @@ fn errors_name_line_key_value_and_remedy() {
         ("[copy.store]\n\npath = \"./d/../store/\"", ":1: ", "copy.store.kind: is the store itself"),
         ("[copy.store]\nkind = \"s3\"\nbucket = \"b\"\nendpoint = \"http://x\"", ":4: ", "copy.store.endpoint: is http://"),
         ("[copy.store]\npath = \"other\"\nattest_hours = 1", ":3: ", "copy.store.attest_hours: both stores are looked at every"),
-        ("[store]\nkind = \"s3\"\nbucket = \"b\"\npath = \"/evidence\"", ":4: ", "store.path: is for a local store"),
         ("[copy.store]\nkind = \"s3\"\nbucket = \"b\"\naccount = \"a\"", ":4: ", "copy.store.account: is for azure"),
         ("= 3", ":1: ", "= 3"),
         ("listen = \"127.0.0.1:1\"\nlisten = \"127.0.0.1:1\"", ":2: ", "duplicate key"),

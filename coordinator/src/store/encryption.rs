@@ -10,7 +10,7 @@ use super::{Kind, StoreError};
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Encryption {
     /// With a key of the store (SSE-S3, AES-256).
-    SseS3,
+    SseS3 {},
     /// With a key of its key service (SSE-KMS).
     SseKms {
         /// Id or ARN of the key; without it the bucket's default key.
@@ -38,7 +38,7 @@ impl Encryption {
     #[must_use]
     pub const fn as_s3(&self) -> &'static str {
         match self {
-            Self::SseS3 => "AES256",
+            Self::SseS3 {} => "AES256",
             Self::SseKms { .. } => "aws:kms",
         }
     }
@@ -49,7 +49,7 @@ impl Encryption {
         let set = |builder: AmazonS3Builder, key: &str, value: &str| Ok(builder.with_config(key.parse::<AmazonS3ConfigKey>()?, value));
         let builder = set(builder, "aws_server_side_encryption", self.as_s3())?;
         match self {
-            Self::SseS3 => Ok(builder),
+            Self::SseS3 {} => Ok(builder),
             Self::SseKms { key, bucket_key } => {
                 let builder = match key {
                     Some(key) => set(builder, "aws_sse_kms_key_id", key)?,
@@ -95,7 +95,7 @@ impl Encryption {
 impl std::fmt::Display for Encryption {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::SseS3 => f.write_str("SSE-S3"),
+            Self::SseS3 {} => f.write_str("SSE-S3"),
             Self::SseKms { key, bucket_key } => {
                 write!(
                     f,

@@ -51,7 +51,7 @@ async fn a_store_encrypts_as_it_is_told_or_is_refused() {
     let server = support::moto::start_with_lock();
     let kms = Encryption::SseKms { key: Some("arn:aws:kms:us-east-1:111122223333:key/evidence".to_owned()), bucket_key: true };
     let lock = Some(LockPolicy { mode: LockMode::Compliance, days: 1 });
-    for (place, asked, lock) in [("plain", Encryption::SseS3, None), ("locked", Encryption::SseS3, lock), ("kms", kms, lock)] {
+    for (place, asked, lock) in [("plain", Encryption::SseS3 {}, None), ("locked", Encryption::SseS3 {}, lock), ("kms", kms, lock)] {
         let settings = RemoteSettings { encryption: Some(asked.clone()), lock, ..server.settings(place) };
         let store = RemoteStore::open(&settings).expect("settings");
         self_test(&store).await.unwrap_or_else(|e| panic!("{place}: {e}"));
@@ -70,7 +70,7 @@ async fn a_store_encrypts_as_it_is_told_or_is_refused() {
     assert_eq!(report.state("encryption"), Some(State::Holds), "{}", report.text());
 
     let deaf = support::second::localbucket();
-    let settings = RemoteSettings { encryption: Some(Encryption::SseS3), ..deaf.settings("") };
+    let settings = RemoteSettings { encryption: Some(Encryption::SseS3 {}), ..deaf.settings("") };
     let e = self_test(&RemoteStore::open(&settings).expect("settings")).await.expect_err("it does not encrypt");
     assert!(e.kind() == Kind::Denied && e.message().contains("asked for was AES256, the store says nothing"), "{e}");
     let azure = RemoteSettings { kind: RemoteKind::Azure, account: "exhibit".to_owned(), ..settings };

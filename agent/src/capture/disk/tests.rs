@@ -120,14 +120,22 @@ fn reading_through_the_page_cache_leaves_it_as_it_was() {
         assert!(pages.as_ref().err().is_none_or(|e| e.raw_os_error() == Some(rustix::io::Errno::NOSYS.raw_os_error())), "{pages:?}");
         pages.ok()
     };
-    // The kernel looked for partitions when it was made: dropped, so that nothing is there.
-    let node = std::fs::File::open(&device.node).expect("open");
-    rustix::fs::fadvise(&node, 0, None, rustix::fs::Advice::DontNeed).expect("advice");
-    drop(node);
-    let Some(before) = cached() else { return };
-    let out = Memory::run(&Disk, &[("path", &device.node), ("direct", "false")]);
-    assert_eq!(out.get(&device.node).map(|p| p.status), Some(Status::Collected));
-    assert_eq!((before, cached()), (0, Some(0)));
+    if cached().is_none() {
+        return;
+    }
+    let taken = || {
+        // The kernel looked for partitions when it was made: dropped, so that nothing is there.
+        let node = std::fs::File::open(&device.node).expect("open");
+        rustix::fs::fadvise(&node, 0, None, rustix::fs::Advice::DontNeed).expect("advice");
+        drop(node);
+        let before = cached();
+        let out = Memory::run(&Disk, &[("path", &device.node), ("direct", "false")]);
+        assert_eq!(out.get(&device.node).map(|p| p.status), Some(Status::Collected));
+        (before, cached())
+    };
+    // Programs of other tests look at every disk that there is, in the same page cache.
+    let seen: Vec<_> = std::iter::repeat_with(taken).take(20).take_while(|seen| *seen != (Some(0), Some(0))).collect();
+    assert!(seen.len() < 20, "{seen:?}");
 }
 
 #[test]
