@@ -17,6 +17,9 @@ const LINES_WITHOUT_RAW_MAX: usize = 2 << 20;
 /// What is kept free of the manifest for the lines of segments, of captures that are not begun, and the end.
 const MANIFEST_RESERVE_BYTES: u64 = 16 << 20;
 
+/// How many attributes of an item are nowhere, because its case is encrypted and it is not in the stream.
+const XATTRS_LEFT_OUT: &str = "xattrs_left_out";
+
 impl Taker {
     /// Writes an item's line.
     pub(super) fn record(&mut self, mut item: NewItem, ending: Ending) -> Result<Status, Stop> {
@@ -86,7 +89,7 @@ impl Taker {
         let count = meta.xattrs.len();
         meta.xattrs.clear();
         if !is_in_stream {
-            item.facts.insert("xattrs_left_out".to_owned(), count.to_string());
+            item.facts.insert(XATTRS_LEFT_OUT.to_owned(), count.to_string());
         }
     }
 
@@ -97,7 +100,7 @@ impl Taker {
             if let Some(meta) = line.meta.as_mut().filter(|_| line.location.is_some()) {
                 meta.xattrs.clear();
             }
-            line.facts.retain(|name, _| name == CONTINUED_AT);
+            line.facts.retain(|name, _| name == CONTINUED_AT || name == XATTRS_LEFT_OUT);
         }
         line
     }
@@ -163,7 +166,7 @@ fn to_line(item: Item) -> Result<Vec<u8>, Stop> {
     }
     let Line::Item(mut item) = line else { return Err(Stop::Fatal("an item's line is none".to_owned())) };
     // Readers compare this one with the place of the seam.
-    item.facts.retain(|name, _| name == CONTINUED_AT);
+    item.facts.retain(|name, _| name == CONTINUED_AT || name == XATTRS_LEFT_OUT);
     item.facts.insert("facts".to_owned(), "left out: the line was too long".to_owned());
     if let Some(meta) = &mut item.meta {
         meta.xattrs.clear();

@@ -218,6 +218,22 @@ const CERTIFIED: [Text; 2] = [
     ),
 ];
 
+/// What the second paragraph does not cover: an agent that was killed signed no list.
+fn unsigned(l: Language, facts: &Facts) -> Option<Block> {
+    let items = facts.report.collections.iter().fold(0_u64, |sum, c| sum.saturating_add(c.items_unsigned));
+    let text = match l {
+        Language::En => format!(
+            "Of {} no agent signed a list, because it ended before: that they left the host like this is stated by the program that received them alone.",
+            count(items, "item", "items")
+        ),
+        Language::Fr => format!(
+            "Pour {}, aucun agent n'a signé de liste, car il a pris fin auparavant : qu'ils aient quitté l'hôte en cet état n'est énoncé que par le programme qui les a reçus.",
+            count(items, "élément", "éléments")
+        ),
+    };
+    (items > 0).then_some(Block::Paragraph(text))
+}
+
 /// A certificate in the manner of Federal Rules of Evidence 902(13) and (14).
 pub fn certificate(language: Language, facts: &Facts) -> Document {
     let l = language;
@@ -229,6 +245,7 @@ pub fn certificate(language: Language, facts: &Facts) -> Document {
             let is_encrypted = encrypted_to(facts).is_some();
             let (received, compared) = if is_encrypted { (RECEIVED_ENCRYPTED, COMPARED_DECRYPTED) } else { (RECEIVED, COMPARED) };
             blocks.extend(paragraphs(l, &TAKEN));
+            blocks.extend(unsigned(l, facts));
             blocks.push(Block::Paragraph(format!("{} {}", l.pick(received.0, received.1), Heads::of(facts).statement(l))));
             blocks.extend(paragraphs(l, &[compared]));
             blocks.extend(paragraphs(l, &CERTIFIED));

@@ -6,14 +6,14 @@
 
 use exhibit_evidence::Digest;
 use exhibit_evidence::id::{CaseId, CollectionId};
-use exhibit_evidence::layout::{CaseObject, StreamNumber};
-use exhibit_evidence::log::Tile;
-use exhibit_evidence::record::Record;
+use exhibit_evidence::layout::{CaseObject, StreamNumber, TimestampFile};
+use exhibit_evidence::log::{Layer, Tile};
+use exhibit_evidence::record::{Predicate as _, Record, Stamped};
 
 use super::compare::{is_gone, read_head, shown};
 use super::folder::{Failed, Folder};
 use super::heads::verified;
-use crate::ledger::Ledger;
+use crate::ledger::{self, Ledger};
 use crate::problem::Problem;
 use crate::store::Entry;
 
@@ -109,16 +109,14 @@ impl Folder<'_> {
     /// True when a signed head, a record or the catalog speaks of it.
     async fn is_known(&mut self, entry: &Entry, case: Option<&CaseId>) -> Result<bool, Failed> {
         match self.object(&entry.name) {
-            None => Ok(false),
+            // Our own head under a name that nobody gave it would pass for one that was cosigned.
+            None | Some(CaseObject::Cosigned(..)) => Ok(false),
             Some(CaseObject::Checkpoint) => Ok(self.records_signed().await? > 0),
             Some(CaseObject::Slot(n)) => Ok(n < self.records_signed().await?),
+            // A bundle of entries is written when it is full, or when its case closes.
+            Some(CaseObject::Tile(tile)) if tile.layer() == Layer::Entries && !tile.is_full() => Ok(false),
             Some(CaseObject::Tile(tile)) => Ok(Tile::of(tile.layer(), tile.index(), self.records_signed().await?) == Some(tile)),
-            Some(CaseObject::Cosigned(_, size)) => {
-                let bytes = read_head(&*self.second.store, &entry.name).await?;
-                let head = self.log().zip(bytes).and_then(|(log, bytes)| verified(self.parts, &log, &bytes));
-                Ok(head.is_some_and(|head| head.size == size))
-            }
-            Some(CaseObject::Timestamp(size, _)) => self.is_stamped(size).await,
+            Some(CaseObject::Timestamp(size, file)) => self.is_stamped(size, &file).await,
             Some(CaseObject::Segment(collection, stream, n)) => {
                 let of_case = self.is_of_case(&collection, case).await?;
                 Ok(of_case && self.parts.catalog.segments(collection, stream, n, 1).await?.iter().any(|segment| segment.n == n))
@@ -135,15 +133,26 @@ impl Folder<'_> {
         Ok(row.is_some_and(|row| Some(&row.case) == case))
     }
 
-    /// A log that cannot be read any more says less than its signed heads.
-    async fn is_stamped(&mut self, size: u64) -> Result<bool, Failed> {
+    /// Only what a record of a token speaks of: the token, and the head that it stamps.
+    async fn is_stamped(&mut self, size: u64, file: &TimestampFile) -> Result<bool, Failed> {
         let signed = self.records_signed().await?;
         if size == 0 || size > signed {
             return Ok(false);
         }
         match self.ledger().await {
-            Ok(ledger) => Ok(!ledger.entries(0, &|e| e.stamped.as_ref().is_some_and(|(_, stamped)| *stamped == size), 1).is_empty()),
-            Err(Failed::Own(_)) => Ok(true),
+            Ok(ledger) => {
+                let speaks_of_it = |e: &ledger::Entry| {
+                    let (by, at) = e.stamped.as_ref().filter(|_| e.kind == Stamped::TYPE)?;
+                    let is_meant = match file {
+                        TimestampFile::Checkpoint => true,
+                        TimestampFile::Reply(authority) => authority.as_str() == &**by,
+                        TimestampFile::Request(_) | TimestampFile::Crl(..) => false,
+                    };
+                    Some(is_meant && *at == size)
+                };
+                Ok(!ledger.entries(0, &|e| speaks_of_it(e) == Some(true), 1).is_empty())
+            }
+            Err(Failed::Own(_)) => Ok(false),
             Err(e) => Err(e),
         }
     }

@@ -259,8 +259,11 @@ impl<'a> Copier<'a> {
         let is_open = |name: &String| self.open.iter().any(|job| job.folder.name == *name);
         let ripe = |name: &String, at: Instant| at <= now && !self.rest.contains_key(name) && !is_open(name);
         let room = OPEN_MAX.saturating_sub(self.open.len());
-        let ripe: Vec<String> = self.due.iter().filter(|(name, at)| ripe(name, **at)).map(|(name, _)| name.clone()).take(room).collect();
-        for name in ripe {
+        let mut ripe: Vec<(Instant, String)> =
+            self.due.iter().filter(|(name, at)| ripe(name, **at)).map(|(name, at)| (*at, name.clone())).collect();
+        // Who waits longest comes first: names of cases begin with their age, and old ones that keep growing would keep the new out.
+        ripe.sort_unstable();
+        for (_, name) in ripe.into_iter().take(room) {
             self.due.remove(&name);
             self.begin(name, false).await?;
         }
