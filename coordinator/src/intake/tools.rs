@@ -118,7 +118,7 @@ impl Decoder {
     pub fn run(&mut self, bytes: &[u8], take: &mut Take<'_>) -> (Digest, Result<Decoded, DecodeError<BadUpload>>) {
         if !self.beside {
             // One frame after the other: each is hashed while it is still in the processor's cache.
-            return (Digest::of(bytes), self.segments.decode(bytes, take));
+            return self.segments.decode_and_hash(bytes, take);
         }
         std::thread::scope(|scope| {
             let digest = scope.spawn(|| Digest::of(bytes));

@@ -332,7 +332,15 @@ proptest! {
         for raw in &raws {
             builder.compress_frame(&mut compressor, raw).expect("fits");
         }
-        prop_assert_eq!(raw_of(&builder.finish().expect("has frames").bytes), Ok(raws.concat()));
+        let built = builder.finish().expect("has frames");
+        prop_assert_eq!(raw_of(&built.bytes), Ok(raws.concat()));
+        let (mut raw, bytes) = (Vec::new(), built.bytes);
+        let (sha256, decoded) = SegmentDecoder::new().expect("zstd").decode_and_hash::<Infallible>(&bytes, &mut |frame| {
+            raw.extend_from_slice(frame);
+            Ok(())
+        });
+        prop_assert_eq!((sha256, built.facts.sha256, raw), (Digest::of(&bytes), sha256, raws.concat()));
+        prop_assert_eq!(decoded.map(|d| d.frames), Ok(sizes.len()));
     }
 
     #[test]
@@ -355,5 +363,7 @@ proptest! {
             Ok(())
         });
         prop_assert!(raw_size <= 9200);
+        let (sha256, _) = SegmentDecoder::new().expect("zstd").decode_and_hash::<Infallible>(&bytes, &mut |_| Ok(()));
+        prop_assert_eq!(sha256, Digest::of(&bytes), "the digest is of the bytes, whatever they are");
     }
 }
