@@ -267,6 +267,13 @@ fn the_bag_carries_it(fleet: &Fleet, case: &str, (ann, eve): (&Path, &Path)) {
     let bag = fleet.path().join("bag");
     let said = fleet.exhibit(&["export", "--case", case, "--reason", "to the court", "--out", utf8(&bag)]).ok().json();
     assert!(said[0]["verdict"] == "sound-as-far-as-readable" && said[0]["items_unchecked"].as_u64() > Some(5), "{}", said[0]);
+    assert!(said[0]["segments_unchecked"].as_u64() > Some(0), "{}", said[0]);
+    // One sentence, wherever it is said.
+    let sentence = format!("the contents of {} items are encrypted and were NOT checked", said[0]["items_unchecked"]);
+    for file in ["bag-info.txt", "documents/report.en.html", "documents/certificate-902-14.en.html"] {
+        let text = std::fs::read_to_string(bag.join(file)).expect("written");
+        assert!(text.contains(&sentence), "{file}: {sentence}: {text}");
+    }
     the_documents_claim_what_was_done(&bag, false);
     let page = std::fs::read_to_string(bag.join("documents/report.en.html")).expect("document");
     assert!(page.contains("Contents encrypted to") && page.contains("a recipient checks them"), "{page}");
@@ -287,6 +294,16 @@ fn the_bag_carries_it(fleet: &Fleet, case: &str, (ann, eve): (&Path, &Path)) {
     assert!(partly.contains("encrypted, AGE_IDENTITY is not set") && partly.contains(" contents NOT compared\n"), "{partly}");
     let whole = run(Some(ann));
     assert!(whole.contains("contents compared") && !whole.contains("not set") && !whole.contains("NOT compared"), "{whole}");
+    // The second reader says the same, and with each recipient's identity that it is sound.
+    let second = |more: &[&str]| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("second-reader/read_case.py");
+        Finished::of(Command::new("python3").arg("-B").arg(script).arg(&bag).arg("--anchor").arg(fleet.anchor()).args(more))
+    };
+    let blind = second(&[]).ok().text();
+    let says = format!("sound as far as it can be read: the contents of {} items in ", said[0]["items_unchecked"]);
+    assert!(blind.starts_with(&says), "{blind}");
+    assert_eq!(second(&["--identity", utf8(ann)]).ok().text().lines().next_back(), Some("sound"));
+    assert_eq!(second(&["--identity", utf8(eve)]).code, 2, "it opens nothing");
     let mut files = Vec::new();
     files_below(&bag, &mut files);
     assert!(files.iter().all(|file| !holds(file, MARKER)));
@@ -300,7 +317,7 @@ fn the_bag_carries_it(fleet: &Fleet, case: &str, (ann, eve): (&Path, &Path)) {
     assert!(records(fleet, case) == before && !out.with_extension("partial").exists() && !out.with_extension("journal").exists());
     let opened = fleet.path().join("bag-3");
     let said = fleet.exhibit(&[&expand[..], &[utf8(&opened), "--identity", utf8(ann)]].concat()).ok().json();
-    assert!(said[0]["verdict"] == "sound" && said[0]["items_unchecked"] == 0, "{}", said[0]);
+    assert!(said[0]["verdict"] == "sound" && said[0]["items_unchecked"] == 0 && said[0]["segments_unchecked"] == 0, "{}", said[0]);
     the_documents_claim_what_was_done(&opened, true);
     let mut files = Vec::new();
     files_below(&opened.join("expanded"), &mut files);

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Runs the second reader over tests/vectors: the good cases must be sound, every row of tampered.json unsound.
+"""Runs the second reader over tests/vectors: the good cases must be sound, every row of tampered.json unsound; the encrypted one
+sound as far as it can be read, and sound with the identities of its recipients.
 
 Prints one JSON object {"checked": N, "disagreed": [names]}; exit code 0 when it agrees with every row, else 1.
 """
@@ -11,7 +12,12 @@ import shutil
 import sys
 import tempfile
 
+import age
 from read_case import verify
+
+# What is verified, with the identities of whom, and what of its contents is then not read: items, segments.
+GOOD = [(name, [], (0, 0)) for name in ("good-1", "good-2", "good-3", "good-4", "good-5", "good-6", "bag-1")]
+GOOD += [("good-7", [], (3, 2)), ("good-7", ["1"], (0, 0)), ("good-7", ["2"], (0, 0)), ("good-7", ["1", "2"], (0, 0))]
 
 
 def apply(folder, edit):
@@ -67,12 +73,20 @@ def main():
         with open(os.path.join(vectors, "timestamps", authority, "root.pem"), "rb") as file:
             return file.read()
 
-    for name in ("good-1", "good-2", "good-3", "good-4", "good-5", "good-6", "bag-1"):
+    def identities(names):
+        found = []
+        for name in names:
+            with open(os.path.join(vectors, "identities", f"{name}.txt"), "rb") as file:
+                found += age.identities(file.read())
+        return found
+
+    for name, holders, unread in GOOD:
         checked += 1
         both = [root("alpha"), root("beta")] if name == "good-4" else []
-        problems = verify(os.path.join(vectors, name), anchor, complete=True, roots=both, required=len(both))
-        if problems:
-            disagreed.append(f"{name}: {ascii(problems[:5])}")
+        options = {"complete": True, "roots": both, "required": len(both), "identities": identities(holders)}
+        problems, sealed = verify(os.path.join(vectors, name), anchor, **options)
+        if problems or (sealed.items, sealed.segments) != unread:
+            disagreed.append(f"{name} {holders}: {ascii(problems[:5])}, {sealed.verdict()}")
     for row in table["cases"]:
         checked += 1
         with tempfile.TemporaryDirectory() as folder:
@@ -81,7 +95,9 @@ def main():
                 apply(folder, edit)
             held = [base64.b64decode(note) for note in row.get("held", [])]
             roots = [root(authority) for authority in row.get("timestamp_anchors", [])]
-            if not verify(folder, anchor, row.get("complete", False), row.get("expect"), row.get("witnesses", []), held, roots, row.get("timestamps_required", 0)):
+            required, holders = row.get("timestamps_required", 0), identities(row.get("identities", []))
+            problems, _ = verify(folder, anchor, row.get("complete", False), row.get("expect"), row.get("witnesses", []), held, roots, required, holders)
+            if not problems:
                 disagreed.append(row["name"])
     print(json.dumps({"checked": checked, "disagreed": disagreed}))
     return 1 if disagreed else 0

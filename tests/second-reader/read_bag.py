@@ -63,7 +63,8 @@ def stamped(bag, roots):
                 bag.problems.append(f"the stamp of {authority}: {e}")
 
 
-def verify(folder, anchor, complete, expect, witnesses, held, roots, required):
+def verify(folder, case, anchor, roots):
+    """What is wrong with a bag and the case in it, as a list of sentences."""
     import read_case
 
     bag = Bag(folder)
@@ -73,7 +74,6 @@ def verify(folder, anchor, complete, expect, witnesses, held, roots, required):
     if bag.manifest("manifest-sha256.txt", "sha256") != bag.manifest("manifest-sha512.txt", "sha512"):
         bag.problems.append("the payload manifests name different files")
     bag.problems += [f"{name} is named by no manifest" for name in bag.files - bag.listed if not OUTSIDE.fullmatch(name)]
-    case = read_case.Case(os.path.join(folder, "data"), anchor, complete, expect, witnesses, held, roots, required)
     try:
         description = json.loads(bag.read("bag.json"))
         if description.keys() - {"authorities"} != FIELDS or description["format"] != "exhibit-bag/1":

@@ -5,9 +5,11 @@ Written from docs/format alone, with common libraries only: tarfile, zstandard, 
 It shares no code with the Rust verifier. It is coarser: it says sound or unsound and why, in words without codes.
 
     read_case.py CASE_FOLDER_OR_BAG --anchor FILE [--complete] [--expect SIZE:ROOT] [--witness VKEY]... [--held FILE]...
-                 [--timestamp-anchor FILE]... [--timestamps-required N]
+                 [--timestamp-anchor FILE]... [--timestamps-required N] [--identity FILE]...
 
-Exit code: 0 sound, 1 unsound, 2 the input cannot be used. One stream's raw tar is kept in a temporary file.
+The last line is the verdict: sound, unsound, or, of an encrypted case without the identity of a recipient, sound as far as it can be
+read, with what was not decrypted. Exit code: 0 unless unsound, 1 unsound, 2 the input cannot be used. One stream's raw tar is kept in
+a temporary file, without a name and decrypted where the case is encrypted.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import sys
 import tarfile
 import tempfile
 
+import age
 import custody
 import read_bag
 import stamps
@@ -102,7 +105,8 @@ class Tree:
 
 
 class Case:
-    def __init__(self, folder, anchor, complete, expect, witnesses=(), held=(), roots=(), required=0):
+    def __init__(self, folder, anchor, complete, expect, witnesses=(), held=(), roots=(), required=0, identities=()):
+        self.sealed = Sealed(identities)
         self.stamps = stamps.Stamps(self, roots, required)
         self.folder, self.complete, self.expect = folder, complete, expect
         self.witnesses, self.held, self.leaves = [tlog.Key(w) for w in witnesses], held, []
@@ -340,6 +344,7 @@ class Case:
         if kind == "case-opened":
             if self.opened:
                 raise Unsound("the case was opened twice")
+            self.sealed.opens(body)
             self.case, self.opened = body["case"], digest
             self.custody.two_person = body.get("two_person", False)
             self.stamps.state(len(self.roots) - 1, kind, body, 0, None)
@@ -441,6 +446,8 @@ class Case:
             raise Unsound("a receipt for a collection that nobody ordered")
         self.custody.carried_out(collection["order"])
         self.not_sealed(collection)
+        if body.get("contents_unverified", False) != bool(self.sealed.to):
+            self.problem("a receipt says of contents what the coordinator cannot have checked, or must have")
         if body["stream"] in collection["receipts"]:
             raise Unsound("two receipts of one stream")
         acquisition = collection["acquisitions"].get(body["stream"])
@@ -496,11 +503,11 @@ class Case:
         if not data.endswith(b"\n") or any(len(line) + 1 > LINE_MAX for line in data.split(b"\n")):
             raise Unsound("a manifest line is cut or too long")
         header, *body, end = [json.loads(line, object_pairs_hook=once) for line in data[:-1].split(b"\n")]
-        expected = {"line": "header", "format": "exhibit-manifest/1", "case": receipt["case"], "collection": name}
+        expected = {"line": "header", "format": "exhibit-manifest/1", "case": receipt["case"], "collection": name, **self.sealed.header()}
         if header != {**expected, "stream": number, "agent": collection["agent"], "order": collection["order"]}:
             raise Unsound("the manifest's header is of something else")
         with tempfile.TemporaryFile() as raw:
-            items, ends = self.segments(folder, body, raw)
+            items, ends = self.segments(folder, body, raw, receipt["agent_signed"])
             sums = {"segments": len(ends), "stored_bytes": sum(s for s, _ in ends), "raw_bytes": ends[-1][1] if ends else 0, "items": len(items)}
             sums["by_status"] = {}
             for _, item in items:
@@ -516,10 +523,14 @@ class Case:
                     self.problem(f"item {n} is not honest about the seam")
             for capture in set(captures) - {item["capture"] for _, item in items} if receipt["agent_signed"] else ():
                 self.problem(f"no item of capture {capture!r}")
-            members(self.problem, raw, ends, items, end["complete"])
+            if self.sealed.shut:
+                places(self.problem, ends, items, end["complete"])
+                self.sealed.unread(items, ends)
+            else:
+                members(self.problem, raw, ends, items, end["complete"])
 
-    def segments(self, folder, lines, raw):
-        """Writes the raw stream; returns items with their segment, and (stored size, raw end) of each segment."""
+    def segments(self, folder, lines, raw, agent_signed):
+        """Writes the raw stream, if it can be read; returns items with their segment, and (stored size, raw end) of each segment."""
         items, ends, offset = [], [], 0
         self.seams = []
         for line in lines:
@@ -537,17 +548,28 @@ class Case:
             data = self.read(f"{folder}/{line['n']:08}.tar.zst", SEGMENT_MAX)
             if sha256(data) != line["sha256"] or len(data) != line["size"] or line["raw_offset"] != offset:
                 self.problem(f"{folder}: segment {line['n']} is not what was signed")
-            size = 0
-            for piece in frames(data):
-                size += len(piece)
-                if size > line["raw_size"]:
-                    raise Unsound("a segment holds more than stated")
-                raw.write(piece)
-            if size != line["raw_size"]:
-                self.problem("a segment holds less than stated")
+            if self.sealed.to:
+                data = self.sealed.open(data)
+            # The end of a broken-off stream, whose lines were lost: nobody says what it holds.
+            if self.sealed.to and line["raw_size"] == 0 and not agent_signed:
+                data = None
+            elif line["raw_size"] == 0 or (ends and ends[-1][1] == (ends[-2][1] if len(ends) > 1 else 0)):
+                self.problem(f"segment {line['n']} has no raw bytes, or follows one that has none")
+            if data is not None:
+                self.decompress(data, line["raw_size"], raw)
             offset += line["raw_size"]
             ends.append((line["size"], offset))
         return items, ends
+
+    def decompress(self, data, stated, raw):
+        size = 0
+        for piece in frames(data):
+            size += len(piece)
+            if size > stated:
+                raise Unsound("a segment holds more than stated")
+            raw.write(piece)
+        if size != stated:
+            self.problem("a segment holds less than stated")
 
     def account(self):
         for name in self.objects.keys() - self.used:
@@ -558,6 +580,53 @@ class Case:
             is_open = collection and not collection["seal"] and int(match.group(2)) not in collection["receipts"]
             if not is_open or self.complete:
                 self.problem(f"{name} is named by nobody")
+
+
+class Sealed:
+    """To whom the contents of a case are encrypted, and what of them was not opened."""
+
+    def __init__(self, identities):
+        self.given, self.to, self.texts, self.identities = identities, [], [], []
+        self.items = self.segments = self.streams = self.opened = 0
+
+    def opens(self, body):
+        """Hears of the case-opened record."""
+        if "encrypt_to" not in body:
+            return
+        self.texts, self.to = body["encrypt_to"], age.recipients(body["encrypt_to"])
+        self.identities = [identity for identity in self.given if identity.public in self.to]
+
+    @property
+    def shut(self):
+        """True when contents cannot be read."""
+        return bool(self.to) and not self.identities
+
+    @property
+    def misfit(self):
+        """True when identities were given that open nothing of the case."""
+        return self.shut and bool(self.given)
+
+    def header(self):
+        return {"encrypted_to": self.texts} if self.to else {}
+
+    def open(self, data):
+        """What a segment holds; nothing where no identity was given. What one recipient opens need not open for another one."""
+        file = age.File(data, len(self.to))
+        keys = [file.key(identity) for identity in self.identities]
+        if None in keys:
+            raise Unsound("the identity of a recipient does not open a segment")
+        self.opened += bool(keys)
+        return file.plain(keys[0]) if keys else None
+
+    def unread(self, items, ends):
+        self.streams, self.segments = self.streams + 1, self.segments + len(ends)
+        self.items += sum("location" in item for _, item in items)
+
+    def verdict(self):
+        if not self.streams:
+            return "sound"
+        what = f"{self.items} item{'' if self.items == 1 else 's'} in {self.segments} segment{'' if self.segments == 1 else 's'}"
+        return f"sound as far as it can be read: the contents of {what} are encrypted and were not checked"
 
 
 def good(key, signature, message):
@@ -693,6 +762,31 @@ def members(problem, raw, ends, items, complete):
         problem("the stream does not end with two zero blocks")
 
 
+def places(problem, ends, items, complete):
+    """What the lines of an encrypted stream keep by themselves, for who cannot read what they describe."""
+    at, linkable = 0, set()
+    for segment, item in items:
+        if "location" not in item:
+            continue
+        n, kind, place = item["n"], item["kind"], item["location"]
+        begin, stop = ends[segment - 1][1] if segment else 0, place["offset"] + place["length"]
+        if place["offset"] != at or place["length"] < 512 or place["length"] % 512 or not begin < stop <= ends[segment][1]:
+            problem(f"item {n} does not follow the one before it in whole blocks, or does not end in its segment")
+        at = stop
+        content, target = kind in ("file", "record"), kind in ("symlink", "hardlink")
+        if not (content or target or kind == "directory") or ("sha256" in item) != content or ("target" in item) != target:
+            problem(f"item {n} has a digest or a target that does not fit its kind, lacks one, or has no member")
+        if not content and item["size"]:
+            problem(f"item {n} has a size and is no file")
+        name = item["capture"].encode() + b"/" + path_bytes(item["path"]).lstrip(b"/")
+        if kind == "hardlink" and "target" in item and path_bytes(item["target"]) not in linkable:
+            problem(f"item {n} is a hard link to nothing")
+        if kind == "file" and (item["method"] == "adopted-by-coordinator" or item.get("meta", {}).get("nlink", 1) > 1):
+            linkable.add(name)
+    if complete and (ends[-1][1] if ends else 0) != at + 1024:
+        problem("the items and the end marker do not make the stream")
+
+
 def stored_size(member):
     """Data bytes after the header, sparse map included: the size field of the block, or the pax record."""
     if not member.isreg():
@@ -753,16 +847,20 @@ def signed(key, note):
         return False
 
 
-def verify(folder, anchor, complete=False, expect=None, witnesses=(), held=(), roots=(), required=0):
-    """What is wrong with a case or a bag, as a list of sentences."""
-    if os.path.isdir(os.path.join(folder, "data")):
-        return read_bag.verify(folder, anchor, complete, expect, witnesses, held, roots, required)
-    return verify_case(Case(folder, anchor, complete, expect, witnesses, held, roots, required))
+def verify(folder, anchor, complete=False, expect=None, witnesses=(), held=(), roots=(), required=0, identities=()):
+    """What is wrong with a case or a bag, as a list of sentences, and what of its contents was opened."""
+    is_bag = os.path.isdir(os.path.join(folder, "data"))
+    at = os.path.join(folder, "data") if is_bag else folder
+    case = Case(at, anchor, complete, expect, witnesses, held, roots, required, identities)
+    problems = read_bag.verify(folder, case, anchor, roots) if is_bag else verify_case(case)
+    return problems, case.sealed
 
 
 def verify_case(case):
     case.list()
     case.read_log()
+    if case.sealed.misfit:
+        raise ValueError("the given identities are of none of the recipients")
     if not case.opened:
         case.problem("nobody opened the case")
     case.read_streams()
@@ -780,6 +878,7 @@ def main():
     parser.add_argument("--held", action="append", default=[])
     parser.add_argument("--timestamp-anchor", action="append", default=[])
     parser.add_argument("--timestamps-required", type=int, default=0)
+    parser.add_argument("--identity", action="append", default=[])
     args = parser.parse_args()
     folder, anchor_path = os.path.realpath(args.case), os.path.realpath(args.anchor)
     try:
@@ -792,13 +891,19 @@ def main():
         if anchor["format"] != "exhibit-anchor/1":
             raise ValueError("not an anchor of version 1")
         held, roots = ([tlog.read(path) for path in paths] for paths in (args.held, args.timestamp_anchor))
-        problems = verify(folder, anchor, args.complete, args.expect, args.witness, held, roots, args.timestamps_required)
+        identities = [identity for path in args.identity for identity in age.identities(tlog.read(path))]
+        options = (args.complete, args.expect, args.witness, held, roots, args.timestamps_required, identities)
+        problems, sealed = verify(folder, anchor, *options)
     except (OSError, ValueError, KeyError, tlog.Bad) as e:
         print(f"unusable: {e}", file=sys.stderr)
         return 2
     for problem in problems[:50]:
         print(f"problem: {ascii(problem)}")
-    print("unsound" if problems else "sound")
+    if sealed.opened and not problems:
+        # That others can open it too is not shown by this.
+        opened = len({identity.public for identity in sealed.identities})
+        print(f"opened with the identities of {opened} of {len(sealed.to)} recipients")
+    print("unsound" if problems else sealed.verdict())
     return 1 if problems else 0
 
 

@@ -7,7 +7,7 @@ use exhibit_evidence::verify::CollectionSummary;
 
 use super::facts::{At, Facts};
 use super::items::condemned;
-use super::words::{approved, exhibits, field, host, moment, outcome, party, size};
+use super::words::{approved, exhibits, field, host, moment, not_checked, outcome, party, size, unread_of};
 use crate::document::{Block, Language, Value};
 use crate::units::show_bytes;
 
@@ -69,24 +69,24 @@ fn kept(l: Language, facts: &Facts, c: &CollectionSummary) -> Vec<(String, Value
     }
     let items = l.pick("Items", "Éléments");
     if c.items == 0 {
-        return vec![field(items, Value::text(l.pick("no items", "aucun élément")))];
+        return vec![field(items, Value::text(and_unread(l, facts, c, l.pick("no items", "aucun élément"))))];
     }
     let status: Vec<String> = c.by_status.iter().map(|(status, n)| format!("{n} {}", status.as_str())).collect();
     vec![
         field(items, Value::text(format!("{} ({})", c.items, status.join(", ")))),
-        field(l.pick("Items verified", "Éléments vérifiés"), Value::text(verified(l, c))),
+        field(l.pick("Items verified", "Éléments vérifiés"), Value::text(verified(l, facts, c))),
         field(l.pick("Size", "Taille"), Value::text(size(l, (c.raw_bytes, c.raw_bytes_unread, c.stored_bytes)))),
     ]
 }
 
 /// How many items were found good, and how many were not looked at.
-fn verified(l: Language, c: &CollectionSummary) -> String {
-    let good = format!("{} / {}", c.items_verified, c.items);
-    match (c.items_unchecked, l) {
-        (0, _) => good,
-        (n, Language::En) => format!("{good}; the contents of {n} are encrypted and were not checked"),
-        (n, Language::Fr) => format!("{good} ; les contenus de {n} sont chiffrés et n'ont pas été contrôlés"),
-    }
+fn verified(l: Language, facts: &Facts, c: &CollectionSummary) -> String {
+    and_unread(l, facts, c, &format!("{} / {}", c.items_verified, c.items))
+}
+
+/// What is said, and what of the collection nobody decrypted.
+fn and_unread(l: Language, facts: &Facts, c: &CollectionSummary, said: &str) -> String {
+    unread_of(facts, c).map_or_else(|| said.to_owned(), |what| format!("{said}{}{}", l.pick("; ", " ; "), not_checked(l, what)))
 }
 
 fn taken(l: Language, facts: &Facts, at: &At<Acquisition>) -> Vec<(String, Value)> {

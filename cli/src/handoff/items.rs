@@ -5,7 +5,7 @@ use exhibit_evidence::custody::Fate;
 use exhibit_evidence::verify::{CollectionSummary, Verdict};
 
 use super::facts::Facts;
-use super::words::{moment, outcome, verification};
+use super::words::{moment, not_checked, outcome, unread_of, verification};
 use crate::document::Language;
 
 /// A collection that gave evidence.
@@ -59,11 +59,13 @@ impl Item<'_> {
             Fate::Kept if facts.report.verdict == Verdict::Unsound => {
                 format!("{}. {}", outcome(l, self.collection.outcome), verification(l, facts))
             }
-            Fate::Kept if self.collection.items_unchecked > 0 => {
-                let unread = l.pick("Contents encrypted, NOT checked here", "Contenus chiffrés, NON contrôlés ici");
-                format!("{}. {unread}", outcome(l, self.collection.outcome))
+            Fate::Kept => {
+                let ended = outcome(l, self.collection.outcome);
+                match unread_of(facts, self.collection) {
+                    None => ended.to_owned(),
+                    Some(what) => format!("{ended}{}{} {}", l.pick("; ", " ; "), not_checked(l, what), l.pick("here", "ici")),
+                }
             }
-            Fate::Kept => outcome(l, self.collection.outcome).to_owned(),
         }
     }
 }

@@ -119,9 +119,9 @@ async fn export_all(connection: &mut Connection, args: ExportArgs, out: &Output)
     let description = describe(connection, &args, case, &report, &fetched)?;
     let facts = Facts::read(&place, connection.anchor(), report, description)?;
     derive(&place, &facts, args.expand, &identities)?;
-    let verdict = in_tags(facts.report.verdict);
+    let verdict = in_tags(&facts);
     let title = facts.report.case.as_ref().map_or("", |c| c.title.as_str());
-    let sealed = tags::write(&place, &facts.description, &tags::Info { title, verdict }, connection.evidence_key())?;
+    let sealed = tags::write(&place, &facts.description, &tags::Info { title, verdict: &verdict }, connection.evidence_key())?;
     let stamps = stamp::ask(connection, &place, &facts.description, sealed, out).await?;
     let bytes = place.arrived.values().fold(0_u64, |sum, o| sum.saturating_add(o.size));
     let objects = place.arrived.len() as u64;
@@ -136,12 +136,17 @@ async fn export_all(connection: &mut Connection, args: ExportArgs, out: &Output)
 }
 
 /// A verdict as the bag's own tags say it.
-const fn in_tags(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Sound => "sound",
-        Verdict::SoundAsFarAsReadable => "sound as far as it can be read: contents are encrypted and were NOT checked",
-        Verdict::Unsound => "NOT SOUND: see the documents",
+fn in_tags(facts: &Facts) -> String {
+    match facts.report.verdict {
+        Verdict::Sound => "sound".to_owned(),
+        Verdict::SoundAsFarAsReadable => format!("sound as far as it can be read: {}", not_checked(facts)),
+        Verdict::Unsound => "NOT SOUND: see the documents".to_owned(),
     }
+}
+
+/// What nobody decrypted, for what is written in one language.
+fn not_checked(facts: &Facts) -> String {
+    words::not_checked(Language::En, words::unread(facts).unwrap_or_default())
 }
 
 /// The remedy where no identity opens the contents that are to be expanded.
@@ -283,7 +288,8 @@ fn say(args: &ExportArgs, facts: &Facts, (objects, bytes): (u64, u64), sealed: &
         out.object(&json!({
             "bag": place, "case": description.case, "objects": objects, "bytes": bytes, "left_out": description.left_out,
             "log_size": description.head.size, "log_root": description.head.root, "tagmanifest_sha256": sealed, "verdict": report.verdict,
-            "items_unchecked": report.counts.items_unchecked, "recipients": args.recipients, "key_files": key_files, "timestamps": stamps,
+            "items_unchecked": report.counts.items_unchecked, "segments_unchecked": words::unread(facts).map_or(0, |(_, segments)| segments),
+            "recipients": args.recipients, "key_files": key_files, "timestamps": stamps,
         }))?;
     } else {
         let (head, files) = (&description.head, count(objects, "object", "objects"));
@@ -295,10 +301,7 @@ fn say(args: &ExportArgs, facts: &Facts, (objects, bytes): (u64, u64), sealed: &
             }
         }
         if report.verdict == Verdict::SoundAsFarAsReadable {
-            out.line(&format!(
-                "SOUND AS FAR AS IT CAN BE READ: the contents of {} are encrypted and were NOT checked",
-                count(report.counts.items_unchecked, "item", "items")
-            ))?;
+            out.line(&format!("SOUND AS FAR AS IT CAN BE READ: {}", not_checked(facts)))?;
             out.note("so the certificate and the statement have no line for a signature; a recipient makes them with --identity FILE");
         }
         if !description.left_out.is_empty() {

@@ -6,7 +6,7 @@ use exhibit_evidence::verify::Verdict;
 
 use super::evidence::evidence;
 use super::facts::Facts;
-use super::words::{document, encrypted_to, field, head, moment, party, recipients, size, verdict};
+use super::words::{document, encrypted_to, field, head, moment, not_checked, party, recipients, size, unread, verdict};
 use crate::document::{Block, Document, Language, Table, Value};
 
 /// Rows of one table; the log has all.
@@ -84,11 +84,15 @@ fn verification(l: Language, facts: &Facts) -> Vec<Block> {
         field(l.pick("Items verified", "Éléments vérifiés"), Value::text(format!("{} / {}", counts.items_verified, counts.items))),
         field(
             l.pick("Contents not checked, encrypted", "Contenus non contrôlés, chiffrés"),
-            Value::text(match (counts.items_unchecked, l) {
-                (0, Language::En) => "none".to_owned(),
-                (0, Language::Fr) => "aucun".to_owned(),
-                (n, Language::En) => format!("{n} items: a recipient checks them with exhibit-verify --identity"),
-                (n, Language::Fr) => format!("{n} éléments : un destinataire les contrôle avec exhibit-verify --identity"),
+            Value::text(match (unread(facts), l) {
+                (None, Language::En) => "none".to_owned(),
+                (None, Language::Fr) => "aucun".to_owned(),
+                (Some(what), Language::En) => {
+                    format!("{}: a recipient checks them with exhibit-verify --identity", not_checked(l, what))
+                }
+                (Some(what), Language::Fr) => {
+                    format!("{} : un destinataire les contrôle avec exhibit-verify --identity", not_checked(l, what))
+                }
             }),
         ),
         field(

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use exhibit_evidence::verify::Verdict;
 
 use super::facts::Facts;
-use super::words::{document, encrypted_to, field, head, moment, party, recipients, verdict};
+use super::words::{document, encrypted_to, field, head, moment, not_checked, party, recipients, unread, verdict};
 use crate::document::{Block, Document, Language, Value};
 use crate::units::count;
 
@@ -150,7 +150,7 @@ fn not_to_be_signed(l: Language, facts: &Facts) -> Vec<Block> {
 
 /// What stands in the place of a statement about a copy whose contents nobody decrypted, and of its signature.
 fn not_read(l: Language, facts: &Facts) -> Vec<Block> {
-    let unchecked = facts.report.counts.items_unchecked;
+    let unchecked = not_checked(l, unread(facts).unwrap_or_default());
     let (title, lines) = match l {
         Language::En => (
             "NOT TO BE SIGNED before a recipient has checked the contents",
@@ -163,12 +163,10 @@ fn not_read(l: Language, facts: &Facts) -> Vec<Block> {
     };
     let text = match l {
         Language::En => format!(
-            "The contents of this copy are encrypted to the recipients named above. The program that received them could not read them, and when this copy was made no recipient's identity was given: the contents of {} were NOT decrypted and NOT checked. What was checked is the log and that each object is stored as it was signed for. What this document states of a copy whose contents were checked is therefore not filled in, and there is no line for a signature. A recipient makes a copy with a statement to sign with: exhibit export --identity FILE.",
-            count(unchecked, "item", "items")
+            "The contents of this copy are encrypted to the recipients named above. The program that received them could not read them, and when this copy was made no recipient's identity was given, so nothing was decrypted: {unchecked}. What was checked is the log and that each object is stored as it was signed for. What this document states of a copy whose contents were checked is therefore not filled in, and there is no line for a signature. A recipient makes a copy with a statement to sign with: exhibit export --identity FILE."
         ),
         Language::Fr => format!(
-            "Les contenus de cette copie sont chiffrés pour les destinataires nommés ci-dessus. Le programme qui les a reçus ne pouvait pas les lire et, lors de l'établissement de cette copie, aucune identité de destinataire n'a été fournie : les contenus de {} n'ont été NI déchiffrés NI contrôlés. Ont été contrôlés le journal et le fait que chaque objet est conservé tel qu'il a été signé. Ce que ce document énonce d'une copie aux contenus contrôlés n'est donc pas rempli, et aucune ligne n'est prévue pour une signature. Un destinataire établit une copie avec une déclaration à signer par : exhibit export --identity FICHIER.",
-            count(unchecked, "élément", "éléments")
+            "Les contenus de cette copie sont chiffrés pour les destinataires nommés ci-dessus. Le programme qui les a reçus ne pouvait pas les lire et, lors de l'établissement de cette copie, aucune identité de destinataire n'a été fournie et rien n'a été déchiffré : {unchecked}. Ont été contrôlés le journal et le fait que chaque objet est conservé tel qu'il a été signé. Ce que ce document énonce d'une copie aux contenus contrôlés n'est donc pas rempli, et aucune ligne n'est prévue pour une signature. Un destinataire établit une copie avec une déclaration à signer par : exhibit export --identity FICHIER."
         ),
     };
     vec![Block::Heading(1, title.to_owned()), Block::Paragraph(text), Block::Lines(lines.map(str::to_owned).to_vec())]

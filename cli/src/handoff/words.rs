@@ -7,7 +7,7 @@ use exhibit_evidence::verify::{CollectionSummary, Verdict};
 
 use super::facts::Facts;
 use crate::document::{Document, Language, Value};
-use crate::units::show_bytes;
+use crate::units::{count, show_bytes};
 
 /// A moment as people read it: to the second, with its zone.
 pub fn moment(at: Timestamp) -> String {
@@ -63,6 +63,37 @@ pub fn encrypted_to(facts: &Facts) -> Option<&Recipients> {
 /// The row that names them; none where contents are not encrypted.
 pub fn recipients(l: Language, facts: &Facts) -> Option<(String, Value)> {
     encrypted_to(facts).map(|to| field(l.pick("Contents encrypted to", "Contenus chiffrés pour"), Value::exact(to)))
+}
+
+/// Contents of this bag that nobody decrypted, as items with contents and as segments; none where there are none of them.
+pub fn unread(facts: &Facts) -> Option<(u64, u64)> {
+    let counts = &facts.report.counts;
+    is_sealed(facts, counts.streams).then_some((counts.items_unchecked, counts.segments)).filter(|what| *what != (0, 0))
+}
+
+/// The same of a collection.
+pub fn unread_of(facts: &Facts, c: &CollectionSummary) -> Option<(u64, u64)> {
+    let segments = facts.receipts_of(&c.id).fold(0_u64, |sum, r| sum.saturating_add(u64::from(r.record.manifest.segments)));
+    is_sealed(facts, u64::from(c.streams)).then_some((c.items_unchecked, segments)).filter(|what| *what != (0, 0))
+}
+
+/// True when contents are encrypted and no identity of a recipient was given.
+fn is_sealed(facts: &Facts, streams: u64) -> bool {
+    encrypted_to(facts).is_some() && facts.report.opened_with.is_empty() && streams > 0
+}
+
+/// The sentence about contents that nobody decrypted, wherever it stands: of how many items, or, where none of them has contents,
+/// of how many segments.
+pub fn not_checked(l: Language, (items, segments): (u64, u64)) -> String {
+    let what = match (items, l) {
+        (0, _) => count(segments, "segment", "segments"),
+        (n, Language::En) => count(n, "item", "items"),
+        (n, Language::Fr) => count(n, "élément", "éléments"),
+    };
+    match l {
+        Language::En => format!("the contents of {what} are encrypted and were NOT checked"),
+        Language::Fr => format!("les contenus de {what} sont chiffrés et n'ont PAS été contrôlés"),
+    }
 }
 
 /// How much evidence it is: as it was read, or, where its contents could not be, as it is stored and as the list that the agent
@@ -128,4 +159,27 @@ pub fn approved(l: Language, facts: &Facts, collection: &CollectionSummary) -> O
     let (record, reason) = (l.pick("record", "enregistrement"), row.reason.clone().unwrap_or_default());
     let text = format!("{}, {} ({record} {}): {reason}", party(&row.by), moment(row.at), row.n);
     Some(field(l.pick("Order approved by", "Ordre approuvé par"), Value::text(text)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_decrypted_is_counted_in_what_there_is() {
+        let en = |what| not_checked(Language::En, what);
+        assert_eq!(en((7, 2)), "the contents of 7 items are encrypted and were NOT checked");
+        assert_eq!(en((1, 2)), "the contents of 1 item are encrypted and were NOT checked");
+        assert_eq!(
+            [en((0, 2)), en((0, 1))],
+            ["2 segments", "1 segment"].map(|n| format!("the contents of {n} are encrypted and were NOT checked"))
+        );
+        let fr = |what| not_checked(Language::Fr, what);
+        assert_eq!(fr((7, 2)), "les contenus de 7 éléments sont chiffrés et n'ont PAS été contrôlés");
+        assert_eq!(fr((1, 2)), "les contenus de 1 élément sont chiffrés et n'ont PAS été contrôlés");
+        assert_eq!(
+            [fr((0, 2)), fr((0, 1))],
+            ["2 segments", "1 segment"].map(|n| format!("les contenus de {n} sont chiffrés et n'ont PAS été contrôlés"))
+        );
+    }
 }

@@ -65,7 +65,12 @@ impl FromStr for Recipient {
         let key = key.ok_or_else(|| AgeError::Recipient(shown()))?;
         // What is encrypted to a key that is written in another way, age looks for under the one way, and opens nothing.
         let is_canonical = key.iter().rev().lt(PRIME.iter().rev());
-        if is_canonical && secret::can_share(&key) { Ok(Self(*key)) } else { Err(AgeError::Unusable(shown())) }
+        if !is_canonical || !secret::can_share(&key) {
+            return Err(AgeError::Unusable(shown()));
+        }
+        // A key has one text: one with other bits behind the last byte is none, for age as well.
+        let recipient = Self(*key);
+        if recipient.to_string() == text { Ok(recipient) } else { Err(AgeError::Recipient(shown())) }
     }
 }
 

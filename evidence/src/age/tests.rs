@@ -140,6 +140,10 @@ fn a_key_that_nobody_can_have_is_no_recipient() {
     for bad in [same_to_x25519, prime, [0xff; KEY_LEN], [0; KEY_LEN], one] {
         assert_eq!(text(&bad).parse::<Recipient>(), Err(AgeError::Unusable(text(&bad))));
     }
+    // The text of `own` with a bit set behind its last byte, and the checksum of that.
+    let other_text = "age15nsf9y4k28p83wth93tf7hafhvfajp45d2mge80ems45gz0c5gy3vdd0gd";
+    assert_eq!(text(&own).get(..55), other_text.get(..55), "the same key");
+    assert_eq!(other_text.parse::<Recipient>(), Err(AgeError::Recipient(other_text.to_owned())));
 }
 
 /// Like a private key: the owner's alone, and no more is read than one can have. A pipe has no such mode.

@@ -9,7 +9,7 @@ mod trust;
 pub use custody::*;
 pub use predicates::*;
 pub use stamped::{NotStamped, Stamped};
-pub use trust::{KeyRing, Rights, TrustError, Verified};
+pub use trust::{KeyRing, Rights, TrustError, Verified, roles_to_sign};
 
 use std::collections::BTreeMap;
 

@@ -327,27 +327,39 @@ fn named(holder: &Holder, name: &str) -> Result<(), &'static str> {
     if holder.name == name { Ok(()) } else { Err("it names another signer than the key's holder") }
 }
 
+/// The roles of which a person needs one, in the case that a record names, to sign it; none where no person signs it in a case.
+#[must_use]
+pub const fn roles_to_sign(record: &Record) -> &'static [Role] {
+    match record {
+        Record::CaseOpened(_) | Record::CaseClosed(_) | Record::Order(_) => &[Role::Responder],
+        Record::Hold(_) => &[Role::Custodian, Role::Responder],
+        Record::HoldReleased(_) | Record::Retention(_) | Record::Release(_) | Record::Transfer(_) | Record::Disposal(_) => {
+            &[Role::Custodian]
+        }
+        Record::Approval(_) => &[Role::Approver],
+        _ => &[],
+    }
+}
+
 /// What people sign: each has the role in the case that the record names, and signs in the own name.
 fn authorize_person(record: &Record, holder: &Holder) -> Result<(), &'static str> {
-    const RESPONDER: (&[Role], &str) = (&[Role::Responder], "only the key of a responder of this case may sign it");
-    const CUSTODIAN: (&[Role], &str) = (&[Role::Custodian], "only the key of a custodian of this case may sign it");
-    let ((any, why), name) = match record {
+    const RESPONDER: &str = "only the key of a responder of this case may sign it";
+    const CUSTODIAN: &str = "only the key of a custodian of this case may sign it";
+    let (why, name) = match record {
         Record::CaseOpened(p) => (RESPONDER, &p.opened_by),
         Record::CaseClosed(p) => (RESPONDER, &p.closed_by),
         Record::Order(p) => (RESPONDER, &p.issued_by),
-        Record::Hold(p) => {
-            ((&[Role::Custodian, Role::Responder][..], "only the key of a custodian or responder of this case may sign it"), &p.placed_by)
-        }
+        Record::Hold(p) => ("only the key of a custodian or responder of this case may sign it", &p.placed_by),
         Record::HoldReleased(p) => (CUSTODIAN, &p.released_by),
         Record::Retention(p) => (CUSTODIAN, &p.set_by),
         Record::Release(p) => (CUSTODIAN, &p.released_by),
         Record::Transfer(p) => (CUSTODIAN, &p.received_by),
         Record::Disposal(p) => (CUSTODIAN, &p.requested_by),
-        Record::Approval(p) => ((&[Role::Approver][..], "only the key of an approver of this case may sign it"), &p.approved_by),
+        Record::Approval(p) => ("only the key of an approver of this case may sign it", &p.approved_by),
         _ => return Err("nobody may sign it"),
     };
     let roles = record.case().map(|case| holder.rights.in_case(case)).unwrap_or_default();
-    if !any.iter().any(|r| roles.contains(r)) {
+    if !roles_to_sign(record).iter().any(|r| roles.contains(r)) {
         return Err(why);
     }
     named(holder, name)

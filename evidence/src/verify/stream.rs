@@ -84,6 +84,8 @@ struct Stated {
     raw_bytes: u64,
     items: u64,
     by_status: BTreeMap<Status, u64>,
+    /// The last segment is stated without raw bytes.
+    ends_undescribed: bool,
 }
 
 /// The manifest side: hears of members from the parser and reads the lines that belong to them.
@@ -419,6 +421,17 @@ impl Reading<'_, '_> {
             );
             walk.about.findings.add(Code::SegmentRange, &name, message);
         }
+        // Whoever reads the frames sees it; of those of an encrypted segment only the line tells.
+        let undescribed = facts.raw_size == 0;
+        let fits = if undescribed { !job.agent_signed } else { !walk.stated.ends_undescribed };
+        if !fits && !job.encrypt_to.is_none() {
+            let message = format!(
+                "segment {} is stated with {} raw bytes: none have only the last segments of a stream that its agent did not end",
+                facts.n, facts.raw_size
+            );
+            walk.about.findings.add(Code::SegmentRange, &name, message);
+        }
+        walk.stated.ends_undescribed = undescribed;
         walk.across.segment(facts);
         if facts.seam.as_ref().is_some_and(|seam| facts.n == 0 || seam.boot_id.len() > BOOT_ID_BYTES_MAX) {
             walk.about.findings.add(Code::ItemSeam, &name, format!("segment {} cannot have this seam", facts.n));

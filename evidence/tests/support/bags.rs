@@ -112,6 +112,7 @@ pub fn bags(cases: &mut Vec<Tampered>) {
             held: Vec::new(),
             timestamp_anchors: Vec::new(),
             timestamps_required: 0,
+            identities: Vec::new(),
             edits,
             codes: codes.iter().map(|c| (*c).to_owned()).collect(),
         });

@@ -1,20 +1,13 @@
 //! Cases that are encrypted to two recipients, honest and not.
 
-use exhibit_evidence::age::{Identity, Recipients};
-use exhibit_evidence::record::{CaseOpened, Outcome};
+use exhibit_evidence::Digest;
+use exhibit_evidence::manifest::Line;
 use exhibit_evidence::verify::{self, Options, Verdict};
 
-use super::support::cases::{small_stream, whole};
+use super::support::cases::item;
+use super::support::encrypted::{How, good_7, identity, recipients};
 use super::support::stream::Stream;
-use super::support::{Case, Memory, RESPONDER, anchor, case_opened, check, codes};
-
-fn identity(n: u8) -> Identity {
-    Identity::from_secret(zeroize::Zeroizing::new([n; 32])).expect("usable")
-}
-
-fn recipients(of: &[u8]) -> Recipients {
-    of.iter().map(|n| *identity(*n).recipient()).collect::<Vec<_>>().try_into().expect("different")
-}
+use super::support::{Case, Memory, anchor, check, codes};
 
 fn options(of: &[u8]) -> Options {
     Options { identities: of.iter().map(|n| identity(*n)).collect(), ..Options::default() }
@@ -22,27 +15,7 @@ fn options(of: &[u8]) -> Options {
 
 /// A case that is encrypted to identities 1 and 2, with one stream; `whole` when its agent ended it.
 fn case(ended: bool, encrypted: bool, tweak: &dyn Fn(Stream) -> Stream) -> Case {
-    let mut case = Case::unopened(7);
-    let at = case.now();
-    let to = recipients(&[1, 2]);
-    let opened = CaseOpened { encrypt_to: to.clone(), ..case_opened(&case.id, "Readable to two", at) };
-    case.opened = case.sign(&opened, RESPONDER);
-    case.enrol_agent(0);
-    let order = case.order(1, &[0], &["system", "files"], &|_| {});
-    let collection = Case::collection(&order, 0);
-    let stream = small_stream(&case.id.clone(), &collection, &order, 0, 1);
-    let stream = tweak(if encrypted { stream.encrypted_to(&to) } else { stream });
-    if ended {
-        whole(&mut case, &order, 0, 1, &stream.finish(&|_| {}), &[]);
-    } else {
-        let built = stream.build(false, &|_| {});
-        case.put(&collection, 1, &built);
-        let receipt = case.receipt(&order, 0, 1, None, &built, &|_| {});
-        let streams = [(1, receipt, built.totals.items)];
-        case.seal(&order, 0, Outcome::Partial, Some("the agent was lost"), &streams, None, &|_| {});
-    }
-    case.checkpoint();
-    case
+    good_7(&How { ended, encrypted, stream: tweak, ..How::default() })
 }
 
 #[test]
@@ -92,4 +65,14 @@ fn a_segment_that_lost_its_lines_is_noted() {
     assert_eq!((blind.verdict, codes(&blind)), expected, "{:#?}", blind.findings);
     let seen = check(&case.objects, &options(&[1]));
     assert_eq!((seen.verdict, codes(&seen)), (Verdict::Sound, vec!["segment.undescribed", "stream.cut"]), "{:#?}", seen.findings);
+}
+
+#[test]
+fn a_lie_about_contents_shows_to_a_recipient_alone() {
+    let other: &dyn Fn(&mut Vec<Line>) = &|lines| item(lines, 1).sha256 = Some(Digest::of(b"another"));
+    let case = good_7(&How { lines: other, ..How::default() });
+    let blind = check(&case.objects, &options(&[]));
+    assert_eq!((blind.verdict, codes(&blind)), (Verdict::SoundAsFarAsReadable, vec!["stream.encrypted"]), "{:#?}", blind.findings);
+    let seen = check(&case.objects, &options(&[1]));
+    assert!(seen.verdict == Verdict::Unsound && codes(&seen).contains(&"item.digest"), "{:#?}", seen.findings);
 }

@@ -97,6 +97,7 @@ pub fn logs(cases: &mut Vec<Tampered>) {
             held: if with_held { vec![held.clone()] } else { Vec::new() },
             timestamp_anchors: Vec::new(),
             timestamps_required: 0,
+            identities: Vec::new(),
             edits,
             codes: codes.iter().map(|c| (*c).to_owned()).collect(),
         });

@@ -83,7 +83,7 @@ fn object(size: u64, file: TimestampFile) -> String {
 }
 
 /// Stamps a head that the case has or had. `named` is the authority's name in the case.
-fn stamp(case: &mut Case, head: &Checkpoint, named: &str, how: &How<'_>) {
+pub fn stamp(case: &mut Case, head: &Checkpoint, named: &str, how: &How<'_>) {
     let (name, checkpoint) = (named.parse().expect("a name"), head.sign(&key(LOG)));
     let request = Request::new(Digest::of(&checkpoint), 0x8877_6655_4433_2211 ^ head.size);
     let (authority, certificate, token_name) = how.by;
@@ -175,6 +175,7 @@ pub fn stamps(cases: &mut Vec<Tampered>) {
             held: Vec::new(),
             timestamp_anchors: vec!["alpha".to_owned(), "beta".to_owned()],
             timestamps_required: 2,
+            identities: Vec::new(),
             edits,
             codes: codes.iter().map(|c| (*c).to_owned()).collect(),
         });

@@ -45,6 +45,9 @@ pub struct Tampered {
     /// `--timestamps-required`
     #[serde(default, skip_serializing_if = "is_zero")]
     pub timestamps_required: usize,
+    /// `--identity`: of these recipients, `tests/vectors/identities/<name>.txt`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub identities: Vec<String>,
     /// Done in order.
     pub edits: Vec<Edit>,
     /// Codes that must be found; others may be as well.
@@ -64,6 +67,7 @@ impl Tampered {
             held: Vec::new(),
             timestamp_anchors: Vec::new(),
             timestamps_required: 0,
+            identities: Vec::new(),
             edits,
             codes: codes.iter().map(|c| (*c).to_owned()).collect(),
         }
@@ -117,7 +121,7 @@ impl Tampered {
                 all
             }),
             timestamps_required: self.timestamps_required,
-            identities: Vec::new(),
+            identities: self.identities.iter().map(|name| super::encrypted::identity(name.parse().expect("a number"))).collect(),
             left_out: Vec::new(),
         }
     }
@@ -180,6 +184,8 @@ pub fn table() -> Table {
     super::custody::lies(&mut cases);
     super::approvals::lies(&mut cases);
     super::bags::bags(&mut cases);
+    super::encrypted::lies(&mut cases);
+    super::retained::lies(&mut cases);
     Table { format: "exhibit-tampered/1".to_owned(), cases }
 }
 
@@ -208,6 +214,7 @@ fn bytes_and_objects(cases: &mut Vec<Tampered>) {
             held: Vec::new(),
             timestamp_anchors: Vec::new(),
             timestamps_required: 0,
+            identities: Vec::new(),
             edits,
             codes: codes.iter().map(|c| (*c).to_owned()).collect(),
         });

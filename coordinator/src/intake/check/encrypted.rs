@@ -29,6 +29,10 @@ impl StreamCheck {
         let sha256 = Digest::of(bytes);
         differs("segment_start.sha256", &announced.sha256, &sha256)?;
         self.check_form(bytes)?;
+        // None are stated only where the agent's lines are lost.
+        if announced.raw_size == 0 {
+            return bad("segment_start.raw_size", "0: expected at least 1, what a frame holds");
+        }
         // The raw size is the agent's word: what can be held against it is that the places of items fit into it.
         let computed = Segment { seam: None, ..announced.clone() };
         self.places.segment(&computed);

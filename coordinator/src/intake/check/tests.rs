@@ -315,6 +315,10 @@ mod encrypted {
         for (bytes, field) in [(plain, "segment_data"), (encrypt(b""), "segment_data"), (stored[..40].to_vec(), "segment_data")] {
             assert_eq!(stream(&bytes, &good).expect_err("not encrypted").field, field);
         }
+        let nothing = Segment { n: 0, size: stored.len() as u64, sha256: Digest::of(&stored), raw_offset: 0, raw_size: 0, seam: None };
+        let lines = [line(Line::Header(sealed_header())), line(Line::Segment(nothing.clone()))].concat();
+        let refused = StreamCheck::new(sealed_header(), captures()).take_segment(&mut decoder(), &nothing, &stored, &lines);
+        assert_eq!(refused.expect_err("no raw bytes").field, "segment_start.raw_size");
         let digest = |item: Item| Item { sha256: None, ..item };
         let lies: [(&[Item], &str); 6] = [
             (&[file(0, 512, 1_024)], "item.location"),
