@@ -12,6 +12,7 @@
 
 pub mod disk;
 pub mod files;
+mod left;
 mod live;
 pub mod logs;
 pub mod memory;

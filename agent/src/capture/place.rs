@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Source;
+use super::disk::image::ImageSource;
 use super::disk::source::DevicePlace;
 use super::walk::source::FilePlace;
 
@@ -12,6 +13,8 @@ use super::walk::source::FilePlace;
 pub enum Place {
     /// A regular file.
     File(Box<FilePlace>),
+    /// A regular file that is the image of a disk, and is read as patiently as one.
+    Image(Box<FilePlace>),
     /// A block device.
     Device(Box<DevicePlace>),
 }
@@ -24,6 +27,7 @@ impl Place {
     pub fn open(self) -> Result<Box<dyn Source>, String> {
         match self {
             Self::File(place) => Ok(Box::new(place.open()?)),
+            Self::Image(place) => Ok(Box::new(ImageSource::open_again(*place)?)),
             Self::Device(place) => Ok(Box::new(place.open()?)),
         }
     }

@@ -207,9 +207,6 @@ impl Taker {
             item.kind = Kind::File;
         }
         item.target = None;
-        if let Some(refusal) = self.over_bounds(&data) {
-            return self.record(item.with_status(Status::Skipped, refusal), BY_RECORD);
-        }
         // A manifest line cannot state a longer target, and whoever extracts the stream must not be led through a link: then
         // the content is taken once more.
         let first_name = item
@@ -218,6 +215,9 @@ impl Taker {
             .filter(|name| name.len() <= EvidencePath::BYTES_MAX && !self.symlinks.covers(name));
         if let Some(target) = first_name.map(<[u8]>::to_vec) {
             return self.put_hardlink(item, &target);
+        }
+        if let Some(refusal) = self.over_bounds(&data) {
+            return self.record(item.with_status(Status::Skipped, refusal), BY_RECORD);
         }
         let name = item.path.member_name(&self.capture);
         if let Some(why) = self.against_name(&name, MemberKind::File) {
@@ -275,10 +275,11 @@ impl Taker {
         self.again = again && beside.is_none();
         let recorded = self.record(item, ending);
         self.again = again;
+        // Its line may be the one that fills the list of items, or the collection was told to end: what is kept free of the list has
+        // room for the line of what lies beside it, which would otherwise be named in the item and be nowhere.
+        let put = beside.map(|Beside { item, content }| self.put_beside(item, &content, stop.is_some()));
         let status = recorded?;
-        if let Some(Beside { item, content }) = beside {
-            self.put_beside(item, &content, stop.is_some())?;
-        }
+        put.transpose()?;
         stop.map_or(Ok(status), Err)
     }
 
@@ -351,12 +352,8 @@ impl Taker {
     /// Why this content is left out, if a limit says so.
     fn over_bounds(&mut self, data: &Data<'_>) -> Option<String> {
         let stored = data.stored();
-        let for_records = if data.spare { 0 } else { (self.raw_bytes_max / 16).min(RECORDS_RESERVE_BYTES_MAX) };
-        let kept = LIMIT_RESERVE_BYTES.saturating_add(self.kept).saturating_add(for_records);
-        let left = self.raw_bytes_max.saturating_sub(self.frames.raw_offset()).saturating_sub(kept);
-        if stored > left {
-            self.account.over_limit = self.account.over_limit.saturating_add(1);
-            return Some(format!("{stored} bytes: only {left} of the collection's limit of {} raw bytes are left", self.raw_bytes_max));
+        if let Some(refusal) = self.over_limit(stored, data.spare) {
+            return Some(refusal);
         }
         let holes = data.size.saturating_sub(stored);
         let together = self.account.holes.saturating_add(holes);
@@ -369,16 +366,33 @@ impl Taker {
         None
     }
 
-    fn put_hardlink(&mut self, mut item: NewItem, target: &[u8]) -> Result<Status, Stop> {
+    /// Why so many bytes are left out, if the limit of raw bytes has no room for them. `spare`: they may use what is kept for
+    /// records.
+    fn over_limit(&mut self, bytes: u64, spare: bool) -> Option<String> {
+        let for_records = if spare { 0 } else { (self.raw_bytes_max / 16).min(RECORDS_RESERVE_BYTES_MAX) };
+        let kept = LIMIT_RESERVE_BYTES.saturating_add(self.kept).saturating_add(for_records);
+        let left = self.raw_bytes_max.saturating_sub(self.frames.raw_offset()).saturating_sub(kept);
+        if bytes <= left {
+            return None;
+        }
+        self.account.over_limit = self.account.over_limit.saturating_add(1);
+        Some(format!("{bytes} bytes: only {left} of the collection's limit of {} raw bytes are left", self.raw_bytes_max))
+    }
+
+    /// A further name of a file that is in the stream costs its header and nothing else.
+    fn put_hardlink(&mut self, item: NewItem, target: &[u8]) -> Result<Status, Stop> {
         let name = item.path.member_name(&self.capture);
         if let Some(why) = self.against_name(&name, MemberKind::Hardlink) {
             return self.record(item.with_status(Status::Error, why), BY_RECORD);
         }
-        item.kind = Kind::Hardlink;
         match self.header(&name, &item, HeadKind::Hardlink { target }) {
             Ok((_, simplified)) => {
+                if let Some(refusal) = self.over_limit(self.header.len() as u64, false) {
+                    return self.record(item.with_status(Status::Skipped, refusal), BY_RECORD);
+                }
                 let location = self.member()?;
                 let mut item = simplified.apply(item);
+                item.kind = Kind::Hardlink;
                 item.target = Some(EvidencePath::truncating(target));
                 self.record(item, Ending { location: Some(location), ..BY_RECORD })
             }

@@ -30,6 +30,8 @@ pub const PAGE_SWAPPED: u64 = 1 << 4;
 pub const PAGE_ZERO: u64 = 1 << 5;
 /// Part of a huge page that is mapped as a whole.
 pub const PAGE_HUGE: u64 = 1 << 6;
+/// A guard (`MADV_GUARD_INSTALL`): whoever touches it is ended, whatever the mapping allows. The kernel calls it swapped as well.
+pub const PAGE_GUARD: u64 = 1 << 8;
 
 /// `struct page_region` of the kernel's user interface (include/uapi/linux/fs.h): neighbouring pages of the same kind.
 #[repr(C)]
@@ -65,11 +67,12 @@ const SCAN: libc::c_ulong = 0xc060_6610;
 
 /// Lists the pages between two addresses that are in memory or in swap, lowest first, as far as `ranges` has room. Returns
 /// how many ranges there are and the address up to which they are all. `pagemap` is an open `/proc/<pid>/pagemap`. Nothing
-/// is changed.
+/// is changed. With `guards` the kernel is asked to tell guards from swap.
 ///
 /// # Errors
-/// `ENOTTY` before Linux 6.7, `ESRCH` when the process is gone.
-pub fn scan_pages(pagemap: BorrowedFd<'_>, start: u64, end: u64, ranges: &mut [PageRange]) -> io::Result<(usize, u64)> {
+/// `ENOTTY` before Linux 6.7, `EINVAL` where the kernel does not tell guards and is asked to, `ESRCH` when the process is gone.
+pub fn scan_pages(pagemap: BorrowedFd<'_>, start: u64, end: u64, guards: bool, ranges: &mut [PageRange]) -> io::Result<(usize, u64)> {
+    let guard = if guards { PAGE_GUARD } else { 0 };
     let mut arguments = ScanArguments {
         size: size_of::<ScanArguments>() as u64,
         flags: 0,
@@ -82,7 +85,7 @@ pub fn scan_pages(pagemap: BorrowedFd<'_>, start: u64, end: u64, ranges: &mut [P
         category_inverted: 0,
         category_mask: 0,
         category_anyof_mask: PAGE_PRESENT | PAGE_SWAPPED,
-        return_mask: PAGE_PRESENT | PAGE_SWAPPED | PAGE_ZERO | PAGE_HUGE,
+        return_mask: PAGE_PRESENT | PAGE_SWAPPED | PAGE_ZERO | PAGE_HUGE | guard,
     };
     // SAFETY: the argument has the layout of the kernel's interface and says how large it is; the vector that it names is a
     // live, exclusively borrowed slice of that many elements. The kernel fills both and keeps neither.
@@ -151,7 +154,7 @@ mod tests {
         block[first + 5 * PAGE] = 1;
         let file = std::fs::File::open("/proc/self/pagemap").expect("pagemap");
         let mut ranges = [PageRange::default(); 16];
-        match scan_pages(file.as_fd(), base, base + 32 * PAGE as u64, &mut ranges) {
+        match scan_pages(file.as_fd(), base, base + 32 * PAGE as u64, false, &mut ranges) {
             Ok((found, walked)) => {
                 assert_eq!(walked, base + 32 * PAGE as u64);
                 let at = |page: u64| ranges[..found].iter().any(|r| r.start <= base + page * 4096 && base + page * 4096 < r.end);

@@ -66,6 +66,26 @@ impl Sectors for Through<'_> {
     }
 }
 
+/// A part of a source, from a byte on, as a source of its own.
+struct Part<'a> {
+    source: &'a mut dyn Source,
+    from: u64,
+}
+
+impl Source for Part<'_> {
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.source.read_at(self.from.saturating_add(offset), buf)
+    }
+
+    fn unit_end(&self, offset: u64) -> u64 {
+        self.source.unit_end(self.from.saturating_add(offset)).saturating_sub(self.from)
+    }
+
+    fn gone(&self) -> Option<&str> {
+        self.source.gone()
+    }
+}
+
 /// What is described.
 pub struct Subject<'a> {
     /// Its real path.
@@ -156,11 +176,16 @@ fn edges(subject: &Subject<'_>, disk: &mut Through<'_>, out: &mut dyn Output) ->
     for (name, offset) in [("first-sectors.bin", 0), ("last-sectors.bin", last)] {
         let item = NewItem::record(&format!("{}/{name}", subject.label), out.now(), "pread").with_fact("offset", offset.to_string());
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
-        // A sector that fails here is narrowed to itself when the whole is read; this is the quick look.
+        // The quick way, which also may use what is kept of the order's limit for records.
         match disk.read(offset, &mut bytes) {
             Ok(got) => {
                 bytes.truncate(got);
                 out.put(item, Content::Bytes(&bytes))?;
+            }
+            // Something in it fails: it costs itself, as in the content.
+            Err(_) if disk.source.gone().is_none() => {
+                let mut part = Part { source: &mut *disk.source, from: offset };
+                out.put(item, Content::Source { size: length, extents: None, source: &mut part })?;
             }
             Err(e) => {
                 let item = item.with_status(Status::Error, format!("{e}; the content says which sectors cannot be read"));

@@ -6,7 +6,8 @@ mod choose;
 pub(crate) mod drive;
 mod frozen;
 mod gpt;
-mod layout;
+pub(crate) mod image;
+pub(crate) mod layout;
 mod mbr;
 mod patience;
 mod signature;
@@ -15,10 +16,9 @@ mod sysfs;
 mod table;
 #[cfg(test)]
 mod tests;
-mod usage;
+pub(crate) mod usage;
 
 use std::io;
-use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,13 +27,14 @@ use exhibit_evidence::text::escape_bytes;
 use self::choose::{Chosen, Found};
 use self::drive::{Geometry, Node};
 use self::frozen::{Freezes, MOST_S_DEFAULT, MOST_S_MAX};
+use self::image::ImageSource;
 use self::patience::within;
 use self::source::DeviceSource;
 use self::sysfs::Devices;
 use self::usage::{Tables, Usage};
 use super::live::refusal;
 use super::walk::inode::Look;
-use super::walk::source::{FileSource, Growth};
+use super::walk::source::FileSource;
 use super::{Capture, Content, Kind, NewItem, Output, Params, Source as _, Status, Stop, Table, status_of};
 
 /// The capture; see the module.
@@ -187,14 +188,8 @@ impl Subject<'_> {
         Ok(DeviceSource::new(node, tries, format!("{}/bad-sectors.jsonl", self.label)))
     }
 
-    fn image(&self) -> io::Result<FileSource> {
-        let (look, path) = (Arc::clone(self.look), self.chosen.path.clone());
-        within(patience::OPEN, "opening it", move || {
-            let name = std::ffi::CString::new(path.as_bytes()).unwrap_or_default();
-            let (file, _) = look.open_file(rustix::fs::CWD, &name)?;
-            let before = super::walk::inode::stat(file.as_fd())?;
-            Ok(FileSource::new(file, before, Growth::IsChange).at(path.as_bytes()))
-        })
+    fn image(&self) -> io::Result<ImageSource<FileSource>> {
+        ImageSource::open(Arc::clone(self.look), self.chosen.path.clone())
     }
 
     /// Facts about what is in it, before its bytes come.
@@ -269,6 +264,10 @@ fn take_image(subject: &Subject<'_>, mut item: NewItem, out: &mut dyn Output) ->
             let found = layout::put(&subject.described(source.size(), None), &mut source, out)?;
             // Gives back what the look put into the page cache; whether the file changes is judged by the reading.
             let _ = source.after();
+            if let Some(why) = source.gone() {
+                let why = why.to_owned();
+                return out.put(item.with_status(Status::Error, why), Content::None).map(|_| false);
+            }
             found
         }
         Err(e) => return refused(item, &e, out),

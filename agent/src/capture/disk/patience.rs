@@ -19,7 +19,8 @@ pub const OPEN: Duration = Duration::from_secs(20);
 /// How long one read may take: a SCSI disk that fails is given up by the kernel after six times 30 s.
 pub const READ: Duration = Duration::from_mins(5);
 
-/// Most such threads at a time in this process, those that were left behind among them: 128 KiB of stack each.
+/// Most such threads at a time in this process, those that were left behind among them: 128 KiB of stack each, of those that read an
+/// image 256 KiB.
 const THREADS_MAX: u32 = 16;
 const STACK_BYTES: usize = 128 << 10;
 
@@ -27,10 +28,14 @@ const STACK_BYTES: usize = 128 << 10;
 static THREADS: AtomicU32 = AtomicU32::new(0);
 
 /// Counts a thread for as long as it runs.
-struct Counted;
+pub struct Counted;
 
 impl Counted {
-    fn new() -> io::Result<Self> {
+    /// One thread more.
+    ///
+    /// # Errors
+    /// When there are too many already.
+    pub fn new() -> io::Result<Self> {
         let one_more = |n: u32| (n < THREADS_MAX).then(|| n.saturating_add(1));
         let counted = THREADS.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).map(|_| Self);
         counted.map_err(|_| io::Error::other(format!("{THREADS_MAX} earlier calls to disks of this host have not come back: not tried")))
@@ -44,7 +49,7 @@ impl Drop for Counted {
 }
 
 /// The error of what did not come back.
-fn stuck(what: &str, limit: Duration) -> io::Error {
+pub fn stuck(what: &str, limit: Duration) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, format!("{what} did not come back within {} s: left behind", limit.as_secs()))
 }
 

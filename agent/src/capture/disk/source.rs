@@ -32,6 +32,9 @@ pub struct Progress {
     sector: u32,
     tries: u32,
     direct: bool,
+    /// From this byte on it was read through the page cache, which was asked for otherwise: not everything can be read past it.
+    #[serde(default)]
+    cached_from: Option<u64>,
     /// Sectors written before the reading began.
     changed: Option<u64>,
     bad: BadSectors,
@@ -104,7 +107,8 @@ impl<D: Drive> DeviceSource<D> {
         let Geometry { size, logical_sector, .. } = *drive.geometry();
         let (changed, direct) = (drive.changed(), drive.is_direct());
         let (bad, slow) = (BadSectors::default(), Slow::default());
-        Self::resume(drive, Progress { size, sector: logical_sector, tries: tries.max(1), direct, changed, bad, slow, list, frozen: false })
+        let (sector, tries, cached_from, frozen) = (logical_sector, tries.max(1), None, false);
+        Self::resume(drive, Progress { size, sector, tries, direct, cached_from, changed, bad, slow, list, frozen })
     }
 
     /// What the kernel said of the drive when it was opened.
@@ -188,6 +192,7 @@ impl<D: Drive> DeviceSource<D> {
         match self.load(start, length) {
             Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::INVAL | Errno::OPNOTSUPP)) && self.drive.through_cache() => {
                 self.progress.direct = false;
+                self.progress.cached_from = Some(start);
                 self.load(start, length)
             }
             result => result,
@@ -345,8 +350,7 @@ impl<D: Drive> Source for DeviceSource<D> {
 
     fn facts_after(&mut self) -> BTreeMap<String, String> {
         let mut facts = BTreeMap::new();
-        let how = if self.progress.direct { "past the page cache (O_DIRECT)" } else { "through the page cache" };
-        facts.insert("read".to_owned(), how.to_owned());
+        facts.insert("read".to_owned(), self.progress.how());
         if !self.progress.bad.is_empty() {
             facts.insert("bad_sectors".to_owned(), self.progress.bad.summary());
         }
@@ -370,6 +374,17 @@ impl<D: Drive> Source for DeviceSource<D> {
             item = item.with_status(Status::Partial, cut);
         }
         Some(Beside { item, content: bad.rows(self.sector()) })
+    }
+}
+
+impl Progress {
+    /// How it was read, for the fact.
+    fn how(&self) -> String {
+        match (self.direct, self.cached_from.filter(|from| *from > 0)) {
+            (true, _) => "past the page cache (O_DIRECT)".to_owned(),
+            (false, None) => "through the page cache".to_owned(),
+            (false, Some(from)) => format!("past the page cache (O_DIRECT) up to byte {from}, through the page cache from there on"),
+        }
     }
 }
 

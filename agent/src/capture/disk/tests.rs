@@ -1,5 +1,6 @@
 //! The capture on real loop devices; without the right to make one (an unprivileged run) these tests only say so.
 
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

@@ -254,9 +254,12 @@ impl Run<'_> {
             out.put(item, Content::Source { size: layout.size(), extents: None, source: &mut image })
         };
         let diary = std::mem::take(&mut image.diary);
-        done?;
         let stem = list.strip_suffix(".jsonl").unwrap_or(list);
         let source_changes = self.physical.changes().saturating_sub(changes);
-        map::put(out, stem, &map::Shown { diary: &diary, layout, hidden: &hidden, source: self.physical.name(), source_changes }, started)
+        let shown = map::Shown { diary: &diary, layout, hidden: &hidden, source: self.physical.name(), source_changes };
+        // Also when the image is the last thing that is taken: it names its map.
+        let put = map::put(out, stem, &shown, started);
+        done?;
+        put
     }
 }

@@ -80,6 +80,7 @@ impl Capture for Process {
                 run.process(out, &mut reader, *pid)?;
             }
         }
+        run.again(out, &mut reader)?;
         run.finish(out)
     }
 }

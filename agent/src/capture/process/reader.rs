@@ -9,10 +9,11 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::gather::{Gathered, Plan, gather};
+use crate::capture::left::{Asked, LeftBehind};
 
 /// How long one process may take. The largest (65,536 open files, 16 MiB of maps) needs about a second.
 pub const PATIENCE: Duration = Duration::from_secs(10);
-/// Most threads left behind, 128 KiB of stack each, before the capture reads no further process.
+/// Most threads left behind with contents of files, 128 KiB of stack each, before no further content is tried.
 pub const STUCK_MAX: u32 = 16;
 const STACK_BYTES: usize = 256 << 10;
 
@@ -22,13 +23,14 @@ pub enum Answer {
     Refused(Errno),
     /// It did not answer in time.
     Stuck,
-    /// Too many have not answered.
-    GivenUp,
+    /// Too many have not answered yet, and no place is left, or none for one that does not look as if it would.
+    Aside,
 }
 
 struct Worker {
     ask: SyncSender<u32>,
     answer: Receiver<Result<Gathered, Errno>>,
+    asked: Arc<Asked>,
 }
 
 /// The reader.
@@ -36,21 +38,22 @@ pub struct Reader {
     plan: Arc<Plan>,
     patience: Duration,
     worker: Option<Worker>,
-    stuck: u32,
+    /// Who did not answer.
+    pub(super) left: LeftBehind,
 }
 
 impl Reader {
     /// A reader that has not started its thread yet.
     pub fn new(plan: Plan, patience: Duration) -> Self {
-        Self { plan: Arc::new(plan), patience, worker: None, stuck: 0 }
+        Self { plan: Arc::new(plan), patience, worker: None, left: LeftBehind::default() }
     }
 
     /// Reads a process; waits at most as long as it was told.
     pub fn read(&mut self, pid: u32) -> Answer {
-        if self.stuck >= STUCK_MAX {
-            return Answer::GivenUp;
+        if !self.left.admits(pid) {
+            return Answer::Aside;
         }
-        let Some(worker) = self.worker.take().or_else(|| start(&self.plan)) else {
+        let Some(worker) = self.worker.take().or_else(|| start(&self.plan, &self.left)) else {
             // No thread to be had (a limit of the host): read here and trust that it answers.
             return answer(gather(pid, &self.plan));
         };
@@ -63,7 +66,7 @@ impl Reader {
                 answer(result)
             }
             Err(RecvTimeoutError::Timeout) => {
-                self.stuck = self.stuck.saturating_add(1);
+                worker.asked.leave();
                 Answer::Stuck
             }
             Err(RecvTimeoutError::Disconnected) => Answer::Refused(Errno::IO),
@@ -80,20 +83,22 @@ fn answer(result: Result<Gathered, Errno>) -> Answer {
 
 /// The thread ends by itself when its channel closes: at the end of the capture, or when it comes back after having
 /// been given up.
-fn start(plan: &Arc<Plan>) -> Option<Worker> {
-    let (ask, asked) = sync_channel::<u32>(1);
+fn start(plan: &Arc<Plan>, left: &LeftBehind) -> Option<Worker> {
+    let (ask, told) = sync_channel::<u32>(1);
     let (give, answer) = sync_channel(1);
-    let plan = Arc::clone(plan);
+    let (plan, asked) = (Arc::clone(plan), left.asked());
+    let own = Arc::clone(&asked);
     std::thread::Builder::new()
         .name("proc-reader".into())
         .stack_size(STACK_BYTES)
         .spawn(move || {
-            while let Ok(pid) = asked.recv() {
+            let _own = own;
+            while let Ok(pid) = told.recv() {
                 if give.send(gather(pid, &plan)).is_err() {
                     return;
                 }
             }
         })
         .ok()?;
-    Some(Worker { ask, answer })
+    Some(Worker { ask, answer, asked })
 }

@@ -10,6 +10,7 @@ use super::environ;
 use super::gather::{Gathered, OF_FIRST};
 use super::reader::{Answer, PATIENCE, Reader, STUCK_MAX};
 use super::row::{Fd, Row};
+use crate::capture::left::ASIDE_MAX;
 use crate::capture::live::{Read, put_read, refusal};
 use crate::capture::{Content, Kind, Moment, NewItem, Output, Params, Status, Stop, Table, evidence_path};
 
@@ -39,6 +40,8 @@ pub(super) struct Run {
     pub(super) sockets: Vec<(u64, u32, u32, Option<u32>)>,
     pub(super) sockets_cut: bool,
     pub(super) processes: u64,
+    /// Processes that are tried again after all others.
+    aside: Vec<u32>,
     pub(super) redacted: GlobSet,
 }
 
@@ -64,6 +67,7 @@ impl Run {
             sockets: Vec::new(),
             sockets_cut: false,
             processes: 0,
+            aside: Vec::new(),
             redacted: GlobSet::empty(),
         })
     }
@@ -80,10 +84,29 @@ impl Run {
                 let reason = "did not answer within 10 s: a lock that its files need is held (left behind, the capture went on)";
                 self.lost(out, pid, "stuck", Status::Error, reason, started)
             }
-            Answer::GivenUp => {
-                self.lost(out, pid, "stuck", Status::Skipped, "not read: too many processes before it did not answer", started)
+            Answer::Aside if self.aside.len() < ASIDE_MAX => {
+                self.aside.push(pid);
+                Ok(())
             }
+            Answer::Aside => self.passed_over(out, pid, started),
         }
+    }
+
+    /// Tries those that were put aside once more: others may have answered meanwhile.
+    pub(super) fn again(&mut self, out: &mut dyn Output, reader: &mut Reader) -> Result<(), Stop> {
+        for pid in std::mem::take(&mut self.aside) {
+            self.process(out, reader, pid)?;
+        }
+        for pid in std::mem::take(&mut self.aside) {
+            let started = out.now();
+            self.passed_over(out, pid, started)?;
+        }
+        Ok(())
+    }
+
+    fn passed_over(&mut self, out: &mut dyn Output, pid: u32, started: Moment) -> Result<(), Stop> {
+        let reason = "not read: too many processes do not answer; the places that are left are for those that look as if they would";
+        self.lost(out, pid, "stuck", Status::Skipped, reason, started)
     }
 
     /// Puts everything of one process: contents first, because its row names their items, then the raw files, the row.

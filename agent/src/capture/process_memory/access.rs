@@ -17,10 +17,14 @@ use super::plan::{Devices, Wish};
 use super::regions::{Class, PAGE, PROTECTED, Region, Regions, SUPPLIED};
 use super::silent::{self, Dev, Silent};
 use super::stop::Stands;
+use crate::capture::left::Asked;
 
 /// Why what userfaultfd watches is not read where there is no page.
 pub const NOT_SUPPLIED: &str =
     "not in memory, and watched by userfaultfd: a program would supply it when touched, which would run that program, so it is not touched";
+
+/// Why nothing is there where the process put a guard.
+pub const GUARD: &str = "a guard (MADV_GUARD_INSTALL): the process has no memory there, and is ended when it touches it";
 
 /// The thread reads no mapping right now: if it hangs there, it waits for a lock of the whole process.
 pub const NOWHERE: u64 = u64::MAX;
@@ -92,6 +96,8 @@ pub struct Access {
     pub devices: Arc<Devices>,
     /// Those that do not answer.
     pub silent: Silent,
+    /// Counts the process while a thread waits for it that was left behind.
+    pub asked: Arc<Asked>,
     /// What did not answer of this process.
     pub lost: Vec<Lost>,
     /// The address that is being read: in which mapping a thread hangs that does not come back.
@@ -127,6 +133,7 @@ impl Access {
             wish: self.wish.clone(),
             devices: Arc::clone(&self.devices),
             silent: self.silent.clone(),
+            asked: Arc::clone(&self.asked),
             lost: self.lost.clone(),
             place: Arc::new(AtomicU64::new(NOWHERE)),
             held: self.held.clone(),
@@ -202,9 +209,10 @@ impl Access {
                 }
                 Ok(got)
             }
+            (Page::Guard, Class::File) => Err(Failed::said(GUARD, bytes)),
             (Page::Absent, Class::File) => self.behind_mapping(region, at, buffer),
             (Page::Absent, _) if region.bits & SUPPLIED != 0 => Err(Failed::said(NOT_SUPPLIED, bytes)),
-            (Page::Absent, _) => {
+            (Page::Absent | Page::Guard, _) => {
                 buffer.fill(0);
                 self.counts.zeros = self.counts.zeros.saturating_add(bytes as u64);
                 Ok(bytes)

@@ -35,8 +35,9 @@ use self::report::Mode;
 use self::select::{Candidate, Wanted};
 use self::silent::Silent;
 use self::stop::NotStopped;
+use super::left::{ASIDE_MAX, LeftBehind};
 use super::live::{Lossless, numbers, open_dir};
-use super::{Capture, Content, Kind, NewItem, Output, Params, Status, Stop, Table, evidence_path};
+use super::{Capture, Content, Kind, Moment, NewItem, Output, Params, Status, Stop, Table, evidence_path};
 
 /// Processes listed: the kernel's own limit (PID_MAX_LIMIT).
 const PIDS_MAX: usize = 4 << 20;
@@ -44,8 +45,6 @@ const PIDS_MAX: usize = 4 << 20;
 const DEADLINE_S: u64 = 10;
 /// How long the kernel may take for any one thing that it is asked of a process: a lock of the process can hold it for ever.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Processes that may leave waiting threads behind, 512 KiB of stack each, before no further one is tried.
-const STUCK_MAX: u64 = 16;
 const METHOD: &str = "ptrace, read:/proc/<pid>/mem";
 
 /// The capture; see the module.
@@ -91,12 +90,15 @@ pub struct Options {
     patience: Duration,
     /// What did not answer so far.
     silent: Silent,
+    /// Processes that did not.
+    left: LeftBehind,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let wish = Wish { swapped: true, files: true, file_bytes_max: 1 << 30 };
-        Self { mode: Mode::Fast, deadline: Duration::from_secs(DEADLINE_S), wish, patience: PATIENCE, silent: Silent::default() }
+        let (silent, left) = (Silent::default(), LeftBehind::default());
+        Self { mode: Mode::Fast, deadline: Duration::from_secs(DEADLINE_S), wish, patience: PATIENCE, silent, left }
     }
 }
 
@@ -105,13 +107,13 @@ impl Options {
         let bad = |e: super::BadParam| e.to_string();
         let mode = if params.text("mode").map(str::trim) == Some("atomic") { Mode::Atomic } else { Mode::Fast };
         let deadline_s = params.seconds("deadline").map_err(bad)?.unwrap_or(DEADLINE_S);
-        let default = Self::default().wish;
+        let default = Self::default();
         let wish = Wish {
-            swapped: params.flag("swapped", default.swapped).map_err(bad)?,
-            files: params.flag("files", default.files).map_err(bad)?,
-            file_bytes_max: params.bytes("file_max").map_err(bad)?.unwrap_or(default.file_bytes_max),
+            swapped: params.flag("swapped", default.wish.swapped).map_err(bad)?,
+            files: params.flag("files", default.wish.files).map_err(bad)?,
+            file_bytes_max: params.bytes("file_max").map_err(bad)?.unwrap_or(default.wish.file_bytes_max),
         };
-        Ok(Self { mode, deadline: Duration::from_secs(deadline_s), wish, patience: PATIENCE, silent: Silent::default() })
+        Ok(Self { mode, deadline: Duration::from_secs(deadline_s), wish, ..default })
     }
 }
 
@@ -157,11 +159,8 @@ fn take(out: &mut dyn Output, wanted: &Wanted, options: &Options) -> Result<Take
     pids.extend(wanted.pids.iter().filter(|pid| pids.binary_search(pid).is_err()).copied().collect::<Vec<_>>());
     let mut table = Table::new("targets", out.now(), "read:/proc");
     let frozen = freeze(wanted, options, &mut table);
-    let mut run = Run { wanted, options, frozen, table, taken: Taken::default(), kernel_threads: 0 };
-    for pid in pids {
-        out.checkpoint()?;
-        run.process(out, pid)?;
-    }
+    let mut run = Run { wanted, options, frozen, table, taken: Taken::default(), kernel_threads: 0, aside: Vec::new() };
+    let ended = run.all(out, pids);
     let Run { frozen, mut table, taken, kernel_threads, .. } = run;
     table.fact("kernel_threads", kernel_threads.to_string());
     for group in frozen {
@@ -169,7 +168,15 @@ fn take(out: &mut dyn Output, wanted: &Wanted, options: &Options) -> Result<Take
         let until = if group.thaw() { "everything was copied" } else { "its deadline" };
         table.fact("frozen", format!("{path}, until {until}"));
     }
-    table.finish(out, None)?;
+    // The list of what was taken is there however that ended. Told to end, it is an item that says so; at the end of the list of
+    // items there is room for it.
+    let cut = match &ended {
+        Err(stop @ Stop::Limit(_)) => Some((Status::Partial, format!("processes behind its last row were not looked at: {stop}"))),
+        _ => None,
+    };
+    let put = table.finish(out, cut);
+    ended?;
+    put?;
     Ok(taken)
 }
 
@@ -180,16 +187,31 @@ struct Run<'a> {
     table: Table,
     taken: Taken,
     kernel_threads: u64,
+    /// Processes that are tried again after all others.
+    aside: Vec<u32>,
 }
 
 impl Run<'_> {
-    /// Takes a process if it is meant, and puts its row.
-    fn process(&mut self, out: &mut dyn Output, pid: u32) -> Result<(), Stop> {
+    fn all(&mut self, out: &mut dyn Output, pids: Vec<u32>) -> Result<(), Stop> {
+        for pid in pids {
+            out.checkpoint()?;
+            self.process(out, pid, false)?;
+        }
+        for pid in std::mem::take(&mut self.aside) {
+            out.checkpoint()?;
+            self.process(out, pid, true)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a process if it is meant, and puts its row. One that may not be asked now is put aside, unless this is the last time.
+    fn process(&mut self, out: &mut dyn Output, pid: u32, last: bool) -> Result<(), Stop> {
+        let started = out.now();
         let (candidate, dir) = match Candidate::open(pid) {
             Ok(found) => found,
             Err(e) if self.wanted.pids.contains(&pid) => {
                 self.taken.meant = self.taken.meant.saturating_add(1);
-                absent(out, pid, gone_or_denied(e))?;
+                absent(out, pid, gone_or_denied(e), started)?;
                 let row = TargetRow { pid, name: Lossless::default(), by: Some("pid"), result: "not there", core: None };
                 return self.table.row(out, &row);
             }
@@ -208,14 +230,31 @@ impl Run<'_> {
             row.result = "the agent itself: never taken";
             return self.table.row(out, &row);
         }
+        let admitted = self.options.left.admits(pid);
+        if !admitted && !last && self.aside.len() < ASIDE_MAX {
+            self.aside.push(pid);
+            return Ok(());
+        }
         self.taken.meant = self.taken.meant.saturating_add(1);
         out.note(&format!("memory of process {pid}"));
         let group = self.frozen.iter().find(|f| f.holds(candidate.groups()));
-        let done =
-            if self.taken.stuck >= STUCK_MAX { Err(NotStopped::GivenUp) } else { one::one(out, &candidate, dir, self.options, group)? };
+        let asked = self.options.left.asked();
+        let done = if admitted { one::one(out, &candidate, dir, self.options, group, &asked) } else { Ok(Err(NotStopped::GivenUp)) };
+        let done = match done {
+            Ok(done) => done,
+            Err(stop) => {
+                row.result = "the capture ended with it: see its item, if it has one";
+                self.table.row(out, &row)?;
+                return Err(stop);
+            }
+        };
+        let stuck = matches!(done, Ok(one::Taken { stuck: true, .. }) | Err(NotStopped::Stuck(_)));
+        if stuck {
+            asked.leave();
+        }
+        self.taken.stuck = self.taken.stuck.saturating_add(u64::from(stuck));
         match done {
-            Ok(one::Taken { stuck, status }) => {
-                self.taken.stuck = self.taken.stuck.saturating_add(u64::from(stuck));
+            Ok(one::Taken { status, .. }) => {
                 row.result = result(status);
                 if row.result != NOT_TAKEN {
                     self.taken.cores = self.taken.cores.saturating_add(1);
@@ -224,9 +263,8 @@ impl Run<'_> {
                 }
             }
             Err(why) => {
-                self.taken.stuck = self.taken.stuck.saturating_add(u64::from(matches!(why, NotStopped::Stuck(_))));
                 row.result = NOT_TAKEN;
-                absent(out, pid, why)?;
+                absent(out, pid, why, started)?;
             }
         }
         self.table.row(out, &row)
@@ -269,8 +307,8 @@ fn gone_or_denied(e: Errno) -> NotStopped {
     }
 }
 
-/// Puts the item of a process that was not taken.
-fn absent(out: &mut dyn Output, pid: u32, why: NotStopped) -> Result<(), Stop> {
+/// Puts the item of a process that was not taken; `started` is when it was asked first, however long it was waited for.
+fn absent(out: &mut dyn Output, pid: u32, why: NotStopped, started: Moment) -> Result<(), Stop> {
     let (status, reason) = match why {
         NotStopped::Vanished => (Status::Vanished, "the process is not there, or has ended and has no memory any more".to_owned()),
         NotStopped::Traced(tracer, name) => (
@@ -288,9 +326,12 @@ fn absent(out: &mut dyn Output, pid: u32, why: NotStopped) -> Result<(), Stop> {
             let why = "where its environment lies cannot be told, so it cannot be kept back, as this host's policy asks (redact_environ)";
             (Status::Denied, why.to_owned())
         }
-        NotStopped::GivenUp => (Status::Skipped, "not tried: too many processes before it did not answer".to_owned()),
+        NotStopped::GivenUp => {
+            let why = "not tried: too many processes do not answer; the places that are left are for those that look as if they would";
+            (Status::Skipped, why.to_owned())
+        }
         NotStopped::Error(e) => (Status::Error, e.to_string()),
     };
-    let item = NewItem::new(evidence_path(format!("/proc/{pid}/core")), Kind::Unknown, out.now(), METHOD).with_status(status, reason);
+    let item = NewItem::new(evidence_path(format!("/proc/{pid}/core")), Kind::Unknown, started, METHOD).with_status(status, reason);
     out.put(item, Content::None).map(drop)
 }

@@ -22,6 +22,7 @@ use super::report::{self, Mode, StopFacts};
 use super::select::Candidate;
 use super::stop::{self, NotStopped, Stands, Stopped};
 use super::{METHOD, Options, flags, gone_or_denied};
+use crate::capture::left::Asked;
 use crate::capture::live::{link, numbers, open_dir};
 use crate::capture::patience::{self, NotDone};
 use crate::capture::threads;
@@ -71,7 +72,7 @@ pub fn watches(dir: &OwnedFd, pid: u32) -> bool {
     others.left_out.is_some() || others.files.iter().any(|tid| holds(format!("task/{tid}/fd")))
 }
 
-/// Takes one process, or says why there is no core file of it.
+/// Takes one process, or says why there is no core file of it. `asked` is shared with every thread that may be left behind with it.
 ///
 /// # Errors
 /// [`Stop`] from the output.
@@ -81,22 +82,27 @@ pub fn one(
     dir: OwnedFd,
     options: &Options,
     group: Option<&Frozen>,
+    asked: &Arc<Asked>,
 ) -> Result<Result<Taken, NotStopped>, Stop> {
     let dir = Arc::new(dir);
-    let (own, pid) = (Arc::clone(&dir), candidate.pid);
-    let before = match patience::within(options.patience, move || Before::read(&own, pid)) {
+    let (own, pid, shared) = (Arc::clone(&dir), candidate.pid, Arc::clone(asked));
+    let look = move || {
+        let _shared = shared;
+        Before::read(&own, pid)
+    };
+    let before = match patience::within(options.patience, look) {
         Ok(before) => before,
         Err(e) => return Ok(Err(not_done(e, options))),
     };
     // What stands with its whole group needs no stop of its own but for its registers.
     let hold = (options.mode == Mode::Atomic && group.is_none()).then_some(options.deadline);
-    let stopped = match stop::stop(&dir, candidate.pid, hold) {
+    let stopped = match stop::stop(&dir, candidate.pid, hold, asked) {
         Ok(stopped) => stopped,
         Err(why) => return Ok(Err(why)),
     };
     let sharers = if options.mode == Mode::Atomic { sharers(&dir, candidate.pid, group).unwrap_or_default() } else { Vec::new() };
     let held = group.map(Frozen::stands).or_else(|| stopped.hold.as_ref().map(stop::Hold::stands));
-    One { out, candidate, dir, options, held, sharers }.copied(before, stopped)
+    One { out, candidate, dir, options, asked, held, sharers }.copied(before, stopped)
 }
 
 /// Whether an environment lies where the kernel puts it: in the first stack, right below the name of the program
@@ -139,6 +145,7 @@ struct One<'a> {
     candidate: &'a Candidate,
     dir: Arc<OwnedFd>,
     options: &'a Options,
+    asked: &'a Arc<Asked>,
     /// Says whether it stands, if it is meant to.
     held: Option<Stands>,
     /// Who else changes its memory while it stands.
@@ -189,6 +196,7 @@ impl One<'_> {
             wish: self.options.wish.clone(),
             devices: Arc::new(planned.devices),
             silent: self.options.silent.clone(),
+            asked: Arc::clone(self.asked),
             lost: Vec::new(),
             place: Arc::new(AtomicU64::new(NOWHERE)),
             // Where it is not known what is watched, the call that waits for who watches is not used.
@@ -205,12 +213,15 @@ impl One<'_> {
         let result = self.put(&stopped, &plan, &mut core);
         // However that went: the process runs on before anything else is done.
         let over = stopped.hold.take().and_then(stop::Hold::release);
-        let status = result?;
         let stop = StopFacts::of(self.options.mode, &stopped, over.as_ref());
         let table = Table::new(&format!("{pid}/map"), stopped.begun, "ptrace, read:/proc/<pid>/{maps,pagemap,mem}");
         // Where there is no room for a core, room is kept for the list of what was taken rather than for what would have been in it.
-        let table = if super::result(status) == super::NOT_TAKEN { table.ordinary() } else { table };
-        report::table(self.out, table, pid, stop, &stopped, &plan, &core)?;
+        let refused = result.as_ref().is_ok_and(|status| super::result(*status) == super::NOT_TAKEN);
+        let table = if refused { table.ordinary() } else { table };
+        // Also when the core is the last thing that is taken: it names this table.
+        let put = report::table(self.out, table, pid, stop, &stopped, &plan, &core);
+        let status = result?;
+        put?;
         Ok(Ok(Taken { stuck: core.is_stuck(), status }))
     }
 
@@ -241,7 +252,9 @@ impl One<'_> {
         let any_size = watches || self.held.is_some();
         // Shorter than what the whole may take without a step.
         let asks = Asks { patience: self.options.patience / 2, silent: self.options.silent.clone() };
+        let shared = Arc::clone(self.asked);
         let work = move |pulse: &patience::Pulse| {
+            let _shared = shared;
             let flags = flags::read(&dir, &mut regions, any_size, &mut || pulse.step());
             let plan = plan::plan(&dir, &mut regions, pages.as_mut(), &wish, &devices, asks, &mut || pulse.step());
             Planned { regions, pages, devices, plan: plan.map(|plan| Plan { flags, ..plan }) }

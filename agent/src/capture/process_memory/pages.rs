@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
-use exhibit_agent_sys::memory::{PAGE_HUGE, PAGE_PRESENT, PAGE_SWAPPED, PAGE_ZERO, PageRange, scan_pages};
+use exhibit_agent_sys::memory::{PAGE_GUARD, PAGE_HUGE, PAGE_PRESENT, PAGE_SWAPPED, PAGE_ZERO, PageRange, scan_pages};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
@@ -27,6 +27,8 @@ pub enum Page {
     /// The kernel's own page of zeros, small or huge: it was read and never written. Only [`Pages::ranges`] tells it apart, and only
     /// where the kernel lists ranges.
     Zero,
+    /// No memory: the process put a guard there (`MADV_GUARD_INSTALL`), and whoever touches it is ended. Only where the kernel tells.
+    Guard,
 }
 
 /// Bytes that one entry of the page middle directory maps, as a huge page, on hosts with pages of 4 KiB.
@@ -37,12 +39,13 @@ const FLAG_ZERO: u64 = 1 << 24;
 
 impl Page {
     /// From an entry of pagemap: bit 63 is "present", bit 62 "swapped". A mark that is no page (bit 57: write-protected by
-    /// userfaultfd before there was one; bit 58: a guard) is shown as swapped to the last kind of swap, 31, which is none.
+    /// userfaultfd before there was one; bit 58, since Linux 6.15: a guard) is shown as swapped to the last kind of swap, 31, which is
+    /// none.
     const fn of_entry(entry: u64) -> Self {
         if entry >> 63 != 0 {
             Self::Present
         } else if (entry >> 62) & 1 != 0 && entry & 31 == 31 && (entry >> 57) & 3 != 0 {
-            Self::Absent
+            if (entry >> 58) & 1 != 0 { Self::Guard } else { Self::Absent }
         } else if (entry >> 62) & 1 != 0 {
             Self::Swapped
         } else {
@@ -57,6 +60,8 @@ pub struct Pages {
     file: Arc<OwnedFd>,
     /// The kernel lists ranges (Linux 6.7).
     lists: bool,
+    /// It tells guards from swap when it lists them.
+    guards: bool,
     entries: Vec<u8>,
     /// Pages of this host, in bytes.
     page: u64,
@@ -69,19 +74,27 @@ impl Pages {
     #[must_use]
     pub fn new(file: OwnedFd) -> Self {
         let flags = rustix::fs::open(FLAGS, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok().map(Arc::new);
-        Self { file: Arc::new(file), lists: true, entries: Vec::new(), page: (rustix::param::page_size() as u64).max(PAGE), flags }
+        let page = (rustix::param::page_size() as u64).max(PAGE);
+        Self { file: Arc::new(file), lists: true, guards: true, entries: Vec::new(), page, flags }
     }
 
     /// The same for another thread.
     #[must_use]
     pub fn again(&self) -> Self {
-        Self { file: Arc::clone(&self.file), lists: self.lists, entries: Vec::new(), page: self.page, flags: self.flags.clone() }
+        let Self { file, lists, guards, page, flags, .. } = self;
+        Self { file: Arc::clone(file), lists: *lists, guards: *guards, entries: Vec::new(), page: *page, flags: flags.clone() }
     }
 
     /// Whether pages of zeros are told apart.
     #[must_use]
     pub const fn tells_zeros(&self) -> bool {
         self.lists
+    }
+
+    /// Whether guards are told from swap in ranges.
+    #[must_use]
+    pub const fn tells_guards(&self) -> bool {
+        self.lists && self.guards
     }
 
     /// Calls `each` with every range of pages between two addresses that are not absent, ascending; neighbours of one kind
@@ -99,7 +112,7 @@ impl Pages {
         let mut at = start;
         let mut found = [PageRange::default(); RANGES];
         while self.lists && at < end {
-            match scan_pages(self.file.as_fd(), at, end, &mut found) {
+            match scan_pages(self.file.as_fd(), at, end, self.guards, &mut found) {
                 Ok((count, walked)) => {
                     for range in found.iter().take(count) {
                         self.tell(range.start.max(at), range.end.min(end), range.categories, each);
@@ -109,6 +122,7 @@ impl Pages {
                     }
                     at = walked;
                 }
+                Err(e) if self.guards && e.raw_os_error() == Some(libc_numbers::EINVAL) => self.guards = false,
                 Err(e) if matches!(e.raw_os_error(), Some(libc_numbers::ENOTTY | libc_numbers::EINVAL)) => self.lists = false,
                 Err(e) => return Err(Errno::from_io_error(&e).unwrap_or(Errno::IO)),
             }
@@ -200,6 +214,8 @@ const fn of_categories(categories: u64) -> Page {
         Page::Zero
     } else if categories & PAGE_PRESENT != 0 {
         Page::Present
+    } else if categories & PAGE_GUARD != 0 {
+        Page::Guard
     } else if categories & PAGE_SWAPPED != 0 {
         Page::Swapped
     } else {
@@ -273,9 +289,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_entry_is_one_of_three(entry: u64) {
-            let mark = entry & 31 == 31 && entry & (3 << 57) != 0;
-            let expected = if entry & (1 << 63) != 0 { Page::Present } else if entry & (1 << 62) != 0 && !mark { Page::Swapped } else { Page::Absent };
+        fn any_entry_is_one_of_four(entry: u64, mark in 0_u64..4, is_marker: bool) {
+            // Few of all numbers are a mark.
+            let any = if is_marker { (entry >> 1) | (1 << 62) | 31 } else { entry };
+            let entry = (any & !(3 << 57)) | (mark << 57);
+            let is_mark = entry & 31 == 31 && mark != 0;
+            let expected = match (entry >> 63, (entry >> 62) & 1, is_mark) {
+                (1, ..) => Page::Present,
+                (_, 0, _) => Page::Absent,
+                (_, _, false) => Page::Swapped,
+                _ if entry & (1 << 58) != 0 => Page::Guard,
+                _ => Page::Absent,
+            };
             prop_assert_eq!(Page::of_entry(entry), expected);
         }
     }

@@ -79,6 +79,34 @@ fn in_memory() -> BTreeSet<[u32; 2]> {
     devices.collect()
 }
 
+/// Ranges that are told one by one: 128 KiB.
+const GUARDS_MAX: usize = 8_192;
+
+/// Where a process put guards, ascending.
+#[derive(Debug, Default)]
+pub struct Guards {
+    /// First address, and one past the last.
+    pub list: Vec<(u64, u64)>,
+    /// Ranges beyond the list.
+    pub left_out: u64,
+    /// Bytes of all.
+    pub bytes: u64,
+    /// The kernel tells of all that there are.
+    pub told: bool,
+}
+
+impl Guards {
+    fn push(&mut self, start: u64, end: u64) {
+        self.bytes = self.bytes.saturating_add(end.saturating_sub(start));
+        let room = self.list.len() < GUARDS_MAX;
+        match self.list.last_mut() {
+            Some(last) if last.1 == start => last.1 = end,
+            _ if room => self.list.push((start, end)),
+            _ => self.left_out = self.left_out.saturating_add(1),
+        }
+    }
+}
+
 /// The plan of one process.
 pub struct Plan {
     /// Where everything lies.
@@ -93,6 +121,8 @@ pub struct Plan {
     pub zeros: BTreeMap<u32, u64>,
     /// See above.
     pub zero_bytes: Option<u64>,
+    /// Guards in its mappings.
+    pub guards: Guards,
     /// Files behind mappings that did not answer, or whose file system did not before.
     pub unanswered: u64,
     /// Pages could not be looked at: everything is read, which makes the kernel map pages that were never touched.
@@ -122,6 +152,7 @@ pub fn plan(
         keep: BTreeSet::new(),
         why: BTreeMap::new(),
         zeros: BTreeMap::new(),
+        guards: Guards::default(),
         blind: None,
     };
     let (mut present_bytes, mut swapped_bytes) = (0_u64, 0_u64);
@@ -134,7 +165,8 @@ pub fn plan(
             *slot = region;
         }
     }
-    let Planner { asker, pages, runs, keep, why, zeros, blind, .. } = planner;
+    let Planner { asker, pages, runs, keep, why, zeros, mut guards, blind } = planner;
+    guards.told = blind.is_none() && pages.as_ref().is_some_and(|p| p.tells_guards());
     let (unanswered, tells_zeros) = (asker.unanswered, blind.is_none() && pages.is_some_and(|p| p.tells_zeros()));
     let zero_bytes = zeros.values().copied().fold(0, u64::saturating_add);
     let kept = |region: &Region| {
@@ -150,6 +182,7 @@ pub fn plan(
         swapped_bytes,
         zeros,
         zero_bytes: tells_zeros.then_some(zero_bytes),
+        guards,
         unanswered,
         blind,
         flags: None,
@@ -164,6 +197,7 @@ struct Planner<'a> {
     keep: BTreeSet<u64>,
     why: BTreeMap<u32, String>,
     zeros: BTreeMap<u32, u64>,
+    guards: Guards,
     blind: Option<Errno>,
 }
 
@@ -201,13 +235,17 @@ impl Planner<'_> {
         }
         let mut merged = Merged { runs: &mut self.runs, n, data: file_ranges(region, &backing), next: 0 };
         let (mut present, mut swapped, mut zeros) = (0_u64, 0_u64, 0_u64);
+        let guards = &mut self.guards;
         let mut each = |start: u64, end: u64, kind: Page| {
             let count = end.saturating_sub(start) / PAGE;
-            if kind == Page::Swapped {
-                swapped = swapped.saturating_add(count);
-            } else {
-                present = present.saturating_add(count);
-                zeros = zeros.saturating_add(if kind == Page::Zero { count } else { 0 });
+            match kind {
+                // Nothing is there that could be kept.
+                Page::Guard => return guards.push(start, end),
+                Page::Swapped => swapped = swapped.saturating_add(count),
+                _ => {
+                    present = present.saturating_add(count);
+                    zeros = zeros.saturating_add(if kind == Page::Zero { count } else { 0 });
+                }
             }
             merged.push(start, end);
         };

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::access::GUARD;
 use super::core_file::{CoreFile, WITHHELD, Withheld};
 use super::layout::Segment;
 use super::plan::Plan;
@@ -127,6 +128,9 @@ struct MemoryFacts {
     #[serde(skip_serializing_if = "Option::is_none")]
     zero_page_bytes: Option<u64>,
     swapped_bytes: u64,
+    /// Of guards; absent where the kernel does not tell them from what was never touched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    guard_bytes: Option<u64>,
     stored_bytes: u64,
     never_touched_cut_bytes: u64,
     left_out_bytes: u64,
@@ -143,6 +147,7 @@ fn memory_facts(regions: &Regions, plan: &Plan) -> MemoryFacts {
         present_bytes: plan.present_bytes.saturating_sub(plan.zero_bytes.unwrap_or(0)),
         zero_page_bytes: plan.zero_bytes,
         swapped_bytes: plan.swapped_bytes,
+        guard_bytes: Some(plan.guards.bytes).filter(|bytes| plan.guards.told || *bytes > 0),
         stored_bytes: plan.layout.bytes,
         never_touched_cut_bytes: plan.layout.cut_bytes,
         left_out_bytes: plan.layout.left_out_bytes,
@@ -223,6 +228,11 @@ enum Row<'a> {
         start: String,
         end: String,
         reason: &'a str,
+    },
+    Guard {
+        start: String,
+        end: String,
+        reason: &'static str,
     },
     Redacted(RedactedRow),
 }
@@ -308,14 +318,19 @@ pub fn table(
             table.row(out, &Row::NotStored { start, end, reason: why.unwrap_or(otherwise) })?;
         }
     }
+    for (start, end) in &plan.guards.list {
+        table.row(out, &Row::Guard { start: hex(*start), end: hex(*end), reason: GUARD })?;
+    }
     if let Some(withheld) = core.withheld {
         table.row(out, &Row::Redacted(RedactedRow::of(withheld)))?;
     }
     for range in &core.unreadable {
         table.row(out, &Row::Unreadable { start: hex(range.start), end: hex(range.end), reason: &range.reason })?;
     }
-    let problem = (core.unreadable_left_out > 0)
-        .then(|| (Status::Partial, format!("{} further unreadable ranges are only counted", core.unreadable_left_out)));
+    let counted = [("unreadable ranges", core.unreadable_left_out), ("guards", plan.guards.left_out)];
+    let counted: Vec<String> =
+        counted.iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{n} further {what} are only counted")).collect();
+    let problem = (!counted.is_empty()).then(|| (Status::Partial, counted.join("; ")));
     table.finish(out, problem).map(drop)
 }
 

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 
 use super::held::{Held, SET_BYTES_MAX, Seized};
 use super::look::{Looked, look};
+use crate::capture::left::Asked;
 use crate::capture::live::{SMALL_BYTES_MAX, numbers, open_dir, read_at};
 use crate::capture::process::parse;
 use crate::clock::{self, Moment};
@@ -132,14 +133,15 @@ impl Hold {
 
 /// Stops a process, reads its registers and mappings, and releases it: at once, or with `hold` when [`Hold`] is released
 /// or so much time has passed. `dir` is its folder below `/proc`, opened: it stays this process whatever becomes of the
-/// number.
+/// number. `asked` is shared with the threads that do it.
 ///
 /// # Errors
 /// [`NotStopped`]; nothing is stopped then.
-pub fn stop(dir: &Arc<OwnedFd>, pid: u32, hold: Option<Duration>) -> Result<Stopped, NotStopped> {
+pub fn stop(dir: &Arc<OwnedFd>, pid: u32, hold: Option<Duration>, asked: &Arc<Asked>) -> Result<Stopped, NotStopped> {
     let (give, given) = sync_channel(1);
     let abandoned = Arc::new(AtomicBool::new(false));
-    let session = Session { dir: Arc::clone(dir), pid, hold, abandoned: Arc::clone(&abandoned), begun: clock::now() };
+    let (dir, asked) = (Arc::clone(dir), Arc::clone(asked));
+    let session = Session { dir, pid, hold, asked, abandoned: Arc::clone(&abandoned), begun: clock::now() };
     let started = std::thread::Builder::new().name("proc-stop".into()).stack_size(STACK_BYTES).spawn(move || session.run(&give));
     if started.is_err() {
         return Err(NotStopped::Error(Errno::AGAIN));
@@ -193,6 +195,8 @@ struct Session {
     dir: Arc<OwnedFd>,
     pid: u32,
     hold: Option<Duration>,
+    /// Counts the process while one of its threads is left behind.
+    asked: Arc<Asked>,
     /// Nobody waits any more: nothing may be stopped.
     abandoned: Arc<AtomicBool>,
     begun: Moment,
@@ -233,8 +237,9 @@ impl Session {
     /// Starts the thread that looks when it is told to.
     fn looker(&self) -> Result<(SyncSender<()>, Look), Errno> {
         let ((go, told), (give, given)) = (sync_channel::<()>(1), sync_channel(1));
-        let dir = Arc::clone(&self.dir);
+        let (dir, shared) = (Arc::clone(&self.dir), Arc::clone(&self.asked));
         let body = move || {
+            let _shared = shared;
             let _ = nice_thread(-19);
             if told.recv().is_ok() {
                 let _ = give.send(look(&dir));
@@ -415,7 +420,8 @@ mod tests {
     fn a_number_that_was_used_again_is_let_go_and_not_read() {
         let (mut own, mut other) = (sleeper(), sleeper());
         let dir = Arc::new(open_dir(rustix::fs::CWD, format!("/proc/{}", own.id())).expect("its folder"));
-        let session = Session { dir, pid: own.id(), hold: None, abandoned: Arc::default(), begun: clock::now() };
+        let asked = crate::capture::left::LeftBehind::default().asked();
+        let session = Session { dir, pid: own.id(), hold: None, asked: Arc::clone(&asked), abandoned: Arc::default(), begun: clock::now() };
         let stranger = other.id();
         std::thread::spawn(move || {
             let mut held = Held { all: Vec::new(), begun_ns: session.begun.mono_ns };
@@ -438,7 +444,7 @@ mod tests {
         let dir = Arc::new(open_dir(rustix::fs::CWD, format!("/proc/{}", own.id())).expect("its folder"));
         own.kill().expect("killed");
         own.wait().expect("reaped");
-        assert_eq!(stop(&dir, other.id(), None).err(), Some(NotStopped::Vanished));
+        assert_eq!(stop(&dir, other.id(), None, &asked).err(), Some(NotStopped::Vanished));
         other.kill().expect("killed");
         other.wait().expect("reaped");
     }

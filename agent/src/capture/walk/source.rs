@@ -183,6 +183,13 @@ impl FileSource {
         self
     }
 
+    /// How a later process finds it, if it may look for it.
+    #[must_use]
+    pub fn file_place(&self) -> Option<FilePlace> {
+        let (path, before) = (self.path.clone()?, self.before.clone());
+        Some(FilePlace { path, before, growth: self.growth, head: self.head.clone(), tail: self.tail.clone() })
+    }
+
     /// Reads the first `count` bytes, not beyond the size, into a buffer that is kept: what is looked at here is what will
     /// be taken, and most files are read once that way. No bytes when they cannot be read. Once a file.
     pub fn look_at_begin(&mut self, count: usize, mut buffer: Vec<u8>) -> &[u8] {
@@ -267,8 +274,7 @@ impl Source for FileSource {
     }
 
     fn place(&self) -> Option<Place> {
-        let (path, before) = (self.path.clone()?, self.before.clone());
-        Some(Place::File(Box::new(FilePlace { path, before, growth: self.growth, head: self.head.clone(), tail: self.tail.clone() })))
+        self.file_place().map(|place| Place::File(Box::new(place)))
     }
 }
 

@@ -6,7 +6,10 @@ use exhibit_evidence::manifest::Kind;
 
 use super::*;
 use crate::capture::disk::drive::{Drive, Geometry, Identity};
+use crate::capture::disk::image::ImageSource;
+use crate::capture::disk::layout;
 use crate::capture::disk::source::DeviceSource;
+use crate::capture::disk::usage::Usage;
 use crate::capture::evidence_path;
 
 /// A disk in memory. It refuses what a real one refuses of a reader past the page cache.
@@ -17,6 +20,8 @@ struct Failing {
     direct: bool,
     /// Past the page cache nothing is read at all.
     no_direct: bool,
+    /// From this byte on nothing is.
+    no_direct_from: Option<u64>,
     /// Sectors that fail every time.
     bad: BTreeSet<u64>,
     /// Sectors that fail so many times.
@@ -55,7 +60,7 @@ impl Drive for Failing {
             buffer.clear();
             return Err(io::Error::new(io::ErrorKind::TimedOut, "a read did not come back within 300 s: left behind"));
         }
-        if self.direct && self.no_direct {
+        if self.direct && (self.no_direct || self.no_direct_from.is_some_and(|from| offset + buf.len() as u64 > from)) {
             return error(22);
         }
         let sectors = offset / sector..(offset + buf.len() as u64) / sector;
@@ -167,6 +172,63 @@ fn what_cannot_be_read_past_the_page_cache_is_read_through_it() {
     let item = seen.item("/dev/sdx");
     assert_eq!((item.status, item.sha256), (Status::Collected, Some(Digest::of(&noise(2 << 20, 7)))));
     assert_eq!(item.facts["read"], "through the page cache");
+    // The tail only: what was read before it is not said to have come through the cache.
+    let seen = image(|| Failing { no_direct_from: Some((3 << 20) + 512), ..Failing::new((3 << 20) + 1024, 512) }, 2);
+    let item = seen.item("/dev/sdx");
+    assert_eq!((item.status, item.sha256), (Status::Collected, Some(Digest::of(&noise((3 << 20) + 1024, 7)))));
+    assert_eq!(item.facts["read"], "past the page cache (O_DIRECT) up to byte 3145728, through the page cache from there on");
+}
+
+/// What a bad sector costs of the copies of the first and the last sectors is that sector.
+#[test]
+fn bad_sectors_at_both_ends_cost_themselves_only() {
+    const MIB: usize = 1 << 20;
+    let seen = run(vec![script("disk", |out| {
+        let disk = Failing { bad: [3, 8_000].into(), ..Failing::new(4 * MIB, 512) };
+        let mut source = DeviceSource::new(disk, 2, LIST.to_owned());
+        let (path, usage) = (evidence_path("/dev/sdx"), Usage::default());
+        let subject = layout::Subject { path: &path, label: "sdx", size: 4 << 20, geometry: None, usage: &usage };
+        layout::put(&subject, &mut source, out).map(drop)
+    })]);
+    let mut want = noise(4 * MIB, 7);
+    for sector in [3, 8_000] {
+        want[sector * 512..][..512].fill(0);
+    }
+    for (name, from, bad) in [("sdx/first-sectors.bin", 0, 3 * 512), ("sdx/last-sectors.bin", 3 * MIB, 8_000 * 512 - 3 * MIB)] {
+        let item = seen.item(name);
+        assert_eq!((item.status, item.size), (Status::Partial, MIB as u64), "{item:?}");
+        let gaps: Vec<_> = item.gaps.iter().map(|g| (g.offset, g.length)).collect();
+        assert_eq!(gaps, [(bad as u64, 512)], "{item:?}");
+        assert!(seen.content(name) == &want[from..from + MIB], "{name}");
+    }
+}
+
+/// An image lies on a disk as well: what hangs beneath it costs the rest of it, and the next one is taken.
+#[test]
+fn an_image_that_hangs_is_one_gap_to_its_end_and_the_next_is_taken() {
+    let seen = run(vec![script("disk", |out| {
+        let hangs = Scripted(
+            |offset: u64, buf: &mut [u8]| {
+                if offset >= 2 << 20 {
+                    loop {
+                        std::thread::park();
+                    }
+                }
+                buf.fill(7);
+                Ok(buf.len())
+            },
+            None,
+        );
+        let mut source = ImageSource::new(hangs, std::time::Duration::from_secs(2)).expect("a thread");
+        out.put(file("/srv/disk.img", out), Content::Source { size: 8 << 20, extents: None, source: &mut source })?;
+        out.put(NewItem::record("after.txt", out.now(), "test"), Content::Bytes(b"the next one")).map(drop)
+    })]);
+    let item = seen.item("/srv/disk.img");
+    let last = item.gaps.last().expect("a gap");
+    assert_eq!((item.status, item.size, item.gaps.len()), (Status::Partial, 8 << 20, 1), "{item:?}");
+    assert!(last.offset >= 2 << 20 && last.offset + last.length == 8 << 20, "{last:?}");
+    assert!(last.reason.contains("what it lies on hangs: a read at byte"), "{last:?}");
+    assert_eq!(seen.item("after.txt").status, Status::Collected);
 }
 
 #[test]

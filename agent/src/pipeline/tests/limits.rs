@@ -92,6 +92,66 @@ fn the_raw_limit_leaves_out_what_does_not_fit_and_names_it() {
     assert!(!seen.outcome.complete && seen.item("/huge").reason.as_ref().is_some_and(|r| r.contains("3145728")));
 }
 
+/// A further name of a file that is in the stream sends no content: it needs room for its header, and uses up no holes.
+#[test]
+fn a_hard_link_pays_for_its_header_only() {
+    const BYTES: u64 = 2 << 20;
+    fn named(path: &str, out: &dyn Output) -> NewItem {
+        let state = crate::capture::InodeState { inode: (1, 7), btime: None, ctime: None, mtime: None, size: BYTES };
+        let meta = exhibit_evidence::manifest::Meta { nlink: 9, ..Default::default() };
+        NewItem { inode: Some(state), meta: Some(Box::new(meta)), ..file(path, out) }
+    }
+    let budget = Budget { raw_bytes_max: 3 << 20, ..Budget::UNLIMITED };
+    let seen = run_plan(plan(
+        vec![script("files", |out| {
+            out.put(named("/first", out), Content::Bytes(&noise(BYTES as usize, 1)))?;
+            // As large as what is left, less than the size of the file.
+            let status = out.put(named("/second", out), Content::Bytes(&noise(BYTES as usize, 1)))?;
+            assert_eq!(status, Status::Collected, "its content is not sent again");
+            for n in 0..2_000 {
+                out.put(named(&format!("/further/{n}"), out), Content::Bytes(&noise(64, 1)))?;
+            }
+            Ok(())
+        })],
+        budget,
+    ));
+    assert_eq!(seen.item("/second").kind, exhibit_evidence::manifest::Kind::Hardlink);
+    // Headers are bytes as well: 2,000 of them do not fit into what is left, and none goes beyond the limit.
+    let further = |status| seen.items.iter().filter(|i| i.path.to_string().starts_with("/further/") && i.status == status).count();
+    let (linked, skipped) = (further(Status::Collected), further(Status::Skipped));
+    assert!(linked > 400 && skipped > 0 && linked + skipped == 2_000, "{linked} linked, {skipped} skipped");
+    assert!(seen.outcome.manifest.raw_bytes <= 3 << 20 && !seen.outcome.complete);
+}
+
+/// The line of an item that fills the list is not the last: what lies beside the item, and is named in it, has its line behind it.
+#[test]
+fn what_lies_beside_the_item_that_fills_the_list_is_there() {
+    struct Noted(Vec<u8>);
+    impl Source for Noted {
+        fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+            reader(self.0.clone())(offset, buf)
+        }
+        fn beside(&mut self) -> Option<crate::capture::Beside> {
+            let item = NewItem::record("notes.jsonl", crate::clock::now(), "made");
+            Some(crate::capture::Beside { item, content: b"{}\n".to_vec() })
+        }
+    }
+    let mut plan = plan(
+        vec![script("disk", |out| {
+            let item = file("/dev/sdx", out);
+            let put = out.put(item, Content::Source { size: 100, extents: None, source: &mut Noted(noise(100, 1)) });
+            assert!(matches!(put, Err(Stop::Limit(_))), "{put:?}");
+            put.map(drop)
+        })],
+        Budget::UNLIMITED,
+    );
+    // Any line fills it.
+    plan.manifest_bytes_max = 16 << 20;
+    let seen = run_plan(plan);
+    assert_eq!((seen.item("/dev/sdx").status, seen.content("notes.jsonl")), (Status::Collected, &b"{}\n"[..]));
+    assert!(seen.outcome.reason.as_ref().is_some_and(|r| r.contains("the list of items has")));
+}
+
 /// At the limit the list of what was taken is still there: room for it is kept while it grows.
 #[test]
 fn the_raw_limit_leaves_room_for_the_tables_at_the_end() {

@@ -36,6 +36,7 @@ fn who_holds_its_own_memory_lock_holds_nobody_up() {
     let mut reader = Reader::new(Plan::default(), Duration::from_secs(1));
     assert!(matches!(reader.read(locked.pid()), Answer::Stuck));
     assert!(matches!(reader.read(std::process::id()), Answer::Taken(_)));
+    assert_eq!(reader.left.count(), 1);
     // Its lock may be held only after it was read, when its mapped files are looked for.
     let folder = open_dir(rustix::fs::CWD, format!("/proc/{}", locked.pid())).expect("its folder");
     let mut budget = Budget { file_bytes_max: 1, left_bytes: 1, patience: Duration::from_secs(1), stuck_left: 1 };
@@ -47,6 +48,41 @@ fn who_holds_its_own_memory_lock_holds_nobody_up() {
     let said: Vec<(Status, &str)> = out.puts.iter().map(|p| (p.status, p.item.reason.as_deref().expect("a reason"))).collect();
     assert!(said[0].0 == Status::Error && said[0].1.contains("did not answer within 1 s"), "{said:?}");
     assert!(said[1].0 == Status::Skipped && said[1].1.contains("too many"), "{said:?}");
+    drop(locked);
+    programs::until("the thread that waited for it came back", || reader.left.count() == 0);
+}
+
+/// Many that do not answer take places from those that look alike, and from nobody else. When one answers, they are read.
+#[test]
+fn many_that_do_not_answer_hide_nobody_who_would() {
+    let dir = tempfile::tempdir().expect("folder");
+    let target = Target::start(Command::new(compile(dir.path(), "waiting", programs::WAITING, &[])));
+    let pid = target.pid();
+    programs::until("it waits for its child", || programs::state(pid) == "D");
+    let mut reader = Reader::new(Plan::default(), PATIENCE);
+    let mut silent: Vec<_> = (0..12).map(|_| reader.left.asked()).collect();
+    for asked in &silent {
+        asked.leave();
+    }
+    assert!(matches!(reader.read(std::process::id()), Answer::Taken(_)));
+    let mut out = Memory::default();
+    let mut run = Run::new(&Params::default(), &mut out).expect("parameters");
+    run.process(&mut out, &mut reader, pid).expect("goes on");
+    run.again(&mut out, &mut reader).expect("goes on");
+    run.finish(&mut out).expect("finished");
+    let put = out.get(&format!("/proc/{pid}")).expect("an item");
+    assert!(put.status == Status::Skipped && put.item.reason.as_deref().is_some_and(|r| r.contains("do not answer")), "{:?}", put.item);
+    assert_eq!(row(&out, pid)["status"], "stuck");
+
+    let mut out = Memory::default();
+    let mut run = Run::new(&Params::default(), &mut out).expect("parameters");
+    run.process(&mut out, &mut reader, pid).expect("goes on");
+    assert!(out.puts.is_empty(), "it is put aside");
+    silent.pop();
+    run.again(&mut out, &mut reader).expect("goes on");
+    run.finish(&mut out).expect("finished");
+    assert_eq!(row(&out, pid)["pid"], pid);
+    assert!(out.get(&format!("/proc/{pid}/stat")).is_some(), "it was read");
 }
 
 /// `/proc/<pid>` answers as the first thread: nothing, once that has ended, and nothing of what another has for itself.

@@ -22,6 +22,11 @@ fn who_holds_its_own_memory_lock_holds_nobody_up() {
     assert!(core.item.reason.as_deref().is_some_and(|r| r.contains("did not answer within 1 s")), "{:?}", core.item.reason);
     assert_eq!(taken.core(after.pid()).status, Status::Collected, "{:?}", taken.core(after.pid()).item);
     assert!(took < Duration::from_secs(8), "{took:?}");
+    // Its time is when it was asked, not when waiting for it was over.
+    let began = |pid: u32| Duration::from_nanos(taken.core(pid).item.started.mono_ns);
+    let waited = began(after.pid()).saturating_sub(began(locked.pid()));
+    assert!(after.pid() < locked.pid() || waited >= options.patience, "{waited:?}");
+    assert_eq!(options.left.count(), 1);
     // The lock may be taken only when it stands already: what is planned then does not hold anybody up either.
     let folder = open_dir(rustix::fs::CWD, format!("/proc/{}", locked.pid())).expect("its folder");
     let own = std::sync::Arc::new(folder);
@@ -30,6 +35,49 @@ fn who_holds_its_own_memory_lock_holds_nobody_up() {
         move |pulse: &crate::capture::patience::Pulse| flags::read(&own, &mut looked.unwrap_or_default(), true, &mut || pulse.step());
     let planned = crate::capture::patience::watched(options.patience, &mut || Ok(()), work);
     assert_eq!(planned, Ok(Err(crate::capture::patience::NotDone::Late)));
+    drop(locked);
+    programs::until("the threads that waited for it came back", || options.left.count() == 0);
+}
+
+/// Many that do not answer take places from those that look alike, and from nobody else. When one answers, they are taken.
+#[test]
+fn many_that_do_not_answer_hide_nobody_who_would() {
+    let dir = tempfile::tempdir().expect("folder");
+    let waits = Target::start(Command::new(compile(dir.path(), "waiting", programs::WAITING, &[])));
+    let after = sleeper();
+    programs::until("it waits for its child", || state(waits.pid()) == "D");
+    let options = Options::default();
+    let mut silent: Vec<_> = (0..12).map(|_| options.left.asked()).collect();
+    for asked in &silent {
+        asked.leave();
+    }
+    let pids = format!("{}\n{}", waits.pid(), after.pid());
+    let wanted = Wanted::new(&Params::new("process-memory", [("pid".to_owned(), pids)].into())).expect("parameters");
+    let mut taken = Folder::new();
+    let done = take(&mut taken, &wanted, &options).expect("the capture runs to its end");
+    assert_eq!((done.meant, done.cores), (2, 1));
+    assert_eq!(taken.core(after.pid()).status, Status::Collected, "{:?}", taken.core(after.pid()).item);
+    let aside = taken.core(waits.pid());
+    let why = aside.item.reason.as_deref().expect("a reason");
+    assert!(aside.status == Status::Skipped && why.contains("too many processes do not answer"), "{why}");
+    assert_eq!(taken.rows("targets.jsonl").len(), 2);
+
+    silent.pop();
+    let mut taken = Folder::new();
+    let done = take(&mut taken, &wanted, &options).expect("the capture runs to its end");
+    assert_eq!((done.meant, done.cores), (2, 2), "{:?}", taken.core(waits.pid()).item);
+}
+
+/// A core names its map, and the list says what was taken: both are there although the core was the last thing that was.
+#[test]
+fn the_tables_are_there_whatever_ends_the_capture() {
+    let target = sleeper();
+    let mut taken = Folder::new();
+    taken.registers_only = true;
+    let ended = taken.run(&[("pid", &target.pid().to_string())]);
+    assert!(matches!(ended, Err(Stop::Cancelled(_))), "{ended:?}");
+    assert!(taken.rows(&format!("{}/map.jsonl", target.pid())).iter().any(|r| r["kind"] == "mapping"));
+    assert_eq!(taken.rows("targets.jsonl")[0]["result"], "the capture ended with it: see its item, if it has one");
 }
 
 /// A mapping whose server does not answer costs itself; everything behind it is read, and its file system is waited for once.
@@ -91,6 +139,48 @@ fn what_userfaultfd_watches_is_not_touched() {
         assert_eq!(bytes, [4 * 4096, 10 * 4096], "{mode}");
         target.tell();
         assert_eq!(target.line(), "asked 0, there 2 1", "{mode}");
+    }
+}
+
+/// Where the process put a guard there is no memory, neither zeros nor the bytes of its file: that is said.
+#[test]
+fn guards_are_told_from_memory() {
+    let dir = tempfile::tempdir().expect("folder");
+    let program = compile(dir.path(), "guards", programs::GUARDS, &[]);
+    let file = dir.path().join("data");
+    std::fs::write(&file, [b'd'; 4 * 4096]).expect("file");
+    let mut command = Command::new(&program);
+    command.arg(&file);
+    let mut target = Target::start(command);
+    let (pid, said) = (target.pid(), target.line());
+    let said: Vec<i64> = said.split_whitespace().map(|n| n.parse().expect("a number")).collect();
+    let [of_own, own, of_file, in_file] = said[..] else { panic!("{said:?}") };
+    let pagemap = std::fs::File::open(format!("/proc/{pid}/pagemap")).expect("pagemap");
+    let mut ranges = [exhibit_agent_sys::memory::PageRange::default(); 4];
+    let fd = std::os::fd::AsFd::as_fd(&pagemap);
+    let told = exhibit_agent_sys::memory::scan_pages(fd, own as u64, own as u64 + 8192, true, &mut ranges);
+    if of_own != 0 || told.is_err() {
+        println!("this kernel has no guards (before Linux 6.13) or does not tell them from swap: not tried");
+        return;
+    }
+    let taken = Folder::take(&[("pid", &pid.to_string())]);
+    let rows = taken.rows(&format!("{pid}/map.jsonl"));
+    let address = |r: &serde_json::Value, key: &str| i64::from_str_radix(r[key].as_str().expect("hex"), 16).expect("hex");
+    let of_kind = |kind: &str| -> Vec<(i64, i64)> {
+        let of = rows.iter().filter(|r| r["kind"] == kind && r["reason"].as_str().is_some_and(|why| why.contains("MADV_GUARD_INSTALL")));
+        of.map(|r| (address(r, "start"), address(r, "end"))).collect()
+    };
+    let guards = of_kind("guard");
+    assert!(guards.contains(&(own, own + 8192)), "{guards:?}");
+    assert!(rows[0]["memory"]["guard_bytes"].as_u64().is_some_and(|bytes| bytes >= 8192), "{}", rows[0]);
+    assert_eq!(rows[0]["memory"]["swapped_bytes"], 0, "a guard is nothing in swap");
+    let core = std::fs::read(&taken.core(pid).file).expect("core");
+    assert!(contains(&core, b"BEFORE-THE-GUARD") && contains(&core, b"BEHIND-THE-GUARD"));
+    // Guards in mappings of files came later (Linux 6.15).
+    if of_file == 0 {
+        assert!(guards.contains(&(in_file, in_file + 4096)), "{guards:?}");
+        assert_eq!(of_kind("unreadable"), [(in_file, in_file + 4096)], "the file's bytes are not the process's");
+        assert_eq!(taken.core(pid).status, Status::Partial);
     }
 }
 

@@ -102,6 +102,25 @@ int main(void) {
 }
 "#;
 
+/// Guards in its own memory and in that of a file, where the kernel has such: what came of asking for them, and where they are.
+pub const GUARDS: &str = r#"
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+    char *own = mmap(0, 16 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    madvise(own, 16 * 4096, MADV_NOHUGEPAGE);
+    strcpy(own, "BEFORE-THE-GUARD"); strcpy(own + 4096, "LOST-TO-THE-GUARD"); strcpy(own + 3 * 4096, "BEHIND-THE-GUARD");
+    int fd = open(argv[1], O_RDONLY);
+    char *file = mmap(0, 4 * 4096, PROT_READ, MAP_PRIVATE, fd, 0);
+    int of_own = madvise(own + 4096, 2 * 4096, 102 /* MADV_GUARD_INSTALL */), of_file = madvise(file + 4096, 4096, 102);
+    puts("ready"); printf("%d %lu %d %lu\n", of_own, (unsigned long)own + 4096, of_file, (unsigned long)file + 4096); fflush(stdout);
+    for (;;) pause();
+}
+"#;
+
 /// Files and shared memory of all kinds, most of it never looked at.
 pub const MAPPED: &str = r#"
 #define _GNU_SOURCE
