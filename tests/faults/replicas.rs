@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use exhibit_coordinator::catalog::postgres::scratch::Scratch;
 use exhibit_coordinator::copy::{Lag, lag};
-use exhibit_coordinator::store::{LocalStore, Store as _};
+use exhibit_coordinator::store::{LocalStore, OBJECT_BYTES_MAX, Store, StoreError, list_all};
 use exhibit_tests::{Agent, Finished, Fleet, Replica, is_quick};
 use serde_json::Value;
 
@@ -28,6 +28,8 @@ const SEND_RATE: &str = "2M";
 const CLOSED_WITHIN: Duration = Duration::from_mins(3);
 /// The copy in a second store is whole within this time.
 const COPIED_WITHIN: Duration = Duration::from_mins(5);
+/// Objects below one folder of the store in a run.
+const OBJECTS_MAX: usize = 1 << 20;
 /// Nobody holds a right for longer that nobody uses.
 const RIGHT_LIFE: Duration = Duration::from_secs(75);
 
@@ -199,6 +201,20 @@ impl Storm {
         }
     }
 
+    /// Objects and bytes of the store once the copy has the same, which is read from both and not asked of the copy: a log that grows
+    /// just now is copied a moment later.
+    fn same_bytes(&self) -> (usize, u64) {
+        let (first, copy) = (self.store.store(), LocalStore::open(&self.fleet.path().join("copy")).expect("a store"));
+        let begun = Instant::now();
+        loop {
+            match self.runtime.block_on(walked(&first, &copy)) {
+                Ok(same) => return same,
+                Err(why) => assert!(begun.elapsed() < COPIED_WITHIN, "the copy is not the store: {why}\n{}", self.logs()),
+            }
+            pause(Duration::from_millis(200));
+        }
+    }
+
     /// The catalog comes back from the store alone, and nothing in there contradicts anything else.
     fn reindexed(&mut self) -> Value {
         (0..3).for_each(|which| self.terminate(which));
@@ -211,6 +227,27 @@ impl Storm {
         let others: Vec<String> = self.others.iter().map(Replica::said).collect();
         format!("{}\n{}", self.fleet.coordinator_log(), others.join("\n--\n"))
     }
+}
+
+/// Walks both stores, one object of each in memory: how much is the same, or the first thing that is not.
+async fn walked(first: &dyn Store, copy: &dyn Store) -> Result<(usize, u64), String> {
+    let said = |e: StoreError| e.to_string();
+    let (mut objects, mut bytes) = (0, 0);
+    for folder in ["cases", "deployment"] {
+        let here: BTreeSet<String> = list_all(first, folder, OBJECTS_MAX).await.map_err(said)?.into_iter().map(|e| e.name).collect();
+        let there: BTreeSet<String> = list_all(copy, folder, OBJECTS_MAX).await.map_err(said)?.into_iter().map(|e| e.name).collect();
+        if let Some(name) = here.symmetric_difference(&there).next() {
+            return Err(format!("'{name}' is in one of them alone"));
+        }
+        for name in here {
+            let ours = first.get(&name, OBJECT_BYTES_MAX).await.map_err(said)?;
+            if copy.get(&name, OBJECT_BYTES_MAX).await.map_err(said)? != ours {
+                return Err(format!("'{name}' has other bytes in the copy"));
+            }
+            (objects, bytes) = (objects + 1, bytes + ours.len() as u64);
+        }
+    }
+    Ok((objects, bytes))
 }
 
 #[test]
@@ -260,12 +297,15 @@ fn three_coordinators_die_and_nothing_is_lost() {
         let verdict = storm.fleet.verify_at(&folder);
         assert_eq!(verdict.code, 0, "seed {seed}: {}: {:#}\n{logs}", folder.display(), verdict.report);
     }
+    let (objects, bytes) = storm.same_bytes();
+    assert!(objects > collections.len() && bytes > 0, "{objects} objects, {bytes} bytes");
     assert!(!logs.contains(": incident kind="), "seed {seed}: what was done to them is no incident\n{logs}");
     let again = storm.reindexed();
     let found = (again["collections"].as_u64(), again["unsealed"].as_u64(), again["problem_count"].as_u64());
     assert_eq!(found, (Some(collections.len() as u64), Some(0), Some(0)), "seed {seed}: {again:#}");
     eprintln!(
-        "seed {seed}: {} collections of {} agents sealed and sound; {:?} within {struck:?}; all closed {ended:?} after the last, all copied {copying:?}",
+        "seed {seed}: {} collections of {} agents sealed and sound; {:?} within {struck:?}; all closed {ended:?} after the last, all copied {copying:?}: \
+         {objects} objects, {bytes} bytes are the same in both",
         collections.len(),
         agents.len(),
         storm.done,

@@ -1,4 +1,5 @@
-//! Two stores side by side: what one lacks, found from their listings. A page of each is in memory, whatever lies in them.
+//! Two stores side by side: what one lacks, found from their listings. A page of each is in memory, whatever lies in them, and of each
+//! case its name.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -10,6 +11,10 @@ use exhibit_evidence::log::{Checkpoint, NOTE_BYTES_MAX};
 use exhibit_evidence::text::escape_bounded;
 
 use crate::store::{Entry, Kind, Store, StoreError};
+
+/// Cases of a store, and folders beside them, that are compared. Of each its name is in memory twice meanwhile, and of each that
+/// differs some counts, together about 400 bytes: 100 MiB when all of them do.
+const CASES_MAX: usize = 1 << 18;
 
 /// How far a copy is behind.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -158,18 +163,26 @@ impl<'a> Listing<'a> {
 /// The folders that are copied: the deployment's and those of all cases that either store has.
 ///
 /// # Errors
-/// As a store cannot be listed.
+/// [`Kind::Damaged`] when a store has more than [`CASES_MAX`]; otherwise as a store cannot be listed.
 pub async fn folders(first: &dyn Store, copy: &dyn Store) -> Result<Vec<String>, StoreError> {
-    let mut cases = first.folders("cases").await?;
-    cases.extend(copy.folders("cases").await?);
+    let mut cases = few_enough(first, first.folders("cases").await?)?;
+    cases.extend(few_enough(copy, copy.folders("cases").await?)?);
     cases.sort_unstable();
     cases.dedup();
     let cases = cases.into_iter().map(|case| format!("cases/{case}"));
     Ok(std::iter::once("deployment".to_owned()).chain(cases).collect())
 }
 
+fn few_enough(store: &dyn Store, cases: Vec<String>) -> Result<Vec<String>, StoreError> {
+    if cases.len() <= CASES_MAX {
+        return Ok(cases);
+    }
+    let message = format!("{}: 'cases' has {} folders, and at most {CASES_MAX} are compared", store.describe(), cases.len());
+    Err(StoreError::new(Kind::Damaged, message, "look for folders that do not belong there; logs that grow are copied nevertheless"))
+}
+
 /// How far the copy is behind, from the listings and the heads of the logs. Without the log's key an older head is believed to be
-/// one.
+/// one; that it is one of this history, and no fork, is what the copying coordinator looks at.
 ///
 /// # Errors
 /// As a store cannot be listed.
@@ -287,10 +300,104 @@ pub(super) fn shown(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use exhibit_evidence::Digest;
     use exhibit_evidence::key::SigningKey;
 
     use super::*;
+    use crate::store::{Answer, PAGE_ENTRIES_MAX, Page, Payload, Stored};
+
+    /// A store of many objects, which it makes up when they are listed. Every `lacks`th is not there.
+    #[derive(Debug)]
+    struct Listed {
+        objects: usize,
+        lacks: usize,
+        pages: AtomicUsize,
+    }
+
+    impl Listed {
+        fn of(objects: usize, lacks: usize) -> Self {
+            Self { objects, lacks, pages: AtomicUsize::new(0) }
+        }
+    }
+
+    impl Store for Listed {
+        fn describe(&self) -> String {
+            "a listing".to_owned()
+        }
+
+        fn put_new<'a>(&'a self, _: &'a str, _: Payload, _: Digest) -> Answer<'a, Stored> {
+            unreachable!("only listed")
+        }
+
+        fn put_head<'a>(&'a self, _: &'a str, _: Bytes) -> Answer<'a, ()> {
+            unreachable!("only listed")
+        }
+
+        fn get<'a>(&'a self, _: &'a str, _: u64) -> Answer<'a, Bytes> {
+            unreachable!("only listed")
+        }
+
+        fn get_range<'a>(&'a self, _: &'a str, _: Range<u64>) -> Answer<'a, Bytes> {
+            unreachable!("only listed")
+        }
+
+        fn size<'a>(&'a self, _: &'a str) -> Answer<'a, u64> {
+            unreachable!("only listed")
+        }
+
+        fn list<'a>(&'a self, folder: &'a str, after: Option<&'a str>) -> Answer<'a, Page> {
+            self.pages.fetch_add(1, Ordering::Relaxed);
+            let from = after.and_then(|name| name.rsplit('/').next()?.parse::<usize>().ok()).map_or(0, |n| n + 1);
+            let modified = Timestamp::from_unix_s(0);
+            let entry = |n: usize| Entry { name: format!("{folder}/{n:010}"), size: 1, modified };
+            let mut rest = (from..self.objects).filter(|n| n % self.lacks != self.lacks - 1);
+            let entries: Vec<Entry> = rest.by_ref().take(PAGE_ENTRIES_MAX).map(entry).collect();
+            let more = rest.next().is_some();
+            Box::pin(async move { Ok(Page { entries, more }) })
+        }
+
+        fn folders<'a>(&'a self, _: &'a str) -> Answer<'a, Vec<String>> {
+            Box::pin(async move { Ok((0..self.objects).map(|n| n.to_string()).collect()) })
+        }
+
+        fn destroy<'a>(&'a self, _: &'a str) -> Answer<'a, ()> {
+            unreachable!("only listed")
+        }
+
+        fn free_bytes(&self) -> Answer<'_, Option<u64>> {
+            Box::pin(async { Ok(None) })
+        }
+    }
+
+    #[tokio::test]
+    async fn of_any_number_of_objects_a_page_of_each_store_is_held() {
+        // Heads that witnesses vouch for as well: one each in the copy is missing.
+        for folder in ["cases/a/collections", "cases/a/log/cosigned/0a1b2c3d"] {
+            let objects = 300_000;
+            let (first, copy) = (Listed::of(objects, usize::MAX), Listed::of(objects, 1_000));
+            let mut differences = Differences::below(folder, &first, &copy);
+            let (mut missing, mut held) = (0, 0);
+            while let Some(difference) = differences.next().await.expect("listed") {
+                assert!(matches!(difference, Difference::Missing(_) | Difference::Head(_, None)), "{difference:?}");
+                missing += 1;
+                held = held.max(differences.first.page.len() + differences.copy.page.len());
+            }
+            assert_eq!(missing, objects / 1_000);
+            assert!(held <= 2 * PAGE_ENTRIES_MAX, "{held} names were held at once");
+            let pages = first.pages.load(Ordering::Relaxed) + copy.pages.load(Ordering::Relaxed);
+            assert_eq!(pages, 2 * objects / PAGE_ENTRIES_MAX, "each was listed once");
+        }
+    }
+
+    #[tokio::test]
+    async fn of_too_many_cases_nothing_is_compared() {
+        let (first, copy) = (Listed::of(3, usize::MAX), Listed::of(CASES_MAX + 1, usize::MAX));
+        assert_eq!(folders(&first, &first).await.expect("few").len(), 4, "the deployment's folder, and each case once");
+        assert_eq!(folders(&first, &copy).await.expect_err("many").kind(), Kind::Damaged);
+    }
 
     #[test]
     fn only_an_earlier_head_of_the_same_log_is_behind() {

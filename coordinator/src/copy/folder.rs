@@ -1,27 +1,30 @@
 //! One folder of the first store, a case or the deployment, copied: what the copy lacks, and then the head that covers it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use exhibit_evidence::id::{CaseId, CollectionId};
 use exhibit_evidence::layout::{CaseObject, LogName};
 use exhibit_evidence::text::escape_bounded;
 use exhibit_evidence::{Digest, Hasher, Timestamp};
+use exhibit_proto::bounds::MANIFEST_BYTES_MAX;
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use super::Second;
 use super::compare::{Difference, Differences, Lag, shown};
+use super::failed::Failed;
 use super::heads::{Head, head_of};
 use super::known::Foreign;
-use crate::catalog::CatalogError;
+use super::told::{Telling, Told};
 use crate::custody;
 use crate::ledger::Ledger;
 use crate::pace::Pace;
 use crate::parts::Parts;
 use crate::problem::Problem;
-use crate::store::{Entry, Kind, Payload, StoreError};
+use crate::store::{Entry, Kind, Payload};
 
 /// Objects and bytes that are copied in one go: for so long a disposal, and every other folder, waits.
 const BATCH_OBJECTS: usize = 64;
@@ -35,44 +38,9 @@ const SMALL_BYTES: u64 = 256 << 10;
 const SMALL_AT_ONCE: usize = 8;
 /// Bytes of a copied object that are read back at once.
 const READ_BACK_BYTES: u64 = 4 << 20;
-
-/// Why a folder was not copied whole.
-#[derive(Debug)]
-pub enum Failed {
-    /// A store.
-    Store(StoreError),
-    /// The catalog, a log, a right: the same call may succeed later.
-    Passing(String),
-    /// The catalog or a log, and another try does not mend it.
-    Own(String),
-}
-
-impl std::fmt::Display for Failed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Store(e) => e.fmt(f),
-            Self::Passing(e) | Self::Own(e) => f.write_str(e),
-        }
-    }
-}
-
-impl From<StoreError> for Failed {
-    fn from(e: StoreError) -> Self {
-        Self::Store(e)
-    }
-}
-
-impl From<Problem> for Failed {
-    fn from(e: Problem) -> Self {
-        if e.is_passing() { Self::Passing(e.to_string()) } else { Self::Own(e.to_string()) }
-    }
-}
-
-impl From<CatalogError> for Failed {
-    fn from(e: CatalogError) -> Self {
-        Problem::from(e).into()
-    }
-}
+/// The largest object that is copied, because it is in memory as a whole meanwhile: the largest manifest that is ever closed. Nothing
+/// of ours is larger.
+const COPIED_BYTES_MAX: u64 = MANIFEST_BYTES_MAX + (1 << 20);
 
 /// What became of a look at a folder.
 #[derive(Debug, Default)]
@@ -102,6 +70,7 @@ pub struct Folder<'a> {
     /// Records that are younger than the head, and heads: they wait for what is under them.
     waiting: Lag,
     asked_before: Timestamp,
+    telling: Telling,
 }
 
 impl<'a> Folder<'a> {
@@ -115,12 +84,23 @@ impl<'a> Folder<'a> {
     /// Died anywhere: the next look finds by listing what is missing. Until 3 the copy is what the head before says, and records
     /// after it.
     ///
-    /// What was written before `asked_before` was in the copy once: if it is missing, the copy is asked what became of it.
+    /// What was written before `asked_before` was in the copy once: if it is missing, the copy is asked what became of it. What `told`
+    /// remembers is not told again.
+    ///
+    /// In memory: a page of 1,000 names of each store (about 300 KiB) and 64 names for the batch. Of contents either eight objects of up
+    /// to 256 KiB or one larger one, of 513 MiB at most, and what is read back of them, 4 MiB at a time.
     ///
     /// # Errors
     /// [`Failed`]: the same call may be repeated.
-    pub async fn begin(parts: &'a Parts, second: &'a Second, name: String, asked_before: Timestamp) -> Result<Self, Failed> {
+    pub async fn begin(
+        parts: &'a Parts,
+        second: &'a Second,
+        name: String,
+        asked_before: Timestamp,
+        told: &Arc<Told>,
+    ) -> Result<Self, Failed> {
         let differences = Differences::below(&name, &*parts.store, &*second.store);
+        let telling = Telling::of(told, &name);
         let mut folder = Self {
             parts,
             second,
@@ -132,6 +112,7 @@ impl<'a> Folder<'a> {
             differences,
             waiting: Lag::default(),
             asked_before,
+            telling,
         };
         if let Some(log) = folder.log() {
             let (head, wrong) = head_of(parts, &log).await?;
@@ -162,6 +143,7 @@ impl<'a> Folder<'a> {
                     self.end().await?;
                     return Ok(false);
                 }
+                Some(Difference::Missing(entry)) if entry.size > COPIED_BYTES_MAX => self.too_large(&entry).await,
                 Some(Difference::Missing(entry)) => {
                     if matches!(self.object(&entry.name), Some(CaseObject::Slot(n)) if n >= size) {
                         self.waiting.add(&entry);
@@ -187,14 +169,26 @@ impl<'a> Folder<'a> {
     }
 
     async fn end(&mut self) -> Result<(), Failed> {
-        if self.looked.left.objects == 0 && self.head.is_some() {
-            self.put_heads().await?;
-            // The heads are there now. Records beyond them made the log grow, for which it is looked at again.
-            return Ok(());
-        }
+        let is_covered = self.looked.left.objects == 0;
+        self.heads(is_covered).await?;
         let waiting = std::mem::take(&mut self.waiting);
-        self.looked.left.join(&waiting);
+        // With a head, the heads are there now. Records beyond them made the log grow, for which it is looked at again.
+        if !is_covered || self.head.is_none() {
+            self.looked.left.join(&waiting);
+        }
+        for (kind, what) in self.telling.end() {
+            self.parts.incident(self.concerned(kind).as_ref(), kind, &self.name, &what).await;
+        }
         Ok(())
+    }
+
+    async fn too_large(&mut self, entry: &Entry) {
+        self.looked.left.add(entry);
+        let (name, size) = (shown(&entry.name), entry.size);
+        self.source(&format!(
+            "'{name}' has {size} bytes in the store, and nothing of ours more than {COPIED_BYTES_MAX}; it was not copied"
+        ))
+        .await;
     }
 
     /// The folder's log; none of a folder that is no case's.
@@ -261,8 +255,7 @@ impl<'a> Folder<'a> {
         let (first, copy) = (&*self.parts.store, &*self.second.store);
         let bytes = match first.get(&entry.name, entry.size).await {
             Ok(bytes) => bytes,
-            // A disposal on the way, or a loss: the next comparison tells.
-            Err(e) if e.kind() == Kind::NotFound => return Ok(true),
+            Err(e) if e.kind() == Kind::NotFound => return self.vanished(entry, still).await,
             Err(e) => return Err(e.into()),
         };
         let digest = Digest::of(&bytes);
@@ -289,7 +282,7 @@ impl<'a> Folder<'a> {
         if let Some(marker) = hidden {
             let version = escape_bounded(stored.version.as_deref().unwrap_or("unknown"), 80);
             let detail = format!(
-                "'{}' was hidden in the copy under the delete marker {marker}: somebody deleted it there. It was put there again, as \
+                "'{}' was hidden in the copy {marker}: somebody deleted it there. It was put there again, as \
                  version '{version}' (docs/operations/stores.md says what to do)",
                 shown(&entry.name)
             );
@@ -303,14 +296,25 @@ impl<'a> Folder<'a> {
         Ok(true)
     }
 
-    /// The delete marker under which the copy hides an object that was there before; listings do not show it.
+    /// An object that was listed and is not there: neither store has it now, so no comparison would tell. Disposals wait for this batch,
+    /// so what a record or the catalog speaks of was lost. True when nothing speaks of it.
+    async fn vanished(&self, entry: &Entry, still: &custody::Standstill<'_>) -> Result<bool, Failed> {
+        if self.digest_of(&entry.name).await?.is_none() {
+            return Ok(true);
+        }
+        if !still.lasts() {
+            return Err(Failed::Passing("the right to copy was lost while an object was looked for".to_owned()));
+        }
+        let name = shown(&entry.name);
+        self.source(&format!("'{name}' was in the store when it was listed and is gone; it was not copied")).await;
+        Ok(false)
+    }
+
+    /// What hides in the copy an object that was there before, in words; listings do not show it.
     async fn hidden(&self, entry: &Entry) -> Result<Option<String>, Failed> {
         let Some(s3) = self.second.store.attestable().filter(|_| entry.modified < self.asked_before) else { return Ok(None) };
         match s3.vault.versions_of(&entry.name).await {
-            Ok(versions) => {
-                let marker = versions.iter().find(|v| v.marker);
-                Ok(marker.map(|v| format!("'{}' of {}", escape_bounded(&v.version, 80), v.modified)))
-            }
+            Ok(versions) => Ok(s3.vault.hidden_by(&versions)),
             Err(e) if e.kind() == Kind::Retry => Err(e.into()),
             // Not every store lists versions; 'store check' says what that means.
             Err(_) => Ok(None),
@@ -329,12 +333,23 @@ impl<'a> Folder<'a> {
     }
 
     pub(super) async fn differs(&self, what: &str) {
-        let detail = format!("{what} (docs/operations/stores.md says what to do)");
-        self.parts.incident(self.case().as_ref(), "copy-differs", &self.name, &detail).await;
+        self.tell("copy-differs", &format!("{what} (docs/operations/stores.md says what to do)")).await;
     }
 
     async fn source(&self, what: &str) {
-        self.parts.incident(self.case().as_ref(), "copy-source", &self.name, what).await;
+        self.tell("copy-source", what).await;
+    }
+
+    /// Tells what this look found, unless it was told before. The same difference has the same text.
+    pub(super) async fn tell(&self, kind: &'static str, what: &str) {
+        if self.telling.is_new(kind, what) {
+            self.parts.incident(self.concerned(kind).as_ref(), kind, &self.name, what).await;
+        }
+    }
+
+    /// The case in whose log it is told: what the store lost may be that log.
+    fn concerned(&self, kind: &str) -> Option<CaseId> {
+        self.case().filter(|_| kind != "store-lost")
     }
 }
 

@@ -4,13 +4,10 @@ use bytes::Bytes;
 use exhibit_evidence::layout::LogName;
 use exhibit_evidence::log::{Checkpoint, NOTE_BYTES_MAX};
 
-use super::compare::{read_head, shown};
-use super::folder::{Failed, Folder};
+use super::compare::{Difference, Differences, read_head, shown};
+use super::failed::Failed;
+use super::folder::Folder;
 use crate::parts::Parts;
-use crate::store::list_all;
-
-/// Heads that witnesses vouch for: one for each witness and size that was asked for.
-const COSIGNED_MAX: usize = 1 << 20;
 
 /// A head as its bytes and as what they say.
 pub(super) type Head = (Bytes, Checkpoint);
@@ -31,71 +28,86 @@ pub(super) fn verified(parts: &Parts, log: &LogName, bytes: &[u8]) -> Option<Che
 }
 
 impl Folder<'_> {
-    /// Copies the heads when everything under them is there.
-    pub(super) async fn put_heads(&mut self) -> Result<(), Failed> {
+    /// Looks at the copy's head whatever is missing there, and copies the heads when everything under them is there.
+    pub(super) async fn heads(&mut self, is_covered: bool) -> Result<(), Failed> {
         let Some(log) = self.log() else { return Ok(()) };
         let Some((head, says)) = self.head.clone() else { return Ok(()) };
-        self.put_cosigned(&log).await?;
-        self.put_head(&log, head, says).await
+        if is_covered {
+            self.put_cosigned(&log).await?;
+        }
+        if self.is_behind(&log, &head, &says).await? && is_covered {
+            self.second.store.put_head(&log.checkpoint(), head).await?;
+        }
+        Ok(())
     }
 
-    /// An older one never replaces a newer one. What is in its place and no head of this log is told and replaced; where it is one, and
-    /// contradicts ours, both are evidence and stay.
-    async fn put_head(&mut self, log: &LogName, head: Bytes, says: Checkpoint) -> Result<(), Failed> {
-        let (copy, name) = (&*self.second.store, log.checkpoint());
-        if let Some(there) = read_head(copy, &name).await? {
-            if there == head {
-                return Ok(());
-            }
-            match verified(self.parts, log, &there) {
-                None => {
-                    let what = format!("'{}' in the copy was no signed head of this log; it was replaced by the store's", shown(&name));
-                    self.differs(&what).await;
-                }
-                Some(there) if there.size > says.size => return self.ahead(log, &there).await,
-                Some(there) if there.size == says.size && there.root != says.root => {
-                    self.looked.left.differ = self.looked.left.differ.saturating_add(1);
-                    let what = format!("'{}' is signed over {} records in both, and not over the same ones", shown(&name), says.size);
-                    self.differs(&what).await;
-                    return Ok(());
-                }
-                // Older, or without a witness that vouched for it since.
-                Some(_) => {}
-            }
+    /// True when the store's head belongs in the place of the copy's. An older one never replaces a newer one. What is there and no
+    /// head of this log is told and replaced. What the log's own key signed there and contradicts our records is evidence, as ours is,
+    /// and stays however much the log grows.
+    async fn is_behind(&mut self, log: &LogName, head: &Bytes, says: &Checkpoint) -> Result<bool, Failed> {
+        let name = log.checkpoint();
+        let Some(bytes) = read_head(&*self.second.store, &name).await? else { return Ok(true) };
+        if bytes == *head {
+            return Ok(false);
         }
-        copy.put_head(&name, head).await?;
-        Ok(())
+        let Some(there) = verified(self.parts, log, &bytes) else {
+            let what = format!("'{}' in the copy was no signed head of this log; the store's takes its place", shown(&name));
+            self.differs(&what).await;
+            return Ok(true);
+        };
+        if there.size > says.size {
+            self.ahead(log, &there).await?;
+            return Ok(false);
+        }
+        // Of as many records: without a witness that vouched for it since.
+        let ours = if there.size == says.size { Some(says.root) } else { self.ledger().await?.root_at(there.size) };
+        let Some(ours) = ours else {
+            // Another coordinator added to the log this moment.
+            let what = format!("'{}' has a head of {} records that are not read yet", shown(&name), there.size);
+            return Err(Failed::Passing(what));
+        };
+        if there.root == ours {
+            return Ok(true);
+        }
+        self.looked.left.differ = self.looked.left.differ.saturating_add(1);
+        let what = format!(
+            "'{}' in the copy is signed with this log's key over {} records, and those are not the first {} of the store: the log was \
+             forked. Both heads are evidence, and the copy's stays as it is",
+            shown(&name),
+            there.size,
+            there.size
+        );
+        self.differs(&what).await;
+        Ok(false)
     }
 
     /// The copy's head is of more records than ours was when it was read: another coordinator copied a newer one, or the store's log was
     /// cut back.
     async fn ahead(&mut self, log: &LogName, there: &Checkpoint) -> Result<(), Failed> {
         let (now, _) = head_of(self.parts, log).await?;
-        let size = now.map_or(0, |(_, head)| head.size);
-        if size < there.size {
+        if now.map_or(0, |(_, head)| head.size) < there.size {
             self.looked.left.differ = self.looked.left.differ.saturating_add(1);
+            // Of how many records ours is changes with each incident, and would be told each time.
             let detail = format!(
-                "'{}' in the copy is a signed head of {} records, that of the store of {size}: the store's log was cut back; find out who \
-                 did it, and bring it back from the copy",
+                "'{}' in the copy is a signed head of {} records, that of the store is of fewer: the store's log was cut back; find out \
+                 who did it, and bring it back from the copy",
                 shown(&log.checkpoint()),
                 there.size
             );
-            self.parts.incident(None, "store-lost", &self.name, &detail).await;
+            self.tell("store-lost", &detail).await;
         }
         Ok(())
     }
 
-    /// Heads that witnesses vouch for. Each is created once in the store, so another size in the copy is somebody else's doing.
+    /// Heads that witnesses vouch for: one for each witness and size that was asked for, so both listings are walked side by side, a page
+    /// of each in memory. Each is created once in the store, so another size in the copy is somebody else's doing.
     async fn put_cosigned(&self, log: &LogName) -> Result<(), Failed> {
         let (first, copy) = (&*self.parts.store, &*self.second.store);
-        let folder = log.cosigned_folder();
-        let there = list_all(copy, &folder, COSIGNED_MAX).await?;
-        for entry in list_all(first, &folder, COSIGNED_MAX).await? {
-            let size = there.iter().find(|e| e.name == entry.name).map(|e| e.size);
-            if size == Some(entry.size) {
-                continue;
-            }
-            if let Some(size) = size {
+        let mut differences = Differences::below(&log.cosigned_folder(), first, copy);
+        while let Some(difference) = differences.next().await? {
+            // What only the copy has was looked at with the rest of the folder.
+            let Difference::Head(entry, there) = difference else { continue };
+            if let Some(size) = there {
                 let (name, ours) = (shown(&entry.name), entry.size);
                 let what = format!("'{name}' had {size} bytes in the copy and {ours} in the store; it was replaced");
                 self.differs(&what).await;

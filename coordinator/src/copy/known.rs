@@ -11,7 +11,8 @@ use exhibit_evidence::log::{Layer, Tile};
 use exhibit_evidence::record::{Predicate as _, Record, Stamped};
 
 use super::compare::{is_gone, read_head, shown};
-use super::folder::{Failed, Folder};
+use super::failed::Failed;
+use super::folder::Folder;
 use super::heads::verified;
 use crate::ledger::{self, Ledger};
 use crate::problem::Problem;
@@ -27,27 +28,24 @@ pub struct Foreign {
     pub count: u64,
     /// Some of them.
     pub named: Vec<String>,
+    /// A sum over them that others, as many as these, would change.
+    pub sum: u64,
 }
 
 impl Foreign {
-    fn add(&mut self, name: &str) {
+    fn add(&mut self, entry: &Entry) {
         self.count = self.count.saturating_add(1);
         if self.named.len() < NAMED_MAX {
-            self.named.push(shown(name));
+            self.named.push(shown(&entry.name));
         }
-    }
-
-    /// These as well.
-    pub fn join(&mut self, other: Self) {
-        self.count = self.count.saturating_add(other.count);
-        let room = NAMED_MAX.saturating_sub(self.named.len());
-        self.named.extend(other.named.into_iter().take(room));
+        let digest = Digest::of(format!("{} {}", entry.size, entry.name).as_bytes());
+        self.sum = self.sum.wrapping_add(u64::from_le_bytes(digest.as_bytes().first_chunk().copied().unwrap_or_default()));
     }
 }
 
 impl Folder<'_> {
     /// This folder's log, opened on first use.
-    async fn ledger(&self) -> Result<&Ledger, Failed> {
+    pub(super) async fn ledger(&self) -> Result<&Ledger, Failed> {
         let log = self.log().ok_or_else(|| Failed::Own(format!("'{}' has no log", shown(&self.name))))?;
         let opening = || async { self.parts.ledgers.get(&log).await.map_err(Problem::from) };
         Ok(self.ledger.get_or_try_init(opening).await?)
@@ -95,14 +93,14 @@ impl Folder<'_> {
         }
         self.looked.left.only_in_copy = self.looked.left.only_in_copy.saturating_add(1);
         if !self.is_known(entry, case.as_ref()).await? {
-            self.looked.foreign.add(&entry.name);
+            self.looked.foreign.add(entry);
             return Ok(());
         }
         let detail = format!(
             "'{}' is in the copy and not in the store any more: find out who deleted it, and bring it back from the copy",
             shown(&entry.name)
         );
-        self.parts.incident(None, "store-lost", &self.name, &detail).await;
+        self.tell("store-lost", &detail).await;
         Ok(())
     }
 

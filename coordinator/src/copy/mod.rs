@@ -3,15 +3,32 @@
 //!
 //! The truth about what is missing are the two listings, compared whole at the start and then regularly: nothing is kept that
 //! could be lost. A log that grew is only a hint that its folder is worth a look now. Of several coordinators one copies, and every
-//! folder that is being copied has its turn, a batch each: a new case does not wait for an old one of terabytes.
+//! folder that is being copied has its turn, a batch each: a new case does not wait for an old one of terabytes. After an error only
+//! the folder that failed is looked at again, later each time.
+//!
+//! # Memory
+//!
+//! Bounded, whatever lies in the stores:
+//!
+//! - of contents one object of at most 513 MiB (the largest manifest; a segment has 10 MiB) and 4 MiB that are read back, or eight
+//!   small ones: folders have their turns one after the other
+//! - of names two pages of 1,000 for each of the at most 17 folders that are being copied and for the comparison beside them, about
+//!   300 KiB each, so 5 MiB
+//! - of folders about 400 bytes for each case while everything is compared and as long as it differs, at most 2^18 of them, so 100 MiB;
+//!   4,096 that wait, rest or failed
+//! - of what was told about 150 bytes for each difference, at most 2^16 of them, so 10 MiB
 
 mod check;
 mod compare;
+mod failed;
 mod folder;
 mod heads;
 mod known;
+mod retry;
+mod told;
+mod words;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,31 +41,31 @@ use tokio::time::Instant;
 
 pub use check::check;
 pub use compare::{Lag, lag};
-use folder::{Failed, Folder};
-use known::Foreign;
+use failed::Failed;
+use folder::Folder;
+use retry::Retries;
+use told::Told;
+use words::Foreigners;
 
 use crate::clock;
 use crate::parts::Parts;
-use crate::store::{Kind, Store, StoreError};
+use crate::store::{Store, StoreError};
 
 const TICK: Duration = Duration::from_secs(1);
 /// A log that grew is looked at after so long: records come in groups.
 const SETTLE: Duration = Duration::from_secs(2);
 /// A folder that takes long to compare is compared more seldom: at most a tenth of the time is spent on it.
 const REST_FACTOR: u32 = 10;
-/// Time before it is tried again when a store was away, or something else that passes.
-const TRY_AGAIN: Duration = Duration::from_secs(5);
-/// Time before it is tried again after what a person has to mend.
+/// Time before it is tried again after what a person has to mend, and the longest before everything is compared again.
 const LATER: Duration = Duration::from_mins(10);
+/// A store that is away, or a folder of which an error that passes kept everything from being copied, is tried again within this time,
+/// however often that was so.
+const ASK_AGAIN: Duration = Duration::from_mins(1);
 /// The second store answers to its first calls within this, or counts as away.
 const ANSWER_WITHIN: Duration = Duration::from_mins(1);
-/// A store that is away for so long is an incident.
-const AWAY: Duration = Duration::from_mins(10);
-/// It is told again after so long.
-const AWAY_AGAIN: Duration = Duration::from_hours(1);
 /// Folders that wait to be looked at; beyond, the next comparison of everything finds them.
 const DUE_MAX: usize = 4_096;
-/// Folders whose logs grew that are copied at once: each holds two pages of listings in memory, about 300 KiB.
+/// Folders whose logs grew that are copied at once.
 const OPEN_MAX: usize = 16;
 
 /// The second store.
@@ -72,6 +89,11 @@ pub async fn run(parts: Arc<Parts>, mut stop: watch::Receiver<bool>) {
     }
 }
 
+/// Names under which it is told that something failed that is no folder.
+const START: &str = "start";
+const EVERYTHING: &str = "everything";
+const STORE: &str = "store";
+
 /// A folder that is being copied; `whole`: for the comparison of everything, and not because its log grew.
 struct Job<'a> {
     folder: Folder<'a>,
@@ -91,13 +113,18 @@ struct Copier<'a> {
     /// When everything is to be compared.
     whole: Instant,
     comparing: JoinSet<Result<BTreeMap<String, Lag>, StoreError>>,
+    /// Folders that were looked at meanwhile: what was found there is newer.
+    meanwhile: BTreeSet<String>,
     /// What the copy lacks, by folder; none before the first comparison.
     lags: Option<BTreeMap<String, Lag>>,
     /// Folders of the comparison of everything that were not looked at yet.
     waiting: VecDeque<String>,
     open: VecDeque<Job<'a>>,
-    /// What the copy alone has, of this comparison and as it was told last.
-    foreign: (Foreign, Foreign),
+    /// What failed lately, and how often in a row.
+    retries: Retries,
+    told: Arc<Told>,
+    /// What the copy alone has and nobody knows.
+    foreign: Foreigners,
     /// When the comparison began whose folders are looked at, until they are.
     pass: Option<Timestamp>,
     /// What was written before was in the copy once.
@@ -115,10 +142,13 @@ impl<'a> Copier<'a> {
             rest: BTreeMap::new(),
             whole: Instant::now(),
             comparing: JoinSet::new(),
+            meanwhile: BTreeSet::new(),
             lags: None,
             waiting: VecDeque::new(),
             open: VecDeque::new(),
-            foreign: (Foreign::default(), Foreign::default()),
+            retries: Retries::default(),
+            told: Arc::default(),
+            foreign: Foreigners::default(),
             pass: None,
             asked_before: Timestamp::from_unix_s(0),
             away: (None, None),
@@ -138,8 +168,8 @@ impl<'a> Copier<'a> {
                     Err(Away) => break,
                 }
             }
-            self.whole = Instant::now();
-            tokio::time::sleep(TRY_AGAIN).await;
+            // What was being copied waits in its place, and what grew meanwhile is heard afterwards: no need to compare everything.
+            tokio::time::sleep(self.retries.after(STORE, ASK_AGAIN)).await;
         }
     }
 
@@ -148,17 +178,29 @@ impl<'a> Copier<'a> {
         loop {
             let fit = tokio::time::timeout(ANSWER_WITHIN, check::fit_for_copies(&*self.parts.store, &*self.second.store)).await;
             let failed = match fit.unwrap_or_else(|_| Err(check::silent(&*self.second.store, ANSWER_WITHIN))) {
-                Ok(is_new) => {
-                    if !is_new && self.lags.is_none() {
-                        self.asked_before = clock::now();
-                    }
-                    return;
-                }
-                Err(e) => e,
+                Ok(is_new) => return self.reached(is_new),
+                Err(e) => Failed::Store(e),
             };
-            let wait = if failed.kind() == Kind::Retry { TRY_AGAIN } else { LATER };
-            self.failed("start", wait, &Failed::Store(failed)).await;
+            let wait = if failed.is_passing() { self.retries.after(START, ASK_AGAIN) } else { LATER };
+            self.failed(START, wait, &failed).await;
             tokio::time::sleep(wait).await;
+        }
+    }
+
+    fn reached(&mut self, is_new: bool) {
+        self.retries.succeeded(START);
+        self.told.forget(START);
+        if self.lags.is_none() {
+            if !is_new {
+                self.asked_before = clock::now();
+            }
+        } else if is_new {
+            // It came back empty: another disk under the same name. Of a folder that was being copied what went before is missing there,
+            // so it is begun anew and no head is put on top.
+            for job in std::mem::take(&mut self.open) {
+                self.put_back(job.folder.name, job.whole, Duration::ZERO);
+            }
+            self.whole = Instant::now();
         }
     }
 
@@ -192,6 +234,9 @@ impl<'a> Copier<'a> {
             if let Some(lag) = self.lags.as_mut().and_then(|lags| lags.get_mut(&job.folder.name)) {
                 lag.less(objects, bytes);
             }
+            if objects > 0 {
+                self.retries.succeeded(&job.folder.name);
+            }
             let gone_on = match stepped {
                 Ok(true) => {
                     self.open.push_back(job);
@@ -201,16 +246,16 @@ impl<'a> Copier<'a> {
                     self.done(job);
                     Ok(())
                 }
-                Err(e) => self.gave_up(job.folder.name, job.whole, &e).await,
+                Err(e) => self.gave_up(job.folder.name, job.folder.looked.comparing, &e).await,
             };
             if gone_on.is_err() {
                 turn.extend(self.open.drain(..));
                 for job in turn {
-                    self.put_back(job.folder.name, job.whole, TRY_AGAIN);
+                    self.put_back(job.folder.name, job.whole, Duration::ZERO);
                 }
                 return Err(Away);
             }
-            self.away = (None, None);
+            self.is_there();
             self.tell_behind();
         }
         self.end_pass().await;
@@ -221,10 +266,14 @@ impl<'a> Copier<'a> {
     async fn compare(&mut self) -> Result<(), Away> {
         match self.comparing.try_join_next() {
             Some(Ok(Ok(lags))) => {
-                self.away = (None, None);
+                self.is_there();
+                self.retries.succeeded(EVERYTHING);
+                // What does not differ any more is told again when it comes back.
+                let differs = |name: &str| lags.contains_key(name) || self.meanwhile.contains(name);
+                self.told.keep_folders(differs);
+                self.foreign.keep_folders(differs);
                 self.waiting = lags.keys().cloned().collect();
                 self.lags = Some(lags);
-                self.foreign.0 = Foreign::default();
                 self.parts.metrics.copy_compared(clock::now());
                 self.tell_behind();
             }
@@ -241,6 +290,7 @@ impl<'a> Copier<'a> {
         if self.pass.is_none() && self.whole <= Instant::now() {
             self.whole = Instant::now() + self.second.every;
             self.pass = Some(clock::now());
+            self.meanwhile.clear();
             let (first, copy) = (Arc::clone(&self.parts.store), Arc::clone(&self.second.store));
             self.comparing.spawn(compare::by_folder(first, copy, self.parts.ledgers.log_key().public()));
         }
@@ -248,8 +298,16 @@ impl<'a> Copier<'a> {
     }
 
     async fn not_compared(&mut self, e: &Failed) -> Result<(), Away> {
-        self.whole = Instant::now() + LATER.min(self.second.every);
-        if self.failed("everything", LATER, e).await { Err(Away) } else { Ok(()) }
+        let wait = if e.is_passing() { self.retries.after(EVERYTHING, LATER) } else { LATER };
+        let wait = wait.min(self.second.every);
+        self.whole = Instant::now() + wait;
+        if self.failed(EVERYTHING, wait, e).await { Err(Away) } else { Ok(()) }
+    }
+
+    /// A store answered.
+    fn is_there(&mut self) {
+        self.away = (None, None);
+        self.retries.succeeded(STORE);
     }
 
     /// Begins with folders whose logs grew and that are ripe.
@@ -275,22 +333,23 @@ impl<'a> Copier<'a> {
         if self.open.iter().any(|job| job.whole) {
             return Ok(());
         }
-        // One whose log grew just now is being looked at, and tells as much.
-        while let Some(name) = self.waiting.pop_front() {
-            if self.open.iter().all(|job| job.folder.name != name) {
-                return self.begin(name, true).await;
-            }
+        let Some(name) = self.waiting.pop_front() else { return Ok(()) };
+        let open = self.open.iter_mut().find(|job| job.folder.name == name);
+        if let Some(job) = open {
+            // Its log grew just now: it is being looked at, which tells as much.
+            job.whole = true;
+            return Ok(());
         }
-        Ok(())
+        self.begin(name, true).await
     }
 
     async fn begin(&mut self, name: String, whole: bool) -> Result<(), Away> {
-        match Folder::begin(self.parts, self.second, name.clone(), self.asked_before).await {
+        match Folder::begin(self.parts, self.second, name.clone(), self.asked_before, &self.told).await {
             Ok(folder) => {
                 self.open.push_back(Job { folder, whole });
                 Ok(())
             }
-            Err(e) => self.gave_up(name, whole, &e).await,
+            Err(e) => self.gave_up(name, Duration::ZERO, &e).await,
         }
     }
 
@@ -303,97 +362,33 @@ impl<'a> Copier<'a> {
                 lags.insert(name.clone(), looked.left);
             }
         }
-        if job.whole {
-            self.foreign.0.join(looked.foreign);
+        self.retries.succeeded(&name);
+        self.foreign.found(&name, looked.foreign);
+        if !self.comparing.is_empty() && self.meanwhile.len() < DUE_MAX {
+            self.meanwhile.insert(name.clone());
         }
         if self.rest.len() < DUE_MAX {
             self.rest.insert(name, Instant::now() + looked.comparing * REST_FACTOR);
         }
     }
 
-    /// What is wrong with one folder does not keep the others from being copied; what it lacks stays told.
-    async fn gave_up(&mut self, name: String, whole: bool, e: &Failed) -> Result<(), Away> {
-        let passes = match e {
-            Failed::Passing(_) => true,
-            Failed::Store(e) => e.kind() == Kind::Retry,
-            Failed::Own(_) => false,
-        };
-        let wait = if passes { TRY_AGAIN } else { LATER };
+    /// What is wrong with one folder does not keep the others from being copied; what it lacks stays told, and it alone is looked at
+    /// again: later each time that nothing of it could be copied, and no sooner than comparing it is worth.
+    async fn gave_up(&mut self, name: String, compared: Duration, e: &Failed) -> Result<(), Away> {
+        let passing = (compared * REST_FACTOR).min(LATER);
+        let wait = if e.is_passing() { self.retries.after(&name, ASK_AGAIN).max(passing) } else { LATER };
         let away = self.failed(&name, wait, e).await;
-        self.put_back(name, whole && away, wait);
+        self.put_back(name, false, wait);
         if away { Err(Away) } else { Ok(()) }
     }
 
     fn put_back(&mut self, name: String, whole: bool, wait: Duration) {
         if whole {
             self.waiting.push_front(name);
-        } else if self.due.len() < DUE_MAX {
+        } else if self.due.len() < DUE_MAX || self.due.contains_key(&name) {
             self.due.insert(name, Instant::now() + wait);
-        }
-    }
-
-    /// Tells what was found when every folder of a comparison was looked at.
-    async fn end_pass(&mut self) {
-        if !self.comparing.is_empty() || !self.waiting.is_empty() || self.open.iter().any(|job| job.whole) {
-            return;
-        }
-        let Some(begun) = self.pass.take() else { return };
-        self.asked_before = begun;
-        let left = self.behind();
-        tracing::info!(left = left.objects, differ = left.differ, only_in_copy = left.only_in_copy, "the copy was compared with the store");
-        let (found, told) = &mut self.foreign;
-        if found == told {
-            return;
-        }
-        told.clone_from(found);
-        if found.count > 0 {
-            let detail = format!(
-                "{} objects are in the copy that the store has not and that neither a log nor the catalog knows, like '{}': find out who \
-                 wrote them there (docs/operations/stores.md)",
-                found.count,
-                found.named.join("', '")
-            );
-            self.parts.incident(None, "copy-foreign", &self.second.store.describe(), &detail).await;
-        }
-    }
-
-    fn behind(&self) -> Lag {
-        let mut all = Lag::default();
-        self.lags.iter().flat_map(BTreeMap::values).for_each(|lag| all.join(lag));
-        all
-    }
-
-    fn tell_behind(&self) {
-        if self.lags.is_some() {
-            self.parts.metrics.copy_behind(&self.behind());
-        }
-    }
-
-    /// What another try does not mend is an incident, and so is a store that is away for long. True when a store is away.
-    async fn failed(&mut self, what: &str, wait: Duration, e: &Failed) -> bool {
-        tracing::warn!(folder = what, error = %e, again_in_s = wait.as_secs(), "the copy was not made");
-        let place = self.second.store.describe();
-        match e {
-            Failed::Passing(_) => false,
-            Failed::Own(e) => {
-                let case = what.strip_prefix("cases/").and_then(|case| case.parse().ok());
-                let detail = format!("'{}' is not copied into {place}: {e}", compare::shown(what));
-                self.parts.incident(case.as_ref(), "copy-failed", what, &detail).await;
-                false
-            }
-            Failed::Store(e) if e.kind() == Kind::Retry => {
-                let since = self.away.0.get_or_insert_with(Instant::now).elapsed();
-                if since >= AWAY && self.away.1.is_none_or(|told| told.elapsed() >= AWAY_AGAIN) {
-                    self.away.1 = Some(Instant::now());
-                    let detail = format!("nothing could be copied into {place} for {} minutes: {e}", since.as_secs() / 60);
-                    self.parts.incident(None, "copy-away", &place, &detail).await;
-                }
-                true
-            }
-            Failed::Store(e) => {
-                self.parts.incident(None, "copy-failed", &place, &e.to_string()).await;
-                false
-            }
+        } else {
+            self.whole = self.whole.min(Instant::now() + LATER);
         }
     }
 }

@@ -8,10 +8,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use exhibit_coordinator::copy::{Lag, Second, lag};
 use exhibit_coordinator::serve::Upkeep;
-use exhibit_coordinator::store::faulty::{Fault, FaultyStore, Op};
+use exhibit_coordinator::store::faulty::{Fault, Faults, FaultyStore, Op};
 use exhibit_coordinator::store::{Kind, LocalStore, Payload, RemoteStore, Store, list_all};
 use exhibit_evidence::Digest;
 use exhibit_evidence::layout::LogName;
+use exhibit_evidence::log::Checkpoint;
 use exhibit_evidence::verify::Verdict;
 
 use crate::custody_disposal::Story;
@@ -122,4 +123,147 @@ async fn what_is_durable_is_copied_and_what_is_destroyed_is_destroyed_there_too(
     })
     .await;
     s.world.stop().await;
+}
+
+/// A deployment with a collection whose copy is a folder, once everything is in it.
+struct Copied {
+    s: Story,
+    dir: tempfile::TempDir,
+    copy: Arc<LocalStore>,
+    /// What fails in the copy, and what was asked of it.
+    faults: Faults,
+    logs: [LogName; 2],
+}
+
+impl Copied {
+    async fn every(every: Duration) -> Self {
+        let dir = tempfile::tempdir().expect("folder");
+        let copy = Arc::new(LocalStore::create(&dir.path().join("copy")).expect("store"));
+        let faulty = FaultyStore::new(Arc::clone(&copy) as Arc<dyn Store>);
+        let faults = faulty.faults.clone();
+        let second = Second { store: Arc::new(faulty), every, rate: None };
+        let upkeep = Upkeep { copy: Some(second), verify: None };
+        let s = Story::on(Place { upkeep, ..Place::default() }, 1).await;
+        let logs = [LogName::Deployment, LogName::Case(s.case.clone())];
+        let copied = Self { s, dir, copy, faults, logs };
+        copied.is_whole_soon().await;
+        copied
+    }
+
+    async fn is_whole_soon(&self) {
+        soon("everything is in the copy", async || is_whole(&self.s.world, &*self.copy, &self.logs).await).await;
+    }
+
+    /// How often everything was compared.
+    fn compared(&self) -> usize {
+        self.listed("cases")
+    }
+
+    fn listed(&self, folder: &str) -> usize {
+        self.faults.calls().iter().filter(|(op, name)| *op == Op::List && name == folder).count()
+    }
+
+    async fn compare_again(&self, times: usize) {
+        let wanted = self.compared() + times;
+        soon("everything is compared again", async || self.compared() >= wanted).await;
+    }
+
+    async fn told(&self, kind: &str, has: &str) -> usize {
+        self.s.world.incidents().await.iter().filter(|i| i.starts_with(kind) && i.contains(has)).count()
+    }
+
+    /// The three differences of the test below, never one of them twice.
+    async fn three_are_told(&self) -> bool {
+        let counts = [
+            self.told("copy-differs: ", "the log was forked").await,
+            self.told("copy-differs: ", "00000000.tar.zst' has").await,
+            self.told("copy-source: ", "collections/large' has").await,
+        ];
+        assert!(counts.iter().all(|n| *n <= 1), "each is told once: {counts:?}");
+        counts == [1; 3]
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_lasts_is_told_once_and_a_forked_head_in_the_copy_stays() {
+    let mut c = Copied::every(Duration::from_secs(1)).await;
+    let folder = format!("cases/{}", c.s.case);
+    let segment = format!("{folder}/collections/{}/s1/00000000.tar.zst", c.s.collections[0].0);
+    let parts = Arc::clone(&c.s.world.running().parts);
+    // Signed with the log's own key, over another history: whoever wrote it there has the key.
+    let forked = Checkpoint { origin: c.logs[1].origin(parts.deployment()), size: 2, root: Digest::of(b"another history") };
+    let forked = Bytes::from(forked.sign(parts.ledgers.log_key()));
+    c.copy.put_head(&c.logs[1].checkpoint(), forked.clone()).await.expect("written");
+    c.copy.put_head(&segment, "short".into()).await.expect("altered");
+    // What is too large to be ours is not read into memory.
+    let large = format!("{folder}/collections/large");
+    let file = std::fs::File::create(c.s.world.store_dir().join(&large)).expect("file");
+    file.set_len((513 << 20) + 1).expect("holes");
+    soon("all three are told", async || c.three_are_told().await).await;
+
+    // What is told becomes a record, and the log that grew is looked at: that must come to an end.
+    let log = parts.ledgers.case(&c.s.case).await.expect("log");
+    soon("it is a record", async || !log.entries(0, &|e| e.kind == "incident:v1", 1).is_empty()).await;
+    c.compare_again(3).await;
+    let size = log.size();
+    c.compare_again(2).await;
+    assert!(c.three_are_told().await);
+    assert_eq!(log.size(), size, "the log does not grow by what is known");
+    assert!(size > 2);
+    assert_eq!(c.copy.get(&c.logs[1].checkpoint(), 1 << 14).await.expect("head"), forked, "the log grew, and evidence stays");
+    assert!(!c.s.world.faults.calls().iter().any(|(op, name)| *op == Op::Get && *name == large), "it was read");
+
+    // What was gone and came back is news.
+    std::fs::remove_file(c.dir.path().join("copy").join(&segment)).expect("removed");
+    soon("it is copied again", async || c.copy.size(&segment).await.is_ok_and(|size| size > 5)).await;
+    c.compare_again(2).await;
+    c.copy.put_head(&segment, "short".into()).await.expect("altered");
+    soon("it is told again", async || c.told("copy-differs: ", "00000000.tar.zst' has").await == 2).await;
+    drop((log, parts));
+    c.s.world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_an_error_only_what_failed_is_looked_at_again() {
+    let mut c = Copied::every(Duration::from_hours(1)).await;
+    let other = c.s.world.open_case().await;
+    let other = LogName::Case(other.case_id.parse().expect("id"));
+    soon("the other case is in the copy", async || is_whole(&c.s.world, &*c.copy, std::slice::from_ref(&other)).await).await;
+    c.is_whole_soon().await;
+    // What grew last is looked at within seconds, though everything is there.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let other = other.folder();
+    let other = other.strip_suffix("/log").expect("a log's folder");
+    let before = (c.compared(), c.listed(other));
+    assert_eq!(before.0, 1, "at the start");
+    c.faults.fail(Op::PutHead, &c.logs[1].checkpoint(), 0, 2, Fault::Before(Kind::Retry));
+    let _ = c.s.ask(0).await;
+    c.is_whole_soon().await;
+    let failed = c.faults.calls().iter().filter(|(op, name)| *op == Op::PutHead && name == "probe/head").count();
+    assert!(failed >= 3, "it was away twice: {failed}");
+    assert_eq!((c.compared(), c.listed(other)), before, "nothing else was listed again");
+    assert_eq!(c.s.world.incidents().await, Vec::<String>::new());
+    c.s.world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heads_of_witnesses_are_walked_a_page_at_a_time() {
+    let mut c = Copied::every(Duration::from_hours(1)).await;
+    let folder = c.logs[1].cosigned_folder();
+    let (heads, missing) = (1_500, 10);
+    for (root, from) in [(c.s.world.store_dir(), 0), (c.dir.path().join("copy"), missing)] {
+        let folder = root.join(&folder).join("0a1b2c3d");
+        std::fs::create_dir_all(&folder).expect("folder");
+        for n in from..heads {
+            std::fs::write(folder.join(format!("{n:010}")), "a head").expect("written");
+        }
+    }
+    // Its record makes the log grow.
+    let _ = c.s.ask(0).await;
+    c.is_whole_soon().await;
+    let calls = c.faults.calls();
+    let first_written = calls.iter().position(|(op, name)| *op == Op::PutHead && name.starts_with(&folder)).expect("written");
+    let last_listed = calls.iter().rposition(|(op, name)| *op == Op::List && *name == folder).expect("listed");
+    assert!(first_written < last_listed, "all of them were listed before the first one was copied");
+    c.s.world.stop().await;
 }

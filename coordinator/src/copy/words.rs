@@ -1,0 +1,154 @@
+//! What the copier says: how far the copy is behind, what failed, what somebody else put there.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::compare::{Lag, shown};
+use super::failed::Failed;
+use super::known::Foreign;
+use super::{Copier, START};
+use crate::store::Kind;
+
+/// A store that is away for so long is an incident.
+const AWAY: Duration = Duration::from_mins(10);
+/// It is told again after so long.
+const AWAY_AGAIN: Duration = Duration::from_hours(1);
+
+/// What the copy alone has and neither a log nor the catalog knows.
+#[derive(Debug, Default)]
+pub(super) struct Foreigners {
+    /// As the last whole look at each folder counted and summed them: a folder that is not looked at in a comparison, or could not be, still has
+    /// its own.
+    counts: BTreeMap<String, (u64, u64)>,
+    /// The newest look that found some, for examples.
+    newest: Foreign,
+    told: (u64, u64),
+}
+
+impl Foreigners {
+    /// A whole look at a folder found so many.
+    pub(super) fn found(&mut self, folder: &str, foreign: Foreign) {
+        if foreign.count == 0 {
+            self.counts.remove(folder);
+            return;
+        }
+        self.counts.insert(folder.to_owned(), (foreign.count, foreign.sum));
+        self.newest = foreign;
+    }
+
+    /// Others than these folders have none.
+    pub(super) fn keep_folders(&mut self, keeps: impl Fn(&str) -> bool) {
+        self.counts.retain(|folder, _| keeps(folder));
+    }
+
+    /// How many there are, and some of them, when that is not what was told last.
+    fn news(&mut self) -> Option<(u64, &Foreign)> {
+        let add = |(count, sum): (u64, u64), more: &(u64, u64)| (count.saturating_add(more.0), sum.wrapping_add(more.1));
+        let now = self.counts.values().fold((0, 0), add);
+        let is_new = now != std::mem::replace(&mut self.told, now);
+        (is_new && now.0 > 0).then_some((now.0, &self.newest))
+    }
+}
+
+impl Copier<'_> {
+    /// Tells what was found when every folder of a comparison was looked at.
+    pub(super) async fn end_pass(&mut self) {
+        if !self.comparing.is_empty() || !self.waiting.is_empty() || self.open.iter().any(|job| job.whole) {
+            return;
+        }
+        let Some(begun) = self.pass.take() else { return };
+        self.asked_before = begun;
+        let left = self.behind();
+        tracing::info!(left = left.objects, differ = left.differ, only_in_copy = left.only_in_copy, "the copy was compared with the store");
+        let Some((count, newest)) = self.foreign.news() else { return };
+        let detail = format!(
+            "{count} objects are in the copy that the store has not and that neither a log nor the catalog knows, like '{}': find out who \
+             wrote them there (docs/operations/stores.md)",
+            newest.named.join("', '")
+        );
+        self.parts.incident(None, "copy-foreign", &self.second.store.describe(), &detail).await;
+    }
+
+    fn behind(&self) -> Lag {
+        let mut all = Lag::default();
+        self.lags.iter().flat_map(BTreeMap::values).for_each(|lag| all.join(lag));
+        all
+    }
+
+    pub(super) fn tell_behind(&self) {
+        if self.lags.is_some() {
+            self.parts.metrics.copy_behind(&self.behind());
+        }
+    }
+
+    /// What another try does not mend is an incident, once until it succeeds, and so is a store that is away for long. True when a
+    /// store is away.
+    pub(super) async fn failed(&mut self, what: &str, wait: Duration, e: &Failed) -> bool {
+        tracing::warn!(folder = what, error = %e, again_in_s = wait.as_secs(), "the copy was not made");
+        let place = self.second.store.describe();
+        // That other folders are copied meanwhile must not hide it. Of a store that is away for all there is a word of its own.
+        if e.is_passing() && what != START && self.retries.lasts(what) && self.told.is_new(what, "copy-failed", "lasting") {
+            let case = what.strip_prefix("cases/").and_then(|case| case.parse().ok());
+            let detail = format!("'{}' could not be copied into {place}, however often it was tried: {e}", shown(what));
+            self.parts.incident(case.as_ref(), "copy-failed", what, &detail).await;
+        }
+        match e {
+            Failed::Passing(_) => {}
+            Failed::Store(e) if e.kind() == Kind::Retry => {
+                let since = self.away.0.get_or_insert_with(Instant::now).elapsed();
+                if since >= AWAY && self.away.1.is_none_or(|told| told.elapsed() >= AWAY_AGAIN) {
+                    self.away.1 = Some(Instant::now());
+                    let detail = format!("nothing could be copied into {place} for {} minutes: {e}", since.as_secs() / 60);
+                    self.parts.incident(None, "copy-away", &place, &detail).await;
+                }
+                return true;
+            }
+            // By the kind of the failure: messages of stores name requests.
+            Failed::Store(e) => {
+                if self.told.is_new(what, "copy-failed", e.kind().as_str()) {
+                    self.parts.incident(None, "copy-failed", &place, &e.to_string()).await;
+                }
+            }
+            Failed::Own(e) => {
+                if self.told.is_new(what, "copy-failed", "own") {
+                    let case = what.strip_prefix("cases/").and_then(|case| case.parse().ok());
+                    let detail = format!("'{}' is not copied into {place}: {e}", shown(what));
+                    self.parts.incident(case.as_ref(), "copy-failed", what, &detail).await;
+                }
+            }
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_foreign_is_told_once_whichever_folder_was_looked_at_when() {
+        let foreign = |count: u64| Foreign { count, named: vec!["x".to_owned()], sum: count };
+        let mut all = Foreigners::default();
+        assert!(all.news().is_none(), "nothing is nothing new");
+        all.found("cases/a", foreign(20));
+        all.found("cases/b", foreign(1));
+        assert_eq!(all.news().map(|(count, _)| count), Some(21));
+        // The next comparison looks at one of them alone: the other one failed, or its log grew just then.
+        all.keep_folders(|_| true);
+        all.found("cases/b", foreign(1));
+        assert!(all.news().is_none());
+        all.found("cases/a", foreign(20));
+        assert!(all.news().is_none());
+        all.found("cases/a", foreign(19));
+        assert_eq!(all.news().map(|(count, _)| count), Some(20), "another number");
+        all.found("cases/a", Foreign { sum: 7, ..foreign(19) });
+        assert_eq!(all.news().map(|(count, _)| count), Some(20), "as many, and others");
+        all.keep_folders(|name| name == "cases/a");
+        all.found("cases/a", Foreign::default());
+        assert!(all.news().is_none() && all.counts.is_empty(), "they are gone");
+        all.found("cases/a", foreign(20));
+        assert_eq!(all.news().map(|(count, _)| count), Some(20), "and came back");
+    }
+}
