@@ -38,7 +38,7 @@ pub struct StoreConfig {
     pub secret_access_key_file: Option<PathBuf>,
     /// Google: a service account's key file. Azure: a file with the account's key. Mode 0600.
     pub credentials_file: Option<PathBuf>,
-    /// The lock of every object; S3 only.
+    /// The lock of every object; not of a local store.
     pub lock: Option<LockPolicy>,
     /// Encryption of every object by the store; S3 only.
     pub encryption: Option<Encryption>,
@@ -159,15 +159,8 @@ impl StoreConfig {
 
     /// A lock that is asked for and cannot be had must not be thought of as there.
     fn check_lock(&self) -> Result<(), Wrong> {
-        match (self.kind, self.lock) {
-            (_, None) | (StoreKind::S3, Some(_)) => {}
-            (StoreKind::Local, Some(_)) => return wrong("store.lock", "is for s3: for a local store there is store.immutable"),
-            (StoreKind::Google | StoreKind::Azure, Some(_)) => {
-                return wrong(
-                    "store.lock",
-                    "is for s3: on google and azure lock the bucket or the container itself, as docs/operations/stores.md shows",
-                );
-            }
+        if self.kind == StoreKind::Local && self.lock.is_some() {
+            return wrong("store.lock", "is for s3, google and azure: for a local store there is store.immutable");
         }
         if self.encryption.is_some() && self.kind != StoreKind::S3 {
             return wrong(
@@ -176,7 +169,7 @@ impl StoreConfig {
             );
         }
         if self.immutable && self.kind != StoreKind::Local {
-            return wrong("store.immutable", "is for a local store: an s3 store has store.lock");
+            return wrong("store.immutable", "is for a local store: every other one has store.lock");
         }
         Ok(())
     }

@@ -96,7 +96,7 @@ fn upkeep_is_read_in_the_units_that_people_write() {
 
 #[test]
 fn timestamp_authorities_are_read_and_written_back() {
-    let text = "[[timestamp]]\nname = \"a\"\nurl = \"http://tsa.example/\"\nca = \"a.pem\"\n\n[[timestamp]]\nname = \"b\"\nurl = \"https://b.example/\"\nca = \"b.pem\"\ncrls = [\"http://b.example/crl\"]\ninterval_s = 7\n";
+    let text = "[[timestamp]]\nname = \"a\"\nurl = \"http://tsa.example/\"\nca = \"a.pem\"\n\n[[timestamp]]\nname = \"b\"\nurl = \"https://b.example/\"\nca = \"b.pem\"\ntls_ca = \"b-tls.pem\"\ncrls = [\"http://b.example/crl\"]\ninterval_s = 7\n";
     let config = Config::parse(text).expect("good");
     assert_eq!((config.timestamp.len(), config.timestamp[0].interval_s, config.timestamp[1].interval_s), (2, 300, 7));
     assert_eq!(Config::parse(&config.documented()).map(|c| c.timestamp), Ok(config.timestamp.clone()));
@@ -118,6 +118,11 @@ fn errors_name_line_key_value_and_remedy() {
         ("[limits]\nuploads_max = \"many\"", ":2: ", "many"),
         ("[[timestamp]]\nname = \"A\"\nurl = \"http://x\"\nca = \"x\"", ":2: ", "timestamp.name: 'A' is no name of an authority"),
         ("[[timestamp]]\nname = \"a\"\nurl = \"x\"\nca = \"x\"", ":3: ", "timestamp.url: 'x'"),
+        (
+            "[[timestamp]]\nname = \"a\"\nurl = \"http://x\"\nca = \"x\"\ntls_ca = \"y\"",
+            ":5: ",
+            "timestamp.tls_ca: authority 'a' has no https:// address",
+        ),
         ("[[timestamp]]\nname = \"a\"\nurl = \"http://x\"", ":1: ", "missing field `ca`"),
         ("[store]\nkind = \"ftp\"", ":2: ", "expected one of `local`, `s3`, `google`, `azure`"),
         ("[store]\nkind = \"s3\"", ":1: ", "store.bucket: is empty"),
@@ -130,7 +135,8 @@ fn errors_name_line_key_value_and_remedy() {
         ("[paths]\ncatalog = \"x\"\n[catalog]\npostgres = \"postgres://u@h/d\"", ":4: ", "paths.catalog names a file"),
         ("[catalog]\npassword_file = \"x\"", ":2: ", "belongs to catalog.postgres"),
         ("[store]\nlock = { mode = \"compliance\", days = 1 }", ":2: ", "store.lock: is for s3"),
-        ("[store]\nkind = \"google\"\nbucket = \"b\"\nlock = { mode = \"compliance\", days = 1 }", ":4: ", "lock the bucket"),
+        ("[store]\nkind = \"google\"\nbucket = \"b\"\nlock = { mode = \"compliance\", days = 36501 }", ":4: ", "store.lock: 36501 is out"),
+        ("[store]\nkind = \"azure\"\nbucket = \"b\"\nlock = { mode = \"hard\", days = 1 }", ":4: ", "expected `governance`"),
         ("[store]\nkind = \"s3\"\nbucket = \"b\"\nlock = { mode = \"hard\", days = 1 }", ":4: ", "expected `governance` or `compliance`"),
         ("[store]\nkind = \"s3\"\nbucket = \"b\"\nlock = { mode = \"governance\", days = 0 }", ":4: ", "store.lock: 0 is out of range"),
         ("[store]\nkind = \"azure\"\nbucket = \"b\"", ":1: ", "store.account: is empty"),

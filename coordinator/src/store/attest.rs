@@ -26,8 +26,12 @@ const CASES_MAX: usize = 1_000;
 /// Versions of one name that are looked at: the newest and the first. A name that is replaced has one for each time.
 const VERSIONS_OF_NAME_MAX: usize = 10_000;
 
-/// Takes a name and the genuine one of its versions.
-pub(super) type Covered = Arc<dyn Fn(&str, &str) + Send + Sync>;
+/// Hidden objects of one pass for which it waits a moment, whether they are being destroyed.
+const WAITS_MAX: usize = 10;
+const A_MOMENT: Duration = Duration::from_secs(1);
+
+/// Takes a name and the genuine one of its versions; false when the store cannot remember any more.
+pub(super) type Covered = Arc<dyn Fn(&str, &str) -> bool + Send + Sync>;
 
 /// A store that has versions, seen by whoever looks after it.
 #[derive(Clone)]
@@ -116,6 +120,10 @@ pub struct Pass {
     carried: Vec<Version>,
     report: Report,
     tallies: BTreeMap<(&'static str, String), Tally>,
+    /// Objects under another version, of which the store could not remember the genuine one.
+    unremembered: u64,
+    /// How often it waited for what might be being destroyed.
+    waited: usize,
     done: bool,
 }
 
@@ -123,7 +131,8 @@ impl Pass {
     /// A pass that begins.
     #[must_use]
     pub fn new(store: Attestable, task: Task) -> Self {
-        Self { store, task, cursor: None, carried: Vec::new(), report: Report::default(), tallies: BTreeMap::new(), done: false }
+        let (report, tallies) = (Report::default(), BTreeMap::new());
+        Self { store, task, cursor: None, carried: Vec::new(), report, tallies, unremembered: 0, waited: 0, done: false }
     }
 
     /// Looks until the end, or until the store fails: then calling again goes on where it stood.
@@ -139,6 +148,7 @@ impl Pass {
         }
         let mut report = self.report.clone();
         report.troubles = self.tallies.iter().map(|((kind, subject), tally)| told(kind, subject, tally)).collect();
+        report.troubles.extend(too_many(self.unremembered, self.store.vault.describe()));
         Ok(report)
     }
 
@@ -148,8 +158,8 @@ impl Pass {
         }
         let posture = self.store.vault.posture().await?;
         if !posture.versioned || !posture.lockable {
-            let state = |on: bool| if on { "on" } else { "off" };
-            let what = format!("versioning is {}, Object Lock is {}", state(posture.versioned), state(posture.lockable));
+            let (state, lock) = (|on: bool| if on { "on" } else { "off" }, self.store.vault.words().lock);
+            let what = format!("versioning is {}, {lock} is {}", state(posture.versioned), state(posture.lockable));
             self.tell("store-bucket", "", what);
         }
         Ok(())
@@ -166,7 +176,8 @@ impl Pass {
             keep(names.entry(version.name.clone()).or_default(), version);
         }
         let carried = if page.next.is_some() { names.pop_last().map(|(_, versions)| versions).unwrap_or_default() } else { Vec::new() };
-        for (name, versions) in &names {
+        for (name, versions) in &mut names {
+            self.store.vault.newest_first(versions);
             self.look(name, versions).await?;
         }
         self.report.versions = self.report.versions.saturating_add(seen);
@@ -179,12 +190,13 @@ impl Pass {
         if name.starts_with("probe/") {
             return Ok(());
         }
+        let hidden = self.store.vault.hidden_by(versions);
+        if hidden.is_some() && !versions.iter().any(|v| v.marker) && self.is_being_destroyed(name).await? {
+            return Ok(());
+        }
         self.report.objects = self.report.objects.saturating_add(1);
-        let markers: Vec<&Version> = versions.iter().filter(|v| v.marker).collect();
-        if let Some(marker) = markers.first() {
-            let older = if markers.len() > 1 { format!(" and {} older ones", markers.len() - 1) } else { String::new() };
-            let marker = format!("'{}' of {}", escape_bounded(&marker.version, 80), marker.modified);
-            self.tell("store-marker", name, format!("hidden under the delete marker {marker}{older}"));
+        if let Some(why) = &hidden {
+            self.tell("store-marker", name, format!("hidden {why}"));
         }
         let mut whole = versions.iter().filter(|v| !v.marker);
         // The newest comes first. What is replaced counts by its newest version, what is created once by its first.
@@ -194,8 +206,10 @@ impl Pass {
             self.tell("store-version", name, "no version of it is left under its delete marker".to_owned());
             return Ok(());
         };
-        if !replaced && (versions.len() > 1) {
-            (self.store.covered)(name, &genuine.version);
+        if !replaced && (versions.len() > 1 || hidden.is_some()) {
+            if !(self.store.covered)(name, &genuine.version) {
+                self.unremembered = self.unremembered.saturating_add(1);
+            }
             let others: Vec<String> =
                 whole.map(|v| format!("'{}' of {}", escape_bounded(&v.version, 80), v.modified)).take(NAMED_MAX).collect();
             if !others.is_empty() {
@@ -206,9 +220,24 @@ impl Pass {
         self.look_at_lock(name, genuine).await
     }
 
+    /// On Azure a disposal takes an object away in two steps, and between them it looks as if somebody hid it. What custody lets be
+    /// destroyed is passed over, and so is what is gone a moment later: another coordinator may know more.
+    async fn is_being_destroyed(&mut self, name: &str) -> Result<bool, StoreError> {
+        if self.store.locks.as_ref().is_some_and(|locks| locks.is_condemned(name)) {
+            return Ok(true);
+        }
+        if self.waited < WAITS_MAX {
+            self.waited = self.waited.saturating_add(1);
+            tokio::time::sleep(A_MOMENT).await;
+        }
+        Ok(self.store.vault.versions_of(name).await?.is_empty())
+    }
+
     async fn look_at_lock(&mut self, name: &str, version: &Version) -> Result<(), StoreError> {
         let Some(locks) = self.store.locks.clone() else { return Ok(()) };
         let (mut want, known) = locks.of(name, version.modified);
+        // A held head could not be replaced there, and the log would stand still: the records under it have the hold.
+        want.hold = want.hold && !(is_replaced(name) && self.store.vault.words().hold_keeps_name);
         tokio::time::sleep(self.task.pause).await;
         let seen = match self.store.vault.lock_of(name, &version.version).await {
             Ok(seen) => seen,
@@ -271,13 +300,14 @@ impl Pass {
     }
 }
 
-/// Adds an older version to those of its name. Beyond the bound the last place is the first version's, which is the genuine
-/// one: nobody pushes it out of sight by writing others on top, or markers below.
-fn keep(versions: &mut Vec<Version>, older: Version) {
+/// Adds a version to those of its name. Beyond the bound the last place is that of the last in the list: where the newest comes
+/// first it is the first version, which is the genuine one, and nobody pushes it out of sight by writing others on top, or markers
+/// below; where the oldest comes first it is the newest, and the genuine one has the first place.
+fn keep(versions: &mut Vec<Version>, next: Version) {
     if versions.len() < VERSIONS_OF_NAME_MAX {
-        versions.push(older);
-    } else if let Some(last) = versions.last_mut().filter(|_| !older.marker) {
-        *last = older;
+        versions.push(next);
+    } else if let Some(last) = versions.last_mut().filter(|_| !next.marker) {
+        *last = next;
     }
 }
 
@@ -292,6 +322,18 @@ fn told(kind: &'static str, subject: &str, tally: &Tally) -> Trouble {
     let more = if more > 0 { format!("; and {more} more") } else { String::new() };
     let detail = format!("{}{more} (docs/operations/stores.md says what to do)", tally.named.join("; "));
     Trouble { kind, subject: subject.to_owned(), detail: escape_bounded(&detail, 1_900) }
+}
+
+/// A list that is full: what is not on it is served by its newest version, which the digests in the logs then tell from the genuine
+/// one. Nobody is to believe that all of them are passed over.
+fn too_many(unremembered: u64, place: &str) -> Option<Trouble> {
+    (unremembered > 0).then(|| Trouble {
+        kind: "store-unattested",
+        subject: place.to_owned(),
+        detail: format!(
+            "the list of objects under another version is full: of {unremembered} more the genuine version is not remembered, and the newest one is read until it is taken away; what is read is still compared with its digest (docs/operations/stores.md says what to do)"
+        ),
+    })
 }
 
 /// Heads are replaced: checkpoints, and what witnesses cosigned. All else is created once.
@@ -324,13 +366,21 @@ pub(super) async fn ensure(vault: &Vault, name: &str, version: &str, want: &Lock
     Err(StoreError::new(
         Kind::Denied,
         format!("{}: the lock of '{name}' (version {}) is {after} and should be {want}", vault.describe(), escape_bounded(version, 80)),
-        "the store ignores locks, or s3:GetObjectRetention and s3:GetObjectLegalHold are missing: run 'exhibit-coordinator store check'",
+        vault.words().stays_weak,
     ))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_that_is_cut_says_so() {
+        assert_eq!(too_many(0, "s3://bucket"), None);
+        let trouble = too_many(3, "s3://bucket").expect("told");
+        assert_eq!((trouble.kind, trouble.subject.as_str()), ("store-unattested", "s3://bucket"));
+        assert!(trouble.detail.contains("of 3 more the genuine version is not remembered"), "{}", trouble.detail);
+    }
 
     #[test]
     fn the_first_version_stays_in_sight_however_many_lie_on_top() {

@@ -104,11 +104,9 @@ impl CheckReport {
     }
 }
 
-const USE_POLICY: &str = "give the coordinator's credentials the policy deploy/policies/s3-writer.json and nothing beside it";
-const SET_LOCK: &str = "make the bucket with Object Lock (it cannot be had without versioning) and set store.lock in the configuration";
+const HARDER: &str = "governance is weak here, because who sets a lock may shorten it: set mode = \"compliance\" in store.lock";
 const OTHER_STORE: &str = "this store does not keep what it promises: use another one";
-const BUCKET_LOCK: &str =
-    "a folder cannot refuse its owner: use a bucket; there its owner sets retention on the bucket or container: docs/operations/stores.md";
+const BUCKET_LOCK: &str = "a folder cannot refuse its owner: use a bucket with store.lock, or its owner sets retention on the bucket or container: docs/operations/stores.md";
 
 /// Tries everything that is to be refused, on a new probe. What is not refused is done: the probe is then deleted or covered,
 /// and nothing else is touched. A probe that is locked stays until its day.
@@ -131,11 +129,13 @@ pub async fn run(store: &dyn Store, lock: Option<LockPolicy>, now: Timestamp) ->
             return report;
         }
     };
-    if let Some(s3) = store.attestable() {
-        encryption(&mut report, &s3.vault, &name).await;
+    if let Some(found) = store.attestable()
+        && found.vault.tells_encryption()
+    {
+        encryption(&mut report, &found.vault, &name).await;
     }
     match (store.attestable(), probe.version) {
-        (Some(s3), version) => versions(&mut report, store, &s3.vault, &name, version.as_deref(), now).await,
+        (Some(found), version) => versions(&mut report, store, &found.vault, &name, version.as_deref(), now).await,
         (None, _) => plain(&mut report, store, &name).await,
     }
     report
@@ -164,50 +164,49 @@ async fn plain(report: &mut CheckReport, store: &dyn Store, name: &str) {
 }
 
 async fn versions(report: &mut CheckReport, store: &dyn Store, vault: &Vault, name: &str, version: Option<&str>, now: Timestamp) {
+    let words = vault.words();
     match vault.posture().await {
         Ok(posture) => {
-            let (on, off) = ((State::Holds, "on"), (State::Missing, "off: what is overwritten or deleted is gone"));
-            let (state, detail) = if posture.versioned { on } else { off };
-            report.add("versioning", state, detail, SET_LOCK);
-            let (state, detail) =
-                if posture.lockable { on } else { (State::Missing, "off: the bucket cannot keep anything from its owner") };
-            report.add("object-lock", state, detail, SET_LOCK);
+            let state = |on: bool| if on { State::Holds } else { State::Missing };
+            let detail = if posture.versioned { "on" } else { "off: what is overwritten or deleted is gone" };
+            report.add("versioning", state(posture.versioned), detail, words.set_lock);
+            let detail = if posture.lockable { "on" } else { "off: the bucket cannot keep anything from its owner" };
+            report.add("object-lock", state(posture.lockable), format!("{} is {detail}", words.lock), words.set_lock);
         }
-        Err(e) => report.add("versioning", State::Untested, e.to_string(), USE_POLICY),
+        Err(e) => report.add("versioning", State::Untested, e.to_string(), words.use_policy),
     }
-    match (report.lock, version) {
-        (Some(policy), Some(version)) => locked(report, vault, name, version, policy, now).await,
-        (Some(_), None) => report.add("lock", State::Missing, "the probe has no version, so nothing locks it", SET_LOCK),
-        (None, version) => {
-            report.add("lock", State::Missing, "store.lock is not set: objects are not locked when they are written", SET_LOCK);
-            if let Some(version) = version {
-                let gone = vault.delete(name, Some(version), false).await;
-                report.refused("delete-version", &gone, "the coordinator's credentials can delete versions", USE_POLICY);
-            }
-        }
-    }
-    // A version on top and a marker take nothing away, but hide what is below until attestation finds them.
+    // A version on top takes nothing away, but hides what is below until attestation finds it. It comes before the tries on the
+    // version below it, because Azure does not delete the current version by its id, whatever its lock.
     let over = store.put_head(name, Bytes::from_static(b"other\n")).await;
     report.refused(
         "overwrite",
         &over,
         "another version can be put on top of an object; attestation finds it, nothing prevents it",
-        USE_POLICY,
+        words.use_policy,
     );
-    let marker = vault.delete(name, None, false).await;
-    report.refused(
-        "delete-marker",
-        &marker,
-        "an object can be hidden under a delete marker; attestation finds it, nothing prevents it",
-        USE_POLICY,
-    );
+    match (report.lock, version) {
+        (Some(policy), Some(version)) => locked(report, vault, name, version, policy, now).await,
+        (Some(_), None) => report.add("lock", State::Missing, "the probe has no version, so nothing locks it", words.set_lock),
+        (None, version) => {
+            report.add("lock", State::Missing, "store.lock is not set: objects are not locked when they are written", words.set_lock);
+            if let Some(version) = version {
+                let gone = vault.delete(name, Some(version), false).await;
+                report.refused("delete-version", &gone, "the coordinator's credentials can delete versions", words.use_policy);
+            }
+        }
+    }
+    let hidden = vault.delete(name, None, false).await;
+    report.refused("delete-marker", &hidden, words.hidden, words.use_policy);
 }
 
 /// Order: what would only weaken the lock first, what would delete last, so that each try has something to try on.
 async fn locked(report: &mut CheckReport, vault: &Vault, name: &str, version: &str, policy: LockPolicy, now: Timestamp) {
+    let use_policy = vault.words().use_policy;
     let full = Lock { mode: policy.mode, until: policy.until(now), hold: false };
     // put_new read it back already; a write that was not locked would have failed.
     report.add("lock", State::Holds, format!("the probe was written as {full}, and reads back so"), "");
+    // What is unlocked on Azure is shortened by whoever may set it: there the mode is the remedy, and not another store.
+    let weakened = if policy.mode == LockMode::Governance && vault.words().shortens_governance { HARDER } else { OTHER_STORE };
     let soon = now.plus_s(3_600);
     for (what, mode, bypass) in [("shorten", policy.mode, false), ("bypass-shorten", LockMode::Governance, true)] {
         let tried = vault.retain(name, version, mode, soon, bypass).await;
@@ -217,11 +216,11 @@ async fn locked(report: &mut CheckReport, vault: &Vault, name: &str, version: &s
             (Err(e), Ok(false)) if e.kind() == Kind::Denied => report.add(what, State::Holds, "refused", ""),
             (_, Ok(false)) => report.add(what, State::Holds, "the lock is as it was", ""),
             (_, Ok(true)) => {
-                let remedy = if bypass { USE_POLICY } else { OTHER_STORE };
+                let remedy = if bypass { use_policy } else { weakened };
                 report.add(what, State::Missing, "the lock was shortened", remedy);
                 let _ = attest::ensure(vault, name, version, &full, 60).await;
             }
-            (_, Err(e)) => report.add(what, State::Untested, e.to_string(), USE_POLICY),
+            (_, Err(e)) => report.add(what, State::Untested, e.to_string(), use_policy),
         }
     }
     for (what, bypass) in [("delete-version", false), ("bypass-delete", true)] {
@@ -230,10 +229,10 @@ async fn locked(report: &mut CheckReport, vault: &Vault, name: &str, version: &s
         match (tried, there) {
             (_, Ok(_)) => report.add(what, State::Holds, "refused: the version is still there", ""),
             (_, Err(e)) if e.kind() == Kind::NotFound => {
-                report.add(what, State::Missing, "the locked version could be deleted", if bypass { USE_POLICY } else { OTHER_STORE });
+                report.add(what, State::Missing, "the locked version could be deleted", if bypass { use_policy } else { OTHER_STORE });
                 return;
             }
-            (_, Err(e)) => report.add(what, State::Untested, e.to_string(), USE_POLICY),
+            (_, Err(e)) => report.add(what, State::Untested, e.to_string(), use_policy),
         }
     }
 }

@@ -16,7 +16,7 @@ const DAY_S: i64 = 86_400;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LockMode {
-    /// Who has `s3:BypassGovernanceRetention` can take it off.
+    /// Whoever has a right for that can take it off (on S3 `s3:BypassGovernanceRetention`); Google and Azure call it unlocked.
     Governance,
     /// Nobody can, the owner of the account included, before its day.
     Compliance,
@@ -34,6 +34,19 @@ impl LockMode {
 
     pub(super) fn from_s3(text: &str) -> Option<Self> {
         [Self::Governance, Self::Compliance].into_iter().find(|m| m.as_s3() == text)
+    }
+
+    /// As Google's JSON API and Azure write it.
+    pub(super) const fn as_state(self) -> &'static str {
+        match self {
+            Self::Governance => "Unlocked",
+            Self::Compliance => "Locked",
+        }
+    }
+
+    /// Azure's answers write it small, its reference says both.
+    pub(super) fn from_state(text: &str) -> Option<Self> {
+        [Self::Governance, Self::Compliance].into_iter().find(|m| m.as_state().eq_ignore_ascii_case(text))
     }
 }
 
@@ -190,6 +203,17 @@ impl Locks {
         };
         (lock, true)
     }
+
+    /// True for what is being destroyed, as far as custody of its case is known here.
+    pub(super) fn is_condemned(&self, name: &str) -> bool {
+        let mut parts = name.split('/');
+        let (Some("cases"), Some(case), Some("collections"), Some(id)) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+            return false;
+        };
+        let Ok(id) = id.parse::<CollectionId>() else { return false };
+        let cases = self.cases.read().unwrap_or_else(PoisonError::into_inner);
+        cases.get(case).is_some_and(|protection| protection.condemned.contains(&id))
+    }
 }
 
 #[cfg(test)]
@@ -218,6 +242,10 @@ mod tests {
         locks.protect(&case, Protection { until: Some(written), held: true, ..Protection::default() });
         let lock = locks.of(&name(&free), written).0;
         assert!(lock.hold && lock.until == Timestamp::from_unix_s(2 + 864_000));
+        assert!(!locks.is_condemned(&name(&free)));
+        locks.protect(&case, Protection { condemned: BTreeSet::from([free.clone()]), ..Protection::default() });
+        assert!(locks.is_condemned(&name(&free)) && !locks.is_condemned(&name(&held)));
+        assert!(!locks.is_condemned(&format!("cases/{case}/log/seq/1")) && !locks.is_condemned("deployment/log/checkpoint"));
     }
 
     #[test]

@@ -71,8 +71,8 @@ const PROBE_PLACE: &str = "probe/log/checkpoint";
 /// - **Cancellation.** Dropping a future gives up waiting, not the write: treat it like an error.
 /// - **Absence.** Only [`Kind::NotFound`] means that an object is not there. No other error may be read as absence.
 /// - **Destruction.** Only [`Store::destroy`] removes anything, and only `custody::destroy` calls it, on a disposal that two
-///   people signed. On S3 it removes every version; elsewhere a store that keeps old versions keeps them, and whoever owns it
-///   must let them expire.
+///   people signed. On S3, and on Google and Azure with a lock, it removes every version; elsewhere a store that keeps old versions
+///   keeps them, and whoever owns it must let them expire.
 /// - **Locks.** Where the store is told to lock, an object is locked when `put_new` answers `Ok`.
 pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// One line for logs and errors: where this store is. Holds no secret.

@@ -1,6 +1,6 @@
 //! The store on S3 and everything that `object_store` reaches: one adapter, the same contract.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,9 +20,11 @@ use super::{
 };
 use crate::clock;
 
-/// Version ids that are remembered, of about 200 bytes each with their names; beyond it those of good objects are forgotten,
-/// and their newest version is read.
+/// Version ids that are remembered, of about 200 bytes each with their names. Beyond it those that this process wrote are forgotten,
+/// and their newest version is read; of those that lie under another the first ones stay, and attestation tells of the rest.
 const KNOWN_VERSIONS_MAX: usize = 16_384;
+/// Pages of versions of one name that are destroyed in one call: a million versions.
+const DESTROY_ROUNDS_MAX: usize = 1_000;
 /// Troubles that wait to be asked for; more are dropped, because the log has them already.
 const TROUBLES_MAX: usize = 100;
 
@@ -51,11 +53,20 @@ struct Known {
 }
 
 impl Known {
-    fn note(versions: &mut HashMap<String, String>, name: &str, version: String) {
-        if versions.len() >= KNOWN_VERSIONS_MAX {
-            versions.clear();
+    fn note_written(&mut self, name: &str, version: String) {
+        if self.written.len() >= KNOWN_VERSIONS_MAX {
+            self.written.clear();
         }
-        versions.insert(name.to_owned(), version);
+        self.written.insert(name.to_owned(), version);
+    }
+
+    /// False when there is no room for it.
+    fn note_covered(&mut self, name: &str, version: &str) -> bool {
+        if self.covered.len() >= KNOWN_VERSIONS_MAX && !self.covered.contains_key(name) {
+            return false;
+        }
+        self.covered.insert(name.to_owned(), version.to_owned());
+        true
     }
 }
 
@@ -220,10 +231,10 @@ impl RemoteStore {
     async fn ensure_locked(&self, name: &str, version: Option<&str>, want: &Lock) -> Result<(), StoreError> {
         let done = match (&self.vault, version) {
             (Some(vault), Some(version)) => super::attest::ensure(vault, name, version, want, 1).await.map(|_| ()),
-            _ => Err(StoreError::new(
+            (vault, _) => Err(StoreError::new(
                 Kind::Denied,
                 format!("{}: '{name}' was written and has no version, so nothing locks it", self.description),
-                "switch on versioning and Object Lock on the bucket; 'exhibit-coordinator store check' shows what is missing",
+                vault.as_ref().map_or("this store cannot lock: use another one", |vault| vault.words().cannot_lock),
             )),
         };
         if let Err(e) = &done
@@ -239,19 +250,29 @@ impl RemoteStore {
         done
     }
 
+    /// Clouds have words of their own for a lock that they cannot give; so the bucket is asked.
+    async fn why_not_locked(&self, lock: Option<Lock>, name: &str) -> Option<StoreError> {
+        match (&self.vault, lock) {
+            (Some(vault), Some(_)) => vault.cannot_lock(name).await,
+            _ => None,
+        }
+    }
+
     /// Deletes every version by its id. With a marker alone, what was to be destroyed would still be there.
     async fn destroy_versions(&self, vault: &Vault, name: &str) -> Result<(), StoreError> {
         let mut left = vault.versions_of(name).await?;
-        // Each round takes a page of them; they cannot become more, for nothing writes below a folder that is destroyed.
+        let mut rounds = 0;
+        // Each round takes a page of them, which need not be a full one: what counts is that what was deleted does not come again.
         while !left.is_empty() {
             for version in &left {
                 // Where versions were never kept the one that there is has the id "null".
                 let id = Some(version.version.as_str()).filter(|id| *id != "null");
                 vault.delete(name, id, false).await?;
             }
-            let before = left.len();
+            let tried: HashSet<String> = left.into_iter().map(|version| version.version).collect();
             left = vault.versions_of(name).await?;
-            if left.len() >= before {
+            rounds += 1;
+            if rounds > DESTROY_ROUNDS_MAX || left.iter().any(|version| tried.contains(&version.version)) {
                 return Err(StoreError::new(
                     Kind::Denied,
                     format!("'{name}' is still in {} after it was deleted", self.description),
@@ -274,7 +295,11 @@ impl RemoteStore {
         let stored = match self.inner.put_opts(&self.path(name), content, options).await {
             Ok(result) => Stored { existed: false, version: result.version },
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                let there = self.look(name, None).await?;
+                let there = match self.look(name, None).await {
+                    // Azure also says "conflict" of what it cannot do.
+                    Err(e) if e.kind() == Kind::NotFound => return Err(self.why_not_locked(lock, name).await.unwrap_or(e)),
+                    other => other?,
+                };
                 if there.size != size {
                     return Err(StoreError::conflict(name));
                 }
@@ -284,14 +309,19 @@ impl RemoteStore {
                 }
                 Stored { existed: true, version: there.version }
             }
-            Err(e) => return Err(self.map(&e, "create", name)),
+            Err(e) => {
+                let mapped = self.map(&e, "create", name);
+                let refused = mapped.kind() == Kind::Retry && is_refused(&said(&e.to_string()));
+                let why = if refused { self.why_not_locked(lock, name).await } else { None };
+                return Err(why.unwrap_or(mapped));
+            }
         };
         if let Some(lock) = lock {
             self.ensure_locked(name, stored.version.as_deref(), &lock).await?;
         }
         // Reading by version is a right of its own (s3:GetObjectVersion), which whoever asks for locks has given.
         if let (Some(_), Some(version)) = (&self.locks, stored.version.clone()) {
-            Known::note(&mut self.known().written, name, version);
+            self.known().note_written(name, version);
         }
         Ok(stored)
     }
@@ -319,6 +349,11 @@ fn said(error: &str) -> String {
 /// and to HEAD, whose answer has no body, with nothing else.
 fn is_without_bucket(said: &str) -> bool {
     said.contains("<code>nosuchbucket</code>") || said.contains("<code>containernotfound</code>")
+}
+
+/// The store looked at the request and does not do it.
+fn is_refused(said: &str) -> bool {
+    said.starts_with('4') || said.starts_with("501")
 }
 
 /// An error without a type of its own: status and words of the store are all there is.
@@ -478,7 +513,7 @@ impl Store for RemoteStore {
         let known = Arc::clone(&self.known);
         let covered = move |name: &str, version: &str| {
             let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-            Known::note(&mut known.covered, name, version.to_owned());
+            known.note_covered(name, version)
         };
         Some(Attestable { vault: self.vault.clone()?, locks: self.locks.clone(), covered: Arc::new(covered) })
     }
@@ -487,6 +522,20 @@ impl Store for RemoteStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_found_under_another_version_is_kept_and_what_finds_no_room_is_told() {
+        let mut known = Known::default();
+        for n in 0..KNOWN_VERSIONS_MAX {
+            assert!(known.note_covered(&format!("cases/{n}"), "genuine"));
+        }
+        assert!(!known.note_covered("cases/one-more", "genuine"));
+        assert!(known.note_covered("cases/0", "another"), "one that is there finds its place again");
+        assert_eq!(known.covered.get("cases/0").map(String::as_str), Some("another"));
+        assert_eq!(known.covered.len(), KNOWN_VERSIONS_MAX);
+        known.covered.remove("cases/1");
+        assert!(known.note_covered("cases/one-more", "genuine"), "one that was destroyed makes room");
+    }
 
     #[test]
     fn a_number_in_an_address_is_no_status() {

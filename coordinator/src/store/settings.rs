@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum};
-use object_store::azure::MicrosoftAzureBuilder;
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::client::{HttpConnector as _, ReqwestConnector};
-use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 
 use super::encryption::Encryption;
@@ -47,7 +47,7 @@ pub struct RemoteSettings {
     /// S3: the secret key; Azure: the account's key; Google: a service account's key file as JSON. `None` takes the
     /// machine's own credentials (environment, instance role, workload identity).
     pub secret: Option<String>,
-    /// The lock of every object; S3 only.
+    /// The lock of every object.
     pub lock: Option<LockPolicy>,
     /// Encryption of every object by the store; S3 only.
     pub encryption: Option<Encryption>,
@@ -71,7 +71,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRIES_MAX: usize = 3;
 const RETRY_WITHIN: Duration = Duration::from_secs(30);
 
-/// A client, and on S3 the way to versions and locks.
+/// Where Google is when nothing else is said, as `object_store` has it.
+const GOOGLE: &str = "https://storage.googleapis.com";
+
+/// A client, and the way to versions and locks: on S3 always, elsewhere where they are asked for.
 pub(super) struct Built {
     pub(super) inner: Arc<dyn ObjectStore>,
     pub(super) vault: Option<Vault>,
@@ -96,13 +99,6 @@ impl RemoteSettings {
                 "use https://, or set store.dangerous_allow_http = true on a network that you trust",
             ));
         }
-        if self.lock.is_some() && self.kind != RemoteKind::S3 {
-            return Err(StoreError::new(
-                Kind::Denied,
-                "store.lock is for S3: on Google and Azure the bucket or container itself is locked",
-                "take out store.lock and have its owner set retention as docs/operations/stores.md shows",
-            ));
-        }
         if self.encryption.is_some() && self.kind != RemoteKind::S3 {
             return Err(StoreError::new(
                 Kind::Denied,
@@ -122,8 +118,19 @@ impl RemoteSettings {
             let why = exhibit_evidence::text::escape_bounded(&e.to_string(), 400);
             StoreError::new(Kind::Denied, format!("the store's settings do not work: {why}"), "check [store] in the configuration")
         })?;
-        let vault = vault.map(|vault| Vault { description: self.describe(), ..vault });
         Ok(Built { inner, vault, description: self.describe() })
+    }
+
+    /// Versions and locks of a bucket at `address`, asked for with these credentials.
+    fn vault(&self, signer: Signer, address: String) -> object_store::Result<Vault> {
+        Ok(Vault {
+            client: ReqwestConnector::default().connect(&self.client())?,
+            signer,
+            bucket: address,
+            prefix: self.prefix.clone(),
+            description: self.describe(),
+            encryption: self.encryption.clone(),
+        })
     }
 
     fn describe(&self) -> String {
@@ -156,18 +163,12 @@ impl RemoteSettings {
             builder = encryption.apply(builder)?;
         }
         let inner = builder.clone().build()?;
-        let signer = Signer { credentials: Arc::clone(inner.credentials()), region: self.region.clone(), sign_payload: self.plain() };
+        let (credentials, region) = (Arc::clone(inner.credentials()), self.region.clone());
+        let signer = Signer::S3 { credentials, region, sign_payload: self.plain() };
         // The same address as the client's, which the environment may give as well; the bucket stands in the path.
         let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
         let endpoint = endpoint.unwrap_or_else(|| format!("https://s3.{}.amazonaws.com", self.region));
-        let vault = Vault {
-            client: ReqwestConnector::default().connect(&self.client())?,
-            signer: signer.clone(),
-            bucket: format!("{}/{}", endpoint.trim_end_matches('/'), self.bucket),
-            prefix: self.prefix.clone(),
-            description: String::new(),
-            encryption: self.encryption.clone(),
-        };
+        let vault = self.vault(signer.clone(), format!("{}/{}", endpoint.trim_end_matches('/'), self.bucket))?;
         let inner: Arc<dyn ObjectStore> = match self.lock {
             // The first client is kept for its credentials alone.
             Some(_) => Arc::new(builder.with_http_connector(LockingConnector(signer)).build()?),
@@ -187,7 +188,21 @@ impl RemoteSettings {
         if let Some(key) = &self.secret {
             builder = builder.with_service_account_key(key);
         }
-        Ok((Arc::new(builder.build()?), None))
+        let inner = builder.clone().build()?;
+        if self.lock.is_none() {
+            return Ok((Arc::new(inner), None));
+        }
+        let signer = Signer::Google(Arc::clone(inner.credentials()));
+        let base = builder.get_config_value(&GoogleConfigKey::BaseUrl).or_else(|| self.base_in_key());
+        let base = base.unwrap_or_else(|| GOOGLE.to_owned());
+        let vault = self.vault(signer.clone(), format!("{}/storage/v1/b/{}", base.trim_end_matches('/'), self.bucket))?;
+        Ok((Arc::new(builder.with_http_connector(LockingConnector(signer)).build()?), Some(vault)))
+    }
+
+    /// A service account's key file may say where Google is; what is not of that form the client refused already.
+    fn base_in_key(&self) -> Option<String> {
+        let key: serde_json::Value = serde_json::from_str(self.secret.as_deref()?).ok()?;
+        key.get("gcs_base_url")?.as_str().map(str::to_owned)
     }
 
     fn azure(&self) -> object_store::Result<(Arc<dyn ObjectStore>, Option<Vault>)> {
@@ -203,7 +218,15 @@ impl RemoteSettings {
         if let Some(key) = &self.secret {
             builder = builder.with_access_key(key);
         }
-        Ok((Arc::new(builder.build()?), None))
+        let inner = builder.clone().build()?;
+        if self.lock.is_none() {
+            return Ok((Arc::new(inner), None));
+        }
+        let signer = Signer::Azure { credentials: Arc::clone(inner.credentials()), account: self.account.clone() };
+        let service = builder.get_config_value(&AzureConfigKey::Endpoint);
+        let service = service.unwrap_or_else(|| format!("https://{}.blob.core.windows.net", self.account));
+        let vault = self.vault(signer.clone(), format!("{}/{}", service.trim_end_matches('/'), self.bucket))?;
+        Ok((Arc::new(builder.with_http_connector(LockingConnector(signer)).build()?), Some(vault)))
     }
 }
 

@@ -1,32 +1,36 @@
-//! What S3 can do beyond objects: versions, locks and what the bucket is set to. Hand-written requests, because `object_store`
-//! has no calls for them (S3 API reference: HeadObject, PutObjectRetention, PutObjectLegalHold, ListObjectVersions,
-//! DeleteObject, GetBucketVersioning, GetObjectLockConfiguration).
+//! What a store can do beyond objects: versions, locks and what the bucket is set to. Hand-written requests, because
+//! `object_store` has no calls for them; which ones says each cloud's dialect.
 //!
 //! Trust: the answers are the store's word. They are bounded and parsed, and never believed about content.
 
+mod azure;
+mod date;
+mod dialect;
+mod google;
+mod s3;
 mod signing;
 mod versions;
 mod xml;
 
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use exhibit_evidence::Timestamp;
 use exhibit_evidence::text::escape_bounded;
-use exhibit_evidence::{Digest, Timestamp};
 use futures::TryStreamExt as _;
-use http::{HeaderMap, Method};
+use http::Method;
 use object_store::client::{HttpClient, HttpErrorKind, HttpRequest};
 
 use super::encryption::{Encrypted, Encryption};
-use super::lock::{LockMode, Seen, parse_time, seconds_text};
+use super::lock::{LockMode, Seen};
 use super::{Kind, StoreError};
+use crate::clock;
+use dialect::{Ask, Dialect, Reply, Setting, Words, header};
 
 pub(super) use signing::{LockingConnector, Signer};
 pub use versions::{Cursor, Version};
 
-/// A page of 1,000 versions has half a megabyte.
+/// A page of 1,000 versions has half a megabyte, on Azure, which says more of each, one and a half.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// Tries of one request within one call, with a second between them: all of these requests may be repeated.
 const TRIES_MAX: usize = 3;
@@ -37,7 +41,7 @@ const BETWEEN_TRIES: Duration = Duration::from_secs(1);
 pub struct Posture {
     /// Old versions are kept.
     pub versioned: bool,
-    /// Object Lock is on.
+    /// Versions can be locked: Object Lock, object retention or version-level immutability is on.
     pub lockable: bool,
 }
 
@@ -50,35 +54,8 @@ pub struct Vault {
     pub(super) bucket: String,
     pub(super) prefix: String,
     pub(super) description: String,
-    /// What the store is asked to encrypt objects with.
+    /// What the store is asked to encrypt objects with; S3 only.
     pub(super) encryption: Option<Encryption>,
-}
-
-struct Ask<'a> {
-    method: Method,
-    /// Our name of an object; `None` for the bucket.
-    name: Option<&'a str>,
-    query: &'a [(&'a str, &'a str)],
-    headers: &'a [(&'static str, &'a str)],
-    body: Bytes,
-}
-
-struct Reply {
-    headers: HeaderMap,
-    body: Bytes,
-}
-
-/// Leaves everything as it is that RFC 3986 calls unreserved.
-fn encoded(text: &str, keep: &str) -> String {
-    use std::fmt::Write as _;
-    text.bytes().fold(String::with_capacity(text.len()), |mut out, b| {
-        if b.is_ascii_alphanumeric() || b"-._~".contains(&b) || keep.as_bytes().contains(&b) {
-            out.push(char::from(b));
-        } else {
-            let _ = write!(out, "%{b:02X}");
-        }
-        out
-    })
 }
 
 impl Vault {
@@ -88,41 +65,50 @@ impl Vault {
         &self.description
     }
 
+    fn dialect(&self) -> &'static dyn Dialect {
+        self.signer.dialect()
+    }
+
+    /// Words for people, by whose store it is.
+    pub(super) fn words(&self) -> &'static Words {
+        self.dialect().words()
+    }
+
+    /// True when the store says of an object what it is encrypted with.
+    pub(super) const fn tells_encryption(&self) -> bool {
+        matches!(self.signer, Signer::S3 { .. })
+    }
+
     fn key(&self, name: &str) -> String {
         if self.prefix.is_empty() { name.to_owned() } else { format!("{}/{name}", self.prefix) }
     }
 
-    fn request(&self, ask: &Ask<'_>) -> Result<HttpRequest, StoreError> {
-        let path = ask.name.map_or_else(String::new, |name| format!("/{}", encoded(&self.key(name), "/")));
-        let query: Vec<String> = ask.query.iter().map(|(k, v)| format!("{}={}", encoded(k, ""), encoded(v, ""))).collect();
-        let mut builder = http::Request::builder().method(ask.method.clone()).uri(format!("{}{path}?{}", self.bucket, query.join("&")));
-        if !ask.body.is_empty() {
-            // Requests that change a lock are refused without a checksum of their body.
-            builder = builder
-                .header("x-amz-sdk-checksum-algorithm", "SHA256")
-                .header("x-amz-checksum-sha256", STANDARD.encode(Digest::of(&ask.body).as_bytes()))
-                .header("content-type", "application/xml");
-        }
-        for (name, value) in ask.headers {
-            builder = builder.header(*name, *value);
+    fn request(&self, path: &str, ask: &Ask) -> Result<HttpRequest, StoreError> {
+        let pairs = ask.query.iter().map(|(k, v)| format!("{}={}", dialect::encoded(k, ""), dialect::encoded(v, "")));
+        let query = pairs.collect::<Vec<String>>().join("&");
+        let mut builder = http::Request::builder().method(ask.method.clone()).uri(format!("{}{path}?{query}", self.bucket));
+        for (name, value) in &ask.headers {
+            builder = builder.header(*name, value.as_str());
         }
         builder.body(ask.body.clone().into()).map_err(|e| StoreError::bug(format!("a request to the store: {e}")))
     }
 
-    /// One request, repeated within bounds while the store or the way to it is disturbed.
-    async fn ask(&self, tried: &str, ask: Ask<'_>) -> Result<Reply, StoreError> {
+    /// One request about an object, or about what lies `below` the bucket, repeated within bounds while the store or the way to
+    /// it is disturbed.
+    async fn ask(&self, tried: &str, name: Option<&str>, below: &str, ask: Ask) -> Result<Reply, StoreError> {
+        let path = name.map_or_else(|| below.to_owned(), |name| self.dialect().path(&self.key(name)));
         let mut tries = 0;
         loop {
             tries += 1;
-            match self.once(tried, &ask).await {
+            match self.once(tried, name, &path, &ask).await {
                 Err(e) if e.kind() == Kind::Retry && tries < TRIES_MAX => tokio::time::sleep(BETWEEN_TRIES).await,
                 other => return other,
             }
         }
     }
 
-    async fn once(&self, tried: &str, ask: &Ask<'_>) -> Result<Reply, StoreError> {
-        let place = || match ask.name {
+    async fn once(&self, tried: &str, name: Option<&str>, path: &str, ask: &Ask) -> Result<Reply, StoreError> {
+        let place = || match name {
             Some(name) => format!("'{}' in {}", escape_bounded(name, 200), self.description),
             None => self.description.clone(),
         };
@@ -130,7 +116,7 @@ impl Vault {
             let why = escape_bounded(&why, 400);
             StoreError::new(Kind::Retry, format!("could not {tried} {}: {why}", place()), "check the way to the store; it is tried again")
         };
-        let mut request = self.request(ask)?;
+        let mut request = self.request(path, ask)?;
         self.signer.sign(&mut request).await.map_err(|e| {
             let why = escape_bounded(&e.to_string(), 400);
             StoreError::new(
@@ -140,7 +126,7 @@ impl Vault {
             )
         })?;
         let reply = self.client.execute(request).await.map_err(|e| match e.kind() {
-            HttpErrorKind::Decode => StoreError::new(Kind::Denied, format!("could not {tried} {}: {e}", place()), "is this an S3 store?"),
+            HttpErrorKind::Decode => StoreError::new(Kind::Denied, format!("could not {tried} {}: {e}", place()), self.is_it()),
             _ => away(e.to_string()),
         })?;
         let (parts, body) = reply.into_parts();
@@ -158,33 +144,26 @@ impl Vault {
         if parts.status.is_success() {
             return Ok(Reply { headers: parts.headers, body: Bytes::from(out) });
         }
-        Err(refusal(parts.status.as_u16(), &out, tried, &place(), ask.name))
+        let said = self.dialect().said(&parts.headers, &out);
+        Err(self.refusal(parts.status.as_u16(), said, &format!("could not {tried} {}", place()), name))
     }
 
-    /// What the store says of the lock of one version, or of the newest.
+    /// What the store says of the lock of one version.
     ///
     /// # Errors
     /// [`Kind::NotFound`] when there is no such version.
     pub async fn lock_of(&self, name: &str, version: &str) -> Result<Seen, StoreError> {
-        let query = [("versionId", version)];
-        let ask = Ask { method: Method::HEAD, name: Some(name), query: &query, headers: &[], body: Bytes::new() };
-        let reply = self.ask("look at the lock of", ask).await?;
-        let text = |key: &str| reply.headers.get(key).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        Ok(Seen {
-            mode: LockMode::from_s3(text("x-amz-object-lock-mode")),
-            until: parse_time(text("x-amz-object-lock-retain-until-date")),
-            hold: text("x-amz-object-lock-legal-hold") == "ON",
-        })
+        let reply = self.ask("look at the lock of", Some(name), "", self.dialect().look(version)).await?;
+        self.read(self.dialect().seen(&reply, version))
     }
 
-    /// What the store says that an object is encrypted with.
+    /// What the store says that an object is encrypted with; S3 only.
     ///
     /// # Errors
     /// [`Kind::NotFound`] when there is no such object.
     pub async fn encryption_of(&self, name: &str) -> Result<Encrypted, StoreError> {
-        let ask = Ask { method: Method::HEAD, name: Some(name), query: &[], headers: &[], body: Bytes::new() };
-        let reply = self.ask("look at the encryption of", ask).await?;
-        let text = |key: &str| reply.headers.get(key).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+        let reply = self.ask("look at the encryption of", Some(name), "", Ask::new(Method::HEAD)).await?;
+        let text = |key: &str| header(&reply.headers, key).to_owned();
         Ok(Encrypted {
             with: text("x-amz-server-side-encryption"),
             key: text("x-amz-server-side-encryption-aws-kms-key-id"),
@@ -204,13 +183,8 @@ impl Vault {
     /// # Errors
     /// [`Kind::Denied`] when the store refuses.
     pub async fn retain(&self, name: &str, version: &str, mode: LockMode, until: Timestamp, bypass: bool) -> Result<(), StoreError> {
-        let (mode, until) = (mode.as_s3(), seconds_text(until));
-        let body = format!(
-            "<Retention xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Mode>{mode}</Mode><RetainUntilDate>{until}</RetainUntilDate></Retention>"
-        );
-        let query = [("retention", ""), ("versionId", version)];
-        let ask = Ask { method: Method::PUT, name: Some(name), query: &query, headers: bypassing(bypass), body: body.into() };
-        self.ask("set the retention of", ask).await.map(|_| ())
+        let ask = self.dialect().retain(version, mode, until, bypass);
+        self.ask("set the retention of", Some(name), "", ask).await.map(|_| ())
     }
 
     /// Sets or takes off the legal hold of one version.
@@ -218,25 +192,42 @@ impl Vault {
     /// # Errors
     /// [`Kind::Denied`] when the store refuses.
     pub async fn hold(&self, name: &str, version: &str, on: bool) -> Result<(), StoreError> {
-        let status = if on { "ON" } else { "OFF" };
-        let body = format!("<LegalHold xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Status>{status}</Status></LegalHold>");
-        let query = [("legal-hold", ""), ("versionId", version)];
-        let ask = Ask { method: Method::PUT, name: Some(name), query: &query, headers: &[], body: body.into() };
-        self.ask("set the legal hold of", ask).await.map(|_| ())
+        self.ask("set the legal hold of", Some(name), "", self.dialect().hold(version, on)).await.map(|_| ())
     }
 
-    /// Deletes one version, or, without one, asks for a delete marker.
+    /// Deletes one version, or, without one, asks that what is newest be no longer seen. With `bypass` also what governance
+    /// locks, as far as the store lets itself be asked for that.
     ///
     /// # Errors
     /// [`Kind::Denied`] when the store refuses, because of a lock for example.
     pub(super) async fn delete(&self, name: &str, version: Option<&str>, bypass: bool) -> Result<(), StoreError> {
-        let with = [("versionId", version.unwrap_or_default())];
-        let query: &[(&str, &str)] = if version.is_some() { &with } else { &[] };
-        let ask = Ask { method: Method::DELETE, name: Some(name), query, headers: bypassing(bypass), body: Bytes::new() };
-        match self.ask("delete", ask).await {
+        if let Some(ask) = version.filter(|_| bypass).and_then(|version| self.dialect().unlock(version)) {
+            // Whether it was refused, the deletion shows.
+            let _ = self.ask("take the retention off", Some(name), "", ask).await;
+        }
+        match (self.delete_once(name, version, bypass).await, version) {
+            (Err(e), Some(version)) if self.dialect().refuses_current(e.message()) => self.delete_current(name, version).await,
+            (done, _) => done,
+        }
+    }
+
+    async fn delete_once(&self, name: &str, version: Option<&str>, bypass: bool) -> Result<(), StoreError> {
+        match self.ask("delete", Some(name), "", self.dialect().delete(version, bypass)).await {
             Err(e) if e.kind() == Kind::NotFound => Ok(()),
             other => other.map(|_| ()),
         }
+    }
+
+    /// Where the current version cannot be deleted by its id it is made an older one first. Not when it is locked: a deletion
+    /// that will be refused must not hide anything.
+    async fn delete_current(&self, name: &str, version: &str) -> Result<(), StoreError> {
+        let seen = self.lock_of(name, version).await?;
+        if seen.hold || seen.until.is_some_and(|until| until > clock::now()) {
+            let message = format!("could not delete '{}' in {}: it is locked: {seen}", escape_bounded(name, 200), self.description);
+            return Err(StoreError::new(Kind::Denied, message, "wait until its day, or for the release of its hold"));
+        }
+        self.delete_once(name, None, false).await?;
+        self.delete_once(name, Some(version), false).await
     }
 
     /// What the bucket says of its versions and its lock.
@@ -244,44 +235,60 @@ impl Vault {
     /// # Errors
     /// [`Kind::Denied`] when it may not be asked.
     pub async fn posture(&self) -> Result<Posture, StoreError> {
-        let get = |query| Ask { method: Method::GET, name: None, query, headers: &[], body: Bytes::new() };
-        let versioning = self.ask("ask for the versioning of", get(&[("versioning", "")])).await?;
-        let versioned = self.parse(&versioning)?.get("Status") == "Enabled";
-        let lockable = match self.ask("ask for the lock of", get(&[("object-lock", "")])).await {
-            Ok(reply) => self.parse(&reply)?.get("ObjectLockEnabled") == "Enabled",
+        let versioned = self.is_on(Setting::Versions, "ask for the versioning of").await?;
+        let lockable = match self.is_on(Setting::Locks, "ask for the lock of").await {
             // S3 says 404 ObjectLockConfigurationNotFoundError where there is none.
             Err(e) if e.kind() == Kind::NotFound => false,
-            Err(e) => return Err(e),
+            other => other?,
         };
         Ok(Posture { versioned, lockable })
     }
 
-    fn parse(&self, reply: &Reply) -> Result<xml::Node, StoreError> {
-        xml::parse(&reply.body).map_err(|why| {
-            let why = escape_bounded(&why, 200);
+    async fn is_on(&self, what: Setting, tried: &str) -> Result<bool, StoreError> {
+        let reply = self.ask(tried, None, "", self.dialect().setting(what)).await?;
+        self.read(self.dialect().is_on(what, &reply))
+    }
+
+    /// The error of a put with a lock in a bucket that has none; `None` when it has, or is not to be asked.
+    pub(super) async fn cannot_lock(&self, name: &str) -> Option<StoreError> {
+        let posture = self.posture().await.ok()?;
+        let message = format!("could not lock '{}' in {}", escape_bounded(name, 200), self.description);
+        (!posture.versioned || !posture.lockable).then(|| StoreError::new(Kind::Denied, message, self.words().cannot_lock))
+    }
+
+    fn is_it(&self) -> String {
+        format!("is this a store of the kind that store.kind names ({})?", self.words().cloud)
+    }
+
+    fn read<T>(&self, answer: Result<T, String>) -> Result<T, StoreError> {
+        answer.map_err(|why| {
+            let (cloud, why) = (self.words().cloud, escape_bounded(&why, 200));
             StoreError::new(
                 Kind::Denied,
-                format!("{} answers with what is not an answer of S3: {why}", self.description),
-                "is this an S3 store?",
+                format!("{} answers with what is not an answer of {cloud}: {why}", self.description),
+                self.is_it(),
             )
         })
     }
-}
 
-const fn bypassing(yes: bool) -> &'static [(&'static str, &'static str)] {
-    if yes { &[("x-amz-bypass-governance-retention", "true")] } else { &[] }
-}
-
-/// An error answer of the store, in our kinds.
-fn refusal(status: u16, body: &[u8], tried: &str, place: &str, name: Option<&str>) -> StoreError {
-    let (code, said) = xml::parse(body).map(|e| (e.get("Code").to_owned(), e.get("Message").to_owned())).unwrap_or_default();
-    let message = format!("could not {tried} {place}: {status} {} {}", escape_bounded(&code, 80), escape_bounded(&said, 300));
-    let message = message.trim_end().to_owned();
-    match status {
-        404 if code == "NoSuchBucket" => StoreError::new(Kind::Denied, message, "check bucket, region and endpoint in [store]"),
-        404 => name.map_or_else(|| StoreError::new(Kind::NotFound, message.clone(), "it is not set on the bucket"), StoreError::not_found),
-        501 => StoreError::new(Kind::Denied, message, "this store lacks a call of S3: docs/operations/stores.md says which are needed"),
-        408 | 429 | 500..=599 => StoreError::new(Kind::Retry, message, "check the store; it is tried again"),
-        _ => StoreError::new(Kind::Denied, message, "compare what the credentials may do with docs/operations/stores.md"),
+    /// An error answer of the store, in our kinds.
+    fn refusal(&self, status: u16, said: (String, String), tried: &str, name: Option<&str>) -> StoreError {
+        let (code, said) = said;
+        let message = format!("{tried}: {status} {} {}", escape_bounded(&code, 80), escape_bounded(&said, 300));
+        let message = message.trim_end().to_owned();
+        match status {
+            404 if matches!(code.as_str(), "NoSuchBucket" | "ContainerNotFound") => {
+                StoreError::new(Kind::Denied, message, "check bucket or container, account, region and endpoint in [store]")
+            }
+            404 => {
+                name.map_or_else(|| StoreError::new(Kind::NotFound, message.clone(), "it is not set on the bucket"), StoreError::not_found)
+            }
+            501 => {
+                let remedy = format!("this store lacks a call of {}: docs/operations/stores.md says which are needed", self.words().cloud);
+                StoreError::new(Kind::Denied, message, remedy)
+            }
+            408 | 429 | 500..=599 => StoreError::new(Kind::Retry, message, "check the store; it is tried again"),
+            _ => StoreError::new(Kind::Denied, message, "compare what the credentials may do with docs/operations/stores.md"),
+        }
     }
 }

@@ -1,15 +1,18 @@
 //! Every version of every object, as the store lists them.
 
-use bytes::Bytes;
 use exhibit_evidence::Timestamp;
-use http::Method;
+use exhibit_evidence::text::escape_bounded;
 
-use super::super::lock::parse_time;
 use super::super::{Kind, StoreError};
-use super::{Ask, Vault, xml};
+use super::Vault;
 
-/// Version ids that S3 makes have 32 to 100 characters.
+/// Version ids that S3 makes have 32 to 100 characters; Google's are numbers, Azure's times.
 const VERSION_BYTES_MAX: usize = 1_024;
+/// Where a listing goes on is a name and a version, or a token of some hundred bytes, and goes into an address.
+const CURSOR_BYTES_MAX: usize = 8_192;
+/// Pages that are turned for one name, until there are this many versions of it or no more.
+const PAGES_OF_NAME_MAX: usize = 1_000;
+const VERSIONS_OF_NAME_MIN: usize = 1_000;
 
 /// One version of an object, or a marker that stands for its deletion.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +21,7 @@ pub struct Version {
     pub name: String,
     /// The store's id of the version; `null` where the bucket kept none.
     pub version: String,
-    /// It is a delete marker.
+    /// It is a delete marker; only S3 has them.
     pub marker: bool,
     /// It is what a reader gets who asks for no version.
     pub latest: bool,
@@ -26,20 +29,37 @@ pub struct Version {
     pub modified: Timestamp,
 }
 
-/// Where a listing goes on.
+/// Where a listing goes on: name and version, or the store's own token in the place of the name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor {
-    key: String,
-    version: String,
+    pub(super) key: String,
+    pub(super) version: String,
 }
 
-/// One page of versions: by name, the newest of a name first.
+/// One page of versions, by name; within a name as [`Vault::newest_first`] says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct VersionPage {
     /// At most a thousand.
     pub versions: Vec<Version>,
     /// Where the next page begins, when there is one.
     pub next: Option<Cursor>,
+}
+
+/// A version as a cloud's listing says it, not yet looked at.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) key: String,
+    pub(super) version: String,
+    pub(super) marker: bool,
+    pub(super) latest: bool,
+    pub(super) modified: Option<Timestamp>,
+}
+
+/// A page as a cloud's listing says it.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) found: Vec<Found>,
+    pub(super) next: Option<Cursor>,
 }
 
 impl Vault {
@@ -49,51 +69,73 @@ impl Vault {
     /// [`Kind::Denied`] when they may not be listed.
     pub async fn versions(&self, begin: &str, after: Option<&Cursor>) -> Result<VersionPage, StoreError> {
         let prefix = if begin.is_empty() && self.prefix.is_empty() { String::new() } else { self.key(begin) };
-        let mut query = vec![("versions", ""), ("prefix", &*prefix), ("max-keys", "1000")];
-        if let Some(after) = after {
-            query.extend([("key-marker", &*after.key), ("version-id-marker", &*after.version)]);
-        }
-        let ask = Ask { method: Method::GET, name: None, query: &query, headers: &[], body: Bytes::new() };
-        let reply = self.ask("list the versions in", ask).await?;
-        let root = self.parse(&reply)?;
-        let versions = root.children.iter().filter_map(|node| self.version(node).transpose()).collect::<Result<Vec<_>, _>>()?;
-        let next = (root.get("IsTruncated") == "true")
-            .then(|| Cursor { key: root.get("NextKeyMarker").to_owned(), version: root.get("NextVersionIdMarker").to_owned() });
-        if next.is_some() && next.as_ref() == after {
-            return Err(StoreError::new(
-                Kind::Damaged,
-                format!("{}: the list of versions does not end", self.description),
-                "use another store",
-            ));
+        let (below, ask) = self.dialect().list(&prefix, after);
+        let reply = self.ask("list the versions in", None, below, ask).await?;
+        let Listed { found, next } = self.read(self.dialect().page(&reply))?;
+        let versions = found.into_iter().filter_map(|found| self.version(found).transpose()).collect::<Result<Vec<_>, _>>()?;
+        let too_long = |next: &Cursor| next.key.len().saturating_add(next.version.len()) > CURSOR_BYTES_MAX;
+        if (next.is_some() && next.as_ref() == after) || next.as_ref().is_some_and(too_long) {
+            return Err(self.endless());
         }
         Ok(VersionPage { versions, next })
     }
 
-    /// All versions and markers of one object, at most a page of them.
+    /// All versions and markers of one object, at most some thousand of them.
     ///
     /// # Errors
     /// As [`Vault::versions`].
     pub async fn versions_of(&self, name: &str) -> Result<Vec<Version>, StoreError> {
-        // The name itself is the first of all names that begin with it.
-        let mut page = self.versions(name, None).await?.versions;
-        page.retain(|v| v.name == name);
-        Ok(page)
+        let mut found: Vec<Version> = Vec::new();
+        let mut next: Option<Cursor> = None;
+        // Azure may give a short page, or an empty one, and say that it goes on: the current version may be on the next.
+        for _ in 0..PAGES_OF_NAME_MAX {
+            let page = self.versions(name, next.as_ref()).await?;
+            // The name itself is the first of all names that begin with it.
+            let beyond = page.versions.iter().any(|v| v.name != name);
+            found.extend(page.versions.into_iter().filter(|v| v.name == name));
+            if beyond || page.next.is_none() || found.len() >= VERSIONS_OF_NAME_MIN {
+                return Ok(found);
+            }
+            next = page.next;
+        }
+        Err(self.endless())
     }
 
-    fn version(&self, node: &xml::Node) -> Result<Option<Version>, StoreError> {
-        let marker = match node.name.as_str() {
-            "Version" => false,
-            "DeleteMarker" => true,
-            _ => return Ok(None),
-        };
-        let key = node.get("Key");
-        let name = if self.prefix.is_empty() { Some(key) } else { key.strip_prefix(&self.prefix).and_then(|k| k.strip_prefix('/')) };
-        let Some(name) = name else { return Ok(None) };
-        let version = node.get("VersionId");
-        let (Some(modified), true) = (parse_time(node.get("LastModified")), (1..=VERSION_BYTES_MAX).contains(&version.len())) else {
+    fn endless(&self) -> StoreError {
+        StoreError::new(Kind::Damaged, format!("{}: the list of versions does not end", self.description), "use another store")
+    }
+
+    /// Brings the versions of one name into the order in which S3 lists them: the newest first. Google counts generations
+    /// upwards and Azure names versions by their time, but only that they are written later makes them later.
+    pub(in crate::store) fn newest_first(&self, versions: &mut [Version]) {
+        if !self.dialect().has_markers() {
+            let number = |v: &Version| (v.latest, v.modified, v.version.len(), v.version.clone());
+            versions.sort_by_cached_key(|v| std::cmp::Reverse(number(v)));
+        }
+    }
+
+    /// What hides an object whose versions these are, in words: a marker, or that none of them is current.
+    #[must_use]
+    pub fn hidden_by(&self, versions: &[Version]) -> Option<String> {
+        let mut markers = versions.iter().filter(|v| v.marker);
+        if let Some(marker) = markers.next() {
+            let older = markers.count();
+            let older = if older > 0 { format!(" and {older} older ones") } else { String::new() };
+            return Some(format!("under the delete marker '{}' of {}{older}", escape_bounded(&marker.version, 80), marker.modified));
+        }
+        let hidden = !self.dialect().has_markers() && !versions.is_empty() && !versions.iter().any(|v| v.latest);
+        hidden.then(|| "because it was deleted without naming a version: none of them is current".to_owned())
+    }
+
+    fn version(&self, found: Found) -> Result<Option<Version>, StoreError> {
+        let Found { key, version, marker, latest, modified } = found;
+        let name =
+            if self.prefix.is_empty() { Some(key.as_str()) } else { key.strip_prefix(&self.prefix).and_then(|k| k.strip_prefix('/')) };
+        let Some(name) = name.map(str::to_owned) else { return Ok(None) };
+        let (Some(modified), true) = (modified, (1..=VERSION_BYTES_MAX).contains(&version.len())) else {
             let message = format!("{} lists a version without its id or time", self.description);
             return Err(StoreError::new(Kind::Damaged, message, "use another store"));
         };
-        Ok(Some(Version { name: name.to_owned(), version: version.to_owned(), marker, latest: node.get("IsLatest") == "true", modified }))
+        Ok(Some(Version { name, version, marker, latest, modified }))
     }
 }

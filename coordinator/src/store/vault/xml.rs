@@ -1,4 +1,4 @@
-//! The little XML that is needed of S3's answers, read into a bounded tree. The server is not trusted: depth, nodes and bytes
+//! The little XML that is needed of the answers of S3 and Azure, read into a bounded tree. The server is not trusted: depth, nodes and bytes
 //! have limits, entities other than XML's own five are refused.
 
 use quick_xml::Reader;
@@ -6,7 +6,7 @@ use quick_xml::events::Event;
 
 /// Deeper answers are refused; S3's have four levels.
 const DEPTH_MAX: usize = 12;
-/// A page of 1,000 versions has some 12,000 elements.
+/// A page of 1,000 versions has some 12,000 elements, on Azure some 30,000.
 const NODES_MAX: usize = 60_000;
 
 /// An element: its name without a namespace, its text, and what it holds.
@@ -31,7 +31,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Node, String> {
     let mut nodes = 0_usize;
     let mut count = |depth: usize| {
         nodes += 1;
-        if nodes > NODES_MAX || depth > DEPTH_MAX { Err("it is larger than any answer of S3".to_owned()) } else { Ok(()) }
+        if nodes > NODES_MAX || depth > DEPTH_MAX { Err("it is larger than any answer of a store".to_owned()) } else { Ok(()) }
     };
     loop {
         match reader.read_event().map_err(|e| e.to_string())? {

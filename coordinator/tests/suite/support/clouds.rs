@@ -1,4 +1,5 @@
-//! Azurite, the emulator of Azure Blob Storage, for one test: started as a process on a free port and ended with the test.
+//! Azurite, the emulator of Azure Blob Storage, for one test: started as a process on a free port and ended with the test. With a
+//! front where versions and locks are to be there.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -64,19 +65,53 @@ urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/{account
 
 /// Azurite with an empty container `evidence`.
 pub fn azure() -> (Emulator, RemoteSettings) {
+    let (emulator, port) = azurite();
+    (emulator, settings(port))
+}
+
+/// Versions and locks in front of Azurite, by the reference of Azure's REST API.
+const FRONT: &str = include_str!("azure.py");
+
+/// Azurite, and what stands in front of it.
+pub struct Front {
+    _processes: [Emulator; 2],
+    port: u16,
+}
+
+impl Front {
+    /// A request about an object as somebody makes it who has the account's key: the status.
+    pub fn send(&self, method: &str, name: &str, query: &str, headers: &str, body: &str) -> u16 {
+        let path = format!("/{ACCOUNT}/evidence/{name}{query}");
+        let authorization = format!("SharedKey {ACCOUNT}:Signature=0");
+        super::moto::request(self.port, &authorization, method, &path, headers, body).expect("the front answers").0
+    }
+}
+
+/// Azurite with an empty container `evidence` that has version-level immutability.
+pub fn azure_with_lock() -> (Front, RemoteSettings) {
+    let (azurite, upstream) = azurite();
+    let port = free_port();
+    let front = run(port, "python3", &["-c", FRONT, &port.to_string(), &upstream.to_string(), ACCOUNT, KEY, "evidence"]);
+    (Front { _processes: [front, azurite], port }, settings(port))
+}
+
+fn azurite() -> (Emulator, u16) {
     let port = free_port();
     let number = port.to_string();
     let args = ["--inMemoryPersistence", "--silent", "--skipApiVersionCheck", "--blobHost", "127.0.0.1", "--blobPort", &number];
     let emulator = run(port, "azurite-blob", &args);
     let made = Command::new("python3").args(["-c", PUT_CONTAINER, &number, ACCOUNT, KEY, "evidence"]).output().expect("python3 starts");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let settings = RemoteSettings {
+    (emulator, port)
+}
+
+fn settings(port: u16) -> RemoteSettings {
+    RemoteSettings {
         kind: RemoteKind::Azure,
         account: ACCOUNT.to_owned(),
         endpoint: Some(format!("http://127.0.0.1:{port}/{ACCOUNT}")),
         access_key_id: None,
         secret: Some(KEY.to_owned()),
         ..super::s3_settings(port, "below/here")
-    };
-    (emulator, settings)
+    }
 }

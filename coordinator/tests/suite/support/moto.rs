@@ -41,6 +41,15 @@ impl Server {
         settings(self.port, prefix)
     }
 
+    /// How to reach one that was started as Google's.
+    pub fn google_settings(&self, prefix: &str) -> RemoteSettings {
+        let port = self.port;
+        let key = format!(
+            r#"{{"gcs_base_url": "http://127.0.0.1:{port}", "disable_oauth": true, "client_email": "", "private_key": "", "private_key_id": ""}}"#
+        );
+        RemoteSettings { kind: RemoteKind::Google, secret: Some(key), endpoint: None, ..settings(port, prefix) }
+    }
+
     /// The port that it listens on.
     pub const fn port(&self) -> u16 {
         self.port
@@ -62,18 +71,22 @@ impl Server {
     }
 
     fn try_send(&self, method: &str, path: &str, headers: &str, body: &str) -> Option<(u16, String)> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        let (port, length) = (self.port, body.len());
         // Without the header it would take the request for a stranger's and refuse it for that reason alone.
-        let signed = "Authorization: AWS4-HMAC-SHA256 Credential=id/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0";
-        let rest = format!("{signed}\r\nContent-Length: {length}\r\nConnection: close\r\n");
-        write!(stream, "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{headers}{rest}\r\n{body}").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+        let signed = "AWS4-HMAC-SHA256 Credential=id/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0";
+        request(self.port, signed, method, path, headers, body)
     }
+}
+
+/// A request as somebody makes it who has the credentials: status and body.
+pub fn request(port: u16, authorization: &str, method: &str, path: &str, headers: &str, body: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    let rest = format!("Authorization: {authorization}\r\nContent-Length: {}\r\nConnection: close\r\n", body.len());
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{headers}{rest}\r\n{body}").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
 }
 
 impl Drop for Server {
@@ -133,28 +146,12 @@ def checked(env, start):
         return moto(env, start)
     start("403 Forbidden", [("Content-Type", "application/xml")])
     return [f"<Error><Code>{why}</Code><Message>{why}</Message></Error>".encode()]
+"#;
 
-# Google's XML API, as its reference describes it, is close to S3's: preconditions and versions are generations.
-def google(env, start):
-    env = dict(env)
-    wanted = env.pop("HTTP_X_GOOG_IF_GENERATION_MATCH", None)
-    if wanted not in (None, "0") or any(k.startswith("HTTP_X_AMZ_") for k in env):
-        start("400 Bad Request", [("Content-Type", "application/xml")])
-        return [b"<Error><Code>InvalidArgument</Code><Message>not of this dialect</Message></Error>"]
-    if wanted == "0":
-        env["HTTP_IF_NONE_MATCH"] = "*"
-    else:
-        env.pop("HTTP_IF_NONE_MATCH", None) if env["REQUEST_METHOD"] in ("PUT", "POST") else None
-    for place in ("QUERY_STRING", "RAW_URI", "REQUEST_URI"):
-        if place in env:
-            env[place] = env[place].replace("generation=", "versionId=")
-    env["HTTP_AUTHORIZATION"] = "AWS4-HMAC-SHA256 Credential=id/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
-    def answer(status, headers, *more):
-        own = {"x-amz-version-id": "x-goog-generation"}
-        kept = [(own.get(n.lower(), n), v) for n, v in headers if n.lower() in own or not n.lower().startswith("x-amz-")]
-        return start(status, kept, *more)
-    return moto(env, answer)
-
+/// Google Cloud Storage in front of it.
+const GOOGLE: &str = include_str!("google.py");
+/// The start of whichever is asked for.
+const RUN: &str = r#"
 run_simple("127.0.0.1", int(sys.argv[1]), google if sys.argv[3] == "google" else checked, threaded=False)
 "#;
 
@@ -164,9 +161,15 @@ pub fn start() -> Server {
 }
 
 /// Starts the server with an empty bucket `evidence`, spoken to as Google Cloud Storage is: a translation of the XML API by its
-/// reference (preconditions and generations), without its sign-in. Amazon's own headers are refused.
+/// reference (preconditions, generations, locks), and of what the JSON API says of locks, without its sign-in. Amazon's own headers
+/// are refused.
 pub fn start_as_google() -> Server {
     serve("evidence", "", "google")
+}
+
+/// As [`start_as_google`], with a bucket that has versions and object retention.
+pub fn start_as_google_with_lock() -> Server {
+    serve("evidence", "x-goog-bucket-object-lock-enabled: true\r\n", "google")
 }
 
 /// Starts the server with an empty bucket `evidence` that has versions and Object Lock.
@@ -177,7 +180,7 @@ pub fn start_with_lock() -> Server {
 fn serve(bucket: &str, headers: &str, dialect: &str) -> Server {
     let port = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("address").port();
     let process = Command::new("python3")
-        .args(["-c", SERVE, &port.to_string(), SECRET, dialect])
+        .args(["-c", &[SERVE, GOOGLE, RUN].concat(), &port.to_string(), SECRET, dialect])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()

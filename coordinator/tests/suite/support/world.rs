@@ -16,6 +16,7 @@ use exhibit_coordinator::catalog::sqlite::SqliteCatalog;
 use exhibit_coordinator::config::PricesConfig;
 use exhibit_coordinator::ledger::{Keys, Ledgers};
 use exhibit_coordinator::serve::{self, Running, Setup};
+use exhibit_coordinator::stamp::Authority;
 use exhibit_coordinator::store::faulty::{Faults, FaultyStore};
 use exhibit_coordinator::store::{LocalStore, RemoteSettings, RemoteStore, Store};
 use exhibit_coordinator::{audit, clock, intake};
@@ -59,6 +60,8 @@ pub struct Place {
     pub upkeep: serve::Upkeep,
     /// Who is told of events and metrics.
     pub audit: audit::Settings,
+    /// Timestamp authorities.
+    pub authorities: Vec<Authority>,
 }
 
 fn sub(dir: &tempfile::TempDir, name: &str) -> PathBuf {
@@ -87,7 +90,7 @@ async fn run(dir: &tempfile::TempDir, place: &Place, port: u16, (free_bytes_min,
         connections,
         rules: serve::Rules { two_person, ..serve::Rules::default() },
         witnesses: Vec::new(),
-        authorities: Vec::new(),
+        authorities: place.authorities.clone(),
         http: Some(tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("port")),
         upkeep: place.upkeep.clone(),
         audit: place.audit.clone(),

@@ -1,0 +1,149 @@
+//! What differs from cloud to cloud: the requests for versions and locks, and how their answers are read. Nothing here sends
+//! anything.
+
+use std::fmt;
+
+use bytes::Bytes;
+use exhibit_evidence::Timestamp;
+use http::{HeaderMap, Method};
+
+use super::super::lock::{Lock, LockMode, Seen};
+use super::versions::{Cursor, Listed};
+
+/// One request, but for its address and its signature.
+#[derive(Debug, Clone)]
+pub(super) struct Ask {
+    pub(super) method: Method,
+    pub(super) query: Vec<(&'static str, String)>,
+    pub(super) headers: Vec<(&'static str, String)>,
+    pub(super) body: Bytes,
+}
+
+impl Ask {
+    pub(super) fn new(method: Method) -> Self {
+        Self { method, query: Vec::new(), headers: Vec::new(), body: Bytes::new() }
+    }
+
+    pub(super) fn query(mut self, key: &'static str, value: impl Into<String>) -> Self {
+        self.query.push((key, value.into()));
+        self
+    }
+
+    pub(super) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    pub(super) fn body(mut self, body: String) -> Self {
+        self.body = Bytes::from(body);
+        self
+    }
+}
+
+/// An answer that says yes.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+/// The text of a header; empty when there is none.
+pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+    headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
+}
+
+/// What a bucket or container can be set to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Setting {
+    /// Old versions are kept.
+    Versions,
+    /// Versions can be locked.
+    Locks,
+}
+
+/// Words for people, by whose store it is.
+#[derive(Debug)]
+pub(in crate::store) struct Words {
+    /// Whose store it is.
+    pub(in crate::store) cloud: &'static str,
+    /// What the lock of a version is called there.
+    pub(in crate::store) lock: &'static str,
+    /// What to do where nothing can be locked.
+    pub(in crate::store) set_lock: &'static str,
+    /// What to do where a write was not locked.
+    pub(in crate::store) cannot_lock: &'static str,
+    /// What the credentials should be able to do.
+    pub(in crate::store) use_policy: &'static str,
+    /// What to do where a lock stays weaker than it was set.
+    pub(in crate::store) stays_weak: &'static str,
+    /// What a deletion does that names no version.
+    pub(in crate::store) hidden: &'static str,
+    /// Who may set a retention may shorten what governance locks: there is no right of its own for that.
+    pub(in crate::store) shortens_governance: bool,
+    /// A hold also forbids to replace the object, so what is replaced must have none.
+    pub(in crate::store) hold_keeps_name: bool,
+}
+
+/// One cloud's calls for versions and locks.
+pub(super) trait Dialect: fmt::Debug + Send + Sync {
+    fn words(&self) -> &'static Words;
+
+    /// The path of an object below its bucket.
+    fn path(&self, key: &str) -> String;
+
+    /// The headers that lock what a put writes.
+    fn locked(&self, lock: &Lock) -> Vec<(&'static str, String)>;
+
+    /// Asks for the lock of a version, which [`Dialect::seen`] reads. Where the cloud always says of which version it speaks, another
+    /// one is no answer: what ignores the question would pass the lock of the newest version off as that of the one below.
+    fn look(&self, version: &str) -> Ask;
+    fn seen(&self, reply: &Reply, version: &str) -> Result<Seen, String>;
+
+    /// Sets mode and end of a version's retention; with `bypass` also where that weakens it, as far as the cloud has a word for it.
+    fn retain(&self, version: &str, mode: LockMode, until: Timestamp, bypass: bool) -> Ask;
+
+    /// Sets or takes off the hold of a version.
+    fn hold(&self, version: &str, on: bool) -> Ask;
+
+    /// Deletes a version; without one what is newest.
+    fn delete(&self, version: Option<&str>, bypass: bool) -> Ask;
+
+    /// Takes off a retention that may be taken off, where a deletion cannot ask for that itself.
+    fn unlock(&self, _version: &str) -> Option<Ask> {
+        None
+    }
+
+    /// True when a deletion was refused only because the version is the current one.
+    fn refuses_current(&self, _message: &str) -> bool {
+        false
+    }
+
+    /// Path below the bucket, and request, of a page of versions, which [`Dialect::page`] reads.
+    fn list(&self, prefix: &str, after: Option<&Cursor>) -> (&'static str, Ask);
+    fn page(&self, reply: &Reply) -> Result<Listed, String>;
+
+    /// True when a deletion leaves a marker, and the versions of a name are listed with the newest first.
+    fn has_markers(&self) -> bool {
+        false
+    }
+
+    /// Asks the bucket for a setting, which [`Dialect::is_on`] reads.
+    fn setting(&self, what: Setting) -> Ask;
+    fn is_on(&self, what: Setting, reply: &Reply) -> Result<bool, String>;
+
+    /// Code and message of an answer that says no.
+    fn said(&self, headers: &HeaderMap, body: &[u8]) -> (String, String);
+}
+
+/// Leaves everything as it is that RFC 3986 calls unreserved.
+pub(super) fn encoded(text: &str, keep: &str) -> String {
+    use std::fmt::Write as _;
+    text.bytes().fold(String::with_capacity(text.len()), |mut out, b| {
+        if b.is_ascii_alphanumeric() || b"-._~".contains(&b) || keep.as_bytes().contains(&b) {
+            out.push(char::from(b));
+        } else {
+            let _ = write!(out, "%{b:02X}");
+        }
+        out
+    })
+}
