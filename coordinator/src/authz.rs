@@ -158,7 +158,7 @@ pub fn decide(method: &str, caller: &Caller) -> Result<(), Denied> {
 pub fn decide_in_case(method: &str, caller: &Caller, case: &CaseId) -> Result<(), Denied> {
     decide(method, caller)?;
     let deny = |cause: String| Err(denied(method, caller, cause));
-    let Caller::Person { rights, .. } = caller else { return deny("cases are for people".to_owned()) };
+    let Caller::Person { name, rights } = caller else { return deny("cases are for people".to_owned()) };
     let any = match TABLE.iter().find(|(path, ..)| *path == method) {
         Some((.., PersonAs(any))) => *any,
         _ => return deny("its line in the authorization table names no roles".to_owned()),
@@ -167,8 +167,19 @@ pub fn decide_in_case(method: &str, caller: &Caller, case: &CaseId) -> Result<()
     if any.iter().any(|r| *r != Admin && roles.contains(r)) {
         return Ok(());
     }
-    let needed: Vec<&Role> = any.iter().filter(|r| **r != Admin).collect();
-    deny(format!("it needs role {} in case {case}; ask an admin ('exhibit person allow')", list(needed.into_iter(), " or ")))
+    let needed: Vec<Role> = any.iter().copied().filter(|r| *r != Admin).collect();
+    let how = how_to_allow(name, &needed, case);
+    deny(format!("it needs role {} in case {case}; an admin gives it: {how}", list(needed.iter(), " or ")))
+}
+
+/// The command with which an admin lets a person do what needs one of these roles in a case; which of several stays to be chosen.
+#[must_use]
+pub fn how_to_allow(name: &str, any: &[Role], case: &CaseId) -> String {
+    let role = if let [one] = any { list(std::iter::once(one), "") } else { "ROLE".to_owned() };
+    // It is typed into a shell, so what is no person's name does not stand in it.
+    let short = name.rsplit('/').next().and_then(|short| short.parse::<exhibit_certs::PersonName>().ok());
+    let short = short.map_or_else(|| "NAME".to_owned(), |short| short.to_string());
+    format!("exhibit person allow {short} --role {role} --case {case}")
 }
 
 /// [`decide`] for what belongs to no case: a role that is limited to cases does not count.
@@ -372,7 +383,17 @@ mod tests {
         let [read, list] = ["ReadItems", "ListCases"].map(|m| format!("/exhibit.responder.v1.ResponderService/{m}"));
         assert!(decide_in_case(&read, &limited, &here).is_ok());
         let denied = decide_in_case(&read, &limited, &there).expect_err("another case");
-        assert!(denied.cause.contains(&format!("role responder or custodian in case {there}")), "{denied}");
+        let said =
+            format!("role responder or custodian in case {there}; an admin gives it: exhibit person allow eve --role ROLE --case {there}");
+        assert!(denied.cause.contains(&said), "{denied}");
+        let order = decide_in_case("/exhibit.responder.v1.ResponderService/SubmitOrder", &person(&[Custodian, Admin]), &here);
+        assert!(order.is_err_and(|e| e.cause.starts_with("it needs role responder, this name has")), "nowhere: the table itself says it");
+        let elsewhere =
+            Caller::Person { name: "spiffe://d/responder/eve".to_owned(), rights: Rights::limited([Responder], [here.clone()]) };
+        let order = decide_in_case("/exhibit.responder.v1.ResponderService/SubmitOrder", &elsewhere, &there).expect_err("another case");
+        assert!(order.cause.ends_with(&format!("exhibit person allow eve --role responder --case {there}")), "{order}");
+        let how = how_to_allow("spiffe://d/responder/eve;reboot", &[Responder], &there);
+        assert!(how.starts_with("exhibit person allow NAME --role responder"), "{how}");
         assert!(decide(&list, &limited).is_ok() && decide_outside_cases(&list, &limited).is_err());
         // An admin manages people and agents, and sees no case.
         let records = "/exhibit.log.v1.LogService/ListRecords";

@@ -137,6 +137,9 @@ pub struct TimestampAuthority {
     pub url: String,
     /// File with the root certificates that its tokens must lead to.
     pub ca: PathBuf,
+    /// File with root certificates that its server's TLS certificate may lead to, besides the public ones.
+    #[serde(default)]
+    pub tls_ca: Option<PathBuf>,
     /// Where its revocation lists are.
     #[serde(default)]
     pub crls: Vec<String>,
@@ -329,7 +332,12 @@ impl Config {
             return Err(("timestamp.name", format!("{} authorities: expected at most {AUTHORITIES_MAX}", self.timestamp.len())));
         }
         for (n, authority) in self.timestamp.iter().enumerate() {
-            let _ = make_authority(authority, Anchors::default())?;
+            let made = make_authority(authority, Anchors::default())?;
+            if authority.tls_ca.is_some() && !made.speaks_tls() {
+                let why =
+                    format!("authority '{}' has no https:// address, so nothing would be checked with it: take it out", authority.name);
+                return Err(("timestamp.tls_ca", why));
+            }
             within("timestamp.interval_s", u64::from(authority.interval_s), 1..86_401, "seconds")?;
             if self.timestamp.iter().take(n).any(|earlier| earlier.name == authority.name) {
                 return Err(("timestamp.name", format!("'{}' is the name of two authorities; each has its own", authority.name)));
@@ -344,23 +352,28 @@ impl Config {
     /// [`ConfigError`] when a file cannot be read or holds no certificate.
     pub fn authorities(&self) -> Result<Vec<Authority>, ConfigError> {
         let one = |authority: &TimestampAuthority| {
-            let path = self.resolve(&authority.ca);
-            let shown = escape_bounded(&path.to_string_lossy(), 200);
-            let fail = |why: String| {
-                ConfigError::wrong(format!(
-                    "timestamp.ca: {shown}: {why}; it holds the root certificate of authority '{}' in PEM",
-                    authority.name
-                ))
-            };
-            let meta = std::fs::metadata(&path).map_err(|e| fail(e.to_string()))?;
-            if meta.len() > FILE_BYTES_MAX {
-                return Err(fail(format!("{} bytes: at most {FILE_BYTES_MAX}", meta.len())));
-            }
-            let bytes = std::fs::read(&path).map_err(|e| fail(e.to_string()))?;
-            let anchors = Anchors::parse(&bytes).map_err(|e| fail(e.to_string()))?;
-            make_authority(authority, anchors).map_err(|(key, why)| ConfigError::wrong(format!("{key}: {why}")))
+            let name = &authority.name;
+            let root = format!("it holds the root certificate of authority '{name}' in PEM");
+            let anchors = self.certificates("timestamp.ca", &authority.ca, &root, |pem| Anchors::parse(pem).map_err(|e| e.to_string()))?;
+            let made = make_authority(authority, anchors).map_err(|(key, why)| ConfigError::wrong(format!("{key}: {why}")))?;
+            let Some(file) = &authority.tls_ca else { return Ok(made) };
+            let root = format!("it holds the root certificate of the https:// server of authority '{name}' in PEM");
+            self.certificates("timestamp.tls_ca", file, &root, |pem| made.trusting(pem).map_err(|e| e.why))
         };
         self.timestamp.iter().map(one).collect()
+    }
+
+    /// What the certificates in a file that a key names are made into.
+    fn certificates<T>(&self, key: &str, file: &Path, what: &str, read: impl FnOnce(&[u8]) -> Result<T, String>) -> Result<T, ConfigError> {
+        let path = self.resolve(file);
+        let shown = escape_bounded(&path.to_string_lossy(), 200);
+        let fail = |why: String| ConfigError::wrong(format!("{key}: {shown}: {why}; {what}"));
+        let meta = std::fs::metadata(&path).map_err(|e| fail(e.to_string()))?;
+        if meta.len() > FILE_BYTES_MAX {
+            return Err(fail(format!("{} bytes: at most {FILE_BYTES_MAX}", meta.len())));
+        }
+        let bytes = std::fs::read(&path).map_err(|e| fail(e.to_string()))?;
+        read(&bytes).map_err(fail)
     }
 
     /// A path of the configuration, seen from where the program runs.
@@ -438,8 +451,9 @@ impl Config {
 
 fn documented_authority(authority: &TimestampAuthority) -> String {
     let text = |value: &str| toml::Value::String(value.to_owned());
+    let tls_ca = authority.tls_ca.as_ref().map_or_else(String::new, |file| format!("tls_ca = {}\n", text(&file.to_string_lossy())));
     format!(
-        "[[timestamp]]\nname = {}\nurl = {}\nca = {}\ncrls = {}\ninterval_s = {}\n\n",
+        "[[timestamp]]\nname = {}\nurl = {}\nca = {}\n{tls_ca}crls = {}\ninterval_s = {}\n\n",
         text(&authority.name),
         text(&authority.url),
         text(&authority.ca.to_string_lossy()),

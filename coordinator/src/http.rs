@@ -9,9 +9,12 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
 use serde::Serialize;
-use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::parts::Parts;
@@ -20,6 +23,16 @@ use crate::parts::Parts;
 const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 /// Checks are done again after so long: who asks more often is told the same, so that asking cannot wear anything out.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
+/// Connections at once, each with a buffer of at most 16 KiB and an answer of some 100 KB: 8 MB. Monitors come one by one.
+pub const CONNECTIONS_MAX: usize = 64;
+/// A question is asked in this time, counted from the connection.
+pub const ASKED_WITHIN: Duration = Duration::from_secs(5);
+/// After this time a connection ends, whether its answer was taken or not: the question, the checks of whoever asked before and its
+/// own ([`CHECK_TIMEOUT`] each), and time to take the answer.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(20);
+const BUFFER_BYTES_MAX: usize = 16 << 10;
+/// Pause when no connection can be accepted, e.g. because no file can be opened any more.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// One dependency.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -53,11 +66,34 @@ struct Ops {
 /// it stops hears that it does.
 pub async fn serve(listener: TcpListener, parts: Arc<Parts>, stopping: watch::Receiver<bool>) {
     let ops = Arc::new(Ops { parts, stopping, last: tokio::sync::Mutex::default() });
-    let routes =
+    let routes: Router =
         Router::new().route("/health", get(async || "alive\n")).route("/ready", get(ready)).route("/metrics", get(metrics)).with_state(ops);
-    if let Err(error) = axum::serve(listener, routes).await {
-        tracing::error!(%error, "health and metrics are not served any more");
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        // The semaphore is never closed, so there is always a permit in the end.
+        let permit = Arc::clone(&room).acquire_owned().await;
+        match listener.accept().await {
+            Ok((tcp, _)) => {
+                let routes = routes.clone();
+                tokio::spawn(async move {
+                    answer(tcp, routes).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection for health or metrics cannot be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
     }
+}
+
+/// One connection, one question. How it ends is the monitor's business.
+async fn answer(tcp: TcpStream, routes: Router) {
+    let mut server = Builder::new(TokioExecutor::new()).http1_only();
+    server.http1().timer(TokioTimer::new()).header_read_timeout(ASKED_WITHIN).keep_alive(false).max_buf_size(BUFFER_BYTES_MAX);
+    let connection = server.serve_connection(TokioIo::new(tcp), TowerToHyperService::new(routes));
+    let _ = tokio::time::timeout(ANSWERED_WITHIN, connection).await;
 }
 
 async fn ready(State(ops): State<Arc<Ops>>) -> impl IntoResponse {

@@ -77,7 +77,7 @@ pub struct Options {
     /// Google: key file of a service account; Azure: file with the account's key. Without it the machine's own are used
     #[arg(long, value_name = "FILE")]
     pub credentials_file: Option<PathBuf>,
-    /// Lock every object in an S3 bucket: compliance:DAYS (nobody can take it off) or governance:DAYS
+    /// Lock every object in the bucket: compliance:DAYS (nobody can take it off) or governance:DAYS
     #[arg(long, value_name = "MODE:DAYS")]
     pub lock: Option<LockPolicy>,
     /// Put the catalog into this PostgreSQL database instead of a file in DIR: postgres://USER@HOST/DATABASE?sslrootcert=FILE

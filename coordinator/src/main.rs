@@ -381,7 +381,7 @@ impl Attested {
 async fn attest_both(first: &dyn store::Store, second: Option<&dyn store::Store>) -> Result<Attested, Failure> {
     let (first, second) = (first.attestable(), second.and_then(store::Store::attestable));
     if first.is_none() && second.is_none() {
-        return Err(failed("only an S3 store has versions to attest; see 'store check'"));
+        return Err(failed("only an S3 store, or one with store.lock, has versions to attest; see 'store check'"));
     }
     let (mut attested, now) = (Attested { store: None, copy: None }, clock::now());
     for (attestable, report) in [(first, &mut attested.store), (second, &mut attested.copy)] {

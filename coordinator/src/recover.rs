@@ -14,6 +14,9 @@ use exhibit_evidence::record::{self, REASON_BYTES_MAX, Revocation, Role};
 use exhibit_evidence::text::escape_bounded;
 use exhibit_evidence::{Digest, Timestamp};
 
+use crate::catalog::postgres::{Alone, PostgresCatalog};
+use crate::catalog::sqlite::SqliteCatalog;
+use crate::catalog::{CatalogError, CatalogPlace};
 use crate::config::Config;
 use crate::init;
 use crate::ledger::{Keys, Ledgers};
@@ -85,8 +88,44 @@ impl Recovered {
     }
 }
 
+/// What keeps coordinators away while the log is written: one that runs would not hear of it.
+enum Hold {
+    /// A catalog in a file is held by whoever opened it.
+    File(SqliteCatalog),
+    /// One in a database is seen to have no coordinator, before and after.
+    Database(Alone),
+}
+
+impl Hold {
+    async fn take(place: &CatalogPlace) -> Result<Self, CatalogError> {
+        match place {
+            CatalogPlace::File(path) => SqliteCatalog::open(path).await.map(Self::File),
+            CatalogPlace::Postgres(settings) => {
+                // In another database than the coordinators' none would be seen.
+                if !PostgresCatalog::is_there(settings).await? {
+                    let place = settings.place();
+                    return Err(CatalogError::Failed(format!("there is no catalog in {place}: check catalog.postgres")));
+                }
+                Alone::take(settings).await.map(Self::Database)
+            }
+        }
+    }
+
+    async fn end(self) -> Result<(), String> {
+        match self {
+            Self::File(catalog) => {
+                catalog.close().await;
+                Ok(())
+            }
+            Self::Database(mut alone) => alone.confirm().await.map_err(|e| {
+                format!("all was recorded, but while it was, this happened: {e}; a coordinator that ran may not know of it: stop it, and run the same command again")
+            }),
+        }
+    }
+}
+
 /// Makes the person of a request an admin, and revokes the keys of others. No coordinator of the deployment may run: one that does
-/// would not hear of it.
+/// would not hear of it. It is refused then, and told when one was started meanwhile.
 ///
 /// Order of writes: (1) enrolment, then revocations, into the deployment's log; (2) the answer's file. Died in between: the same
 /// command does what is missing and makes the answer.
@@ -103,11 +142,12 @@ pub async fn run(config: &Config, options: &Options, now: Timestamp) -> Result<R
     let root = root_key(&options.root, &deployment.anchor).map_err(|e| format!("--root: {e}"))?;
     let issued = deployment.issuing.issue_client(&asked.tls_csr, &asked.name, PERSON_LIFE, now);
     let issued = issued.map_err(|e| format!("REQUEST: tls_csr: {e}"))?;
-    // A catalog in a file is held by a coordinator that runs.
-    let catalog = config.catalog().map_err(|e| e.to_string())?.open().await.map_err(|e| e.to_string())?;
+    let place = config.catalog().map_err(|e| e.to_string())?;
+    let hold = Hold::take(&place).await.map_err(|e| e.to_string())?;
     let done = record_all(config, &deployment, (&asked, options), &root, now).await;
-    catalog.close().await;
+    let ended = hold.end().await;
     let (revoked, chain, log_size) = done?;
+    ended?;
     let tls: Vec<&[u8]> = issued.chain.iter().map(AsRef::as_ref).collect();
     let enrolments: Vec<&[u8]> = chain.iter().map(Envelope::as_bytes).collect();
     let host = config.names.first().map_or("localhost", String::as_str);

@@ -136,6 +136,8 @@ fn the_last_admin_is_replaced(fleet: &Fleet, case: &str) {
         Finished::of(program.arg("--dir").arg(fleet.coordinator_dir()).arg("--root").arg(root))
     };
     let root = fleet.coordinator_dir().join("root");
+    let beside = recover(&root, "responder");
+    assert!(beside.code == 1 && beside.stderr.contains("another coordinator is running"), "{}", beside.stderr);
     assert_eq!(fleet.terminate_coordinator(), 0);
     let another = recover(&fleet.home(), "responder");
     assert!(another.code == 1 && another.stderr.contains("is not the root key"), "{}", another.stderr);

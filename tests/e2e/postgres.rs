@@ -1,5 +1,5 @@
-//! A deployment whose catalog is in PostgreSQL: collects, outlives the server's restart, is made again from the store, and
-//! moves to a file.
+//! A deployment whose catalog is in PostgreSQL: collects, outlives the server's restart, gets a new admin, is made again from the
+//! store, and moves to a file.
 
 use std::time::Duration;
 
@@ -40,7 +40,17 @@ fn a_catalog_in_postgres_serves_restarts_is_rebuilt_and_moves() {
     let items = fleet.items(ended["collection"].as_str().expect("id"));
     let refused = coordinator(&["reindex", "--replace"]);
     assert!(refused.code == 1 && refused.stderr.contains("stop every coordinator"), "{}", refused.stderr);
+    // Nor is there a new admin by the root key beside one, which would not hear of it.
+    let shown = |name: &str| fleet.path().join(name).display().to_string();
+    let (home, request, answer, anchor) =
+        (shown("olga"), shown("olga.request"), shown("olga.answer"), fleet.anchor().display().to_string());
+    let root = dir.join("root").display().to_string();
+    let _ = fleet.exhibit(&["person", "request", "--name", "olga", "--dir", &home, "--anchor", &anchor, "--out", &request]).ok();
+    let recover = ["recover-admin", &request, "--root", &root, "--out", &answer, "--reason", "lost"];
+    let beside = coordinator(&recover);
+    assert!(beside.code == 1 && beside.stderr.contains("stop every coordinator"), "{}", beside.stderr);
     assert_eq!(fleet.terminate_coordinator(), 0);
+    let _ = coordinator(&recover).ok();
     let refused = coordinator(&["reindex"]);
     assert!(refused.code == 1 && refused.stderr.contains("--replace"), "{}", refused.stderr);
     let made = coordinator(&["reindex", "--replace", "--json"]).ok();
@@ -48,6 +58,8 @@ fn a_catalog_in_postgres_serves_restarts_is_rebuilt_and_moves() {
     let done = coordinator(&["catalog", "migrate", "--json"]).ok();
     assert_eq!((&done.json()[0]["did"], &done.json()[0]["made"]), (&"migrate".into(), &false.into()));
     fleet.start_coordinator();
+    let _ = fleet.exhibit(&["person", "accept", &answer, "--dir", &home, "--anchor", &anchor]).ok();
+    let _ = fleet.exhibit(&["--home", &home, "person", "allow", "olga", "--role", "auditor"]).ok();
     assert_eq!(fleet.items(ended["collection"].as_str().expect("id")), items);
     fleet.wait_online(&agent);
     assert_eq!(fleet.collect(&case, &agent, &["--capture", "network"])["state"], "sealed");

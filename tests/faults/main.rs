@@ -5,6 +5,7 @@
 mod checks;
 mod clocks;
 mod drive;
+mod failover;
 mod heard;
 mod kills;
 mod late;

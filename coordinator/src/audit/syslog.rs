@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::text::{escape_bounded, one_line};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpStream, UdpSocket, UnixDatagram};
 use tokio::sync::mpsc;
@@ -24,6 +24,13 @@ const FACILITY: u8 = 13;
 const SD_ID: &str = "exhibit@32473";
 /// Connecting, and each write.
 const STEP_WITHIN: Duration = Duration::from_secs(5);
+/// A message by UDP. Receivers should take 2,048 bytes (RFC 5426, 3.2), but a datagram that is larger than what one packet of the
+/// network carries goes in pieces, and is lost with any of them: 1,500 less the headers of IPv6 and UDP, and room for a tunnel.
+const DATAGRAM_BYTES_MAX: usize = 1_400;
+/// To what the texts of a message that is larger are cut, in characters; names and digests stay whole.
+const SHORTER_CHARS: [usize; 3] = [200, 100, 80];
+/// A host on which nobody listens says so (ICMP) in this time, if it is near and nothing in between keeps that back.
+const COMES_BACK_WITHIN: Duration = Duration::from_millis(100);
 
 /// Where messages go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +68,15 @@ impl FromStr for Receiver {
     }
 }
 
+impl Receiver {
+    const fn bytes_max(&self) -> usize {
+        match self {
+            Self::Udp(_) => DATAGRAM_BYTES_MAX,
+            Self::Tcp(_) | Self::Unix(_) => usize::MAX,
+        }
+    }
+}
+
 impl std::fmt::Display for Receiver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -91,6 +107,30 @@ pub(super) fn message(event: &Event, source: &Source) -> String {
     out
 }
 
+/// One message of at most so many bytes. Of one that would be larger every long text is cut, which `...` at its end shows, and it
+/// says so itself; if that is not enough, its end is missing, where the sentence stands (RFC 5424, 6.1).
+fn fitting(event: &Event, source: &Source, bytes_max: usize) -> String {
+    let mut text = message(event, source);
+    for chars_max in SHORTER_CHARS {
+        if text.len() <= bytes_max {
+            return text;
+        }
+        let mut shorter = event.clone();
+        shorter.message = one_line(&event.message, chars_max);
+        for (_, value) in &mut shorter.fields {
+            *value = one_line(value, chars_max);
+        }
+        shorter.fields.push(("shortened", "yes".to_owned()));
+        text = message(&shorter, source);
+    }
+    let mut end = bytes_max.min(text.len());
+    while !text.is_char_boundary(end) {
+        end = end.saturating_sub(1);
+    }
+    text.truncate(end);
+    text
+}
+
 /// RFC 5424, 6.3.3: these three are escaped, control characters were before.
 fn value(out: &mut String, text: &str) {
     for c in text.chars() {
@@ -102,7 +142,11 @@ fn value(out: &mut String, text: &str) {
 }
 
 enum Line {
-    Udp(UdpSocket),
+    Udp {
+        socket: UdpSocket,
+        /// A message was sent, and nothing came back.
+        tried: bool,
+    },
     Tcp(TcpStream),
     Unix(UnixDatagram),
 }
@@ -115,7 +159,7 @@ impl Line {
                 let own = if addresses.first().is_some_and(std::net::SocketAddr::is_ipv6) { "[::]:0" } else { "0.0.0.0:0" };
                 let socket = UdpSocket::bind(own).await?;
                 socket.connect(&*addresses).await?;
-                Self::Udp(socket)
+                Self::Udp { socket, tried: false }
             }
             Receiver::Tcp(place) => Self::Tcp(TcpStream::connect(place).await?),
             Receiver::Unix(path) => {
@@ -128,7 +172,17 @@ impl Line {
 
     async fn send(&mut self, message: &str) -> std::io::Result<()> {
         match self {
-            Self::Udp(socket) => socket.send(message.as_bytes()).await.map(drop),
+            Self::Udp { socket, tried } => {
+                // What came back of the messages before.
+                refused(socket)?;
+                socket.send(message.as_bytes()).await?;
+                // Nobody acknowledges anything, but that nobody is there at all shows.
+                if !std::mem::replace(tried, true) {
+                    tokio::time::sleep(COMES_BACK_WITHIN).await;
+                    refused(socket)?;
+                }
+                Ok(())
+            }
             Self::Unix(socket) => socket.send(message.as_bytes()).await.map(drop),
             Self::Tcp(stream) => {
                 // Receivers say nothing, so what can be read is the end of the connection.
@@ -139,6 +193,11 @@ impl Line {
             }
         }
     }
+}
+
+/// That a host or a port is not there, which a network said of an earlier datagram.
+fn refused(socket: &UdpSocket) -> std::io::Result<()> {
+    socket.take_error()?.map_or(Ok(()), Err)
 }
 
 async fn try_once(line: &mut Option<Line>, receiver: &Receiver, message: &str) -> std::io::Result<()> {
@@ -165,7 +224,7 @@ pub(super) async fn run(receiver: Receiver, source: Source, mut queue: mpsc::Rec
     while let Some(queued) = queue.recv().await {
         match queued {
             Queued::Event(event) => {
-                let message = message(&event, &source);
+                let message = fitting(&event, &source, receiver.bytes_max());
                 while let Err(e) = try_once(&mut line, &receiver, &message).await {
                     tries.failed(&e.to_string()).await;
                 }
@@ -200,6 +259,57 @@ mod tests {
             message(&event, &source),
             "<108>1 2023-11-14T22:13:20.123456Z h1.example exhibit-coordinator 7 denied [exhibit@32473 deployment=\"d\" caller=\"a \\\"b\\\" \\]c\\\\ä\" method=\"/x\"] no"
         );
+    }
+
+    #[test]
+    fn what_is_larger_than_a_datagram_is_cut_and_says_so() {
+        let source = Source { host: "h".repeat(255), deployment: "d".to_owned(), process: 7 };
+        let digest = "0".repeat(71);
+        let event = |text: &str| Event {
+            at: Timestamp::from_unix_ns(1_700_000_000_123_456_789),
+            name: "incident",
+            severity: Severity::Error,
+            fields: vec![("subject", text.to_owned()), ("detail", text.to_owned()), ("sha256", digest.clone())],
+            message: text.to_owned(),
+        };
+        // Characters of one byte, of two, and such that become two.
+        for c in ["a", "\u{e4}", "\""] {
+            let event = event(&c.repeat(400));
+            let text = fitting(&event, &source, DATAGRAM_BYTES_MAX);
+            assert!(text.len() <= DATAGRAM_BYTES_MAX, "{c}: {} bytes", text.len());
+            let (fields, sentence) = text.split_once("\"] ").expect("the fields are whole");
+            assert!(fields.contains(&digest) && fields.ends_with(" shortened=\"yes"), "{c}: {fields}");
+            assert!(sentence.ends_with("...") && fields.contains("...\" detail="), "{c}: {text}");
+            assert_eq!(fitting(&event, &source, usize::MAX), message(&event, &source), "a stream takes it as it is");
+            // A host's name and fields that leave no room: still no more bytes, and no half of a character.
+            for bytes_max in 500..510 {
+                assert!(fitting(&event, &source, bytes_max).len() <= bytes_max, "{c}");
+            }
+        }
+        let short = event("as it is");
+        assert_eq!(fitting(&short, &source, DATAGRAM_BYTES_MAX), message(&short, &source));
+    }
+
+    /// Where nobody listens nothing was sent; whoever comes late hears it.
+    #[tokio::test]
+    async fn what_nobody_listens_to_waits_and_is_not_counted_as_sent() {
+        let free = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+        let place = free.local_addr().expect("address");
+        drop(free);
+        let metrics = SharedMetrics::default();
+        let settings = super::super::Settings { syslog: Some(Receiver::Udp(place.to_string())), otlp: None };
+        let audit = super::super::Audit::start(&settings, &Source::own("test"), &metrics);
+        audit.started(place, "a folder");
+        let sent = || metrics.text().lines().any(|l| l == "exhibit_audit_events_total{receiver=\"syslog\",result=\"sent\"} 1");
+        tokio::time::sleep(COMES_BACK_WITHIN * 4).await;
+        assert!(!sent(), "{}", metrics.text());
+        let receiver = UdpSocket::bind(place).await.expect("bound");
+        let mut buffer = [0; 2_048];
+        let length = receiver.recv(&mut buffer).await.expect("a message");
+        let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();
+        assert!(text.contains(" started ") && text.ends_with(&format!("the coordinator serves on {place}")), "{text}");
+        audit.finish().await;
+        assert!(sent(), "{}", metrics.text());
     }
 
     #[test]

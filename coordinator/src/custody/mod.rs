@@ -18,6 +18,7 @@ use exhibit_evidence::{CaseId, Timestamp};
 pub use destroy::{Condemned, finish_due, recover};
 pub(crate) use destroy::{Standstill, standstill};
 
+use crate::authz;
 use crate::catalog::CollectionRow;
 use crate::clock;
 use crate::dispatch::{self, admit};
@@ -67,7 +68,7 @@ fn signer_of(record: &Record) -> Option<(&str, Timestamp)> {
 /// [`Problem`]; [`Kind::Busy`] in step 3 means that the decision stands and is carried out as soon as that is possible.
 pub async fn submit(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Result<Submitted> {
     let mut ring = parts.ledgers.deployment().await?.key_ring();
-    let verified = ring.verify(envelope).map_err(|e| Problem::new(Kind::Denied, e.to_string()))?;
+    let verified = ring.verify(envelope).map_err(|e| admit::not_signed("", &ring, (caller, envelope), &e))?;
     let record = verified.record().clone();
     let kind = record.type_name();
     let (Some((signer, at)), Some(case)) = (signer_of(&record), record.case().cloned()) else {
@@ -87,8 +88,8 @@ pub async fn submit(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Re
     if let Record::Release(p) = &record
         && !parts.rights_of(&p.to).in_case(&case).contains(&Role::Custodian)
     {
-        let to = escape_bounded(&p.to, 200);
-        return Err(Problem::invalid(format!("to: {to} is no custodian in this case; ask an admin ('exhibit person allow')")));
+        let (to, how) = (escape_bounded(&p.to, 200), authz::how_to_allow(&p.to, &[Role::Custodian], &case));
+        return Err(Problem::invalid(format!("to: {to} is no custodian in case {case}; an admin gives the role: {how}")));
     }
     parts.ledgers.ensure_enrolled(&case, &[envelope.keyid()]).await?;
     let ledger = parts.ledgers.case(&case).await?;

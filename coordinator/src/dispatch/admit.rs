@@ -6,10 +6,11 @@ use std::sync::Arc;
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::id::{CaseId, CollectionId, OrderId};
 use exhibit_evidence::layout::StreamNumber;
-use exhibit_evidence::record::{Order, Record};
+use exhibit_evidence::record::{KeyRing, Order, Record, TrustError, roles_to_sign};
 use exhibit_evidence::text::escape_bounded;
 
 use super::{bounds, offers};
+use crate::authz;
 use crate::catalog::{AgentRow, CollectionFilter, CollectionRow, OrderRow, PAGE_MAX, State, Totals};
 use crate::clock;
 use crate::ledger::{self, LedgerError};
@@ -58,7 +59,7 @@ pub async fn submit(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Re
 /// The order in an envelope, signed by an enrolled responder who is the caller.
 async fn verify(parts: &Parts, caller: &str, envelope: &Envelope) -> Result<Order> {
     let mut ring = parts.ledgers.deployment().await?.key_ring();
-    let verified = ring.verify(envelope).map_err(|e| Problem::new(Kind::Denied, format!("order: {e}")))?;
+    let verified = ring.verify(envelope).map_err(|e| not_signed("order: ", &ring, (caller, envelope), &e))?;
     let Record::Order(order) = verified.record() else {
         return Err(Problem::invalid(format!("order: a record of type {} is not an order", verified.record().type_name())));
     };
@@ -67,6 +68,28 @@ async fn verify(parts: &Parts, caller: &str, envelope: &Envelope) -> Result<Orde
         return Err(Problem::new(Kind::Denied, format!("order: signed by {signer}, submitted by {caller}: only its signer may submit it")));
     }
     Ok((**order).clone())
+}
+
+/// A record of `caller` that the ring refused, with its field in front. Who lacks the role in the record's case hears with which
+/// command an admin gives it.
+pub fn not_signed(field: &str, ring: &KeyRing, (caller, envelope): (&str, &Envelope), e: &TrustError) -> Problem {
+    let way = match (e, Record::from_payload(envelope.unverified_payload())) {
+        // The signature was found good before the role was looked at.
+        (TrustError::NotAuthorized { signer, .. }, Ok(record)) if signer == caller => way_in(ring, caller, &record),
+        _ => String::new(),
+    };
+    Problem::new(Kind::Denied, format!("{field}{e}{way}"))
+}
+
+/// Nothing where it is not the role that is missing.
+fn way_in(ring: &KeyRing, caller: &str, record: &Record) -> String {
+    let needed = roles_to_sign(record);
+    let Some(case) = record.case().filter(|_| !needed.is_empty()) else { return String::new() };
+    let has = ring.rights_of(caller).in_case(case);
+    if needed.iter().any(|role| has.contains(role)) {
+        return String::new();
+    }
+    format!(" (case {case}); an admin gives the role: {}", authz::how_to_allow(caller, needed, case))
 }
 
 async fn check_case(parts: &Parts, order: &Order) -> Result<()> {

@@ -6,7 +6,7 @@ use exhibit_evidence::id::CaseId;
 use exhibit_evidence::record::{CaseClosed, CaseOpened, Record};
 use exhibit_evidence::text::escape_bounded;
 
-use super::admit::{TWO_PERSON_REMEDY, require_case};
+use super::admit::{TWO_PERSON_REMEDY, not_signed, require_case};
 use super::bounds::CLOCK_AHEAD_S_MAX;
 use crate::catalog::CaseRow;
 use crate::clock;
@@ -94,7 +94,7 @@ fn check_opened(caller: &str, opened: &CaseOpened, two_person: bool) -> Result<(
 /// [`Problem`]
 pub async fn close(parts: &Parts, caller: &str, envelope: &Envelope) -> Result<CaseRow> {
     let mut ring = parts.ledgers.deployment().await?.key_ring();
-    let verified = ring.verify(envelope).map_err(|e| Problem::new(Kind::Denied, format!("case_closed: {e}")))?;
+    let verified = ring.verify(envelope).map_err(|e| not_signed("case_closed: ", &ring, (caller, envelope), &e))?;
     let Record::CaseClosed(closed) = verified.record() else {
         return Err(Problem::invalid(format!("case_closed: a record of type {} closes no case", verified.record().type_name())));
     };

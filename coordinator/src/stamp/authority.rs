@@ -1,7 +1,8 @@
 //! One timestamp authority over HTTP: ask, verify, and fetch the revocation lists of that day.
 //!
 //! Trust: nothing that comes over this connection is believed for its way. A token is kept only when its signature leads to
-//! the root that the operator configured, so http:// costs no trust; a CRL is signed as well. All answers are bounded.
+//! the root that the operator configured, so http:// costs no trust; a CRL is signed as well. All answers are bounded. With
+//! https:// the server must be who its address says: nobody on the way reads what is asked, or answers in its place.
 
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ pub struct Authority {
 /// Why a configuration gives no authority: the key and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuthorityError {
-    /// `name`, `url`, `crls`.
+    /// `name`, `url`, `tls_ca`, `crls`.
     pub key: &'static str,
     /// One sentence.
     pub why: String,
@@ -63,8 +64,38 @@ pub struct NoToken {
 
 impl NoToken {
     fn unreachable(e: impl std::fmt::Display) -> Self {
-        Self { code: "unreachable", message: escape_bounded(&format!("no answer: {e}"), 300) }
+        Self { code: "unreachable", message: escape_bounded(&format!("no answer: {e}"), 400) }
     }
+}
+
+/// What went wrong: the HTTP client's error says only with whom, the last of its causes says what.
+fn causes(e: &reqwest::Error) -> String {
+    let mut text = e.to_string();
+    let mut next = std::error::Error::source(e);
+    // Chains are short; the bound is for one that goes round in circles.
+    for _ in 0..16 {
+        let Some(cause) = next else { break };
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        next = cause.source();
+    }
+    // As rustls begins every refusal of a server's certificate.
+    if text.contains("invalid peer certificate") {
+        text.push_str(" (the server's TLS certificate, see timestamp.tls_ca)");
+    }
+    text
+}
+
+fn client(roots: Vec<reqwest::Certificate>) -> Result<reqwest::Client, reqwest::Error> {
+    reqwest::Client::builder()
+        .timeout(ANSWER_WITHIN)
+        // Where an authority is stands in the configuration and nowhere else.
+        .redirect(reqwest::redirect::Policy::none())
+        .user_agent(concat!("exhibit-coordinator/", env!("CARGO_PKG_VERSION")))
+        .tls_certs_merge(roots)
+        .build()
 }
 
 impl From<TimestampError> for NoToken {
@@ -95,14 +126,28 @@ impl Authority {
             return Err(AuthorityError { key: "crls", why: format!("{} addresses: at most {}", crls.len(), TimestampFile::CRLS_MAX) });
         }
         let crls = crls.iter().map(|url| address("crls", url)).collect::<Result<_, _>>()?;
-        let http = reqwest::Client::builder()
-            .timeout(ANSWER_WITHIN)
-            // Where an authority is stands in the configuration and nowhere else.
-            .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("exhibit-coordinator/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|e| AuthorityError { key: "url", why: e.to_string() })?;
+        let http = client(Vec::new()).map_err(|e| AuthorityError { key: "url", why: e.to_string() })?;
         Ok(Self { name, url: address("url", url)?, anchors, crls, interval, http })
+    }
+
+    /// The same, where the certificate of an `https://` server may lead to one of these roots (PEM) as well as to a public one.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] when there is no certificate in it.
+    pub fn trusting(mut self, pem: &[u8]) -> Result<Self, AuthorityError> {
+        let wrong = |why: String| AuthorityError { key: "tls_ca", why };
+        let roots = reqwest::Certificate::from_pem_bundle(pem).map_err(|e| wrong(causes(&e)))?;
+        if roots.is_empty() {
+            return Err(wrong("there is no certificate in it".to_owned()));
+        }
+        self.http = client(roots).map_err(|e| wrong(causes(&e)))?;
+        Ok(self)
+    }
+
+    /// True when one of its addresses is an `https://` one.
+    #[must_use]
+    pub fn speaks_tls(&self) -> bool {
+        std::iter::once(&self.url).chain(&self.crls).any(|url| url.scheme() == "https")
     }
 
     /// The name that its objects and records have.
@@ -124,7 +169,7 @@ impl Authority {
     /// [`NoToken`]; asking again with the same request is safe.
     pub async fn ask(&self, request: &Request) -> Result<Answer, NoToken> {
         let send = self.http.post(self.url.clone()).header(CONTENT_TYPE, "application/timestamp-query").body(request.to_der());
-        let response = send.send().await.map_err(NoToken::unreachable)?;
+        let response = send.send().await.map_err(|e| NoToken::unreachable(causes(&e)))?;
         if !response.status().is_success() {
             return Err(NoToken::unreachable(format!("HTTP status {}", response.status())));
         }
@@ -149,7 +194,7 @@ impl Authority {
         let mut out = Revocations::default();
         for url in &self.crls {
             let fetched = async {
-                let response = self.http.get(url.clone()).send().await.map_err(|e| e.to_string())?;
+                let response = self.http.get(url.clone()).send().await.map_err(|e| causes(&e))?;
                 if !response.status().is_success() {
                     return Err(format!("HTTP status {}", response.status()));
                 }
@@ -159,7 +204,7 @@ impl Authority {
             };
             match fetched.await {
                 Ok(bytes) => out.lists.push(bytes),
-                Err(e) => out.problem = out.problem.or_else(|| Some(escape_bounded(&format!("{url}: {e}"), 300))),
+                Err(e) => out.problem = out.problem.or_else(|| Some(escape_bounded(&format!("{url}: {e}"), 400))),
             }
         }
         out
@@ -178,7 +223,7 @@ fn address(key: &'static str, text: &str) -> Result<reqwest::Url, AuthorityError
 /// Reads an answer of at most `bytes_max`.
 async fn body(mut response: reqwest::Response, bytes_max: usize) -> Result<Bytes, String> {
     let mut out = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|e| e.to_string())? {
+    while let Some(chunk) = response.chunk().await.map_err(|e| causes(&e))? {
         if out.len().saturating_add(chunk.len()) > bytes_max {
             return Err(format!("the answer has more than {bytes_max} bytes"));
         }

@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::custody_access::{collected, listing};
 use crate::support::world::{Place, World, enroll_with};
 
-/// rsyslog on a free TCP port, which writes what it understood of each message to a file.
+/// rsyslog on a free port, which writes what it understood of each message to a file.
 struct Syslog {
     process: Child,
     dir: tempfile::TempDir,
@@ -34,14 +34,19 @@ impl Drop for Syslog {
 }
 
 impl Syslog {
-    fn start() -> Self {
+    /// `tcp` or `udp`.
+    fn start(way: &str) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
-        let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("address").port();
+        let port = match way {
+            "udp" => std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port").local_addr(),
+            _ => std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr(),
+        };
+        let port = port.expect("address").port();
         let place = dir.path().display().to_string();
         let conf = format!(
             "global(workDirectory=\"{place}\" maxMessageSize=\"16k\")\n\
-             module(load=\"imtcp\")\n\
-             input(type=\"imtcp\" port=\"{port}\" address=\"127.0.0.1\")\n\
+             module(load=\"im{way}\")\n\
+             input(type=\"im{way}\" port=\"{port}\" address=\"127.0.0.1\")\n\
              template(name=\"seen\" type=\"string\" string=\"%syslogfacility-text% %syslogseverity-text% %app-name% %msgid% %structured-data% %msg%\\n\")\n\
              action(type=\"omfile\" file=\"{place}/seen\" template=\"seen\" fileCreateMode=\"0644\")\n"
         );
@@ -141,7 +146,7 @@ const TOLD: [&str; 9] =
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_siem_hears_of_custody_refusals_and_incidents_and_no_secret() {
-    let (syslog, taken) = (Syslog::start(), Shared::default());
+    let (syslog, taken) = (Syslog::start("tcp"), Shared::default());
     let otlp = Collector::new(&collector(Arc::clone(&taken)).await, Duration::from_millis(200)).expect("an address");
     let receiver = Some(format!("tcp://127.0.0.1:{}", syslog.port).parse().expect("an address"));
     let audit = Settings { syslog: receiver, otlp: Some(otlp) };
@@ -208,4 +213,29 @@ async fn a_siem_hears_of_custody_refusals_and_incidents_and_no_secret() {
         assert!(!all.contains(secret) && !all.contains("PRIVATE"), "a secret went out");
     }
     assert!(!taken.metrics.concat().contains(&case.case_id), "metrics name no case");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_siem_hears_datagrams_and_one_that_would_be_too_large_says_that_it_was_cut() {
+    let syslog = Syslog::start("udp");
+    let receiver = Some(format!("udp://127.0.0.1:{}", syslog.port).parse().expect("an address"));
+    let audit = Settings { syslog: receiver, otlp: None };
+    let mut world = World::start_on(Place { audit, ..Place::default() }).await;
+    // Until rsyslogd listens, what is said waits.
+    until("rsyslog hears", || syslog.seen().contains(" started ")).await;
+    let case = world.open_case().await;
+    let id = case.case_id.parse().expect("id");
+    world.running().parts.incident(Some(&id), "test-incident", "a \"subject\"]", &"\u{4e2d}".repeat(600)).await;
+    world.stop().await;
+
+    until("rsyslog has the end", || syslog.seen().contains(" stopped ")).await;
+    let seen = syslog.seen();
+    for told in ["started", "signed-in", "record", "incident", "stopped", "case-opened:v1"] {
+        assert!(seen.contains(told), "{told} in\n{seen}");
+    }
+    assert!(seen.lines().all(|l| l.contains("[exhibit@32473 deployment=\"test\"") && l.len() <= 1_400), "{seen}");
+    let incident = seen.lines().find(|l| l.contains(" incident ")).expect("an incident");
+    assert!(incident.contains("subject=\"a \\\"subject\\\"\\]\"") && incident.contains("...\" shortened=\"yes\"]"), "{incident}");
+    let short = seen.lines().filter(|l| l.contains("shortened=")).count();
+    assert_eq!(short, 1, "only what is too large is cut\n{seen}");
 }

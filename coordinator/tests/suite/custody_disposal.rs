@@ -201,9 +201,13 @@ async fn two_people_and_nothing_that_stands_against_it() {
 
     // The custodian alone is not enough, nor is an approver who asked, nor a name that is not the signer's.
     let own = s.approval(disposal, s.cora.name());
-    assert_eq!(code(s.cora.submit(&own).await), Code::PermissionDenied);
+    let refused = s.cora.submit(&own).await.expect_err("no approver");
+    let how =
+        format!("an approver of this case may sign it (case {case}); an admin gives the role: exhibit person allow cora --role approver");
+    assert!(refused.code() == Code::PermissionDenied && refused.message().contains(&how), "{refused}");
     let lent = s.approval(disposal, s.cora.name());
-    assert_eq!(code(s.ben.submit(&lent).await), Code::PermissionDenied);
+    let refused = s.ben.submit(&lent).await.expect_err("another's name");
+    assert!(refused.code() == Code::PermissionDenied && !refused.message().contains("person allow"), "no role is missing: {refused}");
     let mut both = Someone::new(&mut s.world, "both", &[Role::Custodian, Role::Approver]).await;
     let asked = s.disposal(1, both.name());
     let (asked, _) = both.submit(&asked).await.expect("asked");
@@ -265,7 +269,9 @@ async fn custody_passes_only_between_those_who_sign() {
         received_by: by,
         received_at: clock::now(),
     };
-    assert_eq!(code(s.cora.submit(&to_ben).await), Code::InvalidArgument, "no custodian");
+    let refused = s.cora.submit(&to_ben).await.expect_err("no custodian");
+    let how = format!("no custodian in case {case}; an admin gives the role: exhibit person allow ben --role custodian --case {case}");
+    assert!(refused.code() == Code::InvalidArgument && refused.message().contains(&how), "{refused}");
     let (offered, _) = s.cora.submit(&to_dan).await.expect("offered");
     let by_cora = accept(offered, cora_name.clone());
     assert_eq!(code(s.cora.submit(&by_cora).await), Code::PermissionDenied, "offered to somebody else");

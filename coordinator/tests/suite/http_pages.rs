@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use exhibit_coordinator::http::{ASKED_WITHIN, CONNECTIONS_MAX};
 use exhibit_coordinator::store::Kind;
 use exhibit_coordinator::store::faulty::{Fault, Op};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::support::agent::{Agent, Job, file};
 use crate::support::world::World;
@@ -49,5 +52,37 @@ async fn a_monitor_learns_which_dependency_fails_and_what_was_done() {
         text.contains("{\"name\":\"store\",\"ok\":false,\"problem\":") && text.contains("{\"name\":\"catalog\",\"ok\":true}"),
         "{text}"
     );
+    world.stop().await;
+}
+
+/// Those who ask slowly or never take all the room there is, and not for long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_are_bounded_and_a_question_has_its_time() {
+    let mut world = World::start().await;
+    let address = world.running().http.expect("served");
+    let mut slow = Vec::new();
+    for n in 0..CONNECTIONS_MAX {
+        let mut connection = TcpStream::connect(address).await.expect("connects");
+        // Every other one says nothing at all.
+        if n % 2 == 0 {
+            connection.write_all(b"GET /health HTTP/1.1\r\nHost: ").await.expect("written");
+        }
+        slow.push(connection);
+    }
+    let mut late = TcpStream::connect(address).await.expect("waits in the queue");
+    late.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("written");
+    let mut answer = Vec::new();
+    tokio::time::timeout(Duration::from_secs(1), late.read_to_end(&mut answer)).await.expect_err("there is no room");
+    // Then they are cut, and whoever waited is answered; its connection is for this one question.
+    tokio::time::timeout(ASKED_WITHIN * 2, late.read_to_end(&mut answer)).await.expect("in time").expect("an answer");
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("alive\n"), "{answer}");
+    for mut connection in slow {
+        let mut said = Vec::new();
+        let ended = tokio::time::timeout(ASKED_WITHIN * 2, connection.read_to_end(&mut said)).await.expect("it is cut");
+        // Closed or reset, with a refusal or without a word.
+        assert!(ended.is_err() || !String::from_utf8_lossy(&said).contains(" 200 "), "{said:?}");
+    }
+    assert_eq!(page(&world, "/health").await.0, 200);
     world.stop().await;
 }

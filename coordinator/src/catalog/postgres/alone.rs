@@ -1,4 +1,4 @@
-//! What only one program may do while no coordinator runs: a new catalog in the place of the old one.
+//! What only one program may do while no coordinator runs: a new catalog in the place of the old one, a new admin by the root key.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::settings::APPLICATION;
 use super::{LOCK_SPACE, PostgresCatalog, Settings, dialect, first_connection};
 use crate::catalog::CatalogError;
 
-/// The right to exchange the catalog: a lock that ends with the connection.
+/// The right to work without coordinators, e.g. to exchange the catalog: a lock that ends with the connection.
 #[derive(Debug)]
 pub struct Alone {
     connection: PgConnection,
@@ -20,9 +20,9 @@ impl Alone {
     /// Takes the right.
     ///
     /// # Errors
-    /// [`CatalogError::Failed`] when a coordinator is connected or another program exchanges the catalog.
+    /// [`CatalogError::Failed`] when a coordinator is connected or another program has the right.
     pub async fn take(settings: &Settings) -> Result<Self, CatalogError> {
-        let settings = settings.clone().called("exhibit-coordinator reindex");
+        let settings = settings.clone().called("exhibit-coordinator alone");
         let mut connection = first_connection(&settings).await?;
         let locked: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1, hashtext('exchange'))")
             .bind(LOCK_SPACE)
@@ -30,10 +30,21 @@ impl Alone {
             .await
             .map_err(map)?;
         if !locked {
-            return Err(CatalogError::Failed(format!("another program makes a new catalog in {}: wait for it", settings.place())));
+            return Err(CatalogError::Failed(format!(
+                "another program makes a new catalog in {}, or an admin there: wait for it",
+                settings.place()
+            )));
         }
         wait_for_others(&mut connection, &settings).await?;
         Ok(Self { connection, settings })
+    }
+
+    /// The right keeps no coordinator from starting: says whether one did.
+    ///
+    /// # Errors
+    /// [`CatalogError::Failed`] when a coordinator is connected; [`CatalogError`] when the server cannot be asked.
+    pub async fn confirm(&mut self) -> Result<(), CatalogError> {
+        refuse_others(&mut self.connection, &self.settings).await
     }
 
     /// An empty catalog beside the one that is in use; what an interrupted attempt left there is removed.

@@ -18,6 +18,17 @@ use super::Settings;
 const VERSIONS: &str = "/usr/lib/postgresql";
 /// The role that owns everything in the scratch server.
 const ROLE: &str = "exhibit";
+/// Waits until a standby has what is committed before that is acknowledged.
+const IN_STEP: &str = "DO $$ BEGIN
+    FOR i IN 1..300 LOOP
+        IF EXISTS (SELECT FROM pg_stat_replication WHERE state = 'streaming' AND sync_state = 'sync') THEN
+            RETURN;
+        END IF;
+        PERFORM pg_stat_clear_snapshot();
+        PERFORM pg_sleep(0.1);
+    END LOOP;
+    RAISE EXCEPTION 'no standby follows';
+END $$";
 /// Until it answers.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -53,6 +64,38 @@ impl Scratch {
         scratch
     }
 
+    /// Another server in an empty folder, which follows this one. From now on nothing is acknowledged here that is not on its disk.
+    ///
+    /// # Panics
+    /// When it cannot be made or does not follow.
+    pub async fn standby(&self, folder: &Path) -> Self {
+        let port = free_port().expect("a free port");
+        let mut standby = Self { folder: folder.to_owned(), programs: self.programs.clone(), port, user: self.user, server: None };
+        standby.own(folder);
+        let copied = standby
+            .program("pg_basebackup")
+            .args(["--no-sync", "--checkpoint=fast", "--wal-method=stream", "--write-recovery-conf", "--username", ROLE, "--host"])
+            .arg(&self.folder)
+            .args(["--port", &self.port.to_string(), "--pgdata"])
+            .arg(standby.data())
+            .output()
+            .expect("pg_basebackup runs");
+        assert!(copied.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&copied.stderr));
+        standby.resume().await;
+        self.run("postgres", "ALTER SYSTEM SET synchronous_standby_names = '*'").await;
+        self.run("postgres", "SELECT pg_reload_conf()").await;
+        self.run("postgres", IN_STEP).await;
+        standby
+    }
+
+    /// Makes the primary of a standby.
+    ///
+    /// # Panics
+    /// When it cannot become one.
+    pub async fn promote(&self) {
+        self.run("postgres", "DO $$ BEGIN IF NOT pg_promote() THEN RAISE EXCEPTION 'it is no primary'; END IF; END $$").await;
+    }
+
     /// Starts the server again after [`Scratch::stop`] or [`Scratch::crash`].
     ///
     /// # Panics
@@ -81,6 +124,17 @@ impl Scratch {
     /// Ends it as a crash does: nothing is written any more, the next start recovers.
     pub fn crash(&mut self) {
         self.end(Signal::QUIT);
+    }
+
+    /// Ends it without a word (SIGKILL); its processes see that and end as well.
+    pub fn kill(&mut self) {
+        self.end(Signal::KILL);
+    }
+
+    /// Its loopback port.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
     }
 
     /// A new, empty database.
