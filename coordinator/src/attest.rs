@@ -86,7 +86,9 @@ fn in_copy(kind: &'static str) -> &'static str {
 async fn tell(parts: &Parts, trouble: &Trouble, copy_in: Option<&str>) {
     let case = trouble.subject.strip_prefix("cases/").and_then(|case| case.parse().ok());
     match copy_in {
-        None => parts.incident(case.as_ref(), trouble.kind, &trouble.subject, &trouble.detail).await,
+        None => {
+            parts.incident(case.as_ref(), trouble.kind, &trouble.subject, &trouble.detail).await;
+        }
         Some(place) => {
             let detail = format!("in the copy, {place}, and not in the store itself: {}", trouble.detail);
             parts.incident(case.as_ref(), in_copy(trouble.kind), &trouble.subject, &detail).await;

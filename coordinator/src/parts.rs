@@ -15,7 +15,7 @@ use crate::catalog::{IncidentRow, SharedCatalog};
 use crate::clock;
 use crate::custody::Condemned;
 use crate::dispatch::{Sessions, Unoffered};
-use crate::incidents::{Recent, Recorded};
+use crate::incidents::{Recent, Recorded, Reported};
 use crate::intake::Uploads;
 use crate::ledger::{Ledger, Ledgers};
 use crate::metrics::SharedMetrics;
@@ -162,9 +162,10 @@ impl Parts {
     }
 
     /// Keeps an incident; what repeats itself is only counted. The timers write it into the log of its case, or the
-    /// deployment's. That it cannot be kept stops nobody: the program's own log has a line of it.
-    pub async fn incident(&self, case: Option<&CaseId>, kind: &str, subject: &str, detail: &str) {
-        let Some(untold) = self.recent_incidents.admit(kind, subject, tokio::time::Instant::now()) else { return };
+    /// deployment's. That it cannot be kept stops nobody: the program's own log has a line of it. Whoever tells something only once
+    /// looks at what is given back.
+    pub async fn incident(&self, case: Option<&CaseId>, kind: &str, subject: &str, detail: &str) -> Reported {
+        let Some(untold) = self.recent_incidents.admit(kind, subject, tokio::time::Instant::now()) else { return Reported::Limited };
         let more = if untold > 0 { format!(" ({untold} of the same before it were not listed)") } else { String::new() };
         let detail = format!("{}{more}", escape_bounded(detail, 2_000));
         tracing::error!(kind, subject, %detail, "incident");
@@ -172,8 +173,12 @@ impl Parts {
         self.audit.incident(case, kind, subject, &detail);
         let mut row = IncidentRow::new(clock::now(), case.cloned(), kind, subject, detail);
         row.count = untold.saturating_add(1);
-        if let Err(error) = self.catalog.add_incident(row).await {
-            tracing::error!(%error, "the incident could not be kept in the catalog");
+        match self.catalog.add_incident(row).await {
+            Ok(()) => Reported::Told,
+            Err(error) => {
+                tracing::error!(%error, "the incident could not be kept in the catalog");
+                Reported::Failed
+            }
         }
     }
 

@@ -28,6 +28,14 @@ pub struct Live {
     pub current: String,
 }
 
+impl Live {
+    /// What hinders the collection, in the agent's words: it says something and no capture runs.
+    #[must_use]
+    pub fn hindrance(&self) -> Option<&str> {
+        (self.capture.is_empty() && !self.current.is_empty()).then_some(self.current.as_str())
+    }
+}
+
 /// The board: what agents say, and a bell that rings when anything about a collection changed.
 #[derive(Debug)]
 pub struct Progress {
@@ -52,7 +60,7 @@ impl Progress {
         Self { live: Mutex::default(), paused: Mutex::default(), bell: broadcast::Sender::new(BEHIND_MAX), others }
     }
 
-    /// Keeps what the agent said. Only collections that run have an entry, so agents and their 64 collections bound it.
+    /// Keeps what the agent said. Only collections that were offered or run have an entry, so orders bound it.
     pub fn say(&self, collection: &CollectionId, agent: &AgentId, live: Live) {
         self.keep(collection, agent, live);
         self.tell(collection);
@@ -166,6 +174,8 @@ mod tests {
         assert!(progress.belongs_to(&id, &agent) && !progress.belongs_to(&id, &AgentId::new(1, [2; 10])));
         assert_eq!(watcher.recv().await.as_ref(), Ok(&id));
         assert_eq!(progress.live(&id).map(|l| l.items), Some(3));
+        let live = |capture: &str| Live { capture: capture.to_owned(), current: "the disk is full".to_owned(), ..Live::default() };
+        assert_eq!((live("").hindrance(), live("files").hindrance()), (Some("the disk is full"), None));
         for _ in 0..=BEHIND_MAX {
             progress.ring(&id);
         }

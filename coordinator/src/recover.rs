@@ -92,7 +92,7 @@ impl Recovered {
 enum Hold {
     /// A catalog in a file is held by whoever opened it.
     File(SqliteCatalog),
-    /// One in a database is seen to have no coordinator, before and after.
+    /// In a database no coordinator starts meanwhile.
     Database(Alone),
 }
 
@@ -118,14 +118,14 @@ impl Hold {
                 Ok(())
             }
             Self::Database(mut alone) => alone.confirm().await.map_err(|e| {
-                format!("all was recorded, but while it was, this happened: {e}; a coordinator that ran may not know of it: stop it, and run the same command again")
+                format!("all was recorded, but while it was, this happened: {e}; a coordinator that started then may not know of it: stop it, and run the same command again")
             }),
         }
     }
 }
 
 /// Makes the person of a request an admin, and revokes the keys of others. No coordinator of the deployment may run: one that does
-/// would not hear of it. It is refused then, and told when one was started meanwhile.
+/// would not hear of it. It is refused then, and none starts meanwhile.
 ///
 /// Order of writes: (1) enrolment, then revocations, into the deployment's log; (2) the answer's file. Died in between: the same
 /// command does what is missing and makes the answer.

@@ -154,9 +154,9 @@ async fn in_file(
 }
 
 /// Order:
-/// 1. the lock of [`Alone`]; no coordinator is connected
+/// 1. the lock of [`Alone`]: no coordinator is connected, and none starts
 /// 2. a new catalog in a schema of its own, what an interrupted reindex left there removed; filled
-/// 3. one transaction renames the schemas, if still no coordinator is connected
+/// 3. one transaction renames the schemas, on the connection that has the lock
 ///
 /// A crash before 3 leaves the old catalog, after 3 the new one. A lost answer of 3 may be either: a second run is sound.
 async fn in_database(

@@ -517,6 +517,8 @@ class Case:
             captures = self.orders[collection["order"]]["captures"]
             for n, (segment, item) in enumerate(items):
                 alone(self.problem, n, item, captures)
+                if self.sealed.to and (item.get("meta") or {}).get("xattrs"):
+                    self.problem(f"item {n} has extended attributes in a line of an encrypted stream")
                 place, seam = item.get("location"), max((at for first, at in self.seams if first <= segment), default=None)
                 across = seam is not None and place is not None and place["offset"] < seam < place["offset"] + place["length"]
                 if across != ("continued_at" in item.get("facts", {})):

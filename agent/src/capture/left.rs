@@ -1,6 +1,7 @@
 //! Who was asked something and has not answered yet, and whom to ask while there are many. A thread that waits for an answer is left
 //! behind; whoever answers later gives its place back. When places become few they are for processes that look as if they answered,
-//! so that those who never do (a user can start some) do not hide the others.
+//! so that those who never do (a user can start some) do not hide the others. Each that is late costs a wait, whether it gives its
+//! place back or not, so all that were late are counted too: a user can start any number that answer just too late.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,20 +13,32 @@ use super::process::parse;
 const LEFT_MAX: usize = 16;
 /// Of these, places for anybody.
 const LEFT_ANYBODY_MAX: usize = 12;
+/// Processes that may be late in one capture, those that answered later among them: eight minutes at ten seconds each.
+pub const LATE_MAX: usize = 48;
+/// Of these, anybody.
+pub const LATE_ANYBODY_MAX: usize = 24;
 /// Threads of a process that are looked at.
 const THREADS_MAX: usize = 8192;
 /// Processes that are put aside, to be tried again after all others: 256 KiB.
 pub const ASIDE_MAX: usize = 65_536;
 
-/// Those that have not answered.
+/// Those that have not answered, of one capture.
 #[derive(Debug, Default, Clone)]
-pub struct LeftBehind(Arc<AtomicUsize>);
+pub struct LeftBehind(Arc<Counted>);
+
+#[derive(Debug, Default)]
+struct Counted {
+    /// Who has not answered yet.
+    now: AtomicUsize,
+    /// Who did not answer in time.
+    late: AtomicUsize,
+}
 
 impl LeftBehind {
     /// How many there are now.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.0.load(Ordering::Acquire)
+        self.0.now.load(Ordering::Acquire)
     }
 
     /// For somebody who is about to be asked. To be shared with each thread that asks.
@@ -37,11 +50,11 @@ impl LeftBehind {
     /// Whether a process may be asked now.
     #[must_use]
     pub fn admits(&self, pid: u32) -> bool {
-        match self.count() {
-            left if left < LEFT_ANYBODY_MAX => true,
-            left if left < LEFT_MAX => !waits(pid),
-            _ => false,
+        let (now, late) = (self.count(), self.0.late.load(Ordering::Acquire));
+        if now >= LEFT_MAX || late >= LATE_MAX {
+            return false;
         }
+        (now < LEFT_ANYBODY_MAX && late < LATE_ANYBODY_MAX) || !waits(pid)
     }
 }
 
@@ -56,7 +69,8 @@ impl Asked {
     /// It did not answer in time: it counts until the last thread that shares this has ended.
     pub fn leave(&self) {
         if !self.left.swap(true, Ordering::AcqRel) {
-            self.all.0.fetch_add(1, Ordering::AcqRel);
+            self.all.0.now.fetch_add(1, Ordering::AcqRel);
+            self.all.0.late.fetch_add(1, Ordering::AcqRel);
         }
     }
 }
@@ -64,7 +78,7 @@ impl Asked {
 impl Drop for Asked {
     fn drop(&mut self) {
         if *self.left.get_mut() {
-            self.all.0.fetch_sub(1, Ordering::AcqRel);
+            self.all.0.now.fetch_sub(1, Ordering::AcqRel);
         }
     }
 }
@@ -93,6 +107,18 @@ mod tests {
         assert_eq!(left.count(), 1, "one process, however many threads wait for it; who answered does not count");
         drop(threads);
         assert_eq!(left.count(), 0);
+    }
+
+    #[test]
+    fn who_is_late_is_not_waited_for_without_end() {
+        let left = LeftBehind::default();
+        for late in 0..LATE_MAX {
+            assert!(left.admits(u32::MAX), "{late} were late");
+            left.asked().leave();
+        }
+        assert_eq!(left.count(), 0, "each gave its place back");
+        assert!(!left.admits(u32::MAX));
+        assert!(LeftBehind::default().admits(u32::MAX), "another capture begins anew");
     }
 
     #[test]

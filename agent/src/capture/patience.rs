@@ -21,8 +21,22 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub enum NotDone {
     /// It took longer than it may. Its thread was left behind, and ends when the kernel lets it.
     Late,
+    /// Its thread ended without a result: a fault of this program, not of what was asked.
+    Ended,
     /// The host gives no thread.
     NoThread,
+}
+
+/// [`NotDone::Ended`], for the record.
+pub const ENDED: &str = "the thread that asked it ended without an answer: a fault of this program (please report it)";
+
+impl From<RecvTimeoutError> for NotDone {
+    fn from(e: RecvTimeoutError) -> Self {
+        match e {
+            RecvTimeoutError::Timeout => Self::Late,
+            RecvTimeoutError::Disconnected => Self::Ended,
+        }
+    }
 }
 
 /// Does `work` on a thread of its own and waits at most so long.
@@ -35,7 +49,7 @@ pub fn within<T: Send + 'static>(patience: Duration, work: impl FnOnce() -> T + 
         let _ = give.send(work());
     };
     spawn(work)?;
-    given.recv_timeout(patience).map_err(|_| NotDone::Late)
+    Ok(given.recv_timeout(patience)?)
 }
 
 /// What long work on another thread says and hears.
@@ -79,7 +93,7 @@ pub fn watched<T: Send + 'static>(
     loop {
         match given.recv_timeout(LOOK_EVERY.min(patience)) {
             Ok(done) => return Ok(Ok(done)),
-            Err(RecvTimeoutError::Disconnected) => return Ok(Err(NotDone::Late)),
+            Err(RecvTimeoutError::Disconnected) => return Ok(Err(NotDone::Ended)),
             Err(RecvTimeoutError::Timeout) => {}
         }
         let now = pulse.steps.load(Ordering::Relaxed);
@@ -106,7 +120,7 @@ type Question<T> = Box<dyn FnOnce(&mut T) + Send>;
 /// A thing that only a thread of its own asks anything, one question after the other. Once it has not answered in time it is
 /// not asked any more.
 pub struct Kept<T> {
-    ask: Option<SyncSender<Question<T>>>,
+    ask: Result<SyncSender<Question<T>>, NotDone>,
     patience: Duration,
 }
 
@@ -122,24 +136,27 @@ impl<T: Send + 'static> Kept<T> {
                 question(&mut thing);
             }
         })?;
-        Ok(Self { ask: Some(ask), patience })
+        Ok(Self { ask: Ok(ask), patience })
     }
 
     /// Asks it something, and waits at most as long as it was told.
     ///
     /// # Errors
-    /// [`NotDone::Late`], now or before.
+    /// [`NotDone::Late`] or [`NotDone::Ended`], now or before.
     pub fn ask<R: Send + 'static>(&mut self, question: impl FnOnce(&mut T) -> R + Send + 'static) -> Result<R, NotDone> {
         let (give, given) = sync_channel(1);
         let question: Question<T> = Box::new(move |thing| {
             let _ = give.send(question(thing));
         });
-        let asked = self.ask.as_ref().is_some_and(|ask| ask.send(question).is_ok());
-        let answer = if asked { given.recv_timeout(self.patience).ok() } else { None };
-        if answer.is_none() {
-            self.ask = None;
+        let sent = match &self.ask {
+            Ok(ask) => ask.send(question).map_err(|_| NotDone::Ended),
+            Err(before) => Err(*before),
+        };
+        let answer = sent.and_then(|()| given.recv_timeout(self.patience).map_err(NotDone::from));
+        if let Err(why) = &answer {
+            self.ask = Err(*why);
         }
-        answer.ok_or(NotDone::Late)
+        answer
     }
 }
 
@@ -184,6 +201,17 @@ mod tests {
         assert_eq!(kept.ask(move |_| wait()), Err(NotDone::Late));
         drop(hold);
         assert_eq!(kept.ask(|n| *n), Err(NotDone::Late), "it is not asked again");
+    }
+
+    #[test]
+    fn a_panic_is_told_from_silence_and_at_once() {
+        let panics = || -> u32 { panic!("made for a test") };
+        let long = Duration::from_mins(10);
+        assert_eq!(within(long, panics), Err(NotDone::Ended));
+        assert_eq!(watched(long, &mut || Ok(()), move |_| panics()), Ok(Err(NotDone::Ended)));
+        let mut kept = Kept::new(1, long).expect("a thread");
+        assert_eq!(kept.ask(move |_| panics()), Err(NotDone::Ended));
+        assert_eq!(kept.ask(|n| *n), Err(NotDone::Ended), "it is not asked again");
     }
 
     #[test]

@@ -133,7 +133,8 @@ impl Progress {
     }
 }
 
-const NOTE_CHARS_MAX: usize = 160;
+/// What a coordinator takes (512 bytes) in characters of at most four bytes: one that is longer would cost the session.
+pub(crate) const NOTE_CHARS_MAX: usize = 128;
 
 /// Items per status.
 pub(crate) type ByStatus = BTreeMap<Status, u64>;

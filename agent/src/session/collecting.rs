@@ -61,7 +61,6 @@ impl Running {
             raw_bytes: self.progress.raw_bytes.load(Ordering::Relaxed),
             sent_bytes: self.progress.sent_bytes.load(Ordering::Relaxed),
             expected_raw_bytes: self.progress.expected_raw_bytes.load(Ordering::Relaxed),
-            // At most 160 characters of at most 3 bytes.
             current,
         };
         if self.shown.as_ref() == Some(&message) {
@@ -123,13 +122,21 @@ impl Agent {
                 }
                 Err(e) => {
                     tracing::error!(%collection, "the collection is not begun: that it is could not be written down: {e}");
+                    let why = format!("not begun: that it is could not be written down: {e}");
+                    send(outbox, self.hindered.note(&collection, &why));
                     continue;
                 }
             }
             match self.begin(accepted, offer.continues) {
-                Ok(()) => send(outbox, reply(&offer.collection, Vec::new())),
+                Ok(()) => {
+                    self.hindered.over(offer.collection.as_str());
+                    send(outbox, reply(&offer.collection, Vec::new()));
+                }
                 // The coordinator offers it again when the agent connects the next time.
-                Err(e) => tracing::error!(collection = %offer.collection, "the collection cannot be begun: {e}"),
+                Err(e) => {
+                    tracing::error!(collection = %offer.collection, "the collection cannot be begun: {e}");
+                    send(outbox, self.hindered.note(&offer.collection, &format!("it could not be begun: {e}")));
+                }
             }
         }
     }
@@ -239,6 +246,8 @@ impl Agent {
             }
             upload::Ended::GivenUp(why) => {
                 tracing::error!(%collection, "given up: {why}");
+                // Said in the session that begins now.
+                drop(self.hindered.note(collection, &format!("given up, to be begun again: {why}")));
                 again = Some("a collection was given up");
             }
         }
@@ -256,6 +265,7 @@ impl Agent {
     /// A responder cancels. What runs ends with what it has.
     pub(super) fn cancelled(&mut self, collection: &str, reason: &str) {
         let reason = exhibit_evidence::text::one_line(reason, exhibit_proto::bounds::REASON_BYTES_MAX);
+        self.hindered.over(collection);
         self.waiting.retain(|w| w.collection.as_str() != collection);
         if let Some(running) = self.running.as_ref().filter(|r| r.collection.as_str() == collection) {
             tracing::info!(collection, "cancelled: {reason}");
@@ -276,6 +286,7 @@ impl Agent {
 
     /// The coordinator has closed a collection. If it still runs here, there is nobody left to send it to.
     pub(super) fn closed(&mut self, collection: &str, seal: &[u8]) {
+        self.hindered.over(collection);
         self.waiting.retain(|w| w.collection.as_str() != collection);
         let outcome = Envelope::parse(seal).ok().and_then(|e| Record::from_payload(e.unverified_payload()).ok());
         let outcome = match &outcome {

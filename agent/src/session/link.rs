@@ -58,6 +58,9 @@ impl Agent {
         }
         backoff.reset();
         self.connection.send_replace(Some(channel.clone()));
+        for message in self.hindered.all() {
+            send(&outbox, message);
+        }
         let end = self.serve(inbound, &outbox, channel, stop).await;
         // The upload, if there is one, keeps its own handle of the connection as long as that works.
         self.connection.send_replace(None);

@@ -6,6 +6,7 @@
 
 pub mod backoff;
 mod collecting;
+mod hindered;
 mod link;
 mod wire;
 
@@ -30,6 +31,7 @@ use crate::state::State;
 use crate::{clock, upload};
 use backoff::Backoff;
 use collecting::Running;
+use hindered::Hindered;
 
 /// What an agent process is made of.
 #[derive(Debug)]
@@ -81,6 +83,8 @@ pub struct Agent {
     offset_ns: watch::Sender<Option<i64>>,
     running: Option<Running>,
     waiting: VecDeque<Offer>,
+    /// What was offered and does not run, and why.
+    hindered: Hindered,
     connection: watch::Sender<Option<Channel>>,
     events_in: mpsc::Sender<Event>,
     events: mpsc::Receiver<Event>,
@@ -136,6 +140,7 @@ impl Agent {
             offset_ns: watch::Sender::new(None),
             running: None,
             waiting: VecDeque::new(),
+            hindered: Hindered::default(),
             connection: watch::Sender::new(None),
             events_in,
             events,

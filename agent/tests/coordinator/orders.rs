@@ -106,6 +106,35 @@ async fn one_collection_at_a_time_and_none_is_forgotten() {
     agent.end().await;
 }
 
+/// An agent that cannot begin says so, in the next session again, and begins once it can.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_hinders_a_collection_is_said() {
+    let world = Arc::new(World::new());
+    let dir = tempfile::tempdir().expect("folder");
+    std::fs::write(dir.path().join("x"), b"x").expect("written");
+    let fake = Fake::start(&world).await;
+    let agent = world.start(&fake.address);
+    // A folder stands where the agent writes down what it begins.
+    let blocked = world.dir().join("finished.json");
+    std::fs::create_dir(&blocked).expect("folder");
+    let ordered = world.order(files_below(dir.path()), |_| {});
+    let offer = || session_response::Kind::Offer(ordered.offer.clone());
+    fake.say(offer()).await;
+    let said = |k: &crate::fake::Known| {
+        let of_it = k.progress.iter().filter(|p| p.collection == ordered.collection() && p.capture.is_empty());
+        of_it.filter(|p| p.current.starts_with("not begun: that it is could not be written down")).count()
+    };
+    fake.until("why it is not begun", |k| said(k) == 1).await;
+    fake.disconnect();
+    fake.until("the same in the next session", |k| k.hellos.len() >= 2 && said(k) >= 2).await;
+    assert!(fake.known().replies.is_empty(), "it did not begin");
+    std::fs::remove_dir(&blocked).expect("removed");
+    fake.say(offer()).await;
+    fake.until("the finish", |k| k.finish.is_some()).await;
+    fake.check();
+    agent.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_coordinator_that_starts_late_is_found_within_seconds() {
     let world = Arc::new(World::new());

@@ -121,6 +121,8 @@ async fn an_upload_that_is_never_taken_is_given_up_and_the_agent_lives() {
     fake.until("eight attempts", |k| k.attempts == 8).await;
     // It connects anew, which says that nobody works on the collection; what was offered before would be offered again.
     fake.until("a second hello", |k| k.hellos.len() == 2).await;
+    let why = |k: &crate::fake::Known| k.progress.iter().any(|p| p.capture.is_empty() && p.current.contains("given up, to be begun again"));
+    fake.until("why it was given up", why).await;
     let next = world.order(files_below(dir.path()), |_| {});
     fake.say(session_response::Kind::Offer(next.offer.clone())).await;
     fake.until("the finish", |k| k.finish.is_some()).await;

@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use exhibit_evidence::verify::Verdict;
-
 use super::evidence::evidence;
 use super::facts::Facts;
-use super::words::{document, encrypted_to, field, head, moment, not_checked, party, recipients, size, unread, verdict};
+use super::words::{document, field, head, moment, not_checked, party, recipients, size, unread, verdict};
 use crate::document::{Block, Document, Language, Table, Value};
 
 /// Rows of one table; the log has all.
@@ -65,9 +63,7 @@ fn case(l: Language, facts: &Facts) -> Vec<Block> {
 fn verification(l: Language, facts: &Facts) -> Vec<Block> {
     let (report, counts) = (&facts.report, &facts.report.counts);
     let (errors, warnings, notes) = report.findings.counts();
-    let is_sealed = encrypted_to(facts).is_some() && report.opened_with.is_empty() && counts.streams > 0;
-    let is_unread = counts.items_unchecked > 0 || is_sealed || report.verdict == Verdict::SoundAsFarAsReadable;
-    let checked = if is_unread { CHECKED_UNREAD } else { CHECKED };
+    let checked = if report.unread { CHECKED_UNREAD } else { CHECKED };
     let mut fields = vec![
         field(l.pick("Verdict", "Verdict"), Value::text(verdict(l, facts))),
         field(

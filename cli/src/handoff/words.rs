@@ -68,18 +68,13 @@ pub fn recipients(l: Language, facts: &Facts) -> Option<(String, Value)> {
 /// Contents of this bag that nobody decrypted, as items with contents and as segments; none where there are none of them.
 pub fn unread(facts: &Facts) -> Option<(u64, u64)> {
     let counts = &facts.report.counts;
-    is_sealed(facts, counts.streams).then_some((counts.items_unchecked, counts.segments)).filter(|what| *what != (0, 0))
+    facts.report.unread.then_some((counts.items_unchecked, counts.segments)).filter(|what| *what != (0, 0))
 }
 
 /// The same of a collection.
 pub fn unread_of(facts: &Facts, c: &CollectionSummary) -> Option<(u64, u64)> {
     let segments = facts.receipts_of(&c.id).fold(0_u64, |sum, r| sum.saturating_add(u64::from(r.record.manifest.segments)));
-    is_sealed(facts, u64::from(c.streams)).then_some((c.items_unchecked, segments)).filter(|what| *what != (0, 0))
-}
-
-/// True when contents are encrypted and no identity of a recipient was given.
-fn is_sealed(facts: &Facts, streams: u64) -> bool {
-    encrypted_to(facts).is_some() && facts.report.opened_with.is_empty() && streams > 0
+    (facts.report.unread && c.streams > 0).then_some((c.items_unchecked, segments)).filter(|what| *what != (0, 0))
 }
 
 /// The sentence about contents that nobody decrypted, wherever it stands: of how many items, or, where none of them has contents,

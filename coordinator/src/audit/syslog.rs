@@ -27,7 +27,8 @@ const STEP_WITHIN: Duration = Duration::from_secs(5);
 /// A message by UDP. Receivers should take 2,048 bytes (RFC 5426, 3.2), but a datagram that is larger than what one packet of the
 /// network carries goes in pieces, and is lost with any of them: 1,500 less the headers of IPv6 and UDP, and room for a tunnel.
 const DATAGRAM_BYTES_MAX: usize = 1_400;
-/// To what the texts of a message that is larger are cut, in characters; names and digests stay whole.
+/// To what the texts of a message that is larger are cut, in characters. Digests stay whole (71), and so does the end of a SPIFFE name
+/// that says who it is: `/responder/` and at most 63 characters.
 const SHORTER_CHARS: [usize; 3] = [200, 100, 80];
 /// A host on which nobody listens says so (ICMP) in this time, if it is near and nothing in between keeps that back.
 const COMES_BACK_WITHIN: Duration = Duration::from_millis(100);
@@ -107,7 +108,7 @@ pub(super) fn message(event: &Event, source: &Source) -> String {
     out
 }
 
-/// One message of at most so many bytes. Of one that would be larger every long text is cut, which `...` at its end shows, and it
+/// One message of at most so many bytes. Of one that would be larger every long text is cut, which `...` shows where it was, and it
 /// says so itself; if that is not enough, its end is missing, where the sentence stands (RFC 5424, 6.1).
 fn fitting(event: &Event, source: &Source, bytes_max: usize) -> String {
     let mut text = message(event, source);
@@ -118,7 +119,7 @@ fn fitting(event: &Event, source: &Source, bytes_max: usize) -> String {
         let mut shorter = event.clone();
         shorter.message = one_line(&event.message, chars_max);
         for (_, value) in &mut shorter.fields {
-            *value = one_line(value, chars_max);
+            *value = shortened(value, chars_max);
         }
         shorter.fields.push(("shortened", "yes".to_owned()));
         text = message(&shorter, source);
@@ -129,6 +130,16 @@ fn fitting(event: &Event, source: &Source, bytes_max: usize) -> String {
     }
     text.truncate(end);
     text
+}
+
+/// A field's text in fewer characters: its beginning, but of a SPIFFE name its end, because the person or agent stands there.
+fn shortened(text: &str, chars_max: usize) -> String {
+    let too_many = text.chars().count().saturating_sub(chars_max);
+    if too_many == 0 || !text.starts_with("spiffe://") {
+        return one_line(text, chars_max);
+    }
+    let end: String = text.chars().skip(too_many.saturating_add(3)).collect();
+    format!("...{end}")
 }
 
 /// RFC 5424, 6.3.3: these three are escaped, control characters were before.
@@ -285,6 +296,15 @@ mod tests {
             for bytes_max in 500..510 {
                 assert!(fitting(&event, &source, bytes_max).len() <= bytes_max, "{c}");
             }
+        }
+        // The longest names that there are.
+        let name = format!("spiffe://{}/responder/{}", "d".repeat(63), "p".repeat(63));
+        for (caller, shown) in [(name.as_str(), &name[name.len() - 77..]), ("spiffe://d/responder/ada", "spiffe://d/responder/ada")] {
+            let mut event = event(&"\"".repeat(400));
+            event.fields.push(("caller", caller.to_owned()));
+            let text = fitting(&event, &source, DATAGRAM_BYTES_MAX);
+            assert!(text.contains(&format!("{shown}\" shortened=\"yes\"")), "{text}");
+            assert!(text.len() <= DATAGRAM_BYTES_MAX);
         }
         let short = event("as it is");
         assert_eq!(fitting(&short, &source, DATAGRAM_BYTES_MAX), message(&short, &source));

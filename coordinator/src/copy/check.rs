@@ -16,18 +16,20 @@ use crate::store::{self, Kind, LockPolicy, Store, StoreError};
 /// [`Kind::Denied`] when it takes none; otherwise as a store fails.
 pub(super) async fn fit_for_copies(first: &dyn Store, copy: &dyn Store) -> Result<bool, StoreError> {
     store::self_test(copy).await?;
-    let unfit = |why: &str| {
-        let message = format!("{} {why}", copy.describe());
-        StoreError::new(Kind::Denied, message, "name another bucket, prefix or folder in [copy.store]")
-    };
+    // Each with its own remedy: by that what was told once is told apart.
+    let unfit = |why: &str, remedy: &str| StoreError::new(Kind::Denied, format!("{} {why}", copy.describe()), remedy);
     if store::is_same(first, copy).await? {
-        return Err(unfit("is the store itself, by whatever name: a copy lies elsewhere"));
+        let remedy = "name another bucket, prefix or folder in [copy.store] than in [store]";
+        return Err(unfit("is the store itself, by whatever name: a copy lies elsewhere", remedy));
     }
     let slot = LogName::Deployment.slot(0);
     let ours = first.get(&slot, store::OBJECT_BYTES_MAX).await?;
     match copy.get(&slot, store::OBJECT_BYTES_MAX).await {
         Ok(theirs) if theirs == ours => Ok(false),
-        Ok(_) => Err(unfit("holds another deployment")),
+        Ok(_) => {
+            let remedy = "name an empty bucket, prefix or folder in [copy.store], or this deployment's own copy";
+            Err(unfit("holds another deployment", remedy))
+        }
         Err(e) if e.kind() == Kind::NotFound => Ok(true),
         Err(e) => Err(e),
     }
@@ -55,5 +57,38 @@ pub async fn check(report: &mut CheckReport, first: &dyn Store, copy: &dyn Store
             report.add("copy", state, format!("{}: {}", copy.describe(), lag.text(clock::now())), remedy);
         }
         Err(e) => report.add("copy", State::Missing, e.to_string(), away),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use exhibit_evidence::Digest;
+
+    use super::super::failed::Failed;
+    use super::super::told::Told;
+    use super::*;
+    use crate::store::faulty::{Fault, FaultyStore, Op};
+    use crate::store::{Payload, RemoteStore};
+
+    #[tokio::test]
+    async fn each_reason_for_which_a_second_store_is_refused_is_told() {
+        let (first, copy) = (RemoteStore::memory(), RemoteStore::memory());
+        let slot = LogName::Deployment.slot(0);
+        for (store, record) in [(&first, b"ours__"), (&copy, b"theirs")] {
+            store.put_new(&slot, Payload::from_static(record), Digest::of(record)).await.expect("written");
+        }
+        let refusing = FaultyStore::new(Arc::new(copy.clone()));
+        refusing.faults.fail(Op::PutHead, "probe/head", 0, 2, Fault::Before(Kind::Denied));
+        let told = Told::default();
+        let stores: [&dyn Store; 4] = [&refusing, &refusing, &copy, &first];
+        let mut news = Vec::new();
+        for store in stores {
+            let reason = Failed::from(fit_for_copies(&first, store).await.expect_err("unfit")).reason();
+            news.push(told.is_new("start", "copy-failed", &reason));
+            told.remember("start", "copy-failed", &reason);
+        }
+        assert_eq!(news, [true, false, true, true], "the credentials once, then another deployment, then the store itself");
     }
 }

@@ -12,7 +12,7 @@ pub enum Failed {
     /// The catalog, a log, a right: the same call may succeed later.
     Passing(String),
     /// The catalog or a log, and another try does not mend it.
-    Own(String),
+    Own(Problem),
 }
 
 impl Failed {
@@ -24,13 +24,24 @@ impl Failed {
             Self::Own(_) => false,
         }
     }
+
+    /// What the reason is in substance: the same as long as the same is to be done about it. Messages name objects, requests and
+    /// numbers that change with each try; what helps is one of few texts of this program.
+    pub(super) fn reason(&self) -> String {
+        match self {
+            Self::Store(e) => format!("{}: {}", e.kind().as_str(), e.remedy()),
+            Self::Own(e) => format!("own: {:?}", e.kind()),
+            Self::Passing(_) => "passing".to_owned(),
+        }
+    }
 }
 
 impl std::fmt::Display for Failed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Store(e) => e.fmt(f),
-            Self::Passing(e) | Self::Own(e) => f.write_str(e),
+            Self::Own(e) => e.fmt(f),
+            Self::Passing(e) => f.write_str(e),
         }
     }
 }
@@ -43,12 +54,30 @@ impl From<StoreError> for Failed {
 
 impl From<Problem> for Failed {
     fn from(e: Problem) -> Self {
-        if e.is_passing() { Self::Passing(e.to_string()) } else { Self::Own(e.to_string()) }
+        if e.is_passing() { Self::Passing(e.to_string()) } else { Self::Own(e) }
     }
 }
 
 impl From<CatalogError> for Failed {
     fn from(e: CatalogError) -> Self {
         Problem::from(e).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_another_one_when_something_else_is_to_be_done() {
+        let store = |kind, message: &str, remedy: &str| Failed::Store(StoreError::new(kind, message, remedy)).reason();
+        let refused = store(Kind::Denied, "could not write 'a': request 17", "check the credentials");
+        assert_eq!(refused, store(Kind::Denied, "could not write 'b': request 18", "check the credentials"));
+        assert_ne!(refused, store(Kind::Denied, "it holds another deployment", "name a bucket that is empty"));
+        assert_ne!(refused, store(Kind::Full, "could not write 'a'", "check the credentials"));
+        let own = |kind, message: &str| Failed::from(Problem::new(kind, message)).reason();
+        let damaged = own(crate::problem::Kind::Damaged, "record 7");
+        assert_eq!(damaged, own(crate::problem::Kind::Damaged, "record 8"));
+        assert_ne!(damaged, own(crate::problem::Kind::Failed, "record 7"));
     }
 }

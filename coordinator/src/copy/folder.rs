@@ -177,7 +177,9 @@ impl<'a> Folder<'a> {
             self.looked.left.join(&waiting);
         }
         for (kind, what) in self.telling.end() {
-            self.parts.incident(self.concerned(kind).as_ref(), kind, &self.name, &what).await;
+            if self.parts.incident(self.concerned(kind).as_ref(), kind, &self.name, &what).await.is_told() {
+                self.telling.told_rest(kind);
+            }
         }
         Ok(())
     }
@@ -342,8 +344,11 @@ impl<'a> Folder<'a> {
 
     /// Tells what this look found, unless it was told before. The same difference has the same text.
     pub(super) async fn tell(&self, kind: &'static str, what: &str) {
-        if self.telling.is_new(kind, what) {
-            self.parts.incident(self.concerned(kind).as_ref(), kind, &self.name, what).await;
+        if !self.telling.is_new(kind, what) {
+            return;
+        }
+        if self.parts.incident(self.concerned(kind).as_ref(), kind, &self.name, what).await.is_told() {
+            self.telling.told(kind, what);
         }
     }
 

@@ -15,7 +15,7 @@ use super::failed::Failed;
 use super::folder::Folder;
 use super::heads::verified;
 use crate::ledger::{self, Ledger};
-use crate::problem::Problem;
+use crate::problem::{Kind, Problem};
 use crate::store::Entry;
 
 /// Names that one message has.
@@ -46,7 +46,7 @@ impl Foreign {
 impl Folder<'_> {
     /// This folder's log, opened on first use.
     pub(super) async fn ledger(&self) -> Result<&Ledger, Failed> {
-        let log = self.log().ok_or_else(|| Failed::Own(format!("'{}' has no log", shown(&self.name))))?;
+        let log = self.log().ok_or_else(|| Failed::Own(Problem::new(Kind::NotFound, format!("'{}' has no log", shown(&self.name)))))?;
         let opening = || async { self.parts.ledgers.get(&log).await.map_err(Problem::from) };
         Ok(self.ledger.get_or_try_init(opening).await?)
     }
@@ -72,10 +72,11 @@ impl Folder<'_> {
             return Ok(row.and_then(|row| row.manifest).map(|manifest| manifest.sha256));
         };
         let envelope = ledger.read(receipt.n).await.map_err(Problem::from)?;
-        match Record::from_payload(envelope.unverified_payload()) {
-            Ok(Record::Receipt(receipt)) => Ok(Some(receipt.manifest.sha256)),
-            _ => Err(Failed::Own(format!("record {} of '{}' is no receipt any more", receipt.n, shown(&self.name)))),
+        if let Ok(Record::Receipt(receipt)) = Record::from_payload(envelope.unverified_payload()) {
+            return Ok(Some(receipt.manifest.sha256));
         }
+        let what = format!("record {} of '{}' is no receipt any more", receipt.n, shown(&self.name));
+        Err(Failed::Own(Problem::new(Kind::Damaged, what)))
     }
 
     /// The copy has what the store has not: a disposal that is not finished, a loss, or what never was ours.

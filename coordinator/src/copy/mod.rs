@@ -49,6 +49,7 @@ use words::Foreigners;
 
 use crate::clock;
 use crate::parts::Parts;
+use crate::problem::{Kind, Problem};
 use crate::store::{Store, StoreError};
 
 const TICK: Duration = Duration::from_secs(1);
@@ -283,7 +284,8 @@ impl<'a> Copier<'a> {
             }
             Some(Err(e)) => {
                 self.pass = None;
-                return self.not_compared(&Failed::Own(format!("the comparison ended badly: {e}"))).await;
+                let e = Problem::new(Kind::Failed, format!("the comparison ended badly: {e}"));
+                return self.not_compared(&Failed::Own(e)).await;
             }
             None => {}
         }

@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use exhibit_evidence::id::CaseId;
 use tokio::time::Instant;
 
 use super::compare::{Lag, shown};
 use super::failed::Failed;
 use super::known::Foreign;
+use super::told::Told;
 use super::{Copier, START};
+use crate::parts::Parts;
 use crate::store::Kind;
 
 /// A store that is away for so long is an incident.
@@ -43,13 +46,36 @@ impl Foreigners {
         self.counts.retain(|folder, _| keeps(folder));
     }
 
-    /// How many there are, and some of them, when that is not what was told last.
+    /// How many there are, and some of them, when that is not what was told last. Whoever told it says so ([`Foreigners::remember`]).
     fn news(&mut self) -> Option<(u64, &Foreign)> {
-        let add = |(count, sum): (u64, u64), more: &(u64, u64)| (count.saturating_add(more.0), sum.wrapping_add(more.1));
-        let now = self.counts.values().fold((0, 0), add);
-        let is_new = now != std::mem::replace(&mut self.told, now);
-        (is_new && now.0 > 0).then_some((now.0, &self.newest))
+        let now = self.all();
+        if now.0 == 0 {
+            self.told = now;
+        }
+        (now != self.told).then_some((now.0, &self.newest))
     }
+
+    /// What there is now was told.
+    fn remember(&mut self) {
+        self.told = self.all();
+    }
+
+    fn all(&self) -> (u64, u64) {
+        let add = |(count, sum): (u64, u64), more: &(u64, u64)| (count.saturating_add(more.0), sum.wrapping_add(more.1));
+        self.counts.values().fold((0, 0), add)
+    }
+}
+
+/// Tells that something is not copied, unless the same reason was told of it already.
+async fn tell_failed(parts: &Parts, told: &Told, what: &str, reason: &str, (case, about): (Option<CaseId>, &str), detail: &str) {
+    if told.is_new(what, "copy-failed", reason) && parts.incident(case.as_ref(), "copy-failed", about, detail).await.is_told() {
+        told.remember(what, "copy-failed", reason);
+    }
+}
+
+/// The case whose folder this is.
+fn case_of(folder: &str) -> Option<CaseId> {
+    folder.strip_prefix("cases/").and_then(|case| case.parse().ok())
 }
 
 impl Copier<'_> {
@@ -68,7 +94,9 @@ impl Copier<'_> {
              wrote them there (docs/operations/stores.md)",
             newest.named.join("', '")
         );
-        self.parts.incident(None, "copy-foreign", &self.second.store.describe(), &detail).await;
+        if self.parts.incident(None, "copy-foreign", &self.second.store.describe(), &detail).await.is_told() {
+            self.foreign.remember();
+        }
     }
 
     fn behind(&self) -> Lag {
@@ -83,40 +111,34 @@ impl Copier<'_> {
         }
     }
 
-    /// What another try does not mend is an incident, once until it succeeds, and so is a store that is away for long. True when a
-    /// store is away.
+    /// What another try does not mend is an incident, once for each reason until it succeeds, and so is a store that is away for long.
+    /// True when a store is away.
     pub(super) async fn failed(&mut self, what: &str, wait: Duration, e: &Failed) -> bool {
         tracing::warn!(folder = what, error = %e, again_in_s = wait.as_secs(), "the copy was not made");
         let place = self.second.store.describe();
         // That other folders are copied meanwhile must not hide it. Of a store that is away for all there is a word of its own.
-        if e.is_passing() && what != START && self.retries.lasts(what) && self.told.is_new(what, "copy-failed", "lasting") {
-            let case = what.strip_prefix("cases/").and_then(|case| case.parse().ok());
+        if e.is_passing() && what != START && self.retries.lasts(what) {
             let detail = format!("'{}' could not be copied into {place}, however often it was tried: {e}", shown(what));
-            self.parts.incident(case.as_ref(), "copy-failed", what, &detail).await;
+            tell_failed(self.parts, &self.told, what, "lasting", (case_of(what), what), &detail).await;
         }
         match e {
             Failed::Passing(_) => {}
             Failed::Store(e) if e.kind() == Kind::Retry => {
                 let since = self.away.0.get_or_insert_with(Instant::now).elapsed();
                 if since >= AWAY && self.away.1.is_none_or(|told| told.elapsed() >= AWAY_AGAIN) {
-                    self.away.1 = Some(Instant::now());
                     let detail = format!("nothing could be copied into {place} for {} minutes: {e}", since.as_secs() / 60);
-                    self.parts.incident(None, "copy-away", &place, &detail).await;
+                    if self.parts.incident(None, "copy-away", &place, &detail).await.is_told() {
+                        self.away.1 = Some(Instant::now());
+                    }
                 }
                 return true;
             }
-            // By the kind of the failure: messages of stores name requests.
-            Failed::Store(e) => {
-                if self.told.is_new(what, "copy-failed", e.kind().as_str()) {
-                    self.parts.incident(None, "copy-failed", &place, &e.to_string()).await;
-                }
+            Failed::Store(error) => {
+                tell_failed(self.parts, &self.told, what, &e.reason(), (None, place.as_str()), &error.to_string()).await;
             }
-            Failed::Own(e) => {
-                if self.told.is_new(what, "copy-failed", "own") {
-                    let case = what.strip_prefix("cases/").and_then(|case| case.parse().ok());
-                    let detail = format!("'{}' is not copied into {place}: {e}", shown(what));
-                    self.parts.incident(case.as_ref(), "copy-failed", what, &detail).await;
-                }
+            Failed::Own(error) => {
+                let detail = format!("'{}' is not copied into {place}: {error}", shown(what));
+                tell_failed(self.parts, &self.told, what, &e.reason(), (case_of(what), what), &detail).await;
             }
         }
         false
@@ -131,10 +153,18 @@ mod tests {
     fn what_is_foreign_is_told_once_whichever_folder_was_looked_at_when() {
         let foreign = |count: u64| Foreign { count, named: vec!["x".to_owned()], sum: count };
         let mut all = Foreigners::default();
+        let tell = |all: &mut Foreigners| {
+            let count = all.news().map(|(count, _)| count);
+            all.remember();
+            count
+        };
         assert!(all.news().is_none(), "nothing is nothing new");
         all.found("cases/a", foreign(20));
         all.found("cases/b", foreign(1));
-        assert_eq!(all.news().map(|(count, _)| count), Some(21));
+        for _ in 0..2 {
+            assert_eq!(all.news().map(|(count, _)| count), Some(21), "as long as it could not be told");
+        }
+        assert_eq!(tell(&mut all), Some(21));
         // The next comparison looks at one of them alone: the other one failed, or its log grew just then.
         all.keep_folders(|_| true);
         all.found("cases/b", foreign(1));
@@ -142,13 +172,13 @@ mod tests {
         all.found("cases/a", foreign(20));
         assert!(all.news().is_none());
         all.found("cases/a", foreign(19));
-        assert_eq!(all.news().map(|(count, _)| count), Some(20), "another number");
+        assert_eq!(tell(&mut all), Some(20), "another number");
         all.found("cases/a", Foreign { sum: 7, ..foreign(19) });
-        assert_eq!(all.news().map(|(count, _)| count), Some(20), "as many, and others");
+        assert_eq!(tell(&mut all), Some(20), "as many, and others");
         all.keep_folders(|name| name == "cases/a");
         all.found("cases/a", Foreign::default());
         assert!(all.news().is_none() && all.counts.is_empty(), "they are gone");
         all.found("cases/a", foreign(20));
-        assert_eq!(all.news().map(|(count, _)| count), Some(20), "and came back");
+        assert_eq!(tell(&mut all), Some(20), "and came back");
     }
 }

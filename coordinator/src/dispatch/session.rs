@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::sessions::Registered;
 use super::{Duplicate, Inbound, Instance, Outbound, offers};
-use crate::catalog::{AgentRow, Seen};
+use crate::catalog::{AgentRow, Seen, State};
 use crate::clock;
 use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
@@ -219,9 +219,9 @@ async fn handle(parts: &Arc<Parts>, agent: &AgentId, message: Inbound) -> Result
             other => other,
         },
         Inbound::Progress { collection, live } => {
-            // Only what runs has an entry on the board: an agent cannot fill it with names.
+            // Only what runs, or was offered and may be hindered, has an entry on the board: an agent cannot fill it with names.
             if parts.progress.belongs_to(&collection, agent)
-                || offers::own(parts, agent, &collection).await?.state == crate::catalog::State::Running
+                || matches!(offers::own(parts, agent, &collection).await?.state, State::Offered | State::Running)
             {
                 parts.progress.say(&collection, agent, live);
             }

@@ -25,6 +25,25 @@ struct Count {
     untold: u64,
 }
 
+/// What became of an incident that was to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reported {
+    /// It has a row, which the timers write into a log.
+    Told,
+    /// More of the same came in this minute than are told: it was only counted.
+    Limited,
+    /// It could not be kept in the catalog: this program's own log and the SIEM have it, no record will.
+    Failed,
+}
+
+impl Reported {
+    /// True when it need not be told again.
+    #[must_use]
+    pub const fn is_told(self) -> bool {
+        matches!(self, Self::Told)
+    }
+}
+
 /// Incidents of the last minute.
 #[derive(Debug, Default)]
 pub struct Recent(Mutex<HashMap<(String, String), Count>>);

@@ -390,7 +390,7 @@ impl StreamCheck {
             return bad("item.facts.continued_at", format!("item {}: {rule}", item.n));
         }
         if self.is_encrypted() {
-            self.places.item(item).or_else(|e| bad("item.location", escape_bounded(&e, 300)))?;
+            self.take_encrypted_item(item)?;
         } else if let Some(said) = item.location {
             let Some(computed) = members.pop_front() else {
                 return bad("item.location", format!("item {}: no member of the tar ends here that has no item line yet", item.n));

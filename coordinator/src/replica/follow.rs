@@ -43,9 +43,9 @@ async fn take(parts: &Arc<Parts>, notice: Notice) {
         }
         Notice::Live { collection, agent, live, paused } => {
             // One that comes after the end would stay for good.
-            let runs = parts.progress.belongs_to(&collection, &agent)
-                || dispatch::own(parts, &agent, &collection).await.is_ok_and(|row| row.state == State::Running);
-            if runs {
+            let open = parts.progress.belongs_to(&collection, &agent)
+                || dispatch::own(parts, &agent, &collection).await.is_ok_and(|row| matches!(row.state, State::Offered | State::Running));
+            if open {
                 parts.progress.heard(&collection, &agent, live, paused);
             }
         }

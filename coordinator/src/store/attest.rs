@@ -5,20 +5,25 @@
 //! freed name, and a reader who asks for no version gets that. The first version of a name is the genuine one, because a
 //! creation succeeds only on a free name; so that one is locked, told apart, and read from then on.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
+mod locks;
+mod report;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use exhibit_evidence::Timestamp;
 use exhibit_evidence::text::escape_bounded;
 
-use super::lock::{Lock, Locks, Seen};
+use super::StoreError;
+use super::lock::{Locks, is_replaced};
 use super::vault::{Cursor, Vault, Version};
-use super::{Kind, StoreError, Trouble};
 
-/// How far the store's clock and ours may differ: a lock is computed from one and compared by the other.
-const CLOCKS_APART_S: i64 = 3_600;
+pub(super) use locks::ensure;
+pub use report::Report;
+use report::Tally;
+pub(super) use report::case_of;
+
 /// Objects that one trouble names; more are counted.
 const NAMED_MAX: usize = 10;
 /// Cases whose troubles are told one by one in one pass; the rest is told of the bucket.
@@ -70,46 +75,6 @@ pub struct Task {
     pub now: Timestamp,
 }
 
-/// What a pass saw.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Report {
-    /// Objects.
-    pub objects: u64,
-    /// Versions of them and markers.
-    pub versions: u64,
-    /// Objects whose lock was read.
-    pub locks_read: u64,
-    /// Locks and holds that were set again.
-    pub set_again: u64,
-    /// Legal holds that were taken off, because custody released them.
-    pub holds_released: u64,
-    /// Cases with holds that custody seems to have released. A pass over everything takes none off: what it knows of a case may
-    /// be older than a new hold. The caller looks at the case's log and asks for a pass over it.
-    #[serde(skip)]
-    pub to_release: BTreeSet<String>,
-    /// What is wrong: one entry for each kind and case.
-    pub troubles: Vec<Trouble>,
-}
-
-impl Report {
-    /// The report for people.
-    #[must_use]
-    pub fn text(&self) -> String {
-        let mut out = format!("{} objects with {} versions; {} locks were read", self.objects, self.versions, self.locks_read);
-        out.push_str(if self.troubles.is_empty() { "; each is what was created, and locked as it should be." } else { ".\n" });
-        for trouble in &self.troubles {
-            let _ = writeln!(out, "  {} {}: {}", trouble.kind, trouble.subject, trouble.detail);
-        }
-        out
-    }
-}
-
-#[derive(Debug, Default)]
-struct Tally {
-    count: u64,
-    named: Vec<String>,
-}
-
 /// A pass that can be stopped and gone on with: what it holds is where it stands.
 #[derive(Debug)]
 pub struct Pass {
@@ -147,8 +112,8 @@ impl Pass {
             self.page().await?;
         }
         let mut report = self.report.clone();
-        report.troubles = self.tallies.iter().map(|((kind, subject), tally)| told(kind, subject, tally)).collect();
-        report.troubles.extend(too_many(self.unremembered, self.store.vault.describe()));
+        report.troubles = self.tallies.iter().map(|((kind, subject), tally)| report::told(kind, subject, tally)).collect();
+        report.troubles.extend(report::too_many(self.unremembered, self.store.vault.describe()));
         Ok(report)
     }
 
@@ -233,61 +198,6 @@ impl Pass {
         Ok(self.store.vault.versions_of(name).await?.is_empty())
     }
 
-    async fn look_at_lock(&mut self, name: &str, version: &Version) -> Result<(), StoreError> {
-        let Some(locks) = self.store.locks.clone() else { return Ok(()) };
-        let (mut want, known) = locks.of(name, version.modified);
-        // A held head could not be replaced there, and the log would stand still: the records under it have the hold.
-        want.hold = want.hold && !(is_replaced(name) && self.store.vault.words().hold_keeps_name);
-        tokio::time::sleep(self.task.pause).await;
-        let seen = match self.store.vault.lock_of(name, &version.version).await {
-            Ok(seen) => seen,
-            // Destroyed since it was listed.
-            Err(e) if e.kind() == Kind::NotFound => return Ok(()),
-            Err(e) if e.kind() == Kind::Retry => return Err(e),
-            Err(e) => {
-                self.tell("store-lock", name, format!("its lock cannot be read: {e}"));
-                return Ok(());
-            }
-        };
-        self.report.locks_read = self.report.locks_read.saturating_add(1);
-        if known && seen.hold && !want.hold && self.task.begin.is_empty() {
-            self.report.to_release.extend(name.split('/').nth(1).map(str::to_owned));
-        } else if known && seen.hold && !want.hold && self.task.repair {
-            match self.store.vault.hold(name, &version.version, false).await {
-                Ok(()) => self.report.holds_released = self.report.holds_released.saturating_add(1),
-                Err(e) if e.kind() == Kind::Retry => return Err(e),
-                Err(e) => self.tell("store-lock", name, format!("a legal hold that custody released stays: {e}")),
-            }
-        }
-        let over = want.until <= self.task.now;
-        if (over || seen.retains(&want, CLOCKS_APART_S)) && (seen.hold || !want.hold) {
-            return Ok(());
-        }
-        if over {
-            // Its time has passed: a hold needs no date, but a retention that ends in the past is refused.
-            want.until = self.task.now.plus_s(CLOCKS_APART_S);
-        }
-        let mut what = format!("the lock was {seen}, it should be {want}");
-        if self.task.repair {
-            // What custody just asked for is new to what was written before; nobody weakened anything. A pass over all
-            // comes later, and finds it done.
-            let only_new = !self.task.begin.is_empty() && seen.retains(&locks.by_policy(version.modified), CLOCKS_APART_S);
-            match ensure(&self.store.vault, name, &version.version, &want, CLOCKS_APART_S).await {
-                Ok(_) => {
-                    self.report.set_again = self.report.set_again.saturating_add(1);
-                    if only_new {
-                        return Ok(());
-                    }
-                    what.push_str("; it was set again");
-                }
-                Err(e) if e.kind() == Kind::Retry => return Err(e),
-                Err(e) => what = format!("{what}; it could not be set: {e}"),
-            }
-        }
-        self.tell("store-lock", name, what);
-        Ok(())
-    }
-
     fn tell(&mut self, kind: &'static str, name: &str, what: String) {
         let of_case = case_of(name).filter(|_| self.tallies.len() < CASES_MAX);
         let subject = of_case.unwrap_or_else(|| self.store.vault.describe().to_owned());
@@ -311,76 +221,9 @@ fn keep(versions: &mut Vec<Version>, next: Version) {
     }
 }
 
-/// The folder of the case that an object belongs to.
-pub(super) fn case_of(name: &str) -> Option<String> {
-    let mut parts = name.split('/');
-    (parts.next() == Some("cases")).then(|| parts.next().map(|case| format!("cases/{case}")))?
-}
-
-fn told(kind: &'static str, subject: &str, tally: &Tally) -> Trouble {
-    let more = tally.count.saturating_sub(tally.named.len() as u64);
-    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
-    let detail = format!("{}{more} (docs/operations/stores.md says what to do)", tally.named.join("; "));
-    Trouble { kind, subject: subject.to_owned(), detail: escape_bounded(&detail, 1_900) }
-}
-
-/// A list that is full: what is not on it is served by its newest version, which the digests in the logs then tell from the genuine
-/// one. Nobody is to believe that all of them are passed over.
-fn too_many(unremembered: u64, place: &str) -> Option<Trouble> {
-    (unremembered > 0).then(|| Trouble {
-        kind: "store-unattested",
-        subject: place.to_owned(),
-        detail: format!(
-            "the list of objects under another version is full: of {unremembered} more the genuine version is not remembered, and the newest one is read until it is taken away; what is read is still compared with its digest (docs/operations/stores.md says what to do)"
-        ),
-    })
-}
-
-/// Heads are replaced: checkpoints, and what witnesses cosigned. All else is created once.
-fn is_replaced(name: &str) -> bool {
-    name.ends_with("/log/checkpoint") || name.contains("/log/cosigned/")
-}
-
-/// Makes the lock of a version at least what it should be, and says what it was before when it had to be set.
-///
-/// Order: 1. read; 2. set retention, then the hold, each only where it is too weak, and never weaker than it was; 3. read
-/// again. Repeating it is safe at any point.
-pub(super) async fn ensure(vault: &Vault, name: &str, version: &str, want: &Lock, slack_s: i64) -> Result<Option<Seen>, StoreError> {
-    let holds = |seen: &Seen| seen.retains(want, slack_s) && (seen.hold || !want.hold);
-    let seen = vault.lock_of(name, version).await?;
-    if holds(&seen) {
-        return Ok(None);
-    }
-    if !seen.retains(want, slack_s) {
-        let mode = seen.mode.map_or(want.mode, |mode| mode.max(want.mode));
-        let until = seen.until.map_or(want.until, |until| until.max(want.until));
-        vault.retain(name, version, mode, until, false).await?;
-    }
-    if want.hold && !seen.hold {
-        vault.hold(name, version, true).await?;
-    }
-    let after = vault.lock_of(name, version).await?;
-    if holds(&after) {
-        return Ok(Some(seen));
-    }
-    Err(StoreError::new(
-        Kind::Denied,
-        format!("{}: the lock of '{name}' (version {}) is {after} and should be {want}", vault.describe(), escape_bounded(version, 80)),
-        vault.words().stays_weak,
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_list_that_is_cut_says_so() {
-        assert_eq!(too_many(0, "s3://bucket"), None);
-        let trouble = too_many(3, "s3://bucket").expect("told");
-        assert_eq!((trouble.kind, trouble.subject.as_str()), ("store-unattested", "s3://bucket"));
-        assert!(trouble.detail.contains("of 3 more the genuine version is not remembered"), "{}", trouble.detail);
-    }
 
     #[test]
     fn the_first_version_stays_in_sight_however_many_lie_on_top() {

@@ -77,8 +77,11 @@ impl CheckReport {
                 let _ = writeln!(out, "  {:<30} -> {}", "", check.remedy);
             }
         }
-        let end =
-            if self.holds() { "Everything that was tried is refused." } else { "Evidence is not safe from what is listed as missing." };
+        let end = if self.holds() {
+            "Everything that was tried is as it should be."
+        } else {
+            "Evidence is not safe from what is listed as missing."
+        };
         let _ = writeln!(out, "\n{end}");
         out
     }
@@ -185,7 +188,10 @@ async fn versions(report: &mut CheckReport, store: &dyn Store, vault: &Vault, na
         words.use_policy,
     );
     match (report.lock, version) {
-        (Some(policy), Some(version)) => locked(report, vault, name, version, policy, now).await,
+        (Some(policy), Some(version)) => {
+            locked(report, vault, name, version, policy, now).await;
+            held(report, store, vault, now).await;
+        }
         (Some(_), None) => report.add("lock", State::Missing, "the probe has no version, so nothing locks it", words.set_lock),
         (None, version) => {
             report.add("lock", State::Missing, "store.lock is not set: objects are not locked when they are written", words.set_lock);
@@ -234,5 +240,57 @@ async fn locked(report: &mut CheckReport, vault: &Vault, name: &str, version: &s
             }
             (_, Err(e)) => report.add(what, State::Untested, e.to_string(), use_policy),
         }
+    }
+}
+
+/// What becomes of an object under a legal hold when it is written again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OverHeld {
+    /// The write is refused.
+    Refused,
+    /// A version lies on top of it.
+    Covered,
+    /// It is gone.
+    Gone,
+}
+
+/// The clouds' pages can be read both ways, and where heads have the hold of their case its log rests on the answer.
+async fn held(report: &mut CheckReport, store: &dyn Store, vault: &Vault, now: Timestamp) {
+    // Policies let nothing but heads be written again, so it has the name of a start's probe.
+    let name = format!("probe/held-{}/probe/head", now.unix_ms());
+    let heads_have_none = vault.words().hold_keeps_name;
+    let (state, detail) = match over_held(store, vault, &name).await {
+        Ok(OverHeld::Refused) if heads_have_none => {
+            (State::Holds, "a write over a held object is refused: heads have no hold here, the records under them have")
+        }
+        Ok(OverHeld::Refused) => (State::Missing, "a write over a held object is refused: the log of a held case would stand still"),
+        Ok(OverHeld::Covered) if heads_have_none => {
+            (State::Holds, "a write over a held object makes a version on top, the held one stays; heads have no hold here all the same")
+        }
+        Ok(OverHeld::Covered) => (State::Holds, "a write over a held object makes a version on top, the held one stays"),
+        Ok(OverHeld::Gone) => (State::Missing, "a write over a held object takes it away"),
+        Err(e) => return report.add("held-overwrite", State::Untested, e.to_string(), vault.words().use_policy),
+    };
+    report.add("held-overwrite", state, detail, OTHER_STORE);
+}
+
+/// Order: 1. a probe; 2. a hold on it; 3. a write over it; 4. a look whether the held version is there; 5. the hold is taken off,
+/// whatever 3 and 4 brought. Died before 5: a probe that is held stays, which nothing looks at.
+async fn over_held(store: &dyn Store, vault: &Vault, name: &str) -> Result<OverHeld, StoreError> {
+    store.put_head(name, Bytes::from_static(b"held\n")).await?;
+    let version = vault.versions_of(name).await?.pop().ok_or_else(|| StoreError::not_found(name))?.version;
+    vault.hold(name, &version, true).await?;
+    let over = store.put_head(name, Bytes::from_static(b"other\n")).await;
+    let seen = vault.lock_of(name, &version).await;
+    let released = vault.hold(name, &version, false).await;
+    match (over, seen) {
+        (_, Err(e)) if e.kind() == Kind::NotFound => Ok(OverHeld::Gone),
+        (_, Err(e)) => Err(e),
+        (Err(e), _) if e.kind() == Kind::Retry => Err(e),
+        (_, Ok(seen)) if !seen.hold => {
+            let message = format!("{}: a hold was set on '{name}' and is not there", vault.describe());
+            Err(StoreError::new(Kind::Denied, message, vault.words().stays_weak))
+        }
+        (over, Ok(_)) => released.map(|()| if over.is_ok() { OverHeld::Covered } else { OverHeld::Refused }),
     }
 }

@@ -162,16 +162,25 @@ pub struct Protection {
     pub condemned: BTreeSet<CollectionId>,
 }
 
+/// Heads are replaced: checkpoints, and what witnesses cosigned. All else is created once.
+pub(super) fn is_replaced(name: &str) -> bool {
+    name.ends_with("/log/checkpoint") || name.contains("/log/cosigned/")
+}
+
 /// The policy, and what is known of cases: one small entry for each case whose log was opened.
 #[derive(Debug)]
 pub(super) struct Locks {
     policy: LockPolicy,
+    /// The heads of a held case have its hold.
+    holds_heads: bool,
     cases: RwLock<HashMap<String, Protection>>,
 }
 
 impl Locks {
-    pub(super) fn new(policy: LockPolicy) -> Self {
-        Self { policy, cases: RwLock::default() }
+    /// `holds_heads`: the store is known to put a new version on top of a held one. Where it is not, heads have no hold, because the
+    /// log of a held case could stand still; the records under them have it.
+    pub(super) fn new(policy: LockPolicy, holds_heads: bool) -> Self {
+        Self { policy, holds_heads, cases: RwLock::default() }
     }
 
     /// The lock by the operator's policy alone.
@@ -193,6 +202,7 @@ impl Locks {
         let Some(protection) = cases.get(case) else { return (lock, false) };
         lock.until = lock.until.max(protection.until.unwrap_or(lock.until));
         lock.hold = match (parts.next(), parts.next()) {
+            _ if self.bears_no_hold(name) => false,
             (Some("collections"), Some(id)) => {
                 let id: Option<CollectionId> = id.parse().ok();
                 let in_set = |set: &BTreeSet<CollectionId>| id.as_ref().is_some_and(|id| set.contains(id));
@@ -202,6 +212,12 @@ impl Locks {
             _ => protection.held || !protection.held_collections.is_empty(),
         };
         (lock, true)
+    }
+
+    /// True for what is never to have a hold, whatever custody says: what belongs to no case, and heads where a hold may keep them
+    /// from being replaced.
+    pub(super) fn bears_no_hold(&self, name: &str) -> bool {
+        !name.starts_with("cases/") || (is_replaced(name) && !self.holds_heads)
     }
 
     /// True for what is being destroyed, as far as custody of its case is known here.
@@ -223,7 +239,7 @@ mod tests {
 
     #[test]
     fn the_later_of_policy_and_case_and_holds_where_they_stand() {
-        let locks = Locks::new(LockPolicy { mode: LockMode::Compliance, days: 10 });
+        let locks = Locks::new(LockPolicy { mode: LockMode::Compliance, days: 10 }, true);
         let (case, held) = (CaseId::new(1, [2; 10]), CollectionId::from_digest(&Digest::of(b"held")));
         let free = CollectionId::from_digest(&Digest::of(b"free"));
         let written = Timestamp::from_unix_ns(1_500_000_000);
@@ -238,6 +254,16 @@ mod tests {
         let (lock, known) = locks.of(&name(&held), written);
         assert_eq!((lock, known), (Lock { mode: LockMode::Compliance, until: far, hold: true }, true));
         assert!(!locks.of(&name(&free), written).0.hold && locks.of(&format!("cases/{case}/log/seq/1"), written).0.hold);
+        // Heads have it where that keeps nobody from replacing them.
+        let without = Locks::new(LockPolicy { mode: LockMode::Compliance, days: 10 }, false);
+        without.protect(&case, Protection { held: true, ..Protection::default() });
+        for head in ["log/checkpoint", "log/cosigned/0a1b2c3d/7"] {
+            let (head, slot) = (format!("cases/{case}/{head}"), format!("cases/{case}/log/seq/1"));
+            assert!(locks.of(&head, written).0.hold && !locks.bears_no_hold(&head), "{head}");
+            assert!(!without.of(&head, written).0.hold && without.bears_no_hold(&head), "{head}");
+            assert!(without.of(&slot, written).0.hold && !without.bears_no_hold(&slot));
+        }
+        assert!(locks.bears_no_hold("deployment/log/checkpoint") && locks.bears_no_hold("deployment/log/seq/0"));
         // A retention that ends earlier than the policy shortens nothing.
         locks.protect(&case, Protection { until: Some(written), held: true, ..Protection::default() });
         let lock = locks.of(&name(&free), written).0;

@@ -11,7 +11,7 @@ use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions};
 
 use super::attest::Attestable;
-use super::lock::{Lock, Locks, Protection};
+use super::lock::{Lock, Locks, Protection, is_replaced};
 use super::settings::RemoteSettings;
 use super::vault::Vault;
 use super::{
@@ -99,7 +99,9 @@ impl RemoteStore {
     pub fn open(settings: &RemoteSettings) -> Result<Self, StoreError> {
         let built = settings.build()?;
         let store = Self::new(built.inner, &settings.prefix, &built.description);
-        Ok(Self { vault: built.vault, locks: settings.lock.map(|policy| Arc::new(Locks::new(policy))), ..store })
+        let holds_heads = built.vault.as_ref().is_some_and(|vault| !vault.words().hold_keeps_name);
+        let locks = settings.lock.map(|policy| Arc::new(Locks::new(policy, holds_heads)));
+        Ok(Self { vault: built.vault, locks, ..store })
     }
 
     fn path(&self, name: &str) -> Path {
@@ -240,14 +242,42 @@ impl RemoteStore {
         if let Err(e) = &done
             && e.kind() != Kind::Retry
         {
-            let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
-            if troubles.len() < TROUBLES_MAX {
-                // One subject for all objects of a case: where nothing can be locked, each of them says so.
-                let subject = super::attest::case_of(name).unwrap_or_else(|| self.description.clone());
-                troubles.push(Trouble { kind: "store-lock", subject, detail: e.to_string() });
-            }
+            self.note_trouble(name, e.to_string());
         }
         done
+    }
+
+    fn note_trouble(&self, name: &str, detail: String) {
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        if troubles.len() < TROUBLES_MAX {
+            // One subject for all objects of a case: where nothing can be locked, each of them says so.
+            let subject = super::attest::case_of(name).unwrap_or_else(|| self.description.clone());
+            troubles.push(Trouble { kind: "store-lock", subject, detail });
+        }
+    }
+
+    /// Writes an object again under its name.
+    async fn replace(&self, name: &str, content: Bytes) -> Result<(), StoreError> {
+        // Its versions are locked as well: the heads that were signed once stay, whoever deletes or overwrites. They are
+        // not read back one by one, because attestation looks at the newest and the records under them are locked each.
+        let options = locked(self.lock_now(name));
+        self.inner.put_opts(&self.path(name), content.into(), options).await.map(|_| ()).map_err(|e| self.map(&e, "replace", name))
+    }
+
+    /// Takes a hold off a head that is never to have one; false when there was none, or it stays. Attestation does the same, but a log
+    /// is not to stand still until then.
+    async fn free_head(&self, name: &str) -> bool {
+        let may = self.locks.as_ref().is_some_and(|locks| is_replaced(name) && locks.bears_no_hold(name));
+        let Some(vault) = self.vault.as_ref().filter(|_| may) else { return false };
+        let Some(version) = self.look(name, None).await.ok().and_then(|there| there.version) else { return false };
+        let is_held = vault.lock_of(name, &version).await.is_ok_and(|seen| seen.hold);
+        if !is_held || vault.hold(name, &version, false).await.is_err() {
+            return false;
+        }
+        let detail =
+            format!("'{name}' had a legal hold and could not be replaced; it was taken off (docs/operations/stores.md says what to do)");
+        self.note_trouble(name, detail);
+        true
     }
 
     /// Clouds have words of their own for a lock that they cannot give; so the bucket is asked.
@@ -402,10 +432,12 @@ impl Store for RemoteStore {
             if content.len() > 65_536 {
                 return Err(StoreError::bug(format!("a replaceable object of {} bytes: at most 65536 are allowed", content.len())));
             }
-            // Its versions are locked as well: the heads that were signed once stay, whoever deletes or overwrites. They are
-            // not read back one by one, because attestation looks at the newest and the records under them are locked each.
-            let options = locked(self.lock_now(name));
-            self.inner.put_opts(&self.path(name), content.into(), options).await.map(|_| ()).map_err(|e| self.map(&e, "replace", name))
+            let done = self.replace(name, content.clone()).await;
+            let is_refused = done.as_ref().is_err_and(|e| e.kind() != Kind::Retry);
+            if is_refused && self.free_head(name).await {
+                return self.replace(name, content).await;
+            }
+            done
         })
     }
 

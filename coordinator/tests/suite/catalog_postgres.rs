@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use exhibit_coordinator::catalog::conformance::{self, agent_id, at, case, collection, commit, digest, order, stream_row, token};
 use exhibit_coordinator::catalog::postgres::scratch::Scratch;
-use exhibit_coordinator::catalog::postgres::{PostgresCatalog, Settings};
+use exhibit_coordinator::catalog::postgres::{Alone, PostgresCatalog, Settings};
 use exhibit_coordinator::catalog::{
     Catalog, CatalogError, CollectionChange, CollectionRow, IncidentRow, SharedCatalog, State, Step, TokenUse,
 };
@@ -152,6 +152,38 @@ async fn what_cannot_be_used_is_named() {
     refused(&settings, &["version 99", "start the newer program"]).await;
     server.run("catalog", "UPDATE exhibit.schema_version SET application_id = 1").await;
     refused(&settings, &["something else than a catalog"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_coordinator_starts_while_a_program_works_alone() {
+    let dir = tempfile::tempdir().expect("dir");
+    let server = Scratch::start(dir.path()).await;
+    let settings = server.database("catalog").await;
+    let catalog = PostgresCatalog::create(&settings).await.expect("new");
+    let e = Alone::take(&settings).await.expect_err("a coordinator is there").to_string();
+    assert!(e.contains("a coordinator is connected"), "{e}");
+    catalog.close().await;
+    let mut alone = Alone::take(&settings).await.expect("nobody is there");
+    let e = PostgresCatalog::open(&settings).await.expect_err("it would not hear of what is done").to_string();
+    assert!(e.contains("'recover-admin' is at work"), "{e}");
+    let e = Alone::take(&settings).await.expect_err("one at a time").to_string();
+    assert!(e.contains("another program makes a new catalog"), "{e}");
+    alone.confirm().await.expect("it has the right still");
+    // It makes a catalog of its own meanwhile, and whoever opens that is no coordinator.
+    let fresh = alone.fresh().await.expect("beside the other one");
+    fresh.add_case(case(1)).await.expect("filled");
+    fresh.close().await;
+    alone.exchange().await.expect("in its place");
+    let catalog = PostgresCatalog::open(&settings).await.expect("it has ended");
+    assert!(catalog.case(case(1).case).await.expect("read").is_some());
+
+    catalog.close().await;
+
+    // Whoever lost the connection lost the right, and hears of it.
+    let mut alone = Alone::take(&settings).await.expect("nobody is there");
+    let end = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'exhibit-coordinator alone'";
+    server.run("catalog", end).await;
+    alone.confirm().await.expect_err("a coordinator may have started");
 }
 
 /// A CA and a certificate for `localhost` in the server's folder, which then serves TLS.

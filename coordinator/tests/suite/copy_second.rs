@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use exhibit_coordinator::catalog::{CatalogError, faulty};
 use exhibit_coordinator::copy::{Lag, Second, lag};
 use exhibit_coordinator::serve::Upkeep;
 use exhibit_coordinator::store::faulty::{Fault, Faults, FaultyStore, Op};
@@ -137,13 +138,17 @@ struct Copied {
 
 impl Copied {
     async fn every(every: Duration) -> Self {
+        Self::every_on(every, Place::default()).await
+    }
+
+    async fn every_on(every: Duration, place: Place) -> Self {
         let dir = tempfile::tempdir().expect("folder");
         let copy = Arc::new(LocalStore::create(&dir.path().join("copy")).expect("store"));
         let faulty = FaultyStore::new(Arc::clone(&copy) as Arc<dyn Store>);
         let faults = faulty.faults.clone();
         let second = Second { store: Arc::new(faulty), every, rate: None };
         let upkeep = Upkeep { copy: Some(second), verify: None };
-        let s = Story::on(Place { upkeep, ..Place::default() }, 1).await;
+        let s = Story::on(Place { upkeep, ..place }, 1).await;
         let logs = [LogName::Deployment, LogName::Case(s.case.clone())];
         let copied = Self { s, dir, copy, faults, logs };
         copied.is_whole_soon().await;
@@ -220,6 +225,22 @@ async fn what_lasts_is_told_once_and_a_forked_head_in_the_copy_stays() {
     c.copy.put_head(&segment, "short".into()).await.expect("altered");
     soon("it is told again", async || c.told("copy-differs: ", "00000000.tar.zst' has").await == 2).await;
     drop((log, parts));
+    c.s.world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_catalog_did_not_take_is_told_by_the_next_look() {
+    let faults = faulty::Faults::default();
+    let place = Place { catalog_faults: Some(faults.clone()), ..Place::default() };
+    let mut c = Copied::every_on(Duration::from_secs(1), place).await;
+    let segment = format!("cases/{}/collections/{}/s1/00000000.tar.zst", c.s.case, c.s.collections[0].0);
+    faults.fail("add_incident", 0, 2, faulty::Fault::Before(CatalogError::Busy("injected".to_owned())));
+    c.copy.put_head(&segment, "short".into()).await.expect("altered");
+    c.copy.put_new("cases/junk/x", Payload::from_static(b"junk"), Digest::of(b"junk")).await.expect("written");
+    soon("what differs is told", async || c.told("copy-differs: ", "00000000.tar.zst' has").await == 1).await;
+    soon("what is foreign is told", async || c.told("copy-foreign: ", "1 objects are in the copy").await == 1).await;
+    c.compare_again(2).await;
+    assert_eq!(c.told("copy-", "").await, 2, "each is told once: {:?}", c.s.world.incidents().await);
     c.s.world.stop().await;
 }
 

@@ -337,6 +337,31 @@ async fn what_a_collection_waits_for_is_said_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_hinders_an_agent_is_the_reason_of_its_collection() {
+    let (mut world, mut agent) = world_and_agent().await;
+    let (_, order, envelope) = world.ordered(std::slice::from_ref(&agent.id)).await;
+    let job = Job::new(&order, &envelope, &agent.id, 1);
+    let mut session = agent.session(&[]).await.expect("session");
+    session.offer().await;
+    session.hindered(&job.collection, "not begun: no space\x1b[2J left").await;
+    let row = loop {
+        let row = world.collection(&job.collection).await;
+        if row.reason.contains("the agent says") {
+            break row;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let says = "offered to the agent, no answer yet; the agent says: not begun: no space\\x1b[2J left";
+    assert_eq!((row.state.as_str(), row.reason.as_str()), ("offered", says));
+    // It begins: whatever it says next is what it does.
+    session.reply(&job.collection, vec![]).await;
+    session.hindered(&job.collection, "").await;
+    while !world.collection(&job.collection).await.reason.is_empty() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_store_is_told_to_whoever_asks_and_whoever_watches() {
     let (mut world, agent) = world_and_agent().await;
     let (case, order, envelope) = world.ordered(std::slice::from_ref(&agent.id)).await;

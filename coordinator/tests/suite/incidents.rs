@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use exhibit_coordinator::catalog::Catalog as _;
 use exhibit_coordinator::catalog::sqlite::SqliteCatalog;
-use exhibit_coordinator::incidents;
+use exhibit_coordinator::catalog::{Catalog as _, CatalogError, faulty};
+use exhibit_coordinator::incidents::{self, Reported};
 use exhibit_coordinator::ledger::{Keys, Ledgers};
 use exhibit_coordinator::store::LocalStore;
 use exhibit_evidence::record::{Incident, Record};
@@ -13,7 +13,7 @@ use tonic::Code as GrpcCode;
 
 use crate::support::agent::{Agent, File, Job, file};
 use crate::support::verdict;
-use crate::support::world::{self, World};
+use crate::support::world::{self, Place, World};
 
 /// The incidents that a log holds.
 async fn logged(world: &World, case: Option<&str>) -> Vec<Incident> {
@@ -125,4 +125,19 @@ async fn what_a_dead_process_logged_and_did_not_note_is_not_logged_twice() {
     }
     assert_eq!(left, Vec::new());
     assert_eq!(logged(&world, Some(&case)).await.len(), 1, "the same bytes are the same record");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_tells_something_hears_what_became_of_it() {
+    let faults = faulty::Faults::default();
+    let mut world = World::start_on(Place { catalog_faults: Some(faults.clone()), ..Place::default() }).await;
+    faults.fail("add_incident", 0, 1, faulty::Fault::Before(CatalogError::Busy("injected".to_owned())));
+    let parts = &world.running().parts;
+    assert_eq!(parts.incident(None, "k", "s", "d").await, Reported::Failed);
+    for _ in 1..50 {
+        assert_eq!(parts.incident(None, "k", "s", "d").await, Reported::Told);
+    }
+    assert_eq!(parts.incident(None, "k", "s", "d").await, Reported::Limited, "more than a minute's worth");
+    assert_eq!(parts.incident(None, "k", "another", "d").await, Reported::Told);
+    world.stop().await;
 }

@@ -201,7 +201,7 @@ async fn the_store_is_checked_attested_and_read_by_commands_that_tell_no_secret(
 
     let (code, report, log) = run(&["store", "check"]);
     let state = |what: &str| report["checks"].as_array().and_then(|c| c.iter().find(|c| c["what"] == what)).map(|c| c["state"].clone());
-    for what in ["create-only", "versioning", "object-lock", "lock", "delete-version", "bypass-delete"] {
+    for what in ["create-only", "versioning", "object-lock", "lock", "held-overwrite", "delete-version", "bypass-delete"] {
         assert_eq!(state(what), Some("holds".into()), "{report:#} {log}");
     }
     // The first two are moto's own; the others are what a policy must take away, and moto has none.

@@ -117,6 +117,24 @@ async fn what_is_locked_stays(cloud: &dyn Cloud, settings: &RemoteSettings) {
     }
     assert_eq!(kinds(&pass(&store, "", false).await), [""; 0], "all is well");
 
+    // Somebody sets a hold on heads, so that the logs cannot go on: attestation takes it off, and so does the next record.
+    let held_head = format!("cases/{all_held}/log/checkpoint");
+    for head in [head, held_head.as_str()] {
+        let newest = async || vault.versions_of(head).await.expect("listed").into_iter().find(|v| v.latest).expect("current").version;
+        vault.hold(head, &newest().await, true).await.expect("set");
+        let looked = pass(&store, "", false).await;
+        assert!(looked.to_release.is_empty() && kinds(&looked) == ["store-lock"], "{looked:#?}");
+        let repaired = pass(&store, "", true).await;
+        assert_eq!((repaired.holds_released, kinds(&repaired)), (1, vec!["store-lock"]));
+        assert!(repaired.troubles[0].detail.contains("it was taken off"), "{repaired:#?}");
+        assert!(!vault.lock_of(head, &newest().await).await.expect("looks").hold);
+        vault.hold(head, &newest().await, true).await.expect("set");
+        store.put_head(head, "goes on".into()).await.expect("the log does not stand still");
+        let troubles = store.troubles();
+        assert!(troubles.len() == 1 && troubles[0].detail.contains("could not be replaced; it was taken off"), "{troubles:?}");
+        assert_eq!(kinds(&pass(&store, "", false).await), [""; 0]);
+    }
+
     // The holder of the credentials.
     assert!(cloud.does(&name, &Deed::DeleteVersion(&version)) >= 400, "the lock; the same credentials hide it below");
     for (mode, bypass) in [(LockMode::Compliance, false), (LockMode::Governance, true)] {
@@ -166,9 +184,12 @@ async fn what_is_locked_stays(cloud: &dyn Cloud, settings: &RemoteSettings) {
     assert!(vault.versions_of("probe/head").await.expect("listed").is_empty());
 }
 
-/// What `store check` says of a reference, by the mode of the lock.
-async fn checked(settings: &RemoteSettings, mode: LockMode, missing: &[&str]) {
+/// What `store check` says of a reference, by the mode of the lock: what is missing, and what becomes of a held object that is written
+/// again.
+async fn checked(settings: &RemoteSettings, mode: LockMode, missing: &[&str], over_held: &str) {
     let report = check::run(&open(settings, mode), Some(LockPolicy { mode, days: 10 }), clock::now()).await;
+    let held = report.checks.iter().find(|c| c.what == "held-overwrite").expect("tried");
+    assert!(held.state == State::Holds && held.detail.contains(over_held) && held.detail.contains("no hold here"), "{held:?}");
     let tried =
         ["versioning", "object-lock", "lock", "overwrite", "shorten", "bypass-shorten", "delete-version", "bypass-delete", "delete-marker"];
     for what in tried {
@@ -204,20 +225,23 @@ async fn what_is_locked_on_google_stays_and_what_hides_it_is_told_and_passed_ove
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn azure_s_lock_is_tried_on_a_probe_and_its_contract_kept() {
     let (_front, settings) = clouds::azure_with_lock();
-    checked(&settings, LockMode::Compliance, &["overwrite", "delete-marker"]).await;
+    checked(&settings, LockMode::Compliance, &["overwrite", "delete-marker"], "is refused").await;
     // Who may set an unlocked policy may shorten it and take it off.
     let weak = ["overwrite", "delete-marker", "shorten", "bypass-shorten", "bypass-delete"];
-    checked(&settings, LockMode::Governance, &weak).await;
+    checked(&settings, LockMode::Governance, &weak, "is refused").await;
     keeps_the_contract(&settings).await;
+    // The other reading of what a hold forbids: nothing of ours rests on which one it is.
+    let (_front, settings) = clouds::azure_where_a_held_blob_is("covered");
+    checked(&settings, LockMode::Compliance, &["overwrite", "delete-marker"], "makes a version on top").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn google_s_lock_is_tried_on_a_probe_and_its_contract_kept() {
     let server = moto::start_as_google_with_lock();
     let settings = server.google_settings("below/here");
-    checked(&settings, LockMode::Compliance, &["overwrite", "delete-marker"]).await;
+    checked(&settings, LockMode::Compliance, &["overwrite", "delete-marker"], "is refused").await;
     // These credentials may override what is unlocked.
-    checked(&settings, LockMode::Governance, &["overwrite", "delete-marker", "bypass-shorten", "bypass-delete"]).await;
+    checked(&settings, LockMode::Governance, &["overwrite", "delete-marker", "bypass-shorten", "bypass-delete"], "is refused").await;
     keeps_the_contract(&settings).await;
 }
 

@@ -117,12 +117,18 @@ impl Encryptor {
         Ok(())
     }
 
+    /// What is finished so far and was not drained. Nothing changes in it any more.
+    #[must_use]
+    pub fn finished(&self) -> &[u8] {
+        self.out.get(..self.chunk).unwrap_or_default()
+    }
+
     /// Writes out what is finished so far and holds it no longer: a file of any size takes the memory of a chunk.
     ///
     /// # Errors
     /// Those of `to`; the file is then of no use.
     pub fn drain(&mut self, to: &mut dyn std::io::Write) -> std::io::Result<()> {
-        to.write_all(self.out.get(..self.chunk).unwrap_or_default())?;
+        to.write_all(self.finished())?;
         self.out.drain(..self.chunk.min(self.out.len()));
         self.chunk = 0;
         Ok(())

@@ -220,7 +220,10 @@ impl FromStr for Identity {
     type Err = AgeError;
     fn from_str(text: &str) -> Result<Self, AgeError> {
         let key = decode(text, IDENTITY_HRP).filter(|_| !text.bytes().any(|b| b.is_ascii_lowercase()));
-        Self::from_secret(key.ok_or(AgeError::Identity("not AGE-SECRET-KEY-1 and 58 characters"))?)
+        let identity = Self::from_secret(key.ok_or(AgeError::Identity("not AGE-SECRET-KEY-1 and 58 characters"))?)?;
+        // As of a recipient: a secret has one text, for age as well.
+        let is_its_text = identity.reveal()?.as_str() == text;
+        is_its_text.then_some(identity).ok_or(AgeError::Identity("not the one text of this secret: bits are set behind its last byte"))
     }
 }
 

@@ -379,6 +379,9 @@ codes! {
     ItemMeta "item.meta" Warning Coordinator
         "Mode, owner, group, modification time or extended attributes differ between the manifest and the tar member."
         "The two descriptions of this item disagree; the manifest is the signed one."
+    ItemAttributes "item.attributes" Error Host
+        "An item of an encrypted stream states extended attributes in its line, where its encrypted part alone may have them."
+        "What only the case's recipients were to read stands open in the list, for the coordinator, the store and everybody who has a copy."
     ItemStatus "item.status" Error Host
         "An item's status does not fit: no reason where one is due, gaps in an item that was taken whole, or nothing taken where the status says it was."
         "It is not honestly stated whether this item was taken whole."

@@ -1,5 +1,6 @@
 //! Encrypted cases: what can be checked of a stream without the secret of a recipient, and whether the right one was given.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use super::stream::{Job, Tally};
@@ -17,16 +18,32 @@ pub(super) fn check_identities(recipients: &Recipients, identities: &[Identity])
     Err(io::Error::new(io::ErrorKind::InvalidInput, message))
 }
 
-/// The recipients whose identities were given: each of them has to open every segment.
-pub(super) fn opened_with(recipients: &Recipients, identities: &[Identity]) -> Vec<Recipient> {
-    let given = |recipient: &&Recipient| identities.iter().any(|i| i.recipient() == *recipient);
-    recipients.as_slice().iter().filter(given).copied().collect()
+/// The recipients whose identities were given and opened every segment. `closed` are those whose identity failed at one.
+pub(super) fn opened_with(recipients: &Recipients, identities: &[Identity], closed: &BTreeSet<Recipient>) -> Vec<Recipient> {
+    let opened = |recipient: &&Recipient| !closed.contains(*recipient) && identities.iter().any(|i| i.recipient() == *recipient);
+    recipients.as_slice().iter().filter(opened).copied().collect()
 }
 
-/// What one recipient opens need not open for another one, so each identity that was given is tried.
-pub(super) fn each_opens(bytes: &[u8], recipients: &Recipients, identities: &[Identity]) -> Result<(), AgeError> {
-    let mut of_recipients = identities.iter().filter(|i| recipients.as_slice().contains(i.recipient()));
-    of_recipients.try_for_each(|identity| age::opens(bytes, recipients.as_slice().len(), identity))
+/// Decrypts a segment. What one recipient opens need not open for another one, so each identity that was given is tried; whose does
+/// not open it is added to `closed`.
+pub(super) fn open(
+    bytes: &[u8],
+    recipients: &Recipients,
+    identities: &[Identity],
+    plain: &mut Vec<u8>,
+    closed: &mut BTreeSet<Recipient>,
+) -> Result<(), AgeError> {
+    let count = recipients.as_slice().len();
+    let decrypted = age::decrypt(bytes, count, identities, plain);
+    let mut all = decrypted.clone();
+    for identity in identities.iter().filter(|i| recipients.as_slice().contains(i.recipient())) {
+        let opened = decrypted.clone().and_then(|()| age::opens(bytes, count, identity));
+        if opened.is_err() {
+            closed.insert(*identity.recipient());
+        }
+        all = all.and(opened);
+    }
+    all
 }
 
 /// The note about a stream that was not read.

@@ -44,6 +44,10 @@ impl About<'_> {
             let message = format!("it was taken from {} to {} ns after boot", item.taken.mono_start_ns, item.taken.mono_end_ns);
             self.add(item, Code::ItemTimes, &message);
         }
+        let attributes = item.meta.as_deref().map_or(0, |meta| meta.xattrs.len());
+        if attributes > 0 && !self.job.encrypt_to.is_none() {
+            self.add(item, Code::ItemAttributes, &format!("its line states {attributes} extended attributes, and its stream is encrypted"));
+        }
         if item.location.is_none() {
             self.check_by_record(item);
         }

@@ -34,6 +34,7 @@ pub use report::{
     Witnessed,
 };
 
+use std::collections::BTreeSet;
 use std::io::{self, Read};
 
 use crate::age::{Identity, Recipient};
@@ -139,7 +140,7 @@ struct Checked {
     progress: Progress,
     /// There is evidence whose contents are encrypted, and nothing to decrypt them with.
     unread: bool,
-    /// The recipients with whose identities it was decrypted.
+    /// The recipients with whose identities all of it was decrypted.
     opened_with: Vec<Recipient>,
 }
 
@@ -155,6 +156,7 @@ impl Checked {
             bag: None,
             deployment_log: self.chain.is_deployment(),
             case: self.chain.case_summary(),
+            unread: self.unread,
             opened_with: self.opened_with,
             deployment: anchor.deployment.clone(),
             checkpoint: self.history.head,
@@ -187,6 +189,7 @@ fn check_case(
     encrypted::check_identities(chain.encrypt_to(), &options.identities)?;
     chain.leave_out(&options.left_out);
 
+    let mut closed = BTreeSet::new();
     for job in chain.jobs() {
         let tally = stream::verify(files, &job, &options.identities, &mut inventory, findings, &mut |bytes, items| {
             state.bytes = state.bytes.saturating_add(bytes);
@@ -202,10 +205,12 @@ fn check_case(
         counts.raw_bytes = counts.raw_bytes.saturating_add(tally.raw_bytes);
         counts.stored_bytes = counts.stored_bytes.saturating_add(tally.stored_bytes);
         chain.add_tally(&job.collection, job.stream, &tally);
+        closed.extend(tally.closed);
     }
     inventory.account(&chain, options.complete, findings);
     let unread = counts.streams > 0 && !chain.encrypt_to().is_none() && options.identities.is_empty();
-    let opened_with = if counts.streams > 0 { encrypted::opened_with(chain.encrypt_to(), &options.identities) } else { Vec::new() };
+    let opened_with =
+        if counts.segments > 0 { encrypted::opened_with(chain.encrypt_to(), &options.identities, &closed) } else { Vec::new() };
     Ok(Checked { chain, history, counts, progress: state, unread, opened_with })
 }
 

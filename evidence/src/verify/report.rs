@@ -57,7 +57,11 @@ pub struct Report {
     /// What was verified is the deployment's own log.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub deployment_log: bool,
-    /// The recipients with whose identities the contents of an encrypted case were opened. What the others can open is not known.
+    /// There is evidence whose contents are encrypted, and no recipient's identity was given.
+    #[serde(skip)]
+    pub unread: bool,
+    /// The recipients with whose identities all contents of an encrypted case were opened, as far as its segments are there. Whose
+    /// identity failed at a segment is not among them, and what those can open whose identity was not given is not known.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub opened_with: Vec<Recipient>,
     /// The deployment that the anchor names.

@@ -9,7 +9,7 @@ use super::inventory::Inventory;
 use super::item::About;
 use super::lines::{Lines, NoLine};
 use super::{CaseFiles, Cause, Code, Findings, read_bounded, unreadable};
-use crate::age::{Form, Identity, decrypt};
+use crate::age::{Form, Identity, Recipient};
 use crate::digest::Digest;
 use crate::layout::CaseObject;
 use crate::manifest::{Across, BOOT_ID_BYTES_MAX, CONTINUED_AT, End, FORMAT, Header, Item, Line, Segment, Status};
@@ -31,6 +31,8 @@ pub(super) struct Tally {
     pub raw_bytes_unread: u64,
     pub raw_bytes: u64,
     pub stored_bytes: u64,
+    /// Recipients whose identity was given and did not open every segment.
+    pub closed: BTreeSet<Recipient>,
 }
 
 /// Verifies one stream. `tick` hears the bytes and items of each step.
@@ -466,15 +468,12 @@ impl Reading<'_, '_> {
     /// Opens an encrypted segment in the buffer; false when there is nothing to decode.
     fn open(&mut self, facts: &Segment, name: &str) -> bool {
         let job = self.walk.about.job;
-        let recipients = job.encrypt_to.as_slice().len();
-        let opened = match &mut self.walk.opaque {
-            Some(places) => {
-                places.segment(facts);
-                Form::of(&self.buffer, recipients).map(|_| false)
-            }
-            None => decrypt(&self.buffer, recipients, self.identities, &mut self.plain)
-                .and_then(|()| encrypted::each_opens(&self.buffer, &job.encrypt_to, self.identities))
-                .map(|()| true),
+        let opened = if let Some(places) = &mut self.walk.opaque {
+            places.segment(facts);
+            Form::of(&self.buffer, job.encrypt_to.as_slice().len()).map(|_| false)
+        } else {
+            let closed = &mut self.walk.tally.closed;
+            encrypted::open(&self.buffer, &job.encrypt_to, self.identities, &mut self.plain, closed).map(|()| true)
         };
         match opened {
             // Lines of the coordinator: the agent's were lost.

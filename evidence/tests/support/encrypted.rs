@@ -135,4 +135,16 @@ pub fn lies(cases: &mut Vec<Tampered>) {
     let doubts = good_2(&Faults { receipt: &|r| r.contents_unverified = true, ..Faults::default() }).objects;
     let row = ("contents-not-verified", "a receipt says of contents that nobody encrypted that they were not verified");
     cases.push(Tampered::lie("good-2", row, difference(&small, &doubts), &["receipt.contents"]));
+    cases.push(open_attributes());
+}
+
+fn open_attributes() -> Tampered {
+    let open: &dyn Fn(&mut Vec<Line>) = &|lines| {
+        if let Some(meta) = &mut item(lines, 1).meta {
+            meta.xattrs.insert("security.selinux".to_owned(), "AQAAAg==".to_owned());
+        }
+    };
+    let edits = difference(&good_7(&How::default()).objects, &good_7(&How { lines: open, ..How::default() }).objects);
+    let row = ("encrypted-item-attributes", "an extended attribute stands in a line of an encrypted stream");
+    Tampered::lie("good-7", row, edits, &["item.attributes"])
 }

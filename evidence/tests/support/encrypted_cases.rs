@@ -47,13 +47,36 @@ fn what_was_not_encrypted_as_the_case_demands_is_found() {
     let to_half = case(true, true, &|s| s.really_to(recipients(&[1, 5])));
     let seen = check(&to_half.objects, &options(&[1]));
     assert_eq!((seen.verdict, seen.opened_with.as_slice()), (Verdict::Sound, recipients(&[1]).as_slice()));
-    for holders in [&[2][..], &[1, 2]] {
-        assert!(codes(&check(&to_half.objects, &options(holders))).contains(&"segment.encryption"), "{holders:?}");
+    // Who is named as having opened it is who opened all of it.
+    let none = Vec::new();
+    for (case, given, opened) in [
+        (&to_half, options(&[2]), &none),
+        (&to_half, options(&[1, 2]), &vec![*identity(1).recipient()]),
+        (&to_others, options(&[1]), &none),
+    ] {
+        let seen = check(&case.objects, &given);
+        assert!(codes(&seen).contains(&"segment.encryption"), "{:#?}", seen.findings);
+        assert_eq!(&seen.opened_with, opened);
     }
     let plain = case(true, false, &|s| s);
     let seen = check(&plain.objects, &options(&[]));
     for code in ["receipt.contents", "manifest.header", "segment.encryption"] {
         assert!(codes(&seen).contains(&code), "{code}: {:#?}", seen.findings);
+    }
+}
+
+/// A line is readable: what belongs into the encrypted part alone is found in it, with an identity and without.
+#[test]
+fn attributes_in_a_line_of_an_encrypted_stream_are_found() {
+    let open: &dyn Fn(&mut Vec<Line>) = &|lines| {
+        if let Some(meta) = &mut item(lines, 1).meta {
+            meta.xattrs.insert("security.selinux".to_owned(), "AQAAAg==".to_owned());
+        }
+    };
+    let case = good_7(&How { lines: open, ..How::default() });
+    for given in [options(&[]), options(&[1])] {
+        let seen = check(&case.objects, &given);
+        assert!(seen.verdict == Verdict::Unsound && codes(&seen).contains(&"item.attributes"), "{:#?}", seen.findings);
     }
 }
 

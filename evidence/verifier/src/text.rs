@@ -43,11 +43,6 @@ fn opened_by_some(report: &Report) -> String {
     format!(" Contents were opened with the identities of {with} of {all} recipients: that the others can open them is not shown by this.")
 }
 
-/// True when contents were not decrypted, because they are encrypted and no identity was given.
-fn is_unread(report: &Report) -> bool {
-    report.findings.kept().iter().any(|f| f.code == Code::StreamEncrypted)
-}
-
 fn verdict_line(report: &Report, quiet: bool) -> String {
     let below = |what: String| if quiet { String::new() } else { what };
     let (errors, warnings, notes) = report.findings.counts();
@@ -188,7 +183,7 @@ fn write_case(out: &mut String, report: &Report) -> std::fmt::Result {
         writeln!(out, "Closed       {at}")?;
     }
     let items = count(report.counts.items, "item");
-    if is_unread(report) {
+    if report.unread {
         let (stated, stored) = (report.counts.raw_bytes_unread, bytes(report.counts.stored_bytes));
         return writeln!(out, "Evidence     {items}, {}; {stored} as stored", amount(report.counts.raw_bytes, stated));
     }
@@ -336,7 +331,7 @@ fn write_checked(out: &mut String, report: &Report, root_key: &str) -> std::fmt:
     }
     write_timestamps(out, &report.timestamps)?;
     let (segments, stored) = (count(c.segments, "segment"), bytes(c.stored_bytes));
-    if is_unread(report) {
+    if report.unread {
         writeln!(out, "  bytes       {segments} re-hashed as stored ({stored}), NOT decrypted and not decompressed")?;
     } else {
         writeln!(out, "  bytes       {} in {segments} re-hashed and decompressed ({stored} stored)", bytes(c.raw_bytes))?;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use exhibit_evidence::EvidencePath;
 
 use super::patience::{Counted, OPEN, READ, stuck, within};
-use crate::capture::patience::Kept;
+use crate::capture::patience::{ENDED, Kept, NotDone};
 use crate::capture::walk::inode::{Look, stat};
 use crate::capture::walk::source::{FilePlace, FileSource, Growth};
 use crate::capture::{Extent, Place, Source, Status};
@@ -95,9 +95,12 @@ impl<S: Source + Send + 'static> ImageSource<S> {
             return Err(io::Error::other(why.clone()));
         }
         let answer = self.asked.ask(move |held| question(&mut held.source));
-        answer.map_err(|_| {
-            let error = stuck(what, self.limit);
-            self.gone = Some(format!("what it lies on hangs: {error}, and nothing more was read of it"));
+        answer.map_err(|why| {
+            let (who, error) = match why {
+                NotDone::Late => ("what it lies on hangs: ", stuck(what, self.limit)),
+                NotDone::Ended | NotDone::NoThread => ("", io::Error::other(format!("{what}: {ENDED}"))),
+            };
+            self.gone = Some(format!("{who}{error}, and nothing more was read of it"));
             error
         })
     }

@@ -19,7 +19,7 @@ const COMPOUND_TAIL: u64 = 1 << 16;
 const HUGE: u64 = 1 << 17;
 const HWPOISON: u64 = 1 << 19;
 const NOPAGE: u64 = 1 << 20;
-/// Ballooned, hot-unplugged or not yet accepted pages (`KPF_OFFLINE`; `KPF_BALLOON` before Linux 5.1).
+/// Ballooned or hot-unplugged pages (`KPF_OFFLINE`; `KPF_BALLOON` before Linux 5.1).
 const OFFLINE: u64 = 1 << 23;
 const PGTABLE: u64 = 1 << 26;
 const RESERVED: u64 = 1 << 32;

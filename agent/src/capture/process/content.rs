@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::gather::kind_of;
 use crate::capture::live::{put_absent, refusal};
-use crate::capture::patience::{self, Kept, NotDone};
+use crate::capture::patience::{self, ENDED, Kept, NotDone};
 use crate::capture::{Content, EvidencePath, Extent, Kind, Meta, NewItem, Output, Source, Status, Stop};
 use crate::clock;
 
@@ -138,7 +138,7 @@ pub fn build_id(dir: &OwnedFd, link: &str, budget: &mut Budget) -> Result<Option
     match patience::within(budget.patience, read) {
         Ok(found) => Ok(found),
         Err(NotDone::Late) => Err(budget.late()),
-        Err(NotDone::NoThread) => Ok(None),
+        Err(NotDone::Ended | NotDone::NoThread) => Ok(None),
     }
 }
 
@@ -180,6 +180,7 @@ fn open_in_time(dir: &OwnedFd, link: &str, limit: Duration) -> Result<(Opened, O
     match patience::within(limit, open) {
         Ok(opened) => opened,
         Err(NotDone::Late) => Err(NotOpened::Late),
+        Err(NotDone::Ended) => Err(Errno::IO.into()),
         Err(NotDone::NoThread) => Err(Errno::AGAIN.into()),
     }
 }
@@ -259,14 +260,14 @@ impl Reading {
             return None;
         }
         let begun = clock::monotonic();
-        let answer = self.file.ask(question).ok();
+        let answer = self.file.ask(question);
         self.left = self.left.saturating_sub(clock::monotonic().saturating_sub(begun));
-        if answer.is_none() {
-            self.gone = Some(not_answered(self.patience));
-        } else if self.left.is_zero() {
-            self.gone = Some("answers more slowly than 1 MiB a second: the rest was not waited for".to_owned());
-        }
-        answer
+        self.gone = match &answer {
+            Err(NotDone::Late) => Some(not_answered(self.patience)),
+            Err(NotDone::Ended | NotDone::NoThread) => Some(ENDED.to_owned()),
+            Ok(_) => self.left.is_zero().then(|| "answers more slowly than 1 MiB a second: the rest was not waited for".to_owned()),
+        };
+        answer.ok()
     }
 }
 

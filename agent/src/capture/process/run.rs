@@ -105,7 +105,7 @@ impl Run {
     }
 
     fn passed_over(&mut self, out: &mut dyn Output, pid: u32, started: Moment) -> Result<(), Stop> {
-        let reason = "not read: too many processes do not answer; the places that are left are for those that look as if they would";
+        let reason = "not read: too many processes do not answer in time; what places are left are for those that look as if they would";
         self.lost(out, pid, "stuck", Status::Skipped, reason, started)
     }
 

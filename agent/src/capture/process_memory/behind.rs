@@ -1,6 +1,7 @@
 //! The file behind a mapping: what it is, where it has data, opening it. Whoever serves its file system may never answer, so it is
 //! asked by a thread that can be left behind.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +11,8 @@ use rustix::io::Errno;
 
 use super::plan::{Devices, Wish};
 use super::regions::{Class, PAGE, Region};
-use super::silent::{Silent, Wait, who};
-use crate::capture::patience::Kept;
+use super::silent::{Dev, Silent, Wait, who};
+use crate::capture::patience::{ENDED, Kept, NotDone};
 use crate::capture::process::gather::{kind_of, look as statx_at};
 
 /// Data ranges of one sparse file that are told apart; one with more counts as all data.
@@ -55,13 +56,15 @@ pub struct Asker<'a> {
     last: Option<([u32; 2], u64, Backing)>,
     /// Files that did not answer, or whose file system did not before.
     pub unanswered: u64,
+    /// File systems that did not: who served one late is not asked again for this process.
+    late: BTreeSet<Dev>,
 }
 
 impl<'a> Asker<'a> {
     /// Of a process, by its folder.
     #[must_use]
     pub const fn new(dir: &'a Arc<OwnedFd>, wish: &'a Wish, devices: &'a Devices, asks: Asks) -> Self {
-        Self { dir, wish, devices, asks, asker: None, last: None, unanswered: 0 }
+        Self { dir, wish, devices, asks, asker: None, last: None, unanswered: 0, late: BTreeSet::new() }
     }
 
     /// What is known of the file behind a mapping.
@@ -92,7 +95,7 @@ impl<'a> Asker<'a> {
         } else if region.dev[0] == 0 && !self.devices.known.contains(&region.dev) {
             // A server, or a program, behind a file system that was taken out of all trees: whoever asks it anything may wait for ever.
             "not in memory, and on a file system that is mounted nowhere to be seen: reading could hang".to_owned()
-        } else if self.asks.silent.is(region.dev) {
+        } else if self.asks.silent.is(region.dev) || self.late.contains(&region.dev) {
             self.unanswered = self.unanswered.saturating_add(1);
             let [major, minor] = region.dev;
             format!("not in memory, and its file system (device {major}:{minor}) did not answer before")
@@ -110,15 +113,18 @@ impl<'a> Asker<'a> {
         };
         let (mut asker, wait) = self.asker.take().map_or_else(start, Ok)?;
         let (dir, wish, own) = (Arc::clone(self.dir), self.wish.clone(), *region);
-        if let Ok(backing) = asker.ask(move |_| look_behind(&dir, &own, &wish)) {
-            self.asker = Some((asker, wait));
-            return Ok(backing);
-        }
-        if !wait.leave(region.dev) {
-            return Err(Errno::TIMEDOUT);
-        }
+        let why = match asker.ask(move |_| look_behind(&dir, &own, &wish)) {
+            Ok(backing) => {
+                self.asker = Some((asker, wait));
+                return Ok(backing);
+            }
+            Err(NotDone::Late) if !wait.leave(region.dev) => return Err(Errno::TIMEDOUT),
+            Err(NotDone::Late) => who(region.dev, self.asks.patience),
+            Err(NotDone::Ended | NotDone::NoThread) => ENDED.to_owned(),
+        };
         self.unanswered = self.unanswered.saturating_add(1);
-        Ok(Backing::InMemoryOnly(format!("not in memory, and {}", who(region.dev, self.asks.patience))))
+        self.late.insert(region.dev);
+        Ok(Backing::InMemoryOnly(format!("not in memory, and {why}")))
     }
 }
 

@@ -327,7 +327,7 @@ fn absent(out: &mut dyn Output, pid: u32, why: NotStopped, started: Moment) -> R
             (Status::Denied, why.to_owned())
         }
         NotStopped::GivenUp => {
-            let why = "not tried: too many processes do not answer; the places that are left are for those that look as if they would";
+            let why = "not tried: too many processes do not answer in time; what places are left are for those that look as if they would";
             (Status::Skipped, why.to_owned())
         }
         NotStopped::Error(e) => (Status::Error, e.to_string()),

@@ -136,6 +136,7 @@ fn sharers(dir: &OwnedFd, pid: u32, group: Option<&Frozen>) -> Option<Vec<u32>> 
 const fn not_done(e: NotDone, options: &Options) -> NotStopped {
     match e {
         NotDone::Late => NotStopped::Stuck(options.patience),
+        NotDone::Ended => NotStopped::Error(Errno::IO),
         NotDone::NoThread => NotStopped::Error(Errno::AGAIN),
     }
 }

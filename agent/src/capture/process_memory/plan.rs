@@ -89,6 +89,8 @@ pub struct Guards {
     pub list: Vec<(u64, u64)>,
     /// Ranges beyond the list.
     pub left_out: u64,
+    /// Where the last one ends, in the list or beyond it.
+    end: Option<u64>,
     /// Bytes of all.
     pub bytes: u64,
     /// The kernel tells of all that there are.
@@ -98,11 +100,14 @@ pub struct Guards {
 impl Guards {
     fn push(&mut self, start: u64, end: u64) {
         self.bytes = self.bytes.saturating_add(end.saturating_sub(start));
-        let room = self.list.len() < GUARDS_MAX;
-        match self.list.last_mut() {
-            Some(last) if last.1 == start => last.1 = end,
-            _ if room => self.list.push((start, end)),
-            _ => self.left_out = self.left_out.saturating_add(1),
+        // The kernel may tell of one in several ranges.
+        let goes_on = self.end.replace(end) == Some(start);
+        if !goes_on && self.list.len() < GUARDS_MAX {
+            self.list.push((start, end));
+        } else if !goes_on {
+            self.left_out = self.left_out.saturating_add(1);
+        } else if let (Some(last), 0) = (self.list.last_mut(), self.left_out) {
+            last.1 = end;
         }
     }
 }
@@ -321,5 +326,22 @@ impl Merged<'_> {
             self.runs.push(from, to, self.n);
         }
         self.next = self.data.len();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guard_that_is_told_in_several_ranges_is_one_also_beyond_the_list() {
+        let mut guards = Guards::default();
+        let count = GUARDS_MAX as u64 + 2;
+        for at in (1..=count).map(|n| n * 4 * PAGE) {
+            guards.push(at, at + PAGE);
+            guards.push(at + PAGE, at + 2 * PAGE);
+        }
+        assert_eq!((guards.list.len(), guards.left_out, guards.bytes), (GUARDS_MAX, 2, count * 2 * PAGE));
+        assert!(guards.list.iter().all(|(start, end)| end - start == 2 * PAGE));
     }
 }

@@ -231,6 +231,30 @@ fn an_image_that_hangs_is_one_gap_to_its_end_and_the_next_is_taken() {
     assert_eq!(seen.item("after.txt").status, Status::Collected);
 }
 
+/// Who reads an image may have a fault itself: that is said at once, and not that the disk hangs.
+#[test]
+fn a_panic_in_the_thread_of_an_image_is_not_called_a_disk_that_hangs() {
+    let seen = run(vec![script("disk", |out| {
+        let faulty = Scripted(
+            |offset: u64, buf: &mut [u8]| {
+                assert!(offset < 2 << 20, "made for a test");
+                buf.fill(7);
+                Ok(buf.len())
+            },
+            None,
+        );
+        let mut source = ImageSource::new(faulty, std::time::Duration::from_hours(1)).expect("a thread");
+        out.put(file("/srv/disk.img", out), Content::Source { size: 8 << 20, extents: None, source: &mut source })?;
+        out.put(NewItem::record("after.txt", out.now(), "test"), Content::Bytes(b"the next one")).map(drop)
+    })]);
+    let item = seen.item("/srv/disk.img");
+    let last = item.gaps.last().expect("a gap");
+    assert_eq!((item.status, item.size, item.gaps.len()), (Status::Partial, 8 << 20, 1), "{item:?}");
+    assert!(last.offset >= 2 << 20 && last.offset + last.length == 8 << 20, "{last:?}");
+    assert!(last.reason.contains("a fault of this program") && !last.reason.contains("hangs"), "{last:?}");
+    assert_eq!(seen.item("after.txt").status, Status::Collected);
+}
+
 #[test]
 fn a_device_that_goes_away_is_one_gap_to_its_end() {
     let seen = image(|| Failing { gone_from: Some(3 << 20), bad: [7].into(), ..Failing::new(8 << 20, 512) }, 2);

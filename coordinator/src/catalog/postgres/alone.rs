@@ -9,7 +9,12 @@ use super::settings::APPLICATION;
 use super::{LOCK_SPACE, PostgresCatalog, Settings, dialect, first_connection};
 use crate::catalog::CatalogError;
 
-/// The right to work without coordinators, e.g. to exchange the catalog: a lock that ends with the connection.
+/// Who has just ended is still connected for a moment.
+const TRIES: u32 = 20;
+const BETWEEN_TRIES: Duration = Duration::from_millis(100);
+
+/// The right to work without coordinators, e.g. to exchange the catalog: a lock that ends with the connection. Each connection of a
+/// coordinator has a share of it, so none starts while somebody has it alone.
 #[derive(Debug)]
 pub struct Alone {
     connection: PgConnection,
@@ -24,27 +29,22 @@ impl Alone {
     pub async fn take(settings: &Settings) -> Result<Self, CatalogError> {
         let settings = settings.clone().called("exhibit-coordinator alone");
         let mut connection = first_connection(&settings).await?;
-        let locked: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1, hashtext('exchange'))")
-            .bind(LOCK_SPACE)
-            .fetch_one(&mut connection)
-            .await
-            .map_err(map)?;
-        if !locked {
-            return Err(CatalogError::Failed(format!(
-                "another program makes a new catalog in {}, or an admin there: wait for it",
-                settings.place()
-            )));
+        for _ in 0..TRIES {
+            if locked(&mut connection).await? {
+                return Ok(Self { connection, settings });
+            }
+            tokio::time::sleep(BETWEEN_TRIES).await;
         }
-        wait_for_others(&mut connection, &settings).await?;
-        Ok(Self { connection, settings })
+        Err(taken(&mut connection, &settings).await?)
     }
 
-    /// The right keeps no coordinator from starting: says whether one did.
+    /// Says whether the right lasted until now: as long as its connection does.
     ///
     /// # Errors
-    /// [`CatalogError::Failed`] when a coordinator is connected; [`CatalogError`] when the server cannot be asked.
+    /// [`CatalogError`] when the connection was lost, so that a coordinator may have started meanwhile.
     pub async fn confirm(&mut self) -> Result<(), CatalogError> {
-        refuse_others(&mut self.connection, &self.settings).await
+        sqlx::query("SELECT 1").execute(&mut self.connection).await.map_err(map)?;
+        Ok(())
     }
 
     /// An empty catalog beside the one that is in use; what an interrupted attempt left there is removed.
@@ -57,15 +57,14 @@ impl Alone {
         PostgresCatalog::create(&aside).await
     }
 
-    /// Puts the fresh catalog in the place of the one that is in use, which is kept as schema `exhibit_old`. One transaction:
-    /// it happened or it did not, and a second attempt begins with a new fresh catalog.
+    /// Puts the fresh catalog in the place of the one that is in use, which is kept as schema `exhibit_old`. One transaction, on the
+    /// connection that has the right: it happened or it did not, and a second attempt begins with a new fresh catalog.
     ///
     /// # Errors
     /// [`CatalogError`]
     pub async fn exchange(mut self) -> Result<(), CatalogError> {
         let (schema, aside) = (self.settings.schema(), self.settings.clone().aside());
         let mut tx = self.connection.begin_with(dialect::BEGIN).await.map_err(map)?;
-        refuse_others(&mut tx, &self.settings).await?;
         let there: bool =
             sqlx::query_scalar("SELECT to_regnamespace($1) IS NOT NULL").bind(schema).fetch_one(&mut *tx).await.map_err(map)?;
         let keep = format!("DROP SCHEMA IF EXISTS {schema}_old CASCADE; ALTER SCHEMA {schema} RENAME TO {schema}_old; ");
@@ -80,30 +79,42 @@ impl Alone {
     }
 }
 
-/// A coordinator that has just ended is still seen for a moment.
-async fn wait_for_others(c: &mut PgConnection, settings: &Settings) -> Result<(), CatalogError> {
-    for _ in 0..20 {
-        if refuse_others(c, settings).await.is_ok() {
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    refuse_others(c, settings).await
+async fn locked(c: &mut PgConnection) -> Result<bool, CatalogError> {
+    let lock = sqlx::query_scalar("SELECT pg_try_advisory_lock($1, hashtext('exchange'))").bind(LOCK_SPACE);
+    lock.fetch_one(c).await.map_err(map)
 }
 
-/// Coordinators are told by the name of their connections, of which each keeps one open.
-async fn refuse_others(c: &mut PgConnection, settings: &Settings) -> Result<(), CatalogError> {
+/// Takes a coordinator's share of the lock, which lasts as long as the connection; false while [`Alone`] has it.
+pub(super) async fn shared(c: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT pg_try_advisory_lock_shared($1, hashtext('exchange'))").bind(LOCK_SPACE).fetch_one(c).await
+}
+
+/// The same for a coordinator that starts.
+pub(super) async fn share(c: &mut PgConnection, settings: &Settings) -> Result<(), CatalogError> {
+    for _ in 0..TRIES {
+        if shared(c).await.map_err(map)? {
+            return Ok(());
+        }
+        tokio::time::sleep(BETWEEN_TRIES).await;
+    }
+    let place = settings.place();
+    Err(CatalogError::Failed(format!(
+        "'exhibit-coordinator reindex', 'catalog import' or 'recover-admin' is at work in {place}: start again when it has ended"
+    )))
+}
+
+/// Who has the lock. Coordinators are told by the name of their connections.
+async fn taken(c: &mut PgConnection, settings: &Settings) -> Result<CatalogError, CatalogError> {
     let others: i64 =
         sqlx::query_scalar("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1")
             .bind(APPLICATION)
             .fetch_one(c)
             .await
             .map_err(map)?;
-    if others == 0 {
-        return Ok(());
-    }
-    Err(CatalogError::Failed(format!(
-        "a coordinator is connected to {} ({others} connections): stop every coordinator that uses it first",
-        settings.place()
-    )))
+    let place = settings.place();
+    Ok(CatalogError::Failed(if others == 0 {
+        format!("another program makes a new catalog in {place}, or an admin there: wait for it")
+    } else {
+        format!("a coordinator is connected to {place} ({others} connections): stop every coordinator that uses it first")
+    }))
 }

@@ -94,13 +94,26 @@ impl PostgresCatalog {
 
     async fn connect(settings: &Settings, making: Making) -> Result<Self, CatalogError> {
         let mut first = first_connection(settings).await?;
+        // What works alone makes a catalog beside the coordinators'; all other programs share the lock that it has.
+        let shares = settings.is_shared();
+        if shares {
+            alone::share(&mut first, settings).await?;
+        }
         schema::prepare(&mut first, settings, making).await?;
-        let _ = first.close().await;
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
             .min_connections(1)
             .acquire_timeout(ACQUIRE_TIMEOUT)
+            .after_connect(move |connection, _| {
+                Box::pin(async move {
+                    let may = !shares || alone::shared(connection).await?;
+                    if may { Ok(()) } else { Err(sqlx::Error::Protocol("another program works alone on the catalog".to_owned())) }
+                })
+            })
             .connect_lazy_with(settings.session());
+        // The pool has its share before the first connection gives its own back.
+        drop(pool.acquire().await.map_err(map)?);
+        let _ = first.close().await;
         Ok(Self { pool, place: settings.place().to_owned(), peers: Arc::default() })
     }
 

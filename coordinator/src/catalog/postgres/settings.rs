@@ -127,6 +127,11 @@ impl Settings {
         self
     }
 
+    /// True for connections to the catalog that coordinators use.
+    pub(super) fn is_shared(&self) -> bool {
+        self.application == APPLICATION && self.schema == SCHEMA
+    }
+
     /// What every connection begins with: tables are found in our schema alone, nothing waits for ever, and what is committed
     /// is on the disk.
     pub(super) fn session(&self) -> PgConnectOptions {

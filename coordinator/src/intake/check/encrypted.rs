@@ -5,8 +5,9 @@
 
 use exhibit_evidence::age::Form;
 use exhibit_evidence::digest::Digest;
-use exhibit_evidence::manifest::{Line, Segment};
+use exhibit_evidence::manifest::{Item, Line, Segment};
 use exhibit_evidence::stream::SEGMENT_BYTES_MAX;
+use exhibit_evidence::text::escape_bounded;
 
 use super::{BadUpload, Ended, StreamCheck, bad, differs};
 
@@ -37,6 +38,15 @@ impl StreamCheck {
         let computed = Segment { seam: None, ..announced.clone() };
         self.places.segment(&computed);
         self.take_segment_lines(&computed, lines, Ended::default())
+    }
+
+    /// What an item's line must keep by itself, and what it must not tell.
+    pub(super) fn take_encrypted_item(&mut self, item: &Item) -> Result<(), BadUpload> {
+        if item.meta.as_deref().is_some_and(|meta| !meta.xattrs.is_empty()) {
+            let rule = "the encrypted part alone may have extended attributes, the line is readable";
+            return bad("item.meta.xattrs", format!("item {}: {rule}", item.n));
+        }
+        self.places.item(item).or_else(|e| bad("item.location", escape_bounded(&e, 300)))
     }
 
     /// The line of a segment whose agent's lines are lost: what shows from outside. How many raw bytes it holds is not known, so

@@ -320,7 +320,13 @@ mod encrypted {
         let refused = StreamCheck::new(sealed_header(), captures()).take_segment(&mut decoder(), &nothing, &stored, &lines);
         assert_eq!(refused.expect_err("no raw bytes").field, "segment_start.raw_size");
         let digest = |item: Item| Item { sha256: None, ..item };
-        let lies: [(&[Item], &str); 6] = [
+        let open = |item: Item| {
+            let xattrs = [("security.selinux".to_owned(), "AQAAAg==".to_owned())].into();
+            Item { meta: Some(Box::new(exhibit_evidence::manifest::Meta { xattrs, ..Default::default() })), ..item }
+        };
+        let lies: [(&[Item], &str); 8] = [
+            (&[open(file(0, 0, 1_024))], "item.meta.xattrs"),
+            (&[open(record(0, Status::Missing))], "item.meta.xattrs"),
             (&[file(0, 512, 1_024)], "item.location"),
             (&[file(0, 0, 1_000)], "item.location"),
             (&[file(0, 0, 4_096)], "item.location"),

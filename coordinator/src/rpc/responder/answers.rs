@@ -168,8 +168,10 @@ pub(super) async fn collections(parts: &Parts, rows: Vec<CollectionRow>) -> Resu
                 reason = Some(format!("the agent is busy with {other}; it begins this one afterwards"));
             }
         }
-        if let Some(paused) = parts.progress.paused(&row.collection) {
-            reason = Some(reason.map_or_else(|| paused.clone(), |reason| format!("{reason}; {paused}")));
+        let live = parts.progress.live(&row.collection).unwrap_or_default();
+        let hindered = live.hindrance().map(|why| format!("the agent says: {why}"));
+        for more in [hindered, parts.progress.paused(&row.collection)].into_iter().flatten() {
+            reason = Some(reason.map_or_else(|| more.clone(), |reason| format!("{reason}; {more}")));
         }
         if row.state.is_closed() && !logs.contains_key(&row.case) {
             logs.insert(row.case.clone(), kept_log(parts, &row).await?);

@@ -30,7 +30,9 @@ static WORDS: Words = Words {
     stays_weak: "compare the identity's role with deploy/policies/azure-writer.json, and run 'exhibit-coordinator store check'",
     hidden: "an object can be hidden by deleting it without its version; attestation finds it, nothing prevents it",
     shortens_governance: true,
-    hold_keeps_name: false,
+    // Under a legal hold "blobs can be created and read, but not modified or deleted" ("Legal holds for immutable blob data"). Whether
+    // a write over one modifies it, or makes a version on top, is not said.
+    hold_keeps_name: true,
 };
 
 impl Dialect for Azure {

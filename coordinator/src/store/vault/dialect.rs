@@ -80,7 +80,7 @@ pub(in crate::store) struct Words {
     pub(in crate::store) hidden: &'static str,
     /// Who may set a retention may shorten what governance locks: there is no right of its own for that.
     pub(in crate::store) shortens_governance: bool,
-    /// A hold also forbids to replace the object, so what is replaced must have none.
+    /// A hold also forbids to replace the object, or nobody says that it does not: so what is replaced must have none.
     pub(in crate::store) hold_keeps_name: bool,
 }
 

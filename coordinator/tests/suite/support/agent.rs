@@ -345,6 +345,12 @@ impl Session {
         self.send.send(wire::SessionRequest { kind: Some(session_request::Kind::OfferReply(reply)) }).await.expect("open");
     }
 
+    /// Says why a collection does not run.
+    pub async fn hindered(&self, collection: &CollectionId, why: &str) {
+        let progress = wire::Progress { collection: collection.to_string(), current: why.to_owned(), ..wire::Progress::default() };
+        self.send.send(wire::SessionRequest { kind: Some(session_request::Kind::Progress(progress)) }).await.expect("open");
+    }
+
     pub async fn closed(&mut self) -> wire::Closed {
         match self.next().await {
             Some(session_response::Kind::Closed(closed)) => closed,

@@ -3,11 +3,12 @@
 # List Blobs with versions, Delete Blob. Azurite keeps the current blob of a name, this the versions.
 #
 # A blob that is deleted without a version becomes an older version, whatever its lock ("Version-level WORM policies"): the harder
-# reading for whoever keeps evidence. Signatures are looked at here; requests that carry Signature=0 are the test's own, and pass.
+# reading for whoever keeps evidence. Whether the current blob can be written again under a legal hold is not said; it is refused here,
+# or makes a version on top, as the last argument says (refused, covered). Signatures are looked at here; requests that carry Signature=0 are the test's own, and pass.
 import base64, datetime, email.utils, hashlib, hmac, http.client, http.server, sys, threading, urllib.parse
 from xml.sax.saxutils import escape
 
-PORT, UPSTREAM, ACCOUNT, KEY, CONTAINER = int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:6]
+PORT, UPSTREAM, ACCOUNT, KEY, CONTAINER, HELD = int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:7]
 MODE, UNTIL, HOLD = "x-ms-immutability-policy-mode", "x-ms-immutability-policy-until-date", "x-ms-legal-hold"
 PAGE_MAX = 5  # Few, so that pages are turned.
 lock = threading.Lock()
@@ -85,6 +86,9 @@ def unlock(version):
     return 200, {}, b""
 
 def put(name, target, query, headers, body):
+    over = next((v for v in blobs.get(name, []) if v["id"] == current.get(name)), None)
+    if HELD == "refused" and over and over["hold"] and headers.get("if-none-match") != "*":
+        return refused(409, "BlobImmutableDueToPolicy")
     version = {"until": "", "mode": "", "hold": headers.get(HOLD) == "true", "body": body}
     if headers.get(UNTIL):
         why = wrong(version, headers[UNTIL], headers.get(MODE, "Unlocked"))

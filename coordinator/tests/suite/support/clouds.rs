@@ -87,11 +87,16 @@ impl Front {
     }
 }
 
-/// Azurite with an empty container `evidence` that has version-level immutability.
+/// Azurite with an empty container `evidence` that has version-level immutability, and where a held blob cannot be written again.
 pub fn azure_with_lock() -> (Front, RemoteSettings) {
+    azure_where_a_held_blob_is("refused")
+}
+
+/// The same with the other reading of what a legal hold forbids: `covered` by a new version.
+pub fn azure_where_a_held_blob_is(written_again: &str) -> (Front, RemoteSettings) {
     let (azurite, upstream) = azurite();
-    let port = free_port();
-    let front = run(port, "python3", &["-c", FRONT, &port.to_string(), &upstream.to_string(), ACCOUNT, KEY, "evidence"]);
+    let (port, upstream) = (free_port(), upstream.to_string());
+    let front = run(port, "python3", &["-c", FRONT, &port.to_string(), &upstream, ACCOUNT, KEY, "evidence", written_again]);
     (Front { _processes: [front, azurite], port }, settings(port))
 }
 

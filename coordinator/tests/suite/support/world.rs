@@ -11,6 +11,7 @@ use exhibit_certs::issue::ServerNames;
 use exhibit_certs::tls::{HotClient, client_config, enroll_client_config, explain_tls_error};
 use exhibit_certs::{enrol, random};
 use exhibit_coordinator::catalog::SharedCatalog;
+use exhibit_coordinator::catalog::faulty::{self, FaultyCatalog};
 use exhibit_coordinator::catalog::postgres::{PostgresCatalog, Settings};
 use exhibit_coordinator::catalog::sqlite::SqliteCatalog;
 use exhibit_coordinator::config::PricesConfig;
@@ -54,6 +55,8 @@ pub struct World {
 pub struct Place {
     /// The database, where several coordinators share it; without one each has a file.
     pub database: Option<Settings>,
+    /// What fails in the catalog.
+    pub catalog_faults: Option<faulty::Faults>,
     /// The store, when it is not a folder.
     pub remote: Option<RemoteSettings>,
     /// What is done in the background for it.
@@ -78,6 +81,10 @@ async fn run(dir: &tempfile::TempDir, place: &Place, port: u16, (free_bytes_min,
     let catalog: SharedCatalog = match &place.database {
         Some(settings) => Arc::new(PostgresCatalog::open(settings).await.expect("catalog")),
         None => Arc::new(SqliteCatalog::open(&sub(dir, "catalog.sqlite")).await.expect("catalog")),
+    };
+    let catalog: SharedCatalog = match &place.catalog_faults {
+        Some(faults) => Arc::new(FaultyCatalog::with(catalog, faults.clone())),
+        None => catalog,
     };
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.expect("port");
     let connections = server::Limits { grace: Duration::from_secs(1), ..server::Limits::default() };

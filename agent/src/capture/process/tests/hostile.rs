@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::*;
+use crate::capture::left::{LATE_ANYBODY_MAX, LATE_MAX};
 use crate::capture::process_memory::tests::programs::{self, Target, compile};
 
 /// A process that overwrote its arguments to the last byte: then the kernel shows its first variable as a part of them.
@@ -83,6 +84,34 @@ fn many_that_do_not_answer_hide_nobody_who_would() {
     run.finish(&mut out).expect("finished");
     assert_eq!(row(&out, pid)["pid"], pid);
     assert!(out.get(&format!("/proc/{pid}/stat")).is_some(), "it was read");
+}
+
+/// Who answers just too late gives its place back, any number of times: what that costs ends, and who is not asked for it is listed.
+#[test]
+fn many_that_answer_just_too_late_cost_a_bounded_time() {
+    let dir = tempfile::tempdir().expect("folder");
+    let target = Target::start(Command::new(compile(dir.path(), "waiting", programs::WAITING, &[])));
+    let (pid, own) = (target.pid(), std::process::id());
+    programs::until("it waits for its child", || programs::state(pid) == "D");
+    let mut reader = Reader::new(Plan::default(), PATIENCE);
+    let late = |reader: &Reader, count: usize| {
+        for _ in 0..count {
+            reader.left.asked().leave();
+        }
+    };
+    late(&reader, LATE_ANYBODY_MAX);
+    assert_eq!(reader.left.count(), 0, "all have answered");
+    assert!(matches!(reader.read(pid), Answer::Aside), "it looks as if it would be late");
+    assert!(matches!(reader.read(own), Answer::Taken(_)));
+    late(&reader, LATE_MAX - LATE_ANYBODY_MAX);
+    let mut out = Memory::default();
+    let mut run = Run::new(&Params::default(), &mut out).expect("parameters");
+    run.process(&mut out, &mut reader, own).expect("goes on");
+    run.again(&mut out, &mut reader).expect("goes on");
+    run.finish(&mut out).expect("finished");
+    let put = out.get(&format!("/proc/{own}")).expect("an item");
+    assert!(put.status == Status::Skipped && put.item.reason.as_deref().is_some_and(|r| r.contains("in time")), "{:?}", put.item);
+    assert_eq!(row(&out, own)["status"], "stuck");
 }
 
 /// `/proc/<pid>` answers as the first thread: nothing, once that has ended, and nothing of what another has for itself.

@@ -66,6 +66,17 @@ fn many_that_do_not_answer_hide_nobody_who_would() {
     let mut taken = Folder::new();
     let done = take(&mut taken, &wanted, &options).expect("the capture runs to its end");
     assert_eq!((done.meant, done.cores), (2, 2), "{:?}", taken.core(waits.pid()).item);
+
+    // Who answers later gives its place back, any number of times: what waiting costs ends all the same.
+    drop(silent);
+    for _ in 0..crate::capture::left::LATE_MAX {
+        options.left.asked().leave();
+    }
+    assert_eq!(options.left.count(), 0);
+    let mut taken = Folder::new();
+    let done = take(&mut taken, &wanted, &options).expect("the capture runs to its end");
+    assert_eq!((done.meant, done.cores), (2, 0));
+    assert_eq!(taken.core(after.pid()).status, Status::Skipped);
 }
 
 /// A core names its map, and the list says what was taken: both are there although the core was the last thing that was.
