@@ -322,6 +322,10 @@ impl Config {
         self.audit.settings()?;
         self.prices.prices(false)?;
         check_level(&self.log.level).map_err(|why| ("log.level", why))?;
+        if self.http.listen == Some(self.listen) && self.listen.port() != 0 {
+            let why = format!("{} is what agents and people connect to (listen): name another port", self.listen);
+            return Err(("http.listen", why));
+        }
         self.check_catalog()?;
         self.store.check()?;
         self.copy.check(&self.store)

@@ -137,10 +137,14 @@ async fn catalog(parts: &Parts) -> Check {
     within("catalog", async { parts.catalog.healthy().await.map_err(|e| e.to_string()) }).await
 }
 
-/// One small listing: to a question for one object a bucket that is gone answers like one that lacks it. Of a store that can
-/// be read and not written, uploads say so when they pause.
+/// One small listing: to a question for one object a bucket that is gone answers like one that lacks it. And whether the
+/// last write was refused; one that is only late, or for which there is no room, uploads say when they pause.
 async fn storage(parts: &Parts) -> Check {
-    within("store", async { parts.store.list("probe", None).await.map(|_| ()).map_err(|e| e.to_string()) }).await
+    let works = async {
+        parts.store.list("probe", None).await.map_err(|e| e.to_string())?;
+        parts.store.refuses_writes().map_or(Ok(()), |why| Err(format!("writes are refused: {why}")))
+    };
+    within("store", works).await
 }
 
 /// Among several coordinators: whether the others see this one, without which it has no rights.

@@ -34,7 +34,7 @@ use crate::catalog::{Catalog, CatalogError, PAGE_MAX};
 use crate::config::Config;
 use crate::pace::Pace;
 use crate::reindex;
-use crate::store::{Kind, Store, StoreError, list_all};
+use crate::store::{Kind, Store, StoreError, attest, list_all};
 
 /// Objects of one case: a segment of 8 MiB each, 32 TiB.
 const OBJECTS_MAX: usize = 4 << 20;
@@ -164,8 +164,12 @@ pub async fn run(
     now: fn() -> Timestamp,
 ) -> Result<Report, String> {
     let deployment = Deployment::load(&config.resolve(&config.paths.deployment)).map_err(|e| e.to_string())?;
+    // Before anything is read: what lies on top of an object is not what is to be verified.
+    let on_top = attest::recall(&*store, now()).await.map_err(|e| e.to_string())?;
     let task = Task { anchor: deployment.anchor, results: config.resolve(Path::new(RESULTS)), store, depth, rate, now };
     let mut run = Run::begin(task, None, cases_of_catalog(config).await).await?;
+    let told = on_top.iter().map(|t| format!("{} {}: {}", t.kind, t.subject, t.detail));
+    run.report.notes.extend(told);
     while run.next().await?.is_some() {}
     run.end()
 }

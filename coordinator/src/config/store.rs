@@ -7,7 +7,7 @@ use exhibit_evidence::text::escape_bounded;
 use serde::Deserialize;
 
 use super::{Config, ConfigError, within};
-use crate::store::{Encryption, LOCK_DAYS_MAX, LockMode, LockPolicy, RemoteKind, RemoteSettings};
+use crate::store::{Encryption, LOCK_DAYS_MAX, LockMode, LockPolicy, RemoteKind, RemoteSettings, name_is_valid};
 
 /// The key file of a Google service account has 2.3 KB; the others are one line.
 const SECRET_BYTES_MAX: u64 = 16 << 10;
@@ -130,6 +130,13 @@ impl StoreConfig {
         }
         if self.bucket.is_empty() {
             return wrong("store.bucket", "is empty: name the bucket (on Azure the container) of the store");
+        }
+        if !self.prefix.is_empty() && !name_is_valid(&self.prefix) {
+            let shown = escape_bounded(&self.prefix, 120);
+            return Err((
+                "store.prefix",
+                format!("'{shown}': expected folders of a-z 0-9 . _ - with a single / between them, none of which begins with a dot"),
+            ));
         }
         if self.kind == StoreKind::Azure && self.account.is_empty() {
             return wrong("store.account", "is empty: name the storage account of the container");

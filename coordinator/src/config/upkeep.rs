@@ -159,6 +159,7 @@ fn in_copy(key: &'static str) -> &'static str {
         "store.path" => "copy.store.path",
         "store.bucket" => "copy.store.bucket",
         "store.account" => "copy.store.account",
+        "store.prefix" => "copy.store.prefix",
         "store.endpoint" => "copy.store.endpoint",
         "store.access_key_id" => "copy.store.access_key_id",
         "store.credentials_file" => "copy.store.credentials_file",

@@ -15,7 +15,7 @@ use crate::store::{self, Kind, LockPolicy, Store, StoreError};
 /// # Errors
 /// [`Kind::Denied`] when it takes none; otherwise as a store fails.
 pub(super) async fn fit_for_copies(first: &dyn Store, copy: &dyn Store) -> Result<bool, StoreError> {
-    store::self_test(copy).await?;
+    store::creates_only(copy).await?;
     // Each with its own remedy: by that what was told once is told apart.
     let unfit = |why: &str, remedy: &str| StoreError::new(Kind::Denied, format!("{} {why}", copy.describe()), remedy);
     if store::is_same(first, copy).await? {

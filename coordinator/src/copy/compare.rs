@@ -281,15 +281,26 @@ pub(super) async fn read_head(store: &dyn Store, name: &str) -> Result<Option<By
     }
 }
 
-/// True when the store itself says so: an object that was written after its page was listed is there.
+/// True when the store itself says so: an object that was written after its page was listed is there. One that a deletion hides is
+/// gone for whoever knows no version of it, though this process may remember the genuine one and read that.
 ///
 /// # Errors
 /// As the store answers with anything but that it is there or not.
 pub async fn is_gone(first: &dyn Store, name: &str) -> Result<bool, StoreError> {
     match first.size(name).await {
-        Ok(_) => Ok(false),
+        Ok(_) => is_hidden(first, name).await,
         Err(e) if e.kind() == Kind::NotFound => Ok(true),
         Err(e) => Err(e),
+    }
+}
+
+async fn is_hidden(first: &dyn Store, name: &str) -> Result<bool, StoreError> {
+    let Some(found) = first.attestable() else { return Ok(false) };
+    match found.vault.versions_of(name).await {
+        Ok(versions) => Ok(!versions.is_empty() && !versions.iter().any(|v| v.latest && !v.marker)),
+        Err(e) if e.kind() == Kind::Retry => Err(e),
+        // Not every store lets its versions be listed; one that locks is told of by attestation then.
+        Err(_) => Ok(false),
     }
 }
 

@@ -178,6 +178,7 @@ impl Giving<'_> {
         });
         let mut reads = futures::stream::iter(covered)
             .map(|(name, entry)| async move {
+                let entry = self.genuine(entry).await?;
                 let small = entry.size <= SEGMENT_BYTES_MAX as u64;
                 let whole = if small { Some(self.parts.store.get_range(&entry.name, 0..entry.size).await?) } else { None };
                 Ok::<_, Problem>((name, entry, whole))
@@ -197,6 +198,15 @@ impl Giving<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// With the size of the version that is read. A listing has that of the newest one, which somebody may have put on top.
+    async fn genuine(&self, entry: Entry) -> Result<Entry> {
+        if self.parts.store.attestable().is_none() {
+            return Ok(entry);
+        }
+        let size = self.parts.store.size(&entry.name).await?;
+        Ok(Entry { size, ..entry })
     }
 
     async fn pieces(&self, entry: &Entry) -> Result<bool> {

@@ -73,17 +73,26 @@ pub(crate) async fn record_access(
 /// before sealing).
 async fn streams_of(parts: &Parts, row: &CollectionRow) -> Result<Vec<(StreamRow, u64)>> {
     let mut next = if row.state.is_closed() { row.exhibit_first } else { 0 };
-    let mut out = Vec::new();
+    let (mut out, mut found) = (Vec::new(), 0_u64);
     for stream in parts.catalog.streams(row.collection.clone()).await? {
         if stream.state == StreamState::Void {
             continue;
         }
         let items = stream.manifest.as_ref().map_or(stream.totals.items, |m| m.items);
+        found = found.saturating_add(items);
         let first = next;
         if next > 0 {
             next = next.saturating_add(items);
         }
         out.push((stream, first));
+    }
+    // The seal counted them. Fewer would pass for a collection that never had them.
+    if row.state.is_closed() && found < row.exhibit_count {
+        let (id, count) = (&row.collection, row.exhibit_count);
+        return Err(damaged(format!(
+            "{id} was sealed with {count} items, and the catalog has the streams of {found}: run 'exhibit-coordinator reindex', which says \
+             what is wrong with the others"
+        )));
     }
     Ok(out)
 }

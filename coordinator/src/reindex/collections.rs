@@ -270,10 +270,13 @@ pub async fn segments(
         .collect();
     there.remove(&name);
     for segment in &segments {
-        match there.remove(&layout::segment(case, collection, stream, segment.n)) {
+        let name = layout::segment(case, collection, stream, segment.n);
+        let listed = there.remove(&name);
+        match read_size(store, &name, listed, segment.size).await? {
             Some(size) if size == segment.size => {}
             Some(size) => {
-                return Err(Trouble::Damaged(format!("segment {} has {size} bytes, its manifest says {}", segment.n, segment.size)));
+                let what = format!("segment {} has {size} bytes, its manifest says {}", segment.n, segment.size);
+                return Err(instead(store, &name, what).await);
             }
             None => return Err(Trouble::Damaged(format!("segment {} is missing", segment.n))),
         }
@@ -284,6 +287,27 @@ pub async fn segments(
     }
 }
 
+/// The size of what is read under a name. A listing has the newest versions, and none of what a marker hides.
+async fn read_size(store: &dyn Store, name: &str, listed: Option<u64>, expected: u64) -> Result<Option<u64>, Trouble> {
+    if listed == Some(expected) {
+        return Ok(listed);
+    }
+    match store.size(name).await {
+        Ok(size) => Ok(Some(size)),
+        Err(e) if e.kind() == store::Kind::NotFound => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Something else is there than what was received; with the version that lies beneath it, where the store has one.
+async fn instead(store: &dyn Store, name: &str, what: String) -> Trouble {
+    let Some(found) = store.attestable() else { return Trouble::Damaged(what) };
+    match found.beneath(name).await {
+        Some(beneath) => Trouble::Damaged(format!("{what}; {beneath}")),
+        None => Trouble::Damaged(what),
+    }
+}
+
 async fn read_manifest(store: &dyn Store, name: &str, expected: &ManifestRef) -> Result<Vec<Segment>, Trouble> {
     let size = match store.size(name).await {
         Ok(size) => size,
@@ -291,7 +315,8 @@ async fn read_manifest(store: &dyn Store, name: &str, expected: &ManifestRef) ->
         Err(e) => return Err(e.into()),
     };
     if size != expected.size {
-        return Err(Trouble::Damaged(format!("its manifest has {size} bytes, the receipt says {}", expected.size)));
+        let what = format!("its manifest has {size} bytes, the receipt says {}", expected.size);
+        return Err(instead(store, name, what).await);
     }
     let (mut hasher, mut rest, mut segments, mut at) = (Hasher::new(), Vec::new(), Vec::new(), 0);
     while at < size {
@@ -312,7 +337,7 @@ async fn read_manifest(store: &dyn Store, name: &str, expected: &ManifestRef) ->
         }
     }
     if hasher.finish() != expected.sha256 || !rest.is_empty() {
-        return Err(Trouble::Damaged("its manifest is not the one that the receipt names".to_owned()));
+        return Err(instead(store, name, "its manifest is not the one that the receipt names".to_owned()).await);
     }
     Ok(segments)
 }

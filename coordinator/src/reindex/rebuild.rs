@@ -22,6 +22,10 @@ use crate::ledger::{self, Ledger, LedgerError, Ledgers};
 /// [`ReindexError`]
 pub async fn rebuild(ledgers: &Ledgers, catalog: &dyn Catalog, now: Timestamp) -> Result<Report, ReindexError> {
     let mut report = Report::default();
+    // Before anything is read: what somebody put on top of it would be taken for what was received.
+    for trouble in crate::store::attest::recall(ledgers.store().as_ref(), now).await.map_err(ReindexError::new)? {
+        report.problem(format!("{} {}: {}", trouble.kind, trouble.subject, trouble.detail));
+    }
     agents(ledgers, catalog, &mut report).await?;
     let folders = ledgers.store().folders("cases").await.map_err(ReindexError::new)?;
     for name in folders {

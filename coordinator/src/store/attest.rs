@@ -15,9 +15,9 @@ use std::time::Duration;
 use exhibit_evidence::Timestamp;
 use exhibit_evidence::text::escape_bounded;
 
-use super::StoreError;
 use super::lock::{Locks, is_replaced};
 use super::vault::{Cursor, Vault, Version};
+use super::{Store, StoreError, Trouble};
 
 pub(super) use locks::ensure;
 pub use report::Report;
@@ -60,6 +60,29 @@ impl Attestable {
     pub const fn locks(&self) -> bool {
         self.locks.is_some()
     }
+
+    /// What lies under the newest version of an object, in words for a message; nothing where that is the only one, or the store
+    /// does not say.
+    pub(crate) async fn beneath(&self, name: &str) -> Option<String> {
+        let mut versions = self.vault.versions_of(name).await.ok()?;
+        self.vault.newest_first(&mut versions);
+        let first = versions.iter().rfind(|v| !v.marker).filter(|_| versions.len() > 1)?;
+        let id = escape_bounded(&first.version, 80);
+        Some(format!("under what was put on top of it lies version '{id}' of {}; see 'exhibit-coordinator store attest'", first.modified))
+    }
+}
+
+/// Looks at all versions, so that from then on the store reads the genuine ones, and says what lies on top of them. A store that
+/// locks nothing is left alone: there is no saying which version is genuine.
+///
+/// # Errors
+/// As the store fails.
+pub async fn recall(store: &dyn Store, now: Timestamp) -> Result<Vec<Trouble>, StoreError> {
+    let Some(found) = store.attestable().filter(Attestable::locks) else { return Ok(Vec::new()) };
+    // Without its locks none of them is read, which would cost a request for each object.
+    let versions = Attestable { locks: None, ..found };
+    let task = Task { begin: String::new(), repair: false, pause: Duration::ZERO, now };
+    Ok(Pass::new(versions, task).run().await?.troubles)
 }
 
 /// What a pass is to do.

@@ -10,7 +10,7 @@ use exhibit_evidence::{Digest, Timestamp};
 
 use super::lock::{Lock, LockMode, LockPolicy};
 use super::vault::Vault;
-use super::{Kind, Payload, Store, StoreError, attest, self_test};
+use super::{Kind, Payload, Store, StoreError, attest, creates_only};
 
 /// How one check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -115,7 +115,7 @@ const BUCKET_LOCK: &str = "a folder cannot refuse its owner: use a bucket with s
 /// and nothing else is touched. A probe that is locked stays until its day.
 pub async fn run(store: &dyn Store, lock: Option<LockPolicy>, now: Timestamp) -> CheckReport {
     let mut report = CheckReport { store: store.describe(), lock, checks: Vec::new() };
-    match self_test(store).await {
+    match creates_only(store).await {
         Ok(()) => report.add("create-only", State::Holds, "an object that exists cannot be created again", ""),
         Err(e) => {
             report.add("create-only", State::Missing, e.to_string(), "nothing else was tried: see to this first");

@@ -1,15 +1,19 @@
 //! A store that counts: calls, their time, bytes.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use exhibit_evidence::{CaseId, Digest};
 use tokio::time::Instant;
 
 use super::attest::Attestable;
-use super::{Answer, Page, Payload, Protection, Store, StoreError, Stored, Trouble};
+use super::{Answer, Kind, Page, Payload, Protection, Store, StoreError, Stored, Trouble};
 use crate::metrics::SharedMetrics;
+
+/// A refused write counts for so long when nobody writes any more: then it is for the next one to show.
+const REFUSED_FOR: Duration = Duration::from_mins(1);
 
 /// The wrapper. It changes nothing of what the store does.
 #[derive(Debug)]
@@ -18,13 +22,24 @@ pub struct MeteredStore {
     /// What custody asks of the store it asks of its copy as well.
     copy: Option<Arc<dyn Store>>,
     metrics: SharedMetrics,
+    /// The last write that was refused for a reason that lasts, until one succeeds.
+    refused: Mutex<Option<(Instant, String)>>,
 }
 
 impl MeteredStore {
     /// Counts the calls to a store.
     #[must_use]
     pub fn new(inner: Arc<dyn Store>, copy: Option<Arc<dyn Store>>, metrics: SharedMetrics) -> Self {
-        Self { inner, copy, metrics }
+        Self { inner, copy, metrics, refused: Mutex::default() }
+    }
+
+    fn note_write<T>(&self, answer: &Result<T, StoreError>) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        match answer {
+            Ok(_) => *refused = None,
+            Err(e) if e.kind() == Kind::Denied => *refused = Some((Instant::now(), e.to_string())),
+            Err(_) => {}
+        }
     }
 
     fn counted<'a, T: Send + 'a>(&'a self, operation: &'static str, name: &str, call: Answer<'a, T>) -> Answer<'a, T> {
@@ -68,14 +83,20 @@ impl Store for MeteredStore {
     fn put_new<'a>(&'a self, name: &'a str, content: Payload, sha256: Digest) -> Answer<'a, Stored> {
         Box::pin(async move {
             let bytes = content.content_length() as u64;
-            let stored = self.counted("put", name, self.inner.put_new(name, content, sha256)).await?;
+            let answer = self.counted("put", name, self.inner.put_new(name, content, sha256)).await;
+            self.note_write(&answer);
+            let stored = answer?;
             self.metrics.store_bytes("out", class(name), bytes);
             Ok(stored)
         })
     }
 
     fn put_head<'a>(&'a self, name: &'a str, content: Bytes) -> Answer<'a, ()> {
-        self.counted("replace", name, self.inner.put_head(name, content))
+        Box::pin(async move {
+            let answer = self.counted("replace", name, self.inner.put_head(name, content)).await;
+            self.note_write(&answer);
+            answer
+        })
     }
 
     fn get<'a>(&'a self, name: &'a str, bytes_max: u64) -> Answer<'a, Bytes> {
@@ -117,7 +138,36 @@ impl Store for MeteredStore {
         self.inner.troubles()
     }
 
+    fn refuses_writes(&self) -> Option<String> {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.as_ref().filter(|(at, _)| at.elapsed() < REFUSED_FOR).map(|(_, why)| why.clone())
+    }
+
     fn attestable(&self) -> Option<Attestable> {
         self.inner.attestable()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::RemoteStore;
+    use crate::store::faulty::{Fault, FaultyStore, Op};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_write_is_known_until_one_succeeds_or_nobody_writes() {
+        let inner = FaultyStore::new(Arc::new(RemoteStore::memory()));
+        inner.faults.fail(Op::PutHead, "a/log/checkpoint", 0, 2, Fault::Before(Kind::Denied));
+        let store = MeteredStore::new(Arc::new(inner), None, SharedMetrics::default());
+        let write = async || store.put_head("a/log/checkpoint", Bytes::from_static(b"1")).await;
+        assert_eq!(store.refuses_writes(), None);
+        write().await.expect_err("refused");
+        assert!(store.refuses_writes().is_some());
+        tokio::time::advance(REFUSED_FOR).await;
+        assert_eq!(store.refuses_writes(), None);
+        write().await.expect_err("refused");
+        assert!(store.refuses_writes().is_some());
+        write().await.expect("taken");
+        assert_eq!(store.refuses_writes(), None);
     }
 }

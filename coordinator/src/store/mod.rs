@@ -54,6 +54,8 @@ pub const BLOCK_BYTES: usize = 4_096;
 /// What every start writes to try the store.
 const PROBE_HEAD: &str = "probe/head";
 const PROBE_SLOT: &str = "probe/create-only";
+/// What every start tries the lock on, where there is one to be. It stays locked, as evidence does.
+const PROBE_LOCK: &str = "probe/lock";
 /// What tells two stores apart. It has a head's name, because policies let nothing else be written again.
 const PROBE_PLACE: &str = "probe/log/checkpoint";
 
@@ -120,6 +122,11 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// What went wrong since the last call that the operator must hear of, beyond the error that a caller got; bounded.
     fn troubles(&self) -> Vec<Trouble> {
         Vec::new()
+    }
+
+    /// Why writes are refused, for a reason that a person must see to, as far as somebody kept watch.
+    fn refuses_writes(&self) -> Option<String> {
+        None
     }
 
     /// Versions and locks, where the store has them.
@@ -193,17 +200,35 @@ pub async fn list_all(store: &dyn Store, folder: &str, entries_max: usize) -> Re
 }
 
 /// Checks at start that this store keeps the two promises that everything rests on: it can be written, and a name that
-/// is taken cannot be written again with other content. Two fixed probe objects are used, so that starting often leaves
-/// nothing behind:
+/// is taken cannot be written again with other content. And that it locks, where it is to. Fixed probe objects are used, so
+/// that starting often leaves nothing behind:
 ///
 /// 1. `probe/head` is replaced and read back: the store is there, writable and not full.
 ///    On S3 with `store.encryption`: the store says that it encrypted it so.
 /// 2. `probe/create-only` is created with content A (or found with it).
 /// 3. `probe/create-only` is created with content B: this must be refused.
+/// 4. With `store.lock`: `probe/lock` is created (or found), has a version, and that version's lock reads back.
 ///
 /// # Errors
-/// [`Kind::Denied`] when the store lets both creations succeed; otherwise what the store answered, with the step named.
+/// [`Kind::Denied`] when the store lets both creations succeed or locks nothing; otherwise what the store answered, with the
+/// step named.
 pub async fn self_test(store: &dyn Store) -> Result<(), StoreError> {
+    creates_only(store).await?;
+    locks(store).await
+}
+
+/// The last part of [`self_test`]. One that cannot lock would take every object and lock none, or refuse every one.
+async fn locks(store: &dyn Store) -> Result<(), StoreError> {
+    if !store.attestable().is_some_and(|found| found.locks()) {
+        return Ok(());
+    }
+    let content = Bytes::from_static(b"lock\n");
+    let put = store.put_new(PROBE_LOCK, Payload::from(content.clone()), Digest::of(&content)).await;
+    put.map(|_| ()).map_err(|e| e.during("the start-up test could not lock an object, as store.lock asks"))
+}
+
+/// All of [`self_test`] but the lock, which [`check`] looks at in its own way.
+pub(crate) async fn creates_only(store: &dyn Store) -> Result<(), StoreError> {
     let (a, b) = (Bytes::from_static(b"first\n"), Bytes::from_static(b"second\n"));
     let at = |step: &'static str| move |e: StoreError| e.during(step);
     store.put_head(PROBE_HEAD, a.clone()).await.map_err(at("the start-up test could not write to the store"))?;
@@ -259,7 +284,7 @@ pub async fn is_same(first: &dyn Store, second: &dyn Store) -> Result<bool, Stor
 }
 
 /// True when every component of the name is one that `exhibit_evidence::layout` could write.
-fn name_is_valid(name: &str) -> bool {
+pub(crate) fn name_is_valid(name: &str) -> bool {
     name.len() <= NAME_BYTES_MAX
         && name.split('/').all(|part| {
             !part.is_empty() && !part.starts_with('.') && part.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))

@@ -27,6 +27,8 @@ const KNOWN_VERSIONS_MAX: usize = 16_384;
 const DESTROY_ROUNDS_MAX: usize = 1_000;
 /// Troubles that wait to be asked for; more are dropped, because the log has them already.
 const TROUBLES_MAX: usize = 100;
+/// Folders that are told of; of more the daily look at every version tells.
+const TOLD_UNLOCKED_MAX: usize = 4_096;
 
 /// A store behind `object_store`.
 #[derive(Debug, Clone)]
@@ -40,6 +42,8 @@ pub struct RemoteStore {
     locks: Option<Arc<Locks>>,
     known: Arc<Mutex<Known>>,
     troubles: Arc<Mutex<Vec<Trouble>>>,
+    /// Folders of which it was told that an object could not be locked.
+    told_unlocked: Arc<Mutex<HashSet<String>>>,
 }
 
 /// Which version of an object is the one that was created. A reader who names none gets the newest, and whoever may delete can
@@ -82,6 +86,7 @@ impl RemoteStore {
             locks: None,
             known: Arc::default(),
             troubles: Arc::default(),
+            told_unlocked: Arc::default(),
         }
     }
 
@@ -208,6 +213,17 @@ impl RemoteStore {
         Ok(self.look(name, self.known_version(name)).await?.size)
     }
 
+    /// The size of what a reader gets: of an object under another version the listing has that one's.
+    async fn listed_size(&self, name: &str, listed: u64) -> Result<u64, StoreError> {
+        if !self.known().covered.contains_key(name) {
+            return Ok(listed);
+        }
+        match self.head(name).await {
+            Err(e) if e.kind() == Kind::NotFound => Ok(listed),
+            other => other,
+        }
+    }
+
     async fn look(&self, name: &str, version: Option<String>) -> Result<ObjectMeta, StoreError> {
         let options = GetOptions { head: true, version, ..GetOptions::default() };
         self.inner.get_opts(&self.path(name), options).await.map(|result| result.meta).map_err(|e| self.map(&e, "look at", name))
@@ -241,10 +257,18 @@ impl RemoteStore {
         };
         if let Err(e) = &done
             && e.kind() != Kind::Retry
+            && self.is_news(name)
         {
             self.note_trouble(name, e.to_string());
         }
         done
+    }
+
+    /// Whether to tell that an object could not be locked. What is told becomes a record, which cannot be locked either: so of each
+    /// part of a log, and of each stream, it is told once in the life of a process.
+    fn is_news(&self, name: &str) -> bool {
+        let mut told = self.told_unlocked.lock().unwrap_or_else(PoisonError::into_inner);
+        told.len() < TOLD_UNLOCKED_MAX && told.insert(kept_with(name))
     }
 
     fn note_trouble(&self, name: &str, detail: String) {
@@ -355,6 +379,15 @@ impl RemoteStore {
         }
         Ok(stored)
     }
+}
+
+/// What an object is told together with: the part of a log, like `deployment/log/seq`, or the folder of a stream.
+fn kept_with(name: &str) -> String {
+    if let Some((folder, rest)) = name.split_once("/log/") {
+        let part = rest.split('/').next().unwrap_or_default();
+        return format!("{folder}/log/{part}");
+    }
+    name.rsplit_once('/').map_or(name, |(folder, _)| folder).to_owned()
 }
 
 fn locked(lock: Option<Lock>) -> PutOptions {
@@ -478,8 +511,9 @@ impl Store for RemoteStore {
                     return Ok(Page { entries, more: true });
                 }
                 if let Some(name) = self.name(&meta.location) {
+                    let size = self.listed_size(&name, meta.size).await?;
                     let modified = Timestamp::from_unix_ns(meta.last_modified.timestamp_nanos_opt().unwrap_or(0));
-                    entries.push(Entry { name, size: meta.size, modified });
+                    entries.push(Entry { name, size, modified });
                 }
             }
             Ok(Page { entries, more: false })
@@ -567,6 +601,27 @@ mod tests {
         assert_eq!(known.covered.len(), KNOWN_VERSIONS_MAX);
         known.covered.remove("cases/1");
         assert!(known.note_covered("cases/one-more", "genuine"), "one that was destroyed makes room");
+    }
+
+    #[tokio::test]
+    async fn that_objects_cannot_be_locked_is_told_once_of_each_part_of_a_log_and_each_stream() {
+        let policy = crate::store::LockPolicy { mode: crate::store::LockMode::Compliance, days: 1 };
+        // It keeps no versions, so nothing can be locked.
+        let store = RemoteStore { locks: Some(Arc::new(Locks::new(policy, false))), ..RemoteStore::memory() };
+        let told = async |name: String| {
+            let e = store.put_new(&name, Payload::from_static(b"x"), Digest::of(b"x")).await.expect_err("not locked");
+            assert_eq!(e.kind(), Kind::Denied, "{e}");
+            store.troubles().len()
+        };
+        assert_eq!(told("deployment/log/seq/0000000000.dsse.json".to_owned()).await, 1);
+        for n in 1..20 {
+            assert_eq!(told(format!("deployment/log/seq/{n:010}.dsse.json")).await, 0, "a record of it must not make the next one");
+        }
+        assert_eq!(told("deployment/log/tile/0/000".to_owned()).await, 1, "another part");
+        assert_eq!(told("cases/c/log/seq/0000000000.dsse.json".to_owned()).await, 1, "another log");
+        for (n, news) in [(0, 1), (1, 0)] {
+            assert_eq!(told(format!("cases/c/collections/x/s1/{n:08}.tar.zst")).await, news, "a stream once");
+        }
     }
 
     #[test]

@@ -1,0 +1,204 @@
+//! Genuine objects under forged ones, and stores that cannot lock: what is exported, made again, compared and started on.
+#![allow(clippy::large_futures, reason = "a test's future is as large as its story")]
+
+use std::sync::Arc;
+
+use exhibit_certs::Deployment;
+use exhibit_coordinator::catalog::Catalog as _;
+use exhibit_coordinator::catalog::sqlite::SqliteCatalog;
+use exhibit_coordinator::ledger::{Keys, Ledgers};
+use exhibit_coordinator::store::check;
+use exhibit_coordinator::store::{
+    Kind, LocalStore, LockMode, LockPolicy, Payload, RemoteSettings, RemoteStore, Store, StoreError, self_test,
+};
+use exhibit_coordinator::{clock, copy, reindex};
+use exhibit_evidence::Digest;
+use exhibit_evidence::id::{CaseId, CollectionId};
+use exhibit_evidence::layout::{self, LogName, StreamNumber};
+use exhibit_proto::responder::v1 as people;
+
+use crate::support::agent::{Agent, Job, file};
+use crate::support::clouds;
+use crate::support::moto::{self, Server};
+use crate::support::world::{Place, World};
+
+const POLICY: LockPolicy = LockPolicy { mode: LockMode::Compliance, days: 10 };
+const S1: StreamNumber = StreamNumber(1);
+
+fn locked(settings: RemoteSettings) -> RemoteSettings {
+    RemoteSettings { lock: Some(POLICY), ..settings }
+}
+
+fn open(settings: &RemoteSettings) -> RemoteStore {
+    RemoteStore::open(settings).expect("settings")
+}
+
+async fn put(store: &dyn Store, name: &str, content: &'static [u8]) {
+    store.put_new(name, Payload::from_static(content), Digest::of(content)).await.expect("written");
+}
+
+/// A world with one sealed collection of one stream.
+async fn collected(place: Place) -> (World, CaseId, CollectionId) {
+    let mut world = World::start_on(place).await;
+    let credential = world.enroll("web-1").await;
+    let mut agent = Agent::new(credential, world.port, 1).await;
+    let mut session = agent.session(&[]).await.expect("session");
+    let (opened, order, envelope) = world.ordered(std::slice::from_ref(&agent.id)).await;
+    let job = Job::new(&order, &envelope, &agent.id, 1);
+    session.offer().await;
+    session.reply(&job.collection, vec![]).await;
+    let files = [file("system", "os-release", "NAME=Debian\n"), file("files", "/etc/passwd", "root:x:0:0::/root:/bin/sh\n")];
+    agent.send_all(&job, &job.honest(&files)).await.expect("received");
+    session.closed().await;
+    assert_eq!(world.closed(&job.collection).await.state, "sealed");
+    (world, opened.case_id.parse().expect("id"), job.collection.clone())
+}
+
+/// What somebody does who holds the credentials: a marker, and other content on top of it.
+fn forge(server: &Server, name: &str, content: &str) {
+    let path = format!("/evidence/d1/{name}");
+    assert_eq!(server.send("DELETE", &path, "", "").0, 204);
+    assert_eq!(server.send("PUT", &path, "If-None-Match: *\r\n", content).0, 200);
+}
+
+/// The objects of an export, each with its stated size and its bytes.
+async fn exported(world: &mut World, case: &CaseId) -> Vec<(String, u64, Vec<u8>)> {
+    use people::export_case_response::Kind as Part;
+    let key = world.admin.evidence.public().id();
+    let request = people::ExportCaseRequest {
+        case_id: case.to_string(),
+        collections: Vec::new(),
+        key: key.as_bytes().to_vec(),
+        after: String::new(),
+        reason: "handoff".to_owned(),
+    };
+    let mut stream = world.people.export_case(request).await.expect("stream").into_inner();
+    let mut objects: Vec<(String, u64, Vec<u8>)> = Vec::new();
+    while let Some(part) = stream.message().await.expect("given") {
+        match part.kind.expect("a part") {
+            Part::Head(_) => {}
+            Part::Object(object) => objects.push((object.name, object.size, Vec::new())),
+            Part::Data(data) => objects.last_mut().expect("an object begins first").2.extend_from_slice(&data),
+        }
+    }
+    objects
+}
+
+async fn made_again(world: &World, store: Arc<dyn Store>) -> (reindex::Report, SqliteCatalog) {
+    let deployment = Deployment::load(&world.dir.path().join("deployment")).expect("deployment");
+    let ledgers = Ledgers::new(store, Keys { anchor: deployment.anchor, log: deployment.log_key, witnesses: Vec::new() });
+    let catalog = SqliteCatalog::create(&world.dir.path().join("again.sqlite")).await.expect("catalog");
+    let report = reindex::rebuild(&ledgers, &catalog, clock::now()).await.expect("made again");
+    (report, catalog)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lies_under_a_forgery_is_exported_whole_and_found_by_reindex() {
+    let server = moto::start_with_lock();
+    let settings = locked(server.settings("d1"));
+    let (mut world, case, collection) = collected(Place { remote: Some(settings.clone()), ..Place::default() }).await;
+    let segment = layout::segment(&case, &collection, S1, 0);
+    let manifest = layout::manifest(&case, &collection, S1);
+    forge(&server, &segment, "forgery");
+    forge(&server, &manifest, "{}");
+
+    let objects = exported(&mut world, &case).await;
+    for (name, size, bytes) in &objects {
+        assert_eq!(*size, bytes.len() as u64, "{name}");
+    }
+    let catalog = &world.running().parts.catalog;
+    let wanted = [
+        (segment, catalog.segments(collection.clone(), S1, 0, 1).await.expect("read").remove(0).sha256),
+        (manifest, catalog.stream(collection.clone(), S1).await.expect("read").expect("row").manifest.expect("received").sha256),
+    ];
+    for (name, sha256) in wanted {
+        let relative = name.strip_prefix(&format!("cases/{case}/")).expect("of the case");
+        let (.., bytes) = objects.iter().find(|(name, ..)| name == relative).expect("given");
+        assert_eq!(Digest::of(bytes), sha256, "{name} is the genuine one");
+    }
+
+    // Another process, which remembers nothing.
+    let (report, again) = made_again(&world, Arc::new(open(&settings))).await;
+    assert_eq!((report.streams, report.collections), (1, 1), "{:?}", report.problems);
+    assert!(again.stream(collection, S1).await.expect("read").is_some());
+    let told = report.problems.join("\n");
+    assert!(told.contains("store-version") && told.contains("the genuine version is") && told.contains("manifest.jsonl"), "{told}");
+    again.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sealed_collection_without_its_streams_is_no_empty_one() {
+    let (mut world, case, collection) = collected(Place::default()).await;
+    world.stop().await;
+    std::fs::remove_file(world.store_dir().join(layout::manifest(&case, &collection, S1))).expect("removed");
+    let store = LocalStore::open(&world.store_dir()).expect("store");
+    let (report, catalog) = made_again(&world, Arc::new(store)).await;
+    assert!(report.problems.join("\n").contains("its manifest is missing"), "{:?}", report.problems);
+    catalog.close().await;
+    drop(catalog);
+    let old = world.dir.path().join("catalog.sqlite");
+    for suffix in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{suffix}", old.display()));
+    }
+    std::fs::rename(world.dir.path().join("again.sqlite"), old).expect("renamed");
+    world.restart().await;
+
+    let request = people::ListItemsRequest {
+        collections: vec![collection.to_string()],
+        reason: "triage".to_owned(),
+        ..people::ListItemsRequest::default()
+    };
+    let mut listed = world.people.list_items(request).await.expect("stream").into_inner();
+    let status = listed.message().await.expect_err("not an empty list");
+    assert!(status.message().contains("was sealed with") && status.message().contains("reindex"), "{status}");
+    let request =
+        people::ReadItemsRequest { items: vec![format!("{collection}.s1.0")], reason: "triage".to_owned(), action: "view".to_owned() };
+    let mut read = world.people.read_items(request).await.expect("stream").into_inner();
+    assert!(read.message().await.expect_err("nothing to read").message().contains("reindex"));
+}
+
+fn refused(e: &StoreError, remedy: &str) {
+    assert!(e.kind() == Kind::Denied && e.remedy().contains(remedy), "{e}");
+    assert!(e.message().starts_with("the start-up test could not lock an object"), "{e}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_start_on_a_store_that_cannot_lock_what_is_to_be_locked() {
+    let server = moto::start();
+    self_test(&open(&server.settings("d1"))).await.expect("nothing is to be locked");
+    refused(&self_test(&open(&locked(server.settings("d1")))).await.expect_err("no Object Lock"), "has no Object Lock");
+    let (_emulator, azure) = clouds::azure();
+    let e = self_test(&open(&locked(azure))).await.expect_err("no version-level immutability");
+    refused(&e, "has no version-level immutability");
+
+    // Where it can, starting often leaves one probe, which is locked.
+    let server = moto::start_with_lock();
+    for _ in 0..2 {
+        self_test(&open(&locked(server.settings("d1")))).await.expect("it locks");
+    }
+    let vault = open(&locked(server.settings("d1"))).attestable().expect("versions").vault;
+    let versions = vault.versions_of("probe/lock").await.expect("listed");
+    assert_eq!(versions.len(), 1, "{versions:?}");
+    assert_eq!(vault.lock_of("probe/lock", &versions[0].version).await.expect("looks").mode, Some(LockMode::Compliance));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_marker_hides_in_the_store_is_in_the_copy_alone() {
+    let server = moto::start_with_lock();
+    let (first, second) = (open(&locked(server.settings("d1"))), open(&server.settings("second")));
+    let (slot, name) = (LogName::Deployment.slot(0), "cases/x/collections/y/s1/00000000.tar.zst");
+    for store in [&first, &second] {
+        put(store, &slot, b"record").await;
+        put(store, name, b"genuine").await;
+    }
+    let lag = copy::lag(&first, &second).await.expect("compared");
+    assert_eq!((lag.objects, lag.only_in_copy), (0, 0), "{lag:?}");
+    assert_eq!(server.send("DELETE", &format!("/evidence/d1/{name}"), "", "").0, 204);
+    assert_eq!(first.get(name, 100).await.expect("whoever wrote it still reads it"), "genuine");
+    let lag = copy::lag(&first, &second).await.expect("compared");
+    assert_eq!((lag.objects, lag.only_in_copy), (0, 1), "{lag:?}");
+    let mut report = check::run(&first, Some(POLICY), clock::now()).await;
+    copy::check(&mut report, &first, &second, None).await;
+    let line = report.checks.last().expect("checked");
+    assert!(line.state == check::State::Missing && line.detail.contains("1 are in the copy alone"), "{line:?}");
+}
