@@ -520,6 +520,10 @@ async fn incidents(c: &dyn Catalog) {
     assert_eq!((&first.newest, first.first_at), (&IncidentRow { count: 6, ..row(2, None) }, at(0)), "summed, with the newest words");
     assert_eq!(second.newest, row(3, Some(7)), "a case's are apart");
     c.add_incident(row(5, None)).await.expect("kept");
+    let said = c.incident_details(first.clone(), 0, 2).await.expect("read");
+    assert_eq!(said.iter().map(|(_, detail)| detail.as_str()).collect::<Vec<_>>(), ["d0", "d1"], "the oldest first");
+    let rest = c.incident_details(first.clone(), said[1].0, 9).await.expect("read");
+    assert_eq!(rest.iter().map(|(_, detail)| detail.as_str()).collect::<Vec<_>>(), ["d2"], "none of a case, none that came since");
     c.incidents_logged(first.clone()).await.expect("marked");
     c.incidents_logged(first.clone()).await.expect("once more");
     let groups = c.unlogged_incidents(10).await.expect("read");

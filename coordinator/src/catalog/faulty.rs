@@ -273,6 +273,9 @@ impl Catalog for FaultyCatalog {
     fn unlogged_incidents(&self, limit: u32) -> Answer<'_, Vec<UnloggedIncidents>> {
         self.apply("unlogged_incidents", self.inner.unlogged_incidents(limit))
     }
+    fn incident_details(&self, incidents: UnloggedIncidents, after: i64, limit: u32) -> Answer<'_, Vec<(i64, String)>> {
+        self.apply("incident_details", self.inner.incident_details(incidents, after, limit))
+    }
     fn incidents_logged(&self, incidents: UnloggedIncidents) -> Answer<'_, ()> {
         self.apply("incidents_logged", self.inner.incidents_logged(incidents))
     }

@@ -154,6 +154,8 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
     fn incidents(&self, limit: u32) -> Answer<'_, Vec<IncidentRow>>;
     /// The incidents that no log has yet, by case, kind and subject, the oldest first.
     fn unlogged_incidents(&self, limit: u32) -> Answer<'_, Vec<UnloggedIncidents>>;
+    /// The words of these, the oldest first: those after a number, each with its own.
+    fn incident_details(&self, incidents: UnloggedIncidents, after: i64, limit: u32) -> Answer<'_, Vec<(i64, String)>>;
     /// A log has these now; what came since is not among them.
     fn incidents_logged(&self, incidents: UnloggedIncidents) -> Answer<'_, ()>;
 

@@ -78,6 +78,20 @@ pub trait Peers: Send + Sync + std::fmt::Debug + 'static {
     /// then both live.
     fn enter(&self, agent: AgentId, instance: [u8; 16], window: Duration) -> Answer<'_, bool>;
 
+    /// These processes are connected here since so long, whatever the database lost: entered again, but for agents that a living
+    /// coordinator has by its own word.
+    fn enter_again(&self, agents: Vec<(AgentId, [u8; 16], Duration)>) -> Answer<'_, ()>;
+
+    /// All agents that are connected here were entered since the connection was made.
+    fn entered(&self) -> Answer<'_, ()>;
+
+    /// The agent's process is connected here since so long; false when no other process has its place, or an earlier one. True when
+    /// it took the place of a later one.
+    fn win(&self, agent: AgentId, instance: [u8; 16], since: Duration) -> Answer<'_, bool>;
+
+    /// True when every living coordinator has entered its agents, and after a loss each had time to come back.
+    fn is_settled(&self) -> Answer<'_, bool>;
+
     /// The agent's process is no longer connected here.
     fn leave(&self, agent: AgentId, instance: [u8; 16]) -> Answer<'_, ()>;
 

@@ -89,6 +89,11 @@ fn way_in(ring: &KeyRing, caller: &str, record: &Record) -> String {
     if needed.iter().any(|role| has.contains(role)) {
         return String::new();
     }
+    if matches!(record, Record::CaseOpened(_)) {
+        // There is no such case yet, so nobody could be given a role in it.
+        let how = authz::how_to_allow_everywhere(caller, needed);
+        return format!(": opening a case needs role responder without a limit to cases; an admin gives it: {how}");
+    }
     format!(" (case {case}); an admin gives the role: {}", authz::how_to_allow(caller, needed, case))
 }
 

@@ -28,7 +28,7 @@ const TEXT_BYTES_MAX: usize = 1_024;
 /// [`Problem`]
 pub async fn open(parts: &Parts, caller: &str, envelope: &Envelope) -> Result<CaseRow> {
     let mut ring = parts.ledgers.deployment().await?.key_ring();
-    let verified = ring.verify(envelope).map_err(|e| Problem::new(Kind::Denied, format!("case_opened: {e}")))?;
+    let verified = ring.verify(envelope).map_err(|e| not_signed("case_opened: ", &ring, (caller, envelope), &e))?;
     let Record::CaseOpened(opened) = verified.record() else {
         return Err(Problem::invalid(format!("case_opened: a record of type {} opens no case", verified.record().type_name())));
     };

@@ -54,11 +54,12 @@ pub async fn order_of(parts: &Parts, row: &CollectionRow) -> Result<(Order, Enve
 
 /// Offers a collection to its agent's session.
 ///
-/// Order: (1) state `offered`; (2) the message. Lost between: offered again when the agent connects.
+/// Order: (1) state `offered`; (2) the message. Lost between: offered again when the agent connects. One that was not begun and whose
+/// signer or approver was revoked meanwhile ends here instead, as cancelled.
 ///
 /// # Errors
 /// [`Problem`]
-pub async fn offer(parts: &Parts, row: &CollectionRow) -> Result<()> {
+pub async fn offer(parts: &Arc<Parts>, row: &CollectionRow) -> Result<()> {
     let (_, order) = order_of(parts, row).await?;
     let case = parts.catalog.case(row.case.clone()).await?;
     let case = case.ok_or_else(|| Problem::new(Kind::Damaged, format!("the catalog lacks case {}", row.case)))?;
@@ -75,6 +76,9 @@ pub async fn offer(parts: &Parts, row: &CollectionRow) -> Result<()> {
         Some(digest) => ledger.read_by_digest(&digest).await?,
         None => None,
     };
+    if let Some(reason) = super::signers::revoked(parts, row, &order, approval.as_ref()).await? {
+        return end_unoffered(parts, row, &reason).await;
+    }
     let approver = match &approval {
         Some(approval) => parts.ledgers.chain_in(approval.keyid(), &row.case).await?,
         None => Vec::new(),
@@ -105,9 +109,20 @@ pub async fn offer(parts: &Parts, row: &CollectionRow) -> Result<()> {
     Ok(())
 }
 
+/// What waited for its agent ends as cancelled, as if a responder had said so.
+async fn end_unoffered(parts: &Arc<Parts>, row: &CollectionRow, reason: &str) -> Result<()> {
+    let ending = Ending { outcome: Outcome::Cancelled, reason: Some(reason.to_owned()), refusal: None };
+    if end(parts, &row.collection, &WAITING, ending).await?.is_some() {
+        tracing::warn!(collection = %row.collection, agent = %row.agent, %reason, "not offered");
+        // It may have been offered a moment ago.
+        parts.sessions.send(&row.agent, Outbound::Cancel { collection: row.collection.to_string(), reason: one_line(reason, 1_024) });
+    }
+    Ok(())
+}
+
 /// [`offer`], for an agent that may not be there: it is offered when it connects. A failure is logged, and the timer
 /// repeats it: an agent that stays connected would otherwise never hear of the order.
-pub(super) async fn offer_if_online(parts: &Parts, row: &CollectionRow) {
+pub(super) async fn offer_if_online(parts: &Arc<Parts>, row: &CollectionRow) {
     if !parts.sessions.takes_offers(&row.agent) {
         return;
     }
@@ -154,7 +169,7 @@ impl Unoffered {
 ///
 /// # Errors
 /// [`Problem`]; what is left waits for the next call.
-pub(super) async fn release(parts: &Parts, order: &OrderId) -> Result<()> {
+pub(super) async fn release(parts: &Arc<Parts>, order: &OrderId) -> Result<()> {
     for row in select(parts, CollectionFilter { order: Some(order.clone()), open: true, ..CollectionFilter::default() }).await? {
         if parts.ledgers.case(&row.case).await?.view().custody().awaits_approval(&row.order_digest) {
             return Ok(());
@@ -170,7 +185,7 @@ pub(super) async fn release(parts: &Parts, order: &OrderId) -> Result<()> {
 }
 
 /// [`release`] after an approval came into the log: the decision stands, and what fails here is done by the timers.
-pub async fn approved(parts: &Parts, order: &OrderId) {
+pub async fn approved(parts: &Arc<Parts>, order: &OrderId) {
     if let Err(error) = release(parts, order).await {
         tracing::warn!(%order, %error, "an approved order could not be given to its agents now; next try in a second");
         parts.unoffered.add_order(order.clone());
@@ -178,7 +193,7 @@ pub async fn approved(parts: &Parts, order: &OrderId) {
 }
 
 /// Offers again what could not be offered. What fails again waits for the next time.
-pub(super) async fn offer_again(parts: &Parts) {
+pub(super) async fn offer_again(parts: &Arc<Parts>) {
     for order in parts.unoffered.take_orders() {
         approved(parts, &order).await;
     }
@@ -355,7 +370,7 @@ pub(super) async fn reconcile(parts: &Arc<Parts>, agent: &AgentId, running: &[Co
 ///
 /// # Errors
 /// [`Problem`]
-pub(super) async fn offer_waiting(parts: &Parts, agent: &AgentId) -> Result<()> {
+pub(super) async fn offer_waiting(parts: &Arc<Parts>, agent: &AgentId) -> Result<()> {
     let open = select(parts, CollectionFilter { agent: Some(agent.clone()), open: true, ..CollectionFilter::default() }).await?;
     for row in open.iter().rev().filter(|row| row.state == State::Queued) {
         offer(parts, row).await?;

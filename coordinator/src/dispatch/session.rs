@@ -51,6 +51,7 @@ pub async fn begin(parts: &Arc<Parts>, agent: &AgentId, hello: &Hello, outbox: &
     if row.revoked.is_some() {
         return Err(Problem::new(Kind::Denied, format!("agent {agent} is revoked")));
     }
+    replica::settled(parts, agent, hello.instance).await?;
     let refused = "a second process with this identity was refused while the first was alive";
     if replica::another_is_alive(parts, agent, hello.instance).await? {
         alarm(parts, agent, row.alarm.is_some(), refused).await;
@@ -94,6 +95,13 @@ async fn begun(parts: &Arc<Parts>, agent: &AgentId, hello: &Hello, row: &AgentRo
     }
     parts.catalog.set_seen(agent.clone(), seen).await?;
     Ok(())
+}
+
+/// Another process was let in at another coordinator while this one could not be seen; it is ended.
+pub(crate) async fn outlasted(parts: &Parts, agent: &AgentId) {
+    let known = parts.catalog.agent(agent.clone()).await.is_ok_and(|row| row.is_some_and(|row| row.alarm.is_some()));
+    let detail = "a second process with this identity came while the database was away; the first is alive, and the second was ended";
+    alarm(parts, agent, known, detail).await;
 }
 
 async fn alarm(parts: &Parts, agent: &AgentId, known: bool, detail: &str) {

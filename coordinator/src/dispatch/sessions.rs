@@ -51,12 +51,20 @@ struct Live {
     compared: bool,
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Last {
+    instance: Instance,
+    /// Since when it speaks for the agent here.
+    since: Instant,
+    before: Option<(Instance, Instant)>,
+}
+
 #[derive(Debug, Default)]
 struct State {
     live: HashMap<AgentId, Live>,
     /// The process that was seen last, and the one before it with the time when it was replaced. Two small entries per
     /// enrolled agent.
-    last: HashMap<AgentId, (Instance, Option<(Instance, Instant)>)>,
+    last: HashMap<AgentId, Last>,
     next_id: u64,
 }
 
@@ -216,6 +224,20 @@ impl Sessions {
         self.lock().live.get(agent).map(|l| l.instance)
     }
 
+    /// The processes that are connected, and since when each is known here.
+    #[must_use]
+    pub fn living(&self) -> Vec<(AgentId, Instance, Duration)> {
+        let (state, now) = (self.lock(), Instant::now());
+        let since = |agent: &AgentId| state.last.get(agent).map_or(Duration::ZERO, |last| now.duration_since(last.since));
+        state.live.iter().map(|(agent, live)| (agent.clone(), live.instance, since(agent))).collect()
+    }
+
+    /// True when this process was the last that spoke for the agent here.
+    #[must_use]
+    pub fn knows(&self, agent: &AgentId, instance: Instance) -> bool {
+        self.lock().last.get(agent).is_some_and(|last| last.instance == instance)
+    }
+
     /// True while the agent is connected.
     #[must_use]
     pub fn is_online(&self, agent: &AgentId) -> bool {
@@ -226,15 +248,15 @@ impl Sessions {
 impl State {
     /// Remembers which process speaks for the agent; true when it is one that another had replaced a short time ago.
     fn note_process(&mut self, agent: &AgentId, instance: Instance, now: Instant) -> bool {
-        let Some((last, before)) = self.last.get(agent).copied() else {
-            self.last.insert(agent.clone(), (instance, None));
+        let Some(last) = self.last.get(agent).copied() else {
+            self.last.insert(agent.clone(), Last { instance, since: now, before: None });
             return false;
         };
-        if last == instance {
+        if last.instance == instance {
             return false;
         }
-        self.last.insert(agent.clone(), (instance, Some((last, now))));
-        before.is_some_and(|(older, at)| older == instance && now.duration_since(at) < RETURN_WINDOW)
+        self.last.insert(agent.clone(), Last { instance, since: now, before: Some((last.instance, now)) });
+        last.before.is_some_and(|(older, at)| older == instance && now.duration_since(at) < RETURN_WINDOW)
     }
 }
 

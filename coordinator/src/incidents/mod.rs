@@ -1,6 +1,7 @@
 //! Which incidents are worth a row and a log line: some of each kind about a subject in a minute, and then how many of the
 //! same came since. A peer that repeats itself must fill neither the catalog nor the log.
 
+mod names;
 mod records;
 
 use std::collections::HashMap;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use exhibit_evidence::record::{self, Incident};
 use tokio::time::Instant;
 
+use super::names::Names;
 use crate::catalog::{IncidentRow, UnloggedIncidents};
 use crate::ledger::{self, LedgerError};
 use crate::parts::Parts;
@@ -80,6 +81,24 @@ pub async fn record(parts: &Parts) -> Result<()> {
     failed.map_or(Ok(()), Err)
 }
 
+/// Words of incidents that are read at a time.
+const DETAILS_AT_A_TIME: u32 = 500;
+
+/// The words of all of them.
+async fn details(parts: &Parts, incidents: &UnloggedIncidents) -> Result<String> {
+    let (mut names, mut after) = (Names::new(), 0);
+    loop {
+        let page = parts.catalog.incident_details(incidents.clone(), after, DETAILS_AT_A_TIME).await?;
+        for (_, detail) in &page {
+            names.add(detail);
+        }
+        match page.last() {
+            Some((id, _)) => after = *id,
+            None => return Ok(names.text(&incidents.newest.detail)),
+        }
+    }
+}
+
 async fn append(parts: &Parts, incidents: &UnloggedIncidents) -> Result<()> {
     let row = &incidents.newest;
     let incident = Incident {
@@ -87,7 +106,7 @@ async fn append(parts: &Parts, incidents: &UnloggedIncidents) -> Result<()> {
         case: row.case.clone(),
         kind: row.kind.clone(),
         about: row.subject.clone(),
-        detail: row.detail.clone(),
+        detail: details(parts, incidents).await?,
         count: row.count,
         first_at: incidents.first_at.min(row.at),
         last_at: row.at,

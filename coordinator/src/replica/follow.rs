@@ -7,7 +7,7 @@ use exhibit_evidence::layout::LogName;
 use exhibit_evidence::text::escape_bounded;
 use tokio::sync::{broadcast, watch};
 
-use super::Notice;
+use super::{Notice, reenter};
 use crate::catalog::State;
 use crate::catalog::peers::{Heard, Peers};
 use crate::dispatch::{self, Cut};
@@ -17,6 +17,11 @@ use crate::problem::Result;
 /// Listens until `stop` says so.
 pub async fn follow(parts: Arc<Parts>, peers: Arc<dyn Peers>, mut stop: watch::Receiver<bool>) {
     let mut heard = peers.hear();
+    // A connection that was made anew before anybody listened here.
+    tokio::select! {
+        () = reenter::enter_again(&parts, &peers) => {}
+        _ = stop.wait_for(|s| *s) => return,
+    }
     loop {
         let heard = tokio::select! {
             heard = heard.recv() => heard,
@@ -28,7 +33,14 @@ pub async fn follow(parts: Arc<Parts>, peers: Arc<dyn Peers>, mut stop: watch::R
                 // Our own, or one that a newer version sends.
                 _ => {}
             },
-            Ok(Heard::Gap) | Err(broadcast::error::RecvError::Lagged(_)) => look_at_all(&parts).await,
+            Ok(Heard::Gap) | Err(broadcast::error::RecvError::Lagged(_)) => {
+                // First: newcomers wait for it.
+                tokio::select! {
+                    () = reenter::enter_again(&parts, &peers) => {}
+                    _ = stop.wait_for(|s| *s) => return,
+                }
+                look_at_all(&parts).await;
+            }
             Err(broadcast::error::RecvError::Closed) => return,
         }
     }

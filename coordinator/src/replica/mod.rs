@@ -9,6 +9,7 @@ mod follow;
 mod leases;
 mod notice;
 mod outbox;
+mod reenter;
 mod sessions;
 
 pub use chores::run_chores;
@@ -16,7 +17,7 @@ pub use follow::follow;
 pub use leases::{Lease, Leases};
 pub use notice::Notice;
 pub use outbox::{Outbox, Waiting};
-pub use sessions::{Proofs, another_is_alive, begins, ends, instance_elsewhere, online};
+pub use sessions::{Proofs, another_is_alive, begins, ends, instance_elsewhere, online, settled};
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

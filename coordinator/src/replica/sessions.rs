@@ -33,6 +33,32 @@ impl Proofs {
 /// Time for the question and the answer to pass through the database, besides the agent's own.
 const ON_THE_WAY: Duration = Duration::from_secs(1);
 
+/// How long a newcomer waits at most until all coordinators said again which agents they have. One that needs longer ends the
+/// later of two processes when it is there.
+const SETTLED_WITHIN: Duration = Duration::from_secs(8);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Waits, after the database lost who is connected, until every coordinator has said it again: before that a copy of an agent's
+/// identity would be taken for the only one. A process that was connected here before need not wait.
+///
+/// # Errors
+/// When the catalog fails.
+pub async fn settled(parts: &Parts, agent: &AgentId, instance: Instance) -> Result<()> {
+    let Some(peers) = parts.leases.peers() else { return Ok(()) };
+    if parts.sessions.knows(agent, instance) {
+        return Ok(());
+    }
+    let give_up = tokio::time::Instant::now() + SETTLED_WITHIN;
+    while !peers.is_settled().await? {
+        if tokio::time::Instant::now() >= give_up {
+            tracing::warn!(%agent, "another coordinator did not say in time which agents it has; this one is let in");
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    Ok(())
+}
+
 /// True when another process of this agent is connected to another coordinator and gives a sign of life.
 ///
 /// # Errors

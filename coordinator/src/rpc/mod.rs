@@ -63,10 +63,14 @@ impl Identify for ByCertificate {
     }
 
     fn people_with(&self, roles: &[Role]) -> Vec<String> {
-        let ring = self.0.deployment_log.view();
-        let names: BTreeSet<String> =
-            roles.iter().flat_map(|role| ring.key_ring().with_role(*role)).map(|(_, name)| name.to_owned()).collect();
-        names.into_iter().collect()
+        let view = self.0.deployment_log.view();
+        let ring = view.key_ring();
+        let names: BTreeSet<&str> = roles.iter().flat_map(|role| ring.with_role(*role)).map(|(_, name)| name).collect();
+        let everywhere = |name: &&str| {
+            let unlimited = ring.rights_of(name).unlimited();
+            roles.iter().any(|role| unlimited.contains(role))
+        };
+        names.into_iter().filter(everywhere).map(str::to_owned).collect()
     }
 
     fn refused(&self, caller: Option<&Caller>, connection: &Extensions, method: &str, cause: &str) {

@@ -20,7 +20,7 @@ use tonic::{Request, Response, Status};
 
 use super::{ANSWERS_WAITING_MAX, Answers, caller, in_case, person};
 use crate::authz::{self, Caller};
-use crate::catalog::{CollectionRow, Labels, PAGE_MAX};
+use crate::catalog::{CollectionFilter, CollectionRow, Labels, PAGE_MAX};
 use crate::clock;
 use crate::custody;
 use crate::dispatch::{self, admit, cases};
@@ -33,10 +33,25 @@ use crate::stamp;
 
 const LIST_CASES: &str = "/exhibit.responder.v1.ResponderService/ListCases";
 const LIST_COLLECTIONS: &str = "/exhibit.responder.v1.ResponderService/ListCollections";
+const WATCH_COLLECTIONS: &str = "/exhibit.responder.v1.ResponderService/WatchCollections";
 
 /// [`in_case`] for the cases of collections.
 fn in_cases(method: &str, caller: &Caller, rows: &[CollectionRow]) -> Result<(), Status> {
     rows.iter().map(|row| &row.case).collect::<BTreeSet<_>>().into_iter().try_for_each(|case| in_case(method, caller, case))
+}
+
+/// A case or an order that is named must be there and the caller's: an empty list would say that nothing was collected.
+async fn require_named(parts: &Parts, method: &str, caller: &Caller, filter: &CollectionFilter) -> Result<(), Status> {
+    if let Some(case) = &filter.case {
+        in_case(method, caller, case)?;
+        admit::require_case(parts, case).await?;
+    }
+    if let Some(order) = &filter.order {
+        let known = parts.catalog.order(order.clone()).await.map_err(Problem::from)?;
+        let known = known.ok_or_else(|| Status::not_found(format!("order: there is no order {order}")))?;
+        in_case(method, caller, &known.case)?;
+    }
+    Ok(())
 }
 
 pub(crate) struct Responders(pub(super) Arc<Parts>);
@@ -64,6 +79,9 @@ where
     Box::pin(ReceiverStream::new(waiting).map(move |t| Ok(to_wire(t))).chain(ended))
 }
 
+/// Cases that are named of a role that is limited to cases.
+const LIMIT_CASES_MAX: usize = 200;
+
 #[tonic::async_trait]
 impl ResponderService for Responders {
     type ListCasesStream = Answers<wire::Case>;
@@ -80,8 +98,14 @@ impl ResponderService for Responders {
         let protocol =
             version::negotiate(message.protocol_min, message.protocol_max).map_err(|e| Status::failed_precondition(e.to_string()))?;
         let words = |role: &Role| serde_json::to_value(role).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
+        let limit = |role: Role| {
+            let cases = rights.cases_of(role)?;
+            let first = cases.iter().take(LIMIT_CASES_MAX).map(ToString::to_string).collect();
+            Some(wire::RoleLimit { role: words(&role), cases: first, cases_total: cases.len() as u64 })
+        };
         Ok(Response::new(wire::WhoamiResponse {
             name,
+            limits: rights.roles().into_iter().filter_map(limit).collect(),
             roles: rights.roles().iter().map(words).collect(),
             deployment: self.0.deployment().to_owned(),
             anchor: self.0.issuing.anchor.clone(),
@@ -243,6 +267,7 @@ impl ResponderService for Responders {
     ) -> Result<Response<Self::ListCollectionsStream>, Status> {
         let by = caller(&request)?;
         let filter = requests::collection_filter(request.into_inner())?;
+        require_named(&self.0, LIST_COLLECTIONS, &by, &filter).await?;
         let parts = Arc::clone(&self.0);
         let work = |out: mpsc::Sender<wire::Collection>| async move {
             let mut after = None;
@@ -268,8 +293,9 @@ impl ResponderService for Responders {
         let by = caller(&request)?;
         let what = required("what", request.into_inner().what)?;
         let filter = requests::collection_filter(what)?;
+        require_named(&self.0, WATCH_COLLECTIONS, &by, &filter).await?;
         let rows = admit::select(&self.0, filter.clone()).await?;
-        in_cases("/exhibit.responder.v1.ResponderService/WatchCollections", &by, &rows)?;
+        in_cases(WATCH_COLLECTIONS, &by, &rows)?;
         let parts = Arc::clone(&self.0);
         Ok(Response::new(streamed(|out| answers::watch(parts, filter, out), |row| row)))
     }

@@ -59,7 +59,10 @@ pub async fn unhurried(c: &mut Connection) -> Result<(), CatalogError> {
 
 /// After many rows came at once: PostgreSQL plans by what it knows of them, and would find out only in a minute.
 pub async fn settle(c: &mut Connection) -> Result<(), CatalogError> {
-    sqlx::raw_sql("ANALYZE").execute(c).await.map_err(map)?;
+    // Named, because without names the server warns of each of its own tables that this role may not look at.
+    let own = "SELECT string_agg(format('%I.%I', schemaname, tablename), ', ') FROM pg_tables WHERE schemaname = current_schema()";
+    let Some(own) = sqlx::query_scalar::<_, Option<String>>(own).fetch_one(&mut *c).await.map_err(map)? else { return Ok(()) };
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("ANALYZE {own}"))).execute(c).await.map_err(map)?;
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 //! it answers again: connections are made anew by themselves.
 
 mod alone;
+mod connected;
 mod dialect;
 mod error;
 mod peers;

@@ -14,15 +14,15 @@ use sqlx::postgres::{PgListener, PgPool};
 use sqlx::{PgConnection, Row as _};
 use tokio::sync::broadcast;
 
-use super::APPLICATION_ID;
 use super::dialect::patient;
 use super::error::map;
+use super::{APPLICATION_ID, connected};
 use crate::catalog::peers::{Grant, Heard, NOTICE_BYTES_MAX, Peers, Whereabouts};
 use crate::catalog::{Answer, CatalogError};
 use crate::clock;
 
 /// The advisory locks of living coordinators; beside the one of the schema's making.
-const LIFE_SPACE: i32 = APPLICATION_ID as i32 ^ 1;
+pub(super) const LIFE_SPACE: i32 = APPLICATION_ID as i32 ^ 1;
 const CHANNEL: &str = "exhibit";
 /// Notices that a slow listener may be behind; then it looks at everything.
 const BEHIND_MAX: usize = 4_096;
@@ -46,6 +46,7 @@ macro_rules! alive {
         )
     };
 }
+pub(super) use alive;
 
 /// This coordinator among the others.
 #[derive(Debug)]
@@ -76,8 +77,10 @@ impl Drop for PostgresPeers {
 
 /// Keeps the connection that is this coordinator's life, and passes on what comes.
 async fn listen(pool: PgPool, me: i32, heard: broadcast::Sender<Heard>, epoch: Arc<AtomicU64>) {
+    let mut first = true;
     loop {
-        let ended = listen_once(&pool, me, &heard).await;
+        let ended = listen_once(&pool, me, &heard, first).await;
+        first = false;
         // To the others this process is dead until it is connected again.
         epoch.fetch_add(1, Ordering::AcqRel);
         match ended {
@@ -91,9 +94,19 @@ async fn listen(pool: PgPool, me: i32, heard: broadcast::Sender<Heard>, epoch: A
     }
 }
 
-async fn listen_once(pool: &PgPool, me: i32, heard: &broadcast::Sender<Heard>) -> Result<(), sqlx::Error> {
+/// Order: the others see that this process has agents to enter again, then that it lives, then it enters them (`replica::follow`).
+async fn listen_once(pool: &PgPool, me: i32, heard: &broadcast::Sender<Heard>, first: bool) -> Result<(), sqlx::Error> {
     let mut listener = PgListener::connect_with(pool).await?;
     listener.eager_reconnect(false);
+    // Whoever comes first after a loss says when it was.
+    sqlx::query("INSERT INTO entered (replica) VALUES (0) ON CONFLICT (replica) DO NOTHING").execute(&mut listener).await?;
+    // A process that begins has none.
+    let say = if first {
+        "INSERT INTO entered (replica) VALUES ($1) ON CONFLICT (replica) DO NOTHING"
+    } else {
+        "DELETE FROM entered WHERE replica = $1"
+    };
+    sqlx::query(say).bind(me).execute(&mut listener).await?;
     sqlx::query("SELECT pg_advisory_lock($1, $2)").bind(LIFE_SPACE).bind(me).execute(&mut listener).await?;
     listener.listen(CHANNEL).await?;
     // Nobody may be listening here.
@@ -116,7 +129,7 @@ async fn listen_once(pool: &PgPool, me: i32, heard: &broadcast::Sender<Heard>) -
     }
 }
 
-fn seconds(life: Duration) -> f64 {
+pub(super) fn seconds(life: Duration) -> f64 {
     life.as_secs_f64()
 }
 
@@ -166,32 +179,6 @@ async fn take(c: &mut PgConnection, me: i32, name: &str, life: Duration) -> Resu
     // What somebody left who did not give it back is old.
     let mark = mark.filter(|_| holder.is_none()).and_then(|m| u64::try_from(m).ok());
     Ok(Some(Grant { token, mark }))
-}
-
-async fn enter(c: &mut PgConnection, me: i32, agent: &AgentId, instance: &[u8; 16], window: Duration) -> Result<bool, CatalogError> {
-    let agent = agent.to_string();
-    let made = sqlx::query("INSERT INTO sessions (agent, replica, instance) VALUES ($1, $2, $3) ON CONFLICT (agent) DO NOTHING");
-    let made = made.bind(&agent).bind(me).bind(&instance[..]).execute(&mut *c).await.map_err(map)?;
-    if made.rows_affected() == 1 {
-        return Ok(false);
-    }
-    let there = sqlx::query(
-        "SELECT instance, before, coalesce(replaced_at > clock_timestamp() - make_interval(secs => $2), false) AS lately
-         FROM sessions WHERE agent = $1 FOR UPDATE",
-    );
-    let there = there.bind(&agent).bind(seconds(window)).fetch_one(&mut *c).await.map_err(map)?;
-    let last: Vec<u8> = there.try_get("instance").map_err(map)?;
-    if last == instance {
-        let same = sqlx::query("UPDATE sessions SET replica = $2 WHERE agent = $1").bind(&agent).bind(me);
-        same.execute(&mut *c).await.map_err(map)?;
-        return Ok(false);
-    }
-    let before: Option<Vec<u8>> = there.try_get("before").map_err(map)?;
-    let lately: bool = there.try_get("lately").map_err(map)?;
-    let changed =
-        sqlx::query("UPDATE sessions SET replica = $2, instance = $3, before = $4, replaced_at = clock_timestamp() WHERE agent = $1");
-    changed.bind(&agent).bind(me).bind(&instance[..]).bind(&last).execute(&mut *c).await.map_err(map)?;
-    Ok(lately && before.as_deref() == Some(&instance[..]))
 }
 
 impl Peers for PostgresPeers {
@@ -265,10 +252,26 @@ impl Peers for PostgresPeers {
     fn enter(&self, agent: AgentId, instance: [u8; 16], window: Duration) -> Answer<'_, bool> {
         Box::pin(patient(async move {
             let mut tx = self.pool.begin().await.map_err(map)?;
-            let returned = enter(&mut tx, self.me, &agent, &instance, window).await?;
+            let returned = connected::enter(&mut tx, self.me, &agent, &instance, window).await?;
             tx.commit().await.map_err(map)?;
             Ok(returned)
         }))
+    }
+
+    fn enter_again(&self, agents: Vec<(AgentId, [u8; 16], Duration)>) -> Answer<'_, ()> {
+        Box::pin(patient(connected::enter_again(&self.pool, self.me, agents)))
+    }
+
+    fn entered(&self) -> Answer<'_, ()> {
+        Box::pin(patient(connected::entered(&self.pool, self.me)))
+    }
+
+    fn win(&self, agent: AgentId, instance: [u8; 16], since: Duration) -> Answer<'_, bool> {
+        Box::pin(patient(connected::win(&self.pool, self.me, agent, instance, since)))
+    }
+
+    fn is_settled(&self) -> Answer<'_, bool> {
+        Box::pin(patient(connected::is_settled(&self.pool, self.me)))
     }
 
     fn leave(&self, agent: AgentId, instance: [u8; 16]) -> Answer<'_, ()> {

@@ -11,6 +11,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/postgres/0001_first.sql"),
     include_str!("../migrations/postgres/0002_replicas.sql"),
     include_str!("../migrations/postgres/0003_chores.sql"),
+    include_str!("../migrations/postgres/0004_settled.sql"),
 ];
 
 /// The oldest server that is tried.

@@ -49,6 +49,23 @@ pub async fn unlogged(c: &mut Connection, limit: u32) -> Result<Vec<UnloggedInci
     groups.iter().map(group).collect()
 }
 
+pub async fn details(c: &mut Connection, incidents: UnloggedIncidents, after: i64, limit: u32) -> Result<Vec<(i64, String)>> {
+    let rows = sqlx::query(
+        "SELECT id, detail FROM incidents WHERE logged = 0 AND case_id IS NOT DISTINCT FROM $1 AND kind = $2 AND subject = $3
+           AND id <= $4 AND id > $5 ORDER BY id LIMIT $6",
+    )
+    .bind(incidents.newest.case.map(|c| c.to_string()))
+    .bind(&incidents.newest.kind)
+    .bind(&incidents.newest.subject)
+    .bind(incidents.up_to)
+    .bind(after)
+    .bind(page(limit))
+    .fetch_all(c)
+    .await
+    .map_err(map)?;
+    rows.iter().map(|row| Ok((decode::number(row, "id")?, decode::get(row, "detail")?))).collect()
+}
+
 pub async fn logged(c: &mut Connection, incidents: UnloggedIncidents) -> Result<()> {
     sqlx::query(
         "UPDATE incidents SET logged = 1 WHERE logged = 0 AND case_id IS NOT DISTINCT FROM $1 AND kind = $2 AND subject = $3 AND id <= $4",

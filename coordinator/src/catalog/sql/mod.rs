@@ -202,6 +202,9 @@ impl Catalog for Backend {
     fn unlogged_incidents(&self, limit: u32) -> Answer<'_, Vec<UnloggedIncidents>> {
         self.read(move |c| Box::pin(incidents::unlogged(c, limit)))
     }
+    fn incident_details(&self, incidents: UnloggedIncidents, after: i64, limit: u32) -> Answer<'_, Vec<(i64, String)>> {
+        self.read(move |c| Box::pin(incidents::details(c, incidents, after, limit)))
+    }
     fn incidents_logged(&self, incidents: UnloggedIncidents) -> Answer<'_, ()> {
         self.write(move |c| Box::pin(incidents::logged(c, incidents)))
     }

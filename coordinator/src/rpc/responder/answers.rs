@@ -164,12 +164,17 @@ pub(super) async fn collections(parts: &Parts, rows: Vec<CollectionRow>) -> Resu
             if !busy.contains_key(&row.agent) {
                 busy.insert(row.agent.clone(), running_on(parts, &row.agent).await?);
             }
-            if let Some(Some(other)) = busy.get(&row.agent) {
+            // What it began since the row was read is not what it waits for.
+            if let Some(other) = busy.get(&row.agent).and_then(Option::as_ref).filter(|other| **other != row.collection) {
                 reason = Some(format!("the agent is busy with {other}; it begins this one afterwards"));
             }
         }
         let live = parts.progress.live(&row.collection).unwrap_or_default();
         let hindered = live.hindrance().map(|why| format!("the agent says: {why}"));
+        // What it says is an answer.
+        if hindered.is_some() {
+            reason = reason.map(|reason| reason.strip_suffix(", no answer yet").unwrap_or(&reason).to_owned());
+        }
         for more in [hindered, parts.progress.paused(&row.collection)].into_iter().flatten() {
             reason = Some(reason.map_or_else(|| more.clone(), |reason| format!("{reason}; {more}")));
         }
