@@ -23,6 +23,15 @@ const FILE_BYTES_MAX: usize = 1 << 20;
 const REQUEST: &str = "exhibit-person-request/1";
 const ANSWER: &str = "exhibit-person-answer/1";
 
+/// What makes each of the files: whoever gives the wrong one is told which it is.
+fn maker(file: &str) -> &'static str {
+    if file == "REQUEST" {
+        "expected the file that the new person's 'exhibit person request' wrote with --out"
+    } else {
+        "expected the file that the admin's 'exhibit person enroll' (or 'exhibit-coordinator recover-admin') wrote with --out"
+    }
+}
+
 /// Why a request or an answer is of no use. One sentence that names file and field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{file}: {why}")]
@@ -86,7 +95,8 @@ impl Request {
     pub fn open(path: &Path, deployment: &DeploymentName) -> Result<Asked, BadExchange> {
         let request: Self = read(path, "REQUEST")?;
         if request.format != REQUEST {
-            return Err(bad("REQUEST", format!("format '{}': expected {REQUEST}", request.format)));
+            let why = format!("{}; its format is not {REQUEST}, but '{}'", maker("REQUEST"), request.format);
+            return Err(bad("REQUEST", why));
         }
         let tls_csr = decode("REQUEST: tls_csr", &request.tls_csr)?;
         let proof = decode("REQUEST: proof", &request.proof)?;
@@ -150,7 +160,8 @@ impl Answer {
     pub fn open(path: &Path) -> Result<Given, BadExchange> {
         let answer: Self = read(path, "ANSWER")?;
         if answer.format != ANSWER {
-            return Err(bad("ANSWER", format!("format '{}': expected {ANSWER}", answer.format)));
+            let why = format!("{}; its format is not {ANSWER}, but '{}'", maker("ANSWER"), answer.format);
+            return Err(bad("ANSWER", why));
         }
         let tls_chain = answer.tls_chain.iter().map(|text| decode("ANSWER: tls_chain", text));
         let enrolment = |text: &String| {
@@ -181,9 +192,29 @@ fn read<T: DeserializeOwned>(path: &Path, file: &'static str) -> Result<T, BadEx
     if bytes.len() > FILE_BYTES_MAX {
         return Err(bad(file, format!("{} has {} bytes, at most {FILE_BYTES_MAX} are expected", path.display(), bytes.len())));
     }
-    serde_json::from_slice(&bytes).map_err(|e| bad(file, e))
+    serde_json::from_slice(&bytes).map_err(|e| bad(file, format!("{}; {} is another one: {e}", maker(file), path.display())))
 }
 
 fn decode(field: &'static str, text: &str) -> Result<Vec<u8>, BadExchange> {
     STANDARD.decode(text).map_err(|e| bad(field, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_file_is_told_what_makes_the_right_one() {
+        let dir = tempfile::tempdir().expect("folder");
+        let path = dir.path().join("given");
+        let deployment: DeploymentName = "test".parse().expect("name");
+        for wrong in ["-----BEGIN CERTIFICATE-----", "{}", "{\"format\": \"exhibit-person-answer/1\"}", ""] {
+            std::fs::write(&path, wrong).expect("written");
+            let request = Request::open(&path, &deployment).expect_err("no request").to_string();
+            let said = "REQUEST: expected the file that the new person's 'exhibit person request' wrote with --out; ";
+            assert!(request.starts_with(said) && request.contains("given is another one"), "{request}");
+            let answer = Answer::open(&path).expect_err("no answer").to_string();
+            assert!(answer.starts_with("ANSWER: expected") && answer.contains("'exhibit person enroll'"), "{answer}");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use exhibit_evidence::time::FileTime;
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
@@ -49,6 +49,8 @@ pub struct Target {
     root: OwnedFd,
     shown: String,
     extras: Extras,
+    /// Folders that were made for it, the innermost first.
+    made: Vec<PathBuf>,
 }
 
 /// A file that is being restored. Until [`Target::finish`] it has another name in the same folder, and goes away with this
@@ -127,10 +129,17 @@ impl Target {
     /// Opens the folder, making it when it is absent.
     pub fn open(path: &Path, extras: Extras) -> Result<Self> {
         let shown = path.display().to_string();
+        let missing = path.ancestors().take_while(|p| !p.as_os_str().is_empty() && std::fs::symlink_metadata(p).is_err());
+        let made = missing.map(Path::to_owned).collect();
         std::fs::create_dir_all(path).map_err(|e| failed("make the folder", &shown, e))?;
         let root = rustix::fs::open(path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|e| failed("open the folder", &shown, e.into()))?;
-        Ok(Self { root, shown, extras })
+        Ok(Self { root, shown, extras, made })
+    }
+
+    /// Removes the folders that were made for it, as far as they are empty.
+    pub fn take_back(&self) {
+        let _ = self.made.iter().try_for_each(std::fs::remove_dir);
     }
 
     fn show(&self, name: &[u8]) -> String {
@@ -361,6 +370,21 @@ mod tests {
         let inode = |name: &str| std::fs::metadata(dir.path().join(name)).expect("stat").ino();
         assert_eq!(inode("b"), inode("d/e"));
         assert!(target.hard_link(b"b", b"c").expect_err("taken").exists);
+    }
+
+    #[test]
+    fn folders_that_stayed_empty_are_taken_back() {
+        let dir = tempfile::tempdir().expect("folder");
+        let (there, new) = (dir.path().join("there"), dir.path().join("a/b"));
+        std::fs::create_dir(&there).expect("folder");
+        for path in [&there, &new] {
+            Target::open(path, Extras::default()).expect("open").take_back();
+        }
+        assert_eq!(names(dir.path()), ["there"], "what was there before stays");
+        let target = Target::open(&new, Extras::default()).expect("open");
+        std::fs::write(new.join("x"), "x").expect("write");
+        target.take_back();
+        assert!(new.join("x").exists(), "nothing with content goes");
     }
 
     #[test]

@@ -31,6 +31,9 @@ use exhibit_evidence::text::escape_bounded;
 use exhibit_evidence::{Digest, Timestamp};
 
 use crate::exit::{Code, Failure, Result};
+use refusal::Why;
+
+mod refusal;
 
 const KEY: &str = "witness.key";
 const VERIFIER_KEY: &str = "witness.vkey";
@@ -196,16 +199,7 @@ impl Witness {
             return Err(self.refuse(request, seen_bytes, &Why::Forgot { signed: head.size, before }, &shown));
         }
         if head.size < before {
-            return Err(match source {
-                Source::Coordinator => self.refuse(request, seen_bytes, &Why::Older { size: head.size, before }, &shown),
-                Source::Given => Failure::new(
-                    Code::Input,
-                    format!(
-                        "the head of {} records of log '{shown}' is older than what this witness saw ({before} records); nothing to cosign; give it a newer head",
-                        head.size
-                    ),
-                ),
-            });
+            return Err(self.shorter(request, (&note, &head), (before, seen_bytes), source));
         }
         if head.size == 0 {
             return Err(Failure::new(Code::Input, format!("'{shown}' has no records")));
@@ -219,6 +213,43 @@ impl Witness {
         }
         self.check_proof(request, memory.as_ref().map(|(seen, bytes)| (seen, bytes.as_slice())), &head)?;
         self.sign(note, head, memory.map(|(seen, _)| seen), now)
+    }
+
+    /// What to say of a head of fewer records than were seen. It is called old only where that is known: this witness signed it.
+    fn shorter(
+        &self,
+        request: &ConsistencyProof,
+        (note, head): (&Note, &Checkpoint),
+        (before, seen): (u64, Option<&[u8]>),
+        source: Source,
+    ) -> Failure {
+        let (shown, size) = (escape_bounded(&head.origin, 200), head.size);
+        let once = self.once_seen(head);
+        if let Some((_, bytes)) = once.as_ref().filter(|(root, _)| *root != head.root) {
+            return self.refuse(request, Some(bytes.as_slice()), &Why::TwoHistories { size }, &shown);
+        }
+        if source == Source::Coordinator {
+            return self.refuse(request, seen, &Why::Older { size, before }, &shown);
+        }
+        if once.is_some() || self.public.verify(note).is_ok() {
+            let message = format!(
+                "the head of {size} records of log '{shown}' is older than what this witness saw ({before} records), which cosigned it before; \
+                 nothing to cosign; give it a newer head"
+            );
+            return Failure::new(Code::Input, message);
+        }
+        self.refuse(request, seen, &Why::Shorter { size, before, root: head.root, log: shown.clone() }, &shown)
+    }
+
+    /// Root and bytes of a head of the same log and size that this witness cosigned once, where a refusal kept it.
+    fn once_seen(&self, head: &Checkpoint) -> Option<(Digest, Vec<u8>)> {
+        let entries = std::fs::read_dir(self.dir.join(REFUSED)).ok()?;
+        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        paths.filter(|path| path.extension().is_some_and(|ending| ending == "seen")).find_map(|path| {
+            let bytes = files::read(&path).ok()?;
+            let once = self.public.verify(&Note::parse(&bytes).ok()?).ok()?.checkpoint;
+            (once.origin == head.origin && once.size == head.size).then_some((once.root, bytes))
+        })
     }
 
     /// That a head of more records continues what was seen.
@@ -261,11 +292,13 @@ impl Witness {
             self.keep(&name, ".proof", &request.to_bytes())?;
             self.keep(&name, "", &request.checkpoint)
         };
-        let kept = match keep() {
+        let kept = keep();
+        let said = match &kept {
             Ok(path) => format!("kept as {}, with what stands beside it", path.display()),
             Err(e) => format!("not everything could be kept: {e}"),
         };
-        Failure::new(Code::Damaged, format!("NOT COSIGNED: log '{log}': {} ({kept})", why.message())).hint(why.hint())
+        let message = format!("NOT COSIGNED: log '{log}': {} ({said})", why.message());
+        Failure::new(why.code(), message).hint(why.hint(kept.as_deref().ok()))
     }
 
     /// Writes a file of a refusal. One of that name with other content stays, be it an earlier refusal's or half of one: the
@@ -281,54 +314,6 @@ impl Witness {
             }
         }
         Err(FileError::Exists { path: path(KEPT_MAX) })
-    }
-}
-
-/// Why a head is not cosigned.
-enum Why {
-    /// Two signed heads of the same size differ: the only refusal that is proof by itself.
-    TwoHistories { size: u64 },
-    /// The coordinator's newest head has fewer records than the one that was seen.
-    Older { size: u64, before: u64 },
-    /// Nothing shows that the head continues what was seen; why, nobody can tell from it.
-    BadProof { size: u64, before: u64 },
-    /// The head bears this witness's own signature, and it does not remember.
-    Forgot { signed: u64, before: u64 },
-}
-
-impl Why {
-    fn message(&self) -> String {
-        match self {
-            Self::TwoHistories { size } => {
-                format!(
-                    "the head of {size} records is another one than the head of {size} that this witness vouched for: there are two histories"
-                )
-            }
-            Self::Older { size, before } => {
-                format!("the coordinator shows an older head than this witness saw: {size} records, this witness saw {before}")
-            }
-            Self::BadProof { size, before } => format!(
-                "from {before} to {size} records the proof does not hold: the log was rewritten, or what was given is damaged or incomplete"
-            ),
-            Self::Forgot { signed, before } => {
-                format!("this witness signed {signed} records, its memory says {before}: its folder was restored from an older backup")
-            }
-        }
-    }
-
-    const fn hint(&self) -> &'static str {
-        match self {
-            Self::TwoHistories { .. } => {
-                "both heads bear the log's signature and prove it together: keep the witness's folder, and tell whoever answers for the case"
-            }
-            Self::Older { .. } => {
-                "keep the witness's folder, and ask whoever runs the coordinator: its store was put back to an older state, or the log was cut back"
-            }
-            Self::BadProof { .. } => "get the proof again from the coordinator and keep both files",
-            Self::Forgot { .. } => {
-                "restore the newest backup of the witness's folder; when there is none, make another witness: this one forgot"
-            }
-        }
     }
 }
 

@@ -1,15 +1,17 @@
 //! Keeps looking whether the store still holds what was written, locked as it should be: at the start, then every
 //! `store.attest_hours`, and for one case at once when custody asks for more or less of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use exhibit_evidence::id::CaseId;
-use exhibit_evidence::layout;
+use exhibit_evidence::{Digest, layout};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use crate::clock;
+use crate::incidents::Reported;
 use crate::parts::Parts;
 use crate::store::Trouble;
 use crate::store::attest::{Attestable, Pass, Report, Task};
@@ -20,9 +22,15 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Time before a pass that the store interrupted goes on.
 const TRY_AGAIN: Duration = Duration::from_mins(1);
 
+/// For so long the same trouble is not told again.
+const SAME: Duration = Duration::from_mins(2);
+/// Troubles that are remembered; beyond, all are forgotten, and may be told again earlier.
+const TOLD_MAX: usize = 4_096;
+
 /// Cases whose locks are to be looked at soon. Memory only: a pass over everything finds what a dead process forgot.
 #[derive(Debug, Default)]
 pub struct Desk {
+    told: Mutex<HashMap<(String, String), (Digest, Instant)>>,
     cases: Mutex<BTreeSet<CaseId>>,
     wake: Notify,
 }
@@ -32,6 +40,21 @@ impl Desk {
     pub fn ask(&self, case: &CaseId) {
         self.cases.lock().unwrap_or_else(PoisonError::into_inner).insert(case.clone());
         self.wake.notify_one();
+    }
+
+    /// True when the same was told a short time ago: two passes at once see the same.
+    fn was_told(&self, kind: &str, trouble: &Trouble) -> bool {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = told.get(&(kind.to_owned(), trouble.subject.clone()));
+        last.is_some_and(|(detail, at)| *detail == Digest::of(trouble.detail.as_bytes()) && at.elapsed() < SAME)
+    }
+
+    fn note_told(&self, kind: &str, trouble: &Trouble) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() >= TOLD_MAX {
+            told.clear();
+        }
+        told.insert((kind.to_owned(), trouble.subject.clone()), (Digest::of(trouble.detail.as_bytes()), Instant::now()));
     }
 
     fn take(&self) -> Option<CaseId> {
@@ -83,15 +106,13 @@ fn in_copy(kind: &'static str) -> &'static str {
 }
 
 /// Tells what is wrong with the store, or with its copy in `place`: by kind and word, so that nobody takes one for the other.
-async fn tell(parts: &Parts, trouble: &Trouble, copy_in: Option<&str>) {
+async fn tell(parts: &Parts, trouble: &Trouble, copy_in: Option<&str>) -> Reported {
     let case = trouble.subject.strip_prefix("cases/").and_then(|case| case.parse().ok());
     match copy_in {
-        None => {
-            parts.incident(case.as_ref(), trouble.kind, &trouble.subject, &trouble.detail).await;
-        }
+        None => parts.incident(case.as_ref(), trouble.kind, &trouble.subject, &trouble.detail).await,
         Some(place) => {
             let detail = format!("in the copy, {place}, and not in the store itself: {}", trouble.detail);
-            parts.incident(case.as_ref(), in_copy(trouble.kind), &trouble.subject, &detail).await;
+            parts.incident(case.as_ref(), in_copy(trouble.kind), &trouble.subject, &detail).await
         }
     }
 }
@@ -156,7 +177,10 @@ async fn pass(parts: &Parts, looked_at: &LookedAt, begin: &str) -> Report {
         }
     };
     for trouble in &report.troubles {
-        tell(parts, trouble, copy_in).await;
+        let kind = if *is_copy { in_copy(trouble.kind) } else { trouble.kind };
+        if !parts.attesting.was_told(kind, trouble) && tell(parts, trouble, copy_in).await.is_told() {
+            parts.attesting.note_told(kind, trouble);
+        }
     }
     report
 }
@@ -169,5 +193,25 @@ pub async fn tell_troubles(parts: &Parts) {
     let Some(second) = &parts.copy else { return };
     for trouble in second.store.troubles() {
         tell(parts, &trouble, Some(&second.store.describe())).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn two_passes_at_once_tell_the_same_once() {
+        let desk = Desk::default();
+        let trouble = |detail: &str| Trouble { kind: "store-marker", subject: "cases/x".to_owned(), detail: detail.to_owned() };
+        assert!(!desk.was_told("store-marker", &trouble("a")));
+        desk.note_told("store-marker", &trouble("a"));
+        assert!(desk.was_told("store-marker", &trouble("a")));
+        assert!(
+            !desk.was_told("copy-marker", &trouble("a")) && !desk.was_told("store-marker", &trouble("b")),
+            "another place, another object"
+        );
+        tokio::time::advance(SAME).await;
+        assert!(!desk.was_told("store-marker", &trouble("a")), "the next pass tells it again");
     }
 }

@@ -175,24 +175,35 @@ pub fn decide_in_case(method: &str, caller: &Caller, case: &CaseId) -> Result<()
 /// The command with which an admin lets a person do what needs one of these roles in a case; which of several stays to be chosen.
 #[must_use]
 pub fn how_to_allow(name: &str, any: &[Role], case: &CaseId) -> String {
+    format!("{} --case {case}", how_to_allow_everywhere(name, any))
+}
+
+/// [`how_to_allow`] for what belongs to no case that there is: without a limit to cases.
+#[must_use]
+pub fn how_to_allow_everywhere(name: &str, any: &[Role]) -> String {
     let role = if let [one] = any { list(std::iter::once(one), "") } else { "ROLE".to_owned() };
     // It is typed into a shell, so what is no person's name does not stand in it.
     let short = name.rsplit('/').next().and_then(|short| short.parse::<exhibit_certs::PersonName>().ok());
     let short = short.map_or_else(|| "NAME".to_owned(), |short| short.to_string());
-    format!("exhibit person allow {short} --role {role} --case {case}")
+    format!("exhibit person allow {short} --role {role}")
 }
 
 /// [`decide`] for what belongs to no case: a role that is limited to cases does not count.
 ///
 /// # Errors
-/// [`Denied`]
+/// [`Denied`]; who has the role in some cases hears that this is the limit, and not that nobody knows them.
 pub fn decide_outside_cases(method: &str, caller: &Caller) -> Result<(), Denied> {
-    match caller {
-        Caller::Person { name, rights } => {
-            decide(method, &Caller::Person { name: name.clone(), rights: Rights::everywhere(rights.unlimited()) })
+    decide(method, caller)?;
+    let Caller::Person { name, rights } = caller else { return Ok(()) };
+    let unlimited = Caller::Person { name: name.clone(), rights: Rights::everywhere(rights.unlimited()) };
+    decide(method, &unlimited).map_err(|other| match TABLE.iter().find(|(path, ..)| *path == method) {
+        Some((.., PersonAs(any))) => {
+            let (needed, how) = (list(any.iter(), " or "), how_to_allow_everywhere(name, any));
+            let needs = format!("it needs role {needed} without a limit to cases, this name has it in some cases only");
+            denied(method, caller, format!("{needs}; an admin gives it: {how}"))
         }
-        other => decide(method, other),
-    }
+        _ => other,
+    })
 }
 
 fn list<'a>(roles: impl Iterator<Item = &'a Role>, between: &str) -> String {
@@ -202,8 +213,9 @@ fn list<'a>(roles: impl Iterator<Item = &'a Role>, between: &str) -> String {
 /// People that are named to whoever lacks a role.
 const NAMED_MAX: usize = 3;
 
-/// Whom to ask, for a person who has some role and not the one that a method needs: those who have it, told to people who may
-/// read the deployment's log; and the admins, whose names stand in every case.
+/// Whom to ask, for a person who has some role and not the one that a method needs: those who have it in every case, told to people
+/// who may read the deployment's log; and the admins, whose names stand in every case. Which case is meant is not known here, and
+/// somebody whose role is limited to others could not help.
 fn whom_to_ask(identify: &dyn Identify, method: &str, caller: &Caller) -> String {
     let (Some((.., PersonAs(any))), Caller::Person { rights, .. }) = (TABLE.iter().find(|(path, ..)| *path == method), caller) else {
         return String::new();
@@ -218,7 +230,7 @@ fn whom_to_ask(identify: &dyn Identify, method: &str, caller: &Caller) -> String
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         if first.is_empty() { "nobody".to_owned() } else { format!("{}{more}", first.join(", ")) }
     };
-    let have = if rights.unlimited().is_empty() { String::new() } else { format!("; who has it: {}", named(any)) };
+    let have = if rights.unlimited().is_empty() { String::new() } else { format!("; who has it in every case: {}", named(any)) };
     format!("{have}; an admin gives it with 'exhibit person allow': {}", named(&[Admin]))
 }
 
@@ -230,7 +242,7 @@ pub trait Identify: Send + Sync + 'static {
     /// A status when the peer is nobody that this deployment knows (any more).
     fn identify(&self, connection: &Extensions) -> Result<Caller, tonic::Status>;
 
-    /// The names with one of these roles, wherever it holds; in the order of the names, each once.
+    /// The names with one of these roles in every case; in the order of the names, each once.
     fn people_with(&self, roles: &[Role]) -> Vec<String>;
 
     /// Brings what [`Identify::identify`] knows up to date, before each call. When it cannot be, callers are judged by what was
@@ -394,7 +406,12 @@ mod tests {
         assert!(order.cause.ends_with(&format!("exhibit person allow eve --role responder --case {there}")), "{order}");
         let how = how_to_allow("spiffe://d/responder/eve;reboot", &[Responder], &there);
         assert!(how.starts_with("exhibit person allow NAME --role responder"), "{how}");
-        assert!(decide(&list, &limited).is_ok() && decide_outside_cases(&list, &limited).is_err());
+        assert!(decide(&list, &limited).is_ok());
+        let denied = decide_outside_cases(&list, &limited).expect_err("limited");
+        assert!(denied.cause.contains("without a limit to cases") && !denied.cause.contains("no key that is enrolled"), "{denied}");
+        assert!(denied.cause.ends_with("an admin gives it: exhibit person allow eve --role ROLE"), "{denied}");
+        let unknown = decide_outside_cases(&list, &person(&[])).expect_err("nobody");
+        assert!(unknown.cause.contains("no key that is enrolled"), "{unknown}");
         // An admin manages people and agents, and sees no case.
         let records = "/exhibit.log.v1.LogService/ListRecords";
         let admin = person(&[Admin]);

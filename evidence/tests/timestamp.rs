@@ -63,6 +63,23 @@ fn refused(reply: &[u8], anchors: &Anchors, crls: &[Crl]) -> TimestampError {
     Reply::parse(reply).and_then(|r| r.verify(anchors, crls)).expect_err("not believed")
 }
 
+/// No byte of a reply is passed over: `openssl` refuses it too, and a proof that only one program accepts is none.
+#[test]
+fn every_byte_of_a_reply_counts() {
+    let authority = Authority::new("rsa");
+    let bytes = authority.stamp("tsa", &request());
+    let anchors = authority.anchors();
+    let accepted = |at: usize| {
+        let mut changed = bytes.clone();
+        changed[at] ^= 1;
+        Reply::parse(&changed).and_then(|r| r.answers(&request()).and_then(|()| r.verify(&anchors, &[])).map(drop)).is_ok()
+    };
+    assert!(Reply::parse(&bytes).is_ok());
+    // The first byte that differs is the status: 'granted', and 'granted with modifications'.
+    let passed: Vec<usize> = (0..bytes.len()).filter(|at| accepted(*at)).collect();
+    assert_eq!(passed, [8], "of {} bytes", bytes.len());
+}
+
 #[test]
 fn tokens_of_every_kind_of_key_are_believed() {
     for algorithm in ["rsa", "p256", "p384"] {

@@ -100,6 +100,37 @@ fn what_a_bag_leaves_out_is_said_and_not_missing() {
     assert!(codes(&check_bag(&both, &Options::default())).contains(&"bag.description"));
 }
 
+/// Whoever exported has the key, and still cannot give the export another date or reason.
+#[test]
+fn a_bag_says_when_and_why_it_was_made_as_it_is_recorded() {
+    let with = |tweak: &dyn Fn(&mut exhibit_evidence::bag::Description)| {
+        let report = check_bag(&bag(&Making { tweak, ..Making::default() }), &Options::default());
+        (report.verdict, codes(&report).into_iter().map(str::to_owned).collect::<Vec<_>>())
+    };
+    let found = (Verdict::Unsound, vec!["bag.export".to_owned()]);
+    assert_eq!(with(&|d| d.reason = "a routine copy".to_owned()), found);
+    assert_eq!(with(&|d| d.exported_at = d.exported_at.plus_s(-86_400)), found);
+    assert_eq!(with(&|d| d.exported_at = d.exported_at.plus_s(3_600)), (Verdict::Sound, Vec::new()));
+}
+
+/// The manifests are the exporter's: what lies beside the payload is compared with the case as far as it can be.
+#[test]
+fn views_that_the_exporter_forged_are_found() {
+    for (name, bytes) in [
+        ("expanded/00000/EXH00000001.txt", &b"forged"[..]),
+        ("expanded/00000/EXH00000999", b"of no item"),
+        ("expanded/00000/note.txt", b"of no exhibit"),
+        ("expanded/README.txt", b"and no exhibits"),
+        ("proofs/0000000001.tlog-proof", b"c2sp.org/tlog-proof@v1\n"),
+    ] {
+        let mut objects = bag(&Making::default());
+        objects.insert(name.to_owned(), bytes.to_vec());
+        support::bags::seal(&mut objects, support::RESPONDER);
+        let report = check_bag(&objects, &Options::default());
+        assert_eq!((report.verdict, codes(&report)), (Verdict::Unsound, vec!["bag.view"]), "{name}");
+    }
+}
+
 #[test]
 fn any_removed_added_or_flipped_file_of_a_bag_is_found() {
     let objects = bag(&Making::default());
@@ -163,6 +194,9 @@ fn every_code_is_reached_by_a_tampering() {
         Code::StreamCut,
         Code::BagLeftOut,
         Code::BagUnstamped,
+        // What its exporter signs anew: the tests below.
+        Code::BagExport,
+        Code::BagView,
         Code::DisposalDone,
         Code::StreamUnsealed,
         Code::ObjectUnreadable,

@@ -57,6 +57,9 @@ fn five_people_keep_a_case_to_its_end() {
     let ben = Person::enrolled(&fleet, "ben", &[&["--role", "approver"][..], &here].concat());
     let audrey = Person::enrolled(&fleet, "audrey", &["--role", "auditor"]);
     assert_eq!(fleet.exhibit(&["person", "list"]).ok().json().len(), 6, "with the first admin");
+    let limits = |who: &Person<'_>| who.run(&["whoami"]).ok().json()[0]["limits"].clone();
+    assert_eq!(limits(&ben), serde_json::json!([{"role": "approver", "cases": [case], "cases_total": 1}]));
+    assert_eq!(limits(&rita), serde_json::json!([]), "every role in every case");
 
     let [first, second] = collect_twice(&fleet, &rita, &case, &agent.id);
     looked_at(&rita, &audrey, &first);
@@ -105,6 +108,7 @@ fn five_people_keep_a_case_to_its_end() {
         assert!(form.contains(said), "the form does not say '{said}'");
     }
     unsound_is_said(&fleet, &dan, &case, &second);
+    what_cannot_be_approved_is_not_offered(&dan, &cora, &ben, &case, &second);
 
     // Who is revoked is out, and what they signed stays.
     let _ = fleet.exhibit(&["person", "revoke", "dan", "--reason", "left"]).ok();
@@ -208,6 +212,19 @@ fn looked_at(rita: &Person<'_>, audrey: &Person<'_>, collection: &str) {
     let _ = rita.run(&["get", &item, "--out", out.to_str().expect("UTF-8"), "--reason", "for the report"]).ok();
     assert_eq!(rita.run(&["cat", &item]).code, 64, "not without a reason");
     assert_eq!(audrey.run(&["cat", &item, "--reason", "curious"]).code, 77, "an auditor reads the log and no evidence");
+    // What was refused leaves nothing behind, and is not to be tried again.
+    let (out, bag) = (audrey.home.with_extension("out"), audrey.home.with_extension("bag"));
+    let got = audrey.run(&["get", &item, "--out", out.to_str().expect("UTF-8"), "--reason", "curious"]);
+    assert!(got.code == 77 && !out.exists() && !got.stderr.contains("restored"), "{}: {}", got.code, got.stderr);
+    let case = text(&rita.run(&["case", "list"]).ok().json()[0], "case");
+    let export = |to: &Path| audrey.run(&["export", "--case", &case, "--reason", "curious", "--out", to.to_str().expect("UTF-8")]);
+    let refused = export(&bag);
+    assert!(refused.code == 77 && !refused.stderr.contains("same command"), "{}: {}", refused.code, refused.stderr);
+    for ending in ["bag", "bag.partial", "bag.journal"] {
+        assert!(!audrey.home.with_extension(ending).exists(), "{ending} is left");
+    }
+    let nowhere = export(&audrey.home.with_extension("none").join("bag"));
+    assert!(nowhere.code == 73 && nowhere.stderr.contains("audrey.none does not exist"), "{}: {}", nowhere.code, nowhere.stderr);
 }
 
 fn held_and_kept(rita: &Person<'_>, cora: &Person<'_>, case: &str, collection: &str) {
@@ -259,6 +276,29 @@ fn destroyed(fleet: &Fleet, dan: &Person<'_>, ben: &Person<'_>, case: &str, coll
     let done = approve(ben, &["--reason", "checked", "--yes"]).ok().json();
     assert!(!fleet.case_dir(case).join("collections").join(collection).exists());
     text(&done[0], "certificate")
+}
+
+/// A disposal that nobody can approve as things stand is shown with what stands in the way, and not offered.
+fn what_cannot_be_approved_is_not_offered(dan: &Person<'_>, cora: &Person<'_>, ben: &Person<'_>, case: &str, collection: &str) {
+    let asked = dan.run(&["dispose", "request", case, "--collection", collection, "--reason", "decision 13"]).ok().json();
+    let disposal = text(&asked[0], "record");
+    let preview = || ben.run(&["dispose", "approve", case, "--disposal", &disposal]).ok().json().remove(0);
+    let offered = || ben.run(&["case", "custody", case]).ok().json().remove(0);
+    assert!(preview()["cannot_approve"].is_null() && offered()["disposals_to_approve"][0] == disposal.as_str());
+    let hold = cora.run(&["case", "hold", case, "--collection", collection, "--reason", "an appeal"]).ok().json();
+    let why = text(&preview(), "cannot_approve");
+    assert!(why.contains("under a hold") && why.contains(collection), "{why}");
+    let _ = cora.run(&["case", "release-hold", case, "--hold", &text(&hold[0], "record"), "--reason", "settled"]).ok();
+    // Whoever asked hands custody on: the request is void.
+    let _ = dan.run(&["transfer", "offer", case, "--to", "cora", "--reason", "back to the store"]).ok();
+    let _ = cora.run(&["transfer", "accept", case, "--reason", "verified"]).ok();
+    let why = text(&preview(), "cannot_approve");
+    assert!(why.contains("/dan asked for it and has no custody any more") && why.contains("/cora has"), "{why}");
+    let chain = offered();
+    assert_eq!(chain["disposals_to_approve"], serde_json::json!([]), "{chain}");
+    assert_eq!(chain["disposals_blocked"][0]["record"], disposal.as_str(), "{chain}");
+    let refused = ben.run(&["dispose", "approve", case, "--disposal", &disposal, "--reason", "checked", "--yes"]);
+    assert!(refused.code == 77 && refused.stderr.contains("the request is void"), "{}: {}", refused.code, refused.stderr);
 }
 
 /// What is gone is nowhere told as something that is there.

@@ -53,6 +53,12 @@ fn the_tools_say_what_is_wrong() {
     std::fs::write(&config, text).expect("config");
     let down = exhibit(&["case", "list"]);
     assert_eq!(down.code, 69, "{}", down.stderr);
+    // A script finds what went wrong on standard error, as JSON, and nothing between its results.
+    for args in [&["collections"][..], &["watch", "--order", "x"], &["items", "--case", "x", "--reason", "x"]] {
+        let down = exhibit(&[args, &["--json"]].concat());
+        let error: serde_json::Value = serde_json::from_str(down.stderr.trim()).expect("JSON");
+        assert_eq!((down.code, error["exit_code"].as_u64(), down.stdout.len()), (69, Some(69), 0), "{args:?}: {error}");
+    }
     let profile = exhibit(&["profiles", "show", "triage"]).ok().text();
     for capture in ["system", "process", "network", "files", "logs"] {
         assert!(profile.lines().any(|l| l == capture), "{profile}");

@@ -193,6 +193,7 @@ fn what_is_left_out_is_said_and_what_is_encrypted_opens() {
     assert_eq!(report["findings"][0]["code"], "bag.left-out", "{report:#}");
     let text = Finished::of(h.fleet.program("exhibit-verify").arg(&bag).arg("--anchor").arg(h.fleet.anchor())).ok().text();
     assert!(text.contains("NOT IN THIS BAG") && text.contains("not in this bag, by choice"), "{text}");
+    the_statements_say_what_is_not_there(&h, &bag);
     // Both are described, one is released.
     let form = std::fs::read_to_string(bag.join("documents/chain-of-custody.en.html")).expect("form");
     assert!(form.contains("NOT IN THIS BAG") && !form.contains("<td>1-2</td>"), "{form}");
@@ -216,6 +217,52 @@ fn what_is_left_out_is_said_and_what_is_encrypted_opens() {
     let _ = h.fleet.verify_at(&work.path().join(&h.case)).expect_sound();
     assert_eq!(h.export("bad", &["--recipient", "age1nobody"]).1.code, 65);
     who_has_a_certificate_opens_it(&h, work.path());
+}
+
+/// Nobody signs for more than the copy holds, or for nothing.
+fn the_statements_say_what_is_not_there(h: &Handoff, part: &Path) {
+    let page = |bag: &Path, name: &str| std::fs::read_to_string(bag.join("documents").join(name)).expect("document");
+    for (name, left_out, signature) in [
+        ("certificate-902-14.en.html", "left out by choice", "penalty of perjury"),
+        ("certificate-902-14.fr.html", "exclu par choix", "peines du faux"),
+        ("statement-27037.en.html", "left out by choice", "Qualification (training"),
+        ("statement-27037.fr.html", "exclu par choix", "Qualification (formation"),
+    ] {
+        let text = page(part, name);
+        assert!([left_out, signature, h.collections[0].as_str()].iter().all(|words| text.contains(*words)), "{name}: {text}");
+    }
+    // A case that nothing was ever collected for.
+    let (case, bag) = (h.fleet.open_case(), h.fleet.path().join("empty"));
+    let place = bag.display().to_string();
+    let _ = h.fleet.exhibit(&["export", "--case", &case, "--reason", "handed to counsel", "--out", &place]).ok();
+    for (name, nothing, signature) in [
+        ("certificate-902-14.en.html", "no evidence is in this copy", "penalty of perjury"),
+        ("certificate-902-14.fr.html", "aucune preuve ne se trouve dans cette copie", "peines du faux"),
+        ("statement-27037.en.html", "no evidence is in this copy", "Qualification (training"),
+        ("statement-27037.fr.html", "aucune preuve ne se trouve dans cette copie", "Qualification (formation"),
+    ] {
+        let text = page(&bag, name);
+        assert!(text.contains(nothing) && !text.contains(signature), "{name}: {text}");
+    }
+    // One collection is damaged: the form doubts that one alone.
+    let stream = h.fleet.case_dir(&h.case).join("collections").join(&h.collections[1]).join("s1");
+    let segment = stream.join("00000000.tar.zst");
+    let good = std::fs::read(&segment).expect("segment");
+    let write = |bytes: &[u8]| {
+        std::fs::remove_file(&segment).expect("removed");
+        std::fs::write(&segment, bytes).expect("written");
+    };
+    let mut bad = good.clone();
+    let middle = bad.len() / 2;
+    bad[middle] ^= 1;
+    write(&bad);
+    let (damaged, done) = h.export("damaged", &[]);
+    assert_eq!(done.code, 74, "{}", done.stderr);
+    let form = page(&damaged, "chain-of-custody.en.html");
+    let doubted: Vec<bool> =
+        form.split("condition: ").skip(1).map(|rest| rest.split("</tr>").next().unwrap_or_default().contains("NOT SOUND")).collect();
+    assert_eq!(doubted, [false, true], "{form}");
+    write(&good);
 }
 
 /// A key and a certificate of its own; `kind` and `more` are arguments of `openssl req`.

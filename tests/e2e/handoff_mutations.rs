@@ -119,7 +119,7 @@ fn sign_head(bag: &Path, size: u64, key: &SigningKey) {
 impl Suite {
     fn new() -> Self {
         let h = Handoff::new();
-        let (good, done) = h.export("good", &[]);
+        let (good, done) = h.export("good", &["--expand"]);
         let _ = done.ok();
         let page = fs::read_to_string(good.join("VERIFY.md")).expect("VERIFY.md");
         // The ontology is no part of what is proven; it is checked on the good bag.
@@ -167,6 +167,7 @@ fn every_class_of_byte_is_guarded() {
     bytes(&mut s, &segment, &other, &manifest, &tile);
     record_fields(&mut s);
     forgeries(&mut s, &segment);
+    by_the_exporter(&mut s);
     anchors(&mut s);
     assert!(s.wrong.is_empty(), "{} of {} are wrong:\n{}", s.wrong.len(), s.done, s.wrong.join("\n"));
 }
@@ -283,17 +284,60 @@ fn forgeries(s: &mut Suite, segment: &str) {
         sign_head(b, size, log_key);
         remake(b, None);
     });
+    let evidence_key = exporters_key(s);
     // The exporter and the operator together: only the head that somebody else kept can tell.
-    let home = fs::read_dir(s.h.fleet.home()).expect("home").filter_map(Result::ok).map(|e| e.path());
-    let evidence_key =
-        home.filter_map(|p| fs::read_to_string(p).ok()).find_map(|text| SigningKey::from_text(&text)).expect("the exporter's key");
     s.try_with("forked log, signed by all", &["log.forked"], Foreign::Cannot, &["--held", &held], &|b, log_key| {
         resign(b, size - 1, log_key, &|s| s["predicate"]["reason"] = "another reason".into());
         sign_head(b, size, log_key);
         let checkpoint = Checkpoint::parse_unverified(&fs::read(b.join("data/log/checkpoint")).expect("head")).expect("a head");
         let mut description: Value = serde_json::from_slice(&fs::read(b.join("bag.json")).expect("bag.json")).expect("JSON");
         description["head"]["root"] = checkpoint.root.to_string().into();
+        description["reason"] = "another reason".into();
         fs::write(b.join("bag.json"), serde_json::to_vec_pretty(&description).expect("JSON")).expect("written");
+        remake(b, Some(&evidence_key));
+    });
+}
+
+fn exporters_key(s: &Suite) -> SigningKey {
+    let home = fs::read_dir(s.h.fleet.home()).expect("home").filter_map(Result::ok).map(|e| e.path());
+    home.filter_map(|p| fs::read_to_string(p).ok()).find_map(|text| SigningKey::from_text(&text)).expect("the exporter's key")
+}
+
+/// What the person who exported can make of the bag afterwards, with a good signature.
+fn by_the_exporter(s: &mut Suite) {
+    let evidence_key = exporters_key(s);
+    let described = |b: &Path, change: &dyn Fn(&mut Value)| {
+        let mut description: Value = serde_json::from_slice(&fs::read(b.join("bag.json")).expect("bag.json")).expect("JSON");
+        change(&mut description);
+        fs::write(b.join("bag.json"), serde_json::to_vec_pretty(&description).expect("JSON")).expect("written");
+    };
+    s.try_one("another reason, signed by the exporter", &["bag.export"], &|b| {
+        described(b, &|d| d["reason"] = "another reason".into());
+        remake(b, Some(&evidence_key));
+    });
+    s.try_one("another date, signed by the exporter", &["bag.export"], &|b| {
+        described(b, &|d| d["exported_at"] = "2020-01-01T00:00:00.000000000Z".into());
+        remake(b, Some(&evidence_key));
+    });
+    let exhibits: Vec<String> = files(&s.good).into_iter().filter(|n| n.starts_with("expanded/") && n.contains("/EXH")).collect();
+    let proof = files(&s.good).into_iter().find(|n| n.starts_with("proofs/")).expect("a proof");
+    let (one, other) = (exhibits[0].as_str(), exhibits[1].as_str());
+    s.try_one("an expanded file, signed by the exporter", &["bag.view"], &|b| {
+        fs::write(b.join(one), "another content").expect("written");
+        remake(b, Some(&evidence_key));
+    });
+    s.try_one("an expanded file that is left out", &["bag.view"], &|b| {
+        fs::remove_file(b.join(one)).expect("removed");
+        remake(b, Some(&evidence_key));
+    });
+    s.try_one("an expanded file of no item", &["bag.view"], &|b| {
+        fs::copy(b.join(other), b.join("expanded/00000/EXH00000999.txt")).map(drop).expect("copied");
+        remake(b, Some(&evidence_key));
+    });
+    // The page proves the records from the tiles.
+    s.try_with("a proof, signed by the exporter", &["bag.view"], Foreign::Cannot, &[], &|b, _| {
+        let text = fs::read_to_string(b.join(&proof)).expect("proof");
+        fs::write(b.join(&proof), text.replacen("index ", "index 1", 1)).expect("written");
         remake(b, Some(&evidence_key));
     });
 }

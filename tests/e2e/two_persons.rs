@@ -83,3 +83,51 @@ fn closed_when_nothing_waits(rita: &Person<'_>, ben: &Person<'_>, case: &str, wa
     assert!(late.code == 65 && late.stderr.contains("at its end"), "{}", late.stderr);
     let _ = rita.run(&["case", "close", case, "--reason", "done"]).ok();
 }
+
+/// Whoever is to agree hears that the key of whoever asked is worth nothing any more, and an admin that a name has a key already.
+#[test]
+fn what_a_revoked_key_asked_for_is_told_before_anybody_signs() {
+    let fleet = Fleet::start();
+    let agent = fleet.agent();
+    let rita = Person::enrolled(&fleet, "rita", &["--role", "responder", "--role", "custodian"]);
+    let ben = Person::enrolled(&fleet, "ben", &["--role", "approver"]);
+    let open = |more: &[&str]| {
+        let args = [&["case", "open", "--title", "Two", "--legal-basis", "policy 4.2"][..], more].concat();
+        text(&rita.run(&args).ok().json()[0], "case")
+    };
+    let (case, plain) = (open(&["--two-person"]), open(&[]));
+    let collect = |case: &str| {
+        let made = rita.run(&["collect", "--case", case, "--agent", &agent.id, "--capture", "system", "--reason", "suspicious login"]);
+        made.ok().json().remove(0)["collections"][0].clone()
+    };
+    let order = text(&collect(&case), "order");
+    let sealed = text(&collect(&plain), "collection");
+    assert_eq!(fleet.wait_closed(&sealed, Duration::from_mins(1))["state"], "sealed");
+    let asked = rita.run(&["dispose", "request", &plain, "--collection", &sealed, "--reason", "decision 12"]).ok().json();
+    let disposal = text(&asked[0], "record");
+    let _ = fleet.exhibit(&["person", "revoke", "rita", "--reason", "stolen"]).ok();
+
+    for look in [vec!["approve", &order], vec!["dispose", "approve", &plain, "--disposal", &disposal]] {
+        let shown = ben.run(&look).ok().json().remove(0);
+        assert!(text(&shown, "cannot_approve").contains("was revoked at"), "{look:?}: {shown}");
+        let refused = ben.run(&[&look[..], &["--reason", "checked"]].concat());
+        assert!(refused.code == 77 && refused.stderr.contains("(stolen)"), "{look:?}: {}: {}", refused.code, refused.stderr);
+    }
+    assert!(fleet.case_dir(&plain).join("collections").join(&sealed).exists());
+
+    // Another key under a name that has one is enrolled by nobody who was not told.
+    let shown = |name: &str| fleet.path().join(name).display().to_string();
+    let (dir, request, answer) = (shown("ben-2"), shown("ben-2.request"), shown("ben-2.answer"));
+    let anchor = fleet.anchor().display().to_string();
+    let _ = fleet.exhibit(&["person", "request", "--name", "ben", "--dir", &dir, "--anchor", &anchor, "--out", &request]).ok();
+    let enroll = ["person", "enroll", &request, "--role", "auditor", "--out", &answer];
+    let unasked = fleet.exhibit(&enroll);
+    let said = unasked.stderr.contains("would have both") && unasked.stderr.contains("--yes");
+    assert!(unasked.code == 64 && said, "{}: {}", unasked.code, unasked.stderr);
+    let told = fleet.exhibit(&[&enroll[..], &["--yes"]].concat()).ok().json().remove(0);
+    assert_eq!(told["other_keys"].as_array().map(Vec::len), Some(1), "{told}");
+
+    // What is not there is not empty.
+    let unknown = exhibit_evidence::CaseId::new(7, [7; 10]).to_string();
+    assert_eq!(fleet.exhibit(&["collections", "--case", &unknown]).code, 65);
+}

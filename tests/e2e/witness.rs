@@ -157,4 +157,8 @@ fn an_operator_who_cuts_the_log_back_is_found() {
     assert!(refused.code == 74 && refused.stderr.contains("NOT COSIGNED"), "{}", refused.stderr);
     let (_, codes) = o.verify(&folder, &["--held", &held]);
     assert_eq!(codes, ["log.forked"]);
+    // A shorter folder may be an old copy or a fork: that is said, with how to find out.
+    let given = o.cosign(&["--folder", &before.display().to_string()]);
+    let said = "whether it is an old copy or a fork cannot be told from it";
+    assert!(given.code == 65 && given.stderr.contains(said) && given.stderr.contains("--held"), "{}: {}", given.code, given.stderr);
 }

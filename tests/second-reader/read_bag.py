@@ -41,8 +41,8 @@ class Bag:
         return named
 
 
-def stamped(bag, roots):
-    """Every authority that has left something: its token over the tag manifest."""
+def stamped(bag, roots, exported_at):
+    """Every authority that has left something: its token over the tag manifest, which was made before."""
     import stamps
     from cryptography import x509
 
@@ -55,6 +55,8 @@ def stamped(bag, roots):
         lists = [f"{stem}.{n}.crl" for n in range(4) if f"{stem}.{n}.crl" in bag.files]
         try:
             facts = stamps.token(bag.read(f"{stem}.tsr"), bag.read(f"{stem}.tsq"), over)
+            if stamps.ns(exported_at) > stamps.ns(stamps.time_text(facts["time"])) + facts["accuracy"] + stamps.SLACK:
+                bag.problems.append(f"bag.json dates the export after the stamp of {authority}")
             if roots:
                 crls = [x509.load_der_x509_crl(bag.read(name)) for name in lists]
                 stamps.trusted(facts, [x509.load_pem_x509_certificate(r) for r in roots], crls)
@@ -66,6 +68,7 @@ def stamped(bag, roots):
 def verify(folder, case, anchor, roots):
     """What is wrong with a bag and the case in it, as a list of sentences."""
     import read_case
+    import stamps
 
     bag = Bag(folder)
     if bag.read("bagit.txt") != DECLARATION:
@@ -80,7 +83,7 @@ def verify(folder, case, anchor, roots):
             raise ValueError("not a description of version 1")
     except (ValueError, AttributeError) as e:
         return bag.problems + [f"bag.json: {e}"] + read_case.verify_case(case)
-    stamped(bag, roots)
+    stamped(bag, roots, description["exported_at"])
     case.left_out = set(description["left_out"])
     problems = bag.problems + read_case.verify_case(case)
     stated = (description["deployment"], description["case"], description["head"])
@@ -92,6 +95,10 @@ def verify(folder, case, anchor, roots):
         problems.append("what was left out is there")
     if description["exported_by"] not in case.exporters:
         problems.append("the export is not recorded")
+    else:
+        recorded = [body for body in case.exporters[description["exported_by"]][-16:] if body["reason"] == description["reason"]]
+        if not recorded or stamps.ns(recorded[-1]["at"]) > stamps.ns(description["exported_at"]) + stamps.SLACK:
+            problems.append("bag.json does not say when or why the export was, as it is recorded")
     holder = case.keys.get(description["key"])
     may = holder and not holder["revoked"] and holder["name"] == description["exported_by"]
     if not may or not case.roles_of(description["exported_by"], case.case) & {"responder", "custodian"}:

@@ -119,7 +119,7 @@ class Case:
         self.orders, self.order_ids, self.collections = {}, set(), {}
         self.custody = custody.Custody(self)
         self.next_exhibit, self.roots, self.tree = 1, [sha256(b"")], Tree()
-        self.left_out, self.exporters = set(), set()
+        self.left_out, self.exporters = set(), {}
 
     def problem(self, text):
         self.problems.append(text)
@@ -355,7 +355,7 @@ class Case:
             raise Unsound("the record is of another case")
         self.stamps.state(len(self.roots) - 1, kind, body, self.nonce_of(kind, body), self.custody.until)
         if kind == "access" and body["action"] == "export":
-            self.exporters.add(body["by"])
+            self.exporters.setdefault(body["by"], []).append(body)
         if kind in custody.TYPES or kind == "access":
             self.custody.take(kind, body, digest)
         else:

@@ -41,6 +41,9 @@ pub enum PersonCommand {
         /// Write the answer for the person to this new file. It holds no secret.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
+        /// Do not ask when somebody is enrolled under this name already: for scripts, where somebody has looked before.
+        #[arg(long)]
+        yes: bool,
     },
     /// As the new person: take the admin's answer into your folder.
     Accept {

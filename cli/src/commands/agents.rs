@@ -109,9 +109,48 @@ pub async fn token(connection: &mut Connection, ttl_s: u64, uses: u32, labels: &
 /// Shows the caller's identity.
 pub fn whoami(connection: &Connection, out: &Output) -> Result<Code> {
     let me = connection.whoami();
+    let limits: Vec<_> = me.limits.iter().map(|l| json!({"role": l.role, "cases": l.cases, "cases_total": l.cases_total})).collect();
+    let limits = if out.is_json() { json!(limits) } else { json!(limits_text(&me.limits)) };
     show(
-        &json!({"name": me.name, "roles": me.roles, "deployment": me.deployment, "coordinator": connection.address(), "coordinator_version": me.version}),
+        &json!({
+            "name": me.name, "roles": me.roles, "limits": limits, "deployment": me.deployment, "coordinator": connection.address(),
+            "coordinator_version": me.version,
+        }),
         out,
     )?;
     Ok(Code::Ok)
+}
+
+/// Cases of one role that a person is shown.
+const LIMIT_CASES_SHOWN_MAX: usize = 20;
+
+/// Where roles hold that do not hold everywhere.
+fn limits_text(limits: &[pb::RoleLimit]) -> String {
+    if limits.is_empty() {
+        return "none: each role holds in every case".to_owned();
+    }
+    let one = |limit: &pb::RoleLimit| {
+        let shown: Vec<&str> = limit.cases.iter().take(LIMIT_CASES_SHOWN_MAX).map(String::as_str).collect();
+        let more = limit.cases_total.saturating_sub(shown.len() as u64);
+        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+        format!("{} only in {}{more}", limit.role, shown.join(", "))
+    };
+    limits.iter().map(one).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_roles_hold_is_said() {
+        assert_eq!(limits_text(&[]), "none: each role holds in every case");
+        let limit = |role: &str, cases: &[&str], cases_total| pb::RoleLimit {
+            role: role.to_owned(),
+            cases: cases.iter().map(|c| (*c).to_owned()).collect(),
+            cases_total,
+        };
+        let limits = [limit("approver", &["cas-a"], 1), limit("custodian", &["cas-a", "cas-b"], 5)];
+        assert_eq!(limits_text(&limits), "approver only in cas-a; custodian only in cas-a, cas-b and 3 more");
+    }
 }

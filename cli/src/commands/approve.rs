@@ -4,14 +4,16 @@ use std::collections::BTreeSet;
 
 use exhibit_evidence::custody::State;
 use exhibit_evidence::dsse::Envelope;
+use exhibit_evidence::key::KeyId;
 use exhibit_evidence::layout::LogName;
 use exhibit_evidence::record::{Approval, Order, Record, Verified};
+use exhibit_evidence::text::escape_bounded;
 use exhibit_evidence::{CaseId, Digest, OrderId};
 use exhibit_proto::responder::v1 as pb;
 use serde_json::{Value, json};
 
 use super::opening::Opening;
-use super::{cases, keeping, log, watch};
+use super::{asker, cases, keeping, log, watch};
 use crate::args::ApproveArgs;
 use crate::clock;
 use crate::connection::{Connection, parse_id};
@@ -23,6 +25,8 @@ struct Found {
     case: CaseId,
     digest: Digest,
     order: Order,
+    /// The key that signed it.
+    key: KeyId,
     /// How its case was opened.
     opening: Opening,
     state: State,
@@ -44,18 +48,18 @@ async fn find(connection: &mut Connection, id: &OrderId) -> Result<Found> {
         if let Record::Order(order) = verified.record()
             && order.order == *id
         {
-            found.get_or_insert((verified.digest(), (**order).clone()));
+            found.get_or_insert((verified.digest(), (**order).clone(), verified.keyid()));
         }
         Ok(())
     };
     log::read_all(connection, &LogName::Case(case.clone()), &mut each).await?;
-    let (digest, order) = found.ok_or_else(|| Failure::new(Code::Damaged, format!("the log of {case} has no order {id}")))?;
+    let (digest, order, key) = found.ok_or_else(|| Failure::new(Code::Damaged, format!("the log of {case} has no order {id}")))?;
     let follows = |opening: &Opening| opening.digest == order.predecessor;
     let opening = opening.filter(follows).ok_or_else(|| {
         let message = format!("{id} follows from another record than the one that opened {case}: its agents would go by that one");
         Failure::new(Code::Damaged, message).hint("do not approve it; whoever gave it orders anew: exhibit collect")
     })?;
-    Ok(Found { case, digest, order, opening, state, hosts })
+    Ok(Found { case, digest, order, key, opening, state, hosts })
 }
 
 /// What an order asks for, from its signed record and whole: nobody agrees to what was cut off. It is escaped where it is shown.
@@ -82,11 +86,19 @@ fn to_json(found: &Found) -> Value {
 pub async fn run(connection: &mut Connection, args: ApproveArgs, out: &Output) -> Result<Code> {
     let id: OrderId = parse_id(&args.order)?;
     let found = find(connection, &id).await?;
+    let waits = found.state.awaits_approval(&found.digest);
+    let gone = if waits { asker::revoked(connection, found.key, out).await? } else { None };
+    let by = escape_bounded(&found.order.issued_by, 200);
+    let gone = gone.map(|when| format!("the key with which {by} gave {id} was {when}: nobody can approve it"));
     if args.reason.is_none() || !out.is_json() {
-        cases::show(&to_json(&found), out)?;
+        let mut value = to_json(&found);
+        if let Some(why) = &gone {
+            value["cannot_approve"] = json!(why);
+        }
+        cases::show(&value, out)?;
         out.note(&found.opening.told());
     }
-    if !found.state.awaits_approval(&found.digest) {
+    if !waits {
         let why = if found.state.two_person() { "is approved already" } else { "needs no approval: its case was opened for one person" };
         if args.reason.is_some() {
             return Err(Failure::new(Code::Input, format!("{id} {why}")).hint(format!("exhibit case custody {}", found.case)));
@@ -101,6 +113,14 @@ pub async fn run(connection: &mut Connection, args: ApproveArgs, out: &Output) -
     if found.state.orders_to_approve(clock::now()).iter().all(|(record, _)| *record != found.digest) {
         let message = format!("{id} is at its end, cancelled or with its case closed: nobody can approve it any more");
         return Err(Failure::new(Code::Input, message).hint(format!("exhibit collections --order {id}")));
+    }
+    if let Some(message) = gone {
+        if args.reason.is_none() {
+            out.note(&format!("nothing is signed, and cannot be now: {message}"));
+            return Ok(Code::Ok);
+        }
+        let hint = format!("exhibit cancel --order {id} --reason '...'; a responder gives a new order: exhibit collect");
+        return Err(Failure::new(Code::NotPermitted, message).hint(hint));
     }
     let Some(reason) = args.reason else {
         if found.order.issued_by == connection.name() {

@@ -2,10 +2,10 @@
 //! be taken back afterwards, so nothing is signed that was not shown and confirmed.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, IsTerminal as _, Read as _, Write as _};
 
-use exhibit_evidence::custody::History;
+use exhibit_evidence::custody::{Fate, History, State};
 use exhibit_evidence::dsse::Envelope;
+use exhibit_evidence::key::KeyId;
 use exhibit_evidence::layout::LogName;
 use exhibit_evidence::record::{Approval, Disposal, Record, SealedCollection, Verified};
 use exhibit_evidence::text::escape_bounded;
@@ -13,8 +13,9 @@ use exhibit_evidence::{CaseId, CollectionId, Digest};
 use serde_json::{Value, json};
 
 use super::cases::show;
-use super::keeping::{history, opened, submit};
-use super::log;
+use super::confirm::confirmed;
+use super::keeping::{history_to_sign, opened, submit};
+use super::{asker, log};
 use crate::args::keeping::{ApproveDisposalArgs, DisposeCommand};
 use crate::clock;
 use crate::connection::{Connection, parse_id};
@@ -37,7 +38,7 @@ pub async fn run(connection: &mut Connection, command: DisposeCommand, out: &Out
 }
 
 async fn request(connection: &mut Connection, case: &CaseId, (named, all): (&[String], bool), reason: String, out: &Output) -> Result<()> {
-    let (history, _) = history(connection, case).await?;
+    let history = history_to_sign(connection, case, ("ask for a disposal", "custodian")).await?;
     let state = history.state();
     let mut wanted: Vec<CollectionId> = if all { state.disposable() } else { named.iter().map(|c| parse_id(c)).collect::<Result<_>>()? };
     wanted.sort_unstable();
@@ -76,6 +77,8 @@ async fn request(connection: &mut Connection, case: &CaseId, (named, all): (&[St
 struct Asked {
     history: History,
     record: Box<Disposal>,
+    /// The key that signed it.
+    key: KeyId,
     /// Items by collection, as the receipts count them.
     items: BTreeMap<CollectionId, u64>,
 }
@@ -89,14 +92,14 @@ async fn find(connection: &mut Connection, case: &CaseId, disposal: &Digest) -> 
                 let known: &mut u64 = items.entry(p.collection.clone()).or_default();
                 *known = known.saturating_add(p.manifest.items);
             }
-            Record::Disposal(p) if verified.digest() == *disposal => record = Some(p.clone()),
+            Record::Disposal(p) if verified.digest() == *disposal => record = Some((p.clone(), verified.keyid())),
             _ => {}
         }
         Ok(())
     };
     log::read_all(connection, &LogName::Case(case.clone()), &mut each).await?;
     match record {
-        Some(record) if history.state().asked().contains(disposal) => Ok(Asked { history, record, items }),
+        Some((record, key)) if history.state().asked().contains(disposal) => Ok(Asked { history, record, key, items }),
         _ => Err(Failure::new(Code::Input, format!("--disposal: {disposal} is no request of {case} that waits for an approval"))
             .hint(format!("exhibit case custody {case}"))),
     }
@@ -118,8 +121,8 @@ fn sum(rows: &[Value], key: &str) -> u64 {
     rows.iter().filter_map(|row| row[key].as_u64()).fold(0, u64::saturating_add)
 }
 
-/// Shows the case, what would be destroyed, what protects it, who asked and why.
-fn shown(asked: &Asked, disposal: &Digest, rows: &[Value], out: &Output) -> Result<()> {
+/// Shows the case, what would be destroyed, what protects it, who asked and why, and what stands in the way of an approval.
+fn shown(asked: &Asked, disposal: &Digest, rows: &[Value], blocked: Option<&Failure>, out: &Output) -> Result<()> {
     let (p, state) = (&asked.record, asked.history.state());
     let case = asked.history.case();
     let mut value = json!({
@@ -127,6 +130,7 @@ fn shown(asked: &Asked, disposal: &Digest, rows: &[Value], out: &Output) -> Resu
         "disposal": disposal.to_string(), "asked_by": p.requested_by, "asked_at": p.requested_at, "reason": p.reason,
         "custodian": state.custodian(), "retained_until": state.retained_until(), "holds": state.holds(),
         "items": sum(rows, "items"), "objects": sum(rows, "objects"), "bytes": sum(rows, "bytes"),
+        "cannot_approve": blocked.map(|failure| failure.message.as_str()),
     });
     if out.is_json() {
         value["collections"] = json!(rows);
@@ -150,41 +154,64 @@ fn shown(asked: &Asked, disposal: &Digest, rows: &[Value], out: &Output) -> Resu
     out.rows(&columns, rows)
 }
 
-/// Why nobody could approve it now. Said before anything is signed; the coordinator decides.
-fn blocked(asked: &Asked, rows: &[Value], me: &str) -> Option<Failure> {
-    let (case, state) = (&asked.record.case, asked.history.state());
-    if asked.record.requested_by == me {
-        let hint = format!("an approver of the case; an admin gives the role: exhibit person allow NAME --role approver --case {case}");
-        return Some(Failure::new(Code::NotPermitted, "you asked for it yourself: somebody else approves it").hint(hint));
+/// Why nobody can approve a disposal as things stand; the coordinator decides.
+fn obstacle(case: &CaseId, state: &State, disposal: &Digest) -> Option<Failure> {
+    if let (Some(by), Some(holder)) = (state.asked_by(disposal), state.custodian())
+        && by != holder
+    {
+        let (by, holder) = (escape_bounded(by, 200), escape_bounded(holder, 200));
+        let message = format!("{by} asked for it and has no custody any more: {holder} has, so the request is void");
+        return Some(Failure::new(Code::NotPermitted, message).hint(format!("{holder} asks anew: exhibit dispose request {case}")));
     }
-    let held: Vec<&str> = rows.iter().filter(|row| row["on_hold"] == true).filter_map(|row| row["collection"].as_str()).collect();
+    let how = format!("exhibit case custody {case}");
+    let collections = state.asked_for(disposal).unwrap_or_default();
+    let ids = || collections.iter().map(|c| &c.collection);
+    let held: Vec<&str> = ids().filter(|id| state.is_held(id)).map(CollectionId::as_str).collect();
     if !held.is_empty() {
-        return Some(
-            Failure::new(Code::NotPermitted, format!("under a hold: {}", held.join(", "))).hint(format!("exhibit case custody {case}")),
-        );
+        return Some(Failure::new(Code::NotPermitted, format!("under a hold: {}", held.join(", "))).hint(how));
+    }
+    let gone: Vec<&str> = ids().filter(|id| state.fate(id) != Fate::Kept).map(CollectionId::as_str).collect();
+    if !gone.is_empty() {
+        let message = format!("destroyed, or approved to be, by another request: {}", gone.join(", "));
+        return Some(Failure::new(Code::NotPermitted, message).hint(how));
     }
     let until = state.retained_until().filter(|until| clock::now() < *until)?;
     Some(Failure::new(Code::NotPermitted, format!("the case is to be kept until {until}")))
 }
 
-/// Asks, unless that was answered on the command line.
-fn confirmed(yes: bool, what: &str) -> Result<()> {
-    if yes {
-        return Ok(());
+/// The disposals that were asked for: those that can be approved now, and the others with what stands in the way.
+pub(super) fn waiting(case: &CaseId, state: &State) -> (Vec<Digest>, Vec<(Digest, String)>) {
+    let (mut free, mut blocked) = (Vec::new(), Vec::new());
+    for disposal in state.asked() {
+        match obstacle(case, state, &disposal) {
+            None => free.push(disposal),
+            Some(failure) => blocked.push((disposal, failure.message)),
+        }
     }
-    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-        let message = "nothing is signed: nobody can be asked here, and what is destroyed stays destroyed";
-        return Err(Failure::new(Code::Usage, message).hint("look at it first, without --reason; a script then gives --yes"));
+    (free, blocked)
+}
+
+/// Why this person cannot approve it now. Said before anything is signed; the coordinator decides.
+fn blocked(asked: &Asked, disposal: &Digest, me: &str) -> Option<Failure> {
+    let case = &asked.record.case;
+    if asked.record.requested_by == me {
+        let hint = format!("an approver of the case; an admin gives the role: exhibit person allow NAME --role approver --case {case}");
+        return Some(Failure::new(Code::NotPermitted, "you asked for it yourself: somebody else approves it").hint(hint));
     }
-    let lost = |e: std::io::Error| Failure::new(Code::Failure, format!("nothing is signed: the answer could not be read: {e}"));
-    let mut err = std::io::stderr().lock();
-    let _ = write!(err, "{what} will be destroyed for good. Type '{CONFIRMATION}' to approve it: ").and_then(|()| err.flush());
-    let mut answer = String::new();
-    std::io::stdin().lock().take(64).read_line(&mut answer).map_err(lost)?;
-    if answer.trim() == CONFIRMATION {
-        return Ok(());
-    }
-    Err(Failure::new(Code::Failure, "nothing is signed: it was not confirmed"))
+    obstacle(case, asked.history.state(), disposal)
+}
+
+/// What a script hears that did not say that somebody has looked.
+fn unasked() -> Failure {
+    let message = "nothing is signed: nobody can be asked here, and what is destroyed stays destroyed";
+    Failure::new(Code::Usage, message).hint("look at it first, without --reason; a script then gives --yes")
+}
+
+/// Whoever asked is nobody any more.
+fn asker_revoked(asked: &Asked, when: &str) -> Failure {
+    let (case, by) = (&asked.record.case, escape_bounded(&asked.record.requested_by, 200));
+    let hint = format!("a custodian asks for it anew with a key that counts: exhibit dispose request {case}; else all is kept");
+    Failure::new(Code::NotPermitted, format!("the key with which {by} asked for it was {when}: nobody can approve it")).hint(hint)
 }
 
 /// Shows a disposal, and approves it when a reason is given and somebody confirms.
@@ -192,10 +219,11 @@ async fn approve(connection: &mut Connection, args: ApproveDisposalArgs, out: &O
     let case: CaseId = parse_id(&args.case)?;
     let asked = find(connection, &case, &args.disposal).await?;
     let rows = rows(&asked, &args.disposal);
+    let gone = asker::revoked(connection, asked.key, out).await?;
+    let blocked = gone.map(|when| asker_revoked(&asked, &when)).or_else(|| blocked(&asked, &args.disposal, &connection.name()));
     if args.reason.is_none() || !out.is_json() {
-        shown(&asked, &args.disposal, &rows, out)?;
+        shown(&asked, &args.disposal, &rows, blocked.as_ref(), out)?;
     }
-    let blocked = blocked(&asked, &rows, &connection.name());
     let Some(reason) = args.reason else {
         match blocked {
             Some(failure) => out.note(&format!("nothing is signed, and cannot be now: {}", failure.message)),
@@ -213,7 +241,9 @@ async fn approve(connection: &mut Connection, args: ApproveDisposalArgs, out: &O
     let items = count(sum(&rows, "items"), "item", "items");
     let host = rows.first().and_then(|row| row["host"].as_str()).map(|h| escape_bounded(h, 100)).unwrap_or_default();
     let host = if rows.len() == 1 { format!(" of {host}") } else { String::new() };
-    confirmed(args.yes, &format!("{collections}{host} with {items} ({})", show_bytes(sum(&rows, "bytes"))))?;
+    let what = format!("{collections}{host} with {items} ({})", show_bytes(sum(&rows, "bytes")));
+    let question = format!("{what} will be destroyed for good. Type '{CONFIRMATION}' to approve it");
+    confirmed(args.yes, &question, CONFIRMATION, unasked())?;
     let record =
         Approval { case: case.clone(), predecessor: args.disposal, reason, approved_by: connection.name(), approved_at: clock::now() };
     let done = submit(connection, "approval", &record, out).await?.0;

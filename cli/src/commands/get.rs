@@ -98,7 +98,11 @@ pub async fn run(connection: &mut Connection, args: GetArgs, out: &Output) -> Re
     if let (Ok(()), Some(format), 0) = (&done, args.format, get.images) {
         out.note(&format!("nothing of it is an image: no file was made as {}", format.as_str()));
     }
-    out.note(&get.counts.summary(&args.out.display().to_string()));
+    if done.is_err() && get.counts == Counts::default() {
+        get.target.take_back();
+    } else {
+        out.note(&get.counts.summary(&args.out.display().to_string()));
+    }
     done.map(|()| get.counts.code())
 }
 

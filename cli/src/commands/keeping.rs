@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use exhibit_evidence::custody::{History, Period, Row, picture};
+use exhibit_evidence::custody::{History, Period, Row, State, picture};
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::layout::LogName;
 use exhibit_evidence::log::Checkpoint;
@@ -16,7 +16,7 @@ use exhibit_proto::responder::v1 as pb;
 use serde_json::{Value, json};
 
 use super::cases::{show, sign};
-use super::log;
+use super::{dispose, log};
 use crate::args::keeping::TransferCommand;
 use crate::clock;
 use crate::connection::{Connection, parse_id};
@@ -33,6 +33,22 @@ pub(super) async fn history(connection: &mut Connection, case: &CaseId) -> Resul
     };
     let head = log::read_all(connection, &LogName::Case(case.clone()), &mut each).await?;
     Ok((history, head))
+}
+
+/// [`history`], for somebody who is about to do `what`, which takes `role`. More roles may read a log than may sign in it: who may not
+/// even read hears of the one that helps.
+pub(super) async fn history_to_sign(connection: &mut Connection, case: &CaseId, (what, role): (&str, &str)) -> Result<History> {
+    let me = connection.name();
+    let read = history(connection, case).await;
+    read.map(|(history, _)| history).map_err(|failure| {
+        if failure.code != Code::NotPermitted || !failure.message.contains("--role ROLE --case") {
+            return failure;
+        }
+        let message = format!("{me} may not {what}: it needs role {role} in case {case}");
+        let name = me.rsplit('/').next().unwrap_or(&me);
+        let hint = format!("an admin gives it: exhibit person allow {name} --role {role} --case {case}");
+        Failure::new(Code::NotPermitted, message).hint(hint)
+    })
 }
 
 /// The case-opened record: what most records follow from.
@@ -61,7 +77,7 @@ pub async fn submit<P: Predicate>(
 
 /// Puts a hold on a case or on collections.
 pub async fn hold(connection: &mut Connection, case: &CaseId, collections: &[String], reason: String, out: &Output) -> Result<()> {
-    let (history, _) = history(connection, case).await?;
+    let history = history_to_sign(connection, case, ("place a hold", "custodian")).await?;
     let collections: Vec<CollectionId> = collections.iter().map(|c| parse_id(c)).collect::<Result<_>>()?;
     let too_late = if collections.is_empty() { history.state().condemned() } else { Vec::new() };
     let late: Vec<String> = too_late.iter().map(ToString::to_string).collect();
@@ -90,7 +106,7 @@ pub async fn hold(connection: &mut Connection, case: &CaseId, collections: &[Str
 
 /// Releases a hold.
 pub async fn release_hold(connection: &mut Connection, case: &CaseId, hold: &str, reason: String, out: &Output) -> Result<()> {
-    let (history, _) = history(connection, case).await?;
+    let history = history_to_sign(connection, case, ("release a hold", "custodian")).await?;
     let standing = history.state().holds();
     let row = history.rows().iter().find(|r| r.event == "hold" && (r.n.to_string() == hold || r.record.to_string() == hold));
     let Some(row) = row.filter(|r| standing.contains(&r.record)) else {
@@ -106,7 +122,7 @@ pub async fn release_hold(connection: &mut Connection, case: &CaseId, hold: &str
 
 /// Sets or moves the end of retention.
 pub async fn retain(connection: &mut Connection, case: &CaseId, until: Timestamp, reason: String, out: &Output) -> Result<()> {
-    let (history, _) = history(connection, case).await?;
+    let history = history_to_sign(connection, case, ("set a retention", "custodian")).await?;
     if let Some(before) = history.state().retained_until().filter(|before| until <= *before) {
         let message = format!("--until: the case is to be kept until {before} already, and retention is never shortened");
         return Err(Failure::new(Code::Input, message));
@@ -125,7 +141,7 @@ pub async fn transfer(connection: &mut Connection, command: TransferCommand, out
     match command {
         TransferCommand::Offer { case, to, reason } => {
             let case: CaseId = parse_id(&case)?;
-            let (history, _) = history(connection, &case).await?;
+            let history = history_to_sign(connection, &case, ("offer custody", "custodian")).await?;
             let predecessor = history.state().release_predecessor().map_or_else(|| opened(&history), Ok)?;
             let to = full_name(connection, &to);
             let record = Release { case: case.clone(), predecessor, to, reason, released_by: connection.name(), released_at: clock::now() };
@@ -134,7 +150,7 @@ pub async fn transfer(connection: &mut Connection, command: TransferCommand, out
         }
         TransferCommand::Accept { case, reason } => {
             let case: CaseId = parse_id(&case)?;
-            let (history, _) = history(connection, &case).await?;
+            let history = history_to_sign(connection, &case, ("accept custody", "custodian")).await?;
             let me = connection.name();
             let Some((predecessor, to)) = history.state().offer() else {
                 return Err(
@@ -176,12 +192,14 @@ pub async fn custody(connection: &mut Connection, case: &CaseId, svg: Option<&Pa
     }
     let state = history.state();
     if out.is_json() {
+        let (free, blocked) = dispose::waiting(case, state);
         return out.object(&json!({
             "case": case.to_string(), "head": {"size": head.size, "root": head.root.to_string()},
             "rows": history.rows().iter().map(|row| whole(row, signed.get(&row.n))).collect::<Result<Vec<_>>>()?,
             "periods": history.periods(), "holds": state.holds(), "retained_until": state.retained_until(),
             "custodian": state.custodian(), "offer": state.offer().map(|(record, to)| json!({"record": record, "to": to})),
-            "disposals_to_approve": state.asked(),
+            "disposals_to_approve": free,
+            "disposals_blocked": blocked.iter().map(|(record, why)| json!({"record": record, "why": why})).collect::<Vec<_>>(),
             "orders_to_approve": state.orders_to_approve(clock::now()).iter().map(|(record, id)| json!({"record": record, "order": id})).collect::<Vec<_>>(),
         }));
     }
@@ -208,14 +226,23 @@ pub async fn custody(connection: &mut Connection, case: &CaseId, svg: Option<&Pa
     if let Some((record, to)) = state.offer() {
         out.note(&format!("custody is offered to {}: record {record}", escape_bounded(to, 200)));
     }
-    for disposal in state.asked() {
+    say_what_waits(case, state, out);
+    out.note(&format!("{} records, each verified; head {}:{}; times are claims of whoever signed", head.size, head.size, head.root));
+    Ok(())
+}
+
+/// Says what a second person could approve, and what of it cannot be approved now.
+fn say_what_waits(case: &CaseId, state: &State, out: &Output) {
+    let (free, blocked) = dispose::waiting(case, state);
+    for disposal in free {
         out.note(&format!("waits for a second person: exhibit dispose approve {case} --disposal {disposal}"));
+    }
+    for (disposal, why) in blocked {
+        out.note(&format!("asked for, and cannot be approved now: disposal {disposal}: {why}"));
     }
     for (_, order) in state.orders_to_approve(clock::now()) {
         out.note(&format!("waits for a second person's approval: exhibit approve {order} --reason '...'"));
     }
-    out.note(&format!("{} records, each verified; head {}:{}; times are claims of whoever signed", head.size, head.size, head.root));
-    Ok(())
 }
 
 /// A row with all that its record says: ids, digests, persons, reason, and the key that signed.

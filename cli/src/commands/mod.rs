@@ -3,8 +3,10 @@
 mod agents;
 pub mod anchor;
 mod approve;
+mod asker;
 mod cases;
 mod collect;
+mod confirm;
 mod dispose;
 pub mod get;
 pub mod items;

@@ -18,6 +18,7 @@ use exhibit_proto::responder::v1 as pb;
 use serde_json::json;
 
 use super::cases::{show, sign};
+use super::confirm::confirmed;
 use super::keeping::full_name;
 use super::log;
 use crate::args::person::PersonCommand;
@@ -31,9 +32,9 @@ pub async fn run(home: Option<&Path>, command: PersonCommand, out: &Output) -> R
     match command {
         PersonCommand::Request { name, dir, anchor, out: file } => request(&name, &dir, &anchor, &file, out)?,
         PersonCommand::Accept { answer, dir, anchor } => accept(&answer, &dir, &anchor, out)?,
-        PersonCommand::Enroll { request, roles, cases, out: file } => {
+        PersonCommand::Enroll { request, roles, cases, out: file, yes } => {
             let mut connection = Connection::open(home).await?;
-            enroll(&mut connection, &request, (&roles, &cases), &file, out).await?;
+            enroll(&mut connection, &request, (&roles, &cases), (&file, yes), out).await?;
         }
         PersonCommand::Allow { name, roles, cases } => {
             let mut connection = Connection::open(home).await?;
@@ -108,16 +109,49 @@ fn signed(connection: &Connection, name: &PeerName, key: PublicKey, (roles, case
     Ok(record.map_err(|e| Failure::new(Code::Usage, e.to_string()))?.as_bytes().to_vec())
 }
 
-async fn enroll(connection: &mut Connection, file: &Path, rights: (&[String], &[String]), answer: &Path, out: &Output) -> Result<()> {
+/// What the admin types who gives a name another key.
+const SECOND_KEY: &str = "both";
+
+/// A name has keys, and what they may do adds up: whoever enrols another one hears of those that are there, and agrees. Gives them.
+async fn another_key(connection: &mut Connection, (name, key): (&str, &PublicKey), yes: bool, out: &Output) -> Result<Vec<String>> {
+    let known: Vec<Person> = people(connection).await?.into_iter().filter(|p| !p.revoked && p.name == name && p.key != *key).collect();
+    if known.is_empty() {
+        return Ok(Vec::new());
+    }
+    let keys: Vec<String> = known.iter().map(|p| p.key.id().to_string()).collect();
+    let name = escape_bounded(name, 200);
+    out.note(&format!(
+        "WARNING: {name} is enrolled already, with key {}. With this request the name has both keys, and whoever holds either may read \
+         what the roles of all of them allow. If it is the same person with a new key, revoke the old one first: exhibit person revoke \
+         NAME --reason ...; if it is somebody else, they need another name",
+        keys.join(", ")
+    ));
+    let message = format!("nothing is signed: {name} has a key already and would have both, and nobody can be asked here");
+    let unasked = Failure::new(Code::Usage, message).hint("exhibit person list; a script that means it gives --yes");
+    confirmed(yes, &format!("Type '{SECOND_KEY}' to enrol this key beside what is there"), SECOND_KEY, unasked)?;
+    Ok(keys)
+}
+
+async fn enroll(
+    connection: &mut Connection,
+    file: &Path,
+    rights: (&[String], &[String]),
+    (answer, yes): (&Path, bool),
+    out: &Output,
+) -> Result<()> {
     let deployment = connection.deployment().parse().map_err(|e| input("deployment", e))?;
     let exchange::Asked { name, key, tls_csr } = exchange::Request::open(file, &deployment).map_err(|e| bad(&e))?;
     log::check_new(answer)?;
+    let others = another_key(connection, (&name.to_string(), &key), yes, out).await?;
     let enrolment = signed(connection, &name, key, rights)?;
     let made = connection.rpc().enroll_person(pb::EnrollPersonRequest { enrolment, tls_csr }).await?.into_inner();
     write(answer, &exchange::Answer::new(connection.address(), &made.tls_chain, &made.tls_root, &made.enrolments))?;
     let key = key.id().to_string();
     show(
-        &json!({"name": name.to_string(), "key": key, "roles": rights.0, "cases": rights.1, "answer": answer.display().to_string()}),
+        &json!({
+            "name": name.to_string(), "key": key, "other_keys": others, "roles": rights.0, "cases": rights.1,
+            "answer": answer.display().to_string(),
+        }),
         out,
     )?;
     out.note("if this is not the key that the person read out to you, revoke it now: exhibit person revoke NAME --reason ...");

@@ -133,7 +133,10 @@ struct Pages<'a> {
 pub fn pages(document: &Document, faces: &Faces<'static>) -> Vec<Vec<Mark>> {
     let mut pages = Pages { faces, pages: vec![Vec::new()], y: MARGIN };
     pages.text(Face::Bold, 18.0, &document.title, 6.0);
-    for block in &document.blocks {
+    for (n, block) in document.blocks.iter().enumerate() {
+        if matches!(block, Block::Heading(..)) {
+            pages.keep_with_next(document.blocks.get(n + 1..).unwrap_or_default());
+        }
         pages.block(block);
     }
     pages.pages
@@ -156,6 +159,25 @@ impl Pages<'_> {
         if self.y + height > BOTTOM && self.pages.last().is_some_and(|page| !page.is_empty()) {
             self.new_page();
         }
+    }
+
+    /// Begins a page when a heading and the beginning of what follows it are not left room for: it does not stand alone at the foot.
+    fn keep_with_next(&mut self, following: &[Block]) {
+        let headings = 1 + following.iter().take_while(|block| matches!(block, Block::Heading(..))).count();
+        let begins = match following.get(headings - 1) {
+            Some(Block::Table(table)) => self.begin_of(table),
+            Some(Block::Lines(_)) => 44.0,
+            _ => 38.0,
+        };
+        self.room(33.0 * headings as f32 + begins);
+    }
+
+    /// Height of a table's head and first row, as far as they are kept together.
+    fn begin_of(&self, table: &Table) -> f32 {
+        let shares: Vec<f32> = table.columns.iter().map(|c| c.1).collect();
+        let head: Vec<Value> = table.columns.iter().map(|c| Value::text(c.0.clone())).collect();
+        let first = table.rows.first().map_or(0.0, |row| self.height(&shares, row, table.row_height_min));
+        (self.height(&shares, &head, 0.0) + first).clamp(60.0, 300.0)
     }
 
     fn text(&mut self, face: Face, size: f32, text: &str, after: f32) {
@@ -202,7 +224,7 @@ impl Pages<'_> {
         let shares: Vec<f32> = table.columns.iter().map(|c| c.1).collect();
         let head: Vec<Value> = table.columns.iter().map(|c| Value::text(c.0.clone())).collect();
         let (bold, plain) = (vec![Face::Bold; shares.len()], vec![Face::Regular; shares.len()]);
-        self.room(60.0);
+        self.room(self.begin_of(table));
         self.row(&shares, &head, 0.0, &bold, true);
         for row in &table.rows {
             let page = self.pages.len();
@@ -293,6 +315,29 @@ mod tests {
         let joined = lines.concat();
         assert!(joined.contains("\\u{202e}") && joined.contains("\\u{65e5}") && joined.contains("żółć"), "{joined}");
         assert_eq!(joined.matches('f').count(), 300);
+    }
+
+    #[test]
+    fn no_heading_stands_alone_at_the_foot_of_a_page() {
+        let faces = Faces::read().expect("fonts");
+        let long = Value::text("word ".repeat(60));
+        let columns = vec![("a".to_owned(), 0.5), ("b".to_owned(), 0.5)];
+        let table = Table { columns, rows: vec![vec![long.clone(), long]], row_height_min: 0.0 };
+        let follows =
+            [Block::Table(table), Block::Lines(vec!["Signature".to_owned()]), Block::Fields(vec![("n".to_owned(), Value::text("v"))])];
+        for (lines, next) in (30..60).flat_map(|n| follows.iter().map(move |next| (n, next))) {
+            let mut blocks = vec![Block::Paragraph("line".to_owned()); lines];
+            blocks.extend([Block::Heading(1, "One".to_owned()), Block::Heading(2, "Two".to_owned()), next.clone()]);
+            let document =
+                Document { language: crate::document::Language::En, title: "t".to_owned(), footer: String::new(), made_at_s: 0, blocks };
+            for page in pages(&document, &faces) {
+                let last = page.iter().rev().find_map(|mark| match mark {
+                    Mark::Text { size, .. } => Some(*size),
+                    _ => None,
+                });
+                assert!(last.is_none_or(|size| size < 10.0), "{lines} lines");
+            }
+        }
     }
 
     proptest::proptest! {

@@ -7,9 +7,8 @@ use exhibit_evidence::verify::CollectionSummary;
 
 use super::facts::{At, Facts};
 use super::items::condemned;
-use super::words::{approved, exhibits, field, host, moment, not_checked, outcome, party, size, unread_of};
+use super::words::{approved, bytes, exhibits, field, host, moment, not_checked, outcome, party, size, unread_of};
 use crate::document::{Block, Language, Value};
-use crate::units::show_bytes;
 
 /// The section about the evidence.
 pub fn evidence(l: Language, facts: &Facts) -> Vec<Block> {
@@ -126,7 +125,7 @@ fn taken(l: Language, facts: &Facts, at: &At<Acquisition>) -> Vec<(String, Value
 }
 
 fn footprint(l: Language, f: &Footprint) -> String {
-    let (memory, seconds, wrote) = (show_bytes(f.rss_peak_bytes), f.cpu_ms as f64 / 1_000.0, wrote(l, &f.wrote));
+    let (memory, seconds, wrote) = (bytes(l, f.rss_peak_bytes), f.cpu_ms as f64 / 1_000.0, wrote(l, &f.wrote));
     match l {
         Language::En => {
             format!("process {}, at most {memory} of memory, {seconds:.1} s of processor time, files written: {wrote}", f.pid)

@@ -51,6 +51,9 @@ pub async fn fetch(connection: &mut Connection, request: pb::ExportCaseRequest, 
     let mut stream = connection.rpc().export_case(request).await?.into_inner();
     let Some(Answer::Head(head)) = stream.message().await.map_err(again)?.and_then(|m| m.kind) else { return Err(wrong("it has no head")) };
     let fetched = read_head(&head, &asked)?;
+    if let Some(how) = place.tell() {
+        out.note(&format!("if this is interrupted, {how}"));
+    }
     let bar = progress(out);
     let mut last = place.after();
     let mut incoming: Option<Incoming> = None;

@@ -9,9 +9,10 @@ use super::destroyed::disposal;
 use super::facts::Facts;
 use super::items::{Item, items, ranges, without_evidence};
 use super::release::released_by;
-use super::words::{approved, document, exhibits, field, head, host, moment, outcome, party, recipients, size, verdict, verification};
+use super::words::{
+    approved, bytes, document, exhibits, field, head, host, moment, outcome, party, recipients, size, verdict, verification,
+};
 use crate::document::{Block, Document, Language, Table, Value};
-use crate::units::show_bytes;
 
 /// Free rows for further transfers.
 const TRANSFERS: usize = 6;
@@ -35,7 +36,10 @@ pub fn form(language: Language, facts: &Facts) -> Document {
     blocks.extend(nothing(l, facts));
     blocks.push(Block::Heading(1, l.pick("Digital details", "Données numériques").to_owned()));
     for item in &items {
-        blocks.push(Block::Heading(2, format!("{} {}: {}", l.pick("Item", "Pièce"), item.n, host(item.collection))));
+        blocks.push(Block::Heading(
+            2,
+            format!("{} {}{}{}", l.pick("Item", "Pièce"), item.n, l.pick(": ", "\u{a0}: "), host(item.collection)),
+        ));
         blocks.push(Block::Fields(digital(l, facts, item.collection)));
     }
     blocks.push(Block::Heading(2, l.pick("Of all items", "De toutes les pièces").to_owned()));
@@ -183,7 +187,7 @@ fn digital(l: Language, facts: &Facts, c: &CollectionSummary) -> Vec<(String, Va
             "{} ({} {}, {} {})",
             r.manifest.sha256,
             r.stream,
-            show_bytes(r.manifest.stored_bytes),
+            bytes(l, r.manifest.stored_bytes),
             l.pick("record", "enregistrement"),
             at.n
         );

@@ -2,7 +2,8 @@
 //! not in the bag is not released with it.
 
 use exhibit_evidence::custody::Fate;
-use exhibit_evidence::verify::{CollectionSummary, Verdict};
+use exhibit_evidence::id::CollectionId;
+use exhibit_evidence::verify::{CollectionSummary, Report, Severity, Verdict};
 
 use super::facts::Facts;
 use super::words::{moment, not_checked, outcome, unread_of, verification};
@@ -56,7 +57,7 @@ impl Item<'_> {
             Fate::Kept if self.collection.left_out => {
                 l.pick("NOT IN THIS BAG, left out by choice", "ABSENTE DE CE DOSSIER, exclue par choix").to_owned()
             }
-            Fate::Kept if facts.report.verdict == Verdict::Unsound => {
+            Fate::Kept if is_doubted(&facts.report, &self.collection.id) => {
                 format!("{}. {}", outcome(l, self.collection.outcome), verification(l, facts))
             }
             Fate::Kept => {
@@ -68,6 +69,24 @@ impl Item<'_> {
             }
         }
     }
+}
+
+/// True when the case is not sound and a finding speaks of this collection or of none: what is wrong with the log, or is not known
+/// because there were too many findings, concerns all of them.
+fn is_doubted(report: &Report, id: &CollectionId) -> bool {
+    let known = |other: &CollectionId| report.collections.iter().any(|c| c.id == *other);
+    let mut heavy = report.findings.kept().iter().filter(|f| f.severity != Severity::Note);
+    let concerns = |object: &str| collection_of(object).filter(known).is_none_or(|other| other == *id);
+    report.verdict == Verdict::Unsound && (report.findings.left_out() > 0 || heavy.any(|f| concerns(&f.object)))
+}
+
+/// The collection that the object of a finding is of: `collections/ID/...`, or an item's id.
+fn collection_of(object: &str) -> Option<CollectionId> {
+    let id = match object.strip_prefix("collections/") {
+        Some(path) => path.split('/').next(),
+        None => object.split('.').next(),
+    };
+    id.and_then(|id| id.parse().ok())
 }
 
 fn destroyed(l: Language, at: &str, record: &str) -> String {
@@ -108,6 +127,21 @@ mod tests {
         let of = |numbers: &[usize]| ranges(numbers.iter().copied());
         assert_eq!([of(&[]), of(&[1]), of(&[1, 2, 3])], ["", "1", "1-3"]);
         assert_eq!([of(&[2]), of(&[1, 3]), of(&[1, 2, 4, 6, 7])], ["2", "1, 3", "1-2, 4, 6-7"]);
+    }
+
+    #[test]
+    fn a_finding_is_of_the_collection_that_its_object_names() {
+        let id = CollectionId::of(
+            &exhibit_evidence::Digest::of(b"order"),
+            &exhibit_evidence::AgentId::of_key(&exhibit_evidence::Digest::of(b"key")),
+        );
+        let of = |object: String| collection_of(&object);
+        for object in [format!("collections/{id}"), format!("collections/{id}/s1/00000000.tar.zst"), format!("{id}.s1.7")] {
+            assert_eq!(of(object), Some(id.clone()));
+        }
+        for object in ["log/checkpoint", "log/seq/0000000007.dsse.json", "collections/x/s1", ""] {
+            assert_eq!(of(object.to_owned()), None, "{object}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod place;
 mod release;
 mod report;
 mod schemas;
+mod scope;
 mod stamp;
 mod statements;
 mod tags;
@@ -62,7 +63,10 @@ const VERIFY: &str = include_str!("VERIFY.md");
 pub async fn export(connection: &mut Connection, args: ExportArgs, out: &Output) -> Result<Code> {
     let folder = args.out.clone();
     export_all(connection, args, out).await.map_err(|failure| match (&failure.hint, place::unfinished(&folder)) {
+        // The same again would be refused again.
+        (None, Some(_)) if failure.code == Code::NotPermitted => failure.hint("what had arrived before is kept for when it is permitted"),
         (None, Some(how)) => failure.hint(how),
+        (None, None) if failure.code == Code::Unavailable => failure.hint("run the same command again; nothing had arrived"),
         _ => failure,
     })
 }
@@ -88,9 +92,6 @@ async fn export_all(connection: &mut Connection, args: ExportArgs, out: &Output)
     if !place.arrived.is_empty() {
         out.note(&format!("going on: {} are here already", count(place.arrived.len() as u64, "object", "objects")));
     }
-    if let Some(how) = place::unfinished(&args.out) {
-        out.note(&format!("if this is interrupted, {how}"));
-    }
     let goes_on = !place.arrived.is_empty();
     let request = |connection: &Connection, after: String| pb::ExportCaseRequest {
         case_id: case.to_string(),
@@ -100,7 +101,7 @@ async fn export_all(connection: &mut Connection, args: ExportArgs, out: &Output)
         reason: args.reason.clone(),
     };
     let asked = request(connection, place.after());
-    let mut fetched = fetch::fetch(connection, asked, &mut place, out).await?;
+    let mut fetched = fetch::fetch(connection, asked, &mut place, out).await.inspect_err(|_| place.take_back())?;
     place.clear_derived()?;
     let mut report = verified(connection, &place, &fetched, &identities)?;
     if goes_on && report.verdict == Verdict::Unsound {
@@ -309,7 +310,8 @@ fn say(args: &ExportArgs, facts: &Facts, (objects, bytes): (u64, u64), sealed: &
         }
         let open = report.collections.iter().filter(|c| c.outcome.is_none()).count() as u64;
         if open > 0 {
-            out.note(&format!("{} still open: what they bring later is not in this bag", count(open, "collection is", "collections are")));
+            let them = count(open, "collection is still open: what it brings", "collections are still open: what they bring");
+            out.note(&format!("{them} later is not in this bag"));
         }
         let next = if encrypted {
             for file in key_files {

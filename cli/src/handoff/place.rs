@@ -54,6 +54,8 @@ pub struct Place {
     journal: File,
     /// Objects by their names relative to the case's folder.
     pub arrived: BTreeMap<String, Arrived>,
+    /// It was said how this goes on when it is interrupted.
+    told: bool,
 }
 
 fn beside(out: &Path, ending: &str) -> PathBuf {
@@ -74,6 +76,11 @@ pub fn unfinished(out: &Path) -> Option<String> {
     })
 }
 
+/// The folder in which the bag gets its name.
+fn parent(out: &Path) -> &Path {
+    out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// A failure to write here.
 pub fn cannot(what: &str, path: &Path, e: &std::io::Error) -> Failure {
     let code = if e.kind() == std::io::ErrorKind::PermissionDenied { Code::NotPermitted } else { Code::CannotCreate };
@@ -87,6 +94,11 @@ impl Place {
         if fs::symlink_metadata(out).is_ok() {
             return Err(Failure::new(Code::CannotCreate, format!("{} is there already", out.display())).hint("give a new --out folder"));
         }
+        let parent = parent(out);
+        if fs::metadata(parent).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
+            let message = format!("--out: the folder {} does not exist: the bag is made in it", parent.display());
+            return Err(Failure::new(Code::CannotCreate, message).hint("make it first, or give another --out"));
+        }
         let journal = File::options()
             .create(true)
             .read(true)
@@ -97,7 +109,7 @@ impl Place {
             Failure::new(Code::CannotCreate, format!("another export to {} is running", out.display()))
                 .hint("wait for it, or give another --out")
         })?;
-        let mut place = Self { out: out.to_owned(), partial, journal_path, journal, arrived: BTreeMap::new() };
+        let mut place = Self { out: out.to_owned(), partial, journal_path, journal, arrived: BTreeMap::new(), told: false };
         place.read_journal(what)?;
         files::create_folder(&place.partial).map_err(|e| Failure::new(Code::CannotCreate, e.to_string()))?;
         Ok(place)
@@ -149,6 +161,22 @@ impl Place {
         let first = serde_json::to_string(what).map_err(|e| Failure::new(Code::Failure, e.to_string()))?;
         self.write_journal(&first)?;
         self.remove("data")
+    }
+
+    /// How this goes on when it is interrupted; once.
+    pub fn tell(&mut self) -> Option<String> {
+        if std::mem::replace(&mut self.told, true) { None } else { unfinished(&self.out) }
+    }
+
+    /// Removes what was made for a bag of which nothing has arrived. What somebody else put there stays, and with it the journal.
+    pub fn take_back(&self) {
+        if !self.arrived.is_empty() {
+            return;
+        }
+        let _ = fs::remove_file(self.partial.join("incoming"));
+        if fs::remove_dir(&self.partial).is_ok() {
+            let _ = fs::remove_file(&self.journal_path);
+        }
     }
 
     fn write_journal(&mut self, line: &str) -> Result<()> {
@@ -256,7 +284,7 @@ impl Place {
     }
 
     fn sync_parent(&self) -> Result<()> {
-        let parent = self.out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let parent = parent(&self.out);
         File::open(parent).and_then(|folder| folder.sync_all()).map_err(|e| cannot("write", parent, &e))
     }
 

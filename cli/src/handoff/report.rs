@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::evidence::evidence;
 use super::facts::Facts;
-use super::words::{document, field, head, moment, not_checked, party, recipients, size, unread, verdict};
+use super::words::{counted, document, done, faults, field, head, moment, not_checked, party, recipients, size, unread, verdict};
 use crate::document::{Block, Document, Language, Table, Value};
 
 /// Rows of one table; the log has all.
@@ -68,10 +68,11 @@ fn verification(l: Language, facts: &Facts) -> Vec<Block> {
         field(l.pick("Verdict", "Verdict"), Value::text(verdict(l, facts))),
         field(
             l.pick("Findings", "Constats"),
-            Value::text(match l {
-                Language::En => format!("{errors} errors, {warnings} warnings, {notes} notes"),
-                Language::Fr => format!("{errors} erreurs, {warnings} avertissements, {notes} remarques"),
-            }),
+            Value::text(format!(
+                "{}, {}",
+                faults(l, errors, warnings).join(", "),
+                counted(l, notes, ("note", "notes"), ("remarque", "remarques"))
+            )),
         ),
         field(
             l.pick("Records verified", "Enregistrements vérifiés"),
@@ -175,7 +176,7 @@ fn handlings(l: Language, facts: &Facts) -> Vec<Block> {
             Value::text(h.n.to_string()),
             Value::text(moment(h.at)),
             Value::text(party(&h.by)),
-            Value::text(format!("{} ({})", h.action, h.count)),
+            Value::text(format!("{} ({})", done(l, &h.action), h.count)),
             Value::text(&h.reason),
         ]
     };
@@ -224,7 +225,7 @@ fn custody(l: Language, facts: &Facts) -> Vec<Block> {
         (l.pick("Record", "Enreg.").to_owned(), 0.1),
         (l.pick("When (signer's clock)", "Quand (horloge du signataire)").to_owned(), 0.18),
         (l.pick("Who", "Qui").to_owned(), 0.2),
-        (l.pick("What", "Quoi").to_owned(), 0.28),
+        (l.pick("What", "Quoi (détail en anglais)").to_owned(), 0.28),
         (l.pick("Why", "Pourquoi").to_owned(), 0.24),
     ];
     let skipped = all.len().saturating_sub(ROWS_MAX);
@@ -233,7 +234,7 @@ fn custody(l: Language, facts: &Facts) -> Vec<Block> {
             Value::text(row.n.to_string()),
             Value::text(moment(row.at)),
             Value::text(party(&row.by)),
-            Value::text(format!("{}: {}", row.event, row.what)),
+            Value::text(format!("{}{}{}", done(l, row.event), l.pick(": ", "\u{a0}: "), row.what)),
             Value::text(row.reason.clone().unwrap_or_default()),
         ]
     };

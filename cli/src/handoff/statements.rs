@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use exhibit_evidence::verify::Verdict;
 
 use super::facts::Facts;
-use super::words::{document, encrypted_to, field, head, moment, not_checked, party, recipients, unread, verdict};
+use super::scope;
+use super::words::{document, encrypted_to, faults, field, head, moment, not_checked, party, recipients, unread, verdict};
 use crate::document::{Block, Document, Language, Value};
 use crate::units::count;
 
@@ -38,6 +39,7 @@ fn identification(l: Language, facts: &Facts) -> Block {
         field(l.pick("Program", "Programme"), Value::exact(format!("{} {} {}", d.tool.name, d.tool.version, d.tool.sha256))),
     ];
     fields.extend(recipients(l, facts));
+    fields.extend(scope::rows(l, facts));
     Block::Fields(fields)
 }
 
@@ -129,6 +131,7 @@ const LATER: Text = (
 /// What stands in the place of a statement about a copy that is not sound, and of its signature.
 fn not_to_be_signed(l: Language, facts: &Facts) -> Vec<Block> {
     let (errors, warnings, _) = facts.report.findings.counts();
+    let [errors, warnings] = faults(l, errors, warnings);
     let (title, lines) = match l {
         Language::En => {
             ("NOT TO BE SIGNED before the findings are explained", ["Explanation of each finding", "By whom (name, position), date"])
@@ -139,10 +142,10 @@ fn not_to_be_signed(l: Language, facts: &Facts) -> Vec<Block> {
     };
     let text = match l {
         Language::En => format!(
-            "The verification of this copy found {errors} errors and {warnings} warnings: it is NOT SOUND. The report names them in its section 2. What this document states about a sound copy is therefore not filled in, and there is no line for a signature."
+            "The verification of this copy found {errors} and {warnings}: it is NOT SOUND. The report names them in its section 2. What this document states about a sound copy is therefore not filled in, and there is no line for a signature."
         ),
         Language::Fr => format!(
-            "La vérification de cette copie a relevé {errors} erreurs et {warnings} avertissements : elle est NON INTÈGRE. Le rapport les indique à sa section 2. Ce que ce document énonce d'une copie intègre n'est donc pas rempli, et aucune ligne n'est prévue pour une signature."
+            "La vérification de cette copie a relevé {errors} et {warnings} : elle est NON INTÈGRE. Le rapport les indique à sa section 2. Ce que ce document énonce d'une copie intègre n'est donc pas rempli, et aucune ligne n'est prévue pour une signature."
         ),
     };
     vec![Block::Heading(1, title.to_owned()), Block::Paragraph(text), Block::Lines(lines.map(str::to_owned).to_vec())]
@@ -238,6 +241,7 @@ pub fn certificate(language: Language, facts: &Facts) -> Document {
     let mut blocks = vec![notice(l), identification(l, facts)];
     match facts.report.verdict {
         Verdict::Unsound => blocks.extend(not_to_be_signed(l, facts)),
+        _ if scope::is_empty(facts) => blocks.extend(scope::nothing(l)),
         Verdict::SoundAsFarAsReadable => blocks.extend(not_read(l, facts)),
         Verdict::Sound => {
             let is_encrypted = encrypted_to(facts).is_some();
@@ -315,6 +319,7 @@ pub fn handling(language: Language, facts: &Facts) -> Document {
     let mut blocks = vec![notice(l), identification(l, facts)];
     match facts.report.verdict {
         Verdict::Unsound => blocks.extend(not_to_be_signed(l, facts)),
+        _ if scope::is_empty(facts) => blocks.extend(scope::nothing(l)),
         Verdict::SoundAsFarAsReadable => blocks.extend(not_read(l, facts)),
         Verdict::Sound => {
             blocks.push(stated(l, facts));

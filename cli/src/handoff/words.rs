@@ -80,10 +80,9 @@ pub fn unread_of(facts: &Facts, c: &CollectionSummary) -> Option<(u64, u64)> {
 /// The sentence about contents that nobody decrypted, wherever it stands: of how many items, or, where none of them has contents,
 /// of how many segments.
 pub fn not_checked(l: Language, (items, segments): (u64, u64)) -> String {
-    let what = match (items, l) {
-        (0, _) => count(segments, "segment", "segments"),
-        (n, Language::En) => count(n, "item", "items"),
-        (n, Language::Fr) => count(n, "élément", "éléments"),
+    let what = match items {
+        0 => counted(l, segments, ("segment", "segments"), ("segment", "segments")),
+        n => counted(l, n, ("item", "items"), ("élément", "éléments")),
     };
     match l {
         Language::En => format!("the contents of {what} are encrypted and were NOT checked"),
@@ -91,14 +90,62 @@ pub fn not_checked(l: Language, (items, segments): (u64, u64)) -> String {
     }
 }
 
+/// A number of things as the language counts them: French has the singular for zero, too.
+pub fn counted(l: Language, n: u64, en: (&str, &str), fr: (&str, &str)) -> String {
+    match l {
+        Language::En => count(n, en.0, en.1),
+        Language::Fr => format!("{n} {}", if n < 2 { fr.0 } else { fr.1 }),
+    }
+}
+
+/// Errors and warnings.
+pub fn faults(l: Language, errors: u64, warnings: u64) -> [String; 2] {
+    [
+        counted(l, errors, ("error", "errors"), ("erreur", "erreurs")),
+        counted(l, warnings, ("warning", "warnings"), ("avertissement", "avertissements")),
+    ]
+}
+
+/// Bytes as the language writes them: `1.5 MiB`, `1,5 Mio`.
+pub fn bytes(l: Language, n: u64) -> String {
+    let shown = show_bytes(n);
+    match l {
+        Language::En => shown,
+        Language::Fr => shown.replace('.', ",").replace('B', "o"),
+    }
+}
+
+/// What was done with the case, in the reader's language; a word that is not known stays as the log has it.
+pub fn done(l: Language, word: &str) -> &str {
+    const WORDS: [(&str, &str); 13] = [
+        ("list", "liste"),
+        ("view", "consultation"),
+        ("download", "téléchargement"),
+        ("export", "export"),
+        ("verify", "contrôle"),
+        ("hold", "gel"),
+        ("hold-released", "levée de gel"),
+        ("retention", "durée de conservation"),
+        ("release", "remise"),
+        ("transfer", "réception"),
+        ("disposal", "demande de destruction"),
+        ("approval", "approbation"),
+        ("destruction", "destruction"),
+    ];
+    match l {
+        Language::En => word,
+        Language::Fr => WORDS.iter().find(|(en, _)| *en == word).map_or(word, |(_, fr)| *fr),
+    }
+}
+
 /// How much evidence it is: as it was read, or, where its contents could not be, as it is stored and as the list that the agent
 /// signed states it.
 pub fn size(l: Language, (raw, unread, stored): (u64, u64, u64)) -> String {
-    let stored = show_bytes(stored);
+    let stored = bytes(l, stored);
     if unread == 0 {
-        return format!("{} ({} {stored})", show_bytes(raw), l.pick("stored:", "conservés :"));
+        return format!("{} ({} {stored})", bytes(l, raw), l.pick("stored:", "conservés :"));
     }
-    let stated = show_bytes(unread);
+    let stated = bytes(l, unread);
     match l {
         Language::En => format!("{stored} as stored, encrypted and not read; {stated} by the list of items"),
         Language::Fr => format!("{stored} tels que conservés, chiffrés et non lus ; {stated} selon la liste des éléments"),
@@ -159,6 +206,18 @@ pub fn approved(l: Language, facts: &Facts, collection: &CollectionSummary) -> O
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn french_is_written_as_french_is() {
+        let fr = Language::Fr;
+        assert_eq!(faults(fr, 0, 2), ["0 erreur", "2 avertissements"]);
+        assert_eq!(faults(Language::En, 0, 1), ["0 errors", "1 warning"]);
+        assert_eq!([bytes(fr, 349_184), bytes(fr, 12), bytes(Language::En, 349_184)], ["341,0 Kio", "12 o", "341.0 KiB"]);
+        for action in exhibit_evidence::record::Action::ALL.iter().filter(|a| a.as_str() != "export") {
+            assert_ne!(done(fr, action.as_str()), action.as_str());
+        }
+        assert_eq!([done(fr, "hold"), done(Language::En, "hold"), done(fr, "new")], ["gel", "hold", "new"]);
+    }
 
     #[test]
     fn what_nobody_decrypted_is_counted_in_what_there_is() {

@@ -77,13 +77,21 @@ fn only_two_heads_of_one_size_are_called_two_histories() {
     witness.cosign(&request("a", 0, 9), &log, Source::Given, at(10)).expect("the first head");
     let cosign = |request: &ConsistencyProof, source| witness.cosign(request, &log, source, at(20)).expect_err("not cosigned");
 
-    // A copy of last week, honestly given: nothing is claimed, nothing is kept.
+    // Shorter than what was seen: a copy of last week and a fork look alike. Neither is claimed, and what was given is kept.
     let older = ConsistencyProof { old: 9, hashes: Vec::new(), ..request("a", 0, 6) };
-    let failure = cosign(&older, Source::Given);
-    assert_eq!(failure.code, Code::Input);
-    let said = "is older than what this witness saw (9 records); nothing to cosign; give it a newer head";
-    assert!(failure.message.contains(said) && !words(&failure).contains("prove"), "{}", words(&failure));
-    assert!(refused(dir.path()).is_empty());
+    let fork = ConsistencyProof { old: 9, hashes: Vec::new(), ..request("b", 0, 6) };
+    for (given, files) in [(&older, 3), (&fork, 6)] {
+        let failure = cosign(given, Source::Given);
+        assert_eq!(failure.code, Code::Input);
+        let said = "is shorter than what this witness saw (9 records): whether it is an old copy or a fork cannot be told from it";
+        assert!(failure.message.contains(said) && !words(&failure).contains("prove"), "{}", words(&failure));
+        let name = Digest::of(&given.checkpoint).to_string();
+        let root = Checkpoint::parse_unverified(&given.checkpoint).expect("a head").root;
+        let said = format!("exhibit log consistency --case x --from 6:{root}");
+        assert!(words(&failure).contains(&said) && words(&failure).contains("--held "), "{}", words(&failure));
+        assert_eq!(refused(dir.path()).get(&name), Some(&given.checkpoint));
+        assert_eq!(refused(dir.path()).len(), files);
+    }
     // The same from the coordinator: it cannot have forgotten, but one head is no proof.
     let failure = cosign(&older, Source::Coordinator);
     assert!(failure.code == Code::Damaged && failure.message.starts_with("NOT COSIGNED"), "{}", failure.message);
@@ -110,6 +118,30 @@ fn only_two_heads_of_one_size_are_called_two_histories() {
     }
     assert_eq!(witness.seen(ORIGIN).expect("memory").map(|s| s.checkpoint.size), Some(9));
     assert!(witness.cosign(&request("a", 9, 14), &log, Source::Given, at(30)).is_ok(), "the true log goes on");
+}
+
+#[test]
+fn a_head_that_this_witness_cosigned_once_is_known() {
+    let dir = tempfile::tempdir().expect("dir");
+    let witness = made(&dir.path().join("w"));
+    let log = key(2).public();
+    let first = witness.cosign(&request("a", 0, 6), &log, Source::Given, at(10)).expect("the first head").note;
+    // A refusal keeps what was seen then; the memory goes on.
+    witness.cosign(&request("c", 6, 8), &log, Source::Given, at(20)).expect_err("refused");
+    witness.cosign(&request("a", 6, 9), &log, Source::Given, at(30)).expect("continues");
+    let kept = refused(dir.path()).len();
+    let cosign = |request: &ConsistencyProof, source| witness.cosign(request, &log, source, at(40)).expect_err("not cosigned");
+    let given = |checkpoint: Vec<u8>| ConsistencyProof { old: 9, hashes: Vec::new(), checkpoint };
+    for old in [first, request("a", 0, 6).checkpoint] {
+        let failure = cosign(&given(old), Source::Given);
+        let said = "is older than what this witness saw (9 records), which cosigned it before; nothing to cosign; give it a newer head";
+        assert!(failure.code == Code::Input && failure.message.contains(said), "{}", words(&failure));
+    }
+    assert_eq!(refused(dir.path()).len(), kept, "nothing was refused");
+    for source in [Source::Given, Source::Coordinator] {
+        let failure = cosign(&given(request("b", 0, 6).checkpoint), source);
+        assert!(failure.code == Code::Damaged && failure.message.contains("two histories"), "{}", words(&failure));
+    }
 }
 
 #[test]

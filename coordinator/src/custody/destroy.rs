@@ -90,7 +90,8 @@ pub(crate) async fn standstill(parts: &Parts) -> Result<Standstill<'_>> {
 /// 4. the certificate (`destruction`) into the log, under a checkpoint
 ///
 /// Died, or failed, anywhere: the next call begins at 2 again, and destroying what is gone is success. Between 1 and 4 nothing
-/// of these collections is served, and the verifier says that the disposal is not finished.
+/// of these collections is served, and the verifier says that the disposal is not finished. A key that is revoked after the approval
+/// stops nothing: both were right to say what they said then, and parts may be gone.
 pub(super) async fn finish(parts: &Arc<Parts>, case: &CaseId, approval: Option<Digest>) -> Result<Option<Envelope>> {
     parts.condemned.cases().insert(case.clone());
     let (task, of) = (Arc::clone(parts), case.clone());

@@ -3,6 +3,7 @@
 //!
 //! There is no state besides the logs: a restart, or a catalog that was made again, changes nothing.
 
+mod asker;
 mod destroy;
 
 use std::sync::Arc;
@@ -94,12 +95,12 @@ pub async fn submit(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Re
     parts.ledgers.ensure_enrolled(&case, &[envelope.keyid()]).await?;
     let ledger = parts.ledgers.case(&case).await?;
     let digest = envelope.digest();
-    allowed(&ledger.view(), digest, &record, now)?;
-    let (signed, checked) = (envelope.clone(), record.clone());
+    allowed(parts, &ledger.view(), digest, &record, now)?;
+    let (signed, checked, known) = (envelope.clone(), record.clone(), Arc::clone(parts));
     ledger
         .append_built(move |view| {
             // Under the writer's lock nothing can come between this look and the record.
-            allowed(view, digest, &checked, now).map_err(|p| LedgerError::new(ledger::Kind::Refused, p.to_string()))?;
+            allowed(&known, view, digest, &checked, now).map_err(|p| LedgerError::new(ledger::Kind::Refused, p.to_string()))?;
             Ok(vec![signed.clone()])
         })
         .await?;
@@ -124,14 +125,16 @@ pub async fn submit(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Re
     Ok(Submitted { n, log_size: ledger.size(), certificate })
 }
 
-/// True to the rules, and by the coordinator's own clock for what must not come too early: a signer could date it later.
-fn allowed(view: &View, digest: Digest, record: &Record, now: Timestamp) -> Result<()> {
+/// True to the rules, and by the coordinator's own clock for what must not come too early: a signer could date it later. What is
+/// approved was asked for with a key that still counts.
+fn allowed(parts: &Parts, view: &View, digest: Digest, record: &Record, now: Timestamp) -> Result<()> {
     if view.find(&digest).is_some() {
         return Ok(());
     }
     let custody = view.custody();
     custody.check(digest, record).map_err(|breach| problem(&breach))?;
     let Record::Approval(p) = record else { return Ok(()) };
+    asker::require_asker(parts, view, &p.predecessor)?;
     if let Some((order, expires_at)) = custody.order_expiry(&p.predecessor) {
         if view.case_closed().is_some() {
             return Err(Problem::new(Kind::NotNow, format!("the case of {order} is closed; open another case for further collections")));

@@ -140,12 +140,51 @@ async fn rights_end_at_the_case() {
     denied(as_eve.watch_collections(watch).await.map(|_| ()).expect_err("another case"));
     let mut seen = as_eve.list_collections(only).await.expect("stream").into_inner();
     assert!(seen.message().await.expect("listed").is_none(), "lists leave it out");
+    // A case or an order that is named is no list: an empty answer would say that nothing was collected.
+    let of = |case_id: &str, order: &str| people::ListCollectionsRequest {
+        case_id: case_id.to_owned(),
+        order: order.to_owned(),
+        ..people::ListCollectionsRequest::default()
+    };
+    let order = world.collection(&job.collection).await.order;
+    for named in [of(&case.case_id, ""), of("", &order)] {
+        denied(as_eve.list_collections(named.clone()).await.map(|_| ()).expect_err("another case"));
+        let watch = people::WatchCollectionsRequest { what: Some(named) };
+        denied(as_eve.watch_collections(watch).await.map(|_| ()).expect_err("another case"));
+    }
+    let nowhere = [of(CaseId::new(7, [7; 10]).as_str(), ""), of("", exhibit_evidence::OrderId::new(7, [7; 10]).as_str())];
+    for named in nowhere {
+        let missing = world.people.list_collections(named).await.map(|_| ()).expect_err("there is none");
+        assert_eq!(missing.code(), Code::NotFound, "{missing}");
+    }
+    // She may not open a case either, and hears what that takes; who is asked for help is somebody who can help in any case.
+    let opened = exhibit_evidence::record::CaseOpened {
+        case: CaseId::new(exhibit_coordinator::clock::now().unix_ms(), [9; 10]),
+        deployment: "test".to_owned(),
+        title: "t".to_owned(),
+        legal_basis: "l".to_owned(),
+        accountable: "a".to_owned(),
+        opened_by: eve.name().to_string(),
+        opened_at: exhibit_coordinator::clock::now(),
+        two_person: false,
+        encrypt_to: exhibit_evidence::age::Recipients::default(),
+    };
+    let opened = exhibit_evidence::record::sign(&opened, &eve.evidence).expect("small").as_bytes().to_vec();
+    let refused = as_eve.open_case(people::OpenCaseRequest { case_opened: opened }).await.map(|_| ()).expect_err("limited");
+    assert!(refused.message().ends_with("an admin gives it: exhibit person allow eve --role responder"), "{refused}");
+    denied(refused);
+    let (_, mut as_audrey) = world.person("audrey", &[Role::Auditor], None).await;
+    let refused = as_audrey.submit_order(people::SubmitOrderRequest { order: Vec::new() }).await.map(|_| ()).expect_err("an auditor");
+    assert!(refused.message().contains("/ada") && !refused.message().contains("/eve"), "{refused}");
     let mut cases = as_eve.list_cases(people::ListCasesRequest {}).await.expect("stream").into_inner();
     assert_eq!(cases.message().await.expect("listed").map(|c| c.case_id), Some(other.case_id.clone()));
     assert!(cases.message().await.expect("listed").is_none());
     let mut log = LogServiceClient::new(crate::support::world::channel(&eve, world.port).await.expect("connects"));
     for case_id in [case.case_id.clone(), String::new()] {
-        denied(log.get_checkpoint(logs::GetCheckpointRequest { case_id, size: 0 }).await.map(|_| ()).expect_err("another log"));
+        let whole = case_id.is_empty();
+        let refused = log.get_checkpoint(logs::GetCheckpointRequest { case_id, size: 0 }).await.map(|_| ()).expect_err("another log");
+        assert_eq!(refused.message().contains("without a limit to cases"), whole, "{refused}");
+        denied(refused);
     }
     log.get_checkpoint(logs::GetCheckpointRequest { case_id: other.case_id.clone(), size: 0 }).await.expect("the own case");
 

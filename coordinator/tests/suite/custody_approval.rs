@@ -198,3 +198,59 @@ async fn an_approval_whose_call_was_cut_lets_the_order_run() {
     let refused = submit(&mut as_ben, approval(&late, &waits, &ben, clock::now())).await.expect_err("closed");
     assert!(refused.code() == Code::FailedPrecondition && refused.message().contains("is closed"), "{refused}");
 }
+
+/// Whose key is revoked has given no order that waits: nobody approves it, and no agent is given it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_of_a_revoked_key_is_neither_approved_nor_offered() {
+    let mut world = World::start().await;
+    let credential = world.enroll("web-1").await;
+    let mut agent = Agent::new(credential, world.port, 1).await;
+    let (ben, mut as_ben) = world.person("ben", &[Role::Approver], None).await;
+    let (rita, mut as_rita) = world.person("rita", &[Role::Responder], None).await;
+    let two = world.try_open_case(true).await.expect("opened");
+    let one = world.open_case().await;
+    let mut orders = Vec::new();
+    for case in [&two, &two, &one] {
+        let case = world.case(case).await;
+        let mut order = world.order(&case, std::slice::from_ref(&agent.id));
+        order.issued_by = rita.name().to_string();
+        let envelope = record::sign(&order, &rita.evidence).expect("small");
+        as_rita.submit_order(people::SubmitOrderRequest { order: envelope.as_bytes().to_vec() }).await.expect("admitted");
+        orders.push((order, envelope));
+    }
+    let (order, envelope) = &orders[1];
+    submit(&mut as_ben, approval(order, envelope, &ben, clock::now())).await.expect("approved");
+    world.revoke(&rita).await;
+    let (order, envelope) = &orders[0];
+    let refused = submit(&mut as_ben, approval(order, envelope, &ben, clock::now())).await.expect_err("revoked");
+    let how = format!("exhibit cancel --order {}", order.order);
+    assert!(refused.code() == Code::FailedPrecondition && refused.message().contains("was revoked since"), "{refused}");
+    assert!(refused.message().contains(&how), "{refused}");
+    // The agent comes: what waited for it, approved or in no need of it, has its end in the log.
+    let _session = agent.session(&[]).await.expect("session");
+    for (order, envelope) in &orders[1..] {
+        let job = Job::new(order, envelope, &agent.id, 1);
+        let ended = world.closed(&job.collection).await;
+        assert!(ended.state == "cancelled" && ended.reason.contains("was revoked before the agent began"), "{ended:?}");
+    }
+    world.stop().await;
+    assert_eq!(verdict::report(&world, &one.case_id, true).verdict, Verdict::Sound);
+}
+
+/// An approval rests on the approver's key just as the order does on the responder's.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_whose_approver_was_revoked_is_not_offered() {
+    let mut world = World::start().await;
+    let credential = world.enroll("web-1").await;
+    let mut agent = Agent::new(credential, world.port, 1).await;
+    let (ben, mut as_ben) = world.person("ben", &[Role::Approver], None).await;
+    let case = world.try_open_case(true).await.expect("opened");
+    let order = world.order(&case, std::slice::from_ref(&agent.id));
+    let envelope = world.sign(&order);
+    world.submit(&envelope).await.expect("admitted");
+    submit(&mut as_ben, approval(&order, &envelope, &ben, clock::now())).await.expect("approved");
+    world.revoke(&ben).await;
+    let _session = agent.session(&[]).await.expect("session");
+    let ended = world.closed(&Job::new(&order, &envelope, &agent.id, 1).collection).await;
+    assert!(ended.state == "cancelled" && ended.reason.contains("who approved the order"), "{ended:?}");
+}

@@ -248,6 +248,36 @@ async fn two_people_and_nothing_that_stands_against_it() {
     assert_eq!(code(s.cora.submit(&late).await), Code::InvalidArgument);
 }
 
+/// A key that was revoked asks for nothing any more. What was approved before goes to its end: parts of it may be gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_revoked_key_asked_for_is_kept() {
+    let mut s = Story::new(2).await;
+    let (waits, approved) = (s.ask(0).await, s.ask(1).await);
+    let whole = s.objects(0);
+    s.world.faults.fail(Op::Destroy, "/00000000.tar.zst", 0, 1_000_000, Fault::Before(Kind::Retry));
+    assert_eq!(code(s.approve(approved).await), Code::Unavailable, "the store does not let it go");
+    s.world.revoke(&s.cora.credential).await;
+    let refused = s.approve(waits).await.expect_err("revoked");
+    let said = ["was revoked since", "/cora", "exhibit dispose request"];
+    assert!(refused.code() == Code::FailedPrecondition && said.iter().all(|w| refused.message().contains(w)), "{refused}");
+    s.world.faults.heal();
+    s.world.restart().await;
+    s.ben.reconnect(&s.world).await;
+    for _ in 0..200 {
+        if s.objects(1) == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!((s.objects(0), s.objects(1)), (whole, 0));
+    // Somebody whose key counts asks anew.
+    let mut dan = Someone::new(&mut s.world, "dan", &[Role::Custodian]).await;
+    let anew = s.disposal(0, dan.name());
+    let (anew, _) = dan.submit(&anew).await.expect("asked");
+    assert!(!s.approve(anew).await.expect("destroyed").certificate.is_empty());
+    assert_eq!((s.objects(0), s.objects(1)), (0, 0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn custody_passes_only_between_those_who_sign() {
     let mut s = Story::new(1).await;

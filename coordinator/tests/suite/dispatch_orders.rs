@@ -351,7 +351,7 @@ async fn what_hinders_an_agent_is_the_reason_of_its_collection() {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
-    let says = "offered to the agent, no answer yet; the agent says: not begun: no space\\x1b[2J left";
+    let says = "offered to the agent; the agent says: not begun: no space\\x1b[2J left";
     assert_eq!((row.state.as_str(), row.reason.as_str()), ("offered", says));
     // It begins: whatever it says next is what it does.
     session.reply(&job.collection, vec![]).await;

@@ -52,6 +52,18 @@ async fn a_monitor_learns_which_dependency_fails_and_what_was_done() {
         text.contains("{\"name\":\"store\",\"ok\":false,\"problem\":") && text.contains("{\"name\":\"catalog\",\"ok\":true}"),
         "{text}"
     );
+
+    // It can be read, and refuses what is written.
+    world.faults.fail(Op::PutNew, "/log/", 0, 1_000, Fault::Before(Kind::Denied));
+    world.try_open_case(false).await.expect_err("nothing can be recorded");
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
+    let (status, text) = page(&world, "/ready").await;
+    assert!(status == 503 && text.contains("{\"name\":\"store\",\"ok\":false,\"problem\":\"writes are refused: "), "{status} {text}");
+    world.faults.heal();
+    world.open_case().await;
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
+    let (status, text) = page(&world, "/ready").await;
+    assert_eq!(status, 200, "{text}");
     world.stop().await;
 }
 

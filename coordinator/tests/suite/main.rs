@@ -28,6 +28,7 @@ mod seal_whole_way;
 mod stamp_faults;
 mod stamp_https;
 mod store_clouds;
+mod store_forged;
 mod store_local;
 mod store_lock;
 mod store_lock_clouds;

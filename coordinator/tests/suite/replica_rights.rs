@@ -92,6 +92,9 @@ async fn a_right_is_one_coordinators_and_goes_on_when_it_ends() {
     tokio::time::timeout(Duration::from_secs(10), waited).await.expect("at once, not after its time");
     assert_eq!(at(&a).await, None, "nor agents");
 
+    // Lost rows are entered again; of two processes the earlier one stays, of one process nothing is lost.
+    b_is_back(&settings, &a, &agent).await;
+
     // The server restarts: rights are asked for again by themselves, and what was missed is said.
     let mut heard = a.hear();
     server.crash();
@@ -100,6 +103,28 @@ async fn a_right_is_one_coordinators_and_goes_on_when_it_ends() {
     let gap = async { while !matches!(heard.recv().await, Ok(Heard::Gap)) {} };
     tokio::time::timeout(Duration::from_secs(10), gap).await.expect("listens again");
     a.take(name(), LONG).await.expect("asked").expect("the crash took all rights");
+    assert_eq!(a.is_settled().await, Ok(false), "nobody has entered its agents");
+    a.enter_again(vec![(agent.clone(), [5; 16], LONG)]).await.expect("entered");
+    assert_eq!(at(&a).await.map(|w| (w.replica, w.instance)), Some((a.me(), [5; 16])));
+    a.entered().await.expect("said");
+    let settled = async { while a.is_settled().await != Ok(true) {} };
+    tokio::time::timeout(Duration::from_secs(20), settled).await.expect("after the time to come back");
+}
+
+async fn b_is_back(settings: &exhibit_coordinator::catalog::postgres::Settings, a: &Arc<dyn Peers>, agent: &AgentId) {
+    let third = PostgresCatalog::open(settings).await.expect("the same");
+    let b = peers(&third).await;
+    assert_eq!(b.is_settled().await, Ok(true), "a new one has nothing to enter");
+    b.enter(agent.clone(), [3; 16], LONG).await.expect("entered");
+    a.enter_again(vec![(agent.clone(), [4; 16], LONG)]).await.expect("asked");
+    let there = a.whereabouts(vec![agent.clone()]).await.expect("asked").get(agent).copied();
+    assert_eq!(there.map(|w| w.replica), Some(b.me()), "who lives there keeps it, until it is decided");
+    assert_eq!(a.win(agent.clone(), [4; 16], Duration::ZERO).await, Ok(false), "the later one");
+    assert_eq!(a.win(agent.clone(), [4; 16], LONG).await, Ok(true), "the earlier one");
+    assert_eq!(b.win(agent.clone(), [3; 16], SHORT).await, Ok(false));
+    a.leave(agent.clone(), [4; 16]).await.expect("left");
+    drop(b);
+    third.close().await;
 }
 
 /// Many tasks of three coordinators add to a number that only the right guards.

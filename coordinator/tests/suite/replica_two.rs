@@ -96,6 +96,45 @@ async fn it_does_not_matter_to_which_coordinator_who_is_connected() {
     world.stop().await;
 }
 
+/// PostgreSQL crashes and forgets who is connected: the coordinators have not, and a copy of the agent's folder gets in nowhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_crash_of_the_database_a_connected_agent_is_still_the_only_one() {
+    let dir = tempfile::tempdir().expect("dir");
+    let mut server = Scratch::start(dir.path()).await;
+    let mut world = World::start_on(Place { database: Some(server.database("catalog").await), ..Place::default() }).await;
+    let (other, mut people_of_other) = world.another().await;
+    let credential = Arc::new(world.enroll("web-1").await);
+    let mut genuine = Agent::new(Arc::clone(&credential), world.port, 1).await;
+    let mut session = genuine.session(&[]).await.expect("session");
+    server.crash();
+    server.resume().await;
+
+    let mut clone = Agent::new(Arc::clone(&credential), other.addr.port(), 9).await;
+    // While nobody knows anything the copy may be told to come again; it is never let in.
+    let refused = async {
+        loop {
+            let refused = clone.session(&[]).await.err().expect("the genuine one lives");
+            if refused.message().contains("another process with this agent's identity") {
+                break;
+            }
+            assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        refused = tokio::time::timeout(Duration::from_secs(30), refused) => refused.expect("in time"),
+        () = session.receive_pings() => panic!("the genuine one was ended"),
+    }
+    soon("the second sees the agent of the first", async || {
+        let agents = people_of_other.list_agents(people::ListAgentsRequest::default()).await;
+        let Ok(agents) = agents else { return false };
+        agents.into_inner().message().await.is_ok_and(|row| row.is_some_and(|row| row.state == "online"))
+    })
+    .await;
+    other.stop().await;
+    world.stop().await;
+}
+
 /// The agent's process at the second answers for itself; then it falls silent.
 async fn another_process_is_refused_wherever_it_comes(world: &World, living: &mut agent::Session, at: &Agent) {
     let mut thief = Agent::new(Arc::clone(&at.credential), world.port, 9).await;

@@ -51,7 +51,7 @@ async fn kinds_of_peers_do_not_reach_each_others_services() {
     assert_eq!((status.code(), status.message().ends_with("it is for agents")), (Code::PermissionDenied, true), "{status}");
     let me = world.people.whoami(people::WhoamiRequest { protocol_min: 1, protocol_max: 1 }).await.expect("me").into_inner();
     assert_eq!((me.name.as_str(), me.deployment.as_str(), me.protocol), ("spiffe://test/responder/ada", "test", 1));
-    assert!(me.roles.contains(&"responder".to_owned()));
+    assert!(me.roles.contains(&"responder".to_owned()) && me.limits.is_empty());
     let status = world.people.whoami(people::WhoamiRequest { protocol_min: 7, protocol_max: 9 }).await.expect_err("too new");
     assert!(status.message().contains("7 to 9"), "{status}");
 }

@@ -294,6 +294,12 @@ impl State {
         self.disposals.get(disposal).map(|asked| self.totals(&asked.collections))
     }
 
+    /// Who asked for a disposal; `None` when nobody did.
+    #[must_use]
+    pub fn asked_by(&self, disposal: &Digest) -> Option<&str> {
+        self.disposals.get(disposal).map(|asked| asked.by.as_str())
+    }
+
     /// True when every order of the case needs a second person's approval.
     #[must_use]
     pub const fn two_person(&self) -> bool {

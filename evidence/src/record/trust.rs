@@ -111,6 +111,16 @@ impl Rights {
         self.0.iter().filter(|(_, cases)| here(cases)).flat_map(|(roles, _)| roles.iter().copied()).collect()
     }
 
+    /// The cases in which a role holds; `None` when it holds in every case.
+    #[must_use]
+    pub fn cases_of(&self, role: Role) -> Option<BTreeSet<CaseId>> {
+        let mut cases = BTreeSet::new();
+        for (_, here) in self.0.iter().filter(|(roles, _)| roles.contains(&role)) {
+            cases.extend(here.as_ref()?.iter().cloned());
+        }
+        Some(cases)
+    }
+
     /// The roles that hold everywhere.
     #[must_use]
     pub fn unlimited(&self) -> BTreeSet<Role> {

@@ -73,12 +73,14 @@ enum Hash {
 impl Hash {
     /// From an `AlgorithmIdentifier`'s content.
     fn of(mut algorithm: Cursor<'_>) -> Result<Self, TimestampError> {
-        match algorithm.take(Tag::ObjectIdentifier)? {
-            id if id == SHA256 => Ok(Self::Sha256),
-            id if id == SHA384 => Ok(Self::Sha384),
-            id if id == SHA512 => Ok(Self::Sha512),
-            _ => Err(TimestampError::Malformed("the token uses a hash that is not SHA-256, SHA-384 or SHA-512".to_owned())),
-        }
+        let hash = match algorithm.take(Tag::ObjectIdentifier)? {
+            id if id == SHA256 => Self::Sha256,
+            id if id == SHA384 => Self::Sha384,
+            id if id == SHA512 => Self::Sha512,
+            _ => return Err(TimestampError::Malformed("the token uses a hash that is not SHA-256, SHA-384 or SHA-512".to_owned())),
+        };
+        no_parameters(algorithm)?;
+        Ok(hash)
     }
 
     fn digest(self, bytes: &[u8]) -> Vec<u8> {
@@ -88,6 +90,14 @@ impl Hash {
             Self::Sha512 => sha2::Sha512::digest(bytes).to_vec(),
         }
     }
+}
+
+/// The rest of an `AlgorithmIdentifier` that takes no parameters: nothing, or NULL. No signature covers it, so nothing else is let through.
+fn no_parameters(mut algorithm: Cursor<'_>) -> Result<(), TimestampError> {
+    if algorithm.optional(Tag::Null)?.is_some_and(|null| !null.is_empty()) {
+        return Err(malformed("an algorithm of the token has parameters"));
+    }
+    algorithm.finish()
 }
 
 fn malformed(why: impl Into<String>) -> TimestampError {
@@ -256,8 +266,13 @@ impl Signed {
     fn read(signed_data: &[u8]) -> Result<Self, TimestampError> {
         let what = "SignedData";
         let mut data = Cursor::of_sequence(signed_data, what)?;
-        let _version = data.take(Tag::Integer)?;
-        let _digests = data.take(Tag::Set)?;
+        if !(3..=5).contains(&number(data.take(Tag::Integer)?, what)?) {
+            return Err(malformed("the token is SignedData of a version that a token cannot have"));
+        }
+        let (mut digests, mut hashes) = (Cursor::new(data.take(Tag::Set)?, what)?, Vec::new());
+        while !digests.is_finished() {
+            hashes.extend(Hash::of(digests.sequence(what)?));
+        }
         let mut content = data.sequence(what)?;
         if content.take(Tag::ObjectIdentifier)? != TST_INFO {
             return Err(malformed("the signed content is not a TSTInfo"));
@@ -270,7 +285,9 @@ impl Signed {
         data.finish()?;
         let mut signer = signers.sequence("signer")?;
         signers.finish().map_err(|_| malformed("the token has more than one signer"))?;
-        let _version = signer.take(Tag::Integer)?;
+        if !matches!(number(signer.take(Tag::Integer)?, "signer")?, 1 | 3) {
+            return Err(malformed("the token's signer is of a version that is neither 1 nor 3"));
+        }
         let named = match signer.any()? {
             (Tag::Sequence, name) => {
                 let mut name = Cursor::new(name, "signer")?;
@@ -280,14 +297,24 @@ impl Signed {
             _ => None,
         };
         let digest = Hash::of(signer.sequence("signer")?)?;
+        if !hashes.contains(&digest) {
+            return Err(malformed("the token does not list the hash of its signer"));
+        }
         let raw = if signer.next_is(context(0)) { signer.raw()? } else { return Err(malformed("the token has no signed attributes")) };
         let mut attributes = raw.to_vec();
         if let Some(tag) = attributes.first_mut() {
             *tag = 0x31;
         }
         let (message_digest, certificate_hash) = signed_attributes(Cursor::new(raw, "signed attributes")?.take(context(0))?)?;
-        let signature_algorithm = signer.sequence("signer")?.take(Tag::ObjectIdentifier)?.to_vec();
+        let mut algorithm = signer.sequence("signer")?;
+        let signature_algorithm = algorithm.take(Tag::ObjectIdentifier)?.to_vec();
+        // RSASSA-PSS has parameters, and is refused by its name later.
+        if !matches!(signature_algorithm.strip_prefix(RSA), Some([0x0a])) {
+            no_parameters(algorithm)?;
+        }
         let signature = signer.take(Tag::OctetString)?.to_vec();
+        let _unsigned = signer.optional(context(1))?;
+        signer.finish()?;
         Ok(Self {
             content,
             certificates,

@@ -9,7 +9,9 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read as _};
 
+mod export;
 mod stamps;
+mod views;
 
 use stamps::Stamps;
 
@@ -47,6 +49,10 @@ pub fn verify_bag(files: &dyn CaseFiles, anchor: &Anchor, options: &Options, pro
         bag.check_description(description, anchor, &case, &mut findings);
     }
     let timestamps = Stamps { bag: &bag, options: &options, size: case.history.size }.check(description.as_ref(), &mut findings);
+    if let Some(description) = &description {
+        export::check(description, &case.chain, &timestamps, &mut findings);
+    }
+    views::check(&bag, &tags, &case, &mut findings);
 
     let payload = bag.payload_manifests(&mut findings);
     let payload_files = payload.len() as u64;
@@ -250,7 +256,7 @@ impl<'a> Bag<'a> {
     /// The signature, by a key that the log in the bag enrols for a person who may hand a case over. True when all holds.
     fn check_signed(&self, description: &Description, case: &Checked, findings: &mut Findings) -> bool {
         let (key, name) = (description.key, escape_bounded(&description.exported_by, 200));
-        if !case.chain.was_exported_by(&description.exported_by) {
+        if case.chain.exports_by(&description.exported_by).is_empty() {
             let message = format!("no access record of the log says that '{name}' exported the case");
             findings.add(Code::BagAccess, DESCRIPTION, message);
         }

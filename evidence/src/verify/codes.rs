@@ -487,6 +487,12 @@ codes! {
     BagAccess "bag.access" Warning Coordinator
         "The log in the bag holds no access record for an export by the person who signed the bag."
         "It is not recorded that this copy was made, so the history of who held the evidence has a hole."
+    BagExport "bag.export" Warning Operator
+        "The time or the reason of the export in bag.json is not that of the export's access record in the log, or lies after a timestamp over the bag, by more than the 15 minutes that clocks may differ."
+        "The evidence is not touched by this, but what the bag says about its own making is not what was recorded. Whoever exported must explain it."
+    BagView "bag.view" Error Operator
+        "A file of expanded/ is not the content of the item that has its exhibit number, is of no such item, or is missing; or a file of proofs/ does not prove that its record is in the log."
+        "Whoever exported made or let something into the bag that is not what the evidence in data/ holds. Use the evidence, not this file, and ask that person."
     BagUnstamped "bag.unstamped" Note Operator
         "bag.json names a timestamp authority that was to stamp the bag, and there is no reply of it."
         "The authority could not be had when the bag was made, or its proof was taken out: it does not show by when the bag existed. The timestamps of the case's log count by themselves."

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use exhibit_evidence::bag;
+use exhibit_evidence::log::{Checkpoint, NOTE_BYTES_MAX};
 use exhibit_evidence::text::escape_bounded;
 use exhibit_evidence::verify::{CaseFiles, Entry, EntryKind};
 
@@ -74,6 +75,20 @@ impl Folder {
     /// What it holds.
     pub const fn holds(&self) -> Holds {
         self.holds
+    }
+
+    /// True when the head of the log calls it a deployment's own one, and nothing of a case is beside it.
+    pub fn is_deployment(&self) -> bool {
+        let of_case = fs::symlink_metadata(self.root.join("collections")).is_ok();
+        self.holds == Holds::Case && !of_case && self.origin().is_some_and(|o| o.starts_with("exhibit/") && o.ends_with("/deployment"))
+    }
+
+    /// What the head of the log calls it, unverified.
+    fn origin(&self) -> Option<String> {
+        let mut bytes = Vec::new();
+        let head = open_plain(&self.root.join("log/checkpoint")).ok()?;
+        head.take(NOTE_BYTES_MAX as u64).read_to_end(&mut bytes).ok()?;
+        Some(Checkpoint::parse_unverified(&bytes).ok()?.origin)
     }
 
     /// True when a canonical path lies inside.

@@ -45,19 +45,36 @@ fn main() -> ExitCode {
         Ok(Command::Show(text)) => finish(write_out(text.as_bytes()), Exit::Sound),
         Ok(Command::Codes) => finish(write_out(codes().as_bytes()), Exit::Sound),
         Ok(Command::Explain(code)) => finish(write_out(text::explain(code).as_bytes()), Exit::Sound),
-        Ok(Command::Verify(request)) => match run(&request) {
-            Ok((report, root_key)) => {
-                let exit = if report.verdict.is_sound() { Exit::Sound } else { Exit::Findings };
-                finish(show(&report, &root_key, &request), exit)
-            }
-            Err(message) => (Exit::Unusable, Some(message)),
-        },
+        Ok(Command::Verify(request)) => run_and_show(&request),
         Err(message) => (Exit::Usage, Some(message)),
     };
     if let Some(message) = message {
         let _ = writeln!(io::stderr(), "{}", failure(&message, exit, json));
     }
     ExitCode::from(exit as u8)
+}
+
+/// Verifies and says what came out.
+fn run_and_show(request: &Request) -> (Exit, Option<String>) {
+    if let Some(message) = needs_deployment(request) {
+        return (Exit::Usage, Some(message));
+    }
+    match run(request) {
+        Ok((report, root_key)) => {
+            let exit = if report.verdict.is_sound() { Exit::Sound } else { Exit::Findings };
+            finish(show(&report, &root_key, request), exit)
+        }
+        Err(message) => (Exit::Unusable, Some(message)),
+    }
+}
+
+/// The message for a deployment's own log that was given as a case: by the rules of cases all of it would be wrong.
+fn needs_deployment(request: &Request) -> Option<String> {
+    let folder = Folder::open(&request.path).ok().filter(|folder| !request.options.deployment && folder.is_deployment())?;
+    Some(format!(
+        "exhibit-verify: '{}': this is the deployment's own log (keys, agents, people), not a case\nGive --deployment as well.",
+        folder.shown()
+    ))
 }
 
 /// What is printed on standard error when there is no result.

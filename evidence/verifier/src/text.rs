@@ -47,7 +47,7 @@ fn verdict_line(report: &Report, quiet: bool) -> String {
     let below = |what: String| if quiet { String::new() } else { what };
     let (errors, warnings, notes) = report.findings.counts();
     match report.verdict {
-        Verdict::Sound if notes == 0 => "SOUND: everything that this case claims was checked and holds.".to_owned(),
+        Verdict::Sound if notes == 0 => format!("SOUND: everything that this case claims was checked and holds.{}", views(report)),
         Verdict::SoundAsFarAsReadable => {
             let what = match report.counts.items_unchecked {
                 0 => count(report.counts.segments, "segment"),
@@ -55,16 +55,20 @@ fn verdict_line(report: &Report, quiet: bool) -> String {
             };
             format!(
                 "SOUND AS FAR AS IT CAN BE READ: everything that shows without a recipient's key was checked and holds. The contents of {what} \
-                 are encrypted and were NOT checked: a recipient checks them with --identity."
+                 are encrypted and were NOT checked: a recipient checks them with --identity.{}",
+                views(report)
             )
         }
         Verdict::Sound if left_out(report) > 0 => {
             let what = count(left_out(report) as u64, "collection");
-            format!("SOUND: everything in this bag was checked and holds. The evidence of {what} is not in this bag, by choice.")
+            format!(
+                "SOUND: everything in this bag was checked and holds. The evidence of {what} is not in this bag, by choice.{}",
+                views(report)
+            )
         }
         Verdict::Sound => {
             let see = below(format!(" See also {} below.", count(notes, "note")));
-            format!("SOUND: everything that this case claims was checked and holds.{see}")
+            format!("SOUND: everything that this case claims was checked and holds.{}{see}", views(report))
         }
         Verdict::Unsound => {
             format!(
@@ -76,6 +80,15 @@ fn verdict_line(report: &Report, quiet: bool) -> String {
             )
         }
     }
+}
+
+/// What a verdict about a bag does not cover: nobody can compare a report with anything.
+fn views(report: &Report) -> &'static str {
+    if report.bag.is_none() {
+        return "";
+    }
+    " The bag's documents (report, form, statements, load file, CASE file, schemas, VERIFY.md) are views made by whoever exported and are compared with \
+     nothing."
 }
 
 fn left_out(report: &Report) -> usize {

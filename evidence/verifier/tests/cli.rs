@@ -67,6 +67,16 @@ fn a_sound_case_reads_well() {
     assert_eq!((code, out.lines().count()), (0, 1), "{out}");
 }
 
+/// What is compared with nothing is not covered by the word.
+#[test]
+fn a_verdict_about_a_bag_names_its_views() {
+    let views = "views made by whoever exported and are compared with nothing";
+    let (code, out, _) = verify(&vectors().join("bag-1"), &["--quiet"]);
+    assert!(code == 0 && out.starts_with("SOUND: ") && out.contains(views) && out.lines().count() == 1, "{out}");
+    let (_, out, _) = verify(&vectors().join("good-1"), &["--quiet"]);
+    assert!(!out.contains(views), "{out}");
+}
+
 #[test]
 fn a_manifest_that_goes_on_for_ever_is_read_to_what_was_signed() {
     let folder = good_copy();
@@ -89,6 +99,22 @@ fn added_folders_are_reported() {
         let (exit, out, _) = verify(folder.path(), &[]);
         assert!(exit == 1 && out.contains(code), "{name}: {out}");
     }
+}
+
+#[test]
+fn a_deployments_own_log_is_called_that() {
+    let folder = good_copy();
+    let path = folder.path().join("log/checkpoint");
+    let text = fs::read_to_string(&path).expect("checkpoint");
+    let (origin, _) = text.split_once('\n').expect("lines");
+    fs::write(&path, text.replace(origin, "exhibit/vectors/deployment")).expect("written");
+    // Beside the collections of a case the name is one more thing that is wrong.
+    assert_eq!(verify(folder.path(), &[]).0, 1);
+    fs::remove_dir_all(folder.path().join("collections")).expect("removed");
+    let (code, out, err) = verify(folder.path(), &[]);
+    assert_eq!((code, out.as_str(), err.lines().count()), (64, "", 2), "{err}");
+    assert!(err.contains("this is the deployment's own log") && err.contains("--deployment"), "{err}");
+    assert!(![0, 64].contains(&verify(folder.path(), &["--deployment"]).0), "it is looked at then, and is no such log");
 }
 
 #[test]

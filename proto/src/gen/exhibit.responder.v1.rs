@@ -8,7 +8,7 @@ pub struct WhoamiRequest {
     #[prost(uint32, tag = "2")]
     pub protocol_max: u32,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WhoamiResponse {
     /// SPIFFE-style URI of the caller.
     #[prost(string, tag = "1")]
@@ -31,6 +31,22 @@ pub struct WhoamiResponse {
     /// Protocol version in use.
     #[prost(uint32, tag = "7")]
     pub protocol: u32,
+    /// Those of the roles that hold in some cases only.
+    #[prost(message, repeated, tag = "8")]
+    pub limits: ::prost::alloc::vec::Vec<RoleLimit>,
+}
+/// A role that holds in some cases only.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RoleLimit {
+    /// The role.
+    #[prost(string, tag = "1")]
+    pub role: ::prost::alloc::string::String,
+    /// Where it holds, ascending; the first 200 of them.
+    #[prost(string, repeated, tag = "2")]
+    pub cases: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// In how many cases it holds.
+    #[prost(uint64, tag = "3")]
+    pub cases_total: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OpenCaseRequest {

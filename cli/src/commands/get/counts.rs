@@ -9,7 +9,7 @@ use crate::exit::Code;
 use crate::units::{count, show_bytes};
 
 /// What became of the items.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Items that became files.
     pub restored: u64,

@@ -24,7 +24,7 @@ use exhibit_coordinator::{audit, clock, intake};
 use exhibit_evidence::anchor::Anchor;
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::id::{AgentId, CaseId, CollectionId, OrderId};
-use exhibit_evidence::record::{self, CaptureSpec, CaseOpened, Limits, Nonce, Order, Role};
+use exhibit_evidence::record::{self, CaptureSpec, CaseOpened, Limits, Nonce, Order, Revocation, Role};
 use exhibit_evidence::{Digest, Timestamp};
 use exhibit_proto::agent::v1 as wire;
 use exhibit_proto::agent::v1::enrollment_service_client::EnrollmentServiceClient;
@@ -228,6 +228,19 @@ impl World {
         let credential = Credential::new(self.anchor(), root, tls, pending.evidence, chain).expect("fits");
         let people = ResponderServiceClient::new(channel(&credential, self.port).await.expect("connects"));
         (credential, people)
+    }
+
+    /// Revokes a person's key, as an admin does.
+    pub async fn revoke(&mut self, person: &Credential) {
+        let revocation = Revocation {
+            deployment: "test".to_owned(),
+            key: person.evidence.public().id(),
+            predecessor: person.enrolments.last().expect("own").digest(),
+            reason: "stolen".to_owned(),
+            revoked_at: clock::now(),
+        };
+        let revocation = record::sign(&revocation, &self.admin.evidence).expect("small").as_bytes().to_vec();
+        self.people.revoke_person(people::RevokePersonRequest { revocation }).await.expect("revoked");
     }
 
     pub async fn open_case(&mut self) -> people::Case {

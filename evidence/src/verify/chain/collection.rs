@@ -113,6 +113,10 @@ impl Collection {
         !self.sealed
     }
 
+    pub const fn exhibits(&self) -> Option<[u64; 2]> {
+        self.summary.exhibits
+    }
+
     pub fn has_receipt(&self, stream: StreamNumber) -> bool {
         self.receipts.contains_key(&stream)
     }

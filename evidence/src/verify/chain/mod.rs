@@ -4,7 +4,7 @@
 //! What is done with evidence afterwards follows the rules of [`crate::custody`].
 //!
 //! State is bounded by what the log names: a few hundred bytes per order target, stream, hold and disposal. Access records leave none but
-//! the names of those who exported the case.
+//! the names of those who exported the case, each with the last exports.
 
 mod collection;
 mod moments;
@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) use collection::Job;
 use collection::{Collection, Context};
 use moments::Moments;
+pub(super) use moments::SLACK_S;
 use stamps::Stamps;
 pub(super) use stamps::Token;
 
@@ -50,8 +51,20 @@ pub(super) struct Chain {
     /// What was recorded about timestamps.
     pub stamps: Stamps,
     moments: Moments,
-    /// Who exported the case, by their names.
-    exporters: BTreeSet<String>,
+    /// The last exports by each name, [`EXPORTS_KEPT`] at most.
+    exports: BTreeMap<String, Vec<Export>>,
+}
+
+/// Exports by one name that are kept: so many may run at once without a doubt which of them made a copy.
+const EXPORTS_KEPT: usize = 16;
+
+/// An export of the case, by its access record.
+#[derive(Debug)]
+pub(super) struct Export {
+    /// When, by the coordinator's clock.
+    pub at: Timestamp,
+    /// Why.
+    pub reason: String,
 }
 
 /// What later records need to know of an order.
@@ -82,7 +95,7 @@ impl Chain {
             n: 0,
             stamps: Stamps::new(deployment),
             moments: Moments::default(),
-            exporters: BTreeSet::new(),
+            exports: BTreeMap::new(),
         }
     }
 
@@ -100,9 +113,9 @@ impl Chain {
         self.collections.keys()
     }
 
-    /// True when the log holds an access record for an export by this person.
-    pub fn was_exported_by(&self, name: &str) -> bool {
-        self.exporters.contains(name)
+    /// The last exports by this person that the log records, the newest at the end: a copy's own is among them.
+    pub fn exports_by(&self, name: &str) -> &[Export] {
+        self.exports.get(name).map_or(&[], Vec::as_slice)
     }
 
     /// The case, once its case-opened record was verified.
@@ -118,6 +131,11 @@ impl Chain {
     /// True when an order asked for this collection and no seal ended it.
     pub fn is_open(&self, collection: &CollectionId) -> bool {
         self.collections.get(collection).is_some_and(Collection::is_open)
+    }
+
+    /// First and last exhibit number of a collection that has some.
+    pub fn exhibits(&self, collection: &CollectionId) -> Option<[u64; 2]> {
+        self.collections.get(collection).and_then(Collection::exhibits)
     }
 
     /// True when the stream has a receipt.
@@ -177,7 +195,11 @@ impl Chain {
                 self.stamps.add(object, self.n, record, self.opened.as_ref().map(|(d, _)| *d), roots, findings);
             }
             Record::Access(p) if p.action == Action::Export => {
-                self.exporters.insert(p.by.clone());
+                let of = self.exports.entry(p.by.clone()).or_default();
+                if of.len() >= EXPORTS_KEPT {
+                    of.remove(0);
+                }
+                of.push(Export { at: p.at, reason: p.reason.clone() });
             }
             Record::Enrolment(_) | Record::Revocation(_) => return,
             // The others are the custody rules' alone.

@@ -7,7 +7,7 @@ use crate::time::Timestamp;
 use crate::verify::{Code, Findings};
 
 /// Clocks of machines that nobody neglects differ by less; seconds.
-pub(super) const SLACK_S: i64 = 15 * 60;
+pub(in crate::verify) const SLACK_S: i64 = 15 * 60;
 
 /// A moment that a record states.
 #[derive(Debug)]
