@@ -77,7 +77,8 @@ fn every_byte_of_a_reply_counts() {
     assert!(Reply::parse(&bytes).is_ok());
     // The first byte that differs is the status: 'granted', and 'granted with modifications'.
     let passed: Vec<usize> = (0..bytes.len()).filter(|at| accepted(*at)).collect();
-    assert_eq!(passed, [8], "of {} bytes", bytes.len());
+    let around = |at: usize| bytes.get(at.saturating_sub(16)..(at + 8).min(bytes.len())).map(<[u8]>::to_vec);
+    assert_eq!(passed, [8], "of {} bytes: {:02x?}", bytes.len(), passed.iter().map(|at| around(*at)).collect::<Vec<_>>());
 }
 
 #[test]

@@ -293,8 +293,9 @@ impl Signed {
                 let mut name = Cursor::new(name, "signer")?;
                 Some((name.raw()?.to_vec(), name.take(Tag::Integer)?.to_vec()))
             }
-            // By its key's id: the certificate is named by its hash in any case.
-            _ => None,
+            // By its key's id (RFC 5652, section 5.3: `[0] IMPLICIT OCTET STRING`): the certificate is named by its hash in any case.
+            (Tag::ContextSpecific { constructed: false, number: der::TagNumber(0) }, _) => None,
+            _ => return Err(malformed("the token names its signer in neither way that there is")),
         };
         let digest = Hash::of(signer.sequence("signer")?)?;
         if !hashes.contains(&digest) {
