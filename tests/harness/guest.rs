@@ -43,7 +43,7 @@ impl Default for GuestPlan {
             memory_mib: 256,
             module_mib: None,
             processors: 2,
-            cpu: "max,la57=off,avx=off".to_owned(),
+            cpu: "max,la57=off,avx=off,avx2=off".to_owned(),
             append: String::new(),
             modules: vec!["virtio_pci".to_owned(), "virtio_net".to_owned()],
             programs: Vec::new(),
