@@ -128,8 +128,11 @@ pub trait Output {
     fn now(&self) -> Moment;
 
     /// Keeps room below the limit of the order for a table that grows while other things are put: whatever is put until then
-    /// leaves it free. The item that takes it says so ([`NewItem::room`]).
-    fn keep_room(&mut self, _bytes: u64) {}
+    /// leaves it free. The item that takes it says so ([`NewItem::room`]). False when there is not so much: nothing more is kept
+    /// then, and what the room was for must be left out.
+    fn keep_room(&mut self, _bytes: u64) -> bool {
+        true
+    }
 
     /// Records that a program was run (its argument vector, joined with spaces): part of the agent's footprint.
     fn ran(&mut self, command: String);

@@ -90,8 +90,8 @@ impl Output for Telling<'_> {
         self.out.expect(bytes);
     }
 
-    fn keep_room(&mut self, bytes: u64) {
-        self.out.keep_room(bytes);
+    fn keep_room(&mut self, bytes: u64) -> bool {
+        self.out.keep_room(bytes)
     }
 
     fn now(&self) -> Moment {

@@ -21,6 +21,8 @@ pub struct Table {
     rows: u64,
     rows_in_part: u64,
     bad_rows: u64,
+    /// Rows for which the order's limit had no room.
+    left_out: u64,
     /// Room that is kept for the rows that are not put yet.
     room: u64,
     spare: bool,
@@ -40,6 +42,7 @@ impl Table {
             rows: 0,
             rows_in_part: 0,
             bad_rows: 0,
+            left_out: 0,
             room: 0,
             spare: true,
             facts: Vec::new(),
@@ -52,11 +55,23 @@ impl Table {
         Self { spare: false, ..self }
     }
 
-    /// Adds a row; puts a part when enough rows have come together.
+    /// Adds a row; puts a part when enough rows have come together. At the limit of the order the table is cut, and says so, rather
+    /// than lost as a whole.
     ///
     /// # Errors
     /// [`Stop`] from the output.
     pub fn row(&mut self, out: &mut dyn Output, row: &impl Serialize) -> Result<(), Stop> {
+        if !self.offer(out, row)? {
+            self.left_out = self.left_out.saturating_add(1);
+        }
+        Ok(())
+    }
+
+    /// The same for a row that can be said more briefly elsewhere: false when the limit of the order has no room for it.
+    ///
+    /// # Errors
+    /// [`Stop`] from the output.
+    pub fn offer(&mut self, out: &mut dyn Output, row: &impl Serialize) -> Result<bool, Stop> {
         if self.bytes.len() >= TABLE_PART_BYTES_MAX {
             self.put_part(out, None, false)?;
         }
@@ -65,18 +80,21 @@ impl Table {
             // Only a map with keys that are no strings can do that; the row is counted instead of shown half.
             self.bytes.truncate(before);
             self.bad_rows = self.bad_rows.saturating_add(1);
-            return Ok(());
+            return Ok(true);
         }
         self.bytes.push(b'\n');
-        self.rows = self.rows.saturating_add(1);
-        self.rows_in_part = self.rows_in_part.saturating_add(1);
         // What is taken meanwhile must leave room for what says that it was.
         if self.spare {
             let grown = self.bytes.len().saturating_sub(before) as u64;
+            if !out.keep_room(grown) {
+                self.bytes.truncate(before);
+                return Ok(false);
+            }
             self.room = self.room.saturating_add(grown);
-            out.keep_room(grown);
         }
-        Ok(())
+        self.rows = self.rows.saturating_add(1);
+        self.rows_in_part = self.rows_in_part.saturating_add(1);
+        Ok(true)
     }
 
     /// Adds a fact to the part that is put next: what a reader of the table should know and is no fault of it.
@@ -96,10 +114,12 @@ impl Table {
     /// # Errors
     /// [`Stop`] from the output.
     pub fn finish(mut self, out: &mut dyn Output, problem: Option<(Status, String)>) -> Result<u64, Stop> {
-        let problem = match (self.bad_rows, problem) {
-            (0, problem) => problem,
-            (n, None) => Some((Status::Partial, format!("{n} rows could not be written"))),
-            (n, Some((status, reason))) => Some((status, format!("{reason}; {n} rows could not be written"))),
+        let lost = [(self.bad_rows, "could not be written"), (self.left_out, "are left out: the limit of raw bytes has no room for them")];
+        let lost: Vec<String> = lost.iter().filter(|(n, _)| *n > 0).map(|(n, why)| format!("{n} rows {why}")).collect();
+        let problem = match (lost.is_empty(), problem) {
+            (true, problem) => problem,
+            (false, None) => Some((Status::Partial, lost.join("; "))),
+            (false, Some((status, reason))) => Some((status, format!("{reason}; {}", lost.join("; ")))),
         };
         if self.parts == 0 || self.rows_in_part > 0 || problem.is_some() {
             self.put_part(out, problem, true)?;

@@ -262,4 +262,19 @@ mod tests {
         let long = format!(r#"{{"v1": {{"region": "{}"}}}}"#, "x".repeat(100_000));
         assert!(instance(long.as_bytes())["region"].len() <= 4 * TEXT_CHARS_MAX);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_stands_there_is_bounded_and_fit_to_be_shown(
+            json in proptest::collection::vec(proptest::num::u8::ANY, 0..100),
+            text in "(.|\n|\x1b){0,20}",
+            times in 1_usize..200,
+        ) {
+            let written = serde_json::json!({ "v1": { "region": text.repeat(times) } }).to_string();
+            for json in [json, written.into_bytes()] {
+                let said = instance(&json);
+                proptest::prop_assert!(said.values().all(|t| t.chars().count() <= TEXT_CHARS_MAX && !t.contains(['\n', '\x1b'])));
+            }
+        }
+    }
 }

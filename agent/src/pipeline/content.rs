@@ -106,6 +106,10 @@ impl Copy<'_> {
             if let Some(reason) = &state.over {
                 // One gap to the end of the item: holes in it read as zeros either way.
                 if state.gaps.last().is_none_or(|g| g.offset.saturating_add(g.length) < size || g.reason != *reason) {
+                    // One that stands for a list reaches to the end as well: it ends where nothing more was read.
+                    if let Some(last) = state.gaps.last_mut() {
+                        last.length = last.length.min(at.saturating_sub(last.offset));
+                    }
                     state.gaps.push(Gap { offset: at, length: size.saturating_sub(at), reason: reason.clone() });
                 }
                 let rest = end.saturating_sub(at);

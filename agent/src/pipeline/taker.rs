@@ -141,8 +141,16 @@ impl Output for Taker {
         clock::now()
     }
 
-    fn keep_room(&mut self, bytes: u64) {
+    fn keep_room(&mut self, bytes: u64) -> bool {
+        if bytes > self.room_left(LIMIT_RESERVE_BYTES) {
+            let said = format!("{}: rows of its tables are left out: the limit of {} raw bytes", self.capture, self.raw_bytes_max);
+            if !self.account.reasons.contains(&said) {
+                self.account.reasons.push(said);
+            }
+            return false;
+        }
         self.kept = self.kept.saturating_add(bytes);
+        true
     }
 
     fn ran(&mut self, command: String) {
@@ -163,11 +171,14 @@ impl Taker {
             _ => return self.record(item, BY_RECORD),
         };
         let member_kind = if item.kind == Kind::Symlink { MemberKind::Symlink } else { MemberKind::Directory };
-        if let Some(why) = self.against_name(&name, member_kind) {
-            return self.record(item.with_status(Status::Error, why), BY_RECORD);
-        }
         match self.header(&name, &item, kind) {
             Ok((_, simplified)) => {
+                if let Some(refusal) = self.over_limit(self.header.len() as u64, false) {
+                    return self.record(item.with_status(Status::Skipped, refusal), BY_RECORD);
+                }
+                if let Some(why) = self.against_name(&name, member_kind) {
+                    return self.record(item.with_status(Status::Error, why), BY_RECORD);
+                }
                 let location = self.member()?;
                 self.record(simplified.apply(item), Ending { location: Some(location), ..BY_RECORD })
             }
@@ -216,7 +227,7 @@ impl Taker {
         if let Some(target) = first_name.map(<[u8]>::to_vec) {
             return self.put_hardlink(item, &target);
         }
-        if let Some(refusal) = self.over_bounds(&data) {
+        if let Some(refusal) = self.over_bounds(&data, item.room.kept) {
             return self.record(item.with_status(Status::Skipped, refusal), BY_RECORD);
         }
         let name = item.path.member_name(&self.capture);
@@ -232,6 +243,13 @@ impl Taker {
             Ok(parts) => parts,
             Err(why) => return self.record(item.with_status(Status::Error, why), BY_RECORD),
         };
+        // Headers are bytes as well: of empty files there is nothing else. What is kept beside the limit is for those of records.
+        let with_header = (self.header.len() as u64).saturating_add(follows);
+        if !data.spare
+            && let Some(refusal) = self.over_limit(with_header, false)
+        {
+            return self.record(item.with_status(Status::Skipped, refusal), BY_RECORD);
+        }
         let offset = self.frames.raw_offset();
         self.write_header()?;
         let item = simplified.apply(item);
@@ -349,10 +367,12 @@ impl Taker {
         self.passed.of(path, meta).find(|passed| status == Status::Collected || *passed == status)
     }
 
-    /// Why this content is left out, if a limit says so.
-    fn over_bounds(&mut self, data: &Data<'_>) -> Option<String> {
+    /// Why this content is left out, if a limit says so. `kept` bytes of room were kept for it.
+    fn over_bounds(&mut self, data: &Data<'_>, kept: u64) -> Option<String> {
         let stored = data.stored();
-        if let Some(refusal) = self.over_limit(stored, data.spare) {
+        // What other headers took of its room meanwhile comes from the part that is there for them.
+        let is_promised = stored <= kept && stored <= self.room_left(LIMIT_RESERVE_BYTES / 2);
+        if !is_promised && let Some(refusal) = self.over_limit(stored, data.spare) {
             return Some(refusal);
         }
         let holes = data.size.saturating_sub(stored);
@@ -370,13 +390,18 @@ impl Taker {
     /// records.
     fn over_limit(&mut self, bytes: u64, spare: bool) -> Option<String> {
         let for_records = if spare { 0 } else { (self.raw_bytes_max / 16).min(RECORDS_RESERVE_BYTES_MAX) };
-        let kept = LIMIT_RESERVE_BYTES.saturating_add(self.kept).saturating_add(for_records);
-        let left = self.raw_bytes_max.saturating_sub(self.frames.raw_offset()).saturating_sub(kept);
+        let left = self.room_left(LIMIT_RESERVE_BYTES.saturating_add(for_records));
         if bytes <= left {
             return None;
         }
         self.account.over_limit = self.account.over_limit.saturating_add(1);
         Some(format!("{bytes} bytes: only {left} of the collection's limit of {} raw bytes are left", self.raw_bytes_max))
+    }
+
+    /// Bytes below the limit that are kept for no table, and not reserved either.
+    const fn room_left(&self, reserve: u64) -> u64 {
+        let kept = self.kept.saturating_add(reserve);
+        self.raw_bytes_max.saturating_sub(self.frames.raw_offset()).saturating_sub(kept)
     }
 
     /// A further name of a file that is in the stream costs its header and nothing else.

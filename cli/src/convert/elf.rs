@@ -63,10 +63,10 @@ pub struct Elf {
 
 impl Elf {
     /// Nothing of a file yet.
-    pub fn new(companions: Companions) -> Self {
+    pub fn new(memory: Memory, companions: Companions) -> Self {
         let notes = companions.content();
         let data = (HEADER_BYTES + notes.len() as u64).next_multiple_of(PAGE);
-        Self { memory: Memory::default(), companions, notes, data, written: 0 }
+        Self { memory, companions, notes, data, written: 0 }
     }
 
     fn machine(&self) -> u16 {
@@ -118,6 +118,12 @@ impl Conversion for Elf {
             Ok(())
         })?;
         let loads = joined(&ranges);
+        let placed = ranges.iter().fold(0_u64, |sum, range| sum.saturating_add(range.len));
+        // The beginning of a page that is not whole, where the image was cut off.
+        let beyond = self.written.saturating_sub(placed).min(PAGE);
+        if beyond > 0 {
+            out.write(self.data.saturating_add(placed), &vec![0; beyond as usize])?;
+        }
         let direct_map = self.direct_map(&loads, out);
         let mut headers = program_header(PT_NOTE, 0, HEADER_BYTES, (0, 0), self.notes.len() as u64);
         let mut at = self.data;
@@ -136,7 +142,9 @@ impl Conversion for Elf {
         out.write(table, &headers)?;
         out.write(HEADER_BYTES, &self.notes)?;
         out.write(0, &header(self.machine(), table, count.min(PN_XNUM), extended.then_some(section)))?;
-        Ok(Made { size: table.saturating_add(headers.len() as u64), notes: self.notes_for_reader(direct_map, &loads) })
+        let mut notes = self.memory.notes(&ranges, size);
+        notes.extend(self.notes_for_reader(direct_map, &loads));
+        Ok(Made { size: table.saturating_add(headers.len() as u64), notes })
     }
 }
 

@@ -7,11 +7,12 @@ pub mod e01;
 mod elf;
 mod raw;
 
-use exhibit_evidence::manifest::{Item, Kind};
+use exhibit_evidence::manifest::{Gap, Item, Kind};
 
 use crate::exit::{Code, Failure, Result};
 use crate::memory::PAGE_BYTES;
-use crate::memory::lime::{self, Piece, Range};
+use crate::memory::lime::{self, HEADER_BYTES, Piece, Range};
+use crate::units::show_bytes;
 
 pub use elf::Companions;
 
@@ -108,9 +109,26 @@ pub struct Unread {
 impl Unread {
     /// Those of an item, from its manifest line.
     pub fn of(item: &Item) -> Self {
-        let bytes = item.gaps.iter().fold(0_u64, |sum, gap| sum.saturating_add(gap.length)).min(item.size);
-        Self { bytes, at_most: item.gaps.last().is_some_and(|gap| gap.reason.contains("or more unreadable ranges")) }
+        Self::among(&item.gaps, item.size)
     }
+
+    /// Those in front of where an item was cut off: its last gap is what is behind.
+    fn before(item: &Item, cut: u64) -> Self {
+        Self::among(item.gaps.split_last().map_or(&[][..], |(_, before)| before), cut)
+    }
+
+    fn among(gaps: &[Gap], size: u64) -> Self {
+        let bytes = gaps.iter().fold(0_u64, |sum, gap| sum.saturating_add(gap.length)).min(size);
+        Self { bytes, at_most: gaps.iter().any(|gap| gap.reason.contains("or more unreadable ranges")) }
+    }
+}
+
+/// Where an image was cut off: the collection was told to end (a deadline, a cancel) while it was read, and nothing of what is behind
+/// was. By the words of the agent's pipeline (`agent/src/pipeline/content.rs`, `line.rs`).
+pub fn cut_at(item: &Item) -> Option<u64> {
+    let is_told_to_end = item.reason.as_deref().is_some_and(|reason| reason.contains("not read to the end: "));
+    let rest = item.gaps.last().filter(|gap| gap.offset.saturating_add(gap.length) >= item.size)?;
+    (is_told_to_end && rest.reason.starts_with("not read: ")).then_some(rest.offset)
 }
 
 impl std::fmt::Display for Unread {
@@ -128,6 +146,17 @@ pub struct About {
     pub media: e01::Media,
     /// What of the content is zeros that nobody read.
     pub unread: Unread,
+    /// Where an image of memory was cut off: what is behind is left out.
+    pub cut: Option<u64>,
+}
+
+impl About {
+    /// The same of content that `item` has.
+    pub fn of(item: &Item, content: Content, companions: Companions, media: e01::Media) -> Self {
+        let cut = cut_at(item).filter(|_| content == Content::Memory);
+        let unread = cut.map_or_else(|| Unread::of(item), |cut| Unread::before(item, cut));
+        Self { companions, media, unread, cut }
+    }
 }
 
 impl From<Companions> for About {
@@ -137,7 +166,15 @@ impl From<Companions> for About {
 }
 
 /// Why an item cannot have a format, and the one to ask for instead, as far as that is clear before a byte of it arrives.
-pub fn refusal(format: Format, content: Content, item: &Item) -> Option<String> {
+/// `cut_off`: of an image that was cut off what is there is wanted.
+pub fn refusal(format: Format, content: Content, item: &Item, cut_off: bool) -> Option<String> {
+    if content == Content::Memory
+        && !cut_off
+        && let Some(at) = cut_at(item)
+    {
+        let (at, size) = (show_bytes(at), show_bytes(item.size));
+        return Some(format!("the image was cut off, {at} of its {size} were read; --cut-off makes a file of the memory that was"));
+    }
     match (format, content) {
         (Format::E01, Content::Disk) => e01::refusal(item.size).map(|why| format!("{why}; --as raw writes it as it is")),
         (Format::Raw, Content::Memory) => raw::refusal(&item.facts).map(|why| format!("{why}; --as elf has no such limit")),
@@ -150,13 +187,13 @@ pub fn refusal(format: Format, content: Content, item: &Item) -> Option<String> 
 /// # Errors
 /// Content that has no such format.
 pub fn conversion(format: Format, content: Content, name: &[u8], about: impl Into<About>) -> Result<(Box<dyn Conversion>, Vec<u8>)> {
-    let About { companions, media, unread } = about.into();
+    let About { companions, media, unread, cut } = about.into();
     let stem = name.strip_suffix(b".lime").unwrap_or(name);
     let named = |ending: &[u8]| [stem, ending].concat();
     match (format, content) {
-        (Format::Lime, Content::Memory) => Ok((Box::new(Lime(Memory::default())), name.to_vec())),
-        (Format::Elf, Content::Memory) => Ok((Box::new(elf::Elf::new(companions)), named(b".elf"))),
-        (Format::Raw, Content::Memory) => Ok((Box::new(raw::Raw::new(unread)), named(b".raw"))),
+        (Format::Lime, Content::Memory) => Ok((Box::new(Lime(Memory::new(cut))), name.to_vec())),
+        (Format::Elf, Content::Memory) => Ok((Box::new(elf::Elf::new(Memory::new(cut), companions)), named(b".elf"))),
+        (Format::Raw, Content::Memory) => Ok((Box::new(raw::Raw::new(Memory::new(cut), unread)), named(b".raw"))),
         (Format::Raw, Content::Disk) => Ok((Box::new(Same), name.to_vec())),
         (Format::E01, Content::Memory) => {
             Err(Failure::new(Code::Usage, "memory has no format 'e01'").hint("--as elf, or --as lime as it is stored"))
@@ -207,7 +244,7 @@ impl Conversion for Same {
     }
 }
 
-/// LiME as it is; that it is such is checked.
+/// LiME as it is; that it is such is checked. Of an image that was cut off the last header says what is there.
 struct Lime(Memory);
 
 impl Conversion for Lime {
@@ -216,9 +253,16 @@ impl Conversion for Lime {
         self.0.take(offset, bytes, |_, _| Ok(()))
     }
 
-    fn end(&mut self, size: u64, _: &mut dyn Output) -> Result<Made> {
-        self.0.end(size, |_, _| Ok(()))?;
-        Ok(Made { size, notes: Vec::new() })
+    fn end(&mut self, size: u64, out: &mut dyn Output) -> Result<Made> {
+        /// Where a header has the last address.
+        const LAST: u64 = 16;
+        let ranges = self.0.end(size, |_, _| Ok(()))?;
+        let notes = self.0.notes(&ranges, size);
+        let (Some(last), Some(_)) = (ranges.last(), self.0.cut) else { return Ok(Made { size, notes }) };
+        let header = HEADER_BYTES as u64;
+        let made = ranges.iter().fold(0_u64, |sum, range| sum.saturating_add(header).saturating_add(range.len));
+        out.write(made - last.len - header + LAST, &(last.end() - 1).to_le_bytes())?;
+        Ok(Made { size: made, notes })
     }
 }
 
@@ -227,14 +271,24 @@ impl Conversion for Lime {
 struct Memory {
     parser: lime::Parser,
     next: u64,
+    /// From here on nothing of the content was read: what stands there is no memory, and no header either.
+    cut: Option<u64>,
 }
 
 /// Zeros that stand for a hole.
 static ZEROS: [u8; 65_536] = [0; 65_536];
 
 impl Memory {
+    /// One of which nothing arrived yet.
+    fn new(cut: Option<u64>) -> Self {
+        Self { cut, ..Self::default() }
+    }
+
     /// Hands on the pieces; true stands for one of zeros, which need not be written.
     fn take(&mut self, offset: u64, bytes: &[u8], mut to: impl FnMut(Piece<'_>, bool) -> Result<()>) -> Result<()> {
+        let end = self.cut.unwrap_or(u64::MAX);
+        let room = end.saturating_sub(offset).min(bytes.len() as u64) as usize;
+        let (offset, bytes) = (offset.min(end), bytes.get(..room).unwrap_or_default());
         while self.next < offset {
             let zeros = ZEROS.get(..(offset - self.next).min(ZEROS.len() as u64) as usize).unwrap_or_default();
             self.next = self.next.saturating_add(zeros.len() as u64);
@@ -256,7 +310,20 @@ impl Memory {
     /// The ranges, once the content ended after `size` bytes.
     fn end(&mut self, size: u64, to: impl FnMut(Piece<'_>, bool) -> Result<()>) -> Result<Vec<Range>> {
         self.take(size, &[], to)?;
-        Ok(std::mem::take(&mut self.parser).finish()?)
+        let parser = std::mem::take(&mut self.parser);
+        Ok(if self.cut.is_some() { parser.finish_cut()? } else { parser.finish()? })
+    }
+
+    /// What the reader of a file has to know that was made of so many ranges of an image of `size` bytes.
+    fn notes(&self, ranges: &[Range], size: u64) -> Vec<String> {
+        let cut = self.cut.zip(ranges.last()).map(|(cut, last)| {
+            let (memory, end) = (ranges.iter().fold(0_u64, |sum, range| sum.saturating_add(range.len)), last.end());
+            let (read, size, memory) = (show_bytes(cut), show_bytes(size), show_bytes(memory));
+            format!(
+                "the image was cut off: {read} of its {size} were read, and only the {memory} of memory below {end:#x} that they hold are in this file"
+            )
+        });
+        cut.into_iter().collect()
     }
 }
 

@@ -26,8 +26,8 @@ pub struct Raw {
 
 impl Raw {
     /// Nothing of a file yet.
-    pub fn new(unread: Unread) -> Self {
-        Self { memory: Memory::default(), unread }
+    pub fn new(memory: Memory, unread: Unread) -> Self {
+        Self { memory, unread }
     }
 
     /// How much of the file is what: what nobody read is no memory.
@@ -58,8 +58,9 @@ impl Conversion for Raw {
 
     fn end(&mut self, size: u64, _: &mut dyn Output) -> Result<Made> {
         let ranges = self.memory.end(size, |_, _| Ok(()))?;
+        let mut notes = self.memory.notes(&ranges, size);
         let size = ranges.last().map_or(0, |r: &Range| r.end());
-        let note = self.note(ranges.iter().map(|r| r.len).sum(), size);
-        Ok(Made { size, notes: vec![note] })
+        notes.push(self.note(ranges.iter().map(|r| r.len).sum(), size));
+        Ok(Made { size, notes })
     }
 }

@@ -27,8 +27,8 @@ impl Output for Held {
 }
 
 /// Converts content that arrives in pieces; zeros of a piece's length arrive as a hole.
-fn convert(format: Format, content: &[u8], step: usize, companions: Companions) -> Result<(Vec<u8>, Made)> {
-    let (mut conversion, _) = conversion(format, Content::Memory, b"memory/memory.lime", companions)?;
+fn convert(format: Format, content: &[u8], step: usize, about: impl Into<About>) -> Result<(Vec<u8>, Made)> {
+    let (mut conversion, _) = conversion(format, Content::Memory, b"memory/memory.lime", about)?;
     let mut out = Held::default();
     for (i, piece) in content.chunks(step).enumerate() {
         if piece.iter().any(|b| *b != 0) {
@@ -164,6 +164,66 @@ fn raw_does_not_call_memory_what_nobody_read() {
     assert!(said.contains("8.0 KiB of its 16.0 KiB are memory that was read; 4.0 KiB could not be read and are zeros"), "{said}");
     let said = note(Unread { bytes: 0x2000, at_most: true });
     assert!(said.contains("at least 4.0 KiB") && said.contains("up to 8.0 KiB could not be read"), "{said}");
+}
+
+/// What was read up to the last whole page is in every format, and nothing of what stands behind.
+#[test]
+fn of_an_image_that_was_cut_off_there_is_what_was_read() {
+    let page = |n: u8| vec![n; 4_096];
+    let first = [page(1), page(2)].concat();
+    let mut content = image(&[(0x1000, &first), (0x8000, &[page(3), page(4), page(5)].concat()), (0x2_0000, &page(6))]);
+    // In the second page of the second range. The rest was not read: zeros, where another header should be as well.
+    let cut = 32 + 2 * 4_096 + 32 + 4_096 + 100;
+    content[cut..].fill(0);
+    assert!(convert(Format::Elf, &content, 64, Companions::default()).is_err(), "as if it were whole");
+    let about = |cut: usize| About { cut: Some(cut as u64), ..About::default() };
+    let there = image(&[(0x1000, &first), (0x8000, &page(3))]);
+    for step in [13, 64, 4_096, 100_000] {
+        let (lime, made) = convert(Format::Lime, &content, step, about(cut)).expect("good");
+        assert_eq!((lime.len(), made.size), (there.len(), there.len() as u64));
+        assert!(lime == there, "its last header says what is there");
+        let notes = made.notes.concat();
+        assert!(notes.contains("cut off") && notes.contains("12.0 KiB of memory below 0x9000"), "{notes}");
+        let (raw, made) = convert(Format::Raw, &content, step, about(cut)).expect("good");
+        assert_eq!((raw.len(), raw[0x2fff], raw[0x8000], raw[0x8fff]), (0x9000, 2, 3, 3));
+        assert!(made.notes[0].contains("cut off"), "{:?}", made.notes);
+        let (elf, made) = convert(Format::Elf, &content, step, about(cut)).expect("good");
+        let found: Vec<(u64, &[u8])> = segments(&elf).into_iter().skip(1).map(|s| (s.2, s.3)).collect();
+        assert!(found == [(0x1000, &first[..]), (0x8000, &page(3)[..])], "{:?}", made.notes);
+        assert!(made.notes[0].contains("cut off"), "{:?}", made.notes);
+    }
+    // Between two ranges, and within the header of the next one, everything before is there.
+    for cut in [32 + 2 * 4_096, 32 + 2 * 4_096 + 9] {
+        assert!(convert(Format::Lime, &content, 64, about(cut)).expect("good").0 == image(&[(0x1000, &first)]));
+    }
+    assert!(convert(Format::Raw, &content, 64, about(40)).is_err(), "not even one page");
+}
+
+#[test]
+fn what_was_cut_off_is_refused_unless_it_is_asked_for() {
+    let item = |reason: &str, gaps: &[(u64, u64, &str)]| -> Item {
+        let gaps: Vec<_> = gaps.iter().map(|(at, n, why)| serde_json::json!({"offset": at, "length": n, "reason": why})).collect();
+        let when = "2026-01-02T03:04:05.000000000Z";
+        let item = serde_json::json!({
+            "n": 0, "capture": "memory", "path": "memory.lime", "kind": "record", "status": "partial", "size": 1_000, "reason": reason,
+            "taken": {"start": when, "end": when, "mono_start_ns": 0, "mono_end_ns": 0}, "method": "read", "gaps": gaps,
+        });
+        serde_json::from_value(item).expect("an item")
+    };
+    let list = (10, 390, "1024 or more unreadable ranges: those from here on are in 'map.jsonl'");
+    let rest = (400, 600, "not read: the deadline passed");
+    let cut = item("not read to the end: the deadline passed", &[(0, 5, "EIO"), list, rest]);
+    assert_eq!(cut_at(&cut), Some(400));
+    assert!(refusal(Format::Elf, Content::Memory, &cut, false).is_some_and(|why| why.contains("400 B") && why.contains("--cut-off")));
+    assert_eq!((refusal(Format::Elf, Content::Memory, &cut, true), refusal(Format::Raw, Content::Disk, &cut, false)), (None, None));
+    let of = |content| About::of(&cut, content, Companions::default(), e01::Media::default());
+    assert_eq!((of(Content::Memory).cut, of(Content::Memory).unread), (Some(400), Unread { bytes: 395, at_most: true }));
+    assert_eq!((of(Content::Disk).cut, of(Content::Disk).unread.bytes), (None, 995));
+    // The last pages of memory could not be read, or none after many others: nobody told it to end.
+    for (reason, gap) in [("unreadable ranges: EIO", (400, 600, "EIO")), ("unreadable ranges: EIO", rest)] {
+        assert_eq!(cut_at(&item(reason, &[gap])), None, "{reason}");
+    }
+    assert_eq!(cut_at(&item("not read to the end: the deadline passed", &[(400, 500, "not read: the deadline passed")])), None);
 }
 
 proptest! {

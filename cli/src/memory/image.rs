@@ -191,6 +191,26 @@ mod tests {
         assert!(LimeFile::open(&path).is_err());
     }
 
+    proptest::proptest! {
+        #[test]
+        fn an_altered_image_is_refused_or_read_within_itself((at, byte) in (0_usize..200, proptest::num::u8::ANY), cut in proptest::bool::ANY) {
+            let dir = tempfile::tempdir().expect("folder");
+            let path = dir.path().join("i");
+            let mut bytes = lime::tests::image(&[(0x1000, b"abcdefgh"), (0x3000, b"ijkl")]);
+            let at = at % bytes.len();
+            bytes[at] = byte;
+            if cut {
+                bytes.truncate(at);
+            }
+            std::fs::write(&path, &bytes).expect("write");
+            if let Ok(image) = LimeFile::open(&path) {
+                let held: u64 = image.ranges.iter().map(|(range, _)| range.len).sum();
+                proptest::prop_assert!(held <= bytes.len() as u64);
+                image.each_vmcoreinfo(|_, _| {}).expect("all of it is there");
+            }
+        }
+    }
+
     #[test]
     fn a_window_is_kept() {
         let mut pages = Pages::new(0x2000..0x4000);

@@ -1,7 +1,7 @@
 //! LiME version 1 (504ensicsLabs/LiME, `doc/README.md`): for each range of physical memory a header of 32 bytes (magic, version, first
 //! and *last* address, eight zeros, all little-endian) and its bytes. Ranges ascend and nothing stands between or behind them.
 
-use super::{Malformed, u32_at, u64_at};
+use super::{Malformed, PAGE_BYTES, u32_at, u64_at};
 
 /// Bytes of a range's header.
 pub const HEADER_BYTES: usize = 32;
@@ -127,6 +127,24 @@ impl Parser {
             (0, true, true) => Err(Malformed::new(WHAT, self.at, "nothing is in it")),
             _ => Err(Malformed::new(WHAT, self.at, "ends in the middle of a range")),
         }
+    }
+
+    /// The ranges of an image of which only the beginning was taken: of the one that is open the whole pages that are there.
+    ///
+    /// # Errors
+    /// No whole page is there.
+    pub fn finish_cut(mut self) -> Result<Vec<Range>, Malformed> {
+        if self.left > 0
+            && let Some(open) = self.ranges.last_mut()
+        {
+            let there = open.end().saturating_sub(self.left);
+            open.len = (there - there % PAGE_BYTES).saturating_sub(open.start);
+        }
+        self.ranges.retain(|range| range.len > 0);
+        if self.ranges.is_empty() {
+            return Err(Malformed::new(WHAT, self.at, "was cut off before the end of its first page"));
+        }
+        Ok(self.ranges)
     }
 }
 

@@ -44,4 +44,17 @@ mod tests {
         assert_eq!(find(&b"0000000000000000 D init_top_pgt\n"[..], "init_top_pgt"), None);
         assert_eq!(find(&vec![b'x'; 5000][..], "x"), None);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn a_symbol_is_found_behind_any_others_and_any_bytes_are_handled(
+            others in proptest::collection::vec("[0-9a-f]{16} [a-zA-Z] [a-z_]{1,30}(\t\\[[a-z]{1,9}\\])?", 0..20),
+            address in 1_u64..u64::MAX,
+            noise in proptest::collection::vec(proptest::num::u8::ANY, 0..200),
+        ) {
+            let list: Vec<String> = others.into_iter().chain([format!("{address:016x} D Sought")]).collect();
+            proptest::prop_assert_eq!(find(list.join("\n").as_bytes(), "Sought"), Some(address));
+            let _ = find(&noise[..], "x");
+        }
+    }
 }

@@ -23,7 +23,8 @@ pub enum Answer {
     Refused(Errno),
     /// It did not answer in time.
     Stuck,
-    /// Too many have not answered yet, and no place is left, or none for one that does not look as if it would.
+    /// Too many have not answered yet, and no place is left, or none for one that does not look as if it would; or others of its
+    /// owner were late, and everybody else is asked first.
     Aside,
 }
 
@@ -40,17 +41,19 @@ pub struct Reader {
     worker: Option<Worker>,
     /// Who did not answer.
     pub(super) left: LeftBehind,
+    /// Everybody was asked once: who was put aside for others is not any more.
+    pub(super) last: bool,
 }
 
 impl Reader {
     /// A reader that has not started its thread yet.
     pub fn new(plan: Plan, patience: Duration) -> Self {
-        Self { plan: Arc::new(plan), patience, worker: None, left: LeftBehind::default() }
+        Self { plan: Arc::new(plan), patience, worker: None, left: LeftBehind::default(), last: false }
     }
 
     /// Reads a process; waits at most as long as it was told.
     pub fn read(&mut self, pid: u32) -> Answer {
-        if !self.left.admits(pid) {
+        if !self.left.admits(pid, self.last) {
             return Answer::Aside;
         }
         let Some(worker) = self.worker.take().or_else(|| start(&self.plan, &self.left)) else {
@@ -66,7 +69,7 @@ impl Reader {
                 answer(result)
             }
             Err(RecvTimeoutError::Timeout) => {
-                worker.asked.leave();
+                worker.asked.leave(pid);
                 Answer::Stuck
             }
             Err(RecvTimeoutError::Disconnected) => Answer::Refused(Errno::IO),

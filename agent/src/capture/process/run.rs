@@ -92,10 +92,14 @@ impl Run {
         }
     }
 
-    /// Tries those that were put aside once more: others may have answered meanwhile.
+    /// Tries those that were put aside once more: others may have answered meanwhile. At the very end come those of whose owner
+    /// others were late.
     pub(super) fn again(&mut self, out: &mut dyn Output, reader: &mut Reader) -> Result<(), Stop> {
-        for pid in std::mem::take(&mut self.aside) {
-            self.process(out, reader, pid)?;
+        for last in [false, true] {
+            reader.last = last;
+            for pid in std::mem::take(&mut self.aside) {
+                self.process(out, reader, pid)?;
+            }
         }
         for pid in std::mem::take(&mut self.aside) {
             let started = out.now();

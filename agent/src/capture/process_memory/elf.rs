@@ -64,36 +64,83 @@ const PSARGS_BYTES: usize = 80;
 /// True for registers as a 64-bit process of this architecture has them.
 #[must_use]
 pub fn is_native(thread: &Thread) -> bool {
-    thread.sets.iter().find(|(kind, _)| *kind == NT_PRSTATUS).is_none_or(|(_, set)| set.len() == MACHINE.1)
+    thread.sets.iter().find(|(kind, _)| *kind == NT_PRSTATUS).is_none_or(|(_, set)| set.size() == MACHINE.1)
 }
 
-/// All notes. `own` is the content of our note.
-#[must_use]
-pub fn notes(pid: u32, about: &About, threads: &[Thread], auxv: &[u8], regions: &Regions, own: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    let common = |out: &mut Vec<u8>| {
-        note(out, b"CORE", NT_PRPSINFO, &prpsinfo(pid, about));
+/// All notes. Those of the process and of its first thread are there as bytes; those of the others, which can be thousands, are
+/// made when they are read.
+#[derive(Debug)]
+pub struct Notes {
+    first: Vec<u8>,
+    about: About,
+    threads: Vec<Thread>,
+    /// Where the notes of each of these end, counted from the first byte of all.
+    ends: Vec<u64>,
+}
+
+impl Notes {
+    /// The notes of a process; `own` is the content of our note. Threads that did not stand have none.
+    #[must_use]
+    pub fn new(pid: u32, about: About, threads: Vec<Thread>, auxv: &[u8], regions: &Regions, own: &[u8]) -> Self {
+        let mut threads = threads.into_iter().filter(|t| t.running.is_none());
+        let (mut first, head) = (Vec::new(), threads.next());
+        if let Some(thread) = &head {
+            thread_status(&mut first, &about, thread);
+        }
+        note(&mut first, b"CORE", NT_PRPSINFO, &prpsinfo(pid, &about));
         if !auxv.is_empty() {
-            note(out, b"CORE", NT_AUXV, auxv);
+            note(&mut first, b"CORE", NT_AUXV, auxv);
         }
-        note(out, b"CORE", NT_FILE, &file_note(regions));
-        note(out, b"EXHIBIT", NT_EXHIBIT_JSON, own);
-    };
-    let mut first = true;
-    for thread in threads.iter().filter(|t| t.running.is_none()) {
-        thread_status(&mut out, about, thread);
-        if std::mem::take(&mut first) {
-            common(&mut out);
+        note(&mut first, b"CORE", NT_FILE, &file_note(regions));
+        note(&mut first, b"EXHIBIT", NT_EXHIBIT_JSON, own);
+        if let Some(thread) = &head {
+            other_sets(&mut first, thread);
         }
-        for (kind, set) in thread.sets.iter().filter(|(kind, _)| *kind != NT_PRSTATUS) {
-            let name: &[u8] = if *kind < FIRST_OF_ARCHITECTURE { b"CORE" } else { b"LINUX" };
-            note(&mut out, name, *kind, set);
+        let threads: Vec<Thread> = threads.collect();
+        let (mut end, mut ends) = (first.len() as u64, Vec::with_capacity(threads.len()));
+        for thread in &threads {
+            end = end.saturating_add(of_thread(&about, thread).len() as u64);
+            ends.push(end);
+        }
+        Self { first, about, threads, ends }
+    }
+
+    /// Bytes of all.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.ends.last().copied().unwrap_or(self.first.len() as u64)
+    }
+
+    /// Writes what of the notes (which lie at `at` in the file) falls into `buffer` (which lies at `offset`).
+    fn place(&self, buffer: &mut [u8], offset: u64, at: u64) {
+        overlay(buffer, offset, at, &self.first);
+        let from = offset.saturating_sub(at);
+        let until = offset.saturating_add(buffer.len() as u64).saturating_sub(at);
+        let begun = self.ends.partition_point(|end| *end <= from);
+        for (n, thread) in self.threads.iter().enumerate().skip(begun) {
+            let begin = n.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(self.first.len() as u64);
+            if begin >= until {
+                break;
+            }
+            overlay(buffer, offset, at.saturating_add(begin), &of_thread(&self.about, thread));
         }
     }
-    if first {
-        common(&mut out);
-    }
+}
+
+/// The notes of one thread.
+fn of_thread(about: &About, thread: &Thread) -> Vec<u8> {
+    let mut out = Vec::new();
+    thread_status(&mut out, about, thread);
+    other_sets(&mut out, thread);
     out
+}
+
+/// All registers of a thread but the general ones, which are in its status.
+fn other_sets(out: &mut Vec<u8>, thread: &Thread) {
+    for (kind, set) in thread.sets.iter().filter(|(kind, _)| *kind != NT_PRSTATUS) {
+        let name: &[u8] = if *kind < FIRST_OF_ARCHITECTURE { b"CORE" } else { b"LINUX" };
+        note(out, name, *kind, &set.bytes());
+    }
 }
 
 /// One note: sizes, type, name with its end, content; each filled to four bytes.
@@ -132,14 +179,14 @@ fn thread_status(out: &mut Vec<u8>, about: &About, thread: &Thread) {
     s.extend_from_slice(&ticks(about.stat.utime_ticks));
     s.extend_from_slice(&ticks(about.stat.stime_ticks));
     s.extend_from_slice(&[0; 32]); // of its children
-    let general = thread.sets.iter().find(|(kind, _)| *kind == NT_PRSTATUS).map(|(_, set)| set.as_slice()).unwrap_or_default();
-    s.extend_from_slice(general);
+    let general = thread.sets.iter().find(|(kind, _)| *kind == NT_PRSTATUS).map(|(_, set)| set.bytes()).unwrap_or_default();
+    s.extend_from_slice(&general);
     let has_fp = i32::from(thread.sets.iter().any(|(kind, _)| *kind == 2));
     s.extend_from_slice(&has_fp.to_le_bytes()); // pr_fpvalid
     s.resize(s.len().next_multiple_of(8), 0);
     note(out, b"CORE", NT_PRSTATUS, &s);
     if let Some(siginfo) = &thread.siginfo {
-        note(out, b"CORE", NT_SIGINFO, siginfo);
+        note(out, b"CORE", NT_SIGINFO, &siginfo.bytes());
     }
 }
 
@@ -199,11 +246,12 @@ fn file_note(regions: &Regions) -> Vec<u8> {
     out
 }
 
-/// The beginning of a core file: everything before the first segment. Only the notes are kept; program headers are made
-/// when they are read.
+/// The beginning of a core file: everything before the first segment. Only what the notes are made of is kept; program headers are
+/// made when they are read.
 #[derive(Debug)]
 pub struct Header {
-    notes: Vec<u8>,
+    notes: Notes,
+    notes_bytes: usize,
     phdrs: usize,
     bytes: u64,
 }
@@ -211,9 +259,10 @@ pub struct Header {
 impl Header {
     /// A header for so many segments.
     #[must_use]
-    pub fn new(notes: Vec<u8>, segments: usize) -> Self {
+    pub fn new(notes: Notes, segments: usize) -> Self {
         let phdrs = segments.saturating_add(1);
-        let mut header = Self { notes, phdrs, bytes: 0 };
+        let notes_bytes = notes.bytes() as usize;
+        let mut header = Self { notes, notes_bytes, phdrs, bytes: 0 };
         header.bytes = (header.section_at().saturating_add(if header.is_many() { SHDR_BYTES } else { 0 })) as u64;
         header
     }
@@ -233,7 +282,7 @@ impl Header {
     }
 
     const fn section_at(&self) -> usize {
-        self.notes_at().saturating_add(self.notes.len()).next_multiple_of(8)
+        self.notes_at().saturating_add(self.notes_bytes).next_multiple_of(8)
     }
 
     /// Copies the bytes from `offset` on; what lies behind the header is zeros. `layout` is the one that was shifted behind it.
@@ -246,18 +295,18 @@ impl Header {
         let mut place = |at: usize, bytes: &[u8]| overlay(buffer, offset, at as u64, bytes);
         for n in first..last.min(self.phdrs) {
             let phdr = match n.checked_sub(1) {
-                None => phdr(4, 4, self.notes_at() as u64, 0, self.notes.len() as u64, 0, 4),
+                None => phdr(4, 4, self.notes_at() as u64, 0, self.notes_bytes as u64, 0, 4),
                 Some(n) => layout.segments.get(n).map_or([0; PHDR_BYTES], |s| load(s, regions)),
             };
             place(EHDR_BYTES.saturating_add(n.saturating_mul(PHDR_BYTES)), &phdr);
         }
-        place(self.notes_at(), &self.notes);
         if self.is_many() {
             let mut section = [0_u8; SHDR_BYTES];
             // sh_info holds the number of program headers.
             overlay(&mut section, 0, 44, &(self.phdrs as u32).to_le_bytes());
             place(self.section_at(), &section);
         }
+        self.notes.place(buffer, offset, self.notes_at() as u64);
     }
 
     fn ehdr(&self) -> [u8; EHDR_BYTES] {
@@ -321,15 +370,46 @@ fn overlay(buffer: &mut [u8], offset: u64, at: u64, bytes: &[u8]) {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::registers::Set;
     use super::*;
+
+    /// Threads with registers, the second of which did not stand.
+    fn threads(count: u32) -> Vec<Thread> {
+        let of = |tid: u32| Thread {
+            tid,
+            running: (tid == 2).then(|| "it ran on".to_owned()),
+            sets: vec![(1, Set::new(&[tid as u8; MACHINE.1])), (2, Set::new(&[0; 512])), (0x202, Set::new(&[7; 900]))],
+            ..Thread::default()
+        };
+        (1..=count).map(of).collect()
+    }
+
+    #[test]
+    fn notes_that_are_made_when_they_are_read_are_all_there() {
+        let notes = Notes::new(7, About::default(), threads(5), b"auxv", &Regions::default(), b"{}");
+        let mut all = vec![0xff; notes.bytes() as usize];
+        notes.place(&mut all, 0, 0);
+        // As a reader goes through them: type and the number of the thread (at 32 of `struct elf_prstatus`).
+        let word = |at: usize| u32::from_le_bytes(all[at..at + 4].try_into().expect("four bytes"));
+        let (mut at, mut found) = (0, Vec::new());
+        while at < all.len() {
+            let (name, content, kind) = (word(at) as usize, word(at + 4) as usize, word(at + 8));
+            let begin = (at + 12 + name).next_multiple_of(4);
+            found.push((kind, if kind == NT_PRSTATUS { word(begin + 32) } else { content as u32 }));
+            at = (begin + content).next_multiple_of(4);
+        }
+        let of_process = [(NT_PRPSINFO, 136), (NT_AUXV, 4), (NT_FILE, 16), (NT_EXHIBIT_JSON, 2)];
+        let of = |tid: u32| [(NT_PRSTATUS, tid), (2, 512), (0x202, 900)];
+        let expected = [&of(1)[..1], &of_process[..], &of(1)[1..], &of(3)[..], &of(4)[..], &of(5)[..]].concat();
+        assert_eq!(found, expected);
+    }
 
     fn header(segments: u64, note_bytes: usize) -> (Header, Layout, Regions) {
         let mut layout = Layout::default();
         for n in 0..segments {
             layout.segments.push(Segment { start: (n + 1) * 8192, bytes: 4096, offset: n * 4096, stored: n % 3 != 0, region: 0 });
         }
-        let mut notes = Vec::new();
-        note(&mut notes, b"EXHIBIT", 1, &vec![b'x'; note_bytes]);
+        let notes = Notes::new(7, About::default(), threads(5), b"", &Regions::default(), &vec![b'x'; note_bytes]);
         (Header::new(notes, layout.segments.len()), layout, Regions::default())
     }
 
@@ -365,13 +445,13 @@ mod tests {
         let p = prpsinfo(7, &about);
         assert_eq!(p.len(), 136);
         assert!(p[56..].starts_with(b"/bin/x -y\0"));
-        let thread = Thread { tid: 9, sets: vec![(1, vec![1; MACHINE.1]), (2, vec![2; 512])], ..Thread::default() };
+        let thread = Thread { tid: 9, sets: vec![(1, Set::new(&[1; MACHINE.1])), (2, Set::new(&[2; 512]))], ..Thread::default() };
         let mut out = Vec::new();
         thread_status(&mut out, &about, &thread);
         #[cfg(target_arch = "x86_64")]
         assert_eq!(u32::from_le_bytes(out[4..8].try_into().expect("four")), 336);
         assert!(is_native(&thread));
-        assert!(!is_native(&Thread { sets: vec![(1, vec![0; 68])], ..Thread::default() }));
+        assert!(!is_native(&Thread { sets: vec![(1, Set::new(&[0; 68]))], ..Thread::default() }));
     }
 
     proptest! {

@@ -6,11 +6,15 @@ use std::os::fd::OwnedFd;
 use exhibit_agent_sys::ptrace;
 use rustix::fs::AtFlags;
 
+use super::registers::Set;
 use super::stop::Thread;
 use crate::clock;
 
-/// Bytes of registers of one process: of 1,500 threads with all vector registers. Beyond it the large sets are left out.
-const REGISTERS_BYTES_MAX: usize = 4 << 20;
+/// Bytes of registers of one process, without their zeros, beyond which the large sets are left out: 1,500 threads with 1 KiB of the
+/// 3 KiB and more that a processor saves of each.
+const LARGE_SETS_BYTES_MAX: usize = 3 << 19;
+/// Beyond which those for floating point are left out too. The general ones, a quarter of a KiB, are there of every thread.
+const SETS_BYTES_MAX: usize = 5 << 19;
 /// The largest set of registers: 11 KiB on today's processors.
 pub const SET_BYTES_MAX: usize = 64 << 10;
 
@@ -103,18 +107,18 @@ impl Drop for Held {
 /// Reads all registers of a thread that stands.
 fn registers(thread: &mut Thread, buffer: &mut [u8], bytes: &mut usize) {
     for (n, kind) in SETS.iter().enumerate() {
-        // The first two fit into one KiB; a process with very many threads loses the vector registers of the last ones.
-        let room = if n < 2 { REGISTERS_BYTES_MAX.saturating_mul(2) } else { REGISTERS_BYTES_MAX };
+        // A process with very many threads loses the vector registers of the last ones; where they stand is never lost.
+        let room = [usize::MAX, SETS_BYTES_MAX].get(n).copied().unwrap_or(LARGE_SETS_BYTES_MAX);
         if *bytes >= room {
             thread.sets_left_out = true;
             continue;
         }
         if let Ok(length) = ptrace::register_set(thread.tid, *kind, buffer) {
-            let set = buffer.get(..length).unwrap_or_default().to_vec();
-            *bytes = bytes.saturating_add(set.len());
+            let set = Set::new(buffer.get(..length).unwrap_or_default());
+            *bytes = bytes.saturating_add(set.packed_bytes());
             thread.sets.push((*kind, set));
         }
     }
-    thread.siginfo = ptrace::signal_info(thread.tid).ok();
+    thread.siginfo = ptrace::signal_info(thread.tid).ok().map(|info| Set::new(&info));
     thread.blocked = ptrace::blocked_signals(thread.tid).unwrap_or(0);
 }

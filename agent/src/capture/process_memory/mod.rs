@@ -18,10 +18,12 @@ mod pages;
 mod plan;
 mod reader;
 mod regions;
+mod registers;
 mod report;
 mod select;
 mod silent;
 mod stop;
+mod targets;
 #[cfg(test)]
 pub(super) mod tests;
 
@@ -35,9 +37,10 @@ use self::report::Mode;
 use self::select::{Candidate, Wanted};
 use self::silent::Silent;
 use self::stop::NotStopped;
+use self::targets::{TargetRow, Targets};
 use super::left::{ASIDE_MAX, LeftBehind};
 use super::live::{Lossless, numbers, open_dir};
-use super::{Capture, Content, Kind, Moment, NewItem, Output, Params, Status, Stop, Table, evidence_path};
+use super::{Capture, Content, Kind, Moment, NewItem, Output, Params, Status, Stop, evidence_path};
 
 /// Processes listed: the kernel's own limit (PID_MAX_LIMIT).
 const PIDS_MAX: usize = 4 << 20;
@@ -139,15 +142,6 @@ pub fn all(out: &mut dyn Output) -> Result<Taken, Stop> {
     take(out, &Wanted::everything(), &Options::default())
 }
 
-#[derive(serde::Serialize)]
-struct TargetRow {
-    pid: u32,
-    name: Lossless,
-    by: Option<&'static str>,
-    result: &'static str,
-    core: Option<String>,
-}
-
 fn take(out: &mut dyn Output, wanted: &Wanted, options: &Options) -> Result<Taken, Stop> {
     let listed = open_dir(rustix::fs::CWD, "/proc").and_then(|proc| numbers(proc, PIDS_MAX));
     let mut pids = match listed {
@@ -157,7 +151,7 @@ fn take(out: &mut dyn Output, wanted: &Wanted, options: &Options) -> Result<Take
     };
     // A number that was ordered is tried even if it is not listed: it may be hidden.
     pids.extend(wanted.pids.iter().filter(|pid| pids.binary_search(pid).is_err()).copied().collect::<Vec<_>>());
-    let mut table = Table::new("targets", out.now(), "read:/proc");
+    let mut table = Targets::new(out.now());
     let frozen = freeze(wanted, options, &mut table);
     let mut run = Run { wanted, options, frozen, table, taken: Taken::default(), kernel_threads: 0, aside: Vec::new() };
     let ended = run.all(out, pids);
@@ -184,7 +178,7 @@ struct Run<'a> {
     wanted: &'a Wanted,
     options: &'a Options,
     frozen: Vec<Frozen>,
-    table: Table,
+    table: Targets,
     taken: Taken,
     kernel_threads: u64,
     /// Processes that are tried again after all others.
@@ -197,9 +191,12 @@ impl Run<'_> {
             out.checkpoint()?;
             self.process(out, pid, false)?;
         }
-        for pid in std::mem::take(&mut self.aside) {
-            out.checkpoint()?;
-            self.process(out, pid, true)?;
+        // Those of whose owner others were late come at the very end.
+        for last in [false, true] {
+            for pid in std::mem::take(&mut self.aside) {
+                out.checkpoint()?;
+                self.process(out, pid, last)?;
+            }
         }
         Ok(())
     }
@@ -230,7 +227,7 @@ impl Run<'_> {
             row.result = "the agent itself: never taken";
             return self.table.row(out, &row);
         }
-        let admitted = self.options.left.admits(pid);
+        let admitted = self.options.left.admits(pid, last);
         if !admitted && !last && self.aside.len() < ASIDE_MAX {
             self.aside.push(pid);
             return Ok(());
@@ -250,7 +247,7 @@ impl Run<'_> {
         };
         let stuck = matches!(done, Ok(one::Taken { stuck: true, .. }) | Err(NotStopped::Stuck(_)));
         if stuck {
-            asked.leave();
+            asked.leave(pid);
         }
         self.taken.stuck = self.taken.stuck.saturating_add(u64::from(stuck));
         match done {
@@ -285,7 +282,7 @@ const fn result(status: Status) -> &'static str {
 
 /// Freezes the control groups of the order, where that can be done; otherwise each process is stopped by itself, and the
 /// table says why.
-fn freeze(wanted: &Wanted, options: &Options, table: &mut Table) -> Vec<Frozen> {
+fn freeze(wanted: &Wanted, options: &Options, table: &mut Targets) -> Vec<Frozen> {
     let mut frozen = Vec::new();
     for path in wanted.cgroups.iter().filter(|_| options.mode == Mode::Atomic) {
         match Frozen::freeze(path, options.deadline) {

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::access::{Access, Counts, NOWHERE};
 use super::behind::Asks;
 use super::core_file::{CoreFile, WITHHELD, Withheld};
-use super::elf::{self, About, Header};
+use super::elf::{self, About, Header, Notes};
 use super::freeze::Frozen;
 use super::pages::Pages;
 use super::plan::{self, Devices, Plan};
@@ -102,7 +102,8 @@ pub fn one(
     };
     let sharers = if options.mode == Mode::Atomic { sharers(&dir, candidate.pid, group).unwrap_or_default() } else { Vec::new() };
     let held = group.map(Frozen::stands).or_else(|| stopped.hold.as_ref().map(stop::Hold::stands));
-    One { out, candidate, dir, options, asked, held, sharers }.copied(before, stopped)
+    let is_native = stopped.threads.iter().all(elf::is_native);
+    One { out, candidate, dir, options, asked, held, sharers, is_native }.copied(before, stopped)
 }
 
 /// Whether an environment lies where the kernel puts it: in the first stack, right below the name of the program
@@ -151,6 +152,8 @@ struct One<'a> {
     held: Option<Stands>,
     /// Who else changes its memory while it stands.
     sharers: Vec<u32>,
+    /// Its registers are those of a process of 64 bits.
+    is_native: bool,
 }
 
 /// What was found out about its memory.
@@ -182,11 +185,9 @@ impl One<'_> {
         let details = format!("{pid}/map.jsonl");
         let of = report::About { pid, start_ticks: self.candidate.stat.start_ticks, mode: self.options.mode, details: &details };
         let note = report::note(&of, &stopped, &planned.regions, &plan, withheld, self.out.now());
-        let notes = elf::notes(pid, &about, &stopped.threads, &stopped.looked.auxv, &planned.regions, &note);
-        // The registers are in the notes now.
-        for thread in &mut stopped.threads {
-            thread.sets = Vec::new();
-        }
+        // The registers are in the notes from here on.
+        let threads = stopped.threads.iter_mut().map(stop::Thread::take_registers).collect();
+        let notes = Notes::new(pid, about, threads, &stopped.looked.auxv, &planned.regions, &note);
         let regions = Arc::new(std::mem::take(&mut planned.regions));
         let Ok(memory) = stopped.looked.memory.try_clone() else { return Ok(Err(NotStopped::Error(Errno::MFILE))) };
         let access = Access {
@@ -305,7 +306,7 @@ impl One<'_> {
                 "the mappings are of a moment after the registers: a lock of the process was held, or the host is busy{held}"
             ));
         }
-        if !stopped.threads.iter().all(elf::is_native) {
+        if !self.is_native {
             why.push(
                 "a process of 32 bits: its registers stand as the kernel gives them, debuggers of 64 bits do not show them".to_owned(),
             );

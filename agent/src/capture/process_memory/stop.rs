@@ -12,11 +12,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use exhibit_agent_sys::priority::{fine_timers, nice_thread};
-use exhibit_agent_sys::ptrace::{self, SIGINFO_BYTES, Waited};
+use exhibit_agent_sys::ptrace::{self, Waited};
 use rustix::io::Errno;
 
 use super::held::{Held, SET_BYTES_MAX, Seized};
 use super::look::{Looked, look};
+use super::registers::Set;
 use crate::capture::left::Asked;
 use crate::capture::live::{SMALL_BYTES_MAX, numbers, open_dir, read_at};
 use crate::capture::process::parse;
@@ -50,16 +51,32 @@ pub struct Thread {
     /// Signals that it blocks.
     pub blocked: u64,
     /// Registers by note type.
-    pub sets: Vec<(u32, Vec<u8>)>,
+    pub sets: Vec<(u32, Set)>,
     /// Sets were left out for their size.
     pub sets_left_out: bool,
     /// What the kernel said about the stop.
-    pub siginfo: Option<[u8; SIGINFO_BYTES]>,
+    pub siginfo: Option<Set>,
     /// From when (it was told to stop; the earliest moment at which it may have stood) to when (it was released), nanoseconds
     /// after the stop began. The end is 0 as long as it stands.
     pub from_ns: u64,
     /// See above.
     pub to_ns: u64,
+}
+
+impl Thread {
+    /// Takes its registers out of it, with what a core file says of them beside: they are large and are kept once.
+    #[must_use]
+    pub fn take_registers(&mut self) -> Self {
+        Self {
+            tid: self.tid,
+            running: self.running.clone(),
+            pending: self.pending,
+            blocked: self.blocked,
+            sets: std::mem::take(&mut self.sets),
+            siginfo: self.siginfo.take(),
+            ..Self::default()
+        }
+    }
 }
 
 /// What a stop gave.

@@ -333,6 +333,37 @@ fn a_source_with_a_list_of_its_own_is_read_to_its_end() {
     assert_eq!(lost, 3_000 * 1_000, "the rest was read all the same");
 }
 
+/// Where nothing more is read of such a source, the gap that stands for its list ends: gaps that overlap are no evidence.
+#[test]
+fn a_source_with_a_list_of_its_own_that_goes_away_has_gaps_that_do_not_overlap() {
+    struct Goes(Units, bool);
+    impl Source for Goes {
+        fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+            self.1 = self.1 || offset >= 7_000_032;
+            if self.1 { Err(Errno::IO.into()) } else { self.0.read_at(offset, buf) }
+        }
+        fn unit_end(&self, offset: u64) -> u64 {
+            self.0.unit_end(offset)
+        }
+        fn gap_list(&self) -> Option<&str> {
+            self.0.gap_list()
+        }
+        fn gone(&self) -> Option<&str> {
+            self.1.then_some("it went away")
+        }
+    }
+    let seen = run(vec![script("files", |out| {
+        let mut source = Goes(Units { bad: |unit| unit % 2 == 1 && unit < 6_000, list: Some("bad.jsonl") }, false);
+        out.put(file("/units", out), Content::Source { size: 8_000_032, extents: None, source: &mut source }).map(drop)
+    })]);
+    let gaps = &seen.item("/units").gaps;
+    assert!(gaps.windows(2).all(|two| two[0].offset + two[0].length <= two[1].offset), "they overlap");
+    let [.., list, rest] = &gaps[..] else { panic!("{gaps:?}") };
+    assert!(list.reason.contains("'bad.jsonl'") && list.offset + list.length == rest.offset, "{list:?} {rest:?}");
+    assert_eq!((rest.reason.as_str(), rest.offset + rest.length), ("not read: it went away", 8_000_032));
+    assert!(rest.offset >= 7_000_032, "{rest:?}");
+}
+
 #[test]
 fn a_reader_that_panics_costs_a_gap() {
     std::panic::set_hook(Box::new(|_| {}));

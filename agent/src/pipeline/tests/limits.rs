@@ -178,6 +178,44 @@ fn the_raw_limit_leaves_room_for_the_tables_at_the_end() {
     assert_eq!((table.status, table.facts["rows"].as_str()), (Status::Collected, ROWS.to_string().as_str()));
 }
 
+/// A table for which there is no room any more is cut, and says how many rows are left out; empty files need room for their headers.
+#[test]
+fn a_table_that_grows_beyond_all_room_is_cut_and_not_lost() {
+    const ROWS: u64 = 30_000;
+    let budget = Budget { raw_bytes_max: 4 << 20, ..Budget::UNLIMITED };
+    let seen = run_plan(plan(
+        vec![
+            script("process-memory", |out| {
+                for n in 0..100 {
+                    out.put(file(&format!("/core/{n}"), out), Content::Bytes(&noise(64 << 10, n)))?;
+                }
+                let mut table = crate::capture::Table::new("targets", out.now(), "made");
+                for n in 0..ROWS {
+                    table.row(out, &format!("process {n}: {}", "x".repeat(100)))?;
+                }
+                table.finish(out, None).map(drop)
+            }),
+            script("files", |out| {
+                for n in 0..2_000 {
+                    out.put(file(&format!("/empty/{n}"), out), Content::Bytes(b""))?;
+                }
+                Ok(())
+            }),
+        ],
+        budget,
+    ));
+    assert!(seen.outcome.manifest.raw_bytes <= 4 << 20);
+    let table = seen.item("targets.jsonl");
+    let rows = seen.content("targets.jsonl").split_inclusive(|b| *b == b'\n').count() as u64;
+    assert!(rows > 1_000 && rows < ROWS, "{rows}");
+    assert_eq!((table.status, table.facts["rows"].as_str()), (Status::Partial, rows.to_string().as_str()));
+    let left_out = format!("{} rows are left out", ROWS - rows);
+    assert!(table.reason.as_ref().is_some_and(|r| r.contains(&left_out)), "{:?}", table.reason);
+    assert!(seen.outcome.reason.as_ref().is_some_and(|r| r.contains("process-memory: rows of its tables")), "{:?}", seen.outcome.reason);
+    let empty: Vec<Status> = seen.items.iter().filter(|i| i.path.to_string().starts_with("/empty/")).map(|i| i.status).collect();
+    assert!(empty.len() == 2_000 && empty.iter().all(|s| *s == Status::Skipped), "nothing goes beyond the limit");
+}
+
 #[test]
 fn denied_paths_give_neither_content_nor_metadata() {
     let mut plan = plan(

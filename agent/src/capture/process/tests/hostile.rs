@@ -63,7 +63,7 @@ fn many_that_do_not_answer_hide_nobody_who_would() {
     let mut reader = Reader::new(Plan::default(), PATIENCE);
     let mut silent: Vec<_> = (0..12).map(|_| reader.left.asked()).collect();
     for asked in &silent {
-        asked.leave();
+        asked.leave(u32::MAX);
     }
     assert!(matches!(reader.read(std::process::id()), Answer::Taken(_)));
     let mut out = Memory::default();
@@ -96,7 +96,7 @@ fn many_that_answer_just_too_late_cost_a_bounded_time() {
     let mut reader = Reader::new(Plan::default(), PATIENCE);
     let late = |reader: &Reader, count: usize| {
         for _ in 0..count {
-            reader.left.asked().leave();
+            reader.left.asked().leave(u32::MAX);
         }
     };
     late(&reader, LATE_ANYBODY_MAX);
@@ -112,6 +112,24 @@ fn many_that_answer_just_too_late_cost_a_bounded_time() {
     let put = out.get(&format!("/proc/{own}")).expect("an item");
     assert!(put.status == Status::Skipped && put.item.reason.as_deref().is_some_and(|r| r.contains("in time")), "{:?}", put.item);
     assert_eq!(row(&out, own)["status"], "stuck");
+}
+
+/// Who starts processes that do not answer pays with its own: they are asked when everybody else was, and then all the same.
+#[test]
+fn who_is_of_an_owner_that_was_late_is_asked_after_everybody_else() {
+    let own = std::process::id();
+    let mut reader = Reader::new(Plan::default(), PATIENCE);
+    for _ in 0..3 {
+        reader.left.asked().leave(own);
+    }
+    let mut out = Memory::default();
+    let mut run = Run::new(&Params::default(), &mut out).expect("parameters");
+    run.process(&mut out, &mut reader, own).expect("goes on");
+    assert!(out.puts.is_empty(), "it is put aside");
+    run.again(&mut out, &mut reader).expect("goes on");
+    run.finish(&mut out).expect("finished");
+    assert_eq!(row(&out, own)["pid"], own);
+    assert!(out.get(&format!("/proc/{own}/stat")).is_some(), "it was read");
 }
 
 /// `/proc/<pid>` answers as the first thread: nothing, once that has ended, and nothing of what another has for itself.

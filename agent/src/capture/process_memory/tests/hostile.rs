@@ -49,7 +49,7 @@ fn many_that_do_not_answer_hide_nobody_who_would() {
     let options = Options::default();
     let mut silent: Vec<_> = (0..12).map(|_| options.left.asked()).collect();
     for asked in &silent {
-        asked.leave();
+        asked.leave(u32::MAX);
     }
     let pids = format!("{}\n{}", waits.pid(), after.pid());
     let wanted = Wanted::new(&Params::new("process-memory", [("pid".to_owned(), pids)].into())).expect("parameters");
@@ -70,7 +70,7 @@ fn many_that_do_not_answer_hide_nobody_who_would() {
     // Who answers later gives its place back, any number of times: what waiting costs ends all the same.
     drop(silent);
     for _ in 0..crate::capture::left::LATE_MAX {
-        options.left.asked().leave();
+        options.left.asked().leave(u32::MAX);
     }
     assert_eq!(options.left.count(), 0);
     let mut taken = Folder::new();
@@ -279,6 +279,19 @@ fn a_core_is_not_of_one_moment_when_another_process_uses_its_memory() {
     // One of its threads has a userfaultfd, in a table of open files of its own.
     let watches = |pid: u32| one::watches(&open_dir(rustix::fs::CWD, format!("/proc/{pid}")).expect("its folder"), pid);
     assert!(watches(target.pid()) && !watches(std::process::id()));
+}
+
+/// Debuggers of 64 bits do not show registers of 32: the item says so.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_process_of_32_bits_says_so() {
+    let dir = tempfile::tempdir().expect("folder");
+    let flags = ["-m32", "-nostdlib", "-static", "-fno-pic", "-no-pie"];
+    let target = Target::start(Command::new(compile(dir.path(), "narrow", programs::NARROW, &flags)));
+    let taken = Folder::take(&[("pid", &target.pid().to_string())]);
+    let core = taken.core(target.pid());
+    let why = core.item.reason.as_deref().unwrap_or_default();
+    assert!(core.status == Status::Partial && why.contains("a process of 32 bits"), "{:?}", core.item);
 }
 
 /// An item may be refused when it is put, by a limit of the order: nobody says that it was taken.

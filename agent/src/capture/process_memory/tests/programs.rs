@@ -187,6 +187,17 @@ int main(void) {
 }
 "#;
 
+/// A process of 32 bits, without a C library: `write` and `pause` by their numbers there.
+#[cfg(target_arch = "x86_64")]
+pub const NARROW: &str = r#"
+void _start(void) {
+    static const char said[] = "ready\n";
+    long done;
+    __asm__ volatile("int $0x80" : "=a"(done) : "a"(4), "b"(1), "c"(said), "d"(6) : "memory");
+    for (;;) __asm__ volatile("int $0x80" : "=a"(done) : "a"(29) : "memory");
+}
+"#;
+
 /// Waits in uninterruptible sleep for a child that shares its memory.
 pub const WAITING: &str = r#"
 #define _GNU_SOURCE
