@@ -12,10 +12,10 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use exhibit_evidence::Timestamp;
 use exhibit_evidence::anchor::Anchor;
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::key::SigningKey;
+use exhibit_evidence::{Digest, Timestamp};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use zeroize::Zeroizing;
@@ -70,6 +70,9 @@ pub enum BadIdentity {
     /// The enrolments.
     #[error(transparent)]
     Chain(#[from] BadChain),
+    /// A person's certificate that was issued beside another evidence key.
+    #[error("the certificate does not name the evidence key {0}, whose rights its holder would need: ask an admin to enrol you anew")]
+    EvidenceKey(Digest),
     /// Two deployments.
     #[error("the certificate is of deployment '{certificate}', the anchor of '{anchor}'")]
     Deployment {
@@ -194,7 +197,7 @@ impl fmt::Debug for Credential {
 
 impl Credential {
     /// A credential whose parts were checked against each other: the TLS root names the anchor's key, the certificate
-    /// and the enrolments name the same party in the anchor's deployment.
+    /// and the enrolments name the same party in the anchor's deployment, and a person's certificate names the evidence key.
     ///
     /// # Errors
     /// [`BadIdentity`]
@@ -212,7 +215,11 @@ impl Credential {
                 anchor: exhibit_evidence::text::escape_bounded(&anchor.deployment, 80),
             });
         }
-        enrol::verify_holder(&anchor, &enrolments, &evidence.public(), tls.name())?;
+        let key = evidence.public();
+        enrol::verify_holder(&anchor, &enrolments, &key, tls.name())?;
+        if tls.name().responder().is_some() && tls.facts().evidence_key() != Some(key.id()) {
+            return Err(BadIdentity::EvidenceKey(key.id()));
+        }
         Ok(Self { anchor, tls_root, tls, evidence, enrolments })
     }
 

@@ -171,7 +171,7 @@ pub fn create(params: &Params, seeds: &Seeds, now: Timestamp) -> Result<NewDeplo
     let admin_name = PeerName::Responder(name.clone(), params.admin.clone());
     let admin_key = SigningKey::from_seed(&seeds.admin);
     let admin_enrolment = enroller.enrol(&admin_name, admin_key.public(), &FIRST_ADMIN_ROLES, "init", now)?;
-    let admin_tls = issuing.issue_client_for(&TlsKey::generate()?, &admin_name, PERSON_LIFE, now)?;
+    let admin_tls = issuing.issue_person_for(&TlsKey::generate()?, (&admin_name, admin_key.public().id()), PERSON_LIFE, now)?;
     let tls_root = root.certificate().clone();
     let admin = Credential::new(anchor.clone(), tls_root.clone(), admin_tls, admin_key, vec![admin_enrolment])?;
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use exhibit_evidence::key::KeyId;
 use exhibit_evidence::{Digest, Timestamp};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose, PublicKeyData,
@@ -18,7 +19,7 @@ use crate::credential::TlsIdentity;
 use crate::key::{BadTlsKey, TlsKey};
 use crate::name::{DeploymentName, PartName, PeerName};
 use crate::random::{NoRandomness, serial};
-use crate::x509::{self, EVIDENCE_ROOT_PREFIX};
+use crate::x509::{self, EVIDENCE_KEY_PREFIX, EVIDENCE_ROOT_PREFIX};
 
 /// Life of an agent's certificate.
 pub const AGENT_LIFE: Duration = Duration::from_hours(24);
@@ -174,22 +175,53 @@ impl Authority {
     /// [`IssueError::BadRequest`] for the sender; the others are this side's.
     pub fn issue_client(&self, request: &[u8], name: &PeerName, life: Duration, now: Timestamp) -> Result<Issued, IssueError> {
         let public = request_key(request)?;
-        self.client(&public, name, life, now)
+        self.client(&public, (name, None), life, now)
     }
 
-    /// Issues a client certificate for a key that was made here (the first admin's).
+    /// [`Authority::issue_client`] for a person: the certificate names the person's evidence key as well. Whoever connects with it
+    /// has the rights of that key, and is nobody once it is revoked, whatever other keys the name has.
+    ///
+    /// # Errors
+    /// As [`Authority::issue_client`].
+    pub fn issue_person(
+        &self,
+        request: &[u8],
+        (name, evidence): (&PeerName, KeyId),
+        life: Duration,
+        now: Timestamp,
+    ) -> Result<Issued, IssueError> {
+        let public = request_key(request)?;
+        self.client(&public, (name, Some(evidence)), life, now)
+    }
+
+    /// [`Authority::issue_person`] for a key that was made here (the first admin's).
     ///
     /// # Errors
     /// [`IssueError`]
-    pub fn issue_client_for(&self, key: &TlsKey, name: &PeerName, life: Duration, now: Timestamp) -> Result<TlsIdentity, IssueError> {
+    pub fn issue_person_for(
+        &self,
+        key: &TlsKey,
+        (name, evidence): (&PeerName, KeyId),
+        life: Duration,
+        now: Timestamp,
+    ) -> Result<TlsIdentity, IssueError> {
         let public = SubjectPublicKeyInfo::from_der(key.public_der()).map_err(|_| BadTlsKey::Unreadable)?;
-        let issued = self.client(&public, name, life, now)?;
+        let issued = self.client(&public, (name, Some(evidence)), life, now)?;
         TlsIdentity::new(key.clone(), issued.chain).map_err(|e| IssueError::Authority(e.to_string()))
     }
 
-    fn client(&self, public: &impl PublicKeyData, name: &PeerName, life: Duration, now: Timestamp) -> Result<Issued, IssueError> {
+    fn client(
+        &self,
+        public: &impl PublicKeyData,
+        (name, evidence): (&PeerName, Option<KeyId>),
+        life: Duration,
+        now: Timestamp,
+    ) -> Result<Issued, IssueError> {
         let mut params = leaf_params(name.short());
         params.subject_alt_names = vec![uri(&name.to_string())?];
+        if let Some(key) = evidence {
+            params.subject_alt_names.push(uri(&format!("{EVIDENCE_KEY_PREFIX}{key}"))?);
+        }
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.sign(params, public, life, now)
     }

@@ -217,4 +217,35 @@ mod tests {
             assert!(answer.starts_with("ANSWER: expected") && answer.contains("'exhibit person enroll'"), "{answer}");
         }
     }
+
+    /// A request and who asks.
+    static ASKING: std::sync::LazyLock<(Vec<u8>, PublicKey)> = std::sync::LazyLock::new(|| {
+        let dir = tempfile::tempdir().expect("folder");
+        let pending = Pending::take_up(dir.path(), &[7; 32]).expect("keys");
+        let name: PeerName = "spiffe://test/responder/alex".parse().expect("name");
+        let request = Request::new(&pending, &name).expect("signed");
+        (to_file(&request).expect("text"), pending.evidence.public())
+    });
+
+    proptest::proptest! {
+        #[test]
+        fn an_altered_request_is_refused_or_asks_for_the_same(
+            (at, byte) in (0_usize..4_000, proptest::num::u8::ANY),
+            cut in proptest::bool::ANY,
+        ) {
+            let (mut bytes, key) = (ASKING.0.clone(), ASKING.1);
+            let at = at % bytes.len();
+            bytes[at] = byte;
+            if cut {
+                bytes.truncate(at);
+            }
+            let dir = tempfile::tempdir().expect("folder");
+            let path = dir.path().join("given");
+            std::fs::write(&path, &bytes).expect("written");
+            if let Ok(asked) = Request::open(&path, &"test".parse().expect("name")) {
+                proptest::prop_assert!(asked.key == key && asked.name.to_string() == "spiffe://test/responder/alex");
+            }
+            proptest::prop_assert!(Answer::open(&path).is_err(), "it is a request");
+        }
+    }
 }

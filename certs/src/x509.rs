@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
+use exhibit_evidence::key::KeyId;
 use exhibit_evidence::text::escape_bounded;
 use exhibit_evidence::{Digest, Timestamp};
 use x509_parser::extensions::GeneralName;
@@ -110,17 +111,33 @@ impl Facts {
     /// The peer that the certificate names.
     ///
     /// # Errors
-    /// [`BadCertificate`] unless it is an end certificate with exactly one URI name of our form.
+    /// [`BadCertificate`] unless it is an end certificate with exactly one URI name of our form; a person's may name an evidence key
+    /// after it.
     pub fn peer(&self) -> Result<PeerName, BadCertificate> {
         if self.is_ca {
             return Err(BadCertificate::IsCa);
         }
         match self.uris.as_slice() {
             [uri] => Ok(uri.parse()?),
+            [uri, _] if self.evidence_key().is_some() => match uri.parse::<PeerName>()? {
+                person @ PeerName::Responder(..) => Ok(person),
+                _ => Err(BadCertificate::UriCount(2)),
+            },
             other => Err(BadCertificate::UriCount(other.len())),
         }
     }
+
+    /// The evidence key that a person's certificate was issued beside: the one whose rights its holder has. `None` where the
+    /// certificate names none; an agent's id follows from its key.
+    #[must_use]
+    pub fn evidence_key(&self) -> Option<KeyId> {
+        let [_, key] = self.uris.as_slice() else { return None };
+        key.strip_prefix(EVIDENCE_KEY_PREFIX)?.parse().ok()
+    }
 }
+
+/// Start of the second URI name of a person's certificate, which names the person's evidence key.
+pub const EVIDENCE_KEY_PREFIX: &str = "urn:exhibit:evidence-key:";
 
 /// Start of the URI name by which a TLS root names the deployment's root evidence key.
 pub const EVIDENCE_ROOT_PREFIX: &str = "urn:exhibit:evidence-root:";

@@ -72,6 +72,13 @@ fn parts_of_two_identities_make_none() {
     assert!(matches!(swap(&one, &two, &one, &one, &one), Err(BadIdentity::Anchor(_))));
     assert!(matches!(swap(&one, &one, &one, &two, &one), Err(BadIdentity::Chain(BadChain::OtherKey { .. }))));
     assert!(matches!(swap(&one, &one, &one, &one, &two), Err(BadIdentity::Chain(BadChain::Record { .. }))));
+    // Another key of the same name: the certificate would give the rights of the first one.
+    let (name, second) = (one.admin.name().clone(), SigningKey::from_seed(&[7; 32]));
+    let enrolment = one.admin.enroller().enrol(&name, second.public(), &[Role::Auditor], "admin", now()).expect("signed");
+    let chain = vec![one.admin.enrolments[0].clone(), enrolment];
+    let (anchor, root) = (one.deployment.anchor.clone(), one.deployment.tls_root.clone());
+    let lent = Credential::new(anchor, root, one.admin.tls.clone(), second, chain).expect_err("two keys").to_string();
+    assert!(lent.contains("does not name the evidence key"), "{lent}");
     let chain = two.admin.tls.chain().to_vec();
     assert_eq!(TlsIdentity::new(one.admin.tls.key().clone(), chain).map(drop), Err(BadIdentity::KeyMismatch));
     assert_eq!(TlsIdentity::from_der::<&[u8]>(one.admin.tls.key().clone(), &[]).map(drop), Err(BadIdentity::ChainLength(0)));

@@ -182,7 +182,8 @@ fn the_first_admin_enrols_people_and_no_agents() {
     assert!(enrol::verify_chain(anchor, &chain).is_err());
     // The person's certificate comes from the issuing CA, for a key that only the person has.
     let request = TlsKey::generate().expect("key").request().expect("request");
-    let issued = new.deployment.issuing.issue_client(&request, &name, PERSON_LIFE, now()).expect("issued");
+    let issued = new.deployment.issuing.issue_person(&request, (&name, bob.public().id()), PERSON_LIFE, now()).expect("issued");
+    assert_eq!((issued.facts.peer().expect("a person"), issued.facts.evidence_key()), (name, Some(bob.public().id())));
     assert_eq!(issued.facts.not_after, now().plus_s(365 * 86_400));
 }
 

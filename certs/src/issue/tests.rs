@@ -34,6 +34,20 @@ fn a_clients_certificate_has_exactly_the_fields_that_we_set() {
 }
 
 #[test]
+fn a_persons_certificate_names_the_evidence_key_and_nobody_elses_may() {
+    let issuing = root().issue_issuing(&acme(), now()).expect("issuing");
+    let request = TlsKey::generate().expect("key").request().expect("request");
+    let (person, key) = ("spiffe://acme/responder/bob".parse::<PeerName>().expect("name"), Digest::of(b"evidence"));
+    let issued = issuing.issue_person(&request, (&person, key), PERSON_LIFE, now()).expect("issued");
+    assert_eq!((issued.facts.peer().expect("peer"), issued.facts.evidence_key()), (person, Some(key)));
+    // An agent's id follows from its key: another one beside it names nobody.
+    let agent = issuing.issue_person(&request, (&name(), key), AGENT_LIFE, now()).expect("issued");
+    assert!(agent.facts.peer().is_err(), "{:?}", agent.facts.uris);
+    let plain = issuing.issue_client(&request, &name(), AGENT_LIFE, now()).expect("issued");
+    assert_eq!(plain.facts.evidence_key(), None);
+}
+
+#[test]
 fn what_a_request_asks_for_is_ignored() {
     let issuing = root().issue_issuing(&acme(), now()).expect("issuing");
     let pair = rcgen::KeyPair::generate().expect("key");

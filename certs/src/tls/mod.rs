@@ -12,6 +12,7 @@ pub use server::{HotServer, ServerTls, enroll_server_config, server_config};
 use std::sync::Arc;
 
 use exhibit_evidence::anchor::Anchor;
+use exhibit_evidence::key::KeyId;
 use exhibit_evidence::{Digest, Timestamp};
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
@@ -98,6 +99,8 @@ pub fn check_anchor(root: &[u8], anchor: &Anchor) -> Result<(), BadAnchor> {
 pub struct Identity {
     /// The name in the certificate.
     pub name: PeerName,
+    /// The evidence key that a person's certificate names.
+    pub evidence_key: Option<KeyId>,
     /// Its serial number, hexadecimal.
     pub serial: String,
     /// SHA-256 of the certificate.
@@ -112,7 +115,8 @@ pub struct Identity {
 /// [`BadCertificate`]
 pub fn peer_from_certificates(chain: &[CertificateDer<'_>]) -> Result<Identity, BadCertificate> {
     let facts = x509::read(chain.first().ok_or(BadCertificate::Missing)?)?;
-    Ok(Identity { name: facts.peer()?, serial: facts.serial, leaf_sha256: facts.sha256, not_after: facts.not_after })
+    let (name, evidence_key) = (facts.peer()?, facts.evidence_key());
+    Ok(Identity { name, evidence_key, serial: facts.serial, leaf_sha256: facts.sha256, not_after: facts.not_after })
 }
 
 #[cfg(test)]
