@@ -13,6 +13,7 @@
 //!
 //! So one signature covers every byte of the bag. The key is one that the case's own log enrols.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,7 @@ use crate::id::{CaseId, CollectionId};
 use crate::key::KeyId;
 use crate::layout::{AuthorityName, TimestampFile};
 use crate::record::{Nonce, Tool};
+use crate::text::one_line;
 use crate::time::Timestamp;
 
 /// `bagit.txt`.
@@ -81,6 +83,22 @@ pub struct Description {
     /// The timestamp authorities that were going to be asked to stamp the tag manifest, in the order of their names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub authorities: Vec<String>,
+    /// For each of them that has any, how many revocation lists were going to be kept with its timestamp.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub revocation_lists: BTreeMap<String, u8>,
+    /// The views that were made, in their order, of those that can be compared with the case; absent where a bag does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub views: Option<Vec<View>>,
+}
+
+/// A folder of a bag that can be compared with the case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum View {
+    /// `expanded/`: the content of every item that is in the bag.
+    Expanded,
+    /// `proofs/`: an inclusion proof of every seal and every export.
+    Proofs,
 }
 
 impl Description {
@@ -105,7 +123,20 @@ impl Description {
         {
             return Err("authorities must be names of timestamp authorities, sorted, each once".to_owned());
         }
+        let few = 1..=TimestampFile::CRLS_MAX;
+        if description.revocation_lists.iter().any(|(name, n)| description.authorities.binary_search(name).is_err() || !few.contains(n)) {
+            return Err(format!("revocation_lists must be of authorities, 1 to {} of each", TimestampFile::CRLS_MAX));
+        }
+        if description.views.as_ref().is_some_and(|views| !views.is_sorted_by(|a, b| a < b)) {
+            return Err("views must be sorted, each once".to_owned());
+        }
         Ok(description)
+    }
+
+    /// True when the bag says that this view was made; nothing when it does not say which were.
+    #[must_use]
+    pub fn made(&self, view: View) -> Option<bool> {
+        self.views.as_ref().map(|views| views.contains(&view))
     }
 
     /// The file's content.
@@ -118,6 +149,34 @@ impl Description {
         Ok(bytes)
     }
 }
+
+/// What [`INFO`] says of a bag, but for [`INFO_VERIFIED`]: labels in their order, each with its value on one line (RFC 8493, section 2.2.2).
+/// `title` is the case's, `bytes` and `files` are those of the payload.
+#[must_use]
+pub fn info(d: &Description, title: &str, bytes: u64, files: u64) -> Vec<(&'static str, String)> {
+    let date = d.exported_at.to_string();
+    let values = [
+        ("Source-Organization", d.deployment.clone()),
+        ("External-Identifier", d.case.to_string()),
+        ("External-Description", title.to_owned()),
+        ("Bagging-Date", date.get(..10).unwrap_or_default().to_owned()),
+        ("Bag-Software-Agent", format!("{} {}", d.tool.name, d.tool.version)),
+        ("Payload-Oxum", format!("{bytes}.{files}")),
+        ("Bag-Size", crate::written::size(bytes)),
+        ("Exhibit-Exported-By", d.exported_by.clone()),
+        ("Exhibit-Signing-Key", d.key.to_string()),
+        ("Exhibit-Log-Head", format!("{}:{}", d.head.size, d.head.root)),
+        ("Exhibit-Reason", d.reason.clone()),
+    ];
+    values.into_iter().map(|(label, value)| (label, one_line(&value, INFO_VALUE_CHARS_MAX))).collect()
+}
+
+/// The label of [`INFO`] that says how the case was verified before it was handed over: its exporter's word.
+pub const INFO_VERIFIED: &str = "Exhibit-Verified";
+/// Longest value in [`INFO`].
+pub const INFO_VALUE_CHARS_MAX: usize = 2_000;
+/// The largest [`INFO`]: a dozen lines.
+pub const INFO_BYTES_MAX: u64 = 1 << 18;
 
 /// True for the files that no manifest can name: the tag manifest, its signature, its timestamps.
 #[must_use]
@@ -238,6 +297,14 @@ mod tests {
         fn any_line_and_description_is_handled(line: String, bytes: Vec<u8>) {
             let _ = parse_manifest_line(&line, 64);
             let _ = Description::parse(&bytes);
+        }
+
+        #[test]
+        fn a_timestamp_has_one_name(ending in "[a-c-]{0,3}(\\.[0-9]{1,2})?(\\.(tsq|tsr|crl|checkpoint))?|.{0,12}") {
+            let name = format!("{TAG_MANIFEST}.{ending}");
+            if let Some(file) = parse_stamp(&name) {
+                proptest::prop_assert_eq!(stamp(&file), name);
+            }
         }
 
         #[test]

@@ -256,6 +256,19 @@ impl CaseObject {
     }
 }
 
+/// Recognises the whole name of an object: to which log it belongs, and what it is there. What is not one of these was put into the
+/// store by somebody else.
+#[must_use]
+pub fn parse(name: &str) -> Option<(LogName, CaseObject)> {
+    if let Some(object) = name.strip_prefix("deployment/") {
+        let object = CaseObject::parse(object)?;
+        let is_of_a_case = matches!(object, CaseObject::Segment(..) | CaseObject::Manifest(..));
+        return (!is_of_a_case).then_some((LogName::Deployment, object));
+    }
+    let (case, object) = name.strip_prefix("cases/")?.split_once('/')?;
+    Some((LogName::Case(case.parse().ok()?), CaseObject::parse(object)?))
+}
+
 fn is_key_id(text: &str) -> bool {
     text.len() == 8 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
@@ -327,5 +340,68 @@ mod tests {
         }
         assert_eq!(CaseObject::parse(&format!("collections/{collection}/s02/manifest.jsonl")), None);
         assert_eq!(CaseObject::parse(&format!("collections/{collection}/s0/manifest.jsonl")), None);
+    }
+
+    #[test]
+    fn whole_names_are_recognised_with_their_log() {
+        let (case, collection) = (CaseId::new(1, [2; 10]), CollectionId::from_digest(&crate::Digest::of(b"x")));
+        let of_case = LogName::Case(case.clone());
+        let request = TimestampFile::Request("a".parse().expect("a name"));
+        for (name, log, object) in [
+            (segment(&case, &collection, StreamNumber(2), 7), &of_case, CaseObject::Segment(collection.clone(), StreamNumber(2), 7)),
+            (of_case.slot(3), &of_case, CaseObject::Slot(3)),
+            (of_case.timestamp(12, &request), &of_case, CaseObject::Timestamp(12, request.clone())),
+            (LogName::Deployment.slot(3), &LogName::Deployment, CaseObject::Slot(3)),
+            (LogName::Deployment.checkpoint(), &LogName::Deployment, CaseObject::Checkpoint),
+            (LogName::Deployment.timestamp(12, &request), &LogName::Deployment, CaseObject::Timestamp(12, request.clone())),
+        ] {
+            assert_eq!(parse(&name), Some((log.clone(), object)), "{name}");
+        }
+        let folder = case_folder(&case);
+        let evidence = format!("collections/{collection}/s1/manifest.jsonl");
+        for bad in [
+            String::new(),
+            "cases".to_owned(),
+            "cases//x".to_owned(),
+            folder.clone(),
+            format!("{folder}/"),
+            format!("{folder}/x"),
+            format!("{folder}//log/checkpoint"),
+            format!("{folder}/log/seq/../checkpoint"),
+            format!("{folder}/log/seq/0000000003.dsse.json/"),
+            format!("/{folder}/log/checkpoint"),
+            "cases/x/log/checkpoint".to_owned(),
+            format!("deployment/{evidence}"),
+            "deployment/x".to_owned(),
+            "deployment//log/checkpoint".to_owned(),
+            "probe/head".to_owned(),
+        ] {
+            assert_eq!(parse(&bad), None, "{bad}");
+        }
+        assert!(parse(&format!("{folder}/{evidence}")).is_some());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn only_the_exact_text_of_a_name_is_recognised(
+            at in 0_usize..120,
+            put in "(/|//|\\.\\./|\\.|%2F|[A-Z]|\u{0}|\u{7f}|ä| |x)",
+            any in ".{0,60}",
+        ) {
+            let case = CaseId::new(1, [2; 10]);
+            let names = [LogName::Case(case.clone()).slot(3), manifest(&case, &CollectionId::from_digest(&crate::Digest::of(b"x")), StreamNumber(1))];
+            for name in names {
+                let mut other = name.clone();
+                other.insert_str(at % (name.len() + 1), &put);
+                proptest::prop_assert_eq!(parse(&other), None, "{}", other);
+                for made in [any.clone(), format!("cases/{any}"), format!("{}/{any}", case_folder(&case)), format!("deployment/{any}")] {
+                    if let Some((log, object)) = parse(&made) {
+                        let folder = log.folder();
+                        let folder = folder.strip_suffix("/log").expect("a log's folder");
+                        proptest::prop_assert_eq!(format!("{folder}/{object}"), made);
+                    }
+                }
+            }
+        }
     }
 }

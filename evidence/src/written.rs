@@ -26,6 +26,21 @@ pub fn bytes(text: &str) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(factor)
 }
 
+/// A number of bytes for people, to one digit: `17 B`, `1.5 KiB`.
+#[must_use]
+pub fn size(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    let mut unit = None;
+    for next in ["KiB", "MiB", "GiB", "TiB", "PiB"] {
+        if value < 1_024.0 {
+            break;
+        }
+        value /= 1_024.0;
+        unit = Some(next);
+    }
+    unit.map_or_else(|| format!("{bytes} B"), |unit| format!("{value:.1} {unit}"))
+}
+
 /// Reads `NAME[:KEY=VALUE,...]`. The same key several times makes a list. `\,` is a comma inside a value; every other
 /// backslash stays, because patterns have escapes of their own (`\*`, `\xff`).
 ///

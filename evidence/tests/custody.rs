@@ -330,6 +330,39 @@ fn what_somebody_asked_for_who_gave_custody_away_cannot_be_approved() {
     }
 }
 
+/// A disposal may name what never had anything: it ends like the others, and is told as destroyed nowhere.
+#[test]
+fn what_was_never_received_is_not_counted_as_destroyed() {
+    let mut log = Log::new();
+    log.does(&Event::Receipt(0));
+    log.does(&Event::Seal(0));
+    log.receipts.insert(1, log.opened);
+    log.does(&Event::Seal(1));
+    let (there, empty) = (Log::collection(0), Log::collection(1));
+    assert!(log.history.state().received(&there) && !log.history.state().received(&empty));
+    let mut ids = vec![there.clone(), empty.clone()];
+    ids.sort_unstable();
+    let seal_of = |collection: CollectionId| {
+        let seal = log.history.state().seal_of(&collection).expect("sealed");
+        SealedCollection { collection, seal }
+    };
+    let disposal = Disposal {
+        case: log.case.clone(),
+        predecessor: log.opened,
+        seals: ids.into_iter().map(seal_of).collect(),
+        reason: "a test".to_owned(),
+        requested_by: person(CUSTODIANS[0]),
+        requested_at: log.at(),
+    };
+    let disposal = log.sign(&disposal, CUSTODIANS[0]);
+    log.approve(disposal);
+    log.does(&Event::Destroy);
+    let state = log.history.state();
+    assert!([&there, &empty].iter().all(|id| matches!(state.fate(id), Fate::Destroyed { .. })), "the rules are as they were");
+    assert_eq!(state.disposed().map(|(id, _)| id.clone()).collect::<Vec<_>>(), [there]);
+    assert_eq!(log.history.rows().last().map(|row| row.what.as_str()), Some("1 collection, 3 objects, 1100 bytes destroyed"));
+}
+
 /// The payloads of the custody records of the good case.
 fn payloads() -> &'static [Vec<u8>] {
     static ONCE: std::sync::LazyLock<Vec<Vec<u8>>> = std::sync::LazyLock::new(made);

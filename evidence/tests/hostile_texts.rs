@@ -6,7 +6,9 @@ use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::key::SigningKey;
 use exhibit_evidence::layout::CaseObject;
 use exhibit_evidence::log::{Checkpoint, Note, WitnessKey, cosign};
-use exhibit_evidence::{Digest, record};
+use exhibit_evidence::manifest::ItemId;
+use exhibit_evidence::profile::Profile;
+use exhibit_evidence::{CaseId, CollectionId, Digest, record};
 use proptest::prelude::*;
 
 /// What is done to a text.
@@ -74,13 +76,20 @@ fn note() -> Note {
     note
 }
 
-const NAMES: [&str; 6] = [
+/// What a text says when it is read and written again; none when it is refused.
+fn again<T: std::str::FromStr + ToString>(text: &str) -> Option<String> {
+    text.parse::<T>().ok().map(|read| read.to_string())
+}
+
+const NAMES: [&str; 8] = [
     "log/checkpoint",
     "log/seq/0000000003.dsse.json",
     "log/tile/entries/x001/000.p/7",
     "log/cosigned/0a1b2c3d/0000000012",
     "collections/col-6wksdbw15cm05m915kawjxfv0a/s2/00000007.tar.zst",
     "collections/col-6wksdbw15cm05m915kawjxfv0a/s2/manifest.jsonl",
+    "timestamps/0000000012.a-1.tsr",
+    "timestamps/0000000012.a-1.3.crl",
 ];
 
 proptest! {
@@ -101,6 +110,28 @@ proptest! {
         let text = changed(witness().to_string().as_bytes(), &edits);
         if let Some(read) = std::str::from_utf8(&text).ok().and_then(|t| t.parse::<WitnessKey>().ok()) {
             prop_assert_eq!(read.to_string().into_bytes(), text);
+        }
+    }
+
+    #[test]
+    fn an_id_and_a_digest_have_one_text(edits in edits()) {
+        for good in ["case-01hf7yat00zzzzzzzzzzzzzzzz", "col-6wksdbw15cm05m915kawjxfv0a.s2.17", &Digest::of(b"x").to_string()] {
+            let Ok(text) = String::from_utf8(changed(good.as_bytes(), &edits)) else { continue };
+            for read in [again::<CaseId>(&text), again::<CollectionId>(&text), again::<ItemId>(&text), again::<Digest>(&text)] {
+                prop_assert!(read.is_none_or(|read| read == text), "{}", text);
+            }
+        }
+    }
+
+    #[test]
+    fn a_profile_that_is_read_captures_something_once(edits in edits(), any in ".{0,80}") {
+        let good = serde_json::to_vec(&Profile::built_in().swap_remove(0)).expect("serialises");
+        let changed = String::from_utf8_lossy(&changed(&good, &edits)).into_owned();
+        for text in [changed, any] {
+            if let Ok(profile) = Profile::parse(&text) {
+                let names: std::collections::BTreeSet<&str> = profile.captures.iter().map(|c| c.name.as_str()).collect();
+                prop_assert!(!names.is_empty() && names.len() == profile.captures.len());
+            }
         }
     }
 

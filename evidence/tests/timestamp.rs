@@ -1,10 +1,13 @@
 //! Timestamps against `openssl` as the authority: what it makes is read and believed, what is wrong with it is named.
 
+#[path = "support/der.rs"]
+mod der;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use exhibit_evidence::Digest;
-use exhibit_evidence::timestamp::{Anchors, Crl, Reply, Request, Revocation, TimestampError};
+use exhibit_evidence::timestamp::{Anchors, Crl, Reply, Request, Revocation, TimestampError, Vouched};
 
 struct Authority(tempfile::TempDir);
 
@@ -40,9 +43,13 @@ impl Authority {
 
     /// The reply of one of its certificates.
     fn stamp(&self, certificate: &str, request: &Request) -> Vec<u8> {
+        self.answer("reply", certificate, request)
+    }
+
+    fn answer(&self, how: &str, certificate: &str, request: &Request) -> Vec<u8> {
         std::fs::write(self.path("query"), request.to_der()).expect("written");
         let (query, reply) = (self.path("query"), self.path("reply"));
-        self.run("reply", &[certificate, &query.display().to_string(), &reply.display().to_string()]);
+        self.run(how, &[certificate, &query.display().to_string(), &reply.display().to_string()]);
         self.read("reply")
     }
 
@@ -79,6 +86,83 @@ fn every_byte_of_a_reply_counts() {
     let passed: Vec<usize> = (0..bytes.len()).filter(|at| accepted(*at)).collect();
     let around = |at: usize| bytes.get(at.saturating_sub(16)..(at + 8).min(bytes.len())).map(<[u8]>::to_vec);
     assert_eq!(passed, [8], "of {} bytes: {:02x?}", bytes.len(), passed.iter().map(|at| around(*at)).collect::<Vec<_>>());
+}
+
+/// What a verifier has to say of a reply that no record states: why it is refused, or what it names.
+fn named(bytes: &[u8], anchors: &Anchors) -> Result<Vec<String>, String> {
+    let text = |e: TimestampError| e.to_string();
+    let reply = Reply::parse(bytes).map_err(text)?;
+    reply.answers(&request()).map_err(text)?;
+    reply.verify(anchors, &[]).map_err(text)?;
+    let certificates = reply.check_certificates(anchors).map_err(text)?;
+    let uncovered = reply.uncovered().iter().chain(&certificates).map(|part| part.what.clone());
+    let lists = reply.crls().iter().filter_map(|bytes| match Crl::parse(bytes).map(|list| list.vouched(Some(&reply), anchors)) {
+        Ok(Vouched::Signed) => None,
+        Ok(Vouched::Forged(why) | Vouched::Unknown(why)) => Some(why),
+        Err(e) => Some(e.to_string()),
+    });
+    Ok(uncovered.chain(reply.strangers()).chain(lists).collect())
+}
+
+/// Of an authority that sends its root along: every byte is held by a signature, or the part that it belongs to is named.
+#[test]
+fn no_byte_of_a_reply_with_its_chain_is_passed_over() {
+    let authority = Authority::new("p256");
+    let bytes = authority.answer("chained", "tsa", &request());
+    let anchors = authority.anchors();
+    assert_eq!(named(&bytes, &anchors), Ok(Vec::new()));
+    let passed = |at: &usize| {
+        let mut changed = bytes.clone();
+        changed[*at] ^= 1;
+        named(&changed, &anchors) == Ok(Vec::new())
+    };
+    let passed: Vec<usize> = (0..bytes.len()).filter(passed).collect();
+    assert_eq!(passed, Vec::<usize>::new(), "of {} bytes", bytes.len());
+    // The name is in the issuer of the signer's certificate, in the root's own issuer, and in the root's subject.
+    let root = bytes.windows(4).enumerate().filter(|(_, w)| w == b"root").map(|(at, _)| at).nth(2).expect("a root");
+    let mut changed = bytes.clone();
+    changed[root] ^= 1;
+    assert!(named(&changed, &anchors).is_err_and(|e| e.contains("is not what its issuer made")));
+}
+
+/// What can be put into a reply without a key.
+#[test]
+fn what_no_signature_covers_is_refused_or_named() {
+    let authority = Authority::new("p256");
+    let (bytes, anchors) = (authority.stamp("tsa", &request()), authority.anchors());
+    let attribute = der::value(0x30, &[&[0x06, 0x03, 0x2a, 0x03, 0x04][..], &[0x31, 0x02, 0x05, 0x00]].concat());
+    let in_signer = |more: &[u8]| {
+        der::with_signed_data(&bytes, |mut parts| {
+            let signers = parts.pop().expect("signers");
+            let signers = der::with(&signers, |signers| {
+                signers.iter().map(|signer| der::value(0x30, &[der::der(signer).1, more].concat())).collect()
+            });
+            parts.push(signers);
+            parts
+        })
+    };
+    let with_status =
+        |more: &[u8]| der::with(&bytes, |parts| vec![der::value(0x30, &[der::der(&parts[0]).1, more].concat()), parts[1].clone()]);
+    let hash = der::value(0x30, &[0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01]);
+    let list = der::with_signed_data(&bytes, |mut parts| {
+        parts.insert(parts.len() - 1, der::value(0xa1, &der::value(0x30, b"")));
+        parts
+    });
+    for (what, changed, says) in [
+        ("status text", with_status(&der::value(0x30, &der::value(0x0c, b"hello"))), Ok("the status text 'hello'")),
+        ("failure bits", with_status(&[0x03, 0x02, 0x00, 0x80]), Err("more bytes")),
+        ("unsigned attribute", in_signer(&der::value(0xa1, &attribute)), Ok("unsigned attributes of the signer (1.2.3.4)")),
+        ("junk certificate", der::with_more(&bytes, 0xa0, &der::value(0x30, b"")), Err("a certificate in it cannot be read")),
+        ("another kind of certificate", der::with_more(&bytes, 0xa0, &der::value(0xa3, b"x")), Ok("certificates of other kinds")),
+        ("junk list", list, Ok("CRL")),
+        ("doubled hash", der::with_more(&bytes, 0x31, &hash), Err("a hash twice")),
+    ] {
+        match (named(&changed, &anchors), says) {
+            (Ok(found), Ok(says)) => assert!(found.iter().any(|found| found.contains(says)), "{what}: {found:?}"),
+            (Err(found), Err(says)) => assert!(found.contains(says), "{what}: {found}"),
+            (found, says) => panic!("{what}: {found:?}, expected {says:?}"),
+        }
+    }
 }
 
 #[test]
@@ -159,6 +243,11 @@ fn revocation_counts_as_rfc_3161_says() {
     let crl = |a: &Authority| vec![Crl::parse(&a.read("crl.der")).expect("a CRL")];
     let trusted = Reply::parse(&reply).and_then(|r| r.verify(&harmless.anchors(), &crl(&harmless))).expect("not revoked");
     assert!(matches!(trusted.revocation(), Revocation::Good(_)));
+    let vouched = |list: &Crl| list.vouched(None, &harmless.anchors());
+    assert_eq!(vouched(&crl(&harmless)[0]), Vouched::Signed);
+    let mut forged = harmless.read("crl.der");
+    *forged.last_mut().expect("bytes") ^= 1;
+    assert!(matches!(vouched(&Crl::parse(&forged).expect("a CRL")), Vouched::Forged(_)));
     // Another authority's list says nothing.
     let other = Authority::new("p256");
     let trusted = Reply::parse(&reply).and_then(|r| r.verify(&harmless.anchors(), &crl(&other))).expect("not revoked");

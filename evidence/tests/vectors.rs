@@ -10,6 +10,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::fs;
 
+use exhibit_evidence::record::Outcome;
 use exhibit_evidence::verify::{self, CaseFiles, Code, Entry, EntryKind, Options, Report, Verdict};
 use support::bags::{Making, bag, check_bag};
 use support::faults::Faults;
@@ -113,6 +114,40 @@ fn a_bag_says_when_and_why_it_was_made_as_it_is_recorded() {
     assert_eq!(with(&|d| d.exported_at = d.exported_at.plus_s(3_600)), (Verdict::Sound, Vec::new()));
 }
 
+/// The exporter's clock may differ by some minutes; what a token over the bag saw was not exported an hour after it.
+#[test]
+fn a_bag_that_is_dated_after_its_stamp_is_named() {
+    use exhibit_evidence::layout::TimestampFile;
+    use exhibit_evidence::timestamp::{Reply, Request};
+    use exhibit_evidence::{Digest, Timestamp, bag as format};
+    let stamped = |exported_at: Timestamp| {
+        let tweak = |d: &mut format::Description| {
+            d.exported_at = exported_at;
+            d.authorities = vec!["alpha".to_owned()];
+        };
+        let mut objects = bag(&Making { tweak: &tweak, ..Making::default() });
+        let request = Request::new(Digest::of(&objects[format::TAG_MANIFEST]), 7);
+        let reply = stamps::fresh("alpha", &request);
+        let time = Reply::parse(&reply).expect("a reply").time();
+        let [asks, answers] = [TimestampFile::Request, TimestampFile::Reply].map(|file| file("alpha".parse().expect("a name")));
+        objects.insert(format::stamp(&asks), request.to_der());
+        objects.insert(format::stamp(&answers), reply);
+        let report = check_bag(&objects, &Options::default());
+        assert_eq!(report.bag.as_ref().map(|b| b.timestamps.len()), Some(1), "{:#?}", report.findings);
+        (time, report)
+    };
+    // The authority's clock is the machine's: any token tells what it says.
+    let (time, _) = stamped(Timestamp::from_unix_s(1_768_480_000));
+    for seconds in [0, 600] {
+        let (_, report) = stamped(time.plus_s(seconds));
+        assert_eq!((report.verdict, codes(&report)), (Verdict::Sound, Vec::new()), "{:#?}", report.findings);
+    }
+    let (_, report) = stamped(time.plus_s(3_600));
+    assert_eq!((report.verdict, codes(&report)), (Verdict::Unsound, vec!["bag.export"]), "{:#?}", report.findings);
+    let message = &report.findings.kept()[0].message;
+    assert!(message.contains("saw the bag at") && message.contains(&time.plus_s(3_600).to_string()), "{message}");
+}
+
 /// The manifests are the exporter's: what lies beside the payload is compared with the case as far as it can be.
 #[test]
 fn views_that_the_exporter_forged_are_found() {
@@ -197,6 +232,16 @@ fn every_code_is_reached_by_a_tampering() {
         // What its exporter signs anew: the tests below.
         Code::BagExport,
         Code::BagView,
+        // What lies beside the manifests and what they cannot vouch for: `bags.rs`.
+        Code::BagInfo,
+        Code::BagListMissing,
+        Code::TimestampCrl,
+        Code::TimestampUncovered,
+        // Built below, and shown to the second reader there.
+        Code::ApprovalRevokedKey,
+        Code::ChainRevokedKey,
+        Code::LogTileMissing,
+        Code::TimestampCertificates,
         Code::DisposalDone,
         Code::StreamUnsealed,
         Code::ObjectUnreadable,
@@ -206,6 +251,9 @@ fn every_code_is_reached_by_a_tampering() {
         Code::AcquisitionUnapproved,
         Code::TimeBackwards,
         Code::TimeExcluded,
+        // `later_heads.rs` reaches these.
+        Code::LogShorter,
+        Code::LogConsistency,
         // `encrypted_cases` reaches these.
         Code::SegmentUndescribed,
         Code::StreamEncrypted,
@@ -314,6 +362,125 @@ fn a_token_alone_proves_that_retention_had_not_ended() {
     assert_eq!((report.verdict, codes(&report)), (Verdict::Sound, vec!["disposal.done"]), "{:#?}", report.findings);
 }
 
+/// What the second reader has against a case.
+fn problems(objects: &Objects) -> Vec<String> {
+    second_reader(objects).lines().filter(|line| line.starts_with("problem: ")).map(str::to_owned).collect()
+}
+
+/// A record's place says what came after a revocation.
+#[test]
+fn what_rests_on_a_key_that_was_revoked_before_is_said() {
+    use support::custody::{At, BEN, DAN, Lies, good_5};
+    use support::faults::Step;
+    let revoked = |when: At, seed: u8| {
+        let at: &dyn Fn(&mut support::Case, At) = &|case, at| {
+            if at == when {
+                cases::revoke(case, seed);
+            }
+        };
+        good_5(&Lies { at, ..Lies::default() }).objects
+    };
+    // Dan asks for a disposal, his key is revoked, and Ben approves it all the same.
+    let objects = revoked(At::Approval, DAN);
+    let report = check(&objects, &Options::default());
+    let expected = (Verdict::Unsound, vec!["approval.revoked-key", "disposal.done"]);
+    assert_eq!((report.verdict, codes(&report)), expected, "{:#?}", report.findings);
+    let said = problems(&objects);
+    assert!(matches!(&said[..], [one] if one.contains("of what a key asked for that had been revoked")), "{said:?}");
+    // Revoked when all was decided and done, it changes nothing.
+    let report = check(&revoked(At::End, DAN), &Options::default());
+    assert_eq!((report.verdict, codes(&report)), (Verdict::Sound, vec!["disposal.done"]), "{:#?}", report.findings);
+    // What a key itself approves afterwards is not trusted at all.
+    let report = check(&revoked(At::Approval, BEN), &Options::default());
+    assert!(report.verdict == Verdict::Unsound && codes(&report).contains(&"record.revoked-key"), "{:#?}", report.findings);
+
+    // The order was given before, and carried out after its key was revoked: it may have been running.
+    let at: &dyn Fn(&mut support::Case, Option<&support::Ordered>, Step) = &|case, _, step| {
+        if step == Step::Order {
+            cases::revoke(case, support::RESPONDER);
+        }
+    };
+    let objects = cases::good_2(&Faults { at, ..Faults::default() }).objects;
+    let report = check(&objects, &Options::default());
+    assert_eq!((report.verdict, codes(&report)), (Verdict::Sound, vec!["chain.revoked-key"]), "{:#?}", report.findings);
+    assert_eq!(problems(&objects), Vec::<String>::new());
+    // Once for the order, not for each record under it.
+    assert_eq!(report.findings.counts(), (0, 0, 1));
+}
+
+/// An older disposal may name a collection that never had anything: the log holds, and nobody is told that evidence was destroyed.
+#[test]
+fn of_a_collection_without_evidence_nothing_was_destroyed() {
+    use support::approvals::{Lies, good_6};
+    let objects = good_6(&Lies { with_empty: true, ..Lies::default() }).objects;
+    let report = check(&objects, &Options { complete: true, ..Options::default() });
+    assert_eq!((report.verdict, codes(&report)), (Verdict::Sound, vec!["disposal.done"]), "{:#?}", report.findings);
+    assert_eq!(report.findings.counts(), (0, 0, 1), "of the one that was there");
+    let told: Vec<_> = report.collections.iter().map(|c| (c.outcome, c.disposed.is_some())).collect();
+    assert_eq!(told, [(Some(Outcome::Sealed), true), (Some(Outcome::Expired), false)]);
+    assert_eq!(problems(&objects), Vec::<String>::new());
+}
+
+/// Tiles of a case, as a coordinator writes them.
+fn tiles(objects: &Objects) -> Objects {
+    use exhibit_evidence::log::{Tiler, leaf_hash};
+    let (mut tiler, mut all) = (Tiler::new(), Objects::new());
+    for (_, bytes) in objects.iter().filter(|(name, _)| name.starts_with("log/seq/")) {
+        tiler.append(leaf_hash(bytes), &mut |tile, bytes| assert!(all.insert(format!("log/{tile}"), bytes).is_none()));
+        all.extend(tiler.partial().into_iter().map(|(tile, bytes)| (format!("log/{tile}"), bytes)));
+    }
+    all
+}
+
+#[test]
+fn a_tile_that_the_checkpoint_needs_and_that_is_gone_is_noted() {
+    let mut objects = cases::good_2(&Faults::default()).objects;
+    let records = objects.keys().filter(|name| name.starts_with("log/seq/")).count();
+    objects.extend(tiles(&objects));
+    assert_eq!(codes(&check(&objects, &Options::default())), Vec::<&str>::new());
+    // An older one is not needed any more.
+    let name = |width: usize| format!("log/tile/0/000.p/{width}");
+    assert!(objects.remove(&name(records - 1)).is_some());
+    assert_eq!(codes(&check(&objects, &Options::default())), Vec::<&str>::new());
+    assert!(objects.remove(&name(records)).is_some());
+    let report = check(&objects, &Options::default());
+    assert_eq!((report.verdict, codes(&report)), (Verdict::Sound, vec!["log.tile-missing"]));
+    assert_eq!(report.findings.kept()[0].object, name(records));
+    // A copy without any tiles is as good.
+    objects.retain(|name, _| !name.starts_with("log/tile/"));
+    assert_eq!(codes(&check(&objects, &Options::default())), Vec::<&str>::new());
+}
+
+/// The reply with one more certificate. No signature covers which there are.
+fn with_certificate(reply: &[u8], certificate: &[u8]) -> Vec<u8> {
+    support::der::with_more(reply, 0xa0, certificate)
+}
+
+#[test]
+fn a_certificate_in_a_token_that_belongs_to_nobody_is_named_and_changes_nothing() {
+    let pem = |name: &str| fs::read_to_string(vectors().join(format!("timestamps/{name}/root.pem"))).expect("a root");
+    let certificate = |name: &str| {
+        let pem = pem(name);
+        let body = pem.split("-----").nth(2).expect("a body").replace('\n', "");
+        base64::Engine::decode(&base64::engine::general_purpose::STANDARD, body).expect("base64")
+    };
+    let stamped = |other: &str| {
+        let add: &dyn Fn(Vec<u8>) -> Vec<u8> = &|reply| with_certificate(&reply, &certificate(other));
+        stamps::good_4(&How { reply: add, ..How::default() }).objects
+    };
+    let options = Options { timestamp_anchors: stamps::root("alpha"), timestamps_required: 1, ..Options::default() };
+    // Alpha's own root is above its signer.
+    let report = check(&stamped("alpha"), &options);
+    assert_eq!((report.verdict, codes(&report)), (Verdict::Sound, vec!["timestamp.untrusted"]), "{:#?}", report.findings);
+    let objects = stamped("beta");
+    let report = check(&objects, &options);
+    let expected = (Verdict::Sound, vec!["timestamp.certificates", "timestamp.untrusted"]);
+    assert_eq!((report.verdict, codes(&report)), expected, "{:#?}", report.findings);
+    assert!(report.findings.kept().iter().any(|f| f.message.contains("'Beta root'")), "{:#?}", report.findings);
+    assert!(report.collections[0].trusted_time.sealed_before.is_some(), "the token counts");
+    assert_eq!(problems(&objects), Vec::<String>::new());
+}
+
 #[test]
 fn a_token_that_lies_there_before_its_record_counts_and_is_noted() {
     let case = stamps::good_4(&How { none: true, ..How::default() });
@@ -327,7 +494,14 @@ fn a_token_that_lies_there_before_its_record_counts_and_is_noted() {
     assert!(report.collections[0].trusted_time.sealed_before.is_some());
     // A request without a reply is what an interruption leaves.
     objects.retain(|name, _| !name.starts_with(&size) || name.split('.').next_back() == Some("tsq"));
-    assert_eq!(codes(&check(&objects, &Options::default())), ["timestamp.failed", "timestamp.unrecorded"]);
+    let report = check(&objects, &Options::default());
+    assert_eq!(codes(&report), ["timestamp.failed", "timestamp.unrecorded"]);
+    // One that belongs to a failure that is recorded is counted: nobody recorded these.
+    assert_eq!(report.counts.requests_unanswered, 0);
+    let failed = objects.keys().find(|name| name.ends_with(".alpha.tsq") && !name.starts_with(&size)).expect("of the first head").clone();
+    objects.insert(failed.replace(".alpha.", ".beta."), objects[&failed].clone());
+    let report = check(&objects, &Options::default());
+    assert_eq!((codes(&report), report.counts.requests_unanswered), (vec!["timestamp.failed", "timestamp.unrecorded"], 1));
 }
 
 /// A small generator (xorshift), so that every run flips the same bytes.

@@ -198,9 +198,10 @@ fn custody_facts<'a>(record: &'a Record, signer: &'a str) -> Option<(Timestamp, 
         }
         Record::Destruction(p) => {
             let sum = |of: fn(&crate::record::DestroyedCollection) -> u64| p.collections.iter().fold(0_u64, |n, d| n.saturating_add(of(d)));
+            // One of which nothing was ever received was not destroyed, although the certificate names it.
             let what = format!(
                 "{}, {} objects, {} bytes destroyed",
-                count(p.collections.len(), "collection"),
+                count(p.collections.iter().filter(|d| d.objects > 0).count(), "collection"),
                 sum(|d| d.objects),
                 sum(|d| d.bytes)
             );

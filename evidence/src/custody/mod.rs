@@ -260,9 +260,16 @@ impl State {
         })
     }
 
-    /// The collections that are not kept: each with who decided it.
+    /// The collections that are not kept, and of which there was something: each with who decided it.
     pub fn disposed(&self) -> impl Iterator<Item = (&CollectionId, Disposed)> {
-        self.collections.keys().filter_map(|id| Some((id, self.disposal_of(id)?)))
+        self.collections.keys().filter(|id| self.received(id)).filter_map(|id| Some((id, self.disposal_of(id)?)))
+    }
+
+    /// False for a collection of which nothing was ever received, such as one that was cancelled before its host saw the order: there is
+    /// nothing of it to destroy, and a disposal that names it destroyed nothing.
+    #[must_use]
+    pub fn received(&self, collection: &CollectionId) -> bool {
+        self.collections.get(collection).is_some_and(|kept| !kept.streams.is_empty())
     }
 
     /// Disposals that were approved and are not finished.

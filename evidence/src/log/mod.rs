@@ -11,7 +11,7 @@ mod witness;
 pub use checkpoint::{BadCheckpoint, Checkpoint};
 pub use merkle::{Tree, leaf_hash};
 pub use note::{BadNote, NOTE_BYTES_MAX, Note, Signature};
-pub use proof::{BadProof, ConsistencyProof, InclusionProof, MissingTile, Plan, verify_consistency, verify_inclusion};
+pub use proof::{BadProof, ConsistencyProof, InclusionProof, MissingTile, Plan, earlier_root, verify_consistency, verify_inclusion};
 pub(crate) use tiles::complete_root;
 pub use tiles::{BUNDLE_BYTES_MAX, Layer, TILE_BYTES, TILE_WIDTH, Tile, Tiler, bundle_entries, hash_tiles, put_in_bundle};
 pub use witness::{BadWitnessKey, Cosigned, NotCosigned, WITNESSES_MAX, WitnessKey, cosign, log_verifier_key};

@@ -196,19 +196,37 @@ pub fn verify_consistency(old: (u64, &Digest), new: (u64, &Digest), hashes: &[Di
     if old_size > new_size || hashes.len() > HASHES_MAX {
         return holds(false);
     }
-    let (mut at, mut last) = (old_size - 1, new_size - 1);
-    while at & 1 == 1 {
-        (at, last) = (at >> 1, last >> 1);
-    }
     let (first, rest) = match hashes {
         rest if old_size.is_power_of_two() => (old_root, rest),
         [first, rest @ ..] => (first, rest),
         [] => return holds(false),
     };
-    let (mut old_hash, mut new_hash) = (*first, *first);
+    holds(roots_of((old_size, new_size), *first, rest) == Some((*old_root, *new_root)))
+}
+
+/// The root of the earlier tree of `old_size` entries that a consistency proof shows where it leads to the later one: whoever has
+/// another root there has another history. `None` where it does not lead there, and for 2^k entries, whose root no proof holds.
+#[must_use]
+pub fn earlier_root(old_size: u64, new: (u64, &Digest), hashes: &[Digest]) -> Option<Digest> {
+    let (new_size, new_root) = new;
+    if old_size == 0 || old_size >= new_size || old_size.is_power_of_two() || hashes.len() > HASHES_MAX {
+        return None;
+    }
+    let (first, rest) = hashes.split_first()?;
+    roots_of((old_size, new_size), *first, rest).filter(|(_, leads_to)| leads_to == new_root).map(|(old_root, _)| old_root)
+}
+
+/// Both roots that a proof gives, from the hash that it begins with; `None` when it has too many hashes or too few. The old tree
+/// has entries, and fewer than the new one.
+fn roots_of((old_size, new_size): (u64, u64), first: Digest, rest: &[Digest]) -> Option<(Digest, Digest)> {
+    let (mut at, mut last) = (old_size - 1, new_size - 1);
+    while at & 1 == 1 {
+        (at, last) = (at >> 1, last >> 1);
+    }
+    let (mut old_hash, mut new_hash) = (first, first);
     for sibling in rest {
         if last == 0 {
-            return holds(false);
+            return None;
         }
         if at & 1 == 1 || at == last {
             old_hash = node_hash(sibling, &old_hash);
@@ -219,7 +237,7 @@ pub fn verify_consistency(old: (u64, &Digest), new: (u64, &Digest), hashes: &[Di
         }
         (at, last) = (at >> 1, last >> 1);
     }
-    holds(last == 0 && old_hash == *old_root && new_hash == *new_root)
+    (last == 0).then_some((old_hash, new_hash))
 }
 
 /// At the right edge of a tree that is not complete, nodes without a sibling are the same as their parent.

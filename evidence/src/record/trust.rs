@@ -193,10 +193,18 @@ impl KeyRing {
         self.holders.get(&key).filter(|h| !h.revoked).map(|h| (h.name.as_str(), &h.roles, &h.key))
     }
 
-    /// What everything enrolled under a name and not revoked may do; nothing when the name holds no key.
+    /// What everything enrolled under a name and not revoked may do, all its keys together; nothing when the name holds no key. For
+    /// what is known of a person by name alone; of somebody who acts, [`KeyRing::rights_of_key`] says what the key may.
     #[must_use]
     pub fn rights_of(&self, name: &str) -> Rights {
         Rights(self.holders.values().filter(|h| !h.revoked && h.name == name).flat_map(|h| h.rights.0.iter().cloned()).collect())
+    }
+
+    /// What a key may do: what its own enrolments say, and nothing of another key of the same name; nothing when it is revoked or
+    /// was never enrolled.
+    #[must_use]
+    pub fn rights_of_key(&self, key: KeyId) -> Rights {
+        self.holders.get(&key).filter(|h| !h.revoked).map(|h| h.rights.clone()).unwrap_or_default()
     }
 
     /// The keys that are enrolled under a name and not revoked.

@@ -54,6 +54,11 @@ impl Crl {
         Ok(Self { bytes: bytes.to_vec(), made: time(tag, content, "CRL")? })
     }
 
+    /// The list as it came.
+    pub(super) fn der(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// When it was made (`thisUpdate`).
     #[must_use]
     pub const fn made(&self) -> Timestamp {
@@ -147,6 +152,11 @@ impl Anchors {
         self.certificates.is_empty()
     }
 
+    /// The roots.
+    pub(super) fn certificates(&self) -> &[CertificateDer<'static>] {
+        &self.certificates
+    }
+
     fn add_certificate(&mut self, der: Vec<u8>) -> Result<(), BadAnchors> {
         if self.certificates.len() >= Self::CERTIFICATES_MAX {
             return Err(BadAnchors(format!("it has more than {} certificates", Self::CERTIFICATES_MAX)));
@@ -211,6 +221,27 @@ impl Reply {
         let anchor =
             anchors.certificates.get(root).map(|c| Digest::of(c)).ok_or_else(|| TimestampError::Untrusted("no root".to_owned()))?;
         Ok(Trusted { anchor, signer: facts.subject, valid: (facts.from, facts.until), revocation })
+    }
+}
+
+impl Reply {
+    /// The names in those certificates of the token that the signing one leads to by no chain of valid ones: untrusted text. No
+    /// signature covers which certificates a token carries (RFC 5652, 5.1 and 10.2.3), and RFC 3161, 2.4.1 allows others.
+    #[must_use]
+    pub fn strangers(&self) -> Vec<String> {
+        let Ok(der) = self.signing_certificate() else { return Vec::new() };
+        let named = |der: &[u8]| Facts::read(der).map_or_else(|_| "no certificate that can be read".to_owned(), |facts| facts.subject);
+        // Of one that may not sign tokens no chain can be judged, and that it may not is said elsewhere.
+        if Facts::read(der).and_then(|facts| facts.check_purpose()).is_err() {
+            return Vec::new();
+        }
+        let others = || self.certificates().iter().filter(|c| c.as_slice() != der).map(|c| CertificateDer::from(c.as_slice()));
+        let belongs = |candidate: &CertificateDer<'_>| {
+            let Ok(root) = webpki::anchor_from_trusted_cert(candidate) else { return false };
+            let (leaf, between, roots) = (CertificateDer::from(der), others().collect(), [root]);
+            Path { leaf, between, roots: &roots, at: unix(self.time()) }.verify(None).is_ok()
+        };
+        others().filter(|candidate| !belongs(candidate)).map(|candidate| named(candidate.as_ref())).collect()
     }
 }
 

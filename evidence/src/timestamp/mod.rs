@@ -21,12 +21,14 @@
 //! which authorities do give. Certificate paths, signatures and CRLs are judged by `rustls-webpki` over aws-lc-rs, which are
 //! in every other program already: five crates, where the same in RustCrypto takes more than twenty.
 
+mod around;
 mod asn1;
 mod certificate;
 mod chain;
 mod reply;
 mod request;
 
+pub use around::{Uncovered, Vouched};
 pub use chain::{Anchors, BadAnchors, Crl, Revocation, Trusted};
 pub use reply::{REPLY_BYTES_MAX, Reply};
 pub use request::Request;
@@ -69,6 +71,10 @@ pub enum TimestampError {
     /// A CRL says that the certificate, or one above it, was revoked so that the token does not count.
     #[error("{0}")]
     Revoked(String),
+}
+
+fn malformed(why: impl Into<String>) -> TimestampError {
+    TimestampError::Malformed(why.into())
 }
 
 #[cfg(test)]

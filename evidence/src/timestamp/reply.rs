@@ -6,10 +6,11 @@ use sha2::Digest as _;
 use webpki::EndEntityCert;
 use webpki::aws_lc_rs as algorithm;
 
-use super::TimestampError;
+use super::around::{self, Uncovered};
 use super::asn1::{Cursor, context, number, time};
 use super::certificate::Facts;
 use super::request::{Request, SHA256};
+use super::{TimestampError, malformed};
 use crate::digest::Digest;
 use crate::text::{escape_bounded, escape_bytes};
 use crate::time::Timestamp;
@@ -61,6 +62,8 @@ struct Signed {
     certificate_hash: CertificateHash,
     /// Issuer (with tag and length) and serial number, where the signer is named so.
     signer: Option<(Vec<u8>, Vec<u8>)>,
+    /// What the signature does not cover and nothing rests on.
+    uncovered: Vec<Uncovered>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,10 +103,6 @@ fn no_parameters(mut algorithm: Cursor<'_>) -> Result<(), TimestampError> {
     algorithm.finish()
 }
 
-fn malformed(why: impl Into<String>) -> TimestampError {
-    TimestampError::Malformed(why.into())
-}
-
 impl Reply {
     /// Reads a reply (`.tsr`).
     ///
@@ -121,13 +120,15 @@ impl Reply {
             let bits = status.optional(Tag::BitString)?.map(|b| format!(", failure bits {}", escape_bytes_hex(b))).unwrap_or_default();
             return Err(TimestampError::Refused(format!("status {code}{bits}{said}")));
         }
+        let around = around::status(code, status)?;
         let mut token = reply.sequence("token")?;
         reply.finish()?;
         if token.take(Tag::ObjectIdentifier)? != SIGNED_DATA {
             return Err(malformed("the token is not CMS SignedData"));
         }
-        let signed = Signed::read(token.take(context(0))?)?;
+        let mut signed = Signed::read(token.take(context(0))?)?;
         token.finish()?;
+        signed.uncovered.extend(around);
         Self::of(signed)
     }
 
@@ -188,6 +189,13 @@ impl Reply {
     #[must_use]
     pub fn crls(&self) -> &[Vec<u8>] {
         &self.signed.crls
+    }
+
+    /// What lies in it that no signature covers and that nothing rests on. The other certificates are judged by themselves:
+    /// [`Reply::check_certificates`], [`Reply::strangers`].
+    #[must_use]
+    pub fn uncovered(&self) -> &[Uncovered] {
+        &self.signed.uncovered
     }
 
     /// The certificates of the token.
@@ -266,37 +274,37 @@ impl Signed {
     fn read(signed_data: &[u8]) -> Result<Self, TimestampError> {
         let what = "SignedData";
         let mut data = Cursor::of_sequence(signed_data, what)?;
-        if !(3..=5).contains(&number(data.take(Tag::Integer)?, what)?) {
+        let version = number(data.take(Tag::Integer)?, what)?;
+        if !(3..=5).contains(&version) {
             return Err(malformed("the token is SignedData of a version that a token cannot have"));
         }
-        let (mut digests, mut hashes) = (Cursor::new(data.take(Tag::Set)?, what)?, Vec::new());
-        while !digests.is_finished() {
-            hashes.extend(Hash::of(digests.sequence(what)?));
+        let mut uncovered = Vec::new();
+        // RFC 5652, 5.1: 4 and 5 are for certificates and lists of other kinds, which are named below.
+        if version != 3 {
+            uncovered.push(Uncovered::usual(format!("the version {version} of its SignedData")));
         }
+        let hashes = hashes(Cursor::new(data.take(Tag::Set)?, what)?, &mut uncovered)?;
         let mut content = data.sequence(what)?;
         if content.take(Tag::ObjectIdentifier)? != TST_INFO {
             return Err(malformed("the signed content is not a TSTInfo"));
         }
         let mut explicit = Cursor::new(content.take(context(0))?, what)?;
+        content.finish()?;
         let content = explicit.take(Tag::OctetString)?.to_vec();
-        let certificates = list(data.optional(context(0))?, what)?;
-        let crls = list(data.optional(context(1))?, what)?;
+        explicit.finish()?;
+        let (certificates, others) = list(data.optional(context(0))?, what)?;
+        if others > 0 {
+            uncovered.push(Uncovered::odd(format!("certificates of other kinds than X.509's ({others})")));
+        }
+        let (crls, others) = list(data.optional(context(1))?, what)?;
+        if others > 0 {
+            uncovered.push(Uncovered::usual(format!("revocation data that are no lists ({others})")));
+        }
         let mut signers = Cursor::new(data.take(Tag::Set)?, "signer")?;
         data.finish()?;
         let mut signer = signers.sequence("signer")?;
         signers.finish().map_err(|_| malformed("the token has more than one signer"))?;
-        if !matches!(number(signer.take(Tag::Integer)?, "signer")?, 1 | 3) {
-            return Err(malformed("the token's signer is of a version that is neither 1 nor 3"));
-        }
-        let named = match signer.any()? {
-            (Tag::Sequence, name) => {
-                let mut name = Cursor::new(name, "signer")?;
-                Some((name.raw()?.to_vec(), name.take(Tag::Integer)?.to_vec()))
-            }
-            // By its key's id (RFC 5652, section 5.3: `[0] IMPLICIT OCTET STRING`): the certificate is named by its hash in any case.
-            (Tag::ContextSpecific { constructed: false, number: der::TagNumber(0) }, _) => None,
-            _ => return Err(malformed("the token names its signer in neither way that there is")),
-        };
+        let named = named(&mut signer, &mut uncovered)?;
         let digest = Hash::of(signer.sequence("signer")?)?;
         if !hashes.contains(&digest) {
             return Err(malformed("the token does not list the hash of its signer"));
@@ -314,7 +322,9 @@ impl Signed {
             no_parameters(algorithm)?;
         }
         let signature = signer.take(Tag::OctetString)?.to_vec();
-        let _unsigned = signer.optional(context(1))?;
+        if let Some(attributes) = signer.optional(context(1))? {
+            uncovered.push(around::unsigned_attributes(attributes)?);
+        }
         signer.finish()?;
         Ok(Self {
             content,
@@ -327,6 +337,7 @@ impl Signed {
             message_digest,
             certificate_hash,
             signer: named,
+            uncovered,
         })
     }
 
@@ -351,21 +362,70 @@ impl Signed {
     }
 }
 
-/// The values of a list of certificates or CRLs, whole; those of other kinds than X.509's are passed over.
-fn list(content: Option<&[u8]>, what: &'static str) -> Result<Vec<Vec<u8>>, TimestampError> {
+/// An issuer's name (with tag and length) and a serial number.
+type IssuerAndSerial = (Vec<u8>, Vec<u8>);
+
+/// The version of a signer and how it names itself: by issuer (with tag and length) and serial number, where it does so.
+fn named(signer: &mut Cursor<'_>, uncovered: &mut Vec<Uncovered>) -> Result<Option<IssuerAndSerial>, TimestampError> {
+    let version = number(signer.take(Tag::Integer)?, "signer")?;
+    if !matches!(version, 1 | 3) {
+        return Err(malformed("the token's signer is of a version that is neither 1 nor 3"));
+    }
+    let named = match signer.any()? {
+        (Tag::Sequence, name) => {
+            let mut name = Cursor::new(name, "signer")?;
+            let named = (name.raw()?.to_vec(), name.take(Tag::Integer)?.to_vec());
+            name.finish()?;
+            Some(named)
+        }
+        // By its key's id (RFC 5652, section 5.3: `[0] IMPLICIT OCTET STRING`): the certificate is named by its hash in any case.
+        (Tag::ContextSpecific { constructed: false, number: der::TagNumber(0) }, _) => None,
+        _ => return Err(malformed("the token names its signer in neither way that there is")),
+    };
+    // RFC 5652, 5.3: 1 where it is named by issuer and number, 3 by the key.
+    if named.is_some() != (version == 1) {
+        uncovered.push(Uncovered::usual(format!("the version {version} of its signer")));
+    }
+    if named.is_none() {
+        uncovered.push(Uncovered::usual("the key id that names its signer besides the hash"));
+    }
+    Ok(named)
+}
+
+/// The hashes that the token says it uses. Its one signer needs one of them; each may stand there once.
+fn hashes(mut list: Cursor<'_>, uncovered: &mut Vec<Uncovered>) -> Result<Vec<Hash>, TimestampError> {
+    let (mut hashes, mut unknown) = (Vec::new(), 0_usize);
+    while !list.is_finished() {
+        match Hash::of(list.sequence("SignedData")?) {
+            Ok(hash) if hashes.contains(&hash) => return Err(malformed("the token lists a hash twice")),
+            Ok(hash) => hashes.push(hash),
+            Err(_) => unknown = unknown.saturating_add(1),
+        }
+    }
+    let others = hashes.len().saturating_add(unknown).saturating_sub(1);
+    if others > 0 {
+        uncovered.push(Uncovered::usual(format!("hashes in its list that its signer does not use ({others})")));
+    }
+    Ok(hashes)
+}
+
+/// The values of a list of certificates or CRLs, whole; how many there are of other kinds than X.509's.
+fn list(content: Option<&[u8]>, what: &'static str) -> Result<(Vec<Vec<u8>>, usize), TimestampError> {
     let mut values = Cursor::new(content.unwrap_or_default(), what)?;
-    let mut out = Vec::new();
+    let (mut out, mut others) = (Vec::new(), 0_usize);
     while !values.is_finished() {
         let is_x509 = values.next_is(Tag::Sequence);
         let value = values.raw()?;
         if is_x509 {
             out.push(value.to_vec());
+        } else {
+            others = others.saturating_add(1);
         }
         if out.len() > CERTIFICATES_MAX {
             return Err(malformed(format!("the token has more than {CERTIFICATES_MAX} certificates or CRLs")));
         }
     }
-    Ok(out)
+    Ok((out, others))
 }
 
 /// The message digest, and the hash of the certificate that signed.
@@ -446,6 +506,6 @@ fn escape_bytes_hex(bytes: &[u8]) -> String {
 }
 
 /// An object identifier's content as dotted numbers.
-fn oid(content: &[u8]) -> String {
+pub(super) fn oid(content: &[u8]) -> String {
     der::asn1::ObjectIdentifier::from_bytes(content).map_or_else(|_| escape_bytes_hex(content), |id| id.to_string())
 }

@@ -38,11 +38,14 @@ proptest! {
     #[test]
     fn any_bytes_are_handled(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         let _ = Request::parse(&bytes);
-        let _ = Crl::parse(&bytes);
+        if let Ok(list) = Crl::parse(&bytes) {
+            let _ = list.vouched(None, &Anchors::default());
+        }
         let _ = Anchors::parse(&bytes);
         let _ = certificate::Facts::read(&bytes);
         if let Ok(reply) = Reply::parse(&bytes) {
             let _ = reply.verify(&Anchors::default(), &[]);
+            let _ = reply.check_certificates(&Anchors::default());
         }
     }
 }

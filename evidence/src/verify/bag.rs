@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 use std::io::{self, Read as _};
 
 mod export;
+mod info;
+mod names;
 mod stamps;
 mod views;
 
@@ -40,19 +42,20 @@ pub fn verify_bag(files: &dyn CaseFiles, anchor: &Anchor, options: &Options, pro
     let description = bag.description(&mut findings);
 
     let left_out = description.as_ref().map(|d| d.left_out.clone()).unwrap_or_default();
-    let options = Options { left_out, ..options.clone() };
+    let options = Options { left_out, is_bag: true, ..options.clone() };
     let payload_bytes = bag.payload_bytes();
     let both = |p: Progress| Progress { bytes_total: p.bytes_total.saturating_add(payload_bytes), ..p };
     let case = check_case(&Payload(files), anchor, &options, &mut findings, &mut |p| progress(both(p)))?;
     let signed = description.as_ref().is_some_and(|d| bag.check_signed(d, &case, &mut findings));
     if let Some(description) = &description {
         bag.check_description(description, anchor, &case, &mut findings);
+        info::check(&bag, description, &case, &mut findings);
     }
     let timestamps = Stamps { bag: &bag, options: &options, size: case.history.size }.check(description.as_ref(), &mut findings);
     if let Some(description) = &description {
         export::check(description, &case.chain, &timestamps, &mut findings);
     }
-    views::check(&bag, &tags, &case, &mut findings);
+    views::check(&bag, &tags, &case, description.as_ref(), &mut findings);
 
     let payload = bag.payload_manifests(&mut findings);
     let payload_files = payload.len() as u64;
@@ -264,7 +267,8 @@ impl<'a> Bag<'a> {
             findings.add(Code::BagSigner, DESCRIPTION, format!("key {key} is not enrolled in this case's log, or was revoked"));
             return false;
         };
-        let roles = case.history.ring.rights_of(&description.exported_by).in_case(&description.case);
+        // The key's own rights: what another key of that name may do is not this one's.
+        let roles = case.history.ring.rights_of_key(key).in_case(&description.case);
         let may = roles.contains(&Role::Custodian) || roles.contains(&Role::Responder);
         if holder != description.exported_by || !may {
             let holder = escape_bounded(holder, 200);
@@ -352,6 +356,41 @@ fn sums(mut reader: Box<dyn io::Read + '_>, tick: &mut dyn FnMut(u64)) -> io::Re
                 sums.update(bytes);
                 tick(n as u64);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn every_line_is_given_once_and_whole_or_said_to_be_none(
+            lines in proptest::collection::vec(("[a-z ]{0,5}", 0_usize..4), 0..8),
+            tail in "[a-z]{0,3}",
+        ) {
+            // Besides plain lines: one that is no UTF-8, the longest one, and one that is longer.
+            let pad = |text: &str, kind: usize| match kind {
+                1 => [text.as_bytes(), b"\xff"].concat(),
+                2 => vec![b'x'; LINE_BYTES_MAX - 1],
+                3 => vec![b'x'; LINE_BYTES_MAX],
+                _ => text.as_bytes().to_vec(),
+            };
+            let (mut bytes, mut expected) = (Vec::new(), Vec::new());
+            for (text, kind) in &lines {
+                let line = pad(text, *kind);
+                expected.push((*kind != 3).then(|| String::from_utf8(line.clone()).ok()).flatten());
+                // What is left of a line that is too long: its end.
+                expected.extend((*kind == 3).then(|| Some(String::new())));
+                bytes.extend_from_slice(&line);
+                bytes.push(b'\n');
+            }
+            bytes.extend_from_slice(tail.as_bytes());
+            expected.extend((!tail.is_empty()).then_some(None));
+            let mut found: Vec<Option<String>> = Vec::new();
+            each_line(Box::new(bytes.as_slice()), &mut |line| found.push(line.map(str::to_owned))).expect("reads");
+            proptest::prop_assert_eq!(found, expected);
         }
     }
 }

@@ -56,6 +56,8 @@ impl Code {
             Self::LogCheckpointSignature
                 | Self::LogExpected
                 | Self::LogForked
+                | Self::LogShorter
+                | Self::LogConsistency
                 | Self::WitnessRequired
                 | Self::TimestampRecord
                 | Self::TimestampRequired
@@ -129,12 +131,21 @@ codes! {
         "This is not the history, or not a continuation of the history, that was attested earlier on another way."
     LogForked "log.forked" Error Operator
         "The history does not contain a head that this log's key signed, or that a witness vouches for."
-        "There were two histories: this one is cut back, rewritten, or made for another audience. The signed head that it lacks proves it."
+        "This is not the history that was signed, or not all of it: it was cut back, rewritten, made for another audience, or, where records are missing only at the end of a copy, it is an older copy. The signed head that it lacks proves it."
+    LogShorter "log.shorter" Note Operator
+        "A head that was given from outside has more records than the log in this bag, and nothing that was given shows whether it continues this log."
+        "A bag holds the history up to its export, so a longer history is no sign of anything wrong. But that the longer one continues this one is not shown yet: ask for the proof (exhibit log consistency, or exhibit witness cosign --for BAG) and give it with --consistency."
+    LogConsistency "log.consistency" Error Unknown
+        "A consistency proof that was given does not lead from this history to the head in it."
+        "Either that head belongs to another history than this one, or the proof is damaged. Get it again; where it still does not hold, keep the bag and the proof, and ask the deployment's operator. A proof that begins elsewhere is only noted: it shows nothing."
     LogTile "log.tile" Error Store
         "A tile or entry bundle below log/tile is not what the records give, or lies beyond them."
         "The records themselves are not affected; but a program that reads the tiles instead of the records would see another history."
+    LogTileMissing "log.tile-missing" Note Store
+        "There are tiles below log/tile, and one that the checkpoint needs is not among them."
+        "Nothing of the history is lost, because tiles follow from the records: the coordinator makes it again when it opens the log. Until then nobody can prove a record from tiles alone; find out who removed it."
     WitnessRequired "witness.required" Error Operator
-        "Fewer of the given witnesses than required cosigned the checkpoint of this case."
+        "Fewer of the given witnesses than required cosigned the checkpoint of this case, or a later head that was proved to continue it."
         "That nobody was shown another history rests on the deployment's word alone, at least for the records after the newest cosigned head."
     WitnessMalformed "witness.malformed" Warning Store
         "An object below log/cosigned, or a checkpoint that was given from outside, is no checkpoint of this log that its key or a given witness signed, or a line in the name of a given witness does not hold."
@@ -172,6 +183,15 @@ codes! {
     TimestampUntrusted "timestamp.untrusted" Note Operator
         "A timestamp does not lead to any of the roots that were given."
         "Nobody whom the verifier was told to believe vouches for this time; it does not count. Give its authority's root, obtained on another way than the case, if it is to count."
+    TimestampCertificates "timestamp.certificates" Note Operator
+        "A reply holds a certificate that is on no chain above the one that signed, valid at the token's time."
+        "RFC 3161 and RFC 5652 allow it, and nothing is believed because of it. No signature covers it, so anybody may have put it there since; where it matters, ask the authority."
+    TimestampUncovered "timestamp.uncovered" Warning Store
+        "A reply whose bytes no record states holds something that no signature covers and no rule reads: a text in its status, an unsigned attribute, a certificate that nobody known signed. Where standards foresee it, it is a note."
+        "Nothing rests on it, and anybody may have put it there since. The token itself is judged without it."
+    TimestampCrl "timestamp.crl" Warning Store
+        "A revocation list in or beside a timestamp is none that can be read, or is not signed by its issuer, or by nobody who is in the token or among the given roots."
+        "It says nothing about whether the authority's certificate was revoked: it was altered or put there, or its issuer's certificate is missing. Ask the authority for its list of that day."
     TimestampRecord "timestamp.record" Error Coordinator
         "A timestamp record, or one about a failure, does not fit: it names a head that this log did not have before it, a second token of one authority over one head, or another time or serial number than its token."
         "What the coordinator says about the time is not what the authority said."
@@ -247,6 +267,9 @@ codes! {
     ApprovalLate "approval.late" Error Operator
         "An approval of an order is dated when the order had expired."
         "The order could not be begun any more; the approval has no effect."
+    ApprovalRevokedKey "approval.revoked-key" Error Operator
+        "An approval of an order or of a disposal was logged after the key that asked for it was revoked."
+        "What a key asked for that may have been stolen was agreed to when that was known already. Whoever approved must say whether the asker stands by it."
     ChainOrder "chain.order" Error Coordinator
         "A refusal, acquisition, receipt or seal names an order that is not in this log before it, or a collection of no order."
         "Something was done that no order in this case asked for."
@@ -262,6 +285,9 @@ codes! {
     ChainAfterSeal "chain.after-seal" Error Coordinator
         "A refusal, acquisition or receipt was logged after its collection was sealed."
         "Something was added to a collection after it had been closed."
+    ChainRevokedKey "chain.revoked-key" Note Operator
+        "An acquisition, a receipt or a certificate of destruction was logged after a key was revoked that it rests on: that of the order or disposal, or of its approval."
+        "A revocation stops nothing that runs already, so this may be in order. Compare the reason of the revocation, and what the record says of its own time, with when the key may have been stolen."
     AcquisitionNonce "acquisition.nonce" Error Host
         "The acquisition repeats another tree head than its order carries."
         "It is not shown that the evidence was taken after the order was given."
@@ -490,12 +516,18 @@ codes! {
     BagExport "bag.export" Warning Operator
         "The time or the reason of the export in bag.json is not that of the export's access record in the log, or lies after a timestamp over the bag, by more than the 15 minutes that clocks may differ."
         "The evidence is not touched by this, but what the bag says about its own making is not what was recorded. Whoever exported must explain it."
+    BagInfo "bag.info" Warning Operator
+        "A label in bag-info.txt is none of the format's, stands there twice or is missing, or its value is not that of bag.json, the log or the payload."
+        "The evidence is not touched by this, but what the bag tells people and archives about itself is not true. Whoever exported must explain it."
     BagView "bag.view" Error Operator
-        "A file of expanded/ is not the content of the item that has its exhibit number, is of no such item, or is missing; or a file of proofs/ does not prove that its record is in the log."
-        "Whoever exported made or let something into the bag that is not what the evidence in data/ holds. Use the evidence, not this file, and ask that person."
+        "A file beside the payload has a name that is none of the format's, also where it differs only by case; or a file of expanded/ is not the content of the item that has its exhibit number, is of no such item, or is missing; or a file of proofs/ does not prove that its record is in the log, or is missing."
+        "Whoever exported made or let something into the bag that is not what the evidence in data/ holds, or took something out. Use the evidence, not this file, and ask that person."
     BagUnstamped "bag.unstamped" Note Operator
         "bag.json names a timestamp authority that was to stamp the bag, and there is no reply of it."
         "The authority could not be had when the bag was made, or its proof was taken out: it does not show by when the bag existed. The timestamps of the case's log count by themselves."
+    BagListMissing "bag.list-missing" Note Operator
+        "bag.json says how many revocation lists of an authority were going to be kept with its timestamp over the bag, and fewer are there."
+        "A list could not be had when the bag was made, or was taken out: whether the authority's certificate was revoked is then not checked, or not by that list. Give its newest list with the roots."
     BagLeftOut "bag.left-out" Note Operator
         "The evidence of a collection was left out of the bag by choice of the person who exported it."
         "This evidence exists and is not in this bag. It is not missing: ask for it if it matters."

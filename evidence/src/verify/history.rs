@@ -56,15 +56,20 @@ pub(super) fn read(
         log.check_expected(size, root, findings);
     }
     if log.tree.size() == expected && log.leaves.len() as u64 == expected {
-        tiles::check(files, &log.leaves, &inventory.tiles, findings);
+        tiles::check(files, &log.leaves, &inventory.tiles, covered, findings);
     }
     let name = if options.deployment { Some(LogName::Deployment) } else { chain.case().map(|case| LogName::Case(case.clone())) };
     let origin = name.map(|name| name.origin(&anchor.deployment));
     let head = checkpoint.as_ref().and_then(|(checkpoint, bytes)| log.head(checkpoint, bytes, origin.as_deref(), findings));
     let note = head.and_then(|_| checkpoint.and_then(|(_, bytes)| Note::parse(&bytes).ok()));
-    let heads = witness::Heads { roots: &log.roots, origin: origin.as_deref(), signed_by_log: &|note| log.signer_of_note(note).is_some() };
+    let heads = witness::Heads {
+        roots: &log.roots,
+        origin: origin.as_deref(),
+        signed_by_log: &|note| log.signer_of_note(note).is_some(),
+        exported: chain.last_export(),
+    };
     let witnesses = witness::check(files, options, &heads, note.as_ref(), &inventory.cosigned, findings);
-    let timestamps = timestamps::check(files, options, &heads, &inventory.timestamps, chain, findings);
+    let timestamps = timestamps::check(files, options, &heads, &inventory.timestamps, chain, counts, findings);
     History { head, witnesses, timestamps, ring: log.ring, size: log.tree.size(), root: log.tree.root() }
 }
 

@@ -19,7 +19,9 @@ mod finding;
 mod history;
 mod inventory;
 mod item;
+mod later;
 mod lines;
+mod replies;
 mod report;
 mod stream;
 mod tiles;
@@ -41,7 +43,7 @@ use crate::age::{Identity, Recipient};
 use crate::anchor::Anchor;
 use crate::digest::Digest;
 use crate::id::CollectionId;
-use crate::log::{Note, WitnessKey};
+use crate::log::{ConsistencyProof, Note, WitnessKey};
 use crate::timestamp;
 
 /// The objects of one case, wherever they lie. Names are relative to the case folder and `/`-separated.
@@ -100,6 +102,11 @@ pub struct Options {
     pub witnesses_required: usize,
     /// Checkpoints that were kept elsewhere, by a witness for example: what is signed in them must be part of the history.
     pub held: Vec<Note>,
+    /// Proofs that lead from the last head of the history to a later one: what a witness vouches for there, it vouches for here.
+    pub consistency: Vec<ConsistencyProof>,
+    /// What is verified is a history up to a moment and not a log as it is now: that a longer head is held is no sign that
+    /// records were taken away, unless it was there before that moment. [`verify_bag`] sets it and nobody else.
+    pub is_bag: bool,
     /// Roots of timestamp authorities. Without any, tokens are checked in themselves and nothing is believed.
     pub timestamp_anchors: timestamp::Anchors,
     /// Under how many of these roots the case must be stamped; otherwise [`Code::TimestampRequired`].

@@ -68,7 +68,7 @@ pub struct Report {
     pub deployment: String,
     /// The verified head of the history.
     pub checkpoint: Option<Head>,
-    /// For each witness that was asked for the newest head of this history that it vouches for, if any.
+    /// For each witness that was asked for the newest head that it vouches for and that is of this history, or continues it, if any.
     pub witnesses: Vec<Witnessed>,
     /// Every timestamp in the case whose token could be read, by size and authority.
     pub timestamps: Vec<TimestampSummary>,
@@ -144,7 +144,8 @@ pub struct Head {
 pub struct Witnessed {
     /// The witness's name.
     pub witness: String,
-    /// Records of the newest head of this history that it cosigned; absent when there is none.
+    /// Records of the newest head of this history that it cosigned, or of a later one that is proved to continue it; absent when
+    /// there is none.
     pub size: Option<u64>,
     /// When it did, by its clock.
     pub at: Option<Timestamp>,
@@ -260,7 +261,8 @@ pub struct CollectionSummary {
     pub raw_bytes: u64,
     /// Stored bytes read.
     pub stored_bytes: u64,
-    /// When it was destroyed and by which certificate; absent while it is kept. Its items are then not verified.
+    /// When it was destroyed and by which certificate; absent while it is kept, and where nothing of it was ever received. Its items are
+    /// then not verified.
     pub disposed: Option<Disposed>,
 }
 
@@ -291,6 +293,9 @@ pub struct Counts {
     pub stored_bytes: u64,
     /// Objects in the case folder.
     pub objects: u64,
+    /// Requests for timestamps among them that no authority answered, as `timestamp-failed` records say.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub requests_unanswered: u64,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]

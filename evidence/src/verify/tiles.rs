@@ -1,16 +1,21 @@
 //! The tiles over the records: they follow from the records, so each one that is there must be what the records give.
-//! One that is missing is no finding: whoever has the records can make it again.
+//! A copy without any is as good: whoever has the records can make them again. Where some lie, one that the checkpoint needs and that is
+//! missing is noted.
 
 use std::collections::BTreeSet;
 
 use super::{CaseFiles, Code, Findings, read_bounded, unreadable};
 use crate::digest::Digest;
-use crate::log::{Layer, TILE_WIDTH, Tile, bundle_entries, complete_root};
+use crate::log::{Layer, TILE_WIDTH, Tile, bundle_entries, complete_root, hash_tiles};
 
-/// Compares every tile with the hashes of the records.
-pub(super) fn check(files: &dyn CaseFiles, leaves: &[Digest], tiles: &BTreeSet<Tile>, findings: &mut Findings) {
+/// Compares every tile with the hashes of the records, and looks for those that the checkpoint over `covered` records needs.
+pub(super) fn check(files: &dyn CaseFiles, leaves: &[Digest], tiles: &BTreeSet<Tile>, covered: Option<u64>, findings: &mut Findings) {
     if tiles.is_empty() {
         return;
+    }
+    // One longer than the records is a finding of its own.
+    if let Some(size) = covered.filter(|size| *size <= leaves.len() as u64) {
+        missing(tiles, size, findings);
     }
     let rows = rows(leaves);
     let mut buffer = Vec::new();
@@ -39,6 +44,17 @@ pub(super) fn check(files: &dyn CaseFiles, leaves: &[Digest], tiles: &BTreeSet<T
             findings.add(Code::LogTile, &object, format!("'{object}' is not what the records give"));
         }
     }
+}
+
+/// One finding for all of them: a log has a tile for every 256 records, and what is told of each would hide what else is found.
+fn missing(tiles: &BTreeSet<Tile>, size: u64, findings: &mut Findings) {
+    let mut gone = hash_tiles(size).filter(|tile| !tiles.contains(tile));
+    let Some(first) = gone.next() else { return };
+    let more = gone.count();
+    let others = if more > 0 { format!(", and {more} more") } else { String::new() };
+    let object = format!("log/{first}");
+    let message = format!("'{object}' is not there{others}, and the checkpoint of {size} records needs it");
+    findings.add(Code::LogTileMissing, &object, message);
 }
 
 /// The hashes of each level: those of the records, then the roots of 256 of them at a time, and so on.

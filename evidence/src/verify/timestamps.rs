@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::chain::{Chain, Token};
+use super::replies::{self, Known};
 use super::witness::Heads;
-use super::{CaseFiles, Code, Findings, Options, TimestampSummary, TimestampTrust, read_bounded, unreadable};
+use super::{CaseFiles, Code, Counts, Findings, Options, TimestampSummary, TimestampTrust, read_bounded, unreadable};
 use crate::digest::Digest;
 use crate::layout::{AuthorityName, CaseObject, TimestampFile};
 use crate::log::{Checkpoint, NOTE_BYTES_MAX, Note};
@@ -21,9 +22,10 @@ pub(super) fn check(
     heads: &Heads<'_>,
     listed: &BTreeSet<(u64, TimestampFile)>,
     chain: &mut Chain,
+    counts: &mut Counts,
     findings: &mut Findings,
 ) -> Vec<TimestampSummary> {
-    let mut check = Check { files, options, listed, stamped: BTreeMap::new(), findings };
+    let mut check = Check { files, options, listed, stamped: BTreeMap::new(), unanswered: 0, findings };
     for (size, _) in listed.iter().filter(|(_, file)| *file == TimestampFile::Checkpoint) {
         check.checkpoint(*size, heads);
     }
@@ -46,6 +48,7 @@ pub(super) fn check(
             check.findings.add(Code::TimestampFailed, &failure.object, &failure.message);
         }
     }
+    counts.requests_unanswered = check.unanswered;
     require(options.timestamps_required, chain.stamps.last, &tokens, check.findings);
     chain.place_in_time(&tokens, check.findings);
     summaries
@@ -57,6 +60,8 @@ struct Check<'a> {
     listed: &'a BTreeSet<(u64, TimestampFile)>,
     /// Digests of the stamped heads that are heads of this history.
     stamped: BTreeMap<u64, Digest>,
+    /// Requests that belong to a recorded failure.
+    unanswered: u64,
     findings: &'a mut Findings,
 }
 
@@ -102,9 +107,12 @@ impl Check<'_> {
         let object = name(size, reply_name.clone());
         if record.is_none() {
             if !self.listed.contains(&(size, reply_name.clone())) {
+                let request = TimestampFile::Request(authority.clone());
                 if !failed {
-                    let request = name(size, TimestampFile::Request(authority.clone()));
+                    let request = name(size, request);
                     self.findings.add(Code::TimestampUnrecorded, &request, format!("no record and no reply belongs to '{request}'"));
+                } else if self.listed.contains(&(size, request)) {
+                    self.unanswered = self.unanswered.saturating_add(1);
                 }
                 return None;
             }
@@ -137,6 +145,7 @@ impl Check<'_> {
             self.findings.add(Code::TimestampRecord, &object, message);
             return None;
         }
+        strangers(&reply, &object, self.findings);
         let trust =
             if self.options.timestamp_anchors.is_empty() { None } else { Some(reply.verify(&self.options.timestamp_anchors, &crls)) };
         if let Some(Err(e)) = &trust {
@@ -144,6 +153,11 @@ impl Check<'_> {
             self.findings.add(code, &object, message);
         }
         let trust = trust.and_then(Result::ok);
+        // What a record names is held by its digest.
+        if record.is_none() {
+            let known = Known { reply: Some(&reply), anchors: &self.options.timestamp_anchors, believed: trust.is_some() };
+            replies::check(&reply, known, &object, self.findings);
+        }
         let record = record.map(|(n, _)| n);
         let token = trust.as_ref().map(|trust| believed(&reply, trust, size, record, &object));
         Some((summary(&reply, trust, authority, (size, record), object), token))
@@ -170,7 +184,7 @@ impl Check<'_> {
         Some(bytes)
     }
 
-    /// The CRLs that were kept with a token. One that cannot be used is a finding only where it is not what was recorded.
+    /// The CRLs that were kept with a token. One that can be read and is of no use is no finding.
     fn crls(&mut self, size: u64, authority: &AuthorityName, stated: Option<&Stamped>) -> Vec<Crl> {
         let mut out = Vec::new();
         for n in 0..TimestampFile::CRLS_MAX {
@@ -183,7 +197,7 @@ impl Check<'_> {
             } else if (digest.is_some() || listed)
                 && let Some(bytes) = self.object(size, file, CRL_BYTES_MAX, digest)
             {
-                out.extend(Crl::parse(&bytes));
+                out.extend(replies::list(&bytes, &name(size, TimestampFile::Crl(authority.clone(), n)), self.findings));
             }
         }
         out
@@ -197,6 +211,15 @@ pub(super) fn read(over: Digest, request: &[u8], reply: &[u8]) -> Result<Reply, 
     reply.answers(&request)?;
     reply.verify_signature()?;
     Ok(reply)
+}
+
+/// Names the certificates in a reply that belong to no chain above its signer.
+pub(super) fn strangers(reply: &Reply, object: &str, findings: &mut Findings) {
+    let named: Vec<String> = reply.strangers().iter().map(|name| format!("'{}'", escape_bounded(name, 100))).collect();
+    if !named.is_empty() {
+        let message = format!("'{object}' holds certificates that its signer does not lead to: {}", named.join(", "));
+        findings.add(Code::TimestampCertificates, object, message);
+    }
 }
 
 pub(super) fn summary(

@@ -1,8 +1,8 @@
 //! `good-6`: a case in which every order needs a second person, with one order that was approved and one that nobody approved;
 //! and a hold on the whole case that comes too late for a collection.
 
-use exhibit_evidence::Digest;
 use exhibit_evidence::record::*;
+use exhibit_evidence::{CollectionId, Digest};
 
 use super::cases::{small_stream, whole};
 use super::custody::{BEN, CORA, person};
@@ -16,6 +16,8 @@ pub struct Lies<'a> {
     pub hold: &'a dyn Fn(&mut Hold),
     /// Nobody approves before the collection, or at all.
     pub approved: Approved,
+    /// The disposal names the collection as well of which nothing was ever received.
+    pub with_empty: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +29,7 @@ pub enum Approved {
 
 impl Default for Lies<'_> {
     fn default() -> Self {
-        Self { approval: &|_, _| {}, hold: &|_| {}, approved: Approved::Before }
+        Self { approval: &|_, _| {}, hold: &|_| {}, approved: Approved::Before, with_empty: false }
     }
 }
 
@@ -53,8 +55,13 @@ pub fn good_6(lies: &Lies<'_>) -> Case {
         approve(&mut case, &order, &other, lies);
     }
     let reason = "nobody had approved the order when it expired";
-    case.seal(&other, 0, Outcome::Expired, Some(reason), &[], None, &|_| {});
-    destroyed(&mut case, SealedCollection { collection, seal }, lies);
+    let expired = case.seal(&other, 0, Outcome::Expired, Some(reason), &[], None, &|_| {});
+    let mut seals = vec![SealedCollection { collection, seal }];
+    if lies.with_empty {
+        seals.push(SealedCollection { collection: Case::collection(&other, 0), seal: expired });
+        seals.sort_by(|a, b| a.collection.cmp(&b.collection));
+    }
+    destroyed(&mut case, seals, lies);
     case.checkpoint();
     case
 }
@@ -78,13 +85,14 @@ fn approve(case: &mut Case, order: &Ordered, other: &Ordered, lies: &Lies<'_>) {
     case.sign(&approval, seed);
 }
 
-/// The collection is disposed of; between the approval and the certificate somebody holds the case.
-fn destroyed(case: &mut Case, sealed: SealedCollection, lies: &Lies<'_>) {
-    let (id, opened, collection) = (case.id.clone(), case.opened, sealed.collection.clone());
+/// Collections are disposed of; between the approval and the certificate somebody holds the case.
+fn destroyed(case: &mut Case, seals: Vec<SealedCollection>, lies: &Lies<'_>) {
+    let (id, opened) = (case.id.clone(), case.opened);
+    let named: Vec<CollectionId> = seals.iter().map(|sealed| sealed.collection.clone()).collect();
     let disposal = Disposal {
         case: id.clone(),
         predecessor: opened,
-        seals: vec![sealed],
+        seals,
         reason: "decision 12".to_owned(),
         requested_by: person(CORA),
         requested_at: case.now(),
@@ -102,28 +110,23 @@ fn destroyed(case: &mut Case, sealed: SealedCollection, lies: &Lies<'_>) {
         case: id.clone(),
         predecessor: opened,
         collections: Vec::new(),
-        too_late: vec![collection.clone()],
+        too_late: named.clone(),
         reason: "a claim was announced".to_owned(),
         placed_by: responder_name(),
         placed_at: case.now(),
     };
     (lies.hold)(&mut hold);
     case.sign(&hold, RESPONDER);
-    let folder = format!("collections/{collection}/");
-    let gone: Vec<usize> = case.objects.iter().filter(|(n, _)| n.starts_with(&folder)).map(|(_, b)| b.len()).collect();
-    let destruction = Destruction {
-        case: id,
-        predecessor: approval,
-        disposal,
-        collections: vec![DestroyedCollection {
-            collection,
-            objects: gone.len() as u64,
-            bytes: gone.iter().map(|bytes| *bytes as u64).sum(),
-        }],
-        destroyed_at: case.now(),
+    let folder = |collection: &CollectionId| format!("collections/{collection}/");
+    let there_was = |collection: &CollectionId| {
+        let gone = case.objects.iter().filter(|(n, _)| n.starts_with(&folder(collection))).map(|(_, b)| b.len() as u64);
+        let (objects, bytes) = gone.fold((0, 0), |(objects, sum), bytes| (objects + 1, sum + bytes));
+        DestroyedCollection { collection: collection.clone(), objects, bytes }
     };
+    let collections = named.iter().map(there_was).collect();
+    let destruction = Destruction { case: id, predecessor: approval, disposal, collections, destroyed_at: case.now() };
     case.sign(&destruction, LOG);
-    case.objects.retain(|name, _| !name.starts_with(&folder));
+    case.objects.retain(|name, _| !named.iter().any(|collection| name.starts_with(&folder(collection))));
 }
 
 pub fn lies(cases: &mut Vec<Tampered>) {

@@ -60,6 +60,8 @@ pub fn bag(making: &Making<'_>) -> Objects {
         reason: "handed to counsel".to_owned(),
         tool: Tool { name: "exhibit".to_owned(), version: "0.1.0".to_owned(), sha256: Digest::of(b"exhibit binary") },
         authorities: Vec::new(),
+        revocation_lists: BTreeMap::new(),
+        views: None,
     };
     (making.tweak)(&mut description);
     let payload = case.objects.iter().filter(|(name, _)| !making.left_out || !name.starts_with("collections/"));

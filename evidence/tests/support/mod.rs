@@ -6,6 +6,7 @@ pub mod approvals;
 pub mod bags;
 pub mod cases;
 pub mod custody;
+pub mod der;
 pub mod encrypted;
 pub mod faults;
 pub mod lies;

@@ -116,6 +116,8 @@ impl Tampered {
             witnesses_required: witnesses.len(),
             witnesses,
             held: self.held.iter().map(note).collect(),
+            consistency: Vec::new(),
+            is_bag: false,
             timestamp_anchors: self.timestamp_anchors.iter().fold(Anchors::default(), |mut all, name| {
                 all.extend(super::stamps::root(name));
                 all

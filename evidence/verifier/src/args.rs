@@ -36,11 +36,13 @@ pub struct Request {
     pub quiet: bool,
     /// Files with checkpoints that were kept elsewhere.
     pub held: Vec<PathBuf>,
+    /// Files with proofs that lead from the history's head to a later one.
+    pub consistency: Vec<PathBuf>,
     /// Files with age identities of recipients.
     pub identities: Vec<PathBuf>,
     /// Files with roots of timestamp authorities.
     pub timestamp_anchors: Vec<PathBuf>,
-    /// What the library is told; without the roots and the held checkpoints.
+    /// What the library is told; without the roots, the held checkpoints and the proofs.
     pub options: Options,
 }
 
@@ -62,6 +64,11 @@ WITNESSES
   that witness are checked, and as many as --witnesses-required says (all, when it is not given) must have cosigned the
   checkpoint of the case. With --held FILE a checkpoint that was kept elsewhere, best the witness's own copy, must be part
   of this history: that is how a log that was cut back or rewritten together with its signatures is found.
+  A bag ends with the record of its own export, which no witness can have seen before. So let the witness cosign the log
+  once more, and get the proof that the later head continues that of the bag:
+    exhibit witness cosign --dir W --for BAG --out FILE      (or exhibit log consistency --from SIZE:ROOT --out FILE)
+  With --consistency FILE what the witness vouches for there counts for the bag. A held head that is longer than the bag's
+  log is only noted until such a proof is given, unless the witness vouched for it before the bag was exported.
 
 TIMESTAMPS
   A timestamp authority (RFC 3161) signed that it saw a head of the history at a time. Its root certificate is believed only
@@ -90,6 +97,7 @@ EXAMPLES
   exhibit-verify /media/handover --anchor anchor.json --complete --expect 41:9f86d081...
   exhibit-verify /media/handover --anchor anchor.json --json > result.json
   exhibit-verify /media/handover --anchor anchor.json --witness 'counsel.example/w+3f2a...+BD...' --held seen.checkpoint
+  exhibit-verify /media/bag --anchor anchor.json --witness 'counsel.example/w+3f2a...+BD...' --consistency bag.proof
   exhibit-verify /media/handover --anchor anchor.json --timestamp-anchor tsa-root.pem --timestamps-required 1
   exhibit-verify /media/bag --anchor anchor.json --complete
   exhibit-verify /media/handover --anchor anchor.json --complete --identity identity.txt
@@ -178,7 +186,7 @@ fn code(text: &str) -> Result<Code, String> {
     })
 }
 
-fn witness_args() -> [Arg; 3] {
+fn witness_args() -> [Arg; 4] {
     [
         Arg::new("witness")
             .long("witness")
@@ -191,13 +199,19 @@ fn witness_args() -> [Arg; 3] {
             .value_name("N")
             .value_parser(value_parser!(u8).range(0..=16))
             .requires("witness")
-            .help("How many of the given witnesses must have cosigned the checkpoint; all of them when not given"),
+            .help("How many of the given witnesses must have cosigned the checkpoint, or a later one; all of them when not given"),
         Arg::new("held")
             .long("held")
             .value_name("FILE")
             .action(ArgAction::Append)
             .value_parser(value_parser!(PathBuf))
             .help("A checkpoint that was kept elsewhere, by a witness for example (repeatable): the history must contain it"),
+        Arg::new("consistency")
+            .long("consistency")
+            .value_name("FILE")
+            .action(ArgAction::Append)
+            .value_parser(value_parser!(PathBuf))
+            .help("The proof that a later checkpoint continues the history of a bag (repeatable): its cosignatures count"),
     ]
 }
 
@@ -254,6 +268,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String
     }
     let (witnesses, witnesses_required) = witnesses(&mut matches)?;
     let held: Vec<PathBuf> = matches.remove_many("held").map(Iterator::collect).unwrap_or_default();
+    let consistency: Vec<PathBuf> = matches.remove_many("consistency").map(Iterator::collect).unwrap_or_default();
     let timestamp_anchors: Vec<PathBuf> = matches.remove_many("timestamp-anchor").map(Iterator::collect).unwrap_or_default();
     let identities: Vec<PathBuf> = matches.remove_many("identity").map(Iterator::collect).unwrap_or_default();
     let timestamps_required = matches.remove_one::<u8>("timestamps-required").map_or(0, usize::from);
@@ -263,7 +278,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String
     let (json, quiet) = (matches.get_flag("json"), matches.get_flag("quiet"));
     match (matches.remove_one("path"), matches.remove_one("anchor")) {
         (Some(path), Some(anchor)) => {
-            Ok(Command::Verify(Box::new(Request { path, anchor, json, quiet, held, identities, timestamp_anchors, options })))
+            let request = Request { path, anchor, json, quiet, held, consistency, identities, timestamp_anchors, options };
+            Ok(Command::Verify(Box::new(request)))
         }
         _ => Err("exhibit-verify: PATH and --anchor FILE are needed; see --help".to_owned()),
     }
@@ -308,5 +324,7 @@ mod tests {
         let root = "ab".repeat(32);
         let Ok(Command::Verify(request)) = words(&format!("v case --anchor a --complete --expect 7:{root}")) else { panic!("valid") };
         assert!(request.options.complete && request.options.expected.is_some_and(|(n, d)| n == 7 && d.to_string() == root));
+        let Ok(Command::Verify(request)) = words("v bag --anchor a --consistency p --consistency q") else { panic!("valid") };
+        assert_eq!(request.consistency, [PathBuf::from("p"), PathBuf::from("q")]);
     }
 }

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use exhibit_evidence::anchor::Anchor;
-use exhibit_evidence::log::{NOTE_BYTES_MAX, Note};
+use exhibit_evidence::log::{ConsistencyProof, NOTE_BYTES_MAX, Note};
 use exhibit_evidence::text::escape_bounded;
 use exhibit_evidence::timestamp::Anchors;
 use exhibit_evidence::verify::{self, Code, Options, Progress, Report};
@@ -24,6 +24,8 @@ use crate::folder::{Folder, Holds};
 
 /// A file of roots with some CRLs.
 const TIMESTAMP_ANCHOR_BYTES_MAX: u64 = 16 << 20;
+/// A checkpoint and 64 hashes.
+const PROOF_BYTES_MAX: u64 = NOTE_BYTES_MAX as u64 + 8_192;
 
 /// What the program says to the shell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +112,8 @@ fn run(request: &Request) -> Result<(Report, String), String> {
     let anchor = read_anchor(request, &folder)?;
     let timestamp_anchors = read_timestamp_anchors(request, &folder)?;
     let (held, identities) = (read_held(request, &folder)?, identity::read(&request.identities)?);
-    let options = Options { held, identities, timestamp_anchors, ..request.options.clone() };
+    let consistency = read_proofs(request)?;
+    let options = Options { held, consistency, identities, timestamp_anchors, ..request.options.clone() };
     let terminal = io::stderr().is_terminal() && !request.quiet;
     let mut shown = u64::MAX;
     let mut progress = |p: Progress| show_progress(p, terminal, &mut shown);
@@ -176,6 +179,19 @@ fn read_held(request: &Request, folder: &Folder) -> Result<Vec<Note>, String> {
         Note::parse(&bytes).map_err(|e| fail(e.to_string()))
     };
     request.held.iter().map(one).collect()
+}
+
+/// Proofs to later checkpoints. They hold or not wherever they lie, and what is signed in them is judged by keys from outside.
+fn read_proofs(request: &Request) -> Result<Vec<ConsistencyProof>, String> {
+    let remedy = "It is what 'exhibit witness cosign --for BAG --out FILE' or 'exhibit log consistency --out FILE' wrote. A checkpoint alone is given with --held.";
+    let one = |path: &PathBuf| {
+        let fail =
+            |why: String| format!("exhibit-verify: consistency proof '{}': {why}\n{remedy}", escape_bounded(&path.to_string_lossy(), 300));
+        let real = path.canonicalize().map_err(|e| fail(e.to_string()))?;
+        let bytes = folder::read_small(&real, PROOF_BYTES_MAX).map_err(|e| fail(e.to_string()))?;
+        ConsistencyProof::parse(&bytes).map_err(|e| fail(e.to_string()))
+    };
+    request.consistency.iter().map(one).collect()
 }
 
 /// One line that is rewritten whenever another percent was read.

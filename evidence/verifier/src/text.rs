@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use exhibit_evidence::text::escape_bounded;
-use exhibit_evidence::verify::{Blame, Bound, Code, CollectionSummary, Finding, Report, Sandwich, Severity, TimestampSummary, Verdict};
+use exhibit_evidence::verify::{
+    Blame, Bound, Code, CollectionSummary, Finding, Report, Sandwich, Severity, TimestampSummary, TimestampTrust, Verdict,
+};
 
 /// A byte count for people, exact below 1 KiB.
 pub fn bytes(n: u64) -> String {
@@ -41,6 +43,14 @@ fn opened_by_some(report: &Report) -> String {
         return String::new();
     }
     format!(" Contents were opened with the identities of {with} of {all} recipients: that the others can open them is not shown by this.")
+}
+
+/// What is said where a longer head was given and nothing shows that it continues this history.
+fn undecided(report: &Report) -> &'static str {
+    if report.verdict.is_sound() && report.findings.kept().iter().any(|f| f.code == Code::LogShorter) {
+        return " A checkpoint that was given is longer than the log in this bag; that it continues this log is NOT shown: that needs --consistency.";
+    }
+    ""
 }
 
 fn verdict_line(report: &Report, quiet: bool) -> String {
@@ -82,13 +92,32 @@ fn verdict_line(report: &Report, quiet: bool) -> String {
     }
 }
 
-/// What a verdict about a bag does not cover: nobody can compare a report with anything.
-fn views(report: &Report) -> &'static str {
-    if report.bag.is_none() {
-        return "";
-    }
-    " The bag's documents (report, form, statements, load file, CASE file, schemas, VERIFY.md) are views made by whoever exported and are compared with \
-     nothing."
+/// What a verdict about a bag does not cover: nobody can compare a report with anything, and a list that was taken out leaves no trace.
+fn views(report: &Report) -> String {
+    let Some(bag) = &report.bag else { return String::new() };
+    let unchecked: Vec<String> = bag.timestamps.iter().filter(|t| not_asked(t)).map(|t| format!("'{}'", t.authority)).collect();
+    let revocation = match unchecked.as_slice() {
+        [] => String::new(),
+        names => format!(
+            " Whether the certificate behind the time stamp of {} over this bag was revoked was NOT checked: no list of its issuer is in \
+             the bag or was given with the roots, and one that was taken out leaves no trace.",
+            names.join(", ")
+        ),
+    };
+    format!(
+        " The bag's documents (report, form, statements, load file, CASE file, schemas, VERIFY.md) are views made by whoever exported and are \
+         compared with nothing; so is what bag-info.txt says of an earlier verification.{revocation}"
+    )
+}
+
+/// A stamp that is believed, and of which no list says that its certificate was not revoked.
+fn not_asked(stamp: &TimestampSummary) -> bool {
+    stamp.trust.as_ref().is_some_and(|trust| trust.crl_made.is_none())
+}
+
+/// Whether the certificate of a believed timestamp was revoked, as far as it was asked.
+fn revoked(trust: &TimestampTrust, without: &str) -> String {
+    trust.crl_made.map_or_else(|| without.to_owned(), |at| format!("revoked: no, by the CRL of {at}"))
 }
 
 fn left_out(report: &Report) -> usize {
@@ -123,6 +152,7 @@ pub fn explain(code: Code) -> String {
 pub fn render(report: &Report, root_key: &str, quiet: bool) -> String {
     let mut out = verdict_line(report, quiet);
     out.push_str(&opened_by_some(report));
+    out.push_str(undecided(report));
     out.push('\n');
     if quiet {
         return out;
@@ -149,7 +179,10 @@ fn write_bag(out: &mut String, report: &Report) -> std::fmt::Result {
         let trust = t.trust.as_ref();
         let believed = trust.map_or_else(
             || "which leads to no root that was given (--timestamp-anchor)".to_owned(),
-            |trust| format!("by '{}'", escape_bounded(&trust.signer, 100)),
+            |trust| {
+                let revoked = revoked(trust, "revocation not checked (no list of its issuer in the bag or with the roots)");
+                format!("by '{}'; {revoked}", escape_bounded(&trust.signer, 100))
+            },
         );
         writeln!(out, "             stamped '{}' at {}, {believed}", t.authority, t.time)?;
     }
@@ -272,6 +305,22 @@ fn write_time(out: &mut String, time: &Sandwich) -> std::fmt::Result {
     Ok(())
 }
 
+fn write_witnesses(out: &mut String, report: &Report) -> std::fmt::Result {
+    let here = report.checkpoint.map_or(0, |head| head.size);
+    for w in &report.witnesses {
+        let name = escape_bounded(&w.witness, 128);
+        match (w.size, &w.at) {
+            (Some(size), Some(at)) if size > here => {
+                let size = count(size, "record");
+                writeln!(out, "  witness     '{name}' vouches for all of it, by a head of {size} that continues it, at {at}")?;
+            }
+            (Some(size), Some(at)) => writeln!(out, "  witness     '{name}' vouches for the first {}, at {at}", count(size, "record"))?,
+            _ => writeln!(out, "  witness     '{name}' vouches for no head of this history")?,
+        }
+    }
+    Ok(())
+}
+
 fn write_timestamps(out: &mut String, timestamps: &[TimestampSummary]) -> std::fmt::Result {
     for t in timestamps {
         writeln!(out, "  timestamp   '{}' saw the first {} at {}", t.authority, count(t.size, "record"), t.time)?;
@@ -279,8 +328,8 @@ fn write_timestamps(out: &mut String, timestamps: &[TimestampSummary]) -> std::f
             None => writeln!(out, "              not believed: it leads to no root that was given (--timestamp-anchor); {}", t.object)?,
             Some(trust) => {
                 let [_, until] = trust.valid;
-                let revocation = trust.crl_made.map_or_else(|| "not checked, no CRL".to_owned(), |at| format!("no, by the CRL of {at}"));
-                writeln!(out, "              by '{}', valid until {}; revoked: {revocation}", escape_bounded(&trust.signer, 100), until)?;
+                let revoked = revoked(trust, "revoked: not checked, no CRL");
+                writeln!(out, "              by '{}', valid until {}; {revoked}", escape_bounded(&trust.signer, 100), until)?;
             }
         }
     }
@@ -335,14 +384,12 @@ fn write_checked(out: &mut String, report: &Report, root_key: &str) -> std::fmt:
         }
         None => writeln!(out, "  history     {} of {} verified; no valid signed head", c.records_verified, count(c.records, "record"))?,
     }
-    for w in &report.witnesses {
-        let name = escape_bounded(&w.witness, 128);
-        match (w.size, &w.at) {
-            (Some(size), Some(at)) => writeln!(out, "  witness     '{name}' vouches for the first {}, at {at}", count(size, "record"))?,
-            _ => writeln!(out, "  witness     '{name}' vouches for no head of this history")?,
-        }
-    }
+    write_witnesses(out, report)?;
     write_timestamps(out, &report.timestamps)?;
+    if c.requests_unanswered > 0 {
+        let requests = count(c.requests_unanswered, "request");
+        writeln!(out, "  timestamp   {requests} without an answer, as the log's records of the failures say")?;
+    }
     let (segments, stored) = (count(c.segments, "segment"), bytes(c.stored_bytes));
     if report.unread {
         writeln!(out, "  bytes       {segments} re-hashed as stored ({stored}), NOT decrypted and not decompressed")?;

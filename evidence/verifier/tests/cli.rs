@@ -394,3 +394,11 @@ fn what_fails_is_json_as_well() {
         assert!(said["exit_code"] == code && said["error"].as_str().is_some_and(|e| e.len() > 10), "{err}");
     }
 }
+
+#[test]
+fn what_is_no_consistency_proof_is_named_with_what_makes_one() {
+    let anchor = anchor();
+    let (code, out, err) = verify(&vectors().join("bag-1"), &["--consistency", anchor.to_str().expect("UTF-8")]);
+    assert_eq!((code, out.as_str()), (2, ""), "{err}");
+    assert!(err.contains("consistency proof '") && err.contains("exhibit witness cosign --for BAG"), "{err}");
+}

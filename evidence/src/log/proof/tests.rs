@@ -51,6 +51,28 @@ fn every_small_proof_holds_and_no_other_one() {
     }
 }
 
+/// A proof of another history says which root that one has, except at sizes whose root no proof holds.
+#[test]
+fn a_proof_gives_the_earlier_root_of_its_own_history() {
+    for size in 2..40_u64 {
+        let (tiles, roots) = tree(size);
+        let root = &roots[size as usize];
+        for old in 0..=size {
+            let proof = build(&Plan::consistency(old, size).expect("inside"), &tiles);
+            let shown = earlier_root(old, (size, root), &proof);
+            let holds = old > 0 && old < size && !old.is_power_of_two();
+            assert_eq!(shown, holds.then_some(roots[old as usize]), "{old} to {size}");
+            if holds {
+                let mut damaged = proof.clone();
+                damaged[0] = leaf(1_000);
+                assert_eq!(earlier_root(old, (size, root), &damaged), None, "it does not lead to the later root");
+                assert_eq!(earlier_root(old, (size, root), &proof[1..]), None);
+                assert_eq!(earlier_root(old, (size, root), &[proof, vec![leaf(0)]].concat()), None);
+            }
+        }
+    }
+}
+
 #[test]
 fn a_proof_reads_few_tiles_and_has_few_hashes() {
     let (tiles, roots) = tree(70_000);

@@ -1,11 +1,12 @@
 //! What is made of the case and lies beside it, as far as it can be compared: `expanded/` with the digests of the items, `proofs/`
-//! with the log. The manifests of a bag are its exporter's, so that a file is the one that they name says nothing about the case.
+//! with the log, every name with those of the format. The manifests of a bag are its exporter's, so that a file is the one that they
+//! name says nothing about the case.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
 
-use super::{Bag, Files};
-use crate::bag::PAYLOAD;
+use super::{Bag, Files, names};
+use crate::bag::{Description, PAYLOAD, View};
 use crate::dsse::ENVELOPE_BYTES_MAX;
 use crate::layout::CaseObject;
 use crate::log::{InclusionProof, NOTE_BYTES_MAX, leaf_hash, verify_inclusion};
@@ -22,16 +23,39 @@ const PROOFS: &str = "proofs/";
 /// A proof without its checkpoint: at most 64 hashes in lines of 45 bytes.
 const HASHES_BYTES_MAX: u64 = 4_096;
 
-/// Compares what can be compared. `tags` is what the tag manifest names: that the files are those is checked elsewhere.
-pub(super) fn check(bag: &Bag<'_>, tags: &Files, case: &Checked, findings: &mut Findings) {
+/// Compares what can be compared. `tags` is what the tag manifest names: that the files are those is checked elsewhere. Which views were
+/// made the bag says itself, so that one that is taken out is missed.
+pub(super) fn check(bag: &Bag<'_>, tags: &Files, case: &Checked, description: Option<&Description>, findings: &mut Findings) {
+    let made = |view: View| description.and_then(|d| d.made(view));
     let mut problem = |name: &str, message: String| findings.add(Code::BagView, escape_bounded(name, 300), message);
+    for name in tags.keys() {
+        if let Some(why) = names::problem(name) {
+            problem(name, why);
+        }
+    }
+    for (folder, view) in [(EXPANDED, View::Expanded), (PROOFS, View::Proofs)] {
+        match (made(view), below(tags, folder).next().is_some()) {
+            (Some(true), false) => problem(folder, format!("bag.json says that {folder} was made, and nothing of it is there")),
+            (Some(false), true) => problem(folder, format!("bag.json does not say that {folder} was made, and it is there")),
+            _ => {}
+        }
+    }
     expanded(bag, tags, case, &mut problem);
     // Where no head is signed nothing can be proven, and that is said already.
     if case.history.head.is_some() {
         for name in below(tags, PROOFS).map(|(name, _)| name).filter(|name| !holds(bag, name, case)) {
             problem(name, format!("'{}' does not prove that its record is in this log", escape_bounded(name, 300)));
         }
+        let complete = made(View::Proofs) == Some(true) && below(tags, PROOFS).next().is_some();
+        let proven = case.chain.proven().iter().map(|n| proof_name(*n));
+        for name in proven.filter(|name| complete && !tags.contains_key(name)) {
+            problem(&name, format!("'{name}' is not there, and its record is a seal or an export"));
+        }
     }
+}
+
+fn proof_name(n: u64) -> String {
+    format!("{PROOFS}{n:010}.tlog-proof")
 }
 
 type Problem<'a> = dyn FnMut(&str, String) + 'a;
@@ -41,7 +65,7 @@ fn below<'a>(tags: &'a Files, folder: &'static str) -> impl Iterator<Item = (&'a
     files.map(|(name, digests)| (name.as_str(), digests.sha256.as_deref()))
 }
 
-/// Each file against the item whose exhibit number it has. A bag without the folder was made without it.
+/// Each file against the item whose exhibit number it has. Whether a bag without the folder was made without it is said above.
 fn expanded(bag: &Bag<'_>, tags: &Files, case: &Checked, problem: &mut Problem<'_>) {
     let mut files: BTreeMap<u64, (&str, &str)> = BTreeMap::new();
     let mut is_there = false;
@@ -115,6 +139,7 @@ fn exhibit_of(name: &str) -> Option<u64> {
 /// True when a proof is the one of the record in its name, in this log under this head.
 fn holds(bag: &Bag<'_>, name: &str, case: &Checked) -> bool {
     let number = name.strip_prefix(PROOFS).and_then(|file| file.strip_suffix(".tlog-proof")).and_then(|n| n.parse::<u64>().ok());
+    let number = number.filter(|n| proof_name(*n) == name);
     let read = |name: &str, bytes_max: u64| bag.read(name, bytes_max).ok();
     let Some(n) = number else { return false };
     let Some(bytes) = read(name, NOTE_BYTES_MAX as u64 + HASHES_BYTES_MAX) else { return false };
@@ -140,6 +165,26 @@ mod tests {
             ["00001/EXH00000002.txt", "00000/EXH2.txt", "00000/EXH00000002.", "00000/EXH00000002.a.b", "EXH00000002", "00000/EXH+0000002"]
         {
             assert_eq!(exhibit_of(&format!("{EXPANDED}{name}")), None, "{name}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn an_exhibit_has_one_name_but_for_its_ending(
+            n in proptest::num::u64::ANY,
+            few in 0_u64..3_000,
+            ending in "[A-Za-z0-9]{1,8}",
+            near in "0000[0-2]/EXH[0-9+]{0,9}(\\.[a-z.]{0,9})?|.{0,30}",
+        ) {
+            for n in [n, few] {
+                let name = format!("{EXPANDED}{:05}/EXH{n:08}", n / 1_000);
+                proptest::prop_assert_eq!((exhibit_of(&name), exhibit_of(&format!("{name}.{ending}"))), (Some(n), Some(n)));
+            }
+            let name = format!("{EXPANDED}{near}");
+            if let Some(n) = exhibit_of(&name) {
+                let begin = format!("{EXPANDED}{:05}/EXH{n:08}", n / 1_000);
+                proptest::prop_assert!(name.strip_prefix(&begin).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')), "{}", name);
+            }
         }
     }
 }

@@ -4,10 +4,11 @@
 //! What is done with evidence afterwards follows the rules of [`crate::custody`].
 //!
 //! State is bounded by what the log names: a few hundred bytes per order target, stream, hold and disposal. Access records leave none but
-//! the names of those who exported the case, each with the last exports.
+//! the names of those who exported the case, each with the last exports, and the places of exports.
 
 mod collection;
 mod moments;
+mod revoked;
 mod stamps;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +17,7 @@ pub(super) use collection::Job;
 use collection::{Collection, Context};
 use moments::Moments;
 pub(super) use moments::SLACK_S;
+use revoked::Revoked;
 use stamps::Stamps;
 pub(super) use stamps::Token;
 
@@ -51,8 +53,11 @@ pub(super) struct Chain {
     /// What was recorded about timestamps.
     pub stamps: Stamps,
     moments: Moments,
+    revoked: Revoked,
     /// The last exports by each name, [`EXPORTS_KEPT`] at most.
     exports: BTreeMap<String, Vec<Export>>,
+    /// The places of all seals and exports, of which a bag has proofs.
+    proven: Vec<u64>,
 }
 
 /// Exports by one name that are kept: so many may run at once without a doubt which of them made a copy.
@@ -95,7 +100,9 @@ impl Chain {
             n: 0,
             stamps: Stamps::new(deployment),
             moments: Moments::default(),
+            revoked: Revoked::default(),
             exports: BTreeMap::new(),
+            proven: Vec::new(),
         }
     }
 
@@ -116,6 +123,16 @@ impl Chain {
     /// The last exports by this person that the log records, the newest at the end: a copy's own is among them.
     pub fn exports_by(&self, name: &str) -> &[Export] {
         self.exports.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// When the log says last that the case was exported, by whomever.
+    pub fn last_export(&self) -> Option<Timestamp> {
+        self.exports.values().flatten().map(|export| export.at).max()
+    }
+
+    /// The places of all seals and exports, in their order.
+    pub fn proven(&self) -> &[u64] {
+        &self.proven
     }
 
     /// The case, once its case-opened record was verified.
@@ -156,6 +173,7 @@ impl Chain {
         }
         let digest = verified.digest();
         self.see(object, record, findings);
+        self.revoked.see(object, self.n, verified, findings);
         match record {
             Record::CaseOpened(p) => self.case_opened(object, digest, p, findings),
             Record::CaseClosed(p) => self.case_closed(object, p, findings),
@@ -176,6 +194,7 @@ impl Chain {
             }
             Record::Receipt(p) => self.receipt(object, digest, p, findings),
             Record::Seal(p) => {
+                self.proven.push(self.n);
                 let named = (&p.collection, &p.agent, &p.order);
                 let next = self.next_exhibit;
                 if let Some((collection, mut at)) = self.collection(object, "seal", named, findings) {
@@ -195,6 +214,7 @@ impl Chain {
                 self.stamps.add(object, self.n, record, self.opened.as_ref().map(|(d, _)| *d), roots, findings);
             }
             Record::Access(p) if p.action == Action::Export => {
+                self.proven.push(self.n);
                 let of = self.exports.entry(p.by.clone()).or_default();
                 if of.len() >= EXPORTS_KEPT {
                     of.remove(0);
@@ -464,6 +484,8 @@ impl Chain {
         for id in self.collections.keys() {
             let object = format!("collections/{id}");
             match self.custody.fate(id) {
+                // Nothing was ever received of one that a certificate names: it is what its seal says, and was not destroyed.
+                Fate::Destroyed { .. } if !self.custody.received(id) => {}
                 Fate::Kept => {}
                 Fate::Condemned { approval } => {
                     let message = format!("the destruction of {id} was approved (record {approval}) and has no certificate");
@@ -503,7 +525,7 @@ impl Chain {
         let custody = self.custody;
         let summary = |(id, collection): (CollectionId, Collection)| {
             let disposed = match custody.fate(&id) {
-                Fate::Destroyed { at, certificate } => Some(Disposed { at, certificate }),
+                Fate::Destroyed { at, certificate } if custody.received(&id) => Some(Disposed { at, certificate }),
                 _ => None,
             };
             CollectionSummary { disposed, ..collection.into_summary() }
