@@ -1,6 +1,8 @@
 //! Keeps looking whether the store still holds what was written, locked as it should be: at the start, then every
 //! `store.attest_hours`, and for one case at once when custody asks for more or less of it.
 
+mod squats;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,8 +15,9 @@ use tokio::time::Instant;
 use crate::clock;
 use crate::incidents::Reported;
 use crate::parts::Parts;
-use crate::store::Trouble;
-use crate::store::attest::{Attestable, Pass, Report, Task};
+use crate::store::attest::{self, Attestable, Judge, Pass, Report, Task};
+use crate::store::{StoreError, Trouble};
+use squats::Logs;
 
 /// Time between two requests of a pass: a million objects take six hours, and 0.40 USD where a thousand requests cost
 /// 0.0004.
@@ -101,13 +104,15 @@ fn in_copy(kind: &'static str) -> &'static str {
         "store-version" => "copy-version",
         "store-lock" => "copy-lock",
         "store-bucket" => "copy-bucket",
+        "store-foreign" => "copy-foreign",
+        "store-squatted" => "copy-squatted",
         _ => "copy-unattested",
     }
 }
 
 /// Tells what is wrong with the store, or with its copy in `place`: by kind and word, so that nobody takes one for the other.
 async fn tell(parts: &Parts, trouble: &Trouble, copy_in: Option<&str>) -> Reported {
-    let case = trouble.subject.strip_prefix("cases/").and_then(|case| case.parse().ok());
+    let case = concerned(parts, &trouble.subject).await;
     match copy_in {
         None => parts.incident(case.as_ref(), trouble.kind, &trouble.subject, &trouble.detail).await,
         Some(place) => {
@@ -115,6 +120,13 @@ async fn tell(parts: &Parts, trouble: &Trouble, copy_in: Option<&str>) -> Report
             parts.incident(case.as_ref(), in_copy(trouble.kind), &trouble.subject, &detail).await
         }
     }
+}
+
+/// The case in whose log it is told. Somebody may write into the folder of a case that nobody opened, which has no log.
+async fn concerned(parts: &Parts, subject: &str) -> Option<CaseId> {
+    let case: CaseId = subject.strip_prefix("cases/")?.parse().ok()?;
+    let known = parts.catalog.case(case.clone()).await.is_ok_and(|row| row.is_some());
+    known.then_some(case)
 }
 
 async fn of_cases(parts: &Parts, stores: &[LookedAt]) {
@@ -156,7 +168,7 @@ async fn pass(parts: &Parts, looked_at: &LookedAt, begin: &str) -> Report {
     let LookedAt { store, is_copy } = looked_at;
     let copy_in = is_copy.then(|| store.vault.describe());
     let task = Task { begin: begin.to_owned(), repair: true, pause: PAUSE, now: clock::now() };
-    let mut pass = Pass::new(store.clone(), task);
+    let mut pass = Pass::new(store.clone(), task).judged_by(judge(parts, *is_copy));
     let report = loop {
         match pass.run().await {
             Ok(report) => break report,
@@ -176,13 +188,50 @@ async fn pass(parts: &Parts, looked_at: &LookedAt, begin: &str) -> Report {
             }
         }
     };
-    for trouble in &report.troubles {
-        let kind = if *is_copy { in_copy(trouble.kind) } else { trouble.kind };
+    tell_news(parts, &report.troubles, copy_in).await;
+    report
+}
+
+/// Who says what is a record in the store, or in its copy.
+fn judge(parts: &Parts, is_copy: bool) -> Arc<dyn Judge> {
+    let second = parts.copy.as_ref().filter(|_| is_copy);
+    let store = second.map_or(&parts.store, |second| &second.store);
+    Arc::new(Logs::new(Arc::clone(&parts.ledgers), Arc::clone(&parts.catalog), Arc::clone(store)))
+}
+
+/// Tells what was not told a short time ago.
+async fn tell_news(parts: &Parts, troubles: &[Trouble], copy_in: Option<&str>) {
+    for trouble in troubles {
+        let kind = if copy_in.is_some() { in_copy(trouble.kind) } else { trouble.kind };
         if !parts.attesting.was_told(kind, trouble) && tell(parts, trouble, copy_in).await.is_told() {
             parts.attesting.note_told(kind, trouble);
         }
     }
-    report
+}
+
+/// Before what goes by listings, and cannot wait for the next pass: looks at the versions of all names that begin so, so that what
+/// somebody hid or covered is listed and read, and tells who did what. A store that does not let its versions be listed is told of by
+/// the passes.
+///
+/// # Errors
+/// When the store is disturbed.
+pub async fn recall(parts: &Parts, begin: &str) -> Result<(), StoreError> {
+    match Box::pin(attest::recall(&*parts.store, begin)).await {
+        Ok(troubles) => tell_news(parts, &troubles, None).await,
+        Err(e) if e.kind() == crate::store::Kind::Retry => return Err(e),
+        Err(error) => tracing::warn!(%error, "the versions in the store cannot be looked at before it is read"),
+    }
+    Ok(())
+}
+
+/// Before the store is verified on its schedule: whether it still locks, as it did at the start, and [`recall`] of all of it.
+///
+/// # Errors
+/// When the store is disturbed.
+pub async fn again(parts: &Parts) -> Result<(), StoreError> {
+    let troubles = Box::pin(attest::still_locks(&*parts.store)).await?;
+    tell_news(parts, &troubles, None).await;
+    recall(parts, "").await
 }
 
 /// From the timers: what the store could not do as it should, beyond the error that a caller got.

@@ -3,16 +3,21 @@
 //! The table is compared with the services' descriptors by a test: a method without a line, or a line without a method,
 //! fails it.
 
+mod whom;
+
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use exhibit_evidence::id::{AgentId, CaseId};
+use exhibit_evidence::key::KeyId;
 use exhibit_evidence::record::{Rights, Role};
 use exhibit_evidence::text::escape_bounded;
 use futures::future::BoxFuture;
 use tonic::codegen::http::{Extensions, Request, Response};
 use tower::{Layer, Service};
+
+pub use whom::{Helper, in_case as who_has_it, people_with};
 
 /// Who may call a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,11 +89,13 @@ pub enum Caller {
     Enrolling,
     /// An agent.
     Agent(AgentId),
-    /// A person: name (SPIFFE-style URI) and rights by the deployment's enrolments.
+    /// A person: name (SPIFFE-style URI), key, and rights by the deployment's enrolments.
     Person {
         /// SPIFFE-style URI.
         name: String,
-        /// Rights of that name's keys that are not revoked.
+        /// The evidence key that the person's certificate names; none where it names none, which has no rights.
+        key: Option<KeyId>,
+        /// Rights of that key, unless it is revoked. Other keys of the same name add nothing.
         rights: Rights,
     },
 }
@@ -136,9 +143,11 @@ pub fn decide(method: &str, caller: &Caller) -> Result<(), Denied> {
         (Person | PersonAs(_), Caller::Person { rights, .. }) => {
             let roles = rights.roles();
             match allowed {
-                _ if roles.is_empty() => deny("this name has no key that is enrolled and not revoked; ask an admin to enrol it".to_owned()),
+                _ if roles.is_empty() => {
+                    deny("this certificate has no key that is enrolled and not revoked; ask an admin to enrol it".to_owned())
+                }
                 PersonAs(any) if !any.iter().any(|r| roles.contains(r)) => {
-                    deny(format!("it needs role {}, this name has {}", list(any.iter(), " or "), list(roles.iter(), " and ")))
+                    deny(format!("it needs role {}, this key has {}", list(any.iter(), " or "), list(roles.iter(), " and ")))
                 }
                 _ => Ok(()),
             }
@@ -156,9 +165,18 @@ pub fn decide(method: &str, caller: &Caller) -> Result<(), Denied> {
 /// # Errors
 /// [`Denied`]; it does not say whether there is such a case.
 pub fn decide_in_case(method: &str, caller: &Caller, case: &CaseId) -> Result<(), Denied> {
+    decide_in_case_among(method, caller, case, &|_| Vec::new())
+}
+
+/// [`decide_in_case`]; a refusal names those of `people` (as [`people_with`] gives them) who could act in the case, where the caller
+/// may know of them.
+///
+/// # Errors
+/// As [`decide_in_case`].
+pub fn decide_in_case_among(method: &str, caller: &Caller, case: &CaseId, people: &dyn Fn(&[Role]) -> Vec<Helper>) -> Result<(), Denied> {
     decide(method, caller)?;
     let deny = |cause: String| Err(denied(method, caller, cause));
-    let Caller::Person { name, rights } = caller else { return deny("cases are for people".to_owned()) };
+    let Caller::Person { name, rights, .. } = caller else { return deny("cases are for people".to_owned()) };
     let any = match TABLE.iter().find(|(path, ..)| *path == method) {
         Some((.., PersonAs(any))) => *any,
         _ => return deny("its line in the authorization table names no roles".to_owned()),
@@ -168,8 +186,10 @@ pub fn decide_in_case(method: &str, caller: &Caller, case: &CaseId) -> Result<()
         return Ok(());
     }
     let needed: Vec<Role> = any.iter().copied().filter(|r| *r != Admin).collect();
+    let people = people(&needed);
+    let who = if people.is_empty() { String::new() } else { who_has_it(case, &needed, rights, &people) };
     let how = how_to_allow(name, &needed, case);
-    deny(format!("it needs role {} in case {case}; an admin gives it: {how}", list(needed.iter(), " or ")))
+    deny(format!("it needs role {} in case {case}{who}; an admin gives it: {how}", list(needed.iter(), " or ")))
 }
 
 /// The command with which an admin lets a person do what needs one of these roles in a case; which of several stays to be chosen.
@@ -194,12 +214,12 @@ pub fn how_to_allow_everywhere(name: &str, any: &[Role]) -> String {
 /// [`Denied`]; who has the role in some cases hears that this is the limit, and not that nobody knows them.
 pub fn decide_outside_cases(method: &str, caller: &Caller) -> Result<(), Denied> {
     decide(method, caller)?;
-    let Caller::Person { name, rights } = caller else { return Ok(()) };
-    let unlimited = Caller::Person { name: name.clone(), rights: Rights::everywhere(rights.unlimited()) };
+    let Caller::Person { name, key, rights } = caller else { return Ok(()) };
+    let unlimited = Caller::Person { name: name.clone(), key: *key, rights: Rights::everywhere(rights.unlimited()) };
     decide(method, &unlimited).map_err(|other| match TABLE.iter().find(|(path, ..)| *path == method) {
         Some((.., PersonAs(any))) => {
             let (needed, how) = (list(any.iter(), " or "), how_to_allow_everywhere(name, any));
-            let needs = format!("it needs role {needed} without a limit to cases, this name has it in some cases only");
+            let needs = format!("it needs role {needed} without a limit to cases, this key has it in some cases only");
             denied(method, caller, format!("{needs}; an admin gives it: {how}"))
         }
         _ => other,
@@ -210,30 +230,6 @@ fn list<'a>(roles: impl Iterator<Item = &'a Role>, between: &str) -> String {
     roles.map(|r| format!("{r:?}").to_lowercase()).collect::<Vec<_>>().join(between)
 }
 
-/// People that are named to whoever lacks a role.
-const NAMED_MAX: usize = 3;
-
-/// Whom to ask, for a person who has some role and not the one that a method needs: those who have it in every case, told to people
-/// who may read the deployment's log; and the admins, whose names stand in every case. Which case is meant is not known here, and
-/// somebody whose role is limited to others could not help.
-fn whom_to_ask(identify: &dyn Identify, method: &str, caller: &Caller) -> String {
-    let (Some((.., PersonAs(any))), Caller::Person { rights, .. }) = (TABLE.iter().find(|(path, ..)| *path == method), caller) else {
-        return String::new();
-    };
-    if rights.roles().is_empty() {
-        return String::new();
-    }
-    let named = |roles: &[Role]| {
-        let all = identify.people_with(roles);
-        let first: Vec<String> = all.iter().take(NAMED_MAX).map(|name| escape_bounded(name, 200)).collect();
-        let more = all.len().saturating_sub(first.len());
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        if first.is_empty() { "nobody".to_owned() } else { format!("{}{more}", first.join(", ")) }
-    };
-    let have = if rights.unlimited().is_empty() { String::new() } else { format!("; who has it in every case: {}", named(any)) };
-    format!("{have}; an admin gives it with 'exhibit person allow': {}", named(&[Admin]))
-}
-
 /// Finds out who the caller is from what the transport knows of the connection.
 pub trait Identify: Send + Sync + 'static {
     /// The caller.
@@ -242,8 +238,8 @@ pub trait Identify: Send + Sync + 'static {
     /// A status when the peer is nobody that this deployment knows (any more).
     fn identify(&self, connection: &Extensions) -> Result<Caller, tonic::Status>;
 
-    /// The names with one of these roles in every case; in the order of the names, each once.
-    fn people_with(&self, roles: &[Role]) -> Vec<String>;
+    /// The people with one of these roles anywhere; in the order of the names, each once.
+    fn people_with(&self, roles: &[Role]) -> Vec<Helper>;
 
     /// Brings what [`Identify::identify`] knows up to date, before each call. When it cannot be, callers are judged by what was
     /// known last: without the catalog no call gets anywhere.
@@ -348,7 +344,7 @@ fn admit<B>(identify: &dyn Identify, request: &Request<B>) -> Result<Caller, (Op
     let method = request.uri().path();
     let caller = identify.identify(request.extensions()).map_err(|status| (None, status))?;
     if let Err(mut denied) = decide(method, &caller) {
-        denied.cause.push_str(&whom_to_ask(identify, method, &caller));
+        denied.cause.push_str(&whom::to_ask(identify, method, &caller));
         tracing::warn!(target: "authz", caller = %denied.caller, method = %denied.method, cause = %denied.cause, "denied");
         return Err((Some(caller), tonic::Status::permission_denied(denied.to_string())));
     }
@@ -361,7 +357,11 @@ mod tests {
     use super::*;
 
     fn person(roles: &[Role]) -> Caller {
-        Caller::Person { name: "spiffe://d/responder/ada".to_owned(), rights: Rights::everywhere(roles.iter().copied()) }
+        named("ada", Rights::everywhere(roles.iter().copied()))
+    }
+
+    fn named(name: &str, rights: Rights) -> Caller {
+        Caller::Person { name: format!("spiffe://d/responder/{name}"), key: Some(exhibit_evidence::Digest::of(name.as_bytes())), rights }
     }
 
     #[test]
@@ -385,13 +385,13 @@ mod tests {
         assert_eq!(reachable(&person(&[Approver])), 13);
         assert_eq!(reachable(&person(&[Responder])), 22);
         let denied = decide("/exhibit.responder.v1.ResponderService/RevokeAgent", &person(&[Responder])).expect_err("not an admin");
-        assert_eq!(denied.to_string(), "spiffe://d/responder/ada may not revoke an agent: it needs role admin, this name has responder");
+        assert_eq!(denied.to_string(), "spiffe://d/responder/ada may not revoke an agent: it needs role admin, this key has responder");
     }
 
     #[test]
     fn a_role_that_is_limited_to_cases_reaches_no_other() {
         let [here, there] = [1, 2].map(|n| CaseId::new(n, [1; 10]));
-        let limited = Caller::Person { name: "spiffe://d/responder/eve".to_owned(), rights: Rights::limited([Custodian], [here.clone()]) };
+        let limited = named("eve", Rights::limited([Custodian], [here.clone()]));
         let [read, list] = ["ReadItems", "ListCases"].map(|m| format!("/exhibit.responder.v1.ResponderService/{m}"));
         assert!(decide_in_case(&read, &limited, &here).is_ok());
         let denied = decide_in_case(&read, &limited, &there).expect_err("another case");
@@ -399,9 +399,8 @@ mod tests {
             format!("role responder or custodian in case {there}; an admin gives it: exhibit person allow eve --role ROLE --case {there}");
         assert!(denied.cause.contains(&said), "{denied}");
         let order = decide_in_case("/exhibit.responder.v1.ResponderService/SubmitOrder", &person(&[Custodian, Admin]), &here);
-        assert!(order.is_err_and(|e| e.cause.starts_with("it needs role responder, this name has")), "nowhere: the table itself says it");
-        let elsewhere =
-            Caller::Person { name: "spiffe://d/responder/eve".to_owned(), rights: Rights::limited([Responder], [here.clone()]) };
+        assert!(order.is_err_and(|e| e.cause.starts_with("it needs role responder, this key has")), "nowhere: the table itself says it");
+        let elsewhere = named("eve", Rights::limited([Responder], [here.clone()]));
         let order = decide_in_case("/exhibit.responder.v1.ResponderService/SubmitOrder", &elsewhere, &there).expect_err("another case");
         assert!(order.cause.ends_with(&format!("exhibit person allow eve --role responder --case {there}")), "{order}");
         let how = how_to_allow("spiffe://d/responder/eve;reboot", &[Responder], &there);
@@ -417,6 +416,16 @@ mod tests {
         let admin = person(&[Admin]);
         assert!(decide_outside_cases(records, &admin).is_ok() && decide_in_case(records, &admin, &here).is_err());
         assert!(decide_in_case(records, &person(&[Auditor]), &here).is_ok());
+        // Who is limited to the case could help there; to whoever has nothing to do with it nobody is named.
+        let dan = ("spiffe://d/responder/dan".to_owned(), Rights::limited([Auditor], [here.clone()]));
+        let among = |caller: &Caller| {
+            let decided = decide_in_case_among(records, caller, &here, &|_: &[Role]| vec![dan.clone()]);
+            decided.expect_err("no role there").cause
+        };
+        let told = among(&admin);
+        assert!(told.contains("; who has it there: spiffe://d/responder/dan; an admin gives it: exhibit person allow ada"), "{told}");
+        let untold = among(&named("eve", Rights::limited([Custodian], [there.clone()])));
+        assert!(!untold.contains("/dan") && untold.contains("an admin gives it"), "{untold}");
         assert!(decide_in_case("/exhibit.responder.v1.ResponderService/Whoami", &limited, &here).is_err());
     }
 }

@@ -53,6 +53,9 @@ pub struct Readiness {
     pub ready: bool,
     /// Each dependency.
     pub checks: Vec<Check>,
+    /// What a person must see to while everybody else is served: logs that take no record.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -117,9 +120,16 @@ async fn readiness(ops: &Ops) -> Readiness {
     let (parts, serving) = (&ops.parts, serving(ops));
     let (catalog, storage, time, peers) = tokio::join!(catalog(parts), storage(parts), time(parts), peers(parts));
     let checks = vec![serving, catalog, storage, time, peers];
-    let now = Readiness { ready: checks.iter().all(|check| check.ok), checks };
+    let now = Readiness { ready: checks.iter().all(|check| check.ok), checks, notes: notes(parts) };
     *last = Some((Instant::now(), now.clone()));
     now
+}
+
+/// Without names: whoever asks here need not know which cases there are.
+fn notes(parts: &Parts) -> Vec<String> {
+    let stuck = parts.ledgers.known().news().stuck();
+    let words = || format!("{stuck} logs take no record just now: incidents of the kind 'log' or 'log-put-back' say which, and what helps");
+    if stuck > 0 { vec![words()] } else { Vec::new() }
 }
 
 fn serving(ops: &Ops) -> Check {

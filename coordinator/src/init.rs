@@ -26,7 +26,7 @@ use exhibit_evidence::{Digest, Timestamp};
 
 use crate::catalog::CatalogPlace;
 use crate::catalog::postgres::{PostgresCatalog, Settings};
-use crate::config::{CATALOG_FILE, CatalogConfig, Config, Paths, StoreConfig, StoreKind, check_endpoint};
+use crate::config::{CATALOG_FILE, CREDENTIALS, CatalogConfig, Config, Paths, StoreConfig, StoreKind, check_endpoint};
 use crate::ledger::{Keys, Ledgers};
 use crate::store::{self, LocalStore, LockPolicy, RemoteStore, Store};
 
@@ -270,7 +270,7 @@ fn configuration(options: &Options) -> Result<Config, InitError> {
     // there yet.
     ServerNames::parse(&options.hosts).map_err(|e| InitError::usage(format!("--host: {e}")))?;
     if let Some(endpoint) = &options.endpoint {
-        check_endpoint(endpoint).map_err(|why| InitError::usage(format!("--endpoint: {why}")))?;
+        check_endpoint(endpoint, CREDENTIALS).map_err(|why| InitError::usage(format!("--endpoint: {why}")))?;
     }
     if options.endpoint.as_deref().is_some_and(|e| e.starts_with("http://")) && !options.dangerous_allow_http {
         return Err(InitError::usage(
@@ -279,7 +279,7 @@ fn configuration(options: &Options) -> Result<Config, InitError> {
         ));
     }
     let store = match options.store {
-        StoreKind::Local => StoreConfig { lock: options.lock, ..StoreConfig::default() },
+        StoreKind::Local => StoreConfig { lock: options.lock, prefix: options.prefix.clone(), ..StoreConfig::default() },
         kind => StoreConfig {
             kind,
             bucket: options.bucket.clone().unwrap_or_default(),

@@ -6,11 +6,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::id::{AgentId, CaseId};
-use exhibit_evidence::key::SigningKey;
-use exhibit_evidence::record::Rights;
+use exhibit_evidence::key::{KeyId, SigningKey};
+use exhibit_evidence::record::{Rights, Role};
 use exhibit_evidence::text::escape_bounded;
 
 use crate::audit::Audit;
+use crate::authz::{Helper, people_with};
 use crate::catalog::{IncidentRow, SharedCatalog};
 use crate::clock;
 use crate::custody::Condemned;
@@ -155,10 +156,25 @@ impl Parts {
         format!("spiffe://{}/agent/{agent}", self.deployment())
     }
 
-    /// The rights of a person's name.
+    /// The rights of a person's name, of all its keys together: for somebody who is named and does not act.
     #[must_use]
     pub fn rights_of(&self, name: &str) -> Rights {
         self.deployment_log.view().key_ring().rights_of(name)
+    }
+
+    /// The rights of a person's key; none when it is revoked or another's.
+    #[must_use]
+    pub fn rights_of_key(&self, name: &str, key: KeyId) -> Rights {
+        let view = self.deployment_log.view();
+        let ring = view.key_ring();
+        let is_theirs = ring.holder(key).is_some_and(|(holder, ..)| holder == name);
+        if is_theirs { ring.rights_of_key(key) } else { Rights::default() }
+    }
+
+    /// See [`people_with`].
+    #[must_use]
+    pub fn people_with(&self, roles: &[Role]) -> Vec<Helper> {
+        people_with(self.deployment_log.view().key_ring(), roles)
     }
 
     /// Keeps an incident; what repeats itself is only counted. The timers write it into the log of its case, or the

@@ -2,6 +2,7 @@
 //! thing besides `init` that people need that key for. What is done stands in the deployment's log, signed by the root.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use exhibit_certs::deployment::root_key;
 use exhibit_certs::enrol::Enroller;
@@ -10,16 +11,17 @@ use exhibit_certs::person::{self, Answer, Asked, Request};
 use exhibit_certs::{Deployment, PersonName, files};
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::key::{KeyId, SigningKey};
+use exhibit_evidence::layout::LogName;
 use exhibit_evidence::record::{self, REASON_BYTES_MAX, Revocation, Role};
 use exhibit_evidence::text::escape_bounded;
 use exhibit_evidence::{Digest, Timestamp};
 
 use crate::catalog::postgres::{Alone, PostgresCatalog};
 use crate::catalog::sqlite::SqliteCatalog;
-use crate::catalog::{CatalogError, CatalogPlace};
+use crate::catalog::{Catalog, CatalogError, CatalogPlace};
 use crate::config::Config;
 use crate::init;
-use crate::ledger::{Keys, Ledgers};
+use crate::ledger::{Head, Keys, Ledger, Ledgers};
 
 /// What the operator chooses.
 #[derive(Debug, Clone, clap::Args)]
@@ -97,16 +99,26 @@ enum Hold {
 }
 
 impl Hold {
-    async fn take(place: &CatalogPlace) -> Result<Self, CatalogError> {
+    /// Gives as well how long the catalog knows the deployment's log to be.
+    async fn take(place: &CatalogPlace) -> Result<(Self, Option<Head>), CatalogError> {
         match place {
-            CatalogPlace::File(path) => SqliteCatalog::open(path).await.map(Self::File),
+            CatalogPlace::File(path) => {
+                let catalog = SqliteCatalog::open(path).await?;
+                let known = known_head(&catalog).await?;
+                Ok((Self::File(catalog), known))
+            }
             CatalogPlace::Postgres(settings) => {
                 // In another database than the coordinators' none would be seen.
                 if !PostgresCatalog::is_there(settings).await? {
                     let place = settings.place();
                     return Err(CatalogError::Failed(format!("there is no catalog in {place}: check catalog.postgres")));
                 }
-                Alone::take(settings).await.map(Self::Database)
+                // Asked before: what works alone keeps everybody from the catalog. What came since is in the store, too.
+                let catalog = PostgresCatalog::open(settings).await?;
+                let known = known_head(&catalog).await;
+                catalog.close().await;
+                let known = known?;
+                Ok((Self::Database(Alone::take(settings).await?), known))
             }
         }
     }
@@ -122,6 +134,11 @@ impl Hold {
             }),
         }
     }
+}
+
+async fn known_head(catalog: &dyn Catalog) -> Result<Option<Head>, CatalogError> {
+    let known = catalog.published(LogName::Deployment.folder()).await?;
+    Ok(known.map(|known| Head { size: known.size, root: known.root }))
 }
 
 /// Makes the person of a request an admin, and revokes the keys of others. No coordinator of the deployment may run: one that does
@@ -140,11 +157,11 @@ pub async fn run(config: &Config, options: &Options, now: Timestamp) -> Result<R
     let deployment = Deployment::load(&config.resolve(&config.paths.deployment)).map_err(|e| e.to_string())?;
     let asked = Request::open(&options.request, &deployment.name).map_err(|e| e.to_string())?;
     let root = root_key(&options.root, &deployment.anchor).map_err(|e| format!("--root: {e}"))?;
-    let issued = deployment.issuing.issue_client(&asked.tls_csr, &asked.name, PERSON_LIFE, now);
+    let issued = deployment.issuing.issue_person(&asked.tls_csr, (&asked.name, asked.key.id()), PERSON_LIFE, now);
     let issued = issued.map_err(|e| format!("REQUEST: tls_csr: {e}"))?;
     let place = config.catalog().map_err(|e| e.to_string())?;
-    let hold = Hold::take(&place).await.map_err(|e| e.to_string())?;
-    let done = record_all(config, &deployment, (&asked, options), &root, now).await;
+    let (hold, known) = Hold::take(&place).await.map_err(|e| e.to_string())?;
+    let done = record_all(config, &deployment, (&asked, options), (&root, known), now).await;
     let ended = hold.end().await;
     let (revoked, chain, log_size) = done?;
     ended?;
@@ -162,13 +179,18 @@ async fn record_all(
     config: &Config,
     deployment: &Deployment,
     (asked, options): (&Asked, &Options),
-    root: &SigningKey,
+    (root, known): (&SigningKey, Option<Head>),
     now: Timestamp,
 ) -> Result<(Vec<Revoked>, Vec<Envelope>, u64), String> {
     let store = init::open_store(config, false)?;
-    // The registry takes the key by value; the deployment keeps its own.
-    let log = SigningKey::from_text(&deployment.log_key.to_text()).ok_or("the log key does not survive its own text")?;
-    let ledgers = Ledgers::new(store, Keys { anchor: deployment.anchor.clone(), log, witnesses: Vec::new() });
+    // Whoever opens a log takes the key by value; the deployment keeps its own.
+    let keys = || -> Result<Keys, String> {
+        let log = SigningKey::from_text(&deployment.log_key.to_text()).ok_or("the log key does not survive its own text")?;
+        Ok(Keys { anchor: deployment.anchor.clone(), log, witnesses: Vec::new() })
+    };
+    // Nothing is added to a log that was put back to an older state.
+    Ledger::open(Arc::clone(&store), LogName::Deployment, Arc::new(keys()?), known).await.map_err(|e| e.to_string())?;
+    let ledgers = Ledgers::new(store, keys()?);
     let log = ledgers.deployment().await.map_err(|e| e.to_string())?;
     let ring = log.key_ring();
     let mut records = Vec::new();

@@ -25,10 +25,11 @@ use crate::config::Config;
 use crate::ledger::{Keys, Ledgers};
 
 /// What no store holds, in words for the operator.
-pub const LOST: [&str; 4] = [
+pub const LOST: [&str; 5] = [
     "enrolment tokens: make new ones",
     "labels of agents and what they last said about themselves: set the labels again, the rest comes with their next connection",
     "where uploads stood: their collections begin again with a new stream; segments that had arrived stay in the store and are kept with the old one",
+    "how long the logs were: the new catalog begins with what the store shows, and only a witness, or a head that was noted, tells whether that is all",
     "requests to cancel, incidents that no log has (those of the last hour, where the same was logged before), and the moment at which an order was admitted (the time of its signature is shown instead)",
 ];
 

@@ -30,10 +30,12 @@ use results::Results;
 pub use scheduled::{Schedule, run_scheduled};
 use tokio::runtime::Handle;
 
-use crate::catalog::{Catalog, CatalogError, PAGE_MAX};
+use crate::catalog::{Catalog, CatalogError, PAGE_MAX, Published};
 use crate::config::Config;
+use crate::ledger;
 use crate::pace::Pace;
 use crate::reindex;
+use crate::several;
 use crate::store::{Kind, Store, StoreError, attest, list_all};
 
 /// Objects of one case: a segment of 8 MiB each, 32 TiB.
@@ -42,8 +44,10 @@ const OBJECTS_MAX: usize = 4 << 20;
 const READ_BYTES: u64 = 1 << 20;
 /// Tries at a case that grows while it is read.
 const TRIES_MAX: u32 = 3;
-/// Findings that are kept of a case.
-const FINDINGS_MAX: usize = 20;
+/// Findings that are kept of a case, of 400 characters each; the rest is counted.
+const FINDINGS_MAX: usize = 200;
+/// Findings of a case that are shown on a terminal.
+const SHOWN_MAX: usize = 20;
 
 /// How much of the evidence is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,12 +94,21 @@ pub struct CaseResult {
     pub bytes: u64,
     /// What does not hold.
     pub findings: Vec<String>,
+    /// How much more does not hold.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more: u64,
     /// Items whose contents were not decoded, because they are encrypted.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub items_unchecked: u64,
     /// Nothing of it is in the store any more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gone: bool,
+    /// Its log holds together, and is shorter than, or another one than, what the catalog knows of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub put_back: bool,
+    /// What is worth knowing of it and changes nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
@@ -139,8 +152,19 @@ impl Report {
         }
         for case in self.cases.iter().filter(|c| !c.sound) {
             let _ = writeln!(out, "{}: NOT SOUND", escape_bounded(&case.case, 100));
-            for finding in &case.findings {
+            for finding in case.findings.iter().take(SHOWN_MAX) {
                 let _ = writeln!(out, "  - {finding}");
+            }
+            let left = case.more.saturating_add(case.findings.len().saturating_sub(SHOWN_MAX) as u64);
+            if left > 0 {
+                let what = if case.more == 0 { "all" } else { "more" };
+                let _ = writeln!(out, "  - and {left} more (--json has {what})");
+            }
+        }
+        for case in self.cases.iter().filter(|c| !c.notes.is_empty()) {
+            let _ = writeln!(out, "{}: worth knowing", escape_bounded(&case.case, 100));
+            for note in &case.notes {
+                let _ = writeln!(out, "  - {note}");
             }
         }
         out.push_str(if self.sound {
@@ -164,8 +188,8 @@ pub async fn run(
     now: fn() -> Timestamp,
 ) -> Result<Report, String> {
     let deployment = Deployment::load(&config.resolve(&config.paths.deployment)).map_err(|e| e.to_string())?;
-    // Before anything is read: what lies on top of an object is not what is to be verified.
-    let on_top = attest::recall(&*store, now()).await.map_err(|e| e.to_string())?;
+    // Before anything is read: what lies on top of an object is not what is to be verified, and what is hidden is.
+    let on_top = attest::recall(&*store, "").await.map_err(|e| e.to_string())?;
     let task = Task { anchor: deployment.anchor, results: config.resolve(Path::new(RESULTS)), store, depth, rate, now };
     let mut run = Run::begin(task, None, cases_of_catalog(config).await).await?;
     let told = on_top.iter().map(|t| format!("{} {}: {}", t.kind, t.subject, t.detail));
@@ -197,49 +221,78 @@ struct Run {
     report: Report,
     /// Why a case must be there.
     known: BTreeMap<String, &'static str>,
+    /// How long its log must be.
+    heads: BTreeMap<String, Published>,
     todo: VecDeque<String>,
 }
 
+/// A case that the catalog has, and the newest head of its log that was published.
+type KnownCase = (String, Option<Published>);
+
 impl Run {
     /// `stood`: when a run began that another coordinator left, and the last case that it verified. `cases` are the catalog's; they
-    /// are asked for before the store is, because a case is in the store before it is in the catalog.
-    async fn begin(task: Task, stood: Option<(Timestamp, Option<String>)>, cases: Result<Vec<String>, String>) -> Result<Self, String> {
+    /// are asked for before the store is, because a case is in the store before it is in the catalog, and so is a head.
+    async fn begin(task: Task, stood: Option<(Timestamp, Option<String>)>, cases: Result<Vec<KnownCase>, String>) -> Result<Self, String> {
         let begun = stood.as_ref().map(|(begun, _)| *begun);
         let results = Results::open(&task.results, task.depth, begun, (task.now)())?;
         let resumed = results.done.len() as u64;
         let mut report = Report { sound: results.sound, begun: results.begun, resumed, notes: Vec::new(), cases: Vec::new() };
         let mut known: BTreeMap<String, &str> = results.seen.iter().map(|case| (case.clone(), "an earlier run saw it")).collect();
+        let mut heads = BTreeMap::new();
         match cases {
-            Ok(cases) => known.extend(cases.into_iter().map(|case| (case, "the catalog has it"))),
+            Ok(cases) => {
+                for (case, head) in cases {
+                    heads.extend(head.map(|head| (case.clone(), head)));
+                    known.insert(case, "the catalog has it");
+                }
+            }
             Err(why) => report.notes.push(format!(
-                "The catalog was not asked which cases there must be: {}. A case that is gone as a whole is missed only if an earlier run saw it.",
+                "The catalog was not asked which cases there must be: {}. A case that is gone as a whole is missed only if an earlier run saw it, \
+                 and one that was put back to an older state is not seen.",
                 escape_bounded(&why, 300)
             )),
         }
         let there: BTreeSet<String> = task.store.folders("cases").await.map_err(|e| e.to_string())?.into_iter().collect();
+        let strangers = task.store.foreign("cases");
+        let strangers = strangers.iter().filter(|name| name.ends_with('/')).map(|name| format!("'{}'", escape_bounded(name, 200)));
+        let strangers: Vec<String> = strangers.collect();
+        if !strangers.is_empty() {
+            report.sound = false;
+            let named = several::listed(&strangers, 0, ", ", several::DETAIL_BYTES);
+            report.notes.push(format!(
+                "No case ever has a folder of such a name; find out who wrote there (docs/operations/stores.md, store-foreign): {named}"
+            ));
+        }
         let after = stood.and_then(|(_, after)| after);
         // In the order of their names, so that one name says how far a run came.
         let all: BTreeSet<&String> = there.iter().chain(known.keys()).collect();
         let is_done =
             |name: &String| after.as_ref().is_some_and(|after| name <= after) || (there.contains(name) && results.done.contains(name));
         let todo = all.into_iter().filter(|name| !is_done(name)).cloned().collect();
-        Ok(Self { task, results, report, known, todo })
+        Ok(Self { task, results, report, known, heads, todo })
     }
 
     /// The next case's result; `None` when all are done. Not to be called again after an error.
     async fn next(&mut self) -> Result<Option<CaseResult>, String> {
         let Some(name) = self.todo.pop_front() else { return Ok(None) };
         let now = self.task.now;
-        let result = if let Ok(case) = name.parse::<CaseId>() {
+        let mut result = if let Ok(case) = name.parse::<CaseId>() {
             let seed = Digest::of(format!("{}{}", self.results.begun, case).as_bytes());
             let Task { store, depth, rate, .. } = &self.task;
-            let work = Work { store: Arc::clone(store), case, depth: *depth, pace: Pace::new(*rate), seed };
+            let head = self.heads.get(&name).copied();
+            let work = Work { store: Arc::clone(store), case, depth: *depth, pace: Pace::new(*rate), seed, head };
             work.case_result(self.known.get(&name).copied(), &self.task.anchor, now).await.map_err(|e| e.to_string())?
         } else {
             let mut result = CaseResult::new(name.clone(), now());
             result.fail(format!("'cases/{}' is not a case; find out who wrote it", escape_bounded(&name, 100)));
             result
         };
+        for stranger in self.task.store.foreign(&format!("cases/{name}")) {
+            let shown = escape_bounded(&stranger, 200);
+            result.fail(format!(
+                "'{shown}': nothing of ours ever has such a name; find out who wrote it (docs/operations/stores.md, store-foreign)"
+            ));
+        }
         let CaseResult { case, sound, bytes, items_unchecked, .. } = &result;
         tracing::info!(%case, sound, bytes, items_unchecked, "verified from the store");
         self.results.line(&serde_json::to_value(&result).map_err(|e| e.to_string())?)?;
@@ -263,7 +316,7 @@ impl Run {
 }
 
 /// The cases that the catalog knows. It is opened as by every other command; one in a file belongs to whoever has it open.
-async fn cases_of_catalog(config: &Config) -> Result<Vec<String>, String> {
+async fn cases_of_catalog(config: &Config) -> Result<Vec<KnownCase>, String> {
     let open = config.catalog().map_err(|e| e.to_string())?.open().await.map_err(|e| e.to_string())?;
     let catalog = open.shared();
     let cases = all_cases(&*catalog).await;
@@ -272,13 +325,16 @@ async fn cases_of_catalog(config: &Config) -> Result<Vec<String>, String> {
     cases.map_err(|e| e.to_string())
 }
 
-async fn all_cases(catalog: &dyn Catalog) -> Result<Vec<String>, CatalogError> {
+async fn all_cases(catalog: &dyn Catalog) -> Result<Vec<KnownCase>, CatalogError> {
     let (mut cases, mut after) = (Vec::new(), None);
     loop {
         let page = catalog.cases(after.take(), PAGE_MAX).await?;
         let Some(last) = page.last() else { return Ok(cases) };
         after = Some(last.case.clone());
-        cases.extend(page.into_iter().map(|row| row.case.to_string()));
+        for row in page {
+            let (case, log) = (row.case.to_string(), LogName::Case(row.case));
+            cases.push((case, catalog.published(log.folder()).await?));
+        }
     }
 }
 
@@ -288,6 +344,8 @@ struct Work {
     depth: Depth,
     pace: Pace,
     seed: Digest,
+    /// What its log must hold.
+    head: Option<Published>,
 }
 
 impl Work {
@@ -325,6 +383,13 @@ impl Work {
     /// A case that grows while it is read looks as if something was missing or left over; so what does not hold must not hold
     /// in a case that stood still.
     async fn verify_still(&self, anchor: &exhibit_evidence::anchor::Anchor, now: fn() -> Timestamp) -> Result<CaseResult, StoreError> {
+        // Of records and tiles whose names somebody took before us the genuine versions are read.
+        // What else is wrong with them the verification finds.
+        if let Err(e) = Box::pin(ledger::settle(&self.store, &LogName::Case(self.case.clone()), anchor)).await
+            && e.kind() == ledger::Kind::Retry
+        {
+            return Err(StoreError::new(Kind::Retry, e.to_string(), "run it again"));
+        }
         let mut tries = 0;
         loop {
             let before = self.objects().await?;
@@ -358,7 +423,9 @@ impl Work {
         let given_up = GivenUp::default();
         let left = Arc::clone(&given_up.0);
         let files = Files { store: Arc::clone(&self.store), folder, listed, pace: self.pace, runtime: Handle::current(), given_up: left };
-        let (anchor, options) = (anchor.clone(), Options { left_out, ..Options::default() });
+        let folder_of_log = LogName::Case(self.case.clone()).folder();
+        let expected = self.head.map(|head| (head.size, head.root));
+        let (anchor, options) = (anchor.clone(), Options { left_out, expected, ..Options::default() });
         let verified = tokio::task::spawn_blocking(move || verify::verify(&files, &anchor, &options, &mut |_| {})).await;
         let verified = verified.map_err(|e| StoreError::bug(format!("the verification ended badly: {e}")))?;
         match verified {
@@ -366,11 +433,32 @@ impl Work {
                 (result.segments, result.bytes) = (report.counts.segments, report.counts.stored_bytes);
                 result.items_unchecked = report.counts.items_unchecked;
                 let serious = report.findings.kept().iter().filter(|f| f.severity != verify::Severity::Note);
+                result.more = serious.clone().skip(FINDINGS_MAX).count() as u64;
                 result.findings = serious
                     .take(FINDINGS_MAX)
                     .map(|f| escape_bounded(&format!("{} {}: {}", f.code.as_str(), f.object, f.message), 400))
                     .collect();
                 result.sound = report.verdict.is_sound();
+                result.take_notes(&report.findings);
+                let tiles = format!("{folder_of_log}/tile/");
+                if report.checkpoint.is_some() && !objects.iter().any(|o| o.name.starts_with(&tiles)) {
+                    result.note(format!(
+                        "{} {tiles}: none of the tiles that the checkpoint needs is there",
+                        verify::Code::LogTileMissing.as_str()
+                    ));
+                }
+                if report.counts.requests_unanswered > 0 {
+                    let requests = report.counts.requests_unanswered;
+                    result.note(format!(
+                        "{requests} requests for timestamps lie there that no authority answered; 'timestamp-failed' records say so"
+                    ));
+                }
+                // A log that is damaged as well is told as that.
+                let put_back = |f: &verify::Finding| f.code == verify::Code::LogExpected && f.follows_from.is_none();
+                if report.findings.kept().iter().any(put_back) {
+                    result.put_back = true;
+                    result.fail("the catalog knows of a longer log, or of another one: this one was put back to an older state (docs/operations/stores.md)".to_owned());
+                }
             }
             Err(e) => result.fail(format!("it cannot be listed: {e}")),
         }
@@ -439,7 +527,27 @@ impl Work {
 
 impl CaseResult {
     const fn new(case: String, at: Timestamp) -> Self {
-        Self { case, at, sound: true, segments: 0, bytes: 0, findings: Vec::new(), items_unchecked: 0, gone: false }
+        Self {
+            case,
+            at,
+            sound: true,
+            segments: 0,
+            bytes: 0,
+            findings: Vec::new(),
+            more: 0,
+            items_unchecked: 0,
+            gone: false,
+            put_back: false,
+            notes: Vec::new(),
+        }
+    }
+
+    /// What nobody else would say of a store: tiles that are gone, which whoever opens the log makes again, and what lies in its timestamps.
+    fn take_notes(&mut self, findings: &verify::Findings) {
+        let told = [verify::Code::LogTileMissing, verify::Code::TimestampUnrecorded, verify::Code::TimestampCertificates];
+        let notes = findings.kept().iter().filter(|f| told.contains(&f.code));
+        let shown = |f: &verify::Finding| escape_bounded(&format!("{} {}: {}", f.code.as_str(), f.object, f.message), 400);
+        self.notes = notes.take(FINDINGS_MAX).map(shown).collect();
     }
 
     /// What was read of an object; `None` when it cannot be read, which is a finding. Only a store that is disturbed says
@@ -455,10 +563,18 @@ impl CaseResult {
         }
     }
 
+    fn note(&mut self, what: String) {
+        if self.notes.len() < FINDINGS_MAX {
+            self.notes.push(escape_bounded(&what, 400));
+        }
+    }
+
     fn fail(&mut self, what: String) {
         self.sound = false;
         if self.findings.len() < FINDINGS_MAX {
             self.findings.push(escape_bounded(&what, 400));
+        } else {
+            self.more = self.more.saturating_add(1);
         }
     }
 }

@@ -6,7 +6,6 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use exhibit_certs::Deployment;
-use exhibit_certs::name::PeerName;
 use exhibit_certs::tls::{HotServer, ServerTls, explain_tls_error, peer_from_certificates};
 use exhibit_evidence::log::WitnessKey;
 use exhibit_proto::agent::v1::agent_service_server::AgentServiceServer;
@@ -22,9 +21,10 @@ use crate::clock;
 use crate::cost::Prices;
 use crate::dispatch::{self, Sessions};
 use crate::intake::{self, Uploads};
-use crate::ledger::{Keys, Ledgers};
+use crate::ledger::{Keys, Known, Ledger, Ledgers};
 use crate::metrics::SharedMetrics;
 use crate::parts::{Issuing, Parts, Revoked};
+use crate::party::Party;
 use crate::problem::{Kind, Problem, Result};
 use crate::progress::Progress;
 use crate::replica::{self, Leases, Outbox, Waiting};
@@ -253,6 +253,15 @@ fn together(parts: &Arc<Parts>, waiting: Option<Waiting>, stopping: &watch::Rece
     ]
 }
 
+/// The deployment's log; that it is refused is kept for when it can be written to again.
+async fn open_deployment_log(ledgers: &Ledgers, catalog: &SharedCatalog) -> Result<Ledger> {
+    let opened = ledgers.deployment().await;
+    if opened.is_err() {
+        crate::incidents::keep_refused_logs(catalog, ledgers).await;
+    }
+    Ok(opened?)
+}
+
 async fn assemble(
     deployment: Deployment,
     (store, upkeep): (Arc<dyn Store>, Upkeep),
@@ -269,8 +278,9 @@ async fn assemble(
     let anchor = serde_json::to_vec_pretty(&deployment.anchor).map_err(|e| Problem::new(Kind::Failed, e.to_string()))?;
     let log_key = deployment.log_key.public().id();
     let keys = Keys { anchor: deployment.anchor, log: deployment.log_key, witnesses };
-    let ledgers = Ledgers::among(Arc::clone(&store), keys, Arc::clone(&leases), audit.clone());
-    let deployment_log = ledgers.deployment().await?;
+    let known = Known::of(Arc::clone(&catalog));
+    let ledgers = Ledgers::among(Arc::clone(&store), keys, Arc::clone(&leases), audit.clone(), known);
+    let deployment_log = open_deployment_log(&ledgers, &catalog).await?;
     for key in [log_key, deployment.issuer_key.public().id()] {
         if deployment_log.key_ring().holder(key).is_none() {
             let message =
@@ -349,7 +359,7 @@ async fn serve(
     parts.sealer.idle(Duration::from_secs(10)).await;
 }
 
-fn transport_tls(tls: &Arc<HotServer>, audit: &Audit) -> server::Tls<PeerName> {
+fn transport_tls(tls: &Arc<HotServer>, audit: &Audit) -> server::Tls<Party> {
     let (main, enroll) = (Arc::clone(tls), Arc::clone(tls));
     let (signed_in, refused) = (audit.clone(), audit.clone());
     server::Tls {
@@ -357,10 +367,10 @@ fn transport_tls(tls: &Arc<HotServer>, audit: &Audit) -> server::Tls<PeerName> {
         enroll: Arc::new(move || Arc::clone(&enroll.current().enroll)),
         identify: Arc::new(move |from, chain| {
             let identity = peer_from_certificates(chain).map_err(|e| e.to_string())?;
-            signed_in.signed_in(&identity.name, from, &identity.serial);
+            signed_in.signed_in(&identity.name, identity.evidence_key, from, &identity.serial);
             let left_ns = identity.not_after.unix_ns().saturating_sub(clock::now().unix_ns());
             Ok(server::Identity {
-                name: identity.name,
+                name: Party { name: identity.name, key: identity.evidence_key },
                 serial: identity.serial,
                 leaf_sha256: identity.leaf_sha256,
                 valid_for: Duration::from_nanos(u64::try_from(left_ns).unwrap_or(0)),

@@ -15,6 +15,7 @@ use std::time::Duration;
 use exhibit_certs::PeerName;
 use exhibit_evidence::Timestamp;
 use exhibit_evidence::dsse::Envelope;
+use exhibit_evidence::key::KeyId;
 use exhibit_evidence::layout::LogName;
 use exhibit_evidence::record::{Access, Predicate as _, Record};
 use exhibit_evidence::text::one_line;
@@ -235,10 +236,10 @@ impl Audit {
     }
 
     /// A peer proved who it is.
-    pub(crate) fn signed_in(&self, name: &PeerName, from: std::net::SocketAddr, serial: &str) {
+    pub(crate) fn signed_in(&self, name: &PeerName, key: Option<KeyId>, from: std::net::SocketAddr, serial: &str) {
         self.say(|| {
             let event = Event::new("signed-in", Severity::Info, &format!("{name} connected from {from}"));
-            event.with("peer", name).with("from", from).with("certificate", serial)
+            event.with("peer", name).with("from", from).with("certificate", serial).with_some("key", key)
         });
     }
 

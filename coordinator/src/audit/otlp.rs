@@ -36,7 +36,9 @@ impl Collector {
     /// # Errors
     /// What is wrong with the address.
     pub fn new(endpoint: &str, metrics_every: Duration) -> Result<Self, String> {
-        crate::config::check_endpoint(endpoint).map_err(str::to_owned)?;
+        let instead = "the collector is asked without credentials: have one on this machine or in its network that needs none, and give \
+                       it those of whatever it sends on to";
+        crate::config::check_endpoint(endpoint, instead)?;
         let endpoint = endpoint.trim_end_matches('/');
         if let Some(signal) = ["/v1/logs", "/v1/metrics", "/v1/traces"].into_iter().find(|signal| endpoint.ends_with(signal)) {
             return Err(format!("ends in {signal}, which is added to it: take it out"));

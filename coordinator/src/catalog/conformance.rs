@@ -29,7 +29,20 @@ pub async fn run(catalog: SharedCatalog) {
     one_commit(&catalog).await;
     incidents(c).await;
     chores(c).await;
+    published(c).await;
     c.healthy().await.expect("still healthy");
+}
+
+async fn published(c: &dyn Catalog) {
+    let kept = async |log: &str| c.published(log.to_owned()).await.expect("read");
+    let head = |size, n| Published { size, root: digest(n) };
+    assert_eq!(kept("cases/a/log").await, None, "nothing is known yet");
+    let known = [(head(3, 3), head(3, 3)), (head(9, 9), head(9, 9)), (head(4, 4), head(9, 9)), (head(9, 8), head(9, 9))];
+    for (told, expected) in known {
+        c.set_published("cases/a/log".to_owned(), told).await.expect("kept");
+        assert_eq!(kept("cases/a/log").await, Some(expected), "the longest stays, and of two the first");
+    }
+    assert_eq!(kept("cases/b/log").await, None, "each log has its own");
 }
 
 async fn chores(c: &dyn Catalog) {

@@ -28,7 +28,7 @@ pub enum Fault {
 }
 
 /// The operations that change something, by the names of their methods.
-pub const WRITES: [&str; 18] = [
+pub const WRITES: [&str; 19] = [
     "add_token",
     "use_token",
     "add_agent",
@@ -45,6 +45,7 @@ pub const WRITES: [&str; 18] = [
     "finish_stream",
     "receive_stream",
     "void_stream",
+    "set_published",
     "add_incident",
     "incidents_logged",
 ];
@@ -263,6 +264,12 @@ impl Catalog for FaultyCatalog {
     }
     fn manifest_part(&self, collection: CollectionId, stream: StreamNumber, n: u32) -> Answer<'_, Option<Vec<u8>>> {
         self.apply("manifest_part", self.inner.manifest_part(collection, stream, n))
+    }
+    fn published(&self, log: String) -> Answer<'_, Option<Published>> {
+        self.apply("published", self.inner.published(log))
+    }
+    fn set_published(&self, log: String, head: Published) -> Answer<'_, ()> {
+        self.apply("set_published", self.inner.set_published(log, head))
     }
     fn add_incident(&self, incident: IncidentRow) -> Answer<'_, ()> {
         self.apply("add_incident", self.inner.add_incident(incident))

@@ -146,6 +146,14 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
     /// `None` after the last.
     fn manifest_part(&self, collection: CollectionId, stream: StreamNumber, n: u32) -> Answer<'_, Option<Vec<u8>>>;
 
+    // ---- logs ----
+
+    /// The newest head of a log that is known to have been published; `log` is the log's folder in the store.
+    fn published(&self, log: String) -> Answer<'_, Option<Published>>;
+    /// Keeps a head that was published. A longer one that is known stays, and so does another one of the same size: which of two is
+    /// right is for whoever compares them with the store.
+    fn set_published(&self, log: String, head: Published) -> Answer<'_, ()>;
+
     // ---- incidents ----
 
     /// Keeps an incident.

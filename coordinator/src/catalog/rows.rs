@@ -457,6 +457,15 @@ pub struct UnloggedIncidents {
     pub up_to: i64,
 }
 
+/// The head of a log, as it was published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    /// Records in the log.
+    pub size: u64,
+    /// RFC 6962 root over them.
+    pub root: Digest,
+}
+
 /// Result of a step that only the right state allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {

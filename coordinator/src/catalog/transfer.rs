@@ -46,7 +46,7 @@ pub(super) struct Table {
 use Kind::{Bytes, Int, Text};
 
 /// Every table that holds something: a table refers only to those before it.
-pub(super) const TABLES: [Table; 10] = [
+pub(super) const TABLES: [Table; 11] = [
     Table {
         name: "tokens",
         key: "sha256",
@@ -187,6 +187,7 @@ pub(super) const TABLES: [Table; 10] = [
         key: "id",
         columns: &[("at", Int), ("case_id", Text), ("kind", Text), ("subject", Text), ("detail", Text), ("count", Int), ("logged", Int)],
     },
+    Table { name: "published", key: "log", columns: &[("log", Text), ("size", Int), ("root", Bytes)] },
 ];
 
 /// One value of a row.

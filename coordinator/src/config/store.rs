@@ -123,6 +123,9 @@ impl StoreConfig {
         }
         self.check_lock()?;
         if self.kind == StoreKind::Local {
+            if !self.prefix.is_empty() {
+                return wrong("store.prefix", "is for a bucket or container: for a local store name another folder in store.path");
+            }
             return if self.path.as_os_str().is_empty() { wrong("store.path", "is empty: name a folder") } else { Ok(()) };
         }
         if self.kind != StoreKind::Azure && !self.account.is_empty() {
@@ -142,7 +145,7 @@ impl StoreConfig {
             return wrong("store.account", "is empty: name the storage account of the container");
         }
         if let Some(endpoint) = &self.endpoint {
-            check_endpoint(endpoint).map_err(|why| ("store.endpoint", why.to_owned()))?;
+            check_endpoint(endpoint, CREDENTIALS).map_err(|why| ("store.endpoint", why))?;
         }
         if self.endpoint.as_deref().is_some_and(|e| e.starts_with("http://")) && !self.dangerous_allow_http {
             return wrong(
@@ -182,18 +185,19 @@ impl StoreConfig {
     }
 }
 
+/// Where a store's credentials belong.
+pub const CREDENTIALS: &str = "credentials are access_key_id with secret_access_key_file, or credentials_file";
+
 /// An endpoint is shown in errors, logs, incidents and on `/ready`, so it may hold nothing that is a secret. The message does
-/// not show it.
-pub fn check_endpoint(endpoint: &str) -> Result<(), &'static str> {
+/// not show it; it ends with `instead`, which says where a secret belongs.
+pub fn check_endpoint(endpoint: &str, instead: &str) -> Result<(), String> {
     let expected = "is no address: expected https://HOST, with :PORT and a path where they are needed";
     let url = reqwest::Url::parse(endpoint).map_err(|_| expected)?;
     if !matches!(url.scheme(), "https" | "http") || url.host_str().unwrap_or_default().is_empty() {
-        return Err(expected);
+        return Err(expected.to_owned());
     }
     if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
-        return Err(
-            "holds a name, a password or a query beside the address, and would be shown: take it out; credentials are access_key_id with secret_access_key_file, or credentials_file",
-        );
+        return Err(format!("holds a name, a password or a query beside the address, and would be shown: take it out; {instead}"));
     }
     Ok(())
 }

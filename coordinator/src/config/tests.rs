@@ -146,6 +146,9 @@ fn errors_name_line_key_value_and_remedy() {
         ("[store]\nkind = \"s3\"\nbucket = \"b\"\nprefix = \"/x\"", ":4: ", "store.prefix: '/x'"),
         ("[store]\nkind = \"s3\"\nbucket = \"b\"\nprefix = \"..\"", ":4: ", "store.prefix: '..'"),
         ("[copy.store]\nkind = \"s3\"\nbucket = \"b\"\nprefix = \"/x\"", ":4: ", "copy.store.prefix: '/x'"),
+        ("[store]\nprefix = \"../x\"", ":2: ", "store.prefix: is for a bucket or container: for a local store name another folder"),
+        ("[store]\nkind = \"local\"\nprefix = \"a//b\"", ":3: ", "store.prefix: is for a bucket or container"),
+        ("[copy.store]\npath = \"other\"\nprefix = \"/x/\"", ":3: ", "copy.store.prefix: is for a bucket or container"),
         (
             "listen = \"127.0.0.1:1\"\n[http]\nlisten = \"127.0.0.1:1\"",
             ":3: ",
@@ -157,6 +160,7 @@ fn errors_name_line_key_value_and_remedy() {
         ("[certificates]\nagent_hours = 9999", ":2: ", "9999"),
         ("[audit]\nsyslog = \"tls://h:1\"", ":2: ", "audit.syslog: 'tls://h:1': expected udp://HOST:PORT"),
         ("[audit]\notlp = \"http://me:secret@h\"", ":2: ", "audit.otlp: holds a name, a password"),
+        ("[audit]\notlp = \"http://me:secret@h\"", ":2: ", "take it out; the collector is asked without credentials"),
         ("[audit]\notlp = \"http://h:4318/v1/logs\"", ":2: ", "audit.otlp: ends in /v1/logs, which is added to it"),
         ("[audit]\nmetrics_s = 0", ":2: ", "audit.metrics_s: 0 is out of range"),
         ("[prices]\ngib_month = \"cheap\"", ":2: ", "prices.gib_month: expected an amount"),

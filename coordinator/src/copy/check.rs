@@ -10,11 +10,22 @@ use crate::clock;
 use crate::store::check::{self as probing, CheckReport, State};
 use crate::store::{self, Kind, LockPolicy, Store, StoreError};
 
-/// A store that overwrites, holds another deployment, or is the first one, takes no copy. True when nothing was copied there yet.
+/// A store that overwrites, holds another deployment, is the first one, or is to lock and cannot, takes no copy. True when nothing was
+/// copied there yet.
+///
+/// # Errors
+/// As [`fit_for_copies`].
+pub(super) async fn takes_copies(first: &dyn Store, copy: &dyn Store) -> Result<bool, StoreError> {
+    let is_new = fit_for_copies(first, copy).await?;
+    store::can_lock(copy).await?;
+    Ok(is_new)
+}
+
+/// All of [`takes_copies`] but the lock. True when nothing was copied there yet.
 ///
 /// # Errors
 /// [`Kind::Denied`] when it takes none; otherwise as a store fails.
-pub(super) async fn fit_for_copies(first: &dyn Store, copy: &dyn Store) -> Result<bool, StoreError> {
+async fn fit_for_copies(first: &dyn Store, copy: &dyn Store) -> Result<bool, StoreError> {
     store::creates_only(copy).await?;
     // Each with its own remedy: by that what was told once is told apart.
     let unfit = |why: &str, remedy: &str| StoreError::new(Kind::Denied, format!("{} {why}", copy.describe()), remedy);
@@ -50,6 +61,15 @@ pub async fn check(report: &mut CheckReport, first: &dyn Store, copy: &dyn Store
         return report.add("copy", State::Missing, e.to_string(), away);
     }
     report.add_copy(probing::run(copy, lock, clock::now()).await);
+    // The same as at the start: into one that fails this nothing is copied.
+    if let Err(e) = store::can_lock(copy).await {
+        return report.add(
+            "copy",
+            State::Missing,
+            e.to_string(),
+            "make the copy's bucket or container lock (S3: Object Lock), or take 'lock' out of [copy.store]: docs/operations/stores.md",
+        );
+    }
     match lag(first, copy).await {
         Ok(lag) => {
             let remedy = "the copy is not what the store is: docs/operations/stores.md says what to do";

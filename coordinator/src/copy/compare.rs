@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use exhibit_evidence::Timestamp;
 use exhibit_evidence::key::PublicKey;
+use exhibit_evidence::layout;
 use exhibit_evidence::log::{Checkpoint, NOTE_BYTES_MAX};
 use exhibit_evidence::text::escape_bounded;
 
@@ -117,7 +118,10 @@ impl<'a> Differences<'a> {
             };
             let here = if order.is_le() { self.first.take() } else { None };
             let there = if order.is_ge() { self.copy.take() } else { None };
+            // What a deletion hides in the copy is put there again. What one hides in the store counts as gone there, though it is read.
+            let there = there.filter(|there| !self.copy.store.hides(&there.name));
             match (here, there) {
+                (Some(here), Some(there)) if self.first.store.hides(&here.name) => return Ok(Some(Difference::OnlyInCopy(there))),
                 (Some(here), None) if is_head(&here.name) => return Ok(Some(Difference::Head(here, None))),
                 (Some(here), None) => return Ok(Some(Difference::Missing(here))),
                 (None, Some(there)) => return Ok(Some(Difference::OnlyInCopy(there))),
@@ -214,6 +218,8 @@ async fn lag_below(folder: &str, first: &dyn Store, copy: &dyn Store, key: Optio
     let mut differences = Differences::below(folder, first, copy);
     while let Some(difference) = differences.next().await? {
         match difference {
+            // It is not copied, so nothing is behind for it.
+            Difference::Missing(entry) | Difference::Head(entry, None) if is_foreign(&entry.name) => {}
             Difference::Missing(entry) | Difference::Head(entry, None) => lag.add(&entry),
             Difference::Differs(..) => lag.differ = lag.differ.saturating_add(1),
             Difference::Head(entry, Some(size)) => match head_is(&entry, size, first, copy, key).await? {
@@ -302,6 +308,11 @@ async fn is_hidden(first: &dyn Store, name: &str) -> Result<bool, StoreError> {
         // Not every store lets its versions be listed; one that locks is told of by attestation then.
         Err(_) => Ok(false),
     }
+}
+
+/// True for what nobody of ours wrote into the store, by its name. It is not copied: it would be locked in the copy for the whole term.
+pub(super) fn is_foreign(name: &str) -> bool {
+    layout::parse(name).is_none()
 }
 
 /// A name for a message.

@@ -14,7 +14,7 @@ use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use super::Second;
-use super::compare::{Difference, Differences, Lag, shown};
+use super::compare::{Difference, Differences, Lag, is_foreign, shown};
 use super::failed::Failed;
 use super::heads::{Head, head_of};
 use super::known::Foreign;
@@ -144,6 +144,7 @@ impl<'a> Folder<'a> {
                     return Ok(false);
                 }
                 Some(Difference::Missing(entry)) if entry.size > COPIED_BYTES_MAX => self.too_large(&entry).await,
+                Some(Difference::Missing(entry) | Difference::Head(entry, None)) if is_foreign(&entry.name) => self.stranger(&entry).await,
                 Some(Difference::Missing(entry)) => {
                     if matches!(self.object(&entry.name), Some(CaseObject::Slot(n)) if n >= size) {
                         self.waiting.add(&entry);
@@ -191,6 +192,14 @@ impl<'a> Folder<'a> {
             "'{name}' has {size} bytes in the store, and nothing of ours more than {COPIED_BYTES_MAX}; it was not copied"
         ))
         .await;
+    }
+
+    async fn stranger(&self, entry: &Entry) {
+        let name = shown(&entry.name);
+        let what = format!(
+            "'{name}' is in the store, and nothing of ours has such a name; it is not copied (docs/operations/stores.md says what to do)"
+        );
+        self.tell("store-foreign", &what).await;
     }
 
     /// The folder's log; none of a folder that is no case's.

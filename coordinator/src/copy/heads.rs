@@ -4,7 +4,7 @@ use bytes::Bytes;
 use exhibit_evidence::layout::LogName;
 use exhibit_evidence::log::{Checkpoint, NOTE_BYTES_MAX};
 
-use super::compare::{Difference, Differences, read_head, shown};
+use super::compare::{Difference, Differences, is_foreign, read_head, shown};
 use super::failed::Failed;
 use super::folder::Folder;
 use crate::parts::Parts;
@@ -107,6 +107,9 @@ impl Folder<'_> {
         while let Some(difference) = differences.next().await? {
             // What only the copy has was looked at with the rest of the folder.
             let Difference::Head(entry, there) = difference else { continue };
+            if is_foreign(&entry.name) {
+                continue;
+            }
             if let Some(size) = there {
                 let (name, ours) = (shown(&entry.name), entry.size);
                 let what = format!("'{name}' had {size} bytes in the copy and {ours} in the store; it was replaced");

@@ -174,10 +174,11 @@ impl<'a> Copier<'a> {
         }
     }
 
-    /// Waits until the second store answers, and is one that takes a copy of this store.
+    /// Waits until the second store answers, and is one that takes a copy of this store. One that does not, because it cannot lock as it
+    /// is to for example, keeps no coordinator from starting, because evidence is in the first store; it is told at once.
     async fn reach(&mut self) {
         loop {
-            let fit = tokio::time::timeout(ANSWER_WITHIN, check::fit_for_copies(&*self.parts.store, &*self.second.store)).await;
+            let fit = tokio::time::timeout(ANSWER_WITHIN, check::takes_copies(&*self.parts.store, &*self.second.store)).await;
             let failed = match fit.unwrap_or_else(|_| Err(check::silent(&*self.second.store, ANSWER_WITHIN))) {
                 Ok(is_new) => return self.reached(is_new),
                 Err(e) => Failed::Store(e),

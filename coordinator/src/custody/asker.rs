@@ -2,7 +2,10 @@
 //! of a case's log do not see: here both are asked.
 
 use exhibit_evidence::Digest;
+use exhibit_evidence::dsse::Envelope;
+use exhibit_evidence::id::OrderId;
 use exhibit_evidence::key::KeyId;
+use exhibit_evidence::record::{Predicate as _, Revocation};
 use exhibit_evidence::text::escape_bounded;
 
 use crate::ledger::View;
@@ -17,6 +20,30 @@ fn revoked(parts: &Parts, view: &View, record: &Digest) -> Option<(KeyId, String
     }
     let name = view.key_ring().holder(key).map_or_else(|| "somebody".to_owned(), |(name, ..)| escape_bounded(name, 200));
     Some((key, name))
+}
+
+/// Why nobody can approve an order that waits: the key that gave it was revoked. `None` while somebody can, and where the catalog's copy
+/// of the order cannot be read; what an approval would be refused for is [`require_asker`]'s.
+///
+/// # Errors
+/// When the catalog does not answer.
+pub(crate) async fn unapprovable(parts: &Parts, order: &OrderId) -> Result<Option<String>> {
+    let kept = parts.catalog.order(order.clone()).await?;
+    let envelope = kept.and_then(|row| Envelope::parse(&row.envelope).ok());
+    Ok(envelope.and_then(|envelope| given_by_nobody(parts, order, envelope.keyid())))
+}
+
+fn given_by_nobody(parts: &Parts, order: &OrderId, key: KeyId) -> Option<String> {
+    let view = parts.deployment_log.view();
+    if view.key_ring().holder(key).is_some() {
+        return None;
+    }
+    let revocation = view.entries().iter().find(|e| e.kind == Revocation::TYPE && e.key == Some(key));
+    let record = revocation.map_or_else(String::new, |e| format!(" (record {} of the deployment's log)", e.n));
+    Some(format!(
+        "can be approved by nobody: the key that gave it was revoked{record}; order again: exhibit cancel --order {order} --reason '...', \
+         then exhibit collect"
+    ))
 }
 
 /// Refuses the approval of a disposal or an order whose asker's key is revoked by now.

@@ -12,10 +12,12 @@ use exhibit_evidence::Digest;
 use exhibit_evidence::custody::{Breach, Fate, Rule};
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::id::CollectionId;
+use exhibit_evidence::key::KeyId;
 use exhibit_evidence::record::{Record, Role};
 use exhibit_evidence::text::escape_bounded;
 use exhibit_evidence::{CaseId, Timestamp};
 
+pub(crate) use asker::unapprovable;
 pub use destroy::{Condemned, finish_due, recover};
 pub(crate) use destroy::{Standstill, standstill};
 
@@ -86,11 +88,8 @@ pub async fn submit(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Re
             "the record is dated {at}, more than {CLOCK_AHEAD_S_MAX} s ahead of the coordinator's clock ({now}); set the clock of the machine that signed it"
         )));
     }
-    if let Record::Release(p) = &record
-        && !parts.rights_of(&p.to).in_case(&case).contains(&Role::Custodian)
-    {
-        let (to, how) = (escape_bounded(&p.to, 200), authz::how_to_allow(&p.to, &[Role::Custodian], &case));
-        return Err(Problem::invalid(format!("to: {to} is no custodian in case {case}; an admin gives the role: {how}")));
+    if let Record::Release(p) = &record {
+        require_recipient(parts, (caller, envelope.keyid()), &p.to, &case)?;
     }
     parts.ledgers.ensure_enrolled(&case, &[envelope.keyid()]).await?;
     let ledger = parts.ledgers.case(&case).await?;
@@ -123,6 +122,30 @@ pub async fn submit(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Re
         _ => None,
     };
     Ok(Submitted { n, log_size: ledger.size(), certificate })
+}
+
+/// Custody is offered to nobody who could not accept it. Whoever mistyped a name hears that it is nobody's, and who could be meant.
+fn require_recipient(parts: &Parts, (caller, key): (&str, KeyId), to: &str, case: &CaseId) -> Result<()> {
+    if parts.rights_of(to).in_case(case).contains(&Role::Custodian) {
+        return Ok(());
+    }
+    let shown = escape_bounded(to, 200);
+    let (is_somebody, was_somebody) = {
+        let view = parts.deployment_log.view();
+        (!view.key_ring().keys_of(to).is_empty(), view.key_ring().knows(to))
+    };
+    if is_somebody {
+        let how = authz::how_to_allow(to, &[Role::Custodian], case);
+        return Err(Problem::invalid(format!("to: {shown} is no custodian in case {case}; an admin gives the role: {how}")));
+    }
+    let what = if was_somebody { format!("every key of {shown} was revoked") } else { format!("nobody is enrolled as {shown}") };
+    let mut others = parts.people_with(&[Role::Custodian]);
+    others.retain(|(name, _)| name != caller);
+    let who = authz::who_has_it(case, &[Role::Custodian], &parts.rights_of_key(caller, key), &others);
+    Err(Problem::invalid(format!(
+        "to: {what}: check the name; whoever accepts custody needs role custodian in case {case}{who}; somebody new comes in with \
+         'exhibit person request', and an admin's 'exhibit person enroll REQUEST --role custodian --case {case} --out ANSWER'"
+    )))
 }
 
 /// True to the rules, and by the coordinator's own clock for what must not come too early: a signer could date it later. What is
@@ -187,7 +210,8 @@ pub(crate) fn is_disposed_of(ledger: &Ledger, collection: &CollectionId) -> bool
     ledger.view().custody().fate(collection) != Fate::Kept
 }
 
-/// Refuses collections that were destroyed, or are about to be.
+/// Refuses collections that were destroyed, or are about to be. One of which nothing was ever received was not, whatever certificate
+/// names it.
 ///
 /// # Errors
 /// [`Kind::NotFound`] with the record that says so.
@@ -195,7 +219,7 @@ pub(crate) async fn require_kept<'a>(parts: &Parts, case: &CaseId, collections: 
     let ledger = parts.ledgers.case(case).await?;
     let view = ledger.view();
     for id in collections {
-        let Some(gone) = view.custody().disposal_of(id) else { continue };
+        let Some(gone) = view.custody().disposal_of(id).filter(|_| view.custody().received(id)) else { continue };
         let (asked, approved) = (escape_bounded(&gone.requested_by, 200), escape_bounded(&gone.approved_by, 200));
         let who = format!("asked for by {asked}, approved by {approved}");
         let record = |digest: &Digest| view.find(digest).map_or_else(|| digest.to_string(), |n| format!("{n} ({digest})"));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::id::{CaseId, CollectionId, OrderId};
+use exhibit_evidence::key::KeyId;
 use exhibit_evidence::layout::StreamNumber;
 use exhibit_evidence::record::{KeyRing, Order, Record, TrustError, roles_to_sign};
 use exhibit_evidence::text::escape_bounded;
@@ -75,17 +76,18 @@ async fn verify(parts: &Parts, caller: &str, envelope: &Envelope) -> Result<Orde
 pub fn not_signed(field: &str, ring: &KeyRing, (caller, envelope): (&str, &Envelope), e: &TrustError) -> Problem {
     let way = match (e, Record::from_payload(envelope.unverified_payload())) {
         // The signature was found good before the role was looked at.
-        (TrustError::NotAuthorized { signer, .. }, Ok(record)) if signer == caller => way_in(ring, caller, &record),
+        (TrustError::NotAuthorized { signer, .. }, Ok(record)) if signer == caller => way_in(ring, (caller, envelope.keyid()), &record),
         _ => String::new(),
     };
     Problem::new(Kind::Denied, format!("{field}{e}{way}"))
 }
 
 /// Nothing where it is not the role that is missing.
-fn way_in(ring: &KeyRing, caller: &str, record: &Record) -> String {
+fn way_in(ring: &KeyRing, (caller, key): (&str, KeyId), record: &Record) -> String {
     let needed = roles_to_sign(record);
     let Some(case) = record.case().filter(|_| !needed.is_empty()) else { return String::new() };
-    let has = ring.rights_of(caller).in_case(case);
+    let rights = ring.rights_of_key(key);
+    let has = rights.in_case(case);
     if needed.iter().any(|role| has.contains(role)) {
         return String::new();
     }
@@ -94,7 +96,8 @@ fn way_in(ring: &KeyRing, caller: &str, record: &Record) -> String {
         let how = authz::how_to_allow_everywhere(caller, needed);
         return format!(": opening a case needs role responder without a limit to cases; an admin gives it: {how}");
     }
-    format!(" (case {case}); an admin gives the role: {}", authz::how_to_allow(caller, needed, case))
+    let who = authz::who_has_it(case, needed, &rights, &authz::people_with(ring, needed));
+    format!(" (case {case}{who}); an admin gives the role: {}", authz::how_to_allow(caller, needed, case))
 }
 
 async fn check_case(parts: &Parts, order: &Order) -> Result<()> {

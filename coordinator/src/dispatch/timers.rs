@@ -41,6 +41,8 @@ pub async fn run_timers(parts: Arc<Parts>, mut stop: tokio::sync::watch::Receive
         }
         count = count.wrapping_add(1);
         crate::attest::tell_troubles(&parts).await;
+        crate::incidents::tell_refused_logs(&parts).await;
+        crate::incidents::tell_log_news(&parts).await;
         if count.is_multiple_of(FINISHED_EVERY_TICKS) {
             crate::custody::finish_due(&parts);
         }

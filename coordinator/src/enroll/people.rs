@@ -11,6 +11,7 @@ use super::issue_problem;
 use crate::clock;
 use crate::ledger::{self, LedgerError};
 use crate::parts::Parts;
+use crate::party;
 use crate::problem::{Kind, Problem, Result};
 
 /// Enrols a person's key, or adds to its rights; with a request, issues a certificate. Gives the enrolments that lead to the key.
@@ -41,7 +42,8 @@ pub async fn enroll(parts: &Parts, by: &str, envelope: &Envelope, tls_csr: &[u8]
         return Err(Problem::invalid("tls_csr: this key is new, so the person needs a certificate as well"));
     }
     // The certificate first: it is made in memory, and a bad request must not leave a record.
-    let issue = || parts.issuing.authority.issue_client(tls_csr, &name, PERSON_LIFE, clock::now()).map_err(issue_problem);
+    let person = (&name, p.key.id());
+    let issue = || parts.issuing.authority.issue_person(tls_csr, person, PERSON_LIFE, clock::now()).map_err(issue_problem);
     let certificate = if tls_csr.is_empty() { None } else { Some(issue()?) };
     log.append(vec![envelope.clone()]).await?;
     tracing::warn!(person = %name, roles = ?p.roles, limited = p.cases.is_some(), by = %escape_bounded(by, 200), "person enrolled");
@@ -65,8 +67,8 @@ async fn check_cases(parts: &Parts, p: &Enrolment) -> Result<()> {
     Ok(())
 }
 
-/// Takes a signed revocation of a person's key: nothing that it signs is accepted any more, and a name without keys is cut off. The
-/// key of the last admin is not revoked here: nobody could enrol anybody afterwards without the root key.
+/// Takes a signed revocation of a person's key: nothing that it signs is accepted any more, and whoever is connected with its
+/// certificate is cut off; other keys of the name go on. The key of the last admin is not revoked here: nobody could enrol anybody afterwards without the root key.
 ///
 /// Order of writes: (1) the record in the deployment's log; (2) the connections. Repeating it is success.
 ///
@@ -93,9 +95,7 @@ pub async fn revoke(parts: &Parts, by: &str, envelope: &Envelope) -> Result<Stri
     })
     .await?;
     let Some(name) = name else { return Ok(String::new()) };
-    if log.key_ring().keys_of(&name).is_empty() {
-        parts.disconnect_everywhere(&name);
-    }
+    parts.disconnect_everywhere(&party::known_by(&name, key));
     tracing::warn!(person = %escape_bounded(&name, 200), key = %p.key, by = %escape_bounded(by, 200), "a person's key was revoked");
     Ok(name)
 }

@@ -1,6 +1,7 @@
 //! Which incidents are worth a row and a log line: some of each kind about a subject in a minute, and then how many of the
 //! same came since. A peer that repeats itself must fill neither the catalog nor the log.
 
+mod logs;
 mod names;
 mod records;
 
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub use logs::{keep_refused_logs, tell_log_news, tell_refused_logs};
 pub use records::{Recorded, record};
 
 /// Length of the window in which incidents of a kind about a subject are counted.

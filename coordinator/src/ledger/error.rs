@@ -64,12 +64,29 @@ impl LedgerError {
         )
     }
 
+    /// Under the name of the next record, or of a tile, lies what somebody else put there, and it cannot be written past.
+    pub(super) fn squatted(folder: &str, object: impl fmt::Display, why: impl fmt::Display, remedy: &str) -> Self {
+        Self::new(
+            Kind::Damaged,
+            format!(
+                "the log '{folder}' cannot go on: in the place of {object} lies what is none of this deployment's: {why} (this is an incident: \
+                 keep a copy of it, {remedy}, and repeat the call; docs/operations/stores.md says more)"
+            ),
+        )
+    }
+
     /// What to do about it.
     #[must_use]
     pub const fn kind(&self) -> Kind {
         self.kind
     }
 }
+
+/// What helps against a squat where nothing can be written on top of it.
+pub(super) const TAKE_AWAY: &str = "take it away";
+/// What helps where a policy lets nothing be written on top of it.
+pub(super) const LET_OVER: &str =
+    "put deploy/policies/s3-squat.json in force until the log went on, or remove that version with the bucket owner's credentials";
 
 impl fmt::Display for LedgerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -80,7 +97,7 @@ impl fmt::Display for LedgerError {
 impl std::error::Error for LedgerError {}
 
 impl From<CatalogError> for LedgerError {
-    /// Of the catalog a log needs nothing but the right to be added to, which is asked for again.
+    /// Of the catalog a log needs the right to be added to and the newest head that is known; both are asked for again.
     fn from(e: CatalogError) -> Self {
         Self::new(Kind::Retry, e.to_string())
     }

@@ -10,16 +10,18 @@ use exhibit_evidence::Digest;
 use exhibit_evidence::dsse::{ENVELOPE_BYTES_MAX, Envelope};
 use exhibit_evidence::id::{CollectionId, OrderId};
 use exhibit_evidence::layout::{LogName, StreamNumber};
-use exhibit_evidence::log::{Checkpoint, NOTE_BYTES_MAX};
+use exhibit_evidence::log::Checkpoint;
 use exhibit_evidence::record::{KeyRing, Record};
-use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::sync::broadcast;
 
+use super::heads::{self, Heads};
+use super::news::HEAD;
+use super::opening::{self, Opened};
 use super::view::Place;
-use super::{Entry, Head, Keys, Kind, LedgerError, RECORDS_MAX, View};
+use super::{Entry, Head, Keys, Kind, Known, LedgerError, RECORDS_MAX, View};
 use crate::audit::Audit;
 use crate::replica::{Lease, Leases, Notice};
-use crate::store::{self, Payload, Protection, Store, list_all};
+use crate::store::{Protection, Store, history};
 
 /// Reads in flight while a log is opened: hides the round trips of a remote store within 16 x 64 KiB of memory.
 pub(super) const READS_IN_FLIGHT: usize = 16;
@@ -31,6 +33,12 @@ const RIGHT_WAIT: Duration = Duration::from_secs(75);
 /// The name of the right to add to a log.
 fn right_to(name: &LogName) -> String {
     format!("log:{}", name.folder())
+}
+
+/// True when no other coordinator added to a log since it had `size` records; false when that is not known.
+pub(super) async fn is_as_known(leases: &Leases, name: &LogName, size: u64) -> Result<bool, LedgerError> {
+    let Some(peers) = leases.peers() else { return Ok(true) };
+    Ok(peers.mark(right_to(name)).await?.is_some_and(|known| known <= size))
 }
 
 /// Held by the one task, of all coordinators, that adds to a log.
@@ -72,38 +80,52 @@ pub(super) struct Inner {
     grown: broadcast::Sender<LogName>,
     /// Told each record that this process added.
     audit: Audit,
+    /// What is known of all logs, beside the store.
+    pub(super) known: Arc<Known>,
+    /// Size of the newest head that is known there.
+    noted: AtomicU64,
+}
+
+/// What a log of a coordinator has around it.
+#[derive(Debug)]
+pub(super) struct Around {
+    pub(super) leases: Arc<Leases>,
+    pub(super) grown: broadcast::Sender<LogName>,
+    pub(super) audit: Audit,
+    pub(super) known: Arc<Known>,
 }
 
 impl Ledger {
-    /// Opens a log and brings it in order, whatever an earlier process left:
+    /// Opens a log and brings it in order, whatever an earlier process or somebody else left:
     ///
-    /// 1. list the slots: they must be 0, 1, 2, ... without a hole and nothing else
-    /// 2. read the checkpoint; its signature must be this deployment's log key's
+    /// 1. list the slots: they must be 0, 1, 2, ... without a hole. What a deletion hides of them is among them. What else lies there is
+    ///    an incident, and only where the store keeps and locks versions it is written past
+    /// 2. read the checkpoint; its signature must be this deployment's log key's. Where the store keeps versions the one of most records
+    ///    counts, whatever lies on top of it
     /// 3. read every slot, verify it under the keys enrolled before it, add it to the tree; at the checkpoint's size
-    ///    the root must be the checkpoint's
+    ///    the root must be the checkpoint's. Of several versions the oldest counts that can be the record of its place
     /// 4. tiles that the checkpoint promises and that are gone, or were never made, are made again from the slots
     /// 5. slots after the checkpoint (a process died between slot and checkpoint): publish tiles and a checkpoint over them
-    ///    with the same call that [`Ledger::append`] ends with
+    ///    with the same call that [`Ledger::append`] ends with, which also puts the newest head on top again
     ///
     /// An empty log is opened without writing anything. `known` is a head that was seen before by other means (a
-    /// catalog, a backup), and so are those that witnesses cosigned: a log that does not continue them was rolled back.
+    /// catalog, a backup), and so are those that witnesses cosigned: a log that does not continue them was rolled back, and
+    /// nothing is written to it.
     ///
     /// # Errors
     /// [`Kind::Damaged`] when slots are missing, altered or not to be trusted; the store's errors otherwise.
     pub async fn open(store: Arc<dyn Store>, name: LogName, keys: Arc<Keys>, known: Option<Head>) -> Result<Self, LedgerError> {
-        Self::read_all(store, name, keys, known, (Leases::of_one(), broadcast::Sender::new(1), Audit::default())).await
+        let (leases, grown) = (Leases::of_one(), broadcast::Sender::new(1));
+        let around = Around { leases, grown, audit: Audit::default(), known: Arc::default() };
+        Self::read_all(store, name, keys, known, around).await
     }
 
     /// [`Ledger::open`] among other coordinators, of which none may add to the log meanwhile, with somebody who is told when it grows.
-    pub(super) async fn open_among(
-        store: Arc<dyn Store>,
-        name: LogName,
-        keys: Arc<Keys>,
-        leases: Arc<Leases>,
-        (grown, audit): (broadcast::Sender<LogName>, Audit),
-    ) -> Result<Self, LedgerError> {
-        let right = leases.alone(&right_to(&name), RIGHT_WAIT).await?;
-        let ledger = Self::read_all(store, name, keys, None, (leases, grown, audit)).await?;
+    pub(super) async fn open_among(store: Arc<dyn Store>, name: LogName, keys: Arc<Keys>, around: Around) -> Result<Self, LedgerError> {
+        let right = around.leases.alone(&right_to(&name), RIGHT_WAIT).await?;
+        // Before the store is looked at: what another coordinator publishes meanwhile is there before it is known.
+        let known = around.known.head(&name).await?;
+        let ledger = Self::read_all(store, name, keys, known, around).await?;
         right.give(Some(ledger.size())).await;
         Ok(ledger)
     }
@@ -113,37 +135,22 @@ impl Ledger {
         name: LogName,
         keys: Arc<Keys>,
         known: Option<Head>,
-        (leases, grown, audit): (Arc<Leases>, broadcast::Sender<LogName>, Audit),
+        Around { leases, grown, audit, known: all_known }: Around,
     ) -> Result<Self, LedgerError> {
-        let folder = name.folder();
-        let slots = count_slots(&*store, &name).await?;
-        let checkpoint = read_checkpoint(&*store, &name, &keys).await?;
-        let mut marks: Vec<Head> = checkpoint.iter().map(|c| Head { size: c.size, root: c.root }).chain(known).collect();
-        marks.extend(super::witness::newest_cosigned(&*store, &name, &keys).await?);
-        marks.sort_by_key(|m| m.size);
-        if let Some(newest) = marks.last().filter(|m| m.size > slots) {
-            let what = format!("it had {} records and now has {slots}", newest.size);
-            return Err(LedgerError::incident(&folder, what));
-        }
-        let mut view = View::new(KeyRing::new(&keys.anchor));
-        let mut reads = futures::stream::iter(0..slots)
-            .map(|n| {
-                let (store, slot) = (Arc::clone(&store), name.slot(n));
-                async move { store.get(&slot, ENVELOPE_BYTES_MAX as u64).await.map_err(LedgerError::from) }
-            })
-            .buffered(READS_IN_FLIGHT);
-        while let Some(bytes) = reads.try_next().await? {
-            let n = view.size();
-            let envelope = Envelope::parse(&bytes).map_err(|e| LedgerError::incident(&folder, format!("record {n}: {e}")))?;
-            view.take(&envelope).map_err(|e| LedgerError::incident(&folder, format!("record {n}: {e}")))?;
-            if marks.iter().any(|m| m.size == view.size() && m.root != view.head().root) {
-                return Err(LedgerError::incident(&folder, format!("the first {} records are not those that were signed", view.size())));
-            }
-        }
-        drop(reads);
-        let published = AtomicU64::new(checkpoint.map_or(0, |c| c.size));
-        let inner =
-            Inner { store, keys, name, writer: tokio::sync::Mutex::new(()), view: RwLock::new(view), leases, published, grown, audit };
+        let Opened { view, published } = Box::pin(opening::read(&store, &name, &keys, (known, &*all_known))).await?;
+        let inner = Inner {
+            store,
+            keys,
+            name,
+            writer: tokio::sync::Mutex::new(()),
+            view: RwLock::new(view),
+            leases,
+            published: AtomicU64::new(published),
+            grown,
+            audit,
+            known: all_known,
+            noted: AtomicU64::new(known.map_or(0, |known| known.size)),
+        };
         let ledger = Self { inner: Arc::new(inner) };
         ledger.inner.tell_custody();
         ledger.inner.restore_tiles().await?;
@@ -174,7 +181,11 @@ impl Ledger {
         let inner = Arc::clone(&self.inner);
         // Its own task: a caller that goes away must not leave a checkpoint in flight that lands after a newer one.
         let work = tokio::spawn(async move {
-            let alone = inner.alone().await?;
+            let alone = inner.alone().await;
+            if alone.is_err() {
+                inner.known.note_use(&inner.name, &alone);
+            }
+            let alone = alone?;
             let written = loop {
                 let built = build(&inner.view());
                 let written = match built {
@@ -187,6 +198,7 @@ impl Ledger {
                 }
             };
             inner.done(alone, written.is_ok()).await;
+            inner.known.note_use(&inner.name, &written);
             written
         });
         work.await.unwrap_or_else(|e| Err(LedgerError::new(Kind::Bug, format!("the writer of a log ended badly: {e}"))))
@@ -211,11 +223,7 @@ impl Ledger {
         let entry = self
             .entry(n)
             .ok_or_else(|| LedgerError::new(Kind::Bug, format!("the log '{}' has no record {n}", self.inner.name.folder())))?;
-        let envelope = self.inner.read_slot(n).await?;
-        if envelope.digest() != entry.digest {
-            return Err(LedgerError::incident(&self.inner.name.folder(), format!("record {n} was altered")));
-        }
-        Ok(envelope)
+        self.inner.read_record(n, entry.digest).await
     }
 
     /// Reads the record with this digest; `None` when it is not in the log.
@@ -338,6 +346,12 @@ impl Ledger {
         self.inner.refresh().await
     }
 
+    /// True when its opening would find nothing left to do: its head is published, and the catalog knows that.
+    pub(super) fn is_settled(&self) -> bool {
+        let size = self.size();
+        self.inner.published() >= size && self.inner.noted.load(Ordering::Acquire) >= size
+    }
+
     /// True while somebody besides the registry holds this log or writes to it.
     pub(super) fn is_in_use(&self) -> bool {
         Arc::strong_count(&self.inner) > 1
@@ -385,6 +399,7 @@ impl Inner {
     /// Waits until this task alone may add to the log, here and among all coordinators, and reads what others added.
     pub(super) async fn alone(&self) -> Result<Alone<'_>, LedgerError> {
         let here = self.writer.lock().await;
+        self.known.check(&self.name)?;
         let right = self.leases.alone(&right_to(&self.name), RIGHT_WAIT).await?;
         if right.is_shared_out() && (right.mark() != Some(self.view().size()) || self.published() < self.view().size()) {
             self.catch_up().await?;
@@ -402,34 +417,43 @@ impl Inner {
     /// `writer`. True when there were any.
     async fn catch_up(&self) -> Result<bool, LedgerError> {
         let before = self.view().size();
-        loop {
-            let n = self.view().size();
-            match self.store.get(&self.name.slot(n), ENVELOPE_BYTES_MAX as u64).await {
-                Ok(bytes) => {
-                    let envelope =
-                        Envelope::parse(&bytes).map_err(|e| LedgerError::incident(&self.name.folder(), format!("record {n}: {e}")))?;
-                    self.take(n, &envelope)?;
-                }
-                Err(e) if e.kind() == store::Kind::NotFound => break,
-                Err(e) => return Err(e.into()),
-            }
-        }
+        while self.take_next().await? {}
         let grew = self.view().size() > before;
         if grew {
             self.tell_custody();
         }
-        let Some(checkpoint) = read_checkpoint(&*self.store, &self.name, &self.keys).await? else { return Ok(grew) };
+        let Some(newest) = self.newest_head().await? else { return Ok(grew) };
         // Slots that were added since the last look are read the next time.
-        let root = self.view().root_at(checkpoint.size);
-        if root.is_some_and(|root| root != checkpoint.root) {
-            let what = format!("the first {} records are not those that were signed", checkpoint.size);
+        let root = self.view().root_at(newest.size);
+        if root.is_some_and(|root| root != newest.root) {
+            let what = format!("the first {} records are not those that were signed", newest.size);
             return Err(LedgerError::incident(&self.name.folder(), what));
         }
-        if root.is_some() {
-            self.published.store(checkpoint.size, Ordering::Release);
-            self.view.write().unwrap_or_else(PoisonError::into_inner).tiles_are_stored(checkpoint.size);
+        if root.is_some() && newest.size > self.published() {
+            self.published.store(newest.size, Ordering::Release);
+            self.view.write().unwrap_or_else(PoisonError::into_inner).tiles_are_stored(newest.size);
         }
         Ok(grew)
+    }
+
+    /// The newest head in the store: the one that a reader gets, unless something was put on top of it. Then that is told, and the next
+    /// head is written on top of it.
+    async fn newest_head(&self) -> Result<Option<Head>, LedgerError> {
+        let top = heads::read(&*self.store, &self.name, &self.keys).await;
+        let is_older = match &top {
+            Ok(top) => top.as_ref().map_or(0, |top| top.size) < self.published(),
+            Err(e) => e.kind() == Kind::Damaged,
+        };
+        if !is_older || !history::is_kept(&*self.store) {
+            return Ok(top?.map(|top| Head { size: top.size, root: top.root }));
+        }
+        let slots = self.view().size();
+        let heads = Box::pin(Heads::look(&*self.store, &self.name, &self.keys, slots)).await?;
+        let wrong = heads.wrong(&|size| self.view().root_at(size));
+        if !wrong.is_empty() {
+            self.known.news().tell(&self.name, HEAD, heads::words(&self.name, &wrong));
+        }
+        Ok(heads.newest())
     }
 
     /// Reads what other coordinators added, where they may have.
@@ -477,29 +501,18 @@ impl Inner {
         Ok(new)
     }
 
-    /// Writes the next slot; false when another record is there, which is part of the log now.
-    async fn write_slot(&self, envelope: &Envelope) -> Result<bool, LedgerError> {
-        let content = Bytes::copy_from_slice(envelope.as_bytes());
-        let n = self.view().size();
-        match self.store.put_new(&self.name.slot(n), Payload::from(content), envelope.digest()).await {
-            Ok(_) => {
-                self.take(n, envelope)?;
-                if let Some(entry) = self.view().entry(n) {
-                    self.audit.recorded(&self.name, entry, envelope);
-                }
-                Ok(true)
-            }
-            Err(e) if e.kind() == store::Kind::Conflict => {
-                let there = self.read_slot(n).await?;
-                self.take(n, &there)?;
-                tracing::info!(log = %self.name.folder(), n, "a record was there that this process did not know of");
-                Ok(false)
-            }
-            Err(e) => Err(e.into()),
+    pub(super) fn tell_recorded(&self, n: u64, envelope: &Envelope) {
+        if let Some(entry) = self.view().entry(n) {
+            self.audit.recorded(&self.name, entry, envelope);
         }
     }
 
-    fn take(&self, n: u64, envelope: &Envelope) -> Result<(), LedgerError> {
+    /// Takes what lies in the next slot, if it can be the record of it.
+    pub(super) fn take_own(&self, envelope: &Envelope) -> Result<(), String> {
+        self.view.write().unwrap_or_else(PoisonError::into_inner).take_own(&self.name, envelope).map(|_| ())
+    }
+
+    pub(super) fn take(&self, n: u64, envelope: &Envelope) -> Result<(), LedgerError> {
         let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
         view.take(envelope).map(|_| ()).map_err(|e| LedgerError::incident(&self.name.folder(), format!("record {n}: {e}")))
     }
@@ -520,11 +533,35 @@ impl Inner {
     }
 
     /// Publishes tiles and then a checkpoint over everything that is in the log, unless that was done.
+    ///
+    /// Order: 1. the tiles; 2. the checkpoint; 3. the catalog knows the head. Each begins when the one before is durable, and slots are so
+    /// before all of them, so the catalog never knows of a record that an honest store has not: died before 3, it knows less, and is told
+    /// when the log is opened again. It is a step of its own and no part of giving back the right, because marks need not survive the
+    /// loss of power and this has to.
     async fn publish(&self) -> Result<(), LedgerError> {
         let head = self.view().head();
-        if self.published() >= head.size {
-            return Ok(());
+        if self.published() < head.size {
+            self.publish_head(head).await?;
         }
+        self.note(head).await;
+        Ok(())
+    }
+
+    /// Tells the catalog how long the log is. That it does not hear it now is no error: the record is in the log, and the next one, or
+    /// the next opening, tells it.
+    async fn note(&self, head: Head) {
+        if self.noted.load(Ordering::Acquire) >= head.size {
+            return;
+        }
+        match self.known.keep(&self.name, head).await {
+            Ok(()) => self.noted.store(head.size, Ordering::Release),
+            Err(error) => {
+                tracing::warn!(log = %self.name.folder(), %error, "the catalog does not know yet how long a log is; it is told with the next record");
+            }
+        }
+    }
+
+    async fn publish_head(&self, head: Head) -> Result<(), LedgerError> {
         self.write_tiles(head.size).await?;
         let checkpoint = Checkpoint { origin: self.name.origin(&self.keys.anchor.deployment), size: head.size, root: head.root };
         self.store.put_head(&self.name.checkpoint(), Bytes::from(checkpoint.sign(&self.keys.log))).await?;
@@ -538,31 +575,4 @@ impl Inner {
 
 fn taken(record: &Record) -> LedgerError {
     LedgerError::new(Kind::Conflict, format!("another {} record is in the log in this one's place", record.type_name()))
-}
-
-async fn count_slots(store: &dyn Store, name: &LogName) -> Result<u64, LedgerError> {
-    let folder = name.folder();
-    let listed = list_all(store, &format!("{folder}/seq"), RECORDS_MAX as usize).await?;
-    for (n, entry) in listed.iter().enumerate() {
-        if entry.name != name.slot(n as u64) {
-            let found = exhibit_evidence::text::escape_bounded(&entry.name, 200);
-            return Err(LedgerError::incident(&folder, format!("where record {n} is expected there is '{found}'")));
-        }
-    }
-    Ok(listed.len() as u64)
-}
-
-async fn read_checkpoint(store: &dyn Store, name: &LogName, keys: &Keys) -> Result<Option<Checkpoint>, LedgerError> {
-    let folder = name.folder();
-    let bytes = match store.get(&name.checkpoint(), NOTE_BYTES_MAX as u64).await {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == store::Kind::NotFound => return Ok(None),
-        Err(e) => return Err(e.into()),
-    };
-    let checkpoint = Checkpoint::verify(&bytes, &keys.log.public()).map_err(|e| LedgerError::incident(&folder, e))?;
-    if checkpoint.origin != name.origin(&keys.anchor.deployment) {
-        let origin = exhibit_evidence::text::escape_bounded(&checkpoint.origin, 200);
-        return Err(LedgerError::incident(&folder, format!("its checkpoint is that of another log, '{origin}'")));
-    }
-    Ok(Some(checkpoint))
 }

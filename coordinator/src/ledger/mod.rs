@@ -8,12 +8,19 @@
 //! ```
 //!
 //! Trust: the slots are as good as their signatures, the checkpoint commits to all of them. Whoever owns the store can
-//! withhold the newest records of a log that nobody else has seen; they cannot alter, reorder or drop any other.
+//! withhold the newest records of a log that nobody else has seen; they cannot alter, reorder or drop any other. The catalog has
+//! seen each published head ([`Known`]), a witness those that it cosigned.
 
+mod brief;
 mod error;
+mod heads;
+mod known;
 mod log;
+mod news;
+mod opening;
 mod proofs;
 mod registry;
+mod slots;
 mod tiles;
 mod view;
 mod witness;
@@ -22,8 +29,12 @@ use exhibit_evidence::anchor::Anchor;
 use exhibit_evidence::key::SigningKey;
 use exhibit_evidence::log::WitnessKey;
 
+pub use brief::{Brief, Gone};
 pub use error::{Kind, LedgerError};
+pub use known::Known;
 pub use log::Ledger;
+pub use news::{DAMAGED, HEAD, News, Newsdesk, SQUATTED};
+pub use opening::settle;
 pub use proofs::{Proof, ProofOf};
 pub use registry::{LOGS_OPEN_MAX, Ledgers};
 pub use view::{Entry, Head, View};

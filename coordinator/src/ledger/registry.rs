@@ -12,7 +12,9 @@ use exhibit_evidence::layout::LogName;
 use exhibit_evidence::record::{Enrolment, Predicate as _, Record};
 use tokio::sync::{Mutex, OnceCell, broadcast};
 
-use super::{Keys, Kind, Ledger, LedgerError};
+use super::brief::{Brief, Briefs};
+use super::log::{Around, is_as_known};
+use super::{Keys, Kind, Known, Ledger, LedgerError};
 use crate::audit::Audit;
 use crate::replica::Leases;
 use crate::store::Store;
@@ -30,10 +32,40 @@ const CHAIN_LINKS_MAX: usize = 8;
 pub struct Ledgers {
     store: Arc<dyn Store>,
     keys: Arc<Keys>,
-    open: Mutex<HashMap<LogName, Arc<OnceCell<Ledger>>>>,
+    logs: Mutex<Logs>,
     leases: Arc<Leases>,
     grown: broadcast::Sender<LogName>,
     audit: Audit,
+    known: Arc<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Logs {
+    open: HashMap<LogName, Arc<OnceCell<Ledger>>>,
+    /// Of logs that were open; of none that is.
+    closed: Briefs,
+}
+
+impl Logs {
+    /// The place of a log among those that are open. Where that would be too many, those that nobody uses just now are closed.
+    fn place(&mut self, name: &LogName) -> Arc<OnceCell<Ledger>> {
+        if let Some(cell) = self.open.get(name) {
+            return Arc::clone(cell);
+        }
+        if self.open.len() >= LOGS_OPEN_MAX {
+            let closed = &mut self.closed;
+            self.open.retain(|_, cell| {
+                // A log that is held anywhere stays: a second handle beside it would race for its checkpoint.
+                let stays = Arc::strong_count(cell) > 1 || cell.get().is_some_and(Ledger::is_in_use);
+                if let Some(ledger) = cell.get().filter(|_| !stays) {
+                    closed.keep(ledger);
+                }
+                stays
+            });
+        }
+        self.closed.forget(name);
+        Arc::clone(self.open.entry(name.clone()).or_default())
+    }
 }
 
 /// Names of grown logs that wait for a slow listener, who then has to look at all logs: about 100 bytes each.
@@ -43,13 +75,21 @@ impl Ledgers {
     /// Nothing is opened yet.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, keys: Keys) -> Arc<Self> {
-        Self::among(store, keys, Leases::of_one(), Audit::default())
+        Self::among(store, keys, Leases::of_one(), Audit::default(), Known::default())
     }
 
-    /// The logs of a coordinator among others; `audit` is told each record that this one adds.
+    /// The logs of a coordinator among others; `audit` is told each record that this one adds. A log that does not hold what is `known`
+    /// of it is refused.
     #[must_use]
-    pub fn among(store: Arc<dyn Store>, keys: Keys, leases: Arc<Leases>, audit: Audit) -> Arc<Self> {
-        Arc::new(Self { store, keys: Arc::new(keys), open: Mutex::default(), leases, grown: broadcast::Sender::new(GROWN_MAX), audit })
+    pub fn among(store: Arc<dyn Store>, keys: Keys, leases: Arc<Leases>, audit: Audit, known: Known) -> Arc<Self> {
+        let (keys, known, grown) = (Arc::new(keys), Arc::new(known), broadcast::Sender::new(GROWN_MAX));
+        Arc::new(Self { store, keys, logs: Mutex::default(), leases, grown, audit, known })
+    }
+
+    /// What is known of the logs beside the store.
+    #[must_use]
+    pub fn known(&self) -> &Known {
+        &self.known
     }
 
     /// The store that the logs lie in.
@@ -82,21 +122,22 @@ impl Ledgers {
     /// # Errors
     /// As [`Ledger::open`]; the next call tries again.
     pub async fn get(&self, name: &LogName) -> Result<Ledger, LedgerError> {
-        let cell = {
-            let mut open = self.open.lock().await;
-            if open.len() >= LOGS_OPEN_MAX && !open.contains_key(name) {
-                // A log that is held anywhere stays: a second handle beside it would race for its checkpoint.
-                open.retain(|_, cell| Arc::strong_count(cell) > 1 || cell.get().is_some_and(Ledger::is_in_use));
-            }
-            Arc::clone(open.entry(name.clone()).or_default())
-        };
+        let cell = self.logs.lock().await.place(name);
         if let Some(ledger) = cell.get() {
-            ledger.refresh().await?;
-            return Ok(ledger.clone());
+            self.known.check(name)?;
+            let fresh = ledger.refresh().await;
+            if fresh.is_err() {
+                self.known.note_use(name, &fresh);
+            }
+            return fresh.map(|()| ledger.clone());
         }
-        let (store, keys, leases) = (Arc::clone(&self.store), Arc::clone(&self.keys), Arc::clone(&self.leases));
-        let opening = || Ledger::open_among(store, name.clone(), keys, leases, (self.grown.clone(), self.audit.clone()));
-        cell.get_or_try_init(opening).await.cloned()
+        let (store, keys) = (Arc::clone(&self.store), Arc::clone(&self.keys));
+        let (leases, known) = (Arc::clone(&self.leases), Arc::clone(&self.known));
+        let around = Around { leases, grown: self.grown.clone(), audit: self.audit.clone(), known };
+        let opening = || Ledger::open_among(store, name.clone(), keys, around);
+        let opened = cell.get_or_try_init(opening).await;
+        self.known.note_use(name, &opened);
+        opened.cloned()
     }
 
     /// Another coordinator added to a log: reads what, where the log is open, and tells who listens here.
@@ -104,7 +145,7 @@ impl Ledgers {
     /// # Errors
     /// As [`Ledger::refresh`].
     pub async fn follow(&self, name: &LogName) -> Result<(), LedgerError> {
-        let open = self.open.lock().await.get(name).and_then(|cell| cell.get().cloned());
+        let open = self.logs.lock().await.open.get(name).and_then(|cell| cell.get().cloned());
         if let Some(ledger) = open {
             return ledger.refresh().await;
         }
@@ -118,7 +159,7 @@ impl Ledgers {
 
     /// [`Ledgers::follow`] for every log that is open: what grew may have been missed.
     pub async fn follow_all(&self) {
-        let open: Vec<LogName> = self.open.lock().await.keys().cloned().collect();
+        let open: Vec<LogName> = self.logs.lock().await.open.keys().cloned().collect();
         for name in open {
             if let Err(error) = self.follow(&name).await {
                 tracing::warn!(log = %name.folder(), %error, "new records of a log could not be read; they will be when it is used");
@@ -140,6 +181,23 @@ impl Ledgers {
     /// As [`Ledgers::get`].
     pub async fn case(&self, case: &CaseId) -> Result<Ledger, LedgerError> {
         self.get(&LogName::Case(case.clone())).await
+    }
+
+    /// What a case's log says, as far as lists show it. As [`Ledgers::case`], but a log that was closed, because others were used, is not
+    /// opened again for it as long as nobody added to it.
+    ///
+    /// # Errors
+    /// As [`Ledgers::get`].
+    pub async fn brief(&self, case: &CaseId) -> Result<Arc<Brief>, LedgerError> {
+        let name = LogName::Case(case.clone());
+        let kept = self.logs.lock().await.closed.get(&name);
+        if let Some(brief) = kept
+            && is_as_known(&self.leases, &name, brief.head.size).await?
+        {
+            self.known.check(&name)?;
+            return Ok(brief);
+        }
+        Ok(Arc::new(self.get(&name).await?.brief()))
     }
 
     /// The enrolments that lead to a key, from the one that the root signed down to the key's own.

@@ -10,11 +10,15 @@ use std::sync::PoisonError;
 use bytes::Bytes;
 use exhibit_evidence::Digest;
 use exhibit_evidence::log::{Layer, TILE_WIDTH, Tile, put_in_bundle};
+use exhibit_evidence::text::escape_bounded;
 use futures::{StreamExt as _, TryStreamExt as _};
 
+use super::error::LET_OVER;
 use super::log::{Inner, READS_IN_FLIGHT};
+use super::news::SQUATTED;
+use super::slots::{self, READ_MAX, ROUNDS_MAX, squat};
 use super::{Kind, LedgerError};
-use crate::store::{self, Payload};
+use crate::store::{self, Payload, history};
 
 impl Inner {
     /// Writes the tiles of the tree of `size` records that are not known to be there: the full ones with their bundles
@@ -94,6 +98,8 @@ impl Inner {
     async fn has(&self, tile: &Tile, size: Option<u64>) -> Result<bool, LedgerError> {
         match self.store.size(&self.name.tile(tile)).await {
             Ok(found) if size.is_none_or(|size| size == found) => Ok(true),
+            // It is written again, on top of what lies there.
+            Ok(_) if history::is_kept(&*self.store) => Ok(false),
             Ok(found) => Err(LedgerError::incident(&self.name.folder(), format!("'{tile}' has {found} bytes"))),
             Err(e) if e.kind() == store::Kind::NotFound => Ok(false),
             Err(e) => Err(e.into()),
@@ -102,8 +108,9 @@ impl Inner {
 
     async fn write_tile(&self, tile: &Tile, bytes: Bytes) -> Result<(), LedgerError> {
         let digest = Digest::of(&bytes);
-        match self.store.put_new(&self.name.tile(tile), Payload::from(bytes), digest).await {
+        match self.store.put_new(&self.name.tile(tile), Payload::from(bytes.clone()), digest).await {
             Ok(_) => Ok(()),
+            Err(e) if e.kind() == store::Kind::Conflict && history::is_kept(&*self.store) => self.write_past(tile, &bytes, digest).await,
             Err(e) if e.kind() == store::Kind::Conflict => {
                 Err(LedgerError::incident(&self.name.folder(), format!("'{tile}' is there and is not what the records give")))
             }
@@ -111,17 +118,50 @@ impl Inner {
         }
     }
 
+    /// Writes a tile under whose name something else lies: as a record, [`Inner::write_slot`], but what a tile must be is known.
+    async fn write_past(&self, tile: &Tile, bytes: &Bytes, digest: Digest) -> Result<(), LedgerError> {
+        let name = self.name.tile(tile);
+        for _ in 0..ROUNDS_MAX {
+            let versions = history::of(&*self.store, &name).await?.unwrap_or_default();
+            let (mut squats, mut found) = (Vec::new(), false);
+            for version in versions.iter().take(READ_MAX) {
+                match self.store.get_version(&name, &version.version, tile.bytes_max()).await {
+                    Ok(there) if there == *bytes => {
+                        self.store.choose(&name, &version.version);
+                        found = true;
+                        break;
+                    }
+                    Err(e) if e.kind() == store::Kind::NotFound => {}
+                    Err(e) if e.kind() != store::Kind::Damaged => return Err(e.into()),
+                    _ => squats.push(squat(&name, Some(version), "it is not what the records give")),
+                }
+            }
+            if !squats.is_empty() {
+                self.known.news().tell(&self.name, SQUATTED, slots::squats(&squats));
+            }
+            if found {
+                return Ok(());
+            }
+            match self.store.put_over(&name, Payload::from(bytes.clone()), digest).await {
+                Err(e) if e.kind() == store::Kind::Denied => {
+                    let why = escape_bounded(&format!("{}; and nothing can be written on top of it: {e}", squats.join("; ")), 1_000);
+                    return Err(LedgerError::squatted(&self.name.folder(), format_args!("'{tile}'"), why, LET_OVER));
+                }
+                Err(e) if e.kind() != store::Kind::Conflict => return Err(e.into()),
+                _ => {}
+            }
+        }
+        Err(LedgerError::new(Kind::Retry, format!("somebody else writes under '{name}' at the same time; the same call is repeated")))
+    }
+
     /// Writes an entry bundle from the slots. They are read back, so that no record has to stay in memory.
     async fn write_bundle(&self, bundle: Tile) -> Result<(), LedgerError> {
         let first = bundle.index().saturating_mul(TILE_WIDTH);
         let mut reads = futures::stream::iter(first..first.saturating_add(bundle.width()))
             .map(|n| async move {
-                let envelope = self.read_slot(n).await?;
                 let known = self.view().entry(n).map(|e| e.digest);
-                if known == Some(envelope.digest()) {
-                    return Ok(envelope);
-                }
-                Err(LedgerError::incident(&self.name.folder(), format!("record {n} was altered")))
+                let known = known.ok_or_else(|| LedgerError::new(Kind::Bug, format!("record {n} of a bundle is not in the log")))?;
+                self.read_record(n, known).await
             })
             .buffered(READS_IN_FLIGHT);
         let mut bytes = Vec::new();

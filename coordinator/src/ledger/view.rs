@@ -7,7 +7,7 @@ use exhibit_evidence::custody::State;
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::id::{AgentId, CollectionId, OrderId};
 use exhibit_evidence::key::KeyId;
-use exhibit_evidence::layout::StreamNumber;
+use exhibit_evidence::layout::{LogName, StreamNumber};
 use exhibit_evidence::log::{Tile, Tiler, Tree, leaf_hash};
 use exhibit_evidence::record::{KeyRing, Outcome, Record, TrustError};
 
@@ -139,6 +139,34 @@ impl View {
         let at = self.entries.len();
         self.entries.push(entry);
         Ok(&self.entries[at])
+    }
+
+    /// [`View::take`] of what nobody published yet, so that it may be what somebody else put into the log's next place. Whoever may
+    /// write into the store can copy any record there: one of this log a second time, or one of another log, is none of this place.
+    pub(super) fn take_own(&mut self, log: &LogName, envelope: &Envelope) -> Result<&Entry, String> {
+        if let Some(n) = self.find(&envelope.digest()) {
+            return Err(format!("it is record {n} once more"));
+        }
+        let record = Record::from_payload(envelope.unverified_payload()).map_err(|e| e.to_string())?;
+        if !self.is_of(log, &record) {
+            return Err(format!("it is a {} record of another log", record.type_name()));
+        }
+        self.take(envelope).map_err(|e| e.to_string())
+    }
+
+    /// Whether a coordinator ever adds such a record to this log.
+    fn is_of(&self, log: &LogName, record: &Record) -> bool {
+        match (log, record.case()) {
+            (LogName::Case(case), Some(of)) => of == case,
+            (LogName::Case(_), None) => match record {
+                Record::Enrolment(_) | Record::Revocation(_) => true,
+                Record::Refusal(p) => self.find(&p.predecessor).is_some(),
+                _ => false,
+            },
+            // An incident about a case goes here when the case's log does not take it.
+            (LogName::Deployment, Some(_)) => matches!(record, Record::Incident(_)),
+            (LogName::Deployment, None) => !matches!(record, Record::Refusal(_)),
+        }
     }
 
     /// Holds, retention, custody and disposals, as the records of this log make them.

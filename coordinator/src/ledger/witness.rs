@@ -41,7 +41,12 @@ pub(super) async fn newest_cosigned(store: &dyn store::Store, name: &LogName, ke
         // Sizes have ten digits in names, so the last one is the largest.
         let listed = store::list_all(store, &format!("{folder}/{witness}"), RECORDS_MAX as usize).await?;
         let Some(newest) = listed.last() else { continue };
-        let bytes = store.get(&newest.name, NOTE_BYTES_MAX as u64).await?;
+        let bytes = match store.get(&newest.name, NOTE_BYTES_MAX as u64).await {
+            Ok(bytes) => bytes,
+            // It is larger than any head: nobody of ours wrote it.
+            Err(e) if e.kind() == store::Kind::Damaged => continue,
+            Err(e) => return Err(e.into()),
+        };
         let note = Note::parse(&bytes).ok();
         let checkpoint = note.and_then(|note| Checkpoint::verify_note(&note, &keys.log.public()).ok());
         if let Some(c) = checkpoint.filter(|c| c.origin == name.origin(&keys.anchor.deployment)) {

@@ -17,12 +17,12 @@ use exhibit_proto::bounds::READ_BYTES_MAX;
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
 
-use super::record_access;
+use super::{Reader, record_access};
 use crate::catalog::CollectionFilter;
 use crate::dispatch::admit;
 use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
-use crate::store::Entry;
+use crate::store::{self, Entry, Store};
 
 /// Objects read ahead of a slow reader: a remote store answers one at a time too slowly. 4 x 10 MiB at most.
 const OBJECTS_AHEAD: usize = 4;
@@ -57,6 +57,8 @@ pub enum Exported {
         collections: Vec<CollectionId>,
         /// Timestamp authorities that [`stamp_bag`](crate::stamp::stamp_bag) is going to ask, in the order of their names.
         authorities: Vec<String>,
+        /// For each of them, how many revocation lists are going to be kept with its token.
+        revocation_lists: Vec<u32>,
     },
     /// An object begins.
     Object {
@@ -76,9 +78,11 @@ pub enum Exported {
 ///
 /// # Errors
 /// [`Problem`]
-pub async fn export_case(parts: Arc<Parts>, by: &str, request: ExportRequest, out: mpsc::Sender<Exported>) -> Result<()> {
+pub async fn export_case(parts: Arc<Parts>, by: &Reader, request: ExportRequest, out: mpsc::Sender<Exported>) -> Result<()> {
     check_key(&parts, by, &request.case, request.key)?;
     let collections = collections(&parts, &request).await?;
+    // What is given is what is listed: what somebody hid is evidence all the same.
+    crate::attest::recall(&parts, &format!("{}/", layout::case_folder(&request.case))).await?;
     parts.ledgers.ensure_enrolled(&request.case, &[request.key]).await?;
     // A case in which nothing was ordered has a log, and somebody reads that.
     let mut what: Vec<String> = collections.iter().map(ToString::to_string).collect();
@@ -89,9 +93,12 @@ pub async fn export_case(parts: Arc<Parts>, by: &str, request: ExportRequest, ou
     let ledger = parts.ledgers.case(&request.case).await?;
     let size = ledger.published();
     let checkpoint = ledger.checkpoint(size).await?;
-    let mut authorities: Vec<String> = parts.authorities.iter().map(|a| a.name().to_string()).collect();
+    has_all_records(&parts, &request.case, size).await?;
+    let mut authorities: Vec<(String, u32)> = parts.authorities.iter().map(|a| (a.name().to_string(), a.lists())).collect();
     authorities.sort();
-    if out.send(Exported::Head { checkpoint, size, collections: collections.clone(), authorities }).await.is_err() {
+    let (authorities, revocation_lists) = authorities.into_iter().unzip();
+    let head = Exported::Head { checkpoint, size, collections: collections.clone(), authorities, revocation_lists };
+    if out.send(head).await.is_err() {
         return Ok(());
     }
     let case = layout::case_folder(&request.case);
@@ -106,18 +113,20 @@ pub async fn export_case(parts: Arc<Parts>, by: &str, request: ExportRequest, ou
     Ok(())
 }
 
-/// The key that will sign must be the caller's, and of somebody who may read in the case.
-fn check_key(parts: &Parts, by: &str, case: &CaseId, key: KeyId) -> Result<()> {
-    let view = parts.deployment_log.view();
-    let ring = view.key_ring();
-    let roles = ring.rights_of(by).in_case(case);
-    match ring.holder(key) {
-        Some((name, ..)) if name == by && READERS.iter().any(|role| roles.contains(role)) => Ok(()),
-        _ => Err(Problem::new(
-            Kind::Denied,
-            format!("key: {key} is not an evidence key of {by} that is enrolled, not revoked, and of a responder or custodian of the case"),
-        )),
+/// The key that will sign must be the one that reads, of somebody who may read in the case.
+fn check_key(parts: &Parts, by: &Reader, case: &CaseId, key: KeyId) -> Result<()> {
+    let roles = parts.rights_of_key(&by.name, key).in_case(case);
+    if key == by.key && READERS.iter().any(|role| roles.contains(role)) {
+        return Ok(());
     }
+    let name = &by.name;
+    Err(Problem::new(
+        Kind::Denied,
+        format!(
+            "key: {key} is not the evidence key of {name} that the certificate names, enrolled, not revoked, and of a responder or \
+             custodian of the case"
+        ),
+    ))
 }
 
 /// The collections to give, in the order of their ids.
@@ -130,6 +139,44 @@ async fn collections(parts: &Parts, request: &ExportRequest) -> Result<Vec<Colle
         Some(missing) => Err(Problem::new(Kind::NotFound, format!("collections: {} has no collection {missing}", request.case))),
         None => Ok(found),
     }
+}
+
+/// What is given is what is listed, so a record that the head covers and no listing has would be missing in the copy, which could not say
+/// why. Whoever asks is told, and so is the log of the deployment: that of the case is the one with the hole.
+async fn has_all_records(parts: &Parts, case: &CaseId, size: u64) -> Result<()> {
+    let log = LogName::Case(case.clone());
+    let Some(missing) = first_missing(&*parts.store, &log, size).await? else { return Ok(()) };
+    let slot = log.slot(missing);
+    match parts.store.size(&slot).await {
+        // Another coordinator wrote it while the names were read.
+        Ok(_) => return Ok(()),
+        Err(e) if e.kind() == store::Kind::NotFound => {}
+        Err(e) => return Err(e.into()),
+    }
+    let what = format!(
+        "record {missing} of {size}, '{slot}', is missing in the store: find out who deleted or hid it, and bring it back from a second store, \
+         a backup or, where versions are kept, the version under its delete marker"
+    );
+    parts.incident(None, "store-lost", &layout::case_folder(case), &what).await;
+    Err(Problem::new(Kind::Damaged, what))
+}
+
+/// The first record under a head of `size` that the store does not list.
+async fn first_missing(store: &dyn Store, log: &LogName, size: u64) -> Result<Option<u64>> {
+    let (folder, mut next, mut after) = (format!("{}/seq", log.folder()), 0, None::<String>);
+    while next < size {
+        let page = store.list(&folder, after.as_deref()).await?;
+        let more = page.more && !page.entries.is_empty();
+        for Entry { name, .. } in page.entries {
+            // Whatever else lies between them is left out.
+            next += u64::from(name == log.slot(next));
+            after = Some(name);
+        }
+        if !more {
+            break;
+        }
+    }
+    Ok((next < size).then_some(next))
 }
 
 /// Whether the head of `size` records covers an object. The checkpoint itself is given with the head.
@@ -235,6 +282,21 @@ impl Giving<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{Payload, RemoteStore};
+    use exhibit_evidence::Digest;
+
+    #[tokio::test]
+    async fn the_first_record_that_is_not_there_is_found() {
+        let (store, log) = (RemoteStore::memory(), LogName::Case(CaseId::new(1, [2; 10])));
+        for name in (0..1_500).filter(|n| *n != 1_200).map(|n| log.slot(n)).chain([format!("{}/seq/0000000003.x", log.folder())]) {
+            store.put_new(&name, Payload::from_static(b"x"), Digest::of(b"x")).await.expect("written");
+        }
+        for (size, missing) in [(0, None), (1_200, None), (1_201, Some(1_200)), (1_500, Some(1_200))] {
+            assert_eq!(first_missing(&store, &log, size).await.expect("listed"), missing, "{size}");
+        }
+        let empty = LogName::Deployment;
+        assert_eq!(first_missing(&store, &empty, 1).await.expect("listed"), Some(0));
+    }
 
     #[test]
     fn what_came_after_the_head_stays_out() {

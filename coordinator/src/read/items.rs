@@ -17,7 +17,7 @@ use exhibit_proto::bounds::READ_BYTES_MAX;
 use tokio::sync::mpsc;
 
 use super::lines::{ListedItem, ManifestWalk};
-use super::{damaged, record_access, streams_of};
+use super::{Reader, damaged, record_access, streams_of};
 use crate::catalog::{CollectionRow, PAGE_MAX, StreamRow};
 use crate::custody::require_kept;
 use crate::parts::Parts;
@@ -56,7 +56,7 @@ type Wanted = BTreeMap<CollectionId, BTreeMap<StreamNumber, BTreeSet<u64>>>;
 /// received; the reader must then throw away the item that was being served.
 pub async fn read_items(
     parts: Arc<Parts>,
-    by: &str,
+    by: &Reader,
     (action, reason): (Action, &str),
     ids: Vec<ItemId>,
     out: mpsc::Sender<Served>,

@@ -11,7 +11,7 @@ use exhibit_evidence::record::Action;
 use tokio::sync::mpsc;
 
 use super::paths::Paths;
-use super::{damaged, record_access, streams_of};
+use super::{Reader, damaged, record_access, streams_of};
 use crate::catalog::{CollectionRow, StreamRow, StreamState};
 use crate::custody::require_kept;
 use crate::parts::Parts;
@@ -69,7 +69,7 @@ pub struct ListedItem {
 /// [`Problem`]
 pub async fn list_items(
     parts: Arc<Parts>,
-    by: &str,
+    by: &Reader,
     reason: &str,
     rows: Vec<CollectionRow>,
     filter: Filter,

@@ -9,6 +9,7 @@ mod paths;
 use std::collections::BTreeMap;
 
 use exhibit_evidence::id::CaseId;
+use exhibit_evidence::key::KeyId;
 use exhibit_evidence::record::{self, Access, Action};
 use exhibit_evidence::text::escape_bounded;
 
@@ -25,9 +26,19 @@ pub use lines::{Filter, ListedItem, list_items};
 /// Entries of one access record, so that it fits into a log entry: 1,000 item ids of 45 bytes, as base64.
 const WHAT_MAX: usize = 700;
 
+/// Somebody who reads evidence: the person whom access records name, and the key whose rights allow it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reader {
+    /// SPIFFE-style URI.
+    pub name: String,
+    /// The evidence key that the person's certificate names.
+    pub key: KeyId,
+}
+
 /// Records in each case's log that somebody is about to see something of it. Order:
 ///
-/// 1. the reader's enrolments into the case's log, so that the verifier sees by what right
+/// 1. the enrolments of the reader's key into the case's log, so that the verifier sees by what right; those of other keys of the
+///    same name give nothing here and stay out
 /// 2. the access records
 /// 3. a checkpoint over them is published - only when this has returned may the first byte be served
 ///
@@ -37,14 +48,13 @@ const WHAT_MAX: usize = 700;
 /// [`Problem`]: then nothing may be served.
 pub(crate) async fn record_access(
     parts: &Parts,
-    by: &str,
+    Reader { name: by, key }: &Reader,
     action: Action,
     reason: &str,
     what: BTreeMap<CaseId, Vec<String>>,
 ) -> Result<()> {
-    let keys = parts.deployment_log.view().key_ring().keys_of(by);
     for (case, names) in what {
-        parts.ledgers.ensure_enrolled(&case, &keys).await?;
+        parts.ledgers.ensure_enrolled(&case, &[*key]).await?;
         let ledger = parts.ledgers.case(&case).await?;
         let opened = ledger.case_opened().ok_or_else(|| Problem::new(Kind::Damaged, format!("the log of {case} does not open it")))?;
         let mut records = Vec::new();
@@ -52,7 +62,7 @@ pub(crate) async fn record_access(
             let access = Access {
                 case: case.clone(),
                 predecessor: opened.digest,
-                by: by.to_owned(),
+                by: by.clone(),
                 action,
                 what: chunk.to_vec(),
                 reason: reason.to_owned(),

@@ -129,6 +129,20 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_glob_is_taken_or_refused_and_what_was_shown_finds_itself(
+            text in r"(\\[nrtxu]?\{?[0-9a-f+]{0,4}\}?|.){0,12}",
+            bytes in proptest::collection::vec(1_u8..=255, 1..20),
+        ) {
+            let _ = Paths::new(std::slice::from_ref(&text));
+            let path = EvidencePath::new(bytes).expect("no NUL");
+            if let Ok(paths) = Paths::new(&[path.to_string()]) {
+                proptest::prop_assert!(paths.takes(&path));
+            }
+        }
+    }
+
     #[test]
     fn globs_and_escapes_go_together() {
         assert!(takes(r"/x/bad\xff*", b"/x/bad\xff\xfe"));

@@ -12,8 +12,8 @@ use exhibit_proto::bounds::NAME_BYTES_MAX;
 
 use super::collections::CaseRecords;
 use super::{ReindexError, Report};
-use crate::catalog::{AgentRow, CaseRow, Catalog, IncidentRow, Labels, Seen};
-use crate::ledger::{self, Ledger, LedgerError, Ledgers};
+use crate::catalog::{AgentRow, CaseRow, Catalog, CatalogError, IncidentRow, Labels, Published, Seen};
+use crate::ledger::{self, Head, Ledger, LedgerError, Ledgers};
 
 /// Fills an empty catalog from the store. A case whose log is damaged is left out and reported; a store that is
 /// disturbed ends the whole.
@@ -22,8 +22,8 @@ use crate::ledger::{self, Ledger, LedgerError, Ledgers};
 /// [`ReindexError`]
 pub async fn rebuild(ledgers: &Ledgers, catalog: &dyn Catalog, now: Timestamp) -> Result<Report, ReindexError> {
     let mut report = Report::default();
-    // Before anything is read: what somebody put on top of it would be taken for what was received.
-    for trouble in crate::store::attest::recall(ledgers.store().as_ref(), now).await.map_err(ReindexError::new)? {
+    // Before anything is read: what somebody put on top of it would be taken for what was received, and what is hidden is in no listing.
+    for trouble in crate::store::attest::recall(ledgers.store().as_ref(), "").await.map_err(ReindexError::new)? {
         report.problem(format!("{} {}: {}", trouble.kind, trouble.subject, trouble.detail));
     }
     agents(ledgers, catalog, &mut report).await?;
@@ -38,6 +38,15 @@ pub async fn rebuild(ledgers: &Ledgers, catalog: &dyn Catalog, now: Timestamp) -
             Err(Trouble::Damaged(what)) => report.problem(format!("{case}: {what}")),
             Err(Trouble::Fatal(what)) => return Err(ReindexError(what)),
         }
+    }
+    for name in ledgers.store().foreign("") {
+        let shown = escape_bounded(&name, 200);
+        report
+            .problem(format!("store-foreign '{shown}': nothing of ours ever has such a name; it was left out (docs/operations/stores.md)"));
+    }
+    // What else is wrong with a log is among them already.
+    for ledger::News { log, kind, detail } in ledgers.known().news().take().into_iter().filter(|news| news.kind != ledger::DAMAGED) {
+        report.problem(format!("{kind} {}: {detail}", log.folder()));
     }
     for problem in &report.problems {
         let row = IncidentRow::new(now, None, "reindex", "store", problem.clone());
@@ -90,9 +99,19 @@ pub(super) async fn records(log: &Ledger) -> Result<Vec<(Digest, Vec<u8>, Record
     Ok(out)
 }
 
+/// Of how long a log is the new catalog begins with what the store shows.
+async fn remember(log: &Ledger, catalog: &dyn Catalog) -> Result<(), CatalogError> {
+    let Head { size, root } = log.head();
+    if size == 0 {
+        return Ok(());
+    }
+    catalog.set_published(log.name().folder(), Published { size, root }).await
+}
+
 async fn agents(ledgers: &Ledgers, catalog: &dyn Catalog, report: &mut Report) -> Result<(), ReindexError> {
     let log = ledgers.deployment().await.map_err(ReindexError::new)?;
     let (mut rows, mut by_key) = (BTreeMap::<AgentId, AgentRow>::new(), BTreeMap::<KeyId, AgentId>::new());
+    remember(&log, catalog).await.map_err(ReindexError::new)?;
     for (digest, _, record) in records(&log).await.map_err(ReindexError::new)? {
         match record {
             Record::Enrolment(p) if p.roles == [Role::Agent] => {
@@ -136,6 +155,7 @@ fn incident(p: Incident) -> IncidentRow {
 
 async fn one_case(ledgers: &Ledgers, catalog: &dyn Catalog, case: &CaseId, report: &mut Report) -> Result<(), Trouble> {
     let log = ledgers.case(case).await?;
+    remember(&log, catalog).await?;
     let mut found = CaseRecords::default();
     let (mut opened, mut closed) = (None, None);
     let mut hosts = BTreeMap::<AgentId, Seen>::new();

@@ -12,6 +12,7 @@ use crate::catalog::State;
 use crate::catalog::peers::{Heard, Peers};
 use crate::dispatch::{self, Cut};
 use crate::parts::Parts;
+use crate::party;
 use crate::problem::Result;
 
 /// Listens until `stop` says so.
@@ -100,7 +101,10 @@ async fn take(parts: &Arc<Parts>, notice: Notice) {
 /// Notices are no more than hints: the deployment's log says who is revoked.
 async fn is_revoked(parts: &Arc<Parts>, name: &str) -> Result<bool> {
     let log = parts.ledgers.deployment().await?;
-    let Ok(PeerName::Agent(_, agent)) = name.parse::<PeerName>() else { return Ok(log.view().key_ring().keys_of(name).is_empty()) };
+    if let Some(key) = party::key_in(name) {
+        return Ok(log.view().key_ring().holder(key).is_none());
+    }
+    let Ok(PeerName::Agent(_, agent)) = name.parse::<PeerName>() else { return Ok(false) };
     let row = parts.catalog.agent(agent).await?;
     Ok(row.is_some_and(|row| log.view().key_ring().holder(row.key).is_none()))
 }

@@ -41,7 +41,7 @@ pub enum Notice {
     },
     /// A peer was revoked: its connections are to be ended.
     Revoked {
-        /// Its name in certificates.
+        /// What its connections are known by: its name in certificates, and a person's key behind it.
         name: String,
     },
     /// The agent's process is connected to the sender now.

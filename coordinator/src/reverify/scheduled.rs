@@ -8,11 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use exhibit_evidence::Timestamp;
+use exhibit_evidence::id::CaseId;
+use exhibit_evidence::layout::LogName;
 use tokio::sync::watch;
 
 use super::{CaseResult, Depth, Run, Task, all_cases};
 use crate::clock;
 use crate::parts::Parts;
+use crate::several;
 
 /// The chore's name in the catalog.
 const CHORE: &str = "verify";
@@ -84,7 +87,8 @@ pub async fn run_scheduled(parts: Arc<Parts>, mut stop: watch::Receiver<bool>) {
     }
 }
 
-/// One run, if it is time. How long until it must be looked again.
+/// One run, if it is time. How long until it must be looked again. Before it, whether the store still locks, and what lies on top of
+/// what is to be read.
 ///
 /// Order for each case: 1. it is verified, and its line is in the file; 2. what does not hold is an incident; 3. the catalog says
 /// how far the run came. Died before 3: the case is verified again, and the incident told again.
@@ -94,6 +98,7 @@ async fn turn(parts: &Parts, schedule: &Schedule) -> Result<Duration, String> {
     if let Some(wait) = standing.wait(schedule.every, clock::now()) {
         return Ok(wait.min(LOOK_EVERY));
     }
+    crate::attest::again(parts).await.map_err(|e| e.to_string())?;
     let depth = schedule.depth.to_string();
     let goes_on = standing.begun.filter(|_| standing.ended.is_none() && standing.depth == depth);
     let stood = goes_on.map(|begun| (begun, standing.after.clone()));
@@ -112,6 +117,7 @@ async fn turn(parts: &Parts, schedule: &Schedule) -> Result<Duration, String> {
         keep(parts, &standing).await?;
     }
     while let Some(result) = run.next().await? {
+        judge(parts, &result);
         if !result.sound {
             standing.unsound = standing.unsound.saturating_add(1);
             tell(parts, &result).await;
@@ -127,10 +133,23 @@ async fn turn(parts: &Parts, schedule: &Schedule) -> Result<Duration, String> {
     Ok(Duration::ZERO)
 }
 
-/// In the log of its case, unless nothing of that is left.
+/// Nothing is added to a log that was put back, from now on; one that was mended may be used again.
+fn judge(parts: &Parts, result: &CaseResult) {
+    let Ok(case) = result.case.parse::<CaseId>() else { return };
+    let (log, known) = (LogName::Case(case), parts.ledgers.known());
+    if result.put_back {
+        let error = known.refuse(&log, "the verification of the store found less than was published");
+        tracing::error!(%error, "a log is refused");
+    } else if result.sound {
+        known.accept(&log);
+    }
+}
+
+/// In the log of its case, unless nothing of that is left, or nothing may be added to it.
 async fn tell(parts: &Parts, result: &CaseResult) {
-    let case = result.case.parse().ok().filter(|_| !result.gone);
-    let detail = format!("{} (docs/operations/stores.md: copy it first)", result.findings.join("; "));
+    let case = result.case.parse().ok().filter(|_| !result.gone && !result.put_back);
+    let found = several::listed(&result.findings, result.more, "; ", several::DETAIL_BYTES);
+    let detail = format!("{found} (docs/operations/stores.md: copy it first)");
     parts.incident(case.as_ref(), "store-verify", &format!("cases/{}", result.case), &detail).await;
 }
 

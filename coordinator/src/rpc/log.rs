@@ -33,7 +33,7 @@ impl Logs {
             return Ok(self.0.deployment_log.clone());
         }
         let case: CaseId = id("case_id", case_id)?;
-        in_case(method, by, &case)?;
+        in_case(&self.0, method, by, &case)?;
         admit::require_case(&self.0, &case).await?;
         Ok(self.0.ledgers.case(&case).await.map_err(Problem::from)?)
     }
@@ -42,7 +42,7 @@ impl Logs {
         Ok(wire::Checkpoint { note, log_enrolment: log.log_enrolment().await?.as_bytes().to_vec() })
     }
 
-    /// What the log answered; what it says to be an incident is kept as one.
+    /// What the log answered; what it says to be an incident is kept as one, however often it says so.
     async fn told<T>(&self, log: &Ledger, answer: std::result::Result<T, LedgerError>) -> Result<T> {
         if let Err(e) = answer.as_ref()
             && e.kind() == ledger::Kind::Damaged
@@ -51,7 +51,9 @@ impl Logs {
                 LogName::Case(case) => Some(case),
                 LogName::Deployment => None,
             };
-            self.0.incident(case, "log", &log.name().folder(), &e.to_string()).await;
+            if self.0.ledgers.known().news().is_news(log.name(), ledger::DAMAGED, &e.to_string()) {
+                self.0.incident(case, ledger::DAMAGED, &log.name().folder(), &e.to_string()).await;
+            }
         }
         Ok(answer?)
     }

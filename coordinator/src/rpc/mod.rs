@@ -8,7 +8,6 @@ mod responder;
 pub(crate) use agent::Agents;
 pub(crate) use responder::Responders;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use exhibit_certs::name::PeerName;
@@ -26,8 +25,10 @@ use tonic::codegen::http::Extensions;
 use tonic::service::Routes;
 use tonic::{Request, Status};
 
-use crate::authz::{self, AuthzLayer, Caller, Denied, Identify};
+use crate::authz::{self, AuthzLayer, Caller, Denied, Helper, Identify};
 use crate::parts::Parts;
+use crate::party::Party;
+use crate::read::Reader;
 
 /// Answers that may wait for a slow reader, of at most [`MESSAGE_BYTES_MAX`] each.
 const ANSWERS_WAITING_MAX: usize = 8;
@@ -40,42 +41,35 @@ struct ByCertificate(Arc<Parts>);
 
 impl Identify for ByCertificate {
     fn identify(&self, connection: &Extensions) -> Result<Caller, Status> {
-        let Some(peer) = connection.get::<Peer<PeerName>>() else { return Ok(Caller::Enrolling) };
+        let Some(Peer { name: party, .. }) = connection.get::<Peer<Party>>() else { return Ok(Caller::Enrolling) };
         let Self(parts) = self;
         if parts.out_of_time.load(std::sync::atomic::Ordering::Acquire) {
             return Err(Status::unavailable(
                 "this coordinator's clock is not the database's: it serves nobody until it is; use another one",
             ));
         }
-        if peer.name.deployment() != &parts.issuing.deployment {
-            return Err(Status::unauthenticated(format!("{} belongs to another deployment", peer.name)));
+        if party.name.deployment() != &parts.issuing.deployment {
+            return Err(Status::unauthenticated(format!("{} belongs to another deployment", party.name)));
         }
-        match &peer.name {
+        match &party.name {
             PeerName::Agent(_, agent) if parts.revoked.contains(agent) => Err(Status::unauthenticated(format!("agent {agent} is revoked"))),
             PeerName::Agent(_, agent) => Ok(Caller::Agent(agent.clone())),
             PeerName::Responder(..) => {
-                let name = peer.name.to_string();
-                let rights = parts.rights_of(&name);
-                Ok(Caller::Person { name, rights })
+                let (name, key) = (party.name.to_string(), party.key);
+                let rights = key.map(|key| parts.rights_of_key(&name, key)).unwrap_or_default();
+                Ok(Caller::Person { name, key, rights })
             }
-            PeerName::Coordinator(..) => Ok(Caller::Person { name: peer.name.to_string(), rights: Rights::default() }),
+            PeerName::Coordinator(..) => Ok(Caller::Person { name: party.name.to_string(), key: None, rights: Rights::default() }),
         }
     }
 
-    fn people_with(&self, roles: &[Role]) -> Vec<String> {
-        let view = self.0.deployment_log.view();
-        let ring = view.key_ring();
-        let names: BTreeSet<&str> = roles.iter().flat_map(|role| ring.with_role(*role)).map(|(_, name)| name).collect();
-        let everywhere = |name: &&str| {
-            let unlimited = ring.rights_of(name).unlimited();
-            roles.iter().any(|role| unlimited.contains(role))
-        };
-        names.into_iter().filter(everywhere).map(str::to_owned).collect()
+    fn people_with(&self, roles: &[Role]) -> Vec<Helper> {
+        self.0.people_with(roles)
     }
 
     fn refused(&self, caller: Option<&Caller>, connection: &Extensions, method: &str, cause: &str) {
-        let peer = connection.get::<Peer<PeerName>>();
-        let who = caller.map(ToString::to_string).or_else(|| peer.map(|p| p.name.to_string())).unwrap_or_default();
+        let peer = connection.get::<Peer<Party>>();
+        let who = caller.map(ToString::to_string).or_else(|| peer.map(|p| p.name.name.to_string())).unwrap_or_default();
         let from = connection.get::<Origin>().map(|origin| origin.addr.to_string());
         self.0.audit.denied(&who, from.as_deref(), method, cause);
     }
@@ -132,9 +126,17 @@ fn person<T>(request: &Request<T>) -> Result<String, Status> {
     }
 }
 
-/// Refuses a caller whose roles do not reach into the case.
-fn in_case(method: &str, caller: &Caller, case: &CaseId) -> Result<(), Status> {
-    refused(authz::decide_in_case(method, caller, case))
+/// A person who calls, with the key whose rights the call has.
+fn reader<T>(request: &Request<T>) -> Result<Reader, Status> {
+    match caller(request)? {
+        Caller::Person { name, key: Some(key), .. } => Ok(Reader { name, key }),
+        _ => Err(Status::permission_denied("this is for people, with a certificate that names their evidence key")),
+    }
+}
+
+/// Refuses a caller whose roles do not reach into the case, and says whose do.
+fn in_case(parts: &Parts, method: &str, caller: &Caller, case: &CaseId) -> Result<(), Status> {
+    refused(authz::decide_in_case_among(method, caller, case, &|roles: &[Role]| parts.people_with(roles)))
 }
 
 /// Refuses a caller whose roles are limited to cases.

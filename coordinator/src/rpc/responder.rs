@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{ANSWERS_WAITING_MAX, Answers, caller, in_case, person};
+use super::{ANSWERS_WAITING_MAX, Answers, caller, in_case, person, reader};
 use crate::authz::{self, Caller};
 use crate::catalog::{CollectionFilter, CollectionRow, Labels, PAGE_MAX};
 use crate::clock;
@@ -36,20 +36,21 @@ const LIST_COLLECTIONS: &str = "/exhibit.responder.v1.ResponderService/ListColle
 const WATCH_COLLECTIONS: &str = "/exhibit.responder.v1.ResponderService/WatchCollections";
 
 /// [`in_case`] for the cases of collections.
-fn in_cases(method: &str, caller: &Caller, rows: &[CollectionRow]) -> Result<(), Status> {
-    rows.iter().map(|row| &row.case).collect::<BTreeSet<_>>().into_iter().try_for_each(|case| in_case(method, caller, case))
+fn in_cases(parts: &Parts, method: &str, caller: &Caller, rows: &[CollectionRow]) -> Result<(), Status> {
+    let cases: BTreeSet<&CaseId> = rows.iter().map(|row| &row.case).collect();
+    cases.into_iter().try_for_each(|case| in_case(parts, method, caller, case))
 }
 
 /// A case or an order that is named must be there and the caller's: an empty list would say that nothing was collected.
 async fn require_named(parts: &Parts, method: &str, caller: &Caller, filter: &CollectionFilter) -> Result<(), Status> {
     if let Some(case) = &filter.case {
-        in_case(method, caller, case)?;
+        in_case(parts, method, caller, case)?;
         admit::require_case(parts, case).await?;
     }
     if let Some(order) = &filter.order {
         let known = parts.catalog.order(order.clone()).await.map_err(Problem::from)?;
         let known = known.ok_or_else(|| Status::not_found(format!("order: there is no order {order}")))?;
-        in_case(method, caller, &known.case)?;
+        in_case(parts, method, caller, &known.case)?;
     }
     Ok(())
 }
@@ -93,7 +94,7 @@ impl ResponderService for Responders {
     type ExportCaseStream = Answers<wire::ExportCaseResponse>;
 
     async fn whoami(&self, request: Request<wire::WhoamiRequest>) -> Result<Response<wire::WhoamiResponse>, Status> {
-        let Caller::Person { name, rights } = caller(&request)? else { return Err(Status::permission_denied("this is for people")) };
+        let Caller::Person { name, rights, .. } = caller(&request)? else { return Err(Status::permission_denied("this is for people")) };
         let message = request.into_inner();
         let protocol =
             version::negotiate(message.protocol_min, message.protocol_max).map_err(|e| Status::failed_precondition(e.to_string()))?;
@@ -151,7 +152,7 @@ impl ResponderService for Responders {
     async fn get_case(&self, request: Request<wire::GetCaseRequest>) -> Result<Response<wire::Case>, Status> {
         let by = caller(&request)?;
         let case: CaseId = id("case_id", &request.into_inner().case_id)?;
-        in_case("/exhibit.responder.v1.ResponderService/GetCase", &by, &case)?;
+        in_case(&self.0, "/exhibit.responder.v1.ResponderService/GetCase", &by, &case)?;
         let row = admit::require_case(&self.0, &case).await?;
         Ok(Response::new(answers::case(&self.0, row).await?))
     }
@@ -256,7 +257,7 @@ impl ResponderService for Responders {
         let reason = required_text("reason", &message.reason, REASON_BYTES_MAX)?;
         let filter = requests::some_collections("order", &message.order, message.collections)?;
         let rows = requests::found(&self.0, filter).await?;
-        in_cases("/exhibit.responder.v1.ResponderService/CancelCollections", &who, &rows)?;
+        in_cases(&self.0, "/exhibit.responder.v1.ResponderService/CancelCollections", &who, &rows)?;
         let now = dispatch::cancel_all(&self.0, rows, &by, &reason).await?;
         Ok(Response::new(wire::CancelCollectionsResponse { collections: answers::collections(&self.0, now).await? }))
     }
@@ -295,20 +296,20 @@ impl ResponderService for Responders {
         let filter = requests::collection_filter(what)?;
         require_named(&self.0, WATCH_COLLECTIONS, &by, &filter).await?;
         let rows = admit::select(&self.0, filter.clone()).await?;
-        in_cases(WATCH_COLLECTIONS, &by, &rows)?;
+        in_cases(&self.0, WATCH_COLLECTIONS, &by, &rows)?;
         let parts = Arc::clone(&self.0);
         Ok(Response::new(streamed(|out| answers::watch(parts, filter, out), |row| row)))
     }
 
     async fn list_items(&self, request: Request<wire::ListItemsRequest>) -> Result<Response<Self::ListItemsStream>, Status> {
-        let (by, who) = (person(&request)?, caller(&request)?);
+        let (by, who) = (reader(&request)?, caller(&request)?);
         let message = request.into_inner();
         let reason = required_text("reason", &message.reason, REASON_BYTES_MAX)?;
         let filter = Filter::new(&message.path_globs, &message.captures, &message.statuses)?;
         let whole_case = !message.case_id.is_empty();
         let of = requests::some_collections("case_id", &message.case_id, message.collections)?;
         let rows = requests::found(&self.0, of).await?;
-        in_cases("/exhibit.responder.v1.ResponderService/ListItems", &who, &rows)?;
+        in_cases(&self.0, "/exhibit.responder.v1.ResponderService/ListItems", &who, &rows)?;
         let rows = if whole_case { custody::only_kept(&self.0, rows).await? } else { rows };
         let parts = Arc::clone(&self.0);
         let work = |out| async move { read::list_items(parts, &by, &reason, rows, filter, out).await };
@@ -316,7 +317,7 @@ impl ResponderService for Responders {
     }
 
     async fn read_items(&self, request: Request<wire::ReadItemsRequest>) -> Result<Response<Self::ReadItemsStream>, Status> {
-        let (by, who) = (person(&request)?, caller(&request)?);
+        let (by, who) = (reader(&request)?, caller(&request)?);
         let message = request.into_inner();
         let reason = required_text("reason", &message.reason, REASON_BYTES_MAX)?;
         let action = requests::reading(&message.action)?;
@@ -326,7 +327,7 @@ impl ResponderService for Responders {
         for collection in only {
             rows.extend(self.0.catalog.collection(collection).await.map_err(Problem::from)?);
         }
-        in_cases("/exhibit.responder.v1.ResponderService/ReadItems", &who, &rows)?;
+        in_cases(&self.0, "/exhibit.responder.v1.ResponderService/ReadItems", &who, &rows)?;
         let parts = Arc::clone(&self.0);
         let work = |out| async move { read::read_items(parts, &by, (action, &reason), ids, out).await };
         let to_wire = |served| wire::ReadItemsResponse {
@@ -341,16 +342,16 @@ impl ResponderService for Responders {
     }
 
     async fn export_case(&self, request: Request<wire::ExportCaseRequest>) -> Result<Response<Self::ExportCaseStream>, Status> {
-        let (by, who) = (person(&request)?, caller(&request)?);
+        let (by, who) = (reader(&request)?, caller(&request)?);
         let wanted = requests::export(request.into_inner())?;
-        in_case("/exhibit.responder.v1.ResponderService/ExportCase", &who, &wanted.case)?;
+        in_case(&self.0, "/exhibit.responder.v1.ResponderService/ExportCase", &who, &wanted.case)?;
         let parts = Arc::clone(&self.0);
         let work = |out| async move { read::export_case(parts, &by, wanted, out).await };
         let to_wire = |exported| wire::ExportCaseResponse {
             kind: Some(match exported {
-                Exported::Head { checkpoint, size, collections, authorities } => {
+                Exported::Head { checkpoint, size, collections, authorities, revocation_lists } => {
                     let collections = collections.iter().map(ToString::to_string).collect();
-                    export_case_response::Kind::Head(wire::ExportHead { checkpoint, size, collections, authorities })
+                    export_case_response::Kind::Head(wire::ExportHead { checkpoint, size, collections, authorities, revocation_lists })
                 }
                 Exported::Object { name, size } => export_case_response::Kind::Object(wire::ExportedObject { name, size }),
                 Exported::Data(bytes) => export_case_response::Kind::Data(bytes),
@@ -363,7 +364,7 @@ impl ResponderService for Responders {
         let who = caller(&request)?;
         let message = request.into_inner();
         let case: CaseId = id("case_id", &message.case_id)?;
-        in_case("/exhibit.responder.v1.ResponderService/StampExport", &who, &case)?;
+        in_case(&self.0, "/exhibit.responder.v1.ResponderService/StampExport", &who, &case)?;
         admit::require_case(&self.0, &case).await?;
         let over = digest("sha256", &message.sha256)?;
         let stamps = stamp::stamp_bag(&self.0.authorities, over).await;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use exhibit_evidence::layout::{AuthorityName, TimestampFile};
 use exhibit_evidence::text::escape_bounded;
-use exhibit_evidence::timestamp::{Anchors, CRL_BYTES_MAX, Crl, REPLY_BYTES_MAX, Reply, Request, TimestampError};
+use exhibit_evidence::timestamp::{Anchors, CRL_BYTES_MAX, Crl, REPLY_BYTES_MAX, Reply, Request, TimestampError, Vouched};
 use reqwest::header::CONTENT_TYPE;
 
 /// An authority that does not answer in this time is tried again later.
@@ -156,6 +156,12 @@ impl Authority {
         &self.name
     }
 
+    /// How many revocation lists are fetched with a token, at most [`TimestampFile::CRLS_MAX`].
+    #[must_use]
+    pub fn lists(&self) -> u32 {
+        self.crls.len() as u32
+    }
+
     /// For one case at most one token in this time.
     #[must_use]
     pub const fn interval(&self) -> Duration {
@@ -187,6 +193,25 @@ impl Authority {
         let crls: Vec<Crl> = crls.iter().filter_map(|bytes| Crl::parse(bytes).ok()).collect();
         reply.verify(&self.anchors, &crls)?;
         Ok(Answer { bytes, reply })
+    }
+
+    /// The lists that a certificate in the reply, or a configured root, signed; and what is wrong with the first of the others. What
+    /// nobody can check is no use beside a token that is to be checked without us.
+    #[must_use]
+    pub fn usable(&self, reply: &Reply, lists: Vec<Bytes>) -> Revocations {
+        let mut out = Revocations::default();
+        for bytes in lists {
+            let why = match Crl::parse(&bytes).map(|list| list.vouched(Some(reply), &self.anchors)) {
+                Ok(Vouched::Signed) => {
+                    out.lists.push(bytes);
+                    continue;
+                }
+                Ok(Vouched::Forged(why) | Vouched::Unknown(why)) => why,
+                Err(e) => e.to_string(),
+            };
+            out.problem = out.problem.or_else(|| Some(escape_bounded(&format!("a revocation list is left out: {why}"), 400)));
+        }
+        out
     }
 
     /// Fetches the configured CRLs. That one cannot be had costs no token; it is said in the record.

@@ -44,7 +44,9 @@ async fn one(authority: &Authority, over: Digest) -> BagStamp {
 /// The answer, verified with the revocation lists of today.
 async fn token(authority: &Authority, request: &Request, stamp: &mut BagStamp) -> Result<Bytes, NoToken> {
     let answer = authority.ask(request).await?;
-    let revocations = authority.revocations().await;
-    (stamp.crls, stamp.problem) = (revocations.lists, revocations.problem);
-    Ok(authority.verify(request, answer.bytes, &stamp.crls)?.bytes)
+    let fetched = authority.revocations().await;
+    let answer = authority.verify(request, answer.bytes, &fetched.lists)?;
+    let usable = authority.usable(&answer.reply, fetched.lists);
+    (stamp.crls, stamp.problem) = (usable.lists, fetched.problem.or(usable.problem));
+    Ok(answer.bytes)
 }

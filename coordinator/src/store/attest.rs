@@ -3,7 +3,11 @@
 //!
 //! A lock protects *versions*. Whoever may delete can put a marker on top of an object, then create another one under the
 //! freed name, and a reader who asks for no version gets that. The first version of a name is the genuine one, because a
-//! creation succeeds only on a free name; so that one is locked, told apart, and read from then on.
+//! creation succeeds only on a free name; so that one is locked, told apart, and read from then on. Under a marker alone it is read
+//! and listed as if there was none.
+//!
+//! What is not ours is told and never locked: a name that is none of the layout's, and what a [`Judge`] knows to be no record in the
+//! place of one. Its writer would have us keep it for the whole term.
 
 mod locks;
 mod report;
@@ -13,11 +17,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use exhibit_evidence::Timestamp;
+use exhibit_evidence::layout::{self, CaseObject, LogName};
 use exhibit_evidence::text::escape_bounded;
+use futures::future::BoxFuture;
 
 use super::lock::{Locks, is_replaced};
 use super::vault::{Cursor, Vault, Version};
-use super::{Store, StoreError, Trouble};
+use super::{Kind, Store, StoreError, Trouble};
 
 pub(super) use locks::ensure;
 pub use report::Report;
@@ -26,6 +32,8 @@ pub(super) use report::case_of;
 
 /// Objects that one trouble names; more are counted.
 const NAMED_MAX: usize = 10;
+/// Objects that the lists of a report name in all, of some 300 bytes each.
+const NAMED_IN_ALL_MAX: usize = 20_000;
 /// Cases whose troubles are told one by one in one pass; the rest is told of the bucket.
 const CASES_MAX: usize = 1_000;
 /// Versions of one name that are looked at: the newest and the first. A name that is replaced has one for each time.
@@ -35,8 +43,23 @@ const VERSIONS_OF_NAME_MAX: usize = 10_000;
 const WAITS_MAX: usize = 10;
 const A_MOMENT: Duration = Duration::from_secs(1);
 
-/// Takes a name and the genuine one of its versions; false when the store cannot remember any more.
-pub(super) type Covered = Arc<dyn Fn(&str, &str) -> bool + Send + Sync>;
+/// Takes the genuine one of the versions of a name, and whether a reader who names none sees anything there; false when the store
+/// cannot remember any more.
+pub(super) type Covered = Arc<dyn Fn(&Version, bool) -> bool + Send + Sync>;
+
+/// Gives the version of a name that [`Store::choose`] was told.
+pub(super) type Chosen = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+/// Whoever knows the logs: a store cannot tell a record from what somebody wrote under its name before its coordinator did.
+pub trait Judge: std::fmt::Debug + Send + Sync {
+    /// Why what lies in a log's place `n` is no record of this deployment, in words for a message. None when it is one, or when that
+    /// cannot be told: then it is locked, because what is not locked can be taken away.
+    fn squats<'a>(&'a self, log: &'a LogName, n: u64) -> BoxFuture<'a, Result<Option<String>, StoreError>>;
+
+    /// Opens a log, if it is not open, so that the store knows which versions of its records and tiles are the genuine ones. When it
+    /// cannot be, the first ones count.
+    fn open<'a>(&'a self, log: &'a LogName) -> BoxFuture<'a, ()>;
+}
 
 /// A store that has versions, seen by whoever looks after it.
 #[derive(Clone)]
@@ -44,8 +67,10 @@ pub struct Attestable {
     /// Versions and locks.
     pub vault: Vault,
     pub(super) locks: Option<Arc<Locks>>,
-    /// Tells the store which version of a name is the genuine one under something newer.
+    /// Tells the store which version of a name is the genuine one under something newer, or under nothing that is seen.
     pub(super) covered: Covered,
+    /// The version of a name that was chosen by its content, as far as one was.
+    pub(super) chosen: Chosen,
 }
 
 impl std::fmt::Debug for Attestable {
@@ -72,17 +97,41 @@ impl Attestable {
     }
 }
 
-/// Looks at all versions, so that from then on the store reads the genuine ones, and says what lies on top of them. A store that
-/// locks nothing is left alone: there is no saying which version is genuine.
+/// Looks at the versions of all names that begin so, so that from then on the store reads and lists the genuine ones, and says what
+/// lies on top of them. A store that locks nothing is left alone: there is no saying which version is genuine.
 ///
 /// # Errors
 /// As the store fails.
-pub async fn recall(store: &dyn Store, now: Timestamp) -> Result<Vec<Trouble>, StoreError> {
+pub async fn recall(store: &dyn Store, begin: &str) -> Result<Vec<Trouble>, StoreError> {
     let Some(found) = store.attestable().filter(Attestable::locks) else { return Ok(Vec::new()) };
-    // Without its locks none of them is read, which would cost a request for each object.
-    let versions = Attestable { locks: None, ..found };
-    let task = Task { begin: String::new(), repair: false, pause: Duration::ZERO, now };
-    Ok(Pass::new(versions, task).run().await?.troubles)
+    let mut pass = Pass { versions_only: true, ..Pass::new(found, glance(begin)) };
+    Ok(pass.run().await?.troubles)
+}
+
+/// Whether a store that is to lock still does: what the bucket says of itself, and the lock of the start's own probe, which is
+/// written if it is not there, and read back.
+///
+/// # Errors
+/// [`Kind::Retry`]; what else the store answers is a trouble.
+pub async fn still_locks(store: &dyn Store) -> Result<Vec<Trouble>, StoreError> {
+    let Some(found) = store.attestable().filter(Attestable::locks) else { return Ok(Vec::new()) };
+    let place = found.vault.describe().to_owned();
+    let mut bucket = Pass::new(found, glance(""));
+    let said = bucket.look_at_bucket().await;
+    let mut troubles = bucket.told();
+    for (kind, looked) in [("store-unattested", said), ("store-lock", super::can_lock(store).await)] {
+        match looked {
+            Ok(()) => {}
+            Err(e) if e.kind() == Kind::Retry => return Err(e),
+            Err(e) => troubles.push(Trouble { kind, subject: place.clone(), detail: e.to_string() }),
+        }
+    }
+    Ok(troubles)
+}
+
+/// A task that reads no lock, so that no time matters.
+fn glance(begin: &str) -> Task {
+    Task { begin: begin.to_owned(), repair: false, pause: Duration::ZERO, now: Timestamp::from_unix_s(0) }
 }
 
 /// What a pass is to do.
@@ -108,10 +157,15 @@ pub struct Pass {
     carried: Vec<Version>,
     report: Report,
     tallies: BTreeMap<(&'static str, String), Tally>,
+    /// Objects that they name.
+    named: usize,
+    judge: Option<Arc<dyn Judge>>,
     /// Objects under another version, of which the store could not remember the genuine one.
     unremembered: u64,
     /// How often it waited for what might be being destroyed.
     waited: usize,
+    /// Neither the bucket nor any lock is looked at, which would cost a request for each object.
+    versions_only: bool,
     done: bool,
 }
 
@@ -120,7 +174,26 @@ impl Pass {
     #[must_use]
     pub fn new(store: Attestable, task: Task) -> Self {
         let (report, tallies) = (Report::default(), BTreeMap::new());
-        Self { store, task, cursor: None, carried: Vec::new(), report, tallies, unremembered: 0, waited: 0, done: false }
+        Self {
+            store,
+            task,
+            cursor: None,
+            carried: Vec::new(),
+            report,
+            tallies,
+            named: 0,
+            judge: None,
+            unremembered: 0,
+            waited: 0,
+            versions_only: false,
+            done: false,
+        }
+    }
+
+    /// With somebody who knows the logs.
+    #[must_use]
+    pub fn judged_by(self, judge: Arc<dyn Judge>) -> Self {
+        Self { judge: Some(judge), ..self }
     }
 
     /// Looks until the end, or until the store fails: then calling again goes on where it stood.
@@ -135,13 +208,18 @@ impl Pass {
             self.page().await?;
         }
         let mut report = self.report.clone();
-        report.troubles = self.tallies.iter().map(|((kind, subject), tally)| report::told(kind, subject, tally)).collect();
+        report.troubles = self.told();
+        report.lists = self.tallies.iter().filter_map(|((kind, subject), tally)| report::List::of(kind, subject, tally)).collect();
         report.troubles.extend(report::too_many(self.unremembered, self.store.vault.describe()));
         Ok(report)
     }
 
+    fn told(&self) -> Vec<Trouble> {
+        self.tallies.iter().map(|((kind, subject), tally)| report::told(kind, subject, tally)).collect()
+    }
+
     async fn look_at_bucket(&mut self) -> Result<(), StoreError> {
-        if self.store.locks.is_none() {
+        if self.store.locks.is_none() || self.versions_only {
             return Ok(());
         }
         let posture = self.store.vault.posture().await?;
@@ -178,6 +256,13 @@ impl Pass {
         if name.starts_with("probe/") {
             return Ok(());
         }
+        let Some((log, object)) = layout::parse(name) else {
+            // Of what nobody sees any more, its owner has seen to it.
+            if !self.versions_only && versions.iter().any(|v| v.latest && !v.marker) {
+                self.tell("store-foreign", name, "nothing of ours has such a name; it is not locked".to_owned());
+            }
+            return Ok(());
+        };
         let hidden = self.store.vault.hidden_by(versions);
         if hidden.is_some() && !versions.iter().any(|v| v.marker) && self.is_being_destroyed(name).await? {
             return Ok(());
@@ -186,26 +271,50 @@ impl Pass {
         if let Some(why) = &hidden {
             self.tell("store-marker", name, format!("hidden {why}"));
         }
-        let mut whole = versions.iter().filter(|v| !v.marker);
-        // The newest comes first. What is replaced counts by its newest version, what is created once by its first.
+        let mut whole: Vec<&Version> = versions.iter().filter(|v| !v.marker).collect();
+        // The newest comes first. What is replaced counts by its newest version, what is created once by its first, unless that is what
+        // somebody put there before us.
         let replaced = is_replaced(name);
-        let genuine = if replaced { whole.next() } else { whole.next_back() };
-        let Some(genuine) = genuine else {
+        let chosen = self.chosen(name, (&log, &object), whole.len()).await;
+        let at = chosen.and_then(|chosen| whole.iter().position(|v| v.version == chosen));
+        let at = at.unwrap_or_else(|| if replaced { 0 } else { whole.len().saturating_sub(1) });
+        let Some(genuine) = whole.get(at).copied() else {
             self.tell("store-version", name, "no version of it is left under its delete marker".to_owned());
             return Ok(());
         };
-        if !replaced && (versions.len() > 1 || hidden.is_some()) {
-            if !(self.store.covered)(name, &genuine.version) {
-                self.unremembered = self.unremembered.saturating_add(1);
-            }
-            let others: Vec<String> =
-                whole.map(|v| format!("'{}' of {}", escape_bounded(&v.version, 80), v.modified)).take(NAMED_MAX).collect();
-            if !others.is_empty() {
-                let first = escape_bounded(&genuine.version, 80);
-                self.tell("store-version", name, format!("the genuine version is '{first}'; on top of it lie {}", others.join(", ")));
-            }
+        let is_seen = versions.iter().any(|v| v.latest && !v.marker);
+        if (versions.len() > 1 || hidden.is_some()) && !(self.store.covered)(genuine, is_seen) {
+            self.unremembered = self.unremembered.saturating_add(1);
         }
-        self.look_at_lock(name, genuine).await
+        whole.remove(at);
+        if !replaced && !whole.is_empty() {
+            let (above, beneath) = whole.split_at(at);
+            self.tell("store-version", name, beside(genuine, above, beneath));
+        }
+        if self.squats(&log, &object, name).await? { Ok(()) } else { self.look_at_lock(name, genuine).await }
+    }
+
+    /// The version that was chosen by its content, where there are several under a name of a log that somebody else can take first. The
+    /// log is opened for it, if it is not.
+    async fn chosen(&self, name: &str, (log, object): (&LogName, &CaseObject), versions: usize) -> Option<String> {
+        let chosen = (self.store.chosen)(name);
+        if chosen.is_some() || versions < 2 || !matches!(object, CaseObject::Slot(_) | CaseObject::Tile(_)) {
+            return chosen;
+        }
+        self.judge.clone()?.open(log).await;
+        (self.store.chosen)(name)
+    }
+
+    /// Whether what lies under a record's name is none. By then the store reads the version that was there first.
+    async fn squats(&mut self, log: &LogName, object: &CaseObject, name: &str) -> Result<bool, StoreError> {
+        let (Some(judge), CaseObject::Slot(n)) = (self.judge.clone(), object) else { return Ok(false) };
+        let Some(why) = judge.squats(log, *n).await? else { return Ok(false) };
+        self.tell(
+            "store-squatted",
+            name,
+            format!("it lies in the place of a record that was never published, and {why}; it is not locked"),
+        );
+        Ok(true)
     }
 
     /// On Azure a disposal takes an object away in two steps, and between them it looks as if somebody hid it. What custody lets be
@@ -226,11 +335,27 @@ impl Pass {
         let subject = of_case.unwrap_or_else(|| self.store.vault.describe().to_owned());
         let tally = self.tallies.entry((kind, subject)).or_default();
         tally.count = tally.count.saturating_add(1);
-        if tally.named.len() < NAMED_MAX {
+        if tally.named.len() < NAMED_MAX || self.named < NAMED_IN_ALL_MAX {
+            self.named = self.named.saturating_add(1);
             let name = escape_bounded(name, 200);
             tally.named.push(if name.is_empty() { what } else { format!("'{name}': {what}") });
         }
     }
+}
+
+/// What lies on top of the genuine version of an object and beneath it, in words.
+fn beside(genuine: &Version, above: &[&Version], beneath: &[&Version]) -> String {
+    let list = |versions: &[&Version]| {
+        let named = versions.iter().map(|v| format!("'{}' of {}", escape_bounded(&v.version, 80), v.modified));
+        named.take(NAMED_MAX).collect::<Vec<_>>().join(", ")
+    };
+    let mut what = format!("the genuine version is '{}'", escape_bounded(&genuine.version, 80));
+    for (place, versions) in [("on top of it lie", above), ("it was put on top of", beneath)] {
+        if !versions.is_empty() {
+            what = format!("{what}; {place} {}", list(versions));
+        }
+    }
+    what
 }
 
 /// Adds a version to those of its name. Beyond the bound the last place is that of the last in the list: where the newest comes

@@ -13,11 +13,11 @@ use super::{Answer, Kind, Page, Payload, Store, StoreError, Stored};
 /// An operation of the trait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Op {
-    /// `put_new`
+    /// `put_new` and `put_over`
     PutNew,
     /// `put_head`
     PutHead,
-    /// `get` and `get_range`
+    /// `get`, `get_range` and `get_version`
     Get,
     /// `size`
     Size,
@@ -248,6 +248,33 @@ impl Store for FaultyStore {
 
     fn troubles(&self) -> Vec<super::Trouble> {
         self.inner.troubles()
+    }
+
+    fn hides(&self, name: &str) -> bool {
+        self.inner.hides(name)
+    }
+
+    fn foreign(&self, folder: &str) -> Vec<String> {
+        self.inner.foreign(folder)
+    }
+
+    fn get_version<'a>(&'a self, name: &'a str, version: &'a str, bytes_max: u64) -> Answer<'a, Bytes> {
+        Box::pin(async move {
+            let (bytes, fault) = self.apply(Op::Get, name, self.inner.get_version(name, version, bytes_max)).await?;
+            Ok(alter(bytes, fault))
+        })
+    }
+
+    fn choose(&self, name: &str, version: &str) {
+        self.inner.choose(name, version);
+    }
+
+    fn put_over<'a>(&'a self, name: &'a str, content: Payload, sha256: Digest) -> Answer<'a, Stored> {
+        let (this, name) = (self.clone(), name.to_owned());
+        Box::pin(async move {
+            let put = tokio::spawn(async move { this.apply(Op::PutNew, &name, this.inner.put_over(&name, content, sha256)).await });
+            put.await.map_err(|e| StoreError::bug(format!("a put ended badly: {e}")))?.map(|(put, _)| put)
+        })
     }
 
     fn attestable(&self) -> Option<super::attest::Attestable> {

@@ -143,6 +143,27 @@ impl Store for MeteredStore {
         refused.as_ref().filter(|(at, _)| at.elapsed() < REFUSED_FOR).map(|(_, why)| why.clone())
     }
 
+    fn hides(&self, name: &str) -> bool {
+        self.inner.hides(name)
+    }
+
+    fn foreign(&self, folder: &str) -> Vec<String> {
+        self.inner.foreign(folder)
+    }
+
+    fn get_version<'a>(&'a self, name: &'a str, version: &'a str, bytes_max: u64) -> Answer<'a, Bytes> {
+        self.read("get", name, self.inner.get_version(name, version, bytes_max))
+    }
+
+    fn choose(&self, name: &str, version: &str) {
+        self.inner.choose(name, version);
+    }
+
+    /// That it is refused says nothing about other writes: a policy may well let nothing be written on top of anything.
+    fn put_over<'a>(&'a self, name: &'a str, content: Payload, sha256: Digest) -> Answer<'a, Stored> {
+        self.counted("put", name, self.inner.put_over(name, content, sha256))
+    }
+
     fn attestable(&self) -> Option<Attestable> {
         self.inner.attestable()
     }

@@ -7,6 +7,8 @@ pub mod attest;
 pub mod check;
 mod encryption;
 mod error;
+mod foreign;
+pub(crate) mod history;
 mod local;
 mod lock;
 mod metered;
@@ -100,11 +102,13 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     fn size<'a>(&'a self, name: &'a str) -> Answer<'a, u64>;
 
     /// One page of the objects below `folder` at any depth, in byte order of their names, at most
-    /// [`PAGE_ENTRIES_MAX`], beginning after the name `after`. A folder that does not exist is empty.
+    /// [`PAGE_ENTRIES_MAX`], beginning after the name `after`. A folder that does not exist is empty. Objects that a deletion hides
+    /// from whoever names no version are among them, as far as they were found ([`attest::recall`]). Names that nothing of ours ever has
+    /// are left out by a store that others can write into, and told ([`Store::foreign`]).
     fn list<'a>(&'a self, folder: &'a str, after: Option<&'a str>) -> Answer<'a, Page>;
 
     /// The names of the folders directly below `folder` (last component only), sorted. A folder that does not exist
-    /// has none.
+    /// has none. What is no name of ours is left out as in [`Store::list`].
     fn folders<'a>(&'a self, folder: &'a str) -> Answer<'a, Vec<String>>;
 
     /// Removes an object for good, folders that become empty included. One that is not there is success: the caller's own
@@ -127,6 +131,34 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// Why writes are refused, for a reason that a person must see to, as far as somebody kept watch.
     fn refuses_writes(&self) -> Option<String> {
         None
+    }
+
+    /// True for an object that is listed and read although a deletion hides it from whoever names no version.
+    fn hides(&self, _name: &str) -> bool {
+        false
+    }
+
+    /// What the last listings left out below a folder, bounded; of a folder that cannot be ours its name, which ends in a slash. The names
+    /// are somebody else's: to be escaped before they are shown.
+    fn foreign(&self, _folder: &str) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Reads one version of an object, of at most `bytes_max` bytes; a larger one is [`Kind::Damaged`]. Only of a store that is
+    /// [`Store::attestable`].
+    fn get_version<'a>(&'a self, name: &'a str, _version: &'a str, _bytes_max: u64) -> Answer<'a, Bytes> {
+        Box::pin(async move { Err(StoreError::not_found(name)) })
+    }
+
+    /// From now on this version of an object is the one that is read and looked after, whatever lies on top of it or beneath: whoever
+    /// knows what it must say found it.
+    fn choose(&self, _name: &str, _version: &str) {}
+
+    /// Writes on top of what somebody else put under a name before us, as long as that is what a reader sees there: whoever writes
+    /// between makes it [`Kind::Conflict`], and so does a store that keeps no versions and locks them. What lies there stays beneath.
+    /// Only the ledger calls it, after it looked at every version.
+    fn put_over<'a>(&'a self, name: &'a str, _content: Payload, _sha256: Digest) -> Answer<'a, Stored> {
+        Box::pin(async move { Err(StoreError::conflict(name)) })
     }
 
     /// Versions and locks, where the store has them.
@@ -214,17 +246,18 @@ pub async fn list_all(store: &dyn Store, folder: &str, entries_max: usize) -> Re
 /// step named.
 pub async fn self_test(store: &dyn Store) -> Result<(), StoreError> {
     creates_only(store).await?;
-    locks(store).await
+    can_lock(store).await
 }
 
-/// The last part of [`self_test`]. One that cannot lock would take every object and lock none, or refuse every one.
-async fn locks(store: &dyn Store) -> Result<(), StoreError> {
+/// The last part of [`self_test`], which is asked of a copy as well. One that cannot lock would take every object and lock none, or
+/// refuse every one.
+pub(crate) async fn can_lock(store: &dyn Store) -> Result<(), StoreError> {
     if !store.attestable().is_some_and(|found| found.locks()) {
         return Ok(());
     }
     let content = Bytes::from_static(b"lock\n");
     let put = store.put_new(PROBE_LOCK, Payload::from(content.clone()), Digest::of(&content)).await;
-    put.map(|_| ()).map_err(|e| e.during("the start-up test could not lock an object, as store.lock asks"))
+    put.map(|_| ()).map_err(|e| e.during("the start-up test could not lock an object, as its lock in the configuration asks"))
 }
 
 /// All of [`self_test`] but the lock, which [`check`] looks at in its own way.

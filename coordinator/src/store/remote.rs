@@ -1,28 +1,33 @@
 //! The store on S3 and everything that `object_store` reaches: one adapter, the same contract.
 
-use std::collections::{HashMap, HashSet};
+mod beneath;
+mod known;
+mod over;
+mod strangers;
+
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use exhibit_evidence::{CaseId, Digest, Timestamp};
+use exhibit_evidence::{CaseId, Digest};
 use futures::TryStreamExt as _;
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions};
 
+use known::Known;
+
 use super::attest::Attestable;
+use super::foreign::Foreign;
 use super::lock::{Lock, Locks, Protection, is_replaced};
 use super::settings::RemoteSettings;
-use super::vault::Vault;
+use super::vault::{Vault, Version};
 use super::{
     Answer, Entry, Kind, OBJECT_BYTES_MAX, PAGE_ENTRIES_MAX, PROBE_HEAD, PROBE_PLACE, PROBE_SLOT, Page, Payload, Store, StoreError, Stored,
     Trouble, check_name, digest_of,
 };
 use crate::clock;
 
-/// Version ids that are remembered, of about 200 bytes each with their names. Beyond it those that this process wrote are forgotten,
-/// and their newest version is read; of those that lie under another the first ones stay, and attestation tells of the rest.
-const KNOWN_VERSIONS_MAX: usize = 16_384;
 /// Pages of versions of one name that are destroyed in one call: a million versions.
 const DESTROY_ROUNDS_MAX: usize = 1_000;
 /// Troubles that wait to be asked for; more are dropped, because the log has them already.
@@ -44,34 +49,8 @@ pub struct RemoteStore {
     troubles: Arc<Mutex<Vec<Trouble>>>,
     /// Folders of which it was told that an object could not be locked.
     told_unlocked: Arc<Mutex<HashSet<String>>>,
-}
-
-/// Which version of an object is the one that was created. A reader who names none gets the newest, and whoever may delete can
-/// put another one on top.
-#[derive(Debug, Default)]
-struct Known {
-    /// What this process wrote.
-    written: HashMap<String, String>,
-    /// What attestation found under something newer.
-    covered: HashMap<String, String>,
-}
-
-impl Known {
-    fn note_written(&mut self, name: &str, version: String) {
-        if self.written.len() >= KNOWN_VERSIONS_MAX {
-            self.written.clear();
-        }
-        self.written.insert(name.to_owned(), version);
-    }
-
-    /// False when there is no room for it.
-    fn note_covered(&mut self, name: &str, version: &str) -> bool {
-        if self.covered.len() >= KNOWN_VERSIONS_MAX && !self.covered.contains_key(name) {
-            return false;
-        }
-        self.covered.insert(name.to_owned(), version.to_owned());
-        true
-    }
+    /// What listings leave out.
+    foreign: Arc<Foreign>,
 }
 
 impl RemoteStore {
@@ -87,6 +66,7 @@ impl RemoteStore {
             known: Arc::default(),
             troubles: Arc::default(),
             told_unlocked: Arc::default(),
+            foreign: Arc::default(),
         }
     }
 
@@ -106,7 +86,7 @@ impl RemoteStore {
         let store = Self::new(built.inner, &settings.prefix, &built.description);
         let holds_heads = built.vault.as_ref().is_some_and(|vault| !vault.words().hold_keeps_name);
         let locks = settings.lock.map(|policy| Arc::new(Locks::new(policy, holds_heads)));
-        Ok(Self { vault: built.vault, locks, ..store })
+        Ok(Self { vault: built.vault, locks, foreign: built.foreign, ..store })
     }
 
     fn path(&self, name: &str) -> Path {
@@ -155,8 +135,14 @@ impl RemoteStore {
                 return Err(StoreError::bug(format!("a read of bytes {}..{} of '{name}'", range.start, range.end)));
             }
         }
-        let version = self.known_version(name);
-        self.read_version(name, version, range, bytes_max).await
+        let version = self.known().version_of(name);
+        match self.read_version(name, version, range.clone(), bytes_max).await {
+            Err(e) if e.kind() == Kind::NotFound => match self.look_beneath(name).await? {
+                Some(hidden) => self.read_version(name, Some(hidden), range, bytes_max).await,
+                None => Err(e),
+            },
+            read => read,
+        }
     }
 
     async fn read_version(
@@ -210,12 +196,19 @@ impl RemoteStore {
     }
 
     async fn head(&self, name: &str) -> Result<u64, StoreError> {
-        Ok(self.look(name, self.known_version(name)).await?.size)
+        let version = self.known().version_of(name);
+        match self.look(name, version).await {
+            Err(e) if e.kind() == Kind::NotFound => match self.look_beneath(name).await? {
+                Some(hidden) => Ok(self.look(name, Some(hidden)).await?.size),
+                None => Err(e),
+            },
+            looked => Ok(looked?.size),
+        }
     }
 
     /// The size of what a reader gets: of an object under another version the listing has that one's.
     async fn listed_size(&self, name: &str, listed: u64) -> Result<u64, StoreError> {
-        if !self.known().covered.contains_key(name) {
+        if !self.known().is_covered(name) {
             return Ok(listed);
         }
         match self.head(name).await {
@@ -231,11 +224,6 @@ impl RemoteStore {
 
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn known_version(&self, name: &str) -> Option<String> {
-        let known = self.known();
-        known.covered.get(name).or_else(|| known.written.get(name)).cloned()
     }
 
     /// The lock that a version written now is to have.
@@ -272,11 +260,15 @@ impl RemoteStore {
     }
 
     fn note_trouble(&self, name: &str, detail: String) {
+        // One subject for all objects of a case: where nothing can be locked, each of them says so.
+        let subject = super::attest::case_of(name).unwrap_or_else(|| self.description.clone());
+        self.note(Trouble { kind: "store-lock", subject, detail });
+    }
+
+    fn note(&self, trouble: Trouble) {
         let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
         if troubles.len() < TROUBLES_MAX {
-            // One subject for all objects of a case: where nothing can be locked, each of them says so.
-            let subject = super::attest::case_of(name).unwrap_or_else(|| self.description.clone());
-            troubles.push(Trouble { kind: "store-lock", subject, detail });
+            troubles.push(trouble);
         }
     }
 
@@ -285,7 +277,32 @@ impl RemoteStore {
         // Its versions are locked as well: the heads that were signed once stay, whoever deletes or overwrites. They are
         // not read back one by one, because attestation looks at the newest and the records under them are locked each.
         let options = locked(self.lock_now(name));
-        self.inner.put_opts(&self.path(name), content.into(), options).await.map(|_| ()).map_err(|e| self.map(&e, "replace", name))
+        self.inner.put_opts(&self.path(name), content.into(), options).await.map_err(|e| self.map(&e, "replace", name))?;
+        self.known().forget_hidden(name);
+        Ok(())
+    }
+
+    /// One page of what is seen without naming versions.
+    async fn seen(&self, folder: &str, after: Option<&str>) -> Result<Page, StoreError> {
+        let prefix = self.path(folder);
+        if after.is_none() {
+            self.foreign.forget_below(&self.key_below(folder));
+        }
+        let mut stream = match after {
+            Some(after) => self.inner.list_with_offset(Some(&prefix), &self.path(after)),
+            None => self.inner.list(Some(&prefix)),
+        };
+        let mut entries = Vec::new();
+        while let Some(meta) = stream.try_next().await.map_err(|e| self.map(&e, "list", folder))? {
+            if entries.len() == PAGE_ENTRIES_MAX {
+                return Ok(Page { entries, more: true });
+            }
+            if let Some(name) = self.name(&meta.location).filter(|name| self.can_be_ours(name)) {
+                let size = self.listed_size(&name, meta.size).await?;
+                entries.push(Entry { name, size, modified: beneath::modified(&meta) });
+            }
+        }
+        Ok(Page { entries, more: false })
     }
 
     /// Takes a hold off a head that is never to have one; false when there was none, or it stays. Attestation does the same, but a log
@@ -500,23 +517,8 @@ impl Store for RemoteStore {
             if !folder.is_empty() {
                 check_name(folder)?;
             }
-            let prefix = self.path(folder);
-            let mut stream = match after {
-                Some(after) => self.inner.list_with_offset(Some(&prefix), &self.path(after)),
-                None => self.inner.list(Some(&prefix)),
-            };
-            let mut entries = Vec::new();
-            while let Some(meta) = stream.try_next().await.map_err(|e| self.map(&e, "list", folder))? {
-                if entries.len() == PAGE_ENTRIES_MAX {
-                    return Ok(Page { entries, more: true });
-                }
-                if let Some(name) = self.name(&meta.location) {
-                    let size = self.listed_size(&name, meta.size).await?;
-                    let modified = Timestamp::from_unix_ns(meta.last_modified.timestamp_nanos_opt().unwrap_or(0));
-                    entries.push(Entry { name, size, modified });
-                }
-            }
-            Ok(Page { entries, more: false })
+            let seen = self.seen(folder, after).await?;
+            self.with_hidden(folder, after, seen).await
         })
     }
 
@@ -525,9 +527,12 @@ impl Store for RemoteStore {
             if !folder.is_empty() {
                 check_name(folder)?;
             }
+            self.foreign.forget_folders(&self.key_below(folder));
             let listed = self.inner.list_with_delimiter(Some(&self.path(folder))).await.map_err(|e| self.map(&e, "list", folder))?;
-            let mut names: Vec<String> = listed.common_prefixes.iter().filter_map(|p| p.filename().map(str::to_owned)).collect();
+            let mut names: Vec<String> = listed.common_prefixes.iter().filter_map(|p| self.folder_name(p)).collect();
+            names.extend(self.known().hidden_folders(folder));
             names.sort_unstable();
+            names.dedup();
             Ok(names)
         })
     }
@@ -543,11 +548,7 @@ impl Store for RemoteStore {
                     Err(e) => return Err(self.map(&e, "destroy", name)),
                 }
             }
-            {
-                let mut known = self.known();
-                known.written.remove(name);
-                known.covered.remove(name);
-            }
+            self.known().forget(name);
             // The store's answer is not believed alone.
             match self.head(name).await {
                 Err(e) if e.kind() == Kind::NotFound => Ok(()),
@@ -572,36 +573,55 @@ impl Store for RemoteStore {
     }
 
     fn troubles(&self) -> Vec<Trouble> {
-        std::mem::take(&mut *self.troubles.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut troubles = std::mem::take(&mut *self.troubles.lock().unwrap_or_else(PoisonError::into_inner));
+        troubles.extend(self.strangers());
+        troubles
+    }
+
+    fn hides(&self, name: &str) -> bool {
+        self.known().hides(name)
+    }
+
+    fn foreign(&self, folder: &str) -> Vec<String> {
+        self.foreign.below(&self.key_below(folder)).iter().map(|key| self.shown_name(key).to_owned()).collect()
+    }
+
+    fn get_version<'a>(&'a self, name: &'a str, version: &'a str, bytes_max: u64) -> Answer<'a, Bytes> {
+        Box::pin(async move {
+            check_name(name)?;
+            self.read_version(name, Some(version.to_owned()), None, bytes_max).await
+        })
+    }
+
+    fn choose(&self, name: &str, version: &str) {
+        self.known().choose(name, version);
+    }
+
+    fn put_over<'a>(&'a self, name: &'a str, content: Payload, sha256: Digest) -> Answer<'a, Stored> {
+        Box::pin(async move {
+            check_name(name)?;
+            debug_assert_eq!(digest_of(&content), sha256, "the caller's digest of {name}");
+            self.write_over(name, content).await
+        })
     }
 
     fn attestable(&self) -> Option<Attestable> {
-        let known = Arc::clone(&self.known);
-        let covered = move |name: &str, version: &str| {
+        let (known, locks) = (Arc::clone(&self.known), self.locks.is_some());
+        let covered = move |genuine: &Version, is_seen: bool| {
             let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-            known.note_covered(name, version)
+            // Without locks nothing says that a deletion was not meant.
+            known.note_beneath(genuine, locks && !is_seen)
         };
-        Some(Attestable { vault: self.vault.clone()?, locks: self.locks.clone(), covered: Arc::new(covered) })
+        let known = Arc::clone(&self.known);
+        let chosen = move |name: &str| known.lock().unwrap_or_else(PoisonError::into_inner).chosen_version(name);
+        let (covered, chosen) = (Arc::new(covered), Arc::new(chosen));
+        Some(Attestable { vault: self.vault.clone()?, locks: self.locks.clone(), covered, chosen })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_was_found_under_another_version_is_kept_and_what_finds_no_room_is_told() {
-        let mut known = Known::default();
-        for n in 0..KNOWN_VERSIONS_MAX {
-            assert!(known.note_covered(&format!("cases/{n}"), "genuine"));
-        }
-        assert!(!known.note_covered("cases/one-more", "genuine"));
-        assert!(known.note_covered("cases/0", "another"), "one that is there finds its place again");
-        assert_eq!(known.covered.get("cases/0").map(String::as_str), Some("another"));
-        assert_eq!(known.covered.len(), KNOWN_VERSIONS_MAX);
-        known.covered.remove("cases/1");
-        assert!(known.note_covered("cases/one-more", "genuine"), "one that was destroyed makes room");
-    }
 
     #[tokio::test]
     async fn that_objects_cannot_be_locked_is_told_once_of_each_part_of_a_log_and_each_stream() {

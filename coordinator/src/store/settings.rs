@@ -10,8 +10,9 @@ use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 
 use super::encryption::Encryption;
+use super::foreign::Foreign;
 use super::lock::LockPolicy;
-use super::vault::{LockingConnector, Signer, Vault};
+use super::vault::{ListingConnector, LockingConnector, Signer, Vault};
 use super::{Kind, StoreError, check_name};
 
 /// The kinds of remote store.
@@ -79,6 +80,8 @@ pub(super) struct Built {
     pub(super) inner: Arc<dyn ObjectStore>,
     pub(super) vault: Option<Vault>,
     pub(super) description: String,
+    /// What listings leave out.
+    pub(super) foreign: Arc<Foreign>,
 }
 
 impl RemoteSettings {
@@ -109,16 +112,17 @@ impl RemoteSettings {
         if !self.prefix.is_empty() {
             check_name(&self.prefix)?;
         }
+        let foreign = Arc::<Foreign>::default();
         let built = match self.kind {
-            RemoteKind::S3 => self.s3(),
-            RemoteKind::Google => self.google(),
-            RemoteKind::Azure => self.azure(),
+            RemoteKind::S3 => self.s3(&foreign),
+            RemoteKind::Google => self.google(&foreign),
+            RemoteKind::Azure => self.azure(&foreign),
         };
         let (inner, vault) = built.map_err(|e| {
             let why = exhibit_evidence::text::escape_bounded(&e.to_string(), 400);
             StoreError::new(Kind::Denied, format!("the store's settings do not work: {why}"), "check [store] in the configuration")
         })?;
-        Ok(Built { inner, vault, description: self.describe() })
+        Ok(Built { inner, vault, description: self.describe(), foreign })
     }
 
     /// Versions and locks of a bucket at `address`, asked for with these credentials.
@@ -142,7 +146,7 @@ impl RemoteSettings {
         exhibit_evidence::text::escape_bounded(&format!("{what} at {}", self.endpoint.as_deref().unwrap_or(own)), 200)
     }
 
-    fn s3(&self) -> object_store::Result<(Arc<dyn ObjectStore>, Option<Vault>)> {
+    fn s3(&self, foreign: &Arc<Foreign>) -> object_store::Result<(Arc<dyn ObjectStore>, Option<Vault>)> {
         // Over TLS the payload's signature would only hash it a second time: the checksum header has it already.
         let mut builder = if self.access_key_id.is_none() { AmazonS3Builder::from_env() } else { AmazonS3Builder::new() }
             .with_bucket_name(&self.bucket)
@@ -152,6 +156,7 @@ impl RemoteSettings {
             .with_virtual_hosted_style_request(false)
             .with_allow_http(self.allow_http)
             .with_client_options(self.client())
+            .with_http_connector(listing(ReqwestConnector::default(), foreign))
             .with_retry(retry());
         if let Some(endpoint) = &self.endpoint {
             builder = builder.with_endpoint(endpoint);
@@ -171,16 +176,17 @@ impl RemoteSettings {
         let vault = self.vault(signer.clone(), format!("{}/{}", endpoint.trim_end_matches('/'), self.bucket))?;
         let inner: Arc<dyn ObjectStore> = match self.lock {
             // The first client is kept for its credentials alone.
-            Some(_) => Arc::new(builder.with_http_connector(LockingConnector(signer)).build()?),
+            Some(_) => Arc::new(builder.with_http_connector(listing(LockingConnector(signer), foreign)).build()?),
             None => Arc::new(inner),
         };
         Ok((inner, Some(vault)))
     }
 
-    fn google(&self) -> object_store::Result<(Arc<dyn ObjectStore>, Option<Vault>)> {
+    fn google(&self, foreign: &Arc<Foreign>) -> object_store::Result<(Arc<dyn ObjectStore>, Option<Vault>)> {
         let mut builder = if self.secret.is_none() { GoogleCloudStorageBuilder::from_env() } else { GoogleCloudStorageBuilder::new() }
             .with_bucket_name(&self.bucket)
             .with_client_options(self.client())
+            .with_http_connector(listing(ReqwestConnector::default(), foreign))
             .with_retry(retry());
         if let Some(endpoint) = &self.endpoint {
             builder = builder.with_base_url(endpoint);
@@ -196,7 +202,7 @@ impl RemoteSettings {
         let base = builder.get_config_value(&GoogleConfigKey::BaseUrl).or_else(|| self.base_in_key());
         let base = base.unwrap_or_else(|| GOOGLE.to_owned());
         let vault = self.vault(signer.clone(), format!("{}/storage/v1/b/{}", base.trim_end_matches('/'), self.bucket))?;
-        Ok((Arc::new(builder.with_http_connector(LockingConnector(signer)).build()?), Some(vault)))
+        Ok((Arc::new(builder.with_http_connector(listing(LockingConnector(signer), foreign)).build()?), Some(vault)))
     }
 
     /// A service account's key file may say where Google is; what is not of that form the client refused already.
@@ -205,12 +211,13 @@ impl RemoteSettings {
         key.get("gcs_base_url")?.as_str().map(str::to_owned)
     }
 
-    fn azure(&self) -> object_store::Result<(Arc<dyn ObjectStore>, Option<Vault>)> {
+    fn azure(&self, foreign: &Arc<Foreign>) -> object_store::Result<(Arc<dyn ObjectStore>, Option<Vault>)> {
         let mut builder = if self.secret.is_none() { MicrosoftAzureBuilder::from_env() } else { MicrosoftAzureBuilder::new() }
             .with_account(&self.account)
             .with_container_name(&self.bucket)
             .with_allow_http(self.allow_http)
             .with_client_options(self.client())
+            .with_http_connector(listing(ReqwestConnector::default(), foreign))
             .with_retry(retry());
         if let Some(endpoint) = &self.endpoint {
             builder = builder.with_endpoint(endpoint.clone());
@@ -226,8 +233,13 @@ impl RemoteSettings {
         let service = builder.get_config_value(&AzureConfigKey::Endpoint);
         let service = service.unwrap_or_else(|| format!("https://{}.blob.core.windows.net", self.account));
         let vault = self.vault(signer.clone(), format!("{}/{}", service.trim_end_matches('/'), self.bucket))?;
-        Ok((Arc::new(builder.with_http_connector(LockingConnector(signer)).build()?), Some(vault)))
+        Ok((Arc::new(builder.with_http_connector(listing(LockingConnector(signer), foreign)).build()?), Some(vault)))
     }
+}
+
+/// Clients whose listings leave out what cannot be ours.
+fn listing<C>(inner: C, foreign: &Arc<Foreign>) -> ListingConnector<C> {
+    ListingConnector { inner, foreign: Arc::clone(foreign) }
 }
 
 fn retry() -> RetryConfig {

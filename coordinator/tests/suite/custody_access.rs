@@ -234,3 +234,59 @@ async fn rights_end_at_the_case() {
     let mut again = exhibit_proto::responder::v1::responder_service_client::ResponderServiceClient::new(again);
     denied(again.get_case(people::GetCaseRequest { case_id: other.case_id.clone() }).await.map(|_| ()).expect_err("no key of hers counts"));
 }
+
+/// The keys whose enrolments under a name lie in a case's log.
+fn enrolled_in(world: &World, case: &str, name: &str) -> Vec<exhibit_evidence::key::KeyId> {
+    let folder = world.store_dir().join("cases").join(case).join("log/seq");
+    let mut keys = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("the log") {
+        let bytes = std::fs::read(entry.expect("entry").path()).expect("slot");
+        let record = Record::from_payload(Envelope::parse(&bytes).expect("envelope").unverified_payload()).expect("record");
+        if let Record::Enrolment(p) = record
+            && p.name == name
+        {
+            keys.push(p.key.id());
+        }
+    }
+    keys
+}
+
+/// Rights are a key's: a second one under the same name neither lends its own to the first nor has those of the first, and goes on
+/// when the first is revoked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_reads_by_its_own_rights_and_not_by_those_of_another_of_the_same_name() {
+    let mut world = World::start().await;
+    let (case, job) = collected(&mut world).await;
+    let (old, mut as_old) = world.person("grace", &[Role::Custodian], None).await;
+    let (new, mut as_new) = world.person_in("grace-2", "grace", &[Role::Auditor], None).await;
+    assert_eq!(old.name(), new.name());
+    let me = as_new.whoami(people::WhoamiRequest { protocol_min: 1, protocol_max: 1 }).await.expect("me").into_inner();
+    assert_eq!(me.roles, ["auditor"]);
+    let refused = as_new.read_items(reading(&job, "view")).await.map(|_| ()).expect_err("an auditor's key");
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    let mut bytes = as_old.read_items(reading(&job, "view")).await.expect("stream").into_inner();
+    assert!(bytes.message().await.expect("a custodian's key").is_some());
+    // The verifier sees by what right it was read, and no right of another key.
+    assert_eq!(enrolled_in(&world, &case.case_id, &old.name().to_string()), [old.evidence.public().id()]);
+    verdict::sound(&world, &case.case_id);
+
+    // The bag is signed by the key that reads, and by no other of the name.
+    let export = |key: exhibit_evidence::key::KeyId| people::ExportCaseRequest {
+        case_id: case.case_id.clone(),
+        collections: Vec::new(),
+        key: key.as_bytes().to_vec(),
+        after: String::new(),
+        reason: "handoff".to_owned(),
+    };
+    let mut lent = as_old.export_case(export(new.evidence.public().id())).await.expect("stream").into_inner();
+    assert_eq!(lent.message().await.expect_err("another key").code(), Code::PermissionDenied);
+
+    world.revoke(&old).await;
+    let seen = people::GetCaseRequest { case_id: case.case_id.clone() };
+    as_old.get_case(seen.clone()).await.map(|_| ()).expect_err("cut off");
+    as_new.get_case(seen.clone()).await.expect("the other key goes on");
+    let again = crate::support::world::channel(&old, world.port).await.expect("the certificate still holds");
+    let mut again = exhibit_proto::responder::v1::responder_service_client::ResponderServiceClient::new(again);
+    let refused = again.get_case(seen).await.map(|_| ()).expect_err("its key is revoked");
+    assert!(refused.code() == Code::PermissionDenied && refused.message().contains("no key that is enrolled"), "{refused}");
+}

@@ -226,6 +226,11 @@ async fn an_order_of_a_revoked_key_is_neither_approved_nor_offered() {
     let how = format!("exhibit cancel --order {}", order.order);
     assert!(refused.code() == Code::FailedPrecondition && refused.message().contains("was revoked since"), "{refused}");
     assert!(refused.message().contains(&how), "{refused}");
+    // Nobody is asked to approve it any more, and the record that says why is named.
+    let job = Job::new(order, envelope, &agent.id, 1);
+    let listed = world.collection(&job.collection).await;
+    let said = ["can be approved by nobody", "was revoked (record ", &how].map(|words| listed.reason.contains(words));
+    assert!(listed.state == "unapproved" && said == [true; 3] && !listed.reason.contains("exhibit approve"), "{listed:?}");
     // The agent comes: what waited for it, approved or in no need of it, has its end in the log.
     let _session = agent.session(&[]).await.expect("session");
     for (order, envelope) in &orders[1..] {

@@ -202,9 +202,10 @@ async fn two_people_and_nothing_that_stands_against_it() {
     // The custodian alone is not enough, nor is an approver who asked, nor a name that is not the signer's.
     let own = s.approval(disposal, s.cora.name());
     let refused = s.cora.submit(&own).await.expect_err("no approver");
-    let how =
-        format!("an approver of this case may sign it (case {case}); an admin gives the role: exhibit person allow cora --role approver");
-    assert!(refused.code() == Code::PermissionDenied && refused.message().contains(&how), "{refused}");
+    let who = format!("an approver of this case may sign it (case {case}; who has it there: spiffe://test/responder/ada, {}", s.ben.name());
+    let how = "); an admin gives the role: exhibit person allow cora --role approver";
+    let said = refused.message().contains(&who) && refused.message().contains(how);
+    assert!(refused.code() == Code::PermissionDenied && said, "{refused}");
     let lent = s.approval(disposal, s.cora.name());
     let refused = s.ben.submit(&lent).await.expect_err("another's name");
     assert!(refused.code() == Code::PermissionDenied && !refused.message().contains("person allow"), "no role is missing: {refused}");
@@ -302,6 +303,12 @@ async fn custody_passes_only_between_those_who_sign() {
     let refused = s.cora.submit(&to_ben).await.expect_err("no custodian");
     let how = format!("no custodian in case {case}; an admin gives the role: exhibit person allow ben --role custodian --case {case}");
     assert!(refused.code() == Code::InvalidArgument && refused.message().contains(&how), "{refused}");
+    // A name that is nobody's is no matter of a role: who could be meant is said.
+    let to_nobody = offer("spiffe://test/responder/nobody".to_owned(), s.opened, s.cora.name());
+    let refused = s.cora.submit(&to_nobody).await.expect_err("nobody");
+    let said = ["to: nobody is enrolled as spiffe://test/responder/nobody", "/dan", "exhibit person enroll REQUEST --role custodian"];
+    let said = said.iter().all(|words| refused.message().contains(words)) && !refused.message().contains("person allow");
+    assert!(refused.code() == Code::InvalidArgument && said && !refused.message().contains("/cora"), "{refused}");
     let (offered, _) = s.cora.submit(&to_dan).await.expect("offered");
     let by_cora = accept(offered, cora_name.clone());
     assert_eq!(code(s.cora.submit(&by_cora).await), Code::PermissionDenied, "offered to somebody else");

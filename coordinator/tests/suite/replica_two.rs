@@ -9,6 +9,7 @@ use exhibit_evidence::record::Role;
 use exhibit_proto::responder::v1 as people;
 
 use crate::support::agent::{self, Agent, Job, file};
+use crate::support::deployment::close_logs;
 use crate::support::verdict;
 use crate::support::world::{People, Place, World, channel};
 
@@ -183,6 +184,17 @@ async fn a_clock_that_jumps_ends_nothing(world: &mut World) {
     world.people.cancel_collections(request).await.expect("cancelled");
 }
 
+/// Records in a case's log, as the list of cases says.
+async fn listed_size(people: &mut People, case: &people::Case) -> Option<u64> {
+    let mut cases = people.list_cases(people::ListCasesRequest::default()).await.expect("listed").into_inner();
+    while let Some(row) = cases.message().await.expect("row") {
+        if row.case_id == case.case_id {
+            return Some(row.log_size);
+        }
+    }
+    None
+}
+
 /// Cases opened and orders given at both at once: one deployment, no number given twice.
 async fn both_write(world: &mut World, people_of_other: &mut People) {
     let case = world.open_case().await;
@@ -204,6 +216,14 @@ async fn both_write(world: &mut World, people_of_other: &mut People) {
         let there = people_of_other.get_case(people::GetCaseRequest { case_id: case.case_id.clone() }).await.expect("case").into_inner();
         assert_eq!((here, there.log_size), (here, here), "round {round}: both know all records");
     }
+    // The first has closed the log when the second adds to it: its lists are of now nevertheless.
+    close_logs(&world.running().parts.ledgers).await;
+    let order = world.order(&case, std::slice::from_ref(&id));
+    let envelope = world.sign(&order);
+    collections.push(Job::new(&order, &envelope, &id, 1).collection.clone());
+    let request = people::SubmitOrderRequest { order: envelope.as_bytes().to_vec() };
+    people_of_other.submit_order(request).await.expect("admitted there");
+    assert_eq!(listed_size(&mut world.people, &case).await, listed_size(people_of_other, &case).await);
     // One coordinator cancels what the other admitted.
     let request = people::CancelCollectionsRequest {
         collections: collections.iter().map(ToString::to_string).collect(),

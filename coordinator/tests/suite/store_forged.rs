@@ -1,23 +1,30 @@
-//! Genuine objects under forged ones, and stores that cannot lock: what is exported, made again, compared and started on.
+//! Genuine objects under forged ones and under deletions, and stores that cannot lock: what is exported, made again, verified, compared
+//! and started on.
 #![allow(clippy::large_futures, reason = "a test's future is as large as its story")]
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use exhibit_certs::Deployment;
 use exhibit_coordinator::catalog::Catalog as _;
 use exhibit_coordinator::catalog::sqlite::SqliteCatalog;
+use exhibit_coordinator::config::{Config, Paths};
+use exhibit_coordinator::copy::Second;
 use exhibit_coordinator::ledger::{Keys, Ledgers};
-use exhibit_coordinator::store::check;
+use exhibit_coordinator::reverify::{self, Depth, Schedule};
+use exhibit_coordinator::serve::Upkeep;
 use exhibit_coordinator::store::{
-    Kind, LocalStore, LockMode, LockPolicy, Payload, RemoteSettings, RemoteStore, Store, StoreError, self_test,
+    Kind, LocalStore, LockMode, LockPolicy, Payload, RemoteSettings, RemoteStore, Store, StoreError, list_all, self_test,
 };
+use exhibit_coordinator::store::{attest, check};
 use exhibit_coordinator::{clock, copy, reindex};
 use exhibit_evidence::Digest;
 use exhibit_evidence::id::{CaseId, CollectionId};
 use exhibit_evidence::layout::{self, LogName, StreamNumber};
 use exhibit_proto::responder::v1 as people;
 
-use crate::support::agent::{Agent, Job, file};
+use crate::custody_access;
 use crate::support::clouds;
 use crate::support::moto::{self, Server};
 use crate::support::world::{Place, World};
@@ -40,16 +47,7 @@ async fn put(store: &dyn Store, name: &str, content: &'static [u8]) {
 /// A world with one sealed collection of one stream.
 async fn collected(place: Place) -> (World, CaseId, CollectionId) {
     let mut world = World::start_on(place).await;
-    let credential = world.enroll("web-1").await;
-    let mut agent = Agent::new(credential, world.port, 1).await;
-    let mut session = agent.session(&[]).await.expect("session");
-    let (opened, order, envelope) = world.ordered(std::slice::from_ref(&agent.id)).await;
-    let job = Job::new(&order, &envelope, &agent.id, 1);
-    session.offer().await;
-    session.reply(&job.collection, vec![]).await;
-    let files = [file("system", "os-release", "NAME=Debian\n"), file("files", "/etc/passwd", "root:x:0:0::/root:/bin/sh\n")];
-    agent.send_all(&job, &job.honest(&files)).await.expect("received");
-    session.closed().await;
+    let (opened, job) = custody_access::collected(&mut world).await;
     assert_eq!(world.closed(&job.collection).await.state, "sealed");
     (world, opened.case_id.parse().expect("id"), job.collection.clone())
 }
@@ -59,6 +57,29 @@ fn forge(server: &Server, name: &str, content: &str) {
     let path = format!("/evidence/d1/{name}");
     assert_eq!(server.send("DELETE", &path, "", "").0, 204);
     assert_eq!(server.send("PUT", &path, "If-None-Match: *\r\n", content).0, 200);
+}
+
+/// What somebody does who holds the credentials and wants evidence gone: a marker on each object that is seen.
+async fn hide(server: &Server, settings: &RemoteSettings, folder: &str) {
+    let seen = list_all(&open(settings), folder, 1_000).await.expect("listed");
+    assert!(!seen.is_empty(), "{folder}");
+    for entry in seen {
+        assert_eq!(server.send("DELETE", &format!("/evidence/d1/{}", entry.name), "", "").0, 204);
+    }
+}
+
+async fn soon(what: &str, mut is: impl AsyncFnMut() -> bool) {
+    for _ in 0..600 {
+        if is().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("not in time: {what}");
+}
+
+async fn names(store: &dyn Store, folder: &str) -> Vec<String> {
+    list_all(store, folder, 1_000).await.expect("listed").into_iter().map(|entry| entry.name).collect()
 }
 
 /// The objects of an export, each with its stated size and its bytes.
@@ -127,6 +148,121 @@ async fn what_lies_under_a_forgery_is_exported_whole_and_found_by_reindex() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_deletions_hide_is_exported_verified_found_by_reindex_and_started_on() {
+    let server = moto::start_with_lock();
+    let settings = locked(server.settings("d1"));
+    let (mut world, case, collection) = collected(Place { remote: Some(settings.clone()), ..Place::default() }).await;
+    let before = exported(&mut world, &case).await;
+    hide(&server, &settings, &format!("cases/{case}")).await;
+    let after = exported(&mut world, &case).await;
+    for object in &before {
+        assert!(after.contains(object), "{} is given as before", object.0);
+    }
+    let told = world.incidents().await;
+    assert!(told.iter().any(|i| i.starts_with("store-marker: ") && i.contains(case.as_str())), "{told:?}");
+
+    // All of it, for processes that remember nothing.
+    world.stop().await;
+    hide(&server, &settings, &format!("cases/{case}")).await;
+    hide(&server, &settings, "deployment").await;
+    assert!(names(&open(&settings), "").await.iter().all(|name| name.starts_with("probe/")), "nothing is seen");
+    let (report, again) = made_again(&world, Arc::new(open(&settings))).await;
+    assert_eq!((report.cases, report.collections, report.streams, report.agents), (1, 1, 1, 1), "{:?}", report.problems);
+    assert!(report.problems.iter().all(|p| p.starts_with("store-marker ")) && !report.problems.is_empty(), "{:?}", report.problems);
+    again.close().await;
+
+    let paths = Paths { deployment: PathBuf::from("deployment"), ..Paths::default() };
+    let config = Config { paths, folder: world.dir.path().to_owned(), ..Config::default() };
+    for depth in [Depth::All, Depth::Sample(1_000_000)] {
+        let report = reverify::run(&config, Arc::new(open(&settings)), depth, None, clock::now).await.expect("runs");
+        assert!(report.sound && report.cases.len() == 1 && report.cases[0].segments > 0, "{report:#?}");
+        assert!(report.notes.iter().any(|note| note.starts_with(&format!("store-marker cases/{case}: "))), "{report:#?}");
+    }
+
+    // A log that is hidden as a whole is no empty one.
+    world.restart().await;
+    let request =
+        people::ReadItemsRequest { items: vec![format!("{collection}.s1.0")], reason: "triage".to_owned(), action: "view".to_owned() };
+    let mut items = world.people.read_items(request).await.expect("stream").into_inner();
+    assert!(items.message().await.expect("what is hidden is served").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_seen_again_is_listed_once_and_read_as_it_was_created() {
+    let server = moto::start_with_lock();
+    let (first, later) = (open(&locked(server.settings("d1"))), open(&locked(server.settings("d1"))));
+    let all = [0, 1, 2].map(|n| LogName::Deployment.slot(n));
+    for name in &all {
+        put(&first, name, b"genuine").await;
+    }
+    let path = |name: &str| format!("/evidence/d1/{name}");
+    for name in &all[..2] {
+        assert_eq!(server.send("DELETE", &path(name), "", "").0, 204);
+    }
+    assert_eq!(names(&later, "deployment/log").await, all[2..], "nobody looked yet");
+    assert_eq!(attest::recall(&later, "deployment/").await.expect("looked").len(), 1);
+    assert_eq!(names(&later, "deployment/log").await, all);
+    assert_eq!(names(&later, "").await, all);
+    assert!(later.hides(&all[0]) && !later.hides(&all[2]));
+    assert_eq!(later.folders("deployment").await.expect("listed"), ["log"]);
+    // The marker is taken away from one, and a forgery put on the other.
+    let versions = later.attestable().expect("versions").vault.versions_of(&all[0]).await.expect("listed");
+    let marker = versions.iter().find(|version| version.marker).expect("a marker");
+    assert_eq!(server.send("DELETE", &format!("{}?versionId={}", path(&all[0]), marker.version), "", "").0, 204);
+    assert_eq!(server.send("PUT", &path(&all[1]), "If-None-Match: *\r\n", "forgery").0, 200);
+    assert_eq!(names(&later, "deployment/log").await, all);
+    assert!(!later.hides(&all[0]) && !later.hides(&all[1]));
+    for name in &all {
+        assert_eq!(later.get(name, 100).await.expect("read"), "genuine", "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scheduled_verification_finds_that_the_lock_was_switched_off_since_the_start() {
+    let (server, dir) = (moto::start_with_lock(), tempfile::tempdir().expect("folder"));
+    let results = dir.path().join("results.jsonl");
+    let schedule = Schedule { every: Duration::from_secs(1), depth: Depth::All, rate: None, results: results.clone() };
+    let upkeep = Upkeep { verify: Some(schedule), copy: None };
+    let mut world = World::start_on(Place { remote: Some(locked(server.settings("d1"))), upkeep, ..Place::default() }).await;
+    let ended = || std::fs::read_to_string(&results).is_ok_and(|text| text.contains("\"done\":true"));
+    soon("a run ends", async || ended()).await;
+    assert!(world.incidents().await.is_empty(), "{:?}", world.incidents().await);
+    let versioning = |status: &str| {
+        let body = format!("<VersioningConfiguration><Status>{status}</Status></VersioningConfiguration>");
+        assert_eq!(server.send("PUT", "/evidence?versioning", "", &body).0, 200);
+    };
+    versioning("Suspended");
+    let told = async || world.incidents().await.iter().any(|i| i.starts_with("store-bucket: ") && i.contains("versioning is off"));
+    soon("the next run tells it", told).await;
+    versioning("Enabled");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn into_a_copy_that_is_to_lock_and_cannot_nothing_is_copied_and_start_and_check_say_so() {
+    let server = moto::start();
+    let second = Arc::new(open(&locked(server.settings("d1"))));
+    let copying = Second { store: Arc::clone(&second) as Arc<dyn Store>, every: Duration::from_hours(1), rate: None };
+    let upkeep = Upkeep { copy: Some(copying), verify: None };
+    let mut world = World::start_on(Place { upkeep, ..Place::default() }).await;
+    let told = async || {
+        let told = world.incidents().await;
+        told.iter().any(|i| i.starts_with("copy-failed: the start-up test could not lock") && i.contains("has no Object Lock"))
+    };
+    soon("it is told at the start", told).await;
+    let copied = names(&*second, "").await;
+    assert!(copied.iter().all(|name| name.starts_with("probe/")), "{copied:?}");
+    let first = LocalStore::open(&world.store_dir()).expect("store");
+    let mut report = check::run(&first, None, clock::now()).await;
+    copy::check(&mut report, &first, &*second, Some(POLICY)).await;
+    let line = report.checks.last().expect("checked");
+    assert!(line.what == "copy" && line.state == check::State::Missing, "{line:?}");
+    assert!(line.detail.contains("could not lock an object") && line.remedy.contains("Object Lock"), "{line:?}");
+    drop(first);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sealed_collection_without_its_streams_is_no_empty_one() {
     let (mut world, case, collection) = collected(Place::default()).await;
     world.stop().await;
@@ -186,7 +322,8 @@ async fn no_start_on_a_store_that_cannot_lock_what_is_to_be_locked() {
 async fn what_a_marker_hides_in_the_store_is_in_the_copy_alone() {
     let server = moto::start_with_lock();
     let (first, second) = (open(&locked(server.settings("d1"))), open(&server.settings("second")));
-    let (slot, name) = (LogName::Deployment.slot(0), "cases/x/collections/y/s1/00000000.tar.zst");
+    let (case, collection) = (CaseId::new(1, [2; 10]), CollectionId::from_digest(&Digest::of(b"x")));
+    let (slot, name) = (LogName::Deployment.slot(0), &layout::segment(&case, &collection, S1, 0));
     for store in [&first, &second] {
         put(store, &slot, b"record").await;
         put(store, name, b"genuine").await;
@@ -201,4 +338,13 @@ async fn what_a_marker_hides_in_the_store_is_in_the_copy_alone() {
     copy::check(&mut report, &first, &second, None).await;
     let line = report.checks.last().expect("checked");
     assert!(line.state == check::State::Missing && line.detail.contains("1 are in the copy alone"), "{line:?}");
+
+    // Whoever looked reads it, copies it where it is missing, and calls it gone all the same; a copy that looked puts it there again.
+    assert_eq!(attest::recall(&first, "").await.expect("looked").len(), 1);
+    let third = open(&server.settings("third"));
+    put(&third, &slot, b"record").await;
+    for (one, other, expected) in [(&first, &second, (0, 1)), (&first, &third, (1, 0)), (&second, &first, (1, 0))] {
+        let lag = copy::lag(one, other).await.expect("compared");
+        assert_eq!((lag.objects, lag.only_in_copy), expected, "{lag:?}");
+    }
 }

@@ -13,7 +13,9 @@ use exhibit_coordinator::clock;
 use exhibit_coordinator::store::attest::{Pass, Report, Task};
 use exhibit_coordinator::store::check::{self, State};
 use exhibit_coordinator::store::conformance::{self, Deviation, Promise};
-use exhibit_coordinator::store::{Kind, LockMode, LockPolicy, Payload, Protection, RemoteSettings, RemoteStore, Store, StoreError, Stored};
+use exhibit_coordinator::store::{
+    Kind, LockMode, LockPolicy, Payload, Protection, RemoteSettings, RemoteStore, Store, StoreError, Stored, list_all,
+};
 use exhibit_evidence::Digest;
 use exhibit_evidence::id::{CaseId, CollectionId};
 
@@ -154,7 +156,11 @@ async fn what_is_locked_stays(cloud: &dyn Cloud, settings: &RemoteSettings) {
     assert_eq!(store.get(&name, 100).await.expect("read"), "genuine");
     let later = open(settings, LockMode::Compliance);
     assert_eq!(later.get(&name, 100).await.expect("read"), "forgery");
-    assert_eq!(later.get(&hidden, 100).await.expect_err("hidden").kind(), Kind::NotFound);
+    // Where nothing is seen the versions are looked at, and what they say is told.
+    assert_eq!((later.get(&hidden, 100).await.expect("read"), later.size(&hidden).await.expect("size")), ("hidden".into(), 6));
+    assert_eq!(later.troubles().iter().map(|t| t.kind).collect::<Vec<_>>(), ["store-marker"]);
+    let listed = list_all(&later, &format!("cases/{case}/collections"), 10).await.expect("listed");
+    assert_eq!(listed.into_iter().map(|e| e.name).collect::<Vec<_>>(), [name.clone(), hidden.clone()]);
     let looked = pass(&later, "", false).await;
     assert_eq!(kinds(&looked), ["store-marker", "store-version"], "{looked:#?}");
     assert!(looked.troubles[0].detail.contains(&hidden) && looked.troubles[1].detail.contains(&version), "{looked:#?}");

@@ -11,7 +11,7 @@ use exhibit_coordinator::reverify::{self, Depth, RESULTS, Report, Schedule};
 use exhibit_coordinator::serve::Upkeep;
 use exhibit_coordinator::store::LocalStore;
 
-use crate::support::agent::{Agent, Job, file};
+use crate::custody_access::collected;
 use crate::support::world::{self, Place, World};
 
 const EVERY_SEGMENT: Depth = Depth::Sample(1_000_000);
@@ -19,16 +19,7 @@ const EVERY_SEGMENT: Depth = Depth::Sample(1_000_000);
 #[tokio::test(flavor = "multi_thread")]
 async fn what_changed_in_the_store_is_found_and_an_interrupted_run_goes_on() {
     let mut world = World::start().await;
-    let credential = world.enroll("web-1").await;
-    let mut agent = Agent::new(credential, world.port, 1).await;
-    let mut session = agent.session(&[]).await.expect("session");
-    let (case, order, envelope) = world.ordered(std::slice::from_ref(&agent.id)).await;
-    let job = Job::new(&order, &envelope, &agent.id, 1);
-    session.offer().await;
-    session.reply(&job.collection, vec![]).await;
-    let files = [file("system", "os-release", "NAME=Debian\n"), file("files", "/etc/passwd", "root:x:0:0::/root:/bin/sh\n")];
-    agent.send_all(&job, &job.honest(&files)).await.expect("received");
-    session.closed().await;
+    let (case, job) = collected(&mut world).await;
     let other = world.open_case().await;
 
     let paths = Paths { deployment: PathBuf::from("deployment"), ..Paths::default() };

@@ -592,6 +592,9 @@ pub struct ExportHead {
     /// Names of the deployment's timestamp authorities, in their order.
     #[prost(string, repeated, tag = "4")]
     pub authorities: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// For each of them, in the same order, how many revocation lists are going to be kept with its token, at most 4.
+    #[prost(uint32, repeated, tag = "5")]
+    pub revocation_lists: ::prost::alloc::vec::Vec<u32>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StampExportRequest {

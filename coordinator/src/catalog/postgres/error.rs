@@ -39,6 +39,14 @@ fn by_code(code: &str, text: String) -> CatalogError {
     }
 }
 
+/// `cannot_connect_now`: the server is starting, recovering or ending.
+const STARTING: &str = "57P03";
+
+/// True when the server is there and says that it takes no connections yet.
+pub fn is_starting(e: &sqlx::Error) -> bool {
+    e.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| code == STARTING)
+}
+
 /// Why the first connection failed: setting, reason and what to do.
 pub fn unreachable(place: &str, e: &sqlx::Error) -> CatalogError {
     const TLS: &str = "check sslmode and sslrootcert in catalog.postgres, and that the server has TLS on with a certificate for that name";
@@ -48,6 +56,9 @@ pub fn unreachable(place: &str, e: &sqlx::Error) -> CatalogError {
     let remedy = match (e, code.as_str()) {
         (_, "28P01" | "28000") => {
             "check the user in catalog.postgres, the password in the file of catalog.password_file, and the server's pg_hba.conf"
+        }
+        (_, STARTING) => {
+            "it still takes no connections: wait until pg_isready says that it does, and look at the server's log for what keeps it"
         }
         (_, "3D000") => "make the database first: docs/operations/catalog.md has the commands",
         (_, "53300") => "the server has no connection left: raise its max_connections or end other clients",

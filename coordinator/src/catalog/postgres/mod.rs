@@ -8,6 +8,7 @@ mod alone;
 mod connected;
 mod dialect;
 mod error;
+mod first;
 mod peers;
 mod schema;
 #[cfg(any(test, feature = "test-support"))]
@@ -27,7 +28,8 @@ pub use alone::Alone;
 pub use settings::{Settings, SettingsError};
 
 use super::CatalogError;
-use error::{map, unreachable};
+use error::map;
+use first::first_connection;
 use peers::PostgresPeers;
 use schema::Making;
 
@@ -35,8 +37,6 @@ use schema::Making;
 const CONNECTIONS_MAX: u32 = 16;
 /// How long a caller waits for a connection, a new one included, before it is told that the catalog is busy.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the first connection may take: what is wrong then is told in full.
-const FIRST_TIMEOUT: Duration = Duration::from_secs(10);
 /// "exhb": tells our schema from any other, and our advisory locks from those of other programs.
 const APPLICATION_ID: i64 = 0x6578_6862;
 /// The same number where PostgreSQL wants 32 bits.
@@ -136,20 +136,5 @@ impl PostgresCatalog {
 
     const fn readers(&self) -> &PgPool {
         &self.pool
-    }
-}
-
-/// One connection outside of any pool: a pool would tell a wrong password or a wrong name as one more delay.
-async fn first_connection(settings: &Settings) -> Result<PgConnection, CatalogError> {
-    use sqlx::ConnectOptions as _;
-    let session = settings.session();
-    match tokio::time::timeout(FIRST_TIMEOUT, session.connect()).await {
-        Ok(Ok(connection)) => Ok(connection),
-        Ok(Err(e)) => Err(unreachable(settings.place(), &e)),
-        Err(_) => Err(CatalogError::Failed(format!(
-            "catalog.postgres: {} did not answer within {} s; is the address right, and does a firewall let it through?",
-            settings.place(),
-            FIRST_TIMEOUT.as_secs()
-        ))),
     }
 }

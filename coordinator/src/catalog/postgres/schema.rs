@@ -12,6 +12,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/postgres/0002_replicas.sql"),
     include_str!("../migrations/postgres/0003_chores.sql"),
     include_str!("../migrations/postgres/0004_settled.sql"),
+    include_str!("../migrations/postgres/0005_published.sql"),
 ];
 
 /// The oldest server that is tried.

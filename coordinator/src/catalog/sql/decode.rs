@@ -8,7 +8,8 @@ use sqlx::Row as _;
 
 use super::{Database, Row};
 use crate::catalog::{
-    AgentRow, CaseRow, CatalogError, CollectionRow, Ending, IncidentRow, OrderRow, Seen, State, StreamRow, StreamState, TokenRow, Totals,
+    AgentRow, CaseRow, CatalogError, CollectionRow, Ending, IncidentRow, OrderRow, Published, Seen, State, StreamRow, StreamState,
+    TokenRow, Totals,
 };
 
 type Result<T> = std::result::Result<T, CatalogError>;
@@ -211,4 +212,8 @@ pub fn incident(row: &Row) -> Result<IncidentRow> {
         count: number(row, "count")?,
         logged: number::<i64>(row, "logged")? != 0,
     })
+}
+
+pub fn published(row: &Row) -> Result<Published> {
+    Ok(Published { size: number(row, "size")?, root: digest(row, "root")? })
 }

@@ -9,6 +9,7 @@ mod agents;
 mod cases;
 mod decode;
 mod incidents;
+mod logs;
 mod moving;
 mod streams;
 
@@ -192,6 +193,12 @@ impl Catalog for Backend {
     }
     fn manifest_part(&self, collection: CollectionId, stream: StreamNumber, n: u32) -> Answer<'_, Option<Vec<u8>>> {
         self.read(move |c| Box::pin(streams::manifest_part(c, collection, stream, n)))
+    }
+    fn published(&self, log: String) -> Answer<'_, Option<Published>> {
+        self.read(move |c| Box::pin(logs::published(c, log)))
+    }
+    fn set_published(&self, log: String, head: Published) -> Answer<'_, ()> {
+        self.write(move |c| Box::pin(logs::set_published(c, log, head)))
     }
     fn add_incident(&self, incident: IncidentRow) -> Answer<'_, ()> {
         self.write(move |c| Box::pin(incidents::add(c, incident)))

@@ -160,6 +160,7 @@ fn check(table: &Table, row: &Row) -> Result<(), CatalogError> {
         "streams" => decode::stream(row).map(drop),
         "segments" => decode::segment(row).map(drop),
         "incidents" => decode::incident(row).map(drop),
+        "published" => decode::published(row).map(drop),
         _ => Ok(()),
     }
 }

@@ -28,6 +28,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/sqlite/0004_counts.sql"),
     include_str!("../migrations/sqlite/0005_unapproved.sql"),
     include_str!("../migrations/sqlite/0006_chores.sql"),
+    include_str!("../migrations/sqlite/0007_published.sql"),
 ];
 /// "exhb": tells our files from any other SQLite database.
 const APPLICATION_ID: i64 = 0x6578_6862;

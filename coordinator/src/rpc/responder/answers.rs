@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use exhibit_evidence::Timestamp;
 use exhibit_evidence::custody::Disposed;
-use exhibit_evidence::id::{AgentId, CaseId, CollectionId};
+use exhibit_evidence::id::{AgentId, CaseId, CollectionId, OrderId};
 use exhibit_evidence::text::escape_bounded;
 use exhibit_proto::responder::v1 as wire;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 
 use crate::catalog::{AgentRow, CaseRow, CollectionFilter, CollectionRow, State};
+use crate::custody;
 use crate::dispatch::admit;
-use crate::ledger::Ledger;
+use crate::ledger::{Brief, Gone};
 use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
 use crate::read::Begins;
@@ -29,36 +30,51 @@ fn ns(time: Option<Timestamp>) -> i64 {
 }
 
 pub(super) async fn case(parts: &Parts, row: CaseRow) -> Result<wire::Case> {
-    let (head, two_person, encrypt_to, disposed) = {
-        let ledger = parts.ledgers.case(&row.case).await?;
-        let view = ledger.view();
-        let encrypt_to = view.custody().encrypt_to().as_slice().iter().map(ToString::to_string).collect();
-        let disposed: Vec<Disposed> = view.custody().disposed().map(|(_, gone)| gone).collect();
-        (view.head(), view.custody().two_person(), encrypt_to, disposed)
-    };
+    let brief = parts.ledgers.case(&row.case).await?.brief();
+    told(parts, row, &brief).await
+}
+
+/// A case in a list: one whose log is damaged stands there as that, and hides none of the others.
+pub(super) async fn listed_case(parts: &Parts, row: CaseRow) -> Result<wire::Case> {
+    match brief(parts, &row.case).await? {
+        Some(brief) => told(parts, row, &brief).await,
+        None => Ok(wire::Case { state: "damaged".to_owned(), ..from_catalog(row) }),
+    }
+}
+
+/// What a case's log says for a list, which opens no log that was closed; of one that is damaged the catalog alone speaks.
+async fn brief(parts: &Parts, case: &CaseId) -> Result<Option<Arc<Brief>>> {
+    match parts.ledgers.brief(case).await {
+        Ok(brief) => Ok(Some(brief)),
+        Err(e) if e.kind() == crate::ledger::Kind::Damaged => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// What the catalog and a case's log know of it.
+async fn told(parts: &Parts, row: CaseRow, brief: &Brief) -> Result<wire::Case> {
     let (counts, exhibits) = parts.catalog.case_counts(row.case.clone()).await?;
     let mut collections = BTreeMap::new();
     for (state, count) in counts {
         *collections.entry(shown_text(&state)).or_insert(0) += count;
     }
     // The catalog knows how each ended; that it is gone stands in the log.
-    for gone in &disposed {
+    for Gone { disposed: gone, .. } in brief.disposed.values() {
         if let Some(count) = gone.outcome.and_then(|outcome| collections.get_mut(outcome.as_str())).filter(|count| **count > 0) {
             *count -= 1;
             *collections.entry(disposed_text(gone).to_owned()).or_insert(0) += 1;
         }
     }
     collections.retain(|_, count| *count > 0);
-    let (log_size, log_root) = (head.size, head.root.as_bytes().to_vec());
-    Ok(wire::Case { log_size, log_root, collections, exhibits, two_person, encrypt_to, ..from_catalog(row) })
-}
-
-/// A case in a list: one whose log is damaged stands there as that, and hides none of the others.
-pub(super) async fn listed_case(parts: &Parts, row: CaseRow) -> Result<wire::Case> {
-    match parts.ledgers.case(&row.case).await {
-        Err(e) if e.kind() == crate::ledger::Kind::Damaged => Ok(wire::Case { state: "damaged".to_owned(), ..from_catalog(row) }),
-        _ => case(parts, row).await,
-    }
+    Ok(wire::Case {
+        log_size: brief.head.size,
+        log_root: brief.head.root.as_bytes().to_vec(),
+        collections,
+        exhibits,
+        two_person: brief.two_person,
+        encrypt_to: brief.encrypt_to.as_slice().iter().map(ToString::to_string).collect(),
+        ..from_catalog(row)
+    })
 }
 
 /// What the catalog alone knows of a case.
@@ -110,7 +126,7 @@ fn standing(row: &CollectionRow, gone: Option<&Disposed>) -> (String, String) {
 }
 
 /// Who decided that a collection is destroyed, and the records that say so.
-fn disposed(ledger: &Ledger, gone: Disposed) -> wire::Disposed {
+fn disposed(Gone { disposed: gone, certificate_n }: Gone) -> wire::Disposed {
     let certificate = gone.destroyed.map(|(_, certificate)| certificate);
     wire::Disposed {
         destroyed_at_ns: ns(gone.destroyed.map(|(at, _)| at)),
@@ -119,7 +135,7 @@ fn disposed(ledger: &Ledger, gone: Disposed) -> wire::Disposed {
         disposal_sha256: gone.disposal.as_bytes().to_vec(),
         approval_sha256: gone.approval.as_bytes().to_vec(),
         certificate_sha256: certificate.map(|c| c.as_bytes().to_vec()).unwrap_or_default(),
-        certificate_n: certificate.and_then(|c| ledger.find(&c)).unwrap_or_default(),
+        certificate_n: certificate_n.unwrap_or_default(),
         outcome: gone.outcome.map(|outcome| outcome.as_str().to_owned()).unwrap_or_default(),
     }
 }
@@ -151,7 +167,8 @@ pub(super) fn agent(row: AgentRow, online: &HashSet<AgentId>) -> wire::Agent {
 pub(super) async fn collections(parts: &Parts, rows: Vec<CollectionRow>) -> Result<Vec<wire::Collection>> {
     let mut hostnames: HashMap<AgentId, String> = HashMap::new();
     let mut busy: HashMap<AgentId, Option<CollectionId>> = HashMap::new();
-    let mut logs: HashMap<CaseId, Option<Ledger>> = HashMap::new();
+    let mut briefs: HashMap<CaseId, Option<Arc<Brief>>> = HashMap::new();
+    let mut unapprovable: HashMap<OrderId, Option<String>> = HashMap::new();
     let mut out = Vec::with_capacity(rows.len());
     for row in rows {
         if !hostnames.contains_key(&row.agent) {
@@ -169,6 +186,12 @@ pub(super) async fn collections(parts: &Parts, rows: Vec<CollectionRow>) -> Resu
                 reason = Some(format!("the agent is busy with {other}; it begins this one afterwards"));
             }
         }
+        if row.state == State::Unapproved {
+            if !unapprovable.contains_key(&row.order) {
+                unapprovable.insert(row.order.clone(), custody::unapprovable(parts, &row.order).await?);
+            }
+            reason = unapprovable.get(&row.order).cloned().flatten().or(reason);
+        }
         let live = parts.progress.live(&row.collection).unwrap_or_default();
         let hindered = live.hindrance().map(|why| format!("the agent says: {why}"));
         // What it says is an answer.
@@ -178,11 +201,11 @@ pub(super) async fn collections(parts: &Parts, rows: Vec<CollectionRow>) -> Resu
         for more in [hindered, parts.progress.paused(&row.collection)].into_iter().flatten() {
             reason = Some(reason.map_or_else(|| more.clone(), |reason| format!("{reason}; {more}")));
         }
-        if row.state.is_closed() && !logs.contains_key(&row.case) {
-            logs.insert(row.case.clone(), kept_log(parts, &row).await?);
+        if row.state.is_closed() && !briefs.contains_key(&row.case) {
+            briefs.insert(row.case.clone(), brief(parts, &row.case).await?);
         }
-        let log = logs.get(&row.case).and_then(Option::as_ref);
-        out.push(collection(parts, CollectionRow { reason, ..row }, hostname, log).await?);
+        let gone = briefs.get(&row.case).and_then(Option::as_ref).and_then(|brief| brief.disposed.get(&row.collection)).cloned();
+        out.push(collection(parts, CollectionRow { reason, ..row }, hostname, gone).await?);
     }
     Ok(out)
 }
@@ -194,8 +217,8 @@ async fn running_on(parts: &Parts, agent: &AgentId) -> Result<Option<CollectionI
     Ok(rows.into_iter().find(|row| row.state == State::Running).map(|row| row.collection))
 }
 
-/// `log` is the case's, where the collection is closed.
-async fn collection(parts: &Parts, row: CollectionRow, hostname: String, log: Option<&Ledger>) -> Result<wire::Collection> {
+/// `gone` is what the case's log says of one that is not kept.
+async fn collection(parts: &Parts, row: CollectionRow, hostname: String, gone: Option<Gone>) -> Result<wire::Collection> {
     let live = parts.progress.live(&row.collection).unwrap_or_default();
     let mut totals = row.totals.clone();
     if matches!(row.state, State::Running | State::Sealing) {
@@ -206,8 +229,7 @@ async fn collection(parts: &Parts, row: CollectionRow, hostname: String, log: Op
         totals.raw_bytes = live.raw_bytes;
     }
     let store_cost = cost(parts, &row).await?;
-    let gone = log.and_then(|log| log.view().custody().disposal_of(&row.collection));
-    let (state, reason) = standing(&row, gone.as_ref());
+    let (state, reason) = standing(&row, gone.as_ref().map(|gone| &gone.disposed));
     let streams = if row.started_at.is_some() { row.stream.0 } else { 0 };
     Ok(wire::Collection {
         collection: row.collection.to_string(),
@@ -233,17 +255,8 @@ async fn collection(parts: &Parts, row: CollectionRow, hostname: String, log: Op
         seal: row.seal.unwrap_or_default(),
         current: live.current,
         store_cost,
-        disposed: log.zip(gone).map(|(log, gone)| disposed(log, gone)),
+        disposed: gone.map(disposed),
     })
-}
-
-/// The log that says whether a closed collection is kept; of one that is damaged the catalog alone speaks, and hides no other case.
-async fn kept_log(parts: &Parts, row: &CollectionRow) -> Result<Option<Ledger>> {
-    match parts.ledgers.case(&row.case).await {
-        Ok(log) => Ok(Some(log)),
-        Err(e) if e.kind() == crate::ledger::Kind::Damaged => Ok(None),
-        Err(e) => Err(e.into()),
-    }
 }
 
 /// What a closed collection costs in a store that somebody bills.

@@ -12,7 +12,7 @@ const CLOCKS_APART_S: i64 = 3_600;
 
 impl Pass {
     pub(super) async fn look_at_lock(&mut self, name: &str, version: &Version) -> Result<(), StoreError> {
-        let Some(locks) = self.store.locks.clone() else { return Ok(()) };
+        let Some(locks) = self.store.locks.clone().filter(|_| !self.versions_only) else { return Ok(()) };
         let (mut want, known) = locks.of(name, version.modified);
         tokio::time::sleep(self.task.pause).await;
         let seen = match self.store.vault.lock_of(name, &version.version).await {

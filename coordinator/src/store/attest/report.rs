@@ -3,8 +3,11 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
+use exhibit_evidence::id::CaseId;
 use exhibit_evidence::text::escape_bounded;
 
+use super::NAMED_MAX;
+use crate::several;
 use crate::store::Trouble;
 
 /// What a pass saw.
@@ -26,6 +29,48 @@ pub struct Report {
     pub to_release: BTreeSet<String>,
     /// What is wrong: one entry for each kind and case.
     pub troubles: Vec<Trouble>,
+    /// The objects of each entry, where its sentence does not name them all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lists: Vec<List>,
+}
+
+/// The objects with which one thing is wrong in one case, or in the bucket.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct List {
+    /// As of the trouble.
+    pub kind: &'static str,
+    /// As of the trouble.
+    pub subject: String,
+    /// How many there are.
+    pub count: u64,
+    /// They, and what was seen of each; fewer than there are where a pass finds very many.
+    pub objects: Vec<String>,
+}
+
+impl List {
+    /// Of more than a sentence names.
+    pub(super) fn of(kind: &'static str, subject: &str, tally: &Tally) -> Option<Self> {
+        let (_, left) = tally.sentence();
+        let (subject, count) = (subject.to_owned(), tally.count);
+        (left > 0).then(|| Self { kind, subject, count, objects: tally.named.clone() })
+    }
+
+    fn text(&self) -> String {
+        let (named, left) = several::fitting(first(&self.objects), beyond(self.count, &self.objects), "; ", several::DETAIL_BYTES);
+        let what = if self.objects.len() as u64 == self.count { "all" } else { "more" };
+        format!("{named}; and {left} more (--json has {what}; {DO})")
+    }
+}
+
+const DO: &str = "docs/operations/stores.md says what to do";
+
+/// Those that a sentence may name.
+fn first(named: &[String]) -> &[String] {
+    named.get(..NAMED_MAX).unwrap_or(named)
+}
+
+fn beyond(count: u64, named: &[String]) -> u64 {
+    count.saturating_sub(first(named).len() as u64)
 }
 
 impl Report {
@@ -34,8 +79,10 @@ impl Report {
     pub fn text(&self) -> String {
         let mut out = format!("{} objects with {} versions; {} locks were read", self.objects, self.versions, self.locks_read);
         out.push_str(if self.troubles.is_empty() { "; each is what was created, and locked as it should be." } else { ".\n" });
-        for trouble in &self.troubles {
-            let _ = writeln!(out, "  {} {}: {}", trouble.kind, trouble.subject, trouble.detail);
+        for Trouble { kind, subject, detail } in &self.troubles {
+            let list = self.lists.iter().find(|list| list.kind == *kind && list.subject == *subject);
+            let detail = list.map_or_else(|| detail.clone(), List::text);
+            let _ = writeln!(out, "  {kind} {subject}: {detail}");
         }
         out
     }
@@ -48,27 +95,33 @@ pub(super) struct Tally {
     pub(super) named: Vec<String>,
 }
 
-/// The folder of the case that an object belongs to.
+impl Tally {
+    /// The objects that a sentence has room for, and how many there are beside.
+    fn sentence(&self) -> (String, u64) {
+        several::fitting(first(&self.named), beyond(self.count, &self.named), "; ", several::DETAIL_BYTES)
+    }
+}
+
+/// The folder of the case that an object belongs to; none of a folder that no case can have.
 pub(in crate::store) fn case_of(name: &str) -> Option<String> {
-    let mut parts = name.split('/');
-    (parts.next() == Some("cases")).then(|| parts.next().map(|case| format!("cases/{case}")))?
+    let (case, _) = name.strip_prefix("cases/")?.split_once('/')?;
+    case.parse::<CaseId>().ok().map(|case| format!("cases/{case}"))
 }
 
 pub(super) fn told(kind: &'static str, subject: &str, tally: &Tally) -> Trouble {
-    let more = tally.count.saturating_sub(tally.named.len() as u64);
-    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
-    let detail = format!("{}{more} (docs/operations/stores.md says what to do)", tally.named.join("; "));
-    Trouble { kind, subject: subject.to_owned(), detail: escape_bounded(&detail, 1_900) }
+    let (named, left) = tally.sentence();
+    let more = if left > 0 { format!("; and {left} more") } else { String::new() };
+    Trouble { kind, subject: subject.to_owned(), detail: escape_bounded(&format!("{named}{more} ({DO})"), 1_990) }
 }
 
 /// A list that is full: what is not on it is served by its newest version, which the digests in the logs then tell from the genuine
-/// one. Nobody is to believe that all of them are passed over.
+/// one, or is not seen. Nobody is to believe that all of them are passed over.
 pub(super) fn too_many(unremembered: u64, place: &str) -> Option<Trouble> {
     (unremembered > 0).then(|| Trouble {
         kind: "store-unattested",
         subject: place.to_owned(),
         detail: format!(
-            "the list of objects under another version is full: of {unremembered} more the genuine version is not remembered, and the newest one is read until it is taken away; what is read is still compared with its digest (docs/operations/stores.md says what to do)"
+            "the list of objects under another version is full: of {unremembered} more the genuine version is not remembered, and the newest one is read, or none is seen, until what lies on top is taken away; what is read is still compared with its digest (docs/operations/stores.md says what to do)"
         ),
     })
 }
@@ -76,6 +129,37 @@ pub(super) fn too_many(unremembered: u64, place: &str) -> Option<Trouble> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_is_cut_at_the_end_of_an_object_with_how_many_there_are() {
+        let object = |n: u64| format!("'cases/x/{n:0200}': hidden under the delete marker");
+        let tally = |count: u64| Tally { count, named: (0..count).map(object).collect() };
+        for (count, shown) in [(1, 1), (6, 6), (7, 6), (13, 6), (5_000, 6)] {
+            let tally = tally(count);
+            let trouble = told("store-marker", "cases/x", &tally);
+            assert_eq!(trouble.detail.matches("under the delete marker").count(), shown, "{}", trouble.detail);
+            let left = count - shown as u64;
+            let more = format!("; and {left} more ({DO})");
+            assert_eq!(trouble.detail.ends_with(&more), left > 0, "{}", trouble.detail);
+            let lists: Vec<List> = List::of("store-marker", "cases/x", &tally).into_iter().collect();
+            assert_eq!(lists.iter().map(|l| l.objects.len() as u64).sum::<u64>(), if left > 0 { count } else { 0 });
+            let report = Report { troubles: vec![trouble], lists, ..Report::default() };
+            assert_eq!(report.text().contains(&format!("; and {left} more (--json has all; ")), left > 0, "{}", report.text());
+        }
+        let cut = Tally { count: 9, named: vec!["one".to_owned()] };
+        let report =
+            Report { troubles: vec![told("k", "s", &cut)], lists: List::of("k", "s", &cut).into_iter().collect(), ..Report::default() };
+        assert!(report.text().contains("k s: one; and 8 more (--json has more; "), "{}", report.text());
+    }
+
+    #[test]
+    fn only_a_case_that_can_be_one_is_a_subject() {
+        let case = CaseId::new(1, [2; 10]);
+        assert_eq!(case_of(&format!("cases/{case}/x//y")), Some(format!("cases/{case}")));
+        for bad in ["cases//x", "cases/x/y", "cases/../etc", "deployment/log/checkpoint", "cases"] {
+            assert_eq!(case_of(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn a_list_that_is_cut_says_so() {

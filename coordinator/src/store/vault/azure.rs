@@ -173,4 +173,35 @@ mod tests {
         assert_eq!(listed.next.map(|n| n.key).as_deref(), Some("m"));
         assert!(Azure.page(&Reply { headers: HeaderMap::new(), body: Bytes::from_static(b"<html/>") }).is_err(), "another's page");
     }
+
+    proptest::proptest! {
+        #[test]
+        fn a_page_comes_back_as_it_was_and_any_other_answer_is_read_or_refused(
+            blobs in proptest::collection::vec(("[a-z0-9/._-]{1,20}", "[0-9TZ:.-]{1,20}"), 0..20),
+            (at, byte) in (0_usize..2_000, proptest::num::u8::ANY),
+            noise in proptest::collection::vec(proptest::num::u8::ANY, 0..64),
+        ) {
+            let rows = blobs.iter().map(|(name, version)| format!("<Blob><Name>{name}</Name><VersionId>{version}</VersionId></Blob>"));
+            let text = format!("<EnumerationResults><Blobs>{}</Blobs></EnumerationResults>", rows.collect::<Vec<_>>().concat());
+            let reply = |body: Vec<u8>| Reply { headers: HeaderMap::new(), body: Bytes::from(body) };
+            let listed = Azure.page(&reply(text.clone().into_bytes())).expect("reads");
+            proptest::prop_assert_eq!(listed.found.into_iter().map(|f| (f.key, f.version)).collect::<Vec<_>>(), blobs);
+
+            let mut bytes = text.into_bytes();
+            let at = at % bytes.len();
+            proptest::prop_assert!(Azure.page(&reply(bytes[..at].to_vec())).is_err(), "a cut one");
+            bytes[at] = byte;
+            for body in [bytes, noise.clone()] {
+                let mut reply = reply(body);
+                if let Ok(value) = http::HeaderValue::from_bytes(&noise) {
+                    for name in [VERSION, MODE, UNTIL, HOLD] {
+                        reply.headers.insert(name, value.clone());
+                    }
+                }
+                let _ = (Azure.seen(&reply, NO_VERSION), Azure.is_on(Setting::Locks, &reply), Azure.said(&reply.headers, &reply.body));
+                let found = Azure.page(&reply).map_or(0, |listed| listed.found.len());
+                proptest::prop_assert!(found * "<Blob/>".len() <= reply.body.len(), "no more than there is");
+            }
+        }
+    }
 }

@@ -49,4 +49,23 @@ mod tests {
         assert_eq!(parse("Sunday, 06-Nov-94 08:49:37 GMT"), None);
         assert_eq!(parse("Sun, ää Nov 1994 08:49:37 GMT"), None);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn every_second_comes_back_and_a_date_has_one_text(
+            s in -9_000_000_000_i64..9_000_000_000,
+            near in "[A-Z][a-z]{2}, [0-3][0-9] (Jan|Feb|Dec) [0-9]{4} [0-2][0-9]:[0-9]{2}:[0-9]{2} GMT",
+            any in ".{0,40}",
+        ) {
+            let t = Timestamp::from_unix_s(s);
+            proptest::prop_assert_eq!((parse(&text(t)), parse_time(&seconds_text(t))), (Some(t), Some(t)));
+            let _ = parse_time(&any);
+            let after_weekday = |date: &str| date.split_once(' ').map(|(_, rest)| rest.to_owned());
+            for given in [near, any] {
+                if let Some(t) = parse(&given) {
+                    proptest::prop_assert_eq!(after_weekday(&text(t)), after_weekday(&given));
+                }
+            }
+        }
+    }
 }

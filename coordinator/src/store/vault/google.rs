@@ -200,4 +200,31 @@ mod tests {
         assert_eq!(Google.said(&HeaderMap::new(), gone).0, "NoSuchBucket");
         assert_eq!(Google.said(&HeaderMap::new(), b"gateway"), (String::new(), String::new()));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn a_page_comes_back_as_it_was_and_any_other_answer_is_read_or_refused(
+            objects in proptest::collection::vec((".{0,20}", "[0-9]{1,20}"), 0..20),
+            (at, byte) in (0_usize..2_000, proptest::num::u8::ANY),
+            noise in proptest::collection::vec(proptest::num::u8::ANY, 0..64),
+        ) {
+            let rows: Vec<_> = objects.iter().map(|(name, n)| serde_json::json!({ "name": name, "generation": n })).collect();
+            let text = serde_json::json!({ "kind": "storage#objects", "items": rows }).to_string();
+            let reply = |body: Vec<u8>| Reply { headers: HeaderMap::new(), body: Bytes::from(body) };
+            let listed = Google.page(&reply(text.clone().into_bytes())).expect("reads");
+            proptest::prop_assert_eq!(listed.found.into_iter().map(|f| (f.key, f.version)).collect::<Vec<_>>(), objects);
+
+            let mut bytes = text.into_bytes();
+            let at = at % bytes.len();
+            proptest::prop_assert!(Google.page(&reply(bytes[..at].to_vec())).is_err(), "a cut one");
+            bytes[at] = byte;
+            for body in [bytes, noise] {
+                let reply = reply(body);
+                let _ = (Google.seen(&reply, "7"), Google.said(&reply.headers, &reply.body));
+                let _ = (Google.is_on(Setting::Locks, &reply), Google.is_on(Setting::Versions, &reply));
+                let found = Google.page(&reply).map_or(0, |listed| listed.found.len());
+                proptest::prop_assert!(found * "{}".len() <= reply.body.len(), "no more than there is");
+            }
+        }
+    }
 }

@@ -7,6 +7,7 @@ mod azure;
 mod date;
 mod dialect;
 mod google;
+mod listing;
 mod s3;
 mod signing;
 mod versions;
@@ -27,11 +28,13 @@ use super::{Kind, StoreError};
 use crate::clock;
 use dialect::{Ask, Dialect, Reply, Setting, Words, header};
 
+pub(super) use listing::ListingConnector;
 pub(super) use signing::{LockingConnector, Signer};
 pub use versions::{Cursor, Version};
 
-/// A page of 1,000 versions has half a megabyte, on Azure, which says more of each, one and a half.
-const ANSWER_BYTES_MAX: usize = 4 << 20;
+/// A page of 1,000 versions has half a megabyte, on Azure, which says more of each, one and a half; but whoever may write can make names
+/// of 1,024 characters of which each is escaped with six.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// Tries of one request within one call, with a second between them: all of these requests may be repeated.
 const TRIES_MAX: usize = 3;
 const BETWEEN_TRIES: Duration = Duration::from_secs(1);

@@ -130,3 +130,38 @@ fn with_xml(ask: Ask, body: String) -> Ask {
 fn bypassing(ask: Ask, yes: bool) -> Ask {
     if yes { ask.header("x-amz-bypass-governance-retention", "true") } else { ask }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    proptest::proptest! {
+        #[test]
+        fn a_page_comes_back_as_it_was_and_any_other_answer_is_read_or_refused(
+            versions in proptest::collection::vec(("[a-z0-9/._-]{1,20}", "[A-Za-z0-9]{1,20}", proptest::bool::ANY), 0..20),
+            (at, byte) in (0_usize..2_000, proptest::num::u8::ANY),
+            noise in proptest::collection::vec(proptest::num::u8::ANY, 0..64),
+        ) {
+            let row = |(key, version, marker): &(String, String, bool)| {
+                let kind = if *marker { "DeleteMarker" } else { "Version" };
+                format!("<{kind}><Key>{key}</Key><VersionId>{version}</VersionId></{kind}>")
+            };
+            let text = format!("<ListVersionsResult>{}</ListVersionsResult>", versions.iter().map(row).collect::<Vec<_>>().concat());
+            let reply = |body: Vec<u8>| Reply { headers: HeaderMap::new(), body: Bytes::from(body) };
+            let listed = S3.page(&reply(text.clone().into_bytes())).expect("reads");
+            proptest::prop_assert_eq!(listed.found.into_iter().map(|f| (f.key, f.version, f.marker)).collect::<Vec<_>>(), versions);
+
+            let mut bytes = text.into_bytes();
+            let at = at % bytes.len();
+            proptest::prop_assert!(S3.page(&reply(bytes[..at].to_vec())).is_err(), "a cut one");
+            bytes[at] = byte;
+            for body in [bytes, noise] {
+                let reply = reply(body);
+                let _ = (S3.is_on(Setting::Locks, &reply), S3.said(&reply.headers, &reply.body));
+                let found = S3.page(&reply).map_or(0, |listed| listed.found.len());
+                proptest::prop_assert!(found * "<Version/>".len() <= reply.body.len(), "no more than there is");
+            }
+        }
+    }
+}

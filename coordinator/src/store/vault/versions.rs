@@ -114,6 +114,11 @@ impl Vault {
         }
     }
 
+    /// True where a listing gives the newest version of a name first.
+    pub(in crate::store) fn lists_newest_first(&self) -> bool {
+        self.dialect().has_markers()
+    }
+
     /// What hides an object whose versions these are, in words: a marker, or that none of them is current.
     #[must_use]
     pub fn hidden_by(&self, versions: &[Version]) -> Option<String> {

@@ -214,8 +214,13 @@ impl World {
 
     /// Enrols a person as people are enrolled: own keys, an admin's signature, a certificate from the coordinator.
     pub async fn person(&mut self, name: &str, roles: &[Role], cases: Option<Vec<CaseId>>) -> (Credential, People) {
+        self.person_in(name, name, roles, cases).await
+    }
+
+    /// [`World::person`] with keys that lie in a folder of another name: one person may have several.
+    pub async fn person_in(&mut self, folder: &str, name: &str, roles: &[Role], cases: Option<Vec<CaseId>>) -> (Credential, People) {
         let name: exhibit_certs::PeerName = format!("spiffe://test/responder/{name}").parse().expect("name");
-        let pending = Pending::take_up(&sub(&self.dir, name.short()), &random::seed().expect("random")).expect("keys");
+        let pending = Pending::take_up(&sub(&self.dir, folder), &random::seed().expect("random")).expect("keys");
         let enrolment = self.admin.enroller().enrol_in(&name, pending.evidence.public(), (roles, cases), "admin", clock::now());
         let request = people::EnrollPersonRequest {
             enrolment: enrolment.expect("small").as_bytes().to_vec(),

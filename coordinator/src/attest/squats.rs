@@ -1,0 +1,178 @@
+//! Whether what lies in the place of a record is one. Whoever may write into the store can take the next places of a log before its
+//! coordinator does, and attestation would lock what they put there.
+//!
+//! What was published is never doubted here: that it was altered is for whoever reads the log to say. Of what comes after, a record
+//! that a process left between its slot and the head is told from any other by its signature.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use exhibit_evidence::dsse::{ENVELOPE_BYTES_MAX, Envelope};
+use exhibit_evidence::layout::LogName;
+use exhibit_evidence::record::{Record, TrustError};
+use futures::future::BoxFuture;
+
+use crate::catalog::SharedCatalog;
+use crate::ledger::{self, Ledgers};
+use crate::store::attest::Judge;
+use crate::store::{Kind, Store, StoreError};
+
+/// What the logs and the catalog say, about one store or its copy, for one pass.
+#[derive(Debug)]
+pub(super) struct Logs {
+    ledgers: Arc<Ledgers>,
+    catalog: SharedCatalog,
+    /// Where the records lie that are judged.
+    store: Arc<dyn Store>,
+    /// The log that was asked for last, and how many of its records were published then.
+    last: Mutex<Option<(LogName, u64)>>,
+}
+
+impl Logs {
+    pub(super) fn new(ledgers: Arc<Ledgers>, catalog: SharedCatalog, store: Arc<dyn Store>) -> Self {
+        Self { ledgers, catalog, store, last: Mutex::default() }
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<(LogName, u64)>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remembered(&self, log: &LogName) -> u64 {
+        self.last().as_ref().filter(|(name, _)| name == log).map_or(0, |(_, size)| *size)
+    }
+
+    /// How many records of a log are known to have been published.
+    async fn published(&self, log: &LogName) -> Result<u64, StoreError> {
+        let size = match self.catalog.published(log.folder()).await.map_err(|e| later(&e))? {
+            Some(head) => head.size,
+            None => self.in_store(log).await?,
+        };
+        *self.last() = Some((log.clone(), size));
+        Ok(size)
+    }
+
+    /// Of a log whose head the catalog has not, as one from before heads were kept there.
+    async fn in_store(&self, log: &LogName) -> Result<u64, StoreError> {
+        // A log of no case is not opened: that would put a head over whatever somebody wrote there.
+        if let LogName::Case(case) = log
+            && self.catalog.case(case.clone()).await.map_err(|e| later(&e))?.is_none()
+        {
+            return Ok(0);
+        }
+        match self.ledgers.get(log).await {
+            Ok(ledger) => Ok(ledger.size()),
+            Err(e) if e.kind() == ledger::Kind::Retry => Err(later(&e)),
+            // Nobody can say how long it is.
+            Err(_) => Ok(u64::MAX),
+        }
+    }
+
+    async fn judge(&self, log: &LogName, n: u64, bytes: &[u8]) -> Result<Option<String>, StoreError> {
+        let Ok(envelope) = Envelope::parse(bytes) else { return Ok(Some("it is no signed record".to_owned())) };
+        let mut ring = self.ledgers.deployment().await.map_err(|e| later(&e))?.key_ring();
+        // A key that was revoked since, or a kind of record that is newer than this program, is no stranger's.
+        if let Err(TrustError::UnknownKey(_) | TrustError::BadSignature(_)) = ring.verify(&envelope) {
+            return Ok(Some("no key that this deployment enrolled signed it".to_owned()));
+        }
+        if let (LogName::Case(case), Ok(record)) = (log, Record::from_payload(envelope.unverified_payload()))
+            && record.case().is_some_and(|of| of != case)
+        {
+            return Ok(Some("it is a record of another case".to_owned()));
+        }
+        if self.remembered(log) == 0 {
+            return Ok(None);
+        }
+        // Whatever is wrong with the log is told by whoever uses it.
+        let Ok(ledger) = self.ledgers.get(log).await else { return Ok(None) };
+        Ok(ledger.find(&envelope.digest()).filter(|at| *at != n).map(|at| format!("it is record {at} once more")))
+    }
+}
+
+impl Judge for Logs {
+    fn open<'a>(&'a self, log: &'a LogName) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            // A log of no case is not opened, as above.
+            let is_there = match log {
+                LogName::Deployment => true,
+                LogName::Case(case) => self.catalog.case(case.clone()).await.is_ok_and(|row| row.is_some()),
+            };
+            if is_there && let Err(error) = self.ledgers.get(log).await {
+                tracing::warn!(log = %log.folder(), %error, "which versions of a log's objects are genuine could not be looked at");
+            }
+        })
+    }
+
+    fn squats<'a>(&'a self, log: &'a LogName, n: u64) -> BoxFuture<'a, Result<Option<String>, StoreError>> {
+        Box::pin(async move {
+            if n < self.remembered(log) || n < self.published(log).await? {
+                return Ok(None);
+            }
+            match self.store.get(&log.slot(n), ENVELOPE_BYTES_MAX as u64).await {
+                Ok(bytes) => self.judge(log, n, &bytes).await,
+                Err(e) if e.kind() == Kind::Damaged => Ok(Some("it is larger than any record".to_owned())),
+                // It is gone since it was listed.
+                Err(e) if e.kind() == Kind::NotFound => Ok(None),
+                Err(e) => Err(e),
+            }
+        })
+    }
+}
+
+/// That the catalog or a log does not answer now says nothing about an object.
+fn later(e: &impl std::fmt::Display) -> StoreError {
+    StoreError::new(Kind::Retry, e.to_string(), "it is tried again")
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use exhibit_evidence::Digest;
+    use exhibit_evidence::anchor::{Anchor, FORMAT};
+    use exhibit_evidence::id::CaseId;
+    use exhibit_evidence::key::SigningKey;
+
+    use super::*;
+    use crate::catalog::Published;
+    use crate::catalog::sqlite::SqliteCatalog;
+    use crate::ledger::Keys;
+    use crate::store::{Payload, RemoteStore};
+
+    async fn put(store: &dyn Store, name: &str, content: &[u8]) {
+        store.put_new(name, Payload::from(content.to_vec()), Digest::of(content)).await.expect("written");
+    }
+
+    #[tokio::test]
+    async fn what_was_published_is_not_doubted_and_after_it_only_what_is_signed_is_a_record() {
+        let dir = tempfile::tempdir().expect("folder");
+        let store: Arc<dyn Store> = Arc::new(RemoteStore::memory());
+        let root = SigningKey::from_seed(&[1; 32]);
+        let anchor = Anchor { format: FORMAT.to_owned(), deployment: "d1".to_owned(), root_key: root.public() };
+        let keys = Keys { anchor, log: SigningKey::from_seed(&[2; 32]), witnesses: Vec::new() };
+        let catalog: SharedCatalog = Arc::new(SqliteCatalog::create(&dir.path().join("catalog.sqlite")).await.expect("catalog"));
+        let log = LogName::Case(CaseId::new(1, [2; 10]));
+        let head = Published { size: 2, root: Digest::of(b"root") };
+        catalog.set_published(log.folder(), head).await.expect("kept");
+        let logs = Logs::new(Ledgers::new(Arc::clone(&store), keys), Arc::clone(&catalog), Arc::clone(&store));
+
+        let signed = |key: &SigningKey| Envelope::sign(b"{}".to_vec(), key).expect("small").as_bytes().to_vec();
+        put(&*store, &log.slot(1), b"junk").await;
+        put(&*store, &log.slot(2), b"junk").await;
+        put(&*store, &log.slot(3), "x".repeat(70_000).as_bytes()).await;
+        put(&*store, &log.slot(4), &signed(&SigningKey::from_seed(&[9; 32]))).await;
+        put(&*store, &log.slot(5), &signed(&root)).await;
+        for (n, why) in [
+            (1, None),
+            (2, Some("it is no signed record")),
+            (3, Some("it is larger than any record")),
+            (4, Some("no key that this deployment enrolled signed it")),
+            (5, None),
+            (6, None),
+        ] {
+            assert_eq!(logs.squats(&log, n).await.expect("judged").as_deref(), why, "{n}");
+        }
+        // Of a case that was never opened nothing was published, and nothing is written there for asking.
+        let other = LogName::Case(CaseId::new(2, [3; 10]));
+        put(&*store, &other.slot(0), b"junk").await;
+        assert!(logs.squats(&other, 0).await.expect("judged").is_some());
+        assert_eq!(store.get(&other.checkpoint(), 1_000).await.map(|b: Bytes| b.len()).expect_err("none").kind(), Kind::NotFound);
+    }
+}

@@ -1,0 +1,233 @@
+//! The places of records in the store. The signed tree is the truth and a slot only carries a record: where the store keeps and locks
+//! versions, the record of a place is the oldest version under its name that can be one, by its signature and by what this log holds
+//! before it. Every reader comes to the same, now and after any restart, so what somebody put there before or after it takes nothing away.
+
+use bytes::Bytes;
+use exhibit_evidence::Digest;
+use exhibit_evidence::dsse::{ENVELOPE_BYTES_MAX, Envelope};
+use exhibit_evidence::layout::LogName;
+use exhibit_evidence::text::escape_bounded;
+
+use super::error::{LET_OVER, TAKE_AWAY};
+use super::log::Inner;
+use super::news::SQUATTED;
+use super::{Kind, LedgerError};
+use crate::several;
+use crate::store::{self, Payload, Store, Version, history};
+
+/// Versions of one slot that are read, of 64 KiB each.
+pub(super) const READ_MAX: usize = 1_000;
+/// How often a slot is looked at anew because somebody else writes there at the same time.
+pub(super) const ROUNDS_MAX: usize = 4;
+
+/// What the versions under a slot's name are.
+#[derive(Debug, Default)]
+pub(super) struct Judged {
+    /// The record, which was taken.
+    pub(super) record: Option<Envelope>,
+    /// What lies beneath it and is none, in words; all of them where there is no record.
+    pub(super) squats: Vec<String>,
+}
+
+/// Finds the record of slot `n` among the versions of its name, the oldest first: the first one that `take` takes. The store reads that
+/// one from then on.
+///
+/// # Errors
+/// As the store fails; [`Kind::Damaged`] when there are more than can be looked at.
+pub(super) async fn judge(
+    store: &dyn Store,
+    (name, n): (&LogName, u64),
+    versions: &[Version],
+    take: &mut (dyn FnMut(&Envelope) -> Result<(), String> + Send),
+) -> Result<Judged, LedgerError> {
+    let (slot, mut judged) = (name.slot(n), Judged::default());
+    for version in versions.iter().take(READ_MAX) {
+        let read = match store.get_version(&slot, &version.version, ENVELOPE_BYTES_MAX as u64).await {
+            Ok(bytes) => Envelope::parse(&bytes).map_err(|e| e.to_string()),
+            Err(e) if e.kind() == store::Kind::Damaged => Err("it is larger than any record".to_owned()),
+            // Destroyed since it was listed.
+            Err(e) if e.kind() == store::Kind::NotFound => continue,
+            Err(e) => return Err(e.into()),
+        };
+        match read.and_then(|envelope| take(&envelope).map(|()| envelope)) {
+            Ok(envelope) => {
+                if versions.len() > 1 {
+                    store.choose(&slot, &version.version);
+                }
+                judged.record = Some(envelope);
+                return Ok(judged);
+            }
+            Err(why) => judged.squats.push(squat(&slot, Some(version), &why)),
+        }
+    }
+    if versions.len() > READ_MAX {
+        let why = format!("{} versions, and none of the oldest {READ_MAX} is a record of this place", versions.len());
+        return Err(LedgerError::squatted(&name.folder(), format_args!("record {n}"), why, TAKE_AWAY));
+    }
+    Ok(judged)
+}
+
+/// What is none of ours, in words that name it: whoever reads the incident finds it, and the same is not told twice.
+pub(super) fn squat(object: &str, version: Option<&Version>, why: &str) -> String {
+    let (object, why) = (escape_bounded(object, 300), escape_bounded(why, 200));
+    match version {
+        Some(v) => format!("'{object}', version '{}' of {}: {why}", escape_bounded(&v.version, 80), v.modified),
+        None => format!("'{object}': {why}"),
+    }
+}
+
+/// What is told of them.
+pub(super) fn squats(found: &[String]) -> String {
+    let found = several::listed(found, 0, "; ", several::DETAIL_BYTES);
+    format!("what is none of this deployment's was put in the place of a part of the log; the log goes on past it: {found}")
+}
+
+impl Inner {
+    /// Takes the record that lies in the next slot, if one does. What else lies there is no record, and the log ends before it.
+    pub(super) async fn take_next(&self) -> Result<bool, LedgerError> {
+        let n = self.view().size();
+        match history::of(&*self.store, &self.name.slot(n)).await {
+            Ok(Some(versions)) => Ok(self.judge(n, &versions).await?.record.is_some()),
+            Err(e) if e.kind() == store::Kind::Retry => Err(e.into()),
+            // That versions cannot be listed is told by attestation, and keeps from writing.
+            Ok(None) | Err(_) => match self.store.get(&self.name.slot(n), ENVELOPE_BYTES_MAX as u64).await {
+                Ok(bytes) => {
+                    let incident = |why: String| LedgerError::incident(&self.name.folder(), format!("record {n}: {why}"));
+                    let envelope = Envelope::parse(&bytes).map_err(|e| incident(e.to_string()))?;
+                    self.take_own(&envelope).map_err(incident)?;
+                    Ok(true)
+                }
+                Err(e) if e.kind() == store::Kind::NotFound => Ok(false),
+                Err(e) => Err(e.into()),
+            },
+        }
+    }
+
+    /// Writes the next slot; false when another record is there, which is part of the log now.
+    ///
+    /// Where the store keeps versions: 1. those under the name are looked at, hidden ones too, because a creation succeeds on top of a
+    /// deletion; 2. where there is none, the record is created; where there is one that is a record, that is the next one; where there
+    /// are others, the record is put on top of them; 3. then from 1, so that of two that were put there the older one counts for both.
+    /// Died in between: what was put there is the record of this place for whoever looks next.
+    pub(super) async fn write_slot(&self, envelope: &Envelope) -> Result<bool, LedgerError> {
+        let n = self.view().size();
+        let (slot, content) = (self.name.slot(n), Bytes::copy_from_slice(envelope.as_bytes()));
+        let payload = || Payload::from(content.clone());
+        for _ in 0..ROUNDS_MAX {
+            let Some(versions) = history::of(&*self.store, &slot).await.map_err(|e| unlisted(&slot, &e))? else {
+                return self.create_slot(n, envelope).await;
+            };
+            if versions.is_empty() {
+                match self.store.put_new(&slot, payload(), envelope.digest()).await {
+                    Ok(_) => return self.took(n, envelope),
+                    Err(e) if e.kind() == store::Kind::Conflict => continue,
+                    Err(e) => return Err(e.into()),
+                }
+            }
+            let judged = self.judge(n, &versions).await?;
+            if !judged.squats.is_empty() {
+                self.known.news().tell(&self.name, SQUATTED, squats(&judged.squats));
+            }
+            if let Some(there) = judged.record {
+                return Ok(self.is_it(n, &there, envelope));
+            }
+            match self.store.put_over(&slot, payload(), envelope.digest()).await {
+                Ok(_) => {}
+                Err(e) if e.kind() == store::Kind::Conflict => {}
+                Err(e) if e.kind() == store::Kind::Denied => {
+                    let why = format!("{}; and nothing can be written on top of it: {e}", judged.squats.join("; "));
+                    let why = escape_bounded(&why, 1_000);
+                    return Err(LedgerError::squatted(&self.name.folder(), format_args!("record {n}"), why, LET_OVER));
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Err(LedgerError::new(Kind::Retry, format!("somebody else writes under '{slot}' at the same time; the same call is repeated")))
+    }
+
+    /// Record `n`, which has this digest: from beneath, where something else is what a reader gets.
+    pub(super) async fn read_record(&self, n: u64, digest: Digest) -> Result<Envelope, LedgerError> {
+        let read = self.read_slot(n).await;
+        let is_other = read.as_ref().map_or_else(|e| e.kind() == Kind::Damaged, |envelope| envelope.digest() != digest);
+        if !is_other {
+            return read;
+        }
+        if let Some(genuine) = self.find_beneath(n, digest).await? {
+            return Ok(genuine);
+        }
+        read.and_then(|_| Err(LedgerError::incident(&self.name.folder(), format!("record {n} was altered"))))
+    }
+
+    /// The version of slot `n` that has this digest; the store reads that one from then on. What lies on top of it attestation tells.
+    async fn find_beneath(&self, n: u64, digest: Digest) -> Result<Option<Envelope>, LedgerError> {
+        let slot = self.name.slot(n);
+        let versions = match history::of(&*self.store, &slot).await {
+            Err(e) if e.kind() == store::Kind::Retry => return Err(e.into()),
+            found => found.ok().flatten().unwrap_or_default(),
+        };
+        for version in versions.iter().take(READ_MAX) {
+            let bytes = match self.store.get_version(&slot, &version.version, ENVELOPE_BYTES_MAX as u64).await {
+                Ok(bytes) => bytes,
+                Err(e) if e.kind() == store::Kind::Retry => return Err(e.into()),
+                Err(_) => continue,
+            };
+            if let Ok(envelope) = Envelope::parse(&bytes)
+                && envelope.digest() == digest
+            {
+                self.store.choose(&slot, &version.version);
+                return Ok(Some(envelope));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The versions of slot `n`, which is the next one.
+    async fn judge(&self, n: u64, versions: &[Version]) -> Result<Judged, LedgerError> {
+        judge(&*self.store, (&self.name, n), versions, &mut |envelope: &Envelope| self.take_own(envelope)).await
+    }
+
+    /// The next slot of a store that keeps no versions.
+    async fn create_slot(&self, n: u64, envelope: &Envelope) -> Result<bool, LedgerError> {
+        let content = Payload::from(Bytes::copy_from_slice(envelope.as_bytes()));
+        match self.store.put_new(&self.name.slot(n), content, envelope.digest()).await {
+            Ok(_) => self.took(n, envelope),
+            Err(e) if e.kind() == store::Kind::Conflict => {
+                let squatted = |why: String| LedgerError::squatted(&self.name.folder(), format_args!("record {n}"), why, TAKE_AWAY);
+                let there = match self.store.get(&self.name.slot(n), ENVELOPE_BYTES_MAX as u64).await {
+                    Ok(bytes) => Envelope::parse(&bytes).map_err(|e| squatted(e.to_string()))?,
+                    Err(e) if e.kind() == store::Kind::Damaged => return Err(squatted(e.to_string())),
+                    Err(e) => return Err(e.into()),
+                };
+                self.take_own(&there).map_err(squatted)?;
+                Ok(self.is_it(n, &there, envelope))
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// A record that this process wrote into slot `n`.
+    fn took(&self, n: u64, envelope: &Envelope) -> Result<bool, LedgerError> {
+        self.take(n, envelope)?;
+        self.tell_recorded(n, envelope);
+        Ok(true)
+    }
+
+    /// Whether the record of slot `n`, which was taken, is the one that was to be written.
+    fn is_it(&self, n: u64, there: &Envelope, envelope: &Envelope) -> bool {
+        let is_it = there.digest() == envelope.digest();
+        if is_it {
+            self.tell_recorded(n, envelope);
+        } else {
+            tracing::info!(log = %self.name.folder(), n, "a record was there that this process did not know of");
+        }
+        is_it
+    }
+}
+
+/// A name counts as free only when nothing lies under it, and where that cannot be seen nothing is written.
+fn unlisted(slot: &str, e: &store::StoreError) -> LedgerError {
+    let kind = LedgerError::from(e.clone()).kind();
+    let what =
+        "whether something lies under it cannot be seen, so nothing is written there (the credentials need the right to list versions)";
+    LedgerError::new(kind, format!("'{slot}': {what}: {e}"))
+}
