@@ -49,7 +49,7 @@ pub struct Args {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Open, list, show and close cases.
+    /// Open, list, show and close cases; their custody, holds and retention.
     #[command(subcommand)]
     Case(CaseCommand),
     /// List agents; label or revoke one.
@@ -101,7 +101,8 @@ pub enum Command {
     Profiles(ProfilesArgs),
     /// Show who you are to the coordinator.
     Whoami,
-    /// Print a completion script for your shell.
+    /// Print a completion script for your shell. bash: `exhibit completions bash > ~/.local/share/bash-completion/completions/exhibit`;
+    /// zsh: into a folder of `$fpath`, as `_exhibit`; fish: `exhibit completions fish > ~/.config/fish/completions/exhibit.fish`.
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
@@ -140,12 +141,12 @@ pub enum CaseCommand {
     List,
     /// Show one case.
     Show {
-        /// The case.
+        /// The case, as `exhibit case list` names it.
         case: String,
     },
-    /// Close a case: no further order is accepted.
+    /// Close a case: no further order is accepted. Orders that wait for an approval are cancelled first: `exhibit cancel`.
     Close {
-        /// The case.
+        /// The case, as `exhibit case list` names it.
         case: String,
         /// Why.
         #[arg(long, value_parser = parse_reason)]
@@ -171,7 +172,7 @@ pub enum CaseCommand {
         #[arg(long, value_parser = parse_reason)]
         reason: String,
     },
-    /// Release a hold.
+    /// Release a hold: what it alone covered can be destroyed again, when two persons agree.
     ReleaseHold {
         /// The case.
         case: String,
@@ -182,7 +183,7 @@ pub enum CaseCommand {
         #[arg(long, value_parser = parse_reason)]
         reason: String,
     },
-    /// Promise to keep a case until a day. It can be moved later, never earlier.
+    /// Promise to keep a case until a day. It can be moved later, never earlier: a slip of the year cannot be taken back.
     Retain {
         /// The case.
         case: String,
@@ -407,6 +408,10 @@ pub struct GetArgs {
     /// stored bytes are checked as always; the SHA-256 of what is made is printed.
     #[arg(long = "as", value_name = "FORMAT")]
     pub format: Option<crate::convert::Format>,
+    /// Of an image of memory that was cut off while it was read (a deadline, a cancel) make a file of what is there, up to its last whole
+    /// page; without it such an image is refused.
+    #[arg(long, requires = "format")]
+    pub cut_off: bool,
     /// Restore extended attributes as well (ACLs and capabilities need privilege).
     #[arg(long)]
     pub xattrs: bool,

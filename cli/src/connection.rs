@@ -53,6 +53,8 @@ pub struct Connection {
     home: PathBuf,
     /// What decrypts items of encrypted cases here.
     identities: Arc<[Identity]>,
+    /// A person sees how long work goes on.
+    watched: bool,
 }
 
 fn config_failure(message: String) -> Failure {
@@ -104,7 +106,15 @@ fn load_config(home: &Path) -> Result<Config> {
 pub fn own_anchor(home: Option<&Path>) -> Result<Anchor> {
     let home = home_folder(home)?;
     let credential = Credential::load(&home);
-    Ok(credential.map_err(|e| config_failure(format!("the identity in {} cannot be used: {e}", home.display())))?.anchor)
+    Ok(credential.map_err(|e| unusable(&home, &e))?.anchor)
+}
+
+/// The folder is there, and what lies in it is no identity.
+fn unusable(home: &Path, e: &dyn std::fmt::Display) -> Failure {
+    config_failure(format!("the identity in {} cannot be used: {e}", home.display())).hint(
+        "if another folder is yours: export EXHIBIT_HOME=DIR. Else bring it back from its backup, or make new keys for an admin to enrol: \
+         exhibit person request --name NAME --dir NEW --anchor ANCHOR --out REQUEST",
+    )
 }
 
 impl Connection {
@@ -125,10 +135,8 @@ impl Connection {
     }
 
     async fn open_at(home: &Path, at: &str) -> Result<Self> {
-        let credential =
-            Credential::load(home).map_err(|e| config_failure(format!("the identity in {} cannot be used: {e}", home.display())))?;
-        let tls_config = tls::client_config(&credential.tls, &credential.tls_root)
-            .map_err(|e| config_failure(format!("the identity in {} cannot be used: {e}", home.display())))?;
+        let credential = Credential::load(home).map_err(|e| unusable(home, &e))?;
+        let tls_config = tls::client_config(&credential.tls, &credential.tls_root).map_err(|e| unusable(home, &e))?;
         let address: client::Address = at.parse().map_err(|e| {
             config_failure(format!("{}: coordinator = '{}': {e}", home.join("config.toml").display(), escape_bounded(at, 120)))
         })?;
@@ -141,16 +149,27 @@ impl Connection {
             .await
             .map_err(Failure::from)?
             .into_inner();
-        let connection = Self { rpc, log, credential, address: at.to_owned(), whoami, home: home.to_owned(), identities: Arc::from([]) };
+        let connection =
+            Self { rpc, log, credential, address: at.to_owned(), whoami, home: home.to_owned(), identities: Arc::from([]), watched: false };
         connection.check_identity()?;
         Ok(connection)
     }
 
     /// Connects anew, with the same identity, after the connection was lost.
     pub async fn reopen(&mut self) -> Result<()> {
-        let identities = Arc::clone(&self.identities);
-        *self = Self { identities, ..Self::open(Some(&self.home)).await? };
+        let (identities, watched) = (Arc::clone(&self.identities), self.watched);
+        *self = Self { identities, watched, ..Self::open(Some(&self.home)).await? };
         Ok(())
+    }
+
+    /// Whether a person watches, who is shown how long work goes on.
+    pub const fn set_watched(&mut self, watched: bool) {
+        self.watched = watched;
+    }
+
+    /// See [`Connection::set_watched`].
+    pub const fn is_watched(&self) -> bool {
+        self.watched
     }
 
     /// From now on items of encrypted cases are decrypted with these.
@@ -171,7 +190,8 @@ impl Connection {
             return Err(Failure::new(
                 Code::NotPermitted,
                 format!("the coordinator belongs to deployment '{theirs}', this identity to '{ours}'"),
-            ));
+            )
+            .hint("check the address in EXHIBIT_HOME/config.toml, or use your identity of that deployment: --home DIR"));
         }
         if self.whoami.name != self.name() {
             let theirs = escape_bounded(&self.whoami.name, 120);
@@ -231,5 +251,28 @@ pub fn parse_id<T: std::str::FromStr>(text: &str) -> Result<T>
 where
     T::Err: std::fmt::Display,
 {
-    text.parse().map_err(|e: T::Err| Failure::new(Code::Input, e.to_string()))
+    text.parse().map_err(|e: T::Err| Failure::new(Code::Input, e.to_string()).hint_from(LISTS_OF_IDS))
+}
+
+/// What a text that is no id was meant to be, and where those are listed.
+const LISTS_OF_IDS: &[(&str, &str)] = &[
+    ("is not a case id", "exhibit case list"),
+    ("is not an order id", "exhibit collections"),
+    ("is not a collection id", "exhibit collections"),
+    ("is not an agent id", "exhibit agents"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use exhibit_evidence::{AgentId, CaseId, CollectionId, OrderId};
+
+    #[test]
+    fn whoever_gives_no_id_hears_where_they_are() {
+        let hint = |failure: Failure| failure.hint.expect("a hint");
+        assert_eq!(hint(parse_id::<CaseId>("web-1").expect_err("no id")), "exhibit case list");
+        assert_eq!(hint(parse_id::<OrderId>("").expect_err("no id")), "exhibit collections");
+        assert_eq!(hint(parse_id::<CollectionId>("1").expect_err("no id")), "exhibit collections");
+        assert_eq!(hint(parse_id::<AgentId>("web-1").expect_err("no id")), "exhibit agents");
+    }
 }

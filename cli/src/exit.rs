@@ -68,7 +68,25 @@ impl Failure {
         self.hint = Some(hint.into());
         self
     }
+
+    /// Adds what to do next by the words that stand in the message; the first that do count.
+    #[must_use]
+    pub fn hint_from(self, table: &[(&str, &str)]) -> Self {
+        match table.iter().find(|(words, _)| self.message.contains(words)) {
+            Some((_, next)) => self.hint(*next),
+            None => self,
+        }
+    }
 }
+
+/// What the coordinator does not find, and where the others are listed.
+const LISTS: &[(&str, &str)] = &[
+    ("there is no case ", "exhibit case list"),
+    ("there is no order ", "exhibit collections"),
+    ("there is no collection ", "exhibit collections"),
+    ("has no collection ", "exhibit collections --case CASE"),
+    ("there is no agent ", "exhibit agents"),
+];
 
 impl From<tonic::Status> for Failure {
     fn from(status: tonic::Status) -> Self {
@@ -82,7 +100,8 @@ impl From<tonic::Status> for Failure {
         let message = in_options(&exhibit_evidence::text::escape_bounded(status.message(), 2_000));
         match status.code() {
             C::PermissionDenied | C::Unauthenticated => Self::new(Code::NotPermitted, message),
-            C::InvalidArgument | C::NotFound | C::OutOfRange => Self::new(Code::Input, message),
+            C::NotFound => Self::new(Code::Input, message).hint_from(LISTS),
+            C::InvalidArgument | C::OutOfRange => Self::new(Code::Input, message),
             C::DataLoss => Self::new(Code::Damaged, message).hint("do not use what was written; verify the case with exhibit-verify"),
             _ => Self::new(Code::Failure, message),
         }
@@ -90,7 +109,7 @@ impl From<tonic::Status> for Failure {
 }
 
 /// What the coordinator calls a field, and what a person gave it as.
-const FIELDS: [(&str, &str); 22] = [
+const FIELDS: [(&str, &str); 23] = [
     ("case_closed", "the case"),
     ("case_id", "--case"),
     ("case_opened", "the case"),
@@ -112,6 +131,7 @@ const FIELDS: [(&str, &str); 22] = [
     ("size", "--size"),
     ("statuses", "--status"),
     ("targets", "--agent"),
+    ("to", "--to"),
     ("ttl_s", "--ttl"),
 ];
 
@@ -138,6 +158,15 @@ mod tests {
         assert_eq!(in_options("field case_id: give one"), "--case: give one");
         assert_eq!(in_options("something else: x"), "something else: x");
         assert_eq!(without_links("peer closed: https://docs.rs/rustls/latest: cut"), "peer closed: cut");
+    }
+
+    #[test]
+    fn what_is_not_there_is_told_with_the_list_of_what_is() {
+        let hint = |text: &str| Failure::from(tonic::Status::not_found(text)).hint;
+        assert_eq!(hint("case: there is no case case-1").as_deref(), Some("exhibit case list"));
+        assert_eq!(hint("collections: case-1 has no collection col-1").as_deref(), Some("exhibit collections --case CASE"));
+        assert_eq!(hint("agent: there is no agent agt-1").as_deref(), Some("exhibit agents"));
+        assert_eq!(hint("col-1 was destroyed at noon"), None);
     }
 
     #[test]

@@ -83,14 +83,7 @@ pub fn count(n: u64, one: &str, many: &str) -> String {
 
 /// `1.5 GiB`.
 pub fn show_bytes(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1_024.0 && unit + 1 < UNITS.len() {
-        value /= 1_024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+    written::size(bytes)
 }
 
 /// Thousand-millionths of a currency's unit as an amount: `0.00006`.

@@ -11,6 +11,9 @@
 //! | `refused/<the same>.seen` | 0644 | what this witness had seen of the log then |
 //! | `refused/<the same>.proof` | 0644 | the proof that came with the checkpoint |
 //!
+//! Where it is no witness that refuses, but a bag that the log does not continue, the checkpoint is the bag's, `.seen` is what
+//! the coordinator showed.
+//!
 //! Files in `refused` are never written again. A second refusal of the same checkpoint that has something else to keep gets
 //! `.2.seen`, `.2.proof` and so on.
 //!
@@ -25,7 +28,7 @@ use exhibit_certs::files::{self, Access, FileError};
 use exhibit_evidence::anchor::Anchor;
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::key::{PublicKey, SigningKey};
-use exhibit_evidence::log::{Checkpoint, ConsistencyProof, Cosigned, Note, WitnessKey, cosign, verify_consistency};
+use exhibit_evidence::log::{Checkpoint, ConsistencyProof, Cosigned, Note, WitnessKey, cosign, earlier_root, verify_consistency};
 use exhibit_evidence::record::{KeyRing, Record, Role};
 use exhibit_evidence::text::escape_bounded;
 use exhibit_evidence::{Digest, Timestamp};
@@ -33,6 +36,9 @@ use exhibit_evidence::{Digest, Timestamp};
 use crate::exit::{Code, Failure, Result};
 use refusal::Why;
 
+pub use bag::{BagHead, SameSize};
+
+mod bag;
 mod refusal;
 
 const KEY: &str = "witness.key";
@@ -134,7 +140,8 @@ impl Witness {
         Ok(Self { dir: dir.to_owned(), key, public, anchor, _lock: lock })
     }
 
-    fn seen_file(&self, origin: &str) -> PathBuf {
+    /// Where the newest head of a log is kept that was cosigned.
+    pub fn seen_file(&self, origin: &str) -> PathBuf {
         self.dir.join(SEEN).join(Digest::of(origin.as_bytes()).to_string())
     }
 
@@ -211,7 +218,7 @@ impl Witness {
             }
             _ => {}
         }
-        self.check_proof(request, memory.as_ref().map(|(seen, bytes)| (seen, bytes.as_slice())), &head)?;
+        self.check_proof(request, memory.as_ref().map(|(seen, bytes)| (seen, bytes.as_slice())), &head, source)?;
         self.sign(note, head, memory.map(|(seen, _)| seen), now)
     }
 
@@ -253,7 +260,7 @@ impl Witness {
     }
 
     /// That a head of more records continues what was seen.
-    fn check_proof(&self, request: &ConsistencyProof, memory: Option<(&Cosigned, &[u8])>, head: &Checkpoint) -> Result<()> {
+    fn check_proof(&self, request: &ConsistencyProof, memory: Option<(&Cosigned, &[u8])>, head: &Checkpoint, source: Source) -> Result<()> {
         let shown = escape_bounded(&head.origin, 200);
         let (before, root) = memory.map_or_else(|| (0, Digest::of(b"")), |(s, _)| (s.checkpoint.size, s.checkpoint.root));
         if request.old != before {
@@ -263,8 +270,14 @@ impl Witness {
             )
             .hint(format!("exhibit log consistency --from {before}")));
         }
-        verify_consistency((before, &root), (head.size, &head.root), &request.hashes)
-            .map_err(|_| self.refuse(request, memory.map(|(_, bytes)| bytes), &Why::BadProof { size: head.size, before }, &shown))
+        verify_consistency((before, &root), (head.size, &head.root), &request.hashes).map_err(|_| {
+            let size = head.size;
+            let why = match earlier_root(before, (size, &head.root), &request.hashes) {
+                Some(theirs) => Why::Rewritten { size, before, root, theirs },
+                None => Why::BadProof { size, before, root, log: shown.clone(), source },
+            };
+            self.refuse(request, memory.map(|(_, bytes)| bytes), &why, &shown)
+        })
     }
 
     /// Remembers a head that was checked, then signs it.
@@ -284,21 +297,20 @@ impl Witness {
 
     /// Keeps the head, its proof and the memory of that moment: the memory goes on with the next head that is cosigned.
     fn refuse(&self, request: &ConsistencyProof, seen: Option<&[u8]>, why: &Why, log: &str) -> Failure {
-        let name = Digest::of(&request.checkpoint).to_string();
-        let keep = || -> std::result::Result<PathBuf, FileError> {
-            if let Some(seen) = seen {
-                self.keep(&name, ".seen", seen)?;
-            }
-            self.keep(&name, ".proof", &request.to_bytes())?;
-            self.keep(&name, "", &request.checkpoint)
-        };
-        let kept = keep();
-        let said = match &kept {
-            Ok(path) => format!("kept as {}, with what stands beside it", path.display()),
-            Err(e) => format!("not everything could be kept: {e}"),
-        };
-        let message = format!("NOT COSIGNED: log '{log}': {} ({said})", why.message());
-        Failure::new(why.code(), message).hint(why.hint(kept.as_deref().ok()))
+        let kept = self.keep_all(&request.checkpoint, seen, request);
+        let message = format!("NOT COSIGNED: log '{log}': {} ({})", why.message(), said(&kept));
+        let origin = Checkpoint::parse_unverified(&request.checkpoint).map(|head| head.origin).unwrap_or_default();
+        Failure::new(why.code(), message).hint(why.hint(kept.as_deref().ok(), &self.seen_file(&origin)))
+    }
+
+    /// Keeps a head that was not accepted, what it was held against, and the proof that was between them; the head's file.
+    fn keep_all(&self, checkpoint: &[u8], seen: Option<&[u8]>, proof: &ConsistencyProof) -> std::result::Result<PathBuf, FileError> {
+        let name = Digest::of(checkpoint).to_string();
+        if let Some(seen) = seen {
+            self.keep(&name, ".seen", seen)?;
+        }
+        self.keep(&name, ".proof", &proof.to_bytes())?;
+        self.keep(&name, "", checkpoint)
     }
 
     /// Writes a file of a refusal. One of that name with other content stays, be it an earlier refusal's or half of one: the
@@ -314,6 +326,14 @@ impl Witness {
             }
         }
         Err(FileError::Exists { path: path(KEPT_MAX) })
+    }
+}
+
+/// Where evidence was kept, in words.
+fn said(kept: &std::result::Result<PathBuf, FileError>) -> String {
+    match kept {
+        Ok(path) => format!("kept as {}, with what stands beside it", path.display()),
+        Err(e) => format!("not everything could be kept: {e}"),
     }
 }
 

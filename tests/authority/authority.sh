@@ -4,6 +4,7 @@
 #   authority.sh make DIR ALGORITHM [NAME]     root, and certificates that it signs: ALGORITHM is rsa, p256 or p384
 #   authority.sh issue DIR EXTENSIONS OUT [FROM UNTIL]   another certificate: tsa, soft (purpose not critical), plain (no purpose)
 #   authority.sh reply DIR CERTIFICATE QUERY REPLY       answers a request
+#   authority.sh chained DIR CERTIFICATE QUERY REPLY     the same, with the root in the token as well
 #   authority.sh resign DIR CERTIFICATE REPLY OUT        the same token by another certificate, whatever its purpose
 #   authority.sh revoke DIR CERTIFICATE REASON           and makes DIR/crl.pem and DIR/crl.der anew
 #   authority.sh crl DIR                                 makes them
@@ -112,6 +113,9 @@ case $what in
     # openssl wants its own idea of who may sign; its complaint is ours.
     openssl ts -reply -config "$1/openssl.cnf" -section t -queryfile "$3" -signer "$1/$2.pem" -inkey "$1/$2.key" -out "$4" > "$1/log" 2>&1 || { cat "$1/log" >&2; exit 1; }
     ;;
+  chained)
+    openssl ts -reply -config "$1/openssl.cnf" -section t -queryfile "$3" -signer "$1/$2.pem" -inkey "$1/$2.key" -chain "$1/root.pem" -out "$4" > "$1/log" 2>&1 || { cat "$1/log" >&2; exit 1; }
+    ;;
   resign)
     t=$(mktemp -d); trap 'rm -rf "$t"' EXIT
     export OPENSSL_CONF=$1/openssl.cnf
@@ -124,5 +128,5 @@ case $what in
     openssl ca -revoke "$1/$2.pem" -crl_reason "$3" -config "$1/openssl.cnf" 2> /dev/null
     crl "$1"
     ;;
-  *) sed -n '2,13p' "$0" >&2; exit 64 ;;
+  *) sed -n '2,14p' "$0" >&2; exit 64 ;;
 esac

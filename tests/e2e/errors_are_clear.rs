@@ -63,6 +63,17 @@ fn the_tools_say_what_is_wrong() {
     for capture in ["system", "process", "network", "files", "logs"] {
         assert!(profile.lines().any(|l| l == capture), "{profile}");
     }
+    // Every shell gets a script that knows the commands, and nobody needs a coordinator for it.
+    for shell in ["bash", "zsh", "fish"] {
+        let script = exhibit(&["completions", shell]).ok().text();
+        for command in ["witness", "dispose", "release-hold", "cosigned"] {
+            assert!(script.contains(command), "{shell}: {command}");
+        }
+    }
+    let script = exhibit(&["completions", "bash", "--json"]).ok().json().remove(0);
+    assert!(script["shell"] == "bash" && script["script"].as_str().is_some_and(|s| s.contains("exhibit")), "{script}");
+    let no_anchor = exhibit(&["anchor", "print", "--anchor", "/nowhere"]);
+    assert!(no_anchor.code == 65 && no_anchor.stderr.contains("anchor.json"), "{}: {}", no_anchor.code, no_anchor.stderr);
     let unusable = Finished::of(fleet.program("exhibit-verify").arg("/nowhere").arg("--anchor").arg(fleet.anchor()));
     assert!(unusable.code == 2 && unusable.stderr.contains("/nowhere"), "{}: {}", unusable.code, unusable.stderr);
     assert_eq!(Finished::of(&mut fleet.program("exhibit-verify")).code, 64);

@@ -245,24 +245,12 @@ fn the_statements_say_what_is_not_there(h: &Handoff, part: &Path) {
         assert!(text.contains(nothing) && !text.contains(signature), "{name}: {text}");
     }
     // One collection is damaged: the form doubts that one alone.
-    let stream = h.fleet.case_dir(&h.case).join("collections").join(&h.collections[1]).join("s1");
-    let segment = stream.join("00000000.tar.zst");
-    let good = std::fs::read(&segment).expect("segment");
-    let write = |bytes: &[u8]| {
-        std::fs::remove_file(&segment).expect("removed");
-        std::fs::write(&segment, bytes).expect("written");
-    };
-    let mut bad = good.clone();
-    let middle = bad.len() / 2;
-    bad[middle] ^= 1;
-    write(&bad);
-    let (damaged, done) = h.export("damaged", &[]);
+    let (damaged, done) = h.fleet.while_damaged(&h.case, &h.collections[1], || h.export("damaged", &[]));
     assert_eq!(done.code, 74, "{}", done.stderr);
     let form = page(&damaged, "chain-of-custody.en.html");
     let doubted: Vec<bool> =
         form.split("condition: ").skip(1).map(|rest| rest.split("</tr>").next().unwrap_or_default().contains("NOT SOUND")).collect();
     assert_eq!(doubted, [false, true], "{form}");
-    write(&good);
 }
 
 /// A key and a certificate of its own; `kind` and `more` are arguments of `openssl req`.

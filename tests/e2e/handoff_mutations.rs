@@ -16,6 +16,9 @@ use serde_json::Value;
 
 use crate::handoff::{Handoff, run_verify_md};
 
+/// The page says this one in a sentence.
+const NO_TIME: &str = "a date that is no time";
+
 /// Who sees it.
 #[derive(Clone, Copy, PartialEq)]
 enum Foreign {
@@ -47,6 +50,16 @@ fn flip(path: &Path, at: usize) {
     let at = at.min(bytes.len() - 1);
     bytes[at] ^= 1;
     fs::write(path, bytes).expect("written");
+}
+
+/// Gives a label of bag-info.txt another value.
+fn relabel(bag: &Path, label: &str, value: &str) {
+    let info = fs::read_to_string(bag.join("bag-info.txt")).expect("bag-info.txt");
+    let begin = format!("{label}: ");
+    assert!(info.lines().any(|line| line.starts_with(&begin)), "{info}");
+    let lines: Vec<String> =
+        info.lines().map(|line| if line.starts_with(&begin) { format!("{begin}{value}") } else { line.to_owned() }).collect();
+    fs::write(bag.join("bag-info.txt"), lines.join("\n") + "\n").expect("written");
 }
 
 /// Makes all manifests anew, as anybody can; the signature only with a key.
@@ -149,6 +162,9 @@ impl Suite {
         if (code != 0) != (foreign == Foreign::Sees) {
             self.wrong.push(format!("{name}: VERIFY.md ended with {code} at '{last}':\n{all}"));
         }
+        if name == NO_TIME && !all.contains("NO TIME of an export") {
+            self.wrong.push(format!("{name}: VERIFY.md says nothing in words at '{last}':\n{all}"));
+        }
         let _ = fs::remove_dir_all(bag);
     }
 
@@ -185,6 +201,9 @@ fn bytes(s: &mut Suite, segment: &str, other: &str, manifest: &str, tile: &str) 
     s.try_one("tag file byte", &["bag.file-digest"], &|b| flip(&b.join("documents/report.en.html"), 400));
     s.try_one("added tag file", &["bag.file-unlisted"], &|b| fs::write(b.join("documents/anchor.json"), "{}").expect("written"));
     s.try_one("added tag folder", &["bag.file-unlisted"], &|b| fs::create_dir(b.join("documents/empty")).expect("made"));
+    s.try_one("a file with the name of a stamp's", &["bag.file-unlisted"], &|b| {
+        fs::write(b.join("tagmanifest-sha256.txt.zzz.0.crl"), "anything").expect("written");
+    });
     s.try_one("added payload file", &["bag.file-unlisted", "object.unknown"], &|b| fs::write(b.join("data/x.txt"), "x").expect("written"));
     s.try_one("removed payload file", &["bag.file-missing", "segment.missing"], &|b| fs::remove_file(b.join(segment)).expect("removed"));
     s.try_one("removed tag file", &["bag.file-missing"], &|b| fs::remove_file(b.join("documents/report.fr.pdf")).expect("removed"));
@@ -294,6 +313,8 @@ fn forgeries(s: &mut Suite, segment: &str) {
         description["head"]["root"] = checkpoint.root.to_string().into();
         description["reason"] = "another reason".into();
         fs::write(b.join("bag.json"), serde_json::to_vec_pretty(&description).expect("JSON")).expect("written");
+        relabel(b, "Exhibit-Log-Head", &format!("{size}:{}", checkpoint.root));
+        relabel(b, "Exhibit-Reason", "another reason");
         remake(b, Some(&evidence_key));
     });
 }
@@ -332,6 +353,35 @@ fn by_the_exporter(s: &mut Suite) {
     });
     s.try_one("an expanded file of no item", &["bag.view"], &|b| {
         fs::copy(b.join(other), b.join("expanded/00000/EXH00000999.txt")).map(drop).expect("copied");
+        remake(b, Some(&evidence_key));
+    });
+    s.try_one("all expanded files taken out", &["bag.view"], &|b| {
+        fs::remove_dir_all(b.join("expanded")).expect("removed");
+        remake(b, Some(&evidence_key));
+    });
+    s.try_one("a second expanded folder", &["bag.view"], &|b| {
+        fs::create_dir_all(b.join("Expanded/00000")).expect("made");
+        fs::write(b.join("Expanded/00000/EXH00000001.txt"), "another content").expect("written");
+        remake(b, Some(&evidence_key));
+    });
+    s.try_one("a file of a name that the format does not have", &["bag.view"], &|b| {
+        fs::write(b.join("documents/opinion.en.html"), "sound").expect("written");
+        remake(b, Some(&evidence_key));
+    });
+    s.try_one("a proof taken out", &["bag.view"], &|b| {
+        fs::remove_file(b.join(&proof)).expect("removed");
+        remake(b, Some(&evidence_key));
+    });
+    s.try_one("another exporter in bag-info.txt", &["bag.info"], &|b| {
+        relabel(b, "Exhibit-Exported-By", "spiffe://test/responder/somebody-else");
+        remake(b, Some(&evidence_key));
+    });
+    s.try_one("another head in bag-info.txt", &["bag.info"], &|b| {
+        relabel(b, "Exhibit-Log-Head", &format!("9:{}", "0".repeat(64)));
+        remake(b, Some(&evidence_key));
+    });
+    s.try_one(NO_TIME, &["bag.description"], &|b| {
+        described(b, &|d| d["exported_at"] = "soon".into());
         remake(b, Some(&evidence_key));
     });
     // The page proves the records from the tiles.

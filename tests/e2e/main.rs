@@ -26,3 +26,4 @@ mod responders_hands;
 mod timestamps;
 mod two_persons;
 mod witness;
+mod witness_later;

@@ -247,6 +247,8 @@ fn a_bag_is_stamped_and_a_stamp_that_is_missing_is_missed() {
     };
     let _ = second(&bag).ok();
 
+    lists_beside_a_stamp(&fleet, &bag, (&one, &two), &by_the_page);
+
     // Every kind of lie about it: another's token, an altered one, none.
     let good = std::fs::read(&stamp).expect("reply");
     let mut altered = good.clone();
@@ -270,4 +272,36 @@ fn a_bag_is_stamped_and_a_stamp_that_is_missing_is_missed() {
     }
     let (exit, report) = verify_bag(&fleet, &bag, &[&one, &two]);
     assert_eq!((exit, report["bag"]["timestamps"].as_array().map(Vec::len)), (0, Some(2)), "{report:#}");
+}
+
+/// A revocation list over a bag is its issuer's or it is named, one that is gone is missed, and a file is no stamp because of its name.
+fn lists_beside_a_stamp(fleet: &Fleet, bag: &Path, (one, two): (&Authority, &Authority), by_the_page: &dyn Fn() -> (i32, String, String)) {
+    let mut command = fleet.program("exhibit-verify");
+    command.arg(bag).arg("--anchor").arg(fleet.anchor()).arg("--timestamp-anchor").arg(one.file("root.pem"));
+    let text = Finished::of(&mut command).ok().text();
+    assert!(text.contains("revoked: no, by the CRL of"), "{text}");
+    let list = bag.join("tagmanifest-sha256.txt.one.0.crl");
+    let kept = std::fs::read(&list).expect("a list");
+    let mut flipped = kept.clone();
+    *flipped.last_mut().expect("bytes") ^= 1;
+    for bytes in [b"garbage".to_vec(), flipped] {
+        std::fs::write(&list, bytes).expect("written");
+        let (exit, report) = verify_bag(fleet, bag, &[one, two]);
+        assert_eq!((exit, codes(&report)), (1, vec!["timestamp.crl".into(), "bag.unstamped".into()]), "{report:#}");
+        let (exit, last, all) = by_the_page();
+        assert!(exit != 0 && last.starts_with("7.") && all.contains("FAILED: tagmanifest-sha256.txt.one.0.crl"), "{last}: {all}");
+    }
+    std::fs::remove_file(&list).expect("removed");
+    let (exit, report) = verify_bag(fleet, bag, &[one, two]);
+    assert_eq!((exit, codes(&report)), (0, vec!["bag.list-missing".into(), "bag.unstamped".into()]), "{report:#}");
+    let (exit, last, all) = by_the_page();
+    assert!(exit == 0 && all.contains("REVOCATION LISTS of one"), "{last}: {all}");
+    std::fs::write(&list, kept).expect("written");
+    let other = bag.join("tagmanifest-sha256.txt.zzz.tsq");
+    std::fs::write(&other, "anything").expect("written");
+    let (exit, report) = verify_bag(fleet, bag, &[one, two]);
+    assert!(exit == 1 && codes(&report).contains(&"bag.file-unlisted".into()), "{report:#}");
+    let (exit, last, all) = by_the_page();
+    assert!(exit != 0 && last.starts_with("1."), "{last}: {all}");
+    std::fs::remove_file(&other).expect("removed");
 }

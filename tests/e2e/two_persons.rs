@@ -35,6 +35,9 @@ fn an_order_waits_for_a_second_person_and_the_case_shows_both() {
     );
     assert_eq!((&shown["agents"][0], &shown["limits"]["raw_bytes_max"]), (&json!(agent.id), &json!(10 << 20)), "{shown}");
     assert!(shown["hosts"][0].as_str().is_some_and(|name| !name.is_empty()), "{shown}");
+    let audrey = Person::enrolled(&fleet, "audrey", &["--role", "auditor"]);
+    let looked = audrey.run(&["approve", &order]).ok().json().remove(0);
+    assert!(text(&looked, "cannot_approve").contains("you may not approve it: it needs role approver in case"), "{looked}");
     let own = rita.run(&["approve", &order, "--reason", "mine"]);
     assert!(own.code == 77 && own.stderr.contains("somebody else"), "{}", own.stderr);
     assert_eq!(fleet.collection(&collection)["state"], "unapproved", "looking signs nothing");
@@ -50,7 +53,8 @@ fn an_order_waits_for_a_second_person_and_the_case_shows_both() {
     let refused = fleet.wait_closed(&refused, Duration::from_mins(1));
     assert!(refused["state"] == "refused" && text(&refused, "reason").contains("not-approved"), "{refused}");
 
-    closed_when_nothing_waits(&rita, &ben, &case, &collect(&case).json()[0]["collections"][0]);
+    let waiting = collect(&case).json().remove(0)["collections"][0].clone();
+    closed_when_nothing_waits(&rita, &ben, &case, &waiting);
     let verdict = fleet.verify(&case).expect_sound();
     assert_eq!(verdict.report["case"]["two_person"], true);
     let chain = ben.run(&["case", "custody", &case]).ok().json().remove(0);
@@ -66,6 +70,30 @@ fn an_order_waits_for_a_second_person_and_the_case_shows_both() {
         let page = std::fs::read_to_string(bag.join("documents").join(document)).expect("document");
         assert!(words.iter().all(|w| page.contains(w)), "{document}");
     }
+    what_never_came_is_not_destroyed((&fleet, &rita, &ben), &case, [&collection, &text(&waiting, "collection")]);
+}
+
+/// A collection of which nothing was ever received is in no disposal, and is told as destroyed nowhere.
+fn what_never_came_is_not_destroyed((fleet, rita, ben): (&Fleet, &Person<'_>, &Person<'_>), case: &str, [sealed, cancelled]: [&str; 2]) {
+    let named = rita.run(&["dispose", "request", case, "--collection", cancelled, "--reason", "decision 12"]);
+    let said = format!("nothing was received of {cancelled}: nothing to destroy");
+    assert!(named.code == 65 && named.stderr.contains(&said), "{}: {}", named.code, named.stderr);
+    let asked = rita.run(&["dispose", "request", case, "--all", "--reason", "decision 12"]).ok().json();
+    let disposal = text(&asked[0], "record");
+    let approve = ["dispose", "approve", case, "--disposal", &disposal];
+    let shown = ben.run(&approve).ok().json().remove(0);
+    let collections: Vec<String> = shown["collections"].as_array().expect("rows").iter().map(|row| text(row, "collection")).collect();
+    assert_eq!(collections, [sealed]);
+    let _ = ben.run(&[&approve[..], &["--reason", "checked", "--yes"]].concat()).ok();
+    assert_eq!((&fleet.collection(sealed)["state"], &fleet.collection(cancelled)["state"]), (&json!("destroyed"), &json!("cancelled")));
+    let bag = fleet.path().join("bag-2");
+    let _ = rita.run(&["export", "--case", case, "--reason", "to the archive", "--out", bag.to_str().expect("UTF-8")]).ok();
+    let report = std::fs::read_to_string(bag.join("documents/report.en.html")).expect("report");
+    assert_eq!(report.matches("DESTROYED (certificate)").count(), 1);
+    let handed = fleet.verify_at(&bag).expect_sound();
+    let gone = |c: &serde_json::Value| (text(c, "id"), !c["disposed"].is_null());
+    let found: Vec<_> = handed.report["collections"].as_array().expect("list").iter().map(gone).collect();
+    assert!(found.contains(&(sealed.to_owned(), true)) && found.contains(&(cancelled.to_owned(), false)), "{found:?}");
 }
 
 /// A case is not closed over an order that waits: it is cancelled first, and then is what it is everywhere.
@@ -82,6 +110,23 @@ fn closed_when_nothing_waits(rita: &Person<'_>, ben: &Person<'_>, case: &str, wa
     let late = ben.run(&["approve", &order, "--reason", "too late"]);
     assert!(late.code == 65 && late.stderr.contains("at its end"), "{}", late.stderr);
     let _ = rita.run(&["case", "close", case, "--reason", "done"]).ok();
+}
+
+/// What cannot be approved is in no list of what can, with the record that says why and the command that helps.
+fn nobody_is_asked_to_approve(ben: &Person<'_>, (plain, disposal): (&str, &str), (case, order): (&str, &str)) {
+    let chain = |case: &str| ben.run(&["case", "custody", case]).ok().json().remove(0);
+    let (asked, ordered) = (chain(plain), chain(case));
+    assert_eq!((&asked["disposals_to_approve"], &asked["askers_checked"]), (&json!([]), &json!(true)), "{asked}");
+    assert_eq!((&ordered["orders_to_approve"], &ordered["orders_blocked"][0]["order"]), (&json!([]), &json!(order)), "{ordered}");
+    assert_eq!(asked["disposals_blocked"][0]["record"], disposal);
+    let again = [format!("exhibit dispose request {plain} --collection "), format!("exhibit cancel --order {order}")];
+    for (blocked, again) in [&asked["disposals_blocked"][0], &ordered["orders_blocked"][0]].into_iter().zip(again) {
+        let why = text(blocked, "why");
+        let said = ["can be approved by nobody: the key that ", " was revoked at ", ", record ", "(stolen)", again.as_str()];
+        assert!(said.iter().all(|words| why.contains(words)), "{why}");
+    }
+    let listed = ben.run(&["collections", "--order", order]).ok().json().remove(0);
+    assert!(text(&listed, "reason").starts_with("can be approved by nobody: the key that gave it was revoked (record "), "{listed}");
 }
 
 /// Whoever is to agree hears that the key of whoever asked is worth nothing any more, and an admin that a name has a key already.
@@ -114,6 +159,7 @@ fn what_a_revoked_key_asked_for_is_told_before_anybody_signs() {
         assert!(refused.code == 77 && refused.stderr.contains("(stolen)"), "{look:?}: {}: {}", refused.code, refused.stderr);
     }
     assert!(fleet.case_dir(&plain).join("collections").join(&sealed).exists());
+    nobody_is_asked_to_approve(&ben, (&plain, &disposal), (&case, &order));
 
     // Another key under a name that has one is enrolled by nobody who was not told.
     let shown = |name: &str| fleet.path().join(name).display().to_string();
@@ -126,6 +172,17 @@ fn what_a_revoked_key_asked_for_is_told_before_anybody_signs() {
     assert!(unasked.code == 64 && said, "{}: {}", unasked.code, unasked.stderr);
     let told = fleet.exhibit(&[&enroll[..], &["--yes"]].concat()).ok().json().remove(0);
     assert_eq!(told["other_keys"].as_array().map(Vec::len), Some(1), "{told}");
+    // Rights belong to a key: which one is meant must be said, and one goes without the other.
+    let key = text(&told, "key");
+    let allow = ["person", "allow", "ben", "--role", "custodian"];
+    let unsaid = fleet.exhibit(&allow);
+    assert!(unsaid.code == 64 && unsaid.stderr.contains("has 2 keys") && unsaid.stderr.contains("--key KEY"), "{}", unsaid.stderr);
+    let allowed = fleet.exhibit(&[&allow[..], &["--key", &key]].concat()).ok().json();
+    assert_eq!((allowed.len(), &allowed[0]["key"]), (1, &json!(key)));
+    assert_eq!(ben.run(&["whoami"]).ok().json()[0]["roles"], json!(["approver"]), "what the other key has is not the first one's");
+    let revoked = fleet.exhibit(&["person", "revoke", "ben", "--key", &key, "--reason", "not needed"]).ok().json();
+    assert_eq!((revoked.len(), &revoked[0]["key"]), (1, &json!(key)));
+    let _ = ben.run(&["whoami"]).ok();
 
     // What is not there is not empty.
     let unknown = exhibit_evidence::CaseId::new(7, [7; 10]).to_string();

@@ -11,15 +11,16 @@ fn second_reader(args: &[&str]) -> Finished {
     Finished::of(Command::new("python3").arg("-B").arg(script).args(args))
 }
 
-struct Outside {
-    fleet: Fleet,
-    dir: tempfile::TempDir,
-    key: String,
+/// A deployment and a witness outside it.
+pub struct Outside {
+    pub fleet: Fleet,
+    pub dir: tempfile::TempDir,
+    pub key: String,
 }
 
 impl Outside {
     /// A deployment whose coordinator knows one witness.
-    fn new() -> Self {
+    pub fn new() -> Self {
         let (fleet, dir) = (Fleet::prepare(), tempfile::tempdir().expect("folder"));
         let folder = dir.path().join("w");
         let args = ["witness", "init", "--name", "counsel.example/witness", "--json"];
@@ -35,19 +36,19 @@ impl Outside {
         self.dir.path().join("w").display().to_string()
     }
 
-    fn cosign(&self, more: &[&str]) -> Finished {
+    pub fn cosign(&self, more: &[&str]) -> Finished {
         let dir = self.witness();
         let args: Vec<&str> = ["witness", "cosign", "--dir", &dir].iter().chain(more).copied().collect();
         self.fleet.exhibit(&args)
     }
 
     /// The files in one of the witness's folders.
-    fn kept(&self, folder: &str) -> Vec<PathBuf> {
+    pub fn kept(&self, folder: &str) -> Vec<PathBuf> {
         let list = std::fs::read_dir(Path::new(&self.witness()).join(folder)).expect("folder");
         list.map(|e| e.expect("entry").path()).collect()
     }
 
-    fn verify(&self, folder: &Path, more: &[&str]) -> (i32, Vec<String>) {
+    pub fn verify(&self, folder: &Path, more: &[&str]) -> (i32, Vec<String>) {
         let mut command = self.fleet.program("exhibit-verify");
         let done = command.arg(folder).arg("--anchor").arg(self.fleet.anchor()).arg("--json").args(more).output().expect("runs");
         let report: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap_or_default();
@@ -56,7 +57,7 @@ impl Outside {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     let _ = Finished::of(Command::new("cp").arg("-a").arg(from).arg(to)).ok();
 }
 
@@ -138,11 +139,12 @@ fn an_operator_who_cuts_the_log_back_is_found() {
     let (code, codes) = o.verify(&folder, &["--witness", &o.key]);
     assert_eq!((code, codes), (1, vec!["witness.required".to_owned()]));
 
+    // The catalog remembers how long the log was: the coordinator does not go on with it.
     o.fleet.start_coordinator();
-    let refused = o.cosign(&["--case", &case]);
-    assert!(refused.code == 74 && refused.stderr.contains("NOT COSIGNED"), "{}", refused.stderr);
-    assert_eq!(o.kept("refused").len(), 3, "the head, its proof, and what was seen");
-    // The operator cuts the catalog back as well and goes on from there: a fork.
+    for refused in [o.cosign(&["--case", &case]), o.fleet.exhibit(&["case", "close", &case, "--reason", "another end"])] {
+        assert!(refused.code != 0 && refused.stderr.contains("was put back to an older state"), "{}: {}", refused.code, refused.stderr);
+    }
+    // The operator cuts the catalog back as well, and only the witness is left.
     assert_eq!(o.fleet.terminate_coordinator(), 0);
     for file in catalog {
         let (there, kept) = (o.fleet.coordinator_dir().join(file), o.dir.path().join(file));
@@ -152,6 +154,10 @@ fn an_operator_who_cuts_the_log_back_is_found() {
         }
     }
     o.fleet.start_coordinator();
+    let refused = o.cosign(&["--case", &case]);
+    assert!(refused.code == 74 && refused.stderr.contains("NOT COSIGNED"), "{}", refused.stderr);
+    assert_eq!(o.kept("refused").len(), 3, "the head, its proof, and what was seen");
+    // The operator goes on from there: a fork.
     let _ = o.fleet.exhibit(&["case", "close", &case, "--reason", "another end"]).ok();
     let refused = o.cosign(&["--case", &case]);
     assert!(refused.code == 74 && refused.stderr.contains("NOT COSIGNED"), "{}", refused.stderr);

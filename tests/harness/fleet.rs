@@ -134,6 +134,27 @@ impl Fleet {
         self.coordinator_dir().join("store/cases").join(case)
     }
 
+    /// Does something while a byte in the middle of a collection's first segment is another one in the store.
+    ///
+    /// # Panics
+    /// When there is no such segment.
+    pub fn while_damaged<T>(&self, case: &str, collection: &str, work: impl FnOnce() -> T) -> T {
+        let segment = self.case_dir(case).join("collections").join(collection).join("s1/00000000.tar.zst");
+        let good = std::fs::read(&segment).expect("segment");
+        // What is stored may not be written to.
+        let write = |bytes: &[u8]| {
+            std::fs::remove_file(&segment).expect("removed");
+            std::fs::write(&segment, bytes).expect("written");
+        };
+        let mut bad = good.clone();
+        let middle = bad.len() / 2;
+        bad[middle] ^= 1;
+        write(&bad);
+        let done = work();
+        write(&good);
+        done
+    }
+
     /// `host:port` of the running coordinator.
     ///
     /// # Panics

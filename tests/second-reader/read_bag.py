@@ -8,6 +8,14 @@ import re
 DECLARATION = b"BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n"
 OUTSIDE = re.compile(r"tagmanifest-sha256\.txt(\.sig|\.([a-z0-9][a-z0-9-]{0,31})\.(tsq|tsr|[0-3]\.crl))?")
 FIELDS = {"format", "deployment", "case", "head", "collections", "left_out", "exported_by", "key", "exported_at", "reason", "tool"}
+MAY_LACK = {"authorities", "revocation_lists", "views"}
+TAGS = re.compile(
+    r"bagit\.txt|bag-info\.txt|bag\.json|manifest-sha(256|512)\.txt|VERIFY\.md|case\.jsonld|(expanded|proofs)/.+"
+    r"|documents/(report|chain-of-custody|certificate-902-14|statement-27037)(\.[a-z]{2})?\.(html|pdf)"
+    r"|schemas/[a-z0-9-]+\.v[0-9]+\.json|load-file/(exhibits\.dat|exhibits\.opt|NOT-MADE\.txt)"
+)
+# Labels whose values are not compared: a size in words, a title that only the log knows, and the exporter's word.
+NOT_COMPARED = {"Bag-Size", "External-Description", "Exhibit-Verified"}
 
 
 class Bag:
@@ -41,7 +49,47 @@ class Bag:
         return named
 
 
-def stamped(bag, roots, exported_at):
+def signed_list(crl, facts, roots):
+    """Somebody in the token or among the roots signed the list in its issuer's name."""
+    from cryptography import x509
+
+    known = [x509.load_der_x509_certificate(c) for c in facts["others"]] + roots
+    return any(crl.issuer == c.subject and crl.is_signature_valid(c.public_key()) for c in known)
+
+
+def informed(bag, description):
+    """bag-info.txt says what bag.json and the payload say."""
+    lines = [line.split(": ", 1) for line in bag.read("bag-info.txt").decode("utf-8", "replace").split("\n")[:-1]]
+    info, head, tool = dict(line for line in lines if len(line) == 2), description["head"], description["tool"]
+    sizes = [os.path.getsize(os.path.join(bag.folder, name)) for name in bag.files if name.startswith("data/")]
+    stated = {
+        "Source-Organization": description["deployment"],
+        "External-Identifier": description["case"],
+        "Bagging-Date": description["exported_at"][:10],
+        "Bag-Software-Agent": f"{tool['name']} {tool['version']}",
+        "Payload-Oxum": f"{sum(sizes)}.{len(sizes)}",
+        "Exhibit-Exported-By": description["exported_by"],
+        "Exhibit-Signing-Key": description["key"],
+        "Exhibit-Log-Head": f"{head['size']}:{head['root']}",
+        "Exhibit-Reason": description["reason"],
+    }
+    wrong = [label for label in info if label in stated and info[label] != stated[label] and stated[label].isprintable()]
+    wrong += info.keys() - stated.keys() - NOT_COMPARED
+    if "views" in description:
+        wrong += (stated.keys() | NOT_COMPARED) - info.keys()
+    if wrong or len(info) != len(lines):
+        bag.problems.append(f"bag-info.txt is not what the bag says: {sorted(wrong)}")
+
+
+def viewed(bag, named, description):
+    """Every name beside the payload is one of the format's, and the views are there that were made."""
+    bag.problems += [f"{name} is no name of the format" for name in sorted(named) if not TAGS.fullmatch(name)]
+    for view in ("expanded", "proofs") if "views" in description else ():
+        if (view in description["views"]) != any(name.startswith(f"{view}/") for name in named):
+            bag.problems.append(f"{view}/ is there, or not, and bag.json says otherwise")
+
+
+def stamped(bag, roots, description):
     """Every authority that has left something: its token over the tag manifest, which was made before."""
     import stamps
     from cryptography import x509
@@ -49,19 +97,29 @@ def stamped(bag, roots, exported_at):
     over = hashlib.sha256(bag.read("tagmanifest-sha256.txt")).hexdigest()
     left = {m.group(2) for m in map(OUTSIDE.fullmatch, bag.files) if m and m.group(2)}
     for authority in sorted(left):
-        stem = f"tagmanifest-sha256.txt.{authority}"
-        if f"{stem}.tsr" not in bag.files:
-            continue  # An authority that could not be had is no fault of the bag.
+        stem, is_named = f"tagmanifest-sha256.txt.{authority}", authority in description.get("authorities", [])
         lists = [f"{stem}.{n}.crl" for n in range(4) if f"{stem}.{n}.crl" in bag.files]
         try:
+            crls = [x509.load_der_x509_crl(bag.read(name)) for name in lists]
+        except ValueError as e:
+            bag.problems.append(f"a revocation list of {authority}: {e}")
+            continue
+        if f"{stem}.tsr" not in bag.files:
+            if not is_named:
+                bag.problems.append(f"files of {authority}, which bag.json does not name")
+            continue  # An authority that could not be had is no fault of the bag.
+        try:
             facts = stamps.token(bag.read(f"{stem}.tsr"), bag.read(f"{stem}.tsq"), over)
-            if stamps.ns(exported_at) > stamps.ns(stamps.time_text(facts["time"])) + facts["accuracy"] + stamps.SLACK:
+            if stamps.ns(description["exported_at"]) > stamps.ns(stamps.time_text(facts["time"])) + facts["accuracy"] + stamps.SLACK:
                 bag.problems.append(f"bag.json dates the export after the stamp of {authority}")
-            if roots:
-                crls = [x509.load_der_x509_crl(bag.read(name)) for name in lists]
-                stamps.trusted(facts, [x509.load_pem_x509_certificate(r) for r in roots], crls)
+            if not roots:
+                raise stamps.Bad("it leads to no root")
+            given = [x509.load_pem_x509_certificate(r) for r in roots]
+            stamps.trusted(facts, given, crls)
+            if not all(signed_list(crl, facts, given) for crl in crls):
+                raise stamps.Bad("a revocation list is not its issuer's")
         except stamps.Bad as e:
-            if str(e) != "it leads to no root":
+            if str(e) != "it leads to no root" or not is_named:
                 bag.problems.append(f"the stamp of {authority}: {e}")
 
 
@@ -73,17 +131,19 @@ def verify(folder, case, anchor, roots):
     bag = Bag(folder)
     if bag.read("bagit.txt") != DECLARATION:
         bag.problems.append("bagit.txt is not the declaration")
-    bag.manifest("tagmanifest-sha256.txt", "sha256")
+    tags = bag.manifest("tagmanifest-sha256.txt", "sha256")
     if bag.manifest("manifest-sha256.txt", "sha256") != bag.manifest("manifest-sha512.txt", "sha512"):
         bag.problems.append("the payload manifests name different files")
     bag.problems += [f"{name} is named by no manifest" for name in bag.files - bag.listed if not OUTSIDE.fullmatch(name)]
     try:
         description = json.loads(bag.read("bag.json"))
-        if description.keys() - {"authorities"} != FIELDS or description["format"] != "exhibit-bag/1":
+        if description.keys() - MAY_LACK != FIELDS or description["format"] != "exhibit-bag/1":
             raise ValueError("not a description of version 1")
     except (ValueError, AttributeError) as e:
         return bag.problems + [f"bag.json: {e}"] + read_case.verify_case(case)
-    stamped(bag, roots, description["exported_at"])
+    stamped(bag, roots, description)
+    informed(bag, description)
+    viewed(bag, tags, description)
     case.left_out = set(description["left_out"])
     problems = bag.problems + read_case.verify_case(case)
     stated = (description["deployment"], description["case"], description["head"])

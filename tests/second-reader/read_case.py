@@ -5,7 +5,7 @@ Written from docs/format alone, with common libraries only: tarfile, zstandard, 
 It shares no code with the Rust verifier. It is coarser: it says sound or unsound and why, in words without codes.
 
     read_case.py CASE_FOLDER_OR_BAG --anchor FILE [--complete] [--expect SIZE:ROOT] [--witness VKEY]... [--held FILE]...
-                 [--timestamp-anchor FILE]... [--timestamps-required N] [--identity FILE]...
+                 [--consistency FILE]... [--timestamp-anchor FILE]... [--timestamps-required N] [--identity FILE]...
 
 The last line is the verdict: sound, unsound, or, of an encrypted case without the identity of a recipient, sound as far as it can be
 read, with what was not decrypted. Exit code: 0 unless unsound, 1 unsound, 2 the input cannot be used. One stream's raw tar is kept in
@@ -120,6 +120,10 @@ class Case:
         self.custody = custody.Custody(self)
         self.next_exhibit, self.roots, self.tree = 1, [sha256(b"")], Tree()
         self.left_out, self.exporters = set(), {}
+        # Whether the history ends with an export, and the proofs that lead to later heads.
+        self.is_bag, self.proofs = False, []
+        # The keys that signed orders and disposals.
+        self.signers = {}
 
     def problem(self, text):
         self.problems.append(text)
@@ -223,7 +227,8 @@ class Case:
                 self.problem(f"{name}: {e}")
 
     def heads(self):
-        """What is signed about other heads must be part of this history; every given witness must have signed the newest."""
+        """What is signed about other heads must be part of this history; every given witness must have signed the newest, or a later
+        one that continues it. A longer head says nothing against a bag, unless it was there before the bag was exported."""
         origin = f"exhibit/{self.deployment}/case/{self.case}"
         keys = [h["key"] for h in self.keys.values() if "log" in h["roles"] and not h["revoked"]]
         log_keys = [tlog.Key(vkey(origin, 1, key)) for key in keys]
@@ -232,6 +237,10 @@ class Case:
         for name in [n for n in self.objects if COSIGNED.fullmatch(n)] + ["log/checkpoint"]:
             size = COSIGNED.fullmatch(name)
             notes.append((name, self.read(name, 16_384) if name in self.objects else b"", int(size.group(2)) if size else None))
+        later = set()
+        for n, proof in enumerate(self.proofs):
+            notes += [(f"consistency proof {n}", note, None) for note in self.lead(f"consistency proof {n}", proof, later)]
+        exports = [stamps.ns(body["at"]) for bodies in self.exporters.values() for body in bodies]
         for name, note, said in notes:
             try:
                 log, size, root = tlog.checkpoint(note)
@@ -243,12 +252,39 @@ class Case:
                 self.problem(f"{name}: a line in a witness's name does not hold")
             if log != origin or said not in (None, size) or not (by or any(signed(k, note) for k in log_keys)):
                 self.problem(f"{name} is no head of this log")
+            elif (size, root.hex()) in later:
+                vouching |= by
+                if not self.is_bag:
+                    self.problem(f"{name}: records are missing at the end")
+            elif size >= len(self.roots) and self.is_bag and said is None and name != "log/checkpoint":
+                times = [w.time(note) * 10**9 for w in self.witnesses if signed(w, note)]
+                if times and exports and min(times) + stamps.SLACK < max(exports):
+                    self.problem(f"{name} was there before the export and is longer")
             elif size >= len(self.roots) or self.roots[size] != root.hex():
                 self.problem(f"{name} is a head of another history")
             elif size == self.tree.size:
                 vouching |= by
         if len(vouching) < len(self.witnesses):
             self.problem("not every witness cosigned the newest head")
+
+    def lead(self, name, data, later):
+        """Follows a proof from the last head of this history to a later one; the note in it, if it says something about this history."""
+        try:
+            old, hashes, note = tlog.read_consistency(data)
+            _, size, root = tlog.checkpoint(note)
+            end = len(self.roots) - 1
+            if size <= end:
+                return [note]
+            if old > end:
+                return []
+            tlog.consistent(old, bytes.fromhex(self.roots[old]), size, root, hashes)
+        except (tlog.Bad, ValueError) as e:
+            self.problem(f"{name}: {e}")
+            return []
+        if old < end:
+            return []
+        later.add((size, root.hex()))
+        return [note]
 
     def verify(self, data):
         """Checks envelope, signature and signer; returns record type, predicate and key id."""
@@ -356,6 +392,10 @@ class Case:
         self.stamps.state(len(self.roots) - 1, kind, body, self.nonce_of(kind, body), self.custody.until)
         if kind == "access" and body["action"] == "export":
             self.exporters.setdefault(body["by"], []).append(body)
+        if kind in ("order", "disposal"):
+            self.signers[digest] = keyid
+        if kind == "approval" and self.keys.get(self.signers.get(body["predecessor"]), {}).get("revoked"):
+            self.problem("an approval of what a key asked for that had been revoked")
         if kind in custody.TYPES or kind == "access":
             self.custody.take(kind, body, digest)
         else:
@@ -849,11 +889,12 @@ def signed(key, note):
         return False
 
 
-def verify(folder, anchor, complete=False, expect=None, witnesses=(), held=(), roots=(), required=0, identities=()):
+def verify(folder, anchor, complete=False, expect=None, witnesses=(), held=(), roots=(), required=0, identities=(), proofs=()):
     """What is wrong with a case or a bag, as a list of sentences, and what of its contents was opened."""
     is_bag = os.path.isdir(os.path.join(folder, "data"))
     at = os.path.join(folder, "data") if is_bag else folder
     case = Case(at, anchor, complete, expect, witnesses, held, roots, required, identities)
+    case.is_bag, case.proofs = is_bag, proofs
     problems = read_bag.verify(folder, case, anchor, roots) if is_bag else verify_case(case)
     return problems, case.sealed
 
@@ -878,6 +919,7 @@ def main():
     parser.add_argument("--expect")
     parser.add_argument("--witness", action="append", default=[])
     parser.add_argument("--held", action="append", default=[])
+    parser.add_argument("--consistency", action="append", default=[])
     parser.add_argument("--timestamp-anchor", action="append", default=[])
     parser.add_argument("--timestamps-required", type=int, default=0)
     parser.add_argument("--identity", action="append", default=[])
@@ -892,9 +934,9 @@ def main():
             anchor = json.load(file)
         if anchor["format"] != "exhibit-anchor/1":
             raise ValueError("not an anchor of version 1")
-        held, roots = ([tlog.read(path) for path in paths] for paths in (args.held, args.timestamp_anchor))
+        held, roots, proofs = ([tlog.read(path) for path in paths] for paths in (args.held, args.timestamp_anchor, args.consistency))
         identities = [identity for path in args.identity for identity in age.identities(tlog.read(path))]
-        options = (args.complete, args.expect, args.witness, held, roots, args.timestamps_required, identities)
+        options = (args.complete, args.expect, args.witness, held, roots, args.timestamps_required, identities, proofs)
         problems, sealed = verify(folder, anchor, *options)
     except (OSError, ValueError, KeyError, tlog.Bad) as e:
         print(f"unusable: {e}", file=sys.stderr)

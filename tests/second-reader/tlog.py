@@ -160,6 +160,16 @@ def read_proof(data):
     return int(index), [base64.b64decode(line, validate=True) for line in lines[1:]], note
 
 
+def read_consistency(data):
+    """Size of the earlier head, hashes and checkpoint of a consistency proof: the body of a C2SP tlog-witness request."""
+    head, _, note = data.partition(b"\n\n")
+    first, *lines = head.decode().split("\n")
+    old = first.removeprefix("old ")
+    if old == first or str(int(old)) != old:
+        raise Bad("not a consistency proof")
+    return int(old), [base64.b64decode(line, validate=True) for line in lines], note
+
+
 def tile_path(layer, n, width):
     """The path of a tile by C2SP tlog-tiles."""
     text = f"{n:03}" if n < 1000 else ""

@@ -50,7 +50,7 @@ pub enum LogCommand {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Give the coordinator a checkpoint that a witness cosigned elsewhere.
+    /// Give the coordinator a checkpoint that a witness cosigned elsewhere: `exhibit witness cosign --folder ... --out FILE`.
     Cosigned {
         /// Whose log.
         #[command(flatten)]
@@ -65,10 +65,10 @@ pub enum LogCommand {
 #[derive(Debug, ClapArgs)]
 #[command(group(ArgGroup::new("log").args(["case", "deployment"]).required(true)))]
 pub struct OfArgs {
-    /// The log of this case.
+    /// The log of this case, as `exhibit case list` names it.
     #[arg(long)]
     pub case: Option<String>,
-    /// The deployment's own log: keys, people, agents.
+    /// The deployment's own log: keys, people, agents. Not for roles that are limited to cases.
     #[arg(long)]
     pub deployment: bool,
 }
@@ -101,7 +101,7 @@ pub enum WitnessCommand {
 
 /// What to cosign.
 #[derive(Debug, ClapArgs)]
-#[command(group(ArgGroup::new("what").args(["cases", "deployment", "all", "folder", "request"]).required(true).multiple(true)))]
+#[command(group(ArgGroup::new("what").args(["cases", "deployment", "all", "folder", "request", "bag"]).required(true).multiple(true)))]
 pub struct CosignArgs {
     /// The witness's folder.
     #[arg(long, value_name = "DIR")]
@@ -115,7 +115,11 @@ pub struct CosignArgs {
     /// Every log that the coordinator has.
     #[arg(long, conflicts_with_all = ["cases", "deployment"])]
     pub all: bool,
-    /// Without a coordinator: a copy of a case folder.
+    /// The log of the case in this bag, from the coordinator; and write to --out the proof that what is cosigned now continues what
+    /// the bag holds, for `exhibit-verify BAG --witness KEY --consistency FILE`.
+    #[arg(long = "for", value_name = "BAG", conflicts_with_all = ["cases", "deployment", "all", "folder", "request"], requires = "out")]
+    pub bag: Option<PathBuf>,
+    /// Without a coordinator: a copy of a case folder, or a bag.
     #[arg(long, value_name = "CASE_FOLDER", conflicts_with_all = ["cases", "deployment", "all"])]
     pub folder: Option<PathBuf>,
     /// Without a coordinator: a proof that `exhibit log consistency` wrote. Needs --log-enrolment.
@@ -124,7 +128,7 @@ pub struct CosignArgs {
     /// The record that enrols the log key, `log/seq/<n>.dsse.json` of any case.
     #[arg(long, value_name = "FILE", requires = "request")]
     pub log_enrolment: Option<PathBuf>,
-    /// Write the cosigned checkpoint to this new file; standard output otherwise. Only without a coordinator.
+    /// Write to this new file: without a coordinator the cosigned checkpoint (standard output otherwise), with --for the proof.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["cases", "deployment", "all"])]
     pub out: Option<PathBuf>,
 }

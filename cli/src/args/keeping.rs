@@ -39,14 +39,14 @@ pub enum DisposeCommand {
         /// This collection (repeatable).
         #[arg(long = "collection", value_name = "COLLECTION")]
         collections: Vec<String>,
-        /// Every sealed collection of the case, at most 300.
+        /// Every sealed collection of the case of which something was received, at most 300.
         #[arg(long)]
         all: bool,
         /// Why, and on whose authority; recorded.
         #[arg(long, value_parser = parse_reason)]
         reason: String,
     },
-    /// Look at a disposal that somebody else asked for, and approve it. Without --reason it is only shown.
+    /// Look at a disposal that somebody else asked for, and approve it. Without --reason it is only shown, with what stands in the way.
     Approve(ApproveDisposalArgs),
 }
 

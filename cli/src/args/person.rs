@@ -56,10 +56,13 @@ pub enum PersonCommand {
         #[arg(long, value_name = "FILE")]
         anchor: PathBuf,
     },
-    /// As an admin: give somebody who is enrolled more roles, or the same in more cases. It is added to what there is.
+    /// As an admin: give somebody who is enrolled more roles, or the same in more cases. It is added to what the key has.
     Allow {
         /// The person's name.
         name: String,
+        /// Which key of the person, as `exhibit person list` names it; needed when there are several, for rights belong to a key.
+        #[arg(long, value_name = "KEY")]
+        key: Option<exhibit_evidence::Digest>,
         /// What the person may do (repeatable).
         #[arg(long = "role", value_name = "ROLE", required = true, value_parser = PossibleValuesParser::new(ROLES))]
         roles: Vec<String>,
@@ -67,10 +70,14 @@ pub enum PersonCommand {
         #[arg(long = "case", value_name = "CASE")]
         cases: Vec<String>,
     },
-    /// As an admin: revoke all keys of a person. What they signed stays; nothing they sign from now on is accepted.
+    /// As an admin: revoke all keys of a person, or one of them. What they signed stays; nothing they sign from now on is accepted,
+    /// and whoever connects with their certificate is nobody.
     Revoke {
         /// The person's name.
         name: String,
+        /// Only this key, as `exhibit person list` names it; all keys of the person when not given.
+        #[arg(long, value_name = "KEY")]
+        key: Option<exhibit_evidence::Digest>,
         /// Why; recorded.
         #[arg(long, value_parser = parse_reason)]
         reason: String,

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::args::handoff::AnchorCommand;
 use crate::clock;
+use crate::commands::log::write_new;
 use crate::connection::own_anchor;
 use crate::document::{self, Block, Document, Language, Value};
 use crate::exit::{Code, Failure, Result};
@@ -20,19 +21,27 @@ pub fn run(home: Option<&Path>, command: AnchorCommand, out: &Output) -> Result<
     let AnchorCommand::Print { anchor, pdf } = command;
     let anchor = match anchor {
         Some(path) => {
-            let bytes = files::read(&path).map_err(|e| Failure::new(Code::Input, format!("--anchor: {e}")))?;
-            Anchor::parse(&bytes).map_err(|e| Failure::new(Code::Input, format!("--anchor: {}", escape_bounded(&e, 300))))?
+            let bad = |e: &str| {
+                Failure::new(Code::Input, format!("--anchor: {}", escape_bounded(e, 300))).hint(
+                    "it is the file anchor.json that 'exhibit-coordinator init' made; leave --anchor out for the one of your identity",
+                )
+            };
+            let bytes = files::read(&path).map_err(|e| bad(&e.to_string()))?;
+            Anchor::parse(&bytes).map_err(|e| bad(&e))?
         }
         None => own_anchor(home)?,
     };
     let text = one_line(&anchor)?;
     if let Some(path) = pdf {
         let made = document::pdf(&as_document(&anchor, &text)?)?;
-        files::create(&path, &made, files::Access::Public).map_err(|e| Failure::new(Code::CannotCreate, e.to_string()))?;
+        write_new(&path, &made)?;
         if !out.is_json() {
             out.line(&format!("written: {}", path.display()))?;
+            out.note("next: sign it on paper, and give it to the recipient on another way than the bag: exhibit export makes that");
             return Ok(Code::Ok);
         }
+        out.object(&json!({"anchor": anchor, "root_key_sha256": anchor.root_key.id(), "pdf": path.display().to_string()}))?;
+        return Ok(Code::Ok);
     }
     if out.is_json() {
         out.object(&json!({"anchor": anchor, "root_key_sha256": anchor.root_key.id()}))?;

@@ -13,7 +13,7 @@ use exhibit_proto::responder::v1 as pb;
 use serde_json::{Value, json};
 
 use super::opening::Opening;
-use super::{asker, cases, keeping, log, watch};
+use super::{asker, cases, entitled, keeping, log, watch};
 use crate::args::ApproveArgs;
 use crate::clock;
 use crate::connection::{Connection, parse_id};
@@ -90,9 +90,11 @@ pub async fn run(connection: &mut Connection, args: ApproveArgs, out: &Output) -
     let gone = if waits { asker::revoked(connection, found.key, out).await? } else { None };
     let by = escape_bounded(&found.order.issued_by, 200);
     let gone = gone.map(|when| format!("the key with which {by} gave {id} was {when}: nobody can approve it"));
+    let others = waits && found.order.issued_by != connection.name();
+    let lacking = if others { entitled::lacking(connection, ("approve it", "approver"), &found.case) } else { None };
     if args.reason.is_none() || !out.is_json() {
         let mut value = to_json(&found);
-        if let Some(why) = &gone {
+        if let Some(why) = gone.as_ref().or(lacking.as_ref().map(|failure| &failure.message)) {
             value["cannot_approve"] = json!(why);
         }
         cases::show(&value, out)?;
@@ -114,13 +116,16 @@ pub async fn run(connection: &mut Connection, args: ApproveArgs, out: &Output) -
         let message = format!("{id} is at its end, cancelled or with its case closed: nobody can approve it any more");
         return Err(Failure::new(Code::Input, message).hint(format!("exhibit collections --order {id}")));
     }
-    if let Some(message) = gone {
-        if args.reason.is_none() {
-            out.note(&format!("nothing is signed, and cannot be now: {message}"));
-            return Ok(Code::Ok);
-        }
+    let gone = gone.map(|message| {
         let hint = format!("exhibit cancel --order {id} --reason '...'; a responder gives a new order: exhibit collect");
-        return Err(Failure::new(Code::NotPermitted, message).hint(hint));
+        Failure::new(Code::NotPermitted, message).hint(hint)
+    });
+    if let Some(failure) = gone.or(lacking) {
+        if args.reason.is_some() {
+            return Err(failure);
+        }
+        entitled::note_obstacle(&failure, out);
+        return Ok(Code::Ok);
     }
     let Some(reason) = args.reason else {
         if found.order.issued_by == connection.name() {

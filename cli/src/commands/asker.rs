@@ -1,5 +1,9 @@
 //! Whether whoever asked for something is still somebody. Said before anything is signed; the coordinator decides.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use exhibit_evidence::Timestamp;
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::key::KeyId;
 use exhibit_evidence::layout::LogName;
@@ -15,34 +19,54 @@ use crate::output::Output;
 const REASON_SHOWN_MAX: usize = 300;
 
 /// What somebody hears who may not read the deployment's log.
-const LIMITED: &str = "whether the key that asked for it was revoked stands in the deployment's log, which is not for roles that are \
+pub const LIMITED: &str = "whether the key that asked for it was revoked stands in the deployment's log, which is not for roles that are \
                        limited to cases: the coordinator looks when you approve";
+
+/// That a key was revoked, and which record of the deployment's log says so.
+#[derive(Debug)]
+pub struct Revocation {
+    n: u64,
+    at: Timestamp,
+    reason: String,
+}
+
+impl fmt::Display for Revocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "revoked at {}, record {} of the deployment's log ({})", self.at, self.n, self.reason)
+    }
+}
 
 /// When a key was revoked and why, by the deployment's verified log; `None` when it was not. Whose roles are limited to cases may not
 /// read that log, and is told so.
 pub async fn revoked(connection: &mut Connection, key: KeyId, out: &Output) -> Result<Option<String>> {
+    let known = revocations(connection, &BTreeSet::from([key])).await?;
+    if known.is_none() {
+        out.note(LIMITED);
+    }
+    Ok(known.and_then(|known| known.get(&key).map(ToString::to_string)))
+}
+
+/// Which of some keys were revoked, by the deployment's verified log; `None` for whoever may not read that one.
+pub async fn revocations(connection: &mut Connection, keys: &BTreeSet<KeyId>) -> Result<Option<BTreeMap<KeyId, Revocation>>> {
     // Asked only where it will be answered: a refused call is told to the deployment's SIEM.
     let me = connection.whoami();
     if me.roles.iter().all(|role| me.limits.iter().any(|limit| limit.role == *role)) {
-        out.note(LIMITED);
         return Ok(None);
     }
-    let mut found = None;
-    let mut each = |_: u64, verified: &Verified, _: &Envelope| -> Result<()> {
+    let mut found = BTreeMap::new();
+    let mut each = |n: u64, verified: &Verified, _: &Envelope| -> Result<()> {
         if let Record::Revocation(p) = verified.record()
-            && p.key == key
+            && keys.contains(&p.key)
         {
-            found = Some(format!("revoked at {} ({})", p.revoked_at, one_line(&p.reason, REASON_SHOWN_MAX)));
+            let reason = one_line(&p.reason, REASON_SHOWN_MAX);
+            found.entry(p.key).or_insert(Revocation { n, at: p.revoked_at, reason });
         }
         Ok(())
     };
     let read = log::read_all(connection, &LogName::Deployment, &mut each).await;
     match read {
-        Ok(_) => Ok(found),
-        Err(failure) if failure.code == Code::NotPermitted => {
-            out.note(LIMITED);
-            Ok(None)
-        }
+        Ok(_) => Ok(Some(found)),
+        Err(failure) if failure.code == Code::NotPermitted => Ok(None),
         Err(failure) => Err(failure),
     }
 }

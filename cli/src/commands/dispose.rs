@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::cases::show;
 use super::confirm::confirmed;
 use super::keeping::{history_to_sign, opened, submit};
-use super::{asker, log};
+use super::{asker, entitled, log};
 use crate::args::keeping::{ApproveDisposalArgs, DisposeCommand};
 use crate::clock;
 use crate::connection::{Connection, parse_id};
@@ -37,15 +37,43 @@ pub async fn run(connection: &mut Connection, command: DisposeCommand, out: &Out
     Ok(Code::Ok)
 }
 
+/// Collections that are named in a text.
+const NAMED_MAX: usize = 5;
+
+/// What is said of collections of which nothing was ever received.
+fn nothing_of(ids: &[&str]) -> String {
+    let more = ids.len().saturating_sub(NAMED_MAX);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("nothing was received of {}{more}: nothing to destroy", ids.iter().take(NAMED_MAX).copied().collect::<Vec<_>>().join(", "))
+}
+
+/// Leaves out sealed collections of which nothing was ever received, such as those of an order that was cancelled before a host saw it:
+/// no certificate is to say that they were destroyed.
+fn without_empty(case: &CaseId, state: &State, wanted: Vec<CollectionId>, out: &Output) -> Result<Vec<CollectionId>> {
+    let is_empty = |id: &CollectionId| state.seal_of(id).is_some() && !state.received(id);
+    let (empty, left): (Vec<CollectionId>, Vec<CollectionId>) = wanted.into_iter().partition(is_empty);
+    if empty.is_empty() {
+        return Ok(left);
+    }
+    let message = nothing_of(&empty.iter().map(CollectionId::as_str).collect::<Vec<_>>());
+    if left.is_empty() {
+        return Err(Failure::new(Code::Input, message).hint(format!("exhibit collections --case {case}")));
+    }
+    out.note(&format!("left out: {message}"));
+    Ok(left)
+}
+
 async fn request(connection: &mut Connection, case: &CaseId, (named, all): (&[String], bool), reason: String, out: &Output) -> Result<()> {
     let history = history_to_sign(connection, case, ("ask for a disposal", "custodian")).await?;
     let state = history.state();
     let mut wanted: Vec<CollectionId> = if all { state.disposable() } else { named.iter().map(|c| parse_id(c)).collect::<Result<_>>()? };
     wanted.sort_unstable();
     wanted.dedup();
+    let wanted = without_empty(case, state, wanted, out)?;
     if wanted.is_empty() || wanted.len() > Disposal::SEALS_MAX {
         let message = format!("{} collections can be disposed of here: 1 to {} are possible at once", wanted.len(), Disposal::SEALS_MAX);
-        return Err(Failure::new(Code::Input, message));
+        return Err(Failure::new(Code::Input, message)
+            .hint(format!("name them with --collection; those that are sealed: exhibit collections --case {case}")));
     }
     // Said here, before anything is signed; the coordinator decides again when it is approved.
     let held: Vec<&str> = wanted.iter().filter(|c| state.is_held(c)).map(CollectionId::as_str).collect();
@@ -54,11 +82,13 @@ async fn request(connection: &mut Connection, case: &CaseId, (named, all): (&[St
             .hint(format!("exhibit case custody {case} shows the holds")));
     }
     if let Some(until) = state.retained_until().filter(|until| clock::now() < *until) {
-        return Err(Failure::new(Code::NotPermitted, format!("the case is to be kept until {until}")));
+        return Err(Failure::new(Code::NotPermitted, format!("the case is to be kept until {until}"))
+            .hint(format!("ask again then; who set it, and why: exhibit case custody {case}")));
     }
     let sealed = |collection: CollectionId| match state.seal_of(&collection) {
         Some(seal) => Ok(SealedCollection { collection, seal }),
-        None => Err(Failure::new(Code::Input, format!("{collection} is not sealed, or not of this case"))),
+        None => Err(Failure::new(Code::Input, format!("{collection} is not sealed, or not of this case"))
+            .hint(format!("exhibit collections --case {case}"))),
     };
     let record = Disposal {
         case: case.clone(),
@@ -151,11 +181,17 @@ fn shown(asked: &Asked, disposal: &Digest, rows: &[Value], blocked: Option<&Fail
         ("bytes", "bytes"),
         ("on hold", "on_hold"),
     ];
-    out.rows(&columns, rows)
+    out.rows(&columns, rows)?;
+    // A request of an older version may name some.
+    let empty: Vec<&str> = rows.iter().filter(|row| row["objects"] == 0).filter_map(|row| row["collection"].as_str()).collect();
+    if !empty.is_empty() {
+        out.note(&nothing_of(&empty));
+    }
+    Ok(())
 }
 
 /// Why nobody can approve a disposal as things stand; the coordinator decides.
-fn obstacle(case: &CaseId, state: &State, disposal: &Digest) -> Option<Failure> {
+pub(super) fn obstacle(case: &CaseId, state: &State, disposal: &Digest) -> Option<Failure> {
     if let (Some(by), Some(holder)) = (state.asked_by(disposal), state.custodian())
         && by != holder
     {
@@ -176,29 +212,18 @@ fn obstacle(case: &CaseId, state: &State, disposal: &Digest) -> Option<Failure> 
         return Some(Failure::new(Code::NotPermitted, message).hint(how));
     }
     let until = state.retained_until().filter(|until| clock::now() < *until)?;
-    Some(Failure::new(Code::NotPermitted, format!("the case is to be kept until {until}")))
-}
-
-/// The disposals that were asked for: those that can be approved now, and the others with what stands in the way.
-pub(super) fn waiting(case: &CaseId, state: &State) -> (Vec<Digest>, Vec<(Digest, String)>) {
-    let (mut free, mut blocked) = (Vec::new(), Vec::new());
-    for disposal in state.asked() {
-        match obstacle(case, state, &disposal) {
-            None => free.push(disposal),
-            Some(failure) => blocked.push((disposal, failure.message)),
-        }
-    }
-    (free, blocked)
+    Some(Failure::new(Code::NotPermitted, format!("the case is to be kept until {until}")).hint(how))
 }
 
 /// Why this person cannot approve it now. Said before anything is signed; the coordinator decides.
-fn blocked(asked: &Asked, disposal: &Digest, me: &str) -> Option<Failure> {
+fn blocked(asked: &Asked, disposal: &Digest, connection: &Connection) -> Option<Failure> {
     let case = &asked.record.case;
-    if asked.record.requested_by == me {
+    if asked.record.requested_by == connection.name() {
         let hint = format!("an approver of the case; an admin gives the role: exhibit person allow NAME --role approver --case {case}");
         return Some(Failure::new(Code::NotPermitted, "you asked for it yourself: somebody else approves it").hint(hint));
     }
-    obstacle(case, asked.history.state(), disposal)
+    let lacking = entitled::lacking(connection, ("approve it", "approver"), case);
+    lacking.or_else(|| obstacle(case, asked.history.state(), disposal))
 }
 
 /// What a script hears that did not say that somebody has looked.
@@ -220,13 +245,13 @@ async fn approve(connection: &mut Connection, args: ApproveDisposalArgs, out: &O
     let asked = find(connection, &case, &args.disposal).await?;
     let rows = rows(&asked, &args.disposal);
     let gone = asker::revoked(connection, asked.key, out).await?;
-    let blocked = gone.map(|when| asker_revoked(&asked, &when)).or_else(|| blocked(&asked, &args.disposal, &connection.name()));
+    let blocked = gone.map(|when| asker_revoked(&asked, &when)).or_else(|| blocked(&asked, &args.disposal, connection));
     if args.reason.is_none() || !out.is_json() {
         shown(&asked, &args.disposal, &rows, blocked.as_ref(), out)?;
     }
     let Some(reason) = args.reason else {
         match blocked {
-            Some(failure) => out.note(&format!("nothing is signed, and cannot be now: {}", failure.message)),
+            Some(failure) => entitled::note_obstacle(&failure, out),
             None => out.note(&format!(
                 "nothing is signed yet. If you agree: exhibit dispose approve {case} --disposal {} --reason '...'",
                 args.disposal
@@ -237,10 +262,11 @@ async fn approve(connection: &mut Connection, args: ApproveDisposalArgs, out: &O
     if let Some(failure) = blocked {
         return Err(failure);
     }
-    let collections = count(rows.len() as u64, "collection", "collections");
+    let there: Vec<&Value> = rows.iter().filter(|row| row["objects"] != 0).collect();
+    let collections = count(there.len() as u64, "collection", "collections");
     let items = count(sum(&rows, "items"), "item", "items");
-    let host = rows.first().and_then(|row| row["host"].as_str()).map(|h| escape_bounded(h, 100)).unwrap_or_default();
-    let host = if rows.len() == 1 { format!(" of {host}") } else { String::new() };
+    let host = there.first().and_then(|row| row["host"].as_str()).map(|h| escape_bounded(h, 100)).unwrap_or_default();
+    let host = if there.len() == 1 { format!(" of {host}") } else { String::new() };
     let what = format!("{collections}{host} with {items} ({})", show_bytes(sum(&rows, "bytes")));
     let question = format!("{what} will be destroyed for good. Type '{CONFIRMATION}' to approve it");
     confirmed(args.yes, &question, CONFIRMATION, unasked())?;
@@ -254,4 +280,16 @@ async fn approve(connection: &mut Connection, args: ApproveDisposalArgs, out: &O
         out.note(&format!("destroyed; the certificate is record {certificate} of the case's log: exhibit log show --case {case}"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_never_received_is_named_up_to_a_bound() {
+        assert_eq!(nothing_of(&["col-a"]), "nothing was received of col-a: nothing to destroy");
+        let many = nothing_of(&["a", "b", "c", "d", "e", "f", "g"]);
+        assert_eq!(many, "nothing was received of a, b, c, d, e and 2 more: nothing to destroy");
+    }
 }

@@ -178,7 +178,7 @@ impl Get<'_> {
         let fits = |(format, content): &(Format, Content)| !self.many || format.fits(*content);
         if let Some((format, content)) = self.args.format.zip(Content::of(item)).filter(fits) {
             self.images += 1;
-            if let Some(why) = convert::refusal(format, content, item) {
+            if let Some(why) = convert::refusal(format, content, item, self.args.cut_off) {
                 self.counts.not_convertible += 1;
                 return self.left_out(id, "not-convertible", &format!("{}: {why}", item.path));
             }
@@ -235,7 +235,7 @@ impl Get<'_> {
     ) -> Result<()> {
         let companions = self.companions.get(&id.collection).cloned().unwrap_or_default();
         let five_levels = content == Content::Memory && companions.info().is_some_and(|info| info.five_levels());
-        let about = About { companions, media: self.media(id, item)?, unread: convert::Unread::of(item) };
+        let about = About::of(item, content, companions, self.media(id, item)?);
         let (conversion, name) = convert::conversion(format, content, name, about)?;
         let mut making = Making { out: FileDestination { target: &self.target, file: self.target.file(&name, 0)? }, conversion };
         let attributes = reading.content(&id.to_string(), item, &mut making).await?;

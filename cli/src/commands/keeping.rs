@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use exhibit_evidence::custody::{History, Period, Row, State, picture};
+use exhibit_evidence::custody::{History, Period, Row, picture};
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::layout::LogName;
 use exhibit_evidence::log::Checkpoint;
@@ -16,7 +16,8 @@ use exhibit_proto::responder::v1 as pb;
 use serde_json::{Value, json};
 
 use super::cases::{show, sign};
-use super::{dispose, log};
+use super::log;
+use super::waiting::{Askers, Waiting};
 use crate::args::keeping::TransferCommand;
 use crate::clock;
 use crate::connection::{Connection, parse_id};
@@ -112,7 +113,8 @@ pub async fn release_hold(connection: &mut Connection, case: &CaseId, hold: &str
     let Some(row) = row.filter(|r| standing.contains(&r.record)) else {
         let shown: Vec<String> = standing.iter().map(Digest::to_string).collect();
         let shown = if shown.is_empty() { "none stands".to_owned() } else { format!("these stand: {}", shown.join(", ")) };
-        return Err(Failure::new(Code::Input, format!("--hold: '{}' is no hold that stands; {shown}", escape_bounded(hold, 80))));
+        return Err(Failure::new(Code::Input, format!("--hold: '{}' is no hold that stands; {shown}", escape_bounded(hold, 80)))
+            .hint(format!("exhibit case custody {case} shows who placed which, and why")));
     };
     let predecessor = row.record;
     let record = HoldReleased { case: case.clone(), predecessor, reason, released_by: connection.name(), released_at: clock::now() };
@@ -125,7 +127,7 @@ pub async fn retain(connection: &mut Connection, case: &CaseId, until: Timestamp
     let history = history_to_sign(connection, case, ("set a retention", "custodian")).await?;
     if let Some(before) = history.state().retained_until().filter(|before| until <= *before) {
         let message = format!("--until: the case is to be kept until {before} already, and retention is never shortened");
-        return Err(Failure::new(Code::Input, message));
+        return Err(Failure::new(Code::Input, message).hint("give a later day, or leave it as it is"));
     }
     if until <= clock::now() {
         return Err(Failure::new(Code::Input, format!("--until: {until} is past: nothing would be kept by it")));
@@ -159,7 +161,9 @@ pub async fn transfer(connection: &mut Connection, command: TransferCommand, out
             };
             if to != me {
                 let to = escape_bounded(to, 200);
-                return Err(Failure::new(Code::NotPermitted, format!("the custody of {case} is offered to {to}, you are {me}")));
+                return Err(Failure::new(Code::NotPermitted, format!("the custody of {case} is offered to {to}, you are {me}")).hint(
+                    format!("they accept it, or who has it offers it to you: exhibit transfer offer {case} --to NAME --reason '...'"),
+                ));
             }
             let record = Transfer { case, predecessor, reason, received_by: me, received_at: clock::now() };
             submit(connection, "transfer", &record, out).await?;
@@ -177,9 +181,10 @@ pub fn full_name(connection: &Connection, name: &str) -> String {
 pub async fn custody(connection: &mut Connection, case: &CaseId, svg: Option<&Path>, out: &Output) -> Result<()> {
     let mut history = History::default();
     // Of each record what its signer signed: a script gets it whole, where the table cuts.
-    let mut signed: BTreeMap<u64, Value> = BTreeMap::new();
+    let (mut signed, mut askers) = (BTreeMap::<u64, Value>::new(), Askers::default());
     let mut each = |n: u64, verified: &Verified, envelope: &Envelope| -> Result<()> {
         history.add(n, verified);
+        askers.see(verified);
         if out.is_json() {
             signed.insert(n, log::row(n, verified, envelope)?);
         }
@@ -191,17 +196,16 @@ pub async fn custody(connection: &mut Connection, case: &CaseId, svg: Option<&Pa
         out.note(&format!("drawn: {}", path.display()));
     }
     let state = history.state();
+    let waiting = Waiting::look(connection, case, (state, &askers)).await?;
     if out.is_json() {
-        let (free, blocked) = dispose::waiting(case, state);
-        return out.object(&json!({
+        let mut value = json!({
             "case": case.to_string(), "head": {"size": head.size, "root": head.root.to_string()},
             "rows": history.rows().iter().map(|row| whole(row, signed.get(&row.n))).collect::<Result<Vec<_>>>()?,
             "periods": history.periods(), "holds": state.holds(), "retained_until": state.retained_until(),
             "custodian": state.custodian(), "offer": state.offer().map(|(record, to)| json!({"record": record, "to": to})),
-            "disposals_to_approve": free,
-            "disposals_blocked": blocked.iter().map(|(record, why)| json!({"record": record, "why": why})).collect::<Vec<_>>(),
-            "orders_to_approve": state.orders_to_approve(clock::now()).iter().map(|(record, id)| json!({"record": record, "order": id})).collect::<Vec<_>>(),
-        }));
+        });
+        waiting.add_to(&mut value);
+        return out.object(&value);
     }
     let rows: Vec<_> = history.rows().iter().map(row).collect();
     let columns = [("record", "n"), ("when (UTC)", "when"), ("what", "what"), ("by", "by"), ("about", "about"), ("reason", "reason")];
@@ -226,23 +230,9 @@ pub async fn custody(connection: &mut Connection, case: &CaseId, svg: Option<&Pa
     if let Some((record, to)) = state.offer() {
         out.note(&format!("custody is offered to {}: record {record}", escape_bounded(to, 200)));
     }
-    say_what_waits(case, state, out);
+    waiting.say(case, out);
     out.note(&format!("{} records, each verified; head {}:{}; times are claims of whoever signed", head.size, head.size, head.root));
     Ok(())
-}
-
-/// Says what a second person could approve, and what of it cannot be approved now.
-fn say_what_waits(case: &CaseId, state: &State, out: &Output) {
-    let (free, blocked) = dispose::waiting(case, state);
-    for disposal in free {
-        out.note(&format!("waits for a second person: exhibit dispose approve {case} --disposal {disposal}"));
-    }
-    for (disposal, why) in blocked {
-        out.note(&format!("asked for, and cannot be approved now: disposal {disposal}: {why}"));
-    }
-    for (_, order) in state.orders_to_approve(clock::now()) {
-        out.note(&format!("waits for a second person's approval: exhibit approve {order} --reason '...'"));
-    }
 }
 
 /// A row with all that its record says: ids, digests, persons, reason, and the key that signed.

@@ -13,6 +13,7 @@ use exhibit_evidence::log::{Checkpoint, ConsistencyProof, InclusionProof, Tree, 
 use exhibit_evidence::record::{KeyRing, Record, Verified};
 use exhibit_evidence::text::escape_bounded;
 use exhibit_proto::log::v1 as pb;
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use crate::args::custody::{LogCommand, OfArgs};
@@ -53,7 +54,7 @@ pub async fn run(connection: &mut Connection, command: LogCommand, out: &Output)
         }
         LogCommand::Cosigned { of, note } => {
             let bytes = files::read(&note).map_err(|e| Failure::new(Code::Input, format!("--note: {e}")))?;
-            let witnesses = submit(connection, &name(&of)?, bytes).await?;
+            let witnesses = submit(connection, &name(&of)?, bytes).await.map_err(|failure| failure.hint_from(UNKNOWN))?;
             let shown: Vec<String> = witnesses.iter().map(|w| escape_bounded(w, 128)).collect();
             if out.is_json() {
                 out.object(&json!({"witnesses": witnesses}))?;
@@ -91,11 +92,11 @@ fn verified(
 ) -> Result<(Vec<u8>, Checkpoint, Vec<u8>)> {
     let checkpoint = checkpoint.ok_or_else(|| Failure::new(Code::Failure, "the coordinator's answer has no checkpoint"))?;
     let key = log_key(connection.anchor(), &checkpoint.log_enrolment)?;
-    let head = Checkpoint::verify(&checkpoint.note, &key).map_err(|e| Failure::new(Code::Damaged, e.to_string()))?;
+    let head = Checkpoint::verify(&checkpoint.note, &key).map_err(|e| damaged(e.to_string()))?;
     let origin = log.origin(connection.deployment());
     if head.origin != origin {
         let shown = escape_bounded(&head.origin, 120);
-        return Err(Failure::new(Code::Damaged, format!("the coordinator gave a checkpoint of log '{shown}' for '{origin}'")));
+        return Err(damaged(format!("the coordinator gave a checkpoint of log '{shown}' for '{origin}'")));
     }
     check_size(size, head.size)?;
     Ok((checkpoint.note, head, checkpoint.log_enrolment))
@@ -106,7 +107,7 @@ fn check_size(asked: u64, given: u64) -> Result<()> {
     if asked == 0 || asked == given {
         return Ok(());
     }
-    Err(Failure::new(Code::Damaged, format!("the coordinator gave the head of {given} records, but that of {asked} was asked for")))
+    Err(damaged(format!("the coordinator gave the head of {given} records, but that of {asked} was asked for")))
 }
 
 /// The coordinator calls the size of a head `size`; here it was given as another option.
@@ -139,6 +140,13 @@ pub async fn consistency(
     let (checkpoint, head, enrolment) = verified(connection, log, to, answer.checkpoint)?;
     Ok((ConsistencyProof { old: from, hashes, checkpoint }, enrolment, head))
 }
+
+/// What the coordinator says when it knows no witness of a note.
+pub const UNKNOWN_WITNESS: &str = "is of a witness that this coordinator knows";
+const UNKNOWN: &[(&str, &str)] = &[(
+    UNKNOWN_WITNESS,
+    "the operator adds the line in the witness's witness.vkey to 'keys' below [witness] in the coordinator's config.toml and starts it again",
+)];
 
 /// Gives the coordinator a cosigned checkpoint; the witnesses that it knew.
 pub async fn submit(connection: &mut Connection, log: &LogName, note: Vec<u8>) -> Result<Vec<String>> {
@@ -173,8 +181,7 @@ async fn prove(connection: &mut Connection, of: &OfArgs, n: u64, size: u64) -> R
     let request = pb::ListRecordsRequest { case_id: wire_name(&log), from: n, limit: 1 };
     let record = connection.log_rpc().list_records(request).await?.into_inner().message().await?;
     let envelope = record.filter(|r| r.n == n).map(|r| r.envelope).unwrap_or_default();
-    verify_inclusion(leaf_hash(&envelope), n, head.size, &hashes, &head.root)
-        .map_err(|e| Failure::new(Code::Damaged, format!("record {n}: {e}")))?;
+    verify_inclusion(leaf_hash(&envelope), n, head.size, &hashes, &head.root).map_err(|e| damaged(format!("record {n}: {e}")))?;
     Ok((InclusionProof { index: n, hashes, checkpoint }, envelope))
 }
 
@@ -195,20 +202,45 @@ pub async fn read_all(
             Some(connection.log_rpc().list_records(request).await?.into_inner())
         }
     };
+    let bar = progress(connection, head.size);
     while let Some(stream) = &mut stream
         && let Some(record) = stream.message().await?
     {
         check_next(record.n, tree.size(), head.size)?;
         tree.append(&record.envelope);
-        let bad = |e: String| Failure::new(Code::Damaged, format!("record {}: {}", record.n, escape_bounded(&e, 300)));
+        bar.inc(1);
+        let bad = |e: String| damaged(format!("record {}: {}", record.n, escape_bounded(&e, 300)));
         let envelope = Envelope::parse(&record.envelope).map_err(|e| bad(e.to_string()))?;
         let verified = ring.verify(&envelope).map_err(|e| bad(e.to_string()))?;
         each(record.n, &verified, &envelope)?;
     }
+    bar.finish_and_clear();
     if (tree.size(), tree.root()) != (head.size, head.root) {
-        return Err(Failure::new(Code::Damaged, format!("the records are not those that the head of {} records signs", head.size)));
+        return Err(damaged(format!("the records are not those that the head of {} records signs", head.size)));
     }
     Ok(head)
+}
+
+/// What the coordinator gave is not what was signed.
+fn damaged(message: String) -> Failure {
+    Failure::new(Code::Damaged, message).hint(
+        "sign nothing by it. Whoever has the store verifies the log there: exhibit-verify FOLDER --anchor ANCHOR; a head that a witness or a \
+         paper form holds shows whether the log was rewritten",
+    )
+}
+
+/// Records from which on the reading of a log is shown: fewer are there at once.
+const RECORDS_SHOWN_FROM: u64 = 1_000;
+
+fn progress(connection: &Connection, records: u64) -> ProgressBar {
+    if records < RECORDS_SHOWN_FROM || !connection.is_watched() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(records);
+    if let Ok(style) = ProgressStyle::with_template("reading and verifying the log: {pos} of {len} records, {eta} left") {
+        bar.set_style(style);
+    }
+    bar
 }
 
 async fn show(connection: &mut Connection, of: &OfArgs, from: u64, out: &Output) -> Result<()> {
@@ -237,12 +269,12 @@ fn check_next(n: u64, due: u64, size: u64) -> Result<()> {
     } else {
         return Ok(());
     };
-    Err(Failure::new(Code::Damaged, wrong))
+    Err(damaged(wrong))
 }
 
 /// A record as JSON: number, signer, key, digest, and what it says.
 pub fn row(n: u64, verified: &Verified, envelope: &Envelope) -> Result<Value> {
-    let bad = |e: String| Failure::new(Code::Damaged, format!("record {n}: {}", escape_bounded(&e, 300)));
+    let bad = |e: String| damaged(format!("record {n}: {}", escape_bounded(&e, 300)));
     let statement: Value = serde_json::from_slice(envelope.unverified_payload()).map_err(|e| bad(e.to_string()))?;
     let record = verified.record();
     Ok(json!({

@@ -8,6 +8,7 @@ mod cases;
 mod collect;
 mod confirm;
 mod dispose;
+mod entitled;
 pub mod get;
 pub mod items;
 mod keeping;
@@ -18,6 +19,7 @@ pub mod profiles;
 pub mod read;
 pub mod readable;
 pub mod symbols;
+mod waiting;
 mod watch;
 mod witness;
 
@@ -38,11 +40,20 @@ pub async fn run(args: Args, out: &Output) -> Result<Code> {
         Command::Anchor(command) => anchor::run(home, command, out),
         Command::Symbols(command) => symbols::run(home, command, out).await,
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Args::command(), "exhibit", &mut std::io::stdout());
+            // Into memory first: the library panics where the reader of a pipe is gone.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "exhibit", &mut script);
+            let script = String::from_utf8_lossy(&script);
+            if out.is_json() {
+                out.object(&serde_json::json!({"shell": shell.to_string(), "script": script}))?;
+            } else {
+                out.line(script.trim_end_matches('\n'))?;
+            }
             Ok(Code::Ok)
         }
         command => {
             let mut connection = Connection::open(home).await?;
+            connection.set_watched(out.is_watched());
             match command {
                 Command::Case(command) => cases::run(&mut connection, command, out).await,
                 Command::Agents(command) => agents::run(&mut connection, command, out).await,

@@ -36,13 +36,13 @@ pub async fn run(home: Option<&Path>, command: PersonCommand, out: &Output) -> R
             let mut connection = Connection::open(home).await?;
             enroll(&mut connection, &request, (&roles, &cases), (&file, yes), out).await?;
         }
-        PersonCommand::Allow { name, roles, cases } => {
+        PersonCommand::Allow { name, key, roles, cases } => {
             let mut connection = Connection::open(home).await?;
-            allow(&mut connection, &name, (&roles, &cases), out).await?;
+            allow(&mut connection, (&name, key), (&roles, &cases), out).await?;
         }
-        PersonCommand::Revoke { name, reason } => {
+        PersonCommand::Revoke { name, key, reason } => {
             let mut connection = Connection::open(home).await?;
-            revoke(&mut connection, &name, &reason, out).await?;
+            revoke(&mut connection, (&name, key), &reason, out).await?;
         }
         PersonCommand::List => {
             let mut connection = Connection::open(home).await?;
@@ -112,7 +112,8 @@ fn signed(connection: &Connection, name: &PeerName, key: PublicKey, (roles, case
 /// What the admin types who gives a name another key.
 const SECOND_KEY: &str = "both";
 
-/// A name has keys, and what they may do adds up: whoever enrols another one hears of those that are there, and agrees. Gives them.
+/// Each key has its own rights, and whoever holds one signs in the name: whoever enrols another one hears of those that are there,
+/// and agrees. Gives them.
 async fn another_key(connection: &mut Connection, (name, key): (&str, &PublicKey), yes: bool, out: &Output) -> Result<Vec<String>> {
     let known: Vec<Person> = people(connection).await?.into_iter().filter(|p| !p.revoked && p.name == name && p.key != *key).collect();
     if known.is_empty() {
@@ -121,9 +122,9 @@ async fn another_key(connection: &mut Connection, (name, key): (&str, &PublicKey
     let keys: Vec<String> = known.iter().map(|p| p.key.id().to_string()).collect();
     let name = escape_bounded(name, 200);
     out.note(&format!(
-        "WARNING: {name} is enrolled already, with key {}. With this request the name has both keys, and whoever holds either may read \
-         what the roles of all of them allow. If it is the same person with a new key, revoke the old one first: exhibit person revoke \
-         NAME --reason ...; if it is somebody else, they need another name",
+        "WARNING: {name} is enrolled already, with key {}. With this request the name has both: each may do what its own roles allow, \
+         and whoever holds either signs in this name. If it is the same person with a new key, revoke the old one afterwards: exhibit \
+         person revoke NAME --key OLD --reason ...; if it is somebody else, they need another name",
         keys.join(", ")
     ));
     let message = format!("nothing is signed: {name} has a key already and would have both, and nobody can be asked here");
@@ -154,7 +155,10 @@ async fn enroll(
         }),
         out,
     )?;
-    out.note("if this is not the key that the person read out to you, revoke it now: exhibit person revoke NAME --reason ...");
+    let short = name.short();
+    out.note(&format!(
+        "if this is not the key that the person read out to you, revoke it now: exhibit person revoke {short} --key {key} --reason ..."
+    ));
     out.note("give the answer to the person, who runs: exhibit person accept ANSWER --dir DIR --anchor ANCHOR");
     Ok(())
 }
@@ -217,28 +221,44 @@ async fn people(connection: &mut Connection) -> Result<Vec<Person>> {
     Ok(people)
 }
 
-async fn keys_of(connection: &mut Connection, name: &str) -> Result<Vec<Person>> {
+/// The keys of a person that count, or the one that was named.
+async fn keys_of(connection: &mut Connection, (name, key): (&str, Option<Digest>)) -> Result<Vec<Person>> {
     let name = full_name(connection, name);
-    let found: Vec<Person> = people(connection).await?.into_iter().filter(|p| p.name == name && !p.revoked).collect();
+    let counts = |p: &Person| p.name == name && !p.revoked && key.is_none_or(|key| p.key.id() == key);
+    let found: Vec<Person> = people(connection).await?.into_iter().filter(counts).collect();
     if found.is_empty() {
-        let message = format!("'{}' has no key that is enrolled and not revoked", escape_bounded(&name, 200));
+        let shown = escape_bounded(&name, 200);
+        let message = match key {
+            Some(key) => format!("--key: {key} is no key of '{shown}' that is enrolled and not revoked"),
+            None => format!("'{shown}' has no key that is enrolled and not revoked"),
+        };
         return Err(Failure::new(Code::Input, message).hint("exhibit person list"));
     }
     Ok(found)
 }
 
-async fn allow(connection: &mut Connection, name: &str, rights: (&[String], &[String]), out: &Output) -> Result<()> {
-    for person in keys_of(connection, name).await? {
-        let peer: PeerName = person.name.parse().map_err(|e: exhibit_certs::name::BadName| input("NAME", e))?;
-        let enrolment = signed(connection, &peer, person.key, rights)?;
-        connection.rpc().enroll_person(pb::EnrollPersonRequest { enrolment, tls_csr: Vec::new() }).await?;
-        show(&json!({"name": person.name, "key": person.key.id().to_string(), "roles": rights.0, "cases": rights.1}), out)?;
-    }
-    Ok(())
+/// Rights belong to a key: of several the one that is meant must be named.
+fn only_one(found: Vec<Person>) -> Result<Person> {
+    let keys: Vec<String> = found.iter().map(|p| p.key.id().to_string()).collect();
+    let name = found.first().map(|p| escape_bounded(&p.name, 200)).unwrap_or_default();
+    let [person] = <[Person; 1]>::try_from(found).map_err(|_| {
+        let message = format!("--key: {name} has {} keys, and rights belong to a key: {}", keys.len(), keys.join(", "));
+        Failure::new(Code::Usage, message)
+            .hint("the same command with --key KEY, for each key that is meant; exhibit person list shows what each may")
+    })?;
+    Ok(person)
 }
 
-async fn revoke(connection: &mut Connection, name: &str, reason: &str, out: &Output) -> Result<()> {
-    for person in keys_of(connection, name).await? {
+async fn allow(connection: &mut Connection, whom: (&str, Option<Digest>), rights: (&[String], &[String]), out: &Output) -> Result<()> {
+    let person = only_one(keys_of(connection, whom).await?)?;
+    let peer: PeerName = person.name.parse().map_err(|e: exhibit_certs::name::BadName| input("NAME", e))?;
+    let enrolment = signed(connection, &peer, person.key, rights)?;
+    connection.rpc().enroll_person(pb::EnrollPersonRequest { enrolment, tls_csr: Vec::new() }).await?;
+    show(&json!({"name": person.name, "key": person.key.id().to_string(), "roles": rights.0, "cases": rights.1}), out)
+}
+
+async fn revoke(connection: &mut Connection, whom: (&str, Option<Digest>), reason: &str, out: &Output) -> Result<()> {
+    for person in keys_of(connection, whom).await? {
         let revocation = Revocation {
             deployment: connection.deployment().to_owned(),
             key: person.key.id(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use exhibit_certs::files;
 use exhibit_evidence::layout::LogName;
@@ -19,6 +19,8 @@ use crate::connection::{Connection, parse_id};
 use crate::exit::{Code, Failure, Result};
 use crate::output::Output;
 use crate::witness::{self, Done, Source, Witness};
+
+mod bag;
 
 /// Records of a case folder that are looked at for the enrolment of its log key.
 const ENROLMENTS_LOOKED_AT: u64 = 64;
@@ -64,7 +66,7 @@ fn head_json(seen: &exhibit_evidence::log::Cosigned) -> Value {
 async fn cosign(home: Option<&Path>, args: CosignArgs, out: &Output) -> Result<Code> {
     let witness = Witness::open(&args.dir)?;
     let offline = match (&args.folder, &args.request) {
-        (Some(folder), _) => Some(from_folder(&witness, folder)?),
+        (Some(folder), _) => Some(from_folder(&witness, &case_folder(folder))?),
         (None, Some(request)) => {
             let bytes = files::read(request).map_err(|e| Failure::new(Code::Input, format!("--request: {e}")))?;
             let proof = ConsistencyProof::parse(&bytes).map_err(|e| Failure::new(Code::Input, format!("--request: {e}")))?;
@@ -84,6 +86,9 @@ async fn cosign(home: Option<&Path>, args: CosignArgs, out: &Output) -> Result<C
         return Ok(Code::Ok);
     }
     let mut connection = Connection::open(home).await?;
+    if let (Some(bag), Some(file)) = (&args.bag, &args.out) {
+        return bag::cosign(&mut connection, &witness, (bag.as_path(), file.as_path()), out).await;
+    }
     let names = logs(&mut connection, &args).await?;
     let several = names.len() > 1;
     let mut code = Code::Ok;
@@ -136,6 +141,13 @@ async fn logs(connection: &mut Connection, args: &CosignArgs) -> Result<Vec<LogN
 
 /// Asks for the newest head and the proof that it continues what was seen, cosigns, and gives it back.
 async fn from_coordinator(connection: &mut Connection, witness: &Witness, name: &LogName) -> Result<Option<Done>> {
+    let Some(done) = cosigned(connection, witness, name).await? else { return Ok(None) };
+    give_back(connection, witness, name, &done).await?;
+    Ok(Some(done))
+}
+
+/// Asks for the newest head and the proof that it continues what was seen, and cosigns it. Nothing is given back.
+async fn cosigned(connection: &mut Connection, witness: &Witness, name: &LogName) -> Result<Option<Done>> {
     let seen = witness.seen(&name.origin(&witness.anchor.deployment))?.map_or(0, |s| s.checkpoint.size);
     let (note, head, enrolment) = log::checkpoint(connection, name, 0).await?;
     if (head.size, seen) == (0, 0) {
@@ -148,14 +160,64 @@ async fn from_coordinator(connection: &mut Connection, witness: &Witness, name: 
         let (proof, enrolment, _) = log::consistency(connection, name, seen, 0).await?;
         (proof, enrolment)
     };
-    let done = witness.cosign(&proof, &witness.log_key(&enrolment)?, Source::Coordinator, clock::now())?;
-    log::submit(connection, name, done.note.clone()).await?;
-    Ok(Some(done))
+    match witness.cosign(&proof, &witness.log_key(&enrolment)?, Source::Coordinator, clock::now()) {
+        Ok(done) => Ok(Some(done)),
+        Err(refused) if refused.code == Code::Damaged && seen > 0 && head.size > seen => {
+            Err(another_head(connection, witness, name, seen).await.unwrap_or(refused))
+        }
+        Err(refused) => Err(refused),
+    }
+}
+
+/// The refusal of the coordinator's own head of the size that was seen, where that is another one: two signed heads of one size
+/// say which of the two it is, a rewritten log or a damaged proof.
+async fn another_head(connection: &mut Connection, witness: &Witness, name: &LogName, seen: u64) -> Option<Failure> {
+    let (checkpoint, _, enrolment) = log::checkpoint(connection, name, seen).await.ok()?;
+    let request = ConsistencyProof { old: seen, hashes: Vec::new(), checkpoint };
+    witness.cosign(&request, &witness.log_key(&enrolment).ok()?, Source::Coordinator, clock::now()).err()
+}
+
+/// Gives the coordinator what was cosigned. When it does not take it, the cosignature is good nevertheless, and is kept here.
+async fn give_back(connection: &mut Connection, witness: &Witness, name: &LogName, done: &Done) -> Result<()> {
+    let given = log::submit(connection, name, done.note.clone()).await;
+    given.map(drop).map_err(|failure| not_taken(failure, witness, done))
+}
+
+/// What is said of a cosignature that the coordinator did not take.
+fn not_taken(failure: Failure, witness: &Witness, done: &Done) -> Failure {
+    let head = &done.cosigned.checkpoint;
+    let (log, size, kept) = (escape_bounded(&head.origin, 200), head.size, witness.seen_file(&head.origin));
+    let kept = kept.display();
+    if failure.message.contains(log::UNKNOWN_WITNESS) {
+        let message = format!(
+            "{log} was cosigned at {size} records, and the coordinator did not take the cosignature: this witness does not stand in its \
+             configuration"
+        );
+        let key = &witness.public;
+        return Failure::new(Code::Failure, message).hint(format!(
+            "the operator adds \"{key}\" to 'keys' below [witness] in the coordinator's config.toml and starts it again; then repeat this \
+             command. The cosigned checkpoint is kept as {kept}, for exhibit-verify --held"
+        ));
+    }
+    let why = failure.message.strip_prefix("--note: ").unwrap_or(&failure.message);
+    let message = format!("{log} was cosigned at {size} records, and the coordinator did not take the cosignature: {why}");
+    let next = format!("repeat this command: it gives the same cosignature again, which is kept as {kept}");
+    let hint = failure.hint.map_or_else(|| next.clone(), |hint| format!("{hint}; then {next}"));
+    Failure::new(failure.code, message).hint(hint)
+}
+
+/// Where a case lies: in the folder itself, or in `data` of a bag.
+fn case_folder(folder: &Path) -> PathBuf {
+    let payload = folder.join("data");
+    if payload.join("log/checkpoint").is_file() && !folder.join("log").exists() { payload } else { folder.to_owned() }
 }
 
 /// The newest head of a case folder and the proof that it continues what was seen, made of the folder's tiles.
 fn from_folder(witness: &Witness, folder: &Path) -> Result<(ConsistencyProof, Vec<u8>)> {
-    let bad = |what: String| Failure::new(Code::Input, format!("{}: {what}", folder.display()));
+    let bad = |what: String| {
+        Failure::new(Code::Input, format!("{}: {what}", folder.display()))
+            .hint("--folder is a whole copy of a case's folder (log/checkpoint, log/seq, log/tile) of the deployment whose anchor this witness has")
+    };
     let checkpoint = read(&folder.join("log/checkpoint"), NOTE_BYTES_MAX as u64).map_err(&bad)?;
     let head = Checkpoint::parse_unverified(&checkpoint).map_err(|e| bad(e.to_string()))?;
     let old = witness.seen(&head.origin)?.map_or(0, |s| s.checkpoint.size);

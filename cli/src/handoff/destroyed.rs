@@ -4,6 +4,7 @@
 use exhibit_evidence::Digest;
 use exhibit_evidence::custody::{Fate, Row};
 
+use super::details::detail;
 use super::facts::Facts;
 use super::items::{Item, ranges};
 use super::words::{field, moment, party};
@@ -125,7 +126,7 @@ fn authority(l: Language, d: &Decided<'_>) -> Vec<(String, Value)> {
 fn destruction(l: Language, d: &Decided<'_>) -> Vec<(String, Value)> {
     let certified = d.certified.map_or_else(
         || l.pick("not certified in this log: parts may be left", "non certifiée dans ce journal : il peut en rester").to_owned(),
-        |row| format!("{}{}{}", signed(l, row), l.pick(": ", " : "), row.what),
+        |row| format!("{}{}{}", signed(l, row), l.pick(": ", " : "), detail(l, row)),
     );
     vec![
         named(l, ITEMS, Value::text(&d.items)),

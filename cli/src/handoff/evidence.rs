@@ -59,7 +59,11 @@ fn kept(l: Language, facts: &Facts, c: &CollectionSummary) -> Vec<(String, Value
         return vec![field(l.pick("DESTROYED (certificate)", "DÉTRUITE (certificat)"), Value::text(text))];
     }
     let here = l.pick("In this bag", "Dans ce dossier");
-    if let Fate::Condemned { approval } = facts.history.state().fate(&c.id) {
+    let fate = facts.history.state().fate(&c.id);
+    if fate != Fate::Kept && !facts.history.state().received(&c.id) {
+        return vec![field(here, Value::text(nothing_received(l)))];
+    }
+    if let Fate::Condemned { approval } = fate {
         let record = facts.row(&approval).map_or_else(|| "?".to_owned(), |row| row.n.to_string());
         return vec![field(here, Value::text(condemned(l, &record)))];
     }
@@ -76,6 +80,14 @@ fn kept(l: Language, facts: &Facts, c: &CollectionSummary) -> Vec<(String, Value
         field(l.pick("Items verified", "Éléments vérifiés"), Value::text(verified(l, facts, c))),
         field(l.pick("Size", "Taille"), Value::text(size(l, (c.raw_bytes, c.raw_bytes_unread, c.stored_bytes)))),
     ]
+}
+
+/// A disposal names a collection of which there was nothing.
+const fn nothing_received(l: Language) -> &'static str {
+    l.pick(
+        "nothing was received of it: the disposal that names it had nothing to destroy",
+        "rien n'en a été reçu : la destruction demandée qui la nomme n'avait rien à détruire",
+    )
 }
 
 /// How many items were found good, and how many were not looked at.

@@ -58,6 +58,9 @@ pub struct Party {
     pub roles: Vec<Role>,
 }
 
+/// The records that say what became of custody.
+pub const CUSTODY_EVENTS: [&str; 8] = ["hold", "hold-released", "retention", "release", "transfer", "disposal", "approval", "destruction"];
+
 /// Everything that the documents are made of.
 #[derive(Debug)]
 pub struct Facts {
@@ -145,8 +148,7 @@ impl Facts {
 
     /// The records of custody that took effect, in the order of the log.
     pub fn custody(&self) -> impl Iterator<Item = &Row> {
-        const EVENTS: [&str; 8] = ["hold", "hold-released", "retention", "release", "transfer", "disposal", "approval", "destruction"];
-        self.history.rows().iter().filter(|row| row.problem.is_none() && EVENTS.contains(&row.event))
+        self.history.rows().iter().filter(|row| row.problem.is_none() && CUSTODY_EVENTS.contains(&row.event))
     }
 
     fn add(&mut self, n: u64, digest: Digest, record: Record) {

@@ -1,12 +1,13 @@
 //! Fetching a case from the coordinator, object by object, in flat memory. Nothing that it says is believed: names are
 //! those of the format, in order, of the collections that were asked for; sizes are kept to.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write as _;
 
 use exhibit_evidence::bag::Sums;
 use exhibit_evidence::id::CollectionId;
-use exhibit_evidence::layout::{AuthorityName, CaseObject};
+use exhibit_evidence::layout::{AuthorityName, CaseObject, TimestampFile};
 use exhibit_evidence::log::{BUNDLE_BYTES_MAX, Checkpoint, NOTE_BYTES_MAX};
 use exhibit_evidence::stream::SEGMENT_BYTES_MAX;
 use exhibit_evidence::text::escape_bounded;
@@ -30,6 +31,8 @@ pub struct Fetched {
     pub collections: Vec<CollectionId>,
     /// Timestamp authorities of the deployment, in the order of their names.
     pub authorities: Vec<String>,
+    /// How many revocation lists are going to be kept with the tokens of each, where there are any.
+    pub revocation_lists: BTreeMap<String, u8>,
 }
 
 /// An object that is arriving.
@@ -54,7 +57,7 @@ pub async fn fetch(connection: &mut Connection, request: pb::ExportCaseRequest, 
     if let Some(how) = place.tell() {
         out.note(&format!("if this is interrupted, {how}"));
     }
-    let bar = progress(out);
+    let bar = progress(out, "fetching: {bytes} ({bytes_per_sec})");
     let mut last = place.after();
     let mut incoming: Option<Incoming> = None;
     while let Some(message) = stream.message().await.map_err(again)? {
@@ -85,6 +88,17 @@ pub async fn fetch(connection: &mut Connection, request: pb::ExportCaseRequest, 
     Ok(fetched)
 }
 
+/// What is made of a case is made of its records. One that did not arrive is missing where the evidence lies, and not on this disk.
+///
+/// # Errors
+/// [`Code::Damaged`] with the first record that is not here.
+pub fn all_records(place: &Place, head: &Checkpoint) -> Result<()> {
+    let mut names = (0..head.size).map(|n| (n, CaseObject::Slot(n).to_string()));
+    let Some((n, name)) = names.find(|(_, name)| !place.arrived.contains_key(name)) else { return Ok(()) };
+    Err(Failure::new(Code::Damaged, format!("the coordinator did not give record {n} of {}, '{name}': it is missing in the store", head.size))
+        .hint("tell whoever runs the coordinator: 'exhibit-coordinator store verify' says more; what has arrived is kept, and the same command goes on when the record is back"))
+}
+
 /// A lost connection loses nothing: how the export goes on is said by whoever began it.
 fn again(status: tonic::Status) -> Failure {
     let mut failure = Failure::from(status);
@@ -94,12 +108,13 @@ fn again(status: tonic::Status) -> Failure {
     failure
 }
 
-fn progress(out: &Output) -> ProgressBar {
+/// A line that counts bytes, for a person who watches.
+pub fn progress(out: &Output, template: &str) -> ProgressBar {
     if !out.is_watched() {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new_spinner();
-    if let Ok(style) = ProgressStyle::with_template("fetching: {bytes} ({bytes_per_sec})") {
+    if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
     bar
@@ -121,7 +136,16 @@ fn read_head(head: &pb::ExportHead, asked: &[CollectionId]) -> Result<Fetched> {
     if !authorities.is_sorted_by(|a, b| a < b) || authorities.iter().any(|name| name.parse::<AuthorityName>().is_err()) {
         return Err(wrong("its timestamp authorities are no names in their order"));
     }
-    Ok(Fetched { head: checkpoint, collections, authorities: authorities.clone() })
+    // A coordinator that does not know of them announces none.
+    if !head.revocation_lists.is_empty() && head.revocation_lists.len() != authorities.len() {
+        return Err(wrong("its revocation lists are not those of its timestamp authorities"));
+    }
+    let mut revocation_lists = BTreeMap::new();
+    for (name, n) in authorities.iter().zip(&head.revocation_lists).filter(|(_, n)| **n > 0) {
+        let n = u8::try_from(*n).ok().filter(|n| *n <= TimestampFile::CRLS_MAX);
+        revocation_lists.insert(name.clone(), n.ok_or_else(|| wrong("it announces more revocation lists than are kept"))?);
+    }
+    Ok(Fetched { head: checkpoint, collections, authorities: authorities.clone(), revocation_lists })
 }
 
 fn check_name(object: &pb::ExportedObject, last: &str, fetched: &Fetched) -> Result<()> {

@@ -2,6 +2,7 @@
 
 mod certificate;
 mod destroyed;
+mod details;
 mod envelope;
 mod evidence;
 mod exhibits;
@@ -24,7 +25,7 @@ mod words;
 use std::collections::BTreeSet;
 
 use exhibit_evidence::age::Identity;
-use exhibit_evidence::bag::{Description, FORMAT};
+use exhibit_evidence::bag::{Description, FORMAT, View};
 use exhibit_evidence::id::{CaseId, CollectionId};
 use exhibit_evidence::record::{Nonce, Tool};
 use exhibit_evidence::verify::{self, Options, Report, Verdict};
@@ -103,23 +104,25 @@ async fn export_all(connection: &mut Connection, args: ExportArgs, out: &Output)
     let asked = request(connection, place.after());
     let mut fetched = fetch::fetch(connection, asked, &mut place, out).await.inspect_err(|_| place.take_back())?;
     place.clear_derived()?;
-    let mut report = verified(connection, &place, &fetched, &identities)?;
+    let mut report = verified(connection, &place, &fetched, (&identities, out))?;
     if goes_on && report.verdict == Verdict::Unsound {
         // The case went on between two tries: something came, or was destroyed, at a place that was passed already.
         out.note("what had arrived does not fit the case any more, because it went on meanwhile: fetching it once more from the start");
         place.restart(&what)?;
         let asked = request(connection, String::new());
         fetched = fetch::fetch(connection, asked, &mut place, out).await?;
-        report = verified(connection, &place, &fetched, &identities)?;
+        report = verified(connection, &place, &fetched, (&identities, out))?;
     }
+    fetch::all_records(&place, &fetched.head)?;
     if let (true, Some(opened)) = (args.expand, &report.case) {
         // The record itself says to whom; before, only the coordinator did.
         let to: Vec<String> = opened.encrypt_to.as_slice().iter().map(ToString::to_string).collect();
         readable::opens(&case, &to, &identities).map_err(|failure| or_leave_out(&args, failure))?;
     }
     let description = describe(connection, &args, case, &report, &fetched)?;
-    let facts = Facts::read(&place, connection.anchor(), report, description)?;
-    derive(&place, &facts, args.expand, &identities)?;
+    let mut facts = Facts::read(&place, connection.anchor(), report, description)?;
+    let expanded = derive(&place, &facts, args.expand, &identities)?;
+    facts.description.views = Some(if expanded { vec![View::Expanded, View::Proofs] } else { vec![View::Proofs] });
     let verdict = in_tags(&facts);
     let title = facts.report.case.as_ref().map_or("", |c| c.title.as_str());
     let sealed = tags::write(&place, &facts.description, &tags::Info { title, verdict: &verdict }, connection.evidence_key())?;
@@ -152,7 +155,8 @@ fn not_checked(facts: &Facts) -> String {
 
 /// The remedy where no identity opens the contents that are to be expanded.
 fn or_leave_out(args: &ExportArgs, failure: Failure) -> Failure {
-    if args.expand && failure.code == Code::Input && failure.hint.is_some() {
+    let wants_identity = failure.hint.as_ref().is_some_and(|hint| hint.contains("--identity"));
+    if args.expand && failure.code == Code::Input && wants_identity {
         return failure.hint("give --identity FILE with the age identity of a recipient, or leave --expand out");
     }
     failure
@@ -161,8 +165,8 @@ fn or_leave_out(args: &ExportArgs, failure: Failure) -> Failure {
 /// What makes a document.
 type Make = fn(Language, &Facts) -> Document;
 
-/// Makes what is made of the case: proofs, CASE, documents, lists, steps to verify.
-fn derive(place: &Place, facts: &Facts, expand: bool, identities: &[Identity]) -> Result<()> {
+/// Makes what is made of the case: proofs, CASE, documents, lists, steps to verify. True when the files are there as well.
+fn derive(place: &Place, facts: &Facts, expand: bool, identities: &[Identity]) -> Result<bool> {
     let failed = |e: serde_json::Error| Failure::new(Code::Failure, format!("{}: {e}", ontology::FILE));
     let checkpoint = std::fs::read(place.object("log/checkpoint")).map_err(|e| place::cannot("read", place.bag(), &e))?;
     let proven = facts.seals.iter().map(|s| s.n).chain(facts.handlings.iter().filter(|h| h.action == "export").map(|h| h.n));
@@ -196,9 +200,10 @@ fn derive(place: &Place, facts: &Facts, expand: bool, identities: &[Identity]) -
         Err(failure) if failure.code == Code::Damaged && facts.report.verdict == Verdict::Unsound => {
             place.remove("load-file")?;
             place.remove("expanded")?;
-            place.write("load-file/NOT-MADE.txt", format!("{}\n", failure.message).as_bytes())
+            place.write("load-file/NOT-MADE.txt", format!("{}\n", failure.message).as_bytes())?;
+            Ok(false)
         }
-        done => done,
+        done => done.map(|()| expand),
     }
 }
 
@@ -209,22 +214,30 @@ fn left_out(report: &Report, fetched: &fetch::Fetched) -> Vec<CollectionId> {
 }
 
 /// Reads everything that was fetched as a court would: with the anchor alone.
-fn verified(connection: &Connection, place: &Place, fetched: &fetch::Fetched, identities: &[Identity]) -> Result<Report> {
+fn verified(connection: &Connection, place: &Place, fetched: &fetch::Fetched, (identities, out): (&[Identity], &Output)) -> Result<Report> {
     let folder = Folder(place.case());
+    // Every byte is read and hashed again: of a large case that takes as long as its disk does.
+    let bar = fetch::progress(out, "verifying: {bytes} of {total_bytes}, {eta} left");
+    let mut each = |p: verify::Progress| {
+        bar.set_length(p.bytes_total);
+        bar.set_position(p.bytes);
+    };
     // An input that is not valid is an identity that opens nothing of the case.
     let failed = |e: std::io::Error| match e.kind() {
         std::io::ErrorKind::InvalidInput => Failure::new(Code::Input, e.to_string()).hint("give --identity FILE of one of the recipients"),
         _ => place::cannot("read", place.bag(), &e),
     };
-    let read = |left_out: Vec<CollectionId>| {
+    let mut read = |left_out: Vec<CollectionId>| {
         let options = Options { left_out, identities: identities.to_vec(), ..Options::default() };
-        verify::verify(&folder, connection.anchor(), &options, &mut |_| {}).map_err(failed)
+        verify::verify(&folder, connection.anchor(), &options, &mut each).map_err(failed)
     };
     // The log says which collections there are; without the others nothing is missing.
     let log_only = LogOnly(&folder);
     let all = verify::verify(&log_only, connection.anchor(), &Options::default(), &mut |_| {})
         .map_err(|e| place::cannot("read", place.bag(), &e))?;
-    let report = read(left_out(&all, fetched))?;
+    let report = read(left_out(&all, fetched));
+    bar.finish_and_clear();
+    let report = report?;
     match &report.checkpoint {
         Some(head) if (head.size, head.root) == (fetched.head.size, fetched.head.root) => Ok(report),
         _ => {
@@ -267,6 +280,9 @@ fn describe(connection: &Connection, args: &ExportArgs, case: CaseId, report: &R
         reason: args.reason.clone(),
         tool: Tool { name: "exhibit".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned(), sha256 },
         authorities: fetched.authorities.clone(),
+        revocation_lists: fetched.revocation_lists.clone(),
+        // Said when they were made.
+        views: None,
     })
 }
 

@@ -352,6 +352,21 @@ mod tests {
         assert_eq!(Place::open(&out, &what("c")).expect_err("there").code, Code::CannotCreate);
     }
 
+    #[test]
+    fn a_record_that_did_not_arrive_is_missed_in_the_store_and_not_on_this_disk() {
+        let dir = tempfile::tempdir().expect("folder");
+        let mut place = Place::open(&dir.path().join("bag"), &what("c")).expect("begins");
+        let head = exhibit_evidence::log::Checkpoint { origin: "o".to_owned(), size: 3, root: Digest::of(b"root") };
+        for n in [0, 2] {
+            put(&mut place, &format!("log/seq/{n:010}.dsse.json"), b"{}");
+        }
+        let failure = super::super::fetch::all_records(&place, &head).expect_err("one is missing");
+        assert_eq!(failure.code, Code::Damaged);
+        assert!(failure.message.contains("record 1 of 3, 'log/seq/0000000001.dsse.json': it is missing in the store"), "{failure:?}");
+        put(&mut place, "log/seq/0000000001.dsse.json", b"{}");
+        assert!(super::super::fetch::all_records(&place, &head).is_ok());
+    }
+
     proptest::proptest! {
         #[test]
         fn any_line_of_a_journal_is_handled(line: String) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::details::{detail, role, severity};
 use super::evidence::evidence;
 use super::facts::Facts;
 use super::words::{counted, document, done, faults, field, head, moment, not_checked, party, recipients, size, unread, verdict};
@@ -149,7 +150,7 @@ fn findings(l: Language, facts: &Facts) -> Vec<Block> {
     let rows = kept
         .iter()
         .take(ROWS_MAX)
-        .map(|f| vec![Value::exact(f.code), Value::text(f.severity.as_str()), Value::text(format!("{} {}", f.meaning, f.message))]);
+        .map(|f| vec![Value::exact(f.code), Value::text(severity(l, f.severity)), Value::text(format!("{} {}", f.meaning, f.message))]);
     let columns = vec![
         (l.pick("Code", "Code").to_owned(), 0.22),
         (l.pick("Weight", "Poids").to_owned(), 0.12),
@@ -225,7 +226,7 @@ fn custody(l: Language, facts: &Facts) -> Vec<Block> {
         (l.pick("Record", "Enreg.").to_owned(), 0.1),
         (l.pick("When (signer's clock)", "Quand (horloge du signataire)").to_owned(), 0.18),
         (l.pick("Who", "Qui").to_owned(), 0.2),
-        (l.pick("What", "Quoi (détail en anglais)").to_owned(), 0.28),
+        (l.pick("What", "Quoi").to_owned(), 0.28),
         (l.pick("Why", "Pourquoi").to_owned(), 0.24),
     ];
     let skipped = all.len().saturating_sub(ROWS_MAX);
@@ -234,7 +235,7 @@ fn custody(l: Language, facts: &Facts) -> Vec<Block> {
             Value::text(row.n.to_string()),
             Value::text(moment(row.at)),
             Value::text(party(&row.by)),
-            Value::text(format!("{}{}{}", done(l, row.event), l.pick(": ", "\u{a0}: "), row.what)),
+            Value::text(format!("{}{}{}", done(l, row.event), l.pick(": ", "\u{a0}: "), detail(l, row))),
             Value::text(row.reason.clone().unwrap_or_default()),
         ]
     };
@@ -276,7 +277,7 @@ fn incidents(l: Language, facts: &Facts) -> Vec<Block> {
 
 fn keys(l: Language, facts: &Facts) -> Vec<Block> {
     let row = |p: &super::facts::Party| {
-        let roles: Vec<String> = p.roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
+        let roles: Vec<&str> = p.roles.iter().map(|held| role(l, *held)).collect();
         vec![Value::text(party(&p.name)), Value::text(roles.join(", ")), Value::exact(p.key)]
     };
     let columns = vec![

@@ -5,7 +5,8 @@ use std::io::{BufWriter, Read as _, Write as _};
 use std::path::Path;
 
 use exhibit_evidence::bag::{
-    BAGIT, DECLARATION, DESCRIPTION, Description, INFO, MANIFEST_SHA256, MANIFEST_SHA512, PAYLOAD, SIGNATURE, TAG_MANIFEST, manifest_line,
+    BAGIT, DECLARATION, DESCRIPTION, Description, INFO, INFO_VALUE_CHARS_MAX, INFO_VERIFIED, MANIFEST_SHA256, MANIFEST_SHA512, PAYLOAD,
+    SIGNATURE, TAG_MANIFEST, info, manifest_line,
 };
 use exhibit_evidence::key::SigningKey;
 use exhibit_evidence::text::one_line;
@@ -27,12 +28,12 @@ pub struct Info<'a> {
 ///
 /// Order of writes: (1) the payload manifests and tag files, (2) the tag manifest over them and everything else that lies
 /// beside the payload, (3) the signature. Whatever an earlier run left of these was removed before.
-pub fn write(place: &Place, description: &Description, info: &Info<'_>, key: &SigningKey) -> Result<Digest> {
+pub fn write(place: &Place, description: &Description, about: &Info<'_>, key: &SigningKey) -> Result<Digest> {
     place.write(BAGIT, DECLARATION.as_bytes())?;
     payload_manifests(place)?;
     let bytes = description.to_bytes().map_err(|e| Failure::new(Code::Failure, format!("bag.json: {e}")))?;
     place.write(DESCRIPTION, &bytes)?;
-    place.write(INFO, bag_info(place, description, info).as_bytes())?;
+    place.write(INFO, bag_info(place, description, about).as_bytes())?;
     let manifest = tag_manifest(place)?;
     place.write(TAG_MANIFEST, manifest.as_bytes())?;
     place.write(SIGNATURE, &key.sign(manifest.as_bytes()))?;
@@ -58,24 +59,11 @@ fn payload_manifests(place: &Place) -> Result<()> {
 }
 
 /// RFC 8493 section 2.2.2. Values are of one line; what could break one is escaped.
-fn bag_info(place: &Place, d: &Description, info: &Info<'_>) -> String {
+fn bag_info(place: &Place, d: &Description, about: &Info<'_>) -> String {
     let (bytes, files) = place.arrived.values().fold((0_u64, 0_u64), |(b, n), o| (b.saturating_add(o.size), n + 1));
-    let date = d.exported_at.to_string();
-    let lines = [
-        ("Source-Organization", d.deployment.clone()),
-        ("External-Identifier", d.case.to_string()),
-        ("External-Description", info.title.to_owned()),
-        ("Bagging-Date", date.get(..10).unwrap_or_default().to_owned()),
-        ("Bag-Software-Agent", format!("{} {}", d.tool.name, d.tool.version)),
-        ("Payload-Oxum", format!("{bytes}.{files}")),
-        ("Bag-Size", crate::units::show_bytes(bytes)),
-        ("Exhibit-Exported-By", d.exported_by.clone()),
-        ("Exhibit-Signing-Key", d.key.to_string()),
-        ("Exhibit-Log-Head", format!("{}:{}", d.head.size, d.head.root)),
-        ("Exhibit-Reason", d.reason.clone()),
-        ("Exhibit-Verified", info.verdict.to_owned()),
-    ];
-    lines.iter().fold(String::new(), |text, (label, value)| text + &format!("{label}: {}\n", one_line(value, 2_000)))
+    let mut lines = info(d, about.title, bytes, files);
+    lines.push((INFO_VERIFIED, one_line(about.verdict, INFO_VALUE_CHARS_MAX)));
+    lines.iter().fold(String::new(), |text, (label, value)| text + &format!("{label}: {value}\n"))
 }
 
 /// SHA-256 of every file beside the payload, by name.

@@ -70,7 +70,7 @@ fn words(failure: &Failure) -> String {
 }
 
 #[test]
-fn only_two_heads_of_one_size_are_called_two_histories() {
+fn two_histories_are_claimed_only_where_they_are_proved() {
     let dir = tempfile::tempdir().expect("dir");
     let witness = made(&dir.path().join("w"));
     let log = key(2).public();
@@ -98,16 +98,33 @@ fn only_two_heads_of_one_size_are_called_two_histories() {
     assert!(failure.message.contains("the coordinator shows an older head than this witness saw"), "{}", failure.message);
     assert!(!words(&failure).contains("prove"), "{}", words(&failure));
 
-    // A proof of a true log that was damaged on its way looks like that of another log.
+    // A proof that was damaged on its way leads nowhere: nothing is claimed, and who gave it is said.
     let mut damaged = request("a", 9, 14);
     damaged.hashes.pop();
-    for bad in [damaged, request("b", 9, 14)] {
-        let failure = cosign(&bad, Source::Coordinator);
+    let failure = cosign(&damaged, Source::Given);
+    assert!(failure.code == Code::Damaged && failure.message.starts_with("NOT COSIGNED"), "{}", failure.message);
+    let said = "the proof does not hold: the log was rewritten, or what was given is damaged or incomplete";
+    assert!(failure.message.contains(said), "{}", failure.message);
+    let said = words(&failure);
+    let next = "get the proof again from the coordinator and keep both files: exhibit log consistency --case x --from 9:";
+    assert!(said.contains(next) && !said.contains("prove"), "{said}");
+    let failure = cosign(&damaged, Source::Coordinator);
+    assert!(failure.code == Code::Damaged && failure.message.starts_with("NOT COSIGNED"), "{}", failure.message);
+    assert!(failure.message.contains("the coordinator's own proof does not hold"), "{}", failure.message);
+    let said = words(&failure);
+    assert!(said.contains("repeat the command once") && said.contains("--held ") && !said.contains("prove"), "{said}");
+
+    // A proof that leads to the new head from another root than the one that was seen shows the other history.
+    for source in [Source::Coordinator, Source::Given] {
+        let failure = cosign(&request("b", 9, 14), source);
         assert!(failure.code == Code::Damaged && failure.message.starts_with("NOT COSIGNED"), "{}", failure.message);
-        let said = "the proof does not hold: the log was rewritten, or what was given is damaged or incomplete";
-        assert!(failure.message.contains(said), "{}", failure.message);
         let said = words(&failure);
-        assert!(said.contains("get the proof again from the coordinator and keep both files") && !said.contains("prove"), "{said}");
+        assert!(failure.message.contains("two histories") && said.contains("with the proof between them they prove it"), "{said}");
+        assert!(said.contains("--held "), "{said}");
+        let kept = Digest::of(&request("b", 9, 14).checkpoint).to_string();
+        for suffix in ["", ".seen", ".proof"] {
+            assert!(refused(dir.path()).contains_key(&format!("{kept}{suffix}")), "{suffix}");
+        }
     }
 
     // Whatever the proof says: two signed heads of one size.
@@ -118,6 +135,47 @@ fn only_two_heads_of_one_size_are_called_two_histories() {
     }
     assert_eq!(witness.seen(ORIGIN).expect("memory").map(|s| s.checkpoint.size), Some(9));
     assert!(witness.cosign(&request("a", 9, 14), &log, Source::Given, at(30)).is_ok(), "the true log goes on");
+}
+
+#[test]
+fn a_bag_has_a_proof_or_what_shows_why_not() {
+    let dir = tempfile::tempdir().expect("dir");
+    let witness = made(&dir.path().join("w"));
+    let log = key(2).public();
+    let done = witness.cosign(&request("a", 0, 14), &log, Source::Coordinator, at(10)).expect("the log as it is now");
+    let bag = |salt: &str, size: u64| {
+        let note = request(salt, 0, size).checkpoint;
+        BagHead { head: Checkpoint::verify(&note, &log).expect("a head"), note }
+    };
+    let now = |old: u64| ConsistencyProof { checkpoint: done.note.clone(), ..request("a", old, 14) };
+    for size in [8, 9, 14] {
+        let proof = witness.proof_for(&bag("a", size), now(size), &done, None).expect("a proof");
+        let head = bag("a", size).head;
+        let later = Checkpoint::verify(&proof.checkpoint, &log).expect("a head");
+        assert_eq!(verify_consistency((head.size, &head.root), (later.size, &later.root), &proof.hashes), Ok(()));
+        assert!(witness.public.verify(&Note::parse(&proof.checkpoint).expect("a note")).is_ok(), "it bears the cosignature");
+    }
+    assert!(refused(dir.path()).is_empty());
+
+    // Another history under the same key, with the coordinator's own head of that size, or without.
+    let same: SameSize = {
+        let good = bag("a", 8);
+        (good.note, good.head)
+    };
+    let none = ConsistencyProof { old: 20, hashes: Vec::new(), checkpoint: done.note.clone() };
+    for (held, proof, same, said) in [
+        (bag("b", 8), now(8), Some(&same), "there are two histories"),
+        (bag("b", 9), now(9), None, "it is damaged, or the log is another one"),
+        (bag("a", 20), none, None, "the log was cut back"),
+    ] {
+        let failure = witness.proof_for(&held, proof.clone(), &done, same).expect_err("no proof");
+        assert!(failure.code == Code::Damaged && failure.message.starts_with("NO PROOF FOR THE BAG"), "{}", failure.message);
+        assert!(failure.message.contains(said) && failure.hint.is_some(), "{}", words(&failure));
+        let (name, kept) = (Digest::of(&held.note).to_string(), refused(dir.path()));
+        assert_eq!(kept.get(&name), Some(&held.note));
+        assert_eq!(kept.get(&format!("{name}.seen")), Some(same.map_or(&done.note, |(note, _)| note)));
+        assert_eq!(kept.get(&format!("{name}.proof")), Some(&proof.to_bytes()));
+    }
 }
 
 #[test]
