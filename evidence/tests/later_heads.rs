@@ -161,3 +161,24 @@ fn a_proof_that_begins_elsewhere_is_only_noted() {
     let report = check_bag(&bag, &options);
     assert_eq!((report.verdict, more(&report, &bag)), (Verdict::Sound, vec!["log.consistency"]));
 }
+
+#[test]
+fn two_heads_beyond_the_bag_that_contradict_each_other_are_two_histories() {
+    let bag = bag(&Making::default());
+    let time = Some(EXPORTED_S + 86_400);
+    let (head, hashes) = later(&bag, 14, false);
+    let other = Checkpoint { root: Digest::of(b"another end"), ..head.clone() };
+    let outcome = |options: &Options| {
+        let report = check_bag(&bag, options);
+        (report.verdict, more(&report, &bag).into_iter().filter(|code| *code == "log.forked").count())
+    };
+    for forked in [signed(&other, None), signed(&other, time)] {
+        let true_one = signed(&head, time);
+        // Beside the proof of the true one, and two held ones without any proof, in each order.
+        assert_eq!(outcome(&Options { held: vec![forked.clone()], ..proved(&hashes, 14, &true_one) }), (Verdict::Unsound, 1));
+        assert_eq!(outcome(&held(&[&true_one, &forked])), (Verdict::Unsound, 1));
+        assert_eq!(outcome(&held(&[&forked, &true_one])), (Verdict::Unsound, 1));
+    }
+    // The same head twice, by the log and by a witness, is one.
+    assert_eq!(outcome(&held(&[&signed(&head, None), &signed(&head, time)])).1, 0);
+}

@@ -35,7 +35,7 @@ pub(super) fn check(
     cosigned: &BTreeSet<(String, u64)>,
     findings: &mut Findings,
 ) -> Vec<Witnessed> {
-    let mut tally = Tally { options, heads, later: BTreeSet::new(), newest: BTreeMap::new() };
+    let mut tally = Tally { options, heads, later: BTreeSet::new(), longer: BTreeMap::new(), newest: BTreeMap::new() };
     // Before the heads that they are about.
     for (n, proof) in options.consistency.iter().enumerate() {
         tally.proof(&format!("consistency proof {}", n + 1), proof, findings);
@@ -68,6 +68,8 @@ struct Tally<'a> {
     heads: &'a Heads<'a>,
     /// Size and root of later heads that are proved to continue this history.
     later: BTreeSet<(u64, Digest)>,
+    /// Of each size beyond this history the first head that somebody signed, and which it was.
+    longer: BTreeMap<u64, (Digest, String)>,
     /// For each witness (by its place in the options) the newest head of this history that it cosigned, or of a later one that
     /// continues it: size and time.
     newest: BTreeMap<usize, (u64, u64)>,
@@ -101,8 +103,12 @@ impl Tally<'_> {
     fn note(&mut self, object: &str, note: &Note, size: Option<u64>, findings: &mut Findings) {
         let Some((checkpoint, who)) = self.signed(object, note, size, findings) else { return };
         self.forged(object, note, findings);
+        let differs = self.differs(object, &checkpoint, who, findings);
         if self.contains(&checkpoint) {
             self.count(note);
+            return;
+        }
+        if differs {
             return;
         }
         match self.heads.roots.get(checkpoint.size as usize) {
@@ -113,6 +119,23 @@ impl Tally<'_> {
             }
             None => self.longer(object, note, (checkpoint.size, who), size.is_some(), findings),
         }
+    }
+
+    /// True when another signed head of as many records, beyond this history, has another root: then there were two histories,
+    /// whichever of them this one belongs to.
+    fn differs(&mut self, object: &str, head: &Checkpoint, who: &str, findings: &mut Findings) -> bool {
+        let (size, root) = (head.size, head.root);
+        if size <= self.last().0 {
+            return false;
+        }
+        let (known, first) = self.longer.entry(size).or_insert_with(|| (root, object.to_owned()));
+        if *known == root {
+            return false;
+        }
+        let message =
+            format!("{object}: {who} root {root} at {size} records, and {first} is signed too and has root {known} there: two histories");
+        findings.add(Code::LogForked, object, message);
+        true
     }
 
     /// Records of the history, and the root over them.
@@ -134,8 +157,11 @@ impl Tally<'_> {
             && let Some(exported) = self.heads.exported
         {
             let name = escape_bounded(witness.name(), 128);
-            let message =
-                format!("{found} and says that it was exported at {exported}, but '{name}' vouched for the longer one at {at} already");
+            let message = format!(
+                "{found} and says that it was exported at {exported}, but '{name}' vouched for the longer one at {at} already, unless its \
+                     clock or the coordinator's is wrong; this decides: exhibit log consistency --case CASE --from {have}:{root} --to {size} \
+                     --out FILE, then --consistency FILE"
+            );
             return findings.add(Code::LogForked, object, message);
         }
         let message = format!(
@@ -158,6 +184,7 @@ impl Tally<'_> {
             return self.note(object, &note, None, findings);
         }
         self.forged(object, &note, findings);
+        self.differs(object, &head, who, findings);
         let old = proof.old;
         match judge(self.heads.roots, proof, &head) {
             Shown::Continues => {
