@@ -1,7 +1,8 @@
 //! An S3 server for one test: moto, started as a process on a free port and ended with the test.
 //!
 //! It takes one request at a time: moto looks whether a name is taken and stores afterwards, so that in its usual threads
-//! two racing writers of one name could both win, which no store may allow.
+//! two racing writers of one name could both win, which no store may allow. It has a thread for each connection all the same: a
+//! client may open one more than it uses, and with one thread everybody would wait for that.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -152,7 +153,21 @@ def checked(env, start):
 const GOOGLE: &str = include_str!("google.py");
 /// The start of whichever is asked for.
 const RUN: &str = r#"
-run_simple("127.0.0.1", int(sys.argv[1]), google if sys.argv[3] == "google" else checked, threaded=False)
+import threading
+app, turn = google if sys.argv[3] == "google" else checked, threading.Lock()
+
+def in_turn(env, start):
+    env["wsgi.input"] = io.BytesIO(env["wsgi.input"].read(int(env.get("CONTENT_LENGTH") or 0)))
+    said = []
+    with turn:
+        body = b"".join(app(env, lambda status, headers, exc_info=None: said.append((status, list(headers)))))
+    status, headers = said[-1]
+    if not any(name.lower() == "content-length" for name, _ in headers):
+        headers.append(("Content-Length", str(len(body))))
+    start(status, headers)
+    return [body]
+
+run_simple("127.0.0.1", int(sys.argv[1]), in_turn, threaded=True)
 "#;
 
 /// Starts the server with an empty bucket `evidence`.
