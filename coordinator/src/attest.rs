@@ -1,6 +1,7 @@
 //! Keeps looking whether the store still holds what was written, locked as it should be: at the start, then every
 //! `store.attest_hours`, and for one case at once when custody asks for more or less of it.
 
+mod offline;
 mod squats;
 
 use std::collections::{BTreeSet, HashMap};
@@ -17,6 +18,7 @@ use crate::incidents::Reported;
 use crate::parts::Parts;
 use crate::store::attest::{self, Attestable, Judge, Pass, Report, Task};
 use crate::store::{StoreError, Trouble};
+pub use offline::Offline;
 use squats::Logs;
 
 /// Time between two requests of a pass: a million objects take six hours, and 0.40 USD where a thousand requests cost
@@ -216,7 +218,11 @@ async fn tell_news(parts: &Parts, troubles: &[Trouble], copy_in: Option<&str>) {
 /// # Errors
 /// When the store is disturbed.
 pub async fn recall(parts: &Parts, begin: &str) -> Result<(), StoreError> {
-    match Box::pin(attest::recall(&*parts.store, begin)).await {
+    let looked = async {
+        let seen = Box::pin(attest::recall(&*parts.store, begin)).await?;
+        Box::pin(attest::recall_again(&*parts.store, begin, seen, Some(judge(parts, false)))).await
+    };
+    match looked.await {
         Ok(troubles) => tell_news(parts, &troubles, None).await,
         Err(e) if e.kind() == crate::store::Kind::Retry => return Err(e),
         Err(error) => tracing::warn!(%error, "the versions in the store cannot be looked at before it is read"),

@@ -13,7 +13,8 @@ use exhibit_certs::files::FileError;
 use exhibit_certs::issue::ServerNames;
 use exhibit_certs::tls::HotServer;
 use exhibit_coordinator::config::{Config, ConfigError, LogFormat, StoreKind};
-use exhibit_coordinator::{clock, copy, init, intake, recover, reindex, reverify, serve, store, upkeep};
+use exhibit_coordinator::{attest, clock, copy, init, intake, recover, reindex, reverify, serve, store, upkeep};
+use exhibit_evidence::anchor::Anchor;
 use exhibit_proto::transport::server;
 use tokio::net::TcpListener;
 
@@ -343,7 +344,8 @@ async fn look_at_store(command: StoreCommand) -> Result<(), Failure> {
         }
         StoreCommand::Attest { .. } => {
             let second = init::open_copy(&config).map_err(failed)?;
-            let report = attest_both(&*opened, second.as_deref()).await?;
+            let anchor = anchor_of(&config);
+            let report = attest_both(opened, second, anchor.as_ref()).await?;
             shown(report.text(), serde_json::to_string(&report))?;
             report.is_whole()
         }
@@ -378,16 +380,37 @@ impl Attested {
     }
 }
 
-async fn attest_both(first: &dyn store::Store, second: Option<&dyn store::Store>) -> Result<Attested, Failure> {
-    let (first, second) = (first.attestable(), second.and_then(store::Store::attestable));
-    if first.is_none() && second.is_none() {
+/// The root key of the deployment, by which the records of its logs are told from what somebody put beside them. Without it nobody is
+/// called genuine there.
+fn anchor_of(config: &Config) -> Option<Anchor> {
+    match Deployment::load(&config.resolve(&config.paths.deployment)) {
+        Ok(deployment) => Some(deployment.anchor),
+        Err(error) => {
+            tracing::warn!(%error, "the deployment's root key cannot be read: which version of a record is the genuine one cannot be told");
+            None
+        }
+    }
+}
+
+async fn attest_both(
+    first: Arc<dyn store::Store>,
+    second: Option<Arc<dyn store::Store>>,
+    anchor: Option<&Anchor>,
+) -> Result<Attested, Failure> {
+    if first.attestable().is_none() && second.as_ref().is_none_or(|second| second.attestable().is_none()) {
         return Err(failed("only an S3 store, or one with store.lock, has versions to attest; see 'store check'"));
     }
     let (mut attested, now) = (Attested { store: None, copy: None }, clock::now());
-    for (attestable, report) in [(first, &mut attested.store), (second, &mut attested.copy)] {
-        let Some(attestable) = attestable else { continue };
+    for (store, report) in [(Some(first), &mut attested.store), (second, &mut attested.copy)] {
+        let Some((store, attestable)) = store.and_then(|store| store.attestable().map(|found| (store, found))) else { continue };
         let task = store::attest::Task { begin: String::new(), repair: false, pause: std::time::Duration::ZERO, now };
-        *report = Some(store::attest::Pass::new(attestable, task).run().await.map_err(failed)?);
+        let mut pass = store::attest::Pass::new(attestable, task);
+        if let Some(anchor) = anchor {
+            // A log whose end is hidden would pass for a shorter one.
+            store::attest::recall(&*store, "").await.map_err(failed)?;
+            pass = pass.judged_by(attest::Offline::new(store, anchor.clone()));
+        }
+        *report = Some(Box::pin(pass.run()).await.map_err(failed)?);
     }
     Ok(attested)
 }

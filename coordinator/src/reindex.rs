@@ -5,6 +5,7 @@
 
 mod collections;
 mod rebuild;
+mod stream;
 
 use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -12,11 +13,11 @@ use std::sync::Arc;
 
 use exhibit_certs::Deployment;
 use exhibit_evidence::Timestamp;
-use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::text::{escape_bounded, one_line};
 
-pub(crate) use collections::segments;
 pub(crate) use rebuild::Trouble;
 pub use rebuild::rebuild;
+pub(crate) use stream::segments;
 
 use crate::catalog::postgres::{Alone, PostgresCatalog, Settings};
 use crate::catalog::sqlite::{self, SqliteCatalog};
@@ -35,6 +36,8 @@ pub const LOST: [&str; 5] = [
 
 /// Problems that are listed; more are counted.
 const PROBLEMS_MAX: usize = 1_000;
+/// Names of one folder that nobody signed for and that are told one by one; the others are counted.
+const STRANGERS_MAX: usize = 10;
 
 /// What was found and made.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
@@ -57,15 +60,42 @@ pub struct Report {
     pub problems: Vec<String>,
     /// Problems in all.
     pub problem_count: u64,
+    /// What somebody else put into the store and what was passed over: the catalog is as it would be without it.
+    pub answered: Vec<String>,
+    /// Of these in all.
+    pub answered_count: u64,
 }
 
 impl Report {
     fn problem(&mut self, what: impl fmt::Display) {
-        let what = escape_bounded(&what.to_string(), 1_000);
+        // The names in it are escaped where they are put in.
+        let what = one_line(&what.to_string(), 1_000);
         tracing::error!(%what, "reindex");
         self.problem_count = self.problem_count.saturating_add(1);
         if self.problems.len() < PROBLEMS_MAX {
             self.problems.push(what);
+        }
+    }
+
+    /// Names what is not ours and left nothing out.
+    fn answered(&mut self, what: impl fmt::Display) {
+        let what = one_line(&what.to_string(), 1_000);
+        tracing::warn!(%what, "reindex");
+        self.answered_count = self.answered_count.saturating_add(1);
+        if self.answered.len() < PROBLEMS_MAX {
+            self.answered.push(what);
+        }
+    }
+
+    /// Names what lies in a collection's folder and that nobody signed for.
+    fn strangers(&mut self, names: &[String]) {
+        for name in names.iter().take(STRANGERS_MAX) {
+            let shown = escape_bounded(name, 200);
+            self.problem(format!("store-foreign '{shown}': no signed manifest names it; it was left out (docs/operations/stores.md)"));
+        }
+        if let Some(next) = names.get(STRANGERS_MAX) {
+            let (more, shown) = (names.len().saturating_sub(STRANGERS_MAX), escape_bounded(next, 200));
+            self.problem(format!("store-foreign '{shown}': with it {more} more that no signed manifest names; they were left out"));
         }
     }
 
@@ -85,6 +115,19 @@ impl Report {
             for what in &self.problems {
                 let _ = writeln!(out, "  - {what}");
             }
+        }
+        if self.answered_count > 0 {
+            let count = self.answered_count;
+            let _ = writeln!(
+                out,
+                "\n{count} things in the store are not ours, and were passed over (docs/operations/stores.md says what to do):"
+            );
+            for what in &self.answered {
+                let _ = writeln!(out, "  - {what}");
+            }
+        }
+        if self.problem_count == 0 {
+            out.push_str("\nThe catalog is whole.\n");
         }
         out
     }
@@ -211,5 +254,22 @@ fn remove(path: &Path) -> Result<(), ReindexError> {
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(ReindexError(format!("cannot remove {}: {e}", path.display()))),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_problems_are_escaped_once_and_many_of_one_folder_are_counted() {
+        let mut report = Report::default();
+        report.problem(format!("'{}' is not a case's folder\n", escape_bounded("cases/\u{1}ctl", 100)));
+        assert_eq!(report.problems, [r"'cases/\x01ctl' is not a case's folder\n"]);
+        let names: Vec<String> = (0..STRANGERS_MAX + 5).map(|n| format!("f/\u{1}{n}")).collect();
+        report.strangers(&names);
+        assert_eq!(report.problem_count, 2 + STRANGERS_MAX as u64, "{report:?}");
+        assert!(report.problems[1].starts_with(r"store-foreign 'f/\x010': "), "{report:?}");
+        assert!(report.problems.last().expect("the rest").starts_with(r"store-foreign 'f/\x0110': with it 5 more"), "{report:?}");
     }
 }

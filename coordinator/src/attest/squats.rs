@@ -4,15 +4,19 @@
 //! What was published is never doubted here: that it was altered is for whoever reads the log to say. Of what comes after, a record
 //! that a process left between its slot and the head is told from any other by its signature.
 
+mod strangers;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use exhibit_evidence::dsse::{ENVELOPE_BYTES_MAX, Envelope};
-use exhibit_evidence::layout::LogName;
+use exhibit_evidence::layout::{CaseObject, LogName};
 use exhibit_evidence::record::{Record, TrustError};
 use futures::future::BoxFuture;
 
+use super::offline::Looked;
 use crate::catalog::SharedCatalog;
 use crate::ledger::{self, Ledgers};
+use crate::seal::Named;
 use crate::store::attest::Judge;
 use crate::store::{Kind, Store, StoreError};
 
@@ -25,15 +29,23 @@ pub(super) struct Logs {
     store: Arc<dyn Store>,
     /// The log that was asked for last, and how many of its records were published then.
     last: Mutex<Option<(LogName, u64)>>,
+    /// The sealed collection that was asked for last.
+    sealed: Mutex<Option<Named>>,
+    /// The logs of which the versions were looked at.
+    looked: Looked,
 }
 
 impl Logs {
     pub(super) fn new(ledgers: Arc<Ledgers>, catalog: SharedCatalog, store: Arc<dyn Store>) -> Self {
-        Self { ledgers, catalog, store, last: Mutex::default() }
+        Self { ledgers, catalog, store, last: Mutex::default(), sealed: Mutex::default(), looked: Looked::default() }
     }
 
     fn last(&self) -> MutexGuard<'_, Option<(LogName, u64)>> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sealed(&self) -> MutexGuard<'_, Option<Named>> {
+        self.sealed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn remembered(&self, log: &LogName) -> u64 {
@@ -95,10 +107,18 @@ impl Judge for Logs {
                 LogName::Deployment => true,
                 LogName::Case(case) => self.catalog.case(case.clone()).await.is_ok_and(|row| row.is_some()),
             };
-            if is_there && let Err(error) = self.ledgers.get(log).await {
-                tracing::warn!(log = %log.folder(), %error, "which versions of a log's objects are genuine could not be looked at");
+            if is_there {
+                if let Err(error) = self.ledgers.get(log).await {
+                    tracing::warn!(log = %log.folder(), %error, "which versions of a log's objects are genuine could not be looked at");
+                }
+                // Of a log that is open already what came on top of it since was not looked at, nor what lies in the copy.
+                self.looked.settle(&self.store, log, self.ledgers.anchor()).await;
             }
         })
+    }
+
+    fn unnamed<'a>(&'a self, log: &'a LogName, object: &'a CaseObject) -> BoxFuture<'a, Result<Option<String>, StoreError>> {
+        Box::pin(self.why_strange(log, object))
     }
 
     fn squats<'a>(&'a self, log: &'a LogName, n: u64) -> BoxFuture<'a, Result<Option<String>, StoreError>> {

@@ -41,6 +41,9 @@ enum Is {
     Gone,
 }
 
+/// Words of a head that is of another history than the newest one.
+pub(super) const CONTRADICTS: &str = "contradicts the newest one";
+
 impl Heads {
     /// Looks at the head of a log of which `slots` records are there.
     ///
@@ -95,7 +98,7 @@ impl Heads {
                 wrong.push(format!("an older head, of {size} records, was put on top of the one of {largest}: {version}"));
             }
             if root_at(*size).is_some_and(|is| is != *root) {
-                wrong.push(format!("a head of {size} records that contradicts the newest one is signed with this log's key: {version}"));
+                wrong.push(format!("a head of {size} records that {CONTRADICTS} is signed with this log's key: {version}"));
             }
             largest = largest.max(*size);
         }

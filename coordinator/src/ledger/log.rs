@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -84,6 +84,8 @@ pub(super) struct Inner {
     pub(super) known: Arc<Known>,
     /// Size of the newest head that is known there.
     noted: AtomicU64,
+    /// Records whose writing began, until it is known that they are in the log: one that failed may lie there all the same.
+    tried: Mutex<HashSet<Digest>>,
 }
 
 /// What a log of a coordinator has around it.
@@ -150,6 +152,7 @@ impl Ledger {
             audit,
             known: all_known,
             noted: AtomicU64::new(known.map_or(0, |known| known.size)),
+            tried: Mutex::default(),
         };
         let ledger = Self { inner: Arc::new(inner) };
         ledger.inner.tell_custody();
@@ -361,6 +364,10 @@ impl Ledger {
 impl Inner {
     pub(super) fn view(&self) -> RwLockReadGuard<'_, View> {
         self.view.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn tried(&self) -> MutexGuard<'_, HashSet<Digest>> {
+        self.tried.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Size of the newest checkpoint that is known to be published.

@@ -33,7 +33,7 @@ pub use brief::{Brief, Gone};
 pub use error::{Kind, LedgerError};
 pub use known::Known;
 pub use log::Ledger;
-pub use news::{DAMAGED, HEAD, News, Newsdesk, SQUATTED};
+pub use news::{DAMAGED, HEAD, News, Newsdesk, RECORD, SQUATTED};
 pub use opening::settle;
 pub use proofs::{Proof, ProofOf};
 pub use registry::{LOGS_OPEN_MAX, Ledgers};

@@ -8,6 +8,7 @@ use exhibit_evidence::Digest;
 use exhibit_evidence::layout::LogName;
 use tokio::time::Instant;
 
+use super::heads::CONTRADICTS;
 use super::{Kind, LedgerError};
 
 /// The incident of a log that is not as it was written.
@@ -16,6 +17,9 @@ pub const DAMAGED: &str = "log";
 pub const HEAD: &str = "log-head";
 /// The incident of what is no record or tile of this deployment under the name of one.
 pub const SQUATTED: &str = "store-squatted";
+
+/// The incident of a record in a log's place that no coordinator is known to have written there.
+pub const RECORD: &str = "log-record";
 
 /// The same is told again after so long, if it is still so.
 const AGAIN: Duration = Duration::from_hours(1);
@@ -35,6 +39,13 @@ pub struct News {
     pub kind: &'static str,
     /// What was seen.
     pub detail: String,
+}
+
+impl News {
+    /// True of what somebody put into the log's places and what the log goes on past. A head that contradicts the log is none of these.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.kind == SQUATTED || (self.kind == HEAD && !self.detail.contains(CONTRADICTS))
+    }
 }
 
 #[derive(Debug, Default)]

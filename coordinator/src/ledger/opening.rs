@@ -41,10 +41,23 @@ pub(super) async fn read(
     store: &Arc<dyn Store>,
     name: &LogName,
     keys: &Keys,
+    known: (Option<Head>, &Known),
+) -> Result<Opened, LedgerError> {
+    let folder = name.folder();
+    let seen = Box::pin(look_beneath(&**store, &folder)).await?;
+    let opened = Box::pin(read_beneath(store, name, keys, known)).await;
+    // Not before: which version of a record is the genuine one is known now.
+    tell_on_top(&**store, &folder, seen).await;
+    opened
+}
+
+async fn read_beneath(
+    store: &Arc<dyn Store>,
+    name: &LogName,
+    keys: &Keys,
     (known, all_known): (Option<Head>, &Known),
 ) -> Result<Opened, LedgerError> {
     let folder = name.folder();
-    Box::pin(look_beneath(&**store, &folder)).await?;
     let twice = several_of(&**store, &folder).await?;
     let kept = history::is_kept(&**store);
     let listed = list_slots(&**store, name, kept).await?;
@@ -267,17 +280,19 @@ async fn list_slots(store: &dyn Store, name: &LogName, kept: bool) -> Result<Lis
 }
 
 /// What somebody hid of a log is part of it: a log whose end is hidden would pass for a shorter one, and be written on from there.
-async fn look_beneath(store: &dyn Store, folder: &str) -> Result<(), LedgerError> {
+async fn look_beneath(store: &dyn Store, folder: &str) -> Result<Vec<store::Trouble>, LedgerError> {
     match store::attest::recall(store, &format!("{folder}/")).await {
-        Ok(troubles) => {
-            for store::Trouble { kind, detail, .. } in troubles {
-                tracing::warn!(log = folder, kind, detail, "something lies on top of what a log is made of");
-            }
-            Ok(())
-        }
         Err(e) if e.kind() == store::Kind::Retry => Err(e.into()),
         // That a store does not let its versions be listed is told by attestation, and nothing is written to the log.
-        Err(_) => Ok(()),
+        seen => Ok(seen.unwrap_or_default()),
+    }
+}
+
+/// Says what was seen, with what the log now tells of it.
+async fn tell_on_top(store: &dyn Store, folder: &str, seen: Vec<store::Trouble>) {
+    let again = Box::pin(store::attest::recall_again(store, &format!("{folder}/"), seen.clone(), None)).await;
+    for store::Trouble { kind, detail, .. } in again.unwrap_or(seen) {
+        tracing::warn!(log = folder, kind, detail, "something lies beside what a log is made of");
     }
 }
 

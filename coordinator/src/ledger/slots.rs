@@ -10,7 +10,7 @@ use exhibit_evidence::text::escape_bounded;
 
 use super::error::{LET_OVER, TAKE_AWAY};
 use super::log::Inner;
-use super::news::SQUATTED;
+use super::news::{RECORD, SQUATTED};
 use super::{Kind, LedgerError};
 use crate::several;
 use crate::store::{self, Payload, Store, Version, history};
@@ -19,6 +19,9 @@ use crate::store::{self, Payload, Store, Version, history};
 pub(super) const READ_MAX: usize = 1_000;
 /// How often a slot is looked at anew because somebody else writes there at the same time.
 pub(super) const ROUNDS_MAX: usize = 4;
+
+/// Records of one log that are remembered to have been tried, 32 bytes each. Beyond it all are forgotten, and may be told as unknown.
+const TRIED_MAX: usize = 4_096;
 
 /// What the versions under a slot's name are.
 #[derive(Debug, Default)]
@@ -113,6 +116,7 @@ impl Inner {
         let n = self.view().size();
         let (slot, content) = (self.name.slot(n), Bytes::copy_from_slice(envelope.as_bytes()));
         let payload = || Payload::from(content.clone());
+        self.begin(envelope);
         for _ in 0..ROUNDS_MAX {
             let Some(versions) = history::of(&*self.store, &slot).await.map_err(|e| unlisted(&slot, &e))? else {
                 return self.create_slot(n, envelope).await;
@@ -205,9 +209,19 @@ impl Inner {
         }
     }
 
+    /// The record may lie in the store from now on, whatever is said of its writing.
+    fn begin(&self, envelope: &Envelope) {
+        let mut tried = self.tried();
+        if tried.len() >= TRIED_MAX {
+            tried.clear();
+        }
+        tried.insert(envelope.digest());
+    }
+
     /// A record that this process wrote into slot `n`.
     fn took(&self, n: u64, envelope: &Envelope) -> Result<bool, LedgerError> {
         self.take(n, envelope)?;
+        self.tried().remove(&envelope.digest());
         self.tell_recorded(n, envelope);
         Ok(true)
     }
@@ -215,12 +229,29 @@ impl Inner {
     /// Whether the record of slot `n`, which was taken, is the one that was to be written.
     fn is_it(&self, n: u64, there: &Envelope, envelope: &Envelope) -> bool {
         let is_it = there.digest() == envelope.digest();
+        let was_tried = self.tried().remove(&there.digest());
         if is_it {
             self.tell_recorded(n, envelope);
         } else {
             tracing::info!(log = %self.name.folder(), n, "a record was there that this process did not know of");
+            if !was_tried {
+                self.known.news().tell(&self.name, RECORD, self.unknown(n, there));
+            }
         }
         is_it
+    }
+
+    /// What is told of a record that nobody who may add to this log is known to have put there: whoever holds the right to add had read all
+    /// that was there before.
+    fn unknown(&self, n: u64, there: &Envelope) -> String {
+        let kind = self.view().entry(n).map_or("unknown", |entry| entry.kind);
+        format!(
+            "'{}': in the next place of the log lay a {kind} record, {}, that no coordinator of this deployment is known to have written \
+             there; it is signed by an enrolled key and no other log's, so it is record {n} now. Who may write into the store can copy a \
+             signed record there: compare it with the other logs, and replace the credentials (docs/operations/stores.md)",
+            self.name.slot(n),
+            there.digest()
+        )
     }
 }
 

@@ -1,7 +1,8 @@
 //! Giving a case as it is stored, for a handoff. The access is recorded first, and the head that is given covers the record.
 //!
 //! What is given is what the head covers: later records, tiles and cosignatures stay out, so that what arrives is one
-//! consistent case however long it takes and whoever else works on the case meanwhile.
+//! consistent case however long it takes and whoever else works on the case meanwhile. Nor is given what nothing that was signed names
+//! in the folder of a sealed collection: it would make every bag unsound, and is told instead.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::catalog::CollectionFilter;
 use crate::dispatch::admit;
 use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
+use crate::seal::{Named, named};
 use crate::store::{self, Entry, Store};
 
 /// Objects read ahead of a slow reader: a remote store answers one at a time too slowly. 4 x 10 MiB at most.
@@ -103,9 +105,13 @@ pub async fn export_case(parts: Arc<Parts>, by: &Reader, request: ExportRequest,
     }
     let case = layout::case_folder(&request.case);
     let beside = [LogName::Case(request.case.clone()).folder(), format!("{case}/timestamps")];
-    let folders = collections.iter().map(|c| format!("{case}/collections/{c}")).chain(beside);
-    let giving = Giving { parts: &parts, case: &case, size, out: &out };
-    for folder in folders {
+    let folders = collections.iter().map(|c| (format!("{case}/collections/{c}"), Some(c))).chain(beside.map(|folder| (folder, None)));
+    let mut giving = Giving { parts: &parts, id: &request.case, case: &case, size, named: None, out: &out };
+    for (folder, collection) in folders {
+        giving.named = match collection {
+            Some(collection) => named(&*parts.catalog, &request.case, collection).await?,
+            None => None,
+        };
         if !giving.folder(&folder, &request.after).await? {
             return Ok(());
         }
@@ -192,8 +198,11 @@ fn is_covered(object: &CaseObject, size: u64) -> bool {
 
 struct Giving<'a> {
     parts: &'a Parts,
+    id: &'a CaseId,
     case: &'a str,
     size: u64,
+    /// What the seal of the collection names that is being given; none where nothing can be said.
+    named: Option<Named>,
     out: &'a mpsc::Sender<Exported>,
 }
 
@@ -219,10 +228,19 @@ impl Giving<'_> {
     }
 
     async fn page(&self, entries: Vec<Entry>) -> Result<bool> {
-        let covered = entries.into_iter().filter_map(|entry| {
-            let name = entry.name.strip_prefix(self.case)?.strip_prefix('/')?.to_owned();
-            CaseObject::parse(&name).filter(|object| is_covered(object, self.size)).map(|_| (name, entry))
-        });
+        let (mut covered, mut strangers) = (Vec::with_capacity(entries.len()), Vec::new());
+        for entry in entries {
+            let Some(name) = entry.name.strip_prefix(self.case).and_then(|name| name.strip_prefix('/')).map(str::to_owned) else {
+                continue;
+            };
+            let Some(object) = CaseObject::parse(&name).filter(|object| is_covered(object, self.size)) else { continue };
+            if self.named.as_ref().is_none_or(|named| named.allows(&object)) {
+                covered.push((name, entry));
+            } else {
+                strangers.push(entry.name);
+            }
+        }
+        self.tell(&strangers).await;
         let mut reads = futures::stream::iter(covered)
             .map(|(name, entry)| async move {
                 let entry = self.genuine(entry).await?;
@@ -245,6 +263,20 @@ impl Giving<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// Tells what is not given because nobody signed for it.
+    async fn tell(&self, strangers: &[String]) {
+        let Some(first) = strangers.first() else { return };
+        let beside = match strangers.len() {
+            1 => String::new(),
+            n => format!(" and {} more", n.saturating_sub(1)),
+        };
+        let what = format!(
+            "'{first}'{beside}: the collection is sealed, and no signed manifest of it names this; an export leaves it out \
+             (docs/operations/stores.md)"
+        );
+        self.parts.incident(Some(self.id), "store-foreign", self.case, &what).await;
     }
 
     /// With the size of the version that is read. A listing has that of the newest one, which somebody may have put on top.

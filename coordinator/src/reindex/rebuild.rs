@@ -14,6 +14,7 @@ use super::collections::CaseRecords;
 use super::{ReindexError, Report};
 use crate::catalog::{AgentRow, CaseRow, Catalog, CatalogError, IncidentRow, Labels, Published, Seen};
 use crate::ledger::{self, Head, Ledger, LedgerError, Ledgers};
+use crate::store::attest;
 
 /// Fills an empty catalog from the store. A case whose log is damaged is left out and reported; a store that is
 /// disturbed ends the whole.
@@ -23,9 +24,7 @@ use crate::ledger::{self, Head, Ledger, LedgerError, Ledgers};
 pub async fn rebuild(ledgers: &Ledgers, catalog: &dyn Catalog, now: Timestamp) -> Result<Report, ReindexError> {
     let mut report = Report::default();
     // Before anything is read: what somebody put on top of it would be taken for what was received, and what is hidden is in no listing.
-    for trouble in crate::store::attest::recall(ledgers.store().as_ref(), "").await.map_err(ReindexError::new)? {
-        report.problem(format!("{} {}: {}", trouble.kind, trouble.subject, trouble.detail));
-    }
+    let seen = attest::recall(ledgers.store().as_ref(), "").await.map_err(ReindexError::new)?;
     agents(ledgers, catalog, &mut report).await?;
     let folders = ledgers.store().folders("cases").await.map_err(ReindexError::new)?;
     for name in folders {
@@ -39,16 +38,22 @@ pub async fn rebuild(ledgers: &Ledgers, catalog: &dyn Catalog, now: Timestamp) -
             Err(Trouble::Fatal(what)) => return Err(ReindexError(what)),
         }
     }
+    // Not before: which version of a record is the genuine one is known since its log was opened.
+    for trouble in Box::pin(attest::recall_again(ledgers.store().as_ref(), "", seen, None)).await.map_err(ReindexError::new)? {
+        let what = format!("{} {}: {}", trouble.kind, trouble.subject, trouble.detail);
+        if trouble.is_answered() { report.answered(what) } else { report.problem(what) }
+    }
     for name in ledgers.store().foreign("") {
         let shown = escape_bounded(&name, 200);
         report
             .problem(format!("store-foreign '{shown}': nothing of ours ever has such a name; it was left out (docs/operations/stores.md)"));
     }
     // What else is wrong with a log is among them already.
-    for ledger::News { log, kind, detail } in ledgers.known().news().take().into_iter().filter(|news| news.kind != ledger::DAMAGED) {
-        report.problem(format!("{kind} {}: {detail}", log.folder()));
+    for news in ledgers.known().news().take().into_iter().filter(|news| news.kind != ledger::DAMAGED) {
+        let what = format!("{} {}: {}", news.kind, news.log.folder(), news.detail);
+        if news.is_answered() { report.answered(what) } else { report.problem(what) }
     }
-    for problem in &report.problems {
+    for problem in report.problems.iter().chain(&report.answered) {
         let row = IncidentRow::new(now, None, "reindex", "store", problem.clone());
         catalog.add_incident(row).await.map_err(ReindexError::new)?;
     }

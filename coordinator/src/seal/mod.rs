@@ -1,6 +1,7 @@
 //! How a collection ends. One function writes every end, and recovery calls the same one.
 
 mod adopt;
+mod signed;
 mod streams;
 
 use std::collections::HashSet;
@@ -19,6 +20,8 @@ use crate::dispatch::Outbound;
 use crate::ledger::{self, LedgerError, View};
 use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
+
+pub(crate) use signed::{Named, named};
 
 /// Ends that are written at once. Each holds one manifest in memory for a moment, within what uploads and ends share.
 const AT_ONCE_MAX: usize = 4;

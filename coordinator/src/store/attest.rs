@@ -7,8 +7,9 @@
 //! and listed as if there was none.
 //!
 //! What is not ours is told and never locked: a name that is none of the layout's, and what a [`Judge`] knows to be no record in the
-//! place of one. Its writer would have us keep it for the whole term.
+//! place of one, or to be named by nothing that was signed. Its writer would have us keep it for the whole term.
 
+mod beside;
 mod locks;
 mod report;
 
@@ -16,10 +17,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use exhibit_evidence::Timestamp;
 use exhibit_evidence::layout::{self, CaseObject, LogName};
 use exhibit_evidence::text::escape_bounded;
 use futures::future::BoxFuture;
+
+use beside::beside;
 
 use super::lock::{Locks, is_replaced};
 use super::vault::{Cursor, Vault, Version};
@@ -43,6 +47,11 @@ const VERSIONS_OF_NAME_MAX: usize = 10_000;
 const WAITS_MAX: usize = 10;
 const A_MOMENT: Duration = Duration::from_secs(1);
 
+/// The kind of what lies beside the genuine version of an object.
+pub(crate) const VERSION: &str = "store-version";
+/// The kind of what hides an object.
+pub(crate) const MARKER: &str = "store-marker";
+
 /// Takes the genuine one of the versions of a name, and whether a reader who names none sees anything there; false when the store
 /// cannot remember any more.
 pub(super) type Covered = Arc<dyn Fn(&Version, bool) -> bool + Send + Sync>;
@@ -50,14 +59,21 @@ pub(super) type Covered = Arc<dyn Fn(&Version, bool) -> bool + Send + Sync>;
 /// Gives the version of a name that [`Store::choose`] was told.
 pub(super) type Chosen = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
+/// Reads one version of an object, of so many bytes at most.
+pub(super) type ReadVersion = Arc<dyn Fn(String, String, u64) -> BoxFuture<'static, Result<Bytes, StoreError>> + Send + Sync>;
+
 /// Whoever knows the logs: a store cannot tell a record from what somebody wrote under its name before its coordinator did.
 pub trait Judge: std::fmt::Debug + Send + Sync {
     /// Why what lies in a log's place `n` is no record of this deployment, in words for a message. None when it is one, or when that
     /// cannot be told: then it is locked, because what is not locked can be taken away.
     fn squats<'a>(&'a self, log: &'a LogName, n: u64) -> BoxFuture<'a, Result<Option<String>, StoreError>>;
 
-    /// Opens a log, if it is not open, so that the store knows which versions of its records and tiles are the genuine ones. When it
-    /// cannot be, the first ones count.
+    /// Why an object under a name of the layout is none of ours: a tile over records that do not exist, or what nothing that was signed
+    /// names in the folder of a sealed collection. None when it is ours, or when that cannot be told.
+    fn unnamed<'a>(&'a self, log: &'a LogName, object: &'a CaseObject) -> BoxFuture<'a, Result<Option<String>, StoreError>>;
+
+    /// Looks at a log, so that the store knows which versions of its records and tiles are the genuine ones. When it cannot be read, the
+    /// first ones are locked, and none is called genuine.
     fn open<'a>(&'a self, log: &'a LogName) -> BoxFuture<'a, ()>;
 }
 
@@ -71,6 +87,8 @@ pub struct Attestable {
     pub(super) covered: Covered,
     /// The version of a name that was chosen by its content, as far as one was.
     pub(super) chosen: Chosen,
+    /// Reads one version of an object.
+    pub(super) read: ReadVersion,
 }
 
 impl std::fmt::Debug for Attestable {
@@ -103,9 +121,32 @@ impl Attestable {
 /// # Errors
 /// As the store fails.
 pub async fn recall(store: &dyn Store, begin: &str) -> Result<Vec<Trouble>, StoreError> {
+    look_over(store, begin, None).await
+}
+
+/// What [`recall`] said, once more, now that it can be known which versions of a log's records and tiles are the genuine ones: because
+/// the log was opened meanwhile, or because this judge looks. What was hidden then stays told: it may lie on top again.
+///
+/// # Errors
+/// As the store fails.
+pub(crate) async fn recall_again(
+    store: &dyn Store,
+    begin: &str,
+    before: Vec<Trouble>,
+    judge: Option<Arc<dyn Judge>>,
+) -> Result<Vec<Trouble>, StoreError> {
+    if before.iter().all(|trouble| trouble.kind != VERSION) {
+        return Ok(before);
+    }
+    let now = look_over(store, begin, judge).await?;
+    let hidden = before.into_iter().filter(|trouble| trouble.kind != VERSION);
+    Ok(hidden.chain(now.into_iter().filter(|trouble| trouble.kind == VERSION)).collect())
+}
+
+async fn look_over(store: &dyn Store, begin: &str, judge: Option<Arc<dyn Judge>>) -> Result<Vec<Trouble>, StoreError> {
     let Some(found) = store.attestable().filter(Attestable::locks) else { return Ok(Vec::new()) };
-    let mut pass = Pass { versions_only: true, ..Pass::new(found, glance(begin)) };
-    Ok(pass.run().await?.troubles)
+    let mut pass = Pass { versions_only: true, judge, ..Pass::new(found, glance(begin)) };
+    Ok(Box::pin(pass.run()).await?.troubles)
 }
 
 /// Whether a store that is to lock still does: what the bucket says of itself, and the lock of the start's own probe, which is
@@ -269,7 +310,7 @@ impl Pass {
         }
         self.report.objects = self.report.objects.saturating_add(1);
         if let Some(why) = &hidden {
-            self.tell("store-marker", name, format!("hidden {why}"));
+            self.tell(MARKER, name, format!("hidden {why}"));
         }
         let mut whole: Vec<&Version> = versions.iter().filter(|v| !v.marker).collect();
         // The newest comes first. What is replaced counts by its newest version, what is created once by its first, unless that is what
@@ -277,28 +318,41 @@ impl Pass {
         let replaced = is_replaced(name);
         let chosen = self.chosen(name, (&log, &object), whole.len()).await;
         let at = chosen.and_then(|chosen| whole.iter().position(|v| v.version == chosen));
+        // Of what somebody else can take first, the order of the versions says nothing.
+        let is_open = at.is_none() && whole.len() > 1 && is_of_a_log(&object);
         let at = at.unwrap_or_else(|| if replaced { 0 } else { whole.len().saturating_sub(1) });
         let Some(genuine) = whole.get(at).copied() else {
-            self.tell("store-version", name, "no version of it is left under its delete marker".to_owned());
+            self.tell(VERSION, name, "no version of it is left under its delete marker".to_owned());
             return Ok(());
         };
         let is_seen = versions.iter().any(|v| v.latest && !v.marker);
         if (versions.len() > 1 || hidden.is_some()) && !(self.store.covered)(genuine, is_seen) {
             self.unremembered = self.unremembered.saturating_add(1);
         }
+        let is_undecided = is_open && self.is_undecided(name, &object, (genuine, whole.as_slice())).await?;
         whole.remove(at);
-        if !replaced && !whole.is_empty() {
+        if !is_open && !replaced && !whole.is_empty() {
             let (above, beneath) = whole.split_at(at);
-            self.tell("store-version", name, beside(genuine, above, beneath));
+            let above = self.forged(&object, genuine, above).await?;
+            if !above.is_empty() || !beneath.is_empty() {
+                self.tell(VERSION, name, beside(genuine, &above, beneath));
+            }
         }
-        if self.squats(&log, &object, name).await? { Ok(()) } else { self.look_at_lock(name, genuine).await }
+        if self.squats(&log, &object, name).await? || self.is_strange(&log, &object, name).await? {
+            return Ok(());
+        }
+        // Who repairs locks the first one, as ever: what is not locked can be taken away. Who only looks cannot say which is to be locked.
+        if is_undecided && !self.task.repair {
+            return Ok(());
+        }
+        self.look_at_lock(name, genuine).await
     }
 
     /// The version that was chosen by its content, where there are several under a name of a log that somebody else can take first. The
     /// log is opened for it, if it is not.
     async fn chosen(&self, name: &str, (log, object): (&LogName, &CaseObject), versions: usize) -> Option<String> {
         let chosen = (self.store.chosen)(name);
-        if chosen.is_some() || versions < 2 || !matches!(object, CaseObject::Slot(_) | CaseObject::Tile(_)) {
+        if chosen.is_some() || versions < 2 || !is_of_a_log(object) {
             return chosen;
         }
         self.judge.clone()?.open(log).await;
@@ -314,6 +368,15 @@ impl Pass {
             name,
             format!("it lies in the place of a record that was never published, and {why}; it is not locked"),
         );
+        Ok(true)
+    }
+
+    /// Whether nothing that was signed speaks of an object.
+    async fn is_strange(&mut self, log: &LogName, object: &CaseObject, name: &str) -> Result<bool, StoreError> {
+        // Who only looks at versions locks nothing.
+        let Some(judge) = self.judge.clone().filter(|_| !self.versions_only) else { return Ok(false) };
+        let Some(why) = judge.unnamed(log, object).await? else { return Ok(false) };
+        self.tell("store-foreign", name, format!("{why}; it is not locked"));
         Ok(true)
     }
 
@@ -343,19 +406,9 @@ impl Pass {
     }
 }
 
-/// What lies on top of the genuine version of an object and beneath it, in words.
-fn beside(genuine: &Version, above: &[&Version], beneath: &[&Version]) -> String {
-    let list = |versions: &[&Version]| {
-        let named = versions.iter().map(|v| format!("'{}' of {}", escape_bounded(&v.version, 80), v.modified));
-        named.take(NAMED_MAX).collect::<Vec<_>>().join(", ")
-    };
-    let mut what = format!("the genuine version is '{}'", escape_bounded(&genuine.version, 80));
-    for (place, versions) in [("on top of it lie", above), ("it was put on top of", beneath)] {
-        if !versions.is_empty() {
-            what = format!("{what}; {place} {}", list(versions));
-        }
-    }
-    what
+/// What the next writer of a log creates under a name that is known before.
+const fn is_of_a_log(object: &CaseObject) -> bool {
+    matches!(object, CaseObject::Slot(_) | CaseObject::Tile(_))
 }
 
 /// Adds a version to those of its name. Beyond the bound the last place is that of the last in the list: where the newest comes

@@ -178,6 +178,13 @@ pub struct Trouble {
     pub detail: String,
 }
 
+impl Trouble {
+    /// True of what somebody put on or under an object and what is passed over, because the genuine version is still there and is read.
+    pub(crate) fn is_answered(&self) -> bool {
+        matches!(self.kind, attest::VERSION | attest::MARKER)
+    }
+}
+
 /// How a `put_new` ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {

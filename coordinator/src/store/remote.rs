@@ -614,8 +614,13 @@ impl Store for RemoteStore {
         };
         let known = Arc::clone(&self.known);
         let chosen = move |name: &str| known.lock().unwrap_or_else(PoisonError::into_inner).chosen_version(name);
-        let (covered, chosen) = (Arc::new(covered), Arc::new(chosen));
-        Some(Attestable { vault: self.vault.clone()?, locks: self.locks.clone(), covered, chosen })
+        let store = self.clone();
+        let read = move |name: String, version: String, bytes_max: u64| -> Answer<'static, Bytes> {
+            let store = store.clone();
+            Box::pin(async move { store.read_version(&name, Some(version), None, bytes_max).await })
+        };
+        let (covered, chosen, read) = (Arc::new(covered), Arc::new(chosen), Arc::new(read));
+        Some(Attestable { vault: self.vault.clone()?, locks: self.locks.clone(), covered, chosen, read })
     }
 }
 

@@ -3,8 +3,12 @@
 #![allow(clippy::large_futures, reason = "a test's future is as large as its story")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use exhibit_coordinator::ledger::{DAMAGED, HEAD, Kind, Ledger, Ledgers, News, SQUATTED};
+use exhibit_coordinator::attest::Offline;
+use exhibit_coordinator::clock;
+use exhibit_coordinator::ledger::{DAMAGED, HEAD, Kind, Ledger, Ledgers, News, RECORD, SQUATTED};
+use exhibit_coordinator::store::attest::{self, Pass, Task};
 use exhibit_coordinator::store::faulty::{Fault, FaultyStore, Op};
 use exhibit_coordinator::store::{self, LockMode, LockPolicy, RemoteSettings, RemoteStore, Store};
 use exhibit_evidence::dsse::Envelope;
@@ -330,4 +334,71 @@ fn the_policy_that_lets_a_log_go_on_reaches_the_log_alone() {
     assert!(squat[4]["Effect"] == "Deny" && squat[4]["Action"] == "s3:PutObject");
     assert_eq!(squat[4]["Resource"], serde_json::json!(log));
     assert_eq!(squat[4]["Condition"], serde_json::json!({ "Null": { "s3:if-none-match": "true", "s3:if-match": "true" } }));
+}
+
+/// What attestation by a command says that looks at all with the deployment's root key, and not with its coordinator.
+async fn attested(bucket: &Bucket) -> attest::Report {
+    let store = opened(bucket);
+    attest::recall(&*store, "").await.expect("looked");
+    let task = Task { begin: String::new(), repair: false, pause: Duration::ZERO, now: clock::now() };
+    let pass = Pass::new(store.attestable().expect("versions"), task);
+    let judge = Offline::new(Arc::clone(&store), deployment::keys().anchor);
+    pass.judged_by(judge).run().await.expect("looked")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_tells_of_a_squat_calls_the_record_genuine_or_says_that_it_cannot_tell() {
+    let bucket = Bucket::start();
+    let log = case_log(&process(&opened(&bucket))).await;
+    log.append(opening()).await.expect("appended");
+    squat(&bucket, &name().slot(5), "squat");
+    assert_eq!(log.append(vec![access(1)]).await.expect("appended"), [5]);
+    let store = opened(&bucket);
+    let vault = store.attestable().expect("versions").vault;
+    let versions = vault.versions_of(&name().slot(5)).await.expect("listed");
+    let id = |latest: bool| versions.iter().find(|v| v.latest == latest).expect("two versions").version.clone();
+    let (ours, squat) = (id(true), id(false));
+    let right = |told: &str| told.contains(&format!("the genuine version is '{ours}'; it was put on top of '{squat}'"));
+
+    let told = attest::recall(&*store, "").await.expect("looked");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].detail.contains("leave all of them") && !told[0].detail.contains("the genuine version is"), "{told:?}");
+    case_log(&process(&store)).await;
+    let told = attest::recall(&*store, "").await.expect("looked");
+    assert!(told.len() == 1 && right(&told[0].detail), "the log was opened: {told:?}");
+    let report = attested(&bucket).await;
+    assert!(report.troubles.len() == 1 && report.troubles[0].kind == "store-version", "nor is the squat to be locked: {report:?}");
+    assert!(right(&report.troubles[0].detail), "{report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_content_on_top_is_no_forgery() {
+    let bucket = Bucket::start();
+    nine(&process(&opened(&bucket))).await;
+    let (again, forged) = (name().slot(3), name().slot(2));
+    send(&bucket, "DELETE", &again, "", "");
+    send(&bucket, "PUT", &again, "", std::str::from_utf8(opening()[3].as_bytes()).expect("text"));
+    send(&bucket, "PUT", &forged, "", "forgery");
+    let report = attested(&bucket).await;
+    let told: Vec<&str> = report.troubles.iter().filter(|t| t.kind == "store-version").map(|t| t.detail.as_str()).collect();
+    assert!(told.len() == 1 && told[0].contains(&forged) && !told[0].contains(&again), "{report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_nobody_is_known_to_have_written_is_told_and_one_that_failed_is_not() {
+    let bucket = Bucket::start();
+    let faulty = FaultyStore::new(opened(&bucket));
+    let store: Arc<dyn Store> = Arc::new(faulty.clone());
+    let ledgers = process(&store);
+    let log = case_log(&ledgers).await;
+    log.append(opening()).await.expect("appended");
+    faulty.faults.fail(Op::PutNew, "seq/0000000005", 0, 1, Fault::After(store::Kind::Retry));
+    log.append(vec![access(1)]).await.expect_err("it is there, and that is not known");
+    assert_eq!(log.append(vec![access(2)]).await.expect("appended"), [6]);
+    assert!(details(&ledgers.known().news().take(), RECORD).is_empty(), "it is this process's own");
+
+    squat(&bucket, &name().slot(7), std::str::from_utf8(access(3).as_bytes()).expect("text"));
+    assert_eq!(log.append(vec![access(4)]).await.expect("appended"), [8]);
+    let told = details(&ledgers.known().news().take(), RECORD);
+    assert!(told.len() == 1 && told[0].contains(&name().slot(7)) && told[0].contains(&access(3).digest().to_string()), "{told:?}");
 }

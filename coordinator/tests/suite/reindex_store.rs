@@ -364,15 +364,44 @@ async fn what_does_not_fit_together_is_told_and_the_rest_is_restored() {
         "segment 1 is missing",
         "its manifest is missing",
         "not the one that the receipt names",
-        "00000007.tar.zst' is not in the manifest",
+        "00000007.tar.zst': no signed manifest names it",
         "where record 0 is expected",
     ] {
         assert!(told.contains(words), "{words}: {told}");
     }
-    assert_eq!((report.problem_count, report.streams, report.cases), (5, 1, 1));
-    assert!(catalog.stream(receive[4].clone(), s1).await.expect("read").is_some());
+    assert_eq!((report.problem_count, report.streams, report.cases), (5, 2, 1));
+    for whole in &receive[3..] {
+        assert_eq!(catalog.segments(whole.clone(), s1, 0, 100).await.expect("read").len(), SEGMENTS as usize, "{whole}");
+    }
     assert_eq!(catalog.incidents(10).await.expect("read").len(), 5, "the problems are incidents of the new catalog");
     assert!(report.text().contains("enrolment tokens"));
+}
+
+#[tokio::test]
+async fn what_lies_beside_a_sealed_collection_is_named_and_the_catalog_is_whole() {
+    let dir = tempfile::tempdir().expect("dir");
+    let site = Site::new(dir.path()).await;
+    let (agent, _) = site.enrol(1).await;
+    let (_, order) = site.order(1, std::slice::from_ref(&agent)).await;
+    let (collection, receipt) = site.receive(order, &agent, 1).await;
+    site.seal(order, &agent, Some(receipt), Outcome::Partial, (1, 1)).await;
+    let (s1, s9) = (StreamNumber(1), StreamNumber(9));
+    let more = layout::segment(&site.case, &collection, s1, 7);
+    site.put(&more, b"junkseg".to_vec()).await;
+    site.put(&layout::segment(&site.case, &collection, s9, 0), b"junkseg".to_vec()).await;
+
+    let (report, catalog) = site.reindex().await;
+    assert_eq!((report.collections, report.streams, report.segments), (1, 1, u64::from(SEGMENTS)), "{:?}", report.problems);
+    let folder = layout::stream_folder(&site.case, &collection, s9);
+    let told: Vec<bool> = [more, format!("{folder}/")]
+        .iter()
+        .map(|name| report.problems.iter().any(|p| p.starts_with(&format!("store-foreign '{name}': no signed manifest names it"))))
+        .collect();
+    assert_eq!((told, report.problem_count), (vec![true, true], 2), "{:?}", report.problems);
+    assert_eq!(catalog.segments(collection.clone(), s1, 0, 100).await.expect("read").len(), SEGMENTS as usize);
+    assert!(catalog.stream(collection.clone(), s9).await.expect("read").is_none());
+    let row = catalog.collection(collection).await.expect("read").expect("row");
+    assert_eq!(row.state, State::Closed(Outcome::Partial));
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use exhibit_coordinator::serve::Upkeep;
 use exhibit_coordinator::store::{LocalStore, LockMode, LockPolicy, RemoteSettings, RemoteStore, Store, Vault, list_all};
 use exhibit_coordinator::{clock, reindex};
 use exhibit_evidence::id::CaseId;
-use exhibit_evidence::layout::{self, LogName};
+use exhibit_evidence::layout::{self, LogName, StreamNumber};
 use exhibit_proto::responder::v1 as people;
 
 use crate::custody_access;
@@ -181,6 +181,34 @@ async fn what_takes_a_record_s_place_is_named_and_not_locked_and_a_record_that_l
     assert!(is_told(&world, "store-squatted: ", "it is no signed record").await, "{:?}", world.incidents().await);
     assert_eq!(mode(&vault, &squatted).await, None);
     assert_eq!(mode(&vault, &record).await, Some(LockMode::Compliance), "what is genuine is locked again");
+    drop(parts);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nothing_signed_names_beside_sealed_evidence_is_named_and_never_locked() {
+    let server = moto::start_with_lock();
+    let settings = locked(&server);
+    let mut world = World::start_on(Place { remote: Some(settings.clone()), ..Place::default() }).await;
+    let (opened, job) = custody_access::collected(&mut world).await;
+    assert_eq!(world.closed(&job.collection).await.state, "sealed");
+    let case: CaseId = opened.case_id.parse().expect("id");
+    let segment = |stream, n| layout::segment(&case, &job.collection, StreamNumber(stream), n);
+    let tile = format!("{}/tile/0/999", LogName::Case(case.clone()).folder());
+    let junk = [segment(1, 7), segment(9, 0), layout::manifest(&case, &job.collection, StreamNumber(9)), tile];
+    for name in &junk {
+        write(&server, name);
+    }
+    let parts = Arc::clone(&world.running().parts);
+    parts.attesting.ask(&case);
+    for name in &junk {
+        soon(name, async || is_told(&world, "store-foreign: ", &format!("'{name}'")).await).await;
+    }
+    let vault = open(&settings).attestable().expect("versions").vault;
+    for name in &junk {
+        assert_eq!(mode(&vault, name).await, None, "{name}");
+    }
+    assert_eq!(mode(&vault, &segment(1, 0)).await, Some(LockMode::Compliance));
     drop(parts);
     world.stop().await;
 }

@@ -142,7 +142,8 @@ async fn what_lies_under_a_forgery_is_exported_whole_and_found_by_reindex() {
     let (report, again) = made_again(&world, Arc::new(open(&settings))).await;
     assert_eq!((report.streams, report.collections), (1, 1), "{:?}", report.problems);
     assert!(again.stream(collection, S1).await.expect("read").is_some());
-    let told = report.problems.join("\n");
+    let told = report.answered.join("\n");
+    assert!(report.problems.is_empty() && report.text().contains("The catalog is whole"), "{report:?}");
     assert!(told.contains("store-version") && told.contains("the genuine version is") && told.contains("manifest.jsonl"), "{told}");
     again.close().await;
 }
@@ -168,7 +169,8 @@ async fn what_deletions_hide_is_exported_verified_found_by_reindex_and_started_o
     assert!(names(&open(&settings), "").await.iter().all(|name| name.starts_with("probe/")), "nothing is seen");
     let (report, again) = made_again(&world, Arc::new(open(&settings))).await;
     assert_eq!((report.cases, report.collections, report.streams, report.agents), (1, 1, 1, 1), "{:?}", report.problems);
-    assert!(report.problems.iter().all(|p| p.starts_with("store-marker ")) && !report.problems.is_empty(), "{:?}", report.problems);
+    assert!(report.problems.is_empty() && !report.answered.is_empty(), "{report:?}");
+    assert!(report.answered.iter().all(|p| p.starts_with("store-marker ")), "{report:?}");
     again.close().await;
 
     let paths = Paths { deployment: PathBuf::from("deployment"), ..Paths::default() };
@@ -177,6 +179,7 @@ async fn what_deletions_hide_is_exported_verified_found_by_reindex_and_started_o
         let report = reverify::run(&config, Arc::new(open(&settings)), depth, None, clock::now).await.expect("runs");
         assert!(report.sound && report.cases.len() == 1 && report.cases[0].segments > 0, "{report:#?}");
         assert!(report.notes.iter().any(|note| note.starts_with(&format!("store-marker cases/{case}: "))), "{report:#?}");
+        assert!(report.answered > 0 && report.text().contains("is not ours; it was passed over"), "{}", report.text());
     }
 
     // A log that is hidden as a whole is no empty one.
@@ -260,6 +263,27 @@ async fn into_a_copy_that_is_to_lock_and_cannot_nothing_is_copied_and_start_and_
     assert!(line.detail.contains("could not lock an object") && line.remedy.contains("Object Lock"), "{line:?}");
     drop(first);
     world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_signed_manifest_names_is_not_exported_and_is_told() {
+    let (mut world, case, collection) = collected(Place::default()).await;
+    let junk = [(S1, 7), (StreamNumber(9), 0)].map(|(stream, n)| layout::segment(&case, &collection, stream, n));
+    for name in &junk {
+        let path = world.store_dir().join(name);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        std::fs::write(path, b"junkseg").expect("written");
+    }
+    let objects = exported(&mut world, &case).await;
+    let given = |name: &str| objects.iter().any(|(given, ..)| name.ends_with(given.as_str()));
+    for genuine in [layout::segment(&case, &collection, S1, 0), layout::manifest(&case, &collection, S1)] {
+        assert!(given(&genuine), "{genuine}");
+    }
+    for name in &junk {
+        assert!(!given(name), "{name}");
+    }
+    let told = world.incidents().await;
+    assert!(told.iter().any(|i| i.starts_with("store-foreign: ") && i.contains("no signed manifest")), "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
