@@ -6,13 +6,13 @@ mod support;
 use exhibit_evidence::Digest;
 use exhibit_evidence::bag::{self, DESCRIPTION, Description, INFO, INFO_VERIFIED, PAYLOAD, TAG_MANIFEST, View};
 use exhibit_evidence::dsse::Envelope;
-use exhibit_evidence::layout::{CaseObject, TimestampFile};
-use exhibit_evidence::log::{InclusionProof, Plan, Tiler, leaf_hash};
+use exhibit_evidence::layout::{AuthorityName, CaseObject, TimestampFile};
+use exhibit_evidence::log::{Checkpoint, InclusionProof, Plan, Tiler, leaf_hash};
 use exhibit_evidence::record::{Action, Record};
 use exhibit_evidence::timestamp::Request;
 use exhibit_evidence::verify::{Options, Report, Verdict};
 use support::bags::{Making, bag, check_bag, seal};
-use support::{Objects, RESPONDER, codes, stamps, vectors};
+use support::{Objects, RESPONDER, check, codes, stamps, vectors};
 
 /// The proofs that an export makes.
 fn proofs(objects: &Objects) -> Objects {
@@ -141,6 +141,15 @@ fn bag_info_says_what_the_bag_says() {
         let report = check_bag(&whole(&|_| {}, &replaced(from, to)), &Options::default());
         assert_eq!(found(&report), (Verdict::Unsound, vec!["bag.info"]), "{to}: {:#?}", report.findings);
     }
+    // What one reader takes for the end of a line another takes for a part of it.
+    for (from, to) in [("\n", "\r\n"), ("sound\n", "sound")] {
+        let ended = |objects: &mut Objects| {
+            let text = String::from_utf8(objects[INFO].clone()).expect("text");
+            objects.insert(INFO.to_owned(), text.replace(from, to).into_bytes());
+        };
+        let report = check_bag(&whole(&|_| {}, &ended), &Options::default());
+        assert_eq!(found(&report), (Verdict::Unsound, vec!["bag.info"]), "{to:?}: {:#?}", report.findings);
+    }
     let gone = check_bag(&whole(&|_| {}, &|objects| drop(objects.remove(INFO))), &Options::default());
     assert!(codes(&gone).contains(&"bag.info"), "{:#?}", gone.findings);
 }
@@ -227,12 +236,77 @@ fn a_file_is_no_stamp_because_of_its_name() {
     assert_eq!(found(&check_bag(&left, &with_root())), (Verdict::Unsound, vec!["bag.unstamped", "timestamp.malformed"]));
     // Another's stamp that somebody added is welcome where it is believed.
     let mut later = objects.clone();
-    for kind in [TimestampFile::Request, TimestampFile::Reply] {
-        later.insert(file("later", &kind), objects[&file("alpha", &kind)].clone());
-    }
+    let request = Request::new(Digest::of(&objects[TAG_MANIFEST]), 8);
+    later.insert(file("later", &TimestampFile::Request), request.to_der());
+    later.insert(file("later", &TimestampFile::Reply), stamps::fresh("alpha", &request));
     let report = check_bag(&later, &with_root());
     assert_eq!((found(&report), report.bag.map(|b| b.timestamps.len())), ((Verdict::Sound, Vec::new()), Some(2)));
     assert_eq!(found(&check_bag(&later, &Options::default())), (Verdict::Unsound, vec!["bag.file-unlisted"]));
+}
+
+/// One authority that spoke once is not two.
+#[test]
+fn a_stamp_under_a_second_name_is_a_copy() {
+    let objects = stamped();
+    // A name that comes before the first one's, and one that comes after it.
+    for name in ["aaa", "zzz"] {
+        let mut copied = objects.clone();
+        for kind in [TimestampFile::Request, TimestampFile::Reply] {
+            copied.insert(file(name, &kind), objects[&file("alpha", &kind)].clone());
+        }
+        let report = check_bag(&copied, &with_root());
+        assert_eq!(found(&report), (Verdict::Unsound, vec!["bag.file-unlisted"]), "{name}: {:#?}", report.findings);
+        let said = &report.findings.kept()[0].message;
+        assert!(said.contains(&format!("{name}.tsr' holds the same token as")) && said.contains("alpha.tsr'"), "{said}");
+        let counted: Vec<String> = report.bag.expect("a bag").timestamps.into_iter().map(|t| t.authority).collect();
+        assert_eq!(counted, ["alpha"]);
+    }
+    // Whoever exported announces both.
+    let mut both = whole(&|d| d.authorities = vec!["alpha".to_owned(), "zeta".to_owned()], &|_| {});
+    let request = Request::new(Digest::of(&both[TAG_MANIFEST]), 7);
+    let reply = stamps::fresh("alpha", &request);
+    for name in ["alpha", "zeta"] {
+        both.insert(file(name, &TimestampFile::Request), request.to_der());
+        both.insert(file(name, &TimestampFile::Reply), reply.clone());
+    }
+    for options in [with_root(), Options::default()] {
+        let report = check_bag(&both, &options);
+        assert_eq!(found(&report), (Verdict::Unsound, vec!["bag.unstamped"]), "{:#?}", report.findings);
+        assert_eq!(report.bag.map(|b| b.timestamps.len()), Some(1));
+    }
+}
+
+/// The authority answers while the case is exported: the record of its token comes after the head that the bag ends with.
+#[test]
+fn a_stamp_over_the_last_head_of_a_bag_is_nobodys_fault() {
+    let made = |with_reply: bool| {
+        whole(&|_| {}, &|objects| {
+            let head = objects[&format!("{PAYLOAD}{}", CaseObject::Checkpoint)].clone();
+            let size = Checkpoint::parse_unverified(&head).expect("a head").size;
+            let request = Request::new(Digest::of(&head), 9);
+            let name = |file: TimestampFile| format!("{PAYLOAD}{}", CaseObject::Timestamp(size, file));
+            let alpha: AuthorityName = "alpha".parse().expect("a name");
+            objects.insert(name(TimestampFile::Checkpoint), head);
+            objects.insert(name(TimestampFile::Request(alpha.clone())), request.to_der());
+            if with_reply {
+                objects.insert(name(TimestampFile::Reply(alpha)), stamps::fresh("alpha", &request));
+            }
+            let info = labels(objects);
+            objects.insert(INFO.to_owned(), info.into_bytes());
+        })
+    };
+    for with_reply in [true, false] {
+        let objects = made(with_reply);
+        let report = check_bag(&objects, &with_root());
+        assert_eq!(found(&report), (Verdict::Sound, vec!["timestamp.unrecorded"]), "{with_reply}: {:#?}", report.findings);
+        let said = &report.findings.kept()[0].message;
+        assert!(said.contains("over this bag's last head") && said.contains("which is normal"), "{said}");
+        // In the log as it is now the record could have come.
+        let case: Objects =
+            objects.iter().filter_map(|(name, bytes)| Some((name.strip_prefix(PAYLOAD)?.to_owned(), bytes.clone()))).collect();
+        let now = check(&case, &with_root());
+        assert!(now.findings.kept().iter().any(|f| f.message.contains("no record")), "{:#?}", now.findings);
+    }
 }
 
 /// What is put into a reply beside its token.

@@ -4,6 +4,8 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use exhibit_tests::{Finished, Fleet};
 
+use crate::custody::Person;
+
 #[test]
 fn the_coordinator_says_what_is_wrong() {
     let fleet = Fleet::prepare();
@@ -120,4 +122,20 @@ fn secrets_stay_out_of_logs() {
     let _ = fleet.collect(&case, &agent, &["--capture", "system"]);
     let logs = format!("{}{}", fleet.coordinator_log(), agent.process().said());
     assert!(!logs.contains("PRIVATE KEY") && !logs.contains("exhibit-ed25519-seed"), "{logs}");
+}
+
+/// A case without collections gives nobody any item; whoever may not see it is told that, and no count.
+#[test]
+fn a_refused_list_counts_nothing() {
+    let fleet = Fleet::start();
+    let (own, other) = (fleet.open_case(), fleet.open_case());
+    let _ = Person::enrolled(&fleet, "sam", &["--role", "responder", "--case", &own]);
+    let home = fleet.path().join("sam");
+    let items = |case: &str| {
+        Finished::of(fleet.program("exhibit").arg("--home").arg(&home).args(["items", "--case", case, "--reason", "what is there"]))
+    };
+    let refused = items(&other);
+    assert!(refused.code == 77 && !refused.stderr.contains("0 items"), "{}: {}", refused.code, refused.stderr);
+    let allowed = items(&own);
+    assert!(allowed.code == 0 && allowed.stderr.contains("0 items"), "{}: {}", allowed.code, allowed.stderr);
 }

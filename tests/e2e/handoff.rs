@@ -146,6 +146,12 @@ fn pages(bag: &Path) {
     assert!(page("chain-of-custody.en.html").contains("<td>1-2</td>"));
     assert!(page("certificate-902-14.en.html").contains("No witness cosigned a head of this log"));
     assert!(page("statement-27037.fr.html").contains("Aucun témoin n&#39;a cosigné de tête de ce journal"));
+    // What is counted and measured is said as French is; the two columns of the form with numbers cannot be taken for each other.
+    let (french, form) = (page("report.fr.html"), page("chain-of-custody.fr.html"));
+    let seconds = french.split_once(" s de processeur").and_then(|(before, _)| before.rsplit(' ').next());
+    assert!(seconds.is_some_and(|s| s.contains(',') && !s.contains('.')), "{seconds:?}");
+    assert!(french.contains("prélevé") && !french.contains(" collected)"), "{french}");
+    assert!(form.contains("Lot n°") && form.contains("Pièces n°") && !form.contains("Pièce n°"), "{form}");
     let report = page("report.en.html");
     assert!(report.contains("3.1 Evidence from") && report.contains("3.2 Evidence from"), "{report}");
 }

@@ -264,14 +264,32 @@ fn a_bag_is_stamped_and_a_stamp_that_is_missing_is_missed() {
     std::fs::remove_file(&stamp).expect("removed");
     let (exit, report) = verify_bag(&fleet, &bag, &[&one, &two]);
     assert_eq!((exit, codes(&report)), (0, vec!["bag.unstamped".into(), "bag.unstamped".into()]), "{report:#}");
-    // Somebody adds one later, by an authority that the bag does not know.
     std::fs::write(&stamp, good).expect("written");
+    stamps_added_later(&fleet, &bag, (&one, &two), &by_the_page);
+}
+
+/// Another authority's stamp counts whenever it was added; the same token under a second name does not, and is said.
+fn stamps_added_later(fleet: &Fleet, bag: &Path, (one, two): (&Authority, &Authority), by_the_page: &dyn Fn() -> (i32, String, String)) {
+    let of = |name: &str, ending: &str| bag.join(format!("tagmanifest-sha256.txt.{name}.{ending}"));
+    let verified = |code: i32, stamps: usize, found: &[&str]| {
+        let (exit, report) = verify_bag(fleet, bag, &[one, two]);
+        let count = report["bag"]["timestamps"].as_array().map(Vec::len);
+        assert_eq!((exit, count, codes(&report)), (code, Some(stamps), found.iter().map(|c| Value::from(*c)).collect()), "{report:#}");
+    };
+    verified(0, 1, &["bag.unstamped"]);
     for ending in ["tsq", "tsr"] {
-        let of = |name: &str| bag.join(format!("tagmanifest-sha256.txt.{name}.{ending}"));
-        std::fs::copy(of("one"), of("later")).expect("copied");
+        std::fs::copy(of("one", ending), of("later", ending)).expect("copied");
     }
-    let (exit, report) = verify_bag(&fleet, &bag, &[&one, &two]);
-    assert_eq!((exit, report["bag"]["timestamps"].as_array().map(Vec::len)), (0, Some(2)), "{report:#}");
+    verified(1, 1, &["bag.unstamped", "bag.file-unlisted"]);
+    let (exit, last, all) = by_the_page();
+    assert!(exit != 0 && last.starts_with("7.") && all.contains("A COPY OF ANOTHER STAMP"), "{last}: {all}");
+    let mut query = Command::new("openssl");
+    query.args(["ts", "-query", "-sha256", "-cert", "-data"]).arg(bag.join("tagmanifest-sha256.txt")).arg("-out").arg(of("later", "tsq"));
+    let _ = Finished::of(&mut query).ok();
+    std::fs::write(of("later", "tsr"), two.reply_to(&of("later", "tsq"))).expect("written");
+    verified(0, 2, &["bag.unstamped"]);
+    let (exit, last, all) = by_the_page();
+    assert_eq!(exit, 0, "stopped at '{last}':\n{all}");
 }
 
 /// A revocation list over a bag is its issuer's or it is named, one that is gone is missed, and a file is no stamp because of its name.

@@ -129,6 +129,23 @@ fn nobody_is_asked_to_approve(ben: &Person<'_>, (plain, disposal): (&str, &str),
     assert!(text(&listed, "reason").starts_with("can be approved by nobody: the key that gave it was revoked (record "), "{listed}");
 }
 
+/// An offer of custody by a key that was revoked is shown with the record that says so, and accepted by nobody.
+fn nobody_accepts_from_a_revoked_key(fleet: &Fleet, grace: &Person<'_>, case: &str) {
+    let chain = grace.run(&["case", "custody", case]).ok().json().remove(0);
+    let (offer, again) = (&chain["offer"], format!("another custodian of the case offers it again: exhibit transfer offer {case}"));
+    let why = text(offer, "why");
+    let said = ["can be accepted by nobody: the key that offered it was revoked at ", ", record ", "(stolen)", again.as_str()];
+    assert!(text(offer, "to").ends_with("/grace") && said.iter().all(|words| why.contains(words)), "{offer}");
+    let refused = grace.run(&["transfer", "accept", case, "--reason", "sound"]);
+    let said = refused.stderr.contains("(stolen)") && refused.stderr.contains(&again);
+    assert!(refused.code == 77 && said, "{}: {}", refused.code, refused.stderr);
+    // An offer of somebody whose key counts takes its place; nothing is against that one.
+    let hal = Person::enrolled(fleet, "hal", &["--role", "custodian"]);
+    let _ = hal.run(&["transfer", "offer", case, "--to", "grace", "--reason", "in place of rita"]).ok();
+    let chain = grace.run(&["case", "custody", case]).ok().json().remove(0);
+    assert!(chain["offer"]["why"].is_null() && text(&chain["offer"], "to").ends_with("/grace"), "{chain}");
+}
+
 /// Whoever is to agree hears that the key of whoever asked is worth nothing any more, and an admin that a name has a key already.
 #[test]
 fn what_a_revoked_key_asked_for_is_told_before_anybody_signs() {
@@ -150,8 +167,11 @@ fn what_a_revoked_key_asked_for_is_told_before_anybody_signs() {
     assert_eq!(fleet.wait_closed(&sealed, Duration::from_mins(1))["state"], "sealed");
     let asked = rita.run(&["dispose", "request", &plain, "--collection", &sealed, "--reason", "decision 12"]).ok().json();
     let disposal = text(&asked[0], "record");
+    let grace = Person::enrolled(&fleet, "grace", &["--role", "custodian"]);
+    let _ = rita.run(&["transfer", "offer", &plain, "--to", "grace", "--reason", "to the archive"]).ok();
     let _ = fleet.exhibit(&["person", "revoke", "rita", "--reason", "stolen"]).ok();
 
+    nobody_accepts_from_a_revoked_key(&fleet, &grace, &plain);
     for look in [vec!["approve", &order], vec!["dispose", "approve", &plain, "--disposal", &disposal]] {
         let shown = ben.run(&look).ok().json().remove(0);
         assert!(text(&shown, "cannot_approve").contains("was revoked at"), "{look:?}: {shown}");

@@ -99,6 +99,15 @@ impl Authority {
         script(self.dir.path(), &[&["issue", extensions, name], dates].concat());
     }
 
+    /// Its honest answer to a request in a file.
+    ///
+    /// # Panics
+    /// When there is no such file, or openssl does not take it.
+    #[must_use]
+    pub fn reply_to(&self, query: &Path) -> Vec<u8> {
+        reply(self.dir.path(), std::fs::read(query).expect("a request"), Answers::Honestly)
+    }
+
     /// Where it answers requests.
     #[must_use]
     pub fn url(&self) -> String {

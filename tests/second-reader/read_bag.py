@@ -11,7 +11,7 @@ FIELDS = {"format", "deployment", "case", "head", "collections", "left_out", "ex
 MAY_LACK = {"authorities", "revocation_lists", "views"}
 TAGS = re.compile(
     r"bagit\.txt|bag-info\.txt|bag\.json|manifest-sha(256|512)\.txt|VERIFY\.md|case\.jsonld|(expanded|proofs)/.+"
-    r"|documents/(report|chain-of-custody|certificate-902-14|statement-27037)(\.[a-z]{2})?\.(html|pdf)"
+    r"|documents/(report|chain-of-custody|certificate-902-14|statement-27037)(\.(en|fr))?\.(html|pdf)"
     r"|schemas/[a-z0-9-]+\.v[0-9]+\.json|load-file/(exhibits\.dat|exhibits\.opt|NOT-MADE\.txt)"
 )
 # Labels whose values are not compared: a size in words, a title that only the log knows, and the exporter's word.
@@ -96,6 +96,7 @@ def stamped(bag, roots, description):
 
     over = hashlib.sha256(bag.read("tagmanifest-sha256.txt")).hexdigest()
     left = {m.group(2) for m in map(OUTSIDE.fullmatch, bag.files) if m and m.group(2)}
+    spoken = set()
     for authority in sorted(left):
         stem, is_named = f"tagmanifest-sha256.txt.{authority}", authority in description.get("authorities", [])
         lists = [f"{stem}.{n}.crl" for n in range(4) if f"{stem}.{n}.crl" in bag.files]
@@ -110,6 +111,9 @@ def stamped(bag, roots, description):
             continue  # An authority that could not be had is no fault of the bag.
         try:
             facts = stamps.token(bag.read(f"{stem}.tsr"), bag.read(f"{stem}.tsq"), over)
+            if facts["signed"] in spoken:
+                raise stamps.Bad("it is another's under a second name")
+            spoken.add(facts["signed"])
             if stamps.ns(description["exported_at"]) > stamps.ns(stamps.time_text(facts["time"])) + facts["accuracy"] + stamps.SLACK:
                 bag.problems.append(f"bag.json dates the export after the stamp of {authority}")
             if not roots:

@@ -99,6 +99,7 @@ def token(reply, request, imprint):
     signed_bytes = b"\x31" + signer["signed_attrs"].dump()[1:]
     if not verified(facts["certificate"], HASHES[digest](), signer["signature"].native, signed_bytes):
         raise Bad("the signature does not hold")
+    facts["signed"] = hashlib.sha256(signed_bytes).hexdigest()
     return facts
 
 

@@ -1,4 +1,4 @@
-//! Whether whoever asked for something is still somebody. Said before anything is signed; the coordinator decides.
+//! Whether whoever asked for something, or offered it, is still somebody. Said before anything is signed; the coordinator decides.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -19,8 +19,8 @@ use crate::output::Output;
 const REASON_SHOWN_MAX: usize = 300;
 
 /// What somebody hears who may not read the deployment's log.
-pub const LIMITED: &str = "whether the key that asked for it was revoked stands in the deployment's log, which is not for roles that are \
-                       limited to cases: the coordinator looks when you approve";
+pub const LIMITED: &str = "whether the key that asked for it or offered it was revoked stands in the deployment's log, which is not for \
+                       roles that are limited to cases: the coordinator looks when you approve or accept";
 
 /// That a key was revoked, and which record of the deployment's log says so.
 #[derive(Debug)]

@@ -71,6 +71,11 @@ pub async fn run(connection: &mut Connection, args: ItemsArgs, out: &Output) -> 
         }
         found += 1;
     }
+    // Asked before anything is counted: of a case that is refused nothing is said but the refusal.
+    let gone = match &args.select.case {
+        Some(case) => destroyed(connection, case, out).await?,
+        None => Vec::new(),
+    };
     let known = |name: &String| Profile::built_in().iter().any(|p| p.captures.iter().any(|c| c.name == *name));
     if found == 0
         && let Some(unknown) = args.select.captures.iter().find(|name| !known(name))
@@ -78,22 +83,21 @@ pub async fn run(connection: &mut Connection, args: ItemsArgs, out: &Output) -> 
         out.note(&format!("no item is of a capture '{}'; 'exhibit profiles' lists the usual ones", escape_bounded(unknown, 40)));
     }
     out.note(&count(found, "item", "items"));
-    if let Some(case) = &args.select.case {
-        say_destroyed(connection, case, out).await?;
+    for note in &gone {
+        out.note(note);
     }
     Ok(Code::Ok)
 }
 
-/// Collections that were destroyed have no items any more: nobody is to think that there were none.
-async fn say_destroyed(connection: &mut Connection, case: &str, out: &Output) -> Result<()> {
+/// What is to be said of collections that were destroyed, which have no items any more: nobody is to think that there were none.
+async fn destroyed(connection: &mut Connection, case: &str, out: &Output) -> Result<Vec<String>> {
     if out.is_json() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let what = pb::ListCollectionsRequest { case_id: case.to_owned(), ..Default::default() };
-    for gone in watch::listed(connection, &what).await?.iter().filter(|c| c.disposed.is_some()) {
-        out.note(&format!("not listed: {} is {}: {}", gone.collection, gone.state, one_line(&gone.reason, 600)));
-    }
-    Ok(())
+    let listed = watch::listed(connection, &what).await?;
+    let gone = listed.iter().filter(|c| c.disposed.is_some());
+    Ok(gone.map(|c| format!("not listed: {} is {}: {}", c.collection, c.state, one_line(&c.reason, 600))).collect())
 }
 
 fn row(item: &str, capture: &str, kind: &str, status: &str, size: &str, sha256: &str, path: &str) -> String {

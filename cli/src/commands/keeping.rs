@@ -15,9 +15,10 @@ use exhibit_evidence::{CaseId, CollectionId, Digest, Timestamp};
 use exhibit_proto::responder::v1 as pb;
 use serde_json::{Value, json};
 
+use super::asker;
 use super::cases::{show, sign};
 use super::log;
-use super::waiting::{Askers, Waiting};
+use super::waiting::{self, Askers, Waiting};
 use crate::args::keeping::TransferCommand;
 use crate::clock;
 use crate::connection::{Connection, parse_id};
@@ -25,23 +26,29 @@ use crate::exit::{Code, Failure, Result};
 use crate::output::Output;
 use crate::units::show_time;
 
-/// The history of a case, every record verified and all of them under the newest head.
-pub(super) async fn history(connection: &mut Connection, case: &CaseId) -> Result<(History, Checkpoint)> {
-    let mut history = History::default();
+/// The history of a case, every record verified and all of them under the newest head, with the keys of those who asked for something.
+async fn history_and_askers(connection: &mut Connection, case: &CaseId) -> Result<(History, Askers, Checkpoint)> {
+    let (mut history, mut askers) = (History::default(), Askers::default());
     let mut each = |n: u64, verified: &Verified, _: &Envelope| -> Result<()> {
         history.add(n, verified);
+        askers.see(verified);
         Ok(())
     };
     let head = log::read_all(connection, &LogName::Case(case.clone()), &mut each).await?;
-    Ok((history, head))
+    Ok((history, askers, head))
 }
 
-/// [`history`], for somebody who is about to do `what`, which takes `role`. More roles may read a log than may sign in it: who may not
+/// [`history_and_askers`], for somebody who is about to do `what`, which takes `role`. More roles may read a log than may sign in it: who may not
 /// even read hears of the one that helps.
-pub(super) async fn history_to_sign(connection: &mut Connection, case: &CaseId, (what, role): (&str, &str)) -> Result<History> {
+pub(super) async fn history_to_sign(connection: &mut Connection, case: &CaseId, what: (&str, &str)) -> Result<History> {
+    askers_to_sign(connection, case, what).await.map(|(history, _)| history)
+}
+
+/// [`history_to_sign`], with the keys of those who asked for something.
+async fn askers_to_sign(connection: &mut Connection, case: &CaseId, (what, role): (&str, &str)) -> Result<(History, Askers)> {
     let me = connection.name();
-    let read = history(connection, case).await;
-    read.map(|(history, _)| history).map_err(|failure| {
+    let read = history_and_askers(connection, case).await;
+    read.map(|(history, askers, _)| (history, askers)).map_err(|failure| {
         if failure.code != Code::NotPermitted || !failure.message.contains("--role ROLE --case") {
             return failure;
         }
@@ -152,7 +159,7 @@ pub async fn transfer(connection: &mut Connection, command: TransferCommand, out
         }
         TransferCommand::Accept { case, reason } => {
             let case: CaseId = parse_id(&case)?;
-            let history = history_to_sign(connection, &case, ("accept custody", "custodian")).await?;
+            let (history, askers) = askers_to_sign(connection, &case, ("accept custody", "custodian")).await?;
             let me = connection.name();
             let Some((predecessor, to)) = history.state().offer() else {
                 return Err(
@@ -164,6 +171,13 @@ pub async fn transfer(connection: &mut Connection, command: TransferCommand, out
                 return Err(Failure::new(Code::NotPermitted, format!("the custody of {case} is offered to {to}, you are {me}")).hint(
                     format!("they accept it, or who has it offers it to you: exhibit transfer offer {case} --to NAME --reason '...'"),
                 ));
+            }
+            if let Some(key) = askers.key(&predecessor)
+                && let Some(when) = asker::revoked(connection, key, out).await?
+            {
+                let message = format!("the key that offered the custody of {case} was {when}: nobody can accept it");
+                let hint = waiting::offer_again(&case, history.state().custodian());
+                return Err(Failure::new(Code::NotPermitted, message).hint(hint));
             }
             let record = Transfer { case, predecessor, reason, received_by: me, received_at: clock::now() };
             submit(connection, "transfer", &record, out).await?;
@@ -228,7 +242,8 @@ pub async fn custody(connection: &mut Connection, case: &CaseId, svg: Option<&Pa
         out.note(&format!("a hold stands: record {hold}"));
     }
     if let Some((record, to)) = state.offer() {
-        out.note(&format!("custody is offered to {}: record {record}", escape_bounded(to, 200)));
+        let why = waiting.offer_blocked().map_or_else(String::new, |why| format!("; it {why}"));
+        out.note(&format!("custody is offered to {}: record {record}{why}", escape_bounded(to, 200)));
     }
     waiting.say(case, out);
     out.note(&format!("{} records, each verified; head {}:{}; times are claims of whoever signed", head.size, head.size, head.root));

@@ -59,7 +59,7 @@ pub fn disposal(l: Language, facts: &Facts, items: &[Item<'_>]) -> Vec<Block> {
 
 type Name = (&'static str, &'static str);
 
-const ITEMS: Name = ("Item(s) no.", "Pièce(s) n°");
+const ITEMS: Name = ("Item(s) no.", "Lot(s) n°");
 const SUSPECT: Name = ("Pertaining to (suspect)", "Concernant (suspect)");
 const WHAT: Name = ("Return to owner / auction / destroy / divert", "Restituer / vendre / détruire / réaffecter");
 const OFFICER: Name = ("Authorizing officer (name, ID no.)", "Agent autorisant (nom, matricule)");
@@ -94,7 +94,7 @@ fn blank(l: Language, names: &[Name]) -> Block {
 
 /// What stands above the empty lines where some are filled in before.
 fn further(l: Language, some: bool) -> Option<Block> {
-    some.then(|| Block::Heading(2, l.pick("Further items", "Autres pièces").to_owned()))
+    some.then(|| Block::Heading(2, l.pick("Further items", "Autres lots").to_owned()))
 }
 
 /// `dan (spiffe://...), 2026-11-27 10:00:00 UTC (record 12)`.

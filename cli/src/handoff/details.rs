@@ -2,6 +2,7 @@
 //! put into French, and names, ids, digests and moments stay as they are written.
 
 use exhibit_evidence::custody::Row;
+use exhibit_evidence::manifest::Status;
 use exhibit_evidence::record::Role;
 use exhibit_evidence::verify::Severity;
 
@@ -70,6 +71,22 @@ pub const fn role(l: Language, role: Role) -> &'static str {
         Role::Auditor => l.pick("auditor", "auditeur"),
         Role::Agent => "agent",
     }
+}
+
+/// How many items were taken in a way, or why not: `7 collected`, `7 prélevés`.
+pub fn status(l: Language, status: Status, n: u64) -> String {
+    let en = status.as_str();
+    let fr = match status {
+        Status::Collected => ("prélevé", "prélevés"),
+        Status::Partial => ("partiel", "partiels"),
+        Status::ChangedDuringRead => ("modifié pendant la lecture", "modifiés pendant la lecture"),
+        Status::Missing => ("absent", "absents"),
+        Status::Denied => ("refusé", "refusés"),
+        Status::Skipped => ("écarté", "écartés"),
+        Status::Vanished => ("disparu en cours de route", "disparus en cours de route"),
+        Status::Error => ("en erreur", "en erreur"),
+    };
+    counted(l, n, (en, en), fr)
 }
 
 /// How much a finding weighs, in a word.
@@ -209,6 +226,12 @@ mod tests {
             assert_ne!(role(Language::Fr, one), role(Language::En, one));
             assert_eq!(role(Language::En, one), format!("{one:?}").to_lowercase());
         }
+        for one in Status::ALL {
+            let (en, fr) = (status(Language::En, one, 2), status(Language::Fr, one, 2));
+            assert_eq!(en, format!("2 {}", one.as_str()));
+            assert!(fr.starts_with("2 ") && fr != en && !fr.contains(one.as_str()), "{fr}");
+        }
+        assert_eq!(status(Language::Fr, Status::Collected, 26_799), "26799 prélevés");
         for one in [Severity::Error, Severity::Warning, Severity::Note] {
             assert_ne!(severity(Language::Fr, one), one.as_str());
             assert_eq!(severity(Language::En, one), one.as_str());

@@ -5,9 +5,11 @@ use exhibit_evidence::custody::Fate;
 use exhibit_evidence::record::{Acquisition, Footprint};
 use exhibit_evidence::verify::CollectionSummary;
 
+use super::details::status;
 use super::facts::{At, Facts};
 use super::items::condemned;
-use super::words::{approved, bytes, exhibits, field, host, moment, not_checked, outcome, party, size, unread_of};
+use super::reasons::reason;
+use super::words::{approved, bytes, decimal, exhibits, field, host, moment, not_checked, outcome, party, size, unread_of};
 use crate::document::{Block, Language, Value};
 
 /// The section about the evidence.
@@ -30,8 +32,8 @@ fn of_collection(l: Language, facts: &Facts, n: usize, c: &CollectionSummary) ->
         field(l.pick("How it ended", "Issue"), Value::text(outcome(l, c.outcome))),
         field(l.pick("Exhibit numbers", "Numéros de pièces"), Value::text(exhibits(l, c))),
     ];
-    if let Some(reason) = &c.reason {
-        fields.push(field(l.pick("Reason", "Motif"), Value::text(reason)));
+    if let Some(why) = &c.reason {
+        fields.push(field(l.pick("Reason", "Motif"), Value::text(reason(l, why))));
     }
     if let Some(order) = facts.order_of(c) {
         let (n, o) = (order.n, &order.record);
@@ -74,7 +76,7 @@ fn kept(l: Language, facts: &Facts, c: &CollectionSummary) -> Vec<(String, Value
     if c.items == 0 {
         return vec![field(items, Value::text(and_unread(l, facts, c, l.pick("no items", "aucun élément"))))];
     }
-    let status: Vec<String> = c.by_status.iter().map(|(status, n)| format!("{n} {}", status.as_str())).collect();
+    let status: Vec<String> = c.by_status.iter().map(|(one, n)| status(l, *one, *n)).collect();
     vec![
         field(items, Value::text(format!("{} ({})", c.items, status.join(", ")))),
         field(l.pick("Items verified", "Éléments vérifiés"), Value::text(verified(l, facts, c))),
@@ -137,13 +139,13 @@ fn taken(l: Language, facts: &Facts, at: &At<Acquisition>) -> Vec<(String, Value
 }
 
 fn footprint(l: Language, f: &Footprint) -> String {
-    let (memory, seconds, wrote) = (bytes(l, f.rss_peak_bytes), f.cpu_ms as f64 / 1_000.0, wrote(l, &f.wrote));
+    let (memory, seconds, wrote) = (bytes(l, f.rss_peak_bytes), decimal(l, f.cpu_ms as f64 / 1_000.0), wrote(l, &f.wrote));
     match l {
         Language::En => {
-            format!("process {}, at most {memory} of memory, {seconds:.1} s of processor time, files written: {wrote}", f.pid)
+            format!("process {}, at most {memory} of memory, {seconds} s of processor time, files written: {wrote}", f.pid)
         }
         Language::Fr => {
-            format!("processus {}, au plus {memory} de mémoire, {seconds:.1} s de processeur, fichiers écrits : {wrote}", f.pid)
+            format!("processus {}, au plus {memory} de mémoire, {seconds} s de processeur, fichiers écrits : {wrote}", f.pid)
         }
     }
 }

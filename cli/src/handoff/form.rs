@@ -8,6 +8,7 @@ use exhibit_evidence::verify::{CollectionSummary, Verdict};
 use super::destroyed::disposal;
 use super::facts::Facts;
 use super::items::{Item, items, ranges, without_evidence};
+use super::reasons::reason;
 use super::release::released_by;
 use super::words::{
     approved, bytes, document, exhibits, field, head, host, moment, outcome, party, recipients, size, verdict, verification,
@@ -36,13 +37,11 @@ pub fn form(language: Language, facts: &Facts) -> Document {
     blocks.extend(nothing(l, facts));
     blocks.push(Block::Heading(1, l.pick("Digital details", "Données numériques").to_owned()));
     for item in &items {
-        blocks.push(Block::Heading(
-            2,
-            format!("{} {}{}{}", l.pick("Item", "Pièce"), item.n, l.pick(": ", "\u{a0}: "), host(item.collection)),
-        ));
+        blocks
+            .push(Block::Heading(2, format!("{} {}{}{}", l.pick("Item", "Lot"), item.n, l.pick(": ", "\u{a0}: "), host(item.collection))));
         blocks.push(Block::Fields(digital(l, facts, item.collection)));
     }
-    blocks.push(Block::Heading(2, l.pick("Of all items", "De toutes les pièces").to_owned()));
+    blocks.push(Block::Heading(2, l.pick("Of all items", "De tous les lots").to_owned()));
     blocks.push(Block::Fields(anchors(l, facts)));
     blocks.push(Block::NewPage);
     blocks.extend(transfers(l, facts, &items));
@@ -82,9 +81,9 @@ fn description(l: Language, facts: &Facts, items: &[Item<'_>]) -> Block {
         return Block::Paragraph(l.pick("No evidence was taken.", "Aucune preuve n'a été prise.").to_owned());
     }
     let columns = vec![
-        (l.pick("Item #", "Pièce n°").to_owned(), 0.09),
+        (l.pick("Item #", "Lot n°").to_owned(), 0.09),
         (l.pick("Quantity", "Quantité").to_owned(), 0.12),
-        (l.pick("Exhibits", "N° de pièces").to_owned(), 0.14),
+        (l.pick("Exhibits", "Pièces n°").to_owned(), 0.14),
         (l.pick("Description (model, serial no., condition, marks)", "Description (modèle, n° de série, état, marques)").to_owned(), 0.65),
     ];
     Block::Table(Table { columns, rows: items.iter().map(|item| described(l, facts, item)).collect(), row_height_min: 18.0 })
@@ -122,8 +121,8 @@ fn nothing(l: Language, facts: &Facts) -> Vec<Block> {
             Some(Outcome::Partial) => l.pick("cut short before an item arrived", "interrompue avant l'arrivée d'un élément"),
             ended => outcome(l, ended),
         };
-        let reason = c.reason.clone().unwrap_or_else(|| "-".to_owned());
-        vec![Value::exact(&c.id), Value::text(host(c)), Value::text(state), Value::text(reason)]
+        let why = c.reason.as_deref().map_or_else(|| "-".to_owned(), |why| reason(l, why));
+        vec![Value::exact(&c.id), Value::text(host(c)), Value::text(state), Value::text(why)]
     };
     let rows: Vec<_> = without_evidence(facts).map(row).collect();
     if rows.is_empty() {
@@ -246,7 +245,7 @@ fn logged_transfers(l: Language, facts: &Facts) -> Vec<Vec<Value>> {
                 let signed = |who: &str| Value::text(format!("{who} ({} {})", l.pick("signed in record", "signé, enregistrement"), row.n));
                 let reason = row.reason.clone().unwrap_or_default();
                 rows.push(vec![
-                    Value::text(l.pick("all", "toutes")),
+                    Value::text(l.pick("all", "tous")),
                     Value::text(moment(row.at)),
                     Value::text(from.clone()),
                     signed(&party(&row.by)),
@@ -262,7 +261,7 @@ fn logged_transfers(l: Language, facts: &Facts) -> Vec<Vec<Value>> {
 /// What the log knows of handings over, the one of this copy to be completed by hand, and free rows.
 fn transfers(l: Language, facts: &Facts, items: &[Item<'_>]) -> Vec<Block> {
     let columns = vec![
-        (l.pick("Item #", "Pièce n°").to_owned(), 0.09),
+        (l.pick("Item #", "Lot n°").to_owned(), 0.09),
         (l.pick("Date / time", "Date / heure").to_owned(), 0.17),
         (l.pick("Released by (signature, ID no.)", "Remis par (signature, matricule)").to_owned(), 0.26),
         (l.pick("Received by (signature, ID no.)", "Reçu par (signature, matricule)").to_owned(), 0.26),
@@ -270,7 +269,7 @@ fn transfers(l: Language, facts: &Facts, items: &[Item<'_>]) -> Vec<Block> {
     ];
     let here = ranges(items.iter().filter(|item| item.is_here()).map(|item| item.n));
     let first = vec![
-        Value::text(if here.is_empty() { l.pick("none", "aucune").to_owned() } else { here }),
+        Value::text(if here.is_empty() { l.pick("none", "aucun").to_owned() } else { here }),
         Value::text(moment(facts.description.exported_at)),
         Value::text(released_by(l, facts)),
         Value::Blank,

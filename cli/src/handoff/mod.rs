@@ -13,6 +13,7 @@ mod form;
 mod items;
 mod ontology;
 mod place;
+mod reasons;
 mod release;
 mod report;
 mod schemas;

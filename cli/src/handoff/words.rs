@@ -115,6 +115,15 @@ pub fn bytes(l: Language, n: u64) -> String {
     }
 }
 
+/// A number with one decimal as the language writes it: `4.1`, `4,1`.
+pub fn decimal(l: Language, n: f64) -> String {
+    let shown = format!("{n:.1}");
+    match l {
+        Language::En => shown,
+        Language::Fr => shown.replace('.', ","),
+    }
+}
+
 /// What was done with the case, in the reader's language; a word that is not known stays as the log has it.
 pub fn done(l: Language, word: &str) -> &str {
     const WORDS: [(&str, &str); 13] = [
@@ -213,6 +222,7 @@ mod tests {
         assert_eq!(faults(fr, 0, 2), ["0 erreur", "2 avertissements"]);
         assert_eq!(faults(Language::En, 0, 1), ["0 errors", "1 warning"]);
         assert_eq!([bytes(fr, 349_184), bytes(fr, 12), bytes(Language::En, 349_184)], ["341,0 Kio", "12 o", "341.0 KiB"]);
+        assert_eq!([decimal(fr, 4.06), decimal(Language::En, 4.06)], ["4,1", "4.1"]);
         for action in exhibit_evidence::record::Action::ALL.iter().filter(|a| a.as_str() != "export") {
             assert_ne!(done(fr, action.as_str()), action.as_str());
         }

@@ -1,5 +1,5 @@
-//! Whoever asked for what a second person approves must still be somebody. A key is revoked in the deployment's log, which the rules
-//! of a case's log do not see: here both are asked.
+//! Whoever asked for what a second person approves, or offered what another one accepts, must still be somebody. A key is revoked in
+//! the deployment's log, which the rules of a case's log do not see: here both are asked.
 
 use exhibit_evidence::Digest;
 use exhibit_evidence::dsse::Envelope;
@@ -38,12 +38,17 @@ fn given_by_nobody(parts: &Parts, order: &OrderId, key: KeyId) -> Option<String>
     if view.key_ring().holder(key).is_some() {
         return None;
     }
-    let revocation = view.entries().iter().find(|e| e.kind == Revocation::TYPE && e.key == Some(key));
-    let record = revocation.map_or_else(String::new, |e| format!(" (record {} of the deployment's log)", e.n));
+    let record = recorded(&view, key);
     Some(format!(
         "can be approved by nobody: the key that gave it was revoked{record}; order again: exhibit cancel --order {order} --reason '...', \
          then exhibit collect"
     ))
+}
+
+/// The record of the deployment's log that revokes a key, in words; nothing where it has none.
+fn recorded(deployment: &View, key: KeyId) -> String {
+    let revocation = deployment.entries().iter().find(|e| e.kind == Revocation::TYPE && e.key == Some(key));
+    revocation.map_or_else(String::new, |e| format!(" (record {} of the deployment's log)", e.n))
 }
 
 /// Refuses the approval of a disposal or an order whose asker's key is revoked by now.
@@ -63,4 +68,28 @@ pub(super) fn require_asker(parts: &Parts, view: &View, asked: &Digest) -> Resul
         ),
     };
     Err(Problem::new(Kind::NotNow, format!("{what} with key {key} of {name}, which was revoked since: nobody can approve it; {instead}")))
+}
+
+/// Refuses to take custody from a key that is revoked by now: whoever stole it may have offered. Nothing is stuck by that, since another
+/// offer takes the place of this one.
+///
+/// # Errors
+/// [`Kind::NotNow`] with who offers instead.
+pub(super) fn require_offerer(parts: &Parts, view: &View, offer: &Digest) -> Result<()> {
+    let Some((key, name)) = revoked(parts, view, offer) else { return Ok(()) };
+    let record = recorded(&parts.deployment_log.view(), key);
+    let instead = match view.custody().custodian() {
+        None => {
+            "another custodian of the case offers it again ('exhibit transfer offer'); where there is none, an admin enrols one".to_owned()
+        }
+        Some(holder) => format!(
+            "{} has custody and offers it again ('exhibit transfer offer') with a key that counts; where there is none, an admin enrols a \
+             new key under that name for whoever hands over in their place ('exhibit person request')",
+            escape_bounded(holder, 200)
+        ),
+    };
+    Err(Problem::new(
+        Kind::NotNow,
+        format!("custody was offered with key {key} of {name}, which was revoked since{record}: nobody can accept it; {instead}"),
+    ))
 }

@@ -149,13 +149,16 @@ fn require_recipient(parts: &Parts, (caller, key): (&str, KeyId), to: &str, case
 }
 
 /// True to the rules, and by the coordinator's own clock for what must not come too early: a signer could date it later. What is
-/// approved was asked for with a key that still counts.
+/// approved was asked for, and what is accepted was offered, with a key that still counts.
 fn allowed(parts: &Parts, view: &View, digest: Digest, record: &Record, now: Timestamp) -> Result<()> {
     if view.find(&digest).is_some() {
         return Ok(());
     }
     let custody = view.custody();
     custody.check(digest, record).map_err(|breach| problem(&breach))?;
+    if let Record::Transfer(p) = record {
+        return asker::require_offerer(parts, view, &p.predecessor);
+    }
     let Record::Approval(p) = record else { return Ok(()) };
     asker::require_asker(parts, view, &p.predecessor)?;
     if let Some((order, expires_at)) = custody.order_expiry(&p.predecessor) {

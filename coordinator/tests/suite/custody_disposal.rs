@@ -324,6 +324,61 @@ async fn custody_passes_only_between_those_who_sign() {
     assert_eq!(s.verdict().0, Verdict::Sound);
 }
 
+/// Whoever has a stolen key gives custody to nobody, before the first transfer and after it; and custody is not stuck.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_revoked_key_offered_is_accepted_by_nobody() {
+    let mut s = Story::new(1).await;
+    let mut dan = Someone::new(&mut s.world, "dan", &[Role::Custodian]).await;
+    let mut eve = Someone::new(&mut s.world, "eve", &[Role::Custodian]).await;
+    let case = s.case.clone();
+    let offer = |to: String, predecessor: Digest, by: String| Release {
+        case: case.clone(),
+        predecessor,
+        to,
+        reason: "to the archive".to_owned(),
+        released_by: by,
+        released_at: clock::now(),
+    };
+    let accept = |predecessor: Digest, by: String| Transfer {
+        case: case.clone(),
+        predecessor,
+        reason: "sound".to_owned(),
+        received_by: by,
+        received_at: clock::now(),
+    };
+    let by_cora = offer(dan.name(), s.opened, s.cora.name());
+    let (offered, _) = s.cora.submit(&by_cora).await.expect("offered");
+    s.world.revoke(&s.cora.credential).await;
+    let by_dan = accept(offered, dan.name());
+    let refused = dan.submit(&by_dan).await.expect_err("revoked");
+    let said = ["/cora", "was revoked since (record ", "nobody can accept it; another custodian", "exhibit transfer offer"];
+    assert!(refused.code() == Code::FailedPrecondition && said.iter().all(|w| refused.message().contains(w)), "{refused}");
+    // Any other custodian offers in her place, and custody passes.
+    let by_eve = offer(dan.name(), s.opened, eve.name());
+    let (offered, _) = eve.submit(&by_eve).await.expect("offered");
+    let by_dan = accept(offered, dan.name());
+    let (taken, first) = dan.submit(&by_dan).await.expect("accepted");
+    // The one who has it is revoked with an offer that stands.
+    let by_dan_to_eve = offer(eve.name(), taken, dan.name());
+    let (offered, _) = dan.submit(&by_dan_to_eve).await.expect("offered");
+    s.world.revoke(&dan.credential).await;
+    let by_eve = accept(offered, eve.name());
+    let refused = eve.submit(&by_eve).await.expect_err("revoked");
+    let said = ["/dan has custody", "a new key under that name"];
+    assert!(refused.code() == Code::FailedPrecondition && said.iter().all(|w| refused.message().contains(w)), "{refused}");
+    // A new key under that name hands over.
+    let (credential, rpc) = s.world.person_in("dan-2", "dan", &[Role::Custodian], None).await;
+    let mut new_dan = Someone { credential, rpc };
+    let not_hers = offer(new_dan.name(), taken, eve.name());
+    assert_eq!(code(eve.submit(&not_hers).await), Code::PermissionDenied, "custody is not hers to give");
+    let anew = offer(eve.name(), taken, new_dan.name());
+    let (offered, _) = new_dan.submit(&anew).await.expect("offered again");
+    let by_eve = accept(offered, eve.name());
+    let (_, last) = eve.submit(&by_eve).await.expect("accepted");
+    assert!(last.n > first.n);
+    assert_eq!(s.verdict().0, Verdict::Sound);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_destruction_that_is_interrupted_is_finished_at_every_step() {
     // What fails, after how many of its calls worked, and whether it happened nevertheless.

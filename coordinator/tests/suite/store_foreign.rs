@@ -21,6 +21,7 @@ use exhibit_proto::responder::v1 as people;
 
 use crate::custody_access;
 use crate::support::moto::{self, Server};
+use crate::support::soon;
 use crate::support::world::{Place, World};
 
 const POLICY: LockPolicy = LockPolicy { mode: LockMode::Compliance, days: 10 };
@@ -39,16 +40,6 @@ async fn collected(place: Place) -> (World, CaseId) {
     let (opened, job) = custody_access::collected(&mut world).await;
     assert_eq!(world.closed(&job.collection).await.state, "sealed");
     (world, opened.case_id.parse().expect("id"))
-}
-
-async fn soon(what: &str, mut is: impl AsyncFnMut() -> bool) {
-    for _ in 0..600 {
-        if is().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("not in time: {what}");
 }
 
 async fn is_told(world: &World, kind: &str, what: &str) -> bool {

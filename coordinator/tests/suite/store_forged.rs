@@ -27,6 +27,7 @@ use exhibit_proto::responder::v1 as people;
 use crate::custody_access;
 use crate::support::clouds;
 use crate::support::moto::{self, Server};
+use crate::support::soon;
 use crate::support::world::{Place, World};
 
 const POLICY: LockPolicy = LockPolicy { mode: LockMode::Compliance, days: 10 };
@@ -66,16 +67,6 @@ async fn hide(server: &Server, settings: &RemoteSettings, folder: &str) {
     for entry in seen {
         assert_eq!(server.send("DELETE", &format!("/evidence/d1/{}", entry.name), "", "").0, 204);
     }
-}
-
-async fn soon(what: &str, mut is: impl AsyncFnMut() -> bool) {
-    for _ in 0..600 {
-        if is().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("not in time: {what}");
 }
 
 async fn names(store: &dyn Store, folder: &str) -> Vec<String> {

@@ -23,6 +23,7 @@ use exhibit_proto::responder::v1 as people;
 
 use crate::custody_access;
 use crate::support::moto::{self, Server};
+use crate::support::soon;
 use crate::support::world::{People, Place, World};
 
 fn locked(server: &Server) -> RemoteSettings {
@@ -36,16 +37,6 @@ fn open(server: &Server) -> RemoteStore {
 fn send(server: &Server, method: &str, object: &str, headers: &str, body: &str) {
     let (status, body) = server.send(method, &format!("/evidence/d1/{object}"), headers, body);
     assert!((200..300).contains(&status), "{method} {object}: {status} {body}");
-}
-
-async fn soon(what: &str, mut is: impl AsyncFnMut() -> bool) {
-    for _ in 0..600 {
-        if is().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("not in time: {what}");
 }
 
 /// A world with one sealed collection.

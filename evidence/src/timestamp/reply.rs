@@ -185,6 +185,12 @@ impl Reply {
         &self.policy
     }
 
+    /// The SHA-256 of what the authority signed: two replies that have the same are one statement, whatever else lies in them.
+    #[must_use]
+    pub fn statement(&self) -> Digest {
+        Digest::of(&self.signed.attributes)
+    }
+
     /// CRLs that came inside the token.
     #[must_use]
     pub fn crls(&self) -> &[Vec<u8>] {

@@ -130,8 +130,8 @@ codes! {
         "The history does not contain the head that was given to this program from outside."
         "This is not the history, or not a continuation of the history, that was attested earlier on another way."
     LogForked "log.forked" Error Operator
-        "The history does not contain a head that this log's key signed, or that a witness vouches for."
-        "This is not the history that was signed, or not all of it: it was cut back, rewritten, made for another audience, or, where records are missing only at the end of a copy, it is an older copy. The signed head that it lacks proves it."
+        "The history does not contain a head that this log's key signed, or that a witness vouches for; or two such heads that were given exclude each other."
+        "This is not the history that was signed, or not all of it: it was cut back, rewritten, made for another audience, or, where records are missing only at the end of a copy, it is an older copy. The signed head that it lacks proves it. Where a head was only dated before the export, a wrong clock is possible too, and the consistency proof decides. Two heads of one size with different roots prove that there are two histories."
     LogShorter "log.shorter" Note Operator
         "A head that was given from outside has more records than the log in this bag, and nothing that was given shows whether it continues this log."
         "A bag holds the history up to its export, so a longer history is no sign of anything wrong. But that the longer one continues this one is not shown yet: ask for the proof (exhibit log consistency, or exhibit witness cosign --for BAG) and give it with --consistency."
@@ -197,7 +197,7 @@ codes! {
         "What the coordinator says about the time is not what the authority said."
     TimestampUnrecorded "timestamp.unrecorded" Note Coordinator
         "There are objects of a timestamp that no record speaks of."
-        "The coordinator was interrupted before it could record it, or somebody added it. A token in it counts only if it is good in itself."
+        "Over the last head of a bag this is normal: its record comes after that head. Otherwise the history was copied, or the coordinator interrupted, before it was recorded, or somebody added it. A token in it counts only if it is good in itself."
     TimestampFailed "timestamp.failed" Note Operator
         "An authority gave no token for a head, and has not given one since."
         "From that head on, this authority does not show when the history existed."
@@ -502,7 +502,7 @@ codes! {
         "The SHA-256 or SHA-512 of a file is not what the bag's manifest states."
         "The file was altered after the bag was made. Do not rely on it if it is a document; if it is evidence, further findings say what is affected."
     BagFileUnlisted "bag.file-unlisted" Warning Store
-        "The bag holds a file that none of its manifests names."
+        "The bag holds a file that none of its manifests names, also a copy of a stamp under another authority's name."
         "Somebody put something into the bag after it was made. Common programs for bags do not notice this outside the payload."
     BagSignature "bag.signature" Error Store
         "tagmanifest-sha256.txt.sig is not there or is not the signature over tagmanifest-sha256.txt by the key that bag.json names."
@@ -517,13 +517,13 @@ codes! {
         "The time or the reason of the export in bag.json is not that of the export's access record in the log, or lies after a timestamp over the bag, by more than the 15 minutes that clocks may differ."
         "The evidence is not touched by this, but what the bag says about its own making is not what was recorded. Whoever exported must explain it."
     BagInfo "bag.info" Warning Operator
-        "A label in bag-info.txt is none of the format's, stands there twice or is missing, or its value is not that of bag.json, the log or the payload."
+        "A label in bag-info.txt is none of the format's, stands there twice or is missing, or its value is not that of bag.json, the log or the payload; or a line does not end with LF alone."
         "The evidence is not touched by this, but what the bag tells people and archives about itself is not true. Whoever exported must explain it."
     BagView "bag.view" Error Operator
         "A file beside the payload has a name that is none of the format's, also where it differs only by case; or a file of expanded/ is not the content of the item that has its exhibit number, is of no such item, or is missing; or a file of proofs/ does not prove that its record is in the log, or is missing."
         "Whoever exported made or let something into the bag that is not what the evidence in data/ holds, or took something out. Use the evidence, not this file, and ask that person."
     BagUnstamped "bag.unstamped" Note Operator
-        "bag.json names a timestamp authority that was to stamp the bag, and there is no reply of it."
+        "bag.json names a timestamp authority that was to stamp the bag, and there is no reply of it. It is a warning where a copy of another's reply lies in its place."
         "The authority could not be had when the bag was made, or its proof was taken out: it does not show by when the bag existed. The timestamps of the case's log count by themselves."
     BagListMissing "bag.list-missing" Note Operator
         "bag.json says how many revocation lists of an authority were going to be kept with its timestamp over the bag, and fewer are there."

@@ -25,7 +25,8 @@ pub(super) fn check(
     counts: &mut Counts,
     findings: &mut Findings,
 ) -> Vec<TimestampSummary> {
-    let mut check = Check { files, options, listed, stamped: BTreeMap::new(), unanswered: 0, findings };
+    let last = heads.roots.len().saturating_sub(1) as u64;
+    let mut check = Check { files, options, listed, last, stamped: BTreeMap::new(), unanswered: 0, findings };
     for (size, _) in listed.iter().filter(|(_, file)| *file == TimestampFile::Checkpoint) {
         check.checkpoint(*size, heads);
     }
@@ -58,6 +59,8 @@ struct Check<'a> {
     files: &'a dyn CaseFiles,
     options: &'a Options,
     listed: &'a BTreeSet<(u64, TimestampFile)>,
+    /// Records of the history.
+    last: u64,
     /// Digests of the stamped heads that are heads of this history.
     stamped: BTreeMap<u64, Digest>,
     /// Requests that belong to a recorded failure.
@@ -110,13 +113,13 @@ impl Check<'_> {
                 let request = TimestampFile::Request(authority.clone());
                 if !failed {
                     let request = name(size, request);
-                    self.findings.add(Code::TimestampUnrecorded, &request, format!("no record and no reply belongs to '{request}'"));
+                    self.unrecorded(size, &request, format!("no record and no reply belongs to '{request}'"));
                 } else if self.listed.contains(&(size, request)) {
                     self.unanswered = self.unanswered.saturating_add(1);
                 }
                 return None;
             }
-            self.findings.add(Code::TimestampUnrecorded, &object, format!("no record speaks of '{object}'"));
+            self.unrecorded(size, &object, format!("no record speaks of '{object}'"));
         }
         let stated = record.map(|(_, p)| p);
         let checkpoint = self.object(size, TimestampFile::Checkpoint, NOTE_BYTES_MAX, stated.map(|p| p.checkpoint));
@@ -161,6 +164,20 @@ impl Check<'_> {
         let record = record.map(|(n, _)| n);
         let token = trust.as_ref().map(|trust| believed(&reply, trust, size, record, &object));
         Some((summary(&reply, trust, authority, (size, record), object), token))
+    }
+
+    /// Notes what no record speaks of. The record of a timestamp over a bag's last head would come after that head, so an export during
+    /// which the authority answers cannot have it.
+    fn unrecorded(&mut self, size: u64, object: &str, otherwise: String) {
+        let message = if self.options.is_bag && size == self.last {
+            format!(
+                "'{object}' belongs to a timestamp over this bag's last head, of {size} records: its record comes after that head and \
+                 cannot be in the bag, which is normal"
+            )
+        } else {
+            otherwise
+        };
+        self.findings.add(Code::TimestampUnrecorded, object, message);
     }
 
     /// Reads an object and holds it against the digest in the record. One that no record names may be absent.

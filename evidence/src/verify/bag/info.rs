@@ -19,6 +19,13 @@ pub(super) fn check(bag: &Bag<'_>, d: &Description, case: &Checked, findings: &m
         Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
         Err(e) => return problem(format!("{INFO} cannot be read: {e}")),
     };
+    // Other readers split at LF alone: what one takes for a line the others must take for the same.
+    if text.contains('\r') {
+        problem(format!("{INFO} holds a carriage return; the format ends its lines with LF alone"));
+    }
+    if !text.is_empty() && !text.ends_with('\n') {
+        problem(format!("{INFO}: its last line has no end; the format ends every line with LF"));
+    }
     let title = case.chain.case_summary().map(|opened| opened.title);
     let payload = bag.found.iter().filter(|(name, _)| name.starts_with(PAYLOAD));
     let (bytes, files) = payload.fold((0_u64, 0_u64), |(bytes, files), (_, f)| (bytes.saturating_add(f.size), files.saturating_add(1)));

@@ -30,9 +30,9 @@ fn is_of_the_format(name: &str) -> bool {
     }
 }
 
-/// `report.en.html`; the language may be absent.
+/// `report.en.html`; the language is one that exports are made in, or absent.
 fn is_document(file: &str) -> bool {
-    let is_language = |text: &str| text.len() == 2 && text.bytes().all(|b| b.is_ascii_lowercase());
+    let is_language = |text: &str| matches!(text, "en" | "fr");
     let (stem, ending) = match file.split('.').collect::<Vec<_>>().as_slice() {
         [stem, ending] => (*stem, *ending),
         [stem, language, ending] if is_language(language) => (*stem, *ending),
@@ -62,6 +62,7 @@ mod tests {
             "VERIFY.md",
             "case.jsonld",
             "documents/report.en.html",
+            "documents/report.html",
             "documents/certificate-902-14.fr.pdf",
             "schemas/case-opened.v1.json",
             "load-file/exhibits.dat",
@@ -75,6 +76,7 @@ mod tests {
             ("verify.md", "from 'VERIFY.md' by case"),
             ("Documents/report.en.html", "from 'documents/' by case"),
             ("documents/report.EN.html", "no name of this format"),
+            ("documents/report.de.html", "no name of this format"),
             ("documents/opinion.en.html", "no name of this format"),
             ("documents/report.html/x", "no name of this format"),
             ("schemas/order.v.json", "no name of this format"),

@@ -2,7 +2,7 @@
 //! Anybody may add one later; what is good in itself counts. No manifest can name these files, so each must be what its name says: of
 //! an authority that the bag names, or believed, and signed by whoever made it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Bag, unreadable};
 use crate::bag::{Description, TAG_MANIFEST, TAG_MANIFEST_BYTES_MAX, parse_stamp, stamp};
@@ -12,7 +12,7 @@ use crate::text::escape_bounded;
 use crate::timestamp::{CRL_BYTES_MAX, Crl, REPLY_BYTES_MAX, Reply, Request, TimestampError, Trusted};
 use crate::verify::replies::{self, Known};
 use crate::verify::timestamps::{code_of, read, strangers, summary};
-use crate::verify::{Code, Findings, Options, TimestampSummary};
+use crate::verify::{Code, Findings, Options, Severity, TimestampSummary};
 
 const REQUEST_BYTES_MAX: usize = 1_024;
 
@@ -29,25 +29,35 @@ impl Stamps<'_> {
     pub(super) fn check(&self, description: Option<&Description>, findings: &mut Findings) -> Vec<TimestampSummary> {
         let announced: BTreeSet<AuthorityName> =
             description.into_iter().flat_map(|d| &d.authorities).filter_map(|name| name.parse().ok()).collect();
-        let there = self.bag.found.keys().filter_map(|name| authority_of(name));
-        let all: BTreeSet<AuthorityName> = there.chain(announced.iter().cloned()).collect();
+        let there: BTreeSet<AuthorityName> = self.bag.found.keys().filter_map(|name| authority_of(name)).collect();
+        // Those that were to come first: of two that hold one token the other is the copy.
+        let all = announced.iter().chain(there.difference(&announced));
         let Ok(manifest) = self.bag.read(TAG_MANIFEST, TAG_MANIFEST_BYTES_MAX) else { return Vec::new() };
         let over = Digest::of(&manifest);
-        let mut summaries = Vec::new();
-        for authority in &all {
+        let (mut summaries, mut seen) = (Vec::new(), BTreeMap::<Digest, String>::new());
+        for authority in all {
+            let is_announced = announced.contains(authority);
             // Without bag.json nobody knows which were to come.
-            if description.is_some() && !announced.contains(authority) && !self.is_believed(authority, over) {
+            if description.is_some() && !is_announced && !self.is_believed(authority, over) {
                 self.unlisted(authority, findings);
                 continue;
             }
-            summaries.extend(self.one(authority, over, findings));
+            if let Some((statement, summary)) = self.one(authority, over, findings) {
+                if let Some(first) = seen.get(&statement) {
+                    copied(&summary.object, first, is_announced, findings);
+                } else {
+                    seen.insert(statement, summary.object.clone());
+                    summaries.push(summary);
+                }
+            }
             let lists = description.and_then(|d| d.revocation_lists.get(authority.as_str())).copied().unwrap_or(0);
             self.count_lists(authority, lists, findings);
         }
         summaries
     }
 
-    fn one(&self, authority: &AuthorityName, over: Digest, findings: &mut Findings) -> Option<TimestampSummary> {
+    /// What an authority's stamp says, and the digest of what it signed.
+    fn one(&self, authority: &AuthorityName, over: Digest, findings: &mut Findings) -> Option<(Digest, TimestampSummary)> {
         let object = stamp(&TimestampFile::Reply(authority.clone()));
         if !self.bag.found.contains_key(&object) {
             findings.add(
@@ -73,7 +83,7 @@ impl Stamps<'_> {
         for (name, list) in &lists {
             replies::vouched(list, known, name, findings);
         }
-        Some(summary(&reply, trust, authority, (self.size, None), object))
+        Some((reply.statement(), summary(&reply, trust, authority, (self.size, None), object)))
     }
 
     /// What is left of a stamp without its reply: a request over this bag, and lists that somebody known may have signed.
@@ -149,6 +159,16 @@ impl Stamps<'_> {
             let message = format!("bag.json announces {announced} revocation lists of authority '{authority}', {there} are there");
             findings.add(Code::BagListMissing, object, message);
         }
+    }
+}
+
+/// A stamp that is another one under a second name: one authority spoke, once. It counts for nothing.
+fn copied(object: &str, first: &str, is_announced: bool, findings: &mut Findings) {
+    let message = format!("'{object}' holds the same token as '{first}': it is a copy under another authority's name and does not count");
+    if is_announced {
+        findings.add_as(Code::BagUnstamped, Severity::Warning, object, message);
+    } else {
+        findings.add(Code::BagFileUnlisted, object, message);
     }
 }
 
