@@ -112,6 +112,8 @@ struct LocalOrder<'a> {
 /// # Errors
 /// [`OfflineError`]
 pub async fn collect(request: Request<'_>, control: Arc<Control>, progress: Arc<Progress>) -> Result<Summary, OfflineError> {
+    // This thread writes what the pipeline's threads make; they step back themselves.
+    crate::budget::step_back();
     let captures = captures(&request)?;
     let denied = request.policy.denied_paths().map_err(OfflineError::Request)?;
     let no_random = || OfflineError::Failed("the system's random number generator failed".to_owned());
@@ -242,7 +244,12 @@ fn create(path: &Path) -> Result<File, OfflineError> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|e| OfflineError::Write(path.to_owned(), e))
 }
 
+/// Bytes written at once. A kernel that does not preempt itself keeps the processor for a whole call, and whoever is to run there
+/// waits: 6 ms for a segment.
+const WRITE_BYTES_MAX: usize = 128 << 10;
+
 fn write_new(path: &Path, bytes: &[u8]) -> Result<(), OfflineError> {
     let mut file = create(path)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|e| OfflineError::Write(path.to_owned(), e))
+    let written = bytes.chunks(WRITE_BYTES_MAX).try_for_each(|piece| file.write_all(piece));
+    written.and_then(|()| file.sync_all()).map_err(|e| OfflineError::Write(path.to_owned(), e))
 }

@@ -72,14 +72,15 @@ impl Site {
             line.split_once(&format!("{key}=")).map(|(_, v)| v.split_whitespace().next().unwrap_or_default().to_owned())
         };
         let of_it = |word: &str| -> Vec<&str> { log.lines().filter(|l| l.contains(word) && l.contains(collection)).collect() };
-        let acknowledged = of_it(" acknowledged ");
+        // With the level: another message says which segment "was never acknowledged".
+        let acknowledged = of_it("DEBUG acknowledged ");
         if acknowledged.is_empty() {
             return Err("the agent's log names no acknowledgement".to_owned());
         }
         for line in acknowledged {
             let (stream, segment) = (field(line, "stream").unwrap_or_default(), field(line, "segment").unwrap_or_default());
             let here = |l: &&&str| field(l, "stream").as_deref() == Some(&stream) && field(l, "segment").as_deref() == Some(&segment);
-            let sent = of_it(" sending ").iter().rfind(here).and_then(|l| field(l, "sha256"));
+            let sent = of_it("DEBUG sending ").iter().rfind(here).and_then(|l| field(l, "sha256"));
             let file = self
                 .collection_dir(collection)
                 .join(format!("s{stream}/{:08}.tar.zst", segment.parse::<u32>().map_err(|e| e.to_string())?));
