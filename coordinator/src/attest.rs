@@ -201,6 +201,11 @@ fn judge(parts: &Parts, is_copy: bool) -> Arc<dyn Judge> {
     Arc::new(Logs::new(Arc::clone(&parts.ledgers), Arc::clone(&parts.catalog), Arc::clone(store)))
 }
 
+/// Who says what is none of ours in the store: attestation, and the copy, which leaves it out.
+pub(crate) fn judge_of_store(parts: &Parts) -> Arc<dyn Judge> {
+    judge(parts, false)
+}
+
 /// Tells what was not told a short time ago.
 async fn tell_news(parts: &Parts, troubles: &[Trouble], copy_in: Option<&str>) {
     for trouble in troubles {

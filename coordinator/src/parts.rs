@@ -8,7 +8,7 @@ use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::id::{AgentId, CaseId};
 use exhibit_evidence::key::{KeyId, SigningKey};
 use exhibit_evidence::record::{Rights, Role};
-use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::text::one_line;
 
 use crate::audit::Audit;
 use crate::authz::{Helper, people_with};
@@ -183,7 +183,8 @@ impl Parts {
     pub async fn incident(&self, case: Option<&CaseId>, kind: &str, subject: &str, detail: &str) -> Reported {
         let Some(untold) = self.recent_incidents.admit(kind, subject, tokio::time::Instant::now()) else { return Reported::Limited };
         let more = if untold > 0 { format!(" ({untold} of the same before it were not listed)") } else { String::new() };
-        let detail = format!("{}{more}", escape_bounded(detail, 2_000));
+        // The names in it are escaped where they are put in.
+        let detail = format!("{}{more}", one_line(detail, 2_000));
         tracing::error!(kind, subject, %detail, "incident");
         self.metrics.incident();
         self.audit.incident(case, kind, subject, &detail);

@@ -86,19 +86,54 @@ pub struct Description {
     /// For each of them that has any, how many revocation lists were going to be kept with its timestamp.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub revocation_lists: BTreeMap<String, u8>,
-    /// The views that were made, in their order, of those that can be compared with the case; absent where a bag does not say.
+    /// The views that were made, in their order; absent where a bag does not say. A bag that names none but those that can be compared
+    /// with the case says nothing of the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub views: Option<Vec<View>>,
 }
 
-/// A folder of a bag that can be compared with the case.
+/// What is made of the case and lies beside it in a bag. The order is that of the words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum View {
+    /// `documents/`: report, form, certificate and statement.
+    Documents,
     /// `expanded/`: the content of every item that is in the bag.
     Expanded,
+    /// The lists in `load-file/`; the note that they could not be made is none.
+    LoadFile,
+    /// `case.jsonld`: the case in the CASE ontology.
+    Ontology,
     /// `proofs/`: an inclusion proof of every seal and every export.
     Proofs,
+    /// `schemas/`: the JSON schemas of the records.
+    Schemas,
+    /// `VERIFY.md`: the steps to verify the bag with foreign programs.
+    Steps,
+}
+
+impl View {
+    /// All, in their order.
+    pub const ALL: [Self; 7] = [Self::Documents, Self::Expanded, Self::LoadFile, Self::Ontology, Self::Proofs, Self::Schemas, Self::Steps];
+
+    /// How the names of its files begin; of a view that is one file its whole name.
+    #[must_use]
+    pub const fn begin(self) -> &'static str {
+        match self {
+            Self::Documents => "documents/",
+            Self::Expanded => "expanded/",
+            Self::LoadFile => "load-file/exhibits.",
+            Self::Ontology => "case.jsonld",
+            Self::Proofs => "proofs/",
+            Self::Schemas => "schemas/",
+            Self::Steps => "VERIFY.md",
+        }
+    }
+
+    /// True for those that can be compared with the case. Bags that name no others were made before the others had words.
+    const fn is_compared(self) -> bool {
+        matches!(self, Self::Expanded | Self::Proofs)
+    }
 }
 
 impl Description {
@@ -133,10 +168,12 @@ impl Description {
         Ok(description)
     }
 
-    /// True when the bag says that this view was made; nothing when it does not say which were.
+    /// True when the bag says that this view was made; nothing when it does not say whether it was.
     #[must_use]
     pub fn made(&self, view: View) -> Option<bool> {
-        self.views.as_ref().map(|views| views.contains(&view))
+        let views = self.views.as_ref()?;
+        let says = view.is_compared() || views.iter().any(|named| !named.is_compared());
+        says.then(|| views.contains(&view))
     }
 
     /// The file's content.
@@ -267,6 +304,16 @@ mod tests {
             assert!(parse_manifest_line(bad, 64).is_err(), "{bad}");
         }
         assert!(parse_manifest_line(&format!("{}  y", "A".repeat(64)), 64).is_err());
+    }
+
+    #[test]
+    fn the_words_of_views_are_in_their_order() {
+        let words = View::ALL.map(|view| serde_json::to_string(&view).expect("a word"));
+        assert_eq!(
+            words,
+            ["documents", "expanded", "load-file", "ontology", "proofs", "schemas", "steps"].map(|word| format!("\"{word}\""))
+        );
+        assert!(words.is_sorted() && View::ALL.is_sorted());
     }
 
     #[test]

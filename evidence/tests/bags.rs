@@ -111,6 +111,60 @@ fn what_an_exporter_adds_or_takes_out_is_named() {
     assert!(forged.findings.kept()[0].message.contains("from 'expanded/' by case alone"), "{:#?}", forged.findings);
 }
 
+/// What else an export makes, with the file that stands for it.
+const OTHERS: [(View, &str); 5] = [
+    (View::Documents, "documents/report.html"),
+    (View::LoadFile, "load-file/exhibits.dat"),
+    (View::Ontology, "case.jsonld"),
+    (View::Schemas, "schemas/order.v1.json"),
+    (View::Steps, "VERIFY.md"),
+];
+
+fn made(views: &[View], change: Change<'_>) -> Report {
+    let tweak = |d: &mut Description| d.views = Some(views.to_vec());
+    check_bag(&whole(&tweak, change), &Options::default())
+}
+
+/// Nothing of these can be compared with the case. So a bag that names them has them, and has none that it does not name.
+#[test]
+fn a_view_that_bag_json_names_or_does_not_name_is_missed() {
+    let all = |objects: &mut Objects| objects.extend(OTHERS.map(|(_, name)| (name.to_owned(), b"made of the case".to_vec())));
+    let every: Vec<View> = View::ALL.into_iter().filter(|view| *view != View::Expanded).collect();
+    let sound = (Verdict::Sound, Vec::new());
+    assert_eq!(found(&made(&every, &all)), sound);
+    for (view, name) in OTHERS {
+        let without = |objects: &mut Objects| {
+            all(objects);
+            objects.remove(name);
+        };
+        let others: Vec<View> = every.iter().copied().filter(|other| *other != view).collect();
+        let gone = made(&every, &without);
+        assert_eq!(found(&gone), (Verdict::Unsound, vec!["bag.view"]), "{name} is gone: {:#?}", gone.findings);
+        let unnamed = made(&others, &all);
+        assert_eq!(found(&unnamed), (Verdict::Unsound, vec!["bag.view"]), "{name} is not named: {:#?}", unnamed.findings);
+        assert_eq!(found(&made(&others, &without)), sound, "{name} is neither there nor named");
+        // A bag of the time before the words says nothing of them, whatever lies there.
+        assert_eq!(found(&made(&[View::Proofs], &without)), sound, "{name} in a bag that names the older views alone");
+    }
+    // That the lists could not be made is no list.
+    let not_made = |objects: &mut Objects| {
+        all(objects);
+        objects.remove("load-file/exhibits.dat");
+        objects.insert("load-file/NOT-MADE.txt".to_owned(), b"why".to_vec());
+    };
+    let others: Vec<View> = every.iter().copied().filter(|view| *view != View::LoadFile).collect();
+    assert_eq!(found(&made(&others, &not_made)), sound);
+    assert_eq!(found(&made(&every, &not_made)), (Verdict::Unsound, vec!["bag.view"]));
+    let unordered = |objects: &mut Objects| {
+        all(objects);
+        let mut description: serde_json::Value = serde_json::from_slice(&objects[DESCRIPTION]).expect("JSON");
+        description["views"].as_array_mut().expect("a list").reverse();
+        objects.insert(DESCRIPTION.to_owned(), serde_json::to_vec(&description).expect("JSON"));
+    };
+    let report = made(&every, &unordered);
+    assert!(codes(&report).contains(&"bag.description"), "{:#?}", report.findings);
+}
+
 #[test]
 fn bag_info_says_what_the_bag_says() {
     let replaced = |from: &'static str, to: &'static str| {

@@ -8,7 +8,7 @@ use exhibit_evidence::log::{Checkpoint, ConsistencyProof, Note, Plan, Tiler, Tre
 use exhibit_evidence::verify::{Options, Report, Verdict};
 use support::bags::{Making, bag, check_bag};
 use support::logs::witness;
-use support::{LOG, Objects, STRANGER, check, codes, key};
+use support::{LOG, Objects, STRANGER, check, codes, key, vectors, write_objects};
 
 /// When the log of the bag records its export: seconds since 1970.
 const EXPORTED_S: u64 = 1_768_471_215;
@@ -162,6 +162,24 @@ fn a_proof_that_begins_elsewhere_is_only_noted() {
     assert_eq!((report.verdict, more(&report, &bag)), (Verdict::Sound, vec!["log.consistency"]));
 }
 
+/// What the second reader has against a bag, with these heads held.
+fn second_reader(bag: &Objects, notes: &[&Note]) -> Vec<String> {
+    let folder = tempfile::tempdir().expect("folder");
+    write_objects(&folder.path().join("bag"), bag);
+    let mut reader = std::process::Command::new("python3");
+    reader.arg("-B").arg(vectors().join("../second-reader/read_case.py")).arg(folder.path().join("bag"));
+    reader.arg("--anchor").arg(vectors().join("anchor.json"));
+    for (n, note) in notes.iter().enumerate() {
+        let path = folder.path().join(format!("{n}.checkpoint"));
+        std::fs::write(&path, note.to_bytes()).expect("written");
+        reader.arg("--held").arg(path);
+    }
+    let done = reader.output().expect("python3");
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(said.ends_with("sound\n"), "{said}{}", String::from_utf8_lossy(&done.stderr));
+    said.lines().filter(|line| line.starts_with("problem: ")).map(str::to_owned).collect()
+}
+
 #[test]
 fn two_heads_beyond_the_bag_that_contradict_each_other_are_two_histories() {
     let bag = bag(&Making::default());
@@ -181,4 +199,13 @@ fn two_heads_beyond_the_bag_that_contradict_each_other_are_two_histories() {
     }
     // The same head twice, by the log and by a witness, is one.
     assert_eq!(outcome(&held(&[&signed(&head, None), &signed(&head, time)])).1, 0);
+    // The second reader says the same of heads that the log's key signed.
+    let (one, another) = (signed(&head, None), signed(&other, None));
+    for notes in [&[&one][..], &[&another], &[&one, &one]] {
+        assert_eq!(second_reader(&bag, notes), Vec::<String>::new());
+    }
+    for notes in [[&one, &another], [&another, &one]] {
+        let problems = second_reader(&bag, &notes);
+        assert!(matches!(&problems[..], [problem] if problem.contains("there were two histories")), "{problems:?}");
+    }
 }

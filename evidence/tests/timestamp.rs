@@ -53,6 +53,21 @@ impl Authority {
         self.read("reply")
     }
 
+    /// This authority's key, certified by the one that it had before under the same name.
+    fn linked(&self, before: &Self) -> Vec<u8> {
+        let run = |args: &[&str]| {
+            let done = Command::new("openssl").args(args).output().expect("openssl is needed (tests/run)");
+            assert!(done.status.success(), "{args:?}: {}", String::from_utf8_lossy(&done.stderr));
+        };
+        let own = |name: &str| self.path(name).display().to_string();
+        let (config, key, csr, link) = (own("openssl.cnf"), own("root.key"), own("link.csr"), own("link.der"));
+        run(&["req", "-new", "-config", &config, "-key", &key, "-subj", "/CN=Test Authority root", "-out", &csr]);
+        let (root, key) = (before.path("root.pem").display().to_string(), before.path("root.key").display().to_string());
+        let by = ["-CA", &root, "-CAkey", &key, "-set_serial", "77", "-days", "3650", "-extfile", &config, "-extensions", "root"];
+        run(&[&["x509", "-req", "-in", &csr, "-outform", "DER", "-out", &link][..], &by].concat());
+        self.read("link.der")
+    }
+
     /// The same token by another certificate.
     fn resign(&self, certificate: &str, reply: &[u8]) -> Vec<u8> {
         std::fs::write(self.path("in"), reply).expect("written");
@@ -276,6 +291,48 @@ fn revocation_counts_as_rfc_3161_says() {
     file.extend_from_slice(&stolen.read("crl.pem"));
     let anchors = Anchors::parse(&file).expect("root and list");
     assert!(matches!(refused(&reply, &anchors, &[]), TimestampError::Revoked(_)));
+}
+
+/// Two roots of one name: the key that verifies says whose a certificate or a list is, in whatever order the roots were given.
+#[test]
+fn an_authority_that_changed_its_key_is_not_accused() {
+    for (before, after) in [("p256", "p256"), ("rsa", "p384")] {
+        let (old, new) = (Authority::new(before), Authority::new(after));
+        let mut orders = [old.anchors(), new.anchors()];
+        orders[0].extend(new.anchors());
+        orders[1].extend(old.anchors());
+        let (plain, link) = (new.answer("chained", "tsa", &request()), new.linked(&old));
+        let bytes = der::with_more(&plain, 0xa0, &link);
+        let reply = Reply::parse(&bytes).expect("a reply");
+        let lists = [&old, &new].map(|authority| Crl::parse(&authority.read("crl.der")).expect("a CRL"));
+        let mut forged = link.clone();
+        *forged.last_mut().expect("bytes") ^= 1;
+        let forged = Reply::parse(&der::with_more(&plain, 0xa0, &forged)).expect("a reply");
+        for both in &orders {
+            let trusted = reply.verify(both, &lists).unwrap_or_else(|e| panic!("{before}, {after}: {e}"));
+            assert_eq!(trusted.revocation(), &Revocation::Good(lists[1].made()), "the other list is of the other key");
+            assert_eq!(named(&bytes, both), Ok(Vec::new()), "{before}, {after}");
+            for list in &lists {
+                assert_eq!((list.vouched(Some(&reply), both), list.vouched(None, both)), (Vouched::Signed, Vouched::Signed));
+            }
+            assert!(matches!(forged.check_certificates(both), Err(TimestampError::Signature(_))), "{before}, {after}");
+        }
+        // What no known key of that name signed cannot be told from a forgery, and the remedy is said.
+        let new_alone = new.anchors();
+        let e = reply.check_certificates(&new_alone).expect_err("the old key is not known");
+        assert!(e.to_string().contains("of an authority that changed its key, give all roots"), "{e}");
+        let judged = lists[0].vouched(Some(&reply), &new_alone);
+        assert!(matches!(&judged, Vouched::Forged(why) if why.contains("give all roots")), "{judged:?}");
+
+        // The old key revokes a certificate with the serial number that the new one gave to another.
+        old.run("revoke", &["tsa", "keyCompromise"]);
+        let revoked = [Crl::parse(&old.read("crl.der")).expect("a CRL")];
+        for both in &orders {
+            let trusted = reply.verify(both, &revoked).unwrap_or_else(|e| panic!("{before}, {after}: {e}"));
+            assert_eq!(trusted.revocation(), &Revocation::NotChecked);
+            assert!(matches!(refused(&old.stamp("tsa", &request()), both, &revoked), TimestampError::Revoked(_)));
+        }
+    }
 }
 
 #[test]

@@ -240,6 +240,7 @@ fn every_code_is_reached_by_a_tampering() {
         // Built below, and shown to the second reader there.
         Code::ApprovalRevokedKey,
         Code::ChainRevokedKey,
+        Code::OrderUnapproved,
         Code::LogTileMissing,
         Code::TimestampCertificates,
         Code::DisposalDone,
@@ -406,6 +407,25 @@ fn what_rests_on_a_key_that_was_revoked_before_is_said() {
     assert_eq!(problems(&objects), Vec::<String>::new());
     // Once for the order, not for each record under it.
     assert_eq!(report.findings.counts(), (0, 0, 1));
+}
+
+/// That nobody approved an order, and that nobody can any more, the log alone shows: nothing of it is running.
+#[test]
+fn an_order_that_nobody_approved_is_told_from_one_that_runs() {
+    use support::approvals::{Lies, approve, ordered};
+    let found = |then: &dyn Fn(&mut support::Case, &support::Ordered), complete: bool| {
+        let report = check(&ordered(then).objects, &Options { complete, ..Options::default() });
+        let said = report.findings.kept().first().map(|f| f.message.clone()).unwrap_or_default();
+        (report.verdict, codes(&report), said)
+    };
+    let (verdict, codes, said) = found(&|_, _| {}, false);
+    assert_eq!((verdict, codes), (Verdict::Sound, vec!["order.unapproved"]));
+    assert!(said.contains("was never approved, and no host could obey it; what it brings if somebody approves it later"), "{said}");
+    let (verdict, codes, said) = found(&|case, _| cases::revoke(case, support::RESPONDER), true);
+    assert_eq!((verdict, codes), (Verdict::Unsound, vec!["order.unapproved"]));
+    assert!(said.contains("nobody can approve it any more: it was signed by key ") && said.ends_with(" revoked"), "{said}");
+    let (verdict, codes, _) = found(&|case, order| approve(case, order, order, &Lies::default()), false);
+    assert_eq!((verdict, codes), (Verdict::Sound, vec!["order.open"]), "approved, it may be running");
 }
 
 /// An older disposal may name a collection that never had anything: the log holds, and nobody is told that evidence was destroyed.

@@ -372,6 +372,25 @@ fn by_the_exporter(s: &mut Suite) {
         fs::remove_file(b.join(&proof)).expect("removed");
         remake(b, Some(&evidence_key));
     });
+    // Compared with nothing, but what bag.json says was made is there, and nothing else.
+    for made in ["documents", "schemas", "load-file", "case.jsonld", "VERIFY.md"] {
+        s.try_one(&format!("{made} taken out"), &["bag.view"], &|b| {
+            let path = b.join(made);
+            let done = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+            done.expect("removed");
+            remake(b, Some(&evidence_key));
+        });
+    }
+    s.try_one("the documents not named", &["bag.view"], &|b| {
+        described(b, &|d| {
+            d["views"].as_array_mut().expect("a list").retain(|view| view != "documents");
+        });
+        remake(b, Some(&evidence_key));
+    });
+    s.try_one("views in another order", &["bag.description"], &|b| {
+        described(b, &|d| d["views"].as_array_mut().expect("a list").reverse());
+        remake(b, Some(&evidence_key));
+    });
     s.try_one("another exporter in bag-info.txt", &["bag.info"], &|b| {
         relabel(b, "Exhibit-Exported-By", "spiffe://test/responder/somebody-else");
         remake(b, Some(&evidence_key));

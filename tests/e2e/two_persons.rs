@@ -129,6 +129,24 @@ fn nobody_is_asked_to_approve(ben: &Person<'_>, (plain, disposal): (&str, &str),
     assert!(text(&listed, "reason").starts_with("can be approved by nobody: the key that gave it was revoked (record "), "{listed}");
 }
 
+/// Of an order that nobody approved the documents say that no host could obey it, and nowhere that it is open.
+fn the_bag_promises_nothing(fleet: &Fleet, grace: &Person<'_>, case: &str) {
+    let bag = fleet.path().join("bag-unapproved");
+    let _ = grace.run(&["export", "--case", case, "--reason", "to the court", "--out", bag.to_str().expect("UTF-8")]).ok();
+    for name in ["report", "chain-of-custody", "certificate-902-14", "statement-27037"] {
+        for (language, never, open) in [
+            ("en", "ever approved; no host could obey it", [">open<", "Still open"]),
+            ("fr", "amais approuvée ; aucun hôte ne pouvait l", [">en cours<", "Encore en cours"]),
+        ] {
+            let page = std::fs::read_to_string(bag.join(format!("documents/{name}.{language}.html"))).expect("document");
+            assert!(page.contains(never) && open.iter().all(|words| !page.contains(words)), "{name}.{language}");
+        }
+    }
+    let handed = fleet.verify_at(&bag).expect_sound();
+    let findings = handed.report["findings"].to_string();
+    assert!(findings.contains("order.unapproved") && !findings.contains("order.open"), "{findings}");
+}
+
 /// An offer of custody by a key that was revoked is shown with the record that says so, and accepted by nobody.
 fn nobody_accepts_from_a_revoked_key(fleet: &Fleet, grace: &Person<'_>, case: &str) {
     let chain = grace.run(&["case", "custody", case]).ok().json().remove(0);
@@ -180,6 +198,7 @@ fn what_a_revoked_key_asked_for_is_told_before_anybody_signs() {
     }
     assert!(fleet.case_dir(&plain).join("collections").join(&sealed).exists());
     nobody_is_asked_to_approve(&ben, (&plain, &disposal), (&case, &order));
+    the_bag_promises_nothing(&fleet, &grace, &case);
 
     // Another key under a name that has one is enrolled by nobody who was not told.
     let shown = |name: &str| fleet.path().join(name).display().to_string();

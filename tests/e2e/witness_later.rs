@@ -5,6 +5,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use exhibit_evidence::Digest;
+use exhibit_evidence::key::SigningKey;
+use exhibit_evidence::log::Checkpoint;
 use exhibit_tests::Finished;
 
 use crate::witness::{Outside, copy};
@@ -67,6 +70,23 @@ fn foreign_step(o: &Outside, bag: &Path, proof: &str) -> (i32, String) {
     (done.code, format!("{}\n{}", done.text(), done.stderr))
 }
 
+/// The step of a bag's VERIFY.md about heads that were kept, to the letter, with those that it rests on.
+fn held_step(o: &Outside, bag: &Path, heads: &Path) -> (i32, String) {
+    let page = std::fs::read_to_string(bag.join("VERIFY.md")).expect("VERIFY.md");
+    let needed = ["records.py", "heads.py", "held.py"].map(|program| format!("cat > \"$WORK/{program}\""));
+    let blocks = page.split("```bash\n").skip(1).filter_map(|block| block.split("\n```").next());
+    let steps: Vec<&str> = blocks.filter(|block| needed.iter().any(|program| block.contains(program))).collect();
+    assert_eq!(steps.len(), needed.len());
+    let anchor: serde_json::Value = serde_json::from_slice(&std::fs::read(o.fleet.anchor()).expect("anchor")).expect("JSON");
+    let mut command = Command::new("bash");
+    command.args(["-c", &format!("set -eu -o pipefail\n{}", steps.join("\n"))]).current_dir(bag);
+    let work = tempfile::tempdir().expect("folder");
+    command.env("WORK", work.path()).env("HELD_HEADS", heads).env("WITNESS_KEY", &o.key);
+    command.env("ROOT_KEY", anchor["root_key"].as_str().expect("a key"));
+    let done = Finished::of(&mut command);
+    (done.code, format!("{}\n{}", done.text(), done.stderr))
+}
+
 /// What the verifier says of a bag beyond what it says without anything from outside.
 fn said(o: &Outside, bag: &Path, more: &[&str]) -> (i32, Vec<String>) {
     let (_, always) = o.verify(bag, &[]);
@@ -118,7 +138,36 @@ fn what_is_cosigned_later_counts_for_a_bag_and_a_rewritten_log_does_not() {
     // The folder of the case is the log as it is now.
     assert_eq!(o.verify(&o.fleet.case_dir(&case), &["--witness", &o.key, "--held", &held]).0, 0);
 
+    two_longer_heads(&o, &bag, (&by_witness, &held));
     a_rewritten_log(&o, &case, &bag, (&by_witness, &held));
+}
+
+/// Heads that are longer than the bag and contradict each other: whoever has the log's key signed two histories.
+fn two_longer_heads(o: &Outside, bag: &Path, (proof, held): (&str, &str)) {
+    let text = std::fs::read_to_string(o.fleet.coordinator_dir().join("log.key")).expect("log key");
+    let log_key = SigningKey::from_text(&text).expect("a key");
+    let head = Checkpoint::parse_unverified(&std::fs::read(held).expect("held")).expect("a head");
+    let (heads, other) = (o.dir.path().join("heads"), o.file("other.checkpoint"));
+    std::fs::create_dir(&heads).expect("folder");
+    copy(Path::new(held), &heads.join("one"));
+    let (code, all) = held_step(o, bag, &heads);
+    assert!(code == 0 && all.contains("more than this log: only a proof shows"), "{all}");
+
+    std::fs::write(&other, Checkpoint { root: Digest::of(b"another end"), ..head.clone() }.sign(&log_key)).expect("written");
+    for more in [["--held", held, "--held", &other], ["--consistency", proof, "--held", &other]] {
+        let (code, codes) = said(o, bag, &more);
+        assert!(code == 1 && codes.contains(&"log.forked".to_owned()), "{more:?}: {codes:?}");
+        assert_eq!(second_reader(o, bag, &more), 1);
+    }
+    copy(Path::new(&other), &heads.join("other"));
+    let (code, all) = held_step(o, bag, &heads);
+    assert!(code != 0 && all.contains("TWO HISTORIES") && !all.contains("files were compared"), "{all}");
+
+    // Whom nobody knows cannot accuse anybody.
+    let stranger = SigningKey::from_seed(&[9; 32]);
+    std::fs::write(heads.join("other"), Checkpoint { root: Digest::of(b"another end"), ..head }.sign(&stranger)).expect("written");
+    let (code, all) = held_step(o, bag, &heads);
+    assert!(code != 0 && all.contains("NEITHER BY THE LOG") && !all.contains("TWO HISTORIES"), "{all}");
 }
 
 /// The operator puts the coordinator back to before the export, and makes another history that is longer in the end.

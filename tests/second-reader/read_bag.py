@@ -14,6 +14,15 @@ TAGS = re.compile(
     r"|documents/(report|chain-of-custody|certificate-902-14|statement-27037)(\.(en|fr))?\.(html|pdf)"
     r"|schemas/[a-z0-9-]+\.v[0-9]+\.json|load-file/(exhibits\.dat|exhibits\.opt|NOT-MADE\.txt)"
 )
+# What was made, by the word for it in bag.json: how its names begin. The first two words are older than the others.
+OLD_VIEWS = {"expanded": "expanded/", "proofs": "proofs/"}
+VIEWS = OLD_VIEWS | {
+    "documents": "documents/",
+    "load-file": "load-file/exhibits.",
+    "ontology": "case.jsonld",
+    "schemas": "schemas/",
+    "steps": "VERIFY.md",
+}
 # Labels whose values are not compared: a size in words, a title that only the log knows, and the exporter's word.
 NOT_COMPARED = {"Bag-Size", "External-Description", "Exhibit-Verified"}
 
@@ -84,9 +93,12 @@ def informed(bag, description):
 def viewed(bag, named, description):
     """Every name beside the payload is one of the format's, and the views are there that were made."""
     bag.problems += [f"{name} is no name of the format" for name in sorted(named) if not TAGS.fullmatch(name)]
-    for view in ("expanded", "proofs") if "views" in description else ():
-        if (view in description["views"]) != any(name.startswith(f"{view}/") for name in named):
-            bag.problems.append(f"{view}/ is there, or not, and bag.json says otherwise")
+    if "views" not in description:
+        return
+    made = description["views"]
+    for view, begin in (VIEWS if set(made) - OLD_VIEWS.keys() else OLD_VIEWS).items():
+        if (view in made) != any(name.startswith(begin) for name in named):
+            bag.problems.append(f"{begin} is there, or not, and bag.json says otherwise")
 
 
 def stamped(bag, roots, description):
@@ -143,7 +155,10 @@ def verify(folder, case, anchor, roots):
         description = json.loads(bag.read("bag.json"))
         if description.keys() - MAY_LACK != FIELDS or description["format"] != "exhibit-bag/1":
             raise ValueError("not a description of version 1")
-    except (ValueError, AttributeError) as e:
+        views = description.get("views", [])
+        if views != sorted(VIEWS.keys() & set(views)):
+            raise ValueError("views are of other words, or not in their order")
+    except (ValueError, AttributeError, TypeError) as e:
         return bag.problems + [f"bag.json: {e}"] + read_case.verify_case(case)
     stamped(bag, roots, description)
     informed(bag, description)

@@ -228,20 +228,21 @@ class Case:
 
     def heads(self):
         """What is signed about other heads must be part of this history; every given witness must have signed the newest, or a later
-        one that continues it. A longer head says nothing against a bag, unless it was there before the bag was exported."""
+        one that continues it. A longer head says nothing against a bag, unless it was there before the bag was exported, or another signed
+        head of as many records has another root."""
         origin = f"exhibit/{self.deployment}/case/{self.case}"
         keys = [h["key"] for h in self.keys.values() if "log" in h["roles"] and not h["revoked"]]
         log_keys = [tlog.Key(vkey(origin, 1, key)) for key in keys]
         self.stamps.check(log_keys)
-        vouching, notes = set(), [(f"held checkpoint {n}", note, None) for n, note in enumerate(self.held)]
+        vouching, notes = set(), [(f"held checkpoint {n}", note, None, True) for n, note in enumerate(self.held)]
         for name in [n for n in self.objects if COSIGNED.fullmatch(n)] + ["log/checkpoint"]:
             size = COSIGNED.fullmatch(name)
-            notes.append((name, self.read(name, 16_384) if name in self.objects else b"", int(size.group(2)) if size else None))
-        later = set()
+            notes.append((name, self.read(name, 16_384) if name in self.objects else b"", int(size.group(2)) if size else None, True))
+        later, longer = set(), {}
         for n, proof in enumerate(self.proofs):
-            notes += [(f"consistency proof {n}", note, None) for note in self.lead(f"consistency proof {n}", proof, later)]
+            notes += [(f"consistency proof {n}", note, None, leads) for note, leads in self.lead(f"consistency proof {n}", proof, later)]
         exports = [stamps.ns(body["at"]) for bodies in self.exporters.values() for body in bodies]
-        for name, note, said in notes:
+        for name, note, said, leads in notes:
             try:
                 log, size, root = tlog.checkpoint(note)
             except (tlog.Bad, ValueError) as e:
@@ -252,7 +253,12 @@ class Case:
                 self.problem(f"{name}: a line in a witness's name does not hold")
             if log != origin or said not in (None, size) or not (by or any(signed(k, note) for k in log_keys)):
                 self.problem(f"{name} is no head of this log")
-            elif (size, root.hex()) in later:
+                continue
+            if size >= len(self.roots) and longer.setdefault(size, root) != root:
+                self.problem(f"{name}: another signed head of {size} records has another root, so there were two histories")
+            if not leads:
+                continue
+            if (size, root.hex()) in later:
                 vouching |= by
                 if not self.is_bag:
                     self.problem(f"{name}: records are missing at the end")
@@ -268,23 +274,24 @@ class Case:
             self.problem("not every witness cosigned the newest head")
 
     def lead(self, name, data, later):
-        """Follows a proof from the last head of this history to a later one; the note in it, if it says something about this history."""
+        """Follows a proof from the last head of this history to a later one; the note in it, and whether the proof says something about
+        this history. One that does not still holds a signed head, which may contradict another."""
         try:
             old, hashes, note = tlog.read_consistency(data)
             _, size, root = tlog.checkpoint(note)
             end = len(self.roots) - 1
             if size <= end:
-                return [note]
+                return [(note, True)]
             if old > end:
-                return []
+                return [(note, False)]
             tlog.consistent(old, bytes.fromhex(self.roots[old]), size, root, hashes)
         except (tlog.Bad, ValueError) as e:
             self.problem(f"{name}: {e}")
             return []
         if old < end:
-            return []
+            return [(note, False)]
         later.add((size, root.hex()))
-        return [note]
+        return [(note, True)]
 
     def verify(self, data):
         """Checks envelope, signature and signer; returns record type, predicate and key id."""

@@ -9,6 +9,7 @@ use super::details::status;
 use super::facts::{At, Facts};
 use super::items::condemned;
 use super::reasons::reason;
+use super::unapproved::unapproved;
 use super::words::{approved, bytes, decimal, exhibits, field, host, moment, not_checked, outcome, party, size, unread_of};
 use crate::document::{Block, Language, Value};
 
@@ -29,7 +30,7 @@ fn of_collection(l: Language, facts: &Facts, n: usize, c: &CollectionSummary) ->
     let mut fields = vec![
         field(l.pick("Collection", "Collecte"), Value::exact(&c.id)),
         field(l.pick("Agent", "Agent"), Value::exact(&c.agent)),
-        field(l.pick("How it ended", "Issue"), Value::text(outcome(l, c.outcome))),
+        field(l.pick("How it ended", "Issue"), Value::text(ended(l, facts, c))),
         field(l.pick("Exhibit numbers", "Numéros de pièces"), Value::text(exhibits(l, c))),
     ];
     if let Some(why) = &c.reason {
@@ -52,6 +53,11 @@ fn of_collection(l: Language, facts: &Facts, n: usize, c: &CollectionSummary) ->
         blocks.push(Block::Fields(taken(l, facts, acquisition)));
     }
     blocks
+}
+
+/// How it ended, or why it has no end.
+fn ended(l: Language, facts: &Facts, c: &CollectionSummary) -> String {
+    unapproved(facts, c).map_or_else(|| outcome(l, c.outcome).to_owned(), |why| why.ended(l))
 }
 
 /// What there is of a collection in this bag, or what became of it.

@@ -11,7 +11,7 @@ use exhibit_evidence::id::CollectionId;
 use exhibit_evidence::layout::CaseObject;
 use exhibit_evidence::log::{InclusionProof, Plan, Tile, Tiler, leaf_hash};
 use exhibit_evidence::record::{
-    Acquisition, Approval, CaseClosed, Destruction, Incident, KeyRing, Order, Receipt, Record, Refusal, Role, Seal,
+    Acquisition, Approval, CaseClosed, Destruction, Incident, KeyRing, Order, Receipt, Record, Refusal, Role, Seal, Verified,
 };
 use exhibit_evidence::verify::{CollectionSummary, Report};
 use exhibit_evidence::{Digest, Timestamp};
@@ -94,6 +94,9 @@ pub struct Facts {
     pub parties: Vec<Party>,
     /// Names of the custodians of this case.
     pub custodians: BTreeSet<String>,
+    /// By which record this log revokes a key, and the key that signed each order.
+    revocations: BTreeMap<Digest, u64>,
+    givers: BTreeMap<Digest, Digest>,
     /// How the case was closed, if it was.
     pub closed: Option<At<CaseClosed>>,
     /// Heads whose cosignatures by witnesses lie in the log: key id and records. Whether they are the witness's is not known here.
@@ -124,6 +127,8 @@ impl Facts {
             incidents: Vec::new(),
             parties: Vec::new(),
             custodians: BTreeSet::new(),
+            revocations: BTreeMap::new(),
+            givers: BTreeMap::new(),
             closed: None,
             cosigned: cosigned.collect(),
             tiles: BTreeMap::new(),
@@ -138,6 +143,7 @@ impl Facts {
                 && let Ok(verified) = ring.verify(&envelope)
             {
                 facts.history.add(n, &verified);
+                facts.keys(n, &verified);
                 facts.add(n, verified.digest(), verified.record().clone());
             }
         }
@@ -149,6 +155,23 @@ impl Facts {
     /// The records of custody that took effect, in the order of the log.
     pub fn custody(&self) -> impl Iterator<Item = &Row> {
         self.history.rows().iter().filter(|row| row.problem.is_none() && CUSTODY_EVENTS.contains(&row.event))
+    }
+
+    fn keys(&mut self, n: u64, verified: &Verified) {
+        match verified.record() {
+            Record::Order(_) => {
+                self.givers.entry(verified.digest()).or_insert(verified.keyid());
+            }
+            Record::Revocation(p) => {
+                self.revocations.entry(p.key).or_insert(n);
+            }
+            _ => {}
+        }
+    }
+
+    /// The record that revoked the key which gave an order, if this log has one.
+    pub fn giver_revoked(&self, order: &Digest) -> Option<u64> {
+        self.revocations.get(self.givers.get(order)?).copied()
     }
 
     fn add(&mut self, n: u64, digest: Digest, record: Record) {

@@ -21,6 +21,7 @@ use super::place::{Arrived, Place, cannot};
 use crate::connection::{Connection, parse_id};
 use crate::exit::{Code, Failure, Result};
 use crate::output::Output;
+use crate::units::count;
 
 /// What has been fetched.
 #[derive(Debug)]
@@ -33,7 +34,41 @@ pub struct Fetched {
     pub authorities: Vec<String>,
     /// How many revocation lists are going to be kept with the tokens of each, where there are any.
     pub revocation_lists: BTreeMap<String, u8>,
+    /// What the coordinator left out.
+    pub foreign: Foreign,
 }
+
+/// Objects in the folders of sealed collections that no signed manifest names.
+#[derive(Debug, Default)]
+pub struct Foreign {
+    /// How many.
+    pub count: u64,
+    /// The first of them, relative to the case's folder, escaped.
+    pub names: Vec<String>,
+}
+
+impl Foreign {
+    fn read(head: &pb::ExportHead) -> Self {
+        let names = head.foreign_names.iter().take(FOREIGN_NAMED_MAX).map(|name| escape_bounded(name, 200)).collect();
+        Self { count: head.foreign_objects, names }
+    }
+
+    /// The line for people; none when nothing was left out.
+    pub fn line(&self) -> Option<String> {
+        if self.count == 0 {
+            return None;
+        }
+        let (objects, names) = (count(self.count, "object", "objects"), self.names.join("', '"));
+        let like = if names.is_empty() { String::new() } else { format!(", like '{names}'") };
+        Some(format!(
+            "left out: {objects} in the folders of sealed collections that no signed manifest names{like}: somebody else wrote into the \
+             store; tell whoever runs the coordinator (incident 'store-foreign')"
+        ))
+    }
+}
+
+/// Names that are shown of what was left out.
+const FOREIGN_NAMED_MAX: usize = 5;
 
 /// An object that is arriving.
 struct Incoming {
@@ -145,7 +180,7 @@ fn read_head(head: &pb::ExportHead, asked: &[CollectionId]) -> Result<Fetched> {
         let n = u8::try_from(*n).ok().filter(|n| *n <= TimestampFile::CRLS_MAX);
         revocation_lists.insert(name.clone(), n.ok_or_else(|| wrong("it announces more revocation lists than are kept"))?);
     }
-    Ok(Fetched { head: checkpoint, collections, authorities: authorities.clone(), revocation_lists })
+    Ok(Fetched { head: checkpoint, collections, authorities: authorities.clone(), revocation_lists, foreign: Foreign::read(head) })
 }
 
 fn check_name(object: &pb::ExportedObject, last: &str, fetched: &Fetched) -> Result<()> {
@@ -184,4 +219,24 @@ fn keep_checkpoint(place: &mut Place, checkpoint: &[u8]) -> Result<()> {
     file.write_all(checkpoint).map_err(|e| cannot("write", place.bag(), &e))?;
     let name = CaseObject::Checkpoint.to_string();
     keep(place, Incoming { file, name, size: checkpoint.len() as u64, had: checkpoint.len() as u64, sums })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_left_out_is_a_line_of_bounded_length_that_acts_on_no_terminal() {
+        let head = |n, names: &[&str]| pb::ExportHead {
+            foreign_objects: n,
+            foreign_names: names.iter().map(|name| (*name).to_owned()).collect(),
+            ..pb::ExportHead::default()
+        };
+        assert_eq!(Foreign::read(&head(0, &[])).line(), None);
+        let line = Foreign::read(&head(1, &["collections/c/s9/x\n\u{1b}[2J"])).line().expect("told");
+        assert!(line.contains("1 object in") && line.contains(r"like 'collections/c/s9/x\n\x1b[2J': "), "{line}");
+        let many = Foreign::read(&head(9_000, &["x".repeat(10_000).as_str(); 40]));
+        let line = many.line().expect("told");
+        assert!(many.names.len() == FOREIGN_NAMED_MAX && line.contains("9000 objects") && line.len() < 2_000, "{line}");
+    }
 }

@@ -10,6 +10,7 @@ use super::facts::Facts;
 use super::items::{Item, items, ranges, without_evidence};
 use super::reasons::reason;
 use super::release::released_by;
+use super::unapproved::{never, unapproved};
 use super::words::{
     approved, bytes, document, exhibits, field, head, host, moment, outcome, party, recipients, size, verdict, verification,
 };
@@ -114,14 +115,18 @@ fn described(l: Language, facts: &Facts, item: &Item<'_>) -> Vec<Value> {
 /// The orders that took nothing: they are no items, and nobody is to think that they were forgotten.
 fn nothing(l: Language, facts: &Facts) -> Vec<Block> {
     let row = |c: &CollectionSummary| {
-        let waits = c.outcome.is_none() && facts.history.state().awaits_approval(&c.order);
+        let waits = unapproved(facts, c);
         let state = match c.outcome {
-            None if waits => l.pick("open, not approved", "en cours, non approuvée"),
+            None if waits.is_some() => never(l),
             Some(Outcome::Sealed) => l.pick("sealed: nothing was found to take", "scellée : il n'y avait rien à prendre"),
             Some(Outcome::Partial) => l.pick("cut short before an item arrived", "interrompue avant l'arrivée d'un élément"),
             ended => outcome(l, ended),
         };
-        let why = c.reason.as_deref().map_or_else(|| "-".to_owned(), |why| reason(l, why));
+        let why = match (&c.reason, waits) {
+            (Some(why), _) => reason(l, why),
+            (None, Some(waits)) => waits.outlook(l),
+            (None, None) => "-".to_owned(),
+        };
         vec![Value::exact(&c.id), Value::text(host(c)), Value::text(state), Value::text(why)]
     };
     let rows: Vec<_> = without_evidence(facts).map(row).collect();

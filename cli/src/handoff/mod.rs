@@ -21,6 +21,7 @@ mod scope;
 mod stamp;
 mod statements;
 mod tags;
+mod unapproved;
 mod words;
 
 use std::collections::BTreeSet;
@@ -122,8 +123,7 @@ async fn export_all(connection: &mut Connection, args: ExportArgs, out: &Output)
     }
     let description = describe(connection, &args, case, &report, &fetched)?;
     let mut facts = Facts::read(&place, connection.anchor(), report, description)?;
-    let expanded = derive(&place, &facts, args.expand, &identities)?;
-    facts.description.views = Some(if expanded { vec![View::Expanded, View::Proofs] } else { vec![View::Proofs] });
+    facts.description.views = Some(derive(&place, &facts, args.expand, &identities)?);
     let verdict = in_tags(&facts);
     let title = facts.report.case.as_ref().map_or("", |c| c.title.as_str());
     let sealed = tags::write(&place, &facts.description, &tags::Info { title, verdict: &verdict }, connection.evidence_key())?;
@@ -137,7 +137,8 @@ async fn export_all(connection: &mut Connection, args: ExportArgs, out: &Output)
         place.sync()?;
         envelope::seal(place, facts.description.case.as_str(), &recipients)?
     };
-    say(&args, &facts, (objects, bytes), &Sealed { manifest: sealed.to_string(), stamps, key_files }, out)
+    let sealed = Sealed { manifest: sealed.to_string(), stamps, key_files, foreign: fetched.foreign };
+    say(&args, &facts, (objects, bytes), &sealed, out)
 }
 
 /// A verdict as the bag's own tags say it.
@@ -166,8 +167,8 @@ fn or_leave_out(args: &ExportArgs, failure: Failure) -> Failure {
 /// What makes a document.
 type Make = fn(Language, &Facts) -> Document;
 
-/// Makes what is made of the case: proofs, CASE, documents, lists, steps to verify. True when the files are there as well.
-fn derive(place: &Place, facts: &Facts, expand: bool, identities: &[Identity]) -> Result<bool> {
+/// Makes what is made of the case: proofs, CASE, documents, lists, steps to verify, and says which were made.
+fn derive(place: &Place, facts: &Facts, expand: bool, identities: &[Identity]) -> Result<Vec<View>> {
     let failed = |e: serde_json::Error| Failure::new(Code::Failure, format!("{}: {e}", ontology::FILE));
     let checkpoint = std::fs::read(place.object("log/checkpoint")).map_err(|e| place::cannot("read", place.bag(), &e))?;
     let proven = facts.seals.iter().map(|s| s.n).chain(facts.handlings.iter().filter(|h| h.action == "export").map(|h| h.n));
@@ -196,16 +197,22 @@ fn derive(place: &Place, facts: &Facts, expand: bool, identities: &[Identity]) -
             place.write(&file("pdf"), &pdf(&document)?)?;
         }
     }
-    match exhibits::write(place, facts, expand, identities) {
+    let listed = match exhibits::write(place, facts, expand, identities) {
         // What is damaged cannot be listed. The bag is made nevertheless, and its report says what is wrong.
         Err(failure) if failure.code == Code::Damaged && facts.report.verdict == Verdict::Unsound => {
             place.remove("load-file")?;
             place.remove("expanded")?;
             place.write("load-file/NOT-MADE.txt", format!("{}\n", failure.message).as_bytes())?;
-            Ok(false)
+            false
         }
-        done => done.map(|()| expand),
-    }
+        done => done.map(|()| true)?,
+    };
+    let is_made = |view: &View| match view {
+        View::Expanded => listed && expand,
+        View::LoadFile => listed,
+        View::Documents | View::Ontology | View::Proofs | View::Schemas | View::Steps => true,
+    };
+    Ok(View::ALL.into_iter().filter(is_made).collect())
 }
 
 /// The collections of the log whose evidence is not here.
@@ -294,10 +301,12 @@ struct Sealed {
     stamps: Vec<stamp::Stamp>,
     /// Files with the key for those who have certificates.
     key_files: Vec<String>,
+    /// What the coordinator left out.
+    foreign: fetch::Foreign,
 }
 
 fn say(args: &ExportArgs, facts: &Facts, (objects, bytes): (u64, u64), sealed: &Sealed, out: &Output) -> Result<Code> {
-    let Sealed { manifest: sealed, stamps, key_files } = sealed;
+    let Sealed { manifest: sealed, stamps, key_files, foreign } = sealed;
     let (report, description) = (&facts.report, &facts.description);
     let sound = report.verdict.is_sound();
     let encrypted = !args.recipients.is_empty() || !args.recipient_certificates.is_empty();
@@ -308,6 +317,7 @@ fn say(args: &ExportArgs, facts: &Facts, (objects, bytes): (u64, u64), sealed: &
             "log_size": description.head.size, "log_root": description.head.root, "tagmanifest_sha256": sealed, "verdict": report.verdict,
             "items_unchecked": report.counts.items_unchecked, "segments_unchecked": words::unread(facts).map_or(0, |(_, segments)| segments),
             "recipients": args.recipients, "key_files": key_files, "timestamps": stamps,
+            "foreign_objects": foreign.count, "foreign_names": foreign.names,
         }))?;
     } else {
         let (head, files) = (&description.head, count(objects, "object", "objects"));
@@ -321,6 +331,9 @@ fn say(args: &ExportArgs, facts: &Facts, (objects, bytes): (u64, u64), sealed: &
         if report.verdict == Verdict::SoundAsFarAsReadable {
             out.line(&format!("SOUND AS FAR AS IT CAN BE READ: {}", not_checked(facts)))?;
             out.note("so the certificate and the statement have no line for a signature; a recipient makes them with --identity FILE");
+        }
+        if let Some(line) = foreign.line() {
+            out.line(&line)?;
         }
         if !description.left_out.is_empty() {
             out.note(&format!("left out by choice: {}", count(description.left_out.len() as u64, "collection", "collections")));

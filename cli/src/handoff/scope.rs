@@ -5,6 +5,7 @@ use exhibit_evidence::verify::CollectionSummary;
 
 use super::facts::Facts;
 use super::items::{Item, items};
+use super::unapproved::unapproved;
 use super::words::{encrypted_to, field, host};
 use crate::document::{Block, Language, Value};
 use crate::units::count;
@@ -27,10 +28,19 @@ pub fn rows(l: Language, facts: &Facts) -> Vec<(String, Value)> {
         (l.pick("NOT in this copy, destroyed", "ABSENT de cette copie, détruit"), of(&|c| c.disposed.is_some() && !c.left_out)),
         (
             l.pick("Still open: what it brings later is NOT in this copy", "Encore en cours : la suite n'est PAS dans cette copie"),
-            of(&|c| c.outcome.is_none()),
+            of(&|c| c.outcome.is_none() && unapproved(facts, c).is_none()),
         ),
     ];
-    rows.into_iter().filter(|(_, names)| !names.is_empty()).map(|(name, names)| field(name, Value::text(listed(l, &names)))).collect()
+    let rows = rows.into_iter().filter(|(_, names)| !names.is_empty()).map(|(name, names)| field(name, Value::text(listed(l, &names))));
+    rows.chain(never_approved(l, facts)).collect()
+}
+
+/// The row about orders that nobody approved.
+fn never_approved(l: Language, facts: &Facts) -> Option<(String, Value)> {
+    let one = |c: &CollectionSummary| Some(format!("{}{}{}", shown(c), l.pick(": ", " : "), unapproved(facts, c)?.outlook(l)));
+    let names: Vec<String> = facts.report.collections.iter().filter_map(one).collect();
+    let name = l.pick("Never approved; no host could obey it", "Jamais approuvée ; aucun hôte ne pouvait l'exécuter");
+    (!names.is_empty()).then(|| field(name, Value::text(listed(l, &names))))
 }
 
 fn shown(c: &CollectionSummary) -> String {

@@ -142,7 +142,12 @@ impl StoreConfig {
             ));
         }
         if self.kind == StoreKind::Azure && self.account.is_empty() {
-            return wrong("store.account", "is empty: name the storage account of the container");
+            let shown = self.endpoint.as_deref().filter(|e| check_endpoint(e, CREDENTIALS).is_ok()).map(|e| escape_bounded(e, 120));
+            let beside = shown.map(|e| format!(", and the account is not taken from store.endpoint '{e}'")).unwrap_or_default();
+            return Err((
+                "store.account",
+                format!("is empty{beside}: name the storage account of the container, like account = \"myaccount\""),
+            ));
         }
         if let Some(endpoint) = &self.endpoint {
             check_endpoint(endpoint, CREDENTIALS).map_err(|why| ("store.endpoint", why))?;

@@ -11,6 +11,7 @@ use exhibit_evidence::layout;
 use exhibit_evidence::log::{Checkpoint, NOTE_BYTES_MAX};
 use exhibit_evidence::text::escape_bounded;
 
+use super::strangers::Strangers;
 use crate::store::{Entry, Kind, Store, StoreError};
 
 /// Cases of a store, and folders beside them, that are compared. Of each its name is in memory twice meanwhile, and of each that
@@ -193,33 +194,47 @@ fn few_enough(store: &dyn Store, cases: Vec<String>) -> Result<Vec<String>, Stor
 pub async fn lag(first: &dyn Store, copy: &dyn Store) -> Result<Lag, StoreError> {
     let mut lag = Lag::default();
     for folder in folders(first, copy).await? {
-        lag.join(&lag_below(&folder, first, copy, None).await?);
+        lag.join(&lag_below(&folder, first, copy, (None, None)).await?.0);
     }
     Ok(lag)
 }
 
-/// [`lag`] by folder, of those that have one.
+/// [`lag`] by folder, of those that have one, or something that is none of ours and that is to be told. The log's key and the judge are
+/// those of the copying coordinator, so what is none of ours does not count as missing.
 ///
 /// # Errors
 /// As a store cannot be listed.
-pub(super) async fn by_folder(first: Arc<dyn Store>, copy: Arc<dyn Store>, key: PublicKey) -> Result<BTreeMap<String, Lag>, StoreError> {
+pub(super) async fn by_folder(
+    first: Arc<dyn Store>,
+    copy: Arc<dyn Store>,
+    key: PublicKey,
+    strangers: Strangers,
+) -> Result<BTreeMap<String, Lag>, StoreError> {
     let mut lags = BTreeMap::new();
     for folder in folders(&*first, &*copy).await? {
-        let lag = lag_below(&folder, &*first, &*copy, Some(&key)).await?;
-        if lag != Lag::default() {
+        let (lag, is_strange) = lag_below(&folder, &*first, &*copy, (Some(&key), Some(&strangers))).await?;
+        if is_strange || lag != Lag::default() {
             lags.insert(folder, lag);
         }
     }
     Ok(lags)
 }
 
-async fn lag_below(folder: &str, first: &dyn Store, copy: &dyn Store, key: Option<&PublicKey>) -> Result<Lag, StoreError> {
-    let mut lag = Lag::default();
+/// What the copy lacks of a folder, and whether something of it is none of ours by the judge.
+async fn lag_below(
+    folder: &str,
+    first: &dyn Store,
+    copy: &dyn Store,
+    (key, strangers): (Option<&PublicKey>, Option<&Strangers>),
+) -> Result<(Lag, bool), StoreError> {
+    let (mut lag, mut is_strange) = (Lag::default(), false);
     let mut differences = Differences::below(folder, first, copy);
     while let Some(difference) = differences.next().await? {
         match difference {
             // It is not copied, so nothing is behind for it.
             Difference::Missing(entry) | Difference::Head(entry, None) if is_foreign(&entry.name) => {}
+            // Whoever looks at the folder tells it. That it cannot be told now is no reason not to count it.
+            Difference::Missing(entry) if is_stranger(strangers, &entry.name).await => is_strange = true,
             Difference::Missing(entry) | Difference::Head(entry, None) => lag.add(&entry),
             Difference::Differs(..) => lag.differ = lag.differ.saturating_add(1),
             Difference::Head(entry, Some(size)) => match head_is(&entry, size, first, copy, key).await? {
@@ -233,7 +248,14 @@ async fn lag_below(folder: &str, first: &dyn Store, copy: &dyn Store, key: Optio
             Difference::OnlyInCopy(_) => {}
         }
     }
-    Ok(lag)
+    Ok((lag, is_strange))
+}
+
+async fn is_stranger(strangers: Option<&Strangers>, name: &str) -> bool {
+    match strangers {
+        Some(strangers) => strangers.why(name).await.is_ok_and(|why| why.is_some()),
+        None => false,
+    }
 }
 
 /// What a head of the copy is to that of the store.

@@ -18,6 +18,7 @@ use super::compare::{Difference, Differences, Lag, is_foreign, shown};
 use super::failed::Failed;
 use super::heads::{Head, head_of};
 use super::known::Foreign;
+use super::strangers::Strangers;
 use super::told::{Telling, Told};
 use crate::custody;
 use crate::ledger::Ledger;
@@ -71,6 +72,7 @@ pub struct Folder<'a> {
     waiting: Lag,
     asked_before: Timestamp,
     telling: Telling,
+    strangers: Strangers,
 }
 
 impl<'a> Folder<'a> {
@@ -113,6 +115,7 @@ impl<'a> Folder<'a> {
             waiting: Lag::default(),
             asked_before,
             telling,
+            strangers: Strangers::of(parts),
         };
         if let Some(log) = folder.log() {
             let (head, wrong) = head_of(parts, &log).await?;
@@ -143,12 +146,16 @@ impl<'a> Folder<'a> {
                     self.end().await?;
                     return Ok(false);
                 }
-                Some(Difference::Missing(entry)) if entry.size > COPIED_BYTES_MAX => self.too_large(&entry).await,
+                Some(Difference::Missing(entry)) if entry.size > COPIED_BYTES_MAX => {
+                    if !self.is_strange(&entry).await? {
+                        self.too_large(&entry).await;
+                    }
+                }
                 Some(Difference::Missing(entry) | Difference::Head(entry, None)) if is_foreign(&entry.name) => self.stranger(&entry).await,
                 Some(Difference::Missing(entry)) => {
                     if matches!(self.object(&entry.name), Some(CaseObject::Slot(n)) if n >= size) {
                         self.waiting.add(&entry);
-                    } else {
+                    } else if !self.is_strange(&entry).await? {
                         batch.add(entry);
                     }
                 }
@@ -192,6 +199,21 @@ impl<'a> Folder<'a> {
             "'{name}' has {size} bytes in the store, and nothing of ours more than {COPIED_BYTES_MAX}; it was not copied"
         ))
         .await;
+    }
+
+    /// Tells of what has a name that could be ours and is none of ours; then it is not copied, and the head does not wait for it.
+    async fn is_strange(&self, entry: &Entry) -> Result<bool, Failed> {
+        let Some(why) = self.strangers.why(&entry.name).await? else { return Ok(false) };
+        let (kind, name) = ("store-foreign", shown(&entry.name));
+        // Why may say of how many records the log is, which changes with each incident, and would be told each time.
+        let what = format!("'{name}' is none of ours");
+        if self.telling.is_new(kind, &what) {
+            let detail = format!("'{name}': {why}; it is not copied (docs/operations/stores.md says what to do)");
+            if self.parts.incident(self.concerned(kind).as_ref(), kind, &self.name, &detail).await.is_told() {
+                self.telling.told(kind, &what);
+            }
+        }
+        Ok(true)
     }
 
     async fn stranger(&self, entry: &Entry) {

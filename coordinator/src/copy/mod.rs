@@ -25,6 +25,7 @@ mod folder;
 mod heads;
 mod known;
 mod retry;
+mod strangers;
 mod told;
 mod words;
 
@@ -44,6 +45,7 @@ pub use compare::{Lag, lag};
 use failed::Failed;
 use folder::Folder;
 use retry::Retries;
+use strangers::Strangers;
 use told::Told;
 use words::Foreigners;
 
@@ -295,7 +297,8 @@ impl<'a> Copier<'a> {
             self.pass = Some(clock::now());
             self.meanwhile.clear();
             let (first, copy) = (Arc::clone(&self.parts.store), Arc::clone(&self.second.store));
-            self.comparing.spawn(compare::by_folder(first, copy, self.parts.ledgers.log_key().public()));
+            let strangers = Strangers::of(self.parts);
+            self.comparing.spawn(compare::by_folder(first, copy, self.parts.ledgers.log_key().public(), strangers));
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 //! put into one.
 
 use exhibit_evidence::layout::LogName;
-use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::text::one_line;
 
 use super::Reported;
 use crate::catalog::{IncidentRow, SharedCatalog};
@@ -40,7 +40,7 @@ pub async fn tell_log_news(parts: &Parts) {
 /// that log is whole again, and goes into it then.
 pub async fn keep_refused_logs(catalog: &SharedCatalog, ledgers: &Ledgers) {
     for (name, why) in ledgers.known().untold() {
-        let row = IncidentRow::new(clock::now(), None, PUT_BACK, &name.folder(), escape_bounded(&why, 2_000));
+        let row = IncidentRow::new(clock::now(), None, PUT_BACK, &name.folder(), one_line(&why, 2_000));
         match catalog.add_incident(row).await {
             Ok(()) => ledgers.known().note_told(&name),
             Err(error) => tracing::error!(%error, "the incident could not be kept in the catalog"),

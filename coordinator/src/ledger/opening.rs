@@ -9,7 +9,7 @@ use exhibit_evidence::dsse::{ENVELOPE_BYTES_MAX, Envelope};
 use exhibit_evidence::layout::LogName;
 use exhibit_evidence::log::{Layer, Tile, bundle_entries};
 use exhibit_evidence::record::{Incident, KeyRing, Predicate as _, Record};
-use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::text::{escape_bounded, one_line};
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 
 use super::error::TAKE_AWAY;
@@ -201,7 +201,7 @@ impl<'a> Reading<'a> {
         let Some(envelope) = judged.record else {
             if n < settled {
                 let why = format!("record {n}: none of its versions is a record of this place: {}", judged.squats.join("; "));
-                return Err(LedgerError::incident(&name.folder(), escape_bounded(&why, 1_000)));
+                return Err(LedgerError::incident(&name.folder(), one_line(&why, 1_000)));
             }
             self.squats.extend(judged.squats);
             return Ok(false);

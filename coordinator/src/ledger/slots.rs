@@ -6,7 +6,7 @@ use bytes::Bytes;
 use exhibit_evidence::Digest;
 use exhibit_evidence::dsse::{ENVELOPE_BYTES_MAX, Envelope};
 use exhibit_evidence::layout::LogName;
-use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::text::{escape_bounded, one_line};
 
 use super::error::{LET_OVER, TAKE_AWAY};
 use super::log::Inner;
@@ -140,7 +140,7 @@ impl Inner {
                 Err(e) if e.kind() == store::Kind::Conflict => {}
                 Err(e) if e.kind() == store::Kind::Denied => {
                     let why = format!("{}; and nothing can be written on top of it: {e}", judged.squats.join("; "));
-                    let why = escape_bounded(&why, 1_000);
+                    let why = one_line(&why, 1_000);
                     return Err(LedgerError::squatted(&self.name.folder(), format_args!("record {n}"), why, LET_OVER));
                 }
                 Err(e) => return Err(e.into()),

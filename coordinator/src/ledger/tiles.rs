@@ -10,7 +10,7 @@ use std::sync::PoisonError;
 use bytes::Bytes;
 use exhibit_evidence::Digest;
 use exhibit_evidence::log::{Layer, TILE_WIDTH, Tile, put_in_bundle};
-use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::text::one_line;
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::error::LET_OVER;
@@ -144,7 +144,7 @@ impl Inner {
             }
             match self.store.put_over(&name, Payload::from(bytes.clone()), digest).await {
                 Err(e) if e.kind() == store::Kind::Denied => {
-                    let why = escape_bounded(&format!("{}; and nothing can be written on top of it: {e}", squats.join("; ")), 1_000);
+                    let why = one_line(&format!("{}; and nothing can be written on top of it: {e}", squats.join("; ")), 1_000);
                     return Err(LedgerError::squatted(&self.name.folder(), format_args!("'{tile}'"), why, LET_OVER));
                 }
                 Err(e) if e.kind() != store::Kind::Conflict => return Err(e.into()),

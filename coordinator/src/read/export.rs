@@ -14,6 +14,7 @@ use exhibit_evidence::layout::{self, CaseObject, LogName};
 use exhibit_evidence::log::Tile;
 use exhibit_evidence::record::{Action, READERS};
 use exhibit_evidence::stream::SEGMENT_BYTES_MAX;
+use exhibit_evidence::text::escape_bounded;
 use exhibit_proto::bounds::READ_BYTES_MAX;
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
@@ -30,6 +31,8 @@ use crate::store::{self, Entry, Store};
 const OBJECTS_AHEAD: usize = 4;
 /// Larger objects (manifests) are read in pieces of this size.
 const PIECE_BYTES: u64 = 4 << 20;
+/// Objects that are named of those that are not given.
+const FOREIGN_NAMED_MAX: usize = 5;
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +64,8 @@ pub enum Exported {
         authorities: Vec<String>,
         /// For each of them, how many revocation lists are going to be kept with its token.
         revocation_lists: Vec<u32>,
+        /// What is not given because nobody signed for it.
+        foreign: Foreign,
     },
     /// An object begins.
     Object {
@@ -71,6 +76,15 @@ pub enum Exported {
     },
     /// Its next bytes.
     Data(Bytes),
+}
+
+/// Objects in the folders of sealed collections that no signed manifest names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Foreign {
+    /// How many.
+    pub count: u64,
+    /// The first of them, relative to the case's folder.
+    pub names: Vec<String>,
 }
 
 /// Gives a case into `out`.
@@ -99,7 +113,8 @@ pub async fn export_case(parts: Arc<Parts>, by: &Reader, request: ExportRequest,
     let mut authorities: Vec<(String, u32)> = parts.authorities.iter().map(|a| (a.name().to_string(), a.lists())).collect();
     authorities.sort();
     let (authorities, revocation_lists) = authorities.into_iter().unzip();
-    let head = Exported::Head { checkpoint, size, collections: collections.clone(), authorities, revocation_lists };
+    let foreign = foreign(&parts, &request.case, &collections).await?;
+    let head = Exported::Head { checkpoint, size, collections: collections.clone(), authorities, revocation_lists, foreign };
     if out.send(head).await.is_err() {
         return Ok(());
     }
@@ -144,6 +159,41 @@ async fn collections(parts: &Parts, request: &ExportRequest) -> Result<Vec<Colle
     match request.collections.iter().find(|id| found.binary_search(id).is_err()) {
         Some(missing) => Err(Problem::new(Kind::NotFound, format!("collections: {} has no collection {missing}", request.case))),
         None => Ok(found),
+    }
+}
+
+/// What is not going to be given of these collections. Listed before anything is given, which costs a request for a thousand objects, so
+/// that whoever goes on with an export that was interrupted learns of all of it too.
+async fn foreign(parts: &Parts, case: &CaseId, collections: &[CollectionId]) -> Result<Foreign> {
+    let (mut found, case_folder) = (Foreign::default(), layout::case_folder(case));
+    for collection in collections {
+        let Some(sealed) = named(&*parts.catalog, case, collection).await? else { continue };
+        let (folder, mut after) = (format!("{case_folder}/collections/{collection}"), None::<String>);
+        loop {
+            let page = parts.store.list(&folder, after.as_deref()).await?;
+            let more = page.more && !page.entries.is_empty();
+            for Entry { name, .. } in page.entries {
+                found.note(&case_folder, &name, &sealed);
+                after = Some(name);
+            }
+            if !more {
+                break;
+            }
+        }
+    }
+    Ok(found)
+}
+
+impl Foreign {
+    fn note(&mut self, case_folder: &str, name: &str, sealed: &Named) {
+        let Some(name) = name.strip_prefix(case_folder).and_then(|name| name.strip_prefix('/')) else { return };
+        if CaseObject::parse(name).is_none_or(|object| sealed.allows(&object)) {
+            return;
+        }
+        self.count = self.count.saturating_add(1);
+        if self.names.len() < FOREIGN_NAMED_MAX {
+            self.names.push(name.to_owned());
+        }
     }
 }
 
@@ -267,7 +317,7 @@ impl Giving<'_> {
 
     /// Tells what is not given because nobody signed for it.
     async fn tell(&self, strangers: &[String]) {
-        let Some(first) = strangers.first() else { return };
+        let Some(first) = strangers.first().map(|name| escape_bounded(name, 200)) else { return };
         let beside = match strangers.len() {
             1 => String::new(),
             n => format!(" and {} more", n.saturating_sub(1)),

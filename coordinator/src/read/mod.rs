@@ -19,7 +19,7 @@ use crate::ledger::{self, LedgerError};
 use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
 
-pub use export::{ExportRequest, Exported, export_case};
+pub use export::{ExportRequest, Exported, Foreign, export_case};
 pub use items::{Begins, Served, read_items};
 pub use lines::{Filter, ListedItem, list_items};
 

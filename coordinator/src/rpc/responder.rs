@@ -349,9 +349,17 @@ impl ResponderService for Responders {
         let work = |out| async move { read::export_case(parts, &by, wanted, out).await };
         let to_wire = |exported| wire::ExportCaseResponse {
             kind: Some(match exported {
-                Exported::Head { checkpoint, size, collections, authorities, revocation_lists } => {
+                Exported::Head { checkpoint, size, collections, authorities, revocation_lists, foreign } => {
                     let collections = collections.iter().map(ToString::to_string).collect();
-                    export_case_response::Kind::Head(wire::ExportHead { checkpoint, size, collections, authorities, revocation_lists })
+                    export_case_response::Kind::Head(wire::ExportHead {
+                        checkpoint,
+                        size,
+                        collections,
+                        authorities,
+                        revocation_lists,
+                        foreign_objects: foreign.count,
+                        foreign_names: foreign.names,
+                    })
                 }
                 Exported::Object { name, size } => export_case_response::Kind::Object(wire::ExportedObject { name, size }),
                 Exported::Data(bytes) => export_case_response::Kind::Data(bytes),

@@ -12,7 +12,8 @@ use exhibit_coordinator::serve::Upkeep;
 use exhibit_coordinator::store::faulty::{Fault, Faults, FaultyStore, Op};
 use exhibit_coordinator::store::{Kind, LocalStore, Payload, RemoteStore, Store, list_all};
 use exhibit_evidence::Digest;
-use exhibit_evidence::layout::LogName;
+use exhibit_evidence::id::CollectionId;
+use exhibit_evidence::layout::{self, LogName, StreamNumber};
 use exhibit_evidence::log::Checkpoint;
 use exhibit_evidence::verify::Verdict;
 
@@ -264,6 +265,49 @@ async fn after_an_error_only_what_failed_is_looked_at_again() {
     assert!(failed >= 3, "it was away twice: {failed}");
     assert_eq!((c.compared(), c.listed(other)), before, "nothing else was listed again");
     assert_eq!(c.s.world.incidents().await, Vec::<String>::new());
+    c.s.world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_seal_names_is_told_and_not_copied_and_what_cannot_be_told_is() {
+    let mut c = Copied::every(Duration::from_secs(1)).await;
+    let (case, sealed) = (c.s.case.clone(), c.s.collections[0].0.clone());
+    let segment = |collection: &CollectionId, stream, n| layout::segment(&case, collection, StreamNumber(stream), n);
+    let junk = [
+        segment(&sealed, 1, 7),
+        segment(&sealed, 9, 0),
+        layout::manifest(&case, &sealed, StreamNumber(9)),
+        format!("{}/tile/0/999", c.logs[1].folder()),
+    ];
+    // Of a collection that is not sealed nobody can say what its seal is going to name.
+    let untold = segment(&CollectionId::from_digest(&Digest::of(b"not sealed")), 1, 0);
+    let write = |name: &String| {
+        let path = c.s.world.store_dir().join(name);
+        std::fs::create_dir_all(path.parent().expect("above")).expect("folder");
+        std::fs::write(path, "junk").expect("written");
+    };
+    junk.iter().chain([&untold]).for_each(write);
+    for name in &junk {
+        soon(name, async || c.told("store-foreign: ", &format!("'{name}': ")).await > 0).await;
+    }
+    soon("what cannot be told is copied", async || c.copy.size(&untold).await.is_ok()).await;
+    // What is told makes the log grow, so that the folder is looked at again, and the head is not held back.
+    soon("the copy has the newest head", async || {
+        let first = LocalStore::open(&c.s.world.store_dir()).expect("store");
+        let (here, there) = (first.get(&c.logs[1].checkpoint(), 1 << 14).await, c.copy.get(&c.logs[1].checkpoint(), 1 << 14).await);
+        here.expect("head") == there.expect("head")
+    })
+    .await;
+    c.compare_again(2).await;
+    for name in &junk {
+        assert_eq!(c.copy.size(name).await.expect_err("not copied").kind(), Kind::NotFound, "{name}");
+        assert_eq!(c.told("store-foreign: ", &format!("'{name}': ")).await, 1, "{name} is told once");
+    }
+    soon("nothing is missing", async || {
+        let metrics = c.s.world.running().parts.metrics.text();
+        metrics.lines().any(|line| line == "exhibit_copy_missing_objects 0")
+    })
+    .await;
     c.s.world.stop().await;
 }
 

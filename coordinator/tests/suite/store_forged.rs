@@ -275,6 +275,20 @@ async fn what_no_signed_manifest_names_is_not_exported_and_is_told() {
     }
     let told = world.incidents().await;
     assert!(told.iter().any(|i| i.starts_with("store-foreign: ") && i.contains("no signed manifest")), "{told:?}");
+
+    // Whoever exports is told as well, and so is who goes on with an export that had come past them.
+    let request = people::ExportCaseRequest {
+        case_id: case.to_string(),
+        collections: Vec::new(),
+        key: world.admin.evidence.public().id().as_bytes().to_vec(),
+        after: "timestamps".to_owned(),
+        reason: "handoff".to_owned(),
+    };
+    let mut stream = world.people.export_case(request).await.expect("stream").into_inner();
+    let first = stream.message().await.expect("given").and_then(|part| part.kind);
+    let Some(people::export_case_response::Kind::Head(head)) = first else { panic!("the head comes first") };
+    let names = junk.map(|name| name.strip_prefix(&format!("cases/{case}/")).expect("of the case").to_owned());
+    assert_eq!((head.foreign_objects, head.foreign_names), (2, names.to_vec()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

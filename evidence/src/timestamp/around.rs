@@ -127,8 +127,9 @@ fn subject(certificate: &[u8]) -> Result<&[u8], TimestampError> {
     tbs.raw()
 }
 
-/// Judges a certificate or a list by those of `issuers` that have its issuer's name. Names alone choose them: a byte that is altered in
-/// a hint about the key must not make a forgery look like something that nobody can judge.
+/// Judges a certificate or a list by those of `issuers` that have its issuer's name, of which there are several where an authority
+/// changed its key: any of their keys will do, and it is accused where none of them signed it. Names alone choose them: a byte that is
+/// altered in a hint about the key must not make a forgery look like something that nobody can judge.
 fn vouched(der: &[u8], issuers: &[&[u8]]) -> Vouched {
     let sealed = match Sealed::read(der) {
         Ok(sealed) => sealed,
@@ -150,7 +151,9 @@ fn vouched(der: &[u8], issuers: &[&[u8]]) -> Vouched {
         }
     }
     if is_known {
-        Vouched::Forged("its signature is not one of its issuer".to_owned())
+        let why =
+            "no known certificate of its issuer's name has the key that signed it; of an authority that changed its key, give all roots";
+        Vouched::Forged(why.to_owned())
     } else {
         Vouched::Unknown("its issuer is neither in the token nor among the roots that were given".to_owned())
     }

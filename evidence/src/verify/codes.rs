@@ -68,6 +68,7 @@ impl Code {
                 | Self::OrderPredecessor
                 | Self::OrderNonce
                 | Self::OrderOpen
+                | Self::OrderUnapproved
                 | Self::OrderNotApproved
                 | Self::ChainOrder
                 | Self::ReceiptPredecessor
@@ -255,6 +256,9 @@ codes! {
     OrderOpen "order.open" Note Unknown
         "A target of an order has no seal record yet."
         "The collection is still running, or was never closed. With --complete this counts as a warning: a case that is handed over must have an end for every order."
+    OrderUnapproved "order.unapproved" Note Operator
+        "An order needs a second person's approval, has none in this log, and took nothing from a target of it that has no seal record yet."
+        "No host could obey the order, so nothing of it is running or missing. Only an approval that comes later changes that, and none can come any more where the finding names a revocation. With --complete this counts as a warning: a case that is handed over must have an end for every order."
     OrderNotApproved "order.not-approved" Error Operator
         "The case was opened so that every order needs a second person's approval, and an order without one was carried out."
         "One person alone had this evidence taken, against the rule of the case; that it was taken rightly rests on that person's word."
@@ -520,7 +524,7 @@ codes! {
         "A label in bag-info.txt is none of the format's, stands there twice or is missing, or its value is not that of bag.json, the log or the payload; or a line does not end with LF alone."
         "The evidence is not touched by this, but what the bag tells people and archives about itself is not true. Whoever exported must explain it."
     BagView "bag.view" Error Operator
-        "A file beside the payload has a name that is none of the format's, also where it differs only by case; or a file of expanded/ is not the content of the item that has its exhibit number, is of no such item, or is missing; or a file of proofs/ does not prove that its record is in the log, or is missing."
+        "A file beside the payload has a name that is none of the format's, also where it differs only by case; or a file of expanded/ is not the content of the item that has its exhibit number, is of no such item, or is missing; or a file of proofs/ does not prove that its record is in the log, or is missing; or what bag.json says was made is not there, or something is there that it does not name."
         "Whoever exported made or let something into the bag that is not what the evidence in data/ holds, or took something out. Use the evidence, not this file, and ask that person."
     BagUnstamped "bag.unstamped" Note Operator
         "bag.json names a timestamp authority that was to stamp the bag, and there is no reply of it. It is a warning where a copy of another's reply lies in its place."

@@ -91,7 +91,7 @@ pub enum EntryKind {
 pub struct Options {
     /// What is verified is the deployment's own log: keys of people and agents, and what concerns no case.
     pub deployment: bool,
-    /// Every order target must have its seal: [`Code::OrderOpen`] and [`Code::StreamUnsealed`] become warnings.
+    /// Every order target must have its seal: [`Code::OrderOpen`], [`Code::OrderUnapproved`] and [`Code::StreamUnsealed`] become warnings.
     pub complete: bool,
     /// A head (size and root) that was learned on another way, for example from a paper form or an earlier letter: the
     /// history must contain it.

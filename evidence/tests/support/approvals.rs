@@ -33,11 +33,28 @@ impl Default for Lies<'_> {
     }
 }
 
-pub fn good_6(lies: &Lies<'_>) -> Case {
+/// A case in which every order needs a second person.
+fn opened() -> Case {
     let mut case = Case::unopened(6);
     let at = case.now();
     let opened = CaseOpened { two_person: true, ..case_opened(&case.id, "Two persons for every order", at) };
     case.opened = case.sign(&opened, RESPONDER);
+    case
+}
+
+/// Such a case with one order of which nothing came, and what happened to it.
+pub fn ordered(then: &dyn Fn(&mut Case, &Ordered)) -> Case {
+    let mut case = opened();
+    case.enrol(BEN, ADMIN, "responder/ben", &[Role::Approver], "admin");
+    case.enrol_agent(0);
+    let order = case.order(1, &[0], &["system"], &|_| {});
+    then(&mut case, &order);
+    case.checkpoint();
+    case
+}
+
+pub fn good_6(lies: &Lies<'_>) -> Case {
+    let mut case = opened();
     case.enrol(CORA, ADMIN, "responder/cora", &[Role::Custodian], "admin");
     case.enrol(BEN, ADMIN, "responder/ben", &[Role::Approver], "admin");
     // A responder with this role too can approve what others order, and nothing of her own.
@@ -66,7 +83,7 @@ pub fn good_6(lies: &Lies<'_>) -> Case {
     case
 }
 
-fn approve(case: &mut Case, order: &Ordered, other: &Ordered, lies: &Lies<'_>) {
+pub fn approve(case: &mut Case, order: &Ordered, other: &Ordered, lies: &Lies<'_>) {
     let mut approval = Approval {
         case: case.id.clone(),
         predecessor: order.digest,

@@ -595,6 +595,13 @@ pub struct ExportHead {
     /// For each of them, in the same order, how many revocation lists are going to be kept with its token, at most 4.
     #[prost(uint32, repeated, tag = "5")]
     pub revocation_lists: ::prost::alloc::vec::Vec<u32>,
+    /// Objects in the folders of these collections that are not given, because the collection is sealed and no signed manifest names
+    /// them.
+    #[prost(uint64, tag = "6")]
+    pub foreign_objects: u64,
+    /// The first of them, at most 5, relative to the case's folder.
+    #[prost(string, repeated, tag = "7")]
+    pub foreign_names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StampExportRequest {

@@ -153,6 +153,16 @@ fn nothing(
     )))
 }
 
+/// Why an image is not whole: the source shows a page or more of what should be in it not at all. Less than a page at the edge of a range
+/// is nothing that the kernel itself uses as memory.
+fn not_shown(hidden: &[Range], source: &str, list: &str) -> Option<String> {
+    let page = preflight::page_bytes();
+    let holds_page =
+        |r: &Range| r.start.checked_next_multiple_of(page).and_then(|first| first.checked_add(page)).is_some_and(|end| end <= r.end);
+    let bytes = total(hidden);
+    hidden.iter().any(holds_page).then(|| format!("{bytes} bytes of System RAM are not shown by {source}: they are gaps in {list}"))
+}
+
 struct Run<'a> {
     physical: &'a dyn Physical,
     tables: Option<&'a Tables>,
@@ -241,6 +251,9 @@ impl Run<'_> {
         ]);
         if !self.preflight.warnings.is_empty() {
             item.facts.insert("warnings".to_owned(), self.preflight.warnings.join(" | "));
+        }
+        if let Some(why) = not_shown(&hidden, self.physical.name(), list) {
+            item = item.with_status(Status::Partial, why);
         }
         let withholds = window::withholds(self.physical.name(), &self.preflight.release);
         let from = From { physical: self.physical, tables: self.tables, flags: self.flags, iomem: self.iomem, withholds };

@@ -6,7 +6,7 @@ use super::iomem::Iomem;
 use super::physical::{Physical, Refused};
 use super::ranges::{PAGE, Range, total};
 use super::tables::Tables;
-use crate::capture::live::{LARGE_BYTES_MAX, Lossless, SMALL_BYTES_MAX, lines, names, open_dir, read, text};
+use crate::capture::live::{LARGE_BYTES_MAX, Lossless, SMALL_BYTES_MAX, lines, names, number, open_dir, read, text, words};
 
 /// The record `preflight.json`.
 #[derive(Debug, Serialize)]
@@ -38,6 +38,9 @@ pub struct Preflight {
     zeros_not_judged: Option<String>,
     /// Hints that the hypervisor encrypts this guest's memory.
     encrypted_guest: Vec<String>,
+    /// Memory that an encrypted guest has not accepted yet: it has no content, and the kernel answers with zeros. Absent where the
+    /// kernel does not tell (before Linux 6.5, and where it was built without).
+    unaccepted_bytes: Option<u64>,
     /// Memory that is elsewhere than in RAM.
     swaps: Vec<String>,
     zswap: Option<Lossless>,
@@ -88,6 +91,7 @@ impl Preflight {
             zeros_judged: tables.is_ok(),
             zeros_not_judged: tables.as_ref().err().cloned(),
             encrypted_guest: encrypted,
+            unaccepted_bytes: read("/proc/meminfo", SMALL_BYTES_MAX).ok().and_then(|r| unaccepted(&r.bytes)),
             swaps: swaps(),
             zswap: text("/sys/module/zswap/parameters/enabled"),
             zram: zram(),
@@ -115,6 +119,9 @@ impl Preflight {
                 "the hypervisor may encrypt this guest: the kernel inside reads plain text, except of shared and unaccepted pages"
                     .to_owned(),
             );
+        }
+        if let Some(bytes) = self.unaccepted_bytes.filter(|bytes| *bytes > 0) {
+            warnings.push(format!("{bytes} bytes were not accepted by this guest yet: their zeros stand as data"));
         }
         if !self.swaps.is_empty() || !self.zram.is_empty() {
             warnings.push("parts of processes' memory are in swap, not in this image".to_owned());
@@ -160,6 +167,12 @@ fn capabilities() -> Option<Lossless> {
     lines(&status).find_map(|l| l.strip_prefix(b"CapEff:").map(|v| Lossless(v.trim_ascii().to_vec())))
 }
 
+/// The line `Unaccepted:` of `/proc/meminfo`, kB (`fs/proc/meminfo.c`), in bytes.
+fn unaccepted(meminfo: &[u8]) -> Option<u64> {
+    let value = lines(meminfo).find_map(|l| l.strip_prefix(b"Unaccepted:"))?;
+    words(value).next().and_then(number::<u64>).map(|kib| kib.saturating_mul(1024))
+}
+
 fn swaps() -> Vec<String> {
     let table = read("/proc/swaps", SMALL_BYTES_MAX).map(|r| r.bytes).unwrap_or_default();
     lines(&table).skip(1).map(exhibit_evidence::text::escape_bytes).collect()
@@ -187,5 +200,18 @@ mod tests {
             found.warnings.iter().any(|w| w.contains("no place")) && found.warnings.iter().any(|w| w.contains("65536 bytes")),
             "{found:?}"
         );
+    }
+
+    #[test]
+    fn memory_that_was_not_accepted_is_counted_and_said() {
+        assert_eq!(unaccepted(b"MemTotal:  4096 kB\nUnaccepted:     2048 kB\nHugePages_Total: 0\n"), Some(2 << 20));
+        assert_eq!((unaccepted(b"MemTotal:  4096 kB\n"), unaccepted(b"Unaccepted: none\n")), (None, None));
+        let nothing: Result<Tables, String> = Err("no place".to_owned());
+        let mut found = Preflight::look(&Iomem::default(), None, &[], Vec::new(), b"", &nothing);
+        for (bytes, said) in [(None, false), (Some(0), false), (Some(2 << 20), true)] {
+            found.unaccepted_bytes = bytes;
+            found.warn(&Iomem::default());
+            assert_eq!(found.warnings.iter().any(|w| w.contains("2097152 bytes were not accepted")), said, "{found:?}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! does not map (`memfd_secret`, `set_direct_map_invalid_noflush`, `DEBUG_PAGEALLOC`) are answered with zeros, without an error and
 //! without a page flag (`read_kcore`), so zeros alone are no content.
 //!
-//! Formats: Intel SDM volume 3, 4.5; Arm ARM D8.3, VMSAv8-64 with a granule of 4 KiB. Tables are the host's memory, which may
+//! Formats: Intel SDM volume 3, 4.5; Arm ARM D8.3, VMSAv8-64 with a granule of 4 KiB, of 52 bits (LPA2) too. Tables are the host's memory, which may
 //! be hostile: a walk has as many steps as there are levels, whatever the entries say.
 
 use std::io;
@@ -23,6 +23,12 @@ const LARGE: u64 = 1 << 7;
 /// AArch64: the entry names a table; without it, it maps a block.
 const TABLE: u64 = 1 << 1;
 const ENTRIES: u64 = 512;
+/// AArch64 with addresses of 52 bits: entries of the top table, bits of an entry that are an address, and those that are its two highest,
+/// so many bits below their place.
+const WIDE_ENTRIES: u64 = 16;
+const WIDE_MASK: u64 = 0x0003_ffff_ffff_f000;
+const WIDE_HIGH: u64 = 3 << 8;
+const WIDE_SHIFT: u32 = 42;
 /// Names of the top table, in VMCOREINFO and among the kernel's symbols.
 const ROOTS: [&str; 2] = ["swapper_pg_dir", "init_top_pgt"];
 
@@ -43,6 +49,8 @@ pub struct Tables {
     /// Bits of an entry that are an address.
     mask: u64,
     machine: u16,
+    /// AArch64 with addresses of 52 bits.
+    wide: bool,
 }
 
 impl Tables {
@@ -71,13 +79,15 @@ impl Tables {
                 let five = number("pgtable_l5_enabled").map_or(address < 0xffff_8000_0000_0000, |n| n != 0);
                 (if five { 5 } else { 4 }, 0x000f_ffff_ffff_f000 & !number("sme_mask").unwrap_or(0))
             }
-            EM_AARCH64 => match number("VA_BITS") {
+            EM_AARCH64 => match arm_bits(&number) {
+                Some(52) => (5, WIDE_MASK),
                 Some(bits @ 30..=48) => (bits.saturating_sub(4) as u32 / 9, 0x0000_ffff_ffff_f000),
-                _ => return Err("the form of its page tables is not known (VA_BITS)".to_owned()),
+                _ => return Err("the form of its page tables is not known (VA_BITS, TCR_EL1_T1SZ)".to_owned()),
             },
             other => return Err(format!("page tables of machine {other} are not read")),
         };
-        let tables = Self { root, levels, mask, machine: physical.machine() };
+        let machine = physical.machine();
+        let tables = Self { root, levels, mask, machine, wide: machine == EM_AARCH64 && mask == WIDE_MASK };
         match tables.walk(physical, address) {
             Some(Mapping { physical: Some(found), .. }) if found == root => Ok(tables),
             _ => Err("the kernel's page tables do not map themselves where they are read: their form is not understood".to_owned()),
@@ -94,16 +104,21 @@ impl Tables {
             let within = address & size.saturating_sub(1);
             let left = size.saturating_sub(within);
             let mut entry = [0; 8];
-            read_all(physical, table.checked_add((address >> shift) % ENTRIES * 8)?, &mut entry).ok()?;
+            let index = if self.wide && level == self.levels { (address >> shift) % WIDE_ENTRIES } else { (address >> shift) % ENTRIES };
+            read_all(physical, table.checked_add(index * 8)?, &mut entry).ok()?;
             let entry = u64::from_le_bytes(entry);
             if entry & PRESENT == 0 {
                 return Some(Mapping { physical: None, bytes: left });
             }
+            if level > 3 && self.wide && self.is_large(entry) {
+                // Blocks of 512 GiB: kernels do not make them.
+                return None;
+            }
             if level <= 3 && self.is_large(entry) {
-                let start = entry & self.mask & !size.saturating_sub(1);
+                let start = self.address_in(entry) & !size.saturating_sub(1);
                 return Some(Mapping { physical: Some(start.saturating_add(within)), bytes: left });
             }
-            table = entry & self.mask;
+            table = self.address_in(entry);
         }
         self.pages(physical, table, address)
     }
@@ -117,12 +132,27 @@ impl Tables {
         let first = entries.next()?;
         let alike = entries.take_while(|e| (e ^ first) & PRESENT == 0).count() as u64;
         let within = address % PAGE;
-        let found = (first & PRESENT != 0).then(|| (first & self.mask).saturating_add(within));
+        let found = (first & PRESENT != 0).then(|| self.address_in(first).saturating_add(within));
         Some(Mapping { physical: found, bytes: alike.saturating_add(1).saturating_mul(PAGE).saturating_sub(within) })
+    }
+
+    /// The address that an entry has.
+    const fn address_in(&self, entry: u64) -> u64 {
+        let low = entry & self.mask;
+        if self.wide { low | (entry & WIDE_HIGH) << WIDE_SHIFT } else { low }
     }
 
     const fn is_large(&self, entry: u64) -> bool {
         if self.machine == EM_AARCH64 { entry & TABLE == 0 } else { entry & LARGE != 0 }
+    }
+}
+
+/// Bits of the addresses of an AArch64 kernel. One that was built for 52 uses 48 on a processor without them: the processor's register
+/// says which (`arch/arm64/kernel/vmcore_info.c`).
+fn arm_bits(number: &dyn Fn(&str) -> Option<u64>) -> Option<u64> {
+    match number("VA_BITS") {
+        Some(52) => 64_u64.checked_sub(number("TCR_EL1_T1SZ")?),
+        bits => bits,
     }
 }
 
@@ -248,26 +278,29 @@ pub mod tests {
         assert_eq!(tables.walk(&outside, DIRECT + 0x40_0000), None);
     }
 
+    /// Memory, and where it is mapped.
+    struct Arm(Small, u64);
+
+    impl Physical for Arm {
+        fn name(&self) -> &'static str {
+            "arm"
+        }
+        fn exposed(&self, ram: &[Range]) -> Vec<Range> {
+            ram.to_vec()
+        }
+        fn read(&self, at: u64, buf: &mut [u8]) -> io::Result<usize> {
+            self.0.read(at, buf)
+        }
+        fn address_of(&self, at: u64) -> Option<u64> {
+            Some(self.1 + at)
+        }
+        fn machine(&self) -> u16 {
+            EM_AARCH64
+        }
+    }
+
     #[test]
     fn tables_of_arm_are_read() {
-        struct Arm(Small);
-        impl Physical for Arm {
-            fn name(&self) -> &'static str {
-                "arm"
-            }
-            fn exposed(&self, ram: &[Range]) -> Vec<Range> {
-                ram.to_vec()
-            }
-            fn read(&self, at: u64, buf: &mut [u8]) -> io::Result<usize> {
-                self.0.read(at, buf)
-            }
-            fn address_of(&self, at: u64) -> Option<u64> {
-                Some(0xffff_0000_0000_0000 + at)
-            }
-            fn machine(&self) -> u16 {
-                EM_AARCH64
-            }
-        }
         let mut memory = vec![0_u8; 1 << 20];
         let entries =
             BTreeMap::from([(0x1000, 0x2003_u64), (0x2000, 0x3003), (0x2008, 0x4000_0701), (0x3000, 0x4003), (0x3008, 0x20_0701)]);
@@ -277,7 +310,7 @@ pub mod tests {
         for page in (0..512_usize).filter(|p| *p != 9) {
             memory[0x4000 + page * 8..][..8].copy_from_slice(&((page as u64 * PAGE) | 0x0068_0000_0000_0703).to_le_bytes());
         }
-        let memory = Arm(Small(memory));
+        let memory = Arm(Small(memory), 0xffff_0000_0000_0000);
         let info = b"SYMBOL(swapper_pg_dir)=ffff800008001000\nNUMBER(VA_BITS)=48\nNUMBER(kimage_voffset)=0xffff800008000000\n";
         let tables = Tables::of(&memory, info, none).expect("good");
         let look = |at: u64| tables.walk(&memory, 0xffff_0000_0000_0000 + at).map(|m| (m.physical, m.bytes)).expect("readable");
@@ -285,6 +318,36 @@ pub mod tests {
         assert_eq!((look(0x4000_0000), look(0x40_0000)), ((Some(0x4000_0000), 1 << 30), (None, 0x20_0000)));
         let wide = b"SYMBOL(swapper_pg_dir)=ffff800008001000\nNUMBER(VA_BITS)=52\nNUMBER(kimage_voffset)=0xffff800008000000\n";
         assert!(Tables::of(&memory, wide, none).expect_err("another form").contains("VA_BITS"));
+    }
+
+    #[test]
+    fn tables_of_arm_with_addresses_of_52_bits_are_read() {
+        const BASE: u64 = 0xfff0_0000_0000_0000;
+        let mut memory = vec![0_u8; 1 << 20];
+        // Bits 8 and 9 of an entry are bits 50 and 51 of its address; the last of these is a block where there is none.
+        let entries =
+            [(0x1000, 0x2003_u64), (0x2000, 0x3003), (0x3000, 0x4003), (0x3008, 0x4000_0601), (0x4000, 0x5003), (0x4008, 0x20_0501)];
+        for (at, entry) in entries.into_iter().chain([(0x2008, 0x80_0000_0401)]) {
+            memory[at..at + 8].copy_from_slice(&entry.to_le_bytes());
+        }
+        for page in (0..512_usize).filter(|p| *p != 9) {
+            memory[0x5000 + page * 8..][..8].copy_from_slice(&((page as u64 * PAGE) | 0x0068_0000_0000_0403).to_le_bytes());
+        }
+        let memory = Arm(Small(memory), BASE);
+        let of = |bits: &str| {
+            let info =
+                format!("SYMBOL(swapper_pg_dir)=ffff800008001000\nNUMBER(VA_BITS)=52\nNUMBER(kimage_voffset)=0xffff800008000000\n{bits}");
+            Tables::of(&memory, info.as_bytes(), none)
+        };
+        let tables = of("NUMBER(TCR_EL1_T1SZ)=0xc\n").expect("good");
+        let look = |at: u64| tables.walk(&memory, BASE + at).map(|m| (m.physical, m.bytes));
+        assert_eq!((look(5 * PAGE), look(9 * PAGE)), (Some((Some(5 * PAGE), 4 * PAGE)), Some((None, PAGE))));
+        assert_eq!(look(0x20_0010), Some((Some((1 << 50) + 0x20_0010), 0x1f_fff0)));
+        assert_eq!(look(0x4000_0000), Some((Some((2 << 50) + 0x4000_0000), 1 << 30)));
+        assert_eq!((look(1 << 39), look(2 << 39), look(1 << 48)), (None, Some((None, 1 << 39)), Some((None, 1 << 48))));
+        // The same kernel on a processor without them would have four levels, which these are not.
+        assert!(of("NUMBER(TCR_EL1_T1SZ)=0x10\n").expect_err("another form").contains("do not map themselves"));
+        assert!(of("").expect_err("not said").contains("TCR_EL1_T1SZ"));
     }
 
     proptest::proptest! {
@@ -295,7 +358,7 @@ pub mod tests {
                 let value = if low { value % 0x10_0000 } else { value };
                 memory.0[index * 8..][..8].copy_from_slice(&value.to_le_bytes());
             }
-            let tables = Tables { root: 0x1000, levels: 4, mask: 0x000f_ffff_ffff_f000, machine: EM_X86_64 };
+            let tables = Tables { root: 0x1000, levels: 4, mask: 0x000f_ffff_ffff_f000, machine: EM_X86_64, wide: false };
             for address in [at, DIRECT + at % (1 << 31)] {
                 if let Some(found) = tables.walk(&memory, address) {
                     proptest::prop_assert!(found.bytes > 0);

@@ -345,6 +345,31 @@ fn where_gaps_are_too_many_to_tell_why_it_is_still_told_what_is_data() {
     assert!(rows.iter().all(|r| r.state != "uncertain" || r.reason.as_ref().is_some_and(|r| r.contains("too many"))));
 }
 
+/// The status of an image of 1 MiB of memory and a part of a page, of which the source shows this, and why.
+fn of_what_is_shown(shown: Range) -> (crate::capture::Status, String) {
+    let iomem = Iomem { ram: vec![Range { start: 0x10_0000, end: 0x20_0c00 }], ..Iomem::default() };
+    let fake = Fake { exposed: vec![shown], ..Fake::default() };
+    let exposed = super::ranges::common(&iomem.ram, &[shown]);
+    let no_tables: Result<Tables, String> = Err("none".to_owned());
+    let preflight = super::preflight::Preflight::look(&iomem, Some(&fake), &exposed, Vec::new(), b"", &no_tables);
+    let layout = Layout::new(exposed.clone());
+    let run = super::Run { physical: &fake, tables: None, flags: None, iomem: &iomem, exposed, preflight };
+    let mut out = crate::capture::testing::Memory::default();
+    run.image(&mut out, super::FULL, (&iomem.ram, &layout), &mut Smear::new(std::sync::Arc::default())).expect("no stop");
+    let put = out.get("memory.lime").expect("an image");
+    (put.status, put.item.reason.clone().unwrap_or_default())
+}
+
+#[test]
+fn an_image_without_a_part_of_the_memory_is_not_whole() {
+    use crate::capture::Status;
+    // What is left of a page at the end is none that the kernel uses.
+    assert_eq!(of_what_is_shown(Range { start: 0x10_0000, end: 0x20_0000 }), (Status::Collected, String::new()));
+    let (status, why) = of_what_is_shown(Range { start: 0x10_0000, end: 0x1f_0000 });
+    assert_eq!(status, Status::Partial, "{why}");
+    assert!(why.contains("68608 bytes") && why.contains("fake") && why.contains("map.jsonl"), "{why}");
+}
+
 #[test]
 fn what_was_not_reached_stands_as_not_read() {
     let (iomem, fake) = (Iomem { ram: ram(), ..Iomem::default() }, Fake { exposed: ram(), ..Fake::default() });

@@ -37,13 +37,20 @@ const HUGE: u64 = 2 << 20;
 const FLAGS: &str = "/proc/kpageflags";
 const FLAG_ZERO: u64 = 1 << 24;
 
+/// Bits of an entry that are the page frame, or the kind of swap (5 bits) with what it says, and a guard in them: `PTE_MARKER_GUARD`, 4,
+/// of the kind of the kernel's marks, 31 (`include/linux/swapops.h`).
+const FRAME: u64 = (1 << 55) - 1;
+const GUARD_FRAME: u64 = 31 | 4 << 5;
+
 impl Page {
     /// From an entry of pagemap: bit 63 is "present", bit 62 "swapped". A mark that is no page (bit 57: write-protected by
-    /// userfaultfd before there was one; bit 58, since Linux 6.15: a guard) is shown as swapped to the last kind of swap, 31, which is
-    /// none.
+    /// userfaultfd before there was one; bit 58, since Linux 6.15: a guard, which before that is told by the mark itself) is shown as
+    /// swapped to the last kind of swap, 31, which is none.
     const fn of_entry(entry: u64) -> Self {
         if entry >> 63 != 0 {
             Self::Present
+        } else if (entry >> 62) & 1 != 0 && entry & FRAME == GUARD_FRAME {
+            Self::Guard
         } else if (entry >> 62) & 1 != 0 && entry & 31 == 31 && (entry >> 57) & 3 != 0 {
             if (entry >> 58) & 1 != 0 { Self::Guard } else { Self::Absent }
         } else if (entry >> 62) & 1 != 0 {
@@ -60,8 +67,8 @@ pub struct Pages {
     file: Arc<OwnedFd>,
     /// The kernel lists ranges (Linux 6.7).
     lists: bool,
-    /// It tells guards from swap when it lists them.
-    guards: bool,
+    /// It tells guards from swap when it lists them (Linux 6.16); else their entries are looked at.
+    pub(super) guards: bool,
     entries: Vec<u8>,
     /// Pages of this host, in bytes.
     page: u64,
@@ -115,7 +122,12 @@ impl Pages {
             match scan_pages(self.file.as_fd(), at, end, self.guards, &mut found) {
                 Ok((count, walked)) => {
                     for range in found.iter().take(count) {
-                        self.tell(range.start.max(at), range.end.min(end), range.categories, each);
+                        let (from, to) = (range.start.max(at), range.end.min(end));
+                        if !self.guards && of_categories(range.categories) == Page::Swapped {
+                            self.by_entries(from, to, checkpoint, each)?;
+                        } else {
+                            self.tell(from, to, range.categories, each);
+                        }
                     }
                     if walked <= at {
                         return Err(Errno::SRCH);
@@ -130,6 +142,17 @@ impl Pages {
                 return Err(Errno::CANCELED);
             }
         }
+        self.by_entries(at, end, checkpoint, each)
+    }
+
+    /// The same by the entries of the pages.
+    fn by_entries(
+        &mut self,
+        mut at: u64,
+        end: u64,
+        checkpoint: &mut dyn FnMut() -> bool,
+        each: &mut dyn FnMut(u64, u64, Page),
+    ) -> Result<(), Errno> {
         let page = self.page;
         while at < end {
             let count = end.saturating_sub(at).div_ceil(self.page).min(ENTRIES as u64);
@@ -278,6 +301,18 @@ mod tests {
         assert_eq!(kind, Page::Present);
         assert!(bytes >= 2 * 4096 - 100);
         assert_eq!(pages.run(base + 3 * 4096, 10).expect("looked"), (Page::Present, 10));
+    }
+
+    #[test]
+    fn a_guard_is_told_by_its_mark_where_no_bit_says_so() {
+        const SWAPPED: u64 = 1 << 62;
+        let of_mark = |mark: u64| Page::of_entry(SWAPPED | mark << 5 | 31);
+        assert_eq!(of_mark(4), Page::Guard);
+        assert_eq!(Page::of_entry(SWAPPED | 1 << 55 | 4 << 5 | 31), Page::Guard, "soft-dirty as well");
+        // A poisoned page, many marks at once, the same place of a real swap, and nothing of which a frame may be seen.
+        assert_eq!([2, 6, 1 << 20 | 4].map(of_mark), [Page::Swapped; 3]);
+        assert_eq!([4 << 5, 4 << 5 | 3, 0].map(|frame| Page::of_entry(SWAPPED | frame)), [Page::Swapped; 3]);
+        assert_eq!(Page::of_entry(4 << 5 | 31), Page::Absent);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use exhibit_evidence::id::CaseId;
-use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::text::one_line;
 
 use super::NAMED_MAX;
 use crate::several;
@@ -111,7 +111,7 @@ pub(in crate::store) fn case_of(name: &str) -> Option<String> {
 pub(super) fn told(kind: &'static str, subject: &str, tally: &Tally) -> Trouble {
     let (named, left) = tally.sentence();
     let more = if left > 0 { format!("; and {left} more") } else { String::new() };
-    Trouble { kind, subject: subject.to_owned(), detail: escape_bounded(&format!("{named}{more} ({DO})"), 1_990) }
+    Trouble { kind, subject: subject.to_owned(), detail: one_line(&format!("{named}{more} ({DO})"), 1_990) }
 }
 
 /// A list that is full: what is not on it is served by its newest version, which the digests in the logs then tell from the genuine
@@ -150,6 +150,13 @@ mod tests {
         let report =
             Report { troubles: vec![told("k", "s", &cut)], lists: List::of("k", "s", &cut).into_iter().collect(), ..Report::default() };
         assert!(report.text().contains("k s: one; and 8 more (--json has more; "), "{}", report.text());
+    }
+
+    #[test]
+    fn a_name_that_is_escaped_already_is_not_escaped_again() {
+        let tally = Tally { count: 1, named: vec![r"'cases/x/a\nb': hidden".to_owned()] };
+        let trouble = told("store-marker", "cases/x", &tally);
+        assert!(trouble.detail.starts_with(r"'cases/x/a\nb': hidden"), "{}", trouble.detail);
     }
 
     #[test]

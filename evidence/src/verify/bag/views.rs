@@ -24,7 +24,7 @@ const PROOFS: &str = "proofs/";
 const HASHES_BYTES_MAX: u64 = 4_096;
 
 /// Compares what can be compared. `tags` is what the tag manifest names: that the files are those is checked elsewhere. Which views were
-/// made the bag says itself, so that one that is taken out is missed.
+/// made the bag says itself, so that one that is taken out is missed, whether it can be compared or not.
 pub(super) fn check(bag: &Bag<'_>, tags: &Files, case: &Checked, description: Option<&Description>, findings: &mut Findings) {
     let made = |view: View| description.and_then(|d| d.made(view));
     let mut problem = |name: &str, message: String| findings.add(Code::BagView, escape_bounded(name, 300), message);
@@ -33,10 +33,12 @@ pub(super) fn check(bag: &Bag<'_>, tags: &Files, case: &Checked, description: Op
             problem(name, why);
         }
     }
-    for (folder, view) in [(EXPANDED, View::Expanded), (PROOFS, View::Proofs)] {
-        match (made(view), below(tags, folder).next().is_some()) {
-            (Some(true), false) => problem(folder, format!("bag.json says that {folder} was made, and nothing of it is there")),
-            (Some(false), true) => problem(folder, format!("bag.json does not say that {folder} was made, and it is there")),
+    for view in View::ALL {
+        let begin = view.begin();
+        let what = begin.trim_end_matches("exhibits.");
+        match (made(view), below(tags, begin).next().is_some()) {
+            (Some(true), false) => problem(what, format!("bag.json says that {what} was made, and nothing of it is there")),
+            (Some(false), true) => problem(what, format!("bag.json does not say that {what} was made, and it is there")),
             _ => {}
         }
     }

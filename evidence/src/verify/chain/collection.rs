@@ -6,6 +6,7 @@ use super::{OrderFacts, Token, shown};
 use crate::age::Recipients;
 use crate::digest::Digest;
 use crate::id::{AgentId, CaseId, CollectionId, OrderId};
+use crate::key::KeyId;
 use crate::layout::StreamNumber;
 use crate::record::{Acquisition, ManifestRef, Outcome, Receipt, Seal};
 use crate::verify::stream::Tally;
@@ -287,6 +288,23 @@ impl Collection {
         for (stream, receipt) in self.receipts.iter().filter(|(n, _)| !named.contains(n)) {
             at.add(Code::SealStreams, format!("the seal of {id} leaves out stream {stream}, which has receipt {}", receipt.digest));
         }
+    }
+
+    /// True when nothing was received of it and no seal ended it.
+    pub fn brought_nothing_yet(&self) -> bool {
+        !self.sealed && self.acquisitions.is_empty() && self.receipts.is_empty()
+    }
+
+    /// Says that its order needs an approval and has none; of a giver's key that was revoked since, the place of the revocation.
+    pub fn unapproved(&self, order: &OrderId, (severity, revoked): (Severity, Option<(KeyId, u64)>), findings: &mut Findings) {
+        let object = format!("collections/{}", self.summary.id);
+        let more = revoked.map_or_else(
+            || "what it brings if somebody approves it later is not in this log".to_owned(),
+            |(key, at)| format!("nobody can approve it any more: it was signed by key {key}, which record {at} revoked"),
+        );
+        let (agent, id) = (&self.summary.agent, &self.summary.id);
+        let message = format!("order {order} on agent {agent} (collection {id}) was never approved, and no host could obey it; {more}");
+        findings.add_as(Code::OrderUnapproved, severity, object, message);
     }
 
     /// Checks that can only be made when all records were read.

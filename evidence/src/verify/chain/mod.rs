@@ -477,7 +477,11 @@ impl Chain {
         }
         let severity = if self.complete { Severity::Warning } else { Severity::Note };
         for collection in self.collections.values() {
-            if let Some(order) = self.orders.get(&collection.order) {
+            let Some(order) = self.orders.get(&collection.order) else { continue };
+            if collection.brought_nothing_yet() && self.custody.awaits_approval(&collection.order) {
+                let revoked = self.revoked.signer_of(&collection.order);
+                collection.unapproved(&order.id, (severity, revoked), findings);
+            } else {
                 collection.finish(&order.id, severity, findings);
             }
         }

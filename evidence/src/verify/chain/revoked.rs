@@ -47,6 +47,12 @@ impl Revoked {
         }
     }
 
+    /// The key that signed an order or a disposal, and the place of its revocation, if this log has one.
+    pub fn signer_of(&self, asked: &Digest) -> Option<(KeyId, u64)> {
+        let key = self.asked.get(asked)?.key;
+        self.keys.get(&key).map(|at| (key, *at))
+    }
+
     fn asks(&mut self, verified: &Verified, what: &'static str) {
         let asked = Asked { what, key: verified.keyid(), approved: None, told: false };
         self.asked.entry(verified.digest()).or_insert(asked);

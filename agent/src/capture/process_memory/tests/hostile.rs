@@ -174,6 +174,14 @@ fn guards_are_told_from_memory() {
         println!("this kernel has no guards (before Linux 6.13) or does not tell them from swap: not tried");
         return;
     }
+    // Where the kernel lists them as swapped (before Linux 6.16) their entries tell.
+    let mut pages = pages::Pages::new(pagemap.into());
+    pages.guards = false;
+    let mut listed = Vec::new();
+    let mut each = |start: u64, end: u64, kind: pages::Page| listed.extend((start..end).step_by(4096).map(|at| (at as i64, kind)));
+    pages.ranges(own as u64 - 4096, own as u64 + 3 * 4096, &mut || true, &mut each).expect("looked");
+    let (present, guard) = (pages::Page::Present, pages::Page::Guard);
+    assert_eq!(listed, [(own - 4096, present), (own, guard), (own + 4096, guard), (own + 8192, present)]);
     let taken = Folder::take(&[("pid", &pid.to_string())]);
     let rows = taken.rows(&format!("{pid}/map.jsonl"));
     let address = |r: &serde_json::Value, key: &str| i64::from_str_radix(r[key].as_str().expect("hex"), 16).expect("hex");
