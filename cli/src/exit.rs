@@ -69,6 +69,19 @@ impl Failure {
         self
     }
 
+    /// Of a call that changes something: when the connection was lost meanwhile, nobody here knows whether `what` came true. `look` is the
+    /// command that shows it.
+    #[must_use]
+    pub fn unsure(self, what: &str, look: &str) -> Self {
+        if self.code != Code::Unavailable {
+            return self;
+        }
+        let message = format!("{}; it is not known whether {what}", self.message);
+        Self::new(Code::Unavailable, message).hint(format!(
+            "when the coordinator answers again, look first: {look}; give this command again only where that does not show it"
+        ))
+    }
+
     /// Adds what to do next by the words that stand in the message; the first that do count.
     #[must_use]
     pub fn hint_from(self, table: &[(&str, &str)]) -> Self {
@@ -109,7 +122,8 @@ impl From<tonic::Status> for Failure {
 }
 
 /// What the coordinator calls a field, and what a person gave it as.
-const FIELDS: [(&str, &str); 23] = [
+const FIELDS: [(&str, &str); 26] = [
+    ("accountable", "--accountable"),
     ("case_closed", "the case"),
     ("case_id", "--case"),
     ("case_opened", "the case"),
@@ -120,6 +134,7 @@ const FIELDS: [(&str, &str); 23] = [
     ("items", "ITEM"),
     ("key", "your evidence key"),
     ("labels", "--label"),
+    ("legal_basis", "--legal-basis"),
     ("limits.deadline_s", "--deadline"),
     ("limits.read_bytes_per_s", "--read-rate"),
     ("limits.send_bytes_per_s", "--send-rate"),
@@ -131,6 +146,7 @@ const FIELDS: [(&str, &str); 23] = [
     ("size", "--size"),
     ("statuses", "--status"),
     ("targets", "--agent"),
+    ("title", "--title"),
     ("to", "--to"),
     ("ttl_s", "--ttl"),
 ];
@@ -167,6 +183,18 @@ mod tests {
         assert_eq!(hint("collections: case-1 has no collection col-1").as_deref(), Some("exhibit collections --case CASE"));
         assert_eq!(hint("agent: there is no agent agt-1").as_deref(), Some("exhibit agents"));
         assert_eq!(hint("col-1 was destroyed at noon"), None);
+    }
+
+    #[test]
+    fn what_was_being_changed_when_the_connection_broke_is_not_known() {
+        let unsure = |status| Failure::from(status).unsure("the hold stands", "exhibit case custody case-1");
+        let lost = unsure(tonic::Status::unavailable("gone"));
+        assert!(lost.message.ends_with("gone; it is not known whether the hold stands"), "{}", lost.message);
+        let hint = lost.hint.expect("a hint");
+        assert!(lost.code == Code::Unavailable && hint.contains("look first: exhibit case custody case-1;"), "{hint}");
+        // What was refused did not happen.
+        let refused = unsure(tonic::Status::permission_denied("no"));
+        assert_eq!((refused.code, refused.message.as_str()), (Code::NotPermitted, "no"));
     }
 
     #[test]

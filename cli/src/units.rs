@@ -104,8 +104,12 @@ pub fn show_time(unix_ns: i64) -> String {
 /// A reason of a person: something in it, at most 1,024 bytes.
 pub fn parse_reason(text: &str) -> Result<String, String> {
     let most = exhibit_evidence::record::REASON_BYTES_MAX;
-    if text.trim().is_empty() || text.len() > most {
-        return Err(format!("a reason of {} bytes: say in 1 to {most} why; it is recorded", text.trim().len()));
+    if text.len() > most {
+        return Err(format!("a reason of {} bytes: say in 1 to {most} why; it is recorded", text.len()));
+    }
+    if text.trim().is_empty() {
+        let what = if text.is_empty() { "no reason" } else { "only white space" };
+        return Err(format!("{what}: say in 1 to {most} bytes why; it is recorded"));
     }
     Ok(text.to_owned())
 }
@@ -119,6 +123,16 @@ pub fn parse_until(text: &str) -> Result<exhibit_evidence::Timestamp, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn white_space_is_no_reason() {
+        assert_eq!(parse_reason("court order 7"), Ok("court order 7".to_owned()));
+        let long = "x".repeat(1_025);
+        for (text, said) in [("", "no reason: say"), (" \t", "only white space: say"), (long.as_str(), "a reason of 1025 bytes: say")] {
+            let why = parse_reason(text).expect_err("no reason");
+            assert!(why.starts_with(said), "{why}");
+        }
+    }
 
     #[test]
     fn addresses_are_hexadecimal() {

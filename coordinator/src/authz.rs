@@ -241,6 +241,9 @@ pub trait Identify: Send + Sync + 'static {
     /// The people with one of these roles anywhere; in the order of the names, each once.
     fn people_with(&self, roles: &[Role]) -> Vec<Helper>;
 
+    /// When a key was revoked and which record says so, in words; `None` for one that was not.
+    fn revocation(&self, key: KeyId) -> Option<String>;
+
     /// Brings what [`Identify::identify`] knows up to date, before each call. When it cannot be, callers are judged by what was
     /// known last: without the catalog no call gets anywhere.
     fn freshen(&self) -> BoxFuture<'_, ()>;
@@ -344,7 +347,10 @@ fn admit<B>(identify: &dyn Identify, request: &Request<B>) -> Result<Caller, (Op
     let method = request.uri().path();
     let caller = identify.identify(request.extensions()).map_err(|status| (None, status))?;
     if let Err(mut denied) = decide(method, &caller) {
-        denied.cause.push_str(&whom::to_ask(identify, method, &caller));
+        match whom::revoked(identify, &caller) {
+            Some(cause) => denied.cause = cause,
+            None => denied.cause.push_str(&whom::to_ask(identify, method, &caller)),
+        }
         tracing::warn!(target: "authz", caller = %denied.caller, method = %denied.method, cause = %denied.cause, "denied");
         return Err((Some(caller), tonic::Status::permission_denied(denied.to_string())));
     }

@@ -41,7 +41,7 @@ Exit codes:
   1   failed: the message says what and what helps
   64  wrong usage or configuration; nothing was opened
   69  the address is in use or cannot be listened on
-  73  a file could not be written
+  73  a file could not be written, or is there already
   77  permission: a file may not be read, or may be read or written by others";
 
 /// The program's exit codes, as sysexits.h names them.
@@ -283,7 +283,7 @@ async fn make(options: &init::Options) -> Result<(), Failure> {
 
 async fn recover_admin(config: &Config, options: &recover::Options) -> Result<(), Failure> {
     begin_log(config);
-    let done = recover::run(config, options, clock::now()).await.map_err(failed)?;
+    let done = recover::run(config, options, clock::now()).await.map_err(|e| Failure(e.exit_code(), e.to_string()))?;
     let text = if options.json { serde_json::to_string(&done).map_err(failed)? } else { done.text() };
     println!("{text}");
     Ok(())

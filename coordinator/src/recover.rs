@@ -13,7 +13,7 @@ use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::key::{KeyId, SigningKey};
 use exhibit_evidence::layout::LogName;
 use exhibit_evidence::record::{self, REASON_BYTES_MAX, Revocation, Role};
-use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::text::{escape_bounded, written};
 use exhibit_evidence::{Digest, Timestamp};
 
 use crate::catalog::postgres::{Alone, PostgresCatalog};
@@ -90,6 +90,48 @@ impl Recovered {
     }
 }
 
+/// Why it was not done, or not all of it: one sentence with its remedy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecoverError {
+    message: String,
+    exit: u8,
+}
+
+impl RecoverError {
+    /// The answer's file could not be written, or is there already.
+    fn not_written(message: String) -> Self {
+        Self { message, exit: 73 }
+    }
+
+    /// The program's exit code for it: 73 when the answer could not be written or is there already, 1 otherwise.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        self.exit
+    }
+}
+
+impl From<String> for RecoverError {
+    fn from(message: String) -> Self {
+        Self { message, exit: 1 }
+    }
+}
+
+impl std::fmt::Display for RecoverError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for RecoverError {}
+
+/// Why the catalog cannot be had. That a coordinator runs is not a failure of the catalog.
+fn not_free(e: CatalogError) -> String {
+    match e {
+        CatalogError::Failed(why) => format!("nothing was done, because the catalog cannot be had: {why}"),
+        other => other.to_string(),
+    }
+}
+
 /// What keeps coordinators away while the log is written: one that runs would not hear of it.
 enum Hold {
     /// A catalog in a file is held by whoever opened it.
@@ -148,11 +190,12 @@ async fn known_head(catalog: &dyn Catalog) -> Result<Option<Head>, CatalogError>
 /// command does what is missing and makes the answer.
 ///
 /// # Errors
-/// One sentence with its remedy. Everything is checked before anything is written.
-pub async fn run(config: &Config, options: &Options, now: Timestamp) -> Result<Recovered, String> {
+/// [`RecoverError`]. Everything is checked before anything is written.
+pub async fn run(config: &Config, options: &Options, now: Timestamp) -> Result<Recovered, RecoverError> {
     check_reason(&options.reason)?;
     if options.out.exists() {
-        return Err(format!("--out: {} exists; name a new file", escape_bounded(&options.out.to_string_lossy(), 200)));
+        let file = escape_bounded(&options.out.to_string_lossy(), 200);
+        return Err(RecoverError::not_written(format!("--out: {file} exists; name a new file")));
     }
     let deployment = Deployment::load(&config.resolve(&config.paths.deployment)).map_err(|e| e.to_string())?;
     let asked = Request::open(&options.request, &deployment.name).map_err(|e| e.to_string())?;
@@ -160,7 +203,7 @@ pub async fn run(config: &Config, options: &Options, now: Timestamp) -> Result<R
     let issued = deployment.issuing.issue_person(&asked.tls_csr, (&asked.name, asked.key.id()), PERSON_LIFE, now);
     let issued = issued.map_err(|e| format!("REQUEST: tls_csr: {e}"))?;
     let place = config.catalog().map_err(|e| e.to_string())?;
-    let (hold, known) = Hold::take(&place).await.map_err(|e| e.to_string())?;
+    let (hold, known) = Hold::take(&place).await.map_err(not_free)?;
     let done = record_all(config, &deployment, (&asked, options), (&root, known), now).await;
     let ended = hold.end().await;
     let (revoked, chain, log_size) = done?;
@@ -170,7 +213,8 @@ pub async fn run(config: &Config, options: &Options, now: Timestamp) -> Result<R
     let host = config.names.first().map_or("localhost", String::as_str);
     let answer = Answer::new(&init::address(host, config.listen.port()), &tls, &deployment.tls_root, &enrolments);
     let bytes = person::to_file(&answer).map_err(|e| e.to_string())?;
-    files::create(&options.out, &bytes, files::Access::Public).map_err(|e| format!("--out: {e}; run the same command again"))?;
+    files::create(&options.out, &bytes, files::Access::Public)
+        .map_err(|e| RecoverError::not_written(format!("--out: {e}; run the same command again")))?;
     Ok(Recovered { name: asked.name.to_string(), key: asked.key.id(), revoked, answer: options.out.clone(), log_size })
 }
 
@@ -229,9 +273,5 @@ fn revocation(
 }
 
 fn check_reason(reason: &str) -> Result<(), String> {
-    let bytes = reason.len();
-    if reason.trim().is_empty() || bytes > REASON_BYTES_MAX {
-        return Err(format!("--reason: {bytes} bytes: expected 1 to {REASON_BYTES_MAX}"));
-    }
-    Ok(())
+    written(reason, REASON_BYTES_MAX).map_err(|why| format!("--reason: {why}"))
 }

@@ -88,7 +88,7 @@ pub struct Description {
     pub revocation_lists: BTreeMap<String, u8>,
     /// The views that were made, in their order; absent where a bag does not say. A bag that names none but those that can be compared
     /// with the case says nothing of the others.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::json::present", skip_serializing_if = "Option::is_none")]
     pub views: Option<Vec<View>>,
 }
 
@@ -143,6 +143,7 @@ impl Description {
     /// A sentence that names what is wrong, not escaped.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let description: Self = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+        crate::json::objects_are_objects(bytes, &description)?;
         if description.format != FORMAT {
             return Err(format!("format '{}': this program reads '{FORMAT}'", description.format));
         }

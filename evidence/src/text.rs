@@ -69,6 +69,20 @@ pub fn escape_bytes(bytes: &[u8]) -> String {
     out
 }
 
+/// Checks a text that a person must have written, such as a title or a reason.
+///
+/// # Errors
+/// What is against it, to be put behind the name of its field: nothing is there, only white space is, or it is longer than `bytes_max`.
+pub fn written(text: &str, bytes_max: usize) -> Result<(), String> {
+    if text.len() > bytes_max || text.is_empty() {
+        return Err(format!("{} bytes: expected 1 to {bytes_max}", text.len()));
+    }
+    if text.trim().is_empty() {
+        return Err(format!("only white space: expected words, of 1 to {bytes_max} bytes"));
+    }
+    Ok(())
+}
+
 /// Writes a number right-aligned, with leading zeros. A manifest line has six times and its member's headers three dozen
 /// numbers, and the formatting machinery of the standard library takes most of the time that writing them would.
 pub(crate) fn digits(out: &mut [u8], mut number: u64) {
@@ -122,6 +136,14 @@ mod tests {
         assert_eq!(escape_bytes(b"caf\xe9"), "caf\\xe9");
         assert_eq!(escape("żółć 日本"), "żółć 日本");
         assert_eq!(escape_bounded("abcdefghij", 6), "abc...");
+    }
+
+    #[test]
+    fn white_space_is_no_text() {
+        assert_eq!(written(" a ", 3), Ok(()));
+        let said = |text| written(text, 3).expect_err("no text");
+        assert_eq!([said(""), said("abcd")], ["0 bytes: expected 1 to 3", "4 bytes: expected 1 to 3"]);
+        assert_eq!([said(" "), said("\t\n")], ["only white space: expected words, of 1 to 3 bytes"; 2]);
     }
 
     #[test]

@@ -268,6 +268,36 @@ fn a_revocation_list_is_its_issuers_and_one_that_is_gone_is_missed() {
     assert_eq!(found(&check_bag(&more, &with_root())), (Verdict::Unsound, vec!["timestamp.crl"]));
 }
 
+/// The stamp is over every record of the bag, also over those that no token of the log covers; as long as the manifests lead to them.
+#[test]
+fn a_stamp_over_a_bag_counts_for_its_last_records() {
+    let required = |n: usize| Options { timestamps_required: n, ..with_root() };
+    let objects = stamped();
+    let report = check_bag(&objects, &required(1));
+    assert_eq!(found(&report), (Verdict::Sound, Vec::new()), "{:#?}", report.findings);
+    let stamp = file("alpha", &TimestampFile::Reply);
+    let last = report.last_stamped.expect("a record and a root");
+    assert_eq!(last.by.iter().map(|bound| bound.object.as_str()).collect::<Vec<_>>(), [stamp.as_str()]);
+    let sealed = report.collections[0].trusted_time.sealed_before.as_ref().expect("sealed before the stamp");
+    assert_eq!(sealed.object, stamp);
+    // One root is not two, and without a root nothing is said.
+    assert_eq!(found(&check_bag(&objects, &required(2))), (Verdict::Unsound, vec!["timestamp.required"]));
+    assert_eq!(check_bag(&objects, &Options::default()).last_stamped, None);
+    let mut without = objects.clone();
+    without.remove(&stamp);
+    let report = check_bag(&without, &required(1));
+    assert_eq!(found(&report), (Verdict::Unsound, vec!["bag.unstamped", "timestamp.required"]), "{:#?}", report.findings);
+    assert!(report.last_stamped.is_some_and(|last| last.by.is_empty()));
+    // A record that the manifests do not lead to is not stamped.
+    let mut loose = objects;
+    let manifest = String::from_utf8(loose[bag::MANIFEST_SHA256].clone()).expect("text");
+    let others = manifest.lines().filter(|line| !line.ends_with("data/log/seq/0000000000.dsse.json"));
+    let lines = others.fold(String::new(), |text, line| text + line + "\n");
+    assert_ne!(manifest, lines);
+    loose.insert(bag::MANIFEST_SHA256.to_owned(), lines.into_bytes());
+    assert!(codes(&check_bag(&loose, &required(1))).contains(&"timestamp.required"));
+}
+
 #[test]
 fn a_file_is_no_stamp_because_of_its_name() {
     let objects = stamped();

@@ -240,6 +240,7 @@ fn every_code_is_reached_by_a_tampering() {
         // Built below, and shown to the second reader there.
         Code::ApprovalRevokedKey,
         Code::ChainRevokedKey,
+        Code::RecordAfterRevocation,
         Code::OrderUnapproved,
         Code::LogTileMissing,
         Code::TimestampCertificates,
@@ -376,7 +377,8 @@ fn what_rests_on_a_key_that_was_revoked_before_is_said() {
     let revoked = |when: At, seed: u8| {
         let at: &dyn Fn(&mut support::Case, At) = &|case, at| {
             if at == when {
-                cases::revoke(case, seed);
+                // What this case's custodians do is dated two days after the evidence.
+                cases::revoke_as_of(case, seed, 3 * 86_400);
             }
         };
         good_5(&Lies { at, ..Lies::default() }).objects
@@ -407,6 +409,26 @@ fn what_rests_on_a_key_that_was_revoked_before_is_said() {
     assert_eq!(problems(&objects), Vec::<String>::new());
     // Once for the order, not for each record under it.
     assert_eq!(report.findings.counts(), (0, 0, 1));
+}
+
+/// A revocation may be copied into a case long after it was given: only what is dated after it is told.
+#[test]
+fn what_is_dated_after_a_later_revocation_is_noted() {
+    use support::custody::{At, DAN, Lies, good_5};
+    let revoked = |by_s: i64| {
+        let at: &dyn Fn(&mut support::Case, At) = &|case, at| {
+            if at == At::End {
+                cases::revoke_as_of(case, DAN, by_s);
+            }
+        };
+        good_5(&Lies { at, ..Lies::default() }).objects
+    };
+    let report = check(&revoked(3 * 86_400), &Options::default());
+    assert!(!codes(&report).contains(&"record.after-revocation"), "{:#?}", report.findings);
+    let objects = revoked(-10 * 365 * 86_400);
+    let report = check(&objects, &Options::default());
+    assert!(report.verdict == Verdict::Sound && codes(&report).contains(&"record.after-revocation"), "{:#?}", report.findings);
+    assert_eq!(problems(&objects), Vec::<String>::new());
 }
 
 /// That nobody approved an order, and that nobody can any more, the log alone shows: nothing of it is running.

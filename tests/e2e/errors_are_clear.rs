@@ -93,7 +93,7 @@ fn the_tools_say_what_is_wrong() {
     let named = exhibit(&["person", "request", "--name", "Ana", "--dir", &places[0], "--anchor", &places[1], "--out", &places[2]]);
     assert!(named.code == 65 && named.stderr.contains("'A' is not allowed: write 'a'"), "{}", named.stderr);
     let long = exhibit(&["case", "close", "cas-x", "--reason", &"why ".repeat(1_000)]);
-    assert!(long.code == 64 && long.stderr.len() < 600 && long.stderr.contains("3999 bytes"), "{}", long.stderr);
+    assert!(long.code == 64 && long.stderr.len() < 600 && long.stderr.contains("4000 bytes"), "{}", long.stderr);
     let witness = fleet.path().join("witness").display().to_string();
     let init = Finished::of(fleet.program("exhibit").args([
         "witness",

@@ -162,6 +162,9 @@ impl Suite {
         if (code != 0) != (foreign == Foreign::Sees) {
             self.wrong.push(format!("{name}: VERIFY.md ended with {code} at '{last}':\n{all}"));
         }
+        if code != 0 && (all.contains("Traceback") || !all.contains("FAILED: ")) {
+            self.wrong.push(format!("{name}: VERIFY.md gives no reason at '{last}':\n{all}"));
+        }
         if name == NO_TIME && !all.contains("NO TIME of an export") {
             self.wrong.push(format!("{name}: VERIFY.md says nothing in words at '{last}':\n{all}"));
         }
@@ -184,6 +187,9 @@ fn every_class_of_byte_is_guarded() {
     record_fields(&mut s);
     forgeries(&mut s, &segment);
     by_the_exporter(&mut s);
+    to_the_letter(&mut s);
+    what_may_be_absent(&s);
+    by_the_second_reader(&s);
     anchors(&mut s);
     assert!(s.wrong.is_empty(), "{} of {} are wrong:\n{}", s.wrong.len(), s.done, s.wrong.join("\n"));
 }
@@ -409,6 +415,100 @@ fn by_the_exporter(s: &mut Suite) {
         fs::write(b.join(&proof), text.replacen("index ", "index 1", 1)).expect("written");
         remake(b, Some(&evidence_key));
     });
+}
+
+/// What foreign programs for bags take and the format does not allow.
+fn to_the_letter(s: &mut Suite) {
+    let evidence_key = exporters_key(s);
+    let rewritten = |b: &Path, name: &str, change: &dyn Fn(String) -> String| {
+        let text = fs::read_to_string(b.join(name)).expect("text");
+        let changed = change(text.clone());
+        assert_ne!(text, changed, "{name}");
+        fs::write(b.join(name), changed).expect("written");
+        remake(b, Some(&evidence_key));
+    };
+    s.try_one("bagit.txt with other line ends", &["bag.declaration"], &|b| rewritten(b, "bagit.txt", &|t| t.replace('\n', "\r\n")));
+    s.try_one("bagit.txt of another version", &["bag.declaration"], &|b| rewritten(b, "bagit.txt", &|t| t.replace("1.0", "0.97")));
+    s.try_one("bag.json with another field", &["bag.description"], &|b| {
+        rewritten(b, "bag.json", &|t| t.replacen('{', "{\"judge\":\"approved\",", 1));
+    });
+    s.try_one("bag.json with a field twice", &["bag.description"], &|b| {
+        rewritten(b, "bag.json", &|t| t.replacen('{', "{\"reason\":\"another reason\",", 1));
+    });
+    s.try_one("a tag manifest without its last line end", &["bag.manifest"], &|b| {
+        let path = b.join("tagmanifest-sha256.txt");
+        let text = fs::read_to_string(&path).expect("manifest");
+        let cut = text.trim_end();
+        fs::write(&path, cut).expect("written");
+        fs::write(b.join("tagmanifest-sha256.txt.sig"), evidence_key.sign(cut.as_bytes())).expect("written");
+    });
+}
+
+fn copied(s: &Suite, name: &str) -> PathBuf {
+    let bag = s.work.path().join(name);
+    let _ = Finished::of(Command::new("cp").arg("-a").arg(&s.good).arg(&bag)).ok();
+    bag
+}
+
+/// Whoever exports may leave these out: nothing is wrong then, and both the verifier and the page say what is not there.
+fn what_may_be_absent(s: &Suite) {
+    let (bag, evidence_key) = (copied(s, "bare"), exporters_key(s));
+    let page = fs::read_to_string(bag.join("VERIFY.md")).expect("page");
+    for folder in ["data/log/tile", "proofs", "expanded", "schemas"] {
+        fs::remove_dir_all(bag.join(folder)).expect("removed");
+    }
+    fs::remove_file(bag.join("case.jsonld")).expect("removed");
+    let mut description: Value = serde_json::from_slice(&fs::read(bag.join("bag.json")).expect("bag.json")).expect("JSON");
+    let _ = description.as_object_mut().expect("an object").remove("views");
+    fs::write(bag.join("bag.json"), serde_json::to_vec_pretty(&description).expect("JSON")).expect("written");
+    let payload = files(&bag).into_iter().filter(|name| name.starts_with("data/"));
+    let bytes: u64 = payload.map(|name| fs::metadata(bag.join(name)).expect("file").len()).sum();
+    relabel(&bag, "Bag-Size", &exhibit_evidence::written::size(bytes));
+    remake(&bag, Some(&evidence_key));
+    let done = Finished::of(s.h.fleet.program("exhibit-verify").arg(&bag).arg("--anchor").arg(s.h.fleet.anchor()));
+    let text = done.text();
+    assert!(done.code == 0 && text.contains("tiles       none in this copy") && text.contains("does not say what was made"), "{text}");
+    let (code, last, all) = run_verify_md(&page, &bag, &s.h.root_key(), s.work.path());
+    assert_eq!(code, 0, "stopped at '{last}':\n{all}");
+    for note in ["does not say what was made of the case", "there are no proofs/", "there is no case.jsonld"] {
+        assert!(all.contains(note), "{note}: {all}");
+    }
+    // Without the tiles alone the proofs are there and lead nowhere.
+    let bag = copied(s, "without-tiles");
+    fs::remove_dir_all(bag.join("data/log/tile")).expect("removed");
+    let bytes: u64 = files(&bag).iter().filter(|n| n.starts_with("data/")).map(|n| fs::metadata(bag.join(n)).expect("file").len()).sum();
+    relabel(&bag, "Bag-Size", &exhibit_evidence::written::size(bytes));
+    remake(&bag, Some(&evidence_key));
+    let (code, last, all) = run_verify_md(&s.page, &bag, &s.h.root_key(), s.work.path());
+    assert!(code == 0 && all.contains("data/log/tile is not there"), "stopped at '{last}':\n{all}");
+}
+
+/// The second reader says the same of what only it passed over.
+fn by_the_second_reader(s: &Suite) {
+    let evidence_key = exporters_key(s);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("second-reader/read_case.py");
+    let read = |bag: &Path| {
+        let done = Finished::of(Command::new("python3").arg("-B").arg(&script).arg(bag).arg("--anchor").arg(s.h.fleet.anchor()));
+        (done.code, done.text())
+    };
+    let (code, text) = read(&s.good);
+    assert_eq!(code, 0, "{text}");
+    let exhibits: Vec<String> = files(&s.good).into_iter().filter(|n| n.starts_with("expanded/") && n.contains("/EXH")).collect();
+    let bag = copied(s, "views");
+    fs::write(bag.join(&exhibits[0]), "another content").expect("written");
+    fs::remove_file(bag.join(&exhibits[1])).expect("removed");
+    remake(&bag, Some(&evidence_key));
+    std::os::unix::fs::symlink("/etc/hostname", bag.join("documents/link")).expect("linked");
+    let (code, text) = read(&bag);
+    assert!(code == 1 && text.contains("expanded/ does not hold") && text.contains("documents/link is no plain file"), "{text}");
+    for (name, begin) in [("marked", "\u{feff}{"), ("twice", "{\"reason\":\"another reason\",")] {
+        let bag = copied(s, name);
+        let text = fs::read_to_string(bag.join("bag.json")).expect("bag.json");
+        fs::write(bag.join("bag.json"), text.replacen('{', begin, 1)).expect("written");
+        remake(&bag, Some(&evidence_key));
+        let (code, text) = read(&bag);
+        assert!(code == 1 && text.contains("bag.json: "), "{name}: {text}");
+    }
 }
 
 /// Another anchor, and one that came with the bag.

@@ -268,6 +268,48 @@ fn a_bag_is_stamped_and_a_stamp_that_is_missing_is_missed() {
     stamps_added_later(&fleet, &bag, (&one, &two), &by_the_page);
 }
 
+/// What was written right before an export has no token of its own; one over the bag is over it as well.
+#[test]
+fn a_stamp_over_a_bag_counts_for_the_last_records_in_it() {
+    let (authority, fleet) = (Authority::start("p256"), Fleet::prepare());
+    fleet.add_authority(&authority, "one");
+    fleet.start_coordinator();
+    let (case, agent) = (fleet.open_case(), fleet.agent());
+    assert_eq!(fleet.collect(&case, &agent, &["--capture", "system"])["state"], "sealed");
+    wait_stamped(&fleet, &case, 1, last_of_substance(&fleet, &case));
+    // From here on nothing that it says counts, so that no token in the log can be over what follows.
+    authority.answer(Answers::AnotherImprint);
+    let _ = fleet.exhibit(&["case", "close", &case, "--reason", "done"]).ok();
+    let bag = fleet.path().join("bag");
+    let _ = fleet.exhibit(&["export", "--case", &case, "--reason", "counsel", "--out", &bag.display().to_string(), "--json"]).ok();
+    let required = ["--timestamps-required", "1"];
+    let second = || {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("second-reader/read_case.py");
+        let mut command = Command::new("python3");
+        command.arg("-B").arg(script).arg(&bag).arg("--anchor").arg(fleet.anchor()).args(required);
+        let done = Finished::of(command.arg("--timestamp-anchor").arg(authority.file("root.pem")));
+        (done.code, done.text())
+    };
+    let (code, report) = verify_folder(&fleet, &bag, &[&authority], &required);
+    assert!(code == 1 && codes(&report).contains(&"timestamp.required".into()), "{report:#}");
+    assert_eq!(report["last_stamped"]["by"], serde_json::json!([]), "{report:#}");
+    let (code, text) = second();
+    assert!(code == 1 && text.contains("stamped under 0 of 1 roots"), "{text}");
+
+    let of = |ending: &str| bag.join(format!("tagmanifest-sha256.txt.one.{ending}"));
+    let mut query = Command::new("openssl");
+    query.args(["ts", "-query", "-sha256", "-cert", "-data"]).arg(bag.join("tagmanifest-sha256.txt")).arg("-out").arg(of("tsq"));
+    let _ = Finished::of(&mut query).ok();
+    std::fs::write(of("tsr"), authority.reply_to(&of("tsq"))).expect("written");
+    let (code, report) = verify_folder(&fleet, &bag, &[&authority], &required);
+    assert_eq!((code, &report["last_stamped"]["by"][0]["object"]), (0, &"tagmanifest-sha256.txt.one.tsr".into()), "{report:#}");
+    let (code, text) = second();
+    assert_eq!(code, 0, "{text}");
+    // It is the bag that is stamped and not the case in it.
+    let (code, report) = verify_folder(&fleet, &bag.join("data"), &[&authority], &required);
+    assert!(code == 1 && codes(&report).contains(&"timestamp.required".into()), "{report:#}");
+}
+
 /// Another authority's stamp counts whenever it was added; the same token under a second name does not, and is said.
 fn stamps_added_later(fleet: &Fleet, bag: &Path, (one, two): (&Authority, &Authority), by_the_page: &dyn Fn() -> (i32, String, String)) {
     let of = |name: &str, ending: &str| bag.join(format!("tagmanifest-sha256.txt.{name}.{ending}"));

@@ -144,6 +144,10 @@ fn an_operator_who_cuts_the_log_back_is_found() {
     for refused in [o.cosign(&["--case", &case]), o.fleet.exhibit(&["case", "close", &case, "--reason", "another end"])] {
         assert!(refused.code != 0 && refused.stderr.contains("was put back to an older state"), "{}: {}", refused.code, refused.stderr);
     }
+    let refused = o.cosign(&["--case", &case]);
+    let named = refused.stderr.contains(&format!("--held {held}")) && refused.stderr.contains("nothing was cosigned");
+    assert!(refused.code == 74 && named && !refused.stderr.contains("NOT COSIGNED"), "{}: {}", refused.code, refused.stderr);
+    assert!(o.kept("refused").is_empty(), "no head was shown");
     // The operator cuts the catalog back as well, and only the witness is left.
     assert_eq!(o.fleet.terminate_coordinator(), 0);
     for file in catalog {

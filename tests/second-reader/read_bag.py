@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 
 DECLARATION = b"BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n"
 OUTSIDE = re.compile(r"tagmanifest-sha256\.txt(\.sig|\.([a-z0-9][a-z0-9-]{0,31})\.(tsq|tsr|[0-3]\.crl))?")
@@ -31,7 +32,14 @@ class Bag:
     def __init__(self, folder):
         self.folder, self.problems = folder, []
         found = [os.path.join(path, name) for path, _, names in os.walk(folder) for name in names]
-        self.files = {os.path.relpath(path, folder) for path in found if not os.path.islink(path)}
+        plain = {path for path in found if stat.S_ISREG(os.lstat(path).st_mode)}
+        self.files = {os.path.relpath(path, folder) for path in plain}
+        # What lies in the payload is the case's to judge.
+        beside = [(path, names + folders) for path, folders, names in os.walk(folder) if os.path.relpath(path, folder).split("/")[0] != "data"]
+        self.problems += [f"{path} is an empty folder" for path, names in beside if not names]
+        links = [os.path.join(path, name) for path, names in beside for name in names if os.path.islink(os.path.join(path, name))]
+        others = {path for path in found if os.path.relpath(path, folder).split("/")[0] != "data"} - plain
+        self.problems += [f"{path} is no plain file" for path in sorted(others | set(links))]
         self.listed = set()
 
     def read(self, name):
@@ -102,13 +110,14 @@ def viewed(bag, named, description):
 
 
 def stamped(bag, roots, description):
-    """Every authority that has left something: its token over the tag manifest, which was made before."""
+    """Every authority that has left something: its token over the tag manifest, which was made before. What the good ones say: the
+    root, the earliest and the latest moment."""
     import stamps
     from cryptography import x509
 
     over = hashlib.sha256(bag.read("tagmanifest-sha256.txt")).hexdigest()
     left = {m.group(2) for m in map(OUTSIDE.fullmatch, bag.files) if m and m.group(2)}
-    spoken = set()
+    spoken, believed = set(), []
     for authority in sorted(left):
         stem, is_named = f"tagmanifest-sha256.txt.{authority}", authority in description.get("authorities", [])
         lists = [f"{stem}.{n}.crl" for n in range(4) if f"{stem}.{n}.crl" in bag.files]
@@ -131,12 +140,54 @@ def stamped(bag, roots, description):
             if not roots:
                 raise stamps.Bad("it leads to no root")
             given = [x509.load_pem_x509_certificate(r) for r in roots]
-            stamps.trusted(facts, given, crls)
+            root = stamps.trusted(facts, given, crls)
             if not all(signed_list(crl, facts, given) for crl in crls):
                 raise stamps.Bad("a revocation list is not its issuer's")
+            when = stamps.ns(stamps.time_text(facts["time"]))
+            believed.append((root, when - facts["accuracy"], when + facts["accuracy"]))
         except stamps.Bad as e:
             if str(e) != "it leads to no root" or not is_named:
                 bag.problems.append(f"the stamp of {authority}: {e}")
+    return believed
+
+
+def described(data):
+    """bag.json: one JSON object in UTF-8 without a mark at its begin, each key once, with the fields of version 1."""
+    description = json.loads(data.decode("utf-8"), object_pairs_hook=once)
+    if description.keys() - MAY_LACK != FIELDS or description["format"] != "exhibit-bag/1":
+        raise ValueError("not a description of version 1")
+    if description["head"].keys() != {"size", "root"} or description["tool"].keys() != {"name", "version", "sha256"}:
+        raise ValueError("head or tool has other fields")
+    for ids in ("collections", "left_out", "authorities"):
+        if description.get(ids, []) != sorted(set(description.get(ids, []))):
+            raise ValueError(f"{ids} are not in their order, each once")
+    lists = description.get("revocation_lists", {})
+    if not lists.keys() <= set(description.get("authorities", [])) or not set(lists.values()) <= {1, 2, 3, 4}:
+        raise ValueError("revocation_lists are not those of the authorities")
+    views = description.get("views", [])
+    if views != sorted(VIEWS.keys() & set(views)):
+        raise ValueError("views are of other words, or not in their order")
+    return description
+
+
+def once(pairs):
+    if len({key for key, _ in pairs}) != len(pairs):
+        raise ValueError("a key stands twice")
+    return dict(pairs)
+
+
+def expanded(bag, named, case):
+    """Each file of expanded/ is the content of the item that has its exhibit number, and where there is one there are all."""
+    files = {}
+    for name in [n for n in named if n.startswith("expanded/") and n != "expanded/README.txt"]:
+        match = re.fullmatch(r"expanded/([0-9]{5,})/EXH([0-9]{8,})(\.[A-Za-z0-9]{1,8})?", name)
+        number = int(match.group(2)) if match else 0
+        if not match or (match.group(1), match.group(2)) != (f"{number // 1000:05}", f"{number:08}") or number in files:
+            bag.problems.append(f"{name} is not named as the file of one exhibit")
+        files[number] = hashlib.sha256(bag.read(name)).hexdigest()
+    if any(n.startswith("expanded/") for n in named) and files != case.exhibits:
+        wrong = sorted(n for n in files.keys() | case.exhibits.keys() if files.get(n) != case.exhibits.get(n))
+        bag.problems.append(f"expanded/ does not hold the contents of the exhibits {wrong[:20]}")
 
 
 def verify(folder, case, anchor, roots):
@@ -152,19 +203,16 @@ def verify(folder, case, anchor, roots):
         bag.problems.append("the payload manifests name different files")
     bag.problems += [f"{name} is named by no manifest" for name in bag.files - bag.listed if not OUTSIDE.fullmatch(name)]
     try:
-        description = json.loads(bag.read("bag.json"))
-        if description.keys() - MAY_LACK != FIELDS or description["format"] != "exhibit-bag/1":
-            raise ValueError("not a description of version 1")
-        views = description.get("views", [])
-        if views != sorted(VIEWS.keys() & set(views)):
-            raise ValueError("views are of other words, or not in their order")
+        description = described(bag.read("bag.json"))
     except (ValueError, AttributeError, TypeError) as e:
         return bag.problems + [f"bag.json: {e}"] + read_case.verify_case(case)
-    stamped(bag, roots, description)
+    case.stamps.over_all = stamped(bag, roots, description)
     informed(bag, description)
     viewed(bag, tags, description)
     case.left_out = set(description["left_out"])
-    problems = bag.problems + read_case.verify_case(case)
+    of_case = read_case.verify_case(case)
+    expanded(bag, tags, case)
+    problems = bag.problems + of_case
     stated = (description["deployment"], description["case"], description["head"])
     if stated != (anchor["deployment"], case.case, {"size": case.tree.size, "root": case.tree.root()}):
         problems.append("bag.json is about something else")

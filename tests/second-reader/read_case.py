@@ -119,6 +119,8 @@ class Case:
         self.orders, self.order_ids, self.collections = {}, set(), {}
         self.custody = custody.Custody(self)
         self.next_exhibit, self.roots, self.tree = 1, [sha256(b"")], Tree()
+        # The SHA-256 of each exhibit with content, by its number.
+        self.exhibits = {}
         self.left_out, self.exporters = set(), {}
         # Whether the history ends with an export, and the proofs that lead to later heads.
         self.is_bag, self.proofs = False, []
@@ -524,6 +526,7 @@ class Case:
         items = sum(r["manifest"]["items"] for _, r in receipts.values())
         if body["exhibit_first"] != self.next_exhibit or body["exhibit_count"] != items:
             self.problem("exhibit numbers have a hole or do not fit the items")
+        collection["first"] = body["exhibit_first"]
         self.next_exhibit = body["exhibit_first"] + body["exhibit_count"]
 
     # Streams
@@ -555,6 +558,10 @@ class Case:
             raise Unsound("the manifest's header is of something else")
         with tempfile.TemporaryFile() as raw:
             items, ends = self.segments(folder, body, raw, receipt["agent_signed"])
+            if "first" in collection:
+                begin = collection["first"] + sum(r["manifest"]["items"] for n, (_, r) in collection["receipts"].items() if n < number)
+                whole = [item for _, item in items if item["kind"] in ("file", "record") and item.get("location") and item.get("sha256")]
+                self.exhibits |= {begin + item["n"]: item["sha256"] for item in whole}
             sums = {"segments": len(ends), "stored_bytes": sum(s for s, _ in ends), "raw_bytes": ends[-1][1] if ends else 0, "items": len(items)}
             sums["by_status"] = {}
             for _, item in items:

@@ -150,6 +150,8 @@ class Stamps:
         self.case, self.required = case, required
         self.roots, self.records, self.last = [x509.load_pem_x509_certificate(r) for r in roots], {}, 0
         self.moments, self.believed, self.at = [], [], {}
+        # Of a bag: the root, the earliest and the latest moment of each good stamp over it, and so over every record in it.
+        self.over_all = []
 
     def head_is_known(self, body):
         size = body["size"]
@@ -204,6 +206,9 @@ class Stamps:
                     over.setdefault(root, []).append(size)
             except (Bad, tlog.Bad) as e:
                 self.case.problem(f"timestamp of {authority} over {size} records: {e}")
+        for root, earliest, latest in self.over_all:
+            over.setdefault(root, []).append(len(self.case.roots) - 1)
+            self.believed.append((len(self.case.roots) - 1, None, earliest, latest))
         self.hold_moments_against_tokens()
         have = sum(max(sizes) > self.last for sizes in over.values())
         if have < self.required:

@@ -75,7 +75,8 @@ pub async fn run(connection: &mut Connection, args: AgentsArgs, out: &Output) ->
         }
         Some(AgentsCommand::Revoke { agent, reason }) => {
             let agent: AgentId = parse_id(&agent)?;
-            let agent = connection.rpc().revoke_agent(pb::RevokeAgentRequest { agent: agent.to_string(), reason }).await?.into_inner();
+            let sent = connection.rpc().revoke_agent(pb::RevokeAgentRequest { agent: agent.to_string(), reason }).await;
+            let agent = sent.map_err(|status| Failure::from(status).unsure("the agent was revoked", "exhibit agents"))?.into_inner();
             show(&to_json(&agent), out)?;
         }
     }

@@ -139,9 +139,9 @@ pub async fn run(connection: &mut Connection, args: ApproveArgs, out: &Output) -
         return Err(Failure::new(Code::NotPermitted, format!("you gave {id} yourself: somebody else approves it"))
             .hint("an approver of the case; an admin gives the role: exhibit person allow NAME --role approver --case CASE"));
     }
-    let approval =
-        Approval { case: found.case, predecessor: found.digest, reason, approved_by: connection.name(), approved_at: clock::now() };
-    keeping::submit(connection, "approval", &approval, out).await?;
+    let (case, predecessor) = (found.case.clone(), found.digest);
+    let approval = Approval { case, predecessor, reason, approved_by: connection.name(), approved_at: clock::now() };
+    keeping::submit(connection, ("approval", "the order was approved", &found.case), &approval, out).await?;
     out.note(&format!("approved: it goes to its agents now; follow with: exhibit watch --order {id}"));
     Ok(Code::Ok)
 }

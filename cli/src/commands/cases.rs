@@ -79,7 +79,9 @@ pub async fn run(connection: &mut Connection, command: CaseCommand, out: &Output
             let record =
                 CaseClosed { case: case_id, predecessor: opening.digest, reason, closed_by: connection.name(), closed_at: clock::now() };
             let case_closed = sign(connection, &record)?;
-            let case = connection.rpc().close_case(pb::CloseCaseRequest { case_closed }).await?.into_inner();
+            let sent = connection.rpc().close_case(pb::CloseCaseRequest { case_closed }).await;
+            let look = format!("exhibit case show {}", record.case);
+            let case = sent.map_err(|status| Failure::from(status).unsure("the case was closed", &look))?.into_inner();
             show(&to_json(&case), out)?;
         }
         CaseCommand::Custody { case, svg } => keeping::custody(connection, &parse_id(&case)?, svg.as_deref(), out).await?,
@@ -120,7 +122,9 @@ async fn open(
     };
     let record_is_encrypted = !record.encrypt_to.is_none();
     let case_opened = sign(connection, &record)?;
-    let case = connection.rpc().open_case(pb::OpenCaseRequest { case_opened }).await?.into_inner();
+    let sent = connection.rpc().open_case(pb::OpenCaseRequest { case_opened }).await;
+    let look = format!("exhibit case show {}", record.case);
+    let case = sent.map_err(|status| Failure::from(status).unsure("the case was opened", &look))?.into_inner();
     show(&to_json(&case), out)?;
     if record_is_encrypted {
         out.note(

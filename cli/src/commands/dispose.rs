@@ -98,7 +98,7 @@ async fn request(connection: &mut Connection, case: &CaseId, (named, all): (&[St
         requested_by: connection.name(),
         requested_at: clock::now(),
     };
-    let done = submit(connection, "disposal", &record, out).await?;
+    let done = submit(connection, ("disposal", "the request was recorded", case), &record, out).await?;
     out.note(&format!("nothing is destroyed yet. Somebody else, as approver: exhibit dispose approve {case} --disposal {}", done.1));
     Ok(())
 }
@@ -272,7 +272,8 @@ async fn approve(connection: &mut Connection, args: ApproveDisposalArgs, out: &O
     confirmed(args.yes, &question, CONFIRMATION, unasked())?;
     let record =
         Approval { case: case.clone(), predecessor: args.disposal, reason, approved_by: connection.name(), approved_at: clock::now() };
-    let done = submit(connection, "approval", &record, out).await?.0;
+    let comes_true = "the approval was recorded and the destruction has begun";
+    let done = submit(connection, ("approval", comes_true, &case), &record, out).await?.0;
     if done.certificate.is_empty() {
         out.note("approved; the destruction is not finished yet, the coordinator goes on with it");
     } else {

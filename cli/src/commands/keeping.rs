@@ -65,16 +65,21 @@ pub(super) fn opened(history: &History) -> Result<Digest> {
     first.map(|r| r.record).ok_or_else(|| Failure::new(Code::Damaged, "the log of this case does not open it"))
 }
 
+/// What a record is, what comes true when it is taken (said when the connection is lost meanwhile), and whose case shows it.
+pub type Sent<'a> = (&'a str, &'a str, &'a CaseId);
+
 /// Sends a signed record and shows what became of it. Gives its digest as well.
 pub async fn submit<P: Predicate>(
     connection: &mut Connection,
-    what: &str,
+    (what, comes_true, case): Sent<'_>,
     predicate: &P,
     out: &Output,
 ) -> Result<(pb::SubmitRecordResponse, Digest)> {
     let record = sign(connection, predicate)?;
     let digest = Digest::of(&record);
-    let done = connection.rpc().submit_record(pb::SubmitRecordRequest { record }).await?.into_inner();
+    let sent = connection.rpc().submit_record(pb::SubmitRecordRequest { record }).await;
+    let look = format!("exhibit case custody {case}");
+    let done = sent.map_err(|status| Failure::from(status).unsure(comes_true, &look))?.into_inner();
     let mut value = json!({"record": digest.to_string(), "type": what, "n": done.n, "log_size": done.log_size});
     if !done.certificate.is_empty() {
         value["certificate"] = json!(Digest::of(&done.certificate).to_string());
@@ -98,7 +103,7 @@ pub async fn hold(connection: &mut Connection, case: &CaseId, collections: &[Str
         placed_by: connection.name(),
         placed_at: clock::now(),
     };
-    submit(connection, "hold", &record, out).await?;
+    submit(connection, ("hold", "the hold stands", case), &record, out).await?;
     if !late.is_empty() {
         out.note(&format!(
             "TOO LATE for {}: the destruction was approved before and goes on; parts may be gone. The record says so. \
@@ -125,7 +130,7 @@ pub async fn release_hold(connection: &mut Connection, case: &CaseId, hold: &str
     };
     let predecessor = row.record;
     let record = HoldReleased { case: case.clone(), predecessor, reason, released_by: connection.name(), released_at: clock::now() };
-    submit(connection, "hold-released", &record, out).await?;
+    submit(connection, ("hold-released", "the hold was released", case), &record, out).await?;
     Ok(())
 }
 
@@ -141,7 +146,7 @@ pub async fn retain(connection: &mut Connection, case: &CaseId, until: Timestamp
     }
     let predecessor = history.state().retention_predecessor().map_or_else(|| opened(&history), Ok)?;
     let record = Retention { case: case.clone(), predecessor, until, reason, set_by: connection.name(), set_at: clock::now() };
-    submit(connection, "retention", &record, out).await?;
+    submit(connection, ("retention", "the retention was recorded", case), &record, out).await?;
     Ok(())
 }
 
@@ -154,7 +159,7 @@ pub async fn transfer(connection: &mut Connection, command: TransferCommand, out
             let predecessor = history.state().release_predecessor().map_or_else(|| opened(&history), Ok)?;
             let to = full_name(connection, &to);
             let record = Release { case: case.clone(), predecessor, to, reason, released_by: connection.name(), released_at: clock::now() };
-            submit(connection, "release", &record, out).await?;
+            submit(connection, ("release", "custody was offered", &case), &record, out).await?;
             out.note(&format!("custody stays yours until it is accepted: exhibit transfer accept {case} --reason '...'"));
         }
         TransferCommand::Accept { case, reason } => {
@@ -179,8 +184,8 @@ pub async fn transfer(connection: &mut Connection, command: TransferCommand, out
                 let hint = waiting::offer_again(&case, history.state().custodian());
                 return Err(Failure::new(Code::NotPermitted, message).hint(hint));
             }
-            let record = Transfer { case, predecessor, reason, received_by: me, received_at: clock::now() };
-            submit(connection, "transfer", &record, out).await?;
+            let record = Transfer { case: case.clone(), predecessor, reason, received_by: me, received_at: clock::now() };
+            submit(connection, ("transfer", "custody was accepted", &case), &record, out).await?;
         }
     }
     Ok(Code::Ok)

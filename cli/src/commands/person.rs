@@ -253,7 +253,8 @@ async fn allow(connection: &mut Connection, whom: (&str, Option<Digest>), rights
     let person = only_one(keys_of(connection, whom).await?)?;
     let peer: PeerName = person.name.parse().map_err(|e: exhibit_certs::name::BadName| input("NAME", e))?;
     let enrolment = signed(connection, &peer, person.key, rights)?;
-    connection.rpc().enroll_person(pb::EnrollPersonRequest { enrolment, tls_csr: Vec::new() }).await?;
+    let sent = connection.rpc().enroll_person(pb::EnrollPersonRequest { enrolment, tls_csr: Vec::new() }).await;
+    sent.map_err(|status| Failure::from(status).unsure("the roles were given", "exhibit person list"))?;
     show(&json!({"name": person.name, "key": person.key.id().to_string(), "roles": rights.0, "cases": rights.1}), out)
 }
 
@@ -267,7 +268,8 @@ async fn revoke(connection: &mut Connection, whom: (&str, Option<Digest>), reaso
             revoked_at: clock::now(),
         };
         let revocation = sign(connection, &revocation)?;
-        connection.rpc().revoke_person(pb::RevokePersonRequest { revocation }).await?;
+        let sent = connection.rpc().revoke_person(pb::RevokePersonRequest { revocation }).await;
+        sent.map_err(|status| Failure::from(status).unsure("the key was revoked", "exhibit person list"))?;
         show(&json!({"name": person.name, "key": person.key.id().to_string(), "state": "revoked"}), out)?;
     }
     Ok(())

@@ -128,7 +128,8 @@ pub async fn cancel(connection: &mut Connection, args: CancelArgs, out: &Output)
     let what = which(&WhichArgs { case: None, order: args.order }, &args.collections)?;
     let before = listed(connection, &what).await?;
     let request = pb::CancelCollectionsRequest { collections: what.collections, order: what.order, reason: args.reason };
-    let now = connection.rpc().cancel_collections(request).await?.into_inner();
+    let sent = connection.rpc().cancel_collections(request).await;
+    let now = sent.map_err(|status| Failure::from(status).unsure("they were cancelled", "exhibit collections"))?.into_inner();
     table(&now.collections, out)?;
     let closed = before.iter().filter(|c| is_closed(&c.state)).count() as u64;
     if closed > 0 {

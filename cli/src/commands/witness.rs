@@ -148,8 +148,11 @@ async fn from_coordinator(connection: &mut Connection, witness: &Witness, name: 
 
 /// Asks for the newest head and the proof that it continues what was seen, and cosigns it. Nothing is given back.
 async fn cosigned(connection: &mut Connection, witness: &Witness, name: &LogName) -> Result<Option<Done>> {
-    let seen = witness.seen(&name.origin(&witness.anchor.deployment))?.map_or(0, |s| s.checkpoint.size);
-    let (note, head, enrolment) = log::checkpoint(connection, name, 0).await?;
+    let origin = name.origin(&witness.anchor.deployment);
+    let seen = witness.seen(&origin)?.map_or(0, |s| s.checkpoint.size);
+    let held = witness.seen_file(&origin);
+    let asked = log::checkpoint(connection, name, 0).await;
+    let (note, head, enrolment) = asked.map_err(|failure| put_back(failure, (seen > 0).then_some(held.as_path())))?;
     if (head.size, seen) == (0, 0) {
         return Ok(None);
     }
@@ -167,6 +170,23 @@ async fn cosigned(connection: &mut Connection, witness: &Witness, name: &LogName
         }
         Err(refused) => Err(refused),
     }
+}
+
+/// What the coordinator says of a log that it found to be put back, and so shows to nobody.
+const PUT_BACK: &str = "was put back to an older state";
+
+/// The coordinator noticed by itself that a log was put back, and showed no head. `held` is the file with the head that was cosigned last.
+fn put_back(failure: Failure, held: Option<&Path>) -> Failure {
+    if failure.code != Code::Damaged || !failure.message.contains(PUT_BACK) {
+        return failure;
+    }
+    let what = match held {
+        Some(held) => format!("what a copy of the log lacks: exhibit-verify FOLDER --anchor ANCHOR --held {}", held.display()),
+        None => "this witness has cosigned nothing of this log, so it cannot say what is missing".to_owned(),
+    };
+    failure.hint(format!(
+        "nothing was cosigned, and no head was shown that could be kept: keep the witness's folder, and tell whoever answers for the case; {what}"
+    ))
 }
 
 /// The refusal of the coordinator's own head of the size that was seen, where that is another one: two signed heads of one size
@@ -248,6 +268,16 @@ fn read(path: &Path, bytes_max: u64) -> std::result::Result<Vec<u8>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_that_the_coordinator_found_put_back_is_compared_with_what_was_seen() {
+        let hint = |failure, held: Option<&str>| put_back(failure, held.map(Path::new)).hint;
+        let refused = || Failure::new(Code::Damaged, "the log 'cases/c' was put back to an older state, or another one: 3 records");
+        let said = hint(refused(), Some("W/seen/ab")).expect("a hint");
+        assert!(said.contains("nothing was cosigned") && said.ends_with("--held W/seen/ab"), "{said}");
+        assert!(hint(refused(), None).is_some_and(|said| said.contains("has cosigned nothing of this log")));
+        assert_eq!(hint(Failure::new(Code::Damaged, "a tile is missing"), Some("W/seen/ab")), None);
+    }
 
     #[test]
     fn a_refusal_is_not_hidden_by_what_fails_after_it() {

@@ -16,6 +16,8 @@ const BOTTOM: f32 = HEIGHT - 62.0;
 const TEXT: f32 = 9.5;
 const EXACT: f32 = 8.0;
 const CELL: f32 = 3.0;
+/// What is higher is divided between pages, although it would better stay together.
+const KEPT_MAX: f32 = 300.0;
 /// Width that blocks may take.
 pub const INNER: f32 = WIDTH - 2.0 * MARGIN;
 /// Where blocks begin.
@@ -122,6 +124,16 @@ impl Faces<'static> {
     }
 }
 
+/// Shares of the width that name and value of a field have.
+const FIELD: [f32; 2] = [0.3, 0.7];
+/// Height of a field at least.
+const FIELD_MIN: f32 = 14.0;
+
+/// A height that is kept together; 0 where it is too high for that.
+fn kept(height: f32) -> f32 {
+    if height > KEPT_MAX { 0.0 } else { height }
+}
+
 /// Pages that are being filled.
 struct Pages<'a> {
     faces: &'a Faces<'static>,
@@ -134,10 +146,12 @@ pub fn pages(document: &Document, faces: &Faces<'static>) -> Vec<Vec<Mark>> {
     let mut pages = Pages { faces, pages: vec![Vec::new()], y: MARGIN };
     pages.text(Face::Bold, 18.0, &document.title, 6.0);
     for (n, block) in document.blocks.iter().enumerate() {
+        let following = document.blocks.get(n + 1..).unwrap_or_default();
         if matches!(block, Block::Heading(..)) {
-            pages.keep_with_next(document.blocks.get(n + 1..).unwrap_or_default());
+            pages.keep_with_next(following);
         }
-        pages.block(block);
+        let lines = pages.lines_after(following);
+        pages.block(block, lines);
     }
     pages.pages
 }
@@ -166,10 +180,40 @@ impl Pages<'_> {
         let headings = 1 + following.iter().take_while(|block| matches!(block, Block::Heading(..))).count();
         let begins = match following.get(headings - 1) {
             Some(Block::Table(table)) => self.begin_of(table),
-            Some(Block::Lines(_)) => 44.0,
-            _ => 38.0,
+            Some(Block::Lines(lines)) => kept(self.lines_height(lines)),
+            Some(Block::Paragraph(text)) => self.with_lines(text, self.lines_after(following.get(headings..).unwrap_or_default())),
+            Some(Block::Fields(fields)) => self.first_field(fields, self.lines_after(following.get(headings..).unwrap_or_default())),
+            _ => 0.0,
         };
-        self.room(33.0 * headings as f32 + begins);
+        self.room(33.0 * headings as f32 + begins.max(38.0));
+    }
+
+    /// Height of the lines that come next; 0 where something else does. What is signed and who signs it stay on one page.
+    fn lines_after(&self, following: &[Block]) -> f32 {
+        if let Some(Block::Lines(lines)) = following.first() { self.lines_height(lines) } else { 0.0 }
+    }
+
+    fn lines_height(&self, lines: &[String]) -> f32 {
+        let label = |line: &String| self.faces.wrap(Face::Regular, 8.0, line, INNER).len() as f32 * 8.0 * 1.4;
+        lines.iter().map(|line| (28.0 + label(line) + 4.0).max(44.0)).sum()
+    }
+
+    /// Height of a paragraph that stays with the lines below it; 0 where none are, or both are too high.
+    fn with_lines(&self, text: &str, lines: f32) -> f32 {
+        if lines > 0.0 { kept(self.faces.wrap(Face::Regular, TEXT, text, INNER).len() as f32 * TEXT * 1.4 + 5.0 + lines) } else { 0.0 }
+    }
+
+    /// Height of the first field, and of the lines below where it is the only one.
+    fn first_field(&self, fields: &[(String, Value)], lines: f32) -> f32 {
+        let below = if fields.len() == 1 { lines } else { 0.0 };
+        fields.first().map_or(0.0, |field| self.field_height(field, below))
+    }
+
+    /// Height of a field that is not divided, with the lines below it; 0 where that is too high.
+    fn field_height(&self, (name, value): &(String, Value), lines: f32) -> f32 {
+        let below = if lines > 0.0 { lines + 5.0 } else { 0.0 };
+        let height = self.height(&FIELD, &[Value::text(name.clone()), value.clone()], FIELD_MIN);
+        kept(height.max(FIELD_MIN + 2.0 * CELL + 12.0) + below)
     }
 
     /// Height of a table's head and first row, as far as they are kept together.
@@ -190,23 +234,30 @@ impl Pages<'_> {
         self.y += after;
     }
 
-    fn block(&mut self, block: &Block) {
+    /// Draws a block; `lines` is the height of the lines below it.
+    fn block(&mut self, block: &Block, lines: f32) {
         match block {
             Block::Heading(level, text) => {
                 self.room(70.0);
                 self.y += if *level < 2 { 12.0 } else { 6.0 };
                 self.text(Face::Bold, if *level < 2 { 12.5 } else { 10.5 }, text, 3.0);
             }
-            Block::Paragraph(text) => self.text(Face::Regular, TEXT, text, 5.0),
+            Block::Paragraph(text) => {
+                self.room(self.with_lines(text, lines));
+                self.text(Face::Regular, TEXT, text, 5.0);
+            }
             Block::Fields(fields) => {
-                for (name, value) in fields {
-                    let row = vec![Value::text(name.clone()), value.clone()];
-                    self.row(&[0.3, 0.7], &row, 14.0, &[Face::Bold, Face::Regular], false);
+                for (n, field) in fields.iter().enumerate() {
+                    let below = if n + 1 == fields.len() { lines } else { 0.0 };
+                    self.room(self.field_height(field, below));
+                    let row = vec![Value::text(field.0.clone()), field.1.clone()];
+                    self.row(&FIELD, &row, FIELD_MIN, &[Face::Bold, Face::Regular], false);
                 }
                 self.y += 5.0;
             }
             Block::Table(table) => self.table(table),
             Block::Lines(lines) => {
+                self.room(kept(self.lines_height(lines)));
                 for line in lines {
                     self.room(44.0);
                     self.y += 28.0;
@@ -246,8 +297,8 @@ impl Pages<'_> {
 
     fn height(&self, shares: &[f32], row: &[Value], min: f32) -> f32 {
         let cells = shares.iter().zip(row).map(|(share, value)| {
-            let (lines, _, size) = self.cell(*share, value, Face::Bold);
-            lines.len() as f32 * size * 1.35
+            // As high as the lines of the largest size: so many are left room for when a row is drawn.
+            self.cell(*share, value, Face::Bold).0.len() as f32 * TEXT * 1.35
         });
         cells.fold(min, f32::max) + 2.0 * CELL
     }
@@ -337,6 +388,29 @@ mod tests {
                 });
                 assert!(last.is_none_or(|size| size < 10.0), "{lines} lines");
             }
+        }
+    }
+
+    #[test]
+    fn a_field_is_not_divided_nor_what_is_signed_from_who_signs() {
+        let faces = Faces::read().expect("fonts");
+        let lines = Block::Lines(["Name", "Place", "Signature"].map(str::to_owned).to_vec());
+        let field = |name: &str| (name.to_owned(), Value::text("v"));
+        for before in 20..60 {
+            let mut blocks = vec![Block::Paragraph("line".to_owned()); before];
+            blocks.push(Block::Fields(vec![field("first"), field(&"label ".repeat(20)), field("last")]));
+            blocks.extend([Block::Paragraph("certified".to_owned()), lines.clone(), Block::Fields(vec![field("stated")]), lines.clone()]);
+            let document =
+                Document { language: crate::document::Language::En, title: "t".to_owned(), footer: String::new(), made_at_s: 0, blocks };
+            let laid_out = pages(&document, &faces);
+            let on = |word: &str| -> Vec<usize> {
+                let has = |page: &&Vec<Mark>| page.iter().any(|mark| matches!(mark, Mark::Text { text, .. } if text.contains(word)));
+                laid_out.iter().enumerate().filter(|(_, page)| has(page)).map(|(n, _)| n).collect()
+            };
+            assert_eq!(on("label").len(), 1, "{before} lines");
+            let (name, signature) = (on("Name"), on("Signature"));
+            assert_eq!(name, signature, "{before} lines");
+            assert!(name.contains(&on("certified")[0]) && name.contains(&on("stated")[0]), "{before} lines");
         }
     }
 

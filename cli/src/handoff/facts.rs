@@ -11,7 +11,7 @@ use exhibit_evidence::id::CollectionId;
 use exhibit_evidence::layout::CaseObject;
 use exhibit_evidence::log::{InclusionProof, Plan, Tile, Tiler, leaf_hash};
 use exhibit_evidence::record::{
-    Acquisition, Approval, CaseClosed, Destruction, Incident, KeyRing, Order, Receipt, Record, Refusal, Role, Seal, Verified,
+    Acquisition, Approval, CaseClosed, Destruction, Incident, KeyRing, Order, Receipt, Record, Refusal, Revocation, Role, Seal, Verified,
 };
 use exhibit_evidence::verify::{CollectionSummary, Report};
 use exhibit_evidence::{Digest, Timestamp};
@@ -95,7 +95,7 @@ pub struct Facts {
     /// Names of the custodians of this case.
     pub custodians: BTreeSet<String>,
     /// By which record this log revokes a key, and the key that signed each order.
-    revocations: BTreeMap<Digest, u64>,
+    revocations: BTreeMap<Digest, At<Revocation>>,
     givers: BTreeMap<Digest, Digest>,
     /// How the case was closed, if it was.
     pub closed: Option<At<CaseClosed>>,
@@ -163,7 +163,8 @@ impl Facts {
                 self.givers.entry(verified.digest()).or_insert(verified.keyid());
             }
             Record::Revocation(p) => {
-                self.revocations.entry(p.key).or_insert(n);
+                let at = At { n, digest: verified.digest(), record: Revocation::clone(p) };
+                self.revocations.entry(p.key).or_insert(at);
             }
             _ => {}
         }
@@ -171,7 +172,22 @@ impl Facts {
 
     /// The record that revoked the key which gave an order, if this log has one.
     pub fn giver_revoked(&self, order: &Digest) -> Option<u64> {
-        self.revocations.get(self.givers.get(order)?).copied()
+        self.revocation_of(self.givers.get(order)?).map(|at| at.n)
+    }
+
+    /// The record that revoked a key, if this log has one.
+    pub fn revocation_of(&self, key: &Digest) -> Option<&At<Revocation>> {
+        self.revocations.get(key)
+    }
+
+    /// The last revocation of a key of somebody of whom no key counts any more, as far as this log says.
+    pub fn nobody_now(&self, name: &str) -> Option<&At<Revocation>> {
+        let mut last: Option<&At<Revocation>> = None;
+        for party in self.parties.iter().filter(|party| party.name == name) {
+            let at = self.revocation_of(&party.key)?;
+            last = last.filter(|last| last.n >= at.n).or(Some(at));
+        }
+        last
     }
 
     fn add(&mut self, n: u64, digest: Digest, record: Record) {

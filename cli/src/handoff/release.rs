@@ -28,7 +28,19 @@ fn custody<'a>(holder: Option<&'a str>, exporter: &str, is_custodian: bool) -> C
 pub fn released_by(l: Language, facts: &Facts) -> String {
     let exporter = facts.description.exported_by.as_str();
     let holder = facts.history.state().custodian();
-    shown(l, &custody(holder, exporter, facts.custodians.contains(exporter)), exporter)
+    let said = shown(l, &custody(holder, exporter, facts.custodians.contains(exporter)), exporter);
+    match holder.and_then(|holder| facts.nobody_now(holder)) {
+        Some(at) => format!("{said}{}", without_key(l, at.n)),
+        None => said,
+    }
+}
+
+/// Who has custody cannot hand over as things stand.
+fn without_key(l: Language, n: u64) -> String {
+    match l {
+        Language::En => format!(", of whom every key in this log was revoked (last by record {n})"),
+        Language::Fr => format!(", dont toutes les clés de ce journal ont été révoquées (la dernière par l'enregistrement {n})"),
+    }
 }
 
 fn shown(l: Language, custody: &Custody<'_>, exporter: &str) -> String {
@@ -64,6 +76,11 @@ mod tests {
         assert_eq!(shown(Language::En, &Custody::Exporter, "carl"), "carl");
         assert_eq!(shown(Language::En, &Custody::Other("carl"), "rita"), "Copy made by rita; custody is with carl");
         assert_eq!(shown(Language::Fr, &Custody::Other("carl"), "rita"), "Copie établie par rita ; la garde revient à carl");
+        assert_eq!(without_key(Language::En, 9), ", of whom every key in this log was revoked (last by record 9)");
+        assert_eq!(
+            without_key(Language::Fr, 9),
+            ", dont toutes les clés de ce journal ont été révoquées (la dernière par l'enregistrement 9)"
+        );
         assert!(shown(Language::En, &Custody::Store, "rita").contains("custody is with the store"));
         assert!(shown(Language::Fr, &Custody::Store, "rita").contains("la garde est celle du dépôt"));
     }

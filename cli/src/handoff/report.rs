@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use exhibit_evidence::record::Revocation;
+
 use super::details::{detail, role, severity};
 use super::evidence::evidence;
 use super::facts::Facts;
@@ -278,7 +280,8 @@ fn incidents(l: Language, facts: &Facts) -> Vec<Block> {
 fn keys(l: Language, facts: &Facts) -> Vec<Block> {
     let row = |p: &super::facts::Party| {
         let roles: Vec<&str> = p.roles.iter().map(|held| role(l, *held)).collect();
-        vec![Value::text(party(&p.name)), Value::text(roles.join(", ")), Value::exact(p.key)]
+        let name = facts.revocation_of(&p.key).map_or_else(|| party(&p.name), |at| revoked(l, &p.name, (at.n, &at.record)));
+        vec![Value::text(name), Value::text(roles.join(", ")), Value::exact(p.key)]
     };
     let columns = vec![
         (l.pick("Name", "Nom").to_owned(), 0.34),
@@ -297,6 +300,15 @@ fn keys(l: Language, facts: &Facts) -> Vec<Block> {
     blocks
 }
 
+/// Somebody whose key was revoked.
+fn revoked(l: Language, name: &str, (n, revocation): (u64, &Revocation)) -> String {
+    let (name, at, reason) = (party(name), moment(revocation.revoked_at), &revocation.reason);
+    match l {
+        Language::En => format!("{name}; key REVOKED on {at} (record {n}): {reason}"),
+        Language::Fr => format!("{name} ; clé RÉVOQUÉE le {at} (enregistrement {n}) : {reason}"),
+    }
+}
+
 fn limits(l: Language) -> Vec<Block> {
     let texts = [
         (
@@ -312,6 +324,10 @@ fn limits(l: Language) -> Vec<Block> {
             "Avant la première cosignature d'un témoin extérieur, l'exploitant du déploiement aurait pu établir un autre historique. Comparez la tête du journal avec une tête notée ailleurs.",
         ),
         (
+            "A key of a person that was revoked is listed as revoked if that was known when this bag was made. Revocations given later, and those of hosts' keys, stand in the deployment's log.",
+            "La clé révoquée d'une personne est signalée comme telle si la révocation était connue à l'établissement de ce dossier. Les révocations postérieures et celles des clés d'hôtes figurent dans le journal du déploiement.",
+        ),
+        (
             "Times are those of the clocks that are named. They are claims unless a time stamp or a witness confirms them.",
             "Les heures sont celles des horloges indiquées. Ce sont des affirmations, sauf si un horodatage ou un témoin les confirme.",
         ),
@@ -324,6 +340,18 @@ fn limits(l: Language) -> Vec<Block> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_revoked_key_says_when_why_and_by_which_record() {
+        let key = exhibit_evidence::Digest::of(b"key");
+        let revoked_at = exhibit_evidence::Timestamp::from_unix_s(1_800_000_000);
+        let revocation =
+            Revocation { deployment: "test".to_owned(), key, predecessor: key, reason: "laptop stolen".to_owned(), revoked_at };
+        let said = revoked(Language::En, "spiffe://test/person/mallory", (7, &revocation));
+        assert!(said.ends_with("; key REVOKED on 2027-01-15 08:00:00 UTC (record 7): laptop stolen"), "{said}");
+        let said = revoked(Language::Fr, "spiffe://test/person/mallory", (7, &revocation));
+        assert!(said.ends_with(" ; clé RÉVOQUÉE le 2027-01-15 08:00:00 UTC (enregistrement 7) : laptop stolen"), "{said}");
+    }
 
     #[test]
     fn a_witness_is_said_with_what_it_covers() {

@@ -67,6 +67,16 @@ pub(super) fn to_ask(identify: &dyn Identify, method: &str, caller: &Caller) -> 
     format!("{have}; an admin gives it with 'exhibit person allow': {admins}")
 }
 
+/// Why the call of a person is denied whose key was revoked. Why it was is not told: whoever calls may have stolen it.
+pub(super) fn revoked(identify: &dyn Identify, caller: &Caller) -> Option<String> {
+    let Caller::Person { key: Some(key), rights, .. } = caller else { return None };
+    let how = identify.revocation(*key).filter(|_| rights.roles().is_empty())?;
+    Some(format!(
+        "this certificate has no key that is enrolled and not revoked: its key was revoked {how}; a new one is made with 'exhibit person \
+         request', for an admin to enrol"
+    ))
+}
+
 fn have(method: &str, needed: &[Role], asking: &Rights, people: &[Helper]) -> String {
     let of_cases = method != OPENS_A_CASE && needed.iter().any(|role| *role != Role::Admin);
     if !asking.unlimited().is_empty() {

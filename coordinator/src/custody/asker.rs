@@ -1,7 +1,8 @@
 //! Whoever asked for what a second person approves, or offered what another one accepts, must still be somebody. A key is revoked in
-//! the deployment's log, which the rules of a case's log do not see: here both are asked.
+//! the deployment's log, of which a case's log has a copy only later: here both are asked.
 
 use exhibit_evidence::Digest;
+use exhibit_evidence::custody::Rule;
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::id::OrderId;
 use exhibit_evidence::key::KeyId;
@@ -18,7 +19,7 @@ fn revoked(parts: &Parts, view: &View, record: &Digest) -> Option<(KeyId, String
     if parts.deployment_log.view().key_ring().holder(key).is_some() {
         return None;
     }
-    let name = view.key_ring().holder(key).map_or_else(|| "somebody".to_owned(), |(name, ..)| escape_bounded(name, 200));
+    let name = view.key_ring().name_of(key).map_or_else(|| "somebody".to_owned(), |name| escape_bounded(name, 200));
     Some((key, name))
 }
 
@@ -91,5 +92,20 @@ pub(super) fn require_offerer(parts: &Parts, view: &View, offer: &Digest) -> Res
     Err(Problem::new(
         Kind::NotNow,
         format!("custody was offered with key {key} of {name}, which was revoked since{record}: nobody can accept it; {instead}"),
+    ))
+}
+
+/// The way out where somebody has custody who cannot hand it over, since every key of that name was revoked; `None` where that is not so.
+pub(super) fn stuck(parts: &Parts, custodian: Option<&str>, broken: Rule) -> Option<String> {
+    let holder = custodian.filter(|_| matches!(broken, Rule::TransferRelease | Rule::DisposalRequest))?;
+    let view = parts.deployment_log.view();
+    let ring = view.key_ring();
+    if !ring.knows(holder) || !ring.keys_of(holder).is_empty() {
+        return None;
+    }
+    Some(format!(
+        "every key of {} was revoked: an admin enrols a new key under that name for whoever hands over in their place ('exhibit person \
+         request', then 'exhibit person enroll')",
+        escape_bounded(holder, 200)
     ))
 }

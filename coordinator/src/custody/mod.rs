@@ -155,7 +155,10 @@ fn allowed(parts: &Parts, view: &View, digest: Digest, record: &Record, now: Tim
         return Ok(());
     }
     let custody = view.custody();
-    custody.check(digest, record).map_err(|breach| problem(&breach))?;
+    custody.check(digest, record).map_err(|breach| match asker::stuck(parts, custody.custodian(), breach.rule) {
+        Some(how) => Problem::new(problem(&breach).kind(), format!("not taken: {breach}; {how}")),
+        None => problem(&breach),
+    })?;
     if let Record::Transfer(p) = record {
         return asker::require_offerer(parts, view, &p.predecessor);
     }

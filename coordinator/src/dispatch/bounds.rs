@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use exhibit_evidence::Timestamp;
 use exhibit_evidence::record::Order;
-use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::text::{escape_bounded, written};
 
 /// Longest time between issue and expiry of an order.
 pub const ORDER_LIFE_S_MAX: i64 = 30 * 86_400;
@@ -44,9 +44,7 @@ fn check_words(order: &Order) -> Result<(), String> {
     let words =
         [("reason", &order.reason, "say why this is collected"), ("legal_basis", &order.legal_basis, "say on what right this rests")];
     for (field, text, remedy) in words {
-        if text.trim().is_empty() || text.len() > exhibit_proto::bounds::REASON_BYTES_MAX {
-            return Err(format!("{field}: {} bytes: expected 1 to {}; {remedy}", text.len(), exhibit_proto::bounds::REASON_BYTES_MAX));
-        }
+        written(text, exhibit_proto::bounds::REASON_BYTES_MAX).map_err(|why| format!("{field}: {why}; {remedy}"))?;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use exhibit_evidence::Timestamp;
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::id::CaseId;
 use exhibit_evidence::record::{CaseClosed, CaseOpened, Record};
-use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::text::{escape_bounded, written};
 
 use super::admit::{TWO_PERSON_REMEDY, not_signed, require_case};
 use super::bounds::CLOCK_AHEAD_S_MAX;
@@ -65,9 +65,7 @@ fn check_opened(caller: &str, opened: &CaseOpened, two_person: bool) -> Result<(
         ));
     }
     for (field, text) in [("title", &opened.title), ("legal_basis", &opened.legal_basis), ("accountable", &opened.accountable)] {
-        if text.trim().is_empty() || text.len() > TEXT_BYTES_MAX {
-            return Err(Problem::invalid(format!("{field}: {} bytes: expected 1 to {TEXT_BYTES_MAX}", text.len())));
-        }
+        written(text, TEXT_BYTES_MAX).map_err(|why| Problem::invalid(format!("{field}: {why}")))?;
     }
     if two_person && !opened.two_person {
         return Err(Problem::new(
@@ -164,8 +162,5 @@ fn check_closed(caller: &str, closed: &CaseClosed, row: &CaseRow) -> Result<()> 
     if closed.predecessor != row.case_opened {
         return Err(Problem::invalid(format!("predecessor: {} is not the case-opened record of {}", closed.predecessor, closed.case)));
     }
-    if closed.reason.trim().is_empty() || closed.reason.len() > TEXT_BYTES_MAX {
-        return Err(Problem::invalid(format!("reason: {} bytes: expected 1 to {TEXT_BYTES_MAX}", closed.reason.len())));
-    }
-    Ok(())
+    written(&closed.reason, TEXT_BYTES_MAX).map_err(|why| Problem::invalid(format!("reason: {why}")))
 }

@@ -24,8 +24,8 @@ pub(super) async fn revoked(parts: &Parts, row: &CollectionRow, order: &Envelope
         if counts {
             continue;
         }
-        // The case's own log does not know of the revocation, and still has the name.
-        let name = ledger.view().key_ring().holder(key).map_or_else(|| "somebody".to_owned(), |(name, ..)| escape_bounded(name, 200));
+        // The case's own log has the name, whether it knows of the revocation or not.
+        let name = ledger.view().key_ring().name_of(key).map_or_else(|| "somebody".to_owned(), |name| escape_bounded(name, 200));
         return Ok(Some(format!(
             "cancelled by the coordinator: key {key} of {name}, who {did} the order, was revoked before the agent began; a responder gives a new order"
         )));

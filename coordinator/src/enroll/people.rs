@@ -5,7 +5,7 @@ use exhibit_certs::name::PeerName;
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::key::KeyId;
 use exhibit_evidence::record::{Enrolment, KeyRing, Record, Revocation, Role};
-use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::text::{escape_bounded, written};
 
 use super::issue_problem;
 use crate::clock;
@@ -118,9 +118,5 @@ fn another_admin_stays(ring: &KeyRing, key: KeyId) -> Result<()> {
 }
 
 fn check_reason(p: &Revocation) -> Result<()> {
-    let bytes = p.reason.len();
-    if p.reason.trim().is_empty() || bytes > exhibit_proto::bounds::REASON_BYTES_MAX {
-        return Err(Problem::invalid(format!("reason: {bytes} bytes: expected 1 to {}", exhibit_proto::bounds::REASON_BYTES_MAX)));
-    }
-    Ok(())
+    written(&p.reason, exhibit_proto::bounds::REASON_BYTES_MAX).map_err(|why| Problem::invalid(format!("reason: {why}")))
 }

@@ -20,6 +20,7 @@ mod news;
 mod opening;
 mod proofs;
 mod registry;
+mod revocations;
 mod slots;
 mod tiles;
 mod view;

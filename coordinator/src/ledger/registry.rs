@@ -252,7 +252,7 @@ impl Ledgers {
         Ok(all)
     }
 
-    async fn chain_to(&self, log: &Ledger, own: Digest) -> Result<Vec<Envelope>, LedgerError> {
+    pub(super) async fn chain_to(&self, log: &Ledger, own: Digest) -> Result<Vec<Envelope>, LedgerError> {
         let mut next = Some(own);
         let mut chain = Vec::new();
         while let Some(digest) = next {
@@ -272,7 +272,8 @@ impl Ledgers {
         Ok(chain)
     }
 
-    /// Copies into a case's log the enrolments of these keys that it lacks: a case is verified without anything outside it.
+    /// Copies into a case's log the enrolments of these keys that it lacks, and what [`Ledgers::ensure_revoked`] does: a case is verified
+    /// without anything outside it.
     ///
     /// # Errors
     /// As [`Ledgers::chain_of`] and [`Ledger::append`].
@@ -282,6 +283,7 @@ impl Ledgers {
         for key in keys {
             enrolments.extend(self.chain_without(*key, case, &|digest| log.find(digest).is_some()).await?);
         }
-        log.ensure_enrolled(enrolments).await
+        log.ensure_enrolled(enrolments).await?;
+        self.ensure_revoked(case).await
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use exhibit_evidence::Digest;
 use exhibit_evidence::custody::State;
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::id::{AgentId, CollectionId, OrderId};
@@ -10,6 +9,7 @@ use exhibit_evidence::key::KeyId;
 use exhibit_evidence::layout::{LogName, StreamNumber};
 use exhibit_evidence::log::{Tile, Tiler, Tree, leaf_hash};
 use exhibit_evidence::record::{KeyRing, Outcome, Record, TrustError};
+use exhibit_evidence::{Digest, Timestamp};
 
 /// A tree head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub struct Entry {
     pub agent: Option<AgentId>,
     /// The key that is enrolled or revoked.
     pub key: Option<KeyId>,
+    /// When the key was revoked, by the words of who did it (revocations only).
+    pub revoked_at: Option<Timestamp>,
     /// How the collection ended (seals only).
     pub outcome: Option<Outcome>,
     /// First exhibit number and how many (seals only).
@@ -301,6 +303,7 @@ fn facts(n: u64, digest: Digest, root: Digest, keyid: KeyId, record: &Record) ->
         order: None,
         agent: None,
         key: None,
+        revoked_at: None,
         outcome: None,
         exhibits: (0, 0),
         stamped: None,
@@ -317,7 +320,7 @@ fn facts(n: u64, digest: Digest, root: Digest, keyid: KeyId, record: &Record) ->
             (entry.outcome, entry.exhibits) = (Some(p.outcome), (p.exhibit_first, p.exhibit_count));
         }
         Record::Enrolment(p) => entry.key = Some(p.key.id()),
-        Record::Revocation(p) => entry.key = Some(p.key),
+        Record::Revocation(p) => (entry.key, entry.revoked_at) = (Some(p.key), Some(p.revoked_at)),
         Record::Stamped(p) => entry.stamped = Some((p.authority.as_str().into(), p.size)),
         Record::NotStamped(p) => entry.stamped = Some((p.authority.as_str().into(), p.size)),
         _ => {}

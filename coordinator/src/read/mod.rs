@@ -73,7 +73,16 @@ pub(crate) async fn record_access(
             records.push(signed);
         }
         let count = names.len();
-        ledger.append(records).await?;
+        let key = *key;
+        ledger
+            .append_built(move |view| {
+                // Revoked since the call was let in: the record would say that somebody without a right was shown evidence.
+                if view.key_ring().is_revoked(key) {
+                    return Err(LedgerError::new(ledger::Kind::Refused, format!("key {key} was revoked: nothing is shown with it")));
+                }
+                Ok(records.clone())
+            })
+            .await?;
         tracing::info!(%case, by = %escape_bounded(by, 200), %action, count, "access recorded");
     }
     Ok(())

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use exhibit_certs::name::PeerName;
 use exhibit_evidence::id::CaseId;
+use exhibit_evidence::key::KeyId;
 use exhibit_evidence::record::{Rights, Role};
 use exhibit_proto::agent::v1::agent_service_server::AgentServiceServer;
 use exhibit_proto::agent::v1::enrollment_service_server::EnrollmentServiceServer;
@@ -65,6 +66,13 @@ impl Identify for ByCertificate {
 
     fn people_with(&self, roles: &[Role]) -> Vec<Helper> {
         self.0.people_with(roles)
+    }
+
+    fn revocation(&self, key: KeyId) -> Option<String> {
+        let view = self.0.deployment_log.view();
+        let entry = view.entries().iter().find(|entry| entry.key == Some(key) && entry.revoked_at.is_some())?;
+        let at = entry.revoked_at?;
+        Some(format!("at {at} (record {} of the deployment's log)", entry.n))
     }
 
     fn refused(&self, caller: Option<&Caller>, connection: &Extensions, method: &str, cause: &str) {

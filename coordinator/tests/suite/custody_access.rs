@@ -289,4 +289,6 @@ async fn a_key_reads_by_its_own_rights_and_not_by_those_of_another_of_the_same_n
     let mut again = exhibit_proto::responder::v1::responder_service_client::ResponderServiceClient::new(again);
     let refused = again.get_case(seen).await.map(|_| ()).expect_err("its key is revoked");
     assert!(refused.code() == Code::PermissionDenied && refused.message().contains("no key that is enrolled"), "{refused}");
+    let said = ["its key was revoked at ", " (record ", " of the deployment's log)", "exhibit person request"];
+    assert!(said.iter().all(|words| refused.message().contains(words)), "{refused}");
 }

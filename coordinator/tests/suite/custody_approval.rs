@@ -259,3 +259,54 @@ async fn an_order_whose_approver_was_revoked_is_not_offered() {
     let ended = world.closed(&Job::new(&order, &envelope, &agent.id, 1).collection).await;
     assert!(ended.state == "cancelled" && ended.reason.contains("who approved the order"), "{ended:?}");
 }
+
+/// How often a case's log revokes a key.
+fn revocations_of(world: &World, case: &str, key: exhibit_evidence::key::KeyId) -> usize {
+    let folder = world.store_dir().join("cases").join(case).join("log/seq");
+    let revokes = |entry: std::io::Result<std::fs::DirEntry>| {
+        let bytes = std::fs::read(entry.expect("entry").path()).expect("slot");
+        let record = Record::from_payload(Envelope::parse(&bytes).expect("envelope").unverified_payload()).expect("record");
+        matches!(record, Record::Revocation(p) if p.key == key)
+    };
+    std::fs::read_dir(folder).expect("the log").filter(std::result::Result::is_ok).map(revokes).filter(|is| *is).count()
+}
+
+/// Whoever gets a copy of a case has no other log: what that one says of the people of this case goes with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_is_in_every_copy_of_the_case() {
+    let mut world = World::start().await;
+    let credential = world.enroll("web-1").await;
+    let agent = Agent::new(credential, world.port, 1).await;
+    let (ben, mut as_ben) = world.person("ben", &[Role::Approver], None).await;
+    let (rita, mut as_rita) = world.person("rita", &[Role::Responder], None).await;
+    let (sam, _) = world.person("sam", &[Role::Responder], None).await;
+    let case = world.try_open_case(true).await.expect("opened");
+    let mut order = world.order(&case, std::slice::from_ref(&agent.id));
+    order.issued_by = rita.name().to_string();
+    let envelope = record::sign(&order, &rita.evidence).expect("small");
+    as_rita.submit_order(people::SubmitOrderRequest { order: envelope.as_bytes().to_vec() }).await.expect("admitted");
+    for gone in [&rita, &sam] {
+        world.revoke(gone).await;
+    }
+    assert_eq!(revocations_of(&world, &case.case_id, rita.evidence.public().id()), 0);
+    let request = people::ExportCaseRequest {
+        case_id: case.case_id.clone(),
+        collections: Vec::new(),
+        key: world.admin.evidence.public().id().as_bytes().to_vec(),
+        after: String::new(),
+        reason: "handoff".to_owned(),
+    };
+    for _ in 0..2 {
+        let mut stream = world.people.export_case(request.clone()).await.expect("stream").into_inner();
+        while stream.message().await.expect("given").is_some() {}
+        assert_eq!(revocations_of(&world, &case.case_id, rita.evidence.public().id()), 1, "once, before the head that is given");
+    }
+    assert_eq!(revocations_of(&world, &case.case_id, sam.evidence.public().id()), 0, "never had to do with this case");
+    // Nobody approves it, and the message still knows whose it was.
+    let refused = submit(&mut as_ben, approval(&order, &envelope, &ben, clock::now())).await.expect_err("revoked");
+    assert!(refused.message().contains("rita") && refused.message().contains("was revoked since"), "{refused}");
+    let job = Job::new(&order, &envelope, &agent.id, 1);
+    assert_eq!(reindexed(&world, &job).await, State::Unapproved);
+    let report = verdict::report(&world, &case.case_id, false);
+    assert_eq!(report.verdict, Verdict::Sound, "{:#?}", report.findings);
+}

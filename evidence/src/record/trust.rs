@@ -219,6 +219,18 @@ impl KeyRing {
         self.holders.values().any(|h| h.name == name)
     }
 
+    /// The name that a key is enrolled under, revoked or not: who somebody was does not end with the key.
+    #[must_use]
+    pub fn name_of(&self, key: KeyId) -> Option<&str> {
+        self.holders.get(&key).map(|h| h.name.as_str())
+    }
+
+    /// True when a key was enrolled and is revoked.
+    #[must_use]
+    pub fn is_revoked(&self, key: KeyId) -> bool {
+        self.holders.get(&key).is_some_and(|h| h.revoked)
+    }
+
     /// The keys that have a role anywhere and are not revoked, with their names.
     pub fn with_role(&self, role: Role) -> impl Iterator<Item = (KeyId, &str)> {
         self.holders.iter().filter(move |(_, h)| !h.revoked && h.roles.contains(&role)).map(|(id, h)| (*id, h.name.as_str()))

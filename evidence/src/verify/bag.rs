@@ -18,6 +18,7 @@ mod views;
 use stamps::Stamps;
 
 use super::report::BagSummary;
+use super::timestamps;
 use super::{CaseFiles, Checked, Code, Entry, EntryKind, Findings, Options, Progress, Report, check_case, read_bounded, unreadable};
 use crate::anchor::Anchor;
 use crate::bag::{
@@ -45,15 +46,15 @@ pub fn verify_bag(files: &dyn CaseFiles, anchor: &Anchor, options: &Options, pro
     let options = Options { left_out, is_bag: true, ..options.clone() };
     let payload_bytes = bag.payload_bytes();
     let both = |p: Progress| Progress { bytes_total: p.bytes_total.saturating_add(payload_bytes), ..p };
-    let case = check_case(&Payload(files), anchor, &options, &mut findings, &mut |p| progress(both(p)))?;
+    let mut case = check_case(&Payload(files), anchor, &options, &mut findings, &mut |p| progress(both(p)))?;
     let signed = description.as_ref().is_some_and(|d| bag.check_signed(d, &case, &mut findings));
     if let Some(description) = &description {
         bag.check_description(description, anchor, &case, &mut findings);
         info::check(&bag, description, &case, &mut findings);
     }
-    let timestamps = Stamps { bag: &bag, options: &options, size: case.history.size }.check(description.as_ref(), &mut findings);
+    let stamps = Stamps { bag: &bag, options: &options, size: case.history.size }.check(description.as_ref(), &mut findings);
     if let Some(description) = &description {
-        export::check(description, &case.chain, &timestamps, &mut findings);
+        export::check(description, &case.chain, &stamps, &mut findings);
     }
     views::check(&bag, &tags, &case, description.as_ref(), &mut findings);
 
@@ -64,6 +65,11 @@ pub fn verify_bag(files: &dyn CaseFiles, anchor: &Anchor, options: &Options, pro
         state.bytes = state.bytes.saturating_add(bytes);
         progress(state);
     });
+    // Over the tag manifest is over every record, as long as the manifests say what is there.
+    let over_all = stamps.iter().filter(|_| bag.binds_the_log()).filter_map(timestamps::believed);
+    case.history.timestamps.tokens.extend(over_all);
+    let said = timestamps::conclude(&options, &case.history.timestamps.tokens, &mut case.chain, &mut findings);
+    case.history.timestamps.last = said;
     bag.account(&mut findings);
     let summary = description.map(|d| BagSummary {
         exported_by: d.exported_by,
@@ -72,9 +78,10 @@ pub fn verify_bag(files: &dyn CaseFiles, anchor: &Anchor, options: &Options, pro
         key: d.key,
         signed,
         left_out: d.left_out,
-        timestamps,
+        timestamps: stamps,
         payload_files,
         tag_files,
+        views: d.views,
     });
     Ok(Report { bag: summary, ..case.report(anchor, findings) })
 }
@@ -105,11 +112,16 @@ struct Digests {
 
 type Files = BTreeMap<String, Digests>;
 
+/// The folder of the log's records in a bag.
+const RECORDS: &str = "data/log/seq/";
+
 /// A file that is there.
 #[derive(Debug)]
 struct Found {
     size: u64,
     listed: bool,
+    /// It has the SHA-256 that a manifest states.
+    holds: bool,
 }
 
 struct Bag<'a> {
@@ -129,7 +141,7 @@ impl<'a> Bag<'a> {
                     findings.add(Code::ObjectNotAFile, &shown, format!("'{shown}' is not a plain file; it was not followed"));
                 }
                 (EntryKind::File, Ok(name)) => {
-                    found.insert(name.to_owned(), Found { size: entry.size, listed: false });
+                    found.insert(name.to_owned(), Found { size: entry.size, listed: false, holds: false });
                 }
                 (EntryKind::File, Err(_)) => {
                     findings.add(Code::BagFileUnlisted, &shown, format!("'{shown}' is named by no manifest of the bag"));
@@ -232,6 +244,7 @@ impl<'a> Bag<'a> {
                 }
             };
             let sha256 = sha256.to_string();
+            found.holds = digests.sha256.as_ref() == Some(&sha256);
             for (kind, stated, found) in [("SHA-256", &digests.sha256, sha256), ("SHA-512", &digests.sha512, sha512)] {
                 if let Some(stated) = stated.as_ref().filter(|stated| **stated != found) {
                     findings.add(
@@ -320,6 +333,13 @@ impl<'a> Bag<'a> {
             let message = format!("collection {id} was left out of this bag by '{}'", escape_bounded(&d.exported_by, 200));
             findings.add(Code::BagLeftOut, format!("collections/{id}"), message);
         }
+    }
+
+    /// True when the tag manifest fixes every file of the log's records, by way of the payload manifest.
+    fn binds_the_log(&self) -> bool {
+        let holds = |name: &str| self.found.get(name).is_some_and(|found| found.holds);
+        let mut records = self.found.iter().filter(|(name, _)| name.starts_with(RECORDS));
+        holds(MANIFEST_SHA256) && records.all(|(_, found)| found.holds)
     }
 
     /// Reports what no manifest names.

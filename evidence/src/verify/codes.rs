@@ -217,6 +217,9 @@ codes! {
     RecordRevokedKey "record.revoked-key" Error Unknown
         "A record was logged after its signer's key was revoked."
         "The statement may have been made with a stolen key."
+    RecordAfterRevocation "record.after-revocation" Note Operator
+        "A record that stands before the revocation of its signer's key is dated more than 15 minutes after it."
+        "One of two persons' clocks may have been wrong, or the key was used after it was revoked. The deployment's log has the revocation's true place; compare it with trusted time around the record."
     RecordNotAuthorized "record.not-authorized" Error Unknown
         "The signer's roles do not allow this record, or it speaks for somebody else."
         "The statement was made by somebody who was not entitled to make it."

@@ -2,9 +2,7 @@
 
 use super::chain::Chain;
 use super::inventory::Inventory;
-use super::{
-    CaseFiles, Code, Counts, Findings, Head, Options, TimestampSummary, Witnessed, read_bounded, tiles, timestamps, unreadable, witness,
-};
+use super::{CaseFiles, Code, Counts, Findings, Head, Options, Witnessed, read_bounded, tiles, timestamps, unreadable, witness};
 use crate::anchor::Anchor;
 use crate::digest::Digest;
 use crate::dsse::{ENVELOPE_BYTES_MAX, Envelope};
@@ -80,7 +78,7 @@ pub(super) struct History {
     /// What the witnesses vouch for.
     pub witnesses: Vec<Witnessed>,
     /// The timestamps of the case.
-    pub timestamps: Vec<TimestampSummary>,
+    pub timestamps: timestamps::Timestamps,
     /// The keys that are trusted after the last record.
     pub ring: KeyRing,
     /// Records that were read.

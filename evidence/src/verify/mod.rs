@@ -32,8 +32,8 @@ pub use bag::verify_bag;
 pub use codes::Code;
 pub use finding::{Blame, Cause, Finding, Findings, Severity};
 pub use report::{
-    BagSummary, Bound, CaseSummary, CollectionSummary, Counts, Disposed, Head, Report, Sandwich, TimestampSummary, TimestampTrust, Verdict,
-    Witnessed,
+    BagSummary, Bound, CaseSummary, CollectionSummary, Counts, Disposed, Head, LastStamped, Report, Sandwich, TimestampSummary,
+    TimestampTrust, Verdict, Witnessed,
 };
 
 use std::collections::BTreeSet;
@@ -109,7 +109,7 @@ pub struct Options {
     pub is_bag: bool,
     /// Roots of timestamp authorities. Without any, tokens are checked in themselves and nothing is believed.
     pub timestamp_anchors: timestamp::Anchors,
-    /// Under how many of these roots the case must be stamped; otherwise [`Code::TimestampRequired`].
+    /// Under how many of these roots the last records must be stamped, in the log or with the whole bag; otherwise [`Code::TimestampRequired`].
     pub timestamps_required: usize,
     /// Secrets of recipients of an encrypted case: with one of them contents are checked too.
     pub identities: Vec<Identity>,
@@ -168,7 +168,8 @@ impl Checked {
             deployment: anchor.deployment.clone(),
             checkpoint: self.history.head,
             witnesses: self.history.witnesses,
-            timestamps: self.history.timestamps,
+            timestamps: self.history.timestamps.summaries,
+            last_stamped: self.history.timestamps.last,
             collections: self.chain.into_summaries(),
             counts: self.counts,
             findings,
@@ -187,6 +188,7 @@ fn check_case(
     let mut counts = Counts::default();
     let mut inventory = inventory::Inventory::read(files, findings)?;
     counts.objects = inventory.objects;
+    counts.tiles = inventory.tiles.len() as u64;
     let mut state = Progress { bytes: 0, bytes_total: inventory.bytes, items: 0 };
     progress(state);
 

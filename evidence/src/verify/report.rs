@@ -6,6 +6,7 @@ use serde::{Serialize, Serializer};
 
 use super::Findings;
 use crate::age::{Recipient, Recipients};
+use crate::bag::View;
 use crate::digest::Digest;
 use crate::id::{AgentId, CaseId, CollectionId};
 use crate::manifest::Status;
@@ -72,6 +73,9 @@ pub struct Report {
     pub witnesses: Vec<Witnessed>,
     /// Every timestamp in the case whose token could be read, by size and authority.
     pub timestamps: Vec<TimestampSummary>,
+    /// What shows by when the last records were there; absent where no root was given, and where nothing is to be stamped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_stamped: Option<LastStamped>,
     /// Every collection that an order of the case asked for, in the order of exhibit numbers; those without come last.
     pub collections: Vec<CollectionSummary>,
     /// What was read.
@@ -102,6 +106,9 @@ pub struct BagSummary {
     pub payload_files: u64,
     /// Other files that the tag manifest names.
     pub tag_files: u64,
+    /// What was made of the case, by the bag's own word; absent where it does not say, so that nothing of it can be missed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub views: Option<Vec<View>>,
 }
 
 /// What the case is.
@@ -194,6 +201,15 @@ pub struct Bound {
     pub at: Timestamp,
     /// The object with the token.
     pub object: String,
+}
+
+/// What trusted timestamps say of the last records, and so of all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LastStamped {
+    /// The last record that is no access, no enrolment and not about timestamps.
+    pub record: u64,
+    /// For each root above a token that covers it the earliest one; of a bag its own timestamps count too. Empty when there is none.
+    pub by: Vec<Bound>,
 }
 
 /// Between which moments a collection lies, by trusted timestamps alone.
@@ -293,6 +309,8 @@ pub struct Counts {
     pub stored_bytes: u64,
     /// Objects in the case folder.
     pub objects: u64,
+    /// Tiles of the log among them; they follow from the records, so that a copy may have none.
+    pub tiles: u64,
     /// Requests for timestamps among them that no authority answered, as `timestamp-failed` records say.
     #[serde(skip_serializing_if = "is_zero")]
     pub requests_unanswered: u64,

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::chain::{Chain, Token};
 use super::replies::{self, Known};
 use super::witness::Heads;
-use super::{CaseFiles, Code, Counts, Findings, Options, TimestampSummary, TimestampTrust, read_bounded, unreadable};
+use super::{Bound, CaseFiles, Code, Counts, Findings, LastStamped, Options, TimestampSummary, TimestampTrust, read_bounded, unreadable};
 use crate::digest::Digest;
 use crate::layout::{AuthorityName, CaseObject, TimestampFile};
 use crate::log::{Checkpoint, NOTE_BYTES_MAX, Note};
@@ -15,7 +15,16 @@ use crate::text::escape_bounded;
 use crate::time::Timestamp;
 use crate::timestamp::{CRL_BYTES_MAX, Crl, REPLY_BYTES_MAX, Reply, Request, Revocation, TimestampError, Trusted};
 
-/// Checks all timestamps and tells the chain which of them are believed.
+/// What was found out about the timestamps of a log.
+pub(super) struct Timestamps {
+    pub summaries: Vec<TimestampSummary>,
+    /// Those that are believed.
+    pub tokens: Vec<Token>,
+    /// What they say of the last record; of a bag it is said when the timestamps over the bag are known as well.
+    pub last: Option<LastStamped>,
+}
+
+/// Checks all timestamps and, but for a bag, draws the [conclusions](conclude).
 pub(super) fn check(
     files: &dyn CaseFiles,
     options: &Options,
@@ -24,7 +33,7 @@ pub(super) fn check(
     chain: &mut Chain,
     counts: &mut Counts,
     findings: &mut Findings,
-) -> Vec<TimestampSummary> {
+) -> Timestamps {
     let last = heads.roots.len().saturating_sub(1) as u64;
     let mut check = Check { files, options, listed, last, stamped: BTreeMap::new(), unanswered: 0, findings };
     for (size, _) in listed.iter().filter(|(_, file)| *file == TimestampFile::Checkpoint) {
@@ -50,9 +59,24 @@ pub(super) fn check(
         }
     }
     counts.requests_unanswered = check.unanswered;
-    require(options.timestamps_required, chain.stamps.last, &tokens, check.findings);
-    chain.place_in_time(&tokens, check.findings);
-    summaries
+    let last = if options.is_bag { None } else { conclude(options, &tokens, chain, check.findings) };
+    Timestamps { summaries, tokens, last }
+}
+
+/// Tells the chain which timestamps are believed, and looks whether enough of them cover its last record.
+pub(super) fn conclude(options: &Options, tokens: &[Token], chain: &mut Chain, findings: &mut Findings) -> Option<LastStamped> {
+    require(options.timestamps_required, chain.stamps.last, tokens, findings);
+    chain.place_in_time(tokens, findings);
+    let record = chain.stamps.last.filter(|_| !options.timestamp_anchors.is_empty())?;
+    let mut first = BTreeMap::<Digest, &Token>::new();
+    for token in tokens.iter().filter(|token| token.size > record) {
+        let known = first.entry(token.anchor).or_insert(token);
+        if token.latest < known.latest {
+            *known = token;
+        }
+    }
+    let by = first.into_values().map(|token| Bound { at: token.latest, object: token.object.clone() }).collect();
+    Some(LastStamped { record, by })
 }
 
 struct Check<'a> {
@@ -162,8 +186,9 @@ impl Check<'_> {
             replies::check(&reply, known, &object, self.findings);
         }
         let record = record.map(|(n, _)| n);
-        let token = trust.as_ref().map(|trust| believed(&reply, trust, size, record, &object));
-        Some((summary(&reply, trust, authority, (size, record), object), token))
+        let said = summary(&reply, trust, authority, (size, record), object);
+        let token = believed(&said);
+        Some((said, token))
     }
 
     /// Notes what no record speaks of. The record of a timestamp over a bag's last head would come after that head, so an export during
@@ -267,16 +292,18 @@ pub(super) fn summary(
     }
 }
 
-fn believed(reply: &Reply, trust: &Trusted, size: u64, record: Option<u64>, object: &str) -> Token {
-    let (at, off) = (reply.time().unix_ns(), i64::try_from(reply.accuracy_ns().unwrap_or(0)).unwrap_or(i64::MAX));
-    Token {
-        size,
-        record,
-        anchor: trust.anchor(),
+/// What a timestamp bounds; nothing when it is not believed.
+pub(super) fn believed(said: &TimestampSummary) -> Option<Token> {
+    let trust = said.trust.as_ref()?;
+    let (at, off) = (said.time.unix_ns(), i64::try_from(said.accuracy_ns.unwrap_or(0)).unwrap_or(i64::MAX));
+    Some(Token {
+        size: said.size,
+        record: said.record,
+        anchor: trust.anchor,
         earliest: Timestamp::from_unix_ns(at.saturating_sub(off)),
         latest: Timestamp::from_unix_ns(at.saturating_add(off)),
-        object: object.to_owned(),
-    }
+        object: said.object.clone(),
+    })
 }
 
 fn require(required: usize, last: Option<u64>, tokens: &[Token], findings: &mut Findings) {

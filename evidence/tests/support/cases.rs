@@ -125,12 +125,17 @@ pub fn good_1() -> Case {
 
 /// The root revokes a key, as the log says from here on.
 pub fn revoke(case: &mut Case, holder: u8) {
+    revoke_as_of(case, holder, 0);
+}
+
+/// [`revoke`], dated by so many seconds later (or, below zero, earlier): it was given then, and stands here only now.
+pub fn revoke_as_of(case: &mut Case, holder: u8, by_s: i64) {
     let revocation = Revocation {
         deployment: super::DEPLOYMENT.to_owned(),
         key: super::key(holder).public().id(),
         predecessor: case.enrolment_of(holder),
         reason: "the host was rebuilt".to_owned(),
-        revoked_at: case.now(),
+        revoked_at: case.now().plus_s(by_s),
     };
     case.sign(&revocation, super::ROOT);
 }

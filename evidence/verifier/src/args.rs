@@ -75,7 +75,8 @@ TIMESTAMPS
   from outside: --timestamp-anchor FILE, PEM, repeatable; blocks of X509 CRL in it are used as well. Certificates are judged
   at the token's own time, so that they have expired since does no harm (openssl ts -verify needs -attime for that). With
   roots given, each collection is shown between two moments: after which it was taken, and before which it was taken and
-  sealed. With --timestamps-required N the records must be stamped under N of the given roots.
+  sealed. With --timestamps-required N the records must be stamped under N of the given roots; a stamp over a bag is over all
+  records in it.
 
 ENCRYPTED CASES
   A case may have been opened for recipients (age, X25519): agents encrypted the contents of its evidence to them, and neither the

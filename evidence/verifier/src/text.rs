@@ -192,6 +192,9 @@ fn write_bag(out: &mut String, report: &Report) -> std::fmt::Result {
         count(bag.payload_files, "file"),
         count(bag.tag_files, "file")
     )?;
+    if bag.views.is_none() {
+        writeln!(out, "             it does not say what was made of the case: whether a document was left out is NOT known")?;
+    }
     if !bag.left_out.is_empty() {
         writeln!(
             out,
@@ -336,6 +339,19 @@ fn write_timestamps(out: &mut String, timestamps: &[TimestampSummary]) -> std::f
     Ok(())
 }
 
+/// By when the last records were there, under each root, and which object shows it.
+fn write_last_stamped(out: &mut String, report: &Report) -> std::fmt::Result {
+    let Some(last) = &report.last_stamped else { return Ok(()) };
+    if last.by.is_empty() {
+        return writeln!(out, "  stamped     record {}, the last that counts, is stamped under none of the given roots", last.record);
+    }
+    for bound in &last.by {
+        let object = escape_bounded(&bound.object, 200);
+        writeln!(out, "  stamped     record {}, the last that counts, was there before {}, by {object}", last.record, bound.at)?;
+    }
+    Ok(())
+}
+
 fn write_findings(out: &mut String, report: &Report) -> std::fmt::Result {
     let findings = &report.findings;
     if findings.kept().is_empty() {
@@ -386,6 +402,7 @@ fn write_checked(out: &mut String, report: &Report, root_key: &str) -> std::fmt:
     }
     write_witnesses(out, report)?;
     write_timestamps(out, &report.timestamps)?;
+    write_last_stamped(out, report)?;
     if c.requests_unanswered > 0 {
         let requests = count(c.requests_unanswered, "request");
         writeln!(out, "  timestamp   {requests} without an answer, as the log's records of the failures say")?;
@@ -404,6 +421,9 @@ fn write_checked(out: &mut String, report: &Report, root_key: &str) -> std::fmt:
     writeln!(out, "              what has no content by the rules for such records")?;
     if c.items_unchecked > 0 {
         writeln!(out, "              {} NOT compared with the stream, which is encrypted", count(c.items_unchecked, "item"))?;
+    }
+    if c.tiles == 0 && c.records > 0 {
+        writeln!(out, "  tiles       none in this copy: they follow from the records, but foreign programs may need them")?;
     }
     writeln!(out, "  objects     {} in the folder, each accounted for or reported above", c.objects)?;
     writeln!(out, "  not shown by this: that no longer history ever existed (compare the head with one noted elsewhere, --expect),")?;

@@ -260,8 +260,12 @@ fn each_distinct_program_is_taken_once() {
 fn limits_of_size_leave_a_reason() {
     let out = Memory::run(&Process::default(), &[("file_max", "1KiB")]);
     let skipped: Vec<_> = out.puts.iter().filter(|p| p.item.path.as_bytes().ends_with(b"/exe")).collect();
-    assert!(!skipped.is_empty());
-    assert!(skipped.iter().all(|p| p.status == Status::Skipped && p.item.reason.as_ref().is_some_and(|r| r.contains("file_max"))));
+    assert!(skipped.iter().any(|p| p.status == Status::Skipped));
+    let is_said =
+        |p: &&&crate::capture::testing::Put| p.status == Status::Skipped && p.item.reason.as_ref().is_some_and(|r| r.contains("file_max"));
+    // Processes of others may end meanwhile.
+    let other: Vec<_> = skipped.iter().filter(|p| p.status != Status::Vanished && !is_said(p)).map(|p| (&p.item, p.status)).collect();
+    assert!(other.is_empty(), "{other:?}");
 }
 
 #[test]

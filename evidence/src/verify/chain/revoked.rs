@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 
+use super::SLACK_S;
 use crate::digest::Digest;
 use crate::key::KeyId;
-use crate::record::{Record, Verified};
+use crate::record::{Record, Revocation, Verified};
+use crate::time::Timestamp;
 use crate::verify::{Code, Findings};
 
 /// An order or a disposal.
@@ -21,20 +23,36 @@ struct Asked {
     told: bool,
 }
 
-/// The keys that this log revokes, and the orders and disposals that rest on keys: some 150 bytes each.
+/// What a person's key signed.
+#[derive(Debug)]
+struct Signed {
+    object: Box<str>,
+    kind: &'static str,
+    /// When, by the record's own words.
+    at: Timestamp,
+}
+
+/// The keys that this log revokes, what people's keys signed, and the orders and disposals that rest on keys: some 150 bytes each.
 #[derive(Debug, Default)]
 pub(super) struct Revoked {
     /// With the place of the revocation.
     keys: BTreeMap<KeyId, u64>,
+    /// By the keys of people that this log has not revoked so far.
+    signed: BTreeMap<KeyId, Vec<Signed>>,
     asked: BTreeMap<Digest, Asked>,
 }
 
 impl Revoked {
     /// Takes the trusted record at place `n`.
     pub fn see(&mut self, object: &str, n: u64, verified: &Verified, findings: &mut Findings) {
+        if let Some(at) = signed_at(verified.record()) {
+            let signed = Signed { object: object.into(), kind: verified.record().type_name(), at };
+            self.signed.entry(verified.keyid()).or_default().push(signed);
+        }
         match verified.record() {
             Record::Revocation(p) => {
                 self.keys.entry(p.key).or_insert(n);
+                self.signed_later(n, p, findings);
             }
             Record::Order(_) => self.asks(verified, "order"),
             Record::Disposal(_) => self.asks(verified, "disposal"),
@@ -44,6 +62,21 @@ impl Revoked {
             Record::Receipt(p) => self.rests(object, "receipt", &p.predecessor, findings),
             Record::Destruction(p) => self.rests(object, "certificate of destruction", &p.disposal, findings),
             _ => {}
+        }
+    }
+
+    /// A revocation may stand in this log long after it was given. What stands before it and was signed before it is as good as ever; what
+    /// says of itself that it was signed later is told.
+    fn signed_later(&mut self, n: u64, p: &Revocation, findings: &mut Findings) {
+        for signed in self.signed.remove(&p.key).unwrap_or_default() {
+            if signed.at > p.revoked_at.plus_s(SLACK_S) {
+                let kind = signed.kind.split(':').next().unwrap_or_default();
+                let message = format!(
+                    "the {kind} record is dated {} and signed by key {}, which was revoked at {} by record {n}, further down",
+                    signed.at, p.key, p.revoked_at
+                );
+                findings.add(Code::RecordAfterRevocation, &signed.object, message);
+            }
         }
     }
 
@@ -78,4 +111,23 @@ impl Revoked {
         let message = format!("the {} that this {what} rests on was {did} by key {key}, which record {at} revoked before", asked.what);
         findings.add(Code::ChainRevokedKey, object, message);
     }
+}
+
+/// When a person signed a record, by its own words; `None` for what programs sign.
+fn signed_at(record: &Record) -> Option<Timestamp> {
+    Some(match record {
+        Record::CaseOpened(p) => p.opened_at,
+        Record::CaseClosed(p) => p.closed_at,
+        Record::Order(p) => p.issued_at,
+        Record::Hold(p) => p.placed_at,
+        Record::HoldReleased(p) => p.released_at,
+        Record::Retention(p) => p.set_at,
+        Record::Release(p) => p.released_at,
+        Record::Transfer(p) => p.received_at,
+        Record::Disposal(p) => p.requested_at,
+        Record::Approval(p) => p.approved_at,
+        Record::Enrolment(p) => p.enrolled_at,
+        Record::Revocation(p) => p.revoked_at,
+        _ => return None,
+    })
 }
