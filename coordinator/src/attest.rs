@@ -198,7 +198,7 @@ async fn pass(parts: &Parts, looked_at: &LookedAt, begin: &str) -> Report {
 fn judge(parts: &Parts, is_copy: bool) -> Arc<dyn Judge> {
     let second = parts.copy.as_ref().filter(|_| is_copy);
     let store = second.map_or(&parts.store, |second| &second.store);
-    Arc::new(Logs::new(Arc::clone(&parts.ledgers), Arc::clone(&parts.catalog), Arc::clone(store)))
+    Arc::new(Logs::new(Arc::clone(&parts.ledgers), Arc::clone(&parts.catalog), Arc::clone(store), second.is_some()))
 }
 
 /// Who says what is none of ours in the store: attestation, and the copy, which leaves it out.

@@ -2,8 +2,9 @@
 //!
 //! It is **derived** from what lies in the store, by the rule below, and not counted call by call: so it is the same after a crash, on
 //! every coordinator and after `reindex`. A test compares the rule with what an S3 server was really asked. Not in it: what was
-//! repeated because the store failed, the order's and the case's own records, timestamps, later reads, attestation, and what a
-//! copy in a second store costs.
+//! repeated because the store failed, the order's and the case's own records, enrolments and revocations that are copied
+//! into a case's log and what is read of the deployment's log for them, timestamps, later reads, attestation, and what a copy in a second
+//! store costs.
 
 use std::fmt;
 use std::str::FromStr;
@@ -73,7 +74,8 @@ pub struct Prices {
     pub reads_1000: Price,
     /// One GiB kept for a month.
     pub gib_month: Price,
-    /// Each new object's lock is read back: one more request.
+    /// The store keeps and locks versions: each new object's lock is read back, and the versions under the name of a record are listed
+    /// before it is written. One more request each.
     pub locked: bool,
 }
 
@@ -101,7 +103,7 @@ pub struct Cost {
 pub fn of(streams: &[StreamRow], prices: &Prices) -> Cost {
     // The seal and what publishes it.
     let mut cost = Cost { puts: 1 + PER_ADDITION, lists: 1, reads: 1, ..Cost::default() };
-    let mut additions = 1_u64;
+    let (mut additions, mut records) = (1_u64, 1_u64);
     for stream in streams {
         let Some(manifest) = &stream.manifest else { continue };
         let objects = u64::from(manifest.segments).saturating_add(1);
@@ -111,10 +113,13 @@ pub fn of(streams: &[StreamRow], prices: &Prices) -> Cost {
         cost.lists = cost.lists.saturating_add(objects.div_ceil(PAGE_ENTRIES_MAX as u64));
         cost.bytes = cost.bytes.saturating_add(manifest.stored_bytes).saturating_add(manifest.size);
         additions += 1;
+        records = records.saturating_add(1 + signed);
     }
     if prices.locked {
         // Checkpoints are replaced, and not read back one by one.
         cost.reads = cost.reads.saturating_add(cost.puts).saturating_sub(additions);
+        // A name is free when no version lies under it: a page of them for each record, which is asked for as a listing.
+        cost.lists = cost.lists.saturating_add(records);
     }
     let writes = prices.writes_1000.of(cost.puts.saturating_add(cost.lists), 1_000);
     cost.requests_nanos = writes.saturating_add(prices.reads_1000.of(cost.reads, 1_000));

@@ -26,9 +26,9 @@ use exhibit_evidence::{Digest, Timestamp};
 
 use crate::catalog::CatalogPlace;
 use crate::catalog::postgres::{PostgresCatalog, Settings};
-use crate::config::{CATALOG_FILE, CREDENTIALS, CatalogConfig, Config, Paths, StoreConfig, StoreKind, check_endpoint};
+use crate::config::{CATALOG_FILE, COPY_AWAY, CREDENTIALS, CatalogConfig, Config, Paths, StoreConfig, StoreKind, check_endpoint};
 use crate::ledger::{Keys, Ledgers};
-use crate::store::{self, LocalStore, LockPolicy, RemoteStore, Store};
+use crate::store::{self, Kind, LateStore, LocalStore, LockPolicy, RemoteStore, Store, StoreError};
 
 /// The configuration file's name in a deployment's folder.
 pub const CONFIG: &str = "config.toml";
@@ -223,8 +223,9 @@ pub fn open_store(config: &Config, new: bool) -> Result<Arc<dyn Store>, String> 
     Ok(Arc::new(store))
 }
 
-/// Opens the second store of a configuration, if it names one. A folder that is there and empty is made a store; one that is not
-/// there may be a disk that is not mounted, and is refused, as is one that lies in the store, or the store in it.
+/// Opens the second store of a configuration, if it names one. A folder that is there and empty is made a store. One that is not there
+/// may be a disk that is not mounted: it is never made, and opened when it appears. One that lies in the store, or the store in it, is
+/// refused.
 ///
 /// # Errors
 /// One sentence with its remedy.
@@ -234,35 +235,43 @@ pub fn open_copy(config: &Config) -> Result<Option<Arc<dyn Store>>, String> {
         return Ok(Some(Arc::new(RemoteStore::open(&remote).map_err(|e| e.to_string())?)));
     }
     let path = config.resolve(&settings.path);
-    let mut entries = std::fs::read_dir(&path).map_err(|e| {
-        format!(
-            "copy.store.path: {}: {e}; make the folder, on a disk of its own, or take [copy.store] out of the configuration",
-            shown(&path)
-        )
+    let beside = (config.store.kind == StoreKind::Local).then(|| config.resolve(&config.store.path));
+    let (place, immutable) = (format!("local folder {}", shown(&path)), settings.immutable);
+    let open = move || open_copy_in(&path, beside.as_deref(), immutable);
+    if config.copy_away().is_some() {
+        return Ok(Some(Arc::new(LateStore::new(place, Arc::new(open)))));
+    }
+    Ok(Some(open().map_err(|e| e.to_string())?))
+}
+
+/// The copy in a folder of this machine that must be there; `beside`: the store, where that is a folder too.
+fn open_copy_in(path: &Path, beside: Option<&Path>, immutable: bool) -> Result<Arc<dyn Store>, StoreError> {
+    let mut entries = std::fs::read_dir(path).map_err(|e| {
+        let message = format!("copy.store.path: {}: {e}", shown(path));
+        StoreError::new(Kind::Denied, message, COPY_AWAY)
     })?;
-    if config.store.kind == StoreKind::Local {
-        apart(&config.resolve(&config.store.path), &path)?;
+    if let Some(store) = beside {
+        apart(store, path)?;
     }
-    let store = if entries.next().is_none() { LocalStore::create(&path) } else { LocalStore::open(&path) }.map_err(|e| e.to_string())?;
-    if settings.immutable {
-        store.make_immutable().map_err(|e| e.to_string())?;
+    let store = if entries.next().is_none() { LocalStore::create(path) } else { LocalStore::open(path) }?;
+    if immutable {
+        store.make_immutable()?;
     }
-    Ok(Some(Arc::new(store)))
+    Ok(Arc::new(store))
 }
 
 /// Two folders of which neither lies in the other, by whatever names and links they are reached.
-fn apart(store: &Path, copy: &Path) -> Result<(), String> {
-    let real = |path: &Path| std::fs::canonicalize(path).map_err(|e| format!("copy.store.path: cannot follow {}: {e}", shown(path)));
+fn apart(store: &Path, copy: &Path) -> Result<(), StoreError> {
+    let unfit = |what: String| StoreError::new(Kind::Denied, what, "name a folder of its own, on another disk");
+    let real = |path: &Path| {
+        let followed = std::fs::canonicalize(path);
+        followed.map_err(|e| unfit(format!("copy.store.path: cannot follow {}: {e}", shown(path))))
+    };
     let (here, there) = (real(store)?, real(copy)?);
     if !here.starts_with(&there) && !there.starts_with(&here) {
         return Ok(());
     }
-    Err(format!(
-        "copy.store.path: {} is {}, and the store is {}: one lies in the other; name a folder of its own, on another disk",
-        shown(copy),
-        shown(&there),
-        shown(&here)
-    ))
+    Err(unfit(format!("copy.store.path: {} is {}, and the store is {}: one lies in the other", shown(copy), shown(&there), shown(&here))))
 }
 
 fn configuration(options: &Options) -> Result<Config, InitError> {

@@ -16,6 +16,7 @@ pub mod cost;
 pub mod custody;
 pub mod dispatch;
 pub mod enroll;
+mod filled;
 pub mod http;
 pub mod incidents;
 pub mod init;

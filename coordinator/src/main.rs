@@ -12,9 +12,9 @@ use exhibit_certs::deployment::CreateError;
 use exhibit_certs::files::FileError;
 use exhibit_certs::issue::ServerNames;
 use exhibit_certs::tls::HotServer;
-use exhibit_coordinator::config::{Config, ConfigError, LogFormat, StoreKind};
+use exhibit_coordinator::config::{COPY_AWAY, Config, ConfigError, LogFormat, Rate, StoreKind};
+use exhibit_coordinator::ledger::Keys;
 use exhibit_coordinator::{attest, clock, copy, init, intake, recover, reindex, reverify, serve, store, upkeep};
-use exhibit_evidence::anchor::Anchor;
 use exhibit_proto::transport::server;
 use tokio::net::TcpListener;
 
@@ -172,9 +172,9 @@ enum StoreCommand {
         /// Read all logs and manifests, and this share of the segments, another one each time
         #[arg(long, value_name = "SHARE", default_value = "1%")]
         sample: reverify::Depth,
-        /// Read at most so many bytes a second
-        #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
-        rate: Option<u64>,
+        /// Read at most so much in a second: like 20MiB/s, or a number of bytes
+        #[arg(long, value_name = "RATE")]
+        rate: Option<Rate>,
         /// Print one JSON object instead of text
         #[arg(long)]
         json: bool,
@@ -260,12 +260,20 @@ fn main() -> ExitCode {
             Command::Reindex { place, replace, json } => make_catalog(&place.load(false)?, replace, json).await,
             Command::Catalog(command) => keep_up(command).await,
             Command::Store(command) => look_at_store(command).await,
-            Command::CheckConfig { place } => place.load(true).map(|_| println!("the configuration can be used")),
+            Command::CheckConfig { place } => place.load(true).map(|config| say_usable(&config)),
         }
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => report(&failure),
+    }
+}
+
+fn say_usable(config: &Config) {
+    println!("the configuration can be used");
+    if let Some(copy) = config.copy_away() {
+        let copy = exhibit_evidence::text::escape_bounded(&copy.to_string_lossy(), 200);
+        eprintln!("copy.store.path: {copy} is not there, so nothing would be copied: {COPY_AWAY}");
     }
 }
 
@@ -344,14 +352,13 @@ async fn look_at_store(command: StoreCommand) -> Result<(), Failure> {
         }
         StoreCommand::Attest { .. } => {
             let second = init::open_copy(&config).map_err(failed)?;
-            let anchor = anchor_of(&config);
-            let report = attest_both(opened, second, anchor.as_ref()).await?;
+            let report = attest_both(opened, second, keys_of(&config)).await?;
             shown(report.text(), serde_json::to_string(&report))?;
             report.is_whole()
         }
         StoreCommand::Verify { all, sample, rate, .. } => {
             let depth = if *all { reverify::Depth::All } else { *sample };
-            let report = reverify::run(&config, opened, depth, *rate, clock::now).await.map_err(failed)?;
+            let report = reverify::run(&config, opened, depth, rate.map(|rate| rate.0), clock::now).await.map_err(failed)?;
             shown(report.text(), serde_json::to_string(&report))?;
             report.sound
         }
@@ -380,13 +387,13 @@ impl Attested {
     }
 }
 
-/// The root key of the deployment, by which the records of its logs are told from what somebody put beside them. Without it nobody is
+/// The deployment's keys, by which the records and heads of its logs are told from what somebody put beside them. Without them nothing is
 /// called genuine there.
-fn anchor_of(config: &Config) -> Option<Anchor> {
+fn keys_of(config: &Config) -> Option<Arc<Keys>> {
     match Deployment::load(&config.resolve(&config.paths.deployment)) {
-        Ok(deployment) => Some(deployment.anchor),
+        Ok(deployment) => Some(Arc::new(Keys { anchor: deployment.anchor, log: deployment.log_key, witnesses: Vec::new() })),
         Err(error) => {
-            tracing::warn!(%error, "the deployment's root key cannot be read: which version of a record is the genuine one cannot be told");
+            tracing::warn!(%error, "the deployment's keys cannot be read: which version of a record or head is the genuine one cannot be told");
             None
         }
     }
@@ -395,7 +402,7 @@ fn anchor_of(config: &Config) -> Option<Anchor> {
 async fn attest_both(
     first: Arc<dyn store::Store>,
     second: Option<Arc<dyn store::Store>>,
-    anchor: Option<&Anchor>,
+    keys: Option<Arc<Keys>>,
 ) -> Result<Attested, Failure> {
     if first.attestable().is_none() && second.as_ref().is_none_or(|second| second.attestable().is_none()) {
         return Err(failed("only an S3 store, or one with store.lock, has versions to attest; see 'store check'"));
@@ -405,10 +412,10 @@ async fn attest_both(
         let Some((store, attestable)) = store.and_then(|store| store.attestable().map(|found| (store, found))) else { continue };
         let task = store::attest::Task { begin: String::new(), repair: false, pause: std::time::Duration::ZERO, now };
         let mut pass = store::attest::Pass::new(attestable, task);
-        if let Some(anchor) = anchor {
+        if let Some(keys) = &keys {
             // A log whose end is hidden would pass for a shorter one.
             store::attest::recall(&*store, "").await.map_err(failed)?;
-            pass = pass.judged_by(attest::Offline::new(store, anchor.clone()));
+            pass = pass.judged_by(attest::Offline::new(store, Arc::clone(keys)));
         }
         *report = Some(Box::pin(pass.run()).await.map_err(failed)?);
     }

@@ -118,7 +118,7 @@ impl Metrics {
         r.register("build", "The program", version);
         r.register("agents", "Agents that are connected to this coordinator", self.agents.clone());
         r.register("uploads", "Uploads that run here", self.uploads.clone());
-        r.register("uploads_paused", "Uploads that wait here for the store or the catalog", self.paused.clone());
+        r.register("uploads_paused", "Uploads that wait for the store or the catalog, turned away or not", self.paused.clone());
         r.register("segments", "Segments that were verified, stored and acknowledged", self.segments.clone());
         r.register("segment_bytes", "Bytes of those segments, as stored", self.segment_bytes.clone());
         r.register("uploads_refused", "Uploads in which the agent broke the contract", self.refused_uploads.clone());

@@ -140,7 +140,8 @@ impl Parts {
     /// What is measured, with what is so just now, as OpenMetrics text.
     #[must_use]
     pub fn measured(&self) -> String {
-        self.metrics.now(self.sessions.agents().len(), self.uploads.open(), self.progress.paused_count());
+        let waiting = self.progress.paused_count().saturating_add(self.uploads.turned_away());
+        self.metrics.now(self.sessions.agents().len(), self.uploads.open(), waiting);
         self.metrics.text()
     }
 

@@ -1,30 +1,31 @@
 //! `exhibit-coordinator store verify`: reads the store again and verifies it from the bytes, case by case, with the code that
 //! courts use. It writes nothing into the store, so the coordinator may run.
 //!
-//! Every case's log is verified whole each time. Of the evidence, either everything is (`--all`), or every manifest against its
+//! Every case's log, and the deployment's, is verified whole each time. Of the evidence, either everything is (`--all`), or every manifest against its
 //! receipt and a share of the segments against their manifest (`--sample`), another share each time.
 
+mod files;
 mod results;
 mod scheduled;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use exhibit_certs::Deployment;
-use exhibit_evidence::anchor::Anchor;
 use exhibit_evidence::dsse::{ENVELOPE_BYTES_MAX, Envelope};
 use exhibit_evidence::id::{CaseId, CollectionId};
 use exhibit_evidence::layout::{self, LogName};
+use exhibit_evidence::log::NOTE_BYTES_MAX;
 use exhibit_evidence::record::{ManifestRef, Record};
 use exhibit_evidence::stream::SEGMENT_BYTES_MAX;
 use exhibit_evidence::text::escape_bounded;
-use exhibit_evidence::verify::{self, CaseFiles, Entry, EntryKind, Options};
+use exhibit_evidence::verify::{self, Options};
 use exhibit_evidence::{Digest, Timestamp};
+use files::{Files, GivenUp};
 pub use results::RESULTS;
 use results::Results;
 pub use scheduled::{Schedule, run_scheduled};
@@ -33,18 +34,18 @@ use tokio::runtime::Handle;
 use crate::attest::Offline;
 use crate::catalog::{Catalog, CatalogError, PAGE_MAX, Published};
 use crate::config::Config;
-use crate::ledger;
+use crate::ledger::{self, Head, Keys, LedgerError, Look, News};
 use crate::pace::Pace;
 use crate::reindex;
 use crate::several;
-use crate::store::{Kind, Store, StoreError, attest, list_all};
+use crate::store::{Kind, Store, StoreError, attest, history, list_all};
 
 /// Objects of one case: a segment of 8 MiB each, 32 TiB.
 const OBJECTS_MAX: usize = 4 << 20;
-/// Bytes of an object that are read at once.
-const READ_BYTES: u64 = 1 << 20;
 /// Tries at a case that grows while it is read.
 const TRIES_MAX: u32 = 3;
+/// After a record its head is written within this time.
+const HEAD_FOLLOWS: Duration = Duration::from_secs(1);
 /// Findings that are kept of a case, of 400 characters each; the rest is counted.
 const FINDINGS_MAX: usize = 200;
 /// Findings of a case that are shown on a terminal.
@@ -80,6 +81,9 @@ impl std::str::FromStr for Depth {
     }
 }
 
+/// The name of the deployment's own log among the cases, which no case can have.
+const DEPLOYMENT: &str = "deployment/log";
+
 /// What was read and found of one case; a line of the result file.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct CaseResult {
@@ -110,6 +114,9 @@ pub struct CaseResult {
     /// What is worth knowing of it and changes nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+    /// What whoever opens its log would tell of it.
+    #[serde(skip)]
+    pub news: Vec<News>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
@@ -133,6 +140,9 @@ pub struct Report {
     pub answered: u64,
     /// Every case of this run.
     pub cases: Vec<CaseResult>,
+    /// The deployment's own log, which is verified whole with each run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deployment: Option<CaseResult>,
 }
 
 impl Report {
@@ -154,7 +164,7 @@ impl Report {
         for note in &self.notes {
             let _ = writeln!(out, "{note}");
         }
-        for case in self.cases.iter().filter(|c| !c.sound) {
+        for case in self.cases.iter().chain(&self.deployment).filter(|c| !c.sound) {
             let _ = writeln!(out, "{}: NOT SOUND", escape_bounded(&case.case, 100));
             for finding in case.findings.iter().take(SHOWN_MAX) {
                 let _ = writeln!(out, "  - {finding}");
@@ -165,7 +175,7 @@ impl Report {
                 let _ = writeln!(out, "  - and {left} more (--json has {what})");
             }
         }
-        for case in self.cases.iter().filter(|c| !c.notes.is_empty()) {
+        for case in self.cases.iter().chain(&self.deployment).filter(|c| !c.notes.is_empty()) {
             let _ = writeln!(out, "{}: worth knowing", escape_bounded(&case.case, 100));
             for note in &case.notes {
                 let _ = writeln!(out, "  - {note}");
@@ -176,6 +186,11 @@ impl Report {
                 out,
                 "{} of the notes name what in the store is not ours; it was passed over (docs/operations/stores.md).",
                 self.answered
+            );
+        }
+        if self.deployment.as_ref().is_some_and(|log| !log.sound) {
+            out.push_str(
+                "The deployment's own log does not hold: copy the folder 'deployment', then run exhibit-verify --deployment on the copy.\n",
             );
         }
         out.push_str(if self.sound {
@@ -201,21 +216,22 @@ pub async fn run(
     let deployment = Deployment::load(&config.resolve(&config.paths.deployment)).map_err(|e| e.to_string())?;
     // Before anything is read: what lies on top of an object is not what is to be verified, and what is hidden is.
     let seen = attest::recall(&*store, "").await.map_err(|e| e.to_string())?;
-    let judge: Arc<dyn attest::Judge> = Offline::new(Arc::clone(&store), deployment.anchor.clone());
+    let keys = Arc::new(Keys { anchor: deployment.anchor, log: deployment.log_key, witnesses: Vec::new() });
+    let judge: Arc<dyn attest::Judge> = Offline::new(Arc::clone(&store), Arc::clone(&keys));
     let on_top = Box::pin(attest::recall_again(&*store, "", seen, Some(judge))).await.map_err(|e| e.to_string())?;
-    let task = Task { anchor: deployment.anchor, results: config.resolve(Path::new(RESULTS)), store, depth, rate, now };
-    let mut run = Run::begin(task, None, cases_of_catalog(config).await).await?;
+    let task = Task { keys, results: config.resolve(Path::new(RESULTS)), store, depth, rate, now };
+    let mut run = Run::begin(task, None, known_to_catalog(config).await).await?;
     let told = on_top.iter().map(|t| format!("{} {}: {}", t.kind, t.subject, t.detail));
     run.report.notes.extend(told);
     run.report.answered = on_top.iter().filter(|t| t.is_answered()).count() as u64;
     while run.next().await?.is_some() {}
-    run.end()
+    run.end().await
 }
 
 /// What to verify, and how.
 #[derive(Debug, Clone)]
 struct Task {
-    anchor: Anchor,
+    keys: Arc<Keys>,
     /// The file that keeps the results.
     results: PathBuf,
     store: Arc<dyn Store>,
@@ -240,25 +256,32 @@ struct Run {
     todo: VecDeque<String>,
 }
 
-/// A case that the catalog has, and the newest head of its log that was published.
-type KnownCase = (String, Option<Published>);
+/// What the catalog knows.
+struct Catalogued {
+    /// Each case that it has, and the newest head of its log that was published.
+    cases: Vec<(String, Option<Published>)>,
+    /// The newest head of the deployment's log that was published.
+    deployment: Option<Published>,
+}
 
 impl Run {
-    /// `stood`: when a run began that another coordinator left, and the last case that it verified. `cases` are the catalog's; they
-    /// are asked for before the store is, because a case is in the store before it is in the catalog, and so is a head.
-    async fn begin(task: Task, stood: Option<(Timestamp, Option<String>)>, cases: Result<Vec<KnownCase>, String>) -> Result<Self, String> {
+    /// `stood`: when a run began that another coordinator left, and the last case that it verified. `catalog` is what the catalog knows; it
+    /// is asked before the store is, because a case is in the store before it is in the catalog, and so is a head.
+    async fn begin(task: Task, stood: Option<(Timestamp, Option<String>)>, catalog: Result<Catalogued, String>) -> Result<Self, String> {
         let begun = stood.as_ref().map(|(begun, _)| *begun);
         let results = Results::open(&task.results, task.depth, begun, (task.now)())?;
         let resumed = results.done.len() as u64;
-        let mut report = Report { sound: results.sound, begun: results.begun, resumed, notes: Vec::new(), answered: 0, cases: Vec::new() };
+        let (sound, begun) = (results.sound, results.begun);
+        let mut report = Report { sound, begun, resumed, notes: Vec::new(), answered: 0, cases: Vec::new(), deployment: None };
         let mut known: BTreeMap<String, &str> = results.seen.iter().map(|case| (case.clone(), "an earlier run saw it")).collect();
         let mut heads = BTreeMap::new();
-        match cases {
-            Ok(cases) => {
+        match catalog {
+            Ok(Catalogued { cases, deployment }) => {
                 for (case, head) in cases {
                     heads.extend(head.map(|head| (case.clone(), head)));
                     known.insert(case, "the catalog has it");
                 }
+                heads.extend(deployment.map(|head| (DEPLOYMENT.to_owned(), head)));
             }
             Err(why) => report.notes.push(format!(
                 "The catalog was not asked which cases there must be: {}. A case that is gone as a whole is missed only if an earlier run saw it, \
@@ -291,22 +314,15 @@ impl Run {
         let Some(name) = self.todo.pop_front() else { return Ok(None) };
         let now = self.task.now;
         let mut result = if let Ok(case) = name.parse::<CaseId>() {
-            let seed = Digest::of(format!("{}{}", self.results.begun, case).as_bytes());
-            let Task { store, depth, rate, .. } = &self.task;
-            let head = self.heads.get(&name).copied();
-            let work = Work { store: Arc::clone(store), case, depth: *depth, pace: Pace::new(*rate), seed, head };
-            work.case_result(self.known.get(&name).copied(), &self.task.anchor, now).await.map_err(|e| e.to_string())?
+            let work = self.work(LogName::Case(case), &name);
+            work.case_result(self.known.get(&name).copied(), now).await.map_err(|e| e.to_string())?
         } else {
             let mut result = CaseResult::new(name.clone(), now());
             result.fail(format!("'cases/{}' is not a case; find out who wrote it", escape_bounded(&name, 100)));
             result
         };
-        for stranger in self.task.store.foreign(&format!("cases/{name}")) {
-            let shown = escape_bounded(&stranger, 200);
-            result.fail(format!(
-                "'{shown}': nothing of ours ever has such a name; find out who wrote it (docs/operations/stores.md, store-foreign)"
-            ));
-        }
+        result.fail_foreign(&*self.task.store, &format!("cases/{name}"));
+        self.note_news(&result);
         let CaseResult { case, sound, bytes, items_unchecked, .. } = &result;
         tracing::info!(%case, sound, bytes, items_unchecked, "verified from the store");
         self.results.line(&serde_json::to_value(&result).map_err(|e| e.to_string())?)?;
@@ -315,8 +331,44 @@ impl Run {
         Ok(Some(result))
     }
 
-    /// The run is done.
-    fn end(mut self) -> Result<Report, String> {
+    fn work(&self, log: LogName, name: &str) -> Work {
+        let Task { store, keys, depth, rate, .. } = &self.task;
+        let seed = Digest::of(format!("{}{name}", self.results.begun).as_bytes());
+        let (store, keys, head) = (Arc::clone(store), Arc::clone(keys), self.heads.get(name).copied());
+        Work { store, log, keys, depth: *depth, pace: Pace::new(*rate), seed, head }
+    }
+
+    /// What somebody put into a log's places, and what was passed over, is named with what lies on top of objects.
+    fn note_news(&mut self, result: &CaseResult) {
+        for news in &result.news {
+            self.report.notes.push(format!("{} {}: {}", news.kind, news.log.folder(), news.detail));
+            self.report.answered = self.report.answered.saturating_add(u64::from(news.is_answered()));
+        }
+    }
+
+    /// The deployment's own log: the keys of people and agents, without which no case begins. A store that has no case need not have it.
+    async fn deployment(&mut self) -> Result<(), String> {
+        let folder = self.task.store.list("deployment", None).await.map_err(|e| e.to_string())?;
+        let why = if self.heads.contains_key(DEPLOYMENT) {
+            Some("the catalog knows of it")
+        } else {
+            (!self.report.cases.is_empty() || !self.known.is_empty()).then_some("there are cases")
+        };
+        if folder.entries.is_empty() && why.is_none() {
+            return Ok(());
+        }
+        let mut result = self.work(LogName::Deployment, DEPLOYMENT).case_result(why, self.task.now).await.map_err(|e| e.to_string())?;
+        result.fail_foreign(&*self.task.store, "deployment");
+        self.note_news(&result);
+        self.results.line(&serde_json::json!({ "deployment": &result }))?;
+        self.report.sound &= result.sound;
+        self.report.deployment = Some(result);
+        Ok(())
+    }
+
+    /// The run is done, but for the deployment's log.
+    async fn end(mut self) -> Result<Report, String> {
+        self.deployment().await?;
         let unchecked = self.report.cases.iter().fold(self.results.unchecked, |sum, case| sum.saturating_add(case.items_unchecked));
         if unchecked > 0 {
             self.report.notes.push(format!(
@@ -329,21 +381,22 @@ impl Run {
     }
 }
 
-/// The cases that the catalog knows. It is opened as by every other command; one in a file belongs to whoever has it open.
-async fn cases_of_catalog(config: &Config) -> Result<Vec<KnownCase>, String> {
+/// What the catalog knows. It is opened as by every other command; one in a file belongs to whoever has it open.
+async fn known_to_catalog(config: &Config) -> Result<Catalogued, String> {
     let open = config.catalog().map_err(|e| e.to_string())?.open().await.map_err(|e| e.to_string())?;
     let catalog = open.shared();
-    let cases = all_cases(&*catalog).await;
+    let known = catalogued(&*catalog).await;
     drop(catalog);
     open.close().await;
-    cases.map_err(|e| e.to_string())
+    known.map_err(|e| e.to_string())
 }
 
-async fn all_cases(catalog: &dyn Catalog) -> Result<Vec<KnownCase>, CatalogError> {
+async fn catalogued(catalog: &dyn Catalog) -> Result<Catalogued, CatalogError> {
+    let deployment = catalog.published(LogName::Deployment.folder()).await?;
     let (mut cases, mut after) = (Vec::new(), None);
     loop {
         let page = catalog.cases(after.take(), PAGE_MAX).await?;
-        let Some(last) = page.last() else { return Ok(cases) };
+        let Some(last) = page.last() else { return Ok(Catalogued { cases, deployment }) };
         after = Some(last.case.clone());
         for row in page {
             let (case, log) = (row.case.to_string(), LogName::Case(row.case));
@@ -352,9 +405,11 @@ async fn all_cases(catalog: &dyn Catalog) -> Result<Vec<KnownCase>, CatalogError
     }
 }
 
+/// A case, or the deployment's own log, that is to be verified.
 struct Work {
     store: Arc<dyn Store>,
-    case: CaseId,
+    log: LogName,
+    keys: Arc<Keys>,
     depth: Depth,
     pace: Pace,
     seed: Digest,
@@ -367,24 +422,20 @@ impl Work {
     ///
     /// # Errors
     /// [`Kind::Retry`] and [`Kind::Denied`], which say nothing about the case.
-    async fn case_result(
-        &self,
-        known: Option<&str>,
-        anchor: &exhibit_evidence::anchor::Anchor,
-        now: fn() -> Timestamp,
-    ) -> Result<CaseResult, StoreError> {
-        let mut result = CaseResult::new(self.case.to_string(), now());
+    async fn case_result(&self, known: Option<&str>, now: fn() -> Timestamp) -> Result<CaseResult, StoreError> {
+        let mut result = CaseResult::new(self.name(), now());
         if let Some(why) = known
-            && self.store.list(&layout::case_folder(&self.case), None).await?.entries.is_empty()
+            && self.store.list(&self.folder(), None).await?.entries.is_empty()
         {
             result.gone = true;
+            let what = if self.log == LogName::Deployment { "this log" } else { "a whole case" };
             result.fail(format!(
-                "nothing of it is in the store, and {why}: a whole case is never destroyed; find out who deleted it, and bring it back \
+                "nothing of it is in the store, and {why}: {what} is never destroyed; find out who deleted it, and bring it back \
                  from a replica or a backup of the store"
             ));
             return Ok(result);
         }
-        match self.verify_still(anchor, now).await {
+        match self.verify_still(now).await {
             Err(e) if matches!(e.kind(), Kind::Retry | Kind::Denied) => Err(e),
             Err(e) => {
                 result.fail(e.to_string());
@@ -395,121 +446,147 @@ impl Work {
     }
 
     /// A case that grows while it is read looks as if something was missing or left over; so what does not hold must not hold
-    /// in a case that stood still.
-    async fn verify_still(&self, anchor: &exhibit_evidence::anchor::Anchor, now: fn() -> Timestamp) -> Result<CaseResult, StoreError> {
-        // Of records and tiles whose names somebody took before us the genuine versions are read.
-        // What else is wrong with them the verification finds.
-        if let Err(e) = Box::pin(ledger::settle(&self.store, &LogName::Case(self.case.clone()), anchor)).await
-            && e.kind() == ledger::Kind::Retry
-        {
-            return Err(StoreError::new(Kind::Retry, e.to_string(), "run it again"));
-        }
+    /// in a case that stood still, its log's head too: between a record and the head that covers it the list does not change.
+    async fn verify_still(&self, now: fn() -> Timestamp) -> Result<CaseResult, StoreError> {
         let mut tries = 0;
         loop {
-            let before = self.objects().await?;
-            let result = self.verify(&before, anchor, now).await?;
+            // Listed first: what the log grows by before it is looked at shows as a change.
+            let before = (self.top().await, self.objects().await?);
+            let looked = self.look().await?;
+            let result = Box::pin(self.verify(&before.1, looked, now)).await?;
             tries += 1;
-            if result.sound || tries >= TRIES_MAX || before == self.objects().await? {
+            if result.sound || tries >= TRIES_MAX {
+                return Ok(result);
+            }
+            tokio::time::sleep(HEAD_FOLLOWS).await;
+            if before == (self.top().await, self.objects().await?) {
                 return Ok(result);
             }
         }
     }
 
+    /// What lies on top of the log's head. That it cannot be read is the verification's to say.
+    async fn top(&self) -> Option<Bytes> {
+        self.store.get(&self.log.checkpoint(), NOTE_BYTES_MAX as u64).await.ok()
+    }
+
+    /// Where the store keeps what lies beneath: the log as whoever opens it finds it, or why nobody can open it. From then on the store
+    /// reads the genuine versions of its records and tiles.
+    async fn look(&self) -> Result<Option<Result<Look, LedgerError>>, StoreError> {
+        if !history::is_kept(&*self.store) {
+            return Ok(None);
+        }
+        let disturbed = |e: &LedgerError| StoreError::new(Kind::Retry, e.to_string(), "run it again");
+        let published = self.head.map(|Published { size, root }| Head { size, root });
+        let looked = Box::pin(ledger::look(&self.store, &self.log, &self.keys, published)).await;
+        let Err(e) = &looked else { return Ok(Some(looked)) };
+        if e.kind() == ledger::Kind::Retry {
+            return Err(disturbed(e));
+        }
+        // As far as it can be read all the same.
+        if let Err(e) = Box::pin(ledger::settle(&self.store, &self.log, &self.keys.anchor)).await
+            && e.kind() == ledger::Kind::Retry
+        {
+            return Err(disturbed(&e));
+        }
+        Ok(Some(looked))
+    }
+
     async fn objects(&self) -> Result<Vec<crate::store::Entry>, StoreError> {
-        list_all(&*self.store, &layout::case_folder(&self.case), OBJECTS_MAX).await
+        list_all(&*self.store, &self.folder(), OBJECTS_MAX).await
+    }
+
+    fn folder(&self) -> String {
+        match &self.log {
+            LogName::Case(case) => layout::case_folder(case),
+            LogName::Deployment => "deployment".to_owned(),
+        }
+    }
+
+    fn name(&self) -> String {
+        match &self.log {
+            LogName::Case(case) => case.to_string(),
+            LogName::Deployment => DEPLOYMENT.to_owned(),
+        }
     }
 
     async fn verify(
         &self,
         objects: &[crate::store::Entry],
-        anchor: &exhibit_evidence::anchor::Anchor,
+        looked: Option<Result<Look, LedgerError>>,
         now: fn() -> Timestamp,
     ) -> Result<CaseResult, StoreError> {
-        let mut result = CaseResult::new(self.case.to_string(), now());
+        let mut result = CaseResult::new(self.name(), now());
         let whole = self.depth == Depth::All;
-        let evidence = format!("{}/collections/", layout::case_folder(&self.case));
-        let collections = collections(&evidence, objects);
+        let evidence = format!("{}/collections/", self.folder());
         // Without its evidence the log is verified as in a copy from which the collections were left out.
-        let left_out = if whole { Vec::new() } else { collections };
-        let listed: Vec<(String, u64)> =
-            objects.iter().filter(|o| whole || !o.name.starts_with(&evidence)).map(|o| (o.name.clone(), o.size)).collect();
-        let folder = format!("{}/", layout::case_folder(&self.case));
+        let left_out = if whole { Vec::new() } else { collections(&evidence, objects) };
+        let look = looked.as_ref().and_then(|looked| looked.as_ref().ok());
+        // What lies in the places of records and is none is named by its own name, and no part of the log.
+        let is_read = |name: &str| (whole || !name.starts_with(&evidence)) && look.is_none_or(|look: &Look| !look.is_beside(name));
+        let listed: Vec<(String, u64)> = objects.iter().filter(|o| is_read(&o.name)).map(|o| (o.name.clone(), o.size)).collect();
         let given_up = GivenUp::default();
-        let left = Arc::clone(&given_up.0);
-        let files = Files { store: Arc::clone(&self.store), folder, listed, pace: self.pace, runtime: Handle::current(), given_up: left };
-        let folder_of_log = LogName::Case(self.case.clone()).folder();
+        let files = Files {
+            store: Arc::clone(&self.store),
+            folder: format!("{}/", self.folder()),
+            listed,
+            head: look.and_then(|look| look.head.clone()),
+            pace: self.pace,
+            runtime: Handle::current(),
+            given_up: Arc::clone(&given_up.0),
+        };
         let expected = self.head.map(|head| (head.size, head.root));
-        let (anchor, options) = (anchor.clone(), Options { left_out, expected, ..Options::default() });
+        let deployment = self.log == LogName::Deployment;
+        let (anchor, options) = (self.keys.anchor.clone(), Options { deployment, left_out, expected, ..Options::default() });
         let verified = tokio::task::spawn_blocking(move || verify::verify(&files, &anchor, &options, &mut |_| {})).await;
         let verified = verified.map_err(|e| StoreError::bug(format!("the verification ended badly: {e}")))?;
         match verified {
             Ok(report) => {
-                (result.segments, result.bytes) = (report.counts.segments, report.counts.stored_bytes);
-                result.items_unchecked = report.counts.items_unchecked;
-                let serious = report.findings.kept().iter().filter(|f| f.severity != verify::Severity::Note);
-                result.more = serious.clone().skip(FINDINGS_MAX).count() as u64;
-                result.findings = serious
-                    .take(FINDINGS_MAX)
-                    .map(|f| escape_bounded(&format!("{} {}: {}", f.code.as_str(), f.object, f.message), 400))
-                    .collect();
-                result.sound = report.verdict.is_sound();
-                result.take_notes(&report.findings);
-                let tiles = format!("{folder_of_log}/tile/");
-                if report.checkpoint.is_some() && !objects.iter().any(|o| o.name.starts_with(&tiles)) {
-                    result.note(format!(
-                        "{} {tiles}: none of the tiles that the checkpoint needs is there",
-                        verify::Code::LogTileMissing.as_str()
-                    ));
-                }
-                if report.counts.requests_unanswered > 0 {
-                    let requests = report.counts.requests_unanswered;
-                    result.note(format!(
-                        "{requests} requests for timestamps lie there that no authority answered; 'timestamp-failed' records say so"
-                    ));
-                }
-                // A log that is damaged as well is told as that.
-                let put_back = |f: &verify::Finding| f.code == verify::Code::LogExpected && f.follows_from.is_none();
-                if report.findings.kept().iter().any(put_back) {
-                    result.put_back = true;
-                    result.fail("the catalog knows of a longer log, or of another one: this one was put back to an older state (docs/operations/stores.md)".to_owned());
-                }
+                let tiles = format!("{}/tile/", self.log.folder());
+                let has_tiles = objects.iter().any(|o| o.name.starts_with(&tiles));
+                result.take(&report, &tiles, has_tiles);
             }
             Err(e) => result.fail(format!("it cannot be listed: {e}")),
         }
+        match &looked {
+            Some(Ok(look)) => result.take_news(look),
+            Some(Err(e)) => result.take_refusal(e),
+            None => {}
+        }
         if let Depth::Sample(share) = self.depth {
-            self.sample(share, &mut result).await?;
+            self.sample(share, look, &mut result).await?;
         }
         Ok(result)
     }
 
     /// Each manifest that a receipt of the log names, whole, and a share of its segments.
-    async fn sample(&self, share: u32, result: &mut CaseResult) -> Result<(), StoreError> {
-        let log = LogName::Case(self.case.clone());
-        let slots = list_all(&*self.store, &format!("{}/seq", log.folder()), OBJECTS_MAX).await?;
-        for slot in slots {
+    async fn sample(&self, share: u32, look: Option<&Look>, result: &mut CaseResult) -> Result<(), StoreError> {
+        let LogName::Case(case) = &self.log else { return Ok(()) };
+        let slots = list_all(&*self.store, &format!("{}/seq", self.log.folder()), OBJECTS_MAX).await?;
+        for slot in slots.into_iter().filter(|slot| look.is_none_or(|look| !look.is_beside(&slot.name))) {
             let Some(bytes) = result.read(self.store.get(&slot.name, ENVELOPE_BYTES_MAX as u64).await)? else { continue };
             let record = Envelope::parse(&bytes).ok().and_then(|e| Record::from_payload(e.unverified_payload()).ok());
             // What is no record the verifier has named above.
             let Some(Record::Receipt(receipt)) = record else { continue };
-            let folder = layout::stream_folder(&self.case, &receipt.collection, receipt.stream);
+            let folder = layout::stream_folder(case, &receipt.collection, receipt.stream);
             // Gone as a whole: it was not left out above, so the verifier has named it, unless a disposal explains it.
             if self.store.list(&folder, None).await?.entries.is_empty() {
                 continue;
             }
-            self.sample_stream(&receipt.collection, receipt.stream, &receipt.manifest, share, result).await?;
+            self.sample_stream(case, (&receipt.collection, receipt.stream), &receipt.manifest, share, result).await?;
         }
         Ok(())
     }
 
     async fn sample_stream(
         &self,
-        collection: &CollectionId,
-        stream: layout::StreamNumber,
+        case: &CaseId,
+        (collection, stream): (&CollectionId, layout::StreamNumber),
         manifest: &ManifestRef,
         share: u32,
         result: &mut CaseResult,
     ) -> Result<(), StoreError> {
-        let segments = match reindex::segments(&*self.store, &self.case, collection, stream, manifest).await {
+        let segments = match reindex::segments(&*self.store, case, collection, stream, manifest).await {
             Ok(found) => {
                 for name in &found.strangers {
                     result.fail(format!("{collection} {stream}: '{}' is not in the manifest", escape_bounded(name, 200)));
@@ -527,7 +604,7 @@ impl Work {
         self.pace.moved(manifest.size).await;
         result.bytes = result.bytes.saturating_add(manifest.size);
         for segment in segments {
-            let name = layout::segment(&self.case, collection, stream, segment.n);
+            let name = layout::segment(case, collection, stream, segment.n);
             let drawn = Digest::of(format!("{}{name}", self.seed).as_bytes());
             let drawn = drawn.as_bytes().first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
             if (u64::from(drawn) * 1_000_000) >> 32 >= u64::from(share) {
@@ -558,6 +635,69 @@ impl CaseResult {
             gone: false,
             put_back: false,
             notes: Vec::new(),
+            news: Vec::new(),
+        }
+    }
+
+    /// The log that it is about; none of what is no case.
+    fn log(&self) -> Option<LogName> {
+        if self.case == DEPLOYMENT { Some(LogName::Deployment) } else { self.case.parse().ok().map(LogName::Case) }
+    }
+
+    /// What the verifier found.
+    fn take(&mut self, report: &verify::Report, tiles: &str, has_tiles: bool) {
+        (self.segments, self.bytes) = (report.counts.segments, report.counts.stored_bytes);
+        self.items_unchecked = report.counts.items_unchecked;
+        let serious = report.findings.kept().iter().filter(|f| f.severity != verify::Severity::Note);
+        self.more = serious.clone().skip(FINDINGS_MAX).count() as u64;
+        self.findings =
+            serious.take(FINDINGS_MAX).map(|f| escape_bounded(&format!("{} {}: {}", f.code.as_str(), f.object, f.message), 400)).collect();
+        self.sound = report.verdict.is_sound();
+        self.take_notes(&report.findings);
+        if report.checkpoint.is_some() && !has_tiles {
+            self.note(format!("{} {tiles}: none of the tiles that the checkpoint needs is there", verify::Code::LogTileMissing.as_str()));
+        }
+        if report.counts.requests_unanswered > 0 {
+            let requests = report.counts.requests_unanswered;
+            self.note(format!(
+                "{requests} requests for timestamps lie there that no authority answered; 'timestamp-failed' records say so"
+            ));
+        }
+        // A log that is damaged as well is told as that.
+        let put_back = |f: &verify::Finding| f.code == verify::Code::LogExpected && f.follows_from.is_none();
+        if report.findings.kept().iter().any(put_back) {
+            self.put_back = true;
+            self.fail(
+                "the catalog knows of a longer log, or of another one: this one was put back to an older state (docs/operations/stores.md)"
+                    .to_owned(),
+            );
+        }
+    }
+
+    /// What whoever opens the log would tell. What it does not go on past does not hold.
+    fn take_news(&mut self, look: &Look) {
+        for wrong in look.contradictions() {
+            self.fail(format!("{}: {wrong}", ledger::HEAD));
+        }
+        self.news.clone_from(&look.news);
+    }
+
+    /// Why nobody could open the log: no better than what the verifier says of it, if that found anything.
+    fn take_refusal(&mut self, e: &LedgerError) {
+        if e.kind() != ledger::Kind::Damaged {
+            self.note(format!("which versions of its log are the genuine ones could not be looked at: {e}"));
+        } else if self.sound {
+            self.fail(format!("{}: {e}", ledger::DAMAGED));
+        }
+    }
+
+    /// Names below a folder that nothing of ours ever has.
+    fn fail_foreign(&mut self, store: &dyn Store, folder: &str) {
+        for stranger in store.foreign(folder) {
+            let shown = escape_bounded(&stranger, 200);
+            self.fail(format!(
+                "'{shown}': nothing of ours ever has such a name; find out who wrote it (docs/operations/stores.md, store-foreign)"
+            ));
         }
     }
 
@@ -605,75 +745,4 @@ fn collections(evidence: &str, objects: &[crate::store::Entry]) -> Vec<Collectio
     ids.sort();
     ids.dedup();
     ids
-}
-
-/// Dropped when nobody waits for the verifier any more: it runs in a thread of its own, which must end with its next read.
-#[derive(Default)]
-struct GivenUp(Arc<AtomicBool>);
-
-impl Drop for GivenUp {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
-    }
-}
-
-/// A case's objects in the store, for the verifier, which knows no async.
-struct Files {
-    store: Arc<dyn Store>,
-    folder: String,
-    listed: Vec<(String, u64)>,
-    pace: Pace,
-    runtime: Handle,
-    given_up: Arc<AtomicBool>,
-}
-
-impl CaseFiles for Files {
-    fn list(&self, each: &mut dyn FnMut(Entry<'_>)) -> io::Result<()> {
-        for (name, size) in &self.listed {
-            let name = name.strip_prefix(&self.folder).unwrap_or(name);
-            each(Entry { name: name.as_bytes(), size: *size, kind: EntryKind::File });
-        }
-        Ok(())
-    }
-
-    fn open(&self, name: &str) -> io::Result<Box<dyn Read + '_>> {
-        self.still_wanted()?;
-        let name = format!("{}{name}", self.folder);
-        let size = self.runtime.block_on(self.store.size(&name)).map_err(io::Error::other)?;
-        Ok(Box::new(Object { files: self, name, at: 0, size, piece: Bytes::new() }))
-    }
-}
-
-impl Files {
-    fn still_wanted(&self) -> io::Result<()> {
-        if self.given_up.load(Ordering::Acquire) { Err(io::Error::other("nobody waits for this any more")) } else { Ok(()) }
-    }
-}
-
-struct Object<'a> {
-    files: &'a Files,
-    name: String,
-    at: u64,
-    size: u64,
-    piece: Bytes,
-}
-
-impl Read for Object<'_> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if self.piece.is_empty() && self.at < self.size {
-            self.files.still_wanted()?;
-            let end = self.size.min(self.at.saturating_add(READ_BYTES));
-            let work = async {
-                let piece = self.files.store.get_range(&self.name, self.at..end).await?;
-                self.files.pace.moved(piece.len() as u64).await;
-                Ok::<_, StoreError>(piece)
-            };
-            self.piece = self.files.runtime.block_on(work).map_err(io::Error::other)?;
-            self.at = end;
-        }
-        let count = out.len().min(self.piece.len());
-        let piece = self.piece.split_to(count);
-        out.get_mut(..count).unwrap_or_default().copy_from_slice(&piece);
-        Ok(count)
-    }
 }

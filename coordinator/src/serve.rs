@@ -134,6 +134,7 @@ pub async fn start(setup: Setup) -> Result<Running> {
     let parts =
         assemble(deployment, (store, upkeep), catalog, (intake, rules, witnesses, authorities), registry.clone(), (leases, &audit, prices))
             .await?;
+    crate::filled::check(&*parts.catalog, &*parts.store, &parts.deployment_log).await?;
     let (stop, stopping) = watch::channel(false);
     let together = together(&parts, waiting, &stopping);
     parts.load_revoked().await?;

@@ -293,11 +293,14 @@ proptest! {
         }
         without_gap_or_overlap(&log);
         let head = Checkpoint { origin: "exhibit/acme/case/x".to_owned(), size: 7, root: Digest::of(b"root") };
-        let svg = exhibit_evidence::custody::picture(&log.history, &head, log.at());
+        let svg = exhibit_evidence::custody::picture(&log.history, &head, log.at(), None);
         prop_assert!(svg.contains("A &lt;case&gt; &amp; more") && svg.ends_with("</svg>\n"));
         let from = format!("generated at {} from checkpoint 7:{} of exhibit/acme/case/x", log.at(), head.root);
         prop_assert!(svg.contains(&from));
         prop_assert_eq!(svg.matches("<g>").count(), svg.matches("</g>").count());
+        prop_assert!(!svg.contains("WARNING"));
+        let warned = exhibit_evidence::custody::picture(&log.history, &head, log.at(), Some("no key of <hal>"));
+        prop_assert!(warned.contains(">WARNING: no key of &lt;hal&gt;</text>"));
     }
 }
 

@@ -142,6 +142,13 @@ fn the_bag_promises_nothing(fleet: &Fleet, grace: &Person<'_>, case: &str) {
             assert!(page.contains(never) && open.iter().all(|words| !page.contains(words)), "{name}.{language}");
         }
     }
+    // And whose key was revoked, in what is signed as in the report.
+    for name in ["report", "certificate-902-14", "statement-27037"] {
+        for (language, said) in [("en", "key REVOKED on "), ("fr", "clé RÉVOQUÉE le ")] {
+            let page = std::fs::read_to_string(bag.join(format!("documents/{name}.{language}.html"))).expect("document");
+            assert!(page.contains(said) && page.contains("stolen"), "{name}.{language}");
+        }
+    }
     let handed = fleet.verify_at(&bag).expect_sound();
     let findings = handed.report["findings"].to_string();
     assert!(findings.contains("order.unapproved") && !findings.contains("order.open"), "{findings}");
@@ -226,4 +233,35 @@ fn what_a_revoked_key_asked_for_is_told_before_anybody_signs() {
     // What is not there is not empty.
     let unknown = exhibit_evidence::CaseId::new(7, [7; 10]).to_string();
     assert_eq!(fleet.exhibit(&["collections", "--case", &unknown]).code, 65);
+}
+
+/// Custody that nobody can hand over any more is told before somebody tries, with the way out.
+#[test]
+fn custody_of_somebody_without_a_key_is_told_with_the_way_out() {
+    let fleet = Fleet::start();
+    let rita = Person::enrolled(&fleet, "rita", &["--role", "responder", "--role", "custodian"]);
+    let hal = Person::enrolled(&fleet, "hal", &["--role", "custodian"]);
+    let opened = rita.run(&["case", "open", "--title", "Kept", "--legal-basis", "policy 4.2"]).ok().json();
+    let case = text(&opened[0], "case");
+    let mia = Person::enrolled(&fleet, "mia", &["--role", "auditor", "--case", &case]);
+    let _ = rita.run(&["transfer", "offer", &case, "--to", "hal", "--reason", "to the archive"]).ok();
+    let _ = hal.run(&["transfer", "accept", &case, "--reason", "sound"]).ok();
+    let blocked = |person: &Person| {
+        let chain = person.run(&["case", "custody", &case]).ok().json().remove(0);
+        assert!(text(&chain, "custodian").ends_with("/hal"), "{chain}");
+        chain["custodian_blocked"].clone()
+    };
+    assert!(blocked(&rita).is_null());
+    let _ = fleet.exhibit(&["person", "revoke", "hal", "--reason", "left"]).ok();
+    let why = blocked(&rita).to_string();
+    let said = ["every key of spiffe://", "/hal was revoked (last by record ", " of the deployment's log)", "exhibit person request"];
+    assert!(said.iter().all(|words| why.contains(words)), "{why}");
+    let picture = fleet.path().join("stuck.svg").display().to_string();
+    let _ = rita.run(&["case", "custody", &case, "--svg", &picture]).ok();
+    let drawn = std::fs::read_to_string(&picture).expect("drawn");
+    assert!(drawn.contains("WARNING: every key of spiffe://"), "{drawn}");
+    // Whose role is limited to the case hears it from the case's own log, which has it from the next record on.
+    let _ = rita.run(&["case", "hold", &case, "--reason", "a claim was announced"]).ok();
+    let why = blocked(&mia).to_string();
+    assert!(why.contains("every key of ") && why.contains(" of the case's log"), "{why}");
 }

@@ -48,11 +48,6 @@ pub async fn revoked(connection: &mut Connection, key: KeyId, out: &Output) -> R
 
 /// Which of some keys were revoked, by the deployment's verified log; `None` for whoever may not read that one.
 pub async fn revocations(connection: &mut Connection, keys: &BTreeSet<KeyId>) -> Result<Option<BTreeMap<KeyId, Revocation>>> {
-    // Asked only where it will be answered: a refused call is told to the deployment's SIEM.
-    let me = connection.whoami();
-    if me.roles.iter().all(|role| me.limits.iter().any(|limit| limit.role == *role)) {
-        return Ok(None);
-    }
     let mut found = BTreeMap::new();
     let mut each = |n: u64, verified: &Verified, _: &Envelope| -> Result<()> {
         if let Record::Revocation(p) = verified.record()
@@ -63,10 +58,20 @@ pub async fn revocations(connection: &mut Connection, keys: &BTreeSet<KeyId>) ->
         }
         Ok(())
     };
-    let read = log::read_all(connection, &LogName::Deployment, &mut each).await;
-    match read {
-        Ok(_) => Ok(Some(found)),
-        Err(failure) if failure.code == Code::NotPermitted => Ok(None),
+    let is_read = read_deployment(connection, &mut each).await?;
+    Ok(is_read.then_some(found))
+}
+
+/// Reads the deployment's verified log; false for whoever may not.
+pub async fn read_deployment(connection: &mut Connection, each: &mut dyn FnMut(u64, &Verified, &Envelope) -> Result<()>) -> Result<bool> {
+    // Asked only where it will be answered: a refused call is told to the deployment's SIEM.
+    let me = connection.whoami();
+    if me.roles.iter().all(|role| me.limits.iter().any(|limit| limit.role == *role)) {
+        return Ok(false);
+    }
+    match log::read_all(connection, &LogName::Deployment, each).await {
+        Ok(_) => Ok(true),
+        Err(failure) if failure.code == Code::NotPermitted => Ok(false),
         Err(failure) => Err(failure),
     }
 }

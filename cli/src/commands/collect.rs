@@ -113,11 +113,24 @@ async fn say_who_is_offline(connection: &mut Connection, collections: &[pb::Coll
     let more = if waiting.len() > OFFLINE_SHOWN_MAX { ", ..." } else { "" };
     let shown: Vec<&str> = waiting.iter().take(OFFLINE_SHOWN_MAX).map(String::as_str).collect();
     let until = show_time(clock::now().plus_s(i64::try_from(expires_s).unwrap_or(i64::MAX)).unix_ns());
-    out.note(&format!(
-        "{} of {} offline and begin when their agents connect, until {until} UTC: {}{more}",
-        waiting.len(),
-        count(collections.len() as u64, "collection is", "collections are"),
-        shown.join(", ")
-    ));
+    let which = offline_words(waiting.len() as u64, collections.len() as u64);
+    out.note(&format!("{which}, until {until} UTC: {}{more}", shown.join(", ")));
     Ok(())
+}
+
+fn offline_words(waiting: u64, all: u64) -> String {
+    let (is, begin) = if waiting == 1 { ("is", "begins when its agent connects") } else { ("are", "begin when their agents connect") };
+    format!("{waiting} of {} {is} offline and {begin}", count(all, "collection", "collections"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_is_offline_begins_and_several_begin() {
+        assert_eq!(offline_words(1, 1), "1 of 1 collection is offline and begins when its agent connects");
+        assert_eq!(offline_words(1, 3), "1 of 3 collections is offline and begins when its agent connects");
+        assert_eq!(offline_words(2, 3), "2 of 3 collections are offline and begin when their agents connect");
+    }
 }

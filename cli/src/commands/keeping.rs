@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use super::asker;
 use super::cases::{show, sign};
+use super::holder::{Holders, Stuck};
 use super::log;
 use super::waiting::{self, Askers, Waiting};
 use crate::args::keeping::TransferCommand;
@@ -200,28 +201,31 @@ pub fn full_name(connection: &Connection, name: &str) -> String {
 pub async fn custody(connection: &mut Connection, case: &CaseId, svg: Option<&Path>, out: &Output) -> Result<()> {
     let mut history = History::default();
     // Of each record what its signer signed: a script gets it whole, where the table cuts.
-    let (mut signed, mut askers) = (BTreeMap::<u64, Value>::new(), Askers::default());
+    let (mut signed, mut askers, mut holders) = (BTreeMap::<u64, Value>::new(), Askers::default(), Holders::default());
     let mut each = |n: u64, verified: &Verified, envelope: &Envelope| -> Result<()> {
         history.add(n, verified);
         askers.see(verified);
+        holders.see(n, verified);
         if out.is_json() {
             signed.insert(n, log::row(n, verified, envelope)?);
         }
         Ok(())
     };
     let head = log::read_all(connection, &LogName::Case(case.clone()), &mut each).await?;
+    let state = history.state();
+    let stuck = Stuck::look(connection, state.custodian(), &holders).await?;
     if let Some(path) = svg {
-        log::write_new(path, picture(&history, &head, clock::now()).as_bytes())?;
+        log::write_new(path, picture(&history, &head, clock::now(), stuck.as_ref().map(Stuck::what)).as_bytes())?;
         out.note(&format!("drawn: {}", path.display()));
     }
-    let state = history.state();
     let waiting = Waiting::look(connection, case, (state, &askers)).await?;
     if out.is_json() {
         let mut value = json!({
             "case": case.to_string(), "head": {"size": head.size, "root": head.root.to_string()},
             "rows": history.rows().iter().map(|row| whole(row, signed.get(&row.n))).collect::<Result<Vec<_>>>()?,
             "periods": history.periods(), "holds": state.holds(), "retained_until": state.retained_until(),
-            "custodian": state.custodian(), "offer": state.offer().map(|(record, to)| json!({"record": record, "to": to})),
+            "custodian": state.custodian(), "custodian_blocked": stuck.as_ref().map(Stuck::to_string),
+            "offer": state.offer().map(|(record, to)| json!({"record": record, "to": to})),
         });
         waiting.add_to(&mut value);
         return out.object(&value);
@@ -249,6 +253,9 @@ pub async fn custody(connection: &mut Connection, case: &CaseId, svg: Option<&Pa
     if let Some((record, to)) = state.offer() {
         let why = waiting.offer_blocked().map_or_else(String::new, |why| format!("; it {why}"));
         out.note(&format!("custody is offered to {}: record {record}{why}", escape_bounded(to, 200)));
+    }
+    if let Some(stuck) = stuck {
+        out.note(&format!("WARNING: {stuck}"));
     }
     waiting.say(case, out);
     out.note(&format!("{} records, each verified; head {}:{}; times are claims of whoever signed", head.size, head.size, head.root));

@@ -10,6 +10,7 @@ mod confirm;
 mod dispose;
 mod entitled;
 pub mod get;
+mod holder;
 pub mod items;
 mod keeping;
 mod log;

@@ -301,7 +301,7 @@ fn keys(l: Language, facts: &Facts) -> Vec<Block> {
 }
 
 /// Somebody whose key was revoked.
-fn revoked(l: Language, name: &str, (n, revocation): (u64, &Revocation)) -> String {
+pub fn revoked(l: Language, name: &str, (n, revocation): (u64, &Revocation)) -> String {
     let (name, at, reason) = (party(name), moment(revocation.revoked_at), &revocation.reason);
     match l {
         Language::En => format!("{name}; key REVOKED on {at} (record {n}): {reason}"),

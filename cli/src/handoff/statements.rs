@@ -6,10 +6,14 @@ use std::collections::BTreeSet;
 use exhibit_evidence::verify::Verdict;
 
 use super::facts::Facts;
+use super::report::revoked;
 use super::scope;
 use super::words::{document, encrypted_to, faults, field, head, moment, not_checked, party, recipients, unread, verdict};
 use crate::document::{Block, Document, Language, Value};
 use crate::units::count;
+
+/// Keys that were revoked and are named; the report has all.
+const KEYS_NAMED_MAX: usize = 20;
 
 fn notice(l: Language) -> Block {
     Block::Paragraph(
@@ -39,8 +43,27 @@ fn identification(l: Language, facts: &Facts) -> Block {
         field(l.pick("Program", "Programme"), Value::exact(format!("{} {} {}", d.tool.name, d.tool.version, d.tool.sha256))),
     ];
     fields.extend(recipients(l, facts));
+    fields.extend(revoked_keys(l, facts));
     fields.extend(scope::rows(l, facts));
     Block::Fields(fields)
+}
+
+/// The row about keys that were revoked: what such a key signed before is in the copy too, and whoever signs may not have read the report.
+fn revoked_keys(l: Language, facts: &Facts) -> Option<(String, Value)> {
+    let mut seen = BTreeSet::new();
+    let parties = facts.parties.iter().filter(|party| seen.insert(party.key));
+    let said = parties.filter_map(|party| facts.revocation_of(&party.key).map(|at| revoked(l, &party.name, (at.n, &at.record))));
+    revoked_row(l, &said.collect::<Vec<String>>())
+}
+
+fn revoked_row(l: Language, said: &[String]) -> Option<(String, Value)> {
+    let mut named = said.iter().take(KEYS_NAMED_MAX).cloned().collect::<Vec<_>>().join("; ");
+    if said.len() > KEYS_NAMED_MAX {
+        let (more, report) = (said.len() - KEYS_NAMED_MAX, l.pick("more in the report", "de plus au rapport"));
+        named = format!("{named}; {more} {report}");
+    }
+    let name = l.pick("Keys in this log that were revoked", "Clés de ce journal qui ont été révoquées");
+    (!said.is_empty()).then(|| field(name, Value::text(named)))
 }
 
 fn signature(l: Language) -> Block {
@@ -337,6 +360,19 @@ pub fn handling(language: Language, facts: &Facts) -> Document {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn revoked_keys_have_a_row_where_there_are_some() {
+        assert!(revoked_row(Language::En, &[]).is_none());
+        let said: Vec<String> = (0..KEYS_NAMED_MAX + 2).map(|n| format!("k{n}")).collect();
+        let text = |l: Language, said: &[String]| match revoked_row(l, said) {
+            Some((_, Value::Text(text))) => text,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(text(Language::En, &said[..2]), "k0; k1");
+        assert!(text(Language::En, &said).ends_with("k19; 2 more in the report"));
+        assert!(text(Language::Fr, &said).ends_with("k19; 2 de plus au rapport"));
+    }
 
     fn said(l: Language, witnesses: u64, authorities: u64, covered: u64) -> String {
         Heads { witnesses, authorities, covered, records: 28 }.statement(l)

@@ -27,6 +27,8 @@ pub(super) struct Logs {
     catalog: SharedCatalog,
     /// Where the records lie that are judged.
     store: Arc<dyn Store>,
+    /// That is the copy, of whose heads whoever copies says what is wrong.
+    is_copy: bool,
     /// The log that was asked for last, and how many of its records were published then.
     last: Mutex<Option<(LogName, u64)>>,
     /// The sealed collection that was asked for last.
@@ -36,8 +38,29 @@ pub(super) struct Logs {
 }
 
 impl Logs {
-    pub(super) fn new(ledgers: Arc<Ledgers>, catalog: SharedCatalog, store: Arc<dyn Store>) -> Self {
-        Self { ledgers, catalog, store, last: Mutex::default(), sealed: Mutex::default(), looked: Looked::default() }
+    pub(super) fn new(ledgers: Arc<Ledgers>, catalog: SharedCatalog, store: Arc<dyn Store>, is_copy: bool) -> Self {
+        Self { ledgers, catalog, store, is_copy, last: Mutex::default(), sealed: Mutex::default(), looked: Looked::default() }
+    }
+
+    /// Has it told that a head that a reader gets is older than what was published, or none at all. The log itself tells it, once, and the
+    /// record of that is followed by a newer head; so there is nothing more to say here.
+    async fn look_at_head(&self, log: &LogName) -> Result<(), StoreError> {
+        // What is known before the store is asked: a head is in the store before the catalog knows it.
+        let published = self.catalog.published(log.folder()).await.map_err(|e| later(&e))?;
+        let Some(published) = published.filter(|_| !self.is_copy) else { return Ok(()) };
+        match ledger::top(&*self.store, log, self.ledgers.keys()).await {
+            Ok(Some(size)) if size >= published.size => return Ok(()),
+            Err(e) if e.kind() == ledger::Kind::Retry => return Err(later(&e)),
+            Ok(_) | Err(_) => {}
+        }
+        let looked = match self.ledgers.get(log).await {
+            Ok(ledger) => ledger.look_at_head().await,
+            Err(e) => Err(e),
+        };
+        if let Err(error) = looked {
+            tracing::warn!(log = %log.folder(), %error, "the head that a reader gets is not the newest one, and the log could not be looked at");
+        }
+        Ok(())
     }
 
     fn last(&self) -> MutexGuard<'_, Option<(LogName, u64)>> {
@@ -121,6 +144,10 @@ impl Judge for Logs {
         Box::pin(self.why_strange(log, object))
     }
 
+    fn heads<'a>(&'a self, log: &'a LogName) -> BoxFuture<'a, Result<Option<String>, StoreError>> {
+        Box::pin(async move { self.look_at_head(log).await.map(|()| None) })
+    }
+
     fn squats<'a>(&'a self, log: &'a LogName, n: u64) -> BoxFuture<'a, Result<Option<String>, StoreError>> {
         Box::pin(async move {
             if n < self.remembered(log) || n < self.published(log).await? {
@@ -171,7 +198,7 @@ mod tests {
         let log = LogName::Case(CaseId::new(1, [2; 10]));
         let head = Published { size: 2, root: Digest::of(b"root") };
         catalog.set_published(log.folder(), head).await.expect("kept");
-        let logs = Logs::new(Ledgers::new(Arc::clone(&store), keys), Arc::clone(&catalog), Arc::clone(&store));
+        let logs = Logs::new(Ledgers::new(Arc::clone(&store), keys), Arc::clone(&catalog), Arc::clone(&store), false);
 
         let signed = |key: &SigningKey| Envelope::sign(b"{}".to_vec(), key).expect("small").as_bytes().to_vec();
         put(&*store, &log.slot(1), b"junk").await;

@@ -17,7 +17,7 @@ use exhibit_evidence::Timestamp;
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::key::KeyId;
 use exhibit_evidence::layout::LogName;
-use exhibit_evidence::record::{Access, Predicate as _, Record};
+use exhibit_evidence::record::{Access, Predicate as _, REASON_BYTES_MAX, Record};
 use exhibit_evidence::text::one_line;
 use tokio::sync::{mpsc, oneshot};
 
@@ -29,11 +29,13 @@ pub use otlp::Collector;
 pub(crate) use otlp::post_metrics;
 pub use syslog::Receiver;
 
-/// Events that wait for one receiver, of at most some 2 KB each: 8 MB. A log of a thousand hosts' collections grows by five
-/// thousand records in as many minutes.
+/// Events that wait for one receiver, of at most some 2 KB each, 6 KB where somebody reads for the longest reason that there may be: 8 to
+/// 24 MB. A log of a thousand hosts' collections grows by five thousand records in as many minutes.
 const QUEUE_EVENTS_MAX: usize = 4_096;
-/// The longest value of a field and the longest sentence, in characters.
+/// The longest value of a field and the longest sentence, in characters. What is longer is cut, and the event says so.
 const TEXT_CHARS_MAX: usize = 400;
+/// The longest reason for which somebody read evidence: whole, with every byte of it escaped.
+const REASON_CHARS_MAX: usize = 4 * REASON_BYTES_MAX;
 /// How long the last events may take when the coordinator stops.
 const FINISH_WITHIN: Duration = Duration::from_secs(3);
 /// A receiver that does not answer is tried again after so long, then after twice as long, up to the longest.
@@ -75,15 +77,24 @@ pub struct Event {
     pub fields: Vec<(&'static str, String)>,
     /// One sentence.
     pub message: String,
+    /// A text of it was cut: told as its last field, `shortened` with the value `yes`.
+    pub shortened: bool,
 }
 
 impl Event {
     fn new(name: &'static str, severity: Severity, message: &str) -> Self {
-        Self { at: clock::now(), name, severity, fields: Vec::new(), message: one_line(message, TEXT_CHARS_MAX) }
+        let (message, shortened) = bounded(message, TEXT_CHARS_MAX);
+        Self { at: clock::now(), name, severity, fields: Vec::new(), message, shortened }
     }
 
-    fn with(mut self, key: &'static str, value: impl std::fmt::Display) -> Self {
-        self.fields.push((key, one_line(&value.to_string(), TEXT_CHARS_MAX)));
+    fn with(self, key: &'static str, value: impl std::fmt::Display) -> Self {
+        self.with_text(key, &value.to_string(), TEXT_CHARS_MAX)
+    }
+
+    fn with_text(mut self, key: &'static str, value: &str, chars_max: usize) -> Self {
+        let (value, cut) = bounded(value, chars_max);
+        self.fields.push((key, value));
+        self.shortened |= cut;
         self
     }
 
@@ -98,6 +109,13 @@ impl Event {
     const fn is_noise(&self) -> bool {
         matches!(self.severity, Severity::Warning | Severity::Info)
     }
+}
+
+/// A text in one line of so many characters, and whether it was cut for that.
+fn bounded(text: &str, chars_max: usize) -> (String, bool) {
+    let whole = one_line(text, usize::MAX);
+    let cut = whole.chars().count() > chars_max;
+    (if cut { one_line(&whole, chars_max) } else { whole }, cut)
 }
 
 /// Who speaks.
@@ -199,10 +217,15 @@ impl Audit {
                 Some(access) => format!("record {} of {}: {} {}", entry.n, log.folder(), access.by, access.action.as_str()),
                 None => format!("record {} of {} is {}", entry.n, log.folder(), entry.kind),
             };
-            Event::new("record", Severity::Notice, &about)
-                .with_some("by", access.as_ref().map(|access| &access.by))
-                .with_some("action", access.as_ref().map(|access| access.action.as_str()))
-                .with_some("reason", access.as_ref().map(|access| &access.reason))
+            let event = Event::new("record", Severity::Notice, &about);
+            let event = match &access {
+                Some(Access { by, action, reason, .. }) => {
+                    let event = event.with("by", by).with("action", action.as_str());
+                    event.with_text("reason", reason, REASON_CHARS_MAX)
+                }
+                None => event,
+            };
+            event
                 .with("log", log.folder())
                 .with("n", entry.n)
                 .with("kind", entry.kind)
@@ -315,6 +338,25 @@ impl Tries {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reason_is_told_whole_and_what_is_cut_says_so() {
+        for c in ["a", "\u{4e2d}", "\u{1}", "\"", "\u{e000}", "\u{85}"] {
+            let reason = c.repeat(REASON_BYTES_MAX / c.len());
+            let whole = one_line(&reason, usize::MAX);
+            let event = Event::new("record", Severity::Notice, "x").with_text("reason", &reason, REASON_CHARS_MAX);
+            assert_eq!((event.fields, event.shortened), (vec![("reason", whole)], false), "{c:?}");
+        }
+        let (fits, long) = ("a".repeat(TEXT_CHARS_MAX), "a".repeat(TEXT_CHARS_MAX + 1));
+        let event = |message: &str, cause: &str| Event::new("denied", Severity::Warning, message).with("cause", cause).with("method", "/x");
+        assert!(!event(&fits, &fits).shortened);
+        for (message, cause) in [(&long, &fits), (&fits, &long)] {
+            let event = event(message, cause);
+            assert!(event.shortened, "{event:?}");
+            let told = [&event.message, &event.fields[0].1].into_iter().filter(|text| text.ends_with("...")).count();
+            assert_eq!(told, 1, "{event:?}");
+        }
+    }
 
     /// Nobody waits for a receiver that is away: what anybody can cause gets half of the queue, custody the rest, and when it comes
     /// back it hears what waited, in order.

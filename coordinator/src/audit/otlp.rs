@@ -133,7 +133,9 @@ const fn severity(severity: Severity) -> (u8, &'static str) {
 fn log_record(event: &Event) -> Value {
     let (number, text) = severity(event.severity);
     let at = event.at.unix_ns().max(0).to_string();
-    let attributes: Vec<Value> = event.fields.iter().map(|(key, value)| attribute(&format!("exhibit.{key}"), value)).collect();
+    let shortened = event.shortened.then(|| attribute("exhibit.shortened", "yes"));
+    let fields = event.fields.iter().map(|(key, value)| attribute(&format!("exhibit.{key}"), value));
+    let attributes: Vec<Value> = fields.chain(shortened).collect();
     json!({
         "timeUnixNano": at,
         "observedTimeUnixNano": at,

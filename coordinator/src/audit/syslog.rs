@@ -103,6 +103,9 @@ pub(super) fn message(event: &Event, source: &Source) -> String {
         let _ = write!(out, "\" {key}=\"");
         value(&mut out, text);
     }
+    if event.shortened {
+        out.push_str("\" shortened=\"yes");
+    }
     out.push_str("\"] ");
     out.push_str(&event.message);
     out
@@ -121,7 +124,7 @@ fn fitting(event: &Event, source: &Source, bytes_max: usize) -> String {
         for (_, value) in &mut shorter.fields {
             *value = shortened(value, chars_max);
         }
-        shorter.fields.push(("shortened", "yes".to_owned()));
+        shorter.shortened = true;
         text = message(&shorter, source);
     }
     let mut end = bytes_max.min(text.len());
@@ -264,6 +267,7 @@ mod tests {
             severity: Severity::Warning,
             fields: vec![("caller", "a \"b\" ]c\\ä".to_owned()), ("method", "/x".to_owned())],
             message: "no".to_owned(),
+            shortened: false,
         };
         let source = Source { host: "h 1\u{e4}.example".to_owned(), deployment: "d".to_owned(), process: 7 };
         assert_eq!(
@@ -282,6 +286,7 @@ mod tests {
             severity: Severity::Error,
             fields: vec![("subject", text.to_owned()), ("detail", text.to_owned()), ("sha256", digest.clone())],
             message: text.to_owned(),
+            shortened: false,
         };
         // Characters of one byte, of two, and such that become two.
         for c in ["a", "\u{e4}", "\""] {
@@ -305,6 +310,12 @@ mod tests {
             let text = fitting(&event, &source, DATAGRAM_BYTES_MAX);
             assert!(text.contains(&format!("{shown}\" shortened=\"yes\"")), "{text}");
             assert!(text.len() <= DATAGRAM_BYTES_MAX);
+        }
+        // What was cut before, for every receiver, says it once.
+        let cut = Event { shortened: true, ..event(&"a".repeat(400)) };
+        for bytes_max in [DATAGRAM_BYTES_MAX, usize::MAX] {
+            assert_eq!(fitting(&cut, &source, bytes_max).matches("\" shortened=\"yes\"] ").count(), 1);
+            assert_eq!(fitting(&cut, &source, bytes_max).matches("shortened=").count(), 1);
         }
         let short = event("as it is");
         assert_eq!(fitting(&short, &source, DATAGRAM_BYTES_MAX), message(&short, &source));

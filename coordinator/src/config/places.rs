@@ -2,7 +2,7 @@
 //! others could change, is named with its line.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use exhibit_evidence::text::escape_bounded;
 
@@ -10,9 +10,12 @@ use super::{Config, ConfigError, FILE_BYTES_MAX, StoreKind, line_of_key};
 
 use crate::catalog::CatalogPlace;
 
+/// What helps when the folder of a copy is not there. Whoever makes one on the path of a disk that is not mounted has a copy on the first disk.
+pub const COPY_AWAY: &str = "mount the disk that it is on; only for a new copy make an empty folder, on that disk and not where it is mounted; the coordinator uses it when it is there";
+
 impl Config {
-    /// Looks at the file itself, the deployment's folder, the store, its copy and, unless it is about to be made anew, the catalog if it is a
-    /// file; a database is not asked.
+    /// Looks at the file itself, the deployment's folder, the store, its copy (unless its folder is not there: [`Config::copy_away`]) and,
+    /// unless it is about to be made anew, the catalog if it is a file; a database is not asked.
     /// Changes nothing.
     ///
     /// # Errors
@@ -30,13 +33,26 @@ impl Config {
         }
         let _ = self.authorities()?;
         let _ = self.remote_copy()?;
-        if let Some(copy) = self.copy.store.as_ref().filter(|copy| copy.kind == StoreKind::Local) {
-            look.folder("copy.store.path", &self.resolve(&copy.path), "make it, on another disk than the store")?;
+        if let Some(copy) = self.copy_folder().filter(|_| self.copy_away().is_none()) {
+            look.folder("copy.store.path", &copy, "name a folder, on another disk than the store")?;
         }
         match self.store.kind {
             StoreKind::Local => look.folder("store.path", &self.resolve(&self.store.path), "a store is made by 'exhibit-coordinator init'"),
             StoreKind::S3 | StoreKind::Google | StoreKind::Azure => self.remote().map(|_| ()),
         }
+    }
+
+    fn copy_folder(&self) -> Option<PathBuf> {
+        let copy = self.copy.store.as_ref().filter(|copy| copy.kind == StoreKind::Local)?;
+        Some(self.resolve(&copy.path))
+    }
+
+    /// The folder of a copy on this machine, when it is not there. That keeps no coordinator from starting: evidence is in the first store, and
+    /// must not wait for the disk of the second.
+    #[must_use]
+    pub fn copy_away(&self) -> Option<PathBuf> {
+        let away = |path: &PathBuf| std::fs::metadata(path).is_err_and(|e| e.kind() != std::io::ErrorKind::PermissionDenied);
+        self.copy_folder().filter(away)
     }
 }
 

@@ -1,6 +1,17 @@
 use super::*;
 use crate::store::{LockMode, LockPolicy};
 
+#[test]
+fn a_rate_on_the_command_line_is_as_in_the_configuration_or_in_bytes() {
+    for (text, bytes) in [("20MiB/s", 20 << 20), ("512 KiB/s", 512 << 10), ("1048576", 1 << 20)] {
+        assert_eq!(text.parse(), Ok(Rate(bytes)), "{text}");
+    }
+    for bad in ["", "0", "8M", "-1", "0MiB/s", "20MB/s"] {
+        let why = bad.parse::<Rate>().expect_err(bad);
+        assert!(why.contains("like \"20MiB/s\", or a number of bytes"), "{why}");
+    }
+}
+
 fn s3() -> Config {
     Config {
         names: vec!["c.example.org".to_owned(), "192.0.2.7".to_owned(), "2001:db8::1".to_owned()],
@@ -237,11 +248,14 @@ fn places_that_are_not_there_or_open_to_others_are_named_with_their_line() {
         ("\n[paths]\ncatalog = \"/proc/x\"", ":3: paths.catalog: ", "reindex"),
         ("[paths]\ndeployment = \"elsewhere\"", ":2: paths.deployment: ", "init"),
         ("[store]\npath = \"catalog.sqlite\"", ":2: store.path: ", "no folder"),
-        ("[copy.store]\npath = \"/nonexist/copy\"", ":2: copy.store.path: ", "/nonexist/copy"),
+        ("[copy.store]\npath = \"catalog.sqlite\"", ":2: copy.store.path: ", "no folder"),
     ] {
         let (exit, said) = check(text).expect_err(text);
         assert!(exit == 64 && said.contains(&format!("config.toml{line}")) && said.contains(word), "{exit} {said}");
     }
+    // The disk of a copy may be mounted later.
+    assert_eq!(check("[copy.store]\npath = \"/nonexist/copy\""), Ok(()));
+    assert_eq!(Config::load(&file).expect("parses").copy_away(), Some(PathBuf::from("/nonexist/copy")));
     for open in [dir.path().to_owned(), dir.path().join("store")] {
         let before = std::fs::metadata(&open).expect("there").permissions();
         std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).expect("chmod");

@@ -56,6 +56,18 @@ impl TryFrom<String> for Rate {
     }
 }
 
+impl std::str::FromStr for Rate {
+    type Err = String;
+
+    /// As on the command line: as in the configuration, or a number of bytes.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse::<u64>() {
+            Ok(bytes) if bytes > 0 => Ok(Self(bytes)),
+            _ => Self::try_from(text.to_owned()).map_err(|why| format!("{why}, or a number of bytes")),
+        }
+    }
+}
+
 /// How much of the evidence is verified: `all`, or a share of the segments like `1%`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]

@@ -177,7 +177,7 @@ impl<'a> Copier<'a> {
     }
 
     /// Waits until the second store answers, and is one that takes a copy of this store. One that does not, because it cannot lock as it
-    /// is to for example, keeps no coordinator from starting, because evidence is in the first store; it is told at once.
+    /// is to or its folder is not there, keeps no coordinator from starting, because evidence is in the first store; it is told at once.
     async fn reach(&mut self) {
         loop {
             let fit = tokio::time::timeout(ANSWER_WITHIN, check::takes_copies(&*self.parts.store, &*self.second.store)).await;
@@ -185,7 +185,8 @@ impl<'a> Copier<'a> {
                 Ok(is_new) => return self.reached(is_new),
                 Err(e) => Failed::Store(e),
             };
-            let wait = if failed.is_passing() { self.retries.after(START, ASK_AGAIN) } else { LATER };
+            // What a person has to mend is asked for soon as well at first: a disk may be mounted a moment after this program started.
+            let wait = self.retries.after(START, if failed.is_passing() { ASK_AGAIN } else { LATER });
             self.failed(START, wait, &failed).await;
             tokio::time::sleep(wait).await;
         }

@@ -7,8 +7,10 @@ use std::time::Duration;
 use exhibit_evidence::id::{AgentId, CollectionId};
 use exhibit_evidence::layout::StreamNumber;
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Instant;
 
 use super::tools::Tools;
+use super::turned_away::TurnedAway;
 use crate::problem::{Kind, Problem, Result};
 use crate::replica::Lease;
 
@@ -68,6 +70,7 @@ pub struct Uploads {
     pub(super) tools: Tools,
     /// Agents that have an upload: whose turn it is to send a segment.
     turns: Mutex<HashMap<AgentId, Arc<tokio::sync::Mutex<()>>>>,
+    turned_away: TurnedAway,
 }
 
 /// An upload's place: held as long as it runs.
@@ -103,6 +106,7 @@ impl Uploads {
             checks: Arc::new(Semaphore::new(limits.checks_max.max(1))),
             bytes_max: bytes.saturating_mul(PERMIT_BYTES),
             turns: Mutex::default(),
+            turned_away: TurnedAway::default(),
             tools: Tools::new(limits.checks_max.max(1)),
         }
     }
@@ -175,6 +179,21 @@ impl Uploads {
     #[must_use]
     pub fn open(&self) -> usize {
         self.limits.uploads_max.max(1).saturating_sub(self.uploads.available_permits())
+    }
+
+    /// An agent asked to upload, and the catalog answered or not.
+    pub(super) fn note_asked(&self, agent: &AgentId, answered: bool) {
+        if answered {
+            self.turned_away.forget(agent);
+        } else {
+            self.turned_away.note(agent, Instant::now());
+        }
+    }
+
+    /// Agents whose uploads were turned away because the catalog does not answer, and that come again.
+    #[must_use]
+    pub fn turned_away(&self) -> usize {
+        self.turned_away.count(Instant::now())
     }
 
     /// Ends all uploads.

@@ -12,6 +12,7 @@ mod pieces;
 mod stages;
 mod take_up;
 mod tools;
+mod turned_away;
 mod upload;
 
 use bytes::Bytes;

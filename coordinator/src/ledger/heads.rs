@@ -30,7 +30,9 @@ pub(super) struct Heads {
 #[derive(Debug)]
 struct Signed {
     head: Head,
-    /// Its version, in words.
+    /// Its version.
+    id: String,
+    /// The same in words.
     version: String,
 }
 
@@ -68,7 +70,7 @@ impl Heads {
             match is {
                 Is::Head(checkpoint) => {
                     let head = Head { size: checkpoint.size, root: checkpoint.root };
-                    heads.signed.push(Signed { head, version: words });
+                    heads.signed.push(Signed { head, id: version.version, version: words });
                     if at == 0 {
                         heads.top = Some(checkpoint);
                     }
@@ -89,11 +91,20 @@ impl Heads {
         signed.or_else(|| self.top.as_ref().map(|top| Head { size: top.size, root: top.root }))
     }
 
+    /// The version of the newest head, where something else is what a reader gets.
+    pub(super) fn beneath(&self) -> Option<&str> {
+        let newest = self.newest()?;
+        if self.top.as_ref().is_some_and(|top| top.size == newest.size && top.root == newest.root) {
+            return None;
+        }
+        self.signed.iter().find(|signed| signed.head == newest).map(|signed| signed.id.as_str())
+    }
+
     /// What is to be told: heads on top of such as have more records, those that are of another history than `root_at` says, and what is
     /// no head at all. Each is named by its version.
     pub(super) fn wrong(&self, root_at: &dyn Fn(u64) -> Option<exhibit_evidence::Digest>) -> Vec<String> {
         let (mut wrong, mut largest) = (Vec::new(), 0);
-        for Signed { head: Head { size, root }, version } in self.signed.iter().rev() {
+        for Signed { head: Head { size, root }, version, .. } in self.signed.iter().rev() {
             if *size < largest {
                 wrong.push(format!("an older head, of {size} records, was put on top of the one of {largest}: {version}"));
             }

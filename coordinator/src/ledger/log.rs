@@ -349,6 +349,15 @@ impl Ledger {
         self.inner.refresh().await
     }
 
+    /// Looks whether the head that a reader gets is the newest one. What else lies on top of it is told, where the store keeps what is
+    /// beneath.
+    ///
+    /// # Errors
+    /// As the store fails; [`Kind::Damaged`] of what is no head, where the store keeps nothing beneath.
+    pub async fn look_at_head(&self) -> Result<(), LedgerError> {
+        self.inner.newest_head().await.map(|_| ())
+    }
+
     /// True when its opening would find nothing left to do: its head is published, and the catalog knows that.
     pub(super) fn is_settled(&self) -> bool {
         let size = self.size();

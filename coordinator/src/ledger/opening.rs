@@ -15,7 +15,7 @@ use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use super::error::TAKE_AWAY;
 use super::heads::{self, Heads};
 use super::log::READS_IN_FLIGHT;
-use super::news::{HEAD, SQUATTED};
+use super::news::{HEAD, News, SQUATTED};
 use super::slots::{self, squat, squats};
 use super::{Head, Keys, Known, LedgerError, RECORDS_MAX, View};
 use crate::store::{self, Store, history, list_all};
@@ -51,12 +51,61 @@ pub(super) async fn read(
     opened
 }
 
-async fn read_beneath(
-    store: &Arc<dyn Store>,
-    name: &LogName,
+async fn read_beneath(store: &Arc<dyn Store>, name: &LogName, keys: &Keys, known: (Option<Head>, &Known)) -> Result<Opened, LedgerError> {
+    let examined = Box::pin(examine(store, name, keys, known)).await?;
+    for News { kind, detail, .. } in examined.news() {
+        known.1.news().tell(name, kind, detail);
+    }
+    let Examined { reading, heads } = examined;
+    let view = reading.view;
+    let published = heads.top.filter(|top| view.root_at(top.size) == Some(top.root)).map_or(0, |top| top.size);
+    Ok(Opened { view, published })
+}
+
+/// A log that was read, of which nothing was told yet.
+pub(super) struct Examined<'a> {
+    reading: Reading<'a>,
+    /// Its heads.
+    pub(super) heads: Heads,
+}
+
+impl Examined<'_> {
+    /// Records of it.
+    pub(super) fn size(&self) -> u64 {
+        self.reading.view.size()
+    }
+
+    /// What is wrong with its heads, as far as no record of this log says it.
+    pub(super) fn wrong_heads(&self) -> Vec<String> {
+        self.reading.fresh(&self.heads.wrong(&|size| self.reading.view.root_at(size)))
+    }
+
+    /// What is to be told of it, as far as no record of this log does.
+    pub(super) fn news(&self) -> Vec<News> {
+        let (name, mut news) = (self.reading.name, Vec::new());
+        let wrong = self.wrong_heads();
+        if !wrong.is_empty() {
+            news.push(News { log: name.clone(), kind: HEAD, detail: heads::words(name, &wrong) });
+        }
+        let found = self.reading.fresh(&self.reading.squats);
+        if !found.is_empty() {
+            news.push(News { log: name.clone(), kind: SQUATTED, detail: squats(&found) });
+        }
+        news
+    }
+}
+
+/// Reads a log and finds out what of it is genuine, without writing anything and without telling anybody. What is hidden is to be looked
+/// for before.
+///
+/// # Errors
+/// As [`read`].
+pub(super) async fn examine<'a>(
+    store: &'a Arc<dyn Store>,
+    name: &'a LogName,
     keys: &Keys,
     (known, all_known): (Option<Head>, &Known),
-) -> Result<Opened, LedgerError> {
+) -> Result<Examined<'a>, LedgerError> {
     let folder = name.folder();
     let twice = several_of(&**store, &folder).await?;
     let kept = history::is_kept(&**store);
@@ -92,10 +141,7 @@ async fn read_beneath(
     let tiles = choose_tiles(&**store, name, &reading.view, &twice).await?;
     reading.squats.extend(tiles);
     reading.note_beyond(&listed);
-    reading.tell(&heads, all_known);
-    let view = reading.view;
-    let published = heads.top.filter(|top| view.root_at(top.size) == Some(top.root)).map_or(0, |top| top.size);
-    Ok(Opened { view, published })
+    Ok(Examined { reading, heads })
 }
 
 /// Looks which versions of a log's records and tiles are the genuine ones, so that the store reads those, without writing anything:
@@ -237,18 +283,9 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// Tells what was found, as far as no record of this log does.
-    fn tell(&self, heads: &Heads, known: &Known) {
-        let fresh =
-            |found: &[String]| -> Vec<String> { found.iter().filter(|what| !self.named.contains(what.as_str())).cloned().collect() };
-        let wrong = fresh(&heads.wrong(&|size| self.view.root_at(size)));
-        if !wrong.is_empty() {
-            known.news().tell(self.name, HEAD, heads::words(self.name, &wrong));
-        }
-        let found = fresh(&self.squats);
-        if !found.is_empty() {
-            known.news().tell(self.name, SQUATTED, squats(&found));
-        }
+    /// What of these no record of this log says.
+    fn fresh(&self, found: &[String]) -> Vec<String> {
+        found.iter().filter(|what| !self.named.contains(what.as_str())).cloned().collect()
     }
 }
 

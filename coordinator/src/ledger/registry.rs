@@ -110,6 +110,12 @@ impl Ledgers {
         &self.keys.anchor
     }
 
+    /// What the logs are read by.
+    #[must_use]
+    pub const fn keys(&self) -> &Arc<Keys> {
+        &self.keys
+    }
+
     /// The key that signs checkpoints, receipts, seals and access records.
     #[must_use]
     pub fn log_key(&self) -> &SigningKey {

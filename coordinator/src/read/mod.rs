@@ -46,7 +46,7 @@ pub struct Reader {
 ///
 /// # Errors
 /// [`Problem`]: then nothing may be served.
-pub(crate) async fn record_access(
+pub async fn record_access(
     parts: &Parts,
     Reader { name: by, key }: &Reader,
     action: Action,

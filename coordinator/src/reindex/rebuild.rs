@@ -57,6 +57,7 @@ pub async fn rebuild(ledgers: &Ledgers, catalog: &dyn Catalog, now: Timestamp) -
         let row = IncidentRow::new(now, None, "reindex", "store", problem.clone());
         catalog.add_incident(row).await.map_err(ReindexError::new)?;
     }
+    crate::filled::note(catalog).await.map_err(ReindexError::new)?;
     Ok(report)
 }
 

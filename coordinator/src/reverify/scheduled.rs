@@ -8,11 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use exhibit_evidence::Timestamp;
-use exhibit_evidence::id::CaseId;
 use exhibit_evidence::layout::LogName;
 use tokio::sync::watch;
 
-use super::{CaseResult, Depth, Run, Task, all_cases};
+use super::{CaseResult, Depth, Run, Task, catalogued};
 use crate::clock;
 use crate::parts::Parts;
 use crate::several;
@@ -103,29 +102,28 @@ async fn turn(parts: &Parts, schedule: &Schedule) -> Result<Duration, String> {
     let goes_on = standing.begun.filter(|_| standing.ended.is_none() && standing.depth == depth);
     let stood = goes_on.map(|begun| (begun, standing.after.clone()));
     let task = Task {
-        anchor: parts.ledgers.anchor().clone(),
+        keys: Arc::clone(parts.ledgers.keys()),
         results: schedule.results.clone(),
         store: Arc::clone(&parts.store),
         depth: schedule.depth,
         rate: schedule.rate,
         now: clock::now,
     };
-    let mut run = Run::begin(task, stood, Ok(all_cases(&*parts.catalog).await.map_err(|e| e.to_string())?)).await?;
+    let mut run = Run::begin(task, stood, Ok(catalogued(&*parts.catalog).await.map_err(|e| e.to_string())?)).await?;
     if goes_on.is_none() {
         let unsound_before = standing.findings();
         standing = Standing { begun: Some(run.report.begun), depth, unsound_before, ..Standing::default() };
         keep(parts, &standing).await?;
     }
     while let Some(result) = run.next().await? {
-        judge(parts, &result);
-        if !result.sound {
-            standing.unsound = standing.unsound.saturating_add(1);
-            tell(parts, &result).await;
-        }
+        take(parts, &mut standing, &result).await;
         standing.after = Some(result.case);
         keep(parts, &standing).await?;
     }
-    let report = run.end()?;
+    let report = run.end().await?;
+    if let Some(result) = &report.deployment {
+        take(parts, &mut standing, result).await;
+    }
     standing.ended = Some(clock::now());
     keep(parts, &standing).await?;
     let (begun, cases, notes) = (report.begun, report.cases.len(), report.notes.join(" "));
@@ -133,10 +131,24 @@ async fn turn(parts: &Parts, schedule: &Schedule) -> Result<Duration, String> {
     Ok(Duration::ZERO)
 }
 
+/// What was found of one log: counted and told.
+async fn take(parts: &Parts, standing: &mut Standing, result: &CaseResult) {
+    judge(parts, result);
+    // As whoever opens the log says it: once, and not again when a record of the log has it.
+    let desk = parts.ledgers.known().news();
+    for news in result.news.iter().filter(|news| desk.is_news(&news.log, news.kind, &news.detail)) {
+        desk.wait(news.clone());
+    }
+    if !result.sound {
+        standing.unsound = standing.unsound.saturating_add(1);
+        tell(parts, result).await;
+    }
+}
+
 /// Nothing is added to a log that was put back, from now on; one that was mended may be used again.
 fn judge(parts: &Parts, result: &CaseResult) {
-    let Ok(case) = result.case.parse::<CaseId>() else { return };
-    let (log, known) = (LogName::Case(case), parts.ledgers.known());
+    let Some(log) = result.log() else { return };
+    let known = parts.ledgers.known();
     if result.put_back {
         let error = known.refuse(&log, "the verification of the store found less than was published");
         tracing::error!(%error, "a log is refused");
@@ -150,7 +162,8 @@ async fn tell(parts: &Parts, result: &CaseResult) {
     let case = result.case.parse().ok().filter(|_| !result.gone && !result.put_back);
     let found = several::listed(&result.findings, result.more, "; ", several::DETAIL_BYTES);
     let detail = format!("{found} (docs/operations/stores.md: copy it first)");
-    parts.incident(case.as_ref(), "store-verify", &format!("cases/{}", result.case), &detail).await;
+    let subject = if result.log() == Some(LogName::Deployment) { result.case.clone() } else { format!("cases/{}", result.case) };
+    parts.incident(case.as_ref(), "store-verify", &subject, &detail).await;
 }
 
 async fn read(parts: &Parts) -> Result<Standing, String> {

@@ -72,6 +72,10 @@ pub trait Judge: std::fmt::Debug + Send + Sync {
     /// names in the folder of a sealed collection. None when it is ours, or when that cannot be told.
     fn unnamed<'a>(&'a self, log: &'a LogName, object: &'a CaseObject) -> BoxFuture<'a, Result<Option<String>, StoreError>>;
 
+    /// What is wrong with the head of a log that a reader gets, in words for a message: an older one lies on top of the newest, or none at
+    /// all. None when nothing is, when that is told elsewhere, or when it cannot be told.
+    fn heads<'a>(&'a self, log: &'a LogName) -> BoxFuture<'a, Result<Option<String>, StoreError>>;
+
     /// Looks at a log, so that the store knows which versions of its records and tiles are the genuine ones. When it cannot be read, the
     /// first ones are locked, and none is called genuine.
     fn open<'a>(&'a self, log: &'a LogName) -> BoxFuture<'a, ()>;
@@ -345,7 +349,18 @@ impl Pass {
         if is_undecided && !self.task.repair {
             return Ok(());
         }
+        self.look_at_head(&log, &object, name).await?;
         self.look_at_lock(name, genuine).await
+    }
+
+    /// Whether the head that a reader gets is the newest one of its log, however well it is locked.
+    async fn look_at_head(&mut self, log: &LogName, object: &CaseObject, name: &str) -> Result<(), StoreError> {
+        // Who only looks at versions is followed by whoever reads the log.
+        let Some(judge) = self.judge.clone().filter(|_| !self.versions_only && *object == CaseObject::Checkpoint) else { return Ok(()) };
+        if let Some(why) = judge.heads(log).await? {
+            self.tell("log-head", name, why);
+        }
+        Ok(())
     }
 
     /// The version that was chosen by its content, where there are several under a name of a log that somebody else can take first. The

@@ -109,7 +109,7 @@ impl CheckReport {
 
 const HARDER: &str = "governance is weak here, because who sets a lock may shorten it: set mode = \"compliance\" in store.lock";
 const OTHER_STORE: &str = "this store does not keep what it promises: use another one";
-const BUCKET_LOCK: &str = "a folder cannot refuse its owner: use a bucket with store.lock, or its owner sets retention on the bucket or container: docs/operations/stores.md";
+const BUCKET_LOCK: &str = "this store refuses nothing to whoever may write there: use one with store.lock, or its owner sets retention on the bucket or container: docs/operations/stores.md";
 
 /// Tries everything that is to be refused, on a new probe. What is not refused is done: the probe is then deleted or covered,
 /// and nothing else is touched. A probe that is locked stays until its day.

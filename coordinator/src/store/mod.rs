@@ -9,6 +9,7 @@ mod encryption;
 mod error;
 mod foreign;
 pub(crate) mod history;
+mod late;
 mod local;
 mod lock;
 mod metered;
@@ -30,6 +31,7 @@ pub use object_store::PutPayload as Payload;
 
 pub use encryption::{Encrypted, Encryption};
 pub use error::{Kind, StoreError};
+pub use late::{LateStore, Opening};
 pub use local::LocalStore;
 pub use lock::{LOCK_DAYS_MAX, Lock, LockMode, LockPolicy, Protection, Seen};
 pub use metered::MeteredStore;

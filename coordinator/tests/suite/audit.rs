@@ -162,9 +162,13 @@ async fn a_siem_hears_of_custody_refusals_and_incidents_and_no_secret() {
     drop(tokio::net::TcpStream::connect(("127.0.0.1", world.port)).await.expect("connects"));
     let id = case.case_id.parse().expect("id");
     world.running().parts.incident(Some(&id), "test-incident", "a \"subject\"]", "first\nsecond").await;
+    world.running().parts.incident(Some(&id), "test-long", "a long one", &"y".repeat(600)).await;
     until("metrics are posted", || taken.lock().expect("lock").metrics.len() > 1).await;
     let (_, job) = collected(&mut world).await;
     world.people.list_items(listing(&job)).await.expect("listed");
+    // The longest reason that there may be.
+    let reason = "\"w".repeat(512);
+    world.people.list_items(people::ListItemsRequest { reason: reason.clone(), ..listing(&job) }).await.expect("listed");
     // One of each post is refused, after the first was not taken at all.
     let refused = "exhibit_audit_events_total{receiver=\"otlp\",result=\"refused\"}";
     let is_refused = |text: String| text.lines().any(|l| l.starts_with(refused) && !l.ends_with(" 0"));
@@ -197,6 +201,13 @@ async fn a_siem_hears_of_custody_refusals_and_incidents_and_no_secret() {
     // The coordinator signs for who reads, so the event itself names them.
     let read = seen.lines().find(|l| l.contains("kind=\"access:v1\"")).expect("an access");
     assert!(read.contains("by=\"spiffe://test/responder/") && read.contains("action=\"list\" reason=\"see what there is\""), "{read}");
+
+    // A reason goes out whole; what is longer than any receiver is to get says that it was cut.
+    assert!(seen.contains(&format!("reason=\"{}\"", reason.replace('"', "\\\""))), "{seen}");
+    assert!(posted.contains(&Value::from(reason).to_string()), "{posted}");
+    let long = seen.lines().find(|l| l.contains("subject=\"a long one\"")).expect("an incident");
+    assert!(long.contains("yyy...\" shortened=\"yes\"] yyy"), "{long}");
+    assert!(posted.contains("exhibit.shortened"), "{posted}");
 
     judged(&taken);
     let log: Value = serde_json::from_str(taken.logs.first().expect("logs")).expect("JSON");

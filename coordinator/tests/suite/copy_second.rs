@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use exhibit_coordinator::catalog::{CatalogError, faulty};
+use exhibit_coordinator::config::{Config, CopyConfig, StoreConfig};
 use exhibit_coordinator::copy::{Lag, Second, lag};
+use exhibit_coordinator::init;
 use exhibit_coordinator::serve::Upkeep;
 use exhibit_coordinator::store::faulty::{Fault, Faults, FaultyStore, Op};
 use exhibit_coordinator::store::{Kind, LocalStore, Payload, RemoteStore, Store, list_all};
@@ -124,6 +126,34 @@ async fn what_is_durable_is_copied_and_what_is_destroyed_is_destroyed_there_too(
             .all(|line| metrics.lines().any(|l| l == *line))
     })
     .await;
+    s.world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_is_mounted_later_is_used_from_then_on_and_nothing_is_made_in_its_place() {
+    let dir = tempfile::tempdir().expect("folder");
+    let disk = dir.path().join("disk");
+    let path = disk.join("exhibit");
+    std::fs::create_dir(dir.path().join("store")).expect("folder");
+    let store = StoreConfig { path: path.clone(), ..StoreConfig::default() };
+    let copy = CopyConfig { store: Some(store), ..CopyConfig::default() };
+    let config = Config { folder: dir.path().to_owned(), copy, ..Config::default() };
+    let late = init::open_copy(&config).expect("no reason not to start").expect("a copy");
+    let second = Second { store: late, every: Duration::from_secs(1), rate: None };
+    let upkeep = Upkeep { copy: Some(second), verify: None };
+    let mut s = Story::on(Place { upkeep, ..Place::default() }, 1).await;
+    let told = async || s.world.incidents().await.into_iter().filter(|i| i.starts_with("copy-")).collect::<Vec<_>>();
+    soon("it is told", async || !told().await.is_empty()).await;
+    assert!(!disk.exists());
+    std::fs::create_dir_all(&path).expect("mounted");
+    let logs = [LogName::Deployment, LogName::Case(s.case.clone())];
+    soon("everything is in the copy", async || match LocalStore::open(&path) {
+        Ok(there) => is_whole(&s.world, &there, &logs).await,
+        Err(_) => false,
+    })
+    .await;
+    let told = told().await;
+    assert!(told.len() == 1 && told[0].starts_with("copy-failed: ") && told[0].contains("mount the disk"), "once: {told:?}");
     s.world.stop().await;
 }
 

@@ -1,10 +1,12 @@
 //! Who sees evidence is written down before they see it, and nobody sees what is not theirs.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::support::agent::{Agent, Job, file};
 use crate::support::verdict;
 use crate::support::world::World;
+use exhibit_coordinator::read::{Reader, record_access};
 use exhibit_coordinator::store::Kind;
 use exhibit_coordinator::store::faulty::{Fault, Op};
 use exhibit_evidence::dsse::Envelope;
@@ -233,6 +235,26 @@ async fn rights_end_at_the_case() {
     let again = crate::support::world::channel(&eve, world.port).await.expect("the certificate still holds");
     let mut again = exhibit_proto::responder::v1::responder_service_client::ResponderServiceClient::new(again);
     denied(again.get_case(people::GetCaseRequest { case_id: other.case_id.clone() }).await.map(|_| ()).expect_err("no key of hers counts"));
+}
+
+/// Who was let in before the key was revoked is not let through afterwards: the case's log has the revocation before the next record.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_whose_key_is_revoked_in_the_case_s_log_has_no_access_there() {
+    let mut world = World::start().await;
+    let (case, job) = collected(&mut world).await;
+    let (grace, _) = world.person("grace", &[Role::Custodian], None).await;
+    let reader = Reader { name: grace.name().to_string(), key: grace.evidence.public().id() };
+    let id: CaseId = case.case_id.parse().expect("id");
+    let what = || BTreeMap::from([(id.clone(), vec![format!("{}.s1.1", job.collection)])]);
+    Box::pin(record_access(&world.running().parts, &reader, Action::View, "compare", what())).await.expect("her key counts");
+    let (_, before) = accesses(&world, &case.case_id);
+    assert_eq!(before.last().map(|(_, access)| access.by.clone()), Some(reader.name.clone()));
+    world.revoke(&grace).await;
+    let refused = Box::pin(record_access(&world.running().parts, &reader, Action::View, "compare", what())).await.expect_err("revoked");
+    let said = format!("key {} was revoked: nothing is shown with it", reader.key);
+    assert!(refused.to_string().contains(&said), "{refused}");
+    assert_eq!(accesses(&world, &case.case_id).1.len(), before.len(), "no access is recorded that nobody had");
+    verdict::sound(&world, &case.case_id);
 }
 
 /// The keys whose enrolments under a name lie in a case's log.

@@ -366,6 +366,15 @@ async fn what_a_revoked_key_offered_is_accepted_by_nobody() {
     let refused = eve.submit(&by_eve).await.expect_err("revoked");
     let said = ["/dan has custody", "a new key under that name"];
     assert!(refused.code() == Code::FailedPrecondition && said.iter().all(|w| refused.message().contains(w)), "{refused}");
+    // Nobody else hands over or disposes of it, and whoever tries hears the way out.
+    let fay = Someone::new(&mut s.world, "fay", &[Role::Custodian]).await;
+    let not_hers = offer(fay.name(), taken, eve.name());
+    let ask = s.disposal(0, eve.name());
+    for refused in [eve.submit(&not_hers).await.expect_err("not hers"), eve.submit(&ask).await.expect_err("not hers")] {
+        let said =
+            ["/dan has custody, not ", "every key of spiffe://test/responder/dan was revoked: an admin enrols a new key under that name"];
+        assert!(refused.code() == Code::PermissionDenied && said.iter().all(|w| refused.message().contains(w)), "{refused}");
+    }
     // A new key under that name hands over.
     let (credential, rpc) = s.world.person_in("dan-2", "dan", &[Role::Custodian], None).await;
     let mut new_dan = Someone { credential, rpc };

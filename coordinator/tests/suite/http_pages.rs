@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use exhibit_coordinator::catalog::{CatalogError, faulty};
 use exhibit_coordinator::http::{ASKED_WITHIN, CONNECTIONS_MAX};
 use exhibit_coordinator::store::Kind;
 use exhibit_coordinator::store::faulty::{Fault, Op};
@@ -9,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::support::agent::{Agent, Job, file};
-use crate::support::world::World;
+use crate::support::world::{Place, World};
 
 async fn page(world: &World, path: &str) -> (u16, String) {
     let address = world.running().http.expect("served");
@@ -64,6 +65,30 @@ async fn a_monitor_learns_which_dependency_fails_and_what_was_done() {
     tokio::time::sleep(Duration::from_millis(2_100)).await;
     let (status, text) = page(&world, "/ready").await;
     assert_eq!(status, 200, "{text}");
+    world.stop().await;
+}
+
+/// When the catalog is away for longer, uploads end instead of being paused: that they wait must be seen nevertheless.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_is_turned_away_because_the_catalog_is_away_waits_too() {
+    let faults = faulty::Faults::default();
+    let mut world = World::start_on(Place { catalog_faults: Some(faults.clone()), ..Place::default() }).await;
+    let credential = world.enroll("web-1").await;
+    let mut agent = Agent::new(credential, world.port, 1).await;
+    let (_, order, envelope) = world.ordered(std::slice::from_ref(&agent.id)).await;
+    let job = Job::new(&order, &envelope, &agent.id, 1);
+    let waiting = |text: &str, count: usize| text.lines().any(|line| line == format!("exhibit_uploads_paused {count}"));
+    faults.fail("agent", 0, 1_000, faulty::Fault::Before(CatalogError::Busy("injected".to_owned())));
+    for _ in 0..2 {
+        assert!(agent.open(&job).await.is_err());
+    }
+    let (_, text) = page(&world, "/metrics").await;
+    assert!(waiting(&text, 1), "{text}");
+    faults.heal();
+    let upload = agent.open(&job).await.expect("let in");
+    let (_, text) = page(&world, "/metrics").await;
+    assert!(waiting(&text, 0), "{text}");
+    drop(upload);
     world.stop().await;
 }
 

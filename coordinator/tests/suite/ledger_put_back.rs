@@ -272,3 +272,45 @@ async fn a_coordinator_does_not_go_on_with_a_case_that_was_put_back() {
     assert!(ledger.size() >= size as u64);
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_verifies_the_store_hears_what_is_wrong_with_the_deployment_s_log() {
+    let mut world = World::start().await;
+    world.open_case().await;
+    let folder = world.store_dir().join("deployment");
+    let older = tree(&folder);
+    world.enroll("web-1").await;
+    world.stop().await;
+    let newer = tree(&folder);
+    assert!(newer.len() > older.len());
+    let paths = Paths { deployment: PathBuf::from("deployment"), ..Paths::default() };
+    let config = Config { paths, folder: world.dir.path().to_owned(), ..Config::default() };
+    let verify = async || {
+        let store = Arc::new(LocalStore::open(&world.store_dir()).expect("store"));
+        reverify::run(&config, store, Depth::Sample(1_000_000), None, world::now).await.expect("runs")
+    };
+    let report = verify().await;
+    assert!(report.sound && report.deployment.as_ref().is_some_and(|log| log.sound), "{report:#?}");
+
+    put_back(&folder, &older);
+    let report = verify().await;
+    let found = report.deployment.as_ref().expect("looked at");
+    assert!(!report.sound && found.put_back && report.cases.iter().all(|case| case.sound), "{report:#?}");
+    let text = report.text();
+    let words = ["deployment/log: NOT SOUND", "log.expected", "was put back to an older state", "exhibit-verify --deployment"];
+    assert!(words.iter().all(|w| text.contains(w)), "{text}");
+
+    std::fs::remove_dir_all(&folder).expect("removed");
+    let report = verify().await;
+    assert!(!report.sound && report.deployment.as_ref().is_some_and(|log| log.gone), "{report:#?}");
+
+    std::fs::create_dir(&folder).expect("made");
+    put_back(&folder, &newer);
+    let record = folder.join("log/seq/0000000000.dsse.json");
+    let kept = std::fs::read(&record).expect("record");
+    std::fs::remove_file(&record).and_then(|()| std::fs::write(&record, b"{}")).expect("altered");
+    let report = verify().await;
+    assert!(report.deployment.as_ref().is_some_and(|log| !log.sound && !log.put_back), "{report:#?}");
+    std::fs::remove_file(&record).and_then(|()| std::fs::write(&record, kept)).expect("mended");
+    assert!(verify().await.sound);
+}

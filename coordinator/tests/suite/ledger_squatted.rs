@@ -342,7 +342,7 @@ async fn attested(bucket: &Bucket) -> attest::Report {
     attest::recall(&*store, "").await.expect("looked");
     let task = Task { begin: String::new(), repair: false, pause: Duration::ZERO, now: clock::now() };
     let pass = Pass::new(store.attestable().expect("versions"), task);
-    let judge = Offline::new(Arc::clone(&store), deployment::keys().anchor);
+    let judge = Offline::new(Arc::clone(&store), Arc::new(deployment::keys()));
     pass.judged_by(judge).run().await.expect("looked")
 }
 

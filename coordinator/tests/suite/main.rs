@@ -4,6 +4,7 @@ mod support;
 
 mod audit;
 mod catalog_faulty;
+mod catalog_filled;
 mod catalog_postgres;
 mod catalog_sqlite;
 mod catalog_transfer;
@@ -21,6 +22,7 @@ mod ledger_brief;
 mod ledger_faults;
 mod ledger_log;
 mod ledger_put_back;
+mod ledger_revoked;
 mod ledger_squatted;
 mod ledger_tiles;
 mod reindex_store;

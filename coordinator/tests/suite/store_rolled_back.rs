@@ -7,11 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use exhibit_certs::Deployment;
+use exhibit_coordinator::attest::Offline;
 use exhibit_coordinator::catalog::postgres::scratch::Scratch;
 use exhibit_coordinator::catalog::sqlite::SqliteCatalog;
+use exhibit_coordinator::catalog::{Catalog as _, Published};
 use exhibit_coordinator::config::{Config, Paths};
 use exhibit_coordinator::ledger::{Head, Keys, Ledger, Ledgers};
 use exhibit_coordinator::reverify::{self, Depth};
+use exhibit_coordinator::store::attest::{self, Pass, Task};
 use exhibit_coordinator::store::{LockMode, LockPolicy, RemoteSettings, RemoteStore, Store, list_all};
 use exhibit_coordinator::{clock, reindex};
 use exhibit_evidence::Digest;
@@ -52,13 +55,29 @@ async fn log_of(world: &World, case: &CaseId) -> Ledger {
     world.running().parts.ledgers.case(case).await.expect("log")
 }
 
-/// Markers on all that came after the first head, and that head on top. Gives how many records it covers.
-async fn roll_back(server: &Server, case: &CaseId) -> u64 {
-    let (store, log) = (open(server), LogName::Case(case.clone()));
+/// The first head of a log, and how many records it covers.
+async fn first_head(server: &Server, log: &LogName) -> (String, u64) {
+    let store = open(server);
     let versions = store.attestable().expect("versions").vault.versions_of(&log.checkpoint()).await.expect("listed");
     let first = versions.iter().rfind(|v| !v.marker).expect("a head").version.clone();
     let old = store.get_version(&log.checkpoint(), &first, 20_000).await.expect("read");
     let size = Checkpoint::parse_unverified(&old).expect("a head").size;
+    (String::from_utf8(old.to_vec()).expect("text"), size)
+}
+
+/// The lines by which somebody locks what he writes, as ours is.
+fn lock_headers() -> String {
+    let until = clock::now().plus_s(11 * 86_400).to_string();
+    format!(
+        "x-amz-object-lock-mode: COMPLIANCE\r\nx-amz-object-lock-retain-until-date: {}Z\r\nx-amz-sdk-checksum-algorithm: SHA256\r\n",
+        &until[..19]
+    )
+}
+
+/// Markers on all that came after the first head, and that head on top. Gives how many records it covers.
+async fn roll_back(server: &Server, case: &CaseId) -> u64 {
+    let (store, log) = (open(server), LogName::Case(case.clone()));
+    let (old, size) = first_head(server, &log).await;
     let folder = format!("{}/", layout::case_folder(case));
     for entry in list_all(&store, &layout::case_folder(case), 1_000).await.expect("listed") {
         let object = CaseObject::parse(entry.name.strip_prefix(&folder).expect("of the case")).expect("ours");
@@ -71,7 +90,7 @@ async fn roll_back(server: &Server, case: &CaseId) -> u64 {
             send(server, "DELETE", &entry.name, "", "");
         }
     }
-    send(server, "PUT", &log.checkpoint(), "", std::str::from_utf8(&old).expect("text"));
+    send(server, "PUT", &log.checkpoint(), "", &old);
     size
 }
 
@@ -115,11 +134,32 @@ async fn hold(world: &World, people: &mut People, opened: &people::Case) -> Resu
     people.submit_record(people::SubmitRecordRequest { record }).await.map(|_| ())
 }
 
-async fn sound(world: &World, server: &Server) {
+/// What `store verify` says, as a process that remembers nothing.
+async fn verified(world: &World, server: &Server, depth: Depth) -> reverify::Report {
     let paths = Paths { deployment: PathBuf::from("deployment"), ..Paths::default() };
     let config = Config { paths, folder: world.dir.path().to_owned(), ..Config::default() };
-    let report = reverify::run(&config, Arc::new(open(server)), Depth::All, None, clock::now).await.expect("runs");
+    reverify::run(&config, Arc::new(open(server)), depth, None, clock::now).await.expect("runs")
+}
+
+async fn sound(world: &World, server: &Server) {
+    let report = verified(world, server, Depth::All).await;
     assert!(report.sound && report.cases.len() == 1 && report.cases[0].segments > 0, "{report:#?}");
+    assert!(report.deployment.as_ref().is_some_and(|log| log.sound), "{report:#?}");
+}
+
+fn keys(world: &World) -> Keys {
+    let deployment = Deployment::load(&world.dir.path().join("deployment")).expect("deployment");
+    Keys { anchor: deployment.anchor, log: deployment.log_key, witnesses: Vec::new() }
+}
+
+/// What `store attest` says, as a process that remembers nothing.
+async fn attested(world: &World, server: &Server) -> attest::Report {
+    let store: Arc<dyn Store> = Arc::new(open(server));
+    attest::recall(&*store, "").await.expect("looked");
+    let task = Task { begin: String::new(), repair: false, pause: Duration::ZERO, now: clock::now() };
+    let pass = Pass::new(store.attestable().expect("versions"), task);
+    let judge = Offline::new(Arc::clone(&store), Arc::new(keys(world)));
+    pass.judged_by(judge).run().await.expect("looked")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,6 +201,111 @@ async fn a_case_that_was_rolled_back_goes_on_after_a_restart_and_with_a_new_cata
     );
     continues(&server, &ledgers.case(&case).await.expect("log"), before).await;
     catalog.close().await;
+    sound(&world, &server).await;
+}
+
+/// `store verify` and `store attest` while no coordinator runs, and `reindex` of the same bytes.
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_and_attest_name_what_reindex_names_and_find_what_is_wrong() {
+    let server = moto::start_with_lock();
+    let (mut world, _, case) = collected(Place { remote: Some(locked(&server)), ..Place::default() }).await;
+    let head = log_of(&world, &case).await.head();
+    world.stop().await;
+    let (log, depths) = (LogName::Case(case.clone()), [Depth::All, Depth::Sample(1_000_000)]);
+    let (report, attestation) = (verified(&world, &server, Depth::All).await, attested(&world, &server).await);
+    assert!(report.sound && report.answered == 0 && attestation.troubles.is_empty(), "{report:#?} {attestation:#?}");
+    let named = |report: &reverify::Report, kind: &str, words: &str| {
+        report.notes.iter().any(|note| note.starts_with(&format!("{kind} cases/{case}/log: ")) && note.contains(words))
+    };
+
+    // An older head, locked as ours are.
+    let (old, size) = first_head(&server, &log).await;
+    send(&server, "PUT", &log.checkpoint(), &lock_headers(), &old);
+    let older = format!("an older head, of {size} records, was put on top of the one of {}: version '", head.size);
+    let attestation = attested(&world, &server).await;
+    let told: Vec<&str> = attestation.troubles.iter().map(|t| t.kind).collect();
+    assert!(told == ["log-head"] && attestation.troubles[0].detail.contains(&older), "{attestation:#?}");
+    for depth in depths {
+        let report = verified(&world, &server, depth).await;
+        assert!(report.sound && report.answered == 1 && named(&report, "log-head", &older), "{report:#?}");
+    }
+
+    // What is no head on top of that, and what is no record in the next place and far beyond it.
+    send(&server, "PUT", &log.checkpoint(), "", "not a head\n");
+    let squats = [log.slot(head.size), log.slot(head.size + 50)];
+    send(&server, "PUT", &squats[0], "If-None-Match: *\r\n", "squat");
+    send(&server, "PUT", &squats[1], &format!("If-None-Match: *\r\n{}", lock_headers()), &"x".repeat(70_000));
+    for depth in depths {
+        let report = verified(&world, &server, depth).await;
+        assert!(report.sound && report.cases[0].findings.is_empty() && report.answered == 2, "{report:#?}");
+        assert!(named(&report, "log-head", "what is no head of this log") && named(&report, "log-head", &older), "{report:#?}");
+        assert!(squats.iter().all(|name| named(&report, "store-squatted", &format!("'{name}'"))), "{report:#?}");
+    }
+    let attestation = attested(&world, &server).await;
+    let of = |kind: &str| attestation.troubles.iter().filter(|t| t.kind == kind).map(|t| t.detail.as_str()).collect::<String>();
+    assert!(of("log-head").contains("what is no head of this log") && of("log-head").contains(&older), "{attestation:#?}");
+    for name in &squats {
+        assert!(of("store-squatted").contains(name) && !of("store-lock").contains(name), "{attestation:#?}");
+    }
+
+    // A head of another history, by whoever has the log's key: that is nothing to go on past.
+    let keys = keys(&world);
+    let origin = log.origin(&keys.anchor.deployment);
+    let forked = Checkpoint { origin: origin.clone(), size: head.size - 1, root: Digest::of(b"another") }.sign(&keys.log);
+    send(&server, "PUT", &log.checkpoint(), "", std::str::from_utf8(&forked).expect("text"));
+    let report = verified(&world, &server, Depth::All).await;
+    let found = report.cases[0].findings.join(" ");
+    assert!(!report.sound && found.contains("log-head: a head of ") && found.contains("contradicts the newest one"), "{report:#?}");
+
+    // Records below the newest head are gone: what lies far beyond is no excuse for it.
+    let longer = Checkpoint { origin, size: head.size + 3, root: Digest::of(b"longer") }.sign(&keys.log);
+    send(&server, "PUT", &log.checkpoint(), "", std::str::from_utf8(&longer).expect("text"));
+    let report = verified(&world, &server, Depth::All).await;
+    assert!(!report.sound && report.cases[0].findings.iter().any(|f| f.starts_with("log.slot-missing ")), "{report:#?}");
+}
+
+/// Cut back as a whole, with all its versions, which only the catalog knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_finds_a_log_that_is_shorter_than_the_catalog_knows_whatever_lies_beyond() {
+    let server = moto::start_with_lock();
+    let (mut world, _, case) = collected(Place { remote: Some(locked(&server)), ..Place::default() }).await;
+    let head = log_of(&world, &case).await.head();
+    world.stop().await;
+    let log = LogName::Case(case.clone());
+    for n in head.size..head.size + 3 {
+        send(&server, "PUT", &log.slot(n), "If-None-Match: *\r\n", "squat");
+    }
+    sound(&world, &server).await;
+    let catalog = SqliteCatalog::open(&world.dir.path().join("catalog.sqlite")).await.expect("catalog");
+    let known = Published { size: head.size + 2, root: Digest::of(b"gone") };
+    catalog.set_published(log.folder(), known).await.expect("kept");
+    catalog.close().await;
+    drop(catalog);
+    let report = verified(&world, &server, Depth::All).await;
+    assert!(!report.sound && !report.cases[0].sound, "{report:#?}");
+    let found = report.cases[0].findings.join(" ");
+    assert!(found.contains("log.") && found.contains(&format!("{} records", head.size + 2)), "{report:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_runs_attests_the_heads_and_tells_an_older_one_once() {
+    let server = moto::start_with_lock();
+    let (mut world, _, case) = collected(Place { remote: Some(locked(&server)), ..Place::default() }).await;
+    let log = log_of(&world, &case).await;
+    let before = log.head();
+    let (old, size) = first_head(&server, log.name()).await;
+    send(&server, "PUT", &log.name().checkpoint(), &lock_headers(), &old);
+    for _ in 0..2 {
+        world.running().parts.attesting.ask(&case);
+        soon("it is recorded", async || said(&log, "log-head").await == 1).await;
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let told = of_kind(&world, "log-head").await;
+    assert!(told.len() == 1 && told[0].contains(&format!("an older head, of {size} records, was put on top")), "{told:?}");
+    assert_eq!(said(&log, "log-head").await, 1);
+    continues(&server, &log, before).await;
+    drop(log);
+    world.stop().await;
     sound(&world, &server).await;
 }
 

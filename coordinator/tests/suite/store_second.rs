@@ -10,12 +10,12 @@
 use std::process::Command;
 use std::sync::Arc;
 
-use exhibit_coordinator::store::RemoteStore;
 use exhibit_coordinator::store::conformance::{self, Deviation, Promise};
+use exhibit_coordinator::store::{LockMode, LockPolicy, RemoteSettings, RemoteStore};
 
 use crate::support::agent::{Agent, Job, file};
-use crate::support::second;
 use crate::support::world::{Place, World};
+use crate::support::{moto, second};
 
 /// Any bucket that cannot list versions.
 const NO_VERSIONS: Deviation = Deviation {
@@ -125,5 +125,44 @@ async fn the_derived_cost_is_what_the_server_was_asked() {
     assert_eq!(cost.bytes, lies);
     // 0.005 for 1,000 requests is 5,000 thousand-millionths for each, 0.0004 is 400.
     assert_eq!((cost.requests_nanos, cost.currency.as_str()), ((cost.puts + cost.lists) * 5_000 + cost.reads * 400, "USD"));
+    world.stop().await;
+}
+
+/// The same of a store that keeps versions and locks them: each lock is read back, and the versions of each record's name are listed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_derived_cost_of_a_locked_store_is_what_the_server_was_asked() {
+    let server = moto::start_with_lock();
+    let policy = LockPolicy { mode: LockMode::Compliance, days: 10 };
+    let mut world =
+        World::start_on(Place { remote: Some(RemoteSettings { lock: Some(policy), ..server.settings("") }), ..Place::default() }).await;
+    let credential = world.enroll("web-1").await;
+    let mut agent = Agent::new(credential, world.port, 1).await;
+    let _session = agent.session(&[]).await.expect("session");
+    let (_, order, envelope) = world.ordered(std::slice::from_ref(&agent.id)).await;
+    let job = Job::new(&order, &envelope, &agent.id, 1);
+    let files = [file("system", "os-release", "NAME=Debian\n"), file("files", "/etc/passwd", "root:x:0:0\n")];
+    let before = server.asked().len();
+    agent.send_all(&job, &job.honest(&files)).await.expect("received");
+    let row = world.closed(&job.collection).await;
+    let said = server.asked().split_off(before);
+    let cost = row.store_cost.expect("a bucket costs");
+    // Of this case alone: attestation looks at the rest meanwhile.
+    let asked = |method: &str, holds: &[&str]| {
+        let own = |line: &&String| line.starts_with(method) && line.contains(&order.case.to_string());
+        said.iter().filter(own).filter(|line| holds.iter().all(|part| line.contains(part))).count() as u64
+    };
+    // The agent's enrolment and its issuer's are copied into the case's log once for all of its collections: an addition of two records
+    // of its own, with tile and checkpoint.
+    let (copied, additions) = (2 + 2, 2);
+    assert_eq!(cost.puts, asked("PUT ", &[]) - copied, "{cost:?}\n{said:#?}");
+    let (slots, heads) = (asked("PUT ", &["/log/seq/"]), asked("PUT ", &["/log/checkpoint"]));
+    assert_eq!((slots, heads), (3 + 2, additions + 1), "{said:#?}");
+    let versions = asked("GET ", &["versions=", "prefix=", "seq"]);
+    assert_eq!(versions, slots, "one look before each record\n{said:#?}");
+    assert_eq!(cost.lists, asked("GET ", &["prefix="]) - 2, "{cost:?}\n{said:#?}");
+    let (looks, gets) = (asked("HEAD ", &["versionId="]), asked("GET ", &["/log/seq/"]));
+    assert_eq!(looks, asked("PUT ", &[]) - heads, "every object but the heads\n{said:#?}");
+    assert_eq!(cost.reads, looks - (copied - 1) + gets, "{cost:?}\n{said:#?}");
+    assert_eq!(cost.requests_nanos, (cost.puts + cost.lists) * 5_000 + cost.reads * 400);
     world.stop().await;
 }

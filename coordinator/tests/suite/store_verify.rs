@@ -39,7 +39,7 @@ async fn what_changed_in_the_store_is_found_and_an_interrupted_run_goes_on() {
     // A run that died before its last line, or in the middle of one.
     let kept = world.dir.path().join(RESULTS);
     let text = std::fs::read_to_string(&kept).expect("results");
-    let (whole, _) = text.trim_end().rsplit_once("\n{\"done\"").expect("the run ended");
+    let (whole, _) = text.trim_end().rsplit_once("\n{\"deployment\"").expect("the run ended");
     // It could not decode everything; nor can who goes on say that everything was.
     let (before, after) = whole.rsplit_once("\"findings\":[]").expect("a line");
     let unread = format!("{before}\"findings\":[],\"items_unchecked\":7{after}");

@@ -25,9 +25,9 @@ const BAR: u64 = 18;
 const FILLS: [&str; 6] = ["#0072b2", "#b35000", "#007a5e", "#8a4f7d", "#4d4d4d", "#7a6a00"];
 
 /// Draws what a [`History`] knows, which was read up to the head `of` its log. An open period reaches to `until`, the moment at
-/// which it is drawn and the end of the axis.
+/// which it is drawn and the end of the axis. A `warning`, of some 150 characters, stands below the title.
 #[must_use]
-pub fn picture(history: &History, of: &Checkpoint, until: Timestamp) -> String {
+pub fn picture(history: &History, of: &Checkpoint, until: Timestamp, warning: Option<&str>) -> String {
     let periods = history.periods();
     let mut collections: Vec<&CollectionId> = Vec::new();
     let mut custodians: Vec<&str> = Vec::new();
@@ -45,6 +45,9 @@ pub fn picture(history: &History, of: &Checkpoint, until: Timestamp) -> String {
     let legend = TOP + rows * ROW + 52;
     let height = legend + 22 * (custodians.len() as u64 + 2) + 30;
     let mut out = head(history, (of, until), height);
+    if let Some(warning) = warning {
+        let _ = writeln!(out, r##"<text x="20" y="87" font-size="11" fill="#b00020">WARNING: {}</text>"##, xml(warning, 180));
+    }
     axis.draw(&mut out, rows);
     for (i, collection) in collections.iter().enumerate() {
         let y = TOP + i as u64 * ROW;

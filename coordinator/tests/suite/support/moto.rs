@@ -71,6 +71,11 @@ impl Server {
         self.try_send(method, path, headers, body).expect("the S3 server answers")
     }
 
+    /// The last 10,000 requests, each with its method and what it was for (`GET /evidence?versions...`).
+    pub fn asked(&self) -> Vec<String> {
+        self.send("GET", "/-/asked", "", "").1.lines().map(str::to_owned).collect()
+    }
+
     fn try_send(&self, method: &str, path: &str, headers: &str, body: &str) -> Option<(u16, String)> {
         // Without the header it would take the request for a stranger's and refuse it for that reason alone.
         let signed = "AWS4-HMAC-SHA256 Credential=id/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0";
@@ -153,13 +158,19 @@ def checked(env, start):
 const GOOGLE: &str = include_str!("google.py");
 /// The start of whichever is asked for.
 const RUN: &str = r#"
-import threading
+import collections, threading
 app, turn = google if sys.argv[3] == "google" else checked, threading.Lock()
+asked = collections.deque(maxlen=10_000)
 
 def in_turn(env, start):
     env["wsgi.input"] = io.BytesIO(env["wsgi.input"].read(int(env.get("CONTENT_LENGTH") or 0)))
     said = []
     with turn:
+        if env["RAW_URI"] == "/-/asked":
+            listed = "\n".join(asked).encode()
+            start("200 OK", [("Content-Length", str(len(listed)))])
+            return [listed]
+        asked.append(env["REQUEST_METHOD"] + " " + env["RAW_URI"])
         body = b"".join(app(env, lambda status, headers, exc_info=None: said.append((status, list(headers)))))
     status, headers = said[-1]
     if not any(name.lower() == "content-length" for name, _ in headers):

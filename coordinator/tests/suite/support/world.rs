@@ -16,6 +16,7 @@ use exhibit_coordinator::catalog::postgres::{PostgresCatalog, Settings};
 use exhibit_coordinator::catalog::sqlite::SqliteCatalog;
 use exhibit_coordinator::config::PricesConfig;
 use exhibit_coordinator::ledger::{Keys, Ledgers};
+use exhibit_coordinator::problem::Problem;
 use exhibit_coordinator::serve::{self, Running, Setup};
 use exhibit_coordinator::stamp::Authority;
 use exhibit_coordinator::store::faulty::{Faults, FaultyStore};
@@ -55,6 +56,8 @@ pub struct World {
 pub struct Place {
     /// The database, where several coordinators share it; without one each has a file.
     pub database: Option<Settings>,
+    /// The catalog's file, where it is not the first one any more.
+    pub catalog_file: Option<PathBuf>,
     /// What fails in the catalog.
     pub catalog_faults: Option<faulty::Faults>,
     /// The store, when it is not a folder.
@@ -71,16 +74,28 @@ fn sub(dir: &tempfile::TempDir, name: &str) -> PathBuf {
     dir.path().join(name)
 }
 
-async fn run(dir: &tempfile::TempDir, place: &Place, port: u16, (free_bytes_min, two_person): (u64, bool), faults: &Faults) -> Running {
+async fn run(dir: &tempfile::TempDir, place: &Place, port: u16, rules: (u64, bool), faults: &Faults) -> Running {
+    try_run(dir, place, port, rules, faults).await.expect("starts")
+}
+
+async fn try_run(
+    dir: &tempfile::TempDir,
+    place: &Place,
+    port: u16,
+    (free_bytes_min, two_person): (u64, bool),
+    faults: &Faults,
+) -> Result<Running, Problem> {
     let deployment = Deployment::load(&sub(dir, "deployment")).expect("deployment");
     let store: Arc<dyn Store> = match &place.remote {
         Some(settings) => Arc::new(RemoteStore::open(settings).expect("store")),
         None => Arc::new(LocalStore::open(&sub(dir, "store")).expect("store")),
     };
     let store: Arc<dyn Store> = Arc::new(FaultyStore::with(store, faults.clone()));
-    let catalog: SharedCatalog = match &place.database {
-        Some(settings) => Arc::new(PostgresCatalog::open(settings).await.expect("catalog")),
-        None => Arc::new(SqliteCatalog::open(&sub(dir, "catalog.sqlite")).await.expect("catalog")),
+    let catalog: SharedCatalog = if let Some(settings) = &place.database {
+        Arc::new(PostgresCatalog::open(settings).await.expect("catalog"))
+    } else {
+        let file = place.catalog_file.clone().unwrap_or_else(|| sub(dir, "catalog.sqlite"));
+        Arc::new(SqliteCatalog::open(&file).await.expect("catalog"))
     };
     let catalog: SharedCatalog = match &place.catalog_faults {
         Some(faults) => Arc::new(FaultyCatalog::with(catalog, faults.clone())),
@@ -103,7 +118,7 @@ async fn run(dir: &tempfile::TempDir, place: &Place, port: u16, (free_bytes_min,
         audit: place.audit.clone(),
         prices: place.remote.as_ref().map(|r| PricesConfig::default().prices(r.lock.is_some()).expect("prices")),
     };
-    Box::pin(serve::start(setup)).await.expect("starts")
+    Box::pin(serve::start(setup)).await
 }
 
 pub async fn channel(credential: &Credential, port: u16) -> Result<Channel, String> {
@@ -166,6 +181,21 @@ impl World {
         self.stop().await;
         self.running = Some(run(&self.dir, &self.place, self.port, (self.free_bytes_min, self.two_person), &self.faults).await);
         self.people = ResponderServiceClient::new(channel(&self.admin, self.port).await.expect("connects"));
+    }
+
+    /// Starts a coordinator that was stopped, over what `place` says now; why not, when it refuses.
+    pub async fn try_start(&mut self) -> Result<(), String> {
+        let rules = (self.free_bytes_min, self.two_person);
+        match try_run(&self.dir, &self.place, self.port, rules, &self.faults).await {
+            Ok(running) => self.running = Some(running),
+            Err(e) => {
+                // Other tasks may hold the catalog for a moment; its lock must be free for the next one.
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                return Err(e.to_string());
+            }
+        }
+        self.people = ResponderServiceClient::new(channel(&self.admin, self.port).await.expect("connects"));
+        Ok(())
     }
 
     pub async fn stop(&mut self) {

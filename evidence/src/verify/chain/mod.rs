@@ -264,15 +264,16 @@ impl Chain {
         true
     }
 
-    /// The deployment's log holds keys, what concerns no case, and its own timestamps.
+    /// The deployment's log holds keys, incidents, and its own timestamps.
     fn add_to_deployment(&mut self, object: &str, record: &Record, roots: &[Digest], findings: &mut Findings) {
         self.stamps.see(self.n, record);
         match record {
             Record::Enrolment(_) | Record::Revocation(_) => {}
-            Record::Incident(_) | Record::Stamped(_) | Record::NotStamped(_) if record.case().is_none() => match record {
-                Record::Incident(p) => incident(object, p, findings),
-                _ => self.stamps.add(object, self.n, record, self.first, roots, findings),
-            },
+            // Also of a case: where its own log takes nothing any more, the incident that says so stands here.
+            Record::Incident(p) => incident(object, p, findings),
+            Record::Stamped(_) | Record::NotStamped(_) if record.case().is_none() => {
+                self.stamps.add(object, self.n, record, self.first, roots, findings);
+            }
             _ => {
                 let message = format!("a record of type {} that is about a case stands in the deployment's log", record.type_name());
                 findings.add(Code::RecordWrongCase, object, message);

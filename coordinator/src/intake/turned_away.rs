@@ -1,0 +1,67 @@
+//! Agents whose uploads were turned away because the catalog did not answer. Whoever looks after the coordinator must see them as they
+//! see paused uploads: with a catalog that is away for longer, rights end, so uploads do too, and there is nothing left to be paused.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use exhibit_evidence::id::AgentId;
+use tokio::time::Instant;
+
+/// An agent tries again within 5 seconds, and a catalog that is away takes as long to say so: one that did not come back in this time
+/// waits no more.
+const COMES_BACK_WITHIN: Duration = Duration::from_mins(1);
+/// Agents that are remembered, 100 bytes each; more are not counted.
+const REMEMBERED_MAX: usize = 4_096;
+
+/// When each was turned away last.
+#[derive(Debug, Default)]
+pub(super) struct TurnedAway(Mutex<HashMap<AgentId, Instant>>);
+
+impl TurnedAway {
+    /// Its upload was turned away.
+    pub(super) fn note(&self, agent: &AgentId, now: Instant) {
+        let mut agents = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        agents.retain(|_, at| now.duration_since(*at) < COMES_BACK_WITHIN);
+        if agents.len() < REMEMBERED_MAX || agents.contains_key(agent) {
+            agents.insert(agent.clone(), now);
+        }
+    }
+
+    /// The catalog answered.
+    pub(super) fn forget(&self, agent: &AgentId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(agent);
+    }
+
+    /// How many wait.
+    pub(super) fn count(&self, now: Instant) -> usize {
+        let agents = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        agents.values().filter(|at| now.duration_since(**at) < COMES_BACK_WITHIN).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use exhibit_evidence::key::SigningKey;
+
+    use super::*;
+
+    fn agent(n: u8) -> AgentId {
+        AgentId::of_key(&SigningKey::from_seed(&[n; 32]).public().id())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_waits_until_it_is_let_in_or_stays_away() {
+        let away = TurnedAway::default();
+        away.note(&agent(1), Instant::now());
+        away.note(&agent(1), Instant::now());
+        away.note(&agent(2), Instant::now());
+        assert_eq!(away.count(Instant::now()), 2);
+        away.forget(&agent(1));
+        assert_eq!(away.count(Instant::now()), 1);
+        tokio::time::advance(COMES_BACK_WITHIN).await;
+        assert_eq!(away.count(Instant::now()), 0);
+        away.note(&agent(3), Instant::now());
+        assert_eq!(away.0.lock().expect("lock").len(), 1, "who stays away is forgotten");
+    }
+}
