@@ -131,7 +131,8 @@ impl View {
     }
 
     /// True for those that can be compared with the case. Bags that name no others were made before the others had words.
-    const fn is_compared(self) -> bool {
+    #[must_use]
+    pub const fn is_compared(self) -> bool {
         matches!(self, Self::Expanded | Self::Proofs)
     }
 }

@@ -258,8 +258,9 @@ fn a_bag_is_stamped_and_a_stamp_that_is_missing_is_missed() {
         std::fs::write(&stamp, bytes).expect("written");
         let (exit, report) = verify_bag(&fleet, &bag, &[&one, &two]);
         assert!(exit == 1 && codes(&report).contains(&code.into()), "{code}: {report:#}");
-        let (exit, last, _) = by_the_page();
-        assert!(exit != 0 && last.starts_with("7."), "{code}: stopped at '{last}'");
+        let (exit, last, all) = by_the_page();
+        let is_named = all.contains("FAILED: tagmanifest-sha256.txt.one.tsr is NO ");
+        assert!(exit != 0 && last.starts_with("7.") && is_named, "{code}: stopped at '{last}':\n{all}");
     }
     std::fs::remove_file(&stamp).expect("removed");
     let (exit, report) = verify_bag(&fleet, &bag, &[&one, &two]);

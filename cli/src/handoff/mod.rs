@@ -338,7 +338,7 @@ fn say(args: &ExportArgs, facts: &Facts, (objects, bytes): (u64, u64), sealed: &
         if !description.left_out.is_empty() {
             out.note(&format!("left out by choice: {}", count(description.left_out.len() as u64, "collection", "collections")));
         }
-        let open = report.collections.iter().filter(|c| c.outcome.is_none()).count() as u64;
+        let open = report.collections.iter().filter(|c| c.outcome.is_none() && !c.unapproved).count() as u64;
         if open > 0 {
             let them = count(open, "collection is still open: what it brings", "collections are still open: what they bring");
             out.note(&format!("{them} later is not in this bag"));

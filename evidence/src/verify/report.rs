@@ -245,6 +245,9 @@ pub struct CollectionSummary {
     pub host: Option<String>,
     /// How it ended; absent while it is open.
     pub outcome: Option<Outcome>,
+    /// True when its order needs an approval and has none, so that nothing of it runs.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unapproved: bool,
     /// Why, where the outcome is not `sealed`; cut to 300 characters and escaped.
     pub reason: Option<String>,
     /// When it was sealed, by the coordinator's clock.

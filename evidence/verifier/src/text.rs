@@ -192,7 +192,7 @@ fn write_bag(out: &mut String, report: &Report) -> std::fmt::Result {
         count(bag.payload_files, "file"),
         count(bag.tag_files, "file")
     )?;
-    if bag.views.is_none() {
+    if bag.views.iter().flatten().all(|view| view.is_compared()) {
         writeln!(out, "             it does not say what was made of the case: whether a document was left out is NOT known")?;
     }
     if !bag.left_out.is_empty() {
@@ -243,7 +243,8 @@ fn write_collections(out: &mut String, collections: &[CollectionSummary]) -> std
     writeln!(out, "\nCOLLECTIONS{}", if collections.is_empty() { "  none was ordered" } else { "" })?;
     for c in collections {
         let host = c.host.as_deref().map_or_else(|| format!("agent {}", c.agent), |h| format!("host '{h}'"));
-        let outcome = c.outcome.map_or("open", exhibit_evidence::record::Outcome::as_str);
+        let open = if c.unapproved { "never approved; no host could obey it" } else { "open" };
+        let outcome = c.outcome.map_or(open, exhibit_evidence::record::Outcome::as_str);
         writeln!(out, "  {host}: {outcome}")?;
         writeln!(out, "      {}, {}, agent {}", c.id, count(u64::from(c.streams), "stream"), c.agent)?;
         if c.left_out && c.disposed.is_none() {

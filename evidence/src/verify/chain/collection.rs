@@ -82,6 +82,7 @@ impl Collection {
             order,
             host: None,
             outcome: None,
+            unapproved: false,
             reason: None,
             sealed_at: None,
             trusted_time: Sandwich::default(),
@@ -296,7 +297,8 @@ impl Collection {
     }
 
     /// Says that its order needs an approval and has none; of a giver's key that was revoked since, the place of the revocation.
-    pub fn unapproved(&self, order: &OrderId, (severity, revoked): (Severity, Option<(KeyId, u64)>), findings: &mut Findings) {
+    pub fn unapproved(&mut self, order: &OrderId, (severity, revoked): (Severity, Option<(KeyId, u64)>), findings: &mut Findings) {
+        self.summary.unapproved = true;
         let object = format!("collections/{}", self.summary.id);
         let more = revoked.map_or_else(
             || "what it brings if somebody approves it later is not in this log".to_owned(),

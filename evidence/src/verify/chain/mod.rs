@@ -477,7 +477,7 @@ impl Chain {
             findings.add(Code::CaseNotOpened, "log", "no valid case-opened record was found in the log");
         }
         let severity = if self.complete { Severity::Warning } else { Severity::Note };
-        for collection in self.collections.values() {
+        for collection in self.collections.values_mut() {
             let Some(order) = self.orders.get(&collection.order) else { continue };
             if collection.brought_nothing_yet() && self.custody.awaits_approval(&collection.order) {
                 let revoked = self.revoked.signer_of(&collection.order);
