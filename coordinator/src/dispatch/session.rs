@@ -64,16 +64,31 @@ pub async fn begin(parts: &Arc<Parts>, agent: &AgentId, hello: &Hello, outbox: &
             return Err(Problem::new(Kind::Denied, duplicate.to_string()));
         }
     };
-    let begun = begun(parts, agent, hello, &row, &registered).await;
-    if begun.is_err() {
-        parts.sessions.remove(agent, registered.id);
-    }
-    begun?;
+    let mut place = Taken { parts, agent, session: registered.id, is_kept: false };
+    begun(parts, agent, hello, &row, &registered).await?;
+    place.is_kept = true;
     let welcome = Outbound::Welcome { protocol: hello.protocol, wall_ns: clock::now().unix_ns() };
     // The outbox is new and empty.
     let _ = outbox.try_send(welcome);
     tracing::info!(%agent, version = %hello.seen.version, running = hello.running.len(), "connected");
     Ok(registered)
+}
+
+/// A session that is registered and not begun. The agent may go away meanwhile, and whoever waited for the beginning with it: nobody would end
+/// the session, and the agent would be called online until it came again.
+struct Taken<'a> {
+    parts: &'a Parts,
+    agent: &'a AgentId,
+    session: u64,
+    is_kept: bool,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            self.parts.sessions.remove(self.agent, self.session);
+        }
+    }
 }
 
 /// Keeps that the session began, here and among all coordinators.

@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::support::agent::{Agent, Job, file};
+use crate::support::soon;
 use crate::support::world::{Place, World};
 
 async fn page(world: &World, path: &str) -> (u16, String) {
@@ -89,6 +90,22 @@ async fn an_upload_that_is_turned_away_because_the_catalog_is_away_waits_too() {
     let (_, text) = page(&world, "/metrics").await;
     assert!(waiting(&text, 0), "{text}");
     drop(upload);
+    world.stop().await;
+}
+
+/// Who goes away before its session begins is not connected: nobody is there to end that session later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_is_gone_before_its_session_begins_is_not_online() {
+    let faults = faulty::Faults::default();
+    let mut world = World::start_on(Place { catalog_faults: Some(faults.clone()), ..Place::default() }).await;
+    let credential = world.enroll("web-1").await;
+    let mut agent = Agent::new(credential, world.port, 1).await;
+    let id = agent.id.clone();
+    faults.fail("set_seen", 0, 1, faulty::Fault::Delay(Duration::from_secs(4)));
+    assert!(tokio::time::timeout(Duration::from_secs(1), agent.session(&[])).await.is_err(), "it waits for the catalog");
+    assert!(world.running().parts.sessions.is_online(&id), "it is registered");
+    drop(agent);
+    soon("it is gone", async || !world.running().parts.sessions.is_online(&id)).await;
     world.stop().await;
 }
 
