@@ -101,6 +101,9 @@ const LISTS: &[(&str, &str)] = &[
     ("there is no agent ", "exhibit agents"),
 ];
 
+/// What to do when something is not as it was written. A command that only asked, or signs, wrote no file.
+const DAMAGED: &str = "sign nothing by it, and use no file that this command wrote; verify the case with exhibit-verify";
+
 impl From<tonic::Status> for Failure {
     fn from(status: tonic::Status) -> Self {
         use tonic::Code as C;
@@ -115,7 +118,7 @@ impl From<tonic::Status> for Failure {
             C::PermissionDenied | C::Unauthenticated => Self::new(Code::NotPermitted, message),
             C::NotFound => Self::new(Code::Input, message).hint_from(LISTS),
             C::InvalidArgument | C::OutOfRange => Self::new(Code::Input, message),
-            C::DataLoss => Self::new(Code::Damaged, message).hint("do not use what was written; verify the case with exhibit-verify"),
+            C::DataLoss => Self::new(Code::Damaged, message).hint(DAMAGED),
             _ => Self::new(Code::Failure, message),
         }
     }
@@ -192,6 +195,9 @@ mod tests {
         assert!(lost.message.ends_with("gone; it is not known whether the hold stands"), "{}", lost.message);
         let hint = lost.hint.expect("a hint");
         assert!(lost.code == Code::Unavailable && hint.contains("look first: exhibit case custody case-1;"), "{hint}");
+        // Nor was anything written here when a log was found damaged.
+        let damaged = unsure(tonic::Status::data_loss("the log was put back"));
+        assert_eq!((damaged.code, damaged.hint.as_deref()), (Code::Damaged, Some(DAMAGED)));
         // What was refused did not happen.
         let refused = unsure(tonic::Status::permission_denied("no"));
         assert_eq!((refused.code, refused.message.as_str()), (Code::NotPermitted, "no"));

@@ -13,11 +13,11 @@ use exhibit_evidence::{Digest, layout};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::clock;
 use crate::incidents::Reported;
 use crate::parts::Parts;
 use crate::store::attest::{self, Attestable, Judge, Pass, Report, Task};
 use crate::store::{StoreError, Trouble};
+use crate::{clock, custody};
 pub use offline::Offline;
 use squats::Logs;
 
@@ -32,12 +32,15 @@ const SAME: Duration = Duration::from_mins(2);
 /// Troubles that are remembered; beyond, all are forgotten, and may be told again earlier.
 const TOLD_MAX: usize = 4_096;
 
-/// Cases whose locks are to be looked at soon. Memory only: a pass over everything finds what a dead process forgot.
+/// Cases whose locks are to be looked at soon. Memory only: of those that custody asked more for the catalog knows (`custody::raising`), and a
+/// pass over everything finds what else a dead process forgot.
 #[derive(Debug, Default)]
 pub struct Desk {
     told: Mutex<HashMap<(String, String), (Digest, Instant)>>,
     cases: Mutex<BTreeSet<CaseId>>,
     wake: Notify,
+    /// Held while the catalog is told which cases are to be looked at.
+    pub(crate) raising: tokio::sync::Mutex<()>,
 }
 
 impl Desk {
@@ -135,8 +138,11 @@ async fn of_cases(parts: &Parts, stores: &[LookedAt]) {
     if stores.is_empty() {
         return;
     }
+    left(parts).await.iter().for_each(|case| parts.attesting.ask(case));
     loop {
         while let Some(case) = parts.attesting.take() {
+            // Before the log is read: custody that changes from here on has another number.
+            let asked = custody::raising::number(parts, &case).await;
             // What custody says now, whichever coordinator wrote it: a hold must not be taken off by what was known before.
             if let Err(error) = parts.ledgers.case(&case).await {
                 tracing::warn!(%case, %error, "the log of a case could not be read; its locks in the store are left as they are");
@@ -147,8 +153,27 @@ async fn of_cases(parts: &Parts, stores: &[LookedAt]) {
                 let (set, released, copy) = (report.set_again, report.holds_released, looked_at.is_copy);
                 tracing::info!(%case, set, released, copy, "the locks of a case were looked at");
             }
+            let done = match asked {
+                Ok(Some(number)) => custody::raising::ended(parts, &case, number).await,
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = done {
+                tracing::warn!(%case, %error, "that the locks of a case were looked at could not be kept; they are looked at again at the next start");
+            }
         }
         parts.attesting.wake.notified().await;
+    }
+}
+
+/// Cases of which custody asked more than the store was told, because a process ended in between.
+async fn left(parts: &Parts) -> Vec<CaseId> {
+    loop {
+        match custody::raising::left(parts).await {
+            Ok(cases) => return cases,
+            Err(error) => tracing::warn!(%error, "which cases are to be locked for longer could not be read; next try in a minute"),
+        }
+        tokio::time::sleep(TRY_AGAIN).await;
     }
 }
 
@@ -157,6 +182,13 @@ async fn of_all(parts: &Parts, looked_at: &LookedAt, every: Duration) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        // Their locks are weaker than they should be, and nobody made them so.
+        for case in left(parts).await {
+            match parts.ledgers.case(&case).await {
+                Ok(_) => drop(pass(parts, looked_at, &format!("{}/", layout::case_folder(&case))).await),
+                Err(error) => tracing::warn!(%case, %error, "the log of a case could not be read; its locks are looked at with all others"),
+            }
+        }
         let report = pass(parts, looked_at, "").await;
         let (objects, set, copy) = (report.objects, report.set_again, looked_at.is_copy);
         let place = looked_at.store.vault.describe();

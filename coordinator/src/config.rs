@@ -20,7 +20,7 @@ pub use store::{StoreConfig, StoreKind};
 
 pub use audit::AuditConfig;
 pub use catalog::{CATALOG_FILE, CatalogConfig};
-pub use places::COPY_AWAY;
+pub use places::{COPY_AWAY, COPY_SECRET_AWAY};
 pub use prices::PricesConfig;
 pub use upkeep::{CopyConfig, Every, Rate, Sample, VerifyConfig};
 

@@ -26,7 +26,9 @@ use exhibit_evidence::{Digest, Timestamp};
 
 use crate::catalog::CatalogPlace;
 use crate::catalog::postgres::{PostgresCatalog, Settings};
-use crate::config::{CATALOG_FILE, COPY_AWAY, CREDENTIALS, CatalogConfig, Config, Paths, StoreConfig, StoreKind, check_endpoint};
+use crate::config::{
+    CATALOG_FILE, COPY_AWAY, COPY_SECRET_AWAY, CREDENTIALS, CatalogConfig, Config, Paths, StoreConfig, StoreKind, check_endpoint,
+};
 use crate::ledger::{Keys, Ledgers};
 use crate::store::{self, Kind, LateStore, LocalStore, LockPolicy, RemoteStore, Store, StoreError};
 
@@ -224,36 +226,65 @@ pub fn open_store(config: &Config, new: bool) -> Result<Arc<dyn Store>, String> 
 }
 
 /// Opens the second store of a configuration, if it names one. A folder that is there and empty is made a store. One that is not there
-/// may be a disk that is not mounted: it is never made, and opened when it appears. One that lies in the store, or the store in it, is
-/// refused.
+/// may be a disk that is not mounted: it is never made, and opened when it appears. So is one whose disk is taken away later, and a store
+/// elsewhere whose file of credentials is not there yet. A folder that lies in the store, or the store in it, is refused.
 ///
 /// # Errors
 /// One sentence with its remedy.
 pub fn open_copy(config: &Config) -> Result<Option<Arc<dyn Store>>, String> {
     let Some(settings) = &config.copy.store else { return Ok(None) };
+    if config.copy_secret_away().is_some() {
+        return Ok(Some(Arc::new(copy_without_secret(config, settings))));
+    }
     if let Some(remote) = config.remote_copy().map_err(|e| e.to_string())? {
         return Ok(Some(Arc::new(RemoteStore::open(&remote).map_err(|e| e.to_string())?)));
     }
     let path = config.resolve(&settings.path);
     let beside = (config.store.kind == StoreKind::Local).then(|| config.resolve(&config.store.path));
-    let (place, immutable) = (format!("local folder {}", shown(&path)), settings.immutable);
-    let open = move || open_copy_in(&path, beside.as_deref(), immutable);
-    if config.copy_away().is_some() {
-        return Ok(Some(Arc::new(LateStore::new(place, Arc::new(open)))));
+    let (place, immutable, folder) = (format!("local folder {}", shown(&path)), settings.immutable, path.clone());
+    let open = move |was_open: bool| open_copy_in(&path, beside.as_deref(), immutable, was_open);
+    let copy = LateStore::new(place, Arc::new(open), Arc::new(move || LocalStore::standing(&folder)));
+    if config.copy_away().is_none() {
+        copy.open_now().map_err(|e| e.to_string())?;
     }
-    Ok(Some(open().map_err(|e| e.to_string())?))
+    Ok(Some(Arc::new(copy)))
 }
 
-/// The copy in a folder of this machine that must be there; `beside`: the store, where that is a folder too.
-fn open_copy_in(path: &Path, beside: Option<&Path>, immutable: bool) -> Result<Arc<dyn Store>, StoreError> {
-    let mut entries = std::fs::read_dir(path).map_err(|e| {
-        let message = format!("copy.store.path: {}: {e}", shown(path));
-        StoreError::new(Kind::Denied, message, COPY_AWAY)
-    })?;
+/// A copy elsewhere, which is opened as soon as the file of its credentials is there.
+fn copy_without_secret(config: &Config, settings: &StoreConfig) -> LateStore {
+    let place = format!("{} bucket '{}'", settings.kind.as_str(), escape_bounded(&settings.bucket, 80));
+    let config = config.clone();
+    let open = move |_: bool| -> Result<Arc<dyn Store>, StoreError> {
+        let unfit = |what: String| StoreError::new(Kind::Denied, format!("copy.store: {what}"), COPY_SECRET_AWAY);
+        let remote = config.remote_copy().map_err(|e| unfit(e.to_string()))?;
+        let remote = remote.ok_or_else(|| unfit("is a folder".to_owned()))?;
+        Ok(Arc::new(RemoteStore::open(&remote)?))
+    };
+    LateStore::new(place, Arc::new(open), Arc::new(|| Some((0, 0))))
+}
+
+/// What helps when a copy's folder is empty that was not: a mount point without its disk looks so, and so does a new disk.
+const COPY_EMPTY: &str =
+    "mount the disk that it is on; nothing is made in its place; only for a new copy in this folder start the coordinator again";
+
+/// The copy in a folder of this machine that must be there; `beside`: the store, where that is a folder too. `was_open`: this process had a
+/// copy there before.
+fn open_copy_in(path: &Path, beside: Option<&Path>, immutable: bool, was_open: bool) -> Result<Arc<dyn Store>, StoreError> {
+    let unfit = |what: String, remedy: &str| StoreError::new(Kind::Denied, format!("copy.store.path: {}{what}", shown(path)), remedy);
+    let mut entries = std::fs::read_dir(path).map_err(|e| unfit(format!(": {e}"), COPY_AWAY))?;
     if let Some(store) = beside {
         apart(store, path)?;
     }
-    let store = if entries.next().is_none() { LocalStore::create(path) } else { LocalStore::open(path) }?;
+    let opened = match entries.next() {
+        None if was_open => return Err(unfit(" is empty, and the copy was in it".to_owned(), COPY_EMPTY)),
+        None => LocalStore::create(path),
+        Some(_) => LocalStore::open(path),
+    };
+    // Only an object may be called absent.
+    let store = opened.map_err(|e| match e.kind() {
+        Kind::NotFound => unfit(" is not empty, and no store of this program".to_owned(), COPY_AWAY),
+        _ => e.during("copy.store.path"),
+    })?;
     if immutable {
         store.make_immutable()?;
     }

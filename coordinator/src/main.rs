@@ -12,7 +12,7 @@ use exhibit_certs::deployment::CreateError;
 use exhibit_certs::files::FileError;
 use exhibit_certs::issue::ServerNames;
 use exhibit_certs::tls::HotServer;
-use exhibit_coordinator::config::{COPY_AWAY, Config, ConfigError, LogFormat, Rate, StoreKind};
+use exhibit_coordinator::config::{COPY_AWAY, COPY_SECRET_AWAY, Config, ConfigError, LogFormat, Rate, StoreKind};
 use exhibit_coordinator::ledger::Keys;
 use exhibit_coordinator::{attest, clock, copy, init, intake, recover, reindex, reverify, serve, store, upkeep};
 use exhibit_proto::transport::server;
@@ -275,6 +275,10 @@ fn say_usable(config: &Config) {
         let copy = exhibit_evidence::text::escape_bounded(&copy.to_string_lossy(), 200);
         eprintln!("copy.store.path: {copy} is not there, so nothing would be copied: {COPY_AWAY}");
     }
+    if let Some(file) = config.copy_secret_away() {
+        let file = exhibit_evidence::text::escape_bounded(&file.to_string_lossy(), 200);
+        eprintln!("copy.store: {file} is not there, so nothing would be copied: {COPY_SECRET_AWAY}");
+    }
 }
 
 fn report(failure: &Failure) -> ExitCode {
@@ -351,6 +355,8 @@ async fn look_at_store(command: StoreCommand) -> Result<(), Failure> {
             report.holds()
         }
         StoreCommand::Attest { .. } => {
+            // A copy that cannot be asked must not pass for one without versions.
+            let _ = config.remote_copy()?;
             let second = init::open_copy(&config).map_err(failed)?;
             let report = attest_both(opened, second, keys_of(&config)).await?;
             shown(report.text(), serde_json::to_string(&report))?;
@@ -408,14 +414,15 @@ async fn attest_both(
         return Err(failed("only an S3 store, or one with store.lock, has versions to attest; see 'store check'"));
     }
     let (mut attested, now) = (Attested { store: None, copy: None }, clock::now());
-    for (store, report) in [(Some(first), &mut attested.store), (second, &mut attested.copy)] {
+    for (store, report, is_copy) in [(Some(first), &mut attested.store, false), (second, &mut attested.copy, true)] {
         let Some((store, attestable)) = store.and_then(|store| store.attestable().map(|found| (store, found))) else { continue };
         let task = store::attest::Task { begin: String::new(), repair: false, pause: std::time::Duration::ZERO, now };
         let mut pass = store::attest::Pass::new(attestable, task);
         if let Some(keys) = &keys {
             // A log whose end is hidden would pass for a shorter one.
             store::attest::recall(&*store, "").await.map_err(failed)?;
-            pass = pass.judged_by(attest::Offline::new(store, Arc::clone(keys)));
+            let keys = Arc::clone(keys);
+            pass = pass.judged_by(if is_copy { attest::Offline::of_copy(store, keys) } else { attest::Offline::new(store, keys) });
         }
         *report = Some(Box::pin(pass.run()).await.map_err(failed)?);
     }

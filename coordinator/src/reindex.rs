@@ -3,6 +3,7 @@
 //! Logs say what happened, manifests where every segment lies. What only ever lived in the catalog is gone and said so:
 //! see [`LOST`].
 
+mod before;
 mod collections;
 mod rebuild;
 mod stream;
@@ -15,8 +16,10 @@ use exhibit_certs::Deployment;
 use exhibit_evidence::Timestamp;
 use exhibit_evidence::text::{escape_bounded, one_line};
 
+use before::Before;
 pub(crate) use rebuild::Trouble;
 pub use rebuild::rebuild;
+use rebuild::rebuild_after;
 pub(crate) use stream::segments;
 
 use crate::catalog::postgres::{Alone, PostgresCatalog, Settings};
@@ -24,13 +27,14 @@ use crate::catalog::sqlite::{self, SqliteCatalog};
 use crate::catalog::{Catalog, CatalogPlace};
 use crate::config::Config;
 use crate::ledger::{Keys, Ledgers};
+use crate::several;
 
 /// What no store holds, in words for the operator.
 pub const LOST: [&str; 5] = [
     "enrolment tokens: make new ones",
     "labels of agents and what they last said about themselves: set the labels again, the rest comes with their next connection",
     "where uploads stood: their collections begin again with a new stream; segments that had arrived stay in the store and are kept with the old one",
-    "how long the logs were: the new catalog begins with what the store shows, and only a witness, or a head that was noted, tells whether that is all",
+    "how long the logs were, where no catalog before could say it: the new one begins with what the store shows, and only a witness, or a head that was noted, tells whether that is all",
     "requests to cancel, incidents that no log has (those of the last hour, where the same was logged before), and the moment at which an order was admitted (the time of its signature is shown instead)",
 ];
 
@@ -64,6 +68,9 @@ pub struct Report {
     pub answered: Vec<String>,
     /// Of these in all.
     pub answered_count: u64,
+    /// Why the catalog that was there before was not asked what it knew. None: it was, or there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_compared: Option<String>,
 }
 
 impl Report {
@@ -74,6 +81,18 @@ impl Report {
         self.problem_count = self.problem_count.saturating_add(1);
         if self.problems.len() < PROBLEMS_MAX {
             self.problems.push(what);
+        }
+    }
+
+    /// What was wrong with one log or case is a problem, and the rest goes on; what stops everything is given back.
+    fn take_trouble(&mut self, of: impl fmt::Display, made: Result<(), Trouble>) -> Result<(), ReindexError> {
+        match made {
+            Ok(()) => Ok(()),
+            Err(Trouble::Damaged(what)) => {
+                self.problem(format!("{of}: {what}"));
+                Ok(())
+            }
+            Err(Trouble::Fatal(what)) => Err(ReindexError(what)),
         }
     }
 
@@ -103,28 +122,38 @@ impl Report {
     #[must_use]
     pub fn text(&self) -> String {
         let mut out = format!(
-            "The catalog was made again from the store: {} cases, {} orders, {} collections ({} of them without a seal), {} streams, {} segments, {} agents.\n",
-            self.cases, self.orders, self.collections, self.unsealed, self.streams, self.segments, self.agents
+            "The catalog was made again from the store: {}, {}, {} ({} without a seal), {}, {}, {}.\n",
+            several::count(self.cases, "case"),
+            several::count(self.orders, "order"),
+            several::count(self.collections, "collection"),
+            self.unsealed,
+            several::count(self.streams, "stream"),
+            several::count(self.segments, "segment"),
+            several::count(self.agents, "agent")
         );
         out.push_str("\nNot in the store, and therefore gone:\n");
         for what in LOST {
             let _ = writeln!(out, "  - {what}");
         }
         if self.problem_count > 0 {
-            let _ = writeln!(out, "\n{} problems (run exhibit-verify on the cases that they name):", self.problem_count);
+            let problems = several::count(self.problem_count, "problem");
+            let _ = writeln!(out, "\n{problems} (run exhibit-verify on the cases that are named):");
             for what in &self.problems {
                 let _ = writeln!(out, "  - {what}");
             }
         }
         if self.answered_count > 0 {
-            let count = self.answered_count;
-            let _ = writeln!(
-                out,
-                "\n{count} things in the store are not ours, and were passed over (docs/operations/stores.md says what to do):"
-            );
+            let things = several::count(self.answered_count, "thing");
+            let _ = writeln!(out, "\nNot ours, and passed over: {things} in the store (docs/operations/stores.md says what to do):");
             for what in &self.answered {
                 let _ = writeln!(out, "  - {what}");
             }
+        }
+        if let Some(why) = &self.not_compared {
+            let _ = writeln!(
+                out,
+                "\nThe catalog before could not be asked what it knew: {why}. That a log is shorter than it was, or a case is gone, was not looked for."
+            );
         }
         if self.problem_count == 0 {
             out.push_str("\nThe catalog is whole.\n");
@@ -170,7 +199,7 @@ pub async fn run(config: &Config, replace: bool, now: Timestamp) -> Result<Repor
 }
 
 /// Order:
-/// 1. lock; remove what an interrupted reindex left
+/// 1. what the old catalog knows is read, and it is closed; lock; remove what an interrupted reindex left
 /// 2. a new catalog beside the old one, filled and closed
 /// 3. the old one's file, then its write-ahead log, are renamed to `.old` - without its file that log is nobody's
 /// 4. the new one is renamed into place; fsync of the folder
@@ -182,6 +211,8 @@ async fn in_file(
     ledgers: impl FnOnce() -> Result<Arc<Ledgers>, ReindexError>,
     now: Timestamp,
 ) -> Result<Report, ReindexError> {
+    // Not under the lock, which whoever opens a catalog takes. That a coordinator runs is said by the lock.
+    let before = Box::pin(Before::ask(&CatalogPlace::File(path.to_owned()))).await;
     let _lock = sqlite::lock(path).map_err(ReindexError::new)?;
     let fresh = beside(path, ".new");
     for suffix in ["", "-wal", "-shm", "-journal", ".lock"] {
@@ -189,7 +220,7 @@ async fn in_file(
     }
     let ledgers = ledgers()?;
     let catalog = SqliteCatalog::create(&fresh).await.map_err(ReindexError::new)?;
-    let report = rebuild(&ledgers, &catalog, now).await;
+    let report = rebuild_after(&ledgers, &catalog, &before, now).await;
     catalog.close().await;
     drop(catalog);
     let report = report?;
@@ -198,7 +229,7 @@ async fn in_file(
 }
 
 /// Order:
-/// 1. the lock of [`Alone`]: no coordinator is connected, and none starts
+/// 1. what the old catalog knows is read; the lock of [`Alone`]: no coordinator is connected, and none starts
 /// 2. a new catalog in a schema of its own, what an interrupted reindex left there removed; filled
 /// 3. one transaction renames the schemas, on the connection that has the lock
 ///
@@ -215,10 +246,12 @@ async fn in_database(
             settings.place()
         )));
     }
+    // Asked before: what works alone keeps everybody from the catalog.
+    let before = Box::pin(Before::ask(&CatalogPlace::Postgres(settings.clone()))).await;
     let mut alone = Alone::take(settings).await.map_err(ReindexError::new)?;
     let ledgers = ledgers()?;
     let catalog = alone.fresh().await.map_err(ReindexError::new)?;
-    let report = rebuild(&ledgers, &catalog as &dyn Catalog, now).await;
+    let report = rebuild_after(&ledgers, &catalog as &dyn Catalog, &before, now).await;
     catalog.close().await;
     let report = report?;
     alone.exchange().await.map_err(ReindexError::new)?;

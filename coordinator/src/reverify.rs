@@ -5,6 +5,7 @@
 //! receipt and a share of the segments against their manifest (`--sample`), another share each time.
 
 mod files;
+mod log;
 mod results;
 mod scheduled;
 
@@ -26,6 +27,7 @@ use exhibit_evidence::text::escape_bounded;
 use exhibit_evidence::verify::{self, Options};
 use exhibit_evidence::{Digest, Timestamp};
 use files::{Files, GivenUp};
+pub(crate) use log::judge_log;
 pub use results::RESULTS;
 use results::Results;
 pub use scheduled::{Schedule, run_scheduled};
@@ -151,12 +153,17 @@ impl Report {
     pub fn text(&self) -> String {
         let (segments, bytes) =
             self.cases.iter().fold((0_u64, 0_u64), |(s, b), c| (s.saturating_add(c.segments), b.saturating_add(c.bytes)));
-        let mut out = format!("{} cases, {segments} segments, {bytes} bytes read from the store", self.cases.len());
+        let mut out = format!(
+            "{}, {}, {} read from the store",
+            several::count(self.cases.len() as u64, "case"),
+            several::count(segments, "segment"),
+            several::count(bytes, "byte")
+        );
         let _ = writeln!(
             out,
             "{}",
             if self.resumed > 0 {
-                format!("; {} cases of the interrupted run that began at {} stand", self.resumed, self.begun)
+                format!("; {} of the interrupted run that began at {} counted", several::count(self.resumed, "case"), self.begun)
             } else {
                 String::new()
             }
@@ -257,11 +264,11 @@ struct Run {
 }
 
 /// What the catalog knows.
-struct Catalogued {
+pub(crate) struct Catalogued {
     /// Each case that it has, and the newest head of its log that was published.
-    cases: Vec<(String, Option<Published>)>,
+    pub(crate) cases: Vec<(String, Option<Published>)>,
     /// The newest head of the deployment's log that was published.
-    deployment: Option<Published>,
+    pub(crate) deployment: Option<Published>,
 }
 
 impl Run {
@@ -335,7 +342,7 @@ impl Run {
         let Task { store, keys, depth, rate, .. } = &self.task;
         let seed = Digest::of(format!("{}{name}", self.results.begun).as_bytes());
         let (store, keys, head) = (Arc::clone(store), Arc::clone(keys), self.heads.get(name).copied());
-        Work { store, log, keys, depth: *depth, pace: Pace::new(*rate), seed, head }
+        Work { store, log, keys, depth: Some(*depth), pace: Pace::new(*rate), seed, head }
     }
 
     /// What somebody put into a log's places, and what was passed over, is named with what lies on top of objects.
@@ -391,7 +398,11 @@ async fn known_to_catalog(config: &Config) -> Result<Catalogued, String> {
     known.map_err(|e| e.to_string())
 }
 
-async fn catalogued(catalog: &dyn Catalog) -> Result<Catalogued, CatalogError> {
+/// Every case of a catalog, and how long it knows the logs to be.
+///
+/// # Errors
+/// [`CatalogError`]
+pub(crate) async fn catalogued(catalog: &dyn Catalog) -> Result<Catalogued, CatalogError> {
     let deployment = catalog.published(LogName::Deployment.folder()).await?;
     let (mut cases, mut after) = (Vec::new(), None);
     loop {
@@ -410,7 +421,8 @@ struct Work {
     store: Arc<dyn Store>,
     log: LogName,
     keys: Arc<Keys>,
-    depth: Depth,
+    /// How much of the evidence; none: the log by itself.
+    depth: Option<Depth>,
     pace: Pace,
     seed: Digest,
     /// What its log must hold.
@@ -517,13 +529,13 @@ impl Work {
         now: fn() -> Timestamp,
     ) -> Result<CaseResult, StoreError> {
         let mut result = CaseResult::new(self.name(), now());
-        let whole = self.depth == Depth::All;
+        let whole = self.depth == Some(Depth::All);
         let evidence = format!("{}/collections/", self.folder());
         // Without its evidence the log is verified as in a copy from which the collections were left out.
         let left_out = if whole { Vec::new() } else { collections(&evidence, objects) };
         let look = looked.as_ref().and_then(|looked| looked.as_ref().ok());
         // What lies in the places of records and is none is named by its own name, and no part of the log.
-        let is_read = |name: &str| (whole || !name.starts_with(&evidence)) && look.is_none_or(|look: &Look| !look.is_beside(name));
+        let is_read = |name: &str| self.is_wanted(name, &evidence) && look.is_none_or(|look: &Look| !look.is_beside(name));
         let listed: Vec<(String, u64)> = objects.iter().filter(|o| is_read(&o.name)).map(|o| (o.name.clone(), o.size)).collect();
         let given_up = GivenUp::default();
         let files = Files {
@@ -541,6 +553,7 @@ impl Work {
         let verified = tokio::task::spawn_blocking(move || verify::verify(&files, &anchor, &options, &mut |_| {})).await;
         let verified = verified.map_err(|e| StoreError::bug(format!("the verification ended badly: {e}")))?;
         match verified {
+            Ok(report) if self.depth.is_none() => result.take_log(&report),
             Ok(report) => {
                 let tiles = format!("{}/tile/", self.log.folder());
                 let has_tiles = objects.iter().any(|o| o.name.starts_with(&tiles));
@@ -548,15 +561,26 @@ impl Work {
             }
             Err(e) => result.fail(format!("it cannot be listed: {e}")),
         }
-        match &looked {
+        // Of a log by itself whoever opens it next tells both.
+        match looked.as_ref().filter(|_| self.depth.is_some()) {
             Some(Ok(look)) => result.take_news(look),
             Some(Err(e)) => result.take_refusal(e),
             None => {}
         }
-        if let Depth::Sample(share) = self.depth {
+        if let Some(Depth::Sample(share)) = self.depth {
             self.sample(share, look, &mut result).await?;
         }
         Ok(result)
+    }
+
+    /// Whether the verifier is to see an object.
+    fn is_wanted(&self, name: &str, evidence: &str) -> bool {
+        match self.depth {
+            Some(Depth::All) => true,
+            Some(Depth::Sample(_)) => !name.starts_with(evidence),
+            // What lies beside a log may be so much that what is wrong with the log would not be among the findings that are kept.
+            None => name.strip_prefix(&self.log.folder()).is_some_and(|rest| rest.starts_with('/')),
+        }
     }
 
     /// Each manifest that a receipt of the log names, whole, and a share of its segments.
@@ -663,6 +687,10 @@ impl CaseResult {
                 "{requests} requests for timestamps lie there that no authority answered; 'timestamp-failed' records say so"
             ));
         }
+        self.take_put_back(report);
+    }
+
+    fn take_put_back(&mut self, report: &verify::Report) {
         // A log that is damaged as well is told as that.
         let put_back = |f: &verify::Finding| f.code == verify::Code::LogExpected && f.follows_from.is_none();
         if report.findings.kept().iter().any(put_back) {

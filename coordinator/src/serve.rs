@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use exhibit_certs::Deployment;
 use exhibit_certs::tls::{HotServer, ServerTls, explain_tls_error, peer_from_certificates};
+use exhibit_evidence::key::SigningKey;
 use exhibit_evidence::log::WitnessKey;
 use exhibit_proto::agent::v1::agent_service_server::AgentServiceServer;
 use exhibit_proto::responder::v1::responder_service_server::ResponderServiceServer;
@@ -20,6 +21,7 @@ use crate::catalog::SharedCatalog;
 use crate::clock;
 use crate::cost::Prices;
 use crate::dispatch::{self, Sessions};
+use crate::filled::Foreign;
 use crate::intake::{self, Uploads};
 use crate::ledger::{Keys, Known, Ledger, Ledgers};
 use crate::metrics::SharedMetrics;
@@ -131,10 +133,14 @@ pub async fn start(setup: Setup) -> Result<Running> {
     let registry = ConnectionRegistry::new();
     let (leases, waiting) = among(&catalog);
     clocks_agree(&leases).await?;
+    let foreign = Box::pin(refuse_unfilled(&deployment, &store, &catalog, &leases, &witnesses)).await?;
     let parts =
         assemble(deployment, (store, upkeep), catalog, (intake, rules, witnesses, authorities), registry.clone(), (leases, &audit, prices))
             .await?;
-    crate::filled::check(&*parts.catalog, &*parts.store, &parts.deployment_log).await?;
+    crate::filled::note(&*parts.catalog).await?;
+    if let Some(what) = foreign.text() {
+        parts.incident(None, "store-foreign", &parts.store.describe(), &what).await;
+    }
     let (stop, stopping) = watch::channel(false);
     let together = together(&parts, waiting, &stopping);
     parts.load_revoked().await?;
@@ -252,6 +258,23 @@ fn together(parts: &Arc<Parts>, waiting: Option<Waiting>, stopping: &watch::Rece
         tokio::spawn(waiting.run(Arc::clone(peers), stopping.clone())),
         tokio::spawn(replica::follow(Arc::clone(parts), Arc::clone(peers), stopping.clone())),
     ]
+}
+
+/// Refuses an empty catalog over a full store before anything is written into it, the newest heads of logs among it: an import takes an
+/// empty one only. So it looks by logs that no catalog stands behind.
+async fn refuse_unfilled(
+    deployment: &Deployment,
+    store: &Arc<dyn Store>,
+    catalog: &SharedCatalog,
+    leases: &Arc<Leases>,
+    witnesses: &[WitnessKey],
+) -> Result<Foreign> {
+    // The logs take their key by value.
+    let log = SigningKey::from_text(&deployment.log_key.to_text())
+        .ok_or_else(|| Problem::new(Kind::Failed, "the log key does not survive its own text; restore log.key from its backup"))?;
+    let keys = Keys { anchor: deployment.anchor.clone(), log, witnesses: witnesses.to_vec() };
+    let ledgers = Ledgers::among(Arc::clone(store), keys, Arc::clone(leases), Audit::default(), Known::default());
+    crate::filled::check(&**catalog, &ledgers).await
 }
 
 /// The deployment's log; that it is refused is kept for when it can be written to again.

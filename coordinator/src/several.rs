@@ -3,6 +3,11 @@
 /// Bytes of a list in the detail of an incident, which has 2,000 with what stands around it.
 pub(crate) const DETAIL_BYTES: usize = 1_500;
 
+/// How many there are of something that has a plural in s.
+pub(crate) fn count(n: u64, one: &str) -> String {
+    format!("{n} {one}{}", if n == 1 { "" } else { "s" })
+}
+
 /// The items that fit, joined, and how many more there are; `beyond` of them are not among the items. The first one is always there.
 pub(crate) fn listed(items: &[String], beyond: u64, between: &str, bytes_max: usize) -> String {
     let (text, left) = fitting(items, beyond, between, bytes_max);
@@ -29,6 +34,11 @@ pub(crate) fn fitting(items: &[String], beyond: u64, between: &str, bytes_max: u
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_of_them_is_no_plural() {
+        assert_eq!([0, 1, 2].map(|n| count(n, "case")), ["0 cases", "1 case", "2 cases"]);
+    }
 
     #[test]
     fn what_does_not_fit_is_counted() {

@@ -15,6 +15,8 @@ use crate::exit::{Code, Failure, Result};
 
 /// Most records that are read on the way to it: enrolments of the keys that sign first.
 const RECORDS_MAX: u64 = 10_000;
+/// Records that are asked for at first: the enrolments of one who was enrolled by an admin, and the record itself.
+const ASKED_FIRST: u64 = 4;
 
 /// How a case was opened.
 pub struct Opening {
@@ -37,20 +39,33 @@ impl Opening {
     }
 
     async fn first(connection: &mut Connection, name: &LogName, case: &CaseId) -> Result<(Self, Tree)> {
-        let request = pb::ListRecordsRequest { case_id: log::wire_name(name), from: 0, limit: RECORDS_MAX };
-        let mut stream = connection.log_rpc().list_records(request).await?.into_inner();
         let (mut ring, mut tree, mut found) = (KeyRing::new(connection.anchor()), Tree::new(), None);
-        while let Some(record) = stream.message().await? {
-            let bad = |e: String| damaged(format!("record {} of {case}: {}", record.n, escape_bounded(&e, 300)));
-            if record.n != tree.size() {
-                return Err(bad(format!("the coordinator gave it where {} is due", tree.size())));
+        loop {
+            let (from, limit) = (tree.size(), asked(tree.size()));
+            let end = from.saturating_add(limit);
+            if limit == 0 {
+                break;
             }
-            tree.append(&record.envelope);
-            let envelope = Envelope::parse(&record.envelope).map_err(|e| bad(e.to_string()))?;
-            let verified = ring.verify(&envelope).map_err(|e| bad(e.to_string()))?;
-            Self::look(&mut found, case, &verified)?;
-            if let Some(found) = found {
-                return Ok((found, tree));
+            let request = pb::ListRecordsRequest { case_id: log::wire_name(name), from, limit };
+            let mut stream = connection.log_rpc().list_records(request).await?.into_inner();
+            while tree.size() < end
+                && let Some(record) = stream.message().await?
+            {
+                let bad = |e: String| damaged(format!("record {} of {case}: {}", record.n, escape_bounded(&e, 300)));
+                if record.n != tree.size() {
+                    return Err(bad(format!("the coordinator gave it where {} is due", tree.size())));
+                }
+                tree.append(&record.envelope);
+                let envelope = Envelope::parse(&record.envelope).map_err(|e| bad(e.to_string()))?;
+                let verified = ring.verify(&envelope).map_err(|e| bad(e.to_string()))?;
+                Self::look(&mut found, case, &verified)?;
+                if let Some(found) = found {
+                    return Ok((found, tree));
+                }
+            }
+            if tree.size() < end {
+                // There are no more.
+                break;
             }
         }
         Err(damaged(format!("the log of {case} has no record that opens it")))
@@ -87,6 +102,12 @@ impl Opening {
     }
 }
 
+/// How many records are asked for when so many were read. The coordinator reads each from its store before it sends it, and ahead of whoever
+/// takes them, so a long log is not asked for whole: at most twice what is needed is read.
+fn asked(read: u64) -> u64 {
+    read.max(ASKED_FIRST).min(RECORDS_MAX.saturating_sub(read))
+}
+
 fn damaged(message: String) -> Failure {
     Failure::new(Code::Damaged, message).hint("sign nothing in this case; verify it with exhibit-verify, and ask the deployment's operator")
 }
@@ -99,6 +120,20 @@ mod tests {
     use exhibit_evidence::anchor::{Anchor, FORMAT};
     use exhibit_evidence::key::SigningKey;
     use exhibit_evidence::record::{CaseClosed, Enrolment, Role, sign};
+
+    #[test]
+    fn a_long_log_is_not_asked_for_whole() {
+        for needed in 1..=RECORDS_MAX {
+            let mut read = 0;
+            while read < needed {
+                let next = asked(read);
+                assert!(next > 0, "{needed}: it is found");
+                read += next;
+            }
+            assert!(read <= ASKED_FIRST.max(2 * needed) && read <= RECORDS_MAX, "{needed}: {read} are read");
+        }
+        assert_eq!(asked(RECORDS_MAX), 0);
+    }
 
     /// A second responder of the case may sign such a record too, and a coordinator may show it: it has no effect.
     #[test]

@@ -1,21 +1,31 @@
 //! Which versions of a log's parts are the genuine ones, what lies in a record's place and is none, and whether its newest head lies on
-//! top, for commands that run without the coordinator: from the deployment's keys and what the store holds, by the functions by which a
+//! top, which tiles and segments nothing signed gives or names, and which head is gone, for commands that run without the coordinator: from the deployment's keys and what the store holds, by the functions by which a
 //! log is opened. Nothing is written for it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use exhibit_evidence::Digest;
 use exhibit_evidence::anchor::Anchor;
+use exhibit_evidence::dsse::{ENVELOPE_BYTES_MAX, Envelope};
+use exhibit_evidence::id::{CaseId, CollectionId};
 use exhibit_evidence::layout::{CaseObject, LogName};
+use exhibit_evidence::log::Tile;
+use exhibit_evidence::record::Record;
 use futures::future::BoxFuture;
 
 use crate::ledger::{self, Keys, LedgerError, Look};
+use crate::seal::Named;
 use crate::several;
 use crate::store::attest::Judge;
 use crate::store::{Kind, Store, StoreError};
 
 /// How often a log is read for what lies beyond its end: it may have grown since, and must not be read again for every object there.
 const LOOKS_MAX: u32 = 2;
+
+/// After a record its head is written within this time.
+const HEAD_FOLLOWS: Duration = Duration::from_secs(1);
 
 /// The judge of a store whose coordinator need not run.
 #[derive(Debug)]
@@ -25,6 +35,10 @@ pub struct Offline {
     looked: Looked,
     /// The log that was asked for last: the names of one come one after another.
     last: Mutex<Option<Seen>>,
+    /// The sealed collection that was asked for last.
+    sealed: Mutex<Option<Named>>,
+    /// It is the copy, into which heads come after all that they cover.
+    is_copy: bool,
 }
 
 /// What was seen of a log.
@@ -43,7 +57,21 @@ impl Offline {
     /// The judge of this store by this deployment's keys. What is hidden in it is to be recalled before.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, keys: Arc<Keys>) -> Arc<Self> {
-        Arc::new(Self { store, keys, looked: Looked::default(), last: Mutex::default() })
+        Self::judge(store, keys, false)
+    }
+
+    /// As [`Offline::new`], of the copy in a second store.
+    #[must_use]
+    pub fn of_copy(store: Arc<dyn Store>, keys: Arc<Keys>) -> Arc<Self> {
+        Self::judge(store, keys, true)
+    }
+
+    fn judge(store: Arc<dyn Store>, keys: Arc<Keys>, is_copy: bool) -> Arc<Self> {
+        Arc::new(Self { store, keys, looked: Looked::default(), last: Mutex::default(), sealed: Mutex::default(), is_copy })
+    }
+
+    fn sealed(&self) -> MutexGuard<'_, Option<Named>> {
+        self.sealed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn last(&self) -> MutexGuard<'_, Option<Seen>> {
@@ -98,7 +126,128 @@ impl Offline {
                 _ => return Ok(None),
             }
         }
-        Ok(Some(format!("the log has {size} records and does not go on with it")))
+        if self.reaches_beyond(log, n).await? {
+            return Ok(None);
+        }
+        Ok(Some(format!("the log has {} and does not go on with it", several::count(size, "record"))))
+    }
+
+    /// Whether the head that a reader gets now is of more records than that: the log may have grown since it was read.
+    async fn reaches_beyond(&self, log: &LogName, size: u64) -> Result<bool, StoreError> {
+        match ledger::top(&*self.store, log, &self.keys).await {
+            Ok(top) => Ok(top.is_some_and(|top| top > size)),
+            Err(e) if e.kind() == ledger::Kind::Retry => Err(later(&e)),
+            Err(_) => Ok(false),
+        }
+    }
+
+    async fn why_strange(&self, log: &LogName, object: &CaseObject) -> Result<Option<String>, StoreError> {
+        match object {
+            CaseObject::Tile(tile) => self.wrong_tile(log, tile).await,
+            CaseObject::Segment(collection, ..) | CaseObject::Manifest(collection, _) => self.unsealed(log, collection, object).await,
+            CaseObject::Checkpoint | CaseObject::Slot(_) | CaseObject::Cosigned(..) | CaseObject::Timestamp(..) => Ok(None),
+        }
+    }
+
+    /// Why a tile is none: it is not what the records give, or there are none of which it could be.
+    async fn wrong_tile(&self, log: &LogName, tile: &Tile) -> Result<Option<String>, StoreError> {
+        let bytes = match self.store.get(&log.tile(tile), tile.bytes_max()).await {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == Kind::Damaged => return Ok(Some("it is larger than a tile of its name".to_owned())),
+            Err(e) if e.kind() == Kind::Retry => return Err(e),
+            // Destroyed since it was listed, or not to be read, which 'store verify' says.
+            Err(_) => return Ok(None),
+        };
+        let mut size = 0;
+        for again in [false, true] {
+            let Some(look) = self.look(log, again).await? else { return Ok(None) };
+            match look.gives(tile, &bytes) {
+                Some(true) => return Ok(None),
+                Some(false) => return Ok(Some("it is a tile and not what the records give".to_owned())),
+                None => size = look.size,
+            }
+        }
+        if self.reaches_beyond(log, size).await? {
+            return Ok(None);
+        }
+        Ok(Some(format!("it is a tile over records that are not there: the log has {}", several::count(size, "record"))))
+    }
+
+    /// Why nothing that was signed names an object in the folder of a collection. What was sealed stays so; of what was not nothing is said.
+    async fn unsealed(&self, log: &LogName, collection: &CollectionId, object: &CaseObject) -> Result<Option<String>, StoreError> {
+        let LogName::Case(case) = log else { return Ok(None) };
+        let known = self.sealed().as_ref().filter(|known| known.is_of(case, collection)).map(|known| known.allows(object));
+        let allowed = match known {
+            Some(allowed) => allowed,
+            None => match self.named(log, case, collection).await? {
+                Some(found) => {
+                    let allowed = found.allows(object);
+                    *self.sealed() = Some(found);
+                    allowed
+                }
+                None => true,
+            },
+        };
+        Ok((!allowed).then(|| "the collection is sealed, and no signed manifest of it names this".to_owned()))
+    }
+
+    /// What the seal of a collection names, from the records of its log.
+    async fn named(&self, log: &LogName, case: &CaseId, collection: &CollectionId) -> Result<Option<Named>, StoreError> {
+        let Some(look) = self.look(log, false).await? else { return Ok(None) };
+        let Some((n, digest)) = look.view.seal_of(collection).map(|entry| (entry.n, entry.digest)) else { return Ok(None) };
+        let Some(Record::Seal(seal)) = self.record(log, n, digest).await? else { return Ok(None) };
+        let mut segments: HashMap<Digest, u32> = HashMap::new();
+        for sealed in &seal.streams {
+            let Some(n) = look.view.find(&sealed.receipt) else { continue };
+            if let Some(Record::Receipt(receipt)) = self.record(log, n, sealed.receipt).await? {
+                segments.insert(sealed.receipt, receipt.manifest.segments);
+            }
+        }
+        let named = Named::of(&seal, &|_, receipt| segments.get(&receipt).copied());
+        Ok(Some(named).filter(|named| named.is_of(case, collection)))
+    }
+
+    /// Record `n` of a log, which was verified when the log was read; none where something else lies there now.
+    async fn record(&self, log: &LogName, n: u64, digest: Digest) -> Result<Option<Record>, StoreError> {
+        match self.store.get(&log.slot(n), ENVELOPE_BYTES_MAX as u64).await {
+            Ok(bytes) => {
+                let envelope = Envelope::parse(&bytes).ok().filter(|envelope| envelope.digest() == digest);
+                Ok(envelope.and_then(|envelope| Record::from_payload(envelope.unverified_payload()).ok()))
+            }
+            Err(e) if e.kind() == Kind::Retry => Err(e),
+            Err(_) => Ok(None),
+        }
+    }
+
+    async fn why_headless(&self, log: &LogName) -> Result<Option<String>, StoreError> {
+        if self.is_copy || self.has(&log.checkpoint()).await? {
+            return Ok(None);
+        }
+        tokio::time::sleep(HEAD_FOLLOWS).await;
+        if self.has(&log.checkpoint()).await? {
+            return Ok(None);
+        }
+        let has_records = self.has(&log.slot(0)).await?;
+        Ok(Some(match log {
+            _ if has_records => {
+                "its signed head is gone: only the catalog or a witness knows how long the log was; 'store verify' says more".to_owned()
+            }
+            LogName::Deployment => {
+                "nothing of the deployment's own log is there, though there are cases: bring it back from the second store or a backup"
+                    .to_owned()
+            }
+            LogName::Case(_) => {
+                "the case has no log: what lies in its folder was put there by somebody else, or its log was taken away".to_owned()
+            }
+        }))
+    }
+
+    async fn has(&self, object: &str) -> Result<bool, StoreError> {
+        match self.store.size(object).await {
+            Err(e) if e.kind() == Kind::NotFound => Ok(false),
+            Err(e) if e.kind() == Kind::Retry => Err(e),
+            Ok(_) | Err(_) => Ok(true),
+        }
     }
 
     async fn wrong_heads(&self, log: &LogName) -> Result<Option<String>, StoreError> {
@@ -133,8 +282,12 @@ impl Judge for Offline {
         Box::pin(self.wrong_heads(log))
     }
 
-    fn unnamed<'a>(&'a self, _log: &'a LogName, _object: &'a CaseObject) -> BoxFuture<'a, Result<Option<String>, StoreError>> {
-        Box::pin(async { Ok(None) })
+    fn unnamed<'a>(&'a self, log: &'a LogName, object: &'a CaseObject) -> BoxFuture<'a, Result<Option<String>, StoreError>> {
+        Box::pin(self.why_strange(log, object))
+    }
+
+    fn headless<'a>(&'a self, log: &'a LogName) -> BoxFuture<'a, Result<Option<String>, StoreError>> {
+        Box::pin(self.why_headless(log))
     }
 }
 

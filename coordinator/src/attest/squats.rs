@@ -17,6 +17,7 @@ use super::offline::Looked;
 use crate::catalog::SharedCatalog;
 use crate::ledger::{self, Ledgers};
 use crate::seal::Named;
+use crate::several;
 use crate::store::attest::Judge;
 use crate::store::{Kind, Store, StoreError};
 
@@ -101,6 +102,46 @@ impl Logs {
         }
     }
 
+    /// Whether a log's own coordinator tells of what lies in a place of it: then it is told once.
+    async fn is_told(&self, log: &LogName, n: u64) -> Result<bool, StoreError> {
+        // What lies in the copy no log writes past.
+        if self.is_copy || !self.is_known(log).await? {
+            return Ok(false);
+        }
+        let told = match self.ledgers.get(log).await {
+            Ok(ledger) => ledger.tells_squat(n).await,
+            Err(e) => Err(e),
+        };
+        match told {
+            Ok(told) => Ok(told),
+            Err(e) if e.kind() == ledger::Kind::Retry => Err(later(&e)),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// False of a log of no case.
+    async fn is_known(&self, log: &LogName) -> Result<bool, StoreError> {
+        match log {
+            LogName::Deployment => Ok(true),
+            LogName::Case(case) => Ok(self.catalog.case(case.clone()).await.map_err(|e| later(&e))?.is_some()),
+        }
+    }
+
+    /// Of a log of which no head was listed: it is told here, because what is gone has left nothing that the log could name.
+    async fn why_headless(&self, log: &LogName) -> Result<Option<String>, StoreError> {
+        let published = self.catalog.published(log.folder()).await.map_err(|e| later(&e))?;
+        let Some(published) = published.filter(|published| published.size > 0 && !self.is_copy) else { return Ok(None) };
+        match self.store.size(&log.checkpoint()).await {
+            Err(e) if e.kind() == Kind::NotFound => {}
+            Err(e) if e.kind() == Kind::Retry => return Err(e),
+            // It was written since.
+            Ok(_) | Err(_) => return Ok(None),
+        }
+        self.look_at_head(log).await?;
+        let records = several::count(published.size, "record");
+        Ok(Some(format!("its signed head is gone, though {records} of the log were published; 'store verify' says what else is")))
+    }
+
     async fn judge(&self, log: &LogName, n: u64, bytes: &[u8]) -> Result<Option<String>, StoreError> {
         let Ok(envelope) = Envelope::parse(bytes) else { return Ok(Some("it is no signed record".to_owned())) };
         let mut ring = self.ledgers.deployment().await.map_err(|e| later(&e))?.key_ring();
@@ -142,6 +183,14 @@ impl Judge for Logs {
 
     fn unnamed<'a>(&'a self, log: &'a LogName, object: &'a CaseObject) -> BoxFuture<'a, Result<Option<String>, StoreError>> {
         Box::pin(self.why_strange(log, object))
+    }
+
+    fn tells<'a>(&'a self, log: &'a LogName, n: u64) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(self.is_told(log, n))
+    }
+
+    fn headless<'a>(&'a self, log: &'a LogName) -> BoxFuture<'a, Result<Option<String>, StoreError>> {
+        Box::pin(self.why_headless(log))
     }
 
     fn heads<'a>(&'a self, log: &'a LogName) -> BoxFuture<'a, Result<Option<String>, StoreError>> {

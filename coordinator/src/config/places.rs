@@ -13,9 +13,12 @@ use crate::catalog::CatalogPlace;
 /// What helps when the folder of a copy is not there. Whoever makes one on the path of a disk that is not mounted has a copy on the first disk.
 pub const COPY_AWAY: &str = "mount the disk that it is on; only for a new copy make an empty folder, on that disk and not where it is mounted; the coordinator uses it when it is there";
 
+/// What helps when the file with the credentials of a copy is not there.
+pub const COPY_SECRET_AWAY: &str = "put the credentials of the copy into that file, mode 0600; the coordinator uses it when it is there";
+
 impl Config {
-    /// Looks at the file itself, the deployment's folder, the store, its copy (unless its folder is not there: [`Config::copy_away`]) and,
-    /// unless it is about to be made anew, the catalog if it is a file; a database is not asked.
+    /// Looks at the file itself, the deployment's folder, the store, its copy (unless its folder or its file of credentials is not there: [`Config::copy_away`],
+    /// [`Config::copy_secret_away`]) and, unless it is about to be made anew, the catalog if it is a file; a database is not asked.
     /// Changes nothing.
     ///
     /// # Errors
@@ -32,7 +35,9 @@ impl Config {
             CatalogPlace::File(_) | CatalogPlace::Postgres(_) => {}
         }
         let _ = self.authorities()?;
-        let _ = self.remote_copy()?;
+        if self.copy_secret_away().is_none() {
+            let _ = self.remote_copy()?;
+        }
         if let Some(copy) = self.copy_folder().filter(|_| self.copy_away().is_none()) {
             look.folder("copy.store.path", &copy, "name a folder, on another disk than the store")?;
         }
@@ -51,9 +56,21 @@ impl Config {
     /// must not wait for the disk of the second.
     #[must_use]
     pub fn copy_away(&self) -> Option<PathBuf> {
-        let away = |path: &PathBuf| std::fs::metadata(path).is_err_and(|e| e.kind() != std::io::ErrorKind::PermissionDenied);
-        self.copy_folder().filter(away)
+        self.copy_folder().filter(|path| is_away(path))
     }
+
+    /// The file with the credentials of a copy elsewhere, when it is not there. That keeps no coordinator from starting either. One that may
+    /// not be read, or that others can read, does.
+    #[must_use]
+    pub fn copy_secret_away(&self) -> Option<PathBuf> {
+        let copy = self.copy.store.as_ref().filter(|copy| copy.kind != StoreKind::Local)?;
+        let file = copy.secret_access_key_file.as_ref().or(copy.credentials_file.as_ref())?;
+        Some(self.resolve(file)).filter(|path| is_away(path))
+    }
+}
+
+fn is_away(path: &Path) -> bool {
+    std::fs::metadata(path).is_err_and(|e| e.kind() != std::io::ErrorKind::PermissionDenied)
 }
 
 struct Look<'a> {

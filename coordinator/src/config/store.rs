@@ -234,13 +234,14 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] when the secret cannot be read or others can read it.
     pub fn remote(&self) -> Result<Option<RemoteSettings>, ConfigError> {
-        self.remote_of(&self.store)
+        self.remote_of(&self.store, "the store's secret")
     }
 
-    pub(super) fn remote_of(&self, store: &StoreConfig) -> Result<Option<RemoteSettings>, ConfigError> {
+    /// [`Config::remote`] of either store; `secret` names its secret in errors.
+    pub(super) fn remote_of(&self, store: &StoreConfig, secret: &str) -> Result<Option<RemoteSettings>, ConfigError> {
         let Some(kind) = store.kind.remote() else { return Ok(None) };
         let file = store.secret_access_key_file.as_ref().or(store.credentials_file.as_ref());
-        let secret = file.map(|p| read_secret(&self.resolve(p), "the store's secret")).transpose()?;
+        let secret = file.map(|p| read_secret(&self.resolve(p), secret)).transpose()?;
         Ok(Some(RemoteSettings {
             kind,
             bucket: store.bucket.clone(),

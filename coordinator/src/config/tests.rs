@@ -256,6 +256,16 @@ fn places_that_are_not_there_or_open_to_others_are_named_with_their_line() {
     // The disk of a copy may be mounted later.
     assert_eq!(check("[copy.store]\npath = \"/nonexist/copy\""), Ok(()));
     assert_eq!(Config::load(&file).expect("parses").copy_away(), Some(PathBuf::from("/nonexist/copy")));
+    // So may its credentials come later; those that others can read are refused.
+    let remote = "[copy.store]\nkind = \"s3\"\nbucket = \"b\"\naccess_key_id = \"id\"\nsecret_access_key_file = \"copy-secret\"";
+    assert_eq!(check(remote), Ok(()));
+    let secret = dir.path().join("copy-secret");
+    assert_eq!(Config::load(&file).expect("parses").copy_secret_away().as_ref(), Some(&secret));
+    std::fs::write(&secret, "very-secret").expect("write");
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o644)).expect("chmod");
+    assert_eq!(Config::load(&file).expect("parses").copy_secret_away(), None);
+    let (_, said) = check(remote).expect_err("others can read it");
+    assert!(said.contains("chmod 600") && !said.contains("very-secret"), "{said}");
     for open in [dir.path().to_owned(), dir.path().join("store")] {
         let before = std::fs::metadata(&open).expect("there").permissions();
         std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).expect("chmod");

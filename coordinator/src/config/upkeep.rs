@@ -195,6 +195,6 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] when its secret cannot be read or others can read it.
     pub fn remote_copy(&self) -> Result<Option<RemoteSettings>, ConfigError> {
-        self.copy.store.as_ref().map_or(Ok(None), |store| self.remote_of(store))
+        self.copy.store.as_ref().map_or(Ok(None), |store| self.remote_of(store, "the copy's secret"))
     }
 }

@@ -26,7 +26,7 @@ pub(super) async fn takes_copies(first: &dyn Store, copy: &dyn Store) -> Result<
 /// # Errors
 /// [`Kind::Denied`] when it takes none; otherwise as a store fails.
 async fn fit_for_copies(first: &dyn Store, copy: &dyn Store) -> Result<bool, StoreError> {
-    store::creates_only(copy).await?;
+    store::creates_only(copy).await.map_err(|e| e.during("in the second store"))?;
     // Each with its own remedy: by that what was told once is told apart.
     let unfit = |why: &str, remedy: &str| StoreError::new(Kind::Denied, format!("{} {why}", copy.describe()), remedy);
     if store::is_same(first, copy).await? {

@@ -5,6 +5,7 @@
 
 mod asker;
 mod destroy;
+pub(crate) mod raising;
 
 use std::sync::Arc;
 
@@ -61,7 +62,8 @@ fn signer_of(record: &Record) -> Option<(&str, Timestamp)> {
 ///
 /// Order of writes:
 /// 1. the signer's enrolments into the case's log (only what is missing);
-/// 2. the record into the case's log, if the rules allow it at that moment;
+/// 2. for a hold or a retention: the catalog keeps that the case's locks are to be set ([`raising`]);
+///    then the record into the case's log, if the rules allow it at that moment;
 /// 3. for the approval of a disposal: what [`destroy`] does; of an order: its collections go to their agents; for a hold or a
 ///    retention: the case's locks in the store are looked at soon.
 ///
@@ -96,18 +98,24 @@ pub async fn submit(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Re
     let digest = envelope.digest();
     allowed(parts, &ledger.view(), digest, &record, now)?;
     let (signed, checked, known) = (envelope.clone(), record.clone(), Arc::clone(parts));
-    ledger
+    let asks_for_more = matches!(record, Record::Hold(_) | Record::Retention(_));
+    if asks_for_more {
+        raising::begins(parts, &case).await?;
+    }
+    let added = ledger
         .append_built(move |view| {
             // Under the writer's lock nothing can come between this look and the record.
             allowed(&known, view, digest, &checked, now).map_err(|p| LedgerError::new(ledger::Kind::Refused, p.to_string()))?;
             Ok(vec![signed.clone()])
         })
-        .await?;
-    let n = ledger.find(&digest).ok_or_else(|| Problem::new(Kind::Damaged, format!("the log of {case} lacks what was written")))?;
-    tracing::info!(%case, kind, by = %escape_bounded(caller, 200), n, "custody record taken");
-    if matches!(record, Record::Hold(_) | Record::HoldReleased(_) | Record::Retention(_)) {
+        .await;
+    // Also where that failed: the record may be in the log all the same.
+    if asks_for_more || (added.is_ok() && matches!(record, Record::HoldReleased(_))) {
         parts.attesting.ask(&case);
     }
+    added?;
+    let n = ledger.find(&digest).ok_or_else(|| Problem::new(Kind::Damaged, format!("the log of {case} lacks what was written")))?;
+    tracing::info!(%case, kind, by = %escape_bounded(caller, 200), n, "custody record taken");
     let certificate = match record {
         Record::Approval(p) => {
             let order = ledger.view().custody().order_id(&p.predecessor).cloned();

@@ -181,7 +181,7 @@ impl Uploads {
         self.limits.uploads_max.max(1).saturating_sub(self.uploads.available_permits())
     }
 
-    /// An agent asked to upload, and the catalog answered or not.
+    /// An agent asked to upload, and the catalog answered or not; or it waits for the right to a collection, or got it.
     pub(super) fn note_asked(&self, agent: &AgentId, answered: bool) {
         if answered {
             self.turned_away.forget(agent);
@@ -190,7 +190,8 @@ impl Uploads {
         }
     }
 
-    /// Agents whose uploads were turned away because the catalog does not answer, and that come again.
+    /// Agents whose uploads were turned away because the catalog does not answer, or the right to write was still another upload's, and
+    /// that come again; those that wait for it too.
     #[must_use]
     pub fn turned_away(&self) -> usize {
         self.turned_away.count(Instant::now())

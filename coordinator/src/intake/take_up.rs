@@ -7,8 +7,8 @@ use exhibit_evidence::id::AgentId;
 use exhibit_evidence::layout;
 use tokio::sync::mpsc;
 
-use super::Opening;
 use super::upload::{encrypt_to, only_the_connected, restore};
+use super::{Opening, turned_away};
 use crate::catalog::{CollectionRow, State, StreamState};
 use crate::dispatch;
 use crate::parts::Parts;
@@ -53,7 +53,7 @@ pub async fn take_up(parts: &Arc<Parts>, agent: &AgentId, opening: &Opening) -> 
     if row.stream != opening.stream || !matches!(row.state, State::Queued | State::Offered | State::Running) {
         return Err(cannot(format!("the collection is {} and its stream is {}", row.state.as_str(), row.stream)));
     }
-    let right = crate::replica::collection(parts, &row.collection).await?;
+    let right = turned_away::right(parts, agent, &row.collection).await?;
     let place = parts.uploads.take(&row.collection, row.stream, right).await?;
     // The place may have been waited for, and another process may have connected meanwhile.
     only_the_connected(parts, agent, opening).await?;

@@ -1,12 +1,17 @@
-//! Agents whose uploads were turned away because the catalog did not answer. Whoever looks after the coordinator must see them as they
-//! see paused uploads: with a catalog that is away for longer, rights end, so uploads do too, and there is nothing left to be paused.
+//! Agents whose uploads were turned away because the catalog did not answer, or that wait for the right to write, which another upload
+//! has or had. Whoever looks after the coordinator must see them as they see paused uploads: with a catalog that is away for longer,
+//! rights end, so uploads do too, and there is nothing left to be paused.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use exhibit_evidence::id::AgentId;
+use exhibit_evidence::id::{AgentId, CollectionId};
 use tokio::time::Instant;
+
+use crate::parts::Parts;
+use crate::problem::Result;
+use crate::replica::{self, Lease};
 
 /// An agent tries again within 5 seconds, and a catalog that is away takes as long to say so: one that did not come back in this time
 /// waits no more.
@@ -38,6 +43,21 @@ impl TurnedAway {
         let agents = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         agents.values().filter(|at| now.duration_since(**at) < COMES_BACK_WITHIN).count()
     }
+}
+
+/// The right to write a collection's objects, for an agent that is about to send some. While it waits for the right, and after it was told
+/// to come again because of it, it is one of those that wait.
+///
+/// # Errors
+/// As [`replica::collection`].
+pub(super) async fn right(parts: &Arc<Parts>, agent: &AgentId, collection: &CollectionId) -> Result<Arc<Lease>> {
+    if let Ok(right) = replica::collection_at_once(parts, collection).await {
+        return Ok(right);
+    }
+    parts.uploads.note_asked(agent, false);
+    let right = replica::collection(parts, collection).await?;
+    parts.uploads.note_asked(agent, true);
+    Ok(right)
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::admission::Place;
 use super::check::{BadUpload, StreamCheck};
 use super::pieces::{bad, parts_of};
-use super::{Answer, Finish, Opening, Piece, finish};
+use super::{Answer, Finish, Opening, Piece, finish, turned_away};
 use crate::catalog::{CatalogError, CollectionRow, Ending, State, Step, StreamRow, StreamState, Totals};
 use crate::clock;
 use crate::dispatch;
@@ -103,7 +103,7 @@ pub async fn open(parts: &Arc<Parts>, agent: &AgentId, opening: &Opening) -> Res
             return Err(Problem::new(Kind::NotNow, format!("collection: {} is closed ({}): {why}", row.collection, row.state.as_str())));
         }
     };
-    let right = replica::collection(parts, &row.collection).await?;
+    let right = turned_away::right(parts, agent, &row.collection).await?;
     let place = parts.uploads.take(&row.collection, row.stream, right).await?;
     // Both are looked at again behind the place, which may have been waited for: another process may have connected, and an
     // end that is decided from here on finds the place and waits for its writes.

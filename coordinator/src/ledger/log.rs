@@ -350,12 +350,22 @@ impl Ledger {
     }
 
     /// Looks whether the head that a reader gets is the newest one. What else lies on top of it is told, where the store keeps what is
-    /// beneath.
+    /// beneath, and the newest is signed again on top: a log to which nothing is added would show the same at each look.
     ///
     /// # Errors
     /// As the store fails; [`Kind::Damaged`] of what is no head, where the store keeps nothing beneath.
     pub async fn look_at_head(&self) -> Result<(), LedgerError> {
-        self.inner.newest_head().await.map(|_| ())
+        self.inner.newest_head().await?;
+        Box::pin(self.inner.sign_on_top()).await
+    }
+
+    /// Has told what lies in the log's next place and is none of its records. True when what lies in place `n` is told by the log itself, so
+    /// that nobody else need tell it.
+    ///
+    /// # Errors
+    /// As the store fails; [`Kind::Damaged`] when more lies there than can be looked at.
+    pub async fn tells_squat(&self, n: u64) -> Result<bool, LedgerError> {
+        Box::pin(self.inner.tells_squat(n)).await
     }
 
     /// True when its opening would find nothing left to do: its head is published, and the catalog knows that.
@@ -470,6 +480,39 @@ impl Inner {
             self.known.news().tell(&self.name, HEAD, heads::words(&self.name, &wrong));
         }
         Ok(heads.newest())
+    }
+
+    /// Signs the newest head again where a reader gets an older one, or none.
+    async fn sign_on_top(&self) -> Result<(), LedgerError> {
+        if !self.is_covered().await? {
+            return Ok(());
+        }
+        let alone = self.alone().await?;
+        let signed = self.sign_alone(&alone).await;
+        self.done(alone, signed.is_ok()).await;
+        signed
+    }
+
+    async fn sign_alone(&self, alone: &Alone<'_>) -> Result<(), LedgerError> {
+        // Whoever added to the log meanwhile wrote its head on top.
+        if !self.is_covered().await? {
+            return Ok(());
+        }
+        alone.still()?;
+        let head = self.view().head();
+        self.publish_head(head).await
+    }
+
+    /// Whether the head that a reader gets has fewer records than were published, where the store keeps what is beneath.
+    async fn is_covered(&self) -> Result<bool, LedgerError> {
+        if !history::is_kept(&*self.store) {
+            return Ok(false);
+        }
+        match heads::read(&*self.store, &self.name, &self.keys).await {
+            Ok(top) => Ok(top.map_or(0, |top| top.size) < self.published()),
+            Err(e) if e.kind() == Kind::Damaged => Ok(true),
+            Err(e) => Err(e),
+        }
     }
 
     /// Reads what other coordinators added, where they may have.

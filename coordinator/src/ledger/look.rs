@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use exhibit_evidence::layout::{self, CaseObject, LogName};
-use exhibit_evidence::log::NOTE_BYTES_MAX;
+use exhibit_evidence::log::{NOTE_BYTES_MAX, Tile};
 
-use super::opening::examine;
-use super::{Head, Keys, Kind, Known, LedgerError, News, heads};
+use super::opening::{Tiles, examine, is_right, tiles_of};
+use super::{Head, Keys, Kind, Known, LedgerError, News, View, heads};
 use crate::store::Store;
 
 /// A log as whoever opens it finds it.
@@ -24,6 +24,10 @@ pub struct Look {
     pub wrong_heads: Vec<String>,
     /// What an opening would tell.
     pub news: Vec<News>,
+    /// What its records say.
+    pub view: Arc<View>,
+    /// What its tiles must be.
+    tiles: Arc<Tiles>,
 }
 
 impl Look {
@@ -32,6 +36,13 @@ impl Look {
     #[must_use]
     pub fn is_beside(&self, object: &str) -> bool {
         object.starts_with(&self.seq) && matches!(layout::parse(object), Some((_, CaseObject::Slot(n))) if n >= self.size)
+    }
+
+    /// Whether a tile is what the records give; none of one over records that the log has not.
+    #[must_use]
+    pub fn gives(&self, tile: &Tile, bytes: &[u8]) -> Option<bool> {
+        let there = Tile::of(tile.layer(), tile.index(), self.size)?;
+        (tile.width() <= there.width()).then(|| is_right(&self.tiles, tile, bytes))
     }
 
     /// Those of the heads that are of another history than the newest one: a log does not simply go on past them.
@@ -52,7 +63,9 @@ pub async fn look(store: &Arc<dyn Store>, name: &LogName, keys: &Keys, published
         None => None,
     };
     let (size, wrong_heads, news) = (examined.size(), examined.wrong_heads(), examined.news());
-    Ok(Look { seq: format!("{}/seq/", name.folder()), size, head, wrong_heads, news })
+    let view = examined.into_view();
+    let tiles = Arc::new(tiles_of(&view));
+    Ok(Look { seq: format!("{}/seq/", name.folder()), size, head, wrong_heads, news, view: Arc::new(view), tiles })
 }
 
 /// Of how many records the head is that a reader gets; none where there is none, or what lies there is no head of this log.

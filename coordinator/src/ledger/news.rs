@@ -1,6 +1,6 @@
 //! What was seen of logs that an incident must tell: each thing once, whoever runs into it and how often. The timers write it down.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ const AGAIN: Duration = Duration::from_hours(1);
 const TOLD_MAX: usize = 4_096;
 /// What waits for the timers, a few hundred bytes each. More is dropped: the store keeps what it is about, and the next look finds it.
 const WAITING_MAX: usize = 1_000;
+/// What was told lately of squats, word by word, of 2,000 bytes at most; beyond, the oldest is forgotten, and may be told in other words again.
+const SQUATS_MAX: usize = 256;
 /// Logs that are remembered to take no record, 50 bytes each.
 const STUCK_MAX: usize = 10_000;
 
@@ -52,6 +54,7 @@ impl News {
 struct State {
     told: HashMap<Digest, Instant>,
     waiting: Vec<News>,
+    squats: VecDeque<String>,
     /// Those that take no record just now.
     stuck: BTreeSet<LogName>,
 }
@@ -78,9 +81,22 @@ impl Newsdesk {
     /// Has this told by the timers, unless it was a short time ago.
     pub(super) fn tell(&self, log: &LogName, kind: &'static str, detail: String) {
         if self.is_news(log, kind, &detail) {
+            if kind == SQUATTED {
+                let mut state = self.state();
+                if state.squats.len() >= SQUATS_MAX {
+                    state.squats.pop_front();
+                }
+                state.squats.push_back(detail.clone());
+            }
             tracing::warn!(log = %log.folder(), kind, %detail, "something is wrong with a log");
             self.wait(News { log: log.clone(), kind, detail });
         }
+    }
+
+    /// True when it was told lately that this object is none of a log's.
+    pub(super) fn names(&self, object: &str) -> bool {
+        let quoted = format!("'{object}'");
+        self.state().squats.iter().any(|detail| detail.contains(&quoted))
     }
 
     /// What waits to be told.

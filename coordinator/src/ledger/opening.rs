@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use exhibit_evidence::anchor::Anchor;
 use exhibit_evidence::dsse::{ENVELOPE_BYTES_MAX, Envelope};
-use exhibit_evidence::layout::LogName;
+use exhibit_evidence::layout::{self, CaseObject, LogName};
 use exhibit_evidence::log::{Layer, Tile, bundle_entries};
 use exhibit_evidence::record::{Incident, KeyRing, Predicate as _, Record};
 use exhibit_evidence::text::{escape_bounded, one_line};
@@ -75,6 +75,11 @@ impl Examined<'_> {
         self.reading.view.size()
     }
 
+    /// What its records say.
+    pub(super) fn into_view(self) -> View {
+        self.reading.view
+    }
+
     /// What is wrong with its heads, as far as no record of this log says it.
     pub(super) fn wrong_heads(&self) -> Vec<String> {
         self.reading.fresh(&self.heads.wrong(&|size| self.reading.view.root_at(size)))
@@ -112,13 +117,17 @@ pub(super) async fn examine<'a>(
     let listed = list_slots(&**store, name, kept).await?;
     let heads = Box::pin(Heads::look(&**store, name, keys, listed.count)).await?;
     if let Some(known) = known.filter(|known| known.size > listed.count) {
-        return Err(all_known.refuse(name, format!("{} records of it were published, and {} are there", known.size, listed.count)));
+        let there = listed.hole(known.size).unwrap_or_else(|| format!("{} are there", listed.count));
+        return Err(all_known.refuse(name, format!("{} records of it were published, and {there}", known.size)));
     }
     let mut marks: Vec<Head> = heads.newest().into_iter().collect();
     marks.extend(super::witness::newest_cosigned(&**store, name, keys).await?);
     let newest = marks.iter().map(|m| m.size).max().unwrap_or(0);
     if newest > listed.count {
-        let what = format!("it had {newest} records and now has {}", listed.count);
+        let what = listed.hole(newest).map_or_else(
+            || format!("it had {newest} records and now has {}", listed.count),
+            |hole| format!("it had {newest} records; {hole}"),
+        );
         return Err(LedgerError::incident(&folder, what));
     }
     let settled = newest.max(known.map_or(0, |known| known.size));
@@ -297,6 +306,14 @@ struct Listed {
     strays: Vec<String>,
 }
 
+impl Listed {
+    /// Which of the first `size` records is missing from their midst, in words; none where they end too early.
+    fn hole(&self, size: u64) -> Option<String> {
+        let is_later = |stray: &String| matches!(layout::parse(stray), Some((_, CaseObject::Slot(n))) if n < size);
+        self.strays.iter().any(is_later).then(|| format!("record {} is missing, and later ones are there", self.count))
+    }
+}
+
 /// The slots, hidden ones too. Where the store keeps nothing beneath, any other name there is an incident; where it does, such names are
 /// written past.
 async fn list_slots(store: &dyn Store, name: &LogName, kept: bool) -> Result<Listed, LedgerError> {
@@ -341,6 +358,14 @@ async fn several_of(store: &dyn Store, folder: &str) -> Result<BTreeSet<String>,
     }
 }
 
+/// What the tiles of a log are, the incomplete ones as far as the log has come; 32 bytes for each record.
+pub(super) type Tiles = BTreeMap<(Layer, u64), Vec<u8>>;
+
+/// The tiles that the records of a log give.
+pub(super) fn tiles_of(view: &View) -> Tiles {
+    view.tiles().into_iter().map(|(tile, bytes)| ((tile.layer(), tile.index()), bytes)).collect()
+}
+
 /// Has the store read those versions of tiles that are what the records give, and names what lies beneath them.
 async fn choose_tiles(store: &dyn Store, name: &LogName, view: &View, twice: &BTreeSet<String>) -> Result<Vec<String>, LedgerError> {
     let (mut found, folder) = (Vec::new(), format!("{}/", name.folder()));
@@ -348,8 +373,7 @@ async fn choose_tiles(store: &dyn Store, name: &LogName, view: &View, twice: &BT
     if tiles.is_empty() {
         return Ok(found);
     }
-    let right: BTreeMap<(Layer, u64), Vec<u8>> =
-        view.tiles().into_iter().map(|(tile, bytes)| ((tile.layer(), tile.index()), bytes)).collect();
+    let right = tiles_of(view);
     for (object, tile) in tiles {
         let mut beneath = Vec::new();
         for version in history::of(store, object).await?.unwrap_or_default() {
@@ -370,7 +394,7 @@ async fn choose_tiles(store: &dyn Store, name: &LogName, view: &View, twice: &BT
 }
 
 /// Whether a tile is what the records give. An incomplete one begins as the later one in its place does.
-fn is_right(right: &BTreeMap<(Layer, u64), Vec<u8>>, tile: &Tile, bytes: &[u8]) -> bool {
+pub(super) fn is_right(right: &Tiles, tile: &Tile, bytes: &[u8]) -> bool {
     let hashes = match tile.layer() {
         Layer::Hashes(_) => bytes.to_vec(),
         Layer::Entries => {
@@ -381,4 +405,18 @@ fn is_right(right: &BTreeMap<(Layer, u64), Vec<u8>>, tile: &Tile, bytes: &[u8]) 
     let layer = if tile.layer() == Layer::Entries { Layer::Hashes(0) } else { tile.layer() };
     let wanted = usize::try_from(tile.width().saturating_mul(32)).unwrap_or(usize::MAX);
     hashes.len() == wanted && right.get(&(layer, tile.index())).and_then(|all| all.get(..wanted)) == Some(hashes.as_slice())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_is_missing_from_the_midst_is_named() {
+        let log = LogName::Deployment;
+        let listed = |strays: &[String]| Listed { count: 7, strays: strays.to_vec() };
+        assert_eq!(listed(&[]).hole(12), None, "it ends too early");
+        assert_eq!(listed(&[log.slot(99), format!("{}/seq/junk", log.folder())]).hole(12), None, "what lies beyond is none of its records");
+        assert!(listed(&[log.slot(8)]).hole(12).is_some_and(|what| what.contains("record 7 is missing")));
+    }
 }

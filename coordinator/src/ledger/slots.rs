@@ -149,6 +149,23 @@ impl Inner {
         Err(LedgerError::new(Kind::Retry, format!("somebody else writes under '{slot}' at the same time; the same call is repeated")))
     }
 
+    /// Has told what lies in the next place and is none of this log's, in the words with which the next record is written past it, so that it is
+    /// told once, whoever comes to it first. True when what lies in place `n` is told here, or was a short time ago.
+    pub(super) async fn tells_squat(&self, n: u64) -> Result<bool, LedgerError> {
+        let slot = self.name.slot(n);
+        let size = self.view().size();
+        if n == size && !self.known.news().names(&slot) {
+            let versions = history::of(&*self.store, &slot).await?.unwrap_or_default();
+            let mut ring = self.view().key_ring().clone();
+            let mut take = |envelope: &Envelope| self.view().can_take(&self.name, envelope, &mut ring);
+            let judged = judge(&*self.store, (&self.name, n), &versions, &mut take).await?;
+            if judged.record.is_none() && !judged.squats.is_empty() {
+                self.known.news().tell(&self.name, SQUATTED, squats(&judged.squats));
+            }
+        }
+        Ok(self.known.news().names(&slot))
+    }
+
     /// Record `n`, which has this digest: from beneath, where something else is what a reader gets.
     pub(super) async fn read_record(&self, n: u64, digest: Digest) -> Result<Envelope, LedgerError> {
         let read = self.read_slot(n).await;

@@ -146,6 +146,18 @@ impl View {
     /// [`View::take`] of what nobody published yet, so that it may be what somebody else put into the log's next place. Whoever may
     /// write into the store can copy any record there: one of this log a second time, or one of another log, is none of this place.
     pub(super) fn take_own(&mut self, log: &LogName, envelope: &Envelope) -> Result<&Entry, String> {
+        self.fits(log, envelope)?;
+        self.take(envelope).map_err(|e| e.to_string())
+    }
+
+    /// Whether [`View::take_own`] would take it, by a copy of the keys of this log.
+    pub(super) fn can_take(&self, log: &LogName, envelope: &Envelope, ring: &mut KeyRing) -> Result<(), String> {
+        self.fits(log, envelope)?;
+        ring.verify(envelope).map(|_| ()).map_err(|e| e.to_string())
+    }
+
+    /// What a record says of where it belongs.
+    fn fits(&self, log: &LogName, envelope: &Envelope) -> Result<(), String> {
         if let Some(n) = self.find(&envelope.digest()) {
             return Err(format!("it is record {n} once more"));
         }
@@ -153,7 +165,7 @@ impl View {
         if !self.is_of(log, &record) {
             return Err(format!("it is a {} record of another log", record.type_name()));
         }
-        self.take(envelope).map_err(|e| e.to_string())
+        Ok(())
     }
 
     /// Whether a coordinator ever adds such a record to this log.

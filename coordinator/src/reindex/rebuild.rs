@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use exhibit_certs::PeerName;
 use exhibit_evidence::id::{AgentId, CaseId};
 use exhibit_evidence::key::KeyId;
+use exhibit_evidence::layout::LogName;
 use exhibit_evidence::record::{Acquisition, Incident, Record, Role};
 use exhibit_evidence::text::escape_bounded;
 use exhibit_evidence::{Digest, Timestamp};
 use exhibit_proto::bounds::NAME_BYTES_MAX;
 
+use super::before::Before;
 use super::collections::CaseRecords;
 use super::{ReindexError, Report};
 use crate::catalog::{AgentRow, CaseRow, Catalog, CatalogError, IncidentRow, Labels, Published, Seen};
@@ -22,22 +24,33 @@ use crate::store::attest;
 /// # Errors
 /// [`ReindexError`]
 pub async fn rebuild(ledgers: &Ledgers, catalog: &dyn Catalog, now: Timestamp) -> Result<Report, ReindexError> {
-    let mut report = Report::default();
+    rebuild_after(ledgers, catalog, &Before::default(), now).await
+}
+
+/// [`rebuild`], with what the catalog before knew: what is gone of that is told.
+pub(super) async fn rebuild_after(
+    ledgers: &Ledgers,
+    catalog: &dyn Catalog,
+    before: &Before,
+    now: Timestamp,
+) -> Result<Report, ReindexError> {
+    let mut report = Report { not_compared: before.unread.clone(), ..Report::default() };
     // Before anything is read: what somebody put on top of it would be taken for what was received, and what is hidden is in no listing.
     let seen = attest::recall(ledgers.store().as_ref(), "").await.map_err(ReindexError::new)?;
-    agents(ledgers, catalog, &mut report).await?;
     let folders = ledgers.store().folders("cases").await.map_err(ReindexError::new)?;
-    for name in folders {
+    let own = Box::pin(deployment(ledgers, catalog, (before, !folders.is_empty()), &mut report)).await;
+    report.take_trouble(LogName::Deployment.folder(), own)?;
+    before.tell_agents(catalog, &mut report).await?;
+    for name in &folders {
         let Ok(case) = name.parse::<CaseId>() else {
-            report.problem(format!("'cases/{}' is not a case's folder", escape_bounded(&name, 100)));
+            report.problem(format!("'cases/{}' is not a case's folder", escape_bounded(name, 100)));
             continue;
         };
-        match one_case(ledgers, catalog, &case, &mut report).await {
-            Ok(()) => {}
-            Err(Trouble::Damaged(what)) => report.problem(format!("{case}: {what}")),
-            Err(Trouble::Fatal(what)) => return Err(ReindexError(what)),
-        }
+        let made = Box::pin(one_case(ledgers, catalog, (&case, before), &mut report)).await;
+        report.take_trouble(case, made)?;
     }
+    let told = before.tell_gone(ledgers, &folders, &mut report).await;
+    report.take_trouble("cases", told)?;
     // Not before: which version of a record is the genuine one is known since its log was opened.
     for trouble in Box::pin(attest::recall_again(ledgers.store().as_ref(), "", seen, None)).await.map_err(ReindexError::new)? {
         let what = format!("{} {}: {}", trouble.kind, trouble.subject, trouble.detail);
@@ -114,11 +127,26 @@ async fn remember(log: &Ledger, catalog: &dyn Catalog) -> Result<(), CatalogErro
     catalog.set_published(log.name().folder(), Published { size, root }).await
 }
 
-async fn agents(ledgers: &Ledgers, catalog: &dyn Catalog, report: &mut Report) -> Result<(), ReindexError> {
-    let log = ledgers.deployment().await.map_err(ReindexError::new)?;
+/// The deployment's own log: what is wrong with it, and the agents in it. One that nobody can open keeps no case from being made again.
+async fn deployment(
+    ledgers: &Ledgers,
+    catalog: &dyn Catalog,
+    (before, are_cases): (&Before, bool),
+    report: &mut Report,
+) -> Result<(), Trouble> {
+    // Before it is opened, which mends what can be mended. What keeps it from being opened is said better by who opens it.
+    let wrong = before.judge_deployment(ledgers, are_cases).await?;
+    let log = ledgers.deployment().await?;
+    for finding in wrong {
+        report.problem(format!("{}: {finding}", log.name().folder()));
+    }
+    agents(&log, catalog, report).await
+}
+
+async fn agents(log: &Ledger, catalog: &dyn Catalog, report: &mut Report) -> Result<(), Trouble> {
     let (mut rows, mut by_key) = (BTreeMap::<AgentId, AgentRow>::new(), BTreeMap::<KeyId, AgentId>::new());
-    remember(&log, catalog).await.map_err(ReindexError::new)?;
-    for (digest, _, record) in records(&log).await.map_err(ReindexError::new)? {
+    remember(log, catalog).await?;
+    for (digest, _, record) in records(log).await? {
         match record {
             Record::Enrolment(p) if p.roles == [Role::Agent] => {
                 let Ok(PeerName::Agent(_, agent)) = p.name.parse::<PeerName>() else {
@@ -139,7 +167,7 @@ async fn agents(ledgers: &Ledgers, catalog: &dyn Catalog, report: &mut Report) -
                 // The same identity with a newer key: the last enrolment is the one that counts.
                 rows.insert(agent, row);
             }
-            Record::Incident(p) => catalog.add_incident(incident(*p)).await.map_err(ReindexError::new)?,
+            Record::Incident(p) => catalog.add_incident(incident(*p)).await?,
             Record::Revocation(p) => {
                 if let Some(row) = by_key.get(&p.key).and_then(|agent| rows.get_mut(agent)).filter(|row| row.key == p.key) {
                     row.revoked.get_or_insert((p.revoked_at, p.reason));
@@ -149,7 +177,7 @@ async fn agents(ledgers: &Ledgers, catalog: &dyn Catalog, report: &mut Report) -
         }
     }
     for row in rows.into_values() {
-        catalog.add_agent(row).await.map_err(ReindexError::new)?;
+        catalog.add_agent(row).await?;
         report.agents += 1;
     }
     Ok(())
@@ -159,8 +187,19 @@ fn incident(p: Incident) -> IncidentRow {
     IncidentRow { at: p.last_at, case: p.case, kind: p.kind, subject: p.about, detail: p.detail, count: p.count, logged: true }
 }
 
-async fn one_case(ledgers: &Ledgers, catalog: &dyn Catalog, case: &CaseId, report: &mut Report) -> Result<(), Trouble> {
+async fn one_case(
+    ledgers: &Ledgers,
+    catalog: &dyn Catalog,
+    (case, before): (&CaseId, &Before),
+    report: &mut Report,
+) -> Result<(), Trouble> {
+    // As of the deployment's log.
+    let wrong = before.judge_case(ledgers, LogName::Case(case.clone()), case.as_str()).await?;
     let log = ledgers.case(case).await?;
+    let is_whole = wrong.is_empty();
+    for finding in wrong {
+        report.problem(format!("{case}: {finding}"));
+    }
     remember(&log, catalog).await?;
     let mut found = CaseRecords::default();
     let (mut opened, mut closed) = (None, None);
@@ -178,6 +217,9 @@ async fn one_case(ledgers: &Ledgers, catalog: &dyn Catalog, case: &CaseId, repor
         }
     }
     let Some((digest, p)) = opened else {
+        if is_whole && before.had(case.as_str()) {
+            return Err(Trouble::Damaged("no record of its log opens it, and the catalog before had it".to_owned()));
+        }
         // A process died while it opened the case: there is no case, and the next try opens another one.
         tracing::info!(%case, "a log without a case-opened record is left out");
         return Ok(());

@@ -23,6 +23,8 @@ const MARGIN: Duration = Duration::from_secs(20);
 /// Waits between two tries to take a right that another has.
 const TRY_MIN: Duration = Duration::from_millis(5);
 const TRY_MAX: Duration = Duration::from_millis(250);
+/// Time between two tries to give back what was let go of.
+const GIVE_AGAIN: Duration = Duration::from_secs(1);
 
 /// The rights of this process, and its way to the others.
 #[derive(Debug, Default)]
@@ -31,6 +33,37 @@ pub struct Leases {
     outbox: Outbox,
     /// Rights that several tasks of this process use together.
     shared: Mutex<HashMap<String, Weak<Lease>>>,
+    let_go: Arc<LetGo>,
+}
+
+/// Rights that this process let go of and that the database does not know to be given back yet. Nobody uses them any more, so whoever asks
+/// here for one need not wait until its life is over. By name, with the token of its taking: the right that somebody else took since
+/// has another one, and stays theirs. There are no more than the process held at once, because without the database none is taken.
+#[derive(Debug, Default)]
+struct LetGo(Mutex<HashMap<String, (i64, Instant)>>);
+
+impl LetGo {
+    fn note(&self, name: &str, token: i64) {
+        let (now, mut rights) = (Instant::now(), self.lock());
+        // Those ended by themselves.
+        rights.retain(|_, (_, at)| now.duration_since(*at) < LIFE);
+        rights.insert(name.to_owned(), (token, now));
+    }
+
+    fn token(&self, name: &str) -> Option<i64> {
+        self.lock().get(name).map(|(token, _)| *token)
+    }
+
+    fn forget(&self, name: &str, token: i64) {
+        let mut rights = self.lock();
+        if rights.get(name).is_some_and(|(known, _)| *known == token) {
+            rights.remove(name);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, (i64, Instant)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A right that is held. Dropped, it is given back soon.
@@ -49,6 +82,7 @@ struct Held {
     until: Arc<Mutex<Instant>>,
     keeper: tokio::task::JoinHandle<()>,
     given: bool,
+    let_go: Arc<LetGo>,
 }
 
 impl Leases {
@@ -61,7 +95,7 @@ impl Leases {
     /// Of a coordinator among these.
     #[must_use]
     pub fn among(peers: Arc<dyn Peers>, outbox: Outbox) -> Arc<Self> {
-        Arc::new(Self { peers: Some(peers), outbox, shared: Mutex::default() })
+        Arc::new(Self { peers: Some(peers), outbox, shared: Mutex::default(), let_go: Arc::default() })
     }
 
     /// Where notices to the others are put.
@@ -85,9 +119,17 @@ impl Leases {
         let give_up = Instant::now() + wait;
         let mut pause = TRY_MIN;
         loop {
+            if let Some(token) = self.let_go.token(name)
+                && peers.give(name.to_owned(), token, None).await.is_ok()
+            {
+                self.let_go.forget(name, token);
+            }
             let (asked, epoch) = (Instant::now(), peers.epoch());
             let refused = match peers.take(name.to_owned(), LIFE).await {
-                Ok(Some(grant)) => return Ok(Lease { held: Some(Held::keep(Arc::clone(peers), name, (grant, epoch), asked + LIFE)) }),
+                Ok(Some(grant)) => {
+                    let (peers, let_go) = (Arc::clone(peers), Arc::clone(&self.let_go));
+                    return Ok(Lease { held: Some(Held::keep(peers, name, (grant, epoch), asked + LIFE, let_go)) });
+                }
                 Ok(None) => CatalogError::Busy(format!("another coordinator is at work on '{name}'")),
                 Err(e @ CatalogError::Busy(_)) => e,
                 Err(e) => return Err(e),
@@ -139,10 +181,10 @@ impl Leases {
 }
 
 impl Held {
-    fn keep(peers: Arc<dyn Peers>, name: &str, (grant, epoch): (Grant, u64), until: Instant) -> Self {
+    fn keep(peers: Arc<dyn Peers>, name: &str, (grant, epoch): (Grant, u64), until: Instant, let_go: Arc<LetGo>) -> Self {
         let until = Arc::new(Mutex::new(until));
         let keeper = tokio::spawn(renew(Arc::clone(&peers), name.to_owned(), grant.token, Arc::clone(&until)));
-        Self { peers, name: name.to_owned(), grant, epoch, until, keeper, given: false }
+        Self { peers, name: name.to_owned(), grant, epoch, until, keeper, given: false, let_go }
     }
 }
 
@@ -161,6 +203,27 @@ async fn renew(peers: Arc<dyn Peers>, name: String, token: i64, until: Arc<Mutex
             // The next time may do; until then it lasts as long as it was last granted for.
             Err(error) => tracing::warn!(name, %error, "a right could not be asked for again"),
         }
+    }
+}
+
+/// Gives a right back that was let go of, also after the database was away for a moment: others would wait until its life is over. The
+/// token sees to it that it is still that taking of it. Between two tries nothing is held, because the process may be at its end.
+async fn give_back(peers: Arc<dyn Peers>, name: String, token: i64, let_go: Arc<LetGo>) {
+    let (give_up, known) = (Instant::now() + LIFE, Arc::downgrade(&peers));
+    let mut next = Some(peers);
+    while let Some(peers) = next {
+        let given = peers.give(name.clone(), token, None).await;
+        drop(peers);
+        let Err(error) = given else {
+            let_go.forget(&name, token);
+            return;
+        };
+        if Instant::now() >= give_up || let_go.token(&name) != Some(token) {
+            tracing::debug!(name, %error, "a right could not be given back; it ends by itself, or another task here took it again");
+            return;
+        }
+        tokio::time::sleep(GIVE_AGAIN).await;
+        next = known.upgrade();
     }
 }
 
@@ -200,12 +263,9 @@ impl Drop for Held {
         self.keeper.abort();
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         if !self.given {
-            let (peers, name, token) = (Arc::clone(&self.peers), std::mem::take(&mut self.name), self.grant.token);
-            runtime.spawn(async move {
-                if let Err(error) = peers.give(name, token, None).await {
-                    tracing::debug!(%error, "a right could not be given back; it ends by itself");
-                }
-            });
+            let (name, token) = (std::mem::take(&mut self.name), self.grant.token);
+            self.let_go.note(&name, token);
+            runtime.spawn(give_back(Arc::clone(&self.peers), name, token, Arc::clone(&self.let_go)));
         }
     }
 }

@@ -51,15 +51,28 @@ pub async fn keep_time(parts: &Arc<Parts>) -> Result<bool> {
     Ok(false)
 }
 
-/// The right to write a collection's objects and its end. Another coordinator that has it is asked to end what it does.
+/// The right to write a collection's objects and its end, if nobody has it now, or if it is this coordinator's already.
+///
+/// # Errors
+/// Busy when another has it, or the catalog does not answer: [`collection`] waits for it.
+pub async fn collection_at_once(parts: &Arc<Parts>, collection: &CollectionId) -> Result<Arc<Lease>> {
+    Ok(parts.leases.shared(&right_to(collection), Duration::ZERO).await?)
+}
+
+/// The right to write a collection's objects and its end. Another coordinator that has it is asked to end what it does. An upload
+/// here whose right was lost is ended: it can write nothing more, and nobody gets the right before it lets go.
 ///
 /// # Errors
 /// Busy when it does not within the time: the caller comes again.
 pub async fn collection(parts: &Arc<Parts>, collection: &CollectionId) -> Result<Arc<Lease>> {
-    let name = format!("collection:{collection}");
-    if let Ok(lease) = parts.leases.shared(&name, Duration::ZERO).await {
+    if let Ok(lease) = collection_at_once(parts, collection).await {
         return Ok(lease);
     }
+    parts.uploads.cut(collection);
     parts.leases.outbox().send(Notice::Yield { collection: collection.clone() });
-    Ok(parts.leases.shared(&name, TAKE_OVER).await?)
+    Ok(parts.leases.shared(&right_to(collection), TAKE_OVER).await?)
+}
+
+fn right_to(collection: &CollectionId) -> String {
+    format!("collection:{collection}")
 }

@@ -20,6 +20,12 @@ pub(crate) struct Named {
 }
 
 impl Named {
+    /// What this seal names. `segments`: of how many segments the manifest is that a receipt names, where that is known.
+    pub(crate) fn of(seal: &Seal, segments: &dyn Fn(StreamNumber, Digest) -> Option<u32>) -> Self {
+        let streams = seal.streams.iter().map(|sealed| (sealed.stream, segments(sealed.stream, sealed.receipt))).collect();
+        Self { case: seal.case.clone(), collection: seal.collection.clone(), streams }
+    }
+
     /// Whether this is about that collection of that case.
     pub(crate) fn is_of(&self, case: &CaseId, collection: &CollectionId) -> bool {
         self.case == *case && self.collection == *collection
@@ -52,8 +58,7 @@ pub(crate) async fn named(catalog: &dyn Catalog, case: &CaseId, collection: &Col
         let row = rows.iter().find(|row| row.stream == stream && row.receipt == Some(receipt))?;
         row.manifest.as_ref().map(|manifest| manifest.segments)
     };
-    let streams = seal.streams.iter().map(|sealed| (sealed.stream, segments(sealed.stream, sealed.receipt))).collect();
-    Ok(Some(Named { case: case.clone(), collection: collection.clone(), streams }))
+    Ok(Some(Named { case: case.clone(), collection: collection.clone(), ..Named::of(&seal, &segments) }))
 }
 
 /// The seal as the catalog keeps it, which has it from the log.

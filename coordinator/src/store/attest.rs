@@ -10,6 +10,7 @@
 //! place of one, or to be named by nothing that was signed. Its writer would have us keep it for the whole term.
 
 mod beside;
+mod heads;
 mod locks;
 mod report;
 
@@ -75,6 +76,17 @@ pub trait Judge: std::fmt::Debug + Send + Sync {
     /// What is wrong with the head of a log that a reader gets, in words for a message: an older one lies on top of the newest, or none at
     /// all. None when nothing is, when that is told elsewhere, or when it cannot be told.
     fn heads<'a>(&'a self, log: &'a LogName) -> BoxFuture<'a, Result<Option<String>, StoreError>>;
+
+    /// Whether what lies in a log's place `n` and is no record is told by whoever keeps the log, so that a pass need not tell it as well.
+    fn tells<'a>(&'a self, _log: &'a LogName, _n: u64) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async { Ok(false) })
+    }
+
+    /// What is wrong with a log of which no head was listed, though there is something of its case, or of other cases where it is the
+    /// deployment's, in words for a message. None when nothing is, when that is told elsewhere, or when it cannot be told.
+    fn headless<'a>(&'a self, _log: &'a LogName) -> BoxFuture<'a, Result<Option<String>, StoreError>> {
+        Box::pin(async { Ok(None) })
+    }
 
     /// Looks at a log, so that the store knows which versions of its records and tiles are the genuine ones. When it cannot be read, the
     /// first ones are locked, and none is called genuine.
@@ -209,6 +221,8 @@ pub struct Pass {
     unremembered: u64,
     /// How often it waited for what might be being destroyed.
     waited: usize,
+    /// The logs of which something was listed.
+    logs: heads::Logs,
     /// Neither the bucket nor any lock is looked at, which would cost a request for each object.
     versions_only: bool,
     done: bool,
@@ -230,6 +244,7 @@ impl Pass {
             judge: None,
             unremembered: 0,
             waited: 0,
+            logs: heads::Logs::default(),
             versions_only: false,
             done: false,
         }
@@ -252,6 +267,7 @@ impl Pass {
         while !self.done {
             self.page().await?;
         }
+        self.ask_of_logs().await?;
         let mut report = self.report.clone();
         report.troubles = self.told();
         report.lists = self.tallies.iter().filter_map(|((kind, subject), tally)| report::List::of(kind, subject, tally)).collect();
@@ -303,11 +319,13 @@ impl Pass {
         }
         let Some((log, object)) = layout::parse(name) else {
             // Of what nobody sees any more, its owner has seen to it.
-            if !self.versions_only && versions.iter().any(|v| v.latest && !v.marker) {
-                self.tell("store-foreign", name, "nothing of ours has such a name; it is not locked".to_owned());
+            if let Some(seen) = versions.iter().find(|v| v.latest && !v.marker).filter(|_| !self.versions_only) {
+                let lock = self.strange_lock(seen).await?;
+                self.tell("store-foreign", name, format!("nothing of ours has such a name; {lock}"));
             }
             return Ok(());
         };
+        self.note_log(&log, &object).await?;
         let hidden = self.store.vault.hidden_by(versions);
         if hidden.is_some() && !versions.iter().any(|v| v.marker) && self.is_being_destroyed(name).await? {
             return Ok(());
@@ -342,7 +360,7 @@ impl Pass {
                 self.tell(VERSION, name, beside(genuine, &above, beneath));
             }
         }
-        if self.squats(&log, &object, name).await? || self.is_strange(&log, &object, name).await? {
+        if self.squats((&log, &object), genuine).await? || self.is_strange((&log, &object), genuine).await? {
             return Ok(());
         }
         // Who repairs locks the first one, as ever: what is not locked can be taken away. Who only looks cannot say which is to be locked.
@@ -375,23 +393,24 @@ impl Pass {
     }
 
     /// Whether what lies under a record's name is none. By then the store reads the version that was there first.
-    async fn squats(&mut self, log: &LogName, object: &CaseObject, name: &str) -> Result<bool, StoreError> {
+    async fn squats(&mut self, (log, object): (&LogName, &CaseObject), version: &Version) -> Result<bool, StoreError> {
         let (Some(judge), CaseObject::Slot(n)) = (self.judge.clone(), object) else { return Ok(false) };
         let Some(why) = judge.squats(log, *n).await? else { return Ok(false) };
-        self.tell(
-            "store-squatted",
-            name,
-            format!("it lies in the place of a record that was never published, and {why}; it is not locked"),
-        );
+        if !judge.tells(log, *n).await? {
+            let lock = self.strange_lock(version).await?;
+            let what = format!("it lies in the place of a record that was never published, and {why}; {lock}");
+            self.tell("store-squatted", &version.name, what);
+        }
         Ok(true)
     }
 
     /// Whether nothing that was signed speaks of an object.
-    async fn is_strange(&mut self, log: &LogName, object: &CaseObject, name: &str) -> Result<bool, StoreError> {
+    async fn is_strange(&mut self, (log, object): (&LogName, &CaseObject), version: &Version) -> Result<bool, StoreError> {
         // Who only looks at versions locks nothing.
         let Some(judge) = self.judge.clone().filter(|_| !self.versions_only) else { return Ok(false) };
         let Some(why) = judge.unnamed(log, object).await? else { return Ok(false) };
-        self.tell("store-foreign", name, format!("{why}; it is not locked"));
+        let lock = self.strange_lock(version).await?;
+        self.tell("store-foreign", &version.name, format!("{why}; {lock}"));
         Ok(true)
     }
 

@@ -128,6 +128,13 @@ impl LocalStore {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// What tells the store in a folder from another one in its place, by asking the file system once; `None` where there is none.
+    #[must_use]
+    pub fn standing(root: &Path) -> Option<(u64, u64)> {
+        let meta = std::fs::metadata(root.join(STAGING).join("lock")).ok()?;
+        Some((meta.dev(), meta.ino()))
+    }
+
     /// From now on files get the immutable attribute, which only [`Store::destroy`] takes off.
     ///
     /// # Errors

@@ -31,7 +31,7 @@ pub use object_store::PutPayload as Payload;
 
 pub use encryption::{Encrypted, Encryption};
 pub use error::{Kind, StoreError};
-pub use late::{LateStore, Opening};
+pub use late::{LateStore, Opening, Standing};
 pub use local::LocalStore;
 pub use lock::{LOCK_DAYS_MAX, Lock, LockMode, LockPolicy, Protection, Seen};
 pub use metered::MeteredStore;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use exhibit_coordinator::catalog::{CatalogError, faulty};
-use exhibit_coordinator::config::{Config, CopyConfig, StoreConfig};
+use exhibit_coordinator::config::{Config, CopyConfig, StoreConfig, StoreKind};
 use exhibit_coordinator::copy::{Lag, Second, lag};
 use exhibit_coordinator::init;
 use exhibit_coordinator::serve::Upkeep;
@@ -154,6 +154,86 @@ async fn a_disk_that_is_mounted_later_is_used_from_then_on_and_nothing_is_made_i
     .await;
     let told = told().await;
     assert!(told.len() == 1 && told[0].starts_with("copy-failed: ") && told[0].contains("mount the disk"), "once: {told:?}");
+    s.world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_is_away_for_a_while_is_used_again_and_its_mount_point_stays_empty() {
+    let dir = tempfile::tempdir().expect("folder");
+    let (path, unmounted) = (dir.path().join("copy"), dir.path().join("unmounted"));
+    for folder in [&path, &dir.path().join("store")] {
+        std::fs::create_dir(folder).expect("folder");
+    }
+    let store = StoreConfig { path: path.clone(), ..StoreConfig::default() };
+    let copy = CopyConfig { store: Some(store), ..CopyConfig::default() };
+    let config = Config { folder: dir.path().to_owned(), copy, ..Config::default() };
+    let copy = init::open_copy(&config).expect("an empty folder").expect("a copy");
+    let second = Second { store: Arc::clone(&copy), every: Duration::from_secs(1), rate: None };
+    let upkeep = Upkeep { copy: Some(second), verify: None };
+    let mut s = Story::on(Place { upkeep, ..Place::default() }, 1).await;
+    let logs = [LogName::Deployment, LogName::Case(s.case.clone())];
+    let whole = async |s: &Story| match LocalStore::open(&path) {
+        Ok(there) => is_whole(&s.world, &there, &logs).await,
+        Err(_) => false,
+    };
+    soon("everything is in the copy", async || whole(&s).await).await;
+    assert_eq!(s.world.incidents().await, Vec::<String>::new());
+
+    // What an unmounted disk leaves: an empty folder.
+    std::fs::rename(&path, &unmounted).expect("unmounted");
+    std::fs::create_dir(&path).expect("a mount point");
+    let refused = copy.destroy("cases/none").await.expect_err("an empty folder is no proof of absence");
+    assert!(refused.kind() == Kind::Denied && refused.to_string().contains("copy.store.path"), "{refused}");
+    let _ = s.ask(0).await;
+    let told = async |s: &Story| s.world.incidents().await.into_iter().filter(|i| i.starts_with("copy-failed: ")).collect::<Vec<_>>();
+    soon("it is told", async || !told(&s).await.is_empty()).await;
+    let words = ["copy.store.path: ", "is empty, and the copy was in it", "mount the disk", "evidence is in the first store"];
+    let said = told(&s).await;
+    assert!(said.iter().any(|i| words.iter().all(|word| i.contains(word))), "{said:?}");
+    assert_eq!(std::fs::read_dir(&path).expect("there").count(), 0, "nothing is made in its place");
+
+    std::fs::remove_dir(&path).expect("empty");
+    std::fs::rename(&unmounted, &path).expect("mounted again");
+    soon("everything is in the copy again", async || whole(&s).await).await;
+    s.world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_of_the_copy_that_are_not_there_yet_keep_nobody_from_starting() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let server = moto::start_with_lock();
+    let settings = server.settings("copy");
+    let dir = tempfile::tempdir().expect("folder");
+    let store = StoreConfig {
+        kind: StoreKind::S3,
+        bucket: settings.bucket.clone(),
+        prefix: settings.prefix.clone(),
+        region: settings.region.clone(),
+        endpoint: settings.endpoint.clone(),
+        dangerous_allow_http: settings.allow_http,
+        access_key_id: settings.access_key_id.clone(),
+        secret_access_key_file: Some("secret".into()),
+        ..StoreConfig::default()
+    };
+    let copy = CopyConfig { store: Some(store), ..CopyConfig::default() };
+    let config = Config { folder: dir.path().to_owned(), copy, ..Config::default() };
+    let file = dir.path().join("secret");
+    assert_eq!(config.copy_secret_away().as_ref(), Some(&file));
+    let late = init::open_copy(&config).expect("no reason not to start").expect("a copy");
+    let second = Second { store: late, every: Duration::from_secs(1), rate: None };
+    let upkeep = Upkeep { copy: Some(second), verify: None };
+    let mut s = Story::on(Place { upkeep, ..Place::default() }, 1).await;
+    let told = async || s.world.incidents().await.into_iter().filter(|i| i.starts_with("copy-")).collect::<Vec<_>>();
+    soon("it is told", async || !told().await.is_empty()).await;
+    let said = told().await;
+    assert!(said.len() == 1 && said[0].contains("the copy's secret") && said[0].contains(&*file.to_string_lossy()), "once: {said:?}");
+    let staged = dir.path().join("staged");
+    std::fs::write(&staged, settings.secret.clone().expect("a secret")).expect("written");
+    std::fs::set_permissions(&staged, std::fs::Permissions::from_mode(0o600)).expect("private");
+    std::fs::rename(&staged, &file).expect("there");
+    let bucket = RemoteStore::open(&settings).expect("settings");
+    let logs = [LogName::Deployment, LogName::Case(s.case.clone())];
+    soon("everything is in the copy", async || is_whole(&s.world, &bucket, &logs).await).await;
     s.world.stop().await;
 }
 

@@ -349,7 +349,11 @@ async fn attested(bucket: &Bucket) -> attest::Report {
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_tells_of_a_squat_calls_the_record_genuine_or_says_that_it_cannot_tell() {
     let bucket = Bucket::start();
-    let log = case_log(&process(&opened(&bucket))).await;
+    let ledgers = process(&opened(&bucket));
+    // As every deployment has it that has a case.
+    let deployments = ledgers.deployment().await.expect("log");
+    deployments.append(vec![opening().remove(0)]).await.expect("appended");
+    let log = case_log(&ledgers).await;
     log.append(opening()).await.expect("appended");
     squat(&bucket, &name().slot(5), "squat");
     assert_eq!(log.append(vec![access(1)]).await.expect("appended"), [5]);
@@ -369,6 +373,40 @@ async fn whoever_tells_of_a_squat_calls_the_record_genuine_or_says_that_it_canno
     let report = attested(&bucket).await;
     assert!(report.troubles.len() == 1 && report.troubles[0].kind == "store-version", "nor is the squat to be locked: {report:?}");
     assert!(right(&report.troubles[0].detail), "{report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_to_which_nothing_is_added_gets_its_newest_head_on_top_again_and_is_told_of_once() {
+    let bucket = Bucket::start();
+    let store = opened(&bucket);
+    let ledgers = process(&store);
+    let log = nine(&ledgers).await;
+    put_on_top(&bucket, &head_of(&log, 5));
+    log.look_at_head().await.expect("looked");
+    let top = Checkpoint::parse_unverified(send(&bucket, "GET", &name().checkpoint(), "", "").as_bytes()).expect("a head");
+    assert_eq!((top.size, top.root, log.size()), (9, log.head().root, 9));
+    assert_eq!(details(&ledgers.known().news().take(), HEAD).len(), 1);
+    let heads = versions(&store, &name().checkpoint()).await;
+    log.look_at_head().await.expect("looked");
+    assert!(ledgers.known().news().take().is_empty());
+    assert_eq!(versions(&store, &name().checkpoint()).await, heads, "nothing is written where nothing lies on top");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_comes_first_to_a_squat_tells_it_and_nobody_again() {
+    let bucket = Bucket::start();
+    let ledgers = process(&opened(&bucket));
+    let log = nine(&ledgers).await;
+    assert!(!log.tells_squat(9).await.expect("looked"), "nothing lies there");
+    squat(&bucket, &name().slot(9), "squat");
+    squat(&bucket, &name().slot(20), "squat");
+    for _ in 0..2 {
+        assert!(log.tells_squat(9).await.expect("looked"));
+    }
+    assert!(!log.tells_squat(20).await.expect("looked"), "that is not the next place");
+    assert_eq!(log.append(vec![access(5)]).await.expect("appended"), [9]);
+    let told = details(&ledgers.known().news().take(), SQUATTED);
+    assert!(told.len() == 1 && told[0].contains(&name().slot(9)) && !told[0].contains(&name().slot(20)), "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -404,6 +404,116 @@ async fn what_lies_beside_a_sealed_collection_is_named_and_the_catalog_is_whole(
     assert_eq!(row.state, State::Closed(Outcome::Partial));
 }
 
+/// The files below a folder, by their names in it.
+fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let (mut all, mut todo) = (BTreeMap::new(), vec![folder.to_owned()]);
+    while let Some(next) = todo.pop() {
+        for entry in std::fs::read_dir(next).expect("list").filter_map(Result::ok) {
+            if entry.path().is_dir() {
+                todo.push(entry.path());
+            } else {
+                all.insert(entry.path(), std::fs::read(entry.path()).expect("read"));
+            }
+        }
+    }
+    all
+}
+
+/// `kept` in the place of whatever is in a folder now.
+fn put_back(folder: &Path, kept: &BTreeMap<PathBuf, Vec<u8>>) {
+    std::fs::remove_dir_all(folder).expect("removed");
+    for (path, bytes) in kept {
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("folder");
+        std::fs::write(path, bytes).expect("written");
+    }
+}
+
+fn named(report: &reindex::Report, of: &str, words: &str) {
+    assert!(report.problems.iter().any(|p| p.starts_with(&format!("{of}: ")) && p.contains(words)), "{of}: {words}: {report:#?}");
+    assert!(!report.text().contains("The catalog is whole"), "{}", report.text());
+}
+
+#[tokio::test]
+async fn logs_that_lost_their_end_their_head_or_everything_are_named_and_the_rest_is_made() {
+    let dir = tempfile::tempdir().expect("dir");
+    let site = Site::new(dir.path()).await;
+    let (agent, _) = site.enrol(1).await;
+    let root = site.config.resolve(&site.config.store.path);
+    let (case, log) = (site.case.to_string(), LogName::Case(site.case.clone()));
+    let (head, whole) = (root.join(log.checkpoint()), root.join("cases"));
+    let older = std::fs::read(&head).expect("head");
+    site.order(1, std::slice::from_ref(&agent)).await;
+    let size = site.ledgers.case(&site.case).await.expect("log").size();
+    let before = files(&whole);
+
+    // The last record is gone and the head before it is on top: the tiles still tell of it.
+    std::fs::remove_file(root.join(log.slot(size - 1))).and_then(|()| std::fs::remove_file(&head)).expect("removed");
+    std::fs::write(&head, older).expect("written");
+    let (report, catalog) = site.reindex().await;
+    named(&report, &case, &format!("lies beyond the {} records", size - 1));
+    assert_eq!((report.cases, report.orders, report.agents), (1, 0, 1), "{report:#?}");
+    catalog.close().await;
+    drop(catalog);
+
+    put_back(&whole, &before);
+    std::fs::remove_file(&head).expect("removed");
+    let (report, catalog) = site.reindex().await;
+    named(&report, &case, "log.checkpoint-missing");
+    assert_eq!((report.cases, report.orders), (1, 1), "{report:#?}");
+    catalog.close().await;
+    drop(catalog);
+
+    put_back(&whole, &before);
+    std::fs::remove_dir_all(root.join("deployment")).expect("removed");
+    let (report, catalog) = site.reindex().await;
+    named(&report, "deployment/log", "nothing of it is in the store");
+    named(&report, "deployment/log", agent.as_str());
+    assert_eq!((report.cases, report.orders, report.agents), (1, 1, 0), "{report:#?}");
+    catalog.close().await;
+}
+
+#[tokio::test]
+async fn what_the_catalog_before_knew_and_the_store_no_longer_shows_is_named_once() {
+    let dir = tempfile::tempdir().expect("dir");
+    let site = Site::new(dir.path()).await;
+    let root = site.config.resolve(&site.config.store.path);
+    let (own, of_case) = (root.join("deployment"), root.join(layout::case_folder(&site.case)));
+    let (own_before, case_before) = (files(&own), files(&of_case));
+    let (agent, _) = site.enrol(1).await;
+    site.order(1, std::slice::from_ref(&agent)).await;
+    let (report, catalog) = site.reindex().await;
+    assert_eq!((report.problem_count, report.agents, report.orders), (0, 1, 1), "{report:#?}");
+    catalog.close().await;
+    drop(catalog);
+
+    // Both logs hold together in themselves, tiles and heads too.
+    put_back(&own, &own_before);
+    put_back(&of_case, &case_before);
+    let (report, catalog) = site.reindex().await;
+    named(&report, "deployment/log", "log.expected");
+    named(&report, "deployment/log", agent.as_str());
+    named(&report, site.case.as_str(), "was put back to an older state");
+    assert_eq!((report.cases, report.agents, report.orders), (1, 0, 0), "made as far as the store shows: {report:#?}");
+    catalog.close().await;
+    drop(catalog);
+    let (report, catalog) = site.reindex().await;
+    assert_eq!((report.problem_count, report.cases), (0, 1), "the new catalog begins with what the store shows: {report:#?}");
+    catalog.close().await;
+    drop(catalog);
+
+    std::fs::remove_dir_all(&of_case).expect("removed");
+    let (report, catalog) = site.reindex().await;
+    named(&report, site.case.as_str(), "nothing of it is in the store, and the catalog before had it");
+    assert_eq!(report.cases, 0);
+    catalog.close().await;
+    drop(catalog);
+
+    // A catalog that is no catalog any more is no reason not to make one, and the report says what was not looked for.
+    std::fs::write(&site.catalog, b"no database").expect("written");
+    let (report, _) = site.reindex().await;
+    assert!(report.not_compared.is_some() && report.text().contains("could not be asked what it knew"), "{}", report.text());
+}
+
 #[tokio::test]
 async fn hosts_are_known_again_from_what_their_agents_signed() {
     let dir = tempfile::tempdir().expect("dir");

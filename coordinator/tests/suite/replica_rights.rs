@@ -168,3 +168,30 @@ async fn what_a_right_guards_is_done_by_one_at_a_time() {
     drop((x, y));
     two.shared("c", Duration::from_secs(5)).await.expect("free again");
 }
+
+/// A right lasts a minute. What nobody uses any more is not waited for: the database hears of it as soon as it is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_right_that_was_let_go_while_the_database_was_away_is_free_when_it_is_back() {
+    let dir = tempfile::tempdir().expect("dir");
+    let mut server = Scratch::start(dir.path()).await;
+    let settings = server.database("catalog").await;
+    let first = PostgresCatalog::create(&settings).await.expect("new");
+    let second = PostgresCatalog::open(&settings).await.expect("the same");
+    let one = Leases::among(peers(&first).await, Outbox::default());
+    let two = Leases::among(peers(&second).await, Outbox::default());
+    let soon = Duration::from_secs(20);
+    let ours = one.shared("ours", soon).await.expect("free");
+    let anybodys = one.shared("anybody's", soon).await.expect("free");
+    let kept = one.alone("kept", soon).await.expect("free");
+    // In order, so that the database remembers who had what.
+    server.stop();
+    drop((ours, anybodys));
+    tokio::time::sleep(SHORT).await;
+    server.resume().await;
+    let again = one.shared("ours", soon).await.expect("nobody has to wait for what it let go of itself");
+    assert!(again.lasts());
+    two.shared("anybody's", soon).await.expect("nor another one");
+    assert!(one.alone("kept", SHORT).await.is_err(), "somebody here still has it");
+    drop(kept);
+    one.alone("kept", soon).await.expect("until it is let go of");
+}

@@ -257,6 +257,34 @@ async fn a_hold_reaches_the_store_and_a_forgery_becomes_an_incident() {
     assert!(items.message().await.expect("the genuine version is served").is_some());
 }
 
+/// A hold that was taken in the moment in which the coordinator ended: the next one sets what was left, and nobody is said to have weakened it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_hold_left_to_be_locked_is_locked_at_the_next_start_without_an_incident() {
+    let server = moto::start_with_lock();
+    let mut world = World::start_on(Place { remote: Some(locked(&server)), ..Place::default() }).await;
+    let (opened, _) = collected(&mut world).await;
+    let case: CaseId = opened.case_id.parse().expect("id");
+    let vault = open(&locked(&server)).attestable().expect("an S3 store").vault;
+    // Looked at after all objects of the collection.
+    let name = LogName::Case(case.clone()).slot(0);
+    let version = vault.versions_of(&name).await.expect("listed").remove(0).version;
+    let (placed_by, predecessor) = (world.me(), Digest::try_from(opened.case_opened_sha256.as_slice()).expect("digest"));
+    let (too_late, placed_at, reason) = (Vec::new(), clock::now(), "litigation".to_owned());
+    submit(&mut world, &Hold { case, predecessor, collections: Vec::new(), too_late, reason, placed_by, placed_at }).await;
+    world.stop().await;
+    assert!(!vault.lock_of(&name, &version).await.expect("looks").hold, "it ended before it came to this");
+
+    world.restart().await;
+    until(async || vault.lock_of(&name, &version).await.expect("looks").hold).await;
+    until(async || world.running().parts.catalog.standing("raising").await.expect("read").as_deref() == Some("{}")).await;
+    // The pass over everything takes a second or two more.
+    for _ in 0..60 {
+        let incidents = world.incidents().await;
+        assert!(incidents.is_empty(), "{incidents:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 async fn submit<P: record::Predicate>(world: &mut World, predicate: &P) -> Digest {
     let envelope = record::sign(predicate, &world.admin.evidence).expect("small");
     let request = people::SubmitRecordRequest { record: envelope.as_bytes().to_vec() };

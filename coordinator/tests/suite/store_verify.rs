@@ -90,6 +90,21 @@ async fn what_changed_in_the_store_is_found_and_an_interrupted_run_goes_on() {
     assert!(["", "0%", "101%", "1", "x%"].iter().all(|bad| bad.parse::<Depth>().is_err()));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_never_were_are_not_said_to_be_missing() {
+    let mut world = World::start().await;
+    let case = world.open_case().await;
+    world.stop().await;
+    let log = world.store_dir().join(format!("cases/{}/log", case.case_id));
+    std::fs::write(log.join("seq/0000000099.dsse.json"), b"junk").expect("written");
+    let paths = Paths { deployment: PathBuf::from("deployment"), ..Paths::default() };
+    let config = Config { paths, folder: world.dir.path().to_owned(), ..Config::default() };
+    let store = Arc::new(LocalStore::open(&world.store_dir()).expect("store"));
+    let report = reverify::run(&config, store, Depth::All, None, world::now).await.expect("runs");
+    let found = report.cases[0].findings.join("\n");
+    assert!(!report.sound && found.contains("to 98, after the ") && !found.contains("98 are missing"), "{report:#?}");
+}
+
 /// The cases that have a line in a file of results, and how often a run ended there.
 fn lines(file: &std::path::Path) -> (Vec<String>, usize) {
     let text = std::fs::read_to_string(file).unwrap_or_default();

@@ -30,7 +30,7 @@ pub(super) fn read(
     let mut buffer = Vec::new();
     for n in slots {
         if n != expected {
-            report_missing(expected, n, counts, findings);
+            report_gap((expected, n), covered, counts, findings);
         }
         expected = n.saturating_add(1);
         let object = CaseObject::Slot(n).to_string();
@@ -105,6 +105,27 @@ fn read_checkpoint(files: &dyn CaseFiles, exists: bool, findings: &mut Findings)
             findings.add(Code::LogCheckpointMalformed, CHECKPOINT, e.to_string());
             None
         }
+    }
+}
+
+/// A gap before object `to`. That its records existed is signed as far as the checkpoint covers them; of the others nothing but the name of a
+/// later object speaks, and anybody can have put that there.
+fn report_gap((from, to): (u64, u64), covered: Option<u64>, counts: &mut Counts, findings: &mut Findings) {
+    let signed = covered.map_or(to, |size| size.clamp(from, to));
+    if from < signed {
+        report_missing(from, signed, counts, findings);
+    }
+    if signed < to {
+        counts.records = counts.records.saturating_add(to.saturating_sub(signed));
+        let last = to.saturating_sub(1);
+        let places = if signed == last { format!("place {signed}") } else { format!("places {signed} to {last}") };
+        let message = format!(
+            "nothing lies in {places}, after the {} records that the checkpoint covers, and '{}' lies beyond: it was put there, or records \
+             that no signed head covered were removed",
+            covered.unwrap_or_default(),
+            CaseObject::Slot(to)
+        );
+        findings.add_broken_history(Code::LogSlotMissing, CaseObject::Slot(signed).to_string(), message);
     }
 }
 

@@ -6,6 +6,7 @@ use exhibit_evidence::log::{Layer, TILE_WIDTH, Tile};
 
 use super::{Logs, later};
 use crate::seal::named;
+use crate::several;
 use crate::store::attest::Judge as _;
 use crate::store::{Kind, StoreError};
 
@@ -39,7 +40,7 @@ impl Logs {
                 return Ok(None);
             }
         }
-        Ok(Some(format!("it is a tile over records that are not there: the log has {size} records")))
+        Ok(Some(format!("it is a tile over records that are not there: the log has {}", several::count(size, "record"))))
     }
 
     async fn unsealed(&self, log: &LogName, object: &CaseObject) -> Result<Option<String>, StoreError> {

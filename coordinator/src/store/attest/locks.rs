@@ -66,6 +66,22 @@ impl Pass {
         Ok(())
     }
 
+    /// What is said of the lock of something that is none of ours: somebody can lock what he wrote, which makes it no evidence.
+    pub(super) async fn strange_lock(&self, version: &Version) -> Result<String, StoreError> {
+        let none = "it is not what was created here, and no lock is set on it".to_owned();
+        if self.store.locks.is_none() || self.versions_only {
+            return Ok(none);
+        }
+        tokio::time::sleep(self.task.pause).await;
+        match self.store.vault.lock_of(&version.name, &version.version).await {
+            Ok(seen) if seen.hold || seen.until.is_some() => {
+                Ok(format!("it is not what was created here, though it carries a lock, which is not ours: {seen}"))
+            }
+            Err(e) if e.kind() == Kind::Retry => Err(e),
+            Ok(_) | Err(_) => Ok(none),
+        }
+    }
+
     /// Takes off a hold that no custody asks for, whatever it says: on a head it may keep the log from growing.
     async fn free(&mut self, name: &str, version: &Version) -> Result<(), StoreError> {
         let mut what = "it has a legal hold, and nothing here is ever to have one".to_owned();

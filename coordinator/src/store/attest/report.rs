@@ -77,7 +77,13 @@ impl Report {
     /// The report for people.
     #[must_use]
     pub fn text(&self) -> String {
-        let mut out = format!("{} objects with {} versions; {} locks were read", self.objects, self.versions, self.locks_read);
+        let were = if self.locks_read == 1 { "was" } else { "were" };
+        let mut out = format!(
+            "{} with {}; {} {were} read",
+            several::count(self.objects, "object"),
+            several::count(self.versions, "version"),
+            several::count(self.locks_read, "lock")
+        );
         out.push_str(if self.troubles.is_empty() { "; each is what was created, and locked as it should be." } else { ".\n" });
         for Trouble { kind, subject, detail } in &self.troubles {
             let list = self.lists.iter().find(|list| list.kind == *kind && list.subject == *subject);
