@@ -307,9 +307,9 @@ async fn make_catalog(config: &Config, replace: bool, json: bool) -> Result<(), 
     let text = if json { serde_json::to_string(&report).map_err(failed)? } else { report.text() };
     println!("{text}");
     if report.problem_count > 0 {
-        let count = report.problem_count;
+        let (count, name) = (report.problem_count, if report.problem_count == 1 { "problem names" } else { "problems name" });
         return Err(failed(format!(
-            "the catalog was made again without what {count} problems name; the report says which: run exhibit-verify on those cases before a coordinator runs on it"
+            "the catalog was made again without what {count} {name}; the report says which: run exhibit-verify on those cases before a coordinator runs on it"
         )));
     }
     Ok(())

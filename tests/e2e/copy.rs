@@ -62,7 +62,7 @@ fn the_copy_takes_the_place_of_a_store_that_is_gone() {
     // What does not fit together is left out, and said by the exit code.
     std::fs::create_dir(copy.join("cases/junk")).expect("folder");
     let partly = Finished::of(fleet.program("exhibit-coordinator").arg("reindex").arg("--dir").arg(&dir));
-    assert!(partly.code == 1 && partly.stderr.contains("1 problem ("), "{}", partly.stderr);
+    assert!(partly.code == 1 && partly.stderr.contains("what 1 problem names"), "{}", partly.stderr);
     std::fs::remove_dir(copy.join("cases/junk")).expect("removed");
     let reindex = Finished::of(fleet.program("exhibit-coordinator").arg("reindex").arg("--dir").arg(&dir)).ok();
     assert!(!reindex.text().contains("problems"), "{}", reindex.text());
