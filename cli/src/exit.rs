@@ -101,6 +101,10 @@ const LISTS: &[(&str, &str)] = &[
     ("there is no agent ", "exhibit agents"),
 ];
 
+/// What to do when the coordinator itself says that it cannot now.
+const ELSEWHERE: &str = "the same command again in a moment; where there are several coordinators, name each of them in \
+                         EXHIBIT_HOME/config.toml: coordinator = [\"HOST:PORT\", ...]";
+
 /// What to do when something is not as it was written. A command that only asked, or signs, wrote no file.
 const DAMAGED: &str = "sign nothing by it, and use no file that this command wrote; verify the case with exhibit-verify";
 
@@ -108,7 +112,12 @@ impl From<tonic::Status> for Failure {
     fn from(status: tonic::Status) -> Self {
         use tonic::Code as C;
         // A status that the coordinator sent has no source; one that has was made here, because the connection broke.
-        if std::error::Error::source(&status).is_some() || status.code() == C::Unavailable {
+        let broke = std::error::Error::source(&status).is_some();
+        if status.code() == C::Unavailable && !broke && !status.message().is_empty() {
+            let message = exhibit_evidence::text::escape_bounded(status.message(), 2_000);
+            return Self::new(Code::Unavailable, message).hint(ELSEWHERE);
+        }
+        if broke || status.code() == C::Unavailable {
             let message = format!("the connection to the coordinator was lost: {}", without_links(&describe(&status)));
             return Self::new(Code::Unavailable, message)
                 .hint("check that it runs and that the address in EXHIBIT_HOME/config.toml is right");
@@ -207,6 +216,10 @@ mod tests {
     fn only_what_the_coordinator_said_is_its_answer() {
         let said = Failure::from(tonic::Status::internal("a defect"));
         assert_eq!((said.code, said.message.as_str()), (Code::Failure, "a defect"));
+        // It said so: no connection was lost, and another one may do it.
+        let later = Failure::from(tonic::Status::unavailable("the coordinator is stopping"));
+        assert_eq!((later.code, later.message.as_str()), (Code::Unavailable, "the coordinator is stopping"));
+        assert_eq!(later.hint.as_deref(), Some(ELSEWHERE));
         let mut broken = tonic::Status::internal("h2 protocol error");
         broken.set_source(std::sync::Arc::new(std::io::Error::other("reset")));
         assert_eq!(Failure::from(broken).code, Code::Unavailable);

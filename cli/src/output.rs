@@ -1,11 +1,15 @@
 //! What people and scripts see: text and tables, or JSON; results on stdout, everything else on stderr.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use exhibit_evidence::text::escape;
 
 use crate::exit::{Failure, Result};
+
+/// A call that takes longer is told of: a record is in its log within a second where the store answers.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Where results go.
 #[derive(Debug)]
@@ -62,6 +66,19 @@ impl Output {
         if !self.json {
             let _ = writeln!(std::io::stderr().lock(), "{text}");
         }
+    }
+
+    /// Waits for the answer to a call that changes something, and tells a person when it is long in coming.
+    pub async fn patiently<T>(&self, call: impl Future<Output = T>) -> T {
+        let mut call = std::pin::pin!(call);
+        if let Ok(done) = tokio::time::timeout(ANSWERED_WITHIN, &mut call).await {
+            return done;
+        }
+        let seconds = ANSWERED_WITHIN.as_secs();
+        self.note(&format!(
+            "the coordinator has not answered for {seconds} s; waiting: its store or its catalog may be away (its /ready says so)"
+        ));
+        call.await
     }
 
     /// Reports a failure and gives the exit code.

@@ -1,6 +1,7 @@
 //! Keeps looking whether the store still holds what was written, locked as it should be: at the start, then every
 //! `store.attest_hours`, and for one case at once when custody asks for more or less of it.
 
+mod keeping;
 mod offline;
 mod squats;
 
@@ -18,6 +19,7 @@ use crate::parts::Parts;
 use crate::store::attest::{self, Attestable, Judge, Pass, Report, Task};
 use crate::store::{StoreError, Trouble};
 use crate::{clock, custody};
+use keeping::{Keeping, Lasting};
 pub use offline::Offline;
 use squats::Logs;
 
@@ -41,6 +43,10 @@ pub struct Desk {
     wake: Notify,
     /// Held while the catalog is told which cases are to be looked at.
     pub(crate) raising: tokio::sync::Mutex<()>,
+    /// Read while custody of a case changes, between the catalog's note of it and the record: whoever looks at a case waits for both.
+    pub(crate) changing: tokio::sync::RwLock<()>,
+    /// Held while something is told that is told once.
+    lasting: tokio::sync::Mutex<()>,
 }
 
 impl Desk {
@@ -108,6 +114,7 @@ fn in_copy(kind: &'static str) -> &'static str {
         "store-marker" => "copy-marker",
         "store-version" => "copy-version",
         "store-lock" => "copy-lock",
+        attest::HELD => "copy-held",
         "store-bucket" => "copy-bucket",
         "store-foreign" => "copy-foreign",
         "store-squatted" => "copy-squatted",
@@ -134,7 +141,7 @@ async fn concerned(parts: &Parts, subject: &str) -> Option<CaseId> {
     known.then_some(case)
 }
 
-async fn of_cases(parts: &Parts, stores: &[LookedAt]) {
+async fn of_cases(parts: &Arc<Parts>, stores: &[LookedAt]) {
     if stores.is_empty() {
         return;
     }
@@ -142,9 +149,12 @@ async fn of_cases(parts: &Parts, stores: &[LookedAt]) {
     loop {
         while let Some(case) = parts.attesting.take() {
             // Before the log is read: custody that changes from here on has another number.
-            let asked = custody::raising::number(parts, &case).await;
+            let (asked, opened) = {
+                let _settled = parts.attesting.changing.write().await;
+                (custody::raising::number(parts, &case).await, parts.ledgers.case(&case).await)
+            };
             // What custody says now, whichever coordinator wrote it: a hold must not be taken off by what was known before.
-            if let Err(error) = parts.ledgers.case(&case).await {
+            if let Err(error) = opened {
                 tracing::warn!(%case, %error, "the log of a case could not be read; its locks in the store are left as they are");
                 continue;
             }
@@ -177,7 +187,7 @@ async fn left(parts: &Parts) -> Vec<CaseId> {
     }
 }
 
-async fn of_all(parts: &Parts, looked_at: &LookedAt, every: Duration) {
+async fn of_all(parts: &Arc<Parts>, looked_at: &LookedAt, every: Duration) {
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -198,11 +208,12 @@ async fn of_all(parts: &Parts, looked_at: &LookedAt, every: Duration) {
 }
 
 /// One pass with its incidents. A store that fails interrupts it; it goes on where it stood.
-async fn pass(parts: &Parts, looked_at: &LookedAt, begin: &str) -> Report {
+async fn pass(parts: &Arc<Parts>, looked_at: &LookedAt, begin: &str) -> Report {
     let LookedAt { store, is_copy } = looked_at;
     let copy_in = is_copy.then(|| store.vault.describe());
     let task = Task { begin: begin.to_owned(), repair: true, pause: PAUSE, now: clock::now() };
-    let mut pass = Pass::new(store.clone(), task).judged_by(judge(parts, *is_copy));
+    let keeper = Arc::new(Keeping { parts: Arc::clone(parts), copy_in: copy_in.map(str::to_owned) });
+    let mut pass = Pass::new(store.clone(), task).judged_by(judge(parts, *is_copy)).kept_by(keeper);
     let report = loop {
         match pass.run().await {
             Ok(report) => break report,
@@ -222,8 +233,18 @@ async fn pass(parts: &Parts, looked_at: &LookedAt, begin: &str) -> Report {
             }
         }
     };
-    tell_news(parts, &report.troubles, copy_in).await;
+    let (lasting, news): (Vec<Trouble>, Vec<Trouble>) = report.troubles.iter().cloned().partition(|t| t.kind == attest::HELD);
+    tell_news(parts, &news, copy_in).await;
+    let seen = if begin.is_empty() { Lasting::All } else { Lasting::OfCase };
+    keeping::tell_lasting(parts, &lasting, copy_in, seen).await;
     report
+}
+
+/// Tells once why a disposal waits that was approved: the store, or its copy in `copy_in`, keeps what is to be destroyed.
+pub(crate) async fn tell_waiting(parts: &Parts, case: &CaseId, why: &str, copy_in: Option<&str>) {
+    let subject = format!("cases/{case}");
+    let detail = format!("an approved disposal waits: {why}");
+    keeping::tell_lasting(parts, &[Trouble { kind: attest::HELD, subject, detail }], copy_in, Lasting::Waits).await;
 }
 
 /// Who says what is a record in the store, or in its copy.

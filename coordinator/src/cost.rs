@@ -1,8 +1,8 @@
 //! What a collection costs its owner in a bucket, at the prices that the operator wrote down.
 //!
 //! It is **derived** from what lies in the store, by the rule below, and not counted call by call: so it is the same after a crash, on
-//! every coordinator and after `reindex`. A test compares the rule with what an S3 server was really asked. Not in it: what was
-//! repeated because the store failed, the order's and the case's own records, enrolments and revocations that are copied
+//! every coordinator and after `reindex`, and the least that the collection cost. A test compares the rule with what an S3 server was
+//! really asked by one coordinator. Not in it: what other coordinators read of the logs that grew, what was repeated because the store failed, the order's and the case's own records, enrolments and revocations that are copied
 //! into a case's log and what is read of the deployment's log for them, timestamps, later reads, attestation, and what a copy in a second
 //! store costs.
 

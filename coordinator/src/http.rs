@@ -1,6 +1,7 @@
 //! For machines that look after machines: does it live, does it serve, and if not, why; and its metrics. Plain HTTP without
 //! any secret or evidence, on an address of its own that the operator chooses; off unless it is.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::parts::Parts;
+use crate::starting::Awaited;
 
 /// A dependency that does not answer within this is away.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
@@ -71,6 +73,25 @@ pub async fn serve(listener: TcpListener, parts: Arc<Parts>, stopping: watch::Re
     let ops = Arc::new(Ops { parts, stopping, last: tokio::sync::Mutex::default() });
     let routes: Router =
         Router::new().route("/health", get(async || "alive\n")).route("/ready", get(ready)).route("/metrics", get(metrics)).with_state(ops);
+    match accept_all(&listener, &routes).await {}
+}
+
+/// The same while a coordinator starts: it lives, and does not serve yet. For ever where there is no listener.
+pub(crate) async fn serve_starting(listener: Option<&TcpListener>, awaited: &Awaited) -> Infallible {
+    let Some(listener) = listener else { return std::future::pending().await };
+    let routes: Router = Router::new().route("/health", get(async || "alive\n")).route("/ready", get(starting)).with_state(awaited.clone());
+    accept_all(listener, &routes).await
+}
+
+async fn starting(State(awaited): State<Awaited>) -> impl IntoResponse {
+    let why = awaited
+        .now()
+        .map_or_else(|| "the coordinator is starting".to_owned(), |what| format!("the coordinator is starting, and waiting for {what}"));
+    let serving = Check { name: "serving", ok: false, problem: Some(why) };
+    (StatusCode::SERVICE_UNAVAILABLE, Json(Readiness { ready: false, checks: vec![serving], notes: Vec::new() }))
+}
+
+async fn accept_all(listener: &TcpListener, routes: &Router) -> Infallible {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         // The semaphore is never closed, so there is always a permit in the end.
@@ -171,5 +192,12 @@ async fn peers(parts: &Parts) -> Check {
 }
 
 async fn time(parts: &Parts) -> Check {
-    within("clock", async { crate::serve::clocks_agree(&parts.leases).await.map_err(|e| e.to_string()) }).await
+    let agree = async {
+        match crate::serve::clocks_apart(&parts.leases).await {
+            Ok(None) => Ok(()),
+            Ok(Some(apart)) => Err(format!("{apart}; nobody is served until they agree, then it goes on by itself")),
+            Err(e) => Err(e.to_string()),
+        }
+    };
+    within("clock", agree).await
 }

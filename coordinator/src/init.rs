@@ -30,7 +30,7 @@ use crate::config::{
     CATALOG_FILE, COPY_AWAY, COPY_SECRET_AWAY, CREDENTIALS, CatalogConfig, Config, Paths, StoreConfig, StoreKind, check_endpoint,
 };
 use crate::ledger::{Keys, Ledgers};
-use crate::store::{self, Kind, LateStore, LocalStore, LockPolicy, RemoteStore, Store, StoreError};
+use crate::store::{self, Expected, Kind, LateStore, LocalStore, LockPolicy, RemoteStore, Store, StoreError};
 
 /// The configuration file's name in a deployment's folder.
 pub const CONFIG: &str = "config.toml";
@@ -168,7 +168,8 @@ impl std::error::Error for InitError {}
 /// 7. the configuration - from here on it is a deployment
 ///
 /// # Errors
-/// [`InitError`]; after step 2 began, the folder is to be removed and init run again.
+/// [`InitError`]. What fails before step 4 takes away again what it made, so that init can be run again; from then on the store may hold
+/// records that only the keys in the folder can go on with, so both stay, and the message says what to do.
 pub async fn run(options: &Options, now: Timestamp) -> Result<Made, InitError> {
     let config = configuration(options)?;
     let new = create(options, now)?;
@@ -176,12 +177,15 @@ pub async fn run(options: &Options, now: Timestamp) -> Result<Made, InitError> {
     refuse_taken_database(&config).await?;
     let unfinished = |e: &dyn fmt::Display| InitError::failed(unfinished(e, &options.dir));
     let not_written = |e: &dyn fmt::Display| InitError::not_written(self::unfinished(e, &options.dir));
-    new.write(&options.dir).map_err(|e| not_written(&e))?;
-    let dir = std::fs::canonicalize(&options.dir).map_err(|e| unfinished(&e))?;
+    let was_there = options.dir.exists();
+    new.write(&options.dir).map_err(|e| taken_back(InitError::not_written, &e, &options.dir, was_there))?;
+    let back = |e: &dyn fmt::Display| taken_back(InitError::failed, e, &options.dir, was_there);
+    let dir = std::fs::canonicalize(&options.dir).map_err(|e| back(&e))?;
     let config = Config { folder: dir.clone(), ..config };
 
-    let store = open_store(&config, true).map_err(|e| unfinished(&e))?;
-    store::self_test(&*store).await.map_err(|e| unfinished(&e))?;
+    let store = open_store(&config, true).map_err(|e| back(&e))?;
+    store::self_test(&*store).await.map_err(|e| back(&e))?;
+    refuse_taken_store(&*store).await.map_err(|e| back(&e))?;
     let place = store.describe();
     let ca_sha256 = new.deployment.tls_root_sha256();
     begin_log(store, &new).await.map_err(|e| unfinished(&e))?;
@@ -225,9 +229,10 @@ pub fn open_store(config: &Config, new: bool) -> Result<Arc<dyn Store>, String> 
     Ok(Arc::new(store))
 }
 
-/// Opens the second store of a configuration, if it names one. A folder that is there and empty is made a store. One that is not there
-/// may be a disk that is not mounted: it is never made, and opened when it appears. So is one whose disk is taken away later, and a store
-/// elsewhere whose file of credentials is not there yet. A folder that lies in the store, or the store in it, is refused.
+/// Opens the second store of a configuration, if it names one. A folder that is there and empty is made a store by whoever knows that no
+/// copy was ever begun in it ([`Expected`]). One that is not there may be a disk that is not mounted: it is never made, and opened when it
+/// appears. So is one whose disk is taken away later, and a store elsewhere whose file of credentials is not there yet. A folder that lies
+/// in the store, or the store in it, is refused.
 ///
 /// # Errors
 /// One sentence with its remedy.
@@ -242,9 +247,18 @@ pub fn open_copy(config: &Config) -> Result<Option<Arc<dyn Store>>, String> {
     let path = config.resolve(&settings.path);
     let beside = (config.store.kind == StoreKind::Local).then(|| config.resolve(&config.store.path));
     let (place, immutable, folder) = (format!("local folder {}", shown(&path)), settings.immutable, path.clone());
-    let open = move |was_open: bool| open_copy_in(&path, beside.as_deref(), immutable, was_open);
+    let (of_copy, of_store) = (path.clone(), beside.clone());
+    let open = move |was_open: bool, expected: &Expected| open_copy_in(&of_copy, of_store.as_deref(), immutable, (was_open, expected));
     let copy = LateStore::new(place, Arc::new(open), Arc::new(move || LocalStore::standing(&folder)));
-    if config.copy_away().is_none() {
+    if config.copy_away().is_some() {
+        return Ok(Some(Arc::new(copy)));
+    }
+    if let Some(store) = &beside {
+        apart(store, &path).map_err(|e| e.to_string())?;
+    }
+    // Whether a copy may be begun in an empty folder is not known here, and no reason not to start.
+    let is_empty = std::fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_none());
+    if !is_empty {
         copy.open_now().map_err(|e| e.to_string())?;
     }
     Ok(Some(Arc::new(copy)))
@@ -254,7 +268,7 @@ pub fn open_copy(config: &Config) -> Result<Option<Arc<dyn Store>>, String> {
 fn copy_without_secret(config: &Config, settings: &StoreConfig) -> LateStore {
     let place = format!("{} bucket '{}'", settings.kind.as_str(), escape_bounded(&settings.bucket, 80));
     let config = config.clone();
-    let open = move |_: bool| -> Result<Arc<dyn Store>, StoreError> {
+    let open = move |_: bool, _: &Expected| -> Result<Arc<dyn Store>, StoreError> {
         let unfit = |what: String| StoreError::new(Kind::Denied, format!("copy.store: {what}"), COPY_SECRET_AWAY);
         let remote = config.remote_copy().map_err(|e| unfit(e.to_string()))?;
         let remote = remote.ok_or_else(|| unfit("is a folder".to_owned()))?;
@@ -264,21 +278,41 @@ fn copy_without_secret(config: &Config, settings: &StoreConfig) -> LateStore {
 }
 
 /// What helps when a copy's folder is empty that was not: a mount point without its disk looks so, and so does a new disk.
-const COPY_EMPTY: &str =
-    "mount the disk that it is on; nothing is made in its place; only for a new copy in this folder start the coordinator again";
+const COPY_EMPTY: &str = "mount the disk that it is on; nothing is made in its place; for a new copy name another folder";
+/// What helps when another store is in a copy's folder: one that was begun under the disk, for example.
+const COPY_OTHER: &str = "mount the disk that the copy is on; nothing is written here; for a new copy name another folder; \
+                          docs/operations/stores.md says how a mark that was lost comes back";
+/// What helps when a copy is to be begun.
+const COPY_UNBEGUN: &str = "mount the disk, if it is to be on one, and start the coordinator: nothing else begins a copy";
 
 /// The copy in a folder of this machine that must be there; `beside`: the store, where that is a folder too. `was_open`: this process had a
 /// copy there before.
-fn open_copy_in(path: &Path, beside: Option<&Path>, immutable: bool, was_open: bool) -> Result<Arc<dyn Store>, StoreError> {
+fn open_copy_in(
+    path: &Path,
+    beside: Option<&Path>,
+    immutable: bool,
+    (was_open, expected): (bool, &Expected),
+) -> Result<Arc<dyn Store>, StoreError> {
     let unfit = |what: String, remedy: &str| StoreError::new(Kind::Denied, format!("copy.store.path: {}{what}", shown(path)), remedy);
     let mut entries = std::fs::read_dir(path).map_err(|e| unfit(format!(": {e}"), COPY_AWAY))?;
     if let Some(store) = beside {
         apart(store, path)?;
     }
-    let opened = match entries.next() {
-        None if was_open => return Err(unfit(" is empty, and the copy was in it".to_owned(), COPY_EMPTY)),
-        None => LocalStore::create(path),
-        Some(_) => LocalStore::open(path),
+    let is_empty = entries.next().is_none();
+    if let Expected::Marked(mark) = expected {
+        let found = LocalStore::peek(path, store::COPY_MARK, store::COPY_MARK_BYTES_MAX).map_err(|e| e.during("copy.store.path"))?;
+        match found {
+            Some(found) if *mark == found => {}
+            Some(_) => return Err(unfit(" holds another copy than the one that was in it".to_owned(), COPY_OTHER)),
+            None if is_empty => {}
+            None => return Err(unfit(format!(" has no {}, and the copy that was in it has one", store::COPY_MARK), COPY_OTHER)),
+        }
+    }
+    let opened = match (is_empty, expected) {
+        (false, _) => LocalStore::open(path),
+        (true, Expected::Any) if !was_open => LocalStore::create(path),
+        (true, Expected::Unknown) if !was_open => return Err(unfit(" is empty: no copy was begun in it".to_owned(), COPY_UNBEGUN)),
+        (true, _) => return Err(unfit(" is empty, and the copy was in it".to_owned(), COPY_EMPTY)),
     };
     // Only an object may be called absent.
     let store = opened.map_err(|e| match e.kind() {
@@ -416,6 +450,32 @@ fn is_ours(name: &str) -> bool {
     name.starts_with("catalog.sqlite") || OURS.iter().any(|ours| *ours == name || name == format!(".{ours}.new"))
 }
 
+/// Takes away what init made itself, and says so; what cannot be taken away is [`unfinished`].
+fn taken_back(kind: fn(String) -> InitError, e: &dyn fmt::Display, dir: &Path, was_there: bool) -> InitError {
+    if !dir.exists() {
+        return kind(unfinished(e, dir));
+    }
+    let removed = std::fs::read_dir(dir).and_then(|entries| {
+        for entry in entries {
+            let entry = entry?;
+            if !is_ours(&entry.file_name().to_string_lossy()) {
+                continue;
+            }
+            if entry.file_type()?.is_dir() {
+                std::fs::remove_dir_all(entry.path())?;
+            } else {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        // It stays where somebody else put something into it meanwhile.
+        if was_there { Ok(()) } else { std::fs::remove_dir(dir) }
+    });
+    match removed {
+        Ok(()) => kind(format!("{e}; what init had made in {} is taken away again: correct this and run init again", shown(dir))),
+        Err(_) => kind(unfinished(e, dir)),
+    }
+}
+
 /// What to do about a folder of which not everything was made; there may be none.
 fn unfinished(e: &dyn fmt::Display, dir: &Path) -> String {
     if dir.exists() {
@@ -425,11 +485,30 @@ fn unfinished(e: &dyn fmt::Display, dir: &Path) -> String {
     }
 }
 
-async fn begin_log(store: Arc<dyn Store>, new: &NewDeployment) -> Result<(), String> {
-    let listed = store.list(&LogName::Deployment.folder(), None).await.map_err(|e| e.to_string())?;
-    if !listed.entries.is_empty() {
-        return Err(format!("{} holds a deployment already: use another bucket or prefix", store.describe()));
+/// Only a store without a deployment's log is taken. What lies in its place and is none is named: it would stand in the log's way.
+async fn refuse_taken_store(store: &dyn Store) -> Result<(), String> {
+    let (log, place) = (LogName::Deployment, store.describe());
+    for name in [log.checkpoint(), log.slot(0)] {
+        match store.size(&name).await {
+            Ok(_) => {
+                return Err(format!(
+                    "{place} holds a deployment already, or what an interrupted init left of one ('{name}'): use another bucket or prefix"
+                ));
+            }
+            Err(e) if e.kind() == Kind::NotFound => {}
+            Err(e) => return Err(e.to_string()),
+        }
     }
+    let listed = store.list(&log.folder(), None).await.map_err(|e| e.to_string())?;
+    let Some(found) = listed.entries.first() else { return Ok(()) };
+    Err(format!(
+        "{place} holds '{}' where the deployment's log will lie, and no deployment: find out who put it there and remove it, or use another \
+         bucket or prefix",
+        escape_bounded(&found.name, 200)
+    ))
+}
+
+async fn begin_log(store: Arc<dyn Store>, new: &NewDeployment) -> Result<(), String> {
     let deployment = &new.deployment;
     // The registry takes the key by value; the deployment keeps its own.
     let log =
@@ -451,7 +530,7 @@ fn client_config(host: &str, port: u16) -> String {
     let port_note =
         if port == 0 { "# The coordinator takes a free port at each start: put the one that it prints here in place of 0.\n" } else { "" };
     format!(
-        "# Where the coordinator listens: HOST:PORT. The host must be one of the names in the server's certificate.\n{port_note}coordinator = \"{address}\"\n"
+        "# Where the coordinator listens: HOST:PORT. The host must be one of the names in the server's certificate.\n# Several coordinators are tried in turn: coordinator = [\"HOST:PORT\", \"HOST:PORT\"]\n{port_note}coordinator = \"{address}\"\n"
     )
 }
 

@@ -38,5 +38,6 @@ pub mod seal;
 pub mod serve;
 mod several;
 pub mod stamp;
+pub mod starting;
 pub mod store;
 pub mod upkeep;

@@ -12,8 +12,11 @@ use exhibit_certs::deployment::CreateError;
 use exhibit_certs::files::FileError;
 use exhibit_certs::issue::ServerNames;
 use exhibit_certs::tls::HotServer;
+use exhibit_coordinator::catalog::SharedCatalog;
 use exhibit_coordinator::config::{COPY_AWAY, COPY_SECRET_AWAY, Config, ConfigError, LogFormat, Rate, StoreKind};
 use exhibit_coordinator::ledger::Keys;
+use exhibit_coordinator::starting::{self, Awaited};
+use exhibit_coordinator::store::{Store, StoreError};
 use exhibit_coordinator::{attest, clock, copy, init, intake, recover, reindex, reverify, serve, store, upkeep};
 use exhibit_proto::transport::server;
 use tokio::net::TcpListener;
@@ -431,6 +434,45 @@ async fn attest_both(
 
 async fn run(config: &Config, ready_file: Option<&Path>) -> Result<(), Failure> {
     begin_log(config);
+    let mut ending = std::pin::pin!(wait_for_end());
+    let begun = tokio::select! {
+        // First, so that signals are heard before anything is waited for.
+        biased;
+        ended = &mut ending => {
+            ended.map_err(failed)?;
+            tracing::info!("stopped before anybody was served");
+            return Ok(());
+        }
+        begun = Box::pin(begin(config)) => begun?,
+    };
+    let Begun { running, place, folder, names } = begun;
+    tracing::info!(address = %running.addr, store = %place, "ready");
+    if let Some(file) = ready_file {
+        let cannot = |e| Failure(Exit::CannotCreate as u8, format!("cannot write {}: {e}", file.display()));
+        write_ready(file, &running.addr.to_string()).map_err(cannot)?;
+    }
+    println!("exhibit-coordinator listens on {}", running.addr);
+    let renewing = tokio::spawn(renew_daily(folder, names, Arc::clone(&running.tls)));
+    ending.await.map_err(failed)?;
+    tracing::info!("stopping: open uploads are cut, what was acknowledged is durable");
+    renewing.abort();
+    running.stop().await;
+    Ok(())
+}
+
+/// A coordinator that serves, and what its process needs besides.
+struct Begun {
+    running: serve::Running,
+    /// The store, for the log.
+    place: String,
+    /// The deployment's folder.
+    folder: PathBuf,
+    /// The names in the server's certificate.
+    names: ServerNames,
+}
+
+/// Opens everything and starts to serve; a store that is disturbed is waited for.
+async fn begin(config: &Config) -> Result<Begun, Failure> {
     let folder = config.resolve(&config.paths.deployment);
     let mut deployment = Deployment::load(&folder)?;
     let authorities = config.authorities()?;
@@ -449,15 +491,14 @@ async fn run(config: &Config, ready_file: Option<&Path>) -> Result<(), Failure> 
         Some(address) => Some(listen("http.listen", address).await?),
         None => None,
     };
-    let store = init::open_store(config, false).map_err(failed)?;
-    store::self_test(&*store).await.map_err(failed)?;
-    let copy = init::open_copy(config).map_err(failed)?;
-    let catalog = config.catalog()?.open().await.map_err(failed)?;
+    let awaited = Awaited::default();
+    let opening = Box::pin(open_all(config, &awaited));
+    let (store, copy, catalog) = starting::attended(&awaited, (&listener, http.as_ref()), opening).await?;
     let place = store.describe();
-    let running = serve::start(serve::Setup {
+    let running = Box::pin(serve::start(serve::Setup {
         deployment,
         store,
-        catalog: catalog.shared(),
+        catalog,
         listener,
         intake: intake::Limits {
             uploads_max: config.limits.uploads_max as usize,
@@ -482,21 +523,21 @@ async fn run(config: &Config, ready_file: Option<&Path>) -> Result<(), Failure> 
         },
         audit,
         prices,
-    })
+    }))
     .await
     .map_err(failed)?;
-    tracing::info!(address = %running.addr, store = %place, "ready");
-    if let Some(file) = ready_file {
-        let cannot = |e| Failure(Exit::CannotCreate as u8, format!("cannot write {}: {e}", file.display()));
-        write_ready(file, &running.addr.to_string()).map_err(cannot)?;
-    }
-    println!("exhibit-coordinator listens on {}", running.addr);
-    let renewing = tokio::spawn(renew_daily(folder, names, Arc::clone(&running.tls)));
-    wait_for_end().await.map_err(failed)?;
-    tracing::info!("stopping: open uploads are cut, what was acknowledged is durable");
-    renewing.abort();
-    running.stop().await;
-    Ok(())
+    Ok(Begun { running, place, folder, names })
+}
+
+/// Store, copy and catalog. The store keeps what it promises, or nothing is opened.
+async fn open_all(config: &Config, awaited: &Awaited) -> Result<(Arc<dyn Store>, Option<Arc<dyn Store>>, SharedCatalog), Failure> {
+    let first = init::open_store(config, false).map_err(failed)?;
+    let passes = |e: &StoreError| e.kind() == store::Kind::Retry;
+    let tested = starting::patient(awaited, "the store", passes, || store::self_test(&*first)).await;
+    tested.map_err(|e| if passes(&e) { failed(starting::given_up(&e)) } else { failed(e) })?;
+    let copy = init::open_copy(config).map_err(failed)?;
+    let catalog = config.catalog()?.open().await.map_err(failed)?;
+    Ok((first, copy, catalog.shared()))
 }
 
 async fn listen(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {

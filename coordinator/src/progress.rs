@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use exhibit_evidence::id::{AgentId, CollectionId};
 use serde::{Deserialize, Serialize};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 use crate::replica::{Notice, Outbox};
 
@@ -43,6 +43,8 @@ pub struct Progress {
     /// Uploads that are paused, why, and whether they run here. One entry per open upload at most.
     paused: Mutex<HashMap<CollectionId, (String, bool)>>,
     bell: broadcast::Sender<CollectionId>,
+    /// True once the coordinator stops.
+    ending: watch::Sender<bool>,
     /// Watchers may be connected to other coordinators.
     others: Outbox,
 }
@@ -57,7 +59,13 @@ impl Progress {
     /// A board whose changes the other coordinators are told of.
     #[must_use]
     pub fn new(others: Outbox) -> Self {
-        Self { live: Mutex::default(), paused: Mutex::default(), bell: broadcast::Sender::new(BEHIND_MAX), others }
+        Self {
+            live: Mutex::default(),
+            paused: Mutex::default(),
+            bell: broadcast::Sender::new(BEHIND_MAX),
+            ending: watch::Sender::new(false),
+            others,
+        }
     }
 
     /// Keeps what the agent said. Only collections that were offered or run have an entry, so orders bound it.
@@ -151,6 +159,17 @@ impl Progress {
     pub fn ring_here(&self, collection: &CollectionId) {
         // No watcher is no error.
         let _ = self.bell.send(collection.clone());
+    }
+
+    /// The coordinator stops: whoever watches is told to go on elsewhere, now and later.
+    pub fn end_watches(&self) {
+        self.ending.send_replace(true);
+    }
+
+    /// Becomes true when watching here ends.
+    #[must_use]
+    pub fn ending(&self) -> watch::Receiver<bool> {
+        self.ending.subscribe()
     }
 
     /// Listens from now on.

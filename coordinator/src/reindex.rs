@@ -6,6 +6,7 @@
 mod before;
 mod collections;
 mod rebuild;
+mod strangers;
 mod stream;
 
 use std::fmt::{self, Write as _};
@@ -48,6 +49,9 @@ const STRANGERS_MAX: usize = 10;
 pub struct Report {
     /// Cases.
     pub cases: u64,
+    /// Cases that are not among them, because nobody can open their logs: the problems say why.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub left_out: u64,
     /// Orders.
     pub orders: u64,
     /// Collections, all states.
@@ -71,6 +75,14 @@ pub struct Report {
     /// Why the catalog that was there before was not asked what it knew. None: it was, or there was none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_compared: Option<String>,
+    /// Where the catalog before is kept, until the next reindex. None: there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<String>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+const fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl Report {
@@ -108,13 +120,18 @@ impl Report {
 
     /// Names what lies in a collection's folder and that nobody signed for.
     fn strangers(&mut self, names: &[String]) {
+        self.foreign((names, names.len()), ("no signed manifest names it", "no signed manifest names"));
+    }
+
+    /// Names what is none of ours, why it is not, in words for one and for several; of `count` the first ones are given.
+    fn foreign(&mut self, (names, count): (&[String], usize), (one, many): (&str, &str)) {
         for name in names.iter().take(STRANGERS_MAX) {
             let shown = escape_bounded(name, 200);
-            self.problem(format!("store-foreign '{shown}': no signed manifest names it; it was left out (docs/operations/stores.md)"));
+            self.problem(format!("store-foreign '{shown}': {one}; it was left out (docs/operations/stores.md)"));
         }
         if let Some(next) = names.get(STRANGERS_MAX) {
-            let (more, shown) = (names.len().saturating_sub(STRANGERS_MAX), escape_bounded(next, 200));
-            self.problem(format!("store-foreign '{shown}': with it {more} more that no signed manifest names; they were left out"));
+            let (more, shown) = (count.saturating_sub(STRANGERS_MAX), escape_bounded(next, 200));
+            self.problem(format!("store-foreign '{shown}': with it {more} more that {many}; they were left out"));
         }
     }
 
@@ -131,6 +148,9 @@ impl Report {
             several::count(self.segments, "segment"),
             several::count(self.agents, "agent")
         );
+        if self.left_out > 0 {
+            let _ = writeln!(out, "Left out, because nobody can open the log: {}.", several::count(self.left_out, "case"));
+        }
         out.push_str("\nNot in the store, and therefore gone:\n");
         for what in LOST {
             let _ = writeln!(out, "  - {what}");
@@ -155,8 +175,14 @@ impl Report {
                 "\nThe catalog before could not be asked what it knew: {why}. That a log is shorter than it was, or a case is gone, was not looked for."
             );
         }
-        if self.problem_count == 0 {
-            out.push_str("\nThe catalog is whole.\n");
+        if let Some(kept) = &self.kept {
+            let _ = write!(out, "\nThe catalog before is kept as {kept} until the next reindex, which puts this one in its place.");
+            out.push_str(if self.problem_count > 0 { " It may be all that knows what is gone: copy it first.\n" } else { "\n" });
+        }
+        match (self.problem_count, &self.not_compared) {
+            (0, None) => out.push_str("\nThe catalog is whole.\n"),
+            (0, Some(_)) => out.push_str("\nThe catalog holds what the store shows; whether that is all that there was is not known.\n"),
+            _ => {}
         }
         out
     }
@@ -224,8 +250,9 @@ async fn in_file(
     catalog.close().await;
     drop(catalog);
     let report = report?;
+    let kept = path.exists().then(|| escape_bounded(&beside(path, ".old").to_string_lossy(), 200));
     swap(path, &fresh)?;
-    Ok(report)
+    Ok(Report { kept, ..report })
 }
 
 /// Order:
@@ -240,7 +267,12 @@ async fn in_database(
     ledgers: impl FnOnce() -> Result<Arc<Ledgers>, ReindexError>,
     now: Timestamp,
 ) -> Result<Report, ReindexError> {
-    if !replace && PostgresCatalog::is_there(settings).await.map_err(ReindexError::new)? {
+    let is_there = match PostgresCatalog::is_there(settings).await {
+        Err(e) if !replace => return Err(ReindexError::new(e)),
+        // Whatever is there is kept.
+        looked => looked.unwrap_or(true),
+    };
+    if !replace && is_there {
         return Err(ReindexError(format!(
             "{} holds a catalog: give --replace to put a new one in its place (the old one is kept as schema exhibit_old)",
             settings.place()
@@ -255,7 +287,8 @@ async fn in_database(
     catalog.close().await;
     let report = report?;
     alone.exchange().await.map_err(ReindexError::new)?;
-    Ok(report)
+    let kept = is_there.then(|| format!("schema exhibit_old in {}", settings.place()));
+    Ok(Report { kept, ..report })
 }
 
 fn swap(path: &Path, fresh: &Path) -> Result<(), ReindexError> {

@@ -4,6 +4,8 @@
 //! Every case's log, and the deployment's, is verified whole each time. Of the evidence, either everything is (`--all`), or every manifest against its
 //! receipt and a share of the segments against their manifest (`--sample`), another share each time.
 
+mod accounted;
+mod beside;
 mod files;
 mod log;
 mod results;
@@ -15,6 +17,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use accounted::{Left, Records, Why};
+pub(crate) use beside::strangers;
 use bytes::Bytes;
 use exhibit_certs::Deployment;
 use exhibit_evidence::dsse::{ENVELOPE_BYTES_MAX, Envelope};
@@ -153,12 +157,16 @@ impl Report {
     pub fn text(&self) -> String {
         let (segments, bytes) =
             self.cases.iter().fold((0_u64, 0_u64), |(s, b), c| (s.saturating_add(c.segments), b.saturating_add(c.bytes)));
+        let (gone, there): (Vec<&CaseResult>, Vec<_>) = self.cases.iter().filter(|c| c.log().is_some()).partition(|c| c.gone);
         let mut out = format!(
             "{}, {}, {} read from the store",
-            several::count(self.cases.len() as u64, "case"),
+            several::count(there.len() as u64, "case"),
             several::count(segments, "segment"),
             several::count(bytes, "byte")
         );
+        if !gone.is_empty() {
+            let _ = write!(out, "; {} gone", several::count(gone.len() as u64, "case"));
+        }
         let _ = writeln!(
             out,
             "{}",
@@ -296,15 +304,15 @@ impl Run {
                 escape_bounded(&why, 300)
             )),
         }
+        let mut strangers = strangers(&*task.store).await.map_err(|e| e.to_string())?;
         let there: BTreeSet<String> = task.store.folders("cases").await.map_err(|e| e.to_string())?.into_iter().collect();
-        let strangers = task.store.foreign("cases");
-        let strangers = strangers.iter().filter(|name| name.ends_with('/')).map(|name| format!("'{}'", escape_bounded(name, 200)));
-        let strangers: Vec<String> = strangers.collect();
+        let no_cases = task.store.foreign("cases");
+        strangers.extend(no_cases.iter().filter(|name| name.ends_with('/')).map(|name| format!("'{}'", escape_bounded(name, 200))));
         if !strangers.is_empty() {
             report.sound = false;
             let named = several::listed(&strangers, 0, ", ", several::DETAIL_BYTES);
             report.notes.push(format!(
-                "No case ever has a folder of such a name; find out who wrote there (docs/operations/stores.md, store-foreign): {named}"
+                "Nothing of ours ever has such a name; find out who wrote there (docs/operations/stores.md, store-foreign): {named}"
             ));
         }
         let after = stood.and_then(|(_, after)| after);
@@ -568,7 +576,7 @@ impl Work {
             None => {}
         }
         if let Some(Depth::Sample(share)) = self.depth {
-            self.sample(share, look, &mut result).await?;
+            self.sample(share, (look, objects), &mut result).await?;
         }
         Ok(result)
     }
@@ -577,27 +585,43 @@ impl Work {
     fn is_wanted(&self, name: &str, evidence: &str) -> bool {
         match self.depth {
             Some(Depth::All) => true,
-            Some(Depth::Sample(_)) => !name.starts_with(evidence),
+            // What is no part of any collection it names by its name alone.
+            Some(Depth::Sample(_)) => !name.starts_with(evidence) || layout::parse(name).is_none(),
             // What lies beside a log may be so much that what is wrong with the log would not be among the findings that are kept.
             None => name.strip_prefix(&self.log.folder()).is_some_and(|rest| rest.starts_with('/')),
         }
     }
 
-    /// Each manifest that a receipt of the log names, whole, and a share of its segments.
-    async fn sample(&self, share: u32, look: Option<&Look>, result: &mut CaseResult) -> Result<(), StoreError> {
+    /// Each manifest that a receipt of the log names, whole, and a share of its segments; and by names whatever no record accounts for of
+    /// the objects that were listed before.
+    async fn sample(
+        &self,
+        share: u32,
+        (look, objects): (Option<&Look>, &[crate::store::Entry]),
+        result: &mut CaseResult,
+    ) -> Result<(), StoreError> {
         let LogName::Case(case) = &self.log else { return Ok(()) };
         let slots = list_all(&*self.store, &format!("{}/seq", self.log.folder()), OBJECTS_MAX).await?;
+        let (mut records, mut left) = (Records::default(), Left::default());
         for slot in slots.into_iter().filter(|slot| look.is_none_or(|look| !look.is_beside(&slot.name))) {
             let Some(bytes) = result.read(self.store.get(&slot.name, ENVELOPE_BYTES_MAX as u64).await)? else { continue };
-            let record = Envelope::parse(&bytes).ok().and_then(|e| Record::from_payload(e.unverified_payload()).ok());
+            let Ok(envelope) = Envelope::parse(&bytes) else { continue };
             // What is no record the verifier has named above.
-            let Some(Record::Receipt(receipt)) = record else { continue };
+            let Ok(record) = Record::from_payload(envelope.unverified_payload()) else { continue };
+            records.take(case, envelope.digest(), &record);
+            let Record::Receipt(receipt) = record else { continue };
             let folder = layout::stream_folder(case, &receipt.collection, receipt.stream);
             // Gone as a whole: it was not left out above, so the verifier has named it, unless a disposal explains it.
             if self.store.list(&folder, None).await?.entries.is_empty() {
                 continue;
             }
             self.sample_stream(case, (&receipt.collection, receipt.stream), &receipt.manifest, share, result).await?;
+        }
+        for object in objects {
+            left.note(&records, object);
+        }
+        for finding in left.findings(None) {
+            result.fail(finding);
         }
         Ok(())
     }
@@ -612,7 +636,7 @@ impl Work {
     ) -> Result<(), StoreError> {
         let segments = match reindex::segments(&*self.store, case, collection, stream, manifest).await {
             Ok(found) => {
-                for name in &found.strangers {
+                for name in found.strangers.iter().filter(|name| layout::parse(name).is_some()) {
                     result.fail(format!("{collection} {stream}: '{}' is not in the manifest", escape_bounded(name, 200)));
                 }
                 found.segments

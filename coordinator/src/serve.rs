@@ -23,7 +23,7 @@ use crate::cost::Prices;
 use crate::dispatch::{self, Sessions};
 use crate::filled::Foreign;
 use crate::intake::{self, Uploads};
-use crate::ledger::{Keys, Known, Ledger, Ledgers};
+use crate::ledger::{self, Keys, Known, Ledger, LedgerError, Ledgers};
 use crate::metrics::SharedMetrics;
 use crate::parts::{Issuing, Parts, Revoked};
 use crate::party::Party;
@@ -33,6 +33,7 @@ use crate::replica::{self, Leases, Outbox, Waiting};
 use crate::rpc;
 use crate::seal::Sealer;
 use crate::stamp::Authority;
+use crate::starting::{self, Awaited};
 use crate::store::{MeteredStore, Store};
 
 /// How far the clock may be behind the deployment's own records.
@@ -133,10 +134,15 @@ pub async fn start(setup: Setup) -> Result<Running> {
     let registry = ConnectionRegistry::new();
     let (leases, waiting) = among(&catalog);
     clocks_agree(&leases).await?;
-    let foreign = Box::pin(refuse_unfilled(&deployment, &store, &catalog, &leases, &witnesses)).await?;
-    let parts =
-        assemble(deployment, (store, upkeep), catalog, (intake, rules, witnesses, authorities), registry.clone(), (leases, &audit, prices))
-            .await?;
+    let awaited = Awaited::default();
+    let begun = async {
+        let unfilled = || Box::pin(refuse_unfilled(&deployment, &store, &catalog, &leases, &witnesses));
+        let foreign = starting::patient(&awaited, "store and catalog", Problem::is_passing, unfilled).await.map_err(waited_for)?;
+        let (chosen, among) = ((intake, rules, witnesses, authorities), (leases, &audit, prices, &awaited));
+        let parts = assemble(deployment, (store, upkeep), catalog, chosen, registry.clone(), among).await?;
+        Ok::<_, Problem>((foreign, parts))
+    };
+    let (foreign, parts) = starting::attended(&awaited, (&listener, http.as_ref()), Box::pin(begun)).await?;
     crate::filled::note(&*parts.catalog).await?;
     if let Some(what) = foreign.text() {
         parts.incident(None, "store-foreign", &parts.store.describe(), &what).await;
@@ -228,9 +234,14 @@ fn among(catalog: &SharedCatalog) -> (Arc<Leases>, Option<Waiting>) {
     }
 }
 
+/// What is said of what a start waited for in vain.
+fn waited_for(problem: Problem) -> Problem {
+    if problem.is_passing() { Problem::new(problem.kind(), starting::given_up(&problem)) } else { problem }
+}
+
 /// All coordinators on a catalog must agree on the time, which records and deadlines are written with: the database's is what
 /// they are measured by.
-pub(crate) async fn clocks_agree(leases: &Leases) -> Result<()> {
+async fn clocks_agree(leases: &Leases) -> Result<()> {
     match clocks_apart(leases).await? {
         None => Ok(()),
         Some(apart) => Err(Problem::new(Kind::Failed, format!("{apart}, and start again"))),
@@ -244,11 +255,17 @@ pub(crate) async fn clocks_apart(leases: &Leases) -> Result<Option<String>> {
     if ahead_ns.saturating_abs() <= CLOCKS_APART_NS_MAX {
         return Ok(None);
     }
-    Ok(Some(format!(
-        "this machine's clock and the one of the PostgreSQL server differ by {} s, at most {} are allowed; set the clocks (NTP)",
-        ahead_ns / 1_000_000_000,
+    Ok(Some(apart_in_words(ahead_ns)))
+}
+
+/// `ahead_ns`: the database's clock minus this machine's.
+fn apart_in_words(ahead_ns: i64) -> String {
+    let which = if ahead_ns > 0 { "behind" } else { "ahead of" };
+    format!(
+        "this machine's clock is {} s {which} the one of the PostgreSQL server, at most {} are allowed; set the clocks (NTP)",
+        ahead_ns.unsigned_abs() / 1_000_000_000,
         CLOCKS_APART_NS_MAX / 1_000_000_000
-    )))
+    )
 }
 
 /// What listens to the other coordinators, and tells them.
@@ -278,12 +295,13 @@ async fn refuse_unfilled(
 }
 
 /// The deployment's log; that it is refused is kept for when it can be written to again.
-async fn open_deployment_log(ledgers: &Ledgers, catalog: &SharedCatalog) -> Result<Ledger> {
-    let opened = ledgers.deployment().await;
+async fn open_deployment_log(ledgers: &Ledgers, catalog: &SharedCatalog, awaited: &Awaited) -> Result<Ledger> {
+    let passes = |e: &LedgerError| e.kind() == ledger::Kind::Retry;
+    let opened = starting::patient(awaited, "the store, for the deployment's log", passes, || ledgers.deployment()).await;
     if opened.is_err() {
         crate::incidents::keep_refused_logs(catalog, ledgers).await;
     }
-    Ok(opened?)
+    opened.map_err(|e| if passes(&e) { waited_for(e.into()) } else { e.into() })
 }
 
 async fn assemble(
@@ -292,7 +310,7 @@ async fn assemble(
     catalog: SharedCatalog,
     (intake, rules, witnesses, authorities): (intake::Limits, Rules, Vec<WitnessKey>, Vec<Authority>),
     registry: ConnectionRegistry,
-    (leases, audit, prices): (Arc<Leases>, &audit::Settings, Option<Prices>),
+    (leases, audit, prices, awaited): (Arc<Leases>, &audit::Settings, Option<Prices>, &Awaited),
 ) -> Result<Arc<Parts>> {
     let metrics = SharedMetrics::default();
     let audit = Audit::start(audit, &Source::own(deployment.name.as_str()), &metrics);
@@ -304,7 +322,7 @@ async fn assemble(
     let keys = Keys { anchor: deployment.anchor, log: deployment.log_key, witnesses };
     let known = Known::of(Arc::clone(&catalog));
     let ledgers = Ledgers::among(Arc::clone(&store), keys, Arc::clone(&leases), audit.clone(), known);
-    let deployment_log = open_deployment_log(&ledgers, &catalog).await?;
+    let deployment_log = open_deployment_log(&ledgers, &catalog, awaited).await?;
     for key in [log_key, deployment.issuer_key.public().id()] {
         if deployment_log.key_ring().holder(key).is_none() {
             let message =
@@ -375,6 +393,7 @@ async fn serve(
         health.set_not_serving::<ResponderServiceServer<rpc::Responders>>().await;
         for_end.uploads.cut_all();
         for_end.sessions.cut_all();
+        for_end.progress.end_watches();
     };
     server::serve(listener, transport_tls(&tls, &parts.audit), services, limits, registry, shutdown).await;
     let _ = timers.await;
@@ -402,5 +421,18 @@ fn transport_tls(tls: &Arc<HotServer>, audit: &Audit) -> server::Tls<Party> {
         }),
         explain: explain_tls_error,
         refused: server::tell_refused(move |from, why, left_out| refused.connection_refused(from, why, left_out)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_clock_is_ahead_is_said_without_a_sign() {
+        let said = apart_in_words(-599_500_000_000);
+        assert!(said.starts_with("this machine's clock is 599 s ahead of the one of the PostgreSQL server"), "{said}");
+        let said = apart_in_words(6_000_000_000);
+        assert!(said.starts_with("this machine's clock is 6 s behind the one of the PostgreSQL server"), "{said}");
     }
 }

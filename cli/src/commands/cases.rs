@@ -79,7 +79,7 @@ pub async fn run(connection: &mut Connection, command: CaseCommand, out: &Output
             let record =
                 CaseClosed { case: case_id, predecessor: opening.digest, reason, closed_by: connection.name(), closed_at: clock::now() };
             let case_closed = sign(connection, &record)?;
-            let sent = connection.rpc().close_case(pb::CloseCaseRequest { case_closed }).await;
+            let sent = out.patiently(connection.rpc().close_case(pb::CloseCaseRequest { case_closed })).await;
             let look = format!("exhibit case show {}", record.case);
             let case = sent.map_err(|status| Failure::from(status).unsure("the case was closed", &look))?.into_inner();
             show(&to_json(&case), out)?;
@@ -122,7 +122,7 @@ async fn open(
     };
     let record_is_encrypted = !record.encrypt_to.is_none();
     let case_opened = sign(connection, &record)?;
-    let sent = connection.rpc().open_case(pb::OpenCaseRequest { case_opened }).await;
+    let sent = out.patiently(connection.rpc().open_case(pb::OpenCaseRequest { case_opened })).await;
     let look = format!("exhibit case show {}", record.case);
     let case = sent.map_err(|status| Failure::from(status).unsure("the case was opened", &look))?.into_inner();
     show(&to_json(&case), out)?;

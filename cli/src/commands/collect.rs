@@ -59,7 +59,7 @@ pub async fn run(connection: &mut Connection, args: CollectArgs, out: &Output) -
             nonce: Nonce { size: case.log_size, root },
         };
         let order = cases::sign(connection, &record)?;
-        let sent = connection.rpc().submit_order(pb::SubmitOrderRequest { order }).await;
+        let sent = out.patiently(connection.rpc().submit_order(pb::SubmitOrderRequest { order })).await;
         let look = format!("exhibit collections --order {}", record.order);
         let accepted = sent.map_err(|status| Failure::from(status).unsure("the order was given", &look))?.into_inner();
         collections.extend(accepted.collections);

@@ -78,7 +78,7 @@ pub async fn submit<P: Predicate>(
 ) -> Result<(pb::SubmitRecordResponse, Digest)> {
     let record = sign(connection, predicate)?;
     let digest = Digest::of(&record);
-    let sent = connection.rpc().submit_record(pb::SubmitRecordRequest { record }).await;
+    let sent = out.patiently(connection.rpc().submit_record(pb::SubmitRecordRequest { record })).await;
     let look = format!("exhibit case custody {case}");
     let done = sent.map_err(|status| Failure::from(status).unsure(comes_true, &look))?.into_inner();
     let mut value = json!({"record": digest.to_string(), "type": what, "n": done.n, "log_size": done.log_size});

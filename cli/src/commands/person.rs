@@ -175,7 +175,10 @@ fn accept(file: &Path, dir: &Path, anchor: &Path, out: &Output) -> Result<()> {
     let root = exhibit_certs::credential::certificate(answer.tls_root);
     // Checks everything against the anchor that the person got elsewhere.
     let credential = Credential::new(anchor, root, tls, pending.evidence, answer.enrolments).map_err(|e| input("ANSWER", e))?;
-    let config = format!("# Where the coordinator listens: HOST:PORT.\ncoordinator = \"{}\"\n", answer.coordinator);
+    let config = format!(
+        "# Where the coordinator listens: HOST:PORT, or [\"HOST:PORT\", ...] for several, which are tried in turn.\ncoordinator = \"{}\"\n",
+        answer.coordinator
+    );
     files::replace(&dir.join("config.toml"), config.as_bytes(), files::Access::Public)
         .and_then(|()| Pending::finish(&credential, dir))
         .map_err(|e| Failure::new(Code::CannotCreate, e.to_string()))?;

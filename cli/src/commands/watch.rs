@@ -101,7 +101,7 @@ fn cost_text(collections: &[pb::Collection]) -> Option<String> {
     let currency = escape_bounded(&costs.first()?.currency, 8);
     let (puts, lists, reads) = (sum(|c| c.puts), sum(|c| c.lists), sum(|c| c.reads));
     Some(format!(
-        "store: {puts} requests that write, {lists} that list, {reads} that read, {}; at the configured prices about {} {currency}, and {} {currency} a month",
+        "store: at least {puts} requests that write, {lists} that list, {reads} that read, {}; at the configured prices from {} {currency}, and {} {currency} a month",
         show_bytes(sum(|c| c.bytes)),
         show_price(sum(|c| c.requests_nanos)),
         show_price(sum(|c| c.month_nanos)),
@@ -128,7 +128,7 @@ pub async fn cancel(connection: &mut Connection, args: CancelArgs, out: &Output)
     let what = which(&WhichArgs { case: None, order: args.order }, &args.collections)?;
     let before = listed(connection, &what).await?;
     let request = pb::CancelCollectionsRequest { collections: what.collections, order: what.order, reason: args.reason };
-    let sent = connection.rpc().cancel_collections(request).await;
+    let sent = out.patiently(connection.rpc().cancel_collections(request)).await;
     let now = sent.map_err(|status| Failure::from(status).unsure("they were cancelled", "exhibit collections"))?.into_inner();
     table(&now.collections, out)?;
     let closed = before.iter().filter(|c| is_closed(&c.state)).count() as u64;

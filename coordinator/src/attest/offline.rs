@@ -1,5 +1,5 @@
 //! Which versions of a log's parts are the genuine ones, what lies in a record's place and is none, and whether its newest head lies on
-//! top, which tiles and segments nothing signed gives or names, and which head is gone, for commands that run without the coordinator: from the deployment's keys and what the store holds, by the functions by which a
+//! top, which tiles and segments nothing signed gives or names, which head is gone, and which log nobody can open, for commands that run without the coordinator: from the deployment's keys and what the store holds, by the functions by which a
 //! log is opened. Nothing is written for it.
 
 use std::collections::{BTreeSet, HashMap};
@@ -23,6 +23,8 @@ use crate::store::{Kind, Store, StoreError};
 
 /// How often a log is read for what lies beyond its end: it may have grown since, and must not be read again for every object there.
 const LOOKS_MAX: u32 = 2;
+/// How often a log is read at once that cannot be opened: one that grows while it is read looks as if its end was missing.
+const TRIES_MAX: u32 = 5;
 
 /// After a record its head is written within this time.
 const HEAD_FOLLOWS: Duration = Duration::from_secs(1);
@@ -49,6 +51,8 @@ struct Seen {
     top: Option<u64>,
     /// The log as an opening finds it, where it was read and can be.
     look: Option<Arc<Look>>,
+    /// Why nobody can open it, as far as that is sure.
+    refused: Option<String>,
     /// How often it was read.
     looks: u32,
 }
@@ -91,28 +95,41 @@ impl Offline {
                 None
             }
         };
-        let seen = Seen { log: log.clone(), top, look: None, looks: 0 };
+        let seen = Seen { log: log.clone(), top, look: None, refused: None, looks: 0 };
         *self.last() = Some(seen.clone());
         Ok(seen)
     }
 
-    /// The log as an opening finds it; none when nobody could open it, which whoever verifies it says. `again` where it may have grown.
+    /// The log as an opening finds it; none when nobody could open it, which is said with its head. `again` where it may have grown.
     async fn look(&self, log: &LogName, again: bool) -> Result<Option<Arc<Look>>, StoreError> {
         let mut seen = self.seen(log).await?;
         if seen.looks > 0 && (!again || seen.looks >= LOOKS_MAX) {
             return Ok(seen.look);
         }
-        seen.look = match Box::pin(ledger::look(&self.store, log, &self.keys, None)).await {
-            Ok(look) => Some(Arc::new(look)),
-            Err(e) if e.kind() == ledger::Kind::Retry => return Err(later(&e)),
-            Err(error) => {
-                tracing::warn!(log = %log.folder(), %error, "a log could not be read; 'store verify' says what is wrong with it");
-                None
-            }
-        };
+        (seen.look, seen.refused) = self.open_or_why(log).await?;
         seen.looks = seen.looks.saturating_add(1);
         *self.last() = Some(seen.clone());
         Ok(seen.look)
+    }
+
+    /// The log as an opening finds it, or why nobody can open it: the same twice in a row, so that it is not because it grew meanwhile.
+    async fn open_or_why(&self, log: &LogName) -> Result<(Option<Arc<Look>>, Option<String>), StoreError> {
+        let mut before = None::<String>;
+        for _ in 0..TRIES_MAX {
+            let why = match Box::pin(ledger::look(&self.store, log, &self.keys, None)).await {
+                Ok(look) => return Ok((Some(Arc::new(look)), None)),
+                Err(e) if e.kind() == ledger::Kind::Retry => return Err(later(&e)),
+                Err(e) => e.to_string(),
+            };
+            if before.as_ref() == Some(&why) {
+                tracing::warn!(log = %log.folder(), error = %why, "a log cannot be opened; 'store verify' says what is wrong with it");
+                return Ok((None, Some(why)));
+            }
+            before = Some(why);
+            tokio::time::sleep(HEAD_FOLLOWS).await;
+        }
+        tracing::warn!(log = %log.folder(), error = ?before, "a log grew whenever it was read, and could not be looked at");
+        Ok((None, None))
     }
 
     async fn why_squat(&self, log: &LogName, n: u64) -> Result<Option<String>, StoreError> {
@@ -251,6 +268,7 @@ impl Offline {
     }
 
     async fn wrong_heads(&self, log: &LogName) -> Result<Option<String>, StoreError> {
+        let Some(look) = self.look(log, false).await? else { return self.why_refused(log).await };
         // Where nothing lies beyond it, the head that a reader gets is the newest.
         if let Some(size) = self.seen(log).await?.top {
             match self.store.size(&log.slot(size)).await {
@@ -259,8 +277,15 @@ impl Offline {
                 _ => {}
             }
         }
-        let wrong = self.look(log, false).await?.map(|look| look.wrong_heads.clone()).unwrap_or_default();
-        Ok((!wrong.is_empty()).then(|| several::listed(&wrong, 0, "; ", several::DETAIL_BYTES)))
+        let wrong = &look.wrong_heads;
+        Ok((!wrong.is_empty()).then(|| several::listed(wrong, 0, "; ", several::DETAIL_BYTES)))
+    }
+
+    /// Why nobody can open a log that was looked at. Of a copy nothing is said: what a head covers there may still be on its way, and the
+    /// comparison of both stores finds what is missing.
+    async fn why_refused(&self, log: &LogName) -> Result<Option<String>, StoreError> {
+        let refused = self.seen(log).await?.refused.filter(|_| !self.is_copy);
+        Ok(refused.map(|why| format!("nobody can open this log: {why}; 'store verify' says more, the rest of it is not judged here")))
     }
 }
 
@@ -270,6 +295,16 @@ fn later(e: &LedgerError) -> StoreError {
 }
 
 impl Judge for Offline {
+    fn custody<'a>(&'a self, log: &'a LogName) -> BoxFuture<'a, Result<Option<String>, StoreError>> {
+        Box::pin(async move {
+            // What is wrong with a log that nobody could read is told by itself; then the policy alone is compared.
+            if let (LogName::Case(case), Some(look)) = (log, self.look(log, false).await?) {
+                self.store.protect(case, look.view.protection());
+            }
+            Ok(None)
+        })
+    }
+
     fn open<'a>(&'a self, log: &'a LogName) -> BoxFuture<'a, ()> {
         Box::pin(async move { self.looked.settle(&self.store, log, &self.keys.anchor).await })
     }

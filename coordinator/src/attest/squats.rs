@@ -142,6 +142,23 @@ impl Logs {
         Ok(Some(format!("its signed head is gone, though {records} of the log were published; 'store verify' says what else is")))
     }
 
+    /// Has the store know what custody of a case says now, whichever coordinator wrote it. A log that cannot be opened is told with the locks
+    /// that nobody can judge.
+    async fn why_unknown(&self, log: &LogName) -> Result<Option<String>, StoreError> {
+        // A log of no case is not opened, as above.
+        let LogName::Case(case) = log else { return Ok(None) };
+        if !self.is_known(log).await? {
+            return Ok(None);
+        }
+        match self.ledgers.brief(case).await {
+            Ok(_) => Ok(None),
+            Err(e) if e.kind() == ledger::Kind::Retry => Err(later(&e)),
+            Err(e) => Ok(Some(format!(
+                "the log of the case cannot be read, so its holds and its retention are not known: its locks are held to the policy alone, and no hold is taken off: {e}"
+            ))),
+        }
+    }
+
     async fn judge(&self, log: &LogName, n: u64, bytes: &[u8]) -> Result<Option<String>, StoreError> {
         let Ok(envelope) = Envelope::parse(bytes) else { return Ok(Some("it is no signed record".to_owned())) };
         let mut ring = self.ledgers.deployment().await.map_err(|e| later(&e))?.key_ring();
@@ -183,6 +200,10 @@ impl Judge for Logs {
 
     fn unnamed<'a>(&'a self, log: &'a LogName, object: &'a CaseObject) -> BoxFuture<'a, Result<Option<String>, StoreError>> {
         Box::pin(self.why_strange(log, object))
+    }
+
+    fn custody<'a>(&'a self, log: &'a LogName) -> BoxFuture<'a, Result<Option<String>, StoreError>> {
+        Box::pin(self.why_unknown(log))
     }
 
     fn tells<'a>(&'a self, log: &'a LogName, n: u64) -> BoxFuture<'a, Result<bool, StoreError>> {

@@ -2,48 +2,45 @@
 
 use std::time::Duration;
 
-use exhibit_evidence::layout::LogName;
-
 use super::ANSWER_WITHIN;
 use super::compare::lag;
+use super::identity::{self, Found, Identity};
 use crate::clock;
 use crate::store::check::{self as probing, CheckReport, State};
 use crate::store::{self, Kind, LockPolicy, Store, StoreError};
 
-/// A store that overwrites, holds another deployment, is the first one, or is to lock and cannot, takes no copy. True when nothing was
-/// copied there yet.
-///
-/// # Errors
-/// As [`fit_for_copies`].
-pub(super) async fn takes_copies(first: &dyn Store, copy: &dyn Store) -> Result<bool, StoreError> {
-    let is_new = fit_for_copies(first, copy).await?;
-    store::can_lock(copy).await?;
-    Ok(is_new)
-}
-
-/// All of [`takes_copies`] but the lock. True when nothing was copied there yet.
+/// A store that overwrites, holds another deployment, is not the copy that was in its place, is the first one, or is to lock and cannot,
+/// takes no copy. One that takes its first one has its mark afterwards.
 ///
 /// # Errors
 /// [`Kind::Denied`] when it takes none; otherwise as a store fails.
-async fn fit_for_copies(first: &dyn Store, copy: &dyn Store) -> Result<bool, StoreError> {
+pub(super) async fn takes_copies(first: &dyn Store, copy: &dyn Store) -> Result<Found, StoreError> {
+    // Before anything is written there.
+    let found = identity::of(first, copy, true).await?;
+    fit_for_copies(first, copy).await?;
+    store::can_lock(copy).await?;
+    if matches!(found.identity, Identity::New | Identity::Marked) {
+        identity::settle(first, copy).await?;
+    }
+    Ok(found)
+}
+
+/// What is asked of it besides who it is and its lock.
+async fn fit_for_copies(first: &dyn Store, copy: &dyn Store) -> Result<(), StoreError> {
     store::creates_only(copy).await.map_err(|e| e.during("in the second store"))?;
+    if !store::is_same(first, copy).await? {
+        return Ok(());
+    }
     // Each with its own remedy: by that what was told once is told apart.
-    let unfit = |why: &str, remedy: &str| StoreError::new(Kind::Denied, format!("{} {why}", copy.describe()), remedy);
-    if store::is_same(first, copy).await? {
-        let remedy = "name another bucket, prefix or folder in [copy.store] than in [store]";
-        return Err(unfit("is the store itself, by whatever name: a copy lies elsewhere", remedy));
-    }
-    let slot = LogName::Deployment.slot(0);
-    let ours = first.get(&slot, store::OBJECT_BYTES_MAX).await?;
-    match copy.get(&slot, store::OBJECT_BYTES_MAX).await {
-        Ok(theirs) if theirs == ours => Ok(false),
-        Ok(_) => {
-            let remedy = "name an empty bucket, prefix or folder in [copy.store], or this deployment's own copy";
-            Err(unfit("holds another deployment", remedy))
-        }
-        Err(e) if e.kind() == Kind::NotFound => Ok(true),
-        Err(e) => Err(e),
-    }
+    let remedy = "name another bucket, prefix or folder in [copy.store] than in [store]";
+    let message = format!("{} is the store itself, by whatever name: a copy lies elsewhere", copy.describe());
+    Err(StoreError::new(Kind::Denied, message, remedy))
+}
+
+/// For `store check`, which begins no copy: it writes into none of which it is not known what it is.
+async fn known_and_fit(first: &dyn Store, copy: &dyn Store) -> Result<(), StoreError> {
+    identity::of(first, copy, false).await?;
+    fit_for_copies(first, copy).await
 }
 
 /// A store that took a call and did not answer.
@@ -56,7 +53,7 @@ pub(super) fn silent(store: &dyn Store, within: Duration) -> StoreError {
 /// copy cannot be trusted, not when it is behind.
 pub async fn check(report: &mut CheckReport, first: &dyn Store, copy: &dyn Store, lock: Option<LockPolicy>) {
     let away = "see to the second store; evidence is in the first one";
-    let fit = tokio::time::timeout(ANSWER_WITHIN, fit_for_copies(first, copy)).await;
+    let fit = tokio::time::timeout(ANSWER_WITHIN, known_and_fit(first, copy)).await;
     if let Err(e) = fit.unwrap_or_else(|_| Err(silent(copy, ANSWER_WITHIN))) {
         return report.add("copy", State::Missing, e.to_string(), away);
     }
@@ -85,6 +82,7 @@ mod tests {
     use std::sync::Arc;
 
     use exhibit_evidence::Digest;
+    use exhibit_evidence::layout::LogName;
 
     use super::super::failed::Failed;
     use super::super::told::Told;
@@ -99,13 +97,13 @@ mod tests {
         for (store, record) in [(&first, b"ours__"), (&copy, b"theirs")] {
             store.put_new(&slot, Payload::from_static(record), Digest::of(record)).await.expect("written");
         }
-        let refusing = FaultyStore::new(Arc::new(copy.clone()));
+        let refusing = FaultyStore::new(Arc::new(RemoteStore::memory()));
         refusing.faults.fail(Op::PutHead, "probe/head", 0, 2, Fault::Before(Kind::Denied));
         let told = Told::default();
         let stores: [&dyn Store; 4] = [&refusing, &refusing, &copy, &first];
         let mut news = Vec::new();
         for store in stores {
-            let reason = Failed::from(fit_for_copies(&first, store).await.expect_err("unfit")).reason();
+            let reason = Failed::from(takes_copies(&first, store).await.expect_err("unfit")).reason();
             news.push(told.is_new("start", "copy-failed", &reason));
             told.remember("start", "copy-failed", &reason);
         }

@@ -67,6 +67,8 @@ pub struct Folder<'a> {
     pub(super) head: Option<Head>,
     pub(super) ledger: OnceCell<Ledger>,
     pub(super) signed: Option<u64>,
+    /// The last collection of which it was found that its destruction is certified, and that parts of it still lay in the copy.
+    pub(super) undestroyed: Option<CollectionId>,
     differences: Differences<'a>,
     /// Records that are younger than the head, and heads: they wait for what is under them.
     waiting: Lag,
@@ -111,6 +113,7 @@ impl<'a> Folder<'a> {
             head: None,
             ledger: OnceCell::new(),
             signed: None,
+            undestroyed: None,
             differences,
             waiting: Lag::default(),
             asked_before,
@@ -373,14 +376,16 @@ impl<'a> Folder<'a> {
         self.tell("copy-source", what).await;
     }
 
-    /// Tells what this look found, unless it was told before. The same difference has the same text.
-    pub(super) async fn tell(&self, kind: &'static str, what: &str) {
+    /// Tells what this look found, unless it was told before. The same difference has the same text. False when it could not be told.
+    pub(super) async fn tell(&self, kind: &'static str, what: &str) -> bool {
         if !self.telling.is_new(kind, what) {
-            return;
+            return true;
         }
-        if self.parts.incident(self.concerned(kind).as_ref(), kind, &self.name, what).await.is_told() {
+        let is_told = self.parts.incident(self.concerned(kind).as_ref(), kind, &self.name, what).await.is_told();
+        if is_told {
             self.telling.told(kind, what);
         }
+        is_told
     }
 
     /// The case in whose log it is told: what the store lost may be that log.

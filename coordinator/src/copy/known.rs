@@ -14,6 +14,7 @@ use super::compare::{is_gone, read_head, shown};
 use super::failed::Failed;
 use super::folder::Folder;
 use super::heads::verified;
+use crate::custody;
 use crate::ledger::{self, Ledger};
 use crate::problem::{Kind, Problem};
 use crate::store::Entry;
@@ -90,7 +91,7 @@ impl Folder<'_> {
             None => self.log().is_some(),
         };
         if is_ours && !self.disposed_of(std::iter::once(entry)).await?.is_empty() {
-            return Ok(());
+            return self.undestroyed(entry).await;
         }
         self.looked.left.only_in_copy = self.looked.left.only_in_copy.saturating_add(1);
         if !self.is_known(entry, case.as_ref()).await? {
@@ -103,6 +104,49 @@ impl Folder<'_> {
         );
         self.tell("store-lost", &detail).await;
         Ok(())
+    }
+
+    /// What a disposal is about to destroy is left to it. What is certified to be destroyed, and still lies here because something else
+    /// stood in the place of the copy then, or somebody brought it back, is told and destroyed. What the copy does not let go of is told,
+    /// and keeps nothing else from being copied.
+    async fn undestroyed(&mut self, entry: &Entry) -> Result<(), Failed> {
+        let (Some(CaseObject::Segment(collection, ..) | CaseObject::Manifest(collection, _)), Some(case)) =
+            (self.object(&entry.name), self.case())
+        else {
+            return Ok(());
+        };
+        if self.undestroyed.as_ref() == Some(&collection) {
+            return Ok(());
+        }
+        let ledger = self.ledger().await?;
+        let destroyed = ledger.view().custody().disposal_of(&collection).and_then(|gone| gone.destroyed);
+        let Some((at, certificate)) = destroyed else { return Ok(()) };
+        let what = format!(
+            "{collection} was certified as destroyed at {at} (record {certificate}), and parts of it are in the copy: something else stood in \
+             the copy's place then, or somebody brought them back. They are destroyed there now"
+        );
+        // In this order: nobody would hear of it afterwards. What could not be told is left to the next look.
+        let is_gone = self.tell("copy-undestroyed", &what).await && self.destroy_rest(&case, &collection).await?;
+        if !is_gone {
+            self.looked.left.only_in_copy = self.looked.left.only_in_copy.saturating_add(1);
+        }
+        self.undestroyed = Some(collection);
+        Ok(())
+    }
+
+    /// False when the copy does not let go of it, which is told then.
+    async fn destroy_rest(&self, case: &CaseId, collection: &CollectionId) -> Result<bool, Failed> {
+        match custody::destroy_rest(self.parts, &*self.second.store, case, collection).await {
+            Ok(()) => {
+                tracing::warn!(%case, %collection, "the rest of a destroyed collection was destroyed in the copy");
+                Ok(true)
+            }
+            Err(e) if e.is_passing() => Err(e.into()),
+            Err(e) => {
+                self.tell("copy-undestroyed", &format!("{collection} could not be destroyed in the copy: {e}")).await;
+                Ok(false)
+            }
+        }
     }
 
     /// True when a signed head, a record or the catalog speaks of it.

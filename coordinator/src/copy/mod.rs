@@ -23,6 +23,7 @@ mod compare;
 mod failed;
 mod folder;
 mod heads;
+mod identity;
 mod known;
 mod retry;
 mod strangers;
@@ -44,6 +45,8 @@ pub use check::check;
 pub use compare::{Lag, lag};
 use failed::Failed;
 use folder::Folder;
+pub(crate) use identity::require_known;
+use identity::{Found, Identity};
 use retry::Retries;
 use strangers::Strangers;
 use told::Told;
@@ -132,6 +135,8 @@ struct Copier<'a> {
     pass: Option<Timestamp>,
     /// What was written before was in the copy once.
     asked_before: Timestamp,
+    /// The copy has no mark: an earlier version made it.
+    unmarked: bool,
     /// Since when a store is away, and when that was told.
     away: (Option<Instant>, Option<Instant>),
 }
@@ -154,6 +159,7 @@ impl<'a> Copier<'a> {
             foreign: Foreigners::default(),
             pass: None,
             asked_before: Timestamp::from_unix_s(0),
+            unmarked: false,
             away: (None, None),
         }
     }
@@ -182,7 +188,7 @@ impl<'a> Copier<'a> {
         loop {
             let fit = tokio::time::timeout(ANSWER_WITHIN, check::takes_copies(&*self.parts.store, &*self.second.store)).await;
             let failed = match fit.unwrap_or_else(|_| Err(check::silent(&*self.second.store, ANSWER_WITHIN))) {
-                Ok(is_new) => return self.reached(is_new),
+                Ok(found) => return self.reached(found),
                 Err(e) => Failed::Store(e),
             };
             // What a person has to mend is asked for soon as well at first: a disk may be mounted a moment after this program started.
@@ -192,8 +198,9 @@ impl<'a> Copier<'a> {
         }
     }
 
-    fn reached(&mut self, is_new: bool) {
-        self.retries.succeeded(START);
+    fn reached(&mut self, Found { identity, is_new }: Found) {
+        self.goes_on(START);
+        self.unmarked = identity == Identity::Unmarked;
         self.told.forget(START);
         if self.lags.is_none() {
             if !is_new {
@@ -240,7 +247,7 @@ impl<'a> Copier<'a> {
                 lag.less(objects, bytes);
             }
             if objects > 0 {
-                self.retries.succeeded(&job.folder.name);
+                self.goes_on(&job.folder.name);
             }
             let gone_on = match stepped {
                 Ok(true) => {
@@ -272,7 +279,7 @@ impl<'a> Copier<'a> {
         match self.comparing.try_join_next() {
             Some(Ok(Ok(lags))) => {
                 self.is_there();
-                self.retries.succeeded(EVERYTHING);
+                self.goes_on(EVERYTHING);
                 // What does not differ any more is told again when it comes back.
                 let differs = |name: &str| lags.contains_key(name) || self.meanwhile.contains(name);
                 self.told.keep_folders(differs);
@@ -305,7 +312,8 @@ impl<'a> Copier<'a> {
     }
 
     async fn not_compared(&mut self, e: &Failed) -> Result<(), Away> {
-        let wait = if e.is_passing() { self.retries.after(EVERYTHING, LATER) } else { LATER };
+        let again = self.retries.after(EVERYTHING, LATER);
+        let wait = if e.is_passing() { again } else { LATER };
         let wait = wait.min(self.second.every);
         self.whole = Instant::now() + wait;
         if self.failed(EVERYTHING, wait, e).await { Err(Away) } else { Ok(()) }
@@ -314,7 +322,7 @@ impl<'a> Copier<'a> {
     /// A store answered.
     fn is_there(&mut self) {
         self.away = (None, None);
-        self.retries.succeeded(STORE);
+        self.goes_on(STORE);
     }
 
     /// Begins with folders whose logs grew and that are ripe.
@@ -369,7 +377,7 @@ impl<'a> Copier<'a> {
                 lags.insert(name.clone(), looked.left);
             }
         }
-        self.retries.succeeded(&name);
+        self.goes_on(&name);
         self.foreign.found(&name, looked.foreign);
         if !self.comparing.is_empty() && self.meanwhile.len() < DUE_MAX {
             self.meanwhile.insert(name.clone());
@@ -383,7 +391,8 @@ impl<'a> Copier<'a> {
     /// again: later each time that nothing of it could be copied, and no sooner than comparing it is worth.
     async fn gave_up(&mut self, name: String, compared: Duration, e: &Failed) -> Result<(), Away> {
         let passing = (compared * REST_FACTOR).min(LATER);
-        let wait = if e.is_passing() { self.retries.after(&name, ASK_AGAIN).max(passing) } else { LATER };
+        let again = self.retries.after(&name, ASK_AGAIN);
+        let wait = if e.is_passing() { again.max(passing) } else { LATER };
         let away = self.failed(&name, wait, e).await;
         self.put_back(name, false, wait);
         if away { Err(Away) } else { Ok(()) }

@@ -31,9 +31,9 @@ impl Retries {
         self.0.get(name).is_some_and(|times| *times >= LASTING)
     }
 
-    /// It succeeded.
-    pub(super) fn succeeded(&mut self, name: &str) {
-        self.0.remove(name);
+    /// It succeeded. True when it had failed before.
+    pub(super) fn succeeded(&mut self, name: &str) -> bool {
+        self.0.remove(name).is_some()
     }
 }
 
@@ -47,7 +47,7 @@ mod tests {
         let waits: Vec<u64> = (0..6).map(|_| retries.after("a", longest).as_secs()).collect();
         assert_eq!(waits, [5, 10, 20, 40, 60, 60]);
         assert_eq!(retries.after("b", longest), FIRST, "another one");
-        retries.succeeded("a");
+        assert!(retries.succeeded("a") && !retries.succeeded("a"), "told once that it goes on");
         assert_eq!(retries.after("a", longest), FIRST);
         assert!(!retries.lasts("a") && !retries.lasts("c"));
         for _ in 0..100 {

@@ -10,7 +10,8 @@ use super::compare::{Lag, shown};
 use super::failed::Failed;
 use super::known::Foreign;
 use super::told::Told;
-use super::{Copier, START};
+use super::{Copier, LATER, START, identity};
+use crate::custody;
 use crate::parts::Parts;
 use crate::store::Kind;
 
@@ -88,6 +89,9 @@ impl Copier<'_> {
         self.asked_before = begun;
         let left = self.behind();
         tracing::info!(left = left.objects, differ = left.differ, only_in_copy = left.only_in_copy, "the copy was compared with the store");
+        if self.unmarked {
+            self.mark(&left).await;
+        }
         let Some((count, newest)) = self.foreign.news() else { return };
         let detail = format!(
             "{count} objects are in the copy that the store has not and that neither a log nor the catalog knows, like '{}': find out who \
@@ -97,6 +101,29 @@ impl Copier<'_> {
         if self.parts.incident(None, "copy-foreign", &self.second.store.describe(), &detail).await.is_told() {
             self.foreign.remember();
         }
+    }
+
+    /// It succeeded. After failures that is worth a line, for whoever read of them; and what waits for the copy is tried again.
+    pub(super) fn goes_on(&mut self, what: &str) {
+        if self.retries.succeeded(what) {
+            tracing::info!(folder = what, place = %self.second.store.describe(), "the copy goes on");
+            custody::wait_no_longer(self.parts);
+        }
+    }
+
+    /// A copy that an earlier version made has its mark once it was found to hold what the store holds.
+    async fn mark(&mut self, left: &Lag) {
+        if left.objects == 0 && left.differ == 0 {
+            match identity::settle(&*self.parts.store, &*self.second.store).await {
+                Ok(()) => {
+                    self.unmarked = false;
+                    tracing::info!(place = %self.second.store.describe(), "the copy holds what the store holds, and has its mark now");
+                    return;
+                }
+                Err(error) => tracing::warn!(%error, "the copy could not be marked"),
+            }
+        }
+        self.whole = self.whole.min(Instant::now() + LATER);
     }
 
     fn behind(&self) -> Lag {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use exhibit_evidence::custody::Unfinished;
+use exhibit_evidence::custody::{Fate, Unfinished};
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::id::{CaseId, CollectionId};
 use exhibit_evidence::layout;
@@ -14,11 +14,12 @@ use tokio::time::Instant;
 
 use crate::catalog::PAGE_MAX;
 use crate::clock;
+use crate::copy;
 use crate::ledger::{self, LedgerError};
 use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
 use crate::replica::Lease;
-use crate::store::Store;
+use crate::store::{self, Store, StoreError};
 
 /// How long a disposal waits for one that another coordinator carries out.
 const DISPOSAL_WAIT: std::time::Duration = std::time::Duration::from_secs(30);
@@ -86,7 +87,8 @@ pub(crate) async fn standstill(parts: &Parts) -> Result<Standstill<'_>> {
 /// 1. (before the call) its approval is in the log, under a checkpoint: from here on nothing can take it back
 /// 2. every object below the folder of each collection is destroyed in the order of the names, so that a stream's segments
 ///    go first and its manifest last: what is left is named by it
-/// 3. the folders are listed again: they must be empty. Where there is a copy in a second store, 2 and 3 are done there as well
+/// 3. the folders are listed again: they must be empty. Where there is a copy in a second store, 2 and 3 are done there as well, if it
+///    is the known copy, before and afterwards: what is not in another one is not destroyed
 /// 4. the certificate (`destruction`) into the log, under a checkpoint
 ///
 /// Died, or failed, anywhere: the next call begins at 2 again, and destroying what is gone is success. Between 1 and 4 nothing
@@ -114,9 +116,12 @@ async fn finish_all(parts: &Parts, case: &CaseId) -> Result<()> {
     let due: Vec<Unfinished> = ledger.view().custody().unfinished();
     for disposal in due {
         for destroyed in &disposal.collections {
-            destroy_collection(&*parts.store, case, &destroyed.collection).await?;
+            destroy_in(parts, &*parts.store, None, (case, &destroyed.collection)).await?;
             if let Some(second) = &parts.copy {
-                destroy_collection(&*second.store, case, &destroyed.collection).await?;
+                copy::require_known(&*parts.store, &*second.store).await?;
+                let place = second.store.describe();
+                destroy_in(parts, &*second.store, Some(&place), (case, &destroyed.collection)).await?;
+                copy::require_known(&*parts.store, &*second.store).await?;
             }
         }
         let certificate = Destruction {
@@ -139,8 +144,33 @@ async fn finish_all(parts: &Parts, case: &CaseId) -> Result<()> {
     Ok(())
 }
 
-/// Steps 2 and 3 for one collection. Uploads of it cannot run: it is sealed.
-async fn destroy_collection(store: &dyn Store, case: &CaseId, collection: &CollectionId) -> Result<()> {
+/// Steps 2 and 3 for one collection. What the store keeps from being destroyed is told with the lock that does.
+async fn destroy_in(parts: &Parts, store: &dyn Store, copy_in: Option<&str>, (case, collection): (&CaseId, &CollectionId)) -> Result<()> {
+    let Err(Refused { object, problem }) = destroy_collection(store, case, collection).await else { return Ok(()) };
+    let Some(object) = object else { return Err(problem) };
+    let Some(store) = store.attestable().filter(crate::store::attest::Attestable::locks) else { return Err(problem) };
+    let Some((is_held, why)) = store.keeps(&object).await else { return Err(problem) };
+    let why = format!("'{}': {why}", escape_bounded(&object, 200));
+    if is_held {
+        crate::attest::tell_waiting(parts, case, &why, copy_in).await;
+    }
+    Err(problem.during(&why))
+}
+
+/// Why a collection is not destroyed, and the object that the store keeps, where it refused one.
+struct Refused {
+    object: Option<String>,
+    problem: Problem,
+}
+
+impl From<StoreError> for Refused {
+    fn from(e: StoreError) -> Self {
+        Self { object: None, problem: e.into() }
+    }
+}
+
+/// Destroys the objects of one collection. Uploads of it cannot run: it is sealed.
+async fn destroy_collection(store: &dyn Store, case: &CaseId, collection: &CollectionId) -> std::result::Result<(), Refused> {
     let folder = format!("{}/collections/{collection}", layout::case_folder(case));
     let mut last = None;
     loop {
@@ -148,13 +178,38 @@ async fn destroy_collection(store: &dyn Store, case: &CaseId, collection: &Colle
         let Some(first) = page.entries.first().map(|e| e.name.clone()) else { return Ok(()) };
         if last.as_ref() == Some(&first) {
             let shown = escape_bounded(&first, 200);
-            return Err(Problem::new(Kind::Failed, format!("'{shown}' was destroyed and is still listed in {}", store.describe())));
+            let problem = Problem::new(Kind::Failed, format!("'{shown}' was destroyed and is still listed in {}", store.describe()));
+            return Err(Refused { object: None, problem });
         }
         for entry in &page.entries {
-            store.destroy(&entry.name).await?;
+            if let Err(e) = store.destroy(&entry.name).await {
+                let object = (e.kind() == store::Kind::Denied).then(|| entry.name.clone());
+                return Err(Refused { object, problem: e.into() });
+            }
         }
         last = Some(first);
     }
+}
+
+/// Destroys what still lies in a copy of a collection whose destruction is certified.
+///
+/// # Errors
+/// [`Kind::NotNow`] when it is not certified; otherwise as the copy does not let go of it.
+pub(crate) async fn destroy_rest(parts: &Parts, copy: &dyn Store, case: &CaseId, collection: &CollectionId) -> Result<()> {
+    let _one = parts.condemned.one_at_a_time.lock().await;
+    let _alone = parts.leases.alone("disposal", DISPOSAL_WAIT).await?;
+    let ledger = parts.ledgers.case(case).await?;
+    let is_certified = matches!(ledger.view().custody().fate(collection), Fate::Destroyed { .. });
+    if !is_certified {
+        return Err(Problem::new(Kind::NotNow, format!("the destruction of {collection} is not certified")));
+    }
+    let place = copy.describe();
+    destroy_in(parts, copy, Some(&place), (case, collection)).await
+}
+
+/// What a disposal waited for, a person may have done: the timers try it again now.
+pub(crate) fn wait_no_longer(parts: &Parts) {
+    *parts.condemned.waiting.lock().unwrap_or_else(PoisonError::into_inner) = None;
 }
 
 /// At start: finds in the logs what an earlier process was destroying and finishes it. Repeatable.

@@ -20,7 +20,7 @@ use exhibit_evidence::{CaseId, Timestamp};
 
 pub(crate) use asker::unapprovable;
 pub use destroy::{Condemned, finish_due, recover};
-pub(crate) use destroy::{Standstill, standstill};
+pub(crate) use destroy::{Standstill, destroy_rest, standstill, wait_no_longer};
 
 use crate::authz;
 use crate::catalog::CollectionRow;
@@ -62,10 +62,10 @@ fn signer_of(record: &Record) -> Option<(&str, Timestamp)> {
 ///
 /// Order of writes:
 /// 1. the signer's enrolments into the case's log (only what is missing);
-/// 2. for a hold or a retention: the catalog keeps that the case's locks are to be set ([`raising`]);
+/// 2. for a hold, its release or a retention: the catalog keeps that the case's locks are to be changed ([`raising`]);
 ///    then the record into the case's log, if the rules allow it at that moment;
-/// 3. for the approval of a disposal: what [`destroy`] does; of an order: its collections go to their agents; for a hold or a
-///    retention: the case's locks in the store are looked at soon.
+/// 3. for the approval of a disposal: what [`destroy`] does; of an order: its collections go to their agents; for a hold, its
+///    release or a retention: the case's locks in the store are looked at soon.
 ///
 /// Died between 2 and 3: [`recover`] and [`dispatch::approved_orders`] do 3 at the next start. The same record again is success.
 ///
@@ -98,8 +98,9 @@ pub async fn submit(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Re
     let digest = envelope.digest();
     allowed(parts, &ledger.view(), digest, &record, now)?;
     let (signed, checked, known) = (envelope.clone(), record.clone(), Arc::clone(parts));
-    let asks_for_more = matches!(record, Record::Hold(_) | Record::Retention(_));
-    if asks_for_more {
+    let changes_locks = matches!(record, Record::Hold(_) | Record::Retention(_) | Record::HoldReleased(_));
+    let changing = parts.attesting.changing.read().await;
+    if changes_locks {
         raising::begins(parts, &case).await?;
     }
     let added = ledger
@@ -109,8 +110,9 @@ pub async fn submit(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Re
             Ok(vec![signed.clone()])
         })
         .await;
+    drop(changing);
     // Also where that failed: the record may be in the log all the same.
-    if asks_for_more || (added.is_ok() && matches!(record, Record::HoldReleased(_))) {
+    if changes_locks {
         parts.attesting.ask(&case);
     }
     added?;

@@ -1,9 +1,10 @@
 //! Cases whose locks in the store are still to be brought to what custody asks for. The log says what they should be; it does not say whether
-//! the store was told, and a lock that was never raised looks like one that somebody took off.
+//! the store was told: a lock that was never raised looks like one that somebody took off, and a hold that was released and is still on like one
+//! that somebody else set.
 //!
 //! Order of writes: (1) the case is kept in the catalog; (2) the record goes into the case's log; (3) the locks are set; (4) the case is
 //! forgotten, unless custody changed again meanwhile. Died between: whoever looks at the store next does 3 first, and 4. A catalog that was
-//! made again knows of none, and then such a lock is told as one that was weak.
+//! made again knows of none: then such a lock is told as one that was weak, and such a hold as none of custody's, which stays.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::problem::{Kind, Problem, Result};
 
 /// The name under which the catalog keeps them.
 const CHORE: &str = "raising";
-/// Cases that are kept, of some 60 bytes each. Of more, what a process leaves undone is told as a weak lock.
+/// Cases that are kept, of some 60 bytes each. Of more, what a process leaves undone is told as a weak lock or a strange hold.
 const CASES_MAX: usize = 10_000;
 /// How long a change waits for one by another coordinator.
 const WAIT: Duration = Duration::from_secs(10);
@@ -24,7 +25,7 @@ const WAIT: Duration = Duration::from_secs(10);
 /// The cases, each with a number of the last change of its custody.
 type Cases = BTreeMap<String, u64>;
 
-/// Custody of a case is about to ask the store for more.
+/// Custody of a case is about to ask the store for more, or to release what it asked for.
 ///
 /// # Errors
 /// When the catalog cannot keep it: nothing was asked then.

@@ -181,7 +181,7 @@ impl Uploads {
         self.limits.uploads_max.max(1).saturating_sub(self.uploads.available_permits())
     }
 
-    /// An agent asked to upload, and the catalog answered or not; or it waits for the right to a collection, or got it.
+    /// An agent asked to upload, and the catalog answered or not; or it waits for the right to a collection, lost it, or got it.
     pub(super) fn note_asked(&self, agent: &AgentId, answered: bool) {
         if answered {
             self.turned_away.forget(agent);

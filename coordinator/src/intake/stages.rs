@@ -301,6 +301,8 @@ impl Upload {
             return Err(Problem::new(Kind::NotNow, "the end of the collection is being written").into());
         }
         if !self.place.right.lasts() {
+            // It ends here and comes again: until then it is one of those that wait.
+            self.parts.uploads.note_asked(&self.row.agent, false);
             return Err(
                 Problem::new(Kind::Busy, "the right to write the collection's objects could not be kept; open the upload again").into()
             );

@@ -9,6 +9,7 @@ use std::time::Duration;
 use exhibit_evidence::id::{AgentId, CollectionId};
 use tokio::time::Instant;
 
+use crate::catalog::{AgentRow, CatalogError};
 use crate::parts::Parts;
 use crate::problem::Result;
 use crate::replica::{self, Lease};
@@ -16,6 +17,8 @@ use crate::replica::{self, Lease};
 /// An agent tries again within 5 seconds, and a catalog that is away takes as long to say so: one that did not come back in this time
 /// waits no more.
 const COMES_BACK_WITHIN: Duration = Duration::from_mins(1);
+/// A catalog that works answers in milliseconds; whoever waits for longer is counted before it is known what the catalog will say.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 /// Agents that are remembered, 100 bytes each; more are not counted.
 const REMEMBERED_MAX: usize = 4_096;
 
@@ -43,6 +46,23 @@ impl TurnedAway {
         let agents = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         agents.values().filter(|at| now.duration_since(**at) < COMES_BACK_WITHIN).count()
     }
+}
+
+/// What the catalog knows of an agent that wants to upload. While the answer takes long, and after there was none, it is one of those
+/// that wait.
+///
+/// # Errors
+/// As [`crate::catalog::Catalog::agent`].
+pub(super) async fn known(parts: &Parts, agent: &AgentId) -> Result<Option<AgentRow>, CatalogError> {
+    let mut asked = parts.catalog.agent(agent.clone());
+    let known = if let Ok(known) = tokio::time::timeout(ANSWERS_WITHIN, &mut asked).await {
+        known
+    } else {
+        parts.uploads.note_asked(agent, false);
+        asked.await
+    };
+    parts.uploads.note_asked(agent, !matches!(known, Err(CatalogError::Busy(_))));
+    known
 }
 
 /// The right to write a collection's objects, for an agent that is about to send some. While it waits for the right, and after it was told

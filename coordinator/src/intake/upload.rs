@@ -17,7 +17,7 @@ use super::admission::Place;
 use super::check::{BadUpload, StreamCheck};
 use super::pieces::{bad, parts_of};
 use super::{Answer, Finish, Opening, Piece, finish, turned_away};
-use crate::catalog::{CatalogError, CollectionRow, Ending, State, Step, StreamRow, StreamState, Totals};
+use crate::catalog::{CollectionRow, Ending, State, Step, StreamRow, StreamState, Totals};
 use crate::clock;
 use crate::dispatch;
 use crate::parts::Parts;
@@ -77,9 +77,7 @@ impl From<Problem> for Stop {
 /// [`Problem`]
 pub async fn open(parts: &Arc<Parts>, agent: &AgentId, opening: &Opening) -> Result<Upload> {
     // Whoever revoked it may have done so at another coordinator.
-    let known = parts.catalog.agent(agent.clone()).await;
-    parts.uploads.note_asked(agent, !matches!(known, Err(CatalogError::Busy(_))));
-    if known?.is_none_or(|row| row.revoked.is_some()) {
+    if turned_away::known(parts, agent).await?.is_none_or(|row| row.revoked.is_some()) {
         return Err(Problem::new(Kind::Denied, format!("agent {agent} is unknown or revoked")));
     }
     let row = dispatch::own(parts, agent, &opening.collection).await?;

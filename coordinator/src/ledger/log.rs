@@ -21,7 +21,7 @@ use super::view::Place;
 use super::{Entry, Head, Keys, Kind, Known, LedgerError, RECORDS_MAX, View};
 use crate::audit::Audit;
 use crate::replica::{Lease, Leases, Notice};
-use crate::store::{Protection, Store, history};
+use crate::store::{Store, history};
 
 /// Reads in flight while a log is opened: hides the round trips of a remote store within 16 x 64 KiB of memory.
 pub(super) const READS_IN_FLIGHT: usize = 16;
@@ -579,11 +579,8 @@ impl Inner {
     /// The store locks what it writes for this case by what its records say.
     fn tell_custody(&self) {
         let LogName::Case(case) = &self.name else { return };
-        let view = self.view();
-        let (held, held_collections) = view.custody().held();
-        let custody = view.custody();
-        let condemned = custody.condemned().into_iter().filter(|id| !custody.is_held(id)).collect();
-        self.store.protect(case, Protection { until: custody.retained_until(), held, held_collections, condemned });
+        let protection = self.view().protection();
+        self.store.protect(case, protection);
     }
 
     pub(super) async fn read_slot(&self, n: u64) -> Result<Envelope, LedgerError> {

@@ -82,14 +82,24 @@ impl Newsdesk {
     pub(super) fn tell(&self, log: &LogName, kind: &'static str, detail: String) {
         if self.is_news(log, kind, &detail) {
             if kind == SQUATTED {
-                let mut state = self.state();
-                if state.squats.len() >= SQUATS_MAX {
-                    state.squats.pop_front();
-                }
-                state.squats.push_back(detail.clone());
+                self.remember(std::slice::from_ref(&detail));
             }
             tracing::warn!(log = %log.folder(), kind, %detail, "something is wrong with a log");
             self.wait(News { log: log.clone(), kind, detail });
+        }
+    }
+
+    /// These words about squats were told.
+    pub(super) fn remember(&self, told: &[String]) {
+        let mut state = self.state();
+        for detail in told {
+            if state.squats.contains(detail) {
+                continue;
+            }
+            if state.squats.len() >= SQUATS_MAX {
+                state.squats.pop_front();
+            }
+            state.squats.push_back(detail.clone());
         }
     }
 

@@ -20,6 +20,8 @@ use super::slots::{self, squat, squats};
 use super::{Head, Keys, Known, LedgerError, RECORDS_MAX, View};
 use crate::store::{self, Store, history, list_all};
 
+/// Why what lies in a later place than the next one is no record.
+const BEYOND: &str = "the log has not come to this place";
 /// Objects that are named of those that lie where the log has not come to.
 const NAMED_MAX: usize = 10;
 /// Bytes of what the log's own records say of such things.
@@ -56,6 +58,8 @@ async fn read_beneath(store: &Arc<dyn Store>, name: &LogName, keys: &Keys, known
     for News { kind, detail, .. } in examined.news() {
         known.1.news().tell(name, kind, detail);
     }
+    // What a record of the log says already is told, and attestation need not find other words for it.
+    known.1.news().remember(&examined.reading.told());
     let Examined { reading, heads } = examined;
     let view = reading.view;
     let published = heads.top.filter(|top| view.root_at(top.size) == Some(top.root)).map_or(0, |top| top.size);
@@ -285,16 +289,28 @@ impl<'a> Reading<'a> {
         let size = self.view.size();
         // The first of them was looked at.
         for n in (size.saturating_add(1)..listed.count).take(NAMED_MAX) {
-            self.squats.push(squat(&self.name.slot(n), None, "the log has not come to this place"));
+            self.squats.push(squat(&self.name.slot(n), None, BEYOND));
         }
         for stray in &listed.strays {
-            self.squats.push(squat(stray, None, "it is no name of the next record"));
+            let is_slot = matches!(layout::parse(stray), Some((_, CaseObject::Slot(_))));
+            self.squats.push(squat(stray, None, if is_slot { BEYOND } else { "it is no name of the next record" }));
         }
+    }
+
+    /// What a record of this log says already of what somebody put into it.
+    fn told(&self) -> Vec<String> {
+        self.squats.iter().filter(|what| self.is_said(what)).cloned().collect()
+    }
+
+    /// Of a place that the log has not come to attestation may have said it, in words of its own.
+    fn is_said(&self, what: &str) -> bool {
+        let object = what.strip_suffix(BEYOND).and_then(|object| object.strip_suffix(": "));
+        self.named.contains(object.unwrap_or(what))
     }
 
     /// What of these no record of this log says.
     fn fresh(&self, found: &[String]) -> Vec<String> {
-        found.iter().filter(|what| !self.named.contains(what.as_str())).cloned().collect()
+        found.iter().filter(|what| !self.is_said(what)).cloned().collect()
     }
 }
 

@@ -11,6 +11,8 @@ use exhibit_evidence::log::{Tile, Tiler, Tree, leaf_hash};
 use exhibit_evidence::record::{KeyRing, Outcome, Record, TrustError};
 use exhibit_evidence::{Digest, Timestamp};
 
+use crate::store::Protection;
+
 /// A tree head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
@@ -187,6 +189,16 @@ impl View {
     #[must_use]
     pub const fn custody(&self) -> &State {
         &self.custody
+    }
+
+    /// What the store is asked for by that.
+    #[must_use]
+    pub fn protection(&self) -> Protection {
+        let custody = &self.custody;
+        let (held, held_collections) = custody.held();
+        let (released, released_collections) = custody.released().clone();
+        let condemned = custody.condemned().into_iter().filter(|id| !custody.is_held(id)).collect();
+        Protection { until: custody.retained_until(), held, held_collections, condemned, released, released_collections }
     }
 
     /// The tiles that became full since the last checkpoint, and the incomplete ones, with their bytes.

@@ -13,10 +13,14 @@ use exhibit_proto::bounds::NAME_BYTES_MAX;
 
 use super::before::Before;
 use super::collections::CaseRecords;
-use super::{ReindexError, Report};
+use super::{ReindexError, Report, strangers};
 use crate::catalog::{AgentRow, CaseRow, Catalog, CatalogError, IncidentRow, Labels, Published, Seen};
 use crate::ledger::{self, Head, Ledger, LedgerError, Ledgers};
+use crate::reverify::{self, Records};
 use crate::store::attest;
+
+/// Words of what has a name that nothing of ours has.
+const NOT_OURS: &str = "nothing of ours ever has such a name; it was left out (docs/operations/stores.md)";
 
 /// Fills an empty catalog from the store. A case whose log is damaged is left out and reported; a store that is
 /// disturbed ends the whole.
@@ -37,17 +41,27 @@ pub(super) async fn rebuild_after(
     let mut report = Report { not_compared: before.unread.clone(), ..Report::default() };
     // Before anything is read: what somebody put on top of it would be taken for what was received, and what is hidden is in no listing.
     let seen = attest::recall(ledgers.store().as_ref(), "").await.map_err(ReindexError::new)?;
+    let beside = reverify::strangers(ledgers.store().as_ref()).await.map_err(ReindexError::new)?;
+    for name in &beside {
+        report.problem(format!("store-foreign {name}: {NOT_OURS}"));
+    }
     let folders = ledgers.store().folders("cases").await.map_err(ReindexError::new)?;
     let own = Box::pin(deployment(ledgers, catalog, (before, !folders.is_empty()), &mut report)).await;
     report.take_trouble(LogName::Deployment.folder(), own)?;
+    let told = strangers::tell(ledgers.store().as_ref(), &LogName::Deployment, None, &mut report).await;
+    report.take_trouble("deployment", told)?;
     before.tell_agents(catalog, &mut report).await?;
     for name in &folders {
         let Ok(case) = name.parse::<CaseId>() else {
             report.problem(format!("'cases/{}' is not a case's folder", escape_bounded(name, 100)));
             continue;
         };
-        let made = Box::pin(one_case(ledgers, catalog, (&case, before), &mut report)).await;
-        report.take_trouble(case, made)?;
+        let (cases, mut records) = (report.cases, None);
+        let made = Box::pin(one_case(ledgers, catalog, (&case, before), (&mut report, &mut records))).await;
+        report.left_out += u64::from(report.cases == cases && matches!(made, Err(Trouble::Damaged(_))));
+        report.take_trouble(&case, made)?;
+        let told = strangers::tell(ledgers.store().as_ref(), &LogName::Case(case.clone()), records.as_ref(), &mut report).await;
+        report.take_trouble(&case, told)?;
     }
     let told = before.tell_gone(ledgers, &folders, &mut report).await;
     report.take_trouble("cases", told)?;
@@ -57,9 +71,10 @@ pub(super) async fn rebuild_after(
         if trouble.is_answered() { report.answered(what) } else { report.problem(what) }
     }
     for name in ledgers.store().foreign("") {
-        let shown = escape_bounded(&name, 200);
-        report
-            .problem(format!("store-foreign '{shown}': nothing of ours ever has such a name; it was left out (docs/operations/stores.md)"));
+        let shown = format!("'{}'", escape_bounded(&name, 200));
+        if !beside.contains(&shown) {
+            report.problem(format!("store-foreign {shown}: {NOT_OURS}"));
+        }
     }
     // What else is wrong with a log is among them already.
     for news in ledgers.known().news().take().into_iter().filter(|news| news.kind != ledger::DAMAGED) {
@@ -191,7 +206,7 @@ async fn one_case(
     ledgers: &Ledgers,
     catalog: &dyn Catalog,
     (case, before): (&CaseId, &Before),
-    report: &mut Report,
+    (report, taken): (&mut Report, &mut Option<Records>),
 ) -> Result<(), Trouble> {
     // As of the deployment's log.
     let wrong = before.judge_case(ledgers, LogName::Case(case.clone()), case.as_str()).await?;
@@ -203,8 +218,9 @@ async fn one_case(
     remember(&log, catalog).await?;
     let mut found = CaseRecords::default();
     let (mut opened, mut closed) = (None, None);
-    let mut hosts = BTreeMap::<AgentId, Seen>::new();
+    let (mut hosts, mut all) = (BTreeMap::<AgentId, Seen>::new(), Records::default());
     for (digest, bytes, record) in records(&log).await? {
+        all.take(case, digest, &record);
         if let Record::Acquisition(p) = &record {
             hosts.insert(p.agent.clone(), seen_in(p));
         }
@@ -216,6 +232,7 @@ async fn one_case(
             other => found.take(digest, bytes, other),
         }
     }
+    *taken = Some(all);
     let Some((digest, p)) = opened else {
         if is_whole && before.had(case.as_str()) {
             return Err(Trouble::Damaged("no record of its log opens it, and the catalog before had it".to_owned()));

@@ -12,9 +12,10 @@
 mod beside;
 mod heads;
 mod locks;
+mod mend;
 mod report;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ use super::vault::{Cursor, Vault, Version};
 use super::{Kind, Store, StoreError, Trouble};
 
 pub(super) use locks::ensure;
+pub use mend::Keeper;
 pub use report::Report;
 use report::Tally;
 pub(super) use report::case_of;
@@ -52,6 +54,8 @@ const A_MOMENT: Duration = Duration::from_secs(1);
 pub(crate) const VERSION: &str = "store-version";
 /// The kind of what hides an object.
 pub(crate) const MARKER: &str = "store-marker";
+/// The kind of a lock that keeps an object for longer than anybody here asked: it harms no evidence, and lasts.
+pub(crate) const HELD: &str = "store-held";
 
 /// Takes the genuine one of the versions of a name, and whether a reader who names none sees anything there; false when the store
 /// cannot remember any more.
@@ -74,7 +78,7 @@ pub trait Judge: std::fmt::Debug + Send + Sync {
     fn unnamed<'a>(&'a self, log: &'a LogName, object: &'a CaseObject) -> BoxFuture<'a, Result<Option<String>, StoreError>>;
 
     /// What is wrong with the head of a log that a reader gets, in words for a message: an older one lies on top of the newest, or none at
-    /// all. None when nothing is, when that is told elsewhere, or when it cannot be told.
+    /// all, or the log does not hold what was signed, so that nobody can open it. None when nothing is, when that is told elsewhere, or when it cannot be told.
     fn heads<'a>(&'a self, log: &'a LogName) -> BoxFuture<'a, Result<Option<String>, StoreError>>;
 
     /// Whether what lies in a log's place `n` and is no record is told by whoever keeps the log, so that a pass need not tell it as well.
@@ -85,6 +89,12 @@ pub trait Judge: std::fmt::Debug + Send + Sync {
     /// What is wrong with a log of which no head was listed, though there is something of its case, or of other cases where it is the
     /// deployment's, in words for a message. None when nothing is, when that is told elsewhere, or when it cannot be told.
     fn headless<'a>(&'a self, _log: &'a LogName) -> BoxFuture<'a, Result<Option<String>, StoreError>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    /// Has the store know what custody of a log's case asks for now. Why that cannot be known, in words for a message; none when it is
+    /// known, or when nobody can be asked.
+    fn custody<'a>(&'a self, _log: &'a LogName) -> BoxFuture<'a, Result<Option<String>, StoreError>> {
         Box::pin(async { Ok(None) })
     }
 
@@ -196,7 +206,8 @@ fn glance(begin: &str) -> Task {
 pub struct Task {
     /// Names that begin so are looked at; empty for all.
     pub begin: String,
-    /// Sets locks that are too weak, and takes off legal holds that custody released. Without it, it is only looked.
+    /// Sets locks that are too weak, and takes off legal holds that custody released or that keep a log from growing. Without it, it is
+    /// only looked.
     pub repair: bool,
     /// Time between two requests, so that the store and its bill stay quiet.
     pub pause: Duration,
@@ -217,6 +228,13 @@ pub struct Pass {
     /// Objects that they name.
     named: usize,
     judge: Option<Arc<dyn Judge>>,
+    /// Who keeps what was found before it is mended.
+    keeper: Option<Arc<dyn Keeper>>,
+    /// What is to be done to locks of this page, and of which versions of it that is kept already.
+    mends: Vec<mend::Mend>,
+    kept: BTreeSet<(String, String)>,
+    /// The log whose custody was asked for last, and whether it is known.
+    asked: Option<(LogName, bool)>,
     /// Objects under another version, of which the store could not remember the genuine one.
     unremembered: u64,
     /// How often it waited for what might be being destroyed.
@@ -242,6 +260,10 @@ impl Pass {
             tallies,
             named: 0,
             judge: None,
+            keeper: None,
+            mends: Vec::new(),
+            kept: BTreeSet::new(),
+            asked: None,
             unremembered: 0,
             waited: 0,
             logs: heads::Logs::default(),
@@ -254,6 +276,12 @@ impl Pass {
     #[must_use]
     pub fn judged_by(self, judge: Arc<dyn Judge>) -> Self {
         Self { judge: Some(judge), ..self }
+    }
+
+    /// With somebody who keeps what is wrong with locks before they are mended.
+    #[must_use]
+    pub fn kept_by(self, keeper: Arc<dyn Keeper>) -> Self {
+        Self { keeper: Some(keeper), ..self }
     }
 
     /// Looks until the end, or until the store fails: then calling again goes on where it stood.
@@ -292,11 +320,12 @@ impl Pass {
         Ok(())
     }
 
-    /// One page. Order: 1. list; 2. look at each name that is whole; 3. note where the next page begins. What is looked at
-    /// twice because 2 failed halfway costs requests and nothing else.
+    /// One page. Order: 1. list; 2. look at each name that is whole; 3. keep what is wrong with locks; 4. mend them; 5. note where the next
+    /// page begins. What is looked at twice because one of these failed halfway costs requests and nothing else.
     async fn page(&mut self) -> Result<(), StoreError> {
         let page = self.store.vault.versions(&self.task.begin, self.cursor.as_ref()).await?;
         tokio::time::sleep(self.task.pause).await;
+        self.mends.clear();
         let seen = page.versions.len() as u64;
         let mut names: BTreeMap<String, Vec<Version>> = BTreeMap::new();
         for version in self.carried.iter().cloned().chain(page.versions) {
@@ -307,6 +336,7 @@ impl Pass {
             self.store.vault.newest_first(versions);
             self.look(name, versions).await?;
         }
+        self.mend().await?;
         self.report.versions = self.report.versions.saturating_add(seen);
         self.done = page.next.is_none();
         (self.carried, self.cursor) = (carried, page.next);
@@ -368,7 +398,7 @@ impl Pass {
             return Ok(());
         }
         self.look_at_head(&log, &object, name).await?;
-        self.look_at_lock(name, genuine).await
+        self.look_at_lock(&log, name, genuine).await
     }
 
     /// Whether the head that a reader gets is the newest one of its log, however well it is locked.
@@ -428,16 +458,25 @@ impl Pass {
     }
 
     fn tell(&mut self, kind: &'static str, name: &str, what: String) {
-        let of_case = case_of(name).filter(|_| self.tallies.len() < CASES_MAX);
-        let subject = of_case.unwrap_or_else(|| self.store.vault.describe().to_owned());
+        let subject = self.subject(name, self.tallies.len());
         let tally = self.tallies.entry((kind, subject)).or_default();
         tally.count = tally.count.saturating_add(1);
         if tally.named.len() < NAMED_MAX || self.named < NAMED_IN_ALL_MAX {
             self.named = self.named.saturating_add(1);
-            let name = escape_bounded(name, 200);
-            tally.named.push(if name.is_empty() { what } else { format!("'{name}': {what}") });
+            tally.named.push(named(name, what));
         }
     }
+
+    /// What a trouble of an object is told of: its case, as long as there are not too many, else the bucket.
+    fn subject(&self, name: &str, so_many: usize) -> String {
+        case_of(name).filter(|_| so_many < CASES_MAX).unwrap_or_else(|| self.store.vault.describe().to_owned())
+    }
+}
+
+/// What is said of one object.
+fn named(name: &str, what: String) -> String {
+    let name = escape_bounded(name, 200);
+    if name.is_empty() { what } else { format!("'{name}': {what}") }
 }
 
 /// What the next writer of a log creates under a name that is known before.

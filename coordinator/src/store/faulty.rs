@@ -246,6 +246,10 @@ impl Store for FaultyStore {
         self.inner.protect(case, protection);
     }
 
+    fn require(&self, expected: super::Expected) {
+        self.inner.require(expected);
+    }
+
     fn troubles(&self) -> Vec<super::Trouble> {
         self.inner.troubles()
     }

@@ -2,6 +2,7 @@
 //! credentials that are not there yet. The first call that finds it opens it; until then every call fails, as of a store that somebody must
 //! see to. When something else stands in its place it is away again, and opened anew when it is back: what was known of one disk is not
 //! believed of another. Nothing is made in the place of a folder: a copy there would lie under the disk, on the one that it is to outlive.
+//! What may stand there is told by whoever knows the copy ([`Expected`]); until then what is there is only read.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,10 +13,23 @@ use bytes::Bytes;
 use exhibit_evidence::{CaseId, Digest};
 
 use super::attest::Attestable;
-use super::{Answer, Page, Payload, Protection, Store, StoreError, Stored, Trouble};
+use super::{Answer, Kind, Page, Payload, Protection, Store, StoreError, Stored, Trouble};
 
-/// Opens the store, or says why it is not there; `true` when it was open before. Blocks for a few file system calls.
-pub type Opening = Arc<dyn Fn(bool) -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
+/// What may stand in the place of a copy.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Expected {
+    /// Nobody knows yet: what is there is read, and nothing is written or made.
+    #[default]
+    Unknown,
+    /// No copy was ever begun in this place: what is there is opened, and an empty folder is made a store.
+    Any,
+    /// The copy with this mark, and nothing else.
+    Marked(Bytes),
+}
+
+/// Opens the store, if it is one that is expected, or says why it is not there; `true` when it was open before. Blocks for a few file system
+/// calls.
+pub type Opening = Arc<dyn Fn(bool, &Expected) -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
 
 /// What stands in the store's place now: the same as long as it is the same store; `None` when it is none. Blocks for a file system call.
 pub type Standing = Arc<dyn Fn() -> Option<(u64, u64)> + Send + Sync>;
@@ -41,6 +55,7 @@ struct State {
     /// What stood in its place when it was opened.
     stood: Option<(u64, u64)>,
     was_open: bool,
+    expected: Expected,
     /// What custody asked, for a store with locks of its own: the newest word for each case. Whatever is opened is told.
     asked: HashMap<CaseId, Protection>,
 }
@@ -76,6 +91,20 @@ impl LateStore {
         }
     }
 
+    /// The store itself, to be written: only when somebody knows what may stand in its place.
+    async fn known(&self) -> Result<Arc<dyn Store>, StoreError> {
+        let is_unknown = self.inner.state().expected == Expected::Unknown;
+        if is_unknown {
+            let message = format!("{} is not known as the copy yet, so nothing is written there", self.inner.place);
+            return Err(StoreError::new(
+                Kind::Denied,
+                message,
+                "start the coordinator: it begins the copy, or takes up the one that is there",
+            ));
+        }
+        self.there().await
+    }
+
     fn opened(&self) -> Option<Arc<dyn Store>> {
         self.inner.state().store.clone()
     }
@@ -94,14 +123,18 @@ impl Inner {
         if let Some(store) = self.same() {
             return Ok(store);
         }
-        let was_open = {
+        let (was_open, expected) = {
             let mut state = self.state();
             state.store = None;
-            state.was_open
+            (state.was_open, state.expected.clone())
         };
-        let store = (self.open)(was_open)?;
+        let store = (self.open)(was_open, &expected)?;
         let stood = (self.standing)();
         let mut state = self.state();
+        if state.expected != expected {
+            let message = format!("{}: another copy is expected there since a moment", self.place);
+            return Err(StoreError::new(Kind::Retry, message, "it is tried again"));
+        }
         for (case, protection) in &state.asked {
             store.protect(case, protection.clone());
         }
@@ -129,14 +162,14 @@ impl Store for LateStore {
 
     fn put_new<'a>(&'a self, name: &'a str, content: Payload, sha256: Digest) -> Answer<'a, Stored> {
         Box::pin(async move {
-            let store = self.there().await?;
+            let store = self.known().await?;
             store.put_new(name, content, sha256).await
         })
     }
 
     fn put_head<'a>(&'a self, name: &'a str, content: Bytes) -> Answer<'a, ()> {
         Box::pin(async move {
-            let store = self.there().await?;
+            let store = self.known().await?;
             store.put_head(name, content).await
         })
     }
@@ -179,7 +212,7 @@ impl Store for LateStore {
     /// What is not there is destroyed: that is believed only when the store was there afterwards as well.
     fn destroy<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
         Box::pin(async move {
-            let store = self.there().await?;
+            let store = self.known().await?;
             store.destroy(name).await?;
             let after = self.there().await?;
             if Arc::ptr_eq(&store, &after) {
@@ -203,6 +236,15 @@ impl Store for LateStore {
             store.protect(case, protection.clone());
         }
         state.asked.insert(case.clone(), protection);
+    }
+
+    /// When it is another one than before, what is open is opened anew: it may be the wrong one.
+    fn require(&self, expected: Expected) {
+        let mut state = self.inner.state();
+        if state.expected != expected {
+            state.expected = expected;
+            state.store = None;
+        }
     }
 
     fn troubles(&self) -> Vec<Trouble> {
@@ -238,7 +280,7 @@ impl Store for LateStore {
 
     fn put_over<'a>(&'a self, name: &'a str, content: Payload, sha256: Digest) -> Answer<'a, Stored> {
         Box::pin(async move {
-            let store = self.there().await?;
+            let store = self.known().await?;
             store.put_over(name, content, sha256).await
         })
     }
@@ -253,12 +295,12 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
-    use crate::store::{Kind, RemoteStore};
+    use crate::store::RemoteStore;
 
     /// What stands in the place: 0 nothing, otherwise one store for each number.
     fn late(standing: &Arc<AtomicU64>, opened: &Arc<Mutex<Vec<bool>>>) -> LateStore {
         let (seen, here, opened) = (Arc::clone(standing), Arc::clone(standing), Arc::clone(opened));
-        let open = move |again: bool| -> Result<Arc<dyn Store>, StoreError> {
+        let open = move |again: bool, _: &Expected| -> Result<Arc<dyn Store>, StoreError> {
             let there: Arc<dyn Store> = Arc::new(RemoteStore::memory());
             if seen.load(Ordering::Acquire) == 0 {
                 return Err(StoreError::new(Kind::Denied, "not mounted", "mount it"));
@@ -287,6 +329,7 @@ mod tests {
         let (standing, opened) = (Arc::new(AtomicU64::new(0)), Arc::default());
         let store = late(&standing, &opened);
         assert_eq!(store.describe(), "a folder");
+        store.require(Expected::Any);
         is_away(&store).await;
         store.open_now().expect_err("away");
         standing.store(1, Ordering::Release);
@@ -300,6 +343,7 @@ mod tests {
     async fn it_is_away_again_when_something_else_stands_there_and_opened_anew_when_it_is_back() {
         let (standing, opened) = (Arc::new(AtomicU64::new(1)), Arc::default());
         let store = late(&standing, &opened);
+        store.require(Expected::Any);
         store.open_now().expect("there");
         store.put_head("a", Bytes::from_static(b"1")).await.expect("written");
         standing.store(0, Ordering::Release);
@@ -307,5 +351,25 @@ mod tests {
         standing.store(2, Ordering::Release);
         assert_eq!(store.get("a", 9).await.expect_err("another one").kind(), Kind::NotFound);
         assert_eq!(*opened.lock().expect("no panic"), [false, true]);
+    }
+
+    #[tokio::test]
+    async fn what_nobody_knows_is_read_and_not_written_and_opened_anew_when_another_one_is_expected() {
+        let (standing, opened) = (Arc::new(AtomicU64::new(1)), Arc::default());
+        let store = late(&standing, &opened);
+        assert_eq!(store.get("a", 9).await.expect_err("nothing in it").kind(), Kind::NotFound);
+        let content = Bytes::from_static(b"1");
+        for error in [
+            store.put_new("a", Payload::from(content.clone()), Digest::of(&content)).await.expect_err("unknown"),
+            store.put_head("a", content.clone()).await.expect_err("unknown"),
+            store.destroy("a").await.expect_err("unknown"),
+        ] {
+            assert!(error.kind() == Kind::Denied && error.message().contains("is not known as the copy yet"), "{error}");
+        }
+        for expected in [Expected::Any, Expected::Any, Expected::Marked(content.clone())] {
+            store.require(expected);
+            store.put_head("a", content.clone()).await.expect("written");
+        }
+        assert_eq!(*opened.lock().expect("no panic"), [false, true, true], "once for each that is expected");
     }
 }

@@ -135,6 +135,24 @@ impl LocalStore {
         Some((meta.dev(), meta.ino()))
     }
 
+    /// Reads a small object of the store in a folder without opening the store, so that nothing is written there; `None` where there is none.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    pub fn peek(root: &Path, name: &str, bytes_max: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        let (file, size) = match open_object(name, &root.join(name)) {
+            Ok(found) => found,
+            Err(e) if e.kind() == Kind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        if size > bytes_max {
+            return Err(too_large(name, size, bytes_max));
+        }
+        let mut bytes = Vec::new();
+        file.take(bytes_max).read_to_end(&mut bytes).map_err(|e| map(&e, "read", name))?;
+        Ok(Some(bytes))
+    }
+
     /// From now on files get the immutable attribute, which only [`Store::destroy`] takes off.
     ///
     /// # Errors

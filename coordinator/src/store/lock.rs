@@ -160,6 +160,10 @@ pub struct Protection {
     pub held_collections: BTreeSet<CollectionId>,
     /// Collections for which it came too late: they are being destroyed.
     pub condemned: BTreeSet<CollectionId>,
+    /// A hold on all of the case was released.
+    pub released: bool,
+    /// Collections on which a hold stood that was released.
+    pub released_collections: BTreeSet<CollectionId>,
 }
 
 /// Heads are replaced: checkpoints, and what witnesses cosigned. All else is created once.
@@ -217,7 +221,25 @@ impl Locks {
     /// True for what is never to have a hold, whatever custody says: what belongs to no case, and heads where a hold may keep them
     /// from being replaced.
     pub(super) fn bears_no_hold(&self, name: &str) -> bool {
-        !name.starts_with("cases/") || (is_replaced(name) && !self.holds_heads)
+        !name.starts_with("cases/") || self.hold_hampers(name)
+    }
+
+    /// True for what a hold of custody covered that was released, as far as custody of its case is known here: a hold that is still on it
+    /// may be that one.
+    pub(super) fn was_held(&self, name: &str) -> bool {
+        let mut parts = name.split('/');
+        let (Some("cases"), Some(case)) = (parts.next(), parts.next()) else { return false };
+        let cases = self.cases.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(protection) = cases.get(case) else { return false };
+        match (parts.next(), parts.next().map(str::parse::<CollectionId>)) {
+            (Some("collections"), Some(Ok(id))) => protection.released || protection.released_collections.contains(&id),
+            _ => protection.released || !protection.released_collections.is_empty(),
+        }
+    }
+
+    /// True where a hold may keep what is replaced from being replaced.
+    pub(super) fn hold_hampers(&self, name: &str) -> bool {
+        is_replaced(name) && !self.holds_heads
     }
 
     /// True for what is being destroyed, as far as custody of its case is known here.
@@ -272,6 +294,13 @@ mod tests {
         locks.protect(&case, Protection { condemned: BTreeSet::from([free.clone()]), ..Protection::default() });
         assert!(locks.is_condemned(&name(&free)) && !locks.is_condemned(&name(&held)));
         assert!(!locks.is_condemned(&format!("cases/{case}/log/seq/1")) && !locks.is_condemned("deployment/log/checkpoint"));
+        // What a released hold covered, and nothing else.
+        locks.protect(&case, Protection { released_collections: BTreeSet::from([free.clone()]), ..Protection::default() });
+        assert!(locks.was_held(&name(&free)) && !locks.was_held(&name(&held)) && locks.was_held(&format!("cases/{case}/log/seq/1")));
+        locks.protect(&case, Protection::default());
+        assert!(!locks.was_held(&name(&free)) && !locks.was_held("deployment/log/seq/1"));
+        locks.protect(&case, Protection { released: true, ..Protection::default() });
+        assert!(locks.was_held(&name(&held)));
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub use object_store::PutPayload as Payload;
 
 pub use encryption::{Encrypted, Encryption};
 pub use error::{Kind, StoreError};
-pub use late::{LateStore, Opening, Standing};
+pub use late::{Expected, LateStore, Opening, Standing};
 pub use local::LocalStore;
 pub use lock::{LOCK_DAYS_MAX, Lock, LockMode, LockPolicy, Protection, Seen};
 pub use metered::MeteredStore;
@@ -62,6 +62,9 @@ const PROBE_SLOT: &str = "probe/create-only";
 const PROBE_LOCK: &str = "probe/lock";
 /// What tells two stores apart. It has a head's name, because policies let nothing else be written again.
 const PROBE_PLACE: &str = "probe/log/checkpoint";
+/// What the copy in a second store is known by (`copy::identity`), and the largest of it.
+pub(crate) const COPY_MARK: &str = "probe/copy-mark";
+pub(crate) const COPY_MARK_BYTES_MAX: u64 = 1_024;
 
 /// An object store. The contract, which `conformance::run` checks on every backend and wrapper:
 ///
@@ -124,6 +127,9 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// What custody asks for a case's objects from now on; the newest word counts. Where the store has no locks of its own
     /// there is nothing to do.
     fn protect(&self, _case: &CaseId, _protection: Protection) {}
+
+    /// What may stand in its place from now on, for a store in whose place something else may stand: a folder whose disk is not mounted.
+    fn require(&self, _expected: Expected) {}
 
     /// What went wrong since the last call that the operator must hear of, beyond the error that a caller got; bounded.
     fn troubles(&self) -> Vec<Trouble> {

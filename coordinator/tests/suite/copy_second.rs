@@ -23,7 +23,7 @@ use crate::custody_disposal::Story;
 use crate::support::world::{Place, World};
 use crate::support::{moto, verdict};
 
-async fn soon(what: &str, mut is: impl AsyncFnMut() -> bool) {
+pub(crate) async fn soon(what: &str, mut is: impl AsyncFnMut() -> bool) {
     let waited = async {
         while !is().await {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -33,7 +33,7 @@ async fn soon(what: &str, mut is: impl AsyncFnMut() -> bool) {
 }
 
 /// Nothing is missing, and the heads are the same.
-async fn is_whole(world: &World, copy: &dyn Store, logs: &[LogName]) -> bool {
+pub(crate) async fn is_whole(world: &World, copy: &dyn Store, logs: &[LogName]) -> bool {
     let first = LocalStore::open(&world.store_dir()).expect("store");
     for log in logs {
         let (here, there) = (first.get(&log.checkpoint(), 1 << 14).await, copy.get(&log.checkpoint(), 1 << 14).await);

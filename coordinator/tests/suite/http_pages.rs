@@ -90,6 +90,17 @@ async fn an_upload_that_is_turned_away_because_the_catalog_is_away_waits_too() {
     let (_, text) = page(&world, "/metrics").await;
     assert!(waiting(&text, 0), "{text}");
     drop(upload);
+    // Before it is known what the catalog will say, too.
+    faults.fail("agent", 0, 1, faulty::Fault::Delay(Duration::from_secs(4)));
+    let counted = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        page(&world, "/metrics").await.1
+    };
+    let (upload, text) = tokio::join!(agent.open(&job), counted);
+    assert!(waiting(&text, 1), "{text}");
+    upload.expect("let in late");
+    let (_, text) = page(&world, "/metrics").await;
+    assert!(waiting(&text, 0), "{text}");
     world.stop().await;
 }
 

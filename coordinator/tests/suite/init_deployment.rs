@@ -214,5 +214,42 @@ async fn an_s3_store_is_used_once() {
     assert!(store.size(&LogName::Deployment.slot(2)).await.expect("there") > 0);
     let second = init("two");
     assert_eq!(second.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&second.stderr).contains("holds a deployment already"), "{}", String::from_utf8_lossy(&second.stderr));
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert!(said.contains("holds a deployment already") && said.contains("('deployment/log/checkpoint')"), "{said}");
+    assert!(!dir.path().join("two").exists(), "what it made is gone, so that the next call finds no rest of it");
+}
+
+/// What somebody else put in the log's place is no deployment: it is named, and once it is gone the same call goes through.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn junk_in_a_bucket_is_named_and_the_next_call_goes_on() {
+    let server = support::moto::start();
+    let dir = tempfile::tempdir().expect("dir");
+    let endpoint = server.settings("").endpoint.expect("endpoint");
+    let init = |bucket: &str| {
+        std::process::Command::new(env!("CARGO_BIN_EXE_exhibit-coordinator"))
+            .env("AWS_ACCESS_KEY_ID", "id")
+            .env("AWS_SECRET_ACCESS_KEY", "very-secret")
+            .args(["init", "--name", "example.org", "--store", "s3", "--bucket", bucket, "--dangerous-allow-http", "--endpoint", &endpoint])
+            .arg("--dir")
+            .arg(dir.path().join("d"))
+            .output()
+            .expect("runs")
+    };
+    let refused = |bucket: &str, words: &[&str]| {
+        let done = init(bucket);
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(done.status.code() == Some(1) && words.iter().all(|word| said.contains(word)), "{said}");
+        assert!(said.contains("is taken away again: correct this and run init again") && !dir.path().join("d").exists(), "{said}");
+    };
+    refused("absent", &["there is no such bucket"]);
+    let junk = "/evidence/deployment/log/junk";
+    assert_eq!(server.send("PUT", junk, "", "x").0, 200);
+    refused("evidence", &["holds 'deployment/log/junk' where the deployment's log will lie, and no deployment", "remove it"]);
+    assert_eq!(server.send("DELETE", junk, "", "").0, 204);
+    // A folder that was there stays, and what somebody else put into it.
+    std::fs::create_dir(dir.path().join("d")).expect("dir");
+    assert_eq!(init("absent").status.code(), Some(1));
+    assert_eq!(std::fs::read_dir(dir.path().join("d")).expect("it stays").count(), 0);
+    let done = init("evidence");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }

@@ -512,6 +512,53 @@ async fn what_the_catalog_before_knew_and_the_store_no_longer_shows_is_named_onc
     std::fs::write(&site.catalog, b"no database").expect("written");
     let (report, _) = site.reindex().await;
     assert!(report.not_compared.is_some() && report.text().contains("could not be asked what it knew"), "{}", report.text());
+    assert!(!report.text().contains("The catalog is whole"), "{}", report.text());
+}
+
+#[tokio::test]
+async fn without_a_catalog_a_log_that_was_put_back_shows_by_its_evidence_and_every_foreign_name_is_named() {
+    let dir = tempfile::tempdir().expect("dir");
+    let site = Site::new(dir.path()).await;
+    let (agent, _) = site.enrol(1).await;
+    let root = site.config.resolve(&site.config.store.path);
+    let (case, log) = (site.case.to_string(), LogName::Case(site.case.clone()));
+    let older = files(&root.join(log.folder()));
+    let (_, order) = site.order(1, std::slice::from_ref(&agent)).await;
+    let (collection, receipt) = site.receive(order, &agent, 1).await;
+    site.seal(order, &agent, Some(receipt), Outcome::Partial, (1, 1)).await;
+    put_back(&root.join(log.folder()), &older);
+    std::fs::remove_file(&site.catalog).expect("lost");
+
+    let (report, catalog) = site.reindex().await;
+    let unaccounted = format!("object.unaccounted collections/{collection}/: {} objects ", SEGMENTS + 1);
+    named(&report, &case, &unaccounted);
+    assert_eq!((report.cases, report.orders, report.problem_count, &report.kept), (1, 0, 1, &None), "{report:#?}");
+    catalog.close().await;
+    drop(catalog);
+
+    let folder = layout::case_folder(&site.case);
+    let foreign = [
+        "junk".to_owned(),
+        "cases/junk".to_owned(),
+        "deployment/junk".to_owned(),
+        format!("{folder}/evil.txt"),
+        format!("{folder}/log/cosigned/12"),
+        format!("{folder}/collections/{collection}/x"),
+    ];
+    for name in &foreign {
+        let path = root.join(name);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("folder");
+        std::fs::write(path, b"junk").expect("written");
+    }
+    let (report, _) = site.reindex().await;
+    named(&report, &case, &unaccounted);
+    for name in &foreign {
+        let told = format!("store-foreign '{name}': nothing of ours ever has such a name");
+        assert_eq!(report.problems.iter().filter(|p| p.starts_with(&told)).count(), 1, "{name}: {report:#?}");
+    }
+    assert_eq!(report.problem_count, 1 + foreign.len() as u64, "{report:#?}");
+    let text = report.text();
+    assert!(text.contains("catalog.sqlite.old until the next reindex") && text.contains("copy it first"), "{text}");
 }
 
 #[tokio::test]

@@ -122,6 +122,29 @@ async fn a_log_whose_head_or_all_of_which_is_gone_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_lost_a_record_that_was_signed_is_named() {
+    let server = moto::start_with_lock();
+    let governed = LockPolicy { mode: LockMode::Governance, days: 10 };
+    let settings = RemoteSettings { lock: Some(governed), ..server.settings("d1") };
+    let (mut world, case, _) = collected(&settings).await;
+    world.stop().await;
+    let report = attested(&world, &settings).await;
+    assert!(report.troubles.is_empty(), "{report:#?}");
+
+    // With the right to bypass, of the last record nothing is left, and nothing lies on top of anything.
+    let store = RemoteStore::open(&settings).expect("settings");
+    let seq = format!("{}/seq", LogName::Case(case.clone()).folder());
+    let last = list_all(&store, &seq, 1_000).await.expect("listed").pop().expect("a record").name;
+    for version in store.attestable().expect("versions").vault.versions_of(&last).await.expect("listed") {
+        let of_version = format!("{last}?versionId={}", version.version);
+        send(&server, "DELETE", &of_version, "x-amz-bypass-governance-retention: true\r\n", "");
+    }
+    let report = attested(&world, &settings).await;
+    let words = said(&report, "log-head");
+    assert!(words.contains("nobody can open this log") && words.contains(" records and now has "), "{report:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_coordinator_that_runs_tells_of_one_squat_once_and_of_junk_that_it_is_none_of_ours() {
     let server = moto::start_with_lock();
     let settings = locked(&server);

@@ -85,6 +85,7 @@ async fn what_changed_in_the_store_is_found_and_an_interrupted_run_goes_on() {
     std::fs::remove_file(&kept).expect("removed");
     let report = verify(EVERY_SEGMENT).await;
     gone(&report, "the catalog has it");
+    assert!(report.text().starts_with("1 case, ") && report.text().contains("; 1 case gone"), "{}", report.text());
     assert!(report.notes.is_empty() && report.cases.len() == 2, "{report:#?}");
     assert_eq!("0.5%".parse(), Ok(Depth::Sample(5_000)));
     assert!(["", "0%", "101%", "1", "x%"].iter().all(|bad| bad.parse::<Depth>().is_err()));

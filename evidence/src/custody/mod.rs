@@ -170,6 +170,8 @@ pub struct State {
     opened: Option<Digest>,
     collections: BTreeMap<CollectionId, Kept>,
     holds: BTreeMap<Digest, Held>,
+    /// What holds covered that were released: whether one of all of the case, and the collections that others named.
+    released: (bool, BTreeSet<CollectionId>),
     retention: Option<(Digest, Timestamp)>,
     /// The newest transfer and who received it.
     transfer: Option<(Digest, String)>,
@@ -381,6 +383,12 @@ impl State {
         (self.holds.values().any(|hold| hold.only.is_empty()), named.cloned().collect())
     }
 
+    /// What holds covered that were released since: whether one of all of the case, and the collections that others named.
+    #[must_use]
+    pub const fn released(&self) -> &(bool, BTreeSet<CollectionId>) {
+        &self.released
+    }
+
     /// Until when the case must be kept at least.
     #[must_use]
     pub fn retained_until(&self) -> Option<Timestamp> {
@@ -472,7 +480,10 @@ impl State {
         reason(&p.reason)?;
         let stood = self.holds.contains_key(&p.predecessor);
         require(stood, Rule::Predecessor, || format!("record {} is no hold that stands", p.predecessor))?;
-        self.holds.remove(&p.predecessor);
+        if let Some(hold) = self.holds.remove(&p.predecessor) {
+            self.released.0 |= hold.only.is_empty();
+            self.released.1.extend(hold.only);
+        }
         Ok(())
     }
 

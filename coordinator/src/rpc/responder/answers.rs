@@ -274,8 +274,22 @@ async fn cost(parts: &Parts, row: &CollectionRow) -> Result<Option<wire::StoreCo
     }))
 }
 
-/// Sends every collection once, then each that changed, until all are closed or nobody listens.
+/// What is said to whoever watches when the coordinator stops. With it the connection is free: an open call would hold the stop up.
+const WATCH_ELSEWHERE: &str = "the coordinator is stopping: watching goes on at another one, or here when it is back";
+
+/// Sends every collection once, then each that changed, until all are closed, nobody listens or the coordinator stops.
+///
+/// # Errors
+/// [`Kind::Busy`] when it stops, and as the catalog fails.
 pub(super) async fn watch(parts: Arc<Parts>, filter: CollectionFilter, out: mpsc::Sender<wire::Collection>) -> Result<()> {
+    let mut ending = parts.progress.ending();
+    tokio::select! {
+        watched = watch_all(Arc::clone(&parts), filter, out) => watched,
+        _ = ending.wait_for(|ending| *ending) => Err(Problem::new(Kind::Busy, WATCH_ELSEWHERE)),
+    }
+}
+
+async fn watch_all(parts: Arc<Parts>, filter: CollectionFilter, out: mpsc::Sender<wire::Collection>) -> Result<()> {
     let mut bell = parts.progress.listen();
     let rows = admit::select(&parts, filter.clone()).await?;
     if let Some(missing) = filter.only.iter().find(|id| rows.iter().all(|row| row.collection != **id)) {

@@ -1,69 +1,149 @@
-//! The lock of one version: read, compared with what it should be, set where it is weaker, taken off where nobody asked for it.
+//! The lock of one version: read, and compared with what it should be.
 
+use exhibit_evidence::layout::LogName;
 use exhibit_evidence::text::escape_bounded;
 
-use super::Pass;
-use crate::store::lock::{Lock, Seen};
+use super::mend::{Deed, Mend};
+use super::{Attestable, HELD, Pass};
+use crate::store::lock::{Lock, Locks, Seen};
 use crate::store::vault::{Vault, Version};
 use crate::store::{Kind, StoreError};
 
 /// How far the store's clock and ours may differ: a lock is computed from one and compared by the other.
 const CLOCKS_APART_S: i64 = 3_600;
+/// A lock that ends later than this after what was asked is not ours.
+const LONGER_S: i64 = 86_400;
+/// Versions of an object whose locks are read to say what keeps it.
+const KEPT_VERSIONS_MAX: usize = 10;
+
+/// What a lock is, compared with what it should be.
+pub(super) enum Weighed {
+    /// As it should be, or nobody can say.
+    Right,
+    /// Weaker, or with a hold that is to come off.
+    Mend(Box<Mend>),
+    /// It keeps the object for longer than anybody here asked, in words: harm to no evidence, and not ours to take off.
+    Longer(String),
+    /// Custody seems to have released its hold.
+    Released,
+}
 
 impl Pass {
-    pub(super) async fn look_at_lock(&mut self, name: &str, version: &Version) -> Result<(), StoreError> {
-        let Some(locks) = self.store.locks.clone().filter(|_| !self.versions_only) else { return Ok(()) };
-        let (mut want, known) = locks.of(name, version.modified);
+    pub(super) async fn look_at_lock(&mut self, log: &LogName, name: &str, version: &Version) -> Result<(), StoreError> {
+        if self.store.locks.is_none() || self.versions_only {
+            return Ok(());
+        }
         tokio::time::sleep(self.task.pause).await;
+        match self.weigh(log, name, version).await? {
+            Weighed::Right => {}
+            Weighed::Mend(mend) if self.task.repair => self.mends.push(*mend),
+            Weighed::Mend(mend) => self.tell("store-lock", name, mend.what),
+            Weighed::Longer(what) => self.tell(HELD, name, what),
+            Weighed::Released => self.report.to_release.extend(name.split('/').nth(1).map(str::to_owned)),
+        }
+        Ok(())
+    }
+
+    /// Reads a lock and compares it with what it should be now.
+    pub(super) async fn weigh(&mut self, log: &LogName, name: &str, version: &Version) -> Result<Weighed, StoreError> {
+        let Some(locks) = self.store.locks.clone() else { return Ok(Weighed::Right) };
+        // Before anything is compared: what custody asks for is in a log that nobody may have opened yet.
+        let is_told = self.knows_custody(log).await?;
+        let (want, known) = locks.of(name, version.modified);
+        let known = known && is_told;
         let seen = match self.store.vault.lock_of(name, &version.version).await {
             Ok(seen) => seen,
             // Destroyed since it was listed.
-            Err(e) if e.kind() == Kind::NotFound => return Ok(()),
+            Err(e) if e.kind() == Kind::NotFound => return Ok(Weighed::Right),
             Err(e) if e.kind() == Kind::Retry => return Err(e),
             Err(e) => {
                 self.tell("store-lock", name, format!("its lock cannot be read: {e}"));
-                return Ok(());
+                return Ok(Weighed::Right);
             }
         };
         self.report.locks_read = self.report.locks_read.saturating_add(1);
-        if seen.hold && locks.bears_no_hold(name) {
-            self.free(name, version).await?;
-        } else if known && seen.hold && !want.hold && self.task.begin.is_empty() {
-            self.report.to_release.extend(name.split('/').nth(1).map(str::to_owned));
-        } else if known && seen.hold && !want.hold && self.task.repair {
-            match self.store.vault.hold(name, &version.version, false).await {
-                Ok(()) => self.report.holds_released = self.report.holds_released.saturating_add(1),
-                Err(e) if e.kind() == Kind::Retry => return Err(e),
-                Err(e) => self.tell("store-lock", name, format!("a legal hold that custody released stays: {e}")),
+        let mut surplus = Weighed::Right;
+        if seen.hold && !want.hold {
+            surplus = self.weigh_hold(&locks, log, version, known).await?;
+            if matches!(surplus, Weighed::Mend(_)) {
+                return Ok(surplus);
             }
         }
         let over = want.until <= self.task.now;
-        if (over || seen.retains(&want, CLOCKS_APART_S)) && (seen.hold || !want.hold) {
-            return Ok(());
-        }
-        if over {
+        let is_strong = (over || seen.retains(&want, CLOCKS_APART_S)) && (seen.hold || !want.hold);
+        if !is_strong {
+            let what = format!("the lock was {seen}, it should be {want}");
             // Its time has passed: a hold needs no date, but a retention that ends in the past is refused.
-            want.until = self.task.now.plus_s(CLOCKS_APART_S);
+            let until = if over { self.task.now.plus_s(CLOCKS_APART_S) } else { want.until };
+            let mend = Mend::new((log, version), Deed::Set(Lock { until, ..want }), what);
+            // What custody just asked for is new to what was written before; nobody need have weakened anything.
+            let only_new = seen.retains(&locks.by_policy(version.modified), CLOCKS_APART_S);
+            return Ok(Weighed::Mend(Box::new(Mend { only_new, ..mend })));
         }
-        let mut what = format!("the lock was {seen}, it should be {want}");
-        if self.task.repair {
-            // What custody just asked for is new to what was written before; nobody weakened anything. A pass over all
-            // comes later, and finds it done.
-            let only_new = !self.task.begin.is_empty() && seen.retains(&locks.by_policy(version.modified), CLOCKS_APART_S);
-            match ensure(&self.store.vault, name, &version.version, &want, CLOCKS_APART_S).await {
-                Ok(_) => {
-                    self.report.set_again = self.report.set_again.saturating_add(1);
-                    if only_new {
-                        return Ok(());
-                    }
-                    what.push_str("; it was set again");
-                }
-                Err(e) if e.kind() == Kind::Retry => return Err(e),
-                Err(e) => what = format!("{what}; it could not be set: {e}"),
-            }
+        let ceiling = want.until.max(self.task.now).plus_s(LONGER_S);
+        let is_longer = seen.until.is_some_and(|until| until > ceiling) || seen.mode.is_some_and(|mode| mode > want.mode);
+        // What keeps one that is to be destroyed is told by whoever destroys it.
+        if matches!(surplus, Weighed::Right) && known && is_longer && !locks.is_condemned(name) {
+            return Ok(Weighed::Longer(format!("the lock is {seen}, and {want} was asked for: nobody here made it longer or harder")));
         }
-        self.tell("store-lock", name, what);
-        Ok(())
+        Ok(surplus)
+    }
+
+    /// A hold that custody does not ask for: one that keeps a log from growing, one that custody released, which is to come off, or one that
+    /// somebody else set, which may be a court's.
+    async fn weigh_hold(&mut self, locks: &Locks, log: &LogName, version: &Version, known: bool) -> Result<Weighed, StoreError> {
+        let name = version.name.as_str();
+        if locks.hold_hampers(name) {
+            let what = "it has a legal hold, and nothing here is ever to have one".to_owned();
+            return Ok(Weighed::Mend(Box::new(Mend::new((log, version), Deed::Free, what))));
+        }
+        if !known {
+            return Ok(Weighed::Right);
+        }
+        let is_released = match (self.keeper.clone(), log) {
+            (Some(keeper), LogName::Case(case)) => locks.was_held(name) && keeper.awaits(case).await?,
+            (Some(_), LogName::Deployment) => false,
+            (None, _) => locks.was_held(name) || self.task.repair,
+        };
+        if !is_released {
+            let is_strange = !locks.is_condemned(name) && self.is_still_strange(locks, log, version).await?;
+            let what = "it has a legal hold that custody did not place, and that stays";
+            return Ok(if is_strange { Weighed::Longer(what.to_owned()) } else { Weighed::Right });
+        }
+        // What this process knows of a case may be older than a new hold: the caller looks at the case's log, and asks for a pass over it.
+        if self.task.begin.is_empty() || !self.task.repair {
+            return Ok(Weighed::Released);
+        }
+        let mend = Mend::new((log, version), Deed::Free, "a legal hold that custody released".to_owned());
+        Ok(Weighed::Mend(Box::new(Mend { only_new: true, ..mend })))
+    }
+
+    /// Whether a hold is none of custody's also by what its log and the store say now: another coordinator may have placed one, or taken
+    /// one off, since they were asked.
+    async fn is_still_strange(&mut self, locks: &Locks, log: &LogName, version: &Version) -> Result<bool, StoreError> {
+        self.asked = None;
+        if !self.knows_custody(log).await? {
+            return Ok(false);
+        }
+        let (want, known) = locks.of(&version.name, version.modified);
+        match self.store.vault.lock_of(&version.name, &version.version).await {
+            Ok(seen) => Ok(known && seen.hold && !want.hold),
+            Err(e) if e.kind() == Kind::Retry => Err(e),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Whether the store knows what custody of a log's case asks for, asked once for each log.
+    async fn knows_custody(&mut self, log: &LogName) -> Result<bool, StoreError> {
+        let Some(judge) = self.judge.clone().filter(|_| matches!(log, LogName::Case(_))) else { return Ok(true) };
+        if let Some((_, known)) = self.asked.as_ref().filter(|(asked, _)| asked == log) {
+            return Ok(*known);
+        }
+        let why = judge.custody(log).await?;
+        self.asked = Some((log.clone(), why.is_none()));
+        let Some(why) = why else { return Ok(true) };
+        self.tell("store-unattested", &log.checkpoint(), why);
+        Ok(false)
     }
 
     /// What is said of the lock of something that is none of ours: somebody can lock what he wrote, which makes it no evidence.
@@ -82,21 +162,30 @@ impl Pass {
         }
     }
 
-    /// Takes off a hold that no custody asks for, whatever it says: on a head it may keep the log from growing.
-    async fn free(&mut self, name: &str, version: &Version) -> Result<(), StoreError> {
-        let mut what = "it has a legal hold, and nothing here is ever to have one".to_owned();
-        if self.task.repair {
-            match self.store.vault.hold(name, &version.version, false).await {
-                Ok(()) => {
-                    self.report.holds_released = self.report.holds_released.saturating_add(1);
-                    what.push_str("; it was taken off");
-                }
-                Err(e) if e.kind() == Kind::Retry => return Err(e),
-                Err(e) => what = format!("{what}; it stays: {e}"),
+    /// Sets a lock as it should be.
+    pub(super) async fn set(&self, mend: &Mend, want: &Lock) -> Result<(), StoreError> {
+        ensure(&self.store.vault, &mend.name, &mend.version.version, want, CLOCKS_APART_S).await.map(|_| ())
+    }
+}
+
+impl Attestable {
+    /// Which lock keeps an object that is to be destroyed and was refused: whether it is a hold, and in words for a message. A hold is
+    /// somebody's who alone can take it off, because custody's own are released before a disposal is approved.
+    pub(crate) async fn keeps(&self, name: &str) -> Option<(bool, String)> {
+        let versions = self.vault.versions_of(name).await.ok()?;
+        let mut longest: Option<Seen> = None;
+        for version in versions.iter().filter(|v| !v.marker).take(KEPT_VERSIONS_MAX) {
+            let Ok(seen) = self.vault.lock_of(name, &version.version).await else { continue };
+            if seen.hold {
+                let id = escape_bounded(&version.version, 80);
+                let what = "has a legal hold that custody does not ask for: the destruction waits until whoever set it takes it off";
+                return Some((true, format!("version '{id}' {what}")));
+            }
+            if seen.until > longest.and_then(|longest| longest.until) {
+                longest = Some(seen);
             }
         }
-        self.tell("store-lock", name, what);
-        Ok(())
+        longest.map(|seen| (false, format!("its lock is {seen}: the destruction waits for that day")))
     }
 }
 
