@@ -17,6 +17,7 @@ use super::plan::{Devices, Wish};
 use super::regions::{Class, PAGE, PROTECTED, Region, Regions, SUPPLIED};
 use super::silent::{self, Dev, Silent};
 use super::stop::Stands;
+use super::unmapped::{UNMAPPED, Unmapped};
 use crate::capture::left::Asked;
 
 /// Why what userfaultfd watches is not read where there is no page.
@@ -25,6 +26,9 @@ pub const NOT_SUPPLIED: &str =
 
 /// Why nothing is there where the process put a guard.
 pub const GUARD: &str = "a guard (MADV_GUARD_INSTALL): the process has no memory there, and is ended when it touches it";
+
+/// Why nothing more can be read of a process.
+pub const GONE: &str = "the process ended or ran another program";
 
 /// The thread reads no mapping right now: if it hangs there, it waits for a lock of the whole process.
 pub const NOWHERE: u64 = u64::MAX;
@@ -76,7 +80,7 @@ impl Failed {
     }
 
     fn gone() -> Self {
-        Self { gone: true, ..Self::said("the process ended or ran another program", 1) }
+        Self { gone: true, ..Self::said(GONE, 1) }
     }
 }
 
@@ -107,6 +111,8 @@ pub struct Access {
     pub held: Option<(u32, Stands)>,
     /// The file behind the mapping that was read last.
     pub open: Option<(u64, Behind)>,
+    /// What is not mapped any more.
+    pub unmapped: Unmapped,
     /// So far.
     pub counts: Counts,
 }
@@ -138,6 +144,7 @@ impl Access {
             place: Arc::new(AtomicU64::new(NOWHERE)),
             held: self.held.clone(),
             open: None,
+            unmapped: self.unmapped.clone(),
             counts: self.counts,
         }
     }
@@ -176,11 +183,24 @@ impl Access {
             match self.run(region, at, rest) {
                 Ok(0) => break,
                 Ok(count) => filled = filled.saturating_add(count),
-                Err(e) if filled == 0 => return Err(e),
+                Err(e) if filled == 0 => return Err(self.explained(region, at, e)),
                 Err(_) => break,
             }
         }
         if filled == 0 { Err(Failed::gone()) } else { Ok(filled) }
+    }
+
+    /// Says of memory that was given back that it was: the kernel says the same of it as of memory that is broken.
+    fn explained(&mut self, region: &Region, at: u64, failed: Failed) -> Failed {
+        if failed.gone || failed.error.raw_os_error() != Some(Errno::IO.raw_os_error()) {
+            return failed;
+        }
+        // The table waits for a lock of the whole process.
+        self.place.store(NOWHERE, Ordering::Relaxed);
+        match self.unmapped.bytes(at, region.end) {
+            Some(bytes) => Failed::said(UNMAPPED, bytes as usize),
+            None => failed,
+        }
     }
 
     /// Reads pages of one kind.
@@ -293,5 +313,37 @@ impl Access {
             ));
         }
         Behind::Open(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::left::LeftBehind;
+    use crate::capture::live::{open_at, open_dir};
+
+    #[test]
+    fn memory_that_was_given_back_is_not_called_broken() {
+        let own = || open_dir(rustix::fs::CWD, format!("/proc/{}", std::process::id())).expect("own folder");
+        let opened = |name: &str| Arc::new(open_at(own(), name).expect("opened"));
+        let mut access = Access {
+            dir: Arc::new(own()),
+            memory: opened("mem"),
+            pages: None,
+            // The first pages, which nobody ever has: as if they had been mapped when it was looked.
+            regions: Arc::new(Regions::parse(b"0-4000 rw-p 00000000 00:00 0 \n")),
+            wish: Wish { swapped: true, files: true, file_bytes_max: 1 << 20 },
+            devices: Arc::new(Devices::default()),
+            silent: Silent::default(),
+            asked: LeftBehind::default().asked(),
+            lost: Vec::new(),
+            place: Arc::new(AtomicU64::new(NOWHERE)),
+            held: None,
+            open: None,
+            unmapped: Unmapped::new(opened("maps")),
+            counts: Counts::default(),
+        };
+        let failed = access.fill_all(&[(0x1000, 4096)], &mut [0; 4096]).expect_err("nothing is there");
+        assert_eq!((failed.error.to_string().as_str(), failed.bytes, failed.gone), (UNMAPPED, 0x3000, false));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use super::access::Failed;
+use super::access::{Failed, GONE};
 use super::elf::Header;
 use super::layout::Layout;
 use super::reader::Reader;
@@ -124,8 +124,13 @@ impl CoreFile {
     fn failure(&mut self, offset: u64, address: u64, segment_end: u64, asked: u64, failed: Failed) -> io::Result<usize> {
         if failed.gone {
             self.gone_at = Some(offset);
-            self.unread(address, segment_end, "the process ended or ran another program");
-            return Ok(0);
+            self.unread(address, segment_end, GONE);
+            let behind = self.layout.segments.iter().filter(|s| s.stored && s.start >= segment_end);
+            let behind: Vec<(u64, u64)> = behind.map(|s| (s.start, s.start.saturating_add(s.bytes))).collect();
+            for (start, end) in behind {
+                self.unread(start, end, GONE);
+            }
+            return Err(failed.error);
         }
         let rest = segment_end.saturating_sub(address);
         let bytes = failed.bytes.min(rest);
@@ -166,7 +171,7 @@ impl Source for CoreFile {
             return Ok(count);
         }
         if self.gone_at.is_some() {
-            return Ok(0);
+            return Err(io::Error::other(GONE));
         }
         let mut pieces = self.layout.pieces(offset, buf.len());
         if let Some(bytes) = self.withheld.and_then(|w| w.cut(&mut pieces)) {
@@ -203,12 +208,14 @@ impl Source for CoreFile {
         Some(&self.list)
     }
 
+    fn gone(&self) -> Option<&str> {
+        self.gone_at.map(|_| GONE)
+    }
+
     fn after(&mut self) -> Option<(Status, String)> {
         if let Some(offset) = self.gone_at {
             let read = self.memory_bytes;
-            let why = format!(
-                "the process ended or ran another program while it was read: {read} bytes of memory, up to offset {offset} of the core, were read before"
-            );
+            let why = format!("{GONE} while it was read: {read} bytes of memory, up to offset {offset} of the core, were read before");
             return Some((Status::Partial, why));
         }
         let offset = self.moved_at?;

@@ -18,7 +18,9 @@ pub struct Looked {
     pub memory: OwnedFd,
     /// `/proc/<pid>/pagemap`, or why it cannot be had.
     pub pages: Result<Pages, Errno>,
-    /// `/proc/<pid>/maps`.
+    /// `/proc/<pid>/maps`, open: of the same program it tells later what is mapped then.
+    pub maps: OwnedFd,
+    /// What it said.
     pub regions: Regions,
     /// `/proc/<pid>/auxv`, raw; empty when it cannot be had.
     pub auxv: Vec<u8>,
@@ -48,11 +50,11 @@ fn look_in(dir: &OwnedFd) -> Result<Looked, Errno> {
     let memory = openat(dir, "mem", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let maps = open_at(dir, "maps")?;
     let pages = open_at(dir, "pagemap").map(Pages::new);
-    let regions = Regions::read(maps)?;
+    let regions = Regions::read(&maps)?;
     if regions.list().is_empty() {
         return Err(Errno::NOENT);
     }
     let auxv = read_at(dir, "auxv", SMALL_BYTES_MAX).map(|r| r.bytes).unwrap_or_default();
     let stat = read_at(dir, "stat", SMALL_BYTES_MAX).ok().and_then(|r| parse::stat(&r.bytes));
-    Ok(Looked { memory, pages, regions, auxv, environment: stat.and_then(|s| s.environment) })
+    Ok(Looked { memory, pages, maps, regions, auxv, environment: stat.and_then(|s| s.environment) })
 }

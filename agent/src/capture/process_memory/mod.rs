@@ -26,6 +26,7 @@ mod stop;
 mod targets;
 #[cfg(test)]
 pub(super) mod tests;
+mod unmapped;
 
 use std::time::Duration;
 
@@ -78,6 +79,10 @@ impl Capture for ProcessMemory {
         let taken = take(out, &wanted, &options)?;
         if taken.meant == 0 {
             return Err(Stop::Nothing("no process is what the order names".to_owned()));
+        }
+        if taken.cores == 0 {
+            let meant = taken.meant;
+            return Err(Stop::Nothing(format!("the memory of none of {meant} processes that the order names was taken; see the items")));
         }
         Ok(())
     }

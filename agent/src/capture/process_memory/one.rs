@@ -21,6 +21,7 @@ use super::regions::Regions;
 use super::report::{self, Mode, StopFacts};
 use super::select::Candidate;
 use super::stop::{self, NotStopped, Stands, Stopped};
+use super::unmapped::Unmapped;
 use super::{METHOD, Options, flags, gone_or_denied};
 use crate::capture::left::Asked;
 use crate::capture::live::{link, numbers, open_dir};
@@ -189,7 +190,9 @@ impl One<'_> {
         let threads = stopped.threads.iter_mut().map(stop::Thread::take_registers).collect();
         let notes = Notes::new(pid, about, threads, &stopped.looked.auxv, &planned.regions, &note);
         let regions = Arc::new(std::mem::take(&mut planned.regions));
-        let Ok(memory) = stopped.looked.memory.try_clone() else { return Ok(Err(NotStopped::Error(Errno::MFILE))) };
+        let (Ok(memory), Ok(maps)) = (stopped.looked.memory.try_clone(), stopped.looked.maps.try_clone()) else {
+            return Ok(Err(NotStopped::Error(Errno::MFILE)));
+        };
         let access = Access {
             dir: Arc::clone(&self.dir),
             memory: Arc::new(memory),
@@ -204,6 +207,7 @@ impl One<'_> {
             // Where it is not known what is watched, the call that waits for who watches is not used.
             held: self.held.clone().filter(|_| plan.flags.is_none()).map(|flag| (pid, flag)),
             open: None,
+            unmapped: Unmapped::new(Arc::new(maps)),
             counts: Counts::default(),
         };
         let started = Reader::start(access, self.options.patience, &self.options.silent);

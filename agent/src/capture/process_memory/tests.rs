@@ -162,6 +162,10 @@ fn copy(
                 at += n as u64;
                 read += n as u64;
             }
+            Err(e) if source.gone().is_some() => {
+                gaps.push((at, end - at, e.to_string()));
+                return read;
+            }
             Err(_) if want > source.unit_end(at) - at => narrow = at + want,
             Err(e) => {
                 gaps.push((at, want, e.to_string()));
@@ -361,7 +365,9 @@ fn who_is_traced_by_another_is_left_alone_and_named() {
     command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
     let mut debugger = command.spawn().expect("gdb");
     until("gdb holds it", || state(pid).chars().all(|c| c == 't'));
-    let taken = Folder::take(&[("pid", &pid.to_string())]);
+    let mut taken = Folder::new();
+    let ended = taken.run(&[("pid", &pid.to_string())]);
+    assert!(matches!(ended, Err(Stop::Nothing(_))), "nothing was taken: {ended:?}");
     let (core, gdb) = (taken.core(pid), debugger.id());
     assert_eq!(core.status, Status::Denied);
     let reason = core.item.reason.as_deref().expect("a reason");
@@ -451,10 +457,16 @@ fn who_dies_while_being_read_leaves_what_came_before() {
     let core = taken.core(pid);
     assert_eq!(core.status, Status::Partial);
     assert!(core.item.reason.as_deref().is_some_and(|r| r.contains("ended or ran another program")), "{:?}", core.item.reason);
+    // The gaps say what happened to the process, not to a file, and the table says it of every mapping.
+    assert!(!core.gaps.is_empty() && core.gaps.iter().all(|(_, _, why)| why == access::GONE), "{:?}", core.gaps);
     let said = taken.gdb(pid, Some(&program), &["info threads"]);
     assert!(said.matches("LWP ").count() >= 6, "the registers were taken before: {said}");
     let rows = taken.rows(&format!("{pid}/map.jsonl"));
     assert!(rows.iter().any(|r| r["kind"] == "unreadable"));
+    let stored = |r: &&serde_json::Value| r["kind"] == "mapping" && r["name"] == "[stack]";
+    let stack = rows.iter().find(stored).expect("a stack")["start"].as_str().expect("an address");
+    let covers = |r: &serde_json::Value| r["kind"] == "unreadable" && r["start"].as_str() <= Some(stack) && r["end"].as_str() > Some(stack);
+    assert!(rows.iter().any(covers) || rows.iter().any(|r| r["kind"] == "not-stored" && r["start"] == stack), "{rows:?}");
 }
 
 #[test]
@@ -572,7 +584,9 @@ fn the_agent_itself_and_kernel_threads_are_left_out() {
     assert_eq!(rows[0]["result"], "the agent itself: never taken");
     let mut none = Folder::new();
     assert!(matches!(none.run(&[("name", "no-such-name-at-all")]), Err(Stop::Nothing(_))));
-    let gone = Folder::take(&[("pid", "4000000")]);
+    let mut gone = Folder::new();
+    let ended = gone.run(&[("pid", "4000000")]);
+    assert!(matches!(&ended, Err(Stop::Nothing(why)) if why.contains("none of 1 processes")), "{ended:?}");
     assert_eq!(gone.core(4_000_000).status, Status::Vanished);
 }
 
