@@ -34,7 +34,7 @@ fn main() -> std::process::ExitCode {
         }
     };
     let out = output::Output::new(args.json);
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(e) => return out.failure(&exit::Failure::new(exit::Code::Failure, format!("cannot start: {e}"))),
     };
@@ -42,6 +42,12 @@ fn main() -> std::process::ExitCode {
         Ok(code) => code.into(),
         Err(failure) => out.failure(&failure),
     }
+}
+
+/// The command runs on the first thread, and connections live on one of their own: the coordinator asks now and then whether they do, and a
+/// command that computes meanwhile (a format is made, a large file is hashed) would not answer and lose its connection.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()
 }
 
 /// Characters of a wrong value that are shown.
@@ -67,4 +73,19 @@ fn usage(error: &clap::Error) -> exit::Failure {
     let said = text.split("\n\nUsage:").next().unwrap_or(&text).trim_start_matches("error: ");
     let words: Vec<&str> = said.split_whitespace().collect();
     exit::Failure::new(exit::Code::Usage, words.join(" ")).hint("--help shows the options")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn connections_live_while_a_command_computes() {
+        let answered = super::runtime().expect("runtime").block_on(async {
+            let (tell, told) = std::sync::mpsc::channel();
+            let task = tokio::spawn(async move { tell.send(()).is_ok() });
+            // Holds this thread as a long computation does.
+            let answered = told.recv_timeout(std::time::Duration::from_secs(30)).is_ok();
+            task.await.is_ok() && answered
+        });
+        assert!(answered);
+    }
 }

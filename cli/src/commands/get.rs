@@ -101,9 +101,18 @@ pub async fn run(connection: &mut Connection, args: GetArgs, out: &Output) -> Re
     if done.is_err() && get.counts == Counts::default() {
         get.target.take_back();
     } else {
+        get.counts.ended(ids.iter().collect::<BTreeSet<_>>().len() as u64);
         out.note(&get.counts.summary(&args.out.display().to_string()));
     }
-    done.map(|()| get.counts.code())
+    done.map(|()| get.counts.code()).map_err(|failure| go_on(failure, get.counts.restored))
+}
+
+/// What to do about a connection that was lost in the middle.
+fn go_on(failure: Failure, restored: u64) -> Failure {
+    if failure.code != Code::Unavailable || restored == 0 {
+        return failure;
+    }
+    failure.hint("the same command again, when the coordinator answers: it overwrites nothing and writes what is missing")
 }
 
 async fn selected(connection: &mut Connection, args: &GetArgs) -> Result<Vec<ItemId>> {

@@ -69,6 +69,9 @@ pub(super) fn opened(history: &History) -> Result<Digest> {
 /// What a record is, what comes true when it is taken (said when the connection is lost meanwhile), and whose case shows it.
 pub type Sent<'a> = (&'a str, &'a str, &'a CaseId);
 
+/// Characters of why a disposal is not finished, as the coordinator says it.
+pub const UNFINISHED_CHARS_MAX: usize = 2_000;
+
 /// Sends a signed record and shows what became of it. Gives its digest as well.
 pub async fn submit<P: Predicate>(
     connection: &mut Connection,
@@ -84,6 +87,10 @@ pub async fn submit<P: Predicate>(
     let mut value = json!({"record": digest.to_string(), "type": what, "n": done.n, "log_size": done.log_size});
     if !done.certificate.is_empty() {
         value["certificate"] = json!(Digest::of(&done.certificate).to_string());
+    }
+    // A person hears it in a sentence of the command's.
+    if !done.unfinished.is_empty() && out.is_json() {
+        value["unfinished"] = json!(one_line(&done.unfinished, UNFINISHED_CHARS_MAX));
     }
     show(&value, out)?;
     Ok((done, digest))

@@ -23,6 +23,8 @@ const TABLE_ENTRIES_MAX: usize = 16_375;
 const COMPRESSED: u32 = 1 << 31;
 const DESCRIPTOR_BYTES: u64 = 76;
 const SIGNATURE: &[u8] = b"EVF\x09\x0d\x0a\xff\x00";
+/// A chunk of zeros: most of a hole.
+static ZEROS: [u8; CHUNK_BYTES] = [0; CHUNK_BYTES];
 /// Written to the file at once.
 const BUFFER_BYTES: usize = 1 << 20;
 /// Longest text of one field; EnCase takes fewer than 3,000 characters.
@@ -158,7 +160,7 @@ impl Writer {
             buffer: Vec::with_capacity(BUFFER_BYTES + CHUNK_BYTES * 2),
             buffered_at: 0,
             chunk: Vec::with_capacity(CHUNK_BYTES),
-            zeros: deflate(&vec![0; CHUNK_BYTES]),
+            zeros: deflate(&ZEROS),
             section_at: 0,
             entries: Vec::new(),
             read: 0,
@@ -195,6 +197,12 @@ impl Writer {
 
     fn zeros_to(&mut self, offset: u64, out: &mut dyn Output) -> Result<()> {
         while self.read < offset {
+            // Neither made nor looked at, only counted and hashed: a hole may be as large as the disk.
+            if self.chunk.is_empty() && offset - self.read >= CHUNK_BYTES as u64 {
+                self.read += CHUNK_BYTES as u64;
+                self.zero_chunk(out)?;
+                continue;
+            }
             let count = (offset - self.read).min((CHUNK_BYTES - self.chunk.len()) as u64);
             self.chunk.resize(self.chunk.len() + count as usize, 0);
             self.read += count;
@@ -258,35 +266,53 @@ impl Writer {
         self.append(body, out)
     }
 
-    fn end_chunk(&mut self, out: &mut dyn Output) -> Result<()> {
+    /// Where the next chunk lies in its section, which is begun if it is the first.
+    fn place(&mut self, out: &mut dyn Output) -> Result<u32> {
         if self.entries.is_empty() {
             self.section_at = self.at();
             // Size and next are written when they are known.
             self.append(&descriptor(b"sectors", 0, 0), out)?;
         }
+        // A table's chunks are at most 512 MiB, so this fits 31 bits.
+        Ok((self.at() - self.section_at) as u32)
+    }
+
+    /// A whole chunk of zeros.
+    fn zero_chunk(&mut self, out: &mut dyn Output) -> Result<()> {
+        let offset = self.place(out)?;
+        self.md5.update(ZEROS.as_slice());
+        self.sha1.update(ZEROS.as_slice());
+        self.entries.push(offset | COMPRESSED);
+        let zeros = std::mem::take(&mut self.zeros);
+        self.append(&zeros, out)?;
+        self.zeros = zeros;
+        self.end_full_table(out)
+    }
+
+    fn end_chunk(&mut self, out: &mut dyn Output) -> Result<()> {
+        if self.chunk == ZEROS {
+            self.chunk.clear();
+            return self.zero_chunk(out);
+        }
+        let offset = self.place(out)?;
         let chunk = std::mem::take(&mut self.chunk);
         self.md5.update(&chunk);
         self.sha1.update(&chunk);
-        // A table's chunks are at most 512 MiB, so this fits 31 bits.
-        let offset = (self.at() - self.section_at) as u32;
-        if chunk.len() == CHUNK_BYTES && chunk.iter().all(|b| *b == 0) {
+        let packed = deflate(&chunk);
+        if packed.len() < chunk.len() {
             self.entries.push(offset | COMPRESSED);
-            let zeros = std::mem::take(&mut self.zeros);
-            self.append(&zeros, out)?;
-            self.zeros = zeros;
+            self.append(&packed, out)?;
         } else {
-            let packed = deflate(&chunk);
-            if packed.len() < chunk.len() {
-                self.entries.push(offset | COMPRESSED);
-                self.append(&packed, out)?;
-            } else {
-                self.entries.push(offset);
-                self.append(&chunk, out)?;
-                self.append(&adler32(&chunk).to_le_bytes(), out)?;
-            }
+            self.entries.push(offset);
+            self.append(&chunk, out)?;
+            self.append(&adler32(&chunk).to_le_bytes(), out)?;
         }
         self.chunk = chunk;
         self.chunk.clear();
+        self.end_full_table(out)
+    }
+
+    fn end_full_table(&mut self, out: &mut dyn Output) -> Result<()> {
         if self.entries.len() >= TABLE_ENTRIES_MAX { self.end_table(out) } else { Ok(()) }
     }
 

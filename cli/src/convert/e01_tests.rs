@@ -174,3 +174,24 @@ fn the_checksum_is_adlers() {
         (b << 16 | a) as u32
     });
 }
+
+/// A hole is the zeros that it stands for, wherever it begins and ends within a chunk.
+#[test]
+fn a_hole_gives_the_same_file_as_its_zeros() {
+    let dir = tempfile::tempdir().expect("folder");
+    let media = [noise(700), vec![0; CHUNK_BYTES * 3 + 900], noise(512), vec![0; CHUNK_BYTES * 2 + 448]].concat();
+    assert_eq!(refusal(media.len() as u64), None);
+    let made = |name: &str, pieces: &[(usize, usize)]| {
+        let path = dir.path().join(name);
+        let mut out = InFile(std::fs::File::create(&path).expect("file"));
+        let mut writer = E01::new(self::media(media.len() as u64, &[]));
+        for (from, to) in pieces {
+            writer.write(*from as u64, &media[*from..*to], &mut out).expect("write");
+        }
+        writer.end(media.len() as u64, &mut out).expect("ends");
+        std::fs::read(path).expect("read")
+    };
+    let second = 700 + CHUNK_BYTES * 3 + 900;
+    let whole = made("whole", &[(0, media.len())]);
+    assert!(whole == made("holes", &[(0, 700), (second, second + 512)]), "holes make another file");
+}
