@@ -23,12 +23,12 @@ pub(crate) async fn strangers(store: &dyn Store) -> Result<Vec<String>, StoreErr
         match beside(store, folder, &mut found).await {
             Ok(()) => {}
             Err(e) if e.kind() == Kind::Retry => return Err(e),
-            // The root of a disk has folders of its own that cannot be listed (lost+found), and what cannot be ours in a case's folder is
-            // found where that one is listed.
+            // A folder that cannot be listed, or what stands in the place of an object: what is wrong in a case's folder is found where that
+            // one is listed.
             Err(error) => tracing::info!(folder, %error, "what lies beside the folders of the store was not looked for"),
         }
     }
-    // Of a cloud what cannot be ours by its letters is left out of a listing and remembered. Below the folders others tell it.
+    // What cannot be ours by its letters is left out of a listing and remembered. Below the folders others tell it.
     let is_beside = |name: &&String| match name.strip_prefix("cases/") {
         Some(rest) => !rest.contains('/'),
         None => !name.starts_with("deployment/"),
@@ -87,5 +87,13 @@ mod tests {
             std::fs::write(path, b"x").expect("written");
         }
         assert_eq!(strangers(&store).await.expect("listed"), ["'cases/junk'", "'cases/zz'", "'junk'", "'other/'", "'zz'"]);
+        // A disk has its own; what else nothing of ours can be called hides nothing of the rest.
+        for name in ["lost+found", "a b", "cases/a b"] {
+            std::fs::create_dir(root.join(name)).expect("made");
+        }
+        std::fs::write(root.join("cases/B"), b"x").expect("written");
+        std::os::unix::fs::symlink("/etc/passwd", root.join("link")).expect("link");
+        let found = strangers(&store).await.expect("listed");
+        assert_eq!(found, ["'a b/'", "'cases/B'", "'cases/junk'", "'cases/zz'", "'junk'", "'link'", "'other/'", "'zz'"]);
     }
 }

@@ -6,7 +6,8 @@ use exhibit_evidence::Digest;
 use exhibit_evidence::layout::LogName;
 use exhibit_evidence::verify::{self, Severity};
 
-use super::{CaseResult, Work};
+use super::CaseResult;
+use super::work::Work;
 use crate::catalog::Published;
 use crate::clock;
 use crate::ledger::Ledgers;
