@@ -26,9 +26,9 @@ A first collection:
   exhibit items --collection COLLECTION --path '/etc/**' --reason 'compare with the golden image'
   exhibit get --collection COLLECTION --path '/etc/**' --out ./evidence --reason 'compare with the golden image'
 
-Exit codes: 0 done · 1 failed · 2 a collection did not end as sealed, or an item could not be had · 64 wrong usage ·
-65 unusable input · 69 coordinator not reachable · 73 cannot write here · 74 evidence damaged · 77 not permitted ·
-78 configuration · 130 Ctrl-C · 143 asked to end";
+Exit codes: 0 done · 1 failed · 2 a collection did not end as sealed, an item could not be had, or an
+approved destruction is not finished · 64 wrong usage · 65 unusable input · 69 coordinator not reachable ·
+73 cannot write here · 74 evidence damaged · 77 not permitted · 78 configuration · 130 Ctrl-C · 143 asked to end";
 
 /// Collect evidence from running workloads, follow it, read it.
 #[derive(Debug, Parser)]

@@ -12,7 +12,7 @@ pub enum Code {
     Ok = 0,
     /// The command failed for a reason that the message names.
     Failure = 1,
-    /// The command ran, but a collection did not end as sealed, or an item could not be had.
+    /// The command ran, but a collection did not end as sealed, an item could not be had, or an approved destruction is not finished.
     Incomplete = 2,
     /// The command line is wrong.
     Usage = 64,
@@ -120,7 +120,7 @@ impl From<tonic::Status> for Failure {
         if broke || status.code() == C::Unavailable {
             let message = format!("the connection to the coordinator was lost: {}", without_links(&describe(&status)));
             return Self::new(Code::Unavailable, message)
-                .hint("check that it runs and that the address in EXHIBIT_HOME/config.toml is right");
+                .hint("the same command again in a moment; where that fails too, see whether the coordinator runs and what its log says");
         }
         let message = in_options(&exhibit_evidence::text::escape_bounded(status.message(), 2_000));
         match status.code() {

@@ -239,6 +239,15 @@ impl Default for Log {
     }
 }
 
+impl Log {
+    /// What is written, by level and module. The library that speaks to object stores tells each try of each request on `info`: where nothing
+    /// more exact was asked for, the coordinator's own word that it waits is enough.
+    #[must_use]
+    pub fn directives(&self) -> &str {
+        if self.level.trim().eq_ignore_ascii_case("info") { "info,object_store=warn" } else { &self.level }
+    }
+}
+
 /// Why there is no usable configuration. The text names file, line, key, value and remedy where there are such.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {

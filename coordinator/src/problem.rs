@@ -63,13 +63,6 @@ impl Problem {
     pub const fn is_passing(&self) -> bool {
         matches!(self.kind, Kind::Busy)
     }
-
-    /// Puts what was being done in front of the message.
-    #[must_use]
-    pub fn during(mut self, step: &str) -> Self {
-        self.message = format!("{step}: {}", self.message);
-        self
-    }
 }
 
 impl fmt::Display for Problem {

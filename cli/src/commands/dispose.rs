@@ -8,13 +8,14 @@ use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::key::KeyId;
 use exhibit_evidence::layout::LogName;
 use exhibit_evidence::record::{Approval, Disposal, Record, SealedCollection, Verified};
-use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::text::{escape_bounded, one_line};
 use exhibit_evidence::{CaseId, CollectionId, Digest};
+use exhibit_proto::responder::v1 as pb;
 use serde_json::{Value, json};
 
 use super::cases::show;
 use super::confirm::confirmed;
-use super::keeping::{history_to_sign, opened, submit};
+use super::keeping::{UNFINISHED_CHARS_MAX, history_to_sign, opened, submit};
 use super::{asker, entitled, log};
 use crate::args::keeping::{ApproveDisposalArgs, DisposeCommand};
 use crate::clock;
@@ -32,7 +33,7 @@ pub async fn run(connection: &mut Connection, command: DisposeCommand, out: &Out
         DisposeCommand::Request { case, collections, all, reason } => {
             request(connection, &parse_id(&case)?, (&collections, all), reason, out).await?;
         }
-        DisposeCommand::Approve(args) => approve(connection, args, out).await?,
+        DisposeCommand::Approve(args) => return approve(connection, args, out).await,
     }
     Ok(Code::Ok)
 }
@@ -130,6 +131,10 @@ async fn find(connection: &mut Connection, case: &CaseId, disposal: &Digest) -> 
     log::read_all(connection, &LogName::Case(case.clone()), &mut each).await?;
     match record {
         Some((record, key)) if history.state().asked().contains(disposal) => Ok(Asked { history, record, key, items }),
+        Some(_) if history.state().unfinished().iter().any(|due| due.disposal == *disposal) => {
+            let message = format!("--disposal: {disposal} was approved already, and the destruction is not finished: it goes on by itself");
+            Err(Failure::new(Code::Input, message).hint(format!("exhibit case custody {case} names who approved")))
+        }
         _ => Err(Failure::new(Code::Input, format!("--disposal: {disposal} is no request of {case} that waits for an approval"))
             .hint(format!("exhibit case custody {case}"))),
     }
@@ -240,7 +245,7 @@ fn asker_revoked(asked: &Asked, when: &str) -> Failure {
 }
 
 /// Shows a disposal, and approves it when a reason is given and somebody confirms.
-async fn approve(connection: &mut Connection, args: ApproveDisposalArgs, out: &Output) -> Result<()> {
+async fn approve(connection: &mut Connection, args: ApproveDisposalArgs, out: &Output) -> Result<Code> {
     let case: CaseId = parse_id(&args.case)?;
     let asked = find(connection, &case, &args.disposal).await?;
     let rows = rows(&asked, &args.disposal);
@@ -257,7 +262,7 @@ async fn approve(connection: &mut Connection, args: ApproveDisposalArgs, out: &O
                 args.disposal
             )),
         }
-        return Ok(());
+        return Ok(Code::Ok);
     };
     if let Some(failure) = blocked {
         return Err(failure);
@@ -274,13 +279,22 @@ async fn approve(connection: &mut Connection, args: ApproveDisposalArgs, out: &O
         Approval { case: case.clone(), predecessor: args.disposal, reason, approved_by: connection.name(), approved_at: clock::now() };
     let comes_true = "the approval was recorded and the destruction has begun";
     let done = submit(connection, ("approval", comes_true, &case), &record, out).await?.0;
-    if done.certificate.is_empty() {
-        out.note("approved; the destruction is not finished yet, the coordinator goes on with it");
-    } else {
+    let (code, said) = came_of(&case, &done);
+    out.note(&said);
+    Ok(code)
+}
+
+/// What came of an approval that stands. That the destruction is not finished is no failure of the approval, and not the end that was
+/// asked for either.
+fn came_of(case: &CaseId, done: &pb::SubmitRecordResponse) -> (Code, String) {
+    if !done.certificate.is_empty() {
         let certificate = Digest::of(&done.certificate);
-        out.note(&format!("destroyed; the certificate is record {certificate} of the case's log: exhibit log show --case {case}"));
+        return (Code::Ok, format!("destroyed; the certificate is record {certificate} of the case's log: exhibit log show --case {case}"));
     }
-    Ok(())
+    let why = one_line(&done.unfinished, UNFINISHED_CHARS_MAX);
+    let why = if why.is_empty() { why } else { format!(": {why}") };
+    let n = done.n;
+    (Code::Incomplete, format!("approved (record {n}); the destruction is not finished, it goes on by itself{why}"))
 }
 
 #[cfg(test)]
@@ -292,5 +306,18 @@ mod tests {
         assert_eq!(nothing_of(&["col-a"]), "nothing was received of col-a: nothing to destroy");
         let many = nothing_of(&["a", "b", "c", "d", "e", "f", "g"]);
         assert_eq!(many, "nothing was received of a, b, c, d, e and 2 more: nothing to destroy");
+    }
+
+    #[test]
+    fn an_approval_that_stands_is_no_failure_and_says_what_is_left() {
+        let case = CaseId::new(1, [1; 10]);
+        let mut done = pb::SubmitRecordResponse { n: 11, log_size: 12, unfinished: "the copy\nis away".to_owned(), ..Default::default() };
+        let said = "approved (record 11); the destruction is not finished, it goes on by itself";
+        assert_eq!(came_of(&case, &done), (Code::Incomplete, format!("{said}: the copy\\nis away")));
+        done.unfinished.clear();
+        assert_eq!(came_of(&case, &done), (Code::Incomplete, said.to_owned()));
+        done.certificate = b"certificate".to_vec();
+        let (code, said) = came_of(&case, &done);
+        assert!(code == Code::Ok && said.starts_with("destroyed; the certificate is record "), "{said}");
     }
 }

@@ -229,6 +229,18 @@ fn directives_per_module_are_levels() {
 }
 
 #[test]
+fn single_tries_of_the_store_s_library_are_left_out_of_the_log_unless_more_is_asked_for() {
+    let log = |level: &str| Log { level: level.to_owned(), ..Log::default() };
+    for level in ["info", "INFO"] {
+        assert_eq!(log(level).directives(), "info,object_store=warn");
+        assert!(tracing_subscriber::EnvFilter::try_new(log(level).directives()).is_ok());
+    }
+    for level in ["off", "warn", "debug", "info,object_store=info"] {
+        assert_eq!(log(level).directives(), level);
+    }
+}
+
+#[test]
 fn places_that_are_not_there_or_open_to_others_are_named_with_their_line() {
     use std::os::unix::fs::PermissionsExt as _;
     let dir = tempfile::tempdir().expect("dir");

@@ -28,6 +28,9 @@ const LET_GO: Duration = Duration::from_millis(300);
 /// Time before a disposal is tried again that a person has to make possible: one whose objects the store itself locks, for
 /// example.
 const PERSON_WAIT: Duration = Duration::from_mins(10);
+/// What a disposal needs when nothing in the store keeps the object any more.
+const AFTERWARDS: &str =
+    "afterwards the coordinator's credentials need the right to delete, for disposals alone (docs/operations/stores.md)";
 
 /// Cases with a disposal that is approved and not finished, and the lock under which one is carried out. Memory only: the logs
 /// know, and [`recover`] reads them at start.
@@ -88,7 +91,7 @@ pub(crate) async fn standstill(parts: &Parts) -> Result<Standstill<'_>> {
 /// 2. every object below the folder of each collection is destroyed in the order of the names, so that a stream's segments
 ///    go first and its manifest last: what is left is named by it
 /// 3. the folders are listed again: they must be empty. Where there is a copy in a second store, 2 and 3 are done there as well, if it
-///    is the known copy, before and afterwards: what is not in another one is not destroyed
+///    is the known copy, before and afterwards: what is not in another one is not destroyed. While it is away, 2 is not begun either
 /// 4. the certificate (`destruction`) into the log, under a checkpoint
 ///
 /// Died, or failed, anywhere: the next call begins at 2 again, and destroying what is gone is success. Between 1 and 4 nothing
@@ -116,13 +119,14 @@ async fn finish_all(parts: &Parts, case: &CaseId) -> Result<()> {
     let due: Vec<Unfinished> = ledger.view().custody().unfinished();
     for disposal in due {
         for destroyed in &disposal.collections {
+            require_copy(parts).await?;
             destroy_in(parts, &*parts.store, None, (case, &destroyed.collection)).await?;
+            require_copy(parts).await?;
             if let Some(second) = &parts.copy {
-                copy::require_known(&*parts.store, &*second.store).await?;
                 let place = second.store.describe();
                 destroy_in(parts, &*second.store, Some(&place), (case, &destroyed.collection)).await?;
-                copy::require_known(&*parts.store, &*second.store).await?;
             }
+            require_copy(parts).await?;
         }
         let certificate = Destruction {
             case: case.clone(),
@@ -144,22 +148,31 @@ async fn finish_all(parts: &Parts, case: &CaseId) -> Result<()> {
     Ok(())
 }
 
-/// Steps 2 and 3 for one collection. What the store keeps from being destroyed is told with the lock that does.
+/// Where there is to be a copy, it is there and the known one.
+async fn require_copy(parts: &Parts) -> Result<()> {
+    if let Some(second) = &parts.copy {
+        copy::require_known(&*parts.store, &*second.store).await?;
+    }
+    Ok(())
+}
+
+/// Steps 2 and 3 for one collection. What the store keeps from being destroyed is told with the lock that does, and without the store's
+/// own advice: credentials that may do more would not help before the lock ends.
 async fn destroy_in(parts: &Parts, store: &dyn Store, copy_in: Option<&str>, (case, collection): (&CaseId, &CollectionId)) -> Result<()> {
     let Err(Refused { object, problem }) = destroy_collection(store, case, collection).await else { return Ok(()) };
-    let Some(object) = object else { return Err(problem) };
+    let Some((object, said)) = object else { return Err(problem) };
     let Some(store) = store.attestable().filter(crate::store::attest::Attestable::locks) else { return Err(problem) };
     let Some((is_held, why)) = store.keeps(&object).await else { return Err(problem) };
     let why = format!("'{}': {why}", escape_bounded(&object, 200));
     if is_held {
         crate::attest::tell_waiting(parts, case, &why, copy_in).await;
     }
-    Err(problem.during(&why))
+    Err(Problem::new(problem.kind(), format!("{why} (the store says: {said}); {AFTERWARDS}")))
 }
 
-/// Why a collection is not destroyed, and the object that the store keeps, where it refused one.
+/// Why a collection is not destroyed, and the object that the store keeps, where it refused one, with what it said.
 struct Refused {
-    object: Option<String>,
+    object: Option<(String, String)>,
     problem: Problem,
 }
 
@@ -183,7 +196,7 @@ async fn destroy_collection(store: &dyn Store, case: &CaseId, collection: &Colle
         }
         for entry in &page.entries {
             if let Err(e) = store.destroy(&entry.name).await {
-                let object = (e.kind() == store::Kind::Denied).then(|| entry.name.clone());
+                let object = (e.kind() == store::Kind::Denied).then(|| (entry.name.clone(), e.message().to_owned()));
                 return Err(Refused { object, problem: e.into() });
             }
         }

@@ -15,7 +15,7 @@ use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::id::CollectionId;
 use exhibit_evidence::key::KeyId;
 use exhibit_evidence::record::{Record, Role};
-use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::text::{escape_bounded, one_line};
 use exhibit_evidence::{CaseId, Timestamp};
 
 pub(crate) use asker::unapprovable;
@@ -42,6 +42,8 @@ pub struct Submitted {
     pub log_size: u64,
     /// The certificate, when the record approved a disposal and nothing is left of it.
     pub certificate: Option<Envelope>,
+    /// Why the disposal that the record approved is not finished, one line. The approval stands; the timers go on with it.
+    pub unfinished: Option<String>,
 }
 
 /// Who a custody record says that it is from, and when; `None` for a record of another kind.
@@ -70,7 +72,7 @@ fn signer_of(record: &Record) -> Option<(&str, Timestamp)> {
 /// Died between 2 and 3: [`recover`] and [`dispatch::approved_orders`] do 3 at the next start. The same record again is success.
 ///
 /// # Errors
-/// [`Problem`]; [`Kind::Busy`] in step 3 means that the decision stands and is carried out as soon as that is possible.
+/// [`Problem`]. From step 3 on nothing is one: the record is in the log, and whoever signed it must not hear that it was refused.
 pub async fn submit(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Result<Submitted> {
     let mut ring = parts.ledgers.deployment().await?.key_ring();
     let verified = ring.verify(envelope).map_err(|e| admit::not_signed("", &ring, (caller, envelope), &e))?;
@@ -118,20 +120,35 @@ pub async fn submit(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Re
     added?;
     let n = ledger.find(&digest).ok_or_else(|| Problem::new(Kind::Damaged, format!("the log of {case} lacks what was written")))?;
     tracing::info!(%case, kind, by = %escape_bounded(caller, 200), n, "custody record taken");
-    let certificate = match record {
+    let (certificate, unfinished) = match record {
         Record::Approval(p) => {
             let order = ledger.view().custody().order_id(&p.predecessor).cloned();
             match order {
                 Some(order) => {
                     dispatch::approved(parts, &order).await;
-                    None
+                    (None, None)
                 }
-                None => destroy::finish(parts, &case, Some(digest)).await?,
+                None => destroyed(parts, &case, (digest, n)).await,
             }
         }
-        _ => None,
+        _ => (None, None),
     };
-    Ok(Submitted { n, log_size: ledger.size(), certificate })
+    Ok(Submitted { n, log_size: ledger.size(), certificate, unfinished })
+}
+
+/// Characters of why a disposal is not finished.
+const UNFINISHED_CHARS_MAX: usize = 1_000;
+
+/// Carries out the disposal that record `n` approved: its certificate, or why it is not finished. That is no refusal: the approval
+/// stands, parts may be gone, and the timers go on.
+async fn destroyed(parts: &Arc<Parts>, case: &CaseId, (approval, n): (Digest, u64)) -> (Option<Envelope>, Option<String>) {
+    match destroy::finish(parts, case, Some(approval)).await {
+        Ok(certificate) => (certificate, None),
+        Err(error) => {
+            tracing::warn!(%case, n, %error, "a disposal was approved and is not finished; it goes on by itself");
+            (None, Some(one_line(&error.to_string(), UNFINISHED_CHARS_MAX)))
+        }
+    }
 }
 
 /// Custody is offered to nobody who could not accept it. Whoever mistyped a name hears that it is nobody's, and who could be meant.

@@ -233,9 +233,15 @@ impl ResponderService for Responders {
         let by = person(&request)?;
         let record = envelope("record", &request.into_inner().record)?;
         let done = custody::submit(&self.0, &by, &record).await;
-        let done = done.inspect_err(|problem| tracing::warn!(%by, %problem, "custody record refused"))?;
+        let done = done.inspect_err(|problem| {
+            // What passes may have come when the record was in the log already.
+            let is_passing = problem.is_passing();
+            let what = if is_passing { "a custody record may not be in its log; it can be sent again" } else { "custody record refused" };
+            tracing::warn!(%by, %problem, "{what}");
+        })?;
         let certificate = done.certificate.map(|e| e.as_bytes().to_vec()).unwrap_or_default();
-        Ok(Response::new(wire::SubmitRecordResponse { n: done.n, log_size: done.log_size, certificate }))
+        let unfinished = done.unfinished.unwrap_or_default();
+        Ok(Response::new(wire::SubmitRecordResponse { n: done.n, log_size: done.log_size, certificate, unfinished }))
     }
 
     async fn submit_order(&self, request: Request<wire::SubmitOrderRequest>) -> Result<Response<wire::SubmitOrderResponse>, Status> {

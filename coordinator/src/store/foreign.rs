@@ -4,11 +4,29 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use exhibit_evidence::text::escape_bounded;
+
+use super::Trouble;
+use crate::several;
+
 /// Names that are remembered, of 1,024 characters each at most: a megabyte, or four of the longest characters. Whoever makes more of
 /// them is found all the same, by the first ones.
 const NAMED_MAX: usize = 1_000;
 /// Azure's bound for a name, and S3's and Google's in bytes.
 const NAME_CHARS_MAX: usize = 1_024;
+
+/// What is told of names that the listings of a store in `place` left out, if there are any.
+pub(super) fn trouble(place: &str, names: &[String]) -> Option<Trouble> {
+    if names.is_empty() {
+        return None;
+    }
+    let named: Vec<String> = names.iter().map(|name| format!("'{}'", escape_bounded(name, 200))).collect();
+    let detail = format!(
+        "nothing of ours ever has such a name, it was left out: {} (docs/operations/stores.md says what to do)",
+        several::listed(&named, 0, ", ", several::DETAIL_BYTES)
+    );
+    Some(Trouble { kind: "store-foreign", subject: place.to_owned(), detail })
+}
 
 /// What listings left out.
 #[derive(Debug, Default)]

@@ -10,6 +10,7 @@
 
 mod files;
 mod immutable;
+mod strangers;
 
 use std::collections::HashSet;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -26,8 +27,12 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 use files::{foreign, map, open_object, rename_new, shown, sync_folder, too_large, too_short, write_bytes};
+use strangers::below;
 
-use super::{Answer, Entry, Kind, OBJECT_BYTES_MAX, PAGE_ENTRIES_MAX, Page, Payload, Store, StoreError, Stored, check_name, name_is_valid};
+use super::foreign::Foreign;
+use super::{
+    Answer, Entry, Kind, OBJECT_BYTES_MAX, PAGE_ENTRIES_MAX, Page, Payload, Store, StoreError, Stored, Trouble, check_name, name_is_valid,
+};
 
 const STAGING: &str = ".staging";
 const HEAD_BYTES_MAX: usize = 65_536;
@@ -55,6 +60,8 @@ struct Inner {
     sync_failed: AtomicBool,
     /// New files get the immutable attribute.
     immutable: AtomicBool,
+    /// Names that listings left out.
+    foreign: Foreign,
 }
 
 impl LocalStore {
@@ -124,6 +131,7 @@ impl LocalStore {
             known: Mutex::new(HashSet::new()),
             sync_failed: AtomicBool::new(false),
             immutable: AtomicBool::new(false),
+            foreign: Foreign::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -445,7 +453,9 @@ impl Inner {
         Ok(())
     }
 
-    /// Names in a folder, sorted as their full names sort (a folder as if it ended in `/`), and whether each is a folder.
+    /// Names in a folder, sorted as their full names sort (a folder as if it ended in `/`), and whether each is a folder. What nothing of ours
+    /// can be called is left out and remembered. What has a name of ours and is neither a file nor a folder may stand in the place of
+    /// evidence: that is an error and no absence.
     fn children(&self, folder: &str) -> Result<Vec<(String, bool)>, StoreError> {
         let entries = match std::fs::read_dir(self.path(folder)) {
             Ok(entries) => entries,
@@ -460,8 +470,16 @@ impl Inner {
                 continue;
             }
             let kind = entry.file_type().map_err(|e| map(&e, "list", folder))?;
-            let name = raw.to_str().filter(|n| name_is_valid(n)).ok_or_else(|| foreign(&entry.path().to_string_lossy()))?;
+            let Some(name) = raw.to_str().filter(|n| name_is_valid(n)) else {
+                self.leave_out(folder, &raw, kind.is_dir());
+                continue;
+            };
             if !kind.is_dir() && !kind.is_file() {
+                // Directly in the store nothing of ours can be missing for it.
+                if folder.is_empty() {
+                    self.leave_out(folder, &raw, false);
+                    continue;
+                }
                 return Err(foreign(&entry.path().to_string_lossy()));
             }
             children.push((name.to_owned(), kind.is_dir()));
@@ -534,6 +552,9 @@ impl Store for LocalStore {
             }
             let (folder, after) = (folder.to_owned(), after.map(str::to_owned));
             self.run(move |inner| {
+                if after.is_none() {
+                    inner.foreign.forget_below(&below(&folder));
+                }
                 let mut entries = Vec::new();
                 inner.walk(&folder, after.as_deref(), 0, &mut entries)?;
                 let more = entries.len() > PAGE_ENTRIES_MAX;
@@ -551,6 +572,7 @@ impl Store for LocalStore {
             }
             let folder = folder.to_owned();
             self.run(move |inner| {
+                inner.foreign.forget_folders(&below(&folder));
                 let mut names: Vec<String> = inner.children(&folder)?.into_iter().filter(|(_, is)| *is).map(|(name, _)| name).collect();
                 names.sort_unstable();
                 Ok(names)
@@ -576,5 +598,13 @@ impl Store for LocalStore {
             })
             .await
         })
+    }
+
+    fn troubles(&self) -> Vec<Trouble> {
+        self.strangers(&self.describe()).into_iter().collect()
+    }
+
+    fn foreign(&self, folder: &str) -> Vec<String> {
+        self.inner.foreign.below(&below(folder))
     }
 }

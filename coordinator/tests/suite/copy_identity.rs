@@ -92,7 +92,11 @@ async fn what_stands_in_the_place_of_the_copy_is_not_written_and_a_disposal_wait
     let begun = files(&path);
     let collection = format!("cases/{}/collections/{}", s.case, s.collections[0].0);
     let disposal = s.ask(0).await;
-    s.approve(disposal).await.expect_err("the copy is away");
+    let here = files(&s.world.store_dir().join(&collection));
+    let why = s.approve_unfinished(disposal).await;
+    assert!(why.contains("copy"), "{why}");
+    assert_eq!(files(&s.world.store_dir().join(&collection)), here, "nothing is begun while the copy is away");
+    assert!(!here.is_empty());
     soon("it is told", async || told(&s, "copy-failed: ", "has no probe/copy-mark").await > 0).await;
     let (state, detail) = checked(&s, &config).await;
     assert!(state == State::Missing && detail.contains("has no probe/copy-mark"), "{detail}");

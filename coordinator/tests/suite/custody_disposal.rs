@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
+use crate::store_lock_told::locked;
 use crate::support::agent::{Agent, Job, file};
+use crate::support::moto;
 use crate::support::verdict;
 use crate::support::world::{People, Place, World};
 use exhibit_certs::Credential;
@@ -113,6 +115,13 @@ impl Story {
     pub(crate) async fn approve(&mut self, of: Digest) -> Result<people::SubmitRecordResponse, tonic::Status> {
         let approval = self.approval(of, self.ben.name());
         Ok(self.ben.submit(&approval).await?.1)
+    }
+
+    /// Approves a disposal that cannot be finished yet: the approval stands, and it is said why. Gives that.
+    pub(crate) async fn approve_unfinished(&mut self, of: Digest) -> String {
+        let done = self.approve(of).await.expect("an approval that is in the log is not refused");
+        assert!(done.certificate.is_empty() && !done.unfinished.is_empty(), "{done:?}");
+        done.unfinished
     }
 
     /// What is left of a collection on the disk.
@@ -256,7 +265,7 @@ async fn what_a_revoked_key_asked_for_is_kept() {
     let (waits, approved) = (s.ask(0).await, s.ask(1).await);
     let whole = s.objects(0);
     s.world.faults.fail(Op::Destroy, "/00000000.tar.zst", 0, 1_000_000, Fault::Before(Kind::Retry));
-    assert_eq!(code(s.approve(approved).await), Code::Unavailable, "the store does not let it go");
+    s.approve_unfinished(approved).await;
     s.world.revoke(&s.cora.credential).await;
     let refused = s.approve(waits).await.expect_err("revoked");
     let said = ["was revoked since", "/cora", "exhibit dispose request"];
@@ -412,8 +421,9 @@ async fn a_destruction_that_is_interrupted_is_finished_at_every_step() {
             let keys = [s.ben.credential.evidence.public().id()];
             s.world.running().parts.ledgers.ensure_enrolled(&s.case, &keys).await.expect("enrolled");
             s.world.faults.fail(op, name, skip, 1_000_000, fault);
-            let status = s.approve(disposal).await.map(|_| ()).expect_err(&shown);
-            assert_eq!(status.code(), Code::Unavailable, "{shown}: {status}");
+            // The fault of the first slots and heads is behind the approval: it stands, whatever failed.
+            let why = s.approve_unfinished(disposal).await;
+            assert!(why.lines().count() == 1, "{shown}: {why}");
             // The process ends here; the next one finds it in the log.
             s.world.stop().await;
             let (_, codes) = s.verdict();
@@ -437,7 +447,15 @@ async fn a_destruction_that_fails_goes_on_without_anybody_asking() {
     let mut s = Story::new(1).await;
     let disposal = s.ask(0).await;
     s.world.faults.fail(Op::Destroy, "/manifest.jsonl", 0, 1_000_000, Fault::Before(Kind::Retry));
-    assert_eq!(code(s.approve(disposal).await), Code::Unavailable);
+    // The approval stands, and whoever gave it hears that and what is left; the same again is no refusal either.
+    let approval = s.approval(disposal, s.ben.name());
+    let (digest, first) = s.ben.submit(&approval).await.expect("in the log");
+    let (_, again) = s.ben.submit(&approval).await.expect("the same again");
+    for done in [&first, &again] {
+        assert!(done.n == first.n && done.certificate.is_empty() && !done.unfinished.is_empty(), "{done:?}");
+    }
+    let entry = s.world.running().parts.ledgers.case(&s.case).await.expect("log").entry(first.n).expect("the record that was named");
+    assert_eq!((entry.kind, entry.digest), (Approval::TYPE, digest));
     assert_eq!(s.objects(0), 1);
     // A hold on the whole case cannot save it any more, and says so or is not taken.
     let mut hold = Hold {
@@ -456,4 +474,16 @@ async fn a_destruction_that_fails_goes_on_without_anybody_asking() {
     s.world.faults.heal();
     s.certified(0).await;
     assert_eq!((s.objects(0), s.verdict()), (0, (Verdict::Sound, vec!["disposal.done"])));
+}
+
+/// The lock is the reason, whatever the store advises about credentials.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_that_has_not_ended_is_the_reason_why_an_approved_disposal_is_not_finished() {
+    let server = moto::start_with_lock();
+    let mut s = Story::on(Place { remote: Some(locked(&server)), ..Place::default() }, 1).await;
+    let disposal = s.ask(0).await;
+    let why = s.approve_unfinished(disposal).await;
+    let said = ["its lock is ", "the destruction waits for that day", "afterwards the coordinator's credentials need the right to delete"];
+    assert!(said.iter().all(|words| why.contains(words)) && !why.contains("compare what the credentials may do"), "{why}");
+    s.world.stop().await;
 }

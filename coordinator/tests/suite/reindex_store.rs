@@ -550,13 +550,18 @@ async fn without_a_catalog_a_log_that_was_put_back_shows_by_its_evidence_and_eve
         std::fs::create_dir_all(path.parent().expect("a folder")).expect("folder");
         std::fs::write(path, b"junk").expect("written");
     }
+    // A name that cannot be ours hides nothing and stops nothing; a disk has a folder of its own.
+    let odd = ["a b", "cases/a b"];
+    for name in odd.iter().chain(&["lost+found"]) {
+        std::fs::create_dir(root.join(name)).expect("folder");
+    }
     let (report, _) = site.reindex().await;
     named(&report, &case, &unaccounted);
-    for name in &foreign {
+    for name in foreign.iter().cloned().chain(odd.map(|name| format!("{name}/"))) {
         let told = format!("store-foreign '{name}': nothing of ours ever has such a name");
         assert_eq!(report.problems.iter().filter(|p| p.starts_with(&told)).count(), 1, "{name}: {report:#?}");
     }
-    assert_eq!(report.problem_count, 1 + foreign.len() as u64, "{report:#?}");
+    assert_eq!(report.problem_count, 1 + (foreign.len() + odd.len()) as u64, "{report:#?}");
     let text = report.text();
     assert!(text.contains("catalog.sqlite.old until the next reindex") && text.contains("copy it first"), "{text}");
 }

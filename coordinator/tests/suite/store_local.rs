@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use exhibit_coordinator::store::{Kind, LocalStore, Payload, Store, conformance, self_test};
+use exhibit_coordinator::store::{Kind, LocalStore, Payload, Store, Trouble, conformance, self_test};
 use exhibit_evidence::Digest;
 
 async fn put(store: &LocalStore, name: &str, content: &'static [u8]) -> Result<bool, Kind> {
@@ -94,8 +94,20 @@ async fn what_is_not_ours_is_an_incident_not_an_absence() {
     assert_eq!(store.list("cases", None).await.expect_err("a link").kind(), Kind::Damaged);
     std::fs::remove_file(dir.path().join("cases/x/link")).expect("remove");
     std::fs::write(dir.path().join("cases/x/README"), b"hello").expect("write");
-    let e = store.list("cases", None).await.expect_err("a foreign file");
-    assert!(e.kind() == Kind::Damaged && e.message().contains("README"), "{e}");
+    std::fs::create_dir(dir.path().join("cases/a b")).expect("folder");
+    // Such a name can take the place of nothing of ours: it is left out, named as long as it is there, and told once.
+    for told in [1, 0] {
+        let listed = store.list("cases", None).await.expect("listed").entries;
+        assert_eq!(listed.into_iter().map(|entry| entry.name).collect::<Vec<_>>(), ["cases/x/object"]);
+        assert_eq!(store.folders("cases").await.expect("listed"), ["x"]);
+        assert_eq!(store.foreign("cases"), ["cases/a b/", "cases/x/README"]);
+        let troubles = store.troubles();
+        let is_named = |t: &Trouble| t.kind == "store-foreign" && t.detail.contains("'cases/a b/'") && t.detail.contains("README");
+        assert!(troubles.len() == told && troubles.iter().all(is_named), "{troubles:?}");
+    }
+    std::fs::remove_dir(dir.path().join("cases/a b")).expect("removed");
+    store.list("cases", None).await.expect("listed");
+    assert_eq!(store.foreign("cases"), ["cases/x/README"]);
 }
 
 #[tokio::test]

@@ -178,7 +178,8 @@ async fn what_is_locked_stays(cloud: &dyn Cloud, settings: &RemoteSettings) {
     assert!(!vault.lock_of(&name, &version).await.expect("looks").hold);
     // What is being destroyed may look hidden: on Azure that takes two steps.
     assert_eq!(kinds(&pass(&later, &below, false).await), ["store-marker", "store-version"]);
-    later.protect(&case, Protection { condemned: BTreeSet::from([collection.clone()]), ..Protection::default() });
+    let condemned = BTreeSet::from([collection.clone()]);
+    later.protect(&case, Protection { until: Some(farther), condemned, ..Protection::default() });
     assert_eq!(kinds(&pass(&later, &below, false).await), ["store-version"]);
 
     // What nothing locks is destroyed with all of its versions, the current one included.

@@ -2,16 +2,17 @@
 //! here asked is told once and stays.
 #![allow(clippy::large_futures, reason = "a test's future is as large as its story")]
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use exhibit_coordinator::clock;
 use exhibit_coordinator::store::attest::{Attestable, Keeper, Pass, Task};
 use exhibit_coordinator::store::{
-    Kind, LockMode, LockPolicy, Payload, RemoteSettings, RemoteStore, Seen, Store, StoreError, Trouble, Vault,
+    Kind, LockMode, LockPolicy, Payload, Protection, RemoteSettings, RemoteStore, Seen, Store, StoreError, Trouble, Vault,
 };
 use exhibit_evidence::Digest;
-use exhibit_evidence::id::CaseId;
+use exhibit_evidence::id::{CaseId, CollectionId};
 use exhibit_evidence::layout::{self, LogName, StreamNumber};
 use exhibit_evidence::record::{self, Hold, HoldReleased};
 use exhibit_proto::responder::v1 as people;
@@ -24,7 +25,7 @@ use crate::support::world::{Place, World};
 
 const DAY_S: i64 = 86_400;
 
-fn locked(server: &Server) -> RemoteSettings {
+pub(crate) fn locked(server: &Server) -> RemoteSettings {
     RemoteSettings { lock: Some(LockPolicy { mode: LockMode::Compliance, days: 10 }), ..server.settings("d1") }
 }
 
@@ -99,6 +100,66 @@ async fn nothing_is_mended_before_what_was_found_is_kept() {
             assert_eq!((report.set_again, report.troubles.len(), lock.mode), (1, 0, Some(LockMode::Compliance)), "{report:?}");
         }
     }
+}
+
+/// A store, a case with one collection in it, and the names of that one's objects.
+async fn stored(server: &Server) -> (RemoteStore, CaseId, CollectionId, [String; 3]) {
+    let store = RemoteStore::open(&locked(server)).expect("settings");
+    let (case, collection) = (CaseId::new(1, [2; 10]), CollectionId::from_digest(&Digest::of(b"collection")));
+    let segment = |n| layout::segment(&case, &collection, StreamNumber(1), n);
+    let names = [segment(0), segment(1), layout::manifest(&case, &collection, StreamNumber(1))];
+    for name in &names {
+        store.put_new(name, Payload::from_static(b"evidence"), Digest::of(b"evidence")).await.expect("written");
+    }
+    (store, case, collection, names)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_keeps_something_that_is_to_be_destroyed_is_named_object_by_object() {
+    let server = moto::start_with_lock();
+    let (store, case, collection, [held, ours, longer]) = stored(&server).await;
+    let looked = store.attestable().expect("an S3 store");
+    for (name, is_held) in [(&held, true), (&longer, false)] {
+        let (version, _) = seen(&looked.vault, name).await;
+        if is_held {
+            looked.vault.hold(name, &version, true).await.expect("set");
+        } else {
+            looked.vault.retain(name, &version, LockMode::Compliance, clock::now().plus_s(4_000 * DAY_S), false).await.expect("set");
+        }
+    }
+    let waits = "an approved disposal waits for it";
+    for is_condemned in [false, true] {
+        let condemned: BTreeSet<CollectionId> = is_condemned.then(|| collection.clone()).into_iter().collect();
+        store.protect(&case, Protection { condemned, ..Protection::default() });
+        let task = Task { begin: String::new(), repair: false, pause: Duration::ZERO, now: clock::now() };
+        let report = Pass::new(looked.clone(), task).run().await.expect("looked");
+        assert!(report.troubles.len() == 1 && report.troubles[0].kind == "store-held", "{report:?}");
+        let text = report.text();
+        assert!(text.contains(&held) && text.contains(&longer), "{text}");
+        assert!(!text.contains(&ours), "its lock is the one that was asked for: {text}");
+        assert_eq!(text.matches(waits).count(), if is_condemned { 2 } else { 0 }, "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hold_of_somebody_else_is_seen_by_the_pass_as_well_that_sets_the_lock_beside_it_again() {
+    let server = moto::start_with_lock();
+    let (store, case, _, [name, ..]) = stored(&server).await;
+    store.protect(&case, Protection::default());
+    let looked = store.attestable().expect("an S3 store");
+    let (version, _) = seen(&looked.vault, &name).await;
+    weaken(&looked.vault, &name).await;
+    looked.vault.hold(&name, &version, true).await.expect("set");
+    let mut told: Vec<Vec<Trouble>> = Vec::new();
+    for set_again in [1, 0] {
+        let keeper: Arc<dyn Keeper> = Arc::new(Notes { store: looked.clone(), name: name.clone(), refuses: false, kept: Mutex::default() });
+        let task = Task { begin: String::new(), repair: true, pause: Duration::ZERO, now: clock::now() };
+        let report = Pass::new(looked.clone(), task).kept_by(keeper).run().await.expect("kept");
+        assert_eq!(report.set_again, set_again, "{report:?}");
+        told.push(report.troubles);
+    }
+    assert!(told[0].len() == 1 && told[0][0].kind == "store-held" && told[0][0].detail.contains(&name), "{told:?}");
+    assert_eq!(told[0], told[1], "the same, so that it is told once");
 }
 
 /// A world with one sealed collection, its case, the name of its segment, and the digest of the record that opened the case.

@@ -66,4 +66,16 @@ async fn a_sample_names_evidence_that_no_record_names_and_what_lies_beside_the_f
         std::fs::remove_file(root.join(name)).expect("removed");
     }
     assert!(verify(LITTLE).await.sound);
+    // A name that cannot be ours hides nothing beside it; a disk's own folder is nobody's trace.
+    std::fs::create_dir(root.join("lost+found")).expect("made");
+    assert!(verify(LITTLE).await.sound);
+    std::fs::write(root.join("junk"), b"junk").expect("written");
+    for name in ["a b", "cases/a b"] {
+        std::fs::create_dir(root.join(name)).expect("made");
+    }
+    let report = verify(LITTLE).await;
+    for name in ["'junk'", "'a b/'", "'cases/a b/'"] {
+        assert!(!report.sound && report.notes.iter().any(|note| note.contains(name)), "{name}: {report:#?}");
+    }
+    assert!(!report.notes.iter().any(|note| note.contains("lost+found")), "{report:#?}");
 }

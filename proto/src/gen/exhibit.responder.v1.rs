@@ -265,6 +265,9 @@ pub struct SubmitRecordResponse {
     /// When the record approved a disposal: the signed certificate of destruction.
     #[prost(bytes = "vec", tag = "3")]
     pub certificate: ::prost::alloc::vec::Vec<u8>,
+    /// When it approved a disposal that is not finished: why, at most 1,000 characters. The approval stands, and the coordinator goes on by itself.
+    #[prost(string, tag = "4")]
+    pub unfinished: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SubmitOrderRequest {

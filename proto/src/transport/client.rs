@@ -258,7 +258,10 @@ fn tls_error(target: &Target, error: &io::Error, when: &str) -> ConnectError {
         None => ConnectError::new(
             ConnectErrorKind::Unreachable,
             &target.address,
-            format!("it closed the connection {when} ({error}); it may be overloaded, stopping, or limiting enrolments from this address"),
+            format!(
+                "it closed the connection {when} ({error}); it may be starting and waiting for its store or database, overloaded, stopping, \
+                 or limiting enrolments from this address"
+            ),
         ),
     }
 }

@@ -69,7 +69,7 @@ async fn enrolments_are_limited_per_address() {
     }
     let error = dial(&address, config.clone()).await.expect_err("over the burst");
     assert_eq!(error.kind(), ConnectErrorKind::Unreachable);
-    assert!(error.to_string().contains("limiting enrolments"), "{error}");
+    assert!(error.to_string().contains("limiting enrolments") && error.to_string().contains("starting and waiting"), "{error}");
     assert!(server.refusal().await.contains("too many enrolments"));
     dial(&address, mutual(&new, &agent(&new, now()))).await.expect("the other door is open");
     tokio::time::sleep(Duration::from_millis(500)).await;

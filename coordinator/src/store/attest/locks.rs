@@ -36,8 +36,17 @@ impl Pass {
         tokio::time::sleep(self.task.pause).await;
         match self.weigh(log, name, version).await? {
             Weighed::Right => {}
-            Weighed::Mend(mend) if self.task.repair => self.mends.push(*mend),
-            Weighed::Mend(mend) => self.tell("store-lock", name, mend.what),
+            Weighed::Mend(mend) => {
+                // Told by this pass as well: what a pass does not find any more is told anew by the next one.
+                if let Some(what) = mend.stays.clone() {
+                    self.tell(HELD, name, what);
+                }
+                if self.task.repair {
+                    self.mends.push(*mend);
+                } else {
+                    self.tell("store-lock", name, mend.what);
+                }
+            }
             Weighed::Longer(what) => self.tell(HELD, name, what),
             Weighed::Released => self.report.to_release.extend(name.split('/').nth(1).map(str::to_owned)),
         }
@@ -78,13 +87,14 @@ impl Pass {
             let mend = Mend::new((log, version), Deed::Set(Lock { until, ..want }), what);
             // What custody just asked for is new to what was written before; nobody need have weakened anything.
             let only_new = seen.retains(&locks.by_policy(version.modified), CLOCKS_APART_S);
-            return Ok(Weighed::Mend(Box::new(Mend { only_new, ..mend })));
+            let stays = if let Weighed::Longer(what) = surplus { Some(what) } else { None };
+            return Ok(Weighed::Mend(Box::new(Mend { only_new, stays, ..mend })));
         }
         let ceiling = want.until.max(self.task.now).plus_s(LONGER_S);
         let is_longer = seen.until.is_some_and(|until| until > ceiling) || seen.mode.is_some_and(|mode| mode > want.mode);
-        // What keeps one that is to be destroyed is told by whoever destroys it.
-        if matches!(surplus, Weighed::Right) && known && is_longer && !locks.is_condemned(name) {
-            return Ok(Weighed::Longer(format!("the lock is {seen}, and {want} was asked for: nobody here made it longer or harder")));
+        if matches!(surplus, Weighed::Right) && known && is_longer {
+            let what = format!("the lock is {seen}, and {want} was asked for: nobody here made it longer or harder");
+            return Ok(Weighed::Longer(waited_for(&locks, name, what)));
         }
         Ok(surplus)
     }
@@ -106,9 +116,9 @@ impl Pass {
             (None, _) => locks.was_held(name) || self.task.repair,
         };
         if !is_released {
-            let is_strange = !locks.is_condemned(name) && self.is_still_strange(locks, log, version).await?;
-            let what = "it has a legal hold that custody did not place, and that stays";
-            return Ok(if is_strange { Weighed::Longer(what.to_owned()) } else { Weighed::Right });
+            let is_strange = self.is_still_strange(locks, log, version).await?;
+            let what = "it has a legal hold that custody did not place, and that stays".to_owned();
+            return Ok(if is_strange { Weighed::Longer(waited_for(locks, name, what)) } else { Weighed::Right });
         }
         // What this process knows of a case may be older than a new hold: the caller looks at the case's log, and asks for a pass over it.
         if self.task.begin.is_empty() || !self.task.repair {
@@ -166,6 +176,11 @@ impl Pass {
     pub(super) async fn set(&self, mend: &Mend, want: &Lock) -> Result<(), StoreError> {
         ensure(&self.store.vault, &mend.name, &mend.version.version, want, CLOCKS_APART_S).await.map(|_| ())
     }
+}
+
+/// Says of what is to be destroyed that this waits. Whoever destroys it stops at the first object that the store keeps, and names no other.
+fn waited_for(locks: &Locks, name: &str, what: String) -> String {
+    if locks.is_condemned(name) { format!("{what}; an approved disposal waits for it") } else { what }
 }
 
 impl Attestable {

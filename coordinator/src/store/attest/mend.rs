@@ -37,6 +37,8 @@ pub(super) struct Mend {
     pub(super) what: String,
     /// It may be nothing but what custody just asked for.
     pub(super) only_new: bool,
+    /// What keeps the object beside, in words, and is not ours to take off.
+    pub(super) stays: Option<String>,
 }
 
 /// What is done.
@@ -74,7 +76,7 @@ impl Deed {
 impl Mend {
     /// Of one version: what is done, and why in words.
     pub(super) fn new((log, version): (&LogName, &Version), deed: Deed, what: String) -> Self {
-        Self { log: log.clone(), name: version.name.clone(), version: version.clone(), deed, what, only_new: false }
+        Self { log: log.clone(), name: version.name.clone(), version: version.clone(), deed, what, only_new: false, stays: None }
     }
 
     fn id(&self) -> (String, String) {

@@ -1,11 +1,9 @@
 //! Names that nothing of ours ever has, which somebody else wrote into the store.
 
-use exhibit_evidence::text::escape_bounded;
 use object_store::path::Path;
 
 use super::RemoteStore;
-use crate::several;
-use crate::store::{Trouble, name_is_valid};
+use crate::store::{Trouble, foreign, name_is_valid};
 
 impl RemoteStore {
     /// How the names below a folder begin, as the store has them.
@@ -49,16 +47,8 @@ impl RemoteStore {
 
     /// What listings left out since the last call.
     pub(super) fn strangers(&self) -> Option<Trouble> {
-        let news = self.foreign.news();
-        if news.is_empty() {
-            return None;
-        }
-        let named: Vec<String> = news.iter().map(|key| format!("'{}'", escape_bounded(self.shown_name(key), 200))).collect();
-        let detail = format!(
-            "nothing of ours ever has such a name, it was left out: {} (docs/operations/stores.md says what to do)",
-            several::listed(&named, 0, ", ", several::DETAIL_BYTES)
-        );
-        Some(Trouble { kind: "store-foreign", subject: self.description.clone(), detail })
+        let news: Vec<String> = self.foreign.news().iter().map(|key| self.shown_name(key).to_owned()).collect();
+        foreign::trouble(&self.description, &news)
     }
 }
 
