@@ -13,6 +13,8 @@ use tokio::time::Instant;
 
 /// How long a start waits: as long as for a PostgreSQL server that is starting (`catalog/postgres/first.rs`).
 pub const WITHIN: Duration = Duration::from_mins(5);
+/// A try that lasts longer is told: longer than one call of the start-up test may be silent ([`crate::store::ANSWERS_WITHIN`]), which says more.
+const LASTS: Duration = Duration::from_secs(40);
 /// Time between two tries.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Pause when no connection can be accepted, e.g. because no file can be opened any more.
@@ -40,7 +42,8 @@ impl Awaited {
     }
 }
 
-/// Tries again for up to [`WITHIN`] as long as the error `passes`; `what` says what is waited for.
+/// Tries again for up to [`WITHIN`] as long as the error `passes`; `what` says what is waited for. A try that lasts is told as well, and
+/// goes on: a large store takes its time.
 ///
 /// # Errors
 /// That of the last try; [`given_up`] has the words for one that passes.
@@ -49,9 +52,14 @@ where
     E: Display,
     F: Future<Output = Result<T, E>>,
 {
-    let (begun, mut told) = (Instant::now(), false);
+    let (begun, mut told, mut lasted) = (Instant::now(), false, false);
     let done = loop {
-        let done = attempt().await;
+        let tell = |since: Duration| {
+            tracing::warn!(what, "waiting: not done after {} s, nobody is served before; SIGTERM ends it", since.as_secs());
+            awaited.set(Some(format!("{what}: not done after {} s", since.as_secs())));
+            lasted = true;
+        };
+        let done = lasting(Box::pin(attempt()), tell).await;
         let why = done.as_ref().err().filter(|&e| passes(e) && begun.elapsed() < WITHIN).map(ToString::to_string);
         let Some(why) = why else { break done };
         if !told {
@@ -62,10 +70,21 @@ where
         tokio::time::sleep(ASK_AGAIN).await;
     };
     awaited.set(None);
-    if told && done.is_ok() {
+    if (told || lasted) && done.is_ok() {
         tracing::info!(what, "no longer waiting: the start goes on");
     }
     done
+}
+
+/// Does `work`, and tells how long it has lasted each time that [`LASTS`] went by.
+async fn lasting<F: Future + Unpin>(mut work: F, mut tell: impl FnMut(Duration)) -> F::Output {
+    let begun = Instant::now();
+    loop {
+        if let Ok(done) = tokio::time::timeout(LASTS, &mut work).await {
+            return done;
+        }
+        tell(begun.elapsed());
+    }
 }
 
 /// What is said of an error that would pass and did not in the time.
@@ -139,6 +158,21 @@ mod tests {
         let e = patient(&awaited, "the store", passes, failing(Kind::Retry, u32::MAX)).await.expect_err("not for ever");
         assert!(begun.elapsed() >= WITHIN && begun.elapsed() < WITHIN + ASK_AGAIN * 2);
         assert!(given_up(&e).starts_with("refused (look); it was tried again for 300 s"), "{}", given_up(&e));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_try_that_lasts_is_told_and_goes_on() {
+        let awaited = Awaited::default();
+        let slow = || async {
+            tokio::time::sleep(LASTS.saturating_sub(ASK_AGAIN)).await;
+            assert_eq!(awaited.now(), None, "not yet");
+            tokio::time::sleep(LASTS).await;
+            let told = awaited.now().expect("it lasts");
+            assert_eq!(told, "the store: not done after 40 s");
+            Ok::<_, StoreError>(7)
+        };
+        assert_eq!(patient(&awaited, "the store", passes, slow).await, Ok(7));
+        assert_eq!(awaited.now(), None);
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use super::compare::lag;
 use super::identity::{self, Found, Identity};
 use crate::clock;
 use crate::store::check::{self as probing, CheckReport, State};
-use crate::store::{self, Kind, LockPolicy, Store, StoreError};
+use crate::store::{self, Kind, LockPolicy, Patience, Store, StoreError};
 
 /// A store that overwrites, holds another deployment, is not the copy that was in its place, is the first one, or is to lock and cannot,
 /// takes no copy. One that takes its first one has its mark afterwards.
@@ -18,7 +18,7 @@ pub(super) async fn takes_copies(first: &dyn Store, copy: &dyn Store) -> Result<
     // Before anything is written there.
     let found = identity::of(first, copy, true).await?;
     fit_for_copies(first, copy).await?;
-    store::can_lock(copy).await?;
+    store::can_lock(copy, &Patience::default()).await?;
     if matches!(found.identity, Identity::New | Identity::Marked) {
         identity::settle(first, copy).await?;
     }
@@ -27,7 +27,7 @@ pub(super) async fn takes_copies(first: &dyn Store, copy: &dyn Store) -> Result<
 
 /// What is asked of it besides who it is and its lock.
 async fn fit_for_copies(first: &dyn Store, copy: &dyn Store) -> Result<(), StoreError> {
-    store::creates_only(copy).await.map_err(|e| e.during("in the second store"))?;
+    store::creates_only(copy, &Patience::default()).await.map_err(|e| e.during("in the second store"))?;
     if !store::is_same(first, copy).await? {
         return Ok(());
     }
@@ -59,7 +59,7 @@ pub async fn check(report: &mut CheckReport, first: &dyn Store, copy: &dyn Store
     }
     report.add_copy(probing::run(copy, lock, clock::now()).await);
     // The same as at the start: into one that fails this nothing is copied.
-    if let Err(e) = store::can_lock(copy).await {
+    if let Err(e) = store::can_lock(copy, &Patience::default()).await {
         return report.add(
             "copy",
             State::Missing,

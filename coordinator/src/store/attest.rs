@@ -29,7 +29,7 @@ use beside::beside;
 
 use super::lock::{Locks, is_replaced};
 use super::vault::{Cursor, Vault, Version};
-use super::{Kind, Store, StoreError, Trouble};
+use super::{Kind, Patience, Store, StoreError, Trouble};
 
 pub(super) use locks::ensure;
 pub use mend::Keeper;
@@ -186,7 +186,7 @@ pub async fn still_locks(store: &dyn Store) -> Result<Vec<Trouble>, StoreError> 
     let mut bucket = Pass::new(found, glance(""));
     let said = bucket.look_at_bucket().await;
     let mut troubles = bucket.told();
-    for (kind, looked) in [("store-unattested", said), ("store-lock", super::can_lock(store).await)] {
+    for (kind, looked) in [("store-unattested", said), ("store-lock", super::can_lock(store, &Patience::default()).await)] {
         match looked {
             Ok(()) => {}
             Err(e) if e.kind() == Kind::Retry => return Err(e),

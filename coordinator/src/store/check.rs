@@ -3,14 +3,16 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use exhibit_evidence::Timestamp;
 use exhibit_evidence::text::escape_bounded;
-use exhibit_evidence::{Digest, Timestamp};
 
 use super::lock::{Lock, LockMode, LockPolicy};
+use super::patience::{Asked, Patience};
 use super::vault::Vault;
-use super::{Kind, Payload, Store, StoreError, attest, creates_only};
+use super::{Kind, Store, StoreError, attest, creates_only};
 
 /// How one check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -112,10 +114,17 @@ const OTHER_STORE: &str = "this store does not keep what it promises: use anothe
 const BUCKET_LOCK: &str = "this store refuses nothing to whoever may write there: use one with store.lock, or its owner sets retention on the bucket or container: docs/operations/stores.md";
 
 /// Tries everything that is to be refused, on a new probe. What is not refused is done: the probe is then deleted or covered,
-/// and nothing else is touched. A probe that is locked stays until its day.
+/// and nothing else is touched. A probe that is locked stays until its day. Each call is waited for as long as [`super::ANSWERS_WITHIN`];
+/// after one that was not answered nothing more is asked.
 pub async fn run(store: &dyn Store, lock: Option<LockPolicy>, now: Timestamp) -> CheckReport {
+    run_with(store, lock, now, Patience::default()).await
+}
+
+pub(super) async fn run_with(store: &dyn Store, lock: Option<LockPolicy>, now: Timestamp, patience: Patience) -> CheckReport {
+    let patience = Arc::new(patience);
+    let asked = Asked { store, patience: &patience };
     let mut report = CheckReport { store: store.describe(), lock, checks: Vec::new() };
-    match creates_only(store).await {
+    match creates_only(store, &patience).await {
         Ok(()) => report.add("create-only", State::Holds, "an object that exists cannot be created again", ""),
         Err(e) => {
             report.add("create-only", State::Missing, e.to_string(), "nothing else was tried: see to this first");
@@ -124,22 +133,20 @@ pub async fn run(store: &dyn Store, lock: Option<LockPolicy>, now: Timestamp) ->
     }
     let name = format!("probe/check-{}", now.unix_ms());
     let content = Bytes::from_static(b"written by 'exhibit-coordinator store check'\n");
-    let put = store.put_new(&name, Payload::from(content.clone()), Digest::of(&content)).await;
-    let probe = match put {
+    let probe = match asked.create(&name, &content).await {
         Ok(stored) => stored,
         Err(e) => {
             report.add("write", State::Missing, e.to_string(), "nothing else was tried: see to this first");
             return report;
         }
     };
-    if let Some(found) = store.attestable()
-        && found.vault.tells_encryption()
-    {
-        encryption(&mut report, &found.vault, &name).await;
+    let vault = store.attestable().map(|found| found.vault.asked_with(&patience));
+    if let Some(vault) = vault.as_ref().filter(|vault| vault.tells_encryption()) {
+        encryption(&mut report, vault, &name).await;
     }
-    match (store.attestable(), probe.version) {
-        (Some(found), version) => versions(&mut report, store, &found.vault, &name, version.as_deref(), now).await,
-        (None, _) => plain(&mut report, store, &name).await,
+    match &vault {
+        Some(vault) => versions(&mut report, asked, vault, &name, probe.version.as_deref(), now).await,
+        None => plain(&mut report, asked, &name).await,
     }
     report
 }
@@ -159,14 +166,14 @@ async fn encryption(report: &mut CheckReport, vault: &Vault, name: &str) {
 }
 
 /// A store without versions that we could ask for: what the bucket itself refuses.
-async fn plain(report: &mut CheckReport, store: &dyn Store, name: &str) {
-    let over = store.put_head(name, Bytes::from_static(b"other\n")).await;
+async fn plain(report: &mut CheckReport, asked: Asked<'_>, name: &str) {
+    let over = asked.replace(name, Bytes::from_static(b"other\n")).await;
     report.refused("overwrite", &over, "an object can be replaced by a write that does not ask whether it exists", BUCKET_LOCK);
-    let gone = store.destroy(name).await;
+    let gone = asked.destroy(name).await;
     report.refused("delete", &gone, "the coordinator's credentials can delete objects", BUCKET_LOCK);
 }
 
-async fn versions(report: &mut CheckReport, store: &dyn Store, vault: &Vault, name: &str, version: Option<&str>, now: Timestamp) {
+async fn versions(report: &mut CheckReport, asked: Asked<'_>, vault: &Vault, name: &str, version: Option<&str>, now: Timestamp) {
     let words = vault.words();
     match vault.posture().await {
         Ok(posture) => {
@@ -180,7 +187,7 @@ async fn versions(report: &mut CheckReport, store: &dyn Store, vault: &Vault, na
     }
     // A version on top takes nothing away, but hides what is below until attestation finds it. It comes before the tries on the
     // version below it, because Azure does not delete the current version by its id, whatever its lock.
-    let over = store.put_head(name, Bytes::from_static(b"other\n")).await;
+    let over = asked.replace(name, Bytes::from_static(b"other\n")).await;
     report.refused(
         "overwrite",
         &over,
@@ -190,7 +197,7 @@ async fn versions(report: &mut CheckReport, store: &dyn Store, vault: &Vault, na
     match (report.lock, version) {
         (Some(policy), Some(version)) => {
             locked(report, vault, name, version, policy, now).await;
-            held(report, store, vault, now).await;
+            held(report, asked, vault, now).await;
         }
         (Some(_), None) => report.add("lock", State::Missing, "the probe has no version, so nothing locks it", words.set_lock),
         (None, version) => {
@@ -255,11 +262,11 @@ enum OverHeld {
 }
 
 /// The clouds' pages can be read both ways, and where heads have the hold of their case its log rests on the answer.
-async fn held(report: &mut CheckReport, store: &dyn Store, vault: &Vault, now: Timestamp) {
+async fn held(report: &mut CheckReport, asked: Asked<'_>, vault: &Vault, now: Timestamp) {
     // Policies let nothing but heads be written again, so it has the name of a start's probe.
     let name = format!("probe/held-{}/probe/head", now.unix_ms());
     let heads_have_none = vault.words().hold_keeps_name;
-    let (state, detail) = match over_held(store, vault, &name).await {
+    let (state, detail) = match over_held(asked, vault, &name).await {
         Ok(OverHeld::Refused) if heads_have_none => {
             (State::Holds, "a write over a held object is refused: heads have no hold here, the records under them have")
         }
@@ -276,11 +283,11 @@ async fn held(report: &mut CheckReport, store: &dyn Store, vault: &Vault, now: T
 
 /// Order: 1. a probe; 2. a hold on it; 3. a write over it; 4. a look whether the held version is there; 5. the hold is taken off,
 /// whatever 3 and 4 brought. Died before 5: a probe that is held stays, which nothing looks at.
-async fn over_held(store: &dyn Store, vault: &Vault, name: &str) -> Result<OverHeld, StoreError> {
-    store.put_head(name, Bytes::from_static(b"held\n")).await?;
+async fn over_held(asked: Asked<'_>, vault: &Vault, name: &str) -> Result<OverHeld, StoreError> {
+    asked.replace(name, Bytes::from_static(b"held\n")).await?;
     let version = vault.versions_of(name).await?.pop().ok_or_else(|| StoreError::not_found(name))?.version;
     vault.hold(name, &version, true).await?;
-    let over = store.put_head(name, Bytes::from_static(b"other\n")).await;
+    let over = asked.replace(name, Bytes::from_static(b"other\n")).await;
     let seen = vault.lock_of(name, &version).await;
     let released = vault.hold(name, &version, false).await;
     match (over, seen) {

@@ -13,6 +13,7 @@ mod late;
 mod local;
 mod lock;
 mod metered;
+mod patience;
 mod remote;
 mod settings;
 mod vault;
@@ -35,6 +36,9 @@ pub use late::{Expected, LateStore, Opening, Standing};
 pub use local::LocalStore;
 pub use lock::{LOCK_DAYS_MAX, Lock, LockMode, LockPolicy, Protection, Seen};
 pub use metered::MeteredStore;
+pub use patience::ANSWERS_WITHIN;
+use patience::Asked;
+pub(crate) use patience::Patience;
 pub use remote::RemoteStore;
 pub use settings::{RemoteKind, RemoteSettings};
 pub use vault::{Posture, Vault, Version};
@@ -256,31 +260,38 @@ pub async fn list_all(store: &dyn Store, folder: &str, entries_max: usize) -> Re
 /// 3. `probe/create-only` is created with content B: this must be refused.
 /// 4. With `store.lock`: `probe/lock` is created (or found), has a version, and that version's lock reads back.
 ///
+/// Each call is waited for as long as [`ANSWERS_WITHIN`]. What was not answered may have happened nevertheless: the test can be repeated
+/// after any of its steps.
+///
 /// # Errors
-/// [`Kind::Denied`] when the store lets both creations succeed or locks nothing; otherwise what the store answered, with the
-/// step named.
+/// [`Kind::Denied`] when the store lets both creations succeed or locks nothing; [`Kind::Retry`] when it is silent; otherwise what the
+/// store answered, with the step named.
 pub async fn self_test(store: &dyn Store) -> Result<(), StoreError> {
-    creates_only(store).await?;
-    can_lock(store).await
+    self_test_with(store, &Patience::default()).await
+}
+
+async fn self_test_with(store: &dyn Store, patience: &Patience) -> Result<(), StoreError> {
+    creates_only(store, patience).await?;
+    can_lock(store, patience).await
 }
 
 /// The last part of [`self_test`], which is asked of a copy as well. One that cannot lock would take every object and lock none, or
 /// refuse every one.
-pub(crate) async fn can_lock(store: &dyn Store) -> Result<(), StoreError> {
+pub(crate) async fn can_lock(store: &dyn Store, patience: &Patience) -> Result<(), StoreError> {
     if !store.attestable().is_some_and(|found| found.locks()) {
         return Ok(());
     }
-    let content = Bytes::from_static(b"lock\n");
-    let put = store.put_new(PROBE_LOCK, Payload::from(content.clone()), Digest::of(&content)).await;
+    let put = Asked { store, patience }.create(PROBE_LOCK, &Bytes::from_static(b"lock\n")).await;
     put.map(|_| ()).map_err(|e| e.during("the start-up test could not lock an object, as its lock in the configuration asks"))
 }
 
 /// All of [`self_test`] but the lock, which [`check`] looks at in its own way.
-pub(crate) async fn creates_only(store: &dyn Store) -> Result<(), StoreError> {
+pub(crate) async fn creates_only(store: &dyn Store, patience: &Patience) -> Result<(), StoreError> {
+    let asked = Asked { store, patience };
     let (a, b) = (Bytes::from_static(b"first\n"), Bytes::from_static(b"second\n"));
     let at = |step: &'static str| move |e: StoreError| e.during(step);
-    store.put_head(PROBE_HEAD, a.clone()).await.map_err(at("the start-up test could not write to the store"))?;
-    let back = store.get(PROBE_HEAD, 64).await.map_err(at("the start-up test could not read back what it wrote"))?;
+    asked.replace(PROBE_HEAD, a.clone()).await.map_err(at("the start-up test could not write to the store"))?;
+    let back = asked.read(PROBE_HEAD, 64).await.map_err(at("the start-up test could not read back what it wrote"))?;
     if back != a {
         return Err(StoreError::new(
             Kind::Damaged,
@@ -289,10 +300,12 @@ pub(crate) async fn creates_only(store: &dyn Store) -> Result<(), StoreError> {
         ));
     }
     if let Some(s3) = store.attestable()
-        && let Some(asked) = s3.vault.encryption()
+        && let Some(encryption) = s3.vault.encryption()
     {
-        let seen = s3.vault.encryption_of(PROBE_HEAD).await.map_err(at("the start-up test could not look at the encryption"))?;
-        asked.compare(&seen).map_err(|why| Encryption::refused(&why))?;
+        let what = format!("look at the encryption of '{PROBE_HEAD}' in {}", store.describe());
+        let seen = patience.answer(&what, s3.vault.encryption_of(PROBE_HEAD)).await;
+        let seen = seen.map_err(at("the start-up test could not look at the encryption"))?;
+        encryption.compare(&seen).map_err(|why| Encryption::refused(&why))?;
     }
     let refuse = || {
         StoreError::new(
@@ -301,18 +314,18 @@ pub(crate) async fn creates_only(store: &dyn Store) -> Result<(), StoreError> {
             "use a store that honours create-only writes (If-None-Match: * on S3); switch off what ignores them and try again",
         )
     };
-    match store.put_new(PROBE_SLOT, Payload::from(a.clone()), Digest::of(&a)).await {
+    match asked.create(PROBE_SLOT, &a).await {
         // Other content under the probe's name means that a creation overwrote it at an earlier start.
         Err(e) if e.kind() == Kind::Conflict => return Err(refuse()),
         other => other.map_err(at("the start-up test could not create an object"))?,
     };
-    match store.put_new(PROBE_SLOT, Payload::from(b.clone()), Digest::of(&b)).await {
+    match asked.create(PROBE_SLOT, &b).await {
         Err(e) if e.kind() == Kind::Conflict => {}
         Err(e) => return Err(e.during("the start-up test could not try a second creation")),
         Ok(_) => return Err(refuse()),
     }
     // The refusal must also be true: the first content is still there.
-    let kept = store.get(PROBE_SLOT, 64).await.map_err(at("the start-up test could not read back what it created"))?;
+    let kept = asked.read(PROBE_SLOT, 64).await.map_err(at("the start-up test could not read back what it created"))?;
     if kept == a { Ok(()) } else { Err(refuse()) }
 }
 

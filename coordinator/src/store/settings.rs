@@ -12,6 +12,7 @@ use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 use super::encryption::Encryption;
 use super::foreign::Foreign;
 use super::lock::LockPolicy;
+use super::patience::ANSWERS_WITHIN;
 use super::vault::{ListingConnector, LockingConnector, Signer, Vault};
 use super::{Kind, StoreError, check_name};
 
@@ -65,7 +66,8 @@ impl std::fmt::Debug for RemoteSettings {
     }
 }
 
-/// One segment of 16 MiB (twice the target) needs 0.5 Mbit/s to arrive within this.
+/// One segment of 16 MiB (twice the target) needs 0.5 Mbit/s to arrive within this. What asks little of a store is less patient:
+/// [`ANSWERS_WITHIN`].
 const REQUEST_TIMEOUT: Duration = Duration::from_mins(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Retries inside one call: three within half a minute, then the caller hears of it and decides.
@@ -134,6 +136,9 @@ impl RemoteSettings {
             prefix: self.prefix.clone(),
             description: self.describe(),
             encryption: self.encryption.clone(),
+            answers_within: ANSWERS_WITHIN,
+            silence_told: Arc::default(),
+            gives_up: None,
         })
     }
 

@@ -13,6 +13,8 @@ mod signing;
 mod versions;
 mod xml;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,6 +26,7 @@ use object_store::client::{HttpClient, HttpErrorKind, HttpRequest};
 
 use super::encryption::{Encrypted, Encryption};
 use super::lock::{LockMode, Seen};
+use super::patience::{self, Patience};
 use super::{Kind, StoreError};
 use crate::clock;
 use dialect::{Ask, Dialect, Reply, Setting, Words, header};
@@ -59,6 +62,12 @@ pub struct Vault {
     pub(super) description: String,
     /// What the store is asked to encrypt objects with; S3 only.
     pub(super) encryption: Option<Encryption>,
+    /// Time until the store begins to answer one request.
+    pub(super) answers_within: Duration,
+    /// That it did not answer was told, and it has not answered since.
+    pub(super) silence_told: Arc<AtomicBool>,
+    /// How long a call is waited for with all its tries, where that has an end of its own.
+    pub(super) gives_up: Option<Arc<Patience>>,
 }
 
 impl Vault {
@@ -66,6 +75,11 @@ impl Vault {
     #[must_use]
     pub fn describe(&self) -> &str {
         &self.description
+    }
+
+    /// The same, for one who asks with this patience.
+    pub(super) fn asked_with(&self, patience: &Arc<Patience>) -> Self {
+        Self { gives_up: Some(Arc::clone(patience)), ..self.clone() }
     }
 
     fn dialect(&self) -> &'static dyn Dialect {
@@ -100,21 +114,43 @@ impl Vault {
     /// it is disturbed.
     async fn ask(&self, tried: &str, name: Option<&str>, below: &str, ask: Ask) -> Result<Reply, StoreError> {
         let path = name.map_or_else(|| below.to_owned(), |name| self.dialect().path(&self.key(name)));
+        let answer = Box::pin(self.repeated(tried, name, &path, &ask));
+        match &self.gives_up {
+            Some(patience) => patience.answer(&format!("{tried} {}", self.place(name)), answer).await,
+            None => answer.await,
+        }
+    }
+
+    async fn repeated(&self, tried: &str, name: Option<&str>, path: &str, ask: &Ask) -> Result<Reply, StoreError> {
         let mut tries = 0;
         loop {
             tries += 1;
-            match self.once(tried, name, &path, &ask).await {
+            match self.once(tried, name, path, ask).await {
                 Err(e) if e.kind() == Kind::Retry && tries < TRIES_MAX => tokio::time::sleep(BETWEEN_TRIES).await,
                 other => return other,
             }
         }
     }
 
-    async fn once(&self, tried: &str, name: Option<&str>, path: &str, ask: &Ask) -> Result<Reply, StoreError> {
-        let place = || match name {
+    /// What a request is about, in words.
+    fn place(&self, name: Option<&str>) -> String {
+        match name {
             Some(name) => format!("'{}' in {}", escape_bounded(name, 200), self.description),
             None => self.description.clone(),
-        };
+        }
+    }
+
+    /// The error of a request that was not answered; the first one in a row is told at once, because it is tried again.
+    fn unanswered(&self, tried: &str, place: &str) -> StoreError {
+        let silent = patience::silent(&format!("{tried} {place}"), self.answers_within);
+        if !self.silence_told.swap(true, Ordering::AcqRel) {
+            tracing::warn!(why = %silent, "waiting: it is tried again");
+        }
+        silent
+    }
+
+    async fn once(&self, tried: &str, name: Option<&str>, path: &str, ask: &Ask) -> Result<Reply, StoreError> {
+        let place = || self.place(name);
         let away = |why: String| {
             let why = escape_bounded(&why, 400);
             StoreError::new(Kind::Retry, format!("could not {tried} {}: {why}", place()), "check the way to the store; it is tried again")
@@ -128,7 +164,10 @@ impl Vault {
                 "check the store's credentials",
             )
         })?;
-        let reply = self.client.execute(request).await.map_err(|e| match e.kind() {
+        let begun = tokio::time::timeout(self.answers_within, self.client.execute(request)).await;
+        let Ok(reply) = begun else { return Err(self.unanswered(tried, &place())) };
+        self.silence_told.store(false, Ordering::Release);
+        let reply = reply.map_err(|e| match e.kind() {
             HttpErrorKind::Decode => StoreError::new(Kind::Denied, format!("could not {tried} {}: {e}", place()), self.is_it()),
             _ => away(e.to_string()),
         })?;
