@@ -12,6 +12,7 @@ use rustix::fs::AtFlags;
 use rustix::io::{Errno, pread};
 
 use super::behind::open_behind;
+use super::kept::KeptPages;
 use super::pages::{Page, Pages};
 use super::plan::{Devices, Wish};
 use super::regions::{Class, PAGE, PROTECTED, Region, Regions, SUPPLIED};
@@ -94,6 +95,8 @@ pub struct Access {
     pub pages: Option<Pages>,
     /// Its mappings.
     pub regions: Arc<Regions>,
+    /// Pages that were copied while it stood: they stand in the place of what is there now.
+    pub kept: Arc<KeptPages>,
     /// What the order wants.
     pub wish: Wish,
     /// File systems.
@@ -136,6 +139,7 @@ impl Access {
             memory: Arc::clone(&self.memory),
             pages: self.pages.as_ref().map(Pages::again),
             regions: Arc::clone(&self.regions),
+            kept: Arc::clone(&self.kept),
             wish: self.wish.clone(),
             devices: Arc::clone(&self.devices),
             silent: self.silent.clone(),
@@ -203,8 +207,15 @@ impl Access {
         }
     }
 
-    /// Reads pages of one kind.
+    /// Reads pages of one kind, or gives what was kept of one.
     fn run(&mut self, region: &Region, at: u64, buffer: &mut [u8]) -> Result<usize, Failed> {
+        let given = self.kept.give(at, buffer);
+        if given > 0 {
+            self.counts.memory = self.counts.memory.saturating_add(given as u64);
+            return Ok(given);
+        }
+        let until = self.kept.before(at, buffer.len());
+        let buffer = buffer.get_mut(..until).unwrap_or_default();
         if let Some(lost) = self.lost.iter().find(|l| l.start <= at && at < l.end) {
             let why = silent::who(lost.dev, lost.patience);
             return Err(Failed::said(&format!("{why}: the rest of this mapping was given up"), lost.end.saturating_sub(at) as usize));
@@ -322,16 +333,16 @@ mod tests {
     use crate::capture::left::LeftBehind;
     use crate::capture::live::{open_at, open_dir};
 
-    #[test]
-    fn memory_that_was_given_back_is_not_called_broken() {
+    /// For the test's own memory.
+    fn access(regions: &[u8], kept: KeptPages) -> Access {
         let own = || open_dir(rustix::fs::CWD, format!("/proc/{}", std::process::id())).expect("own folder");
         let opened = |name: &str| Arc::new(open_at(own(), name).expect("opened"));
-        let mut access = Access {
+        Access {
             dir: Arc::new(own()),
             memory: opened("mem"),
             pages: None,
-            // The first pages, which nobody ever has: as if they had been mapped when it was looked.
-            regions: Arc::new(Regions::parse(b"0-4000 rw-p 00000000 00:00 0 \n")),
+            regions: Arc::new(Regions::parse(regions)),
+            kept: Arc::new(kept),
             wish: Wish { swapped: true, files: true, file_bytes_max: 1 << 20 },
             devices: Arc::new(Devices::default()),
             silent: Silent::default(),
@@ -342,8 +353,31 @@ mod tests {
             open: None,
             unmapped: Unmapped::new(opened("maps")),
             counts: Counts::default(),
-        };
+        }
+    }
+
+    #[test]
+    fn memory_that_was_given_back_is_not_called_broken() {
+        // The first pages, which nobody ever has: as if they had been mapped when it was looked.
+        let mut access = access(b"0-4000 rw-p 00000000 00:00 0 \n", KeptPages::default());
         let failed = access.fill_all(&[(0x1000, 4096)], &mut [0; 4096]).expect_err("nothing is there");
         assert_eq!((failed.error.to_string().as_str(), failed.bytes, failed.gone), (UNMAPPED, 0x3000, false));
+    }
+
+    #[test]
+    fn a_kept_page_stands_in_the_place_of_what_is_there_now() {
+        let (base, first, mut block) = super::super::kept::tests::block(4);
+        let mut kept = KeptPages::room(false);
+        let memory = open_at(rustix::fs::CWD, "/proc/self/mem").expect("mem");
+        kept.copy(&memory, base + PAGE, base + 2 * PAGE, 9);
+        for page in 0..4 {
+            block[first + page * 4096] = 2;
+        }
+        let regions = format!("{base:x}-{:x} rw-p 00000000 00:00 0 \n", base + 4 * PAGE);
+        let mut access = access(regions.as_bytes(), kept.closed());
+        let mut buffer = vec![0; 4 * 4096];
+        assert_eq!(access.fill_all(&[(base, 4 * 4096)], &mut buffer).expect("read"), buffer.len());
+        assert_eq!([0, 1, 2, 3].map(|page: usize| buffer[page * 4096]), [2, 1, 2, 2]);
+        assert_eq!((access.counts.memory, block[first + 4096]), (4 * PAGE, 2));
     }
 }

@@ -3,6 +3,7 @@
 
 use std::os::fd::OwnedFd;
 
+use super::asleep::Asleep;
 use super::layout::{Layout, Segment};
 use super::regions::{self, Class, Region, Regions};
 use super::stop::Thread;
@@ -67,6 +68,12 @@ pub fn is_native(thread: &Thread) -> bool {
     thread.sets.iter().find(|(kind, _)| *kind == NT_PRSTATUS).is_none_or(|(_, set)| set.size() == MACHINE.1)
 }
 
+/// Whether it did not stand, but its place is known well enough for registers that are known in part.
+#[must_use]
+pub fn is_known_asleep(thread: &Thread) -> bool {
+    thread.asleep.as_deref().is_some_and(Asleep::is_wide)
+}
+
 /// All notes. Those of the process and of its first thread are there as bytes; those of the others, which can be thousands, are
 /// made when they are read.
 #[derive(Debug)]
@@ -79,10 +86,11 @@ pub struct Notes {
 }
 
 impl Notes {
-    /// The notes of a process; `own` is the content of our note. Threads that did not stand have none.
+    /// The notes of a process; `own` is the content of our note. Threads that did not stand have a status without the registers that
+    /// nobody knows, if it is known where they sleep, and otherwise none.
     #[must_use]
     pub fn new(pid: u32, about: About, threads: Vec<Thread>, auxv: &[u8], regions: &Regions, own: &[u8]) -> Self {
-        let mut threads = threads.into_iter().filter(|t| t.running.is_none());
+        let mut threads = threads.into_iter().filter(|t| t.running.is_none() || is_known_asleep(t));
         let (mut first, head) = (Vec::new(), threads.next());
         if let Some(thread) = &head {
             thread_status(&mut first, &about, thread);
@@ -179,8 +187,9 @@ fn thread_status(out: &mut Vec<u8>, about: &About, thread: &Thread) {
     s.extend_from_slice(&ticks(about.stat.utime_ticks));
     s.extend_from_slice(&ticks(about.stat.stime_ticks));
     s.extend_from_slice(&[0; 32]); // of its children
-    let general = thread.sets.iter().find(|(kind, _)| *kind == NT_PRSTATUS).map(|(_, set)| set.bytes()).unwrap_or_default();
-    s.extend_from_slice(&general);
+    let general = thread.sets.iter().find(|(kind, _)| *kind == NT_PRSTATUS).map(|(_, set)| set.bytes());
+    let general = general.or_else(|| thread.asleep.as_deref().map(|asleep| asleep.registers(MACHINE.1)));
+    s.extend_from_slice(&general.unwrap_or_default());
     let has_fp = i32::from(thread.sets.iter().any(|(kind, _)| *kind == 2));
     s.extend_from_slice(&has_fp.to_le_bytes()); // pr_fpvalid
     s.resize(s.len().next_multiple_of(8), 0);
@@ -402,6 +411,23 @@ mod tests {
         let of = |tid: u32| [(NT_PRSTATUS, tid), (2, 512), (0x202, 900)];
         let expected = [&of(1)[..1], &of_process[..], &of(1)[1..], &of(3)[..], &of(4)[..], &of(5)[..]].concat();
         assert_eq!(found, expected);
+    }
+
+    /// A status needs a place that is surely one of 64 bits; without it such a thread is in the table only.
+    #[test]
+    fn a_thread_that_sleeps_has_the_registers_that_are_known() {
+        let of = |program_counter: u64| Thread {
+            tid: 9,
+            running: Some("it sleeps".to_owned()),
+            asleep: Some(Box::new(Asleep { program_counter, stack_pointer: 0x1000, ..Asleep::default() })),
+            ..Thread::default()
+        };
+        let bytes = |thread: Thread| Notes::new(9, About::default(), vec![thread], b"", &Regions::default(), b"{}").bytes();
+        let mut status = Vec::new();
+        thread_status(&mut status, &About::default(), &of(1 << 32));
+        assert_eq!(bytes(of(1 << 32)), bytes(of(u64::from(u32::MAX))) + status.len() as u64);
+        let place = (1_u64 << 32).to_le_bytes();
+        assert!(status.windows(8).any(|w| w == place), "{status:?}");
     }
 
     fn header(segments: u64, note_bytes: usize) -> (Header, Layout, Regions) {

@@ -1,16 +1,20 @@
 //! The `process-memory` capture: one ELF core file for each chosen process, as gdb and lldb open it, with all its threads,
 //! their registers and its memory.
 //!
-//! In mode `fast` (the default) a process stands for less than a millisecond, while its registers and mappings are read; its
-//! memory is copied while it runs. In mode `atomic` it stands until the copy is done, or its deadline passes.
+//! In mode `fast` (the default) a process stands for less than a millisecond, while its registers and mappings are read and a few
+//! pages that have to fit them are kept; its memory is copied while it runs. In mode `atomic` it stands until the copy is done, or its deadline passes.
 
 mod access;
+mod asleep;
 mod behind;
+mod choose;
 mod core_file;
 mod elf;
 mod flags;
 mod freeze;
 mod held;
+mod keep;
+mod kept;
 mod layout;
 mod look;
 mod one;

@@ -10,12 +10,14 @@ use exhibit_agent_sys::memory::is_shared;
 use rustix::io::Errno;
 
 use super::access::{Access, Counts, NOWHERE};
+use super::asleep;
 use super::behind::Asks;
 use super::core_file::{CoreFile, WITHHELD, Withheld};
 use super::elf::{self, About, Header, Notes};
 use super::freeze::Frozen;
+use super::kept::KeptPages;
 use super::pages::Pages;
-use super::plan::{self, Devices, Plan};
+use super::plan::{self, Devices, Known, Plan};
 use super::reader::Reader;
 use super::regions::Regions;
 use super::report::{self, Mode, StopFacts};
@@ -97,10 +99,12 @@ pub fn one(
     };
     // What stands with its whole group needs no stop of its own but for its registers.
     let hold = (options.mode == Mode::Atomic && group.is_none()).then_some(options.deadline);
-    let stopped = match stop::stop(&dir, candidate.pid, hold, asked) {
+    let room = (options.mode == Mode::Fast).then(|| KeptPages::room(out.redacts_environment()));
+    let mut stopped = match stop::stop(&dir, candidate.pid, hold, room, asked) {
         Ok(stopped) => stopped,
         Err(why) => return Ok(Err(why)),
     };
+    asleep::ask(&dir, candidate.pid, &mut stopped, asked);
     let sharers = if options.mode == Mode::Atomic { sharers(&dir, candidate.pid, group).unwrap_or_default() } else { Vec::new() };
     let held = group.map(Frozen::stands).or_else(|| stopped.hold.as_ref().map(stop::Hold::stands));
     let is_native = stopped.threads.iter().all(elf::is_native);
@@ -161,6 +165,7 @@ struct One<'a> {
 struct Planned {
     regions: Regions,
     pages: Option<Pages>,
+    kept: Arc<KeptPages>,
     devices: Devices,
     plan: Result<Plan, Errno>,
 }
@@ -198,6 +203,7 @@ impl One<'_> {
             memory: Arc::new(memory),
             pages: planned.pages,
             regions: Arc::clone(&regions),
+            kept: planned.kept,
             wish: self.options.wish.clone(),
             devices: Arc::new(planned.devices),
             silent: self.options.silent.clone(),
@@ -254,6 +260,7 @@ impl One<'_> {
     fn planned(&mut self, stopped: &mut Stopped, devices: Devices, watches: bool) -> Result<Result<Planned, NotDone>, Stop> {
         let mut pages = std::mem::replace(&mut stopped.looked.pages, Err(Errno::SRCH)).ok();
         let mut regions = std::mem::take(&mut stopped.looked.regions);
+        let kept = Arc::new(std::mem::take(&mut stopped.kept));
         let (dir, wish) = (Arc::clone(&self.dir), self.options.wish.clone());
         let any_size = watches || self.held.is_some();
         // Shorter than what the whole may take without a step.
@@ -262,8 +269,9 @@ impl One<'_> {
         let work = move |pulse: &patience::Pulse| {
             let _shared = shared;
             let flags = flags::read(&dir, &mut regions, any_size, &mut || pulse.step());
-            let plan = plan::plan(&dir, &mut regions, pages.as_mut(), &wish, &devices, asks, &mut || pulse.step());
-            Planned { regions, pages, devices, plan: plan.map(|plan| Plan { flags, ..plan }) }
+            let known = Known { pages: pages.as_mut(), kept: &kept };
+            let plan = plan::plan(&dir, &mut regions, known, &wish, &devices, asks, &mut || pulse.step());
+            Planned { regions, pages, kept, devices, plan: plan.map(|plan| Plan { flags, ..plan }) }
         };
         let Self { out, options, .. } = self;
         patience::watched(options.patience, &mut || out.checkpoint(), work)
@@ -274,7 +282,6 @@ impl One<'_> {
         let pid = candidate.pid;
         let mut item = NewItem::new(evidence_path(format!("/proc/{pid}/core")), Kind::File, stopped.begun, METHOD);
         let stop = StopFacts::of(mode, stopped, None);
-        let running = stopped.threads.iter().filter(|t| t.running.is_some()).count();
         let facts: BTreeMap<&str, String> = BTreeMap::from([
             ("comm", exhibit_evidence::text::escape_bytes(&candidate.stat.comm)),
             ("start_ticks", candidate.stat.start_ticks.map_or_else(String::new, |t| t.to_string())),
@@ -289,17 +296,19 @@ impl One<'_> {
         if let Some(us) = stop.longest_us {
             item.facts.insert("stopped_us".to_owned(), us.to_string());
         }
-        let mut why = Vec::new();
-        if running > 0 {
-            why.push(format!("{running} threads did not stop in time: their registers are missing"));
+        if plan.kept_pages > 0 {
+            item.facts.insert("kept_pages".to_owned(), plan.kept_pages.to_string());
         }
+        let mut why = Vec::new();
+        why.extend(asleep::missing(&stopped.threads));
         if !self.sharers.is_empty() {
             let some: Vec<String> = self.sharers.iter().take(8).map(ToString::to_string).collect();
             let (n, some) = (self.sharers.len(), some.join(", "));
             why.push(format!("{n} other processes use the same memory and did not stand ({some}): it is not of one moment"));
         }
         if stopped.threads_left_out > 0 {
-            why.push(format!("{} or more threads were not stopped: too many", stopped.threads_left_out));
+            let n = stopped.threads_left_out;
+            why.push(format!("{n} or more threads were not stopped: too many, or one of them did not come back from execve"));
         }
         if core.regions.left_out > 0 || core.regions.cut.is_some() {
             why.push("mappings are missing: more than 65,536, or the table broke off".to_owned());

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use super::access::NOT_SUPPLIED;
 use super::behind::{Asker, Asks, Backing, file_ranges};
+use super::kept::KeptPages;
 use super::layout::{Keep, Layout, Runs};
 use super::pages::{Page, Pages};
 use super::regions::{Class, PAGE, Region, Regions, SUPPLIED};
@@ -128,12 +129,22 @@ pub struct Plan {
     pub zero_bytes: Option<u64>,
     /// Guards in its mappings.
     pub guards: Guards,
+    /// Pages that were copied while it stood.
+    pub kept_pages: usize,
     /// Files behind mappings that did not answer, or whose file system did not before.
     pub unanswered: u64,
     /// Pages could not be looked at: everything is read, which makes the kernel map pages that were never touched.
     pub blind: Option<Errno>,
     /// Why the kernel's flags of the mappings are not known, if they are not.
     pub flags: Option<String>,
+}
+
+/// What is known of its pages.
+pub struct Known<'a> {
+    /// Those that there are now, if they can be looked at.
+    pub pages: Option<&'a mut Pages>,
+    /// Those that were copied while it stood.
+    pub kept: &'a KeptPages,
 }
 
 /// Looks at everything and plans. `checkpoint` says whether to go on: the address space may be of any size.
@@ -144,7 +155,7 @@ pub struct Plan {
 pub fn plan(
     dir: &Arc<OwnedFd>,
     regions: &mut Regions,
-    pages: Option<&mut Pages>,
+    known: Known<'_>,
     wish: &Wish,
     devices: &Devices,
     asks: Asks,
@@ -152,7 +163,8 @@ pub fn plan(
 ) -> Result<Plan, Errno> {
     let mut planner = Planner {
         asker: Asker::new(dir, wish, devices, asks),
-        pages,
+        pages: known.pages,
+        kept: known.kept,
         runs: Runs::default(),
         keep: BTreeSet::new(),
         why: BTreeMap::new(),
@@ -170,7 +182,8 @@ pub fn plan(
             *slot = region;
         }
     }
-    let Planner { asker, pages, runs, keep, why, zeros, mut guards, blind } = planner;
+    let Planner { asker, pages, kept, runs, keep, why, zeros, mut guards, blind } = planner;
+    let kept_pages = kept.count();
     guards.told = blind.is_none() && pages.as_ref().is_some_and(|p| p.tells_guards());
     let (unanswered, tells_zeros) = (asker.unanswered, blind.is_none() && pages.is_some_and(|p| p.tells_zeros()));
     let zero_bytes = zeros.values().copied().fold(0, u64::saturating_add);
@@ -188,6 +201,7 @@ pub fn plan(
         zeros,
         zero_bytes: tells_zeros.then_some(zero_bytes),
         guards,
+        kept_pages,
         unanswered,
         blind,
         flags: None,
@@ -197,6 +211,7 @@ pub fn plan(
 struct Planner<'a> {
     asker: Asker<'a>,
     pages: Option<&'a mut Pages>,
+    kept: &'a KeptPages,
     runs: Runs,
     /// Mappings of which only runs are kept, by their first address.
     keep: BTreeSet<u64>,
@@ -238,7 +253,7 @@ impl Planner<'_> {
             }
             Class::Anonymous | Class::File => {}
         }
-        let mut merged = Merged { runs: &mut self.runs, n, data: file_ranges(region, &backing), next: 0 };
+        let mut merged = Merged { runs: &mut self.runs, n, data: self.kept.among(region, file_ranges(region, &backing)), next: 0 };
         let (mut present, mut swapped, mut zeros) = (0_u64, 0_u64, 0_u64);
         let guards = &mut self.guards;
         let mut each = |start: u64, end: u64, kind: Page| {
@@ -304,7 +319,7 @@ impl Planner<'_> {
     }
 }
 
-/// Puts the pages that the process has and the data of its file together, ascending.
+/// Puts the pages that the process has and the data of its file and the kept pages together, ascending.
 struct Merged<'a> {
     runs: &'a mut Runs,
     n: usize,

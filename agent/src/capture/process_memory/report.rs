@@ -3,7 +3,9 @@
 use serde::Serialize;
 
 use super::access::GUARD;
+use super::asleep::AsleepRow;
 use super::core_file::{CoreFile, WITHHELD, Withheld};
+use super::elf;
 use super::layout::Segment;
 use super::plan::Plan;
 use super::regions::{self, PAGE, Region, Regions};
@@ -43,6 +45,11 @@ struct ThreadRow<'a> {
     registers_left_out: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     running: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    asleep: Option<AsleepRow>,
+    /// Of its registers in the file only those are known that `asleep` names.
+    #[serde(skip_serializing_if = "is_false")]
+    registers_partial: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
@@ -64,6 +71,8 @@ impl<'a> ThreadRow<'a> {
             was_stopped_before: thread.group_stop,
             registers_left_out: thread.sets_left_out,
             running: thread.running.as_deref(),
+            asleep: thread.asleep.as_deref().map(AsleepRow::of),
+            registers_partial: elf::is_known_asleep(thread),
         }
     }
 }
@@ -134,6 +143,9 @@ struct MemoryFacts {
     stored_bytes: u64,
     never_touched_cut_bytes: u64,
     left_out_bytes: u64,
+    /// Pages that are of the moment of the stop; absent where none are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kept_pages: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pages_not_seen: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -151,6 +163,7 @@ fn memory_facts(regions: &Regions, plan: &Plan) -> MemoryFacts {
         stored_bytes: plan.layout.bytes,
         never_touched_cut_bytes: plan.layout.cut_bytes,
         left_out_bytes: plan.layout.left_out_bytes,
+        kept_pages: Some(plan.kept_pages).filter(|n| *n > 0),
         pages_not_seen: plan.blind.map(|e| e.to_string()),
         flags_not_seen: plan.flags.as_ref().map(|why| format!("{why}; what is watched by userfaultfd is not known")),
     }

@@ -15,11 +15,16 @@ use exhibit_agent_sys::priority::{fine_timers, nice_thread};
 use exhibit_agent_sys::ptrace::{self, Waited};
 use rustix::io::Errno;
 
+use super::asleep::Asleep;
+use super::choose::Place;
 use super::held::{Held, SET_BYTES_MAX, Seized};
+use super::keep::Keeper;
+use super::kept::{KeptPages, PAGES_MAX};
 use super::look::{Looked, look};
 use super::registers::Set;
 use crate::capture::left::Asked;
 use crate::capture::live::{SMALL_BYTES_MAX, numbers, open_dir, read_at};
+use crate::capture::patience::{self, NotDone};
 use crate::capture::process::parse;
 use crate::clock::{self, Moment};
 
@@ -31,6 +36,8 @@ const PATIENCE: Duration = Duration::from_millis(50);
 const PATIENCE_BUSY: Duration = Duration::from_millis(500);
 /// How long all stand for the thread that reads the mappings.
 const LOOK_PATIENCE: Duration = Duration::from_millis(200);
+/// And for the pages that it keeps, behind that.
+const KEEP_PATIENCE: Duration = Duration::from_millis(100);
 /// How long the capture waits for a stop as a whole before it leaves the threads behind.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// Rounds of looking for threads that were started while others were being stopped.
@@ -44,6 +51,8 @@ pub struct Thread {
     pub tid: u32,
     /// Why it did not stand, if it did not: then there are no registers.
     pub running: Option<String>,
+    /// Where it sleeps in the kernel, if it did not stand and that is known.
+    pub asleep: Option<Box<Asleep>>,
     /// The signal that it was about to receive; it got it afterwards.
     pub pending: i32,
     /// The whole process had been stopped before, and stays so.
@@ -70,6 +79,7 @@ impl Thread {
         Self {
             tid: self.tid,
             running: self.running.clone(),
+            asleep: self.asleep.clone(),
             pending: self.pending,
             blocked: self.blocked,
             sets: std::mem::take(&mut self.sets),
@@ -85,12 +95,15 @@ pub struct Stopped {
     pub begun: Moment,
     /// The threads, the process's first one first.
     pub threads: Vec<Thread>,
-    /// Threads beyond [`THREADS_MAX`], or started faster than they could be stopped.
+    /// Threads beyond [`THREADS_MAX`], started faster than they could be stopped, or not to be stopped because one of the process's
+    /// threads did not come back from `execve`.
     pub threads_left_out: u64,
     /// Mappings and memory.
     pub looked: Looked,
     /// They were not there within the stop, so they are of a moment after it.
     pub looked_late: bool,
+    /// Pages that were copied while it stood.
+    pub kept: KeptPages,
     /// All threads stand until this is released or its deadline passes.
     pub hold: Option<Hold>,
 }
@@ -148,17 +161,23 @@ impl Hold {
     }
 }
 
-/// Stops a process, reads its registers and mappings, and releases it: at once, or with `hold` when [`Hold`] is released
-/// or so much time has passed. `dir` is its folder below `/proc`, opened: it stays this process whatever becomes of the
-/// number. `asked` is shared with the threads that do it.
+/// Stops a process, reads its registers and mappings, keeps pages where there is `room` for them, and releases it: at once, or with
+/// `hold` when [`Hold`] is released or so much time has passed. `dir` is its folder below `/proc`, opened: it stays this process
+/// whatever becomes of the number. `asked` is shared with the threads that do it.
 ///
 /// # Errors
 /// [`NotStopped`]; nothing is stopped then.
-pub fn stop(dir: &Arc<OwnedFd>, pid: u32, hold: Option<Duration>, asked: &Arc<Asked>) -> Result<Stopped, NotStopped> {
+pub fn stop(
+    dir: &Arc<OwnedFd>,
+    pid: u32,
+    hold: Option<Duration>,
+    room: Option<KeptPages>,
+    asked: &Arc<Asked>,
+) -> Result<Stopped, NotStopped> {
     let (give, given) = sync_channel(1);
     let abandoned = Arc::new(AtomicBool::new(false));
     let (dir, asked) = (Arc::clone(dir), Arc::clone(asked));
-    let session = Session { dir, pid, hold, asked, abandoned: Arc::clone(&abandoned), begun: clock::now() };
+    let session = Session { dir, pid, hold, kept: room, asked, abandoned: Arc::clone(&abandoned), begun: clock::now() };
     let started = std::thread::Builder::new().name("proc-stop".into()).stack_size(STACK_BYTES).spawn(move || session.run(&give));
     if started.is_err() {
         return Err(NotStopped::Error(Errno::AGAIN));
@@ -179,6 +198,7 @@ struct Released {
     threads: Vec<Thread>,
     threads_left_out: u64,
     looked: Seen,
+    kept: KeptPages,
     hold: Option<Hold>,
 }
 
@@ -191,7 +211,7 @@ enum Seen {
 
 impl Released {
     fn finish(self) -> Result<Stopped, NotStopped> {
-        let Self { begun, threads, threads_left_out, looked, hold } = self;
+        let Self { begun, threads, threads_left_out, looked, kept, hold } = self;
         let (looked, looked_late) = match looked {
             Seen::InTime(looked) => (looked, false),
             Seen::Late(look) => (look.recv_timeout(STOP_PATIENCE).map_err(|_| NotStopped::Stuck(STOP_PATIENCE))?, true),
@@ -201,17 +221,29 @@ impl Released {
             Errno::ACCESS | Errno::PERM => NotStopped::Denied(e),
             e => NotStopped::Error(e),
         })?;
-        Ok(Stopped { begun, threads, threads_left_out, looked, looked_late, hold })
+        Ok(Stopped { begun, threads, threads_left_out, looked, looked_late, kept, hold })
     }
 }
 
 /// Where the looking thread says what it saw.
 type Look = Receiver<Result<Looked, Errno>>;
 
+/// What the session keeps of the thread that looks.
+struct Looker {
+    /// Where the threads are: it begins.
+    go: SyncSender<Vec<Place>>,
+    /// What it saw.
+    look: Look,
+    /// And then the pages that it kept.
+    kept: Receiver<KeptPages>,
+}
+
 struct Session {
     dir: Arc<OwnedFd>,
     pid: u32,
     hold: Option<Duration>,
+    /// Room for pages, and then the pages that were kept.
+    kept: Option<KeptPages>,
     /// Counts the process while one of its threads is left behind.
     asked: Arc<Asked>,
     /// Nobody waits any more: nothing may be stopped.
@@ -224,7 +256,9 @@ impl Session {
         // The process stands while these threads wait for a processor; without the right to it they wait like others.
         let _ = nice_thread(-19);
         let _ = fine_timers();
-        let (go, look) = match self.looker() {
+        let room = self.kept.take();
+        let keeps = room.is_some();
+        let Looker { go, look, kept } = match self.looker(room) {
             Ok(looker) => looker,
             Err(e) => return drop(give.send(Err(NotStopped::Error(e)))),
         };
@@ -237,13 +271,18 @@ impl Session {
                 return drop(give.send(Err(e)));
             }
         };
-        let _ = go.send(());
+        let standing = held.all.iter().filter(|s| s.stands && keeps).take(PAGES_MAX);
+        let _ = go.send(standing.map(|s| Place::of(&s.thread)).collect());
         // Who is to stand until everything is copied stands for this as well.
         let patience = self.hold.map_or(LOOK_PATIENCE, |deadline| deadline.min(STOP_PATIENCE / 2));
         let looked = match look.recv_timeout(patience) {
             Ok(looked) => Seen::InTime(looked),
             Err(_) => Seen::Late(look),
         };
+        if keeps && matches!(looked, Seen::InTime(Ok(_))) {
+            // What is not there in time is of a moment after the stop, and is not taken.
+            self.kept = kept.recv_timeout(KEEP_PATIENCE).ok();
+        }
         let deadline = self.hold.filter(|_| matches!(looked, Seen::InTime(Ok(_))));
         if deadline.is_none() {
             held.release();
@@ -251,15 +290,21 @@ impl Session {
         self.hand_over(give, held, threads_left_out, looked, deadline);
     }
 
-    /// Starts the thread that looks when it is told to.
-    fn looker(&self) -> Result<(SyncSender<()>, Look), Errno> {
-        let ((go, told), (give, given)) = (sync_channel::<()>(1), sync_channel(1));
+    /// Starts the thread that looks when it is told where the threads are, and then keeps pages, if there is room for them.
+    fn looker(&self, room: Option<KeptPages>) -> Result<Looker, Errno> {
+        let ((go, told), (give, given)) = (sync_channel::<Vec<Place>>(1), sync_channel(1));
+        let (keep, kept) = sync_channel(1);
         let (dir, shared) = (Arc::clone(&self.dir), Arc::clone(&self.asked));
         let body = move || {
             let _shared = shared;
             let _ = nice_thread(-19);
-            if told.recv().is_ok() {
-                let _ = give.send(look(&dir));
+            let Ok(places) = told.recv() else { return };
+            let looked = look(&dir);
+            let keeper = looked.as_ref().ok().zip(room).and_then(|(looked, room)| Keeper::new(looked, places, room));
+            // Whatever becomes of the pages, the mappings are there.
+            let _ = give.send(looked);
+            if let Some(keeper) = keeper {
+                let _ = keep.send(keeper.kept());
             }
         };
         std::thread::Builder::new()
@@ -267,7 +312,7 @@ impl Session {
             .stack_size(STACK_BYTES)
             .spawn(body)
             .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::AGAIN))?;
-        Ok((go, given))
+        Ok(Looker { go, look: given, kept })
     }
 
     /// Makes all threads stand, reads the registers of each as soon as it does. Returns how many run on uncounted.
@@ -313,8 +358,12 @@ impl Session {
     /// Seizes those of the listed threads that are not yet.
     fn seize_all(&self, held: &mut Held, tids: Vec<u32>) -> Result<u64, NotStopped> {
         let known = held.known();
+        let new: Vec<u32> = tids.into_iter().filter(|tid| !known.contains(tid)).collect();
+        if !new.is_empty() && !self.may_seize(held) {
+            return Ok(new.len() as u64);
+        }
         let mut left_out = 0_u64;
-        for tid in tids.into_iter().filter(|tid| !known.contains(tid)) {
+        for tid in new {
             if held.all.len() >= THREADS_MAX {
                 left_out = left_out.saturating_add(1);
                 continue;
@@ -325,6 +374,26 @@ impl Session {
             }
         }
         if held.all.iter().all(|s| s.stray) { Err(NotStopped::Vanished) } else { Ok(left_out) }
+    }
+
+    /// Whether seizing waits for nobody. A thread in `execve` holds a lock of its process that seizing needs, on a dead file system for
+    /// ever: no thread may wait for it by which others stand. Another one tries, with a thread that is seized already, which is
+    /// refused as soon as the lock is free and changes nothing.
+    fn may_seize(&self, held: &Held) -> bool {
+        let Some(standing) = held.all.iter().find(|s| s.stands) else { return true };
+        let (tid, shared) = (standing.thread.tid, Arc::clone(&self.asked));
+        let work = move || {
+            let _shared = shared;
+            ptrace::seize(tid).is_err()
+        };
+        match patience::within(PATIENCE_BUSY, work) {
+            Ok(_) => true,
+            Err(NotDone::Late) => {
+                self.asked.leave(self.pid);
+                false
+            }
+            Err(NotDone::Ended | NotDone::NoThread) => false,
+        }
     }
 
     /// Whether a thread that could not be seized ends the whole undertaking: one that is gone does not.
@@ -403,7 +472,8 @@ impl Session {
             std::mem::replace(&mut s.thread, left)
         };
         let threads = held.all.iter_mut().filter(|s| !s.gone && !s.stray).map(take).collect();
-        let mut released = Released { begun: self.begun, threads, threads_left_out, looked, hold: None };
+        let kept = self.kept.unwrap_or_default();
+        let mut released = Released { begun: self.begun, threads, threads_left_out, looked, kept, hold: None };
         let Some(deadline) = deadline else { return drop(give.send(Ok(released))) };
         let ((release, told), (tell, ended)) = (sync_channel::<()>(1), sync_channel(1));
         let flag = Arc::new(AtomicBool::new(true));
@@ -428,10 +498,54 @@ fn pause(idle: u32) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::programs;
     use super::*;
+    use crate::capture::left::LeftBehind;
 
     fn sleeper() -> std::process::Child {
         std::process::Command::new("/bin/sleep").arg("60").spawn().expect("sleep")
+    }
+
+    /// A thread that was not seized yet runs a file whose server never answers, while the first one stands.
+    #[test]
+    fn who_does_not_come_back_from_running_a_program_leaves_nobody_standing() {
+        let folder = tempfile::tempdir().expect("folder");
+        let target = programs::silent(folder.path(), "executes");
+        let pid = target.pid();
+        let dir = Arc::new(open_dir(rustix::fs::CWD, format!("/proc/{pid}")).expect("its folder"));
+        let (tids, _) = open_dir(&*dir, "task").and_then(|task| numbers(task, 100)).expect("its threads");
+        let other = tids.into_iter().find(|tid| *tid != pid).expect("a second thread");
+        // In `execve` and nowhere else for a while: by then it holds the lock.
+        let execve = if cfg!(target_arch = "x86_64") { "59 " } else { "221 " };
+        let (mut last, mut same) = (String::new(), 0_u32);
+        let mut waits = move || {
+            let line = std::fs::read_to_string(format!("/proc/{pid}/task/{other}/syscall")).expect("its system call");
+            same = if line.starts_with(execve) && line == last { same + 1 } else { 0 };
+            last = line;
+            same > 20
+        };
+        let left = LeftBehind::default();
+        let session = Session { dir, pid, hold: None, kept: None, asked: left.asked(), abandoned: Arc::default(), begun: clock::now() };
+        let (give, given) = sync_channel(1);
+        let stopping = std::thread::spawn(move || {
+            let mut held = Held { all: Vec::new(), begun_ns: session.begun.mono_ns };
+            session.seize_all(&mut held, vec![pid]).expect("seized");
+            held.all.iter().for_each(|s| ptrace::interrupt(s.thread.tid).expect("interrupted"));
+            let (mut buffer, mut bytes) = (vec![0; SET_BYTES_MAX], 0);
+            session.wait(&mut held, &mut buffer, &mut bytes);
+            programs::until("the other waits for the server", &mut waits);
+            let new = session.seize_new(&mut held);
+            let (known, stands) = (held.all.len(), held.all.iter().all(|s| s.stands));
+            held.release();
+            let _ = give.send((new, known, stands));
+        });
+        let told = given.recv_timeout(STOP_PATIENCE);
+        assert_eq!(told, Ok((Ok(1), 1, true)), "it is left out, and the first one was not held for it");
+        stopping.join().expect("thread");
+        assert_eq!(left.count(), 1, "a thread waits");
+        programs::until("it runs on", || !programs::state(pid).contains('t'));
+        drop(target);
+        programs::until("the thread came back", || left.count() == 0);
     }
 
     /// The number of a thread that ended after it was listed was given to a thread of another process.
@@ -440,7 +554,15 @@ mod tests {
         let (mut own, mut other) = (sleeper(), sleeper());
         let dir = Arc::new(open_dir(rustix::fs::CWD, format!("/proc/{}", own.id())).expect("its folder"));
         let asked = crate::capture::left::LeftBehind::default().asked();
-        let session = Session { dir, pid: own.id(), hold: None, asked: Arc::clone(&asked), abandoned: Arc::default(), begun: clock::now() };
+        let session = Session {
+            dir,
+            pid: own.id(),
+            hold: None,
+            kept: None,
+            asked: Arc::clone(&asked),
+            abandoned: Arc::default(),
+            begun: clock::now(),
+        };
         let stranger = other.id();
         std::thread::spawn(move || {
             let mut held = Held { all: Vec::new(), begun_ns: session.begun.mono_ns };
@@ -463,7 +585,7 @@ mod tests {
         let dir = Arc::new(open_dir(rustix::fs::CWD, format!("/proc/{}", own.id())).expect("its folder"));
         own.kill().expect("killed");
         own.wait().expect("reaped");
-        assert_eq!(stop(&dir, other.id(), None, &asked).err(), Some(NotStopped::Vanished));
+        assert_eq!(stop(&dir, other.id(), None, None, &asked).err(), Some(NotStopped::Vanished));
         other.kill().expect("killed");
         other.wait().expect("reaped");
     }

@@ -2,6 +2,7 @@
 
 mod hostile;
 pub(in crate::capture) mod programs;
+mod restless;
 
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -679,13 +680,28 @@ fn who_cannot_be_stopped_holds_nobody_up() {
     let mut target = Target::start(Command::new(&program));
     let pid = target.pid();
     until("it waits for its child", || state(pid) == "D");
+    let line = std::fs::read_to_string(format!("/proc/{pid}/syscall")).expect("what the kernel says of it");
     let taken = Folder::take(&[("pid", &pid.to_string())]);
     let core = taken.core(pid);
     assert_eq!(core.status, Status::Partial, "{:?}", core.item);
     assert!(core.item.reason.as_deref().is_some_and(|r| r.contains("1 threads did not stop")), "{:?}", core.item.reason);
     assert!(contains(&std::fs::read(&core.file).expect("core"), b"WAITS-FOR-ITS-CHILD"), "its memory is there");
     let rows = taken.rows(&format!("{pid}/map.jsonl"));
-    assert!(rows.iter().any(|r| r["running"].as_str().is_some_and(|w| w.contains("state D"))));
+    let row = rows.iter().find(|r| r["running"].as_str().is_some_and(|w| w.contains("state D"))).expect("its row");
+    // Where it waits is known all the same, and gdb shows it. All that the kernel tells is in the row.
+    let asleep = &row["asleep"];
+    let hex = |v: &serde_json::Value| format!("{:#x}", u64::from_str_radix(v.as_str().expect("digits"), 16).expect("an address"));
+    let arguments: Vec<String> = asleep["arguments"].as_array().expect("arguments").iter().map(hex).collect();
+    let (stack, place) = (hex(&asleep["stack_pointer"]), hex(&asleep["program_counter"]));
+    assert_eq!(format!("{} {} {stack} {place}", asleep["system_call"], arguments.join(" ")), line.trim_end(), "{row}");
+    assert_eq!(row["registers_partial"], true, "{row}");
+    let said = taken.gdb(pid, Some(&program), &["info threads", "p/x (long)$sp", "p/x (long)$pc", "bt"]);
+    for expected in [format!("LWP {pid}"), format!("$1 = {stack}\n"), format!("$2 = {place}\n"), "vfork".to_owned()] {
+        assert!(said.contains(&expected), "{expected}: {said}");
+    }
+    // Its caller is in a register that is an argument of the call, as the C library has it on this processor.
+    #[cfg(target_arch = "x86_64")]
+    assert!(said.contains("in main ()"), "{said}");
     // It was told to stop and did not; nothing of that is left when it can.
     target.tell();
     assert_eq!(target.line(), "released");

@@ -4,7 +4,8 @@
 // reader waits behind it. The mount is in a namespace of its own. The server ends with the standard input.
 // With a second argument nothing is mapped or locked: a file that counts as deleted is open, on a file system that calls itself
 // one of the harmless ones; "detached" takes it out of all trees. "mapped" maps it twice as well, and never touches it; of "deaf"
-// the server does not even say how large its file system is.
+// the server does not even say how large its file system is. "executes" runs it, in a second thread, as soon as the first one is
+// stopped by a tracer.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -38,7 +39,7 @@ static void answer(int fd, uint64_t unique, int error, const void *body, size_t 
 static void attributes(struct fuse_attr *a, uint64_t node) {
     memset(a, 0, sizeof *a);
     a->ino = node; a->size = 4096; a->nlink = 1;
-    a->mode = node == 1 ? S_IFDIR | 0755 : S_IFREG | 0644;
+    a->mode = node == 1 ? S_IFDIR | 0755 : S_IFREG | 0755;
 }
 
 static void serve(int fd) {
@@ -102,6 +103,20 @@ static void *maps(void *arg) {
     return 0;
 }
 
+static void *executes(void *file) {
+    char path[64], text[512];
+    snprintf(path, sizeof path, "/proc/self/task/%d/stat", getpid());
+    for (;;) {
+        usleep(5000);
+        int fd = open(path, O_RDONLY);
+        int got = read(fd, text, sizeof text - 1);
+        close(fd);
+        text[got > 0 ? got : 0] = 0;
+        char *state = strrchr(text, ')');
+        if (state && state[2] == 't') execl(file, file, (char *)0);
+    }
+}
+
 int main(int argc, char **argv) {
     char options[100], file[4096];
     int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
@@ -122,6 +137,8 @@ int main(int argc, char **argv) {
                 if (mmap(0, 4096, n ? PROT_READ | PROT_EXEC : PROT_READ, MAP_PRIVATE, on, 0) == MAP_FAILED) fail("its file");
         }
         if (!strcmp(argv[2], "detached") && umount2(argv[1], MNT_DETACH)) fail("umount");
+        pthread_t runs;
+        if (!strcmp(argv[2], "executes")) pthread_create(&runs, 0, executes, file);
         write(1, "ready\n", 6);
         for (;;) if (pause() && !marker[0]) return 0;
     }

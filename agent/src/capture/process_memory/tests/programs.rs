@@ -230,6 +230,21 @@ int main(void) {
 }
 "#;
 
+/// Changes what is on its stack and in its heap when told.
+pub const CHANGES: &str = r#"
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+char *stack, *heap;
+static void say(const char *when) { sprintf(stack, "STACK-%s", when); sprintf(heap, "HEAP-%s", when); }
+int main(void) {
+    char place[64]; stack = place; heap = malloc(1 << 20);
+    say("BEFORE"); puts("ready"); fflush(stdout);
+    getchar(); say("AFTER"); puts("changed"); fflush(stdout);
+    for (;;) pause();
+}
+"#;
+
 /// A Go program with a marker in its heap.
 pub const GO: &str = r#"
 package main
