@@ -83,11 +83,9 @@ impl KeptPages {
         }
     }
 
-    /// Copying is over: the room that was not needed is given back.
+    /// Copying is over. Room that was not needed stays: giving it back now costs more than it is worth, because the process stands.
     #[must_use]
     pub fn closed(mut self) -> Self {
-        self.bytes.truncate(self.count().saturating_mul(PAGE_BYTES));
-        self.bytes.shrink_to_fit();
         self.order.extend(self.addresses.iter().enumerate().map(|(slot, address)| (*address, slot)));
         self.order.sort_unstable();
         self
