@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use crate::stamp::Authority;
 
-pub(crate) use store::{CREDENTIALS, check_endpoint};
+pub(crate) use store::{CREDENTIALS, check_bucket, check_endpoint};
 pub use store::{StoreConfig, StoreKind};
 
 pub use audit::AuditConfig;

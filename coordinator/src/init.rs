@@ -27,7 +27,8 @@ use exhibit_evidence::{Digest, Timestamp};
 use crate::catalog::CatalogPlace;
 use crate::catalog::postgres::{PostgresCatalog, Settings};
 use crate::config::{
-    CATALOG_FILE, COPY_AWAY, COPY_SECRET_AWAY, CREDENTIALS, CatalogConfig, Config, Paths, StoreConfig, StoreKind, check_endpoint,
+    CATALOG_FILE, COPY_AWAY, COPY_SECRET_AWAY, CREDENTIALS, CatalogConfig, Config, Paths, StoreConfig, StoreKind, check_bucket,
+    check_endpoint,
 };
 use crate::ledger::{Keys, Ledgers};
 use crate::store::{self, Expected, Kind, LateStore, LocalStore, LockPolicy, RemoteStore, Store, StoreError};
@@ -351,6 +352,9 @@ fn configuration(options: &Options) -> Result<Config, InitError> {
             "--endpoint: is http://, so credentials and evidence would cross the network in the clear: use https://, or give \
              --dangerous-allow-http on a network that you trust",
         ));
+    }
+    if let Some(bucket) = &options.bucket {
+        check_bucket(options.store, bucket).map_err(|why| InitError::usage(format!("--bucket: {why}")))?;
     }
     let store = match options.store {
         StoreKind::Local => StoreConfig { lock: options.lock, prefix: options.prefix.clone(), ..StoreConfig::default() },

@@ -16,7 +16,7 @@ use exhibit_coordinator::catalog::SharedCatalog;
 use exhibit_coordinator::config::{COPY_AWAY, COPY_SECRET_AWAY, Config, ConfigError, LogFormat, Rate, StoreKind};
 use exhibit_coordinator::ledger::Keys;
 use exhibit_coordinator::starting::{self, Awaited};
-use exhibit_coordinator::store::{Store, StoreError};
+use exhibit_coordinator::store::{Claim, Store, StoreError};
 use exhibit_coordinator::{attest, clock, copy, init, intake, recover, reindex, reverify, serve, store, upkeep};
 use exhibit_proto::transport::server;
 use tokio::net::TcpListener;
@@ -274,6 +274,9 @@ fn main() -> ExitCode {
 
 fn say_usable(config: &Config) {
     println!("the configuration can be used");
+    if config.store.kind != StoreKind::Local {
+        println!("the store was not asked: 'exhibit-coordinator store check' asks it");
+    }
     if let Some(copy) = config.copy_away() {
         let copy = exhibit_evidence::text::escape_bounded(&copy.to_string_lossy(), 200);
         eprintln!("copy.store.path: {copy} is not there, so nothing would be copied: {COPY_AWAY}");
@@ -326,7 +329,7 @@ async fn keep_up(command: CatalogCommand) -> Result<(), Failure> {
     };
     let config = place.load(false)?;
     begin_log(&config);
-    let done = upkeep::run(&config.catalog()?, &command).await.map_err(failed)?;
+    let done = upkeep::run(&config.catalog()?, &command).await.map_err(|e| Failure(e.exit_code(), e.to_string()))?;
     let text = if json { serde_json::to_string(&done).map_err(failed)? } else { done.text() };
     // Standard output may be the export.
     if command == upkeep::Command::Export("-".into()) {
@@ -445,7 +448,7 @@ async fn run(config: &Config, ready_file: Option<&Path>) -> Result<(), Failure> 
         }
         begun = Box::pin(begin(config)) => begun?,
     };
-    let Begun { running, place, folder, names } = begun;
+    let Begun { running, place, folder, names, claim } = begun;
     tracing::info!(address = %running.addr, store = %place, "ready");
     if let Some(file) = ready_file {
         let cannot = |e| Failure(Exit::CannotCreate as u8, format!("cannot write {}: {e}", file.display()));
@@ -457,6 +460,7 @@ async fn run(config: &Config, ready_file: Option<&Path>) -> Result<(), Failure> 
     tracing::info!("stopping: open uploads are cut, what was acknowledged is durable");
     renewing.abort();
     running.stop().await;
+    drop(claim);
     Ok(())
 }
 
@@ -469,6 +473,8 @@ struct Begun {
     folder: PathBuf,
     /// The names in the server's certificate.
     names: ServerNames,
+    /// Nobody else serves from this folder; kept until everything has ended.
+    claim: Option<Claim>,
 }
 
 /// Opens everything and starts to serve; a store that is disturbed is waited for.
@@ -492,8 +498,8 @@ async fn begin(config: &Config) -> Result<Begun, Failure> {
         None => None,
     };
     let awaited = Awaited::default();
-    let opening = Box::pin(open_all(config, &awaited));
-    let (store, copy, catalog) = starting::attended(&awaited, (&listener, http.as_ref()), opening).await?;
+    let opening = Box::pin(open_alone(config, &awaited));
+    let ((store, copy, catalog), claim) = starting::attended(&awaited, (&listener, http.as_ref()), opening).await?;
     let place = store.describe();
     let running = Box::pin(serve::start(serve::Setup {
         deployment,
@@ -526,17 +532,33 @@ async fn begin(config: &Config) -> Result<Begun, Failure> {
     }))
     .await
     .map_err(failed)?;
-    Ok(Begun { running, place, folder, names })
+    Ok(Begun { running, place, folder, names, claim })
+}
+
+/// Store, its copy, and the catalog.
+type Opened = (Arc<dyn Store>, Option<Arc<dyn Store>>, SharedCatalog);
+
+/// A lock beside the catalog keeps a second coordinator away from that one only: a restored machine or a copied folder has another catalog, and
+/// the same store.
+async fn open_alone(config: &Config, awaited: &Awaited) -> Result<(Opened, Option<Claim>), Failure> {
+    let opened = Box::pin(open_all(config, awaited)).await?;
+    if config.store.kind != StoreKind::Local || config.catalog.postgres.is_some() {
+        return Ok((opened, None));
+    }
+    let claim = Claim::take(&config.resolve(&config.store.path), &config.folder).await.map_err(failed)?;
+    Ok((opened, Some(claim)))
 }
 
 /// Store, copy and catalog. The store keeps what it promises, or nothing is opened.
-async fn open_all(config: &Config, awaited: &Awaited) -> Result<(Arc<dyn Store>, Option<Arc<dyn Store>>, SharedCatalog), Failure> {
+async fn open_all(config: &Config, awaited: &Awaited) -> Result<Opened, Failure> {
     let first = init::open_store(config, false).map_err(failed)?;
     let passes = |e: &StoreError| e.kind() == store::Kind::Retry;
     let tested = starting::patient(awaited, "the store", passes, || store::self_test(&*first)).await;
     tested.map_err(|e| if passes(&e) { failed(starting::given_up(&e)) } else { failed(e) })?;
     let copy = init::open_copy(config).map_err(failed)?;
-    let catalog = config.catalog()?.open().await.map_err(failed)?;
+    let place = config.catalog()?;
+    // Asked once: who opens it waits for a server that is starting. Whoever comes meanwhile is not to.
+    let catalog = starting::patient(awaited, "the catalog", |_| false, || place.open()).await.map_err(failed)?;
     Ok((first, copy, catalog.shared()))
 }
 

@@ -1,7 +1,7 @@
 //! A start that waits for a store that is disturbed, as a coordinator that runs waits for it.
 //!
-//! Meanwhile monitors hear that it lives, does not serve, and why; agents and people are sent away at once, so that they go to
-//! another coordinator instead of waiting for this one.
+//! Meanwhile monitors hear that it lives, does not serve, and why; agents and people are sent away as soon as something takes longer than a
+//! moment, so that they go to another coordinator instead of waiting for this one.
 
 use std::convert::Infallible;
 use std::fmt::Display;
@@ -13,7 +13,9 @@ use tokio::time::Instant;
 
 /// How long a start waits: as long as for a PostgreSQL server that is starting (`catalog/postgres/first.rs`).
 pub const WITHIN: Duration = Duration::from_mins(5);
-/// A try that lasts longer is told: longer than one call of the start-up test may be silent ([`crate::store::ANSWERS_WITHIN`]), which says more.
+/// A try that lasts longer is said to whoever asks, and agents and people are sent away meanwhile: a quick start is over by then.
+const SOON: Duration = Duration::from_secs(2);
+/// A try that lasts longer is told in the log as well: longer than one call of the start-up test may be silent ([`crate::store::ANSWERS_WITHIN`]), which says more.
 const LASTS: Duration = Duration::from_secs(40);
 /// Time between two tries.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -55,8 +57,16 @@ where
     let (begun, mut told, mut lasted) = (Instant::now(), false, false);
     let done = loop {
         let tell = |since: Duration| {
+            let lasts = format!("{what}: not done after {} s", since.as_secs());
+            if since < LASTS {
+                // Why the try before failed says more.
+                if awaited.now().is_none() {
+                    awaited.set(Some(lasts));
+                }
+                return;
+            }
             tracing::warn!(what, "waiting: not done after {} s, nobody is served before; SIGTERM ends it", since.as_secs());
-            awaited.set(Some(format!("{what}: not done after {} s", since.as_secs())));
+            awaited.set(Some(lasts));
             lasted = true;
         };
         let done = lasting(Box::pin(attempt()), tell).await;
@@ -76,14 +86,16 @@ where
     done
 }
 
-/// Does `work`, and tells how long it has lasted each time that [`LASTS`] went by.
+/// Does `work`, and tells how long it has lasted after [`SOON`] and each time that [`LASTS`] went by.
 async fn lasting<F: Future + Unpin>(mut work: F, mut tell: impl FnMut(Duration)) -> F::Output {
     let begun = Instant::now();
+    let mut lasted = SOON;
     loop {
-        if let Ok(done) = tokio::time::timeout(LASTS, &mut work).await {
+        if let Ok(done) = tokio::time::timeout_at(begun + lasted, &mut work).await {
             return done;
         }
-        tell(begun.elapsed());
+        tell(lasted);
+        lasted = if lasted < LASTS { LASTS } else { lasted + LASTS };
     }
 }
 
@@ -164,15 +176,52 @@ mod tests {
     async fn a_try_that_lasts_is_told_and_goes_on() {
         let awaited = Awaited::default();
         let slow = || async {
-            tokio::time::sleep(LASTS.saturating_sub(ASK_AGAIN)).await;
-            assert_eq!(awaited.now(), None, "not yet");
-            tokio::time::sleep(LASTS).await;
-            let told = awaited.now().expect("it lasts");
-            assert_eq!(told, "the store: not done after 40 s");
+            tokio::time::sleep(ASK_AGAIN).await;
+            assert_eq!(awaited.now(), None, "a quick start is left alone");
+            for (more, told) in [(SOON, "2 s"), (LASTS.saturating_sub(SOON), "40 s"), (LASTS, "80 s")] {
+                tokio::time::sleep(more).await;
+                assert_eq!(awaited.now(), Some(format!("the store: not done after {told}")));
+            }
             Ok::<_, StoreError>(7)
         };
         assert_eq!(patient(&awaited, "the store", passes, slow).await, Ok(7));
         assert_eq!(awaited.now(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_it_is_tried_again_the_error_before_is_what_is_said() {
+        let (awaited, tries) = (Awaited::default(), Cell::new(0_u32));
+        let silent_again = || async {
+            tries.set(tries.get() + 1);
+            if tries.get() == 1 {
+                return Err(StoreError::new(Kind::Retry, "no answer within 30 s", "look"));
+            }
+            tokio::time::sleep(SOON * 2).await;
+            assert_eq!(awaited.now().as_deref(), Some("the store: no answer within 30 s (look)"));
+            Ok(tries.get())
+        };
+        assert_eq!(patient(&awaited, "the store", passes, silent_again).await, Ok(2));
+    }
+
+    #[tokio::test]
+    async fn who_comes_while_the_first_try_is_silent_is_sent_away_before_it_ends() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let awaited = Awaited::default();
+        let silent = patient(&awaited, "the store", passes, std::future::pending::<Result<(), StoreError>>);
+        let early = async {
+            let mut early = TcpStream::connect(address).await.expect("queued");
+            let closed = tokio::time::timeout(LASTS / 2, early.read(&mut [0; 1])).await.expect("sent away");
+            assert_eq!(awaited.now().as_deref(), Some("the store: not done after 2 s"));
+            closed.unwrap_or(0)
+        };
+        let start = async {
+            tokio::select! {
+                _ = silent => None,
+                read = early => Some(read),
+            }
+        };
+        assert_eq!(attended(&awaited, (&listener, None), start).await, Some(0));
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! `exhibit-coordinator catalog`: the schema brought up to date, all rows out, all rows in.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, BufWriter, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -35,14 +36,46 @@ pub struct Done {
     pub made: bool,
 }
 
+/// Why it was not done: one sentence that says what helps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpkeepError {
+    message: String,
+    exit: u8,
+}
+
+impl UpkeepError {
+    fn failed(e: impl fmt::Display) -> Self {
+        Self { message: e.to_string(), exit: 1 }
+    }
+
+    /// The export's file could not be written, or is there already.
+    const fn not_written(message: String) -> Self {
+        Self { message, exit: 73 }
+    }
+
+    /// The program's exit code for it: 73 when the export could not be written or its file is there already, 1 otherwise.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        self.exit
+    }
+}
+
+impl fmt::Display for UpkeepError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for UpkeepError {}
+
 /// Does it.
 ///
 /// # Errors
-/// One sentence that says what helps.
-pub async fn run(place: &CatalogPlace, command: &Command) -> Result<Done, String> {
+/// [`UpkeepError`]
+pub async fn run(place: &CatalogPlace, command: &Command) -> Result<Done, UpkeepError> {
     let (did, rows, made) = match command {
         Command::Migrate => {
-            let (catalog, made) = place.open_or_create().await.map_err(|e| e.to_string())?;
+            let (catalog, made) = place.open_or_create().await.map_err(UpkeepError::failed)?;
             catalog.close().await;
             ("migrate", 0, made)
         }
@@ -73,15 +106,19 @@ impl Done {
 
 /// Order: a new file (mode 0600: it holds what the catalog holds), all rows, the line that ends it, fsync. What failed
 /// half-way is removed.
-async fn export(place: &CatalogPlace, file: &Path) -> Result<Moved, String> {
-    let catalog = place.open().await.map_err(|e| e.to_string())?;
+async fn export(place: &CatalogPlace, file: &Path) -> Result<Moved, UpkeepError> {
+    let catalog = place.open().await.map_err(UpkeepError::failed)?;
+    let not_out = |e: TransferError| match e {
+        TransferError::File(why) => UpkeepError::not_written(why),
+        e @ (TransferError::Line { .. } | TransferError::Catalog(_)) => UpkeepError::failed(e),
+    };
     let exported = if file == Path::new("-") {
-        catalog.export(&mut BufWriter::new(std::io::stdout())).await.map_err(|e| e.to_string())
+        catalog.export(&mut BufWriter::new(std::io::stdout())).await.map_err(not_out)
     } else {
-        let cannot = |e: std::io::Error| format!("cannot write {}: {e}", shown(file));
+        let cannot = |e: std::io::Error| UpkeepError::not_written(cannot_write(file, &e));
         let out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(cannot)?;
         let mut out = BufWriter::new(out);
-        let exported = catalog.export(&mut out).await.map_err(|e| e.to_string());
+        let exported = catalog.export(&mut out).await.map_err(not_out);
         let exported = exported.and_then(|moved| out.flush().and_then(|()| out.get_ref().sync_all()).map(|()| moved).map_err(cannot));
         if exported.is_err() {
             let _ = std::fs::remove_file(file);
@@ -92,13 +129,32 @@ async fn export(place: &CatalogPlace, file: &Path) -> Result<Moved, String> {
     exported
 }
 
-async fn import(place: &CatalogPlace, file: &Path) -> Result<(Moved, bool), String> {
-    let input = File::open(file).map_err(|e| format!("cannot read {}: {e}", shown(file)))?;
+fn cannot_write(file: &Path, e: &std::io::Error) -> String {
+    let remedy = match e.kind() {
+        std::io::ErrorKind::AlreadyExists => "; it is left as it is: name a new file",
+        std::io::ErrorKind::NotFound => "; name a file in a folder that is there",
+        _ => "",
+    };
+    format!("cannot write {}: {e}{remedy}", shown(file))
+}
+
+async fn import(place: &CatalogPlace, file: &Path) -> Result<(Moved, bool), UpkeepError> {
+    let input = File::open(file).map_err(|e| UpkeepError::failed(format!("cannot read {}: {e}", shown(file))))?;
     let imported = import_from(place, &mut BufReader::new(input)).await;
     imported.map_err(|e| match e {
-        TransferError::Catalog(e) => format!("nothing was imported: {e}"),
-        e => format!("nothing was imported: {}: {e}", shown(file)),
+        TransferError::Catalog(e) => UpkeepError::failed(format!("nothing was imported: {e}")),
+        e => UpkeepError::failed(format!("nothing was imported: {}: {e}", shown(file))),
     })
+}
+
+/// An export of a catalog without rows would make one that no coordinator of a deployment in use starts on.
+fn with_rows(moved: Moved) -> Result<Moved, TransferError> {
+    if moved.rows > 0 {
+        return Ok(moved);
+    }
+    let why = "it has no rows: the catalog that it was written from was empty, was it the right one? Export again from the one that the \
+               coordinator used; an empty catalog for a new deployment is made by 'exhibit-coordinator catalog migrate'";
+    Err(TransferError::File(why.to_owned()))
 }
 
 /// Where there is no catalog, one appears with all rows in it or not at all: an empty one that nobody asked for would be taken
@@ -109,14 +165,14 @@ async fn import_from(place: &CatalogPlace, input: &mut BufReader<File>) -> Resul
     {
         let mut alone = Alone::take(settings).await?;
         let fresh = alone.fresh().await?;
-        let imported = fresh.import(input).await;
+        let imported = fresh.import(input).await.and_then(with_rows);
         fresh.close().await;
         let moved = imported?;
         alone.exchange().await?;
         return Ok((moved, true));
     }
     let (catalog, made) = place.open_or_create().await?;
-    let imported = catalog.import(input).await;
+    let imported = catalog.import(input).await.and_then(with_rows);
     catalog.close().await;
     drop(catalog);
     if let (Err(_), true, CatalogPlace::File(path)) = (&imported, made, place) {

@@ -1,8 +1,9 @@
 //! What goes wrong is named, with the file, line, key or port, and with a stable exit code.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
 
-use exhibit_tests::{Finished, Fleet};
+use exhibit_tests::{Finished, Fleet, Running, wait_until};
 
 use crate::custody::Person;
 
@@ -39,6 +40,31 @@ fn the_coordinator_says_what_is_wrong() {
     // init does not touch what exists.
     let done = Finished::of(fleet.program("exhibit-coordinator").arg("init").arg("--dir").arg(&dir).args(["--name", "again"]));
     assert!(done.code != 0 && done.stderr.contains(&dir.display().to_string()), "{}", done.stderr);
+
+    // Nor does an export.
+    let done = Finished::of(fleet.program("exhibit-coordinator").args(["catalog", "export"]).arg(&config).arg("--dir").arg(&dir));
+    assert_eq!(done.code, 73, "{}", done.stderr);
+    assert!(done.stderr.contains("config.toml") && done.stderr.contains("name a new file"), "{}", done.stderr);
+    assert_eq!(std::fs::read_to_string(&config).expect("config"), good);
+}
+
+/// A restored machine, or a copied folder, has a catalog of its own that nobody locks; the store is the same one.
+#[test]
+fn a_second_coordinator_with_a_copied_catalog_is_refused() {
+    let fleet = Fleet::start();
+    assert_eq!(fleet.terminate_coordinator(), 0);
+    let mut restored = fleet.replica("restored");
+    fleet.start_coordinator();
+    let mut program = fleet.program("exhibit-coordinator");
+    let mut second = Running::start(program.arg("run").arg("--dir").arg(fleet.path().join("restored")), &fleet.path().join("second.log"));
+    wait_until(Duration::from_secs(30), "the second coordinator ends", || !second.is_alive());
+    let (said, holder) = (second.said(), format!("process {} on ", fleet.coordinator_pid()));
+    let named =
+        [holder.as_str(), &fleet.coordinator_dir().display().to_string(), "serves from the store in"].iter().all(|w| said.contains(w));
+    assert!(named && !said.contains(" listens on "), "{said}");
+    // It is no state: when the first one has ended, the other one serves.
+    assert_eq!(fleet.terminate_coordinator(), 0);
+    fleet.start_replica(&mut restored);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::store::read_secret;
+use super::store::read_secret_line;
 use super::{Config, ConfigError};
 use crate::catalog::CatalogPlace;
 use crate::catalog::postgres::Settings;
@@ -54,7 +54,7 @@ impl Config {
         let settings = Settings::parse(address, &self.folder, self.catalog.dangerous_allow_unverified)
             .map_err(|e| ConfigError::wrong(format!("catalog.postgres: {e}")))?;
         Ok(CatalogPlace::Postgres(match &self.catalog.password_file {
-            Some(file) => settings.with_password(&read_secret(&self.resolve(file), "the password of the catalog")?),
+            Some(file) => settings.with_password(&read_secret_line(&self.resolve(file), "the password of the catalog")?),
             None => settings,
         }))
     }

@@ -158,6 +158,11 @@ impl StoreConfig {
                 "is http://, so credentials and evidence would cross the network in the clear: use https://, or set store.dangerous_allow_http = true on a network that you trust",
             );
         }
+        self.check_credentials()?;
+        check_bucket(self.kind, &self.bucket).map_err(|why| ("store.bucket", why))
+    }
+
+    fn check_credentials(&self) -> Result<(), Wrong> {
         if self.access_key_id.is_some() != self.secret_access_key_file.is_some() {
             return wrong("store.access_key_id", "access_key_id and secret_access_key_file belong together: set both or neither");
         }
@@ -188,6 +193,30 @@ impl StoreConfig {
         }
         Ok(())
     }
+}
+
+/// The name is a part of every address that is asked: one that such a store cannot have would lead elsewhere.
+pub fn check_bucket(kind: StoreKind, bucket: &str) -> Result<(), String> {
+    let (what, bytes_max, beside, spoken) = match kind {
+        StoreKind::Local => return Ok(()),
+        StoreKind::S3 => ("bucket", 63, "-.", "a-z 0-9 - ."),
+        // A name of more than 63 is a domain's, in parts of at most 63.
+        StoreKind::Google => ("bucket", 222, "-._", "a-z 0-9 - . _"),
+        StoreKind::Azure => ("container", 63, "-", "a-z 0-9 -"),
+    };
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let good = (3..=bytes_max).contains(&bucket.len())
+        && bucket.chars().all(|c| plain(c) || beside.contains(c))
+        && bucket.starts_with(plain)
+        && bucket.ends_with(plain)
+        && bucket.split('.').all(|part| (1..=63).contains(&part.len()));
+    if good {
+        return Ok(());
+    }
+    let shown = escape_bounded(bucket, 120);
+    Err(format!(
+        "'{shown}' is no name of a {what}: expected 3 to {bytes_max} of {spoken}, a letter or digit first and last, and no two dots together"
+    ))
 }
 
 /// Where a store's credentials belong.
@@ -241,7 +270,9 @@ impl Config {
     pub(super) fn remote_of(&self, store: &StoreConfig, secret: &str) -> Result<Option<RemoteSettings>, ConfigError> {
         let Some(kind) = store.kind.remote() else { return Ok(None) };
         let file = store.secret_access_key_file.as_ref().or(store.credentials_file.as_ref());
-        let secret = file.map(|p| read_secret(&self.resolve(p), secret)).transpose()?;
+        // The key file of a Google service account is JSON.
+        let read = if kind == RemoteKind::Google { read_secret } else { read_secret_line };
+        let secret = file.map(|p| read(&self.resolve(p), secret)).transpose()?;
         Ok(Some(RemoteSettings {
             kind,
             bucket: store.bucket.clone(),
@@ -258,8 +289,24 @@ impl Config {
     }
 }
 
+/// [`read_secret`] of one that is a line: of two, both would go out as one secret, and the store or the database would say only that it is
+/// wrong.
+pub(super) fn read_secret_line(path: &Path, what: &str) -> Result<String, ConfigError> {
+    let secret = read_secret(path, what)?;
+    match secret.lines().count() {
+        1 if !secret.contains('\r') => Ok(secret),
+        0 => Err(not_a_line(path, what, "is empty")),
+        _ => Err(not_a_line(path, what, "has more than one line")),
+    }
+}
+
+fn not_a_line(path: &Path, what: &str, why: &str) -> ConfigError {
+    let shown = escape_bounded(&path.to_string_lossy(), 200);
+    ConfigError::wrong(format!("{shown}: {why}: write {what} into it, one line and nothing else"))
+}
+
 /// Reads a secret that nobody else may read; `what` names it in errors.
-pub(super) fn read_secret(path: &Path, what: &str) -> Result<String, ConfigError> {
+fn read_secret(path: &Path, what: &str) -> Result<String, ConfigError> {
     use std::os::unix::fs::PermissionsExt as _;
     let shown = escape_bounded(&path.to_string_lossy(), 200);
     let fail = |why: String| ConfigError::wrong(format!("{shown}: {why}"));

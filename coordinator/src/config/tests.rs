@@ -205,6 +205,46 @@ fn errors_name_line_key_value_and_remedy() {
 }
 
 #[test]
+fn a_bucket_has_a_name_that_such_a_store_can_have() {
+    let parse = |table: &str, kind: &str, bucket: &str| {
+        let account = if kind == "azure" { "account = \"a\"\n" } else { "" };
+        Config::parse(&format!("[{table}]\nkind = \"{kind}\"\n{account}bucket = \"{bucket}\"\n"))
+    };
+    let (long, longer, domain) = ("b".repeat(63), "b".repeat(64), format!("{0}.{0}", "b".repeat(63)));
+    for (kind, bucket) in [
+        ("s3", "bkt"),
+        ("s3", "my-bucket.example.org"),
+        ("s3", long.as_str()),
+        ("google", "0_my-bucket"),
+        ("google", domain.as_str()),
+        ("azure", "my-container"),
+    ] {
+        assert!(parse("store", kind, bucket).is_ok(), "{kind} {bucket}: {:?}", parse("store", kind, bucket));
+    }
+    for (kind, bucket, words) in [
+        ("s3", "Bad_Bucket/..", "'Bad_Bucket/..' is no name of a bucket: expected 3 to 63 of a-z 0-9 - ."),
+        ("s3", "..", "'..' is no name"),
+        ("s3", "my_bucket", "'my_bucket' is no name"),
+        ("s3", "bucket/../other", "is no name"),
+        ("s3", "bucket?x", "is no name"),
+        ("s3", "two..dots", "no two dots together"),
+        ("s3", "-bucket", "a letter or digit first and last"),
+        ("s3", "bucket.", "a letter or digit first and last"),
+        ("s3", "ab", "expected 3 to 63"),
+        ("s3", longer.as_str(), "expected 3 to 63"),
+        ("google", "Upper", "expected 3 to 222 of a-z 0-9 - . _"),
+        ("google", longer.as_str(), "is no name of a bucket"),
+        ("azure", "my.container", "is no name of a container: expected 3 to 63 of a-z 0-9 -"),
+    ] {
+        for table in ["store", "copy.store"] {
+            let e = parse(table, kind, bucket).expect_err(bucket).to_string();
+            let line = if kind == "azure" { 4 } else { 3 };
+            assert!(e.starts_with(&format!(":{line}: {table}.bucket: ")) && e.contains(words), "{e}");
+        }
+    }
+}
+
+#[test]
 fn files_that_cannot_be_read_are_named() {
     let dir = tempfile::tempdir().expect("dir");
     let path = dir.path().join("config.toml");
@@ -269,7 +309,7 @@ fn places_that_are_not_there_or_open_to_others_are_named_with_their_line() {
     assert_eq!(check("[copy.store]\npath = \"/nonexist/copy\""), Ok(()));
     assert_eq!(Config::load(&file).expect("parses").copy_away(), Some(PathBuf::from("/nonexist/copy")));
     // So may its credentials come later; those that others can read are refused.
-    let remote = "[copy.store]\nkind = \"s3\"\nbucket = \"b\"\naccess_key_id = \"id\"\nsecret_access_key_file = \"copy-secret\"";
+    let remote = "[copy.store]\nkind = \"s3\"\nbucket = \"second\"\naccess_key_id = \"id\"\nsecret_access_key_file = \"copy-secret\"";
     assert_eq!(check(remote), Ok(()));
     let secret = dir.path().join("copy-secret");
     assert_eq!(Config::load(&file).expect("parses").copy_secret_away().as_ref(), Some(&secret));
@@ -305,6 +345,39 @@ fn a_secret_that_others_can_read_is_refused_and_never_shown() {
     let settings = config.remote().expect("private").expect("an s3 store");
     assert_eq!(settings.secret.as_deref(), Some("very-secret"));
     assert!(!format!("{settings:?}{config:?}").contains("very-secret"));
+}
+
+#[test]
+fn a_secret_of_more_than_a_line_or_of_nothing_is_refused_and_never_shown() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().expect("dir");
+    let path = dir.path().join("secret");
+    let of_store = Config { folder: dir.path().to_owned(), ..s3() };
+    let of_catalog = Config { folder: dir.path().to_owned(), ..postgres() };
+    let write = |text: &str| {
+        std::fs::write(&path, text).expect("write");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+    };
+    for (text, why) in [
+        ("very-secret\nsecond-secret\n", "has more than one line: write "),
+        ("very-secret\rsecond-secret", "has more than one line: write "),
+        ("\n\n", "is empty: write "),
+    ] {
+        write(text);
+        let store = of_store.remote().expect_err(text).to_string();
+        let catalog = of_catalog.catalog().expect_err(text).to_string();
+        for (said, what) in [(store, "the store's secret"), (catalog, "the password of the catalog")] {
+            assert!(said.contains(why) && said.contains(what) && said.contains("one line") && !said.contains("-secret"), "{said}");
+        }
+    }
+    write("\nvery-secret\r\n\n");
+    let settings = of_store.remote().expect("what is around it is no part of it").expect("an s3 store");
+    assert_eq!(settings.secret.as_deref(), Some("very-secret"));
+    // The key file of a Google service account has many lines.
+    write("{\n\"type\": \"service_account\"\n}\n");
+    let store = StoreConfig { kind: StoreKind::Google, credentials_file: Some(path.clone()), ..StoreConfig::default() };
+    let google = Config { store, folder: dir.path().to_owned(), ..Config::default() };
+    assert!(google.remote().expect("read").is_some());
 }
 
 #[test]

@@ -225,10 +225,11 @@ pub(crate) fn wait_no_longer(parts: &Parts) {
     *parts.condemned.waiting.lock().unwrap_or_else(PoisonError::into_inner) = None;
 }
 
-/// At start: finds in the logs what an earlier process was destroying and finishes it. Repeatable.
+/// At start: finds in the logs what an earlier process was destroying, and finishes what can be finished; gives in how many cases. What cannot be
+/// (a lock has not ended, a copy is away) is left to the timers and holds up no other case: only damage is an incident. Repeatable.
 ///
 /// # Errors
-/// The first problem; a log that cannot be opened is reported where it is used, and left out here.
+/// When the catalog cannot be read; a log that cannot be opened is reported where it is used, and left out here.
 pub async fn recover(parts: &Arc<Parts>) -> Result<u64> {
     let (mut after, mut unseen) = (None, Vec::new());
     loop {
@@ -251,10 +252,26 @@ pub async fn recover(parts: &Arc<Parts>) -> Result<u64> {
     let due: Vec<CaseId> = parts.condemned.cases().iter().cloned().collect();
     // The timers look at these.
     parts.condemned.cases().extend(unseen);
-    for case in &due {
-        finish(parts, case, None).await?;
+    let unfinished = finish_each(parts, &due).await;
+    for (case, problem) in unfinished.iter().filter(|(_, problem)| problem.kind() == Kind::Damaged) {
+        parts.incident(None, "recovery", "start", &format!("an approved disposal in case {case} is not finished: {problem}")).await;
     }
-    Ok(due.len() as u64)
+    Ok(due.len().saturating_sub(unfinished.len()) as u64)
+}
+
+/// Tries to finish what is due, each case by itself, and gives what is not finished. The timers leave that alone for the shortest of the waits:
+/// what passes by itself does not wait for a person.
+async fn finish_each(parts: &Arc<Parts>, due: &[CaseId]) -> Vec<(CaseId, Problem)> {
+    let (mut unfinished, mut shortest) = (Vec::new(), PERSON_WAIT);
+    for case in due {
+        let Err(error) = finish(parts, case, None).await else { continue };
+        let wait = if error.is_passing() { Duration::ZERO } else { PERSON_WAIT };
+        tracing::warn!(%case, %error, wait_s = wait.as_secs(), "an approved disposal is not finished; it is tried again");
+        shortest = shortest.min(wait);
+        *parts.condemned.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + shortest);
+        unfinished.push((case.clone(), error));
+    }
+    unfinished
 }
 
 /// From the timers: tries again, in a task of its own, what could not be finished. Nothing happens while one is at work.
@@ -265,13 +282,5 @@ pub fn finish_due(parts: &Arc<Parts>) {
         return;
     }
     let parts = Arc::clone(parts);
-    tokio::spawn(async move {
-        for case in due {
-            if let Err(error) = finish(&parts, &case, None).await {
-                let wait = if error.is_passing() { Duration::ZERO } else { PERSON_WAIT };
-                tracing::warn!(%case, %error, wait_s = wait.as_secs(), "an approved disposal is not finished; it is tried again");
-                *parts.condemned.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + wait);
-            }
-        }
-    });
+    tokio::spawn(async move { finish_each(&parts, &due).await });
 }

@@ -54,7 +54,7 @@ impl Heads {
     pub(super) async fn look(store: &dyn Store, name: &LogName, keys: &Keys, slots: u64) -> Result<Self, LedgerError> {
         match history::newest(store, &name.checkpoint(), LOOKED_AT_MAX).await {
             Ok(Some(versions)) => Self::among(store, (name, keys), versions, slots).await,
-            Err(e) if e.kind() == store::Kind::Retry => Err(e.into()),
+            Err(e) if e.says_nothing() => Err(e.into()),
             // That versions cannot be listed is told by attestation.
             Ok(None) | Err(_) => Ok(Self { top: read(store, name, keys).await?, ..Self::default() }),
         }

@@ -352,7 +352,7 @@ async fn list_slots(store: &dyn Store, name: &LogName, kept: bool) -> Result<Lis
 /// What somebody hid of a log is part of it: a log whose end is hidden would pass for a shorter one, and be written on from there.
 async fn look_beneath(store: &dyn Store, folder: &str) -> Result<Vec<store::Trouble>, LedgerError> {
     match store::attest::recall(store, &format!("{folder}/")).await {
-        Err(e) if e.kind() == store::Kind::Retry => Err(e.into()),
+        Err(e) if e.says_nothing() => Err(e.into()),
         // That a store does not let its versions be listed is told by attestation, and nothing is written to the log.
         seen => Ok(seen.unwrap_or_default()),
     }
@@ -369,7 +369,7 @@ async fn tell_on_top(store: &dyn Store, folder: &str, seen: Vec<store::Trouble>)
 /// The objects of a log that have several versions.
 async fn several_of(store: &dyn Store, folder: &str) -> Result<BTreeSet<String>, LedgerError> {
     match history::several(store, folder).await {
-        Err(e) if e.kind() == store::Kind::Retry => Err(e.into()),
+        Err(e) if e.says_nothing() => Err(e.into()),
         found => Ok(found.unwrap_or_default()),
     }
 }

@@ -91,7 +91,7 @@ impl Inner {
         let n = self.view().size();
         match history::of(&*self.store, &self.name.slot(n)).await {
             Ok(Some(versions)) => Ok(self.judge(n, &versions).await?.record.is_some()),
-            Err(e) if e.kind() == store::Kind::Retry => Err(e.into()),
+            Err(e) if e.says_nothing() => Err(e.into()),
             // That versions cannot be listed is told by attestation, and keeps from writing.
             Ok(None) | Err(_) => match self.store.get(&self.name.slot(n), ENVELOPE_BYTES_MAX as u64).await {
                 Ok(bytes) => {
@@ -183,13 +183,13 @@ impl Inner {
     async fn find_beneath(&self, n: u64, digest: Digest) -> Result<Option<Envelope>, LedgerError> {
         let slot = self.name.slot(n);
         let versions = match history::of(&*self.store, &slot).await {
-            Err(e) if e.kind() == store::Kind::Retry => return Err(e.into()),
+            Err(e) if e.says_nothing() => return Err(e.into()),
             found => found.ok().flatten().unwrap_or_default(),
         };
         for version in versions.iter().take(READ_MAX) {
             let bytes = match self.store.get_version(&slot, &version.version, ENVELOPE_BYTES_MAX as u64).await {
                 Ok(bytes) => bytes,
-                Err(e) if e.kind() == store::Kind::Retry => return Err(e.into()),
+                Err(e) if e.says_nothing() => return Err(e.into()),
                 Err(_) => continue,
             };
             if let Ok(envelope) = Envelope::parse(&bytes)

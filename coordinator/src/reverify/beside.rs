@@ -93,7 +93,9 @@ mod tests {
         }
         std::fs::write(root.join("cases/B"), b"x").expect("written");
         std::os::unix::fs::symlink("/etc/passwd", root.join("link")).expect("link");
+        std::os::unix::fs::symlink("/etc", root.join("cases/link")).expect("link");
         let found = strangers(&store).await.expect("listed");
-        assert_eq!(found, ["'a b/'", "'cases/B'", "'cases/junk'", "'cases/zz'", "'junk'", "'link'", "'other/'", "'zz'"]);
+        let due = ["'a b/'", "'cases/B'", "'cases/junk'", "'cases/link'", "'cases/zz'", "'junk'", "'link'", "'other/'", "'zz'"];
+        assert_eq!(found, due);
     }
 }

@@ -8,7 +8,7 @@ use exhibit_evidence::verify;
 
 use super::{CaseResult, DEPLOYMENT};
 use crate::ledger::{self, LedgerError, Look};
-use crate::store::{Kind, Store, StoreError};
+use crate::store::{Store, StoreError};
 
 /// Findings that are kept of a case, of 400 characters each; the rest is counted.
 const FINDINGS_MAX: usize = 200;
@@ -105,12 +105,12 @@ impl CaseResult {
         self.notes = notes.take(FINDINGS_MAX).map(shown).collect();
     }
 
-    /// What was read of an object; `None` when it cannot be read, which is a finding. Only a store that is disturbed says
-    /// nothing about the object.
+    /// What was read of an object; `None` when it cannot be read, which is a finding. Only a store that is disturbed, or
+    /// that does not hear whoever asks, says nothing about the object.
     pub(super) fn read(&mut self, read: Result<Bytes, StoreError>) -> Result<Option<Bytes>, StoreError> {
         match read {
             Ok(bytes) => Ok(Some(bytes)),
-            Err(e) if e.kind() == Kind::Retry => Err(e),
+            Err(e) if e.says_nothing() => Err(e),
             Err(e) => {
                 self.fail(e.to_string());
                 Ok(None)

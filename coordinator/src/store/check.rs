@@ -99,11 +99,13 @@ impl CheckReport {
         self.checks.extend(named);
     }
 
-    /// For what must be refused: success is what is missing.
+    /// For what must be refused: success is what is missing, and a refusal of whoever asks is none of what was asked.
     fn refused(&mut self, what: &'static str, tried: &Result<(), StoreError>, allowed: &str, remedy: &'static str) {
         match tried {
             Ok(()) => self.add(what, State::Missing, allowed, remedy),
-            Err(e) if matches!(e.kind(), Kind::Denied | Kind::Conflict) => self.add(what, State::Holds, "refused", remedy),
+            Err(e) if matches!(e.kind(), Kind::Denied | Kind::Conflict) && !e.says_nothing() => {
+                self.add(what, State::Holds, "refused", remedy);
+            }
             Err(e) => self.add(what, State::Untested, e.to_string(), "try again"),
         }
     }

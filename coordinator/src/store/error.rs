@@ -43,17 +43,24 @@ pub struct StoreError {
     kind: Kind,
     message: String,
     remedy: String,
+    /// The store did not come to look at what it was asked for.
+    is_unheard: bool,
 }
 
 impl StoreError {
     /// Makes an error. `message` says what was tried and what happened, `remedy` what a person can do.
     #[must_use]
     pub fn new(kind: Kind, message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), remedy: remedy.into() }
+        Self { kind, message: message.into(), remedy: remedy.into(), is_unheard: false }
     }
 
     pub(crate) fn bug(message: impl Into<String>) -> Self {
         Self::new(Kind::Bug, message, "this is a defect of the coordinator; please report it with this text")
+    }
+
+    /// The store refuses who asks, when or where, whatever was asked: credentials that expired, a wrong clock or region.
+    pub(super) fn unheard(message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { is_unheard: true, ..Self::new(Kind::Denied, message, remedy) }
     }
 
     pub(super) fn not_found(name: &str) -> Self {
@@ -72,6 +79,13 @@ impl StoreError {
     #[must_use]
     pub const fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// True when it says nothing about the object that was asked for, so that nothing may be concluded of it: the store is disturbed, or it
+    /// refuses whoever asks, with credentials that expired for example.
+    #[must_use]
+    pub const fn says_nothing(&self) -> bool {
+        self.is_unheard || matches!(self.kind, Kind::Retry)
     }
 
     /// What happened.

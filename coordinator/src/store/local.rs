@@ -3,11 +3,13 @@
 //! ```text
 //! <root>/.staging/            half-written files; swept at start; its presence marks the folder as a store
 //! <root>/.staging/lock        held shared by everybody who has the store open, exclusively while sweeping
+//! <root>/.staging/run         held by the one coordinator that serves from it, where its catalog is a file
 //! <root>/<name>               objects: files of mode 0400, checkpoints 0600, folders 0700
 //! ```
 //!
 //! Trust: the file system and its owner can take objects away but not forge what verifies.
 
+mod claim;
 mod files;
 mod immutable;
 mod strangers;
@@ -22,10 +24,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use exhibit_evidence::id::CaseId;
 use exhibit_evidence::{Digest, Hasher, Timestamp};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
+pub use claim::Claim;
 use files::{foreign, map, open_object, rename_new, shown, sync_folder, too_large, too_short, write_bytes};
 use strangers::below;
 
@@ -188,7 +192,7 @@ fn open_lock(staging: &Path) -> Result<File, StoreError> {
     if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
         for entry in std::fs::read_dir(staging).map_err(fail)? {
             let entry = entry.map_err(fail)?;
-            if entry.file_name() != "lock" {
+            if entry.file_name() != "lock" && entry.file_name() != claim::FILE {
                 tracing::info!(file = %shown(&entry.path()), "removing the rest of an interrupted write");
                 if let Ok(left) = File::open(entry.path()) {
                     immutable::clear(&left).map_err(fail)?;
@@ -475,8 +479,8 @@ impl Inner {
                 continue;
             };
             if !kind.is_dir() && !kind.is_file() {
-                // Directly in the store nothing of ours can be missing for it.
-                if folder.is_empty() {
+                // Directly in the store nothing of ours can be missing for it, nor among the cases under what no case is called.
+                if folder.is_empty() || (folder == "cases" && name.parse::<CaseId>().is_err()) {
                     self.leave_out(folder, &raw, false);
                     continue;
                 }

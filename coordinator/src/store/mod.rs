@@ -33,7 +33,7 @@ pub use object_store::PutPayload as Payload;
 pub use encryption::{Encrypted, Encryption};
 pub use error::{Kind, StoreError};
 pub use late::{Expected, LateStore, Opening, Standing};
-pub use local::LocalStore;
+pub use local::{Claim, LocalStore};
 pub use lock::{LOCK_DAYS_MAX, Lock, LockMode, LockPolicy, Protection, Seen};
 pub use metered::MeteredStore;
 pub use patience::ANSWERS_WITHIN;

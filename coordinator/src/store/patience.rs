@@ -9,8 +9,8 @@ use exhibit_evidence::Digest;
 
 use super::{Kind, Payload, Store, StoreError, Stored};
 
-/// How long a store may take over each call of the start-up test and of `store check`, and until it begins to answer what it is asked of
-/// versions and locks. A few bytes go each way, so no line is too slow for it.
+/// How long a store may take over each call of the start-up test and of `store check`, until it begins to answer what it is asked of
+/// versions and locks, and between two parts of such an answer, or of a listing. A few bytes go each way, so no line is too slow for it.
 pub const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
 
 /// For so long each call is waited for. After one that was not answered nothing more is asked: what asks many things of a store
@@ -52,6 +52,12 @@ const REMEDY: &str = "see to the store and the way to it: nothing came back, no 
 /// The error of a store that did not answer.
 pub(super) fn silent(asked: &str, within: Duration) -> StoreError {
     StoreError::new(Kind::Retry, format!("could not {asked}: no answer within {} s", within.as_secs_f64()), REMEDY)
+}
+
+/// The error of a store that began to answer and did not go on.
+pub(super) fn stopped(asked: &str, within: Duration) -> StoreError {
+    let message = format!("could not {asked}: its answer stopped, nothing more came within {} s", within.as_secs_f64());
+    StoreError::new(Kind::Retry, message, "see to the store and the way to it: the answer began and did not go on, and there was no error")
 }
 
 /// A store of which little is asked, with so much patience.
@@ -96,7 +102,8 @@ mod tests {
     use crate::starting::{self, Awaited};
     use crate::store::check::{self, State};
     use crate::store::faulty::{Fault, FaultyStore, Op};
-    use crate::store::{RemoteKind, RemoteSettings, RemoteStore, self_test, self_test_with};
+    use crate::store::tests::{answering, bucket_at};
+    use crate::store::{RemoteStore, self_test, self_test_with};
 
     const SHORT: Duration = Duration::from_millis(300);
     /// Far below the time of a request, far above what a slow machine needs.
@@ -112,20 +119,7 @@ mod tests {
                 kept.push(connection);
             }
         });
-        let settings = RemoteSettings {
-            kind: RemoteKind::S3,
-            bucket: "evidence".to_owned(),
-            account: String::new(),
-            prefix: String::new(),
-            region: "us-east-1".to_owned(),
-            endpoint: Some(format!("http://127.0.0.1:{port}")),
-            allow_http: true,
-            access_key_id: Some("key".to_owned()),
-            secret: Some("secret".to_owned()),
-            lock: None,
-            encryption: None,
-        };
-        RemoteStore::open(&settings).expect("settings")
+        RemoteStore::open(&bucket_at(port)).expect("settings")
     }
 
     #[tokio::test]
@@ -157,6 +151,19 @@ mod tests {
         assert!(e.kind() == Kind::Retry && e.message().contains("no answer within 0.3 s"), "{e}");
         let e = of_check.lock_of("a", "1").await.expect_err("not asked");
         assert!(e.kind() == Kind::Retry && e.message().contains("the store was silent before"), "{e}");
+        assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_begins_and_stops_is_not_waited_for_longer() {
+        let cut = "HTTP/1.1 200 OK\r\ncontent-type: application/xml\r\ncontent-length: 1000\r\n\r\n<Li";
+        let (store, begun) = (RemoteStore::open(&answering(cut).await).expect("settings"), Instant::now());
+        let vault = store.attestable().expect("an S3 store").vault;
+        let vault = crate::store::Vault { answers_within: SHORT, ..vault };
+        let e = vault.versions("", None).await.expect_err("cut");
+        assert!(e.kind() == Kind::Retry && e.message().contains("could not list the versions in bucket evidence at"), "{e}");
+        assert!(e.message().contains("its answer stopped, nothing more came within 0.3 s"), "{e}");
+        assert!(vault.silence_told.load(Ordering::Acquire), "the log says that it waits, once");
         assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
     }
 

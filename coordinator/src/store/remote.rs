@@ -21,7 +21,7 @@ use super::attest::Attestable;
 use super::foreign::Foreign;
 use super::lock::{Lock, Locks, Protection, is_replaced};
 use super::settings::RemoteSettings;
-use super::vault::{Vault, Version};
+use super::vault::{Vault, Version, refusal};
 use super::{
     Answer, Entry, Kind, OBJECT_BYTES_MAX, PAGE_ENTRIES_MAX, PROBE_HEAD, PROBE_PLACE, PROBE_SLOT, Page, Payload, Store, StoreError, Stored,
     Trouble, check_name, digest_of,
@@ -106,11 +106,14 @@ impl RemoteStore {
 
     fn map(&self, e: &object_store::Error, tried: &str, name: &str) -> StoreError {
         use object_store::Error as E;
-        let message =
-            format!("could not {tried} '{name}' in {}: {}", self.description, exhibit_evidence::text::escape_bounded(&e.to_string(), 600));
+        let error = e.to_string();
+        let message = format!("could not {tried} '{name}' in {}: {}", self.description, refusal::shown(&error));
+        if let Some(told) = refusal::of_error(&error, &message) {
+            return told;
+        }
         match e {
             // A bucket that is not there is no absence of the object.
-            E::NotFound { .. } if !is_without_bucket(&said(&e.to_string())) => StoreError::not_found(name),
+            E::NotFound { .. } if !is_without_bucket(&said(&error)) => StoreError::not_found(name),
             E::AlreadyExists { .. } => StoreError::conflict(name),
             E::PermissionDenied { .. } | E::Unauthenticated { .. } => StoreError::new(
                 Kind::Denied,
@@ -121,7 +124,7 @@ impl RemoteStore {
                 StoreError::new(Kind::Denied, message, "this store lacks something that is needed: use another one")
             }
             E::InvalidPath { .. } | E::JoinError { .. } => StoreError::bug(message),
-            _ => generic(&e.to_string(), message),
+            _ => generic(&error, message),
         }
     }
 

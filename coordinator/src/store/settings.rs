@@ -122,9 +122,22 @@ impl RemoteSettings {
         };
         let (inner, vault) = built.map_err(|e| {
             let why = exhibit_evidence::text::escape_bounded(&e.to_string(), 400);
-            StoreError::new(Kind::Denied, format!("the store's settings do not work: {why}"), "check [store] in the configuration")
+            StoreError::new(Kind::Denied, format!("the store's settings do not work: {why}"), self.remedy())
         })?;
         Ok(Built { inner, vault, description: self.describe(), foreign })
+    }
+
+    /// What to look at when they make no client. Of what a file of credentials holds the client says only in its own words what is wrong.
+    fn remedy(&self) -> &'static str {
+        match (self.kind, &self.secret) {
+            (RemoteKind::Google, Some(_)) => {
+                "check [store] in the configuration; credentials_file names a service account's key file, as JSON and whole, as Google gives it"
+            }
+            (RemoteKind::Azure, Some(_)) => {
+                "check [store] in the configuration; credentials_file names a file with the account's key, which is base64, and nothing else"
+            }
+            _ => "check [store] in the configuration",
+        }
     }
 
     /// Versions and locks of a bucket at `address`, asked for with these credentials.
@@ -244,9 +257,27 @@ impl RemoteSettings {
 
 /// Clients whose listings leave out what cannot be ours.
 fn listing<C>(inner: C, foreign: &Arc<Foreign>) -> ListingConnector<C> {
-    ListingConnector { inner, foreign: Arc::clone(foreign) }
+    ListingConnector { inner, foreign: Arc::clone(foreign), goes_on_within: ANSWERS_WITHIN }
 }
 
 fn retry() -> RetryConfig {
     RetryConfig { backoff: BackoffConfig::default(), max_retries: RETRIES_MAX, retry_timeout: RETRY_WITHIN }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::RemoteStore;
+    use crate::store::tests::bucket_at;
+
+    #[test]
+    fn a_key_that_cannot_be_used_is_told_with_its_field() {
+        for kind in [RemoteKind::Azure, RemoteKind::Google] {
+            let secret = Some("no such key!".to_owned());
+            let settings = RemoteSettings { kind, account: "exhibit".to_owned(), access_key_id: None, secret, ..bucket_at(9) };
+            let e = RemoteStore::open(&settings).expect_err("no key");
+            assert!(e.kind() == Kind::Denied && e.remedy().contains("credentials_file"), "{kind:?}: {e}");
+            assert!(!e.to_string().contains("no such key!"), "{kind:?}: {e}");
+        }
+    }
 }

@@ -1,4 +1,41 @@
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
 use super::*;
+
+/// A bucket at a server on this port.
+pub(super) fn bucket_at(port: u16) -> RemoteSettings {
+    RemoteSettings {
+        kind: RemoteKind::S3,
+        bucket: "evidence".to_owned(),
+        account: String::new(),
+        prefix: String::new(),
+        region: "us-east-1".to_owned(),
+        endpoint: Some(format!("http://127.0.0.1:{port}")),
+        allow_http: true,
+        access_key_id: Some("key".to_owned()),
+        secret: Some("secret".to_owned()),
+        lock: None,
+        encryption: None,
+    }
+}
+
+/// A bucket at a server that gives every request this answer and then waits for the client to go.
+pub(super) async fn answering(answer: &'static str) -> RemoteSettings {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut request = [0_u8; 4_096];
+                if connection.read(&mut request).await.is_ok_and(|n| n > 0) && connection.write_all(answer.as_bytes()).await.is_ok() {
+                    while connection.read(&mut request).await.is_ok_and(|n| n > 0) {}
+                }
+            });
+        }
+    });
+    bucket_at(port)
+}
 
 #[test]
 fn names_of_the_layout_are_valid() {

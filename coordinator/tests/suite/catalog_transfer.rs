@@ -5,7 +5,8 @@ use std::sync::Arc;
 use exhibit_coordinator::catalog::postgres::PostgresCatalog;
 use exhibit_coordinator::catalog::postgres::scratch::Scratch;
 use exhibit_coordinator::catalog::sqlite::SqliteCatalog;
-use exhibit_coordinator::catalog::{Catalog, CatalogError, CollectionFilter, conformance};
+use exhibit_coordinator::catalog::{Catalog, CatalogError, CatalogPlace, CollectionFilter, conformance};
+use exhibit_coordinator::upkeep::{self, Command};
 use exhibit_evidence::Digest;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -107,4 +108,34 @@ async fn a_bad_file_changes_nothing_and_is_named_by_line_and_field() {
     );
     assert!(matches!(target.collection(conformance::collection(&order, 1, 50).collection).await, Ok(Some(_))));
     assert!(!matches!(target.healthy().await, Err(CatalogError::Damaged(_))));
+}
+
+#[tokio::test]
+async fn an_export_goes_into_a_new_file_only_and_one_without_rows_is_not_imported() {
+    let dir = tempfile::tempdir().expect("dir");
+    let sub = |name: &str| dir.path().join(name);
+    let (source, target) = (CatalogPlace::File(sub("source.sqlite")), CatalogPlace::File(sub("target.sqlite")));
+    SqliteCatalog::create(&sub("source.sqlite")).await.expect("new").close().await;
+    let done = upkeep::run(&source, &Command::Export(sub("empty"))).await.expect("written");
+    assert_eq!(done.rows, 0);
+    for (to, words) in [("empty", "it is left as it is: name a new file"), ("absent/rows", "name a file in a folder that is there")] {
+        let e = upkeep::run(&source, &Command::Export(sub(to))).await.expect_err(to);
+        assert!(e.exit_code() == 73 && e.to_string().contains(words), "{} {e}", e.exit_code());
+    }
+    let import = Command::Import(sub("empty"));
+    let e = upkeep::run(&target, &import).await.expect_err("no rows");
+    for words in ["nothing was imported", "empty: it has no rows", "catalog migrate"] {
+        assert!(e.exit_code() == 1 && e.to_string().contains(words), "{} {e}", e.exit_code());
+    }
+    assert!(!sub("target.sqlite").exists(), "no empty catalog appears");
+    SqliteCatalog::create(&sub("target.sqlite")).await.expect("new").close().await;
+    let e = upkeep::run(&target, &import).await.expect_err("no rows either");
+    assert!(e.to_string().contains("it has no rows") && sub("target.sqlite").exists(), "{e}");
+    let catalog = SqliteCatalog::open(&sub("source.sqlite")).await.expect("there");
+    catalog.add_token(conformance::token(1, 2)).await.expect("kept");
+    catalog.close().await;
+    drop(catalog);
+    let done = upkeep::run(&source, &Command::Export(sub("rows"))).await.expect("written");
+    assert_eq!(done.rows, 1);
+    assert_eq!(upkeep::run(&target, &Command::Import(sub("rows"))).await.map(|done| done.rows), Ok(1));
 }

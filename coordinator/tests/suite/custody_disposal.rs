@@ -9,9 +9,9 @@ use crate::support::moto;
 use crate::support::verdict;
 use crate::support::world::{People, Place, World};
 use exhibit_certs::Credential;
-use exhibit_coordinator::clock;
 use exhibit_coordinator::store::Kind;
 use exhibit_coordinator::store::faulty::{Fault, Op};
+use exhibit_coordinator::{clock, custody};
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::id::{CaseId, CollectionId};
 use exhibit_evidence::record::{self, *};
@@ -66,7 +66,15 @@ impl Story {
     /// In a world whose catalog or store is elsewhere.
     pub(crate) async fn on(place: Place, count: usize) -> Self {
         let mut world = World::start_on(place).await;
-        let credential = world.enroll("web-1").await;
+        let (case, opened, collections) = Self::collected(&mut world, "web-1", count).await;
+        let cora = Someone::new(&mut world, "cora", &[Role::Custodian]).await;
+        let ben = Someone::new(&mut world, "ben", &[Role::Approver]).await;
+        Self { world, case, opened, collections, cora, ben }
+    }
+
+    /// A new case with sealed collections of a new agent.
+    async fn collected(world: &mut World, agent: &str, count: usize) -> (CaseId, Digest, Vec<(CollectionId, Digest)>) {
+        let credential = world.enroll(agent).await;
         let mut agent = Agent::new(credential, world.port, 1).await;
         let mut session = agent.session(&[]).await.expect("session");
         let opened = world.open_case().await;
@@ -84,11 +92,8 @@ impl Story {
             let seal = session.closed().await.seal;
             collections.push((job.collection, Digest::of(&seal)));
         }
-        let cora = Someone::new(&mut world, "cora", &[Role::Custodian]).await;
-        let ben = Someone::new(&mut world, "ben", &[Role::Approver]).await;
         let case = opened.case_id.parse().expect("id");
-        let opened = Digest::try_from(opened.case_opened_sha256.as_slice()).expect("digest");
-        Self { world, case, opened, collections, cora, ben }
+        (case, Digest::try_from(opened.case_opened_sha256.as_slice()).expect("digest"), collections)
     }
 
     fn disposal(&self, of: usize, by: String) -> Disposal {
@@ -485,5 +490,41 @@ async fn a_lock_that_has_not_ended_is_the_reason_why_an_approved_disposal_is_not
     let why = s.approve_unfinished(disposal).await;
     let said = ["its lock is ", "the destruction waits for that day", "afterwards the coordinator's credentials need the right to delete"];
     assert!(said.iter().all(|words| why.contains(words)) && !why.contains("compare what the credentials may do"), "{why}");
+    // To wait for a lock is what was decided: no start tells it as an incident.
+    s.world.restart().await;
+    assert_eq!(custody::recover(&s.world.running().parts).await.expect("it is left to the timers"), 0);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let incidents = s.world.incidents().await;
+    assert!(!incidents.iter().any(|told| told.starts_with("recovery: ")), "{incidents:?}");
     s.world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disposal_that_cannot_be_finished_at_a_start_holds_up_no_other_case() {
+    let mut s = Story::new(1).await;
+    s.world.faults.fail(Op::Destroy, "/manifest.jsonl", 0, 1_000_000, Fault::Before(Kind::Denied));
+    let disposal = s.ask(0).await;
+    s.approve_unfinished(disposal).await;
+    let before = s.case.clone();
+    (s.case, s.opened, s.collections) = Story::collected(&mut s.world, "web-2", 1).await;
+    let disposal = s.ask(0).await;
+    s.approve_unfinished(disposal).await;
+    s.world.stop().await;
+    // The one that comes first is still refused, by a store that says nothing of a lock.
+    s.world.faults.heal();
+    let refused = before.clone().min(s.case.clone());
+    s.world.faults.fail(Op::Destroy, &format!("{refused}/collections/"), 0, 1_000_000, Fault::Before(Kind::Denied));
+    s.world.restart().await;
+    let parts = &s.world.running().parts;
+    custody::recover(parts).await.expect("it is left to the timers");
+    let mut unfinished = Vec::new();
+    for case in [&before, &s.case] {
+        if !parts.ledgers.case(case).await.expect("log").view().custody().unfinished().is_empty() {
+            unfinished.push(case.clone());
+        }
+    }
+    assert_eq!(unfinished, [refused]);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let incidents = s.world.incidents().await;
+    assert!(!incidents.iter().any(|told| told.starts_with("recovery: ")), "{incidents:?}");
 }

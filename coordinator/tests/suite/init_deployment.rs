@@ -182,6 +182,7 @@ async fn wrong_options_touch_nothing() {
         (with("ok", &["--host", "bad name"]), "--host"),
         (with("ok", &["--store", "s3", "--bucket", "b", "--endpoint", "http://127.0.0.1:1"]), "--dangerous-allow-http"),
         (with("ok", &["--store", "s3", "--bucket", "b", "--endpoint", "http://u:pw@127.0.0.1:1"]), "--endpoint: holds a name, a password"),
+        (with("ok", &["--store", "s3", "--bucket", "Bad_Bucket/.."]), "--bucket: 'Bad_Bucket/..' is no name of a bucket: expected 3 to 63"),
     ] {
         let e = init::run(&bad, now()).await.expect_err(words);
         assert!(e.exit_code() == 64 && e.to_string().contains(words), "{words}: {e}");
@@ -212,6 +213,10 @@ async fn an_s3_store_is_used_once() {
     assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
     let store = RemoteStore::open(&settings).expect("settings");
     assert!(store.size(&LogName::Deployment.slot(2)).await.expect("there") > 0);
+    let mut check = std::process::Command::new(env!("CARGO_BIN_EXE_exhibit-coordinator"));
+    let checked = check.arg("check-config").arg("--dir").arg(dir.path().join("one")).output().expect("runs");
+    let said = String::from_utf8_lossy(&checked.stdout);
+    assert!(checked.status.success() && said.contains("the store was not asked: 'exhibit-coordinator store check' asks it"), "{said}");
     let second = init("two");
     assert_eq!(second.status.code(), Some(1));
     let said = String::from_utf8_lossy(&second.stderr);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use exhibit_coordinator::store::{Kind, LocalStore, Payload, Store, Trouble, conformance, self_test};
 use exhibit_evidence::Digest;
+use exhibit_evidence::id::CaseId;
 
 async fn put(store: &LocalStore, name: &str, content: &'static [u8]) -> Result<bool, Kind> {
     store.put_new(name, Payload::from(content), Digest::of(content)).await.map(|s| s.existed).map_err(|e| e.kind())
@@ -108,6 +109,15 @@ async fn what_is_not_ours_is_an_incident_not_an_absence() {
     std::fs::remove_dir(dir.path().join("cases/a b")).expect("removed");
     store.list("cases", None).await.expect("listed");
     assert_eq!(store.foreign("cases"), ["cases/x/README"]);
+    // Among the cases a link under what no case is called hides nothing; in the place of a case it may.
+    std::os::unix::fs::symlink("/etc", dir.path().join("cases/link")).expect("link");
+    let listed = store.list("", None).await.expect("listed").entries;
+    assert_eq!(listed.into_iter().map(|entry| entry.name).collect::<Vec<_>>(), ["cases/x/object"]);
+    assert_eq!(store.folders("cases").await.expect("listed"), ["x"]);
+    assert_eq!(store.foreign("cases"), ["cases/link", "cases/x/README"]);
+    let case = CaseId::new(1, [2; 10]);
+    std::os::unix::fs::symlink("/etc", dir.path().join(format!("cases/{case}"))).expect("link");
+    assert_eq!(store.folders("cases").await.expect_err("a link").kind(), Kind::Damaged);
 }
 
 #[tokio::test]

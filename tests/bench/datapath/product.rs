@@ -60,7 +60,7 @@ pub fn run(data: &Data, setting: Setting) -> Run {
     let server = setting.s3.then(Receiver::start);
     let endpoint = server.as_ref().map(Receiver::endpoint);
     let fleet = match &endpoint {
-        Some(endpoint) => Fleet::prepare_with(&["--store", "s3", "--bucket", "b", "--endpoint", endpoint, "--dangerous-allow-http"]),
+        Some(endpoint) => Fleet::prepare_with(&["--store", "s3", "--bucket", "bench", "--endpoint", endpoint, "--dangerous-allow-http"]),
         None => Fleet::prepare(),
     };
     fleet.start_coordinator();

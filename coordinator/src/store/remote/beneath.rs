@@ -14,7 +14,7 @@ impl RemoteStore {
     /// The version of an object that a deletion hides; of one that was not known to be hidden the versions are looked at.
     ///
     /// # Errors
-    /// [`Kind::Retry`]: whether something is there is not known then. A store that does not let its versions be listed has told so
+    /// [`StoreError::says_nothing`]: whether something is there is not known then. A store that does not let its versions be listed has told so
     /// to attestation, and what cannot be seen there counts as absent.
     pub(super) async fn look_beneath(&self, name: &str) -> Result<Option<String>, StoreError> {
         let remembered = self.known().hidden_version(name);
@@ -27,7 +27,7 @@ impl RemoteStore {
                     self.note(trouble);
                 }
             }
-            Err(e) if e.kind() == Kind::Retry => return Err(e),
+            Err(e) if e.says_nothing() => return Err(e),
             Err(_) => {}
         }
         let found = self.known().hidden_version(name);

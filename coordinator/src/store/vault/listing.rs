@@ -5,16 +5,18 @@
 //! object, or make a name appear that is not there. What comes here from a listing goes to `object_store` without such names.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::TryStreamExt as _;
 use http::header::CONTENT_LENGTH;
-use http::{Method, Uri};
+use http::{Method, StatusCode, Uri};
 use object_store::ClientOptions;
 use object_store::client::{HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody, HttpService};
 
 use super::super::foreign::Foreign;
 use super::super::name_is_valid;
+use super::refusal;
 use super::xml::{self, Node};
 
 /// Azure gives 5,000 names at once, of up to 12 KiB each when somebody makes them so that they are escaped; the others 1,000.
@@ -27,12 +29,14 @@ const PAGE_NODES_MAX: usize = 400_000;
 pub(in crate::store) struct ListingConnector<C> {
     pub(in crate::store) inner: C,
     pub(in crate::store) foreign: Arc<Foreign>,
+    /// Time between two parts of a listing.
+    pub(in crate::store) goes_on_within: Duration,
 }
 
 impl<C: HttpConnector> HttpConnector for ListingConnector<C> {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         let inner = self.inner.connect(options)?;
-        Ok(HttpClient::new(Listing { inner, foreign: Arc::clone(&self.foreign) }))
+        Ok(HttpClient::new(Listing { inner, foreign: Arc::clone(&self.foreign), goes_on_within: self.goes_on_within }))
     }
 }
 
@@ -40,6 +44,7 @@ impl<C: HttpConnector> HttpConnector for ListingConnector<C> {
 struct Listing {
     inner: HttpClient,
     foreign: Arc<Foreign>,
+    goes_on_within: Duration,
 }
 
 #[async_trait]
@@ -47,11 +52,14 @@ impl HttpService for Listing {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let lists = request.method() == Method::GET && is_listing(request.uri());
         let response = self.inner.execute(request).await?;
+        if let Some(said) = refusal::misplaced(response.status(), response.headers()) {
+            return Ok(told(&said));
+        }
         if !lists || !response.status().is_success() {
             return Ok(response);
         }
         let (mut parts, body) = response.into_parts();
-        let page = whole(body).await?;
+        let page = whole(body, self.goes_on_within).await?;
         let page = match without_foreign(&page, &self.foreign) {
             None => page,
             Some(ours) => {
@@ -68,15 +76,28 @@ fn is_listing(uri: &Uri) -> bool {
     uri.query().is_some_and(|query| query.split('&').any(|pair| matches!(pair, "list-type=2" | "comp=list")))
 }
 
-async fn whole(body: HttpResponseBody) -> Result<Vec<u8>, HttpError> {
+/// The answer in the place of a redirect to nowhere, of which `object_store` says only that it was one. The status is that of a request
+/// that came to the wrong server.
+fn told(said: &refusal::Said) -> HttpResponse {
+    let body = format!("<Error><Code>{}</Code><Message>a redirect to nowhere (301): {}</Message></Error>", said.code, said.message);
+    let mut response = HttpResponse::new(HttpResponseBody::from(body.into_bytes()));
+    *response.status_mut() = StatusCode::MISDIRECTED_REQUEST;
+    response
+}
+
+async fn whole(body: HttpResponseBody, goes_on_within: Duration) -> Result<Vec<u8>, HttpError> {
     let (mut page, mut stream) = (Vec::new(), body.bytes_stream());
-    while let Some(chunk) = stream.try_next().await? {
+    loop {
+        let Ok(chunk) = tokio::time::timeout(goes_on_within, stream.try_next()).await else {
+            let why = format!("the listing stopped, nothing more came within {} s", goes_on_within.as_secs_f64());
+            return Err(HttpError::new(HttpErrorKind::Timeout, std::io::Error::other(why)));
+        };
+        let Some(chunk) = chunk? else { return Ok(page) };
         if page.len().saturating_add(chunk.len()) > PAGE_BYTES_MAX {
             return Err(HttpError::new(HttpErrorKind::Decode, std::io::Error::other("an endless listing")));
         }
         page.extend_from_slice(&chunk);
     }
-    Ok(page)
 }
 
 /// The page without what cannot be ours; none when all of it can be, or it is no page, which `object_store` says in its own words.
@@ -219,6 +240,21 @@ mod tests {
             assert_eq!(was, is, "sizes, dates and where it goes on are as they were");
         }
         assert_eq!(without_foreign(b"<cut", &Foreign::default()), None);
+    }
+
+    #[tokio::test]
+    async fn a_listing_that_begins_and_stops_is_not_waited_for_longer() {
+        let cut = "HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n<Li";
+        let at = crate::store::tests::answering(cut).await.endpoint.expect("an address");
+        let within = Duration::from_millis(300);
+        let connector =
+            ListingConnector { inner: object_store::client::ReqwestConnector::default(), foreign: Arc::default(), goes_on_within: within };
+        let client = connector.connect(&ClientOptions::new().with_allow_http(true)).expect("a client");
+        let request =
+            http::Request::builder().uri(format!("{at}/evidence?list-type=2")).body(bytes::Bytes::new().into()).expect("a request");
+        let asked = tokio::time::timeout(Duration::from_secs(20), client.execute(request)).await.expect("in time");
+        let e = asked.map(|_| ()).expect_err("cut");
+        assert_eq!(e.kind(), HttpErrorKind::Timeout, "it is tried again: {e}");
     }
 
     #[test]

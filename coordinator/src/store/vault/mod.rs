@@ -8,6 +8,7 @@ mod date;
 mod dialect;
 mod google;
 mod listing;
+pub(super) mod refusal;
 mod s3;
 mod signing;
 mod versions;
@@ -62,7 +63,7 @@ pub struct Vault {
     pub(super) description: String,
     /// What the store is asked to encrypt objects with; S3 only.
     pub(super) encryption: Option<Encryption>,
-    /// Time until the store begins to answer one request.
+    /// Time until the store begins to answer one request, and between two parts of its answer.
     pub(super) answers_within: Duration,
     /// That it did not answer was told, and it has not answered since.
     pub(super) silence_told: Arc<AtomicBool>,
@@ -140,9 +141,10 @@ impl Vault {
         }
     }
 
-    /// The error of a request that was not answered; the first one in a row is told at once, because it is tried again.
-    fn unanswered(&self, tried: &str, place: &str) -> StoreError {
-        let silent = patience::silent(&format!("{tried} {place}"), self.answers_within);
+    /// The error of a request that was not answered, or not to its end, in the words of `how`; the first one in a row is told at once,
+    /// because it is tried again.
+    fn unanswered(&self, how: fn(&str, Duration) -> StoreError, tried: &str, place: &str) -> StoreError {
+        let silent = how(&format!("{tried} {place}"), self.answers_within);
         if !self.silence_told.swap(true, Ordering::AcqRel) {
             tracing::warn!(why = %silent, "waiting: it is tried again");
         }
@@ -157,7 +159,7 @@ impl Vault {
         };
         let mut request = self.request(path, ask)?;
         self.signer.sign(&mut request).await.map_err(|e| {
-            let why = escape_bounded(&e.to_string(), 400);
+            let why = refusal::shown(&e.to_string());
             StoreError::new(
                 Kind::Denied,
                 format!("could not sign a request to {}: {why}", self.description),
@@ -165,15 +167,17 @@ impl Vault {
             )
         })?;
         let begun = tokio::time::timeout(self.answers_within, self.client.execute(request)).await;
-        let Ok(reply) = begun else { return Err(self.unanswered(tried, &place())) };
-        self.silence_told.store(false, Ordering::Release);
+        let Ok(reply) = begun else { return Err(self.unanswered(patience::silent, tried, &place())) };
         let reply = reply.map_err(|e| match e.kind() {
             HttpErrorKind::Decode => StoreError::new(Kind::Denied, format!("could not {tried} {}: {e}", place()), self.is_it()),
             _ => away(e.to_string()),
         })?;
         let (parts, body) = reply.into_parts();
         let (mut out, mut stream) = (Vec::new(), body.bytes_stream());
-        while let Some(chunk) = stream.try_next().await.map_err(|e| away(e.to_string()))? {
+        loop {
+            let next = tokio::time::timeout(self.answers_within, stream.try_next()).await;
+            let Ok(chunk) = next else { return Err(self.unanswered(patience::stopped, tried, &place())) };
+            let Some(chunk) = chunk.map_err(|e| away(e.to_string()))? else { break };
             if out.len().saturating_add(chunk.len()) > ANSWER_BYTES_MAX {
                 return Err(StoreError::new(
                     Kind::Damaged,
@@ -183,10 +187,14 @@ impl Vault {
             }
             out.extend_from_slice(&chunk);
         }
+        self.silence_told.store(false, Ordering::Release);
         if parts.status.is_success() {
             return Ok(Reply { headers: parts.headers, body: Bytes::from(out) });
         }
-        let said = self.dialect().said(&parts.headers, &out);
+        let said = match refusal::misplaced(parts.status, &parts.headers) {
+            Some(said) => (said.code, said.message),
+            None => self.dialect().said(&parts.headers, &out),
+        };
         Err(self.refusal(parts.status.as_u16(), said, &format!("could not {tried} {}", place()), name))
     }
 
@@ -318,6 +326,9 @@ impl Vault {
         let (code, said) = said;
         let message = format!("{tried}: {status} {} {}", escape_bounded(&code, 80), escape_bounded(&said, 300));
         let message = message.trim_end().to_owned();
+        if let Some(told) = refusal::of_code(&code, &message) {
+            return told;
+        }
         match status {
             404 if matches!(code.as_str(), "NoSuchBucket" | "ContainerNotFound") => {
                 StoreError::new(Kind::Denied, message, "check bucket or container, account, region and endpoint in [store]")

@@ -1,0 +1,246 @@
+//! What a store says when it says no: the code and the message of its answer, and nothing else that stands in it. To whom its session ran
+//! out S3 repeats the session's token, and to whom a signature does not fit it repeats the key's id and what was signed; the other clouds
+//! have the like. What is shown here goes into logs, to monitors and to people.
+
+use exhibit_evidence::text::escape_bounded;
+use http::header::LOCATION;
+use http::{HeaderMap, StatusCode};
+use serde_json::Value;
+
+use super::super::StoreError;
+use super::dialect::header;
+use super::xml::{self, Node};
+
+/// An error has some hundred bytes; of a larger answer no word is shown.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+const CODE_CHARS_MAX: usize = 80;
+const MESSAGE_CHARS_MAX: usize = 300;
+const ERROR_CHARS_MAX: usize = 600;
+/// Regions have names of some twenty characters.
+const REGION_BYTES_MAX: usize = 40;
+
+/// Behind these words of `object_store` the store's whole answer stands: behind the first ones after its status.
+const BEFORE_STATUS: &str = "Server returned non-2xx status code: ";
+const BEFORE_ANSWER: &str = "Server returned error response: ";
+
+/// Code and message of an answer; empty when it has none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in crate::store) struct Said {
+    pub(in crate::store) code: String,
+    pub(in crate::store) message: String,
+}
+
+impl Said {
+    fn of_answer(answer: &str) -> Self {
+        if answer.len() > ANSWER_BYTES_MAX {
+            return Self::default();
+        }
+        match xml::parse(answer.as_bytes()) {
+            Ok(root) => Self::of_xml(&root),
+            Err(_) => serde_json::from_str::<Value>(answer).map(|value| Self::of_json(&value)).unwrap_or_default(),
+        }
+    }
+
+    /// What gives out credentials has the error one level deeper.
+    fn of_xml(root: &Node) -> Self {
+        let error = if root.name == "Error" { Some(root) } else { root.children.iter().find(|child| child.name == "Error") };
+        error.map(|e| Self { code: e.get("Code").to_owned(), message: e.get("Message").to_owned() }).unwrap_or_default()
+    }
+
+    /// As Google's and Azure's services say it, and whoever gives out their tokens.
+    fn of_json(value: &Value) -> Self {
+        let text = |place: &str| value.pointer(place).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let first = |places: &[&str]| places.iter().map(|place| text(place)).find(|found| !found.is_empty()).unwrap_or_default();
+        Self {
+            code: first(&["/error/errors/0/reason", "/error/code", "/error/status", "/error"]),
+            message: first(&["/error/message", "/error_description"]),
+        }
+    }
+}
+
+/// An error of `object_store` in two: what it says itself, and the store's answer.
+fn parted(error: &str) -> Option<(&str, &str)> {
+    // What comes first is the client's; behind it the store may say whatever it likes.
+    let answer = match (error.split_once(BEFORE_ANSWER), error.split_once(BEFORE_STATUS)) {
+        (Some((own, answer)), Some((before, _))) if own.len() < before.len() => answer,
+        (_, Some((_, said))) => said.split_once(": ").map_or(said, |(_, answer)| answer),
+        (Some((_, answer)), None) => answer,
+        (None, None) => return None,
+    };
+    Some((error.strip_suffix(answer)?, answer))
+}
+
+/// An error of `object_store` for people; of the store's answer only its code and its message.
+pub(in crate::store) fn shown(error: &str) -> String {
+    let Some((own, answer)) = parted(error) else { return escape_bounded(error, ERROR_CHARS_MAX) };
+    let said = Said::of_answer(answer);
+    let mut out = escape_bounded(own.trim_end_matches([' ', ':']), ERROR_CHARS_MAX);
+    for words in [escape_bounded(&said.code, CODE_CHARS_MAX), escape_bounded(&said.message, MESSAGE_CHARS_MAX)] {
+        if !words.is_empty() {
+            out.push_str(": ");
+            out.push_str(&words);
+        }
+    }
+    out
+}
+
+/// The error by the code of the store's answer in an error of `object_store`, with this message.
+pub(in crate::store) fn of_error(error: &str, message: &str) -> Option<StoreError> {
+    let (_, answer) = parted(error)?;
+    of_code(&Said::of_answer(answer).code, message)
+}
+
+/// The error of a code that is about who asks, when, and where, whatever the status is; none of another one.
+pub(in crate::store) fn of_code(code: &str, message: &str) -> Option<StoreError> {
+    let remedy = match code {
+        "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" | "InvalidToken" => {
+            "the credentials are expired: renew them (those of the environment need a new start, those of the machine's role renew themselves)"
+        }
+        "RequestTimeTooSkewed" => "this machine's clock differs from the store's: set it, and keep it with NTP",
+        "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException" => {
+            "wrong region: correct region (and endpoint, if it is set) in [store] of the configuration"
+        }
+        _ => return None,
+    };
+    Some(StoreError::unheard(message, remedy))
+}
+
+/// What a redirect to nowhere says. S3 answers so in every region but the bucket's, to HEAD without a body, and names the right one in a
+/// header.
+pub(super) fn misplaced(status: StatusCode, headers: &HeaderMap) -> Option<Said> {
+    if status != StatusCode::MOVED_PERMANENTLY || headers.contains_key(LOCATION) {
+        return None;
+    }
+    let region = header(headers, "x-amz-bucket-region");
+    let is_region =
+        !region.is_empty() && region.len() <= REGION_BYTES_MAX && region.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+    let place = if is_region { format!("in region {region}") } else { "in another region".to_owned() };
+    Some(Said { code: "PermanentRedirect".to_owned(), message: format!("the bucket is {place}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock;
+    use crate::store::check;
+    use crate::store::patience::Patience;
+    use crate::store::tests::answering;
+    use crate::store::{Kind, RemoteStore, Store as _, self_test};
+
+    /// What no answer's words may bring to light.
+    const SECRETS: [&str; 3] = ["SESSIONTOKENSECRET", "AKIDSECRET", "STRINGTOSIGN"];
+
+    const EXPIRED: &str = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 169\r\n\r\n\
+        <Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message><Token-0>SESSIONTOKENSECRET</Token-0>\
+        <RequestId>1</RequestId><HostId>2</HostId></Error>";
+    const FOREIGN_REGION: &str = "HTTP/1.1 301 Moved Permanently\r\nconnection: close\r\nx-amz-bucket-region: eu-west-1\r\n\
+        content-length: 0\r\n\r\n";
+    const SKEWED: &str = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 99\r\n\r\n\
+        <Error><Code>RequestTimeTooSkewed</Code><Message>The difference is too large.</Message><X/></Error>";
+
+    fn assert_no_secret(text: &str) {
+        for secret in SECRETS {
+            assert!(!text.contains(secret), "{secret}: {text}");
+        }
+    }
+
+    #[test]
+    fn the_servers_of_these_tests_say_their_length() {
+        for answer in [EXPIRED, SKEWED] {
+            let (head, body) = answer.split_once("\r\n\r\n").expect("two parts");
+            assert!(head.ends_with(&format!("content-length: {}", body.len())), "{}: {head}", body.len());
+        }
+    }
+
+    /// By every way to a store: objects, versions and locks, and the report of `store check`.
+    #[tokio::test]
+    async fn what_passes_not_by_itself_is_told_as_such_and_no_secret_with_it() {
+        for (answer, message, remedy) in [
+            (EXPIRED, "ExpiredToken: The provided token has expired.", "the credentials are expired: renew them"),
+            (FOREIGN_REGION, "the bucket is in region eu-west-1", "wrong region"),
+            (SKEWED, "RequestTimeTooSkewed: The difference", "clock"),
+        ] {
+            let store = RemoteStore::open(&answering(answer).await).expect("settings");
+            let vault = store.attestable().expect("an S3 store").vault;
+            let told = [
+                self_test(&store).await.expect_err("the start ends"),
+                store.get("cases/a", 10).await.expect_err("not read"),
+                store.list("cases", None).await.expect_err("not listed"),
+                vault.versions("", None).await.map(|_| ()).expect_err("not listed"),
+            ];
+            for e in told {
+                assert_eq!(e.kind(), Kind::Denied, "{e}");
+                assert!(e.says_nothing(), "it is no word on an object: {e}");
+                assert!(e.remedy().contains(remedy), "{e}");
+                assert!(e.message().contains(message) || e.message().contains(&message.replace(": ", " ")), "{e}");
+                assert_no_secret(&e.to_string());
+            }
+            let report = check::run_with(&store, None, clock::now(), Patience::of(Duration::from_secs(20))).await;
+            assert!(report.text().contains(remedy), "{}", report.text());
+            assert_no_secret(&report.text());
+        }
+    }
+
+    #[test]
+    fn of_an_answer_code_and_message_are_shown_and_nothing_else() {
+        let at =
+            "Generic S3 error: Error performing PUT http://127.0.0.1:9/b/a in 2ms - Server returned non-2xx status code: 403 Forbidden";
+        let signature = "<?xml version=\"1.0\"?><Error><Code>SignatureDoesNotMatch</Code><Message>It does not\nfit</Message>\
+            <AWSAccessKeyId>AKIDSECRET</AWSAccessKeyId><StringToSign>STRINGTOSIGN</StringToSign></Error>";
+        let azure = "\u{feff}<?xml version=\"1.0\"?><Error><Code>AuthenticationFailed</Code><Message>no</Message>\
+            <AuthenticationErrorDetail>STRINGTOSIGN</AuthenticationErrorDetail></Error>";
+        let role =
+            "<ErrorResponse><Error><Code>AccessDenied</Code><Message>no</Message></Error><Token>SESSIONTOKENSECRET</Token></ErrorResponse>";
+        let google = r#"{"error":{"code":401,"message":"Invalid Credentials","errors":[{"reason":"authError","location":"AKIDSECRET"}]}}"#;
+        let token = r#"{"error":"invalid_grant","error_description":"Invalid JWT","assertion":"SESSIONTOKENSECRET"}"#;
+        for (answer, words) in [
+            (signature, ": SignatureDoesNotMatch: It does not\\nfit"),
+            (azure, ": AuthenticationFailed: no"),
+            (role, ": AccessDenied: no"),
+            (google, ": authError: Invalid Credentials"),
+            (token, ": invalid_grant: Invalid JWT"),
+            ("<html>AKIDSECRET", ""),
+            ("AKIDSECRET: <Error><Code>STRINGTOSIGN</Code>", ""),
+            ("", ""),
+        ] {
+            assert_eq!(shown(&format!("{at}: {answer}")), format!("{at}{words}"));
+            assert_no_secret(&shown(&format!("{BEFORE_ANSWER}{answer}")));
+            assert_no_secret(&shown(&format!("{BEFORE_ANSWER}{answer}{BEFORE_STATUS}400 Bad Request: ")));
+        }
+        let large = format!("<Error><Code>{}</Code></Error>", "x".repeat(ANSWER_BYTES_MAX));
+        assert_eq!(shown(&format!("{at}: {large}")), at);
+        let long = format!("<Error><Code>{0}</Code><Message>{0}</Message></Error>", "x".repeat(5_000));
+        assert!(shown(&format!("{at}: {long}")).len() < 1_000);
+        assert_eq!(shown("connection reset"), "connection reset");
+    }
+
+    #[test]
+    fn a_region_is_named_only_when_it_is_one() {
+        let told = |status: StatusCode, pairs: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.insert(*name, http::HeaderValue::from_static(value));
+            }
+            misplaced(status, &headers).map(|said| said.message)
+        };
+        let moved = StatusCode::MOVED_PERMANENTLY;
+        assert_eq!(told(moved, &[("x-amz-bucket-region", "eu-west-1")]).as_deref(), Some("the bucket is in region eu-west-1"));
+        for odd in ["", "AKIDSECRET", "a b", "a-very-long-name-that-is-none-of-any-region-there-is"] {
+            assert_eq!(told(moved, &[("x-amz-bucket-region", odd)]).as_deref(), Some("the bucket is in another region"));
+        }
+        assert_eq!(told(moved, &[("location", "http://h/")]), None);
+        assert_eq!(told(StatusCode::BAD_REQUEST, &[("x-amz-bucket-region", "eu-west-1")]), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_store_answers_what_is_shown_is_bounded_and_one_line(answer in "\\PC{0,200}|[\u{0}-\u{20}<>&:{}\"a-z]{0,200}") {
+            let text = shown(&format!("{BEFORE_STATUS}400 Bad Request: {answer}"));
+            proptest::prop_assert!(text.chars().count() <= ERROR_CHARS_MAX + CODE_CHARS_MAX + MESSAGE_CHARS_MAX + 4);
+            proptest::prop_assert!(!text.chars().any(char::is_control));
+            let _ = of_error(&answer, "x");
+        }
+    }
+}
