@@ -205,6 +205,7 @@ fn an_image_that_grows_is_taken_up_to_the_size_that_it_had() {
     let found = item(&items, image.to_str().expect("text"));
     assert_eq!((found["status"].as_str(), found["size"].as_u64()), (Some("changed-during-read"), Some(24 * MIB)));
     assert!(found["reason"].as_str().is_some_and(|r| r.contains("25165824 to 25265824 bytes")), "{found:#}");
+    assert!(found["facts"]["consistency"].as_str().is_some_and(|c| c.starts_with("inconsistent: changed while it was read")), "{found:#}");
 }
 
 /// A file system that is frozen by an agent which is killed must not stay frozen.

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::live::{SMALL_BYTES_MAX, lines, numbers, open_dir, read_at, split_at_byte};
+use super::live::{SMALL_BYTES_MAX, lines, numbers, split_at_byte};
 use super::process::parse;
+use super::procfs::{self, open_dir, read_at};
 
 /// Processes that may be left behind at a time, with the threads that wait for them: 512 KiB of stack each.
 const LEFT_MAX: usize = 16;
@@ -108,7 +109,7 @@ impl Drop for Asked {
 /// Of whom a process is: the service, login or container in whose control group it runs, which it cannot leave by starting others or
 /// by calling itself otherwise; where there are no groups its user. `None` when it is gone. Read from files that need no lock of it.
 fn owner(pid: u32) -> Option<Vec<u8>> {
-    let dir = open_dir(rustix::fs::CWD, format!("/proc/{pid}")).ok()?;
+    let dir = procfs::process(pid).ok()?;
     let groups = read_at(&dir, "cgroup", SMALL_BYTES_MAX).map(|r| r.bytes).unwrap_or_default();
     unit(&groups).or_else(|| {
         let status = parse::status(&read_at(&dir, "status", SMALL_BYTES_MAX).ok()?.bytes);
@@ -138,7 +139,7 @@ fn unit(groups: &[u8]) -> Option<Vec<u8>> {
 /// Whether a thread of a process is in a sleep that no signal interrupts: so sleeps who holds a lock of the process and waits for a
 /// server or a disk. Read from files that need no such lock; somebody in such a sleep may still answer, and somebody else not.
 fn waits(pid: u32) -> bool {
-    let Ok(task) = open_dir(rustix::fs::CWD, format!("/proc/{pid}/task")) else { return false };
+    let Ok(task) = procfs::process(pid).and_then(|dir| open_dir(dir, "task")) else { return false };
     let Ok((tids, more)) = numbers(&task, THREADS_MAX) else { return false };
     let state = |tid: u32| parse::stat(&read_at(&task, format!("{tid}/stat"), SMALL_BYTES_MAX).ok()?.bytes)?.state;
     more || tids.into_iter().any(|tid| state(tid) == Some('D'))

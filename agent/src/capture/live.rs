@@ -138,6 +138,10 @@ impl Problem {
 /// [`status_of`] for rustix errors.
 #[must_use]
 pub fn refusal(error: Errno) -> (Status, String) {
+    // Only what is opened below a folder of processes asks the kernel not to cross a mount.
+    if error == Errno::XDEV {
+        return (Status::Error, "something is mounted over it: what is read there is not the process".to_owned());
+    }
     status_of(&error.into())
 }
 

@@ -22,6 +22,7 @@ mod patience;
 mod place;
 pub mod process;
 pub mod process_memory;
+mod procfs;
 mod pseudo;
 pub mod registry;
 pub mod restricted;

@@ -119,3 +119,18 @@ impl Output for Memory {
         self.commands.push(command);
     }
 }
+
+/// Runs a test, named as the test program lists it, again in a mount namespace of its own, where `body` may mount what it likes.
+pub fn in_own_mounts(test: &str, body: impl FnOnce()) {
+    const INSIDE: &str = "EXHIBIT_TEST_IN_OWN_MOUNTS";
+    if std::env::var_os(INSIDE).is_some() {
+        body();
+        return;
+    }
+    let program = std::env::current_exe().expect("this test program");
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--mount", "--propagation", "private"]).arg(program).args(["--exact", test, "--nocapture"]).env(INSIDE, "1");
+    let said = command.output().expect("unshare (util-linux)");
+    let (out, err) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
+    assert!(said.status.success() && out.contains("1 passed"), "{test} makes mounts: run it as root\n{out}\n{err}");
+}

@@ -8,9 +8,10 @@ use std::os::fd::OwnedFd;
 use exhibit_agent_sys::memory::shares_descriptors;
 use rustix::io::Errno;
 
-use super::live::{SMALL_BYTES_MAX, link, numbers, open_dir, read_at};
+use super::live::{SMALL_BYTES_MAX, numbers};
 use super::process::bracketed;
 use super::process::parse;
+use super::procfs::{self, link, open_dir, read_at};
 
 /// Threads of a process that are looked at.
 const THREADS_MAX: usize = 8192;
@@ -43,7 +44,7 @@ pub fn living(dir: &OwnedFd, pid: u32) -> Option<Living> {
     let (tids, _) = numbers(&task, THREADS_MAX).ok()?;
     tids.into_iter().filter(|tid| *tid != pid).find_map(|tid| {
         link(&task, format!("{tid}/exe")).ok()?;
-        let own = open_dir(rustix::fs::CWD, format!("/proc/{tid}")).ok()?;
+        let own = procfs::process(tid).ok()?;
         // The number may have been given away since: it is a thread of this process if it says so while the process is there.
         let said = parse::status(&read_at(&own, "status", SMALL_BYTES_MAX).ok()?.bytes);
         let same = said.tgid == Some(u64::from(pid)) && read_at(dir, "stat", SMALL_BYTES_MAX).is_ok();

@@ -38,8 +38,8 @@ const PROCESS: &[Param] = &[
     flag("exe", "take the program file of every process, each distinct file once (default true)"),
     flag("deleted", "take files that are open or mapped although deleted, memfds among them (default true)"),
     flag("hidden", "look for processes that /proc does not list, by asking for every number (default true)"),
-    param("file_max", ParamKind::Bytes, "largest program or deleted file that is taken (default 512MiB)"),
-    param("total_max", ParamKind::Bytes, "bytes of all programs and deleted files together (default 8GiB)"),
+    param("file_max", ParamKind::Bytes, "most data of a program or deleted file that is taken, holes do not count (default 512MiB)"),
+    param("total_max", ParamKind::Bytes, "data of all programs and deleted files together (default 8GiB)"),
 ];
 
 const PROCESS_MEMORY: &[Param] = &[

@@ -27,6 +27,8 @@ pub struct ImageSource<S> {
     buffer: Vec<u8>,
     /// Why nothing more can be read.
     gone: Option<String>,
+    /// What may write to it is known, and said.
+    in_use: bool,
     facts: BTreeMap<String, String>,
 }
 
@@ -72,6 +74,11 @@ impl ImageSource<FileSource> {
         self.size
     }
 
+    /// Says whether its `consistency` names already what may write to it; else that it changed is said there.
+    pub const fn in_use(&mut self, in_use: bool) {
+        self.in_use = in_use;
+    }
+
     /// Where the data is, if the file has holes.
     pub fn extents(&mut self) -> Option<Vec<Extent>> {
         self.ask("looking for its holes", |file| file.extents()).ok().flatten()
@@ -86,7 +93,7 @@ impl<S: Source + Send + 'static> ImageSource<S> {
     pub fn new(source: S, limit: Duration) -> io::Result<Self> {
         let held = Held { source, _counted: Counted::new()? };
         let asked = Kept::new(held, limit).map_err(|_| io::Error::other("the host gives no thread to read it on"))?;
-        Ok(Self { asked, limit, size: 0, place: None, buffer: Vec::new(), gone: None, facts: BTreeMap::new() })
+        Ok(Self { asked, limit, size: 0, place: None, buffer: Vec::new(), gone: None, in_use: false, facts: BTreeMap::new() })
     }
 
     /// Asks the file something, unless it did not answer before.
@@ -132,6 +139,12 @@ impl<S: Source + Send + 'static> Source for ImageSource<S> {
             return self.gone.clone().map(|why| (Status::ChangedDuringRead, why));
         };
         self.facts = facts;
+        // Nothing was known to write to it, and something did.
+        if !self.in_use
+            && let Some((_, why)) = &verdict
+        {
+            self.facts.insert("consistency".to_owned(), format!("inconsistent: {why}"));
+        }
         verdict
     }
 

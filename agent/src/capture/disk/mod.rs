@@ -242,6 +242,7 @@ fn take_device(subject: &Subject<'_>, mut item: NewItem, blocked: &mut Vec<Strin
         Ok(source) => source,
         Err(e) => return refused(item, &e, out),
     };
+    source.in_use(subject.usage.may_be_written());
     let size = source.geometry().size;
     item = item.with_fact("sector_bytes", geometry.logical_sector.to_string());
     item.started = out.now();
@@ -283,6 +284,7 @@ fn take_image(subject: &Subject<'_>, mut item: NewItem, out: &mut dyn Output) ->
     if subject.wishes.freeze.is_some() {
         item = item.with_fact("freeze", "not frozen: an image file is read, not a device");
     }
+    source.in_use(subject.usage.may_be_written());
     item.started = out.now();
     let (size, extents) = (source.size(), source.extents());
     out.put(item, Content::Source { size, extents, source: &mut source }).map(|_| true)

@@ -43,6 +43,9 @@ pub struct Progress {
     list: String,
     /// A file system on it was frozen when the reading began.
     frozen: bool,
+    /// What may write to it is known, and said.
+    #[serde(default)]
+    in_use: bool,
 }
 
 /// Reads that took long.
@@ -107,8 +110,8 @@ impl<D: Drive> DeviceSource<D> {
         let Geometry { size, logical_sector, .. } = *drive.geometry();
         let (changed, direct) = (drive.changed(), drive.is_direct());
         let (bad, slow) = (BadSectors::default(), Slow::default());
-        let (sector, tries, cached_from, frozen) = (logical_sector, tries.max(1), None, false);
-        Self::resume(drive, Progress { size, sector, tries, direct, cached_from, changed, bad, slow, list, frozen })
+        let (sector, tries, cached_from, frozen, in_use) = (logical_sector, tries.max(1), None, false, false);
+        Self::resume(drive, Progress { size, sector, tries, direct, cached_from, changed, bad, slow, list, frozen, in_use })
     }
 
     /// What the kernel said of the drive when it was opened.
@@ -133,6 +136,11 @@ impl<D: Drive> DeviceSource<D> {
             freezes,
             written: None,
         }
+    }
+
+    /// Says whether its `consistency` names already what may write to it; else that it was written to is said there.
+    pub const fn in_use(&mut self, in_use: bool) {
+        self.progress.in_use = in_use;
     }
 
     /// Holds what is frozen until the reading is over.
@@ -358,6 +366,10 @@ impl<D: Drive> Source for DeviceSource<D> {
         if count > 0 {
             let text = format!("{count} reads took {} s or longer, the longest {longest_ms} ms (at byte {longest_at})", SLOW.as_secs());
             facts.insert("slow_reads".to_owned(), text);
+        }
+        if let Some(sectors) = self.written.filter(|n| *n > 0 && !self.progress.in_use) {
+            let text = format!("inconsistent: {sectors} sectors of 512 bytes were written to it while it was read");
+            facts.insert("consistency".to_owned(), text);
         }
         facts.extend(self.freezes.end(self.progress.frozen, self.written));
         facts

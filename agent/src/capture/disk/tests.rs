@@ -161,6 +161,57 @@ fn an_image_file_is_taken_with_its_holes_and_says_who_uses_it() {
     assert_eq!(layout["usage"]["shown_by"][0], name_of(&shown.node), "{layout:#}");
 }
 
+/// An output for which a file grows between its opening and its reading.
+struct Growing<'a>(Memory, &'a Path);
+
+impl Output for Growing<'_> {
+    fn put(&mut self, item: NewItem, content: Content<'_>) -> Result<Status, Stop> {
+        if item.kind == Kind::File && matches!(content, Content::Source { .. }) {
+            let mut file = std::fs::OpenOptions::new().append(true).open(self.1).expect("open");
+            std::io::Write::write_all(&mut file, &[7; 512]).expect("append");
+        }
+        self.0.put(item, content)
+    }
+
+    fn checkpoint(&mut self) -> Result<(), Stop> {
+        self.0.checkpoint()
+    }
+
+    fn note(&mut self, current: &str) {
+        self.0.note(current);
+    }
+
+    fn now(&self) -> crate::capture::Moment {
+        self.0.now()
+    }
+
+    fn ran(&mut self, command: String) {
+        self.0.ran(command);
+    }
+}
+
+#[test]
+fn an_image_that_changed_while_it_was_read_is_not_called_unwritten() {
+    let dir = tempfile::tempdir().expect("folder");
+    let path = dir.path().join("grow.img");
+    std::fs::write(&path, noise(8192)).expect("image");
+    let name = path.to_str().expect("text");
+    let params = Params::new("disk", [("path".to_owned(), name.to_owned())].into());
+    let mut out = Growing(Memory::default(), &path);
+    Disk.run(&params, &mut out).expect("it runs");
+    let put = out.0.get(name).expect("the image");
+    assert_eq!(put.status, Status::ChangedDuringRead);
+    let said = &put.item.facts["consistency"];
+    assert!(said.starts_with("inconsistent: changed while it was read: size (8192 to 8704 bytes)"), "{said}");
+    // Where something is known to write to it, that is said, and stays.
+    let look = crate::capture::walk::inode::Opener::new().look_path(name.as_bytes()).expect("there");
+    let mut source = ImageSource::open(Arc::new(look), crate::capture::evidence_path(name)).expect("open");
+    source.in_use(true);
+    std::fs::write(&path, b"short").expect("image");
+    assert!(crate::capture::Source::after(&mut source).is_some());
+    assert!(!crate::capture::Source::facts_after(&mut source).contains_key("consistency"));
+}
+
 #[test]
 fn a_mounted_file_system_makes_disk_and_image_live() {
     let (device, mount) = mounted(16, &["-L", "evidence"]);

@@ -180,6 +180,12 @@ impl Usage {
         why
     }
 
+    /// True when something is known that may write to it: its `consistency` says so before anything is read.
+    #[must_use]
+    pub fn may_be_written(&self) -> bool {
+        self.writable().next().is_some() || !self.besides().is_empty()
+    }
+
     /// In one sentence whether what is read is one state of the device: the fact `consistency`.
     #[must_use]
     pub fn consistency(&self) -> String {
@@ -273,10 +279,12 @@ mod tests {
         assert_eq!(usage.consistency(), "nothing that is known of writes to it: held by dm-0, not mounted");
         usage.mounts.push(mount("/srv", false));
         assert_eq!(usage.consistency(), "nothing that is known of writes to it: mounted read-only at /srv");
+        assert!(!usage.may_be_written());
         for point in ["/", "/a\nb", "/c", "/d"] {
             usage.mounts.push(mount(point, true));
         }
         assert_eq!(usage.consistency(), "inconsistent: mounted read-write at /, /a\\nb, /c and 1 more");
+        assert!(usage.may_be_written());
         usage.swap.push(Lossless(b"sda2".to_vec()));
         assert!(usage.consistency().ends_with("; swap on sda2"));
     }
@@ -307,6 +315,7 @@ mod tests {
         let mut tables = Tables { devices: Devices::default(), mounts: Arc::default(), swap, swap_files };
         let usage = tables.of_file(meta.dev(), meta.ino());
         assert_eq!(usage.consistency(), format!("inconsistent: swap on {name}"));
+        assert!(usage.may_be_written());
         assert_eq!(tables.of_file(meta.dev(), meta.ino().wrapping_add(1)), Usage::default());
         // The mount table says that it lies on a server, which is not asked.
         let mounts = format!("1 0 8:1 / / rw - ext4 a rw\n2 1 0:999999 / {} rw - nfs4 s:/ rw\n", dir.path().display());

@@ -18,7 +18,8 @@ use rustix::net::netlink::SOCK_DIAG;
 use self::namespaces::{Found, Namespace};
 use self::netlink::{Failure, Netlink};
 use self::sockets::{ASKS, Ask, Socket};
-use super::live::{LARGE_BYTES_MAX, SMALL_BYTES_MAX, names, open_dir, put_absent, put_read, read, read_at, take, words};
+use super::live::{LARGE_BYTES_MAX, SMALL_BYTES_MAX, names, put_absent, put_read, read, take, words};
+use super::procfs::{self, open_dir, read_at};
 use super::{Capture, Content, Kind, NewItem, Output, Params, Status, Stop, Table, evidence_path};
 
 /// The capture; see the module.
@@ -295,7 +296,7 @@ fn texts(out: &mut dyn Output, namespace: &Namespace) -> Result<(), Stop> {
             let begun = out.now();
             let mut path = format!("{of}/{at}/").into_bytes();
             path.extend_from_slice(&name);
-            let opened = super::live::open_at(&folder, name.as_slice());
+            let opened = procfs::open_at(&folder, name.as_slice());
             let is_folder = |f: &OwnedFd| rustix::fs::fstat(f).is_ok_and(|s| s.st_mode & 0o170_000 == 0o040_000);
             // Folders that hold tables are named in NET_FOLDERS; the others hold knobs and other protocols' inner state.
             if opened.as_ref().is_ok_and(is_folder) {

@@ -6,8 +6,9 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, openat, statx};
 
 use super::sockets::Holder;
-use crate::capture::live::{Lossless, SMALL_BYTES_MAX, link, names, numbers, open_dir, read_at};
+use crate::capture::live::{Lossless, SMALL_BYTES_MAX, names, numbers, refusal};
 use crate::capture::process::bracketed;
+use crate::capture::procfs::{self, link, open_dir, read_at};
 use crate::capture::{Output, Stop, threads};
 
 /// Holders that are remembered: 24 bytes each, 12 MiB in all.
@@ -62,12 +63,11 @@ impl Found {
 /// Walks over all processes.
 pub fn find(out: &mut dyn Output) -> Result<Found, Stop> {
     let mut found = Found::default();
-    let listed = open_dir(rustix::fs::CWD, "/proc").and_then(|proc| numbers(proc, PIDS_MAX));
-    let (pids, _) = listed.map_err(|e| Stop::Fatal(format!("listing /proc: {e}")))?;
+    let (pids, _) = procfs::listed(PIDS_MAX).map_err(|e| Stop::Fatal(format!("listing /proc: {e}")))?;
     for pid in pids {
         out.checkpoint()?;
         // A process that ended meanwhile holds no socket any more.
-        let Ok(dir) = open_dir(rustix::fs::CWD, format!("/proc/{pid}")) else { continue };
+        let Ok(dir) = procfs::process(pid) else { continue };
         found.process(pid, dir);
     }
     for folder in NAMED {
@@ -105,7 +105,7 @@ impl Found {
 
     fn namespace(&mut self, inode: u64, pid: u32, thread: Option<u32>, dir: OwnedFd) {
         if !self.namespaces.iter().any(|n| n.inode == inode) {
-            let handle = openat(&dir, "ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| e.to_string());
+            let handle = procfs::follow(&dir, "ns/net", OFlags::RDONLY).map_err(|e| refusal(e).1);
             self.push(Namespace { inode, process: Some((pid, dir)), thread, bound: None, handle });
         }
     }

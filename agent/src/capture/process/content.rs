@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom, Statx, StatxFlags, openat, statx};
+use rustix::fs::{AtFlags, OFlags, SeekFrom, Statx, StatxFlags, statx};
 use rustix::io::Errno;
 
 use super::gather::kind_of;
 use crate::capture::live::{put_absent, refusal};
 use crate::capture::patience::{self, ENDED, Kept, NotDone};
+use crate::capture::procfs;
 use crate::capture::{Content, EvidencePath, Extent, Kind, Meta, NewItem, Output, Source, Status, Stop};
 use crate::clock;
 
@@ -20,9 +21,9 @@ const EXTENTS_MAX: usize = 65_536;
 /// What may still be taken.
 #[derive(Debug, Clone, Copy)]
 pub struct Budget {
-    /// Largest file.
+    /// Most data of one file; holes do not count.
     pub file_bytes_max: u64,
-    /// Bytes left for all files of this capture.
+    /// Bytes of data left for all files of this capture.
     pub left_bytes: u64,
     /// How long anything asked of one may take: looking one up among the mapped files waits for a lock of the process, and what
     /// lies behind a file system (a program, a server, a loop device on either) answers when it likes.
@@ -99,21 +100,21 @@ pub fn take(out: &mut dyn Output, wanted: Wanted<'_>, budget: &mut Budget) -> Re
         Err(NotOpened::Kind(kind)) => return absent(Status::Skipped, format!("not a regular file but {kind}"), &facts),
     };
     let size = opened.before.stx_size;
-    if size > budget.file_bytes_max {
-        return absent(
-            Status::Skipped,
-            format!("{size} bytes: above the limit of {} bytes a file (file_max)", budget.file_bytes_max),
-            &facts,
-        );
+    // Holes cost nothing, whatever size a file gave itself: what will be read counts.
+    let data = extents.as_ref().map_or(size, |e| e.iter().fold(0_u64, |sum, e| sum.saturating_add(e.length)));
+    if data > budget.file_bytes_max {
+        let max = budget.file_bytes_max;
+        let reason = format!("{data} bytes of data in a file of {size} bytes: above the limit of {max} bytes a file (file_max)");
+        return absent(Status::Skipped, reason, &facts);
     }
-    // Holes cost nothing, so allocated blocks count.
-    let cost = size.min(opened.before.stx_blocks.saturating_mul(512));
-    if cost > budget.left_bytes {
-        return absent(Status::Skipped, format!("{cost} bytes: the capture's limit for contents (total_max) is used up"), &facts);
+    if data > budget.left_bytes {
+        let left = budget.left_bytes;
+        let reason = format!("{data} bytes of data: the capture's limit for contents (total_max) has only {left} left");
+        return absent(Status::Skipped, reason, &facts);
     }
-    budget.left_bytes = budget.left_bytes.saturating_sub(cost);
+    budget.left_bytes = budget.left_bytes.saturating_sub(data);
     let meta = meta_of(&opened.before);
-    let Ok(mut source) = Reading::new(opened, *budget) else { return absent(Status::Error, Errno::AGAIN.to_string(), &facts) };
+    let Ok(mut source) = Reading::new(opened, *budget, data) else { return absent(Status::Error, Errno::AGAIN.to_string(), &facts) };
     let mut item = NewItem::new(path, Kind::File, started, "open:proc-link");
     item.meta = Some(Box::new(meta));
     item.facts = facts;
@@ -186,16 +187,15 @@ fn open_in_time(dir: &OwnedFd, link: &str, limit: Duration) -> Result<(Opened, O
 }
 
 fn open_regular(dir: &OwnedFd, link: &str) -> Result<Opened, NotOpened> {
-    let held = openat(dir, link, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let held = procfs::follow(dir, link, OFlags::PATH)?;
     let kind = kind_of(&stat_fd(&held)?);
     if kind != "file" {
         return Err(NotOpened::Kind(kind));
     }
-    let again = format!("/proc/self/fd/{}", held.as_raw_fd());
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = match openat(rustix::fs::CWD, again.as_str(), flags | OFlags::NOATIME, Mode::empty()) {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = match procfs::reopen(&held, flags | OFlags::NOATIME) {
         // NOATIME is for owners; without it the access time may change, as with any reader.
-        Err(Errno::PERM) => openat(rustix::fs::CWD, again.as_str(), flags, Mode::empty())?,
+        Err(Errno::PERM) => procfs::reopen(&held, flags)?,
         other => other?,
     };
     let before = stat_fd(&file)?;
@@ -247,10 +247,11 @@ const READ_BYTES_MAX: usize = 1 << 20;
 const BYTES_PER_S_MIN: u64 = 1 << 20;
 
 impl Reading {
-    fn new(opened: Opened, budget: Budget) -> Result<Self, NotDone> {
+    /// `data` are the bytes that will be asked for: a hole is no reason to wait.
+    fn new(opened: Opened, budget: Budget, data: u64) -> Result<Self, NotDone> {
         let Opened { file, before } = opened;
         let patience = budget.patience;
-        let left = patience.saturating_add(Duration::from_secs(before.stx_size / BYTES_PER_S_MIN));
+        let left = patience.saturating_add(Duration::from_secs(data / BYTES_PER_S_MIN));
         Ok(Self { file: Kept::new(file, patience)?, before, patience, left, gone: None })
     }
 

@@ -8,7 +8,8 @@ use super::gather::{NAMES_MAX, is_deleted, kind_of, look};
 use super::parse;
 use super::row::{Fd, Row};
 use crate::capture::Status;
-use crate::capture::live::{Lossless, Problem, SMALL_BYTES_MAX, link, numbers, open_dir, read_at};
+use crate::capture::live::{Lossless, Problem, SMALL_BYTES_MAX, numbers};
+use crate::capture::procfs::{link, open_dir, read_at};
 use crate::capture::threads::Others;
 
 /// Open files listed in the process's own row; a row stays below about 2 MiB.

@@ -11,8 +11,9 @@ use super::gather::TABLE_BYTES_MAX;
 use super::parse::bracketed;
 use super::row::{Fd, Row};
 use super::run::{FileId, Run, SOCKETS_MAX};
-use crate::capture::live::{Lossless, lines, put_read, read_at};
+use crate::capture::live::{Lossless, lines, put_read};
 use crate::capture::mounts::{Class, Mounts};
+use crate::capture::procfs::read_at;
 use crate::capture::{Content, Kind, NewItem, Output, Status, Stop, evidence_path};
 
 /// Distinct programs and deleted files remembered.

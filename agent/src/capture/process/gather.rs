@@ -9,7 +9,8 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::row::{Exe, Fd, Row, Sched, Thread, policy_name};
 use super::{container, fds, maps, parse};
-use crate::capture::live::{Lossless, Problem, Read, SMALL_BYTES_MAX, lines, link, number, numbers, open_dir, read_at};
+use crate::capture::live::{Lossless, Problem, Read, SMALL_BYTES_MAX, lines, number, numbers};
+use crate::capture::procfs::{self, link, open_dir, read_at};
 use crate::capture::threads::{self, Living, Others};
 
 /// Bound of a table that grows with one process or one namespace (about 40,000 mappings or mounts): whoever owns it can make
@@ -96,7 +97,7 @@ pub struct Gathered {
 /// # Errors
 /// When its folder cannot be opened: it is gone, or hidden.
 pub fn gather(pid: u32, plan: &Plan) -> Result<Gathered, Errno> {
-    let first = open_dir(rustix::fs::CWD, format!("/proc/{pid}"))?;
+    let first = procfs::process(pid)?;
     let mut row = Box::new(Row { pid, status: "collected", ticks_per_s: rustix::param::clock_ticks_per_second(), ..Row::default() });
     let living = threads::living(&first, pid);
     row.read_through = living.as_ref().map(|l| l.tid);
@@ -128,7 +129,8 @@ pub fn gather(pid: u32, plan: &Plan) -> Result<Gathered, Errno> {
     list_threads(dir, &mut row, &others);
     let more_fds = if row.kernel_thread { Vec::new() } else { fds::all(dir, &mut row, &others) };
     // The folder answers only while the process exists (a zombie still does).
-    if read_at(&first, "stat", SMALL_BYTES_MAX).is_err() {
+    // What something is mounted over is there all the same.
+    if read_at(&first, "stat", SMALL_BYTES_MAX).is_err_and(|e| e != Errno::XDEV) {
         row.status = "vanished";
         for (_, result) in &mut raw {
             // A dead process's files are "not found" or "no such process" depending on the kernel's path.

@@ -26,7 +26,8 @@ use self::gather::{Plan, RAW};
 pub use self::parse::bracketed;
 use self::reader::{PATIENCE, Reader};
 use self::run::Run;
-use super::live::{SMALL_BYTES_MAX, numbers, open_dir, read};
+use super::live::SMALL_BYTES_MAX;
+use super::procfs;
 use super::{Capture, Content, Kind, NewItem, Output, Params, Status, Stop, evidence_path};
 use crate::order::Policy;
 
@@ -63,20 +64,21 @@ impl Capture for Process {
         run.redacted = self.redacted.clone();
         let plan = Plan { redacts: !self.redacted.is_empty(), ..plan(params, out)? };
         let mut reader = Reader::new(plan, PATIENCE);
-        let listed = open_dir(rustix::fs::CWD, "/proc").and_then(|proc| numbers(proc, PIDS_MAX));
-        let pids = match listed {
+        let pids = match procfs::listed(PIDS_MAX) {
             Ok((pids, _)) if !pids.is_empty() => pids,
             Ok(_) => return Err(Stop::Fatal("/proc lists no process: is it mounted?".to_owned())),
             Err(e) => return Err(Stop::Fatal(format!("listing /proc: {e}"))),
         };
+        // What everybody is shown, who is hidden is not in; the agent's own view may have more.
+        let shown = hidden::Host::listed(&hidden::Real).unwrap_or_else(|_| pids.clone());
         for pid in &pids {
             run.process(out, &mut reader, *pid)?;
         }
         if params.flag("hidden", true)? {
             let groups = hidden::Groups::read(out)?;
-            let scan = hidden::scan(&hidden::Real, out, &pids, &groups, hidden::Ranges::of_host())?;
+            let scan = hidden::scan(&hidden::Real, out, &shown, &groups, hidden::Ranges::of_host())?;
             hidden::put(out, &scan, &groups)?;
-            for pid in scan.hidden.keys() {
+            for pid in scan.hidden.keys().filter(|pid| pids.binary_search(pid).is_err()) {
                 run.process(out, &mut reader, *pid)?;
             }
         }
@@ -104,7 +106,8 @@ fn plan(params: &Params, out: &mut dyn Output) -> Result<Plan, Stop> {
         }
         // A file that this kernel was built without, or a label without a security module: the same for every process.
         let started = out.now();
-        if let Err(e @ (Errno::NOENT | Errno::INVAL)) = read(&format!("/proc/self/{}", file.name), SMALL_BYTES_MAX) {
+        let own = procfs::root().and_then(|root| procfs::read_at(root, format!("self/{}", file.name), SMALL_BYTES_MAX));
+        if let Err(e @ (Errno::NOENT | Errno::INVAL)) = own {
             plan.without.push(file.name);
             let item = NewItem::new(evidence_path(format!("/proc/*/{}", file.name)), Kind::Unknown, started, "read")
                 .with_status(Status::Missing, format!("this kernel does not offer it: {e}"));

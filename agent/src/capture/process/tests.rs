@@ -1,5 +1,6 @@
 //! Real processes in the situations that matter, and parsers on arbitrary bytes.
 
+mod covered;
 mod hostile;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +17,7 @@ use serde_json::Value;
 use super::content::{Budget, Wanted};
 use super::reader::{Answer, STUCK_MAX};
 use super::*;
-use crate::capture::live::{Read, read_at};
+use crate::capture::live::{Read, open_dir, read_at};
 use crate::capture::testing::Memory;
 
 /// A child that is killed and reaped when the test ends.

@@ -116,6 +116,10 @@ pub struct Access {
     pub open: Option<(u64, Behind)>,
     /// What is not mapped any more.
     pub unmapped: Unmapped,
+    /// Where there was no page any more, of what was read since it was taken from here.
+    pub given_back: Vec<(u64, u64)>,
+    /// The pages were looked at when it was planned: where data was to be, there was one.
+    pub sees_pages: bool,
     /// So far.
     pub counts: Counts,
 }
@@ -149,6 +153,8 @@ impl Access {
             held: self.held.clone(),
             open: None,
             unmapped: self.unmapped.clone(),
+            given_back: Vec::new(),
+            sees_pages: self.sees_pages,
             counts: self.counts,
         }
     }
@@ -201,10 +207,33 @@ impl Access {
         }
         // The table waits for a lock of the whole process.
         self.place.store(NOWHERE, Ordering::Relaxed);
-        match self.unmapped.bytes(at, region.end) {
-            Some(bytes) => Failed::said(UNMAPPED, bytes as usize),
-            None => failed,
+        self.not_mapped(region, at).unwrap_or(failed)
+    }
+
+    /// Says of memory that is not mapped any more that it is not, up to the next page that was kept.
+    fn not_mapped(&mut self, region: &Region, at: u64) -> Option<Failed> {
+        let bytes = self.unmapped.bytes(at, region.end)?;
+        Some(Failed::said(UNMAPPED, self.kept.before(at, bytes as usize)))
+    }
+
+    /// Gives the zeros of memory without a page, and says so where there was one: nothing but what had a page is asked for, and small
+    /// holes between pages.
+    fn without_page(&mut self, region: &Region, at: u64, buffer: &mut [u8]) -> Result<usize, Failed> {
+        let bytes = buffer.len() as u64;
+        if self.sees_pages {
+            // The table waits for a lock of the whole process.
+            self.place.store(NOWHERE, Ordering::Relaxed);
+            if let Some(failed) = self.not_mapped(region, at) {
+                return Err(failed);
+            }
+            // Where writing is watched, a mark that is no page may have been listed as one.
+            if region.bits & PROTECTED == 0 {
+                self.given_back.push((at, at.saturating_add(bytes)));
+            }
         }
+        buffer.fill(0);
+        self.counts.zeros = self.counts.zeros.saturating_add(bytes);
+        Ok(buffer.len())
     }
 
     /// Reads pages of one kind, or gives what was kept of one.
@@ -243,11 +272,7 @@ impl Access {
             (Page::Guard, Class::File) => Err(Failed::said(GUARD, bytes)),
             (Page::Absent, Class::File) => self.behind_mapping(region, at, buffer),
             (Page::Absent, _) if region.bits & SUPPLIED != 0 => Err(Failed::said(NOT_SUPPLIED, bytes)),
-            (Page::Absent | Page::Guard, _) => {
-                buffer.fill(0);
-                self.counts.zeros = self.counts.zeros.saturating_add(bytes as u64);
-                Ok(bytes)
-            }
+            (Page::Absent | Page::Guard, _) => self.without_page(region, at, buffer),
         }
     }
 
@@ -352,6 +377,8 @@ mod tests {
             held: None,
             open: None,
             unmapped: Unmapped::new(opened("maps")),
+            given_back: Vec::new(),
+            sees_pages: true,
             counts: Counts::default(),
         }
     }
@@ -362,6 +389,33 @@ mod tests {
         let mut access = access(b"0-4000 rw-p 00000000 00:00 0 \n", KeptPages::default());
         let failed = access.fill_all(&[(0x1000, 4096)], &mut [0; 4096]).expect_err("nothing is there");
         assert_eq!((failed.error.to_string().as_str(), failed.bytes, failed.gone), (UNMAPPED, 0x3000, false));
+        // The pages are asked first, and say that there are none: no zeros are made of that.
+        access.pages = Some(own_pages());
+        let failed = access.fill_all(&[(0x1000, 4096)], &mut [0; 4096]).expect_err("nothing is there");
+        assert_eq!((failed.error.to_string().as_str(), failed.bytes, access.given_back.len()), (UNMAPPED, 0x3000, 0));
+    }
+
+    fn own_pages() -> Pages {
+        Pages::new(open_at(rustix::fs::CWD, "/proc/self/pagemap").expect("pagemap"))
+    }
+
+    #[test]
+    fn a_page_that_is_there_no_more_is_zeros_and_told() {
+        // Large enough to be a mapping of its own; its last pages were never touched.
+        let block = vec![0_u8; 8 << 20];
+        let at = (block.as_ptr() as u64 + (7 << 20)).next_multiple_of(PAGE);
+        let regions = format!("{at:x}-{:x} rw-p 00000000 00:00 0 \n", at + 4 * PAGE);
+        let mut access = access(regions.as_bytes(), KeptPages::default());
+        access.pages = Some(own_pages());
+        let mut buffer = [9_u8; 2 * 4096];
+        assert_eq!(access.fill_all(&[(at + PAGE, 2 * 4096)], &mut buffer).expect("zeros"), buffer.len());
+        assert!(buffer.iter().all(|b| *b == 0));
+        assert_eq!(access.given_back, [(at + PAGE, at + 3 * PAGE)]);
+        // Where pages could not be looked at nobody knows whether there was one.
+        access.sees_pages = false;
+        access.given_back.clear();
+        assert_eq!(access.fill_all(&[(at, 4096)], &mut buffer[..4096]).expect("zeros"), 4096);
+        assert!(access.given_back.is_empty() && block.len() == 8 << 20);
     }
 
     #[test]

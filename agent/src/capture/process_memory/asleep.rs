@@ -12,8 +12,9 @@ use serde::Serialize;
 
 use super::stop::{Stopped, Thread};
 use crate::capture::left::Asked;
-use crate::capture::live::{hex, number, read_at, to_hex, words};
+use crate::capture::live::{hex, number, to_hex, words};
 use crate::capture::patience::{self, NotDone};
+use crate::capture::procfs::read_at;
 use crate::clock;
 
 /// Threads of one process that are asked about.

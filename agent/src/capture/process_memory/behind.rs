@@ -2,11 +2,11 @@
 //! asked by a thread that can be left behind.
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{FileType, Mode, OFlags, SeekFrom, Statx, openat};
+use rustix::fs::{FileType, OFlags, SeekFrom, Statx};
 use rustix::io::Errno;
 
 use super::plan::{Devices, Wish};
@@ -14,6 +14,7 @@ use super::regions::{Class, PAGE, Region};
 use super::silent::{Dev, Silent, Wait, who};
 use crate::capture::patience::{ENDED, Kept, NotDone};
 use crate::capture::process::gather::{kind_of, look as statx_at};
+use crate::capture::procfs;
 
 /// Data ranges of one sparse file that are told apart; one with more counts as all data.
 const RANGES_MAX: usize = 1024;
@@ -193,7 +194,7 @@ fn is_made_up(dir: &OwnedFd, region: &Region) -> bool {
     const SYSFS: u64 = 0x6265_6572;
     const PROC: u64 = 0x9fa0;
     const DEBUGFS: u64 = 0x6462_6720;
-    let held = openat(dir, map_file(region), OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    let held = procfs::follow(dir, &map_file(region), OFlags::PATH);
     held.and_then(rustix::fs::fstatfs).is_ok_and(|s| [SYSFS, PROC, DEBUGFS].contains(&(s.f_type as u64)))
 }
 
@@ -203,15 +204,14 @@ fn is_made_up(dir: &OwnedFd, region: &Region) -> bool {
 /// What the kernel said; [`Errno::STALE`] when there is another one now.
 pub fn open_behind(dir: &OwnedFd, region: &Region) -> Result<OwnedFd, Errno> {
     // Without opening it first, because opening a device does something.
-    let held = openat(dir, map_file(region), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let held = procfs::follow(dir, &map_file(region), OFlags::PATH)?;
     let stat = rustix::fs::fstat(&held)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_ino != region.ino {
         return Err(Errno::STALE);
     }
-    let again = format!("/proc/self/fd/{}", held.as_raw_fd());
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    match openat(rustix::fs::CWD, again.as_str(), flags | OFlags::NOATIME, Mode::empty()) {
-        Err(Errno::PERM) => openat(rustix::fs::CWD, again.as_str(), flags, Mode::empty()),
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    match procfs::reopen(&held, flags | OFlags::NOATIME) {
+        Err(Errno::PERM) => procfs::reopen(&held, flags),
         other => other,
     }
 }

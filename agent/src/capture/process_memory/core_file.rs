@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use super::access::{Failed, GONE};
 use super::elf::Header;
+use super::given_back::GivenBack;
 use super::layout::Layout;
 use super::reader::Reader;
 use super::regions::{PAGE, Regions};
 use super::stop::Stands;
+use super::unmapped::UNMAPPED;
 use crate::capture::{Source, Status};
 
 /// Why the environment is not given.
@@ -80,6 +82,10 @@ pub struct CoreFile {
     memory_bytes: u64,
     /// What is not given.
     pub withheld: Option<Withheld>,
+    /// Bytes that were not mapped any more before their pages were looked at.
+    pub vanished_bytes: u64,
+    /// Bytes of unreadable ranges that were not mapped any more.
+    unmapped_bytes: u64,
 }
 
 impl CoreFile {
@@ -102,7 +108,36 @@ impl CoreFile {
             moved_at: None,
             memory_bytes: 0,
             withheld: None,
+            vanished_bytes: 0,
+            unmapped_bytes: 0,
         }
+    }
+
+    /// Pages that were there when it was planned and are no more.
+    #[must_use]
+    pub const fn given_back(&self) -> &GivenBack {
+        &self.reader.given_back
+    }
+
+    /// Bytes that had a page when it was planned, and were given back before they were read.
+    #[must_use]
+    pub fn given_back_bytes(&self) -> u64 {
+        self.given_back().bytes().saturating_add(self.unmapped_bytes)
+    }
+
+    /// What the item says of memory that was given back. What is a gap makes it partial, as every gap does.
+    fn lost(&self) -> Option<(Status, String)> {
+        let (read, before) = (self.given_back_bytes(), self.vanished_bytes);
+        let status = if self.unmapped_bytes > 0 { Status::Partial } else { Status::ChangedDuringRead };
+        let mut why = Vec::new();
+        if read > 0 {
+            why.push(format!("{read} bytes that it had in memory were given back before they were read"));
+        }
+        if before > 0 {
+            why.push(format!("{before} bytes were not mapped any more when their pages were looked at"));
+        }
+        let details = &self.list;
+        (!why.is_empty()).then(|| (status, format!("the process gave memory back after it was stopped: {} ({details})", why.join("; "))))
     }
 
     /// The name of the item that lists everything unreadable.
@@ -144,6 +179,9 @@ impl CoreFile {
 
     fn unread(&mut self, start: u64, end: u64, reason: &str) {
         self.unreadable_bytes = self.unreadable_bytes.saturating_add(end.saturating_sub(start));
+        if reason == UNMAPPED {
+            self.unmapped_bytes = self.unmapped_bytes.saturating_add(end.saturating_sub(start));
+        }
         let full = self.unreadable.len() >= UNREADABLE_MAX;
         let same = self.unreadable.last_mut().filter(|last| *last.reason == *reason);
         let reason = match same {
@@ -218,11 +256,11 @@ impl Source for CoreFile {
             let why = format!("{GONE} while it was read: {read} bytes of memory, up to offset {offset} of the core, were read before");
             return Some((Status::Partial, why));
         }
-        let offset = self.moved_at?;
-        Some((
-            Status::ChangedDuringRead,
-            format!("the process was released before the copy was done (deadline): from offset {offset} on it was running"),
-        ))
+        let lost = self.lost();
+        let Some(offset) = self.moved_at else { return lost };
+        let why = format!("the process was released before the copy was done (deadline): from offset {offset} on it was running");
+        let (status, lost) = lost.unwrap_or((Status::ChangedDuringRead, String::new()));
+        Some((status, if lost.is_empty() { why } else { format!("{why}; {lost}") }))
     }
 
     fn facts_after(&mut self) -> BTreeMap<String, String> {
@@ -233,6 +271,8 @@ impl Source for CoreFile {
             ("read_from_swap", counts.swapped),
             ("read_from_files", counts.files),
             ("unreadable", self.unreadable_bytes),
+            ("given_back", self.given_back_bytes()),
+            ("vanished", self.vanished_bytes),
         ] {
             if bytes > 0 || name == "read_from_memory" {
                 facts.insert(format!("{name}_bytes"), bytes.to_string());

@@ -7,8 +7,9 @@ use super::asleep::Asleep;
 use super::layout::{Layout, Segment};
 use super::regions::{self, Class, Region, Regions};
 use super::stop::Thread;
-use crate::capture::live::{SMALL_BYTES_MAX, read_at};
+use crate::capture::live::SMALL_BYTES_MAX;
 use crate::capture::process::parse::{self, Stat, Status};
+use crate::capture::procfs::read_at;
 
 /// Bytes of the file header, of a program header, of a section header.
 const EHDR_BYTES: usize = 64;

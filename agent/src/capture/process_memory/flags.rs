@@ -8,7 +8,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 
 use super::regions::{Class, DONT_DUMP, PROTECTED, Regions, SUPPLIED};
-use crate::capture::live::{hex, number, open_at, read_at, split_at_byte, words};
+use crate::capture::live::{hex, number, split_at_byte, words};
+use crate::capture::procfs::{open_at, read_at};
 
 /// Larger processes are not asked: for one of 1 GiB the kernel needs some milliseconds.
 const RESIDENT_BYTES_MAX: u64 = 1 << 30;

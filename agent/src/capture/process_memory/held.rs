@@ -82,6 +82,11 @@ impl Held {
         self.all.iter().map(|s| s.thread.tid).collect()
     }
 
+    /// Whether everybody stands who was seized, but for who ended or is none of this process.
+    pub fn all_stand(&self) -> bool {
+        self.all.iter().all(|s| s.stands || s.gone || s.stray)
+    }
+
     /// Nanoseconds since the stop began.
     pub fn since(&self) -> u64 {
         clock::now().mono_ns.saturating_sub(self.begun_ns)

@@ -1,6 +1,8 @@
 //! Where everything lies in the core file: segments by file offset, and the ranges of the file that hold data. Known whole
 //! before the first byte is written, so that the file can be read by position.
 
+use std::collections::BTreeMap;
+
 use super::regions::{Class, PAGE, Region};
 use crate::capture::Extent;
 
@@ -42,6 +44,8 @@ pub struct Run {
 pub struct Runs {
     list: Vec<Run>,
     hole_bytes_min: u64,
+    /// Bytes of holes that were closed, by mapping: its runs have so many bytes without a page.
+    pub closed: BTreeMap<u32, u64>,
 }
 
 impl Runs {
@@ -54,6 +58,7 @@ impl Runs {
         let hole = self.hole_bytes_min;
         let joins = |last: &&mut Run| last.region == region && start >= last.start && start.saturating_sub(last.end) <= hole;
         if let Some(last) = self.list.last_mut().filter(joins) {
+            note_closed(&mut self.closed, region, last.end, start);
             last.end = last.end.max(end);
             return;
         }
@@ -66,18 +71,30 @@ impl Runs {
     /// Takes back what was added last of a mapping.
     pub fn forget(&mut self, region: usize) {
         while self.list.pop_if(|last| last.region as usize == region).is_some() {}
+        self.closed.retain(|n, _| *n as usize != region);
     }
 
     fn close_small_holes(&mut self) {
         self.hole_bytes_min = self.hole_bytes_min.saturating_mul(2).max(PAGE);
         let hole = self.hole_bytes_min;
-        self.list.dedup_by(|next, last| {
+        let Self { list, closed, .. } = self;
+        list.dedup_by(|next, last| {
             let joined = next.region == last.region && next.start.saturating_sub(last.end) <= hole;
             if joined {
+                note_closed(closed, last.region, last.end, next.start);
                 last.end = last.end.max(next.end);
             }
             joined
         });
+    }
+}
+
+/// Counts a hole from `end` to `start` that is closed.
+fn note_closed(closed: &mut BTreeMap<u32, u64>, region: u32, end: u64, start: u64) {
+    let hole = start.saturating_sub(end);
+    if hole > 0 {
+        let sum = closed.entry(region).or_default();
+        *sum = sum.saturating_add(hole);
     }
 }
 
@@ -361,6 +378,8 @@ mod tests {
             runs.push(page * 2 * PAGE, (page * 2 + 1) * PAGE, 0);
         }
         assert!(runs.list.len() <= RUNS_MAX + 1);
+        let bytes: u64 = runs.list.iter().map(|r| r.end - r.start).sum();
+        assert_eq!(runs.closed.get(&0).copied(), Some(bytes - pages * PAGE), "what was closed is counted");
         let layout = Layout::new(&[region(0, pages * 2 * PAGE)], &runs, &|_| Keep::All);
         assert_eq!(layout.bytes, pages * 2 * PAGE);
     }

@@ -4,13 +4,13 @@
 
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use super::pages::Pages;
 use super::regions::Regions;
-use crate::capture::live::{SMALL_BYTES_MAX, numbers, open_at, open_dir, read_at};
+use crate::capture::live::{SMALL_BYTES_MAX, numbers};
 use crate::capture::process::parse;
+use crate::capture::procfs::{open_at, open_dir, read_at};
 
 /// What was opened and read.
 pub struct Looked {
@@ -47,7 +47,7 @@ pub fn look(dir: &OwnedFd) -> Result<Looked, Errno> {
 }
 
 fn look_in(dir: &OwnedFd) -> Result<Looked, Errno> {
-    let memory = openat(dir, "mem", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let memory = open_at(dir, "mem")?;
     let maps = open_at(dir, "maps")?;
     let pages = open_at(dir, "pagemap").map(Pages::new);
     let regions = Regions::read(&maps)?;

@@ -12,6 +12,7 @@ mod core_file;
 mod elf;
 mod flags;
 mod freeze;
+mod given_back;
 mod held;
 mod keep;
 mod kept;
@@ -44,11 +45,15 @@ use self::silent::Silent;
 use self::stop::NotStopped;
 use self::targets::{TargetRow, Targets};
 use super::left::{ASIDE_MAX, LeftBehind};
-use super::live::{Lossless, numbers, open_dir};
+use super::live::{Lossless, refusal};
+use super::mounts::Mounts;
+use super::procfs;
 use super::{Capture, Content, Kind, Moment, NewItem, Output, Params, Status, Stop, evidence_path};
 
 /// Processes listed: the kernel's own limit (PID_MAX_LIMIT).
 const PIDS_MAX: usize = 4 << 20;
+/// Processes with something mounted over them that are named; all are counted.
+const COVERED_MAX: usize = 300;
 /// How long a process stands at most in mode `atomic`, unless the order says otherwise.
 const DEADLINE_S: u64 = 10;
 /// How long the kernel may take for any one thing that it is asked of a process: a lock of the process can hold it for ever.
@@ -152,8 +157,7 @@ pub fn all(out: &mut dyn Output) -> Result<Taken, Stop> {
 }
 
 fn take(out: &mut dyn Output, wanted: &Wanted, options: &Options) -> Result<Taken, Stop> {
-    let listed = open_dir(rustix::fs::CWD, "/proc").and_then(|proc| numbers(proc, PIDS_MAX));
-    let mut pids = match listed {
+    let mut pids = match procfs::listed(PIDS_MAX) {
         Ok((pids, _)) if !pids.is_empty() => pids,
         Ok(_) => return Err(Stop::Fatal("/proc lists no process: is it mounted?".to_owned())),
         Err(e) => return Err(Stop::Fatal(format!("listing /proc: {e}"))),
@@ -161,6 +165,7 @@ fn take(out: &mut dyn Output, wanted: &Wanted, options: &Options) -> Result<Take
     // A number that was ordered is tried even if it is not listed: it may be hidden.
     pids.extend(wanted.pids.iter().filter(|pid| pids.binary_search(pid).is_err()).copied().collect::<Vec<_>>());
     let mut table = Targets::new(out.now());
+    say_covered(&mut table);
     let frozen = freeze(wanted, options, &mut table);
     let mut run = Run { wanted, options, frozen, table, taken: Taken::default(), kernel_threads: 0, aside: Vec::new() };
     let ended = run.all(out, pids);
@@ -210,18 +215,29 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// A process whose folder does not open: said if it was ordered by its number, or if something is mounted over it and so nobody
+    /// can tell whether it is meant.
+    fn unopened(&mut self, out: &mut dyn Output, pid: u32, error: Errno, started: Moment) -> Result<(), Stop> {
+        let is_ordered = self.wanted.pids.contains(&pid);
+        let is_covered = error == Errno::XDEV;
+        if !is_ordered && !is_covered {
+            return Ok(());
+        }
+        if is_ordered {
+            self.taken.meant = self.taken.meant.saturating_add(1);
+            absent(out, pid, gone_or_denied(error), started)?;
+        }
+        let result = if is_covered { "not looked at: something is mounted over it" } else { "not there" };
+        let by = is_ordered.then_some("pid");
+        self.table.row(out, &TargetRow { pid, name: Lossless::default(), by, result, core: None })
+    }
+
     /// Takes a process if it is meant, and puts its row. One that may not be asked now is put aside, unless this is the last time.
     fn process(&mut self, out: &mut dyn Output, pid: u32, last: bool) -> Result<(), Stop> {
         let started = out.now();
         let (candidate, dir) = match Candidate::open(pid) {
             Ok(found) => found,
-            Err(e) if self.wanted.pids.contains(&pid) => {
-                self.taken.meant = self.taken.meant.saturating_add(1);
-                absent(out, pid, gone_or_denied(e), started)?;
-                let row = TargetRow { pid, name: Lossless::default(), by: Some("pid"), result: "not there", core: None };
-                return self.table.row(out, &row);
-            }
-            Err(_) => return Ok(()),
+            Err(e) => return self.unopened(out, pid, e, started),
         };
         let Some(by) = self.wanted.why(&candidate) else { return Ok(()) };
         let mut row = TargetRow { pid, name: Lossless(candidate.stat.comm.clone()), by: Some(by), result: "", core: None };
@@ -289,6 +305,17 @@ const fn result(status: Status) -> &'static str {
     }
 }
 
+/// Says over which processes something is mounted: whoever looks in `/proc` sees something else than what was taken.
+fn say_covered(table: &mut Targets) {
+    let covered = Mounts::read().map(|mounts| procfs::covered(&mounts)).unwrap_or_default();
+    if covered.is_empty() {
+        return;
+    }
+    let some: Vec<String> = covered.iter().take(COVERED_MAX).map(u32::to_string).collect();
+    let count = covered.len();
+    table.fact("mounted_over", format!("in /proc something is mounted over the folder of {count} processes or in it: {}", some.join(", ")));
+}
+
 /// Freezes the control groups of the order, where that can be done; otherwise each process is stopped by itself, and the
 /// table says why.
 fn freeze(wanted: &Wanted, options: &Options, table: &mut Targets) -> Vec<Frozen> {
@@ -336,7 +363,7 @@ fn absent(out: &mut dyn Output, pid: u32, why: NotStopped, started: Moment) -> R
             let why = "not tried: too many processes do not answer in time; what places are left are for those that look as if they would";
             (Status::Skipped, why.to_owned())
         }
-        NotStopped::Error(e) => (Status::Error, e.to_string()),
+        NotStopped::Error(e) => (Status::Error, refusal(e).1),
     };
     let item = NewItem::new(evidence_path(format!("/proc/{pid}/core")), Kind::Unknown, started, METHOD).with_status(status, reason);
     out.put(item, Content::None).map(drop)

@@ -15,6 +15,7 @@ use super::behind::Asks;
 use super::core_file::{CoreFile, WITHHELD, Withheld};
 use super::elf::{self, About, Header, Notes};
 use super::freeze::Frozen;
+use super::given_back::GivenBack;
 use super::kept::KeptPages;
 use super::pages::Pages;
 use super::plan::{self, Devices, Known, Plan};
@@ -23,11 +24,12 @@ use super::regions::Regions;
 use super::report::{self, Mode, StopFacts};
 use super::select::Candidate;
 use super::stop::{self, NotStopped, Stands, Stopped};
-use super::unmapped::Unmapped;
+use super::unmapped::{self, Unmapped};
 use super::{METHOD, Options, flags, gone_or_denied};
 use crate::capture::left::Asked;
-use crate::capture::live::{link, numbers, open_dir};
+use crate::capture::live::numbers;
 use crate::capture::patience::{self, NotDone};
+use crate::capture::procfs::{self, link, open_dir};
 use crate::capture::threads;
 use crate::capture::{Content, Kind, NewItem, Output, Status, Stop, Table, evidence_path};
 
@@ -129,13 +131,13 @@ fn is_where_it_was_put((start, end): (u64, u64), auxv: &[u8], stack: Option<With
 fn sharers(dir: &OwnedFd, pid: u32, group: Option<&Frozen>) -> Option<Vec<u32>> {
     // A task without memory (a first thread that ended, a kernel thread) is equal to every other one without: never compared.
     let own = threads::living(dir, pid).map_or(pid, |l| l.tid);
-    link(&open_dir(rustix::fs::CWD, format!("/proc/{own}")).ok()?, "exe").ok()?;
+    link(&procfs::process(own).ok()?, "exe").ok()?;
     is_shared(own, own).ok()?;
-    let living = |other: u32| threads::living(&open_dir(rustix::fs::CWD, format!("/proc/{other}")).ok()?, other);
+    let living = |other: u32| threads::living(&procfs::process(other).ok()?, other);
     let shares =
         |other: u32| is_shared(own, other).unwrap_or(false) || living(other).is_some_and(|l| is_shared(own, l.tid).unwrap_or(false));
     let stands = |other: u32| group.is_some_and(|g| Candidate::open(other).is_ok_and(|(c, _)| g.holds(c.groups())));
-    let all = open_dir(rustix::fs::CWD, "/proc").and_then(|proc| numbers(&proc, PROCESSES_MAX)).map(|(all, _)| all).ok()?;
+    let (all, _) = procfs::listed(PROCESSES_MAX).ok()?;
     Some(all.into_iter().filter(|other| *other != pid && shares(*other) && !stands(*other)).collect())
 }
 
@@ -214,14 +216,18 @@ impl One<'_> {
             held: self.held.clone().filter(|_| plan.flags.is_none()).map(|flag| (pid, flag)),
             open: None,
             unmapped: Unmapped::new(Arc::new(maps)),
+            given_back: Vec::new(),
+            sees_pages: plan.blind.is_none(),
             counts: Counts::default(),
         };
         let started = Reader::start(access, self.options.patience, &self.options.silent);
-        let Ok(reader) = started else { return Ok(Err(NotStopped::Error(Errno::AGAIN))) };
+        let Ok(mut reader) = started else { return Ok(Err(NotStopped::Error(Errno::AGAIN))) };
+        reader.given_back = GivenBack::new(&regions, &plan.closed);
         let header = Header::new(notes, plan.layout.segments.len());
         let layout = std::mem::take(&mut plan.layout);
         let mut core = CoreFile::new(header, layout, regions, reader, details, self.held.clone());
         core.withheld = withheld;
+        core.vanished_bytes = plan.vanished.bytes();
         let result = self.put(&stopped, &plan, &mut core);
         // However that went: the process runs on before anything else is done.
         let over = stopped.hold.take().and_then(stop::Hold::release);
@@ -263,15 +269,18 @@ impl One<'_> {
         let kept = Arc::new(std::mem::take(&mut stopped.kept));
         let (dir, wish) = (Arc::clone(&self.dir), self.options.wish.clone());
         let any_size = watches || self.held.is_some();
+        let maps = stopped.looked.maps.try_clone();
         // Shorter than what the whole may take without a step.
         let asks = Asks { patience: self.options.patience / 2, silent: self.options.silent.clone() };
         let shared = Arc::clone(self.asked);
         let work = move |pulse: &patience::Pulse| {
             let _shared = shared;
             let flags = flags::read(&dir, &mut regions, any_size, &mut || pulse.step());
+            // Before the look at the pages: what is given back behind it is found when it is read.
+            let vanished = maps.map(|maps| unmapped::vanished(&maps, &regions)).unwrap_or_default();
             let known = Known { pages: pages.as_mut(), kept: &kept };
             let plan = plan::plan(&dir, &mut regions, known, &wish, &devices, asks, &mut || pulse.step());
-            Planned { regions, pages, kept, devices, plan: plan.map(|plan| Plan { flags, ..plan }) }
+            Planned { regions, pages, kept, devices, plan: plan.map(|plan| Plan { vanished, flags, ..plan }) }
         };
         let Self { out, options, .. } = self;
         patience::watched(options.patience, &mut || out.checkpoint(), work)

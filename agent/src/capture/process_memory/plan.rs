@@ -9,12 +9,14 @@ use rustix::io::Errno;
 
 use super::access::NOT_SUPPLIED;
 use super::behind::{Asker, Asks, Backing, file_ranges};
+use super::given_back::GivenBack;
 use super::kept::KeptPages;
 use super::layout::{Keep, Layout, Runs};
 use super::pages::{Page, Pages};
 use super::regions::{Class, PAGE, Region, Regions, SUPPLIED};
-use crate::capture::live::{lines, read, read_at};
+use crate::capture::live::{lines, read};
 use crate::capture::mounts::{self, Mounts};
+use crate::capture::procfs::read_at;
 
 /// Bytes of a process's mount table.
 const MOUNTS_BYTES_MAX: usize = 4 << 20;
@@ -131,6 +133,10 @@ pub struct Plan {
     pub guards: Guards,
     /// Pages that were copied while it stood.
     pub kept_pages: usize,
+    /// Bytes without a page that are data all the same, by mapping: small holes between pages.
+    pub closed: BTreeMap<u32, u64>,
+    /// What was not mapped any more before its pages were looked at.
+    pub vanished: GivenBack,
     /// Files behind mappings that did not answer, or whose file system did not before.
     pub unanswered: u64,
     /// Pages could not be looked at: everything is read, which makes the kernel map pages that were never touched.
@@ -202,6 +208,8 @@ pub fn plan(
         zero_bytes: tells_zeros.then_some(zero_bytes),
         guards,
         kept_pages,
+        closed: runs.closed,
+        vanished: GivenBack::default(),
         unanswered,
         blind,
         flags: None,

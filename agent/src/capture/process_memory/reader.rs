@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use super::access::{Access, Counts, Failed, Lost, NOWHERE};
+use super::given_back::GivenBack;
 use super::silent::{Silent, Wait};
 
 const STACK_BYTES: usize = 256 << 10;
@@ -24,6 +25,7 @@ struct Answer {
     buffer: Vec<u8>,
     result: Result<usize, Failed>,
     counts: Counts,
+    given_back: Vec<(u64, u64)>,
 }
 
 /// The thread that reads now.
@@ -45,7 +47,8 @@ impl Worker {
         let body = move || {
             while let Ok(Ask { pieces, mut buffer }) = asked.recv() {
                 let result = access.fill_all(&pieces, &mut buffer);
-                if give.send(Answer { buffer, result, counts: access.counts }).is_err() {
+                let given_back = std::mem::take(&mut access.given_back);
+                if give.send(Answer { buffer, result, counts: access.counts, given_back }).is_err() {
                     break;
                 }
             }
@@ -67,6 +70,8 @@ pub struct Reader {
     buffer: Vec<u8>,
     /// The rest was given up: a thread was left behind that nothing can be read beside.
     pub stuck: bool,
+    /// Pages that were there when it was planned and are no more.
+    pub given_back: GivenBack,
 }
 
 impl Reader {
@@ -76,7 +81,8 @@ impl Reader {
     /// When there is no thread to be had.
     pub fn start(access: Access, patience: Duration, silent: &Silent) -> io::Result<Self> {
         let worker = Worker::start(access.again(), silent)?;
-        Ok(Self { access, worker, silent: silent.clone(), patience, buffer: Vec::new(), stuck: false })
+        let (silent, given_back) = (silent.clone(), GivenBack::default());
+        Ok(Self { access, worker, silent, patience, buffer: Vec::new(), stuck: false, given_back })
     }
 
     /// Bytes so far.
@@ -113,8 +119,11 @@ impl Reader {
         let mut own = std::mem::take(&mut self.buffer);
         own.resize(buffer.len(), 0);
         self.worker.ask.send(Ask { pieces: pieces.to_vec(), buffer: own }).ok()?;
-        let Answer { buffer: got, result, counts } = self.worker.answer.recv_timeout(self.patience).ok()?;
+        let Answer { buffer: got, result, counts, given_back } = self.worker.answer.recv_timeout(self.patience).ok()?;
         self.access.counts = counts;
+        for (start, end) in given_back {
+            self.given_back.note(start, end);
+        }
         if let Ok(count) = &result {
             let count = (*count).min(buffer.len());
             if let (Some(to), Some(from)) = (buffer.get_mut(..count), got.get(..count)) {

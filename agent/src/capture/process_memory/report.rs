@@ -6,6 +6,7 @@ use super::access::GUARD;
 use super::asleep::AsleepRow;
 use super::core_file::{CoreFile, WITHHELD, Withheld};
 use super::elf;
+use super::given_back::{GIVEN_BACK, GivenBack, VANISHED};
 use super::layout::Segment;
 use super::plan::Plan;
 use super::regions::{self, PAGE, Region, Regions};
@@ -227,6 +228,10 @@ enum Row<'a> {
         memory: MemoryFacts,
         unreadable_bytes: u64,
         unreadable_ranges_left_out: u64,
+        /// Of what had a page when it was planned.
+        given_back_bytes: u64,
+        /// Of what was not mapped any more by then.
+        vanished_bytes: u64,
         maps_problem: Option<&'a str>,
         maps_lines_not_understood: u64,
     },
@@ -245,6 +250,13 @@ enum Row<'a> {
     Guard {
         start: String,
         end: String,
+        reason: &'static str,
+    },
+    GivenBack {
+        start: String,
+        end: String,
+        /// Of what lies between: less than that where it is not known which pages they were.
+        bytes: u64,
         reason: &'static str,
     },
     Redacted(RedactedRow),
@@ -310,6 +322,8 @@ pub fn table(
         },
         unreadable_bytes: core.unreadable_bytes,
         unreadable_ranges_left_out: core.unreadable_left_out,
+        given_back_bytes: core.given_back_bytes(),
+        vanished_bytes: core.vanished_bytes,
         maps_problem: regions.cut.as_deref(),
         maps_lines_not_understood: regions.not_understood,
     };
@@ -327,24 +341,35 @@ pub fn table(
         table.row(out, &Row::Mapping(mapping_row(region, regions, &own, why, plan.zeros.get(&(n as u32)).copied())))?;
         let otherwise = if region.is_reserved() { "reserved, no access, never touched" } else { "never touched: reads as zeros" };
         for segment in own.iter().filter(|s| !s.stored) {
-            let (start, end) = (hex(segment.start), hex(segment.start.saturating_add(segment.bytes)));
-            table.row(out, &Row::NotStored { start, end, reason: why.unwrap_or(otherwise) })?;
+            let (from, to) = (segment.start, segment.start.saturating_add(segment.bytes));
+            let otherwise = if plan.vanished.covers(from, to) { VANISHED } else { otherwise };
+            table.row(out, &Row::NotStored { start: hex(from), end: hex(to), reason: why.unwrap_or(otherwise) })?;
         }
     }
     for (start, end) in &plan.guards.list {
         table.row(out, &Row::Guard { start: hex(*start), end: hex(*end), reason: GUARD })?;
     }
+    given_back_rows(out, &mut table, core.given_back(), GIVEN_BACK)?;
+    given_back_rows(out, &mut table, &plan.vanished, VANISHED)?;
     if let Some(withheld) = core.withheld {
         table.row(out, &Row::Redacted(RedactedRow::of(withheld)))?;
     }
     for range in &core.unreadable {
         table.row(out, &Row::Unreadable { start: hex(range.start), end: hex(range.end), reason: &range.reason })?;
     }
-    let counted = [("unreadable ranges", core.unreadable_left_out), ("guards", plan.guards.left_out)];
+    let given_back = core.given_back().left_out.saturating_add(plan.vanished.left_out);
+    let counted = [("unreadable ranges", core.unreadable_left_out), ("guards", plan.guards.left_out), ("ranges given back", given_back)];
     let counted: Vec<String> =
         counted.iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{n} further {what} are only counted")).collect();
     let problem = (!counted.is_empty()).then(|| (Status::Partial, counted.join("; ")));
     table.finish(out, problem).map(drop)
+}
+
+fn given_back_rows(out: &mut dyn Output, table: &mut Table, given_back: &GivenBack, reason: &'static str) -> Result<(), Stop> {
+    for (start, end, bytes) in given_back.ranges() {
+        table.row(out, &Row::GivenBack { start: hex(start), end: hex(end), bytes, reason })?;
+    }
+    Ok(())
 }
 
 fn mapping_row<'a>(region: &Region, regions: &Regions, segments: &[&Segment], note: Option<&'a str>, zeros: Option<u64>) -> MappingRow<'a> {

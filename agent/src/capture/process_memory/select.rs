@@ -7,9 +7,10 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use rustix::io::Errno;
 
 use crate::capture::Params;
-use crate::capture::live::{SMALL_BYTES_MAX, lines, link, open_dir, read_at, split_at_byte};
+use crate::capture::live::{SMALL_BYTES_MAX, lines, split_at_byte};
 use crate::capture::process::container::of_cgroup;
 use crate::capture::process::parse::{self, Stat};
+use crate::capture::procfs::{self, link, read_at};
 use crate::capture::threads;
 
 /// The shortest beginning of a container's id that is enough.
@@ -138,7 +139,7 @@ impl Candidate {
     /// # Errors
     /// When it is gone or hidden.
     pub fn open(pid: u32) -> Result<(Self, OwnedFd), Errno> {
-        let dir = open_dir(rustix::fs::CWD, format!("/proc/{pid}"))?;
+        let dir = procfs::process(pid)?;
         let stat = parse::stat(&read_at(&dir, "stat", SMALL_BYTES_MAX)?.bytes).unwrap_or_default();
         let cgroup = read_at(&dir, "cgroup", SMALL_BYTES_MAX).map(|r| r.bytes).unwrap_or_default();
         let path_of = |line| split_at_byte(line, b':').and_then(|(_, rest)| split_at_byte(rest, b':')).map(|(_, path)| path);

@@ -23,9 +23,10 @@ use super::kept::{KeptPages, PAGES_MAX};
 use super::look::{Looked, look};
 use super::registers::Set;
 use crate::capture::left::Asked;
-use crate::capture::live::{SMALL_BYTES_MAX, numbers, open_dir, read_at};
+use crate::capture::live::{SMALL_BYTES_MAX, numbers};
 use crate::capture::patience::{self, NotDone};
 use crate::capture::process::parse;
+use crate::capture::procfs::{open_dir, read_at};
 use crate::clock::{self, Moment};
 
 /// Threads of one process that are stopped; further ones run on and are counted.
@@ -230,8 +231,8 @@ type Look = Receiver<Result<Looked, Errno>>;
 
 /// What the session keeps of the thread that looks.
 struct Looker {
-    /// Where the threads are: it begins.
-    go: SyncSender<Vec<Place>>,
+    /// Where the threads are, if pages are to be kept: it begins.
+    go: SyncSender<Option<Vec<Place>>>,
     /// What it saw.
     look: Look,
     /// And then the pages that it kept.
@@ -271,8 +272,10 @@ impl Session {
                 return drop(give.send(Err(e)));
             }
         };
-        let standing = held.all.iter().filter(|s| s.stands && keeps).take(PAGES_MAX);
-        let _ = go.send(standing.map(|s| Place::of(&s.thread)).collect());
+        // Who did not stand writes to the memory all the while: nothing that is copied then is of one moment.
+        let keeps = keeps && threads_left_out == 0 && held.all_stand();
+        let standing = held.all.iter().filter(|s| s.stands).take(PAGES_MAX);
+        let _ = go.send(keeps.then(|| standing.map(|s| Place::of(&s.thread)).collect()));
         // Who is to stand until everything is copied stands for this as well.
         let patience = self.hold.map_or(LOOK_PATIENCE, |deadline| deadline.min(STOP_PATIENCE / 2));
         let looked = match look.recv_timeout(patience) {
@@ -292,7 +295,7 @@ impl Session {
 
     /// Starts the thread that looks when it is told where the threads are, and then keeps pages, if there is room for them.
     fn looker(&self, room: Option<KeptPages>) -> Result<Looker, Errno> {
-        let ((go, told), (give, given)) = (sync_channel::<Vec<Place>>(1), sync_channel(1));
+        let ((go, told), (give, given)) = (sync_channel::<Option<Vec<Place>>>(1), sync_channel(1));
         let (keep, kept) = sync_channel(1);
         let (dir, shared) = (Arc::clone(&self.dir), Arc::clone(&self.asked));
         let body = move || {
@@ -300,7 +303,7 @@ impl Session {
             let _ = nice_thread(-19);
             let Ok(places) = told.recv() else { return };
             let looked = look(&dir);
-            let keeper = looked.as_ref().ok().zip(room).and_then(|(looked, room)| Keeper::new(looked, places, room));
+            let keeper = looked.as_ref().ok().zip(room.zip(places)).and_then(|(looked, (room, places))| Keeper::new(looked, places, room));
             // Whatever becomes of the pages, the mappings are there.
             let _ = give.send(looked);
             if let Some(keeper) = keeper {

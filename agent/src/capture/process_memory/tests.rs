@@ -1,8 +1,10 @@
 //! Real programs, taken and opened with the real gdb.
 
+mod covered;
 mod hostile;
 pub(in crate::capture) mod programs;
 mod restless;
+mod returned;
 
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -695,6 +697,8 @@ fn who_cannot_be_stopped_holds_nobody_up() {
     let (stack, place) = (hex(&asleep["stack_pointer"]), hex(&asleep["program_counter"]));
     assert_eq!(format!("{} {} {stack} {place}", asleep["system_call"], arguments.join(" ")), line.trim_end(), "{row}");
     assert_eq!(row["registers_partial"], true, "{row}");
+    // It ran on, and so does its child with the same memory: no page is of the stop.
+    assert!(rows[0]["memory"]["kept_pages"].is_null() && !core.item.facts.contains_key("kept_pages"), "{}", rows[0]);
     let said = taken.gdb(pid, Some(&program), &["info threads", "p/x (long)$sp", "p/x (long)$pc", "bt"]);
     for expected in [format!("LWP {pid}"), format!("$1 = {stack}\n"), format!("$2 = {place}\n"), "vfork".to_owned()] {
         assert!(said.contains(&expected), "{expected}: {said}");

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rustix::fs::SeekFrom;
 
+use super::given_back::GivenBack;
 use super::regions::Regions;
 
 /// Why nothing is there.
@@ -50,6 +51,26 @@ impl Unmapped {
     }
 }
 
+/// What of the mappings is not mapped any more; nothing where the table cannot be read whole.
+pub fn vanished(maps: &OwnedFd, regions: &Regions) -> GivenBack {
+    read(maps).map(|mapped| missing(&mapped, regions)).unwrap_or_default()
+}
+
+fn missing(mapped: &[(u64, u64)], regions: &Regions) -> GivenBack {
+    let mut gone = GivenBack::default();
+    for region in regions.list() {
+        let mut at = region.start;
+        let first = mapped.partition_point(|(_, until)| *until <= at);
+        let within = mapped.get(first..).unwrap_or_default().iter().take_while(|(start, _)| *start < region.end);
+        for (start, until) in within {
+            gone.note(at, *start);
+            at = *until;
+        }
+        gone.note(at, region.end);
+    }
+    gone
+}
+
 /// Reads the table. Of one that is not whole nothing follows.
 fn read(maps: &OwnedFd) -> Option<Arc<[(u64, u64)]>> {
     rustix::fs::seek(maps, SeekFrom::Start(0)).ok()?;
@@ -85,6 +106,16 @@ mod tests {
         assert_eq!(unmapped.known(0x2000, 0x3000), Some(0x1000));
         assert_eq!(unmapped.known(0x7000, 0x8000), Some(0x1000));
         assert_eq!((unmapped.known(0x1000, 0x8000), unmapped.known(0x5fff, 0x8000)), (None, None));
+    }
+
+    #[test]
+    fn what_vanished_before_its_pages_were_looked_at_is_told() {
+        let regions = Regions::parse(b"1000-5000 rw-p 0 0:0 0\n5000-6000 rw-p 0 0:0 0\n8000-9000 rw-p 0 0:0 0\na000-c000 rw-p 0 0:0 0\n");
+        let gone = missing(&[(0x1000, 0x2000), (0x3000, 0x4000), (0x7000, 0xb000)], &regions);
+        assert_eq!(gone.ranges(), [(0x2000, 0x3000, 0x1000), (0x4000, 0x6000, 0x2000), (0xb000, 0xc000, 0x1000)]);
+        let own = open_at(rustix::fs::CWD, "/proc/self/maps").expect("maps");
+        let first = Regions::parse(b"1000-2000 rw-p 0 0:0 0\n");
+        assert_eq!(vanished(&own, &first).bytes(), 0x1000, "nobody has the first pages");
     }
 
     #[test]

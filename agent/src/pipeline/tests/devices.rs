@@ -276,6 +276,7 @@ fn a_device_that_became_smaller_or_was_written_to_says_so() {
     let item = seen.item("/dev/sdx");
     assert_eq!(item.status, Status::ChangedDuringRead);
     assert!(item.reason.as_ref().is_some_and(|r| r.contains("8 sectors of 512 bytes were written")), "{item:?}");
+    assert_eq!(item.facts["consistency"], "inconsistent: 8 sectors of 512 bytes were written to it while it was read");
 }
 
 #[test]

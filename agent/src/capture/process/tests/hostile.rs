@@ -53,6 +53,35 @@ fn who_holds_its_own_memory_lock_holds_nobody_up() {
     programs::until("the thread that waited for it came back", || reader.left.count() == 0);
 }
 
+/// A file can give itself any size at no cost: limits are of what it holds, and a few bytes behind a large hole are taken.
+#[test]
+fn a_size_that_is_mostly_a_hole_keeps_nothing_from_being_taken() {
+    const SIZE: usize = 4 << 20;
+    let memfd = rustix::fs::memfd_create("blown up", rustix::fs::MemfdFlags::CLOEXEC).expect("memfd");
+    rustix::io::write(&memfd, b"the loot").expect("write");
+    rustix::fs::ftruncate(&memfd, SIZE as u64).expect("a size");
+    let folder = open_dir(rustix::fs::CWD, format!("/proc/{}", std::process::id())).expect("its folder");
+    let link = format!("fd/{}", std::os::fd::AsRawFd::as_raw_fd(&memfd));
+    let mut out = Memory::default();
+    let mut take = |file_bytes_max: u64, left_bytes: u64| {
+        let mut budget = Budget { file_bytes_max, left_bytes, patience: PATIENCE, stuck_left: 1 };
+        let wanted = Wanted { path: evidence_path("/it"), dir: &folder, link: &link, facts: BTreeMap::new(), remote: None };
+        (content::take(&mut out, wanted, &mut budget).expect("goes on"), left_bytes - budget.left_bytes)
+    };
+    // One page of memory, of whatever size that or a huge one is here.
+    let (is_taken, cost) = take(2 << 20, 2 << 20);
+    assert!(is_taken && (8..=2 << 20).contains(&cost), "{cost} bytes were counted");
+    assert_eq!((take(cost - 1, u64::MAX), take(u64::MAX, cost - 1)), ((false, 0), (false, 0)));
+    let content = out.puts[0].content.as_deref().expect("content");
+    assert!(out.puts[0].status == Status::Collected && content.len() == SIZE);
+    assert!(content.starts_with(b"the loot\0") && content[8..].iter().all(|b| *b == 0));
+    for (put, parameter) in out.puts[1..].iter().zip(["file_max", "total_max"]) {
+        let reason = put.item.reason.as_deref().expect("a reason");
+        assert!(put.status == Status::Skipped && reason.contains(parameter), "{reason}");
+        assert!(reason.starts_with(&format!("{cost} bytes of data")), "{reason}");
+    }
+}
+
 /// Many that do not answer take places from those that look alike, and from nobody else. When one answers, they are read.
 #[test]
 fn many_that_do_not_answer_hide_nobody_who_would() {

@@ -1,6 +1,7 @@
 //! Processes that would rather not be taken, and hosts that do not give everything.
 
 use super::*;
+use crate::capture::live::open_dir;
 
 /// A process holds its own memory lock, as one does that is stuck on a dead file system: it is left behind and the collection
 /// goes on to the others.

@@ -1,0 +1,135 @@
+//! Memory that a process gave back after it was stopped and before it was read. It reads as zeros, so without a word it would be a hole
+//! that nobody sees.
+
+use std::collections::BTreeMap;
+
+use super::regions::Regions;
+
+/// Why pages that there were are zeros.
+pub const GIVEN_BACK: &str =
+    "no page any more: the process gave it back between the look at its pages and the reading of them; zeros in the file";
+
+/// Why nobody knows what was there.
+pub const VANISHED: &str =
+    "not mapped any more when its pages were looked at: the process gave this memory back after its registers were read; not in the file";
+
+/// Ranges that are told one by one: 128 KiB.
+const RANGES_MAX: usize = 8_192;
+
+/// What was given back, ascending.
+#[derive(Debug, Default)]
+pub struct GivenBack {
+    list: Vec<(u64, u64)>,
+    /// Ranges beyond the list.
+    pub left_out: u64,
+    /// Where the last one ends.
+    end: u64,
+    /// Bytes of all, but for the rough ones.
+    bytes: u64,
+    rough: Vec<Rough>,
+}
+
+/// A mapping of which small holes were closed when it was planned: which of its pages were there is not known, but how many.
+#[derive(Debug)]
+struct Rough {
+    start: u64,
+    end: u64,
+    closed: u64,
+    absent: u64,
+}
+
+impl GivenBack {
+    /// Nothing yet. `closed` are the bytes of holes that were closed, by the place of the mapping in the table.
+    #[must_use]
+    pub fn new(regions: &Regions, closed: &BTreeMap<u32, u64>) -> Self {
+        let of = |(n, closed): (&u32, &u64)| {
+            let region = regions.list().get(*n as usize)?;
+            Some(Rough { start: region.start, end: region.end, closed: *closed, absent: 0 })
+        };
+        Self { rough: closed.iter().filter_map(of).collect(), ..Self::default() }
+    }
+
+    /// Adds a range of one mapping, not before those before it. What was told already (it is read a second time) counts once.
+    pub fn note(&mut self, start: u64, end: u64) {
+        let start = start.max(self.end);
+        if start >= end {
+            return;
+        }
+        let bytes = end.saturating_sub(start);
+        let goes_on = std::mem::replace(&mut self.end, end) == start;
+        let at = self.rough.partition_point(|r| r.end <= start);
+        if let Some(rough) = self.rough.get_mut(at).filter(|r| r.start <= start) {
+            rough.absent = rough.absent.saturating_add(bytes);
+            return;
+        }
+        self.bytes = self.bytes.saturating_add(bytes);
+        if let Some(last) = self.list.last_mut().filter(|last| last.1 == start) {
+            last.1 = end;
+        } else if self.list.len() < RANGES_MAX {
+            self.list.push((start, end));
+        } else if !goes_on || self.left_out == 0 {
+            self.left_out = self.left_out.saturating_add(1);
+        }
+    }
+
+    /// First address, one past the last, and how many bytes between them were given back.
+    #[must_use]
+    pub fn ranges(&self) -> Vec<(u64, u64, u64)> {
+        let exact = self.list.iter().map(|(start, end)| (*start, *end, end.saturating_sub(*start)));
+        let rough = self.rough.iter().map(|r| (r.start, r.end, r.absent.saturating_sub(r.closed)));
+        exact.chain(rough.filter(|(_, _, bytes)| *bytes > 0)).collect()
+    }
+
+    /// Bytes of all.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.rough.iter().map(|r| r.absent.saturating_sub(r.closed)).fold(self.bytes, u64::saturating_add)
+    }
+
+    /// Whether all between two addresses was given back.
+    #[must_use]
+    pub fn covers(&self, start: u64, end: u64) -> bool {
+        let at = self.list.partition_point(|(_, until)| *until <= start);
+        self.list.get(at).is_some_and(|(from, until)| *from <= start && end <= *until)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_twice_counts_once_and_neighbours_are_one() {
+        let mut given = GivenBack::default();
+        for (start, end) in [(0x1000, 0x3000), (0x1000, 0x2000), (0x2000, 0x4000), (0x8000, 0x9000)] {
+            given.note(start, end);
+        }
+        assert_eq!(given.ranges(), [(0x1000, 0x4000, 0x3000), (0x8000, 0x9000, 0x1000)]);
+        assert_eq!((given.bytes(), given.left_out), (0x4000, 0));
+        assert!(given.covers(0x1000, 0x4000) && given.covers(0x2000, 0x3000) && !given.covers(0x3000, 0x5000) && !given.covers(0, 0x1000));
+    }
+
+    #[test]
+    fn holes_that_were_closed_are_not_called_given_back() {
+        let regions = Regions::parse(b"1000-9000 rw-p 0 0:0 0\n9000-a000 rw-p 0 0:0 0\n");
+        let mut given = GivenBack::new(&regions, &BTreeMap::from([(0, 0x3000)]));
+        given.note(0x2000, 0x4000);
+        given.note(0x5000, 0x6000);
+        assert_eq!((given.ranges(), given.bytes()), (vec![], 0), "all of it was closed");
+        given.note(0x7000, 0x9000);
+        given.note(0x9000, 0xa000);
+        assert_eq!(given.ranges(), [(0x9000, 0xa000, 0x1000), (0x1000, 0x9000, 0x2000)]);
+        assert_eq!(given.bytes(), 0x3000);
+    }
+
+    #[test]
+    fn the_list_is_bounded_and_all_bytes_are_counted() {
+        let mut given = GivenBack::default();
+        let count = RANGES_MAX as u64 + 2;
+        for at in (1..=count).map(|n| n * 0x4000) {
+            given.note(at, at + 0x1000);
+            given.note(at + 0x1000, at + 0x2000);
+        }
+        assert_eq!((given.ranges().len(), given.left_out, given.bytes()), (RANGES_MAX, 2, count * 0x2000));
+    }
+}

@@ -1,0 +1,52 @@
+//! Processes over which something is mounted in `/proc`.
+
+use rustix::mount::mount_bind;
+
+use super::*;
+use crate::capture::testing::in_own_mounts;
+
+fn shell() -> Target {
+    let mut command = Command::new("sh");
+    command.args(["-c", "echo ready; read forever"]);
+    Target::start(command)
+}
+
+/// The core is that of the process that was ordered, whatever is mounted over its folder or over a file in it: never another's,
+/// never a core of two.
+#[test]
+fn a_mount_over_a_process_does_not_put_another_ones_memory_in_its_place() {
+    let name = "capture::process_memory::tests::covered::a_mount_over_a_process_does_not_put_another_ones_memory_in_its_place";
+    in_own_mounts(name, || {
+        let (folder, file, emptied, other) = (shell(), shell(), shell(), sleeper());
+        let empty = tempfile::tempdir().expect("folder");
+        // What the map of the order must show, before anything is in the way.
+        let maps = |target: &Target| std::fs::read_to_string(format!("/proc/{}/maps", target.pid())).expect("maps");
+        let start = |maps: &str| maps.split('-').next().expect("an address").to_owned();
+        let targets = [(&folder, start(&maps(&folder))), (&file, start(&maps(&file))), (&emptied, start(&maps(&emptied)))];
+        mount_bind(format!("/proc/{}", other.pid()), format!("/proc/{}", folder.pid())).expect("mount");
+        mount_bind(format!("/proc/{}/maps", other.pid()), format!("/proc/{}/maps", file.pid())).expect("mount");
+        mount_bind(empty.path(), format!("/proc/{}", emptied.pid())).expect("mount");
+
+        let pids = format!("{}\n{}\n{}", folder.pid(), file.pid(), emptied.pid());
+        let taken = Folder::take(&[("pid", &pids)]);
+        let rows = taken.rows("targets.jsonl");
+        for (target, first) in &targets {
+            let pid = target.pid();
+            let row = rows.iter().find(|r| r["pid"] == pid).expect("a row");
+            assert!(row["core"].is_string(), "{row}");
+            let first = u64::from_str_radix(first, 16).expect("an address");
+            let core = std::fs::read(&taken.core(pid).file).expect("core");
+            assert!(loads(&core).contains(&first), "{pid}: the core has its first mapping at {first:x}");
+        }
+        let targets = taken.get("targets.jsonl");
+        assert!(targets.item.facts["mounted_over"].contains(&folder.pid().to_string()), "{:?}", targets.item.facts);
+    });
+}
+
+/// The addresses of the segments of a core file (elf(5)).
+fn loads(core: &[u8]) -> Vec<u64> {
+    let word = |at: usize| u64::from_le_bytes(core[at..at + 8].try_into().expect("8 bytes"));
+    let count = usize::from(u16::from_le_bytes([core[56], core[57]]));
+    let table = usize::try_from(word(32)).expect("an offset");
+    (0..count).map(|i| word(table + i * 56 + 16)).collect()
+}
