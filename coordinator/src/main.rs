@@ -552,7 +552,7 @@ async fn open_alone(config: &Config, awaited: &Awaited) -> Result<(Opened, Optio
 /// Store, copy and catalog. The store keeps what it promises, or nothing is opened.
 async fn open_all(config: &Config, awaited: &Awaited) -> Result<Opened, Failure> {
     let first = init::open_store(config, false).map_err(failed)?;
-    let passes = |e: &StoreError| e.kind() == store::Kind::Retry;
+    let passes = |e: &StoreError| e.says_nothing() && !e.needs_a_person();
     let tested = starting::patient(awaited, "the store", passes, || store::self_test(&*first)).await;
     tested.map_err(|e| if passes(&e) { failed(starting::given_up(&e)) } else { failed(e) })?;
     let copy = init::open_copy(config).map_err(failed)?;

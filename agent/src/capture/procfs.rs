@@ -35,6 +35,11 @@ impl Root {
         let dir = live::open_dir(&mount, ".")?;
         // A security module may allow the mount and then refuse every path in it, because it cannot name it.
         live::read_at(&dir, "self/stat", SMALL_BYTES_MAX)?;
+        // A container may have the host's processes at /proc, and numbers of its own: it was given those to look at.
+        let known_as = live::link(&dir, "self")?;
+        if live::link(CWD, "/proc/self").is_ok_and(|other| other != known_as) {
+            return Err(Errno::XDEV);
+        }
         Ok(Self { dir, _mount: Some(mount), guards: false })
     }
 

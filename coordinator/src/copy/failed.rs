@@ -29,7 +29,7 @@ impl Failed {
     /// numbers that change with each try; what helps is one of few texts of this program.
     pub(super) fn reason(&self) -> String {
         match self {
-            Self::Store(e) => format!("{}: {}", e.kind().as_str(), e.remedy()),
+            Self::Store(e) => format!("{}: {}", e.word(), e.remedy()),
             Self::Own(e) => format!("own: {:?}", e.kind()),
             Self::Passing(_) => "passing".to_owned(),
         }

@@ -236,7 +236,11 @@ impl ResponderService for Responders {
         let done = done.inspect_err(|problem| {
             // What passes may have come when the record was in the log already.
             let is_passing = problem.is_passing();
-            let what = if is_passing { "a custody record may not be in its log; it can be sent again" } else { "custody record refused" };
+            let what = if is_passing {
+                "it is not known whether a custody record is in its log; it can be sent again"
+            } else {
+                "custody record refused"
+            };
             tracing::warn!(%by, %problem, "{what}");
         })?;
         let certificate = done.certificate.map(|e| e.as_bytes().to_vec()).unwrap_or_default();

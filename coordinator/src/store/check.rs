@@ -295,7 +295,7 @@ async fn over_held(asked: Asked<'_>, vault: &Vault, name: &str) -> Result<OverHe
     match (over, seen) {
         (_, Err(e)) if e.kind() == Kind::NotFound => Ok(OverHeld::Gone),
         (_, Err(e)) => Err(e),
-        (Err(e), _) if e.kind() == Kind::Retry => Err(e),
+        (Err(e), _) if e.says_nothing() => Err(e),
         (_, Ok(seen)) if !seen.hold => {
             let message = format!("{}: a hold was set on '{name}' and is not there", vault.describe());
             Err(StoreError::new(Kind::Denied, message, vault.words().stays_weak))

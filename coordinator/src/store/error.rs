@@ -58,9 +58,10 @@ impl StoreError {
         Self::new(Kind::Bug, message, "this is a defect of the coordinator; please report it with this text")
     }
 
-    /// The store refuses who asks, when or where, whatever was asked: credentials that expired, a wrong clock or region.
+    /// The store refuses who asks, when or where, whatever was asked: credentials that expired, a wrong clock or region. The same call may
+    /// succeed once a person or the machine's role has seen to it, and nothing may be concluded of the object: so it is [`Kind::Retry`].
     pub(super) fn unheard(message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { is_unheard: true, ..Self::new(Kind::Denied, message, remedy) }
+        Self { is_unheard: true, ..Self::new(Kind::Retry, message, remedy) }
     }
 
     pub(super) fn not_found(name: &str) -> Self {
@@ -85,7 +86,19 @@ impl StoreError {
     /// refuses whoever asks, with credentials that expired for example.
     #[must_use]
     pub const fn says_nothing(&self) -> bool {
-        self.is_unheard || matches!(self.kind, Kind::Retry)
+        matches!(self.kind, Kind::Retry)
+    }
+
+    /// True when waiting alone will hardly help: the store refuses whoever asks.
+    #[must_use]
+    pub const fn needs_a_person(&self) -> bool {
+        self.is_unheard || matches!(self.kind, Kind::Denied)
+    }
+
+    /// A stable word for logs and metrics: that of its kind, and `denied` for whoever is not heard.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        if self.is_unheard { Kind::Denied.as_str() } else { self.kind.as_str() }
     }
 
     /// What happened.

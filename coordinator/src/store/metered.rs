@@ -47,7 +47,7 @@ impl MeteredStore {
         Box::pin(async move {
             let begun = Instant::now();
             let answer = call.await;
-            let result = answer.as_ref().map_or_else(|e: &StoreError| e.kind().as_str(), |_| "ok");
+            let result = answer.as_ref().map_or_else(|e: &StoreError| e.word(), |_| "ok");
             self.metrics.store_call(operation, object, result, begun.elapsed());
             answer
         })

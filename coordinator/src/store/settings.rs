@@ -121,7 +121,12 @@ impl RemoteSettings {
             RemoteKind::Azure => self.azure(&foreign),
         };
         let (inner, vault) = built.map_err(|e| {
-            let why = exhibit_evidence::text::escape_bounded(&e.to_string(), 400);
+            let told = e.to_string();
+            // A key file that is JSON of another shape would be quoted: only the place is shown.
+            let is_quoted = self.kind == RemoteKind::Google && self.secret.is_some();
+            let place = told.rfind(" at line ").and_then(|at| told.get(at..)).unwrap_or_default();
+            let why = if is_quoted { format!("the key file is not understood{place}") } else { told.clone() };
+            let why = exhibit_evidence::text::escape_bounded(&why, 400);
             StoreError::new(Kind::Denied, format!("the store's settings do not work: {why}"), self.remedy())
         })?;
         Ok(Built { inner, vault, description: self.describe(), foreign })
@@ -273,11 +278,13 @@ mod tests {
     #[test]
     fn a_key_that_cannot_be_used_is_told_with_its_field() {
         for kind in [RemoteKind::Azure, RemoteKind::Google] {
-            let secret = Some("no such key!".to_owned());
-            let settings = RemoteSettings { kind, account: "exhibit".to_owned(), access_key_id: None, secret, ..bucket_at(9) };
-            let e = RemoteStore::open(&settings).expect_err("no key");
-            assert!(e.kind() == Kind::Denied && e.remedy().contains("credentials_file"), "{kind:?}: {e}");
-            assert!(!e.to_string().contains("no such key!"), "{kind:?}: {e}");
+            for secret in ["no such key!", r#""no such key!""#, r#"{"private_key":"no such key!","client_email":7}"#] {
+                let secret = Some(secret.to_owned());
+                let settings = RemoteSettings { kind, account: "exhibit".to_owned(), access_key_id: None, secret, ..bucket_at(9) };
+                let e = RemoteStore::open(&settings).expect_err("no key");
+                assert!(e.kind() == Kind::Denied && e.remedy().contains("credentials_file"), "{kind:?}: {e}");
+                assert!(!e.to_string().contains("no such key!"), "{kind:?}: {e}");
+            }
         }
     }
 }

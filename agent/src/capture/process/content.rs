@@ -18,6 +18,10 @@ use crate::clock;
 /// Data ranges of a sparse file that are told apart; a file with more is read through.
 const EXTENTS_MAX: usize = 65_536;
 
+/// Holes of all files: half of what a stream can have, because whoever makes files without data must not keep the cores and images out
+/// that come after them.
+pub const HOLE_BYTES_MAX: u64 = exhibit_evidence::stream::reader::HOLE_BYTES_MAX / 2;
+
 /// What may still be taken.
 #[derive(Debug, Clone, Copy)]
 pub struct Budget {
@@ -25,6 +29,8 @@ pub struct Budget {
     pub file_bytes_max: u64,
     /// Bytes of data left for all files of this capture.
     pub left_bytes: u64,
+    /// Bytes of holes left for all files of this capture.
+    pub hole_bytes_left: u64,
     /// How long anything asked of one may take: looking one up among the mapped files waits for a lock of the process, and what
     /// lies behind a file system (a program, a server, a loop device on either) answers when it likes.
     pub patience: Duration,
@@ -112,7 +118,15 @@ pub fn take(out: &mut dyn Output, wanted: Wanted<'_>, budget: &mut Budget) -> Re
         let reason = format!("{data} bytes of data: the capture's limit for contents (total_max) has only {left} left");
         return absent(Status::Skipped, reason, &facts);
     }
+    let holes = size.saturating_sub(data);
+    if holes > budget.hole_bytes_left {
+        let left = budget.hole_bytes_left;
+        let reason =
+            format!("{holes} bytes of holes: of those that this capture may take only {left} are left, the rest is for other captures");
+        return absent(Status::Skipped, reason, &facts);
+    }
     budget.left_bytes = budget.left_bytes.saturating_sub(data);
+    budget.hole_bytes_left = budget.hole_bytes_left.saturating_sub(holes);
     let meta = meta_of(&opened.before);
     let Ok(mut source) = Reading::new(opened, *budget, data) else { return absent(Status::Error, Errno::AGAIN.to_string(), &facts) };
     let mut item = NewItem::new(path, Kind::File, started, "open:proc-link");

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use globset::GlobSet;
 use rustix::io::Errno;
 
-use super::content::Budget;
+use super::content::{Budget, HOLE_BYTES_MAX};
 use super::environ;
 use super::gather::{Gathered, OF_FIRST};
 use super::reader::{Answer, PATIENCE, Reader, STUCK_MAX};
@@ -55,6 +55,7 @@ impl Run {
             budget: Budget {
                 file_bytes_max: params.bytes("file_max")?.unwrap_or(512 << 20),
                 left_bytes: params.bytes("total_max")?.unwrap_or(8 << 30),
+                hole_bytes_left: HOLE_BYTES_MAX,
                 patience: PATIENCE,
                 stuck_left: STUCK_MAX,
             },

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::access::{Failed, GONE};
 use super::elf::Header;
 use super::given_back::GivenBack;
-use super::layout::Layout;
+use super::layout::{Layout, Planned};
 use super::reader::Reader;
 use super::regions::{PAGE, Regions};
 use super::stop::Stands;
@@ -200,6 +200,18 @@ impl CoreFile {
     }
 }
 
+/// Cuts pieces to so many bytes together. Returns how many they are.
+fn cut(pieces: &mut Vec<(u64, usize)>, bytes: u64) -> usize {
+    let mut left = usize::try_from(bytes).unwrap_or(usize::MAX);
+    let most = left;
+    pieces.retain_mut(|(_, length)| {
+        *length = (*length).min(left);
+        left = left.saturating_sub(*length);
+        *length > 0
+    });
+    most.saturating_sub(left)
+}
+
 impl Source for CoreFile {
     fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         let begin = self.begin();
@@ -219,7 +231,15 @@ impl Source for CoreFile {
             return Err(io::Error::other(WITHHELD));
         }
         let Some((address, _)) = pieces.first().copied() else { return Ok(0) };
-        let count = pieces.iter().map(|(_, length)| *length).fold(0, usize::saturating_add).min(buf.len());
+        let count = match self.layout.planned(offset) {
+            Planned::Data(until) => cut(&mut pieces, until.saturating_sub(offset)).min(buf.len()),
+            Planned::Nothing(until) => {
+                // Nothing was there when it was planned; a stream with few holes asks for it all the same.
+                let count = buf.len().min(usize::try_from(until.saturating_sub(offset)).unwrap_or(usize::MAX));
+                buf.get_mut(..count).unwrap_or_default().fill(0);
+                return Ok(count);
+            }
+        };
         match self.reader.fill(&pieces, buf.get_mut(..count).unwrap_or_default()) {
             Ok(got) => {
                 self.memory_bytes = self.memory_bytes.saturating_add(got as u64);

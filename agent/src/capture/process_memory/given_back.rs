@@ -10,8 +10,7 @@ pub const GIVEN_BACK: &str =
     "no page any more: the process gave it back between the look at its pages and the reading of them; zeros in the file";
 
 /// Why nobody knows what was there.
-pub const VANISHED: &str =
-    "not mapped any more when its pages were looked at: the process gave this memory back after its registers were read; not in the file";
+pub const VANISHED: &str = "not mapped any more when its pages were looked at: the process gave this memory back after its registers were read; of it the file has kept pages at most, the rest is zeros or left out";
 
 /// Ranges that are told one by one: 128 KiB.
 const RANGES_MAX: usize = 8_192;

@@ -236,6 +236,17 @@ impl Layout {
         pieces
     }
 
+    /// What was planned for a file offset.
+    #[must_use]
+    pub fn planned(&self, offset: u64) -> Planned {
+        let at = self.extents.partition_point(|e| e.end() <= offset);
+        match self.extents.get(at) {
+            Some(extent) if extent.offset <= offset => Planned::Data(extent.end()),
+            Some(extent) => Planned::Nothing(extent.offset),
+            None => Planned::Nothing(self.bytes),
+        }
+    }
+
     /// The stored segment at a file offset.
     #[must_use]
     pub fn at(&self, offset: u64) -> Option<&Segment> {
@@ -243,6 +254,15 @@ impl Layout {
         let at = self.segments.partition_point(|s| s.offset.saturating_add(s.stored_bytes()) <= offset);
         self.segments.get(at).filter(|s| s.stored && s.offset <= offset)
     }
+}
+
+/// What was planned for an offset of the file, and until where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Planned {
+    /// Pages.
+    Data(u64),
+    /// None: zeros.
+    Nothing(u64),
 }
 
 /// Stretches that may still be cut out, and from which length on they are.
@@ -305,6 +325,10 @@ mod tests {
         assert_eq!(extents, [(0, 8192), (8192 + 0x1000, 0x1000), (8192 + 0x7000, 0x2000)]);
         assert_eq!(layout.bytes, 8192 + 0x9000);
         assert_eq!(layout.at(8192 + 0x8000).map(|s| s.start), Some(0xa000));
+        let planned = [0, 8192, 8192 + 0x1000, 8192 + 0x2fff, 8192 + 0x8000].map(|offset| layout.planned(offset));
+        let (data, nothing) = (|at: u64| Planned::Data(8192 + at), |at: u64| Planned::Nothing(8192 + at));
+        assert_eq!(planned, [data(0), nothing(0x1000), data(0x2000), nothing(0x7000), data(0x9000)]);
+        assert_eq!(layout.planned(layout.bytes), Planned::Nothing(layout.bytes));
         assert_eq!(layout.at(100), None);
     }
 

@@ -58,7 +58,8 @@ pub fn vanished(maps: &OwnedFd, regions: &Regions) -> GivenBack {
 
 fn missing(mapped: &[(u64, u64)], regions: &Regions) -> GivenBack {
     let mut gone = GivenBack::default();
-    for region in regions.list() {
+    // A reservation has no memory that could be given back.
+    for region in regions.list().iter().filter(|r| !r.is_reserved()) {
         let mut at = region.start;
         let first = mapped.partition_point(|(_, until)| *until <= at);
         let within = mapped.get(first..).unwrap_or_default().iter().take_while(|(start, _)| *start < region.end);

@@ -40,7 +40,7 @@ fn who_holds_its_own_memory_lock_holds_nobody_up() {
     assert_eq!(reader.left.count(), 1);
     // Its lock may be held only after it was read, when its mapped files are looked for.
     let folder = open_dir(rustix::fs::CWD, format!("/proc/{}", locked.pid())).expect("its folder");
-    let mut budget = Budget { file_bytes_max: 1, left_bytes: 1, patience: Duration::from_secs(1), stuck_left: 1 };
+    let mut budget = Budget { file_bytes_max: 1, left_bytes: 1, hole_bytes_left: 1, patience: Duration::from_secs(1), stuck_left: 1 };
     let mut out = Memory::default();
     for _ in 0..2 {
         let wanted = Wanted { path: evidence_path("/it"), dir: &folder, link: "map_files/1000-2000", facts: BTreeMap::new(), remote: None };
@@ -63,15 +63,17 @@ fn a_size_that_is_mostly_a_hole_keeps_nothing_from_being_taken() {
     let folder = open_dir(rustix::fs::CWD, format!("/proc/{}", std::process::id())).expect("its folder");
     let link = format!("fd/{}", std::os::fd::AsRawFd::as_raw_fd(&memfd));
     let mut out = Memory::default();
-    let mut take = |file_bytes_max: u64, left_bytes: u64| {
-        let mut budget = Budget { file_bytes_max, left_bytes, patience: PATIENCE, stuck_left: 1 };
+    let mut take = |file_bytes_max: u64, left_bytes: u64, hole_bytes_left: u64| {
+        let mut budget = Budget { file_bytes_max, left_bytes, hole_bytes_left, patience: PATIENCE, stuck_left: 1 };
         let wanted = Wanted { path: evidence_path("/it"), dir: &folder, link: &link, facts: BTreeMap::new(), remote: None };
         (content::take(&mut out, wanted, &mut budget).expect("goes on"), left_bytes - budget.left_bytes)
     };
     // One page of memory, of whatever size that or a huge one is here.
-    let (is_taken, cost) = take(2 << 20, 2 << 20);
+    let (is_taken, cost) = take(2 << 20, 2 << 20, SIZE as u64);
     assert!(is_taken && (8..=2 << 20).contains(&cost), "{cost} bytes were counted");
-    assert_eq!((take(cost - 1, u64::MAX), take(u64::MAX, cost - 1)), ((false, 0), (false, 0)));
+    assert_eq!((take(cost - 1, u64::MAX, u64::MAX), take(u64::MAX, cost - 1, u64::MAX)), ((false, 0), (false, 0)));
+    // Holes have a limit of their own: they must not use up what a stream can have.
+    assert_eq!(take(u64::MAX, u64::MAX, SIZE as u64 - cost - 1), (false, 0));
     let content = out.puts[0].content.as_deref().expect("content");
     assert!(out.puts[0].status == Status::Collected && content.len() == SIZE);
     assert!(content.starts_with(b"the loot\0") && content[8..].iter().all(|b| *b == 0));
