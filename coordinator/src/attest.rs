@@ -3,6 +3,7 @@
 
 mod keeping;
 mod offline;
+mod refusals;
 mod squats;
 
 use std::collections::{BTreeSet, HashMap};
@@ -21,6 +22,7 @@ use crate::store::{StoreError, Trouble};
 use crate::{clock, custody};
 use keeping::{Keeping, Lasting};
 pub use offline::Offline;
+use refusals::Refusals;
 use squats::Logs;
 
 /// Time between two requests of a pass: a million objects take six hours, and 0.40 USD where a thousand requests cost
@@ -47,6 +49,10 @@ pub struct Desk {
     pub(crate) changing: tokio::sync::RwLock<()>,
     /// Held while something is told that is told once.
     lasting: tokio::sync::Mutex<()>,
+    /// Why stores refused to be looked at.
+    refusals: Refusals,
+    /// Held while that is told.
+    refusing: tokio::sync::Mutex<()>,
 }
 
 impl Desk {
@@ -159,7 +165,8 @@ async fn of_cases(parts: &Arc<Parts>, stores: &[LookedAt]) {
                 continue;
             }
             for looked_at in stores {
-                let report = pass(parts, looked_at, &format!("{}/", layout::case_folder(&case))).await;
+                let begin = format!("{}/", layout::case_folder(&case));
+                let Some(report) = pass(parts, looked_at, &begin).await else { continue };
                 let (set, released, copy) = (report.set_again, report.holds_released, looked_at.is_copy);
                 tracing::info!(%case, set, released, copy, "the locks of a case were looked at");
             }
@@ -199,7 +206,7 @@ async fn of_all(parts: &Arc<Parts>, looked_at: &LookedAt, every: Duration) {
                 Err(error) => tracing::warn!(%case, %error, "the log of a case could not be read; its locks are looked at with all others"),
             }
         }
-        let report = pass(parts, looked_at, "").await;
+        let Some(report) = pass(parts, looked_at, "").await else { continue };
         let (objects, set, copy) = (report.objects, report.set_again, looked_at.is_copy);
         let place = looked_at.store.vault.describe();
         tracing::info!(objects, set, troubles = report.troubles.len(), copy, place, "the store was attested");
@@ -207,8 +214,32 @@ async fn of_all(parts: &Arc<Parts>, looked_at: &LookedAt, every: Duration) {
     }
 }
 
-/// One pass with its incidents. A store that fails interrupts it; it goes on where it stood.
-async fn pass(parts: &Arc<Parts>, looked_at: &LookedAt, begin: &str) -> Report {
+/// What becomes of a pass that the store interrupted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Interrupted {
+    /// Nothing was promised of a store without locks, and not every one can list its versions: it was heard, and says no.
+    GivenUp,
+    /// It goes on, and a person is told: waiting alone will not help, also where it is the credentials that are refused.
+    Told,
+    /// It goes on.
+    Waits,
+}
+
+impl Interrupted {
+    fn by(e: &StoreError, locks: bool) -> Self {
+        match (e.is_passing(), locks) {
+            (true, _) => Self::Waits,
+            (false, true) => Self::Told,
+            // What was found before it is told at the end of the pass, which goes on once there are credentials.
+            (false, false) if e.says_nothing() => Self::Waits,
+            (false, false) => Self::GivenUp,
+        }
+    }
+}
+
+/// One pass with its incidents. A store that fails interrupts it; it goes on where it stood. None when the store does not let itself be
+/// looked at, and need not.
+async fn pass(parts: &Arc<Parts>, looked_at: &LookedAt, begin: &str) -> Option<Report> {
     let LookedAt { store, is_copy } = looked_at;
     let copy_in = is_copy.then(|| store.vault.describe());
     let task = Task { begin: begin.to_owned(), repair: true, pause: PAUSE, now: clock::now() };
@@ -217,27 +248,26 @@ async fn pass(parts: &Arc<Parts>, looked_at: &LookedAt, begin: &str) -> Report {
     let report = loop {
         match pass.run().await {
             Ok(report) => break report,
-            // Nothing was promised of a store without locks, and not every one can list its versions.
-            Err(e) if !store.locks() && e.kind() != crate::store::Kind::Retry => {
-                let place = store.vault.describe();
-                tracing::warn!(error = %e, place, "the versions in the store cannot be looked at; 'store check' says what that means");
-                return Report::default();
-            }
             Err(e) => {
-                tracing::warn!(error = %e, place = store.vault.describe(), "the store could not be attested; it goes on in a minute");
-                if e.kind() != crate::store::Kind::Retry {
-                    let (subject, detail) = (store.vault.describe().to_owned(), e.to_string());
-                    tell(parts, &Trouble { kind: "store-unattested", subject, detail }, copy_in).await;
+                let (place, then) = (store.vault.describe(), Interrupted::by(&e, store.locks()));
+                if then == Interrupted::GivenUp {
+                    tracing::warn!(error = %e, place, "the versions in the store cannot be looked at; 'store check' says what that means");
+                    return None;
+                }
+                tracing::warn!(error = %e, place, "the store could not be attested; it goes on in a minute");
+                if then == Interrupted::Told {
+                    refusals::tell_refused(parts, place, &e, copy_in).await;
                 }
                 tokio::time::sleep(TRY_AGAIN).await;
             }
         }
     };
+    refusals::looked_at(parts, store.vault.describe(), copy_in);
     let (lasting, news): (Vec<Trouble>, Vec<Trouble>) = report.troubles.iter().cloned().partition(|t| t.kind == attest::HELD);
     tell_news(parts, &news, copy_in).await;
     let seen = if begin.is_empty() { Lasting::All } else { Lasting::OfCase };
     keeping::tell_lasting(parts, &lasting, copy_in, seen).await;
-    report
+    Some(report)
 }
 
 /// Tells once why a disposal waits that was approved: the store, or its copy in `copy_in`, keeps what is to be destroyed.
@@ -293,7 +323,16 @@ pub async fn recall(parts: &Parts, begin: &str) -> Result<(), StoreError> {
 /// # Errors
 /// When the store is disturbed.
 pub async fn again(parts: &Parts) -> Result<(), StoreError> {
-    let troubles = Box::pin(attest::still_locks(&*parts.store)).await?;
+    let troubles = match Box::pin(attest::still_locks(&*parts.store)).await {
+        Ok(troubles) => troubles,
+        Err(e) => {
+            // Between two passes nobody else would say it.
+            if e.needs_a_person() {
+                refusals::tell_refused(parts, &parts.store.describe(), &e, None).await;
+            }
+            return Err(e);
+        }
+    };
     tell_news(parts, &troubles, None).await;
     recall(parts, "").await
 }
@@ -312,6 +351,22 @@ pub async fn tell_troubles(parts: &Parts) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Kind;
+
+    #[test]
+    fn whoever_is_refused_is_told_and_a_store_without_locks_is_given_up_only_when_it_was_heard() {
+        let unheard = StoreError::unheard("401", "renew the credentials");
+        let denied = StoreError::new(Kind::Denied, "403", "compare the rights");
+        let disturbed = StoreError::new(Kind::Retry, "503", "it is tried again");
+        assert!(unheard.says_nothing(), "it is no word on an object");
+        for (e, with_locks, without) in [
+            (unheard, Interrupted::Told, Interrupted::Waits),
+            (denied, Interrupted::Told, Interrupted::GivenUp),
+            (disturbed, Interrupted::Waits, Interrupted::Waits),
+        ] {
+            assert_eq!((Interrupted::by(&e, true), Interrupted::by(&e, false)), (with_locks, without), "{e}");
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn two_passes_at_once_tell_the_same_once() {

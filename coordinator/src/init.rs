@@ -354,7 +354,8 @@ fn configuration(options: &Options) -> Result<Config, InitError> {
         ));
     }
     if let Some(bucket) = &options.bucket {
-        check_bucket(options.store, bucket).map_err(|why| InitError::usage(format!("--bucket: {why}")))?;
+        let endpoint = options.endpoint.as_deref();
+        check_bucket(options.store, bucket, endpoint).map_err(|why| InitError::usage(format!("--bucket: {why}")))?;
     }
     let store = match options.store {
         StoreKind::Local => StoreConfig { lock: options.lock, prefix: options.prefix.clone(), ..StoreConfig::default() },

@@ -16,7 +16,7 @@ use exhibit_coordinator::catalog::SharedCatalog;
 use exhibit_coordinator::config::{COPY_AWAY, COPY_SECRET_AWAY, Config, ConfigError, LogFormat, Rate, StoreKind};
 use exhibit_coordinator::ledger::Keys;
 use exhibit_coordinator::starting::{self, Awaited};
-use exhibit_coordinator::store::{Claim, Store, StoreError};
+use exhibit_coordinator::store::{Beside, Claim, Store, StoreError};
 use exhibit_coordinator::{attest, clock, copy, init, intake, recover, reindex, reverify, serve, store, upkeep};
 use exhibit_proto::transport::server;
 use tokio::net::TcpListener;
@@ -355,7 +355,7 @@ async fn look_at_store(command: StoreCommand) -> Result<(), Failure> {
             let mut report = store::check::run(&*opened, config.store.lock, clock::now()).await;
             if let Some(second) = init::open_copy(&config).map_err(failed)? {
                 let lock = config.copy.store.as_ref().and_then(|store| store.lock);
-                copy::check(&mut report, &*opened, &*second, lock).await;
+                copy::check(&mut report, Arc::clone(&opened), second, lock).await;
             }
             shown(report.text(), serde_json::to_string(&report))?;
             report.holds()
@@ -473,7 +473,8 @@ struct Begun {
     folder: PathBuf,
     /// The names in the server's certificate.
     names: ServerNames,
-    /// Nobody else serves from this folder; kept until everything has ended.
+    /// Nobody with a catalog in a file serves from this folder beside this one, and where this one's is in a file nobody at all; kept until
+    /// everything has ended. Two catalogs in PostgreSQL it does not tell apart.
     claim: Option<Claim>,
 }
 
@@ -539,20 +540,21 @@ async fn begin(config: &Config) -> Result<Begun, Failure> {
 type Opened = (Arc<dyn Store>, Option<Arc<dyn Store>>, SharedCatalog);
 
 /// A lock beside the catalog keeps a second coordinator away from that one only: a restored machine or a copied folder has another catalog, and
-/// the same store.
+/// the same store. Of catalogs in PostgreSQL this keeps no two apart.
 async fn open_alone(config: &Config, awaited: &Awaited) -> Result<(Opened, Option<Claim>), Failure> {
     let opened = Box::pin(open_all(config, awaited)).await?;
-    if config.store.kind != StoreKind::Local || config.catalog.postgres.is_some() {
+    if config.store.kind != StoreKind::Local {
         return Ok((opened, None));
     }
-    let claim = Claim::take(&config.resolve(&config.store.path), &config.folder).await.map_err(failed)?;
+    let beside = if config.catalog.postgres.is_some() { Beside::InPostgres } else { Beside::Nobody };
+    let claim = Claim::take(&config.resolve(&config.store.path), &config.folder, beside).await.map_err(failed)?;
     Ok((opened, Some(claim)))
 }
 
 /// Store, copy and catalog. The store keeps what it promises, or nothing is opened.
 async fn open_all(config: &Config, awaited: &Awaited) -> Result<Opened, Failure> {
     let first = init::open_store(config, false).map_err(failed)?;
-    let passes = |e: &StoreError| e.says_nothing() && !e.needs_a_person();
+    let passes = StoreError::is_passing;
     let tested = starting::patient(awaited, "the store", passes, || store::self_test(&*first)).await;
     tested.map_err(|e| if passes(&e) { failed(starting::given_up(&e)) } else { failed(e) })?;
     let copy = init::open_copy(config).map_err(failed)?;

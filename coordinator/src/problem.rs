@@ -34,6 +34,7 @@ pub enum Kind {
 pub struct Problem {
     kind: Kind,
     message: String,
+    needs_a_person: bool,
 }
 
 /// Result of a work module.
@@ -43,7 +44,7 @@ impl Problem {
     /// Makes a problem.
     #[must_use]
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), needs_a_person: false }
     }
 
     /// Shorthand for [`Kind::Invalid`].
@@ -58,10 +59,16 @@ impl Problem {
         self.kind
     }
 
-    /// True when the same call may succeed later without anybody doing anything.
+    /// True when the same call may succeed later without anybody doing anything here.
     #[must_use]
     pub const fn is_passing(&self) -> bool {
         matches!(self.kind, Kind::Busy)
+    }
+
+    /// True when it is soon to be tried again: it passes, and no store refuses whoever asks, with credentials that expired for example.
+    #[must_use]
+    pub const fn passes_soon(&self) -> bool {
+        self.is_passing() && !self.needs_a_person
     }
 }
 
@@ -99,7 +106,7 @@ impl From<StoreError> for Problem {
             store::Kind::NotFound => Kind::NotFound,
             store::Kind::Denied | store::Kind::Bug => Kind::Failed,
         };
-        Self::new(kind, e.to_string())
+        Self { needs_a_person: e.needs_a_person(), ..Self::new(kind, e.to_string()) }
     }
 }
 
@@ -112,7 +119,7 @@ impl From<LedgerError> for Problem {
             ledger::Kind::Refused => Kind::Invalid,
             ledger::Kind::Denied | ledger::Kind::Bug => Kind::Failed,
         };
-        Self::new(kind, e.to_string())
+        Self { needs_a_person: e.needs_a_person(), ..Self::new(kind, e.to_string()) }
     }
 }
 
@@ -129,5 +136,24 @@ impl From<Problem> for tonic::Status {
             Kind::Failed => tonic::Code::Internal,
         };
         Self::new(code, p.message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_refuses_whoever_asks_passes_but_not_soon() {
+        let unheard = || StoreError::unheard("could not list: 401", "renew the credentials");
+        let disturbed = || StoreError::new(store::Kind::Retry, "could not list: 503", "it is tried again");
+        let said = LedgerError::from(unheard()).said("whether something lies there cannot be seen");
+        for problem in [Problem::from(unheard()), Problem::from(LedgerError::from(unheard())), Problem::from(said)] {
+            assert!(problem.is_passing() && !problem.passes_soon(), "{problem:?}");
+        }
+        for problem in [Problem::from(disturbed()), Problem::from(LedgerError::from(disturbed())), Problem::new(Kind::Busy, "busy")] {
+            assert!(problem.is_passing() && problem.passes_soon(), "{problem:?}");
+        }
+        assert!(!Problem::from(StoreError::new(store::Kind::Denied, "403", "compare the rights")).passes_soon());
     }
 }

@@ -137,7 +137,7 @@ pub async fn start(setup: Setup) -> Result<Running> {
     let awaited = Awaited::default();
     let begun = async {
         let unfilled = || Box::pin(refuse_unfilled(&deployment, &store, &catalog, &leases, &witnesses));
-        let foreign = starting::patient(&awaited, "store and catalog", Problem::is_passing, unfilled).await.map_err(waited_for)?;
+        let foreign = starting::patient(&awaited, "store and catalog", Problem::passes_soon, unfilled).await.map_err(waited_for)?;
         let (chosen, among) = ((intake, rules, witnesses, authorities), (leases, &audit, prices, &awaited));
         let parts = assemble(deployment, (store, upkeep), catalog, chosen, registry.clone(), among).await?;
         Ok::<_, Problem>((foreign, parts))
@@ -236,7 +236,7 @@ fn among(catalog: &SharedCatalog) -> (Arc<Leases>, Option<Waiting>) {
 
 /// What is said of what a start waited for in vain.
 fn waited_for(problem: Problem) -> Problem {
-    if problem.is_passing() { Problem::new(problem.kind(), starting::given_up(&problem)) } else { problem }
+    if problem.passes_soon() { Problem::new(problem.kind(), starting::given_up(&problem)) } else { problem }
 }
 
 /// All coordinators on a catalog must agree on the time, which records and deadlines are written with: the database's is what
@@ -296,7 +296,7 @@ async fn refuse_unfilled(
 
 /// The deployment's log; that it is refused is kept for when it can be written to again.
 async fn open_deployment_log(ledgers: &Ledgers, catalog: &SharedCatalog, awaited: &Awaited) -> Result<Ledger> {
-    let passes = |e: &LedgerError| e.kind() == ledger::Kind::Retry;
+    let passes = |e: &LedgerError| e.kind() == ledger::Kind::Retry && !e.needs_a_person();
     let opened = starting::patient(awaited, "the store, for the deployment's log", passes, || ledgers.deployment()).await;
     if opened.is_err() {
         crate::incidents::keep_refused_logs(catalog, ledgers).await;
@@ -427,6 +427,16 @@ fn transport_tls(tls: &Arc<HotServer>, audit: &Audit) -> server::Tls<Party> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::StoreError;
+
+    #[test]
+    fn only_what_passes_by_waiting_was_waited_for() {
+        let disturbed = StoreError::new(crate::store::Kind::Retry, "could not list: 503", "it is tried again");
+        let said = waited_for(disturbed.into()).to_string();
+        assert!(said.contains("503") && said.contains("it was tried again for 300 s"), "{said}");
+        let said = waited_for(StoreError::unheard("could not list: 401", "renew the credentials").into()).to_string();
+        assert!(said.contains("renew the credentials") && !said.contains("tried again"), "{said}");
+    }
 
     #[test]
     fn whose_clock_is_ahead_is_said_without_a_sign() {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use exhibit_coordinator::catalog::postgres::scratch::Scratch;
-use exhibit_tests::{Finished, Fleet, wait_until};
+use exhibit_tests::{Finished, Fleet, Running, wait_until};
 
 #[test]
 fn a_catalog_in_postgres_serves_restarts_is_rebuilt_and_moves() {
@@ -65,6 +65,7 @@ fn a_catalog_in_postgres_serves_restarts_is_rebuilt_and_moves() {
     assert_eq!(fleet.collect(&case, &agent, &["--capture", "network"])["state"], "sealed");
 
     // To a file: export while it runs, import into a new one. A second import is refused.
+    let _restored = fleet.replica("restored");
     let export = fleet.path().join("rows.jsonl");
     let export = export.to_str().expect("text");
     let exported = coordinator(&["catalog", "export", export, "--json"]).ok().json()[0]["rows"].clone();
@@ -85,5 +86,17 @@ fn a_catalog_in_postgres_serves_restarts_is_rebuilt_and_moves() {
     fleet.wait_online(&agent);
     assert_eq!(fleet.collect(&case, &agent, &["--capture", "network"])["state"], "sealed");
     let _ = fleet.verify(&case).expect_sound();
+
+    // Somebody who still has the catalog in PostgreSQL does not serve from the same folder beside it.
+    let (mut program, restored) = (fleet.program("exhibit-coordinator"), fleet.path().join("restored"));
+    let mut other = Running::start(program.arg("run").arg("--dir").arg(&restored), &fleet.path().join("restored.log"));
+    let mut code = None;
+    wait_until(Duration::from_secs(40), "the other one ends", || {
+        code = other.exit_code();
+        code.is_some()
+    });
+    let said = other.said();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("serves from the store in") && !said.contains(" listens on "), "{said}");
     assert!(!format!("{}{}{}", fleet.coordinator_log(), done.stderr, refused.stderr).contains(PASSWORD));
 }

@@ -125,6 +125,12 @@ impl Running {
         code.and_then(|c| c.code()).unwrap_or(-1)
     }
 
+    /// With what it ended by itself; none while it runs, -1 where a signal ended it.
+    #[must_use]
+    pub fn exit_code(&mut self) -> Option<i32> {
+        self.child.try_wait().ok().flatten().map(|status| status.code().unwrap_or(-1))
+    }
+
     /// True while it runs.
     #[must_use]
     pub fn is_alive(&mut self) -> bool {

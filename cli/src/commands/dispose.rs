@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::cases::show;
 use super::confirm::confirmed;
-use super::keeping::{UNFINISHED_CHARS_MAX, history_to_sign, opened, submit};
+use super::keeping::{UNFINISHED_CHARS_MAX, certificate_of, history_to_sign, opened, submit};
 use super::{asker, entitled, log};
 use crate::args::keeping::{ApproveDisposalArgs, DisposeCommand};
 use crate::clock;
@@ -287,9 +287,14 @@ async fn approve(connection: &mut Connection, args: ApproveDisposalArgs, out: &O
 /// What came of an approval that stands. That the destruction is not finished is no failure of the approval, and not the end that was
 /// asked for either.
 fn came_of(case: &CaseId, done: &pb::SubmitRecordResponse) -> (Code, String) {
-    if !done.certificate.is_empty() {
-        let certificate = Digest::of(&done.certificate);
-        return (Code::Ok, format!("destroyed; the certificate is record {certificate} of the case's log: exhibit log show --case {case}"));
+    let show = format!("exhibit log show --case {case}");
+    match certificate_of(done) {
+        Some(certificate) if done.certificate.is_empty() => {
+            let said = format!("destroyed and certified; the certificate, record {certificate} of the case's log, could not be read now");
+            return (Code::Ok, format!("{said}: ask again: {show}"));
+        }
+        Some(certificate) => return (Code::Ok, format!("destroyed; the certificate is record {certificate} of the case's log: {show}")),
+        None => {}
     }
     let why = one_line(&done.unfinished, UNFINISHED_CHARS_MAX);
     let why = if why.is_empty() { why } else { format!(": {why}") };
@@ -319,5 +324,15 @@ mod tests {
         done.certificate = b"certificate".to_vec();
         let (code, said) = came_of(&case, &done);
         assert!(code == Code::Ok && said.starts_with("destroyed; the certificate is record "), "{said}");
+    }
+
+    #[test]
+    fn what_is_certified_is_destroyed_also_when_the_certificate_could_not_be_read() {
+        let (case, certificate) = (CaseId::new(1, [1; 10]), Digest::of(b"certificate"));
+        let certificate_sha256 = certificate.as_bytes().to_vec();
+        let done = pb::SubmitRecordResponse { n: 11, log_size: 13, certificate_sha256, ..Default::default() };
+        let (code, said) = came_of(&case, &done);
+        let named = format!("destroyed and certified; the certificate, record {certificate} of the case's log, could not be read now");
+        assert!(code == Code::Ok && said.starts_with(&named) && said.ends_with(&format!("exhibit log show --case {case}")), "{said}");
     }
 }

@@ -72,6 +72,14 @@ pub type Sent<'a> = (&'a str, &'a str, &'a CaseId);
 /// Characters of why a disposal is not finished, as the coordinator says it.
 pub const UNFINISHED_CHARS_MAX: usize = 2_000;
 
+/// The digest of the certificate that a disposal is finished, also of one that the coordinator could not read back now.
+pub fn certificate_of(done: &pb::SubmitRecordResponse) -> Option<Digest> {
+    if done.certificate.is_empty() {
+        return Digest::try_from(done.certificate_sha256.as_slice()).ok();
+    }
+    Some(Digest::of(&done.certificate))
+}
+
 /// Sends a signed record and shows what became of it. Gives its digest as well.
 pub async fn submit<P: Predicate>(
     connection: &mut Connection,
@@ -85,8 +93,8 @@ pub async fn submit<P: Predicate>(
     let look = format!("exhibit case custody {case}");
     let done = sent.map_err(|status| Failure::from(status).unsure(comes_true, &look))?.into_inner();
     let mut value = json!({"record": digest.to_string(), "type": what, "n": done.n, "log_size": done.log_size});
-    if !done.certificate.is_empty() {
-        value["certificate"] = json!(Digest::of(&done.certificate).to_string());
+    if let Some(certificate) = certificate_of(&done) {
+        value["certificate"] = json!(certificate.to_string());
     }
     // A person hears it in a sentence of the command's.
     if !done.unfinished.is_empty() && out.is_json() {

@@ -15,7 +15,7 @@ use futures::future::BoxFuture;
 
 use super::offline::Looked;
 use crate::catalog::SharedCatalog;
-use crate::ledger::{self, Ledgers};
+use crate::ledger::{self, LedgerError, Ledgers};
 use crate::seal::Named;
 use crate::several;
 use crate::store::attest::Judge;
@@ -51,7 +51,7 @@ impl Logs {
         let Some(published) = published.filter(|_| !self.is_copy) else { return Ok(()) };
         match ledger::top(&*self.store, log, self.ledgers.keys()).await {
             Ok(Some(size)) if size >= published.size => return Ok(()),
-            Err(e) if e.kind() == ledger::Kind::Retry => return Err(later(&e)),
+            Err(e) if e.kind() == ledger::Kind::Retry => return Err(later_of_log(&e)),
             Ok(_) | Err(_) => {}
         }
         let looked = match self.ledgers.get(log).await {
@@ -96,7 +96,7 @@ impl Logs {
         }
         match self.ledgers.get(log).await {
             Ok(ledger) => Ok(ledger.size()),
-            Err(e) if e.kind() == ledger::Kind::Retry => Err(later(&e)),
+            Err(e) if e.kind() == ledger::Kind::Retry => Err(later_of_log(&e)),
             // Nobody can say how long it is.
             Err(_) => Ok(u64::MAX),
         }
@@ -114,7 +114,7 @@ impl Logs {
         };
         match told {
             Ok(told) => Ok(told),
-            Err(e) if e.kind() == ledger::Kind::Retry => Err(later(&e)),
+            Err(e) if e.kind() == ledger::Kind::Retry => Err(later_of_log(&e)),
             Err(_) => Ok(false),
         }
     }
@@ -152,7 +152,7 @@ impl Logs {
         }
         match self.ledgers.brief(case).await {
             Ok(_) => Ok(None),
-            Err(e) if e.kind() == ledger::Kind::Retry => Err(later(&e)),
+            Err(e) if e.kind() == ledger::Kind::Retry => Err(later_of_log(&e)),
             Err(e) => Ok(Some(format!(
                 "the log of the case cannot be read, so its holds and its retention are not known: its locks are held to the policy alone, and no hold is taken off: {e}"
             ))),
@@ -161,7 +161,7 @@ impl Logs {
 
     async fn judge(&self, log: &LogName, n: u64, bytes: &[u8]) -> Result<Option<String>, StoreError> {
         let Ok(envelope) = Envelope::parse(bytes) else { return Ok(Some("it is no signed record".to_owned())) };
-        let mut ring = self.ledgers.deployment().await.map_err(|e| later(&e))?.key_ring();
+        let mut ring = self.ledgers.deployment().await.map_err(|e| later_of_log(&e))?.key_ring();
         // A key that was revoked since, or a kind of record that is newer than this program, is no stranger's.
         if let Err(TrustError::UnknownKey(_) | TrustError::BadSignature(_)) = ring.verify(&envelope) {
             return Ok(Some("no key that this deployment enrolled signed it".to_owned()));
@@ -239,6 +239,15 @@ fn later(e: &impl std::fmt::Display) -> StoreError {
     StoreError::new(Kind::Retry, e.to_string(), "it is tried again")
 }
 
+/// The same of a log; where its store refuses whoever asks, that stays so.
+fn later_of_log(e: &LedgerError) -> StoreError {
+    if e.needs_a_person() {
+        StoreError::unheard(e.to_string(), "the store of the logs refuses whoever asks: see to that")
+    } else {
+        later(e)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
@@ -255,6 +264,15 @@ mod tests {
 
     async fn put(store: &dyn Store, name: &str, content: &[u8]) {
         store.put_new(name, Payload::from(content.to_vec()), Digest::of(content)).await.expect("written");
+    }
+
+    #[test]
+    fn a_log_whose_store_refuses_whoever_asks_is_no_disturbance() {
+        let of = |e: StoreError| later_of_log(&LedgerError::from(e));
+        let unheard = of(StoreError::unheard("could not list: 401", "renew the credentials"));
+        assert!(unheard.says_nothing() && unheard.needs_a_person() && unheard.message().contains("renew the credentials"), "{unheard}");
+        let disturbed = of(StoreError::new(Kind::Retry, "could not list: 503", "it is tried again"));
+        assert!(disturbed.says_nothing() && !disturbed.needs_a_person(), "{disturbed}");
     }
 
     #[tokio::test]

@@ -159,7 +159,7 @@ impl StoreConfig {
             );
         }
         self.check_credentials()?;
-        check_bucket(self.kind, &self.bucket).map_err(|why| ("store.bucket", why))
+        check_bucket(self.kind, &self.bucket, self.endpoint.as_deref()).map_err(|why| ("store.bucket", why))
     }
 
     fn check_credentials(&self) -> Result<(), Wrong> {
@@ -195,8 +195,12 @@ impl StoreConfig {
     }
 }
 
-/// The name is a part of every address that is asked: one that such a store cannot have would lead elsewhere.
-pub fn check_bucket(kind: StoreKind, bucket: &str) -> Result<(), String> {
+/// The name is a part of every address that is asked: one that such a store cannot have would lead elsewhere. Some stores that speak as S3
+/// does have names that Amazon gives no more; `endpoint` says whether it is one.
+pub fn check_bucket(kind: StoreKind, bucket: &str, endpoint: Option<&str>) -> Result<(), String> {
+    if kind == StoreKind::S3 && endpoint.is_some_and(is_not_amazons) {
+        return check_bucket_elsewhere(bucket);
+    }
     let (what, bytes_max, beside, spoken) = match kind {
         StoreKind::Local => return Ok(()),
         StoreKind::S3 => ("bucket", 63, "-.", "a-z 0-9 - ."),
@@ -214,9 +218,36 @@ pub fn check_bucket(kind: StoreKind, bucket: &str) -> Result<(), String> {
         return Ok(());
     }
     let shown = escape_bounded(bucket, 120);
+    let is_one_elsewhere = kind == StoreKind::S3 && check_bucket_elsewhere(bucket).is_ok();
+    let instead = if is_one_elsewhere { "; if another store than Amazon's has it, name that store's endpoint" } else { "" };
     Err(format!(
-        "'{shown}' is no name of a {what}: expected 3 to {bytes_max} of {spoken}, a letter or digit first and last, and no two dots together"
+        "'{shown}' is no name of a {what}: expected 3 to {bytes_max} of {spoken}, a letter or digit first and last, and no two dots together{instead}"
     ))
+}
+
+/// What Amazon gave once as well. Nothing in such a name means anything in an address.
+fn check_bucket_elsewhere(bucket: &str) -> Result<(), String> {
+    let plain = |c: char| c.is_ascii_alphanumeric();
+    let good = (3..=255).contains(&bucket.len())
+        && bucket.chars().all(|c| plain(c) || "-._".contains(c))
+        && bucket.starts_with(plain)
+        && bucket.ends_with(plain)
+        && !bucket.contains("..");
+    if good {
+        return Ok(());
+    }
+    let shown = escape_bounded(bucket, 120);
+    Err(format!(
+        "'{shown}' is no name of a bucket: expected 3 to 255 of A-Z a-z 0-9 - . _, a letter or digit first and last, and no two dots together"
+    ))
+}
+
+/// Amazon's domains: of its regions, of those in China, and of its sovereign cloud in Europe.
+const AMAZONS: [&str; 3] = ["amazonaws.com", "amazonaws.com.cn", "amazonaws.eu"];
+
+fn is_not_amazons(endpoint: &str) -> bool {
+    let host = reqwest::Url::parse(endpoint).ok().and_then(|url| url.host_str().map(|host| host.trim_end_matches('.').to_owned()));
+    host.is_some_and(|host| AMAZONS.iter().all(|own| host != *own && !host.ends_with(&format!(".{own}"))))
 }
 
 /// Where a store's credentials belong.

@@ -245,6 +245,35 @@ fn a_bucket_has_a_name_that_such_a_store_can_have() {
 }
 
 #[test]
+fn a_bucket_of_another_store_may_have_a_name_that_amazon_gives_no_more() {
+    let parse = |bucket: &str, endpoint: &str| {
+        Config::parse(&format!("[store]\nkind = \"s3\"\nbucket = \"{bucket}\"\nendpoint = \"{endpoint}\"\n")).map_err(|e| e.to_string())
+    };
+    let own = "https://store.example.org:9000";
+    let amazons = [
+        "https://s3.eu-west-1.amazonaws.com",
+        "https://S3.cn-north-1.AmazonAWS.com.cn",
+        "https://s3.eusc-de-east-1.amazonaws.eu",
+        "https://amazonaws.eu",
+    ];
+    let long = "B".repeat(255);
+    for bucket in ["My_Bucket", "bkt", "Old.Bucket-1", long.as_str()] {
+        assert!(parse(bucket, own).is_ok(), "{bucket}: {:?}", parse(bucket, own));
+    }
+    for endpoint in amazons {
+        let e = parse("My_Bucket", endpoint).expect_err("strict");
+        assert!(e.contains("expected 3 to 63 of a-z 0-9 - .") && e.contains("name that store's endpoint"), "{e}");
+    }
+    let longer = "b".repeat(256);
+    for bucket in ["a/b", "..", "a..b", ".bucket", "bucket_", "a?b", "a%2Fb", "a b", "ab", longer.as_str()] {
+        let e = parse(bucket, own).expect_err(bucket);
+        assert!(e.contains("store.bucket: ") && e.contains("is no name of a bucket: expected 3 to 255 of A-Z a-z 0-9 - . _"), "{e}");
+        let e = parse(bucket, amazons[0]).expect_err(bucket);
+        assert!(!e.contains("name that store's endpoint"), "it is none anywhere: {e}");
+    }
+}
+
+#[test]
 fn files_that_cannot_be_read_are_named() {
     let dir = tempfile::tempdir().expect("dir");
     let path = dir.path().join("config.toml");

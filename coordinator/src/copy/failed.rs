@@ -4,6 +4,8 @@ use crate::catalog::CatalogError;
 use crate::problem::Problem;
 use crate::store::{Kind, StoreError};
 
+const SEE_TO_IT: &str = "a store refuses whoever asks: see to that";
+
 /// Why a folder was not copied whole.
 #[derive(Debug)]
 pub enum Failed {
@@ -23,6 +25,11 @@ impl Failed {
             Self::Store(e) => e.kind() == Kind::Retry,
             Self::Own(_) => false,
         }
+    }
+
+    /// True when a store refuses whoever asks: it is tried again as one that is away, but waiting alone will hardly help.
+    pub(super) const fn is_unheard(&self) -> bool {
+        matches!(self, Self::Store(e) if e.says_nothing() && e.needs_a_person())
     }
 
     /// What the reason is in substance: the same as long as the same is to be done about it. Messages name objects, requests and
@@ -54,7 +61,11 @@ impl From<StoreError> for Failed {
 
 impl From<Problem> for Failed {
     fn from(e: Problem) -> Self {
-        if e.is_passing() { Self::Passing(e.to_string()) } else { Self::Own(e) }
+        if e.passes_soon() {
+            return Self::Passing(e.to_string());
+        }
+        // In the words of a log, whose store refuses whoever asks.
+        if e.is_passing() { Self::Store(StoreError::unheard(e.to_string(), SEE_TO_IT)) } else { Self::Own(e) }
     }
 }
 
@@ -67,6 +78,22 @@ impl From<CatalogError> for Failed {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_store_that_refuses_whoever_asks_is_tried_again_and_is_none_that_is_away() {
+        let unheard = || StoreError::unheard("could not list: 401", "renew the credentials");
+        let of_log = || Problem::from(crate::ledger::LedgerError::from(unheard()));
+        for e in [Failed::from(unheard()), Failed::from(Problem::from(unheard())), Failed::from(of_log())] {
+            assert!(e.is_unheard() && e.is_passing() && e.reason().starts_with("denied: "), "{e:?}");
+            assert!(e.to_string().contains("401"), "{e}");
+        }
+        let disturbed = || StoreError::new(Kind::Retry, "could not list: 503", "it is tried again");
+        for e in [Failed::from(disturbed()), Failed::from(Problem::from(disturbed()))] {
+            assert!(!e.is_unheard() && e.is_passing(), "{e:?}");
+        }
+        let denied = Failed::from(StoreError::new(Kind::Denied, "could not list: 403", "compare the rights"));
+        assert!(!denied.is_unheard() && !denied.is_passing(), "{denied:?}");
+    }
 
     #[test]
     fn a_reason_is_another_one_when_something_else_is_to_be_done() {

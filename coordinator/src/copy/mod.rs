@@ -321,6 +321,9 @@ impl<'a> Copier<'a> {
 
     /// A store answered.
     fn is_there(&mut self) {
+        if self.away.0.is_some() {
+            self.told.forget(STORE);
+        }
         self.away = (None, None);
         self.goes_on(STORE);
     }

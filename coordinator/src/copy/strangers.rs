@@ -13,8 +13,8 @@ use super::failed::Failed;
 use crate::attest;
 use crate::catalog::{CatalogError, SharedCatalog};
 use crate::parts::Parts;
+use crate::store::StoreError;
 use crate::store::attest::Judge;
-use crate::store::{Kind, StoreError};
 
 /// Tells what is none of ours in the first store.
 #[derive(Debug)]
@@ -62,5 +62,5 @@ impl Strangers {
 
 /// That the catalog does not answer is no word about a store that is away.
 fn passing(e: StoreError) -> Failed {
-    if e.kind() == Kind::Retry { Failed::Passing(e.to_string()) } else { Failed::Store(e) }
+    if e.is_passing() { Failed::Passing(e.to_string()) } else { Failed::Store(e) }
 }

@@ -10,7 +10,7 @@ use super::compare::{Lag, shown};
 use super::failed::Failed;
 use super::known::Foreign;
 use super::told::Told;
-use super::{Copier, LATER, START, identity};
+use super::{Copier, LATER, START, STORE, identity};
 use crate::custody;
 use crate::parts::Parts;
 use crate::store::Kind;
@@ -138,18 +138,25 @@ impl Copier<'_> {
         }
     }
 
-    /// What another try does not mend is an incident, once for each reason until it succeeds, and so is a store that is away for long.
-    /// True when a store is away.
+    /// What another try does not mend is an incident, once for each reason until it succeeds, and so is a store that refuses whoever asks, or
+    /// is away for long. True when a store is away, or does not hear us.
     pub(super) async fn failed(&mut self, what: &str, wait: Duration, e: &Failed) -> bool {
         tracing::warn!(folder = what, error = %e, again_in_s = wait.as_secs(), "the copy was not made");
         let place = self.second.store.describe();
         // That other folders are copied meanwhile must not hide it. Of a store that is away for all there is a word of its own.
-        if e.is_passing() && what != START && self.retries.lasts(what) {
+        if e.is_passing() && !e.is_unheard() && what != START && self.retries.lasts(what) {
             let detail = format!("'{}' could not be copied into {place}, however often it was tried: {e}", shown(what));
             tell_failed(self.parts, &self.told, what, "lasting", (case_of(what), what), &detail).await;
         }
         match e {
             Failed::Passing(_) => {}
+            Failed::Store(error) if e.is_unheard() => {
+                self.away.0.get_or_insert_with(Instant::now);
+                let detail = format!("{error}; so nothing is copied into {place} until then, and evidence is in the first store");
+                // Whichever folder met it first: it is the same for all.
+                tell_failed(self.parts, &self.told, STORE, &e.reason(), (None, place.as_str()), &detail).await;
+                return true;
+            }
             Failed::Store(e) if e.kind() == Kind::Retry => {
                 let since = self.away.0.get_or_insert_with(Instant::now).elapsed();
                 if since >= AWAY && self.away.1.is_none_or(|told| told.elapsed() >= AWAY_AGAIN) {

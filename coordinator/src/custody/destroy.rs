@@ -1,7 +1,7 @@
 //! The one place where evidence is destroyed: what a custodian asked for and a second person approved.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use exhibit_evidence::custody::{Fate, Unfinished};
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::catalog::PAGE_MAX;
 use crate::clock;
 use crate::copy;
-use crate::ledger::{self, LedgerError};
+use crate::ledger::{self, Ledger, LedgerError};
 use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
 use crate::replica::Lease;
@@ -36,16 +36,57 @@ const AFTERWARDS: &str =
 /// know, and [`recover`] reads them at start.
 #[derive(Debug, Default)]
 pub struct Condemned {
-    cases: Mutex<BTreeSet<CaseId>>,
+    /// And until when the timers leave one alone that waits for a person.
+    cases: Mutex<BTreeMap<CaseId, Option<Instant>>>,
     one_at_a_time: tokio::sync::Mutex<()>,
-    /// Until when the timers leave them alone.
-    waiting: Mutex<Option<Instant>>,
 }
 
 impl Condemned {
-    fn cases(&self) -> std::sync::MutexGuard<'_, BTreeSet<CaseId>> {
+    fn cases(&self) -> MutexGuard<'_, BTreeMap<CaseId, Option<Instant>>> {
         self.cases.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Something of a case is to be destroyed. One that waits already goes on waiting.
+    fn add(&self, case: &CaseId) {
+        self.cases().entry(case.clone()).or_default();
+    }
+
+    /// What the timers are to try now: each case at its own time.
+    fn due(&self) -> Vec<CaseId> {
+        let now = Instant::now();
+        self.cases().iter().filter(|(_, until)| until.is_none_or(|until| until <= now)).map(|(case, _)| case.clone()).collect()
+    }
+
+    /// A try failed: gives how long the timers leave the case alone. What passes soon does not wait, but one that waits for a person
+    /// (a lock, for example) goes on waiting, whatever passes beside: [`wait_no_longer`] ends that when a copy is back. Another try may
+    /// have finished the case meanwhile: then nothing waits.
+    fn failed(&self, case: &CaseId, passes_soon: bool) -> Duration {
+        let mut cases = self.cases();
+        let Some(until) = cases.get_mut(case) else { return Duration::ZERO };
+        if passes_soon && until.is_none() {
+            return Duration::ZERO;
+        }
+        *until = Some(Instant::now() + PERSON_WAIT);
+        PERSON_WAIT
+    }
+
+    /// Nothing of a case is left to be destroyed.
+    fn finished(&self, case: &CaseId) {
+        self.cases().remove(case);
+    }
+
+    fn wait_no_longer(&self) {
+        self.cases().values_mut().for_each(|until| *until = None);
+    }
+}
+
+/// The certificate of a disposal that is finished.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certified {
+    /// The digest of the record.
+    pub digest: Digest,
+    /// The record; `None` when it could not be read back now, which changes nothing of what is certified.
+    pub envelope: Option<Envelope>,
 }
 
 /// While it lives nothing is destroyed, at any coordinator.
@@ -84,8 +125,8 @@ pub(crate) async fn standstill(parts: &Parts) -> Result<Standstill<'_>> {
     Ok(Standstill { here, alone, shared_out })
 }
 
-/// Carries out every approved disposal of a case that is not finished, and gives the certificate of the one that `approval`
-/// decided. The happy path and recovery are this one function. Order of writes, for each disposal:
+/// Carries out every approved disposal of a case that is not finished, and gives the log that has the certificates. The happy path and
+/// recovery are this one function. Order of writes, for each disposal:
 ///
 /// 1. (before the call) its approval is in the log, under a checkpoint: from here on nothing can take it back
 /// 2. every object below the folder of each collection is destroyed in the order of the names, so that a stream's segments
@@ -97,22 +138,38 @@ pub(crate) async fn standstill(parts: &Parts) -> Result<Standstill<'_>> {
 /// Died, or failed, anywhere: the next call begins at 2 again, and destroying what is gone is success. Between 1 and 4 nothing
 /// of these collections is served, and the verifier says that the disposal is not finished. A key that is revoked after the approval
 /// stops nothing: both were right to say what they said then, and parts may be gone.
-pub(super) async fn finish(parts: &Arc<Parts>, case: &CaseId, approval: Option<Digest>) -> Result<Option<Envelope>> {
-    parts.condemned.cases().insert(case.clone());
+pub(super) async fn finish(parts: &Arc<Parts>, case: &CaseId) -> Result<Ledger> {
+    parts.condemned.add(case);
     let (task, of) = (Arc::clone(parts), case.clone());
     // Its own task: a caller that goes away does not stop what was decided.
     let work = tokio::spawn(async move { finish_all(&task, &of).await });
-    work.await.unwrap_or_else(|e| Err(Problem::new(Kind::Failed, format!("the destruction ended badly: {e}"))))?;
-    let ledger = parts.ledgers.case(case).await?;
-    let Some(approval) = approval else { return Ok(None) };
-    let certificate = ledger.view().custody().certificate_of(&approval);
-    match certificate {
-        Some(digest) => Ok(ledger.read_by_digest(&digest).await?),
-        None => Ok(None),
-    }
+    work.await.unwrap_or_else(|e| Err(Problem::new(Kind::Failed, format!("the destruction ended badly: {e}"))))
 }
 
-async fn finish_all(parts: &Parts, case: &CaseId) -> Result<()> {
+/// The certificate of the disposal that `approval` decided, of a case that [`finish`] is done with.
+///
+/// # Errors
+/// What lies in its place is not what was written, or the coordinator has a defect: an incident, and all is destroyed and certified.
+pub(super) async fn certified(parts: &Parts, ledger: &Ledger, (case, approval): (&CaseId, &Digest)) -> Result<Option<Certified>> {
+    let certificate = ledger.view().custody().certificate_of(approval);
+    let Some(digest) = certificate else { return Ok(None) };
+    let envelope = match ledger.read_by_digest(&digest).await {
+        Ok(envelope) => envelope,
+        // The store does not say now.
+        Err(error) if matches!(error.kind(), ledger::Kind::Retry | ledger::Kind::Denied | ledger::Kind::Full) => {
+            tracing::warn!(%case, certificate = %digest, %error, "a disposal is finished and certified, and the certificate could not be read back");
+            None
+        }
+        Err(error) => {
+            let why = format!("all is destroyed and certified, and the certificate, record {digest}, cannot be read back: {error}");
+            parts.incident(Some(case), ledger::DAMAGED, &ledger.name().folder(), &why).await;
+            return Err(Problem::new(Problem::from(error).kind(), why));
+        }
+    };
+    Ok(Some(Certified { digest, envelope }))
+}
+
+async fn finish_all(parts: &Parts, case: &CaseId) -> Result<Ledger> {
     let _one = parts.condemned.one_at_a_time.lock().await;
     let _alone = parts.leases.alone("disposal", DISPOSAL_WAIT).await?;
     let ledger = parts.ledgers.case(case).await?;
@@ -143,9 +200,9 @@ async fn finish_all(parts: &Parts, case: &CaseId) -> Result<()> {
     }
     // One that was approved while this ran waits for the lock with its own call, which may fail: then the timers must know.
     if ledger.view().custody().unfinished().is_empty() {
-        parts.condemned.cases().remove(case);
+        parts.condemned.finished(case);
     }
-    Ok(())
+    Ok(ledger)
 }
 
 /// Where there is to be a copy, it is there and the known one.
@@ -222,7 +279,7 @@ pub(crate) async fn destroy_rest(parts: &Parts, copy: &dyn Store, case: &CaseId,
 
 /// What a disposal waited for, a person may have done: the timers try it again now.
 pub(crate) fn wait_no_longer(parts: &Parts) {
-    *parts.condemned.waiting.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    parts.condemned.wait_no_longer();
 }
 
 /// At start: finds in the logs what an earlier process was destroying, and finishes what can be finished; gives in how many cases. What cannot be
@@ -239,7 +296,7 @@ pub async fn recover(parts: &Arc<Parts>) -> Result<u64> {
         for row in &page {
             match parts.ledgers.case(&row.case).await {
                 Ok(ledger) if !ledger.view().custody().unfinished().is_empty() => {
-                    parts.condemned.cases().insert(row.case.clone());
+                    parts.condemned.add(&row.case);
                 }
                 Ok(_) => {}
                 Err(error) => {
@@ -249,9 +306,11 @@ pub async fn recover(parts: &Arc<Parts>) -> Result<u64> {
             }
         }
     }
-    let due: Vec<CaseId> = parts.condemned.cases().iter().cloned().collect();
+    let due: Vec<CaseId> = parts.condemned.cases().keys().cloned().collect();
     // The timers look at these.
-    parts.condemned.cases().extend(unseen);
+    for case in &unseen {
+        parts.condemned.add(case);
+    }
     let unfinished = finish_each(parts, &due).await;
     for (case, problem) in unfinished.iter().filter(|(_, problem)| problem.kind() == Kind::Damaged) {
         parts.incident(None, "recovery", "start", &format!("an approved disposal in case {case} is not finished: {problem}")).await;
@@ -259,16 +318,13 @@ pub async fn recover(parts: &Arc<Parts>) -> Result<u64> {
     Ok(due.len().saturating_sub(unfinished.len()) as u64)
 }
 
-/// Tries to finish what is due, each case by itself, and gives what is not finished. The timers leave that alone for the shortest of the waits:
-/// what passes by itself does not wait for a person.
+/// Tries to finish what is due, each case by itself, and gives what is not finished.
 async fn finish_each(parts: &Arc<Parts>, due: &[CaseId]) -> Vec<(CaseId, Problem)> {
-    let (mut unfinished, mut shortest) = (Vec::new(), PERSON_WAIT);
+    let mut unfinished = Vec::new();
     for case in due {
-        let Err(error) = finish(parts, case, None).await else { continue };
-        let wait = if error.is_passing() { Duration::ZERO } else { PERSON_WAIT };
+        let Err(error) = finish(parts, case).await else { continue };
+        let wait = parts.condemned.failed(case, error.passes_soon());
         tracing::warn!(%case, %error, wait_s = wait.as_secs(), "an approved disposal is not finished; it is tried again");
-        shortest = shortest.min(wait);
-        *parts.condemned.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + shortest);
         unfinished.push((case.clone(), error));
     }
     unfinished
@@ -276,11 +332,52 @@ async fn finish_each(parts: &Arc<Parts>, due: &[CaseId]) -> Vec<(CaseId, Problem
 
 /// From the timers: tries again, in a task of its own, what could not be finished. Nothing happens while one is at work.
 pub fn finish_due(parts: &Arc<Parts>) {
-    let due: Vec<CaseId> = parts.condemned.cases().iter().cloned().collect();
-    let waiting = *parts.condemned.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-    if due.is_empty() || waiting.is_some_and(|until| Instant::now() < until) || parts.condemned.one_at_a_time.try_lock().is_err() {
+    let due = parts.condemned.due();
+    if due.is_empty() || parts.condemned.one_at_a_time.try_lock().is_err() {
         return;
     }
     let parts = Arc::clone(parts);
     tokio::spawn(async move { finish_each(&parts, &due).await });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn each_case_is_tried_at_its_own_time() {
+        let condemned = Condemned::default();
+        let (locked, away) = (CaseId::new(1, [1; 10]), CaseId::new(1, [2; 10]));
+        let (both, only_away) = ([locked.clone(), away.clone()], [away.clone()]);
+        for case in &both {
+            condemned.add(case);
+        }
+        assert_eq!(condemned.due(), both);
+        assert_eq!((condemned.failed(&locked, false), condemned.failed(&away, true)), (PERSON_WAIT, Duration::ZERO));
+        condemned.add(&locked);
+        assert_eq!(condemned.due(), only_away, "what passes by itself does not wait, and what is locked waits all the same");
+        tokio::time::advance(PERSON_WAIT).await;
+        assert_eq!(condemned.due(), both);
+        // Its lock stands; that the copy is away as well now makes it no sooner.
+        assert_eq!((condemned.failed(&locked, true), condemned.failed(&away, true)), (PERSON_WAIT, Duration::ZERO));
+        assert_eq!(condemned.due(), only_away);
+        condemned.wait_no_longer();
+        assert_eq!(condemned.due(), both, "a person, or the copy that is back, ends all waits");
+        assert_eq!(condemned.failed(&locked, true), Duration::ZERO, "whether its lock stands is asked anew");
+        condemned.failed(&locked, false);
+        condemned.finished(&locked);
+        condemned.add(&locked);
+        assert_eq!(condemned.due(), both, "a later disposal does not wait for an earlier one's reason");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_that_is_noted_after_another_try_finished_the_case_keeps_nothing_waiting() {
+        let (condemned, cases) = (Condemned::default(), [CaseId::new(1, [1; 10])]);
+        condemned.add(&cases[0]);
+        condemned.finished(&cases[0]);
+        assert_eq!(condemned.failed(&cases[0], false), Duration::ZERO);
+        assert!(condemned.due().is_empty(), "it is finished");
+        condemned.add(&cases[0]);
+        assert_eq!(condemned.due(), cases, "a later disposal is tried at once");
+    }
 }

@@ -19,7 +19,7 @@ use exhibit_evidence::text::{escape_bounded, one_line};
 use exhibit_evidence::{CaseId, Timestamp};
 
 pub(crate) use asker::unapprovable;
-pub use destroy::{Condemned, finish_due, recover};
+pub use destroy::{Certified, Condemned, finish_due, recover};
 pub(crate) use destroy::{Standstill, destroy_rest, standstill, wait_no_longer};
 
 use crate::authz;
@@ -41,7 +41,7 @@ pub struct Submitted {
     /// Records in the log now.
     pub log_size: u64,
     /// The certificate, when the record approved a disposal and nothing is left of it.
-    pub certificate: Option<Envelope>,
+    pub certified: Option<Certified>,
     /// Why the disposal that the record approved is not finished, one line. The approval stands; the timers go on with it.
     pub unfinished: Option<String>,
 }
@@ -120,7 +120,7 @@ pub async fn submit(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Re
     added?;
     let n = ledger.find(&digest).ok_or_else(|| Problem::new(Kind::Damaged, format!("the log of {case} lacks what was written")))?;
     tracing::info!(%case, kind, by = %escape_bounded(caller, 200), n, "custody record taken");
-    let (certificate, unfinished) = match record {
+    let (certified, unfinished) = match record {
         Record::Approval(p) => {
             let order = ledger.view().custody().order_id(&p.predecessor).cloned();
             match order {
@@ -128,12 +128,12 @@ pub async fn submit(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Re
                     dispatch::approved(parts, &order).await;
                     (None, None)
                 }
-                None => destroyed(parts, &case, (digest, n)).await,
+                None => destroyed(parts, &case, (digest, n)).await?,
             }
         }
         _ => (None, None),
     };
-    Ok(Submitted { n, log_size: ledger.size(), certificate, unfinished })
+    Ok(Submitted { n, log_size: ledger.size(), certified, unfinished })
 }
 
 /// Characters of why a disposal is not finished.
@@ -141,12 +141,16 @@ const UNFINISHED_CHARS_MAX: usize = 1_000;
 
 /// Carries out the disposal that record `n` approved: its certificate, or why it is not finished. That is no refusal: the approval
 /// stands, parts may be gone, and the timers go on.
-async fn destroyed(parts: &Arc<Parts>, case: &CaseId, (approval, n): (Digest, u64)) -> (Option<Envelope>, Option<String>) {
-    match destroy::finish(parts, case, Some(approval)).await {
-        Ok(certificate) => (certificate, None),
+///
+/// # Errors
+/// When it is finished and its certificate is not as it was written.
+async fn destroyed(parts: &Arc<Parts>, case: &CaseId, (approval, n): (Digest, u64)) -> Result<(Option<Certified>, Option<String>)> {
+    match destroy::finish(parts, case).await {
+        // From here on it is finished, whatever becomes of the reading.
+        Ok(ledger) => Ok((destroy::certified(parts, &ledger, (case, &approval)).await?, None)),
         Err(error) => {
             tracing::warn!(%case, n, %error, "a disposal was approved and is not finished; it goes on by itself");
-            (None, Some(one_line(&error.to_string(), UNFINISHED_CHARS_MAX)))
+            Ok((None, Some(one_line(&error.to_string(), UNFINISHED_CHARS_MAX))))
         }
     }
 }

@@ -17,6 +17,8 @@ use crate::problem::Result;
 /// One kind about one subject is written into a log at once, and then once in this time, with how many came: a log has a
 /// bounded number of records, and whoever can cause incidents must not be able to fill it.
 const EVERY: Duration = Duration::from_hours(1);
+/// What a log did not take, and a person has to see to that, is tried again after so long: the store refuses whoever asks, for example.
+const LATER: Duration = Duration::from_mins(1);
 /// Kinds and subjects looked at in one round.
 const ROUND_MAX: u32 = 1_000;
 /// Kinds and subjects that are remembered; beyond, all are forgotten, and may be written again earlier.
@@ -24,7 +26,7 @@ const REMEMBERED_MAX: usize = 4_096;
 
 type Subject = (Option<String>, String, String);
 
-/// What was written into a log in the last hour.
+/// What was written into a log in the last hour, or waits for a person: until when it is left alone.
 #[derive(Debug, Default)]
 pub struct Recorded(Mutex<HashMap<Subject, Instant>>);
 
@@ -35,18 +37,19 @@ impl Recorded {
 
     fn is_due(&self, row: &IncidentRow, now: Instant) -> bool {
         let recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        recorded.get(&Self::subject(row)).is_none_or(|at| now.duration_since(*at) >= EVERY)
+        recorded.get(&Self::subject(row)).is_none_or(|until| *until <= now)
     }
 
-    fn note(&self, row: &IncidentRow, now: Instant) {
+    /// It is left alone until then.
+    fn note(&self, row: &IncidentRow, now: Instant, until: Instant) {
         let mut recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if recorded.len() >= REMEMBERED_MAX {
-            recorded.retain(|_, at| now.duration_since(*at) < EVERY);
+            recorded.retain(|_, until| *until > now);
             if recorded.len() >= REMEMBERED_MAX {
                 recorded.clear();
             }
         }
-        recorded.insert(Self::subject(row), now);
+        recorded.insert(Self::subject(row), until);
     }
 }
 
@@ -61,7 +64,8 @@ impl Recorded {
 /// meanwhile, one record more whose times begin at the same incident.
 ///
 /// # Errors
-/// When the catalog or a log fails (the first failure): what is not written waits for the next call.
+/// When the catalog or a log fails (the first failure): what is not written waits for the next call, or for a minute where it hardly passes
+/// by waiting alone.
 pub async fn record(parts: &Parts) -> Result<()> {
     let mut failed = None;
     for incidents in parts.catalog.unlogged_incidents(ROUND_MAX).await? {
@@ -72,10 +76,16 @@ pub async fn record(parts: &Parts) -> Result<()> {
         // A log that fails must not keep the others from what concerns them.
         match append(parts, &incidents).await {
             Ok(()) => {
-                parts.recorded_incidents.note(&incidents.newest, now);
+                parts.recorded_incidents.note(&incidents.newest, now, now + EVERY);
                 parts.catalog.incidents_logged(incidents).await?;
             }
-            Err(problem) => failed = failed.or(Some(problem)),
+            Err(problem) => {
+                // Every try is written to the store, and told in this program's log.
+                if !problem.passes_soon() {
+                    parts.recorded_incidents.note(&incidents.newest, now, now + LATER);
+                }
+                failed = failed.or(Some(problem));
+            }
         }
     }
     failed.map_or(Ok(()), Err)
@@ -141,12 +151,16 @@ mod tests {
         let recorded = Recorded::default();
         let row = |subject: &str| IncidentRow::new(Timestamp::from_unix_s(1), None, "k", subject, "d".to_owned());
         assert!(recorded.is_due(&row("a"), Instant::now()));
-        recorded.note(&row("a"), Instant::now());
+        recorded.note(&row("a"), Instant::now(), Instant::now() + EVERY);
         assert!(!recorded.is_due(&row("a"), Instant::now()) && recorded.is_due(&row("b"), Instant::now()));
         tokio::time::advance(EVERY).await;
         assert!(recorded.is_due(&row("a"), Instant::now()));
+        recorded.note(&row("a"), Instant::now(), Instant::now() + LATER);
+        assert!(!recorded.is_due(&row("a"), Instant::now()), "a log that a person has to see to");
+        tokio::time::advance(LATER).await;
+        assert!(recorded.is_due(&row("a"), Instant::now()));
         for n in 0..3 * REMEMBERED_MAX {
-            recorded.note(&row(&n.to_string()), Instant::now());
+            recorded.note(&row(&n.to_string()), Instant::now(), Instant::now() + EVERY);
         }
         assert!(recorded.0.lock().expect("lock").len() <= REMEMBERED_MAX);
     }

@@ -45,13 +45,14 @@ impl Kind {
 pub struct LedgerError {
     kind: Kind,
     message: String,
+    needs_a_person: bool,
 }
 
 impl LedgerError {
     /// Makes an error; `message` says what was tried, what happened and what helps.
     #[must_use]
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), needs_a_person: false }
     }
 
     /// Something is in the log, or missing from it, that cannot have come from this program.
@@ -75,10 +76,21 @@ impl LedgerError {
         )
     }
 
+    /// The same in other words.
+    #[must_use]
+    pub(crate) fn said(self, message: impl Into<String>) -> Self {
+        Self { message: message.into(), ..self }
+    }
+
     /// What to do about it.
     #[must_use]
     pub const fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// True when the store did not hear us, so that waiting alone will hardly help.
+    pub(crate) const fn needs_a_person(&self) -> bool {
+        self.needs_a_person
     }
 }
 
@@ -113,6 +125,6 @@ impl From<StoreError> for LedgerError {
             store::Kind::Damaged | store::Kind::NotFound | store::Kind::Conflict => Kind::Damaged,
             store::Kind::Bug => Kind::Bug,
         };
-        Self::new(kind, e.to_string())
+        Self { needs_a_person: e.needs_a_person(), ..Self::new(kind, e.to_string()) }
     }
 }

@@ -274,8 +274,26 @@ impl Inner {
 
 /// A name counts as free only when nothing lies under it, and where that cannot be seen nothing is written.
 fn unlisted(slot: &str, e: &store::StoreError) -> LedgerError {
-    let kind = LedgerError::from(e.clone()).kind();
     let what =
         "whether something lies under it cannot be seen, so nothing is written there (the credentials need the right to list versions)";
-    LedgerError::new(kind, format!("'{slot}': {what}: {e}"))
+    LedgerError::from(e.clone()).said(format!("'{slot}': {what}: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreError;
+
+    #[test]
+    fn versions_that_cannot_be_seen_need_a_person_where_the_store_does() {
+        for (e, kind, person) in [
+            (StoreError::unheard("could not list: 401", "renew the credentials"), Kind::Retry, true),
+            (StoreError::new(store::Kind::Denied, "could not list: 403", "compare the rights"), Kind::Denied, true),
+            (StoreError::new(store::Kind::Retry, "could not list: 503", "it is tried again"), Kind::Retry, false),
+        ] {
+            let told = unlisted("cases/x/log/seq/1", &e);
+            assert_eq!((told.kind(), told.needs_a_person()), (kind, person), "{told}");
+            assert!(told.to_string().contains("cases/x/log/seq/1") && told.to_string().contains(e.message()), "{told}");
+        }
+    }
 }

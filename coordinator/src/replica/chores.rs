@@ -79,7 +79,7 @@ async fn tick(parts: &Arc<Parts>, count: u32) {
         tracing::warn!(%error, "approved orders could not be looked at; next try in some seconds");
     }
     if let Err(error) = incidents::record(parts).await {
-        tracing::warn!(%error, "incidents could not be written into their log; next try in a second");
+        tracing::warn!(%error, "incidents could not be written into their log; next try soon, or in a minute where somebody has to see to it");
     }
 }
 

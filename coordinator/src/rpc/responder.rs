@@ -26,7 +26,7 @@ use crate::custody;
 use crate::dispatch::{self, admit, cases};
 use crate::enroll::{self, people};
 use crate::parts::Parts;
-use crate::problem::Problem;
+use crate::problem::{Kind, Problem};
 use crate::read::{self, Exported, Filter, ListedItem, Served};
 use crate::replica;
 use crate::stamp;
@@ -234,18 +234,17 @@ impl ResponderService for Responders {
         let record = envelope("record", &request.into_inner().record)?;
         let done = custody::submit(&self.0, &by, &record).await;
         let done = done.inspect_err(|problem| {
-            // What passes may have come when the record was in the log already.
-            let is_passing = problem.is_passing();
-            let what = if is_passing {
-                "it is not known whether a custody record is in its log; it can be sent again"
-            } else {
-                "custody record refused"
+            // What passes, and damage, may have come when the record was in the log already.
+            let what = match problem.kind() {
+                Kind::Busy | Kind::Damaged => "it is not known whether a custody record is in its log; it can be sent again",
+                _ => "custody record refused",
             };
             tracing::warn!(%by, %problem, "{what}");
         })?;
-        let certificate = done.certificate.map(|e| e.as_bytes().to_vec()).unwrap_or_default();
+        let certificate_sha256 = done.certified.as_ref().map(|c| c.digest.as_bytes().to_vec()).unwrap_or_default();
+        let certificate = done.certified.and_then(|c| c.envelope).map(|e| e.as_bytes().to_vec()).unwrap_or_default();
         let unfinished = done.unfinished.unwrap_or_default();
-        Ok(Response::new(wire::SubmitRecordResponse { n: done.n, log_size: done.log_size, certificate, unfinished }))
+        Ok(Response::new(wire::SubmitRecordResponse { n: done.n, log_size: done.log_size, certificate, unfinished, certificate_sha256 }))
     }
 
     async fn submit_order(&self, request: Request<wire::SubmitOrderRequest>) -> Result<Response<wire::SubmitOrderResponse>, Status> {

@@ -179,7 +179,7 @@ async fn look_over(store: &dyn Store, begin: &str, judge: Option<Arc<dyn Judge>>
 /// written if it is not there, and read back.
 ///
 /// # Errors
-/// [`Kind::Retry`]; what else the store answers is a trouble.
+/// [`Kind::Retry`], also where the store does not hear us: then nothing can be read there either. What else it answers is a trouble.
 pub async fn still_locks(store: &dyn Store) -> Result<Vec<Trouble>, StoreError> {
     let Some(found) = store.attestable().filter(Attestable::locks) else { return Ok(Vec::new()) };
     let place = found.vault.describe().to_owned();

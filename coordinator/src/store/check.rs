@@ -106,11 +106,12 @@ impl CheckReport {
             Err(e) if matches!(e.kind(), Kind::Denied | Kind::Conflict) && !e.says_nothing() => {
                 self.add(what, State::Holds, "refused", remedy);
             }
-            Err(e) => self.add(what, State::Untested, e.to_string(), "try again"),
+            Err(e) => self.add(what, State::Untested, e.to_string(), TRY_AGAIN),
         }
     }
 }
 
+const TRY_AGAIN: &str = "try again";
 const HARDER: &str = "governance is weak here, because who sets a lock may shorten it: set mode = \"compliance\" in store.lock";
 const OTHER_STORE: &str = "this store does not keep what it promises: use another one";
 const BUCKET_LOCK: &str = "this store refuses nothing to whoever may write there: use one with store.lock, or its owner sets retention on the bucket or container: docs/operations/stores.md";
@@ -157,7 +158,7 @@ pub(super) async fn run_with(store: &dyn Store, lock: Option<LockPolicy>, now: T
 async fn encryption(report: &mut CheckReport, vault: &Vault, name: &str) {
     let seen = match vault.encryption_of(name).await {
         Ok(seen) => seen,
-        Err(e) => return report.add("encryption", State::Untested, e.to_string(), "try again"),
+        Err(e) => return report.add("encryption", State::Untested, e.to_string(), TRY_AGAIN),
     };
     match vault.encryption().map(|asked| (asked, asked.compare(&seen))) {
         Some((asked, Ok(()))) => report.add("encryption", State::Holds, format!("{asked}; the store says so of the probe"), ""),
@@ -228,6 +229,8 @@ async fn locked(report: &mut CheckReport, vault: &Vault, name: &str, version: &s
         // Some stores answer that they did it and do not.
         let weaker = vault.lock_of(name, version).await.map(|seen| !seen.retains(&full, 60));
         match (tried, weaker) {
+            // A lock that nobody came to look at was not put to the test.
+            (Err(e), Ok(false)) if e.says_nothing() => report.add(what, State::Untested, e.to_string(), TRY_AGAIN),
             (Err(e), Ok(false)) if e.kind() == Kind::Denied => report.add(what, State::Holds, "refused", ""),
             (_, Ok(false)) => report.add(what, State::Holds, "the lock is as it was", ""),
             (_, Ok(true)) => {
@@ -242,6 +245,7 @@ async fn locked(report: &mut CheckReport, vault: &Vault, name: &str, version: &s
         let tried = vault.delete(name, Some(version), bypass).await;
         let there = vault.lock_of(name, version).await;
         match (tried, there) {
+            (Err(e), Ok(_)) if e.says_nothing() => report.add(what, State::Untested, e.to_string(), TRY_AGAIN),
             (_, Ok(_)) => report.add(what, State::Holds, "refused: the version is still there", ""),
             (_, Err(e)) if e.kind() == Kind::NotFound => {
                 report.add(what, State::Missing, "the locked version could be deleted", if bypass { use_policy } else { OTHER_STORE });
@@ -268,7 +272,11 @@ async fn held(report: &mut CheckReport, asked: Asked<'_>, vault: &Vault, now: Ti
     // Policies let nothing but heads be written again, so it has the name of a start's probe.
     let name = format!("probe/held-{}/probe/head", now.unix_ms());
     let heads_have_none = vault.words().hold_keeps_name;
-    let (state, detail) = match over_held(asked, vault, &name).await {
+    let (tried, left) = over_held(asked, vault, &name).await;
+    if let Some(left) = left {
+        report.add("held-probe", State::Untested, left, "take the hold off that version: it is a probe, and no evidence");
+    }
+    let (state, detail) = match tried {
         Ok(OverHeld::Refused) if heads_have_none => {
             (State::Holds, "a write over a held object is refused: heads have no hold here, the records under them have")
         }
@@ -284,22 +292,175 @@ async fn held(report: &mut CheckReport, asked: Asked<'_>, vault: &Vault, now: Ti
 }
 
 /// Order: 1. a probe; 2. a hold on it; 3. a write over it; 4. a look whether the held version is there; 5. the hold is taken off,
-/// whatever 3 and 4 brought. Died before 5: a probe that is held stays, which nothing looks at.
-async fn over_held(asked: Asked<'_>, vault: &Vault, name: &str) -> Result<OverHeld, StoreError> {
+/// whatever 2 to 4 brought, also where the store fell silent. Died before 5: a probe that is held stays, which nothing looks at. Gives as
+/// well what may stay because 5 failed.
+async fn over_held(asked: Asked<'_>, vault: &Vault, name: &str) -> (Result<OverHeld, StoreError>, Option<String>) {
+    let version = match to_hold(asked, vault, name).await {
+        Ok(version) => version,
+        Err(e) => return (Err(e), None),
+    };
+    let tried = match vault.hold(name, &version, true).await {
+        Ok(()) => overwritten(asked, vault, (name, &version)).await,
+        // It may have happened, or may still happen. Whoever is not heard has done nothing.
+        Err(e) if e.is_passing() => Err(e),
+        Err(e) => return (Err(e), None),
+    };
+    if matches!(tried, Ok(OverHeld::Gone)) {
+        return (tried, None);
+    }
+    // After a silence nothing more is asked with the patience that was spent on it.
+    let released = vault.asked_with(&Arc::new(Patience::default())).hold(name, &version, false).await;
+    let left = released.err().map(|e| format!("a legal hold may stay on version {} of '{name}': {e}", escape_bounded(&version, 80)));
+    (tried, left)
+}
+
+/// The version of a new probe.
+async fn to_hold(asked: Asked<'_>, vault: &Vault, name: &str) -> Result<String, StoreError> {
     asked.replace(name, Bytes::from_static(b"held\n")).await?;
-    let version = vault.versions_of(name).await?.pop().ok_or_else(|| StoreError::not_found(name))?.version;
-    vault.hold(name, &version, true).await?;
+    let version = vault.versions_of(name).await?.pop().ok_or_else(|| StoreError::not_found(name))?;
+    Ok(version.version)
+}
+
+async fn overwritten(asked: Asked<'_>, vault: &Vault, (name, version): (&str, &str)) -> Result<OverHeld, StoreError> {
     let over = asked.replace(name, Bytes::from_static(b"other\n")).await;
-    let seen = vault.lock_of(name, &version).await;
-    let released = vault.hold(name, &version, false).await;
-    match (over, seen) {
+    match (over, vault.lock_of(name, version).await) {
         (_, Err(e)) if e.kind() == Kind::NotFound => Ok(OverHeld::Gone),
-        (_, Err(e)) => Err(e),
+        // That nothing more was asked says less than what was not answered.
         (Err(e), _) if e.says_nothing() => Err(e),
+        (_, Err(e)) => Err(e),
         (_, Ok(seen)) if !seen.hold => {
             let message = format!("{}: a hold was set on '{name}' and is not there", vault.describe());
             Err(StoreError::new(Kind::Denied, message, vault.words().stays_weak))
         }
-        (over, Ok(_)) => released.map(|()| if over.is_ok() { OverHeld::Covered } else { OverHeld::Refused }),
+        (Ok(()), Ok(_)) => Ok(OverHeld::Covered),
+        (Err(_), Ok(_)) => Ok(OverHeld::Refused),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError};
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::store::RemoteStore;
+    use crate::store::faulty::{Fault, FaultyStore, Op};
+    use crate::store::tests::bucket_at;
+
+    const NAME: &str = "probe/held-1/probe/head";
+    const LISTED: &str = "<ListVersionsResult><Version><Key>probe/held-1/probe/head</Key><VersionId>v1</VersionId>\
+                          <IsLatest>true</IsLatest><LastModified>2026-01-01T00:00:00.000Z</LastModified></Version></ListVersionsResult>";
+
+    const DONE: &str = "200 OK";
+
+    /// A bucket that lists one version, says whether it is held, and answers so to who sets a hold, and to who takes it off. What it was asked
+    /// for holds.
+    async fn bucket((sets, releases): (&'static str, &'static str)) -> (Vault, Arc<Mutex<Vec<&'static str>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        let holds = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&holds);
+        tokio::spawn(async move {
+            while let Ok((mut connection, _)) = listener.accept().await {
+                let mut request = Vec::new();
+                // Of what comes here only what sets a hold has a body, and that ends so.
+                while !request.windows(4).any(|end| end == b"\r\n\r\n")
+                    || (request.starts_with(b"PUT") && !request.ends_with(b"</LegalHold>"))
+                {
+                    if connection.read_buf(&mut request).await.expect("read") == 0 {
+                        break;
+                    }
+                }
+                let said = String::from_utf8_lossy(&request);
+                let (status, body) = if said.starts_with("PUT") {
+                    let word = if said.contains("<Status>ON</Status>") { "ON" } else { "OFF" };
+                    kept.lock().unwrap_or_else(PoisonError::into_inner).push(word);
+                    (if word == "ON" { sets } else { releases }, "")
+                } else {
+                    (DONE, LISTED)
+                };
+                let length = body.len();
+                let answer = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}");
+                connection.write_all(answer.as_bytes()).await.expect("written");
+            }
+        });
+        let store = RemoteStore::open(&bucket_at(port)).expect("settings");
+        (store.attestable().expect("an S3 store").vault, holds)
+    }
+
+    #[tokio::test]
+    async fn a_hold_on_a_probe_is_taken_off_after_a_silence_and_what_stays_is_named() {
+        for (releases, off) in [(true, DONE), (false, "403 Forbidden")] {
+            let (vault, holds) = bucket((DONE, off)).await;
+            let store = FaultyStore::new(Arc::new(RemoteStore::memory()));
+            // The probe is written, and the write over it is not answered.
+            store.faults.fail(Op::PutHead, NAME, 1, 1, Fault::DieBefore);
+            let patience = Arc::new(Patience::of(Duration::from_secs(2)));
+            let asked = Asked { store: &store, patience: &patience };
+            let (tried, left) = over_held(asked, &vault.asked_with(&patience), NAME).await;
+            let silent = tried.expect_err("silent");
+            assert!(silent.message().contains("could not replace") && silent.message().contains("no answer within 2 s"), "{silent}");
+            assert_eq!(*holds.lock().unwrap_or_else(PoisonError::into_inner), ["ON", "OFF"]);
+            let named = left.as_ref().is_some_and(|left| left.starts_with(&format!("a legal hold may stay on version v1 of '{NAME}': ")));
+            assert_eq!((left.is_none(), named), (releases, !releases), "{left:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_hold_that_nobody_heard_of_is_not_taken_off() {
+        for refused in ["401 Unauthorized", "403 Forbidden"] {
+            let (vault, holds) = bucket((refused, DONE)).await;
+            let store = RemoteStore::memory();
+            let patience = Arc::new(Patience::of(Duration::from_secs(20)));
+            let asked = Asked { store: &store, patience: &patience };
+            let (tried, left) = over_held(asked, &vault.asked_with(&patience), NAME).await;
+            let e = tried.expect_err("not done");
+            assert!(e.message().contains(refused.split(' ').next().unwrap_or_default()), "{e}");
+            assert_eq!(left, None, "nothing was set: {e}");
+            assert_eq!(*holds.lock().unwrap_or_else(PoisonError::into_inner), ["ON"], "asked once: {e}");
+        }
+    }
+
+    const LOCKED: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\nx-amz-object-lock-mode: COMPLIANCE\r\n\
+                          x-amz-object-lock-retain-until-date: 2099-01-01T00:00:00Z\r\ncontent-length: 0\r\n\r\n";
+
+    /// A bucket that says of every version that it is locked for long, and gives this answer to who wants to change anything.
+    async fn locking(answer: &'static str) -> Vault {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        tokio::spawn(async move {
+            while let Ok((mut connection, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut request = [0_u8; 4_096];
+                    let Ok(read) = connection.read(&mut request).await else { return };
+                    let answer = if request[..read].starts_with(b"HEAD") { LOCKED } else { answer };
+                    if connection.write_all(answer.as_bytes()).await.is_ok() {
+                        while connection.read(&mut request).await.is_ok_and(|n| n > 0) {}
+                    }
+                });
+            }
+        });
+        let vault = RemoteStore::open(&bucket_at(port)).expect("settings").attestable().expect("an S3 store").vault;
+        // What is disturbed is asked again once, and no longer.
+        Vault { lists_within: Duration::ZERO, ..vault }
+    }
+
+    #[tokio::test]
+    async fn what_a_store_did_not_come_to_refuse_is_not_certified() {
+        const DISTURBED: &str = "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        const UNHEARD: &str = "HTTP/1.1 401 Unauthorized\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        const REFUSED: &str = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        let (now, policy) = (Timestamp::from_unix_s(1_767_225_600), LockPolicy { mode: LockMode::Compliance, days: 1 });
+        for (answer, state) in [(DISTURBED, State::Untested), (UNHEARD, State::Untested), (REFUSED, State::Holds)] {
+            let mut report = CheckReport { store: "a bucket".to_owned(), lock: Some(policy), checks: Vec::new() };
+            locked(&mut report, &locking(answer).await, "probe/check-1", "v1", policy, now).await;
+            for what in ["shorten", "bypass-shorten", "delete-version", "bypass-delete"] {
+                assert_eq!(report.state(what), Some(state), "{what}: {}", report.text());
+            }
+            assert_eq!(report.holds(), state == State::Holds, "{}", report.text());
+        }
     }
 }

@@ -60,7 +60,7 @@ impl StoreError {
 
     /// The store refuses who asks, when or where, whatever was asked: credentials that expired, a wrong clock or region. The same call may
     /// succeed once a person or the machine's role has seen to it, and nothing may be concluded of the object: so it is [`Kind::Retry`].
-    pub(super) fn unheard(message: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub(crate) fn unheard(message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { is_unheard: true, ..Self::new(Kind::Retry, message, remedy) }
     }
 
@@ -93,6 +93,12 @@ impl StoreError {
     #[must_use]
     pub const fn needs_a_person(&self) -> bool {
         self.is_unheard || matches!(self.kind, Kind::Denied)
+    }
+
+    /// True when the same call may succeed later without anybody doing anything.
+    #[must_use]
+    pub const fn is_passing(&self) -> bool {
+        self.says_nothing() && !self.needs_a_person()
     }
 
     /// A stable word for logs and metrics: that of its kind, and `denied` for whoever is not heard.

@@ -37,6 +37,8 @@ impl Op {
 pub enum Fault {
     /// The operation is not done, the caller gets this kind.
     Before(Kind),
+    /// The operation is not done, because the store does not know who asks: credentials that expired.
+    Unheard,
     /// The operation is done and the caller gets this kind nevertheless.
     After(Kind),
     /// The operation is done after a while.
@@ -159,6 +161,7 @@ impl FaultyStore {
         let fault = self.faults.draw(op, name);
         match fault {
             Some(Fault::Before(kind)) => return Err(injected(kind)),
+            Some(Fault::Unheard) => return Err(StoreError::unheard(format!("injected fault at {op:?} '{name}'"), "none: this is a test")),
             Some(Fault::DieBefore) => return self.die().await,
             Some(Fault::Delay(time)) => tokio::time::sleep(time).await,
             _ => {}

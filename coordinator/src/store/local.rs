@@ -3,7 +3,7 @@
 //! ```text
 //! <root>/.staging/            half-written files; swept at start; its presence marks the folder as a store
 //! <root>/.staging/lock        held shared by everybody who has the store open, exclusively while sweeping
-//! <root>/.staging/run         held by the one coordinator that serves from it, where its catalog is a file
+//! <root>/.staging/run         held by the one coordinator that serves from it, or shared by those with one catalog in PostgreSQL
 //! <root>/<name>               objects: files of mode 0400, checkpoints 0600, folders 0700
 //! ```
 //!
@@ -29,7 +29,7 @@ use exhibit_evidence::{Digest, Hasher, Timestamp};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
-pub use claim::Claim;
+pub use claim::{Beside, Claim};
 use files::{foreign, map, open_object, rename_new, shown, sync_folder, too_large, too_short, write_bytes};
 use strangers::below;
 

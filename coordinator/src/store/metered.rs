@@ -9,7 +9,7 @@ use exhibit_evidence::{CaseId, Digest};
 use tokio::time::Instant;
 
 use super::attest::Attestable;
-use super::{Answer, Kind, Page, Payload, Protection, Store, StoreError, Stored, Trouble};
+use super::{Answer, Page, Payload, Protection, Store, StoreError, Stored, Trouble};
 use crate::metrics::SharedMetrics;
 
 /// A refused write counts for so long when nobody writes any more: then it is for the next one to show.
@@ -37,7 +37,7 @@ impl MeteredStore {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         match answer {
             Ok(_) => *refused = None,
-            Err(e) if e.kind() == Kind::Denied => *refused = Some((Instant::now(), e.to_string())),
+            Err(e) if e.needs_a_person() => *refused = Some((Instant::now(), e.to_string())),
             Err(_) => {}
         }
     }
@@ -172,23 +172,35 @@ impl Store for MeteredStore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::RemoteStore;
     use crate::store::faulty::{Fault, FaultyStore, Op};
+    use crate::store::{Kind, RemoteStore};
 
     #[tokio::test(start_paused = true)]
     async fn a_refused_write_is_known_until_one_succeeds_or_nobody_writes() {
+        // Whoever may not, and whoever is not heard.
+        for fault in [Fault::Before(Kind::Denied), Fault::Unheard] {
+            let inner = FaultyStore::new(Arc::new(RemoteStore::memory()));
+            inner.faults.fail(Op::PutHead, "a/log/checkpoint", 0, 2, fault);
+            let store = MeteredStore::new(Arc::new(inner), None, SharedMetrics::default());
+            let write = async || store.put_head("a/log/checkpoint", Bytes::from_static(b"1")).await;
+            assert_eq!(store.refuses_writes(), None);
+            write().await.expect_err("refused");
+            assert!(store.refuses_writes().is_some(), "{fault:?}");
+            tokio::time::advance(REFUSED_FOR).await;
+            assert_eq!(store.refuses_writes(), None);
+            write().await.expect_err("refused");
+            assert!(store.refuses_writes().is_some(), "{fault:?}");
+            write().await.expect("taken");
+            assert_eq!(store.refuses_writes(), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_write_that_a_disturbed_store_did_not_take_is_no_refused_one() {
         let inner = FaultyStore::new(Arc::new(RemoteStore::memory()));
-        inner.faults.fail(Op::PutHead, "a/log/checkpoint", 0, 2, Fault::Before(Kind::Denied));
+        inner.faults.fail(Op::PutHead, "a/log/checkpoint", 0, 1, Fault::Before(Kind::Retry));
         let store = MeteredStore::new(Arc::new(inner), None, SharedMetrics::default());
-        let write = async || store.put_head("a/log/checkpoint", Bytes::from_static(b"1")).await;
-        assert_eq!(store.refuses_writes(), None);
-        write().await.expect_err("refused");
-        assert!(store.refuses_writes().is_some());
-        tokio::time::advance(REFUSED_FOR).await;
-        assert_eq!(store.refuses_writes(), None);
-        write().await.expect_err("refused");
-        assert!(store.refuses_writes().is_some());
-        write().await.expect("taken");
+        store.put_head("a/log/checkpoint", Bytes::from_static(b"1")).await.expect_err("disturbed");
         assert_eq!(store.refuses_writes(), None);
     }
 }

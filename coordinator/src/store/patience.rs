@@ -13,6 +13,11 @@ use super::{Kind, Payload, Store, StoreError, Stored};
 /// versions and locks, and between two parts of such an answer, or of a listing. A few bytes go each way, so no line is too slow for it.
 pub const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
 
+/// How long it may take until it begins to answer what asks for a page of versions below a folder, once it was silent for
+/// [`ANSWERS_WITHIN`] (not where somebody asks with [`Patience`]), and over a listing in `store check` of a copy: some stores look for a
+/// page among everything that was deleted before the first word.
+pub(super) const LISTS_WITHIN: Duration = Duration::from_mins(2);
+
 /// For so long each call is waited for. After one that was not answered nothing more is asked: what asks many things of a store
 /// that fell silent ends.
 #[derive(Debug)]
@@ -35,15 +40,30 @@ impl Patience {
     /// What the call answers, or that it did not in time: then a put may have happened, or may still happen. `asked` says what was asked,
     /// and where, behind "could not".
     pub(super) async fn answer<T>(&self, asked: &str, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        if self.spent.load(Ordering::Acquire) {
+        self.answer_within(self.within, asked, call).await
+    }
+
+    /// The same, for a call that is waited for as long as `within`.
+    pub(super) async fn answer_within<T>(
+        &self,
+        within: Duration,
+        asked: &str,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        if self.is_spent() {
             let message = format!("did not {asked}: the store was silent before");
             return Err(StoreError::new(Kind::Retry, message, REMEDY));
         }
-        if let Ok(answered) = tokio::time::timeout(self.within, call).await {
+        if let Ok(answered) = tokio::time::timeout(within, call).await {
             return answered;
         }
         self.spent.store(true, Ordering::Release);
-        Err(silent(asked, self.within))
+        Err(silent(asked, within))
+    }
+
+    /// A call was not answered.
+    pub(super) fn is_spent(&self) -> bool {
+        self.spent.load(Ordering::Acquire)
     }
 }
 
@@ -94,7 +114,6 @@ impl Asked<'_> {
 mod tests {
     use std::sync::Arc;
 
-    use tokio::net::TcpListener;
     use tokio::time::Instant;
 
     use super::*;
@@ -102,7 +121,7 @@ mod tests {
     use crate::starting::{self, Awaited};
     use crate::store::check::{self, State};
     use crate::store::faulty::{Fault, FaultyStore, Op};
-    use crate::store::tests::{answering, bucket_at};
+    use crate::store::tests::{answering, answering_late, bucket_at, mute_port};
     use crate::store::{RemoteStore, self_test, self_test_with};
 
     const SHORT: Duration = Duration::from_millis(300);
@@ -111,15 +130,7 @@ mod tests {
 
     /// A bucket at a server that takes connections and never says a word.
     async fn mute() -> RemoteStore {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let port = listener.local_addr().expect("bound").port();
-        tokio::spawn(async move {
-            let mut kept = Vec::new();
-            while let Ok((connection, _)) = listener.accept().await {
-                kept.push(connection);
-            }
-        });
-        RemoteStore::open(&bucket_at(port)).expect("settings")
+        RemoteStore::open(&bucket_at(mute_port().await)).expect("settings")
     }
 
     #[tokio::test]
@@ -141,10 +152,13 @@ mod tests {
         let (store, begun) = (mute().await, Instant::now());
         let vault = store.attestable().expect("an S3 store").vault;
         // As attestation asks: tried again within the call, then it is an error.
-        let of_attestation = crate::store::Vault { answers_within: SHORT, ..vault.clone() };
+        let of_attestation = crate::store::Vault { answers_within: SHORT, lists_within: SHORT * 2, ..vault.clone() };
+        let e = of_attestation.lock_of("a", "1").await.expect_err("silent");
+        assert!(e.kind() == Kind::Retry && e.message().contains("could not look at the lock of 'a' in bucket evidence at"), "{e}");
+        assert!(e.message().contains("no answer within 0.3 s"), "{e}");
         let e = of_attestation.versions("", None).await.expect_err("silent");
         assert!(e.kind() == Kind::Retry && e.message().contains("could not list the versions in bucket evidence at"), "{e}");
-        assert!(e.message().contains("no answer within 0.3 s"), "{e}");
+        assert!(e.message().contains("no answer within 0.6 s"), "a page may take longer: {e}");
         // As `store check` asks: after one silence nothing more is asked.
         let of_check = vault.asked_with(&Arc::new(Patience::of(SHORT)));
         let e = of_check.posture().await.expect_err("silent");
@@ -152,6 +166,49 @@ mod tests {
         let e = of_check.lock_of("a", "1").await.expect_err("not asked");
         assert!(e.kind() == Kind::Retry && e.message().contains("the store was silent before"), "{e}");
         assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_page_of_versions_that_takes_long_is_waited_for_but_not_by_who_has_little_patience() {
+        let page = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 41\r\n\r\n<ListVersionsResult></ListVersionsResult>";
+        let (settings, asked) = answering_late(page, SHORT * 3).await;
+        let vault = RemoteStore::open(&settings).expect("settings").attestable().expect("an S3 store").vault;
+        let vault = crate::store::Vault { answers_within: SHORT, lists_within: SOON, ..vault };
+        let of_check = vault.asked_with(&Arc::new(Patience::of(SHORT)));
+        let e = of_check.versions("", None).await.expect_err("not in time");
+        assert!(e.message().contains("no answer within 0.3 s"), "{e}");
+        let e = vault.posture().await.expect_err("it is no page, and not in time");
+        assert!(e.message().contains("no answer within 0.3 s"), "{e}");
+        let before = asked.load(Ordering::Acquire);
+        assert!(vault.versions("", None).await.expect("waited for").versions.is_empty());
+        assert_eq!(asked.load(Ordering::Acquire), before + 2, "a request may have been lost, so it was repeated soon");
+        vault.versions("", None).await.expect("waited for");
+        assert_eq!(asked.load(Ordering::Acquire), before + 3, "it is known to be slow");
+    }
+
+    #[tokio::test]
+    async fn a_page_that_is_known_to_be_slow_is_asked_for_again_once_and_the_versions_of_a_name_are_not_waited_for_as_long() {
+        let never = Duration::from_hours(1);
+        let (settings, asked) = answering_late("", never).await;
+        let vault = RemoteStore::open(&settings).expect("settings").attestable().expect("an S3 store").vault;
+        let vault = crate::store::Vault { answers_within: SHORT, lists_within: SHORT * 2, ..vault };
+        vault.lists_slowly.store(true, Ordering::Release);
+        let e = vault.versions("cases/", None).await.expect_err("silent");
+        assert!(e.message().contains("no answer within 0.6 s"), "{e}");
+        assert_eq!(asked.load(Ordering::Acquire), 2, "the log says that it is tried again");
+        let e = vault.versions_of("cases/a").await.expect_err("silent");
+        assert!(e.message().contains("no answer within 0.3 s"), "{e}");
+    }
+
+    #[tokio::test]
+    async fn a_late_refusal_does_not_make_a_store_one_that_lists_slowly() {
+        let disturbed = "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        let (settings, asked) = answering_late(disturbed, SHORT * 3).await;
+        let vault = RemoteStore::open(&settings).expect("settings").attestable().expect("an S3 store").vault;
+        let vault = crate::store::Vault { answers_within: SHORT, lists_within: SOON, ..vault };
+        let e = vault.versions("cases/", None).await.expect_err("disturbed");
+        assert!(e.message().contains("503"), "{e}");
+        assert!(asked.load(Ordering::Acquire) > 1 && !vault.lists_slowly.load(Ordering::Acquire), "it listed nothing");
     }
 
     #[tokio::test]

@@ -21,6 +21,7 @@ use super::attest::Attestable;
 use super::foreign::Foreign;
 use super::lock::{Lock, Locks, Protection, is_replaced};
 use super::settings::RemoteSettings;
+use super::vault::credentials::NotGiven;
 use super::vault::{Vault, Version, refusal};
 use super::{
     Answer, Entry, Kind, OBJECT_BYTES_MAX, PAGE_ENTRIES_MAX, PROBE_HEAD, PROBE_PLACE, PROBE_SLOT, Page, Payload, Store, StoreError, Stored,
@@ -106,6 +107,9 @@ impl RemoteStore {
 
     fn map(&self, e: &object_store::Error, tried: &str, name: &str) -> StoreError {
         use object_store::Error as E;
+        if let Some(why) = NotGiven::in_error(e) {
+            return why.told(&format!("{tried} '{name}' in {}", self.description));
+        }
         let error = e.to_string();
         let message = format!("could not {tried} '{name}' in {}: {}", self.description, refusal::shown(&error));
         if let Some(told) = refusal::of_error(&error, &message) {

@@ -12,7 +12,8 @@ use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 use super::encryption::Encryption;
 use super::foreign::Foreign;
 use super::lock::LockPolicy;
-use super::patience::ANSWERS_WITHIN;
+use super::patience::{ANSWERS_WITHIN, LISTS_WITHIN};
+use super::vault::credentials::given;
 use super::vault::{ListingConnector, LockingConnector, Signer, Vault};
 use super::{Kind, StoreError, check_name};
 
@@ -155,6 +156,8 @@ impl RemoteSettings {
             description: self.describe(),
             encryption: self.encryption.clone(),
             answers_within: ANSWERS_WITHIN,
+            lists_within: LISTS_WITHIN,
+            lists_slowly: Arc::default(),
             silence_told: Arc::default(),
             gives_up: None,
         })
@@ -179,7 +182,7 @@ impl RemoteSettings {
             .with_virtual_hosted_style_request(false)
             .with_allow_http(self.allow_http)
             .with_client_options(self.client())
-            .with_http_connector(listing(ReqwestConnector::default(), foreign))
+            .with_http_connector(listing(ReqwestConnector::default(), foreign, Some(&self.region)))
             .with_retry(retry());
         if let Some(endpoint) = &self.endpoint {
             builder = builder.with_endpoint(endpoint);
@@ -190,18 +193,18 @@ impl RemoteSettings {
         if let Some(encryption) = &self.encryption {
             builder = encryption.apply(builder)?;
         }
-        let inner = builder.clone().build()?;
-        let (credentials, region) = (Arc::clone(inner.credentials()), self.region.clone());
+        // The first client is kept for its credentials alone.
+        let (credentials, region) = (given(builder.clone().build()?.credentials()), self.region.clone());
+        builder = builder.with_credentials(Arc::clone(&credentials));
         let signer = Signer::S3 { credentials, region, sign_payload: self.plain() };
         // The same address as the client's, which the environment may give as well; the bucket stands in the path.
         let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
         let endpoint = endpoint.unwrap_or_else(|| format!("https://s3.{}.amazonaws.com", self.region));
         let vault = self.vault(signer.clone(), format!("{}/{}", endpoint.trim_end_matches('/'), self.bucket))?;
-        let inner: Arc<dyn ObjectStore> = match self.lock {
-            // The first client is kept for its credentials alone.
-            Some(_) => Arc::new(builder.with_http_connector(listing(LockingConnector(signer), foreign)).build()?),
-            None => Arc::new(inner),
-        };
+        if self.lock.is_some() {
+            builder = builder.with_http_connector(listing(LockingConnector(signer), foreign, Some(&self.region)));
+        }
+        let inner: Arc<dyn ObjectStore> = Arc::new(builder.build()?);
         Ok((inner, Some(vault)))
     }
 
@@ -209,7 +212,7 @@ impl RemoteSettings {
         let mut builder = if self.secret.is_none() { GoogleCloudStorageBuilder::from_env() } else { GoogleCloudStorageBuilder::new() }
             .with_bucket_name(&self.bucket)
             .with_client_options(self.client())
-            .with_http_connector(listing(ReqwestConnector::default(), foreign))
+            .with_http_connector(listing(ReqwestConnector::default(), foreign, None))
             .with_retry(retry());
         if let Some(endpoint) = &self.endpoint {
             builder = builder.with_base_url(endpoint);
@@ -217,15 +220,16 @@ impl RemoteSettings {
         if let Some(key) = &self.secret {
             builder = builder.with_service_account_key(key);
         }
-        let inner = builder.clone().build()?;
+        let credentials = given(builder.clone().build()?.credentials());
+        builder = builder.with_credentials(Arc::clone(&credentials));
         if self.lock.is_none() {
-            return Ok((Arc::new(inner), None));
+            return Ok((Arc::new(builder.build()?), None));
         }
-        let signer = Signer::Google(Arc::clone(inner.credentials()));
+        let signer = Signer::Google(credentials);
         let base = builder.get_config_value(&GoogleConfigKey::BaseUrl).or_else(|| self.base_in_key());
         let base = base.unwrap_or_else(|| GOOGLE.to_owned());
         let vault = self.vault(signer.clone(), format!("{}/storage/v1/b/{}", base.trim_end_matches('/'), self.bucket))?;
-        Ok((Arc::new(builder.with_http_connector(listing(LockingConnector(signer), foreign)).build()?), Some(vault)))
+        Ok((Arc::new(builder.with_http_connector(listing(LockingConnector(signer), foreign, None)).build()?), Some(vault)))
     }
 
     /// A service account's key file may say where Google is; what is not of that form the client refused already.
@@ -240,7 +244,7 @@ impl RemoteSettings {
             .with_container_name(&self.bucket)
             .with_allow_http(self.allow_http)
             .with_client_options(self.client())
-            .with_http_connector(listing(ReqwestConnector::default(), foreign))
+            .with_http_connector(listing(ReqwestConnector::default(), foreign, None))
             .with_retry(retry());
         if let Some(endpoint) = &self.endpoint {
             builder = builder.with_endpoint(endpoint.clone());
@@ -248,21 +252,22 @@ impl RemoteSettings {
         if let Some(key) = &self.secret {
             builder = builder.with_access_key(key);
         }
-        let inner = builder.clone().build()?;
+        let credentials = given(builder.clone().build()?.credentials());
+        builder = builder.with_credentials(Arc::clone(&credentials));
         if self.lock.is_none() {
-            return Ok((Arc::new(inner), None));
+            return Ok((Arc::new(builder.build()?), None));
         }
-        let signer = Signer::Azure { credentials: Arc::clone(inner.credentials()), account: self.account.clone() };
+        let signer = Signer::Azure { credentials, account: self.account.clone() };
         let service = builder.get_config_value(&AzureConfigKey::Endpoint);
         let service = service.unwrap_or_else(|| format!("https://{}.blob.core.windows.net", self.account));
         let vault = self.vault(signer.clone(), format!("{}/{}", service.trim_end_matches('/'), self.bucket))?;
-        Ok((Arc::new(builder.with_http_connector(listing(LockingConnector(signer), foreign)).build()?), Some(vault)))
+        Ok((Arc::new(builder.with_http_connector(listing(LockingConnector(signer), foreign, None)).build()?), Some(vault)))
     }
 }
 
 /// Clients whose listings leave out what cannot be ours.
-fn listing<C>(inner: C, foreign: &Arc<Foreign>) -> ListingConnector<C> {
-    ListingConnector { inner, foreign: Arc::clone(foreign), goes_on_within: ANSWERS_WITHIN }
+fn listing<C>(inner: C, foreign: &Arc<Foreign>, region: Option<&str>) -> ListingConnector<C> {
+    ListingConnector { inner, foreign: Arc::clone(foreign), region: region.map(str::to_owned), goes_on_within: ANSWERS_WITHIN }
 }
 
 fn retry() -> RetryConfig {

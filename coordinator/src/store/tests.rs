@@ -1,3 +1,7 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
@@ -22,19 +26,44 @@ pub(super) fn bucket_at(port: u16) -> RemoteSettings {
 
 /// A bucket at a server that gives every request this answer and then waits for the client to go.
 pub(super) async fn answering(answer: &'static str) -> RemoteSettings {
+    answering_late(answer, Duration::ZERO).await.0
+}
+
+/// The same, and it takes so long before each answer; and how many requests came.
+pub(super) async fn answering_late(answer: &'static str, late: Duration) -> (RemoteSettings, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("bound").port();
+    let asked = Arc::<AtomicUsize>::default();
+    let counted = Arc::clone(&asked);
     tokio::spawn(async move {
         while let Ok((mut connection, _)) = listener.accept().await {
+            let counted = Arc::clone(&counted);
             tokio::spawn(async move {
                 let mut request = [0_u8; 4_096];
-                if connection.read(&mut request).await.is_ok_and(|n| n > 0) && connection.write_all(answer.as_bytes()).await.is_ok() {
-                    while connection.read(&mut request).await.is_ok_and(|n| n > 0) {}
+                if connection.read(&mut request).await.is_ok_and(|n| n > 0) {
+                    counted.fetch_add(1, Ordering::AcqRel);
+                    tokio::time::sleep(late).await;
+                    if connection.write_all(answer.as_bytes()).await.is_ok() {
+                        while connection.read(&mut request).await.is_ok_and(|n| n > 0) {}
+                    }
                 }
             });
         }
     });
-    bucket_at(port)
+    (bucket_at(port), asked)
+}
+
+/// The port of a server that takes connections and never says a word.
+pub(super) async fn mute_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok((connection, _)) = listener.accept().await {
+            kept.push(connection);
+        }
+    });
+    port
 }
 
 #[test]

@@ -54,7 +54,7 @@ async fn checked(s: &Story, config: &Config) -> (State, String) {
     let first = LocalStore::open(&s.world.store_dir()).expect("store");
     let copy = init::open_copy(config).expect("no reason not to look").expect("a copy");
     let mut report = check::run(&first, None, clock::now()).await;
-    copy::check(&mut report, &first, &*copy, None).await;
+    copy::check(&mut report, Arc::new(first), copy, None).await;
     let line = report.checks.last().expect("a line");
     assert_eq!(line.what, "copy", "{}", report.text());
     (line.state, line.detail.clone())

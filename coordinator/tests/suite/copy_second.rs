@@ -379,6 +379,20 @@ async fn after_an_error_only_what_failed_is_looked_at_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_store_that_refuses_whoever_asks_is_told_at_once_and_once() {
+    let mut c = Copied::every(Duration::from_hours(1)).await;
+    c.faults.fail(Op::PutHead, "", 0, 1_000_000, Fault::Unheard);
+    let _ = c.s.ask(0).await;
+    soon("it is told", async || c.told("copy-failed: ", "injected fault").await > 0).await;
+    // The record of it makes another log grow, and the start of the copy is tried in the meantime.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    assert_eq!((c.told("copy-failed: ", "").await, c.told("copy-away: ", "").await), (1, 0), "{:?}", c.s.world.incidents().await);
+    c.faults.heal();
+    c.is_whole_soon().await;
+    c.s.world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_no_seal_names_is_told_and_not_copied_and_what_cannot_be_told_is() {
     let mut c = Copied::every(Duration::from_secs(1)).await;
     let (case, sealed) = (c.s.case.clone(), c.s.collections[0].0.clone());

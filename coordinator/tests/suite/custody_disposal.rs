@@ -14,6 +14,7 @@ use exhibit_coordinator::store::faulty::{Fault, Op};
 use exhibit_coordinator::{clock, custody};
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::id::{CaseId, CollectionId};
+use exhibit_evidence::layout::LogName;
 use exhibit_evidence::record::{self, *};
 use exhibit_evidence::verify::Verdict;
 use exhibit_evidence::{Digest, Timestamp};
@@ -127,6 +128,14 @@ impl Story {
         let done = self.approve(of).await.expect("an approval that is in the log is not refused");
         assert!(done.certificate.is_empty() && !done.unfinished.is_empty(), "{done:?}");
         done.unfinished
+    }
+
+    /// Where Ben's approval comes next in the case's log, and the name of the certificate after it: whoever approves stands in the log then.
+    async fn place_of_certificate(&self) -> (u64, String) {
+        let parts = &self.world.running().parts;
+        parts.ledgers.ensure_enrolled(&self.case, &[self.ben.credential.evidence.public().id()]).await.expect("enrolled");
+        let size = parts.ledgers.case(&self.case).await.expect("log").size();
+        (size, LogName::Case(self.case.clone()).slot(size + 1))
     }
 
     /// What is left of a collection on the disk.
@@ -527,4 +536,83 @@ async fn a_disposal_that_cannot_be_finished_at_a_start_holds_up_no_other_case() 
     tokio::time::sleep(Duration::from_secs(2)).await;
     let incidents = s.world.incidents().await;
     assert!(!incidents.iter().any(|told| told.starts_with("recovery: ")), "{incidents:?}");
+}
+
+/// What passes by itself is tried again at once, and takes nobody along who waits for a lock or a person.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disposal_that_waits_for_a_person_is_not_tried_with_one_that_waits_for_the_store() {
+    let mut s = Story::new(1).await;
+    let away = s.case.clone();
+    s.world.faults.fail(Op::Destroy, &format!("{away}/collections/"), 0, 1_000_000, Fault::Before(Kind::Retry));
+    let disposal = s.ask(0).await;
+    s.approve_unfinished(disposal).await;
+    (s.case, s.opened, s.collections) = Story::collected(&mut s.world, "web-2", 1).await;
+    s.world.faults.fail(Op::Destroy, &format!("{}/collections/", s.case), 0, 1_000_000, Fault::Before(Kind::Denied));
+    let disposal = s.ask(0).await;
+    s.approve_unfinished(disposal).await;
+    let refused = s.case.clone();
+    // Nor with one whose store does not know who asks, though nothing may be concluded of the object then.
+    (s.case, s.opened, s.collections) = Story::collected(&mut s.world, "web-3", 1).await;
+    s.world.faults.fail(Op::Destroy, &format!("{}/collections/", s.case), 0, 1_000_000, Fault::Unheard);
+    let disposal = s.ask(0).await;
+    s.approve_unfinished(disposal).await;
+    let waiting = [refused, s.case.clone()];
+    let tried = |case: &CaseId| {
+        let calls = s.world.faults.calls();
+        calls.iter().filter(|(op, name)| *op == Op::Destroy && name.contains(case.as_str())).count()
+    };
+    let more_of_away = async |more: usize| {
+        let before = tried(&away);
+        for _ in 0..600 {
+            if tried(&away) >= before + more {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("what passes is tried every few seconds");
+    };
+    // By the call of who approved and by the timers; once more where they looked just before it was noted that it waits.
+    more_of_away(4).await;
+    let settled = waiting.each_ref().map(tried);
+    assert!(settled.iter().all(|count| (2..=3).contains(count)), "{settled:?}");
+    more_of_away(2).await;
+    assert_eq!(waiting.each_ref().map(tried), settled);
+    s.world.stop().await;
+}
+
+/// Nothing of the destruction is undone because its certificate cannot be read back at that moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disposal_that_is_certified_is_told_as_finished_though_its_certificate_cannot_be_read() {
+    let mut s = Story::new(1).await;
+    let disposal = s.ask(0).await;
+    let (size, slot) = s.place_of_certificate().await;
+    s.world.faults.fail(Op::Get, &slot, 0, 1_000_000, Fault::Before(Kind::Retry));
+    let approval = s.approval(disposal, s.ben.name());
+    let (_, done) = s.ben.submit(&approval).await.expect("in the log");
+    assert!(done.n == size && done.certificate.is_empty() && done.unfinished.is_empty(), "{done:?}");
+    assert_eq!((done.certificate_sha256.len(), s.objects(0)), (32, 0), "{done:?}");
+    s.world.faults.heal();
+    let (_, again) = s.ben.submit(&approval).await.expect("the same again");
+    assert_eq!(Digest::of(&again.certificate).as_bytes().as_slice(), again.certificate_sha256);
+    assert_eq!(again.certificate_sha256, done.certificate_sha256);
+    assert_eq!(s.verdict(), (Verdict::Sound, vec!["disposal.done"]));
+}
+
+/// That does not pass, and whoever approved must not take it for a moment's silence.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_is_altered_when_it_is_read_back_is_an_error_and_an_incident() {
+    let mut s = Story::new(1).await;
+    let disposal = s.ask(0).await;
+    let (_, slot) = s.place_of_certificate().await;
+    s.world.faults.fail(Op::Get, &slot, 0, 1_000_000, Fault::Corrupt);
+    let approval = s.approval(disposal, s.ben.name());
+    let refused = s.ben.submit(&approval).await.expect_err("damage");
+    let said = "all is destroyed and certified, and the certificate, record ";
+    assert!(refused.code() == Code::DataLoss && refused.message().starts_with(said), "{refused:?}");
+    assert_eq!(s.objects(0), 0);
+    let incidents = s.world.incidents().await;
+    assert!(incidents.iter().any(|told| told.starts_with("log: ") && told.contains(said)), "{incidents:?}");
+    s.world.faults.heal();
+    assert!(!s.ben.submit(&approval).await.expect("the same again").1.certificate.is_empty());
+    s.world.stop().await;
 }

@@ -7,6 +7,7 @@ use exhibit_coordinator::catalog::{Catalog as _, CatalogError, faulty};
 use exhibit_coordinator::incidents::{self, Reported};
 use exhibit_coordinator::ledger::{Keys, Ledgers};
 use exhibit_coordinator::store::LocalStore;
+use exhibit_coordinator::store::faulty::{Fault, Op};
 use exhibit_evidence::record::{Incident, Record};
 use exhibit_evidence::verify::{Code, Verdict};
 use tonic::Code as GrpcCode;
@@ -139,5 +140,28 @@ async fn whoever_tells_something_hears_what_became_of_it() {
     }
     assert_eq!(parts.incident(None, "k", "s", "d").await, Reported::Limited, "more than a minute's worth");
     assert_eq!(parts.incident(None, "k", "another", "d").await, Reported::Told);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_whose_store_refuses_whoever_asks_is_not_written_to_every_second() {
+    let mut world = World::start().await;
+    let tried = || {
+        let calls = world.faults.calls();
+        calls.iter().filter(|(op, name)| *op == Op::PutNew && name.starts_with("deployment/log/seq/")).count()
+    };
+    world.faults.fail(Op::PutNew, "deployment/log/seq/", 0, 1_000_000, Fault::Unheard);
+    let before = tried();
+    assert!(world.running().parts.incident(None, "recovery", "start", "tried").await.is_told());
+    for _ in 0..200 {
+        if tried() > before {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(tried() > before, "the timers write it, without being asked");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(tried(), before + 1, "it waits for a person");
+    assert_eq!(logged(&world, None).await.len(), 0);
     world.stop().await;
 }

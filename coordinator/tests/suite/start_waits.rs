@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use exhibit_coordinator::store::faulty::{Fault, Op};
 use tokio::io::{AsyncReadExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::support::world::World;
 use crate::support::{moto, soon};
 
 /// A port that nobody listens on.
@@ -146,4 +148,17 @@ async fn what_does_not_pass_ends_the_start_at_once() {
     let status = deployment.start().ended(Duration::from_secs(30)).await;
     let said = deployment.said();
     assert!(status.code() == Some(1) && said.contains("there is no such bucket") && !said.contains("waiting"), "{status} {said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_refuses_whoever_asks_for_a_log_ends_the_start_at_once() {
+    let mut world = World::start().await;
+    world.stop().await;
+    world.faults.fail(Op::Get, "deployment/log/", 0, 1_000_000, Fault::Unheard);
+    let start = tokio::time::timeout(Duration::from_secs(30), Box::pin(world.try_start()));
+    let why = start.await.expect("at once").expect_err("not heard");
+    assert!(why.contains("injected fault") && !why.contains("it was tried again"), "{why}");
+    world.faults.heal();
+    Box::pin(world.try_start()).await.expect("it is heard again");
+    world.stop().await;
 }

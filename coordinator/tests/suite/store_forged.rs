@@ -248,11 +248,10 @@ async fn into_a_copy_that_is_to_lock_and_cannot_nothing_is_copied_and_start_and_
     assert!(copied.iter().all(|name| name.starts_with("probe/")), "{copied:?}");
     let first = LocalStore::open(&world.store_dir()).expect("store");
     let mut report = check::run(&first, None, clock::now()).await;
-    copy::check(&mut report, &first, &*second, Some(POLICY)).await;
+    copy::check(&mut report, Arc::new(first), Arc::clone(&second) as Arc<dyn Store>, Some(POLICY)).await;
     let line = report.checks.last().expect("checked");
     assert!(line.what == "copy" && line.state == check::State::Missing, "{line:?}");
     assert!(line.detail.contains("could not lock an object") && line.remedy.contains("Object Lock"), "{line:?}");
-    drop(first);
     world.stop().await;
 }
 
@@ -364,7 +363,7 @@ async fn what_a_marker_hides_in_the_store_is_in_the_copy_alone() {
     let lag = copy::lag(&first, &second).await.expect("compared");
     assert_eq!((lag.objects, lag.only_in_copy), (0, 1), "{lag:?}");
     let mut report = check::run(&first, Some(POLICY), clock::now()).await;
-    copy::check(&mut report, &first, &second, None).await;
+    copy::check(&mut report, Arc::new(first.clone()), Arc::new(second.clone()), None).await;
     let line = report.checks.last().expect("checked");
     assert!(line.state == check::State::Missing && line.detail.contains("1 are in the copy alone"), "{line:?}");
 

@@ -7,6 +7,7 @@
 #![allow(clippy::large_futures, reason = "a test's future is as large as its story")]
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use exhibit_coordinator::store::attest::{Pass, Report, Task};
@@ -156,10 +157,10 @@ async fn a_bucket_that_cannot_lock_is_named_before_anything_is_believed() {
     let first = open(&server.settings("first"));
     put(&first, &LogName::Deployment.slot(0), b"record").await.expect("written");
     let mut report = report;
-    copy::check(&mut report, &first, &store, Some(POLICY)).await;
+    copy::check(&mut report, Arc::new(first.clone()), Arc::new(store), Some(POLICY)).await;
     let found = (report.state("copy:create-only"), report.state("copy:write"), report.state("copy"));
     assert_eq!(found, (Some(State::Holds), Some(State::Missing), Some(State::Missing)), "nothing is copied into it\n{}", report.text());
-    copy::check(&mut report, &first, &open(&server.settings("first")), None).await;
+    copy::check(&mut report, Arc::new(first), Arc::new(open(&server.settings("first"))), None).await;
     let last = report.checks.last().expect("checked");
     assert!(last.state == State::Missing && last.detail.contains("is the store itself"), "{last:?}");
 }

@@ -268,6 +268,9 @@ pub struct SubmitRecordResponse {
     /// When it approved a disposal that is not finished: why, at most 1,000 characters. The approval stands, and the coordinator goes on by itself.
     #[prost(string, tag = "4")]
     pub unfinished: ::prost::alloc::string::String,
+    /// SHA-256 of that certificate, a record of the case's log; also when it could not be read back now, so that `certificate` is empty.
+    #[prost(bytes = "vec", tag = "5")]
+    pub certificate_sha256: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SubmitOrderRequest {

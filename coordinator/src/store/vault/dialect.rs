@@ -17,11 +17,13 @@ pub(super) struct Ask {
     pub(super) query: Vec<(&'static str, String)>,
     pub(super) headers: Vec<(&'static str, String)>,
     pub(super) body: Bytes,
+    /// It asks for a page, which the store may have to look for among very much that was deleted.
+    pub(super) lists: bool,
 }
 
 impl Ask {
     pub(super) fn new(method: Method) -> Self {
-        Self { method, query: Vec::new(), headers: Vec::new(), body: Bytes::new() }
+        Self { method, query: Vec::new(), headers: Vec::new(), body: Bytes::new(), lists: false }
     }
 
     pub(super) fn query(mut self, key: &'static str, value: impl Into<String>) -> Self {

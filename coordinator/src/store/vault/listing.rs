@@ -29,6 +29,8 @@ const PAGE_NODES_MAX: usize = 400_000;
 pub(in crate::store) struct ListingConnector<C> {
     pub(in crate::store) inner: C,
     pub(in crate::store) foreign: Arc<Foreign>,
+    /// The region that requests are signed for; S3 only.
+    pub(in crate::store) region: Option<String>,
     /// Time between two parts of a listing.
     pub(in crate::store) goes_on_within: Duration,
 }
@@ -36,7 +38,8 @@ pub(in crate::store) struct ListingConnector<C> {
 impl<C: HttpConnector> HttpConnector for ListingConnector<C> {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         let inner = self.inner.connect(options)?;
-        Ok(HttpClient::new(Listing { inner, foreign: Arc::clone(&self.foreign), goes_on_within: self.goes_on_within }))
+        let (foreign, region) = (Arc::clone(&self.foreign), self.region.clone());
+        Ok(HttpClient::new(Listing { inner, foreign, region, goes_on_within: self.goes_on_within }))
     }
 }
 
@@ -44,6 +47,7 @@ impl<C: HttpConnector> HttpConnector for ListingConnector<C> {
 struct Listing {
     inner: HttpClient,
     foreign: Arc<Foreign>,
+    region: Option<String>,
     goes_on_within: Duration,
 }
 
@@ -51,9 +55,10 @@ struct Listing {
 impl HttpService for Listing {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let lists = request.method() == Method::GET && is_listing(request.uri());
+        let method = request.method().clone();
         let response = self.inner.execute(request).await?;
-        if let Some(said) = refusal::misplaced(response.status(), response.headers()) {
-            return Ok(told(&said));
+        if let Some(said) = refusal::misplaced(&method, response.status(), response.headers(), self.region.as_deref()) {
+            return Ok(told(response.status(), &said));
         }
         if !lists || !response.status().is_success() {
             return Ok(response);
@@ -76,10 +81,12 @@ fn is_listing(uri: &Uri) -> bool {
     uri.query().is_some_and(|query| query.split('&').any(|pair| matches!(pair, "list-type=2" | "comp=list")))
 }
 
-/// The answer in the place of a redirect to nowhere, of which `object_store` says only that it was one. The status is that of a request
-/// that came to the wrong server.
-fn told(said: &refusal::Said) -> HttpResponse {
-    let body = format!("<Error><Code>{}</Code><Message>a redirect to nowhere (301): {}</Message></Error>", said.code, said.message);
+/// The answer in the place of one of the wrong region, of which `object_store` says only that it was a redirect, or its status. The status
+/// here is that of a request that came to the wrong server.
+fn told(status: StatusCode, said: &refusal::Said) -> HttpResponse {
+    let what = if status.is_redirection() { "a redirect to nowhere" } else { "refused without a word" };
+    let (code, message, status) = (&said.code, &said.message, status.as_u16());
+    let body = format!("<Error><Code>{code}</Code><Message>{what} ({status}): {message}</Message></Error>");
     let mut response = HttpResponse::new(HttpResponseBody::from(body.into_bytes()));
     *response.status_mut() = StatusCode::MISDIRECTED_REQUEST;
     response
@@ -247,8 +254,8 @@ mod tests {
         let cut = "HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n<Li";
         let at = crate::store::tests::answering(cut).await.endpoint.expect("an address");
         let within = Duration::from_millis(300);
-        let connector =
-            ListingConnector { inner: object_store::client::ReqwestConnector::default(), foreign: Arc::default(), goes_on_within: within };
+        let inner = object_store::client::ReqwestConnector::default();
+        let connector = ListingConnector { inner, foreign: Arc::default(), region: None, goes_on_within: within };
         let client = connector.connect(&ClientOptions::new().with_allow_http(true)).expect("a client");
         let request =
             http::Request::builder().uri(format!("{at}/evidence?list-type=2")).body(bytes::Bytes::new().into()).expect("a request");

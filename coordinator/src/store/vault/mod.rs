@@ -4,6 +4,7 @@
 //! Trust: the answers are the store's word. They are bounded and parsed, and never believed about content.
 
 mod azure;
+pub(super) mod credentials;
 mod date;
 mod dialect;
 mod google;
@@ -24,13 +25,16 @@ use exhibit_evidence::text::escape_bounded;
 use futures::TryStreamExt as _;
 use http::Method;
 use object_store::client::{HttpClient, HttpErrorKind, HttpRequest};
+use tokio::time::Instant;
 
 use super::encryption::{Encrypted, Encryption};
 use super::lock::{LockMode, Seen};
 use super::patience::{self, Patience};
 use super::{Kind, StoreError};
 use crate::clock;
+use credentials::NotGiven;
 use dialect::{Ask, Dialect, Reply, Setting, Words, header};
+use refusal::Said;
 
 pub(super) use listing::ListingConnector;
 pub(super) use signing::{LockingConnector, Signer};
@@ -65,6 +69,11 @@ pub struct Vault {
     pub(super) encryption: Option<Encryption>,
     /// Time until the store begins to answer one request, and between two parts of its answer.
     pub(super) answers_within: Duration,
+    /// Time until it begins to answer what asks for a page of the versions below a folder, where that is longer: after a first silence,
+    /// and from then on once it needed longer.
+    pub(super) lists_within: Duration,
+    /// It needed longer for a page.
+    pub(super) lists_slowly: Arc<AtomicBool>,
     /// That it did not answer was told, and it has not answered since.
     pub(super) silence_told: Arc<AtomicBool>,
     /// How long a call is waited for with all its tries, where that has an end of its own.
@@ -123,14 +132,33 @@ impl Vault {
     }
 
     async fn repeated(&self, tried: &str, name: Option<&str>, path: &str, ask: &Ask) -> Result<Reply, StoreError> {
-        let mut tries = 0;
+        let (mut tries, begun) = (0, Instant::now());
         loop {
             tries += 1;
-            match self.once(tried, name, path, ask).await {
-                Err(e) if e.kind() == Kind::Retry && tries < TRIES_MAX => tokio::time::sleep(BETWEEN_TRIES).await,
+            // What gives out the credentials is asked again within this already.
+            let request = self.signed(path, ask).await?;
+            let within = self.begins_within(ask, tries);
+            match self.once(tried, name, request, within, ask).await {
+                // Once in any case: the log says so. Whoever is refused is refused again.
+                Err(e) if e.is_passing() && tries < TRIES_MAX && (tries < 2 || begun.elapsed() < self.lists_within) => {
+                    tokio::time::sleep(BETWEEN_TRIES).await;
+                }
                 other => return other,
             }
         }
+    }
+
+    /// A request that was lost is soon repeated; only then a page is waited for longer.
+    fn begins_within(&self, ask: &Ask, tries: usize) -> Duration {
+        let is_patient = ask.lists && (tries > 1 || self.lists_slowly.load(Ordering::Acquire));
+        if is_patient { self.lists_within.max(self.answers_within) } else { self.answers_within }
+    }
+
+    async fn signed(&self, path: &str, ask: &Ask) -> Result<HttpRequest, StoreError> {
+        let mut request = self.request(path, ask)?;
+        let signed = self.signer.sign(&mut request).await;
+        signed.map_err(|e| NotGiven::of(&e).told(&format!("sign a request to {}", self.description)))?;
+        Ok(request)
     }
 
     /// What a request is about, in words.
@@ -143,40 +171,37 @@ impl Vault {
 
     /// The error of a request that was not answered, or not to its end, in the words of `how`; the first one in a row is told at once,
     /// because it is tried again.
-    fn unanswered(&self, how: fn(&str, Duration) -> StoreError, tried: &str, place: &str) -> StoreError {
-        let silent = how(&format!("{tried} {place}"), self.answers_within);
+    fn unanswered(&self, how: fn(&str, Duration) -> StoreError, asked: &str, within: Duration) -> StoreError {
+        let silent = how(asked, within);
         if !self.silence_told.swap(true, Ordering::AcqRel) {
             tracing::warn!(why = %silent, "waiting: it is tried again");
         }
         silent
     }
 
-    async fn once(&self, tried: &str, name: Option<&str>, path: &str, ask: &Ask) -> Result<Reply, StoreError> {
+    /// Sends a request, which the store is to begin to answer within this time.
+    async fn once(&self, tried: &str, name: Option<&str>, request: HttpRequest, within: Duration, ask: &Ask) -> Result<Reply, StoreError> {
         let place = || self.place(name);
         let away = |why: String| {
             let why = escape_bounded(&why, 400);
             StoreError::new(Kind::Retry, format!("could not {tried} {}: {why}", place()), "check the way to the store; it is tried again")
         };
-        let mut request = self.request(path, ask)?;
-        self.signer.sign(&mut request).await.map_err(|e| {
-            let why = refusal::shown(&e.to_string());
-            StoreError::new(
-                Kind::Denied,
-                format!("could not sign a request to {}: {why}", self.description),
-                "check the store's credentials",
-            )
-        })?;
-        let begun = tokio::time::timeout(self.answers_within, self.client.execute(request)).await;
-        let Ok(reply) = begun else { return Err(self.unanswered(patience::silent, tried, &place())) };
+        let (asked, sent) = (|| format!("{tried} {}", place()), Instant::now());
+        let begun = tokio::time::timeout(within, self.client.execute(request)).await;
+        let Ok(reply) = begun else { return Err(self.unanswered(patience::silent, &asked(), within)) };
+        let is_late = within > self.answers_within && sent.elapsed() > self.answers_within;
         let reply = reply.map_err(|e| match e.kind() {
             HttpErrorKind::Decode => StoreError::new(Kind::Denied, format!("could not {tried} {}: {e}", place()), self.is_it()),
             _ => away(e.to_string()),
         })?;
         let (parts, body) = reply.into_parts();
+        if is_late && parts.status.is_success() {
+            self.lists_slowly.store(true, Ordering::Release);
+        }
         let (mut out, mut stream) = (Vec::new(), body.bytes_stream());
         loop {
             let next = tokio::time::timeout(self.answers_within, stream.try_next()).await;
-            let Ok(chunk) = next else { return Err(self.unanswered(patience::stopped, tried, &place())) };
+            let Ok(chunk) = next else { return Err(self.unanswered(patience::stopped, &asked(), self.answers_within)) };
             let Some(chunk) = chunk.map_err(|e| away(e.to_string()))? else { break };
             if out.len().saturating_add(chunk.len()) > ANSWER_BYTES_MAX {
                 return Err(StoreError::new(
@@ -191,11 +216,12 @@ impl Vault {
         if parts.status.is_success() {
             return Ok(Reply { headers: parts.headers, body: Bytes::from(out) });
         }
-        let said = match refusal::misplaced(parts.status, &parts.headers) {
-            Some(said) => (said.code, said.message),
-            None => self.dialect().said(&parts.headers, &out),
-        };
-        Err(self.refusal(parts.status.as_u16(), said, &format!("could not {tried} {}", place()), name))
+        let misplaced = refusal::misplaced(&ask.method, parts.status, &parts.headers, self.signer.region());
+        let said = misplaced.unwrap_or_else(|| {
+            let (code, message) = self.dialect().said(&parts.headers, &out);
+            Said { code, message, is_expired: refusal::is_expired(&out) }
+        });
+        Err(self.refusal(parts.status.as_u16(), &said, &format!("could not {}", asked()), name))
     }
 
     /// What the store says of the lock of one version.
@@ -252,8 +278,12 @@ impl Vault {
     /// [`Kind::Denied`] when the store refuses, because of a lock for example.
     pub(super) async fn delete(&self, name: &str, version: Option<&str>, bypass: bool) -> Result<(), StoreError> {
         if let Some(ask) = version.filter(|_| bypass).and_then(|version| self.dialect().unlock(version)) {
-            // Whether it was refused, the deletion shows.
-            let _ = self.ask("take the retention off", Some(name), "", ask).await;
+            // Whether it was refused, the deletion shows; not so where nobody came to say whether it may be done.
+            if let Err(e) = self.ask("take the retention off", Some(name), "", ask).await
+                && e.says_nothing()
+            {
+                return Err(e);
+            }
         }
         match (self.delete_once(name, version, bypass).await, version) {
             (Err(e), Some(version)) if self.dialect().refuses_current(e.message()) => self.delete_current(name, version).await,
@@ -322,15 +352,14 @@ impl Vault {
     }
 
     /// An error answer of the store, in our kinds.
-    fn refusal(&self, status: u16, said: (String, String), tried: &str, name: Option<&str>) -> StoreError {
-        let (code, said) = said;
-        let message = format!("{tried}: {status} {} {}", escape_bounded(&code, 80), escape_bounded(&said, 300));
+    fn refusal(&self, status: u16, said: &Said, tried: &str, name: Option<&str>) -> StoreError {
+        let message = format!("{tried}: {status} {} {}", escape_bounded(&said.code, 80), escape_bounded(&said.message, 300));
         let message = message.trim_end().to_owned();
-        if let Some(told) = refusal::of_code(&code, &message) {
+        if let Some(told) = refusal::of_said(said, Some(status), &message) {
             return told;
         }
         match status {
-            404 if matches!(code.as_str(), "NoSuchBucket" | "ContainerNotFound") => {
+            404 if matches!(said.code.as_str(), "NoSuchBucket" | "ContainerNotFound") => {
                 StoreError::new(Kind::Denied, message, "check bucket or container, account, region and endpoint in [store]")
             }
             404 => {

@@ -4,7 +4,7 @@
 
 use exhibit_evidence::text::escape_bounded;
 use http::header::LOCATION;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use serde_json::Value;
 
 use super::super::StoreError;
@@ -16,6 +16,17 @@ const ANSWER_BYTES_MAX: usize = 64 << 10;
 const CODE_CHARS_MAX: usize = 80;
 const MESSAGE_CHARS_MAX: usize = 300;
 const ERROR_CHARS_MAX: usize = 600;
+/// How Azure begins what it says beside "AuthenticationFailed" or "InvalidAuthenticationInfo" where a token or a shared access signature
+/// expired (or, of the first, is not valid yet).
+const EXPIRED_DETAILS: [&str; 3] =
+    ["Signature not valid in the specified time frame", "Signed expiry time [", "Lifetime validation failed. The token is expired"];
+/// In what Microsoft's token service says where a client's secret expired.
+const EXPIRED_SECRET: &str = "AADSTS7000222";
+
+const EXPIRED: &str =
+    "the credentials are expired: renew them (those of the environment need a new start, those of the machine's role renew themselves)";
+const UNKNOWN: &str = "the store does not know who asks: renew the credentials if they are expired, or correct them";
+
 /// Regions have names of some twenty characters.
 const REGION_BYTES_MAX: usize = 40;
 
@@ -28,6 +39,8 @@ const BEFORE_ANSWER: &str = "Server returned error response: ";
 pub(in crate::store) struct Said {
     pub(in crate::store) code: String,
     pub(in crate::store) message: String,
+    /// The credentials expired, which not every cloud says in its code.
+    pub(in crate::store) is_expired: bool,
 }
 
 impl Said {
@@ -44,16 +57,24 @@ impl Said {
     /// What gives out credentials has the error one level deeper.
     fn of_xml(root: &Node) -> Self {
         let error = if root.name == "Error" { Some(root) } else { root.children.iter().find(|child| child.name == "Error") };
-        error.map(|e| Self { code: e.get("Code").to_owned(), message: e.get("Message").to_owned() }).unwrap_or_default()
+        let Some(error) = error else { return Self::default() };
+        let detail = error.get("AuthenticationErrorDetail");
+        Self {
+            code: error.get("Code").to_owned(),
+            message: error.get("Message").to_owned(),
+            is_expired: EXPIRED_DETAILS.iter().any(|words| detail.starts_with(words)),
+        }
     }
 
     /// As Google's and Azure's services say it, and whoever gives out their tokens.
     fn of_json(value: &Value) -> Self {
         let text = |place: &str| value.pointer(place).and_then(Value::as_str).unwrap_or_default().to_owned();
         let first = |places: &[&str]| places.iter().map(|place| text(place)).find(|found| !found.is_empty()).unwrap_or_default();
+        let message = first(&["/error/message", "/error_description"]);
         Self {
             code: first(&["/error/errors/0/reason", "/error/code", "/error/status", "/error"]),
-            message: first(&["/error/message", "/error_description"]),
+            is_expired: message.contains(EXPIRED_SECRET),
+            message,
         }
     }
 }
@@ -84,50 +105,83 @@ pub(in crate::store) fn shown(error: &str) -> String {
     out
 }
 
-/// The error by the code of the store's answer in an error of `object_store`, with this message.
+/// The error by the store's answer in an error of `object_store`, with this message.
 pub(in crate::store) fn of_error(error: &str, message: &str) -> Option<StoreError> {
     let (_, answer) = parted(error)?;
-    of_code(&Said::of_answer(answer).code, message)
+    of_said(&Said::of_answer(answer), status(error), message)
 }
 
-/// The error of a code that is about who asks, when, and where, whatever the status is; none of another one.
-pub(in crate::store) fn of_code(code: &str, message: &str) -> Option<StoreError> {
-    let remedy = match code {
-        "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" | "InvalidToken" => {
-            "the credentials are expired: renew them (those of the environment need a new start, those of the machine's role renew themselves)"
-        }
+/// The error of an answer that is about who asks, when, and where; none of another one. The status 401 is about nothing else ("lacks valid
+/// authentication credentials", RFC 9110), and Google has no other word for a token that expired.
+pub(super) fn of_said(said: &Said, status: Option<u16>, message: &str) -> Option<StoreError> {
+    let unknown = (status == Some(401)).then_some(UNKNOWN);
+    Some(StoreError::unheard(message, remedy(said).or(unknown)?))
+}
+
+/// What helps against the answer in an error of `object_store`, where it is about who asks, when, and where.
+pub(super) fn remedy_in(error: &str) -> Option<&'static str> {
+    let (_, answer) = parted(error)?;
+    remedy(&Said::of_answer(answer))
+}
+
+/// The status of the answer in an error of `object_store`.
+pub(super) fn status(error: &str) -> Option<u16> {
+    let (before, said) = error.split_once(BEFORE_STATUS)?;
+    if before.contains(BEFORE_ANSWER) {
+        return None;
+    }
+    said.get(..3)?.parse().ok()
+}
+
+/// True when an answer that says no does so because the credentials expired, though its code does not say it.
+pub(super) fn is_expired(answer: &[u8]) -> bool {
+    std::str::from_utf8(answer).is_ok_and(|answer| Said::of_answer(answer).is_expired)
+}
+
+fn remedy(said: &Said) -> Option<&'static str> {
+    if said.is_expired {
+        return Some(EXPIRED);
+    }
+    Some(match said.code.as_str() {
+        "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" | "InvalidToken" => EXPIRED,
+        // Of a token service (RFC 6749, 5.2): what it was given is invalid, expired or revoked; Google says it of a wrong clock as well.
+        "invalid_grant" => "the credentials are expired or revoked: renew them; or this machine's clock is wrong: keep it with NTP",
         "RequestTimeTooSkewed" => "this machine's clock differs from the store's: set it, and keep it with NTP",
         "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException" => {
             "wrong region: correct region (and endpoint, if it is set) in [store] of the configuration"
         }
         _ => return None,
-    };
-    Some(StoreError::unheard(message, remedy))
+    })
 }
 
-/// What a redirect to nowhere says. S3 answers so in every region but the bucket's, to HEAD without a body, and names the right one in a
-/// header.
-pub(super) fn misplaced(status: StatusCode, headers: &HeaderMap) -> Option<Said> {
-    if status != StatusCode::MOVED_PERMANENTLY || headers.contains_key(LOCATION) {
-        return None;
-    }
+/// What a redirect to nowhere says, and a plain 400 to HEAD. S3 answers so in every region but the bucket's, to HEAD without a body, and
+/// names the right one in a header. `asked` is the region that the request was signed for.
+pub(super) fn misplaced(method: &Method, status: StatusCode, headers: &HeaderMap, asked: Option<&str>) -> Option<Said> {
     let region = header(headers, "x-amz-bucket-region");
     let is_region =
         !region.is_empty() && region.len() <= REGION_BYTES_MAX && region.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+    let is_nowhere = status == StatusCode::MOVED_PERMANENTLY && !headers.contains_key(LOCATION);
+    // Other answers to HEAD may have the header too: then it names the region that was asked for.
+    let is_elsewhere =
+        method == Method::HEAD && status == StatusCode::BAD_REQUEST && is_region && asked.is_some_and(|asked| asked != region);
+    if !is_nowhere && !is_elsewhere {
+        return None;
+    }
     let place = if is_region { format!("in region {region}") } else { "in another region".to_owned() };
-    Some(Said { code: "PermanentRedirect".to_owned(), message: format!("the bucket is {place}") })
+    Some(Said { code: "PermanentRedirect".to_owned(), message: format!("the bucket is {place}"), is_expired: false })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
     use std::time::Duration;
 
     use super::*;
     use crate::clock;
     use crate::store::check;
     use crate::store::patience::Patience;
-    use crate::store::tests::answering;
-    use crate::store::{RemoteStore, Store as _, self_test};
+    use crate::store::tests::{answering, answering_late};
+    use crate::store::{LockMode, LockPolicy, RemoteKind, RemoteSettings, RemoteStore, Store as _, Vault, self_test};
 
     /// What no answer's words may bring to light.
     const SECRETS: [&str; 3] = ["SESSIONTOKENSECRET", "AKIDSECRET", "STRINGTOSIGN"];
@@ -140,15 +194,36 @@ mod tests {
     const SKEWED: &str = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 99\r\n\r\n\
         <Error><Code>RequestTimeTooSkewed</Code><Message>The difference is too large.</Message><X/></Error>";
 
+    /// In the words of Azure, of a shared access signature that expired.
+    const EXPIRED_AZURE: &str = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\nx-ms-error-code: AuthenticationFailed\r\ncontent-length: 233\r\n\r\n\
+        <Error><Code>AuthenticationFailed</Code><Message>Server failed to authenticate the request.</Message><AuthenticationErrorDetail>\
+        Signature not valid in the specified time frame: Start [STRINGTOSIGN]</AuthenticationErrorDetail></Error>";
+    /// In the words of Google.
+    const EXPIRED_GOOGLE: &str = "HTTP/1.1 401 Unauthorized\r\nconnection: close\r\ncontent-length: 88\r\n\r\n\
+        {\"error\":{\"code\":401,\"message\":\"Invalid Credentials\",\"errors\":[{\"reason\":\"authError\"}]}}";
+    const HEAD_ELSEWHERE: &str = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\nx-amz-bucket-region: eu-west-1\r\n\
+        content-length: 0\r\n\r\n";
+
     fn assert_no_secret(text: &str) {
         for secret in SECRETS {
             assert!(!text.contains(secret), "{secret}: {text}");
         }
     }
 
+    /// The same place as a store of this kind, with its own dialect and client; of the other clouds versions are looked at only with a lock.
+    fn of_cloud(kind: RemoteKind, s3: RemoteSettings) -> RemoteSettings {
+        let secret = match kind {
+            RemoteKind::S3 => return s3,
+            RemoteKind::Azure => "c2VjcmV0".to_owned(),
+            RemoteKind::Google => r#"{"disable_oauth": true, "client_email": "", "private_key": "", "private_key_id": ""}"#.to_owned(),
+        };
+        let lock = Some(LockPolicy { mode: LockMode::Compliance, days: 1 });
+        RemoteSettings { kind, account: "account".to_owned(), access_key_id: None, secret: Some(secret), lock, ..s3 }
+    }
+
     #[test]
     fn the_servers_of_these_tests_say_their_length() {
-        for answer in [EXPIRED, SKEWED] {
+        for answer in [EXPIRED, SKEWED, EXPIRED_AZURE, EXPIRED_GOOGLE] {
             let (head, body) = answer.split_once("\r\n\r\n").expect("two parts");
             assert!(head.ends_with(&format!("content-length: {}", body.len())), "{}: {head}", body.len());
         }
@@ -157,13 +232,21 @@ mod tests {
     /// By every way to a store: objects, versions and locks, and the report of `store check`.
     #[tokio::test]
     async fn what_passes_not_by_itself_is_told_as_such_and_no_secret_with_it() {
-        for (answer, message, remedy) in [
-            (EXPIRED, "ExpiredToken: The provided token has expired.", "the credentials are expired: renew them"),
-            (FOREIGN_REGION, "the bucket is in region eu-west-1", "wrong region"),
-            (SKEWED, "RequestTimeTooSkewed: The difference", "clock"),
+        for (kind, answer, message, remedy) in [
+            (RemoteKind::S3, EXPIRED, "ExpiredToken: The provided token has expired.", "the credentials are expired: renew them"),
+            (RemoteKind::S3, FOREIGN_REGION, "the bucket is in region eu-west-1", "wrong region"),
+            (RemoteKind::S3, SKEWED, "RequestTimeTooSkewed: The difference", "clock"),
+            (RemoteKind::Azure, EXPIRED_AZURE, "AuthenticationFailed: Server failed", "the credentials are expired: renew them"),
+            (RemoteKind::Google, EXPIRED_GOOGLE, "authError: Invalid Credentials", "renew the credentials if they are expired"),
         ] {
-            let store = RemoteStore::open(&answering(answer).await).expect("settings");
-            let vault = store.attestable().expect("an S3 store").vault;
+            let store = RemoteStore::open(&of_cloud(kind, answering(answer).await)).expect("settings");
+            let vault = store.attestable().expect("a store with versions").vault;
+            let cloud = match kind {
+                RemoteKind::S3 => "S3",
+                RemoteKind::Google => "Google Cloud Storage",
+                RemoteKind::Azure => "Azure Blob Storage",
+            };
+            assert_eq!(vault.words().cloud, cloud, "its own dialect is asked");
             let told = [
                 self_test(&store).await.expect_err("the start ends"),
                 store.get("cases/a", 10).await.expect_err("not read"),
@@ -181,6 +264,61 @@ mod tests {
             assert!(report.text().contains(remedy), "{}", report.text());
             assert_no_secret(&report.text());
         }
+    }
+
+    #[tokio::test]
+    async fn what_needs_a_person_is_not_asked_for_again_within_a_call() {
+        let disturbed = "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        for (answer, times) in [(EXPIRED, 1), (EXPIRED_GOOGLE, 1), (disturbed, 2)] {
+            let (settings, asked) = answering_late(answer, Duration::ZERO).await;
+            let vault = RemoteStore::open(&settings).expect("settings").attestable().expect("an S3 store").vault;
+            let vault = Vault { lists_within: Duration::ZERO, ..vault };
+            let e = vault.posture().await.map(|_| ()).expect_err("not told");
+            assert_eq!((asked.load(Ordering::Acquire), e.needs_a_person()), (times, times == 1), "{e}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_refused_without_a_word_tells_the_region_that_its_header_names() {
+        let mut settings = answering(HEAD_ELSEWHERE).await;
+        let store = RemoteStore::open(&settings).expect("settings");
+        let vault = store.attestable().expect("an S3 store").vault;
+        for e in [
+            store.size("cases/a").await.map(|_| ()).expect_err("not looked at"),
+            vault.lock_of("cases/a", "1").await.map(|_| ()).expect_err("not looked at"),
+        ] {
+            assert!(e.needs_a_person() && e.says_nothing(), "{e}");
+            assert!(e.message().contains("the bucket is in region eu-west-1") && e.remedy().contains("wrong region"), "{e}");
+        }
+        settings.region = "eu-west-1".to_owned();
+        let e = RemoteStore::open(&settings).expect("settings").size("cases/a").await.expect_err("not looked at");
+        assert!(!e.to_string().contains("region"), "it was asked for the right one: {e}");
+    }
+
+    #[test]
+    fn credentials_that_expired_are_known_by_what_each_cloud_says() {
+        let azure = |code: &str, detail: &str| {
+            format!(
+                "<Error><Code>{code}</Code><Message>no</Message><AuthenticationErrorDetail>{detail}</AuthenticationErrorDetail></Error>"
+            )
+        };
+        let told =
+            |status: u16, answer: &str| of_error(&format!("{BEFORE_STATUS}{status} X: {answer}"), "x").map(|e| e.remedy().to_owned());
+        for expired in [
+            azure("AuthenticationFailed", "Signature not valid in the specified time frame: Start [a] - Expiry [b] - Current [c]"),
+            azure("AuthenticationFailed", "Signed expiry time [a] must be after signed start time [b]"),
+            azure("InvalidAuthenticationInfo", "Lifetime validation failed. The token is expired."),
+            r#"{"error":"invalid_client","error_description":"AADSTS7000222: The provided client secret keys are expired."}"#.to_owned(),
+        ] {
+            assert_eq!(told(403, &expired).as_deref(), Some(super::EXPIRED), "{expired}");
+            assert!(is_expired(expired.as_bytes()), "{expired}");
+        }
+        let wrong =
+            azure("AuthenticationFailed", "The MAC signature found in the HTTP request 'x' is not the same as any computed signature");
+        assert!(told(403, &wrong).is_none() && !is_expired(wrong.as_bytes()), "a wrong key is no expired one");
+        assert_eq!(told(401, "").as_deref(), Some(UNKNOWN));
+        assert_eq!(told(403, r#"{"error":{"errors":[{"reason":"forbidden"}]}}"#), None);
+        assert_eq!(of_error(&format!("{BEFORE_ANSWER}{BEFORE_STATUS}401 X: "), "x"), None, "a status that the store wrote itself");
     }
 
     #[test]
@@ -223,7 +361,7 @@ mod tests {
             for (name, value) in pairs {
                 headers.insert(*name, http::HeaderValue::from_static(value));
             }
-            misplaced(status, &headers).map(|said| said.message)
+            misplaced(&Method::GET, status, &headers, Some("us-east-1")).map(|said| said.message)
         };
         let moved = StatusCode::MOVED_PERMANENTLY;
         assert_eq!(told(moved, &[("x-amz-bucket-region", "eu-west-1")]).as_deref(), Some("the bucket is in region eu-west-1"));

@@ -53,6 +53,14 @@ impl Signer {
         }
     }
 
+    /// The region that requests are signed for; S3 only.
+    pub(super) fn region(&self) -> Option<&str> {
+        match self {
+            Self::S3 { region, .. } => Some(region),
+            Self::Google(_) | Self::Azure { .. } => None,
+        }
+    }
+
     /// Signs a request, also one that was signed before its last headers were written.
     pub(super) async fn sign(&self, request: &mut HttpRequest) -> Result<(), object_store::Error> {
         match self {

@@ -5,6 +5,7 @@ use exhibit_evidence::text::escape_bounded;
 
 use super::super::{Kind, StoreError};
 use super::Vault;
+use super::dialect::Ask;
 
 /// Version ids that S3 makes have 32 to 100 characters; Google's are numbers, Azure's times.
 const VERSION_BYTES_MAX: usize = 1_024;
@@ -70,7 +71,9 @@ impl Vault {
     pub async fn versions(&self, begin: &str, after: Option<&Cursor>) -> Result<VersionPage, StoreError> {
         let prefix = if begin.is_empty() && self.prefix.is_empty() { String::new() } else { self.key(begin) };
         let (below, ask) = self.dialect().list(&prefix, after);
-        let reply = self.ask("list the versions in", None, below, ask).await?;
+        // The versions of one name are no search among all that was deleted.
+        let lists = begin.is_empty() || begin.ends_with('/');
+        let reply = self.ask("list the versions in", None, below, Ask { lists, ..ask }).await?;
         let Listed { found, next } = self.read(self.dialect().page(&reply))?;
         let versions = found.into_iter().filter_map(|found| self.version(found).transpose()).collect::<Result<Vec<_>, _>>()?;
         let too_long = |next: &Cursor| next.key.len().saturating_add(next.version.len()) > CURSOR_BYTES_MAX;
