@@ -122,6 +122,27 @@ impl Output for Memory {
 
 /// Runs a test, named as the test program lists it, again in a mount namespace of its own, where `body` may mount what it likes.
 pub fn in_own_mounts(test: &str, body: impl FnOnce()) {
+    again(test, &[], body);
+}
+
+/// The same in a PID namespace of its own as well, with the `/proc` of the one around it, as in a container that was given that.
+pub fn in_own_numbers(test: &str, body: impl FnOnce()) {
+    again(test, &["--pid", "--fork"], body);
+}
+
+/// Gives the right to mount up, for this thread and those that it starts.
+pub fn without_mounting() {
+    with_mounting(false);
+}
+
+/// The same; `may` takes it back.
+pub fn with_mounting(may: bool) {
+    let mut sets = rustix::thread::capabilities(None).expect("capabilities");
+    sets.effective.set(rustix::thread::CapabilitySet::SYS_ADMIN, may);
+    rustix::thread::set_capabilities(None, sets).expect("set");
+}
+
+fn again(test: &str, namespaces: &[&str], body: impl FnOnce()) {
     const INSIDE: &str = "EXHIBIT_TEST_IN_OWN_MOUNTS";
     if std::env::var_os(INSIDE).is_some() {
         body();
@@ -129,7 +150,8 @@ pub fn in_own_mounts(test: &str, body: impl FnOnce()) {
     }
     let program = std::env::current_exe().expect("this test program");
     let mut command = std::process::Command::new("unshare");
-    command.args(["--mount", "--propagation", "private"]).arg(program).args(["--exact", test, "--nocapture"]).env(INSIDE, "1");
+    command.args(["--mount", "--propagation", "private"]).args(namespaces);
+    command.arg(program).args(["--exact", test, "--nocapture"]).env(INSIDE, "1");
     let said = command.output().expect("unshare (util-linux)");
     let (out, err) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
     assert!(said.status.success() && out.contains("1 passed"), "{test} makes mounts: run it as root\n{out}\n{err}");

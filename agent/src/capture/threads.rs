@@ -110,10 +110,12 @@ fn has_files(task: &OwnedFd, tid: u32) -> bool {
     open_dir(task, format!("{tid}/fd")).and_then(|fd| numbers(fd, 1)).is_ok_and(|(some, _)| !some.is_empty())
 }
 
-/// Whether two threads use one table of open files. Where the kernel does not tell (built without kcmp(2)), two tables that
-/// show the same count as one.
+/// Whether two threads use one table of open files. Where the kernel does not tell (built without kcmp(2), or the folder of processes
+/// has the numbers of another namespace), two tables that show the same count as one.
 fn same_files(task: &OwnedFd, one: u32, other: u32) -> bool {
-    shares_descriptors(one, other).unwrap_or_else(|_| {
+    // kcmp(2) takes numbers of the agent's own namespace.
+    let told = if procfs::has_own_numbers() { shares_descriptors(one, other).ok() } else { None };
+    told.unwrap_or_else(|| {
         let shown = |tid: u32| {
             let fd = open_dir(task, format!("{tid}/fd")).ok()?;
             let (all, _) = numbers(&fd, COMPARED_MAX).ok()?;

@@ -181,6 +181,12 @@ fn capture_all(plan: Plan, from: Option<TakenUp>, lanes: LanesIn, ended: &Sender
     }
 }
 
+/// Runs a capture, as the host is now.
+fn run_capture(taker: &mut Taker, capture: &dyn Capture, params: &Params) -> Result<(), Stop> {
+    crate::capture::renew();
+    capture.run(params, taker)
+}
+
 /// Runs one capture, which an earlier process may have begun. Whatever happens, it leaves at least one item behind.
 fn run_one(taker: &mut Taker, capture: &dyn Capture, params: &Params, begun_before: bool) -> Result<(), Stop> {
     let name = capture.name();
@@ -189,7 +195,7 @@ fn run_one(taker: &mut Taker, capture: &dyn Capture, params: &Params, begun_befo
     let result = match &stopped {
         Some(stop) if begun_before => Err(stop.clone()),
         Some(stop) => Err(Stop::Fatal(format!("not begun: {stop}"))),
-        None => catch_unwind(AssertUnwindSafe(|| capture.run(params, &mut *taker)))
+        None => catch_unwind(AssertUnwindSafe(|| run_capture(taker, capture, params)))
             .unwrap_or_else(|_| Err(Stop::Fatal("the capture failed inside (a bug; please report it)".to_owned()))),
     };
     let account = &mut taker.account;

@@ -39,7 +39,13 @@ impl Freezes {
     #[must_use]
     pub fn begin(usage: &Usage, most: Duration) -> Self {
         let mut freezes = Self { most, besides: usage.besides(), ..Self::default() };
-        let mounts = Mounts::read().unwrap_or_default();
+        let mounts = match Mounts::read() {
+            Ok(mounts) => mounts,
+            Err(e) => {
+                freezes.refused = Some(format!("the agent's table of mounts cannot be read: {e}"));
+                return freezes;
+            }
+        };
         let mut done = Vec::new();
         for mount in usage.writable() {
             let shown = super::shown(&mount.point.0);

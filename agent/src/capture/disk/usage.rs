@@ -52,14 +52,19 @@ pub struct Usage {
     pub opened: Vec<Lossless>,
     /// There were more mounts than are listed.
     pub more: bool,
+    /// Why it is not known where it is mounted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mounts_unknown: Option<String>,
 }
 
 /// The host's tables, read once for all devices.
 pub struct Tables {
     /// Block devices.
     pub devices: Devices,
-    /// Mounts of the agent's namespace; none when the table could not be read.
+    /// Mounts of the agent's namespace; none when the table could not be read,
     pub mounts: Arc<Mounts>,
+    /// and why not.
+    unknown: Option<String>,
     /// Numbers of devices that are swap.
     swap: Vec<(u32, u32)>,
     /// Files that are swap.
@@ -72,13 +77,17 @@ impl Tables {
     pub fn read(devices: Devices) -> Self {
         let table = read("/proc/swaps", SMALL_BYTES_MAX).map(|r| r.bytes).unwrap_or_default();
         let (swap, swap_files) = swap_places(&table);
-        Self { devices, mounts: Arc::new(Mounts::read().unwrap_or_default()), swap, swap_files }
+        let (mounts, unknown) = match Mounts::read() {
+            Ok(mounts) => (mounts, None),
+            Err(e) => (Mounts::default(), Some(format!("the agent's table of mounts: {e}"))),
+        };
+        Self { devices, mounts: Arc::new(mounts), unknown, swap, swap_files }
     }
 
     /// What uses a device.
     #[must_use]
     pub fn of_device(&self, device: &Device) -> Usage {
-        let mut usage = Usage::default();
+        let mut usage = Usage { mounts_unknown: self.unknown.clone(), ..Usage::default() };
         let stack = self.devices.above(device);
         for one in &stack {
             self.add(one, &mut usage);
@@ -91,7 +100,7 @@ impl Tables {
     /// What uses an image file, given by its inode: loop devices that show it, and what uses those.
     #[must_use]
     pub fn of_file(&self, device: u64, inode: u64) -> Usage {
-        let mut usage = Usage::default();
+        let mut usage = Usage { mounts_unknown: self.unknown.clone(), ..Usage::default() };
         for path in &self.swap_files {
             if self.is_file(path, device, inode) {
                 usage.swap.push(Lossless(path.clone()));
@@ -194,8 +203,12 @@ impl Usage {
             why.push(text);
         }
         why.extend(self.besides());
+        let unknown = self.mounts_unknown.as_ref().map(|e| format!("not known where it is mounted ({e})"));
         if !why.is_empty() {
-            return format!("inconsistent: {}", why.join("; "));
+            return format!("inconsistent: {}", why.into_iter().chain(unknown).collect::<Vec<_>>().join("; "));
+        }
+        if let Some(unknown) = unknown {
+            return unknown;
         }
         if let Some(text) = listed("mounted read-only at", self.mounts.iter().map(|m| &m.point)) {
             return format!("nothing that is known of writes to it: {text}");
@@ -287,6 +300,11 @@ mod tests {
         assert!(usage.may_be_written());
         usage.swap.push(Lossless(b"sda2".to_vec()));
         assert!(usage.consistency().ends_with("; swap on sda2"));
+        // No table of mounts is not the same as no mounts.
+        usage.mounts_unknown = Some("denied".to_owned());
+        assert!(usage.consistency().ends_with("; swap on sda2; not known where it is mounted (denied)"));
+        let unknown = Usage { mounts_unknown: Some("denied".to_owned()), ..Usage::default() };
+        assert_eq!((unknown.consistency().as_str(), unknown.may_be_written()), ("not known where it is mounted (denied)", false));
     }
 
     #[test]
@@ -312,7 +330,7 @@ mod tests {
             format!("Filename Type Size Used Priority\n{} file 1 0 -2\n/dev/no-such partition 1 0 -3\n", name.replace(' ', "\\040"));
         let (swap, swap_files) = swap_places(table.as_bytes());
         assert_eq!((swap.len(), swap_files.as_slice()), (0, [name.as_bytes().to_vec()].as_slice()));
-        let mut tables = Tables { devices: Devices::default(), mounts: Arc::default(), swap, swap_files };
+        let mut tables = Tables { devices: Devices::default(), mounts: Arc::default(), unknown: None, swap, swap_files };
         let usage = tables.of_file(meta.dev(), meta.ino());
         assert_eq!(usage.consistency(), format!("inconsistent: swap on {name}"));
         assert!(usage.may_be_written());

@@ -146,7 +146,10 @@ fn nothing(
         return Err(Stop::Nothing(reason));
     }
     out.note("physical memory is refused: taking that of every process");
-    let taken = process_memory::all(out)?;
+    let taken = match process_memory::all(out) {
+        Err(Stop::Nothing(why)) => return Err(Stop::Nothing(format!("{reason}; nor was the memory of processes taken one by one: {why}"))),
+        other => other?,
+    };
     let (cores, meant, in_part) = (taken.cores, taken.meant, taken.in_part);
     Err(Stop::Nothing(format!(
         "{reason}; instead the memory of {cores} of {meant} processes was taken one by one ({in_part} of them in part)"

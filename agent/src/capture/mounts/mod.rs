@@ -3,18 +3,19 @@
 //! pseudo file systems are not (the `system`, `process` and `network` captures read them by name).
 
 use std::collections::HashMap;
-use std::io::Read as _;
+
+use super::procfs;
 
 #[cfg(test)]
 mod tests;
 
-/// Where the table is read from.
-pub const MOUNTINFO: &str = "/proc/self/mountinfo";
+/// Where the table is read from, below the folder of processes: root can mount another one over `/proc`.
+const MOUNTINFO: &str = "self/mountinfo";
 
 /// The most bytes of the table that are read: 4 MiB hold about 20,000 mounts of 200 bytes, far above what the
 /// kernel allows in one namespace by default (`fs.mount-max` is 100,000, of which hosts with many containers use a few
 /// thousand).
-pub const TABLE_BYTES_MAX: u64 = 4 << 20;
+pub const TABLE_BYTES_MAX: usize = 4 << 20;
 
 /// What kind of file system lies under a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -212,11 +213,9 @@ impl Mounts {
     /// # Errors
     /// When the file cannot be read.
     pub fn read() -> std::io::Result<Self> {
-        let mut bytes = Vec::new();
-        std::fs::File::open(MOUNTINFO)?.take(TABLE_BYTES_MAX).read_to_end(&mut bytes)?;
-        let cut = bytes.len() as u64 >= TABLE_BYTES_MAX;
-        let mut mounts = Self::parse(&bytes);
-        mounts.cut = cut;
+        let read = procfs::root().and_then(|root| procfs::read_at(root, MOUNTINFO, TABLE_BYTES_MAX))?;
+        let mut mounts = Self::parse(&read.bytes);
+        mounts.cut = read.cut.is_some();
         Ok(mounts)
     }
 

@@ -54,6 +54,7 @@ impl Capture for Network {
         let modules_before = modules();
         out.note("holders of sockets");
         let found = namespaces::find(out)?;
+        found.put_covered(out)?;
         let mut opened: Vec<Opened> = found.namespaces.iter().map(|n| Opened::new(n, sock_diag)).collect();
         sockets(out, &found, &mut opened)?;
         routing(out, &found, &mut opened)?;
@@ -95,11 +96,12 @@ impl Opened {
     }
 }
 
+/// Not by the path `/proc`: a link there that root made would pass another namespace off as the agent's own, which is not entered.
 fn is_own(namespace: &Namespace) -> bool {
-    static OWN: std::sync::OnceLock<Option<u64>> = std::sync::OnceLock::new();
-    let own = OWN
-        .get_or_init(|| super::live::link(rustix::fs::CWD, "/proc/self/ns/net").ok().and_then(|t| super::process::bracketed(&t, b"net")));
-    *own == Some(namespace.inode)
+    static OWN: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    let read = || super::process::bracketed(&procfs::link(procfs::root().ok()?, "self/ns/net").ok()?, b"net");
+    let own = OWN.get().copied().or_else(|| read().map(|inode| *OWN.get_or_init(|| inode)));
+    own == Some(namespace.inode)
 }
 
 fn enter(namespace: &Namespace) -> Option<&OwnedFd> {
@@ -148,6 +150,7 @@ fn sockets(out: &mut dyn Output, found: &Found, opened: &mut [Opened]) -> Result
     if found.threads_cut > 0 {
         problems.push(format!("{} processes have more threads, or more with files of their own, than were looked at", found.threads_cut));
     }
+    problems.extend(found.missing());
     let problem = (!problems.is_empty()).then(|| (Status::Partial, bounded(&problems)));
     if !not_offered.is_empty() {
         let text = not_offered.into_iter().collect::<Vec<_>>().join("; ");
@@ -242,7 +245,7 @@ fn fallback(namespace: &Namespace, ask: &Ask) -> Option<Vec<Socket>> {
 fn routing(out: &mut dyn Output, found: &Found, opened: &mut [Opened]) -> Result<(), Stop> {
     for dump in routing::DUMPS {
         let mut table = Table::new(dump.name, out.now(), "netlink:route");
-        let mut problems = Vec::new();
+        let mut problems = found.missing();
         for (namespace, opened) in found.namespaces.iter().zip(opened.iter_mut()) {
             out.note(&format!("{} of namespace {}", dump.name, namespace.inode));
             let route = match &mut opened.route {
@@ -412,7 +415,9 @@ fn namespace_list(out: &mut dyn Output, found: &Found, opened: &[Opened]) -> Res
         table.row(out, &row)?;
     }
     let left = found.namespaces_left_out;
-    table.finish(out, (left > 0).then(|| (Status::Partial, format!("{left} namespaces were left out")))).map(drop)
+    let mut problems = found.missing();
+    problems.extend((left > 0).then(|| format!("{left} namespaces were left out")));
+    table.finish(out, (!problems.is_empty()).then(|| (Status::Partial, problems.join("; ")))).map(drop)
 }
 
 /// `/etc/resolv.conf` is often a link: the link and what it points to are both evidence.

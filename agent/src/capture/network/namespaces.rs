@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, openat, statx};
+use rustix::io::Errno;
 
 use super::sockets::Holder;
-use crate::capture::live::{Lossless, SMALL_BYTES_MAX, names, numbers, refusal};
+use crate::capture::live::{Lossless, SMALL_BYTES_MAX, names, numbers, put_absent, refusal};
 use crate::capture::process::bracketed;
 use crate::capture::procfs::{self, link, open_dir, read_at};
-use crate::capture::{Output, Stop, threads};
+use crate::capture::{Output, Stop, evidence_path, threads};
 
 /// Holders that are remembered: 24 bytes each, 12 MiB in all.
 const HOLDERS_MAX: usize = 512 << 10;
@@ -17,6 +18,8 @@ const HOLDERS_MAX: usize = 512 << 10;
 const NAMESPACES_MAX: usize = 4096;
 const PIDS_MAX: usize = 4 << 20;
 const FDS_MAX: usize = 1 << 20;
+/// Processes with something mounted over them that get an item; all are counted.
+const COVERED_MAX: usize = 300;
 /// Where `ip netns` and Docker keep namespaces that no process need live in.
 const NAMED: [&str; 2] = ["/run/netns", "/run/docker/netns"];
 
@@ -47,6 +50,11 @@ pub struct Found {
     pub refused: u64,
     /// Processes of which not every thread with files or a namespace of its own was looked at.
     pub threads_cut: u64,
+    /// Processes of which not everything was looked at, because something is mounted over it; see [`COVERED_MAX`].
+    covered: Vec<u32>,
+    covered_count: u64,
+    /// Processes that did not tell in which namespace they live.
+    unplaced: u64,
 }
 
 impl Found {
@@ -58,6 +66,32 @@ impl Found {
         let comm = |pid| self.comms.get(pid).cloned().unwrap_or_default();
         same.map(|(_, pid, fd, thread)| Holder { pid: *pid, fd: *fd, thread: *thread, comm: comm(pid) }).collect()
     }
+
+    /// What may be missing because of processes that were not looked at.
+    #[must_use]
+    pub fn missing(&self) -> Vec<String> {
+        let (covered, unplaced) = (self.covered_count, self.unplaced);
+        let covered = (covered > 0).then(|| {
+            format!(
+                "{covered} processes were not looked at, or in part, because something is mounted over them: what they have may be missing"
+            )
+        });
+        let unplaced = (unplaced > 0).then(|| format!("{unplaced} processes did not tell their network namespace: it may be missing"));
+        covered.into_iter().chain(unplaced).collect()
+    }
+
+    /// Puts an item for each process that something is mounted over.
+    ///
+    /// # Errors
+    /// [`Stop`] from the output.
+    pub fn put_covered(&self, out: &mut dyn Output) -> Result<(), Stop> {
+        for pid in &self.covered {
+            let started = out.now();
+            let (status, reason) = refusal(Errno::XDEV);
+            put_absent(out, evidence_path(format!("/proc/{pid}/ns/net")), status, reason, started, "readlink")?;
+        }
+        Ok(())
+    }
 }
 
 /// Walks over all processes.
@@ -66,9 +100,13 @@ pub fn find(out: &mut dyn Output) -> Result<Found, Stop> {
     let (pids, _) = procfs::listed(PIDS_MAX).map_err(|e| Stop::Fatal(format!("listing /proc: {e}")))?;
     for pid in pids {
         out.checkpoint()?;
-        // A process that ended meanwhile holds no socket any more.
-        let Ok(dir) = procfs::process(pid) else { continue };
-        found.process(pid, dir);
+        match procfs::process(pid) {
+            Ok(dir) => found.process(pid, dir),
+            // A process that ended meanwhile holds no socket any more.
+            Err(Errno::NOENT | Errno::SRCH) => {}
+            Err(Errno::XDEV) => found.cover(pid),
+            Err(_) => found.unplaced = found.unplaced.saturating_add(1),
+        }
     }
     for folder in NAMED {
         found.named(folder);
@@ -82,24 +120,43 @@ impl Found {
     /// threads that have their own.
     fn process(&mut self, pid: u32, first: OwnedFd) {
         let (through, dir) = threads::living(&first, pid).map_or((None, first), |l| (Some(l.tid), l.dir));
-        self.holders_of(pid, None, &dir);
+        let mut is_covered = self.holders_of(pid, None, &dir);
         let others = threads::others(&dir, through.unwrap_or(pid));
         self.threads_cut = self.threads_cut.saturating_add(u64::from(others.left_out.is_some()));
         let thread_dir = |tid: u32| open_dir(&dir, format!("task/{tid}"));
         // A thread that ended meanwhile holds nothing any more.
         for tid in others.files {
-            if let Ok(thread) = thread_dir(tid) {
-                self.holders_of(pid, Some(tid), &thread);
+            match thread_dir(tid) {
+                Ok(thread) => is_covered |= self.holders_of(pid, Some(tid), &thread),
+                Err(e) => is_covered |= e == Errno::XDEV,
             }
         }
         for (tid, namespaces) in others.elsewhere {
             let Some(inode) = namespaces.get("net").copied() else { continue };
-            if let Ok(thread) = thread_dir(tid) {
-                self.namespace(inode, pid, Some(tid), thread);
+            match thread_dir(tid) {
+                Ok(thread) => self.namespace(inode, pid, Some(tid), thread),
+                Err(e) => is_covered |= e == Errno::XDEV,
             }
         }
-        if let Some(inode) = link(&dir, "ns/net").ok().and_then(|t| bracketed(&t, b"net")) {
-            self.namespace(inode, pid, through, dir);
+        match link(&dir, "ns/net") {
+            Ok(target) => {
+                if let Some(inode) = bracketed(&target, b"net") {
+                    self.namespace(inode, pid, through, dir);
+                }
+            }
+            Err(Errno::NOENT | Errno::SRCH) => {}
+            Err(Errno::XDEV) => is_covered = true,
+            Err(_) => self.unplaced = self.unplaced.saturating_add(1),
+        }
+        if is_covered {
+            self.cover(pid);
+        }
+    }
+
+    fn cover(&mut self, pid: u32) {
+        self.covered_count = self.covered_count.saturating_add(1);
+        if self.covered.len() < COVERED_MAX {
+            self.covered.push(pid);
         }
     }
 
@@ -118,17 +175,24 @@ impl Found {
         }
     }
 
-    fn holders_of(&mut self, pid: u32, thread: Option<u32>, dir: &OwnedFd) {
-        let Ok((fd_dir, (fds, _))) = open_dir(dir, "fd").and_then(|d| Ok((numbers(&d, FDS_MAX)?, d))).map(|(n, d)| (d, n)) else {
-            self.refused = self.refused.saturating_add(1);
-            return;
+    /// Says whether something is mounted over what was asked for.
+    fn holders_of(&mut self, pid: u32, thread: Option<u32>, dir: &OwnedFd) -> bool {
+        let ((fds, _), fd_dir) = match open_dir(dir, "fd").and_then(|d| Ok((numbers(&d, FDS_MAX)?, d))) {
+            Ok(listed) => listed,
+            Err(Errno::XDEV) => return true,
+            Err(_) => {
+                self.refused = self.refused.saturating_add(1);
+                return false;
+            }
         };
-        let mut any = false;
+        let (mut any, mut is_covered) = (false, false);
         for fd in fds {
-            let Some(inode) = link(&fd_dir, fd.to_string()).ok().and_then(|t| bracketed(&t, b"socket")) else { continue };
+            let target = link(&fd_dir, fd.to_string());
+            is_covered |= matches!(target, Err(Errno::XDEV));
+            let Some(inode) = target.ok().and_then(|t| bracketed(&t, b"socket")) else { continue };
             if self.holders.len() >= HOLDERS_MAX {
                 self.holders_cut = true;
-                return;
+                return is_covered;
             }
             any = true;
             self.holders.push((inode, pid, fd, thread));
@@ -136,6 +200,7 @@ impl Found {
         if any && let Ok(comm) = read_at(dir, "comm", SMALL_BYTES_MAX) {
             self.comms.insert(pid, Lossless::from(comm.bytes.strip_suffix(b"\n").unwrap_or(&comm.bytes)));
         }
+        is_covered
     }
 
     fn named(&mut self, folder: &str) {

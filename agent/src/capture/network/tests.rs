@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::capture::testing::Memory;
+use crate::capture::testing::{Memory, in_own_mounts, without_mounting};
 
 fn capture() -> Memory {
     Memory::run(&Network, &[("tools", "false")])
@@ -22,6 +22,48 @@ fn own_netns() -> u64 {
 
 fn by_local_port(rows: &[Value], protocol: &str, port: u16) -> Vec<Value> {
     rows.iter().filter(|r| r["protocol"] == protocol && r["local"]["port"] == port && r["netns"] == own_netns()).cloned().collect()
+}
+
+#[test]
+fn a_folder_over_proc_does_not_choose_the_agents_own_namespace() {
+    in_own_mounts("capture::network::tests::a_folder_over_proc_does_not_choose_the_agents_own_namespace", || {
+        let own = own_netns();
+        let forged = tempfile::tempdir().expect("folder");
+        std::fs::create_dir_all(forged.path().join("self/ns")).expect("folder");
+        std::os::unix::fs::symlink("net:[4711]", forged.path().join("self/ns/net")).expect("link");
+        rustix::mount::mount_bind(forged.path(), "/proc").expect("mount");
+        assert_eq!(own_netns(), 4_711, "the folder is shown");
+        let of = |inode| Namespace { inode, process: None, thread: None, bound: None, handle: Err("none".to_owned()) };
+        assert!(is_own(&of(own)) && !is_own(&of(4_711)));
+    });
+}
+
+/// Where the agent has no procfs of its own, sockets and namespace of a covered process may be missing: that is told.
+#[test]
+fn a_process_that_something_is_mounted_over_is_no_silent_gap() {
+    in_own_mounts("capture::network::tests::a_process_that_something_is_mounted_over_is_no_silent_gap", || {
+        let mut children: Vec<Child> = (0..3).map(|_| Command::new("sleep").arg("60").spawn().expect("sleep")).collect();
+        let (folder, files, other) = (children[0].id(), children[1].id(), children[2].id());
+        rustix::mount::mount_bind(format!("/proc/{other}"), format!("/proc/{folder}")).expect("mount");
+        rustix::mount::mount_bind(format!("/proc/{other}/fd"), format!("/proc/{files}/fd")).expect("mount");
+        without_mounting();
+        let out = capture();
+        for child in &mut children {
+            child.kill().expect("killed");
+            child.wait().expect("reaped");
+        }
+        for pid in [folder, files] {
+            let item = out.get(&format!("/proc/{pid}/ns/net")).expect("an item");
+            let reason = item.item.reason.as_deref().unwrap_or_default();
+            assert!(item.status == Status::Error && reason.contains("mounted over"), "{reason}");
+        }
+        assert!(out.get(&format!("/proc/{other}/ns/net")).is_none());
+        for table in ["sockets.jsonl", "listening.jsonl", "namespaces.jsonl", "routes.jsonl"] {
+            let item = out.get(table).expect("a table");
+            let reason = item.item.reason.as_deref().unwrap_or_default();
+            assert!(item.status == Status::Partial && reason.contains("2 processes were not looked at"), "{table}: {reason}");
+        }
+    });
 }
 
 #[test]

@@ -5,18 +5,16 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, OFlags, SeekFrom, Statx, StatxFlags, statx};
+use rustix::fs::{AtFlags, OFlags, Statx, StatxFlags, statx};
 use rustix::io::Errno;
 
 use super::gather::kind_of;
+use super::pieces::pieces;
 use crate::capture::live::{put_absent, refusal};
 use crate::capture::patience::{self, ENDED, Kept, NotDone};
 use crate::capture::procfs;
 use crate::capture::{Content, EvidencePath, Extent, Kind, Meta, NewItem, Output, Source, Status, Stop};
 use crate::clock;
-
-/// Data ranges of a sparse file that are told apart; a file with more is read through.
-const EXTENTS_MAX: usize = 65_536;
 
 /// Holes of all files: half of what a stream can have, because whoever makes files without data must not keep the cores and images out
 /// that come after them.
@@ -43,6 +41,23 @@ impl Budget {
     fn late(&mut self) -> String {
         self.stuck_left = self.stuck_left.saturating_sub(1);
         not_answered(self.patience)
+    }
+
+    /// Why a file of `size` bytes, of which `data` will be read, is not taken.
+    fn no_room(&self, size: u64, data: u64) -> Option<String> {
+        let holes = size.saturating_sub(data);
+        if data > self.file_bytes_max {
+            let max = self.file_bytes_max;
+            return Some(format!("{data} bytes of data in a file of {size} bytes: above the limit of {max} bytes a file (file_max)"));
+        }
+        if data > self.left_bytes {
+            let left = self.left_bytes;
+            return Some(format!("{data} bytes of data: the capture's limit for contents (total_max) has only {left} left"));
+        }
+        (holes > self.hole_bytes_left).then(|| {
+            let left = self.hole_bytes_left;
+            format!("{holes} bytes of holes: of those that this capture may take only {left} are left, the rest is for other captures")
+        })
     }
 }
 
@@ -106,25 +121,12 @@ pub fn take(out: &mut dyn Output, wanted: Wanted<'_>, budget: &mut Budget) -> Re
         Err(NotOpened::Kind(kind)) => return absent(Status::Skipped, format!("not a regular file but {kind}"), &facts),
     };
     let size = opened.before.stx_size;
-    // Holes cost nothing, whatever size a file gave itself: what will be read counts.
+    // Holes cost nothing, whatever size a file gave itself: what will be read counts, holes between too many pieces among it.
     let data = extents.as_ref().map_or(size, |e| e.iter().fold(0_u64, |sum, e| sum.saturating_add(e.length)));
-    if data > budget.file_bytes_max {
-        let max = budget.file_bytes_max;
-        let reason = format!("{data} bytes of data in a file of {size} bytes: above the limit of {max} bytes a file (file_max)");
-        return absent(Status::Skipped, reason, &facts);
-    }
-    if data > budget.left_bytes {
-        let left = budget.left_bytes;
-        let reason = format!("{data} bytes of data: the capture's limit for contents (total_max) has only {left} left");
+    if let Some(reason) = budget.no_room(size, data) {
         return absent(Status::Skipped, reason, &facts);
     }
     let holes = size.saturating_sub(data);
-    if holes > budget.hole_bytes_left {
-        let left = budget.hole_bytes_left;
-        let reason =
-            format!("{holes} bytes of holes: of those that this capture may take only {left} are left, the rest is for other captures");
-        return absent(Status::Skipped, reason, &facts);
-    }
     budget.left_bytes = budget.left_bytes.saturating_sub(data);
     budget.hole_bytes_left = budget.hole_bytes_left.saturating_sub(holes);
     let meta = meta_of(&opened.before);
@@ -136,7 +138,13 @@ pub fn take(out: &mut dyn Output, wanted: Wanted<'_>, budget: &mut Budget) -> Re
     if source.gone.is_some() {
         budget.stuck_left = budget.stuck_left.saturating_sub(1);
     }
-    put.map(|_| true)
+    let status = put?;
+    if status == Status::Skipped {
+        // The order's limit had no room for it: nothing of it was taken.
+        budget.left_bytes = budget.left_bytes.saturating_add(data);
+        budget.hole_bytes_left = budget.hole_bytes_left.saturating_add(holes);
+    }
+    Ok(matches!(status, Status::Collected | Status::Partial | Status::ChangedDuringRead))
 }
 
 /// The build id of a program, without taking it.
@@ -184,12 +192,14 @@ fn stat_fd(file: &OwnedFd) -> Result<Statx, Errno> {
     statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::BTIME)
 }
 
-/// [`open_regular`] and [`extents`] on a thread that can be left behind.
+/// [`open_regular`] and [`pieces`] on a thread that can be left behind.
 fn open_in_time(dir: &OwnedFd, link: &str, limit: Duration) -> Result<(Opened, Option<Vec<Extent>>), NotOpened> {
     let (own, name) = (dir.try_clone().map_err(|_| Errno::MFILE)?, link.to_owned());
     let open = move || {
         let opened = open_regular(&own, &name)?;
-        let extents = extents(&opened);
+        let (size, blocks) = (opened.before.stx_size, opened.before.stx_blocks);
+        // Well before it counts as one that does not answer.
+        let extents = if blocks.saturating_mul(512) >= size { None } else { pieces(&opened.file, size, limit / 2) };
         Ok((opened, extents))
     };
     match patience::within(limit, open) {
@@ -214,33 +224,6 @@ fn open_regular(dir: &OwnedFd, link: &str) -> Result<Opened, NotOpened> {
     };
     let before = stat_fd(&file)?;
     Ok(Opened { file, before })
-}
-
-/// The data ranges of a file with holes; `None` when it has none or the file system does not tell.
-fn extents(opened: &Opened) -> Option<Vec<Extent>> {
-    let size = opened.before.stx_size;
-    if opened.before.stx_blocks.saturating_mul(512) >= size {
-        return None;
-    }
-    let mut found = Vec::new();
-    let mut at = 0_u64;
-    while at < size {
-        let data = match rustix::fs::seek(&opened.file, SeekFrom::Data(at)) {
-            Ok(data) => data.min(size),
-            Err(Errno::NXIO) => break,
-            Err(_) => return None,
-        };
-        let hole = rustix::fs::seek(&opened.file, SeekFrom::Hole(data)).ok()?.min(size);
-        if hole > data {
-            found.push(Extent { offset: data, length: hole.saturating_sub(data) });
-        }
-        // A file that changes under us could send the search backwards.
-        if hole <= at || found.len() > EXTENTS_MAX {
-            return if data >= size { Some(found) } else { None };
-        }
-        at = hole;
-    }
-    Some(found)
 }
 
 /// A file that is being read.

@@ -15,8 +15,9 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process};
 use serde::Serialize;
 
 use super::parse;
-use crate::capture::live::{Lossless, SMALL_BYTES_MAX, lines, number, numbers, open_dir, read, read_at, words};
+use crate::capture::live::{self, Lossless, SMALL_BYTES_MAX, lines, number, open_dir, read_at, words};
 use crate::capture::mounts::Mounts;
+use crate::capture::procfs;
 use crate::capture::{Output, Status, Stop, Table};
 
 /// Numbers asked for between two looks at the budget: some 0.5 ms.
@@ -61,21 +62,21 @@ pub struct Real;
 
 impl Host for Real {
     fn answers(&self, n: u32) -> bool {
-        let Some(pid) = i32::try_from(n).ok().and_then(Pid::from_raw) else { return false };
+        let Some(pid) = pid_of(n) else { return false };
         !matches!(test_kill_process(pid), Err(Errno::SRCH | Errno::INVAL))
     }
 
     fn opens(&self, n: u32) -> bool {
-        open_dir(CWD, format!("/proc/{n}")).is_ok()
+        // What is mounted over it is not looked at; it is there.
+        matches!(procfs::process(n), Ok(_) | Err(Errno::XDEV))
     }
 
     fn is_process(&self, n: u32) -> Option<bool> {
-        let status = read(&format!("/proc/{n}/status"), SMALL_BYTES_MAX).ok().map(|r| parse::status(&r.bytes));
+        let status = read_of(n, "status").map(|bytes| parse::status(&bytes));
         if let Some(tgid) = status.and_then(|s| s.tgid) {
             return Some(tgid == u64::from(n));
         }
-        let pid = i32::try_from(n).ok().and_then(Pid::from_raw)?;
-        match pidfd_open(pid, PidfdFlags::empty()) {
+        match pidfd_open(pid_of(n)?, PidfdFlags::empty()) {
             Ok(_) => Some(true),
             // Of a thread the kernel says the one or, from Linux 6.9 on, the other.
             Err(Errno::INVAL | Errno::NOENT) => Some(false),
@@ -84,12 +85,24 @@ impl Host for Real {
     }
 
     fn started(&self, n: u32) -> Option<u64> {
-        parse::stat(&read(&format!("/proc/{n}/stat"), SMALL_BYTES_MAX).ok()?.bytes)?.start_ticks
+        parse::stat(&read_of(n, "stat")?)?.start_ticks
     }
 
     fn listed(&self) -> Result<Vec<u32>, Errno> {
-        Ok(numbers(open_dir(CWD, "/proc")?, NUMBER_MAX as usize)?.0)
+        Ok(procfs::listed_to_all(NUMBER_MAX as usize)?.0)
     }
+}
+
+/// A number by which the kernel can be asked for a process; `None` where those that are listed are of another namespace.
+fn pid_of(n: u32) -> Option<Pid> {
+    procfs::has_own_numbers().then_some(())?;
+    Pid::from_raw(i32::try_from(n).ok()?)
+}
+
+/// A file of a process or thread.
+fn read_of(n: u32, file: &str) -> Option<Vec<u8>> {
+    let dir = procfs::process(n).ok()?;
+    procfs::read_at(&dir, file, SMALL_BYTES_MAX).ok().map(|read| read.bytes)
 }
 
 /// What was asked, and what came of it.
@@ -198,6 +211,33 @@ pub struct Ranges {
     pub last_from: u32,
     /// See above.
     pub last_to: u32,
+    /// How the most that a number can be was told, and the one that was given out last.
+    pub told: [Told; 2],
+}
+
+/// The files that tell, below the folder of processes.
+const TELLING: [&str; 2] = ["sys/kernel/pid_max", "loadavg"];
+
+/// How a number of the kernel's was told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Told {
+    /// By the kernel.
+    #[default]
+    ByFile,
+    /// Through what is mounted over it: container runtimes mount `/proc/sys` over itself, and lxcfs over `/proc/loadavg`.
+    ByMount,
+    /// Not at all.
+    Untold,
+}
+
+/// A number in one of [`TELLING`]. It only says how far to look, so what is mounted over it is better than nothing.
+fn told(file: &str, nth: usize) -> (Option<u32>, Told) {
+    let first = |read: live::Read| words(&read.bytes).nth(nth).and_then(number::<u32>);
+    let (read, how) = match procfs::root().and_then(|root| procfs::read_at(root, file, SMALL_BYTES_MAX)) {
+        Err(Errno::XDEV) => (live::read(&format!("/proc/{file}"), SMALL_BYTES_MAX), Told::ByMount),
+        read => (read, Told::ByFile),
+    };
+    read.ok().and_then(first).map_or((None, Told::Untold), |found| (Some(found), how))
 }
 
 impl Ranges {
@@ -205,12 +245,27 @@ impl Ranges {
     /// order and again from the beginning when the highest was reached.
     #[must_use]
     pub fn of_host() -> Self {
-        let first =
-            |path: &str, nth: usize| read(path, SMALL_BYTES_MAX).ok().and_then(|r| words(&r.bytes).nth(nth).and_then(number::<u32>));
-        let most = first("/proc/sys/kernel/pid_max", 0).unwrap_or(NUMBER_MAX).min(NUMBER_MAX);
-        // The last word of loadavg is the number given out last.
-        let last = first("/proc/loadavg", 4).unwrap_or(most).min(most);
-        Self { signal_to: most, first_to: most.min(FOLDERS), last_from: last.saturating_sub(FOLDERS).max(1), last_to: last }
+        let [of_most, of_last] = TELLING;
+        let (most, by_most) = told(of_most, 0);
+        let most = most.unwrap_or(NUMBER_MAX).min(NUMBER_MAX);
+        let is_own = procfs::has_own_numbers();
+        // The last word of loadavg is the number given out last, in the agent's own namespace.
+        let (last, by_last) = told(of_last, 4);
+        let last = last.filter(|_| is_own).unwrap_or(most).min(most);
+        let signal_to = if is_own { most } else { 0 };
+        let (first_to, last_from) = (most.min(FOLDERS), last.saturating_sub(FOLDERS).max(1));
+        Self { signal_to, first_to, last_from, last_to: last, told: [by_most, by_last] }
+    }
+
+    /// Which of the numbers that say how far to look were not told by the kernel, in words.
+    fn not_told(&self) -> Option<String> {
+        let words = TELLING.iter().zip(self.told).filter_map(|(file, told)| match told {
+            Told::ByFile => None,
+            Told::ByMount => Some(format!("/proc/{file} was read through what is mounted over it")),
+            Told::Untold => Some(format!("/proc/{file} could not be read")),
+        });
+        let words: Vec<String> = words.collect();
+        (!words.is_empty()).then(|| words.join("; "))
     }
 
     const fn by_folder(&self, n: u32) -> bool {
@@ -227,6 +282,8 @@ pub struct Groups {
     pub read: usize,
     /// There were more than are read.
     pub more: bool,
+    /// Why it is not known where they are.
+    pub unknown: Option<String>,
 }
 
 impl Groups {
@@ -236,7 +293,14 @@ impl Groups {
     /// [`Stop`] from the output.
     pub fn read(out: &mut dyn Output) -> Result<Self, Stop> {
         let mut groups = Self::default();
-        let Ok(mounts) = Mounts::read() else { return Ok(groups) };
+        // The kernel lists members by their numbers in the agent's namespace.
+        if !procfs::has_own_numbers() {
+            return Ok(groups);
+        }
+        let mounts = match Mounts::read() {
+            Ok(mounts) => mounts,
+            Err(e) => return Ok(Self { unknown: Some(e.to_string()), ..groups }),
+        };
         let kinds: [&[u8]; 2] = [b"cgroup2", b"cgroup"];
         for mount in mounts.all().iter().filter(|m| kinds.contains(&m.fs_type.as_slice())) {
             let mut todo = vec![mount.point.clone()];
@@ -293,10 +357,22 @@ pub fn put(out: &mut dyn Output, scan: &Scan, groups: &Groups) -> Result<(), Sto
     for (name, value) in [("control_groups", scan.groups as u64), ("threads", scan.threads), ("came_or_went", scan.passing)] {
         table.fact(name, value.to_string());
     }
-    let Ranges { signal_to, first_to, last_from, last_to } = scan.ranges;
-    table.fact("asked_by_signal", format!("1-{signal_to}"));
+    let Ranges { signal_to, first_to, last_from, last_to, .. } = scan.ranges;
+    let by_signal = if signal_to == 0 { format!("none: {}", procfs::foreign().unwrap_or_default()) } else { format!("1-{signal_to}") };
+    table.fact("asked_by_signal", by_signal);
     table.fact("asked_by_folder", format!("1-{first_to}, {last_from}-{last_to}"));
-    let mounts = Mounts::read().ok();
+    for (name, value) in procfs::facts().into_iter().chain(scan.ranges.not_told().map(|told| ("limits", told))) {
+        table.fact(name, value);
+    }
+    let mut problems = Vec::new();
+    let mounts = match Mounts::read() {
+        Ok(mounts) => Some(mounts),
+        Err(e) => {
+            table.fact("mounted_over", format!("not known: {e}"));
+            problems.push(format!("what is mounted over processes is not known: the agent's table of mounts: {e}"));
+            None
+        }
+    };
     let options = mounts.as_ref().and_then(|m| m.at(b"/proc")).map(|m| (m.options.clone(), m.super_options.clone()));
     let restricted =
         options.is_some_and(|(a, b)| [a, b].iter().any(|o| words_of(o).any(|w| w.starts_with(b"hidepid=") && w != b"hidepid=0")));
@@ -304,7 +380,7 @@ pub fn put(out: &mut dyn Output, scan: &Scan, groups: &Groups) -> Result<(), Sto
         table.fact("hidepid", "/proc is mounted so that it does not list the processes of others; without privilege that is no finding");
     }
     for (n, how) in &scan.hidden {
-        let stat = read(&format!("/proc/{n}/stat"), SMALL_BYTES_MAX).ok().and_then(|r| parse::stat(&r.bytes));
+        let stat = read_of(*n, "stat").and_then(|bytes| parse::stat(&bytes));
         let found_by = [(BY_SIGNAL, "signal"), (BY_FOLDER, "folder"), (BY_GROUP, "control-group")];
         let row = Row {
             pid: *n,
@@ -326,10 +402,12 @@ pub fn put(out: &mut dyn Output, scan: &Scan, groups: &Groups) -> Result<(), Sto
         let note = Some(format!("{source} is mounted over {point}: what is read there is not the process"));
         table.row(out, &Row { pid, found_by: vec!["mount"], listed: true, comm: None, ppid: None, start_ticks: None, note })?;
     }
-    let mut problems = Vec::new();
     if let Some((count, e)) = scan.unchecked {
         problems.push(format!("{count} numbers answered that were not listed, and could not be checked: listing /proc again failed: {e}"));
         table.fact("not_checked", count.to_string());
+    }
+    if let Some(why) = &groups.unknown {
+        problems.push(format!("control groups were not read: the agent's table of mounts: {why}"));
     }
     if groups.more {
         problems.push(format!("more than {GROUPS_MAX} control groups: the rest was not read"));
@@ -352,7 +430,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::capture::testing::Memory;
+    use crate::capture::testing::{Memory, in_own_mounts, without_mounting};
 
     /// A host on which 10 and 11 are listed, 12 is hidden from listings, 13 also from signals, 14 answers to nothing but is in
     /// a group, 15 is a thread of 10, 16 starts while it is looked for and 17 ends. 18 ends after the first look, 19 is another
@@ -388,12 +466,12 @@ mod tests {
     }
 
     fn to(signal_to: u32, first_to: u32) -> Ranges {
-        Ranges { signal_to, first_to, last_from: 1, last_to: first_to }
+        Ranges { signal_to, first_to, last_from: 1, last_to: first_to, ..Ranges::default() }
     }
 
     #[test]
     fn what_is_hidden_is_told_from_what_comes_and_goes() {
-        let groups = Groups { members: vec![10, 12, 14], read: 3, more: false };
+        let groups = Groups { members: vec![10, 12, 14], read: 3, ..Groups::default() };
         let found = scan(&Fake::default(), &mut Memory::default(), &[10, 11], &groups, to(100, 50)).expect("scanned");
         assert_eq!(found.hidden, BTreeMap::from([(12, BY_SIGNAL | BY_FOLDER | BY_GROUP), (13, BY_FOLDER)]));
         // A number that is only in a group, and answers to nothing, has ended.
@@ -415,6 +493,43 @@ mod tests {
             assert_eq!((item.status, item.item.facts["not_checked"].as_str()), (Status::Partial, left.to_string().as_str()));
             assert!(item.item.reason.as_deref().is_some_and(|r| r.contains("could not be checked")), "{:?}", item.item.reason);
         }
+    }
+
+    /// Container runtimes mount `/proc/sys` over itself: where no mount is crossed the limit would be the highest that there is.
+    #[test]
+    fn how_far_to_look_is_told_through_a_mount_where_there_is_no_own_procfs() {
+        in_own_mounts("capture::process::hidden::tests::how_far_to_look_is_told_through_a_mount_where_there_is_no_own_procfs", || {
+            let most: u32 = number(&live::read("/proc/sys/kernel/pid_max", SMALL_BYTES_MAX).expect("read").bytes).expect("a number");
+            rustix::mount::mount_bind("/proc/sys", "/proc/sys").expect("mount");
+            let empty = tempfile::NamedTempFile::new().expect("file");
+            rustix::mount::mount_bind(empty.path(), "/proc/loadavg").expect("mount");
+            without_mounting();
+            let ranges = Ranges::of_host();
+            assert_eq!((ranges.signal_to, ranges.last_to), (most, most));
+            assert_eq!(ranges.told, [Told::ByMount, Told::Untold]);
+            let mut out = Memory::default();
+            put(&mut out, &Scan { ranges, ..Scan::default() }, &Groups::default()).expect("put");
+            let limits = &out.get("hidden.jsonl").expect("a table").item.facts["limits"];
+            assert!(limits.contains("pid_max was read through") && limits.contains("loadavg could not be read"), "{limits}");
+        });
+    }
+
+    /// No table of mounts is not the same as no mounts.
+    #[test]
+    fn mounts_that_are_not_known_are_told() {
+        in_own_mounts("capture::process::hidden::tests::mounts_that_are_not_known_are_told", || {
+            let over = format!("/proc/{}/mountinfo", std::process::id());
+            rustix::mount::mount_bind("/proc/version", over.as_str()).expect("mount");
+            without_mounting();
+            let mut out = Memory::default();
+            let groups = Groups::read(&mut out).expect("groups");
+            assert!(groups.unknown.is_some() && groups.members.is_empty(), "{groups:?}");
+            put(&mut out, &Scan::default(), &groups).expect("put");
+            let item = out.get("hidden.jsonl").expect("a table");
+            assert!(item.item.facts["mounted_over"].starts_with("not known: "), "{:?}", item.item.facts);
+            let reason = item.item.reason.clone().unwrap_or_default();
+            assert!(item.status == Status::Partial && reason.contains("control groups were not read"), "{reason}");
+        });
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub(super) mod gather;
 mod hidden;
 mod maps;
 pub(super) mod parse;
+mod pieces;
 mod reader;
 mod row;
 mod run;

@@ -12,6 +12,7 @@ use super::reader::{Answer, PATIENCE, Reader, STUCK_MAX};
 use super::row::{Fd, Row};
 use crate::capture::left::ASIDE_MAX;
 use crate::capture::live::{Read, put_read, refusal};
+use crate::capture::procfs;
 use crate::capture::{Content, Kind, Moment, NewItem, Output, Params, Status, Stop, Table, evidence_path};
 
 /// Sockets whose owners are remembered: 24 bytes each, 12 MiB in all.
@@ -47,8 +48,12 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn new(params: &Params, out: &mut dyn Output) -> Result<Self, Stop> {
+        let mut table = Table::new("table", out.now(), "read:/proc");
+        for (name, value) in procfs::facts() {
+            table.fact(name, value);
+        }
         Ok(Self {
-            table: Table::new("table", out.now(), "read:/proc"),
+            table,
             more_fds: None,
             take_exe: params.flag("exe", true)?,
             take_deleted: params.flag("deleted", true)?,

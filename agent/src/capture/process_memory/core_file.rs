@@ -84,7 +84,11 @@ pub struct CoreFile {
     pub withheld: Option<Withheld>,
     /// Bytes that were not mapped any more before their pages were looked at.
     pub vanished_bytes: u64,
-    /// Bytes of unreadable ranges that were not mapped any more.
+    /// Of those, in mappings of files that had a name and that the process could not write.
+    pub vanished_of_files_bytes: u64,
+    /// Of those, in mappings that are named like a device's.
+    pub vanished_doubtful_bytes: u64,
+    /// Bytes of unreadable ranges that were not mapped any more, with small holes between pages that were closed.
     unmapped_bytes: u64,
 }
 
@@ -109,6 +113,8 @@ impl CoreFile {
             memory_bytes: 0,
             withheld: None,
             vanished_bytes: 0,
+            vanished_of_files_bytes: 0,
+            vanished_doubtful_bytes: 0,
             unmapped_bytes: 0,
         }
     }
@@ -119,22 +125,32 @@ impl CoreFile {
         &self.reader.given_back
     }
 
-    /// Bytes that had a page when it was planned, and were given back before they were read.
+    /// Bytes that had a page or were a file's when it was planned, and were given back before they were read: at least so many, where
+    /// small holes between pages were closed; of addresses, where pages could not be looked at.
     #[must_use]
     pub fn given_back_bytes(&self) -> u64 {
-        self.given_back().bytes().saturating_add(self.unmapped_bytes)
+        self.given_back().bytes()
     }
 
     /// What the item says of memory that was given back. What is a gap makes it partial, as every gap does.
     fn lost(&self) -> Option<(Status, String)> {
-        let (read, before) = (self.given_back_bytes(), self.vanished_bytes);
+        let (read, before, of_files) = (self.given_back_bytes(), self.vanished_bytes, self.vanished_of_files_bytes);
         let status = if self.unmapped_bytes > 0 { Status::Partial } else { Status::ChangedDuringRead };
         let mut why = Vec::new();
-        if read > 0 {
-            why.push(format!("{read} bytes that it had in memory were given back before they were read"));
+        if (read > 0 || self.unmapped_bytes > 0) && self.reader.sees_pages() {
+            let at_least = if self.given_back().is_at_least() { "at least " } else { "" };
+            why.push(format!("{at_least}{read} bytes that it had in memory or mapped from files were given back before they were read"));
+        } else if self.unmapped_bytes > 0 {
+            why.push(format!("{read} bytes of addresses were given back before they were read: how many of them had pages is not known"));
         }
         if before > 0 {
-            why.push(format!("{before} bytes were not mapped any more when their pages were looked at"));
+            let doubtful = match self.vanished_doubtful_bytes {
+                0 => String::new(),
+                n => format!(" and {n} named like a device's memory, which is never taken"),
+            };
+            why.push(format!(
+                "{before} bytes of addresses, {of_files} of them of files with a name that it could not write{doubtful}, were not mapped any more when their pages were looked at: how many of them had pages is not known"
+            ));
         }
         let details = &self.list;
         (!why.is_empty()).then(|| (status, format!("the process gave memory back after it was stopped: {} ({details})", why.join("; "))))
@@ -156,7 +172,9 @@ impl CoreFile {
         self.header.bytes().next_multiple_of(PAGE)
     }
 
-    fn failure(&mut self, offset: u64, address: u64, segment_end: u64, asked: u64, failed: Failed) -> io::Result<usize> {
+    /// A read of `asked` bytes that failed in its first piece of memory, which is as given.
+    fn failure(&mut self, offset: u64, piece: (u64, usize), segment_end: u64, asked: u64, failed: Failed) -> io::Result<usize> {
+        let (address, length) = piece;
         if failed.gone {
             self.gone_at = Some(offset);
             self.unread(address, segment_end, GONE);
@@ -167,10 +185,11 @@ impl CoreFile {
             }
             return Err(failed.error);
         }
-        let rest = segment_end.saturating_sub(address);
-        let bytes = failed.bytes.min(rest);
+        // Of the pieces and holes behind it nothing is known yet.
+        let bytes = failed.bytes.min(length as u64);
         self.failed = Some((offset, offset.saturating_add(bytes)));
-        // A larger read is tried again, smaller: what lies beyond fails for reasons of its own, if it does.
+        // A larger read is tried again, smaller: what lies beyond fails for reasons of its own, if it does. What is told here is what
+        // becomes a gap of the item.
         if asked <= bytes {
             self.unread(address, address.saturating_add(asked), &failed.error.to_string());
         }
@@ -181,6 +200,7 @@ impl CoreFile {
         self.unreadable_bytes = self.unreadable_bytes.saturating_add(end.saturating_sub(start));
         if reason == UNMAPPED {
             self.unmapped_bytes = self.unmapped_bytes.saturating_add(end.saturating_sub(start));
+            self.reader.given_back.count_unmapped(start, end);
         }
         let full = self.unreadable.len() >= UNREADABLE_MAX;
         let same = self.unreadable.last_mut().filter(|last| *last.reason == *reason);
@@ -230,7 +250,9 @@ impl Source for CoreFile {
             self.failed = Some((offset, offset.saturating_add(bytes.min(rest))));
             return Err(io::Error::other(WITHHELD));
         }
-        let Some((address, _)) = pieces.first().copied() else { return Ok(0) };
+        if pieces.is_empty() {
+            return Ok(0);
+        }
         let count = match self.layout.planned(offset) {
             Planned::Data(until) => cut(&mut pieces, until.saturating_sub(offset)).min(buf.len()),
             Planned::Nothing(until) => {
@@ -250,7 +272,8 @@ impl Source for CoreFile {
             }
             Err(failed) => {
                 let end = self.layout.at(offset).map_or(0, |s| s.start.saturating_add(s.bytes));
-                self.failure(offset, address, end, count as u64, failed)
+                let first = pieces.first().copied().unwrap_or_default();
+                self.failure(offset, first, end, buf.len() as u64, failed)
             }
         }
     }
@@ -293,6 +316,8 @@ impl Source for CoreFile {
             ("unreadable", self.unreadable_bytes),
             ("given_back", self.given_back_bytes()),
             ("vanished", self.vanished_bytes),
+            ("vanished_of_files", self.vanished_of_files_bytes),
+            ("vanished_doubtful", self.vanished_doubtful_bytes),
         ] {
             if bytes > 0 || name == "read_from_memory" {
                 facts.insert(format!("{name}_bytes"), bytes.to_string());

@@ -14,8 +14,9 @@ use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::{Errno, pread, pwrite};
 
 use super::stop::Stands;
-use crate::capture::live::{SMALL_BYTES_MAX, lines, open_dir, read};
+use crate::capture::live::{SMALL_BYTES_MAX, lines, open_dir};
 use crate::capture::mounts::Mounts;
+use crate::capture::procfs::{self, read_at};
 use crate::clock;
 
 /// How long a group may take until all its processes stand; one in uninterruptible sleep can delay it for ever.
@@ -159,7 +160,9 @@ fn holds_agent(mount: &[u8], group: &OwnedFd) -> Result<bool, String> {
 
 /// The agent's own group of cgroup v2.
 fn own_group() -> Option<String> {
-    let table = read("/proc/thread-self/cgroup", SMALL_BYTES_MAX).or_else(|_| read("/proc/self/cgroup", SMALL_BYTES_MAX)).ok()?;
+    let root = procfs::root().ok()?;
+    let read = |path: &str| read_at(root, path, SMALL_BYTES_MAX);
+    let table = read("thread-self/cgroup").or_else(|_| read("self/cgroup")).ok()?;
     let path = lines(&table.bytes).find_map(|l| l.strip_prefix(b"0::"))?;
     String::from_utf8(path.to_vec()).ok()
 }

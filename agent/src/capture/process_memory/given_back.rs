@@ -25,6 +25,15 @@ pub struct GivenBack {
     end: u64,
     /// Bytes of all, but for the rough ones.
     bytes: u64,
+    /// Bytes of what is told elsewhere, but for the rough ones, and where the last of them ends.
+    unmapped: u64,
+    unmapped_end: u64,
+    /// Of all, those in mappings of files that had a name and that the process could not write: the file had them, where nobody wrote
+    /// there before.
+    pub of_files: u64,
+    /// Of all, those in mappings that are named like a device's: of a device nothing is ever taken, and of what is gone nobody knows
+    /// whether it was one.
+    pub doubtful: u64,
     rough: Vec<Rough>,
 }
 
@@ -35,6 +44,15 @@ struct Rough {
     end: u64,
     closed: u64,
     absent: u64,
+    /// Of what is told elsewhere.
+    unmapped: u64,
+}
+
+impl Rough {
+    /// How many bytes there were at least. Of holes that were closed it is not known where they lie, so they come off once.
+    const fn bytes(&self) -> u64 {
+        self.absent.saturating_add(self.unmapped).saturating_sub(self.closed)
+    }
 }
 
 impl GivenBack {
@@ -43,7 +61,7 @@ impl GivenBack {
     pub fn new(regions: &Regions, closed: &BTreeMap<u32, u64>) -> Self {
         let of = |(n, closed): (&u32, &u64)| {
             let region = regions.list().get(*n as usize)?;
-            Some(Rough { start: region.start, end: region.end, closed: *closed, absent: 0 })
+            Some(Rough { start: region.start, end: region.end, closed: *closed, absent: 0, unmapped: 0 })
         };
         Self { rough: closed.iter().filter_map(of).collect(), ..Self::default() }
     }
@@ -56,8 +74,7 @@ impl GivenBack {
         }
         let bytes = end.saturating_sub(start);
         let goes_on = std::mem::replace(&mut self.end, end) == start;
-        let at = self.rough.partition_point(|r| r.end <= start);
-        if let Some(rough) = self.rough.get_mut(at).filter(|r| r.start <= start) {
+        if let Some(rough) = self.rough_at(start) {
             rough.absent = rough.absent.saturating_add(bytes);
             return;
         }
@@ -71,7 +88,29 @@ impl GivenBack {
         }
     }
 
-    /// First address, one past the last, and how many bytes between them were given back.
+    /// Counts a range of one mapping that is told elsewhere (as unreadable), not before those that were counted before it.
+    pub fn count_unmapped(&mut self, start: u64, end: u64) {
+        let start = start.max(self.unmapped_end);
+        if start >= end {
+            return;
+        }
+        self.unmapped_end = end;
+        let bytes = end.saturating_sub(start);
+        if let Some(rough) = self.rough_at(start) {
+            rough.unmapped = rough.unmapped.saturating_add(bytes);
+            return;
+        }
+        self.unmapped = self.unmapped.saturating_add(bytes);
+    }
+
+    /// The mapping that an address lies in, if holes were closed in it.
+    fn rough_at(&mut self, address: u64) -> Option<&mut Rough> {
+        let at = self.rough.partition_point(|r| r.end <= address);
+        self.rough.get_mut(at).filter(|r| r.start <= address)
+    }
+
+    /// First address, one past the last, and how many bytes between them were given back; of a mapping in which holes were closed at
+    /// least so many. What is told elsewhere is not among them.
     #[must_use]
     pub fn ranges(&self) -> Vec<(u64, u64, u64)> {
         let exact = self.list.iter().map(|(start, end)| (*start, *end, end.saturating_sub(*start)));
@@ -79,10 +118,16 @@ impl GivenBack {
         exact.chain(rough.filter(|(_, _, bytes)| *bytes > 0)).collect()
     }
 
-    /// Bytes of all.
+    /// Bytes of all, with those that are told elsewhere.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.rough.iter().map(|r| r.absent.saturating_sub(r.closed)).fold(self.bytes, u64::saturating_add)
+        self.rough.iter().map(Rough::bytes).fold(self.bytes.saturating_add(self.unmapped), u64::saturating_add)
+    }
+
+    /// Whether there may be more bytes than are counted, because holes were closed where something was given back.
+    #[must_use]
+    pub fn is_at_least(&self) -> bool {
+        self.rough.iter().any(|r| r.absent > 0 || r.unmapped > 0)
     }
 
     /// Whether all between two addresses was given back.
@@ -119,6 +164,28 @@ mod tests {
         given.note(0x9000, 0xa000);
         assert_eq!(given.ranges(), [(0x9000, 0xa000, 0x1000), (0x1000, 0x9000, 0x2000)]);
         assert_eq!(given.bytes(), 0x3000);
+    }
+
+    #[test]
+    fn holes_that_were_closed_come_off_once_whatever_became_of_the_rest_of_their_mapping() {
+        let regions = Regions::parse(b"1000-9000 rw-p 0 0:0 0\n9000-c000 rw-p 0 0:0 0\n");
+        let mut given = GivenBack::new(&regions, &BTreeMap::from([(0, 0x3000)]));
+        assert!(!given.is_at_least());
+        // One of the holes lies in what is not mapped any more, two in what is.
+        given.count_unmapped(0x1000, 0x3000);
+        given.note(0x4000, 0x5000);
+        given.note(0x6000, 0x7000);
+        assert_eq!((given.bytes(), given.ranges()), (0x1000, vec![]));
+        assert!(given.is_at_least());
+        given.count_unmapped(0x2000, 0x3000);
+        assert_eq!(given.bytes(), 0x1000, "what was counted counts once");
+        given.count_unmapped(0x9000, 0xa000);
+        given.note(0xa000, 0xb000);
+        assert_eq!((given.bytes(), given.ranges()), (0x3000, vec![(0xa000, 0xb000, 0x1000)]));
+        let mut exact = GivenBack::default();
+        exact.note(0x1000, 0x2000);
+        exact.count_unmapped(0x2000, 0x3000);
+        assert_eq!((exact.bytes(), exact.is_at_least()), (0x2000, false));
     }
 
     #[test]

@@ -106,11 +106,12 @@ impl Copying {
     }
 
     /// Follows the lists that go through what was copied, and copies what they lead to. The record of a thread that ended and that nobody
-    /// waited for yet is in such a list, and nothing else tells where it lies.
-    fn lists(&mut self, choice: &Choice) {
-        let (Some((low, _)), Some((_, high))) = (choice.memory.first().copied(), choice.memory.last().copied()) else { return };
+    /// waited for yet is in such a list, and nothing else tells where it lies. Returns how many pages were looked through.
+    fn lists(&mut self, choice: &Choice) -> usize {
+        let (Some((low, _)), Some((_, high))) = (choice.memory.first().copied(), choice.memory.last().copied()) else { return 0 };
         let (mut slot, mut left) = (0_usize, NODES_MAX);
-        while let Some(base) = self.kept.address(slot) {
+        // Looking through a page takes its time also where it leads nowhere.
+        while let Some(base) = self.kept.address(slot).filter(|_| !self.is_late()) {
             for n in 0..(PAGE / 8) as usize {
                 let word = self.kept.word(slot, n).unwrap_or(0);
                 let page = word.saturating_sub(word % PAGE);
@@ -119,7 +120,7 @@ impl Copying {
                 if !can_be || self.kept.holds(page) || choice.holding(word).is_none() {
                     continue;
                 }
-                let Some(rest) = left.checked_sub(1).filter(|_| self.room() > 0 && !self.is_late()) else { return };
+                let Some(rest) = left.checked_sub(1).filter(|_| self.room() > 0 && !self.is_late()) else { return slot };
                 left = rest;
                 let from = base.saturating_add((n as u64).saturating_mul(8));
                 if self.is_node(word, from) {
@@ -128,6 +129,7 @@ impl Copying {
             }
             slot = slot.saturating_add(1);
         }
+        slot
     }
 
     /// Whether a word at `from` that names `at` is a link of a list that can be followed both ways: to the next node, which names this one
@@ -225,5 +227,9 @@ mod tests {
         let held: Vec<u64> = (0..16).filter(|page| copying.kept.holds(base + page * PAGE)).collect();
         assert_eq!(held, ring);
         assert_eq!(block.len(), 17 * PAGE_BYTES);
+        // All of them lead nowhere else now, and are looked through once more; not when the time is over.
+        assert_eq!(copying.lists(&choice), ring.len());
+        copying.until = Duration::ZERO;
+        assert_eq!(copying.lists(&choice), 0);
     }
 }

@@ -45,7 +45,7 @@ use self::silent::Silent;
 use self::stop::NotStopped;
 use self::targets::{TargetRow, Targets};
 use super::left::{ASIDE_MAX, LeftBehind};
-use super::live::{Lossless, refusal};
+use super::live::{Lossless, put_absent, refusal};
 use super::mounts::Mounts;
 use super::procfs;
 use super::{Capture, Content, Kind, Moment, NewItem, Output, Params, Status, Stop, evidence_path};
@@ -92,6 +92,11 @@ impl Capture for ProcessMemory {
         if taken.cores == 0 {
             let meant = taken.meant;
             return Err(Stop::Nothing(format!("the memory of none of {meant} processes that the order names was taken; see the items")));
+        }
+        if taken.covered > 0 {
+            let covered = taken.covered;
+            let why = "were not looked at, because something is mounted over them; see the items";
+            return Err(Stop::Nothing(format!("{covered} processes that the order means, or may mean, {why}")));
         }
         Ok(())
     }
@@ -145,6 +150,8 @@ pub struct Taken {
     pub in_part: u64,
     /// Processes that did not answer, at first or in the middle.
     pub stuck: u64,
+    /// Of those that are meant, or may be, those over which something is mounted.
+    pub covered: u64,
 }
 
 /// The memory of every process but the agent's own, in mode `fast`: what can be had of a host whose physical memory cannot.
@@ -157,6 +164,10 @@ pub fn all(out: &mut dyn Output) -> Result<Taken, Stop> {
 }
 
 fn take(out: &mut dyn Output, wanted: &Wanted, options: &Options) -> Result<Taken, Stop> {
+    // By a number of another namespace another process would be stopped.
+    if let Some(why) = procfs::foreign() {
+        return Err(refused(out, &why)?);
+    }
     let mut pids = match procfs::listed(PIDS_MAX) {
         Ok((pids, _)) if !pids.is_empty() => pids,
         Ok(_) => return Err(Stop::Fatal("/proc lists no process: is it mounted?".to_owned())),
@@ -165,6 +176,9 @@ fn take(out: &mut dyn Output, wanted: &Wanted, options: &Options) -> Result<Take
     // A number that was ordered is tried even if it is not listed: it may be hidden.
     pids.extend(wanted.pids.iter().filter(|pid| pids.binary_search(pid).is_err()).copied().collect::<Vec<_>>());
     let mut table = Targets::new(out.now());
+    for (name, value) in procfs::facts() {
+        table.fact(name, value);
+    }
     say_covered(&mut table);
     let frozen = freeze(wanted, options, &mut table);
     let mut run = Run { wanted, options, frozen, table, taken: Taken::default(), kernel_threads: 0, aside: Vec::new() };
@@ -215,20 +229,26 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// A process whose folder does not open: said if it was ordered by its number, or if something is mounted over it and so nobody
-    /// can tell whether it is meant.
+    /// A process whose folder does not open: said if it was ordered by its number, or if something is mounted over it, or over what
+    /// tells whether it is meant. Then it is an item unless the order names other numbers only.
     fn unopened(&mut self, out: &mut dyn Output, pid: u32, error: Errno, started: Moment) -> Result<(), Stop> {
         let is_ordered = self.wanted.pids.contains(&pid);
         let is_covered = error == Errno::XDEV;
         if !is_ordered && !is_covered {
             return Ok(());
         }
-        if is_ordered {
+        let by = if is_ordered { Some("pid") } else { self.wanted.all.then_some("all") };
+        if by.is_some() || self.wanted.looks() {
             self.taken.meant = self.taken.meant.saturating_add(1);
+            self.taken.covered = self.taken.covered.saturating_add(u64::from(is_covered));
+        }
+        if by.is_some() {
             absent(out, pid, gone_or_denied(error), started)?;
+        } else if self.wanted.looks() {
+            let why = "something is mounted over it: whether it is what the order names cannot be told; it may be";
+            put_absent(out, evidence_path(format!("/proc/{pid}/core")), Status::Error, why, started, METHOD)?;
         }
         let result = if is_covered { "not looked at: something is mounted over it" } else { "not there" };
-        let by = is_ordered.then_some("pid");
         self.table.row(out, &TargetRow { pid, name: Lossless::default(), by, result, core: None })
     }
 
@@ -239,7 +259,9 @@ impl Run<'_> {
             Ok(found) => found,
             Err(e) => return self.unopened(out, pid, e, started),
         };
-        let Some(by) = self.wanted.why(&candidate) else { return Ok(()) };
+        let Some(by) = self.wanted.why(&candidate) else {
+            return if self.wanted.is_untold(&candidate) { self.unopened(out, pid, Errno::XDEV, started) } else { Ok(()) };
+        };
         let mut row = TargetRow { pid, name: Lossless(candidate.stat.comm.clone()), by: Some(by), result: "", core: None };
         if candidate.stat.kernel_thread() {
             self.kernel_threads = self.kernel_threads.saturating_add(1);
@@ -305,9 +327,23 @@ const fn result(status: Status) -> &'static str {
     }
 }
 
+/// Says that nobody is stopped, and why.
+fn refused(out: &mut dyn Output, why: &str) -> Result<Stop, Stop> {
+    let mut item = NewItem::record("targets.jsonl", out.now(), "none").with_status(Status::Error, why);
+    item.facts.extend(procfs::facts().into_iter().map(|(name, value)| (name.to_owned(), value)));
+    out.put(item, Content::None)?;
+    Ok(Stop::Nothing(why.to_owned()))
+}
+
 /// Says over which processes something is mounted: whoever looks in `/proc` sees something else than what was taken.
 fn say_covered(table: &mut Targets) {
-    let covered = Mounts::read().map(|mounts| procfs::covered(&mounts)).unwrap_or_default();
+    let covered = match Mounts::read() {
+        Ok(mounts) => procfs::covered(&mounts),
+        Err(e) => {
+            table.fact("mounted_over", format!("not known: {e}"));
+            return;
+        }
+    };
     if covered.is_empty() {
         return;
     }

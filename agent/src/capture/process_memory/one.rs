@@ -228,6 +228,8 @@ impl One<'_> {
         let mut core = CoreFile::new(header, layout, regions, reader, details, self.held.clone());
         core.withheld = withheld;
         core.vanished_bytes = plan.vanished.bytes();
+        core.vanished_of_files_bytes = plan.vanished.of_files;
+        core.vanished_doubtful_bytes = plan.vanished.doubtful;
         let result = self.put(&stopped, &plan, &mut core);
         // However that went: the process runs on before anything else is done.
         let over = stopped.hold.take().and_then(stop::Hold::release);
@@ -277,7 +279,7 @@ impl One<'_> {
             let _shared = shared;
             let flags = flags::read(&dir, &mut regions, any_size, &mut || pulse.step());
             // Before the look at the pages: what is given back behind it is found when it is read.
-            let vanished = maps.map(|maps| unmapped::vanished(&maps, &regions)).unwrap_or_default();
+            let vanished = maps.map(|maps| unmapped::vanished(&maps, &regions, &devices.pseudo)).unwrap_or_default();
             let known = Known { pages: pages.as_mut(), kept: &kept };
             let plan = plan::plan(&dir, &mut regions, known, &wish, &devices, asks, &mut || pulse.step());
             Planned { regions, pages, kept, devices, plan: plan.map(|plan| Plan { vanished, flags, ..plan }) }

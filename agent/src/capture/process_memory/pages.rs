@@ -5,10 +5,10 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
 use exhibit_agent_sys::memory::{PAGE_GUARD, PAGE_HUGE, PAGE_PRESENT, PAGE_SWAPPED, PAGE_ZERO, PageRange, scan_pages};
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::regions::PAGE;
+use crate::capture::procfs;
 
 /// Entries read at once where the kernel cannot list ranges: 32 KiB.
 const ENTRIES: usize = 4096;
@@ -33,8 +33,8 @@ pub enum Page {
 
 /// Bytes that one entry of the page middle directory maps, as a huge page, on hosts with pages of 4 KiB.
 const HUGE: u64 = 2 << 20;
-/// Flags of page frames by their number, 8 bytes each, and the one of pages of zeros (Documentation/admin-guide/mm/pagemap.rst).
-const FLAGS: &str = "/proc/kpageflags";
+/// Below the folder of processes: flags of page frames by their number, 8 bytes each, and the one of pages of zeros (Documentation/admin-guide/mm/pagemap.rst).
+const FLAGS: &str = "kpageflags";
 const FLAG_ZERO: u64 = 1 << 24;
 
 /// Bits of an entry that are the page frame, or the kind of swap (5 bits) with what it says, and a guard in them: `PTE_MARKER_GUARD`, 4,
@@ -80,7 +80,7 @@ impl Pages {
     /// Takes an open `/proc/<pid>/pagemap`.
     #[must_use]
     pub fn new(file: OwnedFd) -> Self {
-        let flags = rustix::fs::open(FLAGS, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok().map(Arc::new);
+        let flags = procfs::root().and_then(|root| procfs::open_at(root, FLAGS)).ok().map(Arc::new);
         let page = (rustix::param::page_size() as u64).max(PAGE);
         Self { file: Arc::new(file), lists: true, guards: true, entries: Vec::new(), page, flags }
     }

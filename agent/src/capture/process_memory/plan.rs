@@ -14,9 +14,9 @@ use super::kept::KeptPages;
 use super::layout::{Keep, Layout, Runs};
 use super::pages::{Page, Pages};
 use super::regions::{Class, PAGE, Region, Regions, SUPPLIED};
-use crate::capture::live::{lines, read};
+use crate::capture::live::lines;
 use crate::capture::mounts::{self, Mounts};
-use crate::capture::procfs::read_at;
+use crate::capture::procfs::{self, read_at};
 
 /// Bytes of a process's mount table.
 const MOUNTS_BYTES_MAX: usize = 4 << 20;
@@ -47,7 +47,8 @@ impl Devices {
     #[must_use]
     pub fn of(dir: &OwnedFd) -> Self {
         let mut devices = Self { known: in_memory(), ..Self::default() };
-        for table in [read_at(dir, "mountinfo", MOUNTS_BYTES_MAX), read("/proc/self/mountinfo", MOUNTS_BYTES_MAX)] {
+        let own = procfs::root().and_then(|root| read_at(root, "self/mountinfo", MOUNTS_BYTES_MAX));
+        for table in [read_at(dir, "mountinfo", MOUNTS_BYTES_MAX), own] {
             devices.add(&table.map(|t| t.bytes).unwrap_or_default());
         }
         devices

@@ -70,7 +70,7 @@ pub struct Reader {
     buffer: Vec<u8>,
     /// The rest was given up: a thread was left behind that nothing can be read beside.
     pub stuck: bool,
-    /// Pages that were there when it was planned and are no more.
+    /// Pages that were there when it was planned and are no more; what failed because it is not mapped any more is only counted.
     pub given_back: GivenBack,
 }
 
@@ -89,6 +89,12 @@ impl Reader {
     #[must_use]
     pub const fn counts(&self) -> Counts {
         self.access.counts
+    }
+
+    /// Whether it was known which pages there were.
+    #[must_use]
+    pub const fn sees_pages(&self) -> bool {
+        self.access.sees_pages
     }
 
     /// Mappings that did not answer.

@@ -228,10 +228,14 @@ enum Row<'a> {
         memory: MemoryFacts,
         unreadable_bytes: u64,
         unreadable_ranges_left_out: u64,
-        /// Of what had a page when it was planned.
+        /// Of what was data when it was planned.
         given_back_bytes: u64,
-        /// Of what was not mapped any more by then.
+        /// Of what was not mapped any more by then, whether it ever had pages or not.
         vanished_bytes: u64,
+        /// Of those, in mappings of files that had a name and that the process could not write.
+        vanished_of_files_bytes: u64,
+        /// Of those, in mappings that are named like a device's.
+        vanished_doubtful_bytes: u64,
         maps_problem: Option<&'a str>,
         maps_lines_not_understood: u64,
     },
@@ -255,7 +259,7 @@ enum Row<'a> {
     GivenBack {
         start: String,
         end: String,
-        /// Of what lies between: less than that where it is not known which pages they were.
+        /// Of what lies between: less than that, and at least so many, where it is not known which pages they were.
         bytes: u64,
         reason: &'static str,
     },
@@ -324,6 +328,8 @@ pub fn table(
         unreadable_ranges_left_out: core.unreadable_left_out,
         given_back_bytes: core.given_back_bytes(),
         vanished_bytes: core.vanished_bytes,
+        vanished_of_files_bytes: core.vanished_of_files_bytes,
+        vanished_doubtful_bytes: core.vanished_doubtful_bytes,
         maps_problem: regions.cut.as_deref(),
         maps_lines_not_understood: regions.not_understood,
     };

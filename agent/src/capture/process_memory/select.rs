@@ -79,6 +79,19 @@ impl Wanted {
         Ok(wanted)
     }
 
+    /// Whether a process has to be looked at to tell whether it is meant: its number does not tell.
+    #[must_use]
+    pub fn looks(&self) -> bool {
+        !self.names.is_empty() || !self.containers.is_empty() || !self.cgroups.is_empty()
+    }
+
+    /// Whether something is mounted over what would tell whether a process is meant.
+    #[must_use]
+    pub fn is_untold(&self, candidate: &Candidate) -> bool {
+        let of_groups = !self.containers.is_empty() || !self.cgroups.is_empty();
+        (candidate.is_name_covered && !self.names.is_empty()) || (candidate.are_groups_covered && of_groups)
+    }
+
     /// Why a process is meant, if it is.
     #[must_use]
     pub fn why(&self, candidate: &Candidate) -> Option<&'static str> {
@@ -125,6 +138,10 @@ pub struct Candidate {
     names: Vec<String>,
     container: Option<String>,
     groups: Vec<String>,
+    /// Something is mounted over the link to its program.
+    is_name_covered: bool,
+    /// Something is mounted over the list of its groups.
+    are_groups_covered: bool,
 }
 
 impl Candidate {
@@ -141,16 +158,21 @@ impl Candidate {
     pub fn open(pid: u32) -> Result<(Self, OwnedFd), Errno> {
         let dir = procfs::process(pid)?;
         let stat = parse::stat(&read_at(&dir, "stat", SMALL_BYTES_MAX)?.bytes).unwrap_or_default();
-        let cgroup = read_at(&dir, "cgroup", SMALL_BYTES_MAX).map(|r| r.bytes).unwrap_or_default();
+        let cgroup = read_at(&dir, "cgroup", SMALL_BYTES_MAX);
+        let are_groups_covered = matches!(cgroup, Err(Errno::XDEV));
+        let cgroup = cgroup.map(|r| r.bytes).unwrap_or_default();
         let path_of = |line| split_at_byte(line, b':').and_then(|(_, rest)| split_at_byte(rest, b':')).map(|(_, path)| path);
         let groups = lines(&cgroup).filter_map(path_of).filter_map(|p| String::from_utf8(p.to_vec()).ok()).collect();
         let mut names = vec![escape_bytes(&stat.comm)];
         let living = threads::living(&dir, pid);
-        if let Ok(exe) = link(living.as_ref().map_or(&dir, |l| &l.dir), "exe") {
+        let exe = link(living.as_ref().map_or(&dir, |l| &l.dir), "exe");
+        let is_name_covered = matches!(exe, Err(Errno::XDEV));
+        if let Ok(exe) = exe {
             let exe = exe.strip_suffix(b" (deleted)").unwrap_or(&exe);
             names.extend(exe.rsplit(|b| *b == b'/').next().map(escape_bytes));
         }
-        Ok((Self { pid, stat, names, container: of_cgroup(&cgroup).map(|c| c.id), groups }, dir))
+        let container = of_cgroup(&cgroup).map(|c| c.id);
+        Ok((Self { pid, stat, names, container, groups, is_name_covered, are_groups_covered }, dir))
     }
 }
 

@@ -26,7 +26,7 @@ use crate::capture::left::Asked;
 use crate::capture::live::{SMALL_BYTES_MAX, numbers};
 use crate::capture::patience::{self, NotDone};
 use crate::capture::process::parse;
-use crate::capture::procfs::{open_dir, read_at};
+use crate::capture::procfs::{self, open_dir, read_at};
 use crate::clock::{self, Moment};
 
 /// Threads of one process that are stopped; further ones run on and are counted.
@@ -303,6 +303,8 @@ impl Session {
             let _ = nice_thread(-19);
             let Ok(places) = told.recv() else { return };
             let looked = look(&dir);
+            // It needs the mappings, which are given away below. Choosing walks once or twice over them, a millisecond where there are
+            // 65,536, and asks the kernel nothing: whoever waits for the pages waits for it in either order.
             let keeper = looked.as_ref().ok().zip(room.zip(places)).and_then(|(looked, (room, places))| Keeper::new(looked, places, room));
             // Whatever becomes of the pages, the mappings are there.
             let _ = give.send(looked);
@@ -381,7 +383,8 @@ impl Session {
 
     /// Whether seizing waits for nobody. A thread in `execve` holds a lock of its process that seizing needs, on a dead file system for
     /// ever: no thread may wait for it by which others stand. Another one tries, with a thread that is seized already, which is
-    /// refused as soon as the lock is free and changes nothing.
+    /// refused as soon as the lock is free and changes nothing. It is a thread for each round that finds new threads, which after the first
+    /// round are rare: starting it is short beside waiting for those to stand, and after one that is late there is no further round.
     fn may_seize(&self, held: &Held) -> bool {
         let Some(standing) = held.all.iter().find(|s| s.stands) else { return true };
         let (tid, shared) = (standing.thread.tid, Arc::clone(&self.asked));
@@ -404,8 +407,9 @@ impl Session {
         let e = Errno::from_io_error(e).unwrap_or(Errno::IO);
         let Ok(status) = read_at(&*self.dir, format!("task/{tid}/status"), SMALL_BYTES_MAX) else { return Ok(()) };
         if let Some(tracer) = parse::status(&status.bytes).tracer_pid.filter(|t| *t != 0) {
-            let name = crate::capture::live::text(&format!("/proc/{tracer}/comm")).unwrap_or_default();
-            return Err(NotStopped::Traced(tracer, exhibit_evidence::text::escape_bytes(&name.0)));
+            let name = procfs::root().and_then(|root| read_at(root, format!("{tracer}/comm"), SMALL_BYTES_MAX));
+            let name = name.map(|read| exhibit_evidence::text::escape_bytes(read.trimmed())).unwrap_or_default();
+            return Err(NotStopped::Traced(tracer, name));
         }
         let stat = read_at(&*self.dir, format!("task/{tid}/stat"), SMALL_BYTES_MAX).ok().and_then(|r| parse::stat(&r.bytes));
         match (stat.and_then(|s| s.state), e) {

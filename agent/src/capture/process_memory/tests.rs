@@ -65,8 +65,16 @@ impl Folder {
         self.get(&format!("/proc/{pid}/core"))
     }
 
+    /// The rows of a table in all its parts.
     fn rows(&self, name: &str) -> Vec<serde_json::Value> {
-        let bytes = std::fs::read(&self.get(name).file).expect("table");
+        let stem = name.strip_suffix(".jsonl").expect("a table");
+        let is_part = |path: &str| {
+            path.strip_prefix(stem).is_some_and(|rest| rest != ".jsonl" && rest.strip_suffix(".jsonl").is_some_and(|n| n.starts_with('.')))
+        };
+        let mut bytes = std::fs::read(&self.get(name).file).expect("table");
+        for part in self.puts.iter().filter(|p| std::str::from_utf8(p.item.path.as_bytes()).is_ok_and(is_part)) {
+            bytes.extend(std::fs::read(&part.file).expect("part"));
+        }
         bytes.split(|b| *b == b'\n').filter(|l| !l.is_empty()).map(|l| serde_json::from_slice(l).expect("row")).collect()
     }
 

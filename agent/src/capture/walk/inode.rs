@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, FileType, IFlags, Mode, OFlags, ResolveFlags, StatxFla
 use rustix::io::Errno;
 use rustix::path::DecInt;
 
-use crate::capture::{InodeState, Kind, Meta};
+use crate::capture::{InodeState, Kind, Meta, procfs};
 
 /// Most bytes of one extended attribute's value; the kernel's own XATTR_SIZE_MAX.
 const XATTR_BYTES_MAX: usize = 64 << 10;
@@ -202,7 +202,8 @@ impl Opener {
     pub fn new() -> Self {
         let probe =
             openat2(rustix::fs::CWD, c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::NO_SYMLINKS);
-        let links = openat(rustix::fs::CWD, c"/proc/self/fd", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        // Not by the path `/proc`: root can mount a folder over it with links to other files.
+        let links = procfs::root().and_then(|root| procfs::follow(root, "self/fd", OFlags::PATH | OFlags::DIRECTORY));
         Self { without_openat2: probe.err().map(|e| io::Error::from(e).to_string()), links: links.ok().map(Arc::new) }
     }
 
@@ -254,10 +255,18 @@ impl Default for Opener {
 }
 
 impl Look {
-    /// Opens the inode by this process's link to it; `ENOENT` without /proc.
+    /// Opens the inode by this process's link to it; `ENOENT` without /proc, `ESTALE` when the link led to another one: where the agent
+    /// has no procfs of its own, root may have put anything at /proc.
     fn open_link(&self, extra: OFlags) -> io::Result<(OwnedFd, bool)> {
         let links = self.links.as_ref().ok_or(Errno::NOENT)?;
-        open_without_atime(links, DecInt::from_fd(self.handle.as_fd()).as_c_str(), extra)
+        let opened = open_without_atime(links, DecInt::from_fd(self.handle.as_fd()).as_c_str(), extra)?;
+        if self.is(stat(opened.0.as_fd())?.inode()) { Ok(opened) } else { Err(Errno::STALE.into()) }
+    }
+
+    /// Whether this is the inode that was looked at. Some layered file systems give a file another number when it is written to for the
+    /// first time: then it is asked for anew.
+    fn is(&self, inode: (u64, u64)) -> bool {
+        inode == self.stat.inode() || stat(self.handle.as_fd()).is_ok_and(|now| now.inode() == inode)
     }
 
     /// Opens the directory that was looked at, for reading its names; and whether its access time may change by that.
@@ -268,8 +277,7 @@ impl Look {
         // By the link of this process: opening "." would ask for the right to search it as well, and its names need only
         // the right to read.
         match self.open_link(OFlags::DIRECTORY) {
-            // No /proc.
-            Err(e) if e.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => {
+            Err(e) if is_no_link(&e) => {
                 open_without_atime(self.handle.as_fd(), c".", OFlags::DIRECTORY | OFlags::NOFOLLOW).map(|(fd, _)| fd)
             }
             opened => opened.map(|(fd, _)| fd),
@@ -280,13 +288,13 @@ impl Look {
     /// meanwhile. The flag says that reading may change its access time.
     ///
     /// # Errors
-    /// What the kernel said; `ESTALE` when the name had to be opened again (no /proc here) and had changed hands.
+    /// What the kernel said; `ESTALE` when the name had to be opened again (no /proc here, or a false one) and had changed hands.
     pub fn open_file(&self, folder: BorrowedFd<'_>, name: &CStr) -> io::Result<(OwnedFd, bool)> {
         match self.open_link(OFlags::NONBLOCK) {
-            // No /proc: by name again, and the same inode or nothing.
-            Err(e) if e.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => {
+            // By name again, and the same inode or nothing.
+            Err(e) if is_no_link(&e) => {
                 let (file, atime) = open_without_atime(folder, name, OFlags::NONBLOCK | OFlags::NOFOLLOW)?;
-                if stat(file.as_fd())?.inode() == self.stat.inode() { Ok((file, atime)) } else { Err(Errno::STALE.into()) }
+                if self.is(stat(file.as_fd())?.inode()) { Ok((file, atime)) } else { Err(Errno::STALE.into()) }
             }
             opened => opened,
         }
@@ -315,14 +323,29 @@ impl Look {
         if let Some(id) = self.stat.mount {
             facts.insert("mount".into(), id.to_string());
         }
-        if let Err(problem) = read_xattrs(self.handle.as_fd(), open, &mut meta.xattrs) {
+        let mut read = read_xattrs(self.handle.as_fd(), open, &mut meta.xattrs);
+        if open.is_none() && (read.is_ok() || !meta.xattrs.is_empty()) && !self.is_where_its_path_leads() {
+            meta.xattrs.clear();
+            read = Err("not read: /proc/self/fd does not lead to what this process has open".to_owned());
+        }
+        if let Err(problem) = read {
             facts.insert(XATTRS_FACT.into(), problem);
         }
         meta
     }
+
+    /// Whether the path by which attributes are asked for leads here: root can mount a folder over /proc, with links to other files.
+    fn is_where_its_path_leads(&self) -> bool {
+        rustix::fs::stat(own_link(self.handle.as_fd()).as_str()).is_ok_and(|found| self.is(of_fstat(&found).inode()))
+    }
 }
 
-/// The link of this process to one of its open files. It leads to the inode itself, so it cannot be swapped.
+/// Whether there was no link of this process to what it has open, or one that led elsewhere.
+fn is_no_link(e: &io::Error) -> bool {
+    matches!(Errno::from_io_error(e), Some(Errno::NOENT | Errno::STALE))
+}
+
+/// The path of this process's link to one of its open files. In a true procfs it leads to the inode itself.
 fn own_link(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }

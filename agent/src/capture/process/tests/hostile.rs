@@ -84,6 +84,37 @@ fn a_size_that_is_mostly_a_hole_keeps_nothing_from_being_taken() {
     }
 }
 
+/// A collection whose limit has no room for contents.
+struct Full;
+
+impl Output for Full {
+    fn put(&mut self, item: NewItem, content: Content<'_>) -> Result<Status, Stop> {
+        Ok(if matches!(content, Content::Source { .. }) { Status::Skipped } else { item.status })
+    }
+
+    fn checkpoint(&mut self) -> Result<(), Stop> {
+        Ok(())
+    }
+
+    fn note(&mut self, _current: &str) {}
+
+    fn now(&self) -> crate::clock::Moment {
+        crate::clock::now()
+    }
+
+    fn ran(&mut self, _command: String) {}
+}
+
+#[test]
+fn what_the_collection_has_no_room_for_is_not_called_taken_and_costs_nothing() {
+    const LEFT: u64 = 1 << 40;
+    let folder = open_dir(rustix::fs::CWD, format!("/proc/{}", std::process::id())).expect("its folder");
+    let mut budget = Budget { file_bytes_max: LEFT, left_bytes: LEFT, hole_bytes_left: LEFT, patience: PATIENCE, stuck_left: 1 };
+    let wanted = Wanted { path: evidence_path("/it"), dir: &folder, link: "exe", facts: BTreeMap::new(), remote: None };
+    assert!(!content::take(&mut Full, wanted, &mut budget).expect("goes on"));
+    assert_eq!((budget.left_bytes, budget.hole_bytes_left, budget.stuck_left), (LEFT, LEFT, 1));
+}
+
 /// Many that do not answer take places from those that look alike, and from nobody else. When one answers, they are read.
 #[test]
 fn many_that_do_not_answer_hide_nobody_who_would() {

@@ -3,7 +3,7 @@
 use rustix::mount::mount_bind;
 
 use super::*;
-use crate::capture::testing::in_own_mounts;
+use crate::capture::testing::{in_own_mounts, without_mounting};
 
 fn shell() -> Target {
     let mut command = Command::new("sh");
@@ -40,6 +40,56 @@ fn a_mount_over_a_process_does_not_put_another_ones_memory_in_its_place() {
         }
         let targets = taken.get("targets.jsonl");
         assert!(targets.item.facts["mounted_over"].contains(&folder.pid().to_string()), "{:?}", targets.item.facts);
+    });
+}
+
+/// Where the agent can have no procfs of its own, a process that is covered, and that the order means or may mean, is an item that
+/// says so, and the collection is no success.
+#[test]
+fn who_is_covered_and_may_be_meant_is_no_silent_gap() {
+    let name = "capture::process_memory::tests::covered::who_is_covered_and_may_be_meant_is_no_silent_gap";
+    in_own_mounts(name, || {
+        let (folder, group, other) = (shell(), shell(), sleeper());
+        mount_bind(format!("/proc/{}", other.pid()), format!("/proc/{}", folder.pid())).expect("mount");
+        mount_bind(format!("/proc/{}/cgroup", other.pid()), format!("/proc/{}/cgroup", group.pid())).expect("mount");
+        without_mounting();
+        let of_other = other.pid().to_string();
+        for (params, covered) in [
+            (vec![("pid", of_other.as_str())], vec![]),
+            (vec![("pid", of_other.as_str()), ("container", "0123456789abcdef")], vec![folder.pid(), group.pid()]),
+            (vec![("pid", of_other.as_str()), ("name", "no-such-name")], vec![folder.pid()]),
+        ] {
+            let mut taken = Folder::new();
+            let ended = taken.run(&params);
+            let rows = taken.rows("targets.jsonl");
+            assert!(rows.iter().any(|r| r["pid"] == other.pid() && r["core"].is_string()), "{params:?}: {rows:?}");
+            let said = |why: &str| why.starts_with(&format!("{} processes", covered.len())) && why.contains("mounted over");
+            match &ended {
+                Ok(()) => assert!(covered.is_empty(), "{params:?}"),
+                Err(stop) => assert!(matches!(stop, Stop::Nothing(why) if !covered.is_empty() && said(why)), "{stop:?}"),
+            }
+            for pid in covered {
+                let item = taken.core(pid);
+                assert_eq!(item.status, Status::Error);
+                assert!(item.item.reason.as_deref().is_some_and(|r| r.contains("mounted over")), "{:?}", item.item.reason);
+            }
+            assert!(taken.get("targets.jsonl").item.facts["procfs"].starts_with("guarded"), "{params:?}");
+        }
+    });
+}
+
+/// No table of mounts is not the same as no mounts.
+#[test]
+fn mounts_that_are_not_known_are_told() {
+    in_own_mounts("capture::process_memory::tests::covered::mounts_that_are_not_known_are_told", || {
+        let other = sleeper();
+        mount_bind("/proc/version", format!("/proc/{}/mountinfo", std::process::id())).expect("mount");
+        without_mounting();
+        let pid = other.pid().to_string();
+        let mut taken = Folder::new();
+        let _ = taken.run(&[("pid", pid.as_str())]);
+        let facts = &taken.get("targets.jsonl").item.facts;
+        assert!(facts["mounted_over"].starts_with("not known: "), "{facts:?}");
     });
 }
 

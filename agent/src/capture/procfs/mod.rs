@@ -1,0 +1,309 @@
+//! The folder of processes. What is mounted over `/proc/<pid>`, or over a file in it, shows another process, or whatever its
+//! maker likes, under that number; what is mounted over the whole of `/proc` shows other processes. So the agent looks through a
+//! procfs of its own, which is attached nowhere, and asks the kernel to cross no mount in it. Where the kernel refuses it one (no
+//! CAP_SYS_ADMIN, a user namespace) it looks through `/proc` and crosses no mount below it: then what is covered is an error that
+//! says so ([`refusal`](super::live::refusal)), never another's data. A container that was given the host's `/proc` looks through
+//! that ([`choice`]); by the numbers there nobody may be asked, stopped or signalled ([`foreign`]). [`facts`] say which one it was.
+//!
+//! Which one it is stays, because the agent holds it open: what is mounted over `/proc` later changes nothing. What lies at `/proc` is
+//! looked at anew whenever that is told or listed, because the agent runs for months and mounts come and go.
+//!
+//! The links of a process (`exe`, `fd/<n>`, `map_files/...`) lead out of procfs by design: [`follow`] looks at the way to them only.
+
+mod choice;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::sync::{PoisonError, RwLock};
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsmount, fsopen, open_tree};
+use rustix::path::Arg;
+
+use self::choice::{Seen, Shown, is_initial};
+use super::live::{self, Read, SMALL_BYTES_MAX, number, read_fd};
+use super::mounts::Mounts;
+
+struct Root {
+    dir: OwnedFd,
+    /// The kernel takes the agent's own procfs away when this is closed. It is a place only: nothing can be listed through it.
+    _mount: Option<OwnedFd>,
+    /// The kernel can be told not to cross a mount.
+    guards: bool,
+    /// Nothing can be mounted in it.
+    is_still: bool,
+    /// Why it is `/proc`, if it is.
+    instead: Option<Instead>,
+    /// What it is.
+    shows: Shown,
+}
+
+/// Why `/proc` is looked through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Instead {
+    /// A container was given it.
+    Given,
+    /// The kernel gives no procfs of the agent's own.
+    Refused(Errno),
+}
+
+impl Root {
+    /// The agent's own, unless it was given another one, or can have none.
+    fn choose() -> Result<Self, Errno> {
+        let own = match Self::own() {
+            Ok(own) => own,
+            Err(e) => {
+                let seen = Seen::now(None);
+                let shows = seen.shown;
+                return Ok(Self::shared(seen.opened()?, shows, Instead::Refused(e)));
+            }
+        };
+        let seen = Seen::now(Some(&own.dir));
+        let shows = seen.shown;
+        if shows.is_given(is_initial(&own.dir)) { Ok(Self::shared(seen.opened()?, shows, Instead::Given)) } else { Ok(own) }
+    }
+
+    /// A procfs of the PID namespace of the agent, attached nowhere. Since Linux 6.15 something can be mounted there too, by who
+    /// finds it through the agent's descriptors.
+    fn own() -> Result<Self, Errno> {
+        let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_create(&context)?;
+        let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+        let dir = live::open_dir(&mount, ".")?;
+        // A security module may allow the mount and then refuse every path in it, because it cannot name it.
+        live::read_at(&dir, "self/stat", SMALL_BYTES_MAX)?;
+        let (guards, is_still) = (can_guard(&dir), is_still(&dir));
+        Ok(Self { dir, _mount: Some(mount), guards, is_still, instead: None, shows: Shown::Own })
+    }
+
+    /// `/proc`, which others can mount things in.
+    fn shared(dir: OwnedFd, shows: Shown, why: Instead) -> Self {
+        let guards = can_guard(&dir);
+        Self { dir, _mount: None, guards, is_still: false, instead: Some(why), shows }
+    }
+
+    /// Whether nobody but the kernel says what it is.
+    const fn is_vouched(&self) -> bool {
+        !matches!(self.instead, Some(Instead::Refused(_)))
+    }
+
+    /// Whether it stays in use. What is neither the agent's own nor looks right may be something that lay over `/proc` for a while.
+    const fn stays(&self) -> bool {
+        self.is_vouched() || matches!(self.shows, Shown::Own | Shown::Around)
+    }
+
+    /// What lies at `/proc` now.
+    fn seen(&self) -> Seen {
+        Seen::now(self.is_vouched().then_some(&self.dir))
+    }
+
+    /// Whether processes have the numbers here by which the agent can ask the kernel for them.
+    fn has_own_numbers(&self) -> bool {
+        self.shows == Shown::Own
+    }
+
+    fn told(&self) -> String {
+        let why = match self.instead {
+            None => return "own".to_owned(),
+            Some(Instead::Given) => "this container was given it".to_owned(),
+            Some(Instead::Refused(e)) => {
+                format!("the kernel gives the agent none of its own ({e}), without which it cannot be checked that /proc is one")
+            }
+        };
+        let how = if self.guards {
+            "guarded: /proc, and no mount below it is crossed"
+        } else {
+            "unguarded: /proc with what is mounted below it, because the kernel does not offer openat2"
+        };
+        format!("{how}; {why}")
+    }
+}
+
+static ROOT: RwLock<Option<&'static Root>> = RwLock::new(None);
+
+/// Chosen once: every process is looked at through the same one.
+fn known() -> Result<&'static Root, Errno> {
+    let kept = *ROOT.read().unwrap_or_else(PoisonError::into_inner);
+    match kept {
+        Some(root) => Ok(root),
+        None => Ok(keep(Root::choose()?)),
+    }
+}
+
+/// It is never given back: threads that were left behind may still look through it.
+fn keep(root: Root) -> &'static Root {
+    let root: &'static Root = Box::leak(Box::new(root));
+    *ROOT.write().unwrap_or_else(PoisonError::into_inner) = Some(root);
+    root
+}
+
+/// Called at the beginning of each capture. Where the agent could have no procfs of its own it asks again; one that is better takes the
+/// place of the other, which happens twice at most. What looked right is not given up for what was mounted over `/proc` since.
+pub fn renew() {
+    let kept = *ROOT.read().unwrap_or_else(PoisonError::into_inner);
+    let Some(root) = kept.filter(|root| !root.is_vouched()) else { return };
+    if let Ok(new) = Root::choose()
+        && (new.is_vouched() || (new.stays() && !root.stays()))
+    {
+        keep(new);
+    }
+}
+
+/// Which procfs is looked through, and what `/proc` is now where that is something else: facts for the items that come of it.
+#[must_use]
+pub fn facts() -> Vec<(&'static str, String)> {
+    let Ok(root) = known() else { return Vec::new() };
+    let shown = root.seen().shown.told().map(|shown| ("proc_shows", shown.to_owned()));
+    std::iter::once(("procfs", root.told())).chain(shown).collect()
+}
+
+/// Whether the numbers of processes here are those by which the agent can ask the kernel for them.
+#[must_use]
+pub fn has_own_numbers() -> bool {
+    known().is_ok_and(Root::has_own_numbers)
+}
+
+/// Why nobody is asked, stopped or signalled by the numbers here, and what to do about it; `None` when they are the agent's own.
+#[must_use]
+pub fn foreign() -> Option<String> {
+    let root = known().ok().filter(|root| !root.has_own_numbers())?;
+    let shown = root.shows.told().unwrap_or("the procfs of another PID namespace");
+    let remedy = match (root.shows, root.instead) {
+        (Shown::Around, _) => "run the agent in the host's PID namespace (hostPID: true, --pid=host)".to_owned(),
+        (_, Some(Instead::Refused(e))) => {
+            format!("the kernel gives the agent no procfs of its own ({e}): run it with CAP_SYS_ADMIN, or with its own procfs at /proc")
+        }
+        _ => "run the agent with its own procfs at /proc".to_owned(),
+    };
+    Some(format!("/proc is {shown}: by a number that stands there the agent would stop another process; {remedy}"))
+}
+
+/// The folder of processes.
+///
+/// # Errors
+/// When there is neither a procfs of the agent's own nor `/proc`.
+pub fn root() -> Result<BorrowedFd<'static>, Errno> {
+    Ok(known()?.dir.as_fd())
+}
+
+/// The numbers of all processes, at most `count_max`, sorted; the flag says that there were more.
+///
+/// # Errors
+/// What the kernel said.
+pub fn listed(count_max: usize) -> Result<(Vec<u32>, bool), Errno> {
+    live::numbers(root()?, count_max)
+}
+
+/// The same as everybody is shown it who looks in `/proc`. Where that does not show these processes by these numbers, there is nothing
+/// to compare with, and it is what the agent sees. What was looked at is what is listed: nothing can be mounted between.
+///
+/// # Errors
+/// What the kernel said.
+pub fn listed_to_all(count_max: usize) -> Result<(Vec<u32>, bool), Errno> {
+    let root = known()?;
+    let seen = if root.instead.is_none() { Some(root.seen()).filter(|seen| seen.shown == Shown::Own) } else { None };
+    match seen {
+        Some(seen) => live::numbers(seen.opened()?, count_max),
+        None => live::numbers(&root.dir, count_max),
+    }
+}
+
+/// The folder of a process or thread, pinned: what is opened below it is of that one, or an error.
+///
+/// # Errors
+/// It is gone or hidden; [`Errno::XDEV`] when something is mounted over it.
+pub fn process(pid: u32) -> Result<OwnedFd, Errno> {
+    open_dir(root()?, pid.to_string())
+}
+
+/// As [`live::open_dir`], below a folder of a process.
+pub fn open_dir(dir: impl AsFd, path: impl Arg) -> Result<OwnedFd, Errno> {
+    open(dir.as_fd(), path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC)
+}
+
+/// As [`live::open_at`], below a folder of a process.
+pub fn open_at(dir: impl AsFd, path: impl Arg) -> Result<OwnedFd, Errno> {
+    open(dir.as_fd(), path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC)
+}
+
+/// As [`live::read_at`], below a folder of a process.
+pub fn read_at(dir: impl AsFd, path: impl Arg, bytes_max: usize) -> Result<Read, Errno> {
+    read_fd(open_at(dir, path)?, bytes_max)
+}
+
+/// As [`live::link`], below a folder of a process.
+pub fn link(dir: impl AsFd, path: impl Arg) -> Result<Vec<u8>, Errno> {
+    let dir = dir.as_fd();
+    // It takes three system calls instead of one, for every open file of every process.
+    if guards(dir) && !known().is_ok_and(|root| root.is_still) {
+        live::link(uncrossed(dir, path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC)?, "")
+    } else {
+        live::link(dir, path)
+    }
+}
+
+/// Opens what a link of a process leads to. Nothing is mounted on the way to the link or over it; behind it lies another file
+/// system by design.
+///
+/// # Errors
+/// What the kernel said.
+pub fn follow(dir: impl AsFd, link: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let dir = dir.as_fd();
+    if guards(dir) {
+        uncrossed(dir, link, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC)?;
+    }
+    openat(dir, link, flags | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Opens again what is held by `O_PATH`.
+///
+/// # Errors
+/// What the kernel said; [`Errno::STALE`] when the link led to something else, as in a folder that only looks like procfs.
+pub fn reopen(held: impl AsFd, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let held = held.as_fd();
+    let file = follow(root()?, &format!("self/fd/{}", held.as_raw_fd()), flags)?;
+    let (meant, found) = (fstat(held)?, fstat(&file)?);
+    if (meant.st_dev, meant.st_ino) == (found.st_dev, found.st_ino) { Ok(file) } else { Err(Errno::STALE) }
+}
+
+/// The processes over whose folder in `/proc`, or in it, something is mounted. Whoever looks there sees something else.
+#[must_use]
+pub fn covered(mounts: &Mounts) -> BTreeSet<u32> {
+    let of = |point: &[u8]| number::<u32>(point.strip_prefix(b"/proc/")?.split(|b| *b == b'/').next()?);
+    mounts.all().iter().filter_map(|mount| of(&mount.point)).collect()
+}
+
+fn open(dir: BorrowedFd<'_>, path: impl Arg, flags: OFlags) -> Result<OwnedFd, Errno> {
+    opened(dir, path, flags, guards(dir))
+}
+
+/// Opens; crosses no mount where the kernel can be told so.
+fn opened(dir: BorrowedFd<'_>, path: impl Arg, flags: OFlags, guards: bool) -> Result<OwnedFd, Errno> {
+    if guards { uncrossed(dir, path, flags) } else { openat(dir, path, flags, Mode::empty()) }
+}
+
+/// Opens without crossing a mount.
+fn uncrossed(dir: BorrowedFd<'_>, path: impl Arg, flags: OFlags) -> Result<OwnedFd, Errno> {
+    openat2(dir, path, flags, Mode::empty(), ResolveFlags::NO_XDEV)
+}
+
+/// Whether the kernel can be told not to cross a mount. An old filter of a container runtime may not know the call: then there is
+/// nothing to ask with.
+fn can_guard(dir: &OwnedFd) -> bool {
+    uncrossed(dir.as_fd(), ".", OFlags::PATH | OFlags::CLOEXEC).is_ok()
+}
+
+/// Whether nobody can mount anything in a folder that is attached nowhere. The kernel allows it since Linux 6.15, which brought in the
+/// same change that a copy of such a folder can be made; that is asked, because it changes nothing.
+fn is_still(dir: &OwnedFd) -> bool {
+    matches!(open_tree(dir, ".", OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC), Err(Errno::INVAL))
+}
+
+/// Whether mounts below a folder have to be looked out for. A whole path crosses mounts on its way to procfs.
+fn guards(dir: BorrowedFd<'_>) -> bool {
+    dir.as_raw_fd() != CWD.as_raw_fd() && known().is_ok_and(|root| root.guards)
+}
