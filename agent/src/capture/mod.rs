@@ -43,7 +43,7 @@ pub use exhibit_evidence::parameters::{BadParam, Param, Params};
 pub use exhibit_evidence::stream::tar::Extent;
 use exhibit_evidence::time::FileTime;
 pub use place::Place;
-pub(crate) use procfs::renew;
+pub(crate) use procfs::{own_program, own_status, renew};
 pub use pseudo::{PSEUDO_BYTES_MAX, Pseudo, put_pseudo, read_pseudo, read_pseudo_at, status_of};
 use serde::{Deserialize, Serialize};
 pub use table::{TABLE_PART_BYTES_MAX, Table};

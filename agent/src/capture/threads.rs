@@ -61,6 +61,8 @@ pub struct Others {
     pub elsewhere: Vec<(u32, BTreeMap<&'static str, u64>)>,
     /// What was not looked at, if something was not.
     pub left_out: Option<String>,
+    /// Something is mounted over what was to be looked at: there may be more files and namespaces.
+    pub covered: bool,
 }
 
 /// Finds the threads whose open files or namespaces are not those of `first`, the thread through which the process is
@@ -68,19 +70,23 @@ pub struct Others {
 #[must_use]
 pub fn others(dir: &OwnedFd, first: u32) -> Others {
     let mut found = Others::default();
-    // A thread that ended meanwhile, and a process that may not be looked at, have nothing to add.
-    let Ok(task) = open_dir(dir, "task") else { return found };
-    let Ok((tids, more)) = numbers(&task, THREADS_MAX) else { return found };
-    let own = if tids.len() > 1 { namespaces(&task, first) } else { BTreeMap::new() };
+    let listed = open_dir(dir, "task").and_then(|task| Ok((numbers(&task, THREADS_MAX)?, task)));
+    let ((tids, more), task) = match listed {
+        Ok(listed) => listed,
+        // A thread that ended meanwhile, and a process that may not be looked at, have nothing to add.
+        Err(e) => return Others { covered: e == Errno::XDEV, ..found },
+    };
+    let mut covered = false;
+    let own = if tids.len() > 1 { namespaces(&task, first, &mut covered) } else { BTreeMap::new() };
     let mut tables = 0_u64;
     for tid in tids.into_iter().filter(|tid| *tid != first) {
-        let mut differ = namespaces(&task, tid);
+        let mut differ = namespaces(&task, tid, &mut covered);
         differ.retain(|kind, inode| own.get(kind) != Some(inode));
         if !differ.is_empty() {
             found.elsewhere.push((tid, differ));
         }
-        let known = std::iter::once(first).chain(found.files.iter().copied()).any(|other| same_files(&task, tid, other));
-        if known || !has_files(&task, tid) {
+        let known = std::iter::once(first).chain(found.files.iter().copied()).any(|other| same_files(&task, tid, other, &mut covered));
+        if known || !has_files(&task, tid, &mut covered) {
             continue;
         }
         if found.files.len() < TABLES_MAX {
@@ -94,32 +100,40 @@ pub fn others(dir: &OwnedFd, first: u32) -> Others {
     } else if tables > 0 {
         found.left_out = Some(format!("{tables} threads have open files of their own beyond {TABLES_MAX} that were looked at"));
     }
+    found.covered = covered;
     found
 }
 
+/// What was got; sets the flag where something is mounted over it.
+fn seen<T>(got: Result<T, Errno>, covered: &mut bool) -> Option<T> {
+    *covered |= matches!(got, Err(Errno::XDEV));
+    got.ok()
+}
+
 /// The namespaces of a thread by kind; without those that this kernel does not have.
-fn namespaces(task: &OwnedFd, tid: u32) -> BTreeMap<&'static str, u64> {
-    let inode = |kind: &'static str| {
-        let target = link(task, format!("{tid}/ns/{kind}")).ok()?;
+fn namespaces(task: &OwnedFd, tid: u32, covered: &mut bool) -> BTreeMap<&'static str, u64> {
+    let mut inode = |kind: &'static str| {
+        let target = seen(link(task, format!("{tid}/ns/{kind}")), covered)?;
         bracketed(&target, kind.strip_suffix("_for_children").unwrap_or(kind).as_bytes())
     };
     NAMESPACES.iter().filter_map(|kind| Some((*kind, inode(kind)?))).collect()
 }
 
-fn has_files(task: &OwnedFd, tid: u32) -> bool {
-    open_dir(task, format!("{tid}/fd")).and_then(|fd| numbers(fd, 1)).is_ok_and(|(some, _)| !some.is_empty())
+fn has_files(task: &OwnedFd, tid: u32, covered: &mut bool) -> bool {
+    let listed = open_dir(task, format!("{tid}/fd")).and_then(|fd| numbers(fd, 1));
+    seen(listed, covered).is_some_and(|(some, _)| !some.is_empty())
 }
 
 /// Whether two threads use one table of open files. Where the kernel does not tell (built without kcmp(2), or the folder of processes
 /// has the numbers of another namespace), two tables that show the same count as one.
-fn same_files(task: &OwnedFd, one: u32, other: u32) -> bool {
+fn same_files(task: &OwnedFd, one: u32, other: u32, covered: &mut bool) -> bool {
     // kcmp(2) takes numbers of the agent's own namespace.
     let told = if procfs::has_own_numbers() { shares_descriptors(one, other).ok() } else { None };
     told.unwrap_or_else(|| {
-        let shown = |tid: u32| {
-            let fd = open_dir(task, format!("{tid}/fd")).ok()?;
+        let mut shown = |tid: u32| {
+            let fd = seen(open_dir(task, format!("{tid}/fd")), covered)?;
             let (all, _) = numbers(&fd, COMPARED_MAX).ok()?;
-            Some(all.into_iter().map(|n| (n, link(&fd, n.to_string()).ok())).collect::<Vec<_>>())
+            Some(all.into_iter().map(|n| (n, seen(link(&fd, n.to_string()), covered))).collect::<Vec<_>>())
         };
         // One that ended, or that may not be looked at, is nothing of its own.
         shown(one).is_none_or(|one| Some(one) == shown(other))

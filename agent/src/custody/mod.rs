@@ -9,16 +9,20 @@ use exhibit_evidence::layout::StreamNumber;
 use exhibit_evidence::record::{self, Acquisition, Clocks, Footprint, Host, Nonce, Tool};
 use exhibit_evidence::text::escape_bounded;
 use exhibit_evidence::{Digest, Hasher};
+use rustix::io::Errno;
 use serde::Deserialize;
 use tokio::sync::watch;
 
-use crate::capture::{Moment, read_pseudo};
+use crate::capture::{Moment, own_program, own_status, read_pseudo};
 use crate::clock;
 use crate::pipeline::{Outcome, StreamFacts};
 
 /// Longest text that a host says about itself.
 const TEXT_CHARS_MAX: usize = 255;
 const FILE_BYTES_MAX: usize = 64 << 10;
+/// Why the agent cannot say what it is.
+const NOT_SHOWN: &str =
+    "what lies at /proc is no procfs that shows this process: run it with CAP_SYS_ADMIN, or with its own procfs at /proc";
 /// cloud-init keeps some tens of kilobytes there.
 const INSTANCE_BYTES_MAX: usize = 256 << 10;
 
@@ -115,13 +119,15 @@ fn os_name() -> Option<String> {
     Some(bounded(value.trim_matches(['"', '\''])))
 }
 
-/// This program, with the digest of the binary that really runs (also after the file was replaced).
+/// This program, with the digest of the binary that really runs (also after the file was replaced, and whatever root mounted over
+/// /proc).
 ///
 /// # Errors
-/// When /proc/self/exe cannot be read.
+/// When /proc/self/exe cannot be read, in the agent's own procfs or in what looks like one.
 pub fn tool() -> io::Result<Tool> {
     use std::io::Read as _;
-    let mut file = std::fs::File::open("/proc/self/exe")?;
+    let program = own_program().map_err(|e| if e == Errno::STALE { io::Error::other(NOT_SHOWN) } else { e.into() })?;
+    let mut file = std::fs::File::from(program);
     let mut hasher = Hasher::new();
     let mut buffer = vec![0_u8; 64 << 10];
     loop {
@@ -136,9 +142,9 @@ pub fn tool() -> io::Result<Tool> {
 }
 
 /// Numbers of /proc/self/status by key, in KiB or units as the kernel writes them.
-fn own_status() -> BTreeMap<String, u64> {
-    let file = read_pseudo(b"/proc/self/status", FILE_BYTES_MAX).unwrap_or_default();
-    let text = String::from_utf8_lossy(&file.bytes);
+fn own_numbers() -> BTreeMap<String, u64> {
+    let bytes = own_status().unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
     let number = |rest: &str| rest.split_whitespace().next().and_then(|n| n.parse().ok());
     text.lines().filter_map(|line| line.split_once(':')).filter_map(|(key, rest)| Some((key.to_owned(), number(rest)?))).collect()
 }
@@ -146,7 +152,7 @@ fn own_status() -> BTreeMap<String, u64> {
 /// Resident memory now, bytes.
 #[must_use]
 pub fn resident_bytes() -> u64 {
-    own_status().get("VmRSS").copied().unwrap_or(0).saturating_mul(1024)
+    own_numbers().get("VmRSS").copied().unwrap_or(0).saturating_mul(1024)
 }
 
 /// What this process used so far. `commands` are the programs that captures ran, `wrote` the files that were written.
@@ -154,7 +160,7 @@ pub fn resident_bytes() -> u64 {
 pub fn footprint(commands: Vec<String>, wrote: Vec<String>) -> Footprint {
     Footprint {
         pid: std::process::id(),
-        rss_peak_bytes: own_status().get("VmHWM").copied().unwrap_or(0).saturating_mul(1024),
+        rss_peak_bytes: own_numbers().get("VmHWM").copied().unwrap_or(0).saturating_mul(1024),
         cpu_ms: u64::try_from(clock::process_cpu().as_millis()).unwrap_or(u64::MAX),
         commands,
         wrote,
@@ -241,6 +247,37 @@ mod tests {
         assert_eq!(tool.sha256, Digest::of(&std::fs::read("/proc/self/exe").expect("own binary")));
         let footprint = footprint(vec!["x".to_owned()], Vec::new());
         assert!(footprint.rss_peak_bytes >= resident_bytes() / 2 && footprint.pid == std::process::id());
+    }
+
+    /// A folder over /proc does not say what this program is.
+    #[test]
+    fn what_root_mounted_over_proc_does_not_choose_the_tools_digest() {
+        crate::capture::testing::in_own_mounts("custody::tests::what_root_mounted_over_proc_does_not_choose_the_tools_digest", || {
+            let meant = Digest::of(&std::fs::read("/proc/self/exe").expect("own binary"));
+            let forged = tempfile::tempdir().expect("folder");
+            std::fs::create_dir(forged.path().join("self")).expect("folder");
+            std::fs::write(forged.path().join("self/exe"), "another program").expect("file");
+            std::fs::write(forged.path().join("self/status"), "VmRSS:\t1 kB\n").expect("file");
+            rustix::mount::mount_bind(forged.path(), "/proc").expect("mount");
+            assert_eq!(std::fs::read("/proc/self/exe").expect("read"), b"another program", "the folder is shown");
+            assert_eq!(tool().expect("own binary").sha256, meant);
+            assert!(resident_bytes() > 1024, "{}", resident_bytes());
+        });
+    }
+
+    /// Without a procfs of its own the agent does not say that another file is itself.
+    #[test]
+    fn where_no_procfs_shows_the_agent_it_does_not_say_what_it_is() {
+        use crate::capture::testing::{in_own_mounts, without_mounting};
+        in_own_mounts("custody::tests::where_no_procfs_shows_the_agent_it_does_not_say_what_it_is", || {
+            let forged = tempfile::tempdir().expect("folder");
+            std::fs::create_dir(forged.path().join("self")).expect("folder");
+            std::fs::write(forged.path().join("self/exe"), "another program").expect("file");
+            rustix::mount::mount_bind(forged.path(), "/proc").expect("mount");
+            without_mounting();
+            let why = tool().expect_err("it is another program").to_string();
+            assert!(why.contains("CAP_SYS_ADMIN"), "{why}");
+        });
     }
 
     #[test]

@@ -107,7 +107,7 @@ impl Node {
     /// What the kernel said.
     pub fn open(look: &Look, path: EvidencePath, direct: bool) -> io::Result<Self> {
         let name = CString::new(path.as_bytes()).map_err(|_| io::Error::from(Errno::INVAL))?;
-        let (file, _) = look.open_file(rustix::fs::CWD, &name)?;
+        let (file, ..) = look.open_file(rustix::fs::CWD, &name)?;
         let dev = look.stat.meta.rdev.map(|[major, minor]| (major, minor)).ok_or(Errno::NOTBLK)?;
         let fd = file.as_fd();
         let geometry = Geometry {

@@ -1,22 +1,24 @@
 //! Freezing the file systems that are mounted from a device while it is read (`freeze=true` in the order).
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use exhibit_agent_sys::freeze::{self, Ended, Frozen, NotFrozen, Tell, Unfinished};
-use rustix::fs::{Mode, OFlags, fstat, makedev, open};
+use rustix::fs::{FileType, Mode, OFlags, fstat, makedev, open};
+use rustix::io::Errno;
 
 use super::usage::Usage;
-use crate::capture::live::{SMALL_BYTES_MAX, open_dir, read};
+use crate::capture::live::{SMALL_BYTES_MAX, numbers, open_dir, refusal};
 use crate::capture::mounts::Mounts;
+use crate::capture::procfs;
 
 /// Longest time for which an order may freeze a file system: everybody who writes on the host waits that long.
 pub const MOST_S_MAX: u64 = 300;
 /// Without a word in the order.
 pub const MOST_S_DEFAULT: u64 = 30;
+/// Open files of the agent that are looked at.
+const FILES_MAX: usize = 65_536;
 
 /// Frozen file systems of one device, and how far the reading was when the first was thawed.
 #[derive(Default)]
@@ -200,11 +202,15 @@ fn log(point: String, most: Duration) -> Tell {
 }
 
 /// Which file system an open file lies on. The number of the inode's device would not do: each subvolume of a btrfs has another
-/// one. The table of mounts has one number for the whole; a mount that it does not have is told apart as its inode says.
+/// one. The table of mounts has one number for the whole; a mount that it does not have is told apart as its inode says. `None`: the
+/// kernel does not say which mount it is.
 fn file_system(file: BorrowedFd<'_>, mounts: &Mounts) -> Option<u64> {
-    let table = read(&format!("/proc/self/fdinfo/{}", file.as_raw_fd()), SMALL_BYTES_MAX).ok();
-    let mount = table.and_then(|t| mounts.by_id(mount_id(&t.bytes)?).map(|m| makedev(m.dev.0, m.dev.1)));
-    mount.or_else(|| fstat(file).ok().map(|s| s.st_dev))
+    let path = format!("self/fdinfo/{}", file.as_raw_fd());
+    let table = procfs::root().and_then(|root| procfs::read_at(root, path, SMALL_BYTES_MAX)).ok()?;
+    match mounts.by_id(mount_id(&table.bytes)?) {
+        Some(mount) => Some(makedev(mount.dev.0, mount.dev.1)),
+        None => fstat(file).ok().map(|s| s.st_dev),
+    }
 }
 
 /// The line `mnt_id:` of a file's table.
@@ -213,29 +219,92 @@ fn mount_id(table: &[u8]) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()
 }
 
-/// The agent writes to some file systems itself, and would wait for its own thaw.
+/// The agent writes to some file systems itself, and would wait for its own thaw. What it needs and cannot be looked at may be there.
 fn needed_by_agent(system: u64, mounts: &Mounts) -> Option<String> {
-    let is = |path: &Path| {
-        open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).is_ok_and(|f| file_system(f.as_fd(), mounts) == Some(system))
-    };
     for place in ["/", "/var", "/var/log", "/var/lib", "/tmp", "/run", "/etc"] {
-        if is(Path::new(place)) {
-            return Some(format!("it holds {place}, to which the host's own services and the agent write"));
+        let Ok(held) = open(place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) else { continue };
+        match file_system(held.as_fd(), mounts) {
+            Some(other) if other != system => {}
+            Some(_) => return Some(format!("it holds {place}, to which the host's own services and the agent write")),
+            None => return Some(format!("it may hold {place}: the kernel does not say on which file system that lies")),
         }
     }
-    let exe = std::fs::read_link("/proc/self/exe").ok().filter(|p| is(p));
-    let open_file = |path: PathBuf| std::fs::metadata(&path).is_ok_and(|m| m.is_file()) && is(&path);
-    let files = || {
-        let files = std::fs::read_dir("/proc/self/fd").ok()?.filter_map(Result::ok).map(|e| e.path());
-        files.filter(|f| open_file(f.clone())).find_map(|f| std::fs::read_link(f).ok())
-    };
-    let file = exe.or_else(files)?;
-    Some(format!("it holds {}, which the agent uses", super::shown(file.as_os_str().as_bytes())))
+    match used_by_agent(system, mounts) {
+        Ok(file) => file.map(|file| format!("it holds {}, which the agent uses", super::shown(&file))),
+        Err(e) => Some(format!("it may hold what the agent uses, which cannot be looked at: {}", refusal(e).1)),
+    }
+}
+
+/// The agent's program, or a file that it has open, if it lies on a file system.
+fn used_by_agent(system: u64, mounts: &Mounts) -> Result<Option<Vec<u8>>, Errno> {
+    let root = procfs::root()?;
+    let is_there = |file: &OwnedFd| file_system(file.as_fd(), mounts).map(|found| found == system).ok_or(Errno::NODATA);
+    if is_there(&procfs::follow(root, "self/exe", OFlags::PATH)?)? {
+        return procfs::link(root, "self/exe").map(Some);
+    }
+    let links = procfs::open_dir(root, "self/fd")?;
+    let (open, more) = numbers(&links, FILES_MAX)?;
+    for name in open.iter().map(u32::to_string) {
+        let file = match procfs::follow(&links, &name, OFlags::PATH) {
+            Ok(file) => file,
+            // It was closed meanwhile.
+            Err(Errno::NOENT) => continue,
+            Err(e) => return Err(e),
+        };
+        let is_file = FileType::from_raw_mode(fstat(&file)?.st_mode) == FileType::RegularFile;
+        if is_file && is_there(&file)? {
+            return procfs::link(&links, name).map(Some);
+        }
+    }
+    if more { Err(Errno::MFILE) } else { Ok(None) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capture::testing::{in_own_mounts, without_mounting};
+
+    /// A file that the agent has open on a file system of its own, and the number of that.
+    fn open_file(folder: &std::path::Path) -> (std::fs::File, u64) {
+        rustix::mount::mount("none", folder, "tmpfs", rustix::mount::MountFlags::empty(), None::<&std::ffi::CStr>).expect("mount");
+        let file = std::fs::File::create(folder.join("spool")).expect("file");
+        let system = fstat(&file).expect("its number").st_dev;
+        (file, system)
+    }
+
+    #[test]
+    fn what_the_agent_has_open_is_not_frozen_whatever_lies_over_proc() {
+        in_own_mounts("capture::disk::frozen::tests::what_the_agent_has_open_is_not_frozen_whatever_lies_over_proc", || {
+            let (folder, empty) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
+            let (file, system) = open_file(folder.path());
+            rustix::mount::mount_bind(empty.path(), "/proc").expect("mount");
+            let mounts = Mounts::read().expect("the agent's own table");
+            let why = needed_by_agent(system, &mounts);
+            drop(file);
+            let after = needed_by_agent(system, &mounts);
+            rustix::mount::unmount(folder.path(), rustix::mount::UnmountFlags::DETACH).expect("unmounted");
+            assert!(why.as_deref().is_some_and(|why| why.contains("spool, which the agent uses")), "{why:?}");
+            assert_eq!(after, None, "it is needed no more");
+        });
+    }
+
+    /// What cannot be looked at is not what is not there.
+    #[test]
+    fn where_the_agents_own_files_cannot_be_looked_at_nothing_is_frozen() {
+        in_own_mounts("capture::disk::frozen::tests::where_the_agents_own_files_cannot_be_looked_at_nothing_is_frozen", || {
+            let (folder, empty) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
+            let (_file, system) = open_file(folder.path());
+            let mounts = Mounts::parse(&std::fs::read("/proc/self/mountinfo").expect("table"));
+            // Before that is covered: only the list of open files.
+            let list = format!("/proc/{}/fd", std::process::id());
+            rustix::mount::mount_bind(empty.path(), list.as_str()).expect("mount");
+            without_mounting();
+            let why = needed_by_agent(system, &mounts);
+            crate::capture::testing::with_mounting(true);
+            rustix::mount::unmount(folder.path(), rustix::mount::UnmountFlags::DETACH).expect("unmounted");
+            assert!(why.as_deref().is_some_and(|why| why.contains("cannot be looked at")), "{why:?}");
+        });
+    }
 
     #[test]
     fn frozen_is_consistent_only_if_nothing_else_wrote() {

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use exhibit_evidence::EvidencePath;
 
 use super::patience::{Counted, OPEN, READ, stuck, within};
 use crate::capture::patience::{ENDED, Kept, NotDone};
-use crate::capture::walk::inode::{Look, stat};
+use crate::capture::walk::inode::Look;
 use crate::capture::walk::source::{FilePlace, FileSource, Growth};
 use crate::capture::{Extent, Place, Source, Status};
 
@@ -46,8 +45,7 @@ impl ImageSource<FileSource> {
     pub fn open(look: Arc<Look>, path: EvidencePath) -> io::Result<Self> {
         let file = within(OPEN, "opening it", move || {
             let name = CString::new(path.as_bytes()).unwrap_or_default();
-            let (file, _) = look.open_file(rustix::fs::CWD, &name)?;
-            let before = stat(file.as_fd())?;
+            let (file, _, before) = look.open_file(rustix::fs::CWD, &name)?;
             Ok(FileSource::new(file, before, Growth::IsChange).at(path.as_bytes()))
         })?;
         Self::of(file)

@@ -104,7 +104,7 @@ pub fn file(found: &Found<'_>, mut item: NewItem, room: &Room<'_>, buffer: &mut 
     if !may_have_holes && let Some(reason) = room.against(look.stat.size) {
         return put_without(look, item, Status::Skipped, reason, out);
     }
-    let (opened, atime) = match look.open_file(found.folder, found.name) {
+    let (opened, atime, before) = match look.open_file(found.folder, found.name) {
         Ok(opened) => opened,
         Err(e) => {
             let (status, reason) = status_of(&e);
@@ -117,8 +117,7 @@ pub fn file(found: &Found<'_>, mut item: NewItem, room: &Room<'_>, buffer: &mut 
     if atime {
         item.facts.insert("atime".into(), "reading may have set it (O_NOATIME was refused)".into());
     }
-    // The size as of now: a log may have grown since it was looked at.
-    let before = crate::capture::walk::inode::stat(opened.as_fd()).unwrap_or_else(|_| look.stat.clone());
+    // The size when it was opened: a log may have grown since it was looked at.
     let state = before.state();
     let mut source = FileSource::new(opened, before, room.limits.growth).at(found.path);
     let size = source.size();

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use rustix::fs::{CWD, Mode, XattrFlags, mknodat};
 
 use super::*;
-use crate::capture::testing::{Memory, Put};
+use crate::capture::testing::{Memory, Put, in_own_mounts, without_mounting};
 use crate::capture::{Kind, Status};
 use exhibit_evidence::Digest;
 
@@ -509,4 +509,16 @@ fn twenty_thousand_small_files_in_little_time() {
     assert_eq!((all.puts.len(), few.puts.len()), (20_000 + 200 + 1, 200 + 1));
     println!("20,000 files taken in {} ms, 200 of 20,000 found in {} ms", taken.as_millis(), searched.as_millis());
     assert!(taken.as_secs() < 60, "even a slow machine does 20,000 files within a minute: {taken:?}");
+}
+
+/// A mount over the agent's own table of mounts is told as one.
+#[test]
+fn a_table_of_mounts_that_is_covered_is_told() {
+    in_own_mounts("capture::files::tests::a_table_of_mounts_that_is_covered_is_told", || {
+        rustix::mount::mount_bind("/proc/version", format!("/proc/{}/mountinfo", std::process::id())).expect("mount");
+        without_mounting();
+        let params = crate::capture::Params::new("files", [("paths".to_owned(), "/etc/passwd".to_owned())].into());
+        let ended = Files.run(&params, &mut Memory::default());
+        assert!(matches!(&ended, Err(Stop::Fatal(why)) if why.contains("something is mounted over it")), "{ended:?}");
+    });
 }

@@ -3,7 +3,11 @@
 //! pseudo file systems are not (the `system`, `process` and `network` captures read them by name).
 
 use std::collections::HashMap;
+use std::io::Error;
 
+use rustix::io::Errno;
+
+use super::live::refusal;
 use super::procfs;
 
 #[cfg(test)]
@@ -213,7 +217,8 @@ impl Mounts {
     /// # Errors
     /// When the file cannot be read.
     pub fn read() -> std::io::Result<Self> {
-        let read = procfs::root().and_then(|root| procfs::read_at(root, MOUNTINFO, TABLE_BYTES_MAX))?;
+        let read = procfs::root().and_then(|root| procfs::read_at(root, MOUNTINFO, TABLE_BYTES_MAX));
+        let read = read.map_err(|e| if e == Errno::XDEV { Error::other(refusal(e).1) } else { e.into() })?;
         let mut mounts = Self::parse(&read.bytes);
         mounts.cut = read.cut.is_some();
         Ok(mounts)

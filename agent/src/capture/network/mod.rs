@@ -88,7 +88,7 @@ impl Opened {
         };
         // A netlink socket belongs to the namespace of the thread that opens it and may be used from any other.
         let opened = match &namespace.handle {
-            _ if is_own(namespace) => Ok(open()),
+            _ if namespace.is_own => Ok(open()),
             Ok(handle) => tools::inside(Some(handle), open),
             Err(e) => Err(e.clone()),
         };
@@ -96,23 +96,16 @@ impl Opened {
     }
 }
 
-/// Not by the path `/proc`: a link there that root made would pass another namespace off as the agent's own, which is not entered.
-fn is_own(namespace: &Namespace) -> bool {
-    static OWN: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
-    let read = || super::process::bracketed(&procfs::link(procfs::root().ok()?, "self/ns/net").ok()?, b"net");
-    let own = OWN.get().copied().or_else(|| read().map(|inode| *OWN.get_or_init(|| inode)));
-    own == Some(namespace.inode)
-}
-
 fn enter(namespace: &Namespace) -> Option<&OwnedFd> {
-    if is_own(namespace) { None } else { namespace.handle.as_ref().ok() }
+    if namespace.is_own { None } else { namespace.handle.as_ref().ok() }
 }
 
 /// All sockets of all namespaces, and those that wait for peers once more by themselves.
 fn sockets(out: &mut dyn Output, found: &Found, opened: &mut [Opened]) -> Result<(), Stop> {
     let mut all = Table::new("sockets", out.now(), "netlink:sock_diag");
     let mut listening = Table::new("listening", out.now(), "netlink:sock_diag");
-    let mut problems: Vec<String> = Vec::new();
+    // First, because of many problems only the first ones are said.
+    let mut problems = found.missing();
     let mut not_offered: BTreeSet<String> = BTreeSet::new();
     for (namespace, opened) in found.namespaces.iter().zip(opened.iter_mut()) {
         for ask in ASKS.iter().filter(|a| a.only_if.is_none_or(|p| std::fs::symlink_metadata(p).is_ok())) {
@@ -150,7 +143,6 @@ fn sockets(out: &mut dyn Output, found: &Found, opened: &mut [Opened]) -> Result
     if found.threads_cut > 0 {
         problems.push(format!("{} processes have more threads, or more with files of their own, than were looked at", found.threads_cut));
     }
-    problems.extend(found.missing());
     let problem = (!problems.is_empty()).then(|| (Status::Partial, bounded(&problems)));
     if !not_offered.is_empty() {
         let text = not_offered.into_iter().collect::<Vec<_>>().join("; ");
@@ -171,7 +163,7 @@ enum NotDumped {
 
 fn shown(ask: &Ask, namespace: &Namespace) -> String {
     let whose =
-        if is_own(namespace) { "this host's own network namespace".to_owned() } else { format!("network namespace {}", namespace.inode) };
+        if namespace.is_own { "this host's own network namespace".to_owned() } else { format!("network namespace {}", namespace.inode) };
     format!("{} of {whose}", ask.shown())
 }
 
@@ -315,7 +307,7 @@ fn texts(out: &mut dyn Output, namespace: &Namespace) -> Result<(), Stop> {
         Ok(())
     };
     folder(out, "", true)?;
-    if is_own(namespace) && rustix::fs::statat(dir, "net/nf_conntrack", rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_err() {
+    if namespace.is_own && rustix::fs::statat(dir, "net/nf_conntrack", rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_err() {
         let reason = "connection tracking is not loaded, or this kernel has no text table of it (its netlink table is not read yet)";
         put_absent(out, evidence_path(format!("{of}/net/nf_conntrack")), Status::Missing, reason, started, "stat")?;
     }
@@ -332,7 +324,7 @@ fn firewall(out: &mut dyn Output, found: &Found, allowed: bool) -> Result<(), St
         for namespace in &found.namespaces {
             out.checkpoint()?;
             let started = out.now();
-            let name = if is_own(namespace) { tool.record.to_owned() } else { format!("netns-{}/{}", namespace.inode, tool.record) };
+            let name = if namespace.is_own { tool.record.to_owned() } else { format!("netns-{}/{}", namespace.inode, tool.record) };
             let item = NewItem::record(&name, started, "run").with_fact("netns", namespace.inode.to_string());
             let absent = |status, reason: &str| item.clone().with_status(status, reason);
             if !allowed {
@@ -406,7 +398,7 @@ fn namespace_list(out: &mut dyn Output, found: &Found, opened: &[Opened]) -> Res
         let process = namespace.process.as_ref().map(|(pid, _)| *pid);
         let row = NamespaceRow {
             inode: namespace.inode,
-            own: is_own(namespace),
+            own: namespace.is_own,
             process,
             thread: namespace.thread,
             bound: namespace.bound.as_deref(),

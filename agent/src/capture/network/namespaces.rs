@@ -27,6 +27,8 @@ const NAMED: [&str; 2] = ["/run/netns", "/run/docker/netns"];
 #[derive(Debug)]
 pub struct Namespace {
     pub inode: u64,
+    /// The agent itself lives in it: it need not be entered.
+    pub is_own: bool,
     /// A process that lives in it, with its folder pinned; the folder of a thread where the first one does not live in it.
     pub process: Option<(u32, OwnedFd)>,
     /// That thread.
@@ -41,6 +43,8 @@ pub struct Namespace {
 #[derive(Debug, Default)]
 pub struct Found {
     pub namespaces: Vec<Namespace>,
+    /// That of the agent.
+    pub own: Option<u64>,
     pub namespaces_left_out: u64,
     /// Socket inode, process, descriptor, and the thread if it has files of its own; sorted.
     holders: Vec<(u64, u32, u32, Option<u32>)>,
@@ -96,7 +100,10 @@ impl Found {
 
 /// Walks over all processes.
 pub fn find(out: &mut dyn Output) -> Result<Found, Stop> {
-    let mut found = Found::default();
+    // Not by the path `/proc`: a link there that root made would pass another namespace off as the agent's own, which is not entered.
+    // Read anew for each capture, because the agent may look through another folder of processes by then.
+    let own = procfs::own_link("ns/net").ok().and_then(|target| bracketed(&target, b"net"));
+    let mut found = Found { own, ..Found::default() };
     let (pids, _) = procfs::listed(PIDS_MAX).map_err(|e| Stop::Fatal(format!("listing /proc: {e}")))?;
     for pid in pids {
         out.checkpoint()?;
@@ -120,8 +127,8 @@ impl Found {
     /// threads that have their own.
     fn process(&mut self, pid: u32, first: OwnedFd) {
         let (through, dir) = threads::living(&first, pid).map_or((None, first), |l| (Some(l.tid), l.dir));
-        let mut is_covered = self.holders_of(pid, None, &dir);
         let others = threads::others(&dir, through.unwrap_or(pid));
+        let mut is_covered = self.holders_of(pid, None, &dir) || others.covered;
         self.threads_cut = self.threads_cut.saturating_add(u64::from(others.left_out.is_some()));
         let thread_dir = |tid: u32| open_dir(&dir, format!("task/{tid}"));
         // A thread that ended meanwhile holds nothing any more.
@@ -163,7 +170,7 @@ impl Found {
     fn namespace(&mut self, inode: u64, pid: u32, thread: Option<u32>, dir: OwnedFd) {
         if !self.namespaces.iter().any(|n| n.inode == inode) {
             let handle = procfs::follow(&dir, "ns/net", OFlags::RDONLY).map_err(|e| refusal(e).1);
-            self.push(Namespace { inode, process: Some((pid, dir)), thread, bound: None, handle });
+            self.push(Namespace { inode, is_own: self.own == Some(inode), process: Some((pid, dir)), thread, bound: None, handle });
         }
     }
 
@@ -212,9 +219,10 @@ impl Found {
             let Ok(handle) = openat(rustix::fs::CWD, path.as_slice(), flags, Mode::empty()) else { continue };
             let Ok(stat) = statx(&handle, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS) else { continue };
             // A file left over from an unmounted namespace lies on the tmpfs around it: entering it fails and says so.
-            if !self.namespaces.iter().any(|n| n.inode == stat.stx_ino) {
+            let inode = stat.stx_ino;
+            if !self.namespaces.iter().any(|n| n.inode == inode) {
                 let bound = Some(exhibit_evidence::text::escape_bytes(&path));
-                self.push(Namespace { inode: stat.stx_ino, process: None, thread: None, bound, handle: Ok(handle) });
+                self.push(Namespace { inode, is_own: self.own == Some(inode), process: None, thread: None, bound, handle: Ok(handle) });
             }
         }
     }

@@ -9,7 +9,8 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::capture::testing::{Memory, in_own_mounts, without_mounting};
+use crate::capture::process_memory::tests::programs::{Target, compile};
+use crate::capture::testing::{Memory, in_own_mounts, with_mounting, without_mounting};
 
 fn capture() -> Memory {
     Memory::run(&Network, &[("tools", "false")])
@@ -33,8 +34,80 @@ fn a_folder_over_proc_does_not_choose_the_agents_own_namespace() {
         std::os::unix::fs::symlink("net:[4711]", forged.path().join("self/ns/net")).expect("link");
         rustix::mount::mount_bind(forged.path(), "/proc").expect("mount");
         assert_eq!(own_netns(), 4_711, "the folder is shown");
-        let of = |inode| Namespace { inode, process: None, thread: None, bound: None, handle: Err("none".to_owned()) };
-        assert!(is_own(&of(own)) && !is_own(&of(4_711)));
+        // Nor does what the agent was once shown stay.
+        with_mounting(false);
+        assert_eq!(namespaces::find(&mut Memory::default()).expect("nobody").own, None);
+        with_mounting(true);
+        procfs::renew();
+        let found = namespaces::find(&mut Memory::default()).expect("found");
+        assert_eq!(found.own, Some(own));
+        assert_eq!(found.namespaces.iter().filter(|n| n.is_own).map(|n| n.inode).collect::<Vec<_>>(), [own]);
+    });
+}
+
+/// A thread that has a network namespace, open files and a socket for itself; it says its number.
+const APART: &str = r#"
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+static void *apart(void *arg) {
+    (void)arg;
+    if (unshare(CLONE_FILES) || unshare(CLONE_NEWNET) || socket(AF_INET, SOCK_STREAM, 0) < 0) _exit(1);
+    printf("ready\n%ld\n", (long)syscall(SYS_gettid)); fflush(stdout);
+    for (;;) pause();
+}
+int main(void) {
+    pthread_t t;
+    pthread_create(&t, 0, apart, 0);
+    for (;;) pause();
+}
+"#;
+
+/// What a single thread has may be missing as well.
+#[test]
+fn a_thread_that_something_is_mounted_over_is_no_silent_gap() {
+    in_own_mounts("capture::network::tests::a_thread_that_something_is_mounted_over_is_no_silent_gap", || {
+        let dir = tempfile::tempdir().expect("folder");
+        let (program, empty) = (compile(dir.path(), "apart", APART, &["-pthread"]), tempfile::tempdir().expect("folder"));
+        let start = || {
+            let mut target = Target::start(Command::new(&program));
+            let task = format!("/proc/{}/task", target.pid());
+            let thread = format!("{task}/{}", target.line());
+            (target, task, thread)
+        };
+        let untouched = start();
+        let mut covered = Vec::new();
+        for below in ["/ns", "/fd", ""] {
+            let (target, _, thread) = start();
+            rustix::mount::mount_bind(empty.path(), format!("{thread}{below}")).expect("mount");
+            covered.push(target);
+        }
+        let (target, task, _) = start();
+        rustix::mount::mount_bind(empty.path(), task).expect("mount");
+        covered.push(target);
+        without_mounting();
+        let out = capture();
+        for target in &covered {
+            let item = out.get(&format!("/proc/{}/ns/net", target.pid())).expect("an item");
+            let reason = item.item.reason.as_deref().unwrap_or_default();
+            assert!(item.status == Status::Error && reason.contains("mounted over"), "{reason}");
+        }
+        assert!(out.get(&format!("/proc/{}/ns/net", untouched.0.pid())).is_none());
+        for table in ["sockets.jsonl", "namespaces.jsonl"] {
+            let item = out.get(table).expect("a table");
+            let reason = item.item.reason.as_deref().unwrap_or_default();
+            assert!(item.status == Status::Partial && reason.contains("4 processes were not looked at, or in part"), "{table}: {reason}");
+        }
+        let out = Memory::run(&crate::capture::process::Process::default(), &[("exe", "false"), ("deleted", "false"), ("hidden", "false")]);
+        let rows = out.rows("table");
+        for target in &covered {
+            let row = rows.iter().find(|r| r["pid"] == target.pid()).expect("a row");
+            assert!(row["status"] == "partial" && row["problems"].to_string().contains("mounted over"), "{row}");
+        }
     });
 }
 

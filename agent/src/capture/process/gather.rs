@@ -344,6 +344,9 @@ fn list_threads(dir: &OwnedFd, row: &mut Row, others: &Others) {
         }
     };
     row.threads_total = tids.len() as u64;
+    if others.covered {
+        row.problems.push(Problem::new("task/*", Errno::XDEV));
+    }
     for tid in tids.into_iter().take(THREADS_MAX) {
         // A thread that ended since the listing keeps its number in the row, with nothing known.
         let stat = read_at(&task, format!("{tid}/stat"), SMALL_BYTES_MAX).ok().and_then(|r| parse::stat(&r.bytes));

@@ -17,7 +17,7 @@ use serde::Serialize;
 use super::parse;
 use crate::capture::live::{self, Lossless, SMALL_BYTES_MAX, lines, number, open_dir, read_at, words};
 use crate::capture::mounts::Mounts;
-use crate::capture::procfs;
+use crate::capture::procfs::{self, Listed};
 use crate::capture::{Output, Status, Stop, Table};
 
 /// Numbers asked for between two looks at the budget: some 0.5 ms.
@@ -52,8 +52,8 @@ pub trait Host {
     fn is_process(&self, n: u32) -> Option<bool>;
     /// When the process started, ticks after boot: whether it is still the same one. `None` when it cannot be told.
     fn started(&self, n: u32) -> Option<u64>;
-    /// The numbers that `/proc` lists, sorted.
-    fn listed(&self) -> Result<Vec<u32>, Errno>;
+    /// What `/proc` lists.
+    fn listed(&self) -> Result<Listed, Errno>;
 }
 
 /// This host.
@@ -88,8 +88,8 @@ impl Host for Real {
         parse::stat(&read_of(n, "stat")?)?.start_ticks
     }
 
-    fn listed(&self) -> Result<Vec<u32>, Errno> {
-        Ok(procfs::listed_to_all(NUMBER_MAX as usize)?.0)
+    fn listed(&self) -> Result<Listed, Errno> {
+        procfs::listed_to_all(NUMBER_MAX as usize)
     }
 }
 
@@ -122,6 +122,9 @@ pub struct Scan {
     pub hidden: BTreeMap<u32, u8>,
     /// Numbers that answered and could not be looked at again, and why: nothing is known of them.
     pub unchecked: Option<(usize, Errno)>,
+    /// What `/proc` was instead in the first listing in which it did not show these processes: who is hidden from everybody else only is
+    /// not found then.
+    pub instead: Option<&'static str>,
 }
 
 /// Looks for processes that are not in `listed`, which is sorted.
@@ -171,7 +174,10 @@ fn confirm(host: &dyn Host, out: &mut dyn Output, scan: &mut Scan, mut found: BT
             let _ = rustix::thread::nanosleep(&rustix::time::Timespec { tv_sec: 0, tv_nsec: BETWEEN_LOOKS_NS });
         }
         let listed = match host.listed() {
-            Ok(listed) => listed,
+            Ok(Listed { pids, instead }) => {
+                scan.instead = scan.instead.or(instead);
+                pids
+            }
             Err(e) => {
                 scan.unchecked = Some((found.len(), e));
                 return Ok(());
@@ -402,6 +408,10 @@ pub fn put(out: &mut dyn Output, scan: &Scan, groups: &Groups) -> Result<(), Sto
         let note = Some(format!("{source} is mounted over {point}: what is read there is not the process"));
         table.row(out, &Row { pid, found_by: vec!["mount"], listed: true, comm: None, ppid: None, start_ticks: None, note })?;
     }
+    if let Some(what) = scan.instead {
+        problems.push(not_compared(what));
+        table.fact("not_compared", what);
+    }
     if let Some((count, e)) = scan.unchecked {
         problems.push(format!("{count} numbers answered that were not listed, and could not be checked: listing /proc again failed: {e}"));
         table.fact("not_checked", count.to_string());
@@ -417,6 +427,10 @@ pub fn put(out: &mut dyn Output, scan: &Scan, groups: &Groups) -> Result<(), Sto
     }
     let problem = (!problems.is_empty()).then(|| (Status::Partial, problems.join("; ")));
     table.finish(out, problem).map(drop)
+}
+
+fn not_compared(what: &str) -> String {
+    format!("/proc was {what} when it was listed: who answers was compared with what the agent sees, not with what everybody is shown")
 }
 
 /// The options of a mount.
@@ -440,6 +454,8 @@ mod tests {
         listings: Cell<u32>,
         /// The listing that fails.
         fails: Option<u32>,
+        /// The listing in which something else lies at `/proc`.
+        covered: Option<u32>,
     }
 
     impl Host for Fake {
@@ -456,12 +472,13 @@ mod tests {
         fn started(&self, n: u32) -> Option<u64> {
             if n == 19 { Some(self.listings.get().into()) } else { (n < 13).then_some(7) }
         }
-        fn listed(&self) -> Result<Vec<u32>, Errno> {
+        fn listed(&self) -> Result<Listed, Errno> {
             self.listings.set(self.listings.get() + 1);
             if self.fails == Some(self.listings.get()) {
                 return Err(Errno::NFILE);
             }
-            Ok(if self.listings.get() < LOOKS { vec![10, 11, 16] } else { vec![10, 11, 16, 20] })
+            let pids = if self.listings.get() < LOOKS { vec![10, 11, 16] } else { vec![10, 11, 16, 20] };
+            Ok(Listed { pids, instead: self.covered.filter(|n| *n == self.listings.get()).map(|_| "no procfs") })
         }
     }
 
@@ -478,6 +495,22 @@ mod tests {
         assert_eq!((found.threads, found.passing, found.left_out, found.unchecked), (2, 6, 0, None));
         let short = scan(&Fake::default(), &mut Memory::default(), &[10, 11], &Groups::default(), to(11, 11)).expect("scanned");
         assert!(short.hidden.is_empty());
+    }
+
+    /// A mount over `/proc` may be there for one look only.
+    #[test]
+    fn a_listing_of_something_else_is_told_whatever_is_there_later() {
+        let groups = Groups::default();
+        for covered in [None, Some(1), Some(LOOKS)] {
+            let host = Fake { covered, ..Fake::default() };
+            let mut out = Memory::default();
+            let found = scan(&host, &mut out, &[10, 11], &groups, to(100, 50)).expect("scanned");
+            put(&mut out, &found, &groups).expect("put");
+            let item = out.get("hidden.jsonl").expect("a table");
+            let status = if covered.is_some() { Status::Partial } else { Status::Collected };
+            assert_eq!((item.status, item.item.facts.contains_key("not_compared")), (status, covered.is_some()));
+            assert_eq!(item.item.reason.as_deref().is_some_and(|r| r.contains("/proc was no procfs")), covered.is_some());
+        }
     }
 
     #[test]
@@ -526,7 +559,7 @@ mod tests {
             assert!(groups.unknown.is_some() && groups.members.is_empty(), "{groups:?}");
             put(&mut out, &Scan::default(), &groups).expect("put");
             let item = out.get("hidden.jsonl").expect("a table");
-            assert!(item.item.facts["mounted_over"].starts_with("not known: "), "{:?}", item.item.facts);
+            assert!(item.item.facts["mounted_over"].starts_with("not known: something is mounted over it"), "{:?}", item.item.facts);
             let reason = item.item.reason.clone().unwrap_or_default();
             assert!(item.status == Status::Partial && reason.contains("control groups were not read"), "{reason}");
         });
@@ -542,7 +575,7 @@ mod tests {
             senders.push(sender);
             parked.push(std::thread::spawn(move || receiver.recv()));
         }
-        let listed = Real.listed().expect("/proc");
+        let listed = Real.listed().expect("/proc").pids;
         let groups = Groups::read(&mut out).expect("groups");
         let found = scan(&Real, &mut out, &listed, &groups, Ranges::of_host()).expect("scanned");
         assert!(found.hidden.is_empty(), "{found:?}");
@@ -572,13 +605,14 @@ mod tests {
             fn started(&self, n: u32) -> Option<u64> {
                 Real.started(n)
             }
-            fn listed(&self) -> Result<Vec<u32>, Errno> {
-                Ok(Real.listed()?.into_iter().filter(|n| *n != self.0).collect())
+            fn listed(&self) -> Result<Listed, Errno> {
+                let Listed { pids, instead } = Real.listed()?;
+                Ok(Listed { pids: pids.into_iter().filter(|n| *n != self.0).collect(), instead })
             }
         }
         let mut child = std::process::Command::new("/bin/sleep").arg("60").spawn().expect("sleep");
         let host = Hooked(child.id());
-        let listed = host.listed().expect("/proc");
+        let listed = host.listed().expect("/proc").pids;
         let found = scan(&host, &mut Memory::default(), &listed, &Groups::default(), Ranges::of_host());
         child.kill().expect("killed");
         child.wait().expect("reaped");

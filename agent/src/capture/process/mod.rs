@@ -28,7 +28,7 @@ pub use self::parse::bracketed;
 use self::reader::{PATIENCE, Reader};
 use self::run::Run;
 use super::live::SMALL_BYTES_MAX;
-use super::procfs;
+use super::procfs::{self, Listed};
 use super::{Capture, Content, Kind, NewItem, Output, Params, Status, Stop, evidence_path};
 use crate::order::Policy;
 
@@ -71,13 +71,15 @@ impl Capture for Process {
             Err(e) => return Err(Stop::Fatal(format!("listing /proc: {e}"))),
         };
         // What everybody is shown, who is hidden is not in; the agent's own view may have more.
-        let shown = hidden::Host::listed(&hidden::Real).unwrap_or_else(|_| pids.clone());
+        let shown = hidden::Host::listed(&hidden::Real)
+            .unwrap_or_else(|_| Listed { pids: pids.clone(), instead: Some("something that could not be listed") });
         for pid in &pids {
             run.process(out, &mut reader, *pid)?;
         }
         if params.flag("hidden", true)? {
             let groups = hidden::Groups::read(out)?;
-            let scan = hidden::scan(&hidden::Real, out, &shown, &groups, hidden::Ranges::of_host())?;
+            let mut scan = hidden::scan(&hidden::Real, out, &shown.pids, &groups, hidden::Ranges::of_host())?;
+            scan.instead = shown.instead.or(scan.instead);
             hidden::put(out, &scan, &groups)?;
             for pid in scan.hidden.keys().filter(|pid| pids.binary_search(pid).is_err()) {
                 run.process(out, &mut reader, *pid)?;

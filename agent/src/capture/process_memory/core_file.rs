@@ -16,6 +16,8 @@ use crate::capture::{Source, Status};
 
 /// Why the environment is not given.
 pub const WITHHELD: &str = "the environment, which this host's policy keeps back (redact_environ)";
+/// What the fact says where nobody knows.
+const VANISHED_UNKNOWN: &str = "not known: the table of mappings could not be read whole once more";
 /// Unreadable ranges that are listed; further ones are counted.
 const UNREADABLE_MAX: usize = 16_384;
 
@@ -82,7 +84,9 @@ pub struct CoreFile {
     memory_bytes: u64,
     /// What is not given.
     pub withheld: Option<Withheld>,
-    /// Bytes that were not mapped any more before their pages were looked at.
+    /// Whether it is known what was not mapped any more before its pages were looked at.
+    pub vanished_known: bool,
+    /// Bytes of that.
     pub vanished_bytes: u64,
     /// Of those, in mappings of files that had a name and that the process could not write.
     pub vanished_of_files_bytes: u64,
@@ -112,11 +116,20 @@ impl CoreFile {
             moved_at: None,
             memory_bytes: 0,
             withheld: None,
+            vanished_known: true,
             vanished_bytes: 0,
             vanished_of_files_bytes: 0,
             vanished_doubtful_bytes: 0,
             unmapped_bytes: 0,
         }
+    }
+
+    /// Takes over what was found of memory that was not mapped any more before its pages were looked at.
+    pub fn set_vanished(&mut self, vanished: &GivenBack, is_known: bool) {
+        self.vanished_known = is_known;
+        self.vanished_bytes = vanished.bytes();
+        self.vanished_of_files_bytes = vanished.of_files;
+        self.vanished_doubtful_bytes = vanished.doubtful;
     }
 
     /// Pages that were there when it was planned and are no more.
@@ -322,6 +335,9 @@ impl Source for CoreFile {
             if bytes > 0 || name == "read_from_memory" {
                 facts.insert(format!("{name}_bytes"), bytes.to_string());
             }
+        }
+        if !self.vanished_known {
+            facts.insert("vanished_bytes".to_owned(), VANISHED_UNKNOWN.to_owned());
         }
         if self.reader.lost() > 0 {
             facts.insert("mappings_without_answer".to_owned(), self.reader.lost().to_string());

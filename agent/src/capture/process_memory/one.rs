@@ -65,16 +65,20 @@ impl Before {
 pub fn watches(dir: &OwnedFd, pid: u32) -> bool {
     let living = threads::living(dir, pid);
     let (first, dir) = living.as_ref().map_or((pid, dir), |l| (l.tid, &l.dir));
-    let is_one = |fd: &OwnedFd, n: u32| link(fd, n.to_string()).is_ok_and(|to| to.starts_with(b"anon_inode:[userfaultfd]"));
-    let holds = |files: String| {
-        let listed = open_dir(dir, files).and_then(|fd| Ok((numbers(&fd, FILES_MAX)?, fd)));
-        listed.is_ok_and(|((all, more), fd)| more || all.into_iter().any(|n| is_one(&fd, n)))
+    // Nor may what something is mounted over be taken for none.
+    let is_one = |fd: &OwnedFd, n: u32| match link(fd, n.to_string()) {
+        Ok(to) => to.starts_with(b"anon_inode:[userfaultfd]"),
+        Err(e) => e == Errno::XDEV,
+    };
+    let holds = |files: String| match open_dir(dir, files).and_then(|fd| Ok((numbers(&fd, FILES_MAX)?, fd))) {
+        Ok(((all, more), fd)) => more || all.into_iter().any(|n| is_one(&fd, n)),
+        Err(e) => e == Errno::XDEV,
     };
     if holds("fd".to_owned()) {
         return true;
     }
     let others = threads::others(dir, first);
-    others.left_out.is_some() || others.files.iter().any(|tid| holds(format!("task/{tid}/fd")))
+    others.covered || others.left_out.is_some() || others.files.iter().any(|tid| holds(format!("task/{tid}/fd")))
 }
 
 /// Takes one process, or says why there is no core file of it. `asked` is shared with every thread that may be left behind with it.
@@ -227,9 +231,7 @@ impl One<'_> {
         let layout = std::mem::take(&mut plan.layout);
         let mut core = CoreFile::new(header, layout, regions, reader, details, self.held.clone());
         core.withheld = withheld;
-        core.vanished_bytes = plan.vanished.bytes();
-        core.vanished_of_files_bytes = plan.vanished.of_files;
-        core.vanished_doubtful_bytes = plan.vanished.doubtful;
+        core.set_vanished(&plan.vanished, plan.vanished_known);
         let result = self.put(&stopped, &plan, &mut core);
         // However that went: the process runs on before anything else is done.
         let over = stopped.hold.take().and_then(stop::Hold::release);
@@ -279,10 +281,11 @@ impl One<'_> {
             let _shared = shared;
             let flags = flags::read(&dir, &mut regions, any_size, &mut || pulse.step());
             // Before the look at the pages: what is given back behind it is found when it is read.
-            let vanished = maps.map(|maps| unmapped::vanished(&maps, &regions, &devices.pseudo)).unwrap_or_default();
+            let vanished = maps.ok().and_then(|maps| unmapped::vanished(&maps, &regions, &devices.pseudo));
+            let (vanished_known, vanished) = (vanished.is_some(), vanished.unwrap_or_default());
             let known = Known { pages: pages.as_mut(), kept: &kept };
             let plan = plan::plan(&dir, &mut regions, known, &wish, &devices, asks, &mut || pulse.step());
-            Planned { regions, pages, kept, devices, plan: plan.map(|plan| Plan { vanished, flags, ..plan }) }
+            Planned { regions, pages, kept, devices, plan: plan.map(|plan| Plan { vanished, vanished_known, flags, ..plan }) }
         };
         let Self { out, options, .. } = self;
         patience::watched(options.patience, &mut || out.checkpoint(), work)

@@ -136,8 +136,10 @@ pub struct Plan {
     pub kept_pages: usize,
     /// Bytes without a page that are data all the same, by mapping: small holes between pages.
     pub closed: BTreeMap<u32, u64>,
-    /// What was not mapped any more before its pages were looked at.
+    /// What was not mapped any more before its pages were looked at, as far as that is known.
     pub vanished: GivenBack,
+    /// Whether the table of mappings could be read for that.
+    pub vanished_known: bool,
     /// Files behind mappings that did not answer, or whose file system did not before.
     pub unanswered: u64,
     /// Pages could not be looked at: everything is read, which makes the kernel map pages that were never touched.
@@ -211,6 +213,7 @@ pub fn plan(
         kept_pages,
         closed: runs.closed,
         vanished: GivenBack::default(),
+        vanished_known: false,
         unanswered,
         blind,
         flags: None,

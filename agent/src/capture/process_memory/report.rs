@@ -230,8 +230,8 @@ enum Row<'a> {
         unreadable_ranges_left_out: u64,
         /// Of what was data when it was planned.
         given_back_bytes: u64,
-        /// Of what was not mapped any more by then, whether it ever had pages or not.
-        vanished_bytes: u64,
+        /// Of what was not mapped any more by then, whether it ever had pages or not; none where that is not known.
+        vanished_bytes: Option<u64>,
         /// Of those, in mappings of files that had a name and that the process could not write.
         vanished_of_files_bytes: u64,
         /// Of those, in mappings that are named like a device's.
@@ -327,7 +327,7 @@ pub fn table(
         unreadable_bytes: core.unreadable_bytes,
         unreadable_ranges_left_out: core.unreadable_left_out,
         given_back_bytes: core.given_back_bytes(),
-        vanished_bytes: core.vanished_bytes,
+        vanished_bytes: core.vanished_known.then_some(core.vanished_bytes),
         vanished_of_files_bytes: core.vanished_of_files_bytes,
         vanished_doubtful_bytes: core.vanished_doubtful_bytes,
         maps_problem: regions.cut.as_deref(),

@@ -59,11 +59,11 @@ impl Unmapped {
     }
 }
 
-/// What of the mappings is not mapped any more, and may have had pages; nothing where the table cannot be read whole. Which pages there
+/// What of the mappings is not mapped any more, and may have had pages; `None` where the table cannot be read whole. Which pages there
 /// were nobody knows: to look for them while the process stands would take too long. `pseudo` are the devices of file systems that the
 /// kernel makes up.
-pub fn vanished(maps: &OwnedFd, regions: &Regions, pseudo: &BTreeSet<[u32; 2]>) -> GivenBack {
-    read(maps).map(|mapped| missing(&mapped, regions, pseudo)).unwrap_or_default()
+pub fn vanished(maps: &OwnedFd, regions: &Regions, pseudo: &BTreeSet<[u32; 2]>) -> Option<GivenBack> {
+    read(maps).map(|mapped| missing(&mapped, regions, pseudo))
 }
 
 fn missing(mapped: &[(u64, u64)], regions: &Regions, pseudo: &BTreeSet<[u32; 2]>) -> GivenBack {
@@ -196,7 +196,10 @@ mod tests {
         assert_eq!(gone.ranges(), [(0x2000, 0x3000, 0x1000), (0x4000, 0x6000, 0x2000), (0xb000, 0xc000, 0x1000)]);
         let own = open_at(rustix::fs::CWD, "/proc/self/maps").expect("maps");
         let first = Regions::parse(b"1000-2000 rw-p 0 0:0 0\n");
-        assert_eq!(vanished(&own, &first, &BTreeSet::new()).bytes(), 0x1000, "nobody has the first pages");
+        let told = |maps: &OwnedFd| vanished(maps, &first, &BTreeSet::new()).map(|gone| gone.bytes());
+        assert_eq!(told(&own), Some(0x1000), "nobody has the first pages");
+        let other = open_at(rustix::fs::CWD, "/proc/self/status").expect("a file");
+        assert_eq!(told(&other), None, "what cannot be read as a table is not the same as nothing");
     }
 
     #[test]

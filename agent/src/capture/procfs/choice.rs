@@ -82,8 +82,9 @@ impl Seen {
     /// Looks. `by`: a procfs that nobody else can have made.
     #[must_use]
     pub fn now(by: Option<&OwnedFd>) -> Self {
-        // Only pinned: what is no procfs may be a server that does not answer.
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // Only pinned: what is no procfs may be a server that does not answer. Whoever asks for a directory (O_DIRECTORY) has an
+        // automount mounted first, and waits for that.
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let held = openat(CWD, "/proc", flags, Mode::empty());
         let shown = match &held {
             Ok(dir) => Look::at(dir, by).map_or(Shown::Untold, |look| look.shown(std::process::id())),
@@ -189,6 +190,7 @@ pub fn is_initial(own: &OwnedFd) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capture::testing::in_own_mounts;
 
     #[test]
     fn a_procfs_that_was_given_is_told_from_one_that_was_put_there() {
@@ -217,6 +219,34 @@ mod tests {
         for other in [Shown::Own, Shown::Other, Shown::Forged, Shown::Untold, Shown::Nothing] {
             assert!(!other.is_given(false), "{other:?}");
         }
+    }
+
+    /// The server of an automount over `/proc` need not answer: nobody has asked it for anything.
+    #[test]
+    fn an_automount_over_proc_does_not_hold_the_agent_up() {
+        use std::os::unix::process::CommandExt as _;
+        in_own_mounts("capture::procfs::choice::tests::an_automount_over_proc_does_not_hold_the_agent_up", || {
+            // The group of processes that serves it never waits for it.
+            let mut server = std::process::Command::new("sleep").arg("60").process_group(0).spawn().expect("sleep");
+            let (_requests, to_server) = std::io::pipe().expect("pipe");
+            let options = format!("fd={},pgrp={},minproto=5,maxproto=5,direct", to_server.as_raw_fd(), server.id());
+            let options = std::ffi::CString::new(options).expect("options");
+            let made = rustix::mount::mount("none", "/proc", "autofs", rustix::mount::MountFlags::empty(), options.as_c_str());
+            let (tell, told) = std::sync::mpsc::channel();
+            let looking = std::thread::spawn(move || tell.send(Seen::now(None).shown));
+            let shown = told.recv_timeout(std::time::Duration::from_secs(10));
+            // While somebody waits there, whoever unmounts it waits too.
+            if made.is_ok() && shown.is_ok() {
+                rustix::mount::unmount("/proc", rustix::mount::UnmountFlags::DETACH).expect("unmounted");
+            }
+            server.kill().expect("killed");
+            server.wait().expect("reaped");
+            // A kernel that has no automounts holds nobody up.
+            if made != Err(Errno::NODEV) {
+                assert_eq!((made, shown), (Ok(()), Ok(Shown::Forged)), "it waited");
+                looking.join().expect("it came back").expect("told");
+            }
+        });
     }
 
     /// What a file system says of itself does not count where the table of mounts can be asked.

@@ -31,8 +31,8 @@ struct Root {
     dir: OwnedFd,
     /// The kernel takes the agent's own procfs away when this is closed. It is a place only: nothing can be listed through it.
     _mount: Option<OwnedFd>,
-    /// The kernel can be told not to cross a mount.
-    guards: bool,
+    /// Why the kernel cannot be told not to cross a mount, if it cannot.
+    unguarded: Option<Errno>,
     /// Nothing can be mounted in it.
     is_still: bool,
     /// Why it is `/proc`, if it is.
@@ -76,14 +76,14 @@ impl Root {
         let dir = live::open_dir(&mount, ".")?;
         // A security module may allow the mount and then refuse every path in it, because it cannot name it.
         live::read_at(&dir, "self/stat", SMALL_BYTES_MAX)?;
-        let (guards, is_still) = (can_guard(&dir), is_still(&dir));
-        Ok(Self { dir, _mount: Some(mount), guards, is_still, instead: None, shows: Shown::Own })
+        let (unguarded, is_still) = (unguarded(&dir), is_still(&dir));
+        Ok(Self { dir, _mount: Some(mount), unguarded, is_still, instead: None, shows: Shown::Own })
     }
 
     /// `/proc`, which others can mount things in.
     fn shared(dir: OwnedFd, shows: Shown, why: Instead) -> Self {
-        let guards = can_guard(&dir);
-        Self { dir, _mount: None, guards, is_still: false, instead: Some(why), shows }
+        let unguarded = unguarded(&dir);
+        Self { dir, _mount: None, unguarded, is_still: false, instead: Some(why), shows }
     }
 
     /// Whether nobody but the kernel says what it is.
@@ -93,7 +93,12 @@ impl Root {
 
     /// Whether it stays in use. What is neither the agent's own nor looks right may be something that lay over `/proc` for a while.
     const fn stays(&self) -> bool {
-        self.is_vouched() || matches!(self.shows, Shown::Own | Shown::Around)
+        self.is_vouched() || self.is_plausible()
+    }
+
+    /// Whether it shows the agent, as far as can be told: then its links to what the agent has open are followed.
+    const fn is_plausible(&self) -> bool {
+        matches!(self.shows, Shown::Own | Shown::Around)
     }
 
     /// What lies at `/proc` now.
@@ -114,10 +119,12 @@ impl Root {
                 format!("the kernel gives the agent none of its own ({e}), without which it cannot be checked that /proc is one")
             }
         };
-        let how = if self.guards {
-            "guarded: /proc, and no mount below it is crossed"
-        } else {
-            "unguarded: /proc with what is mounted below it, because the kernel does not offer openat2"
+        let how = match self.unguarded {
+            None => "guarded: /proc, and no mount below it is crossed".to_owned(),
+            Some(e) => {
+                let why = if e == Errno::NOSYS { "the kernel does not offer openat2" } else { "openat2 is refused" };
+                format!("unguarded: /proc with what is mounted below it, because {why} ({e})")
+            }
         };
         format!("{how}; {why}")
     }
@@ -198,18 +205,31 @@ pub fn listed(count_max: usize) -> Result<(Vec<u32>, bool), Errno> {
     live::numbers(root()?, count_max)
 }
 
-/// The same as everybody is shown it who looks in `/proc`. Where that does not show these processes by these numbers, there is nothing
-/// to compare with, and it is what the agent sees. What was looked at is what is listed: nothing can be mounted between.
+/// What everybody is shown who looks in `/proc`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// The numbers of processes, sorted.
+    pub pids: Vec<u32>,
+    /// What `/proc` was instead, where it did not show these processes by these numbers: then they are what the agent sees.
+    pub instead: Option<&'static str>,
+}
+
+/// Lists what everybody is shown. Where `/proc` does not show these processes by these numbers, there is nothing to compare with: it is
+/// what the agent sees, and that is told. What was looked at is what is listed: nothing can be mounted between.
 ///
 /// # Errors
 /// What the kernel said.
-pub fn listed_to_all(count_max: usize) -> Result<(Vec<u32>, bool), Errno> {
+pub fn listed_to_all(count_max: usize) -> Result<Listed, Errno> {
     let root = known()?;
-    let seen = if root.instead.is_none() { Some(root.seen()).filter(|seen| seen.shown == Shown::Own) } else { None };
-    match seen {
-        Some(seen) => live::numbers(seen.opened()?, count_max),
-        None => live::numbers(&root.dir, count_max),
-    }
+    let seen = root.seen();
+    let is_meant = seen.shown == Shown::Own || (seen.shown == Shown::Around && root.shows == Shown::Around);
+    let instead = if is_meant { None } else { seen.shown.told() };
+    let (pids, _) = if root.instead.is_none() && seen.shown == Shown::Own {
+        live::numbers(seen.opened()?, count_max)?
+    } else {
+        live::numbers(&root.dir, count_max)?
+    };
+    Ok(Listed { pids, instead })
 }
 
 /// The folder of a process or thread, pinned: what is opened below it is of that one, or an error.
@@ -259,13 +279,52 @@ pub fn follow(dir: impl AsFd, link: &str, flags: OFlags) -> Result<OwnedFd, Errn
     openat(dir, link, flags | OFlags::CLOEXEC, Mode::empty())
 }
 
+/// What the agent's own links are followed in. A folder that does not even look like a procfs could lead to any device or server, and
+/// to open one may do something.
+fn own() -> Result<&'static Root, Errno> {
+    known().and_then(|root| if root.is_plausible() { Ok(root) } else { Err(Errno::STALE) })
+}
+
+/// The folder of the agent's links to what it has open, and whether nobody but the kernel can have made it.
+///
+/// # Errors
+/// What the kernel said; [`Errno::STALE`] where there is no procfs that shows the agent.
+pub fn open_links() -> Result<(OwnedFd, bool), Errno> {
+    let root = own()?;
+    Ok((follow(&root.dir, "self/fd", OFlags::PATH | OFlags::DIRECTORY)?, root.is_vouched()))
+}
+
+/// Where a link of the agent's own process leads.
+///
+/// # Errors
+/// As [`open_links`].
+pub fn own_link(name: &str) -> Result<Vec<u8>, Errno> {
+    link(&own()?.dir, format!("self/{name}"))
+}
+
+/// The program that this process runs, also after its file was replaced.
+///
+/// # Errors
+/// As [`open_links`].
+pub fn own_program() -> Result<OwnedFd, Errno> {
+    follow(&own()?.dir, "self/exe", OFlags::RDONLY)
+}
+
+/// `status` of this process.
+///
+/// # Errors
+/// As [`open_links`].
+pub fn own_status() -> Result<Vec<u8>, Errno> {
+    Ok(read_at(&own()?.dir, "self/status", SMALL_BYTES_MAX)?.bytes)
+}
+
 /// Opens again what is held by `O_PATH`.
 ///
 /// # Errors
-/// What the kernel said; [`Errno::STALE`] when the link led to something else, as in a folder that only looks like procfs.
+/// What the kernel said; [`Errno::STALE`] when the link led to something else, or would be followed in what shows the agent not at all.
 pub fn reopen(held: impl AsFd, flags: OFlags) -> Result<OwnedFd, Errno> {
     let held = held.as_fd();
-    let file = follow(root()?, &format!("self/fd/{}", held.as_raw_fd()), flags)?;
+    let file = follow(&own()?.dir, &format!("self/fd/{}", held.as_raw_fd()), flags)?;
     let (meant, found) = (fstat(held)?, fstat(&file)?);
     if (meant.st_dev, meant.st_ino) == (found.st_dev, found.st_ino) { Ok(file) } else { Err(Errno::STALE) }
 }
@@ -291,10 +350,15 @@ fn uncrossed(dir: BorrowedFd<'_>, path: impl Arg, flags: OFlags) -> Result<Owned
     openat2(dir, path, flags, Mode::empty(), ResolveFlags::NO_XDEV)
 }
 
-/// Whether the kernel can be told not to cross a mount. An old filter of a container runtime may not know the call: then there is
-/// nothing to ask with.
+/// Why the kernel cannot be told not to cross a mount, if it cannot. An old filter of a container runtime may not know the call: then
+/// there is nothing to ask with.
+fn unguarded(dir: &OwnedFd) -> Option<Errno> {
+    uncrossed(dir.as_fd(), ".", OFlags::PATH | OFlags::CLOEXEC).err()
+}
+
+/// Whether the kernel can be told not to cross a mount.
 fn can_guard(dir: &OwnedFd) -> bool {
-    uncrossed(dir.as_fd(), ".", OFlags::PATH | OFlags::CLOEXEC).is_ok()
+    unguarded(dir).is_none()
 }
 
 /// Whether nobody can mount anything in a folder that is attached nowhere. The kernel allows it since Linux 6.15, which brought in the
@@ -305,5 +369,5 @@ fn is_still(dir: &OwnedFd) -> bool {
 
 /// Whether mounts below a folder have to be looked out for. A whole path crosses mounts on its way to procfs.
 fn guards(dir: BorrowedFd<'_>) -> bool {
-    dir.as_raw_fd() != CWD.as_raw_fd() && known().is_ok_and(|root| root.guards)
+    dir.as_raw_fd() != CWD.as_raw_fd() && known().is_ok_and(|root| root.unguarded.is_none())
 }

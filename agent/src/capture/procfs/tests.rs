@@ -1,5 +1,6 @@
 use std::process::Command;
 
+use rustix::fs::inotify;
 use rustix::mount::mount_bind;
 
 use super::*;
@@ -37,7 +38,7 @@ fn a_folder_of_the_agents_own_has_nothing_mounted_in_it() {
         assert!(link(&dir, "exe").is_ok() && follow(&dir, "exe", OFlags::PATH).is_ok());
         assert!(covered(&Mounts::read().expect("mounts")).contains(&first.pid()));
         assert_eq!((fact("procfs").as_deref(), fact("proc_shows")), (Some("own"), None));
-        assert!(known().is_ok_and(|root| root.guards), "no mount in it would be crossed either");
+        assert!(known().is_ok_and(|root| root.unguarded.is_none()), "no mount in it would be crossed either");
     });
 }
 
@@ -46,8 +47,8 @@ fn where_there_is_no_folder_of_its_own_a_mount_is_an_error_that_is_told() {
     in_own_mounts("capture::procfs::tests::where_there_is_no_folder_of_its_own_a_mount_is_an_error_that_is_told", || {
         let (first, second, other) = (sleeper("the-first"), sleeper("the-second"), sleeper("the-other"));
         let proc = live::open_dir(CWD, "/proc").expect("/proc");
-        let Root { dir: proc, guards, .. } = Root::shared(proc, Shown::Own, Instead::Refused(Errno::PERM));
-        assert!(guards, "the kernel has openat2");
+        let Root { dir: proc, unguarded, .. } = Root::shared(proc, Shown::Own, Instead::Refused(Errno::PERM));
+        assert_eq!(unguarded, None, "the kernel has openat2");
         mount_bind(format!("/proc/{}", other.pid()), format!("/proc/{}", first.pid())).expect("mount");
         mount_bind(format!("/proc/{}/cmdline", other.pid()), format!("/proc/{}/cmdline", second.pid())).expect("mount");
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
@@ -68,7 +69,8 @@ fn who_may_not_mount_is_told_to_have_looked_through_proc() {
         let told = fact("procfs").expect("a fact");
         assert!(told.starts_with("guarded: ") && told.contains("Operation not permitted"), "{told}");
         assert_eq!((fact("proc_shows"), foreign()), (None, None));
-        assert!(has_own_numbers() && listed_to_all(1 << 22).expect("listed").0.contains(&std::process::id()));
+        let listed = listed_to_all(1 << 22).expect("listed");
+        assert!(has_own_numbers() && listed.pids.contains(&std::process::id()) && listed.instead.is_none());
     });
 }
 
@@ -87,7 +89,8 @@ fn a_folder_over_the_whole_of_proc_is_not_looked_into() {
         assert_eq!((fact("procfs").as_deref(), fact("proc_shows").as_deref()), (Some("own"), Some("no procfs")));
         assert!(has_own_numbers() && foreign().is_none());
         assert!(listed(1 << 22).expect("listed").0.contains(&target.pid()));
-        assert!(listed_to_all(1 << 22).expect("listed").0.contains(&target.pid()), "the folder is not what is listed");
+        let to_all = listed_to_all(1 << 22).expect("listed");
+        assert!(to_all.pids.contains(&target.pid()) && to_all.instead == Some("no procfs"), "the folder is not what is listed");
         let mounts = Mounts::read().expect("the agent's own table");
         assert!(mounts.all().iter().any(|m| m.point == b"/proc" && m.fs_type != b"proc"), "it has the folder");
 
@@ -98,6 +101,18 @@ fn a_folder_over_the_whole_of_proc_is_not_looked_into() {
         assert_eq!(out.rows("hidden").len(), 0, "who is compared with a listing of nothing would be hidden");
         assert_eq!(out.get("table.jsonl").expect("a table").item.facts["procfs"], "own");
     });
+}
+
+/// A filter that refuses the call is not a kernel without it.
+#[test]
+fn why_mounts_are_not_looked_out_for_is_told() {
+    let told = |e: Errno| {
+        let proc = live::open_dir(CWD, "/proc").expect("/proc");
+        Root { unguarded: Some(e), ..Root::shared(proc, Shown::Own, Instead::Refused(Errno::PERM)) }.told()
+    };
+    assert!(told(Errno::NOSYS).contains("the kernel does not offer openat2"), "{}", told(Errno::NOSYS));
+    let refused = told(Errno::PERM);
+    assert!(refused.starts_with("unguarded: ") && refused.contains("openat2 is refused (Operation not permitted"), "{refused}");
 }
 
 /// The procfs of a PID namespace that the agent is not in.
@@ -153,16 +168,18 @@ fn what_is_mounted_over_proc_after_a_capture_is_told_and_not_listed() {
         let hidden = || {
             renew();
             let out = Memory::run(&Process::default(), &[("exe", "false"), ("deleted", "false")]);
-            let shows = out.get("hidden.jsonl").expect("a table").item.facts.get("proc_shows").cloned();
+            let item = out.get("hidden.jsonl").expect("a table");
             let found = out.rows("hidden").into_iter().filter(|row| row["listed"] == false).count();
-            (shows, found)
+            // Nobody was compared with what everybody is shown: that is no whole look.
+            let is_partial = item.status == Status::Partial && item.item.facts.contains_key("not_compared");
+            (item.item.facts.get("proc_shows").cloned(), found, is_partial)
         };
-        assert_eq!(hidden(), (None, 0));
+        assert_eq!(hidden(), (None, 0, false));
         let forged = tempfile::tempdir().expect("folder");
         mount_bind(forged.path(), "/proc").expect("mount");
-        assert_eq!(hidden(), (Some("no procfs".to_owned()), 0), "nobody is hidden because a folder lies over /proc");
+        assert_eq!(hidden(), (Some("no procfs".to_owned()), 0, true), "nobody is hidden because a folder lies over /proc");
         rustix::mount::unmount("/proc", rustix::mount::UnmountFlags::DETACH).expect("unmounted");
-        assert_eq!(hidden(), (None, 0), "what is gone is not told any more");
+        assert_eq!(hidden(), (None, 0, false), "what is gone is not told any more");
     });
 }
 
@@ -195,13 +212,20 @@ fn a_file_that_is_opened_again_is_the_same_file_or_none() {
         with_mounting(false);
         let held = openat(CWD, meant.as_path(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).expect("held");
         assert!(follow(root().expect("/proc"), &format!("self/fd/{}", held.as_raw_fd()), OFlags::RDONLY).is_ok(), "it leads somewhere");
+        // Nor is it opened to be compared: to open a device or what a server keeps may do something.
+        let watch = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC).expect("inotify");
+        inotify::add_watch(&watch, other.as_path(), inotify::WatchFlags::OPEN).expect("watched");
+        let was_opened = || rustix::io::read(&watch, &mut [0_u8; 256][..]).is_ok();
         assert_eq!(reopen(&held, OFlags::RDONLY).map(drop), Err(Errno::STALE));
 
         // The capture of files opens by the name instead, and says that it has no attributes of what it cannot open.
         let (opener, dir) = (Opener::new(), live::open_dir(CWD, files.path()).expect("folder"));
         let look = opener.look(dir.as_fd(), c"meant", false).expect("a look");
-        let (file, _) = look.open_file(dir.as_fd(), c"meant").expect("opened");
+        let (file, ..) = look.open_file(dir.as_fd(), c"meant").expect("opened");
         assert_eq!(live::read_fd(file, 100).expect("read").bytes, b"meant");
+        assert!(!was_opened(), "the other file was opened");
+        std::fs::read(&other).expect("read");
+        assert!(was_opened(), "it would have been seen");
         let mut facts = std::collections::BTreeMap::new();
         assert!(look.metadata(None, &mut facts).xattrs.is_empty());
         assert!(facts["xattrs"].contains("/proc/self/fd"), "{facts:?}");
@@ -224,7 +248,8 @@ fn a_container_with_the_hosts_proc_shows_the_host_and_stops_nobody() {
 
         assert_eq!(fact("proc_shows").as_deref(), Shown::Around.told());
         assert!(fact("procfs").is_some_and(|told| told.contains("this container was given it")), "{:?}", facts());
-        assert!(!has_own_numbers() && listed_to_all(1 << 22).expect("listed").0.contains(&there));
+        let listed = listed_to_all(1 << 22).expect("listed");
+        assert!(!has_own_numbers() && listed.pids.contains(&there) && listed.instead.is_none());
         assert!(Mounts::read().expect("the agent's own table").at(b"/proc").is_some());
 
         let out = Memory::run(&Process::default(), &[("exe", "false"), ("deleted", "false")]);

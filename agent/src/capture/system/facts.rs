@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::capture::live::{Lossless, SMALL_BYTES_MAX, lines, link, put_json, put_read, read, split_at_byte, text, words};
 use crate::capture::mounts::Mounts;
+use crate::capture::procfs;
 use crate::capture::{Content, Kind, NewItem, Output, Status, Stop, evidence_path};
 
 #[derive(Serialize)]
@@ -244,13 +245,16 @@ fn container() -> Vec<Hint> {
             hints.push(Hint { source: path, value: text(path).unwrap_or_default() });
         }
     }
-    if let Ok(environ) = read("/proc/1/environ", SMALL_BYTES_MAX)
+    // Not by the path `/proc`: root can mount over it what another process seems to say.
+    let proc = procfs::root();
+    if let Ok(environ) = proc.and_then(|proc| procfs::read_at(proc, "1/environ", SMALL_BYTES_MAX))
         && let Some(value) = environ.bytes.split(|b| *b == 0).find_map(|v| v.strip_prefix(b"container="))
     {
         hints.push(Hint { source: "/proc/1/environ", value: Lossless::from(value) });
     }
     // The first process of a namespace that is not the host's has a number outside that differs; its own says 1.
-    if let (Ok(own), Ok(first)) = (link(rustix::fs::CWD, "/proc/self/ns/pid"), link(rustix::fs::CWD, "/proc/1/ns/pid"))
+    let namespace = |of: &str| proc.and_then(|proc| procfs::link(proc, format!("{of}/ns/pid")));
+    if let (Ok(own), Ok(first)) = (namespace("self"), namespace("1"))
         && own != first
     {
         hints.push(Hint { source: "/proc/1/ns/pid", value: Lossless::from(&b"another pid namespace than the agent's"[..]) });

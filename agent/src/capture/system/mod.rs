@@ -107,7 +107,7 @@ impl Capture for System {
         }
         out.note("kernel state");
         for path in RAW {
-            take(out, path, LARGE_BYTES_MAX)?;
+            raw(out, path)?;
         }
         kernel::record(out)?;
         kernel::modules(out)?;
@@ -120,6 +120,16 @@ impl Capture for System {
         left_out(out, sysctl, "sysctl", "sysctl.jsonl", sysctl::walk)?;
         left_out(out, packages, "packages", "packages.jsonl", packages::list)
     }
+}
+
+/// Takes one of [`RAW`]. What is the agent's own is read where processes are read: what lies over `/proc` does not take its place.
+fn raw(out: &mut dyn Output, path: &str) -> Result<(), Stop> {
+    let Some(own) = path.strip_prefix("/proc/").filter(|rest| rest.starts_with("self/")) else {
+        return take(out, path, LARGE_BYTES_MAX).map(drop);
+    };
+    let started = out.now();
+    let result = super::procfs::root().and_then(|root| super::procfs::read_at(root, own, LARGE_BYTES_MAX));
+    super::live::put_read(out, evidence_path(path), &result, started, std::collections::BTreeMap::new())
 }
 
 /// Runs a part, or says that the order left it out.

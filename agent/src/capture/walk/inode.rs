@@ -183,7 +183,15 @@ pub struct Look {
     /// What the kernel says about it.
     pub stat: Stat,
     /// See [`Opener`].
-    links: Option<Arc<OwnedFd>>,
+    links: Option<Arc<Links>>,
+}
+
+/// The folder of this process's links to its open files (`/proc/self/fd`).
+#[derive(Debug)]
+struct Links {
+    folder: OwnedFd,
+    /// Nobody but the kernel can have made it.
+    is_vouched: bool,
 }
 
 /// Opens names one at a time, never through a link.
@@ -191,9 +199,8 @@ pub struct Look {
 pub struct Opener {
     /// Why `openat2(2)` is not used, if it is not.
     pub without_openat2: Option<String>,
-    /// The folder of this process's links to its open files (`/proc/self/fd`), where there is one. Opened once: to find it
-    /// anew costs more than to open most files.
-    links: Option<Arc<OwnedFd>>,
+    /// Where there are such links. Opened once: to find them anew costs more than to open most files.
+    links: Option<Arc<Links>>,
 }
 
 impl Opener {
@@ -203,8 +210,8 @@ impl Opener {
         let probe =
             openat2(rustix::fs::CWD, c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::NO_SYMLINKS);
         // Not by the path `/proc`: root can mount a folder over it with links to other files.
-        let links = procfs::root().and_then(|root| procfs::follow(root, "self/fd", OFlags::PATH | OFlags::DIRECTORY));
-        Self { without_openat2: probe.err().map(|e| io::Error::from(e).to_string()), links: links.ok().map(Arc::new) }
+        let links = procfs::open_links().ok().map(|(folder, is_vouched)| Arc::new(Links { folder, is_vouched }));
+        Self { without_openat2: probe.err().map(|e| io::Error::from(e).to_string()), links }
     }
 
     /// Looks at a name in a directory. `crosses` says that the mount table has something mounted there; otherwise a
@@ -257,10 +264,23 @@ impl Default for Opener {
 impl Look {
     /// Opens the inode by this process's link to it; `ENOENT` without /proc, `ESTALE` when the link led to another one: where the agent
     /// has no procfs of its own, root may have put anything at /proc.
-    fn open_link(&self, extra: OFlags) -> io::Result<(OwnedFd, bool)> {
+    fn open_link(&self, extra: OFlags) -> io::Result<(OwnedFd, bool, Stat)> {
         let links = self.links.as_ref().ok_or(Errno::NOENT)?;
-        let opened = open_without_atime(links, DecInt::from_fd(self.handle.as_fd()).as_c_str(), extra)?;
-        if self.is(stat(opened.0.as_fd())?.inode()) { Ok(opened) } else { Err(Errno::STALE.into()) }
+        let opened = open_without_atime(&links.folder, DecInt::from_fd(self.handle.as_fd()).as_c_str(), extra)?;
+        self.same(opened)
+    }
+
+    /// What was opened, with what the kernel says about it, if it is what was looked at.
+    fn same(&self, (file, atime): (OwnedFd, bool)) -> io::Result<(OwnedFd, bool, Stat)> {
+        let stat = stat(file.as_fd())?;
+        if self.is(stat.inode()) { Ok((file, atime, stat)) } else { Err(Errno::STALE.into()) }
+    }
+
+    /// Whether an error says that there is no link of this process to what it has open, or one that leads elsewhere. Where others can
+    /// have made the links, no error is the file's own.
+    fn is_of_link(&self, e: &io::Error) -> bool {
+        let is_vouched = self.links.as_ref().is_some_and(|links| links.is_vouched);
+        !is_vouched || matches!(Errno::from_io_error(e), Some(Errno::NOENT | Errno::STALE))
     }
 
     /// Whether this is the inode that was looked at. Some layered file systems give a file another number when it is written to for the
@@ -277,25 +297,22 @@ impl Look {
         // By the link of this process: opening "." would ask for the right to search it as well, and its names need only
         // the right to read.
         match self.open_link(OFlags::DIRECTORY) {
-            Err(e) if is_no_link(&e) => {
+            Err(e) if self.is_of_link(&e) => {
                 open_without_atime(self.handle.as_fd(), c".", OFlags::DIRECTORY | OFlags::NOFOLLOW).map(|(fd, _)| fd)
             }
-            opened => opened.map(|(fd, _)| fd),
+            opened => opened.map(|(fd, ..)| fd),
         }
     }
 
     /// Opens the regular file that was looked at, for reading: the same inode, even when the name was given to another
-    /// meanwhile. The flag says that reading may change its access time.
+    /// meanwhile. The flag says that reading may change its access time; with what the kernel says about it now.
     ///
     /// # Errors
     /// What the kernel said; `ESTALE` when the name had to be opened again (no /proc here, or a false one) and had changed hands.
-    pub fn open_file(&self, folder: BorrowedFd<'_>, name: &CStr) -> io::Result<(OwnedFd, bool)> {
+    pub fn open_file(&self, folder: BorrowedFd<'_>, name: &CStr) -> io::Result<(OwnedFd, bool, Stat)> {
         match self.open_link(OFlags::NONBLOCK) {
             // By name again, and the same inode or nothing.
-            Err(e) if is_no_link(&e) => {
-                let (file, atime) = open_without_atime(folder, name, OFlags::NONBLOCK | OFlags::NOFOLLOW)?;
-                if self.is(stat(file.as_fd())?.inode()) { Ok((file, atime)) } else { Err(Errno::STALE.into()) }
-            }
+            Err(e) if self.is_of_link(&e) => self.same(open_without_atime(folder, name, OFlags::NONBLOCK | OFlags::NOFOLLOW)?),
             opened => opened,
         }
     }
@@ -338,11 +355,6 @@ impl Look {
     fn is_where_its_path_leads(&self) -> bool {
         rustix::fs::stat(own_link(self.handle.as_fd()).as_str()).is_ok_and(|found| self.is(of_fstat(&found).inode()))
     }
-}
-
-/// Whether there was no link of this process to what it has open, or one that led elsewhere.
-fn is_no_link(e: &io::Error) -> bool {
-    matches!(Errno::from_io_error(e), Some(Errno::NOENT | Errno::STALE))
 }
 
 /// The path of this process's link to one of its open files. In a true procfs it leads to the inode itself.
@@ -420,4 +432,42 @@ fn read_xattrs(handle: BorrowedFd<'_>, open: Option<BorrowedFd<'_>>, into: &mut 
         }
     }
     if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Links that lead nowhere and that somebody put there say nothing of a file; those of a true procfs do.
+    #[test]
+    fn an_error_of_a_link_that_others_can_have_made_is_not_the_files() {
+        let files = tempfile::tempdir().expect("folder");
+        std::fs::write(files.path().join("meant"), "meant").expect("file");
+        let bad = tempfile::tempdir().expect("folder");
+        for fd in 0..1024 {
+            // A loop: ELOOP.
+            std::os::unix::fs::symlink(fd.to_string(), bad.path().join(fd.to_string())).expect("link");
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let held = |path: &std::path::Path| openat(rustix::fs::CWD, path, flags, Mode::empty()).expect("folder");
+        let dir = held(files.path());
+        for is_vouched in [false, true] {
+            let links = Some(Arc::new(Links { folder: held(bad.path()), is_vouched }));
+            let look = Opener { without_openat2: None, links }.look(dir.as_fd(), c"meant", false).expect("a look");
+            assert_eq!(look.open_file(dir.as_fd(), c"meant").is_ok(), !is_vouched);
+        }
+    }
+
+    /// What it says of an open file is of that file.
+    #[test]
+    fn a_file_that_is_opened_comes_with_its_size_of_now() {
+        let files = tempfile::tempdir().expect("folder");
+        let path = files.path().join("grows");
+        std::fs::write(&path, "1").expect("file");
+        let dir = openat(rustix::fs::CWD, files.path(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).expect("folder");
+        let look = Opener::new().look(dir.as_fd(), c"grows", false).expect("a look");
+        std::fs::write(&path, "123").expect("file");
+        let (_, _, now) = look.open_file(dir.as_fd(), c"grows").expect("opened");
+        assert_eq!((look.stat.size, now.size), (1, 3));
+    }
 }

@@ -95,7 +95,7 @@ impl FilePlace {
             return Err("after the agent's process ended another file was found at its path".to_owned());
         }
         let name = CString::new(path).map_err(|_| no(&Errno::INVAL.into()))?;
-        let (file, _) = look.open_file(rustix::fs::CWD, &name).map_err(|e| no(&e))?;
+        let (file, ..) = look.open_file(rustix::fs::CWD, &name).map_err(|e| no(&e))?;
         let drop_behind = !is_cached(&file, was.size);
         Ok(FileSource {
             file,

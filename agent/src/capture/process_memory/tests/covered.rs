@@ -78,6 +78,21 @@ fn who_is_covered_and_may_be_meant_is_no_silent_gap() {
     });
 }
 
+/// Files that cannot be looked at may be a userfaultfd.
+#[test]
+fn who_has_covered_files_may_watch_its_memory() {
+    in_own_mounts("capture::process_memory::tests::covered::who_has_covered_files_may_watch_its_memory", || {
+        let (covered, other, empty) = (shell(), shell(), tempfile::tempdir().expect("folder"));
+        mount_bind(empty.path(), format!("/proc/{}/fd", covered.pid())).expect("mount");
+        without_mounting();
+        let watches = |target: &Target| {
+            let dir = procfs::process(target.pid()).expect("its folder");
+            super::super::one::watches(&dir, target.pid())
+        };
+        assert_eq!((watches(&covered), watches(&other)), (true, false));
+    });
+}
+
 /// No table of mounts is not the same as no mounts.
 #[test]
 fn mounts_that_are_not_known_are_told() {
@@ -89,7 +104,7 @@ fn mounts_that_are_not_known_are_told() {
         let mut taken = Folder::new();
         let _ = taken.run(&[("pid", pid.as_str())]);
         let facts = &taken.get("targets.jsonl").item.facts;
-        assert!(facts["mounted_over"].starts_with("not known: "), "{facts:?}");
+        assert!(facts["mounted_over"].starts_with("not known: something is mounted over it"), "{facts:?}");
     });
 }
 
