@@ -241,10 +241,10 @@ impl Default for Log {
 
 impl Log {
     /// What is written, by level and module. The library that speaks to object stores tells each try of each request on `info`: where nothing
-    /// more exact was asked for, the coordinator's own word that it waits is enough.
+    /// more exact was asked for, the coordinator's own word that it waits is enough. A database's notices are about its tables.
     #[must_use]
     pub fn directives(&self) -> &str {
-        if self.level.trim().eq_ignore_ascii_case("info") { "info,object_store=warn" } else { &self.level }
+        if self.level.trim().eq_ignore_ascii_case("info") { "info,object_store=warn,sqlx::postgres::notice=warn" } else { &self.level }
     }
 }
 

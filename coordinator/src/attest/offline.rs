@@ -289,8 +289,11 @@ impl Offline {
     }
 }
 
-/// That the store is disturbed says nothing about an object.
+/// That the store is disturbed, or refuses whoever asks, says nothing about an object.
 fn later(e: &LedgerError) -> StoreError {
+    if e.needs_a_person() {
+        return StoreError::unheard(e.to_string(), "the store refuses whoever asks: see to that, and run it again");
+    }
     StoreError::new(Kind::Retry, e.to_string(), "run it again")
 }
 

@@ -213,16 +213,34 @@ pub fn check_bucket(kind: StoreKind, bucket: &str, endpoint: Option<&str>) -> Re
         && bucket.chars().all(|c| plain(c) || beside.contains(c))
         && bucket.starts_with(plain)
         && bucket.ends_with(plain)
-        && bucket.split('.').all(|part| (1..=63).contains(&part.len()));
-    if good {
+        && bucket.split('.').all(|part| (1..=63).contains(&part.len()))
+        && !(kind == StoreKind::Azure && bucket.contains("--"));
+    let is_reserved = kind == StoreKind::S3 && is_reserved(bucket);
+    if good && !is_reserved {
         return Ok(());
     }
     let shown = escape_bounded(bucket, 120);
     let is_one_elsewhere = kind == StoreKind::S3 && check_bucket_elsewhere(bucket).is_ok();
     let instead = if is_one_elsewhere { "; if another store than Amazon's has it, name that store's endpoint" } else { "" };
+    if good && is_reserved {
+        let (begins, ends) = (RESERVED_BEGINS.join(" "), RESERVED_ENDS.join(" "));
+        return Err(format!(
+            "'{shown}' is no name of a bucket: Amazon gives none that is an IP address, begins with one of {begins} or ends with one of {ends}{instead}"
+        ));
+    }
+    let apart = if kind == StoreKind::Azure { "hyphens" } else { "dots" };
     Err(format!(
-        "'{shown}' is no name of a {what}: expected 3 to {bytes_max} of {spoken}, a letter or digit first and last, and no two dots together{instead}"
+        "'{shown}' is no name of a {what}: expected 3 to {bytes_max} of {spoken}, a letter or digit first and last, and no two {apart} together{instead}"
     ))
+}
+
+/// What Amazon keeps for names of other things, or for nobody.
+const RESERVED_BEGINS: [&str; 3] = ["xn--", "sthree-", "amzn-s3-demo-"];
+const RESERVED_ENDS: [&str; 5] = ["-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3"];
+
+fn is_reserved(bucket: &str) -> bool {
+    let is_address = bucket.split('.').count() == 4 && bucket.chars().all(|c| c == '.' || c.is_ascii_digit());
+    is_address || RESERVED_BEGINS.iter().any(|begin| bucket.starts_with(begin)) || RESERVED_ENDS.iter().any(|end| bucket.ends_with(end))
 }
 
 /// What Amazon gave once as well. Nothing in such a name means anything in an address.

@@ -214,6 +214,7 @@ fn a_bucket_has_a_name_that_such_a_store_can_have() {
     for (kind, bucket) in [
         ("s3", "bkt"),
         ("s3", "my-bucket.example.org"),
+        ("s3", "192.168.1.x"),
         ("s3", long.as_str()),
         ("google", "0_my-bucket"),
         ("google", domain.as_str()),
@@ -234,6 +235,11 @@ fn a_bucket_has_a_name_that_such_a_store_can_have() {
         ("s3", longer.as_str(), "expected 3 to 63"),
         ("google", "Upper", "expected 3 to 222 of a-z 0-9 - . _"),
         ("google", longer.as_str(), "is no name of a bucket"),
+        ("s3", "192.168.1.1", "'192.168.1.1' is no name of a bucket: Amazon gives none that is an IP address"),
+        ("s3", "xn--abc", "begins with one of xn-- sthree- "),
+        ("s3", "sthree-abc", "if another store than Amazon's has it, name that store's endpoint"),
+        ("s3", "abc-s3alias", "ends with one of -s3alias "),
+        ("azure", "a--b", "a letter or digit first and last, and no two hyphens together"),
         ("azure", "my.container", "is no name of a container: expected 3 to 63 of a-z 0-9 -"),
     ] {
         for table in ["store", "copy.store"] {
@@ -301,7 +307,7 @@ fn directives_per_module_are_levels() {
 fn single_tries_of_the_store_s_library_are_left_out_of_the_log_unless_more_is_asked_for() {
     let log = |level: &str| Log { level: level.to_owned(), ..Log::default() };
     for level in ["info", "INFO"] {
-        assert_eq!(log(level).directives(), "info,object_store=warn");
+        assert_eq!(log(level).directives(), "info,object_store=warn,sqlx::postgres::notice=warn");
         assert!(tracing_subscriber::EnvFilter::try_new(log(level).directives()).is_ok());
     }
     for level in ["off", "warn", "debug", "info,object_store=info"] {

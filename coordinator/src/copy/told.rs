@@ -62,6 +62,13 @@ impl Told {
         self.note(folder, kind, &Digest::of(what.as_bytes())) == Noted::New
     }
 
+    /// True when this is told of no folder.
+    pub(super) fn is_new_anywhere(&self, kind: &'static str, what: &str) -> bool {
+        let what = Digest::of(what.as_bytes());
+        let memory = self.memory();
+        !memory.folders.values().filter_map(|kinds| kinds.get(kind)).any(|kept| kept.named.contains(&what))
+    }
+
     fn note(&self, folder: &str, kind: &'static str, what: &Digest) -> Noted {
         let memory = self.memory();
         match memory.folders.get(folder).and_then(|kinds| kinds.get(kind)) {
@@ -258,7 +265,9 @@ mod tests {
         drop(half);
         assert_eq!(look(&told, &[b[0].clone(), "c".to_owned()]).0, Vec::<String>::new());
         assert!(tell(&told, "cases/b", "copy-failed", "own") && !tell(&told, "cases/b", "copy-failed", "own"));
+        assert!(!told.is_new_anywhere("copy-failed", "own") && told.is_new_anywhere("copy-failed", "other"));
         told.forget("cases/b");
+        assert!(told.is_new_anywhere("copy-failed", "own"));
         assert!(tell(&told, "cases/b", "copy-failed", "own"));
         told.keep_folders(|name| name == "cases/a");
         assert!(tell(&told, "cases/b", "copy-failed", "own") && look(&told, &b).0.is_empty());

@@ -168,9 +168,12 @@ impl Copier<'_> {
                 return true;
             }
             Failed::Store(error) => {
-                // Which of the two it is the words of a store do not say.
-                let detail = format!("{error}; so it is not copied into {place}, and evidence is in the first store");
-                tell_failed(self.parts, &self.told, what, &e.reason(), (None, place.as_str()), &detail).await;
+                // Whichever folder met it first, as above.
+                if self.told.is_new_anywhere("copy-failed", &e.reason()) {
+                    // Which of the two it is the words of a store do not say.
+                    let detail = format!("{error}; so it is not copied into {place}, and evidence is in the first store");
+                    tell_failed(self.parts, &self.told, what, &e.reason(), (None, place.as_str()), &detail).await;
+                }
             }
             Failed::Own(error) => {
                 let detail = format!("'{}' is not copied into {place}: {error}", shown(what));

@@ -298,6 +298,7 @@ impl Upload {
         if pauses.count == 0 {
             return Ok(());
         }
+        tracing::info!(collection = %self.row.collection, "upload goes on");
         self.parts.progress.pause(&self.row.collection, None);
         self.say(answers, Answer::Resume).await
     }

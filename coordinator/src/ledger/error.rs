@@ -88,6 +88,14 @@ impl LedgerError {
         self.kind
     }
 
+    /// The error of a listing. Where that is refused, nothing may be concluded of the log: so it is [`Kind::Retry`] as of a store that does
+    /// not hear us, and as there a person is needed. What is refused of one object is about that one.
+    pub(super) fn unlisted(e: StoreError) -> Self {
+        let is_refused = e.kind() == store::Kind::Denied;
+        let told = Self::from(e);
+        if is_refused { Self { kind: Kind::Retry, ..told } } else { told }
+    }
+
     /// True when the store did not hear us, so that waiting alone will hardly help.
     pub(crate) const fn needs_a_person(&self) -> bool {
         self.needs_a_person

@@ -334,7 +334,7 @@ impl Listed {
 /// written past.
 async fn list_slots(store: &dyn Store, name: &LogName, kept: bool) -> Result<Listed, LedgerError> {
     let folder = name.folder();
-    let all = list_all(store, &format!("{folder}/seq"), RECORDS_MAX as usize).await?;
+    let all = list_all(store, &format!("{folder}/seq"), RECORDS_MAX as usize).await.map_err(LedgerError::unlisted)?;
     let mut listed = Listed { count: 0, strays: Vec::new() };
     for entry in all {
         if entry.name == name.slot(listed.count) {

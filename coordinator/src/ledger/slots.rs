@@ -285,6 +285,18 @@ mod tests {
     use crate::store::StoreError;
 
     #[test]
+    fn of_a_log_whose_names_may_not_be_listed_nothing_is_concluded() {
+        let refused = || StoreError::new(store::Kind::Denied, "could not list: 403", "check that the credentials may list");
+        let told = LedgerError::unlisted(refused());
+        assert!(told.kind() == Kind::Retry && told.needs_a_person() && told.to_string().contains("may list"), "{told}");
+        assert_eq!(LedgerError::from(refused()).kind(), Kind::Denied, "of one object it is about that one");
+        let disturbed = LedgerError::unlisted(StoreError::new(store::Kind::Retry, "could not list: 503", "it is tried again"));
+        assert!(disturbed.kind() == Kind::Retry && !disturbed.needs_a_person(), "{disturbed}");
+        let many = LedgerError::unlisted(StoreError::new(store::Kind::Damaged, "too many", "look for them"));
+        assert_eq!(many.kind(), Kind::Damaged);
+    }
+
+    #[test]
     fn versions_that_cannot_be_seen_need_a_person_where_the_store_does() {
         for (e, kind, person) in [
             (StoreError::unheard("could not list: 401", "renew the credentials"), Kind::Retry, true),

@@ -37,9 +37,9 @@ impl Ledger {
 pub(super) async fn newest_cosigned(store: &dyn store::Store, name: &LogName, keys: &Keys) -> Result<Vec<Head>, LedgerError> {
     let folder = name.cosigned_folder();
     let mut heads = Vec::new();
-    for witness in store.folders(&folder).await? {
+    for witness in store.folders(&folder).await.map_err(LedgerError::unlisted)? {
         // Sizes have ten digits in names, so the last one is the largest.
-        let listed = store::list_all(store, &format!("{folder}/{witness}"), RECORDS_MAX as usize).await?;
+        let listed = store::list_all(store, &format!("{folder}/{witness}"), RECORDS_MAX as usize).await.map_err(LedgerError::unlisted)?;
         let Some(newest) = listed.last() else { continue };
         let bytes = match store.get(&newest.name, NOTE_BYTES_MAX as u64).await {
             Ok(bytes) => bytes,

@@ -179,7 +179,7 @@ async fn look_over(store: &dyn Store, begin: &str, judge: Option<Arc<dyn Judge>>
 /// written if it is not there, and read back.
 ///
 /// # Errors
-/// [`Kind::Retry`], also where the store does not hear us: then nothing can be read there either. What else it answers is a trouble.
+/// [`Kind::Retry`], also where the store does not hear us, unless something was found before. What else it answers is a trouble.
 pub async fn still_locks(store: &dyn Store) -> Result<Vec<Trouble>, StoreError> {
     let Some(found) = store.attestable().filter(Attestable::locks) else { return Ok(Vec::new()) };
     let place = found.vault.describe().to_owned();
@@ -189,8 +189,13 @@ pub async fn still_locks(store: &dyn Store) -> Result<Vec<Trouble>, StoreError> 
     for (kind, looked) in [("store-unattested", said), ("store-lock", super::can_lock(store, &Patience::default()).await)] {
         match looked {
             Ok(()) => {}
-            Err(e) if e.kind() == Kind::Retry => return Err(e),
-            Err(e) => troubles.push(Trouble { kind, subject: place.clone(), detail: e.to_string() }),
+            // What was found is told, whatever cannot be read beside it.
+            Err(e) if e.kind() == Kind::Retry && troubles.is_empty() => return Err(e),
+            Err(e) if e.is_passing() => {}
+            Err(e) => {
+                let kind = if e.says_nothing() { "store-unattested" } else { kind };
+                troubles.push(Trouble { kind, subject: place.clone(), detail: e.to_string() });
+            }
         }
     }
     Ok(troubles)

@@ -36,7 +36,7 @@ pub struct Check {
     /// What was seen.
     pub detail: String,
     /// What to do where it does not hold; empty otherwise.
-    pub remedy: &'static str,
+    pub remedy: Cow<'static, str>,
 }
 
 /// What the store keeps, and what it does not.
@@ -89,8 +89,23 @@ impl CheckReport {
     }
 
     pub(crate) fn add(&mut self, what: &'static str, state: State, detail: impl Into<String>, remedy: &'static str) {
-        let remedy = if state == State::Holds { "" } else { remedy };
+        let remedy = Cow::Borrowed(if state == State::Holds { "" } else { remedy });
         self.checks.push(Check { what: Cow::Borrowed(what), state, detail: escape_bounded(&detail.into(), 600), remedy });
+    }
+
+    /// For what could not be tried. What the store did not come to look at has a remedy of its own; where it refuses, that is this one.
+    fn untried(&mut self, what: &'static str, e: &StoreError, remedy: &'static str) {
+        if e.says_nothing() {
+            self.add_own(what, State::Untested, e);
+        } else {
+            self.add(what, State::Untested, e.to_string(), remedy);
+        }
+    }
+
+    /// With the remedy of the error.
+    fn add_own(&mut self, what: &'static str, state: State, e: &StoreError) {
+        let (detail, remedy) = (escape_bounded(e.message(), 600), Cow::Owned(e.remedy().to_owned()));
+        self.checks.push(Check { what: Cow::Borrowed(what), state, detail, remedy });
     }
 
     /// What was tried on the copy, after what was tried on the store.
@@ -151,7 +166,18 @@ pub(super) async fn run_with(store: &dyn Store, lock: Option<LockPolicy>, now: T
         Some(vault) => versions(&mut report, asked, vault, &name, probe.version.as_deref(), now).await,
         None => plain(&mut report, asked, &name).await,
     }
+    // Last, because what takes long to list would leave nothing else to be tried.
+    lists(&mut report, asked).await;
     report
+}
+
+/// Whether the coordinator may list, which is a right of its own: without it no log is opened.
+async fn lists(report: &mut CheckReport, asked: Asked<'_>) {
+    match asked.list("probe").await {
+        Ok(()) => report.add("list", State::Holds, "objects can be listed", ""),
+        Err(e) if e.says_nothing() => report.add_own("list", State::Untested, &e),
+        Err(e) => report.add_own("list", State::Missing, &e),
+    }
 }
 
 /// What the store says of the probe's encryption. Without store.encryption it is shown and nothing is missing.
@@ -186,7 +212,7 @@ async fn versions(report: &mut CheckReport, asked: Asked<'_>, vault: &Vault, nam
             let detail = if posture.lockable { "on" } else { "off: the bucket cannot keep anything from its owner" };
             report.add("object-lock", state(posture.lockable), format!("{} is {detail}", words.lock), words.set_lock);
         }
-        Err(e) => report.add("versioning", State::Untested, e.to_string(), words.use_policy),
+        Err(e) => report.untried("versioning", &e, words.use_policy),
     }
     // A version on top takes nothing away, but hides what is below until attestation finds it. It comes before the tries on the
     // version below it, because Azure does not delete the current version by its id, whatever its lock.
@@ -238,7 +264,7 @@ async fn locked(report: &mut CheckReport, vault: &Vault, name: &str, version: &s
                 report.add(what, State::Missing, "the lock was shortened", remedy);
                 let _ = attest::ensure(vault, name, version, &full, 60).await;
             }
-            (_, Err(e)) => report.add(what, State::Untested, e.to_string(), use_policy),
+            (_, Err(e)) => report.untried(what, &e, use_policy),
         }
     }
     for (what, bypass) in [("delete-version", false), ("bypass-delete", true)] {
@@ -251,7 +277,7 @@ async fn locked(report: &mut CheckReport, vault: &Vault, name: &str, version: &s
                 report.add(what, State::Missing, "the locked version could be deleted", if bypass { use_policy } else { OTHER_STORE });
                 return;
             }
-            (_, Err(e)) => report.add(what, State::Untested, e.to_string(), use_policy),
+            (_, Err(e)) => report.untried(what, &e, use_policy),
         }
     }
 }
@@ -286,7 +312,7 @@ async fn held(report: &mut CheckReport, asked: Asked<'_>, vault: &Vault, now: Ti
         }
         Ok(OverHeld::Covered) => (State::Holds, "a write over a held object makes a version on top, the held one stays"),
         Ok(OverHeld::Gone) => (State::Missing, "a write over a held object takes it away"),
-        Err(e) => return report.add("held-overwrite", State::Untested, e.to_string(), vault.words().use_policy),
+        Err(e) => return report.untried("held-overwrite", &e, vault.words().use_policy),
     };
     report.add("held-overwrite", state, detail, OTHER_STORE);
 }
@@ -424,6 +450,32 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn whether_objects_can_be_listed_is_tried() {
+        let fails = |kind: Kind| Some(Fault::Before(kind));
+        for (fault, state) in [(None, State::Holds), (fails(Kind::Denied), State::Missing), (fails(Kind::Retry), State::Untested)] {
+            let store = FaultyStore::new(Arc::new(RemoteStore::memory()));
+            if let Some(fault) = fault {
+                store.faults.fail(Op::List, "probe", 0, 1, fault);
+            }
+            let report = run(&store, None, Timestamp::from_unix_s(1_767_225_600)).await;
+            assert_eq!(report.state("list"), Some(state), "{}", report.text());
+            let line = report.checks.last().expect("the last line");
+            assert_eq!((&*line.what, line.remedy.is_empty()), ("list", state == State::Holds), "{}", report.text());
+        }
+    }
+
+    #[test]
+    fn what_a_silent_store_was_not_asked_has_no_remedy_in_a_policy() {
+        let mut report = CheckReport { store: "a bucket".to_owned(), lock: None, checks: Vec::new() };
+        let silent = super::super::patience::silent("replace 'a'", Duration::from_secs(30));
+        report.untried("held-overwrite", &silent, "the policy");
+        report.untried("versioning", &StoreError::new(Kind::Denied, "403", "compare"), "the policy");
+        let remedies: Vec<&str> = report.checks.iter().map(|line| &*line.remedy).collect();
+        assert_eq!(remedies, [silent.remedy(), "the policy"], "{}", report.text());
+        assert!(report.text().contains("no answer within 30 s"), "{}", report.text());
+    }
+
     const LOCKED: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\nx-amz-object-lock-mode: COMPLIANCE\r\n\
                           x-amz-object-lock-retain-until-date: 2099-01-01T00:00:00Z\r\ncontent-length: 0\r\n\r\n";
 
@@ -453,14 +505,20 @@ mod tests {
         const DISTURBED: &str = "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
         const UNHEARD: &str = "HTTP/1.1 401 Unauthorized\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
         const REFUSED: &str = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        const UNKNOWN_KEY: &str = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 53\r\n\r\n\
+            <Error><Code>InvalidAccessKeyId</Code><X></X></Error>";
         let (now, policy) = (Timestamp::from_unix_s(1_767_225_600), LockPolicy { mode: LockMode::Compliance, days: 1 });
-        for (answer, state) in [(DISTURBED, State::Untested), (UNHEARD, State::Untested), (REFUSED, State::Holds)] {
+        let answers = [(DISTURBED, State::Untested), (UNHEARD, State::Untested), (UNKNOWN_KEY, State::Untested), (REFUSED, State::Holds)];
+        for (answer, state) in answers {
             let mut report = CheckReport { store: "a bucket".to_owned(), lock: Some(policy), checks: Vec::new() };
             locked(&mut report, &locking(answer).await, "probe/check-1", "v1", policy, now).await;
             for what in ["shorten", "bypass-shorten", "delete-version", "bypass-delete"] {
                 assert_eq!(report.state(what), Some(state), "{what}: {}", report.text());
             }
             assert_eq!(report.holds(), state == State::Holds, "{}", report.text());
+            let gone = locking(answer).await.delete("probe/check-1", None, false).await;
+            report.refused("delete-marker", &gone, "deleted", OTHER_STORE);
+            assert_eq!(report.state("delete-marker"), Some(state), "{}", report.text());
         }
     }
 }

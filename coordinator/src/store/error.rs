@@ -45,13 +45,15 @@ pub struct StoreError {
     remedy: String,
     /// The store did not come to look at what it was asked for.
     is_unheard: bool,
+    /// The store refused without a word why, as in every answer to HEAD.
+    is_wordless: bool,
 }
 
 impl StoreError {
     /// Makes an error. `message` says what was tried and what happened, `remedy` what a person can do.
     #[must_use]
     pub fn new(kind: Kind, message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), remedy: remedy.into(), is_unheard: false }
+        Self { kind, message: message.into(), remedy: remedy.into(), is_unheard: false, is_wordless: false }
     }
 
     pub(crate) fn bug(message: impl Into<String>) -> Self {
@@ -62,6 +64,16 @@ impl StoreError {
     /// succeed once a person or the machine's role has seen to it, and nothing may be concluded of the object: so it is [`Kind::Retry`].
     pub(crate) fn unheard(message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { is_unheard: true, ..Self::new(Kind::Retry, message, remedy) }
+    }
+
+    /// Marks a refusal of which the store says no word why.
+    pub(super) fn wordless(self) -> Self {
+        Self { is_wordless: true, ..self }
+    }
+
+    /// True when the store refused and said no word why: it may be rights, or whoever asks.
+    pub(super) const fn is_wordless(&self) -> bool {
+        self.is_wordless
     }
 
     pub(super) fn not_found(name: &str) -> Self {

@@ -105,6 +105,11 @@ impl Asked<'_> {
         self.patience.answer(&self.what("read", name), self.store.get(name, bytes_max)).await
     }
 
+    /// One page.
+    pub(super) async fn list(&self, folder: &str) -> Result<(), StoreError> {
+        self.patience.answer(&self.what("list", folder), self.store.list(folder, None)).await.map(|_| ())
+    }
+
     pub(super) async fn destroy(&self, name: &str) -> Result<(), StoreError> {
         self.patience.answer(&self.what("delete", name), self.store.destroy(name)).await
     }

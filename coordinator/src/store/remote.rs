@@ -33,6 +33,10 @@ use crate::clock;
 const DESTROY_ROUNDS_MAX: usize = 1_000;
 /// Troubles that wait to be asked for; more are dropped, because the log has them already.
 const TROUBLES_MAX: usize = 100;
+/// What listings try.
+const LIST: &str = "list";
+/// What helps where a listing is refused.
+const MAY_LIST: &str = "check that the credentials may list (s3:ListBucket on the bucket itself; on Google storage.objects.list, on Azure blobs/read): docs/operations/stores.md";
 /// Folders that are told of; of more the daily look at every version tells.
 const TOLD_UNLOCKED_MAX: usize = 4_096;
 
@@ -128,6 +132,7 @@ impl RemoteStore {
                 StoreError::new(Kind::Denied, message, "this store lacks something that is needed: use another one")
             }
             E::InvalidPath { .. } | E::JoinError { .. } => StoreError::bug(message),
+            _ if tried == LIST => refused_listing(&error, &message).unwrap_or_else(|| generic(&error, message)),
             _ => generic(&error, message),
         }
     }
@@ -225,8 +230,24 @@ impl RemoteStore {
     }
 
     async fn look(&self, name: &str, version: Option<String>) -> Result<ObjectMeta, StoreError> {
-        let options = GetOptions { head: true, version, ..GetOptions::default() };
-        self.inner.get_opts(&self.path(name), options).await.map(|result| result.meta).map_err(|e| self.map(&e, "look at", name))
+        let path = self.path(name);
+        let options = GetOptions { head: true, version: version.clone(), ..GetOptions::default() };
+        let refused = match self.inner.get_opts(&path, options).await {
+            Ok(result) => return Ok(result.meta),
+            Err(e) => e,
+        };
+        let mapped = self.map(&refused, "look at", name);
+        if !is_wordless(&refused) {
+            return Err(mapped);
+        }
+        // An answer to HEAD has no body. One byte is asked for, because that answer says whether it is who asks that is refused; what it
+        // does not say either is no word on the object.
+        let options = GetOptions { range: Some(GetRange::Bounded(0..1)), version, ..GetOptions::default() };
+        let Some(said) = self.inner.get_opts(&path, options).await.err().filter(|e| !is_wordless(e)) else {
+            return Err(refusal::unclear(mapped.message()));
+        };
+        let said = self.map(&said, "look at", name);
+        Err(if said.says_nothing() && said.needs_a_person() { said } else { mapped })
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
@@ -300,7 +321,7 @@ impl RemoteStore {
             None => self.inner.list(Some(&prefix)),
         };
         let mut entries = Vec::new();
-        while let Some(meta) = stream.try_next().await.map_err(|e| self.map(&e, "list", folder))? {
+        while let Some(meta) = stream.try_next().await.map_err(|e| self.map(&e, LIST, folder))? {
             if entries.len() == PAGE_ENTRIES_MAX {
                 return Ok(Page { entries, more: true });
             }
@@ -470,6 +491,24 @@ fn generic(error: &str, message: String) -> StoreError {
     StoreError::new(Kind::Retry, message, "check the way to the store; the same call is repeated")
 }
 
+/// A refusal without a word of the store itself: what gives out its credentials is told by its own.
+fn is_wordless(e: &object_store::Error) -> bool {
+    NotGiven::in_error(e).is_none() && refusal::is_wordless(&e.to_string())
+}
+
+/// The error of a listing that the store refuses, which has no type of its own either: only its status tells it from one that is
+/// disturbed. None of one that is; where [`generic`] knows better, in its words.
+fn refused_listing(error: &str, message: &str) -> Option<StoreError> {
+    let status = refusal::status(error).filter(|status| (400..500).contains(status) && !matches!(status, 408 | 429))?;
+    let told = generic(error, message.to_owned());
+    // In these words S3 says "too slow", which others say with the status 408.
+    if told.kind() != Kind::Retry || said(error).contains("<code>requesttimeout</code>") {
+        return Some(told);
+    }
+    let remedy = if status == 403 { MAY_LIST } else { "compare [store] of the configuration with docs/operations/stores.md" };
+    Some(StoreError::new(Kind::Denied, message, remedy))
+}
+
 impl Store for RemoteStore {
     fn describe(&self) -> String {
         self.description.clone()
@@ -535,7 +574,7 @@ impl Store for RemoteStore {
                 check_name(folder)?;
             }
             self.foreign.forget_folders(&self.key_below(folder));
-            let listed = self.inner.list_with_delimiter(Some(&self.path(folder))).await.map_err(|e| self.map(&e, "list", folder))?;
+            let listed = self.inner.list_with_delimiter(Some(&self.path(folder))).await.map_err(|e| self.map(&e, LIST, folder))?;
             let mut names: Vec<String> = listed.common_prefixes.iter().filter_map(|p| self.folder_name(p)).collect();
             names.extend(self.known().hidden_folders(folder));
             names.sort_unstable();
@@ -656,6 +695,30 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_listing_that_is_refused_is_no_store_that_is_disturbed() {
+        const NO_RIGHT: &str = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 61\r\n\r\n\
+            <Error><Code>AccessDenied</Code><Message>no</Message></Error>";
+        const ODD: &str = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        const NOWHERE: &str = "HTTP/1.1 404 Not Found\r\nconnection: close\r\ncontent-length: 61\r\n\r\n\
+            <Error><Code>NoSuchBucket</Code><Message>no</Message></Error>";
+        for (answer, remedy) in [(NO_RIGHT, "s3:ListBucket"), (ODD, "[store]"), (NOWHERE, "there is no such bucket")] {
+            let store = RemoteStore::open(&crate::store::tests::answering(answer).await).expect("settings");
+            for e in [
+                store.list("cases", None).await.map(|_| ()).expect_err("not listed"),
+                store.folders("cases").await.map(|_| ()).expect_err("not listed"),
+            ] {
+                assert!(e.kind() == Kind::Denied && !e.says_nothing() && e.word() == "denied", "{e}");
+                assert!(e.remedy().contains(remedy) && e.message().contains("could not list 'cases'"), "{e}");
+            }
+        }
+        for passing in ["408 Request Timeout", "429 Too Many Requests", "500 Internal Server Error", "503 Slow Down"] {
+            let error = format!("Generic S3 error: x - Server returned non-2xx status code: {passing}: ");
+            assert_eq!(refused_listing(&error, "x"), None, "{passing}");
+        }
+        assert_eq!(refused_listing("Generic S3 error: connection reset", "x"), None);
+    }
+
     #[test]
     fn a_number_in_an_address_is_no_status() {
         let kind = |error: &str| generic(error, error.to_owned()).kind();
@@ -666,6 +729,10 @@ mod tests {
         assert_eq!(kind(&format!("{at} 403 Forbidden: <Code>QuotaExceeded</Code>")), Kind::Full);
         assert_eq!(kind(&format!("{at} 400 Bad Request: <Code>InvalidBucketName</Code>")), Kind::Denied);
         assert_eq!(kind("Generic S3 error: connection reset"), Kind::Retry);
+        let listed = |error: &str| refused_listing(&format!("{at} {error}"), "x").map(|e| e.kind());
+        assert_eq!(listed("403 Forbidden: <Code>AccessDenied</Code>"), Some(Kind::Denied));
+        assert_eq!(listed("403 Forbidden: <Code>QuotaExceeded</Code>"), Some(Kind::Full), "where it is known better");
+        assert_eq!(listed("400 Bad Request: <Code>RequestTimeout</Code>"), Some(Kind::Retry));
         assert!(!is_without_bucket(&said(&format!("{at} 404 Not Found: <Code>NoSuchKey</Code><Key>nosuchbucket</Key>"))));
     }
 }

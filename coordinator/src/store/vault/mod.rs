@@ -13,6 +13,7 @@ pub(super) mod refusal;
 mod s3;
 mod signing;
 mod versions;
+mod wordless;
 mod xml;
 
 use std::sync::Arc;
@@ -143,6 +144,7 @@ impl Vault {
                 Err(e) if e.is_passing() && tries < TRIES_MAX && (tries < 2 || begun.elapsed() < self.lists_within) => {
                     tokio::time::sleep(BETWEEN_TRIES).await;
                 }
+                Err(e) if e.is_wordless() && ask.method == Method::HEAD => return self.in_words(tried, name, path, ask).await,
                 other => return other,
             }
         }
@@ -370,7 +372,10 @@ impl Vault {
                 StoreError::new(Kind::Denied, message, remedy)
             }
             408 | 429 | 500..=599 => StoreError::new(Kind::Retry, message, "check the store; it is tried again"),
-            _ => StoreError::new(Kind::Denied, message, "compare what the credentials may do with docs/operations/stores.md"),
+            _ => {
+                let denied = StoreError::new(Kind::Denied, message, "compare what the credentials may do with docs/operations/stores.md");
+                if matches!(status, 400 | 403) && said.code.is_empty() { denied.wordless() } else { denied }
+            }
         }
     }
 }

@@ -25,7 +25,8 @@ const EXPIRED_SECRET: &str = "AADSTS7000222";
 
 const EXPIRED: &str =
     "the credentials are expired: renew them (those of the environment need a new start, those of the machine's role renew themselves)";
-const UNKNOWN: &str = "the store does not know who asks: renew the credentials if they are expired, or correct them";
+const UNKNOWN: &str = "the store does not know who asks: renew the credentials if they are expired or were switched off, or correct them";
+pub(super) const WORDLESS: &str = "the store refuses without saying why: renew the credentials if they are expired or were switched off, or correct them, and compare what they may do with docs/operations/stores.md";
 
 /// Regions have names of some twenty characters.
 const REGION_BYTES_MAX: usize = 40;
@@ -125,7 +126,7 @@ pub(super) fn remedy_in(error: &str) -> Option<&'static str> {
 }
 
 /// The status of the answer in an error of `object_store`.
-pub(super) fn status(error: &str) -> Option<u16> {
+pub(in crate::store) fn status(error: &str) -> Option<u16> {
     let (before, said) = error.split_once(BEFORE_STATUS)?;
     if before.contains(BEFORE_ANSWER) {
         return None;
@@ -150,8 +151,29 @@ fn remedy(said: &Said) -> Option<&'static str> {
         "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException" => {
             "wrong region: correct region (and endpoint, if it is set) in [store] of the configuration"
         }
+        // A key that was switched off, deleted or mistyped: of S3 and its token service, of Azure, of Google.
+        "InvalidAccessKeyId"
+        | "SignatureDoesNotMatch"
+        | "InvalidClientTokenId"
+        | "UnrecognizedClientException"
+        | "AuthenticationFailed"
+        | "InvalidAuthenticationInfo"
+        | "NoAuthenticationInformation"
+        | "InvalidSecurity"
+        | "AuthenticationRequired"
+        | "authError" => UNKNOWN,
         _ => return None,
     })
+}
+
+/// True for an error of `object_store` that is a refusal without a word, as in every answer to HEAD.
+pub(in crate::store) fn is_wordless(error: &str) -> bool {
+    matches!(status(error), Some(400 | 403)) && parted(error).is_some_and(|(_, answer)| answer.trim().is_empty())
+}
+
+/// The error of a refusal of which the store says no word why, however it was asked.
+pub(in crate::store) fn unclear(message: &str) -> StoreError {
+    StoreError::unheard(message, WORDLESS)
 }
 
 /// What a redirect to nowhere says, and a plain 400 to HEAD. S3 answers so in every region but the bucket's, to HEAD without a body, and
@@ -194,6 +216,13 @@ mod tests {
     const SKEWED: &str = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 99\r\n\r\n\
         <Error><Code>RequestTimeTooSkewed</Code><Message>The difference is too large.</Message><X/></Error>";
 
+    /// Of a key that was switched off or deleted, and in the words of Azure of a wrong one.
+    const UNKNOWN_KEY: &str = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 131\r\n\r\n\
+        <Error><Code>InvalidAccessKeyId</Code><Message>The key does not exist.</Message><AWSAccessKeyId>AKIDSECRET</AWSAccessKeyId></Error>";
+    const WRONG_KEY_AZURE: &str = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\nx-ms-error-code: AuthenticationFailed\r\ncontent-length: 238\r\n\r\n\
+        <Error><Code>AuthenticationFailed</Code><Message>Server failed to authenticate the request.</Message><AuthenticationErrorDetail>\
+        The MAC signature found in the HTTP request is not the same [STRINGTOSIGN]</AuthenticationErrorDetail></Error>";
+
     /// In the words of Azure, of a shared access signature that expired.
     const EXPIRED_AZURE: &str = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\nx-ms-error-code: AuthenticationFailed\r\ncontent-length: 233\r\n\r\n\
         <Error><Code>AuthenticationFailed</Code><Message>Server failed to authenticate the request.</Message><AuthenticationErrorDetail>\
@@ -223,7 +252,7 @@ mod tests {
 
     #[test]
     fn the_servers_of_these_tests_say_their_length() {
-        for answer in [EXPIRED, SKEWED, EXPIRED_AZURE, EXPIRED_GOOGLE] {
+        for answer in [EXPIRED, SKEWED, UNKNOWN_KEY, WRONG_KEY_AZURE, EXPIRED_AZURE, EXPIRED_GOOGLE] {
             let (head, body) = answer.split_once("\r\n\r\n").expect("two parts");
             assert!(head.ends_with(&format!("content-length: {}", body.len())), "{}: {head}", body.len());
         }
@@ -236,6 +265,8 @@ mod tests {
             (RemoteKind::S3, EXPIRED, "ExpiredToken: The provided token has expired.", "the credentials are expired: renew them"),
             (RemoteKind::S3, FOREIGN_REGION, "the bucket is in region eu-west-1", "wrong region"),
             (RemoteKind::S3, SKEWED, "RequestTimeTooSkewed: The difference", "clock"),
+            (RemoteKind::S3, UNKNOWN_KEY, "InvalidAccessKeyId: The key does not exist.", "does not know who asks: renew the credentials"),
+            (RemoteKind::Azure, WRONG_KEY_AZURE, "AuthenticationFailed: Server failed", "does not know who asks: renew the credentials"),
             (RemoteKind::Azure, EXPIRED_AZURE, "AuthenticationFailed: Server failed", "the credentials are expired: renew them"),
             (RemoteKind::Google, EXPIRED_GOOGLE, "authError: Invalid Credentials", "renew the credentials if they are expired"),
         ] {
@@ -315,7 +346,12 @@ mod tests {
         }
         let wrong =
             azure("AuthenticationFailed", "The MAC signature found in the HTTP request 'x' is not the same as any computed signature");
-        assert!(told(403, &wrong).is_none() && !is_expired(wrong.as_bytes()), "a wrong key is no expired one");
+        assert!(told(403, &wrong).as_deref() == Some(UNKNOWN) && !is_expired(wrong.as_bytes()), "a wrong key is no expired one");
+        for code in ["InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidClientTokenId", "InvalidSecurity"] {
+            let answer = format!("<Error><Code>{code}</Code><Message>no</Message></Error>");
+            assert_eq!(told(403, &answer).as_deref(), Some(UNKNOWN), "{code}");
+        }
+        assert_eq!(told(403, "<Error><Code>AccessDenied</Code></Error>"), None, "rights");
         assert_eq!(told(401, "").as_deref(), Some(UNKNOWN));
         assert_eq!(told(403, r#"{"error":{"errors":[{"reason":"forbidden"}]}}"#), None);
         assert_eq!(of_error(&format!("{BEFORE_ANSWER}{BEFORE_STATUS}401 X: "), "x"), None, "a status that the store wrote itself");
