@@ -271,7 +271,8 @@ pub struct CollectArgs {
     pub profile: Option<String>,
     /// A capture with parameters (repeatable, each capture once), e.g. `files:paths=/etc/**,max_size=10M`. A parameter that is a
     /// list is given several times: `files:paths=/etc/**,paths=/opt/**`. A comma inside a value is written `\,`; every other
-    /// backslash belongs to the value. It cannot name a capture that --profile has.
+    /// backslash belongs to the value. A parameter that is true or false can stand alone: `process-memory:all`. It cannot name a
+    /// capture that --profile has.
     #[arg(long = "capture", value_name = "NAME[:KEY=VALUE,...]")]
     pub captures: Vec<String>,
     /// Sign captures, parameters and values too that this program does not know: for agents that are newer than it. Each agent checks

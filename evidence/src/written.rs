@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::parameters::{self, ParamKind};
 use crate::profile::Profile;
 use crate::record::CaptureSpec;
 use crate::text::escape_bounded;
@@ -42,7 +43,8 @@ pub fn size(bytes: u64) -> String {
 }
 
 /// Reads `NAME[:KEY=VALUE,...]`. The same key several times makes a list. `\,` is a comma inside a value; every other
-/// backslash stays, because patterns have escapes of their own (`\*`, `\xff`).
+/// backslash stays, because patterns have escapes of their own (`\*`, `\xff`). A parameter that is true or false may be written without
+/// a value: that is `true`.
 ///
 /// # Errors
 /// A sentence that says what is wrong.
@@ -53,13 +55,28 @@ pub fn capture(text: &str) -> Result<CaptureSpec, String> {
     }
     let mut params: BTreeMap<String, String> = BTreeMap::new();
     for pair in split_at_commas(rest) {
-        let (key, value) = pair.split_once('=').ok_or("a parameter is KEY=VALUE")?;
+        let (key, value) = match pair.split_once('=') {
+            Some(pair) => pair,
+            None if is_flag(name, &pair) => (pair.as_str(), "true"),
+            None => return Err(no_value(&pair)),
+        };
         if key.is_empty() || value.contains('\n') {
             return Err("a parameter needs a key, and a value of one line".to_owned());
         }
         params.entry(key.to_owned()).and_modify(|list| *list = format!("{list}\n{value}")).or_insert_with(|| value.to_owned());
     }
     Ok(CaptureSpec { name: name.to_owned(), params })
+}
+
+fn is_flag(capture: &str, name: &str) -> bool {
+    parameters::of(capture).iter().any(|p| p.name == name && matches!(p.kind, ParamKind::Flag))
+}
+
+fn no_value(word: &str) -> String {
+    let word = escape_bounded(word, 80);
+    format!(
+        "'{word}' has no value: a parameter is KEY=VALUE; only what is true or false can stand alone, as all (all=true) of process-memory"
+    )
 }
 
 fn split_at_commas(text: &str) -> Vec<String> {
@@ -140,6 +157,18 @@ mod tests {
         assert!(capture("system").expect("good").params.is_empty());
         for bad in ["", ":x=1", "files:x", "files:=1", "Files", "files:a=b\nc"] {
             assert!(capture(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_parameter_that_is_true_or_false_can_stand_alone() {
+        let spec = capture("process-memory:all,mode=atomic").expect("good");
+        assert_eq!((spec.params["all"].as_str(), spec.params["mode"].as_str()), ("true", "atomic"));
+        assert_eq!(capture("disk:all"), capture("disk:all=true"));
+        assert_eq!(capture("process-memory:all=false").expect("good").params["all"], "false");
+        for (bad, named) in [("process-memory:pid", "'pid'"), ("process-memory:al", "'al'"), ("unknown:all", "'all'"), ("files:x", "'x'")] {
+            let error = capture(bad).expect_err(bad);
+            assert!(error.starts_with(named) && error.contains("KEY=VALUE") && error.contains("all=true"), "{error}");
         }
     }
 

@@ -142,6 +142,17 @@ pub fn with_mounting(may: bool) {
     rustix::thread::set_capabilities(None, sets).expect("set");
 }
 
+/// Mounts a `/proc` that keeps processes from who may not trace them, and gives that right up, and the one to mount.
+pub fn hide_others() {
+    use rustix::thread::CapabilitySet;
+    // By default the kernel makes an exception of root's group: here of one that nobody is in.
+    let options = c"hidepid=2,gid=54321";
+    rustix::mount::mount("proc", "/proc", "proc", rustix::mount::MountFlags::empty(), options).expect("mount");
+    let mut sets = rustix::thread::capabilities(None).expect("capabilities");
+    sets.effective.remove(CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_PTRACE);
+    rustix::thread::set_capabilities(None, sets).expect("set");
+}
+
 fn again(test: &str, namespaces: &[&str], body: impl FnOnce()) {
     const INSIDE: &str = "EXHIBIT_TEST_IN_OWN_MOUNTS";
     if std::env::var_os(INSIDE).is_some() {

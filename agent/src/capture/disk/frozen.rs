@@ -239,10 +239,10 @@ fn needed_by_agent(system: u64, mounts: &Mounts) -> Option<String> {
 fn used_by_agent(system: u64, mounts: &Mounts) -> Result<Option<Vec<u8>>, Errno> {
     let root = procfs::root()?;
     let is_there = |file: &OwnedFd| file_system(file.as_fd(), mounts).map(|found| found == system).ok_or(Errno::NODATA);
-    if is_there(&procfs::follow(root, "self/exe", OFlags::PATH)?)? {
-        return procfs::link(root, "self/exe").map(Some);
+    if is_there(&procfs::follow(&root, "self/exe", OFlags::PATH)?)? {
+        return procfs::link(&root, "self/exe").map(Some);
     }
-    let links = procfs::open_dir(root, "self/fd")?;
+    let links = procfs::open_dir(&root, "self/fd")?;
     let (open, more) = numbers(&links, FILES_MAX)?;
     for name in open.iter().map(u32::to_string) {
         let file = match procfs::follow(&links, &name, OFlags::PATH) {

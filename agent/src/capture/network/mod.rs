@@ -9,10 +9,12 @@ mod sockets;
 mod tests;
 mod text;
 mod tools;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 
+use rustix::fs::AtFlags;
 use rustix::net::netlink::SOCK_DIAG;
 
 use self::namespaces::{Found, Namespace};
@@ -59,14 +61,18 @@ impl Capture for Network {
         sockets(out, &found, &mut opened)?;
         routing(out, &found, &mut opened)?;
         for namespace in &found.namespaces {
-            texts(out, namespace)?;
+            texts(out, &found, namespace)?;
         }
         firewall(out, &found, run_tools)?;
         namespace_list(out, &found, &opened)?;
         for file in FILES {
             resolver_file(out, file)?;
         }
-        footprint(out, &modules_before)
+        footprint(out, &modules_before)?;
+        match found.view.missing().next().filter(|_| found.view.unsure.is_some()) {
+            Some(why) => Err(Stop::Nothing(why)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -104,11 +110,13 @@ fn enter(namespace: &Namespace) -> Option<&OwnedFd> {
 fn sockets(out: &mut dyn Output, found: &Found, opened: &mut [Opened]) -> Result<(), Stop> {
     let mut all = Table::new("sockets", out.now(), "netlink:sock_diag");
     let mut listening = Table::new("listening", out.now(), "netlink:sock_diag");
+    found.view.tell(&mut all);
+    found.view.tell(&mut listening);
     // First, because of many problems only the first ones are said.
     let mut problems = found.missing();
     let mut not_offered: BTreeSet<String> = BTreeSet::new();
     for (namespace, opened) in found.namespaces.iter().zip(opened.iter_mut()) {
-        for ask in ASKS.iter().filter(|a| a.only_if.is_none_or(|p| std::fs::symlink_metadata(p).is_ok())) {
+        for ask in ASKS.iter().filter(|a| a.only_if.is_none_or(|p| is_there(found, p))) {
             out.note(&format!("sockets: {} of namespace {}", ask.name, namespace.inode));
             let asked = match &opened.diag {
                 Ok(_) => dump_sockets(out, found, namespace.inode, ask, opened, &mut all, &mut listening)?,
@@ -119,6 +127,7 @@ fn sockets(out: &mut dyn Output, found: &Found, opened: &mut [Opened]) -> Result
             let instead = match (&rows, ask.text) {
                 (Some(_), _) => "taken from the text table instead",
                 (None, "") => "there is no text table of them",
+                (None, _) if namespace.process.is_none() => "no text table of them could be read",
                 (None, _) => "see the raw text tables",
             };
             match failure {
@@ -137,7 +146,9 @@ fn sockets(out: &mut dyn Output, found: &Found, opened: &mut [Opened]) -> Result
     if found.holders_cut {
         problems.push("more holders of sockets than are remembered: some sockets seem to have none".into());
     }
-    if found.refused > 0 {
+    if found.view.unsure.is_some() {
+        problems.push("whether the kernel has sctp sockets is not known: they were not asked for".into());
+    } else if found.refused > 0 {
         problems.push(format!("{} processes did not let their descriptors be listed: their sockets seem to have no holder", found.refused));
     }
     if found.threads_cut > 0 {
@@ -151,6 +162,13 @@ fn sockets(out: &mut dyn Output, found: &Found, opened: &mut [Opened]) -> Result
     }
     listening.finish(out, problem.clone())?;
     all.finish(out, problem).map(drop)
+}
+
+/// Whether the kernel has what it shows at this path. What lies over `/proc` does not say so.
+fn is_there(found: &Found, path: &str) -> bool {
+    let Some(below) = path.strip_prefix("/proc/") else { return std::fs::symlink_metadata(path).is_ok() };
+    let look = || procfs::root().and_then(|root| rustix::fs::statat(root, below, AtFlags::SYMLINK_NOFOLLOW));
+    found.view.unsure.is_none() && look().is_ok()
 }
 
 /// Why sockets of one kind could not be dumped.
@@ -237,6 +255,7 @@ fn fallback(namespace: &Namespace, ask: &Ask) -> Option<Vec<Socket>> {
 fn routing(out: &mut dyn Output, found: &Found, opened: &mut [Opened]) -> Result<(), Stop> {
     for dump in routing::DUMPS {
         let mut table = Table::new(dump.name, out.now(), "netlink:route");
+        found.view.tell(&mut table);
         let mut problems = found.missing();
         for (namespace, opened) in found.namespaces.iter().zip(opened.iter_mut()) {
             out.note(&format!("{} of namespace {}", dump.name, namespace.inode));
@@ -269,11 +288,20 @@ fn routing(out: &mut dyn Output, found: &Found, opened: &mut [Opened]) -> Result
 }
 
 /// The raw text tables of a namespace, through a process that lives in it.
-fn texts(out: &mut dyn Output, namespace: &Namespace) -> Result<(), Stop> {
-    let Some((pid, dir)) = &namespace.process else { return Ok(()) };
-    let of = namespace.thread.map_or_else(|| format!("/proc/{pid}"), |tid| format!("/proc/{pid}/task/{tid}"));
-    let facts = BTreeMap::from([("netns".to_owned(), namespace.inode.to_string())]);
+fn texts(out: &mut dyn Output, found: &Found, namespace: &Namespace) -> Result<(), Stop> {
     let started = out.now();
+    let Some((pid, dir)) = &namespace.process else {
+        if !namespace.is_own {
+            return Ok(());
+        }
+        let reason = "no process in the agent's own network namespace could be looked at: its text tables were not read";
+        return put_absent(out, evidence_path("/proc/self/net"), Status::Error, reason, started, "read");
+    };
+    let of = namespace.thread.map_or_else(|| format!("/proc/{pid}"), |tid| format!("/proc/{pid}/task/{tid}"));
+    let mut facts = BTreeMap::from([("netns".to_owned(), namespace.inode.to_string())]);
+    if found.view.unsure.is_some() {
+        facts.extend(found.view.facts().map(|(name, value)| (name.to_owned(), value)));
+    }
     let folder = |out: &mut dyn Output, below: &str, must: bool| -> Result<(), Stop> {
         let at = format!("net{below}");
         let listed = open_dir(dir, at.as_str()).and_then(|d| Ok((names(&d, NET_FILES_MAX)?, d)));
@@ -307,7 +335,7 @@ fn texts(out: &mut dyn Output, namespace: &Namespace) -> Result<(), Stop> {
         Ok(())
     };
     folder(out, "", true)?;
-    if namespace.is_own && rustix::fs::statat(dir, "net/nf_conntrack", rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_err() {
+    if namespace.is_own && rustix::fs::statat(dir, "net/nf_conntrack", AtFlags::SYMLINK_NOFOLLOW).is_err() {
         let reason = "connection tracking is not loaded, or this kernel has no text table of it (its netlink table is not read yet)";
         put_absent(out, evidence_path(format!("{of}/net/nf_conntrack")), Status::Missing, reason, started, "stat")?;
     }
@@ -319,7 +347,8 @@ fn texts(out: &mut dyn Output, namespace: &Namespace) -> Result<(), Stop> {
 
 /// Firewall rules of each namespace by the host's own programs.
 fn firewall(out: &mut dyn Output, found: &Found, allowed: bool) -> Result<(), Stop> {
-    let functions = if allowed { tools::kernel_functions() } else { None };
+    // A list that anybody may have made does not say that there are no rules.
+    let functions = if allowed && found.view.unsure.is_none() { tools::kernel_functions() } else { None };
     for tool in tools::TOOLS {
         for namespace in &found.namespaces {
             out.checkpoint()?;
@@ -393,8 +422,10 @@ struct NamespaceRow<'a> {
 
 fn namespace_list(out: &mut dyn Output, found: &Found, opened: &[Opened]) -> Result<(), Stop> {
     let mut table = Table::new("namespaces", out.now(), "read:/proc");
+    found.view.tell(&mut table);
     for (namespace, opened) in found.namespaces.iter().zip(opened) {
-        let problem = opened.route.as_ref().err().map(String::as_str);
+        let unnumbered = (namespace.inode == 0).then_some("its number could not be told");
+        let problem = opened.route.as_ref().err().map(String::as_str).or(unnumbered);
         let process = namespace.process.as_ref().map(|(pid, _)| *pid);
         let row = NamespaceRow {
             inode: namespace.inode,

@@ -7,6 +7,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, openat, statx};
 use rustix::io::Errno;
 
 use super::sockets::Holder;
+use super::view::View;
 use crate::capture::live::{Lossless, SMALL_BYTES_MAX, names, numbers, put_absent, refusal};
 use crate::capture::process::bracketed;
 use crate::capture::procfs::{self, link, open_dir, read_at};
@@ -23,9 +24,19 @@ const COVERED_MAX: usize = 300;
 /// Where `ip netns` and Docker keep namespaces that no process need live in.
 const NAMED: [&str; 2] = ["/run/netns", "/run/docker/netns"];
 
+/// What something is mounted over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Covered {
+    /// The process, or what its first thread has.
+    Process,
+    /// A further thread, or what that has.
+    Thread,
+}
+
 /// A network namespace.
 #[derive(Debug)]
 pub struct Namespace {
+    /// 0 for the agent's own where that could not be told.
     pub inode: u64,
     /// The agent itself lives in it: it need not be entered.
     pub is_own: bool,
@@ -54,8 +65,10 @@ pub struct Found {
     pub refused: u64,
     /// Processes of which not every thread with files or a namespace of its own was looked at.
     pub threads_cut: u64,
+    /// What could not be seen of all processes together.
+    pub view: View,
     /// Processes of which not everything was looked at, because something is mounted over it; see [`COVERED_MAX`].
-    covered: Vec<u32>,
+    covered: Vec<(u32, Covered)>,
     covered_count: u64,
     /// Processes that did not tell in which namespace they live.
     unplaced: u64,
@@ -77,11 +90,11 @@ impl Found {
         let (covered, unplaced) = (self.covered_count, self.unplaced);
         let covered = (covered > 0).then(|| {
             format!(
-                "{covered} processes were not looked at, or in part, because something is mounted over them: what they have may be missing"
+                "{covered} processes were not looked at, or in part, because something is mounted over them or their threads: what they have may be missing"
             )
         });
         let unplaced = (unplaced > 0).then(|| format!("{unplaced} processes did not tell their network namespace: it may be missing"));
-        covered.into_iter().chain(unplaced).collect()
+        self.view.missing().chain(covered).chain(unplaced).collect()
     }
 
     /// Puts an item for each process that something is mounted over.
@@ -89,60 +102,78 @@ impl Found {
     /// # Errors
     /// [`Stop`] from the output.
     pub fn put_covered(&self, out: &mut dyn Output) -> Result<(), Stop> {
-        for pid in &self.covered {
+        for (pid, what) in &self.covered {
             let started = out.now();
-            let (status, reason) = refusal(Errno::XDEV);
+            let (status, of_process) = refusal(Errno::XDEV);
+            let reason = match what {
+                Covered::Process => of_process,
+                Covered::Thread => {
+                    "something is mounted over its threads, or over what one of them has: what that thread has may be missing".to_owned()
+                }
+            };
             put_absent(out, evidence_path(format!("/proc/{pid}/ns/net")), status, reason, started, "readlink")?;
         }
         Ok(())
     }
 }
 
-/// Walks over all processes.
+/// Walks over all processes. The agent's own namespace is among those that are found, whatever the walk shows.
 pub fn find(out: &mut dyn Output) -> Result<Found, Stop> {
     // Not by the path `/proc`: a link there that root made would pass another namespace off as the agent's own, which is not entered.
     // Read anew for each capture, because the agent may look through another folder of processes by then.
     let own = procfs::own_link("ns/net").ok().and_then(|target| bracketed(&target, b"net"));
-    let mut found = Found { own, ..Found::default() };
-    let (pids, _) = procfs::listed(PIDS_MAX).map_err(|e| Stop::Fatal(format!("listing /proc: {e}")))?;
-    for pid in pids {
+    let listed = procfs::listed(PIDS_MAX).map(|(pids, _)| pids);
+    let view = View::look(listed.as_ref().map(Vec::len).map_err(|e| *e));
+    let mut found = Found { own, view, ..Found::default() };
+    for pid in listed.unwrap_or_default() {
         out.checkpoint()?;
         match procfs::process(pid) {
             Ok(dir) => found.process(pid, dir),
             // A process that ended meanwhile holds no socket any more.
             Err(Errno::NOENT | Errno::SRCH) => {}
-            Err(Errno::XDEV) => found.cover(pid),
+            Err(Errno::XDEV) => found.cover(pid, Covered::Process),
             Err(_) => found.unplaced = found.unplaced.saturating_add(1),
         }
     }
     for folder in NAMED {
         found.named(folder);
     }
+    found.add_own();
     found.holders.sort_unstable();
     Ok(found)
 }
 
 impl Found {
+    /// The agent's own namespace where no process in it was found: netlink answers without one.
+    fn add_own(&mut self) {
+        if !self.namespaces.iter().any(|n| n.is_own) {
+            let handle = Err("the agent lives in it: it is not entered".to_owned());
+            let inode = self.own.unwrap_or(0);
+            self.namespaces.insert(0, Namespace { inode, is_own: true, process: None, thread: None, bound: None, handle });
+        }
+    }
+
     /// A process: the sockets and the namespace of its first thread, or of another one where that has ended, and those of
     /// threads that have their own.
     fn process(&mut self, pid: u32, first: OwnedFd) {
         let (through, dir) = threads::living(&first, pid).map_or((None, first), |l| (Some(l.tid), l.dir));
         let others = threads::others(&dir, through.unwrap_or(pid));
-        let mut is_covered = self.holders_of(pid, None, &dir) || others.covered;
+        let mut is_covered = self.holders_of(pid, None, &dir);
+        let mut is_thread_covered = others.covered;
         self.threads_cut = self.threads_cut.saturating_add(u64::from(others.left_out.is_some()));
         let thread_dir = |tid: u32| open_dir(&dir, format!("task/{tid}"));
         // A thread that ended meanwhile holds nothing any more.
         for tid in others.files {
             match thread_dir(tid) {
-                Ok(thread) => is_covered |= self.holders_of(pid, Some(tid), &thread),
-                Err(e) => is_covered |= e == Errno::XDEV,
+                Ok(thread) => is_thread_covered |= self.holders_of(pid, Some(tid), &thread),
+                Err(e) => is_thread_covered |= e == Errno::XDEV,
             }
         }
         for (tid, namespaces) in others.elsewhere {
             let Some(inode) = namespaces.get("net").copied() else { continue };
             match thread_dir(tid) {
                 Ok(thread) => self.namespace(inode, pid, Some(tid), thread),
-                Err(e) => is_covered |= e == Errno::XDEV,
+                Err(e) => is_thread_covered |= e == Errno::XDEV,
             }
         }
         match link(&dir, "ns/net") {
@@ -156,20 +187,29 @@ impl Found {
             Err(_) => self.unplaced = self.unplaced.saturating_add(1),
         }
         if is_covered {
-            self.cover(pid);
+            self.cover(pid, Covered::Process);
+        } else if is_thread_covered {
+            self.cover(pid, Covered::Thread);
         }
     }
 
-    fn cover(&mut self, pid: u32) {
+    fn cover(&mut self, pid: u32, what: Covered) {
         self.covered_count = self.covered_count.saturating_add(1);
         if self.covered.len() < COVERED_MAX {
-            self.covered.push(pid);
+            self.covered.push((pid, what));
         }
     }
 
     fn namespace(&mut self, inode: u64, pid: u32, thread: Option<u32>, dir: OwnedFd) {
-        if !self.namespaces.iter().any(|n| n.inode == inode) {
-            let handle = procfs::follow(&dir, "ns/net", OFlags::RDONLY).map_err(|e| refusal(e).1);
+        // No namespace has the number 0, which stands for the agent's own where that is not known.
+        if inode == 0 {
+            self.unplaced = self.unplaced.saturating_add(1);
+        } else if !self.namespaces.iter().any(|n| n.inode == inode) {
+            let handle = match &self.view.unsure {
+                // It may lead to any device or server, and to open one may do something.
+                Some(why) => Err(format!("not entered: {why}")),
+                None => procfs::follow(&dir, "ns/net", OFlags::RDONLY).map_err(|e| refusal(e).1),
+            };
             self.push(Namespace { inode, is_own: self.own == Some(inode), process: Some((pid, dir)), thread, bound: None, handle });
         }
     }

@@ -95,6 +95,7 @@ fn a_thread_that_something_is_mounted_over_is_no_silent_gap() {
             let item = out.get(&format!("/proc/{}/ns/net", target.pid())).expect("an item");
             let reason = item.item.reason.as_deref().unwrap_or_default();
             assert!(item.status == Status::Error && reason.contains("mounted over"), "{reason}");
+            assert!(reason.contains("what that thread has") && !reason.contains("not the process"), "{reason}");
         }
         assert!(out.get(&format!("/proc/{}/ns/net", untouched.0.pid())).is_none());
         for table in ["sockets.jsonl", "namespaces.jsonl"] {
@@ -129,6 +130,7 @@ fn a_process_that_something_is_mounted_over_is_no_silent_gap() {
             let item = out.get(&format!("/proc/{pid}/ns/net")).expect("an item");
             let reason = item.item.reason.as_deref().unwrap_or_default();
             assert!(item.status == Status::Error && reason.contains("mounted over"), "{reason}");
+            assert!(reason.contains("is not the process"), "{reason}");
         }
         assert!(out.get(&format!("/proc/{other}/ns/net")).is_none());
         for table in ["sockets.jsonl", "listening.jsonl", "namespaces.jsonl", "routes.jsonl"] {
@@ -136,6 +138,98 @@ fn a_process_that_something_is_mounted_over_is_no_silent_gap() {
             let reason = item.item.reason.as_deref().unwrap_or_default();
             assert!(item.status == Status::Partial && reason.contains("2 processes were not looked at"), "{table}: {reason}");
         }
+    });
+}
+
+/// All tables: what stands in them follows from one walk over processes.
+const TABLES: [&str; 10] =
+    ["sockets", "listening", "neighbours", "bridge-neighbours", "routes", "rules", "links", "addresses", "qdiscs", "namespaces"];
+
+fn partial_for(out: &Memory, why: &str) {
+    for table in TABLES {
+        let item = out.get(&format!("{table}.jsonl")).expect("a table");
+        let reason = item.item.reason.as_deref().unwrap_or_default();
+        assert!(item.status == Status::Partial && reason.contains(why), "{table}: {reason}");
+    }
+}
+
+/// Netlink needs no `/proc`: sockets, links and routes of the agent's own namespace are there, and that nothing else is.
+#[test]
+fn where_there_is_no_procfs_the_agents_own_namespace_is_asked_all_the_same() {
+    in_own_mounts("capture::network::tests::where_there_is_no_procfs_the_agents_own_namespace_is_asked_all_the_same", || {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
+        let port = listener.local_addr().expect("address").port();
+        let empty = tempfile::tempdir().expect("folder");
+        rustix::mount::mount_bind(empty.path(), "/proc").expect("mount");
+        without_mounting();
+        let out = capture();
+        assert!(out.nothing, "the collection ends as no success");
+        partial_for(&out, "/proc is no procfs");
+        for table in TABLES {
+            let facts = &out.get(&format!("{table}.jsonl")).expect("a table").item.facts;
+            assert_eq!(facts.get("proc_shows").map(String::as_str), Some("no procfs"), "{table}");
+            assert!(facts["procfs"].contains("cannot be checked"), "{facts:?}");
+        }
+        let rows = out.rows("namespaces");
+        assert_eq!((rows.len(), &rows[0]["inode"], &rows[0]["own"]), (1, &0.into(), &true.into()));
+        assert_eq!(rows[0]["problem"], "its number could not be told");
+        assert!(out.rows("listening").iter().any(|r| r["protocol"] == "tcp" && r["local"]["port"] == port && r["netns"] == 0));
+        assert!(out.rows("links").iter().any(|r| r["name"] == "lo" && r["netns"] == 0));
+        assert_eq!(out.get("/proc/self/net").expect("an item").status, Status::Error);
+    });
+}
+
+/// What a forged folder shows is told to be that, and its links are not followed.
+#[test]
+fn a_forged_folder_of_processes_is_no_whole_view() {
+    in_own_mounts("capture::network::tests::a_forged_folder_of_processes_is_no_whole_view", || {
+        let forged = tempfile::tempdir().expect("folder");
+        let process = forged.path().join("4711");
+        for folder in ["ns", "net"] {
+            std::fs::create_dir_all(process.join(folder)).expect("folder");
+        }
+        std::os::unix::fs::symlink("net:[4712]", process.join("ns/net")).expect("link");
+        std::fs::write(process.join("ns/net:[4712]"), "").expect("where it leads");
+        std::fs::write(process.join("net/dev"), "made up").expect("table");
+        std::fs::write(forged.path().join("kallsyms"), "0000 t nothing_of_the_kind\n").expect("symbols");
+        rustix::mount::mount_bind(forged.path(), "/proc").expect("mount");
+        without_mounting();
+        let out = Memory::run(&Network, &[]);
+        assert!(out.nothing, "the collection ends as no success");
+        partial_for(&out, "/proc is no procfs");
+        let reason = out.get("sockets.jsonl").expect("a table").item.reason.clone().unwrap_or_default();
+        assert!(!reason.contains("descriptors"), "{reason}");
+        let rows = out.rows("namespaces");
+        assert_eq!(
+            rows.iter().map(|r| (&r["inode"], &r["own"])).collect::<Vec<_>>(),
+            [(&Value::from(0), &Value::from(true)), (&Value::from(4712), &Value::from(false))]
+        );
+        assert!(rows[1]["problem"].as_str().is_some_and(|p| p.starts_with("not entered: /proc is no procfs")), "{}", rows[1]);
+        let made_up = &out.get("/proc/4711/net/dev").expect("an item").item.facts;
+        assert_eq!(made_up.get("proc_shows").map(String::as_str), Some("no procfs"));
+        let rules = out.get("nftables.json").expect("an item").item.reason.clone().unwrap_or_default();
+        assert!(!rules.contains("no such rules"), "the forged list of functions was believed: {rules}");
+    });
+}
+
+/// Who is not listed cannot be counted, and is no silent gap. Who may see everybody is not told of a gap.
+#[test]
+fn processes_that_proc_hides_are_no_silent_gap() {
+    in_own_mounts("capture::network::tests::processes_that_proc_hides_are_no_silent_gap", || {
+        rustix::mount::mount("proc", "/proc", "proc", rustix::mount::MountFlags::empty(), c"hidepid=4").expect("Linux 5.8");
+        without_mounting();
+        let facts = |out: &Memory| out.get("sockets.jsonl").expect("a table").item.facts.clone();
+        let shows_all = std::path::Path::new("/proc/1").exists();
+        let out = capture();
+        // Process 1 may be kept even from who has CAP_SYS_PTRACE: it can be of another user namespace.
+        assert_eq!(!facts(&out).contains_key("hidepid"), shows_all, "{:?}", facts(&out));
+
+        let mut sets = rustix::thread::capabilities(None).expect("capabilities");
+        sets.effective.set(rustix::thread::CapabilitySet::SYS_PTRACE, false);
+        rustix::thread::set_capabilities(None, sets).expect("set");
+        let out = capture();
+        partial_for(&out, "hidepid");
+        assert!(facts(&out).contains_key("hidepid") && !out.nothing, "{:?}", facts(&out));
     });
 }
 

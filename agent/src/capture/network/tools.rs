@@ -15,6 +15,8 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::capture::procfs;
+
 /// How long a program may take.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 /// Most bytes of its output: about 150,000 rules.
@@ -50,7 +52,8 @@ pub const TOOLS: &[Tool] = &[
 /// the programs are run, since rules that are overlooked are worse than a module that is loaded.
 #[must_use]
 pub fn kernel_functions() -> Option<BTreeSet<&'static str>> {
-    let file = crate::capture::live::open_at(rustix::fs::CWD, "/proc/kallsyms").ok()?;
+    // Not by the path: what lies over `/proc` may say that there are no rules.
+    let file = procfs::root().and_then(|root| procfs::open_at(root, "kallsyms")).ok()?;
     functions_in(BufReader::with_capacity(64 << 10, File::from(file).take(SYMBOLS_BYTES_MAX)))
 }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use exhibit_evidence::stream::tar::EXTENTS_MAX;
 use rustix::fs::{AtFlags, OFlags, Statx, StatxFlags, statx};
 use rustix::io::Errno;
 
@@ -59,6 +60,12 @@ impl Budget {
             format!("{holes} bytes of holes: of those that this capture may take only {left} are left, the rest is for other captures")
         })
     }
+}
+
+/// What to add about the data of a file, where holes may be counted among it.
+fn closed(extents: Option<&[Extent]>) -> &'static str {
+    const CLOSED: &str = "; it is in at least 16384 pieces: of a file in more than that the smallest holes between them count as data";
+    if extents.is_some_and(|e| e.len() >= EXTENTS_MAX) { CLOSED } else { "" }
 }
 
 fn not_answered(patience: Duration) -> String {
@@ -124,7 +131,7 @@ pub fn take(out: &mut dyn Output, wanted: Wanted<'_>, budget: &mut Budget) -> Re
     // Holes cost nothing, whatever size a file gave itself: what will be read counts, holes between too many pieces among it.
     let data = extents.as_ref().map_or(size, |e| e.iter().fold(0_u64, |sum, e| sum.saturating_add(e.length)));
     if let Some(reason) = budget.no_room(size, data) {
-        return absent(Status::Skipped, reason, &facts);
+        return absent(Status::Skipped, reason + closed(extents.as_deref()), &facts);
     }
     let holes = size.saturating_sub(data);
     budget.left_bytes = budget.left_bytes.saturating_sub(data);
@@ -321,5 +328,36 @@ fn meta_of(s: &Statx) -> Meta {
         ctime: time(s.stx_ctime),
         btime: if s.stx_mask & StatxFlags::BTIME.bits() == 0 { None } else { time(s.stx_btime) },
         ..Meta::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::evidence_path;
+    use crate::capture::testing::Memory;
+
+    /// 64 MiB of single pages, and as much of holes between them.
+    #[test]
+    fn holes_that_count_as_data_are_told_where_there_is_no_room() {
+        let file = rustix::fs::memfd_create("spread", rustix::fs::MemfdFlags::CLOEXEC).expect("memfd");
+        let folder = crate::capture::live::open_dir(rustix::fs::CWD, format!("/proc/{}", std::process::id())).expect("its folder");
+        let link = format!("fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+        let reason_with = |pages: u64| {
+            rustix::fs::ftruncate(&file, pages * 2 * 4096).expect("a size");
+            for page in 0..pages {
+                rustix::io::pwrite(&file, b"x", page * 2 * 4096).expect("write");
+            }
+            let patience = Duration::from_mins(1);
+            let mut budget = Budget { file_bytes_max: 1, left_bytes: 1 << 40, hole_bytes_left: 1 << 40, patience, stuck_left: 1 };
+            let wanted = Wanted { path: evidence_path("/it"), dir: &folder, link: &link, facts: BTreeMap::new(), remote: None };
+            let mut out = Memory::default();
+            assert!(!take(&mut out, wanted, &mut budget).expect("goes on"), "there is no room");
+            out.puts[0].item.reason.clone().expect("a reason")
+        };
+        let few = reason_with(3);
+        assert!(few.contains("file_max") && !few.contains("pieces"), "{few}");
+        let many = reason_with(EXTENTS_MAX as u64 + 100);
+        assert!(many.contains("file_max") && many.contains(&format!("in at least {EXTENTS_MAX} pieces")), "{many}");
     }
 }

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process};
 use serde::Serialize;
 
-use super::parse;
+use super::{hidepid, parse};
 use crate::capture::live::{self, Lossless, SMALL_BYTES_MAX, lines, number, open_dir, read_at, words};
 use crate::capture::mounts::Mounts;
 use crate::capture::procfs::{self, Listed};
@@ -26,6 +26,8 @@ const STEP: u32 = 4096;
 const NUMBER_MAX: u32 = 4 << 20;
 /// Numbers asked for by folder at each end of those given out so far: 0.5 s of processor time in all.
 const FOLDERS: u32 = 128 << 10;
+/// Numbers asked for above the highest that is listed, where nothing else tells which was given out last.
+const ABOVE: u32 = 16 << 10;
 /// Numbers that are kept until they are looked at again.
 const FOUND_MAX: usize = 65_536;
 /// Listings in which who is hidden is not, besides the one before the search, and the time between two of them.
@@ -234,6 +236,8 @@ pub enum Told {
     ByMount,
     /// Not at all.
     Untold,
+    /// Not asked: it speaks of the agent's own namespace. The highest number that is listed tells instead.
+    ByList,
 }
 
 /// A number in one of [`TELLING`]. It only says how far to look, so what is mounted over it is better than nothing.
@@ -248,19 +252,29 @@ fn told(file: &str, nth: usize) -> (Option<u32>, Told) {
 
 impl Ranges {
     /// By signal every number that there can be; by folder those given out first and last. Numbers are given out in ascending
-    /// order and again from the beginning when the highest was reached.
+    /// order and again from the beginning when the highest was reached. `listed`, which is sorted, tells where they are in another
+    /// namespace than the agent's.
     #[must_use]
-    pub fn of_host() -> Self {
+    pub fn of_host(listed: &[u32]) -> Self {
+        if !procfs::has_own_numbers() {
+            return Self::of_others(listed);
+        }
         let [of_most, of_last] = TELLING;
         let (most, by_most) = told(of_most, 0);
         let most = most.unwrap_or(NUMBER_MAX).min(NUMBER_MAX);
-        let is_own = procfs::has_own_numbers();
         // The last word of loadavg is the number given out last, in the agent's own namespace.
         let (last, by_last) = told(of_last, 4);
-        let last = last.filter(|_| is_own).unwrap_or(most).min(most);
-        let signal_to = if is_own { most } else { 0 };
+        let last = last.unwrap_or(most).min(most);
         let (first_to, last_from) = (most.min(FOLDERS), last.saturating_sub(FOLDERS).max(1));
-        Self { signal_to, first_to, last_from, last_to: last, told: [by_most, by_last] }
+        Self { signal_to: most, first_to, last_from, last_to: last, told: [by_most, by_last] }
+    }
+
+    /// By folder only. Who started after everybody that is listed has a number a little above theirs.
+    fn of_others(listed: &[u32]) -> Self {
+        let highest = listed.last().copied().unwrap_or(0).min(NUMBER_MAX);
+        let last_to = highest.saturating_add(ABOVE).min(NUMBER_MAX);
+        let (first_to, last_from) = (last_to.min(FOLDERS), highest.saturating_sub(FOLDERS).max(1));
+        Self { signal_to: 0, first_to, last_from, last_to, told: [Told::ByList; 2] }
     }
 
     /// Which of the numbers that say how far to look were not told by the kernel, in words.
@@ -269,6 +283,9 @@ impl Ranges {
             Told::ByFile => None,
             Told::ByMount => Some(format!("/proc/{file} was read through what is mounted over it")),
             Told::Untold => Some(format!("/proc/{file} could not be read")),
+            Told::ByList => {
+                Some(format!("/proc/{file} is of the agent's own namespace: not asked, the highest number that is listed tells"))
+            }
         });
         let words: Vec<String> = words.collect();
         (!words.is_empty()).then(|| words.join("; "))
@@ -364,13 +381,12 @@ pub fn put(out: &mut dyn Output, scan: &Scan, groups: &Groups) -> Result<(), Sto
         table.fact(name, value.to_string());
     }
     let Ranges { signal_to, first_to, last_from, last_to, .. } = scan.ranges;
-    let by_signal = if signal_to == 0 { format!("none: {}", procfs::foreign().unwrap_or_default()) } else { format!("1-{signal_to}") };
-    table.fact("asked_by_signal", by_signal);
+    let mut problems: Vec<String> = (signal_to == 0).then(|| NOT_ASKED.to_owned()).into_iter().collect();
+    table.fact("asked_by_signal", if signal_to == 0 { NO_SIGNAL.to_owned() } else { format!("1-{signal_to}") });
     table.fact("asked_by_folder", format!("1-{first_to}, {last_from}-{last_to}"));
     for (name, value) in procfs::facts().into_iter().chain(scan.ranges.not_told().map(|told| ("limits", told))) {
         table.fact(name, value);
     }
-    let mut problems = Vec::new();
     let mounts = match Mounts::read() {
         Ok(mounts) => Some(mounts),
         Err(e) => {
@@ -379,11 +395,9 @@ pub fn put(out: &mut dyn Output, scan: &Scan, groups: &Groups) -> Result<(), Sto
             None
         }
     };
-    let options = mounts.as_ref().and_then(|m| m.at(b"/proc")).map(|m| (m.options.clone(), m.super_options.clone()));
-    let restricted =
-        options.is_some_and(|(a, b)| [a, b].iter().any(|o| words_of(o).any(|w| w.starts_with(b"hidepid=") && w != b"hidepid=0")));
-    if restricted {
-        table.fact("hidepid", "/proc is mounted so that it does not list the processes of others; without privilege that is no finding");
+    if let Some(option) = mounts.as_ref().and_then(hidepid::option) {
+        let why = "it does not list the processes of others; without privilege that is no finding";
+        table.fact("hidepid", format!("/proc is mounted with {option}: {why}"));
     }
     for (n, how) in &scan.hidden {
         let stat = read_of(*n, "stat").and_then(|bytes| parse::stat(&bytes));
@@ -429,13 +443,16 @@ pub fn put(out: &mut dyn Output, scan: &Scan, groups: &Groups) -> Result<(), Sto
     table.finish(out, problem).map(drop)
 }
 
+/// Nobody is asked by a number of another namespace.
+const NO_SIGNAL: &str =
+    "none: by the numbers that stand in /proc the kernel would be asked for other processes (see procfs and proc_shows)";
+
+/// Why little was asked where `/proc` has the numbers of another namespace.
+const NOT_ASKED: &str = "neither by signal nor in control groups was anybody asked for: /proc has not the numbers of the agent's namespace; who \
+     is hidden from its folders too is not found";
+
 fn not_compared(what: &str) -> String {
     format!("/proc was {what} when it was listed: who answers was compared with what the agent sees, not with what everybody is shown")
-}
-
-/// The options of a mount.
-fn words_of(options: &[u8]) -> impl Iterator<Item = &[u8]> {
-    words(options).flat_map(|w| w.split(|b| *b == b','))
 }
 
 #[cfg(test)]
@@ -444,7 +461,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::capture::testing::{Memory, in_own_mounts, without_mounting};
+    use crate::capture::process::Process;
+    use crate::capture::testing::{Memory, in_own_mounts, in_own_numbers, without_mounting};
 
     /// A host on which 10 and 11 are listed, 12 is hidden from listings, 13 also from signals, 14 answers to nothing but is in
     /// a group, 15 is a thread of 10, 16 starts while it is looked for and 17 ends. 18 ends after the first look, 19 is another
@@ -537,13 +555,39 @@ mod tests {
             let empty = tempfile::NamedTempFile::new().expect("file");
             rustix::mount::mount_bind(empty.path(), "/proc/loadavg").expect("mount");
             without_mounting();
-            let ranges = Ranges::of_host();
+            let ranges = Ranges::of_host(&[]);
             assert_eq!((ranges.signal_to, ranges.last_to), (most, most));
             assert_eq!(ranges.told, [Told::ByMount, Told::Untold]);
             let mut out = Memory::default();
             put(&mut out, &Scan { ranges, ..Scan::default() }, &Groups::default()).expect("put");
             let limits = &out.get("hidden.jsonl").expect("a table").item.facts["limits"];
             assert!(limits.contains("pid_max was read through") && limits.contains("loadavg could not be read"), "{limits}");
+        });
+    }
+
+    /// The numbers of another namespace: the newest are near the highest that is listed, wherever the agent's own have come to.
+    #[test]
+    fn how_far_to_look_among_the_numbers_of_others_is_told_by_who_is_listed() {
+        let ranges = Ranges::of_others(&[1, 2_000_001, 2_000_005]);
+        let asked = [1, FOLDERS, 1_000_000, 1_999_000, 2_000_004, 2_000_006, 3_000_000].map(|n| ranges.by_folder(n));
+        assert_eq!((ranges.signal_to, asked), (0, [true, true, false, true, true, true, false]));
+        assert_eq!(Ranges::of_others(&[NUMBER_MAX]).last_to, NUMBER_MAX);
+        assert_eq!(Ranges::of_others(&[]).last_to, ABOVE);
+    }
+
+    /// Who cannot be asked by signal nor looked for in groups may be hidden all the same.
+    #[test]
+    fn a_search_among_the_numbers_of_others_is_told_to_be_in_part() {
+        in_own_numbers("capture::process::hidden::tests::a_search_among_the_numbers_of_others_is_told_to_be_in_part", || {
+            let out = Memory::run(&Process::default(), &[("exe", "false"), ("deleted", "false")]);
+            let item = out.get("hidden.jsonl").expect("a table");
+            let reason = item.item.reason.as_deref().unwrap_or_default();
+            assert!(item.status == Status::Partial && reason.contains("neither by signal"), "{reason}");
+            let facts = &item.item.facts;
+            assert!(facts["limits"].contains("highest number that is listed"), "{facts:?}");
+            assert!(facts["asked_by_signal"].starts_with("none") && !facts["asked_by_signal"].contains("stop"), "{facts:?}");
+            let last: u32 = facts["asked_by_folder"].rsplit('-').next().and_then(|n| n.parse().ok()).expect("a number");
+            assert!(Real.listed().expect("/proc").pids.last().is_some_and(|n| *n < last), "{facts:?}");
         });
     }
 
@@ -577,7 +621,7 @@ mod tests {
         }
         let listed = Real.listed().expect("/proc").pids;
         let groups = Groups::read(&mut out).expect("groups");
-        let found = scan(&Real, &mut out, &listed, &groups, Ranges::of_host()).expect("scanned");
+        let found = scan(&Real, &mut out, &listed, &groups, Ranges::of_host(&listed)).expect("scanned");
         assert!(found.hidden.is_empty(), "{found:?}");
         assert!(found.threads >= 8 && found.ranges.signal_to >= 32_768, "{found:?}");
         put(&mut out, &found, &groups).expect("put");
@@ -613,7 +657,7 @@ mod tests {
         let mut child = std::process::Command::new("/bin/sleep").arg("60").spawn().expect("sleep");
         let host = Hooked(child.id());
         let listed = host.listed().expect("/proc").pids;
-        let found = scan(&host, &mut Memory::default(), &listed, &Groups::default(), Ranges::of_host());
+        let found = scan(&host, &mut Memory::default(), &listed, &Groups::default(), Ranges::of_host(&listed));
         child.kill().expect("killed");
         child.wait().expect("reaped");
         let hidden: BTreeSet<u32> = found.expect("scanned").hidden.into_keys().collect();

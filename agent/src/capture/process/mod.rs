@@ -11,6 +11,7 @@ mod fds;
 mod files;
 pub(super) mod gather;
 mod hidden;
+pub mod hidepid;
 mod maps;
 pub(super) mod parse;
 mod pieces;
@@ -63,7 +64,8 @@ impl Capture for Process {
     fn run(&self, params: &Params, out: &mut dyn Output) -> Result<(), Stop> {
         let mut run = Run::new(params, out)?;
         run.redacted = self.redacted.clone();
-        let plan = Plan { redacts: !self.redacted.is_empty(), ..plan(params, out)? };
+        let forged = run.forged.clone();
+        let plan = Plan { redacts: !self.redacted.is_empty(), ..plan(params, out, forged.is_some())? };
         let mut reader = Reader::new(plan, PATIENCE);
         let pids = match procfs::listed(PIDS_MAX) {
             Ok((pids, _)) if !pids.is_empty() => pids,
@@ -78,7 +80,7 @@ impl Capture for Process {
         }
         if params.flag("hidden", true)? {
             let groups = hidden::Groups::read(out)?;
-            let mut scan = hidden::scan(&hidden::Real, out, &shown.pids, &groups, hidden::Ranges::of_host())?;
+            let mut scan = hidden::scan(&hidden::Real, out, &shown.pids, &groups, hidden::Ranges::of_host(&pids))?;
             scan.instead = shown.instead.or(scan.instead);
             hidden::put(out, &scan, &groups)?;
             for pid in scan.hidden.keys().filter(|pid| pids.binary_search(pid).is_err()) {
@@ -86,12 +88,26 @@ impl Capture for Process {
             }
         }
         run.again(out, &mut reader)?;
-        run.finish(out)
+        run.finish(out)?;
+        forged.map_or(Ok(()), |why| Err(Stop::Nothing(why)))
     }
 }
 
-/// What to read of each process; says once, by item, what is left out for all of them.
-fn plan(params: &Params, out: &mut dyn Output) -> Result<Plan, Stop> {
+/// Why what stands in the folder of processes need not be this host's processes; `None` where it shows the agent.
+fn forged() -> Option<String> {
+    // Not even the agent's own links are followed there.
+    if !matches!(procfs::open_links(), Err(Errno::STALE)) {
+        return None;
+    }
+    let shown = procfs::facts().into_iter().find(|(name, _)| *name == "proc_shows").map(|(_, shown)| shown);
+    let shown = shown.unwrap_or_else(|| "no procfs that shows the agent".to_owned());
+    let remedy = "run the agent with CAP_SYS_ADMIN, or with its own procfs at /proc";
+    Some(format!("/proc is {shown}: what was read there need not be of this host's processes, and any of them may be missing; {remedy}"))
+}
+
+/// What to read of each process; says once, by item, what is left out for all of them. What a forged folder lacks says nothing of the
+/// kernel.
+fn plan(params: &Params, out: &mut dyn Output, is_forged: bool) -> Result<Plan, Stop> {
     let environ = params.flag("environ", true)?;
     let smaps = params.flag("smaps", false)?;
     let mut plan = Plan::default();
@@ -112,6 +128,11 @@ fn plan(params: &Params, out: &mut dyn Output) -> Result<Plan, Stop> {
         let own = procfs::root().and_then(|root| procfs::read_at(root, format!("self/{}", file.name), SMALL_BYTES_MAX));
         if let Err(e @ (Errno::NOENT | Errno::INVAL)) = own {
             plan.without.push(file.name);
+            if is_forged {
+                let reason = "not asked: /proc is no procfs that shows the agent, and has no such file of the agent";
+                content::put_skipped(out, evidence_path(format!("/proc/*/{}", file.name)), reason)?;
+                continue;
+            }
             let item = NewItem::new(evidence_path(format!("/proc/*/{}", file.name)), Kind::Unknown, started, "read")
                 .with_status(Status::Missing, format!("this kernel does not offer it: {e}"));
             out.put(item, Content::None)?;

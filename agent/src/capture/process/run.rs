@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use super::content::{Budget, HOLE_BYTES_MAX};
 use super::environ;
 use super::gather::{Gathered, OF_FIRST};
+use super::hidepid;
 use super::reader::{Answer, PATIENCE, Reader, STUCK_MAX};
 use super::row::{Fd, Row};
 use crate::capture::left::ASIDE_MAX;
@@ -44,6 +45,10 @@ pub(super) struct Run {
     /// Processes that are tried again after all others.
     aside: Vec<u32>,
     pub(super) redacted: GlobSet,
+    /// Why what is read need not be of this host's processes, if that is so.
+    pub(super) forged: Option<String>,
+    /// Which processes the agent is not shown.
+    pub(super) hidepid: Option<String>,
 }
 
 impl Run {
@@ -51,6 +56,10 @@ impl Run {
         let mut table = Table::new("table", out.now(), "read:/proc");
         for (name, value) in procfs::facts() {
             table.fact(name, value);
+        }
+        let hidepid = hidepid::told();
+        if let Some(told) = &hidepid {
+            table.fact("hidepid", told.clone());
         }
         Ok(Self {
             table,
@@ -75,6 +84,8 @@ impl Run {
             processes: 0,
             aside: Vec::new(),
             redacted: GlobSet::empty(),
+            forged: super::forged(),
+            hidepid,
         })
     }
 
@@ -173,9 +184,10 @@ impl Run {
 
     pub(super) fn refused(&mut self, out: &mut dyn Output, pid: u32, error: Errno, started: Moment) -> Result<(), Stop> {
         match refusal(error) {
-            (Status::Missing | Status::Vanished, _) => {
-                self.lost(out, pid, "vanished", Status::Vanished, "the process ended between listing and reading", started)
-            }
+            (Status::Missing | Status::Vanished, _) => match hidepid::unseen(pid, self.hidepid.as_deref()) {
+                Some(reason) => self.lost(out, pid, "denied", Status::Denied, &reason, started),
+                None => self.lost(out, pid, "vanished", Status::Vanished, "the process ended between listing and reading", started),
+            },
             (Status::Denied, reason) => self.lost(out, pid, "denied", Status::Denied, &reason, started),
             (status, reason) => self.lost(out, pid, "error", status, &reason, started),
         }
@@ -198,7 +210,8 @@ impl Run {
     }
 
     pub(super) fn finish(mut self, out: &mut dyn Output) -> Result<(), Stop> {
-        self.table.finish(out, None)?;
+        let doubts: Vec<String> = self.forged.iter().chain(&self.hidepid).cloned().collect();
+        self.table.finish(out, (!doubts.is_empty()).then(|| (Status::Partial, doubts.join("; "))))?;
         if let Some(table) = self.more_fds {
             table.finish(out, None)?;
         }
@@ -209,9 +222,9 @@ impl Run {
             let holders = same.iter().map(|(_, pid, fd, thread)| Holder { pid: *pid, fd: *fd, thread: *thread }).collect();
             owners.row(out, &Owners { inode: *inode, holders })?;
         }
-        let cut =
-            self.sockets_cut.then(|| (Status::Partial, format!("more than {SOCKETS_MAX} open sockets: the rest is only in the table")));
-        owners.finish(out, cut).map(drop)
+        let cut = self.sockets_cut.then(|| format!("more than {SOCKETS_MAX} open sockets: the rest is only in the table"));
+        let problems: Vec<String> = doubts.into_iter().chain(cut).collect();
+        owners.finish(out, (!problems.is_empty()).then(|| (Status::Partial, problems.join("; ")))).map(drop)
     }
 }
 

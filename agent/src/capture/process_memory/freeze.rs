@@ -161,7 +161,7 @@ fn holds_agent(mount: &[u8], group: &OwnedFd) -> Result<bool, String> {
 /// The agent's own group of cgroup v2.
 fn own_group() -> Option<String> {
     let root = procfs::root().ok()?;
-    let read = |path: &str| read_at(root, path, SMALL_BYTES_MAX);
+    let read = |path: &str| read_at(&root, path, SMALL_BYTES_MAX);
     let table = read("thread-self/cgroup").or_else(|_| read("self/cgroup")).ok()?;
     let path = lines(&table.bytes).find_map(|l| l.strip_prefix(b"0::"))?;
     String::from_utf8(path.to_vec()).ok()

@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 use super::regions::Regions;
 
 /// Why pages that there were are zeros.
-pub const GIVEN_BACK: &str =
-    "no page any more: the process gave it back between the look at its pages and the reading of them; zeros in the file";
+pub const GIVEN_BACK: &str = "no page any more: the process gave it back, or mapped something else there, between the look at its pages and the reading of them; zeros in the file";
 
 /// Why nobody knows what was there.
 pub const VANISHED: &str = "not mapped any more when its pages were looked at: the process gave this memory back after its registers were read; of it the file has kept pages at most, the rest is zeros or left out";
@@ -141,6 +140,12 @@ impl GivenBack {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A file over it may have no page in memory yet: then zeros are not what the process would have read.
+    #[test]
+    fn what_is_no_page_any_more_may_be_of_something_else_by_now() {
+        assert!(GIVEN_BACK.starts_with("no page any more: ") && GIVEN_BACK.contains("mapped something else there"), "{GIVEN_BACK}");
+    }
 
     #[test]
     fn what_is_read_twice_counts_once_and_neighbours_are_one() {

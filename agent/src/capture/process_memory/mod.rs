@@ -47,6 +47,7 @@ use self::targets::{TargetRow, Targets};
 use super::left::{ASIDE_MAX, LeftBehind};
 use super::live::{Lossless, put_absent, refusal};
 use super::mounts::Mounts;
+use super::process::hidepid;
 use super::procfs;
 use super::{Capture, Content, Kind, Moment, NewItem, Output, Params, Status, Stop, evidence_path};
 
@@ -87,7 +88,8 @@ impl Capture for ProcessMemory {
         let options = Options::new(params).map_err(Stop::Fatal)?;
         let taken = take(out, &wanted, &options)?;
         if taken.meant == 0 {
-            return Err(Stop::Nothing("no process is what the order names".to_owned()));
+            let among = if taken.unseen { " among those that /proc shows the agent; see targets.jsonl" } else { "" };
+            return Err(Stop::Nothing(format!("no process is what the order names{among}")));
         }
         if taken.cores == 0 {
             let meant = taken.meant;
@@ -97,6 +99,10 @@ impl Capture for ProcessMemory {
             let covered = taken.covered;
             let why = "were not looked at, because something is mounted over them; see the items";
             return Err(Stop::Nothing(format!("{covered} processes that the order means, or may mean, {why}")));
+        }
+        if taken.unseen {
+            let why = "processes that the order may mean were not looked at, because /proc does not show them to the agent";
+            return Err(Stop::Nothing(format!("{why}; see targets.jsonl")));
         }
         Ok(())
     }
@@ -152,6 +158,8 @@ pub struct Taken {
     pub stuck: u64,
     /// Of those that are meant, or may be, those over which something is mounted.
     pub covered: u64,
+    /// More may be meant, which the agent is not shown.
+    pub unseen: bool,
 }
 
 /// The memory of every process but the agent's own, in mode `fast`: what can be had of a host whose physical memory cannot.
@@ -180,10 +188,17 @@ fn take(out: &mut dyn Output, wanted: &Wanted, options: &Options) -> Result<Take
         table.fact(name, value);
     }
     say_covered(&mut table);
+    let hidepid = hidepid::told();
+    if let Some(told) = &hidepid {
+        table.fact("hidepid", told.clone());
+    }
+    // Who is ordered by number has a row, shown or not.
+    let unseen = hidepid.is_some() && (wanted.all || wanted.looks());
     let frozen = freeze(wanted, options, &mut table);
-    let mut run = Run { wanted, options, frozen, table, taken: Taken::default(), kernel_threads: 0, aside: Vec::new() };
+    let taken = Taken { unseen, ..Taken::default() };
+    let mut run = Run { wanted, options, frozen, table, taken, kernel_threads: 0, aside: Vec::new(), hidepid };
     let ended = run.all(out, pids);
-    let Run { frozen, mut table, taken, kernel_threads, .. } = run;
+    let Run { frozen, mut table, taken, kernel_threads, hidepid, .. } = run;
     table.fact("kernel_threads", kernel_threads.to_string());
     for group in frozen {
         let path = exhibit_evidence::text::escape_bounded(&group.path, 200);
@@ -193,10 +208,12 @@ fn take(out: &mut dyn Output, wanted: &Wanted, options: &Options) -> Result<Take
     // The list of what was taken is there however that ended. Told to end, it is an item that says so; at the end of the list of
     // items there is room for it.
     let cut = match &ended {
-        Err(stop @ Stop::Limit(_)) => Some((Status::Partial, format!("processes behind its last row were not looked at: {stop}"))),
+        Err(stop @ Stop::Limit(_)) => Some(format!("processes behind its last row were not looked at: {stop}")),
         _ => None,
     };
-    let put = table.finish(out, cut);
+    let unseen = hidepid.filter(|_| taken.unseen).map(|told| format!("processes that the order may mean were not looked at: {told}"));
+    let why: Vec<String> = cut.into_iter().chain(unseen).collect();
+    let put = table.finish(out, (!why.is_empty()).then(|| (Status::Partial, why.join("; "))));
     ended?;
     put?;
     Ok(taken)
@@ -211,6 +228,8 @@ struct Run<'a> {
     kernel_threads: u64,
     /// Processes that are tried again after all others.
     aside: Vec<u32>,
+    /// Which processes the agent is not shown.
+    hidepid: Option<String>,
 }
 
 impl Run<'_> {
@@ -230,7 +249,7 @@ impl Run<'_> {
     }
 
     /// A process whose folder does not open: said if it was ordered by its number, or if something is mounted over it, or over what
-    /// tells whether it is meant. Then it is an item unless the order names other numbers only.
+    /// tells whether it is meant. Then it is an item unless the order names other numbers only. Who answers all the same is there.
     fn unopened(&mut self, out: &mut dyn Output, pid: u32, error: Errno, started: Moment) -> Result<(), Stop> {
         let is_ordered = self.wanted.pids.contains(&pid);
         let is_covered = error == Errno::XDEV;
@@ -242,13 +261,25 @@ impl Run<'_> {
             self.taken.meant = self.taken.meant.saturating_add(1);
             self.taken.covered = self.taken.covered.saturating_add(u64::from(is_covered));
         }
+        let is_gone = matches!(error, Errno::NOENT | Errno::SRCH);
+        let unseen = if is_gone { hidepid::unseen(pid, self.hidepid.as_deref()) } else { None };
+        let is_there = !is_gone || unseen.is_some();
         if by.is_some() {
-            absent(out, pid, gone_or_denied(error), started)?;
+            match unseen {
+                Some(why) => put_absent(out, evidence_path(format!("/proc/{pid}/core")), Status::Denied, why, started, METHOD)?,
+                None => absent(out, pid, gone_or_denied(error), started)?,
+            }
         } else if self.wanted.looks() {
             let why = "something is mounted over it: whether it is what the order names cannot be told; it may be";
             put_absent(out, evidence_path(format!("/proc/{pid}/core")), Status::Error, why, started, METHOD)?;
         }
-        let result = if is_covered { "not looked at: something is mounted over it" } else { "not there" };
+        let result = if is_covered {
+            "not looked at: something is mounted over it"
+        } else if is_there {
+            "not looked at: see its item"
+        } else {
+            "not there"
+        };
         self.table.row(out, &TargetRow { pid, name: Lossless::default(), by, result, core: None })
     }
 

@@ -6,7 +6,8 @@
 //! that ([`choice`]); by the numbers there nobody may be asked, stopped or signalled ([`foreign`]). [`facts`] say which one it was.
 //!
 //! Which one it is stays, because the agent holds it open: what is mounted over `/proc` later changes nothing. What lies at `/proc` is
-//! looked at anew whenever that is told or listed, because the agent runs for months and mounts come and go.
+//! looked at anew whenever that is told or listed, because the agent runs for months and mounts come and go. Where something can be
+//! mounted in the agent's own (since Linux 6.15), each capture has a new one ([`renew`]), and what was met in one is told.
 //!
 //! The links of a process (`exe`, `fd/<n>`, `map_files/...`) lead out of procfs by design: [`follow`] looks at the way to them only.
 
@@ -16,7 +17,8 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::sync::{PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
 use rustix::io::Errno;
@@ -39,6 +41,10 @@ struct Root {
     instead: Option<Instead>,
     /// What it is.
     shows: Shown,
+    /// Something that is mounted in it was met.
+    is_met: AtomicBool,
+    /// The same happened in one that the agent had before.
+    was_met: bool,
 }
 
 /// Why `/proc` is looked through.
@@ -77,13 +83,25 @@ impl Root {
         // A security module may allow the mount and then refuse every path in it, because it cannot name it.
         live::read_at(&dir, "self/stat", SMALL_BYTES_MAX)?;
         let (unguarded, is_still) = (unguarded(&dir), is_still(&dir));
-        Ok(Self { dir, _mount: Some(mount), unguarded, is_still, instead: None, shows: Shown::Own })
+        let is_met = AtomicBool::new(false);
+        Ok(Self { dir, _mount: Some(mount), unguarded, is_still, instead: None, shows: Shown::Own, is_met, was_met: false })
     }
 
     /// `/proc`, which others can mount things in.
     fn shared(dir: OwnedFd, shows: Shown, why: Instead) -> Self {
         let unguarded = unguarded(&dir);
-        Self { dir, _mount: None, unguarded, is_still: false, instead: Some(why), shows }
+        let is_met = AtomicBool::new(false);
+        Self { dir, _mount: None, unguarded, is_still: false, instead: Some(why), shows, is_met, was_met: false }
+    }
+
+    /// A new one in the place of the agent's own, where something may be mounted in this one.
+    fn fresh(&self) -> Option<Self> {
+        let (is_own, is_met) = (self.instead.is_none(), self.is_met.load(Ordering::Relaxed));
+        if !is_own || (self.is_still && !is_met) {
+            return None;
+        }
+        let new = Self::own().ok()?;
+        Some(Self { was_met: self.was_met || is_met, ..new })
     }
 
     /// Whether nobody but the kernel says what it is.
@@ -113,6 +131,11 @@ impl Root {
 
     fn told(&self) -> String {
         let why = match self.instead {
+            None if self.is_met.load(Ordering::Relaxed) => {
+                return "own; something was mounted in it, and what that covers was not looked at: the next capture has a new one"
+                    .to_owned();
+            }
+            None if self.was_met => return "own; something was mounted in one that the agent had before".to_owned(),
             None => return "own".to_owned(),
             Some(Instead::Given) => "this container was given it".to_owned(),
             Some(Instead::Refused(e)) => {
@@ -130,30 +153,38 @@ impl Root {
     }
 }
 
-static ROOT: RwLock<Option<&'static Root>> = RwLock::new(None);
+static ROOT: RwLock<Option<Arc<Root>>> = RwLock::new(None);
 
-/// Chosen once: every process is looked at through the same one.
-fn known() -> Result<&'static Root, Errno> {
-    let kept = *ROOT.read().unwrap_or_else(PoisonError::into_inner);
-    match kept {
+fn kept() -> Option<Arc<Root>> {
+    ROOT.read().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Every process is looked at through the same one until [`renew`].
+fn known() -> Result<Arc<Root>, Errno> {
+    match kept() {
         Some(root) => Ok(root),
         None => Ok(keep(Root::choose()?)),
     }
 }
 
-/// It is never given back: threads that were left behind may still look through it.
-fn keep(root: Root) -> &'static Root {
-    let root: &'static Root = Box::leak(Box::new(root));
-    *ROOT.write().unwrap_or_else(PoisonError::into_inner) = Some(root);
+/// The one before is given back when nobody looks through it any more: threads that were left behind may.
+fn keep(root: Root) -> Arc<Root> {
+    let root = Arc::new(root);
+    *ROOT.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&root));
     root
 }
 
-/// Called at the beginning of each capture. Where the agent could have no procfs of its own it asks again; one that is better takes the
+/// Called at the beginning of each capture. Where something can be mounted in the agent's own procfs it makes a new one: what was mounted
+/// in the one before hides nothing any longer. Where the agent could have none of its own it asks again; one that is better takes the
 /// place of the other, which happens twice at most. What looked right is not given up for what was mounted over `/proc` since.
 pub fn renew() {
-    let kept = *ROOT.read().unwrap_or_else(PoisonError::into_inner);
-    let Some(root) = kept.filter(|root| !root.is_vouched()) else { return };
-    if let Ok(new) = Root::choose()
+    let Some(root) = kept() else { return };
+    if let Some(new) = root.fresh() {
+        keep(new);
+        return;
+    }
+    if !root.is_vouched()
+        && let Ok(new) = Root::choose()
         && (new.is_vouched() || (new.stays() && !root.stays()))
     {
         keep(new);
@@ -171,7 +202,7 @@ pub fn facts() -> Vec<(&'static str, String)> {
 /// Whether the numbers of processes here are those by which the agent can ask the kernel for them.
 #[must_use]
 pub fn has_own_numbers() -> bool {
-    known().is_ok_and(Root::has_own_numbers)
+    known().is_ok_and(|root| root.has_own_numbers())
 }
 
 /// Why nobody is asked, stopped or signalled by the numbers here, and what to do about it; `None` when they are the agent's own.
@@ -186,15 +217,25 @@ pub fn foreign() -> Option<String> {
         }
         _ => "run the agent with its own procfs at /proc".to_owned(),
     };
-    Some(format!("/proc is {shown}: by a number that stands there the agent would stop another process; {remedy}"))
+    Some(format!("/proc is {shown}: by a number that stands there the agent would ask or stop another process; {remedy}"))
+}
+
+/// The folder of processes, which stays open as long as this is held.
+#[derive(Clone)]
+pub struct Folder(Arc<Root>);
+
+impl AsFd for Folder {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.dir.as_fd()
+    }
 }
 
 /// The folder of processes.
 ///
 /// # Errors
 /// When there is neither a procfs of the agent's own nor `/proc`.
-pub fn root() -> Result<BorrowedFd<'static>, Errno> {
-    Ok(known()?.dir.as_fd())
+pub fn root() -> Result<Folder, Errno> {
+    known().map(Folder)
 }
 
 /// The numbers of all processes, at most `count_max`, sorted; the flag says that there were more.
@@ -260,7 +301,7 @@ pub fn link(dir: impl AsFd, path: impl Arg) -> Result<Vec<u8>, Errno> {
     let dir = dir.as_fd();
     // It takes three system calls instead of one, for every open file of every process.
     if guards(dir) && !known().is_ok_and(|root| root.is_still) {
-        live::link(uncrossed(dir, path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC)?, "")
+        live::link(within(dir, path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC)?, "")
     } else {
         live::link(dir, path)
     }
@@ -274,14 +315,14 @@ pub fn link(dir: impl AsFd, path: impl Arg) -> Result<Vec<u8>, Errno> {
 pub fn follow(dir: impl AsFd, link: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
     let dir = dir.as_fd();
     if guards(dir) {
-        uncrossed(dir, link, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC)?;
+        within(dir, link, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC)?;
     }
     openat(dir, link, flags | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// What the agent's own links are followed in. A folder that does not even look like a procfs could lead to any device or server, and
 /// to open one may do something.
-fn own() -> Result<&'static Root, Errno> {
+fn own() -> Result<Arc<Root>, Errno> {
     known().and_then(|root| if root.is_plausible() { Ok(root) } else { Err(Errno::STALE) })
 }
 
@@ -337,7 +378,18 @@ pub fn covered(mounts: &Mounts) -> BTreeSet<u32> {
 }
 
 fn open(dir: BorrowedFd<'_>, path: impl Arg, flags: OFlags) -> Result<OwnedFd, Errno> {
-    opened(dir, path, flags, guards(dir))
+    if guards(dir) { within(dir, path, flags) } else { opened(dir, path, flags, false) }
+}
+
+/// Opens, below the folder of processes, without crossing a mount; remembers that there was one.
+fn within(dir: BorrowedFd<'_>, path: impl Arg, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let opened = uncrossed(dir, path, flags);
+    if matches!(opened, Err(Errno::XDEV))
+        && let Ok(root) = known()
+    {
+        root.is_met.store(true, Ordering::Relaxed);
+    }
+    opened
 }
 
 /// Opens; crosses no mount where the kernel can be told so.

@@ -150,6 +150,55 @@ fn where_something_can_be_mounted_in_the_agents_own_procfs_it_is_looked_out_for(
     });
 }
 
+/// Mounts an empty folder in the agent's own procfs, as root can through the agent's descriptors. False where the kernel cannot.
+fn mounts_in_own(folder: &std::path::Path, pid: u32) -> bool {
+    let root = known().expect("a procfs");
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let copy = open_tree(CWD, folder, flags).expect("a copy of its mount");
+    let how = rustix::mount::MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    rustix::mount::move_mount(&copy, "", &root.dir, pid.to_string(), how).is_ok()
+}
+
+/// Who once mounted something in the agent's own procfs hides nothing from the next capture, and it is told.
+#[test]
+fn what_is_mounted_in_the_agents_own_procfs_is_told_and_not_there_at_the_next_capture() {
+    in_own_mounts("capture::procfs::tests::what_is_mounted_in_the_agents_own_procfs_is_told_and_not_there_at_the_next_capture", || {
+        let (target, folder) = (sleeper("the-first"), tempfile::tempdir().expect("folder"));
+        let command_line = || {
+            let read = process(target.pid()).and_then(|dir| read_at(&dir, "cmdline", SMALL_BYTES_MAX))?;
+            Ok::<_, Errno>(String::from_utf8_lossy(&read.bytes).contains("the-first"))
+        };
+        if !mounts_in_own(folder.path(), target.pid()) {
+            return;
+        }
+        // What nobody met is gone as well.
+        renew();
+        assert_eq!((command_line(), fact("procfs").as_deref()), (Ok(true), Some("own")));
+
+        assert!(mounts_in_own(folder.path(), target.pid()), "a second time");
+        assert_eq!(command_line(), Err(Errno::XDEV));
+        assert!(fact("procfs").is_some_and(|told| told.starts_with("own; something was mounted in it")), "{:?}", facts());
+        for _ in 0..2 {
+            renew();
+            assert_eq!(command_line(), Ok(true));
+            assert_eq!(fact("procfs").as_deref(), Some("own; something was mounted in one that the agent had before"));
+        }
+    });
+}
+
+/// The agent runs for months.
+#[test]
+fn a_new_procfs_for_each_capture_leaves_nothing_open() {
+    in_own_mounts("capture::procfs::tests::a_new_procfs_for_each_capture_leaves_nothing_open", || {
+        let open = || live::numbers(open_dir(root().expect("a procfs"), "self/fd").expect("listed"), 1 << 16).expect("listed").0.len();
+        let before = open();
+        for _ in 0..20 {
+            renew();
+        }
+        assert_eq!(open(), before);
+    });
+}
+
 /// A folder in which `self` leads to `pid`, and all open files of this process lead to `file`.
 fn forged(pid: u32, file: &std::path::Path) -> tempfile::TempDir {
     let forged = tempfile::tempdir().expect("folder");

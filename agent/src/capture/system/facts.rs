@@ -246,14 +246,13 @@ fn container() -> Vec<Hint> {
         }
     }
     // Not by the path `/proc`: root can mount over it what another process seems to say.
-    let proc = procfs::root();
-    if let Ok(environ) = proc.and_then(|proc| procfs::read_at(proc, "1/environ", SMALL_BYTES_MAX))
+    if let Ok(environ) = procfs::root().and_then(|proc| procfs::read_at(proc, "1/environ", SMALL_BYTES_MAX))
         && let Some(value) = environ.bytes.split(|b| *b == 0).find_map(|v| v.strip_prefix(b"container="))
     {
         hints.push(Hint { source: "/proc/1/environ", value: Lossless::from(value) });
     }
     // The first process of a namespace that is not the host's has a number outside that differs; its own says 1.
-    let namespace = |of: &str| proc.and_then(|proc| procfs::link(proc, format!("{of}/ns/pid")));
+    let namespace = |of: &str| procfs::root().and_then(|proc| procfs::link(proc, format!("{of}/ns/pid")));
     if let (Ok(own), Ok(first)) = (namespace("self"), namespace("1"))
         && own != first
     {

@@ -3,7 +3,7 @@
 use rustix::mount::mount_bind;
 
 use super::*;
-use crate::capture::testing::{in_own_mounts, without_mounting};
+use crate::capture::testing::{hide_others, in_own_mounts, without_mounting};
 
 fn shell() -> Target {
     let mut command = Command::new("sh");
@@ -90,6 +90,29 @@ fn who_has_covered_files_may_watch_its_memory() {
             super::super::one::watches(&dir, target.pid())
         };
         assert_eq!((watches(&covered), watches(&other)), (true, false));
+    });
+}
+
+/// Whom `/proc` does not show the agent is neither gone nor out of the question.
+#[test]
+fn who_is_kept_from_the_agent_by_hidepid_is_no_silent_gap() {
+    in_own_mounts("capture::process_memory::tests::covered::who_is_kept_from_the_agent_by_hidepid_is_no_silent_gap", || {
+        let target = sleeper();
+        hide_others();
+        let pid = target.pid().to_string();
+        let mut taken = Folder::new();
+        assert!(matches!(taken.run(&[("pid", pid.as_str())]), Err(Stop::Nothing(_))));
+        let item = taken.core(target.pid());
+        assert_eq!(item.status, Status::Denied);
+        assert!(item.item.reason.as_deref().is_some_and(|r| r.contains("hidepid=")), "{:?}", item.item.reason);
+        let rows = taken.rows("targets.jsonl");
+        assert!(rows.iter().any(|r| r["pid"] == target.pid() && r["result"] == "not looked at: see its item"), "{rows:?}");
+
+        let mut taken = Folder::new();
+        let ended = taken.run(&[("name", "no-such-name")]);
+        assert!(matches!(&ended, Err(Stop::Nothing(why)) if why.contains("that /proc shows the agent")), "{ended:?}");
+        let targets = taken.get("targets.jsonl");
+        assert!(targets.status == Status::Partial && targets.item.facts["hidepid"].contains("hidepid="), "{:?}", targets.item);
     });
 }
 
