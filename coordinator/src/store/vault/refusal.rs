@@ -144,18 +144,21 @@ fn remedy(said: &Said) -> Option<&'static str> {
         return Some(EXPIRED);
     }
     Some(match said.code.as_str() {
-        "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" | "InvalidToken" => EXPIRED,
+        "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" | "InvalidToken" | "InvalidTokenId" => EXPIRED,
         // Of a token service (RFC 6749, 5.2): what it was given is invalid, expired or revoked; Google says it of a wrong clock as well.
         "invalid_grant" => "the credentials are expired or revoked: renew them; or this machine's clock is wrong: keep it with NTP",
         "RequestTimeTooSkewed" => "this machine's clock differs from the store's: set it, and keep it with NTP",
         "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException" => {
             "wrong region: correct region (and endpoint, if it is set) in [store] of the configuration"
         }
-        // A key that was switched off, deleted or mistyped: of S3 and its token service, of Azure, of Google.
+        // A key or an account that was switched off, deleted or mistyped: of S3 and its token service, of Ceph, of Azure, of Google.
         "InvalidAccessKeyId"
         | "SignatureDoesNotMatch"
         | "InvalidClientTokenId"
         | "UnrecognizedClientException"
+        | "UserSuspended"
+        | "AccountProblem"
+        | "NotSignedUp"
         | "AuthenticationFailed"
         | "InvalidAuthenticationInfo"
         | "NoAuthenticationInformation"
@@ -347,10 +350,14 @@ mod tests {
         let wrong =
             azure("AuthenticationFailed", "The MAC signature found in the HTTP request 'x' is not the same as any computed signature");
         assert!(told(403, &wrong).as_deref() == Some(UNKNOWN) && !is_expired(wrong.as_bytes()), "a wrong key is no expired one");
-        for code in ["InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidClientTokenId", "InvalidSecurity"] {
+        for code in
+            ["InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidClientTokenId", "InvalidSecurity", "UserSuspended", "AccountProblem"]
+        {
             let answer = format!("<Error><Code>{code}</Code><Message>no</Message></Error>");
             assert_eq!(told(403, &answer).as_deref(), Some(UNKNOWN), "{code}");
         }
+        let ended = "<Error><Code>InvalidTokenId</Code></Error>";
+        assert_eq!(told(403, ended).as_deref(), Some(super::EXPIRED), "as MinIO says it of a session");
         assert_eq!(told(403, "<Error><Code>AccessDenied</Code></Error>"), None, "rights");
         assert_eq!(told(401, "").as_deref(), Some(UNKNOWN));
         assert_eq!(told(403, r#"{"error":{"errors":[{"reason":"forbidden"}]}}"#), None);

@@ -152,7 +152,7 @@ mod tests {
         let mut pass = Pass::new(bucket(RIGHTS).await.attestable().expect("an S3 store"), task());
         let report = Box::pin(pass.run()).await.expect("heard");
         let kinds: Vec<&str> = report.troubles.iter().map(|trouble| trouble.kind).collect();
-        assert_eq!(kinds, ["store-lock"], "a lock that may not be read is told: {report:?}");
+        assert_eq!(kinds, ["store-unattested"], "a lock that may not be read is told: {report:?}");
     }
 
     #[tokio::test]
