@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use exhibit_proto::transport::NEEDS_A_PERSON;
 use exhibit_proto::transport::client::describe;
 
 /// How the program ends. `exhibit --help` and `docs/operations/exit-codes.md` list them.
@@ -105,6 +106,9 @@ const LISTS: &[(&str, &str)] = &[
 const ELSEWHERE: &str = "the same command again in a moment; where there are several coordinators, name each of them in \
                          EXHIBIT_HOME/config.toml: coordinator = [\"HOST:PORT\", ...]";
 
+/// What to do when it says so of what does not pass by itself; its message names what helps.
+const SEEN_TO: &str = "tell whoever runs the coordinator, because it does not pass by itself; then the same command again";
+
 /// What to do when something is not as it was written. A command that only asked, or signs, wrote no file.
 const DAMAGED: &str = "sign nothing by it, and use no file that this command wrote; verify the case with exhibit-verify";
 
@@ -114,8 +118,9 @@ impl From<tonic::Status> for Failure {
         // A status that the coordinator sent has no source; one that has was made here, because the connection broke.
         let broke = std::error::Error::source(&status).is_some();
         if status.code() == C::Unavailable && !broke && !status.message().is_empty() {
+            let needs_a_person = status.metadata().contains_key(NEEDS_A_PERSON);
             let message = exhibit_evidence::text::escape_bounded(status.message(), 2_000);
-            return Self::new(Code::Unavailable, message).hint(ELSEWHERE);
+            return Self::new(Code::Unavailable, message).hint(if needs_a_person { SEEN_TO } else { ELSEWHERE });
         }
         if broke || status.code() == C::Unavailable {
             let message = format!("the connection to the coordinator was lost: {}", without_links(&describe(&status)));
@@ -220,6 +225,12 @@ mod tests {
         let later = Failure::from(tonic::Status::unavailable("the coordinator is stopping"));
         assert_eq!((later.code, later.message.as_str()), (Code::Unavailable, "the coordinator is stopping"));
         assert_eq!(later.hint.as_deref(), Some(ELSEWHERE));
+        // Nor does another one: they have one store.
+        let mut refused = tonic::Status::unavailable("could not create 'a': ExpiredToken (the credentials are expired: renew them)");
+        refused.metadata_mut().insert(NEEDS_A_PERSON, tonic::metadata::MetadataValue::from_static("true"));
+        let refused = Failure::from(refused);
+        assert_eq!((refused.code, refused.hint.as_deref()), (Code::Unavailable, Some(SEEN_TO)));
+        assert!(refused.message.ends_with("(the credentials are expired: renew them)"), "{}", refused.message);
         let mut broken = tonic::Status::internal("h2 protocol error");
         broken.set_source(std::sync::Arc::new(std::io::Error::other("reset")));
         assert_eq!(Failure::from(broken).code, Code::Unavailable);

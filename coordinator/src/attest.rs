@@ -51,7 +51,7 @@ pub struct Desk {
     lasting: tokio::sync::Mutex<()>,
     /// Why stores refused to be looked at.
     refusals: Refusals,
-    /// Held while that is told.
+    /// Held while that is told, or forgotten.
     refusing: tokio::sync::Mutex<()>,
 }
 
@@ -254,16 +254,18 @@ async fn pass(parts: &Arc<Parts>, looked_at: &LookedAt, begin: &str) -> Option<R
                     tracing::warn!(error = %e, place, "the versions in the store cannot be looked at; 'store check' says what that means");
                     return None;
                 }
-                tracing::warn!(error = %e, place, "the store could not be attested; it goes on in a minute");
                 if then == Interrupted::Told {
+                    // Which says it, and not each minute.
                     refusals::tell_refused(parts, place, &e, copy_in).await;
+                } else {
+                    tracing::warn!(error = %e, place, "the store could not be attested; it goes on in a minute");
                 }
                 tokio::time::sleep(TRY_AGAIN).await;
             }
         }
     };
-    refusals::looked_at(parts, store.vault.describe(), copy_in);
-    let (lasting, news): (Vec<Trouble>, Vec<Trouble>) = report.troubles.iter().cloned().partition(|t| t.kind == attest::HELD);
+    refusals::looked_at(parts, store.vault.describe(), copy_in).await;
+    let (lasting, news): (Vec<Trouble>, Vec<Trouble>) = report.troubles.iter().cloned().partition(|t| keeping::lasts(t.kind));
     tell_news(parts, &news, copy_in).await;
     let seen = if begin.is_empty() { Lasting::All } else { Lasting::OfCase };
     keeping::tell_lasting(parts, &lasting, copy_in, seen).await;
@@ -328,7 +330,9 @@ pub async fn again(parts: &Parts) -> Result<(), StoreError> {
         Err(e) => {
             // Between two passes nobody else would say it.
             if e.needs_a_person() {
-                refusals::tell_refused(parts, &parts.store.describe(), &e, None).await;
+                // As the passes name it, which take it back.
+                let place = parts.store.attestable().map_or_else(|| parts.store.describe(), |found| found.vault.describe().to_owned());
+                refusals::tell_refused(parts, &place, &e, None).await;
             }
             return Err(e);
         }

@@ -32,6 +32,7 @@ pub mod read;
 pub mod recover;
 pub mod reindex;
 pub mod replica;
+mod retry;
 pub mod reverify;
 pub mod rpc;
 pub mod seal;

@@ -3,6 +3,8 @@
 use std::fmt;
 
 use exhibit_proto::convert::BadField;
+use exhibit_proto::transport::NEEDS_A_PERSON;
+use tonic::metadata::MetadataValue;
 
 use crate::catalog::CatalogError;
 use crate::ledger::{self, LedgerError};
@@ -34,7 +36,10 @@ pub enum Kind {
 pub struct Problem {
     kind: Kind,
     message: String,
-    needs_a_person: bool,
+    /// Why a store refuses whoever asks, if that is it.
+    refused: Option<String>,
+    /// A store has no room.
+    is_full: bool,
 }
 
 /// Result of a work module.
@@ -44,7 +49,7 @@ impl Problem {
     /// Makes a problem.
     #[must_use]
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), needs_a_person: false }
+        Self { kind, message: message.into(), refused: None, is_full: false }
     }
 
     /// Shorthand for [`Kind::Invalid`].
@@ -68,7 +73,13 @@ impl Problem {
     /// True when it is soon to be tried again: it passes, and no store refuses whoever asks, with credentials that expired for example.
     #[must_use]
     pub const fn passes_soon(&self) -> bool {
-        self.is_passing() && !self.needs_a_person
+        self.is_passing() && self.refused.is_none()
+    }
+
+    /// Why a store refuses whoever asks, as [`StoreError::reason`]: that lasts until a person has seen to it. None when none does.
+    #[must_use]
+    pub fn refused(&self) -> Option<&str> {
+        self.refused.as_deref()
     }
 }
 
@@ -106,7 +117,8 @@ impl From<StoreError> for Problem {
             store::Kind::NotFound => Kind::NotFound,
             store::Kind::Denied | store::Kind::Bug => Kind::Failed,
         };
-        Self { needs_a_person: e.needs_a_person(), ..Self::new(kind, e.to_string()) }
+        let is_full = e.kind() == store::Kind::Full;
+        Self { refused: e.needs_a_person().then(|| e.reason()), is_full, ..Self::new(kind, e.to_string()) }
     }
 }
 
@@ -119,7 +131,8 @@ impl From<LedgerError> for Problem {
             ledger::Kind::Refused => Kind::Invalid,
             ledger::Kind::Denied | ledger::Kind::Bug => Kind::Failed,
         };
-        Self { needs_a_person: e.needs_a_person(), ..Self::new(kind, e.to_string()) }
+        let is_full = e.kind() == ledger::Kind::Full;
+        Self { refused: e.refused().map(str::to_owned), is_full, ..Self::new(kind, e.to_string()) }
     }
 }
 
@@ -135,7 +148,13 @@ impl From<Problem> for tonic::Status {
             Kind::Damaged => tonic::Code::DataLoss,
             Kind::Failed => tonic::Code::Internal,
         };
-        Self::new(code, p.message)
+        // The code says to a program that it may ask again; to a person it is no use to do so until somebody has seen to the store.
+        let needs_a_person = p.is_passing() && (p.is_full || !p.passes_soon());
+        let mut status = Self::new(code, p.message);
+        if needs_a_person {
+            status.metadata_mut().insert(NEEDS_A_PERSON, MetadataValue::from_static("true"));
+        }
+        status
     }
 }
 
@@ -150,10 +169,28 @@ mod tests {
         let said = LedgerError::from(unheard()).said("whether something lies there cannot be seen");
         for problem in [Problem::from(unheard()), Problem::from(LedgerError::from(unheard())), Problem::from(said)] {
             assert!(problem.is_passing() && !problem.passes_soon(), "{problem:?}");
+            assert_eq!(problem.refused(), Some("denied: renew the credentials"), "without what changes with each try");
         }
         for problem in [Problem::from(disturbed()), Problem::from(LedgerError::from(disturbed())), Problem::new(Kind::Busy, "busy")] {
-            assert!(problem.is_passing() && problem.passes_soon(), "{problem:?}");
+            assert!(problem.is_passing() && problem.passes_soon() && problem.refused().is_none(), "{problem:?}");
         }
         assert!(!Problem::from(StoreError::new(store::Kind::Denied, "403", "compare the rights")).passes_soon());
+    }
+
+    #[test]
+    fn a_status_says_whether_somebody_must_see_to_it() {
+        let of_store = |e: StoreError| tonic::Status::from(Problem::from(e));
+        let of_log = |e: StoreError| tonic::Status::from(Problem::from(LedgerError::from(e)));
+        for (e, is_told) in [
+            (StoreError::unheard("could not list: 401", "renew the credentials"), true),
+            (StoreError::new(store::Kind::Full, "could not create: 507", "free space"), true),
+            (StoreError::new(store::Kind::Retry, "could not list: 503", "it is tried again"), false),
+        ] {
+            for status in [of_store(e.clone()), of_log(e)] {
+                assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}");
+                assert_eq!(status.metadata().contains_key(NEEDS_A_PERSON), is_told, "{status:?}");
+            }
+        }
+        assert!(!tonic::Status::from(Problem::new(Kind::Busy, "busy")).metadata().contains_key(NEEDS_A_PERSON));
     }
 }

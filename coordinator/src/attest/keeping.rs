@@ -8,17 +8,25 @@ use exhibit_evidence::Digest;
 use exhibit_evidence::id::CaseId;
 use futures::future::BoxFuture;
 
+use super::refusals::KIND as UNATTESTED;
 use super::{in_copy, tell};
 use crate::custody;
 use crate::incidents::Reported;
 use crate::parts::Parts;
-use crate::store::attest::Keeper;
+use crate::store::attest::{HELD, Keeper};
 use crate::store::{Kind, StoreError, Trouble};
 
 /// The name under which the catalog keeps what was told once.
 const CHORE: &str = "held";
 /// Subjects that are kept, of some 120 bytes each. What more there are is told by each pass.
 const KEPT_MAX: usize = 2_000;
+/// The kinds of what stays so until a person has seen to it: a pass, or a start, that sees the same has nothing new to tell.
+const LASTING: [&str; 2] = [HELD, UNATTESTED];
+
+/// True of a kind that is told once as long as it stays the same.
+pub(super) fn lasts(kind: &str) -> bool {
+    LASTING.contains(&kind)
+}
 
 /// Keeps a trouble as an incident.
 pub(super) struct Keeping {
@@ -100,8 +108,8 @@ pub(super) async fn tell_lasting(parts: &Parts, troubles: &[Trouble], copy_in: O
     let mut after = before.clone();
     if lasting == Lasting::All {
         let is_there = |known: &String| troubles.iter().any(|trouble| *known == lasting.key(of_kind(trouble.kind), trouble));
-        let prefix = format!("{} ", of_kind(crate::store::attest::HELD));
-        after.retain(|known, _| !known.starts_with(&prefix) || is_there(known));
+        let prefixes = LASTING.map(|kind| format!("{} ", of_kind(kind)));
+        after.retain(|known, _| !prefixes.iter().any(|prefix| known.starts_with(prefix)) || is_there(known));
     }
     for trouble in troubles {
         let (key, digest) = (lasting.key(of_kind(trouble.kind), trouble), Digest::of(trouble.detail.as_bytes()));

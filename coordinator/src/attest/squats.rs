@@ -38,6 +38,18 @@ pub(super) struct Logs {
     looked: Looked,
 }
 
+/// What a reader gets who asks for the head of a log.
+#[derive(Debug)]
+enum Shown {
+    Newest,
+    /// One of fewer records than were published.
+    Older,
+    /// None, or what is no head of this log.
+    Nothing,
+    /// Nobody read it: the store refuses that.
+    Unread(LedgerError),
+}
+
 impl Logs {
     pub(super) fn new(ledgers: Arc<Ledgers>, catalog: SharedCatalog, store: Arc<dyn Store>, is_copy: bool) -> Self {
         Self { ledgers, catalog, store, is_copy, last: Mutex::default(), sealed: Mutex::default(), looked: Looked::default() }
@@ -49,19 +61,34 @@ impl Logs {
         // What is known before the store is asked: a head is in the store before the catalog knows it.
         let published = self.catalog.published(log.folder()).await.map_err(|e| later(&e))?;
         let Some(published) = published.filter(|_| !self.is_copy) else { return Ok(()) };
-        match ledger::top(&*self.store, log, self.ledgers.keys()).await {
-            Ok(Some(size)) if size >= published.size => return Ok(()),
-            Err(e) if e.kind() == ledger::Kind::Retry => return Err(later_of_log(&e)),
-            Ok(_) | Err(_) => {}
-        }
+        let what = match self.shown(log, published.size).await? {
+            Shown::Newest => return Ok(()),
+            Shown::Older => "the head that a reader gets is not the newest one",
+            Shown::Nothing => "a reader gets no head of the log",
+            Shown::Unread(error) => {
+                tracing::warn!(log = %log.folder(), %error, "the head of a log could not be read, so it is not known which one a reader gets");
+                return Ok(());
+            }
+        };
         let looked = match self.ledgers.get(log).await {
             Ok(ledger) => ledger.look_at_head().await,
             Err(e) => Err(e),
         };
         if let Err(error) = looked {
-            tracing::warn!(log = %log.folder(), %error, "the head that a reader gets is not the newest one, and the log could not be looked at");
+            tracing::warn!(log = %log.folder(), %error, "{what}, and the log could not be looked at");
         }
         Ok(())
+    }
+
+    /// What a reader gets of a log of which so many records were published.
+    async fn shown(&self, log: &LogName, published: u64) -> Result<Shown, StoreError> {
+        match ledger::top(&*self.store, log, self.ledgers.keys()).await {
+            Ok(Some(size)) if size >= published => Ok(Shown::Newest),
+            Ok(Some(_)) => Ok(Shown::Older),
+            Ok(None) => Ok(Shown::Nothing),
+            Err(e) if e.kind() == ledger::Kind::Retry => Err(later_of_log(&e)),
+            Err(e) => Ok(Shown::Unread(e)),
+        }
     }
 
     fn last(&self) -> MutexGuard<'_, Option<(LogName, u64)>> {
@@ -255,11 +282,13 @@ mod tests {
     use exhibit_evidence::anchor::{Anchor, FORMAT};
     use exhibit_evidence::id::CaseId;
     use exhibit_evidence::key::SigningKey;
+    use exhibit_evidence::log::Checkpoint;
 
     use super::*;
     use crate::catalog::Published;
     use crate::catalog::sqlite::SqliteCatalog;
     use crate::ledger::Keys;
+    use crate::store::faulty::{Fault, FaultyStore, Op};
     use crate::store::{Payload, RemoteStore};
 
     async fn put(store: &dyn Store, name: &str, content: &[u8]) {
@@ -273,6 +302,33 @@ mod tests {
         assert!(unheard.says_nothing() && unheard.needs_a_person() && unheard.message().contains("renew the credentials"), "{unheard}");
         let disturbed = of(StoreError::new(Kind::Retry, "could not list: 503", "it is tried again"));
         assert!(disturbed.says_nothing() && !disturbed.needs_a_person(), "{disturbed}");
+    }
+
+    #[tokio::test]
+    async fn a_head_that_may_not_be_read_is_no_older_one() {
+        let dir = tempfile::tempdir().expect("folder");
+        let faulty = FaultyStore::new(Arc::new(RemoteStore::memory()));
+        let faults = faulty.faults.clone();
+        let store: Arc<dyn Store> = Arc::new(faulty);
+        let root = SigningKey::from_seed(&[1; 32]);
+        let anchor = Anchor { format: FORMAT.to_owned(), deployment: "d1".to_owned(), root_key: root.public() };
+        let keys = Keys { anchor, log: SigningKey::from_seed(&[2; 32]), witnesses: Vec::new() };
+        let catalog: SharedCatalog = Arc::new(SqliteCatalog::create(&dir.path().join("catalog.sqlite")).await.expect("catalog"));
+        let log = LogName::Deployment;
+        let logs = Logs::new(Ledgers::new(Arc::clone(&store), keys), catalog, Arc::clone(&store), false);
+        assert!(matches!(logs.shown(&log, 2).await, Ok(Shown::Nothing)));
+        let head = Checkpoint { origin: log.origin("d1"), size: 1, root: Digest::of(b"root") };
+        store.put_head(&log.checkpoint(), Bytes::from(head.sign(&SigningKey::from_seed(&[2; 32])))).await.expect("written");
+        assert!(matches!(logs.shown(&log, 2).await, Ok(Shown::Older)));
+        assert!(matches!(logs.shown(&log, 1).await, Ok(Shown::Newest)));
+
+        faults.fail(Op::Get, "checkpoint", 0, 1, Fault::Before(Kind::Denied));
+        let shown = logs.shown(&log, 2).await.expect("looked");
+        let Shown::Unread(e) = &shown else { panic!("nobody read an older one: {shown:?}") };
+        assert!(e.needs_a_person() && e.to_string().contains("(none: this is a test)"), "with what helps: {e}");
+        faults.fail(Op::Get, "checkpoint", 0, 1, Fault::Unheard);
+        let e = logs.shown(&log, 2).await.map(|_| ()).expect_err("the pass goes on later");
+        assert!(e.says_nothing() && e.needs_a_person() && e.message().contains("(none: this is a test)"), "{e}");
     }
 
     #[tokio::test]

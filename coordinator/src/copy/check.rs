@@ -10,6 +10,10 @@ use crate::clock;
 use crate::store::check::{self as probing, CheckReport, State};
 use crate::store::{self, Kind, LockPolicy, Patience, PatientStore, Store, StoreError};
 
+/// What helps where the second store is to lock and cannot.
+const MAKE_IT_LOCK: &str =
+    "make the copy's bucket or container lock (S3: Object Lock), or take 'lock' out of [copy.store]: docs/operations/stores.md";
+
 /// A store that overwrites, holds another deployment, is not the copy that was in its place, is the first one, or is to lock and cannot,
 /// takes no copy. One that takes its first one has its mark afterwards.
 ///
@@ -65,12 +69,8 @@ pub async fn check(report: &mut CheckReport, first: Arc<dyn Store>, copy: Arc<dy
     report.add_copy(probing::run(&copy, lock, clock::now()).await);
     // The same as at the start: into one that fails this nothing is copied.
     if let Err(e) = store::can_lock(&copy, &Patience::default()).await {
-        return report.add(
-            "copy",
-            State::Missing,
-            e.to_string(),
-            "make the copy's bucket or container lock (S3: Object Lock), or take 'lock' out of [copy.store]: docs/operations/stores.md",
-        );
+        let remedy = if e.says_nothing() { remedy(&first) } else { MAKE_IT_LOCK };
+        return report.add("copy", State::Missing, e.to_string(), remedy);
     }
     match lag(&first, &copy).await {
         Ok(lag) => {

@@ -32,11 +32,10 @@ impl Failed {
         matches!(self, Self::Store(e) if e.says_nothing() && e.needs_a_person())
     }
 
-    /// What the reason is in substance: the same as long as the same is to be done about it. Messages name objects, requests and
-    /// numbers that change with each try; what helps is one of few texts of this program.
+    /// What the reason is in substance, as [`StoreError::reason`].
     pub(super) fn reason(&self) -> String {
         match self {
-            Self::Store(e) => format!("{}: {}", e.word(), e.remedy()),
+            Self::Store(e) => e.reason(),
             Self::Own(e) => format!("own: {:?}", e.kind()),
             Self::Passing(_) => "passing".to_owned(),
         }

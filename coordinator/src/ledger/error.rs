@@ -45,14 +45,15 @@ impl Kind {
 pub struct LedgerError {
     kind: Kind,
     message: String,
-    needs_a_person: bool,
+    /// Why a store refuses whoever asks, if that is it.
+    refused: Option<String>,
 }
 
 impl LedgerError {
     /// Makes an error; `message` says what was tried, what happened and what helps.
     #[must_use]
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), needs_a_person: false }
+        Self { kind, message: message.into(), refused: None }
     }
 
     /// Something is in the log, or missing from it, that cannot have come from this program.
@@ -98,7 +99,12 @@ impl LedgerError {
 
     /// True when the store did not hear us, so that waiting alone will hardly help.
     pub(crate) const fn needs_a_person(&self) -> bool {
-        self.needs_a_person
+        self.refused.is_some()
+    }
+
+    /// Why the store refuses whoever asks, as [`StoreError::reason`]; none when it does not.
+    pub(crate) fn refused(&self) -> Option<&str> {
+        self.refused.as_deref()
     }
 }
 
@@ -133,6 +139,6 @@ impl From<StoreError> for LedgerError {
             store::Kind::Damaged | store::Kind::NotFound | store::Kind::Conflict => Kind::Damaged,
             store::Kind::Bug => Kind::Bug,
         };
-        Self { needs_a_person: e.needs_a_person(), ..Self::new(kind, e.to_string()) }
+        Self { refused: e.needs_a_person().then(|| e.reason()), ..Self::new(kind, e.to_string()) }
     }
 }

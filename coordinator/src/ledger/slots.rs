@@ -274,9 +274,10 @@ impl Inner {
 
 /// A name counts as free only when nothing lies under it, and where that cannot be seen nothing is written.
 fn unlisted(slot: &str, e: &store::StoreError) -> LedgerError {
-    let what =
-        "whether something lies under it cannot be seen, so nothing is written there (the credentials need the right to list versions)";
-    LedgerError::from(e.clone()).said(format!("'{slot}': {what}: {e}"))
+    let what = "whether something lies under it cannot be seen, so nothing is written there";
+    // Of who asks, or a store that is disturbed, the error says itself what helps.
+    let right = if e.kind() == store::Kind::Denied { " (the credentials need the right to list versions)" } else { "" };
+    LedgerError::from(e.clone()).said(format!("'{slot}': {what}{right}: {e}"))
 }
 
 #[cfg(test)]
@@ -306,6 +307,7 @@ mod tests {
             let told = unlisted("cases/x/log/seq/1", &e);
             assert_eq!((told.kind(), told.needs_a_person()), (kind, person), "{told}");
             assert!(told.to_string().contains("cases/x/log/seq/1") && told.to_string().contains(e.message()), "{told}");
+            assert_eq!(told.to_string().contains("the right to list versions"), kind == Kind::Denied, "{told}");
         }
     }
 }

@@ -10,11 +10,18 @@ use super::Lease;
 use crate::dispatch::{self, FINISHED_EVERY_TICKS};
 use crate::parts::Parts;
 use crate::problem::Result;
+use crate::retry::Retries;
 use crate::{attest, copy, custody, incidents, reverify, stamp};
 
 const TICK: Duration = Duration::from_secs(1);
 /// How long the right to do them is waited for before it is asked for again.
 const WAIT: Duration = Duration::from_secs(1);
+/// What recovery is to [`Retries`].
+const RECOVERY: &str = "recovery";
+/// Time before another try of a recovery that was disturbed.
+const RECOVER_AGAIN: Duration = Duration::from_secs(5);
+/// The same at most, of one that a store refuses.
+const RECOVERED_WITHIN: Duration = Duration::from_secs(20);
 
 /// Runs until `stop` says so. Of several coordinators one does the chores; when it goes, another one begins where it stood,
 /// which each of the chores allows: they look at what is there, not at what was done.
@@ -92,17 +99,25 @@ async fn take_up(parts: &Arc<Parts>) -> Result<()> {
 }
 
 /// What an earlier process left between two writes. Until it is done the coordinator serves already: every step is
-/// idempotent, and nothing that is left over can be seen half.
+/// idempotent, and nothing that is left over can be seen half. Where a store refuses whoever asks, it is tried again later each time, and said
+/// once for each reason.
 async fn recover(parts: Arc<Parts>) {
+    let (mut retries, mut said) = (Retries::default(), None::<String>);
     loop {
-        match take_up(&parts).await {
+        let problem = match take_up(&parts).await {
             Ok(()) => return,
-            Err(problem) if problem.is_passing() => tracing::warn!(%problem, "recovery will be tried again"),
+            Err(problem) if problem.is_passing() => problem,
             Err(problem) => {
                 parts.incident(None, "recovery", "start", &problem.to_string()).await;
                 return;
             }
+        };
+        let refused = problem.refused().map(str::to_owned);
+        if refused.is_none() || said != refused {
+            tracing::warn!(%problem, "recovery will be tried again");
         }
-        tokio::time::sleep(Duration::from_secs(5)).await;
+        let wait = if refused.is_some() { retries.after(RECOVERY, RECOVERED_WITHIN) } else { RECOVER_AGAIN };
+        said = refused;
+        tokio::time::sleep(wait).await;
     }
 }

@@ -3,6 +3,7 @@
 mod adopt;
 mod signed;
 mod streams;
+mod waits;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +23,7 @@ use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
 
 pub(crate) use signed::{Named, named};
+use waits::Waits;
 
 /// Ends that are written at once. Each holds one manifest in memory for a moment, within what uploads and ends share.
 const AT_ONCE_MAX: usize = 4;
@@ -36,11 +38,13 @@ pub struct Sealer {
     permits: Semaphore,
     /// Collections whose damage was recorded, so that each repeat does not record it again.
     damaged: Mutex<HashSet<CollectionId>>,
+    /// Ends that wait until a person has seen to a store.
+    waits: Waits,
 }
 
 impl Default for Sealer {
     fn default() -> Self {
-        Self { in_flight: Mutex::default(), permits: Semaphore::new(AT_ONCE_MAX), damaged: Mutex::default() }
+        Self { in_flight: Mutex::default(), permits: Semaphore::new(AT_ONCE_MAX), damaged: Mutex::default(), waits: Waits::default() }
     }
 }
 
@@ -56,22 +60,45 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Begins to write the end of a collection that is in state `sealing`, unless somebody does already. What fails is
-/// repeated by the timer.
+/// Begins to write the end of a collection that is in state `sealing`, unless somebody does already, or a store refused it a moment
+/// ago. What fails is repeated by the timer.
 pub fn begin(parts: &Arc<Parts>, collection: &CollectionId) {
-    if !locked(&parts.sealer.in_flight).insert(collection.clone()) {
+    if !parts.sealer.waits.is_due(collection) || !locked(&parts.sealer.in_flight).insert(collection.clone()) {
         return;
     }
     let (parts, collection) = (Arc::clone(parts), collection.clone());
     tokio::spawn(async move {
         let done = close(&parts, &collection).await;
+        // Before somebody else may begin: until when it is left alone.
+        let told = note_refusal(&parts.sealer.waits, &collection, &done);
         locked(&parts.sealer.in_flight).remove(&collection);
         match done {
-            Ok(()) => {}
             Err(problem) if problem.kind() == Kind::Damaged => note_damage(&parts, &collection, &problem).await,
-            Err(problem) => tracing::warn!(%collection, %problem, "the end of the collection could not be written yet"),
+            Err(problem) if !told => tracing::warn!(%collection, %problem, "the end of the collection could not be written yet"),
+            Ok(()) | Err(_) => {}
         }
     });
+}
+
+/// What a store refuses lasts until a person has seen to it: it is tried again later each time, and said once. True of a refusal: then all is
+/// said of it.
+fn note_refusal(waits: &Waits, collection: &CollectionId, done: &Result<()>) -> bool {
+    let problem = match done {
+        Ok(()) => {
+            if waits.written(collection) {
+                tracing::info!(%collection, "ends of collections can be written again: the store does not refuse it any more");
+            }
+            return false;
+        }
+        Err(problem) => problem,
+    };
+    let Some(reason) = problem.refused() else { return false };
+    let (wait, is_new) = waits.refused(collection, reason);
+    if is_new {
+        let again_in_s = wait.as_secs();
+        tracing::warn!(%collection, %problem, again_in_s, "the end of the collection could not be written: a store refuses it, which is said once for each reason");
+    }
+    true
 }
 
 async fn note_damage(parts: &Parts, collection: &CollectionId, problem: &Problem) {

@@ -57,6 +57,9 @@ pub(crate) const MARKER: &str = "store-marker";
 /// The kind of a lock that keeps an object for longer than anybody here asked: it harms no evidence, and lasts.
 pub(crate) const HELD: &str = "store-held";
 
+/// The kind of what could not be looked at: nobody saw that anything is wrong with it.
+pub(super) const UNATTESTED: &str = "store-unattested";
+
 /// Takes the genuine one of the versions of a name, and whether a reader who names none sees anything there; false when the store
 /// cannot remember any more.
 pub(super) type Covered = Arc<dyn Fn(&Version, bool) -> bool + Send + Sync>;
@@ -186,14 +189,14 @@ pub async fn still_locks(store: &dyn Store) -> Result<Vec<Trouble>, StoreError> 
     let mut bucket = Pass::new(found, glance(""));
     let said = bucket.look_at_bucket().await;
     let mut troubles = bucket.told();
-    for (kind, looked) in [("store-unattested", said), ("store-lock", super::can_lock(store, &Patience::default()).await)] {
+    for (kind, looked) in [(UNATTESTED, said), ("store-lock", super::can_lock(store, &Patience::default()).await)] {
         match looked {
             Ok(()) => {}
             // What was found is told, whatever cannot be read beside it.
             Err(e) if e.kind() == Kind::Retry && troubles.is_empty() => return Err(e),
             Err(e) if e.is_passing() => {}
             Err(e) => {
-                let kind = if e.says_nothing() { "store-unattested" } else { kind };
+                let kind = if e.says_nothing() || e.is_unread() { UNATTESTED } else { kind };
                 troubles.push(Trouble { kind, subject: place.clone(), detail: e.to_string() });
             }
         }
@@ -240,6 +243,8 @@ pub struct Pass {
     kept: BTreeSet<(String, String)>,
     /// The log whose custody was asked for last, and whether it is known.
     asked: Option<(LogName, bool)>,
+    /// A hold was asked for alone, to see whether one may be read.
+    holds_asked: bool,
     /// Objects under another version, of which the store could not remember the genuine one.
     unremembered: u64,
     /// How often it waited for what might be being destroyed.
@@ -269,6 +274,7 @@ impl Pass {
             mends: Vec::new(),
             kept: BTreeSet::new(),
             asked: None,
+            holds_asked: false,
             unremembered: 0,
             waited: 0,
             logs: heads::Logs::default(),

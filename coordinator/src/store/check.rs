@@ -1,132 +1,22 @@
 //! `exhibit-coordinator store check`: tries what an enemy with the coordinator's own credentials would try, on a probe, and
 //! says what the store refuses. A setting that was only read proves nothing; a refusal does.
 
-use std::borrow::Cow;
-use std::fmt::Write as _;
+mod report;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
 use exhibit_evidence::Timestamp;
 use exhibit_evidence::text::escape_bounded;
 
+use super::creation::{Unfit, try_creation};
 use super::lock::{Lock, LockMode, LockPolicy};
 use super::patience::{Asked, Patience};
 use super::vault::Vault;
-use super::{Kind, Store, StoreError, attest, creates_only};
+use super::{Kind, Store, StoreError, attest};
 
-/// How one check ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum State {
-    /// It was tried, and it is as it should be.
-    Holds,
-    /// It was tried, and evidence is not protected against it.
-    Missing,
-    /// It could not be tried.
-    Untested,
-}
+pub use report::{Check, CheckReport, State};
 
-/// One check.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Check {
-    /// A stable word; of the copy in a second store it begins with `copy:`.
-    pub what: Cow<'static, str>,
-    /// How it ended.
-    pub state: State,
-    /// What was seen.
-    pub detail: String,
-    /// What to do where it does not hold; empty otherwise.
-    pub remedy: Cow<'static, str>,
-}
-
-/// What the store keeps, and what it does not.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct CheckReport {
-    /// Where the store is.
-    pub store: String,
-    /// The lock of the configuration.
-    pub lock: Option<LockPolicy>,
-    /// In the order in which they were made.
-    pub checks: Vec<Check>,
-}
-
-impl CheckReport {
-    /// True when nothing is missing and everything could be tried.
-    #[must_use]
-    pub fn holds(&self) -> bool {
-        self.checks.iter().all(|c| c.state == State::Holds)
-    }
-
-    /// How a check ended; `None` for one that this kind of store does not have.
-    #[must_use]
-    pub fn state(&self, what: &str) -> Option<State> {
-        self.checks.iter().find(|c| c.what == what).map(|c| c.state)
-    }
-
-    /// The table for people.
-    #[must_use]
-    pub fn text(&self) -> String {
-        let lock = self.lock.map_or_else(|| "none in the configuration".to_owned(), |lock| lock.to_string());
-        let mut out = format!("Store: {}\nLock:  {lock}\n\n", self.store);
-        for check in &self.checks {
-            let state = match check.state {
-                State::Holds => "holds",
-                State::Missing => "MISSING",
-                State::Untested => "untested",
-            };
-            let _ = writeln!(out, "  {state:<9} {:<20} {}", check.what, check.detail);
-            if !check.remedy.is_empty() {
-                let _ = writeln!(out, "  {:<30} -> {}", "", check.remedy);
-            }
-        }
-        let end = if self.holds() {
-            "Everything that was tried is as it should be."
-        } else {
-            "Evidence is not safe from what is listed as missing."
-        };
-        let _ = writeln!(out, "\n{end}");
-        out
-    }
-
-    pub(crate) fn add(&mut self, what: &'static str, state: State, detail: impl Into<String>, remedy: &'static str) {
-        let remedy = Cow::Borrowed(if state == State::Holds { "" } else { remedy });
-        self.checks.push(Check { what: Cow::Borrowed(what), state, detail: escape_bounded(&detail.into(), 600), remedy });
-    }
-
-    /// For what could not be tried. What the store did not come to look at has a remedy of its own; where it refuses, that is this one.
-    fn untried(&mut self, what: &'static str, e: &StoreError, remedy: &'static str) {
-        if e.says_nothing() {
-            self.add_own(what, State::Untested, e);
-        } else {
-            self.add(what, State::Untested, e.to_string(), remedy);
-        }
-    }
-
-    /// With the remedy of the error.
-    fn add_own(&mut self, what: &'static str, state: State, e: &StoreError) {
-        let (detail, remedy) = (escape_bounded(e.message(), 600), Cow::Owned(e.remedy().to_owned()));
-        self.checks.push(Check { what: Cow::Borrowed(what), state, detail, remedy });
-    }
-
-    /// What was tried on the copy, after what was tried on the store.
-    pub(crate) fn add_copy(&mut self, of_copy: Self) {
-        let named = of_copy.checks.into_iter().map(|check| Check { what: format!("copy:{}", check.what).into(), ..check });
-        self.checks.extend(named);
-    }
-
-    /// For what must be refused: success is what is missing, and a refusal of whoever asks is none of what was asked.
-    fn refused(&mut self, what: &'static str, tried: &Result<(), StoreError>, allowed: &str, remedy: &'static str) {
-        match tried {
-            Ok(()) => self.add(what, State::Missing, allowed, remedy),
-            Err(e) if matches!(e.kind(), Kind::Denied | Kind::Conflict) && !e.says_nothing() => {
-                self.add(what, State::Holds, "refused", remedy);
-            }
-            Err(e) => self.add(what, State::Untested, e.to_string(), TRY_AGAIN),
-        }
-    }
-}
-
-const TRY_AGAIN: &str = "try again";
 const HARDER: &str = "governance is weak here, because who sets a lock may shorten it: set mode = \"compliance\" in store.lock";
 const OTHER_STORE: &str = "this store does not keep what it promises: use another one";
 const BUCKET_LOCK: &str = "this store refuses nothing to whoever may write there: use one with store.lock, or its owner sets retention on the bucket or container: docs/operations/stores.md";
@@ -142,19 +32,22 @@ pub(super) async fn run_with(store: &dyn Store, lock: Option<LockPolicy>, now: T
     let patience = Arc::new(patience);
     let asked = Asked { store, patience: &patience };
     let mut report = CheckReport { store: store.describe(), lock, checks: Vec::new() };
-    match creates_only(store, &patience).await {
-        Ok(()) => report.add("create-only", State::Holds, "an object that exists cannot be created again", ""),
-        Err(e) => {
-            report.add("create-only", State::Missing, e.to_string(), "nothing else was tried: see to this first");
-            return report;
-        }
+    if let Err(unfit) = try_creation(store, &patience).await {
+        let (what, state, e) = match unfit {
+            Unfit::Overwrites(e) => ("create-only", State::Missing, e),
+            Unfit::Unencrypted(e) => ("encryption", State::Missing, e),
+            Unfit::Unseen(e) => ("create-only", State::Untested, e),
+        };
+        report.ended(what, state, &e);
+        return report;
     }
+    report.add("create-only", State::Holds, "an object that exists cannot be created again", "");
     let name = format!("probe/check-{}", now.unix_ms());
     let content = Bytes::from_static(b"written by 'exhibit-coordinator store check'\n");
     let probe = match asked.create(&name, &content).await {
         Ok(stored) => stored,
         Err(e) => {
-            report.add("write", State::Missing, e.to_string(), "nothing else was tried: see to this first");
+            report.ended("write", State::Missing, &e);
             return report;
         }
     };
@@ -175,8 +68,7 @@ pub(super) async fn run_with(store: &dyn Store, lock: Option<LockPolicy>, now: T
 async fn lists(report: &mut CheckReport, asked: Asked<'_>) {
     match asked.list("probe").await {
         Ok(()) => report.add("list", State::Holds, "objects can be listed", ""),
-        Err(e) if e.says_nothing() => report.add_own("list", State::Untested, &e),
-        Err(e) => report.add_own("list", State::Missing, &e),
+        Err(e) => report.not_allowed("list", &e),
     }
 }
 
@@ -184,7 +76,7 @@ async fn lists(report: &mut CheckReport, asked: Asked<'_>) {
 async fn encryption(report: &mut CheckReport, vault: &Vault, name: &str) {
     let seen = match vault.encryption_of(name).await {
         Ok(seen) => seen,
-        Err(e) => return report.add("encryption", State::Untested, e.to_string(), TRY_AGAIN),
+        Err(e) => return report.add_own("encryption", State::Untested, &e),
     };
     match vault.encryption().map(|asked| (asked, asked.compare(&seen))) {
         Some((asked, Ok(()))) => report.add("encryption", State::Holds, format!("{asked}; the store says so of the probe"), ""),
@@ -252,32 +144,27 @@ async fn locked(report: &mut CheckReport, vault: &Vault, name: &str, version: &s
     let soon = now.plus_s(3_600);
     for (what, mode, bypass) in [("shorten", policy.mode, false), ("bypass-shorten", LockMode::Governance, true)] {
         let tried = vault.retain(name, version, mode, soon, bypass).await;
-        // Some stores answer that they did it and do not.
         let weaker = vault.lock_of(name, version).await.map(|seen| !seen.retains(&full, 60));
-        match (tried, weaker) {
-            // A lock that nobody came to look at was not put to the test.
-            (Err(e), Ok(false)) if e.says_nothing() => report.add(what, State::Untested, e.to_string(), TRY_AGAIN),
-            (Err(e), Ok(false)) if e.kind() == Kind::Denied => report.add(what, State::Holds, "refused", ""),
-            (_, Ok(false)) => report.add(what, State::Holds, "the lock is as it was", ""),
-            (_, Ok(true)) => {
+        match weaker {
+            Ok(false) => report.kept(what, &tried, "the lock is as it was"),
+            Ok(true) => {
                 let remedy = if bypass { use_policy } else { weakened };
                 report.add(what, State::Missing, "the lock was shortened", remedy);
                 let _ = attest::ensure(vault, name, version, &full, 60).await;
             }
-            (_, Err(e)) => report.untried(what, &e, use_policy),
+            Err(e) => report.untried(what, &e, use_policy),
         }
     }
     for (what, bypass) in [("delete-version", false), ("bypass-delete", true)] {
         let tried = vault.delete(name, Some(version), bypass).await;
         let there = vault.lock_of(name, version).await;
-        match (tried, there) {
-            (Err(e), Ok(_)) if e.says_nothing() => report.add(what, State::Untested, e.to_string(), TRY_AGAIN),
-            (_, Ok(_)) => report.add(what, State::Holds, "refused: the version is still there", ""),
-            (_, Err(e)) if e.kind() == Kind::NotFound => {
+        match there {
+            Ok(_) => report.kept(what, &tried, "the version is still there"),
+            Err(e) if e.kind() == Kind::NotFound => {
                 report.add(what, State::Missing, "the locked version could be deleted", if bypass { use_policy } else { OTHER_STORE });
                 return;
             }
-            (_, Err(e)) => report.untried(what, &e, use_policy),
+            Err(e) => report.untried(what, &e, use_policy),
         }
     }
 }
@@ -351,8 +238,8 @@ async fn overwritten(asked: Asked<'_>, vault: &Vault, (name, version): (&str, &s
     let over = asked.replace(name, Bytes::from_static(b"other\n")).await;
     match (over, vault.lock_of(name, version).await) {
         (_, Err(e)) if e.kind() == Kind::NotFound => Ok(OverHeld::Gone),
-        // That nothing more was asked says less than what was not answered.
-        (Err(e), _) if e.says_nothing() => Err(e),
+        // That nothing more was asked says less than what was not answered, or not in words.
+        (Err(e), _) if e.says_nothing() || e.is_wordless() => Err(e),
         (_, Err(e)) => Err(e),
         (_, Ok(seen)) if !seen.hold => {
             let message = format!("{}: a hold was set on '{name}' and is not there", vault.describe());
@@ -477,10 +364,25 @@ mod tests {
     }
 
     const LOCKED: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\nx-amz-object-lock-mode: COMPLIANCE\r\n\
-                          x-amz-object-lock-retain-until-date: 2099-01-01T00:00:00Z\r\ncontent-length: 0\r\n\r\n";
+                          x-amz-object-lock-retain-until-date: 2099-01-01T00:00:00Z\r\nx-amz-object-lock-legal-hold: OFF\r\n\
+                          content-length: 0\r\n\r\n";
+    const DISTURBED: &str = "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    const UNHEARD: &str = "HTTP/1.1 401 Unauthorized\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    const UNKNOWN_KEY: &str = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 53\r\n\r\n\
+                               <Error><Code>InvalidAccessKeyId</Code><X></X></Error>";
+    const BARE_403: &str = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    const BARE_400: &str = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    const BARE_405: &str = "HTTP/1.1 405 Method Not Allowed\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    const NO_METHOD: &str = "HTTP/1.1 405 Method Not Allowed\r\nconnection: close\r\ncontent-length: 44\r\n\r\n\
+                             <Error><Code>MethodNotAllowed</Code></Error>";
+    /// As a proxy or a firewall answers.
+    const PAGE: &str = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 20\r\n\r\n<html>blocked</html>";
+    const REFUSED: &str = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 40\r\n\r\n\
+                           <Error><Code>AccessDenied</Code></Error>";
+    const SAYS_DONE: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
-    /// A bucket that says of every version that it is locked for long, and gives this answer to who wants to change anything.
-    async fn locking(answer: &'static str) -> Vault {
+    /// A bucket that says of every version that it is locked for long, and gives this answer to whatever else is asked.
+    async fn locking(answer: &'static str) -> (RemoteStore, Vault) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("bound").port();
         tokio::spawn(async move {
@@ -495,30 +397,139 @@ mod tests {
                 });
             }
         });
-        let vault = RemoteStore::open(&bucket_at(port)).expect("settings").attestable().expect("an S3 store").vault;
+        let store = RemoteStore::open(&bucket_at(port)).expect("settings");
+        let vault = store.attestable().expect("an S3 store").vault;
         // What is disturbed is asked again once, and no longer.
-        Vault { lists_within: Duration::ZERO, ..vault }
+        (store, Vault { lists_within: Duration::ZERO, ..vault })
+    }
+
+    const NOW: Timestamp = Timestamp::from_unix_s(1_767_225_600);
+    const POLICY: LockPolicy = LockPolicy { mode: LockMode::Compliance, days: 1 };
+    const TRIED_ON_LOCKS: [&str; 4] = ["shorten", "bypass-shorten", "delete-version", "bypass-delete"];
+
+    fn empty() -> CheckReport {
+        CheckReport { store: "a bucket".to_owned(), lock: Some(POLICY), checks: Vec::new() }
+    }
+
+    fn line<'a>(report: &'a CheckReport, what: &str) -> &'a Check {
+        report.checks.iter().find(|line| line.what == what).expect("tried")
+    }
+
+    /// What is tried on a locked probe, and what hides it.
+    async fn tried_on(answer: &'static str) -> CheckReport {
+        let (mut report, (_, vault)) = (empty(), locking(answer).await);
+        locked(&mut report, &vault, "probe/check-1", "v1", POLICY, NOW).await;
+        let gone = vault.delete("probe/check-1", None, false).await;
+        report.refused("delete-marker", &gone, "deleted", OTHER_STORE);
+        report
     }
 
     #[tokio::test]
     async fn what_a_store_did_not_come_to_refuse_is_not_certified() {
-        const DISTURBED: &str = "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-        const UNHEARD: &str = "HTTP/1.1 401 Unauthorized\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-        const REFUSED: &str = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-        const UNKNOWN_KEY: &str = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 53\r\n\r\n\
-            <Error><Code>InvalidAccessKeyId</Code><X></X></Error>";
-        let (now, policy) = (Timestamp::from_unix_s(1_767_225_600), LockPolicy { mode: LockMode::Compliance, days: 1 });
-        let answers = [(DISTURBED, State::Untested), (UNHEARD, State::Untested), (UNKNOWN_KEY, State::Untested), (REFUSED, State::Holds)];
-        for (answer, state) in answers {
-            let mut report = CheckReport { store: "a bucket".to_owned(), lock: Some(policy), checks: Vec::new() };
-            locked(&mut report, &locking(answer).await, "probe/check-1", "v1", policy, now).await;
-            for what in ["shorten", "bypass-shorten", "delete-version", "bypass-delete"] {
-                assert_eq!(report.state(what), Some(state), "{what}: {}", report.text());
+        for (answer, state, remedy) in [
+            (DISTURBED, State::Untested, "check the store"),
+            (UNHEARD, State::Untested, "renew the credentials"),
+            (UNKNOWN_KEY, State::Untested, "renew the credentials"),
+            (BARE_403, State::Untested, "what stands between this machine and the store"),
+            (BARE_400, State::Untested, "what stands between this machine and the store"),
+            (PAGE, State::Untested, "what stands between this machine and the store"),
+            (BARE_405, State::Untested, "what stands between this machine and the store"),
+            (REFUSED, State::Holds, ""),
+            (NO_METHOD, State::Holds, ""),
+        ] {
+            let report = tried_on(answer).await;
+            for what in TRIED_ON_LOCKS.into_iter().chain(["delete-marker"]) {
+                let line = line(&report, what);
+                assert_eq!(line.state, state, "{}", report.text());
+                assert!(line.remedy.contains(remedy) && line.remedy.is_empty() == remedy.is_empty(), "{line:?}");
+                assert!(!line.remedy.contains("try again") && !line.remedy.contains("policies/"), "{line:?}");
             }
             assert_eq!(report.holds(), state == State::Holds, "{}", report.text());
-            let gone = locking(answer).await.delete("probe/check-1", None, false).await;
-            report.refused("delete-marker", &gone, "deleted", OTHER_STORE);
-            assert_eq!(report.state("delete-marker"), Some(state), "{}", report.text());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_without_a_word_says_what_was_seen_all_the_same() {
+        for (answer, status) in [(BARE_403, "403"), (BARE_400, "400"), (BARE_405, "405")] {
+            let report = tried_on(answer).await;
+            for (what, seen) in TRIED_ON_LOCKS.into_iter().zip([["the lock is as it was"; 2], ["the version is still there"; 2]].concat()) {
+                let detail = &line(&report, what).detail;
+                let begin = format!("refused without a word why, which proves nothing about the lock; {seen}: ");
+                assert!(detail.starts_with(&begin) && detail.contains(status), "{detail}");
+            }
+            assert!(report.text().contains("nobody knows whether evidence is safe"), "{}", report.text());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_store_says_that_it_did_and_did_not_is_no_refusal() {
+        let report = tried_on(SAYS_DONE).await;
+        for what in TRIED_ON_LOCKS {
+            let line = line(&report, what);
+            assert!(line.state == State::Holds && !line.detail.contains("refused") && line.detail.contains("it was not"), "{line:?}");
+        }
+        assert_eq!(report.state("delete-marker"), Some(State::Missing), "{}", report.text());
+    }
+
+    #[tokio::test]
+    async fn a_write_that_is_refused_without_a_word_tells_nothing_of_held_objects_and_a_listing_nothing_of_rights() {
+        for (answer, is_wordless, lists_state) in [
+            (BARE_403, true, State::Untested),
+            (BARE_400, true, State::Untested),
+            (PAGE, true, State::Untested),
+            (UNHEARD, false, State::Untested),
+            (REFUSED, false, State::Missing),
+        ] {
+            let (mut report, (store, vault)) = (empty(), locking(answer).await);
+            let patience = Patience::of(Duration::from_secs(20));
+            let asked = Asked { store: &store, patience: &patience };
+            let e = overwritten(asked, &vault, (NAME, "v1")).await.expect_err("that version is not held");
+            assert_eq!(e.is_wordless(), is_wordless, "{answer}: {e}");
+            report.untried("held-overwrite", &e, "the policy");
+            let line = line(&report, "held-overwrite");
+            assert_eq!(line.remedy.contains("what stands between"), is_wordless, "{line:?}");
+            lists(&mut report, asked).await;
+            assert_eq!(report.state("list"), Some(lists_state), "{}", report.text());
+        }
+    }
+
+    /// The first and only line of a report.
+    async fn stopped_at(op: Op, name: &str, fault: Fault) -> Check {
+        let store = FaultyStore::new(Arc::new(RemoteStore::memory()));
+        store.faults.fail(op, name, 0, 1, fault);
+        let mut report = run(&store, None, NOW).await;
+        assert!(!report.holds(), "{}", report.text());
+        report.checks.pop().expect("a line")
+    }
+
+    #[tokio::test]
+    async fn a_store_that_was_not_seen_to_create_twice_is_not_said_to() {
+        for fault in [Fault::Before(Kind::Denied), Fault::Before(Kind::Retry), Fault::Unheard] {
+            for (op, name) in [(Op::PutHead, "probe/head"), (Op::Get, "probe/head"), (Op::PutNew, "probe/create-only")] {
+                let line = stopped_at(op, name, fault).await;
+                assert_eq!((&*line.what, line.state, &*line.remedy), ("create-only", State::Untested, "none: this is a test"), "{line:?}");
+                assert!(line.detail.starts_with("nothing else was tried: the start-up test could not "), "{line:?}");
+            }
+        }
+        // What lies there says that a name was created twice.
+        let store = RemoteStore::memory();
+        let other = Bytes::from_static(b"second\n");
+        let patience = Patience::default();
+        Asked { store: &store, patience: &patience }.create("probe/create-only", &other).await.expect("written");
+        let report = run(&store, None, NOW).await;
+        let line = line(&report, "create-only");
+        assert!(line.state == State::Missing && line.remedy.contains("create-only writes"), "{line:?}");
+    }
+
+    #[tokio::test]
+    async fn a_write_that_is_not_answered_is_no_right_that_is_missing() {
+        for (fault, state) in [
+            (Fault::Before(Kind::Denied), State::Missing),
+            (Fault::Before(Kind::Retry), State::Untested),
+            (Fault::Unheard, State::Untested),
+        ] {
+            let line = stopped_at(Op::PutNew, "probe/check-", fault).await;
+            assert_eq!((&*line.what, line.state, &*line.remedy), ("write", state, "none: this is a test"), "{line:?}");
         }
     }
 }

@@ -47,13 +47,15 @@ pub struct StoreError {
     is_unheard: bool,
     /// The store refused without a word why, as in every answer to HEAD.
     is_wordless: bool,
+    /// A lock was not read, so nobody can say what it is.
+    is_unread: bool,
 }
 
 impl StoreError {
     /// Makes an error. `message` says what was tried and what happened, `remedy` what a person can do.
     #[must_use]
     pub fn new(kind: Kind, message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), remedy: remedy.into(), is_unheard: false, is_wordless: false }
+        Self { kind, message: message.into(), remedy: remedy.into(), is_unheard: false, is_wordless: false, is_unread: false }
     }
 
     pub(crate) fn bug(message: impl Into<String>) -> Self {
@@ -74,6 +76,16 @@ impl StoreError {
     /// True when the store refused and said no word why: it may be rights, or whoever asks.
     pub(super) const fn is_wordless(&self) -> bool {
         self.is_wordless
+    }
+
+    /// Marks the error of a lock that was not read.
+    pub(super) fn unread(self) -> Self {
+        Self { is_unread: true, ..self }
+    }
+
+    /// True when a lock was not read: it may be as it should be.
+    pub(super) const fn is_unread(&self) -> bool {
+        self.is_unread
     }
 
     pub(super) fn not_found(name: &str) -> Self {
@@ -117,6 +129,13 @@ impl StoreError {
     #[must_use]
     pub const fn word(&self) -> &'static str {
         if self.is_unheard { Kind::Denied.as_str() } else { self.kind.as_str() }
+    }
+
+    /// What the reason is in substance: the same as long as the same is to be done about it. Messages name objects, requests and numbers
+    /// that change with each try; what helps is one of few texts of this program.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        format!("{}: {}", self.word(), self.remedy)
     }
 
     /// What happened.

@@ -5,6 +5,7 @@
 
 pub mod attest;
 pub mod check;
+mod creation;
 mod encryption;
 mod error;
 mod foreign;
@@ -31,6 +32,7 @@ use exhibit_evidence::{CaseId, Digest, Timestamp};
 use futures::future::BoxFuture;
 pub use object_store::PutPayload as Payload;
 
+pub(crate) use creation::creates_only;
 pub use encryption::{Encrypted, Encryption};
 pub use error::{Kind, StoreError};
 pub use late::{Expected, LateStore, Opening, Standing};
@@ -285,50 +287,6 @@ pub(crate) async fn can_lock(store: &dyn Store, patience: &Patience) -> Result<(
     }
     let put = Asked { store, patience }.create(PROBE_LOCK, &Bytes::from_static(b"lock\n")).await;
     put.map(|_| ()).map_err(|e| e.during("the start-up test could not lock an object, as its lock in the configuration asks"))
-}
-
-/// All of [`self_test`] but the lock, which [`check`] looks at in its own way.
-pub(crate) async fn creates_only(store: &dyn Store, patience: &Patience) -> Result<(), StoreError> {
-    let asked = Asked { store, patience };
-    let (a, b) = (Bytes::from_static(b"first\n"), Bytes::from_static(b"second\n"));
-    let at = |step: &'static str| move |e: StoreError| e.during(step);
-    asked.replace(PROBE_HEAD, a.clone()).await.map_err(at("the start-up test could not write to the store"))?;
-    let back = asked.read(PROBE_HEAD, 64).await.map_err(at("the start-up test could not read back what it wrote"))?;
-    if back != a {
-        return Err(StoreError::new(
-            Kind::Damaged,
-            format!("{}: what was written reads back differently", store.describe()),
-            "use another store",
-        ));
-    }
-    if let Some(s3) = store.attestable()
-        && let Some(encryption) = s3.vault.encryption()
-    {
-        let what = format!("look at the encryption of '{PROBE_HEAD}' in {}", store.describe());
-        let seen = patience.answer(&what, s3.vault.encryption_of(PROBE_HEAD)).await;
-        let seen = seen.map_err(at("the start-up test could not look at the encryption"))?;
-        encryption.compare(&seen).map_err(|why| Encryption::refused(&why))?;
-    }
-    let refuse = || {
-        StoreError::new(
-            Kind::Denied,
-            format!("{}: an object that exists can be overwritten; evidence would not be safe here", store.describe()),
-            "use a store that honours create-only writes (If-None-Match: * on S3); switch off what ignores them and try again",
-        )
-    };
-    match asked.create(PROBE_SLOT, &a).await {
-        // Other content under the probe's name means that a creation overwrote it at an earlier start.
-        Err(e) if e.kind() == Kind::Conflict => return Err(refuse()),
-        other => other.map_err(at("the start-up test could not create an object"))?,
-    };
-    match asked.create(PROBE_SLOT, &b).await {
-        Err(e) if e.kind() == Kind::Conflict => {}
-        Err(e) => return Err(e.during("the start-up test could not try a second creation")),
-        Ok(_) => return Err(refuse()),
-    }
-    // The refusal must also be true: the first content is still there.
-    let kept = asked.read(PROBE_SLOT, 64).await.map_err(at("the start-up test could not read back what it created"))?;
-    if kept == a { Ok(()) } else { Err(refuse()) }
 }
 
 /// True when both are one store, by whatever names they are reached: what is written into the second is then read from the first.

@@ -39,6 +39,8 @@ const LIST: &str = "list";
 const MAY_LIST: &str = "check that the credentials may list (s3:ListBucket on the bucket itself; on Google storage.objects.list, on Azure blobs/read): docs/operations/stores.md";
 /// Folders that are told of; of more the daily look at every version tells.
 const TOLD_UNLOCKED_MAX: usize = 4_096;
+/// The kind of a lock that is not as it should be.
+const UNLOCKED: &str = "store-lock";
 
 /// A store behind `object_store`.
 #[derive(Debug, Clone)]
@@ -110,7 +112,6 @@ impl RemoteStore {
     }
 
     fn map(&self, e: &object_store::Error, tried: &str, name: &str) -> StoreError {
-        use object_store::Error as E;
         if let Some(why) = NotGiven::in_error(e) {
             return why.told(&format!("{tried} '{name}' in {}", self.description));
         }
@@ -119,22 +120,9 @@ impl RemoteStore {
         if let Some(told) = refusal::of_error(&error, &message) {
             return told;
         }
-        match e {
-            // A bucket that is not there is no absence of the object.
-            E::NotFound { .. } if !is_without_bucket(&said(&error)) => StoreError::not_found(name),
-            E::AlreadyExists { .. } => StoreError::conflict(name),
-            E::PermissionDenied { .. } | E::Unauthenticated { .. } => StoreError::new(
-                Kind::Denied,
-                message,
-                "check the credentials and what they may do: read, write and list; delete only where disposal is meant to work",
-            ),
-            E::NotImplemented { .. } | E::NotSupported { .. } | E::UnknownConfigurationKey { .. } => {
-                StoreError::new(Kind::Denied, message, "this store lacks something that is needed: use another one")
-            }
-            E::InvalidPath { .. } | E::JoinError { .. } => StoreError::bug(message),
-            _ if tried == LIST => refused_listing(&error, &message).unwrap_or_else(|| generic(&error, message)),
-            _ => generic(&error, message),
-        }
+        let told = by_type(e, &error, message, (tried, name));
+        // Of a store that is full it says so in some words.
+        if refusal::is_codeless(&error) && told.kind() != Kind::Full { told.wordless() } else { told }
     }
 
     async fn read(&self, name: &str, range: Option<Range<u64>>, bytes_max: u64) -> Result<Bytes, StoreError> {
@@ -273,24 +261,26 @@ impl RemoteStore {
         };
         if let Err(e) = &done
             && e.kind() != Kind::Retry
-            && self.is_news(name)
         {
-            self.note_trouble(name, e.to_string());
+            let kind = if e.is_unread() { super::attest::UNATTESTED } else { UNLOCKED };
+            if self.is_news(kind, name) {
+                self.note_trouble(kind, name, e.to_string());
+            }
         }
         done
     }
 
     /// Whether to tell that an object could not be locked. What is told becomes a record, which cannot be locked either: so of each
-    /// part of a log, and of each stream, it is told once in the life of a process.
-    fn is_news(&self, name: &str) -> bool {
+    /// part of a log, and of each stream, it is told once in the life of a process, and once that its lock may not be read.
+    fn is_news(&self, kind: &str, name: &str) -> bool {
         let mut told = self.told_unlocked.lock().unwrap_or_else(PoisonError::into_inner);
-        told.len() < TOLD_UNLOCKED_MAX && told.insert(kept_with(name))
+        told.len() < TOLD_UNLOCKED_MAX && told.insert(format!("{kind} {}", kept_with(name)))
     }
 
-    fn note_trouble(&self, name: &str, detail: String) {
+    fn note_trouble(&self, kind: &'static str, name: &str, detail: String) {
         // One subject for all objects of a case: where nothing can be locked, each of them says so.
         let subject = super::attest::case_of(name).unwrap_or_else(|| self.description.clone());
-        self.note(Trouble { kind: "store-lock", subject, detail });
+        self.note(Trouble { kind, subject, detail });
     }
 
     fn note(&self, trouble: Trouble) {
@@ -345,7 +335,7 @@ impl RemoteStore {
         }
         let detail =
             format!("'{name}' had a legal hold and could not be replaced; it was taken off (docs/operations/stores.md says what to do)");
-        self.note_trouble(name, detail);
+        self.note_trouble(UNLOCKED, name, detail);
         true
     }
 
@@ -462,6 +452,27 @@ fn is_without_bucket(said: &str) -> bool {
 /// The store looked at the request and does not do it.
 fn is_refused(said: &str) -> bool {
     said.starts_with('4') || said.starts_with("501")
+}
+
+/// The error by its type, where it is not about who asks.
+fn by_type(e: &object_store::Error, error: &str, message: String, (tried, name): (&str, &str)) -> StoreError {
+    use object_store::Error as E;
+    match e {
+        // A bucket that is not there is no absence of the object.
+        E::NotFound { .. } if !is_without_bucket(&said(error)) => StoreError::not_found(name),
+        E::AlreadyExists { .. } => StoreError::conflict(name),
+        E::PermissionDenied { .. } | E::Unauthenticated { .. } => StoreError::new(
+            Kind::Denied,
+            message,
+            "check the credentials and what they may do: read, write and list; delete only where disposal is meant to work",
+        ),
+        E::NotImplemented { .. } | E::NotSupported { .. } | E::UnknownConfigurationKey { .. } => {
+            StoreError::new(Kind::Denied, message, "this store lacks something that is needed: use another one")
+        }
+        E::InvalidPath { .. } | E::JoinError { .. } => StoreError::bug(message),
+        _ if tried == LIST => refused_listing(error, &message).unwrap_or_else(|| generic(error, message)),
+        _ => generic(error, message),
+    }
 }
 
 /// An error without a type of its own: status and words of the store are all there is.

@@ -1,8 +1,12 @@
 //! From an order to a sealed collection, with the public verifier's verdict at the end.
 
+use std::time::Duration;
+
 use crate::support::agent::{self, Agent, Job, file};
-use crate::support::verdict;
 use crate::support::world::World;
+use crate::support::{soon, verdict};
+use exhibit_coordinator::store::Kind;
+use exhibit_coordinator::store::faulty::{Fault, Op};
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::record::{Outcome, Record};
 use exhibit_proto::responder::v1 as people;
@@ -130,4 +134,42 @@ async fn evidence_that_changed_in_the_store_is_not_served_as_evidence() {
     };
     assert_eq!(status.code(), tonic::Code::DataLoss, "{status}");
     assert!(status.message().contains("do not use this copy"), "{status}");
+}
+
+/// Cancels an order that nobody took up, whose end the store refuses to be looked at for. Gives its collection and that one's folder.
+async fn refused_end(world: &mut World, agent: &Agent) -> (Job, String) {
+    let (_, order, envelope) = world.ordered(std::slice::from_ref(&agent.id)).await;
+    let job = Job::new(&order, &envelope, &agent.id, 1);
+    let folder = format!("/collections/{}", job.collection);
+    world.faults.fail(Op::List, &folder, 0, 1_000, Fault::Before(Kind::Denied));
+    let (collections, reason) = (vec![job.collection.to_string()], "no longer needed".to_owned());
+    let cancel = people::CancelCollectionsRequest { collections, order: String::new(), reason };
+    world.people.cancel_collections(cancel).await.expect("cancelled");
+    (job, folder)
+}
+
+fn tries(world: &World, folder: &str) -> usize {
+    world.faults.calls().iter().filter(|(op, name)| *op == Op::List && name.ends_with(folder)).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_the_store_refuses_is_tried_later_each_time_and_goes_on_by_itself() {
+    let mut world = World::start().await;
+    let credential = world.enroll("web-1").await;
+    let agent = Agent::new(credential, world.port, 1).await;
+    let (job, folder) = refused_end(&mut world, &agent).await;
+    soon("it is tried", async || tries(&world, &folder) > 0).await;
+    let before = tries(&world, &folder);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let after = tries(&world, &folder);
+    assert!(after - before <= 2, "after 5 s and then after 10, not each second: {before}, {after}");
+    assert_eq!(world.collection(&job.collection).await.state, "ending");
+
+    world.faults.heal();
+    soon("it goes on", async || world.collection(&job.collection).await.state == "cancelled").await;
+    let (_, folder) = refused_end(&mut world, &agent).await;
+    soon("it is refused", async || tries(&world, &folder) > 0).await;
+    let begun = tokio::time::Instant::now();
+    world.stop().await;
+    assert!(begun.elapsed() < Duration::from_secs(8), "a stop waits for no end that waits: {:?}", begun.elapsed());
 }

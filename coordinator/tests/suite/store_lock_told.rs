@@ -238,6 +238,56 @@ async fn a_hold_that_was_taken_off_while_no_coordinator_ran_is_told_and_set_agai
     world.stop().await;
 }
 
+/// How often it was asked whether the bucket locks.
+fn looks(server: &Server) -> usize {
+    server.asked().iter().filter(|asked| asked.contains("?object-lock")).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_store_refuses_is_one_incident_however_often_the_coordinator_starts_until_it_could_be_attested() {
+    let server = moto::start_with_lock();
+    let mut world = World::start_on(Place { remote: Some(locked(&server)), ..Place::default() }).await;
+    world.stop().await;
+    let kept = async |world: &World| world.running().parts.catalog.standing("refused").await.expect("read").unwrap_or_default();
+    for times in [1, 2] {
+        server.refuse("object-lock");
+        for start in 0..3 {
+            let before = looks(&server);
+            world.restart().await;
+            soon("it is refused", async || looks(&server) > before && kept(&world).await.len() > 2).await;
+            // What one start tells is told by then.
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let incidents = told(&world, "store-unattested").await;
+            assert!(incidents.len() == times && incidents[0].contains("AccessDenied"), "start {start}: {incidents:?}");
+            world.stop().await;
+        }
+        server.refuse("");
+        world.restart().await;
+        soon("it is attested", async || kept(&world).await == "{}").await;
+        assert_eq!(told(&world, "store-unattested").await.len(), times, "{:?}", world.incidents().await);
+        world.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_may_not_be_read_is_one_incident_however_often_the_coordinator_starts() {
+    let server = moto::start_with_lock();
+    let (mut world, _, segment, _) = collected(&server).await;
+    world.stop().await;
+    server.refuse(&segment);
+    let asked = || server.asked().iter().filter(|asked| asked.starts_with("HEAD") && asked.contains(&segment)).count();
+    for start in 0..2 {
+        let before = asked();
+        world.restart().await;
+        soon("it is told", async || asked() > before && !told(&world, "store-unattested").await.is_empty()).await;
+        // The passes of this start come to their end.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let incidents = told(&world, "store-unattested").await;
+        assert!(incidents.len() == 1 && incidents[0].contains(&segment), "start {start}: {incidents:?}");
+        world.stop().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hold_and_a_longer_lock_of_somebody_else_are_told_once_and_stay() {
     let server = moto::start_with_lock();

@@ -9,6 +9,9 @@ pub mod client;
 #[cfg(feature = "server")]
 pub mod server;
 
+/// Metadata of a status "unavailable" that does not pass by itself: a store that is full, or that refuses the coordinator. Who asks by
+/// program may repeat the call all the same; to a person the message says what helps.
+pub const NEEDS_A_PERSON: &str = "exhibit-needs-a-person";
 /// ALPN protocol of connections that carry every service but enrolment.
 pub const ALPN_MAIN: &[u8] = b"h2";
 /// ALPN protocol of connections that carry enrolment only and have no client certificate.

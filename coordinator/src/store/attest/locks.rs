@@ -4,7 +4,7 @@ use exhibit_evidence::layout::LogName;
 use exhibit_evidence::text::escape_bounded;
 
 use super::mend::{Deed, Mend};
-use super::{Attestable, HELD, Pass};
+use super::{Attestable, HELD, Pass, UNATTESTED};
 use crate::store::lock::{Lock, Locks, Seen};
 use crate::store::vault::{Vault, Version};
 use crate::store::{Kind, StoreError};
@@ -60,18 +60,20 @@ impl Pass {
         let is_told = self.knows_custody(log).await?;
         let (want, known) = locks.of(name, version.modified);
         let known = known && is_told;
-        let seen = match self.store.vault.lock_of(name, &version.version).await {
+        let seen = match self.store.vault.lock_with(name, &version.version, want.hold).await {
             Ok(seen) => seen,
             // Destroyed since it was listed.
             Err(e) if e.kind() == Kind::NotFound => return Ok(Weighed::Right),
             Err(e) if e.kind() == Kind::Retry => return Err(e),
             Err(e) => {
-                // Nobody saw that it is weak: some stores say the same of credentials that ended.
-                self.tell("store-unattested", name, format!("its lock cannot be read: {e}"));
+                self.tell_unread(name, &e);
                 return Ok(Weighed::Right);
             }
         };
         self.report.locks_read = self.report.locks_read.saturating_add(1);
+        if !seen.hold && !want.hold {
+            self.ask_for_holds(version).await?;
+        }
         let mut surplus = Weighed::Right;
         if seen.hold && !want.hold {
             surplus = self.weigh_hold(&locks, log, version, known).await?;
@@ -98,6 +100,29 @@ impl Pass {
             return Ok(Weighed::Longer(waited_for(&locks, name, what)));
         }
         Ok(surplus)
+    }
+
+    /// Nobody saw that it is weak: some stores say the same of credentials that ended.
+    fn tell_unread(&mut self, name: &str, e: &StoreError) {
+        self.tell(UNATTESTED, name, format!("its lock cannot be read: {e}"));
+    }
+
+    /// A hold that nobody here asked for shows by being read alone, and a store may leave out what may not be read. So once in a pass, of
+    /// the first version that shows none, it is asked for: a question for each one would double what a pass costs.
+    async fn ask_for_holds(&mut self, version: &Version) -> Result<(), StoreError> {
+        if self.holds_asked {
+            return Ok(());
+        }
+        match self.store.vault.may_read_hold(&version.name, &version.version).await {
+            // Destroyed since it was looked at: the next one is asked for.
+            Err(e) if e.kind() == Kind::NotFound => return Ok(()),
+            Err(e) if e.kind() == Kind::Retry => return Err(e),
+            // Without the object's name: the next pass may begin at another one, and it is the same.
+            Err(e) => self.tell(UNATTESTED, "", format!("legal holds may not be read: {}", e.remedy())),
+            Ok(()) => {}
+        }
+        self.holds_asked = true;
+        Ok(())
     }
 
     /// A hold that custody does not ask for: one that keeps a log from growing, one that custody released, which is to come off, or one that
@@ -140,7 +165,12 @@ impl Pass {
         match self.store.vault.lock_of(&version.name, &version.version).await {
             Ok(seen) => Ok(known && seen.hold && !want.hold),
             Err(e) if e.kind() == Kind::Retry => Err(e),
-            Err(_) => Ok(false),
+            Err(e) => {
+                if e.is_unread() {
+                    self.tell_unread(&version.name, &e);
+                }
+                Ok(false)
+            }
         }
     }
 
@@ -153,7 +183,7 @@ impl Pass {
         let why = judge.custody(log).await?;
         self.asked = Some((log.clone(), why.is_none()));
         let Some(why) = why else { return Ok(true) };
-        self.tell("store-unattested", &log.checkpoint(), why);
+        self.tell(UNATTESTED, &log.checkpoint(), why);
         Ok(false)
     }
 
@@ -169,6 +199,7 @@ impl Pass {
                 Ok(format!("it is not what was created here, though it carries a lock, which is not ours: {seen}"))
             }
             Err(e) if e.kind() == Kind::Retry => Err(e),
+            Err(e) if e.is_unread() => Ok(format!("it is not what was created here, and its lock cannot be read: {e}")),
             Ok(_) | Err(_) => Ok(none),
         }
     }
@@ -189,9 +220,15 @@ impl Attestable {
     /// somebody's who alone can take it off, because custody's own are released before a disposal is approved.
     pub(crate) async fn keeps(&self, name: &str) -> Option<(bool, String)> {
         let versions = self.vault.versions_of(name).await.ok()?;
-        let mut longest: Option<Seen> = None;
+        let (mut longest, mut unread): (Option<Seen>, Option<StoreError>) = (None, None);
         for version in versions.iter().filter(|v| !v.marker).take(KEPT_VERSIONS_MAX) {
-            let Ok(seen) = self.vault.lock_of(name, &version.version).await else { continue };
+            let seen = match self.vault.lock_of(name, &version.version).await {
+                Ok(seen) => seen,
+                Err(e) => {
+                    unread = Some(e).filter(StoreError::is_unread).or(unread);
+                    continue;
+                }
+            };
             if seen.hold {
                 let id = escape_bounded(&version.version, 80);
                 let what = "has a legal hold that custody does not ask for: the destruction waits until whoever set it takes it off";
@@ -201,14 +238,16 @@ impl Attestable {
                 longest = Some(seen);
             }
         }
-        longest.map(|seen| (false, format!("its lock is {seen}: the destruction waits for that day")))
+        let lock = longest.map(|seen| format!("its lock is {seen}: the destruction waits for that day"));
+        let what = lock.or_else(|| unread.map(|e| format!("its lock, for whose end the destruction may wait, cannot be read: {e}")))?;
+        Some((false, what))
     }
 }
 
 /// Makes the lock of a version at least what it should be, and says what it was before when it had to be set.
 ///
 /// Order: 1. read; 2. set retention, then the hold, each only where it is too weak, and never weaker than it was; 3. read
-/// again. Repeating it is safe at any point.
+/// again. Repeating it is safe at any point. Nothing is set on a lock that may not be read: it may be as it should be, or harder.
 pub(in crate::store) async fn ensure(
     vault: &Vault,
     name: &str,
@@ -217,7 +256,7 @@ pub(in crate::store) async fn ensure(
     slack_s: i64,
 ) -> Result<Option<Seen>, StoreError> {
     let holds = |seen: &Seen| seen.retains(want, slack_s) && (seen.hold || !want.hold);
-    let seen = vault.lock_of(name, version).await?;
+    let seen = vault.lock_with(name, version, want.hold).await?;
     if holds(&seen) {
         return Ok(None);
     }
@@ -229,7 +268,7 @@ pub(in crate::store) async fn ensure(
     if want.hold && !seen.hold {
         vault.hold(name, version, true).await?;
     }
-    let after = vault.lock_of(name, version).await?;
+    let after = vault.lock_with(name, version, want.hold).await?;
     if holds(&after) {
         return Ok(Some(seen));
     }

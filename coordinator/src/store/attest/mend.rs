@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 
 use super::locks::Weighed;
 use super::report::{Tally, told};
-use super::{NAMED_MAX, Pass, named};
+use super::{NAMED_MAX, Pass, UNATTESTED, named};
 use crate::store::lock::Lock;
 use crate::store::vault::Version;
 use crate::store::{Kind, StoreError, Trouble};
@@ -179,7 +179,10 @@ impl Pass {
             // Destroyed since it was looked at.
             Err(e) if e.kind() == Kind::NotFound => {}
             Err(e) if e.kind() == Kind::Retry => return Err(e),
-            Err(e) => self.tell("store-lock", &mend.name, format!("{}; {}: {e}", mend.what, mend.deed.failed())),
+            Err(e) => {
+                let kind = if e.is_unread() { UNATTESTED } else { "store-lock" };
+                self.tell(kind, &mend.name, format!("{}; {}: {e}", mend.what, mend.deed.failed()));
+            }
         }
         Ok(())
     }

@@ -174,6 +174,13 @@ mod tests {
         assert!(Azure.page(&Reply { headers: HeaderMap::new(), body: Bytes::from_static(b"<html/>") }).is_err(), "another's page");
     }
 
+    #[test]
+    fn a_refusal_without_a_body_has_its_code_in_a_header() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-ms-error-code", http::HeaderValue::from_static("BlobImmutableDueToPolicy"));
+        assert_eq!(Azure.said(&headers, b""), ("BlobImmutableDueToPolicy".to_owned(), String::new()));
+    }
+
     proptest::proptest! {
         #[test]
         fn a_page_comes_back_as_it_was_and_any_other_answer_is_read_or_refused(

@@ -8,6 +8,7 @@ use exhibit_evidence::Timestamp;
 use http::{HeaderMap, Method};
 
 use super::super::lock::{Lock, LockMode, Seen};
+use super::refusal::Said;
 use super::versions::{Cursor, Listed};
 
 /// One request, but for its address and its signature.
@@ -19,11 +20,13 @@ pub(super) struct Ask {
     pub(super) body: Bytes,
     /// It asks for a page, which the store may have to look for among very much that was deleted.
     pub(super) lists: bool,
+    /// The right that it needs beside those for the object. It asks for a part of what is known of that, which may have none.
+    pub(super) right: Option<&'static str>,
 }
 
 impl Ask {
     pub(super) fn new(method: Method) -> Self {
-        Self { method, query: Vec::new(), headers: Vec::new(), body: Bytes::new(), lists: false }
+        Self { method, query: Vec::new(), headers: Vec::new(), body: Bytes::new(), lists: false, right: None }
     }
 
     pub(super) fn query(mut self, key: &'static str, value: impl Into<String>) -> Self {
@@ -33,6 +36,11 @@ impl Ask {
 
     pub(super) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
+        self
+    }
+
+    pub(super) fn right(mut self, right: &'static str) -> Self {
+        self.right = Some(right);
         self
     }
 
@@ -61,6 +69,15 @@ pub(super) enum Setting {
     Versions,
     /// Versions can be locked.
     Locks,
+}
+
+/// A part of a version's lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Mode and end of its retention.
+    Retention,
+    /// Its hold.
+    Hold,
 }
 
 /// Words for people, by whose store it is.
@@ -100,6 +117,20 @@ pub(super) trait Dialect: fmt::Debug + Send + Sync {
     /// one is no answer: what ignores the question would pass the lock of the newest version off as that of the one below.
     fn look(&self, version: &str) -> Ask;
     fn seen(&self, reply: &Reply, version: &str) -> Result<Seen, String>;
+
+    /// Asks for a part of a version's lock alone, where an answer to [`Dialect::look`] leaves it out for want of a right, and this one is
+    /// refused instead. [`Dialect::closer`] reads it into what was seen; an answer without a body says that there is nothing of it.
+    fn look_closer(&self, _part: Part, _version: &str) -> Option<Ask> {
+        None
+    }
+    fn closer(&self, _part: Part, _reply: &Reply, _seen: &mut Seen) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// True for a refusal of [`Dialect::look_closer`] which says that there is nothing of this part, or no such call.
+    fn lacks(&self, _status: u16, _said: &Said) -> bool {
+        false
+    }
 
     /// Sets mode and end of a version's retention; with `bypass` also where that weakens it, as far as the cloud has a word for it.
     fn retain(&self, version: &str, mode: LockMode, until: Timestamp, bypass: bool) -> Ask;

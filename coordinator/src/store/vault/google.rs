@@ -152,6 +152,7 @@ impl Dialect for Google {
         let error: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
         let text = |place: &str| error.pointer(place).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
         let (reason, message) = (text("/error/errors/0/reason"), text("/error/message"));
+        let reason = if reason.is_empty() { text("/error/status") } else { reason };
         // One word for both that are not there: but a bucket that is gone is no absence of an object.
         let reason = if reason == "notFound" && message.contains("bucket does not exist") { "NoSuchBucket".to_owned() } else { reason };
         (reason, message)
@@ -196,6 +197,8 @@ mod tests {
         }
         let no = br#"{"error":{"code":403,"message":"held","errors":[{"reason":"retentionPolicyNotMet"}]}}"#;
         assert_eq!(Google.said(&HeaderMap::new(), no), ("retentionPolicyNotMet".to_owned(), "held".to_owned()));
+        let plain = br#"{"error":{"code":403,"message":"no","status":"PERMISSION_DENIED"}}"#;
+        assert_eq!(Google.said(&HeaderMap::new(), plain).0, "PERMISSION_DENIED");
         let gone = br#"{"error":{"message":"The specified bucket does not exist.","errors":[{"reason":"notFound"}]}}"#;
         assert_eq!(Google.said(&HeaderMap::new(), gone).0, "NoSuchBucket");
         assert_eq!(Google.said(&HeaderMap::new(), b"gateway"), (String::new(), String::new()));

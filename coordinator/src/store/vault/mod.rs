@@ -9,6 +9,7 @@ mod date;
 mod dialect;
 mod google;
 mod listing;
+mod look;
 pub(super) mod refusal;
 mod s3;
 mod signing;
@@ -29,7 +30,7 @@ use object_store::client::{HttpClient, HttpErrorKind, HttpRequest};
 use tokio::time::Instant;
 
 use super::encryption::{Encrypted, Encryption};
-use super::lock::{LockMode, Seen};
+use super::lock::LockMode;
 use super::patience::{self, Patience};
 use super::{Kind, StoreError};
 use crate::clock;
@@ -200,6 +201,9 @@ impl Vault {
         if is_late && parts.status.is_success() {
             self.lists_slowly.store(true, Ordering::Release);
         }
+        if ask.right.is_some() && parts.status.is_success() && look::is_of_object(&parts.headers) {
+            return Ok(Reply { headers: parts.headers, body: Bytes::new() });
+        }
         let (mut out, mut stream) = (Vec::new(), body.bytes_stream());
         loop {
             let next = tokio::time::timeout(self.answers_within, stream.try_next()).await;
@@ -223,16 +227,15 @@ impl Vault {
             let (code, message) = self.dialect().said(&parts.headers, &out);
             Said { code, message, is_expired: refusal::is_expired(&out) }
         });
-        Err(self.refusal(parts.status.as_u16(), &said, &format!("could not {}", asked()), name))
-    }
-
-    /// What the store says of the lock of one version.
-    ///
-    /// # Errors
-    /// [`Kind::NotFound`] when there is no such version.
-    pub async fn lock_of(&self, name: &str, version: &str) -> Result<Seen, StoreError> {
-        let reply = self.ask("look at the lock of", Some(name), "", self.dialect().look(version)).await?;
-        self.read(self.dialect().seen(&reply, version))
+        let status = parts.status.as_u16();
+        if ask.right.is_some() && self.dialect().lacks(status, &said) {
+            return Ok(Reply { headers: parts.headers, body: Bytes::new() });
+        }
+        let refused = self.refusal((status, &said), &format!("could not {}", asked()), name, ask.right);
+        // Where something was to be changed no other refusal of a proxy or a firewall may pass for one of the store either.
+        let changes = ask.method != Method::HEAD && ask.method != Method::GET;
+        let is_bare = changes && said.code.is_empty() && (400..500).contains(&status) && refused.kind() == Kind::Denied;
+        Err(if is_bare { refused.wordless() } else { refused })
     }
 
     /// What the store says that an object is encrypted with; S3 only.
@@ -280,9 +283,9 @@ impl Vault {
     /// [`Kind::Denied`] when the store refuses, because of a lock for example.
     pub(super) async fn delete(&self, name: &str, version: Option<&str>, bypass: bool) -> Result<(), StoreError> {
         if let Some(ask) = version.filter(|_| bypass).and_then(|version| self.dialect().unlock(version)) {
-            // Whether it was refused, the deletion shows; not so where nobody came to say whether it may be done.
+            // Whether it was refused, the deletion shows; not so where nobody came to say whether it may be done, or said it without a word.
             if let Err(e) = self.ask("take the retention off", Some(name), "", ask).await
-                && e.says_nothing()
+                && (e.says_nothing() || e.is_wordless())
             {
                 return Err(e);
             }
@@ -354,7 +357,7 @@ impl Vault {
     }
 
     /// An error answer of the store, in our kinds.
-    fn refusal(&self, status: u16, said: &Said, tried: &str, name: Option<&str>) -> StoreError {
+    fn refusal(&self, (status, said): (u16, &Said), tried: &str, name: Option<&str>, right: Option<&str>) -> StoreError {
         let message = format!("{tried}: {status} {} {}", escape_bounded(&said.code, 80), escape_bounded(&said.message, 300));
         let message = message.trim_end().to_owned();
         if let Some(told) = refusal::of_said(said, Some(status), &message) {
@@ -373,7 +376,11 @@ impl Vault {
             }
             408 | 429 | 500..=599 => StoreError::new(Kind::Retry, message, "check the store; it is tried again"),
             _ => {
-                let denied = StoreError::new(Kind::Denied, message, "compare what the credentials may do with docs/operations/stores.md");
+                let remedy = match right {
+                    Some(right) => format!("give the credentials the right {right}: {}", self.words().use_policy),
+                    None => "compare what the credentials may do with docs/operations/stores.md".to_owned(),
+                };
+                let denied = StoreError::new(Kind::Denied, message, remedy);
                 if matches!(status, 400 | 403) && said.code.is_empty() { denied.wordless() } else { denied }
             }
         }

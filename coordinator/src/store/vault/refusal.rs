@@ -174,6 +174,11 @@ pub(in crate::store) fn is_wordless(error: &str) -> bool {
     matches!(status(error), Some(400 | 403)) && parted(error).is_some_and(|(_, answer)| answer.trim().is_empty())
 }
 
+/// True for an error of `object_store` that is a refusal in no words of any cloud: its answer has no code, as the page of a proxy has none.
+pub(in crate::store) fn is_codeless(error: &str) -> bool {
+    matches!(status(error), Some(400 | 403)) && parted(error).is_some_and(|(_, answer)| Said::of_answer(answer).code.is_empty())
+}
+
 /// The error of a refusal of which the store says no word why, however it was asked.
 pub(in crate::store) fn unclear(message: &str) -> StoreError {
     StoreError::unheard(message, WORDLESS)
@@ -395,6 +400,25 @@ mod tests {
         let long = format!("<Error><Code>{0}</Code><Message>{0}</Message></Error>", "x".repeat(5_000));
         assert!(shown(&format!("{at}: {long}")).len() < 1_000);
         assert_eq!(shown("connection reset"), "connection reset");
+    }
+
+    #[test]
+    fn a_refusal_without_a_code_is_one_without_words() {
+        let at = "Generic S3 error: Error performing PUT http://127.0.0.1:9/b/403%20a in 2ms";
+        let codeless = |said: &str| is_codeless(&format!("{at} - {BEFORE_STATUS}{said}"));
+        for bare in ["403 Forbidden: ", "400 Bad Request: ", "403 Forbidden: <html><body>Blocked</body></html>", "403 Forbidden: blocked"] {
+            assert!(codeless(bare), "{bare}");
+        }
+        for worded in [
+            "403 Forbidden: <Error><Code>AccessDenied</Code></Error>",
+            "400 Bad Request: <Error><Code>InvalidRequest</Code></Error>",
+            "403 Forbidden: {\"error\":{\"code\":403,\"message\":\"no\",\"status\":\"PERMISSION_DENIED\"}}",
+            "404 Not Found: ",
+            "503 Service Unavailable: ",
+        ] {
+            assert!(!codeless(worded), "{worded}");
+        }
+        assert!(!is_codeless("connection reset"));
     }
 
     #[test]

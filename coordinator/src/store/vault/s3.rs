@@ -1,5 +1,5 @@
-//! S3 (API reference: HeadObject, PutObjectRetention, PutObjectLegalHold, ListObjectVersions, DeleteObject,
-//! GetBucketVersioning, GetObjectLockConfiguration).
+//! S3 (API reference: HeadObject, GetObjectRetention, GetObjectLegalHold, PutObjectRetention, PutObjectLegalHold,
+//! ListObjectVersions, DeleteObject, GetBucketVersioning, GetObjectLockConfiguration).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -7,9 +7,10 @@ use exhibit_evidence::{Digest, Timestamp};
 use http::{HeaderMap, Method};
 
 use super::super::lock::{Lock, LockMode, Seen, parse_time, seconds_text};
-use super::dialect::{Ask, Dialect, Reply, Setting, Words, encoded, header};
+use super::dialect::{Ask, Dialect, Part, Reply, Setting, Words, encoded, header};
+use super::refusal::Said;
 use super::versions::{Cursor, Found, Listed};
-use super::xml;
+use super::xml::{self, Node};
 
 const NAMESPACE: &str = "http://s3.amazonaws.com/doc/2006-03-01/";
 
@@ -61,6 +62,46 @@ impl Dialect for S3 {
             until: parse_time(text("x-amz-object-lock-retain-until-date")),
             hold: text("x-amz-object-lock-legal-hold") == "ON",
         })
+    }
+
+    /// The headers of HEAD are "only returned if the requester has the s3:GetObjectRetention permission", or that of the hold.
+    fn look_closer(&self, part: Part, version: &str) -> Option<Ask> {
+        let (what, right) = match part {
+            Part::Retention => ("retention", "s3:GetObjectRetention"),
+            Part::Hold => ("legal-hold", "s3:GetObjectLegalHold"),
+        };
+        Some(Ask::new(Method::GET).query(what, "").query("versionId", version).right(right))
+    }
+
+    fn closer(&self, part: Part, reply: &Reply, seen: &mut Seen) -> Result<(), String> {
+        if reply.body.is_empty() {
+            return Ok(());
+        }
+        let root = xml::parse(&reply.body)?;
+        match part {
+            Part::Retention => {
+                if let Some((mode, until)) = retention(&root)? {
+                    (seen.mode, seen.until) = (Some(mode), Some(until));
+                }
+            }
+            Part::Hold => seen.hold = is_held(&root)?,
+        }
+        Ok(())
+    }
+
+    /// HEAD just showed the version, so a 404 that does not speak of that is about the part; MinIO says the same with the status 400.
+    fn lacks(&self, status: u16, said: &Said) -> bool {
+        let is_of_version = matches!(said.code.as_str(), "NoSuchKey" | "NoSuchVersion" | "NoSuchBucket");
+        match said.code.as_str() {
+            "NoSuchObjectLockConfiguration" | "ObjectLockConfigurationNotFoundError" | "MethodNotAllowed" | "NotImplemented" => true,
+            // A word for very much else too: the bucket has no Object Lock, as S3, MinIO and Ceph say it.
+            "InvalidRequest" => {
+                let message = said.message.to_lowercase();
+                let words = ["missing object lock configuration", "missing objectlockconfiguration", "object lock not configured"];
+                words.iter().any(|words| message.contains(words))
+            }
+            _ => matches!(status, 405 | 501) || (status == 404 && !is_of_version),
+        }
     }
 
     fn retain(&self, version: &str, mode: LockMode, until: Timestamp, bypass: bool) -> Ask {
@@ -119,6 +160,30 @@ impl Dialect for S3 {
     }
 }
 
+/// What `GET ?retention` answers; nothing of an empty one.
+fn retention(root: &Node) -> Result<Option<(LockMode, Timestamp)>, String> {
+    if root.name != "Retention" {
+        return Err(format!("asked for a retention, it speaks of '{}'", root.name));
+    }
+    let (mode, until) = (root.get("Mode"), root.get("RetainUntilDate"));
+    if mode.is_empty() && until.is_empty() {
+        return Ok(None);
+    }
+    match (LockMode::from_s3(mode), parse_time(until)) {
+        (Some(mode), Some(until)) => Ok(Some((mode, until))),
+        _ => Err(format!("a retention of mode '{mode}' until '{until}'")),
+    }
+}
+
+/// What `GET ?legal-hold` answers.
+fn is_held(root: &Node) -> Result<bool, String> {
+    match (root.name.as_str(), root.get("Status")) {
+        ("LegalHold", "ON") => Ok(true),
+        ("LegalHold", "OFF" | "") => Ok(false),
+        (name, status) => Err(format!("asked for a legal hold, it speaks of '{name}' with status '{status}'")),
+    }
+}
+
 /// Requests that change a lock are refused without a checksum of their body.
 fn with_xml(ask: Ask, body: String) -> Ask {
     ask.header("x-amz-sdk-checksum-algorithm", "SHA256")
@@ -136,7 +201,101 @@ mod tests {
     use super::*;
     use bytes::Bytes;
 
+    fn answered(part: Part, body: impl Into<Bytes>) -> Result<Seen, String> {
+        let mut seen = Seen::default();
+        S3.closer(part, &Reply { headers: HeaderMap::new(), body: body.into() }, &mut seen).map(|()| seen)
+    }
+
+    #[test]
+    fn a_part_of_a_lock_is_read_whole_or_refused() {
+        let text = format!(
+            "<Retention xmlns=\"{NAMESPACE}\"><Mode>GOVERNANCE</Mode><RetainUntilDate>2026-01-01T00:00:00.000Z</RetainUntilDate></Retention>"
+        );
+        let until = Some(Timestamp::from_unix_s(1_767_225_600));
+        let seen = Seen { mode: Some(LockMode::Governance), until, hold: false };
+        assert_eq!(answered(Part::Retention, text), Ok(seen));
+        for none in ["", "<Retention/>"] {
+            assert_eq!(answered(Part::Retention, none), Ok(Seen::default()), "{none}");
+        }
+        for bad in [
+            "<Retention><Mode>COMPLIANCE</Mode></Retention>",
+            "<Retention><RetainUntilDate>2026-01-01T00:00:00Z</RetainUntilDate></Retention>",
+            "<Retention><Mode>NONE</Mode><RetainUntilDate>2026-01-01T00:00:00Z</RetainUntilDate></Retention>",
+            "<Retention><Mode>COMPLIANCE</Mode><RetainUntilDate>never</RetainUntilDate></Retention>",
+            "<LegalHold><Status>ON</Status></LegalHold>",
+            "record",
+        ] {
+            assert!(answered(Part::Retention, bad).is_err(), "{bad}");
+        }
+        for (status, hold) in [("ON", true), ("OFF", false), ("", false)] {
+            let text = format!("<LegalHold><Status>{status}</Status></LegalHold>");
+            assert_eq!(answered(Part::Hold, text), Ok(Seen { hold, ..Seen::default() }), "{status}");
+        }
+        for bad in ["<LegalHold><Status>on</Status></LegalHold>", "<Retention><Status>ON</Status></Retention>", "<LegalHold>"] {
+            assert!(answered(Part::Hold, bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_says_that_there_is_no_lock_is_told_from_what_refuses() {
+        let lacks = |status: u16, code: &str, message: &str| {
+            S3.lacks(status, &Said { code: code.to_owned(), message: message.to_owned(), is_expired: false })
+        };
+        for (status, code, message) in [
+            (404, "NoSuchObjectLockConfiguration", "x"),
+            (400, "NoSuchObjectLockConfiguration", "x"),
+            (404, "ObjectLockConfigurationNotFoundError", "x"),
+            (404, "NoSuchObjectLegalHold", "x"),
+            (404, "", ""),
+            (400, "InvalidRequest", "Bucket is missing Object Lock Configuration"),
+            (400, "InvalidRequest", "Bucket is missing ObjectLockConfiguration"),
+            (405, "MethodNotAllowed", "x"),
+            (405, "", ""),
+            (501, "NotImplemented", "x"),
+        ] {
+            assert!(lacks(status, code, message), "{status} {code} {message}");
+        }
+        for (status, code, message) in [
+            (404, "NoSuchKey", "x"),
+            (404, "NoSuchVersion", "x"),
+            (404, "NoSuchBucket", "x"),
+            (403, "AccessDenied", "Bucket is missing Object Lock Configuration"),
+            (400, "InvalidRequest", "The authorization mechanism is not supported"),
+            (400, "ExpiredToken", "x"),
+            (403, "", ""),
+            (400, "", ""),
+            (503, "SlowDown", "x"),
+        ] {
+            assert!(!lacks(status, code, message), "{status} {code} {message}");
+        }
+    }
+
     proptest::proptest! {
+        #[test]
+        fn a_lock_comes_back_as_it_was_and_any_other_answer_is_read_or_refused(
+            s in 0_i64..9_000_000_000,
+            (at, byte) in (0_usize..2_000, proptest::num::u8::ANY),
+            noise in proptest::collection::vec(proptest::num::u8::ANY, 0..64),
+        ) {
+            let until = Timestamp::from_unix_s(s);
+            for mode in [LockMode::Governance, LockMode::Compliance] {
+                let ask = S3.retain("v1", mode, until, false);
+                let seen = Seen { mode: Some(mode), until: Some(until), hold: false };
+                proptest::prop_assert_eq!(answered(Part::Retention, ask.body.clone()), Ok(seen));
+                let mut bytes = ask.body.to_vec();
+                // Without anything it says that there is none.
+                let at = 1 + at % (bytes.len() - 1);
+                proptest::prop_assert!(answered(Part::Retention, bytes[..at].to_vec()).is_err(), "a cut one");
+                bytes[at] = byte;
+                for body in [bytes, noise.clone()] {
+                    let seen = answered(Part::Retention, body.clone()).unwrap_or_default();
+                    proptest::prop_assert_eq!(seen.mode.is_some(), seen.until.is_some(), "whole or not at all");
+                    let held = answered(Part::Hold, body).unwrap_or_default();
+                    proptest::prop_assert!(!held.hold, "nothing that says so");
+                }
+            }
+        }
+
         #[test]
         fn a_page_comes_back_as_it_was_and_any_other_answer_is_read_or_refused(
             versions in proptest::collection::vec(("[a-z0-9/._-]{1,20}", "[A-Za-z0-9]{1,20}", proptest::bool::ANY), 0..20),

@@ -76,6 +76,11 @@ impl Server {
         self.send("GET", "/-/asked", "", "").1.lines().map(str::to_owned).collect()
     }
 
+    /// From now on a request whose path and query contain this is refused for want of rights; an empty word ends that.
+    pub fn refuse(&self, word: &str) {
+        assert_eq!(self.send("GET", &format!("/-/refuse?{word}"), "", "").0, 200);
+    }
+
     fn try_send(&self, method: &str, path: &str, headers: &str, body: &str) -> Option<(u16, String)> {
         // Without the header it would take the request for a stranger's and refuse it for that reason alone.
         let signed = "AWS4-HMAC-SHA256 Credential=id/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0";
@@ -161,6 +166,7 @@ const RUN: &str = r#"
 import collections, threading
 app, turn = google if sys.argv[3] == "google" else checked, threading.Lock()
 asked = collections.deque(maxlen=10_000)
+to_refuse = [""]
 
 def in_turn(env, start):
     env["wsgi.input"] = io.BytesIO(env["wsgi.input"].read(int(env.get("CONTENT_LENGTH") or 0)))
@@ -170,7 +176,15 @@ def in_turn(env, start):
             listed = "\n".join(asked).encode()
             start("200 OK", [("Content-Length", str(len(listed)))])
             return [listed]
+        if env["RAW_URI"].startswith("/-/refuse?"):
+            to_refuse[0] = env["RAW_URI"].partition("?")[2]
+            start("200 OK", [("Content-Length", "0")])
+            return [b""]
         asked.append(env["REQUEST_METHOD"] + " " + env["RAW_URI"])
+        if to_refuse[0] and to_refuse[0] in env["RAW_URI"]:
+            denied = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+            start("403 Forbidden", [("Content-Type", "application/xml"), ("Content-Length", str(len(denied)))])
+            return [b"" if env["REQUEST_METHOD"] == "HEAD" else denied]
         body = b"".join(app(env, lambda status, headers, exc_info=None: said.append((status, list(headers)))))
     status, headers = said[-1]
     if not any(name.lower() == "content-length" for name, _ in headers):

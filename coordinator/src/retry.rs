@@ -12,11 +12,11 @@ const REMEMBERED_MAX: usize = 4_096;
 
 /// How often something failed in a row, by its name.
 #[derive(Debug, Default)]
-pub(super) struct Retries(BTreeMap<String, u32>);
+pub(crate) struct Retries(BTreeMap<String, u32>);
 
 impl Retries {
     /// It failed once more. Gives the time before the next try, at most `longest`.
-    pub(super) fn after(&mut self, name: &str, longest: Duration) -> Duration {
+    pub(crate) fn after(&mut self, name: &str, longest: Duration) -> Duration {
         if self.0.len() >= REMEMBERED_MAX && !self.0.contains_key(name) {
             self.0.clear();
         }
@@ -27,12 +27,12 @@ impl Retries {
     }
 
     /// True when it failed so often in a row that somebody must look.
-    pub(super) fn lasts(&self, name: &str) -> bool {
+    pub(crate) fn lasts(&self, name: &str) -> bool {
         self.0.get(name).is_some_and(|times| *times >= LASTING)
     }
 
     /// It succeeded. True when it had failed before.
-    pub(super) fn succeeded(&mut self, name: &str) -> bool {
+    pub(crate) fn succeeded(&mut self, name: &str) -> bool {
         self.0.remove(name).is_some()
     }
 }
