@@ -141,18 +141,22 @@ fn token(given: &str) -> Result<String, Failure> {
     }
 }
 
-/// Becomes true at SIGTERM or SIGINT.
+/// Becomes true at SIGTERM or SIGINT; sent again at each further one.
 fn stop_signal() -> Result<watch::Receiver<bool>, Failure> {
     let cannot = |e: std::io::Error| Failure(Exit::Failed, format!("signals cannot be received: {e}"));
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate()).map_err(cannot)?, signal(SignalKind::interrupt()).map_err(cannot)?);
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        loop {
+            let received = tokio::select! {
+                received = terminate.recv() => received,
+                received = interrupt.recv() => received,
+            };
+            if received.is_none() || stop.send(true).is_err() {
+                return;
+            }
         }
-        let _ = stop.send(true);
     });
     Ok(stopped)
 }
@@ -190,8 +194,12 @@ async fn collect(args: &CollectArgs) -> Result<Exit, Failure> {
     let mut stop = stop_signal()?;
     let stopped = Arc::clone(&control);
     tokio::spawn(async move {
-        if stop.wait_for(|s| *s).await.is_ok() {
+        let told = stop.wait_for(|s| *s).await.is_ok();
+        if told {
             stopped.stop(Stop::Cancelled("the operator stopped it".to_owned()));
+        }
+        if told && stop.changed().await.is_ok() {
+            stopped.at_once();
         }
     });
     let request = offline::Request {

@@ -2,6 +2,7 @@
 //! `store.attest_hours`, and for one case at once when custody asks for more or less of it.
 
 mod keeping;
+mod kept;
 mod offline;
 mod refusals;
 mod squats;
@@ -64,9 +65,13 @@ impl Desk {
 
     /// True when the same was told a short time ago: two passes at once see the same.
     fn was_told(&self, kind: &str, trouble: &Trouble) -> bool {
+        self.was_told_within(kind, trouble, SAME)
+    }
+
+    fn was_told_within(&self, kind: &str, trouble: &Trouble, within: Duration) -> bool {
         let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let last = told.get(&(kind.to_owned(), trouble.subject.clone()));
-        last.is_some_and(|(detail, at)| *detail == Digest::of(trouble.detail.as_bytes()) && at.elapsed() < SAME)
+        last.is_some_and(|(detail, at)| *detail == Digest::of(trouble.detail.as_bytes()) && at.elapsed() < within)
     }
 
     fn note_told(&self, kind: &str, trouble: &Trouble) {
@@ -245,8 +250,10 @@ async fn pass(parts: &Arc<Parts>, looked_at: &LookedAt, begin: &str) -> Option<R
     let task = Task { begin: begin.to_owned(), repair: true, pause: PAUSE, now: clock::now() };
     let keeper = Arc::new(Keeping { parts: Arc::clone(parts), copy_in: copy_in.map(str::to_owned) });
     let mut pass = Pass::new(store.clone(), task).judged_by(judge(parts, *is_copy)).kept_by(keeper);
+    // An earlier process may have told of a refusal.
+    let mut was_refused = true;
     let report = loop {
-        match pass.run().await {
+        match Box::pin(go_on(parts, &mut pass, (store.vault.describe(), copy_in), &mut was_refused)).await {
             Ok(report) => break report,
             Err(e) => {
                 let (place, then) = (store.vault.describe(), Interrupted::by(&e, store.locks()));
@@ -257,6 +264,7 @@ async fn pass(parts: &Arc<Parts>, looked_at: &LookedAt, begin: &str) -> Option<R
                 if then == Interrupted::Told {
                     // Which says it, and not each minute.
                     refusals::tell_refused(parts, place, &e, copy_in).await;
+                    was_refused = true;
                 } else {
                     tracing::warn!(error = %e, place, "the store could not be attested; it goes on in a minute");
                 }
@@ -270,6 +278,34 @@ async fn pass(parts: &Arc<Parts>, looked_at: &LookedAt, begin: &str) -> Option<R
     let seen = if begin.is_empty() { Lasting::All } else { Lasting::OfCase };
     keeping::tell_lasting(parts, &lasting, copy_in, seen).await;
     Some(report)
+}
+
+/// Looks until the end, or until the store fails. What it refuses once a page went through is a new refusal: whole passes take hours.
+async fn go_on(
+    parts: &Parts,
+    pass: &mut Pass,
+    (place, copy_in): (&str, Option<&str>),
+    was_refused: &mut bool,
+) -> Result<Report, StoreError> {
+    while !pass.is_through() {
+        pass.step().await?;
+        if *was_refused {
+            // With the next page once more, when that could not be kept.
+            *was_refused = !refusals::looked_at(parts, place, copy_in).await;
+        }
+    }
+    pass.run().await
+}
+
+/// Tells once for each reason that a store refuses what `kind` is called after, at `place`, until [`not_refused`].
+pub(crate) async fn tell_refusal(parts: &Parts, (kind, place): (&'static str, &str), reason: &str, detail: &str) {
+    let trouble = Trouble { kind, subject: place.to_owned(), detail: detail.to_owned() };
+    refusals::tell_once(parts, &trouble, reason, None).await;
+}
+
+/// No store refuses it any more.
+pub(crate) async fn not_refused(parts: &Parts, kind: &str, place: &str) {
+    refusals::ended(parts, kind, place).await;
 }
 
 /// Tells once why a disposal waits that was approved: the store, or its copy in `copy_in`, keeps what is to be destroyed.
@@ -325,30 +361,42 @@ pub async fn recall(parts: &Parts, begin: &str) -> Result<(), StoreError> {
 /// # Errors
 /// When the store is disturbed.
 pub async fn again(parts: &Parts) -> Result<(), StoreError> {
-    let troubles = match Box::pin(attest::still_locks(&*parts.store)).await {
-        Ok(troubles) => troubles,
+    // As the passes name it, which take it back.
+    let place = parts.store.attestable().map_or_else(|| parts.store.describe(), |found| found.vault.describe().to_owned());
+    let (troubles, refused) = match Box::pin(attest::still_locks(&*parts.store)).await {
+        Ok(looked) => looked,
         Err(e) => {
             // Between two passes nobody else would say it.
             if e.needs_a_person() {
-                // As the passes name it, which take it back.
-                let place = parts.store.attestable().map_or_else(|| parts.store.describe(), |found| found.vault.describe().to_owned());
                 refusals::tell_refused(parts, &place, &e, None).await;
             }
             return Err(e);
         }
     };
-    tell_news(parts, &troubles, None).await;
+    if let Some(e) = &refused {
+        refusals::tell_refused(parts, &place, e, None).await;
+    }
+    let (lasting, news): (Vec<Trouble>, Vec<Trouble>) = troubles.into_iter().partition(|trouble| keeping::lasts(trouble.kind));
+    tell_news(parts, &news, None).await;
+    keeping::tell_lasting(parts, &lasting, None, Lasting::Probe).await;
     recall(parts, "").await
 }
 
 /// From the timers: what the store could not do as it should, beyond the error that a caller got.
 pub async fn tell_troubles(parts: &Parts) {
-    for trouble in parts.store.troubles() {
-        tell(parts, &trouble, None).await;
-    }
+    tell_of_writes(parts, parts.store.troubles(), None).await;
     let Some(second) = &parts.copy else { return };
-    for trouble in second.store.troubles() {
-        tell(parts, &trouble, Some(&second.store.describe())).await;
+    tell_of_writes(parts, second.store.troubles(), Some(&second.store.describe())).await;
+}
+
+/// What may not be read behind a write lasts, and each write meets it.
+async fn tell_of_writes(parts: &Parts, troubles: Vec<Trouble>, copy_in: Option<&str>) {
+    for trouble in troubles {
+        if keeping::lasts(trouble.kind) {
+            keeping::tell_lasting(parts, &[trouble], copy_in, Lasting::Written).await;
+        } else {
+            tell(parts, &trouble, copy_in).await;
+        }
     }
 }
 

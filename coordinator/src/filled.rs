@@ -103,8 +103,11 @@ async fn no_cases(ledgers: &Ledgers) -> Result<Foreign> {
 }
 
 /// Whether a folder has the log of a case: a head that the deployment's log key signed for it, or the record that opened it behind the
-/// keys that it needs. Neither can be copied from elsewhere.
-async fn is_case(ledgers: &Ledgers, case: &CaseId) -> Result<bool> {
+/// keys that it needs. Neither can be copied from elsewhere. Nothing is written, and nothing told.
+///
+/// # Errors
+/// As the store fails.
+pub(crate) async fn is_case(ledgers: &Ledgers, case: &CaseId) -> Result<bool> {
     let (store, log) = (ledgers.store(), LogName::Case(case.clone()));
     if let Some(head) = there(store.get(&log.checkpoint(), NOTE_BYTES_MAX as u64).await)? {
         let signed = Checkpoint::verify(&head, &ledgers.log_key().public());

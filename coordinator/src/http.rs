@@ -1,6 +1,8 @@
 //! For machines that look after machines: does it live, does it serve, and if not, why; and its metrics. Plain HTTP without
 //! any secret or evidence, on an address of its own that the operator chooses; off unless it is.
 
+mod checks;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +23,6 @@ use tokio::time::Instant;
 use crate::parts::Parts;
 use crate::starting::Awaited;
 
-/// A dependency that does not answer within this is away.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 /// Checks are done again after so long: who asks more often is told the same, so that asking cannot wear anything out.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
 /// Connections at once, each with a buffer of at most 16 KiB and an answer of some 100 KB: 8 MB. Monitors come one by one.
@@ -30,7 +30,7 @@ pub const CONNECTIONS_MAX: usize = 64;
 /// A question is asked in this time, counted from the connection.
 pub const ASKED_WITHIN: Duration = Duration::from_secs(5);
 /// After this time a connection ends, whether its answer was taken or not: the question, the checks of whoever asked before and its
-/// own ([`CHECK_TIMEOUT`] each), and time to take the answer.
+/// own (3 seconds each), and time to take the answer.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(20);
 const BUFFER_BYTES_MAX: usize = 16 << 10;
 /// Pause when no connection can be accepted, e.g. because no file can be opened any more.
@@ -48,10 +48,16 @@ pub struct Check {
     pub problem: Option<String>,
 }
 
+impl Check {
+    const fn new(name: &'static str, problem: Option<String>) -> Self {
+        Self { name, ok: problem.is_none(), problem }
+    }
+}
+
 /// The answer to `/ready`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Readiness {
-    /// True when agents and people are served.
+    /// True when agents and people are served and nothing that this needs fails: everything that is asked for can be done.
     pub ready: bool,
     /// Each dependency.
     pub checks: Vec<Check>,
@@ -87,7 +93,7 @@ async fn starting(State(awaited): State<Awaited>) -> impl IntoResponse {
     let why = awaited
         .now()
         .map_or_else(|| "the coordinator is starting".to_owned(), |what| format!("the coordinator is starting, and waiting for {what}"));
-    let serving = Check { name: "serving", ok: false, problem: Some(why) };
+    let serving = Check::new("serving", Some(why));
     (StatusCode::SERVICE_UNAVAILABLE, Json(Readiness { ready: false, checks: vec![serving], notes: Vec::new() }))
 }
 
@@ -138,10 +144,9 @@ async fn readiness(ops: &Ops) -> Readiness {
     {
         return known.clone();
     }
-    let (parts, serving) = (&ops.parts, serving(ops));
-    let (catalog, storage, time, peers) = tokio::join!(catalog(parts), storage(parts), time(parts), peers(parts));
-    let checks = vec![serving, catalog, storage, time, peers];
-    let now = Readiness { ready: checks.iter().all(|check| check.ok), checks, notes: notes(parts) };
+    let mut checks = vec![serving(ops)];
+    checks.extend(checks::all(&ops.parts).await);
+    let now = Readiness { ready: checks.iter().all(|check| check.ok), checks, notes: notes(&ops.parts) };
     *last = Some((Instant::now(), now.clone()));
     now
 }
@@ -155,49 +160,5 @@ fn notes(parts: &Parts) -> Vec<String> {
 
 fn serving(ops: &Ops) -> Check {
     let stopping = ops.stopping.borrow().then(|| "the coordinator is stopping: agents and people go to another one".to_owned());
-    Check { name: "serving", ok: stopping.is_none(), problem: stopping }
-}
-
-async fn within(name: &'static str, check: impl Future<Output = Result<(), String>>) -> Check {
-    let late = || Err(format!("no answer within {} s", CHECK_TIMEOUT.as_secs()));
-    let problem = tokio::time::timeout(CHECK_TIMEOUT, check).await.unwrap_or_else(|_| late()).err();
-    Check { name, ok: problem.is_none(), problem }
-}
-
-async fn catalog(parts: &Parts) -> Check {
-    within("catalog", async { parts.catalog.healthy().await.map_err(|e| e.to_string()) }).await
-}
-
-/// One small listing: to a question for one object a bucket that is gone answers like one that lacks it. And whether the
-/// last write was refused; one that is only late, or for which there is no room, uploads say when they pause.
-async fn storage(parts: &Parts) -> Check {
-    let works = async {
-        parts.store.list("probe", None).await.map_err(|e| e.to_string())?;
-        parts.store.refuses_writes().map_or(Ok(()), |why| Err(format!("writes are refused: {why}")))
-    };
-    within("store", works).await
-}
-
-/// Among several coordinators: whether the others see this one, without which it has no rights.
-async fn peers(parts: &Parts) -> Check {
-    let seen = async {
-        let Some(peers) = parts.leases.peers() else { return Ok(()) };
-        match peers.is_seen().await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err("the connection to PostgreSQL by which others see this coordinator is being made".to_owned()),
-            Err(e) => Err(e.to_string()),
-        }
-    };
-    within("peers", seen).await
-}
-
-async fn time(parts: &Parts) -> Check {
-    let agree = async {
-        match crate::serve::clocks_apart(&parts.leases).await {
-            Ok(None) => Ok(()),
-            Ok(Some(apart)) => Err(format!("{apart}; nobody is served until they agree, then it goes on by itself")),
-            Err(e) => Err(e.to_string()),
-        }
-    };
-    within("clock", agree).await
+    Check::new("serving", stopping)
 }

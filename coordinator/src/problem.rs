@@ -40,6 +40,8 @@ pub struct Problem {
     refused: Option<String>,
     /// A store has no room.
     is_full: bool,
+    /// It passes when somebody has seen to what is no store.
+    is_stuck: bool,
 }
 
 /// Result of a work module.
@@ -49,13 +51,30 @@ impl Problem {
     /// Makes a problem.
     #[must_use]
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), refused: None, is_full: false }
+        Self { kind, message: message.into(), refused: None, is_full: false, is_stuck: false }
+    }
+
+    /// Of a call whose record is in its log, and whose row the catalog does not take: whoever called does not know what became of it, as when
+    /// a store fails. What says that another row is there stays as it is.
+    #[must_use]
+    pub(crate) fn unfinished(self, what: &str) -> Self {
+        if self.kind == Kind::Conflict {
+            return self;
+        }
+        let is_stuck = self.kind != Kind::Busy;
+        Self { is_stuck, ..Self::new(Kind::Busy, format!("{what}: {}", self.message)) }
     }
 
     /// Shorthand for [`Kind::Invalid`].
     #[must_use]
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(Kind::Invalid, message)
+    }
+
+    /// The same in other words: what is to be done about it stays, and whether somebody must see to it.
+    #[must_use]
+    pub(crate) fn said(self, message: impl Into<String>) -> Self {
+        Self { message: message.into(), ..self }
     }
 
     /// What the caller can do.
@@ -74,6 +93,12 @@ impl Problem {
     #[must_use]
     pub const fn passes_soon(&self) -> bool {
         self.is_passing() && self.refused.is_none()
+    }
+
+    /// As [`Problem::refused`], also of a store that has no room: what a store does not take until a person has seen to it.
+    #[must_use]
+    pub fn lasting(&self) -> Option<&str> {
+        self.refused().or(self.is_full.then_some("a store has no room"))
     }
 
     /// Why a store refuses whoever asks, as [`StoreError::reason`]: that lasts until a person has seen to it. None when none does.
@@ -149,7 +174,7 @@ impl From<Problem> for tonic::Status {
             Kind::Failed => tonic::Code::Internal,
         };
         // The code says to a program that it may ask again; to a person it is no use to do so until somebody has seen to the store.
-        let needs_a_person = p.is_passing() && (p.is_full || !p.passes_soon());
+        let needs_a_person = p.is_passing() && (p.is_full || p.is_stuck || !p.passes_soon());
         let mut status = Self::new(code, p.message);
         if needs_a_person {
             status.metadata_mut().insert(NEEDS_A_PERSON, MetadataValue::from_static("true"));
@@ -175,6 +200,12 @@ mod tests {
             assert!(problem.is_passing() && problem.passes_soon() && problem.refused().is_none(), "{problem:?}");
         }
         assert!(!Problem::from(StoreError::new(store::Kind::Denied, "403", "compare the rights")).passes_soon());
+        let full = || StoreError::new(store::Kind::Full, "could not create: 507", "free space");
+        for problem in [Problem::from(full()), Problem::from(LedgerError::from(full()))] {
+            assert!(problem.is_passing() && problem.refused().is_none() && problem.lasting().is_some(), "{problem:?}");
+        }
+        assert_eq!(Problem::from(unheard()).lasting(), Some("denied: renew the credentials"));
+        assert_eq!(Problem::from(disturbed()).lasting(), None);
     }
 
     #[test]
@@ -186,10 +217,12 @@ mod tests {
             (StoreError::new(store::Kind::Full, "could not create: 507", "free space"), true),
             (StoreError::new(store::Kind::Retry, "could not list: 503", "it is tried again"), false),
         ] {
-            for status in [of_store(e.clone()), of_log(e)] {
+            for status in [of_store(e.clone()), of_log(e.clone())] {
                 assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}");
                 assert_eq!(status.metadata().contains_key(NEEDS_A_PERSON), is_told, "{status:?}");
             }
+            let said = tonic::Status::from(Problem::from(e).said("in other words"));
+            assert_eq!((said.message(), said.metadata().contains_key(NEEDS_A_PERSON)), ("in other words", is_told));
         }
         assert!(!tonic::Status::from(Problem::new(Kind::Busy, "busy")).metadata().contains_key(NEEDS_A_PERSON));
     }

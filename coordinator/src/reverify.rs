@@ -82,6 +82,9 @@ pub struct CaseResult {
     pub segments: u64,
     /// Bytes read.
     pub bytes: u64,
+    /// Objects of ours that were listed of it. None: it could not be listed, or an earlier version wrote the line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objects: Option<u64>,
     /// What does not hold.
     pub findings: Vec<String>,
     /// How much more does not hold.

@@ -141,7 +141,7 @@ async fn pages(c: &SharedCatalog, on: &str, collections: u64) {
     timed("open", on, async || list(CollectionFilter { open: true, ..filter() }, None).await).await;
     timed("open of an agent", on, async || list(CollectionFilter { open: true, agent: Some(agent(77)), ..filter() }, None).await).await;
     timed("due", on, async || c.due(Timestamp::from_unix_s(1_900_000_000), PAGE).await).await;
-    timed("sealing", on, async || c.sealing(PAGE).await).await;
+    timed("sealing", on, async || c.sealing(None, PAGE).await).await;
     timed("counts of a case", on, async || c.case_counts(some_case.clone()).await).await;
     timed("cases", on, async || c.cases(None, PAGE).await).await;
     timed("agents", on, async || c.agents(Labels::new(), None, PAGE).await).await;

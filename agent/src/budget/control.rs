@@ -18,6 +18,7 @@ struct State {
     stop: Option<Stop>,
     /// On the clock of [`clock::monotonic`].
     deadline: Option<Duration>,
+    at_once: bool,
 }
 
 impl State {
@@ -34,13 +35,25 @@ impl Control {
     /// A collection that runs until its deadline (a moment of [`clock::monotonic`]), if it has one.
     #[must_use]
     pub const fn new(deadline: Option<Duration>) -> Self {
-        Self { state: Mutex::new(State { stop: None, deadline }), changed: Condvar::new() }
+        Self { state: Mutex::new(State { stop: None, deadline, at_once: false }), changed: Condvar::new() }
     }
 
     /// Tells the collection to end. The first reason stands.
     pub fn stop(&self, why: Stop) {
         self.lock().stop.get_or_insert(why);
         self.changed.notify_all();
+    }
+
+    /// Tells a collection that was told to end that what it has in memory is not waited for either: somebody asked twice.
+    pub fn at_once(&self) {
+        self.lock().at_once = true;
+        self.changed.notify_all();
+    }
+
+    /// Whether a collection that was told to end may still write what it has in memory.
+    #[must_use]
+    pub fn may_close(&self) -> bool {
+        !self.lock().at_once
     }
 
     /// Takes from the time until the deadline what an earlier process of the agent used of it.

@@ -27,6 +27,8 @@ pub struct Table {
     room: u64,
     spare: bool,
     facts: Vec<(&'static str, String)>,
+    /// What the output said to rows of what was at hand.
+    ended: Option<Stop>,
 }
 
 impl Table {
@@ -46,6 +48,7 @@ impl Table {
             room: 0,
             spare: true,
             facts: Vec::new(),
+            ended: None,
         }
     }
 
@@ -67,20 +70,26 @@ impl Table {
         Ok(())
     }
 
+    /// The same for a row of what was read before: told to end or not, it is added, and [`Table::finish`] returns what the output said.
+    pub fn row_at_hand(&mut self, out: &mut dyn Output, row: &impl Serialize) {
+        if let Err(stop) = self.row(out, row) {
+            self.ended.get_or_insert(stop);
+        }
+    }
+
     /// The same for a row that can be said more briefly elsewhere: false when the limit of the order has no room for it.
     ///
     /// # Errors
     /// [`Stop`] from the output.
     pub fn offer(&mut self, out: &mut dyn Output, row: &impl Serialize) -> Result<bool, Stop> {
-        if self.bytes.len() >= TABLE_PART_BYTES_MAX {
-            self.put_part(out, None, false)?;
-        }
+        // The row is of what was read already: it stands in the next part whatever becomes of this one.
+        let put = if self.bytes.len() >= TABLE_PART_BYTES_MAX { self.put_part(out, None, false) } else { Ok(()) };
         let before = self.bytes.len();
         if serde_json::to_writer(&mut self.bytes, row).is_err() {
             // Only a map with keys that are no strings can do that; the row is counted instead of shown half.
             self.bytes.truncate(before);
             self.bad_rows = self.bad_rows.saturating_add(1);
-            return Ok(true);
+            return put.map(|()| true);
         }
         self.bytes.push(b'\n');
         // What is taken meanwhile must leave room for what says that it was.
@@ -88,13 +97,13 @@ impl Table {
             let grown = self.bytes.len().saturating_sub(before) as u64;
             if !out.keep_room(grown) {
                 self.bytes.truncate(before);
-                return Ok(false);
+                return put.map(|()| false);
             }
             self.room = self.room.saturating_add(grown);
         }
         self.rows = self.rows.saturating_add(1);
         self.rows_in_part = self.rows_in_part.saturating_add(1);
-        Ok(true)
+        put.map(|()| true)
     }
 
     /// Adds a fact to the part that is put next: what a reader of the table should know and is no fault of it.
@@ -124,7 +133,7 @@ impl Table {
         if self.parts == 0 || self.rows_in_part > 0 || problem.is_some() {
             self.put_part(out, problem, true)?;
         }
-        Ok(self.rows)
+        self.ended.map_or(Ok(self.rows), Err)
     }
 
     fn name(&self, part: u32) -> String {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Beside, Capture, Content, Moment, NewItem, Output, Params, Status, Stop};
+use super::{Beside, Capture, Content, Kind, Moment, NewItem, Output, Params, Status, Stop};
 
 /// An item as it was put.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub struct Memory {
     pub commands: Vec<String>,
     /// Stop with a cancellation after so many items.
     pub cancel_after: Option<usize>,
+    /// After so many items the collection is to end: as from the pipeline, records are taken and nothing else is.
+    pub ends_after: Option<usize>,
     /// The capture said that it found nothing.
     pub nothing: bool,
 }
@@ -37,6 +39,11 @@ impl Memory {
             other => other.expect("the capture runs to its end"),
         }
         out
+    }
+
+    fn ends(&self) -> Result<(), Stop> {
+        let is_over = self.ends_after.is_some_and(|n| self.puts.len() >= n);
+        if is_over { Err(Stop::Deadline) } else { Ok(()) }
     }
 
     /// The item of a path.
@@ -68,6 +75,10 @@ impl Output for Memory {
     fn put(&mut self, mut item: NewItem, content: Content<'_>) -> Result<Status, Stop> {
         if self.cancel_after.is_some_and(|n| self.puts.len() >= n) {
             return Err(Stop::Cancelled("the test".into()));
+        }
+        let ends = self.ends();
+        if ends.is_err() && !matches!((item.kind, &content), (_, Content::None) | (Kind::Record, Content::Bytes(_))) {
+            return ends.map(|()| Status::Skipped);
         }
         assert!(item.status == Status::Collected || item.reason.is_some(), "a status without a reason: {item:?}");
         let mut status = item.status;
@@ -102,11 +113,11 @@ impl Output for Memory {
         if let Some(Beside { item, content }) = beside {
             self.put(item, Content::Bytes(&content))?;
         }
-        Ok(status)
+        ends.map(|()| status)
     }
 
     fn checkpoint(&mut self) -> Result<(), Stop> {
-        Ok(())
+        self.ends()
     }
 
     fn note(&mut self, _current: &str) {}

@@ -187,7 +187,9 @@ pub(super) fn judge(item: &mut NewItem, copied: &Copied, after: Option<(Status, 
         }
     }
     if let Some((status, reason)) = after {
-        if collected(item.status) {
+        // A source that was not read whole because it became shorter may say that this is a part.
+        let is_part = copied.ended_early && status == Status::Partial && item.status == Status::ChangedDuringRead;
+        if collected(item.status) || is_part {
             item.status = status;
         }
         if !reasons.contains(&reason) {

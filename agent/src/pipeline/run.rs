@@ -116,6 +116,7 @@ fn taker(plan: Plan, from: Option<TakenUp>, lanes: LanesIn) -> (Taker, Vec<Chose
         manifest_bytes_max: plan.manifest_bytes_max,
         symlinks,
         kept: 0,
+        closing_until: None,
         header: Vec::new(),
     };
     (taker, plan.captures, plan.key.is_some(), pending)

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use exhibit_evidence::manifest::{CONTINUED_AT, Kind, Location, Meta, Status};
 use exhibit_evidence::stream::reader::{HOLE_BYTES_MAX, MemberKind, Symlinks};
@@ -50,6 +51,8 @@ pub(super) struct Taker {
     pub symlinks: Symlinks,
     /// Bytes below the limit that are kept for tables under construction.
     pub kept: u64,
+    /// Once its capture was told that the collection is to end: until when the records that it has in memory are written.
+    pub closing_until: Option<Duration>,
     /// The header of a member on its way into the stream.
     pub header: Vec<u8>,
 }
@@ -64,12 +67,29 @@ const RECORDS_RESERVE_BYTES_MAX: u64 = 16 << 20;
 /// A hole is hashed by both sides at about 1.7 GB/s; beyond this a file's logical size is a trap, not evidence.
 const HOLE_BYTES_PER_ITEM_MAX: u64 = 256 << 30;
 
+/// How long a capture that was told to end may put the records that it has in memory. They are some MiB; nothing is read meanwhile.
+const CLOSING: Duration = Duration::from_secs(5);
+
 /// Capacity that the buffer for headers keeps from one member to the next.
 const HEADER_BYTES_KEPT: usize = 64 << 10;
 
 /// A collection that was told to end is ended by its process; nobody takes it up.
 pub(super) fn may_mark(account: &Account, control: &Control) -> bool {
     account.stopped.is_none() && control.check().is_ok()
+}
+
+/// What a capture puts after it was told to end holds what it had by then.
+fn cut_by(item: &mut NewItem, stop: &Stop) {
+    if !matches!(item.status, Status::Collected | Status::Partial) {
+        return;
+    }
+    item.status = Status::Partial;
+    let (said, why) = (item.reason.take().unwrap_or_default(), stop.to_string());
+    item.reason = Some(match said.as_str() {
+        "" => format!("not finished: {why}"),
+        said if said.contains(&why) => said.to_owned(),
+        said => format!("{said}; not finished: {why}"),
+    });
 }
 
 impl Output for Taker {
@@ -80,11 +100,7 @@ impl Output for Taker {
             return Ok(status);
         }
         if let Err(stop) = self.pace.cpu(&self.control) {
-            if item.status == Status::Collected {
-                item = item.with_status(Status::Skipped, format!("not taken: {stop}"));
-            }
-            self.record(item, BY_RECORD)?;
-            return Err(stop);
+            return self.put_at_the_end(item, &content, stop);
         }
         if self.own.holds(&item) {
             item.facts.clear();
@@ -125,7 +141,11 @@ impl Output for Taker {
     }
 
     fn checkpoint(&mut self) -> Result<(), Stop> {
-        self.pace.cpu(&self.control)
+        let told = self.pace.cpu(&self.control);
+        if told.is_err() {
+            self.hear();
+        }
+        told
     }
 
     fn note(&mut self, current: &str) {
@@ -161,6 +181,35 @@ impl Output for Taker {
 }
 
 impl Taker {
+    /// Notes that the capture is told to end. Returns whether it was told before: then what it puts now ends where it was told.
+    fn hear(&mut self) -> bool {
+        let before = self.closing_until.is_some();
+        self.closing_until.get_or_insert_with(|| clock::monotonic().saturating_add(CLOSING));
+        before
+    }
+
+    /// Puts an item of a collection that is to end. A record is in memory, and there is no other time for it: it is written whole for
+    /// a while. Nothing else is read any more. Returns the stop in any case.
+    fn put_at_the_end(&mut self, mut item: NewItem, content: &Content<'_>, stop: Stop) -> Result<Status, Stop> {
+        let was_told = self.hear();
+        let in_time = self.closing_until.is_some_and(|until| clock::monotonic() < until) && self.control.may_close();
+        match content {
+            Content::Bytes(bytes) if in_time && item.kind == Kind::Record => {
+                if was_told {
+                    cut_by(&mut item, &stop);
+                }
+                self.put_beside(item, bytes, true)?;
+            }
+            _ => {
+                if item.status == Status::Collected {
+                    item = item.with_status(Status::Skipped, format!("not taken: {stop}"));
+                }
+                self.record(item, BY_RECORD)?;
+            }
+        }
+        Err(stop)
+    }
+
     /// Directories and symbolic links that were taken become members; everything else without content is by record.
     fn put_without_content(&mut self, item: NewItem) -> Result<Status, Stop> {
         let name = item.path.member_name(&self.capture);
@@ -287,6 +336,9 @@ impl Taker {
             self.links.remember(inode, &member.name);
         }
         let stop = copied.stop;
+        if stop.is_some() {
+            self.hear();
+        }
         let ending = Ending { size, sha256: Some(copied.sha256), location: Some(location), gaps: copied.gaps };
         // What lies beside it is known to this process only: between the two no other one may take the stream up.
         let again = self.again;

@@ -12,6 +12,7 @@ pub mod memory;
 pub mod page_cache;
 pub mod priority;
 pub mod ptrace;
+pub mod socket;
 pub mod watchdog;
 
 use std::io;

@@ -14,6 +14,7 @@ use exhibit_evidence::text::escape_bounded;
 use exhibit_evidence::timestamp::CRL_BYTES_MAX;
 use exhibit_proto::bounds::MANIFEST_BYTES_MAX;
 use exhibit_proto::responder::v1 as pb;
+use exhibit_proto::transport::NEEDS_A_PERSON;
 use indicatif::{ProgressBar, ProgressStyle};
 use pb::export_case_response::Kind as Answer;
 
@@ -134,10 +135,12 @@ pub fn all_records(place: &Place, head: &Checkpoint) -> Result<()> {
         .hint("tell whoever runs the coordinator: 'exhibit-coordinator store verify' says more; what has arrived is kept, and the same command goes on when the record is back"))
 }
 
-/// A lost connection loses nothing: how the export goes on is said by whoever began it.
+/// A lost connection loses nothing: how the export goes on is said by whoever began it. Not of what does not pass by itself: the same
+/// command again would end in the same way, until somebody has seen to it.
 fn again(status: tonic::Status) -> Failure {
+    let lasts = status.metadata().contains_key(NEEDS_A_PERSON);
     let mut failure = Failure::from(status);
-    if failure.code == Code::Unavailable {
+    if failure.code == Code::Unavailable && !lasts {
         failure.hint = None;
     }
     failure
@@ -224,6 +227,15 @@ fn keep_checkpoint(place: &mut Place, checkpoint: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_same_command_again_is_for_what_passes_by_itself() {
+        assert_eq!(again(tonic::Status::unavailable("the store is disturbed")).hint, None, "whoever began it says how it goes on");
+        let mut full = tonic::Status::unavailable("the store is full (free space)");
+        full.metadata_mut().insert(NEEDS_A_PERSON, tonic::metadata::MetadataValue::from_static("true"));
+        let hint = again(full).hint.expect("a hint");
+        assert!(hint.contains("whoever runs the coordinator"), "{hint}");
+    }
 
     #[test]
     fn what_was_left_out_is_a_line_of_bounded_length_that_acts_on_no_terminal() {

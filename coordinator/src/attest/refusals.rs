@@ -1,16 +1,18 @@
 //! That the store refuses whoever looks at it lasts until a person has seen to it, and every try of every pass meets it, after every start.
-//! It is an incident once for each reason, until the store could be looked at: the catalog keeps which. This program's own log says it
-//! once for each reason after a start, and again after an hour.
+//! It is an incident once for each reason, until the store could be looked at: the catalog keeps which, for all coordinators. This program's
+//! own log says it once for each reason after a start, and again after an hour. Where the catalog does not say whether it was told, it is
+//! told: once an hour.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use exhibit_evidence::Digest;
 use tokio::time::Instant;
 
-use super::{in_copy, tell};
+use super::{in_copy, kept, tell};
 use crate::catalog::{Catalog, CatalogError};
+use crate::incidents::Reported;
 use crate::parts::Parts;
 use crate::store::{StoreError, Trouble};
 
@@ -18,44 +20,109 @@ use crate::store::{StoreError, Trouble};
 pub(super) const KIND: &str = "store-unattested";
 /// A reason that lasts is said again after so long.
 const AGAIN: Duration = Duration::from_hours(1);
-/// Reasons that are remembered; beyond, all are forgotten, and may be said again earlier. There are few: what helps is a text of this program.
+/// Reasons that are remembered; beyond, all are forgotten, and may be said again earlier. There are few: what was asked and what helps are
+/// texts of this program.
 const TOLD_MAX: usize = 256;
 /// The name under which the catalog keeps which refusals are incidents already.
 const CHORE: &str = "refused";
 /// Places that are kept there, and reasons of each; beyond, they are forgotten, and may be told again.
 const KEPT_MAX: usize = 64;
 
-/// What was said here, and when: kind, place and reason.
-#[derive(Debug, Default)]
-pub(super) struct Refusals(Mutex<HashMap<(String, String, String), Instant>>);
+/// A refusal: what an incident of it is called, where, and why.
+#[derive(Debug, Clone, Copy)]
+struct Refusal<'a> {
+    kind: &'a str,
+    place: &'a str,
+    reason: &'a str,
+}
 
-impl Refusals {
-    fn key(kind: &str, place: &str, e: &StoreError) -> (String, String, String) {
-        (kind.to_owned(), place.to_owned(), e.reason())
-    }
-
-    /// True when this reason was not said in the last hour, or not since the store could be looked at.
-    fn is_due(&self, kind: &str, place: &str, e: &StoreError) -> bool {
-        let told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        told.get(&Self::key(kind, place, e)).is_none_or(|at| at.elapsed() >= AGAIN)
-    }
-
-    fn note(&self, kind: &str, place: &str, e: &StoreError) {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.len() >= TOLD_MAX {
-            told.clear();
-        }
-        told.insert(Self::key(kind, place, e), Instant::now());
-    }
-
-    fn end(&self, kind: &str, place: &str) {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        told.retain(|(of_kind, at, _), _| of_kind != kind || at != place);
+impl Refusal<'_> {
+    fn key(self) -> (String, String, String) {
+        (self.kind.to_owned(), self.place.to_owned(), self.reason.to_owned())
     }
 }
 
-fn kind_in(copy_in: Option<&str>) -> &'static str {
-    if copy_in.is_some() { in_copy(KIND) } else { KIND }
+/// What was said of a refusal here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Said {
+    /// It is an incident, and the catalog knows.
+    Known,
+    /// It is an incident, which the catalog could not keep.
+    Unkept,
+    /// It was told, and the catalog took neither question nor incident.
+    InDoubt,
+}
+
+/// What is to be done about a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Due {
+    /// It is told.
+    Tell,
+    /// It was told, and is only to be kept.
+    Keep,
+    /// This program's own log says that it lasts.
+    Log,
+    Nothing,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    /// What was said last of each refusal, and when.
+    said: HashMap<(String, String, String), (Said, Instant)>,
+    /// Kinds and places that could be looked at, which the catalog could not keep: what it has of them is old.
+    unforgotten: BTreeSet<(String, String)>,
+}
+
+/// What was said here.
+#[derive(Debug, Default)]
+pub(super) struct Refusals(Mutex<Memory>);
+
+impl Refusals {
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is to be done, by whether the catalog knows of it; none where it does not say.
+    fn due(&self, refusal: Refusal<'_>, known: Option<bool>) -> Due {
+        let memory = self.memory();
+        let last = memory.said.get(&refusal.key()).filter(|(_, at)| at.elapsed() < AGAIN).map(|(said, _)| *said);
+        match (known, last) {
+            (Some(true), None) => Due::Log,
+            (Some(false), Some(Said::Unkept)) => Due::Keep,
+            // Whatever was said here: somebody could look at the store since.
+            (Some(false), _) | (None, None) => Due::Tell,
+            (Some(true) | None, Some(_)) => Due::Nothing,
+        }
+    }
+
+    fn note(&self, refusal: Refusal<'_>, said: Said) {
+        let mut memory = self.memory();
+        if memory.said.len() >= TOLD_MAX {
+            memory.said.clear();
+        }
+        memory.said.insert(refusal.key(), (said, Instant::now()));
+    }
+
+    /// The place could be looked at; whether the catalog keeps that as well is not known yet.
+    fn end(&self, kind: &str, place: &str) {
+        let mut memory = self.memory();
+        memory.said.retain(|(of_kind, at, _), _| of_kind != kind || at != place);
+        if memory.unforgotten.len() < TOLD_MAX {
+            memory.unforgotten.insert((kind.to_owned(), place.to_owned()));
+        }
+    }
+
+    fn is_unforgotten(&self, kind: &str, place: &str) -> bool {
+        self.memory().unforgotten.contains(&(kind.to_owned(), place.to_owned()))
+    }
+
+    fn forgotten(&self, kind: &str, place: &str) {
+        self.memory().unforgotten.remove(&(kind.to_owned(), place.to_owned()));
+    }
+}
+
+fn kind_in(kind: &'static str, copy_in: Option<&str>) -> &'static str {
+    if copy_in.is_some() { in_copy(kind) } else { kind }
 }
 
 /// The reasons that are incidents, as digests, by kind and place.
@@ -65,149 +132,226 @@ fn kept_as(kind: &str, place: &str) -> String {
     format!("{kind} {place}")
 }
 
-async fn kept(catalog: &dyn Catalog) -> Result<Kept, CatalogError> {
-    // What cannot be read was not written by this version.
-    Ok(catalog.standing(CHORE).await?.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
+/// Whether this is an incident since the place could be looked at, by what the catalog has.
+fn is_kept(text: Option<&str>, refusal: Refusal<'_>) -> bool {
+    let reason = Digest::of(refusal.reason.as_bytes());
+    kept::parsed::<Kept>(text).get(&kept_as(refusal.kind, refusal.place)).is_some_and(|reasons| reasons.contains(&reason))
 }
 
-async fn keep(catalog: &dyn Catalog, kept: &Kept) -> Result<(), CatalogError> {
-    let text = serde_json::to_string(kept).map_err(|e| CatalogError::Failed(e.to_string()))?;
-    catalog.set_standing(CHORE, text).await
-}
-
-/// Whether this reason is an incident since the store in `place` could be looked at.
-async fn is_kept(catalog: &dyn Catalog, (kind, place): (&str, &str), e: &StoreError) -> Result<bool, CatalogError> {
-    let reason = Digest::of(e.reason().as_bytes());
-    Ok(kept(catalog).await?.get(&kept_as(kind, place)).is_some_and(|reasons| reasons.contains(&reason)))
-}
-
-/// This reason is an incident now.
-async fn keep_told(catalog: &dyn Catalog, (kind, place): (&str, &str), e: &StoreError) -> Result<(), CatalogError> {
-    let (mut kept, key) = (kept(catalog).await?, kept_as(kind, place));
-    if kept.len() >= KEPT_MAX && !kept.contains_key(&key) {
-        kept.clear();
+/// This is an incident now. Only in the place of what was read before it was told: who could look at the store since is not to be
+/// overwritten. False when somebody changed that.
+async fn keep_told(catalog: &dyn Catalog, before: Option<String>, refusal: Refusal<'_>) -> Result<bool, CatalogError> {
+    let (mut told, key) = (kept::parsed::<Kept>(before.as_deref()), kept_as(refusal.kind, refusal.place));
+    if told.len() >= KEPT_MAX && !told.contains_key(&key) {
+        told.clear();
     }
-    let reasons = kept.entry(key).or_default();
+    let reasons = told.entry(key).or_default();
     if reasons.len() >= KEPT_MAX {
         reasons.clear();
     }
-    reasons.insert(Digest::of(e.reason().as_bytes()));
-    keep(catalog, &kept).await
+    reasons.insert(Digest::of(refusal.reason.as_bytes()));
+    kept::replace(catalog, CHORE, before, &told).await
 }
 
-/// The store in `place` could be looked at.
+/// The place could be looked at.
 async fn forget(catalog: &dyn Catalog, kind: &str, place: &str) -> Result<(), CatalogError> {
-    let mut kept = kept(catalog).await?;
-    if kept.remove(&kept_as(kind, place)).is_none() {
-        return Ok(());
+    kept::change(catalog, CHORE, |told: &mut Kept| drop(told.remove(&kept_as(kind, place)))).await
+}
+
+/// What the catalog has, without what could not be taken out of it when the place could be looked at.
+async fn read(catalog: &dyn Catalog, refusals: &Refusals, refusal: Refusal<'_>) -> Result<Option<String>, CatalogError> {
+    let Refusal { kind, place, .. } = refusal;
+    if refusals.is_unforgotten(kind, place) {
+        forget(catalog, kind, place).await?;
+        refusals.forgotten(kind, place);
     }
-    keep(catalog, &kept).await
+    catalog.standing(CHORE).await
 }
 
 /// Tells that the store in `place`, or its copy in `copy_in`, refuses whoever looks at it.
-///
-/// Order: (1) the incident; (2) the catalog knows that this reason is one. Died in between, the next start tells it once more.
 pub(super) async fn tell_refused(parts: &Parts, place: &str, e: &StoreError, copy_in: Option<&str>) {
-    // Two passes at once see the same.
-    let _here = parts.attesting.refusing.lock().await;
-    let (kind, refusals) = (kind_in(copy_in), &parts.attesting.refusals);
-    if !refusals.is_due(kind, place, e) {
-        return;
-    }
-    match is_kept(&*parts.catalog, (kind, place), e).await {
-        Ok(true) => tracing::warn!(error = %e, place, "the store still cannot be attested, as an incident says; it goes on by itself"),
-        Ok(false) => {
-            let trouble = Trouble { kind: KIND, subject: place.to_owned(), detail: e.to_string() };
-            if !tell(parts, &trouble, copy_in).await.is_told() {
-                return;
-            }
-            if let Err(error) = keep_told(&*parts.catalog, (kind, place), e).await {
-                tracing::warn!(%error, "that a refusal was told could not be kept; the next start may tell it again");
-            }
-        }
-        Err(error) => {
-            tracing::warn!(refusal = %e, place, %error, "the store could not be attested, and whether that was told could not be read; next try in a minute");
-            return;
-        }
-    }
-    refusals.note(kind, place, e);
+    let trouble = Trouble { kind: KIND, subject: place.to_owned(), detail: e.to_string() };
+    tell_once(parts, &trouble, &e.reason(), copy_in).await;
 }
 
-/// The store in `place` could be looked at: what it refuses from now on is told at once.
-pub(super) async fn looked_at(parts: &Parts, place: &str, copy_in: Option<&str>) {
+/// Tells of a refusal once for each reason, until [`ended`].
+///
+/// Order: (1) the incident; (2) the catalog knows that this reason is one. Died in between, the next start tells it once more.
+pub(super) async fn tell_once(parts: &Parts, trouble: &Trouble, reason: &str, copy_in: Option<&str>) {
+    // Two passes at once see the same.
+    let _here = parts.attesting.refusing.lock().await;
+    let (refusals, place) = (&parts.attesting.refusals, trouble.subject.as_str());
+    let refusal = Refusal { kind: kind_in(trouble.kind, copy_in), place, reason };
+    let before = read(&*parts.catalog, refusals, refusal).await;
+    let known = before.as_ref().ok().map(|text| is_kept(text.as_deref(), refusal));
+    let due = refusals.due(refusal, known);
+    match due {
+        Due::Nothing => return,
+        Due::Log => {
+            let (kind, why) = (refusal.kind, trouble.detail.as_str());
+            tracing::warn!(kind, place, why, "a store still refuses this, as an incident says; it goes on by itself");
+            refusals.note(refusal, Said::Known);
+            return;
+        }
+        Due::Keep => {}
+        Due::Tell => {
+            if let Err(error) = &before {
+                tracing::warn!(place, %error, "whether a refusal was told could not be read: it is told, at most once an hour");
+            }
+            match tell(parts, trouble, copy_in).await {
+                Reported::Told => {}
+                Reported::Failed if before.is_err() => {
+                    refusals.note(refusal, Said::InDoubt);
+                    return;
+                }
+                Reported::Failed | Reported::Limited => return,
+            }
+        }
+    }
+    match keep(&*parts.catalog, before, refusal).await {
+        Ok(true) => refusals.note(refusal, Said::Known),
+        // The next try looks what became of it, and tells once more rather than not at all.
+        Ok(false) => {}
+        Err(error) => {
+            tracing::warn!(%error, "that a refusal was told could not be kept; it may be told again");
+            if due == Due::Tell {
+                refusals.note(refusal, Said::Unkept);
+            }
+        }
+    }
+}
+
+/// As [`keep_told`], also where nothing could be read before.
+async fn keep(catalog: &dyn Catalog, before: Result<Option<String>, CatalogError>, refusal: Refusal<'_>) -> Result<bool, CatalogError> {
+    let before = match before {
+        Ok(before) => before,
+        Err(_) => catalog.standing(CHORE).await?,
+    };
+    keep_told(catalog, before, refusal).await
+}
+
+/// The store in `place` could be looked at: what it refuses from now on is told at once. False when the catalog could not keep that, which
+/// is to be repeated.
+pub(super) async fn looked_at(parts: &Parts, place: &str, copy_in: Option<&str>) -> bool {
+    ended(parts, kind_in(KIND, copy_in), place).await
+}
+
+/// What was refused there is not refused any more.
+pub(super) async fn ended(parts: &Parts, kind: &str, place: &str) -> bool {
     // Whoever tells of a refusal is not to keep it after this.
     let _here = parts.attesting.refusing.lock().await;
-    let kind = kind_in(copy_in);
-    parts.attesting.refusals.end(kind, place);
-    if let Err(error) = forget(&*parts.catalog, kind, place).await {
-        tracing::warn!(%error, "that the store could be attested could not be kept: the same refusal is no new incident until the next pass");
+    let refusals = &parts.attesting.refusals;
+    refusals.end(kind, place);
+    let done = forget(&*parts.catalog, kind, place).await;
+    match &done {
+        Ok(()) => refusals.forgotten(kind, place),
+        Err(error) => tracing::warn!(kind, place, %error, "that a store refuses nothing any more could not be kept yet; it is repeated"),
     }
+    done.is_ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::faulty::{Fault, Faults, FaultyCatalog};
     use crate::catalog::sqlite::SqliteCatalog;
-    use crate::store::Kind;
+
+    const fn refusal<'a>(kind: &'a str, place: &'a str, reason: &'a str) -> Refusal<'a> {
+        Refusal { kind, place, reason }
+    }
+
+    async fn is_known(catalog: &dyn Catalog, refusal: Refusal<'_>) -> bool {
+        is_kept(catalog.standing(CHORE).await.expect("read").as_deref(), refusal)
+    }
+
+    async fn keep_now(catalog: &dyn Catalog, refusal: Refusal<'_>) {
+        let before = catalog.standing(CHORE).await.expect("read");
+        assert!(keep_told(catalog, before, refusal).await.expect("kept"));
+    }
 
     #[tokio::test]
     async fn a_reason_stays_told_after_a_restart_until_the_store_could_be_looked_at() {
         let dir = tempfile::tempdir().expect("folder");
         let file = dir.path().join("catalog.sqlite");
-        let expired = |request: &str| StoreError::unheard(format!("could not list: 401 {request}"), "renew the credentials");
-        let denied = StoreError::new(Kind::Denied, "could not list: 403", "compare the rights");
-        let (store, copy) = ((KIND, "a"), ("copy-unattested", "a"));
+        let (expired, denied) = (refusal(KIND, "a", "expired"), refusal(KIND, "a", "denied"));
+        let in_copy = refusal("copy-unattested", "a", "denied");
         let catalog = SqliteCatalog::create(&file).await.expect("catalog");
-        assert!(!is_kept(&catalog, store, &expired("1")).await.expect("read"));
-        keep_told(&catalog, store, &expired("1")).await.expect("kept");
-        keep_told(&catalog, copy, &denied).await.expect("kept");
+        assert!(!is_known(&catalog, expired).await);
+        keep_now(&catalog, expired).await;
+        keep_now(&catalog, in_copy).await;
         catalog.close().await;
         drop(catalog);
 
         let catalog = SqliteCatalog::open(&file).await.expect("the next process");
-        let again = expired("2");
-        for (place, e, is) in [(store, &again, true), (store, &denied, false), (copy, &denied, true), ((KIND, "b"), &again, false)] {
-            assert_eq!(is_kept(&catalog, place, e).await.expect("read"), is, "{place:?} {e}");
+        for (refusal, is) in [(expired, true), (denied, false), (in_copy, true), (refusal(KIND, "b", "expired"), false)] {
+            assert_eq!(is_known(&catalog, refusal).await, is, "{refusal:?}");
         }
-        keep_told(&catalog, store, &denied).await.expect("kept");
-        assert!(is_kept(&catalog, store, &expired("3")).await.expect("read"), "what comes by turns is told once");
+        keep_now(&catalog, denied).await;
+        assert!(is_known(&catalog, expired).await, "what comes by turns is told once");
+        let late = catalog.standing(CHORE).await.expect("read");
         forget(&catalog, KIND, "a").await.expect("kept");
-        for (place, is) in [(store, false), (copy, true)] {
-            assert_eq!(is_kept(&catalog, place, &denied).await.expect("read"), is, "{place:?}");
+        for (refusal, is) in [(denied, false), (in_copy, true)] {
+            assert_eq!(is_known(&catalog, refusal).await, is, "{refusal:?}");
         }
+        assert!(!keep_told(&catalog, late, denied).await.expect("asked"), "another coordinator could look at the store meanwhile");
+        assert!(!is_known(&catalog, denied).await, "so it is told when it comes back");
         for n in 0..3 * KEPT_MAX {
-            let e = StoreError::new(Kind::Denied, "403", n.to_string());
-            keep_told(&catalog, (KIND, &n.to_string()), &denied).await.expect("kept");
-            keep_told(&catalog, store, &e).await.expect("kept");
+            let n = n.to_string();
+            keep_now(&catalog, refusal(KIND, &n, "denied")).await;
+            keep_now(&catalog, refusal(KIND, "a", &n)).await;
         }
-        let kept = kept(&catalog).await.expect("read");
+        let kept: Kept = kept::read(&catalog, CHORE).await.expect("read");
         assert!(kept.len() <= KEPT_MAX && kept.values().all(|reasons| reasons.len() <= KEPT_MAX), "bounded");
     }
 
+    #[tokio::test]
+    async fn what_could_not_be_forgotten_hides_nothing_that_is_refused_later() {
+        let dir = tempfile::tempdir().expect("folder");
+        let inner = SqliteCatalog::create(&dir.path().join("catalog.sqlite")).await.expect("catalog");
+        let faults = Faults::default();
+        let catalog = FaultyCatalog::with(std::sync::Arc::new(inner), faults.clone());
+        let (refusals, expired) = (Refusals::default(), refusal(KIND, "a", "expired"));
+        keep_now(&catalog, expired).await;
+        refusals.end(KIND, "a");
+        faults.fail("replace_standing", 0, 2, Fault::Before(CatalogError::Busy("away".to_owned())));
+        assert!(forget(&catalog, KIND, "a").await.is_err());
+        assert!(read(&catalog, &refusals, expired).await.is_err(), "in doubt, so it is told");
+        let text = read(&catalog, &refusals, expired).await.expect("read");
+        assert!(!is_kept(text.as_deref(), expired) && !refusals.is_unforgotten(KIND, "a"), "{text:?}");
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn a_reason_is_said_once_an_hour_and_anew_after_the_store_could_be_looked_at() {
+    async fn the_log_says_it_once_an_hour_and_what_the_catalog_does_not_know_is_told() {
         let refusals = Refusals::default();
-        let expired = |request: &str| StoreError::unheard(format!("could not list: 401 {request}"), "renew the credentials");
-        let denied = StoreError::new(Kind::Denied, "could not list: 403", "compare the rights");
-        assert!(refusals.is_due(KIND, "a", &expired("1")));
-        assert!(refusals.is_due(KIND, "a", &expired("1")), "as long as it could not be told");
-        refusals.note(KIND, "a", &expired("1"));
-        for minute in 0..59 {
-            assert!(!refusals.is_due(KIND, "a", &expired(&minute.to_string())), "another request is no other reason");
+        let (expired, denied) = (refusal(KIND, "a", "expired"), refusal(KIND, "a", "denied"));
+        for known in [Some(false), None] {
+            assert_eq!(refusals.due(expired, known), Due::Tell);
+        }
+        assert_eq!(refusals.due(expired, Some(true)), Due::Log, "after a start");
+        refusals.note(expired, Said::Known);
+        for _ in 0..59 {
+            assert_eq!(refusals.due(expired, Some(true)), Due::Nothing);
             tokio::time::advance(Duration::from_mins(1)).await;
         }
-        assert!(refusals.is_due(KIND, "a", &denied), "something else is to be done");
-        refusals.note(KIND, "a", &denied);
-        assert!(!refusals.is_due(KIND, "a", &expired("2")), "what is told by turns is told once");
-        assert!(refusals.is_due(KIND, "b", &expired("1")) && refusals.is_due("copy-unattested", "a", &expired("1")), "another store");
-        tokio::time::advance(Duration::from_mins(1)).await;
-        assert!(refusals.is_due(KIND, "a", &expired("3")) && !refusals.is_due(KIND, "a", &denied), "an hour later");
-        refusals.note(KIND, "b", &denied);
-        refusals.end(KIND, "a");
-        assert!(refusals.is_due(KIND, "a", &denied) && !refusals.is_due(KIND, "b", &denied), "it could be looked at in between");
-        for n in 0..3 * TOLD_MAX {
-            refusals.note(KIND, &n.to_string(), &denied);
+        assert_eq!(refusals.due(expired, Some(false)), Due::Tell, "another coordinator could look at the store since");
+        assert_eq!(refusals.due(expired, None), Due::Nothing, "in doubt once an hour");
+        for other in [denied, refusal(KIND, "b", "expired"), refusal("copy-unattested", "a", "expired")] {
+            assert_eq!(refusals.due(other, None), Due::Tell, "{other:?}");
         }
-        assert!(refusals.0.lock().expect("lock").len() <= TOLD_MAX);
+        tokio::time::advance(Duration::from_mins(1)).await;
+        assert_eq!((refusals.due(expired, Some(true)), refusals.due(expired, None)), (Due::Log, Due::Tell), "an hour later");
+
+        for (said, due) in [(Said::Unkept, Due::Keep), (Said::InDoubt, Due::Tell)] {
+            refusals.note(denied, said);
+            assert_eq!((refusals.due(denied, Some(false)), refusals.due(denied, None)), (due, Due::Nothing), "{said:?}");
+        }
+        refusals.note(refusal(KIND, "b", "denied"), Said::Known);
+        refusals.end(KIND, "a");
+        assert_eq!(refusals.due(denied, None), Due::Tell, "it could be looked at in between");
+        assert_eq!(refusals.due(refusal(KIND, "b", "denied"), None), Due::Nothing);
+        for n in 0..3 * TOLD_MAX {
+            refusals.note(refusal(KIND, &n.to_string(), "denied"), Said::Known);
+        }
+        assert!(refusals.memory().said.len() <= TOLD_MAX);
     }
 }

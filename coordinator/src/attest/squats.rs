@@ -56,19 +56,16 @@ impl Logs {
     }
 
     /// Has it told that a head that a reader gets is older than what was published, or none at all. The log itself tells it, once, and the
-    /// record of that is followed by a newer head; so there is nothing more to say here.
-    async fn look_at_head(&self, log: &LogName) -> Result<(), StoreError> {
+    /// record of that is followed by a newer head; so there is nothing more to say here. Gives why it could not be read, if that is it.
+    async fn look_at_head(&self, log: &LogName) -> Result<Option<StoreError>, StoreError> {
         // What is known before the store is asked: a head is in the store before the catalog knows it.
         let published = self.catalog.published(log.folder()).await.map_err(|e| later(&e))?;
-        let Some(published) = published.filter(|_| !self.is_copy) else { return Ok(()) };
+        let Some(published) = published.filter(|_| !self.is_copy) else { return Ok(None) };
         let what = match self.shown(log, published.size).await? {
-            Shown::Newest => return Ok(()),
+            Shown::Newest => return Ok(None),
             Shown::Older => "the head that a reader gets is not the newest one",
             Shown::Nothing => "a reader gets no head of the log",
-            Shown::Unread(error) => {
-                tracing::warn!(log = %log.folder(), %error, "the head of a log could not be read, so it is not known which one a reader gets");
-                return Ok(());
-            }
+            Shown::Unread(e) => return Ok(Some(unread_head(&e))),
         };
         let looked = match self.ledgers.get(log).await {
             Ok(ledger) => ledger.look_at_head().await,
@@ -77,7 +74,7 @@ impl Logs {
         if let Err(error) = looked {
             tracing::warn!(log = %log.folder(), %error, "{what}, and the log could not be looked at");
         }
-        Ok(())
+        Ok(None)
     }
 
     /// What a reader gets of a log of which so many records were published.
@@ -164,7 +161,8 @@ impl Logs {
             // It was written since.
             Ok(_) | Err(_) => return Ok(None),
         }
-        self.look_at_head(log).await?;
+        // That it is gone is told, whatever cannot be read of it.
+        let _ = self.look_at_head(log).await?;
         let records = several::count(published.size, "record");
         Ok(Some(format!("its signed head is gone, though {records} of the log were published; 'store verify' says what else is")))
     }
@@ -242,7 +240,7 @@ impl Judge for Logs {
     }
 
     fn heads<'a>(&'a self, log: &'a LogName) -> BoxFuture<'a, Result<Option<String>, StoreError>> {
-        Box::pin(async move { self.look_at_head(log).await.map(|()| None) })
+        Box::pin(async move { self.look_at_head(log).await?.map_or(Ok(None), Err) })
     }
 
     fn squats<'a>(&'a self, log: &'a LogName, n: u64) -> BoxFuture<'a, Result<Option<String>, StoreError>> {
@@ -273,6 +271,11 @@ fn later_of_log(e: &LedgerError) -> StoreError {
     } else {
         later(e)
     }
+}
+
+/// The store refuses the head of a log: nobody saw that it is an older one.
+fn unread_head(e: &LedgerError) -> StoreError {
+    StoreError::new(Kind::Denied, e.to_string(), "which one a reader gets is not known until it may be read")
 }
 
 #[cfg(test)]
@@ -315,7 +318,7 @@ mod tests {
         let keys = Keys { anchor, log: SigningKey::from_seed(&[2; 32]), witnesses: Vec::new() };
         let catalog: SharedCatalog = Arc::new(SqliteCatalog::create(&dir.path().join("catalog.sqlite")).await.expect("catalog"));
         let log = LogName::Deployment;
-        let logs = Logs::new(Ledgers::new(Arc::clone(&store), keys), catalog, Arc::clone(&store), false);
+        let logs = Logs::new(Ledgers::new(Arc::clone(&store), keys), Arc::clone(&catalog), Arc::clone(&store), false);
         assert!(matches!(logs.shown(&log, 2).await, Ok(Shown::Nothing)));
         let head = Checkpoint { origin: log.origin("d1"), size: 1, root: Digest::of(b"root") };
         store.put_head(&log.checkpoint(), Bytes::from(head.sign(&SigningKey::from_seed(&[2; 32])))).await.expect("written");
@@ -329,6 +332,11 @@ mod tests {
         faults.fail(Op::Get, "checkpoint", 0, 1, Fault::Unheard);
         let e = logs.shown(&log, 2).await.map(|_| ()).expect_err("the pass goes on later");
         assert!(e.says_nothing() && e.needs_a_person() && e.message().contains("(none: this is a test)"), "{e}");
+
+        catalog.set_published(log.folder(), Published { size: 2, root: Digest::of(b"root") }).await.expect("kept");
+        faults.fail(Op::Get, "checkpoint", 0, 1, Fault::Before(Kind::Denied));
+        let e = logs.heads(&log).await.expect_err("the pass is to tell it");
+        assert!(e.kind() == Kind::Denied && e.message().contains("(none: this is a test)"), "{e}");
     }
 
     #[tokio::test]

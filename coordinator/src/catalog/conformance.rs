@@ -52,6 +52,22 @@ async fn chores(c: &dyn Catalog) {
         assert_eq!(c.standing("verify").await.expect("read").as_deref(), Some(standing), "the last one stays");
     }
     assert_eq!(c.standing("other").await.expect("read"), None, "each chore has its own");
+    let tries = [
+        (Some("a"), "b", false, None),
+        (None, "a", true, Some("a")),
+        (None, "b", false, Some("a")),
+        (Some("b"), "c", false, Some("a")),
+        (Some("a"), "", true, Some("")),
+        (Some("a"), "c", false, Some("")),
+        (Some(""), "c", true, Some("c")),
+        (Some("c"), "c", true, Some("c")),
+    ];
+    for (before, after, is_done, stays) in tries {
+        let done = c.replace_standing("other", before.map(str::to_owned), after.to_owned()).await.expect("asked");
+        assert_eq!(done, is_done, "{before:?} {after}");
+        assert_eq!(c.standing("other").await.expect("read").as_deref(), stays, "only in the place of what was read");
+    }
+    assert_eq!(c.standing("verify").await.expect("read").as_deref(), Some(""), "another chore's stays");
 }
 
 /// Some time.
@@ -352,7 +368,8 @@ async fn changes(c: &dyn Catalog) {
     };
     assert_eq!(c.change(id.clone(), vec![State::Offered, State::Queued], change).await, Ok(Some(expected.clone())));
     assert_eq!(c.collection(id.clone()).await, Ok(Some(expected.clone())));
-    assert_eq!(c.sealing(10).await, Ok(vec![expected.clone()]));
+    assert_eq!(c.sealing(None, 10).await, Ok(vec![expected.clone()]));
+    assert_eq!(c.sealing(Some(id.clone()), 10).await, Ok(Vec::new()), "none after the last");
     let clear = CollectionChange {
         reason: Some(None),
         ending: Some(None),
@@ -361,7 +378,7 @@ async fn changes(c: &dyn Catalog) {
     };
     let cleared = CollectionRow { reason: None, ending: None, state: State::Closed(Outcome::Refused), ..expected };
     assert_eq!(c.change(id, vec![State::Sealing], clear).await, Ok(Some(cleared)));
-    assert_eq!(c.sealing(10).await, Ok(Vec::new()));
+    assert_eq!(c.sealing(None, 10).await, Ok(Vec::new()));
 }
 
 async fn times(c: &dyn Catalog) {
@@ -381,6 +398,22 @@ async fn times(c: &dyn Catalog) {
     let open = CollectionFilter { order: Some(o.order.clone()), open: true, ..CollectionFilter::default() };
     assert_eq!(c.collections(open, None, 1).await.expect("list")[0].collection, unapproved.collection, "open while it waits");
     assert_eq!(c.due(at(300), 1).await.expect("list").len(), 1);
+    for one in &expired {
+        c.change(one.clone(), State::ALL.to_vec(), to(State::Sealing, None)).await.expect("changed").expect("there");
+    }
+    let mut paged: Vec<CollectionId> = Vec::new();
+    loop {
+        let page = c.sealing(paged.last().cloned(), 1).await.expect("page");
+        if page.is_empty() {
+            break;
+        }
+        paged.extend(page.into_iter().map(|row| row.collection));
+    }
+    assert_eq!(paged, expired, "oldest first, page by page");
+    let closed = to(State::Closed(Outcome::Expired), None);
+    c.change(expired[0].clone(), vec![State::Sealing], closed).await.expect("changed").expect("there");
+    let rest = c.sealing(Some(expired[0].clone()), 10).await.expect("page");
+    assert_eq!(rest.len(), 2, "after one that is closed meanwhile");
 }
 
 /// An open stream.

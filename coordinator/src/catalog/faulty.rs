@@ -232,8 +232,8 @@ impl Catalog for FaultyCatalog {
     fn due(&self, now: Timestamp, limit: u32) -> Answer<'_, Vec<CollectionRow>> {
         self.apply("due", self.inner.due(now, limit))
     }
-    fn sealing(&self, limit: u32) -> Answer<'_, Vec<CollectionRow>> {
-        self.apply("sealing", self.inner.sealing(limit))
+    fn sealing(&self, after: Option<CollectionId>, limit: u32) -> Answer<'_, Vec<CollectionRow>> {
+        self.apply("sealing", self.inner.sealing(after, limit))
     }
     fn change(&self, collection: CollectionId, from: Vec<State>, change: CollectionChange) -> Answer<'_, Option<CollectionRow>> {
         self.apply("change", self.inner.change(collection, from, change))
@@ -292,10 +292,16 @@ impl Catalog for FaultyCatalog {
     fn set_standing(&self, chore: &'static str, standing: String) -> Answer<'_, ()> {
         self.apply("set_standing", self.inner.set_standing(chore, standing))
     }
+    fn replace_standing(&self, chore: &'static str, before: Option<String>, standing: String) -> Answer<'_, bool> {
+        self.apply("replace_standing", self.inner.replace_standing(chore, before, standing))
+    }
     fn peers(&self) -> Option<Arc<dyn super::peers::Peers>> {
         self.inner.peers()
     }
     fn healthy(&self) -> Answer<'_, ()> {
         self.apply("healthy", self.inner.healthy())
+    }
+    fn silence(&self) -> futures::future::BoxFuture<'_, CatalogError> {
+        self.inner.silence()
     }
 }

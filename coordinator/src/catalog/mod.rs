@@ -53,6 +53,20 @@ pub enum CatalogError {
     Failed(String),
 }
 
+impl CatalogError {
+    /// Puts where the catalog is in front.
+    #[must_use]
+    pub(crate) fn at(self, place: &str) -> Self {
+        let placed = |text: String| format!("{place}: {text}");
+        match self {
+            Self::Busy(text) => Self::Busy(placed(text)),
+            Self::Conflict(text) => Self::Conflict(placed(text)),
+            Self::Damaged(text) => Self::Damaged(placed(text)),
+            Self::Failed(text) => Self::Failed(placed(text)),
+        }
+    }
+}
+
 /// What every method returns.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, CatalogError>>;
 
@@ -115,8 +129,8 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
     /// Collections whose time has come: `unapproved`, `queued` or `offered` with `expires_at <= now`, `running` with
     /// `give_up_at <= now`. Oldest first, at most `limit`.
     fn due(&self, now: Timestamp, limit: u32) -> Answer<'_, Vec<CollectionRow>>;
-    /// Collections in state `sealing`, by (`queued_at`, id) ascending.
-    fn sealing(&self, limit: u32) -> Answer<'_, Vec<CollectionRow>>;
+    /// Collections in state `sealing`, by (`queued_at`, id) ascending. `after` is the last row of the page before, whatever became of it.
+    fn sealing(&self, after: Option<CollectionId>, limit: u32) -> Answer<'_, Vec<CollectionRow>>;
     /// Changes a collection if its state is one of `from`; gives the row as it is afterwards, `None` when there is no
     /// such collection or it is in another state.
     fn change(&self, collection: CollectionId, from: Vec<State>, change: CollectionChange) -> Answer<'_, Option<CollectionRow>>;
@@ -173,12 +187,17 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
     fn standing(&self, chore: &'static str) -> Answer<'_, Option<String>>;
     /// Keeps where a chore stands, in the place of what was kept before.
     fn set_standing(&self, chore: &'static str, standing: String) -> Answer<'_, ()>;
+    /// The same, as long as what is kept is still `before`; `None` where nothing is. False when it is something else, which stays.
+    fn replace_standing(&self, chore: &'static str, before: Option<String>, standing: String) -> Answer<'_, bool>;
 
     /// What several coordinators on this catalog need of each other; `None` where only one can use it.
     fn peers(&self) -> Option<Arc<dyn peers::Peers>> {
         None
     }
 
-    /// True while the catalog can read and write.
+    /// True while the catalog can read and write; otherwise the error says where it is.
     fn healthy(&self) -> Answer<'_, ()>;
+
+    /// Why the catalog does not answer, for when it does not: found out beside what waits for it, in a second or so.
+    fn silence(&self) -> BoxFuture<'_, CatalogError>;
 }

@@ -60,7 +60,7 @@ pub async fn check(report: &mut CheckReport, first: Arc<dyn Store>, copy: Arc<dy
     let (first, copy) = (PatientStore::new(first), PatientStore::new(copy));
     match tokio::time::timeout(ANSWER_WITHIN, known_and_fit(&first, &copy)).await {
         Ok(Ok(())) => {}
-        Ok(Err(e)) => return report.add("copy", State::Missing, e.to_string(), remedy(&first)),
+        Ok(Err(e)) => return report.unfit("copy", &e, remedy(&first), remedy(&first)),
         // Neither was silent for as long as one call may take, so nothing is known to be wrong.
         Err(_) => {
             return report.add("copy", State::Untested, slow(&first, &copy), "see to both stores and the ways to them, and try again");
@@ -69,8 +69,7 @@ pub async fn check(report: &mut CheckReport, first: Arc<dyn Store>, copy: Arc<dy
     report.add_copy(probing::run(&copy, lock, clock::now()).await);
     // The same as at the start: into one that fails this nothing is copied.
     if let Err(e) = store::can_lock(&copy, &Patience::default()).await {
-        let remedy = if e.says_nothing() { remedy(&first) } else { MAKE_IT_LOCK };
-        return report.add("copy", State::Missing, e.to_string(), remedy);
+        return report.unfit("copy", &e, remedy(&first), MAKE_IT_LOCK);
     }
     match lag(&first, &copy).await {
         Ok(lag) => {
@@ -78,7 +77,7 @@ pub async fn check(report: &mut CheckReport, first: Arc<dyn Store>, copy: Arc<dy
             let state = if lag.differ + lag.only_in_copy == 0 { State::Holds } else { State::Missing };
             report.add("copy", state, format!("{}: {}", copy.describe(), lag.text(clock::now())), remedy);
         }
-        Err(e) => report.add("copy", State::Missing, e.to_string(), remedy(&first)),
+        Err(e) => report.unfit("copy", &e, remedy(&first), remedy(&first)),
     }
 }
 
@@ -127,8 +126,25 @@ mod tests {
             let begun = Instant::now();
             let line = line_of(first, copy).await;
             let told = line.detail.contains(&format!("no answer within {within} s")) && line.detail.contains(&format!("'{name}'"));
-            assert!(line.what == "copy" && line.state == State::Missing && told && line.remedy.starts_with(remedy), "{name}: {line:?}");
+            assert!(line.what == "copy" && line.state == State::Untested && told && line.remedy.starts_with(remedy), "{name}: {line:?}");
             assert_eq!(begun.elapsed().as_secs(), within, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_nobody_could_look_at_is_no_copy_that_fails() {
+        let (own, there) = ("none: this is a test", "see to the second store");
+        for (fault, state, remedy) in [
+            (Fault::Before(Kind::Retry), State::Untested, there),
+            (Fault::Unheard, State::Untested, own),
+            (Fault::Before(Kind::Denied), State::Missing, there),
+        ] {
+            for (op, name) in [(Op::Get, "probe/copy-mark"), (Op::List, "cases")] {
+                let [first, copy] = pair().await;
+                copy.faults.fail(op, name, 0, 1_000, fault);
+                let line = line_of(first, copy).await;
+                assert!(line.what == "copy" && line.state == state && line.remedy.starts_with(remedy), "{name}, {fault:?}: {line:?}");
+            }
         }
     }
 

@@ -18,6 +18,7 @@ use super::compare::{Difference, Differences, Lag, is_foreign, shown};
 use super::failed::Failed;
 use super::heads::{Head, head_of};
 use super::known::Foreign;
+use super::missing::Noted;
 use super::strangers::Strangers;
 use super::told::{Telling, Told};
 use crate::custody;
@@ -50,6 +51,8 @@ pub struct Looked {
     pub left: Lag,
     /// What the copy alone has, and nothing of ours speaks of.
     pub foreign: Foreign,
+    /// When the oldest record was written that no head covers yet.
+    pub unsigned: Option<Timestamp>,
     /// Objects and bytes that were copied since somebody asked.
     pub copied: (u64, u64),
     /// The time that comparing took.
@@ -73,6 +76,11 @@ pub struct Folder<'a> {
     /// Records that are younger than the head, and heads: they wait for what is under them.
     waiting: Lag,
     asked_before: Timestamp,
+    /// What was written before was in the copy.
+    pub(super) covered: Timestamp,
+    /// Records under the copy's own head before this look.
+    pub(super) copied_to: OnceCell<u64>,
+    pub(super) put_back: Noted,
     telling: Telling,
     strangers: Strangers,
 }
@@ -88,8 +96,8 @@ impl<'a> Folder<'a> {
     /// Died anywhere: the next look finds by listing what is missing. Until 3 the copy is what the head before says, and records
     /// after it.
     ///
-    /// What was written before `asked_before` was in the copy once: if it is missing, the copy is asked what became of it. What `told`
-    /// remembers is not told again.
+    /// What was written before `asked_before` may have been in the copy: if it is missing, the copy is asked what became of it. What was written
+    /// before `covered` was in it. What `told` remembers is not told again.
     ///
     /// In memory: a page of 1,000 names of each store (about 300 KiB) and 64 names for the batch. Of contents either eight objects of up
     /// to 256 KiB or one larger one, of 513 MiB at most, and what is read back of them, 4 MiB at a time.
@@ -100,7 +108,7 @@ impl<'a> Folder<'a> {
         parts: &'a Parts,
         second: &'a Second,
         name: String,
-        asked_before: Timestamp,
+        (asked_before, covered): (Timestamp, Timestamp),
         told: &Arc<Told>,
     ) -> Result<Self, Failed> {
         let differences = Differences::below(&name, &*parts.store, &*second.store);
@@ -117,6 +125,9 @@ impl<'a> Folder<'a> {
             differences,
             waiting: Lag::default(),
             asked_before,
+            covered,
+            copied_to: OnceCell::new(),
+            put_back: Noted::default(),
             telling,
             strangers: Strangers::of(parts),
         };
@@ -158,6 +169,7 @@ impl<'a> Folder<'a> {
                 Some(Difference::Missing(entry)) => {
                     if matches!(self.object(&entry.name), Some(CaseObject::Slot(n)) if n >= size) {
                         self.waiting.add(&entry);
+                        self.looked.unsigned = self.looked.unsigned.into_iter().chain([entry.modified]).min();
                     } else if !self.is_strange(&entry).await? {
                         batch.add(entry);
                     }
@@ -303,7 +315,8 @@ impl<'a> Folder<'a> {
                 .await;
             return Ok(false);
         }
-        let hidden = self.hidden(entry).await?;
+        let was_there = self.was_there(entry).await?;
+        let hidden = self.hidden(entry, was_there).await?;
         if !still.lasts() {
             return Err(Failed::Passing("the right to copy was lost while an object was read".to_owned()));
         }
@@ -323,6 +336,8 @@ impl<'a> Folder<'a> {
                 shown(&entry.name)
             );
             self.parts.incident(self.case().as_ref(), "copy-marker", &self.name, &detail).await;
+        } else if was_there && !stored.existed {
+            self.note_put_back(&entry.name);
         }
         if self.read_back(entry).await? != digest {
             self.differs(&format!("'{}' was written into the copy and reads back differently", shown(&entry.name))).await;
@@ -347,8 +362,9 @@ impl<'a> Folder<'a> {
     }
 
     /// What hides in the copy an object that was there before, in words; listings do not show it.
-    async fn hidden(&self, entry: &Entry) -> Result<Option<String>, Failed> {
-        let Some(s3) = self.second.store.attestable().filter(|_| entry.modified < self.asked_before) else { return Ok(None) };
+    async fn hidden(&self, entry: &Entry, was_there: bool) -> Result<Option<String>, Failed> {
+        let is_asked = was_there || entry.modified < self.asked_before;
+        let Some(s3) = self.second.store.attestable().filter(|_| is_asked) else { return Ok(None) };
         match s3.vault.versions_of(&entry.name).await {
             Ok(versions) => Ok(s3.vault.hidden_by(&versions)),
             Err(e) if e.kind() == Kind::Retry => Err(e.into()),

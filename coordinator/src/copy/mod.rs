@@ -25,6 +25,7 @@ mod folder;
 mod heads;
 mod identity;
 mod known;
+mod missing;
 mod strangers;
 mod told;
 mod words;
@@ -46,6 +47,7 @@ use failed::Failed;
 use folder::Folder;
 pub(crate) use identity::require_known;
 use identity::{Found, Identity};
+use missing::PutBack;
 use strangers::Strangers;
 use told::Told;
 use words::Foreigners;
@@ -132,8 +134,14 @@ struct Copier<'a> {
     foreign: Foreigners,
     /// When the comparison began whose folders are looked at, until they are.
     pass: Option<Timestamp>,
-    /// What was written before was in the copy once.
+    /// What was written before may have been in the copy: it is asked whether it hides it.
     asked_before: Timestamp,
+    /// What was written before was in the copy, by a comparison that left nothing out.
+    covered: Timestamp,
+    /// Since when something may be there that the comparison whose folders are looked at did not see, or that waits for a head.
+    uncovered: Option<Timestamp>,
+    /// What was gone from the copy and is there again, until it is told.
+    was_gone: PutBack,
     /// The copy has no mark: an earlier version made it.
     unmarked: bool,
     /// Since when a store is away, and when that was told.
@@ -158,6 +166,9 @@ impl<'a> Copier<'a> {
             foreign: Foreigners::default(),
             pass: None,
             asked_before: Timestamp::from_unix_s(0),
+            covered: Timestamp::from_unix_s(0),
+            uncovered: None,
+            was_gone: PutBack::default(),
             unmarked: false,
             away: (None, None),
         }
@@ -187,7 +198,12 @@ impl<'a> Copier<'a> {
         loop {
             let fit = tokio::time::timeout(ANSWER_WITHIN, check::takes_copies(&*self.parts.store, &*self.second.store)).await;
             let failed = match fit.unwrap_or_else(|_| Err(check::silent(&*self.second.store, ANSWER_WITHIN))) {
-                Ok(found) => return self.reached(found),
+                Ok(found) => {
+                    if self.lags.is_none() && !found.is_new {
+                        self.recall_covered().await;
+                    }
+                    return self.reached(found);
+                }
                 Err(e) => Failed::Store(e),
             };
             // What a person has to mend is asked for soon as well at first: a disk may be mounted a moment after this program started.
@@ -201,6 +217,10 @@ impl<'a> Copier<'a> {
         self.goes_on(START);
         self.unmarked = identity == Identity::Unmarked;
         self.told.forget(START);
+        if is_new {
+            // Of what it does not hold nothing was in it.
+            self.covered = Timestamp::from_unix_s(0);
+        }
         if self.lags.is_none() {
             if !is_new {
                 self.asked_before = clock::now();
@@ -242,6 +262,7 @@ impl<'a> Copier<'a> {
         while let Some(mut job) = turn.pop_front() {
             let stepped = job.folder.step().await;
             let (objects, bytes) = std::mem::take(&mut job.folder.looked.copied);
+            self.was_gone.join(job.folder.put_back.take());
             if let Some(lag) = self.lags.as_mut().and_then(|lags| lags.get_mut(&job.folder.name)) {
                 lag.less(objects, bytes);
             }
@@ -302,6 +323,7 @@ impl<'a> Copier<'a> {
         if self.pass.is_none() && self.whole <= Instant::now() {
             self.whole = Instant::now() + self.second.every;
             self.pass = Some(clock::now());
+            self.uncovered = None;
             self.meanwhile.clear();
             let (first, copy) = (Arc::clone(&self.parts.store), Arc::clone(&self.second.store));
             let strangers = Strangers::of(self.parts);
@@ -353,15 +375,16 @@ impl<'a> Copier<'a> {
         let Some(name) = self.waiting.pop_front() else { return Ok(()) };
         let open = self.open.iter_mut().find(|job| job.folder.name == name);
         if let Some(job) = open {
-            // Its log grew just now: it is being looked at, which tells as much.
+            // Its log grew just now: it is being looked at, which tells as much, but of what came since it was listed.
             job.whole = true;
+            self.uncovered = Some(Timestamp::from_unix_s(0));
             return Ok(());
         }
         self.begin(name, true).await
     }
 
     async fn begin(&mut self, name: String, whole: bool) -> Result<(), Away> {
-        match Folder::begin(self.parts, self.second, name.clone(), self.asked_before, &self.told).await {
+        match Folder::begin(self.parts, self.second, name.clone(), (self.asked_before, self.covered), &self.told).await {
             Ok(folder) => {
                 self.open.push_back(Job { folder, whole });
                 Ok(())
@@ -372,6 +395,7 @@ impl<'a> Copier<'a> {
 
     fn done(&mut self, job: Job<'_>) {
         let Folder { name, looked, .. } = job.folder;
+        self.uncovered = self.uncovered.into_iter().chain(looked.unsigned).min();
         if let Some(lags) = &mut self.lags {
             if looked.left == Lag::default() {
                 lags.remove(&name);

@@ -88,7 +88,10 @@ impl Copier<'_> {
         let Some(begun) = self.pass.take() else { return };
         self.asked_before = begun;
         let left = self.behind();
-        tracing::info!(left = left.objects, differ = left.differ, only_in_copy = left.only_in_copy, "the copy was compared with the store");
+        let (put_back, only_in_copy) = (self.was_gone.count, left.only_in_copy);
+        tracing::info!(left = left.objects, differ = left.differ, only_in_copy, put_back, "the copy was compared with the store");
+        self.tell_put_back().await;
+        self.keep_covered(begun, &left).await;
         if self.unmarked {
             self.mark(&left).await;
         }

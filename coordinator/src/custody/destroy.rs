@@ -163,7 +163,7 @@ pub(super) async fn certified(parts: &Parts, ledger: &Ledger, (case, approval): 
         Err(error) => {
             let why = format!("all is destroyed and certified, and the certificate, record {digest}, cannot be read back: {error}");
             parts.incident(Some(case), ledger::DAMAGED, &ledger.name().folder(), &why).await;
-            return Err(Problem::new(Problem::from(error).kind(), why));
+            return Err(Problem::from(error).said(why));
         }
     };
     Ok(Some(Certified { digest, envelope }))

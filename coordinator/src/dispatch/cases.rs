@@ -1,5 +1,8 @@
 //! Opening and closing cases.
 
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
 use exhibit_evidence::Timestamp;
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::id::CaseId;
@@ -8,7 +11,7 @@ use exhibit_evidence::text::{escape_bounded, written};
 
 use super::admit::{TWO_PERSON_REMEDY, not_signed, require_case};
 use super::bounds::CLOCK_AHEAD_S_MAX;
-use crate::catalog::CaseRow;
+use crate::catalog::{CaseRow, CatalogError};
 use crate::clock;
 use crate::ledger::{self, LedgerError, View};
 use crate::parts::Parts;
@@ -18,15 +21,18 @@ use crate::problem::{Kind, Problem, Result};
 const NAMED_MAX: usize = 5;
 /// Longest text of a case's fields.
 const TEXT_BYTES_MAX: usize = 1_024;
+/// A case that the catalog did not take is given to it again after this.
+const GIVE_AGAIN: Duration = Duration::from_secs(5);
 
 /// Opens a case.
 ///
 /// Order of writes: (1) log key's and responder's enrolments and the record into the case's new log; (2) the catalog.
-/// Died between: the responder's repeat of the same record does 2, and `reindex` finds the log.
+/// Died between: recovery at the next start does 2 ([`super::cases_without_rows`]), as does the responder's repeat of the same record. Where
+/// the catalog does not take it, it is given to it again until it does, and the caller hears that what became of it is not known.
 ///
 /// # Errors
 /// [`Problem`]
-pub async fn open(parts: &Parts, caller: &str, envelope: &Envelope) -> Result<CaseRow> {
+pub async fn open(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Result<CaseRow> {
     let mut ring = parts.ledgers.deployment().await?.key_ring();
     let verified = ring.verify(envelope).map_err(|e| not_signed("case_opened: ", &ring, (caller, envelope), &e))?;
     let Record::CaseOpened(opened) = verified.record() else {
@@ -42,7 +48,22 @@ pub async fn open(parts: &Parts, caller: &str, envelope: &Envelope) -> Result<Ca
     let log_key = parts.ledgers.log_key().public().id();
     parts.ledgers.ensure_enrolled(&opened.case, &[log_key, envelope.keyid()]).await?;
     parts.ledgers.case(&opened.case).await?.append(vec![envelope.clone()]).await?;
-    let row = CaseRow {
+    let row = row_of(opened, envelope);
+    if let Err(error) = parts.catalog.add_case(row.clone()).await {
+        tracing::error!(case = %row.case, %error, "a case is open in its log, and the catalog did not take it; it is given to it again");
+        if !matches!(error, CatalogError::Conflict(_)) {
+            tokio::spawn(give_again(Arc::downgrade(parts), row.clone()));
+        }
+        let what = format!("case_opened: the record that opens {} is in its log, and the catalog does not take it yet", row.case);
+        return Err(Problem::from(error).unfinished(&what));
+    }
+    tracing::info!(case = %row.case, by = %escape_bounded(caller, 200), "case opened");
+    Ok(row)
+}
+
+/// What the catalog has of a case that was opened by this record.
+pub(super) fn row_of(opened: &CaseOpened, envelope: &Envelope) -> CaseRow {
+    CaseRow {
         case: opened.case.clone(),
         title: opened.title.clone(),
         legal_basis: opened.legal_basis.clone(),
@@ -51,10 +72,26 @@ pub async fn open(parts: &Parts, caller: &str, envelope: &Envelope) -> Result<Ca
         opened_at: opened.opened_at,
         case_opened: envelope.digest(),
         case_closed: None,
-    };
-    parts.catalog.add_case(row.clone()).await?;
-    tracing::info!(case = %row.case, by = %escape_bounded(caller, 200), "case opened");
-    Ok(row)
+    }
+}
+
+/// Gives a case to the catalog until it takes it, or until this coordinator ends: the next start looks for such cases in the store.
+async fn give_again(parts: Weak<Parts>, row: CaseRow) {
+    loop {
+        tokio::time::sleep(GIVE_AGAIN).await;
+        let Some(parts) = parts.upgrade() else { return };
+        match parts.catalog.add_case(row.clone()).await {
+            Ok(()) => {
+                tracing::warn!(case = %row.case, "the catalog has a case now that it had not taken when it was opened");
+                return;
+            }
+            Err(CatalogError::Conflict(error)) => {
+                tracing::error!(case = %row.case, %error, "the catalog has another case under this name");
+                return;
+            }
+            Err(error) => tracing::debug!(case = %row.case, %error, "the catalog does not take a case yet"),
+        }
+    }
 }
 
 fn check_opened(caller: &str, opened: &CaseOpened, two_person: bool) -> Result<()> {

@@ -17,7 +17,7 @@ use crate::progress::Live;
 
 pub use offers::{Unoffered, accept, approved, begin_next, cancel, cancel_all, end, is_next, offer, order_of, own};
 pub(crate) use offers::{follow, follow_open};
-pub use recover::{approved_orders, finished_streams, orders_without_collections};
+pub use recover::{approved_orders, cases_without_rows, finished_streams, orders_without_collections};
 pub(crate) use session::outlasted;
 pub use session::{Hello, begin, run_session};
 pub use sessions::{Cut, Duplicate, Instance, OUTBOX_MESSAGES_MAX, Sessions};

@@ -1,5 +1,6 @@
 //! Timers. They hold no state: once a second the catalog is asked whose time has come, so a restart changes nothing.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,8 +15,10 @@ use crate::replica;
 use crate::seal;
 
 const TICK: Duration = Duration::from_secs(1);
-/// Collections looked at in one tick; the rest waits for the next.
+/// Collections looked at in one tick, or whose ends are begun; the rest waits for the next.
 const PER_TICK_MAX: u32 = 200;
+/// Collections whose ends are not written yet that are looked at in one tick, to find those that are not left alone.
+const SEALING_MAX: usize = 4_096;
 
 /// Ticks between two looks for what a notice, or a lost moment, may have left.
 pub const FINISHED_EVERY_TICKS: u32 = 3;
@@ -82,9 +85,28 @@ pub async fn look_at_timers(parts: &Arc<Parts>) -> Result<()> {
             parts.sessions.send(&row.agent, Outbound::Cancel { collection: row.collection.to_string(), reason });
         }
     }
-    for row in parts.catalog.sealing(PER_TICK_MAX).await? {
-        seal::begin(parts, &row.collection);
-    }
+    write_ends(parts).await?;
     offers::offer_again(parts).await;
+    Ok(())
+}
+
+/// Begins ends that are not written yet, the oldest first, past those that are left alone for now: a store may refuse all of one case.
+async fn write_ends(parts: &Arc<Parts>) -> Result<()> {
+    let (mut open, mut after, mut begun) = (HashSet::new(), None, 0_u32);
+    while begun < PER_TICK_MAX && open.len() < SEALING_MAX {
+        let page = parts.catalog.sealing(after.take(), PER_TICK_MAX).await?;
+        let is_last = page.len() < PER_TICK_MAX as usize;
+        after = page.last().map(|row| row.collection.clone());
+        for row in page {
+            if seal::begin(parts, &row.collection) {
+                begun = begun.saturating_add(1);
+            }
+            open.insert(row.collection);
+        }
+        if is_last {
+            seal::only(parts, &open);
+            return Ok(());
+        }
+    }
     Ok(())
 }

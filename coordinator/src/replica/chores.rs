@@ -16,8 +16,10 @@ use crate::{attest, copy, custody, incidents, reverify, stamp};
 const TICK: Duration = Duration::from_secs(1);
 /// How long the right to do them is waited for before it is asked for again.
 const WAIT: Duration = Duration::from_secs(1);
-/// What recovery is to [`Retries`].
+/// What recovery is to [`Retries`], and its incidents are called.
 const RECOVERY: &str = "recovery";
+/// Of what they are.
+const START: &str = "start";
 /// Time before another try of a recovery that was disturbed.
 const RECOVER_AGAIN: Duration = Duration::from_secs(5);
 /// The same at most, of one that a store refuses.
@@ -95,6 +97,8 @@ async fn take_up(parts: &Arc<Parts>) -> Result<()> {
     dispatch::approved_orders(parts).await?;
     dispatch::finished_streams(parts).await?;
     custody::recover(parts).await?;
+    // Nothing of the above is in a case that the catalog lacks; and this lists the store, which may be refused.
+    dispatch::cases_without_rows(parts).await?;
     Ok(())
 }
 
@@ -105,14 +109,18 @@ async fn recover(parts: Arc<Parts>) {
     let (mut retries, mut said) = (Retries::default(), None::<String>);
     loop {
         let problem = match take_up(&parts).await {
-            Ok(()) => return,
-            Err(problem) if problem.is_passing() => problem,
+            Ok(()) => return attest::not_refused(&parts, RECOVERY, START).await,
+            Err(problem) if problem.is_passing() || problem.refused().is_some() => problem,
             Err(problem) => {
-                parts.incident(None, "recovery", "start", &problem.to_string()).await;
+                parts.incident(None, RECOVERY, START, &problem.to_string()).await;
                 return;
             }
         };
         let refused = problem.refused().map(str::to_owned);
+        // Who is not heard at all is told of by attestation; of a right that only this needs nobody else would.
+        if let Some(reason) = refused.as_deref().filter(|_| !problem.is_passing()) {
+            attest::tell_refusal(&parts, (RECOVERY, START), reason, &problem.to_string()).await;
+        }
         if refused.is_none() || said != refused {
             tracing::warn!(%problem, "recovery will be tried again");
         }

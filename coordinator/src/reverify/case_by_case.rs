@@ -15,6 +15,9 @@ use crate::catalog::Published;
 use crate::pace::Pace;
 use crate::several;
 
+/// Why a case must be there that the catalog has.
+pub(super) const CATALOGUED: &str = "the catalog has it";
+
 /// A run, case by case.
 ///
 /// Order for each case: 1. read and verify; 2. its line, synced. Died before 2: the case is verified again. What is wrong
@@ -27,6 +30,8 @@ pub(super) struct Run {
     known: BTreeMap<String, &'static str>,
     /// How long its log must be.
     heads: BTreeMap<String, Published>,
+    /// The cases that the catalog has; none where it was not asked.
+    catalogued: Option<BTreeSet<String>>,
     todo: VecDeque<String>,
 }
 
@@ -44,12 +49,13 @@ impl Run {
         let (sound, begun) = (results.sound, results.begun);
         let mut report = Report { sound, begun, resumed, notes: Vec::new(), answered: 0, cases: Vec::new(), deployment: None };
         let mut known: BTreeMap<String, &str> = results.seen.iter().map(|case| (case.clone(), "an earlier run saw it")).collect();
-        let mut heads = BTreeMap::new();
+        let (mut heads, mut catalogued) = (BTreeMap::new(), None);
         match catalog {
             Ok(Catalogued { cases, deployment }) => {
+                catalogued = Some(cases.iter().map(|(case, _)| case.clone()).collect());
                 for (case, head) in cases {
                     heads.extend(head.map(|head| (case.clone(), head)));
-                    known.insert(case, "the catalog has it");
+                    known.insert(case, CATALOGUED);
                 }
                 heads.extend(deployment.map(|head| (DEPLOYMENT.to_owned(), head)));
             }
@@ -76,7 +82,7 @@ impl Run {
         let is_done =
             |name: &String| after.as_ref().is_some_and(|after| name <= after) || (there.contains(name) && results.done.contains(name));
         let todo = all.into_iter().filter(|name| !is_done(name)).cloned().collect();
-        Ok(Self { task, results, report, known, heads, todo })
+        Ok(Self { task, results, report, known, heads, catalogued, todo })
     }
 
     /// The next case's result; `None` when all are done. Not to be called again after an error.
@@ -92,6 +98,7 @@ impl Run {
             result
         };
         result.fail_foreign(&*self.task.store, &format!("cases/{name}"));
+        self.note_lacking(&name, &mut result);
         self.note_news(&result);
         let CaseResult { case, sound, bytes, items_unchecked, .. } = &result;
         tracing::info!(%case, sound, bytes, items_unchecked, "verified from the store");
@@ -106,6 +113,18 @@ impl Run {
         let seed = Digest::of(format!("{}{name}", self.results.begun).as_bytes());
         let (store, keys, head) = (Arc::clone(store), Arc::clone(keys), self.heads.get(name).copied());
         Work { store, log, keys, depth: Some(*depth), pace: Pace::new(*rate), seed, head }
+    }
+
+    /// A case whose log is in the store and that the catalog lacks: nobody sees it in a list. Of one that is no case, or gone, more is said already.
+    fn note_lacking(&self, name: &String, result: &mut CaseResult) {
+        let lacks = self.catalogued.as_ref().is_some_and(|cases| !cases.contains(name));
+        if lacks && result.log().is_some() && !result.gone {
+            result.note(
+                "the catalog lacks it, unless it was opened just now: no list shows it. If nothing followed its opening, a coordinator takes it \
+                 in at its next start; otherwise stop every coordinator and run 'exhibit-coordinator reindex' (docs/operations/catalog.md)"
+                    .to_owned(),
+            );
+        }
     }
 
     /// What somebody put into a log's places, and what was passed over, is named with what lies on top of objects.

@@ -21,6 +21,7 @@ impl CaseResult {
             sound: true,
             segments: 0,
             bytes: 0,
+            objects: None,
             findings: Vec::new(),
             more: 0,
             items_unchecked: 0,
@@ -118,7 +119,7 @@ impl CaseResult {
         }
     }
 
-    fn note(&mut self, what: String) {
+    pub(super) fn note(&mut self, what: String) {
         if self.notes.len() < FINDINGS_MAX {
             self.notes.push(escape_bounded(&what, 400));
         }

@@ -9,8 +9,11 @@ use std::path::Path;
 use exhibit_evidence::Timestamp;
 use exhibit_evidence::id::CaseId;
 use exhibit_evidence::text::escape_bounded;
+use exhibit_evidence::verify::Code;
 use rustix::fs::FlockOperation;
 
+use super::case_by_case::CATALOGUED;
+use super::work::GONE;
 use super::{CaseResult, Depth};
 
 /// Where results are kept, one JSON line each: `{"run": ..., "depth": ...}` begins a run or goes on with it, `{"done": true}`
@@ -28,7 +31,7 @@ pub(super) struct Results {
     pub sound: bool,
     /// Items of those whose contents were not decoded.
     pub unchecked: u64,
-    /// Cases that any run of any depth saw.
+    /// Cases of which a run of any depth read an object.
     pub seen: BTreeSet<String>,
 }
 
@@ -72,7 +75,28 @@ impl Results {
     }
 }
 
-/// The runs that have no end, by depth, and every case that has a line.
+/// Whether a line says that something of its case was in the store once, or that the catalog had it: not one of a folder in which nothing
+/// ever was, as a full disk left it, nor one that only repeats what an earlier run took such a folder for.
+fn was_there(case: &CaseResult) -> bool {
+    if case.gone {
+        return case.findings.iter().any(|f| f.strip_prefix(GONE).is_some_and(|why| why.starts_with(CATALOGUED)));
+    }
+    case.objects.map_or_else(|| !is_folder_alone(case), |objects| objects > 0)
+}
+
+/// What earlier versions wrote of a folder without an object: neither a head nor a record, and nothing else that does not hold.
+fn is_folder_alone(case: &CaseResult) -> bool {
+    let codes = [Code::LogCheckpointMissing.as_str(), Code::CaseNotOpened.as_str()];
+    let is_of = |finding: &String, code: &str| finding.split(' ').next() == Some(code);
+    case.segments == 0
+        && case.bytes == 0
+        && case.more == 0
+        && case.notes.is_empty()
+        && case.findings.len() == codes.len()
+        && codes.iter().all(|code| case.findings.iter().any(|finding| is_of(finding, code)))
+}
+
+/// The runs that have no end, by depth, and every case of which something was read.
 fn read(file: &File) -> io::Result<(BTreeMap<String, Run>, BTreeSet<String>)> {
     let (mut unended, mut seen) = (BTreeMap::<String, Run>::new(), BTreeSet::new());
     let mut current = String::new();
@@ -88,7 +112,12 @@ fn read(file: &File) -> io::Result<(BTreeMap<String, Run>, BTreeSet<String>)> {
             unended.remove(&current);
         } else if let Ok(case) = serde_json::from_value::<CaseResult>(line) {
             if case.case.parse::<CaseId>().is_ok() {
-                seen.insert(case.case.clone());
+                if was_there(&case) {
+                    seen.insert(case.case.clone());
+                } else if !seen.contains(&case.case) {
+                    // There never was such a case, so nothing is claimed of it any more.
+                    continue;
+                }
             }
             if let Some(run) = unended.get_mut(&current) {
                 run.sound &= case.sound;

@@ -25,6 +25,9 @@ const TRIES_MAX: u32 = 3;
 /// After a record its head is written within this time.
 const HEAD_FOLLOWS: Duration = Duration::from_secs(1);
 
+/// How a finding begins that says that nothing is left; why it must be there follows.
+pub(super) const GONE: &str = "nothing of it is in the store, and ";
+
 /// A case, or the deployment's own log, that is to be verified.
 pub(super) struct Work {
     pub(super) store: Arc<dyn Store>,
@@ -51,7 +54,7 @@ impl Work {
             result.gone = true;
             let what = if self.log == LogName::Deployment { "this log" } else { "a whole case" };
             result.fail(format!(
-                "nothing of it is in the store, and {why}: {what} is never destroyed; find out who deleted it, and bring it back \
+                "{GONE}{why}: {what} is never destroyed; find out who deleted it, and bring it back \
                  from a replica or a backup of the store"
             ));
             return Ok(result);
@@ -138,6 +141,7 @@ impl Work {
         now: fn() -> Timestamp,
     ) -> Result<CaseResult, StoreError> {
         let mut result = CaseResult::new(self.name(), now());
+        result.objects = Some(objects.iter().filter(|o| layout::parse(&o.name).is_some()).count() as u64);
         let whole = self.depth == Some(Depth::All);
         let evidence = format!("{}/collections/", self.folder());
         // Without its evidence the log is verified as in a copy from which the collections were left out.

@@ -23,13 +23,16 @@ use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
 
 pub(crate) use signed::{Named, named};
-use waits::Waits;
+use waits::{Refused, Waits};
 
 /// Ends that are written at once. Each holds one manifest in memory for a moment, within what uploads and ends share.
 const AT_ONCE_MAX: usize = 4;
 
 /// How long an end waits for puts that have begun before its place is given to another; the timer comes back to it.
 const WRITES_SETTLE: Duration = Duration::from_secs(10);
+
+/// How the reason of a collection begins whose end cannot be written.
+pub(crate) const CANNOT: &str = "cannot be sealed";
 
 /// Which ends are being written now.
 #[derive(Debug)]
@@ -61,44 +64,58 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// Begins to write the end of a collection that is in state `sealing`, unless somebody does already, or a store refused it a moment
-/// ago. What fails is repeated by the timer.
-pub fn begin(parts: &Arc<Parts>, collection: &CollectionId) {
-    if !parts.sealer.waits.is_due(collection) || !locked(&parts.sealer.in_flight).insert(collection.clone()) {
-        return;
+/// ago. What fails is repeated by the timer. False when it is left alone.
+pub fn begin(parts: &Arc<Parts>, collection: &CollectionId) -> bool {
+    if !parts.sealer.waits.is_due(collection) {
+        return false;
+    }
+    if !locked(&parts.sealer.in_flight).insert(collection.clone()) {
+        return true;
     }
     let (parts, collection) = (Arc::clone(parts), collection.clone());
     tokio::spawn(async move {
         let done = close(&parts, &collection).await;
         // Before somebody else may begin: until when it is left alone.
-        let told = note_refusal(&parts.sealer.waits, &collection, &done);
+        let refused = note_refusal(&parts.sealer.waits, &collection, &done);
         locked(&parts.sealer.in_flight).remove(&collection);
-        match done {
-            Err(problem) if problem.kind() == Kind::Damaged => note_damage(&parts, &collection, &problem).await,
-            Err(problem) if !told => tracing::warn!(%collection, %problem, "the end of the collection could not be written yet"),
-            Ok(()) | Err(_) => {}
+        match (done, refused) {
+            (Err(problem), _) if problem.kind() == Kind::Damaged => note_damage(&parts, &collection, &problem).await,
+            (Err(problem), Some(refused)) if refused.is_new_here => {
+                show_why(&parts, &collection, &format!("{CANNOT} until somebody has seen to a store: {problem}")).await;
+            }
+            (Err(problem), None) => tracing::warn!(%collection, %problem, "the end of the collection could not be written yet"),
+            (Ok(_) | Err(_), _) => {}
         }
     });
+    true
 }
 
-/// What a store refuses lasts until a person has seen to it: it is tried again later each time, and said once. True of a refusal: then all is
-/// said of it.
-fn note_refusal(waits: &Waits, collection: &CollectionId, done: &Result<()>) -> bool {
+/// All collections whose ends are still to be written are these: what waits here of others was written by another coordinator.
+pub(crate) fn only(parts: &Parts, open: &HashSet<CollectionId>) {
+    parts.sealer.waits.only(open);
+}
+
+/// What a store refuses lasts until a person has seen to it: it is tried again later each time, and said once. None where no store does.
+fn note_refusal(waits: &Waits, collection: &CollectionId, done: &Result<bool>) -> Option<Refused> {
     let problem = match done {
-        Ok(()) => {
+        Ok(true) => {
             if waits.written(collection) {
                 tracing::info!(%collection, "ends of collections can be written again: the store does not refuse it any more");
             }
-            return false;
+            return None;
+        }
+        Ok(false) => {
+            waits.gone(collection);
+            return None;
         }
         Err(problem) => problem,
     };
-    let Some(reason) = problem.refused() else { return false };
-    let (wait, is_new) = waits.refused(collection, reason);
-    if is_new {
-        let again_in_s = wait.as_secs();
-        tracing::warn!(%collection, %problem, again_in_s, "the end of the collection could not be written: a store refuses it, which is said once for each reason");
+    let refused = waits.refused(collection, problem.lasting()?);
+    if refused.is_new {
+        let again_in_s = refused.wait.as_secs();
+        tracing::warn!(%collection, %problem, again_in_s, "the end of the collection could not be written: a store does not take it, which is said once for each reason");
     }
-    true
+    Some(refused)
 }
 
 async fn note_damage(parts: &Parts, collection: &CollectionId, problem: &Problem) {
@@ -107,7 +124,12 @@ async fn note_damage(parts: &Parts, collection: &CollectionId, problem: &Problem
     }
     let case = parts.catalog.collection(collection.clone()).await.ok().flatten().map(|row| row.case);
     parts.incident(case.as_ref(), "store-damaged", collection.as_str(), &problem.to_string()).await;
-    let reason = Some(Some(one_line(&format!("cannot be sealed: {problem}"), 1_000)));
+    show_why(parts, collection, &format!("{CANNOT}: {problem}")).await;
+}
+
+/// Keeps why a collection cannot be sealed, for whoever looks at it.
+async fn show_why(parts: &Parts, collection: &CollectionId, why: &str) {
+    let reason = Some(Some(one_line(why, 1_000)));
     let change = CollectionChange { reason, ..CollectionChange::default() };
     if let Err(error) = parts.catalog.change(collection.clone(), vec![State::Sealing], change).await {
         tracing::error!(%collection, %error, "why the collection cannot be sealed could not be kept");
@@ -115,7 +137,7 @@ async fn note_damage(parts: &Parts, collection: &CollectionId, problem: &Problem
     parts.progress.ring(collection);
 }
 
-/// Writes the end of a collection whose ending is decided (state `sealing`).
+/// Writes the end of a collection whose ending is decided (state `sealing`). False when there is none to write: somebody else did.
 ///
 /// Order of writes; each step is idempotent, so that after a death anywhere the whole is done again:
 /// 0. puts that uploads have begun are waited for and no more are let begin: what lies in the store is settled;
@@ -132,16 +154,16 @@ async fn note_damage(parts: &Parts, collection: &CollectionId, problem: &Problem
 ///
 /// # Errors
 /// [`Problem`]; passing ones go away, [`Kind::Damaged`] needs a person.
-pub async fn close(parts: &Arc<Parts>, collection: &CollectionId) -> Result<()> {
+pub async fn close(parts: &Arc<Parts>, collection: &CollectionId) -> Result<bool> {
     let _permit = parts.sealer.permits.acquire().await;
     let begun = tokio::time::Instant::now();
     let row = parts.catalog.collection(collection.clone()).await?;
     let row = row.ok_or_else(|| Problem::new(Kind::NotFound, format!("there is no {collection}")))?;
-    let (State::Sealing, Some(_)) = (row.state, &row.ending) else { return Ok(()) };
+    let (State::Sealing, Some(_)) = (row.state, &row.ending) else { return Ok(false) };
     // Another coordinator may be writing this end, or objects of an upload that ends now.
     let right = crate::replica::collection(parts, collection).await?;
     let row = parts.catalog.collection(collection.clone()).await?.unwrap_or(row);
-    let (State::Sealing, Some(ending)) = (row.state, row.ending.clone()) else { return Ok(()) };
+    let (State::Sealing, Some(ending)) = (row.state, row.ending.clone()) else { return Ok(false) };
     let writing = parts.uploads.end_writing(collection);
     let settled = tokio::time::timeout(WRITES_SETTLE, writing).await;
     settled.map_err(|_| Problem::new(Kind::Busy, "a write to the store that an upload began has not ended yet"))?;
@@ -180,7 +202,7 @@ pub async fn close(parts: &Arc<Parts>, collection: &CollectionId) -> Result<()> 
     drop(right);
     parts.progress.forget(collection);
     parts.sessions.send(&row.agent, Outbound::Closed { collection: collection.clone(), seal: seal.as_bytes().to_vec() });
-    Ok(())
+    Ok(true)
 }
 
 /// The seal's reason. Who watched the agent's own count and now sees a smaller one learns why.

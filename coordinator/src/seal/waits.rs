@@ -1,7 +1,7 @@
-//! Ends of collections that a store refuses to take, or to be looked at for: with credentials that ended, or for want of a right. That
+//! Ends of collections that a store refuses to take, or to be looked at for: with credentials that ended, for want of a right or of room. That
 //! lasts until a person has seen to it, so each is tried again, later each time, and a reason is told once, whichever ends meet it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::retry::Retries;
 const LONGEST: Duration = Duration::from_secs(20);
 /// A reason that lasts is told again after so long.
 const AGAIN: Duration = Duration::from_hours(1);
-/// Ends that are remembered; beyond, all are forgotten, and are tried again earlier.
+/// Ends that are remembered; of what is beyond some other one is forgotten, and may be tried again earlier.
 const REMEMBERED_MAX: usize = 4_096;
 /// Reasons that are remembered; beyond, all are forgotten, and may be told again earlier. There are few.
 const TOLD_MAX: usize = 256;
@@ -26,10 +26,39 @@ pub(super) struct Waits(Mutex<Memory>);
 #[derive(Debug, Default)]
 struct Memory {
     retries: Retries,
-    /// Until when each is left alone, and why.
-    waiting: HashMap<CollectionId, (Instant, String)>,
+    waiting: HashMap<CollectionId, Waiting>,
     /// When a reason was told.
     told: HashMap<String, Instant>,
+}
+
+/// An end that waits.
+#[derive(Debug)]
+struct Waiting {
+    /// Until when it is left alone.
+    until: Instant,
+    /// Why, the last time.
+    reason: String,
+    /// Why before: who comes past all of them is past each.
+    before: BTreeSet<String>,
+}
+
+/// What is to be done about an end that was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Refused {
+    /// Time until it is due again.
+    pub(super) wait: Duration,
+    /// The reason is to be told.
+    pub(super) is_new: bool,
+    /// The collection does not show the reason yet.
+    pub(super) is_new_here: bool,
+}
+
+impl Memory {
+    /// No longer remembers why anybody waited, as far as nobody does.
+    fn forget_reasons(&mut self) {
+        let Self { waiting, told, .. } = self;
+        told.retain(|reason, _| waiting.values().any(|one| one.reason == *reason || one.before.contains(reason)));
+    }
 }
 
 impl Waits {
@@ -39,19 +68,32 @@ impl Waits {
 
     /// False while the end of a collection is to be left alone.
     pub(super) fn is_due(&self, collection: &CollectionId) -> bool {
-        self.memory().waiting.get(collection).is_none_or(|(until, _)| *until <= Instant::now())
+        self.memory().waiting.get(collection).is_none_or(|one| one.until <= Instant::now())
     }
 
-    /// It was refused for this reason. Gives the time until it is due again, and whether the reason is to be told.
-    pub(super) fn refused(&self, collection: &CollectionId, reason: &str) -> (Duration, bool) {
+    /// It was refused for this reason.
+    pub(super) fn refused(&self, collection: &CollectionId, reason: &str) -> Refused {
         let now = Instant::now();
         let mut memory = self.memory();
         let Memory { retries, waiting, told } = &mut *memory;
         let wait = retries.after(collection.as_str(), LONGEST);
-        if waiting.len() >= REMEMBERED_MAX {
-            waiting.clear();
+        if waiting.len() >= REMEMBERED_MAX && !waiting.contains_key(collection) {
+            // Not all of them: they would all be tried at once.
+            if let Some(other) = waiting.keys().next().cloned() {
+                waiting.remove(&other);
+            }
         }
-        waiting.insert(collection.clone(), (now + wait, reason.to_owned()));
+        let last = waiting.remove(collection);
+        let is_new_here = last.as_ref().is_none_or(|last| last.reason != reason);
+        let mut before = BTreeSet::new();
+        if let Some(last) = last {
+            before = last.before;
+            before.insert(last.reason);
+        }
+        if before.len() > TOLD_MAX {
+            before.clear();
+        }
+        waiting.insert(collection.clone(), Waiting { until: now + wait, reason: reason.to_owned(), before });
         let is_new = told.get(reason).is_none_or(|at| now.duration_since(*at) >= AGAIN);
         if is_new {
             if told.len() >= TOLD_MAX {
@@ -59,23 +101,48 @@ impl Waits {
             }
             told.insert(reason.to_owned(), now);
         }
-        (wait, is_new)
+        Refused { wait, is_new, is_new_here }
     }
 
-    /// It is written. Others that were refused for the same reason are due at once. True when that reason was told, so that it is to be
+    /// It is written here. Others that were refused for the same reasons are due at once. True when one of them was told, so that it is to be
     /// told as well that it goes on.
     pub(super) fn written(&self, collection: &CollectionId) -> bool {
         let now = Instant::now();
         let mut memory = self.memory();
         let Memory { retries, waiting, told } = &mut *memory;
         retries.succeeded(collection.as_str());
-        let Some((_, reason)) = waiting.remove(collection) else { return false };
-        for (until, why) in waiting.values_mut() {
-            if *why == reason {
-                *until = now;
-            }
+        let Some(Waiting { reason, mut before, .. }) = waiting.remove(collection) else { return false };
+        before.insert(reason);
+        for one in waiting.values_mut().filter(|one| before.contains(&one.reason)) {
+            one.until = now;
         }
-        told.remove(&reason).is_some()
+        let mut was_told = false;
+        for reason in &before {
+            was_told |= told.remove(reason).is_some();
+        }
+        was_told
+    }
+
+    /// It waits no longer, and not because this coordinator wrote it: that says nothing of what others wait for.
+    pub(super) fn gone(&self, collection: &CollectionId) {
+        let mut memory = self.memory();
+        memory.retries.succeeded(collection.as_str());
+        if memory.waiting.remove(collection).is_some() {
+            memory.forget_reasons();
+        }
+    }
+
+    /// Only these are still to be written: what became of the others was somebody else's doing.
+    pub(super) fn only(&self, open: &HashSet<CollectionId>) {
+        let mut memory = self.memory();
+        let gone: Vec<CollectionId> = memory.waiting.keys().filter(|one| !open.contains(*one)).cloned().collect();
+        for collection in &gone {
+            memory.waiting.remove(collection);
+            memory.retries.succeeded(collection.as_str());
+        }
+        if !gone.is_empty() {
+            memory.forget_reasons();
+        }
     }
 }
 
@@ -94,31 +161,62 @@ mod tests {
         let (waits, [a, b]) = (Waits::default(), [1, 2].map(collection));
         assert!(waits.is_due(&a) && !waits.written(&a), "nothing is known of it");
         for (n, seconds) in [5, 10, 20, 20].into_iter().enumerate() {
-            let (wait, is_new) = waits.refused(&a, "rights");
-            assert_eq!((wait, is_new), (Duration::from_secs(seconds), n == 0));
+            let refused = waits.refused(&a, "rights");
+            let wait = Duration::from_secs(seconds);
+            assert_eq!(refused, Refused { wait, is_new: n == 0, is_new_here: n == 0 });
             tokio::time::advance(wait.saturating_sub(Duration::from_millis(1))).await;
             assert!(!waits.is_due(&a) && waits.is_due(&b), "another one is not kept waiting");
             tokio::time::advance(Duration::from_millis(1)).await;
             assert!(waits.is_due(&a));
         }
-        assert!(!waits.refused(&b, "rights").1 && waits.refused(&b, "credentials").1, "whichever meets it first");
+        let refused = waits.refused(&b, "rights");
+        assert!(!refused.is_new && refused.is_new_here, "told by whichever meets it first, shown by each: {refused:?}");
+        let refused = waits.refused(&b, "credentials");
+        assert!(refused.is_new && refused.is_new_here, "{refused:?}");
         tokio::time::advance(AGAIN).await;
-        assert!(waits.refused(&a, "rights").1, "it lasts");
+        let refused = waits.refused(&a, "rights");
+        assert!(refused.is_new && !refused.is_new_here, "it lasts: {refused:?}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn when_it_goes_on_nobody_waits_any_longer_for_the_same_reason() {
         let (waits, [a, b, c]) = (Waits::default(), [1, 2, 3].map(collection));
-        for (which, reason) in [(&a, "rights"), (&b, "rights"), (&c, "credentials")] {
+        for (which, reason) in [(&a, "room"), (&a, "rights"), (&b, "rights"), (&c, "credentials")] {
             waits.refused(which, reason);
         }
         assert!(waits.written(&a), "told once that it goes on");
         assert!(waits.is_due(&a) && waits.is_due(&b) && !waits.is_due(&c));
         assert!(!waits.written(&b), "told already");
-        assert_eq!(waits.refused(&a, "rights"), (Duration::from_secs(5), true), "it begins anew");
-        for n in 0..3 * REMEMBERED_MAX as u64 {
+        let refused = waits.refused(&a, "rights");
+        assert_eq!((refused.wait, refused.is_new), (Duration::from_secs(5), true), "it begins anew");
+        assert!(waits.refused(&a, "room").is_new, "whoever came past the last reason came past the first");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_somebody_else_wrote_says_nothing_of_the_others_and_leaves_nothing() {
+        let (waits, [a, b, c]) = (Waits::default(), [1, 2, 3].map(collection));
+        for (which, reason) in [(&a, "rights"), (&b, "rights"), (&c, "credentials")] {
+            waits.refused(which, reason);
+        }
+        waits.gone(&a);
+        assert!(waits.is_due(&a) && !waits.is_due(&b) && !waits.refused(&a, "rights").is_new, "the other one still waits for it");
+        waits.only(&HashSet::from([c.clone()]));
+        assert!(waits.is_due(&a) && waits.is_due(&b) && !waits.is_due(&c));
+        assert!(waits.refused(&a, "rights").is_new && !waits.refused(&a, "credentials").is_new, "nobody waited for the first any more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn very_many_that_wait_are_not_all_due_at_once() {
+        let waits = Waits::default();
+        let many = 2 * REMEMBERED_MAX as u64;
+        for n in 0..many {
             waits.refused(&collection(n), &n.to_string());
         }
+        for n in 0..many {
+            waits.refused(&collection(n), "rights");
+        }
+        let left_alone = (0..many).filter(|n| !waits.is_due(&collection(*n))).count();
+        assert_eq!(left_alone, REMEMBERED_MAX);
         let memory = waits.memory();
         assert!(memory.waiting.len() <= REMEMBERED_MAX && memory.told.len() <= TOLD_MAX);
     }

@@ -11,6 +11,7 @@
 
 mod beside;
 mod heads;
+mod holds;
 mod locks;
 mod mend;
 mod report;
@@ -82,6 +83,9 @@ pub trait Judge: std::fmt::Debug + Send + Sync {
 
     /// What is wrong with the head of a log that a reader gets, in words for a message: an older one lies on top of the newest, or none at
     /// all, or the log does not hold what was signed, so that nobody can open it. None when nothing is, when that is told elsewhere, or when it cannot be told.
+    ///
+    /// # Errors
+    /// When the store is disturbed, and when that head may not be read, of which nobody saw that anything is wrong with it.
     fn heads<'a>(&'a self, log: &'a LogName) -> BoxFuture<'a, Result<Option<String>, StoreError>>;
 
     /// Whether what lies in a log's place `n` and is no record is told by whoever keeps the log, so that a pass need not tell it as well.
@@ -182,26 +186,28 @@ async fn look_over(store: &dyn Store, begin: &str, judge: Option<Arc<dyn Judge>>
 /// written if it is not there, and read back.
 ///
 /// # Errors
-/// [`Kind::Retry`], also where the store does not hear us, unless something was found before. What else it answers is a trouble.
-pub async fn still_locks(store: &dyn Store) -> Result<Vec<Trouble>, StoreError> {
-    let Some(found) = store.attestable().filter(Attestable::locks) else { return Ok(Vec::new()) };
+/// [`Kind::Retry`], also where the store does not hear us, unless something was found before. What else it answers is a trouble; beside
+/// them, why the bucket may not be asked, if that is refused.
+pub async fn still_locks(store: &dyn Store) -> Result<(Vec<Trouble>, Option<StoreError>), StoreError> {
+    let Some(found) = store.attestable().filter(Attestable::locks) else { return Ok((Vec::new(), None)) };
     let place = found.vault.describe().to_owned();
     let mut bucket = Pass::new(found, glance(""));
     let said = bucket.look_at_bucket().await;
-    let mut troubles = bucket.told();
+    let (mut troubles, mut refused) = (bucket.told(), None);
     for (kind, looked) in [(UNATTESTED, said), ("store-lock", super::can_lock(store, &Patience::default()).await)] {
         match looked {
             Ok(()) => {}
             // What was found is told, whatever cannot be read beside it.
-            Err(e) if e.kind() == Kind::Retry && troubles.is_empty() => return Err(e),
+            Err(e) if e.kind() == Kind::Retry && troubles.is_empty() && refused.is_none() => return Err(e),
             Err(e) if e.is_passing() => {}
+            Err(e) if kind == UNATTESTED && e.kind() == Kind::Denied => refused = Some(e),
             Err(e) => {
                 let kind = if e.says_nothing() || e.is_unread() { UNATTESTED } else { kind };
                 troubles.push(Trouble { kind, subject: place.clone(), detail: e.to_string() });
             }
         }
     }
-    Ok(troubles)
+    Ok((troubles, refused))
 }
 
 /// A task that reads no lock, so that no time matters.
@@ -243,8 +249,8 @@ pub struct Pass {
     kept: BTreeSet<(String, String)>,
     /// The log whose custody was asked for last, and whether it is known.
     asked: Option<(LogName, bool)>,
-    /// A hold was asked for alone, to see whether one may be read.
-    holds_asked: bool,
+    /// Whether a hold may be read.
+    holds: holds::Holds,
     /// Objects under another version, of which the store could not remember the genuine one.
     unremembered: u64,
     /// How often it waited for what might be being destroyed.
@@ -274,7 +280,7 @@ impl Pass {
             mends: Vec::new(),
             kept: BTreeSet::new(),
             asked: None,
-            holds_asked: false,
+            holds: holds::Holds::default(),
             unremembered: 0,
             waited: 0,
             logs: heads::Logs::default(),
@@ -300,18 +306,36 @@ impl Pass {
     /// # Errors
     /// As the store fails; what one object is refused is told in the report and not here.
     pub async fn run(&mut self) -> Result<Report, StoreError> {
-        if self.cursor.is_none() && self.carried.is_empty() && !self.done {
-            self.look_at_bucket().await?;
-        }
         while !self.done {
-            self.page().await?;
+            self.step().await?;
         }
         self.ask_of_logs().await?;
         let mut report = self.report.clone();
         report.troubles = self.told();
         report.lists = self.tallies.iter().filter_map(|((kind, subject), tally)| report::List::of(kind, subject, tally)).collect();
+        report.troubles.extend(self.holds.told(self.store.vault.describe()));
         report.troubles.extend(report::too_many(self.unremembered, self.store.vault.describe()));
         Ok(report)
+    }
+
+    /// True when no page is left: what [`Pass::run`] still does is to ask of logs, and to report.
+    #[must_use]
+    pub const fn is_through(&self) -> bool {
+        self.done
+    }
+
+    /// Looks at one page more, before the first one at the bucket.
+    ///
+    /// # Errors
+    /// As of [`Pass::run`].
+    pub async fn step(&mut self) -> Result<(), StoreError> {
+        if self.done {
+            return Ok(());
+        }
+        if self.cursor.is_none() && self.carried.is_empty() {
+            self.look_at_bucket().await?;
+        }
+        self.page().await
     }
 
     fn told(&self) -> Vec<Trouble> {
@@ -416,8 +440,11 @@ impl Pass {
     async fn look_at_head(&mut self, log: &LogName, object: &CaseObject, name: &str) -> Result<(), StoreError> {
         // Who only looks at versions is followed by whoever reads the log.
         let Some(judge) = self.judge.clone().filter(|_| !self.versions_only && *object == CaseObject::Checkpoint) else { return Ok(()) };
-        if let Some(why) = judge.heads(log).await? {
-            self.tell("log-head", name, why);
+        match judge.heads(log).await {
+            Ok(Some(why)) => self.tell("log-head", name, why),
+            Ok(None) => {}
+            Err(e) if e.kind() == Kind::Retry => return Err(e),
+            Err(e) => self.tell(UNATTESTED, name, format!("the head that a reader gets of this log cannot be read: {e}")),
         }
         Ok(())
     }

@@ -36,6 +36,7 @@ pub(super) async fn run_with(store: &dyn Store, lock: Option<LockPolicy>, now: T
         let (what, state, e) = match unfit {
             Unfit::Overwrites(e) => ("create-only", State::Missing, e),
             Unfit::Unencrypted(e) => ("encryption", State::Missing, e),
+            Unfit::Alters(e) => ("write", State::Missing, e),
             Unfit::Unseen(e) => ("create-only", State::Untested, e),
         };
         report.ended(what, state, &e);
@@ -124,12 +125,12 @@ async fn versions(report: &mut CheckReport, asked: Asked<'_>, vault: &Vault, nam
         (None, version) => {
             report.add("lock", State::Missing, "store.lock is not set: objects are not locked when they are written", words.set_lock);
             if let Some(version) = version {
-                let gone = vault.delete(name, Some(version), false).await;
+                let gone = vault.try_delete(name, Some(version), false).await;
                 report.refused("delete-version", &gone, "the coordinator's credentials can delete versions", words.use_policy);
             }
         }
     }
-    let hidden = vault.delete(name, None, false).await;
+    let hidden = vault.try_delete(name, None, false).await;
     report.refused("delete-marker", &hidden, words.hidden, words.use_policy);
 }
 
@@ -156,7 +157,7 @@ async fn locked(report: &mut CheckReport, vault: &Vault, name: &str, version: &s
         }
     }
     for (what, bypass) in [("delete-version", false), ("bypass-delete", true)] {
-        let tried = vault.delete(name, Some(version), bypass).await;
+        let tried = vault.try_delete(name, Some(version), bypass).await;
         let there = vault.lock_of(name, version).await;
         match there {
             Ok(_) => report.kept(what, &tried, "the version is still there"),
@@ -236,17 +237,20 @@ async fn to_hold(asked: Asked<'_>, vault: &Vault, name: &str) -> Result<String, 
 
 async fn overwritten(asked: Asked<'_>, vault: &Vault, (name, version): (&str, &str)) -> Result<OverHeld, StoreError> {
     let over = asked.replace(name, Bytes::from_static(b"other\n")).await;
-    match (over, vault.lock_of(name, version).await) {
-        (_, Err(e)) if e.kind() == Kind::NotFound => Ok(OverHeld::Gone),
+    let seen = match (&over, vault.lock_with(name, version, true).await) {
+        (_, Err(e)) if e.kind() == Kind::NotFound => return Ok(OverHeld::Gone),
         // That nothing more was asked says less than what was not answered, or not in words.
-        (Err(e), _) if e.says_nothing() || e.is_wordless() => Err(e),
-        (_, Err(e)) => Err(e),
-        (_, Ok(seen)) if !seen.hold => {
-            let message = format!("{}: a hold was set on '{name}' and is not there", vault.describe());
-            Err(StoreError::new(Kind::Denied, message, vault.words().stays_weak))
-        }
-        (Ok(()), Ok(_)) => Ok(OverHeld::Covered),
-        (Err(_), Ok(_)) => Ok(OverHeld::Refused),
+        (Err(e), _) if e.says_nothing() || e.is_wordless() => return Err(e.clone()),
+        (_, seen) => seen?,
+    };
+    if !seen.hold {
+        let message = format!("{}: a hold was set on '{name}' and is not there", vault.describe());
+        return Err(StoreError::new(Kind::Denied, message, vault.words().stays_weak));
+    }
+    match over {
+        Ok(()) => Ok(OverHeld::Covered),
+        Err(e) if e.is_coded() => Ok(OverHeld::Refused),
+        Err(e) => Err(e),
     }
 }
 
@@ -375,14 +379,30 @@ mod tests {
     const BARE_405: &str = "HTTP/1.1 405 Method Not Allowed\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
     const NO_METHOD: &str = "HTTP/1.1 405 Method Not Allowed\r\nconnection: close\r\ncontent-length: 44\r\n\r\n\
                              <Error><Code>MethodNotAllowed</Code></Error>";
+    const BARE_404: &str = "HTTP/1.1 404 Not Found\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    const NO_VERSION: &str = "HTTP/1.1 404 Not Found\r\nconnection: close\r\ncontent-length: 41\r\n\r\n\
+                              <Error><Code>NoSuchVersion</Code></Error>";
+    const BARE_409: &str = "HTTP/1.1 409 Conflict\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    const BARE_412: &str = "HTTP/1.1 412 Precondition Failed\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    const BARE_501: &str = "HTTP/1.1 501 Not Implemented\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    const FOUND: &str = "HTTP/1.1 302 Found\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    const BLOCKED: &str = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 19\r\n\r\n{\"error\":\"blocked\"}";
     /// As a proxy or a firewall answers.
     const PAGE: &str = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 20\r\n\r\n<html>blocked</html>";
     const REFUSED: &str = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 40\r\n\r\n\
                            <Error><Code>AccessDenied</Code></Error>";
     const SAYS_DONE: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
-    /// A bucket that says of every version that it is locked for long, and gives this answer to whatever else is asked.
+    const HELD: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\nx-amz-object-lock-mode: COMPLIANCE\r\n\
+                        x-amz-object-lock-retain-until-date: 2099-01-01T00:00:00Z\r\nx-amz-object-lock-legal-hold: ON\r\n\
+                        content-length: 0\r\n\r\n";
+
     async fn locking(answer: &'static str) -> (RemoteStore, Vault) {
+        saying(LOCKED, answer).await
+    }
+
+    /// A bucket that says so of every version, that it is locked for long for example, and gives this answer to whatever else is asked.
+    async fn saying(of_version: &'static str, answer: &'static str) -> (RemoteStore, Vault) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("bound").port();
         tokio::spawn(async move {
@@ -390,7 +410,7 @@ mod tests {
                 tokio::spawn(async move {
                     let mut request = [0_u8; 4_096];
                     let Ok(read) = connection.read(&mut request).await else { return };
-                    let answer = if request[..read].starts_with(b"HEAD") { LOCKED } else { answer };
+                    let answer = if request[..read].starts_with(b"HEAD") { of_version } else { answer };
                     if connection.write_all(answer.as_bytes()).await.is_ok() {
                         while connection.read(&mut request).await.is_ok_and(|n| n > 0) {}
                     }
@@ -419,7 +439,7 @@ mod tests {
     async fn tried_on(answer: &'static str) -> CheckReport {
         let (mut report, (_, vault)) = (empty(), locking(answer).await);
         locked(&mut report, &vault, "probe/check-1", "v1", POLICY, NOW).await;
-        let gone = vault.delete("probe/check-1", None, false).await;
+        let gone = vault.try_delete("probe/check-1", None, false).await;
         report.refused("delete-marker", &gone, "deleted", OTHER_STORE);
         report
     }
@@ -434,6 +454,13 @@ mod tests {
             (BARE_400, State::Untested, "what stands between this machine and the store"),
             (PAGE, State::Untested, "what stands between this machine and the store"),
             (BARE_405, State::Untested, "what stands between this machine and the store"),
+            (BARE_404, State::Untested, "what stands between this machine and the store"),
+            (NO_VERSION, State::Untested, "what stands between this machine and the store"),
+            (BARE_409, State::Untested, "what stands between this machine and the store"),
+            (BARE_412, State::Untested, "what stands between this machine and the store"),
+            (BARE_501, State::Untested, "what stands between this machine and the store"),
+            (FOUND, State::Untested, "what stands between this machine and the store"),
+            (BLOCKED, State::Untested, "what stands between this machine and the store"),
             (REFUSED, State::Holds, ""),
             (NO_METHOD, State::Holds, ""),
         ] {
@@ -450,14 +477,90 @@ mod tests {
 
     #[tokio::test]
     async fn a_refusal_without_a_word_says_what_was_seen_all_the_same() {
-        for (answer, status) in [(BARE_403, "403"), (BARE_400, "400"), (BARE_405, "405")] {
+        let (unsaid, absent) = ("refused without a word why", "answered as if it were not there");
+        for (answer, begin, status) in [
+            (BARE_403, unsaid, "403"),
+            (BARE_400, unsaid, "400"),
+            (BARE_405, unsaid, "405"),
+            (BARE_409, unsaid, "409"),
+            (BARE_501, unsaid, "501"),
+            (FOUND, unsaid, "302"),
+            (BARE_404, absent, "there is no object"),
+            (NO_VERSION, absent, "there is no object"),
+        ] {
             let report = tried_on(answer).await;
             for (what, seen) in TRIED_ON_LOCKS.into_iter().zip([["the lock is as it was"; 2], ["the version is still there"; 2]].concat()) {
                 let detail = &line(&report, what).detail;
-                let begin = format!("refused without a word why, which proves nothing about the lock; {seen}: ");
+                let begin = format!("{begin}, which proves nothing about the lock; {seen}: ");
                 assert!(detail.starts_with(&begin) && detail.contains(status), "{detail}");
             }
             assert!(report.text().contains("nobody knows whether evidence is safe"), "{}", report.text());
+        }
+    }
+
+    #[test]
+    fn an_error_that_is_no_refusal_in_a_code_of_the_store_proves_nothing() {
+        let kinds = [Kind::Retry, Kind::Denied, Kind::Full, Kind::Damaged, Kind::NotFound, Kind::Conflict, Kind::Bug];
+        let refusals = [Kind::Denied, Kind::Conflict].map(|kind| (kind, true));
+        for (kind, is_coded) in kinds.map(|kind| (kind, false)).into_iter().chain(refusals) {
+            let e = StoreError::new(kind, "this is no answer of S3", "is this a store of that kind?");
+            let tried = Err(if is_coded { e.coded() } else { e });
+            let mut report = empty();
+            report.kept("shorten", &tried, "the lock is as it was");
+            report.refused("overwrite", &tried, "it can be replaced", OTHER_STORE);
+            for line in &report.checks {
+                let state = if is_coded { State::Holds } else { State::Untested };
+                assert!(line.state == state && line.remedy.is_empty() == is_coded, "{kind:?}: {line:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_plain_write_is_refused_by_the_store_or_by_nobody() {
+        for (answer, state) in [
+            (BARE_403, State::Untested),
+            (BARE_404, State::Untested),
+            (BARE_409, State::Untested),
+            (BARE_412, State::Untested),
+            (FOUND, State::Untested),
+            (PAGE, State::Untested),
+            (BLOCKED, State::Untested),
+            (REFUSED, State::Holds),
+        ] {
+            let (mut report, (store, _)) = (empty(), locking(answer).await);
+            let patience = Patience::of(Duration::from_secs(20));
+            let over = Asked { store: &store, patience: &patience }.replace(NAME, Bytes::from_static(b"other\n")).await;
+            report.refused("overwrite", &over, "it can be replaced", OTHER_STORE);
+            assert_eq!(report.state("overwrite"), Some(state), "{answer}: {}", report.text());
+        }
+    }
+
+    #[tokio::test]
+    async fn only_a_refusal_in_a_code_of_the_store_says_what_becomes_of_held_objects() {
+        for (answer, is_refused) in [(REFUSED, true), (BARE_404, false), (BARE_409, false), (FOUND, false), (PAGE, false), (BLOCKED, false)]
+        {
+            let (store, vault) = saying(HELD, answer).await;
+            let patience = Patience::of(Duration::from_secs(20));
+            let tried = overwritten(Asked { store: &store, patience: &patience }, &vault, (NAME, "v1")).await;
+            assert_eq!((matches!(tried, Ok(OverHeld::Refused)), tried.is_err()), (is_refused, !is_refused), "{answer}: {tried:?}");
+        }
+    }
+
+    #[test]
+    fn what_keeps_a_store_from_being_a_copy_is_missing_only_where_it_was_seen() {
+        let error = |kind: Kind| StoreError::new(kind, "x", "its own");
+        for (e, state, remedy) in [
+            (error(Kind::Retry), State::Untested, "see to it"),
+            (StoreError::unheard("x", "its own"), State::Untested, "its own"),
+            (error(Kind::Denied).unread(), State::Untested, "its own"),
+            (error(Kind::Denied).wordless(), State::Untested, "what stands between this machine and the store"),
+            (error(Kind::Denied), State::Missing, "make it lock"),
+            (error(Kind::Damaged), State::Missing, "make it lock"),
+        ] {
+            let mut report = empty();
+            report.unfit("copy", &e, "see to it", "make it lock");
+            let line = line(&report, "copy");
+            assert!(line.state == state && line.remedy.contains(remedy), "{line:?}");
         }
     }
 
@@ -477,6 +580,8 @@ mod tests {
             (BARE_403, true, State::Untested),
             (BARE_400, true, State::Untested),
             (PAGE, true, State::Untested),
+            (BLOCKED, true, State::Untested),
+            (BARE_409, true, State::Untested),
             (UNHEARD, false, State::Untested),
             (REFUSED, false, State::Missing),
         ] {
@@ -485,6 +590,7 @@ mod tests {
             let asked = Asked { store: &store, patience: &patience };
             let e = overwritten(asked, &vault, (NAME, "v1")).await.expect_err("that version is not held");
             assert_eq!(e.is_wordless(), is_wordless, "{answer}: {e}");
+            assert!(!e.message().contains("and is not there"), "a hold that may not be read is not called absent: {e}");
             report.untried("held-overwrite", &e, "the policy");
             let line = line(&report, "held-overwrite");
             assert_eq!(line.remedy.contains("what stands between"), is_wordless, "{line:?}");
@@ -510,6 +616,11 @@ mod tests {
                 assert_eq!((&*line.what, line.state, &*line.remedy), ("create-only", State::Untested, "none: this is a test"), "{line:?}");
                 assert!(line.detail.starts_with("nothing else was tried: the start-up test could not "), "{line:?}");
             }
+        }
+        // That was seen.
+        for fault in [Fault::Corrupt, Fault::Short] {
+            let line = stopped_at(Op::Get, "probe/head", fault).await;
+            assert_eq!((&*line.what, line.state), ("write", State::Missing), "{fault:?}: {line:?}");
         }
         // What lies there says that a name was created twice.
         let store = RemoteStore::memory();

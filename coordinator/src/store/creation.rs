@@ -13,7 +13,9 @@ pub(super) enum Unfit {
     Overwrites(StoreError),
     /// It does not encrypt as it was asked to.
     Unencrypted(StoreError),
-    /// Neither could be seen: it refused, did not answer, or gave back something else.
+    /// It gave back something else than what was written.
+    Alters(StoreError),
+    /// None of it could be seen: it refused, or did not answer.
     Unseen(StoreError),
 }
 
@@ -26,9 +28,17 @@ impl From<StoreError> for Unfit {
 impl From<Unfit> for StoreError {
     fn from(unfit: Unfit) -> Self {
         match unfit {
-            Unfit::Overwrites(e) | Unfit::Unencrypted(e) | Unfit::Unseen(e) => e,
+            Unfit::Overwrites(e) | Unfit::Unencrypted(e) | Unfit::Alters(e) | Unfit::Unseen(e) => e,
         }
     }
+}
+
+/// What the probe that is written again holds.
+const FIRST: &[u8] = b"first\n";
+
+/// Writes a probe of a few bytes, the one that every start writes: to see whether a store that had no room has some again.
+pub(crate) async fn can_write(store: &dyn Store) -> Result<(), StoreError> {
+    store.put_head(PROBE_HEAD, Bytes::from_static(FIRST)).await
 }
 
 /// All of [`super::self_test`] but the lock, which [`super::check`] looks at in its own way.
@@ -39,13 +49,17 @@ pub(crate) async fn creates_only(store: &dyn Store, patience: &Patience) -> Resu
 /// The same, and what it is that the store does not keep.
 pub(super) async fn try_creation(store: &dyn Store, patience: &Patience) -> Result<(), Unfit> {
     let asked = Asked { store, patience };
-    let (a, b) = (Bytes::from_static(b"first\n"), Bytes::from_static(b"second\n"));
+    let (a, b) = (Bytes::from_static(FIRST), Bytes::from_static(b"second\n"));
     let at = |step: &'static str| move |e: StoreError| e.during(step);
     asked.replace(PROBE_HEAD, a.clone()).await.map_err(at("the start-up test could not write to the store"))?;
-    let back = asked.read(PROBE_HEAD, 64).await.map_err(at("the start-up test could not read back what it wrote"))?;
+    let back = match asked.read(PROBE_HEAD, 64).await.map_err(at("the start-up test could not read back what it wrote")) {
+        // Longer or shorter than what was written.
+        Err(e) if e.kind() == Kind::Damaged => return Err(Unfit::Alters(e)),
+        other => other?,
+    };
     if back != a {
         let message = format!("{}: what was written reads back differently", store.describe());
-        return Err(Unfit::Unseen(StoreError::new(Kind::Damaged, message, "use another store")));
+        return Err(Unfit::Alters(StoreError::new(Kind::Damaged, message, "use another store")));
     }
     if let Some(s3) = store.attestable()
         && let Some(encryption) = s3.vault.encryption()

@@ -37,6 +37,17 @@ impl Kind {
     }
 }
 
+/// How a store said why it refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// It is no refusal, or nobody looked.
+    Unknown,
+    /// Without a word, as in every answer to HEAD.
+    Unsaid,
+    /// In a code of its own.
+    Coded,
+}
+
 /// An error of a store: its kind, what happened and what helps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreError {
@@ -45,17 +56,20 @@ pub struct StoreError {
     remedy: String,
     /// The store did not come to look at what it was asked for.
     is_unheard: bool,
-    /// The store refused without a word why, as in every answer to HEAD.
-    is_wordless: bool,
+    /// Whether a store that refused said why.
+    why: Why,
     /// A lock was not read, so nobody can say what it is.
     is_unread: bool,
+    /// What was asked of the store, without the name of an object; empty where that is not known.
+    asked: String,
 }
 
 impl StoreError {
     /// Makes an error. `message` says what was tried and what happened, `remedy` what a person can do.
     #[must_use]
     pub fn new(kind: Kind, message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), remedy: remedy.into(), is_unheard: false, is_wordless: false, is_unread: false }
+        let (message, remedy, asked) = (message.into(), remedy.into(), String::new());
+        Self { kind, message, remedy, is_unheard: false, why: Why::Unknown, is_unread: false, asked }
     }
 
     pub(crate) fn bug(message: impl Into<String>) -> Self {
@@ -70,12 +84,22 @@ impl StoreError {
 
     /// Marks a refusal of which the store says no word why.
     pub(super) fn wordless(self) -> Self {
-        Self { is_wordless: true, ..self }
+        Self { why: Why::Unsaid, ..self }
     }
 
     /// True when the store refused and said no word why: it may be rights, or whoever asks.
     pub(super) const fn is_wordless(&self) -> bool {
-        self.is_wordless
+        matches!(self.why, Why::Unsaid)
+    }
+
+    /// Marks a refusal of which the store says why in a code of its own.
+    pub(super) fn coded(self) -> Self {
+        Self { why: Why::Coded, ..self }
+    }
+
+    /// True when the store refused what was asked, in a code of its own: nobody else spoke in its place.
+    pub(super) const fn is_coded(&self) -> bool {
+        matches!(self.why, Why::Coded)
     }
 
     /// Marks the error of a lock that was not read.
@@ -86,6 +110,11 @@ impl StoreError {
     /// True when a lock was not read: it may be as it should be.
     pub(super) const fn is_unread(&self) -> bool {
         self.is_unread
+    }
+
+    /// Notes what was asked: in words of this program, and without what changes from one object to the next.
+    pub(super) fn asked(self, what: &str) -> Self {
+        Self { asked: what.to_owned(), ..self }
     }
 
     pub(super) fn not_found(name: &str) -> Self {
@@ -132,9 +161,13 @@ impl StoreError {
     }
 
     /// What the reason is in substance: the same as long as the same is to be done about it. Messages name objects, requests and numbers
-    /// that change with each try; what helps is one of few texts of this program.
+    /// that change with each try; what helps is one of few texts of this program. Of a right that is missing it says little, so what was
+    /// asked belongs to it: whoever gave one right is to hear of the next. Who is not heard at all lacks the same whatever is asked.
     #[must_use]
     pub fn reason(&self) -> String {
+        if self.kind == Kind::Denied && !self.asked.is_empty() {
+            return format!("{} to {}: {}", self.word(), self.asked, self.remedy);
+        }
         format!("{}: {}", self.word(), self.remedy)
     }
 
@@ -165,3 +198,20 @@ impl fmt::Display for StoreError {
 }
 
 impl std::error::Error for StoreError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_what_is_to_be_done_and_for_a_missing_right_what_was_asked() {
+        let denied =
+            |name: &str, what: &str| StoreError::new(Kind::Denied, format!("could not {what} '{name}': 403"), "compare").asked(what);
+        assert_eq!(denied("a", "list the versions in").reason(), denied("b", "list the versions in").reason(), "whichever object");
+        assert_ne!(denied("a", "list the versions in").reason(), denied("a", "ask for the lock of").reason(), "another right");
+        assert_eq!(denied("a", "list").during("the start").reason(), denied("a", "list").reason());
+        assert_eq!(StoreError::new(Kind::Denied, "403", "compare").reason(), "denied: compare");
+        let unheard = |what: &str| StoreError::unheard("401", "renew").asked(what).reason();
+        assert_eq!(unheard("list"), unheard("read"), "the credentials are the same");
+    }
+}

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use exhibit_evidence::{CaseId, Digest};
 
 use super::attest::Attestable;
-use super::{Answer, Kind, Page, Payload, Protection, Store, StoreError, Stored, Trouble};
+use super::{Answer, Kind, Page, Payload, Protection, Refusal, Store, StoreError, Stored, Trouble};
 
 /// What may stand in the place of a copy.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -252,7 +252,7 @@ impl Store for LateStore {
         store.troubles()
     }
 
-    fn refuses_writes(&self) -> Option<String> {
+    fn refuses_writes(&self) -> Option<Refusal> {
         self.opened()?.refuses_writes()
     }
 

@@ -11,6 +11,7 @@
 
 mod claim;
 mod files;
+mod folders;
 mod immutable;
 mod strangers;
 
@@ -21,7 +22,7 @@ use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use exhibit_evidence::id::CaseId;
@@ -59,6 +60,8 @@ struct Inner {
     next: AtomicU64,
     /// Folders that are known to be durable themselves: their parent was synced after they existed.
     known: Mutex<HashSet<PathBuf>>,
+    /// Held while a folder is made, or an empty one taken away.
+    making: Mutex<()>,
     /// Set when the disk failed to sync. Linux forgets such an error after telling it once, so nothing that is written
     /// afterwards may be called durable until the program was started again and has looked.
     sync_failed: AtomicBool,
@@ -133,6 +136,7 @@ impl LocalStore {
             _lock: lock,
             next: AtomicU64::new(0),
             known: Mutex::new(HashSet::new()),
+            making: Mutex::new(()),
             sync_failed: AtomicBool::new(false),
             immutable: AtomicBool::new(false),
             foreign: Foreign::default(),
@@ -212,8 +216,8 @@ impl Inner {
 
     /// Order of system calls, each of which may be the last one before the power goes:
     ///
-    /// 1. every folder on the way: mkdir, fsync of its parent
-    /// 2. staging file: open(O_EXCL), write, fchmod 0400, fsync   - a crash leaves a staging file, swept at start
+    /// 1. staging file: open(O_EXCL), write, fchmod 0400, fsync   - a crash leaves a staging file, swept at start; a full disk no folder
+    /// 2. every folder on the way: mkdir, fsync of its parent
     /// 3. renameat2(RENAME_NOREPLACE) onto the name, or link + unlink where the file system has no such rename
     /// 4. the immutable attribute, where it is wanted, and fsync of the file
     /// 5. fsync of the folder                                     - only now the caller is told
@@ -226,17 +230,17 @@ impl Inner {
         if let Some(found) = self.compare(name, &path, content, sha256)? {
             return Ok(found);
         }
-        let folder = self.make_folders(name)?;
         let (mut file, staged) = self.stage(name)?;
         let result = (|| {
             content.iter().try_for_each(|bytes| write_bytes(&mut file, bytes))?;
             file.set_permissions(std::fs::Permissions::from_mode(0o400))?;
             self.sync(&file)?;
-            rename_new(&staged, &path)?;
-            self.keep(&file)
+            let folder = self.place(name, || rename_new(&staged, &path))?;
+            self.keep(&file)?;
+            Ok::<PathBuf, io::Error>(folder)
         })();
-        match result {
-            Ok(()) => {}
+        let folder = match result {
+            Ok(folder) => folder,
             Err(e) => {
                 let _ = std::fs::remove_file(&staged);
                 if e.kind() == io::ErrorKind::AlreadyExists {
@@ -251,7 +255,7 @@ impl Inner {
                 }
                 return Err(map(&e, "write", name));
             }
-        }
+        };
         self.sync_dir(&folder).map_err(|e| map(&e, "make durable", name))?;
         Ok(Stored { existed: false, version: None })
     }
@@ -278,7 +282,7 @@ impl Inner {
             return Err(StoreError::conflict(name));
         }
         // The earlier try may have ended before its syncs.
-        self.make_folders(name)?;
+        self.make_folders(name, &mut Vec::new()).map_err(|e| map(&e, "make durable", name))?;
         self.keep(&file).and_then(|()| self.sync(&file)).map_err(|e| map(&e, "make durable", name))?;
         if let Some(folder) = path.parent() {
             self.sync_dir(folder).map_err(|e| map(&e, "make durable", name))?;
@@ -295,20 +299,21 @@ impl Inner {
         self.sync(file)
     }
 
-    /// 1. folders as in `put_new`; 2. staging file, fsync; 3. rename over the old one; 4. fsync of the folder.
+    /// 1. staging file, fsync; 2. folders as in `put_new`; 3. rename over the old one; 4. fsync of the folder.
     ///
     /// A reader sees the old or the new bytes; so does whoever looks after a crash.
     fn put_head(&self, name: &str, content: &[u8]) -> Result<(), StoreError> {
         self.usable()?;
         let path = self.path(name);
-        let folder = self.make_folders(name)?;
         let (mut file, staged) = self.stage(name)?;
-        let written = file.write_all(content).and_then(|()| self.sync(&file)).and_then(|()| std::fs::rename(&staged, &path));
-        if let Err(e) = written {
-            let _ = std::fs::remove_file(&staged);
-            return Err(map(&e, "replace", name));
+        let written = file.write_all(content).and_then(|()| self.sync(&file));
+        match written.and_then(|()| self.place(name, || std::fs::rename(&staged, &path))) {
+            Ok(folder) => self.sync_dir(&folder).map_err(|e| map(&e, "make durable", name)),
+            Err(e) => {
+                let _ = std::fs::remove_file(&staged);
+                Err(map(&e, "replace", name))
+            }
         }
-        self.sync_dir(&folder).map_err(|e| map(&e, "make durable", name))
     }
 
     /// 1. the immutable attribute, if there is one, and the name; 2. fsync of the folder - only now the object is gone for good; 3. folders above that are empty now are
@@ -330,8 +335,7 @@ impl Inner {
                 Ok(()) => {}
                 Err(e) => return Err(map(&e, "make durable the destruction of", name)),
             }
-            self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(here);
-            match std::fs::remove_dir(here) {
+            match self.remove_empty(here) {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 // Something else lies in it: it stays, as do those above.
@@ -343,7 +347,11 @@ impl Inner {
     }
 
     fn sync_existing(&self, folder: &Path) -> io::Result<()> {
-        if folder.is_dir() { self.sync_dir(folder) } else { Ok(()) }
+        if !folder.is_dir() {
+            return Ok(());
+        }
+        // Somebody else may take it away in this moment, because it is empty.
+        self.sync_dir(folder).or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
     }
 
     fn usable(&self) -> Result<(), StoreError> {
@@ -375,31 +383,6 @@ impl Inner {
         ))
     }
 
-    /// Makes the folders above an object and has each of them durable before it is used.
-    fn make_folders(&self, name: &str) -> Result<PathBuf, StoreError> {
-        let mut folder = self.root.clone();
-        let Some((above, _)) = name.rsplit_once('/') else { return Ok(folder) };
-        for part in above.split('/') {
-            let parent = folder.clone();
-            folder.push(part);
-            if self.known.lock().unwrap_or_else(PoisonError::into_inner).contains(&folder) {
-                continue;
-            }
-            match DirBuilder::new().mode(0o700).create(&folder) {
-                Ok(()) => {}
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(map(&e, "make a folder for", name)),
-            }
-            self.sync_dir(&parent).map_err(|e| map(&e, "make durable the folder of", name))?;
-            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            if known.len() >= KNOWN_FOLDERS_MAX {
-                known.clear();
-            }
-            known.insert(folder.clone());
-        }
-        Ok(folder)
-    }
-
     fn sync(&self, file: &File) -> io::Result<()> {
         // ENOSPC and EDQUOT at fsync (delayed allocation) leave a staging file that is thrown away: nothing was claimed.
         file.sync_all().inspect_err(|e| {
@@ -410,7 +393,12 @@ impl Inner {
     }
 
     fn sync_dir(&self, folder: &Path) -> io::Result<()> {
-        sync_folder(folder).inspect_err(|_| self.sync_failed.store(true, Ordering::Release))
+        sync_folder(folder).inspect_err(|e| {
+            // A folder that is not there was empty when it went: the disk lost nothing.
+            if e.kind() != io::ErrorKind::NotFound {
+                self.sync_failed.store(true, Ordering::Release);
+            }
+        })
     }
 
     fn read(name: &str, path: &Path, range: Option<Range<u64>>, bytes_max: u64) -> Result<Bytes, StoreError> {
@@ -577,7 +565,9 @@ impl Store for LocalStore {
             let folder = folder.to_owned();
             self.run(move |inner| {
                 inner.foreign.forget_folders(&below(&folder));
-                let mut names: Vec<String> = inner.children(&folder)?.into_iter().filter(|(_, is)| *is).map(|(name, _)| name).collect();
+                let children = inner.children(&folder)?.into_iter();
+                let holds = |name: &str| inner.holds_something(&format!("{}{name}", below(&folder)));
+                let mut names: Vec<String> = children.filter(|(name, is)| *is && holds(name)).map(|(name, _)| name).collect();
                 names.sort_unstable();
                 Ok(names)
             })

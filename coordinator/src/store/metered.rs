@@ -9,7 +9,7 @@ use exhibit_evidence::{CaseId, Digest};
 use tokio::time::Instant;
 
 use super::attest::Attestable;
-use super::{Answer, Page, Payload, Protection, Store, StoreError, Stored, Trouble};
+use super::{Answer, Kind, Page, Payload, Protection, Refusal, Store, StoreError, Stored, Trouble};
 use crate::metrics::SharedMetrics;
 
 /// A refused write counts for so long when nobody writes any more: then it is for the next one to show.
@@ -22,8 +22,8 @@ pub struct MeteredStore {
     /// What custody asks of the store it asks of its copy as well.
     copy: Option<Arc<dyn Store>>,
     metrics: SharedMetrics,
-    /// The last write that was refused for a reason that lasts, until one succeeds.
-    refused: Mutex<Option<(Instant, String)>>,
+    /// The last write that was refused for a reason that lasts, or found no room, until one succeeds.
+    refused: Mutex<Option<Refusal>>,
 }
 
 impl MeteredStore {
@@ -33,11 +33,16 @@ impl MeteredStore {
         Self { inner, copy, metrics, refused: Mutex::default() }
     }
 
-    fn note_write<T>(&self, answer: &Result<T, StoreError>) {
+    fn note_write<T>(&self, bytes: u64, answer: &Result<T, StoreError>) {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         match answer {
             Ok(_) => *refused = None,
-            Err(e) if e.needs_a_person() => *refused = Some((Instant::now(), e.to_string())),
+            Err(e) if e.kind() == Kind::Full => {
+                // The largest of what found no room: what comes again needs that much.
+                let before = refused.as_ref().and_then(|before| before.full).unwrap_or(0);
+                *refused = Some(Refusal { why: e.to_string(), at: Instant::now(), full: Some(before.max(bytes)) });
+            }
+            Err(e) if e.needs_a_person() => *refused = Some(Refusal { why: e.to_string(), at: Instant::now(), full: None }),
             Err(_) => {}
         }
     }
@@ -84,7 +89,7 @@ impl Store for MeteredStore {
         Box::pin(async move {
             let bytes = content.content_length() as u64;
             let answer = self.counted("put", name, self.inner.put_new(name, content, sha256)).await;
-            self.note_write(&answer);
+            self.note_write(bytes, &answer);
             let stored = answer?;
             self.metrics.store_bytes("out", class(name), bytes);
             Ok(stored)
@@ -93,8 +98,9 @@ impl Store for MeteredStore {
 
     fn put_head<'a>(&'a self, name: &'a str, content: Bytes) -> Answer<'a, ()> {
         Box::pin(async move {
+            let bytes = content.len() as u64;
             let answer = self.counted("replace", name, self.inner.put_head(name, content)).await;
-            self.note_write(&answer);
+            self.note_write(bytes, &answer);
             answer
         })
     }
@@ -138,9 +144,9 @@ impl Store for MeteredStore {
         self.inner.troubles()
     }
 
-    fn refuses_writes(&self) -> Option<String> {
+    fn refuses_writes(&self) -> Option<Refusal> {
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        refused.as_ref().filter(|(at, _)| at.elapsed() < REFUSED_FOR).map(|(_, why)| why.clone())
+        refused.as_ref().filter(|refusal| refusal.at.elapsed() < REFUSED_FOR).cloned()
     }
 
     fn hides(&self, name: &str) -> bool {
@@ -172,8 +178,8 @@ impl Store for MeteredStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::RemoteStore;
     use crate::store::faulty::{Fault, FaultyStore, Op};
-    use crate::store::{Kind, RemoteStore};
 
     #[tokio::test(start_paused = true)]
     async fn a_refused_write_is_known_until_one_succeeds_or_nobody_writes() {
@@ -185,7 +191,7 @@ mod tests {
             let write = async || store.put_head("a/log/checkpoint", Bytes::from_static(b"1")).await;
             assert_eq!(store.refuses_writes(), None);
             write().await.expect_err("refused");
-            assert!(store.refuses_writes().is_some(), "{fault:?}");
+            assert!(store.refuses_writes().is_some_and(|refusal| refusal.full.is_none()), "{fault:?}");
             tokio::time::advance(REFUSED_FOR).await;
             assert_eq!(store.refuses_writes(), None);
             write().await.expect_err("refused");
@@ -193,6 +199,22 @@ mod tests {
             write().await.expect("taken");
             assert_eq!(store.refuses_writes(), None);
         }
+    }
+
+    #[tokio::test]
+    async fn what_found_no_room_is_known_with_its_size_until_a_write_succeeds() {
+        let inner = FaultyStore::new(Arc::new(RemoteStore::memory()));
+        inner.faults.fail(Op::PutHead, "a/log/checkpoint", 0, 2, Fault::Before(Kind::Full));
+        let store = MeteredStore::new(Arc::new(inner), None, SharedMetrics::default());
+        let write = async |content: &'static [u8]| store.put_head("a/log/checkpoint", Bytes::from_static(content)).await;
+        // The larger one needs the room, whichever came last.
+        for content in [&b"12345"[..], &b"1"[..]] {
+            write(content).await.expect_err("full");
+            let refusal = store.refuses_writes().expect("known");
+            assert!(refusal.full == Some(5) && refusal.why.contains("injected fault"), "{refusal:?}");
+        }
+        write(&b"1"[..]).await.expect("taken");
+        assert_eq!(store.refuses_writes(), None);
     }
 
     #[tokio::test]

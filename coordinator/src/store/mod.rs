@@ -32,7 +32,7 @@ use exhibit_evidence::{CaseId, Digest, Timestamp};
 use futures::future::BoxFuture;
 pub use object_store::PutPayload as Payload;
 
-pub(crate) use creation::creates_only;
+pub(crate) use creation::{can_write, creates_only};
 pub use encryption::{Encrypted, Encryption};
 pub use error::{Kind, StoreError};
 pub use late::{Expected, LateStore, Opening, Standing};
@@ -120,8 +120,8 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// are left out by a store that others can write into, and told ([`Store::foreign`]).
     fn list<'a>(&'a self, folder: &'a str, after: Option<&'a str>) -> Answer<'a, Page>;
 
-    /// The names of the folders directly below `folder` (last component only), sorted. A folder that does not exist
-    /// has none. What is no name of ours is left out as in [`Store::list`].
+    /// The names of the folders directly below `folder` (last component only), sorted; of those alone that hold an object. A folder that does
+    /// not exist has none. What is no name of ours is left out as in [`Store::list`].
     fn folders<'a>(&'a self, folder: &'a str) -> Answer<'a, Vec<String>>;
 
     /// Removes an object for good, folders that become empty included. One that is not there is success: the caller's own
@@ -144,8 +144,8 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
         Vec::new()
     }
 
-    /// Why writes are refused, for a reason that a person must see to, as far as somebody kept watch.
-    fn refuses_writes(&self) -> Option<String> {
+    /// Why writes are refused, for a reason that a person must see to or because there is no room, as far as somebody kept watch.
+    fn refuses_writes(&self) -> Option<Refusal> {
         None
     }
 
@@ -181,6 +181,17 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     fn attestable(&self) -> Option<attest::Attestable> {
         None
     }
+}
+
+/// A write that was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What the store said, and what helps.
+    pub why: String,
+    /// When.
+    pub at: tokio::time::Instant,
+    /// Bytes of what found no room; `None` where it was refused for another reason.
+    pub full: Option<u64>,
 }
 
 /// Something about the store that is an incident.

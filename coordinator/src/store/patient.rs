@@ -10,7 +10,7 @@ use exhibit_evidence::{CaseId, Digest};
 
 use super::attest::Attestable;
 use super::patience::{ANSWERS_WITHIN, LISTS_WITHIN, Patience};
-use super::{Answer, Expected, Page, Payload, Protection, Store, Stored, Trouble};
+use super::{Answer, Expected, Page, Payload, Protection, Refusal, Store, Stored, Trouble};
 
 /// The wrapper. Each call is waited for as long as [`ANSWERS_WITHIN`], a listing as long as [`LISTS_WITHIN`]; after one that was not answered
 /// nothing more is asked. Not for evidence: of a large object over a slow line silence cannot be told.
@@ -102,7 +102,7 @@ impl Store for PatientStore {
         self.inner.troubles()
     }
 
-    fn refuses_writes(&self) -> Option<String> {
+    fn refuses_writes(&self) -> Option<Refusal> {
         self.inner.refuses_writes()
     }
 

@@ -5,7 +5,7 @@ mod known;
 mod over;
 mod strangers;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -37,7 +37,7 @@ const TROUBLES_MAX: usize = 100;
 const LIST: &str = "list";
 /// What helps where a listing is refused.
 const MAY_LIST: &str = "check that the credentials may list (s3:ListBucket on the bucket itself; on Google storage.objects.list, on Azure blobs/read): docs/operations/stores.md";
-/// Folders that are told of; of more the daily look at every version tells.
+/// Folders that are told of, for each kind of trouble; of more the daily look at every version tells.
 const TOLD_UNLOCKED_MAX: usize = 4_096;
 /// The kind of a lock that is not as it should be.
 const UNLOCKED: &str = "store-lock";
@@ -54,8 +54,8 @@ pub struct RemoteStore {
     locks: Option<Arc<Locks>>,
     known: Arc<Mutex<Known>>,
     troubles: Arc<Mutex<Vec<Trouble>>>,
-    /// Folders of which it was told that an object could not be locked.
-    told_unlocked: Arc<Mutex<HashSet<String>>>,
+    /// Folders of which it was told that an object could not be locked, and those of which it was told that its lock may not be read.
+    told_unlocked: Arc<Mutex<HashMap<&'static str, HashSet<String>>>>,
     /// What listings leave out.
     foreign: Arc<Foreign>,
 }
@@ -120,9 +120,7 @@ impl RemoteStore {
         if let Some(told) = refusal::of_error(&error, &message) {
             return told;
         }
-        let told = by_type(e, &error, message, (tried, name));
-        // Of a store that is full it says so in some words.
-        if refusal::is_codeless(&error) && told.kind() != Kind::Full { told.wordless() } else { told }
+        refusal::by_code_in(&error, by_type(e, &error, message, (tried, name))).asked(tried)
     }
 
     async fn read(&self, name: &str, range: Option<Range<u64>>, bytes_max: u64) -> Result<Bytes, StoreError> {
@@ -271,16 +269,26 @@ impl RemoteStore {
     }
 
     /// Whether to tell that an object could not be locked. What is told becomes a record, which cannot be locked either: so of each
-    /// part of a log, and of each stream, it is told once in the life of a process, and once that its lock may not be read.
-    fn is_news(&self, kind: &str, name: &str) -> bool {
+    /// part of a log, and of each stream, it is told once in the life of a process. That a lock may not be read is given to whoever tells it
+    /// as often as it happens: the catalog knows whether it was told, and whether it could be read since.
+    fn is_news(&self, kind: &'static str, name: &str) -> bool {
+        if kind == super::attest::UNATTESTED {
+            let (subject, troubles) = (self.subject(name), self.troubles.lock().unwrap_or_else(PoisonError::into_inner));
+            return !troubles.iter().any(|trouble| trouble.kind == kind && trouble.subject == subject);
+        }
         let mut told = self.told_unlocked.lock().unwrap_or_else(PoisonError::into_inner);
-        told.len() < TOLD_UNLOCKED_MAX && told.insert(format!("{kind} {}", kept_with(name)))
+        // Each kind by itself: that locks cannot be read is not to leave unsaid that one is missing.
+        let of_kind = told.entry(kind).or_default();
+        of_kind.len() < TOLD_UNLOCKED_MAX && of_kind.insert(kept_with(name))
+    }
+
+    /// One subject for all objects of a case: where nothing can be locked, each of them says so.
+    fn subject(&self, name: &str) -> String {
+        super::attest::case_of(name).unwrap_or_else(|| self.description.clone())
     }
 
     fn note_trouble(&self, kind: &'static str, name: &str, detail: String) {
-        // One subject for all objects of a case: where nothing can be locked, each of them says so.
-        let subject = super::attest::case_of(name).unwrap_or_else(|| self.description.clone());
-        self.note(Trouble { kind, subject, detail });
+        self.note(Trouble { kind, subject: self.subject(name), detail });
     }
 
     fn note(&self, trouble: Trouble) {
@@ -329,7 +337,8 @@ impl RemoteStore {
         let may = self.locks.as_ref().is_some_and(|locks| is_replaced(name) && locks.bears_no_hold(name));
         let Some(vault) = self.vault.as_ref().filter(|_| may) else { return false };
         let Some(version) = self.look(name, None).await.ok().and_then(|there| there.version) else { return false };
-        let is_held = vault.lock_of(name, &version).await.is_ok_and(|seen| seen.hold);
+        // Whatever cannot be read of its retention.
+        let is_held = vault.read_lock(name, &version, false).await.is_ok_and(|looked| looked.seen.hold);
         if !is_held || vault.hold(name, &version, false).await.is_err() {
             return false;
         }
@@ -356,7 +365,7 @@ impl RemoteStore {
             for version in &left {
                 // Where versions were never kept the one that there is has the id "null".
                 let id = Some(version.version.as_str()).filter(|id| *id != "null");
-                vault.delete(name, id, false).await?;
+                vault.delete(name, id).await?;
             }
             let tried: HashSet<String> = left.into_iter().map(|version| version.version).collect();
             left = vault.versions_of(name).await?;
@@ -684,6 +693,22 @@ impl Store for RemoteStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::attest::UNATTESTED;
+
+    #[test]
+    fn locks_that_cannot_be_read_leave_room_to_tell_of_those_that_are_not_there() {
+        let store = RemoteStore::memory();
+        for n in 0..=TOLD_UNLOCKED_MAX {
+            let name = format!("cases/{n}/x");
+            if store.is_news(UNATTESTED, &name) {
+                store.note_trouble(UNATTESTED, &name, "403".to_owned());
+            }
+        }
+        assert_eq!(store.troubles().len(), 1, "one for each place, until it is given to whoever tells it");
+        assert!(store.is_news(UNATTESTED, "cases/more/x"), "which knows whether it was told");
+        assert!(store.is_news(UNLOCKED, "cases/more/x"));
+        assert!(!store.is_news(UNLOCKED, "cases/more/y"), "once for each folder");
+    }
 
     #[tokio::test]
     async fn that_objects_cannot_be_locked_is_told_once_of_each_part_of_a_log_and_each_stream() {

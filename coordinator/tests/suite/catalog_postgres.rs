@@ -122,6 +122,24 @@ async fn a_server_that_dies_and_comes_back_costs_time_only() {
     catalog.healthy().await.expect("it goes on");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn why_the_server_does_not_answer_is_found_out_in_time() {
+    let dir = tempfile::tempdir().expect("dir");
+    let mut server = Scratch::start(dir.path()).await;
+    let _ = server.database("catalog").await;
+    let settings = Settings::parse(&server.tcp_address("catalog"), dir.path(), false).expect("address").with_password("Very-Secret");
+    let catalog = PostgresCatalog::create(&settings).await.expect("new");
+    // It is there; somebody else has what is to be written.
+    let e = catalog.silence().await;
+    assert!(matches!(&e, CatalogError::Busy(said) if said.contains("takes connections") && said.contains("pg_stat_activity")), "{e}");
+    server.stop();
+    let begun = tokio::time::Instant::now();
+    let e = catalog.silence().await.to_string();
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    let place = format!("exhibit@127.0.0.1:{}/catalog", server.port());
+    assert!(e.contains(&place) && e.contains("Connection refused") && e.contains("pg_isready") && !e.contains("Very-Secret"), "{e}");
+}
+
 #[tokio::test]
 async fn what_cannot_be_used_is_named() {
     let dir = tempfile::tempdir().expect("dir");

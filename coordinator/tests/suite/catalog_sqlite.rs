@@ -104,6 +104,24 @@ async fn a_damaged_row_is_damage_and_not_a_default() {
     assert!(e.contains("labels"), "{e}");
 }
 
+#[tokio::test]
+async fn what_is_wrong_with_it_is_told_with_the_file() {
+    use sqlx::{ConnectOptions as _, Executor as _};
+    let dir = tempfile::tempdir().expect("dir");
+    let path = dir.path().join("catalog.sqlite");
+    let catalog = SqliteCatalog::create(&path).await.expect("new");
+    let mut other = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).connect().await.expect("opens");
+    let file = path.display().to_string();
+    other.execute("BEGIN IMMEDIATE").await.expect("locked");
+    let e = catalog.silence().await;
+    assert!(matches!(&e, CatalogError::Busy(said) if said.contains(&file) && said.contains("locked")), "{e}");
+    other.execute("ROLLBACK").await.expect("let go");
+    catalog.healthy().await.expect("it is free");
+    other.execute("DROP TABLE health").await.expect("dropped");
+    let e = catalog.healthy().await.expect_err("nothing to write").to_string();
+    assert!(e.contains(&file), "{e}");
+}
+
 /// What one acknowledged row costs; printed, and bounded only against something absurd.
 #[tokio::test]
 async fn a_write_takes_milliseconds() {

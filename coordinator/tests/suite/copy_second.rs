@@ -340,6 +340,45 @@ async fn what_lasts_is_told_once_and_a_forked_head_in_the_copy_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_copy_lost_is_put_back_and_told_also_after_a_restart() {
+    let mut c = Copied::every(Duration::from_secs(1)).await;
+    let root = c.dir.path().join("copy");
+    let segment = format!("cases/{}/collections/{}/s1/00000000.tar.zst", c.s.case, c.s.collections[0].0);
+    let lost = [segment, c.logs[1].slot(0)];
+    c.compare_again(2).await;
+    assert_eq!(c.told("copy-", "").await, 0, "what was never there is none of it: {:?}", c.s.world.incidents().await);
+    for name in &lost {
+        std::fs::remove_file(root.join(name)).expect("removed");
+    }
+    soon("it is told", async || c.told("copy-missing: ", "gone from the copy").await > 0).await;
+    soon("both are there again", async || lost.iter().all(|name| root.join(name).exists())).await;
+    c.compare_again(2).await;
+    let told = c.told("copy-", "").await;
+    assert_eq!(told, c.told("copy-missing: ", "the first: it was there").await, "{:?}", c.s.world.incidents().await);
+    c.compare_again(2).await;
+    assert_eq!(c.told("copy-", "").await, told, "once for each comparison that finds some");
+
+    // All of a case, its head too, while nobody looks: what was written long before the last comparison was there.
+    let catalog = Arc::clone(&c.s.world.running().parts.catalog);
+    soon("how far it came is kept", async || catalog.standing("copy").await.expect("read").is_some()).await;
+    drop(catalog);
+    c.s.world.stop().await;
+    let folder = format!("cases/{}", c.s.case);
+    let first = LocalStore::open(&c.s.world.store_dir()).expect("store");
+    for entry in list_all(&first, &folder, 1_000).await.expect("listed") {
+        let file = std::fs::File::open(c.s.world.store_dir().join(&entry.name)).expect("there");
+        file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(1)).expect("written long ago");
+    }
+    drop(first);
+    std::fs::remove_dir_all(root.join(&folder)).expect("removed");
+    c.s.world.restart().await;
+    soon("it is told", async || c.told("copy-missing: ", &format!("'{folder}/")).await > 0).await;
+    c.is_whole_soon().await;
+    assert_eq!(c.told("store-", "").await, 0, "{:?}", c.s.world.incidents().await);
+    c.s.world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_catalog_did_not_take_is_told_by_the_next_look() {
     let faults = faulty::Faults::default();
     let place = Place { catalog_faults: Some(faults.clone()), ..Place::default() };

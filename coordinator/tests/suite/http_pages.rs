@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use exhibit_coordinator::catalog::postgres::Settings;
+use exhibit_coordinator::catalog::postgres::scratch::Scratch;
 use exhibit_coordinator::catalog::{CatalogError, faulty};
 use exhibit_coordinator::http::{ASKED_WITHIN, CONNECTIONS_MAX};
 use exhibit_coordinator::store::Kind;
 use exhibit_coordinator::store::faulty::{Fault, Op};
+use sqlx::{ConnectOptions as _, Executor as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -66,6 +69,84 @@ async fn a_monitor_learns_which_dependency_fails_and_what_was_done() {
     tokio::time::sleep(Duration::from_millis(2_100)).await;
     let (status, text) = page(&world, "/ready").await;
     assert_eq!(status, 200, "{text}");
+    world.stop().await;
+}
+
+/// Checks are done again after this.
+async fn checked_again() {
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_without_room_fails_until_there_is_room_also_when_nobody_writes() {
+    let mut world = World::start().await;
+    world.faults.fail(Op::PutNew, "/log/", 0, 1_000, Fault::Before(Kind::Full));
+    world.faults.fail(Op::PutHead, "probe/", 0, 1_000, Fault::Before(Kind::Full));
+    world.try_open_case(false).await.expect_err("nothing can be recorded");
+    // Then nobody writes: it is tried, and refused.
+    for _ in 0..3 {
+        let (status, text) = page(&world, "/ready").await;
+        assert!(status == 503 && text.contains("{\"name\":\"store\",\"ok\":false,\"problem\":\"writes are refused: "), "{status} {text}");
+        checked_again().await;
+    }
+    world.faults.heal();
+    soon("it is seen that there is room", async || page(&world, "/ready").await.0 == 200).await;
+
+    // Less is free than the operator keeps back, and nobody has tried to write.
+    world.free_bytes_min = 1 << 60;
+    world.restart().await;
+    let (status, text) = page(&world, "/ready").await;
+    assert!(status == 503 && text.contains(" bytes free, 1152921504606846976 are needed (limits.free_bytes_min is "), "{status} {text}");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_is_silent_is_named() {
+    let mut world = World::start().await;
+    world.faults.fail(Op::List, "probe", 0, 1, Fault::DieBefore);
+    let (status, text) = page(&world, "/ready").await;
+    assert!(status == 503 && text.contains("\"problem\":\"local folder ") && text.contains(": no answer within 3 s (see to"), "{text}");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_away_is_one_cause_and_is_told_with_its_place() {
+    let dir = tempfile::tempdir().expect("dir");
+    let mut server = Scratch::start(dir.path()).await;
+    let _ = server.database("catalog").await;
+    let settings = Settings::parse(&server.tcp_address("catalog"), dir.path(), false).expect("address").with_password("Very-Secret");
+    let mut world = World::start_on(Place { database: Some(settings), ..Place::default() }).await;
+    soon("it serves", async || page(&world, "/ready").await.0 == 200).await;
+    server.stop();
+    let mut last = String::new();
+    soon("why is told", async || {
+        last = page(&world, "/ready").await.1;
+        last.contains("Connection refused") && last.contains("{\"name\":\"peers\",\"ok\":false")
+    })
+    .await;
+    let place = format!("the catalog failed: catalog.postgres: cannot use exhibit@127.0.0.1:{}/catalog: ", server.port());
+    assert!(last.contains(&place) && last.contains("pg_isready"), "{last}");
+    for name in ["clock", "peers"] {
+        let unknown = format!("{{\"name\":\"{name}\",\"ok\":false,\"problem\":\"not known: the catalog does not answer\"}}");
+        assert!(last.contains(&unknown), "{last}");
+    }
+    assert!(!last.contains("Very-Secret") && !last.contains("NTP"), "{last}");
+    server.resume().await;
+    soon("it goes on by itself", async || page(&world, "/ready").await.0 == 200).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_catalog_that_somebody_holds_is_busy_and_no_clock_is_wrong() {
+    let mut world = World::start().await;
+    let file = world.dir.path().join("catalog.sqlite");
+    let mut other = sqlx::sqlite::SqliteConnectOptions::new().filename(&file).connect().await.expect("opens");
+    other.execute("BEGIN IMMEDIATE").await.expect("locked");
+    let (status, text) = page(&world, "/ready").await;
+    assert!(status == 503 && text.contains("\"problem\":\"the catalog is busy: ") && text.contains("catalog.sqlite"), "{status} {text}");
+    assert!(text.contains("locked") && text.contains("{\"name\":\"clock\",\"ok\":true}"), "{text}");
+    other.execute("ROLLBACK").await.expect("let go");
+    soon("it goes on", async || page(&world, "/ready").await.0 == 200).await;
     world.stop().await;
 }
 

@@ -3,6 +3,7 @@
 mod support;
 
 mod audit;
+mod case_opening;
 mod catalog_faulty;
 mod catalog_filled;
 mod catalog_postgres;
@@ -26,6 +27,7 @@ mod ledger_put_back;
 mod ledger_revoked;
 mod ledger_squatted;
 mod ledger_tiles;
+mod recovery_refused;
 mod reindex_store;
 mod replica_drain;
 mod replica_log;

@@ -163,12 +163,36 @@ async fn an_end_that_the_store_refuses_is_tried_later_each_time_and_goes_on_by_i
     tokio::time::sleep(Duration::from_secs(6)).await;
     let after = tries(&world, &folder);
     assert!(after - before <= 2, "after 5 s and then after 10, not each second: {before}, {after}");
-    assert_eq!(world.collection(&job.collection).await.state, "ending");
+    soon("it is tried again", async || tries(&world, &folder) > before).await;
+    let row = world.collection(&job.collection).await;
+    assert_eq!(row.state, "ending");
+    assert!(row.reason.contains("cannot be sealed until somebody has seen to a store"), "{}", row.reason);
 
     world.faults.heal();
     soon("it goes on", async || world.collection(&job.collection).await.state == "cancelled").await;
-    let (_, folder) = refused_end(&mut world, &agent).await;
-    soon("it is refused", async || tries(&world, &folder) > 0).await;
+    let row = world.collection(&job.collection).await;
+    assert!(!row.reason.contains("cannot be sealed"), "{}", row.reason);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ends_that_wait_keep_no_place_from_others() {
+    let mut world = World::start().await;
+    let credential = world.enroll("web-1").await;
+    let agent = Agent::new(credential, world.port, 1).await;
+    let mut folders = Vec::new();
+    // More than are written at once.
+    for _ in 0..6 {
+        folders.push(refused_end(&mut world, &agent).await.1);
+    }
+    soon("all are tried", async || folders.iter().all(|folder| tries(&world, folder) > 0)).await;
+    let (_, order, envelope) = world.ordered(std::slice::from_ref(&agent.id)).await;
+    let job = Job::new(&order, &envelope, &agent.id, 1);
+    let (collections, reason) = (vec![job.collection.to_string()], "no longer needed".to_owned());
+    let cancel = people::CancelCollectionsRequest { collections, order: String::new(), reason };
+    let begun = tokio::time::Instant::now();
+    world.people.cancel_collections(cancel).await.expect("cancelled");
+    soon("it is closed", async || world.collection(&job.collection).await.state == "cancelled").await;
+    assert!(begun.elapsed() < Duration::from_secs(4), "not behind those that wait 5 s and more: {:?}", begun.elapsed());
     let begun = tokio::time::Instant::now();
     world.stop().await;
     assert!(begun.elapsed() < Duration::from_secs(8), "a stop waits for no end that waits: {:?}", begun.elapsed());

@@ -142,6 +142,34 @@ async fn an_earlier_try_counts_and_is_synced_again() {
     assert_eq!(put(&store, "a/object", b"content").await, Ok(true));
 }
 
+#[tokio::test]
+async fn a_folder_without_an_object_is_none() {
+    let dir = tempfile::tempdir().expect("dir");
+    let store = LocalStore::create(dir.path()).expect("new store");
+    std::fs::create_dir_all(dir.path().join("cases/empty/log/seq")).expect("folders");
+    put(&store, "cases/full/log/seq/0", b"x").await.expect("written");
+    assert_eq!(store.folders("cases").await.expect("listed"), ["full"]);
+    assert_eq!(store.folders("").await.expect("listed"), ["cases"]);
+    std::fs::write(dir.path().join("cases/empty/log/seq/0"), b"x").expect("written");
+    assert_eq!(store.folders("cases").await.expect("listed"), ["empty", "full"]);
+}
+
+/// Whoever finds a folder empty takes it away, and whoever writes into it at that moment makes it again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_into_a_folder_that_goes_is_done() {
+    let dir = tempfile::tempdir().expect("dir");
+    let store = LocalStore::create(dir.path()).expect("new store");
+    for _ in 0..100 {
+        put(&store, "a/b/c/first", b"x").await.expect("written");
+        let (destroyed, written) = tokio::join!(store.destroy("a/b/c/first"), put(&store, "a/b/c/second", b"y"));
+        destroyed.expect("destroyed");
+        assert_eq!(written, Ok(false));
+        assert_eq!(store.get("a/b/c/second", 10).await.expect("there"), bytes::Bytes::from_static(b"y"));
+        store.destroy("a/b/c/second").await.expect("destroyed");
+    }
+    put(&store, "b", b"x").await.expect("no disk failed");
+}
+
 /// Unmounted also when an assertion fails.
 struct Mounted<'a>(&'a Path);
 
@@ -168,6 +196,8 @@ async fn a_full_disk_says_so_and_keeps_what_is_there() {
     let e = store.put_new("a/big", Payload::from(big.clone()), Digest::of(&big)).await.expect_err("no room");
     assert_eq!(e.kind(), Kind::Full, "{e}");
     assert_eq!(store.get("a/big", 1 << 21).await.expect_err("not there").kind(), Kind::NotFound);
+    let refused = store.put_new("cases/x/log/seq/0", Payload::from(big.clone()), Digest::of(&big)).await.expect_err("no room");
+    assert!(refused.kind() == Kind::Full && !dir.path().join("cases").exists(), "nothing was made for it: {refused}");
     assert_eq!(put(&store, "a/other", b"y").await, Ok(false), "the failed write gave its room back");
 }
 

@@ -273,17 +273,60 @@ async fn what_a_store_refuses_is_one_incident_however_often_the_coordinator_star
 async fn a_lock_that_may_not_be_read_is_one_incident_however_often_the_coordinator_starts() {
     let server = moto::start_with_lock();
     let (mut world, _, segment, _) = collected(&server).await;
-    world.stop().await;
-    server.refuse(&segment);
-    let asked = || server.asked().iter().filter(|asked| asked.starts_with("HEAD") && asked.contains(&segment)).count();
-    for start in 0..2 {
-        let before = asked();
+    for (is_refused, times) in [(true, 1), (true, 1), (false, 1), (true, 2)] {
+        await_pass(&world).await;
+        world.stop().await;
+        server.refuse(if is_refused { &segment } else { "" });
         world.restart().await;
-        soon("it is told", async || asked() > before && !told(&world, "store-unattested").await.is_empty()).await;
-        // The passes of this start come to their end.
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        soon("a pass comes to its end", async || is_passed(&world).await).await;
         let incidents = told(&world, "store-unattested").await;
-        assert!(incidents.len() == 1 && incidents[0].contains(&segment), "start {start}: {incidents:?}");
+        assert!(incidents.len() == times && incidents.iter().all(|i| i.contains(&segment)), "{is_refused}: {incidents:?}");
+    }
+    world.stop().await;
+}
+
+/// Something that no pass sees, which the next one over everything therefore forgets at its end.
+const NOWHERE: &str = "store-held cases/nowhere";
+
+async fn lasting(world: &World) -> serde_json::Map<String, serde_json::Value> {
+    let text = world.running().parts.catalog.standing("held").await.expect("read").unwrap_or_else(|| "{}".to_owned());
+    serde_json::from_str(&text).expect("an object")
+}
+
+/// From now on it shows when a pass over everything came to its end.
+async fn await_pass(world: &World) {
+    let mut lasting = lasting(world).await;
+    lasting.insert(NOWHERE.to_owned(), serde_json::json!([Digest::of(b"nowhere").to_string()]));
+    let text = serde_json::Value::Object(lasting).to_string();
+    world.running().parts.catalog.set_standing("held", text).await.expect("kept");
+}
+
+async fn is_passed(world: &World) -> bool {
+    !lasting(world).await.contains_key(NOWHERE)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_store_refuses_after_a_page_went_through_is_a_new_refusal() {
+    let server = moto::start_with_lock();
+    let mut world = World::start_on(Place { remote: Some(locked(&server)), ..Place::default() }).await;
+    world.stop().await;
+    // So many names that a pass needs a second page; what begins so is none of its business.
+    for n in 0..1_000 {
+        assert_eq!(server.send("PUT", &format!("/evidence/d1/probe/x{n:04}"), "", "x").0, 200);
+    }
+    let refusals = async |world: &World| {
+        let text = world.running().parts.catalog.standing("refused").await.expect("read").unwrap_or_else(|| "{}".to_owned());
+        let kept: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).expect("an object");
+        kept.values().filter_map(|reasons| reasons.as_array().map(Vec::len)).sum::<usize>()
+    };
+    for (refused, times) in [("object-lock", 1), ("key-marker", 2), ("object-lock", 3)] {
+        server.refuse(refused);
+        world.restart().await;
+        soon("it is told", async || told(&world, "store-unattested").await.len() == times).await;
+        soon("it is kept", async || refusals(&world).await >= 1).await;
+        if refused == "key-marker" {
+            assert_eq!(refusals(&world).await, 1, "the first page went through: what was refused before is over");
+        }
         world.stop().await;
     }
 }

@@ -10,6 +10,7 @@ use exhibit_coordinator::config::{Config, Paths};
 use exhibit_coordinator::reverify::{self, Depth, RESULTS, Report, Schedule};
 use exhibit_coordinator::serve::Upkeep;
 use exhibit_coordinator::store::LocalStore;
+use exhibit_evidence::id::CaseId;
 
 use crate::custody_access::collected;
 use crate::support::world::{self, Place, World};
@@ -35,6 +36,7 @@ async fn what_changed_in_the_store_is_found_and_an_interrupted_run_goes_on() {
         assert!(report.sound && report.cases.len() == 2 && report.resumed == 0, "{report:#?}");
         assert_eq!(report.cases.iter().map(|c| c.segments).sum::<u64>(), 3, "{report:#?}");
         assert!(report.notes.len() == 1 && report.text().contains("The catalog was not asked"), "it is in use: {}", report.text());
+        assert!(report.text().contains("did no harm") && !report.text().contains("corrupt"), "{}", report.text());
     }
     // A run that died before its last line, or in the middle of one.
     let kept = world.dir.path().join(RESULTS);
@@ -65,14 +67,14 @@ async fn what_changed_in_the_store_is_found_and_an_interrupted_run_goes_on() {
     // What is wrong with one case does not keep the others from being read.
     let record = store_dir.join(format!("cases/{}/log/seq/0000000000.dsse.json", case.case_id));
     std::fs::remove_file(&record).and_then(|()| std::fs::write(&record, vec![b' '; 70_000])).expect("inflated");
-    std::fs::create_dir(store_dir.join("cases/0")).expect("no case");
+    std::fs::create_dir(store_dir.join("cases/0")).and_then(|()| std::fs::write(store_dir.join("cases/0/x"), b"x")).expect("no case");
     for depth in [EVERY_SEGMENT, Depth::All] {
         let report = verify(depth).await;
         let sound: Vec<(&str, bool)> = report.cases.iter().map(|c| (c.case.as_str(), c.sound)).collect();
         assert_eq!(sound, [("0", false), (&*case.case_id, false), (&*other.case_id, true)], "{report:#?}");
         assert!(report.text().contains("'cases/0' is not a case"), "{}", report.text());
     }
-    std::fs::remove_dir(store_dir.join("cases/0")).expect("removed");
+    std::fs::remove_dir_all(store_dir.join("cases/0")).expect("removed");
 
     // A case that is gone as a whole: earlier runs know it, and so does the catalog once the coordinator has let go of it.
     std::fs::remove_dir_all(store_dir.join("cases").join(&other.case_id)).expect("gone");
@@ -89,6 +91,50 @@ async fn what_changed_in_the_store_is_found_and_an_interrupted_run_goes_on() {
     assert!(report.notes.is_empty() && report.cases.len() == 2, "{report:#?}");
     assert_eq!("0.5%".parse(), Ok(Depth::Sample(5_000)));
     assert!(["", "0%", "101%", "1", "x%"].iter().all(|bad| bad.parse::<Depth>().is_err()));
+}
+
+/// A run over the store of a world whose coordinator was stopped.
+pub(crate) async fn verified(world: &World) -> Report {
+    let paths = Paths { deployment: PathBuf::from("deployment"), ..Paths::default() };
+    let config = Config { paths, folder: world.dir.path().to_owned(), ..Config::default() };
+    let store = Arc::new(LocalStore::open(&world.store_dir()).expect("store"));
+    reverify::run(&config, store, Depth::All, None, world::now).await.expect("runs")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_without_an_object_is_no_case_whatever_an_earlier_version_took_it_for() {
+    let mut world = World::start().await;
+    world.open_case().await;
+    world.stop().await;
+    // What a disk that was full once left, and what was written of it.
+    let ghost = CaseId::new(1, [7; 10]).to_string();
+    std::fs::create_dir_all(world.store_dir().join(format!("cases/{ghost}/log/seq"))).expect("folders");
+    let line = |gone: bool, findings: &[&str]| {
+        let at = world::now();
+        serde_json::json!({ "case": ghost, "at": at, "sound": false, "segments": 0, "bytes": 0, "findings": findings, "gone": gone })
+    };
+    let neither =
+        ["log.checkpoint-missing log/checkpoint: there is no log/checkpoint", "case.not-opened log: no valid case-opened record was found"];
+    let gone = ["nothing of it is in the store, and an earlier run saw it: a whole case is never destroyed; find out who deleted it"];
+    let (begun, done) = (serde_json::json!({ "run": world::now(), "depth": "All" }), serde_json::json!({ "done": true }));
+    let kept = [&begun, &line(false, &neither), &done, &begun, &line(true, &gone), &done].map(ToString::to_string).join("\n");
+    std::fs::write(world.dir.path().join(RESULTS), kept).expect("written");
+    for _ in 0..2 {
+        let report = verified(&world).await;
+        assert!(report.sound && report.cases.len() == 1 && !report.text().contains(&ghost), "{}", report.text());
+    }
+    // That the catalog had it once is no mistake of ours.
+    let had = ["nothing of it is in the store, and the catalog has it: a whole case is never destroyed"];
+    std::fs::write(world.dir.path().join(RESULTS), format!("{begun}\n{}\n{done}\n", line(true, &had))).expect("written");
+    let report = verified(&world).await;
+    assert!(!report.sound && report.text().contains(&ghost), "{}", report.text());
+
+    // A copy has no catalog, and needs none.
+    std::fs::remove_file(world.dir.path().join(RESULTS)).expect("removed");
+    std::fs::rename(world.dir.path().join("catalog.sqlite"), world.dir.path().join("elsewhere")).expect("moved");
+    let report = verified(&world).await;
+    assert!(report.sound && report.text().contains("there is none of a copy"), "{}", report.text());
+    assert!(!report.text().contains("reindex"), "{}", report.text());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -26,6 +26,8 @@ pub struct ImageSource<S> {
     buffer: Vec<u8>,
     /// Why nothing more can be read.
     gone: Option<String>,
+    /// It ended before the size that it had when it was opened.
+    ended_at: Option<u64>,
     /// What may write to it is known, and said.
     in_use: bool,
     facts: BTreeMap<String, String>,
@@ -91,7 +93,17 @@ impl<S: Source + Send + 'static> ImageSource<S> {
     pub fn new(source: S, limit: Duration) -> io::Result<Self> {
         let held = Held { source, _counted: Counted::new()? };
         let asked = Kept::new(held, limit).map_err(|_| io::Error::other("the host gives no thread to read it on"))?;
-        Ok(Self { asked, limit, size: 0, place: None, buffer: Vec::new(), gone: None, in_use: false, facts: BTreeMap::new() })
+        Ok(Self {
+            asked,
+            limit,
+            size: 0,
+            place: None,
+            buffer: Vec::new(),
+            gone: None,
+            ended_at: None,
+            in_use: false,
+            facts: BTreeMap::new(),
+        })
     }
 
     /// Asks the file something, unless it did not answer before.
@@ -125,6 +137,9 @@ impl<S: Source + Send + 'static> Source for ImageSource<S> {
             to.copy_from_slice(from);
         }
         self.buffer = own;
+        if count == 0 && result.is_ok() && !buf.is_empty() {
+            self.ended_at = Some(offset);
+        }
         result
     }
 
@@ -143,7 +158,10 @@ impl<S: Source + Send + 'static> Source for ImageSource<S> {
         {
             self.facts.insert("consistency".to_owned(), format!("inconsistent: {why}"));
         }
-        verdict
+        // Of an image that was cut the rest is missing: as of a device, that is a part.
+        let Some(at) = self.ended_at else { return verdict };
+        let why = verdict.map_or_else(String::new, |(_, why)| format!("; {why}"));
+        Some((Status::Partial, format!("it was cut while it was read and has no bytes from {at} on{why}")))
     }
 
     fn facts_after(&mut self) -> BTreeMap<String, String> {

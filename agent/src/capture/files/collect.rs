@@ -28,7 +28,12 @@ pub fn collect(plan: &Plan, out: &mut dyn Output) -> Result<(), Stop> {
     let tallies = vec![RuleTally::default(); plan.rules.len()];
     let mut collector =
         Collector { plan, compiled: &compiled, out, tallies, links, hits: 0, found: 0, bytes: 0, now_s: began_s, buffer: Vec::new() };
-    let tally = walk.run(&mut collector)?;
+    let (tally, ended) = walk.run_so_far(&mut collector);
+    if ended.is_err() {
+        // Nothing more is looked at; what was done until then is in memory.
+        let put = put_report(plan, &compiled, &collector.tallies, &tally, without_openat2.as_deref(), started, collector.out);
+        return ended.and(put);
+    }
     collector.put_links()?;
     collector.put_loops()?;
     if let Some(path) = &tally.ended_at {

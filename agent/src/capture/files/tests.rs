@@ -427,6 +427,18 @@ fn a_stop_ends_the_capture_at_once() {
     assert_eq!(out.puts.len(), 1);
 }
 
+/// What was done until then is in `rules.jsonl`, with the place where it ended.
+#[test]
+fn a_stop_leaves_the_list_of_rules() {
+    let tree = Tree::new(&[("1", b""), ("2", b""), ("3", b"")]);
+    let params = crate::capture::Params::new("files", [("paths".to_owned(), tree.path("*"))].into());
+    let mut out = Memory { ends_after: Some(1), ..Memory::default() };
+    assert_eq!(Files.run(&params, &mut out), Err(Stop::Deadline));
+    let rows = out.rows("rules");
+    assert!(rows.iter().any(|r| r["items"] == 1), "{rows:#?}");
+    assert!(rows.iter().any(|r| r["ended_at"].as_str().is_some_and(|at| at.starts_with(tree.path("").trim_end_matches('/')))), "{rows:#?}");
+}
+
 #[test]
 fn the_list_of_triage_is_sound() {
     let default = default_paths();

@@ -57,13 +57,7 @@ pub fn put(out: &mut dyn Output, stem: &str, shown: &Shown<'_>, started: Moment)
     table.fact("source", shown.source);
     table.fact("source_changes", shown.source_changes.to_string());
     table.fact("retried_reads", shown.diary.retried.to_string());
-    let mut failed = Ok(());
-    each_row(shown, |row| {
-        if failed.is_ok() {
-            failed = table.row(out, &row);
-        }
-    });
-    failed?;
+    each_row(shown, |row| table.row_at_hand(out, &row));
     let problem = shown.diary.beyond.as_ref().map(|beyond| {
         let (told, from) = (shown.diary.gaps.len(), beyond.from);
         (Status::Partial, format!("more than {told} gaps: from {from:#x} on why pages are not data is not told any more"))

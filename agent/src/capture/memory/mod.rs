@@ -190,14 +190,18 @@ impl Run<'_> {
             smear = self.first(percent, out)?;
         }
         smear.begin_second();
-        if full {
+        let image = if full {
             let layout = Layout::new(self.exposed.clone());
-            self.image(out, FULL, (&self.iomem.ram, &layout), &mut smear)?;
-        }
+            self.image(out, FULL, (&self.iomem.ram, &layout), &mut smear)
+        } else {
+            Ok(())
+        };
         let window = clock::monotonic().saturating_sub(began);
-        map::put_flags(out, self.flags, &self.iomem.ram, map::FLAGS_AFTER)?;
+        // Told to end, nothing more is read; what was compared until then is there.
+        let flags = image.and_then(|()| map::put_flags(out, self.flags, &self.iomem.ram, map::FLAGS_AFTER));
         let now = out.now();
-        put_json(out, "smear.json", &smear.report(window.as_millis() as u64), now, "compare")?;
+        let put = put_json(out, "smear.json", &smear.report(window.as_millis() as u64), now, "compare");
+        flags.and(put)?;
         self.grown(full, out)
     }
 

@@ -1,5 +1,6 @@
 //! What stands in the way of memory, looked at before anything of it is read.
 
+use rustix::io::Errno;
 use serde::Serialize;
 
 use super::iomem::Iomem;
@@ -7,6 +8,7 @@ use super::physical::{Physical, Refused};
 use super::ranges::{PAGE, Range, total};
 use super::tables::Tables;
 use crate::capture::live::{LARGE_BYTES_MAX, Lossless, SMALL_BYTES_MAX, lines, names, number, open_dir, read, text, words};
+use crate::capture::procfs;
 
 /// The record `preflight.json`.
 #[derive(Debug, Serialize)]
@@ -43,6 +45,9 @@ pub struct Preflight {
     unaccepted_bytes: Option<u64>,
     /// Memory that is elsewhere than in RAM.
     swaps: Vec<String>,
+    /// Why that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    swaps_not_known: Option<String>,
     zswap: Option<Lossless>,
     zram: Vec<String>,
     /// What an examiner should know before anything else.
@@ -75,6 +80,7 @@ impl Preflight {
             }
         }
         let level = |line: &[u8]| line.strip_prefix(b"NUMBER(pgtable_l5_enabled)=").map(|v| v != b"0");
+        let swaps = swaps();
         let mut found = Self {
             release: uname.release().to_string_lossy().into_owned(),
             machine: uname.machine().to_string_lossy().into_owned(),
@@ -92,7 +98,8 @@ impl Preflight {
             zeros_not_judged: tables.as_ref().err().cloned(),
             encrypted_guest: encrypted,
             unaccepted_bytes: read("/proc/meminfo", SMALL_BYTES_MAX).ok().and_then(|r| unaccepted(&r.bytes)),
-            swaps: swaps(),
+            swaps: swaps.clone().unwrap_or_default(),
+            swaps_not_known: swaps.err(),
             zswap: text("/sys/module/zswap/parameters/enabled"),
             zram: zram(),
             warnings: Vec::new(),
@@ -123,8 +130,12 @@ impl Preflight {
         if let Some(bytes) = self.unaccepted_bytes.filter(|bytes| *bytes > 0) {
             warnings.push(format!("{bytes} bytes were not accepted by this guest yet: their zeros stand as data"));
         }
-        if !self.swaps.is_empty() || !self.zram.is_empty() {
-            warnings.push("parts of processes' memory are in swap, not in this image".to_owned());
+        // A device of zram is no swap before it is used as one, and then it is in the table.
+        if !self.swaps.is_empty() {
+            warnings.push("parts of processes' memory may be in swap, which is not in this image".to_owned());
+        }
+        if let Some(why) = &self.swaps_not_known {
+            warnings.push(format!("whether parts of processes' memory are in swap is not known: {why}"));
         }
         let missing = self.system_ram_bytes.saturating_sub(self.exposed_bytes);
         if let Some(source) = self.source.filter(|_| missing > 0) {
@@ -173,9 +184,15 @@ fn unaccepted(meminfo: &[u8]) -> Option<u64> {
     words(value).next().and_then(number::<u64>).map(|kib| kib.saturating_mul(1024))
 }
 
-fn swaps() -> Vec<String> {
-    let table = read("/proc/swaps", SMALL_BYTES_MAX).map(|r| r.bytes).unwrap_or_default();
-    lines(&table).skip(1).map(exhibit_evidence::text::escape_bytes).collect()
+/// The rows of the table of swaps, or why they are not known.
+fn swaps() -> Result<Vec<String>, String> {
+    match (read("/proc/swaps", SMALL_BYTES_MAX), procfs::not_whole()) {
+        (_, Some(why)) => Err(why),
+        (Ok(table), None) => Ok(lines(&table.bytes).skip(1).map(exhibit_evidence::text::escape_bytes).collect()),
+        // A kernel without swap (CONFIG_SWAP) has no such table.
+        (Err(Errno::NOENT), None) => Ok(Vec::new()),
+        (Err(e), None) => Err(format!("/proc/swaps: {e}")),
+    }
 }
 
 fn zram() -> Vec<String> {
@@ -200,6 +217,25 @@ mod tests {
             found.warnings.iter().any(|w| w.contains("no place")) && found.warnings.iter().any(|w| w.contains("65536 bytes")),
             "{found:?}"
         );
+    }
+
+    /// A device of zram is not swap yet: modules make one when they are loaded.
+    #[test]
+    fn only_swap_that_is_in_use_is_called_so() {
+        let nothing: Result<Tables, String> = Err("no place".to_owned());
+        let mut found = Preflight::look(&Iomem::default(), None, &[], Vec::new(), b"", &nothing);
+        let disk = "/dev/sda2 partition 1048572 0 -2".to_owned();
+        for (swaps, not_known, said) in [
+            (Vec::new(), None, None),
+            (vec![disk], None, Some("may be in swap")),
+            (Vec::new(), Some("/proc is no procfs".to_owned()), Some("in swap is not known: /proc is no procfs")),
+        ] {
+            (found.swaps, found.swaps_not_known, found.zram) = (swaps, not_known, vec!["zram0".to_owned()]);
+            found.warn(&Iomem::default());
+            let warned = found.warnings.iter().find(|w| w.contains("swap"));
+            assert_eq!(warned.is_some(), said.is_some(), "{found:?}");
+            assert!(said.is_none_or(|said| warned.is_some_and(|w| w.contains(said))), "{found:?}");
+        }
     }
 
     #[test]

@@ -1,10 +1,14 @@
 //! The `network` capture: sockets with their holders, neighbours, routes, rules, links and addresses of every network
 //! namespace, the kernel's text tables, firewall rules, and the resolver's configuration.
 
+mod bound;
+mod causes;
 mod namespaces;
 mod netlink;
 mod routing;
 mod sockets;
+mod stray;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -17,11 +21,11 @@ use std::os::fd::OwnedFd;
 use rustix::fs::AtFlags;
 use rustix::net::netlink::SOCK_DIAG;
 
-use self::namespaces::{Found, Namespace};
+use self::namespaces::{Descriptor, Found, FoundBy, Namespace};
 use self::netlink::{Failure, Netlink};
-use self::sockets::{ASKS, Ask, Socket};
+use self::tables::Tables;
 use super::live::{LARGE_BYTES_MAX, SMALL_BYTES_MAX, names, put_absent, put_read, read, take, words};
-use super::procfs::{self, open_dir, read_at};
+use super::procfs::{self, open_dir};
 use super::{Capture, Content, Kind, NewItem, Output, Params, Status, Stop, Table, evidence_path};
 
 /// The capture; see the module.
@@ -55,10 +59,10 @@ impl Capture for Network {
         let run_tools = params.flag("tools", true)?;
         let modules_before = modules();
         out.note("holders of sockets");
-        let found = namespaces::find(out)?;
+        let mut found = namespaces::find(out)?;
         found.put_covered(out)?;
         let mut opened: Vec<Opened> = found.namespaces.iter().map(|n| Opened::new(n, sock_diag)).collect();
-        sockets(out, &found, &mut opened)?;
+        sockets(out, &mut found, &mut opened, sock_diag)?;
         routing(out, &found, &mut opened)?;
         for namespace in &found.namespaces {
             texts(out, &found, namespace)?;
@@ -106,83 +110,32 @@ fn enter(namespace: &Namespace) -> Option<&OwnedFd> {
     if namespace.is_own { None } else { namespace.handle.as_ref().ok() }
 }
 
-/// All sockets of all namespaces, and those that wait for peers once more by themselves.
-fn sockets(out: &mut dyn Output, found: &Found, opened: &mut [Opened]) -> Result<(), Stop> {
-    let mut all = Table::new("sockets", out.now(), "netlink:sock_diag");
-    let mut listening = Table::new("listening", out.now(), "netlink:sock_diag");
-    found.view.tell(&mut all);
-    found.view.tell(&mut listening);
-    // First, because of many problems only the first ones are said.
-    let mut problems = found.missing();
-    let mut not_offered: BTreeSet<String> = BTreeSet::new();
+/// The sockets of all namespaces, and of those to which only a socket that is in none of the tables leads.
+fn sockets(out: &mut dyn Output, found: &mut Found, opened: &mut Vec<Opened>, sock_diag: bool) -> Result<(), Stop> {
+    let mut tables = Tables::new(out, found);
+    let taken = take_sockets(out, found, opened, sock_diag, &mut tables);
+    // Told to end, what was dumped until then is there.
+    let put = tables.finish(out, found);
+    taken.and(put)
+}
+
+fn take_sockets(
+    out: &mut dyn Output,
+    found: &mut Found,
+    opened: &mut Vec<Opened>,
+    sock_diag: bool,
+    tables: &mut Tables,
+) -> Result<(), Stop> {
     for (namespace, opened) in found.namespaces.iter().zip(opened.iter_mut()) {
-        for ask in ASKS.iter().filter(|a| a.only_if.is_none_or(|p| is_there(found, p))) {
-            out.note(&format!("sockets: {} of namespace {}", ask.name, namespace.inode));
-            let asked = match &opened.diag {
-                Ok(_) => dump_sockets(out, found, namespace.inode, ask, opened, &mut all, &mut listening)?,
-                Err(reason) => Err(NotDumped::Failed(reason.clone())),
-            };
-            let Err(failure) = asked else { continue };
-            let rows = fallback(namespace, ask);
-            let instead = match (&rows, ask.text) {
-                (Some(_), _) => "taken from the text table instead",
-                (None, "") => "there is no text table of them",
-                (None, _) if namespace.process.is_none() => "no text table of them could be read",
-                (None, _) => "see the raw text tables",
-            };
-            match failure {
-                // What stands in text is taken whole. Where there is no text either, sockets may be there that nothing shows.
-                NotDumped::NotOffered if rows.is_some() => {
-                    not_offered.insert(format!("{}: {instead}", ask.shown()));
-                }
-                NotDumped::NotOffered => problems.push(format!("{}: not offered by this kernel; {instead}", shown(ask, namespace))),
-                NotDumped::Failed(reason) => problems.push(format!("{}: {reason}; {instead}", shown(ask, namespace))),
-            }
-            for row in rows.unwrap_or_default() {
-                put_socket(out, found, namespace.inode, row, &mut all, &mut listening)?;
-            }
-        }
+        tables.take(out, found, namespace, opened)?;
     }
-    if found.holders_cut {
-        problems.push("more holders of sockets than are remembered: some sockets seem to have none".into());
+    stray::find(out, found, &tables.listed)?;
+    let known = opened.len();
+    opened.extend(found.namespaces.iter().skip(known).map(|n| Opened::new(n, sock_diag)));
+    for (namespace, opened) in found.namespaces.iter().zip(opened.iter_mut()).skip(known) {
+        tables.take(out, found, namespace, opened)?;
     }
-    if found.view.unsure.is_some() {
-        problems.push("whether the kernel has sctp sockets is not known: they were not asked for".into());
-    } else if found.refused > 0 {
-        problems.push(format!("{} processes did not let their descriptors be listed: their sockets seem to have no holder", found.refused));
-    }
-    if found.threads_cut > 0 {
-        problems.push(format!("{} processes have more threads, or more with files of their own, than were looked at", found.threads_cut));
-    }
-    let problem = (!problems.is_empty()).then(|| (Status::Partial, bounded(&problems)));
-    if !not_offered.is_empty() {
-        let text = not_offered.into_iter().collect::<Vec<_>>().join("; ");
-        listening.fact("not_offered_by_kernel", text.as_str());
-        all.fact("not_offered_by_kernel", text);
-    }
-    listening.finish(out, problem.clone())?;
-    all.finish(out, problem).map(drop)
-}
-
-/// Whether the kernel has what it shows at this path. What lies over `/proc` does not say so.
-fn is_there(found: &Found, path: &str) -> bool {
-    let Some(below) = path.strip_prefix("/proc/") else { return std::fs::symlink_metadata(path).is_ok() };
-    let look = || procfs::root().and_then(|root| rustix::fs::statat(root, below, AtFlags::SYMLINK_NOFOLLOW));
-    found.view.unsure.is_none() && look().is_ok()
-}
-
-/// Why sockets of one kind could not be dumped.
-enum NotDumped {
-    /// This kernel cannot be asked for them: the module that answers is not loaded.
-    NotOffered,
-    /// It was asked, and the answer is not whole.
-    Failed(String),
-}
-
-fn shown(ask: &Ask, namespace: &Namespace) -> String {
-    let whose =
-        if namespace.is_own { "this host's own network namespace".to_owned() } else { format!("network namespace {}", namespace.inode) };
-    format!("{} of {whose}", ask.shown())
+    Ok(())
 }
 
 /// At most a few KiB of reasons.
@@ -192,64 +145,6 @@ fn bounded(problems: &[String]) -> String {
         Some(more) if more > 0 => format!("{shown}; and {more} more"),
         _ => shown,
     }
-}
-
-fn dump_sockets(
-    out: &mut dyn Output,
-    found: &Found,
-    netns: u64,
-    ask: &Ask,
-    opened: &mut Opened,
-    all: &mut Table,
-    listening: &mut Table,
-) -> Result<Result<(), NotDumped>, Stop> {
-    let failed = |why: String| Err(NotDumped::Failed(why));
-    let Ok(diag) = &mut opened.diag else { return Ok(failed("no socket".into())) };
-    let mut not_understood = 0_u64;
-    let dumped = diag.dump(sockets::BY_FAMILY, &sockets::request(ask), &mut |_, payload| {
-        let Some(socket) = sockets::answer(ask, payload) else {
-            not_understood = not_understood.saturating_add(1);
-            return Ok(());
-        };
-        put_socket(out, found, netns, socket, all, listening)
-    });
-    Ok(match dumped {
-        Ok(_) if not_understood > 0 => failed(format!("{not_understood} answers were not understood")),
-        Ok(d) if d.interrupted => failed("the table changed while it was dumped: rows may be missing or twice".into()),
-        Ok(_) => Ok(()),
-        // No module answers for this kind (sock_diag_rcv_msg, inet_diag_lock_handler).
-        Err(Failure::Kernel(rustix::io::Errno::NOENT)) => Err(NotDumped::NotOffered),
-        Err(Failure::Kernel(e)) => failed(e.to_string()),
-        Err(Failure::Malformed(what)) => failed(what.to_owned()),
-        Err(Failure::Stop(stop)) => return Err(stop),
-    })
-}
-
-fn put_socket(
-    out: &mut dyn Output,
-    found: &Found,
-    netns: u64,
-    mut socket: Socket,
-    all: &mut Table,
-    listening: &mut Table,
-) -> Result<(), Stop> {
-    socket.netns = netns;
-    socket.holders = found.holders(socket.inode);
-    let unconnected = socket.remote.as_ref().is_some_and(|r| r.port == 0);
-    // UDP and raw sockets without a peer take what comes.
-    if socket.state == "listen" || (unconnected && socket.state == "close" && socket.protocol != "tcp") {
-        listening.row(out, &socket)?;
-    }
-    all.row(out, &socket)
-}
-
-fn fallback(namespace: &Namespace, ask: &Ask) -> Option<Vec<Socket>> {
-    if !matches!(ask.name, "tcp" | "udp" | "raw" | "unix") {
-        return None;
-    }
-    let (_, dir) = namespace.process.as_ref()?;
-    let read = read_at(dir, format!("net/{}", ask.text), LARGE_BYTES_MAX).ok()?;
-    Some(text::table(ask, &read.bytes))
 }
 
 fn routing(out: &mut dyn Output, found: &Found, opened: &mut [Opened]) -> Result<(), Stop> {
@@ -417,8 +312,20 @@ struct NamespaceRow<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     thread: Option<u32>,
     bound: Option<&'a str>,
+    /// The process in whose mount namespace that is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bound_in: Option<u32>,
+    found_by: FoundBy,
+    /// Descriptors of processes: of the namespace, or of the sockets through which it was found.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    held_by: Vec<Descriptor>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held_by_left_out: Option<usize>,
     problem: Option<&'a str>,
 }
+
+/// Descriptors in one row.
+const HELD_BY_MAX: usize = 64;
 
 fn namespace_list(out: &mut dyn Output, found: &Found, opened: &[Opened]) -> Result<(), Stop> {
     let mut table = Table::new("namespaces", out.now(), "read:/proc");
@@ -427,12 +334,17 @@ fn namespace_list(out: &mut dyn Output, found: &Found, opened: &[Opened]) -> Res
         let unnumbered = (namespace.inode == 0).then_some("its number could not be told");
         let problem = opened.route.as_ref().err().map(String::as_str).or(unnumbered);
         let process = namespace.process.as_ref().map(|(pid, _)| *pid);
+        let (held_by, left_out) = found.held_by(namespace.inode, HELD_BY_MAX);
         let row = NamespaceRow {
             inode: namespace.inode,
             own: namespace.is_own,
             process,
             thread: namespace.thread,
             bound: namespace.bound.as_deref(),
+            bound_in: namespace.bound_in,
+            found_by: namespace.found_by,
+            held_by,
+            held_by_left_out: (left_out > 0).then_some(left_out),
             problem,
         };
         table.row(out, &row)?;

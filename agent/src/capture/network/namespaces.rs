@@ -1,12 +1,16 @@
 //! The network namespaces of the host and who holds which socket: one walk over `/proc`.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, openat, statx};
 use rustix::io::Errno;
+use serde::Serialize;
 
+use super::bound::MountTables;
+use super::causes::Causes;
 use super::sockets::Holder;
+use super::stray::Strays;
 use super::view::View;
 use crate::capture::live::{Lossless, SMALL_BYTES_MAX, names, numbers, put_absent, refusal};
 use crate::capture::process::bracketed;
@@ -19,6 +23,8 @@ const HOLDERS_MAX: usize = 512 << 10;
 const NAMESPACES_MAX: usize = 4096;
 const PIDS_MAX: usize = 4 << 20;
 const FDS_MAX: usize = 1 << 20;
+/// Descriptors of namespaces that are remembered, and sockets through which one was found.
+const DESCRIPTORS_MAX: usize = 64 << 10;
 /// Processes with something mounted over them that get an item; all are counted.
 const COVERED_MAX: usize = 300;
 /// Where `ip netns` and Docker keep namespaces that no process need live in.
@@ -33,6 +39,30 @@ enum Covered {
     Thread,
 }
 
+/// How a network namespace was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FoundBy {
+    /// A process or thread lives in it.
+    Process,
+    /// Somebody has it open.
+    Descriptor,
+    /// It is mounted somewhere.
+    Mount,
+    /// Somebody holds a socket of it.
+    Socket,
+}
+
+/// A descriptor of a process: of a namespace, or of a socket that belongs to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Descriptor {
+    pub pid: u32,
+    pub fd: u32,
+    /// The thread whose descriptor it is, where that has open files of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thread: Option<u32>,
+}
+
 /// A network namespace.
 #[derive(Debug)]
 pub struct Namespace {
@@ -44,9 +74,12 @@ pub struct Namespace {
     pub process: Option<(u32, OwnedFd)>,
     /// That thread.
     pub thread: Option<u32>,
-    /// Where it is bound, for one without a process.
+    /// Where it is mounted, for one without a process.
     pub bound: Option<String>,
-    /// An open handle for entering it; `None` with the reason when it could not be opened.
+    /// The process in whose mount namespace that is; none for the agent's own.
+    pub bound_in: Option<u32>,
+    pub found_by: FoundBy,
+    /// An open handle for entering it; the reason when it could not be opened.
     pub handle: Result<OwnedFd, String>,
 }
 
@@ -61,8 +94,17 @@ pub struct Found {
     holders: Vec<(u64, u32, u32, Option<u32>)>,
     comms: BTreeMap<u32, Lossless>,
     pub holders_cut: bool,
-    /// Processes whose descriptors could not be listed.
-    pub refused: u64,
+    /// Descriptors of namespaces, and sockets through which one was found, by its inode; sorted.
+    descriptors: Vec<(u64, Descriptor)>,
+    descriptors_cut: bool,
+    /// By process: the thread through which it is read, where the first one has ended.
+    pub through: BTreeMap<u32, u32>,
+    /// Tables of mounts.
+    pub mounts: MountTables,
+    /// Sockets that are in no table of sockets.
+    pub strays: Strays,
+    /// Processes whose descriptors could not be listed, or not be looked at.
+    pub refused: Causes,
     /// Processes of which not every thread with files or a namespace of its own was looked at.
     pub threads_cut: u64,
     /// What could not be seen of all processes together.
@@ -71,7 +113,7 @@ pub struct Found {
     covered: Vec<(u32, Covered)>,
     covered_count: u64,
     /// Processes that did not tell in which namespace they live.
-    unplaced: u64,
+    unplaced: Causes,
 }
 
 impl Found {
@@ -84,17 +126,75 @@ impl Found {
         same.map(|(_, pid, fd, thread)| Holder { pid: *pid, fd: *fd, thread: *thread, comm: comm(pid) }).collect()
     }
 
+    /// The place of a socket's first holder among all holders.
+    #[must_use]
+    pub fn first_holder(&self, inode: u64) -> Option<usize> {
+        let at = self.holders.partition_point(|(i, ..)| *i < inode);
+        self.holders.get(at).is_some_and(|(i, ..)| *i == inode).then_some(at)
+    }
+
+    /// How many holders there are.
+    #[must_use]
+    pub fn holders_count(&self) -> usize {
+        self.holders.len()
+    }
+
+    /// Sockets that are held and not in a table, each with at most so many of its holders. `listed` has true at the place of the first
+    /// holder of a socket that is in one.
+    #[must_use]
+    pub fn unlisted(&self, listed: &[bool], holders_max: usize) -> Vec<(u64, Vec<Descriptor>)> {
+        let mut at = 0_usize;
+        let mut found = Vec::new();
+        for same in self.holders.chunk_by(|a, b| a.0 == b.0) {
+            let is_listed = listed.get(at).copied().unwrap_or(false);
+            at = at.saturating_add(same.len());
+            if let (Some((inode, ..)), false) = (same.first(), is_listed) {
+                let holders = same.iter().take(holders_max).map(|(_, pid, fd, thread)| Descriptor { pid: *pid, fd: *fd, thread: *thread });
+                found.push((*inode, holders.collect()));
+            }
+        }
+        found
+    }
+
+    /// The first descriptors by which a namespace is held, and how many more there are.
+    #[must_use]
+    pub fn held_by(&self, namespace: u64, count_max: usize) -> (Vec<Descriptor>, usize) {
+        let from = self.descriptors.partition_point(|(n, _)| *n < namespace);
+        let all = || self.descriptors.iter().skip(from).take_while(|(n, _)| *n == namespace);
+        (all().take(count_max).map(|(_, d)| *d).collect(), all().count().saturating_sub(count_max))
+    }
+
     /// What may be missing because of processes that were not looked at.
     #[must_use]
     pub fn missing(&self) -> Vec<String> {
-        let (covered, unplaced) = (self.covered_count, self.unplaced);
+        let covered = self.covered_count;
         let covered = (covered > 0).then(|| {
             format!(
                 "{covered} processes were not looked at, or in part, because something is mounted over them or their threads: what they have may be missing"
             )
         });
-        let unplaced = (unplaced > 0).then(|| format!("{unplaced} processes did not tell their network namespace: it may be missing"));
-        self.view.missing().chain(covered).chain(unplaced).collect()
+        let mut all: Vec<String> = self.view.missing().chain(covered).collect();
+        let mut say = |condition: bool, what: String| all.extend(condition.then_some(what));
+        let (unplaced, refused, cut) = (self.unplaced.count(), self.refused.count(), self.threads_cut);
+        let why = self.unplaced.told();
+        say(unplaced > 0, format!("{unplaced} processes did not tell their network namespace, which may be missing ({why})"));
+        // What a forged folder lacks says nothing of a process.
+        let (is_sure, why) = (self.view.unsure.is_none(), self.refused.told());
+        say(
+            is_sure && refused > 0,
+            format!(
+                "the descriptors of {refused} processes could not be looked at ({why}): network namespaces that only they hold may be missing"
+            ),
+        );
+        say(cut > 0, format!("{cut} processes have more threads, or more with files of their own, than were looked at"));
+        say(
+            self.holders_cut,
+            "more holders of sockets than are remembered: some sockets seem to have none, and their namespaces may be missing".into(),
+        );
+        say(self.descriptors_cut, "more descriptors of network namespaces than are remembered: some may be missing".into());
+        all.extend(self.mounts.missing());
+        all.extend(self.strays.missing());
+        all
     }
 
     /// Puts an item for each process that something is mounted over.
@@ -132,7 +232,7 @@ pub fn find(out: &mut dyn Output) -> Result<Found, Stop> {
             // A process that ended meanwhile holds no socket any more.
             Err(Errno::NOENT | Errno::SRCH) => {}
             Err(Errno::XDEV) => found.cover(pid, Covered::Process),
-            Err(_) => found.unplaced = found.unplaced.saturating_add(1),
+            Err(e) => found.unplaced.add(e),
         }
     }
     for folder in NAMED {
@@ -140,6 +240,9 @@ pub fn find(out: &mut dyn Output) -> Result<Found, Stop> {
     }
     found.add_own();
     found.holders.sort_unstable();
+    found.descriptors.sort_unstable();
+    // Something that is mounted in the folder may have been met only now.
+    found.view.again();
     Ok(found)
 }
 
@@ -149,7 +252,17 @@ impl Found {
         if !self.namespaces.iter().any(|n| n.is_own) {
             let handle = Err("the agent lives in it: it is not entered".to_owned());
             let inode = self.own.unwrap_or(0);
-            self.namespaces.insert(0, Namespace { inode, is_own: true, process: None, thread: None, bound: None, handle });
+            let own = Namespace {
+                inode,
+                is_own: true,
+                process: None,
+                thread: None,
+                bound: None,
+                bound_in: None,
+                found_by: FoundBy::Process,
+                handle,
+            };
+            self.namespaces.insert(0, own);
         }
     }
 
@@ -157,7 +270,9 @@ impl Found {
     /// threads that have their own.
     fn process(&mut self, pid: u32, first: OwnedFd) {
         let (through, dir) = threads::living(&first, pid).map_or((None, first), |l| (Some(l.tid), l.dir));
+        self.through.extend(through.map(|tid| (pid, tid)));
         let others = threads::others(&dir, through.unwrap_or(pid));
+        self.mounts_of(pid, &dir);
         let mut is_covered = self.holders_of(pid, None, &dir);
         let mut is_thread_covered = others.covered;
         self.threads_cut = self.threads_cut.saturating_add(u64::from(others.left_out.is_some()));
@@ -170,9 +285,19 @@ impl Found {
             }
         }
         for (tid, namespaces) in others.elsewhere {
-            let Some(inode) = namespaces.get("net").copied() else { continue };
+            let (net, mounts) = (namespaces.get("net").copied(), namespaces.get("mnt").copied());
+            if net.is_none() && mounts.is_none() {
+                continue;
+            }
             match thread_dir(tid) {
-                Ok(thread) => self.namespace(inode, pid, Some(tid), thread),
+                Ok(thread) => {
+                    if mounts.is_some() {
+                        self.mounts_of(pid, &thread);
+                    }
+                    if let Some(inode) = net {
+                        self.namespace(inode, pid, Some(tid), thread);
+                    }
+                }
                 Err(e) => is_thread_covered |= e == Errno::XDEV,
             }
         }
@@ -184,7 +309,7 @@ impl Found {
             }
             Err(Errno::NOENT | Errno::SRCH) => {}
             Err(Errno::XDEV) => is_covered = true,
-            Err(_) => self.unplaced = self.unplaced.saturating_add(1),
+            Err(e) => self.unplaced.add(e),
         }
         if is_covered {
             self.cover(pid, Covered::Process);
@@ -203,14 +328,96 @@ impl Found {
     fn namespace(&mut self, inode: u64, pid: u32, thread: Option<u32>, dir: OwnedFd) {
         // No namespace has the number 0, which stands for the agent's own where that is not known.
         if inode == 0 {
-            self.unplaced = self.unplaced.saturating_add(1);
-        } else if !self.namespaces.iter().any(|n| n.inode == inode) {
-            let handle = match &self.view.unsure {
-                // It may lead to any device or server, and to open one may do something.
-                Some(why) => Err(format!("not entered: {why}")),
-                None => procfs::follow(&dir, "ns/net", OFlags::RDONLY).map_err(|e| refusal(e).1),
-            };
-            self.push(Namespace { inode, is_own: self.own == Some(inode), process: Some((pid, dir)), thread, bound: None, handle });
+            self.unplaced.add(Errno::BADMSG);
+            return;
+        }
+        let is_unsure = self.view.unsure.clone();
+        let open = |dir: &OwnedFd| match &is_unsure {
+            // It may lead to any device or server, and to open one may do something.
+            Some(why) => Err(format!("not entered: {why}")),
+            None => procfs::follow(dir, "ns/net", OFlags::RDONLY).map_err(|e| refusal(e).1),
+        };
+        match self.namespaces.iter_mut().find(|n| n.inode == inode) {
+            // Somebody held it before who does not live in it.
+            Some(known) if known.process.is_none() => {
+                if known.handle.is_err() {
+                    known.handle = open(&dir);
+                }
+                (known.process, known.thread, known.found_by) = (Some((pid, dir)), thread, FoundBy::Process);
+                (known.bound, known.bound_in) = (None, None);
+            }
+            Some(_) => {}
+            None => {
+                let handle = open(&dir);
+                let is_own = self.own == Some(inode);
+                let process = Some((pid, dir));
+                self.push(Namespace { inode, is_own, process, thread, bound: None, bound_in: None, found_by: FoundBy::Process, handle });
+            }
+        }
+    }
+
+    /// One that no process is known to live in; nothing where it is known already.
+    pub fn without_process(&mut self, inode: u64, found_by: FoundBy, bound: Option<(String, u32)>, handle: Result<OwnedFd, String>) {
+        let (bound, bound_in) = bound.unzip();
+        if !self.knows(inode) {
+            let is_own = self.own == Some(inode);
+            self.push(Namespace { inode, is_own, process: None, thread: None, bound, bound_in, found_by, handle });
+        }
+    }
+
+    /// Whether a namespace was found.
+    #[must_use]
+    pub fn knows(&self, inode: u64) -> bool {
+        self.namespaces.iter().any(|n| n.inode == inode)
+    }
+
+    /// Remembers by whom a namespace is held.
+    pub fn hold(&mut self, namespace: u64, by: Descriptor) {
+        if self.descriptors.len() < DESCRIPTORS_MAX {
+            self.descriptors.push((namespace, by));
+        } else {
+            self.descriptors_cut = true;
+        }
+    }
+
+    /// What [`Self::hold`] added since is found only then.
+    pub fn sort_descriptors(&mut self) {
+        self.descriptors.sort_unstable();
+    }
+
+    /// A namespace that somebody has open. The kernel alone writes `net:[...]`: a path has a slash.
+    fn descriptor(&mut self, inode: u64, by: Descriptor, fd_dir: &OwnedFd) {
+        if inode == 0 || self.view.unsure.is_some() {
+            return;
+        }
+        self.hold(inode, by);
+        if self.knows(inode) {
+            return;
+        }
+        let is_it = |leads: Vec<u8>| if bracketed(&leads, b"net") == Some(inode) { Ok(()) } else { Err(Errno::STALE) };
+        // The descriptor may be another one's by now, and to open a device may do something: it is held first, and looked at.
+        let opened = procfs::follow(fd_dir, &by.fd.to_string(), OFlags::PATH).and_then(|held| {
+            procfs::own_link(&format!("fd/{}", held.as_raw_fd())).and_then(is_it)?;
+            procfs::reopen(&held, OFlags::RDONLY)
+        });
+        match opened {
+            // Closed since: who else holds it is met later, or was before.
+            Err(Errno::NOENT | Errno::SRCH | Errno::STALE) => {}
+            opened => self.without_process(inode, FoundBy::Descriptor, None, opened.map_err(|e| format!("not opened: {e}"))),
+        }
+    }
+
+    /// The namespaces that are mounted in the mount namespace of a process or thread.
+    fn mounts_of(&mut self, pid: u32, dir: &OwnedFd) {
+        if self.view.unsure.is_some() {
+            return;
+        }
+        for mount in self.mounts.read(dir) {
+            if !self.knows(mount.namespace) {
+                let handle = self.mounts.open(dir, &mount);
+                let bound = Some((exhibit_evidence::text::escape_bytes(&mount.point), pid));
+                self.without_process(mount.namespace, FoundBy::Mount, bound, handle);
+            }
         }
     }
 
@@ -227,22 +434,42 @@ impl Found {
         let ((fds, _), fd_dir) = match open_dir(dir, "fd").and_then(|d| Ok((numbers(&d, FDS_MAX)?, d))) {
             Ok(listed) => listed,
             Err(Errno::XDEV) => return true,
-            Err(_) => {
-                self.refused = self.refused.saturating_add(1);
+            // It ended meanwhile.
+            Err(Errno::NOENT | Errno::SRCH) => return false,
+            Err(e) => {
+                self.refused.add(e);
                 return false;
             }
         };
         let (mut any, mut is_covered) = (false, false);
+        let mut refused = None;
         for fd in fds {
-            let target = link(&fd_dir, fd.to_string());
-            is_covered |= matches!(target, Err(Errno::XDEV));
-            let Some(inode) = target.ok().and_then(|t| bracketed(&t, b"socket")) else { continue };
+            let target = match link(&fd_dir, fd.to_string()) {
+                Ok(target) => target,
+                Err(Errno::XDEV) => {
+                    is_covered = true;
+                    continue;
+                }
+                // Closed since.
+                Err(Errno::NOENT | Errno::SRCH) => continue,
+                Err(e) => {
+                    refused = Some(e);
+                    continue;
+                }
+            };
+            if let Some(namespace) = bracketed(&target, b"net") {
+                self.descriptor(namespace, Descriptor { pid, fd, thread }, &fd_dir);
+            }
+            let Some(inode) = bracketed(&target, b"socket") else { continue };
             if self.holders.len() >= HOLDERS_MAX {
                 self.holders_cut = true;
-                return is_covered;
+                continue;
             }
             any = true;
             self.holders.push((inode, pid, fd, thread));
+        }
+        if let Some(e) = refused {
+            self.refused.add(e);
         }
         if any && let Ok(comm) = read_at(dir, "comm", SMALL_BYTES_MAX) {
             self.comms.insert(pid, Lossless::from(comm.bytes.strip_suffix(b"\n").unwrap_or(&comm.bytes)));
@@ -260,9 +487,10 @@ impl Found {
             let Ok(stat) = statx(&handle, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS) else { continue };
             // A file left over from an unmounted namespace lies on the tmpfs around it: entering it fails and says so.
             let inode = stat.stx_ino;
-            if !self.namespaces.iter().any(|n| n.inode == inode) {
-                let bound = Some(exhibit_evidence::text::escape_bytes(&path));
-                self.push(Namespace { inode, is_own: self.own == Some(inode), process: None, thread: None, bound, handle: Ok(handle) });
+            if !self.knows(inode) {
+                let (is_own, bound) = (self.own == Some(inode), Some(exhibit_evidence::text::escape_bytes(&path)));
+                let (process, thread, bound_in, found_by) = (None, None, None, FoundBy::Mount);
+                self.push(Namespace { inode, is_own, process, thread, bound, bound_in, found_by, handle: Ok(handle) });
             }
         }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use serde_json::Value;
 
+use super::sockets::ASKS;
 use super::*;
 use crate::capture::process_memory::tests::programs::{Target, compile};
 use crate::capture::testing::{Memory, in_own_mounts, with_mounting, without_mounting};
@@ -386,6 +387,116 @@ fn links_addresses_and_routes_agree_with_ip() {
         // The kernel leaves out a priority of 0.
         assert!(rules.iter().any(|r| r["priority"].as_u64().unwrap_or(0) == theirs["priority"].as_u64().expect("priority")), "{theirs}");
     }
+}
+
+/// Makes a network namespace, does in it what it is told, goes back, and says its port (or 0) and the inode of the namespace. `socket`:
+/// it listens there and keeps nothing else. `descriptor`: it keeps the namespace open. `mount`: it mounts it, in a mount namespace of
+/// its own, and keeps nothing.
+const LEFT: &str = r#"
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+    (void)argc;
+    int back = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC), port = 0;
+    if (back < 0 || unshare(CLONE_NEWNET)) return 1;
+    struct stat st;
+    if (stat("/proc/self/ns/net", &st)) return 2;
+    if (!strcmp(argv[1], "socket")) {
+        int s = socket(AF_INET, SOCK_STREAM, 0);
+        struct sockaddr_in at = { .sin_family = AF_INET };
+        socklen_t size = sizeof at;
+        if (bind(s, (struct sockaddr *)&at, size) || listen(s, 5) || getsockname(s, (struct sockaddr *)&at, &size)) return 3;
+        port = ntohs(at.sin_port);
+    } else if (!strcmp(argv[1], "descriptor")) {
+        if (open("/proc/self/ns/net", O_RDONLY) < 0) return 4;
+    } else {
+        if (unshare(CLONE_NEWNS) || mount("none", "/", 0, MS_REC | MS_PRIVATE, 0)) return 5;
+        if (mount("/proc/self/ns/net", argv[2], 0, MS_BIND, 0)) return 6;
+    }
+    if (setns(back, CLONE_NEWNET)) return 7;
+    close(back);
+    printf("ready\n%d\n%lu\n", port, (unsigned long)st.st_ino); fflush(stdout);
+    for (;;) pause();
+}
+"#;
+
+/// The row of a namespace that nobody lives in, and the port in it, from a program that was told this.
+fn left(arguments: &[&str]) -> (u32, u64, Value, Memory) {
+    let dir = tempfile::tempdir().expect("folder");
+    let mut command = Command::new(compile(dir.path(), "left", LEFT, &[]));
+    command.args(arguments);
+    let mut target = Target::start(command);
+    let port: u64 = target.line().parse().expect("a port");
+    let inode: u64 = target.line().parse().expect("an inode");
+    let out = capture();
+    let rows = out.rows("namespaces");
+    let row = rows.into_iter().find(|n| n["inode"] == inode).expect("its namespace");
+    assert_eq!((&row["own"], &row["process"], &row["problem"]), (&false.into(), &Value::Null, &Value::Null), "{row}");
+    assert!(out.rows("links").iter().any(|l| l["name"] == "lo" && l["netns"] == inode), "its links are there");
+    (target.pid(), port, row, out)
+}
+
+#[test]
+fn a_namespace_that_only_a_socket_leads_to_is_looked_into() {
+    let (pid, port, row, out) = left(&["socket"]);
+    assert_eq!((&row["found_by"], &row["held_by"][0]["pid"]), (&"socket".into(), &pid.into()), "{row}");
+    for table in ["sockets", "listening"] {
+        let rows = out.rows(table);
+        let listener = rows.iter().find(|s| s["netns"] == row["inode"] && s["local"]["port"] == port).expect("the listener");
+        assert_eq!((&listener["protocol"], &listener["state"]), (&"tcp".into(), &"listen".into()));
+        assert_eq!(listener["holders"][0]["pid"], pid);
+    }
+}
+
+#[test]
+fn a_namespace_that_is_only_held_open_is_looked_into() {
+    let (pid, _, row, _) = left(&["descriptor"]);
+    // Another test may look at it at the same time.
+    let holds = |held: &Value| held["pid"] == pid;
+    assert!(row["found_by"] == "descriptor" && row["held_by"].as_array().is_some_and(|by| by.iter().any(holds)), "{row}");
+}
+
+#[test]
+fn a_namespace_that_is_only_mounted_somewhere_is_looked_into() {
+    let place = tempfile::NamedTempFile::with_prefix("a place").expect("file");
+    let path = place.path().to_str().expect("text");
+    let (pid, _, row, _) = left(&["mount", path]);
+    assert_eq!((&row["found_by"], &row["bound"], &row["bound_in"]), (&"mount".into(), &path.into(), &pid.into()), "{row}");
+}
+
+/// What lies over the mount is not opened, and that the namespace was not looked into is told.
+#[expect(clippy::disallowed_methods, reason = "a test waits for another process")]
+#[test]
+fn a_mounted_namespace_that_something_lies_over_is_no_silent_gap() {
+    in_own_mounts("capture::network::tests::a_mounted_namespace_that_something_lies_over_is_no_silent_gap", || {
+        let (place, over) = (tempfile::NamedTempFile::new().expect("file"), tempfile::NamedTempFile::new().expect("file"));
+        let mut child = Running(Command::new("unshare").args(["-n", "sleep", "300"]).spawn().expect("unshare (util-linux)"));
+        let link = format!("/proc/{}/ns/net", child.0.id());
+        let inode = (0..400).find_map(|_| {
+            let leads = std::fs::read_link(&link).ok()?;
+            let inode = crate::capture::process::bracketed(leads.as_os_str().as_encoded_bytes(), b"net")?;
+            std::thread::sleep(Duration::from_millis(5));
+            (inode != own_netns()).then_some(inode)
+        });
+        rustix::mount::mount_bind(link.as_str(), place.path()).expect("mount");
+        rustix::mount::mount_bind(over.path(), place.path()).expect("mount");
+        child.0.kill().expect("killed");
+        child.0.wait().expect("reaped");
+        let out = capture();
+        let rows = out.rows("namespaces");
+        let row = rows.iter().find(|n| n["inode"] == inode.expect("its namespace")).expect("a row");
+        assert!(row["problem"].as_str().is_some_and(|p| p.contains("something else lies there")), "{row}");
+        let table = out.get("sockets.jsonl").expect("a table");
+        assert!(table.status == Status::Partial, "{:?}", table.item.reason);
+    });
 }
 
 struct Running(Child);

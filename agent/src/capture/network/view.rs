@@ -41,6 +41,13 @@ impl View {
         view
     }
 
+    /// Asks once more which folder it was: what is mounted in the agent's own is met on the way.
+    pub fn again(&mut self) {
+        let now: Vec<(&'static str, String)> = procfs::facts();
+        self.facts.retain(|(name, _)| !now.iter().any(|(other, _)| other == name));
+        self.facts.extend(now);
+    }
+
     /// What may be missing in all that follows from the walk.
     pub fn missing(&self) -> impl Iterator<Item = String> {
         let unsure = self.unsure.as_ref().map(|why| {

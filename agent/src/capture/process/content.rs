@@ -125,6 +125,11 @@ pub fn take(out: &mut dyn Output, wanted: Wanted<'_>, budget: &mut Budget) -> Re
             let status = if status == Status::Missing { Status::Vanished } else { status };
             return absent(status, reason, &facts);
         }
+        Err(NotOpened::Own) => {
+            let reason = "not read: something is mounted over the agent's own folder in its procfs, through which it opens what it holds; \
+                          nothing is mounted over this process";
+            return absent(Status::Error, reason.to_owned(), &facts);
+        }
         Err(NotOpened::Kind(kind)) => return absent(Status::Skipped, format!("not a regular file but {kind}"), &facts),
     };
     let size = opened.before.stx_size;
@@ -181,6 +186,8 @@ pub fn put_skipped(out: &mut dyn Output, path: EvidencePath, reason: &str) -> Re
 enum NotOpened {
     Late,
     Kernel(Errno),
+    /// Something is mounted over the agent's own links to what it has open.
+    Own,
     Kind(&'static str),
 }
 
@@ -224,9 +231,10 @@ fn open_regular(dir: &OwnedFd, link: &str) -> Result<Opened, NotOpened> {
         return Err(NotOpened::Kind(kind));
     }
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = match procfs::reopen(&held, flags | OFlags::NOATIME) {
+    let reopen = |flags: OFlags| procfs::reopen(&held, flags).map_err(|e| if e == Errno::XDEV { NotOpened::Own } else { e.into() });
+    let file = match reopen(flags | OFlags::NOATIME) {
         // NOATIME is for owners; without it the access time may change, as with any reader.
-        Err(Errno::PERM) => procfs::reopen(&held, flags)?,
+        Err(NotOpened::Kernel(Errno::PERM)) => reopen(flags)?,
         other => other?,
     };
     let before = stat_fd(&file)?;

@@ -18,7 +18,7 @@ use super::{hidepid, parse};
 use crate::capture::live::{self, Lossless, SMALL_BYTES_MAX, lines, number, open_dir, read_at, words};
 use crate::capture::mounts::Mounts;
 use crate::capture::procfs::{self, Listed};
-use crate::capture::{Output, Status, Stop, Table};
+use crate::capture::{Content, NewItem, Output, Status, Stop, Table};
 
 /// Numbers asked for between two looks at the budget: some 0.5 ms.
 const STEP: u32 = 4096;
@@ -441,6 +441,16 @@ pub fn put(out: &mut dyn Output, scan: &Scan, groups: &Groups) -> Result<(), Sto
     }
     let problem = (!problems.is_empty()).then(|| (Status::Partial, problems.join("; ")));
     table.finish(out, problem).map(drop)
+}
+
+/// Says that hidden processes were not looked for to the end: the capture was told to end.
+///
+/// # Errors
+/// [`Stop`] from the output.
+pub fn put_unfinished(out: &mut dyn Output, stop: &Stop) -> Result<(), Stop> {
+    let reason = format!("hidden processes were not looked for to the end: {stop}");
+    let item = NewItem::record("hidden.jsonl", out.now(), "none").with_status(Status::Skipped, reason);
+    out.put(item, Content::None).map(drop)
 }
 
 /// Nobody is asked by a number of another namespace.

@@ -73,24 +73,40 @@ impl Capture for Process {
             Err(e) => return Err(Stop::Fatal(format!("listing /proc: {e}"))),
         };
         // What everybody is shown, who is hidden is not in; the agent's own view may have more.
+        run.meant = pids.len() as u64;
         let shown = hidden::Host::listed(&hidden::Real)
             .unwrap_or_else(|_| Listed { pids: pids.clone(), instead: Some("something that could not be listed") });
-        for pid in &pids {
-            run.process(out, &mut reader, *pid)?;
-        }
-        if params.flag("hidden", true)? {
-            let groups = hidden::Groups::read(out)?;
-            let mut scan = hidden::scan(&hidden::Real, out, &shown.pids, &groups, hidden::Ranges::of_host(&pids))?;
-            scan.instead = shown.instead.or(scan.instead);
-            hidden::put(out, &scan, &groups)?;
-            for pid in scan.hidden.keys().filter(|pid| pids.binary_search(pid).is_err()) {
-                run.process(out, &mut reader, *pid)?;
-            }
-        }
-        run.again(out, &mut reader)?;
-        run.finish(out)?;
-        forged.map_or(Ok(()), |why| Err(Stop::Nothing(why)))
+        let mut sought = params.flag("hidden", true)?.then_some(shown);
+        let ended = all(&mut run, &mut reader, out, &pids, &mut sought);
+        // What was read until then is in memory, and is put in any case.
+        let hidden = match (&ended, &sought) {
+            (Err(stop), Some(_)) => hidden::put_unfinished(out, stop),
+            _ => Ok(()),
+        };
+        let put = run.finish(out, ended.as_ref().err());
+        ended.and(hidden).and(put)?;
+        forged.or_else(procfs::met).map_or(Ok(()), |why| Err(Stop::Nothing(why)))
     }
+}
+
+/// Reads every process. `sought` is what everybody is shown, if hidden processes are looked for; it is none once they were.
+fn all(run: &mut Run, reader: &mut Reader, out: &mut dyn Output, pids: &[u32], sought: &mut Option<Listed>) -> Result<(), Stop> {
+    for pid in pids {
+        run.process(out, reader, *pid)?;
+    }
+    if let Some(shown) = sought {
+        let groups = hidden::Groups::read(out)?;
+        let mut scan = hidden::scan(&hidden::Real, out, &shown.pids, &groups, hidden::Ranges::of_host(pids))?;
+        scan.instead = shown.instead.or(scan.instead);
+        *sought = None;
+        let others: Vec<u32> = scan.hidden.keys().filter(|pid| pids.binary_search(pid).is_err()).copied().collect();
+        run.meant = run.meant.saturating_add(others.len() as u64);
+        hidden::put(out, &scan, &groups)?;
+        for pid in others {
+            run.process(out, reader, pid)?;
+        }
+    }
+    run.again(out, reader)
 }
 
 /// Why what stands in the folder of processes need not be this host's processes; `None` where it shows the agent.

@@ -42,6 +42,9 @@ pub(super) struct Run {
     pub(super) sockets: Vec<(u64, u32, u32, Option<u32>)>,
     pub(super) sockets_cut: bool,
     pub(super) processes: u64,
+    /// Processes that are to have a row, and those of them that have one.
+    pub(super) meant: u64,
+    rows: u64,
     /// Processes that are tried again after all others.
     aside: Vec<u32>,
     pub(super) redacted: GlobSet,
@@ -82,6 +85,8 @@ impl Run {
             sockets: Vec::new(),
             sockets_cut: false,
             processes: 0,
+            meant: 0,
+            rows: 0,
             aside: Vec::new(),
             redacted: GlobSet::empty(),
             forged: super::forged(),
@@ -131,20 +136,39 @@ impl Run {
     }
 
     /// Puts everything of one process: contents first, because its row names their items, then the raw files, the row.
-    fn taken(&mut self, out: &mut dyn Output, gathered: Gathered, started: Moment) -> Result<(), Stop> {
-        let Gathered { dir, mut row, raw, mut more_fds, exe } = gathered;
-        let pid = row.pid;
+    fn taken(&mut self, out: &mut dyn Output, mut gathered: Gathered, started: Moment) -> Result<(), Stop> {
         self.processes = self.processes.saturating_add(1);
-        self.mountinfo(out, &dir, &row)?;
+        let put = self.contents(out, &mut gathered, started);
+        // Told to end in the middle of it: what the row says was read before.
+        let Gathered { row, more_fds, .. } = gathered;
+        if !more_fds.is_empty() {
+            let now = out.now();
+            let table = self.more_fds.get_or_insert_with(|| Table::new("fds", now, "read:/proc"));
+            for fd in &more_fds {
+                table.row_at_hand(out, &FdRow { pid: row.pid, fd });
+            }
+        }
+        self.row(out, &row).and(put)
+    }
+
+    fn row(&mut self, out: &mut dyn Output, row: &Row) -> Result<(), Stop> {
+        self.rows = self.rows.saturating_add(1);
+        self.table.row(out, row)
+    }
+
+    fn contents(&mut self, out: &mut dyn Output, gathered: &mut Gathered, started: Moment) -> Result<(), Stop> {
+        let Gathered { dir, row, raw, more_fds, exe } = gathered;
+        let pid = row.pid;
+        self.mountinfo(out, dir, row)?;
         if let Some(stat) = exe {
-            self.exe(out, &dir, &mut row, &stat)?;
+            self.exe(out, dir, row, stat)?;
         }
         for fd in row.fds.iter_mut().chain(more_fds.iter_mut()) {
-            self.open_file(out, &dir, pid, fd)?;
+            self.open_file(out, dir, pid, fd)?;
         }
-        self.mapped_files(out, &dir, &mut row)?;
+        self.mapped_files(out, dir, row)?;
         let gone = row.status == "vanished";
-        for (name, mut result) in raw {
+        for (name, mut result) in std::mem::take(raw) {
             if let Ok(read) = &mut result
                 && name == "environ"
             {
@@ -159,14 +183,7 @@ impl Run {
                 .with_status(Status::Vanished, "the process ended while it was being read; its row holds what came before");
             out.put(item, Content::None)?;
         }
-        if !more_fds.is_empty() {
-            let now = out.now();
-            let table = self.more_fds.get_or_insert_with(|| Table::new("fds", now, "read:/proc"));
-            for fd in &more_fds {
-                table.row(out, &FdRow { pid, fd })?;
-            }
-        }
-        self.table.row(out, &row)
+        Ok(())
     }
 
     /// What the host's policy does not give of an environment. The item says so: it is not what the process has.
@@ -205,26 +222,35 @@ impl Run {
     ) -> Result<(), Stop> {
         self.processes = self.processes.saturating_add(1);
         let item = NewItem::new(evidence_path(format!("/proc/{pid}")), Kind::Unknown, started, "read").with_status(status, reason);
-        out.put(item, Content::None)?;
-        self.table.row(out, &Row { pid, status: word, ..Row::default() })
+        let put = out.put(item, Content::None).map(drop);
+        self.row(out, &Row { pid, status: word, ..Row::default() }).and(put)
     }
 
-    pub(super) fn finish(mut self, out: &mut dyn Output) -> Result<(), Stop> {
-        let doubts: Vec<String> = self.forged.iter().chain(&self.hidepid).cloned().collect();
-        self.table.finish(out, (!doubts.is_empty()).then(|| (Status::Partial, doubts.join("; "))))?;
-        if let Some(table) = self.more_fds {
-            table.finish(out, None)?;
+    /// Puts the tables. `ended`: why the capture is not at its end, if it was told to end; then they hold what it had by then.
+    pub(super) fn finish(mut self, out: &mut dyn Output, ended: Option<&Stop>) -> Result<(), Stop> {
+        // What is mounted in the agent's own procfs is met on the way.
+        for (name, value) in procfs::facts() {
+            self.table.fact(name, value);
         }
+        let doubts: Vec<String> = self.forged.iter().chain(&self.hidepid).cloned().chain(procfs::met()).collect();
+        let without = self.meant.saturating_sub(self.rows);
+        let ended = ended.map(|stop| format!("{without} of {} processes were not read: {stop}", self.meant));
+        if ended.is_some() {
+            self.table.fact("not_reached", without.to_string());
+        }
+        let partial = |problems: Vec<String>| (!problems.is_empty()).then(|| (Status::Partial, problems.join("; ")));
+        let table = self.table.finish(out, partial(doubts.iter().chain(&ended).cloned().collect())).map(drop);
+        let fds = self.more_fds.map_or(Ok(0), |fds| fds.finish(out, partial(ended.iter().cloned().collect()))).map(drop);
         self.sockets.sort_unstable();
         let mut owners = Table::new("socket-owners", out.now(), "read:/proc");
         for same in self.sockets.chunk_by(|a, b| a.0 == b.0) {
             let Some((inode, ..)) = same.first() else { continue };
             let holders = same.iter().map(|(_, pid, fd, thread)| Holder { pid: *pid, fd: *fd, thread: *thread }).collect();
-            owners.row(out, &Owners { inode: *inode, holders })?;
+            owners.row_at_hand(out, &Owners { inode: *inode, holders });
         }
         let cut = self.sockets_cut.then(|| format!("more than {SOCKETS_MAX} open sockets: the rest is only in the table"));
-        let problems: Vec<String> = doubts.into_iter().chain(cut).collect();
-        owners.finish(out, (!problems.is_empty()).then(|| (Status::Partial, problems.join("; ")))).map(drop)
+        let owners = owners.finish(out, partial(doubts.into_iter().chain(cut).chain(ended).collect())).map(drop);
+        table.and(fds).and(owners)
     }
 }
 

@@ -170,7 +170,7 @@ fn a_process_that_ends_while_others_are_read_is_said_to_have_vanished() {
     let Answer::Refused(error) = Reader::new(Plan::default(), PATIENCE).read(pid) else { panic!("it is gone") };
     let started = out.now();
     run.refused(&mut out, pid, error, started).expect("recorded");
-    run.finish(&mut out).expect("finished");
+    run.finish(&mut out, None).expect("finished");
     assert_eq!(out.get(&format!("/proc/{pid}")).expect("an item").status, Status::Vanished);
     assert_eq!(row(&out, pid)["status"], "vanished");
 }
@@ -298,6 +298,21 @@ fn cancelling_stops_at_once() {
     let mut out = Memory { cancel_after: Some(20), ..Memory::default() };
     let stopped = Process::default().run(&Params::default(), &mut out);
     assert!(matches!(stopped, Err(Stop::Cancelled(_))) && out.puts.len() == 20);
+}
+
+/// Told to end in the middle, what was read until then is in the tables, and how many were not read is said.
+#[test]
+fn the_tables_are_put_when_the_collection_is_to_end() {
+    let mut out = Memory { ends_after: Some(20), ..Memory::default() };
+    assert_eq!(Process::default().run(&Params::default(), &mut out), Err(Stop::Deadline));
+    let table = out.get("table.jsonl").expect("a table");
+    assert!(!out.rows("table").is_empty() && table.item.facts["not_reached"].parse::<u64>().is_ok_and(|n| n > 0), "{:?}", table.item);
+    for name in ["table.jsonl", "socket-owners.jsonl"] {
+        let put = out.get(name).expect("a table");
+        let reason = put.item.reason.as_deref().unwrap_or_default();
+        assert!(put.status == Status::Partial && reason.contains("were not read: the deadline"), "{name}: {reason}");
+    }
+    assert_eq!(out.get("hidden.jsonl").map(|p| p.status), Some(Status::Skipped));
 }
 
 #[test]

@@ -28,6 +28,10 @@ pub const NOT_SUPPLIED: &str =
 /// Why nothing is there where the process put a guard.
 pub const GUARD: &str = "a guard (MADV_GUARD_INSTALL): the process has no memory there, and is ended when it touches it";
 
+/// Why nothing is read of a device's mapping where there is no page of the process's own.
+pub const NOT_OWN: &str =
+    "no page of the process's own: beneath it lies a device, and reading it could do something or take for ever, so it is not read";
+
 /// Why nothing more can be read of a process.
 pub const GONE: &str = "the process ended or ran another program";
 
@@ -251,11 +255,17 @@ impl Access {
         }
         self.place.store(NOWHERE, Ordering::Relaxed);
         let (page, bytes) = match (region.class, self.pages.as_mut()) {
+            // Of a device nothing is read that is not known to be the process's own.
+            (Class::Device, None) => (Page::Absent, buffer.len()),
             (Class::Kernel, _) | (_, None) => (Page::Present, buffer.len()),
-            (_, Some(pages)) => pages.run(at, buffer.len()).map_err(|e| match e {
-                Errno::SRCH => Failed::gone(),
-                e => Failed::new(e, 1),
-            })?,
+            (class, Some(pages)) => {
+                let length = buffer.len();
+                let run = if class == Class::Device { pages.own_run(at, length) } else { pages.run(at, length) };
+                run.map_err(|e| match e {
+                    Errno::SRCH => Failed::gone(),
+                    e => Failed::new(e, 1),
+                })?
+            }
         };
         let buffer = buffer.get_mut(..bytes).unwrap_or_default();
         self.place.store(at, Ordering::Relaxed);
@@ -269,7 +279,12 @@ impl Access {
                 }
                 Ok(got)
             }
-            (Page::Guard, Class::File) => Err(Failed::said(GUARD, bytes)),
+            (Page::Guard, Class::File | Class::Device) => Err(Failed::said(GUARD, bytes)),
+            (Page::Absent, Class::Device) => {
+                // The table waits for a lock of the whole process.
+                self.place.store(NOWHERE, Ordering::Relaxed);
+                Err(self.not_mapped(region, at).unwrap_or_else(|| Failed::said(NOT_OWN, bytes)))
+            }
             (Page::Absent, Class::File) => self.behind_mapping(region, at, buffer),
             (Page::Absent, _) if region.bits & SUPPLIED != 0 => Err(Failed::said(NOT_SUPPLIED, bytes)),
             (Page::Absent | Page::Guard, _) => self.without_page(region, at, buffer),

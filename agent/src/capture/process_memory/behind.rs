@@ -32,9 +32,46 @@ pub enum Backing {
     /// Only what the process has in memory is taken, for this reason.
     InMemoryOnly(String),
     /// No file but a device.
-    Device(&'static str),
+    Device(Node),
     /// The agent may not look at it: everything is read through the process.
     Unknown(Errno),
+}
+
+/// What is behind the mapping of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Node {
+    /// `/dev/zero`, by its numbers: a private mapping of it is memory without a file, whatever it is called.
+    Zero,
+    /// Another character device.
+    Char,
+    /// A block device: its pages lie in the kernel's cache, like those of a file.
+    Block,
+    /// A file that the kernel makes up.
+    MadeUp,
+    /// Nothing that has a content.
+    Odd,
+}
+
+impl Node {
+    /// Of a file that is a device.
+    fn of(stat: &Statx) -> Self {
+        match (kind_of(stat), stat.stx_rdev_major, stat.stx_rdev_minor) {
+            ("block", ..) => Self::Block,
+            (_, 1, 5) => Self::Zero,
+            _ => Self::Char,
+        }
+    }
+
+    /// In words.
+    #[must_use]
+    pub const fn what(self) -> &'static str {
+        match self {
+            Self::Zero | Self::Char => "a device",
+            Self::Block => "a block device",
+            Self::MadeUp => "a file that the kernel makes up",
+            Self::Odd => "not a regular file",
+        }
+    }
 }
 
 /// How files behind mappings are asked what they are: by a thread that can be left behind.
@@ -89,7 +126,7 @@ impl<'a> Asker<'a> {
     /// What can be said without asking the file.
     fn told(&mut self, region: &Region) -> Option<Backing> {
         if self.devices.pseudo.contains(&region.dev) {
-            return Some(Backing::Device("a file that the kernel makes up"));
+            return Some(Backing::Device(Node::MadeUp));
         }
         let why = if let Some(fs) = self.devices.remote.get(&region.dev) {
             format!("not in memory, and on a remote or user-space file system ({fs}): reading could hang")
@@ -137,7 +174,7 @@ fn look_behind(dir: &OwnedFd, region: &Region, wish: &Wish) -> Backing {
     };
     // The process's own table of mounts may not be readable, and tells of its own view only.
     if is_made_up(dir, region) {
-        return Backing::Device("a file that the kernel makes up");
+        return Backing::Device(Node::MadeUp);
     }
     // Some file systems of layers number their files otherwise here: then it cannot be told that it is the same file.
     if stat.stx_ino != region.ino {
@@ -145,8 +182,8 @@ fn look_behind(dir: &OwnedFd, region: &Region, wish: &Wish) -> Backing {
     }
     match kind_of(&stat) {
         "file" => {}
-        "char" | "block" => return Backing::Device("a device"),
-        _ => return Backing::Device("not a regular file"),
+        "char" | "block" => return Backing::Device(Node::of(&stat)),
+        _ => return Backing::Device(Node::Odd),
     }
     if !wish.files {
         return Backing::InMemoryOnly("not in memory: left out by the order (files=false)".to_owned());

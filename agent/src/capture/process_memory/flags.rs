@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
 
-use super::regions::{Class, DONT_DUMP, PROTECTED, Regions, SUPPLIED};
+use super::regions::{Class, DONT_DUMP, PAGE, PLAIN, PROTECTED, Region, Regions, SUPPLIED};
 use crate::capture::live::{hex, number, split_at_byte, words};
 use crate::capture::procfs::{open_at, read_at};
 
@@ -72,7 +72,12 @@ impl<'a> Entry<'a> {
     fn whole(&mut self, line: &[u8]) {
         if let Some(flags) = line.strip_prefix(b"VmFlags:") {
             let Some(region) = self.at.take().and_then(|n| self.regions.list_mut().get_mut(n)) else { return };
+            region.bits |= PLAIN;
             for flag in words(flags) {
+                // Also a mixture of both: its pages without a number of their own look like the process's.
+                if matches!(flag, b"io" | b"pf" | b"mm") {
+                    region.bits &= !PLAIN;
+                }
                 match flag {
                     b"dd" => region.bits |= DONT_DUMP,
                     // Watched by userfaultfd: for pages that are missing (of a file: also those not mapped), for writes.
@@ -83,6 +88,10 @@ impl<'a> Entry<'a> {
                     _ => {}
                 }
             }
+        } else if let Some(kib) = line.strip_prefix(b"Rss:") {
+            self.counted(kib, |region, pages| region.present_pages = pages);
+        } else if let Some(kib) = line.strip_prefix(b"Swap:") {
+            self.counted(kib, |region, pages| region.swapped_pages = pages);
         } else if let Some((start, end)) = range(line) {
             let list = self.regions.list();
             let rest = list.get(self.next..).unwrap_or_default();
@@ -90,6 +99,14 @@ impl<'a> Entry<'a> {
             self.at = list.get(at).filter(|r| r.start == start && r.end == end).map(|_| at);
             self.next = at;
         }
+    }
+
+    /// Takes over how many KiB of a mapping there are.
+    fn counted(&mut self, kib: &[u8], to: impl FnOnce(&mut Region, u32)) {
+        let Some(region) = self.at.and_then(|n| self.regions.list_mut().get_mut(n)) else { return };
+        // What is not understood is not nothing.
+        let pages = words(kib).next().and_then(number::<u64>).map_or(u64::MAX, |kib| kib.div_ceil(PAGE / 1024));
+        to(region, u32::try_from(pages).unwrap_or(u32::MAX));
     }
 }
 
@@ -135,7 +152,7 @@ mod tests {
             7000-8000 rw-p 0 0:0 0 \n";
         let mut regions = Regions::parse(table);
         let mut entry = Entry::new(&mut regions);
-        for part in b"1000-2000 rw-p 0 0:0 0 \nSize: 4 kB\nVmFlags: rd wr mr \n3000-4000 rw-p 0 0:0 0 \nVmFlags: rd wr dd \n\
+        for part in b"1000-2000 rw-p 0 0:0 0 \nSize: 4 kB\nRss: 8 kB\nSwap: 4 kB\nSwapPss: 0 kB\nVmFlags: rd wr mr \n3000-4000 rw-p 0 0:0 0 \nVmFlags: rd wr dd \n\
             4000-5000 rw-p 0 0:0 0\nVmFlags: dd io\n5000-6000 rw-s 0 0:5 9 /tmp/disguised\nVmFlags: rd io pf\n7000-8000 rw-p 0 0:0 0 \nVmFlags: rd um uw\n"
             .chunks(7)
         {
@@ -144,6 +161,8 @@ mod tests {
         let seen: Vec<(bool, Class)> = regions.list().iter().map(|r| (r.bits & DONT_DUMP != 0, r.class)).collect();
         assert_eq!(seen, [(false, Class::Anonymous), (true, Class::Anonymous), (false, Class::Device), (false, Class::Anonymous)]);
         assert_eq!(regions.list()[3].bits & (SUPPLIED | PROTECTED), SUPPLIED | PROTECTED);
+        assert_eq!([0, 1, 2, 3].map(|n| regions.list()[n].bits & PLAIN != 0), [true, true, false, true]);
+        assert_eq!((regions.list()[0].present_pages, regions.list()[0].swapped_pages), (2, 1));
     }
 
     proptest! {

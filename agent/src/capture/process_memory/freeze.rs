@@ -22,6 +22,28 @@ use crate::clock;
 /// How long a group may take until all its processes stand; one in uninterruptible sleep can delay it for ever.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How a group's standing still ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Thawed {
+    /// How long its processes may have stood because of the agent; none where somebody else had frozen it before.
+    pub stood: Option<Duration>,
+    /// What ended it.
+    pub by: ThawedBy,
+}
+
+/// Who or what ended it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ThawedBy {
+    /// The agent had done with it.
+    Agent,
+    /// Its deadline had passed.
+    Deadline,
+    /// Somebody else, before its deadline: how long it stood is known at most.
+    Other,
+    /// Nobody: it was frozen before, and stays so.
+    Nobody,
+}
+
 /// A frozen group. Dropping it thaws it.
 pub struct Frozen {
     /// As in `/proc/<pid>/cgroup`.
@@ -30,7 +52,9 @@ pub struct Frozen {
     events: Arc<OwnedFd>,
     /// `None` when somebody else had frozen it: then it stays as it was found.
     watchdog: Option<Watchdog>,
-    /// On the clock of [`clock::monotonic`]: from then on the agent itself thaws, should the watchdog be gone.
+    /// When freezing began, on the clock of [`clock::monotonic`].
+    begun: Duration,
+    /// On the same clock: from then on the agent itself thaws, should the watchdog be gone.
     until: Duration,
     /// The agent itself has thawed it at the deadline. Once: whoever freezes it afterwards has a reason.
     thawed: Arc<AtomicBool>,
@@ -56,22 +80,24 @@ impl Frozen {
         let open = |name: &str, flags| openat(&dir, name, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty());
         let freeze = Arc::new(open("cgroup.freeze", OFlags::RDWR).map_err(|e| said("cgroup.freeze", e))?);
         let events = Arc::new(open("cgroup.events", OFlags::RDONLY).map_err(|e| said("cgroup.events", e))?);
-        let until = clock::monotonic().saturating_add(deadline);
+        let begun = clock::monotonic();
+        let until = begun.saturating_add(deadline);
         if is_frozen(&events) {
-            return Ok(Self { path: path.to_owned(), freeze, events, watchdog: None, until, thawed: Arc::default() });
+            return Ok(Self { path: path.to_owned(), freeze, events, watchdog: None, begun, until, thawed: Arc::default() });
         }
         // First the one who thaws, then the frost.
         let ms = i32::try_from(deadline.as_millis()).unwrap_or(i32::MAX);
         let watchdog = watchdog::start(freeze.as_fd(), ms).map_err(|e| format!("the process that would thaw it: {e}"))?;
-        let frozen = Self { path: path.to_owned(), freeze, events, watchdog: Some(watchdog), until, thawed: Arc::default() };
-        pwrite(&*frozen.freeze, b"1", 0).map_err(|e| said("freezing", e))?;
         let begun = clock::monotonic();
+        let frozen = Self { path: path.to_owned(), freeze, events, watchdog: Some(watchdog), begun, until, thawed: Arc::default() };
+        pwrite(&*frozen.freeze, b"1", 0).map_err(|e| said("freezing", e))?;
+        let asked = clock::monotonic();
         // The agent may have been held up in between: a watchdog whose time is up is no watchdog.
-        if begun >= until {
+        if asked >= until {
             return Err("its deadline passed before it was frozen: it was thawed again".to_owned());
         }
         while !is_frozen(&frozen.events) {
-            if clock::monotonic().saturating_sub(begun) > PATIENCE {
+            if clock::monotonic().saturating_sub(asked) > PATIENCE {
                 return Err(format!("it did not stand within {} s and was thawed again", PATIENCE.as_secs()));
             }
             let _ = rustix::thread::nanosleep(&rustix::time::Timespec { tv_sec: 0, tv_nsec: 200_000 });
@@ -101,11 +127,25 @@ impl Frozen {
         })
     }
 
-    /// Lets it run on. Returns whether it still stood.
-    pub fn thaw(mut self) -> bool {
-        let stood = is_frozen(&self.events);
+    /// Whether it was the agent that froze it.
+    #[must_use]
+    pub const fn is_ours(&self) -> bool {
+        self.watchdog.is_some()
+    }
+
+    /// Lets it run on. Says how long it stood, and what ended that.
+    pub fn thaw(mut self) -> Thawed {
+        let (is_ours, stood) = (self.is_ours(), is_frozen(&self.events));
         self.release();
-        stood
+        let now = clock::monotonic();
+        let by = match (is_ours, stood, now >= self.until) {
+            (false, true, _) => ThawedBy::Nobody,
+            (true, true, _) => ThawedBy::Agent,
+            (true, false, true) => ThawedBy::Deadline,
+            (_, false, _) => ThawedBy::Other,
+        };
+        let end = if by == ThawedBy::Deadline { self.until } else { now };
+        Thawed { stood: is_ours.then(|| end.saturating_sub(self.begun)), by }
     }
 
     fn release(&mut self) {
@@ -197,7 +237,7 @@ mod tests {
         let dog = watchdog::start(freeze.as_fd(), 60_000).expect("started");
         let until = clock::monotonic();
         let (path, thawed) = (String::new(), Arc::default());
-        let frozen = Frozen { path, freeze: Arc::clone(&freeze), events, watchdog: Some(dog), until, thawed };
+        let frozen = Frozen { path, freeze: Arc::clone(&freeze), events, watchdog: Some(dog), begun: until, until, thawed };
         let state = || {
             let mut word = [0_u8; 1];
             pread(&*freeze, &mut word, 0).map(|_| word[0]).expect("read")

@@ -37,7 +37,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use self::freeze::Frozen;
+use self::freeze::{Frozen, Thawed, ThawedBy};
 use self::plan::Wish;
 use self::report::Mode;
 use self::select::{Candidate, Wanted};
@@ -100,6 +100,11 @@ impl Capture for ProcessMemory {
             let why = "were not looked at, because something is mounted over them; see the items";
             return Err(Stop::Nothing(format!("{covered} processes that the order means, or may mean, {why}")));
         }
+        if taken.failed > 0 {
+            let failed = taken.failed;
+            let why = "processes that the order names was not taken, for an error; see the items";
+            return Err(Stop::Nothing(format!("the memory of {failed} {why}")));
+        }
         if taken.unseen {
             let why = "processes that the order may mean were not looked at, because /proc does not show them to the agent";
             return Err(Stop::Nothing(format!("{why}; see targets.jsonl")));
@@ -158,6 +163,8 @@ pub struct Taken {
     pub stuck: u64,
     /// Of those that are meant, or may be, those over which something is mounted.
     pub covered: u64,
+    /// Processes that the order names, and not only as all, of which there is no core for an error.
+    pub failed: u64,
     /// More may be meant, which the agent is not shown.
     pub unseen: bool,
 }
@@ -196,27 +203,62 @@ fn take(out: &mut dyn Output, wanted: &Wanted, options: &Options) -> Result<Take
     let unseen = hidepid.is_some() && (wanted.all || wanted.looks());
     let frozen = freeze(wanted, options, &mut table);
     let taken = Taken { unseen, ..Taken::default() };
-    let mut run = Run { wanted, options, frozen, table, taken, kernel_threads: 0, aside: Vec::new(), hidepid };
-    let ended = run.all(out, pids);
-    let Run { frozen, mut table, taken, kernel_threads, hidepid, .. } = run;
-    table.fact("kernel_threads", kernel_threads.to_string());
-    for group in frozen {
-        let path = exhibit_evidence::text::escape_bounded(&group.path, 200);
-        let until = if group.thaw() { "everything was copied" } else { "its deadline" };
-        table.fact("frozen", format!("{path}, until {until}"));
-    }
-    // The list of what was taken is there however that ended. Told to end, it is an item that says so; at the end of the list of
-    // items there is room for it.
-    let cut = match &ended {
-        Err(stop @ Stop::Limit(_)) => Some(format!("processes behind its last row were not looked at: {stop}")),
-        _ => None,
+    let mut run = Run {
+        wanted,
+        options,
+        frozen,
+        table,
+        taken,
+        kernel_threads: 0,
+        aside: Vec::new(),
+        not_reached: Vec::new(),
+        standing: Vec::new(),
+        hidepid,
     };
+    let ended = run.all(out, pids);
+    let Run { frozen, mut table, taken, kernel_threads, mut not_reached, standing, hidepid, .. } = run;
+    not_reached.retain(|pid| wanted.may_mean(*pid));
+    // Before anything else: they stand.
+    let thawed: Vec<(String, Thawed)> = frozen.into_iter().map(|group| (group.path.clone(), group.thaw())).collect();
+    table.fact("kernel_threads", kernel_threads.to_string());
+    if !thawed.is_empty() {
+        let told: Vec<String> = thawed.iter().map(|(path, thawed)| say_thawed(path, thawed, ended.as_ref().err())).collect();
+        table.fact("frozen", told.join("; "));
+    }
+    let mut rows = Ok(());
+    for (n, row) in standing {
+        let stood = thawed.get(n).and_then(|(_, thawed)| thawed.stood).map(micros);
+        let stopped_us = stood.max(row.stopped_us);
+        rows = rows.and(table.row(out, &TargetRow { stopped_us, ..row }));
+    }
+    // The list of what was taken is there however that ended: there is a while for it after the collection was told to end, and room
+    // at the end of the list of items.
+    let cut = ended.as_ref().err().map(|stop| table.cut(&not_reached, stop));
     let unseen = hidepid.filter(|_| taken.unseen).map(|told| format!("processes that the order may mean were not looked at: {told}"));
     let why: Vec<String> = cut.into_iter().chain(unseen).collect();
     let put = table.finish(out, (!why.is_empty()).then(|| (Status::Partial, why.join("; "))));
     ended?;
+    rows?;
     put?;
     Ok(taken)
+}
+
+/// Microseconds, rounded up as those of single stops are.
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos().div_ceil(1_000)).unwrap_or(u64::MAX)
+}
+
+/// What the table says of a frozen group; `stop` is what ended the capture early.
+fn say_thawed(path: &str, thawed: &Thawed, stop: Option<&Stop>) -> String {
+    let path = exhibit_evidence::text::escape_bounded(path, 200);
+    let until = match (thawed.by, stop) {
+        (ThawedBy::Agent, None) => "until everything was copied".to_owned(),
+        (ThawedBy::Agent, Some(stop)) => format!("until the capture was told to end, before everything was copied: {stop}"),
+        (ThawedBy::Deadline, _) => "until its deadline".to_owned(),
+        (ThawedBy::Other, _) => "until somebody else thawed it".to_owned(),
+        (ThawedBy::Nobody, _) => "before the capture, and stays so".to_owned(),
+    };
+    thawed.stood.map_or_else(|| format!("{path}, {until}"), |stood| format!("{path}, {} us, {until}", micros(stood)))
 }
 
 struct Run<'a> {
@@ -228,21 +270,36 @@ struct Run<'a> {
     kernel_threads: u64,
     /// Processes that are tried again after all others.
     aside: Vec<u32>,
+    /// Those that were not looked at when the capture was told to end.
+    not_reached: Vec<u32>,
+    /// Rows of processes of a frozen group, by its place among them: how long they stood is known when it is thawed.
+    standing: Vec<(usize, TargetRow)>,
     /// Which processes the agent is not shown.
     hidepid: Option<String>,
 }
 
 impl Run<'_> {
     fn all(&mut self, out: &mut dyn Output, pids: Vec<u32>) -> Result<(), Stop> {
-        for pid in pids {
-            out.checkpoint()?;
-            self.process(out, pid, false)?;
-        }
+        self.each(out, pids, false)?;
         // Those of whose owner others were late come at the very end.
         for last in [false, true] {
-            for pid in std::mem::take(&mut self.aside) {
-                out.checkpoint()?;
-                self.process(out, pid, last)?;
+            let aside = std::mem::take(&mut self.aside);
+            self.each(out, aside, last)?;
+        }
+        Ok(())
+    }
+
+    /// Takes one after the other; told to end, it remembers those that are left.
+    fn each(&mut self, out: &mut dyn Output, pids: Vec<u32>, last: bool) -> Result<(), Stop> {
+        let mut left = pids.into_iter();
+        while let Some(pid) = left.next() {
+            let told = out.checkpoint();
+            let is_reached = told.is_ok();
+            if let Err(stop) = told.and_then(|()| self.process(out, pid, last)) {
+                self.not_reached.extend((!is_reached).then_some(pid));
+                self.not_reached.extend(left);
+                self.not_reached.append(&mut self.aside);
+                return Err(stop);
             }
         }
         Ok(())
@@ -261,18 +318,22 @@ impl Run<'_> {
             self.taken.meant = self.taken.meant.saturating_add(1);
             self.taken.covered = self.taken.covered.saturating_add(u64::from(is_covered));
         }
+        let has_failed = is_ordered && !is_covered && is_error(&gone_or_denied(error));
+        self.taken.failed = self.taken.failed.saturating_add(u64::from(has_failed));
         let is_gone = matches!(error, Errno::NOENT | Errno::SRCH);
         let unseen = if is_gone { hidepid::unseen(pid, self.hidepid.as_deref()) } else { None };
         let is_there = !is_gone || unseen.is_some();
-        if by.is_some() {
+        let put = if by.is_some() {
             match unseen {
-                Some(why) => put_absent(out, evidence_path(format!("/proc/{pid}/core")), Status::Denied, why, started, METHOD)?,
-                None => absent(out, pid, gone_or_denied(error), started)?,
+                Some(why) => put_absent(out, evidence_path(format!("/proc/{pid}/core")), Status::Denied, why, started, METHOD),
+                None => absent(out, pid, gone_or_denied(error), started),
             }
         } else if self.wanted.looks() {
             let why = "something is mounted over it: whether it is what the order names cannot be told; it may be";
-            put_absent(out, evidence_path(format!("/proc/{pid}/core")), Status::Error, why, started, METHOD)?;
-        }
+            put_absent(out, evidence_path(format!("/proc/{pid}/core")), Status::Error, why, started, METHOD)
+        } else {
+            Ok(())
+        };
         let result = if is_covered {
             "not looked at: something is mounted over it"
         } else if is_there {
@@ -280,7 +341,29 @@ impl Run<'_> {
         } else {
             "not there"
         };
-        self.table.row(out, &TargetRow { pid, name: Lossless::default(), by, result, core: None })
+        let row = TargetRow { pid, name: Lossless::default(), by, result, core: None, stopped_us: None };
+        self.table.row(out, &row).and(put)
+    }
+
+    /// A number that was ordered and is a thread's: no core of its own is made of it, and nobody is told that there is such a process.
+    fn thread(&mut self, out: &mut dyn Output, row: TargetRow, leader: u32, started: Moment) -> Result<(), Stop> {
+        self.taken.meant = self.taken.meant.saturating_add(1);
+        self.taken.failed = self.taken.failed.saturating_add(1);
+        let at = evidence_path(format!("/proc/{}/core", row.pid));
+        let why = format!("a thread of process {leader}, and no process: name pid={leader}");
+        let put = put_absent(out, at, Status::Error, why, started, METHOD);
+        self.table.row(out, &TargetRow { result: NOT_TAKEN, ..row }).and(put)
+    }
+
+    /// Puts the row of a process, or keeps it until its group is thawed.
+    fn row(&mut self, out: &mut dyn Output, group: Option<usize>, row: TargetRow) -> Result<(), Stop> {
+        match group {
+            Some(n) => {
+                self.standing.push((n, row));
+                Ok(())
+            }
+            None => self.table.row(out, &row),
+        }
     }
 
     /// Takes a process if it is meant, and puts its row. One that may not be asked now is put aside, unless this is the last time.
@@ -293,17 +376,18 @@ impl Run<'_> {
         let Some(by) = self.wanted.why(&candidate) else {
             return if self.wanted.is_untold(&candidate) { self.unopened(out, pid, Errno::XDEV, started) } else { Ok(()) };
         };
-        let mut row = TargetRow { pid, name: Lossless(candidate.stat.comm.clone()), by: Some(by), result: "", core: None };
-        if candidate.stat.kernel_thread() {
-            self.kernel_threads = self.kernel_threads.saturating_add(1);
-            row.result = "kernel thread: no memory of its own";
-            return if by == "all" { Ok(()) } else { self.table.row(out, &row) };
+        let name = Lossless(candidate.stat.comm.clone());
+        let mut row = TargetRow { pid, name, by: Some(by), result: "", core: None, stopped_us: None };
+        if by == "pid"
+            && let Some(leader) = select::leader(&dir, pid)
+        {
+            return self.thread(out, row, leader, started);
         }
-        // What thaws file systems and groups is a child of the agent and holds a copy of its keys.
-        let thaws = candidate.stat.ppid == Some(i64::from(std::process::id())) && candidate.stat.comm == b"exhibit-thaw";
-        if pid == std::process::id() || thaws {
-            row.result = "the agent itself: never taken";
-            return self.table.row(out, &row);
+        if let Some(why) = never_taken(&candidate) {
+            row.result = why;
+            let is_kernels = candidate.stat.kernel_thread();
+            self.kernel_threads = self.kernel_threads.saturating_add(u64::from(is_kernels));
+            return if is_kernels && by == "all" { Ok(()) } else { self.table.row(out, &row) };
         }
         let admitted = self.options.left.admits(pid, last);
         if !admitted && !last && self.aside.len() < ASIDE_MAX {
@@ -312,15 +396,15 @@ impl Run<'_> {
         }
         self.taken.meant = self.taken.meant.saturating_add(1);
         out.note(&format!("memory of process {pid}"));
-        let group = self.frozen.iter().find(|f| f.holds(candidate.groups()));
+        let nth = self.frozen.iter().position(|f| f.holds(candidate.groups()));
+        let group = nth.and_then(|n| self.frozen.get(n));
         let asked = self.options.left.asked();
         let done = if admitted { one::one(out, &candidate, dir, self.options, group, &asked) } else { Ok(Err(NotStopped::GivenUp)) };
         let done = match done {
             Ok(done) => done,
             Err(stop) => {
                 row.result = "the capture ended with it: see its item, if it has one";
-                self.table.row(out, &row)?;
-                return Err(stop);
+                return self.row(out, nth, row).and(Err(stop));
             }
         };
         let stuck = matches!(done, Ok(one::Taken { stuck: true, .. }) | Err(NotStopped::Stuck(_)));
@@ -328,8 +412,10 @@ impl Run<'_> {
             asked.leave(pid);
         }
         self.taken.stuck = self.taken.stuck.saturating_add(u64::from(stuck));
+        let mut put = Ok(());
         match done {
-            Ok(one::Taken { status, .. }) => {
+            Ok(one::Taken { status, stopped_us, .. }) => {
+                row.stopped_us = stopped_us;
                 row.result = result(status);
                 if row.result != NOT_TAKEN {
                     self.taken.cores = self.taken.cores.saturating_add(1);
@@ -339,14 +425,28 @@ impl Run<'_> {
             }
             Err(why) => {
                 row.result = NOT_TAKEN;
-                absent(out, pid, why, started)?;
+                let is_covered = why == NotStopped::Error(Errno::XDEV);
+                let has_failed = by != "all" && !is_covered && is_error(&why);
+                self.taken.covered = self.taken.covered.saturating_add(u64::from(is_covered));
+                self.taken.failed = self.taken.failed.saturating_add(u64::from(has_failed));
+                put = absent(out, pid, why, started);
             }
         }
-        self.table.row(out, &row)
+        self.row(out, nth, row).and(put)
     }
 }
 
 const NOT_TAKEN: &str = "not taken: see its item";
+
+/// Why a process is none whose memory is ever taken, as its row says it.
+fn never_taken(candidate: &Candidate) -> Option<&'static str> {
+    if candidate.stat.kernel_thread() {
+        return Some("kernel thread: no memory of its own");
+    }
+    // What thaws file systems and groups is a child of the agent and holds a copy of its keys.
+    let thaws = candidate.stat.ppid == Some(i64::from(std::process::id())) && candidate.stat.comm == b"exhibit-thaw";
+    (candidate.pid == std::process::id() || thaws).then_some("the agent itself: never taken")
+}
 
 /// What `targets.jsonl` says of a core file by the status under which it was put.
 const fn result(status: Status) -> &'static str {
@@ -404,6 +504,15 @@ fn gone_or_denied(e: Errno) -> NotStopped {
         Errno::NOENT | Errno::SRCH => NotStopped::Vanished,
         Errno::ACCESS | Errno::PERM => NotStopped::Denied(e),
         e => NotStopped::Error(e),
+    }
+}
+
+/// Whether the item of a process that was not taken is an error: it did not end, and nobody refused it.
+fn is_error(why: &NotStopped) -> bool {
+    match why {
+        NotStopped::Stuck(_) => true,
+        NotStopped::Error(e) => refusal(*e).0 == Status::Error,
+        NotStopped::Vanished | NotStopped::Traced(..) | NotStopped::Denied(_) | NotStopped::Withheld | NotStopped::GivenUp => false,
     }
 }
 

@@ -38,12 +38,17 @@ const PROCESSES_MAX: usize = 4 << 20;
 /// Open files that are looked through for a userfaultfd.
 const FILES_MAX: usize = 65_536;
 
+/// The fact `stopped_us` of who stands until its memory is copied, or its whole group's is.
+const STILL_STANDS: &str = "it still stood when its item was closed: see stopped_us of its row in targets.jsonl";
+
 /// What came of a process of which there is a core file.
 pub struct Taken {
     /// It did not answer any more in the middle, and a thread waits for it.
     pub stuck: bool,
     /// What became of the item: its content may have been refused (a limit of the order), or not be whole.
     pub status: Status,
+    /// The longest time that a thread stood, microseconds; none while it stands with its group.
+    pub stopped_us: Option<u64>,
 }
 
 /// What is read before it stands.
@@ -111,6 +116,12 @@ pub fn one(
         Err(why) => return Ok(Err(why)),
     };
     asleep::ask(&dir, candidate.pid, &mut stopped, asked);
+    // Released by the agent is not released: they stand until their group is thawed.
+    if group.is_some_and(|group| group.is_ours() && group.stands()()) {
+        for thread in &mut stopped.threads {
+            thread.to_ns = 0;
+        }
+    }
     let sharers = if options.mode == Mode::Atomic { sharers(&dir, candidate.pid, group).unwrap_or_default() } else { Vec::new() };
     let held = group.map(Frozen::stands).or_else(|| stopped.hold.as_ref().map(stop::Hold::stands));
     let is_native = stopped.threads.iter().all(elf::is_native);
@@ -236,6 +247,7 @@ impl One<'_> {
         // However that went: the process runs on before anything else is done.
         let over = stopped.hold.take().and_then(stop::Hold::release);
         let stop = StopFacts::of(self.options.mode, &stopped, over.as_ref());
+        let stopped_us = stop.longest_us;
         let table = Table::new(&format!("{pid}/map"), stopped.begun, "ptrace, read:/proc/<pid>/{maps,pagemap,mem}");
         // Where there is no room for a core, room is kept for the list of what was taken rather than for what would have been in it.
         let refused = result.as_ref().is_ok_and(|status| super::result(*status) == super::NOT_TAKEN);
@@ -244,7 +256,7 @@ impl One<'_> {
         let put = report::table(self.out, table, pid, stop, &stopped, &plan, &core);
         let status = result?;
         put?;
-        Ok(Ok(Taken { stuck: core.is_stuck(), status }))
+        Ok(Ok(Taken { stuck: core.is_stuck(), status, stopped_us }))
     }
 
     /// What this host's policy keeps back: the whole environment, because the names in it are the process's to overwrite.
@@ -268,11 +280,12 @@ impl One<'_> {
 
     /// Looks at the flags of its mappings and plans the file; ends when the collection is to end.
     fn planned(&mut self, stopped: &mut Stopped, devices: Devices, watches: bool) -> Result<Result<Planned, NotDone>, Stop> {
-        let mut pages = std::mem::replace(&mut stopped.looked.pages, Err(Errno::SRCH)).ok();
+        let mut pages = std::mem::replace(&mut stopped.looked.pages, Err(Errno::SRCH));
         let mut regions = std::mem::take(&mut stopped.looked.regions);
         let kept = Arc::new(std::mem::take(&mut stopped.kept));
         let (dir, wish) = (Arc::clone(&self.dir), self.options.wish.clone());
-        let any_size = watches || self.held.is_some();
+        // Without its pages only that says what is empty.
+        let any_size = watches || self.held.is_some() || pages.is_err();
         let maps = stopped.looked.maps.try_clone();
         // Shorter than what the whole may take without a step.
         let asks = Asks { patience: self.options.patience / 2, silent: self.options.silent.clone() };
@@ -283,38 +296,17 @@ impl One<'_> {
             // Before the look at the pages: what is given back behind it is found when it is read.
             let vanished = maps.ok().and_then(|maps| unmapped::vanished(&maps, &regions, &devices.pseudo));
             let (vanished_known, vanished) = (vanished.is_some(), vanished.unwrap_or_default());
-            let known = Known { pages: pages.as_mut(), kept: &kept };
+            let known = Known { pages: pages.as_mut().map_err(|e| *e), flags: flags.is_none(), kept: &kept };
             let plan = plan::plan(&dir, &mut regions, known, &wish, &devices, asks, &mut || pulse.step());
-            Planned { regions, pages, kept, devices, plan: plan.map(|plan| Plan { vanished, vanished_known, flags, ..plan }) }
+            Planned { regions, pages: pages.ok(), kept, devices, plan: plan.map(|plan| Plan { vanished, vanished_known, flags, ..plan }) }
         };
         let Self { out, options, .. } = self;
         patience::watched(options.patience, &mut || out.checkpoint(), work)
     }
 
-    fn put(&mut self, stopped: &Stopped, plan: &Plan, core: &mut CoreFile) -> Result<Status, Stop> {
-        let (candidate, mode) = (self.candidate, self.options.mode);
-        let pid = candidate.pid;
-        let mut item = NewItem::new(evidence_path(format!("/proc/{pid}/core")), Kind::File, stopped.begun, METHOD);
-        let stop = StopFacts::of(mode, stopped, None);
-        let facts: BTreeMap<&str, String> = BTreeMap::from([
-            ("comm", exhibit_evidence::text::escape_bytes(&candidate.stat.comm)),
-            ("start_ticks", candidate.stat.start_ticks.map_or_else(String::new, |t| t.to_string())),
-            ("mode", if mode == Mode::Fast { "fast".to_owned() } else { "atomic".to_owned() }),
-            ("threads", stopped.threads.len().to_string()),
-            ("mappings", core.regions.list().len().to_string()),
-            ("swapped_bytes", plan.swapped_bytes.to_string()),
-            ("left_out_bytes", core.layout.left_out_bytes.to_string()),
-            ("details", core.details().to_owned()),
-        ]);
-        item.facts.extend(facts.into_iter().map(|(k, v)| (k.to_owned(), v)));
-        if let Some(us) = stop.longest_us {
-            item.facts.insert("stopped_us".to_owned(), us.to_string());
-        }
-        if plan.kept_pages > 0 {
-            item.facts.insert("kept_pages".to_owned(), plan.kept_pages.to_string());
-        }
-        let mut why = Vec::new();
-        why.extend(asleep::missing(&stopped.threads));
+    /// What keeps a core from being all of the process at one moment, in words.
+    fn shortcomings(&self, stopped: &Stopped, plan: &Plan, core: &CoreFile) -> Vec<String> {
+        let mut why: Vec<String> = asleep::missing(&stopped.threads).into_iter().collect();
         if !self.sharers.is_empty() {
             let some: Vec<String> = self.sharers.iter().take(8).map(ToString::to_string).collect();
             let (n, some) = (self.sharers.len(), some.join(", "));
@@ -328,7 +320,7 @@ impl One<'_> {
             why.push("mappings are missing: more than 65,536, or the table broke off".to_owned());
         }
         if stopped.looked_late {
-            let held = if mode == Mode::Atomic { ", and it did not stand while its memory was copied" } else { "" };
+            let held = if self.options.mode == Mode::Atomic { ", and it did not stand while its memory was copied" } else { "" };
             why.push(format!(
                 "the mappings are of a moment after the registers: a lock of the process was held, or the host is busy{held}"
             ));
@@ -341,6 +333,43 @@ impl One<'_> {
         if plan.unanswered > 0 {
             why.push(format!("{} mapped files did not answer: what of them is not in memory is not in the core", plan.unanswered));
         }
+        if plan.own_not_known > 0 {
+            let (n, list) = (plan.own_not_known, core.details());
+            why.push(format!(
+                "of {n} private mappings of devices it is not known which pages are the process's own, so nothing of them was read ({list})"
+            ));
+        }
+        why
+    }
+
+    fn put(&mut self, stopped: &Stopped, plan: &Plan, core: &mut CoreFile) -> Result<Status, Stop> {
+        let (candidate, mode) = (self.candidate, self.options.mode);
+        let pid = candidate.pid;
+        let mut item = NewItem::new(evidence_path(format!("/proc/{pid}/core")), Kind::File, stopped.begun, METHOD);
+        let stop = StopFacts::of(mode, stopped, None);
+        let facts: BTreeMap<&str, String> = BTreeMap::from([
+            ("comm", exhibit_evidence::text::escape_bytes(&candidate.stat.comm)),
+            ("start_ticks", candidate.stat.start_ticks.map_or_else(String::new, |t| t.to_string())),
+            ("mode", if mode == Mode::Fast { "fast".to_owned() } else { "atomic".to_owned() }),
+            ("threads", stopped.threads.len().to_string()),
+            ("mappings", core.regions.list().len().to_string()),
+            ("swapped_bytes", if plan.blind.is_some() { "not known".to_owned() } else { plan.swapped_bytes.to_string() }),
+            ("left_out_bytes", core.layout.left_out_bytes.to_string()),
+            ("details", core.details().to_owned()),
+        ]);
+        item.facts.extend(facts.into_iter().map(|(k, v)| (k.to_owned(), v)));
+        // Who still stands when the item is closed: the table of targets says it when that is over.
+        let still = self.held.is_some().then(|| STILL_STANDS.to_owned());
+        if let Some(stopped_us) = stop.longest_us.map(|us| us.to_string()).or(still) {
+            item.facts.insert("stopped_us".to_owned(), stopped_us);
+        }
+        if let Some(why) = plan.pages_not_seen() {
+            item.facts.insert("pages_not_seen".to_owned(), why);
+        }
+        if plan.kept_pages > 0 {
+            item.facts.insert("kept_pages".to_owned(), plan.kept_pages.to_string());
+        }
+        let mut why = self.shortcomings(stopped, plan, core);
         let watched = core.regions.list().iter().filter(|r| !r.watched().is_empty()).count();
         if watched > 0 {
             item.facts.insert("userfaultfd_mappings".to_owned(), watched.to_string());

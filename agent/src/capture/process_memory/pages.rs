@@ -41,6 +41,8 @@ const FLAG_ZERO: u64 = 1 << 24;
 /// of the kind of the kernel's marks, 31 (`include/linux/swapops.h`).
 const FRAME: u64 = (1 << 55) - 1;
 const GUARD_FRAME: u64 = 31 | 4 << 5;
+/// Bit of an entry: the page, or what is in swap, is a file's or shared memory's.
+const OF_FILE: u64 = 1 << 61;
 
 impl Page {
     /// From an entry of pagemap: bit 63 is "present", bit 62 "swapped". A mark that is no page (bit 57: write-protected by
@@ -58,6 +60,11 @@ impl Page {
         } else {
             Self::Absent
         }
+    }
+
+    /// The same where only the process's own pages count, as over a device: what is not its own is absent.
+    const fn own_of_entry(entry: u64) -> Self {
+        if entry & OF_FILE == 0 { Self::of_entry(entry) } else { Self::Absent }
     }
 }
 
@@ -116,6 +123,31 @@ impl Pages {
         checkpoint: &mut dyn FnMut() -> bool,
         each: &mut dyn FnMut(u64, u64, Page),
     ) -> Result<(), Errno> {
+        self.walk((start, end), false, checkpoint, each)
+    }
+
+    /// The same of pages that are the process's own, which are [`Page::Present`] or [`Page::Swapped`]: no file's, and none of shared
+    /// memory. Pages that a driver put in by their number look like own ones.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn own_ranges(
+        &mut self,
+        start: u64,
+        end: u64,
+        checkpoint: &mut dyn FnMut() -> bool,
+        each: &mut dyn FnMut(u64, u64, Page),
+    ) -> Result<(), Errno> {
+        self.walk((start, end), true, checkpoint, each)
+    }
+
+    fn walk(
+        &mut self,
+        (start, end): (u64, u64),
+        own: bool,
+        checkpoint: &mut dyn FnMut() -> bool,
+        each: &mut dyn FnMut(u64, u64, Page),
+    ) -> Result<(), Errno> {
         let mut at = start;
         let mut found = [PageRange::default(); RANGES];
         while self.lists && at < end {
@@ -123,8 +155,8 @@ impl Pages {
                 Ok((count, walked)) => {
                     for range in found.iter().take(count) {
                         let (from, to) = (range.start.max(at), range.end.min(end));
-                        if !self.guards && of_categories(range.categories) == Page::Swapped {
-                            self.by_entries(from, to, checkpoint, each)?;
+                        if own || (!self.guards && of_categories(range.categories) == Page::Swapped) {
+                            self.by_entries((from, to), own, checkpoint, each)?;
                         } else {
                             self.tell(from, to, range.categories, each);
                         }
@@ -142,21 +174,21 @@ impl Pages {
                 return Err(Errno::CANCELED);
             }
         }
-        self.by_entries(at, end, checkpoint, each)
+        self.by_entries((at, end), own, checkpoint, each)
     }
 
     /// The same by the entries of the pages.
     fn by_entries(
         &mut self,
-        mut at: u64,
-        end: u64,
+        (mut at, end): (u64, u64),
+        own: bool,
         checkpoint: &mut dyn FnMut() -> bool,
         each: &mut dyn FnMut(u64, u64, Page),
     ) -> Result<(), Errno> {
         let page = self.page;
         while at < end {
             let count = end.saturating_sub(at).div_ceil(self.page).min(ENTRIES as u64);
-            let read = self.entries(at, count as usize)?;
+            let read = self.entries(at, count as usize, own)?;
             for kind in read {
                 let next = at.saturating_add(page).min(end);
                 if kind != Page::Absent {
@@ -202,18 +234,31 @@ impl Pages {
     /// # Errors
     /// As above.
     pub fn run(&mut self, address: u64, bytes: usize) -> Result<(Page, usize), Errno> {
+        self.run_of(address, bytes, false)
+    }
+
+    /// The same where only the process's own pages count.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn own_run(&mut self, address: u64, bytes: usize) -> Result<(Page, usize), Errno> {
+        self.run_of(address, bytes, true)
+    }
+
+    fn run_of(&mut self, address: u64, bytes: usize, own: bool) -> Result<(Page, usize), Errno> {
         let first = address.saturating_sub(address % self.page);
         let end = address.saturating_add(bytes as u64);
         let count = end.saturating_sub(first).div_ceil(self.page).min(ENTRIES as u64);
         let page = self.page;
-        let mut kinds = self.entries(first, count as usize)?;
+        let mut kinds = self.entries(first, count as usize, own)?;
         let kind = kinds.next().ok_or(Errno::SRCH)?;
         let same = kinds.take_while(|k| *k == kind).count() as u64;
         let until = first.saturating_add(same.saturating_add(1).saturating_mul(page)).min(end);
         Ok((kind, until.saturating_sub(address) as usize))
     }
 
-    fn entries(&mut self, first: u64, count: usize) -> Result<impl Iterator<Item = Page> + use<'_>, Errno> {
+    fn entries(&mut self, first: u64, count: usize, own: bool) -> Result<impl Iterator<Item = Page> + use<'_>, Errno> {
+        let kind_of: fn(u64) -> Page = if own { Page::own_of_entry } else { Page::of_entry };
         let bytes = count.saturating_mul(8);
         if self.entries.len() < bytes {
             self.entries.resize(bytes, 0);
@@ -228,7 +273,7 @@ impl Pages {
             }
         };
         let words = self.entries.get(..got).unwrap_or_default().as_chunks::<8>().0;
-        Ok(words.iter().map(|w| Page::of_entry(u64::from_ne_bytes(*w))))
+        Ok(words.iter().map(move |w| kind_of(u64::from_ne_bytes(*w))))
     }
 }
 
@@ -313,6 +358,8 @@ mod tests {
         assert_eq!([2, 6, 1 << 20 | 4].map(of_mark), [Page::Swapped; 3]);
         assert_eq!([4 << 5, 4 << 5 | 3, 0].map(|frame| Page::of_entry(SWAPPED | frame)), [Page::Swapped; 3]);
         assert_eq!(Page::of_entry(4 << 5 | 31), Page::Absent);
+        let own = [1 << 63, SWAPPED | 2, 1 << 63 | OF_FILE, SWAPPED | OF_FILE | 2].map(Page::own_of_entry);
+        assert_eq!(own, [Page::Present, Page::Swapped, Page::Absent, Page::Absent], "what is a file's is not its own");
     }
 
     #[test]

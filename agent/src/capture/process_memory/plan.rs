@@ -8,13 +8,13 @@ use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 
 use super::access::NOT_SUPPLIED;
-use super::behind::{Asker, Asks, Backing, file_ranges};
+use super::behind::{Asker, Asks, Backing, Node, file_ranges};
 use super::given_back::GivenBack;
 use super::kept::KeptPages;
 use super::layout::{Keep, Layout, Runs};
 use super::pages::{Page, Pages};
-use super::regions::{Class, PAGE, Region, Regions, SUPPLIED};
-use crate::capture::live::lines;
+use super::regions::{Class, PAGE, PLAIN, Region, Regions, SHARED, SUPPLIED};
+use crate::capture::live::{lines, refusal};
 use crate::capture::mounts::{self, Mounts};
 use crate::capture::procfs::{self, read_at};
 
@@ -83,6 +83,9 @@ fn in_memory() -> BTreeSet<[u32; 2]> {
     devices.collect()
 }
 
+/// Why nothing is stored of a mapping whose pages could not be looked at.
+const EMPTY: &str = "nothing of it is in memory or in swap, as smaps says (its pages could not be looked at): reads as zeros";
+
 /// Ranges that are told one by one: 128 KiB.
 const GUARDS_MAX: usize = 8_192;
 
@@ -142,16 +145,31 @@ pub struct Plan {
     pub vanished_known: bool,
     /// Files behind mappings that did not answer, or whose file system did not before.
     pub unanswered: u64,
-    /// Pages could not be looked at: everything is read, which makes the kernel map pages that were never touched.
+    /// Pages could not be looked at: everything is read, which makes the kernel map pages that were never touched, but for what `smaps`
+    /// says is empty.
     pub blind: Option<Errno>,
+    /// Mappings whose pages were not looked at, by their place in the table.
+    pub not_seen: BTreeSet<u32>,
+    /// Private mappings of devices of which nobody knows which pages are the process's own; nothing of them is read.
+    pub own_not_known: u64,
     /// Why the kernel's flags of the mappings are not known, if they are not.
     pub flags: Option<String>,
 }
 
+impl Plan {
+    /// Why pages could not be looked at, if they could not.
+    #[must_use]
+    pub fn pages_not_seen(&self) -> Option<String> {
+        self.blind.map(|e| refusal(e).1)
+    }
+}
+
 /// What is known of its pages.
 pub struct Known<'a> {
-    /// Those that there are now, if they can be looked at.
-    pub pages: Option<&'a mut Pages>,
+    /// Those that there are now, or why they cannot be looked at.
+    pub pages: Result<&'a mut Pages, Errno>,
+    /// The kernel's flags of the mappings are known.
+    pub flags: bool,
     /// Those that were copied while it stood.
     pub kept: &'a KeptPages,
 }
@@ -173,6 +191,7 @@ pub fn plan(
     let mut planner = Planner {
         asker: Asker::new(dir, wish, devices, asks),
         pages: known.pages,
+        flags: known.flags,
         kept: known.kept,
         runs: Runs::default(),
         keep: BTreeSet::new(),
@@ -180,6 +199,8 @@ pub fn plan(
         zeros: BTreeMap::new(),
         guards: Guards::default(),
         blind: None,
+        not_seen: BTreeSet::new(),
+        own_not_known: 0,
     };
     let (mut present_bytes, mut swapped_bytes) = (0_u64, 0_u64);
     for n in 0..regions.list().len() {
@@ -191,16 +212,19 @@ pub fn plan(
             *slot = region;
         }
     }
-    let Planner { asker, pages, kept, runs, keep, why, zeros, mut guards, blind } = planner;
+    let Planner { asker, pages, kept, runs, keep, why, zeros, mut guards, blind, not_seen, own_not_known, .. } = planner;
+    let pages = pages.ok();
     let kept_pages = kept.count();
     guards.told = blind.is_none() && pages.as_ref().is_some_and(|p| p.tells_guards());
     let (unanswered, tells_zeros) = (asker.unanswered, blind.is_none() && pages.is_some_and(|p| p.tells_zeros()));
     let zero_bytes = zeros.values().copied().fold(0, u64::saturating_add);
     let kept = |region: &Region| {
-        if matches!(region.class, Class::Device | Class::Doubtful | Class::Shared) || (region.is_reserved() && blind.is_none()) {
+        let has_runs_only = keep.contains(&region.start);
+        let is_foreign = matches!(region.class, Class::Device | Class::Doubtful | Class::Shared);
+        if (is_foreign && !has_runs_only) || (region.is_reserved() && blind.is_none()) {
             return Keep::Nothing;
         }
-        if keep.contains(&region.start) { Keep::Runs } else { Keep::All }
+        if has_runs_only { Keep::Runs } else { Keep::All }
     };
     Ok(Plan {
         layout: Layout::new(regions.list(), &runs, &kept),
@@ -216,13 +240,16 @@ pub fn plan(
         vanished_known: false,
         unanswered,
         blind,
+        not_seen,
+        own_not_known,
         flags: None,
     })
 }
 
 struct Planner<'a> {
     asker: Asker<'a>,
-    pages: Option<&'a mut Pages>,
+    pages: Result<&'a mut Pages, Errno>,
+    flags: bool,
     kept: &'a KeptPages,
     runs: Runs,
     /// Mappings of which only runs are kept, by their first address.
@@ -231,35 +258,43 @@ struct Planner<'a> {
     zeros: BTreeMap<u32, u64>,
     guards: Guards,
     blind: Option<Errno>,
+    not_seen: BTreeSet<u32>,
+    own_not_known: u64,
+}
+
+/// Gives a mapping its class by what lies behind it, and says which node that is, of a device.
+fn classified(region: &mut Region, backing: &Backing) -> Option<Node> {
+    if region.class == Class::Doubtful {
+        let is_file = matches!(backing, Backing::Readable { .. } | Backing::InMemoryOnly(_));
+        region.class = if is_file { Class::File } else { Class::Device };
+    }
+    let Backing::Device(node) = backing else { return None };
+    // The kernel makes no difference between this and memory that was asked for without a file.
+    let is_zero = *node == Node::Zero && region.bits & SHARED == 0;
+    region.class = if is_zero { Class::Anonymous } else { Class::Device };
+    Some(*node)
 }
 
 impl Planner<'_> {
     fn region(&mut self, n: usize, region: &mut Region, checkpoint: &mut dyn FnMut() -> bool) -> Result<(), Errno> {
-        let named = matches!(region.class, Class::File | Class::Doubtful);
+        let (named, key) = (matches!(region.class, Class::File | Class::Doubtful), n as u32);
+        // What `smaps` says, until the pages are looked at.
+        let is_empty = region.bits & PLAIN != 0 && (region.present_pages, region.swapped_pages) == (0, 0);
+        (region.present_pages, region.swapped_pages) = (0, 0);
         let backing = if named { self.asker.backing(region)? } else { Backing::Unknown(Errno::NOENT) };
         if named && !checkpoint() {
             return Err(Errno::CANCELED);
         }
-        if region.class == Class::Doubtful {
-            let is_file = matches!(backing, Backing::Readable { .. } | Backing::InMemoryOnly(_));
-            region.class = if is_file { Class::File } else { Class::Device };
-        }
-        if let Backing::Device(what) = backing {
-            region.class = Class::Device;
-            self.why.insert(n as u32, format!("{what}: reading it could do something, so it is not read"));
-        }
+        let node = classified(region, &backing);
         match region.class {
-            Class::Device | Class::Doubtful => {
-                self.why
-                    .entry(n as u32)
-                    .or_insert_with(|| "memory of a device or of the kernel: reading it could do something, so it is not read".into());
-                return Ok(());
-            }
+            Class::Device | Class::Doubtful => return self.device(n, region, (named, node), checkpoint),
             Class::Shared => {
-                self.why.insert(n as u32, "the kernel's own page, the same in every process and not readable from outside".into());
+                self.not_seen.insert(key);
+                self.why.insert(key, "the kernel's own page, the same in every process and not readable from outside".into());
                 return Ok(());
             }
             Class::Kernel => {
+                self.not_seen.insert(key);
                 self.runs.push(region.start, region.end, n);
                 return Ok(());
             }
@@ -281,28 +316,102 @@ impl Planner<'_> {
             }
             merged.push(start, end);
         };
-        let looked = match self.pages.as_deref_mut().filter(|_| self.blind.is_none()) {
-            Some(pages) => pages.ranges(region.start, region.end, checkpoint, &mut each),
-            None => Err(self.blind.unwrap_or(Errno::ACCESS)),
+        let looked = match (&mut self.pages, self.blind) {
+            (_, Some(e)) => Err(e),
+            (Err(e), None) => Err(*e),
+            (Ok(pages), None) => pages.ranges(region.start, region.end, checkpoint, &mut each),
         };
         merged.finish();
         match looked {
             Ok(()) => {}
             Err(e @ (Errno::SRCH | Errno::CANCELED)) => return Err(e),
-            // Without seeing pages, everything is data.
+            // Without seeing pages, everything is data, but for what has none at all.
             Err(e) => {
                 self.blind = Some(e);
+                self.not_seen.insert(key);
                 self.runs.forget(n);
-                self.runs.push(region.start, region.end, n);
+                if is_empty && region.class == Class::Anonymous && self.pages.is_err() {
+                    self.why.insert(key, EMPTY.to_owned());
+                } else {
+                    self.runs.push(region.start, region.end, n);
+                }
+                (present, swapped, zeros) = (0, 0, 0);
             }
         }
         region.present_pages = u32::try_from(present).unwrap_or(u32::MAX);
         region.swapped_pages = u32::try_from(swapped).unwrap_or(u32::MAX);
         if zeros > 0 {
-            self.zeros.insert(n as u32, zeros.saturating_mul(PAGE));
+            self.zeros.insert(key, zeros.saturating_mul(PAGE));
         }
         self.keep_of(n, region, backing);
         Ok(())
+    }
+
+    /// The mapping of a device: what lies beneath is never read. In a private one the pages that the process wrote to are its own,
+    /// ordinary memory that no device sees.
+    fn device(
+        &mut self,
+        n: usize,
+        region: &mut Region,
+        (named, node): (bool, Option<Node>),
+        checkpoint: &mut dyn FnMut() -> bool,
+    ) -> Result<(), Errno> {
+        let key = n as u32;
+        let what = node.map_or("memory of a device or of the kernel", Node::what);
+        // A block device's pages are those of a file: no driver puts others in.
+        let is_plain = region.bits & PLAIN != 0 || node == Some(Node::Block);
+        // What the flags call a device's memory cannot be read from outside at all; only of what has a name may they say less.
+        let is_told = !named && self.flags && !is_plain;
+        if region.bits & SHARED != 0 || is_told {
+            self.not_seen.insert(key);
+            self.why.insert(key, format!("{what}: reading it could do something, so it is not read"));
+            return Ok(());
+        }
+        let looked = if is_plain { self.own_pages(n, region, checkpoint) } else { Ok(None) };
+        let unknown = match looked {
+            Ok(Some((present, swapped))) => {
+                region.present_pages = u32::try_from(present).unwrap_or(u32::MAX);
+                region.swapped_pages = u32::try_from(swapped).unwrap_or(u32::MAX);
+                if present > 0 || swapped > 0 {
+                    self.keep.insert(region.start);
+                }
+                self.why.insert(key, format!("{what}: only pages that the process wrote are its own and are read, nothing beneath them"));
+                return Ok(());
+            }
+            Ok(None) => "the kernel's flags of it are not known, or it holds pages that a driver put in".to_owned(),
+            Err(e @ (Errno::SRCH | Errno::CANCELED)) => return Err(e),
+            Err(e) => {
+                self.runs.forget(n);
+                self.blind.get_or_insert(e);
+                refusal(e).1
+            }
+        };
+        self.not_seen.insert(key);
+        self.own_not_known = self.own_not_known.saturating_add(1);
+        self.why.insert(key, format!("{what}: which pages are the process's own is not known ({unknown}), so nothing is read"));
+        Ok(())
+    }
+
+    /// Adds the process's own pages of a mapping to the runs. Returns how many are in memory and in swap.
+    fn own_pages(&mut self, n: usize, region: &Region, checkpoint: &mut dyn FnMut() -> bool) -> Result<Option<(u64, u64)>, Errno> {
+        let pages = match (&mut self.pages, self.blind) {
+            (_, Some(e)) => return Err(e),
+            (Err(e), None) => return Err(*e),
+            (Ok(pages), None) => pages,
+        };
+        let runs = &mut self.runs;
+        let (mut present, mut swapped) = (0_u64, 0_u64);
+        let mut each = |start: u64, end: u64, kind: Page| {
+            let sum = match kind {
+                Page::Present => &mut present,
+                Page::Swapped => &mut swapped,
+                Page::Absent | Page::Zero | Page::Guard => return,
+            };
+            *sum = sum.saturating_add(end.saturating_sub(start) / PAGE);
+            runs.push(start, end, n);
+        };
+        pages.own_ranges(region.start, region.end, checkpoint, &mut each)?;
+        Ok(Some((present, swapped)))
     }
 
     /// Remembers of which mappings only the runs are kept, and why the rest is not there.

@@ -65,11 +65,11 @@ pub struct Region {
     pub name_start: u32,
     /// See above.
     pub name_bytes: u16,
-    /// [`READ`], [`WRITE`], [`EXECUTE`], [`SHARED`], [`DONT_DUMP`], [`SUPPLIED`], [`PROTECTED`].
+    /// [`READ`], [`WRITE`], [`EXECUTE`], [`SHARED`], [`DONT_DUMP`], [`SUPPLIED`], [`PROTECTED`], [`PLAIN`].
     pub bits: u8,
     /// What is behind it.
     pub class: Class,
-    /// Pages in memory, and pages in swap, when it was looked at; at most 2^32 - 1.
+    /// Pages in memory, and pages in swap, when it was looked at; at most 2^32 - 1. Until it is planned what `smaps` says.
     pub present_pages: u32,
     /// See above.
     pub swapped_pages: u32,
@@ -89,6 +89,9 @@ pub const DONT_DUMP: u8 = 16;
 pub const SUPPLIED: u8 = 32;
 /// Watched by userfaultfd: who writes to a page waits until a program allows it. Reading is free.
 pub const PROTECTED: u8 = 64;
+/// The kernel's flags of it were read, and say that no driver put pages in by their number (`io`, `pf`, `mm`): a page that is no file's
+/// is the process's own.
+pub const PLAIN: u8 = 128;
 
 impl Region {
     /// Bytes.

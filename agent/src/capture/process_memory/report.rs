@@ -133,11 +133,13 @@ struct Note<'a> {
 struct MemoryFacts {
     mappings: usize,
     mappings_left_out: u64,
-    present_bytes: u64,
+    /// None where pages could not be looked at: nobody knows.
+    present_bytes: Option<u64>,
     /// Of the kernel's own page of zeros; absent where it does not tell: then `present_bytes` has them.
     #[serde(skip_serializing_if = "Option::is_none")]
     zero_page_bytes: Option<u64>,
-    swapped_bytes: u64,
+    /// As `present_bytes`.
+    swapped_bytes: Option<u64>,
     /// Of guards; absent where the kernel does not tell them from what was never touched.
     #[serde(skip_serializing_if = "Option::is_none")]
     guard_bytes: Option<u64>,
@@ -157,15 +159,15 @@ fn memory_facts(regions: &Regions, plan: &Plan) -> MemoryFacts {
     MemoryFacts {
         mappings: regions.list().len(),
         mappings_left_out: regions.left_out,
-        present_bytes: plan.present_bytes.saturating_sub(plan.zero_bytes.unwrap_or(0)),
+        present_bytes: plan.blind.is_none().then(|| plan.present_bytes.saturating_sub(plan.zero_bytes.unwrap_or(0))),
         zero_page_bytes: plan.zero_bytes,
-        swapped_bytes: plan.swapped_bytes,
+        swapped_bytes: plan.blind.is_none().then_some(plan.swapped_bytes),
         guard_bytes: Some(plan.guards.bytes).filter(|bytes| plan.guards.told || *bytes > 0),
         stored_bytes: plan.layout.bytes,
         never_touched_cut_bytes: plan.layout.cut_bytes,
         left_out_bytes: plan.layout.left_out_bytes,
         kept_pages: Some(plan.kept_pages).filter(|n| *n > 0),
-        pages_not_seen: plan.blind.map(|e| e.to_string()),
+        pages_not_seen: plan.pages_not_seen(),
         flags_not_seen: plan.flags.as_ref().map(|why| format!("{why}; what is watched by userfaultfd is not known")),
     }
 }
@@ -276,11 +278,13 @@ struct MappingRow<'a> {
     ino: u64,
     name: Lossless,
     class: &'static str,
-    present_bytes: u64,
+    /// None where its pages were not looked at.
+    present_bytes: Option<u64>,
     /// Of the kernel's own page of zeros, which is not among the former.
     #[serde(skip_serializing_if = "Option::is_none")]
     zero_page_bytes: Option<u64>,
-    swapped_bytes: u64,
+    /// As `present_bytes`.
+    swapped_bytes: Option<u64>,
     /// Where its first stored byte lies in the core file.
     #[serde(skip_serializing_if = "Option::is_none")]
     core_offset: Option<u64>,
@@ -333,9 +337,9 @@ pub fn table(
         maps_problem: regions.cut.as_deref(),
         maps_lines_not_understood: regions.not_understood,
     };
-    table.row(out, &process)?;
+    table.row_at_hand(out, &process);
     for thread in &stopped.threads {
-        table.row(out, &Row::Thread(ThreadRow::of(thread)))?;
+        table.row_at_hand(out, &Row::Thread(ThreadRow::of(thread)));
     }
     let mut segments = core.layout.segments.iter().peekable();
     for (n, region) in regions.list().iter().enumerate() {
@@ -344,24 +348,28 @@ pub fn table(
             own.push(segment);
         }
         let why = plan.why.get(&(n as u32)).map(String::as_str);
-        table.row(out, &Row::Mapping(mapping_row(region, regions, &own, why, plan.zeros.get(&(n as u32)).copied())))?;
+        let mut row = mapping_row(region, regions, &own, why, plan.zeros.get(&(n as u32)).copied());
+        if plan.not_seen.contains(&(n as u32)) {
+            (row.present_bytes, row.swapped_bytes) = (None, None);
+        }
+        table.row_at_hand(out, &Row::Mapping(row));
         let otherwise = if region.is_reserved() { "reserved, no access, never touched" } else { "never touched: reads as zeros" };
         for segment in own.iter().filter(|s| !s.stored) {
             let (from, to) = (segment.start, segment.start.saturating_add(segment.bytes));
             let otherwise = if plan.vanished.covers(from, to) { VANISHED } else { otherwise };
-            table.row(out, &Row::NotStored { start: hex(from), end: hex(to), reason: why.unwrap_or(otherwise) })?;
+            table.row_at_hand(out, &Row::NotStored { start: hex(from), end: hex(to), reason: why.unwrap_or(otherwise) });
         }
     }
     for (start, end) in &plan.guards.list {
-        table.row(out, &Row::Guard { start: hex(*start), end: hex(*end), reason: GUARD })?;
+        table.row_at_hand(out, &Row::Guard { start: hex(*start), end: hex(*end), reason: GUARD });
     }
-    given_back_rows(out, &mut table, core.given_back(), GIVEN_BACK)?;
-    given_back_rows(out, &mut table, &plan.vanished, VANISHED)?;
+    given_back_rows(out, &mut table, core.given_back(), GIVEN_BACK);
+    given_back_rows(out, &mut table, &plan.vanished, VANISHED);
     if let Some(withheld) = core.withheld {
-        table.row(out, &Row::Redacted(RedactedRow::of(withheld)))?;
+        table.row_at_hand(out, &Row::Redacted(RedactedRow::of(withheld)));
     }
     for range in &core.unreadable {
-        table.row(out, &Row::Unreadable { start: hex(range.start), end: hex(range.end), reason: &range.reason })?;
+        table.row_at_hand(out, &Row::Unreadable { start: hex(range.start), end: hex(range.end), reason: &range.reason });
     }
     let given_back = core.given_back().left_out.saturating_add(plan.vanished.left_out);
     let counted = [("unreadable ranges", core.unreadable_left_out), ("guards", plan.guards.left_out), ("ranges given back", given_back)];
@@ -371,11 +379,10 @@ pub fn table(
     table.finish(out, problem).map(drop)
 }
 
-fn given_back_rows(out: &mut dyn Output, table: &mut Table, given_back: &GivenBack, reason: &'static str) -> Result<(), Stop> {
+fn given_back_rows(out: &mut dyn Output, table: &mut Table, given_back: &GivenBack, reason: &'static str) {
     for (start, end, bytes) in given_back.ranges() {
-        table.row(out, &Row::GivenBack { start: hex(start), end: hex(end), bytes, reason })?;
+        table.row_at_hand(out, &Row::GivenBack { start: hex(start), end: hex(end), bytes, reason });
     }
-    Ok(())
 }
 
 fn mapping_row<'a>(region: &Region, regions: &Regions, segments: &[&Segment], note: Option<&'a str>, zeros: Option<u64>) -> MappingRow<'a> {
@@ -388,9 +395,9 @@ fn mapping_row<'a>(region: &Region, regions: &Regions, segments: &[&Segment], no
         ino: region.ino,
         name: Lossless::from(regions.name(region)),
         class: region.class.as_str(),
-        present_bytes: u64::from(region.present_pages).saturating_mul(PAGE).saturating_sub(zeros.unwrap_or(0)),
+        present_bytes: Some(u64::from(region.present_pages).saturating_mul(PAGE).saturating_sub(zeros.unwrap_or(0))),
         zero_page_bytes: zeros,
-        swapped_bytes: u64::from(region.swapped_pages).saturating_mul(PAGE),
+        swapped_bytes: Some(u64::from(region.swapped_pages).saturating_mul(PAGE)),
         core_offset: segments.iter().find(|s| s.stored).map(|s| s.offset),
         stored_bytes: segments.iter().map(|s| s.stored_bytes()).fold(0, u64::saturating_add),
         dont_dump: region.bits & regions::DONT_DUMP != 0,

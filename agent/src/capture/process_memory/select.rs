@@ -92,6 +92,12 @@ impl Wanted {
         (candidate.is_name_covered && !self.names.is_empty()) || (candidate.are_groups_covered && of_groups)
     }
 
+    /// Whether a process that nobody looked at may be meant, by its number alone.
+    #[must_use]
+    pub fn may_mean(&self, pid: u32) -> bool {
+        self.all || self.looks() || self.pids.contains(&pid)
+    }
+
     /// Why a process is meant, if it is.
     #[must_use]
     pub fn why(&self, candidate: &Candidate) -> Option<&'static str> {
@@ -174,6 +180,14 @@ impl Candidate {
         let container = of_cgroup(&cgroup).map(|c| c.id);
         Ok((Self { pid, stat, names, container, groups, is_name_covered, are_groups_covered }, dir))
     }
+}
+
+/// The process that a thread belongs to, by the thread's folder; `None` for the first thread, whose number is the process's, and where it
+/// is not told.
+#[must_use]
+pub fn leader(dir: &OwnedFd, number: u32) -> Option<u32> {
+    let status = parse::status(&read_at(dir, "status", SMALL_BYTES_MAX).ok()?.bytes);
+    status.tgid.and_then(|tgid| u32::try_from(tgid).ok()).filter(|tgid| *tgid > 0 && *tgid != number)
 }
 
 #[cfg(test)]

@@ -22,6 +22,9 @@ pub struct TargetRow {
     pub result: &'static str,
     /// The item with its memory, if there is one.
     pub core: Option<String>,
+    /// The longest time that one of its threads stood, microseconds; in a frozen group from the freeze until it was thawed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped_us: Option<u64>,
 }
 
 /// The table under construction.
@@ -55,6 +58,20 @@ impl Targets {
             self.without_row.entry(row.result).or_default().add(row.pid);
         }
         Ok(())
+    }
+
+    /// Says which processes were not looked at when the capture was told to end. Returns the reason for [`Targets::finish`].
+    #[must_use]
+    pub fn cut(&mut self, not_reached: &[u32], stop: &Stop) -> String {
+        let mut pids = Pids::default();
+        for pid in not_reached {
+            pids.add(*pid);
+        }
+        if pids.count == 0 {
+            return format!("the capture ended with its last row: {stop}");
+        }
+        self.table.fact("not_reached", pids.shown());
+        format!("{} processes were not looked at (fact not_reached): {stop}", pids.count)
     }
 
     /// Puts the table. `cut` is the status and reason when the capture was told to end.
@@ -152,7 +169,7 @@ mod tests {
     fn row(pid: u32, core: bool) -> TargetRow {
         let core = core.then(|| format!("/proc/{pid}/core"));
         let result = if core.is_some() { "taken" } else { "not taken: see its item" };
-        TargetRow { pid, name: Lossless(b"x".to_vec()), by: Some("all"), result, core }
+        TargetRow { pid, name: Lossless(b"x".to_vec()), by: Some("all"), result, core, stopped_us: None }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Real programs, taken and opened with the real gdb.
 
 mod covered;
+mod devices;
 mod hostile;
 pub(in crate::capture) mod programs;
 mod restless;
@@ -221,6 +222,32 @@ fn gdb_shows_threads_frames_and_memory() {
     assert_eq!(notes.matches("NT_PRSTATUS").count(), 6);
     #[cfg(target_arch = "x86_64")]
     assert_eq!(notes.matches("NT_X86_XSTATE").count(), 6);
+}
+
+/// Told to end, the list of those that were meant is there: with which it ended, and whose turn did not come.
+#[test]
+fn the_list_of_targets_is_put_when_the_collection_is_to_end() {
+    let mut sleepers: Vec<_> = (0..3).map(|_| Command::new("sleep").arg("60").spawn().expect("sleep")).collect();
+    let mut pids: Vec<u32> = sleepers.iter().map(std::process::Child::id).collect();
+    pids.sort_unstable();
+    let ordered = pids.iter().map(u32::to_string).collect::<Vec<_>>().join("\n");
+    let params = Params::new("process-memory", [("pid".to_owned(), ordered)].into());
+    // The first core is the first item, and is put before its table.
+    let mut out = crate::capture::testing::Memory { ends_after: Some(2), ..Default::default() };
+    let ended = ProcessMemory.run(&params, &mut out);
+    for sleeper in &mut sleepers {
+        sleeper.kill().and_then(|()| sleeper.wait()).expect("ended");
+    }
+    assert_eq!(ended, Err(Stop::Deadline));
+    let table = out.get("targets.jsonl").expect("a table");
+    let reason = table.item.reason.as_deref().unwrap_or_default();
+    assert!(table.status == Status::Partial && reason.contains("the deadline passed"), "{reason}");
+    let rows = out.rows("targets");
+    let of = |pid: u32| rows.iter().find(|r| r["pid"] == pid);
+    assert!(of(pids[0]).is_some_and(|r| r["result"].as_str().is_some_and(|said| said.starts_with("taken"))), "{rows:#?}");
+    assert!(out.get(&format!("{}/map.jsonl", pids[0])).is_some());
+    // Who has no row is named.
+    assert_eq!((of(pids[2]), table.item.facts["not_reached"].ends_with(&pids[2].to_string())), (None, true), "{:?}", table.item.facts);
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -566,6 +593,10 @@ fn atomic_holds_until_the_copy_is_done() {
     let core = taken.core(pid);
     assert_eq!((core.status, &core.gaps), (Status::Collected, &vec![]), "{:?}", core.item);
     until("it runs on", || !state(pid).contains('t'));
+    // How long it stood is known after its item was closed.
+    assert!(core.item.facts["stopped_us"].contains("targets.jsonl"), "{:?}", core.item.facts);
+    let row = taken.rows("targets.jsonl").remove(0);
+    assert!(row["stopped_us"].as_u64().is_some_and(|us| us > 0), "{row}");
     // Two counters that a thread keeps equal but for the moment between two stores.
     let said = taken.gdb(pid, Some(&program), &["p first", "p second", "p first - second"]);
     assert!(said.contains("$3 = 0") || said.contains("$3 = 1"), "{said}");
@@ -639,13 +670,21 @@ fn a_whole_group_is_frozen_and_thawed() {
     let group = std::rc::Rc::new(group);
     let (own, name) = (std::rc::Rc::clone(&group), group.1.clone());
     let mut taken = Folder::new();
-    taken.before_memory = Some(Box::new(move || assert!(own.frozen())));
+    taken.before_memory = Some(Box::new(move || {
+        (0..40).for_each(|_| programs::pause());
+        assert!(own.frozen());
+    }));
     taken.run(&[("cgroup", &name), ("mode", "atomic")]).expect("taken");
+    let stood = |taken: &Folder| taken.rows("targets.jsonl").iter().map(|r| r["stopped_us"].as_u64().unwrap_or(0)).collect::<Vec<_>>();
+    let all = stood(&taken);
+    assert!(all.len() == 2 && all.iter().all(|us| *us >= 200_000), "all stood until everything was copied: {all:?}");
     assert!(!group.frozen());
     for t in &targets {
         let core = taken.core(t.pid());
         assert_eq!((core.status, &core.gaps), (Status::Collected, &vec![]), "{:?}", core.item);
         assert!(taken.gdb(t.pid(), None, &["info threads"]).contains("LWP "));
+        assert!(core.item.facts["stopped_us"].contains("targets.jsonl"), "{:?}", core.item.facts);
+        assert!(taken.rows(&format!("{}/map.jsonl", t.pid()))[0]["stop"]["longest_us"].is_null());
         until("it runs on", || state(t.pid()) == "S");
     }
     let facts = &taken.get("targets.jsonl").item.facts;
@@ -656,6 +695,9 @@ fn a_whole_group_is_frozen_and_thawed() {
     taken.before_memory = Some(Box::new(move || until("thawed by the deadline", || !own.frozen())));
     taken.run(&[("cgroup", &name), ("mode", "atomic"), ("deadline", "1s")]).expect("taken");
     assert!(targets.iter().all(|t| taken.core(t.pid()).status == Status::ChangedDuringRead));
+    let (facts, all) = (&taken.get("targets.jsonl").item.facts, stood(&taken));
+    assert!(facts["frozen"].ends_with("until its deadline"), "{facts:?}");
+    assert!(all.iter().all(|us| (500_000..=1_100_000).contains(us)), "{all:?}");
     drop(targets);
 }
 

@@ -20,7 +20,7 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, fstat, openat, openat2, statat};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsmount, fsopen, open_tree};
 use rustix::path::Arg;
@@ -197,6 +197,48 @@ pub fn facts() -> Vec<(&'static str, String)> {
     let Ok(root) = known() else { return Vec::new() };
     let shown = root.seen().shown.told().map(|shown| ("proc_shows", shown.to_owned()));
     std::iter::once(("procfs", root.told())).chain(shown).collect()
+}
+
+/// Why what is missing at `/proc` need not be missing in the kernel, and what to do about it; `None` where a whole procfs is there. Mounted
+/// with `subset=pid` (systemd's `ProcSubset=pid`) it has nothing but processes.
+#[must_use]
+pub fn not_whole() -> Option<String> {
+    const REMEDY: &str = "what it lacks, or says, need not be so of this kernel; run the agent with a whole procfs at /proc";
+    let seen = match known() {
+        Ok(root) => root.seen(),
+        Err(_) => Seen::now(None),
+    };
+    // Whosever processes a procfs shows, what it says of the kernel is of this one.
+    let what = match seen.shown {
+        Shown::Own | Shown::Around | Shown::Other => None,
+        other => other.told(),
+    };
+    if let Some(what) = what {
+        return Some(format!("/proc is {what}: {REMEDY}"));
+    }
+    // Every kernel has this file there.
+    match seen.opened().and_then(|dir| statat(&dir, "version", AtFlags::SYMLINK_NOFOLLOW)) {
+        Ok(_) => None,
+        Err(Errno::NOENT) => Some(format!("/proc has processes only (subset=pid): {REMEDY}")),
+        Err(e) => Some(format!("/proc cannot be looked at ({e}): {REMEDY}")),
+    }
+}
+
+/// What was mounted in the agent's own procfs and met there; `None` where nothing was.
+#[must_use]
+pub fn met() -> Option<String> {
+    let root = known().ok().filter(|root| root.instead.is_none())?;
+    // Asked anew: nobody need have met that one.
+    let covers_own = matches!(open_links(), Err(Errno::XDEV));
+    if covers_own {
+        return Some(format!(
+            "something is mounted over the agent's own folder /proc/{} in its procfs: what it holds cannot be opened again, so that contents are \
+             missing of processes that nothing is mounted over",
+            std::process::id()
+        ));
+    }
+    let what = "something was mounted in the agent's own procfs: what that covers was not looked at";
+    root.is_met.load(Ordering::Relaxed).then(|| what.to_owned())
 }
 
 /// Whether the numbers of processes here are those by which the agent can ask the kernel for them.

@@ -186,6 +186,36 @@ fn what_is_mounted_in_the_agents_own_procfs_is_told_and_not_there_at_the_next_ca
     });
 }
 
+/// What lies over the agent's own folder costs it what it would open again: that is no fault of the processes, and the tables say it.
+#[test]
+fn what_is_mounted_over_the_agents_own_folder_is_told_as_that() {
+    in_own_mounts("capture::procfs::tests::what_is_mounted_over_the_agents_own_folder_is_told_as_that", || {
+        let (target, folder) = (sleeper("the-first"), tempfile::tempdir().expect("folder"));
+        assert_eq!(met(), None);
+        if !mounts_in_own(folder.path(), std::process::id()) {
+            return;
+        }
+        let out = Memory::run(&Process::default(), &[("hidden", "false")]);
+        assert!(out.nothing, "the collection ends as no success");
+        let table = out.get("table.jsonl").expect("a table");
+        let reason = table.item.reason.as_deref().unwrap_or_default();
+        assert!(table.status == Status::Partial && reason.contains("the agent's own folder /proc/"), "{reason}");
+        assert!(table.item.facts["procfs"].starts_with("own; something was mounted in it"), "{:?}", table.item.facts);
+        let programs = out.puts.iter().filter(|p| p.item.path.as_bytes().ends_with(b"/exe") && p.status == Status::Error);
+        let reasons: Vec<&str> = programs.filter_map(|p| p.item.reason.as_deref()).collect();
+        assert!(!reasons.is_empty() && reasons.iter().all(|r| r.contains("nothing is mounted over this process")), "{reasons:?}");
+        let row = out.rows("table").into_iter().find(|r| r["pid"] == target.pid()).expect("a row");
+        assert_eq!((&row["status"], &row["comm"]), (&"partial".into(), &"sh".into()), "the process itself is read: {row}");
+
+        // Met on the way: all tables of a capture say the same.
+        let out = Memory::run(&crate::capture::network::Network, &[("tools", "false")]);
+        for table in ["sockets.jsonl", "links.jsonl", "namespaces.jsonl"] {
+            let item = out.get(table).expect("a table");
+            assert!(item.item.facts["procfs"].starts_with("own; something was mounted in it"), "{table}: {:?}", item.item.facts);
+        }
+    });
+}
+
 /// The agent runs for months.
 #[test]
 fn a_new_procfs_for_each_capture_leaves_nothing_open() {

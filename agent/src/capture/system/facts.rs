@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-use crate::capture::live::{Lossless, SMALL_BYTES_MAX, lines, link, put_json, put_read, read, split_at_byte, text, words};
+use crate::capture::live::{Lossless, SMALL_BYTES_MAX, lines, link, put_read, read, split_at_byte, text, words};
 use crate::capture::mounts::Mounts;
 use crate::capture::procfs;
 use crate::capture::{Content, Kind, NewItem, Output, Status, Stop, evidence_path};
@@ -106,7 +106,7 @@ pub fn clocks(out: &mut dyn Output) -> Result<(), Stop> {
         clocksource: text("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
         time_services: TIME_SERVICES.into_iter().filter(|p| std::fs::symlink_metadata(p).is_ok()).collect(),
     };
-    put_json(out, "clocks.json", &record, started, "clock_gettime+adjtimex")
+    super::put_of_proc(out, "clocks.json", &record, started, "clock_gettime+adjtimex")
 }
 
 #[derive(Serialize)]
@@ -128,7 +128,8 @@ struct Identity {
     cloud: Vec<Hint>,
     /// Signs that this agent itself runs in a container and may not see the whole host.
     container: Vec<Hint>,
-    cpus: u64,
+    /// Not known where `/proc/cpuinfo` names none.
+    cpus: Option<u64>,
     memory_kib: Option<u64>,
     agent_pid: u32,
 }
@@ -201,11 +202,11 @@ pub fn identity(out: &mut dyn Output) -> Result<(), Stop> {
         container: container(),
         dmi,
         device_tree_model: text("/proc/device-tree/model"),
-        cpus: lines(&cpuinfo).filter(|l| l.starts_with(b"processor")).count() as u64,
+        cpus: Some(lines(&cpuinfo).filter(|l| l.starts_with(b"processor")).count() as u64).filter(|n| *n > 0),
         memory_kib: lines(&meminfo).find_map(|l| words(l.strip_prefix(b"MemTotal:")?).next().and_then(crate::capture::live::number)),
         agent_pid: std::process::id(),
     };
-    put_json(out, "identity.json", &record, started, "uname+read")
+    super::put_of_proc(out, "identity.json", &record, started, "uname+read")
 }
 
 fn virtualization(cpuinfo: &[u8]) -> Vec<Hint> {

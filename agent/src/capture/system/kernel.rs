@@ -4,7 +4,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::Serialize;
 
-use crate::capture::live::{LARGE_BYTES_MAX, Lossless, lines, names, number, open_dir, put_json, read, text, words};
+use crate::capture::live::{LARGE_BYTES_MAX, Lossless, lines, names, number, open_dir, read, text, words};
+use crate::capture::procfs;
 use crate::capture::{Content, Kind, NewItem, Output, Status, Stop, evidence_path};
 
 #[derive(Serialize)]
@@ -13,7 +14,7 @@ struct Kernel {
     cmdline: Option<Lossless>,
     tainted: Option<u64>,
     /// Names of the taint bits that are set (Documentation/admin-guide/tainted-kernels.rst).
-    taint: Vec<&'static str>,
+    taint: Option<Vec<&'static str>>,
     security_modules: Option<Lossless>,
     lockdown: Option<Lossless>,
     modules_disabled: Option<Lossless>,
@@ -72,7 +73,7 @@ pub fn record(out: &mut dyn Output) -> Result<(), Stop> {
         version: text("/proc/version"),
         cmdline: text("/proc/cmdline"),
         tainted,
-        taint: taint_names(tainted.unwrap_or(0)),
+        taint: tainted.map(taint_names),
         security_modules: text("/sys/kernel/security/lsm"),
         lockdown: text("/sys/kernel/security/lockdown"),
         modules_disabled: text("/proc/sys/kernel/modules_disabled"),
@@ -83,14 +84,14 @@ pub fn record(out: &mut dyn Output) -> Result<(), Stop> {
         kexec_loaded: text("/sys/kernel/kexec_loaded"),
         build_files: candidates.into_iter().filter(|p| std::fs::symlink_metadata(p).is_ok()).collect(),
     };
-    put_json(out, "kernel.json", &record, started, "read:/proc/sys")
+    super::put_of_proc(out, "kernel.json", &record, started, "read:/proc/sys")
 }
 
 #[derive(Serialize)]
 struct Module {
     name: Lossless,
-    /// `/proc/modules` lists it.
-    listed: bool,
+    /// `/proc/modules` lists it; none where that could not be read.
+    listed: Option<bool>,
     /// `/sys/module/<name>` exists with `initstate`, as loaded modules have. Loaded, but not listed: hidden.
     in_sysfs: bool,
     size_bytes: Option<u64>,
@@ -109,16 +110,20 @@ const MODULES_MAX: usize = 16_384;
 /// Modules from both places where the kernel lists them: one that is only in one of them is worth a look.
 pub fn modules(out: &mut dyn Output) -> Result<(), Stop> {
     let mut table = super::table(out, "modules", "read:/proc/modules+/sys/module");
-    let mut problems = Vec::new();
+    // Only a whole procfs says by a file that is not there what the kernel has not.
+    let doubt = procfs::not_whole();
+    let mut problems: Vec<String> = doubt.iter().cloned().collect();
+    let mut knows = doubt.is_none();
     let listed = match read("/proc/modules", LARGE_BYTES_MAX) {
         Ok(read) => read.bytes,
         // The file is there in every kernel that can load modules (CONFIG_MODULES), also when none is loaded.
-        Err(Errno::NOENT) => {
+        Err(Errno::NOENT) if knows => {
             table.fact("modules", "this kernel is built without loadable modules: there is no /proc/modules");
             Vec::new()
         }
         Err(e) => {
             problems.push(format!("/proc/modules: {e}"));
+            knows = false;
             Vec::new()
         }
     };
@@ -136,7 +141,7 @@ pub fn modules(out: &mut dyn Output) -> Result<(), Stop> {
         seen.push(name.to_vec());
         let row = Module {
             name: Lossless::from(*name),
-            listed: true,
+            listed: Some(true),
             in_sysfs: loaded.iter().any(|l| l == name),
             size_bytes: field(1).and_then(|f| number(&f.0)),
             references: field(2).and_then(|f| number(&f.0)),
@@ -152,7 +157,7 @@ pub fn modules(out: &mut dyn Output) -> Result<(), Stop> {
     for name in loaded.iter().filter(|n| !seen.contains(n)) {
         let row = Module {
             name: Lossless(name.clone()),
-            listed: false,
+            listed: knows.then_some(false),
             in_sysfs: true,
             size_bytes: of(name, "coresize").and_then(|t| number(&t.0)),
             references: of(name, "refcnt").and_then(|t| number(&t.0)),

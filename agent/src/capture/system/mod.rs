@@ -9,7 +9,7 @@ mod tests;
 mod utmp;
 
 use super::live::{LARGE_BYTES_MAX, SMALL_BYTES_MAX, names, open_dir, put_absent, refusal, take};
-use super::{Capture, Kind, NewItem, Output, Params, Status, Stop, Table, evidence_path};
+use super::{Capture, Kind, Moment, NewItem, Output, Params, Status, Stop, Table, evidence_path};
 
 /// The capture; see the module.
 #[derive(Debug, Default, Clone, Copy)]
@@ -118,7 +118,9 @@ impl Capture for System {
         }
         facts::os_release(out)?;
         left_out(out, sysctl, "sysctl", "sysctl.jsonl", sysctl::walk)?;
-        left_out(out, packages, "packages", "packages.jsonl", packages::list)
+        left_out(out, packages, "packages", "packages.jsonl", packages::list)?;
+        // Its items say so, and they are many.
+        super::procfs::not_whole().map_or(Ok(()), |why| Err(Stop::Nothing(why)))
     }
 }
 
@@ -189,6 +191,17 @@ fn folder_files(out: &mut dyn Output, folder: &str) -> Result<(), Stop> {
         put_absent(out, evidence_path(folder), Status::Partial, format!("more than {FOLDER_FILES_MAX} entries"), started, "readdir")?;
     }
     Ok(())
+}
+
+/// Puts a record of one JSON value, much of which comes from `/proc`.
+fn put_of_proc(out: &mut dyn Output, name: &str, value: &impl serde::Serialize, started: Moment, method: &'static str) -> Result<(), Stop> {
+    let mut bytes = serde_json::to_vec(value).map_err(|e| Stop::Fatal(format!("making the record {name}: {e}")))?;
+    bytes.push(b'\n');
+    let mut item = NewItem::record(name, started, method);
+    if let Some(why) = super::procfs::not_whole() {
+        item = item.with_status(Status::Partial, why);
+    }
+    out.put(item, super::Content::Bytes(&bytes)).map(drop)
 }
 
 /// A table of one record that the parts share.

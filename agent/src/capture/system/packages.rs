@@ -46,8 +46,27 @@ const RPM: [&str; 6] = [
 /// Lists the packages of every manager found.
 pub fn list(out: &mut dyn Output) -> Result<(), Stop> {
     let mut table = super::table(out, "packages", "read:package-database");
-    let mut problems = Vec::new();
-    let mut managers = 0_u32;
+    let (mut problems, mut managers) = (Vec::new(), 0_u32);
+    let filled = fill(out, &mut table, &mut problems, &mut managers);
+    let problem = match (&filled, managers, problems.is_empty()) {
+        (Err(stop), ..) => {
+            problems.push(format!("not all packages were listed: {stop}"));
+            Some((Status::Partial, problems.join("; ")))
+        }
+        (Ok(false), 0, _) => Some((Status::Missing, "no package database of dpkg, apk, pacman or rpm was found".to_owned())),
+        (Ok(true), ..) => {
+            problems.push("packages of rpm are not listed here: its database is taken raw".to_owned());
+            Some((Status::Partial, problems.join("; ")))
+        }
+        (Ok(false), _, false) => Some((Status::Partial, problems.join("; "))),
+        (Ok(false), _, true) => None,
+    };
+    let put = table.finish(out, problem).map(drop);
+    filled.map(drop).and(put)
+}
+
+/// Fills the table; true when there is a database of rpm.
+fn fill(out: &mut dyn Output, table: &mut Table, problems: &mut Vec<String>, managers: &mut u32) -> Result<bool, Stop> {
     let mut database = |out: &mut dyn Output, table: &mut Table, path: &str, manager: &'static str, grammar: &Grammar| {
         let file = match open_regular(path) {
             Ok(Some(file)) => file,
@@ -57,23 +76,23 @@ pub fn list(out: &mut dyn Output) -> Result<(), Stop> {
                 return Ok(());
             }
         };
-        managers = managers.saturating_add(1);
+        *managers = managers.saturating_add(1);
         stanzas(file, manager, path, grammar, &mut |p| table.row(out, &p)).map(|problem| problems.extend(problem))
     };
-    database(out, &mut table, "/var/lib/dpkg/status", "dpkg", &DPKG)?;
+    database(out, table, "/var/lib/dpkg/status", "dpkg", &DPKG)?;
     // Distroless images keep one file a package.
     if let Ok((entries, _)) = open_dir(rustix::fs::CWD, "/var/lib/dpkg/status.d").and_then(|d| names(d, ENTRIES_MAX)) {
         for name in entries.iter().filter(|n| !n.ends_with(b".md5sums")) {
             // A name that is not UTF-8 is no package's: opening its lossy form fails and the problem is said.
             let name = String::from_utf8_lossy(name);
-            database(out, &mut table, &format!("/var/lib/dpkg/status.d/{name}"), "dpkg", &DPKG)?;
+            database(out, table, &format!("/var/lib/dpkg/status.d/{name}"), "dpkg", &DPKG)?;
         }
     }
     for path in ["/lib/apk/db/installed", "/usr/lib/apk/db/installed"] {
-        database(out, &mut table, path, "apk", &APK)?;
+        database(out, table, path, "apk", &APK)?;
     }
     if let Ok((entries, _)) = open_dir(rustix::fs::CWD, "/var/lib/pacman/local").and_then(|d| names(d, ENTRIES_MAX)) {
-        managers = managers.saturating_add(1);
+        *managers = managers.saturating_add(1);
         for package in entries.iter().filter_map(|n| pacman(n)) {
             table.row(out, &package)?;
         }
@@ -82,16 +101,7 @@ pub fn list(out: &mut dyn Output) -> Result<(), Stop> {
     for path in RPM {
         rpm |= raw(out, path)?;
     }
-    let problem = match (managers, rpm, problems.is_empty()) {
-        (0, false, _) => Some((Status::Missing, "no package database of dpkg, apk, pacman or rpm was found".to_owned())),
-        (_, true, _) => {
-            problems.push("packages of rpm are not listed here: its database is taken raw".to_owned());
-            Some((Status::Partial, problems.join("; ")))
-        }
-        (_, false, false) => Some((Status::Partial, problems.join("; "))),
-        (_, false, true) => None,
-    };
-    table.finish(out, problem).map(drop)
+    Ok(rpm)
 }
 
 /// `None` when there is no such file.

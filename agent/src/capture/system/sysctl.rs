@@ -6,7 +6,8 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::capture::live::{Lossless, names, open_dir, read_fd, refusal};
-use crate::capture::{Output, Status, Stop};
+use crate::capture::procfs;
+use crate::capture::{Output, Status, Stop, Table};
 
 /// One parameter.
 #[derive(Serialize)]
@@ -35,14 +36,30 @@ pub fn walk(out: &mut dyn Output) -> Result<(), Stop> {
     let mut table = super::table(out, "sysctl", "read:/proc/sys");
     let root = match open_dir(rustix::fs::CWD, "/proc/sys") {
         Ok(root) => root,
-        Err(e) => return table.finish(out, Some(refusal(e))).map(drop),
+        Err(e) => {
+            let (status, reason) = refusal(e);
+            let said = procfs::not_whole().map_or_else(|| reason.clone(), |doubt| format!("{reason}; {doubt}"));
+            return table.finish(out, Some((status, said))).map(drop);
+        }
     };
+    let walked = parameters(out, &root, &mut table);
+    let (cut, ended) = match walked {
+        Ok(cut) => (cut, Ok(())),
+        Err(stop) => (Some(format!("not all parameters were read: {stop}")), Err(stop)),
+    };
+    let problems: Vec<String> = cut.into_iter().chain(procfs::not_whole()).collect();
+    let put = table.finish(out, (!problems.is_empty()).then(|| (Status::Partial, problems.join("; ")))).map(drop);
+    ended.and(put)
+}
+
+/// Fills the table. Returns why it is cut, if it is.
+fn parameters(out: &mut dyn Output, root: &rustix::fd::OwnedFd, table: &mut Table) -> Result<Option<String>, Stop> {
     let mut problem = None;
-    let own = statx(&root, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS).map(|s| (s.stx_dev_major, s.stx_dev_minor));
+    let own = statx(root, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS).map(|s| (s.stx_dev_major, s.stx_dev_minor));
     let mut folders: Vec<Vec<u8>> = vec![Vec::new()];
     while let Some(folder) = folders.pop() {
         out.checkpoint()?;
-        let listed = open_below(&root, &folder, OFlags::DIRECTORY).and_then(|d| names(d, NAMES_MAX));
+        let listed = open_below(root, &folder, OFlags::DIRECTORY).and_then(|d| names(d, NAMES_MAX));
         let entries = match listed {
             Ok((entries, _)) => entries,
             Err(e) => {
@@ -57,7 +74,7 @@ pub fn walk(out: &mut dyn Output) -> Result<(), Stop> {
         let mut below = Vec::new();
         for name in entries {
             if table.rows() >= ROWS_MAX {
-                problem = Some((Status::Partial, format!("cut after {ROWS_MAX} parameters")));
+                problem = Some(format!("cut after {ROWS_MAX} parameters"));
                 break;
             }
             let mut path = folder.clone();
@@ -65,12 +82,12 @@ pub fn walk(out: &mut dyn Output) -> Result<(), Stop> {
                 path.push(b'/');
             }
             path.extend_from_slice(&name);
-            match statx(&root, path.as_slice(), AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT, StatxFlags::BASIC_STATS) {
+            match statx(root, path.as_slice(), AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT, StatxFlags::BASIC_STATS) {
                 Ok(s) if s.stx_mode & 0o170_000 == 0o040_000 && own == Ok((s.stx_dev_major, s.stx_dev_minor)) => below.push(path),
                 Ok(s) if s.stx_mode & 0o170_000 == 0o040_000 => {
                     table.row(out, &absent(&path, (Status::Skipped, OTHER_FILE_SYSTEM.to_owned())))?;
                 }
-                Ok(s) => table.row(out, &parameter(&root, &path, u32::from(s.stx_mode)))?,
+                Ok(s) => table.row(out, &parameter(root, &path, u32::from(s.stx_mode)))?,
                 Err(e) => table.row(out, &absent(&path, refusal(e)))?,
             }
         }
@@ -79,7 +96,7 @@ pub fn walk(out: &mut dyn Output) -> Result<(), Stop> {
             folders.extend(below.into_iter().rev());
         }
     }
-    table.finish(out, problem).map(drop)
+    Ok(problem)
 }
 
 fn open_below(root: &rustix::fd::OwnedFd, path: &[u8], extra: OFlags) -> Result<rustix::fd::OwnedFd, Errno> {

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::capture::testing::Memory;
+use crate::capture::testing::{Memory, in_own_mounts, without_mounting};
 
 fn json(out: &Memory, name: &str) -> Value {
     serde_json::from_slice(out.content(name)).expect("one JSON object")
@@ -80,6 +80,39 @@ fn a_table_of_modules_without_rows_says_why() {
         (true, _) => said.is_empty(),
     };
     assert!(expected, "{rows} rows, {can_load}: {said}");
+}
+
+/// What a `/proc` lacks that is none, or has processes only, the kernel need not lack.
+fn says_nothing_of_the_kernel() {
+    let out = Memory::run(&System, &[("packages", "false")]);
+    assert!(out.nothing, "the collection is partial");
+    for name in ["identity.json", "clocks.json", "kernel.json", "modules.jsonl"] {
+        let put = out.get(name).expect("an item");
+        assert!(put.status == Status::Partial && put.item.reason.as_ref().is_some_and(|r| r.starts_with("/proc ")), "{:?}", put.item);
+    }
+    assert_eq!((&json(&out, "kernel.json")["taint"], &json(&out, "identity.json")["cpus"]), (&Value::Null, &Value::Null));
+    assert!(!out.get("modules.jsonl").expect("a table").item.facts.contains_key("modules"));
+    assert!(out.rows("modules").iter().all(|m| m["listed"].is_null()), "none is called hidden");
+    let sysctl = out.get("sysctl.jsonl").expect("a table");
+    assert!(sysctl.status != Status::Collected && sysctl.item.reason.as_ref().is_some_and(|r| r.contains("/proc ")), "{:?}", sysctl.item);
+}
+
+#[test]
+fn what_is_no_procfs_says_nothing_of_the_kernel() {
+    in_own_mounts("capture::system::tests::what_is_no_procfs_says_nothing_of_the_kernel", || {
+        rustix::mount::mount("none", "/proc", "tmpfs", rustix::mount::MountFlags::empty(), c"size=1m").expect("mount");
+        says_nothing_of_the_kernel();
+    });
+}
+
+/// As under systemd with `ProcSubset=pid`.
+#[test]
+fn a_procfs_of_processes_only_says_nothing_of_the_kernel() {
+    in_own_mounts("capture::system::tests::a_procfs_of_processes_only_says_nothing_of_the_kernel", || {
+        rustix::mount::mount("proc", "/proc", "proc", rustix::mount::MountFlags::empty(), c"subset=pid").expect("mount");
+        without_mounting();
+        says_nothing_of_the_kernel();
+    });
 }
 
 #[test]

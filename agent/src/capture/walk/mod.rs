@@ -203,10 +203,24 @@ impl<'a> Walk<'a> {
     ///
     /// # Errors
     /// What the visitor returned, or [`Stop::Fatal`] when the root cannot be opened.
-    pub fn run(mut self, visitor: &mut dyn Visitor) -> Result<Tally, Stop> {
+    pub fn run(self, visitor: &mut dyn Visitor) -> Result<Tally, Stop> {
+        let (tally, ended) = self.run_so_far(visitor);
+        ended.map(|()| tally)
+    }
+
+    /// The same; what was counted until then is there too where it ended with an error.
+    pub fn run_so_far(mut self, visitor: &mut dyn Visitor) -> (Tally, Result<(), Stop>) {
+        let ended = self.walk(visitor);
+        if ended.is_err() {
+            self.tally.ended_at = Some(self.path);
+        }
+        (self.tally, ended)
+    }
+
+    fn walk(&mut self, visitor: &mut dyn Visitor) -> Result<(), Stop> {
         let states = States::start(self.patterns);
         if states.is_empty() {
-            return Ok(self.tally);
+            return Ok(());
         }
         let root = openat(CWD, c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|e| Stop::Fatal(format!("the root directory cannot be opened: {}", io::Error::from(e))))?;
@@ -219,7 +233,7 @@ impl<'a> Walk<'a> {
                 break;
             }
         }
-        Ok(self.tally)
+        Ok(())
     }
 
     fn push(&mut self, handle: OwnedFd, reader: Option<Dir>, states: States, excluded: States, path_bytes: usize) {

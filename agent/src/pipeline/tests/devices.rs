@@ -240,6 +240,22 @@ fn an_image_that_hangs_is_one_gap_to_its_end_and_the_next_is_taken() {
     assert!(why.contains("what it lies on hangs: a read at byte"), "{why}");
 }
 
+/// An image that becomes shorter while it is read is a part, as a device that does, and says from where on.
+#[test]
+fn an_image_that_is_cut_while_it_is_read_is_a_part() {
+    let seen = run(vec![script("disk", |out| {
+        let changed = Some((Status::ChangedDuringRead, "changed while it was read: size".to_owned()));
+        let scripted = Scripted(reader(noise(2 << 20, 3)), changed);
+        let mut source = ImageSource::new(scripted, std::time::Duration::from_mins(1)).expect("a thread");
+        out.put(file("/srv/disk.img", out), Content::Source { size: 8 << 20, extents: None, source: &mut source }).map(drop)
+    })]);
+    let item = seen.item("/srv/disk.img");
+    let gaps: Vec<_> = item.gaps.iter().map(|g| (g.offset, g.length)).collect();
+    assert_eq!((item.status, gaps), (Status::Partial, vec![(2 << 20, 6 << 20)]));
+    let reason = item.reason.as_deref().expect("a reason");
+    assert!(reason.contains("no bytes from 2097152 on; changed while it was read: size"), "{reason}");
+}
+
 /// Who reads an image may have a fault itself: that is said at once, and not that the disk hangs.
 #[test]
 fn a_panic_in_the_thread_of_an_image_is_not_called_a_disk_that_hangs() {

@@ -74,6 +74,70 @@ fn a_deadline_ends_everything_that_is_left() {
     assert!(seen.outcome.reason.as_ref().is_some_and(|r| r.contains("deadline")));
 }
 
+/// What a capture does that is told to end in the middle of its table: `meanwhile` comes between that and the end of the table.
+fn table_of_a_stop(meanwhile: impl Fn(&Control) + Send + 'static) -> Seen {
+    let mut plan = plan(Vec::new(), Budget::UNLIMITED);
+    let control = Arc::clone(&plan.control);
+    let capture = script("process-memory", move |out| {
+        let mut table = crate::capture::Table::new("targets", out.now(), "made");
+        table.row(out, &"the first one")?;
+        control.stop(Stop::Deadline);
+        let told = out.checkpoint();
+        assert_eq!(told, Err(Stop::Deadline));
+        let mut never = Scripted(|_: u64, _: &mut [u8]| panic!("is not read"), None);
+        let core = out.put(file("/core", out), Content::Source { size: 100, extents: None, source: &mut never });
+        assert_eq!(core, Err(Stop::Deadline));
+        assert_eq!(out.put(file("/proc/1/maps", out), Content::Bytes(b"x")), Err(Stop::Deadline));
+        meanwhile(control.as_ref());
+        assert_eq!(table.finish(out, None), Err(Stop::Deadline));
+        told
+    });
+    plan.captures = vec![(capture, Params::default()), (script("files", |_| panic!("is not begun")), Params::default())];
+    let seen = run_plan(plan);
+    let statuses = ["/core", "/proc/1/maps", "process-memory", "files"].map(|path| seen.item(path).status);
+    assert_eq!(statuses, [Status::Skipped, Status::Skipped, Status::Partial, Status::Skipped]);
+    assert!(seen.outcome.reason.as_ref().is_some_and(|r| r.contains("deadline")));
+    seen
+}
+
+/// What a capture has in memory when it is told to end is not lost, and nothing more is read.
+#[test]
+fn a_table_is_put_after_a_stop_and_says_that_it_is_not_finished() {
+    let seen = table_of_a_stop(|_| {});
+    let table = seen.item("targets.jsonl");
+    assert_eq!((table.status, table.reason.as_deref()), (Status::Partial, Some("not finished: the deadline passed")));
+    assert_eq!(seen.content("targets.jsonl"), b"\"the first one\"\n");
+}
+
+/// Somebody asked twice, or the time for it is over: then nothing is waited for.
+#[test]
+fn a_table_that_comes_too_late_after_a_stop_is_named_only() {
+    let late: fn(&Control) = |_| Control::new(None).wait(Duration::from_millis(5_200)).expect("nobody stops it");
+    for meanwhile in [Control::at_once as fn(&Control), late] {
+        let seen = table_of_a_stop(meanwhile);
+        let table = seen.item("targets.jsonl");
+        assert_eq!((table.status, table.reason.as_deref()), (Status::Skipped, Some("not taken: the deadline passed")));
+    }
+}
+
+/// A table that was at its end before the capture heard of the stop is whole.
+#[test]
+fn a_table_that_was_finished_before_its_capture_was_told_is_whole() {
+    let mut plan = plan(Vec::new(), Budget::UNLIMITED);
+    let control = Arc::clone(&plan.control);
+    let capture = script("system", move |out| {
+        control.stop(Stop::Cancelled("enough".to_owned()));
+        for name in ["first.json", "second.json"] {
+            let put = out.put(NewItem::record(name, out.now(), "made"), Content::Bytes(b"{}\n"));
+            assert_eq!(put, Err(Stop::Cancelled("enough".to_owned())));
+        }
+        out.checkpoint()
+    });
+    plan.captures = vec![(capture, Params::default())];
+    let seen = run_plan(plan);
+    assert_eq!(["first.json", "second.json"].map(|n| seen.item(n).status), [Status::Collected, Status::Partial]);
+}
+
 #[test]
 fn the_raw_limit_leaves_out_what_does_not_fit_and_names_it() {
     let budget = Budget { raw_bytes_max: 3 << 20, ..Budget::UNLIMITED };

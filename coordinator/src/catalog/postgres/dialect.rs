@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
+use sqlx::{ConnectOptions as _, Connection as _};
 
+use super::error::unreachable;
 use super::peers::PostgresPeers;
-use super::{Connection, Database, PostgresCatalog, map};
+use super::{CONNECTIONS_MAX, Connection, Database, PostgresCatalog, Settings, map};
 use crate::catalog::CatalogError;
 use crate::catalog::peers::Peers;
 
@@ -64,6 +66,35 @@ pub async fn settle(c: &mut Connection) -> Result<(), CatalogError> {
     let Some(own) = sqlx::query_scalar::<_, Option<String>>(own).fetch_one(&mut *c).await.map_err(map)? else { return Ok(()) };
     sqlx::raw_sql(sqlx::AssertSqlSafe(format!("ANALYZE {own}"))).execute(c).await.map_err(map)?;
     Ok(())
+}
+
+/// Where the catalog is, for errors; never a password.
+pub fn place(catalog: &PostgresCatalog) -> String {
+    catalog.settings.place().to_owned()
+}
+
+/// How long the server may take to let somebody in who only looks why it does not answer.
+const LOOK_WITHIN: Duration = Duration::from_secs(1);
+
+/// Why the catalog does not answer. The pool tries again and keeps to itself why it gets no connection, so one is made beside it.
+pub async fn silence(catalog: &PostgresCatalog) -> CatalogError {
+    let place = place(catalog);
+    let session = Settings::clone(&catalog.settings).called("exhibit-coordinator check").session();
+    let looked = async { session.connect().await?.close().await };
+    match tokio::time::timeout(LOOK_WITHIN, looked).await {
+        Ok(Ok(())) => {
+            let used = (catalog.pool.size() as usize).saturating_sub(catalog.pool.num_idle());
+            CatalogError::Busy(format!(
+                "{place} takes connections and does not do the work in time ({used} of this coordinator's {CONNECTIONS_MAX} connections are in \
+                 use): look on the server for locks (pg_stat_activity), a synchronous standby that is away (pg_stat_replication), and its disk"
+            ))
+        }
+        Ok(Err(e)) => unreachable(&place, &e),
+        Err(_) => CatalogError::Busy(format!(
+            "{place} lets nobody in within {} s: see to the server, and to what lies between (firewall, network)",
+            LOOK_WITHIN.as_secs()
+        )),
+    }
 }
 
 /// How long an operation may take. The server ends a statement earlier (see [`super::Settings`]); this is for a server or a

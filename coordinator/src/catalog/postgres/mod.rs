@@ -52,14 +52,14 @@ type Row = sqlx::postgres::PgRow;
 #[derive(Clone)]
 pub struct PostgresCatalog {
     pool: PgPool,
-    place: String,
+    settings: Arc<Settings>,
     /// Begun when somebody asks: a program that only looks at the catalog is no coordinator.
     peers: Arc<OnceLock<Arc<PostgresPeers>>>,
 }
 
 impl std::fmt::Debug for PostgresCatalog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "PostgresCatalog({})", self.place)
+        write!(f, "PostgresCatalog({})", self.settings.place())
     }
 }
 
@@ -115,7 +115,7 @@ impl PostgresCatalog {
         // The pool has its share before the first connection gives its own back.
         drop(pool.acquire().await.map_err(map)?);
         let _ = first.close().await;
-        Ok(Self { pool, place: settings.place().to_owned(), peers: Arc::default() })
+        Ok(Self { pool, settings: Arc::new(settings.clone()), peers: Arc::default() })
     }
 
     /// Ends all connections.

@@ -167,9 +167,16 @@ pub async fn due(c: &mut Connection, now: Timestamp, limit: u32) -> Result<Vec<C
     rows.iter().map(decode::collection).collect()
 }
 
-pub async fn sealing(c: &mut Connection, limit: u32) -> Result<Vec<CollectionRow>> {
+pub async fn sealing(c: &mut Connection, after: Option<CollectionId>, limit: u32) -> Result<Vec<CollectionRow>> {
     let mut query = QueryBuilder::new(format!("SELECT * FROM collections{} WHERE {IS_OPEN}", dialect::BY_OPEN));
-    query.push(" AND state = 'sealing' ORDER BY queued_at, collection LIMIT ").push_bind(page(limit));
+    query.push(" AND state = 'sealing'");
+    if let Some(after) = after {
+        let row = sqlx::query("SELECT queued_at FROM collections WHERE collection = $1").bind(after.as_str()).fetch_optional(&mut *c).await;
+        let Some(row) = row.map_err(map)? else { return Ok(Vec::new()) };
+        query.push(" AND (queued_at, collection) > (").push_bind(decode::time(&row, "queued_at")?.unix_ns());
+        query.push(", ").push_bind(after.as_str().to_owned()).push(")");
+    }
+    query.push(" ORDER BY queued_at, collection LIMIT ").push_bind(page(limit));
     let rows = query.build().fetch_all(c).await.map_err(map)?;
     rows.iter().map(decode::collection).collect()
 }

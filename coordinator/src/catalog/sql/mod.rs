@@ -69,6 +69,24 @@ impl Backend {
             done
         })
     }
+
+    /// Writes and reads a row that nothing else is kept in.
+    async fn beat(&self) -> Result<(), CatalogError> {
+        self.write(|c| {
+            Box::pin(async move {
+                sqlx::query("UPDATE health SET beats = beats + 1").execute(c).await.map_err(map)?;
+                Ok(())
+            })
+        })
+        .await?;
+        self.read(|c| {
+            Box::pin(async move {
+                sqlx::query("SELECT beats FROM health").fetch_one(c).await.map_err(map)?;
+                Ok(())
+            })
+        })
+        .await
+    }
 }
 
 async fn transaction<T, F>(connection: &mut Connection, work: F) -> Result<T, CatalogError>
@@ -161,8 +179,8 @@ impl Catalog for Backend {
     fn due(&self, now: Timestamp, limit: u32) -> Answer<'_, Vec<CollectionRow>> {
         self.read(move |c| Box::pin(cases::due(c, now, limit)))
     }
-    fn sealing(&self, limit: u32) -> Answer<'_, Vec<CollectionRow>> {
-        self.read(move |c| Box::pin(cases::sealing(c, limit)))
+    fn sealing(&self, after: Option<CollectionId>, limit: u32) -> Answer<'_, Vec<CollectionRow>> {
+        self.read(move |c| Box::pin(cases::sealing(c, after, limit)))
     }
     fn change(&self, collection: CollectionId, from: Vec<State>, change: CollectionChange) -> Answer<'_, Option<CollectionRow>> {
         self.write(move |c| Box::pin(cases::change(c, collection, from, change)))
@@ -233,25 +251,30 @@ impl Catalog for Backend {
             })
         })
     }
+    fn replace_standing(&self, chore: &'static str, before: Option<String>, standing: String) -> Answer<'_, bool> {
+        self.write(move |c| {
+            Box::pin(async move {
+                let done = match before {
+                    None => {
+                        let sql = "INSERT INTO chores (name, standing) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
+                        sqlx::query(sql).bind(chore).bind(standing).execute(c).await
+                    }
+                    Some(before) => {
+                        let sql = "UPDATE chores SET standing = $1 WHERE name = $2 AND standing = $3";
+                        sqlx::query(sql).bind(standing).bind(chore).bind(before).execute(c).await
+                    }
+                };
+                Ok(done.map_err(map)?.rows_affected() == 1)
+            })
+        })
+    }
     fn peers(&self) -> Option<Arc<dyn peers::Peers>> {
         dialect::peers(self)
     }
     fn healthy(&self) -> Answer<'_, ()> {
-        Box::pin(async move {
-            self.write(|c| {
-                Box::pin(async move {
-                    sqlx::query("UPDATE health SET beats = beats + 1").execute(c).await.map_err(map)?;
-                    Ok(())
-                })
-            })
-            .await?;
-            self.read(|c| {
-                Box::pin(async move {
-                    sqlx::query("SELECT beats FROM health").fetch_one(c).await.map_err(map)?;
-                    Ok(())
-                })
-            })
-            .await
-        })
+        Box::pin(async move { self.beat().await.map_err(|e| e.at(&dialect::place(self))) })
+    }
+    fn silence(&self) -> BoxFuture<'_, CatalogError> {
+        Box::pin(dialect::silence(self))
     }
 }

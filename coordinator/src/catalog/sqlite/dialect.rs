@@ -1,10 +1,11 @@
 //! Where SQLite differs: one connection writes, so a transaction locks everything and nothing needs to be locked by name.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 
-use super::{Connection, Database, SqliteCatalog};
+use super::{Connection, Database, SqliteCatalog, map, shown};
 use crate::catalog::CatalogError;
 use crate::catalog::peers::Peers;
 
@@ -56,6 +57,30 @@ pub async fn unhurried(_: &mut Connection) -> Result<(), CatalogError> {
 #[expect(clippy::unused_async, reason = "one signature for both databases")]
 pub async fn settle(_: &mut Connection) -> Result<(), CatalogError> {
     Ok(())
+}
+
+/// Where the catalog is, for errors.
+pub fn place(catalog: &SqliteCatalog) -> String {
+    shown(&catalog.path)
+}
+
+/// How long a read may take of which only is asked whether it is done at all.
+const LOOK_WITHIN: Duration = Duration::from_secs(1);
+
+/// Why the catalog does not answer: whoever holds its lock for writing keeps nobody from reading.
+pub async fn silence(catalog: &SqliteCatalog) -> CatalogError {
+    let place = place(catalog);
+    let read = sqlx::query("SELECT beats FROM health").fetch_one(catalog.readers());
+    match tokio::time::timeout(LOOK_WITHIN, read).await {
+        Ok(Ok(_)) => CatalogError::Busy(format!(
+            "{place} can be read and not written, as when it is locked: another program holds it (a shell of sqlite3, a backup), or its \
+             disk does not finish a write; 'fuser {place}' shows who has it open"
+        )),
+        Ok(Err(e)) => map(e).at(&place),
+        Err(_) => CatalogError::Busy(format!(
+            "{place} can be neither written nor read: see to its disk, and with 'fuser {place}' who has it open"
+        )),
+    }
 }
 
 /// How long an operation may take. A file answers or fails.

@@ -135,6 +135,9 @@ fn shown(path: &Path) -> String {
     exhibit_evidence::text::escape_bounded(&path.to_string_lossy(), 200)
 }
 
+/// How the error begins that says that somebody else has the catalog open.
+pub(crate) const IN_USE: &str = "another coordinator is running on ";
+
 pub(crate) fn lock(path: &Path) -> Result<File, CatalogError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
@@ -143,7 +146,7 @@ pub(crate) fn lock(path: &Path) -> Result<File, CatalogError> {
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(CatalogError::Failed(format!(
-            "another coordinator is running on {} (stop it first; two on one catalog would corrupt each other's work)",
+            "{IN_USE}{} (stop it first; two on one catalog would corrupt each other's work)",
             shown(path)
         ))),
         Err(e) => Err(CatalogError::Failed(format!("cannot lock {}: {e}", shown(path)))),
@@ -174,24 +177,49 @@ async fn migrate(pool: &SqlitePool, path: &Path, new: bool) -> Result<(), Catalo
     tx.commit().await.map_err(map)
 }
 
+/// What helps where a catalog may not be written.
+const RIGHT: &str = "give the coordinator's user the right to write the catalog and its folder";
+
 /// What the driver said, as what to do about it.
 fn map(e: sqlx::Error) -> CatalogError {
     if let Some(db) = e.as_database_error() {
-        // Primary result codes of SQLite (sqlite.org/rescode.html): the low byte of the extended code.
-        let code = db.code().and_then(|c| c.parse::<i64>().ok()).unwrap_or(0) & 0xff;
-        let text = db.message().to_owned();
-        return match code {
-            5 | 6 => CatalogError::Busy(text),
-            11 | 26 => CatalogError::Damaged(text),
-            13 => CatalogError::Failed(format!("{text} (the disk that holds the catalog is full: free space on it)")),
-            8 => CatalogError::Failed(format!("{text} (give the coordinator's user the right to write the catalog and its folder)")),
-            19 => CatalogError::Conflict(text),
-            _ => CatalogError::Failed(text),
-        };
+        return by_code(db.code().and_then(|c| c.parse::<i64>().ok()).unwrap_or(0), db.message().to_owned());
     }
     match e {
         sqlx::Error::PoolTimedOut => CatalogError::Busy("no connection became free within 30 s".to_owned()),
         sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::ColumnNotFound(_) => CatalogError::Damaged(e.to_string()),
         other => CatalogError::Failed(other.to_string()),
+    }
+}
+
+/// By the primary result code of SQLite (sqlite.org/rescode.html): the low byte of the extended one.
+fn by_code(extended: i64, text: String) -> CatalogError {
+    match extended & 0xff {
+        5 | 6 => CatalogError::Busy(text),
+        11 | 26 => CatalogError::Damaged(text),
+        13 => CatalogError::Failed(format!("{text} (the disk that holds the catalog is full: free space on it)")),
+        // No right; the file or one beside it cannot be opened.
+        3 | 8 | 14 => CatalogError::Failed(format!("{text} ({RIGHT})")),
+        // So SQLite tells as well that a file system became read-only under an open file.
+        10 => CatalogError::Failed(format!(
+            "{text} ({RIGHT}; where it has that, look whether the file system is mounted read-only, and in the kernel's log: the disk may report errors)"
+        )),
+        19 => CatalogError::Conflict(text),
+        _ => CatalogError::Failed(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_written_is_told_with_the_right_that_it_needs() {
+        // SQLITE_READONLY, SQLITE_CANTOPEN, SQLITE_IOERR_WRITE.
+        for code in [8, 14, 778] {
+            let e = by_code(code, "said".to_owned()).at("/d/catalog.sqlite").to_string();
+            assert!(e.starts_with("the catalog failed: /d/catalog.sqlite: said (") && e.contains(RIGHT), "{e}");
+        }
+        assert_eq!(by_code(261, "locked".to_owned()), CatalogError::Busy("locked".to_owned()), "SQLITE_BUSY_RECOVERY");
     }
 }

@@ -19,6 +19,7 @@ use crate::ledger::{Brief, Gone};
 use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
 use crate::read::Begins;
+use crate::seal;
 
 /// Changes of one collection are shown at most this often.
 const SHOW_EVERY: Duration = Duration::from_millis(200);
@@ -119,7 +120,8 @@ fn standing(row: &CollectionRow, gone: Option<&Disposed>) -> (String, String) {
             let ending = row.ending.as_ref();
             let outcome = ending.map_or("closed", |e| e.outcome.as_str());
             let why = ending.and_then(|e| e.reason.clone()).unwrap_or_default();
-            ("ending".to_owned(), format!("{outcome}, and its seal is being written: {why}"))
+            let writing = if reason.starts_with(seal::CANNOT) { reason } else { "its seal is being written".to_owned() };
+            ("ending".to_owned(), format!("{outcome}, and {writing}: {why}"))
         }
         None => (shown_text(row.state.as_str()), reason),
     }

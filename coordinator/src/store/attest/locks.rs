@@ -6,7 +6,7 @@ use exhibit_evidence::text::escape_bounded;
 use super::mend::{Deed, Mend};
 use super::{Attestable, HELD, Pass, UNATTESTED};
 use crate::store::lock::{Lock, Locks, Seen};
-use crate::store::vault::{Vault, Version};
+use crate::store::vault::{Looked, Vault, Version};
 use crate::store::{Kind, StoreError};
 
 /// How far the store's clock and ours may differ: a lock is computed from one and compared by the other.
@@ -34,14 +34,17 @@ impl Pass {
             return Ok(());
         }
         tokio::time::sleep(self.task.pause).await;
-        match self.weigh(log, name, version).await? {
+        let (weighed, mut unread) = self.weigh(log, name, version).await?;
+        match weighed {
             Weighed::Right => {}
-            Weighed::Mend(mend) => {
+            Weighed::Mend(mut mend) => {
                 // Told by this pass as well: what a pass does not find any more is told anew by the next one.
                 if let Some(what) = mend.stays.clone() {
                     self.tell(HELD, name, what);
                 }
                 if self.task.repair {
+                    // Told once the rest is mended, which looks again.
+                    mend.unread = unread.take();
                     self.mends.push(*mend);
                 } else {
                     self.tell("store-lock", name, mend.what);
@@ -50,79 +53,80 @@ impl Pass {
             Weighed::Longer(what) => self.tell(HELD, name, what),
             Weighed::Released => self.report.to_release.extend(name.split('/').nth(1).map(str::to_owned)),
         }
+        if let Some(e) = unread {
+            self.tell_unread(name, &e);
+        }
         Ok(())
     }
 
-    /// Reads a lock and compares it with what it should be now.
-    pub(super) async fn weigh(&mut self, log: &LogName, name: &str, version: &Version) -> Result<Weighed, StoreError> {
-        let Some(locks) = self.store.locks.clone() else { return Ok(Weighed::Right) };
+    /// Reads a lock and compares it with what it should be now. Gives as well why a part of it could not be read, which is to be told beside.
+    pub(super) async fn weigh(
+        &mut self,
+        log: &LogName,
+        name: &str,
+        version: &Version,
+    ) -> Result<(Weighed, Option<StoreError>), StoreError> {
+        let Some(locks) = self.store.locks.clone() else { return Ok((Weighed::Right, None)) };
         // Before anything is compared: what custody asks for is in a log that nobody may have opened yet.
         let is_told = self.knows_custody(log).await?;
         let (want, known) = locks.of(name, version.modified);
         let known = known && is_told;
-        let seen = match self.store.vault.lock_with(name, &version.version, want.hold).await {
-            Ok(seen) => seen,
+        let looked = match self.store.vault.read_lock(name, &version.version, want.hold).await {
+            Ok(looked) => looked,
             // Destroyed since it was listed.
-            Err(e) if e.kind() == Kind::NotFound => return Ok(Weighed::Right),
+            Err(e) if e.kind() == Kind::NotFound => return Ok((Weighed::Right, None)),
             Err(e) if e.kind() == Kind::Retry => return Err(e),
-            Err(e) => {
-                self.tell_unread(name, &e);
-                return Ok(Weighed::Right);
-            }
+            Err(e) => return Ok((Weighed::Right, Some(e))),
         };
-        self.report.locks_read = self.report.locks_read.saturating_add(1);
-        if !seen.hold && !want.hold {
-            self.ask_for_holds(version).await?;
+        if looked.is_whole() {
+            self.report.locks_read = self.report.locks_read.saturating_add(1);
         }
+        if !looked.seen.hold && !want.hold && !self.holds.is_settled() {
+            // Asked for what it tells of all holds.
+            let _ = self.ask_hold(version).await;
+        }
+        let weighed = self.compare((&*locks, log, version), &looked, (want, known)).await?;
+        Ok((weighed, looked.unread()))
+    }
+
+    /// Judges what was read of a lock: each part of it by itself.
+    async fn compare(
+        &mut self,
+        (locks, log, version): (&Locks, &LogName, &Version),
+        looked: &Looked,
+        (want, known): (Lock, bool),
+    ) -> Result<Weighed, StoreError> {
+        let seen = looked.seen;
         let mut surplus = Weighed::Right;
         if seen.hold && !want.hold {
-            surplus = self.weigh_hold(&locks, log, version, known).await?;
+            surplus = self.weigh_hold(locks, log, version, known).await?;
             if matches!(surplus, Weighed::Mend(_)) {
                 return Ok(surplus);
             }
         }
         let over = want.until <= self.task.now;
-        let is_strong = (over || seen.retains(&want, CLOCKS_APART_S)) && (seen.hold || !want.hold);
-        if !is_strong {
-            let what = format!("the lock was {seen}, it should be {want}");
+        if (!over && looked.lacks_retention(&want, CLOCKS_APART_S)) || looked.lacks_hold(&want) {
+            let what = format!("the lock was {looked}, it should be {want}");
             // Its time has passed: a hold needs no date, but a retention that ends in the past is refused.
             let until = if over { self.task.now.plus_s(CLOCKS_APART_S) } else { want.until };
             let mend = Mend::new((log, version), Deed::Set(Lock { until, ..want }), what);
             // What custody just asked for is new to what was written before; nobody need have weakened anything.
-            let only_new = seen.retains(&locks.by_policy(version.modified), CLOCKS_APART_S);
+            let only_new = !looked.lacks_retention(&locks.by_policy(version.modified), CLOCKS_APART_S);
             let stays = if let Weighed::Longer(what) = surplus { Some(what) } else { None };
             return Ok(Weighed::Mend(Box::new(Mend { only_new, stays, ..mend })));
         }
         let ceiling = want.until.max(self.task.now).plus_s(LONGER_S);
         let is_longer = seen.until.is_some_and(|until| until > ceiling) || seen.mode.is_some_and(|mode| mode > want.mode);
         if matches!(surplus, Weighed::Right) && known && is_longer {
-            let what = format!("the lock is {seen}, and {want} was asked for: nobody here made it longer or harder");
-            return Ok(Weighed::Longer(waited_for(&locks, name, what)));
+            let what = format!("the lock is {looked}, and {want} was asked for: nobody here made it longer or harder");
+            return Ok(Weighed::Longer(waited_for(locks, &version.name, what)));
         }
         Ok(surplus)
     }
 
     /// Nobody saw that it is weak: some stores say the same of credentials that ended.
-    fn tell_unread(&mut self, name: &str, e: &StoreError) {
+    pub(super) fn tell_unread(&mut self, name: &str, e: &StoreError) {
         self.tell(UNATTESTED, name, format!("its lock cannot be read: {e}"));
-    }
-
-    /// A hold that nobody here asked for shows by being read alone, and a store may leave out what may not be read. So once in a pass, of
-    /// the first version that shows none, it is asked for: a question for each one would double what a pass costs.
-    async fn ask_for_holds(&mut self, version: &Version) -> Result<(), StoreError> {
-        if self.holds_asked {
-            return Ok(());
-        }
-        match self.store.vault.may_read_hold(&version.name, &version.version).await {
-            // Destroyed since it was looked at: the next one is asked for.
-            Err(e) if e.kind() == Kind::NotFound => return Ok(()),
-            Err(e) if e.kind() == Kind::Retry => return Err(e),
-            // Without the object's name: the next pass may begin at another one, and it is the same.
-            Err(e) => self.tell(UNATTESTED, "", format!("legal holds may not be read: {}", e.remedy())),
-            Ok(()) => {}
-        }
-        self.holds_asked = true;
-        Ok(())
     }
 
     /// A hold that custody does not ask for: one that keeps a log from growing, one that custody released, which is to come off, or one that
@@ -162,8 +166,8 @@ impl Pass {
             return Ok(false);
         }
         let (want, known) = locks.of(&version.name, version.modified);
-        match self.store.vault.lock_of(&version.name, &version.version).await {
-            Ok(seen) => Ok(known && seen.hold && !want.hold),
+        match self.store.vault.read_lock(&version.name, &version.version, false).await {
+            Ok(looked) => Ok(known && looked.seen.hold && !want.hold),
             Err(e) if e.kind() == Kind::Retry => Err(e),
             Err(e) => {
                 if e.is_unread() {
@@ -188,25 +192,35 @@ impl Pass {
     }
 
     /// What is said of the lock of something that is none of ours: somebody can lock what he wrote, which makes it no evidence.
-    pub(super) async fn strange_lock(&self, version: &Version) -> Result<String, StoreError> {
+    pub(super) async fn strange_lock(&mut self, version: &Version) -> Result<String, StoreError> {
         let none = "it is not what was created here, and no lock is set on it".to_owned();
         if self.store.locks.is_none() || self.versions_only {
             return Ok(none);
         }
         tokio::time::sleep(self.task.pause).await;
-        match self.store.vault.lock_of(&version.name, &version.version).await {
-            Ok(seen) if seen.hold || seen.until.is_some() => {
-                Ok(format!("it is not what was created here, though it carries a lock, which is not ours: {seen}"))
-            }
-            Err(e) if e.kind() == Kind::Retry => Err(e),
-            Err(e) if e.is_unread() => Ok(format!("it is not what was created here, and its lock cannot be read: {e}")),
-            Ok(_) | Err(_) => Ok(none),
+        let looked = match self.store.vault.read_lock(&version.name, &version.version, false).await {
+            Ok(looked) => looked,
+            Err(e) if e.kind() == Kind::Retry => return Err(e),
+            Err(e) if e.is_unread() => return Ok(format!("it is not what was created here, and its lock cannot be read: {e}")),
+            Err(_) => return Ok(none),
+        };
+        if looked.seen.hold || looked.seen.until.is_some() {
+            return Ok(format!("it is not what was created here, though it carries a lock, which is not ours: {looked}"));
         }
+        let held = self.ask_hold(version).await;
+        Ok(match (looked.unread(), held) {
+            (_, Ok(true)) => "it is not what was created here, though it carries a legal hold, which is not ours".to_owned(),
+            (Some(e), _) => format!("it is not what was created here, and its lock cannot be read: {e}"),
+            (None, Err(why)) => {
+                format!("it is not what was created here, no retention is set on it, and whether it is held cannot be read: {why}")
+            }
+            (None, Ok(false)) => none,
+        })
     }
 
     /// Sets a lock as it should be.
-    pub(super) async fn set(&self, mend: &Mend, want: &Lock) -> Result<(), StoreError> {
-        ensure(&self.store.vault, &mend.name, &mend.version.version, want, CLOCKS_APART_S).await.map(|_| ())
+    pub(super) async fn set(&self, mend: &Mend, want: &Lock) -> Result<Brought, StoreError> {
+        bring(&self.store.vault, &mend.name, &mend.version.version, want, CLOCKS_APART_S).await
     }
 }
 
@@ -222,21 +236,22 @@ impl Attestable {
         let versions = self.vault.versions_of(name).await.ok()?;
         let (mut longest, mut unread): (Option<Seen>, Option<StoreError>) = (None, None);
         for version in versions.iter().filter(|v| !v.marker).take(KEPT_VERSIONS_MAX) {
-            let seen = match self.vault.lock_of(name, &version.version).await {
-                Ok(seen) => seen,
+            let looked = match self.vault.read_lock(name, &version.version, false).await {
+                Ok(looked) => looked,
                 Err(e) => {
                     unread = Some(e).filter(StoreError::is_unread).or(unread);
                     continue;
                 }
             };
-            if seen.hold {
+            if looked.seen.hold {
                 let id = escape_bounded(&version.version, 80);
                 let what = "has a legal hold that custody does not ask for: the destruction waits until whoever set it takes it off";
                 return Some((true, format!("version '{id}' {what}")));
             }
-            if seen.until > longest.and_then(|longest| longest.until) {
-                longest = Some(seen);
+            if looked.seen.until > longest.and_then(|longest| longest.until) {
+                longest = Some(looked.seen);
             }
+            unread = looked.unread().or(unread);
         }
         let lock = longest.map(|seen| format!("its lock is {seen}: the destruction waits for that day"));
         let what = lock.or_else(|| unread.map(|e| format!("its lock, for whose end the destruction may wait, cannot be read: {e}")))?;
@@ -246,8 +261,8 @@ impl Attestable {
 
 /// Makes the lock of a version at least what it should be, and says what it was before when it had to be set.
 ///
-/// Order: 1. read; 2. set retention, then the hold, each only where it is too weak, and never weaker than it was; 3. read
-/// again. Repeating it is safe at any point. Nothing is set on a lock that may not be read: it may be as it should be, or harder.
+/// # Errors
+/// As [`bring`], and with what could not be read of it, whatever was set beside.
 pub(in crate::store) async fn ensure(
     vault: &Vault,
     name: &str,
@@ -255,22 +270,53 @@ pub(in crate::store) async fn ensure(
     want: &Lock,
     slack_s: i64,
 ) -> Result<Option<Seen>, StoreError> {
-    let holds = |seen: &Seen| seen.retains(want, slack_s) && (seen.hold || !want.hold);
-    let seen = vault.lock_with(name, version, want.hold).await?;
-    if holds(&seen) {
-        return Ok(None);
+    let brought = bring(vault, name, version, want, slack_s).await?;
+    match brought.unread {
+        Some(e) => Err(e),
+        None => Ok(brought.before),
     }
-    if !seen.retains(want, slack_s) {
+}
+
+/// What was done to a lock.
+pub(super) struct Brought {
+    /// What it was, where something was set.
+    pub(super) before: Option<Seen>,
+    /// Why a part of it could not be read.
+    pub(super) unread: Option<StoreError>,
+    /// What was set was read again.
+    pub(super) is_read_back: bool,
+}
+
+/// Order: 1. read; 2. set retention, then the hold, each only where it was seen to be too weak, and never weaker than it was; 3. read
+/// again. Repeating it is safe at any point. Nothing is set of a part that may not be read: it may be as it should be, or harder.
+///
+/// # Errors
+/// As the store fails; when something stays weaker than it was set; and unread where nothing was set and not all of it could be read.
+async fn bring(vault: &Vault, name: &str, version: &str, want: &Lock, slack_s: i64) -> Result<Brought, StoreError> {
+    let looked = vault.read_lock(name, version, want.hold).await?;
+    let (retention, hold) = (looked.lacks_retention(want, slack_s), looked.lacks_hold(want));
+    let seen = looked.seen;
+    if !retention && !hold {
+        return match looked.unread() {
+            Some(e) => Err(e),
+            None => Ok(Brought { before: None, unread: None, is_read_back: true }),
+        };
+    }
+    if retention {
         let mode = seen.mode.map_or(want.mode, |mode| mode.max(want.mode));
         let until = seen.until.map_or(want.until, |until| until.max(want.until));
         vault.retain(name, version, mode, until, false).await?;
     }
-    if want.hold && !seen.hold {
+    if hold {
         vault.hold(name, version, true).await?;
     }
-    let after = vault.lock_with(name, version, want.hold).await?;
-    if holds(&after) {
-        return Ok(Some(seen));
+    let after = match vault.read_lock(name, version, want.hold).await {
+        Err(e) if e.is_unread() => return Ok(Brought { before: Some(seen), unread: Some(e), is_read_back: false }),
+        after => after?,
+    };
+    if !after.lacks_retention(want, slack_s) && !after.lacks_hold(want) {
+        let is_read_back = !(retention && after.retention.is_some() || hold && after.hold.is_some());
+        return Ok(Brought { before: Some(seen), unread: after.unread(), is_read_back });
     }
     Err(StoreError::new(
         Kind::Denied,

@@ -7,9 +7,9 @@ use exhibit_evidence::id::CaseId;
 use exhibit_evidence::layout::LogName;
 use futures::future::BoxFuture;
 
-use super::locks::Weighed;
+use super::locks::{Brought, Weighed};
 use super::report::{Tally, told};
-use super::{NAMED_MAX, Pass, UNATTESTED, named};
+use super::{NAMED_MAX, Pass, named};
 use crate::store::lock::Lock;
 use crate::store::vault::Version;
 use crate::store::{Kind, StoreError, Trouble};
@@ -39,6 +39,8 @@ pub(super) struct Mend {
     pub(super) only_new: bool,
     /// What keeps the object beside, in words, and is not ours to take off.
     pub(super) stays: Option<String>,
+    /// Why a part of the lock could not be read, of which nothing is done.
+    pub(super) unread: Option<StoreError>,
 }
 
 /// What is done.
@@ -58,10 +60,11 @@ impl Deed {
         }
     }
 
-    const fn done(self) -> &'static str {
-        match self {
-            Self::Set(_) => "it was set again",
-            Self::Free => "it was taken off",
+    const fn done(self, is_read_back: bool) -> &'static str {
+        match (self, is_read_back) {
+            (Self::Set(_), true) => "it was set again",
+            (Self::Set(_), false) => "it was set again and could not be read back",
+            (Self::Free, _) => "it was taken off",
         }
     }
 
@@ -76,7 +79,8 @@ impl Deed {
 impl Mend {
     /// Of one version: what is done, and why in words.
     pub(super) fn new((log, version): (&LogName, &Version), deed: Deed, what: String) -> Self {
-        Self { log: log.clone(), name: version.name.clone(), version: version.clone(), deed, what, only_new: false, stays: None }
+        let (log, name, version) = (log.clone(), version.name.clone(), version.clone());
+        Self { log, name, version, deed, what, only_new: false, stays: None, unread: None }
     }
 
     fn id(&self) -> (String, String) {
@@ -107,8 +111,16 @@ impl Pass {
         let mut due = Vec::with_capacity(mends.len());
         for mend in mends {
             tokio::time::sleep(self.task.pause).await;
-            if let Weighed::Mend(again) = self.weigh(&mend.log, &mend.name, &mend.version).await? {
-                due.push(*again);
+            let weighed = self.weigh(&mend.log, &mend.name, &mend.version).await?;
+            match weighed {
+                (Weighed::Mend(mut again), unread) => {
+                    again.unread = unread;
+                    due.push(*again);
+                }
+                // All of it could be read a moment ago, and was weak; nobody saw that this was mended.
+                (Weighed::Right, Some(e)) if mend.unread.is_none() => due.push(Mend { unread: Some(e), ..mend }),
+                (_, Some(e)) => self.tell_unread(&mend.name, &e),
+                (_, None) => {}
             }
         }
         Ok(due)
@@ -163,26 +175,34 @@ impl Pass {
     async fn carry_out(&mut self, mend: &Mend, quiet: bool) -> Result<(), StoreError> {
         let done = match &mend.deed {
             Deed::Set(want) => self.set(mend, want).await,
-            Deed::Free => self.store.vault.hold(&mend.name, &mend.version.version, false).await,
+            Deed::Free => {
+                let freed = self.store.vault.hold(&mend.name, &mend.version.version, false).await;
+                freed.map(|()| Brought { before: None, unread: mend.unread.clone(), is_read_back: true })
+            }
         };
-        match done {
-            Ok(()) => {
+        let unread = match done {
+            Ok(done) => {
                 let count = match mend.deed {
                     Deed::Set(_) => &mut self.report.set_again,
                     Deed::Free => &mut self.report.holds_released,
                 };
                 *count = count.saturating_add(1);
                 if !quiet && self.keeper.is_none() {
-                    self.tell("store-lock", &mend.name, format!("{}; {}", mend.what, mend.deed.done()));
+                    self.tell("store-lock", &mend.name, format!("{}; {}", mend.what, mend.deed.done(done.is_read_back)));
                 }
+                done.unread
             }
             // Destroyed since it was looked at.
-            Err(e) if e.kind() == Kind::NotFound => {}
+            Err(e) if e.kind() == Kind::NotFound => None,
             Err(e) if e.kind() == Kind::Retry => return Err(e),
             Err(e) => {
-                let kind = if e.is_unread() { UNATTESTED } else { "store-lock" };
-                self.tell(kind, &mend.name, format!("{}; {}: {e}", mend.what, mend.deed.failed()));
+                self.tell("store-lock", &mend.name, format!("{}; {}: {e}", mend.what, mend.deed.failed()));
+                if e.is_unread() { Some(e) } else { mend.unread.clone() }
             }
+        };
+        // What was seen to be weak is told whatever cannot be read beside it.
+        if let Some(e) = unread {
+            self.tell_unread(&mend.name, &e);
         }
         Ok(())
     }

@@ -62,7 +62,7 @@ impl List {
     }
 }
 
-const DO: &str = "docs/operations/stores.md says what to do";
+pub(super) const DO: &str = "docs/operations/stores.md says what to do";
 
 /// Those that a sentence may name.
 fn first(named: &[String]) -> &[String] {
@@ -125,7 +125,8 @@ pub(super) fn told(kind: &'static str, subject: &str, tally: &Tally) -> Trouble 
 pub(super) fn too_many(unremembered: u64, place: &str) -> Option<Trouble> {
     (unremembered > 0).then(|| Trouble {
         kind: "store-unattested",
-        subject: place.to_owned(),
+        // A name of its own: what is told once goes by it, and of the place itself more may be told.
+        subject: format!("{place} (list of versions)"),
         detail: format!(
             "the list of objects under another version is full: of {unremembered} more the genuine version is not remembered, and the newest one is read, or none is seen, until what lies on top is taken away; what is read is still compared with its digest (docs/operations/stores.md says what to do)"
         ),
@@ -178,7 +179,7 @@ mod tests {
     fn a_list_that_is_cut_says_so() {
         assert_eq!(too_many(0, "s3://bucket"), None);
         let trouble = too_many(3, "s3://bucket").expect("told");
-        assert_eq!((trouble.kind, trouble.subject.as_str()), ("store-unattested", "s3://bucket"));
+        assert_eq!((trouble.kind, trouble.subject.as_str()), ("store-unattested", "s3://bucket (list of versions)"));
         assert!(trouble.detail.contains("of 3 more the genuine version is not remembered"), "{}", trouble.detail);
     }
 }

@@ -1,5 +1,5 @@
-//! What was tried, line by line, and how an error becomes a line. A refusal counts only in words: one without any may be that of
-//! a proxy or a firewall, or of whoever asks, and whoever comes by another way is not refused.
+//! What was tried, line by line, and how an error becomes a line. A refusal counts only in a code of the store: one without any may be that
+//! of a proxy or a firewall, or of whoever asks, and whoever comes by another way is not refused.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -10,6 +10,8 @@ use super::super::{Kind, LockPolicy, StoreError};
 
 const DETAIL_CHARS_MAX: usize = 600;
 const WITHOUT_A_WORD: &str = "look at what stands between this machine and the store (a proxy, a firewall), whose answer it may be, and ask whoever provides the store for answers that say why";
+
+const THERE_AND_NOT: &str = "what was just written is not there, says the answer: look at what stands between this machine and the store (a proxy, a firewall), whose answer it may be, and ask whoever provides the store why it says so";
 
 /// How one check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -141,15 +143,38 @@ impl CheckReport {
         self.push(what, state, &format!("nothing else was tried: {}", e.message()), Cow::Owned(e.remedy().to_owned()));
     }
 
+    /// For what keeps a store from being a copy: with `remedy` where that was seen. Nobody knows it where there was no answer, which `silent`
+    /// helps against, no word why, or no right to look.
+    pub(crate) fn unfit(&mut self, what: &'static str, e: &StoreError, silent: &'static str, remedy: &'static str) {
+        if e.is_wordless() {
+            self.add_wordless(what, "", e);
+        } else if e.is_unread() || (e.says_nothing() && e.needs_a_person()) {
+            self.add_own(what, State::Untested, e);
+        } else if e.says_nothing() {
+            self.add(what, State::Untested, e.to_string(), silent);
+        } else {
+            self.add(what, State::Missing, e.to_string(), remedy);
+        }
+    }
+
+    /// For what came back and is no refusal by the store. `beside` is what was seen all the same.
+    fn unproven(&mut self, what: &'static str, beside: &str, e: &StoreError) {
+        if e.is_wordless() {
+            self.add_wordless(what, beside, e);
+        } else if e.kind() == Kind::NotFound {
+            let detail = format!("answered as if it were not there, which proves nothing{beside}: {}", e.message());
+            self.push(what, State::Untested, &detail, Cow::Borrowed(THERE_AND_NOT));
+        } else {
+            self.add_own(what, State::Untested, e);
+        }
+    }
+
     /// For what must be refused: success is what is missing, and a refusal of whoever asks is none of what was asked.
     pub(super) fn refused(&mut self, what: &'static str, tried: &Result<(), StoreError>, allowed: &str, remedy: &'static str) {
         match tried {
             Ok(()) => self.add(what, State::Missing, allowed, remedy),
-            Err(e) if e.is_wordless() => self.add_wordless(what, "", e),
-            Err(e) if matches!(e.kind(), Kind::Denied | Kind::Conflict) && !e.says_nothing() => {
-                self.add(what, State::Holds, "refused", remedy);
-            }
-            Err(e) => self.add_own(what, State::Untested, e),
+            Err(e) if e.is_coded() => self.add(what, State::Holds, "refused", remedy),
+            Err(e) => self.unproven(what, "", e),
         }
     }
 
@@ -158,9 +183,8 @@ impl CheckReport {
         match tried {
             // Some stores answer that they did it and do not.
             Ok(()) => self.add(what, State::Holds, format!("the store says that it was done, and it was not: {kept}"), ""),
-            Err(e) if e.is_wordless() => self.add_wordless(what, &format!(" about the lock; {kept}"), e),
-            Err(e) if e.says_nothing() => self.add_own(what, State::Untested, e),
-            Err(_) => self.add(what, State::Holds, format!("refused: {kept}"), ""),
+            Err(e) if e.is_coded() => self.add(what, State::Holds, format!("refused: {kept}"), ""),
+            Err(e) => self.unproven(what, &format!(" about the lock; {kept}"), e),
         }
     }
 

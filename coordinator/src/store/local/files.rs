@@ -125,7 +125,9 @@ pub fn map(e: &io::Error, tried: &str, name: &str) -> StoreError {
         Some(Errno::MFILE | Errno::NFILE) => (Kind::Retry, "raise the limit of open files (LimitNOFILE)"),
         _ => (Kind::Retry, "try again; if it stays, look in the kernel's log"),
     };
-    StoreError::new(kind, message, remedy)
+    let told = StoreError::new(kind, message, remedy);
+    // The kernel's own word: nobody stands between who could say it in its place.
+    if kind == Kind::Denied { told.coded() } else { told }
 }
 
 #[cfg(test)]

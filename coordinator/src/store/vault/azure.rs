@@ -128,8 +128,10 @@ impl Dialect for Azure {
     }
 
     fn said(&self, headers: &HeaderMap, body: &[u8]) -> (String, String) {
-        let message = xml::parse(body).map(|e| e.get("Message").to_owned()).unwrap_or_default();
-        (header(headers, "x-ms-error-code").to_owned(), message)
+        let error = xml::parse(body).unwrap_or_default();
+        let in_body = if error.name == "Error" { error.get("Code") } else { "" };
+        let code = Some(header(headers, "x-ms-error-code")).filter(|code| !code.is_empty()).unwrap_or(in_body);
+        (code.to_owned(), error.get("Message").to_owned())
     }
 }
 
@@ -157,21 +159,21 @@ mod tests {
             headers.insert(name, http::HeaderValue::from_static(value));
         }
         let until = Some(Timestamp::from_unix_s(1_767_225_600));
-        let reply = Reply { headers, body: Bytes::new() };
+        let reply = Reply::new(headers, Bytes::new());
         assert!(Azure.seen(&reply, "v0").is_err(), "the lock of another version");
         assert_eq!(Azure.seen(&reply, "v1"), Ok(Seen { mode: Some(LockMode::Compliance), until, hold: true }));
-        let none = Reply { headers: HeaderMap::new(), body: Bytes::new() };
+        let none = Reply::new(HeaderMap::new(), Bytes::new());
         assert!(Azure.seen(&none, "v1").is_err(), "of no version");
         assert_eq!((Azure.seen(&none, NO_VERSION), Azure.is_on(Setting::Locks, &none)), (Ok(Seen::default()), Ok(false)));
         // With the byte order mark that Azure writes.
         let text = "\u{feff}<?xml version=\"1.0\"?><EnumerationResults><Blobs><Blob><Name>a</Name><VersionId>v1</VersionId><Properties>\
             <Last-Modified>Thu, 01 Jan 2026 00:00:00 GMT</Last-Modified></Properties></Blob><Blob><Name>b</Name><Properties>\
             <Last-Modified>x</Last-Modified></Properties></Blob></Blobs><NextMarker>m</NextMarker></EnumerationResults>";
-        let listed = Azure.page(&Reply { headers: HeaderMap::new(), body: Bytes::from_static(text.as_bytes()) }).expect("reads");
+        let listed = Azure.page(&Reply::new(HeaderMap::new(), Bytes::from_static(text.as_bytes()))).expect("reads");
         let found: Vec<_> = listed.found.iter().map(|f| (f.version.as_str(), f.latest, f.modified)).collect();
         assert_eq!(found, [("v1", false, until), (NO_VERSION, true, None)]);
         assert_eq!(listed.next.map(|n| n.key).as_deref(), Some("m"));
-        assert!(Azure.page(&Reply { headers: HeaderMap::new(), body: Bytes::from_static(b"<html/>") }).is_err(), "another's page");
+        assert!(Azure.page(&Reply::new(HeaderMap::new(), Bytes::from_static(b"<html/>"))).is_err(), "another's page");
     }
 
     #[test]
@@ -179,6 +181,12 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("x-ms-error-code", http::HeaderValue::from_static("BlobImmutableDueToPolicy"));
         assert_eq!(Azure.said(&headers, b""), ("BlobImmutableDueToPolicy".to_owned(), String::new()));
+        let told = |body: &[u8]| Azure.said(&HeaderMap::new(), body);
+        let in_body = b"<Error><Code>BlobImmutableDueToPolicy</Code><Message>no</Message></Error>";
+        assert_eq!(told(in_body), ("BlobImmutableDueToPolicy".to_owned(), "no".to_owned()), "where a gateway drops the header");
+        for page in [&b"<html>blocked</html>"[..], b"<Fault><Code>Blocked</Code></Fault>", br#"{"error":"blocked"}"#, b""] {
+            assert_eq!(told(page).0, "");
+        }
     }
 
     proptest::proptest! {
@@ -190,7 +198,7 @@ mod tests {
         ) {
             let rows = blobs.iter().map(|(name, version)| format!("<Blob><Name>{name}</Name><VersionId>{version}</VersionId></Blob>"));
             let text = format!("<EnumerationResults><Blobs>{}</Blobs></EnumerationResults>", rows.collect::<Vec<_>>().concat());
-            let reply = |body: Vec<u8>| Reply { headers: HeaderMap::new(), body: Bytes::from(body) };
+            let reply = |body: Vec<u8>| Reply::new(HeaderMap::new(), Bytes::from(body));
             let listed = Azure.page(&reply(text.clone().into_bytes())).expect("reads");
             proptest::prop_assert_eq!(listed.found.into_iter().map(|f| (f.key, f.version)).collect::<Vec<_>>(), blobs);
 

@@ -55,6 +55,18 @@ impl Ask {
 pub(super) struct Reply {
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
+    /// It is the store's word that there is nothing of the part of an object that was asked for, or that it has no such call.
+    pub(super) is_none: bool,
+}
+
+impl Reply {
+    pub(super) const fn new(headers: HeaderMap, body: Bytes) -> Self {
+        Self { headers, body, is_none: false }
+    }
+
+    pub(super) const fn none(headers: HeaderMap) -> Self {
+        Self { headers, body: Bytes::new(), is_none: true }
+    }
 }
 
 /// The text of a header; empty when there is none.
@@ -119,7 +131,7 @@ pub(super) trait Dialect: fmt::Debug + Send + Sync {
     fn seen(&self, reply: &Reply, version: &str) -> Result<Seen, String>;
 
     /// Asks for a part of a version's lock alone, where an answer to [`Dialect::look`] leaves it out for want of a right, and this one is
-    /// refused instead. [`Dialect::closer`] reads it into what was seen; an answer without a body says that there is nothing of it.
+    /// refused instead. [`Dialect::closer`] reads it into what was seen.
     fn look_closer(&self, _part: Part, _version: &str) -> Option<Ask> {
         None
     }
@@ -127,7 +139,8 @@ pub(super) trait Dialect: fmt::Debug + Send + Sync {
         Ok(())
     }
 
-    /// True for a refusal of [`Dialect::look_closer`] which says that there is nothing of this part, or no such call.
+    /// True for a refusal of [`Dialect::look_closer`] in which the store says, with a code, that there is nothing of this part, or no such
+    /// call. What has no code may be the page of a proxy.
     fn lacks(&self, _status: u16, _said: &Said) -> bool {
         false
     }

@@ -173,7 +173,7 @@ mod tests {
     use bytes::Bytes;
 
     fn reply(body: &'static str) -> Reply {
-        Reply { headers: HeaderMap::new(), body: Bytes::from_static(body.as_bytes()) }
+        Reply::new(HeaderMap::new(), Bytes::from_static(body.as_bytes()))
     }
 
     #[test]
@@ -213,7 +213,7 @@ mod tests {
         ) {
             let rows: Vec<_> = objects.iter().map(|(name, n)| serde_json::json!({ "name": name, "generation": n })).collect();
             let text = serde_json::json!({ "kind": "storage#objects", "items": rows }).to_string();
-            let reply = |body: Vec<u8>| Reply { headers: HeaderMap::new(), body: Bytes::from(body) };
+            let reply = |body: Vec<u8>| Reply::new(HeaderMap::new(), Bytes::from(body));
             let listed = Google.page(&reply(text.clone().into_bytes())).expect("reads");
             proptest::prop_assert_eq!(listed.found.into_iter().map(|f| (f.key, f.version)).collect::<Vec<_>>(), objects);
 

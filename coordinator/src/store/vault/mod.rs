@@ -39,6 +39,7 @@ use dialect::{Ask, Dialect, Reply, Setting, Words, header};
 use refusal::Said;
 
 pub(super) use listing::ListingConnector;
+pub(super) use look::Looked;
 pub(super) use signing::{LockingConnector, Signer};
 pub use versions::{Cursor, Version};
 
@@ -127,10 +128,11 @@ impl Vault {
     async fn ask(&self, tried: &str, name: Option<&str>, below: &str, ask: Ask) -> Result<Reply, StoreError> {
         let path = name.map_or_else(|| below.to_owned(), |name| self.dialect().path(&self.key(name)));
         let answer = Box::pin(self.repeated(tried, name, &path, &ask));
-        match &self.gives_up {
+        let answer = match &self.gives_up {
             Some(patience) => patience.answer(&format!("{tried} {}", self.place(name)), answer).await,
             None => answer.await,
-        }
+        };
+        answer.map_err(|e| e.asked(tried))
     }
 
     async fn repeated(&self, tried: &str, name: Option<&str>, path: &str, ask: &Ask) -> Result<Reply, StoreError> {
@@ -202,7 +204,7 @@ impl Vault {
             self.lists_slowly.store(true, Ordering::Release);
         }
         if ask.right.is_some() && parts.status.is_success() && look::is_of_object(&parts.headers) {
-            return Ok(Reply { headers: parts.headers, body: Bytes::new() });
+            return Ok(Reply::none(parts.headers));
         }
         let (mut out, mut stream) = (Vec::new(), body.bytes_stream());
         loop {
@@ -220,7 +222,7 @@ impl Vault {
         }
         self.silence_told.store(false, Ordering::Release);
         if parts.status.is_success() {
-            return Ok(Reply { headers: parts.headers, body: Bytes::from(out) });
+            return Ok(Reply::new(parts.headers, Bytes::from(out)));
         }
         let misplaced = refusal::misplaced(&ask.method, parts.status, &parts.headers, self.signer.region());
         let said = misplaced.unwrap_or_else(|| {
@@ -229,13 +231,15 @@ impl Vault {
         });
         let status = parts.status.as_u16();
         if ask.right.is_some() && self.dialect().lacks(status, &said) {
-            return Ok(Reply { headers: parts.headers, body: Bytes::new() });
+            return Ok(Reply::none(parts.headers));
+        }
+        if ask.right.is_some() && look::is_page(status, &said) {
+            return Err(look::unsaid(&format!("could not {}", asked()), status));
         }
         let refused = self.refusal((status, &said), &format!("could not {}", asked()), name, ask.right);
         // Where something was to be changed no other refusal of a proxy or a firewall may pass for one of the store either.
         let changes = ask.method != Method::HEAD && ask.method != Method::GET;
-        let is_bare = changes && said.code.is_empty() && (400..500).contains(&status) && refused.kind() == Kind::Denied;
-        Err(if is_bare { refused.wordless() } else { refused })
+        Err(if changes { refusal::by_code(refused, Some(status), &said.code) } else { refused })
     }
 
     /// What the store says that an object is encrypted with; S3 only.
@@ -276,12 +280,19 @@ impl Vault {
         self.ask("set the legal hold of", Some(name), "", self.dialect().hold(version, on)).await.map(|_| ())
     }
 
-    /// Deletes one version, or, without one, asks that what is newest be no longer seen. With `bypass` also what governance
-    /// locks, as far as the store lets itself be asked for that.
+    /// Deletes one version, or, without one, asks that what is newest be no longer seen. One that is not there is success.
     ///
     /// # Errors
     /// [`Kind::Denied`] when the store refuses, because of a lock for example.
-    pub(super) async fn delete(&self, name: &str, version: Option<&str>, bypass: bool) -> Result<(), StoreError> {
+    pub(super) async fn delete(&self, name: &str, version: Option<&str>) -> Result<(), StoreError> {
+        gone_is_done(self.try_delete(name, version, false).await)
+    }
+
+    /// The same; with `bypass` also what governance locks, as far as the store lets itself be asked for that.
+    ///
+    /// # Errors
+    /// As [`Vault::delete`], and [`Kind::NotFound`] when the store says that it is not there.
+    pub(super) async fn try_delete(&self, name: &str, version: Option<&str>, bypass: bool) -> Result<(), StoreError> {
         if let Some(ask) = version.filter(|_| bypass).and_then(|version| self.dialect().unlock(version)) {
             // Whether it was refused, the deletion shows; not so where nobody came to say whether it may be done, or said it without a word.
             if let Err(e) = self.ask("take the retention off", Some(name), "", ask).await
@@ -297,10 +308,7 @@ impl Vault {
     }
 
     async fn delete_once(&self, name: &str, version: Option<&str>, bypass: bool) -> Result<(), StoreError> {
-        match self.ask("delete", Some(name), "", self.dialect().delete(version, bypass)).await {
-            Err(e) if e.kind() == Kind::NotFound => Ok(()),
-            other => other.map(|_| ()),
-        }
+        self.ask("delete", Some(name), "", self.dialect().delete(version, bypass)).await.map(|_| ())
     }
 
     /// Where the current version cannot be deleted by its id it is made an older one first. Not when it is locked: a deletion
@@ -311,7 +319,7 @@ impl Vault {
             let message = format!("could not delete '{}' in {}: it is locked: {seen}", escape_bounded(name, 200), self.description);
             return Err(StoreError::new(Kind::Denied, message, "wait until its day, or for the release of its hold"));
         }
-        self.delete_once(name, None, false).await?;
+        gone_is_done(self.delete_once(name, None, false).await)?;
         self.delete_once(name, Some(version), false).await
     }
 
@@ -384,5 +392,13 @@ impl Vault {
                 if matches!(status, 400 | 403) && said.code.is_empty() { denied.wordless() } else { denied }
             }
         }
+    }
+}
+
+/// What is not there needs not be deleted.
+fn gone_is_done(deleted: Result<(), StoreError>) -> Result<(), StoreError> {
+    match deleted {
+        Err(e) if e.kind() == Kind::NotFound => Ok(()),
+        other => other,
     }
 }

@@ -7,7 +7,7 @@ use http::header::LOCATION;
 use http::{HeaderMap, Method, StatusCode};
 use serde_json::Value;
 
-use super::super::StoreError;
+use super::super::{Kind, StoreError};
 use super::dialect::header;
 use super::xml::{self, Node};
 
@@ -174,9 +174,29 @@ pub(in crate::store) fn is_wordless(error: &str) -> bool {
     matches!(status(error), Some(400 | 403)) && parted(error).is_some_and(|(_, answer)| answer.trim().is_empty())
 }
 
-/// True for an error of `object_store` that is a refusal in no words of any cloud: its answer has no code, as the page of a proxy has none.
-pub(in crate::store) fn is_codeless(error: &str) -> bool {
-    matches!(status(error), Some(400 | 403)) && parted(error).is_some_and(|(_, answer)| Said::of_answer(answer).code.is_empty())
+/// Marks a refusal by whether the store said why in a code of its own: what has none may be the page of a proxy. Of what is not there, a
+/// bucket for example, nothing was refused.
+pub(super) fn by_code(refused: StoreError, status: Option<u16>, code: &str) -> StoreError {
+    match refused.kind() {
+        Kind::Denied | Kind::Conflict if code.is_empty() => refused.wordless(),
+        // Which the client takes for something that passes.
+        Kind::Retry if code.is_empty() && matches!(status, Some(400 | 403)) => refused.wordless(),
+        Kind::Denied | Kind::Conflict if status != Some(404) => refused.coded(),
+        _ => refused,
+    }
+}
+
+/// [`by_code`] of what an error of `object_store` became. About objects all clouds say it in XML: JSON there is nobody's of them.
+pub(in crate::store) fn by_code_in(error: &str, refused: StoreError) -> StoreError {
+    match parted(error) {
+        Some((_, answer)) => by_code(refused, status(error), &xml_code(answer)),
+        None => refused,
+    }
+}
+
+fn xml_code(answer: &str) -> String {
+    let root = if answer.len() > ANSWER_BYTES_MAX { None } else { xml::parse(answer.as_bytes()).ok() };
+    root.filter(|root| root.name == "Error").map(|root| root.get("Code").to_owned()).unwrap_or_default()
 }
 
 /// The error of a refusal of which the store says no word why, however it was asked.
@@ -403,22 +423,50 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_without_a_code_is_one_without_words() {
+    fn a_refusal_without_a_code_of_the_store_is_one_without_words() {
         let at = "Generic S3 error: Error performing PUT http://127.0.0.1:9/b/403%20a in 2ms";
-        let codeless = |said: &str| is_codeless(&format!("{at} - {BEFORE_STATUS}{said}"));
-        for bare in ["403 Forbidden: ", "400 Bad Request: ", "403 Forbidden: <html><body>Blocked</body></html>", "403 Forbidden: blocked"] {
-            assert!(codeless(bare), "{bare}");
+        let marks = |kind: Kind, said: &str| {
+            let marked = by_code_in(&format!("{at} - {BEFORE_STATUS}{said}"), StoreError::new(kind, "x", "y"));
+            (marked.is_wordless(), marked.is_coded())
+        };
+        let page = "<html><body>Blocked</body></html>";
+        for kind in [Kind::Denied, Kind::Conflict] {
+            for bare in [
+                "403 Forbidden: ",
+                "400 Bad Request: ",
+                "409 Conflict: ",
+                "412 Precondition Failed: ",
+                "501 Not Implemented: ",
+                "302 Found: ",
+                "404 Not Found: ",
+                &format!("403 Forbidden: {page}"),
+                "403 Forbidden: blocked",
+                "403 Forbidden: <Fault><Code>Blocked</Code></Fault>",
+                r#"403 Forbidden: {"error":"blocked"}"#,
+                r#"403 Forbidden: {"error":{"code":"blocked"}}"#,
+                r#"403 Forbidden: {"error":{"code":403,"message":"no","status":"PERMISSION_DENIED"}}"#,
+            ] {
+                assert_eq!(marks(kind, bare), (true, false), "{bare}");
+            }
+            for coded in [
+                "403 Forbidden: <Error><Code>AccessDenied</Code></Error>",
+                "400 Bad Request: <Error><Code>InvalidRequest</Code></Error>",
+                "412 Precondition Failed: <Error><Code>PreconditionFailed</Code></Error>",
+                // As Azure begins it.
+                "409 Conflict: \u{feff}<?xml version=\"1.0\"?><Error><Code>BlobImmutableDueToPolicy</Code></Error>",
+            ] {
+                assert_eq!(marks(kind, coded), (false, true), "{coded}");
+            }
+            assert_eq!(marks(kind, "404 Not Found: <Error><Code>NoSuchBucket</Code></Error>"), (false, false), "nothing was refused");
         }
-        for worded in [
-            "403 Forbidden: <Error><Code>AccessDenied</Code></Error>",
-            "400 Bad Request: <Error><Code>InvalidRequest</Code></Error>",
-            "403 Forbidden: {\"error\":{\"code\":403,\"message\":\"no\",\"status\":\"PERMISSION_DENIED\"}}",
-            "404 Not Found: ",
-            "503 Service Unavailable: ",
-        ] {
-            assert!(!codeless(worded), "{worded}");
+        // What is no refusal stays what it is.
+        for kind in [Kind::Retry, Kind::NotFound, Kind::Full, Kind::Damaged] {
+            for said in ["503 Service Unavailable: ", "404 Not Found: ", "403 Forbidden: <Error><Code>AccessDenied</Code></Error>"] {
+                assert_eq!(marks(kind, said), (false, false), "{kind:?}: {said}");
+            }
         }
-        assert!(!is_codeless("connection reset"));
+        let away = by_code_in("connection reset", StoreError::new(Kind::Denied, "x", "y"));
+        assert!(!away.is_wordless() && !away.is_coded(), "no answer");
     }
 
     #[test]

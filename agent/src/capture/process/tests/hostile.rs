@@ -132,7 +132,7 @@ fn many_that_do_not_answer_hide_nobody_who_would() {
     let mut run = Run::new(&Params::default(), &mut out).expect("parameters");
     run.process(&mut out, &mut reader, pid).expect("goes on");
     run.again(&mut out, &mut reader).expect("goes on");
-    run.finish(&mut out).expect("finished");
+    run.finish(&mut out, None).expect("finished");
     let put = out.get(&format!("/proc/{pid}")).expect("an item");
     assert!(put.status == Status::Skipped && put.item.reason.as_deref().is_some_and(|r| r.contains("do not answer")), "{:?}", put.item);
     assert_eq!(row(&out, pid)["status"], "stuck");
@@ -143,7 +143,7 @@ fn many_that_do_not_answer_hide_nobody_who_would() {
     assert!(out.puts.is_empty(), "it is put aside");
     silent.pop();
     run.again(&mut out, &mut reader).expect("goes on");
-    run.finish(&mut out).expect("finished");
+    run.finish(&mut out, None).expect("finished");
     assert_eq!(row(&out, pid)["pid"], pid);
     assert!(out.get(&format!("/proc/{pid}/stat")).is_some(), "it was read");
 }
@@ -170,7 +170,7 @@ fn many_that_answer_just_too_late_cost_a_bounded_time() {
     let mut run = Run::new(&Params::default(), &mut out).expect("parameters");
     run.process(&mut out, &mut reader, own).expect("goes on");
     run.again(&mut out, &mut reader).expect("goes on");
-    run.finish(&mut out).expect("finished");
+    run.finish(&mut out, None).expect("finished");
     let put = out.get(&format!("/proc/{own}")).expect("an item");
     assert!(put.status == Status::Skipped && put.item.reason.as_deref().is_some_and(|r| r.contains("in time")), "{:?}", put.item);
     assert_eq!(row(&out, own)["status"], "stuck");
@@ -189,7 +189,7 @@ fn who_is_of_an_owner_that_was_late_is_asked_after_everybody_else() {
     run.process(&mut out, &mut reader, own).expect("goes on");
     assert!(out.puts.is_empty(), "it is put aside");
     run.again(&mut out, &mut reader).expect("goes on");
-    run.finish(&mut out).expect("finished");
+    run.finish(&mut out, None).expect("finished");
     assert_eq!(row(&out, own)["pid"], own);
     assert!(out.get(&format!("/proc/{own}/stat")).is_some(), "it was read");
 }
@@ -260,7 +260,7 @@ fn a_file_whose_server_does_not_answer_holds_nobody_up() {
         run.budget.patience = Duration::from_millis(300);
         run.process(&mut out, &mut Reader::new(Plan::default(), PATIENCE), target.pid()).expect("goes on");
         assert_eq!(run.budget.stuck_left, STUCK_MAX - 1, "{how}");
-        run.finish(&mut out).expect("finished");
+        run.finish(&mut out, None).expect("finished");
         let row = row(&out, target.pid());
         let fds = row["fds"].as_array().expect("open files");
         let item = fds.iter().find_map(|f| f["item"].as_str()).unwrap_or_else(|| panic!("{how}: {fds:?}"));

@@ -78,6 +78,66 @@ fn who_is_covered_and_may_be_meant_is_no_silent_gap() {
     });
 }
 
+/// Who was ordered and is not taken for what is mounted over one of its files is no silent gap either.
+#[test]
+fn a_mount_over_one_file_of_who_was_ordered_is_no_success() {
+    let name = "capture::process_memory::tests::covered::a_mount_over_one_file_of_who_was_ordered_is_no_success";
+    in_own_mounts(name, || {
+        let (file, other) = (shell(), sleeper());
+        mount_bind(format!("/proc/{}/maps", other.pid()), format!("/proc/{}/maps", file.pid())).expect("mount");
+        without_mounting();
+        let mut taken = Folder::new();
+        let ended = taken.run(&[("pid", &format!("{}\n{}", file.pid(), other.pid()))]);
+        assert!(matches!(&ended, Err(Stop::Nothing(why)) if why.starts_with("1 processes") && why.contains("mounted over")), "{ended:?}");
+        assert_eq!(taken.core(file.pid()).status, Status::Error);
+        let rows = taken.rows("targets.jsonl");
+        assert!(rows.iter().any(|r| r["pid"] == other.pid() && r["core"].is_string()), "{rows:?}");
+    });
+}
+
+/// 10 GiB that were never touched, and a page that was.
+const UNTOUCHED: &str = r#"
+#include <stdio.h>
+#include <sys/mman.h>
+#include <unistd.h>
+int main(void) {
+    char *block = mmap(0, 10UL << 30, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *own = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    snprintf(own, 64, "TOUCHED-%s-%d", "ONCE", 1 + (block == MAP_FAILED));
+    puts("ready"); printf("%016lx\n", (unsigned long)block); fflush(stdout);
+    for (;;) pause();
+}
+"#;
+
+/// Which pages there are is not known then, and that is said; what is empty is not read all the same.
+#[test]
+fn a_mount_over_the_list_of_pages_is_told() {
+    in_own_mounts("capture::process_memory::tests::covered::a_mount_over_the_list_of_pages_is_told", || {
+        let dir = tempfile::tempdir().expect("folder");
+        let mut target = Target::start(Command::new(compile(dir.path(), "untouched", UNTOUCHED, &[])));
+        let (pid, start) = (target.pid(), target.line());
+        mount_bind("/proc/version", format!("/proc/{pid}/pagemap")).expect("mount");
+        without_mounting();
+        let taken = Folder::take(&[("pid", &pid.to_string())]);
+        let core = taken.core(pid);
+        let facts = &core.item.facts;
+        assert!(facts["pages_not_seen"].starts_with("something is mounted over it"), "{facts:?}");
+        assert_eq!(facts["swapped_bytes"], "not known");
+        assert!(core.read < 256 << 20, "{} bytes were read", core.read);
+        assert!(contains(&std::fs::read(&core.file).expect("core"), b"TOUCHED-ONCE-1"));
+        let rows = taken.rows(&format!("{pid}/map.jsonl"));
+        let memory = &rows[0]["memory"];
+        assert!(memory["present_bytes"].is_null() && memory["swapped_bytes"].is_null(), "{memory}");
+        let at = |r: &&serde_json::Value| {
+            r["kind"] == "mapping"
+                && r["start"].as_str().is_some_and(|s| s <= start.as_str())
+                && r["end"].as_str().is_some_and(|e| e > start.as_str())
+        };
+        let row = rows.iter().find(at).expect("the mapping");
+        assert!(row["present_bytes"].is_null() && row["note"].as_str().is_some_and(|note| note.contains("smaps")), "{row}");
+    });
+}
+
 /// Files that cannot be looked at may be a userfaultfd.
 #[test]
 fn who_has_covered_files_may_watch_its_memory() {
