@@ -24,6 +24,9 @@ use exhibit_certs::credential::Credential;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+/// Open files at most. The child that thaws what the agent froze closes as many (`exhibit_agent_sys`).
+const FILES_MAX: u64 = 65_536;
+
 /// A command that did not do what was asked.
 struct Failure(Exit, String);
 
@@ -36,6 +39,7 @@ impl Failure {
 fn main() -> ExitCode {
     // First of all: later there are threads.
     let _ = exhibit_agent_sys::allocator::bound_allocator();
+    raise_files();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
@@ -64,6 +68,18 @@ fn main() -> ExitCode {
             eprintln!("exhibit-agent: {why}");
             exit.into()
         }
+    }
+}
+
+/// Raises the limit of open files: who has a thousand of something open on this host must not use up what the agent needs to look at all
+/// others. Not beyond what it can need: some programs, which inherit it, close every number below it one by one.
+fn raise_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.unwrap_or(FILES_MAX).min(FILES_MAX);
+    if limit.current.is_some_and(|current| current < wanted) {
+        // Where it stays low, captures say what they could not open.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum });
     }
 }
 
@@ -141,24 +157,40 @@ fn token(given: &str) -> Result<String, Failure> {
     }
 }
 
-/// Becomes true at SIGTERM or SIGINT; sent again at each further one.
-fn stop_signal() -> Result<watch::Receiver<bool>, Failure> {
+/// Hears SIGTERM and SIGINT from now on: `hear` is applied to the value at each. Two in such quick succession that the first was not received
+/// yet are one for the kernel already.
+fn stop_signals<T: Send + Sync + 'static>(none: T, hear: impl Fn(&mut T) + Send + 'static) -> Result<watch::Receiver<T>, Failure> {
     let cannot = |e: std::io::Error| Failure(Exit::Failed, format!("signals cannot be received: {e}"));
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate()).map_err(cannot)?, signal(SignalKind::interrupt()).map_err(cannot)?);
-    let (stop, stopped) = watch::channel(false);
+    let (stop, stopped) = watch::channel(none);
     tokio::spawn(async move {
         loop {
             let received = tokio::select! {
                 received = terminate.recv() => received,
                 received = interrupt.recv() => received,
             };
-            if received.is_none() || stop.send(true).is_err() {
+            if received.is_none() || stop.is_closed() {
                 return;
             }
+            stop.send_modify(&hear);
         }
     });
     Ok(stopped)
+}
+
+/// Obeys signals, of which it is given the count: at the first a collection ends, at the second nothing is waited for any more. They may
+/// have come before anybody looked.
+async fn obey(mut signals: watch::Receiver<u32>, control: Arc<Control>) {
+    let told = signals.wait_for(|count| *count > 0).await.is_ok();
+    if !told {
+        return;
+    }
+    control.stop(Stop::Cancelled("the operator stopped it".to_owned()));
+    let told_again = signals.wait_for(|count| *count > 1).await.is_ok();
+    if told_again {
+        control.at_once();
+    }
 }
 
 async fn run(args: RunArgs) -> Result<Exit, Failure> {
@@ -180,7 +212,7 @@ async fn run(args: RunArgs) -> Result<Exit, Failure> {
     let parts = Parts { state, credential, coordinators, policy, memory: config.memory, tool };
     let agent = Agent::new(parts).map_err(Failure::usage)?;
     tracing::info!(agent = %agent.id(), version = env!("CARGO_PKG_VERSION"), "started");
-    agent.run(stop_signal()?).await;
+    agent.run(stop_signals(false, |told| *told = true)?).await;
     Ok(Exit::Ok)
 }
 
@@ -191,17 +223,8 @@ async fn collect(args: &CollectArgs) -> Result<Exit, Failure> {
     let identity = credential.as_ref().and_then(|c| c.name().agent().cloned().map(|id| (id, &c.evidence)));
     let deadline = clock::monotonic().checked_add(Duration::from_secs(policy.budget(&limits).deadline_s));
     let control = Arc::new(Control::new(deadline));
-    let mut stop = stop_signal()?;
-    let stopped = Arc::clone(&control);
-    tokio::spawn(async move {
-        let told = stop.wait_for(|s| *s).await.is_ok();
-        if told {
-            stopped.stop(Stop::Cancelled("the operator stopped it".to_owned()));
-        }
-        if told && stop.changed().await.is_ok() {
-            stopped.at_once();
-        }
-    });
+    let signals = stop_signals(0_u32, |count| *count = count.saturating_add(1))?;
+    tokio::spawn(obey(signals, Arc::clone(&control)));
     let request = offline::Request {
         captures,
         profile: args.profile.clone(),
@@ -228,5 +251,37 @@ fn policy_path(args: &CollectArgs) -> PathBuf {
         (Some(policy), _) => policy.clone(),
         (None, Some(dir)) => dir.join(policy::FILE),
         (None, None) => Path::new("/etc/exhibit").join(policy::FILE),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_of_open_files_is_raised_as_far_as_it_is_of_use() {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        setrlimit(Resource::Nofile, Rlimit { current: Some(256), maximum }).expect("lowered");
+        raise_files();
+        let raised = getrlimit(Resource::Nofile);
+        assert_eq!((raised.current, raised.maximum), (Some(maximum.unwrap_or(FILES_MAX).min(FILES_MAX)), maximum));
+        raise_files();
+        assert_eq!(getrlimit(Resource::Nofile).current, raised.current);
+    }
+
+    #[test]
+    fn two_signals_that_came_before_anybody_looked_are_two() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        runtime.block_on(async {
+            for (count, may_close) in [(1_u32, true), (2, false), (3, false)] {
+                let (sender, signals) = watch::channel(count);
+                drop(sender);
+                let control = Arc::new(Control::new(None));
+                let obeying = obey(signals, Arc::clone(&control));
+                tokio::time::timeout(Duration::from_secs(5), obeying).await.expect("heard");
+                assert_eq!((control.check().is_err(), control.may_close()), (true, may_close));
+            }
+        });
     }
 }

@@ -77,7 +77,11 @@ impl Failure {
         if self.code != Code::Unavailable {
             return self;
         }
-        let message = format!("{}; it is not known whether {what}", self.message);
+        // The coordinator said so itself, and whether it is to be given again.
+        if self.message.contains(NOT_KNOWN) {
+            return self.hint(format!("look first: {look}"));
+        }
+        let message = format!("{}; {NOT_KNOWN} {what}", self.message);
         Self::new(Code::Unavailable, message).hint(format!(
             "when the coordinator answers again, look first: {look}; give this command again only where that does not show it"
         ))
@@ -92,6 +96,9 @@ impl Failure {
         }
     }
 }
+
+/// Begins what is said of a call of which nobody here knows what became.
+const NOT_KNOWN: &str = "it is not known whether";
 
 /// What the coordinator does not find, and where the others are listed.
 const LISTS: &[(&str, &str)] = &[
@@ -209,6 +216,9 @@ mod tests {
         assert!(lost.message.ends_with("gone; it is not known whether the hold stands"), "{}", lost.message);
         let hint = lost.hint.expect("a hint");
         assert!(lost.code == Code::Unavailable && hint.contains("look first: exhibit case custody case-1;"), "{hint}");
+        let said = unsure(tonic::Status::unavailable("it is not known whether the hold stands: the disk is full"));
+        assert_eq!(said.message, "it is not known whether the hold stands: the disk is full", "once");
+        assert_eq!(said.hint.as_deref(), Some("look first: exhibit case custody case-1"));
         // Nor was anything written here when a log was found damaged.
         let damaged = unsure(tonic::Status::data_loss("the log was put back"));
         assert_eq!((damaged.code, damaged.hint.as_deref()), (Code::Damaged, Some(DAMAGED)));

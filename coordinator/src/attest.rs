@@ -250,8 +250,8 @@ async fn pass(parts: &Arc<Parts>, looked_at: &LookedAt, begin: &str) -> Option<R
     let task = Task { begin: begin.to_owned(), repair: true, pause: PAUSE, now: clock::now() };
     let keeper = Arc::new(Keeping { parts: Arc::clone(parts), copy_in: copy_in.map(str::to_owned) });
     let mut pass = Pass::new(store.clone(), task).judged_by(judge(parts, *is_copy)).kept_by(keeper);
-    // An earlier process may have told of a refusal.
-    let mut was_refused = true;
+    // An earlier process may have told of a refusal. One over a case sees little: what others were refused may last, and is not for it to end.
+    let mut was_refused = begin.is_empty();
     let report = loop {
         match Box::pin(go_on(parts, &mut pass, (store.vault.describe(), copy_in), &mut was_refused)).await {
             Ok(report) => break report,
@@ -272,7 +272,9 @@ async fn pass(parts: &Arc<Parts>, looked_at: &LookedAt, begin: &str) -> Option<R
             }
         }
     };
-    refusals::looked_at(parts, store.vault.describe(), copy_in).await;
+    if was_refused || begin.is_empty() {
+        refusals::looked_at(parts, store.vault.describe(), copy_in).await;
+    }
     let (lasting, news): (Vec<Trouble>, Vec<Trouble>) = report.troubles.iter().cloned().partition(|t| keeping::lasts(t.kind));
     tell_news(parts, &news, copy_in).await;
     let seen = if begin.is_empty() { Lasting::All } else { Lasting::OfCase };
@@ -313,6 +315,13 @@ pub(crate) async fn tell_waiting(parts: &Parts, case: &CaseId, why: &str, copy_i
     let subject = format!("cases/{case}");
     let detail = format!("an approved disposal waits: {why}");
     keeping::tell_lasting(parts, &[Trouble { kind: attest::HELD, subject, detail }], copy_in, Lasting::Waits).await;
+}
+
+/// Tells once of each case that the catalog lacks and that could not be taken in. `all` of them were looked for: what is no more among them is
+/// told when it comes again.
+pub(crate) async fn tell_lacking(parts: &Parts, lacking: &[Trouble], all: bool) {
+    let seen = if all { Lasting::AllLacking } else { Lasting::Lacking };
+    keeping::tell_lasting(parts, lacking, None, seen).await;
 }
 
 /// Who says what is a record in the store, or in its copy.

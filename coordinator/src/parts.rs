@@ -61,6 +61,10 @@ pub struct Parts {
     pub sessions: Sessions,
     /// Collections to be offered again.
     pub unoffered: Unoffered,
+    /// Cases to be given to the catalog again.
+    pub untaken: crate::dispatch::cases::Untaken,
+    /// Orders that are looked for in their logs.
+    pub unsettled: crate::dispatch::orders::Unsettled,
     /// Uploads that run, and their admission.
     pub uploads: Uploads,
     /// Timestamp authorities.

@@ -54,15 +54,15 @@ impl Problem {
         Self { kind, message: message.into(), refused: None, is_full: false, is_stuck: false }
     }
 
-    /// Of a call whose record is in its log, and whose row the catalog does not take: whoever called does not know what became of it, as when
-    /// a store fails. What says that another row is there stays as it is.
+    /// Of a call whose record is in its log, or may be, and whose row the catalog does not have: whoever called does not know what became of
+    /// it, as when a store fails. What says that another row is there stays as it is.
     #[must_use]
     pub(crate) fn unfinished(self, what: &str) -> Self {
         if self.kind == Kind::Conflict {
             return self;
         }
-        let is_stuck = self.kind != Kind::Busy;
-        Self { is_stuck, ..Self::new(Kind::Busy, format!("{what}: {}", self.message)) }
+        let is_stuck = self.is_stuck || self.kind != Kind::Busy;
+        Self { kind: Kind::Busy, message: format!("{what}: {}", self.message), is_stuck, ..self }
     }
 
     /// Shorthand for [`Kind::Invalid`].

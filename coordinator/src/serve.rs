@@ -356,6 +356,8 @@ async fn assemble(
         proofs: replica::Proofs::default(),
         sessions: Sessions::default(),
         unoffered: dispatch::Unoffered::default(),
+        untaken: dispatch::cases::Untaken::default(),
+        unsettled: dispatch::orders::Unsettled::default(),
         uploads: Uploads::new(intake),
         authorities,
         sealer: Sealer::default(),

@@ -61,9 +61,11 @@ fn the_copy_takes_the_place_of_a_store_that_is_gone() {
     fleet.configure("path", &format!("\"{}\"", copy.display()));
     // What does not fit together is left out, and said by the exit code.
     std::fs::create_dir(copy.join("cases/junk")).expect("folder");
+    std::fs::write(copy.join("cases/junk/object"), "none of ours").expect("written");
     let partly = Finished::of(fleet.program("exhibit-coordinator").arg("reindex").arg("--dir").arg(&dir));
     assert!(partly.code == 1 && partly.stderr.contains("what 1 problem names"), "{}", partly.stderr);
-    std::fs::remove_dir(copy.join("cases/junk")).expect("removed");
+    // A folder without an object is none, as in a bucket.
+    std::fs::remove_file(copy.join("cases/junk/object")).expect("removed");
     let reindex = Finished::of(fleet.program("exhibit-coordinator").arg("reindex").arg("--dir").arg(&dir)).ok();
     assert!(!reindex.text().contains("problems"), "{}", reindex.text());
     fleet.start_coordinator();

@@ -18,8 +18,8 @@ impl Memory {
     /// The program, its TLS and HTTP/2 buffers and everything small.
     pub const BASE_BYTES: usize = (12 << 20) + (512 << 10);
     /// The tables of a capture at work. Most have none to speak of; a test takes `memory` through the most scattered memory that
-    /// it tells apart. Only `process-memory` may take more, where a process has thousands of threads: 4.5 MiB of
-    /// registers, kept once, what is known of each thread, and 1 MiB of pages that are kept of the moment of the stop. Where it has as many
+    /// it tells apart. `network` may take more, where half a million open sockets are held, and `process-memory`, where a process has
+    /// thousands of threads: 4.5 MiB of registers, kept once, what is known of each thread, and 1 MiB of pages that are kept of the moment of the stop. Where it has as many
     /// mappings as are told apart, what is mapped now (16 bytes each, 1 MiB) is beside that, twice while it is read.
     pub const TABLES_BYTES: usize = 4 << 20;
     /// One segment with its manifest lines: cut when both together reach the target, so at most one frame above it.
@@ -57,7 +57,8 @@ impl Memory {
             "memory = base + tables + (segments_in_flight + 1) x segment + workers x compress\n\
              \x20      = {} MiB + {} MiB + ({} + 1) x {} MiB + {} x {} MiB = {} MiB at most while collecting\n\
              base     the program, TLS and HTTP/2 buffers\n\
-             tables   of the capture at work (of process-memory up to 11 MiB more, for a process with thousands of threads and mappings)\n\
+             tables   of the capture at work (of process-memory up to 11 MiB more, for a process with thousands of threads and mappings; of\n\
+             \x20        network up to 17 MiB more, where half a million open sockets are held)\n\
              segment  {} MiB of frames and manifest lines, cut at most one frame ({} MiB) above that; one more is under construction\n\
              compress raw and compressed frames on their way through one compressing thread, and its tables\n",
             mib(Self::BASE_BYTES),

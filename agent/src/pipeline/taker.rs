@@ -67,7 +67,7 @@ const RECORDS_RESERVE_BYTES_MAX: u64 = 16 << 20;
 /// A hole is hashed by both sides at about 1.7 GB/s; beyond this a file's logical size is a trap, not evidence.
 const HOLE_BYTES_PER_ITEM_MAX: u64 = 256 << 30;
 
-/// How long a capture that was told to end may put the records that it has in memory. They are some MiB; nothing is read meanwhile.
+/// How long a capture that was told to end may begin to put the records that it has in memory. They are some MiB; nothing is read meanwhile.
 const CLOSING: Duration = Duration::from_secs(5);
 
 /// Capacity that the buffer for headers keeps from one member to the next.
@@ -90,6 +90,22 @@ fn cut_by(item: &mut NewItem, stop: &Stop) {
         said if said.contains(&why) => said.to_owned(),
         said => format!("{said}; not finished: {why}"),
     });
+}
+
+/// What is not put any more is not taken, whatever its capture says of the parts that there would have been. A line that has no content
+/// anyway says the same with or without a stop.
+fn leave_out(item: &mut NewItem, content: &Content<'_>, stop: &Stop) {
+    let has_member = !matches!(content, Content::None) || matches!(item.kind, Kind::Directory | Kind::Symlink);
+    let is_lost = match item.status {
+        Status::Collected => true,
+        Status::Partial | Status::ChangedDuringRead => has_member,
+        _ => false,
+    };
+    if is_lost {
+        item.status = Status::Skipped;
+        let said = item.reason.take().map_or_else(String::new, |said| format!("; {said}"));
+        item.reason = Some(format!("not taken: {stop}{said}"));
+    }
 }
 
 impl Output for Taker {
@@ -201,9 +217,7 @@ impl Taker {
                 self.put_beside(item, bytes, true)?;
             }
             _ => {
-                if item.status == Status::Collected {
-                    item = item.with_status(Status::Skipped, format!("not taken: {stop}"));
-                }
+                leave_out(&mut item, content, &stop);
                 self.record(item, BY_RECORD)?;
             }
         }

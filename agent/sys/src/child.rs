@@ -122,8 +122,8 @@ fn keep_only<const N: usize>(fds: [RawFd; N]) -> [RawFd; N] {
     // SAFETY: takes three integers.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, next, libc::c_uint::MAX, 0) };
     if closed != 0 {
-        // Before Linux 5.9. An agent has far fewer open.
-        for fd in next..4_096 {
+        // Before Linux 5.9. An agent has far fewer open, and raises its limit no further than this.
+        for fd in next..65_536 {
             // SAFETY: takes an integer.
             let _ = unsafe { libc::close(fd) };
         }

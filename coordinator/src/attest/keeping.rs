@@ -19,16 +19,20 @@ use crate::store::{Kind, StoreError, Trouble};
 
 /// The name under which the catalog keeps what was told once.
 const CHORE: &str = "held";
-/// Subjects that are kept, of some 120 bytes each. What more there are is told by each pass.
+/// Subjects that are kept, of some 120 bytes each. What more there are is told again, by each pass and at most once an hour.
 const KEPT_MAX: usize = 2_000;
 /// Sentences about one of them that are kept; beyond, they are forgotten, and may be told again.
 const SAID_MAX: usize = 64;
-/// What is told while nobody can say whether it was is told again after so long.
+/// What is told while nobody can say whether it was, or of which nothing can be kept, is told again after so long.
 const AGAIN: Duration = Duration::from_hours(1);
-/// How names begin of what a pass over a case saw of the bucket, of what a verification saw, and of what was seen behind a write.
+/// The kind under which this process remembers that.
+const IN_DOUBT: &str = "in doubt";
+/// How names begin of what a pass over a case saw of the bucket, of what a verification saw, of what was seen behind a write, and of cases that
+/// the catalog lacks.
 const PART: &str = "part ";
 const PROBE: &str = "probe ";
 const WRITTEN: &str = "written ";
+const LACKING: &str = "lacking ";
 /// The kinds of what stays so until a person has seen to it: a pass, or a start, that sees the same has nothing new to tell.
 const LASTING: [&str; 2] = [HELD, UNATTESTED];
 
@@ -97,6 +101,10 @@ pub(super) enum Lasting {
     Probe,
     /// What was seen behind a write, until a pass over everything sees nothing of the kind.
     Written,
+    /// Some of the cases that the catalog lacks.
+    Lacking,
+    /// All of them; what is no more among them is forgotten.
+    AllLacking,
 }
 
 /// A trouble under the name by which it is told once.
@@ -108,6 +116,18 @@ struct Named {
     digest: Digest,
 }
 
+impl Named {
+    /// Whether it can be kept beside what is.
+    fn has_room(&self, told: &Told) -> bool {
+        told.len() < KEPT_MAX || told.contains_key(&self.key)
+    }
+
+    /// What this process remembers in the place of the catalog.
+    fn mark(&self, kind: &'static str) -> Trouble {
+        Trouble { kind, subject: format!("{} {}", self.key, self.digest), detail: String::new() }
+    }
+}
+
 impl Lasting {
     fn named(self, kind: &str, trouble: &Trouble) -> Named {
         let before = match self {
@@ -117,6 +137,7 @@ impl Lasting {
             Self::Waits => "waits ",
             Self::Probe => PROBE,
             Self::Written => WRITTEN,
+            Self::Lacking | Self::AllLacking => LACKING,
         };
         let place = format!("{kind} {}", trouble.subject);
         // Behind a write each object has its own words, and the same is to be done about all.
@@ -141,7 +162,8 @@ impl Lasting {
                 !kinds.iter().any(|kind| place.strip_prefix(kind.as_str()).is_some_and(|rest| rest.starts_with(' '))) || is_there(place)
             }),
             Self::Probe => told.retain(|key, _| key.strip_prefix(PROBE).is_none_or(is_there)),
-            Self::OfCase | Self::Waits | Self::Written => {}
+            Self::AllLacking => told.retain(|key, _| key.strip_prefix(LACKING).is_none_or(is_there)),
+            Self::OfCase | Self::Waits | Self::Written | Self::Lacking => {}
         }
         let is_known: Vec<bool> = seen.iter().zip(newly).map(|(named, newly)| *newly || self.is_told(told, named)).collect();
         // What was said before of the same, and is not any more, is told when it comes again.
@@ -151,7 +173,7 @@ impl Lasting {
             }
         }
         for (named, _) in seen.iter().zip(is_known).filter(|(_, is_known)| *is_known) {
-            if told.len() >= KEPT_MAX && !told.contains_key(&named.key) {
+            if !named.has_room(told) {
                 continue;
             }
             let digests = told.entry(named.key.clone()).or_default();
@@ -182,7 +204,7 @@ fn remedy_in(detail: &str) -> &str {
     detail
 }
 
-/// Tells these, unless the catalog knows that the same was told. Where it does not say they are told, once an hour.
+/// Tells these, unless the catalog knows that the same was told. Where it does not say, or has no room, they are told, once an hour.
 pub(super) async fn tell_lasting(parts: &Parts, troubles: &[Trouble], copy_in: Option<&str>, lasting: Lasting) {
     let _here = parts.attesting.lasting.lock().await;
     let before = kept::read::<Told>(&*parts.catalog, CHORE).await;
@@ -194,8 +216,9 @@ pub(super) async fn tell_lasting(parts: &Parts, troubles: &[Trouble], copy_in: O
     let mut newly = Vec::with_capacity(seen.len());
     for (trouble, named) in troubles.iter().zip(&seen) {
         newly.push(match &before {
-            Ok(told) => !lasting.is_told(told, named) && tell(parts, trouble, copy_in).await.is_told(),
-            Err(_) => tell_in_doubt(parts, trouble, copy_in, of_kind(trouble.kind)).await,
+            Ok(told) if lasting.is_told(told, named) => false,
+            Ok(told) if named.has_room(told) => tell(parts, trouble, copy_in).await.is_told(),
+            Ok(_) | Err(_) => tell_in_doubt(parts, trouble, copy_in, named).await,
         });
     }
     let kinds = LASTING.map(|kind| of_kind(kind).to_owned());
@@ -204,15 +227,16 @@ pub(super) async fn tell_lasting(parts: &Parts, troubles: &[Trouble], copy_in: O
     }
 }
 
-/// True when it is an incident now. It is said once an hour: the same may come with each look, while nobody knows whether it was told.
-async fn tell_in_doubt(parts: &Parts, trouble: &Trouble, copy_in: Option<&str>, kind: &str) -> bool {
-    let kind = format!("in doubt {kind}");
-    if parts.attesting.was_told_within(&kind, trouble, AGAIN) {
+/// True when it is an incident now. It is said once an hour: the same may come with each look, or each write, while nobody knows whether it
+/// was told.
+async fn tell_in_doubt(parts: &Parts, trouble: &Trouble, copy_in: Option<&str>, named: &Named) -> bool {
+    let mark = named.mark(trouble.kind);
+    if parts.attesting.was_told_within(IN_DOUBT, &mark, AGAIN) {
         return false;
     }
     let reported = tell(parts, trouble, copy_in).await;
     if reported != Reported::Limited {
-        parts.attesting.note_told(&kind, trouble);
+        parts.attesting.note_told(IN_DOUBT, &mark);
     }
     reported.is_told()
 }
@@ -286,5 +310,38 @@ mod tests {
         }
         assert_eq!(look(&mut told, Lasting::Probe, &[]), [false; 0]);
         assert_eq!(look(&mut told, Lasting::Probe, &[probe]), [true], "it could be read in between");
+    }
+
+    #[test]
+    fn a_case_that_the_catalog_lacks_is_told_once_until_it_is_not_lacking() {
+        let (one, other) = (trouble("recovery", "cases/x", "its log has more"), trouble("recovery", "cases/y", "its log has more"));
+        let mut told = Told::new();
+        assert_eq!(look(&mut told, Lasting::AllLacking, &[one.clone(), other.clone()]), [true, true]);
+        assert_eq!(look(&mut told, Lasting::Lacking, std::slice::from_ref(&one)), [false], "cut short, by a store that is away");
+        assert_eq!(look(&mut told, Lasting::All, &[]), [false; 0]);
+        assert_eq!(look(&mut told, Lasting::AllLacking, &[one.clone(), other]), [false, false], "the next start");
+        assert_eq!(look(&mut told, Lasting::AllLacking, &[]), [false; 0]);
+        assert_eq!(look(&mut told, Lasting::AllLacking, &[one]), [true], "it was there in between");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_kept_is_told_once_an_hour_whichever_object_was_written() {
+        let mut told: Told = (0..KEPT_MAX).map(|n| (format!("{UNATTESTED} cases/{n}"), BTreeSet::new())).collect();
+        let unread = |n: u32| trouble(UNATTESTED, "cases/x", &format!("could not look at 'cases/x/{n}': 403 no (give rights)"));
+        assert_eq!(look(&mut told, Lasting::Written, &[unread(1)]), [true]);
+        let named = |trouble: &Trouble| Lasting::Written.named(trouble.kind, trouble);
+        assert!(told.len() == KEPT_MAX && !named(&unread(1)).has_room(&told), "it is not kept");
+        assert!(Lasting::All.named(UNATTESTED, &trouble(UNATTESTED, "cases/0", "another sentence")).has_room(&told));
+
+        let (desk, mark) = (super::super::Desk::default(), |trouble: &Trouble| named(trouble).mark(UNATTESTED));
+        desk.note_told(IN_DOUBT, &mark(&unread(1)));
+        let other = trouble(UNATTESTED, "cases/x", "could not look at 'cases/x/1': 403 no (another thing)");
+        assert!(!desk.was_told_within(IN_DOUBT, &mark(&other), AGAIN), "something else is to be done");
+        desk.note_told(IN_DOUBT, &mark(&other));
+        for n in 1..4 {
+            assert!(desk.was_told_within(IN_DOUBT, &mark(&unread(n)), AGAIN), "{n}");
+        }
+        tokio::time::advance(AGAIN).await;
+        assert!(!desk.was_told_within(IN_DOUBT, &mark(&unread(1)), AGAIN));
     }
 }

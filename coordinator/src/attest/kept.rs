@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use crate::catalog::{Catalog, CatalogError};
 
 /// Tries of a change where somebody else is quicker each time.
-const TRIES_MAX: usize = 16;
+pub(super) const TRIES_MAX: usize = 16;
 
 /// What a text of the catalog says.
 pub(super) fn parsed<T: DeserializeOwned + Default>(text: Option<&str>) -> T {

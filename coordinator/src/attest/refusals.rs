@@ -138,19 +138,31 @@ fn is_kept(text: Option<&str>, refusal: Refusal<'_>) -> bool {
     kept::parsed::<Kept>(text).get(&kept_as(refusal.kind, refusal.place)).is_some_and(|reasons| reasons.contains(&reason))
 }
 
-/// This is an incident now. Only in the place of what was read before it was told: who could look at the store since is not to be
-/// overwritten. False when somebody changed that.
+/// This is an incident now. Not where somebody could look at the store since `before` was read, which was before it was told: that is not to
+/// be overwritten. False then. What others keep of other places meanwhile, or of other reasons, stays beside it.
 async fn keep_told(catalog: &dyn Catalog, before: Option<String>, refusal: Refusal<'_>) -> Result<bool, CatalogError> {
-    let (mut told, key) = (kept::parsed::<Kept>(before.as_deref()), kept_as(refusal.kind, refusal.place));
-    if told.len() >= KEPT_MAX && !told.contains_key(&key) {
-        told.clear();
+    let key = kept_as(refusal.kind, refusal.place);
+    let was = kept::parsed::<Kept>(before.as_deref()).remove(&key).unwrap_or_default();
+    let mut before = before;
+    for _ in 0..kept::TRIES_MAX {
+        let mut told = kept::parsed::<Kept>(before.as_deref());
+        if told.len() >= KEPT_MAX && !told.contains_key(&key) {
+            told.clear();
+        }
+        let reasons = told.entry(key.clone()).or_default();
+        if !was.is_subset(reasons) {
+            return Ok(false);
+        }
+        if reasons.len() >= KEPT_MAX {
+            reasons.clear();
+        }
+        reasons.insert(Digest::of(refusal.reason.as_bytes()));
+        if kept::replace(catalog, CHORE, before, &told).await? {
+            return Ok(true);
+        }
+        before = catalog.standing(CHORE).await?;
     }
-    let reasons = told.entry(key).or_default();
-    if reasons.len() >= KEPT_MAX {
-        reasons.clear();
-    }
-    reasons.insert(Digest::of(refusal.reason.as_bytes()));
-    kept::replace(catalog, CHORE, before, &told).await
+    Ok(false)
 }
 
 /// The place could be looked at.
@@ -295,6 +307,17 @@ mod tests {
         }
         assert!(!keep_told(&catalog, late, denied).await.expect("asked"), "another coordinator could look at the store meanwhile");
         assert!(!is_known(&catalog, denied).await, "so it is told when it comes back");
+
+        keep_now(&catalog, expired).await;
+        let early = catalog.standing(CHORE).await.expect("read");
+        let others = [refusal(KIND, "c", "denied"), refusal(KIND, "a", "gone")];
+        for other in others {
+            keep_now(&catalog, other).await;
+        }
+        assert!(keep_told(&catalog, early, denied).await.expect("kept"), "others told something else meanwhile");
+        for refusal in [expired, denied, others[0], others[1]] {
+            assert!(is_known(&catalog, refusal).await, "{refusal:?}");
+        }
         for n in 0..3 * KEPT_MAX {
             let n = n.to_string();
             keep_now(&catalog, refusal(KIND, &n, "denied")).await;

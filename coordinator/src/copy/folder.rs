@@ -51,12 +51,20 @@ pub struct Looked {
     pub left: Lag,
     /// What the copy alone has, and nothing of ours speaks of.
     pub foreign: Foreign,
-    /// When the oldest record was written that no head covers yet.
+    /// When the oldest object was written that is not in the copy and is not missing there either: a record that no head covers yet, or what
+    /// is none of ours now.
     pub unsigned: Option<Timestamp>,
     /// Objects and bytes that were copied since somebody asked.
     pub copied: (u64, u64),
     /// The time that comparing took.
     pub comparing: Duration,
+}
+
+impl Looked {
+    /// It is not copied now, and may be one day, without anybody having deleted it in the copy.
+    fn leaves_out(&mut self, entry: &Entry) {
+        self.unsigned = self.unsigned.into_iter().chain([entry.modified]).min();
+    }
 }
 
 /// A folder that is being copied.
@@ -169,7 +177,7 @@ impl<'a> Folder<'a> {
                 Some(Difference::Missing(entry)) => {
                     if matches!(self.object(&entry.name), Some(CaseObject::Slot(n)) if n >= size) {
                         self.waiting.add(&entry);
-                        self.looked.unsigned = self.looked.unsigned.into_iter().chain([entry.modified]).min();
+                        self.looked.leaves_out(&entry);
                     } else if !self.is_strange(&entry).await? {
                         batch.add(entry);
                     }
@@ -217,8 +225,9 @@ impl<'a> Folder<'a> {
     }
 
     /// Tells of what has a name that could be ours and is none of ours; then it is not copied, and the head does not wait for it.
-    async fn is_strange(&self, entry: &Entry) -> Result<bool, Failed> {
+    async fn is_strange(&mut self, entry: &Entry) -> Result<bool, Failed> {
         let Some(why) = self.strangers.why(&entry.name).await? else { return Ok(false) };
+        self.looked.leaves_out(entry);
         let (kind, name) = ("store-foreign", shown(&entry.name));
         // Why may say of how many records the log is, which changes with each incident, and would be told each time.
         let what = format!("'{name}' is none of ours");

@@ -6,25 +6,30 @@
 //! - its own signed head of a log. It is put there when everything that its records speak of is there, so each of these records, and what they
 //!   say was received, was in the copy. It outlasts a restart, and goes when somebody deletes it.
 //! - when a comparison of everything began that left nothing out of the copy: what was written before was in it. The catalog keeps that, with
-//!   the copy's place. The clock of a store may be another one than ours, so a minute is left out.
+//!   the copy's place. The clock of a store may be another one than ours, so an hour is left out.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use exhibit_evidence::Timestamp;
 use exhibit_evidence::layout::CaseObject;
+use tokio::time::Instant;
 
-use super::Copier;
 use super::compare::{Lag, read_head, shown};
 use super::failed::Failed;
 use super::folder::Folder;
 use super::heads::verified;
+use super::{Copier, Second};
+use crate::parts::Parts;
 use crate::several;
 use crate::store::Entry;
 
 /// The name under which the catalog keeps how far the copy came.
 const CHORE: &str = "copy";
 /// What the clocks of a store and of this machine may be apart.
-const CLOCKS_APART_S: i64 = 60;
+const CLOCKS_APART_S: i64 = 3_600;
+/// Between two words about what was put back lies so much time while a comparison is not done: whoever deletes all would fill a log otherwise.
+const TOLD_EVERY: Duration = Duration::from_mins(1);
 
 /// Objects that were gone from the copy and were put there again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -118,6 +123,23 @@ impl Folder<'_> {
     }
 }
 
+/// Before when all was in the copy, as a comparison found that began then. `uncovered`: since when it may have missed something.
+fn covered_by(begun: Timestamp, uncovered: Option<Timestamp>) -> Timestamp {
+    uncovered.into_iter().fold(begun.plus_s(-CLOCKS_APART_S), Timestamp::min)
+}
+
+/// Keeps how far the copy came. That it cannot be kept is no reason not to copy.
+async fn write_covered(parts: &Parts, second: &Second, before: Timestamp) {
+    let covered = Covered { place: second.store.describe(), before };
+    let kept = match serde_json::to_string(&covered) {
+        Ok(text) => parts.catalog.set_standing(CHORE, text).await.map_err(|e| e.to_string()),
+        Err(e) => Err(e.to_string()),
+    };
+    if let Err(error) = kept {
+        tracing::warn!(error, "how far the copy came could not be kept; the next comparison keeps it");
+    }
+}
+
 impl Copier<'_> {
     /// How far the copy came before this process began. That it cannot be read is no reason not to copy: less is told then.
     pub(super) async fn recall_covered(&mut self) {
@@ -135,22 +157,28 @@ impl Copier<'_> {
 
     /// A comparison that began then is done and left so much. Records that no head covers yet are not in the copy, and not left either.
     pub(super) async fn keep_covered(&mut self, begun: Timestamp, left: &Lag) {
-        let before = self.uncovered.into_iter().fold(begun.plus_s(-CLOCKS_APART_S), Timestamp::min);
+        let before = covered_by(begun, self.uncovered);
         if left.objects > 0 || before <= self.covered {
             return;
         }
         self.covered = before;
-        let covered = Covered { place: self.second.store.describe(), before: self.covered };
-        let kept = match serde_json::to_string(&covered) {
-            Ok(text) => self.parts.catalog.set_standing(CHORE, text).await.map_err(|e| e.to_string()),
-            Err(e) => Err(e.to_string()),
-        };
-        if let Err(error) = kept {
-            tracing::warn!(error, "how far the copy came could not be kept; the next comparison keeps it");
+        write_covered(self.parts, self.second, self.covered).await;
+    }
+
+    /// The copy holds nothing yet, whatever lay in its place before.
+    pub(super) async fn covers_nothing(&mut self) {
+        self.covered = Timestamp::from_unix_s(0);
+        write_covered(self.parts, self.second, self.covered).await;
+    }
+
+    /// Tells what was put back while it is being copied: a comparison may take days, and what is only in memory is lost with this process.
+    pub(super) async fn tell_put_back_meanwhile(&mut self) {
+        if self.told_gone.is_none_or(|at| at.elapsed() >= TOLD_EVERY) {
+            self.tell_put_back().await;
         }
     }
 
-    /// Tells what was put back, once for a comparison. What could not be told is told by the next one.
+    /// Tells what was put back. What could not be told is told later, with what comes meanwhile.
     pub(super) async fn tell_put_back(&mut self) {
         let PutBack { count, first } = &self.was_gone;
         if *count == 0 {
@@ -161,6 +189,7 @@ impl Copier<'_> {
              (docs/operations/stores.md)",
             several::count(*count, "object")
         );
+        self.told_gone = Some(Instant::now());
         if self.parts.incident(None, "copy-missing", &self.second.store.describe(), &detail).await.is_told() {
             self.was_gone = PutBack::default();
         }
@@ -170,6 +199,16 @@ impl Copier<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_written_in_the_hour_before_a_comparison_was_not_surely_in_the_copy() {
+        let at = Timestamp::from_unix_s;
+        // A store whose clock is some minutes behind dates what it takes after the comparison began before that.
+        assert_eq!(covered_by(at(10_000), None), at(6_400));
+        assert_eq!(covered_by(at(10_000), Some(at(9_000))), at(6_400));
+        assert_eq!(covered_by(at(10_000), Some(at(5_000))), at(5_000), "what no head covered yet");
+        assert_eq!(covered_by(at(10_000), Some(at(0))), at(0), "a folder of which not all was seen");
+    }
 
     #[test]
     fn the_first_one_is_the_example_and_all_are_counted() {

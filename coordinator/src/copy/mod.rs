@@ -142,6 +142,8 @@ struct Copier<'a> {
     uncovered: Option<Timestamp>,
     /// What was gone from the copy and is there again, until it is told.
     was_gone: PutBack,
+    /// When that was told last.
+    told_gone: Option<Instant>,
     /// The copy has no mark: an earlier version made it.
     unmarked: bool,
     /// Since when a store is away, and when that was told.
@@ -169,6 +171,7 @@ impl<'a> Copier<'a> {
             covered: Timestamp::from_unix_s(0),
             uncovered: None,
             was_gone: PutBack::default(),
+            told_gone: None,
             unmarked: false,
             away: (None, None),
         }
@@ -202,7 +205,7 @@ impl<'a> Copier<'a> {
                     if self.lags.is_none() && !found.is_new {
                         self.recall_covered().await;
                     }
-                    return self.reached(found);
+                    return self.reached(found).await;
                 }
                 Err(e) => Failed::Store(e),
             };
@@ -213,13 +216,13 @@ impl<'a> Copier<'a> {
         }
     }
 
-    fn reached(&mut self, Found { identity, is_new }: Found) {
+    async fn reached(&mut self, Found { identity, is_new }: Found) {
         self.goes_on(START);
         self.unmarked = identity == Identity::Unmarked;
         self.told.forget(START);
         if is_new {
-            // Of what it does not hold nothing was in it.
-            self.covered = Timestamp::from_unix_s(0);
+            // Of what it does not hold nothing was in it, for whoever goes on after a restart too.
+            self.covers_nothing().await;
         }
         if self.lags.is_none() {
             if !is_new {
@@ -263,6 +266,7 @@ impl<'a> Copier<'a> {
             let stepped = job.folder.step().await;
             let (objects, bytes) = std::mem::take(&mut job.folder.looked.copied);
             self.was_gone.join(job.folder.put_back.take());
+            self.tell_put_back_meanwhile().await;
             if let Some(lag) = self.lags.as_mut().and_then(|lags| lags.get_mut(&job.folder.name)) {
                 lag.less(objects, bytes);
             }
@@ -416,6 +420,8 @@ impl<'a> Copier<'a> {
     /// What is wrong with one folder does not keep the others from being copied; what it lacks stays told, and it alone is looked at
     /// again: later each time that nothing of it could be copied, and no sooner than comparing it is worth.
     async fn gave_up(&mut self, name: String, compared: Duration, e: &Failed) -> Result<(), Away> {
+        // The comparison whose folders are looked at goes on without it, and how much it lacks was counted before it grew.
+        self.uncovered = Some(Timestamp::from_unix_s(0));
         let passing = (compared * REST_FACTOR).min(LATER);
         let again = self.retries.after(&name, ASK_AGAIN);
         let wait = if e.is_passing() { again.max(passing) } else { LATER };

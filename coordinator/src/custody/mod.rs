@@ -25,6 +25,7 @@ pub(crate) use destroy::{Standstill, destroy_rest, standstill, wait_no_longer};
 use crate::authz;
 use crate::catalog::CollectionRow;
 use crate::clock;
+use crate::dispatch::orders::Settling;
 use crate::dispatch::{self, admit};
 use crate::ledger::{self, Ledger, LedgerError, View};
 use crate::parts::Parts;
@@ -70,6 +71,7 @@ fn signer_of(record: &Record) -> Option<(&str, Timestamp)> {
 ///    release or a retention: the case's locks in the store are looked at soon.
 ///
 /// Died between 2 and 3: [`recover`] and [`dispatch::approved_orders`] do 3 at the next start. The same record again is success.
+/// Where 2 fails and the record may be in the log, it is looked for, the timers do 3, and the caller hears that it is not known.
 ///
 /// # Errors
 /// [`Problem`]. From step 3 on nothing is one: the record is in the log, and whoever signed it must not hear that it was refused.
@@ -99,25 +101,7 @@ pub async fn submit(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Re
     let ledger = parts.ledgers.case(&case).await?;
     let digest = envelope.digest();
     allowed(parts, &ledger.view(), digest, &record, now)?;
-    let (signed, checked, known) = (envelope.clone(), record.clone(), Arc::clone(parts));
-    let changes_locks = matches!(record, Record::Hold(_) | Record::Retention(_) | Record::HoldReleased(_));
-    let changing = parts.attesting.changing.read().await;
-    if changes_locks {
-        raising::begins(parts, &case).await?;
-    }
-    let added = ledger
-        .append_built(move |view| {
-            // Under the writer's lock nothing can come between this look and the record.
-            allowed(&known, view, digest, &checked, now).map_err(|p| LedgerError::new(ledger::Kind::Refused, p.to_string()))?;
-            Ok(vec![signed.clone()])
-        })
-        .await;
-    drop(changing);
-    // Also where that failed: the record may be in the log all the same.
-    if changes_locks {
-        parts.attesting.ask(&case);
-    }
-    added?;
+    add(parts, (&ledger, &case), (envelope, &record), now).await?;
     let n = ledger.find(&digest).ok_or_else(|| Problem::new(Kind::Damaged, format!("the log of {case} lacks what was written")))?;
     tracing::info!(%case, kind, by = %escape_bounded(caller, 200), n, "custody record taken");
     let (certified, unfinished) = match record {
@@ -134,6 +118,47 @@ pub async fn submit(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Re
         _ => (None, None),
     };
     Ok(Submitted { n, log_size: ledger.size(), certified, unfinished })
+}
+
+/// Step 2 of [`submit`].
+async fn add(
+    parts: &Arc<Parts>,
+    (ledger, case): (&Ledger, &CaseId),
+    (envelope, record): (&Envelope, &Record),
+    now: Timestamp,
+) -> Result<()> {
+    let digest = envelope.digest();
+    let (signed, checked, known) = (envelope.clone(), record.clone(), Arc::clone(parts));
+    let changes_locks = matches!(record, Record::Hold(_) | Record::Retention(_) | Record::HoldReleased(_));
+    let changing = parts.attesting.changing.read().await;
+    if changes_locks {
+        raising::begins(parts, case).await?;
+    }
+    let settling = Settling::new(parts, case, digest);
+    let added = ledger
+        .append_built(move |view| {
+            // Under the writer's lock nothing can come between this look and the record.
+            allowed(&known, view, digest, &checked, now).map_err(|p| LedgerError::new(ledger::Kind::Refused, p.to_string()))?;
+            Ok(vec![signed.clone()])
+        })
+        .await;
+    let added = settling.written(ledger, added, &not_known(case, record, &digest)).await;
+    drop(changing);
+    // Also where that failed: the record may be in the log all the same.
+    if changes_locks {
+        parts.attesting.ask(case);
+    }
+    added
+}
+
+/// What whoever signed a record hears when nobody knows what became of it; why comes behind it.
+fn not_known(case: &CaseId, record: &Record, digest: &Digest) -> String {
+    let kind = record.type_name();
+    let kind = kind.split(':').next().unwrap_or(kind);
+    format!(
+        "record: it is not known whether the {kind} record was taken ({digest}): it may be in the log of {case}, and then it counts, and is carried \
+         out as soon as the coordinator can. Do not sign another one; look first, also after what failed was mended: exhibit case custody {case}"
+    )
 }
 
 /// Characters of why a disposal is not finished.

@@ -29,7 +29,7 @@ type Cases = BTreeMap<String, u64>;
 ///
 /// # Errors
 /// When the catalog cannot keep it: nothing was asked then.
-pub(super) async fn begins(parts: &Parts, case: &CaseId) -> Result<()> {
+pub(crate) async fn begins(parts: &Parts, case: &CaseId) -> Result<()> {
     if !is_locked(parts) {
         return Ok(());
     }

@@ -10,6 +10,7 @@ use exhibit_evidence::layout::StreamNumber;
 use exhibit_evidence::record::{KeyRing, Order, Record, TrustError, roles_to_sign};
 use exhibit_evidence::text::escape_bounded;
 
+use super::orders::{self, Settling, Standing};
 use super::{bounds, offers};
 use crate::authz;
 use crate::catalog::{AgentRow, CollectionFilter, CollectionRow, OrderRow, PAGE_MAX, State, Totals};
@@ -26,7 +27,8 @@ use crate::problem::{Kind, Problem, Result};
 /// 3. order and collections into the catalog, in one transaction.
 ///
 /// Died between 2 and 3: the start-up recovery finds an order without collections and does 3 (and the responder's
-/// repeat of the same order does as well). Nothing was offered before 3.
+/// repeat of the same order does as well). Nothing was offered before 3. Where 2 or 3 fails and the order may be in the log, or the
+/// caller goes away meanwhile, it is looked for and 3 is done later ([`orders`]); the caller hears that it is not known.
 ///
 /// # Errors
 /// [`Problem`] that names the field and its value.
@@ -47,8 +49,7 @@ pub async fn submit(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Re
     check_case(parts, &order).await?;
     check_captures(&order, &targets(parts, &order).await?)?;
     parts.ledgers.ensure_enrolled(&order.case, &[envelope.keyid()]).await?;
-    append(parts, &order, envelope).await?;
-    let (row, rows) = into_catalog(parts, &order, envelope).await?;
+    let (row, rows) = give(parts, &order, envelope).await?;
     tracing::info!(order = %order.order, case = %order.case, targets = rows.len(), by = %escape_bounded(caller, 200), "order admitted");
     for row in &rows {
         offers::offer_if_online(parts, row).await;
@@ -164,8 +165,31 @@ fn check_captures(order: &Order, agents: &[AgentRow]) -> Result<()> {
     }
 }
 
+/// Steps 2 and 3 of [`submit`].
+async fn give(parts: &Arc<Parts>, order: &Order, envelope: &Envelope) -> Result<(OrderRow, Vec<CollectionRow>)> {
+    let digest = envelope.digest();
+    let settling = Settling::new(parts, &order.case, digest);
+    let not_known = |problem: Problem| {
+        tracing::error!(order = %order.order, case = %order.case, %problem, "it is not known whether an order was given; it is looked for");
+        problem.unfinished(&orders::not_known(order))
+    };
+    if let Err(error) = append(parts, order, envelope).await {
+        match orders::standing(parts, &order.case, &digest, &error).await {
+            Standing::In => {}
+            Standing::Out => {
+                settling.settled();
+                return Err(error.into());
+            }
+            Standing::Unknown => return Err(not_known(error.into())),
+        }
+    }
+    let done = into_catalog(parts, order, envelope).await.map_err(not_known)?;
+    settling.settled();
+    Ok(done)
+}
+
 /// Appends the order unless the case was closed in the meantime, which only the log's writer lock can tell.
-async fn append(parts: &Parts, order: &Order, envelope: &Envelope) -> Result<()> {
+async fn append(parts: &Parts, order: &Order, envelope: &Envelope) -> Result<(), LedgerError> {
     let (envelope, case) = (envelope.clone(), order.case.clone());
     let ledger = parts.ledgers.case(&case).await?;
     ledger

@@ -1,6 +1,7 @@
 //! Opening and closing cases.
 
-use std::sync::{Arc, Weak};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use exhibit_evidence::Timestamp;
@@ -11,6 +12,7 @@ use exhibit_evidence::text::{escape_bounded, written};
 
 use super::admit::{TWO_PERSON_REMEDY, not_signed, require_case};
 use super::bounds::CLOCK_AHEAD_S_MAX;
+use super::orders::{self, Settling};
 use crate::catalog::{CaseRow, CatalogError};
 use crate::clock;
 use crate::ledger::{self, LedgerError, View};
@@ -23,6 +25,21 @@ const NAMED_MAX: usize = 5;
 const TEXT_BYTES_MAX: usize = 1_024;
 /// A case that the catalog did not take is given to it again after this.
 const GIVE_AGAIN: Duration = Duration::from_secs(5);
+
+/// Cases that are given to the catalog again. Memory only: a start looks for such cases in the store.
+#[derive(Debug, Default)]
+pub struct Untaken(Mutex<BTreeSet<CaseId>>);
+
+impl Untaken {
+    /// False when it is done already, for an earlier try of the same record.
+    fn begin(&self, case: &CaseId) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(case.clone())
+    }
+
+    fn end(&self, case: &CaseId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(case);
+    }
+}
 
 /// Opens a case.
 ///
@@ -47,11 +64,18 @@ pub async fn open(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Resu
     }
     let log_key = parts.ledgers.log_key().public().id();
     parts.ledgers.ensure_enrolled(&opened.case, &[log_key, envelope.keyid()]).await?;
-    parts.ledgers.case(&opened.case).await?.append(vec![envelope.clone()]).await?;
+    let ledger = parts.ledgers.case(&opened.case).await?;
+    let written = ledger.append(vec![envelope.clone()]).await;
+    let not_known = format!(
+        "case_opened: it is not known whether {0} was opened: its record may be in its log, and then the coordinator's next start opens it. \
+         Look before another one is opened, also after what failed was mended: exhibit case show {0}",
+        opened.case
+    );
+    orders::written(&ledger, &envelope.digest(), written, &not_known).await?;
     let row = row_of(opened, envelope);
     if let Err(error) = parts.catalog.add_case(row.clone()).await {
         tracing::error!(case = %row.case, %error, "a case is open in its log, and the catalog did not take it; it is given to it again");
-        if !matches!(error, CatalogError::Conflict(_)) {
+        if !matches!(error, CatalogError::Conflict(_)) && parts.untaken.begin(&row.case) {
             tokio::spawn(give_again(Arc::downgrade(parts), row.clone()));
         }
         let what = format!("case_opened: the record that opens {} is in its log, and the catalog does not take it yet", row.case);
@@ -81,16 +105,17 @@ async fn give_again(parts: Weak<Parts>, row: CaseRow) {
         tokio::time::sleep(GIVE_AGAIN).await;
         let Some(parts) = parts.upgrade() else { return };
         match parts.catalog.add_case(row.clone()).await {
-            Ok(()) => {
-                tracing::warn!(case = %row.case, "the catalog has a case now that it had not taken when it was opened");
-                return;
-            }
+            Ok(()) => tracing::warn!(case = %row.case, "the catalog has a case now that it had not taken when it was opened"),
             Err(CatalogError::Conflict(error)) => {
                 tracing::error!(case = %row.case, %error, "the catalog has another case under this name");
-                return;
             }
-            Err(error) => tracing::debug!(case = %row.case, %error, "the catalog does not take a case yet"),
+            Err(error) => {
+                tracing::debug!(case = %row.case, %error, "the catalog does not take a case yet");
+                continue;
+            }
         }
+        parts.untaken.end(&row.case);
+        return;
     }
 }
 
@@ -127,7 +152,7 @@ fn check_opened(caller: &str, opened: &CaseOpened, two_person: bool) -> Result<(
 ///
 /// # Errors
 /// [`Problem`]
-pub async fn close(parts: &Parts, caller: &str, envelope: &Envelope) -> Result<CaseRow> {
+pub async fn close(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Result<CaseRow> {
     let mut ring = parts.ledgers.deployment().await?.key_ring();
     let verified = ring.verify(envelope).map_err(|e| not_signed("case_closed: ", &ring, (caller, envelope), &e))?;
     let Record::CaseClosed(closed) = verified.record() else {
@@ -144,7 +169,8 @@ pub async fn close(parts: &Parts, caller: &str, envelope: &Envelope) -> Result<C
     nothing_waits(&ledger.view(), &closed.case, now)?;
     // Only the log's writer can tell whether another request came first.
     let (record, case) = (envelope.clone(), closed.case.clone());
-    ledger
+    let settling = Settling::new(parts, &closed.case, envelope.digest());
+    let written = ledger
         .append_built(move |view| {
             if view.case_closed().is_some() {
                 return Ok(Vec::new());
@@ -152,10 +178,17 @@ pub async fn close(parts: &Parts, caller: &str, envelope: &Envelope) -> Result<C
             nothing_waits(view, &case, now).map_err(|p| LedgerError::new(ledger::Kind::Refused, p.to_string()))?;
             Ok(vec![record.clone()])
         })
-        .await?;
+        .await;
+    let not_known = format!(
+        "case_closed: it is not known whether {0} was closed: the record may be in its log, and then it is closed as soon as the coordinator \
+         can. Look first, also after what failed was mended: exhibit case show {0}",
+        closed.case
+    );
+    settling.written(&ledger, written, &not_known).await?;
     let standing = ledger.case_closed().map(|e| e.digest);
     let standing = standing.ok_or_else(|| Problem::new(Kind::Damaged, format!("the log of {} lacks its end", closed.case)))?;
-    parts.catalog.close_case(closed.case.clone(), standing).await?;
+    let not_taken = || format!("case_closed: the record that closes {} is in its log, and the catalog does not take it yet", closed.case);
+    parts.catalog.close_case(closed.case.clone(), standing).await.map_err(|e| Problem::from(e).unfinished(&not_taken()))?;
     if standing != envelope.digest() {
         return already_closed(&require_case(parts, &closed.case).await?, envelope);
     }
@@ -200,4 +233,18 @@ fn check_closed(caller: &str, closed: &CaseClosed, row: &CaseRow) -> Result<()> 
         return Err(Problem::invalid(format!("predecessor: {} is not the case-opened record of {}", closed.predecessor, closed.case)));
     }
     written(&closed.reason, TEXT_BYTES_MAX).map_err(|why| Problem::invalid(format!("reason: {why}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_case_is_given_to_the_catalog_by_one_however_often_its_opening_is_repeated() {
+        let (untaken, case) = (Untaken::default(), CaseId::new(1, [7; 10]));
+        assert!(untaken.begin(&case) && !untaken.begin(&case), "one");
+        assert!(untaken.begin(&CaseId::new(2, [7; 10])), "another case");
+        untaken.end(&case);
+        assert!(untaken.begin(&case), "when it failed anew");
+    }
 }

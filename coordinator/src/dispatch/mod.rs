@@ -4,6 +4,7 @@ pub mod admit;
 pub mod bounds;
 pub mod cases;
 mod offers;
+pub mod orders;
 mod recover;
 mod session;
 mod sessions;

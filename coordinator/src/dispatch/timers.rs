@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use exhibit_evidence::id::CollectionId;
 use exhibit_evidence::record::Outcome;
 
 use super::{Outbound, end, offers};
@@ -90,23 +91,81 @@ pub async fn look_at_timers(parts: &Arc<Parts>) -> Result<()> {
     Ok(())
 }
 
-/// Begins ends that are not written yet, the oldest first, past those that are left alone for now: a store may refuse all of one case.
+/// Begins ends that are not written yet, the oldest first, past those that are left alone for now or are being written: all of one case may
+/// fail.
 async fn write_ends(parts: &Arc<Parts>) -> Result<()> {
-    let (mut open, mut after, mut begun) = (HashSet::new(), None, 0_u32);
-    while begun < PER_TICK_MAX && open.len() < SEALING_MAX {
+    let (mut look, mut after) = (Look::default(), None);
+    while look.goes_on() {
         let page = parts.catalog.sealing(after.take(), PER_TICK_MAX).await?;
-        let is_last = page.len() < PER_TICK_MAX as usize;
-        after = page.last().map(|row| row.collection.clone());
-        for row in page {
-            if seal::begin(parts, &row.collection) {
-                begun = begun.saturating_add(1);
-            }
-            open.insert(row.collection);
-        }
-        if is_last {
-            seal::only(parts, &open);
+        let page: Vec<CollectionId> = page.into_iter().map(|row| row.collection).collect();
+        after = look.take(page, |collection| seal::begin(parts, collection));
+        if after.is_none() {
+            seal::only(parts, &look.open);
             return Ok(());
         }
     }
     Ok(())
+}
+
+/// One look at ends that are not written yet, page by page.
+#[derive(Debug, Default)]
+struct Look {
+    /// Those that were seen.
+    open: HashSet<CollectionId>,
+    /// How many of them were begun.
+    begun: u32,
+}
+
+impl Look {
+    /// False when enough was begun, or seen, for one tick.
+    fn goes_on(&self) -> bool {
+        self.begun < PER_TICK_MAX && self.open.len() < SEALING_MAX
+    }
+
+    /// Begins what a page has, as far as `begin` does not leave it alone. The last of the page, unless it is the last of all.
+    fn take(&mut self, page: Vec<CollectionId>, mut begin: impl FnMut(&CollectionId) -> bool) -> Option<CollectionId> {
+        let is_last = page.len() < PER_TICK_MAX as usize;
+        let after = page.last().filter(|_| !is_last).cloned();
+        for collection in page {
+            if begin(&collection) {
+                self.begun = self.begun.saturating_add(1);
+            }
+            self.open.insert(collection);
+        }
+        after
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use exhibit_evidence::Digest;
+
+    use super::*;
+
+    /// One look at so many ends, of which so many are left alone, the oldest. Gives how many were begun, and whether all were seen.
+    fn look_at(ends: u32, left_alone: u32) -> (u32, bool) {
+        let all: Vec<CollectionId> = (0..ends).map(|n| CollectionId::from_digest(&Digest::of(&n.to_le_bytes()))).collect();
+        let alone: HashSet<CollectionId> = all.iter().take(left_alone as usize).cloned().collect();
+        let (mut look, mut after) = (Look::default(), None);
+        while look.goes_on() {
+            let from = after.take().and_then(|last| all.iter().position(|one| *one == last)).map_or(0, |at| at + 1);
+            let page: Vec<CollectionId> = all.iter().skip(from).take(PER_TICK_MAX as usize).cloned().collect();
+            after = look.take(page, |collection| !alone.contains(collection));
+            if after.is_none() {
+                return (look.begun, look.open.len() == all.len());
+            }
+        }
+        (look.begun, false)
+    }
+
+    #[test]
+    fn a_look_goes_past_any_number_of_ends_that_are_left_alone() {
+        assert_eq!(look_at(0, 0), (0, true));
+        assert_eq!(look_at(3, 0), (3, true));
+        let page = PER_TICK_MAX;
+        assert_eq!(look_at(2 * page + 7, 2 * page), (7, true), "they stand before the others");
+        assert_eq!(look_at(2 * page, 2 * page), (0, true), "whole pages");
+        assert_eq!(look_at(5 * page, 0), (page, false), "no more than these in one tick");
+        assert_eq!(look_at(30 * page, 30 * page), (0, false), "nor are more looked at than are remembered");
+    }
 }

@@ -16,7 +16,7 @@ use exhibit_evidence::{Digest, Timestamp};
 
 use crate::catalog::{AgentRow, CollectionFilter, Ending, Labels, Seen, State, TokenRow, TokenUse};
 use crate::clock;
-use crate::dispatch::{self, Cut, admit};
+use crate::dispatch::{self, Cut, admit, orders};
 use crate::parts::Parts;
 use crate::problem::{Kind, Problem, Result};
 
@@ -209,7 +209,12 @@ pub async fn revoke(parts: &Arc<Parts>, by: &str, agent: &AgentId, reason: &str)
             revoked_at: now,
         };
         let signed = record::sign(&revocation, &parts.issuing.key).map_err(|e| Problem::new(Kind::Failed, e.to_string()))?;
-        ledger.append(vec![signed]).await?;
+        let digest = signed.digest();
+        let not_known = format!(
+            "agent: it is not known whether {agent} was revoked: the record may be in the deployment's log, and then it counts when that is \
+             read anew. Mend what failed and revoke the agent again: that is safe; exhibit agents shows it"
+        );
+        orders::written(&ledger, &digest, ledger.append(vec![signed]).await, &not_known).await?;
     }
     parts.catalog.revoke_agent(agent.clone(), now, words.clone()).await?;
     parts.revoked.add(agent.clone());

@@ -9,6 +9,7 @@ use exhibit_evidence::text::{escape_bounded, written};
 
 use super::issue_problem;
 use crate::clock;
+use crate::dispatch::orders;
 use crate::ledger::{self, LedgerError};
 use crate::parts::Parts;
 use crate::party;
@@ -45,7 +46,11 @@ pub async fn enroll(parts: &Parts, by: &str, envelope: &Envelope, tls_csr: &[u8]
     let person = (&name, p.key.id());
     let issue = || parts.issuing.authority.issue_person(tls_csr, person, PERSON_LIFE, clock::now()).map_err(issue_problem);
     let certificate = if tls_csr.is_empty() { None } else { Some(issue()?) };
-    log.append(vec![envelope.clone()]).await?;
+    let not_known = format!(
+        "enrolment: it is not known whether {name} was enrolled so: the record may be in the deployment's log, and then it counts when that is \
+         read anew. Mend what failed, look first: exhibit person list; and enrol again where that does not show it"
+    );
+    orders::written(&log, &envelope.digest(), log.append(vec![envelope.clone()]).await, &not_known).await?;
     tracing::warn!(person = %name, roles = ?p.roles, limited = p.cases.is_some(), by = %escape_bounded(by, 200), "person enrolled");
     Ok((certificate, parts.ledgers.chain_of(p.key.id()).await?))
 }
@@ -89,11 +94,17 @@ pub async fn revoke(parts: &Parts, by: &str, envelope: &Envelope) -> Result<Stri
     another_admin_stays(&log.key_ring(), p.key)?;
     let (signed, key) = (envelope.clone(), p.key);
     // Two admins may revoke each other at the same moment: only the log's writer can tell who was first.
-    log.append_built(move |view| {
-        another_admin_stays(view.key_ring(), key).map_err(|p| LedgerError::new(ledger::Kind::Refused, p.to_string()))?;
-        Ok(vec![signed.clone()])
-    })
-    .await?;
+    let revoked = log
+        .append_built(move |view| {
+            another_admin_stays(view.key_ring(), key).map_err(|p| LedgerError::new(ledger::Kind::Refused, p.to_string()))?;
+            Ok(vec![signed.clone()])
+        })
+        .await;
+    let not_known = format!(
+        "revocation: it is not known whether {key} was revoked: the record may be in the deployment's log, and then it counts when that is read \
+         anew. Mend what failed, look first: exhibit person list; and revoke it again where that does not show it"
+    );
+    orders::written(&log, &envelope.digest(), revoked, &not_known).await?;
     let Some(name) = name else { return Ok(String::new()) };
     parts.disconnect_everywhere(&party::known_by(&name, key));
     tracing::warn!(person = %escape_bounded(&name, 200), key = %p.key, by = %escape_bounded(by, 200), "a person's key was revoked");

@@ -218,6 +218,28 @@ impl Ledger {
         self.append(enrolments).await.map(|_| ())
     }
 
+    /// True when a record is in the log, or may be: its writing began, whatever was said of it.
+    pub(crate) fn may_have(&self, digest: &Digest) -> bool {
+        self.find(digest).is_some() || self.inner.tried().contains(digest)
+    }
+
+    /// Takes in what lies in the next places and this process does not know of, as a record does whose writing failed after the store had
+    /// it, and publishes a checkpoint over it. Dropping the future does not stop the work.
+    ///
+    /// # Errors
+    /// The store's and the catalog's; [`Kind::Damaged`] when what lies there is none of this log's.
+    pub(crate) async fn look_for_more(&self) -> Result<(), LedgerError> {
+        let inner = Arc::clone(&self.inner);
+        // Its own task, as in `append_built`.
+        let work = tokio::spawn(async move {
+            let alone = inner.alone().await?;
+            let looked = Box::pin(inner.take_more(&alone)).await;
+            inner.done(alone, looked.is_ok()).await;
+            looked
+        });
+        work.await.unwrap_or_else(|e| Err(LedgerError::new(Kind::Bug, format!("the look into a log ended badly: {e}"))))
+    }
+
     /// Reads record `n` from the store.
     ///
     /// # Errors
@@ -437,6 +459,15 @@ impl Inner {
     pub(super) async fn done(&self, alone: Alone<'_>, whole: bool) {
         let size = self.view().size();
         alone.right.give(whole.then_some(size)).await;
+    }
+
+    /// Takes the records that lie in the next slots, and publishes what is not published yet.
+    async fn take_more(&self, alone: &Alone<'_>) -> Result<(), LedgerError> {
+        while self.take_next().await? {}
+        self.tried().retain(|digest| self.view().find(digest).is_none());
+        self.tell_custody();
+        alone.still()?;
+        self.publish().await
     }
 
     /// Takes the records that other coordinators added, in the order of their slots, and their newest checkpoint. The caller holds

@@ -116,12 +116,12 @@ impl Inner {
         let n = self.view().size();
         let (slot, content) = (self.name.slot(n), Bytes::copy_from_slice(envelope.as_bytes()));
         let payload = || Payload::from(content.clone());
-        self.begin(envelope);
         for _ in 0..ROUNDS_MAX {
             let Some(versions) = history::of(&*self.store, &slot).await.map_err(|e| unlisted(&slot, &e))? else {
                 return self.create_slot(n, envelope).await;
             };
             if versions.is_empty() {
+                self.begin(envelope);
                 match self.store.put_new(&slot, payload(), envelope.digest()).await {
                     Ok(_) => return self.took(n, envelope),
                     Err(e) if e.kind() == store::Kind::Conflict => continue,
@@ -135,6 +135,7 @@ impl Inner {
             if let Some(there) = judged.record {
                 return Ok(self.is_it(n, &there, envelope));
             }
+            self.begin(envelope);
             match self.store.put_over(&slot, payload(), envelope.digest()).await {
                 Ok(_) => {}
                 Err(e) if e.kind() == store::Kind::Conflict => {}
@@ -210,9 +211,12 @@ impl Inner {
     /// The next slot of a store that keeps no versions.
     async fn create_slot(&self, n: u64, envelope: &Envelope) -> Result<bool, LedgerError> {
         let content = Payload::from(Bytes::copy_from_slice(envelope.as_bytes()));
+        self.begin(envelope);
         match self.store.put_new(&self.name.slot(n), content, envelope.digest()).await {
             Ok(_) => self.took(n, envelope),
             Err(e) if e.kind() == store::Kind::Conflict => {
+                // Something else lies there, so it does not.
+                self.tried().remove(&envelope.digest());
                 let squatted = |why: String| LedgerError::squatted(&self.name.folder(), format_args!("record {n}"), why, TAKE_AWAY);
                 let there = match self.store.get(&self.name.slot(n), ENVELOPE_BYTES_MAX as u64).await {
                     Ok(bytes) => Envelope::parse(&bytes).map_err(|e| squatted(e.to_string()))?,

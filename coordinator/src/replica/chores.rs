@@ -1,6 +1,7 @@
 //! What one coordinator does for all: recovery, stamping, attestation, the copy, verification, incidents into their logs, disposals
 //! that are not finished.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use tokio::sync::watch;
 use super::Lease;
 use crate::dispatch::{self, FINISHED_EVERY_TICKS};
 use crate::parts::Parts;
-use crate::problem::Result;
+use crate::problem::Problem;
 use crate::retry::Retries;
 use crate::{attest, copy, custody, incidents, reverify, stamp};
 
@@ -92,40 +93,54 @@ async fn tick(parts: &Arc<Parts>, count: u32) {
     }
 }
 
-async fn take_up(parts: &Arc<Parts>) -> Result<()> {
-    dispatch::orders_without_collections(parts).await?;
-    dispatch::approved_orders(parts).await?;
-    dispatch::finished_streams(parts).await?;
-    custody::recover(parts).await?;
-    // Nothing of the above is in a case that the catalog lacks; and this lists the store, which may be refused.
-    dispatch::cases_without_rows(parts).await?;
-    Ok(())
+/// Each step, whatever became of those before it: one log that is damaged is in nobody else's way.
+async fn take_up(parts: &Arc<Parts>) -> Vec<Problem> {
+    let steps = [
+        dispatch::orders_without_collections(parts).await.err(),
+        dispatch::approved_orders(parts).await.err(),
+        dispatch::finished_streams(parts).await.err(),
+        custody::recover(parts).await.err(),
+        // Nothing of the above is in a case that the catalog lacks; and this lists the store, which may be refused.
+        dispatch::cases_without_rows(parts).await.err(),
+    ];
+    steps.into_iter().flatten().collect()
 }
 
 /// What an earlier process left between two writes. Until it is done the coordinator serves already: every step is
 /// idempotent, and nothing that is left over can be seen half. Where a store refuses whoever asks, it is tried again later each time, and said
-/// once for each reason.
+/// once for each reason. What does not pass by itself is said once, however often the rest is tried.
 async fn recover(parts: Arc<Parts>) {
-    let (mut retries, mut said) = (Retries::default(), None::<String>);
+    let (mut retries, mut said, mut told) = (Retries::default(), BTreeSet::<String>::new(), BTreeSet::<String>::new());
     loop {
-        let problem = match take_up(&parts).await {
-            Ok(()) => return attest::not_refused(&parts, RECOVERY, START).await,
-            Err(problem) if problem.is_passing() || problem.refused().is_some() => problem,
-            Err(problem) => {
-                parts.incident(None, RECOVERY, START, &problem.to_string()).await;
-                return;
+        let problems = take_up(&parts).await;
+        let (again, lasting): (Vec<Problem>, Vec<Problem>) = problems.into_iter().partition(is_tried_again);
+        for problem in &lasting {
+            let text = problem.to_string();
+            if !told.contains(&text) && parts.incident(None, RECOVERY, START, &text).await.is_told() {
+                told.insert(text);
             }
-        };
-        let refused = problem.refused().map(str::to_owned);
+        }
+        if again.is_empty() {
+            return attest::not_refused(&parts, RECOVERY, START).await;
+        }
         // Who is not heard at all is told of by attestation; of a right that only this needs nobody else would.
-        if let Some(reason) = refused.as_deref().filter(|_| !problem.is_passing()) {
-            attest::tell_refusal(&parts, (RECOVERY, START), reason, &problem.to_string()).await;
+        for problem in &again {
+            if let Some(reason) = problem.refused().filter(|_| !problem.is_passing()) {
+                attest::tell_refusal(&parts, (RECOVERY, START), reason, &problem.to_string()).await;
+            }
         }
-        if refused.is_none() || said != refused {
-            tracing::warn!(%problem, "recovery will be tried again");
+        let refused: BTreeSet<String> = again.iter().filter_map(Problem::refused).map(str::to_owned).collect();
+        if refused.is_empty() || said != refused {
+            for problem in &again {
+                tracing::warn!(%problem, "recovery will be tried again");
+            }
         }
-        let wait = if refused.is_some() { retries.after(RECOVERY, RECOVERED_WITHIN) } else { RECOVER_AGAIN };
+        let wait = if refused.is_empty() { RECOVER_AGAIN } else { retries.after(RECOVERY, RECOVERED_WITHIN) };
         said = refused;
         tokio::time::sleep(wait).await;
     }
+}
+
+fn is_tried_again(problem: &Problem) -> bool {
+    problem.is_passing() || problem.refused().is_some()
 }

@@ -15,8 +15,7 @@ pub(crate) struct Catalogued {
 }
 
 /// Why a catalog was not asked that is in use, which is as it should be: whoever reads this did no harm and has nothing to mend.
-const IN_USE: &str = "the coordinator that runs has it. Reading the store beside it did no harm; to have the catalog asked as well, stop the \
-                      coordinator and run this again, or let it verify by itself ([verify] in its configuration)";
+pub(super) const IN_USE: &str = "the coordinator that runs has it";
 
 /// What the catalog knows, or why it was not asked. It is opened as by every other command; one in a file belongs to whoever has it open.
 pub(super) async fn known_to_catalog(config: &Config) -> Result<Catalogued, String> {

@@ -251,7 +251,11 @@ impl ResponderService for Responders {
         let by = person(&request)?;
         let order = envelope("order", &request.into_inner().order)?;
         let admitted = admit::submit(&self.0, &by, &order).await;
-        let (order, rows) = admitted.inspect_err(|problem| tracing::warn!(%by, %problem, "order refused"))?;
+        let (order, rows) = admitted.inspect_err(|problem| {
+            // It may be in the log, or be given again.
+            let what = if problem.is_passing() { "an order could not be taken now" } else { "order refused" };
+            tracing::warn!(%by, %problem, "{what}");
+        })?;
         let collections = answers::collections(&self.0, rows).await?;
         Ok(Response::new(wire::SubmitOrderResponse { order: order.order.to_string(), collections }))
     }

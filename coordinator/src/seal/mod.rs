@@ -41,7 +41,7 @@ pub struct Sealer {
     permits: Semaphore,
     /// Collections whose damage was recorded, so that each repeat does not record it again.
     damaged: Mutex<HashSet<CollectionId>>,
-    /// Ends that wait until a person has seen to a store.
+    /// Ends that wait: until a person has seen to a store, or for another try.
     waits: Waits,
 }
 
@@ -63,14 +63,14 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Begins to write the end of a collection that is in state `sealing`, unless somebody does already, or a store refused it a moment
-/// ago. What fails is repeated by the timer. False when it is left alone.
+/// Begins to write the end of a collection that is in state `sealing`, unless somebody does already, or it failed a moment ago. What fails is
+/// repeated by the timer, later each time. True when it was begun just now.
 pub fn begin(parts: &Arc<Parts>, collection: &CollectionId) -> bool {
     if !parts.sealer.waits.is_due(collection) {
         return false;
     }
     if !locked(&parts.sealer.in_flight).insert(collection.clone()) {
-        return true;
+        return false;
     }
     let (parts, collection) = (Arc::clone(parts), collection.clone());
     tokio::spawn(async move {
@@ -95,7 +95,8 @@ pub(crate) fn only(parts: &Parts, open: &HashSet<CollectionId>) {
     parts.sealer.waits.only(open);
 }
 
-/// What a store refuses lasts until a person has seen to it: it is tried again later each time, and said once. None where no store does.
+/// What failed is tried again later each time. What a store refuses lasts until a person has seen to it, and is said once. None where no store
+/// does.
 fn note_refusal(waits: &Waits, collection: &CollectionId, done: &Result<bool>) -> Option<Refused> {
     let problem = match done {
         Ok(true) => {
@@ -110,7 +111,11 @@ fn note_refusal(waits: &Waits, collection: &CollectionId, done: &Result<bool>) -
         }
         Err(problem) => problem,
     };
-    let refused = waits.refused(collection, problem.lasting()?);
+    let Some(reason) = problem.lasting() else {
+        waits.failed(collection, problem.is_passing());
+        return None;
+    };
+    let refused = waits.refused(collection, reason);
     if refused.is_new {
         let again_in_s = refused.wait.as_secs();
         tracing::warn!(%collection, %problem, again_in_s, "the end of the collection could not be written: a store does not take it, which is said once for each reason");
@@ -140,7 +145,8 @@ async fn show_why(parts: &Parts, collection: &CollectionId, why: &str) {
 /// Writes the end of a collection whose ending is decided (state `sealing`). False when there is none to write: somebody else did.
 ///
 /// Order of writes; each step is idempotent, so that after a death anywhere the whole is done again:
-/// 0. puts that uploads have begun are waited for and no more are let begin: what lies in the store is settled;
+/// 0. puts that uploads have begun are waited for and no more are let begin: what lies in the store is settled; the case's log is
+///    open, so that what is written has the locks that custody asks for;
 /// 1. segments that lie in the store and are not in the catalog (an earlier process died between the two, or the catalog
 ///    was made anew) are taken over; each stream that is still open: with segments, its manifest gets its end line (`complete: false`) and the stream
 ///    becomes `finished`; without, `void` (catalog);
@@ -167,6 +173,9 @@ pub async fn close(parts: &Arc<Parts>, collection: &CollectionId) -> Result<bool
     let writing = parts.uploads.end_writing(collection);
     let settled = tokio::time::timeout(WRITES_SETTLE, writing).await;
     settled.map_err(|_| Problem::new(Kind::Busy, "a write to the store that an upload began has not ended yet"))?;
+    // Before anything is written: the store learns from the case's log which hold and retention that is to have. After a start nobody may
+    // have opened it yet.
+    parts.ledgers.case(&row.case).await?;
     adopt::streams_without_rows(parts, &row).await?;
     for stream in parts.catalog.streams(collection.clone()).await? {
         streams::receive(parts, &row, stream).await?;

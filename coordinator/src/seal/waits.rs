@@ -1,5 +1,7 @@
 //! Ends of collections that a store refuses to take, or to be looked at for: with credentials that ended, for want of a right or of room. That
 //! lasts until a person has seen to it, so each is tried again, later each time, and a reason is told once, whichever ends meet it.
+//!
+//! Whatever else keeps an end from being written has it tried again later each time as well, so that no number of them keeps others waiting.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,6 +14,10 @@ use crate::retry::Retries;
 
 /// The longest wait: an end is not to wait for long once somebody has seen to it.
 const LONGEST: Duration = Duration::from_secs(20);
+/// What passes is tried again at once so often: most of it is over by the next tick of the timer.
+const AT_ONCE: u32 = 5;
+/// The first wait of what no store refused and that does not pass at once; each one after it is twice as long.
+const FIRST: Duration = Duration::from_secs(2);
 /// A reason that lasts is told again after so long.
 const AGAIN: Duration = Duration::from_hours(1);
 /// Ends that are remembered; of what is beyond some other one is forgotten, and may be tried again earlier.
@@ -27,6 +33,8 @@ pub(super) struct Waits(Mutex<Memory>);
 struct Memory {
     retries: Retries,
     waiting: HashMap<CollectionId, Waiting>,
+    /// Ends that failed, and no store refused them.
+    failing: HashMap<CollectionId, Failing>,
     /// When a reason was told.
     told: HashMap<String, Instant>,
 }
@@ -42,6 +50,15 @@ struct Waiting {
     before: BTreeSet<String>,
 }
 
+/// An end that failed for another reason than that a store refuses it.
+#[derive(Debug)]
+struct Failing {
+    /// Until when it is left alone.
+    until: Instant,
+    /// How often it failed so.
+    times: u32,
+}
+
 /// What is to be done about an end that was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Refused {
@@ -54,6 +71,12 @@ pub(super) struct Refused {
 }
 
 impl Memory {
+    /// It failed no more, or somebody else wrote it. What waits for a store is not of it.
+    fn succeeded(&mut self, collection: &CollectionId) {
+        self.retries.succeeded(collection.as_str());
+        self.failing.remove(collection);
+    }
+
     /// No longer remembers why anybody waited, as far as nobody does.
     fn forget_reasons(&mut self) {
         let Self { waiting, told, .. } = self;
@@ -68,21 +91,29 @@ impl Waits {
 
     /// False while the end of a collection is to be left alone.
     pub(super) fn is_due(&self, collection: &CollectionId) -> bool {
-        self.memory().waiting.get(collection).is_none_or(|one| one.until <= Instant::now())
+        let (memory, now) = (self.memory(), Instant::now());
+        memory.waiting.get(collection).is_none_or(|one| one.until <= now)
+            && memory.failing.get(collection).is_none_or(|one| one.until <= now)
+    }
+
+    /// It failed, and no store refused it. `passes`: another try may succeed without anybody doing anything. Gives the time until it is due
+    /// again.
+    pub(super) fn failed(&self, collection: &CollectionId, passes: bool) -> Duration {
+        let mut memory = self.memory();
+        let before = memory.failing.get(collection).map_or(0, |one| one.times);
+        let wait = wait_after(before, passes);
+        make_room(&mut memory.failing, collection);
+        memory.failing.insert(collection.clone(), Failing { until: Instant::now() + wait, times: before.saturating_add(1) });
+        wait
     }
 
     /// It was refused for this reason.
     pub(super) fn refused(&self, collection: &CollectionId, reason: &str) -> Refused {
         let now = Instant::now();
         let mut memory = self.memory();
-        let Memory { retries, waiting, told } = &mut *memory;
+        let Memory { retries, waiting, told, .. } = &mut *memory;
         let wait = retries.after(collection.as_str(), LONGEST);
-        if waiting.len() >= REMEMBERED_MAX && !waiting.contains_key(collection) {
-            // Not all of them: they would all be tried at once.
-            if let Some(other) = waiting.keys().next().cloned() {
-                waiting.remove(&other);
-            }
-        }
+        make_room(waiting, collection);
         let last = waiting.remove(collection);
         let is_new_here = last.as_ref().is_none_or(|last| last.reason != reason);
         let mut before = BTreeSet::new();
@@ -109,8 +140,8 @@ impl Waits {
     pub(super) fn written(&self, collection: &CollectionId) -> bool {
         let now = Instant::now();
         let mut memory = self.memory();
-        let Memory { retries, waiting, told } = &mut *memory;
-        retries.succeeded(collection.as_str());
+        memory.succeeded(collection);
+        let Memory { waiting, told, .. } = &mut *memory;
         let Some(Waiting { reason, mut before, .. }) = waiting.remove(collection) else { return false };
         before.insert(reason);
         for one in waiting.values_mut().filter(|one| before.contains(&one.reason)) {
@@ -126,7 +157,7 @@ impl Waits {
     /// It waits no longer, and not because this coordinator wrote it: that says nothing of what others wait for.
     pub(super) fn gone(&self, collection: &CollectionId) {
         let mut memory = self.memory();
-        memory.retries.succeeded(collection.as_str());
+        memory.succeeded(collection);
         if memory.waiting.remove(collection).is_some() {
             memory.forget_reasons();
         }
@@ -135,13 +166,30 @@ impl Waits {
     /// Only these are still to be written: what became of the others was somebody else's doing.
     pub(super) fn only(&self, open: &HashSet<CollectionId>) {
         let mut memory = self.memory();
+        memory.failing.retain(|one, _| open.contains(one));
         let gone: Vec<CollectionId> = memory.waiting.keys().filter(|one| !open.contains(*one)).cloned().collect();
         for collection in &gone {
             memory.waiting.remove(collection);
-            memory.retries.succeeded(collection.as_str());
+            memory.succeeded(collection);
         }
         if !gone.is_empty() {
             memory.forget_reasons();
+        }
+    }
+}
+
+/// How long an end is left alone that failed so often before, and no store refused it.
+fn wait_after(before: u32, passes: bool) -> Duration {
+    let later = if passes { before.checked_sub(AT_ONCE) } else { Some(before) };
+    later.map_or(Duration::ZERO, |doubled| FIRST.saturating_mul(2_u32.saturating_pow(doubled)).min(LONGEST))
+}
+
+/// One more is remembered.
+fn make_room<T>(remembered: &mut HashMap<CollectionId, T>, collection: &CollectionId) {
+    if remembered.len() >= REMEMBERED_MAX && !remembered.contains_key(collection) {
+        // Not all of them: they would all be tried at once.
+        if let Some(other) = remembered.keys().next().cloned() {
+            remembered.remove(&other);
         }
     }
 }
@@ -203,6 +251,29 @@ mod tests {
         waits.only(&HashSet::from([c.clone()]));
         assert!(waits.is_due(&a) && waits.is_due(&b) && !waits.is_due(&c));
         assert!(waits.refused(&a, "rights").is_new && !waits.refused(&a, "credentials").is_new, "nobody waited for the first any more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_is_tried_later_each_time_and_what_passes_at_once_at_first() {
+        let (waits, [a, b, c]) = (Waits::default(), [1, 2, 3].map(collection));
+        let seconds =
+            |which: &CollectionId, passes: bool, times: u32| (0..times).map(|_| waits.failed(which, passes).as_secs()).collect::<Vec<_>>();
+        assert_eq!(seconds(&a, true, AT_ONCE), [0; AT_ONCE as usize]);
+        assert!(waits.is_due(&a), "by the next tick");
+        assert_eq!(seconds(&a, true, 6), [2, 4, 8, 16, 20, 20]);
+        assert_eq!(seconds(&b, false, 5), [2, 4, 8, 16, 20], "what does not pass by itself waits from the first time on");
+        assert!(!waits.is_due(&a) && !waits.is_due(&b) && waits.is_due(&c));
+        tokio::time::advance(LONGEST).await;
+        assert!(waits.is_due(&a) && waits.is_due(&b));
+        assert!(!waits.written(&b) && waits.failed(&b, false) == FIRST, "it begins anew, and no store refused it");
+        waits.gone(&b);
+        assert!(waits.is_due(&b) && waits.failed(&a, true) == LONGEST);
+        waits.only(&HashSet::new());
+        assert!(waits.is_due(&a) && waits.memory().failing.is_empty());
+        for n in 0..2 * REMEMBERED_MAX as u64 {
+            assert_eq!(waits.failed(&collection(n), false), FIRST);
+        }
+        assert_eq!(waits.memory().failing.len(), REMEMBERED_MAX);
     }
 
     #[tokio::test(start_paused = true)]

@@ -391,7 +391,17 @@ mod tests {
     const PAGE: &str = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 20\r\n\r\n<html>blocked</html>";
     const REFUSED: &str = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 40\r\n\r\n\
                            <Error><Code>AccessDenied</Code></Error>";
+    /// In codes that are about neither rights nor locks, and as MinIO says it of a lock.
+    const TOO_LATE: &str = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 42\r\n\r\n\
+        <Error><Code>RequestTimeout</Code></Error>";
+    const CONFLICT: &str = "HTTP/1.1 409 Conflict\r\nconnection: close\r\ncontent-length: 44\r\n\r\n\
+        <Error><Code>OperationAborted</Code></Error>";
+    const OTHER: &str = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 78\r\n\r\n\
+        <Error><Code>InvalidRequest</Code><Message>the date is wrong</Message></Error>";
+    const WORM: &str = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 111\r\n\r\n\
+        <Error><Code>InvalidRequest</Code><Message>Object is WORM protected and cannot be overwritten</Message></Error>";
     const SAYS_DONE: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    const WELCOME: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 20\r\n\r\n<html>welcome</html>";
 
     const HELD: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\nx-amz-object-lock-mode: COMPLIANCE\r\n\
                         x-amz-object-lock-retain-until-date: 2099-01-01T00:00:00Z\r\nx-amz-object-lock-legal-hold: ON\r\n\
@@ -461,6 +471,10 @@ mod tests {
             (BARE_501, State::Untested, "what stands between this machine and the store"),
             (FOUND, State::Untested, "what stands between this machine and the store"),
             (BLOCKED, State::Untested, "what stands between this machine and the store"),
+            (TOO_LATE, State::Untested, "docs/operations/stores.md"),
+            (CONFLICT, State::Untested, "docs/operations/stores.md"),
+            (OTHER, State::Untested, "docs/operations/stores.md"),
+            (WORM, State::Holds, ""),
             (REFUSED, State::Holds, ""),
             (NO_METHOD, State::Holds, ""),
         ] {
@@ -537,7 +551,8 @@ mod tests {
 
     #[tokio::test]
     async fn only_a_refusal_in_a_code_of_the_store_says_what_becomes_of_held_objects() {
-        for (answer, is_refused) in [(REFUSED, true), (BARE_404, false), (BARE_409, false), (FOUND, false), (PAGE, false), (BLOCKED, false)]
+        for (answer, is_refused) in
+            [(REFUSED, true), (CONFLICT, false), (BARE_404, false), (BARE_409, false), (FOUND, false), (PAGE, false), (BLOCKED, false)]
         {
             let (store, vault) = saying(HELD, answer).await;
             let patience = Patience::of(Duration::from_secs(20));
@@ -566,12 +581,15 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_store_says_that_it_did_and_did_not_is_no_refusal() {
-        let report = tried_on(SAYS_DONE).await;
-        for what in TRIED_ON_LOCKS {
-            let line = line(&report, what);
-            assert!(line.state == State::Holds && !line.detail.contains("refused") && line.detail.contains("it was not"), "{line:?}");
+        for answer in [SAYS_DONE, WELCOME] {
+            let report = tried_on(answer).await;
+            for what in TRIED_ON_LOCKS {
+                let line = line(&report, what);
+                assert!(line.state == State::Untested && !line.detail.contains("refused"), "{line:?}");
+                assert!(line.detail.contains("it was not") && line.remedy.contains("what stands between"), "{line:?}");
+            }
+            assert_eq!(report.state("delete-marker"), Some(State::Missing), "{}", report.text());
         }
-        assert_eq!(report.state("delete-marker"), Some(State::Missing), "{}", report.text());
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ mod folders;
 mod immutable;
 mod strangers;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::ops::Range;
@@ -59,7 +59,7 @@ struct Inner {
     _lock: File,
     next: AtomicU64,
     /// Folders that are known to be durable themselves: their parent was synced after they existed.
-    known: Mutex<HashSet<PathBuf>>,
+    known: Mutex<HashMap<PathBuf, folders::Made>>,
     /// Held while a folder is made, or an empty one taken away.
     making: Mutex<()>,
     /// Set when the disk failed to sync. Linux forgets such an error after telling it once, so nothing that is written
@@ -135,7 +135,7 @@ impl LocalStore {
             root: root.to_owned(),
             _lock: lock,
             next: AtomicU64::new(0),
-            known: Mutex::new(HashSet::new()),
+            known: Mutex::new(HashMap::new()),
             making: Mutex::new(()),
             sync_failed: AtomicBool::new(false),
             immutable: AtomicBool::new(false),

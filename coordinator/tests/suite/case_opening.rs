@@ -5,6 +5,8 @@ use std::time::Duration;
 use exhibit_coordinator::catalog::faulty::{Fault, Faults};
 use exhibit_coordinator::catalog::sqlite::SqliteCatalog;
 use exhibit_coordinator::catalog::{Catalog as _, CatalogError};
+use exhibit_coordinator::store;
+use exhibit_coordinator::store::faulty::Op;
 use exhibit_evidence::id::CaseId;
 use exhibit_evidence::record::{self, CaseClosed};
 use exhibit_proto::transport::NEEDS_A_PERSON;
@@ -81,10 +83,40 @@ async fn of_a_case_that_the_catalog_lost_with_more_than_its_opening_nothing_is_t
     world.place.catalog_file = Some(file);
     world.try_start().await.expect("starts");
     soon("the one is taken in", async || has(&world, &ids[0]).await).await;
-    let told = async || world.incidents().await.into_iter().filter(|i| i.starts_with("recovery: ")).collect::<Vec<_>>();
-    soon("the other is told", async || !told().await.is_empty()).await;
-    let told = told().await;
-    assert!(told.len() == 1 && told[0].contains("more than its opening") && told[0].contains("reindex"), "{told:?}");
-    assert!(!has(&world, &ids[1]).await);
+    let told = async |world: &World| world.incidents().await.into_iter().filter(|i| i.starts_with("recovery: ")).collect::<Vec<_>>();
+    soon("the other is told", async || !told(&world).await.is_empty()).await;
+    for start in 0..3 {
+        let told = told(&world).await;
+        assert!(told.len() == 1 && told[0].contains("more than its opening") && told[0].contains("reindex"), "{start}: {told:?}");
+        assert!(!has(&world, &ids[1]).await);
+        // What a recovery takes back at its end.
+        let refused = r#"{"recovery start":[]}"#.to_owned();
+        world.running().parts.catalog.set_standing("refused", refused).await.expect("kept");
+        world.stop().await;
+        world.try_start().await.expect("starts");
+        let ended = async || world.running().parts.catalog.standing("refused").await.expect("read").as_deref() == Some("{}");
+        soon("the recovery ends", ended).await;
+    }
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_cannot_be_read_keeps_no_case_out_that_the_catalog_did_not_take() {
+    let faults = Faults::default();
+    let mut world = World::start_on(Place { catalog_faults: Some(faults.clone()), ..Place::default() }).await;
+    let unread = world.open_case().await.case_id;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    faults.fail("add_case", 0, u32::MAX, Fault::Before(CatalogError::Failed("attempt to write a readonly database".to_owned())));
+    world.try_open_case(false).await.expect_err("refused");
+    let lacking = newest(&world);
+    assert!(lacking.as_str() != unread && !has(&world, &lacking).await);
+    world.stop().await;
+    faults.heal();
+    world.faults.fail(Op::Get, &format!("cases/{unread}/"), 0, u32::MAX, store::faulty::Fault::Before(store::Kind::Bug));
+    world.try_start().await.expect("starts");
+    soon("it is taken in", async || has(&world, &lacking).await).await;
+    let told = async || world.incidents().await.iter().filter(|i| i.starts_with("recovery: ")).count();
+    soon("the other is told", async || told().await == 1).await;
+    world.faults.heal();
     world.stop().await;
 }

@@ -6,18 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use exhibit_coordinator::catalog::{CatalogError, faulty};
+use exhibit_coordinator::catalog::{Catalog, CatalogError, faulty};
 use exhibit_coordinator::config::{Config, CopyConfig, StoreConfig, StoreKind};
 use exhibit_coordinator::copy::{Lag, Second, lag};
 use exhibit_coordinator::init;
 use exhibit_coordinator::serve::Upkeep;
 use exhibit_coordinator::store::faulty::{Fault, Faults, FaultyStore, Op};
 use exhibit_coordinator::store::{Kind, LocalStore, Payload, RemoteStore, Store, list_all};
-use exhibit_evidence::Digest;
 use exhibit_evidence::id::CollectionId;
 use exhibit_evidence::layout::{self, LogName, StreamNumber};
 use exhibit_evidence::log::Checkpoint;
 use exhibit_evidence::verify::Verdict;
+use exhibit_evidence::{Digest, Timestamp};
 
 use crate::custody_disposal::Story;
 use crate::support::world::{Place, World};
@@ -360,8 +360,11 @@ async fn what_the_copy_lost_is_put_back_and_told_also_after_a_restart() {
 
     // All of a case, its head too, while nobody looks: what was written long before the last comparison was there.
     let catalog = Arc::clone(&c.s.world.running().parts.catalog);
-    soon("how far it came is kept", async || catalog.standing("copy").await.expect("read").is_some()).await;
+    // Of a copy that was empty it is kept that nothing was in it.
+    soon("how far it came is kept", async || kept(&*catalog).await.is_some_and(|before| before > Timestamp::from_unix_s(1))).await;
     drop(catalog);
+    let missing = async |c: &Copied| c.told("copy-missing: ", "gone from the copy").await;
+    let told = missing(&c).await;
     c.s.world.stop().await;
     let folder = format!("cases/{}", c.s.case);
     let first = LocalStore::open(&c.s.world.store_dir()).expect("store");
@@ -372,9 +375,113 @@ async fn what_the_copy_lost_is_put_back_and_told_also_after_a_restart() {
     drop(first);
     std::fs::remove_dir_all(root.join(&folder)).expect("removed");
     c.s.world.restart().await;
-    soon("it is told", async || c.told("copy-missing: ", &format!("'{folder}/")).await > 0).await;
+    soon("it is told once more", async || missing(&c).await > told).await;
     c.is_whole_soon().await;
     assert_eq!(c.told("store-", "").await, 0, "{:?}", c.s.world.incidents().await);
+    c.s.world.stop().await;
+}
+
+/// What was written before was in the copy, as the catalog keeps it.
+async fn kept(catalog: &dyn Catalog) -> Option<Timestamp> {
+    let text = catalog.standing("copy").await.expect("read")?;
+    let kept: serde_json::Value = serde_json::from_str(&text).expect("an object");
+    Some(serde_json::from_value(kept["before"].clone()).expect("a moment"))
+}
+
+impl Copied {
+    async fn kept(&self) -> Option<Timestamp> {
+        kept(&*self.s.world.running().parts.catalog).await
+    }
+
+    /// From now on the catalog says so. A copier that runs has its own word.
+    async fn keep(&self, before: Timestamp) {
+        let place = FaultyStore::new(Arc::clone(&self.copy) as Arc<dyn Store>).describe();
+        let text = serde_json::json!({ "place": place, "before": before }).to_string();
+        self.s.world.running().parts.catalog.set_standing("copy", text).await.expect("kept");
+    }
+
+    fn segment(&self) -> String {
+        format!("cases/{}/collections/{}/s1/00000000.tar.zst", self.s.case, self.s.collections[0].0)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_put_back_is_told_before_everything_is_compared_again() {
+    let mut c = Copied::every(Duration::from_hours(1)).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let segment = c.segment();
+    std::fs::remove_file(c.dir.path().join("copy").join(&segment)).expect("removed");
+    let compared = c.compared();
+    // The log grows, so its folder is looked at.
+    let _ = c.s.ask(0).await;
+    soon("it is told", async || c.told("copy-missing: ", &segment).await == 1).await;
+    assert_eq!(c.compared(), compared, "nothing else was compared");
+    c.s.world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_comparison_that_a_folder_left_says_nothing_of_what_was_in_the_copy() {
+    let mut c = Copied::every(Duration::from_hours(1)).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let before = Timestamp::from_unix_s(7);
+    c.keep(before).await;
+    let segment = c.segment();
+    c.s.world.stop().await;
+    std::fs::remove_file(c.dir.path().join("copy").join(&segment)).expect("removed");
+    c.faults.fail(Op::PutNew, &segment, 0, 1, Fault::Before(Kind::Retry));
+    c.s.world.restart().await;
+    soon("it is told", async || c.told("copy-missing: ", "gone from the copy").await == 1).await;
+    c.is_whole_soon().await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(c.kept().await, Some(before), "its folder was copied outside of the comparison");
+    c.s.world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_none_of_ours_yet_is_not_taken_for_copied() {
+    let mut c = Copied::every(Duration::from_hours(1)).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    c.keep(Timestamp::from_unix_s(0)).await;
+    // Of a collection that is sealed, and in none of its manifests.
+    let stranger = layout::segment(&c.s.case, &c.s.collections[0].0, StreamNumber(1), 7);
+    let stranger = c.s.world.store_dir().join(stranger);
+    std::fs::write(&stranger, "junk").expect("written");
+    let file = std::fs::File::options().append(true).open(&stranger).expect("there");
+    file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(1_000)).expect("written long ago");
+    let nothing = Some(Timestamp::from_unix_s(0));
+    // A comparison beside which a log grows says nothing of when all was there.
+    for _ in 0..5 {
+        c.s.world.restart().await;
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        if c.kept().await != nothing {
+            break;
+        }
+    }
+    assert_eq!(c.kept().await, Some(Timestamp::from_unix_s(1_000)), "{:?}", c.s.world.incidents().await);
+    c.s.world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_copy_that_was_emptied_nothing_is_remembered_after_another_restart() {
+    let mut c = Copied::every(Duration::from_hours(1)).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    // The last comparison was before anything below.
+    c.keep(Timestamp::from_unix_s(4_000_000_000)).await;
+    c.s.world.stop().await;
+    for folder in ["cases", "deployment"] {
+        std::fs::remove_dir_all(c.dir.path().join("copy").join(folder)).expect("emptied, but for its mark");
+    }
+    c.faults.fail(Op::PutNew, "cases/", 0, 100_000, Fault::Before(Kind::Denied));
+    c.s.world.restart().await;
+    soon("nothing was in it", async || c.kept().await == Some(Timestamp::from_unix_s(0))).await;
+    let slot = LogName::Deployment.slot(0);
+    soon("it is being copied", async || c.copy.size(&slot).await.is_ok()).await;
+    c.s.world.stop().await;
+    c.faults.heal();
+    c.s.world.restart().await;
+    c.is_whole_soon().await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(c.told("copy-missing: ", "").await, 0, "{:?}", c.s.world.incidents().await);
     c.s.world.stop().await;
 }
 

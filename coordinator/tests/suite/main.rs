@@ -15,6 +15,7 @@ mod custody_access;
 mod custody_approval;
 mod custody_disposal;
 mod dispatch_orders;
+mod dispatch_unsettled;
 mod http_pages;
 mod incidents;
 mod init_deployment;

@@ -5,9 +5,12 @@ use std::time::Duration;
 use crate::support::agent::{self, Agent, Job, file};
 use crate::support::world::World;
 use crate::support::{soon, verdict};
+use exhibit_coordinator::catalog::{CollectionRow, Ending, OrderRow, State};
 use exhibit_coordinator::store::Kind;
 use exhibit_coordinator::store::faulty::{Fault, Op};
+use exhibit_evidence::Digest;
 use exhibit_evidence::dsse::Envelope;
+use exhibit_evidence::id::{CollectionId, OrderId};
 use exhibit_evidence::record::{Outcome, Record};
 use exhibit_proto::responder::v1 as people;
 use exhibit_proto::responder::v1::read_items_response;
@@ -196,4 +199,47 @@ async fn ends_that_wait_keep_no_place_from_others() {
     let begun = tokio::time::Instant::now();
     world.stop().await;
     assert!(begun.elapsed() < Duration::from_secs(8), "a stop waits for no end that waits: {:?}", begun.elapsed());
+}
+
+/// More ends than are begun in one tick, of an older case than any that is opened afterwards, each of which fails for a reason that no store
+/// gave and that does not pass.
+async fn failing_ends(world: &mut World, agent: &Agent) {
+    let (_, order, envelope) = world.ordered(std::slice::from_ref(&agent.id)).await;
+    let job = Job::new(&order, &envelope, &agent.id, 1);
+    world.faults.fail(Op::List, &format!("cases/{}/collections/", job.order.case), 0, 100_000, Fault::Before(Kind::Bug));
+    let catalog = &world.running().parts.catalog;
+    let row = catalog.collection(job.collection.clone()).await.expect("read").expect("there");
+    let order = catalog.order(row.order.clone()).await.expect("read").expect("there");
+    let digest = Digest::of(b"another order");
+    let order = OrderRow { order: OrderId::from_digest(&digest), digest, ..order };
+    let ending = Ending { outcome: Outcome::Cancelled, reason: Some("no longer needed".to_owned()), refusal: None };
+    let end = |n: u32| CollectionRow {
+        collection: CollectionId::from_digest(&Digest::of(&n.to_le_bytes())),
+        order: order.order.clone(),
+        order_digest: digest,
+        state: State::Sealing,
+        ending: Some(ending.clone()),
+        ..row.clone()
+    };
+    let ends = (0..450).map(end).collect();
+    catalog.add_order(order.clone(), ends).await.expect("kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_number_of_ends_that_fail_keep_no_later_one_from_being_written() {
+    let mut world = World::start().await;
+    let credential = world.enroll("web-1").await;
+    let agent = Agent::new(credential, world.port, 1).await;
+    failing_ends(&mut world, &agent).await;
+    let (_, order, envelope) = world.ordered(std::slice::from_ref(&agent.id)).await;
+    let job = Job::new(&order, &envelope, &agent.id, 1);
+    // The first try follows the cancellation at once; the next ones are the timers'.
+    let folder = format!("/collections/{}", job.collection);
+    world.faults.fail(Op::List, &folder, 0, 2, Fault::Before(Kind::Retry));
+    let (collections, reason) = (vec![job.collection.to_string()], "no longer needed".to_owned());
+    let cancel = people::CancelCollectionsRequest { collections, order: String::new(), reason };
+    world.people.cancel_collections(cancel).await.expect("cancelled");
+    soon("it is closed", async || world.collection(&job.collection).await.state == "cancelled").await;
+    assert!(tries(&world, &folder) >= 3, "it failed twice");
+    world.stop().await;
 }

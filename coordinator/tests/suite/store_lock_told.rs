@@ -326,6 +326,14 @@ async fn what_a_store_refuses_after_a_page_went_through_is_a_new_refusal() {
         soon("it is kept", async || refusals(&world).await >= 1).await;
         if refused == "key-marker" {
             assert_eq!(refusals(&world).await, 1, "the first page went through: what was refused before is over");
+            // A pass over a case has one page, and is no word about the second one of the pass over everything.
+            let case: CaseId = world.open_case().await.case_id.parse().expect("id");
+            let listed = || server.asked().iter().filter(|asked| asked.contains("versions") && asked.contains(case.as_str())).count();
+            let before = listed();
+            world.running().parts.attesting.ask(&case);
+            soon("the case is looked at", async || listed() > before).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert_eq!(refusals(&world).await, 1, "what is refused lasts");
         }
         world.stop().await;
     }

@@ -37,6 +37,7 @@ async fn what_changed_in_the_store_is_found_and_an_interrupted_run_goes_on() {
         assert_eq!(report.cases.iter().map(|c| c.segments).sum::<u64>(), 3, "{report:#?}");
         assert!(report.notes.len() == 1 && report.text().contains("The catalog was not asked"), "it is in use: {}", report.text());
         assert!(report.text().contains("did no harm") && !report.text().contains("corrupt"), "{}", report.text());
+        assert_eq!(report.notes[0].matches(". ").count(), 0, "one sentence: {}", report.notes[0]);
     }
     // A run that died before its last line, or in the middle of one.
     let kept = world.dir.path().join(RESULTS);

@@ -5,6 +5,10 @@ mod bound;
 mod causes;
 mod namespaces;
 mod netlink;
+mod open;
+mod patient;
+mod resolver;
+mod room;
 mod routing;
 mod sockets;
 mod stray;
@@ -19,14 +23,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 
 use rustix::fs::AtFlags;
+use rustix::io::Errno;
 use rustix::net::netlink::SOCK_DIAG;
 
 use self::namespaces::{Descriptor, Found, FoundBy, Namespace};
 use self::netlink::{Failure, Netlink};
 use self::tables::Tables;
-use super::live::{LARGE_BYTES_MAX, SMALL_BYTES_MAX, names, put_absent, put_read, read, take, words};
+use super::live::{LARGE_BYTES_MAX, names, put_absent, put_read, read, words};
 use super::procfs::{self, open_dir};
-use super::{Capture, Content, Kind, NewItem, Output, Params, Status, Stop, Table, evidence_path};
+use super::{Capture, Content, NewItem, Output, Params, Status, Stop, Table, evidence_path};
 
 /// The capture; see the module.
 #[derive(Debug, Default, Clone, Copy)]
@@ -39,10 +44,6 @@ impl Network {
         Box::new(Self)
     }
 }
-
-/// Configuration of name resolution, raw.
-const FILES: [&str; 6] =
-    ["/etc/hosts", "/etc/nsswitch.conf", "/etc/resolv.conf", "/run/systemd/resolve/resolv.conf", "/etc/host.conf", "/etc/gai.conf"];
 
 /// Files read from one folder below `/proc/<pid>/net`.
 const NET_FILES_MAX: usize = 1024;
@@ -59,19 +60,21 @@ impl Capture for Network {
         let run_tools = params.flag("tools", true)?;
         let modules_before = modules();
         out.note("holders of sockets");
+        // Before the walk: whatever else is found and held, the host's own sockets can be asked for.
+        let mut own = Some(Opened::here(sock_diag));
         let mut found = namespaces::find(out)?;
         found.put_covered(out)?;
-        let mut opened: Vec<Opened> = found.namespaces.iter().map(|n| Opened::new(n, sock_diag)).collect();
-        sockets(out, &mut found, &mut opened, sock_diag)?;
+        let mut opened: Vec<Opened> = found.namespaces.iter().map(|n| Opened::first(n, &mut own, sock_diag)).collect();
+        let taken = sockets(out, &mut found, &mut opened, sock_diag);
+        // At once, and also when told to end: it says what the other tables are of.
+        let listed = namespace_list(out, &found, &opened);
+        taken.and(listed)?;
         routing(out, &found, &mut opened)?;
         for namespace in &found.namespaces {
             texts(out, &found, namespace)?;
         }
         firewall(out, &found, run_tools)?;
-        namespace_list(out, &found, &opened)?;
-        for file in FILES {
-            resolver_file(out, file)?;
-        }
+        resolver::take(out)?;
         footprint(out, &modules_before)?;
         match found.view.missing().next().filter(|_| found.view.unsure.is_some()) {
             Some(why) => Err(Stop::Nothing(why)),
@@ -88,21 +91,26 @@ struct Opened {
 
 impl Opened {
     fn new(namespace: &Namespace, sock_diag: bool) -> Self {
-        let open = || {
-            let diag = if sock_diag {
-                Netlink::open(Some(SOCK_DIAG)).map_err(|e| e.to_string())
-            } else {
-                Err("sock_diag=false in the order".into())
-            };
-            Self { diag, route: Netlink::open(None).map_err(|e| e.to_string()) }
-        };
         // A netlink socket belongs to the namespace of the thread that opens it and may be used from any other.
         let opened = match &namespace.handle {
-            _ if namespace.is_own => Ok(open()),
-            Ok(handle) => tools::inside(Some(handle), open),
+            _ if namespace.is_own => Ok(Self::here(sock_diag)),
+            Ok(handle) => tools::inside(Some(handle), || Self::here(sock_diag)),
             Err(e) => Err(e.clone()),
         };
         opened.unwrap_or_else(|e| Self { diag: Err(e.clone()), route: Err(e) })
+    }
+
+    /// The same, where those of the agent's own namespace were opened before.
+    fn first(namespace: &Namespace, own: &mut Option<Self>, sock_diag: bool) -> Self {
+        let before = if namespace.is_own { own.take() } else { None };
+        before.unwrap_or_else(|| Self::new(namespace, sock_diag))
+    }
+
+    /// In the namespace of this thread.
+    fn here(sock_diag: bool) -> Self {
+        let diag =
+            if sock_diag { Netlink::open(Some(SOCK_DIAG)).map_err(|e| e.to_string()) } else { Err("sock_diag=false in the order".into()) };
+        Self { diag, route: Netlink::open(None).map_err(|e| e.to_string()) }
     }
 }
 
@@ -115,7 +123,7 @@ fn sockets(out: &mut dyn Output, found: &mut Found, opened: &mut Vec<Opened>, so
     let mut tables = Tables::new(out, found);
     let taken = take_sockets(out, found, opened, sock_diag, &mut tables);
     // Told to end, what was dumped until then is there.
-    let put = tables.finish(out, found);
+    let put = tables.finish(out, found, taken.as_ref().err());
     taken.and(put)
 }
 
@@ -126,16 +134,31 @@ fn take_sockets(
     sock_diag: bool,
     tables: &mut Tables,
 ) -> Result<(), Stop> {
-    for (namespace, opened) in found.namespaces.iter().zip(opened.iter_mut()) {
-        tables.take(out, found, namespace, opened)?;
+    // One that could not be opened may be opened yet, through a socket of it.
+    let is_put_off: Vec<bool> = found.namespaces.iter().map(|n| !n.is_own && n.handle.is_err()).collect();
+    for ((namespace, opened), put_off) in found.namespaces.iter().zip(opened.iter_mut()).zip(&is_put_off) {
+        if !put_off {
+            tables.take(out, found, namespace, opened)?;
+        }
     }
     stray::find(out, found, &tables.listed)?;
     let known = opened.len();
     opened.extend(found.namespaces.iter().skip(known).map(|n| Opened::new(n, sock_diag)));
-    for (namespace, opened) in found.namespaces.iter().zip(opened.iter_mut()).skip(known) {
-        tables.take(out, found, namespace, opened)?;
+    for (at, (namespace, opened)) in found.namespaces.iter().zip(opened.iter_mut()).enumerate() {
+        let put_off = is_put_off.get(at).copied();
+        if put_off == Some(true) {
+            *opened = Opened::new(namespace, sock_diag);
+        }
+        if put_off != Some(false) {
+            tables.take(out, found, namespace, opened)?;
+        }
     }
     Ok(())
+}
+
+/// Why a table is not whole when its making was ended.
+fn unfinished(stop: &Stop) -> String {
+    format!("ended before every namespace was asked: {stop}")
 }
 
 /// At most a few KiB of reasons.
@@ -152,6 +175,7 @@ fn routing(out: &mut dyn Output, found: &Found, opened: &mut [Opened]) -> Result
         let mut table = Table::new(dump.name, out.now(), "netlink:route");
         found.view.tell(&mut table);
         let mut problems = found.missing();
+        let mut ended = None;
         for (namespace, opened) in found.namespaces.iter().zip(opened.iter_mut()) {
             out.note(&format!("{} of namespace {}", dump.name, namespace.inode));
             let route = match &mut opened.route {
@@ -169,15 +193,21 @@ fn routing(out: &mut dyn Output, found: &Found, opened: &mut [Opened]) -> Result
                 Ok(d) if d.interrupted => problems.push(format!("namespace {}: changed while it was dumped", namespace.inode)),
                 Ok(_) => {}
                 // This kernel has no such table.
-                Err(Failure::Kernel(rustix::io::Errno::OPNOTSUPP)) => {
+                Err(Failure::Kernel(Errno::OPNOTSUPP)) => {
                     problems.push(format!("namespace {}: not offered by this kernel", namespace.inode));
                 }
                 Err(Failure::Kernel(e)) => problems.push(format!("namespace {}: {e}", namespace.inode)),
                 Err(Failure::Malformed(what)) => problems.push(format!("namespace {}: {what}", namespace.inode)),
-                Err(Failure::Stop(stop)) => return Err(stop),
+                Err(Failure::Stop(stop)) => {
+                    problems.insert(0, unfinished(&stop));
+                    ended = Some(stop);
+                    break;
+                }
             }
         }
-        table.finish(out, (!problems.is_empty()).then(|| (Status::Partial, bounded(&problems))))?;
+        // Told to end, what was dumped until then is there.
+        let put = table.finish(out, (!problems.is_empty()).then(|| (Status::Partial, bounded(&problems))));
+        ended.map_or(Ok(()), Err).and(put)?;
     }
     Ok(())
 }
@@ -330,9 +360,15 @@ const HELD_BY_MAX: usize = 64;
 fn namespace_list(out: &mut dyn Output, found: &Found, opened: &[Opened]) -> Result<(), Stop> {
     let mut table = Table::new("namespaces", out.now(), "read:/proc");
     found.view.tell(&mut table);
-    for (namespace, opened) in found.namespaces.iter().zip(opened) {
+    let mut opened = opened.iter();
+    for namespace in &found.namespaces {
         let unnumbered = (namespace.inode == 0).then_some("its number could not be told");
-        let problem = opened.route.as_ref().err().map(String::as_str).or(unnumbered);
+        // Where the end came before it was opened, none.
+        let problem = match opened.next() {
+            Some(opened) => opened.route.as_ref().err().map(String::as_str),
+            None => Some("not looked into: the collection was ended before"),
+        };
+        let problem = problem.or(unnumbered);
         let process = namespace.process.as_ref().map(|(pid, _)| *pid);
         let (held_by, left_out) = found.held_by(namespace.inode, HELD_BY_MAX);
         let row = NamespaceRow {
@@ -347,30 +383,10 @@ fn namespace_list(out: &mut dyn Output, found: &Found, opened: &[Opened]) -> Res
             held_by_left_out: (left_out > 0).then_some(left_out),
             problem,
         };
-        table.row(out, &row)?;
+        table.row_at_hand(out, &row);
     }
-    let left = found.namespaces_left_out;
-    let mut problems = found.missing();
-    problems.extend((left > 0).then(|| format!("{left} namespaces were left out")));
+    let problems = found.missing();
     table.finish(out, (!problems.is_empty()).then(|| (Status::Partial, problems.join("; ")))).map(drop)
-}
-
-/// `/etc/resolv.conf` is often a link: the link and what it points to are both evidence.
-fn resolver_file(out: &mut dyn Output, path: &str) -> Result<(), Stop> {
-    let started = out.now();
-    let Ok(target) = super::live::link(rustix::fs::CWD, path) else {
-        return take(out, path, SMALL_BYTES_MAX).map(drop);
-    };
-    let mut item = NewItem::new(evidence_path(path), Kind::Symlink, started, "readlink");
-    item.target = Some(evidence_path(&target));
-    out.put(item, Content::None)?;
-    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::CLOEXEC;
-    let result = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).and_then(|f| super::live::read_fd(f, SMALL_BYTES_MAX));
-    let resolved = std::fs::canonicalize(path).map_or_else(|_| target.clone(), |p| p.into_os_string().into_encoded_bytes());
-    if FILES.iter().any(|f| f.as_bytes() == resolved) {
-        return Ok(());
-    }
-    put_read(out, evidence_path(&resolved), &result, started, BTreeMap::from([("reached_through".to_owned(), path.to_owned())]))
 }
 
 fn modules() -> BTreeSet<Vec<u8>> {

@@ -1,14 +1,21 @@
 //! The network namespaces of the host and who holds which socket: one walk over `/proc`.
 
-use std::collections::BTreeMap;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+#[cfg(test)]
+mod tests;
 
-use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, openat, statx};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{CWD, OFlags};
 use rustix::io::Errno;
 use serde::Serialize;
 
 use super::bound::MountTables;
 use super::causes::Causes;
+use super::open::{by_descriptor, by_name};
+use super::patient::Patient;
+use super::room::Room;
 use super::sockets::Holder;
 use super::stray::Strays;
 use super::view::View;
@@ -19,14 +26,18 @@ use crate::capture::{Output, Stop, evidence_path, threads};
 
 /// Holders that are remembered: 24 bytes each, 12 MiB in all.
 const HOLDERS_MAX: usize = 512 << 10;
-/// Namespaces that are looked into; a host with more containers than this says so.
-const NAMESPACES_MAX: usize = 4096;
+/// Names that are looked at in one of the folders of [`NAMED`].
+const NAMES_MAX: usize = 4096;
 const PIDS_MAX: usize = 4 << 20;
 const FDS_MAX: usize = 1 << 20;
+/// After so many descriptors is asked whether to go on.
+const FDS_AT_ONCE: usize = 4096;
 /// Descriptors of namespaces that are remembered, and sockets through which one was found.
 const DESCRIPTORS_MAX: usize = 64 << 10;
 /// Processes with something mounted over them that get an item; all are counted.
 const COVERED_MAX: usize = 300;
+/// Paths of mounts that are remembered.
+const PATHS_BYTES_MAX: usize = 1 << 20;
 /// Where `ip netns` and Docker keep namespaces that no process need live in.
 const NAMED: [&str; 2] = ["/run/netns", "/run/docker/netns"];
 
@@ -89,7 +100,8 @@ pub struct Found {
     pub namespaces: Vec<Namespace>,
     /// That of the agent.
     pub own: Option<u64>,
-    pub namespaces_left_out: u64,
+    /// For how many there is room.
+    pub room: Room,
     /// Socket inode, process, descriptor, and the thread if it has files of its own; sorted.
     holders: Vec<(u64, u32, u32, Option<u32>)>,
     comms: BTreeMap<u32, Lossless>,
@@ -99,6 +111,15 @@ pub struct Found {
     descriptors_cut: bool,
     /// By process: the thread through which it is read, where the first one has ended.
     pub through: BTreeMap<u32, u32>,
+    /// Processes, and threads, with more descriptors than are looked at.
+    fds_cut: u64,
+    /// Opens what descriptors and names lead to: either may be on the file system of a server.
+    opens: Patient,
+    names: Patient,
+    /// Of the paths of mounts.
+    paths_bytes: usize,
+    /// Names in the folders of [`NAMED`] that could not be looked at.
+    unseen_names: u64,
     /// Tables of mounts.
     pub mounts: MountTables,
     /// Sockets that are in no table of sockets.
@@ -139,21 +160,26 @@ impl Found {
         self.holders.len()
     }
 
-    /// Sockets that are held and not in a table, each with at most so many of its holders. `listed` has true at the place of the first
-    /// holder of a socket that is in one.
+    /// The next socket, from a place among all holders on, that is held and not in a table, and the places of its holders. `listed` has true
+    /// at the place of the first holder of a socket that is in one.
     #[must_use]
-    pub fn unlisted(&self, listed: &[bool], holders_max: usize) -> Vec<(u64, Vec<Descriptor>)> {
-        let mut at = 0_usize;
-        let mut found = Vec::new();
-        for same in self.holders.chunk_by(|a, b| a.0 == b.0) {
+    pub fn next_unlisted(&self, from: usize, listed: &[bool]) -> Option<(u64, Range<usize>)> {
+        let mut at = from;
+        for same in self.holders.get(from..)?.chunk_by(|a, b| a.0 == b.0) {
+            let places = at..at.saturating_add(same.len());
             let is_listed = listed.get(at).copied().unwrap_or(false);
-            at = at.saturating_add(same.len());
+            at = places.end;
             if let (Some((inode, ..)), false) = (same.first(), is_listed) {
-                let holders = same.iter().take(holders_max).map(|(_, pid, fd, thread)| Descriptor { pid: *pid, fd: *fd, thread: *thread });
-                found.push((*inode, holders.collect()));
+                return Some((*inode, places));
             }
         }
-        found
+        None
+    }
+
+    /// The holder at a place among all holders.
+    #[must_use]
+    pub fn holder_at(&self, place: usize) -> Option<Descriptor> {
+        self.holders.get(place).map(|(_, pid, fd, thread)| Descriptor { pid: *pid, fd: *fd, thread: *thread })
     }
 
     /// The first descriptors by which a namespace is held, and how many more there are.
@@ -173,7 +199,7 @@ impl Found {
                 "{covered} processes were not looked at, or in part, because something is mounted over them or their threads: what they have may be missing"
             )
         });
-        let mut all: Vec<String> = self.view.missing().chain(covered).collect();
+        let mut all: Vec<String> = self.view.missing().chain(covered).chain(self.room.missing()).collect();
         let mut say = |condition: bool, what: String| all.extend(condition.then_some(what));
         let (unplaced, refused, cut) = (self.unplaced.count(), self.refused.count(), self.threads_cut);
         let why = self.unplaced.told();
@@ -192,6 +218,12 @@ impl Found {
             "more holders of sockets than are remembered: some sockets seem to have none, and their namespaces may be missing".into(),
         );
         say(self.descriptors_cut, "more descriptors of network namespaces than are remembered: some may be missing".into());
+        let (fds_cut, unseen) = (self.fds_cut, self.unseen_names);
+        say(
+            fds_cut > 0,
+            format!("{fds_cut} processes or threads have more than {FDS_MAX} descriptors, of which the rest was not looked at"),
+        );
+        say(unseen > 0, format!("{unseen} names in {} could not be looked at: network namespaces may be missing", NAMED.join(" or ")));
         all.extend(self.mounts.missing());
         all.extend(self.strays.missing());
         all
@@ -228,7 +260,7 @@ pub fn find(out: &mut dyn Output) -> Result<Found, Stop> {
     for pid in listed.unwrap_or_default() {
         out.checkpoint()?;
         match procfs::process(pid) {
-            Ok(dir) => found.process(pid, dir),
+            Ok(dir) => found.process(out, pid, dir)?,
             // A process that ended meanwhile holds no socket any more.
             Err(Errno::NOENT | Errno::SRCH) => {}
             Err(Errno::XDEV) => found.cover(pid, Covered::Process),
@@ -236,7 +268,8 @@ pub fn find(out: &mut dyn Output) -> Result<Found, Stop> {
         }
     }
     for folder in NAMED {
-        found.named(folder);
+        out.checkpoint()?;
+        found.named(out, folder)?;
     }
     found.add_own();
     found.holders.sort_unstable();
@@ -268,19 +301,19 @@ impl Found {
 
     /// A process: the sockets and the namespace of its first thread, or of another one where that has ended, and those of
     /// threads that have their own.
-    fn process(&mut self, pid: u32, first: OwnedFd) {
+    fn process(&mut self, out: &mut dyn Output, pid: u32, first: OwnedFd) -> Result<(), Stop> {
         let (through, dir) = threads::living(&first, pid).map_or((None, first), |l| (Some(l.tid), l.dir));
         self.through.extend(through.map(|tid| (pid, tid)));
         let others = threads::others(&dir, through.unwrap_or(pid));
-        self.mounts_of(pid, &dir);
-        let mut is_covered = self.holders_of(pid, None, &dir);
+        let mut is_covered = self.mounts_of(out, pid, &dir)?;
+        is_covered |= self.holders_of(out, pid, None, &dir)?;
         let mut is_thread_covered = others.covered;
         self.threads_cut = self.threads_cut.saturating_add(u64::from(others.left_out.is_some()));
         let thread_dir = |tid: u32| open_dir(&dir, format!("task/{tid}"));
         // A thread that ended meanwhile holds nothing any more.
         for tid in others.files {
             match thread_dir(tid) {
-                Ok(thread) => is_thread_covered |= self.holders_of(pid, Some(tid), &thread),
+                Ok(thread) => is_thread_covered |= self.holders_of(out, pid, Some(tid), &thread)?,
                 Err(e) => is_thread_covered |= e == Errno::XDEV,
             }
         }
@@ -292,7 +325,7 @@ impl Found {
             match thread_dir(tid) {
                 Ok(thread) => {
                     if mounts.is_some() {
-                        self.mounts_of(pid, &thread);
+                        is_thread_covered |= self.mounts_of(out, pid, &thread)?;
                     }
                     if let Some(inode) = net {
                         self.namespace(inode, pid, Some(tid), thread);
@@ -316,6 +349,7 @@ impl Found {
         } else if is_thread_covered {
             self.cover(pid, Covered::Thread);
         }
+        Ok(())
     }
 
     fn cover(&mut self, pid: u32, what: Covered) {
@@ -337,38 +371,63 @@ impl Found {
             Some(why) => Err(format!("not entered: {why}")),
             None => procfs::follow(dir, "ns/net", OFlags::RDONLY).map_err(|e| refusal(e).1),
         };
-        match self.namespaces.iter_mut().find(|n| n.inode == inode) {
-            // Somebody held it before who does not live in it.
-            Some(known) if known.process.is_none() => {
-                if known.handle.is_err() {
-                    known.handle = open(&dir);
-                }
+        if let Some(known) = self.namespaces.iter_mut().find(|n| n.inode == inode) {
+            let better = if known.handle.is_err() { open(&dir).ok() } else { None };
+            // Somebody held it before who does not live in it; or who did has ended.
+            if known.process.is_none() || better.is_some() {
                 (known.process, known.thread, known.found_by) = (Some((pid, dir)), thread, FoundBy::Process);
                 (known.bound, known.bound_in) = (None, None);
             }
+            if let Some(handle) = better {
+                known.handle = Ok(handle);
+            }
+        } else {
+            let handle = open(&dir);
+            let is_own = self.own == Some(inode);
+            let process = Some((pid, dir));
+            self.push(Namespace { inode, is_own, process, thread, bound: None, bound_in: None, found_by: FoundBy::Process, handle });
+        }
+    }
+
+    /// One that no process is known to live in. Of one that is known it is the handle that counts, if there is none yet.
+    pub fn without_process(
+        &mut self,
+        inode: u64,
+        found_by: FoundBy,
+        bound: Option<(String, Option<u32>)>,
+        handle: Result<OwnedFd, String>,
+    ) {
+        match self.namespaces.iter_mut().find(|n| n.inode == inode) {
+            Some(known) if known.handle.is_err() && handle.is_ok() => known.handle = handle,
             Some(_) => {}
             None => {
-                let handle = open(&dir);
                 let is_own = self.own == Some(inode);
-                let process = Some((pid, dir));
-                self.push(Namespace { inode, is_own, process, thread, bound: None, bound_in: None, found_by: FoundBy::Process, handle });
+                let (bound, bound_in) = bound.map_or((None, None), |(path, pid)| (Some(self.kept(path)), pid));
+                self.push(Namespace { inode, is_own, process: None, thread: None, bound, bound_in, found_by, handle });
             }
         }
     }
 
-    /// One that no process is known to live in; nothing where it is known already.
-    pub fn without_process(&mut self, inode: u64, found_by: FoundBy, bound: Option<(String, u32)>, handle: Result<OwnedFd, String>) {
-        let (bound, bound_in) = bound.unzip();
-        if !self.knows(inode) {
-            let is_own = self.own == Some(inode);
-            self.push(Namespace { inode, is_own, process: None, thread: None, bound, bound_in, found_by, handle });
+    /// The path of a mount, if there is room for it.
+    fn kept(&mut self, path: String) -> String {
+        let bytes = self.paths_bytes.saturating_add(path.len());
+        if bytes > PATHS_BYTES_MAX {
+            return format!("a path of {} bytes, left out after {PATHS_BYTES_MAX} bytes of others", path.len());
         }
+        self.paths_bytes = bytes;
+        path
     }
 
-    /// Whether a namespace was found.
-    #[must_use]
-    pub fn knows(&self, inode: u64) -> bool {
-        self.namespaces.iter().any(|n| n.inode == inode)
+    /// Whether a handle of a namespace is of use: there is room for it, and none by which it can be entered is known.
+    pub fn wants(&mut self, inode: u64) -> bool {
+        match self.namespaces.iter().find(|n| n.inode == inode) {
+            Some(known) => known.handle.is_err() && !known.is_own,
+            None if self.own == Some(inode) || self.namespaces.len() < self.room.namespaces => true,
+            None => {
+                self.room.leave_out(inode);
+                false
+            }
+        }
     }
 
     /// Remembers by whom a namespace is held.
@@ -391,59 +450,78 @@ impl Found {
             return;
         }
         self.hold(inode, by);
-        if self.knows(inode) {
+        if !self.wants(inode) {
             return;
         }
-        let is_it = |leads: Vec<u8>| if bracketed(&leads, b"net") == Some(inode) { Ok(()) } else { Err(Errno::STALE) };
-        // The descriptor may be another one's by now, and to open a device may do something: it is held first, and looked at.
-        let opened = procfs::follow(fd_dir, &by.fd.to_string(), OFlags::PATH).and_then(|held| {
-            procfs::own_link(&format!("fd/{}", held.as_raw_fd())).and_then(is_it)?;
-            procfs::reopen(&held, OFlags::RDONLY)
-        });
-        match opened {
+        let opened = match fd_dir.try_clone() {
+            Ok(dir) => self.opens.ask(move || by_descriptor(&dir, by.fd, inode)),
+            Err(e) => Err(e.to_string()),
+        };
+        let handle = match opened {
             // Closed since: who else holds it is met later, or was before.
-            Err(Errno::NOENT | Errno::SRCH | Errno::STALE) => {}
-            opened => self.without_process(inode, FoundBy::Descriptor, None, opened.map_err(|e| format!("not opened: {e}"))),
-        }
+            Ok(Err(Errno::NOENT | Errno::SRCH | Errno::STALE)) => return,
+            Ok(opened) => opened.map_err(|e| format!("not opened: {e}")),
+            Err(why) => Err(format!("not opened: {why}")),
+        };
+        self.without_process(inode, FoundBy::Descriptor, None, handle);
     }
 
-    /// The namespaces that are mounted in the mount namespace of a process or thread.
-    fn mounts_of(&mut self, pid: u32, dir: &OwnedFd) {
+    /// The namespaces that are mounted in the mount namespace of a process or thread. Says whether something is mounted over what was
+    /// asked for.
+    fn mounts_of(&mut self, out: &mut dyn Output, pid: u32, dir: &OwnedFd) -> Result<bool, Stop> {
         if self.view.unsure.is_some() {
-            return;
+            return Ok(false);
         }
-        for mount in self.mounts.read(dir) {
-            if !self.knows(mount.namespace) {
+        // The only error is that something is mounted over it.
+        let Ok(mounts) = self.mounts.read(dir) else { return Ok(true) };
+        for mount in mounts {
+            out.checkpoint()?;
+            if self.wants(mount.namespace) {
                 let handle = self.mounts.open(dir, &mount);
-                let bound = Some((exhibit_evidence::text::escape_bytes(&mount.point), pid));
+                let bound = Some((exhibit_evidence::text::escape_bytes(&mount.point), Some(pid)));
                 self.without_process(mount.namespace, FoundBy::Mount, bound, handle);
             }
         }
+        Ok(false)
     }
 
     fn push(&mut self, namespace: Namespace) {
-        if self.namespaces.len() < NAMESPACES_MAX {
+        let is_free = namespace.is_own || self.namespaces.len() < self.room.namespaces;
+        if is_free || (namespace.process.is_some() && self.make_room()) {
+            self.room.let_in(namespace.inode);
             self.namespaces.push(namespace);
         } else {
-            self.namespaces_left_out = self.namespaces_left_out.saturating_add(1);
+            self.room.leave_out(namespace.inode);
         }
     }
 
+    /// Who has a process takes the place of one that has none: of those anybody can keep thousands at little cost.
+    fn make_room(&mut self) -> bool {
+        let Some(at) = self.namespaces.iter().rposition(|n| n.process.is_none() && !n.is_own) else { return false };
+        let without = self.namespaces.remove(at);
+        self.room.leave_out(without.inode);
+        true
+    }
+
     /// Says whether something is mounted over what was asked for.
-    fn holders_of(&mut self, pid: u32, thread: Option<u32>, dir: &OwnedFd) -> bool {
-        let ((fds, _), fd_dir) = match open_dir(dir, "fd").and_then(|d| Ok((numbers(&d, FDS_MAX)?, d))) {
+    fn holders_of(&mut self, out: &mut dyn Output, pid: u32, thread: Option<u32>, dir: &OwnedFd) -> Result<bool, Stop> {
+        let ((fds, more), fd_dir) = match open_dir(dir, "fd").and_then(|d| Ok((numbers(&d, FDS_MAX)?, d))) {
             Ok(listed) => listed,
-            Err(Errno::XDEV) => return true,
+            Err(Errno::XDEV) => return Ok(true),
             // It ended meanwhile.
-            Err(Errno::NOENT | Errno::SRCH) => return false,
+            Err(Errno::NOENT | Errno::SRCH) => return Ok(false),
             Err(e) => {
                 self.refused.add(e);
-                return false;
+                return Ok(false);
             }
         };
+        self.fds_cut = self.fds_cut.saturating_add(u64::from(more));
         let (mut any, mut is_covered) = (false, false);
         let mut refused = None;
-        for fd in fds {
+        for (at, fd) in fds.into_iter().enumerate() {
+            if at % FDS_AT_ONCE == FDS_AT_ONCE - 1 {
+                out.checkpoint()?;
+            }
             let target = match link(&fd_dir, fd.to_string()) {
                 Ok(target) => target,
                 Err(Errno::XDEV) => {
@@ -474,24 +552,34 @@ impl Found {
         if any && let Ok(comm) = read_at(dir, "comm", SMALL_BYTES_MAX) {
             self.comms.insert(pid, Lossless::from(comm.bytes.strip_suffix(b"\n").unwrap_or(&comm.bytes)));
         }
-        is_covered
+        Ok(is_covered)
     }
 
-    fn named(&mut self, folder: &str) {
-        let Ok((entries, _)) = open_dir(rustix::fs::CWD, folder).and_then(|d| names(d, NAMESPACES_MAX)) else { return };
+    fn named(&mut self, out: &mut dyn Output, folder: &'static str) -> Result<(), Stop> {
+        let (entries, more) = match self.names.ask(move || open_dir(CWD, folder).and_then(|dir| names(dir, NAMES_MAX))) {
+            Ok(Ok(listed)) => listed,
+            // Most hosts have none.
+            Ok(Err(_)) => return Ok(()),
+            Err(_) => (Vec::new(), true),
+        };
+        self.unseen_names = self.unseen_names.saturating_add(u64::from(more));
         for name in entries {
+            out.checkpoint()?;
             let mut path = format!("{folder}/").into_bytes();
             path.extend_from_slice(&name);
-            let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let Ok(handle) = openat(rustix::fs::CWD, path.as_slice(), flags, Mode::empty()) else { continue };
-            let Ok(stat) = statx(&handle, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS) else { continue };
-            // A file left over from an unmounted namespace lies on the tmpfs around it: entering it fails and says so.
-            let inode = stat.stx_ino;
-            if !self.knows(inode) {
-                let (is_own, bound) = (self.own == Some(inode), Some(exhibit_evidence::text::escape_bytes(&path)));
-                let (process, thread, bound_in, found_by) = (None, None, None, FoundBy::Mount);
-                self.push(Namespace { inode, is_own, process, thread, bound, bound_in, found_by, handle: Ok(handle) });
+            let asked = path.clone();
+            match self.names.ask(move || by_name(&asked)) {
+                Ok(Ok(Some((inode, handle)))) => {
+                    if self.wants(inode) {
+                        let bound = Some((exhibit_evidence::text::escape_bytes(&path), None));
+                        self.without_process(inode, FoundBy::Mount, bound, Ok(handle));
+                    }
+                }
+                // A file left over from an unmounted namespace, or nothing any more.
+                Ok(Ok(None) | Err(Errno::NOENT)) => {}
+                Ok(Err(_)) | Err(_) => self.unseen_names = self.unseen_names.saturating_add(1),
             }
         }
+        Ok(())
     }
 }

@@ -114,14 +114,15 @@ impl Tables {
         self.all.row(out, &socket)
     }
 
-    /// Puts what is left of both.
+    /// Puts what is left of both. `ended` is what ended the taking before all was taken.
     ///
     /// # Errors
     /// [`Stop`] from the output.
-    pub fn finish(self, out: &mut dyn Output, found: &Found) -> Result<(), Stop> {
+    pub fn finish(self, out: &mut dyn Output, found: &Found, ended: Option<&Stop>) -> Result<(), Stop> {
         let Self { mut all, mut listening, problems: of_dumps, not_offered, .. } = self;
         // First, because of many problems only the first ones are said.
-        let mut problems = found.missing();
+        let mut problems: Vec<String> = ended.map(super::unfinished).into_iter().collect();
+        problems.extend(found.missing());
         problems.extend(of_dumps);
         if found.view.unsure.is_some() {
             problems.push("whether the kernel has sctp sockets is not known: they were not asked for".into());

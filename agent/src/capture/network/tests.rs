@@ -472,6 +472,64 @@ fn a_namespace_that_is_only_mounted_somewhere_is_looked_into() {
     assert_eq!((&row["found_by"], &row["bound"], &row["bound_in"]), (&"mount".into(), &path.into(), &pid.into()), "{row}");
 }
 
+/// Told to end, what is known is put: what the tables are of, and that they are not whole.
+#[test]
+fn the_list_of_namespaces_is_put_also_when_told_to_end() {
+    // The first table of sockets is the first item.
+    let mut out = Memory { ends_after: Some(1), ..Memory::default() };
+    let ended = Network.run(&Params::new("network", BTreeMap::new()), &mut out);
+    assert_eq!(ended, Err(Stop::Deadline));
+    assert!(out.rows("namespaces").iter().any(|n| n["own"] == true && n["inode"] == own_netns()));
+    assert!(out.get("neighbours.jsonl").is_none(), "it went on");
+}
+
+/// Whatever ended it: a table that was not finished is no whole one.
+#[test]
+fn an_unfinished_table_is_partial_by_its_own_word() {
+    let mut out = Memory::default();
+    let tables = Tables::new(&out, &Found::default());
+    let stop = Stop::Limit("made for a test".to_owned());
+    tables.finish(&mut out, &Found::default(), Some(&stop)).expect("put");
+    for table in ["sockets.jsonl", "listening.jsonl"] {
+        let item = out.get(table).expect("a table");
+        let reason = item.item.reason.as_deref().unwrap_or_default();
+        assert!(item.status == Status::Partial && reason.starts_with("ended before every namespace was asked: limit"), "{reason}");
+    }
+}
+
+/// The host's own sockets are there although somebody has more namespaces open than the agent may have files.
+#[test]
+fn who_keeps_many_namespaces_does_not_hide_the_hosts_own() {
+    let dir = tempfile::tempdir().expect("folder");
+    let mut target = Target::start(Command::new(compile(dir.path(), "many", MANY, &[])));
+    let kept: usize = target.line().parse().expect("a number");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
+    let before = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let few = rustix::process::Rlimit { current: Some(160), maximum: before.maximum };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, few).expect("set");
+    let out = capture();
+    assert!(kept > 8 && out.rows("namespaces").len() <= 9, "{}", out.rows("namespaces").len());
+    assert_eq!(by_local_port(&out.rows("listening"), "tcp", listener.local_addr().expect("address").port()).len(), 1);
+    partial_for(&out, "network namespaces were not looked into, after 8 others");
+}
+
+/// Keeps twelve namespaces open, and says so.
+const MANY: &str = r#"
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <unistd.h>
+int main(void) {
+    int back = open("/proc/self/ns/net", O_RDONLY);
+    for (int i = 0; i < 12; i++)
+        if (unshare(CLONE_NEWNET) || open("/proc/self/ns/net", O_RDONLY) < 0) return 1;
+    if (back < 0 || setns(back, CLONE_NEWNET)) return 2;
+    printf("ready\n12\n"); fflush(stdout);
+    for (;;) pause();
+}
+"#;
+
 /// What lies over the mount is not opened, and that the namespace was not looked into is told.
 #[expect(clippy::disallowed_methods, reason = "a test waits for another process")]
 #[test]

@@ -33,6 +33,8 @@ const FOUND_MAX: usize = 65_536;
 /// Listings in which who is hidden is not, besides the one before the search, and the time between two of them.
 const LOOKS: u32 = 3;
 const BETWEEN_LOOKS_NS: i64 = 20_000_000;
+/// Numbers that a search which was told to end still names: in one part of the table.
+const UNFINISHED_MAX: usize = 8192;
 /// Control groups that are read.
 const GROUPS_MAX: usize = 65_536;
 const GROUP_BYTES_MAX: usize = 4 << 20;
@@ -129,11 +131,22 @@ pub struct Scan {
     pub instead: Option<&'static str>,
 }
 
+/// A search that was told to end, and what it had by then.
+#[derive(Debug)]
+pub struct Cut {
+    /// What ended it.
+    pub stop: Stop,
+    /// Numbers that answered and were not listed, and how they were found.
+    found: BTreeMap<u32, u8>,
+    /// How often they were looked at again, of [`LOOKS`].
+    looks: u32,
+}
+
 /// Looks for processes that are not in `listed`, which is sorted.
 ///
 /// # Errors
-/// [`Stop`] from the output.
-pub fn scan(host: &dyn Host, out: &mut dyn Output, listed: &[u32], groups: &Groups, ranges: Ranges) -> Result<Scan, Stop> {
+/// [`Cut`] when the output says that it is to end.
+pub fn scan(host: &dyn Host, out: &mut dyn Output, listed: &[u32], groups: &Groups, ranges: Ranges) -> Result<Scan, Cut> {
     let mut scan = Scan { ranges, groups: groups.read, ..Scan::default() };
     let mut found: BTreeMap<u32, u8> = BTreeMap::new();
     let mut add = |n: u32, how: u8, left_out: &mut u64| {
@@ -146,9 +159,13 @@ pub fn scan(host: &dyn Host, out: &mut dyn Output, listed: &[u32], groups: &Grou
             *left_out = left_out.saturating_add(1);
         }
     };
+    let mut stopped = None;
     for n in 1..=ranges.signal_to.max(ranges.last_to) {
-        if n % STEP == 0 {
-            out.checkpoint()?;
+        if n % STEP == 0
+            && let Err(stop) = out.checkpoint()
+        {
+            stopped = Some(stop);
+            break;
         }
         if n <= ranges.signal_to && host.answers(n) {
             add(n, BY_SIGNAL, &mut scan.left_out);
@@ -159,19 +176,24 @@ pub fn scan(host: &dyn Host, out: &mut dyn Output, listed: &[u32], groups: &Grou
     for n in &groups.members {
         add(*n, BY_GROUP, &mut scan.left_out);
     }
+    if let Some(stop) = stopped {
+        return Err(Cut { stop, found, looks: 0 });
+    }
     confirm(host, out, &mut scan, found)?;
     Ok(scan)
 }
 
 /// Looks at what was found again and again: whoever lived before a listing and lives after it should be in it.
-fn confirm(host: &dyn Host, out: &mut dyn Output, scan: &mut Scan, mut found: BTreeMap<u32, u8>) -> Result<(), Stop> {
+fn confirm(host: &dyn Host, out: &mut dyn Output, scan: &mut Scan, mut found: BTreeMap<u32, u8>) -> Result<(), Cut> {
     let started = |n: u32| host.started(n);
     let mut known: BTreeMap<u32, Option<u64>> = found.keys().map(|n| (*n, started(*n))).collect();
     for look in 0..LOOKS {
         if found.is_empty() {
             return Ok(());
         }
-        out.checkpoint()?;
+        if let Err(stop) = out.checkpoint() {
+            return Err(Cut { stop, found, looks: look });
+        }
         if look > 0 {
             let _ = rustix::thread::nanosleep(&rustix::time::Timespec { tv_sec: 0, tv_nsec: BETWEEN_LOOKS_NS });
         }
@@ -401,17 +423,16 @@ pub fn put(out: &mut dyn Output, scan: &Scan, groups: &Groups) -> Result<(), Sto
     }
     for (n, how) in &scan.hidden {
         let stat = read_of(*n, "stat").and_then(|bytes| parse::stat(&bytes));
-        let found_by = [(BY_SIGNAL, "signal"), (BY_FOLDER, "folder"), (BY_GROUP, "control-group")];
         let row = Row {
             pid: *n,
-            found_by: found_by.iter().filter(|(bit, _)| how & bit != 0).map(|(_, word)| *word).collect(),
+            found_by: found_by(*how),
             listed: false,
             ppid: stat.as_ref().and_then(|s| s.ppid),
             start_ticks: stat.as_ref().and_then(|s| s.start_ticks),
             comm: stat.map(|s| Lossless(s.comm)),
             note: None,
         };
-        table.row(out, &row)?;
+        table.row_at_hand(out, &row);
     }
     for mount in mounts.iter().flat_map(Mounts::all) {
         let Some(pid) = mount.point.strip_prefix(b"/proc/").and_then(|rest| number::<u32>(rest.split(|b| *b == b'/').next()?)) else {
@@ -420,7 +441,7 @@ pub fn put(out: &mut dyn Output, scan: &Scan, groups: &Groups) -> Result<(), Sto
         let source = exhibit_evidence::text::escape_bytes(&mount.source);
         let point = exhibit_evidence::text::escape_bytes(&mount.point);
         let note = Some(format!("{source} is mounted over {point}: what is read there is not the process"));
-        table.row(out, &Row { pid, found_by: vec!["mount"], listed: true, comm: None, ppid: None, start_ticks: None, note })?;
+        table.row_at_hand(out, &Row { pid, found_by: vec!["mount"], listed: true, comm: None, ppid: None, start_ticks: None, note });
     }
     if let Some(what) = scan.instead {
         problems.push(not_compared(what));
@@ -451,6 +472,34 @@ pub fn put_unfinished(out: &mut dyn Output, stop: &Stop) -> Result<(), Stop> {
     let reason = format!("hidden processes were not looked for to the end: {stop}");
     let item = NewItem::record("hidden.jsonl", out.now(), "none").with_status(Status::Skipped, reason);
     out.put(item, Content::None).map(drop)
+}
+
+/// Puts what a search had that was told to end. None of it is a finding yet, and all of it is in memory: nothing more is asked.
+///
+/// # Errors
+/// [`Stop`] from the output.
+pub fn put_cut(out: &mut dyn Output, cut: &Cut) -> Result<(), Stop> {
+    let Cut { stop, found, looks } = cut;
+    if found.is_empty() {
+        return put_unfinished(out, stop);
+    }
+    let mut table = Table::new("hidden", out.now(), "kill:0, open:/proc/<n>, read:cgroup.procs");
+    table.fact("not_checked", found.len().to_string());
+    let note = format!("looked at again {looks} of {LOOKS} times: it may be a thread, or have come or gone meanwhile");
+    for (pid, how) in found.iter().take(UNFINISHED_MAX) {
+        let (found_by, note) = (found_by(*how), Some(note.clone()));
+        table.row_at_hand(out, &Row { pid: *pid, found_by, listed: false, comm: None, ppid: None, start_ticks: None, note });
+    }
+    let more = found.len().saturating_sub(UNFINISHED_MAX);
+    let more = if more > 0 { format!(", {more} of which have no row") } else { String::new() };
+    let count = found.len();
+    let why = format!("hidden processes were not looked for to the end, and {count} numbers{more} were not checked to the end: {stop}");
+    table.finish(out, Some((Status::Partial, why))).map(drop)
+}
+
+fn found_by(how: u8) -> Vec<&'static str> {
+    let ways = [(BY_SIGNAL, "signal"), (BY_FOLDER, "folder"), (BY_GROUP, "control-group")];
+    ways.iter().filter(|(bit, _)| how & bit != 0).map(|(_, word)| *word).collect()
 }
 
 /// Nobody is asked by a number of another namespace.
@@ -554,6 +603,58 @@ mod tests {
             assert_eq!((item.status, item.item.facts["not_checked"].as_str()), (Status::Partial, left.to_string().as_str()));
             assert!(item.item.reason.as_deref().is_some_and(|r| r.contains("could not be checked")), "{:?}", item.item.reason);
         }
+    }
+
+    /// An output that says after so many questions that it is to end.
+    struct Ending {
+        memory: Memory,
+        left: u32,
+    }
+
+    impl Output for Ending {
+        fn put(&mut self, item: NewItem, content: Content<'_>) -> Result<Status, Stop> {
+            self.memory.put(item, content)
+        }
+        fn checkpoint(&mut self) -> Result<(), Stop> {
+            self.left = self.left.checked_sub(1).ok_or(Stop::Deadline)?;
+            Ok(())
+        }
+        fn note(&mut self, current: &str) {
+            self.memory.note(current);
+        }
+        fn now(&self) -> crate::capture::Moment {
+            self.memory.now()
+        }
+        fn keep_room(&mut self, bytes: u64) -> bool {
+            self.memory.keep_room(bytes)
+        }
+        fn ran(&mut self, command: String) {
+            self.memory.ran(command);
+        }
+    }
+
+    #[test]
+    fn what_a_search_had_that_was_told_to_end_is_put() {
+        let groups = Groups { members: vec![10, 12, 14], read: 3, ..Groups::default() };
+        // Before the first look everything that answered is there, threads among it; after it, who may be hidden.
+        for (left, looks) in [(0, 0), (1, 1), (2, 2)] {
+            let mut out = Ending { memory: Memory::default(), left };
+            // Where more numbers are asked for it is told while it asks.
+            let ranges = if left == 0 { to(STEP + 1, 50) } else { to(100, 50) };
+            let cut = scan(&Fake::default(), &mut out, &[10, 11], &groups, ranges).expect_err("told to end");
+            assert_eq!((cut.stop.clone(), cut.looks), (Stop::Deadline, looks));
+            assert!(cut.found.contains_key(&12) && cut.found.contains_key(&13), "{cut:?}");
+            assert_eq!(cut.found.contains_key(&15), looks == 0, "a thread: {cut:?}");
+            put_cut(&mut out, &cut).expect("put");
+            let item = out.memory.get("hidden.jsonl").expect("a table");
+            let reason = item.item.reason.clone().unwrap_or_default();
+            assert!(item.status == Status::Partial && reason.contains("not looked for to the end"), "{reason}");
+            assert_eq!(item.item.facts["not_checked"], cut.found.len().to_string());
+        }
+        let mut out = Ending { memory: Memory::default(), left: 0 };
+        let none = Cut { stop: Stop::Deadline, found: BTreeMap::new(), looks: 0 };
+        put_cut(&mut out, &none).expect("put");
+        assert_eq!(out.memory.get("hidden.jsonl").expect("an item").status, Status::Skipped);
     }
 
     /// Container runtimes mount `/proc/sys` over itself: where no mount is crossed the limit would be the highest that there is.

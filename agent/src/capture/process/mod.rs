@@ -96,7 +96,14 @@ fn all(run: &mut Run, reader: &mut Reader, out: &mut dyn Output, pids: &[u32], s
     }
     if let Some(shown) = sought {
         let groups = hidden::Groups::read(out)?;
-        let mut scan = hidden::scan(&hidden::Real, out, &shown.pids, &groups, hidden::Ranges::of_host(pids))?;
+        let mut scan = match hidden::scan(&hidden::Real, out, &shown.pids, &groups, hidden::Ranges::of_host(pids)) {
+            Ok(scan) => scan,
+            Err(cut) => {
+                *sought = None;
+                hidden::put_cut(out, &cut)?;
+                return Err(cut.stop);
+            }
+        };
         scan.instead = shown.instead.or(scan.instead);
         *sought = None;
         let others: Vec<u32> = scan.hidden.keys().filter(|pid| pids.binary_search(pid).is_err()).copied().collect();

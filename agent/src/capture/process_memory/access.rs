@@ -273,6 +273,7 @@ impl Access {
             (Page::Swapped, _) if !self.wish.swapped => Err(Failed::said("in swap: left there by the order (swapped=false)", bytes)),
             (Page::Present | Page::Swapped | Page::Zero, _) => {
                 let got = self.through_process(region, at, buffer)?;
+                let got = if region.class == Class::Device { self.still_own(at, got, buffer)? } else { got };
                 self.counts.memory = self.counts.memory.saturating_add(got as u64);
                 if page == Page::Swapped {
                     self.counts.swapped = self.counts.swapped.saturating_add(got as u64);
@@ -289,6 +290,24 @@ impl Access {
             (Page::Absent, _) if region.bits & SUPPLIED != 0 => Err(Failed::said(NOT_SUPPLIED, bytes)),
             (Page::Absent | Page::Guard, _) => self.without_page(region, at, buffer),
         }
+    }
+
+    /// How many of the bytes that were read over a device are the process's own: between the look at its pages and the reading it may have
+    /// given them back, and then what was read is the device's.
+    fn still_own(&mut self, at: u64, got: usize, buffer: &mut [u8]) -> Result<usize, Failed> {
+        // The table waits for a lock of the whole process.
+        self.place.store(NOWHERE, Ordering::Relaxed);
+        let mut own = 0_usize;
+        while let Some(pages) = self.pages.as_mut().filter(|_| own < got) {
+            match pages.own_run(at.saturating_add(own as u64), got.saturating_sub(own)) {
+                Ok((Page::Present | Page::Swapped | Page::Zero, bytes)) if bytes > 0 => own = own.saturating_add(bytes),
+                Err(Errno::SRCH) => return Err(Failed::gone()),
+                _ => break,
+            }
+        }
+        let own = own.min(got);
+        buffer.get_mut(own..).unwrap_or_default().fill(0);
+        if own > 0 { Ok(own) } else { Err(Failed::said(NOT_OWN, PAGE.saturating_sub(at % PAGE) as usize)) }
     }
 
     fn through_process(&self, region: &Region, at: u64, buffer: &mut [u8]) -> Result<usize, Failed> {
@@ -431,6 +450,28 @@ mod tests {
         access.given_back.clear();
         assert_eq!(access.fill_all(&[(at, 4096)], &mut buffer[..4096]).expect("zeros"), 4096);
         assert!(access.given_back.is_empty() && block.len() == 8 << 20);
+    }
+
+    #[test]
+    fn what_was_given_back_over_a_device_meanwhile_is_not_taken_for_own() {
+        // Only its first two pages are there.
+        let mut block = vec![0_u8; 8 << 20];
+        let at = (block.as_ptr() as u64 + (6 << 20)).next_multiple_of(2 << 20);
+        let first = (at - block.as_ptr() as u64) as usize - 2 * 4096;
+        block[first] = 1;
+        block[first + 4096] = 1;
+        let own = at - 2 * PAGE;
+        let mut access = access(b"", KeptPages::default());
+        access.pages = Some(own_pages());
+        let mut buffer = [9_u8; 3 * 4096];
+        assert_eq!(access.still_own(own, 2 * 4096, &mut buffer[..2 * 4096]).expect("own"), 2 * 4096);
+        assert!(buffer.iter().all(|b| *b == 9));
+        // Without anything behind it there is no page of anybody's.
+        let gone = access.still_own(0x1000, 4096, &mut buffer[..4096]).expect_err("nothing of its own");
+        assert_eq!((gone.error.to_string().as_str(), gone.bytes), (NOT_OWN, PAGE));
+        assert!(buffer[..4096].iter().all(|b| *b == 0), "what was read is not left behind");
+        access.pages = None;
+        assert!(access.still_own(own, 4096, &mut buffer[..4096]).is_err(), "not known");
     }
 
     #[test]

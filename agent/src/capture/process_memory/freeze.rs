@@ -5,8 +5,7 @@
 //! thaws it when its pipe to the agent closes or the deadline passes ([`exhibit_agent_sys::watchdog`]).
 
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use exhibit_agent_sys::watchdog::{self, Watchdog};
@@ -56,8 +55,9 @@ pub struct Frozen {
     begun: Duration,
     /// On the same clock: from then on the agent itself thaws, should the watchdog be gone.
     until: Duration,
-    /// The agent itself has thawed it at the deadline. Once: whoever freezes it afterwards has a reason.
-    thawed: Arc<AtomicBool>,
+    /// The agent itself has thawed it at the deadline or later, or has done with it. Once: whoever freezes it afterwards has a reason. With
+    /// the moment, where it stood until then: the watchdog was gone.
+    thawed: Arc<OnceLock<Option<Duration>>>,
 }
 
 impl Frozen {
@@ -82,7 +82,7 @@ impl Frozen {
         let events = Arc::new(open("cgroup.events", OFlags::RDONLY).map_err(|e| said("cgroup.events", e))?);
         let begun = clock::monotonic();
         let until = begun.saturating_add(deadline);
-        if is_frozen(&events) {
+        if is_somebody_elses(&freeze, &events)? {
             return Ok(Self { path: path.to_owned(), freeze, events, watchdog: None, begun, until, thawed: Arc::default() });
         }
         // First the one who thaws, then the frost.
@@ -91,16 +91,12 @@ impl Frozen {
         let begun = clock::monotonic();
         let frozen = Self { path: path.to_owned(), freeze, events, watchdog: Some(watchdog), begun, until, thawed: Arc::default() };
         pwrite(&*frozen.freeze, b"1", 0).map_err(|e| said("freezing", e))?;
-        let asked = clock::monotonic();
         // The agent may have been held up in between: a watchdog whose time is up is no watchdog.
-        if asked >= until {
+        if clock::monotonic() >= until {
             return Err("its deadline passed before it was frozen: it was thawed again".to_owned());
         }
-        while !is_frozen(&frozen.events) {
-            if clock::monotonic().saturating_sub(asked) > PATIENCE {
-                return Err(format!("it did not stand within {} s and was thawed again", PATIENCE.as_secs()));
-            }
-            let _ = rustix::thread::nanosleep(&rustix::time::Timespec { tv_sec: 0, tv_nsec: 200_000 });
+        if !stands_in_time(&frozen.events) {
+            return Err(format!("it did not stand within {} s and was thawed again", PATIENCE.as_secs()));
         }
         Ok(frozen)
     }
@@ -118,7 +114,9 @@ impl Frozen {
         let (until, ours, thawed) = (self.until, self.watchdog.is_some(), Arc::clone(&self.thawed));
         Arc::new(move || {
             if ours && clock::monotonic() >= until {
-                if !thawed.swap(true, Ordering::SeqCst) {
+                // Who finds it thawed finds the watchdog's work.
+                let stood = is_frozen(&events);
+                if thawed.set(stood.then(clock::monotonic)).is_ok() {
                     let _ = pwrite(&*freeze, b"0", 0);
                 }
                 return false;
@@ -135,23 +133,25 @@ impl Frozen {
 
     /// Lets it run on. Says how long it stood, and what ended that.
     pub fn thaw(mut self) -> Thawed {
-        let (is_ours, stood) = (self.is_ours(), is_frozen(&self.events));
+        let (is_ours, stood) = (self.is_ours(), is_frozen(&self.events) || (!self.is_ours() && is_asked(&self.freeze)));
+        let at_deadline = self.thawed.get().copied();
         self.release();
         let now = clock::monotonic();
-        let by = match (is_ours, stood, now >= self.until) {
-            (false, true, _) => ThawedBy::Nobody,
-            (true, true, _) => ThawedBy::Agent,
-            (true, false, true) => ThawedBy::Deadline,
-            (_, false, _) => ThawedBy::Other,
+        let by = match (is_ours, stood) {
+            (false, true) => ThawedBy::Nobody,
+            (true, _) if at_deadline.is_some() => ThawedBy::Deadline,
+            (true, true) => ThawedBy::Agent,
+            (true, false) if now >= self.until => ThawedBy::Deadline,
+            (_, false) => ThawedBy::Other,
         };
-        let end = if by == ThawedBy::Deadline { self.until } else { now };
+        let end = if by == ThawedBy::Deadline { at_deadline.flatten().unwrap_or(self.until) } else { now };
         Thawed { stood: is_ours.then(|| end.saturating_sub(self.begun)), by }
     }
 
     fn release(&mut self) {
         if let Some(watchdog) = self.watchdog.take() {
             // From now on nobody who still reads looks after it.
-            if self.thawed.swap(true, Ordering::SeqCst) {
+            if self.thawed.set(None).is_err() {
                 return watchdog.dismiss();
             }
             // If this fails, the watchdog does it.
@@ -170,6 +170,37 @@ fn is_frozen(events: &OwnedFd) -> bool {
     let mut buffer = [0_u8; 256];
     let got = pread(events, &mut buffer, 0).unwrap_or(0);
     lines(buffer.get(..got).unwrap_or_default()).any(|line| line == b"frozen 1")
+}
+
+/// Whether somebody asked for this very group to be frozen, even if it does not stand (yet).
+fn is_asked(freeze: &OwnedFd) -> bool {
+    let mut word = [0_u8; 1];
+    pread(freeze, &mut word, 0).is_ok_and(|got| got == 1) && word == *b"1"
+}
+
+/// Whether all processes of a group stand within [`PATIENCE`].
+fn stands_in_time(events: &OwnedFd) -> bool {
+    let asked = clock::monotonic();
+    while !is_frozen(events) {
+        if clock::monotonic().saturating_sub(asked) > PATIENCE {
+            return false;
+        }
+        let _ = rustix::thread::nanosleep(&rustix::time::Timespec { tv_sec: 0, tv_nsec: 200_000 });
+    }
+    true
+}
+
+/// Whether somebody else has frozen a group. A process in uninterruptible sleep keeps it from standing: who froze it did so all the same,
+/// and thawing it is not for the agent.
+fn is_somebody_elses(freeze: &OwnedFd, events: &OwnedFd) -> Result<bool, String> {
+    if is_frozen(events) {
+        return Ok(true);
+    }
+    if !is_asked(freeze) {
+        return Ok(false);
+    }
+    let why = "somebody else freezes it, and it does not stand yet: it was left as it is";
+    if stands_in_time(events) { Ok(true) } else { Err(why.to_owned()) }
 }
 
 /// Where cgroup v2 is mounted as a whole.
@@ -224,16 +255,42 @@ mod tests {
         }
     }
 
+    /// In the place of a file of a group.
+    fn file(text: &str) -> Arc<OwnedFd> {
+        let file = rustix::fs::memfd_create("group", rustix::fs::MemfdFlags::CLOEXEC).expect("memfd");
+        pwrite(&file, text.as_bytes(), 0).expect("written");
+        Arc::new(file)
+    }
+
+    #[test]
+    fn frost_that_somebody_else_asked_for_is_theirs_though_nothing_stands_yet() {
+        let told = |freeze: &str, events: &str| is_somebody_elses(&file(freeze), &file(events));
+        assert_eq!(told("0\n", "populated 1\nfrozen 0\n"), Ok(false));
+        assert_eq!((told("1\n", "frozen 1\n"), told("0\n", "frozen 1\n")), (Ok(true), Ok(true)));
+        assert!(told("1\n", "populated 1\nfrozen 0\n").is_err_and(|why| why.contains("somebody else")));
+    }
+
+    /// Its watchdog was killed: it stood longer than until its deadline, and that is said.
+    #[test]
+    fn a_group_that_was_thawed_late_stood_until_then() {
+        for (stands_late, stood_s) in [(true, 10), (false, 5)] {
+            let (freeze, events) = (file("1"), file(if stands_late { "frozen 1\n" } else { "frozen 0\n" }));
+            let dog = watchdog::start(freeze.as_fd(), 60_000).expect("started");
+            // As if it had been frozen ten seconds ago, for five.
+            let begun = clock::monotonic().saturating_sub(Duration::from_secs(10));
+            let until = begun.saturating_add(Duration::from_secs(5));
+            let (path, thawed, watchdog) = (String::new(), Arc::default(), Some(dog));
+            let frozen = Frozen { path, freeze, events: Arc::clone(&events), watchdog, begun, until, thawed };
+            assert!(!frozen.stands()());
+            pwrite(&*events, b"frozen 0\n", 0).expect("thawed");
+            let thawed = frozen.thaw();
+            assert_eq!((thawed.by, thawed.stood.map(|time| time.as_secs() / 5 * 5)), (ThawedBy::Deadline, Some(stood_s)));
+        }
+    }
+
     #[test]
     fn a_group_is_thawed_once_and_somebody_elses_frost_stays() {
-        let file = |name: &str, text: &str| {
-            let path = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
-            std::fs::write(&path, text).expect("written");
-            let file = std::fs::File::options().read(true).write(true).open(&path).expect("opened");
-            std::fs::remove_file(&path).expect("removed");
-            Arc::new(OwnedFd::from(file))
-        };
-        let (freeze, events) = (file("freeze", "1"), file("events", "frozen 1\n"));
+        let (freeze, events) = (file("1"), file("frozen 1\n"));
         let dog = watchdog::start(freeze.as_fd(), 60_000).expect("started");
         let until = clock::monotonic();
         let (path, thawed) = (String::new(), Arc::default());

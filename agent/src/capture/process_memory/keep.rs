@@ -5,15 +5,18 @@
 //! brought there by it.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::io::pread;
+use rustix::io::{Errno, pread};
 
+use super::behind::map_file;
 use super::choose::{Choice, Place};
 use super::kept::{KeptPages, PAGES_MAX};
 use super::look::Looked;
 use super::pages::{Page, Pages};
-use super::regions::{PAGE, Region};
+use super::regions::{Class, PAGE, Region};
+use crate::capture::process::gather;
 use crate::clock;
 
 /// Of the pages so many at most are data of libraries.
@@ -28,6 +31,9 @@ const COPY_PATIENCE: Duration = Duration::from_millis(50);
 /// What is needed to copy, beside the mappings, for which somebody else waits already.
 pub struct Keeper {
     choice: Choice,
+    /// `/proc/<pid>`, and the mappings of files in which data of libraries is.
+    dir: Arc<OwnedFd>,
+    files: Vec<Region>,
     places: Vec<Place>,
     copying: Copying,
 }
@@ -35,7 +41,7 @@ pub struct Keeper {
 impl Keeper {
     /// For a process that was looked at, with its threads. `None` where its pages cannot be seen: then nobody knows which are there.
     #[must_use]
-    pub fn new(looked: &Looked, places: Vec<Place>, kept: KeptPages) -> Option<Self> {
+    pub fn new(looked: &Looked, places: Vec<Place>, kept: KeptPages, dir: Arc<OwnedFd>) -> Option<Self> {
         let pages = looked.pages.as_ref().ok()?.again();
         let memory = looked.memory.try_clone().ok()?;
         let may_hold_environment = |region: &Region| {
@@ -44,7 +50,9 @@ impl Keeper {
         };
         let spares = kept.spares_environment;
         let choice = Choice::new(&looked.regions, &looked.auxv, &|region| spares && may_hold_environment(region));
-        Some(Self { choice, places, copying: Copying { kept, pages, memory, until: Duration::ZERO } })
+        let of_library = choice.library.iter().filter_map(|(start, _)| looked.regions.holding(*start));
+        let files = of_library.filter(|region| region.class == Class::File).copied().collect();
+        Some(Self { choice, dir, files, places, copying: Copying { kept, pages, memory, until: Duration::ZERO } })
     }
 
     /// Copies: first what decides whether a debugger finds the threads, then what of their stacks has room.
@@ -55,9 +63,12 @@ impl Keeper {
     }
 
     fn all(self) -> KeptPages {
-        let Self { choice, places, mut copying } = self;
+        let Self { choice, dir, files, places, mut copying } = self;
         for range in &choice.library {
-            copying.range(*range, LIBRARY_PAGES_MAX);
+            let file = files.iter().find(|region| region.start == range.0);
+            if file.is_none_or(|region| is_file(&dir, region)) {
+                copying.range(*range, LIBRARY_PAGES_MAX);
+            }
         }
         for range in places.iter().filter_map(|place| choice.record(*place)) {
             copying.range(range, PAGES_MAX);
@@ -71,6 +82,15 @@ impl Keeper {
             copying.range(range, PAGES_MAX);
         }
         copying.kept.closed()
+    }
+}
+
+/// Whether a regular file is behind a mapping: a device can be called like a library, and reading a device does something. Who may not
+/// look (without CAP_SYS_ADMIN) goes by the name.
+fn is_file(dir: &OwnedFd, region: &Region) -> bool {
+    match gather::look(dir, map_file(region)) {
+        Ok(stat) => gather::kind_of(&stat) == "file",
+        Err(e) => matches!(e, Errno::PERM | Errno::ACCESS),
     }
 }
 
@@ -151,8 +171,9 @@ impl Copying {
 #[cfg(test)]
 mod tests {
     use super::super::kept::tests::block;
+    use super::super::regions::Regions;
     use super::*;
-    use crate::capture::live::open_at;
+    use crate::capture::live::{open_at, open_dir};
 
     const PAGE_BYTES: usize = PAGE as usize;
 
@@ -165,6 +186,28 @@ mod tests {
         Copying { kept: KeptPages::room(false), pages: Pages::new(own("pagemap")), memory: own("mem"), until }
     }
 
+    fn folder() -> Arc<OwnedFd> {
+        Arc::new(open_dir(rustix::fs::CWD, format!("/proc/{}", std::process::id())).expect("own folder"))
+    }
+
+    #[test]
+    fn what_is_called_like_a_library_and_is_no_file_is_not_copied() {
+        let (base, _, _block) = block(4);
+        let library = (base, base + 4 * PAGE);
+        let kept = |files: Vec<Region>| {
+            let choice = Choice { library: vec![library], ..Choice::default() };
+            let keeper = Keeper { choice, dir: folder(), files, places: Vec::new(), copying: copying() };
+            keeper.all().count()
+        };
+        assert_eq!(kept(Vec::new()), 4, "memory behind a library's data has no file");
+        // As of a file, and there is none behind it.
+        assert_eq!(kept(vec![Region { start: base, end: library.1, class: Class::File, ..Region::default() }]), 0);
+        let maps = std::fs::read("/proc/self/maps").expect("own mappings");
+        let regions = Regions::parse(&maps);
+        let program = regions.list().iter().find(|region| region.class == Class::File).expect("the program");
+        assert!(is_file(&folder(), program));
+    }
+
     #[test]
     fn libraries_and_records_come_first_and_stacks_share_what_is_left() {
         let (base, _, _block) = block(600);
@@ -172,7 +215,8 @@ mod tests {
         let choice = Choice { library: vec![(base, at(100))], ends: vec![(at(198), at(200))], memory: vec![(at(100), at(600))] };
         // 90 threads: their records are one page each, their stacks begin elsewhere.
         let place = |n: u64| Place { thread: Some(at(200 + n) + 64), stack: Some(at(300 + 3 * n) + 8) };
-        let keeper = Keeper { choice, places: (0..90).map(place).collect(), copying: copying() };
+        let (dir, files, places) = (folder(), Vec::new(), (0..90).map(place).collect());
+        let keeper = Keeper { choice, dir, files, places, copying: copying() };
         let kept = keeper.all();
         let held = |from: u64, to: u64| (from..to).filter(|page| kept.holds(at(*page))).count();
         assert_eq!((held(0, 64), held(64, 198), held(198, 200)), (64, 0, 2));

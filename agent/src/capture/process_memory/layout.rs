@@ -13,7 +13,7 @@ const RUNS_MAX: usize = 32_768;
 const HOLES_BYTES_MAX: u64 = 1 << 30;
 /// Segments read at once: a piece of 256 KiB has that many pages.
 const PIECES_MAX: usize = 64;
-/// Stretches that are cut out; each makes two segments more.
+/// Stretches that are cut out, the longest ones first; each makes two segments more.
 const CUTS_MAX: usize = 4096;
 
 /// What of a mapping is stored.
@@ -140,7 +140,7 @@ impl Layout {
     /// Plans the file. `keep` says of each mapping what of it is stored.
     #[must_use]
     pub fn new(regions: &[Region], runs: &Runs, keep: &dyn Fn(&Region) -> Keep) -> Self {
-        let mut cuts = Cuts { from: cut_from(regions, runs, keep), left: CUTS_MAX };
+        let mut cuts = Cuts::new(regions, runs, keep);
         let mut layout = Self::default();
         let mut runs = runs.list.iter().peekable();
         for (n, region) in regions.iter().enumerate() {
@@ -171,9 +171,7 @@ impl Layout {
     /// What becomes of the addresses from `at` to `start`, which are in no run: a segment without content, a hole, or a gap.
     fn stretch(&mut self, region: u32, begin: &mut u64, at: u64, start: u64, keep: Keep, cuts: &mut Cuts) {
         let bytes = start.saturating_sub(at);
-        let from = if keep == Keep::Runs { PAGE } else { cuts.from };
-        if bytes >= from && cuts.left > 0 {
-            cuts.left = cuts.left.saturating_sub(1);
+        if cuts.take(keep, bytes) {
             self.push(region, *begin, at, true);
             self.push(region, at, start, false);
             *begin = start;
@@ -265,30 +263,83 @@ pub enum Planned {
     Nothing(u64),
 }
 
-/// Stretches that may still be cut out, and from which length on they are.
+/// Which stretches are cut out. Whoever owns the process chooses how many there are: the longest ones come first, so that no number of
+/// small ones makes the file large.
+#[derive(Debug, Clone, Copy)]
 struct Cuts {
+    /// Never-touched stretches that are shorter need no cut.
     from: u64,
-    left: usize,
+    /// For what is shorter there is no cut left.
+    least: u64,
+    /// For so many of just that length there is one.
+    of_least: usize,
+}
+
+impl Cuts {
+    fn new(regions: &[Region], runs: &Runs, keep: &dyn Fn(&Region) -> Keep) -> Self {
+        let mut cuts = Self { from: cut_from(regions, runs, keep), least: 0, of_least: 0 };
+        let mut wished: Vec<u64> = Vec::new();
+        stretches(regions, runs, keep, &mut |keep, bytes| {
+            if cuts.wishes(keep, bytes) {
+                wished.push(bytes);
+            }
+        });
+        if wished.len() > CUTS_MAX {
+            let least = *wished.select_nth_unstable_by(CUTS_MAX.saturating_sub(1), |a, b| b.cmp(a)).1;
+            let longer = wished.iter().filter(|bytes| **bytes > least).count();
+            cuts = Self { least, of_least: CUTS_MAX.saturating_sub(longer), ..cuts };
+        }
+        cuts
+    }
+
+    /// Whether a stretch should be cut out, if there is a cut for it.
+    const fn wishes(&self, keep: Keep, bytes: u64) -> bool {
+        match keep {
+            Keep::All => bytes >= self.from,
+            Keep::Runs => bytes >= PAGE,
+            Keep::Nothing => false,
+        }
+    }
+
+    /// Whether a stretch is cut out; asked once of each.
+    const fn take(&mut self, keep: Keep, bytes: u64) -> bool {
+        if !self.wishes(keep, bytes) || bytes < self.least {
+            return false;
+        }
+        if bytes > self.least {
+            return true;
+        }
+        let is_left = self.of_least > 0;
+        self.of_least = self.of_least.saturating_sub(1);
+        is_left
+    }
+}
+
+/// Calls `each` with the length of every stretch of the mappings that is in no run, as [`Layout::new`] comes to them.
+fn stretches(regions: &[Region], runs: &Runs, keep: &dyn Fn(&Region) -> Keep, each: &mut dyn FnMut(Keep, u64)) {
+    let mut runs = runs.list.iter().peekable();
+    for (n, region) in regions.iter().enumerate() {
+        let (n, keep) = (n as u32, keep(region));
+        let mut at = region.start;
+        while let Some(run) = runs.next_if(|r| r.region <= n) {
+            if run.region == n {
+                let (start, end) = (run.start.clamp(at, region.end), run.end.clamp(at, region.end));
+                each(keep, start.saturating_sub(at));
+                at = end;
+            }
+        }
+        each(keep, region.end.saturating_sub(at));
+    }
 }
 
 /// The length from which on never-touched stretches are cut out, so that what remains is within [`HOLES_BYTES_MAX`].
 fn cut_from(regions: &[Region], runs: &Runs, keep: &dyn Fn(&Region) -> Keep) -> u64 {
     let mut holes: Vec<u64> = Vec::new();
-    let mut runs = runs.list.iter().peekable();
-    for (n, region) in regions.iter().enumerate() {
-        let counts = keep(region) == Keep::All;
-        let mut at = region.start;
-        while let Some(run) = runs.next_if(|r| r.region as usize <= n) {
-            if run.region as usize == n && counts {
-                holes.push(run.start.saturating_sub(at));
-                at = at.max(run.end);
-            }
+    stretches(regions, runs, keep, &mut |keep, bytes| {
+        if keep == Keep::All && bytes > 0 {
+            holes.push(bytes);
         }
-        if counts {
-            holes.push(region.end.saturating_sub(at));
-        }
-    }
-    holes.retain(|h| *h > 0);
+    });
     holes.sort_unstable();
     let mut kept = 0_u64;
     for hole in holes {
@@ -392,6 +443,27 @@ mod tests {
         let layout = Layout::new(&[region(0, pages * PAGE)], &runs, &|_| Keep::Runs);
         assert_eq!(layout.extents, [Extent { offset: 0, length: layout.bytes }]);
         assert_eq!(layout.left_out_bytes, CUTS_MAX as u64 * PAGE);
+    }
+
+    #[test]
+    fn cuts_are_spent_on_the_longest_stretches() {
+        const TIB: u64 = 1 << 40;
+        let pages = 2 * CUTS_MAX as u64 + 200;
+        let small = pages * PAGE;
+        // More holes of a page than there are cuts, and behind them a large file of which one page is there.
+        let regions = [region(0, small), region(TIB, 2 * TIB)];
+        let mut runs = Runs::default();
+        (0..pages).step_by(2).for_each(|page| runs.push(page * PAGE, (page + 1) * PAGE, 0));
+        runs.push(TIB, TIB + PAGE, 1);
+        let layout = Layout::new(&regions, &runs, &|_| Keep::Runs);
+        assert_eq!(layout.left_out_bytes, (CUTS_MAX as u64 - 1) * PAGE + TIB - PAGE);
+        assert_eq!(layout.bytes, small + TIB - layout.left_out_bytes);
+        assert_eq!(layout.segments.iter().filter(|s| !s.stored).count(), CUTS_MAX);
+        assert_eq!(layout.segments.iter().map(|s| s.bytes).sum::<u64>(), small + TIB, "every address is in a segment");
+        // The same of memory without a file behind it: what is cut out of that is no hole.
+        let keep = |r: &Region| if r.start == 0 { Keep::Runs } else { Keep::All };
+        let layout = Layout::new(&regions, &runs, &keep);
+        assert_eq!((layout.cut_bytes, layout.left_out_bytes), (TIB - PAGE, (CUTS_MAX as u64 - 1) * PAGE));
     }
 
     #[test]

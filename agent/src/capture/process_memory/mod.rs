@@ -43,7 +43,7 @@ use self::report::Mode;
 use self::select::{Candidate, Wanted};
 use self::silent::Silent;
 use self::stop::NotStopped;
-use self::targets::{TargetRow, Targets};
+use self::targets::{Standing, TargetRow, Targets};
 use super::left::{ASIDE_MAX, LeftBehind};
 use super::live::{Lossless, put_absent, refusal};
 use super::mounts::Mounts;
@@ -55,6 +55,8 @@ use super::{Capture, Content, Kind, Moment, NewItem, Output, Params, Status, Sto
 const PIDS_MAX: usize = 4 << 20;
 /// Processes with something mounted over them that are named; all are counted.
 const COVERED_MAX: usize = 300;
+/// Groups that were not frozen that are named, with the reason of each; all are counted.
+const NOT_FROZEN_MAX: usize = 16;
 /// How long a process stands at most in mode `atomic`, unless the order says otherwise.
 const DEADLINE_S: u64 = 10;
 /// How long the kernel may take for any one thing that it is asked of a process: a lock of the process can hold it for ever.
@@ -212,7 +214,7 @@ fn take(out: &mut dyn Output, wanted: &Wanted, options: &Options) -> Result<Take
         kernel_threads: 0,
         aside: Vec::new(),
         not_reached: Vec::new(),
-        standing: Vec::new(),
+        standing: Standing::default(),
         hidepid,
     };
     let ended = run.all(out, pids);
@@ -226,7 +228,7 @@ fn take(out: &mut dyn Output, wanted: &Wanted, options: &Options) -> Result<Take
         table.fact("frozen", told.join("; "));
     }
     let mut rows = Ok(());
-    for (n, row) in standing {
+    for (n, row) in standing.into_rows() {
         let stood = thawed.get(n).and_then(|(_, thawed)| thawed.stood).map(micros);
         let stopped_us = stood.max(row.stopped_us);
         rows = rows.and(table.row(out, &TargetRow { stopped_us, ..row }));
@@ -272,8 +274,8 @@ struct Run<'a> {
     aside: Vec<u32>,
     /// Those that were not looked at when the capture was told to end.
     not_reached: Vec<u32>,
-    /// Rows of processes of a frozen group, by its place among them: how long they stood is known when it is thawed.
-    standing: Vec<(usize, TargetRow)>,
+    /// Rows of processes of frozen groups.
+    standing: Standing,
     /// Which processes the agent is not shown.
     hidepid: Option<String>,
 }
@@ -341,7 +343,7 @@ impl Run<'_> {
         } else {
             "not there"
         };
-        let row = TargetRow { pid, name: Lossless::default(), by, result, core: None, stopped_us: None };
+        let row = TargetRow { pid, name: Lossless::default(), by, result, core: None, stopped_us: None, stood: None };
         self.table.row(out, &row).and(put)
     }
 
@@ -357,13 +359,11 @@ impl Run<'_> {
 
     /// Puts the row of a process, or keeps it until its group is thawed.
     fn row(&mut self, out: &mut dyn Output, group: Option<usize>, row: TargetRow) -> Result<(), Stop> {
-        match group {
-            Some(n) => {
-                self.standing.push((n, row));
-                Ok(())
-            }
-            None => self.table.row(out, &row),
-        }
+        let row = match group {
+            Some(n) => self.standing.keep(n, row),
+            None => Some(row),
+        };
+        row.map_or(Ok(()), |row| self.table.row(out, &row))
     }
 
     /// Takes a process if it is meant, and puts its row. One that may not be asked now is put aside, unless this is the last time.
@@ -377,7 +377,7 @@ impl Run<'_> {
             return if self.wanted.is_untold(&candidate) { self.unopened(out, pid, Errno::XDEV, started) } else { Ok(()) };
         };
         let name = Lossless(candidate.stat.comm.clone());
-        let mut row = TargetRow { pid, name, by: Some(by), result: "", core: None, stopped_us: None };
+        let mut row = TargetRow { pid, name, by: Some(by), result: "", core: None, stopped_us: None, stood: None };
         if by == "pid"
             && let Some(leader) = select::leader(&dir, pid)
         {
@@ -486,17 +486,29 @@ fn say_covered(table: &mut Targets) {
 /// Freezes the control groups of the order, where that can be done; otherwise each process is stopped by itself, and the
 /// table says why.
 fn freeze(wanted: &Wanted, options: &Options, table: &mut Targets) -> Vec<Frozen> {
-    let mut frozen = Vec::new();
+    let (mut frozen, mut not_frozen) = (Vec::new(), Vec::new());
     for path in wanted.cgroups.iter().filter(|_| options.mode == Mode::Atomic) {
         match Frozen::freeze(path, options.deadline) {
             Ok(group) => frozen.push(group),
             Err(why) => {
                 let path = exhibit_evidence::text::escape_bounded(path, 200);
-                table.fact("not_frozen", format!("{path}: {why}; its processes were stopped one by one"));
+                not_frozen.push(format!("{path}: {why}"));
             }
         }
     }
+    // One fact for all: of two with one name the last one would stand alone.
+    if let Some(told) = say_not_frozen(&not_frozen) {
+        table.fact("not_frozen", told);
+    }
     frozen
+}
+
+/// What the table says of groups that were not frozen; more than a few are counted.
+fn say_not_frozen(groups: &[String]) -> Option<String> {
+    let some = groups.iter().take(NOT_FROZEN_MAX).map(String::as_str).collect::<Vec<_>>().join("; ");
+    let more = groups.len().saturating_sub(NOT_FROZEN_MAX);
+    let more = if more > 0 { format!("; and {more} more groups") } else { String::new() };
+    (!groups.is_empty()).then(|| format!("{some}{more}; their processes were stopped one by one"))
 }
 
 fn gone_or_denied(e: Errno) -> NotStopped {

@@ -305,7 +305,11 @@ impl Session {
             let looked = look(&dir);
             // It needs the mappings, which are given away below. Choosing walks once or twice over them, a millisecond where there are
             // 65,536, and asks the kernel nothing: whoever waits for the pages waits for it in either order.
-            let keeper = looked.as_ref().ok().zip(room.zip(places)).and_then(|(looked, (room, places))| Keeper::new(looked, places, room));
+            let keeper = looked
+                .as_ref()
+                .ok()
+                .zip(room.zip(places))
+                .and_then(|(looked, (room, places))| Keeper::new(looked, places, room, Arc::clone(&dir)));
             // Whatever becomes of the pages, the mappings are there.
             let _ = give.send(looked);
             if let Some(keeper) = keeper {

@@ -9,8 +9,13 @@ use crate::capture::{Moment, Output, Status, Stop, Table};
 /// Ranges of numbers that are said for each result; what is beyond them is counted. A fact is a few KiB at most.
 const RANGES_MAX: usize = 60;
 
+/// Rows that wait until their group is thawed, some 200 bytes each: 3 MiB.
+const STANDING_MAX: usize = 16_384;
+/// What the rows of further processes say of how long they stood.
+const NOT_WAITED: &str = "its group stood from the freeze until it was thawed: see the fact frozen";
+
 /// One process.
-#[derive(serde::Serialize)]
+#[derive(Debug, serde::Serialize)]
 pub struct TargetRow {
     /// Its number.
     pub pid: u32,
@@ -25,6 +30,32 @@ pub struct TargetRow {
     /// The longest time that one of its threads stood, microseconds; in a frozen group from the freeze until it was thawed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stopped_us: Option<u64>,
+    /// Why that is not all of the time that it stood.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stood: Option<&'static str>,
+}
+
+/// Rows of processes of frozen groups, by the group's place among them: how long they stood is known when it is thawed.
+#[derive(Debug, Default)]
+pub struct Standing {
+    rows: Vec<(usize, TargetRow)>,
+}
+
+impl Standing {
+    /// Keeps a row until its group is thawed. Gives it back where there are too many, with a word about its time: then it is put now.
+    pub fn keep(&mut self, group: usize, row: TargetRow) -> Option<TargetRow> {
+        if self.rows.len() >= STANDING_MAX {
+            return Some(TargetRow { stood: Some(NOT_WAITED), ..row });
+        }
+        self.rows.push((group, row));
+        None
+    }
+
+    /// All that were kept.
+    #[must_use]
+    pub fn into_rows(self) -> Vec<(usize, TargetRow)> {
+        self.rows
+    }
 }
 
 /// The table under construction.
@@ -169,7 +200,19 @@ mod tests {
     fn row(pid: u32, core: bool) -> TargetRow {
         let core = core.then(|| format!("/proc/{pid}/core"));
         let result = if core.is_some() { "taken" } else { "not taken: see its item" };
-        TargetRow { pid, name: Lossless(b"x".to_vec()), by: Some("all"), result, core, stopped_us: None }
+        TargetRow { pid, name: Lossless(b"x".to_vec()), by: Some("all"), result, core, stopped_us: None, stood: None }
+    }
+
+    /// A group may have any number of processes.
+    #[test]
+    fn rows_that_wait_for_their_group_are_bounded_and_the_others_say_where_its_time_is() {
+        let mut standing = Standing::default();
+        let back: Vec<TargetRow> = (0..STANDING_MAX as u32 + 2).filter_map(|pid| standing.keep(0, row(pid, true))).collect();
+        assert_eq!(back.iter().map(|row| row.pid).collect::<Vec<_>>(), [STANDING_MAX as u32, STANDING_MAX as u32 + 1]);
+        let told = serde_json::to_value(&back[0]).expect("a row");
+        assert!(told["stood"].as_str().is_some_and(|s| s.contains("fact frozen")) && told.get("stopped_us").is_none(), "{told}");
+        let kept = standing.into_rows();
+        assert!(kept.len() == STANDING_MAX && kept.iter().all(|(_, row)| row.stood.is_none()));
     }
 
     #[test]

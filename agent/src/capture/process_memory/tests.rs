@@ -776,3 +776,13 @@ fn threads_that_come_and_go_are_all_stopped() {
         until("they run on", || !state(pid).contains('t'));
     }
 }
+
+#[test]
+fn the_reason_of_every_group_that_was_not_frozen_is_told_and_many_are_counted() {
+    let groups = |count: usize| (0..count).map(|n| format!("/group-{n}: there is none")).collect::<Vec<_>>();
+    assert_eq!(say_not_frozen(&[]), None);
+    let two = say_not_frozen(&groups(2)).expect("told");
+    assert_eq!(two, "/group-0: there is none; /group-1: there is none; their processes were stopped one by one");
+    let many = say_not_frozen(&groups(NOT_FROZEN_MAX + 3)).expect("told");
+    assert!(many.contains("/group-15: ") && !many.contains("/group-16: ") && many.contains("and 3 more groups;"), "{many}");
+}

@@ -120,6 +120,37 @@ fn a_table_that_comes_too_late_after_a_stop_is_named_only() {
     }
 }
 
+/// What says that it is there in part only is there as little as the rest, where nothing of it is put.
+#[test]
+fn what_would_have_been_there_in_part_is_skipped_when_it_comes_too_late_after_a_stop() {
+    let mut plan = plan(Vec::new(), Budget::UNLIMITED);
+    let control = Arc::clone(&plan.control);
+    let capture = script("process-memory", move |out| {
+        control.stop(Stop::Deadline);
+        let told = out.checkpoint();
+        control.at_once();
+        let mut never = Scripted(|_: u64, _: &mut [u8]| panic!("is not read"), None);
+        let core = file("/core", out).with_status(Status::Partial, "without the registers of 1 thread");
+        assert_eq!(out.put(core, Content::Source { size: 100, extents: None, source: &mut never }), Err(Stop::Deadline));
+        let changed = file("/changed", out).with_status(Status::ChangedDuringRead, "it grew");
+        assert_eq!(out.put(changed, Content::Bytes(b"x")), Err(Stop::Deadline));
+        let mut table = crate::capture::Table::new("targets", out.now(), "made");
+        table.row(out, &"the first one")?;
+        assert_eq!(table.finish(out, Some((Status::Partial, "1 row is left out".to_owned()))), Err(Stop::Deadline));
+        let refused = file("/refused", out).with_status(Status::Denied, "no right");
+        assert_eq!(out.put(refused, Content::None), Err(Stop::Deadline));
+        told
+    });
+    plan.captures = vec![(capture, Params::default())];
+    let seen = run_plan(plan);
+    let told = |path: &str| (seen.item(path).status, seen.item(path).reason.clone().unwrap_or_default());
+    let skipped = |said: &str| (Status::Skipped, format!("not taken: the deadline passed; {said}"));
+    assert_eq!(told("/core"), skipped("without the registers of 1 thread"));
+    assert_eq!(told("/changed"), skipped("it grew"));
+    assert_eq!(told("targets.jsonl"), skipped("1 row is left out"));
+    assert_eq!(told("/refused"), (Status::Denied, "no right".to_owned()));
+}
+
 /// A table that was at its end before the capture heard of the stop is whole.
 #[test]
 fn a_table_that_was_finished_before_its_capture_was_told_is_whole() {

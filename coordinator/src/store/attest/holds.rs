@@ -2,7 +2,7 @@
 
 use super::report::DO;
 use super::{Pass, UNATTESTED};
-use crate::store::vault::Version;
+use crate::store::vault::{Looked, Version};
 use crate::store::{Kind, StoreError, Trouble};
 
 /// Versions of which a pass asks for the hold to see whether one may be read, where the answers before said nothing of that.
@@ -16,11 +16,11 @@ impl Pass {
     ///
     /// A hold that nobody here asked for shows by being read alone, and a store may leave out what may not be read. So the first answer of a
     /// pass says it for all: a question for each version would double what a pass costs.
-    pub(super) async fn ask_hold(&mut self, version: &Version) -> Result<bool, String> {
+    pub(super) async fn ask_hold(&mut self, version: &Version, looked: &Looked) -> Result<bool, String> {
         if let Some(why) = self.holds.unread.clone().filter(|_| self.holds.is_settled()) {
             return Err(why);
         }
-        let answer = self.store.vault.hold_of(&version.name, &version.version).await;
+        let answer = self.store.vault.hold_of(&version.name, &version.version, looked).await;
         self.holds.note(&answer);
         match answer {
             Ok(held) => Ok(held),
@@ -57,6 +57,8 @@ impl Holds {
                     self.unread = Some(NOT_THERE.to_owned());
                 }
             }
+            // The store was disturbed, which says nothing of rights.
+            Err(e) if e.is_passing() => {}
             // Without the object's name: the next pass may begin at another one, and it is the same.
             Err(e) => {
                 self.asked = if e.says_nothing() { self.asked } else { HOLDS_ASKED_MAX };
@@ -70,5 +72,34 @@ impl Holds {
         let why = self.unread.as_ref()?;
         let detail = format!("legal holds may not be read: {why} ({DO})");
         Some(Trouble { kind: UNATTESTED, subject: format!("{place} (legal holds)"), detail })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passes_says_nothing_of_rights_and_takes_nothing_back() {
+        let passing = || Err(StoreError::new(Kind::Retry, "503", "check the store; it is tried again"));
+        let unheard = || Err(StoreError::unheard("401", "renew the credentials"));
+        let refused = || Err(StoreError::new(Kind::Denied, "403", "give the right"));
+        let cases = [
+            (vec![passing()], None, false),
+            (vec![passing(), passing(), passing()], None, true),
+            (vec![passing(), refused()], Some("give the right"), true),
+            (vec![unheard(), passing(), passing()], Some("renew the credentials"), true),
+            (vec![unheard(), passing()], Some("renew the credentials"), false),
+            (vec![unheard(), Ok(false)], None, true),
+        ];
+        for (answers, why, is_settled) in cases {
+            let mut holds = Holds::default();
+            for answer in &answers {
+                holds.note(answer);
+            }
+            let told = holds.told("s3://bucket").map(|trouble| trouble.detail);
+            assert_eq!((told.is_some(), holds.is_settled()), (why.is_some(), is_settled), "{answers:?}: {told:?}");
+            assert!(why.is_none_or(|why| told.as_ref().is_some_and(|told| told.contains(why))), "{answers:?}: {told:?}");
+        }
     }
 }

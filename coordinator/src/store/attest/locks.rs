@@ -20,12 +20,32 @@ const KEPT_VERSIONS_MAX: usize = 10;
 pub(super) enum Weighed {
     /// As it should be, or nobody can say.
     Right,
-    /// Weaker, or with a hold that is to come off.
-    Mend(Box<Mend>),
+    /// Weaker, or with a hold that is to come off, or both: in the order in which that is done.
+    Mend(Vec<Mend>),
     /// It keeps the object for longer than anybody here asked, in words: harm to no evidence, and not ours to take off.
     Longer(String),
     /// Custody seems to have released its hold.
     Released,
+}
+
+/// Parts of a lock.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Parts {
+    pub(super) retention: bool,
+    pub(super) hold: bool,
+}
+
+/// Why parts of a lock could not be read, and which ones.
+pub(super) struct Unread {
+    pub(super) why: StoreError,
+    pub(super) parts: Parts,
+}
+
+impl Unread {
+    fn of(looked: Looked) -> Option<Self> {
+        let parts = Parts { retention: looked.retention.is_some(), hold: looked.hold.is_some() };
+        looked.unread().map(|why| Self { why, parts })
+    }
 }
 
 impl Pass {
@@ -37,56 +57,57 @@ impl Pass {
         let (weighed, mut unread) = self.weigh(log, name, version).await?;
         match weighed {
             Weighed::Right => {}
-            Weighed::Mend(mut mend) => {
+            Weighed::Mend(mut mends) => {
                 // Told by this pass as well: what a pass does not find any more is told anew by the next one.
-                if let Some(what) = mend.stays.clone() {
+                for what in mends.iter().filter_map(|mend| mend.stays.clone()) {
                     self.tell(HELD, name, what);
                 }
                 if self.task.repair {
                     // Told once the rest is mended, which looks again.
-                    mend.unread = unread.take();
-                    self.mends.push(*mend);
+                    if let Some(last) = mends.last_mut() {
+                        last.unread = unread.take().map(|unread| unread.why);
+                    }
+                    self.mends.append(&mut mends);
                 } else {
-                    self.tell("store-lock", name, mend.what);
+                    let whats: Vec<String> = mends.into_iter().map(|mend| mend.what).collect();
+                    self.tell("store-lock", name, whats.join("; "));
                 }
             }
             Weighed::Longer(what) => self.tell(HELD, name, what),
             Weighed::Released => self.report.to_release.extend(name.split('/').nth(1).map(str::to_owned)),
         }
-        if let Some(e) = unread {
-            self.tell_unread(name, &e);
+        if let Some(unread) = unread {
+            self.tell_unread(name, &unread.why);
         }
         Ok(())
     }
 
     /// Reads a lock and compares it with what it should be now. Gives as well why a part of it could not be read, which is to be told beside.
-    pub(super) async fn weigh(
-        &mut self,
-        log: &LogName,
-        name: &str,
-        version: &Version,
-    ) -> Result<(Weighed, Option<StoreError>), StoreError> {
+    pub(super) async fn weigh(&mut self, log: &LogName, name: &str, version: &Version) -> Result<(Weighed, Option<Unread>), StoreError> {
         let Some(locks) = self.store.locks.clone() else { return Ok((Weighed::Right, None)) };
         // Before anything is compared: what custody asks for is in a log that nobody may have opened yet.
         let is_told = self.knows_custody(log).await?;
         let (want, known) = locks.of(name, version.modified);
         let known = known && is_told;
-        let looked = match self.store.vault.read_lock(name, &version.version, want.hold).await {
+        let looked = match self.store.vault.read_lock_of_listed(name, &version.version, want.hold).await {
             Ok(looked) => looked,
-            // Destroyed since it was listed.
-            Err(e) if e.kind() == Kind::NotFound => return Ok((Weighed::Right, None)),
+            // Destroyed since it was listed, and not listed any more.
+            Err(e) if e.kind() == Kind::NotFound => {
+                self.report.locks_gone = self.report.locks_gone.saturating_add(1);
+                return Ok((Weighed::Right, None));
+            }
             Err(e) if e.kind() == Kind::Retry => return Err(e),
-            Err(e) => return Ok((Weighed::Right, Some(e))),
+            Err(why) => return Ok((Weighed::Right, Some(Unread { why, parts: Parts { retention: true, hold: true } }))),
         };
         if looked.is_whole() {
             self.report.locks_read = self.report.locks_read.saturating_add(1);
         }
         if !looked.seen.hold && !want.hold && !self.holds.is_settled() {
             // Asked for what it tells of all holds.
-            let _ = self.ask_hold(version).await;
+            let _ = self.ask_hold(version, &looked).await;
         }
         let weighed = self.compare((&*locks, log, version), &looked, (want, known)).await?;
-        Ok((weighed, looked.unread()))
+        Ok((weighed, Unread::of(looked)))
     }
 
     /// Judges what was read of a lock: each part of it by itself.
@@ -97,23 +118,24 @@ impl Pass {
         (want, known): (Lock, bool),
     ) -> Result<Weighed, StoreError> {
         let seen = looked.seen;
-        let mut surplus = Weighed::Right;
-        if seen.hold && !want.hold {
-            surplus = self.weigh_hold(locks, log, version, known).await?;
-            if matches!(surplus, Weighed::Mend(_)) {
-                return Ok(surplus);
-            }
-        }
+        let surplus = if seen.hold && !want.hold { self.weigh_hold(locks, log, version, known).await? } else { Weighed::Right };
         let over = want.until <= self.task.now;
-        if (!over && looked.lacks_retention(&want, CLOCKS_APART_S)) || looked.lacks_hold(&want) {
+        let lacks = Parts { retention: !over && looked.lacks_retention(&want, CLOCKS_APART_S), hold: looked.lacks_hold(&want) };
+        if lacks.retention || lacks.hold {
             let what = format!("the lock was {looked}, it should be {want}");
             // Its time has passed: a hold needs no date, but a retention that ends in the past is refused.
             let until = if over { self.task.now.plus_s(CLOCKS_APART_S) } else { want.until };
             let mend = Mend::new((log, version), Deed::Set(Lock { until, ..want }), what);
             // What custody just asked for is new to what was written before; nobody need have weakened anything.
             let only_new = !looked.lacks_retention(&locks.by_policy(version.modified), CLOCKS_APART_S);
-            let stays = if let Weighed::Longer(what) = surplus { Some(what) } else { None };
-            return Ok(Weighed::Mend(Box::new(Mend { only_new, stays, ..mend })));
+            let (frees, stays) = match surplus {
+                Weighed::Mend(frees) => (frees, None),
+                Weighed::Longer(what) => (Vec::new(), Some(what)),
+                Weighed::Right | Weighed::Released => (Vec::new(), None),
+            };
+            // The lock is set before a hold comes off, so that something keeps the version at each moment.
+            let mend = Mend { lacks, only_new, stays, ..mend };
+            return Ok(Weighed::Mend(std::iter::once(mend).chain(frees).collect()));
         }
         let ceiling = want.until.max(self.task.now).plus_s(LONGER_S);
         let is_longer = seen.until.is_some_and(|until| until > ceiling) || seen.mode.is_some_and(|mode| mode > want.mode);
@@ -135,7 +157,7 @@ impl Pass {
         let name = version.name.as_str();
         if locks.hold_hampers(name) {
             let what = "it has a legal hold, and nothing here is ever to have one".to_owned();
-            return Ok(Weighed::Mend(Box::new(Mend::new((log, version), Deed::Free, what))));
+            return Ok(Weighed::Mend(vec![Mend::new((log, version), Deed::Free, what)]));
         }
         if !known {
             return Ok(Weighed::Right);
@@ -155,7 +177,7 @@ impl Pass {
             return Ok(Weighed::Released);
         }
         let mend = Mend::new((log, version), Deed::Free, "a legal hold that custody released".to_owned());
-        Ok(Weighed::Mend(Box::new(Mend { only_new: true, ..mend })))
+        Ok(Weighed::Mend(vec![Mend { only_new: true, ..mend }]))
     }
 
     /// Whether a hold is none of custody's also by what its log and the store say now: another coordinator may have placed one, or taken
@@ -198,7 +220,7 @@ impl Pass {
             return Ok(none);
         }
         tokio::time::sleep(self.task.pause).await;
-        let looked = match self.store.vault.read_lock(&version.name, &version.version, false).await {
+        let looked = match self.store.vault.read_lock_of_listed(&version.name, &version.version, false).await {
             Ok(looked) => looked,
             Err(e) if e.kind() == Kind::Retry => return Err(e),
             Err(e) if e.is_unread() => return Ok(format!("it is not what was created here, and its lock cannot be read: {e}")),
@@ -207,7 +229,7 @@ impl Pass {
         if looked.seen.hold || looked.seen.until.is_some() {
             return Ok(format!("it is not what was created here, though it carries a lock, which is not ours: {looked}"));
         }
-        let held = self.ask_hold(version).await;
+        let held = self.ask_hold(version, &looked).await;
         Ok(match (looked.unread(), held) {
             (_, Ok(true)) => "it is not what was created here, though it carries a legal hold, which is not ours".to_owned(),
             (Some(e), _) => format!("it is not what was created here, and its lock cannot be read: {e}"),
@@ -293,7 +315,7 @@ pub(super) struct Brought {
 /// # Errors
 /// As the store fails; when something stays weaker than it was set; and unread where nothing was set and not all of it could be read.
 async fn bring(vault: &Vault, name: &str, version: &str, want: &Lock, slack_s: i64) -> Result<Brought, StoreError> {
-    let looked = vault.read_lock(name, version, want.hold).await?;
+    let looked = vault.read_lock_of_listed(name, version, want.hold).await?;
     let (retention, hold) = (looked.lacks_retention(want, slack_s), looked.lacks_hold(want));
     let seen = looked.seen;
     if !retention && !hold {
@@ -310,7 +332,7 @@ async fn bring(vault: &Vault, name: &str, version: &str, want: &Lock, slack_s: i
     if hold {
         vault.hold(name, version, true).await?;
     }
-    let after = match vault.read_lock(name, version, want.hold).await {
+    let after = match vault.read_lock_of_listed(name, version, want.hold).await {
         Err(e) if e.is_unread() => return Ok(Brought { before: Some(seen), unread: Some(e), is_read_back: false }),
         after => after?,
     };

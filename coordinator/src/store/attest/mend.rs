@@ -7,7 +7,7 @@ use exhibit_evidence::id::CaseId;
 use exhibit_evidence::layout::LogName;
 use futures::future::BoxFuture;
 
-use super::locks::{Brought, Weighed};
+use super::locks::{Brought, Parts, Weighed};
 use super::report::{Tally, told};
 use super::{NAMED_MAX, Pass, named};
 use crate::store::lock::Lock;
@@ -33,6 +33,8 @@ pub(super) struct Mend {
     pub(super) name: String,
     pub(super) version: Version,
     pub(super) deed: Deed,
+    /// The parts that were seen to be weak.
+    pub(super) lacks: Parts,
     /// What was seen, in words.
     pub(super) what: String,
     /// It may be nothing but what custody just asked for.
@@ -80,7 +82,7 @@ impl Mend {
     /// Of one version: what is done, and why in words.
     pub(super) fn new((log, version): (&LogName, &Version), deed: Deed, what: String) -> Self {
         let (log, name, version) = (log.clone(), version.name.clone(), version.clone());
-        Self { log, name, version, deed, what, only_new: false, stays: None, unread: None }
+        Self { log, name, version, deed, lacks: Parts::default(), what, only_new: false, stays: None, unread: None }
     }
 
     fn id(&self) -> (String, String) {
@@ -109,21 +111,41 @@ impl Pass {
     async fn still_due(&mut self, mends: Vec<Mend>) -> Result<Vec<Mend>, StoreError> {
         self.asked = None;
         let mut due = Vec::with_capacity(mends.len());
+        let mut of_versions: BTreeMap<(String, String), Vec<Mend>> = BTreeMap::new();
         for mend in mends {
+            of_versions.entry(mend.id()).or_default().push(mend);
+        }
+        for mends in of_versions.into_values() {
+            let Some(Mend { log, name, version, .. }) = mends.first().cloned() else { continue };
             tokio::time::sleep(self.task.pause).await;
-            let weighed = self.weigh(&mend.log, &mend.name, &mend.version).await?;
-            match weighed {
-                (Weighed::Mend(mut again), unread) => {
-                    again.unread = unread;
-                    due.push(*again);
+            let (weighed, unread) = self.weigh(&log, &name, &version).await?;
+            let why = unread.as_ref().map(|unread| unread.why.clone());
+            if let Weighed::Mend(mut again) = weighed {
+                if let Some(last) = again.last_mut() {
+                    last.unread = why;
                 }
-                // All of it could be read a moment ago, and was weak; nobody saw that this was mended.
-                (Weighed::Right, Some(e)) if mend.unread.is_none() => due.push(Mend { unread: Some(e), ..mend }),
-                (_, Some(e)) => self.tell_unread(&mend.name, &e),
-                (_, None) => {}
+                due.append(&mut again);
+                continue;
+            }
+            let (Some(unread), Some(why)) = (unread, why) else { continue };
+            let left = mends.into_iter().find_map(|mend| self.still_due_of(mend, unread.parts));
+            match left {
+                Some(mend) => due.push(Mend { unread: Some(why), ..mend }),
+                None => self.tell_unread(&name, &why),
             }
         }
         Ok(due)
+    }
+
+    /// What is left to be done where parts of a lock cannot be read any more. Of a part that was seen to be weak, and that is still wanted,
+    /// nobody saw that it was mended. A hold comes off only where it was seen again, and is still not wanted.
+    fn still_due_of(&self, mend: Mend, unread: Parts) -> Option<Mend> {
+        let (Deed::Set(then), Some(locks)) = (mend.deed, self.store.locks.as_ref()) else { return None };
+        let (now, _) = locks.of(&mend.name, mend.version.modified);
+        let retention = mend.lacks.retention && unread.retention && now.mode >= then.mode && now.until >= then.until;
+        let hold = mend.lacks.hold && unread.hold && now.hold;
+        let deed = Deed::Set(Lock { until: now.until.max(then.until), ..now });
+        (retention || hold).then_some(Mend { deed, ..mend })
     }
 
     /// The cases of these of which custody changed, so that their locks are still to be brought to that.

@@ -19,6 +19,9 @@ pub struct Report {
     pub versions: u64,
     /// Objects whose lock was read.
     pub locks_read: u64,
+    /// Objects that were destroyed between the list and the look at their lock.
+    #[serde(skip)]
+    pub locks_gone: u64,
     /// Locks and holds that were set again.
     pub set_again: u64,
     /// Legal holds that were taken off, because custody released them or cannot have asked for them.
@@ -84,7 +87,13 @@ impl Report {
             several::count(self.versions, "version"),
             several::count(self.locks_read, "lock")
         );
-        out.push_str(if self.troubles.is_empty() { "; each is what was created, and locked as it should be." } else { ".\n" });
+        // Of a lock that nobody read it is not said that it is as it should be.
+        let all_read = self.locks_gone == 0 && (self.locks_read > 0 || self.objects == 0);
+        out.push_str(match (self.troubles.is_empty(), all_read) {
+            (true, true) => "; each is what was created, and locked as it should be.",
+            (true, false) => "; each is what was created; of locks that were not read nothing is said.",
+            (false, _) => ".\n",
+        });
         for Trouble { kind, subject, detail } in &self.troubles {
             let list = self.lists.iter().find(|list| list.kind == *kind && list.subject == *subject);
             let detail = list.map_or_else(|| detail.clone(), List::text);
@@ -172,6 +181,14 @@ mod tests {
         assert_eq!(case_of(&format!("cases/{case}/x//y")), Some(format!("cases/{case}")));
         for bad in ["cases//x", "cases/x/y", "cases/../etc", "deployment/log/checkpoint", "cases"] {
             assert_eq!(case_of(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn locks_are_called_as_they_should_be_only_where_each_was_read() {
+        for (objects, locks_read, locks_gone, is_said) in [(2, 2, 0, true), (0, 0, 0, true), (2, 0, 0, false), (2, 1, 1, false)] {
+            let text = Report { objects, locks_read, locks_gone, ..Report::default() }.text();
+            assert_eq!(text.contains("and locked as it should be"), is_said, "{text}");
         }
     }
 

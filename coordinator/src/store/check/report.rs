@@ -11,6 +11,8 @@ use super::super::{Kind, LockPolicy, StoreError};
 const DETAIL_CHARS_MAX: usize = 600;
 const WITHOUT_A_WORD: &str = "look at what stands between this machine and the store (a proxy, a firewall), whose answer it may be, and ask whoever provides the store for answers that say why";
 
+const DONE_AND_NOT: &str = "the answer says that it did what it did not: look at what stands between this machine and the store (a proxy, a firewall), whose answer it may be, and ask whoever provides the store for refusals that say so";
+
 const THERE_AND_NOT: &str = "what was just written is not there, says the answer: look at what stands between this machine and the store (a proxy, a firewall), whose answer it may be, and ask whoever provides the store why it says so";
 
 /// How one check ended.
@@ -181,8 +183,11 @@ impl CheckReport {
     /// For what must be refused on a lock, where `kept` was seen afterwards. That something was kept which nobody came to try proves nothing.
     pub(super) fn kept(&mut self, what: &'static str, tried: &Result<(), StoreError>, kept: &str) {
         match tried {
-            // Some stores answer that they did it and do not.
-            Ok(()) => self.add(what, State::Holds, format!("the store says that it was done, and it was not: {kept}"), ""),
+            // A page of a proxy says that too, and whoever comes by another way is not stopped by it.
+            Ok(()) => {
+                let detail = format!("the answer says that it was done, and it was not, which proves nothing about the lock; {kept}");
+                self.add(what, State::Untested, detail, DONE_AND_NOT);
+            }
             Err(e) if e.is_coded() => self.add(what, State::Holds, format!("refused: {kept}"), ""),
             Err(e) => self.unproven(what, &format!(" about the lock; {kept}"), e),
         }

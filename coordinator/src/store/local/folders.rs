@@ -3,14 +3,31 @@
 
 use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
+use std::time::SystemTime;
 
 use super::{DEPTH_MAX, Inner, KNOWN_FOLDERS_MAX, name_is_valid};
 
 /// Tries to put an object into a folder that others take away, because it is empty still.
 const TRIES_MAX: u32 = 5;
+
+/// What tells a folder from another one that was made in its place. A number is soon given again, so when it was made counts as well, where the
+/// file system knows that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Made {
+    device: u64,
+    inode: u64,
+    at: Option<SystemTime>,
+}
+
+impl Made {
+    fn of(folder: &Path) -> io::Result<Self> {
+        let meta = std::fs::symlink_metadata(folder)?;
+        Ok(Self { device: meta.dev(), inode: meta.ino(), at: meta.created().ok() })
+    }
+}
 
 impl Inner {
     /// Makes the folders above an object, has `rename` put the object there, and gives the folder. Whoever finds a folder empty may take it
@@ -31,13 +48,16 @@ impl Inner {
     }
 
     /// Makes the folders above an object and has each of them durable before it is used. Those that were not there are added to `made`.
+    ///
+    /// Another coordinator on the same folder may have taken one away that was empty, and made it anew, and not have it durable yet. Once the
+    /// object lies in them nobody can: this is called after that in any case, and compares each with what is known. That costs one look at each.
     pub(super) fn make_folders(&self, name: &str, made: &mut Vec<PathBuf>) -> io::Result<PathBuf> {
         let mut folder = self.root.clone();
         let Some((above, _)) = name.rsplit_once('/') else { return Ok(folder) };
         for part in above.split('/') {
             let parent = folder.clone();
             folder.push(part);
-            if self.known.lock().unwrap_or_else(PoisonError::into_inner).contains(&folder) {
+            if self.is_durable(&folder) {
                 continue;
             }
             // What is known was made durable after it was made last: nobody here takes it away between the two.
@@ -47,14 +67,22 @@ impl Inner {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(e),
             }
+            // Before the sync: what is put in its place after this look is not taken for it.
+            let found = Made::of(&folder)?;
             self.sync_dir(&parent)?;
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             if known.len() >= KNOWN_FOLDERS_MAX {
                 known.clear();
             }
-            known.insert(folder.clone());
+            known.insert(folder.clone(), found);
         }
         Ok(folder)
+    }
+
+    /// Whether a folder is the one whose parent was synced after it was made.
+    fn is_durable(&self, folder: &Path) -> bool {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(folder).copied();
+        known.is_some_and(|known| Made::of(folder).is_ok_and(|found| found == known))
     }
 
     /// Takes a folder away that has nothing in it; the system refuses any other.
@@ -127,6 +155,27 @@ mod tests {
         let beside = || std::fs::write(root.join("a/b/beside"), b"x").and_then(|()| full());
         store.inner.place("a/b/c/object", beside).expect_err("full");
         assert!(root.join("a/b/beside").exists() && !root.join("a/b/c").exists());
+    }
+
+    #[test]
+    fn a_folder_that_another_coordinator_made_anew_is_made_durable_again() {
+        let dir = tempfile::tempdir().expect("folder");
+        let root = dir.path().join("store");
+        let store = LocalStore::create(&root).expect("store");
+        let folder = root.join("a/b");
+        let known = || store.inner.known.lock().expect("no panic").get(&folder).copied();
+        store.inner.make_folders("a/b/object", &mut Vec::new()).expect("made");
+        let first = known().expect("durable");
+        // Made while the old one is there, so that it has another number.
+        std::fs::create_dir(root.join("a/new")).expect("made");
+        std::fs::remove_dir(&folder).expect("empty");
+        std::fs::rename(root.join("a/new"), &folder).expect("renamed");
+        let now = Made::of(&folder).expect("there");
+        assert_ne!(first, now);
+        store.inner.place("a/b/object", || std::fs::write(folder.join("object"), b"x")).expect("placed");
+        assert_eq!(known(), Some(now), "its parent was synced again");
+        store.inner.make_folders("a/b/other", &mut Vec::new()).expect("there");
+        assert_eq!(known(), Some(now));
     }
 
     #[test]

@@ -22,11 +22,13 @@ pub(super) struct Ask {
     pub(super) lists: bool,
     /// The right that it needs beside those for the object. It asks for a part of what is known of that, which may have none.
     pub(super) right: Option<&'static str>,
+    /// The ETag of the object whose part is asked for: a store that does not know the question answers with that object.
+    pub(super) etag: String,
 }
 
 impl Ask {
     pub(super) fn new(method: Method) -> Self {
-        Self { method, query: Vec::new(), headers: Vec::new(), body: Bytes::new(), lists: false, right: None }
+        Self { method, query: Vec::new(), headers: Vec::new(), body: Bytes::new(), lists: false, right: None, etag: String::new() }
     }
 
     pub(super) fn query(mut self, key: &'static str, value: impl Into<String>) -> Self {

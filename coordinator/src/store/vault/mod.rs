@@ -10,6 +10,7 @@ mod dialect;
 mod google;
 mod listing;
 mod look;
+mod proof;
 pub(super) mod refusal;
 mod s3;
 mod signing;
@@ -203,7 +204,7 @@ impl Vault {
         if is_late && parts.status.is_success() {
             self.lists_slowly.store(true, Ordering::Release);
         }
-        if ask.right.is_some() && parts.status.is_success() && look::is_of_object(&parts.headers) {
+        if ask.right.is_some() && parts.status.is_success() && look::is_of_object(&parts.headers, &ask.etag) {
             return Ok(Reply::none(parts.headers));
         }
         let (mut out, mut stream) = (Vec::new(), body.bytes_stream());
@@ -239,7 +240,7 @@ impl Vault {
         let refused = self.refusal((status, &said), &format!("could not {}", asked()), name, ask.right);
         // Where something was to be changed no other refusal of a proxy or a firewall may pass for one of the store either.
         let changes = ask.method != Method::HEAD && ask.method != Method::GET;
-        Err(if changes { refusal::by_code(refused, Some(status), &said.code) } else { refused })
+        Err(if changes { refusal::by_code(refused, Some(status), &said) } else { refused })
     }
 
     /// What the store says that an object is encrypted with; S3 only.

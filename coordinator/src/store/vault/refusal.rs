@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::super::{Kind, StoreError};
 use super::dialect::header;
+use super::proof;
 use super::xml::{self, Node};
 
 /// An error has some hundred bytes; of a larger answer no word is shown.
@@ -175,13 +176,13 @@ pub(in crate::store) fn is_wordless(error: &str) -> bool {
 }
 
 /// Marks a refusal by whether the store said why in a code of its own: what has none may be the page of a proxy. Of what is not there, a
-/// bucket for example, nothing was refused.
-pub(super) fn by_code(refused: StoreError, status: Option<u16>, code: &str) -> StoreError {
+/// bucket for example, nothing was refused, and a code about something else than rights and locks is no proof that one of them refuses.
+pub(super) fn by_code(refused: StoreError, status: Option<u16>, said: &Said) -> StoreError {
     match refused.kind() {
-        Kind::Denied | Kind::Conflict if code.is_empty() => refused.wordless(),
+        Kind::Denied | Kind::Conflict if said.code.is_empty() => refused.wordless(),
         // Which the client takes for something that passes.
-        Kind::Retry if code.is_empty() && matches!(status, Some(400 | 403)) => refused.wordless(),
-        Kind::Denied | Kind::Conflict if status != Some(404) => refused.coded(),
+        Kind::Retry if said.code.is_empty() && matches!(status, Some(400 | 403)) => refused.wordless(),
+        Kind::Denied | Kind::Conflict if status != Some(404) && proof::is_one(said) => refused.coded(),
         _ => refused,
     }
 }
@@ -189,14 +190,14 @@ pub(super) fn by_code(refused: StoreError, status: Option<u16>, code: &str) -> S
 /// [`by_code`] of what an error of `object_store` became. About objects all clouds say it in XML: JSON there is nobody's of them.
 pub(in crate::store) fn by_code_in(error: &str, refused: StoreError) -> StoreError {
     match parted(error) {
-        Some((_, answer)) => by_code(refused, status(error), &xml_code(answer)),
+        Some((_, answer)) => by_code(refused, status(error), &xml_said(answer)),
         None => refused,
     }
 }
 
-fn xml_code(answer: &str) -> String {
+fn xml_said(answer: &str) -> Said {
     let root = if answer.len() > ANSWER_BYTES_MAX { None } else { xml::parse(answer.as_bytes()).ok() };
-    root.filter(|root| root.name == "Error").map(|root| root.get("Code").to_owned()).unwrap_or_default()
+    root.filter(|root| root.name == "Error").map(|root| Said::of_xml(&root)).unwrap_or_default()
 }
 
 /// The error of a refusal of which the store says no word why, however it was asked.
@@ -450,7 +451,7 @@ mod tests {
             }
             for coded in [
                 "403 Forbidden: <Error><Code>AccessDenied</Code></Error>",
-                "400 Bad Request: <Error><Code>InvalidRequest</Code></Error>",
+                "400 Bad Request: <Error><Code>InvalidRequest</Code><Message>Object is WORM protected and cannot be overwritten</Message></Error>",
                 "412 Precondition Failed: <Error><Code>PreconditionFailed</Code></Error>",
                 // As Azure begins it.
                 "409 Conflict: \u{feff}<?xml version=\"1.0\"?><Error><Code>BlobImmutableDueToPolicy</Code></Error>",
@@ -458,6 +459,13 @@ mod tests {
                 assert_eq!(marks(kind, coded), (false, true), "{coded}");
             }
             assert_eq!(marks(kind, "404 Not Found: <Error><Code>NoSuchBucket</Code></Error>"), (false, false), "nothing was refused");
+            for other in [
+                "400 Bad Request: <Error><Code>InvalidRequest</Code></Error>",
+                "400 Bad Request: <Error><Code>RequestTimeout</Code></Error>",
+                "409 Conflict: <Error><Code>OperationAborted</Code></Error>",
+            ] {
+                assert_eq!(marks(kind, other), (false, false), "{other}: neither a right nor a lock");
+            }
         }
         // What is no refusal stays what it is.
         for kind in [Kind::Retry, Kind::NotFound, Kind::Full, Kind::Damaged] {

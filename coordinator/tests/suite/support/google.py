@@ -114,9 +114,9 @@ def json_api(env, start):
     start(f"{code} Answer", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
     return [body]
 
-def refused(start, message, status="400 Bad Request"):
+def refused(start, message, status="400 Bad Request", code="InvalidArgument"):
     start(status, [("Content-Type", "application/xml")])
-    return [f"<Error><Code>InvalidArgument</Code><Message>{message}</Message></Error>".encode()]
+    return [f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()]
 
 def google(env, start):
     if env["RAW_URI"].startswith("/storage/v1/b/"):
@@ -128,7 +128,7 @@ def google(env, start):
     # A retention lets an object be replaced where versions are kept, a hold does not.
     path = env["RAW_URI"].partition("?")[0]
     if env["REQUEST_METHOD"] == "PUT" and wanted is None and ask("HEAD", path)[1].get(LOCK + "legal-hold") == "ON":
-        return refused(start, "the object is under a hold", "403 Forbidden")
+        return refused(start, "the object is under a hold", "403 Forbidden", "ObjectUnderActiveHold")
     if "HTTP_X_GOOG_BUCKET_OBJECT_LOCK_ENABLED" in env:
         env["HTTP_X_AMZ_BUCKET_OBJECT_LOCK_ENABLED"] = env.pop("HTTP_X_GOOG_BUCKET_OBJECT_LOCK_ENABLED")
     if wanted == "0":

@@ -1,5 +1,5 @@
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use exhibit_evidence::id::CaseId;
@@ -11,9 +11,10 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::clock;
-use crate::store::attest::{Judge, Pass, Report, Task, ensure, still_locks};
+use crate::store::attest::{Attestable, Judge, Keeper, Pass, Report, Task, ensure, still_locks};
+use crate::store::lock::Locks;
 use crate::store::tests::bucket_at;
-use crate::store::{LockMode, LockPolicy, Payload, Protection, RemoteSettings, RemoteStore, Store as _};
+use crate::store::{LockMode, LockPolicy, Payload, Protection, RemoteSettings, RemoteStore, Store as _, Trouble};
 
 const NAMES: [&str; 2] = ["deployment/log/seq/0000000000.dsse.json", "deployment/log/seq/0000000001.dsse.json"];
 const POLICY: LockPolicy = LockPolicy { mode: LockMode::Compliance, days: 36_500 };
@@ -30,16 +31,24 @@ struct Answers {
 const SHOWN: &str = "x-amz-object-lock-mode: COMPLIANCE\r\nx-amz-object-lock-retain-until-date: 2125-12-08T00:00:01Z\r\n";
 const SHOWN_SHORT: &str = "x-amz-object-lock-mode: COMPLIANCE\r\nx-amz-object-lock-retain-until-date: 2026-01-02T00:00:00Z\r\n";
 const SHOWN_HELD: &str = "x-amz-object-lock-legal-hold: ON\r\n";
+/// Longer than the policy asks of what is written now.
+const LONG: &str = "x-amz-object-lock-mode: COMPLIANCE\r\nx-amz-object-lock-retain-until-date: 2200-01-01T00:00:00Z\r\n";
 const HIDDEN: &str = "";
 const NO_RIGHT: &str = "403 Forbidden <Error><Code>AccessDenied</Code></Error>";
 const NONE: &str = "404 Not Found <Error><Code>NoSuchObjectLockConfiguration</Code></Error>";
 const GONE: &str = "404 Not Found <Error><Code>NoSuchVersion</Code></Error>";
+/// The same, and from then on nothing is listed.
+const DESTROYED: &str = "404 Not Found <Error><Code>NoSuchKey</Code></Error>";
+/// What HEAD says of an object that is not there.
+const ABSENT: &str = "absent";
 const GOOD: &str = "200 OK <Retention><Mode>COMPLIANCE</Mode><RetainUntilDate>2125-12-08T00:00:01Z</RetainUntilDate></Retention>";
 const SHORT: &str = "200 OK <Retention><Mode>COMPLIANCE</Mode><RetainUntilDate>2026-01-02T00:00:00Z</RetainUntilDate></Retention>";
 const ODD: &str = "200 OK <Retention><Mode>COMPLIANCE</Mode><RetainUntilDate>tomorrow</RetainUntilDate></Retention>";
 const HELD: &str = "200 OK <LegalHold><Status>ON</Status></LegalHold>";
 /// An object that holds what a lock would be told with.
 const OBJECT: &str = "200 OK <Retention><Mode>COMPLIANCE</Mode><RetainUntilDate>2125-12-08T00:00:01Z</RetainUntilDate></Retention >";
+/// A page of somebody between here and the store, with the headers of an object.
+const TAGGED: &str = "200 OK <html>static</html>";
 const NO_LOCKS: &str =
     "400 Bad Request <Error><Code>InvalidRequest</Code><Message>Bucket is missing Object Lock Configuration</Message></Error>";
 const NO_CALL: [&str; 2] = [
@@ -57,12 +66,13 @@ const PAGES: [&str; 6] = [
 ];
 const UNHEARD: [&str; 2] = ["400 Bad Request <Error><Code>ExpiredToken</Code></Error>", "403 Forbidden"];
 
-/// How often a part of a lock was asked for, and set, and how often that was the hold.
+/// How often a part of a lock was asked for, and set, and how often that was the hold; and how often a version was looked at.
 #[derive(Debug, Default)]
 struct Asked {
     parts: AtomicUsize,
     sets: AtomicUsize,
     hold_sets: AtomicUsize,
+    looks: AtomicUsize,
 }
 
 fn listed(names: &[String]) -> String {
@@ -80,8 +90,10 @@ fn answer(request: &str, answers: Answers, names: &[String], asked: &Asked) -> S
     const OF_OBJECT: &str = "etag: \"1\"\r\nlast-modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n";
     let line = request.lines().next().unwrap_or_default();
     let is_of_lock = line.contains("?retention") || line.contains("?legal-hold");
-    let listing = listed(names);
+    let is_destroyed = answers.retention == DESTROYED && asked.parts.load(Ordering::Acquire) > 0;
+    let listing = listed(if is_destroyed { &[] } else { names });
     let (said, headers) = match line {
+        line if line.starts_with("HEAD") && answers.head == ABSENT => ("404 Not Found", String::new()),
         line if line.starts_with("HEAD") => ("200 OK", format!("{OF_OBJECT}{}", answers.head)),
         line if line.starts_with("PUT") => {
             asked.sets.fetch_add(usize::from(is_of_lock), Ordering::AcqRel);
@@ -91,7 +103,11 @@ fn answer(request: &str, answers: Answers, names: &[String], asked: &Asked) -> S
         line if is_of_lock => {
             asked.parts.fetch_add(1, Ordering::AcqRel);
             let said = if line.contains("?retention") { answers.retention } else { answers.hold };
-            let headers = if said == OBJECT { OF_OBJECT } else { "" };
+            let headers = match said {
+                OBJECT => OF_OBJECT,
+                TAGGED => "etag: \"2\"\r\nlast-modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n",
+                _ => "",
+            };
             (said, headers.to_owned())
         }
         line if line.contains("?versioning") => {
@@ -114,6 +130,15 @@ async fn bucket(names: &[&str], answers: Answers) -> (RemoteStore, Arc<Asked>) {
 
 /// The same, which answers otherwise once something was set.
 async fn bucket_then(names: &[&str], before: Answers, after: Answers) -> (RemoteStore, Arc<Asked>) {
+    bucket_turning(names, [before, after], |asked| asked.sets.load(Ordering::Acquire) > 0).await
+}
+
+/// The same, which answers otherwise from the second look on.
+async fn bucket_seen_again(names: &[&str], first: Answers, then: Answers) -> (RemoteStore, Arc<Asked>) {
+    bucket_turning(names, [first, then], |asked| asked.looks.load(Ordering::Acquire) > 1).await
+}
+
+async fn bucket_turning(names: &[&str], [before, after]: [Answers; 2], turned: fn(&Asked) -> bool) -> (RemoteStore, Arc<Asked>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("bound").port();
     let names: Arc<Vec<String>> = Arc::new(names.iter().map(|name| (*name).to_owned()).collect());
@@ -125,8 +150,10 @@ async fn bucket_then(names: &[&str], before: Answers, after: Answers) -> (Remote
             tokio::spawn(async move {
                 let mut request = [0_u8; 4_096];
                 let Ok(read) = connection.read(&mut request).await else { return };
-                let answers = if counted.sets.load(Ordering::Acquire) == 0 { before } else { after };
-                let text = answer(&String::from_utf8_lossy(&request[..read]), answers, &names, &counted);
+                let request_text = String::from_utf8_lossy(&request[..read]).into_owned();
+                counted.looks.fetch_add(usize::from(request_text.starts_with("HEAD")), Ordering::AcqRel);
+                let answers = if turned(&counted) { after } else { before };
+                let text = answer(&request_text, answers, &names, &counted);
                 if connection.write_all(text.as_bytes()).await.is_ok() {
                     while connection.read(&mut request).await.is_ok_and(|n| n > 0) {}
                 }
@@ -157,6 +184,7 @@ async fn a_retention_that_head_does_not_show_is_asked_for_before_it_is_called_ab
     let told = [
         (NO_RIGHT, "store-unattested", false),
         (ODD, "store-unattested", false),
+        (TAGGED, "store-unattested", false),
         (NONE, "store-lock", true),
         (NO_LOCKS, "store-lock", true),
         (NO_CALL[0], "store-lock", true),
@@ -172,10 +200,35 @@ async fn a_retention_that_head_does_not_show_is_asked_for_before_it_is_called_ab
             assert_eq!(asked.sets.load(Ordering::Acquire) > 0, sets && repair, "{retention}, {repair}");
         }
     }
-    for quiet in [GOOD, GONE] {
-        let (store, asked) = bucket(&NAMES, Answers { head: HIDDEN, retention: quiet, hold: NONE }).await;
+    let (store, asked) = bucket(&NAMES, Answers { head: HIDDEN, retention: GOOD, hold: NONE }).await;
+    let report = pass(&store, true).await.expect("heard");
+    assert_eq!((kinds(&report).len(), asked.sets.load(Ordering::Acquire)), (0, 0), "{report:?}");
+    assert!(report.text().contains("and locked as it should be"), "{report:?}");
+}
+
+#[tokio::test]
+async fn a_version_that_is_listed_is_not_destroyed_whatever_is_said_of_its_lock() {
+    let told = [(HIDDEN, GONE, true), (ABSENT, GOOD, true), (HIDDEN, DESTROYED, false)];
+    for (head, retention, is_told) in told {
+        let (store, asked) = bucket(&[NAMES[0]], Answers { head, retention, hold: NONE }).await;
         let report = pass(&store, true).await.expect("heard");
-        assert_eq!((kinds(&report).len(), asked.sets.load(Ordering::Acquire)), (0, 0), "{quiet}: {report:?}");
+        assert_eq!(kinds(&report), vec!["store-unattested"; usize::from(is_told)], "{head}, {retention}: {report:?}");
+        assert_eq!((report.locks_read, asked.sets.load(Ordering::Acquire)), (0, 0), "{head}, {retention}: {report:?}");
+        assert!(!report.text().contains("locked as it should be"), "{}", report.text());
+    }
+}
+
+#[tokio::test]
+async fn behind_a_write_an_answer_that_it_is_not_there_loses_no_object() {
+    let case = CaseId::new(1, [2; 10]);
+    let name = format!("cases/{case}/log/seq/0000000000.dsse.json");
+    for answers in [Answers { head: HIDDEN, retention: GONE, hold: HELD }, Answers { head: LONG, retention: GOOD, hold: GONE }] {
+        let (store, asked) = bucket(&[name.as_str()], answers).await;
+        store.protect(&case, Protection { held: true, ..Protection::default() });
+        let e = store.put_new(&name, Payload::from_static(b"record"), Digest::of(b"record")).await.expect_err("not locked");
+        assert!(e.is_unread() && e.kind() == Kind::Denied && !e.to_string().contains("was lost"), "{answers:?}: {e}");
+        let told: Vec<&str> = store.troubles().iter().map(|trouble| trouble.kind).collect();
+        assert_eq!((told, asked.sets.load(Ordering::Acquire)), (vec!["store-unattested"], 0), "{answers:?}: {e}");
     }
 }
 
@@ -253,7 +306,8 @@ async fn a_part_that_was_seen_to_be_weak_is_no_less_so_where_the_other_may_not_b
     let case = CaseId::new(1, [2; 10]);
     let name = format!("cases/{case}/log/seq/0000000000.dsse.json");
     // Head, retention, hold; what is told; whether the retention is set, and the hold.
-    let told: [(Answers, &[&str], bool, bool); 7] = [
+    let told: [(Answers, &[&str], bool, bool); 8] = [
+        (Answers { head: SHOWN_SHORT, retention: NO_RIGHT, hold: GONE }, BOTH, true, false),
         (Answers { head: SHOWN_SHORT, retention: NO_RIGHT, hold: NO_RIGHT }, BOTH, true, false),
         (Answers { head: HIDDEN, retention: SHORT, hold: NO_RIGHT }, BOTH, true, false),
         (Answers { head: HIDDEN, retention: SHORT, hold: PAGES[0] }, BOTH, true, false),
@@ -307,7 +361,7 @@ async fn a_hold_that_was_read_counts_where_the_retention_may_not_be_read() {
 
 /// Where nobody wants a hold.
 #[tokio::test]
-async fn whatever_the_question_for_holds_brings_it_is_told_once_and_the_pass_goes_on() {
+async fn whatever_the_question_for_holds_brings_the_pass_goes_on_and_what_lasts_is_told_once() {
     let names: Vec<String> = (0..5).map(|n| format!("deployment/log/seq/{n:010}.dsse.json")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let told = [
@@ -315,8 +369,8 @@ async fn whatever_the_question_for_holds_brings_it_is_told_once_and_the_pass_goe
         (UNHEARD[1], 5, 3, 1),
         ("400 Bad Request", 5, 3, 1),
         ("400 Bad Request", 1, 1, 1),
-        // Each request is tried three times.
-        ("503 Service Unavailable", 1, 3, 1),
+        // Each request is tried three times. A store that is disturbed says nothing of rights.
+        ("503 Service Unavailable", 1, 3, 0),
         (PAGES[0], 5, 1, 1),
         (GONE, 5, 3, 1),
         (GONE, 2, 2, 0),
@@ -398,4 +452,105 @@ async fn a_head_that_may_not_be_read_is_told_and_the_pass_goes_on() {
     assert_eq!((kinds(&report), report.objects), (vec!["store-unattested"], 2), "{report:?}");
     let detail = &report.troubles[0].detail;
     assert!(detail.contains("the head that a reader gets of this log cannot be read") && detail.contains("right to decrypt"), "{detail}");
+}
+
+/// Keeps what it is given, and places a hold on the case between the first look and the second.
+#[derive(Debug)]
+struct Placing {
+    store: Arc<RemoteStore>,
+    asked: AtomicUsize,
+    kept: Mutex<Vec<Trouble>>,
+}
+
+impl Keeper for Placing {
+    fn awaits<'a>(&'a self, case: &'a CaseId) -> BoxFuture<'a, Result<bool, StoreError>> {
+        if self.asked.fetch_add(1, Ordering::AcqRel) == 1 {
+            self.store.protect(case, Protection { held: true, ..Protection::default() });
+        }
+        Box::pin(async { Ok(true) })
+    }
+
+    fn keep(&self, troubles: Vec<Trouble>) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.kept.lock().expect("lock").extend(troubles);
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// A pass over a case that mends, and what it kept before it did.
+async fn kept_pass(store: RemoteStore, begin: String) -> (Report, Vec<Trouble>) {
+    let found = store.attestable().expect("an S3 store");
+    kept_pass_over(found, store, begin).await
+}
+
+async fn kept_pass_over(found: Attestable, store: RemoteStore, begin: String) -> (Report, Vec<Trouble>) {
+    let store = Arc::new(store);
+    let keeper = Arc::new(Placing { store, asked: AtomicUsize::new(0), kept: Mutex::default() });
+    let task = Task { begin, repair: true, pause: Duration::ZERO, now: clock::now() };
+    let kept_by: Arc<dyn Keeper> = Arc::<Placing>::clone(&keeper);
+    let mut pass = Pass::new(found, task).kept_by(kept_by);
+    let report = Box::pin(pass.run()).await.expect("heard");
+    let kept = keeper.kept.lock().expect("lock").clone();
+    (report, kept)
+}
+
+const SHOWN_WHOLE: &str = "x-amz-object-lock-mode: COMPLIANCE\r\nx-amz-object-lock-retain-until-date: 2125-12-08T00:00:01Z\r\n\
+                           x-amz-object-lock-legal-hold: ON\r\n";
+const SHOWN_WEAK: &str = "x-amz-object-lock-mode: COMPLIANCE\r\nx-amz-object-lock-retain-until-date: 2026-01-02T00:00:00Z\r\n\
+                          x-amz-object-lock-legal-hold: ON\r\n";
+
+#[tokio::test]
+async fn a_hold_that_custody_placed_before_the_second_look_stays_though_the_rest_cannot_be_read_any_more() {
+    let case = CaseId::new(1, [2; 10]);
+    let name = format!("cases/{case}/log/seq/0000000000.dsse.json");
+    for second in [SHOWN_HELD, HIDDEN] {
+        let first = Answers { head: SHOWN_WHOLE, retention: NO_RIGHT, hold: NO_RIGHT };
+        let (store, asked) = bucket_seen_again(&[name.as_str()], first, Answers { head: second, ..first }).await;
+        store.protect(&case, Protection { released: true, ..Protection::default() });
+        let (report, kept) = kept_pass(store, format!("cases/{case}/")).await;
+        assert_eq!((report.holds_released, asked.hold_sets.load(Ordering::Acquire)), (0, 0), "{second}: {report:?}");
+        assert_eq!((kinds(&report), kept), (vec!["store-unattested"], Vec::new()), "{second}: {report:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_weak_is_told_as_such_only_while_nobody_saw_that_part_mended() {
+    let case = CaseId::new(1, [2; 10]);
+    let name = format!("cases/{case}/log/seq/0000000000.dsse.json");
+    let first = Answers { head: SHOWN_WEAK, retention: NO_RIGHT, hold: NO_RIGHT };
+    // Somebody mended the retention, and the hold cannot be read any more; and the other way about.
+    for (head, is_kept) in [(SHOWN, false), (SHOWN_HELD, true)] {
+        let (store, asked) = bucket_seen_again(&[name.as_str()], first, Answers { head, ..first }).await;
+        store.protect(&case, Protection { held: true, ..Protection::default() });
+        let (report, kept) = kept_pass(store, String::new()).await;
+        assert_eq!(kept.len(), usize::from(is_kept), "{head}: {kept:?}");
+        let expected = if is_kept { vec!["store-lock", "store-unattested"] } else { vec!["store-unattested"] };
+        assert_eq!((kinds(&report), asked.sets.load(Ordering::Acquire)), (expected, 0), "{head}: {report:?}");
+    }
+}
+
+/// Where a hold may keep a head from being replaced: whoever sets one again and again must not keep its lock weak with it.
+#[tokio::test]
+async fn a_lock_that_is_weak_beside_a_hold_that_comes_off_is_told_and_set_in_the_same_pass() {
+    let name = LogName::Deployment.checkpoint();
+    for repair in [false, true] {
+        let before = Answers { head: SHOWN_WEAK, retention: NO_RIGHT, hold: NO_RIGHT };
+        let (store, asked) = bucket_then(&[name.as_str()], before, Answers { head: SHOWN_WHOLE, ..before }).await;
+        let found = store.attestable().expect("an S3 store");
+        let found = Attestable { locks: Some(Arc::new(Locks::new(POLICY, false))), ..found };
+        let (report, told) = if repair {
+            kept_pass_over(found, store, String::new()).await
+        } else {
+            let task = Task { begin: String::new(), repair, pause: Duration::ZERO, now: clock::now() };
+            let report = Box::pin(Pass::new(found, task).run()).await.expect("heard");
+            let told = report.troubles.clone();
+            (report, told)
+        };
+        assert!(told.len() == 1 && told[0].kind == "store-lock", "{repair}: {told:?}");
+        for words in ["it should be COMPLIANCE until 2125-12-08", "nothing here is ever to have one"] {
+            assert!(told[0].detail.contains(words), "{repair}: {told:?}");
+        }
+        let done = (report.set_again, report.holds_released);
+        let sets = (asked.sets.load(Ordering::Acquire), asked.hold_sets.load(Ordering::Acquire));
+        assert_eq!((done, sets), if repair { ((1, 1), (2, 1)) } else { ((0, 0), (0, 0)) }, "{report:?}");
+    }
 }
