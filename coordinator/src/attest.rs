@@ -160,9 +160,10 @@ async fn of_cases(parts: &Arc<Parts>, stores: &[LookedAt]) {
     loop {
         while let Some(case) = parts.attesting.take() {
             // Before the log is read: custody that changes from here on has another number.
-            let (asked, opened) = {
+            let (asked, opened, is_awaited) = {
                 let _settled = parts.attesting.changing.write().await;
-                (custody::raising::number(parts, &case).await, parts.ledgers.case(&case).await)
+                let opened = parts.ledgers.case(&case).await;
+                (custody::raising::number(parts, &case).await, opened, parts.unsettled.changes_locks(&case))
             };
             // What custody says now, whichever coordinator wrote it: a hold must not be taken off by what was known before.
             if let Err(error) = opened {
@@ -176,6 +177,8 @@ async fn of_cases(parts: &Arc<Parts>, stores: &[LookedAt]) {
                 tracing::info!(%case, set, released, copy, "the locks of a case were looked at");
             }
             let done = match asked {
+                // A change that may be in the log counts later; then they are looked at once more.
+                Ok(Some(_)) if is_awaited => Ok(()),
                 Ok(Some(number)) => custody::raising::ended(parts, &case, number).await,
                 Ok(None) => Ok(()),
                 Err(error) => Err(error),

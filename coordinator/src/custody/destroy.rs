@@ -47,7 +47,7 @@ impl Condemned {
     }
 
     /// Something of a case is to be destroyed. One that waits already goes on waiting.
-    fn add(&self, case: &CaseId) {
+    pub(crate) fn add(&self, case: &CaseId) {
         self.cases().entry(case.clone()).or_default();
     }
 

@@ -134,7 +134,7 @@ async fn add(
     if changes_locks {
         raising::begins(parts, case).await?;
     }
-    let settling = Settling::new(parts, case, digest);
+    let settling = Settling::new(parts, case, digest, changes_locks);
     let added = ledger
         .append_built(move |view| {
             // Under the writer's lock nothing can come between this look and the record.

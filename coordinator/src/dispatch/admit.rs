@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use exhibit_evidence::Digest;
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::id::{CaseId, CollectionId, OrderId};
 use exhibit_evidence::key::KeyId;
@@ -46,7 +47,7 @@ pub async fn submit(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Re
         return Ok((known, rows));
     }
     bounds::check(&order, clock::now()).map_err(Problem::invalid)?;
-    check_case(parts, &order).await?;
+    check_case(parts, &order, &envelope.digest()).await?;
     check_captures(&order, &targets(parts, &order).await?)?;
     parts.ledgers.ensure_enrolled(&order.case, &[envelope.keyid()]).await?;
     let (row, rows) = give(parts, &order, envelope).await?;
@@ -101,10 +102,12 @@ fn way_in(ring: &KeyRing, (caller, key): (&str, KeyId), record: &Record) -> Stri
     format!(" (case {case}{who}); an admin gives the role: {}", authz::how_to_allow(caller, needed, case))
 }
 
-async fn check_case(parts: &Parts, order: &Order) -> Result<()> {
+async fn check_case(parts: &Parts, order: &Order, digest: &Digest) -> Result<()> {
     let case = parts.catalog.case(order.case.clone()).await?;
     let case = case.ok_or_else(|| Problem::new(Kind::NotFound, format!("case: there is no case {}", order.case)))?;
-    if case.case_closed.is_some() {
+    let ledger = parts.ledgers.case(&order.case).await?;
+    // One that is in the log was given before the case was closed, and the catalog did not take it.
+    if case.case_closed.is_some() && ledger.find(digest).is_none() {
         return Err(Problem::new(Kind::NotNow, format!("case: {} is closed; open another case for further collections", order.case)));
     }
     if order.predecessor != case.case_opened {
@@ -113,7 +116,6 @@ async fn check_case(parts: &Parts, order: &Order) -> Result<()> {
             order.predecessor, order.case, case.case_opened
         )));
     }
-    let ledger = parts.ledgers.case(&order.case).await?;
     if parts.issuing.rules.two_person && !ledger.view().custody().two_person() {
         return Err(Problem::new(
             Kind::Denied,
@@ -168,7 +170,7 @@ fn check_captures(order: &Order, agents: &[AgentRow]) -> Result<()> {
 /// Steps 2 and 3 of [`submit`].
 async fn give(parts: &Arc<Parts>, order: &Order, envelope: &Envelope) -> Result<(OrderRow, Vec<CollectionRow>)> {
     let digest = envelope.digest();
-    let settling = Settling::new(parts, &order.case, digest);
+    let settling = Settling::new(parts, &order.case, digest, false);
     let not_known = |problem: Problem| {
         tracing::error!(order = %order.order, case = %order.case, %problem, "it is not known whether an order was given; it is looked for");
         problem.unfinished(&orders::not_known(order))
@@ -190,11 +192,12 @@ async fn give(parts: &Arc<Parts>, order: &Order, envelope: &Envelope) -> Result<
 
 /// Appends the order unless the case was closed in the meantime, which only the log's writer lock can tell.
 async fn append(parts: &Parts, order: &Order, envelope: &Envelope) -> Result<(), LedgerError> {
-    let (envelope, case) = (envelope.clone(), order.case.clone());
+    let (envelope, case, digest) = (envelope.clone(), order.case.clone(), envelope.digest());
     let ledger = parts.ledgers.case(&case).await?;
     ledger
         .append_built(move |view| {
-            if view.case_closed().is_none() {
+            // The same order again is in the log already, and keeps its place.
+            if view.case_closed().is_none() || view.find(&digest).is_some() {
                 return Ok(vec![envelope.clone()]);
             }
             Err(LedgerError::new(ledger::Kind::Refused, format!("case: {case} is closed; open another case for further collections")))

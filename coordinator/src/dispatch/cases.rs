@@ -13,6 +13,7 @@ use exhibit_evidence::text::{escape_bounded, written};
 use super::admit::{TWO_PERSON_REMEDY, not_signed, require_case};
 use super::bounds::CLOCK_AHEAD_S_MAX;
 use super::orders::{self, Settling};
+use super::recover;
 use crate::catalog::{CaseRow, CatalogError};
 use crate::clock;
 use crate::ledger::{self, LedgerError, View};
@@ -169,7 +170,7 @@ pub async fn close(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Res
     nothing_waits(&ledger.view(), &closed.case, now)?;
     // Only the log's writer can tell whether another request came first.
     let (record, case) = (envelope.clone(), closed.case.clone());
-    let settling = Settling::new(parts, &closed.case, envelope.digest());
+    let settling = Settling::new(parts, &closed.case, envelope.digest(), false);
     let written = ledger
         .append_built(move |view| {
             if view.case_closed().is_some() {
@@ -188,6 +189,14 @@ pub async fn close(parts: &Arc<Parts>, caller: &str, envelope: &Envelope) -> Res
     let standing = ledger.case_closed().map(|e| e.digest);
     let standing = standing.ok_or_else(|| Problem::new(Kind::Damaged, format!("the log of {} lacks its end", closed.case)))?;
     let not_taken = || format!("case_closed: the record that closes {} is in its log, and the catalog does not take it yet", closed.case);
+    // An order that was written and told as not known may be before that end: once the catalog knows of the end no start looks for it.
+    match recover::take_in_orders(parts, &ledger, &closed.case).await {
+        Err(problem) if problem.kind() != Kind::Conflict => return Err(problem.unfinished(&not_taken())),
+        Err(problem) => {
+            tracing::error!(case = %row.case, %problem, "the catalog has another order under the name of one that is in the log");
+        }
+        Ok(_) => {}
+    }
     parts.catalog.close_case(closed.case.clone(), standing).await.map_err(|e| Problem::from(e).unfinished(&not_taken()))?;
     if standing != envelope.digest() {
         return already_closed(&require_case(parts, &closed.case).await?, envelope);

@@ -27,39 +27,66 @@ const CHANGE_LOCKS: [&str; 3] = [Hold::TYPE, HoldReleased::TYPE, Retention::TYPE
 /// Orders of one case that are looked for. A look takes in all that is there, so beyond it only the looking may end early.
 const LOOKED_FOR_MAX: usize = 1_000;
 
-/// Orders that are looked for, and since when. Memory only: a start looks at every log.
+/// A record that is looked for.
+#[derive(Debug)]
+struct Sought {
+    record: Digest,
+    since: Instant,
+    /// It asks the store for other locks.
+    locks: bool,
+}
+
+/// What a look leaves to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Looked {
+    /// Nothing is looked for any more.
+    is_done: bool,
+    /// One that asks for other locks is looked for no more, whether it is there or not: the locks are to be looked at.
+    asks: bool,
+}
+
+/// Records that are looked for. Memory only: a start looks at every log.
 #[derive(Debug, Default)]
-pub struct Unsettled(Mutex<BTreeMap<CaseId, Vec<(Digest, Instant)>>>);
+pub struct Unsettled(Mutex<BTreeMap<CaseId, Vec<Sought>>>);
 
 impl Unsettled {
     /// False when somebody looks into this case already.
-    fn begin(&self, case: &CaseId, order: Digest, now: Instant) -> bool {
+    fn begin(&self, case: &CaseId, (record, mut locks): (Digest, bool), now: Instant) -> bool {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_first = !all.contains_key(case);
-        let orders = all.entry(case.clone()).or_default();
-        orders.retain(|(known, _)| *known != order);
-        if orders.len() >= LOOKED_FOR_MAX {
-            orders.remove(0);
+        let sought = all.entry(case.clone()).or_default();
+        sought.retain(|known| known.record != record);
+        if sought.len() >= LOOKED_FOR_MAX {
+            // Its locks are looked at with those of the one that takes its place.
+            locks |= sought.remove(0).locks;
         }
-        orders.push((order, now));
+        sought.push(Sought { record, since: now, locks });
         is_first
     }
 
-    /// After a look that began at `began` and took in what was there: true when nothing is left to look for.
-    fn looked(&self, case: &CaseId, began: Instant, is_there: &dyn Fn(&Digest) -> bool) -> bool {
+    /// True while a record is looked for that would ask the store for other locks in this case.
+    pub(crate) fn changes_locks(&self, case: &CaseId) -> bool {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(case).is_some_and(|sought| sought.iter().any(|one| one.locks))
+    }
+
+    /// After a look that began at `began` and took in what was there.
+    fn looked(&self, case: &CaseId, began: Instant, is_there: &dyn Fn(&Digest) -> bool) -> Looked {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(orders) = all.get_mut(case) else { return true };
-        // One that was added while the look went on is looked for again: only what came before it was seen by it.
-        orders.retain(|(order, since)| *since > began || (!is_there(order) && began.saturating_duration_since(*since) < ARRIVES_WITHIN));
-        let is_done = orders.is_empty();
+        let Some(sought) = all.get_mut(case) else { return Looked { is_done: true, asks: false } };
+        let mut asks = false;
+        sought.retain(|one| {
+            // One that was added while the look went on is looked for again: only what came before it was seen by it.
+            let may_arrive = !is_there(&one.record) && began.saturating_duration_since(one.since) < ARRIVES_WITHIN;
+            let stays = one.since > began || may_arrive;
+            asks |= one.locks && !stays;
+            stays
+        });
+        let is_done = sought.is_empty();
         if is_done {
             all.remove(case);
         }
-        is_done
-    }
-
-    fn forget(&self, case: &CaseId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(case);
+        Looked { is_done, asks }
     }
 }
 
@@ -69,12 +96,14 @@ pub(crate) struct Settling<'a> {
     parts: &'a Arc<Parts>,
     case: &'a CaseId,
     order: Digest,
+    locks: bool,
     is_settled: bool,
 }
 
 impl<'a> Settling<'a> {
-    pub(crate) const fn new(parts: &'a Arc<Parts>, case: &'a CaseId, order: Digest) -> Self {
-        Self { parts, case, order, is_settled: false }
+    /// Of one that asks the store for other locks (`locks`) the catalog keeps the case until it is settled: `custody::raising`.
+    pub(crate) const fn new(parts: &'a Arc<Parts>, case: &'a CaseId, order: Digest, locks: bool) -> Self {
+        Self { parts, case, order, locks, is_settled: false }
     }
 
     /// Its collections are in the catalog, or it is certain that it is not in the log.
@@ -106,7 +135,7 @@ impl Drop for Settling<'_> {
         }
         // None where the program ends: the next start looks.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        if self.parts.unsettled.begin(self.case, self.order, Instant::now()) {
+        if self.parts.unsettled.begin(self.case, (self.order, self.locks), Instant::now()) {
             runtime.spawn(look_again(Arc::downgrade(self.parts), self.case.clone()));
         }
     }
@@ -125,29 +154,23 @@ pub(super) enum Standing {
 
 /// Where an order's record is after its writing failed so.
 pub(super) async fn standing(parts: &Parts, case: &CaseId, order: &Digest, error: &LedgerError) -> Standing {
-    if is_refusal(error) {
-        return Standing::Out;
-    }
     let Ok(ledger) = parts.ledgers.case(case).await else { return Standing::Unknown };
     standing_in(&ledger, order, error).await
 }
 
-fn is_refusal(error: &LedgerError) -> bool {
-    matches!(error.kind(), ledger::Kind::Refused | ledger::Kind::Conflict)
-}
-
-/// Where a record is after its writing into this log failed so. Of a store that was disturbed or full nothing is asked in this moment.
+/// Where a record is after its writing into this log failed so. Of a store that was disturbed or full nothing is asked in this moment. Also what
+/// is refused now may be in the log, by an earlier try; and what is in the log is acknowledged only once it is locked.
 async fn standing_in(ledger: &Ledger, order: &Digest, error: &LedgerError) -> Standing {
-    if is_refusal(error) || !ledger.may_have(order) {
+    if !ledger.may_have(order) {
         return Standing::Out;
     }
     if matches!(error.kind(), ledger::Kind::Retry | ledger::Kind::Full) {
         return Standing::Unknown;
     }
     match ledger.look_for_more().await {
-        Ok(()) if ledger.find(order).is_some() => Standing::In,
-        Ok(()) => Standing::Out,
-        Err(_) => Standing::Unknown,
+        Ok(()) if ledger.find(order).is_none() => Standing::Out,
+        Ok(()) if ledger.lock_again(order).await.is_ok() => Standing::In,
+        Ok(()) | Err(_) => Standing::Unknown,
     }
 }
 
@@ -194,14 +217,14 @@ async fn look_again(parts: Weak<Parts>, case: CaseId) {
         let began = Instant::now();
         match look(&parts, &case).await {
             Ok(ledger) => {
-                if parts.unsettled.looked(&case, began, &|order| ledger.find(order).is_some()) {
+                let looked = parts.unsettled.looked(&case, began, &|order| ledger.find(order).is_some());
+                // Behind that: while one is looked for, a pass does not forget that the locks are to be changed.
+                if looked.asks {
+                    parts.attesting.ask(&case);
+                }
+                if looked.is_done {
                     return;
                 }
-            }
-            Err(problem) if problem.kind() == Kind::Conflict => {
-                tracing::error!(%case, %problem, "the catalog has another order under the name of one that is in the log");
-                parts.unsettled.forget(&case);
-                return;
             }
             Err(problem) => tracing::debug!(%case, %problem, "orders that may be in the log cannot be taken in yet"),
         }
@@ -211,15 +234,38 @@ async fn look_again(parts: Weak<Parts>, case: CaseId) {
 async fn look(parts: &Arc<Parts>, case: &CaseId) -> Result<Ledger> {
     let row = admit::require_case(parts, case).await?;
     let ledger = parts.ledgers.case(case).await?;
+    take_in(parts, case, &ledger).await?;
+    // An approval of a disposal may be among it, whoever took it in: the timers carry it out.
+    if !ledger.view().custody().unfinished().is_empty() {
+        parts.condemned.add(case);
+    }
+    match recover::orders_of(parts, &row).await {
+        Err(problem) if problem.kind() == Kind::Conflict => {
+            tracing::error!(%case, %problem, "the catalog has another order under the name of one that is in the log");
+        }
+        other => {
+            other?;
+        }
+    }
+    Ok(ledger)
+}
+
+/// Takes in what lies in the log. What may ask for other locks the catalog keeps before it counts, as when it was brought: whoever takes it in,
+/// and whichever pass comes meanwhile, nobody is said to have weakened a lock.
+async fn take_in(parts: &Parts, case: &CaseId, ledger: &Ledger) -> Result<()> {
+    let _changing = parts.attesting.changing.read().await;
     let before = ledger.size();
-    ledger.look_for_more().await?;
-    if !ledger.entries(before, &|e| CHANGE_LOCKS.contains(&e.kind), 1).is_empty() {
-        // A pass may have been there before the record was, and have forgotten the change.
-        parts.attesting.ask(case);
+    let is_kept = parts.unsettled.changes_locks(case);
+    if is_kept {
         raising::begins(parts, case).await?;
     }
-    recover::orders_of(parts, &row).await?;
-    Ok(ledger)
+    ledger.look_for_more().await?;
+    if !is_kept && !ledger.entries(before, &|e| CHANGE_LOCKS.contains(&e.kind), 1).is_empty() {
+        // One that nobody here looked for.
+        raising::begins(parts, case).await?;
+        parts.attesting.ask(case);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -230,12 +276,34 @@ mod tests {
     fn an_order_is_looked_for_until_it_is_there_or_can_no_longer_arrive() {
         let (unsettled, case) = (Unsettled::default(), CaseId::new(1, [7; 10]));
         let (one, two, now) = (Digest::of(b"one"), Digest::of(b"two"), Instant::now());
-        assert!(unsettled.begin(&case, one, now) && !unsettled.begin(&case, two, now), "one looks");
-        assert!(unsettled.begin(&CaseId::new(2, [7; 10]), one, now), "another case");
-        assert!(!unsettled.looked(&case, now + FIRST_LOOK, &|order| *order == one), "the other may arrive");
-        assert!(!unsettled.begin(&case, one, now + EACH_LOOK), "while it is looked");
-        assert!(!unsettled.looked(&case, now + FIRST_LOOK, &|_| true), "what came after the look began");
-        assert!(unsettled.looked(&case, now + EACH_LOOK + ARRIVES_WITHIN, &|_| false), "it can no longer arrive");
-        assert!(unsettled.begin(&case, one, now), "anew");
+        let begin = |case: &CaseId, order: Digest, now: Instant| unsettled.begin(case, (order, false), now);
+        let is_done = |now: Instant, is_there: &dyn Fn(&Digest) -> bool| unsettled.looked(&case, now, is_there).is_done;
+        assert!(begin(&case, one, now) && !begin(&case, two, now), "one looks");
+        assert!(begin(&CaseId::new(2, [7; 10]), one, now), "another case");
+        assert!(!is_done(now + FIRST_LOOK, &|order| *order == one), "the other may arrive");
+        assert!(!begin(&case, one, now + EACH_LOOK), "while it is looked");
+        assert!(!is_done(now + FIRST_LOOK, &|_| true), "what came after the look began");
+        assert!(is_done(now + EACH_LOOK + ARRIVES_WITHIN, &|_| false), "it can no longer arrive");
+        assert!(begin(&case, one, now), "anew");
+    }
+
+    #[test]
+    fn locks_are_looked_at_when_what_asks_for_them_is_there_or_can_no_longer_arrive() {
+        let (unsettled, case) = (Unsettled::default(), CaseId::new(1, [7; 10]));
+        let (order, hold, now) = (Digest::of(b"order"), Digest::of(b"hold"), Instant::now());
+        unsettled.begin(&case, (order, false), now);
+        assert!(!unsettled.changes_locks(&case));
+        unsettled.begin(&case, (hold, true), now);
+        assert!(unsettled.changes_locks(&case) && !unsettled.changes_locks(&CaseId::new(2, [7; 10])));
+        assert_eq!(unsettled.looked(&case, now, &|record| *record == order), Looked { is_done: false, asks: false });
+        assert_eq!(unsettled.looked(&case, now, &|_| true), Looked { is_done: true, asks: true });
+        assert!(!unsettled.changes_locks(&case));
+        unsettled.begin(&case, (hold, true), now);
+        assert_eq!(unsettled.looked(&case, now + ARRIVES_WITHIN, &|_| false), Looked { is_done: true, asks: true });
+        unsettled.begin(&case, (hold, true), now);
+        for n in 0..LOOKED_FOR_MAX {
+            unsettled.begin(&case, (Digest::of(&n.to_le_bytes()), false), now);
+        }
+        assert!(unsettled.changes_locks(&case), "also when it is looked for no more");
     }
 }

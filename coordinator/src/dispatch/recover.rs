@@ -153,8 +153,29 @@ pub async fn orders_without_collections(parts: &Arc<Parts>) -> Result<u64> {
     first.map_or(Ok(made), Err)
 }
 
+/// Takes in what the catalog lacks of a case's log: orders, and then its end. An order in whose place the catalog has another one holds up none
+/// of that.
+///
+/// # Errors
+/// As the store or the catalog fails; [`Kind::Conflict`] of such an order, behind all others.
 pub(super) async fn orders_of(parts: &Arc<Parts>, case: &CaseRow) -> Result<u64> {
-    let (ledger, mut made) = (parts.ledgers.case(&case.case).await?, 0_u64);
+    let ledger = parts.ledgers.case(&case.case).await?;
+    let made = match take_in_orders(parts, &ledger, &case.case).await {
+        Err(problem) if problem.kind() != Kind::Conflict => return Err(problem),
+        made => made,
+    };
+    if case.case_closed.is_none()
+        && let Some(closed) = ledger.case_closed()
+    {
+        parts.catalog.close_case(case.case.clone(), closed.digest).await?;
+        tracing::warn!(case = %case.case, "a case that its log closes was open in the catalog; closed it now");
+    }
+    made
+}
+
+/// The first step of [`orders_of`]; whoever closes a case does it before the catalog knows, because a start looks at open cases only.
+pub(super) async fn take_in_orders(parts: &Arc<Parts>, ledger: &Ledger, case: &CaseId) -> Result<u64> {
+    let (mut made, mut conflict) = (0_u64, None::<Problem>);
     for entry in ledger.entries(0, &|e| e.kind == "order:v1", ORDERS_MAX) {
         let Some(id) = entry.order.clone() else { continue };
         if parts.catalog.order(id).await?.is_some() {
@@ -162,8 +183,14 @@ pub(super) async fn orders_of(parts: &Arc<Parts>, case: &CaseRow) -> Result<u64>
         }
         let envelope = ledger.read(entry.n).await?;
         if let Ok(Record::Order(order)) = Record::from_payload(envelope.unverified_payload()) {
-            let (_, rows) = into_catalog(parts, &order, &envelope).await?;
-            tracing::warn!(order = %order.order, case = %case.case, "an order in the log had no collections; made them now");
+            let (_, rows) = match into_catalog(parts, &order, &envelope).await {
+                Err(problem) if problem.kind() == Kind::Conflict => {
+                    conflict = conflict.or(Some(problem));
+                    continue;
+                }
+                taken => taken?,
+            };
+            tracing::warn!(order = %order.order, %case, "an order in the log had no collections; made them now");
             // Their agents may have connected before there was anything to offer.
             for row in &rows {
                 offers::offer_if_online(parts, row).await;
@@ -171,13 +198,7 @@ pub(super) async fn orders_of(parts: &Arc<Parts>, case: &CaseRow) -> Result<u64>
             made += 1;
         }
     }
-    if case.case_closed.is_none()
-        && let Some(closed) = ledger.case_closed()
-    {
-        parts.catalog.close_case(case.case.clone(), closed.digest).await?;
-        tracing::warn!(case = %case.case, "a case that its log closes was open in the catalog; closed it now");
-    }
-    Ok(made)
+    conflict.map_or(Ok(made), Err)
 }
 
 /// Lets the collections of orders go that were approved, where the process died between log and catalog, the log's head could not

@@ -240,6 +240,14 @@ impl Ledger {
         work.await.unwrap_or_else(|e| Err(LedgerError::new(Kind::Bug, format!("the look into a log ended badly: {e}"))))
     }
 
+    /// Has the store lock a record that lies in the log and whose writing failed, as it does behind each write.
+    ///
+    /// # Errors
+    /// As the store fails: then it is not known whether it is locked.
+    pub(crate) async fn lock_again(&self, digest: &Digest) -> Result<(), LedgerError> {
+        Box::pin(self.inner.lock_again(*digest)).await
+    }
+
     /// Reads record `n` from the store.
     ///
     /// # Errors
@@ -463,7 +471,7 @@ impl Inner {
 
     /// Takes the records that lie in the next slots, and publishes what is not published yet.
     async fn take_more(&self, alone: &Alone<'_>) -> Result<(), LedgerError> {
-        while self.take_next().await? {}
+        self.take_all(!alone.right.is_shared_out()).await?;
         self.tried().retain(|digest| self.view().find(digest).is_none());
         self.tell_custody();
         alone.still()?;
@@ -474,7 +482,7 @@ impl Inner {
     /// `writer`. True when there were any.
     async fn catch_up(&self) -> Result<bool, LedgerError> {
         let before = self.view().size();
-        while self.take_next().await? {}
+        self.take_all(false).await?;
         let grew = self.view().size() > before;
         if grew {
             self.tell_custody();

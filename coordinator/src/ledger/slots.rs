@@ -13,6 +13,7 @@ use super::log::Inner;
 use super::news::{RECORD, SQUATTED};
 use super::{Kind, LedgerError};
 use crate::several;
+use crate::store::attest::Attestable;
 use crate::store::{self, Payload, Store, Version, history};
 
 /// Versions of one slot that are read, of 64 KiB each.
@@ -87,10 +88,10 @@ pub(super) fn squats(found: &[String]) -> String {
 
 impl Inner {
     /// Takes the record that lies in the next slot, if one does. What else lies there is no record, and the log ends before it.
-    pub(super) async fn take_next(&self) -> Result<bool, LedgerError> {
+    pub(super) async fn take_next(&self) -> Result<Option<Envelope>, LedgerError> {
         let n = self.view().size();
         match history::of(&*self.store, &self.name.slot(n)).await {
-            Ok(Some(versions)) => Ok(self.judge(n, &versions).await?.record.is_some()),
+            Ok(Some(versions)) => Ok(self.judge(n, &versions).await?.record),
             Err(e) if e.says_nothing() => Err(e.into()),
             // That versions cannot be listed is told by attestation, and keeps from writing.
             Ok(None) | Err(_) => match self.store.get(&self.name.slot(n), ENVELOPE_BYTES_MAX as u64).await {
@@ -98,12 +99,47 @@ impl Inner {
                     let incident = |why: String| LedgerError::incident(&self.name.folder(), format!("record {n}: {why}"));
                     let envelope = Envelope::parse(&bytes).map_err(|e| incident(e.to_string()))?;
                     self.take_own(&envelope).map_err(incident)?;
-                    Ok(true)
+                    Ok(Some(envelope))
                 }
-                Err(e) if e.kind() == store::Kind::NotFound => Ok(false),
+                Err(e) if e.kind() == store::Kind::NotFound => Ok(None),
                 Err(e) => Err(e.into()),
             },
         }
+    }
+
+    /// Takes the records that lie in the next slots. One that this process tried to write is told as recorded; any other one, where nobody
+    /// else may add to the log (`is_alone`), as one that nobody is known to have written.
+    pub(super) async fn take_all(&self, is_alone: bool) -> Result<(), LedgerError> {
+        loop {
+            let n = self.view().size();
+            let Some(there) = self.take_next().await? else { return Ok(()) };
+            let was_tried = self.tried().remove(&there.digest());
+            if was_tried {
+                self.tell_recorded(n, &there);
+            } else if is_alone {
+                self.known.news().tell(&self.name, RECORD, self.unknown(n, &there));
+            }
+        }
+    }
+
+    /// A record of the log is locked as the store is told to: where its writing failed it may not be.
+    ///
+    /// # Errors
+    /// As the store fails; [`Kind::Denied`] where more than the record lies under its name, for nothing is put on top of that here.
+    pub(super) async fn lock_again(&self, digest: Digest) -> Result<(), LedgerError> {
+        let Some(found) = self.store.attestable().filter(Attestable::locks) else { return Ok(()) };
+        let size = self.view().size();
+        let n = self.view().find(&digest).unwrap_or(size);
+        let (slot, envelope) = (self.name.slot(n), self.read_record(n, digest).await?);
+        let versions = Box::pin(found.vault.versions_of(&slot)).await?;
+        // On top of a deletion it would be created a second time.
+        if versions.len() != 1 || versions.iter().any(|version| version.marker || !version.latest) {
+            let why = format!("'{slot}': whether it is locked is not known: other versions lie under its name; attestation looks at it");
+            return Err(LedgerError::new(Kind::Denied, why));
+        }
+        let payload = Payload::from(Bytes::copy_from_slice(envelope.as_bytes()));
+        self.store.put_new(&slot, payload, digest).await?;
+        Ok(())
     }
 
     /// Writes the next slot; false when another record is there, which is part of the log now.
@@ -251,9 +287,10 @@ impl Inner {
     fn is_it(&self, n: u64, there: &Envelope, envelope: &Envelope) -> bool {
         let is_it = there.digest() == envelope.digest();
         let was_tried = self.tried().remove(&there.digest());
-        if is_it {
-            self.tell_recorded(n, envelope);
-        } else {
+        if is_it || was_tried {
+            self.tell_recorded(n, there);
+        }
+        if !is_it {
             tracing::info!(log = %self.name.folder(), n, "a record was there that this process did not know of");
             if !was_tried {
                 self.known.news().tell(&self.name, RECORD, self.unknown(n, there));

@@ -131,7 +131,7 @@ impl Story {
     }
 
     /// Where Ben's approval comes next in the case's log, and the name of the certificate after it: whoever approves stands in the log then.
-    async fn place_of_certificate(&self) -> (u64, String) {
+    pub(crate) async fn place_of_certificate(&self) -> (u64, String) {
         let parts = &self.world.running().parts;
         parts.ledgers.ensure_enrolled(&self.case, &[self.ben.credential.evidence.public().id()]).await.expect("enrolled");
         let size = parts.ledgers.case(&self.case).await.expect("log").size();

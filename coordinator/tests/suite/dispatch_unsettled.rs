@@ -3,16 +3,22 @@
 
 use exhibit_coordinator::catalog::CatalogError;
 use exhibit_coordinator::catalog::faulty::{Fault as CatalogFault, Faults as CatalogFaults};
-use exhibit_coordinator::store::Kind;
 use exhibit_coordinator::store::faulty::{Fault, Op};
+use exhibit_coordinator::store::{Kind, RemoteStore, Store as _};
 use exhibit_evidence::Digest;
+use exhibit_evidence::custody::Fate;
 use exhibit_evidence::dsse::Envelope;
 use exhibit_evidence::id::{AgentId, CaseId, OrderId};
+use exhibit_evidence::layout::{LogName, StreamNumber, segment};
 use exhibit_evidence::record::{self, CaseClosed, Hold, Order};
 use exhibit_proto::responder::v1 as people;
 use exhibit_proto::transport::NEEDS_A_PERSON;
 use tonic::{Code, Status};
 
+use crate::custody_access::collected;
+use crate::custody_disposal::Story;
+use crate::store_lock_told::locked;
+use crate::support::moto;
 use crate::support::soon;
 use crate::support::world::{self, Place, World};
 
@@ -160,10 +166,7 @@ async fn a_hold_whose_writing_was_refused_is_told_as_what_became_of_it() {
     world.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_case_whose_end_may_be_in_its_log_is_told_and_closed_without_a_start() {
-    let mut world = World::start().await;
-    let case = world.open_case().await;
+fn closing(world: &World, case: &people::Case) -> people::CloseCaseRequest {
     let closed = CaseClosed {
         case: case.case_id.parse().expect("id"),
         predecessor: Digest::try_from(case.case_opened_sha256.as_slice()).expect("digest"),
@@ -172,7 +175,28 @@ async fn a_case_whose_end_may_be_in_its_log_is_told_and_closed_without_a_start()
         closed_at: world::now(),
     };
     let closed = record::sign(&closed, &world.admin.evidence).expect("small");
-    let request = people::CloseCaseRequest { case_closed: closed.as_bytes().to_vec() };
+    people::CloseCaseRequest { case_closed: closed.as_bytes().to_vec() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_that_the_end_of_its_case_takes_in_is_in_the_catalog_before_that_end() {
+    let (mut world, case, agent) = world_with_case(None).await;
+    let order = world.order(&case, &[agent]);
+    world.faults.fail(Op::PutNew, &slots(&case), 0, 1, Fault::After(Kind::Retry));
+    assert_not_known(&world.submit(&world.sign(&order)).await.expect_err("not known"), &order);
+    assert!(!has(&world, &order.order).await);
+    let request = closing(&world, &case);
+    world.people.close_case(request).await.expect("closed");
+    assert!(has(&world, &order.order).await, "no start looks for it once its case is closed");
+    world.submit(&world.sign(&order)).await.expect("the same again is not refused");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_case_whose_end_may_be_in_its_log_is_told_and_closed_without_a_start() {
+    let mut world = World::start().await;
+    let case = world.open_case().await;
+    let request = closing(&world, &case);
     world.faults.fail(Op::PutNew, &slots(&case), 0, 1, Fault::After(Kind::Denied));
     world.faults.fail(Op::Get, &slots(&case), 0, 1, Fault::Before(Kind::Denied));
     let status = world.people.close_case(request).await.expect_err("not known");
@@ -182,5 +206,56 @@ async fn a_case_whose_end_may_be_in_its_log_is_told_and_closed_without_a_start()
         async || world.running().parts.catalog.case(id.clone()).await.expect("read").is_some_and(|row| row.case_closed.is_some());
     assert!(!is_closed().await);
     soon("it is closed without a start", is_closed).await;
+    world.stop().await;
+}
+
+/// Whoever approved was told to sign no other one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disposal_whose_approval_is_found_later_is_carried_out_without_a_start() {
+    let mut s = Box::pin(Story::on(Place::default(), 1)).await;
+    let disposal = s.ask(0).await;
+    let (n, _) = s.place_of_certificate().await;
+    let slot = LogName::Case(s.case.clone()).slot(n);
+    s.world.faults.fail(Op::PutNew, &slot, 0, 1, Fault::After(Kind::Denied));
+    s.world.faults.fail(Op::Get, &slot, 0, 1, Fault::Before(Kind::Denied));
+    let status = s.approve(disposal).await.expect_err("not known");
+    assert!(status.code() == Code::Unavailable && status.message().contains("it is not known whether the approval"), "{status:?}");
+    let collection = s.collections[0].0.clone();
+    let is_destroyed = async || {
+        let ledger = s.world.running().parts.ledgers.case(&s.case).await.expect("log");
+        matches!(ledger.view().custody().fate(&collection), Fate::Destroyed { .. })
+    };
+    assert!(!is_destroyed().await);
+    soon("it is destroyed and certified without a start", is_destroyed).await;
+    s.world.stop().await;
+}
+
+/// The record that comes next takes it in before anybody looks for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hold_that_another_record_takes_in_is_set_in_the_store_and_nobody_is_accused() {
+    let server = moto::start_with_lock();
+    let mut world = Box::pin(World::start_on(Place { remote: Some(locked(&server)), ..Place::default() })).await;
+    let (case, job) = Box::pin(collected(&mut world)).await;
+    assert_eq!(world.closed(&job.collection).await.state, "sealed");
+    let vault = RemoteStore::open(&locked(&server)).expect("settings").attestable().expect("an S3 store").vault;
+    let id: CaseId = case.case_id.parse().expect("id");
+    let name = segment(&id, &job.collection, StreamNumber(1), 0);
+    let version = vault.versions_of(&name).await.expect("listed").remove(0).version;
+
+    let placed = hold(&world, &case);
+    world.faults.fail(Op::PutNew, &slots(&case), 0, 1, Fault::After(Kind::Retry));
+    let status = place(&mut world, &placed).await.expect_err("not known");
+    assert!(status.code() == Code::Unavailable && status.message().contains("it is not known whether the hold"), "{status:?}");
+    assert!(!counts(&world, &case, &placed).await);
+    let request =
+        people::ReadItemsRequest { items: vec![format!("{}.s1.0", job.collection)], reason: "x".to_owned(), action: "view".to_owned() };
+    let mut items = world.people.read_items(request).await.expect("stream").into_inner();
+    assert!(items.message().await.expect("served").is_some());
+    assert!(counts(&world, &case, &placed).await, "the record of the access came behind it");
+
+    soon("it is held", async || vault.lock_of(&name, &version).await.expect("looks").hold).await;
+    soon("it is done", async || world.running().parts.catalog.standing("raising").await.expect("read").as_deref() == Some("{}")).await;
+    let incidents = world.incidents().await;
+    assert!(incidents.iter().all(|incident| !incident.starts_with("store-lock")), "{incidents:?}");
     world.stop().await;
 }

@@ -1,6 +1,7 @@
 //! The `network` capture: sockets with their holders, neighbours, routes, rules, links and addresses of every network
 //! namespace, the kernel's text tables, firewall rules, and the resolver's configuration.
 
+mod again;
 mod bound;
 mod causes;
 mod namespaces;

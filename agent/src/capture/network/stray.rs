@@ -11,17 +11,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
 
 use exhibit_agent_sys::socket::network_namespace;
 use rustix::fs::fstat;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
+use super::again::{AGAIN_ALL_MAX, AGAIN_EACH_MAX, Again, Gone};
 use super::namespaces::{Descriptor, Found, FoundBy};
 use super::patient::Patient;
-use crate::capture::live::numbers;
 use crate::capture::process::bracketed;
-use crate::capture::procfs::{self, link, open_dir};
+use crate::capture::procfs::{self, link};
 use crate::capture::{Output, Stop};
 
 /// Sockets that are asked.
@@ -30,12 +31,6 @@ const ASKED_MAX: usize = 32 << 10;
 const HOLDERS_MAX: usize = 64;
 /// Descriptors that are looked at again for sockets that were moved: 32 bytes each.
 const GONE_MAX: usize = 32 << 10;
-/// Descriptors of one process that are looked at again.
-const AGAIN_MAX: usize = 64 << 10;
-/// The same of all processes together, each time counted: some seconds.
-const AGAIN_ALL_MAX: usize = 4 << 20;
-/// How often, where they change meanwhile.
-const LOOKS_MAX: usize = 8;
 /// Sockets that are named; all are counted.
 const EXAMPLES_MAX: usize = 4;
 /// `PIDFD_THREAD` (Linux 6.9): of a thread that is not the first of its process.
@@ -88,13 +83,6 @@ pub fn find(out: &mut dyn Output, found: &mut Found, listed: &[bool]) -> Result<
     // Also when told to end: what was found until then stands in a table.
     found.sort_descriptors();
     ended
-}
-
-/// A descriptor by which a socket was held and is not any more.
-struct Gone {
-    tid: u32,
-    inode: u64,
-    by: Descriptor,
 }
 
 struct Search {
@@ -161,30 +149,38 @@ impl Search {
         let mut gone = std::mem::take(&mut self.gone);
         gone.sort_unstable_by_key(|g| (g.tid, g.inode));
         gone.dedup_by_key(|g| (g.tid, g.inode));
+        let mut untold = Untold::default();
+        let ended = self.each_again(out, found, &gone, &mut untold);
+        // Only now: another process that had the same socket may have told.
+        for (inode, (by, why)) in &untold.sockets {
+            found.strays.untold(*inode, Some(by), why);
+        }
+        ended
+    }
+
+    fn each_again(&mut self, out: &mut dyn Output, found: &mut Found, gone: &[Gone], untold: &mut Untold) -> Result<(), Stop> {
         let (mut done, mut left) = (BTreeSet::new(), AGAIN_ALL_MAX);
         for of_thread in gone.chunk_by(|a, b| a.tid == b.tid) {
-            out.checkpoint()?;
-            let Some(tid) = of_thread.first().map(|g| g.tid) else { continue };
-            let looked = look_again(tid, of_thread, &mut left);
-            for one in of_thread {
-                if done.contains(&one.inode) {
+            let wanted: Vec<u64> = of_thread.iter().map(|g| g.inode).filter(|inode| !done.contains(inode)).collect();
+            let Some(first) = of_thread.first().filter(|_| !wanted.is_empty()) else { continue };
+            let share = left.min(AGAIN_EACH_MAX);
+            let mut again = Again::new(&wanted, share);
+            again.process(out, first)?;
+            left = left.saturating_sub(share.saturating_sub(again.left));
+            for one in of_thread.iter().filter(|g| wanted.binary_search(&g.inode).is_ok()) {
+                let Some((tid, by)) = again.met.get(&one.inode).copied() else {
+                    if let Some(why) = &again.unsure {
+                        untold.add(one.inode, one.by, why);
+                    }
                     continue;
-                }
-                match &looked {
-                    Looked::Ended => {}
-                    Looked::Unsure(why) => {
+                };
+                match self.asker.through(tid, by, one.inode) {
+                    Ok(namespace) => {
                         done.insert(one.inode);
-                        found.strays.untold(one.inode, Some(&one.by), why);
+                        untold.sockets.remove(&one.inode);
+                        self.belongs(found, one.inode, by, namespace);
                     }
-                    Looked::At(moved) => {
-                        let Some(fd) = moved.get(&one.inode) else { continue };
-                        done.insert(one.inode);
-                        let by = Descriptor { fd: *fd, ..one.by };
-                        match self.asker.through(tid, by, one.inode) {
-                            Ok(namespace) => self.belongs(found, one.inode, by, namespace),
-                            Err(why) => found.strays.untold(one.inode, Some(&by), &format!("moved to another descriptor: {why}")),
-                        }
-                    }
+                    Err(why) => untold.add(one.inode, by, &format!("moved to another descriptor: {why}")),
                 }
             }
         }
@@ -192,65 +188,29 @@ impl Search {
     }
 }
 
+/// Sockets that may be held and did not tell yet, each with the first reason.
+#[derive(Default)]
+struct Untold {
+    sockets: BTreeMap<u64, (Descriptor, Arc<str>)>,
+    /// Each of them once: they are few, and the sockets many.
+    reasons: BTreeSet<Arc<str>>,
+}
+
+impl Untold {
+    fn add(&mut self, inode: u64, by: Descriptor, why: &str) {
+        let known = self.reasons.get(why).cloned();
+        let reason = known.unwrap_or_else(|| {
+            let new: Arc<str> = Arc::from(why);
+            self.reasons.insert(Arc::clone(&new));
+            new
+        });
+        self.sockets.entry(inode).or_insert((by, reason));
+    }
+}
+
 /// The thread through which a descriptor is reached.
 fn thread_of(found: &Found, by: &Descriptor) -> u32 {
     by.thread.or_else(|| found.through.get(&by.pid).copied()).unwrap_or(by.pid)
-}
-
-/// What a process holds by now of the sockets that it held.
-#[derive(Debug, PartialEq, Eq)]
-enum Looked {
-    Ended,
-    /// They may be held or not.
-    Unsure(String),
-    /// The descriptors of those that it holds, by the socket.
-    At(BTreeMap<u64, u32>),
-}
-
-/// Looks until the descriptors stay the same meanwhile. `gone` is sorted by socket; `left` is how many descriptors may be looked at.
-fn look_again(tid: u32, gone: &[Gone], left: &mut usize) -> Looked {
-    let mut moved = BTreeMap::new();
-    for _ in 0..LOOKS_MAX {
-        if *left == 0 {
-            return Looked::Unsure(format!("not looked for again, after {AGAIN_ALL_MAX} descriptors"));
-        }
-        match look(tid, gone, &mut moved, left) {
-            Ok(true) => return Looked::At(moved),
-            Ok(false) => {}
-            Err(Errno::NOENT | Errno::SRCH) => return Looked::Ended,
-            Err(e) => return Looked::Unsure(format!("its descriptors could not be looked at again: {e}")),
-        }
-    }
-    // What was met is no less sure.
-    if gone.iter().all(|g| moved.contains_key(&g.inode)) {
-        return Looked::At(moved);
-    }
-    Looked::Unsure("closed, or moved to another descriptor: those of its process change too quickly to tell".to_owned())
-}
-
-/// One look; says whether everything stayed the same meanwhile.
-fn look(tid: u32, gone: &[Gone], moved: &mut BTreeMap<u64, u32>, left: &mut usize) -> Result<bool, Errno> {
-    let folder = procfs::process(tid).and_then(|dir| open_dir(dir, "fd"))?;
-    let (fds, more) = numbers(&folder, AGAIN_MAX)?;
-    *left = left.saturating_sub(fds.len());
-    // Of the agent itself the looking alone opens and closes some.
-    let is_own = tid == std::process::id();
-    let mut is_same = !more;
-    for fd in &fds {
-        match link(&folder, fd.to_string()) {
-            Ok(leads) => {
-                let socket = bracketed(&leads, b"socket");
-                if let Some(inode) = socket.filter(|inode| gone.binary_search_by_key(inode, |g| g.inode).is_ok()) {
-                    moved.insert(inode, *fd);
-                }
-            }
-            Err(Errno::NOENT) => is_same = false,
-            Err(e) => return Err(e),
-        }
-    }
-    // A folder that was listed is listed anew only where it is opened anew.
-    let again = procfs::process(tid).and_then(|dir| open_dir(dir, "fd"))?;
-    Ok(is_own || (is_same && numbers(&again, AGAIN_MAX)?.0 == fds))
 }
 
 struct Asker {
@@ -302,6 +262,10 @@ mod tests {
 
     use super::*;
 
+    fn memory() -> crate::capture::testing::Memory {
+        crate::capture::testing::Memory::default()
+    }
+
     /// A socket that was moved to another descriptor after the walk is found there.
     #[test]
     fn a_socket_that_was_moved_is_found_again() {
@@ -310,27 +274,45 @@ mod tests {
         let tid = std::process::id();
         let by = Descriptor { pid: tid, fd: u32::MAX, thread: None };
         let fd = u32::try_from(socket.as_raw_fd()).expect("a descriptor");
-        let gone = |inode| Gone { tid, inode, by };
-        let mut left = 1_000;
-        // One number is no socket's.
-        let both = [gone(0), gone(inode)];
-        assert_eq!(look_again(tid, &both, &mut left), Looked::At(BTreeMap::from([(inode, fd)])));
-        assert!(matches!(look_again(tid, &both, &mut 0), Looked::Unsure(_)) && left < 1_000);
+        let gone = |tid, inode| Gone { tid, inode, by };
+        // One number is no socket's: it was closed, and that is sure.
+        let wanted = [0, inode];
+        let mut again = Again::new(&wanted, AGAIN_EACH_MAX);
+        again.process(&mut memory(), &gone(tid, inode)).expect("looked");
+        assert_eq!(again.met, BTreeMap::from([(inode, (tid, Descriptor { fd, ..by }))]));
+        assert!(again.unsure.is_none() && again.left < AGAIN_EACH_MAX, "{:?}", again.unsure);
+        let mut again = Again::new(&wanted, 0);
+        again.process(&mut memory(), &gone(tid, inode)).expect("looked");
+        assert!(again.unsure.is_some() && again.met.is_empty());
         let mut found = Found::default();
-        let mut search = Search { asker: Asker::new(), new: BTreeSet::new(), gone: both.into() };
-        search.again(&mut crate::capture::testing::Memory::default(), &mut found).expect("looked");
+        let both = vec![gone(tid, 0), gone(tid, inode)];
+        let mut search = Search { asker: Asker::new(), new: BTreeSet::new(), gone: both };
+        search.again(&mut memory(), &mut found).expect("looked");
         assert_eq!((found.namespaces.len(), found.strays.count), (1, 0), "{:?}", found.strays);
         let own = std::fs::read_link("/proc/self/ns/net").expect("link");
         assert_eq!(bracketed(own.as_os_str().as_encoded_bytes(), b"net"), found.namespaces.first().map(|n| n.inode));
+        // The thread by which it was held ended: its process goes on with the same files.
+        let mut child = std::process::Command::new("true").spawn().expect("true");
+        let ended = child.id();
+        child.wait().expect("reaped");
+        let mut again = Again::new(&wanted, AGAIN_EACH_MAX);
+        again.process(&mut memory(), &gone(ended, inode)).expect("looked");
+        assert_eq!(again.met.get(&inode).map(|(tid, by)| (*tid, by.fd)), Some((tid, fd)));
     }
 
-    /// A process that ended holds nothing.
+    /// Two processes had a socket that was moved: that nothing is known of the first does not keep the second from being asked.
     #[test]
-    fn who_ended_holds_nothing_any_more() {
-        let mut child = std::process::Command::new("true").spawn().expect("true");
-        let tid = child.id();
-        child.wait().expect("reaped");
-        let gone = [Gone { tid, inode: 7, by: Descriptor { pid: tid, fd: 3, thread: None } }];
-        assert_eq!(look_again(tid, &gone, &mut 1_000), Looked::Ended);
+    fn what_one_process_does_not_tell_another_may() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("socket");
+        let inode = fstat(&socket).expect("stat").st_ino;
+        let by = Descriptor { pid: std::process::id(), fd: u32::MAX, thread: None };
+        let mut search = Search { asker: Asker::new(), new: BTreeSet::new(), gone: Vec::new() };
+        let (mut found, mut untold) = (Found::default(), Untold::default());
+        untold.add(inode, by, "unsure");
+        untold.add(7, by, "unsure");
+        let gone = [Gone { tid: by.pid, inode, by }];
+        search.each_again(&mut memory(), &mut found, &gone, &mut untold).expect("looked");
+        assert_eq!(untold.sockets.keys().copied().collect::<Vec<_>>(), [7]);
+        assert_eq!((found.namespaces.len(), untold.reasons.len()), (1, 1));
     }
 }

@@ -227,7 +227,7 @@ pub fn map_file(region: &Region) -> String {
 
 /// Whether the file behind a mapping lies on a file system in which even regular files are devices' or the kernel's memory
 /// (`include/uapi/linux/magic.h`).
-fn is_made_up(dir: &OwnedFd, region: &Region) -> bool {
+pub(super) fn is_made_up(dir: &OwnedFd, region: &Region) -> bool {
     const SYSFS: u64 = 0x6265_6572;
     const PROC: u64 = 0x9fa0;
     const DEBUGFS: u64 = 0x6462_6720;

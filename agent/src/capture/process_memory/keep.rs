@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::io::{Errno, pread};
 
-use super::behind::map_file;
+use super::behind::{is_made_up, map_file};
 use super::choose::{Choice, Place};
 use super::kept::{KeptPages, PAGES_MAX};
 use super::look::Looked;
@@ -85,11 +85,12 @@ impl Keeper {
     }
 }
 
-/// Whether a regular file is behind a mapping: a device can be called like a library, and reading a device does something. Who may not
-/// look (without CAP_SYS_ADMIN) goes by the name.
+/// Whether a regular file is behind a mapping, and none of those that are devices' memory: a device can be called like a library, and
+/// reading a device does something. Who may not look (without CAP_SYS_ADMIN) goes by the name.
 fn is_file(dir: &OwnedFd, region: &Region) -> bool {
     match gather::look(dir, map_file(region)) {
-        Ok(stat) => gather::kind_of(&stat) == "file",
+        // Which file system it is on a dead server would not say: only those without blocks of their own are asked, as the kernel's are.
+        Ok(stat) => gather::kind_of(&stat) == "file" && (stat.stx_blocks > 0 || !is_made_up(dir, region)),
         Err(e) => matches!(e, Errno::PERM | Errno::ACCESS),
     }
 }
@@ -206,6 +207,17 @@ mod tests {
         let regions = Regions::parse(&maps);
         let program = regions.list().iter().find(|region| region.class == Class::File).expect("the program");
         assert!(is_file(&folder(), program));
+        // A file of the kernel is called like a library.
+        let temp = tempfile::tempdir().expect("folder");
+        let region = Region { start: 0x1000, end: 0x2000, class: Class::File, ..Region::default() };
+        let link = temp.path().join(map_file(&region));
+        std::fs::create_dir(temp.path().join("map_files")).expect("folder");
+        let dir = open_dir(rustix::fs::CWD, temp.path()).expect("folder");
+        for (target, expected) in [("/proc/version", false), ("/proc/self/exe", true)] {
+            std::os::unix::fs::symlink(target, &link).expect("link");
+            assert_eq!(is_file(&dir, &region), expected, "{target}");
+            std::fs::remove_file(&link).expect("removed");
+        }
     }
 
     #[test]

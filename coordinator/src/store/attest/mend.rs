@@ -101,8 +101,15 @@ impl Pass {
         let due = if self.keeper.is_some() { self.still_due(mends).await? } else { mends };
         awaited.append(&mut self.awaited(&due).await?);
         self.keep(&due, &awaited).await?;
+        let mut still_weak = BTreeSet::new();
         for mend in &due {
-            self.carry_out(mend, self.is_quiet(mend, &awaited)).await?;
+            // A hold may be all that keeps it.
+            if matches!(mend.deed, Deed::Free) && still_weak.contains(&mend.id()) {
+                continue;
+            }
+            if !self.carry_out(mend, self.is_quiet(mend, &awaited)).await? {
+                still_weak.insert(mend.id());
+            }
         }
         self.kept.clear();
         Ok(())
@@ -194,7 +201,8 @@ impl Pass {
         Ok(())
     }
 
-    async fn carry_out(&mut self, mend: &Mend, quiet: bool) -> Result<(), StoreError> {
+    /// False when it could not be done.
+    async fn carry_out(&mut self, mend: &Mend, quiet: bool) -> Result<bool, StoreError> {
         let done = match &mend.deed {
             Deed::Set(want) => self.set(mend, want).await,
             Deed::Free => {
@@ -202,6 +210,7 @@ impl Pass {
                 freed.map(|()| Brought { before: None, unread: mend.unread.clone(), is_read_back: true })
             }
         };
+        let is_done = done.is_ok();
         let unread = match done {
             Ok(done) => {
                 let count = match mend.deed {
@@ -226,6 +235,6 @@ impl Pass {
         if let Some(e) = unread {
             self.tell_unread(&mend.name, &e);
         }
-        Ok(())
+        Ok(is_done)
     }
 }

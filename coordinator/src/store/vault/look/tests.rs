@@ -95,6 +95,7 @@ fn answer(request: &str, answers: Answers, names: &[String], asked: &Asked) -> S
     let (said, headers) = match line {
         line if line.starts_with("HEAD") && answers.head == ABSENT => ("404 Not Found", String::new()),
         line if line.starts_with("HEAD") => ("200 OK", format!("{OF_OBJECT}{}", answers.head)),
+        line if line.starts_with("PUT") && line.contains("?retention") && answers.head == STAYS_WEAK => (NO_RIGHT, String::new()),
         line if line.starts_with("PUT") => {
             asked.sets.fetch_add(usize::from(is_of_lock), Ordering::AcqRel);
             asked.hold_sets.fetch_add(usize::from(line.contains("?legal-hold")), Ordering::AcqRel);
@@ -497,6 +498,9 @@ const SHOWN_WHOLE: &str = "x-amz-object-lock-mode: COMPLIANCE\r\nx-amz-object-lo
                            x-amz-object-lock-legal-hold: ON\r\n";
 const SHOWN_WEAK: &str = "x-amz-object-lock-mode: COMPLIANCE\r\nx-amz-object-lock-retain-until-date: 2026-01-02T00:00:00Z\r\n\
                           x-amz-object-lock-legal-hold: ON\r\n";
+/// The same, and the retention may not be set.
+const STAYS_WEAK: &str = "x-amz-object-lock-mode: COMPLIANCE\r\nx-amz-object-lock-retain-until-date: 2026-01-02T00:00:00Z\r\n\
+                          x-amz-object-lock-legal-hold: ON\r\nx-test: nothing-is-set\r\n";
 
 #[tokio::test]
 async fn a_hold_that_custody_placed_before_the_second_look_stays_though_the_rest_cannot_be_read_any_more() {
@@ -553,4 +557,15 @@ async fn a_lock_that_is_weak_beside_a_hold_that_comes_off_is_told_and_set_in_the
         let sets = (asked.sets.load(Ordering::Acquire), asked.hold_sets.load(Ordering::Acquire));
         assert_eq!((done, sets), if repair { ((1, 1), (2, 1)) } else { ((0, 0), (0, 0)) }, "{report:?}");
     }
+}
+
+#[tokio::test]
+async fn a_hold_stays_where_the_retention_beside_it_could_not_be_set() {
+    let name = LogName::Deployment.checkpoint();
+    let (store, asked) = bucket(&[name.as_str()], Answers { head: STAYS_WEAK, retention: NO_RIGHT, hold: NO_RIGHT }).await;
+    let found = store.attestable().expect("an S3 store");
+    let found = Attestable { locks: Some(Arc::new(Locks::new(POLICY, false))), ..found };
+    let (report, told) = kept_pass_over(found, store, String::new()).await;
+    assert_eq!((report.holds_released, asked.hold_sets.load(Ordering::Acquire)), (0, 0), "it may be all that keeps it: {report:?}");
+    assert!(told.iter().any(|trouble| trouble.kind == "store-lock"), "{told:?}");
 }
