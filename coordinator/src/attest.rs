@@ -162,8 +162,8 @@ async fn of_cases(parts: &Arc<Parts>, stores: &[LookedAt]) {
             // Before the log is read: custody that changes from here on has another number.
             let (asked, opened, is_awaited) = {
                 let _settled = parts.attesting.changing.write().await;
-                let opened = parts.ledgers.case(&case).await;
-                (custody::raising::number(parts, &case).await, opened, parts.unsettled.changes_locks(&case))
+                let number = custody::raising::number(parts, &case).await;
+                (number, parts.ledgers.case(&case).await, parts.unsettled.changes_locks(&case))
             };
             // What custody says now, whichever coordinator wrote it: a hold must not be taken off by what was known before.
             if let Err(error) = opened {

@@ -285,7 +285,11 @@ fn who_has_a_certificate_opens_it(h: &Handoff, work: &Path) {
             command.args(["cms", "-decrypt", "-binary", "-inform", "DER", "-in", keys[n], "-inkey"]).arg(key).arg("-out").arg(&identity);
             Finished::of(&mut command)
         };
-        assert_ne!(open(&other).code, 0, "only its holder opens it");
+        // Of 256 wrong keys one passes the check of the padding, which is all that there is, and gives noise.
+        let stranger = open(&other);
+        let got = std::fs::read(&identity).unwrap_or_default();
+        let is_opened = got.windows(15).any(|part| part == b"AGE-SECRET-KEY-");
+        assert!(stranger.code != 0 || !is_opened, "only its holder opens it");
         let _ = open(&work.join(format!("{name}.key"))).ok();
         let opened = Finished::of(Command::new("age").arg("-d").arg("-i").arg(&identity).arg(&file)).ok();
         let place = work.join(format!("{name}-opened"));

@@ -240,8 +240,9 @@ async fn look(parts: &Arc<Parts>, case: &CaseId) -> Result<Ledger> {
         parts.condemned.add(case);
     }
     match recover::orders_of(parts, &row).await {
-        Err(problem) if problem.kind() == Kind::Conflict => {
-            tracing::error!(%case, %problem, "the catalog has another order under the name of one that is in the log");
+        // The next start tries that order again; what else is looked for does not wait for it.
+        Err(problem) if matches!(problem.kind(), Kind::Conflict | Kind::Damaged) => {
+            tracing::error!(%case, %problem, "an order that is in the log cannot be taken into the catalog");
         }
         other => {
             other?;
@@ -259,12 +260,13 @@ async fn take_in(parts: &Parts, case: &CaseId, ledger: &Ledger) -> Result<()> {
     if is_kept {
         raising::begins(parts, case).await?;
     }
-    ledger.look_for_more().await?;
+    let looked = ledger.look_for_more().await;
     if !is_kept && !ledger.entries(before, &|e| CHANGE_LOCKS.contains(&e.kind), 1).is_empty() {
-        // One that nobody here looked for.
-        raising::begins(parts, case).await?;
+        // One that nobody here looked for; the next look begins behind it.
         parts.attesting.ask(case);
+        raising::begins(parts, case).await?;
     }
+    looked?;
     Ok(())
 }
 

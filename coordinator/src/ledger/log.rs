@@ -437,7 +437,12 @@ impl Inner {
         let new = self.admit(&envelopes)?;
         for envelope in &new {
             alone.still()?;
-            if !self.write_slot(envelope).await? {
+            let written = self.write_slot(envelope).await;
+            if !matches!(written, Ok(true)) {
+                // What others wrote may have been taken in all the same.
+                self.tell_custody();
+            }
+            if !written? {
                 return Ok(None);
             }
         }
@@ -471,9 +476,11 @@ impl Inner {
 
     /// Takes the records that lie in the next slots, and publishes what is not published yet.
     async fn take_more(&self, alone: &Alone<'_>) -> Result<(), LedgerError> {
-        self.take_all(!alone.right.is_shared_out()).await?;
-        self.tried().retain(|digest| self.view().find(digest).is_none());
+        let taken = self.take_all(!alone.right.is_shared_out()).await;
+        // What was taken before that failed counts as well.
         self.tell_custody();
+        taken?;
+        self.tried().retain(|digest| self.view().find(digest).is_none());
         alone.still()?;
         self.publish().await
     }
@@ -482,11 +489,12 @@ impl Inner {
     /// `writer`. True when there were any.
     async fn catch_up(&self) -> Result<bool, LedgerError> {
         let before = self.view().size();
-        self.take_all(false).await?;
+        let taken = self.take_all(false).await;
         let grew = self.view().size() > before;
         if grew {
             self.tell_custody();
         }
+        taken?;
         let Some(newest) = self.newest_head().await? else { return Ok(grew) };
         // Slots that were added since the last look are read the next time.
         let root = self.view().root_at(newest.size);
